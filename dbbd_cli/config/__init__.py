@@ -1,0 +1,1 @@
+"""The configuration: its schema, and the loader that reports every mistake at once."""

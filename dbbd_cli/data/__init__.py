@@ -1,0 +1,1 @@
+"""Readers, splits, caches and batches. Never imports a model."""

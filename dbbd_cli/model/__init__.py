@@ -1,0 +1,1 @@
+"""Networks and losses as plain modules with keyword arguments."""

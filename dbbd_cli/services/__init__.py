@@ -1,0 +1,1 @@
+"""One function per command, usable from Python without the command line."""

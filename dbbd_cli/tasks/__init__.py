@@ -1,0 +1,1 @@
+"""Where data and model meet: one module per kind of training."""
