@@ -1,0 +1,77 @@
+# `make smoke` and `make test` are all that a fresh machine needs: Python 3.10 or newer, and make.
+#   PYTHON=python3.12   the Python that makes .venv
+#   TORCH=cpu           PyTorch's small CPU build instead of the default one
+
+PYTHON ?= python3
+TORCH ?= default
+VENV := .venv
+ifeq ($(OS),Windows_NT)
+BIN := $(VENV)/Scripts
+else
+BIN := $(VENV)/bin
+endif
+TORCH_CPU_INDEX := https://download.pytorch.org/whl/cpu
+
+.DEFAULT_GOAL := help
+.PHONY: help smoke test check format completions build clean
+
+help: ## Show the targets
+	@echo "make smoke        install into $(VENV), then train, resume, evaluate and plot on made-up data (about a minute)"
+	@echo "make test         install with the test tools, then run the tests"
+	@echo "make check        ruff and mypy"
+	@echo "make format       format the code"
+	@echo "make completions  write the shell completion scripts anew"
+	@echo "make build        build wheel and sdist into dist/"
+	@echo "make clean        remove $(VENV) and everything that was built"
+	@echo
+	@echo "PYTHON=python3.12 chooses the Python; TORCH=cpu takes PyTorch's small CPU build."
+
+$(VENV)/made:
+	@$(PYTHON) -c "" 2>/dev/null || { \
+	  echo "There is no '$(PYTHON)'. Install Python 3.10 or newer, or name one: make $(MAKECMDGOALS) PYTHON=python3.12" >&2; exit 2; }
+	@$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 10))" || { \
+	  echo "dbbd needs Python 3.10 or newer, and '$(PYTHON)' is $$($(PYTHON) --version 2>&1)." >&2; \
+	  echo "Install a newer one and name it: make $(MAKECMDGOALS) PYTHON=python3.12" >&2; exit 2; }
+	@$(PYTHON) -c "import ensurepip, venv" 2>/dev/null || { \
+	  echo "'$(PYTHON)' cannot make virtual environments. On Debian and Ubuntu: apt install python3-venv" >&2; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+$(VENV)/torch-$(TORCH): $(VENV)/made
+	@case "$(TORCH)" in default|cpu) ;; *) echo "TORCH=$(TORCH) is not known: use TORCH=cpu, or leave it out" >&2; exit 2 ;; esac
+ifeq ($(TORCH),cpu)
+	$(BIN)/python -m pip install --index-url $(TORCH_CPU_INDEX) torch torchvision
+endif
+	@touch $@
+
+$(VENV)/installed: $(VENV)/torch-$(TORCH) pyproject.toml
+	$(BIN)/python -m pip install --quiet --editable .
+	@touch $@
+
+$(VENV)/installed-dev: $(VENV)/torch-$(TORCH) pyproject.toml
+	$(BIN)/python -m pip install --quiet --editable ".[dev]"
+	@touch $@ $(VENV)/installed
+
+smoke: $(VENV)/installed
+	$(BIN)/dbbd smoke --epochs 2
+
+test: $(VENV)/installed-dev
+	$(BIN)/python -m pytest -n auto
+
+check: $(VENV)/installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(VENV)/installed-dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+completions: $(VENV)/installed-dev
+	$(BIN)/python -m dbbd_cli.cli.completion_scripts completions
+
+build: $(VENV)/installed-dev
+	$(BIN)/python -m build
+
+clean:
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,91 @@
+"""The one place where errors end: a short block on standard error, and the exit code of its kind."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+from typing import Any
+
+import typer
+from typer.core import TyperGroup
+
+from dbbd_cli.cli.help import help_text
+from dbbd_cli.cli.streams import coloured, columns, tolerate_any_text, write_result
+from dbbd_cli.cli.text import clean, wrapped
+from dbbd_cli.errors import ConfigError, DbbdError, ExitCode, StoppedError
+
+
+class Program(TyperGroup):
+    """The group of all commands. Its `main` serves the entry point and Typer's test runner alike."""
+
+    def main(self, *positional: Any, **keywords: Any) -> Any:
+        """Runs the command line given as `args`, or else that of the process, and exits."""
+        tolerate_any_text()
+        given = positional[0] if positional else keywords.get("args")
+        arguments = sys.argv[1:] if given is None else list(given)
+        try:
+            code = super().main(*positional, **{**keywords, "standalone_mode": False})
+        except Exception as error:
+            if type(error).__name__ == "NoArgsIsHelpError":  # its module depends on Typer's version, as below
+                write_result(help_text(self, error.ctx))
+                sys.exit(ExitCode.USAGE)
+            if "--debug" in arguments:
+                import traceback
+
+                traceback.print_exception(error)
+            report = _as_dbbd_error(error)
+            if "--json" in arguments:
+                write_result(json.dumps({"error": _plain(report)}))
+            typer.echo(_block(report), err=True, color=coloured(sys.stderr))
+            code = int(report.exit_code)
+        sys.exit(code or 0)
+
+    def invoke(self, ctx: Any) -> Any:
+        """Runs the command; Ctrl-C while nothing is being saved becomes an error like any other."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            raise StoppedError("interrupted; nothing was being saved", signal_number=signal.SIGINT) from None
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Writes the help into the formatter."""
+        formatter.write(help_text(self, ctx))
+
+
+def _as_dbbd_error(error: Exception) -> DbbdError:
+    """Any exception as one that can be shown: those of the command-line parser, ours, and bugs."""
+    if isinstance(error, DbbdError):
+        return error
+    describe = getattr(error, "format_message", None)
+    if describe is not None:  # a usage error: its class is in `click` or inside Typer, depending on Typer's version
+        context = getattr(error, "ctx", None)
+        hint = f"`{context.command_path} --help` lists what there is." if context else ""
+        return ConfigError(describe(), hint=hint)
+    return DbbdError(
+        f"this is a bug: please report it ({type(error).__name__}: {error})",
+        hint="Run the same command with --debug for the traceback, and add that to the report.",
+    )
+
+
+def _plain(error: DbbdError) -> dict[str, object]:
+    return {
+        "kind": ExitCode(error.exit_code).name.lower(),
+        "message": error.message,
+        "details": error.details,
+        "hint": error.hint,
+        "exit_code": int(error.exit_code),
+    }
+
+
+def _block(error: DbbdError) -> str:
+    """What is wrong, each finding on its line, what to do."""
+    width = columns(sys.stderr)
+    label, colour = ("Stopped:", "yellow") if isinstance(error, StoppedError) else ("Error:", "red")
+    first, *rest = wrapped(f"{label} {clean(error.message)}", width)
+    lines = [typer.style(label, fg=colour, bold=True) + first.removeprefix(label), *rest]
+    for detail in error.details:
+        lines += wrapped(clean(detail), width, indent="  ")
+    if error.hint:
+        lines += wrapped(clean(error.hint), width)
+    return "\n".join(lines)

@@ -1,0 +1,112 @@
+"""What the shell offers after a TAB: configurations, their keys, runs, devices.
+
+Each function takes what was typed so far and gives `(value, help)` pairs. A value that ends in `=` or `/` is to
+be typed on: the shell scripts put no space after it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from types import UnionType
+from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin
+
+if TYPE_CHECKING:
+    from pydantic.fields import FieldInfo
+
+Candidates = list[tuple[str, str]]
+
+_DEVICES: Candidates = [
+    ("auto", "cuda if there is one, else mps, else cpu"),
+    ("cpu", "the processor"),
+    ("cuda", "the first NVIDIA or AMD GPU"),
+    ("mps", "the GPU of an Apple computer"),
+]
+
+
+def configuration(incomplete: str) -> Candidates:
+    """Names of shipped configurations, YAML files and folders."""
+    from dbbd_cli.config.load import shipped_configs
+
+    shipped = [(name, "shipped configuration") for name in shipped_configs()]
+    return [pair for pair in shipped if pair[0].startswith(incomplete)] + _paths(incomplete, (".yaml", ".yml"))
+
+
+def target(incomplete: str) -> Candidates:
+    """Run folders, checkpoint files and folders on the way to them; before anything is typed, the runs in `runs`."""
+    runs = [(str(path), "run") for path in run_folders() if str(path).startswith(incomplete)]
+    if not incomplete and runs:
+        return runs
+    known = {value + os.sep for value, _ in runs}
+    return runs + [pair for pair in _paths(incomplete, (".pth",)) if pair[0] not in known]
+
+
+def run_folders() -> list[Path]:
+    """The run folders in `runs`, oldest first (their names begin with the time)."""
+    return sorted(path.parent for path in Path("runs").glob("*/config.yaml"))
+
+
+def device(incomplete: str) -> Candidates:
+    """Devices by name."""
+    return [pair for pair in _DEVICES if pair[0].startswith(incomplete)]
+
+
+def setting(incomplete: str) -> Candidates:
+    """Dotted keys of the configuration, then, after the `=`, the values of a key that has a choice of them."""
+    key, equals, _ = incomplete.partition("=")
+    fields = dict(_fields())
+    if not equals:
+        found = [(f"{name}=", field.description or "") for name, field in fields.items()]
+    elif key not in fields:
+        found = []
+    else:
+        values = _DEVICES if key == "run.device" else [(value, "") for value in _choices(fields[key].annotation)]
+        found = [(f"{key}={value}", meaning) for value, meaning in values]
+    return [pair for pair in found if pair[0].startswith(incomplete)]
+
+
+def _fields() -> Iterator[tuple[str, FieldInfo]]:
+    """Every key of every schema with its field."""
+    from dbbd_cli.config.schema import SCHEMAS, Section
+
+    def walk(section: type[Section], prefix: str) -> Iterator[tuple[str, FieldInfo]]:
+        for name, field in section.model_fields.items():
+            if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
+                yield from walk(field.annotation, f"{prefix}{name}.")
+            else:
+                yield prefix + name, field
+
+    for schema in SCHEMAS.values():
+        yield from walk(schema, "")
+
+
+def _choices(annotation: Any) -> list[str]:
+    """The values that a type admits, where they can be listed."""
+    if annotation is bool:
+        return ["true", "false"]
+    if annotation is type(None):
+        return ["null"]
+    if get_origin(annotation) is Literal:
+        return [str(value) for value in get_args(annotation)]
+    if get_origin(annotation) in (Union, UnionType):
+        return [value for part in get_args(annotation) for value in _choices(part)]
+    return []
+
+
+def _paths(incomplete: str, suffixes: tuple[str, ...]) -> Candidates:
+    """Folders, and files with one of the suffixes, that begin with what was typed; hidden ones only if asked for."""
+    typed_folder, name = os.path.split(incomplete)
+    prefix = incomplete[: len(incomplete) - len(name)]
+    try:
+        entries = sorted(Path(typed_folder or ".").expanduser().iterdir())
+    except OSError:
+        return []
+    found = []
+    for entry in entries:
+        if entry.name.startswith(name) and (name or not entry.name.startswith(".")):
+            if entry.is_dir():
+                found.append((prefix + entry.name + os.sep, "folder"))
+            elif entry.suffix in suffixes:
+                found.append((prefix + entry.name, "file"))
+    return found

@@ -1,0 +1,83 @@
+"""What a command shows: its result on standard output, progress and messages on standard error."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO, TypeVar
+
+from dbbd_cli.cli.options import ProgressStyle
+from dbbd_cli.cli.progress_lines import LineProgress
+from dbbd_cli.cli.streams import coloured, columns, is_terminal, write_result
+from dbbd_cli.progress import Progress
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+    from rich.console import RenderableType
+
+    Result = TypeVar("Result", bound=DataclassInstance)
+
+
+class Output:
+    """Where a command shows how it goes and what came out, in the way that its options ask for."""
+
+    def __init__(self, *, as_json: bool, style: ProgressStyle, quiet: bool) -> None:
+        self._as_json = as_json
+        self.progress = _progress(style, quiet, sys.stderr)
+
+    def show(
+        self, result: Result, describe: Callable[[Result, int | None], list[RenderableType]], **extra: object
+    ) -> None:
+        """Prints the result: as one JSON object, `extra` included, or as `describe` puts it at a given width."""
+        if self._as_json:
+            write_result(json.dumps(_plain({**dataclasses.asdict(result), **extra}), allow_nan=False))
+        else:
+            width = columns(sys.stdout)
+            write_result(_rendered(describe(result, width), width))
+
+
+def _progress(style: ProgressStyle, quiet: bool, stream: TextIO) -> Progress:
+    """Bars on a terminal, lines elsewhere. `NO_COLOR` means lines too, unless bars are asked for by name."""
+    if quiet:
+        return LineProgress(stream, only_warnings=True)
+    if style is ProgressStyle.NONE:
+        return LineProgress(stream, seconds=math.inf)
+    if (style is ProgressStyle.RICH and is_terminal(stream)) or (style is ProgressStyle.AUTO and coloured(stream)):
+        from dbbd_cli.cli.progress_bars import BarProgress
+
+        return BarProgress(stream)
+    return LineProgress(stream)
+
+
+def _plain(value: Any) -> Any:
+    """The value in the types of JSON, which knows neither paths nor NaN and infinity (they become null)."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return str(value) if isinstance(value, Path) else value
+
+
+def _rendered(parts: list[RenderableType], width: int | None) -> str:
+    """The parts as text; in colour where standard output shows colours, of any width where it is no terminal."""
+    from rich.console import Console
+
+    console = Console(
+        file=sys.stdout,
+        force_terminal=coloured(sys.stdout),
+        color_system="auto" if coloured(sys.stdout) else None,
+        width=width or 1000,
+        markup=False,
+        emoji=False,
+        highlight=False,
+    )
+    with console.capture() as capture:
+        for part in parts:
+            console.print(part, soft_wrap=isinstance(part, str) or not hasattr(part, "columns"))
+    return "\n".join(line.rstrip() for line in capture.get().rstrip().split("\n"))

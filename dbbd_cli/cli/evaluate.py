@@ -1,0 +1,70 @@
+"""`dbbd evaluate`: the full report on one split."""
+
+from __future__ import annotations
+
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dbbd_cli.cli.console import Output
+from dbbd_cli.cli.options import (
+    Debug,
+    Device,
+    Json,
+    Progress,
+    ProgressStyle,
+    Quiet,
+    Settings,
+    Target,
+    existing,
+    overrides,
+)
+
+EXAMPLES = """\
+dbbd evaluate runs/2026-01-31_12-00-00-qr_cnn
+dbbd evaluate runs/2026-01-31_12-00-00-qr_cnn --split val --no-plots
+dbbd evaluate runs/2026-01-31_12-00-00-qr_cnn --json > report.json"""
+
+
+class Split(str, Enum):
+    """A part of the data."""
+
+    TRAIN = "train"
+    VAL = "val"
+    TEST = "test"
+
+
+def evaluate(
+    target: Target,
+    split: Annotated[
+        Split, typer.Option("--split", metavar="train|val|test", help="Measure on this split of the run.")
+    ] = Split.TEST,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", metavar="DIR", help="Write the report and its figures here, not into the run folder."),
+    ] = None,
+    no_plots: Annotated[bool, typer.Option("--no-plots", help="Draw no figures.")] = False,
+    settings: Settings = None,
+    device: Device = None,
+    json: Json = False,
+    progress: Progress = ProgressStyle.AUTO,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Report every metric, the confusion matrix, speed and size on the test split.
+
+    A run folder stands for its best model; give a checkpoint file to measure another state.
+    """
+    changes = overrides(settings, {"--device": ("run.device", device)})
+    existing(target)
+    output = Output(as_json=json, style=progress, quiet=quiet)
+
+    from dbbd_cli.cli import evaluation_table
+    from dbbd_cli.services import evaluate as service
+
+    result = service.evaluate(
+        target, split=split.value, out=out, plots=not no_plots, overrides=changes, progress=output.progress
+    )
+    output.show(result, evaluation_table.evaluate)

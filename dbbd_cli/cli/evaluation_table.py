@@ -1,0 +1,111 @@
+"""The result of `evaluate` as text and tables for people."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.text import Text
+
+from dbbd_cli.cli.layout import Parts, Rows, grid, grid_width, heading, listed, section, synthetic
+from dbbd_cli.cli.text import clean_line, count, megabytes, number, percent, shown_path
+from dbbd_cli.services.results import EvaluateResult
+
+_MOST_CLASSES = 20
+"""Classes that the table on the screen shows."""
+_LARGEST_MATRIX = 10
+"""Classes up to which the confusion matrix is shown on the screen."""
+
+
+def evaluate(result: EvaluateResult, width: int | None) -> Parts:
+    """The whole report: summary, classes, confusion matrix, efficiency, files."""
+    report: Mapping[str, Any] = result.report
+    rows = [
+        ("Run", shown_path(result.run)),
+        ("Checkpoint", shown_path(result.checkpoint)),
+        ("Epoch", count(report["epoch"])),
+        *synthetic(report["synthetic"]),
+        *_summary(report),
+    ]
+    return [
+        *section(f"Evaluation on the {report['split']} split", rows, width),
+        *_classes(report, width),
+        *_confusion(report, width),
+        *section("Efficiency", _efficiency(report["efficiency"]), width),
+        *section("Files", listed("", result.files), width),
+    ]
+
+
+def _summary(report: Mapping[str, Any]) -> Rows:
+    at_rate = report["recall_at_fpr"] or {}
+    optional = [
+        ("ROC AUC", number(report["roc_auc"])),
+        ("Average precision", number(report["average_precision"])),
+        *((f"Recall at {float(rate) * 100:g} % FPR", percent(value)) for rate, value in at_rate.items()),
+    ]
+    positive = report["positive_class"]
+    return [
+        ("Images", count(report["num_samples"])),
+        ("Accuracy", percent(report["accuracy"])),
+        ("Loss", number(report["loss"])),
+        *([("Positive class", str(positive))] if positive is not None else []),
+        *((name, value) for name, value in optional if value != "-"),
+        ("Calibration error", number(report["expected_calibration_error"])),
+    ]
+
+
+def _classes(report: Mapping[str, Any], width: int | None) -> Parts:
+    every = report["per_class"]
+    shown = every
+    title = "Classes"
+    if len(every) > _MOST_CLASSES:
+        shown = sorted(every, key=lambda entry: entry["f1"])[:_MOST_CLASSES]
+        title = f"Classes: the {_MOST_CLASSES} of {len(every):,} with the lowest F1 (evaluation.json has all)"
+    narrow = width is not None and width < 60
+    headers = ["Class", "Prec." if narrow else "Precision", "Recall", "F1", "Count" if narrow else "Support"]
+    rows: list[list[str | Text]] = [
+        [clean_line(entry["class"]), *_scores(entry), count(entry["support"])] for entry in shown
+    ]
+    for name in ("macro", "weighted"):
+        rows.append([Text(f"{name} mean", style="italic"), *_scores(report[name]), count(report["num_samples"])])
+    return [heading(title), grid(headers, rows)]
+
+
+def _scores(entry: Mapping[str, Any]) -> list[str]:
+    return [number(entry[name]) for name in ("precision", "recall", "f1")]
+
+
+def _confusion(report: Mapping[str, Any], width: int | None) -> Parts:
+    """Counts, a row for each true class, with the names of the classes above the columns or else their numbers."""
+    names = [clean_line(name) for name in report["classes"]]
+    if len(names) > _LARGEST_MATRIX:
+        return []
+    numbers = [f"{index}" for index in range(1, len(names) + 1)]
+    counts = [[count(value) for value in row] for row in report["confusion_matrix"]]
+    named: list[list[str | Text]] = [[name, *row] for name, row in zip(names, counts, strict=True)]
+    numbered: list[list[str | Text]] = [
+        [f"{index} {name}", *row] for index, name, row in zip(numbers, names, counts, strict=True)
+    ]
+    title = heading("Confusion matrix (rows: true class, columns: predicted class)")
+    for headers, rows in ((["", *names], named), (["", *numbers], numbered)):
+        if width is None or grid_width(headers, rows) + 2 <= width:
+            return [title, grid(headers, rows)]
+    return [title, Text("  too wide for this terminal: see evaluation.json\n")]
+
+
+def _efficiency(facts: Mapping[str, Any]) -> Rows:
+    return [
+        ("Parameters", count(facts["parameters"])),
+        ("Size", megabytes(facts["size_mb"])),
+        ("Multiply-adds", f"{facts['multiply_adds'] / 1e6:,.1f} million per image"),
+        ("Time per image", _spread(facts["ms_per_sample"])),
+        ("Time per batch", f"{_spread(facts['ms_per_batch'])}, {facts['batch_size']} images"),
+        ("Throughput", f"{facts['samples_per_second']:,.1f} images/s"),
+        ("Peak memory", megabytes(facts["peak_memory_mb"])),
+        ("Device", f"{facts['device']}, {facts['precision']}"),
+    ]
+
+
+def _spread(milliseconds: Mapping[str, float]) -> str:
+    """The median and, in brackets, the range in which 80 % of the measurements fall."""
+    return f"{milliseconds['median']:.4g} ms ({milliseconds['p10']:.4g} to {milliseconds['p90']:.4g})"

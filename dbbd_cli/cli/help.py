@@ -1,0 +1,108 @@
+"""The help texts: two columns where the terminal has room, one below the other where it has not."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import sys
+from enum import Enum
+from typing import Any
+
+import typer
+from typer.core import TyperCommand
+
+from dbbd_cli.cli.streams import coloured
+from dbbd_cli.cli.text import wrapped
+
+_WIDEST = 100
+"""Columns beyond which lines are hard to read."""
+_TWO_COLUMNS = 64
+"""Columns below which a description moves under its option."""
+_HEADINGS = ("Arguments", "Commands", "Options", "Output")
+
+
+class Command(TyperCommand):
+    """A command with our help text."""
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Writes the help into the formatter."""
+        formatter.write(help_text(self, ctx))
+
+
+def help_text(command: Any, ctx: Any) -> str:
+    """The help of a command or group: usage, what it does, arguments, commands, options, examples."""
+    width = min(shutil.get_terminal_size().columns, _WIDEST)
+    sections: dict[str, list[tuple[str, str]]] = {heading: [] for heading in _HEADINGS}
+    for parameter in command.get_params(ctx):
+        is_argument = parameter.param_type_name == "argument"
+        heading = "Arguments" if is_argument else getattr(parameter, "rich_help_panel", None) or "Options"
+        sections[heading].append(_argument(parameter) if is_argument else _option(parameter))
+    for name, subcommand in getattr(command, "commands", {}).items():
+        sections["Commands"].append((f"  {name}", subcommand.help.partition("\n")[0]))
+
+    usage = " ".join([ctx.command_path, *command.collect_usage_pieces(ctx)])
+    lines = [f"{_bold('Usage:')} {usage}", ""]
+    for paragraph in command.help.split("\n\n"):
+        lines += [*wrapped(" ".join(paragraph.split()), width - 1), ""]
+    for heading, rows in sections.items():
+        if rows:
+            lines += [_bold(heading), *_columns(rows, width), ""]
+    if command.epilog:
+        lines += [_bold("Examples"), *_examples(command.epilog, width)]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _argument(parameter: Any) -> tuple[str, str]:
+    return f"  {parameter.metavar}", parameter.help or ""
+
+
+def _option(parameter: Any) -> tuple[str, str]:
+    """The option as it is typed, long names in one column, and what it does."""
+    short = [name for name in parameter.opts if not name.startswith("--")]
+    long = [name for name in parameter.opts if name.startswith("--")]
+    typed = (f"  {short[0]}, " if short else "      ") + ", ".join(long)
+    if parameter.metavar:
+        typed += f" {parameter.metavar}"
+    notes = []
+    default = parameter.default.value if isinstance(parameter.default, Enum) else parameter.default
+    if parameter.required:
+        notes.append("required")
+    elif default not in (None, False, (), []) and parameter.show_default:
+        notes.append(f"default: {default}")
+    return typed, " ".join([parameter.help or "", *(f"[{note}]" for note in notes)])
+
+
+def _columns(rows: list[tuple[str, str]], width: int) -> list[str]:
+    lines = []
+    typed_width = max(len(typed) for typed, _ in rows) + 2
+    for typed, meaning in rows:
+        if width < _TWO_COLUMNS:
+            lines += [_coloured_option(typed.strip()), *wrapped(meaning, width - 1, indent="    ")]
+        else:
+            first, *rest = wrapped(meaning, width - typed_width)
+            lines.append(_coloured_option(typed) + " " * (typed_width - len(typed)) + first)
+            lines += [" " * typed_width + line for line in rest]
+    return lines
+
+
+def _examples(epilog: str, width: int) -> list[str]:
+    """One example on each line of the epilog, broken before an option where it is too long."""
+    lines = []
+    for example in epilog.split("\n"):
+        line = "  " + example
+        while len(line) >= width and (cut := line.rfind(" --", 5, width - 1)) > 0:
+            lines.append(line[:cut] + " \\")
+            line = "     " + line[cut:]
+        lines.append(line)
+    return lines
+
+
+def _bold(text: str) -> str:
+    return typer.style(text, bold=True) if coloured(sys.stdout) else text
+
+
+def _coloured_option(text: str) -> str:
+    """Names of options and commands in cyan; what stands for a value in plain."""
+    if not coloured(sys.stdout):
+        return text
+    return re.sub(r"(?<!\S)(--?[\w-]+|[a-z]+(?=$))", lambda match: typer.style(match.group(), fg="cyan"), text)

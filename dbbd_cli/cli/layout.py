@@ -1,0 +1,66 @@
+"""The parts that results are made of: headings, names beside values, tables."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from rich.cells import cell_len
+from rich.console import RenderableType
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from dbbd_cli.cli.text import clean_line, pairs, shown_path
+
+Parts = list[RenderableType]
+"""What rich prints, one below the other."""
+
+Rows = list[tuple[str, str]]
+"""Names with their values."""
+
+
+def heading(text: str) -> Text:
+    """A title."""
+    return Text(clean_line(text), style="bold")
+
+
+def section(title: str, rows: Rows, width: int | None) -> Parts:
+    """A title, names and values below it, and an empty line."""
+    text = heading(title)
+    for name, value in pairs(rows, width):
+        style = "not bold bold yellow" if "SYNTHETIC" in value else "not bold"
+        text.append(f"\n{name}", style="not bold cyan").append(value, style=style)
+    return [text, Text("")]
+
+
+def synthetic(is_synthetic: bool, data: str = "") -> Rows:
+    """The row that says where samples come from, and unmistakably so where they are made up."""
+    if is_synthetic:
+        said = "SYNTHETIC: made up, so these numbers say nothing about real data"
+        return [("Data", f"{said}\n{data}" if data else said)]
+    return [("Data", data)] if data else []
+
+
+def listed(name: str, paths: Iterable[Path]) -> Rows:
+    """One row for each path, the name on the first only."""
+    return [(name if index == 0 else "", shown_path(path)) for index, path in enumerate(paths)]
+
+
+def grid(headers: list[str], rows: list[list[str | Text]], *, left: int = 1) -> RenderableType:
+    """A table without lines. The first `left` columns are aligned left; only these fold where room is short."""
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    for index, header in enumerate(headers):
+        if index < left:
+            table.add_column(Text(header), overflow="fold")
+        else:
+            table.add_column(Text(header), justify="right", no_wrap=True)
+    for row in rows:
+        table.add_row(*row)
+    return Padding(table, (0, 0, 1, 2), expand=False)
+
+
+def grid_width(headers: list[str], rows: list[list[str | Text]]) -> int:
+    """Columns that a grid takes where nothing folds."""
+    cells = zip(headers, *([str(cell) for cell in row] for row in rows), strict=True)
+    return sum(max(cell_len(cell) for cell in column) + 2 for column in cells)

@@ -1,0 +1,125 @@
+"""The options that commands share, and how they become overrides of the configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from dbbd_cli.cli import complete
+from dbbd_cli.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from dbbd_cli.config.load import Override
+
+
+class ProgressStyle(str, Enum):
+    """How progress is shown."""
+
+    AUTO = "auto"
+    RICH = "rich"
+    PLAIN = "plain"
+    NONE = "none"
+
+
+class Precision(str, Enum):
+    """Arithmetic of forward and backward."""
+
+    AUTO = "auto"
+    FP32 = "fp32"
+    BF16 = "bf16"
+    FP16 = "fp16"
+
+
+_OUTPUT = "Output"
+
+Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.", rich_help_panel=_OUTPUT)]
+Progress = Annotated[
+    ProgressStyle,
+    typer.Option(
+        "--progress",
+        metavar="auto|rich|plain|none",
+        help="Show progress as bars (rich), as a line every 10 s (plain) or not at all (none); "
+        "auto takes bars on a terminal, else lines.",
+        rich_help_panel=_OUTPUT,
+    ),
+]
+Quiet = Annotated[
+    bool,
+    typer.Option("--quiet", "-q", help="Show only warnings, errors and the result.", rich_help_panel=_OUTPUT),
+]
+Debug = Annotated[
+    bool, typer.Option("--debug", help="Show the traceback of an error.", rich_help_panel=_OUTPUT)
+]
+
+Settings = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Override any key of the configuration, such as training.batch_size=64; repeatable.",
+        autocompletion=complete.setting,
+    ),
+]
+Device = Annotated[
+    str | None,
+    typer.Option(
+        "--device",
+        metavar="auto|cpu|cuda|mps",
+        help="Run on this device (cuda:1 for the second GPU).",
+        autocompletion=complete.device,
+    ),
+]
+Target = Annotated[
+    Path,
+    typer.Argument(
+        metavar="RUN|CKPT",
+        help="A run folder, or a checkpoint file in one.",
+        show_default=False,
+        autocompletion=complete.target,
+    ),
+]
+
+
+def overrides(settings: Sequence[str] | None, flags: dict[str, tuple[str, object]]) -> list[Override]:
+    """What the command line changes in the configuration: `--set` in its order, then the flags that were given.
+
+    Args:
+        settings: `KEY=VALUE` texts of `--set`.
+        flags: each flag with its key and value; a value of None means that the flag was not given.
+
+    Raises:
+        ConfigError: a text is not `KEY=VALUE`.
+    """
+    from dbbd_cli.config.load import Override, parse_override
+
+    given = [parse_override(text) for text in settings or ()]
+    given.extend(Override(key, value, flag) for flag, (key, value) in flags.items() if value is not None)
+    return given
+
+
+def existing(target: Path) -> Path:
+    """The target, if there is such a file or folder: a misspelt path is answered before PyTorch is loaded.
+
+    Raises:
+        CheckpointError: there is none; the hint names similar ones.
+    """
+    if target.exists():
+        return target
+    from difflib import get_close_matches
+
+    from dbbd_cli.cli.text import shown_path
+
+    siblings = [str(path) for path in target.parent.iterdir()] if target.parent.is_dir() else []
+    runs = [str(path) for path in complete.run_folders()]
+    close = get_close_matches(str(target), siblings + runs, n=1, cutoff=0.6)
+    if close:
+        hint = f"Did you mean {shown_path(Path(close[0]))}?"
+    elif runs:
+        hint = f"The newest run here is {runs[-1]}."
+    else:
+        hint = "Give a run folder, such as runs/<time>-<name>, or a checkpoint file in one."
+    raise CheckpointError(f"no such run folder or checkpoint: {target}", hint=hint)

@@ -1,0 +1,59 @@
+"""`dbbd plot`: figures of the training history."""
+
+from __future__ import annotations
+
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dbbd_cli.cli import complete
+from dbbd_cli.cli.console import Output
+from dbbd_cli.cli.options import Debug, Json, Progress, ProgressStyle, Quiet, existing
+
+EXAMPLES = """\
+dbbd plot runs/2026-01-31_12-00-00-qr_cnn
+dbbd plot runs/2026-01-31_12-00-00-qr_cnn runs/2026-02-01_09-30-00-qr_resnet18 --out figures
+dbbd plot runs/2026-01-31_12-00-00-qr_cnn --format html"""
+
+
+class Format(str, Enum):
+    """A file format of figures."""
+
+    PNG = "png"
+    SVG = "svg"
+    PDF = "pdf"
+    HTML = "html"
+
+
+def plot(
+    targets: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="RUN...",
+            help="One run folder, or several to lay over each other.",
+            show_default=False,
+            autocompletion=complete.target,
+        ),
+    ],
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="DIR", help="Write the figures here, not into the run folder.")
+    ] = None,
+    format_: Annotated[
+        Format, typer.Option("--format", metavar="png|svg|pdf|html", help="Write figures in this format.")
+    ] = Format.PNG,
+    json: Json = False,
+    progress: Progress = ProgressStyle.AUTO,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Draw loss, accuracy and learning rate over the epochs of one run or several."""
+    for target in targets:
+        existing(target)
+    output = Output(as_json=json, style=progress, quiet=quiet)
+
+    from dbbd_cli.cli import tables
+    from dbbd_cli.services import plot as service
+
+    output.show(service.plot(targets, out=out, format=format_.value), tables.plot)

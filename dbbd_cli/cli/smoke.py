@@ -1,0 +1,64 @@
+"""`dbbd smoke`: try everything on a small scale."""
+
+from __future__ import annotations
+
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dbbd_cli.cli import complete
+from dbbd_cli.cli.console import Output
+from dbbd_cli.cli.options import Debug, Json, Progress, ProgressStyle, Quiet
+from dbbd_cli.errors import ExitCode
+
+EXAMPLES = """\
+dbbd smoke
+dbbd smoke --epochs 1 --device cpu"""
+
+
+class Task(str, Enum):
+    """The tasks that can be tried: all, or one."""
+
+    ALL = "all"
+    IMAGE_CLASSIFICATION = "image_classification"
+
+
+def smoke(
+    epochs: Annotated[int, typer.Option("--epochs", metavar="N", min=1, help="Epochs of each run.")] = 2,
+    task: Annotated[
+        Task, typer.Option("--task", metavar="all|NAME", help="Try this task only, such as image_classification.")
+    ] = Task.ALL,
+    device: Annotated[
+        str,
+        typer.Option(
+            "--device",
+            metavar="auto|cpu|cuda|mps",
+            help="Run on this device (cuda:1 for the second GPU).",
+            autocompletion=complete.device,
+        ),
+    ] = "auto",
+    runs_dir: Annotated[
+        Path, typer.Option("--runs-dir", metavar="DIR", help="Make the run folders in this folder.")
+    ] = Path("runs"),
+    json: Json = False,
+    progress: Progress = ProgressStyle.AUTO,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Make data, train, interrupt, resume, compare, validate, evaluate and plot, on a small scale.
+
+    One table tells what passed; the exit code is 1 if a step failed.
+    """
+    output = Output(as_json=json, style=progress, quiet=quiet)
+
+    from dbbd_cli.cli import tables
+    from dbbd_cli.services import smoke as service
+
+    result = service.smoke(
+        epochs=epochs, task=task.value, device=device, runs_dir=runs_dir, progress=output.progress
+    )
+    output.show(result, tables.smoke, passed=result.passed)
+    if not result.passed:
+        raise typer.Exit(ExitCode.BUG)

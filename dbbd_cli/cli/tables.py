@@ -1,0 +1,125 @@
+"""The results of the commands as text and tables for people.
+
+Each function takes a result and the width of the terminal (None: no terminal, lines may have any length).
+"""
+
+from __future__ import annotations
+
+from rich.text import Text
+
+from dbbd_cli.cli.layout import Parts, Rows, grid, heading, listed, section, synthetic
+from dbbd_cli.cli.text import (
+    clean_line,
+    command_line,
+    count,
+    duration,
+    megabytes,
+    metric,
+    metric_name,
+    number,
+    shown_path,
+)
+from dbbd_cli.services.results import Forecast, PlotResult, RunFacts, SmokeResult, TrainResult, ValidateResult
+
+
+def train(result: TrainResult, width: int | None) -> Parts:
+    """What a run trained on, how it went, where it is kept, and what to type next."""
+    run = shown_path(result.run)
+    rows = [
+        ("Run", run),
+        *_facts(result.facts),
+        ("Epochs", f"{result.epochs:,}{' (stopped early)' if result.stopped_early else ''}"),
+        ("Total time", duration(result.seconds)),
+        ("Best epoch", f"{result.best_epoch:,}"),
+        *((f"Best {metric_name(name)}", metric(name, value)) for name, value in result.best.items()),
+        ("Best model", shown_path(result.best_model) if result.best_model else "not kept"),
+        ("Checkpoint", shown_path(result.checkpoint)),
+        *listed("Plots", result.plots),
+    ]
+    following = [
+        command_line("dbbd", "evaluate", run),
+        command_line("dbbd", "resume", run, "--epochs", str(result.epochs * 2)),
+    ]
+    next_steps = heading("Next").append("".join(f"\n  {command}" for command in following), style="not bold")
+    return [*section("Training finished", rows, width), next_steps]
+
+
+def forecast(result: Forecast, width: int | None) -> Parts:
+    """What a run would take."""
+    rows = [
+        *_facts(result.facts),
+        ("Epochs", f"{result.epochs:,}"),
+        ("Time per epoch", duration(result.seconds_per_epoch)),
+        ("Total time", f"about {duration(result.seconds_total)}"),
+        ("Peak memory", megabytes(result.peak_memory_mb)),
+        ("Checkpoint", megabytes(result.checkpoint_mb)),
+        ("Disk needed", megabytes(result.disk_needed_mb)),
+        ("Disk free", megabytes(result.disk_free_mb)),
+        ("First loss", number(result.train_loss)),
+    ]
+    parts = section("Forecast (nothing was trained or kept)", rows, width)
+    if result.disk_needed_mb > result.disk_free_mb:
+        parts.append(Text("There is not enough free disk for this run.", style="bold red"))
+    return parts
+
+
+def _facts(facts: RunFacts) -> Rows:
+    # Pictures are called images, as everywhere in that task.
+    samples = "Images" if facts.task == "image_classification" else "Samples"
+    return [
+        ("Task", facts.task.replace("_", " ")),
+        *synthetic(facts.synthetic, facts.data),
+        (samples, ", ".join(f"{number:,} {split}" for split, number in facts.samples.items())),
+        ("Batches", ", ".join(f"{number:,} {split}" for split, number in facts.batches.items())),
+        *([("Left out", f"{facts.skipped:,} unreadable files")] if facts.skipped else []),
+        ("Model", facts.model),
+        ("Parameters", count(facts.parameters)),
+        ("Size", megabytes(facts.size_mb)),
+        ("Device", f"{facts.device}, {facts.precision}"),
+    ]
+
+
+def validate(result: ValidateResult, width: int | None) -> Parts:
+    """Metrics on the validation split, beside what training logged for the same epoch."""
+    rows = [
+        ("Run", shown_path(result.run)),
+        ("Checkpoint", shown_path(result.checkpoint)),
+        ("Epoch", f"{result.epoch:,}"),
+        *synthetic(result.synthetic),
+        ("Samples", count(result.num_samples)),
+    ]
+    logged = result.logged or {}
+    metrics: list[list[str | Text]] = [
+        [metric_name(name), metric(name, value), metric(name, logged.get(name))]
+        for name, value in result.metrics.items()
+    ]
+    return [*section("Validation", rows, width), grid(["Metric", "Now", "In training"], metrics)]
+
+
+def plot(result: PlotResult, width: int | None) -> Parts:
+    """The files that were written, one path on a line."""
+    return [Text("\n".join(clean_line(shown_path(path)) for path in result.files))]
+
+
+def smoke(result: SmokeResult, width: int | None) -> Parts:
+    """Steps with their times, task by task, and the verdict."""
+    wide = width is None or width >= 64
+    parts: Parts = []
+    for task in dict.fromkeys(step.task for step in result.steps):
+        steps = [step for step in result.steps if step.task == task]
+        rows: list[list[str | Text]] = []
+        for step in steps:
+            verdict = Text("pass", style="green") if step.passed else Text("FAIL", style="bold red")
+            details = [clean_line(step.detail)] if wide else []
+            rows.append([verdict, Text(duration(step.seconds), justify="right"), clean_line(step.name), *details])
+        headers = ["", "Time", "Step", "Detail"] if wide else ["", "Time", "Step"]
+        parts += [heading(task.replace("_", " ")), grid(headers, rows, left=4)]
+        if not wide:
+            parts += [Text(f"  {clean_line(step.name)}: {clean_line(step.detail)}\n") for step in steps if not step.passed]
+    failed = sum(not step.passed for step in result.steps)
+    if failed:
+        verdict = Text(f"{failed} of {len(result.steps)} steps failed", style="bold red")
+    else:
+        verdict = Text(f"All {len(result.steps)} steps passed", style="bold green")
+    tail = f" in {duration(result.seconds)}\nRuns in {clean_line(shown_path(result.run))}"
+    return [*parts, verdict.append(tail, style="not bold default")]

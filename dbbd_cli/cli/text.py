@@ -1,0 +1,124 @@
+"""Text for people: names made safe to print, numbers with units, and names beside values at any width."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+import shlex
+import subprocess
+import textwrap
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+# Control characters could move the cursor, recolour the terminal or ring its bell; the marks that turn the
+# direction of writing could make a name read as another. Names come from data, so neither is ever printed.
+_UNSAFE = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\u2028\u2029]")
+
+
+def clean(text: str) -> str:
+    """The text with every control character but the line feed written as an escape, such as `\\x1b`."""
+    return _UNSAFE.sub(lambda match: ascii(match.group())[1:-1], text)
+
+
+def clean_line(text: str) -> str:
+    """The text on one line, without control characters."""
+    return clean(text).replace("\n", "\\n")
+
+
+def number(value: float | None, digits: int = 4) -> str:
+    """A metric such as a loss: `0.6931`, `1.2e-05`, `-` where there is none."""
+    if value is None or math.isnan(value):
+        return "-"
+    if value != 0 and math.isfinite(value) and not 1e-3 <= abs(value) < 1e5:
+        return f"{value:.{digits - 1}e}"
+    return f"{value:.{digits}f}"
+
+
+def percent(value: float | None, digits: int = 2) -> str:
+    """A share as percent: `80.13 %`, `-` where there is none."""
+    return "-" if value is None or math.isnan(value) else f"{value:.{digits}%}".replace("%", " %")
+
+
+def metric(name: str, value: float | None) -> str:
+    """The value of a metric in the form that its name asks for: accuracies are percentages."""
+    return percent(value) if "accuracy" in name else number(value)
+
+
+def metric_name(name: str) -> str:
+    """The name of a metric as words."""
+    return clean_line(name).replace("_", " ")
+
+
+def duration(seconds: float) -> str:
+    """A span of time: `12.3 s`, `7.4 min`, `2.3 h`."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    return f"{seconds / 60:.1f} min" if seconds < 3600 else f"{seconds / 3600:.1f} h"
+
+
+def clock_time(seconds: float) -> str:
+    """Time left as on a clock: `0:09`, `1:23`, `2:01:07`."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def megabytes(value: float | None) -> str:
+    """A size given in units of 1024² bytes: `196.61 MB`, `4.91 GB`."""
+    if value is None:
+        return "-"
+    return f"{value:,.2f} MB" if value < 10_000 else f"{value / 1024:,.2f} GB"
+
+
+def count(value: float | None) -> str:
+    """A whole number with thousands separated: `51,539,906`."""
+    return "-" if value is None else f"{value:,.0f}"
+
+
+def shown_path(path: Path) -> str:
+    """The path as a person would type it here: relative where it is under the current folder."""
+    absolute = Path(os.path.abspath(path))  # noqa: PTH100 - resolve() would follow links and change the name
+    try:
+        return str(absolute.relative_to(Path.cwd()))
+    except ValueError:
+        return str(path)
+
+
+def command_line(*words: str) -> str:
+    """The words as one would type them in a shell."""
+    return subprocess.list2cmdline(words) if os.name == "nt" else shlex.join(words)
+
+
+def wrapped(text: str, width: int | None, indent: str = "") -> list[str]:
+    """The text in lines of at most `width`, or longer where a word (a path, say) is; each line is indented.
+
+    Words are never broken, so that they can be copied.
+    """
+    if width is None:
+        return [indent + line for line in text.split("\n")]
+    wrapper = textwrap.TextWrapper(
+        width=max(width, len(indent) + 20),
+        initial_indent=indent,
+        subsequent_indent=indent,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+    return [line for paragraph in text.split("\n") for line in (wrapper.wrap(paragraph) or [indent])]
+
+
+def pairs(rows: Mapping[str, str] | Iterable[tuple[str, str]], width: int | None) -> list[tuple[str, str]]:
+    """Names and values in two columns: for each line the padded name and the part of the value on it.
+
+    Args:
+        rows: names with their values; a value may have several lines.
+        width: columns of the terminal; None: any length.
+    """
+    entries = [(clean_line(name), clean(value)) for name, value in (rows.items() if isinstance(rows, Mapping) else rows)]
+    name_width = max((len(name) for name, _ in entries), default=0)
+    room = None if width is None else width - name_width - 4
+    lines = []
+    for name, value in entries:
+        for index, part in enumerate(wrapped(value, room)):
+            lines.append((f"  {name if index == 0 else '':<{name_width}}  ", part))
+    return lines

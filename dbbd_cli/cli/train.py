@@ -1,0 +1,84 @@
+"""`dbbd train`: a new run."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from dbbd_cli.cli import complete
+from dbbd_cli.cli.console import Output
+from dbbd_cli.cli.options import Debug, Device, Json, Precision, Progress, ProgressStyle, Quiet, Settings, overrides
+
+EXAMPLES = """\
+dbbd train --config qr_cnn
+dbbd train --config qr_cnn --set data.source=folder --set data.path=pictures
+dbbd train --config my.yaml --epochs 3 --set training.batch_size=64
+dbbd train --config qr_cnn --dry-run"""
+
+
+def train(
+    config: Annotated[
+        str,
+        typer.Option(
+            "--config",
+            "-c",
+            metavar="FILE|NAME",
+            help="A YAML file, or the name of a shipped configuration such as qr_cnn.",
+            autocompletion=complete.configuration,
+        ),
+    ],
+    settings: Settings = None,
+    epochs: Annotated[
+        int | None, typer.Option("--epochs", metavar="N", help="Passes over the training split.")
+    ] = None,
+    run_name: Annotated[
+        str | None, typer.Option("--run-name", metavar="NAME", help="Name that the run folder ends in.")
+    ] = None,
+    runs_dir: Annotated[
+        str | None, typer.Option("--runs-dir", metavar="DIR", help="Make the run folder in this folder.")
+    ] = None,
+    device: Device = None,
+    precision: Annotated[
+        Precision | None,
+        typer.Option("--precision", metavar="auto|fp32|bf16|fp16", help="Compute in this precision."),
+    ] = None,
+    seed: Annotated[int | None, typer.Option("--seed", metavar="N", help="Seed of every random choice.")] = None,
+    no_plots: Annotated[bool, typer.Option("--no-plots", help="Draw no figures when training ends.")] = False,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Check configuration and data, run two batches, forecast time and memory."),
+    ] = False,
+    json: Json = False,
+    progress: Progress = ProgressStyle.AUTO,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Train a model, and keep everything about it in a new run folder.
+
+    Ctrl-C stops after saving; `dbbd resume` then goes on exactly where it stopped.
+    """
+    from dbbd_cli.config.load import load_config
+
+    flags = {
+        "--epochs": ("training.epochs", epochs),
+        "--run-name": ("run.name", run_name),
+        "--runs-dir": ("run.runs_dir", runs_dir),
+        "--device": ("run.device", device),
+        "--precision": ("run.precision", precision.value if precision else None),
+        "--seed": ("seed", seed),
+        "--no-plots": ("run.plots", False if no_plots else None),
+    }
+    # Before anything heavy is imported: a mistake in the configuration is answered at once.
+    checked = load_config(config, overrides(settings, flags))
+    output = Output(as_json=json, style=progress, quiet=quiet)
+
+    from dbbd_cli.cli import tables
+    from dbbd_cli.services import train as service
+
+    if dry_run:
+        output.show(service.forecast(checked, progress=output.progress), tables.forecast)
+    else:
+        command = ["dbbd", *sys.argv[1:]]
+        output.show(service.train(checked, progress=output.progress, command=command), tables.train)

@@ -1,0 +1,41 @@
+"""`dbbd validate`: loss and metrics on the validation split."""
+
+from __future__ import annotations
+
+from dbbd_cli.cli.console import Output
+from dbbd_cli.cli.options import (
+    Debug,
+    Device,
+    Json,
+    Progress,
+    ProgressStyle,
+    Quiet,
+    Settings,
+    Target,
+    existing,
+    overrides,
+)
+
+EXAMPLES = """\
+dbbd validate runs/2026-01-31_12-00-00-qr_cnn
+dbbd validate runs/2026-01-31_12-00-00-qr_cnn/best_model.pth --device cpu"""
+
+
+def validate(
+    target: Target,
+    settings: Settings = None,
+    device: Device = None,
+    json: Json = False,
+    progress: Progress = ProgressStyle.AUTO,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Measure loss and metrics on the validation split, beside what training logged."""
+    changes = overrides(settings, {"--device": ("run.device", device)})
+    existing(target)
+    output = Output(as_json=json, style=progress, quiet=quiet)
+
+    from dbbd_cli.cli import tables
+    from dbbd_cli.services import validate as service
+
+    output.show(service.validate(target, overrides=changes, progress=output.progress), tables.validate)

@@ -1,0 +1,215 @@
+"""Loads a configuration from a YAML file, a shipped config or a run, and reports all its mistakes at once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import inf
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic_core import ErrorDetails, ValidationError
+
+from dbbd_cli.config.expectations import Expectations, closest, key_of
+from dbbd_cli.config.problems import Document, Key, Place, Problem, dotted, printable, shown
+from dbbd_cli.config.schema import SCHEMAS, Config, to_plain
+from dbbd_cli.config.yaml_text import plain_scalar, read_yaml
+from dbbd_cli.errors import ConfigError
+
+MAX_BYTES = 1_000_000
+MAX_SHOWN = 50
+
+
+@dataclass(frozen=True)
+class Override:
+    """A value from the command line, which replaces that of the file.
+
+    Attributes:
+        key: the dotted key, such as "training.epochs".
+        value: the value, already parsed.
+        origin: how errors call it, such as "--epochs".
+    """
+
+    key: str
+    value: object
+    origin: str
+
+
+def parse_override(text: str) -> Override:
+    """Parses the "KEY=VALUE" of `--set`; VALUE is read as YAML.
+
+    Raises:
+        ConfigError: KEY or "=" is missing, or VALUE cannot be read.
+    """
+    origin = f"--set {printable(text, 80)}"
+    key, equals, value = text.partition("=")
+    key = key.strip()
+    if not equals or not all(key.split(".")):
+        missing = "a part of the key is empty" if equals else "there is no '='"
+        raise ConfigError(f"{origin}: {missing}", hint="write KEY=VALUE, such as --set training.epochs=3")
+    document = read_yaml(value, origin, inline=True)
+    if document.problems:
+        raise ConfigError(f"{origin}: {document.problems[0].what}", hint=document.problems[0].advice)
+    return Override(key, document.values, origin)
+
+
+def load_config(source: str, overrides: Sequence[Override] = ()) -> Config:
+    """Loads the YAML file at the path `source`, or else the shipped config of that name.
+
+    Raises:
+        ConfigError: the file cannot be read, or anything in it or in `overrides` is wrong.
+    """
+    path = Path(source)
+    shipped = shipped_configs().get(source.removesuffix(".yaml"))
+    if shipped and not path.is_file():
+        path = shipped
+    name = printable(str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path), limit=200)
+    document = read_yaml(_text(path, name), name)
+    if document.values is None and not document.problems:
+        raise ConfigError(f"{name} is empty", hint=_shipped_hint())
+    return _validated(document, overrides)
+
+
+def config_from_mapping(values: Mapping[str, Any], overrides: Sequence[Override] = (), *, origin: str) -> Config:
+    """Checks `values`, such as a checkpoint holds; errors call them `origin`.
+
+    Raises:
+        ConfigError: anything in `values` or in `overrides` is wrong.
+    """
+    return _validated(Document(printable(origin, limit=200), values), overrides)
+
+
+def shipped_configs() -> dict[str, Path]:
+    """The configs that come with the package, by name."""
+    package = Path(__file__).resolve().parent.parent
+    # A wheel carries them inside the package; in a checkout they lie beside it.
+    folder = next((path for path in (package / "configs", package.parent / "configs") if path.is_dir()), package)
+    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+
+
+def dump_config(config: Config) -> str:
+    """The whole configuration as YAML, in the order of the schema; `load_config` reads it back equal."""
+    return yaml.dump(to_plain(config), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=10_000)
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes text that this loader, or one that follows YAML 1.1, would take for something else."""
+
+
+def _represent_text(dumper: _Dumper, text: str) -> yaml.ScalarNode:
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, None if isinstance(plain_scalar(text), str) else "'")
+
+
+_Dumper.add_representer(str, _represent_text)
+
+
+def _text(path: Path, name: str) -> str:
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_BYTES + 1)
+    except FileNotFoundError:
+        raise _not_found(path, name) from None
+    except OSError as error:
+        # Windows refuses to open a folder with a PermissionError.
+        if isinstance(error, (IsADirectoryError, PermissionError)) and path.is_dir():
+            files = ", ".join(str(file) for file in _yaml_files(path))
+            raise ConfigError(
+                f"{name} is a folder", hint=f"name a file: {files}" if files else _shipped_hint()
+            ) from None
+        raise ConfigError(f"{name} cannot be read: {error.strerror}") from None
+    if len(data) > MAX_BYTES:
+        raise ConfigError(f"{name} is larger than {MAX_BYTES // 1_000_000} MB", hint="is this a config file?")
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise ConfigError(f"{name}:{line}: the file is not UTF-8 text", hint="save it as UTF-8") from None
+
+
+def _not_found(path: Path, name: str) -> ConfigError:
+    known = {stem: stem for stem in shipped_configs()} | {file.stem: str(file) for file in _yaml_files(path.parent)}
+    near = known.get(closest(path.stem, known), "")
+    return ConfigError(
+        f"{name}: no such file or shipped config",
+        hint=(f"did you mean {printable(near, limit=200)}? " if near else "") + _shipped_hint(),
+    )
+
+
+def _yaml_files(folder: Path) -> list[Path]:
+    return sorted(file for file in folder.glob("*.y*ml") if file.suffix in (".yaml", ".yml"))
+
+
+def _shipped_hint() -> str:
+    return f"shipped configs: {', '.join(shipped_configs())}"
+
+
+def _validated(document: Document, overrides: Sequence[Override]) -> Config:
+    if not isinstance(document.values, Mapping):
+        if document.problems:
+            raise _error(document, document.problems, len(document.problems))
+        raise ConfigError(
+            f"{document.name}: the top level is {shown(document.values)}, not keys with values",
+            hint=f"begin with 'task: {next(iter(SCHEMAS))}'",
+        )
+    document.values = dict(document.values)
+    for override in overrides:
+        _apply(document, override)
+    task = document.values.get("task")
+    # Where the task is not known, what is wrong for every task is wrong for certain.
+    schemas = [SCHEMAS[task]] if isinstance(task, str) and task in SCHEMAS else list(SCHEMAS.values())
+    config: Config | None = None
+    errors: list[ErrorDetails] = []
+    for schema in schemas:
+        try:
+            config = schema.model_validate(document.values)
+        except ValidationError as failure:
+            found = failure.errors(include_url=False)
+            kinds = {(error["type"], error["loc"]) for error in found}
+            errors = [error for error in errors or found if (error["type"], error["loc"]) in kinds]
+    if config is not None and not document.problems:
+        return config
+    errors = [error for error in errors if not document.is_spoiled(key_of(error))]
+    errors.sort(key=lambda error: _order(document, document.place(key_of(error))))
+    expectations = Expectations(schemas[0])
+    worded = [expectations.problem(document, error) for error in errors[:MAX_SHOWN]]
+    raise _error(document, document.problems + worded, len(document.problems) + len(errors))
+
+
+def _apply(document: Document, override: Override) -> None:
+    """Sets the override's value in `document`, whose source is left as it is: sections on the way are copied."""
+    *sections, name = override.key.split(".")
+    key: Key = ()
+    parent = document.values
+    for part in sections:
+        key = (*key, part)
+        child = parent.get(part)
+        if child is None:
+            document.places[key] = override.origin
+        elif not isinstance(child, Mapping):
+            what = f"{dotted(key)} is {shown(child)}, not a section with keys"
+            document.problems.append(Problem(override.origin, what, f"set {dotted(key)} itself"))
+            return
+        parent[part] = dict(child or {})
+        parent = parent[part]
+    parent[name] = override.value
+    key = (*key, name)
+    document.spoiled = {other for other in document.spoiled if other[: len(key)] != key}
+    document.places = {other: place for other, place in document.places.items() if other[: len(key)] != key}
+    document.places[key] = override.origin
+
+
+def _error(document: Document, problems: Sequence[Problem], total: int) -> ConfigError:
+    """The error that lists the first of `problems`, in the order of the file."""
+    ordered = sorted(problems, key=lambda problem: _order(document, problem.place))[:MAX_SHOWN]
+    details = [problem.block(document.name) for problem in ordered]
+    if total > len(details):
+        details.append(f"and {total - len(details):,} more")
+    return ConfigError(f"{document.name}: {total:,} problem{'' if total == 1 else 's'}", details=details)
+
+
+def _order(document: Document, place: Place) -> float:
+    """The file as a whole, then its lines, then the overrides."""
+    if isinstance(place, int):
+        return place
+    return 0 if place == document.name else inf

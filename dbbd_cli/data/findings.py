@@ -1,0 +1,50 @@
+"""How problems with a user's files are worded, the same for folders and tables."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from dbbd_cli.errors import DataError
+
+UNPRINTABLE = re.compile("[\0-\x1f\x7f-\x9f\ud800-\udfff]")
+"""Control characters, which a terminal would obey, and lone surrogates (names that are not UTF-8)."""
+
+_MOST_DETAILS = 10
+
+
+def shown(text: str) -> str:
+    """Text from outside, safe to print: what is unprintable is written as an escape."""
+    return UNPRINTABLE.sub(lambda match: match[0].encode("unicode_escape").decode("ascii"), text)
+
+
+def shortened(problems: Sequence[str]) -> list[str]:
+    """The first problems, and how many more there are."""
+    more = len(problems) - _MOST_DETAILS
+    return [*problems[:_MOST_DETAILS], *([f"and {more:,} more"] if more > 0 else [])]
+
+
+def why(error: Exception) -> str:
+    """The reason that an error of the operating system gives, in lower case and without the path."""
+    return (getattr(error, "strerror", None) or str(error)).lower()
+
+
+def unreadable(path: Path, setting: str, error: Exception) -> DataError:
+    """The error for a path from the configuration that cannot be opened.
+
+    Args:
+        path: what could not be opened.
+        setting: the setting that it comes from, such as data.path.
+        error: what opening it raised.
+    """
+    if not isinstance(error, FileNotFoundError):
+        return DataError(f"{path} cannot be opened: {why(error)}", hint=f"check {setting} and the rights to the path")
+    try:
+        siblings = [sibling.name for sibling in path.parent.iterdir()]
+    except OSError:
+        siblings = []
+    near = [str(path.parent / name) for name in difflib.get_close_matches(path.name, siblings)]
+    hint = f"did you mean {shown(' or '.join(near))}?" if near else f"set {setting} to a path that exists"
+    return DataError(f"{path} does not exist", hint=hint)

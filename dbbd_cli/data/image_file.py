@@ -1,0 +1,143 @@
+"""The bytes of an image file become pixels, or an error that says in plain words what is wrong with them."""
+
+from __future__ import annotations
+
+import io
+import struct
+import warnings
+
+import numpy as np
+from PIL import ExifTags, Image
+
+MAX_PIXELS = 90_000_000
+"""Largest picture that is decoded; beyond it a small file could fill the memory."""
+
+HEAD_BYTES = 16
+"""How many bytes from the start of a file `image_format` looks at."""
+
+_FORMAT_OF_SUFFIX = {
+    ".png": "PNG",
+    ".jpg": "JPEG",
+    ".jpeg": "JPEG",
+    ".bmp": "BMP",
+    ".webp": "WEBP",
+    ".tif": "TIFF",
+    ".tiff": "TIFF",
+    ".gif": "GIF",
+}
+
+IMAGE_SUFFIXES = frozenset(_FORMAT_OF_SUFFIX)
+"""Names of image files end so, in lower case. Of several frames or pages the first counts."""
+
+_TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+_BMP_HEADER_SIZES = (12, 16, 40, 52, 56, 64, 108, 124)
+
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""EXIF orientation to the operation that undoes it."""
+
+
+class ImageFileError(ValueError):
+    """An image cannot be used; the message is the reason, in plain words."""
+
+
+def image_format(head: bytes) -> str | None:
+    """The image format that a file's first `HEAD_BYTES` bytes announce: PNG, JPEG, ... or None."""
+    if head.startswith(b"\x89PNG\r\n\x1a\n"):
+        return "PNG"
+    if head.startswith(b"\xff\xd8\xff"):
+        return "JPEG"
+    if head.startswith((b"GIF87a", b"GIF89a")):
+        return "GIF"
+    if head.startswith(b"RIFF") and head[8:12] == b"WEBP":
+        return "WEBP"
+    if head.startswith(_TIFF_STARTS):
+        return "TIFF"
+    # Two letters are too little to tell a bitmap from a text.
+    if head.startswith(b"BM") and int.from_bytes(head[14:16], "little") in _BMP_HEADER_SIZES:
+        return "BMP"
+    return None
+
+
+def decode_image(data: bytes, suffix: str, size: int) -> np.ndarray:
+    """Decodes the content of an image file and resizes it, without keeping its proportions.
+
+    Orientation is undone, transparency becomes white, 16-bit greyscale is scaled to 8 bits.
+
+    Args:
+        data: the whole content of the file.
+        suffix: the suffix of its name, such as ".png"; it must fit the content.
+        size: height and width of the result, pixels.
+
+    Returns:
+        Array of shape (size, size, 3), uint8, RGB.
+
+    Raises:
+        ImageFileError: the content is no image, is damaged, too large, or not what the suffix says.
+    """
+    if not data:
+        raise ImageFileError("empty file")
+    announced = image_format(data[:HEAD_BYTES])
+    if announced is None:
+        raise ImageFileError("not an image")
+    if announced != _FORMAT_OF_SUFFIX.get(suffix.lower()):
+        raise ImageFileError(f"is a {announced} but named {suffix or 'without a suffix'}")
+    try:
+        with warnings.catch_warnings():
+            # PIL warns of large pictures, which the limit here is about, and of odd metadata, which nothing uses.
+            warnings.simplefilter("ignore")
+            with Image.open(io.BytesIO(data), formats=[announced]) as image:
+                return _decode(image, size)
+    except ImageFileError:
+        raise
+    except Exception as error:  # PIL's parsers raise whatever the bytes lead them to: SyntaxError, KeyError, zlib.error
+        raise ImageFileError(_reason(error)) from error
+
+
+def _decode(image: Image.Image, size: int) -> np.ndarray:
+    if image.width * image.height > MAX_PIXELS:
+        raise ImageFileError(f"too large: {image.width} x {image.height} pixels (limit {MAX_PIXELS:,} in all)")
+    image.draft(None, (2 * size, 2 * size))  # a large JPEG is decoded at a fraction of its size, several times faster
+    image.load()
+    # Some formats are turned while they load, so that the orientation is known only now.
+    orientation = _orientation(image)
+    small = _to_rgb(image).resize((size, size), Image.Resampling.BILINEAR)
+    if orientation in _UPRIGHT:
+        small = small.transpose(_UPRIGHT[orientation])
+    return np.array(small)
+
+
+def _orientation(image: Image.Image) -> object:
+    try:
+        return image.getexif().get(ExifTags.Base.Orientation)
+    except Exception:  # a damaged note about the camera is no reason to give up a whole picture
+        return None
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG"):
+        # PIL would clip at 255 instead of scaling.
+        return Image.fromarray(((np.asarray(image).astype(np.uint32) + 128) // 257).astype(np.uint8)).convert("RGB")
+    if image.mode in ("I", "F"):
+        raise ImageFileError("has 32-bit pixels, whose black and white are not defined; save it with 8 or 16 bits")
+    if image.has_transparency_data:
+        coloured = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), coloured).convert("RGB")
+    return image.convert("RGB")
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, Image.DecompressionBombError):  # raised by PIL before the size is known here
+        return f"too large: more than {MAX_PIXELS:,} pixels"
+    if isinstance(error, MemoryError):
+        return "too large for the memory that is free"
+    if isinstance(error, (EOFError, struct.error)) or "truncated" in str(error).lower():
+        return "truncated"
+    return "damaged, incomplete or of an unsupported kind"

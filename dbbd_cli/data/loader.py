@@ -1,0 +1,110 @@
+"""Batches in a fixed order, from any point of any epoch, with or without worker processes."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+import torch
+from torch.utils.data import DataLoader
+
+from dbbd_cli.data.random_numbers import permutation
+
+Key = tuple[int, int]
+"""(epoch, index of the sample): all that the randomness of a sample may depend on, beside the seed."""
+
+
+class BatchDataset(Protocol):
+    """A data set that makes a whole batch at once."""
+
+    def __len__(self) -> int:
+        """Number of samples."""
+        ...
+
+    def __getitems__(self, keys: list[Key]) -> Any:
+        """The batch of the given samples."""
+        ...
+
+
+class _EpochPlan:
+    """The batch sampler: a list of batches that is replaced before each epoch."""
+
+    def __init__(self) -> None:
+        self.batches: list[list[Key]] = []
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        return iter(self.batches)
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+
+def _whole_batch(batch: Any) -> Any:
+    return batch
+
+
+def _start_worker(_worker: int) -> None:
+    # Ctrl-C reaches every process of the terminal; only the main one decides when to stop.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    torch.set_num_threads(1)
+
+
+class BatchLoader:
+    """Iterates over a data set in batches.
+
+    Args:
+        dataset: makes batches.
+        batch_size: samples per batch; the last batch of an epoch may be smaller.
+        shuffle: whether the order changes from epoch to epoch.
+        seed: seed of the order.
+        num_workers: processes that make batches; 0 makes them here.
+        pin_memory: whether batches are put into page-locked memory, for a quicker way to a GPU.
+    """
+
+    def __init__(
+        self,
+        dataset: BatchDataset,
+        *,
+        batch_size: int,
+        shuffle: bool,
+        seed: int,
+        num_workers: int = 0,
+        pin_memory: bool = False,
+    ) -> None:
+        self.dataset = dataset
+        self.batch_size = batch_size
+        self.shuffle = shuffle
+        self.seed = seed
+        self._plan = _EpochPlan()
+        self._loader: DataLoader[Any] = DataLoader(
+            dataset,  # type: ignore[arg-type]
+            batch_sampler=self._plan,
+            collate_fn=_whole_batch,
+            num_workers=num_workers,
+            worker_init_fn=_start_worker,
+            persistent_workers=num_workers > 0,
+            pin_memory=pin_memory,
+            # Its own generator: the loader must not draw from the stream that dropout uses.
+            generator=torch.Generator().manual_seed(seed % 2**63),
+        )
+
+    def __len__(self) -> int:
+        """Batches per epoch."""
+        return -(-self.num_samples // self.batch_size)
+
+    @property
+    def num_samples(self) -> int:
+        """Samples per epoch."""
+        return len(self.dataset)
+
+    def plan(self, epoch: int) -> list[list[Key]]:
+        """The samples of each batch of an epoch."""
+        order = permutation(self.seed, epoch, self.num_samples) if self.shuffle else range(self.num_samples)
+        keys = [(epoch, int(index)) for index in order]
+        return [keys[start : start + self.batch_size] for start in range(0, len(keys), self.batch_size)]
+
+    def batches(self, epoch: int, start: int = 0) -> Iterator[Any]:
+        """The batches of an epoch, without the first `start` ones."""
+        self._plan.batches = self.plan(epoch)[start:]
+        yield from self._loader

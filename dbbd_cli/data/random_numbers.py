@@ -1,0 +1,33 @@
+"""Random numbers that depend on (seed, epoch, sample) alone, for a whole batch at once.
+
+Counter-based: a number is a hash of what it is for, so that neither workers, processes, batch order nor the place at
+which a run was resumed can change it.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+
+
+def _mix(x: np.ndarray) -> np.ndarray:
+    """The finaliser of SplitMix64 (Steele, Lea and Flood, 2014): every input bit sways every output bit."""
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))
+
+
+def uniform(seed: int, epoch: int, samples: np.ndarray, count: int) -> np.ndarray:
+    """Numbers in [0, 1), shape `(len(samples), count)`, float64."""
+    with np.errstate(over="ignore"):
+        state = _mix(np.asarray([seed], dtype=np.uint64) + _GOLDEN)
+        state = _mix(state ^ (np.uint64(epoch) * _GOLDEN + np.uint64(1)))
+        state = _mix(state ^ (samples.astype(np.uint64) * _GOLDEN + np.uint64(2)))
+        draws = _mix(state[:, None] + np.arange(1, count + 1, dtype=np.uint64)[None, :] * _GOLDEN)
+    return (draws >> np.uint64(11)).astype(np.float64) / 2.0**53
+
+
+def permutation(seed: int, epoch: int, count: int) -> np.ndarray:
+    """The order of `count` samples in an epoch, int64."""
+    return np.argsort(uniform(seed, epoch, np.arange(count), 1)[:, 0], kind="stable")

@@ -1,0 +1,191 @@
+"""Drawing a sample and dividing it into splits, and the manifest that records both.
+
+Randomness comes from hashes of (seed, key): a file added to a folder leaves the fate of the others alone as far as
+possible, and neither the order of a directory listing nor the Python version matters.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from dbbd_cli.errors import CheckpointError, DataError
+
+SPLITS = ("train", "val", "test")
+MANIFEST_FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One file, or one URL, of a data set."""
+
+    key: str
+    """Path below the root (POSIX), or the URL."""
+    label: int
+    sha256: str
+    split: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Which samples a run was made with, and the split of each."""
+
+    source: str
+    classes: tuple[str, ...]
+    roots: tuple[str, ...]
+    """The folder of each class; none for URLs."""
+    samples: tuple[Sample, ...]
+    skipped: tuple[str, ...] = field(default=())
+    """Files that were left out, with the reason."""
+
+    def of(self, split: str) -> list[Sample]:
+        """The samples of a split, in the manifest's order."""
+        return [sample for sample in self.samples if sample.split == split]
+
+    def to_json(self) -> str:
+        """One line per sample: 200,000 of them stay readable and can be searched with grep."""
+        head = {
+            "format": MANIFEST_FORMAT,
+            "source": self.source,
+            "classes": list(self.classes),
+            "roots": list(self.roots),
+            "counts": dict(Counter(sample.split for sample in self.samples)),
+            "skipped": list(self.skipped),
+        }
+        rows = ",\n".join(
+            json.dumps({"path": s.key, "label": s.label, "sha256": s.sha256, "split": s.split}) for s in self.samples
+        )
+        return json.dumps(head, indent=1)[:-2] + ',\n "samples": [\n' + rows + "\n]}\n"
+
+    @staticmethod
+    def load(path: Path) -> Manifest:
+        """Reads `splits.json`.
+
+        Raises:
+            CheckpointError: the file is missing or damaged.
+        """
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            if content["format"] != MANIFEST_FORMAT:
+                raise ValueError(f"format {content['format']}, expected {MANIFEST_FORMAT}")
+            samples = tuple(
+                Sample(str(s["path"]), int(s["label"]), str(s["sha256"]), str(s["split"])) for s in content["samples"]
+            )
+            manifest = Manifest(
+                source=str(content["source"]),
+                classes=tuple(map(str, content["classes"])),
+                roots=tuple(map(str, content["roots"])),
+                samples=samples,
+                skipped=tuple(map(str, content["skipped"])),
+            )
+            for sample in samples:
+                if not 0 <= sample.label < len(manifest.classes) or sample.split not in SPLITS:
+                    raise ValueError(f"sample {sample.key!r} has an unknown class or split")
+        except FileNotFoundError as error:
+            raise CheckpointError(
+                f"{path} is missing: the split of the run is not known",
+                hint="restore the file from a copy of the run folder; a new split would mix training and test samples",
+            ) from error
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise CheckpointError(
+                f"{path} is damaged: {error}", hint="restore the file from a copy of the run folder"
+            ) from error
+        return manifest
+
+
+def _rank(seed: int, purpose: str, text: str) -> str:
+    return hashlib.sha256(f"{seed}:{purpose}:{text}".encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def draw_sample(keys: Sequence[str], labels: Sequence[int], per_class: int | None, seed: int) -> list[int]:
+    """Draws at most `per_class` samples of each class; returns their positions, in order."""
+    if per_class is None:
+        return list(range(len(keys)))
+    by_class: dict[int, list[int]] = {}
+    for position, label in enumerate(labels):
+        by_class.setdefault(label, []).append(position)
+    chosen: list[int] = []
+    for positions in by_class.values():
+        if len(positions) > per_class:
+            positions = sorted(positions, key=lambda p: _rank(seed, "sample", keys[p]))[:per_class]
+        chosen += positions
+    return sorted(chosen)
+
+
+def _quota(count: int, shares: Sequence[float]) -> list[int]:
+    """Whole numbers near `count` times each share that sum to `count`, each at least 1."""
+    train = max(1, min(round(count * shares[0]), count - 2))
+    val = max(1, min(round(count * shares[1]), count - train - 1))
+    return [train, val, count - train - val]
+
+
+def assign_splits(
+    keys: Sequence[str],
+    labels: Sequence[int],
+    groups: Sequence[Hashable],
+    classes: Sequence[str],
+    shares: Sequence[float],
+    seed: int,
+) -> list[str]:
+    """Divides samples into train, val and test, class by class, keeping each group in one split.
+
+    Groups are taken from large to small, in hash order among equals. Each goes to a split drawn with probability
+    in proportion to the places left there, among the splits in which all of it still fits; where it fits in none,
+    to the split with most places left. Groups of one therefore fill the quotas exactly.
+
+    Args:
+        keys: name of each sample.
+        labels: class of each sample.
+        groups: samples with equal groups stay together.
+        classes: names of the classes, for errors.
+        shares: shares of train, val and test.
+        seed: seed of the draw.
+
+    Raises:
+        DataError: a class is too small to be in every split.
+    """
+    counts = Counter(labels)
+    small = [f"{classes[label]}: {counts[label]} samples" for label in range(len(classes)) if counts[label] < 3]
+    if small:
+        raise DataError(
+            "a class is too small to be in the training, validation and test split",
+            details=small,
+            hint="give each class at least 3 samples, or leave the class out",
+        )
+    left = {label: _quota(count, shares) for label, count in counts.items()}
+    members: dict[Hashable, list[int]] = {}
+    for position, group in enumerate(groups):
+        members.setdefault(group, []).append(position)
+    ranks = {group: _rank(seed, "split", keys[positions[0]]) for group, positions in members.items()}
+    splits = [""] * len(keys)
+    for group in sorted(members, key=lambda g: (-len(members[g]), ranks[g])):
+        need = Counter(labels[position] for position in members[group])
+        places = [sum(left[label][s] for label in need) for s in range(3)]
+        weights = [
+            places[s] if all(left[label][s] >= n for label, n in need.items()) else 0 for s in range(3)
+        ]
+        if sum(weights) == 0:
+            chosen = max(range(3), key=lambda s: places[s])
+        else:
+            # The hash is the random number: 64 bits of it, as a fraction of 1.
+            ticket = int(_rank(seed, "draw", ranks[group])[:16], 16) / 2**64 * sum(weights)
+            chosen = 0 if ticket < weights[0] else 1 if ticket < weights[0] + weights[1] else 2
+        for label, n in need.items():
+            left[label][chosen] -= n
+        for position in members[group]:
+            splits[position] = SPLITS[chosen]
+    present = set(zip(labels, splits, strict=True))
+    absent = [
+        f"{classes[label]}: none in {split}" for label in counts for split in SPLITS if (label, split) not in present
+    ]
+    if absent:
+        raise DataError(
+            "after keeping groups together, a class is missing from a split",
+            details=absent,
+            hint="set data.split.group to none, give more samples, or change the shares under data.split",
+        )
+    return splits

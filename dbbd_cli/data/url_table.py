@@ -1,0 +1,113 @@
+"""A CSV file with a URL and a class in each row."""
+
+from __future__ import annotations
+
+import csv
+import difflib
+import io
+from collections.abc import Iterator
+from pathlib import Path
+
+from dbbd_cli.data.findings import UNPRINTABLE, shown, unreadable
+from dbbd_cli.data.qr_code import MAX_BYTES
+from dbbd_cli.errors import DataError
+
+# NUL stops the CSV reader of Python 3.10, so this stands for it until the row is judged; no text may use it.
+_NUL_MARK = "\ufdd0"
+_MOST_COLUMNS_NAMED = 20
+
+
+def read_url_table(path: Path, url_column: str, label_column: str) -> tuple[list[tuple[str, str]], list[str]]:
+    """Reads the URL and the class of each row.
+
+    The separator is a comma, a semicolon or a tab, whichever the first line has most of.
+
+    Returns:
+        The pairs (URL, class) in the order of the file, and the problems of the other rows, one line each.
+
+    Raises:
+        DataError: the file is missing, unreadable or not UTF-8, or lacks one of the columns.
+    """
+    text = _read_text(path).replace("\0", _NUL_MARK)
+    separator = max(",;\t", key=text.partition("\n")[0].count)
+    rows = _rows(text, separator)
+    where, header = next(rows, ("line 1", "is empty"))
+    if isinstance(header, str):
+        raise DataError(f"{path} {where} {header}", hint="the first line has to name the columns")
+    header = [name.strip() for name in header]
+    url_index = _column(path, header, url_column, "url_column")
+    label_index = _column(path, header, label_column, "label_column")
+
+    samples: list[tuple[str, str]] = []
+    problems = []
+    for where, row in rows:
+        sample = row if isinstance(row, str) else _sample(row, len(header), url_index, label_index)
+        if isinstance(sample, str):
+            problems.append(f"{shown(path.name)} {where}: {sample}")
+        else:
+            samples.append(sample)
+    return samples, problems
+
+
+def _read_text(path: Path) -> str:
+    if path.is_dir():
+        raise DataError(
+            f"{path} is a folder, not a CSV file",
+            hint="set data.path to the file, or data.source to folder if its sub-folders hold images",
+        )
+    try:
+        data = path.read_bytes()
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+        raise unreadable(path, "data.path", error) from error
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = len((error.object[: error.start] + b".").splitlines())
+        raise DataError(f"{path} line {line} is not UTF-8", hint="save the file as CSV in UTF-8") from error
+
+
+def _column(path: Path, header: list[str], name: str, setting: str) -> int:
+    if name in header:
+        return header.index(name)
+    spelled = {column.lower(): column for column in header}
+    near = difflib.get_close_matches(name.lower(), spelled, n=1)
+    columns = ", ".join(header[:_MOST_COLUMNS_NAMED]) + (", ..." if len(header) > _MOST_COLUMNS_NAMED else "")
+    raise DataError(
+        f"{path} has no column {name}; its first line names: {shown(columns)}",
+        hint=(f"did you mean {shown(spelled[near[0]])}? " if near else "")
+        + f"Say which column it is with --set data.{setting}=NAME",
+    )
+
+
+def _rows(text: str, separator: str) -> Iterator[tuple[str, list[str] | str]]:
+    """Each row that is not blank, or what is wrong with it, after the lines that it stands in."""
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
+    while True:
+        first = reader.line_num + 1
+        row: list[str] | str
+        try:
+            row = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            row = f"is not valid CSV: {error}"
+        where = f"line {first}" if reader.line_num <= first else f"lines {first} to {reader.line_num}"
+        if row:
+            yield where, row
+
+
+def _sample(row: list[str], width: int, url_index: int, label_index: int) -> tuple[str, str] | str:
+    """The URL and the class of a row, or why there are none."""
+    if len(row) <= max(url_index, label_index):
+        return f"too few fields: {len(row)} instead of {width}"
+    if any(field.strip() for field in row[width:]):
+        return f"too many fields: {len(row)} instead of {width}; a URL with the separator in it needs quotation marks"
+    url, label = row[url_index].strip(), row[label_index].strip()
+    for name, text in (("URL", url), ("class", label)):
+        if not text:
+            return f"the {name} is empty"
+        if _NUL_MARK in text or UNPRINTABLE.search(text):
+            return f"the {name} has a NUL, a line break or another control character"
+    if (length := len(url.encode("utf-8"))) > MAX_BYTES:
+        return f"the URL is too long for a QR code: {length:,} bytes (limit {MAX_BYTES:,})"
+    return url, label

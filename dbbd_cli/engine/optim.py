@@ -1,0 +1,92 @@
+"""Optimizer and learning rate."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim.lr_scheduler import ReduceLROnPlateau
+
+from dbbd_cli.config.schema import TrainingConfig
+
+
+def build_optimizer(module: nn.Module, training: TrainingConfig, device: torch.device) -> torch.optim.Optimizer:
+    """AdamW, or SGD with momentum 0.9, over all parameters; fused into one kernel where PyTorch can."""
+    parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    fused = device.type in ("cpu", "cuda")
+    if training.optimizer == "sgd":
+        return torch.optim.SGD(
+            parameters, lr=training.learning_rate, momentum=0.9, weight_decay=training.weight_decay, fused=fused
+        )
+    return torch.optim.AdamW(parameters, lr=training.learning_rate, weight_decay=training.weight_decay, fused=fused)
+
+
+class LearningRate:
+    """The learning rate of each optimizer step.
+
+    It rises linearly over the warm-up, step by step. After that, cosine and step follow from the epoch alone, so that
+    a run extended by `--epochs` follows the longer schedule from there on; reduce_on_plateau keeps count of the
+    validation losses.
+
+    Args:
+        optimizer: its learning rate is set.
+        training: the schedule.
+        steps_per_epoch: optimizer steps in an epoch.
+    """
+
+    def __init__(self, optimizer: torch.optim.Optimizer, training: TrainingConfig, steps_per_epoch: int) -> None:
+        self.optimizer = optimizer
+        self.training = training
+        self.warmup_steps = round(training.warmup_epochs * steps_per_epoch)
+        self.plateau = ReduceLROnPlateau(
+            optimizer,
+            factor=training.scheduler_factor,
+            patience=training.scheduler_patience,
+            min_lr=training.min_lr,
+        )
+
+    @property
+    def value(self) -> float:
+        """The learning rate now."""
+        return float(self.optimizer.param_groups[0]["lr"])
+
+    def before_step(self, step: int, epoch: int) -> None:
+        """Sets the rate for optimizer step `step` (from 0) in `epoch` (from 1)."""
+        if step < self.warmup_steps:
+            self._set(self.training.learning_rate * (step + 1) / self.warmup_steps)
+        elif self.training.scheduler != "reduce_on_plateau":
+            self._set(self._at(epoch))
+        elif step == self.warmup_steps:
+            self._set(self.training.learning_rate)
+
+    def after_epoch(self, step: int, val_loss: float) -> None:
+        """Tells the plateau schedule of an epoch that ended after `step` optimizer steps."""
+        if self.training.scheduler == "reduce_on_plateau" and step > self.warmup_steps:
+            self.plateau.step(val_loss)
+
+    def _at(self, epoch: int) -> float:
+        training = self.training
+        done = epoch - 1 - math.ceil(training.warmup_epochs)
+        if training.scheduler == "none" or done <= 0:
+            return training.learning_rate
+        if training.scheduler == "step":
+            rate = training.learning_rate * training.scheduler_factor ** (done // training.scheduler_step_size)
+            return max(rate, training.min_lr)
+        length = max(training.epochs - math.ceil(training.warmup_epochs), 1)
+        share = 0.5 * (1.0 + math.cos(math.pi * done / length))
+        return training.min_lr + (training.learning_rate - training.min_lr) * share
+
+    def _set(self, rate: float) -> None:
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the schedule remembers beside the optimizer's own state."""
+        return {"best": float(self.plateau.best), "num_bad_epochs": self.plateau.num_bad_epochs}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Puts back what `state_dict` gave. The settings come from the configuration, which may have changed."""
+        self.plateau.best = state["best"]
+        self.plateau.num_bad_epochs = state["num_bad_epochs"]

@@ -1,0 +1,214 @@
+"""The folder of a run: its files, its lock and its logs."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import platform
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+from filelock import FileLock, Timeout
+
+from dbbd_cli import __version__
+from dbbd_cli.errors import ConfigError, DiskError, InUseError
+from dbbd_cli.files import write_text
+
+CONFIG = "config.yaml"
+ENVIRONMENT = "environment.json"
+SPLITS = "splits.json"
+HISTORY = "history.jsonl"
+LOG = "run.log"
+LOCK = "run.lock"
+OWNER = "run.owner"
+PACKAGES = ("torch", "torchvision", "numpy", "pillow", "segno", "pydantic", "typer", "rich", "matplotlib", "tensorboard")
+
+
+def create_run_folder(runs_dir: Path, name: str) -> Path:
+    """Makes `<runs_dir>/<time>-<name>`, a folder that was not there before.
+
+    Raises:
+        ConfigError: the name is not fit to be part of a folder's name.
+        DiskError: the folder cannot be made.
+    """
+    if not re.fullmatch(r"[\w][\w .+=@-]{0,99}", name) or name != name.rstrip(" ."):
+        raise ConfigError(
+            f"run.name: {name!r} cannot be part of a folder's name",
+            hint="use letters, digits and . _ - only, starting with a letter or digit",
+        )
+    stem = f"{time.strftime('%Y%m%d-%H%M%S')}-{name}"
+    for attempt in range(1000):
+        folder = runs_dir / (stem if attempt == 0 else f"{stem}-{attempt + 1}")
+        try:
+            folder.mkdir(parents=True)
+            return folder
+        except FileExistsError:
+            if not runs_dir.is_dir():
+                break
+        except OSError as error:
+            raise DiskError(
+                f"the run folder {folder} cannot be made: {error.strerror}",
+                hint="choose another place with --runs-dir DIR",
+            ) from error
+    raise DiskError(f"the run folder {runs_dir / stem} cannot be made", hint="choose another place with --runs-dir DIR")
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Holds the run folder for this process alone; the system lets go of it even if the process is killed.
+
+    Raises:
+        InUseError: another process holds it.
+    """
+    lock = FileLock(folder / LOCK)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        try:
+            owner = (folder / OWNER).read_text(encoding="utf-8").strip()
+        except OSError:
+            owner = "another process"
+        raise InUseError(
+            f"the run folder {folder} is in use by {owner}", hint="wait until it ends, or stop it with Ctrl-C"
+        ) from error
+    try:
+        (folder / OWNER).write_text(f"process {os.getpid()} on {platform.node()}\n", encoding="utf-8")
+        yield
+    finally:
+        (folder / OWNER).unlink(missing_ok=True)
+        lock.release()
+
+
+def write_environment(folder: Path, command: Sequence[str], device: str) -> None:
+    """Records versions, source, hardware and command line in `environment.json`."""
+    versions = {"dbbd": __version__, "python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    content = {
+        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "command": list(command),
+        "working_directory": str(Path.cwd()),
+        "versions": versions,
+        "git": _git_commit(),
+        "hardware": {
+            "system": platform.platform(),
+            "processor": platform.processor() or platform.machine(),
+            "cpus": os.cpu_count(),
+            "threads": torch.get_num_threads(),
+            "device": device,
+            "cuda": torch.version.cuda if torch.cuda.is_available() else None,
+        },
+    }
+    write_text(folder / ENVIRONMENT, json.dumps(content, indent=2) + "\n")
+
+
+def _git_commit() -> dict[str, Any] | None:
+    """Commit of the working directory, and whether files in it differ from the commit."""
+    try:
+        commit = subprocess.run(
+            ["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=True
+        ).stdout.strip()
+        changes = subprocess.run(
+            ["git", "status", "--porcelain", "--untracked-files=no"],
+            capture_output=True,
+            text=True,
+            timeout=5,
+            check=True,
+        ).stdout
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return {"commit": commit, "changed": bool(changes.strip())}
+
+
+def finite(value: Any) -> Any:
+    """The value with every number that JSON cannot hold replaced by None."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite(item) for item in value]
+    return value
+
+
+class RunLog:
+    """Writes `history.jsonl`, the TensorBoard events and `run.log` of a run.
+
+    `history.jsonl` holds what is reproducible; times go to the other two.
+
+    Args:
+        folder: the run folder.
+        step: optimizer steps that are behind.
+        epoch: epoch that is under way. Later entries, left by a run that was killed between checkpoints, are removed.
+        command: the command line, for `run.log`.
+    """
+
+    def __init__(self, folder: Path, *, step: int, epoch: int, command: Sequence[str]) -> None:
+        # Imported here: it takes a second, and reading a run needs none of it.
+        from torch.utils.tensorboard import SummaryWriter
+
+        self.folder = folder
+        self._forget_after(step, epoch)
+        self._history = (folder / HISTORY).open("a", encoding="utf-8", newline="\n")
+        self._log = (folder / LOG).open("a", encoding="utf-8", newline="\n")
+        self._board = SummaryWriter(str(folder), purge_step=step + 1 if step else None)
+        self.text(f"$ {' '.join(command)}" if command else f"process {os.getpid()}, python {sys.version.split()[0]}")
+
+    def _forget_after(self, step: int, epoch: int) -> None:
+        path = self.folder / HISTORY
+        if not path.exists():
+            return
+        kept = []
+        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+            try:
+                row = json.loads(line)
+                if row["step"] <= step and (row["kind"] == "step" or row["epoch"] < epoch):
+                    kept.append(line + "\n")
+            except (ValueError, KeyError, TypeError):
+                continue  # the torn last line of a run that was killed
+        write_text(path, "".join(kept))
+
+    def entry(self, row: Mapping[str, Any]) -> None:
+        """Adds a line to the history."""
+        self._history.write(json.dumps(finite(row)) + "\n")
+        self._history.flush()
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        """Adds values to the TensorBoard events."""
+        for name, value in values.items():
+            self._board.add_scalar(name, value, step)
+
+    def hyperparameters(self, values: Mapping[str, Any], metrics: Mapping[str, float]) -> None:
+        """Adds the settings and the final metrics to the TensorBoard events of this very folder."""
+        from torch.utils.tensorboard.summary import hparams
+
+        plain = {key: value if isinstance(value, (bool, int, float, str)) else str(value) for key, value in values.items()}
+        writer = self._board.file_writer
+        assert writer is not None
+        for summary in hparams(plain, {f"best/{name}": value for name, value in metrics.items()}):
+            writer.add_summary(summary)
+        for name, value in metrics.items():
+            self._board.add_scalar(f"best/{name}", value, 0)
+
+    def text(self, text: str) -> None:
+        """Adds a line with the time to `run.log`."""
+        self._log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
+        self._log.flush()
+
+    def close(self) -> None:
+        """Closes the files."""
+        self._board.close()
+        self._history.close()
+        self._log.close()

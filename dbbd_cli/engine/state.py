@@ -1,0 +1,80 @@
+"""Where a run is: everything beside the tensors that a checkpoint carries."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from dbbd_cli.model.output import StepOutput
+
+
+@dataclass
+class Sums:
+    """Sums over the samples of an epoch, in double precision and in the order of the batches.
+
+    Values stay on the device until they are asked for, so that adding never waits for it.
+    """
+
+    values: dict[str, float] = field(default_factory=dict)
+    num_samples: int = 0
+    _pending: list[tuple[int, list[str], torch.Tensor]] = field(default_factory=list, repr=False)
+
+    def add(self, output: StepOutput) -> None:
+        """Adds the loss and the metrics of a batch."""
+        tensors = [output.loss.detach().float(), *(value.detach().float() for value in output.metrics.values())]
+        self._pending.append((output.num_samples, ["loss", *output.metrics], torch.stack(tensors)))
+
+    def flush(self) -> None:
+        """Reads the pending values from the device."""
+        for num_samples, names, stacked in self._pending:
+            loss, *metrics = stacked.tolist()
+            for name, value in zip(names, [loss * num_samples, *metrics], strict=True):
+                self.values[name] = self.values.get(name, 0.0) + value
+            self.num_samples += num_samples
+        self._pending.clear()
+
+    def plain(self) -> dict[str, Any]:
+        """The sums as plain values."""
+        self.flush()
+        return {"values": dict(self.values), "num_samples": self.num_samples}
+
+
+@dataclass
+class TrainState:
+    """The position of a run, what is best so far, and its history."""
+
+    epoch: int = 1
+    """Epoch that is under way, from 1; one more than the last when all are done."""
+    batch: int = 0
+    """Batches of this epoch that are behind."""
+    step: int = 0
+    """Optimizer steps since the run began."""
+    best_value: float = math.inf
+    best_epoch: int = 0
+    patience_value: float = math.inf
+    """Best value that early stopping counts from; lower values by less than min_delta do not move it."""
+    patience_epochs: int = 0
+    """Epochs since then."""
+    stopped_early: bool = False
+    seconds: float = 0.0
+    """Training time, interruptions left out."""
+    seconds_at_epoch: float = 0.0
+    """Training time when the epoch under way began."""
+    history: list[dict[str, Any]] = field(default_factory=list)
+    """One entry per finished epoch, as in history.jsonl."""
+    sums: Sums = field(default_factory=Sums)
+    """Sums of the epoch under way."""
+
+    def to_plain(self) -> dict[str, Any]:
+        """Plain values for a checkpoint."""
+        return {**self.__dict__, "sums": self.sums.plain()}
+
+    @staticmethod
+    def from_plain(values: Mapping[str, Any]) -> TrainState:
+        """Reads what `to_plain` gave."""
+        return TrainState(**{**values, "sums": Sums(**values["sums"])})
+

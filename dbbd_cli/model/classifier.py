@@ -1,0 +1,133 @@
+"""Image classifiers by name, and the module that owns network and loss."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from urllib.error import URLError
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from dbbd_cli.errors import CheckpointError, ConfigError
+from dbbd_cli.model.output import StepOutput
+from dbbd_cli.model.qr_cnn import QrCnn
+
+
+class Classifier(nn.Module):
+    """A network with its loss: cross-entropy, smoothed only while training.
+
+    Args:
+        network: maps images `(B, 3, S, S)` to logits `(B, num_classes)`.
+        label_smoothing: share of the target that is spread over all classes.
+    """
+
+    def __init__(self, network: nn.Module, *, label_smoothing: float = 0.0) -> None:
+        super().__init__()
+        self.network = network
+        self.label_smoothing = label_smoothing
+
+    def forward(self, images: torch.Tensor, labels: torch.Tensor) -> StepOutput:
+        """Returns the mean loss and the number of correct predictions of images `(B, 3, S, S)`, labels `(B,)`."""
+        logits = self.network(images).float()
+        loss = F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing if self.training else 0.0)
+        correct = (logits.detach().argmax(dim=1) == labels).sum()
+        return StepOutput(loss=loss, metrics={"accuracy": correct}, num_samples=len(labels), logits=logits)
+
+
+def build_network(name: str, *, num_classes: int, image_size: int, dropout: float, weights: str) -> nn.Module:
+    """Builds an image classifier.
+
+    Args:
+        name: `qr_cnn`, or the name of a torchvision network.
+        num_classes: number of logits.
+        image_size: height and width of the input in pixels.
+        dropout: dropout probability before linear layers.
+        weights: `none` (random), `default` (downloaded, torchvision only) or the path of a state dict.
+
+    Raises:
+        ConfigError: the pretrained weights cannot be downloaded.
+        CheckpointError: the file of weights cannot be read or does not fit.
+    """
+    if name == "qr_cnn":
+        network: nn.Module = QrCnn(num_classes=num_classes, image_size=image_size, dropout=dropout)
+    else:
+        network = _torchvision_network(name, num_classes, dropout, pretrained=weights == "default")
+    if weights not in ("none", "default"):
+        load_weights(network, Path(weights))
+    return network
+
+
+def _torchvision_network(name: str, num_classes: int, dropout: float, *, pretrained: bool) -> nn.Module:
+    # Imported here: qr_cnn needs none of it, and it takes more than a second.
+    from torchvision import models
+
+    try:
+        network = models.get_model(name, weights="DEFAULT" if pretrained else None)
+    except (URLError, OSError, RuntimeError) as error:
+        raise ConfigError(
+            f"model.weights: the pretrained weights of {name} cannot be downloaded ({error})",
+            hint="train from random weights with --set model.weights=none, "
+            "or give a downloaded state dict with --set model.weights=PATH",
+        ) from error
+    if name.startswith("resnet"):
+        features: int = network.fc.in_features
+        network.fc = nn.Sequential(nn.Dropout(dropout), nn.Linear(features, num_classes))
+    else:
+        head: nn.Sequential = network.classifier
+        for layer in head:
+            if isinstance(layer, nn.Dropout):
+                layer.p = dropout
+        last = head[-1]
+        assert isinstance(last, nn.Linear)
+        head[-1] = nn.Linear(last.in_features, num_classes)
+    return network
+
+
+def load_weights(network: nn.Module, path: Path) -> None:
+    """Fills a network from a file: a state dict, or a checkpoint that holds one.
+
+    A last layer for another number of classes stays random; everything else must fit exactly.
+
+    Raises:
+        CheckpointError: the file is missing, is not safe to read, or has other keys or shapes.
+    """
+    hint = "give a state dict of the same architecture, saved with torch.save(network.state_dict(), path)"
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise CheckpointError(f"model.weights: {path} does not exist", hint=hint) from error
+    except Exception as error:  # torch.load raises a wide choice of errors on foreign files
+        raise CheckpointError(
+            f"model.weights: {path} cannot be read: {str(error).splitlines()[0][:200]}", hint=hint
+        ) from error
+    state = _state_dict_in(content)
+    if state is None:
+        raise CheckpointError(f"model.weights: {path} holds no state dict", hint=hint)
+    own = network.state_dict()
+    output_layer = [key for key in list(own)[-2:] if key in state and state[key].shape != own[key].shape]
+    state = {key: value for key, value in state.items() if key not in output_layer}
+    findings = [f"missing: {key}" for key in own if key not in state and key not in output_layer]
+    findings += [f"unknown: {key}" for key in state if key not in own]
+    findings += [
+        f"{key}: shape {tuple(state[key].shape)}, expected {tuple(own[key].shape)}"
+        for key in own
+        if key in state and state[key].shape != own[key].shape
+    ]
+    if findings:
+        raise CheckpointError(f"model.weights: {path} does not fit the network", hint=hint, details=findings[:10])
+    network.load_state_dict(state, strict=False)
+
+
+def _state_dict_in(content: object) -> dict[str, torch.Tensor] | None:
+    """The state dict of a bare network, of a checkpoint of ours, or of the usual wrappings."""
+    if not isinstance(content, Mapping):
+        return None
+    if content and all(isinstance(value, torch.Tensor) for value in content.values()):
+        prefix = "network." if all(str(key).startswith("network.") for key in content) else ""
+        return {str(key)[len(prefix) :]: value for key, value in content.items()}
+    for key in ("module", "model_state_dict", "state_dict", "model"):
+        if key in content:
+            return _state_dict_in(content[key])
+    return None

@@ -1,0 +1,134 @@
+"""What `evaluation.json` must be like for figures and tables to be made of it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+_FORMAT = 1
+_LARGEST_COUNT = 2**53
+
+
+def is_count(value: Any) -> bool:
+    """Whether it is a whole number of things."""
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _LARGEST_COUNT
+
+
+def is_number(value: Any) -> bool:
+    """Whether it is a number that a float can hold."""
+    if isinstance(value, int):
+        return not isinstance(value, bool) and abs(value) <= _LARGEST_COUNT
+    return isinstance(value, float) and math.isfinite(value)
+
+
+def evaluation_problem(evaluation: Any) -> str:
+    """The first thing wrong with the content of `evaluation.json`; empty where nothing is.
+
+    Fields may be absent or null, since tasks differ in what they report; those that are there must be sound.
+    """
+    if not isinstance(evaluation, dict):
+        return "not a JSON object"
+    if evaluation.get("format") != _FORMAT:
+        return f"its format is {str(evaluation.get('format'))[:20]}, and this version reads format {_FORMAT}"
+    for key, is_right, meaning in _FIELDS:
+        if evaluation.get(key) is not None and not is_right(evaluation[key]):
+            return f"{key} is not {meaning}"
+    matrix, classes = evaluation.get("confusion_matrix"), evaluation.get("classes") or []
+    if matrix and any(len(row) != len(classes) for row in [matrix, *matrix]):
+        return "confusion_matrix does not fit classes"
+    curves = evaluation.get("curves") or {}
+    for key, is_sound in _CURVES:
+        if curves.get(key) is not None and not is_sound(curves[key]):
+            return f"curves.{key} is damaged"
+    return ""
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _is_list_of(is_right: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    return lambda values: isinstance(values, list) and all(is_right(value) for value in values)
+
+
+def _is_number_or_null(value: Any) -> bool:
+    return value is None or is_number(value)
+
+
+def _are_scores(value: Any) -> bool:
+    return isinstance(value, dict) and all(_is_number_or_null(score) for score in value.values())
+
+
+def _is_class_row(row: Any) -> bool:
+    if not isinstance(row, dict):
+        return False
+    scores = {key: value for key, value in row.items() if key != "class"}
+    return _is_text(row.get("class")) and is_count(row.get("support")) and _are_scores(scores)
+
+
+def _are_recalls(value: Any) -> bool:
+    return _are_scores(value) and all(_is_rate(rate) for rate in value)
+
+
+def _is_rate(text: str) -> bool:
+    try:
+        return 0 <= float(text) <= 1
+    except ValueError:
+        return False
+
+
+def _are_curves(x: str, y: str, score: str) -> Callable[[Any], bool]:
+    def is_curve(curve: Any) -> bool:
+        if not isinstance(curve, dict) or not _is_text(curve.get("class")):
+            return False
+        if curve.get(score) is None:  # the class does not occur in the split
+            return score in curve
+        points = (curve.get(x), curve.get(y))
+        return is_number(curve[score]) and all(map(_is_list_of(is_number), points)) and _are_aligned(*points)
+
+    return _is_list_of(is_curve)
+
+
+def _is_reliability(bins: Any) -> bool:
+    if not isinstance(bins, dict):
+        return False
+    edges: Any = bins.get("bin_edges")
+    count: Any = bins.get("count")
+    means = (bins.get("confidence"), bins.get("accuracy"))
+    if not _is_list_of(is_number)(edges) or not _is_list_of(is_count)(count):
+        return False
+    return all(map(_is_list_of(_is_number_or_null), means)) and _are_aligned(edges[1:], count, *means)
+
+
+def _are_aligned(*lists: Any) -> bool:
+    """Whether the lists are equally long and not empty."""
+    return {len(values) for values in lists} == {len(lists[0])} and len(lists[0]) > 0
+
+
+_FIELDS: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
+    ("task", _is_text, "a text"),
+    ("split", _is_text, "a text"),
+    ("checkpoint", _is_text, "a text"),
+    ("epoch", is_count, "a count"),
+    ("num_samples", is_count, "a count"),
+    ("classes", _is_list_of(_is_text), "a list of names"),
+    ("positive_class", _is_text, "a name"),
+    ("loss", is_number, "a number"),
+    ("accuracy", is_number, "a number"),
+    ("roc_auc", is_number, "a number"),
+    ("average_precision", is_number, "a number"),
+    ("expected_calibration_error", is_number, "a number"),
+    ("per_class", _is_list_of(_is_class_row), "a list of scores, one entry for each class"),
+    ("macro", _are_scores, "a set of scores"),
+    ("weighted", _are_scores, "a set of scores"),
+    ("recall_at_fpr", _are_recalls, "a recall for each false-positive rate"),
+    ("confusion_matrix", _is_list_of(_is_list_of(is_count)), "a table of counts"),
+    ("curves", lambda value: isinstance(value, dict), "an object"),
+    ("efficiency", lambda value: isinstance(value, dict), "an object"),
+)
+_CURVES: tuple[tuple[str, Callable[[Any], bool]], ...] = (
+    ("roc", _are_curves("fpr", "tpr", "auc")),
+    ("precision_recall", _are_curves("recall", "precision", "average_precision")),
+    ("reliability", _is_reliability),
+)

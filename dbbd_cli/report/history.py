@@ -1,0 +1,213 @@
+"""The figure of a run's training, or of several runs laid over each other."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from dbbd_cli.report.run import RunHistory, run_labels
+from dbbd_cli.report.style import MUTED, SERIES, WARNING, add_legend, drawable, headed_figure, styled
+from dbbd_cli.report.text import number, percent, words
+
+if TYPE_CHECKING:
+    from matplotlib.artist import Artist
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_MARKERS = "osD^v"
+# Beyond this many epochs, markers would hide the lines that they sit on, dashes first.
+_MANY_EPOCHS = 30
+_TRAIN_ALPHA = 0.6
+_LEARNING_RATE = "learning_rate"
+_LEGEND_CHARACTERS = 150
+_RING: dict[str, Any] = {"marker": "o", "markersize": 11, "markerfacecolor": "none", "markeredgewidth": 1.6}
+_WITHIN_EPOCHS: dict[str, Any] = {"color": SERIES[0], "alpha": 0.35, "label": "train, within epochs"}
+
+
+def training_history(runs: Sequence[RunHistory]) -> Figure:
+    """Draws loss, one more metric (accuracy where there is one) and learning rate, epoch by epoch.
+
+    Training is dashed and lighter, validation solid, the best epoch ringed. One run also shows its training loss
+    step by step; several runs have a colour each.
+
+    Args:
+        runs: at least one run.
+    """
+    metrics = ["loss", *_second_metric(runs)]
+    names = _run_entries(runs)
+    num_columns = max(1, _LEGEND_CHARACTERS // (max(len(label) for label, _ in names) + 8))
+    with styled():
+        title, facts, warning = _header(runs)
+        num_rows = math.ceil(len(names) / num_columns)
+        figure = headed_figure((12.0, 4.7 + 0.2 * num_rows), title, facts, warning)
+        panels = figure.subplots(1, len(metrics) + 1, sharex=True, squeeze=False)[0]
+        for axes, metric in zip(panels, [*metrics, _LEARNING_RATE], strict=True):
+            axes.set_title(drawable(words(metric)))
+            axes.set_xlabel("Epoch")
+            if metric == _LEARNING_RATE:
+                _draw_learning_rates(axes, runs)
+            else:
+                _draw_metric(axes, runs, metric)
+        _scale_epochs(panels[0], runs)
+        styles = _style_entries(runs, metrics)
+        if len(runs) == 1:
+            add_legend(figure, styles, loc="outside lower center", ncols=len(styles))
+        else:
+            # What lines mean goes beside the title, so that the names of many runs have the space below to themselves.
+            add_legend(figure, styles, loc="upper right", ncols=len(styles)).set_in_layout(False)
+            add_legend(figure, names, loc="outside lower center", ncols=num_columns)
+        return figure
+
+
+def _header(runs: Sequence[RunHistory]) -> tuple[str, list[str], str]:
+    made_up = sum(run.synthetic for run in runs)
+    if len(runs) > 1:
+        tasks = sorted({drawable(words(run.task)) for run in runs})
+        warning = "synthetic data" if made_up == len(runs) else f"synthetic data in {made_up} of {len(runs)} runs"
+        return f"Training history of {len(runs)} runs", tasks[:3], warning if made_up else ""
+    run = runs[0]
+    count = len(run.epochs)
+    facts = [drawable(words(run.task)), f"{count} epoch{'s' if count != 1 else ''}"]
+    best = next((row for row in run.epochs if row["epoch"] == run.best_epoch), None)
+    if best is not None:
+        fact = f"best epoch {best['epoch']}: validation loss {number(best['val'].get('loss'))}"
+        if "accuracy" in best["val"]:
+            fact += f", accuracy {percent(best['val']['accuracy'])}"
+        facts.append(fact)
+    return f"Training history: {drawable(run.name, 60)}", facts, "synthetic data" if run.synthetic else ""
+
+
+def _second_metric(runs: Sequence[RunHistory]) -> list[str]:
+    """The metric beside the loss: accuracy, else the first one by name that has a value."""
+    names = {
+        name
+        for run in runs
+        for row in run.epochs
+        for split in ("train", "val")
+        for name, value in row[split].items()
+        if value is not None and name != "loss"
+    }
+    return ["accuracy"] if "accuracy" in names else sorted(names)[:1]
+
+
+def _draw_metric(axes: Axes, runs: Sequence[RunHistory], metric: str) -> None:
+    from matplotlib.ticker import PercentFormatter
+
+    for index, run in enumerate(runs):
+        epochs = [row["epoch"] for row in run.epochs]
+        train = [_float(row["train"].get(metric)) for row in run.epochs]
+        val = [_float(row["val"].get(metric)) for row in run.epochs]
+        if len(runs) == 1:
+            _draw_steps(axes, run, metric)
+        look = _look(index, len(epochs))
+        dashes = look if len(epochs) <= _MANY_EPOCHS else {**look, "marker": ""}
+        axes.plot(epochs, train, **dashes, linestyle="--", alpha=_TRAIN_ALPHA, label="train")
+        axes.plot(epochs, val, **look, linestyle="-", label="validation")
+        _mark_best(axes, run, metric, look["color"])
+        # Along the bottom edge, so that a curve that ends early is not taken for a run that ended early.
+        missing = [e for e, row in zip(epochs, run.epochs, strict=True) if _lost(row, metric)]
+        if missing:
+            edge = axes.get_xaxis_transform()
+            axes.plot(missing, [0.03] * len(missing), "x", color=WARNING, transform=edge, label="not finite")
+    if metric == "accuracy":
+        axes.yaxis.set_major_formatter(PercentFormatter(1.0, symbol=" %"))
+
+
+def _draw_steps(axes: Axes, run: RunHistory, metric: str) -> None:
+    """The training metric step by step, faint, behind the epochs."""
+    import numpy as np
+    from matplotlib.lines import Line2D
+
+    last = run.epochs[-1]
+    epochs_per_step = last["epoch"] / max(last["step"], 1)
+    values = np.array([_float(row.get(metric)) for row in run.steps])
+    x = np.array([row["step"] * epochs_per_step for row in run.steps])
+    finite = np.isfinite(values)
+    x, values = x[finite], values[finite]
+    if not len(x):
+        return
+    # Single batches are noisy: means of neighbours, a few per epoch, show the course.
+    num_groups = min(len(x), max(20, min(4 * len(run.epochs), 200)))
+    x, values = (np.array([part.mean() for part in np.array_split(row, num_groups)]) for row in (x, values))
+    axes.add_artist(Line2D(x, values, linewidth=1.0, **_WITHIN_EPOCHS))
+    # A spike in a few steps must not flatten the curves: nearly all of them, not all, set the scale.
+    axes.update_datalim([(x[0], value) for value in np.percentile(values, [5, 95])])
+
+
+def _draw_learning_rates(axes: Axes, runs: Sequence[RunHistory]) -> None:
+    from matplotlib.ticker import FuncFormatter, NullFormatter
+
+    rates = []
+    for index, run in enumerate(runs):
+        epochs = [row["epoch"] for row in run.epochs]
+        values = [_float(row.get(_LEARNING_RATE)) for row in run.epochs]
+        axes.plot(epochs, values, **_look(index, len(epochs)), drawstyle="steps-mid", label="learning rate")
+        rates += [value for value in values if math.isfinite(value)]
+    if rates and min(rates) > 0 and max(rates) >= 10 * min(rates):
+        axes.set_yscale("log")
+        axes.yaxis.set_minor_formatter(NullFormatter())
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.6g}"))
+
+
+def _mark_best(axes: Axes, run: RunHistory, metric: str, color: str) -> None:
+    value = next((_float(row["val"].get(metric)) for row in run.epochs if row["epoch"] == run.best_epoch), math.nan)
+    if run.best_epoch is not None and math.isfinite(value):
+        axes.plot([run.best_epoch], [value], color=color, label="best epoch", **_RING)
+
+
+def _scale_epochs(axes: Axes, runs: Sequence[RunHistory]) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True, min_n_ticks=1))
+    first = min(run.epochs[0]["epoch"] for run in runs)
+    last = max(run.epochs[-1]["epoch"] for run in runs)
+    if first == last:
+        axes.set_xlim(first - 1, last + 0.5)
+
+
+def _run_entries(runs: Sequence[RunHistory]) -> list[tuple[str, Artist]]:
+    from matplotlib.lines import Line2D
+
+    mixed = len({run.synthetic for run in runs}) == 2
+    labels = [
+        drawable(label) + (" (synthetic data)" if mixed and run.synthetic else "")
+        for run, label in zip(runs, run_labels(runs), strict=True)
+    ]
+    return [(label, Line2D([], [], **_look(index, 1))) for index, label in enumerate(labels)]
+
+
+def _style_entries(runs: Sequence[RunHistory], metrics: Sequence[str]) -> list[tuple[str, Artist]]:
+    """What dashes, rings and crosses mean, as far as the figure has them."""
+    from matplotlib.lines import Line2D
+
+    single = len(runs) == 1
+    color = SERIES[0] if single else MUTED
+    entries: list[tuple[str, Artist]] = [
+        ("train", Line2D([], [], color=color, linestyle="--", alpha=_TRAIN_ALPHA)),
+        ("validation", Line2D([], [], color=color)),
+    ]
+    if any(run.best_epoch is not None for run in runs):
+        entries.append(("best epoch", Line2D([], [], color=color, linestyle="none", **_RING)))
+    if single and any(math.isfinite(_float(row.get(metric))) for row in runs[0].steps for metric in metrics):
+        entries.append(("train, within epochs", Line2D([], [], linewidth=1.0, **_WITHIN_EPOCHS)))
+    if any(_lost(row, metric) for run in runs for row in run.epochs for metric in metrics):
+        entries.append(("not finite", Line2D([], [], color=WARNING, marker="x", linestyle="none")))
+    return entries
+
+
+def _look(index: int, num_epochs: int) -> dict[str, Any]:
+    marker = _MARKERS[index // len(SERIES) % len(_MARKERS)]
+    return {
+        "color": SERIES[index % len(SERIES)],
+        "marker": marker,
+        "markersize": 4.5 if num_epochs <= _MANY_EPOCHS else 1.8,
+    }
+
+
+def _lost(row: dict[str, Any], metric: str) -> bool:
+    return any(metric in row[split] and row[split][metric] is None for split in ("train", "val"))
+
+
+def _float(value: Any) -> float:
+    return float(value) if isinstance(value, (int, float)) else math.nan

@@ -1,0 +1,186 @@
+"""The report as one HTML file that needs nothing else: no scripts, no links, light and dark."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from html import escape
+from typing import TYPE_CHECKING, Any
+
+from dbbd_cli.report.run import RunHistory, run_labels
+from dbbd_cli.report.save import render
+from dbbd_cli.report.style import GRID, INK, MUTED, PAPER
+from dbbd_cli.report.text import number, percent, visible, words
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_STYLE = """
+:root { color-scheme: light dark; --ink: #1f2328; --muted: #59636e; --grid: #d8dee4; --paper: #ffffff; --page: #f6f8fa;
+  --warning: #c24a00; }
+@media (prefers-color-scheme: dark) { :root { --ink: #e6edf3; --muted: #9aa4af; --grid: #343b44; --paper: #161b22;
+  --page: #0d1117; --warning: #ff9d5c; } }
+@media print { :root { --page: #ffffff; } }
+* { box-sizing: border-box; }
+body { margin: 0; background: var(--page); color: var(--ink); font: 15px/1.5 system-ui, sans-serif; }
+main { max-width: 1200px; margin: 0 auto; padding: 2rem 1.25rem 4rem; }
+h1 { font-size: 1.6rem; margin: 0; }
+h2 { font-size: 1.15rem; margin: 2.25rem 0 .75rem; overflow-wrap: anywhere; }
+header p { margin: .25rem 0 0; color: var(--muted); }
+.warning { color: var(--warning); font-weight: 600; }
+.card { background: var(--paper); border: 1px solid var(--grid); border-radius: 8px; overflow: auto; }
+.tables { display: grid; gap: 1rem; grid-template-columns: minmax(18rem, 2fr) minmax(0, 3fr); align-items: start; }
+.long { max-height: 34rem; }
+table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
+th, td { padding: .45rem .8rem; text-align: right; border-bottom: 1px solid var(--grid); white-space: nowrap; }
+th:first-child, td:first-child { text-align: left; white-space: normal; overflow-wrap: anywhere; }
+tbody tr:last-child > * { border-bottom: 0; }
+thead th { color: var(--muted); font-weight: 500; background: var(--paper); position: sticky; top: 0; }
+tbody th { font-weight: 400; }
+.figures { display: grid; gap: 1rem; grid-template-columns: repeat(2, minmax(0, 1fr)); }
+figure { margin: 0; padding: .5rem; }
+figure.wide { grid-column: 1 / -1; }
+svg { display: block; width: 100%; height: auto; max-height: 52rem; }
+@media (max-width: 800px) { .figures, .tables { grid-template-columns: minmax(0, 1fr); } }
+""".strip()
+
+# The figures' neutral colours follow the page's; those of the data serve on light and on dark.
+_THEME = {INK: "var(--ink)", MUTED: "var(--muted)", GRID: "var(--grid)", PAPER: "var(--paper)"}
+_WIDE_INCHES = 10
+_SCORES = ("precision", "recall", "f1")
+
+
+def html_page(
+    runs: Sequence[RunHistory], evaluations: Sequence[Mapping[str, Any] | None], figures: Mapping[str, Figure]
+) -> str:
+    """The report: a table of the runs, the figures, and a table for each evaluation.
+
+    Args:
+        runs: at least one run.
+        evaluations: what was measured of each run, None where it was not evaluated.
+        figures: name to figure, in the order of the page.
+    """
+    labels = run_labels(runs, limit=80)
+    title = labels[0] if len(runs) == 1 else f"{len(runs)} runs"
+    sections = [
+        _section("Runs" if len(runs) > 1 else "Run", f'<div class="card">{_run_table(runs, labels)}</div>'),
+        _section("Figures", f'<div class="figures">{"".join(_figures(figures))}</div>'),
+    ]
+    for label, evaluation in zip(labels, evaluations, strict=True):
+        if evaluation is not None:
+            heading = "Evaluation" if len(runs) == 1 else f"Evaluation of {label}"
+            sections.append(_section(heading, f'<div class="tables">{"".join(_evaluation_tables(evaluation))}</div>'))
+    return f"""<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'; img-src data:">
+<title>Training report: {escape(title)}</title>
+<style>
+{_STYLE}
+</style>
+</head>
+<body>
+<main>
+<header><h1>Training report: {escape(title)}</h1>{_warning(runs)}</header>
+{"".join(sections)}</main>
+</body>
+</html>
+"""
+
+
+def _section(heading: str, content: str) -> str:
+    return f"<section>\n<h2>{escape(heading)}</h2>\n{content}\n</section>\n"
+
+
+def _warning(runs: Sequence[RunHistory]) -> str:
+    made_up = sum(run.synthetic for run in runs)
+    if not made_up:
+        return ""
+    which = "" if made_up == len(runs) else f" in {made_up} of {len(runs)} runs"
+    return f'<p><span class="warning">synthetic data{which}</span>: the numbers say nothing about real data</p>'
+
+
+def _run_table(runs: Sequence[RunHistory], labels: Sequence[str]) -> str:
+    rows = []
+    for run, label in zip(runs, labels, strict=True):
+        best = next((row for row in run.epochs if row["epoch"] == run.best_epoch), None)
+        val = best["val"] if best else {}
+        rows.append(
+            [
+                label,
+                words(run.task),
+                "synthetic" if run.synthetic else "real",
+                str(len(run.epochs)),
+                number(run.best_epoch, 0),
+                number(val.get("loss")),
+                percent(val.get("accuracy")),
+                number(run.epochs[0].get("learning_rate"), 6),
+                number(run.epochs[-1].get("learning_rate"), 6),
+            ]
+        )
+    head = ["Run", "Task", "Data", "Epochs", "Best epoch", "Val loss", "Val accuracy"]
+    return _table([*head, "First learning rate", "Last learning rate"], rows)
+
+
+def _figures(figures: Mapping[str, Figure]) -> Iterator[str]:
+    for index, (name, figure) in enumerate(figures.items()):
+        text = render(figure, "svg", transparent=True).decode("utf-8")
+        svg = text[text.index("<svg") :]
+        # Figures share one page, so each needs names of its own for what it refers to.
+        svg = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>f{index}-", svg)
+        for color, variable in _THEME.items():
+            svg = svg.replace(color, variable)
+        wide = " wide" if figure.get_figwidth() > _WIDE_INCHES or len(figures) == 1 else ""
+        yield f'<figure class="card{wide}" role="img" aria-label="{escape(words(name))}">{svg}</figure>\n'
+
+
+def _evaluation_tables(evaluation: Mapping[str, Any]) -> Iterator[str]:
+    yield f'<div class="card">{_table(["Measure", "Value"], list(_measures(evaluation)))}</div>'
+    classes = evaluation.get("per_class") or []
+    if classes:
+        means = [{"class": f"{key} mean", **(evaluation.get(key) or {})} for key in ("macro", "weighted")]
+        rows = [
+            [visible(row["class"], 80), *(percent(row.get(key)) for key in _SCORES), number(row.get("support"), 0)]
+            for row in [*classes, *means]
+        ]
+        yield f'<div class="card long">{_table(["Class", "Precision", "Recall", "F1", "Support"], rows)}</div>'
+
+
+def _measures(evaluation: Mapping[str, Any]) -> Iterator[list[str]]:
+    for key in ("split", "checkpoint", "positive_class"):
+        if evaluation.get(key) is not None:
+            yield [words(key), visible(evaluation[key], 80)]
+    yield ["Data", "synthetic" if evaluation.get("synthetic") else "real"]
+    for key in ("epoch", "num_samples"):
+        if evaluation.get(key) is not None:
+            yield [words(key.removeprefix("num_")), number(evaluation[key], 0)]
+    for key, shown in (("accuracy", percent), ("loss", number), ("roc_auc", number), ("average_precision", number)):
+        if evaluation.get(key) is not None:
+            yield [words(key).replace("Roc auc", "ROC AUC"), shown(evaluation[key])]
+    for rate, recall in (evaluation.get("recall_at_fpr") or {}).items():
+        yield [f"Recall at {100 * float(rate):g} % false positives", percent(recall)]
+    if evaluation.get("expected_calibration_error") is not None:
+        yield ["Expected calibration error", number(evaluation["expected_calibration_error"])]
+    yield from _efficiency(evaluation.get("efficiency") or {}, "")
+
+
+def _efficiency(values: Mapping[str, Any], prefix: str) -> Iterator[list[str]]:
+    for key, value in values.items():
+        name = f"{prefix}{visible(key, 60)}"
+        if isinstance(value, dict) and not prefix:
+            yield from _efficiency(value, f"{name} ")
+        elif isinstance(value, float):
+            yield [words(name), f"{value:,.4g}"]
+        elif isinstance(value, (int, str)):
+            yield [words(name), visible(value, 80) if isinstance(value, str) else f"{value:,}"]
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    top = "".join(f'<th scope="col">{escape(cell)}</th>' for cell in head)
+    body = "".join(
+        f'<tr><th scope="row">{escape(row[0])}</th>{"".join(f"<td>{escape(cell)}</td>" for cell in row[1:])}</tr>\n'
+        for row in rows
+    )
+    return f"<table>\n<thead><tr>{top}</tr></thead>\n<tbody>\n{body}</tbody>\n</table>"

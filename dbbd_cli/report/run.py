@@ -1,0 +1,183 @@
+"""Reads run folders: the history, and what the configuration says of name, task and data."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from dbbd_cli.errors import CheckpointError
+from dbbd_cli.report.check import evaluation_problem, is_count, is_number
+from dbbd_cli.report.text import distinct, visible
+
+
+@dataclass(frozen=True)
+class RunHistory:
+    """What is known of one run.
+
+    Attributes:
+        folder: the run folder.
+        name: `run.name` of its configuration.
+        task: kind of training, such as `image_classification`.
+        synthetic: whether the data were made up.
+        epochs: epoch rows in order of `epoch`, at least one, each with `epoch`, `step`, `learning_rate`, `train`
+            and `val` (metric name to value). A value that is not finite is None.
+        steps: step rows in order of `step`, each with `epoch`, `step`, `learning_rate` and metrics.
+        best_epoch: the epoch of the best model, None where no epoch was marked.
+    """
+
+    folder: Path
+    name: str
+    task: str
+    synthetic: bool
+    epochs: list[dict[str, Any]]
+    steps: list[dict[str, Any]]
+    best_epoch: int | None
+
+
+def read_run(folder: Path) -> RunHistory:
+    """Reads the history of a run. A last line torn by a crash is left out.
+
+    Raises:
+        CheckpointError: the folder is not a run folder, or one of its files is missing or damaged.
+    """
+    if not folder.is_dir():
+        if folder.exists():
+            raise CheckpointError(f"{folder} is not a folder.", hint="Give the run folder that holds it.")
+        raise CheckpointError(f"{folder} does not exist.", hint="Give a run folder, as printed by `dbbd train`.")
+    config = _read_config(folder)
+    epochs, steps = _read_history(folder / "history.jsonl")
+    run, data = config.get("run"), config.get("data")
+    best = [row["epoch"] for row in epochs if row.get("best") is True]
+    return RunHistory(
+        folder=folder,
+        name=str(run["name"]) if isinstance(run, dict) and run.get("name") else folder.resolve().name,
+        task=str(config.get("task", "")),
+        synthetic=isinstance(data, dict) and data.get("source") == "synthetic",
+        epochs=epochs,
+        steps=steps,
+        best_epoch=best[-1] if best else None,
+    )
+
+
+def run_labels(runs: Sequence[RunHistory], limit: int = 40) -> list[str]:
+    """A short label for each run, no two alike: its name, or its folder's name where names repeat."""
+    names = [run.name for run in runs]
+    labels = [run.name if names.count(run.name) == 1 else run.folder.resolve().name for run in runs]
+    return distinct([visible(label, limit) for label in labels])
+
+
+def read_evaluation(folder: Path) -> dict[str, Any] | None:
+    """The content of a run folder's `evaluation.json`; None where the run was not evaluated.
+
+    Raises:
+        CheckpointError: the file is damaged or of another version.
+    """
+    path = folder / "evaluation.json"
+    if not path.exists():
+        return None
+    try:
+        evaluation = _parse_json(_read_text(path))
+        problem = evaluation_problem(evaluation)
+    except ValueError as error:
+        problem = f"not JSON ({error})"
+    if problem:
+        raise CheckpointError(f"{path}: {problem}.", hint=f"Write it again with `dbbd evaluate {folder}`.")
+    return dict(evaluation)
+
+
+def _read_text(path: Path) -> str:
+    """The text of a file of a run folder, with U+FFFD where it is not UTF-8."""
+    try:
+        return path.read_bytes().decode("utf-8", errors="replace")
+    except FileNotFoundError as error:
+        raise CheckpointError(
+            f"{path.parent} is not a run folder: it has no {path.name}.",
+            hint="Give a run folder, as printed by `dbbd train`.",
+        ) from error
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror}.", hint="Check its permissions.") from error
+
+
+def _parse_json(text: str) -> Any:
+    """JSON, with None for NaN and Infinity."""
+    try:
+        return json.loads(text, parse_constant=lambda _: None)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    path = folder / "config.yaml"
+    try:
+        config = yaml.safe_load(_read_text(path))
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f", line {mark.line + 1}" if mark else ""
+        raise CheckpointError(
+            f"{path}{where}: not YAML.", hint="The file was damaged after the run; restore it from a copy."
+        ) from error
+    if not isinstance(config, dict):
+        raise CheckpointError(
+            f"{path}: not a configuration.", hint="The file was damaged after the run; restore it from a copy."
+        )
+    return config
+
+
+def _read_history(path: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    lines = [(number, line) for number, line in enumerate(_read_text(path).split("\n"), start=1) if line.strip()]
+    # A resumed run logs again what came after its checkpoint: the later row of an epoch or step is the one that counts.
+    epochs: dict[int, dict[str, Any]] = {}
+    steps: dict[int, dict[str, Any]] = {}
+    for number, line in lines:
+        try:
+            row = _parse_json(line)
+        except ValueError as error:
+            if number == lines[-1][0]:
+                break
+            raise _damaged(path, number, "not JSON") from error
+        problem = _problem(row)
+        if problem:
+            raise _damaged(path, number, problem)
+        if row["kind"] == "epoch":
+            epochs[row["epoch"]] = row
+        elif row["kind"] == "step":
+            steps[row["step"]] = row
+    if not epochs:
+        raise CheckpointError(
+            f"{path}: no epoch has ended yet.", hint="There is something to show once the first epoch is over."
+        )
+    return [epochs[key] for key in sorted(epochs)], [steps[key] for key in sorted(steps)]
+
+
+def _problem(row: Any) -> str:
+    """What is wrong with a history row; empty where nothing is."""
+    if not isinstance(row, dict) or "kind" not in row:
+        return "not a history row"
+    if row["kind"] not in ("epoch", "step"):
+        return ""
+    for key in ("epoch", "step"):
+        if not is_count(row.get(key)):
+            return f"{key} is not a count"
+    measured = {"learning_rate": row.get("learning_rate")}
+    if row["kind"] == "step":
+        measured |= {name: value for name, value in row.items() if isinstance(value, (int, float))}
+    else:
+        for split in ("train", "val"):
+            metrics = row.setdefault(split, {})
+            if not isinstance(metrics, dict):
+                return f"{split} does not hold metrics"
+            measured |= {f"{split} {name}": value for name, value in metrics.items()}
+    wrong = [name for name, value in measured.items() if value is not None and not is_number(value)]
+    return f"{visible(wrong[0], 40)} is not a number" if wrong else ""
+
+
+def _damaged(path: Path, number: int, problem: str) -> CheckpointError:
+    return CheckpointError(
+        f"{path}, line {number}: {problem}.",
+        hint="The history is damaged. Remove that line to draw the rest, or restore the file from a copy.",
+    )

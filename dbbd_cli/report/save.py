@@ -1,0 +1,70 @@
+"""Writes figures and pages: whole or not at all, and the same bytes for the same content."""
+
+from __future__ import annotations
+
+import errno
+import os
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dbbd_cli.errors import ConfigError, DiskError
+from dbbd_cli.report.style import styled
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+# None leaves a field out: dates and versions would make equal figures differ.
+_METADATA: dict[str, dict[str, None]] = {
+    "png": {"Software": None},
+    "svg": {"Date": None, "Creator": None, "Format": None, "Type": None},
+    "pdf": {"CreationDate": None, "Creator": None, "Producer": None},
+}
+
+
+def save_figure(figure: Figure, path: Path) -> Path:
+    """Writes a figure in the format of the path's suffix (png, svg or pdf) and returns the path.
+
+    Raises:
+        ConfigError: the suffix names no such format.
+        DiskError: the disk is full or the folder cannot be written to.
+    """
+    kind = path.suffix.lower().lstrip(".")
+    if kind not in _METADATA:
+        raise ConfigError(f"{path}: figures are not written as {kind or 'nothing'}.", hint="Use png, svg or pdf.")
+    write_file(path, render(figure, kind))
+    return path
+
+
+def render(figure: Figure, kind: str, transparent: bool = False) -> bytes:
+    """The figure as the bytes of a png, svg or pdf file."""
+    buffer = BytesIO()
+    with styled():
+        figure.savefig(buffer, format=kind, metadata=_METADATA[kind], transparent=transparent)
+    return buffer.getvalue()
+
+
+def write_file(path: Path, content: bytes) -> None:
+    """Writes a file beside its place and moves it there, so that no reader meets half of it.
+
+    Raises:
+        DiskError: the disk is full or the folder cannot be written to.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        try:
+            temporary.write_bytes(content)
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as error:
+        raise disk_error(path, error) from error
+
+
+def disk_error(path: Path, error: OSError) -> DiskError:
+    """The error to show when `path` could not be written."""
+    full = error.errno in (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
+    return DiskError(
+        f"{path} cannot be written: {error.strerror or error}.",
+        hint="Free some space and draw again." if full else "Choose a folder that you can write to with --out.",
+    )

@@ -1,0 +1,155 @@
+"""The look that all figures share, independent of the user's matplotlib settings.
+
+Matplotlib is imported inside functions: reading a run must not wait for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from dbbd_cli.report.text import escaped, visible
+
+if TYPE_CHECKING:
+    from matplotlib.artist import Artist
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.ft2font import FT2Font
+    from matplotlib.legend import Legend
+
+INK = "#1f2328"
+MUTED = "#59636e"
+GRID = "#d8dee4"
+# Not quite white: a page in dark colours replaces it, unlike the white text of dark cells.
+PAPER = "#fefefe"
+WARNING = "#c24a00"
+HEAT = "#005a9c"
+# Okabe and Ito's colours, which colour-blind readers tell apart; without yellow, which white paper swallows.
+SERIES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f7f7f")
+
+_HEADER_INCHES = 0.72
+_MARGIN_INCHES = 0.16
+
+# Fonts of common systems for scripts that DejaVu Sans, which comes with matplotlib, does not have.
+_OTHER_FONTS = (
+    "Noto Sans CJK JP",
+    "PingFang HK",
+    "Hiragino Sans",
+    "Microsoft YaHei",
+    "Yu Gothic",
+    "Malgun Gothic",
+    "WenQuanYi Micro Hei",
+    "Arial Unicode MS",
+)
+
+
+def styled() -> AbstractContextManager[None]:
+    """Matplotlib's defaults with our style, for as long as the context lasts."""
+    import matplotlib.style
+
+    return matplotlib.style.context(
+        [
+            "default",
+            {
+                "font.family": list(_families()),
+                "font.size": 10,
+                "text.color": INK,
+                # Names come from data: a dollar sign is a dollar sign.
+                "text.parse_math": False,
+                "axes.edgecolor": GRID,
+                "axes.labelcolor": MUTED,
+                "axes.titlesize": 11,
+                "axes.titlelocation": "left",
+                "axes.titlecolor": INK,
+                "axes.titlepad": 8,
+                "axes.spines.top": False,
+                "axes.spines.right": False,
+                "axes.grid": True,
+                "axes.axisbelow": True,
+                "axes.formatter.useoffset": False,
+                "grid.color": GRID,
+                "grid.linewidth": 0.7,
+                "xtick.color": GRID,
+                "ytick.color": GRID,
+                "xtick.labelcolor": MUTED,
+                "ytick.labelcolor": MUTED,
+                "lines.linewidth": 1.8,
+                "lines.solid_capstyle": "round",
+                "legend.frameon": False,
+                "legend.labelcolor": INK,
+                "legend.fontsize": 9.5,
+                # Equal figures make equal bytes.
+                "svg.hashsalt": "dbbd",
+                "pdf.fonttype": 42,
+            },
+        ]
+    )
+
+
+def headed_figure(size: tuple[float, float], title: str, facts: Sequence[str], warning: str = "") -> Figure:
+    """An empty figure with a title and a line of facts under it, which a warning in colour leads.
+
+    Args:
+        size: width and height, inches.
+        title: what the figure shows, drawable text.
+        facts: short statements, drawable text.
+        warning: what must not be overlooked, such as "synthetic data".
+    """
+    from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
+    from matplotlib.text import Annotation
+
+    width, height = size
+    top = 1 - _HEADER_INCHES / height
+    layout = ConstrainedLayoutEngine(rect=(0, 0, 1, top), w_pad=_MARGIN_INCHES, h_pad=_MARGIN_INCHES / 2)
+    figure = Figure(figsize=size, dpi=150, layout=layout)
+    left = _MARGIN_INCHES / width
+    figure.text(left, 1 - 0.14 / height, title, fontsize=14, fontweight="bold", va="top")
+    lead = figure.text(left, 1 - 0.62 / height, warning, color=WARNING, fontweight="bold", va="bottom")
+    rest = " · ".join(facts) if not warning else "".join(f" · {fact}" for fact in facts)
+    # The facts start where the warning ends, which only the renderer knows.
+    figure.add_artist(
+        Annotation(rest, xy=(1, 0), xycoords=lead, xytext=(0, 0), textcoords="offset points", color=MUTED, va="bottom")
+        if warning
+        else Annotation(rest, xy=(left, 1 - 0.62 / height), xycoords="figure fraction", color=MUTED, va="bottom")
+    )
+    return figure
+
+
+def add_legend(host: Figure | Axes, entries: Sequence[tuple[str, Artist]], **placement: Any) -> Legend:
+    """A legend with exactly these entries, drawable texts."""
+    legend = host.legend([artist for _, artist in entries], ["x"] * len(entries), **placement)
+    # Matplotlib leaves out labels that start with an underscore, unless they are set afterwards.
+    for text, (label, _) in zip(legend.get_texts(), entries, strict=True):
+        text.set_text(label)
+    return legend
+
+
+def drawable(text: str, limit: int = 40) -> str:
+    """Text from data as a figure can show it: without control characters, escapes for what no font has."""
+    return visible("".join(char if _has_glyph(char) else escaped(char) for char in visible(text)), limit)
+
+
+def _has_glyph(char: str) -> bool:
+    return " " <= char <= "~" or all(any(font.get_char_index(ord(char)) for font in fonts) for fonts in _fonts())
+
+
+@cache
+def _families() -> tuple[str, ...]:
+    from matplotlib.font_manager import fontManager
+
+    installed = {font.name for font in fontManager.ttflist}
+    return ("DejaVu Sans", *(name for name in _OTHER_FONTS if name in installed))
+
+
+@cache
+def _fonts() -> tuple[tuple[FT2Font, ...], ...]:
+    """The fonts of plain text, and those of bold text, which have fewer glyphs."""
+    from matplotlib.font_manager import FontProperties, findfont, get_font
+
+    return tuple(
+        tuple(get_font(findfont(FontProperties(family=[name], weight=weight))) for name in _families())
+        for weight in ("normal", "bold")
+    )

@@ -1,0 +1,62 @@
+"""Names that come from data, made safe and short enough to show."""
+
+from __future__ import annotations
+
+import unicodedata
+from typing import Any
+
+# Joiners belong to the spelling of some scripts; every other invisible character could only mislead.
+_JOINERS = "\u200c\u200d"
+_INVISIBLE = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
+
+MISSING = "–"
+"""What a table shows for a value that is not there."""
+
+
+def visible(text: str, limit: int | None = None) -> str:
+    """The text with control and formatting characters as escapes, cut in the middle to `limit` characters."""
+    shown = "".join(escaped(char) if _is_invisible(char) else char for char in text)
+    if limit is None or len(shown) <= limit:
+        return shown
+    # Names of one family tend to differ at the end as much as at the start: keep both.
+    head = limit // 2
+    return f"{shown[:head]}…{shown[len(shown) - (limit - head - 1) :]}"
+
+
+def escaped(char: str) -> str:
+    """One character in Python's ASCII notation, such as `\\x1b` or `\\u202e`."""
+    return char.encode("unicode_escape").decode("ascii")
+
+
+def distinct(labels: list[str]) -> list[str]:
+    """The labels, with a number behind those that occur before."""
+    seen: set[str] = set()
+    result = []
+    for label in labels:
+        candidate, count = label, 1
+        while candidate in seen:
+            count += 1
+            candidate = f"{label} ({count})"
+        seen.add(candidate)
+        result.append(candidate)
+    return result
+
+
+def words(name: str) -> str:
+    """A metric or task name as words: `region_loss` is `Region loss`."""
+    spaced = visible(name, 60).replace("_", " ")
+    return spaced[:1].upper() + spaced[1:]
+
+
+def number(value: Any, digits: int = 4) -> str:
+    """A number with a fixed count of decimals, or a dash where there is none."""
+    return MISSING if value is None else f"{value:,.{digits}f}"
+
+
+def percent(value: Any, digits: int = 1) -> str:
+    """A share of 1 as a percentage, or a dash where there is none."""
+    return MISSING if value is None else f"{100 * value:.{digits}f} %"
+
+
+def _is_invisible(char: str) -> bool:
+    return unicodedata.category(char) in _INVISIBLE and char not in _JOINERS

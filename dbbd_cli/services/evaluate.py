@@ -1,0 +1,107 @@
+"""The full report of a checkpoint on a split it was not trained on."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dbbd_cli.config.load import Override
+from dbbd_cli.engine.checkpoint import BEST
+from dbbd_cli.engine.efficiency import measure_efficiency
+from dbbd_cli.engine.run_folder import finite
+from dbbd_cli.engine.trainer import place, run_split
+from dbbd_cli.errors import ConfigError, DiskError
+from dbbd_cli.files import write_text
+from dbbd_cli.progress import Progress, Silent
+from dbbd_cli.report.plots import plot_evaluation
+from dbbd_cli.services.results import EvaluateResult
+from dbbd_cli.services.session import OpenedRun, build_task, is_synthetic, load_module, open_run
+from dbbd_cli.tasks.classification_report import classification_report
+
+EVALUATION_FORMAT = 1
+
+
+def evaluate(
+    target: Path,
+    *,
+    split: str = "test",
+    out: Path | None = None,
+    plots: bool = True,
+    overrides: Sequence[Override] = (),
+    progress: Progress | None = None,
+) -> EvaluateResult:
+    """Evaluates a checkpoint on exactly the images that the run's manifest gives to a split.
+
+    Writes `evaluation.json`, `predictions.csv` and the figures.
+
+    Args:
+        target: a run folder (its best model is taken), or a checkpoint file inside one.
+        split: train, val or test.
+        out: folder of the files; the run's own by default.
+        plots: whether figures are drawn.
+        overrides: settings that replace those of the run, such as where the data is now.
+        progress: shows a bar; nothing is shown by default.
+
+    Raises:
+        DbbdError: see the kinds in `errors`.
+    """
+    progress = progress or Silent()
+    if split not in ("train", "val", "test"):
+        raise ConfigError(f"--split: {split!r} is no split", hint="choose one of: train, val, test")
+    run = open_run(target, prefer=BEST, overrides=overrides, progress=progress)
+    task, runtime = build_task(run.config, run.manifest, splits=(split,), pretrained=False, progress=progress)
+    load_module(task, run)
+    place(task.module, runtime)
+    loader = task.loaders[split]
+    outputs: list[Any] = []
+    with progress.phase(f"Evaluate {split}", len(loader)) as bar:
+        run_split(task, loader, runtime, bar, outputs=outputs)
+    order = torch.cat([batch.samples for _, batch in outputs]).argsort()  # the manifest's order
+    logits = torch.cat([output.logits for output, _ in outputs]).float().cpu()[order]
+    labels = torch.cat([batch.labels for _, batch in outputs])[order]
+    images, _ = task.to_device(outputs[0][1], runtime.device, train=False)
+    progress.line("Computing the metrics and measuring the speed…")
+    report = {
+        "format": EVALUATION_FORMAT,
+        "task": run.config.task,
+        "checkpoint": run.path.name,
+        "epoch": len(run.checkpoint["state"]["history"]),
+        "split": split,
+        "synthetic": is_synthetic(run.config),
+        **classification_report(logits, labels, run.manifest.classes, task.positive_class),
+        "efficiency": measure_efficiency(task.module.network, images, runtime),
+    }
+    report = finite(report)
+    folder = out or run.folder
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_text(folder / "evaluation.json", json.dumps(report, indent=1) + "\n")
+        write_text(folder / "predictions.csv", _predictions(run, split, logits))
+    except OSError as error:
+        raise DiskError(
+            f"the evaluation cannot be written to {folder}: {error.strerror}", hint="choose another folder with --out DIR"
+        ) from error
+    files = [folder / "evaluation.json", folder / "predictions.csv"]
+    if plots:
+        files += plot_evaluation(report, folder)
+    return EvaluateResult(run=run.folder, checkpoint=run.path, report=report, files=files)
+
+
+def _predictions(run: OpenedRun, split: str, logits: torch.Tensor) -> str:
+    """One row per image: what it is, what it was taken for, and the probability of each class."""
+    classes = run.manifest.classes
+    probabilities = torch.softmax(logits, dim=1)
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["path", "class", "predicted", *(f"p({name})" for name in classes)])
+    rows = zip(run.manifest.of(split), probabilities.tolist(), strict=True)
+    for sample, row in rows:
+        predicted = classes[max(range(len(row)), key=row.__getitem__)]
+        writer.writerow([sample.key, classes[sample.label], predicted, *(f"{value:.6f}" for value in row)])
+    return text.getvalue()

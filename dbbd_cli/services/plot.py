@@ -1,0 +1,24 @@
+"""Figures of one run, or of several laid over each other, from their folders alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from dbbd_cli.report.plots import plot_runs
+from dbbd_cli.services.results import PlotResult
+
+
+def plot(targets: Sequence[Path], *, out: Path | None = None, format: str = "png") -> PlotResult:  # noqa: A002
+    """Draws the training history; for a single run that was evaluated, the figures of the evaluation too.
+
+    Args:
+        targets: run folders, or files inside them.
+        out: folder of the figures; by default the run's own, or the working directory for several runs.
+        format: png, svg, pdf or html.
+
+    Raises:
+        DbbdError: see the kinds in `errors`.
+    """
+    folders = [target.parent if target.is_file() else target for target in targets]
+    return PlotResult(files=plot_runs(folders, out, format))

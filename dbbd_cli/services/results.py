@@ -1,0 +1,121 @@
+"""What each command gives back: plain values that the command line prints as a table or as JSON."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class RunFacts:
+    """What a run trains, on what and with what."""
+
+    task: str
+    data: str
+    """Where the samples come from, in words."""
+    synthetic: bool
+    """Whether the samples are made up: then no number of the run says anything about real data."""
+    device: str
+    precision: str
+    model: str
+    parameters: int
+    size_mb: float
+    """Parameters and buffers, in units of 1024² bytes."""
+    samples: dict[str, int]
+    """Samples in each split."""
+    batches: dict[str, int]
+    """Batches in each split."""
+    skipped: int = 0
+    """Files left out because they could not be read."""
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """The outcome of `train` and `resume`."""
+
+    run: Path
+    facts: RunFacts
+    epochs: int
+    """Epochs finished since the run began."""
+    seconds: float
+    """Training time since the run began, interruptions left out."""
+    best_epoch: int
+    best: dict[str, float]
+    """Validation metrics of the best epoch."""
+    best_model: Path | None
+    checkpoint: Path
+    plots: list[Path] = field(default_factory=list)
+    stopped_early: bool = False
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """The outcome of `train --dry-run`: what the run would take."""
+
+    facts: RunFacts
+    epochs: int
+    seconds_per_epoch: float
+    seconds_total: float
+    peak_memory_mb: float
+    checkpoint_mb: float
+    disk_needed_mb: float
+    disk_free_mb: float
+    train_loss: float
+    """Loss of the one training batch, before any update."""
+
+
+@dataclass(frozen=True)
+class ValidateResult:
+    """The outcome of `validate`."""
+
+    run: Path
+    checkpoint: Path
+    epoch: int
+    num_samples: int
+    synthetic: bool
+    metrics: dict[str, float]
+    logged: dict[str, float] | None
+    """What training logged for this epoch, where it did."""
+
+
+@dataclass(frozen=True)
+class EvaluateResult:
+    """The outcome of `evaluate`: the content of `evaluation.json` and where the files are."""
+
+    run: Path
+    checkpoint: Path
+    report: dict[str, object]
+    files: list[Path]
+
+
+@dataclass(frozen=True)
+class PlotResult:
+    """The outcome of `plot`."""
+
+    files: list[Path]
+
+
+@dataclass(frozen=True)
+class SmokeStep:
+    """One step of `smoke`."""
+
+    task: str
+    name: str
+    seconds: float
+    passed: bool
+    detail: str
+
+
+@dataclass(frozen=True)
+class SmokeResult:
+    """The outcome of `smoke`."""
+
+    run: Path
+    """Folder that holds the runs that were made."""
+    steps: list[SmokeStep]
+    seconds: float
+
+    @property
+    def passed(self) -> bool:
+        """Whether every step passed."""
+        return all(step.passed for step in self.steps)

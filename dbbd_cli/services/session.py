@@ -1,0 +1,168 @@
+"""What the commands share: building a task, and opening a run that exists."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dbbd_cli.config.load import Override, config_from_mapping
+from dbbd_cli.config.schema import Config
+from dbbd_cli.data.split import Manifest
+from dbbd_cli.engine.checkpoint import BEST, NEWEST, PREVIOUS, load_checkpoint
+from dbbd_cli.engine.run_folder import SPLITS
+from dbbd_cli.engine.runtime import Runtime, choose_runtime, count_parameters, size_mb
+from dbbd_cli.errors import CheckpointError
+from dbbd_cli.progress import Progress
+from dbbd_cli.services.results import RunFacts
+from dbbd_cli.tasks.image_classification import ImageClassification, describe_source
+
+
+@dataclass(frozen=True)
+class OpenedRun:
+    """A checkpoint, with all that is needed to use it.
+
+    Attributes:
+        folder: the run folder that it lies in.
+        path: the checkpoint's file.
+        checkpoint: its content.
+        config: its configuration, with the overrides of the command line.
+        manifest: the samples of the run and their splits.
+    """
+
+    folder: Path
+    path: Path
+    checkpoint: dict[str, Any]
+    config: Config
+    manifest: Manifest
+
+
+def open_run(target: Path, *, prefer: str, overrides: Sequence[Override], progress: Progress) -> OpenedRun:
+    """Opens a run folder or a checkpoint file.
+
+    Args:
+        target: a run folder, or a checkpoint inside one.
+        prefer: the checkpoint to take of a run folder.
+        overrides: settings that replace those of the run.
+        progress: warned when a damaged checkpoint is passed over.
+
+    Raises:
+        CheckpointError: there is no usable checkpoint.
+        ConfigError: an override does not fit.
+    """
+    if target.is_dir():
+        folder = target
+        path, checkpoint = _first_usable(folder, prefer, progress)
+    elif target.is_file() or target.suffix:
+        folder, path = target.parent, target
+        checkpoint = load_checkpoint(path)
+    else:
+        raise CheckpointError(f"{target} does not exist", hint="give a run folder, or a .pth file inside one")
+    config = config_from_mapping(checkpoint["config"], overrides, origin=str(path))
+    return OpenedRun(folder, path, checkpoint, config, Manifest.load(folder / SPLITS))
+
+
+def _first_usable(folder: Path, prefer: str, progress: Progress) -> tuple[Path, dict[str, Any]]:
+    """The preferred checkpoint, or the best of those that verify."""
+    names = [prefer, *[name for name in (NEWEST, PREVIOUS, BEST) if name != prefer]]
+    findings = []
+    for name in names:
+        path = folder / name
+        if not path.exists():
+            continue
+        try:
+            checkpoint = load_checkpoint(path)
+        except CheckpointError as error:
+            findings.append(error.message)
+            continue
+        if findings:
+            progress.warn(f"{'; '.join(findings)}. Using {name} instead.")
+        return path, checkpoint
+    if findings:
+        raise CheckpointError(f"no checkpoint in {folder} can be used", details=findings, hint="nothing was deleted")
+    raise CheckpointError(
+        f"{folder} holds no checkpoint",
+        hint="give a run folder made by dbbd train; a run that stopped in its first epoch has none yet",
+    )
+
+
+def build_task(
+    config: Config, manifest: Manifest, *, splits: Iterable[str], pretrained: bool, progress: Progress
+) -> tuple[ImageClassification, Runtime]:
+    """Builds data, network and runtime of a run.
+
+    Args:
+        config: the resolved configuration.
+        manifest: the samples and their splits.
+        splits: splits to make loaders for.
+        pretrained: whether `model.weights` is followed.
+        progress: told of the data that is prepared.
+    """
+    runtime = choose_runtime(config.run.device, config.run.precision)
+    task = ImageClassification(
+        config,
+        manifest,
+        splits=splits,
+        pretrained=pretrained,
+        pin_memory=runtime.device.type == "cuda",
+        progress=progress,
+    )
+    return task, runtime
+
+
+def is_synthetic(config: Config) -> bool:
+    """Whether the samples of a run are made up."""
+    return config.data.source == "synthetic"
+
+
+def describe(config: Config, task: ImageClassification, runtime: Runtime, manifest: Manifest) -> RunFacts:
+    """The facts of a run, for headers and results."""
+    samples = {split: sum(s.split == split for s in manifest.samples) for split in ("train", "val", "test")}
+    return RunFacts(
+        task=config.task,
+        data=describe_source(config, manifest),
+        synthetic=is_synthetic(config),
+        device=runtime.description,
+        precision=runtime.precision,
+        model=config.model.name,
+        parameters=count_parameters(task.module),
+        size_mb=size_mb(task.module),
+        samples=samples,
+        batches={split: -(-count // config.training.batch_size) for split, count in samples.items()},
+        skipped=len(manifest.skipped),
+    )
+
+
+def show_facts(facts: RunFacts, progress: Progress, *, run: Path | None = None) -> None:
+    """Shows the header of a run."""
+    rows = {
+        "Data": facts.data,
+        "Images": " / ".join(f"{facts.samples[split]:,} {split}" for split in ("train", "val", "test")),
+        "Batches": " / ".join(f"{facts.batches[split]:,} {split}" for split in ("train", "val", "test")),
+        "Model": f"{facts.model}, {facts.parameters:,} parameters, {facts.size_mb:.2f} MB",
+        "Device": facts.device,
+        "Precision": facts.precision,
+    }
+    if facts.synthetic:
+        rows = {"SYNTHETIC": "made-up URLs: no number of this run says anything about real data", **rows}
+    if facts.skipped:
+        rows["Left out"] = f"{facts.skipped:,} unreadable files or rows"
+    if run is not None:
+        rows["Run folder"] = str(run)
+    progress.facts("Run", rows)
+
+
+def load_module(task: ImageClassification, run: OpenedRun) -> None:
+    """Puts the weights of a checkpoint into the task's network.
+
+    Raises:
+        CheckpointError: they do not fit.
+    """
+    try:
+        task.module.load_state_dict(run.checkpoint["module"])
+    except (RuntimeError, TypeError) as error:
+        raise CheckpointError(
+            f"{run.path} does not fit this configuration: {str(error).splitlines()[0]}",
+            hint="leave out the --set that changes the network",
+        ) from error

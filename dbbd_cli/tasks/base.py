@@ -1,0 +1,39 @@
+"""What a task gives the engine."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+
+from dbbd_cli.data.loader import BatchLoader
+
+
+class Task(Protocol):
+    """One kind of training: data and network joined.
+
+    The engine needs nothing else, and knows no task by name.
+    """
+
+    module: nn.Module
+    """Owns network and loss; called with what `to_device` returns, it returns a `StepOutput`."""
+
+    loaders: Mapping[str, BatchLoader]
+    """A loader for each split that was asked for; `train` is shuffled."""
+
+    monitor: str
+    """The validation metric, lower is better, that decides which epoch is best."""
+
+    def to_device(self, batch: Any, device: torch.device, *, train: bool) -> tuple[Any, ...]:
+        """Moves a batch and prepares it there; random changes are made only for training."""
+        ...
+
+    def summarise(self, sums: Mapping[str, float], num_samples: int) -> dict[str, float]:
+        """Turns sums over samples (`loss` and the metrics of `StepOutput`) into what is logged."""
+        ...
+
+    def names(self, batch: Any, split: str) -> list[str]:
+        """The files or scenes of a batch, for errors."""
+        ...

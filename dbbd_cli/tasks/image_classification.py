@@ -1,0 +1,185 @@
+"""Image classification: pictures, a network and cross-entropy."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dbbd_cli.config.schema import ImageClassificationConfig, ImageDataConfig
+from dbbd_cli.data.augment import augment
+from dbbd_cli.data.image_cache import default_cache_dir
+from dbbd_cli.data.image_dataset import ImageBatch, ImageDataset, make_manifest, prepare_manifest
+from dbbd_cli.data.image_sources import Source, list_classes, list_folder, list_synthetic, list_urls
+from dbbd_cli.data.loader import BatchLoader
+from dbbd_cli.data.split import Manifest
+from dbbd_cli.errors import ConfigError
+from dbbd_cli.model.classifier import Classifier, build_network
+from dbbd_cli.progress import Progress
+
+# The statistics of ImageNet, for red, green and blue.
+MEAN = (0.485, 0.456, 0.406)
+STD = (0.229, 0.224, 0.225)
+
+
+class ImageClassification:
+    """The `Task` of image classification.
+
+    Args:
+        config: the resolved configuration.
+        manifest: the samples and their splits.
+        splits: splits to make loaders for.
+        pretrained: whether `model.weights` is followed; a finished checkpoint needs none of it.
+        pin_memory: whether batches are put into page-locked memory.
+        progress: told of images that are prepared.
+    """
+
+    monitor = "loss"
+
+    def __init__(
+        self,
+        config: ImageClassificationConfig,
+        manifest: Manifest,
+        *,
+        splits: Iterable[str],
+        pretrained: bool,
+        pin_memory: bool,
+        progress: Progress,
+    ) -> None:
+        self.config = config
+        self.manifest = manifest
+        data, model = config.data, config.model
+        if data.positive_class is not None and data.positive_class not in manifest.classes:
+            raise ConfigError(
+                f"data.positive_class: there is no class {data.positive_class!r}",
+                hint=f"choose one of: {', '.join(manifest.classes)}",
+            )
+        self.module = Classifier(
+            build_network(
+                model.name,
+                num_classes=len(manifest.classes),
+                image_size=data.image_size,
+                dropout=model.dropout,
+                weights=model.weights if pretrained else "none",
+            ),
+            label_smoothing=config.training.label_smoothing,
+        )
+        splits = tuple(splits)
+        prepared, samples = prepare_manifest(
+            manifest,
+            splits=splits,
+            roots=_roots(data, manifest),
+            image_size=data.image_size,
+            cache_dir=cache_dir(data),
+            progress=progress,
+        )
+        self.loaders: dict[str, BatchLoader] = {}
+        for split in splits:
+            rows = [row for row, sample in enumerate(samples) if sample.split == split]
+            self.loaders[split] = BatchLoader(
+                ImageDataset(prepared, rows, [samples[row].label for row in rows]),
+                batch_size=config.training.batch_size,
+                shuffle=split == "train",
+                seed=config.seed,
+                num_workers=data.num_workers,
+                pin_memory=pin_memory,
+            )
+
+    def to_device(self, batch: ImageBatch, device: torch.device, *, train: bool) -> tuple[torch.Tensor, torch.Tensor]:
+        """Returns normalised images `(B, 3, S, S)` and labels `(B,)` on the device."""
+        images = batch.pixels.to(device, non_blocking=True).float().div_(255.0)
+        if train:
+            settings = self.config.data.augment
+            images = augment(
+                images,
+                seed=self.config.seed,
+                epoch=int(batch.epoch),
+                samples=batch.samples,
+                rotation_degrees=settings.rotation_degrees,
+                brightness=settings.brightness,
+                contrast=settings.contrast,
+            )
+        mean = torch.tensor(MEAN, device=device).view(1, 3, 1, 1)
+        std = torch.tensor(STD, device=device).view(1, 3, 1, 1)
+        # A greyscale image (C = 1) becomes three channels here, by broadcasting.
+        images = ((images - mean) / std).contiguous(memory_format=torch.channels_last)
+        return images, batch.labels.to(device, non_blocking=True)
+
+    def summarise(self, sums: Mapping[str, float], num_samples: int) -> dict[str, float]:
+        """Mean loss, and accuracy, over samples."""
+        return {"loss": sums["loss"] / num_samples, "accuracy": sums["accuracy"] / num_samples}
+
+    def names(self, batch: ImageBatch, split: str) -> list[str]:
+        """Paths or URLs of the batch's images."""
+        samples = self.manifest.of(split)
+        return [samples[index].key for index in batch.samples.tolist()]
+
+    @property
+    def positive_class(self) -> str | None:
+        """The class that counts as positive, where there are two."""
+        classes = self.manifest.classes
+        return (self.config.data.positive_class or classes[-1]) if len(classes) == 2 else None
+
+
+def _roots(data: ImageDataConfig, manifest: Manifest) -> list[Path]:
+    """Where the manifest's images are according to the configuration, which may have been told of a move."""
+    if data.source == "folder" and data.path is not None:
+        return [Path(data.path) / name for name in manifest.classes]
+    if data.source == "classes" and data.classes is not None:
+        return [Path(data.classes[name]) for name in manifest.classes]
+    return []
+
+
+def cache_dir(data: ImageDataConfig) -> Path:
+    """Folder of decoded images."""
+    return Path(data.cache_dir) if data.cache_dir else default_cache_dir()
+
+
+def make_image_manifest(config: ImageClassificationConfig, progress: Progress) -> Manifest:
+    """Lists the source of a new run, draws its sample and splits it.
+
+    Raises:
+        DataError: the source is missing, damaged or too small.
+    """
+    data = config.data
+    return make_manifest(
+        _list_source(config),
+        sample_per_class=data.sample_per_class,
+        shares=(data.split.train, data.split.val, data.split.test),
+        group_by_host=data.split.group == "host",
+        on_error=data.on_error,
+        image_size=data.image_size,
+        cache_dir=cache_dir(data),
+        seed=config.seed,
+        progress=progress,
+    )
+
+
+def _list_source(config: ImageClassificationConfig) -> Source:
+    data = config.data
+    if data.source == "folder":
+        assert data.path is not None
+        return list_folder(Path(data.path))
+    if data.source == "classes":
+        assert data.classes is not None
+        return list_classes({name: Path(folder) for name, folder in data.classes.items()})
+    if data.source == "urls":
+        assert data.path is not None
+        return list_urls(Path(data.path), data.url_column, data.label_column)
+    return list_synthetic(data.sample_per_class or 5000, config.seed)
+
+
+def describe_source(config: ImageClassificationConfig, manifest: Manifest) -> str:
+    """Where the samples come from, in words."""
+    data = config.data
+    classes = f"{len(manifest.classes)} classes: " + ", ".join(manifest.classes[:8])
+    classes += ", …" if len(manifest.classes) > 8 else ""
+    where: dict[str, Any] = {
+        "synthetic": "synthetic URLs as QR codes",
+        "urls": f"URLs of {data.path} as QR codes",
+        "folder": f"images of {data.path}",
+        "classes": "images of a folder for each class",
+    }
+    return f"{where[data.source]} ({classes})"
