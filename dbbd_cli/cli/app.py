@@ -1,4 +1,4 @@
-"""The program: its commands and what holds for all of them."""
+"""The program: its commands, and the options that stand before them."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ from typing import Annotated
 import typer
 
 from dbbd_cli import __version__
-from dbbd_cli.cli import completion_scripts
-from dbbd_cli.cli import evaluate, plot, resume, smoke, train, validate
+from dbbd_cli.cli import completion_scripts, evaluate, plot, resume, smoke, train, validate
 from dbbd_cli.cli.boundary import Program
 from dbbd_cli.cli.help import Command
 
@@ -18,6 +17,7 @@ dbbd train --config qr_cnn --set data.source=folder --set data.path=pictures
 dbbd evaluate runs/2026-01-31_12-00-00-qr_cnn"""
 
 app = typer.Typer(
+    name="dbbd",
     cls=Program,
     no_args_is_help=True,
     add_completion=False,
@@ -26,6 +26,55 @@ app = typer.Typer(
     context_settings={"help_option_names": ["--help", "-h"]},
     epilog=EXAMPLES,
 )
+app.command("train", cls=Command, epilog=train.EXAMPLES)(train.train)
+app.command("resume", cls=Command, epilog=resume.EXAMPLES)(resume.resume)
+app.command("validate", cls=Command, epilog=validate.EXAMPLES)(validate.validate)
+app.command("evaluate", cls=Command, epilog=evaluate.EXAMPLES)(evaluate.evaluate)
+app.command("plot", cls=Command, epilog=plot.EXAMPLES)(plot.plot)
+app.command("smoke", cls=Command, epilog=smoke.EXAMPLES)(smoke.smoke)
 
-for name, module in (("train", train), ("resume", resume)):
-    pass
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"dbbd {__version__}")
+        raise typer.Exit
+
+
+def _install_completion(wanted: bool) -> None:
+    if wanted:
+        shell, path = completion_scripts.install()
+        typer.echo(f"Completion for {shell} is installed in {path}; new shells will have it.")
+        raise typer.Exit
+
+
+def _show_completion(wanted: bool) -> None:
+    if wanted:
+        typer.echo(completion_scripts.for_this_shell(), nl=False)
+        raise typer.Exit
+
+
+@app.callback()
+def program(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+    install_completion: Annotated[
+        bool,
+        typer.Option(
+            "--install-completion",
+            callback=_install_completion,
+            is_eager=True,
+            help="Install completion for the current shell.",
+        ),
+    ] = False,
+    show_completion: Annotated[
+        bool,
+        typer.Option(
+            "--show-completion",
+            callback=_show_completion,
+            is_eager=True,
+            help="Print the completion script for the current shell.",
+        ),
+    ] = False,
+) -> None:
+    """Train, resume, validate, evaluate, plot and smoke-test PyTorch models."""

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import sys
 from typing import Any
 
 import typer
+from typer.completion import completion_init  # type: ignore[attr-defined]
 from typer.core import TyperGroup
 
 from dbbd_cli.cli.help import help_text
 from dbbd_cli.cli.streams import coloured, columns, tolerate_any_text, write_result
 from dbbd_cli.cli.text import clean, wrapped
 from dbbd_cli.errors import ConfigError, DbbdError, ExitCode, StoppedError
+
+COMPLETION_VARIABLE = "_DBBD_COMPLETE"
+"""Set by the completion scripts of the shells: Typer then answers with candidates rather than run a command."""
 
 
 class Program(TyperGroup):
@@ -22,14 +27,19 @@ class Program(TyperGroup):
     def main(self, *positional: Any, **keywords: Any) -> Any:
         """Runs the command line given as `args`, or else that of the process, and exits."""
         tolerate_any_text()
+        completing = COMPLETION_VARIABLE in os.environ
+        if completing:
+            completion_init()
         given = positional[0] if positional else keywords.get("args")
         arguments = sys.argv[1:] if given is None else list(given)
         try:
             code = super().main(*positional, **{**keywords, "standalone_mode": False})
         except Exception as error:
             if type(error).__name__ == "NoArgsIsHelpError":  # its module depends on Typer's version, as below
-                write_result(help_text(self, error.ctx))
+                write_result(help_text(self, getattr(error, "ctx", None)))
                 sys.exit(ExitCode.USAGE)
+            if completing:
+                sys.exit(ExitCode.BUG)  # silently: the person is in the middle of typing a line
             if "--debug" in arguments:
                 import traceback
 

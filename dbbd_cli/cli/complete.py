@@ -47,6 +47,11 @@ def run_folders() -> list[Path]:
     return sorted(path.parent for path in Path("runs").glob("*/config.yaml"))
 
 
+def folder(incomplete: str) -> Candidates:
+    """Folders."""
+    return _paths(incomplete, ())
+
+
 def device(incomplete: str) -> Candidates:
     """Devices by name."""
     return [pair for pair in _DEVICES if pair[0].startswith(incomplete)]
@@ -54,14 +59,18 @@ def device(incomplete: str) -> Candidates:
 
 def setting(incomplete: str) -> Candidates:
     """Dotted keys of the configuration, then, after the `=`, the values of a key that has a choice of them."""
-    key, equals, _ = incomplete.partition("=")
+    key, equals, typed = incomplete.partition("=")
     fields = dict(_fields())
     if not equals:
         found = [(f"{name}=", field.description or "") for name, field in fields.items()]
     elif key not in fields:
         found = []
     else:
-        values = _DEVICES if key == "run.device" else [(value, "") for value in _choices(fields[key].annotation)]
+        values = [(value, "") for value in _choices(fields[key].annotation)]
+        if key == "run.device":
+            values = _DEVICES
+        elif key.endswith(("path", "_dir", "weights")):
+            values = values + _paths(typed)
         found = [(f"{key}={value}", meaning) for value, meaning in values]
     return [pair for pair in found if pair[0].startswith(incomplete)]
 
@@ -94,8 +103,11 @@ def _choices(annotation: Any) -> list[str]:
     return []
 
 
-def _paths(incomplete: str, suffixes: tuple[str, ...]) -> Candidates:
-    """Folders, and files with one of the suffixes, that begin with what was typed; hidden ones only if asked for."""
+def _paths(incomplete: str, suffixes: tuple[str, ...] | None = None) -> Candidates:
+    """Folders and files that begin with what was typed; hidden ones only if a dot was.
+
+    Files must have one of the suffixes, or with None any.
+    """
     typed_folder, name = os.path.split(incomplete)
     prefix = incomplete[: len(incomplete) - len(name)]
     try:
@@ -107,6 +119,6 @@ def _paths(incomplete: str, suffixes: tuple[str, ...]) -> Candidates:
         if entry.name.startswith(name) and (name or not entry.name.startswith(".")):
             if entry.is_dir():
                 found.append((prefix + entry.name + os.sep, "folder"))
-            elif entry.suffix in suffixes:
+            elif suffixes is None or entry.suffix in suffixes:
                 found.append((prefix + entry.name, "file"))
     return found

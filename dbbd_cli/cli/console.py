@@ -37,7 +37,10 @@ class Output:
             write_result(json.dumps(_plain({**dataclasses.asdict(result), **extra}), allow_nan=False))
         else:
             width = columns(sys.stdout)
-            write_result(_rendered(describe(result, width), width))
+            parts = describe(result, width)
+            # A result of several parts stands apart from the messages above it.
+            gap = "\n" if width is not None and len(parts) > 1 else ""
+            write_result(gap + _rendered(parts, width))
 
 
 def _progress(style: ProgressStyle, quiet: bool, stream: TextIO) -> Progress:
@@ -79,5 +82,6 @@ def _rendered(parts: list[RenderableType], width: int | None) -> str:
     )
     with console.capture() as capture:
         for part in parts:
-            console.print(part, soft_wrap=isinstance(part, str) or not hasattr(part, "columns"))
+            # Text that must not wrap holds paths or commands: left to the terminal, they can be copied whole.
+            console.print(part, soft_wrap=bool(getattr(part, "no_wrap", False)))
     return "\n".join(line.rstrip() for line in capture.get().rstrip().split("\n"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 from dbbd_cli.cli.text import clean_line, clock_time, metric, metric_name
 
@@ -11,6 +12,17 @@ Clock = Callable[[], float]
 
 _WIDEST_BAR = 40
 _NARROWEST_BAR = 8
+_BAR_COMES_FIRST = 60
+"""Width of the terminal from which on there is always a bar."""
+
+
+class Bar(NamedTuple):
+    """One line that shows a phase: title, a bar of so many filled cells, numbers."""
+
+    title: str
+    filled: int
+    cells: int
+    right: str
 
 
 class Counter:
@@ -36,53 +48,52 @@ class Counter:
         """Share of the work that is done, 0 to 1."""
         return min(1.0, self.done / self.total) if self.total else 1.0
 
-    def _count(self) -> str:
-        return f"{self.done:,}/{self.total:,}"
-
-    def _values(self) -> list[str]:
-        return [f"{metric_name(name)} {metric(name, value)}" for name, value in self.values.items()]
-
-    def _rate(self, now: float) -> str:
-        """Samples per second, where samples are counted."""
+    def rate(self, now: float) -> str:
+        """Samples per second, such as `15.8`; empty where no samples are counted."""
         seconds = now - self.started
         if not self._samples or seconds <= 0:
             return ""
         rate = self._samples / seconds
-        return f"{rate:.1f} samples/s" if rate < 100 else f"{rate:,.0f} samples/s"
+        return f"{rate:.1f}" if rate < 100 else f"{rate:,.0f}"
 
-    def _left(self, now: float) -> str:
+    def left(self, now: float) -> str:
+        """Time left, such as `1:23 left`; empty before the first unit is done."""
         own = self.done - self._done_before
         if own <= 0 or self.done > self.total:
             return ""
         return f"{clock_time((now - self.started) / own * (self.total - self.done))} left"
 
-    def plain(self, now: float) -> str:
-        """The state as a line of any length, in ASCII but for the title."""
-        parts = [f"{self._count()} {self.unit}", *self._values(), self._rate(now), self._left(now)]
-        return f"{self.title}: " + ", ".join(part for part in parts if part)
+    def _parts(self, now: float) -> tuple[str, list[str], str, str]:
+        values = [f"{metric_name(name)} {metric(name, value)}" for name, value in self.values.items()]
+        rate = self.rate(now)
+        return f"{self.done:,}/{self.total:,}", values, f"{rate} samples/s" if rate else "", self.left(now)
 
-    def bar(self, now: float, width: int, ascii_only: bool) -> tuple[str, str, str, str]:
+    def plain(self, now: float) -> str:
+        """The state as a line of any length."""
+        count, values, rate, left = self._parts(now)
+        return f"{self.title}: " + ", ".join(part for part in (f"{count} {self.unit}", *values, rate, left) if part)
+
+    def bar(self, now: float, width: int) -> Bar:
         """The state in one line that is at most `width` columns wide.
 
-        The title and the count always show. Time left, values and rate show where there is room, in this order of
-        importance; the bar takes what they leave.
-
-        Returns:
-            The title, the done part of the bar, the rest of the bar, and what stands to the right of it.
+        Where room is short, texts become shorter first; then the rate goes, then values, then the time left. On
+        terminals of some width the bar comes before all of these.
         """
-        optional = [("left", self._left(now)), *(("value", text) for text in self._values()), ("rate", self._rate(now))]
-        room = width - len(self.title) - len(self._count()) - 2
-        chosen: list[tuple[str, str]] = []
-        for kind, text in optional:
-            if text and len(text) + 2 <= room:
-                chosen.append((kind, text))
-                room -= len(text) + 2
-        # On the line they stand in reading order: values, rate, time left.
-        chosen.sort(key=lambda part: ("value", "rate", "left").index(part[0]))
-        right = "  ".join([self._count(), *(text for _, text in chosen)])
-        cells = min(room - 2, _WIDEST_BAR)
-        if cells < _NARROWEST_BAR:
-            return self.title[: max(0, width - len(right) - 2)], "", "", right[:width]
-        full = round(cells * self.fraction())
-        done, rest = ("#", "-") if ascii_only else ("━", "─")
-        return self.title, done * full, rest * (cells - full), right
+        count, values, rate, left = self._parts(now)
+        short = [value.replace("accuracy", "acc") for value in values]
+        tellings = (
+            (count, *values, rate, left),
+            (count, *short, rate.replace(" samples", ""), left),
+            (count, *short, left),
+            (count, *short[:1], left),
+            (count, left),
+            (count,),
+        )
+        least = _NARROWEST_BAR if width >= _BAR_COMES_FIRST else -2
+        for parts in tellings:
+            right = "  ".join(part for part in parts if part)
+            room = width - len(self.title) - len(right) - 4
+            if room >= least:
+                cells = min(room, _WIDEST_BAR) if room >= _NARROWEST_BAR else 0
+                return Bar(self.title, round(cells * self.fraction()), cells, right)
+        return Bar(self.title[: max(0, width - len(count) - 2)], 0, 0, count[:width])

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from dbbd_cli.cli import complete
 from dbbd_cli.cli.console import Output
 from dbbd_cli.cli.options import (
     Debug,
@@ -43,7 +44,12 @@ def evaluate(
     ] = Split.TEST,
     out: Annotated[
         Path | None,
-        typer.Option("--out", metavar="DIR", help="Write the report and its figures here, not into the run folder."),
+        typer.Option(
+            "--out",
+            metavar="DIR",
+            help="Write the report and its figures here, not into the run folder.",
+            autocompletion=complete.folder,
+        ),
     ] = None,
     no_plots: Annotated[bool, typer.Option("--no-plots", help="Draw no figures.")] = False,
     settings: Settings = None,

@@ -7,7 +7,7 @@ from typing import Any
 
 from rich.text import Text
 
-from dbbd_cli.cli.layout import Parts, Rows, grid, grid_width, heading, listed, section, synthetic
+from dbbd_cli.cli.layout import Parts, Rows, grid, grid_width, heading, section, synthetic, verbatim
 from dbbd_cli.cli.text import clean_line, count, megabytes, number, percent, shown_path
 from dbbd_cli.services.results import EvaluateResult
 
@@ -32,7 +32,8 @@ def evaluate(result: EvaluateResult, width: int | None) -> Parts:
         *_classes(report, width),
         *_confusion(report, width),
         *section("Efficiency", _efficiency(report["efficiency"]), width),
-        *section("Files", listed("", result.files), width),
+        heading("Files"),
+        verbatim(shown_path(path) for path in result.files),
     ]
 
 
@@ -41,7 +42,7 @@ def _summary(report: Mapping[str, Any]) -> Rows:
     optional = [
         ("ROC AUC", number(report["roc_auc"])),
         ("Average precision", number(report["average_precision"])),
-        *((f"Recall at {float(rate) * 100:g} % FPR", percent(value)) for rate, value in at_rate.items()),
+        *((f"Recall at {float(rate) * 100:g}% FPR", percent(value)) for rate, value in at_rate.items()),
     ]
     positive = report["positive_class"]
     return [
@@ -66,9 +67,8 @@ def _classes(report: Mapping[str, Any], width: int | None) -> Parts:
     rows: list[list[str | Text]] = [
         [clean_line(entry["class"]), *_scores(entry), count(entry["support"])] for entry in shown
     ]
-    for name in ("macro", "weighted"):
-        rows.append([Text(f"{name} mean", style="italic"), *_scores(report[name]), count(report["num_samples"])])
-    return [heading(title), grid(headers, rows)]
+    means: list[list[str | Text]] = [[f"{name} mean", *_scores(report[name]), ""] for name in ("macro", "weighted")]
+    return [heading(title), grid(headers, [*rows, ["", "", "", "", ""], *means], gap=1 if narrow else 2)]
 
 
 def _scores(entry: Mapping[str, Any]) -> list[str]:

@@ -77,7 +77,7 @@ def _columns(rows: list[tuple[str, str]], width: int) -> list[str]:
     typed_width = max(len(typed) for typed, _ in rows) + 2
     for typed, meaning in rows:
         if width < _TWO_COLUMNS:
-            lines += [_coloured_option(typed.strip()), *wrapped(meaning, width - 1, indent="    ")]
+            lines += [f"  {_coloured_option(typed.strip())}", *wrapped(meaning, width - 1, indent="      ")]
         else:
             first, *rest = wrapped(meaning, width - typed_width)
             lines.append(_coloured_option(typed) + " " * (typed_width - len(typed)) + first)

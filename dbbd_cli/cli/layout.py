@@ -25,9 +25,15 @@ def heading(text: str) -> Text:
     return Text(clean_line(text), style="bold")
 
 
+def verbatim(lines: Iterable[str], indent: str = "  ") -> Text:
+    """Paths or commands, each on its line, whole whatever the width of the terminal."""
+    return Text("\n".join(indent + clean_line(line) for line in lines), no_wrap=True)
+
+
 def section(title: str, rows: Rows, width: int | None) -> Parts:
     """A title, names and values below it, and an empty line."""
     text = heading(title)
+    text.no_wrap = True
     for name, value in pairs(rows, width):
         style = "not bold bold yellow" if "SYNTHETIC" in value else "not bold"
         text.append(f"\n{name}", style="not bold cyan").append(value, style=style)
@@ -47,9 +53,9 @@ def listed(name: str, paths: Iterable[Path]) -> Rows:
     return [(name if index == 0 else "", shown_path(path)) for index, path in enumerate(paths)]
 
 
-def grid(headers: list[str], rows: list[list[str | Text]], *, left: int = 1) -> RenderableType:
+def grid(headers: list[str], rows: list[list[str | Text]], *, left: int = 1, gap: int = 2) -> RenderableType:
     """A table without lines. The first `left` columns are aligned left; only these fold where room is short."""
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    table = Table(box=None, pad_edge=False, padding=(0, gap, 0, 0), header_style="bold")
     for index, header in enumerate(headers):
         if index < left:
             table.add_column(Text(header), overflow="fold")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -51,9 +51,7 @@ Quiet = Annotated[
     bool,
     typer.Option("--quiet", "-q", help="Show only warnings, errors and the result.", rich_help_panel=_OUTPUT),
 ]
-Debug = Annotated[
-    bool, typer.Option("--debug", help="Show the traceback of an error.", rich_help_panel=_OUTPUT)
-]
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.", rich_help_panel=_OUTPUT)]
 
 Settings = Annotated[
     list[str] | None,
@@ -84,7 +82,7 @@ Target = Annotated[
 ]
 
 
-def overrides(settings: Sequence[str] | None, flags: dict[str, tuple[str, object]]) -> list[Override]:
+def overrides(settings: Sequence[str] | None, flags: Mapping[str, tuple[str, object]]) -> list[Override]:
     """What the command line changes in the configuration: `--set` in its order, then the flags that were given.
 
     Args:

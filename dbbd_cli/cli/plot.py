@@ -38,7 +38,13 @@ def plot(
         ),
     ],
     out: Annotated[
-        Path | None, typer.Option("--out", metavar="DIR", help="Write the figures here, not into the run folder.")
+        Path | None,
+        typer.Option(
+            "--out",
+            metavar="DIR",
+            help="Write the figures here, not into the run folder.",
+            autocompletion=complete.folder,
+        ),
     ] = None,
     format_: Annotated[
         Format, typer.Option("--format", metavar="png|svg|pdf|html", help="Write figures in this format.")

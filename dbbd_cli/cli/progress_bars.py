@@ -17,6 +17,8 @@ from dbbd_cli.cli.text import clean, clean_line, pairs
 from dbbd_cli.progress import Phase
 
 _SECONDS_BETWEEN_FRAMES = 0.1
+_UNIMPORTANT = (OSError, RuntimeError)
+"""What is no reason to give up the work: the terminal has gone, or a signal handler speaks while a frame is drawn."""
 
 
 class BarProgress:
@@ -48,7 +50,7 @@ class BarProgress:
         self._open.append(counter)
         if self._live is None:
             self._live = Live(console=self._console, get_renderable=self._bars, auto_refresh=False, transient=True)
-            with suppress(OSError):
+            with suppress(*_UNIMPORTANT):
                 self._live.start()
         self._draw()
         try:
@@ -58,7 +60,7 @@ class BarProgress:
             if self._open:
                 self._draw()
             else:
-                with suppress(OSError):
+                with suppress(*_UNIMPORTANT):
                     self._live.stop()
                 self._live = None
 
@@ -85,23 +87,25 @@ class BarProgress:
     def _draw(self) -> None:
         self._last_frame = self._clock()
         if self._live is not None:
-            with suppress(OSError):  # a terminal that has gone is no reason to give up the work
+            with suppress(*_UNIMPORTANT):
                 self._live.refresh()
 
     def _print(self, text: Text) -> None:
-        with suppress(OSError):
+        with suppress(*_UNIMPORTANT):
             self._console.print(text, soft_wrap=True)
 
     def _bars(self) -> Group:
         """One line for each open phase, never as wide as the terminal, so that none wraps."""
         now = self._clock()
+        full, empty = ("#", "-") if self._ascii else ("━", "─")
         lines = []
         for counter in self._open:
-            title, done, rest, right = counter.bar(now, self._console.width - 1, self._ascii)
-            parts = [(title, "bold"), (done, "cyan"), (rest, "dim"), (right, "")]
-            gaps = [title + "  ", done, rest + "  " if done or rest else "", right]
-            styled = [(text, style) for text, (_, style) in zip(gaps, parts, strict=True)]
-            lines.append(Text.assemble(*styled, no_wrap=True, overflow="crop"))
+            bar = counter.bar(now, self._console.width - 1)
+            line = Text(f"{bar.title}  ", style="bold", no_wrap=True, overflow="crop")
+            if bar.cells:
+                line.append(full * bar.filled, style="not bold cyan")
+                line.append(empty * (bar.cells - bar.filled) + "  ", style="not bold dim")
+            lines.append(line.append(bar.right, style="not bold"))
         return Group(*lines)
 
 

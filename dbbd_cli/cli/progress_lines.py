@@ -77,8 +77,9 @@ class LineProgress:
         try:
             self._stream.write(text + "\n")
             self._stream.flush()
-        except OSError:
-            # Whoever read the messages has gone, or their disk is full: no reason to give up the work.
+        except (OSError, RuntimeError):
+            # No reason to give up the work: whoever read the messages has gone, or their disk is full, or a signal
+            # handler wants to say something while a line is being written (a RuntimeError, "reentrant call").
             pass
 
 

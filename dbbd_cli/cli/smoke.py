@@ -40,7 +40,10 @@ def smoke(
         ),
     ] = "auto",
     runs_dir: Annotated[
-        Path, typer.Option("--runs-dir", metavar="DIR", help="Make the run folders in this folder.")
+        Path,
+        typer.Option(
+            "--runs-dir", metavar="DIR", help="Make the run folders in this folder.", autocompletion=complete.folder
+        ),
     ] = Path("runs"),
     json: Json = False,
     progress: Progress = ProgressStyle.AUTO,
@@ -56,9 +59,7 @@ def smoke(
     from dbbd_cli.cli import tables
     from dbbd_cli.services import smoke as service
 
-    result = service.smoke(
-        epochs=epochs, task=task.value, device=device, runs_dir=runs_dir, progress=output.progress
-    )
+    result = service.smoke(epochs=epochs, task=task.value, device=device, runs_dir=runs_dir, progress=output.progress)
     output.show(result, tables.smoke, passed=result.passed)
     if not result.passed:
         raise typer.Exit(ExitCode.BUG)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from rich.text import Text
 
-from dbbd_cli.cli.layout import Parts, Rows, grid, heading, listed, section, synthetic
+from dbbd_cli.cli.layout import Parts, Rows, grid, heading, listed, section, synthetic, verbatim
 from dbbd_cli.cli.text import (
     clean_line,
     command_line,
@@ -40,8 +40,7 @@ def train(result: TrainResult, width: int | None) -> Parts:
         command_line("dbbd", "evaluate", run),
         command_line("dbbd", "resume", run, "--epochs", str(result.epochs * 2)),
     ]
-    next_steps = heading("Next").append("".join(f"\n  {command}" for command in following), style="not bold")
-    return [*section("Training finished", rows, width), next_steps]
+    return [*section("Training finished", rows, width), heading("Next"), verbatim(following)]
 
 
 def forecast(result: Forecast, width: int | None) -> Parts:
@@ -69,8 +68,8 @@ def _facts(facts: RunFacts) -> Rows:
     return [
         ("Task", facts.task.replace("_", " ")),
         *synthetic(facts.synthetic, facts.data),
-        (samples, ", ".join(f"{number:,} {split}" for split, number in facts.samples.items())),
-        ("Batches", ", ".join(f"{number:,} {split}" for split, number in facts.batches.items())),
+        (samples, " / ".join(f"{number:,} {split}" for split, number in facts.samples.items())),
+        ("Batches", " / ".join(f"{number:,} {split}" for split, number in facts.batches.items())),
         *([("Left out", f"{facts.skipped:,} unreadable files")] if facts.skipped else []),
         ("Model", facts.model),
         ("Parameters", count(facts.parameters)),
@@ -93,12 +92,12 @@ def validate(result: ValidateResult, width: int | None) -> Parts:
         [metric_name(name), metric(name, value), metric(name, logged.get(name))]
         for name, value in result.metrics.items()
     ]
-    return [*section("Validation", rows, width), grid(["Metric", "Now", "In training"], metrics)]
+    return [*section("Validation", rows, width), grid(["Metric", "Now", "Logged"], metrics)]
 
 
 def plot(result: PlotResult, width: int | None) -> Parts:
     """The files that were written, one path on a line."""
-    return [Text("\n".join(clean_line(shown_path(path)) for path in result.files))]
+    return [verbatim([shown_path(path) for path in result.files], indent="")]
 
 
 def smoke(result: SmokeResult, width: int | None) -> Parts:
@@ -115,11 +114,13 @@ def smoke(result: SmokeResult, width: int | None) -> Parts:
         headers = ["", "Time", "Step", "Detail"] if wide else ["", "Time", "Step"]
         parts += [heading(task.replace("_", " ")), grid(headers, rows, left=4)]
         if not wide:
-            parts += [Text(f"  {clean_line(step.name)}: {clean_line(step.detail)}\n") for step in steps if not step.passed]
+            parts += [
+                Text(f"  {clean_line(step.name)}: {clean_line(step.detail)}\n") for step in steps if not step.passed
+            ]
     failed = sum(not step.passed for step in result.steps)
     if failed:
         verdict = Text(f"{failed} of {len(result.steps)} steps failed", style="bold red")
     else:
         verdict = Text(f"All {len(result.steps)} steps passed", style="bold green")
-    tail = f" in {duration(result.seconds)}\nRuns in {clean_line(shown_path(result.run))}"
-    return [*parts, verdict.append(tail, style="not bold default")]
+    verdict.append(f" in {duration(result.seconds)}", style="not bold default")
+    return [*parts, verdict, verbatim([f"Runs in {shown_path(result.run)}"], indent="")]

@@ -36,8 +36,8 @@ def number(value: float | None, digits: int = 4) -> str:
 
 
 def percent(value: float | None, digits: int = 2) -> str:
-    """A share as percent: `80.13 %`, `-` where there is none."""
-    return "-" if value is None or math.isnan(value) else f"{value:.{digits}%}".replace("%", " %")
+    """A share as percent: `80.13%`, `-` where there is none."""
+    return "-" if value is None or math.isnan(value) else f"{value:.{digits}%}"
 
 
 def metric(name: str, value: float | None) -> str:
@@ -114,7 +114,9 @@ def pairs(rows: Mapping[str, str] | Iterable[tuple[str, str]], width: int | None
         rows: names with their values; a value may have several lines.
         width: columns of the terminal; None: any length.
     """
-    entries = [(clean_line(name), clean(value)) for name, value in (rows.items() if isinstance(rows, Mapping) else rows)]
+    entries = [
+        (clean_line(name), clean(value)) for name, value in (rows.items() if isinstance(rows, Mapping) else rows)
+    ]
     name_width = max((len(name) for name, _ in entries), default=0)
     room = None if width is None else width - name_width - 4
     lines = []

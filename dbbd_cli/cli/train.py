@@ -30,14 +30,15 @@ def train(
         ),
     ],
     settings: Settings = None,
-    epochs: Annotated[
-        int | None, typer.Option("--epochs", metavar="N", help="Passes over the training split.")
-    ] = None,
+    epochs: Annotated[int | None, typer.Option("--epochs", metavar="N", help="Passes over the training split.")] = None,
     run_name: Annotated[
         str | None, typer.Option("--run-name", metavar="NAME", help="Name that the run folder ends in.")
     ] = None,
     runs_dir: Annotated[
-        str | None, typer.Option("--runs-dir", metavar="DIR", help="Make the run folder in this folder.")
+        str | None,
+        typer.Option(
+            "--runs-dir", metavar="DIR", help="Make the run folder in this folder.", autocompletion=complete.folder
+        ),
     ] = None,
     device: Device = None,
     precision: Annotated[

@@ -32,17 +32,21 @@ class Expectations:
                 place, f"a name in {dotted(key[:-2])} is {shown(key[-2])}", "expected a name that is not empty"
             )
         value = _value(document.values, key)
-        expected = error["ctx"]["message"] if kind == "rule" else self._describe(self._node(key)) or error["msg"]
+        what = f"{dotted(key)} is {self._found(value, kind, key)}"
+        expected = error["ctx"]["message"] if kind == "rule" else self._describe(self._node(key))
         if key == ("task",):
             expected = f"one of: {', '.join(SCHEMAS)}"
-        if isinstance(value, str):
-            if kind in ("int_type", "float_type", "bool_type") and not isinstance(plain_scalar(value), str):
-                expected += ", without quotes"
-            elif kind == "literal_error" and (near := closest(value, self._choices(key))):
-                expected += f"; did you mean {near}?"
+        if not expected:
+            return Problem(place, what, error["msg"])
+        if kind in ("int_type", "float_type", "bool_type") and isinstance(value, str):
+            expected += "" if isinstance(plain_scalar(value), str) else ", without quotes"
         elif kind == "string_type" and isinstance(value, (bool, int, float)):
             expected += ", in quotes"
-        return Problem(place, f"{dotted(key)} is {self._found(value, kind, key)}", f"expected {expected}")
+        elif kind == "model_type" and value is None:
+            expected += "; without the line it has its defaults"
+        elif isinstance(value, str) and (near := closest(value, self._choices(key))):
+            expected += f"; did you mean {near}?"
+        return Problem(place, what, f"expected {expected}")
 
     def _found(self, value: object, kind: str, key: Key) -> str:
         if value is not _ABSENT:
@@ -55,6 +59,9 @@ class Expectations:
     def _suggestion(self, key: Key) -> str:
         """What an unknown `key` may be meant for: the same name in other sections, else names like it."""
         section, name = key[:-1], str(key[-1]).lower().replace("-", "_")
+        spelled_out = (*section, *name.split("."))
+        if len(spelled_out) > len(key) and spelled_out in self._keys:
+            return f"write {spelled_out[-1]} inside the section {dotted(spelled_out[:-1])}"
         here = [str(known[-1]) for known in self._keys if known[:-1] == section]
         meant = [known for known in self._keys if known[-1] == name]
         if near := closest(name, here):
@@ -148,8 +155,9 @@ def _number(bound: float) -> str:
 
 
 def _value(values: Any, key: Key) -> Any:
-    for part in key:
-        if not isinstance(values, Mapping) or part not in values:
-            return _ABSENT
-        values = values[part]
+    try:
+        for part in key:
+            values = values[part]
+    except (KeyError, IndexError, TypeError):
+        return _ABSENT
     return values

@@ -46,8 +46,8 @@ def parse_override(text: str) -> Override:
     key, equals, value = text.partition("=")
     key = key.strip()
     if not equals or not all(key.split(".")):
-        missing = "a part of the key is empty" if equals else "there is no '='"
-        raise ConfigError(f"{origin}: {missing}", hint="write KEY=VALUE, such as --set training.epochs=3")
+        what = "the key, or a part of it, is empty" if equals else "there is no '='"
+        raise ConfigError(f"{origin}: {what}", hint="write KEY=VALUE, such as --set training.epochs=3")
     document = read_yaml(value, origin, inline=True)
     if document.problems:
         raise ConfigError(f"{origin}: {document.problems[0].what}", hint=document.problems[0].advice)
@@ -98,7 +98,9 @@ class _Dumper(yaml.SafeDumper):
 
 
 def _represent_text(dumper: _Dumper, text: str) -> yaml.ScalarNode:
-    return dumper.represent_scalar("tag:yaml.org,2002:str", text, None if isinstance(plain_scalar(text), str) else "'")
+    style = None if isinstance(plain_scalar(text), str) else "'"
+    # Other styles write some line breaks as they are, to be read back as spaces.
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style if text.isprintable() else '"')
 
 
 _Dumper.add_representer(str, _represent_text)
@@ -158,15 +160,10 @@ def _validated(document: Document, overrides: Sequence[Override]) -> Config:
     task = document.values.get("task")
     # Where the task is not known, what is wrong for every task is wrong for certain.
     schemas = [SCHEMAS[task]] if isinstance(task, str) and task in SCHEMAS else list(SCHEMAS.values())
-    config: Config | None = None
-    errors: list[ErrorDetails] = []
-    for schema in schemas:
-        try:
-            config = schema.model_validate(document.values)
-        except ValidationError as failure:
-            found = failure.errors(include_url=False)
-            kinds = {(error["type"], error["loc"]) for error in found}
-            errors = [error for error in errors or found if (error["type"], error["loc"]) in kinds]
+    config, errors = _check(schemas[0], document.values)
+    for other in schemas[1:]:
+        kinds = {(error["type"], error["loc"]) for error in _check(other, document.values)[1]}
+        errors = [error for error in errors if (error["type"], error["loc"]) in kinds]
     if config is not None and not document.problems:
         return config
     errors = [error for error in errors if not document.is_spoiled(key_of(error))]
@@ -174,6 +171,13 @@ def _validated(document: Document, overrides: Sequence[Override]) -> Config:
     expectations = Expectations(schemas[0])
     worded = [expectations.problem(document, error) for error in errors[:MAX_SHOWN]]
     raise _error(document, document.problems + worded, len(document.problems) + len(errors))
+
+
+def _check(schema: type[Config], values: Mapping[str, Any]) -> tuple[Config | None, list[ErrorDetails]]:
+    try:
+        return schema.model_validate(values), []
+    except ValidationError as failure:
+        return None, failure.errors(include_url=False)
 
 
 def _apply(document: Document, override: Override) -> None:

@@ -10,6 +10,7 @@ Plain scalars follow the core schema of YAML 1.2, less its octal and hexadecimal
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from typing import Any, NoReturn
 
 import yaml
@@ -79,6 +80,7 @@ class _Reading:
         self._inline = inline
         self._document = Document(name, None)
         self._num_values = 0
+        self._events: Iterator[Any] = yaml.parse(text, Loader=_LOADER)
 
     def document(self) -> Document:
         for pattern, what in (
@@ -88,20 +90,20 @@ class _Reading:
             if found := pattern.search(self._text):
                 before = _LINE_BREAK.split(self._text[: found.start()])
                 self._stop(what, len(before) - 1, len(before[-1]))
-        self._events = yaml.parse(self._text, Loader=_LOADER)
         try:
             next(self._events)  # the stream starts
             if isinstance(next(self._events), yaml.DocumentStartEvent):
                 self._document.values = self._value(next(self._events), (), depth=0)
                 next(self._events)  # the document ends
-                if isinstance(event := next(self._events), yaml.DocumentStartEvent):
+                if not isinstance(event := next(self._events), yaml.StreamEndEvent):
                     self._stop("a second document starts here", event.start_mark.line, 0)
         except yaml.MarkedYAMLError as error:
-            mark = error.problem_mark or error.context_mark
+            mark, start = error.problem_mark or error.context_mark, error.context_mark
+            assert mark is not None, "the parser marks its errors"
             what = f"not valid YAML: {error.problem or error.context}"
-            if error.context and error.context_mark and error.context_mark.line != mark.line:
-                what += f" ({error.context} from line {error.context_mark.line + 1})"
-            self._stop(what, mark.line, mark.column, hint=_SYNTAX_HINTS.get(error.problem, ""))
+            if error.context and start and start.line != mark.line:
+                what += f" ({error.context} from line {start.line + 1})"
+            self._stop(what, mark.line, mark.column, hint=_SYNTAX_HINTS.get(error.problem or "", ""))
         return self._document
 
     def _value(self, event: Any, key: Key, depth: int) -> Any:
@@ -130,9 +132,10 @@ class _Reading:
         first: dict[str, Any] = {}
         while not isinstance(event := next(self._events), yaml.MappingEndEvent):
             if not isinstance(event, yaml.ScalarEvent):
-                self._add(event, f"a key{_inside(section)} is not text", "quote text that starts with { or [")
-                if not isinstance(event, yaml.AliasEvent):
-                    self._value(event, (*section, "?"), depth + 1)
+                known = len(self._document.problems)
+                self._value(event, (*section, "?"), depth + 1)
+                del self._document.problems[known:]  # what is wrong inside such a key does not matter
+                self._add(event, f"a key{_inside(section)} is not text", "quote text that starts with {, [ or *")
                 self._value(next(self._events), (*section, "?"), depth + 1)
                 continue
             name: str = event.value
@@ -143,8 +146,8 @@ class _Reading:
                 self._document.spoiled.add(key)
                 self._add(event, f"the key {printable(name)}{_inside(section)} is not text", f"write '{name}'")
             if name in first:
-                where = "" if self._inline else f" on line {first[name].start_mark.line + 1}"
-                self._add(event, f"{dotted(key)} is set twice", f"first{where}; keep one of the two")
+                where = "" if self._inline else f", first on line {first[name].start_mark.line + 1}"
+                self._add(event, f"{dotted(key)} is set twice{where}", "keep one of the two")
             first.setdefault(name, event)
             self._document.places[key] = self._place(event)
             values[name] = self._value(next(self._events), key, depth + 1)
@@ -163,7 +166,8 @@ class _Reading:
 
     def _refuse(self, key: Key, event: Any, thing: str, advice: str) -> None:
         self._document.spoiled.add(key)
-        self._add(event, f"{dotted(key) or 'the top level'} has {printable(thing)}, which is not supported", advice)
+        owner = dotted(key) or ("the value" if self._inline else "the top level")
+        self._add(event, f"{owner} has {printable(thing)}, which is not supported", advice)
 
     def _add(self, event: Any, what: str, advice: str) -> None:
         self._document.problems.append(Problem(self._place(event), what, advice))
@@ -175,7 +179,7 @@ class _Reading:
             line = max((index for index, text in enumerate(lines) if text.strip()), default=0)
             column = len(lines[line].rstrip())
         left = max(0, column - 60)
-        shown = printable(lines[line][left : column + 40].replace("\t", " "), limit=100)
+        shown = printable(lines[line][left : column + 40].replace("\t", "→"), limit=100)
         where = self._document.name if self._inline else f"{self._document.name}:{line + 1}:{column + 1}"
         raise ConfigError(f"{where}: {what}", hint=hint, details=[f"{shown}\n{' ' * (column - left)}^"])
 

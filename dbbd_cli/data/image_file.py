@@ -7,7 +7,7 @@ import struct
 import warnings
 
 import numpy as np
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, TiffImagePlugin
 
 MAX_PIXELS = 90_000_000
 """Largest picture that is decoded; beyond it a small file could fill the memory."""
@@ -123,8 +123,11 @@ def _orientation(image: Image.Image) -> object:
 
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG"):
-        # PIL would clip at 255 instead of scaling.
-        return Image.fromarray(((np.asarray(image).astype(np.uint32) + 128) // 257).astype(np.uint8)).convert("RGB")
+        # PIL would clip at 255 instead of scaling. It offers the 12-bit greys of a TIFF in this mode too, as they are.
+        tags = image.tag_v2 if isinstance(image, TiffImagePlugin.TiffImageFile) else {}
+        white = 4095 if tags.get(TiffImagePlugin.BITSPERSAMPLE) == (12,) else 65535
+        grey = (np.asarray(image).astype(np.uint32) * 255 + white // 2) // white
+        return Image.fromarray(grey.astype(np.uint8)).convert("RGB")
     if image.mode in ("I", "F"):
         raise ImageFileError("has 32-bit pixels, whose black and white are not defined; save it with 8 or 16 bits")
     if image.has_transparency_data:

@@ -58,7 +58,8 @@ class _Dice:
 
     def popular(self, options: Sequence[str]) -> str:
         """Picks the first options far more often than the last."""
-        return options[int(self._random() ** 2 * len(options))]
+        draw = self._random()
+        return options[int(draw * draw * len(options))]
 
     def words(self, least: int, most: int, joint: str = "-") -> str:
         return joint.join(self.pick(_WORDS) for _ in range(least + self.below(most - least + 1)))

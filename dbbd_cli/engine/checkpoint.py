@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import pickle
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,6 +17,7 @@ import torch
 
 from dbbd_cli.errors import CheckpointError, DiskError
 from dbbd_cli.files import replace_file, write_text
+from dbbd_cli.model.safe_load import load_tensors, reason_of
 
 CHECKPOINT_FORMAT = 1
 NEWEST = "ckpt.pth"
@@ -74,14 +74,10 @@ def save_checkpoint(state: Mapping[str, Any], folder: Path, *, best: bool) -> No
         free = shutil.disk_usage(folder).free / 1e6
         needed = state_bytes(state) / 1e6
         raise DiskError(
-            f"the checkpoint cannot be written to {folder}: {_reason(error)} "
+            f"the checkpoint cannot be written to {folder}: {reason_of(error)} "
             f"({free:,.0f} MB are free, about {needed:,.0f} MB are needed)",
             hint="make room, then continue with: dbbd resume " + str(folder),
         ) from error
-
-
-def _reason(error: BaseException) -> str:
-    return str(getattr(error, "strerror", None) or str(error).splitlines()[0])
 
 
 def _copy_of(path: Path) -> Path:
@@ -134,21 +130,13 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
                 f"{path} is damaged: its SHA-256 is not the one in {sidecar.name}",
                 hint=f"use another checkpoint of the run, such as {PREVIOUS} or {BEST}",
             )
-        state = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
-        raise CheckpointError(f"{path} cannot be read: {_reason(error)}") from error
-    except CheckpointError:
+        raise CheckpointError(f"{path} cannot be read: {reason_of(error)}") from error
+    try:
+        state = load_tensors(path)
+    except CheckpointError as error:
+        error.hint = error.hint or f"use another checkpoint of the run, such as {PREVIOUS} or {BEST}"
         raise
-    except pickle.UnpicklingError as error:
-        raise CheckpointError(
-            f"{path} holds more than tensors and plain values, and was not loaded: {_forbidden(error)}",
-            hint="only open checkpoints that dbbd has written",
-        ) from error
-    except Exception as error:  # torch.load raises a wide choice of errors on damaged files
-        raise CheckpointError(
-            f"{path} is not a readable checkpoint: {_reason(error)[:200]}",
-            hint=f"use another checkpoint of the run, such as {PREVIOUS} or {BEST}",
-        ) from error
     if not isinstance(state, dict) or not CONTENT <= state.keys():
         raise CheckpointError(
             f"{path} is not a checkpoint of dbbd",
@@ -160,11 +148,6 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
             hint="use the version of dbbd that wrote it (see environment.json of the run)",
         )
     return state
-
-
-def _forbidden(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if "GLOBAL" in line or "Unsupported" in line]
-    return (lines or str(error).splitlines() or ["unknown content"])[0][:200]
 
 
 def state_bytes(state: Any) -> int:

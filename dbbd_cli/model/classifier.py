@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from dbbd_cli.errors import CheckpointError, ConfigError
 from dbbd_cli.model.output import StepOutput
 from dbbd_cli.model.qr_cnn import QrCnn
+from dbbd_cli.model.safe_load import load_tensors
 
 
 class Classifier(nn.Module):
@@ -94,14 +95,7 @@ def load_weights(network: nn.Module, path: Path) -> None:
         CheckpointError: the file is missing, is not safe to read, or has other keys or shapes.
     """
     hint = "give a state dict of the same architecture, saved with torch.save(network.state_dict(), path)"
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError as error:
-        raise CheckpointError(f"model.weights: {path} does not exist", hint=hint) from error
-    except Exception as error:  # torch.load raises a wide choice of errors on foreign files
-        raise CheckpointError(
-            f"model.weights: {path} cannot be read: {str(error).splitlines()[0][:200]}", hint=hint
-        ) from error
+    content = load_tensors(path)
     state = _state_dict_in(content)
     if state is None:
         raise CheckpointError(f"model.weights: {path} holds no state dict", hint=hint)

@@ -40,7 +40,7 @@ def confusion_matrix(evaluation: Mapping[str, Any], facts: Sequence[str], warnin
     shares = np.divide(counts, support, out=np.full(counts.shape, np.nan), where=support > 0)
     side = min(max(4.4, 0.72 * len(counts)), 11.0)
     facts = [*facts, f"accuracy {percent(evaluation.get('accuracy'))}"]
-    figure = headed_figure((side + 2.2, side + 1.6), "Confusion matrix", facts, warning)
+    figure = headed_figure((side + 2.2, side + 1.6), "Confusion matrix", facts, warning=warning, compress=True)
     axes = figure.subplots()
     # From nothing to full colour, so that the empty cell has the colour of the paper.
     heat = LinearSegmentedColormap.from_list("heat", [(HEAT, 0.0), (HEAT, 1.0)])
@@ -60,7 +60,7 @@ def confusion_matrix(evaluation: Mapping[str, Any], facts: Sequence[str], warnin
 def _name_classes(axes: Axes, names: list[str]) -> None:
     step = -(-len(names) // _ROOM_FOR_NAMES)
     ticks = list(range(0, len(names), step))
-    labels = [distinct(names)[tick] for tick in ticks]
+    labels = distinct(names)[::step]
     size = 10 if len(names) <= _ROOM_FOR_PERCENT else 8
     slanted = len(names) > 3 or max(map(len, labels)) > 12
     axes.set_xticks(ticks, labels, fontsize=size, color=INK)

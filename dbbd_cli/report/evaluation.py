@@ -95,7 +95,7 @@ def _reliability(evaluation: Mapping[str, Any], bins: Mapping[str, Any], facts: 
     from matplotlib.ticker import PercentFormatter
 
     fact = f"expected calibration error {number(evaluation.get('expected_calibration_error'), 3)}"
-    figure = headed_figure((7.0, 7.0), "Reliability", [*facts, fact], warning)
+    figure = headed_figure((7.0, 7.0), "Reliability", [*facts, fact], warning=warning)
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[4, 1])
     points = [
         (confidence, accuracy)
@@ -124,7 +124,7 @@ def _unit_square(title: str, facts: list[str], warning: str, num_curves: int) ->
     from matplotlib.ticker import PercentFormatter
 
     # Room beside the axes for a legend that would hide too much inside them.
-    figure = headed_figure((7.0 if num_curves <= _INSIDE else 10.4, 7.0), title, facts, warning)
+    figure = headed_figure((7.0 if num_curves <= _INSIDE else 10.4, 7.0), title, facts, warning=warning)
     axes = figure.subplots()
     axes.set(xlim=(0, 1), ylim=(0, 1.01), aspect="equal", anchor="W")
     for axis in (axes.xaxis, axes.yaxis):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from dbbd_cli.report.run import RunHistory, run_labels
 from dbbd_cli.report.style import MUTED, SERIES, WARNING, add_legend, drawable, headed_figure, styled
-from dbbd_cli.report.text import number, percent, words
+from dbbd_cli.report.text import distinct, number, percent, words
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
@@ -38,9 +38,10 @@ def training_history(runs: Sequence[RunHistory]) -> Figure:
     names = _run_entries(runs)
     num_columns = max(1, _LEGEND_CHARACTERS // (max(len(label) for label, _ in names) + 8))
     with styled():
-        title, facts, warning = _header(runs)
+        name, facts, warning = _header(runs)
         num_rows = math.ceil(len(names) / num_columns)
-        figure = headed_figure((12.0, 4.7 + 0.2 * num_rows), title, facts, warning)
+        size = (12.0, 4.7 + 0.2 * num_rows)
+        figure = headed_figure(size, "Training history", facts, name=name, warning=warning)
         panels = figure.subplots(1, len(metrics) + 1, sharex=True, squeeze=False)[0]
         for axes, metric in zip(panels, [*metrics, _LEARNING_RATE], strict=True):
             axes.set_title(drawable(words(metric)))
@@ -65,7 +66,7 @@ def _header(runs: Sequence[RunHistory]) -> tuple[str, list[str], str]:
     if len(runs) > 1:
         tasks = sorted({drawable(words(run.task)) for run in runs})
         warning = "synthetic data" if made_up == len(runs) else f"synthetic data in {made_up} of {len(runs)} runs"
-        return f"Training history of {len(runs)} runs", tasks[:3], warning if made_up else ""
+        return f"{len(runs)} runs", tasks[:3], warning if made_up else ""
     run = runs[0]
     count = len(run.epochs)
     facts = [drawable(words(run.task)), f"{count} epoch{'s' if count != 1 else ''}"]
@@ -75,7 +76,7 @@ def _header(runs: Sequence[RunHistory]) -> tuple[str, list[str], str]:
         if "accuracy" in best["val"]:
             fact += f", accuracy {percent(best['val']['accuracy'])}"
         facts.append(fact)
-    return f"Training history: {drawable(run.name, 60)}", facts, "synthetic data" if run.synthetic else ""
+    return drawable(run.name, 60), facts, "synthetic data" if run.synthetic else ""
 
 
 def _second_metric(runs: Sequence[RunHistory]) -> list[str]:
@@ -112,6 +113,8 @@ def _draw_metric(axes: Axes, runs: Sequence[RunHistory], metric: str) -> None:
             axes.plot(missing, [0.03] * len(missing), "x", color=WARNING, transform=edge, label="not finite")
     if metric == "accuracy":
         axes.yaxis.set_major_formatter(PercentFormatter(1.0, symbol=" %"))
+        bottom, top = axes.get_ylim()
+        axes.set_ylim(max(bottom, -0.015), min(top, 1.015))
 
 
 def _draw_steps(axes: Axes, run: RunHistory, metric: str) -> None:
@@ -147,6 +150,8 @@ def _draw_learning_rates(axes: Axes, runs: Sequence[RunHistory]) -> None:
     if rates and min(rates) > 0 and max(rates) >= 10 * min(rates):
         axes.set_yscale("log")
         axes.yaxis.set_minor_formatter(NullFormatter())
+    elif rates and max(rates) > 0:
+        axes.set_ylim(0, 1.1 * max(rates))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.6g}"))
 
 
@@ -170,11 +175,11 @@ def _run_entries(runs: Sequence[RunHistory]) -> list[tuple[str, Artist]]:
     from matplotlib.lines import Line2D
 
     mixed = len({run.synthetic for run in runs}) == 2
-    labels = [
-        drawable(label) + (" (synthetic data)" if mixed and run.synthetic else "")
-        for run, label in zip(runs, run_labels(runs), strict=True)
-    ]
-    return [(label, Line2D([], [], **_look(index, 1))) for index, label in enumerate(labels)]
+    entries: list[tuple[str, Artist]] = []
+    for index, label in enumerate(distinct([drawable(label) for label in run_labels(runs)])):
+        suffix = " (synthetic data)" if mixed and runs[index].synthetic else ""
+        entries.append((label + suffix, Line2D([], [], **_look(index, 1))))
+    return entries
 
 
 def _style_entries(runs: Sequence[RunHistory], metrics: Sequence[str]) -> list[tuple[str, Artist]]:

@@ -9,18 +9,17 @@ from typing import TYPE_CHECKING, Any
 
 from dbbd_cli.report.run import RunHistory, run_labels
 from dbbd_cli.report.save import render
-from dbbd_cli.report.style import GRID, INK, MUTED, PAPER
-from dbbd_cli.report.text import number, percent, visible, words
+from dbbd_cli.report.style import GRID, INK, MUTED, PAPER, SERIES, WARNING
+from dbbd_cli.report.text import number, percent, significant, visible, words
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _STYLE = """
 :root { color-scheme: light dark; --ink: #1f2328; --muted: #59636e; --grid: #d8dee4; --paper: #ffffff; --page: #f6f8fa;
-  --warning: #c24a00; }
+  --warning: #c24a00; --blue: #0072b2; }
 @media (prefers-color-scheme: dark) { :root { --ink: #e6edf3; --muted: #9aa4af; --grid: #343b44; --paper: #161b22;
-  --page: #0d1117; --warning: #ff9d5c; } }
-@media print { :root { --page: #ffffff; } }
+  --page: #0d1117; --warning: #ff9d5c; --blue: #58b4f0; } }
 * { box-sizing: border-box; }
 body { margin: 0; background: var(--page); color: var(--ink); font: 15px/1.5 system-ui, sans-serif; }
 main { max-width: 1200px; margin: 0 auto; padding: 2rem 1.25rem 4rem; }
@@ -30,11 +29,13 @@ header p { margin: .25rem 0 0; color: var(--muted); }
 .warning { color: var(--warning); font-weight: 600; }
 .card { background: var(--paper); border: 1px solid var(--grid); border-radius: 8px; overflow: auto; }
 .tables { display: grid; gap: 1rem; grid-template-columns: minmax(18rem, 2fr) minmax(0, 3fr); align-items: start; }
-.long { max-height: 34rem; }
+.long { max-height: 44rem; }
+@media print { .long { max-height: none; } }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
 th, td { padding: .45rem .8rem; text-align: right; border-bottom: 1px solid var(--grid); white-space: nowrap; }
 th:first-child, td:first-child { text-align: left; white-space: normal; overflow-wrap: anywhere; }
 tbody tr:last-child > * { border-bottom: 0; }
+.runs :is(th, td):nth-child(-n+3) { text-align: left; }
 thead th { color: var(--muted); font-weight: 500; background: var(--paper); position: sticky; top: 0; }
 tbody th { font-weight: 400; }
 .figures { display: grid; gap: 1rem; grid-template-columns: repeat(2, minmax(0, 1fr)); }
@@ -44,8 +45,15 @@ svg { display: block; width: 100%; height: auto; max-height: 52rem; }
 @media (max-width: 800px) { .figures, .tables { grid-template-columns: minmax(0, 1fr); } }
 """.strip()
 
-# The figures' neutral colours follow the page's; those of the data serve on light and on dark.
-_THEME = {INK: "var(--ink)", MUTED: "var(--muted)", GRID: "var(--grid)", PAPER: "var(--paper)"}
+# The figures' colours that follow the page's; the others serve on light and on dark.
+_THEME = {
+    INK: "var(--ink)",
+    MUTED: "var(--muted)",
+    GRID: "var(--grid)",
+    PAPER: "var(--paper)",
+    WARNING: "var(--warning)",
+    SERIES[0]: "var(--blue)",
+}
 _WIDE_INCHES = 10
 _SCORES = ("precision", "recall", "f1")
 
@@ -63,7 +71,7 @@ def html_page(
     labels = run_labels(runs, limit=80)
     title = labels[0] if len(runs) == 1 else f"{len(runs)} runs"
     sections = [
-        _section("Runs" if len(runs) > 1 else "Run", f'<div class="card">{_run_table(runs, labels)}</div>'),
+        _section("Runs" if len(runs) > 1 else "Run", f'<div class="card runs">{_run_table(runs, labels)}</div>'),
         _section("Figures", f'<div class="figures">{"".join(_figures(figures))}</div>'),
     ]
     for label, evaluation in zip(labels, evaluations, strict=True):
@@ -116,12 +124,11 @@ def _run_table(runs: Sequence[RunHistory], labels: Sequence[str]) -> str:
                 number(run.best_epoch, 0),
                 number(val.get("loss")),
                 percent(val.get("accuracy")),
-                number(run.epochs[0].get("learning_rate"), 6),
-                number(run.epochs[-1].get("learning_rate"), 6),
+                " → ".join(significant(run.epochs[index].get("learning_rate")) for index in (0, -1)),
             ]
         )
-    head = ["Run", "Task", "Data", "Epochs", "Best epoch", "Val loss", "Val accuracy"]
-    return _table([*head, "First learning rate", "Last learning rate"], rows)
+    head = ["Run", "Task", "Data", "Epochs", "Best epoch", "Validation loss", "Validation accuracy", "Learning rate"]
+    return _table(head, rows)
 
 
 def _figures(figures: Mapping[str, Figure]) -> Iterator[str]:
@@ -158,7 +165,7 @@ def _measures(evaluation: Mapping[str, Any]) -> Iterator[list[str]]:
             yield [words(key.removeprefix("num_")), number(evaluation[key], 0)]
     for key, shown in (("accuracy", percent), ("loss", number), ("roc_auc", number), ("average_precision", number)):
         if evaluation.get(key) is not None:
-            yield [words(key).replace("Roc auc", "ROC AUC"), shown(evaluation[key])]
+            yield [words(key), shown(evaluation[key])]
     for rate, recall in (evaluation.get("recall_at_fpr") or {}).items():
         yield [f"Recall at {100 * float(rate):g} % false positives", percent(recall)]
     if evaluation.get("expected_calibration_error") is not None:
@@ -168,11 +175,11 @@ def _measures(evaluation: Mapping[str, Any]) -> Iterator[list[str]]:
 
 def _efficiency(values: Mapping[str, Any], prefix: str) -> Iterator[list[str]]:
     for key, value in values.items():
-        name = f"{prefix}{visible(key, 60)}"
+        name = f"{prefix}{key}"
         if isinstance(value, dict) and not prefix:
-            yield from _efficiency(value, f"{name} ")
+            yield from _efficiency(value, f"{name}_")
         elif isinstance(value, float):
-            yield [words(name), f"{value:,.4g}"]
+            yield [words(name), significant(value)]
         elif isinstance(value, (int, str)):
             yield [words(name), visible(value, 80) if isinstance(value, str) else f"{value:,}"]
 

@@ -32,10 +32,10 @@ def plot_runs(folders: Sequence[Path], out: Path | None, format: str) -> list[Pa
         DiskError: the disk is full or the folder cannot be written to.
     """
     if format not in _FORMATS:
-        raise ConfigError(f"Figures are not written as {format}.", hint="Use png, svg, pdf or html.")
+        raise ConfigError(f"figures are not written as {format}", hint="use png, svg, pdf or html")
     unique = list({folder.resolve(): folder for folder in folders}.values())
     if not unique:
-        raise ConfigError("No run folder was given.", hint="Give at least one, as printed by `dbbd train`.")
+        raise ConfigError("no run folder was given", hint="give at least one, as printed by `dbbd train`")
     runs = [read_run(folder) for folder in unique]
     single = len(runs) == 1
     # An overlay has no room for evaluations, a page has.

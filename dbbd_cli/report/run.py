@@ -45,10 +45,6 @@ def read_run(folder: Path) -> RunHistory:
     Raises:
         CheckpointError: the folder is not a run folder, or one of its files is missing or damaged.
     """
-    if not folder.is_dir():
-        if folder.exists():
-            raise CheckpointError(f"{folder} is not a folder.", hint="Give the run folder that holds it.")
-        raise CheckpointError(f"{folder} does not exist.", hint="Give a run folder, as printed by `dbbd train`.")
     config = _read_config(folder)
     epochs, steps = _read_history(folder / "history.jsonl")
     run, data = config.get("run"), config.get("data")
@@ -86,7 +82,7 @@ def read_evaluation(folder: Path) -> dict[str, Any] | None:
     except ValueError as error:
         problem = f"not JSON ({error})"
     if problem:
-        raise CheckpointError(f"{path}: {problem}.", hint=f"Write it again with `dbbd evaluate {folder}`.")
+        raise CheckpointError(f"{path} is damaged: {problem}", hint=f"write it again with `dbbd evaluate {folder}`")
     return dict(evaluation)
 
 
@@ -94,13 +90,12 @@ def _read_text(path: Path) -> str:
     """The text of a file of a run folder, with U+FFFD where it is not UTF-8."""
     try:
         return path.read_bytes().decode("utf-8", errors="replace")
-    except FileNotFoundError as error:
-        raise CheckpointError(
-            f"{path.parent} is not a run folder: it has no {path.name}.",
-            hint="Give a run folder, as printed by `dbbd train`.",
-        ) from error
+    except (FileNotFoundError, NotADirectoryError) as error:
+        folder = path.parent
+        problem = f"is not a run folder: it has no {path.name}" if folder.exists() else "does not exist"
+        raise CheckpointError(f"{folder} {problem}", hint="give a run folder, as printed by `dbbd train`") from error
     except OSError as error:
-        raise CheckpointError(f"{path} cannot be read: {error.strerror}.", hint="Check its permissions.") from error
+        raise CheckpointError(f"{path} cannot be read: {error.strerror}", hint="check its permissions") from error
 
 
 def _parse_json(text: str) -> Any:
@@ -119,11 +114,11 @@ def _read_config(folder: Path) -> dict[str, Any]:
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}" if mark else ""
         raise CheckpointError(
-            f"{path}{where}: not YAML.", hint="The file was damaged after the run; restore it from a copy."
+            f"{path}{where}: not YAML", hint="the file was damaged after the run; restore it from a copy"
         ) from error
     if not isinstance(config, dict):
         raise CheckpointError(
-            f"{path}: not a configuration.", hint="The file was damaged after the run; restore it from a copy."
+            f"{path}: not a configuration", hint="the file was damaged after the run; restore it from a copy"
         )
     return config
 
@@ -148,9 +143,7 @@ def _read_history(path: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]
         elif row["kind"] == "step":
             steps[row["step"]] = row
     if not epochs:
-        raise CheckpointError(
-            f"{path}: no epoch has ended yet.", hint="There is something to show once the first epoch is over."
-        )
+        raise CheckpointError(f"{path}: no epoch has ended yet", hint="draw again when the first epoch is over")
     return [epochs[key] for key in sorted(epochs)], [steps[key] for key in sorted(steps)]
 
 
@@ -178,6 +171,5 @@ def _problem(row: Any) -> str:
 
 def _damaged(path: Path, number: int, problem: str) -> CheckpointError:
     return CheckpointError(
-        f"{path}, line {number}: {problem}.",
-        hint="The history is damaged. Remove that line to draw the rest, or restore the file from a copy.",
+        f"{path}, line {number}: {problem}", hint="remove that line to draw the rest, or restore the file from a copy"
     )

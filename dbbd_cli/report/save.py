@@ -31,7 +31,9 @@ def save_figure(figure: Figure, path: Path) -> Path:
     """
     kind = path.suffix.lower().lstrip(".")
     if kind not in _METADATA:
-        raise ConfigError(f"{path}: figures are not written as {kind or 'nothing'}.", hint="Use png, svg or pdf.")
+        raise ConfigError(
+            f"{path}: figures are not written in this format", hint="use a name that ends in .png, .svg or .pdf"
+        )
     write_file(path, render(figure, kind))
     return path
 
@@ -65,6 +67,6 @@ def disk_error(path: Path, error: OSError) -> DiskError:
     """The error to show when `path` could not be written."""
     full = error.errno in (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
     return DiskError(
-        f"{path} cannot be written: {error.strerror or error}.",
-        hint="Free some space and draw again." if full else "Choose a folder that you can write to with --out.",
+        f"{path} cannot be written: {error.strerror or error}",
+        hint="free some space and draw again" if full else "choose another folder with --out DIR",
     )

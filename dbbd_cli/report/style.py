@@ -88,34 +88,67 @@ def styled() -> AbstractContextManager[None]:
     )
 
 
-def headed_figure(size: tuple[float, float], title: str, facts: Sequence[str], warning: str = "") -> Figure:
-    """An empty figure with a title and a line of facts under it, which a warning in colour leads.
+def headed_figure(
+    size: tuple[float, float],
+    title: str,
+    facts: Sequence[str],
+    *,
+    name: str = "",
+    warning: str = "",
+    compress: bool = False,
+) -> Figure:
+    """An empty figure with a title, and a line of facts under it.
 
     Args:
         size: width and height, inches.
-        title: what the figure shows, drawable text.
+        title: what the figure shows, ASCII.
         facts: short statements, drawable text.
-        warning: what must not be overlooked, such as "synthetic data".
+        name: whose figure it is, drawable text that follows the title.
+        warning: what must not be overlooked, such as "synthetic data"; leads the facts in colour. ASCII.
+        compress: draw the axes of a fixed aspect ratio, and what belongs to them, close together.
     """
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+    top = 1 - _HEADER_INCHES / size[1]
+    layout = ConstrainedLayoutEngine(
+        compress=compress, rect=(0, 0, 1, top), w_pad=_MARGIN_INCHES, h_pad=_MARGIN_INCHES / 2
+    )
+    figure = Figure(figsize=size, dpi=150, layout=layout)
+    _write_line(figure, 0.38, title, INK, f"   {name}", 14)
+    _write_line(figure, 0.63, warning, WARNING, " · ".join([*([""] if warning else []), *facts]), 10)
+    return figure
+
+
+def _write_line(figure: Figure, inches: float, lead: str, lead_color: str, rest: str, size: float) -> None:
+    """Writes bold text, and plain text after it, with its lower edge so far below the figure's upper one."""
     from matplotlib.text import Annotation
 
-    width, height = size
-    top = 1 - _HEADER_INCHES / height
-    layout = ConstrainedLayoutEngine(rect=(0, 0, 1, top), w_pad=_MARGIN_INCHES, h_pad=_MARGIN_INCHES / 2)
-    figure = Figure(figsize=size, dpi=150, layout=layout)
-    left = _MARGIN_INCHES / width
-    figure.text(left, 1 - 0.14 / height, title, fontsize=14, fontweight="bold", va="top")
-    lead = figure.text(left, 1 - 0.62 / height, warning, color=WARNING, fontweight="bold", va="bottom")
-    rest = " · ".join(facts) if not warning else "".join(f" · {fact}" for fact in facts)
-    # The facts start where the warning ends, which only the renderer knows.
-    figure.add_artist(
-        Annotation(rest, xy=(1, 0), xycoords=lead, xytext=(0, 0), textcoords="offset points", color=MUTED, va="bottom")
-        if warning
-        else Annotation(rest, xy=(left, 1 - 0.62 / height), xycoords="figure fraction", color=MUTED, va="bottom")
+    width, height = figure.get_size_inches()
+    # Bold only for our own words: fonts for other scripts often have no bold, and matplotlib would complain.
+    bold = figure.text(
+        _MARGIN_INCHES / width,
+        1 - inches / height,
+        lead,
+        color=lead_color,
+        fontsize=size,
+        fontfamily="DejaVu Sans",
+        fontweight="bold",
+        va="bottom",
     )
-    return figure
+    # Where the bold text ends, only the renderer knows.
+    figure.add_artist(
+        Annotation(
+            rest,
+            xy=(1, 0),
+            xycoords=bold,
+            xytext=(0, 0),
+            textcoords="offset points",
+            color=MUTED,
+            fontsize=size,
+            va="bottom",
+        )
+    )
 
 
 def add_legend(host: Figure | Axes, entries: Sequence[tuple[str, Artist]], **placement: Any) -> Legend:
@@ -133,7 +166,7 @@ def drawable(text: str, limit: int = 40) -> str:
 
 
 def _has_glyph(char: str) -> bool:
-    return " " <= char <= "~" or all(any(font.get_char_index(ord(char)) for font in fonts) for fonts in _fonts())
+    return " " <= char <= "~" or any(font.get_char_index(ord(char)) for font in _fonts())
 
 
 @cache
@@ -145,11 +178,7 @@ def _families() -> tuple[str, ...]:
 
 
 @cache
-def _fonts() -> tuple[tuple[FT2Font, ...], ...]:
-    """The fonts of plain text, and those of bold text, which have fewer glyphs."""
+def _fonts() -> tuple[FT2Font, ...]:
     from matplotlib.font_manager import FontProperties, findfont, get_font
 
-    return tuple(
-        tuple(get_font(findfont(FontProperties(family=[name], weight=weight))) for name in _families())
-        for weight in ("normal", "bold")
-    )
+    return tuple(get_font(findfont(FontProperties(family=[name]))) for name in _families())

@@ -8,6 +8,7 @@ from typing import Any
 # Joiners belong to the spelling of some scripts; every other invisible character could only mislead.
 _JOINERS = "\u200c\u200d"
 _INVISIBLE = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
+_ABBREVIATIONS = {"auc": "AUC", "mb": "MB", "ms": "ms", "roc": "ROC"}
 
 MISSING = "–"
 """What a table shows for a value that is not there."""
@@ -43,14 +44,21 @@ def distinct(labels: list[str]) -> list[str]:
 
 
 def words(name: str) -> str:
-    """A metric or task name as words: `region_loss` is `Region loss`."""
-    spaced = visible(name, 60).replace("_", " ")
-    return spaced[:1].upper() + spaced[1:]
+    """A metric or task name as words: `region_loss` is `Region loss`, `roc_auc` is `ROC AUC`."""
+    first, *others = visible(name, 60).split("_")
+    return " ".join(
+        [_ABBREVIATIONS.get(first, first[:1].upper() + first[1:]), *(_ABBREVIATIONS.get(o, o) for o in others)]
+    )
 
 
 def number(value: Any, digits: int = 4) -> str:
     """A number with a fixed count of decimals, or a dash where there is none."""
     return MISSING if value is None else f"{value:,.{digits}f}"
+
+
+def significant(value: Any) -> str:
+    """A number of any magnitude in four digits that matter, or a dash where there is none."""
+    return MISSING if value is None else f"{value:.4g}" if abs(value) < 1000 else f"{value:,.0f}"
 
 
 def percent(value: Any, digits: int = 1) -> str:

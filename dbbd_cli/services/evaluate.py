@@ -19,7 +19,8 @@ from dbbd_cli.engine.trainer import place, run_split
 from dbbd_cli.errors import ConfigError, DiskError
 from dbbd_cli.files import write_text
 from dbbd_cli.progress import Progress, Silent
-from dbbd_cli.report.plots import plot_evaluation
+from dbbd_cli.report.evaluation import evaluation_figures
+from dbbd_cli.report.save import save_figure
 from dbbd_cli.services.results import EvaluateResult
 from dbbd_cli.services.session import OpenedRun, build_task, is_synthetic, load_module, open_run
 from dbbd_cli.tasks.classification_report import classification_report
@@ -89,7 +90,7 @@ def evaluate(
         ) from error
     files = [folder / "evaluation.json", folder / "predictions.csv"]
     if plots:
-        files += plot_evaluation(report, folder)
+        files += [save_figure(figure, folder / f"{name}.png") for name, figure in evaluation_figures(report).items()]
     return EvaluateResult(run=run.folder, checkpoint=run.path, report=report, files=files)
 
 

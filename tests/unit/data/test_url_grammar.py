@@ -25,7 +25,9 @@ def test_counts_and_uniqueness(urls):
 
 def test_same_on_every_machine_and_python():
     text = "\n".join(url for members in synthetic_urls(500, 7).values() for url in members)
-    assert hashlib.sha256(text.encode()).hexdigest() == "PINNED"
+    assert (
+        hashlib.sha256(text.encode()).hexdigest() == "b48e50159a58cef291cdbcbbe251d3c5805b6c0cc4bda453f6d668beef9191e1"
+    )
 
 
 def test_seed_matters():
@@ -61,7 +63,7 @@ def test_length_tells_the_classes_apart_but_not_perfectly(urls):
 
 def test_the_malicious_shapes_are_there(urls):
     text = "\n".join(urls["malicious"])
-    for shape in ("@", "//xn--", "redirect?url=http%3A", r"\.pdf\.exe", r"//\d+\.\d+\.\d+\.\d+:\d+/", "[0-9a-f]{32}"):
+    for shape in ("@", "//xn--", r"redirect\?url=http%3A", r"\.pdf\.exe", r"//\d+\.\d+\.\d+\.\d+:\d+/", "[0-9a-f]{32}"):
         assert len(re.findall(shape, text)) > 20, shape
 
 

@@ -1,0 +1,236 @@
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import pytest
+import yaml
+
+from dbbd_cli.config import yaml_text
+from dbbd_cli.config.yaml_text import read_yaml
+from dbbd_cli.errors import ConfigError
+
+
+@pytest.fixture(params=["libyaml", "python"])
+def _each_parser(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if request.param == "python":
+        monkeypatch.setattr(yaml_text, "_LOADER", yaml.SafeLoader)
+    elif not yaml.__with_libyaml__:
+        pytest.skip("PyYAML was built without libyaml")
+
+
+def failure(text: str) -> ConfigError:
+    with pytest.raises(ConfigError) as caught:
+        read_yaml(text, "x.yaml")
+    return caught.value
+
+
+def problems(text: str) -> list[str]:
+    return [problem.block("x.yaml") for problem in read_yaml(text, "x.yaml").problems]
+
+
+@pytest.mark.usefixtures("_each_parser")
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("1e-4", 1e-4),
+        ("1E5", 1e5),
+        ("1e-6", 1e-6),
+        ("1.e+3", 1e3),
+        (".5", 0.5),
+        ("-.inf", float("-inf")),
+        ("1e999", float("inf")),
+        ("0", 0),
+        ("+12", 12),
+        ("-3", -3),
+        ("9" * 30, int("9" * 30)),
+        ("true", True),
+        ("False", False),
+        ("TRUE", True),
+        ("null", None),
+        ("~", None),
+        ("", None),
+        ("Null", None),
+    ],
+)
+def test_numbers_booleans_and_null(text: str, value: object) -> None:
+    read = read_yaml(f"a: {text}", "x.yaml").values["a"]
+    assert (type(read), read) == (type(value), value)
+
+
+@pytest.mark.usefixtures("_each_parser")
+@pytest.mark.parametrize(
+    "text",
+    "no yes on off y n No tRUE nULL 1:30 190:20:30 010 007 0o17 0x1F 0b1 1_000 2024-01-31 2024-01-31T10:00:00Z "
+    "1e nan inf .e5 1.2.3 = <<".split(),
+)
+def test_text_stays_text(text: str) -> None:
+    assert read_yaml(f"a: {text}", "x.yaml").values == {"a": text}
+    assert read_yaml(f"{text}: a", "x.yaml").values == {text: "a"}
+
+
+@pytest.mark.parametrize("text", ["'1'", '"true"', "'null'", "''", '"1e-4"', "|-\n  7"])
+def test_quoted_values_are_text(text: str) -> None:
+    read = read_yaml(f"a: {text}", "x.yaml")
+    assert isinstance(read.values["a"], str)
+    assert read.problems == []
+
+
+@pytest.mark.usefixtures("_each_parser")
+def test_every_key_has_its_line() -> None:
+    document = read_yaml("# top\na: 1\nb:\n  c: {d: 1,\n      e: 2}\n  f:\n  - x\n  - y\n", "x.yaml")
+    assert document.values == {"a": 1, "b": {"c": {"d": 1, "e": 2}, "f": ["x", "y"]}}
+    assert document.places == {
+        ("a",): 2,
+        ("b",): 3,
+        ("b", "c"): 4,
+        ("b", "c", "d"): 4,
+        ("b", "c", "e"): 5,
+        ("b", "f"): 6,
+        ("b", "f", 0): 7,
+        ("b", "f", 1): 8,
+    }
+    assert document.place(("b", "f")) == 6
+    assert document.place(("b", "absent", "too")) == 3
+    assert document.place(("absent",)) == "x.yaml"
+
+
+@pytest.mark.usefixtures("_each_parser")
+def test_findings_are_collected() -> None:
+    text = """\
+a: 1
+a: 2
+b: {c: !!python/object:os.system x, c: 3}
+d: &name [1]
+e: *name
+1: f
+'2': g
+no: h
+? [i]
+: j
+null: k
+a: 3
+l: !path m
+"""
+    assert problems(text) == [
+        "x.yaml:2: a is set twice, first on line 1\n    keep one of the two",
+        "x.yaml:3: b.c has the tag !!python/object:os.system, which is not supported\n    remove it",
+        "x.yaml:3: b.c is set twice, first on line 3\n    keep one of the two",
+        "x.yaml:4: d has the anchor &name, which is not supported\n    remove it",
+        "x.yaml:5: e has the alias *name, which is not supported\n    write the value out",
+        "x.yaml:6: the key 1 is not text\n    write '1'",
+        "x.yaml:9: a key is not text\n    quote text that starts with {, [ or *",
+        "x.yaml:11: the key null is not text\n    write 'null'",
+        "x.yaml:12: a is set twice, first on line 1\n    keep one of the two",
+        "x.yaml:13: l has the tag !path, which is not supported\n    remove it",
+    ]
+
+
+@pytest.mark.parametrize("text", ["*x", "!t {a: 1}", "&x {a: 1}", "!!set {a}", "!!binary aGk=", "! a"])
+def test_tags_and_aliases_at_the_top(text: str) -> None:
+    assert [block.partition(" has ")[0] for block in problems(text)] == ["x.yaml:1: the top level"]
+
+
+def test_a_tag_is_shown_without_control_characters() -> None:
+    assert problems("a: !%1b[31m b") == [
+        r"x.yaml:1: a has the tag !\x1b[31m, which is not supported" + "\n    remove it"
+    ]
+
+
+@pytest.mark.skipif(not yaml.__with_libyaml__, reason="words of libyaml")
+@pytest.mark.parametrize(
+    ("text", "message", "line", "hint"),
+    [
+        (
+            "a: 1\nb: [1, 2\n\n",
+            "x.yaml:2:9: not valid YAML: did not find expected ',' or ']' (while parsing a flow sequence from line 2)",
+            "b: [1, 2\n        ^",
+            "",
+        ),
+        (
+            "training:\n  epochs 3\n  batch_size: 4\n",
+            "x.yaml:3:13: not valid YAML: mapping values are not allowed in this context",
+            "  batch_size: 4\n            ^",
+            "is a ':' missing in the line before, or the indentation off? quote text that has ': ' in it",
+        ),
+        (
+            "training:\n\tepochs: 3\n",
+            "x.yaml:2:1: not valid YAML: found character that cannot start any token",
+            "→epochs: 3\n^",
+            "indent with spaces, not tabs; quote text that starts with @ or `",
+        ),
+        (
+            "training:\n  epochs: 3\n seed: 1\n",
+            "x.yaml:3:2: not valid YAML: did not find expected key (while parsing a block mapping from line 1)",
+            " seed: 1\n ^",
+            "do the keys of one section start in the same column?",
+        ),
+        (
+            "a: *.png",
+            "x.yaml:1:5: not valid YAML: did not find expected alphabetic or numeric character",
+            "a: *.png\n    ^",
+            "quote text that starts with * or &",
+        ),
+        ("a: 1\n---\nb: 2\n", "x.yaml:2:1: a second document starts here", "---\n^", ""),
+        (
+            "a: 1\r\nb: \x1b[31m",
+            "x.yaml:2:4: not valid YAML: a control character or half a surrogate pair",
+            "b: \\x1b[31m\n   ^",
+            "",
+        ),
+        ("a: 1\n...\n%TAG ! b\n", "x.yaml:3:1: %TAG is not supported", "%TAG ! b\n^", ""),
+    ],
+)
+def test_syntax_errors_show_the_line(text: str, message: str, line: str, hint: str) -> None:
+    error = failure(text)
+    assert (error.message, error.details, error.hint) == (message, [line], hint)
+
+
+def test_only_the_surroundings_of_a_long_line_are_shown() -> None:
+    (line,) = failure(f"a: {'x' * 5000} b: {'y' * 5000}").details
+    text, caret = line.split("\n")
+    assert len(text) <= 100
+    assert text[len(caret) - 1] == ":"
+
+
+@pytest.mark.usefixtures("_each_parser")
+@pytest.mark.parametrize("text", ["[" * 60, "{a: " * 60, "- " * 60, "".join(" " * n + "a:\n" for n in range(60))])
+def test_deep_nesting_is_refused(text: str) -> None:
+    message = failure(text).message
+    assert message.startswith("x.yaml:")
+    assert message.endswith(": nested more than 50 levels deep")
+
+
+def test_fifty_levels_are_read() -> None:
+    value: Any = read_yaml("[" * 50 + "]" * 50, "x.yaml").values
+    for _ in range(49):
+        (value,) = value
+    assert value == []
+
+
+def test_too_many_values_are_refused() -> None:
+    read_yaml("".join(f"k{n}: 1\n" for n in range(9_999)), "x.yaml")
+    error = failure("".join(f"k{n}: 1\n" for n in range(10_000)))
+    assert error.message == "x.yaml:10000:7: more than 10,000 values"
+
+
+@pytest.mark.skipif(not yaml.__with_libyaml__, reason="the Python parser takes about a second")
+@pytest.mark.parametrize(
+    "text",
+    [
+        "".join(f"%TAG !a{n}! b\n" for n in range(60_000)) + "---\na: 1\n",
+        "".join(f"k{n}: &a{n} [{f'*a{n - 1}, ' * 9 if n else 'x'}]\n" for n in range(900)),
+        "a: " + "9" * 990_000,
+        "[" * 990_000,
+        "? " * 490_000,
+        "a: !" + "%41" * 330_000 + " b",
+    ],
+    ids=["tag directives", "alias bomb", "number", "flow", "keys", "tag"],
+)
+def test_hostile_text_is_answered_at_once(text: str) -> None:
+    start = time.process_time()
+    try:
+        assert read_yaml(text, "x.yaml").problems or text.startswith("a: 9")
+    except ConfigError as error:
+        assert error.message.startswith("x.yaml:")
+    assert time.process_time() - start < 1.0

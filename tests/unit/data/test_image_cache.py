@@ -1,0 +1,158 @@
+from __future__ import annotations
+
+import hashlib
+import os
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dbbd_cli.data import image_cache
+from dbbd_cli.data.image_cache import ImageRef, cached_images, hash_files, make_room, prepare_images, url_sha256
+from dbbd_cli.data.image_file import decode_image
+from dbbd_cli.data.qr_code import render_qr
+from dbbd_cli.errors import DiskError
+from dbbd_cli.progress import Phase, Silent
+
+
+class Recorder(Silent):
+    """Remembers the titles of the phases."""
+
+    def __init__(self) -> None:
+        self.titles: list[str] = []
+
+    @contextmanager
+    def phase(self, title: str, total: int, unit: str = "batches", done: int = 0) -> Iterator[Phase]:
+        self.titles.append(title)
+        with super().phase(title, total, unit, done) as phase:
+            yield phase
+
+    def facts(self, title: str, rows: Mapping[str, str]) -> None: ...
+
+
+def url_refs(count: int) -> list[ImageRef]:
+    urls = [f"site.example/page/{index}" for index in range(count)]
+    return [ImageRef(url_sha256(url), url=url) for url in urls]
+
+
+def file_refs(folder: Path, count: int) -> list[ImageRef]:
+    refs = []
+    for index in range(count):
+        path = folder / f"{index}.png"
+        Image.new("RGB", (20, 10), (index, 0, 0)).save(path)
+        refs.append(ImageRef(hashlib.sha256(path.read_bytes()).hexdigest(), path=str(path)))
+    return refs
+
+
+def test_rendered_codes_are_those_of_the_renderer_and_are_made_once(tmp_path: Path) -> None:
+    refs, progress = url_refs(5), Recorder()
+    pixels = prepare_images(refs, 64, tmp_path, progress).open()
+    assert pixels.shape == (5, 1, 64, 64)
+    for row, ref in zip(pixels, refs, strict=True):
+        assert ref.url is not None
+        assert np.array_equal(row[0], render_qr(ref.url, 64))
+    again = prepare_images(refs, 64, tmp_path, progress).open()
+    assert np.array_equal(again, pixels)
+    assert progress.titles == ["Rendering QR codes"]
+
+
+def test_processes_give_the_same_pixels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    refs = url_refs(130)
+    alone = prepare_images(refs, 32, tmp_path / "one", Silent()).open()
+    monkeypatch.setattr(image_cache, "ROWS_WORTH_PROCESSES", 1)
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    together = prepare_images(refs, 32, tmp_path / "two", Silent()).open()
+    assert np.array_equal(alone, together)
+
+
+def test_unreadable_images_are_named_and_left_out_and_nothing_takes_their_place(tmp_path: Path) -> None:
+    refs = file_refs(tmp_path, 6)
+    for position in (0, 3):
+        data = b"\x89PNG broken"
+        path = Path(str(refs[position].path))
+        path.write_bytes(data)
+        refs[position] = ImageRef(hashlib.sha256(data).hexdigest(), path=str(path))
+    prepared = prepare_images(refs, 32, tmp_path / "cache", Silent())
+    assert sorted(prepared.problems) == [0, 3]
+    good = [refs[position] for position in (1, 2, 4, 5)]
+    for row, ref in zip(prepared.open(), good, strict=True):
+        expected = decode_image(Path(str(ref.path)).read_bytes(), ".png", 32).transpose(2, 0, 1)
+        assert np.array_equal(row, expected)
+    assert cached_images(good, 32, tmp_path / "cache") is not None
+
+
+def test_nothing_is_kept_when_no_image_can_be_read(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    path.write_bytes(b"")
+    ref = ImageRef(hashlib.sha256(b"").hexdigest(), path=str(path))
+    assert sorted(prepare_images([ref], 32, tmp_path / "cache", Silent()).problems) == [0]
+    assert not list((tmp_path / "cache").glob("*.u8"))
+
+
+def test_a_file_that_changed_after_hashing_is_a_problem(tmp_path: Path) -> None:
+    refs = file_refs(tmp_path, 2)
+    Image.new("RGB", (20, 10), (99, 99, 99)).save(tmp_path / "1.png")
+    assert "changed" in prepare_images(refs, 32, tmp_path / "cache", Silent()).problems[1]
+
+
+def test_other_content_size_or_order_is_another_cache(tmp_path: Path) -> None:
+    refs = url_refs(3)
+    paths = {
+        prepare_images(r, size, tmp_path, Silent()).path
+        for r, size in ((refs, 32), (refs, 64), (refs[::-1], 32), (refs[:2], 32))
+    }
+    assert len(paths) == 4
+
+
+def test_a_cache_that_was_cut_off_is_made_again(tmp_path: Path) -> None:
+    refs = url_refs(3)
+    first = prepare_images(refs, 32, tmp_path, Silent())
+    expected = first.open().copy()
+    os.truncate(first.path, 100)
+    assert np.array_equal(prepare_images(refs, 32, tmp_path, Silent()).open(), expected)
+
+
+def test_two_at_once_share_the_work(tmp_path: Path) -> None:
+    refs, progress = url_refs(40), Recorder()
+    results: list[np.ndarray] = []
+    threads = [
+        threading.Thread(target=lambda: results.append(prepare_images(refs, 32, tmp_path, progress).open()))
+        for _ in range(3)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert progress.titles == ["Rendering QR codes"]
+    assert np.array_equal(results[0], results[1])
+    assert np.array_equal(results[0], results[2])
+
+
+def test_least_recently_used_caches_go_first(tmp_path: Path) -> None:
+    for age, name in enumerate(("new", "middle", "old")):
+        path = tmp_path / f"images-{name}.u8"
+        path.write_bytes(bytes(100))
+        os.utime(path, (1000 - age, 1000 - age))
+    make_room(tmp_path, needed=150, limit=300)
+    assert [path.name for path in tmp_path.iterdir()] == ["images-new.u8"]
+
+
+def test_full_disk_says_what_is_needed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Usage:
+        free = 10
+
+    monkeypatch.setattr(image_cache.shutil, "disk_usage", lambda _: Usage)
+    with pytest.raises(DiskError, match="are needed and 0 MB are free"):
+        prepare_images(url_refs(3), 1024, tmp_path, Silent())
+    assert not list(tmp_path.glob("*.tmp"))
+
+
+def test_hashes_are_those_of_the_content_and_a_missing_file_is_told(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"content")
+    hashes = hash_files([str(tmp_path / "a"), str(tmp_path / "b")], Silent())
+    assert hashes[0] == hashlib.sha256(b"content").hexdigest()
+    assert isinstance(hashes[1], FileNotFoundError)

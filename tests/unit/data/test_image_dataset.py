@@ -1,0 +1,167 @@
+from __future__ import annotations
+
+import pickle
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from dbbd_cli.data.image_dataset import ImageDataset, make_manifest, prepare_manifest
+from dbbd_cli.data.image_sources import list_folder, list_synthetic, list_urls
+from dbbd_cli.data.split import Manifest
+from dbbd_cli.data.url_grammar import host_of
+from dbbd_cli.errors import DataError
+from dbbd_cli.progress import Silent
+
+
+class Told(Silent):
+    def __init__(self) -> None:
+        self.text: list[str] = []
+
+    def line(self, text: str) -> None:
+        self.text.append(text)
+
+    def warn(self, text: str) -> None:
+        self.text.append("warning: " + text)
+
+
+def manifest_of(source: Any, cache: Path, progress: Silent | None = None, **changes: Any) -> Manifest:
+    settings: dict[str, Any] = {
+        "sample_per_class": None,
+        "shares": (0.7, 0.15, 0.15),
+        "group_by_host": False,
+        "on_error": "fail",
+        "image_size": 32,
+        "cache_dir": cache,
+        "seed": 1,
+    }
+    return make_manifest(source, **{**settings, **changes}, progress=progress or Silent())
+
+
+def test_equal_content_falls_in_the_same_split_and_is_reported(
+    picture_folder: Callable[..., Path], tmp_path: Path
+) -> None:
+    root = picture_folder(("cat", "dog"), count=20)
+    for copy in range(5):
+        shutil.copy(root / "cat" / "3.png", root / "cat" / f"copy{copy}.png")
+    shutil.copy(root / "cat" / "7.png", root / "dog" / "same.png")
+    told = Told()
+    manifest = manifest_of(list_folder(root), tmp_path / "cache", told)
+    split = {sample.key: sample.split for sample in manifest.samples}
+    assert len({split["cat/3.png"], *(split[f"cat/copy{copy}.png"] for copy in range(5))}) == 1
+    assert split["cat/7.png"] == split["dog/same.png"]
+    text = "\n".join(told.text)
+    assert "1 images are in more than one class" in text
+    assert "cat/7.png (cat)" in text
+    assert "6 images repeat" in text
+
+
+def test_unreadable_images_end_the_run_with_their_paths(picture_folder: Callable[..., Path], tmp_path: Path) -> None:
+    root = picture_folder(("cat", "dog"))
+    (root / "cat" / "empty.png").write_bytes(b"")
+    (root / "dog" / "cut.png").write_bytes((root / "dog" / "1.png").read_bytes()[:60])
+    shutil.copy(root / "dog" / "2.png", root / "dog" / "wrong.jpg")
+    with pytest.raises(DataError) as caught:
+        manifest_of(list_folder(root), tmp_path / "cache")
+    listed = "\n".join(caught.value.details)
+    assert len(caught.value.details) == 3
+    for name in ("empty.png", "cut.png", "wrong.jpg"):
+        assert name in listed
+    assert "on_error=skip" in caught.value.hint
+
+
+def test_skipped_images_are_counted_listed_and_in_no_split(picture_folder: Callable[..., Path], tmp_path: Path) -> None:
+    root = picture_folder(("cat", "dog"))
+    (root / "cat" / "empty.png").write_bytes(b"")
+    told = Told()
+    manifest = manifest_of(list_folder(root), tmp_path / "cache", told, on_error="skip")
+    assert len(manifest.samples) == 16
+    assert all("empty" not in sample.key for sample in manifest.samples)
+    assert len(manifest.skipped) == 1
+    assert "empty.png" in manifest.skipped[0]
+    assert any("1 files or rows were left out" in text for text in told.text)
+
+
+def test_fewer_images_than_asked_for_is_told(picture_folder: Callable[..., Path], tmp_path: Path) -> None:
+    told = Told()
+    manifest = manifest_of(list_folder(picture_folder(("cat", "dog"))), tmp_path / "cache", told, sample_per_class=50)
+    assert len(manifest.samples) == 16
+    assert "Class 'cat' has 8 of the 50 samples asked for; all of them are used." in told.text
+
+
+def test_a_host_stays_in_one_split(tmp_path: Path) -> None:
+    manifest = manifest_of(list_synthetic(200, 3), tmp_path, group_by_host=True)
+    splits: dict[str, set[str]] = {}
+    for sample in manifest.samples:
+        splits.setdefault(host_of(sample.key), set()).add(sample.split)
+    assert len(splits) < 400
+    assert all(len(found) == 1 for found in splits.values())
+
+
+def test_the_real_urls_split_as_promised(shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = list_urls(shared / "data" / "qr_urls.csv", "url", "label")
+    monkeypatch.setattr(
+        "dbbd_cli.data.image_dataset.prepare_images",
+        lambda refs, *_: type("Prepared", (), {"problems": {}})(),  # 10,000 codes take half a minute to render
+    )
+    manifest = manifest_of(source, tmp_path, sample_per_class=5000, seed=42)
+    assert [len(manifest.of(split)) for split in ("train", "val", "test")] == [7000, 1500, 1500]
+    for label in range(2):
+        counts = [sum(s.label == label for s in manifest.of(split)) for split in ("train", "val", "test")]
+        assert counts == [3500, 750, 750]
+
+
+def test_files_that_changed_since_the_manifest_are_named(picture_folder: Callable[..., Path], tmp_path: Path) -> None:
+    root = picture_folder(("cat", "dog"))
+    source = list_folder(root)
+    manifest = manifest_of(source, tmp_path / "cache")
+    shutil.copy(root / "cat" / "0.png", root / "cat" / "1.png")
+    (root / "dog" / "2.png").unlink()
+    with pytest.raises(DataError) as caught:
+        prepare_manifest(
+            manifest,
+            splits=("train", "val", "test"),
+            roots=source.roots,
+            image_size=32,
+            cache_dir=tmp_path / "empty cache",
+            progress=Silent(),
+        )
+    assert len(caught.value.details) == 2
+
+
+def test_only_the_files_of_the_needed_split_are_read(picture_folder: Callable[..., Path], tmp_path: Path) -> None:
+    root = picture_folder(("cat", "dog"))
+    source = list_folder(root)
+    manifest = manifest_of(source, tmp_path / "cache")
+    for sample in manifest.of("train"):
+        (root / sample.key).unlink()
+    prepared, samples = prepare_manifest(
+        manifest,
+        splits=("test",),
+        roots=source.roots,
+        image_size=32,
+        cache_dir=tmp_path / "empty cache",
+        progress=Silent(),
+    )
+    assert samples == manifest.of("test")
+    assert prepared.shape[0] == len(samples)
+
+
+def test_a_batch_holds_the_rows_that_were_asked_for_also_after_pickling(tmp_path: Path) -> None:
+    manifest = manifest_of(list_synthetic(10, 3), tmp_path)
+    prepared, samples = prepare_manifest(
+        manifest, splits=("train",), roots=(), image_size=32, cache_dir=tmp_path, progress=Silent()
+    )
+    rows = [row for row, sample in enumerate(samples) if sample.split == "val"]
+    dataset = ImageDataset(prepared, rows, [samples[row].label for row in rows])
+    batch = dataset.__getitems__([(4, 1), (4, 0)])
+    assert torch.equal(batch.pixels, torch.from_numpy(prepared.open()[[rows[1], rows[0]]].copy()))
+    assert batch.labels.tolist() == [samples[rows[1]].label, samples[rows[0]].label]
+    assert int(batch.epoch) == 4
+    copy = pickle.loads(pickle.dumps(dataset))
+    assert len(pickle.dumps(dataset)) < 5000  # not the pixels
+    assert np.array_equal(copy.__getitems__([(4, 1)]).pixels, batch.pixels[:1])

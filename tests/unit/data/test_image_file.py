@@ -1,0 +1,325 @@
+"""Real files of every format and mode, made here with PIL, and many that are damaged."""
+
+import io
+import struct
+import warnings
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dbbd_cli.data.image_file import IMAGE_SUFFIXES, MAX_PIXELS, ImageFileError, decode_image, image_format
+
+SIZE = 32
+DAMAGED = "damaged, incomplete or of an unsupported kind"
+FORMATS = [
+    ("PNG", ".png", {}),
+    ("JPEG", ".jpg", {"quality": 95}),
+    ("JPEG", ".jpeg", {"quality": 95, "progressive": True}),
+    ("BMP", ".bmp", {}),
+    ("WEBP", ".webp", {"lossless": True}),
+    ("WEBP", ".webp", {"quality": 95}),
+    ("TIFF", ".tif", {}),
+    ("TIFF", ".tiff", {"compression": "tiff_lzw"}),
+    ("GIF", ".gif", {}),
+]
+
+
+def encoded(image, name, **options):
+    buffer = io.BytesIO()
+    image.save(buffer, name, **options)
+    return buffer.getvalue()
+
+
+def decoded_or_reason(data, suffix):
+    try:
+        return decode_image(data, suffix, SIZE)
+    except ImageFileError as error:
+        return str(error)
+
+
+def picture(width=40, height=24):
+    """Four flat quarters: red, green / blue, white."""
+    pixels = np.zeros((height, width, 3), np.uint8)
+    pixels[: height // 2, : width // 2] = (255, 0, 0)
+    pixels[: height // 2, width // 2 :] = (0, 255, 0)
+    pixels[height // 2 :, : width // 2] = (0, 0, 255)
+    pixels[height // 2 :, width // 2 :] = 255
+    return Image.fromarray(pixels)
+
+
+def corners(pixels):
+    return [pixels[y, x].astype(int).tolist() for y in (4, -5) for x in (4, -5)]
+
+
+def assert_corners(pixels, expected, tolerance=12):
+    np.testing.assert_allclose(corners(pixels), expected, atol=tolerance)
+
+
+RED, GREEN, BLUE, WHITE = [255, 0, 0], [0, 255, 0], [0, 0, 255], [255, 255, 255]
+
+
+@pytest.mark.parametrize(("name", "suffix", "options"), FORMATS)
+def test_every_format(name, suffix, options):
+    data = encoded(picture(), name, **options)
+    pixels = decode_image(data, suffix, SIZE)
+    assert pixels.shape == (SIZE, SIZE, 3)
+    assert pixels.dtype == np.uint8
+    assert_corners(pixels, [RED, GREEN, BLUE, WHITE])
+    np.testing.assert_array_equal(decode_image(data, suffix.upper(), SIZE), pixels)
+
+
+def test_every_suffix_is_tested():
+    assert {suffix for _, suffix, _ in FORMATS} == IMAGE_SUFFIXES
+
+
+def test_only_the_first_frame_counts():
+    frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
+    for name, suffix in (("GIF", ".gif"), ("TIFF", ".tif"), ("WEBP", ".webp"), ("PNG", ".png")):
+        data = encoded(frames[0], name, save_all=True, append_images=frames[1:])
+        np.testing.assert_allclose(decode_image(data, suffix, SIZE)[5, 5], RED, atol=3)
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "P"])
+@pytest.mark.parametrize(("name", "suffix"), [("PNG", ".png"), ("BMP", ".bmp"), ("TIFF", ".tif"), ("GIF", ".gif")])
+def test_few_colours(mode, name, suffix):
+    image = Image.new("L", (16, 16), 255)
+    image.paste(0, (0, 0, 16, 8))
+    pixels = decode_image(encoded(image.convert(mode), name), suffix, SIZE)
+    assert (pixels[:8] == 0).all()
+    assert (pixels[-8:] == 255).all()
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "PA"])
+def test_transparency_becomes_white(mode):
+    image = Image.new("RGBA", (16, 16), (0, 0, 0, 255))
+    image.paste((0, 0, 0, 0), (0, 0, 8, 16))
+    image.paste((0, 0, 0, 128), (8, 0, 16, 8))
+    data = encoded(image.convert(mode) if mode != "PA" else image.quantize(), "PNG")
+    pixels = decode_image(data, ".png", SIZE)
+    assert_corners(pixels, [WHITE, [127] * 3, WHITE, [0] * 3], tolerance=2)
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "P", "RGB"])
+def test_a_transparent_colour_becomes_white(mode):
+    image = Image.new("L", (16, 16), 255)
+    image.paste(0, (0, 0, 16, 8))
+    image = image.convert(mode)
+    transparent = (0, 0, 0) if mode == "RGB" else image.getpixel((0, 0))
+    assert (decode_image(encoded(image, "PNG", transparency=transparent), ".png", SIZE) == 255).all()
+
+
+def test_transparent_gif_and_webp_become_white():
+    image = Image.new("RGBA", (16, 16), (0, 0, 0, 0))
+    for name, suffix in (("GIF", ".gif"), ("WEBP", ".webp"), ("TIFF", ".tif")):
+        assert (decode_image(encoded(image, name), suffix, SIZE) == 255).all()
+
+
+@pytest.mark.parametrize(("name", "suffix"), [("PNG", ".png"), ("TIFF", ".tif")])
+def test_sixteen_bits_are_scaled(name, suffix):
+    values = np.array([[0, 257, 32896, 65535]], np.uint16).repeat(4, axis=0).repeat(8, axis=1)
+    pixels = decode_image(encoded(Image.fromarray(values), name), suffix, SIZE)
+    assert pixels[16, [2, 12, 20, -2], 0].tolist() == [0, 1, 128, 255]
+
+
+@pytest.mark.parametrize(
+    ("order", "bits", "row"),
+    [
+        (">", 16, b"\x80\x00" * 8),
+        ("<", 16, b"\x00\x80" * 8),
+        ("<", 12, b"\x80\x08\x00" * 4),
+    ],
+)
+def test_tiff_with_more_than_eight_bits_is_scaled(order, bits, row):
+    """A file made by hand, 8 x 8 pixels, all of them half as bright as white."""
+    tags = {256: 8, 257: 8, 258: bits, 259: 1, 262: 1, 273: 122, 277: 1, 278: 8, 279: 8 * len(row)}
+    entries = b"".join(struct.pack(f"{order}HHIHH", tag, 3, 1, value, 0) for tag, value in tags.items())
+    head = (b"MM\0*" if order == ">" else b"II*\0") + struct.pack(f"{order}IH", 8, len(tags))
+    data = head + entries + bytes(4) + 8 * row
+    assert (decode_image(data, ".tif", SIZE) == 128).all()
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.int32])
+def test_pixels_without_a_defined_white_are_refused(dtype):
+    with pytest.raises(ImageFileError, match="32-bit pixels"):
+        decode_image(encoded(Image.fromarray(np.ones((8, 8), dtype)), "TIFF"), ".tif", SIZE)
+
+
+@pytest.mark.parametrize(("name", "suffix"), [("JPEG", ".jpg"), ("TIFF", ".tif")])
+def test_cmyk(name, suffix):
+    options = {"quality": 95} if name == "JPEG" else {}
+    assert_corners(
+        decode_image(encoded(picture().convert("CMYK"), name, **options), suffix, SIZE), [RED, GREEN, BLUE, WHITE]
+    )
+
+
+ORIENTED = {
+    1: [RED, GREEN, BLUE, WHITE],
+    2: [GREEN, RED, WHITE, BLUE],
+    3: [WHITE, BLUE, GREEN, RED],
+    4: [BLUE, WHITE, RED, GREEN],
+    5: [RED, BLUE, GREEN, WHITE],
+    6: [BLUE, RED, WHITE, GREEN],
+    7: [WHITE, GREEN, BLUE, RED],
+    8: [GREEN, WHITE, RED, BLUE],
+}
+
+
+@pytest.mark.parametrize("orientation", ORIENTED)
+@pytest.mark.parametrize(("name", "suffix"), [("JPEG", ".jpg"), ("PNG", ".png"), ("WEBP", ".webp"), ("TIFF", ".tif")])
+def test_orientation_is_undone(name, suffix, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    options = {} if name in ("PNG", "TIFF") else {"quality": 95}
+    pixels = decode_image(encoded(picture(), name, exif=exif, **options), suffix, SIZE)
+    assert_corners(pixels, ORIENTED[orientation])
+
+
+@pytest.mark.parametrize(("name", "suffix"), [("JPEG", ".jpg"), ("PNG", ".png"), ("WEBP", ".webp")])
+@pytest.mark.parametrize("exif", [b"", b"II", b"II*\0\xff\xff\xff\xff", b"no header at all"])
+def test_damaged_exif_does_not_cost_the_picture(name, suffix, exif):
+    data = encoded(picture(), name, exif=b"Exif\0\0" + exif)
+    assert_corners(decode_image(data, suffix, SIZE), [RED, GREEN, BLUE, WHITE], tolerance=30)
+
+
+def test_resize_averages_over_the_area():
+    stripes = np.zeros((64, 64), np.uint8)
+    stripes[:, ::2] = 255
+    pixels = decode_image(encoded(Image.fromarray(stripes), "PNG"), ".png", 8)
+    assert abs(pixels.astype(int) - 127).max() < 12
+
+
+def test_large_jpeg_decoded_at_a_fraction_looks_the_same():
+    y, x = np.mgrid[0:512, 0:768]
+    pixels = np.stack([x / 768 * 255, y / 512 * 255, 128 + 100 * np.sin(np.hypot(x, y) / 5)], axis=-1)
+    data = encoded(Image.fromarray(pixels.astype(np.uint8)), "JPEG", quality=95, subsampling=0)
+    with Image.open(io.BytesIO(data)) as image:
+        whole = np.asarray(image.resize((128, 128), Image.Resampling.BILINEAR)).astype(int)
+    error = abs(decode_image(data, ".jpg", 128) - whole)
+    assert 0 < error.max() <= 6  # 0: the fraction was not used
+
+
+@pytest.mark.parametrize(
+    ("name", "suffix", "message"),
+    [
+        ("JPEG", ".png", "is a JPEG but named .png"),
+        ("PNG", ".jpeg", "is a PNG but named .jpeg"),
+        ("GIF", ".WEBP", "is a GIF but named .WEBP"),
+        ("PNG", ".txt", "is a PNG but named .txt"),
+        ("PNG", "", "is a PNG but named without a suffix"),
+    ],
+)
+def test_wrong_name(name, suffix, message):
+    with pytest.raises(ImageFileError) as caught:
+        decode_image(encoded(picture(), name), suffix, SIZE)
+    assert str(caught.value) == message
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"", "empty file"),
+        (b"hello, I am a text", "not an image"),
+        (bytes(1000), "not an image"),
+        (b"BMW sells cars, this is no bitmap", "not an image"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0", "not an image"),
+        (b"P6 2 2 255 aaaabbbbcccc", "not an image"),
+        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "not an image"),
+    ],
+)
+def test_no_image(data, message):
+    for suffix in IMAGE_SUFFIXES:
+        with pytest.raises(ImageFileError) as caught:
+            decode_image(data, suffix, SIZE)
+        assert str(caught.value) == message
+
+
+@pytest.mark.parametrize(("name", "suffix", "options"), FORMATS)
+def test_a_beginning_of_a_file_is_never_taken_for_another_picture(name, suffix, options):
+    noise = np.random.default_rng(0).integers(0, 256, (24, 24, 3), dtype=np.uint8)
+    data = encoded(Image.fromarray(noise), name, **options)
+    whole = decode_image(data, suffix, SIZE)
+    for length in [*range(40), *range(40, len(data) - 12, 97), *range(len(data) - 12, len(data))]:
+        result = decoded_or_reason(data[:length], suffix)
+        if isinstance(result, str):
+            assert result in ("empty file", "not an image", "truncated", DAMAGED)
+        else:  # only the end mark is missing
+            assert length > len(data) - 13, length
+            np.testing.assert_array_equal(result, whole)
+
+
+def test_half_a_file_is_called_truncated():
+    for name, suffix in (("PNG", ".png"), ("JPEG", ".jpg"), ("BMP", ".bmp")):
+        data = encoded(Image.effect_noise((64, 64), 90).convert("RGB"), name)
+        with pytest.raises(ImageFileError, match=r"^truncated$"):
+            decode_image(data[: len(data) // 2], suffix, SIZE)
+
+
+@pytest.mark.parametrize(("name", "suffix", "options"), FORMATS)
+def test_changed_bytes_give_an_error_or_a_picture(name, suffix, options):
+    rng = np.random.default_rng(1)
+    data = np.frombuffer(encoded(picture(), name, **options), np.uint8)
+    for _ in range(150):
+        broken = data.copy()
+        where = rng.integers(0, min(len(broken), 200), 3)
+        broken[where] = rng.integers(0, 256, 3)
+        result = decoded_or_reason(broken.tobytes(), suffix)
+        assert isinstance(result, str) or result.shape == (SIZE, SIZE, 3)
+
+
+def test_noise_after_any_signature_is_an_error():
+    rng = np.random.default_rng(2)
+    for name, suffix, options in FORMATS:
+        head = encoded(picture(), name, **options)[:16]
+        for _ in range(10):
+            with pytest.raises(ImageFileError):
+                decode_image(head + rng.bytes(300), suffix, SIZE)
+
+
+def png_header(width, height):
+    def chunk(kind, content):
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+
+
+def test_too_many_pixels_are_refused_before_decoding():
+    assert MAX_PIXELS < 13_000**2
+    with pytest.raises(ImageFileError) as caught:
+        decode_image(png_header(13_000, 13_000), ".png", SIZE)
+    assert str(caught.value) == "too large: 13000 x 13000 pixels (limit 90,000,000 in all)"
+    with pytest.raises(ImageFileError, match=r"^too large: more than 90,000,000 pixels$"):
+        decode_image(png_header(60_000, 60_000), ".png", SIZE)
+    with pytest.raises(ImageFileError, match=r"^(truncated|damaged)"):
+        decode_image(png_header(9_000, 9_999), ".png", SIZE)
+
+
+def test_lack_of_memory_is_told(monkeypatch):
+    def fail(*args, **kwargs):
+        raise MemoryError
+
+    monkeypatch.setattr(Image.Image, "resize", fail)
+    with pytest.raises(ImageFileError, match="too large for the memory"):
+        decode_image(encoded(picture(), "PNG"), ".png", SIZE)
+
+
+def test_nothing_warns():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(ImageFileError, match=r"^(truncated|damaged)"):
+            decode_image(png_header(9_470, 9_480), ".png", SIZE)  # PIL warns of such a size
+        with pytest.raises(ImageFileError, match=r"^too large: 9500 x 9500"):
+            decode_image(png_header(9_500, 9_500), ".png", SIZE)
+        corrupt = b"Exif\0\0II*\0\x08\0\0\0\xff\0"  # and of such a note
+        assert decode_image(encoded(picture(), "PNG", exif=corrupt), ".png", SIZE).shape == (SIZE, SIZE, 3)
+
+
+def test_formats_are_known_by_their_first_bytes():
+    for name, _, options in FORMATS:
+        assert image_format(encoded(picture(), name, **options)[:16]) == name
+    big_tiff = encoded(picture(), "TIFF", big_tiff=True)
+    assert image_format(big_tiff[:16]) == "TIFF"
+    assert image_format(b"RIFF\0\0\0\0WAVEfmt ") is None
+    assert image_format(b"") is None

@@ -1,0 +1,109 @@
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from dbbd_cli.data.split import Manifest, Sample, assign_splits, draw_sample
+from dbbd_cli.errors import CheckpointError, DataError
+
+SHARES = (0.7, 0.15, 0.15)
+
+
+def split_of(count: int, classes: int = 2, groups: list[str] | None = None, seed: int = 42) -> list[str]:
+    keys = [f"{label}/{index}" for label in range(classes) for index in range(count)]
+    labels = [label for label in range(classes) for _ in range(count)]
+    return assign_splits(keys, labels, groups or keys, [f"c{k}" for k in range(classes)], SHARES, seed)
+
+
+def test_shares_are_exact_in_every_class() -> None:
+    splits = split_of(5000)
+    for label in range(2):
+        part = Counter(splits[label * 5000 : (label + 1) * 5000])
+        assert part == {"train": 3500, "val": 750, "test": 750}
+
+
+def test_small_classes_are_in_every_split() -> None:
+    for count in range(3, 12):
+        assert set(split_of(count)) == {"train", "val", "test"}, count
+
+
+def test_the_seed_decides() -> None:
+    assert split_of(100) == split_of(100)
+    assert split_of(100) != split_of(100, seed=43)
+
+
+def test_order_of_the_listing_does_not_matter() -> None:
+    keys = [f"{index}" for index in range(60)]
+    labels = [index % 2 for index in range(60)]
+    forward = dict(zip(keys, assign_splits(keys, labels, keys, "ab", SHARES, 1), strict=True))
+    backward = dict(zip(keys[::-1], assign_splits(keys[::-1], labels[::-1], keys[::-1], "ab", SHARES, 1), strict=True))
+    assert forward == backward
+
+
+def test_groups_stay_together_and_shares_nearly_hold() -> None:
+    groups = [f"host{index % 40}" for index in range(400)]
+    splits = split_of(200, groups=groups)
+    by_group: dict[str, set[str]] = {}
+    for group, split in zip(groups, splits, strict=True):
+        by_group.setdefault(group, set()).add(split)
+    assert all(len(found) == 1 for found in by_group.values())
+    assert 0.6 < splits.count("train") / 400 < 0.8
+    assert splits.count("val") > 20
+    assert splits.count("test") > 20
+
+
+def test_large_groups_are_not_all_put_into_training() -> None:
+    seen = set()
+    for seed in range(20):
+        groups = ["big"] * 12 + [f"{index}" for index in range(12, 200)]
+        seen.add(split_of(100, groups=groups, seed=seed)[0])
+    assert seen == {"train", "val", "test"}
+
+
+def test_too_small_a_class_is_named() -> None:
+    with pytest.raises(DataError) as caught:
+        assign_splits(["a", "b", "c", "d", "e"], [0, 0, 0, 1, 1], list("abcde"), ["cat", "dog"], SHARES, 0)
+    assert caught.value.details == ["dog: 2 samples"]
+
+
+def test_a_class_of_one_group_cannot_be_in_every_split() -> None:
+    keys = [str(index) for index in range(20)]
+    groups = ["same"] * 10 + keys[10:]
+    with pytest.raises(DataError, match="missing from a split"):
+        assign_splits(keys, [0] * 10 + [1] * 10, groups, ["cat", "dog"], SHARES, 0)
+
+
+def test_sample_takes_the_same_number_of_each_class_and_hardly_changes_when_a_file_is_added() -> None:
+    keys = [f"{index}" for index in range(300)]
+    labels = [0] * 100 + [1] * 200
+    chosen = draw_sample(keys, labels, 50, seed=3)
+    assert Counter(labels[position] for position in chosen) == {0: 50, 1: 50}
+    more = draw_sample([*keys, "new"], [*labels, 1], 50, seed=3)
+    assert len(set(chosen) - set(more)) <= 1
+    assert draw_sample(keys, labels, None, seed=3) == list(range(300))
+    assert draw_sample(keys, labels, 150, seed=3)[:100] == list(range(100))
+
+
+def test_manifest_reads_back_equal(tmp_path: Path) -> None:
+    samples = tuple(Sample(f"cat/ü {index}.png", 0, "ab" * 32, "train") for index in range(3))
+    manifest = Manifest("folder", ("cat", "dog"), ("/data/cat", "/data/dog"), samples, ("x.png: empty file",))
+    path = tmp_path / "splits.json"
+    path.write_text(manifest.to_json(), encoding="utf-8")
+    assert Manifest.load(path) == manifest
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"format": 1}', '{"format": 9}', "null", '"x"'])
+def test_damaged_manifest_is_a_checkpoint_error(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "splits.json"
+    path.write_text(text)
+    with pytest.raises(CheckpointError, match=r"splits\.json is damaged"):
+        Manifest.load(path)
+
+
+def test_manifest_with_an_unknown_class_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "splits.json"
+    path.write_text(Manifest("folder", ("a",), (), (Sample("a/1", 1, "", "train"),)).to_json())
+    with pytest.raises(CheckpointError, match="unknown class"):
+        Manifest.load(path)

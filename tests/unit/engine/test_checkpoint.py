@@ -1,0 +1,141 @@
+from __future__ import annotations
+
+import errno
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from dbbd_cli.engine import checkpoint as module
+from dbbd_cli.engine.checkpoint import BEST, NEWEST, PREVIOUS, load_checkpoint, save_checkpoint
+from dbbd_cli.errors import CheckpointError, DiskError
+
+
+def content(number: int) -> dict[str, Any]:
+    parts = ("optimizer", "learning_rate", "scaler", "state", "random", "config")
+    return {"module": {"weight": torch.full((50,), float(number))}, **{part: {"n": number} for part in parts}}
+
+
+def number_in(path: Path) -> int:
+    return int(load_checkpoint(path)["state"]["n"])
+
+
+def test_newest_previous_and_best_follow_one_another(tmp_path: Path) -> None:
+    save_checkpoint(content(1), tmp_path, best=True)
+    assert number_in(tmp_path / NEWEST) == number_in(tmp_path / BEST) == 1
+    assert not (tmp_path / PREVIOUS).exists()
+    save_checkpoint(content(2), tmp_path, best=False)
+    save_checkpoint(content(3), tmp_path, best=False)
+    assert [number_in(tmp_path / name) for name in (NEWEST, PREVIOUS, BEST)] == [3, 2, 1]
+    assert torch.equal(load_checkpoint(tmp_path / NEWEST)["module"]["weight"], torch.full((50,), 3.0))
+    names = {NEWEST, PREVIOUS, BEST}
+    assert {path.name for path in tmp_path.iterdir()} == names | {name + ".sha256" for name in names}
+
+
+def test_file_systems_without_hard_links_get_copies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EPERM, "no links here")
+
+    monkeypatch.setattr(module.os, "link", refuse)
+    for number in (1, 2):
+        save_checkpoint(content(number), tmp_path, best=True)
+    assert [number_in(tmp_path / name) for name in (NEWEST, PREVIOUS, BEST)] == [2, 1, 2]
+
+
+def test_wherever_saving_breaks_off_every_checkpoint_that_is_there_verifies(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ends the process, so to speak, before each of the renames of a save."""
+
+    class KilledError(BaseException):
+        pass
+
+    rename, seen = module.os.replace, set()
+    for fatal in range(20):
+        folder = tmp_path / str(fatal)
+        folder.mkdir()
+        save_checkpoint(content(1), folder, best=True)
+        save_checkpoint(content(2), folder, best=False)
+        left = [fatal]
+
+        def replace_until(source: Any, target: Any, left: list[int] = left) -> None:
+            if left[0] == 0:
+                raise KilledError
+            left[0] -= 1
+            rename(source, target)
+
+        monkeypatch.setattr("os.replace", replace_until)
+        try:
+            save_checkpoint(content(3), folder, best=True)
+            finished = True
+        except KilledError:
+            finished = False
+        monkeypatch.setattr("os.replace", rename)
+        numbers = tuple(number_in(folder / name) for name in (NEWEST, PREVIOUS, BEST))
+        seen.add(numbers)
+        save_checkpoint(content(4), folder, best=False)  # and the next save works
+        assert number_in(folder / NEWEST) == 4
+        assert number_in(folder / PREVIOUS) == numbers[0]
+        if finished:
+            break
+    assert finished
+    assert seen == {(2, 1, 1), (2, 1, 3), (2, 2, 3), (3, 2, 3)}
+
+
+@pytest.mark.parametrize("position", [0, 100, 700, -1])
+def test_a_flipped_bit_is_found(tmp_path: Path, position: int) -> None:
+    save_checkpoint(content(1), tmp_path, best=False)
+    data = bytearray((tmp_path / NEWEST).read_bytes())
+    data[position] ^= 1
+    (tmp_path / NEWEST).write_bytes(data)
+    with pytest.raises(CheckpointError, match="is damaged: its SHA-256"):
+        load_checkpoint(tmp_path / NEWEST)
+
+
+def test_a_full_disk_leaves_the_old_checkpoint_and_no_stray_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_checkpoint(content(1), tmp_path, best=False)
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(module.os, "fsync", full)
+    with pytest.raises(DiskError, match="No space left on device.*MB are free"):
+        save_checkpoint(content(2), tmp_path, best=False)
+    monkeypatch.undo()
+    assert number_in(tmp_path / NEWEST) == 1
+    assert not list(tmp_path.glob("*.tmp"))
+
+
+def test_code_in_a_file_is_not_run_and_is_named(tmp_path: Path) -> None:
+    marker = tmp_path / "ran"
+
+    class Payload:
+        def __reduce__(self) -> tuple[object, ...]:
+            return (Path.touch, (marker,))
+
+    torch.save({"format": 1, "module": Payload()}, tmp_path / "evil.pth")
+    with pytest.raises(CheckpointError, match="it wants the code of getattr$"):
+        load_checkpoint(tmp_path / "evil.pth")
+    (tmp_path / "evil.pth").write_bytes(pickle.dumps(Payload()))
+    with pytest.raises(CheckpointError):
+        load_checkpoint(tmp_path / "evil.pth")
+    assert not marker.exists()
+
+
+def test_what_is_no_checkpoint_is_told_apart(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="does not exist"):
+        load_checkpoint(tmp_path / "x.pth")
+    for data in (b"", b"text", b"PK\x03\x04 cut"):
+        (tmp_path / "x.pth").write_bytes(data)
+        with pytest.raises(CheckpointError, match="not a readable|not loaded"):
+            load_checkpoint(tmp_path / "x.pth")
+    torch.save({"weight": torch.zeros(1)}, tmp_path / "x.pth")
+    with pytest.raises(CheckpointError, match="not a checkpoint of dbbd"):
+        load_checkpoint(tmp_path / "x.pth")
+    torch.save({**content(1), "format": 99}, tmp_path / "x.pth")
+    with pytest.raises(CheckpointError, match="has format 99"):
+        load_checkpoint(tmp_path / "x.pth")

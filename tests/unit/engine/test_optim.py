@@ -1,0 +1,100 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from dbbd_cli.config.schema import TrainingConfig
+from dbbd_cli.engine.optim import LearningRate, build_optimizer
+
+STEPS = 4
+
+
+def rates(losses: list[float] | None = None, **settings: Any) -> list[float]:
+    """The rate of every step, with the given validation losses (by default ever lower)."""
+    training = TrainingConfig(**{"epochs": 6, "learning_rate": 1.0, "min_lr": 0.01, **settings})
+    module = torch.nn.Linear(1, 1)
+    optimizer = build_optimizer(module, training, torch.device("cpu"))
+    schedule = LearningRate(optimizer, training, STEPS)
+    seen, step = [], 0
+    for epoch in range(1, training.epochs + 1):
+        for _ in range(STEPS):
+            schedule.before_step(step, epoch)
+            seen.append(schedule.value)
+            step += 1
+        schedule.after_epoch(step, losses[epoch - 1] if losses else 1.0 / epoch)
+    return seen
+
+
+def per_epoch(values: list[float]) -> list[float]:
+    return [values[index] for index in range(0, len(values), STEPS)]
+
+
+def test_none_stays() -> None:
+    assert set(rates(scheduler="none")) == {1.0}
+
+
+def test_cosine_falls_from_the_rate_towards_the_minimum() -> None:
+    values = per_epoch(rates(scheduler="cosine"))
+    expected = [0.01 + 0.99 * 0.5 * (1 + torch.cos(torch.tensor(torch.pi * e / 6)).item()) for e in range(6)]
+    assert values == pytest.approx(expected, rel=1e-5)
+
+
+def test_step_halves_and_stops_at_the_minimum() -> None:
+    values = per_epoch(rates(scheduler="step", scheduler_step_size=2, scheduler_factor=0.05))
+    assert values == pytest.approx([1, 1, 0.05, 0.05, 0.01, 0.01])
+
+
+def test_plateau_waits_for_its_patience_and_keeps_above_the_minimum() -> None:
+    values = per_epoch(
+        rates([1.0] * 6, scheduler="reduce_on_plateau", scheduler_patience=1, scheduler_factor=0.05)
+    )
+    assert values == pytest.approx([1, 1, 1, 0.05, 0.05, 0.01])
+
+
+@pytest.mark.parametrize("scheduler", ["none", "cosine", "step", "reduce_on_plateau"])
+def test_warm_up_rises_step_by_step_and_then_the_schedule_begins(scheduler: str) -> None:
+    values = rates(scheduler=scheduler, warmup_epochs=1.5)
+    assert values[:6] == pytest.approx([step / 6 for step in range(1, 7)])
+    assert values[6] == pytest.approx(1.0)
+
+
+def test_plateau_state_is_carried_over() -> None:
+    training = TrainingConfig(scheduler_patience=2)
+    module = torch.nn.Linear(1, 1)
+    one = LearningRate(build_optimizer(module, training, torch.device("cpu")), training, STEPS)
+    one.after_epoch(STEPS, 1.0)
+    one.after_epoch(2 * STEPS, 1.0)
+    two = LearningRate(build_optimizer(module, training, torch.device("cpu")), training, STEPS)
+    two.load_state_dict(one.state_dict())
+    for schedule in (one, two):
+        schedule.after_epoch(3 * STEPS, 1.0)
+        assert schedule.value == pytest.approx(1e-3)
+        schedule.after_epoch(4 * STEPS, 1.0)
+        assert schedule.value == pytest.approx(5e-4)
+
+
+def test_the_optimizer_is_the_one_that_was_asked_for() -> None:
+    module = torch.nn.Linear(3, 3)
+    adamw = build_optimizer(module, TrainingConfig(weight_decay=0.3), torch.device("cpu"))
+    sgd = build_optimizer(module, TrainingConfig(optimizer="sgd", learning_rate=0.2), torch.device("cpu"))
+    assert isinstance(adamw, torch.optim.AdamW)
+    assert isinstance(sgd, torch.optim.SGD)
+    assert adamw.param_groups[0]["weight_decay"] == 0.3
+    assert (sgd.param_groups[0]["lr"], sgd.param_groups[0]["momentum"]) == (0.2, 0.9)
+
+
+def test_fused_adamw_takes_the_same_steps_as_the_plain_one() -> None:
+    torch.manual_seed(0)
+    ours, plain = torch.nn.Linear(20, 20), torch.nn.Linear(20, 20)
+    plain.load_state_dict(ours.state_dict())
+    one = build_optimizer(ours, TrainingConfig(), torch.device("cpu"))
+    two = torch.optim.AdamW(plain.parameters(), lr=1e-3, weight_decay=0.01, foreach=False, fused=False)
+    x = torch.randn(8, 20)
+    for _ in range(5):
+        for module, optimizer in ((ours, one), (plain, two)):
+            optimizer.zero_grad()
+            module(x).square().mean().backward()
+            optimizer.step()
+    assert torch.allclose(ours.weight, plain.weight, atol=1e-6)

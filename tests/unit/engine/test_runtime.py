@@ -1,0 +1,61 @@
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import pytest
+import torch
+
+from dbbd_cli.engine.runtime import choose_runtime, random_state, restore_random_state, seed_everything
+from dbbd_cli.errors import ConfigError
+
+
+def draw() -> tuple[float, float, float]:
+    return random.random(), float(np.random.rand()), float(torch.rand(1))
+
+
+def test_every_random_stream_is_seeded_saved_and_restored() -> None:
+    seed_everything(5)
+    first = draw()
+    state = random_state()
+    second = draw()
+    restore_random_state(state)
+    assert draw() == second
+    seed_everything(5)
+    assert draw() == first
+    assert all(a != b for a, b in zip(first, second, strict=True))
+
+
+def test_random_state_survives_a_checkpoint(tmp_path: object) -> None:
+    import io
+
+    buffer = io.BytesIO()
+    torch.save(random_state(), buffer)
+    expected = draw()
+    buffer.seek(0)
+    restore_random_state(torch.load(buffer, weights_only=True))
+    assert draw() == expected
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
+def test_a_device_that_is_not_there_is_an_error_never_a_fallback() -> None:
+    for name in ("cuda", "cuda:3"):
+        with pytest.raises(ConfigError) as caught:
+            choose_runtime(name, "auto")
+        assert f"{name} is not available here" in caught.value.message
+        assert "auto, " in caught.value.hint
+        assert "cpu" in caught.value.hint
+
+
+def test_auto_says_what_it_chose() -> None:
+    runtime = choose_runtime("auto", "auto")
+    assert runtime.description.endswith("chosen by auto")
+    assert runtime.precision.endswith("(chosen by auto)")
+    assert choose_runtime("cpu", "fp32").precision == "fp32"
+
+
+def test_fp16_on_the_cpu_is_refused_and_bf16_is_done() -> None:
+    with pytest.raises(ConfigError, match="fp16 is for GPUs"):
+        choose_runtime("cpu", "fp16")
+    with choose_runtime("cpu", "bf16").autocast():
+        assert torch.nn.Linear(2, 2)(torch.zeros(1, 2)).dtype == torch.bfloat16

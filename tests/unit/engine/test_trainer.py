@@ -1,0 +1,261 @@
+from __future__ import annotations
+
+import json
+import math
+import signal
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from dbbd_cli.config.load import config_from_mapping
+from dbbd_cli.config.schema import Config
+from dbbd_cli.data.loader import BatchLoader, Key
+from dbbd_cli.engine.checkpoint import load_checkpoint
+from dbbd_cli.engine.run_folder import RunLog
+from dbbd_cli.engine.runtime import choose_runtime
+from dbbd_cli.engine.signals import StopRequest
+from dbbd_cli.engine.state import Sums
+from dbbd_cli.engine.trainer import Trainer, fit
+from dbbd_cli.errors import NotFiniteError, StoppedError
+from dbbd_cli.model.output import StepOutput
+from dbbd_cli.progress import Silent
+
+CPU = choose_runtime("cpu", "fp32")
+
+
+class Line:
+    """Points of y = 2x; the last of the epoch is far off, so that a mean of batch means would be wrong."""
+
+    def __init__(self, count: int = 10) -> None:
+        self.x = torch.linspace(-1, 1, count)[:, None]
+        self.y = 2 * self.x
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def __getitems__(self, keys: list[Key]) -> tuple[torch.Tensor, torch.Tensor, np.ndarray]:
+        index = np.asarray([key[1] for key in keys])
+        return self.x[index], self.y[index], index
+
+
+class Regression(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(1, 1)
+        nn.init.zeros_(self.layer.weight)
+        nn.init.zeros_(self.layer.bias)
+
+    def forward(self, x: torch.Tensor, y: torch.Tensor) -> StepOutput:
+        errors = (self.layer(x) - y).square()
+        return StepOutput(loss=errors.mean(), metrics={"error": errors.detach().sum()}, num_samples=len(x))
+
+
+class LineTask:
+    """The smallest task: the engine needs no more of one."""
+
+    monitor = "loss"
+
+    def __init__(self, batch_size: int = 4) -> None:
+        self.module: nn.Module = Regression()
+        self.train, self.val = Line(), Line()
+        self.loaders: Mapping[str, BatchLoader] = {
+            "train": BatchLoader(self.train, batch_size=batch_size, shuffle=True, seed=1),
+            "val": BatchLoader(self.val, batch_size=batch_size, shuffle=False, seed=1),
+        }
+
+    def to_device(self, batch: Any, device: torch.device, *, train: bool) -> tuple[Any, ...]:
+        return batch[0], batch[1]
+
+    def summarise(self, sums: Mapping[str, float], num_samples: int) -> dict[str, float]:
+        return {name: value / num_samples for name, value in sums.items()}
+
+    def names(self, batch: Any, split: str) -> list[str]:
+        return [f"{split}/{index}" for index in batch[2]]
+
+
+def config(**training: Any) -> Config:
+    values = {
+        "task": "image_classification",
+        "run": {"log_every_steps": 1},
+        "training": {"epochs": 3, "batch_size": 4, "learning_rate": 0.1, **training},
+    }
+    return config_from_mapping(values, origin="test")
+
+
+def run(task: LineTask, folder: Path, stop: StopRequest | None = None, **training: Any) -> Trainer:
+    trainer = Trainer(task, config(**training), CPU)
+    log = RunLog(folder, step=0, epoch=1, command=[])
+    try:
+        fit(trainer, folder, log, Silent(), stop or StopRequest())
+    finally:
+        log.close()
+    return trainer
+
+
+def weight(task: LineTask) -> float:
+    return float(task.module.layer.weight)  # type: ignore[union-attr,arg-type]
+
+
+def test_it_learns_and_keeps_history_and_checkpoints(tmp_path: Path) -> None:
+    task = LineTask()
+    trainer = run(task, tmp_path, epochs=20, scheduler="none")
+    assert weight(task) == pytest.approx(2.0, abs=0.2)
+    losses = [row["val"]["loss"] for row in trainer.state.history]
+    assert losses[-1] < losses[0]
+    assert trainer.state.best_value == min(losses)
+    rows = [json.loads(line) for line in (tmp_path / "history.jsonl").read_text().splitlines()]
+    assert [row for row in rows if row["kind"] == "epoch"] == trainer.state.history
+    assert len([row for row in rows if row["kind"] == "step"]) == 60
+    best = load_checkpoint(tmp_path / "best_model.pth")
+    assert best["state"]["history"][-1]["val"]["loss"] == min(losses)
+
+
+def test_loss_of_an_epoch_is_the_mean_over_samples_not_over_batches(tmp_path: Path) -> None:
+    task = LineTask()
+    task.train.y = torch.zeros(10, 1)
+    task.val.y = torch.tensor([0.0] * 9 + [10.0])[:, None]
+    trainer = run(task, tmp_path, epochs=1, learning_rate=1e-12, min_lr=0.0)
+    row = trainer.state.history[0]
+    assert row["val"]["loss"] == pytest.approx(10.0)  # 100 / 10; the mean of batch means would be 16.7
+    assert row["val"]["error"] == pytest.approx(10.0)
+
+
+def test_sums_are_exact_whenever_they_are_read() -> None:
+    outputs = [StepOutput(torch.tensor(0.1 * n), {"correct": torch.tensor(n)}, n) for n in (3, 5, 2)]
+    often, once = Sums(), Sums()
+    for output in outputs:
+        often.add(output)
+        often.flush()
+        once.add(output)
+    assert often.plain() == once.plain()
+    assert once.num_samples == 10
+    assert once.values["loss"] == pytest.approx(0.1 * (9 + 25 + 4))
+    assert once.values["correct"] == 10
+
+
+def test_accumulated_batches_make_the_gradient_of_one_large_batch(tmp_path: Path) -> None:
+    weights = []
+    for batch_size, accumulate in ((10, 1), (4, 3), (3, 4)):  # 4 + 4 + 2 and 3 + 3 + 3 + 1 samples
+        task = LineTask(batch_size)
+        folder = tmp_path / str(accumulate)
+        folder.mkdir()
+        run(task, folder, epochs=1, batch_size=batch_size, accumulate_batches=accumulate, optimizer="sgd")
+        weights.append(weight(task))
+    assert weights[1] == pytest.approx(weights[0], rel=1e-6)
+    assert weights[2] == pytest.approx(weights[0], rel=1e-6)
+    assert weights[0] != 0.0
+
+
+def test_the_gradient_is_clipped(tmp_path: Path) -> None:
+    moved = []
+    for clip in (None, 0.01):
+        task = LineTask(batch_size=10)
+        folder = tmp_path / str(clip)
+        folder.mkdir()
+        run(task, folder, epochs=1, clip_grad_norm=clip, optimizer="sgd", weight_decay=0.0)
+        moved.append(abs(weight(task)))
+    assert moved[1] == pytest.approx(0.1 * 0.01, rel=1e-3)
+    assert moved[0] > 10 * moved[1]
+
+
+def test_early_stopping_waits_for_its_patience_and_min_delta(tmp_path: Path) -> None:
+    trainer = run(LineTask(), tmp_path, epochs=50, learning_rate=1e-9, min_lr=0.0, early_stopping_patience=4)
+    assert trainer.state.stopped_early is False or len(trainer.state.history) < 50
+    (tmp_path / "two").mkdir()
+    trainer = run(
+        LineTask(), tmp_path / "two", epochs=50, early_stopping_patience=3, early_stopping_min_delta=1e6
+    )
+    # The first epoch counts as an improvement over nothing; three more pass.
+    assert len(trainer.state.history) == 4
+    assert trainer.state.stopped_early
+
+
+def test_a_bad_loss_stops_before_the_update_and_names_the_batch(tmp_path: Path) -> None:
+    task = LineTask()
+    task.train.y[7] = math.nan
+    with pytest.raises(NotFiniteError) as caught:
+        run(task, tmp_path)
+    assert "train/7" in caught.value.details
+    assert "were not updated" in caught.value.message
+    assert math.isfinite(weight(task))
+
+
+def test_a_bad_gradient_stops_too(tmp_path: Path) -> None:
+    task = LineTask()
+    task.module.layer.weight.register_hook(lambda grad: grad * math.inf)  # type: ignore[union-attr,operator]
+    with pytest.raises(NotFiniteError, match="the gradient is not finite"):
+        run(task, tmp_path)
+    assert weight(task) == 0.0
+
+
+def test_a_bad_validation_loss_ends_the_run_and_does_not_become_the_best(tmp_path: Path) -> None:
+    task = LineTask()
+    run(task, tmp_path, epochs=1)
+    task.val.y[0] = math.nan
+    before = (tmp_path / "best_model.pth").read_bytes()
+    (tmp_path / "two").mkdir()
+    with pytest.raises(NotFiniteError, match="the validation loss is nan"):
+        run(task, tmp_path / "two")
+    assert not (tmp_path / "two" / "best_model.pth").exists()
+    assert (tmp_path / "best_model.pth").read_bytes() == before
+
+
+@pytest.mark.parametrize("after", [1, 2, 3, 4, 5])
+def test_stopped_after_any_step_and_resumed_it_ends_the_same(tmp_path: Path, after: int) -> None:
+    whole = run(_folder_task(tmp_path / "whole"), tmp_path / "whole")
+
+    class StopAfter(StopRequest):
+        def __init__(self, count: int) -> None:
+            super().__init__()
+            self.left = count
+
+        def __bool__(self) -> bool:
+            self.left -= 1
+            if self.left <= 0:
+                self.signal_number = signal.SIGTERM
+            return self.signal_number is not None
+
+    folder = tmp_path / "stopped"
+    with pytest.raises(StoppedError) as caught:
+        run(_folder_task(folder), folder, StopAfter(after))
+    assert caught.value.exit_code == 143
+    trainer = Trainer(LineTask(), config(), CPU)
+    trainer.load(load_checkpoint(folder / "ckpt.pth"))
+    log = RunLog(folder, step=trainer.state.step, epoch=trainer.state.epoch, command=[])
+    fit(trainer, folder, log, Silent(), StopRequest())
+    log.close()
+    assert trainer.state.history == whole.state.history
+    assert str(trainer.optimizer.state_dict()) == str(whole.optimizer.state_dict())
+    assert (folder / "history.jsonl").read_text() == (tmp_path / "whole" / "history.jsonl").read_text()
+
+
+def _folder_task(folder: Path) -> LineTask:
+    folder.mkdir()
+    return LineTask()
+
+
+def test_history_that_a_killed_run_left_behind_is_forgotten(tmp_path: Path) -> None:
+    run(LineTask(), tmp_path, epochs=2)
+    whole = (tmp_path / "history.jsonl").read_text().splitlines()
+    with (tmp_path / "history.jsonl").open("a") as file:
+        file.write('{"kind": "step", "epoch": 3, "step": 7}\n{"kind": "step", "ep')
+    RunLog(tmp_path, step=6, epoch=3, command=[]).close()
+    assert (tmp_path / "history.jsonl").read_text().splitlines() == whole
+    RunLog(tmp_path, step=6, epoch=2, command=[]).close()  # epoch 2 was trained but not validated
+    assert (tmp_path / "history.jsonl").read_text().splitlines() == whole[:-1]
+
+
+def test_the_events_hold_the_promised_scalars(tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    run(LineTask(), tmp_path, epochs=2)
+    events = EventAccumulator(str(tmp_path))
+    events.Reload()
+    tags = set(events.Tags()["scalars"])
+    assert {"train/loss", "val/loss", "learning_rate"} <= tags
+    assert len(events.Scalars("val/loss")) == 2

@@ -1,0 +1,142 @@
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from urllib.error import URLError
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from dbbd_cli.engine.efficiency import count_multiply_adds
+from dbbd_cli.engine.runtime import count_parameters, size_mb
+from dbbd_cli.errors import CheckpointError, ConfigError
+from dbbd_cli.model.classifier import Classifier, build_network, load_weights
+from dbbd_cli.model.qr_cnn import QrCnn
+
+
+def build(name: str = "qr_cnn", weights: str = "none", num_classes: int = 2) -> torch.nn.Module:
+    return build_network(name, num_classes=num_classes, image_size=32, dropout=0.5, weights=weights)
+
+
+def test_parameters_size_and_arithmetic_of_qr_cnn() -> None:
+    with torch.device("meta"):
+        network = QrCnn(num_classes=2)
+        assert count_parameters(network) == 51_539_906
+        assert f"{size_mb(network):.2f}" == "196.61"
+        multiply_adds = count_multiply_adds(network, torch.empty(1, 3, 224, 224))
+    assert round(multiply_adds / 1e6, 1) == 557.2
+
+
+def test_qr_cnn_computes_what_the_first_implementation_did() -> None:
+    network = QrCnn(num_classes=3, image_size=32).eval()
+    assert list(network.state_dict()) == [
+        f"{layer}.{kind}" for layer in ("conv1", "conv2", "conv3", "fc1", "fc2", "fc3") for kind in ("weight", "bias")
+    ]
+    x = torch.randn(2, 3, 32, 32)
+    y = x
+    for conv in (network.conv1, network.conv2, network.conv3):
+        y = F.max_pool2d(F.relu(conv(y)), 2)  # ReLU first, as it was
+    y = y.view(2, -1)
+    expected = network.fc3(F.relu(network.fc2(F.relu(network.fc1(y)))))
+    assert torch.allclose(network(x), expected, atol=1e-6)
+    channels_last = network(x.contiguous(memory_format=torch.channels_last))
+    assert torch.allclose(channels_last, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "efficientnet_b0", "mobilenet_v3_small"])
+def test_torchvision_networks_have_the_classes_and_the_dropout(name: str) -> None:
+    network = build(name, num_classes=5).eval()
+    assert network(torch.zeros(1, 3, 32, 32)).shape == (1, 5)
+    assert [m.p for m in network.modules() if isinstance(m, torch.nn.Dropout)] == [0.5]
+
+
+def test_multiply_adds_are_counted_on_the_network_itself() -> None:
+    with torch.device("meta"):
+        counts = {name: count_multiply_adds(build(name), torch.empty(1, 3, 224, 224)) for name in ("resnet18", "resnet50")}
+    # 1.81 and 4.09 billion by the papers' own count.
+    assert counts["resnet18"] == pytest.approx(1.81e9, rel=0.02)
+    assert counts["resnet50"] == pytest.approx(4.09e9, rel=0.02)
+
+
+def test_loss_is_smoothed_only_while_training() -> None:
+    classifier = Classifier(build(), label_smoothing=0.3)
+    images, labels = torch.randn(4, 3, 32, 32), torch.tensor([0, 1, 1, 0])
+    output = classifier.eval()(images, labels)
+    logits = classifier.network(images)
+    assert torch.allclose(output.loss, F.cross_entropy(logits, labels))
+    assert output.num_samples == 4
+    assert output.metrics["accuracy"] == (logits.argmax(1) == labels).sum()
+    smoothed = Classifier(torch.nn.Flatten(), label_smoothing=0.3).train()
+    flat = torch.randn(4, 2, 1, 1)
+    assert torch.allclose(smoothed(flat, labels).loss, F.cross_entropy(flat.flatten(1), labels, label_smoothing=0.3))
+
+
+def test_weights_that_cannot_be_downloaded_name_the_other_choices(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_args: object, **_kwargs: object) -> None:
+        raise URLError("no network")
+
+    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", refuse)
+    with pytest.raises(ConfigError) as caught:
+        build("resnet18", weights="default")
+    assert "no network" in caught.value.message
+    assert "model.weights=none" in caught.value.hint
+    assert "model.weights=PATH" in caught.value.hint
+
+
+def test_weights_of_a_file_are_loaded_also_from_a_checkpoint(tmp_path: Path) -> None:
+    source = build()
+    wrappings: list[Callable[[dict[str, torch.Tensor]], object]] = [
+        lambda state: state,
+        lambda state: {"model_state_dict": state, "epoch": 3},
+        lambda state: {"module": {f"network.{key}": value for key, value in state.items()}},
+    ]
+    for number, wrap in enumerate(wrappings):
+        path = tmp_path / f"{number}.pth"
+        torch.save(wrap(source.state_dict()), path)
+        loaded = build(weights=str(path))
+        assert all(torch.equal(a, b) for a, b in zip(source.parameters(), loaded.parameters(), strict=True))
+
+
+def test_a_last_layer_for_other_classes_stays_random(tmp_path: Path) -> None:
+    path = tmp_path / "weights.pth"
+    source = build(num_classes=7)
+    torch.save(source.state_dict(), path)
+    loaded = build(weights=str(path), num_classes=2)
+    assert torch.equal(loaded.state_dict()["fc2.weight"], source.state_dict()["fc2.weight"])
+    assert loaded.state_dict()["fc3.weight"].shape == (2, 128)
+
+
+def test_weights_that_do_not_fit_are_refused_with_the_keys(tmp_path: Path) -> None:
+    state = build().state_dict()
+    del state["conv2.weight"]
+    state["extra"] = torch.zeros(1)
+    state["fc2.weight"] = torch.zeros(3, 3)
+    path = tmp_path / "weights.pth"
+    torch.save(state, path)
+    with pytest.raises(CheckpointError) as caught:
+        load_weights(build(), path)
+    listed = "\n".join(caught.value.details)
+    for part in ("missing: conv2.weight", "unknown: extra", "fc2.weight: shape (3, 3)"):
+        assert part in listed
+
+
+def test_files_that_run_code_or_are_no_weights_are_refused(tmp_path: Path) -> None:
+    marker = tmp_path / "ran"
+
+    class Payload:
+        def __reduce__(self) -> tuple[object, ...]:
+            return (Path.touch, (marker,))
+
+    for name, content in (("payload", pickle.dumps(Payload())), ("text", b"hello"), ("empty", b"")):
+        path = tmp_path / f"{name}.pth"
+        path.write_bytes(content)
+        with pytest.raises(CheckpointError):
+            load_weights(build(), path)
+    assert not marker.exists()
+    with pytest.raises(CheckpointError, match="does not exist"):
+        load_weights(build(), tmp_path / "missing.pth")
+    torch.save({"epoch": 1}, tmp_path / "none.pth")
+    with pytest.raises(CheckpointError, match="no state dict"):
+        load_weights(build(), tmp_path / "none.pth")
