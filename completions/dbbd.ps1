@@ -4,11 +4,11 @@ Register-ArgumentCompleter -Native -CommandName dbbd -ScriptBlock {
     $Env:_DBBD_COMPLETE = "complete_powershell"
     $Env:_TYPER_COMPLETE_ARGS = $commandAst.ToString()
     $Env:_TYPER_COMPLETE_WORD_TO_COMPLETE = $wordToComplete
+    # In a word such as --config=qr_ only what follows the = is completed, but the whole word is replaced.
+    $prefix = if ($wordToComplete -match "^--[^=]+=") { $Matches[0] } else { "" }
     dbbd | ForEach-Object {
-        $value, $help = $_ -Split ":::"
-        [System.Management.Automation.CompletionResult]::new($value, $value, "ParameterValue", $help)
+        $value, $help = $_ -split ":::"
+        [System.Management.Automation.CompletionResult]::new($prefix + $value, $value, "ParameterValue", $help)
     }
-    $Env:_DBBD_COMPLETE = ""
-    $Env:_TYPER_COMPLETE_ARGS = ""
-    $Env:_TYPER_COMPLETE_WORD_TO_COMPLETE = ""
+    Remove-Item Env:_DBBD_COMPLETE, Env:_TYPER_COMPLETE_ARGS, Env:_TYPER_COMPLETE_WORD_TO_COMPLETE
 }

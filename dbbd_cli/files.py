@@ -8,7 +8,7 @@ from pathlib import Path
 
 def replace_file(source: Path, target: Path) -> None:
     """Renames `source` to `target`, replacing it, and makes the rename last through a power cut."""
-    os.replace(source, target)
+    source.replace(target)
     if os.name == "posix":
         folder = os.open(target.parent, os.O_RDONLY)
         try:

@@ -27,7 +27,7 @@ class Program(TyperGroup):
     def main(self, *positional: Any, **keywords: Any) -> Any:
         """Runs the command line given as `args`, or else that of the process, and exits."""
         tolerate_any_text()
-        completing = COMPLETION_VARIABLE in os.environ
+        completing = bool(os.environ.get(COMPLETION_VARIABLE))
         if completing:
             completion_init()
         given = positional[0] if positional else keywords.get("args")

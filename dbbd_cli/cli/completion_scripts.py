@@ -83,7 +83,11 @@ function __dbbd_complete
     set -lx _DBBD_COMPLETE complete_fish
     set -lx _TYPER_COMPLETE_FISH_ACTION get-args
     set -lx _TYPER_COMPLETE_ARGS (commandline --current-process --cut-at-cursor)
-    dbbd 2>/dev/null
+    # In a word such as --config=qr_ only what follows the = is completed, but fish wants the whole word.
+    set -l prefix (commandline --current-token --cut-at-cursor | string match --regex -- '^--[^=]+=')
+    for reply in (dbbd 2>/dev/null)
+        printf '%s\n' "$prefix$reply"
+    end
 end
 complete --command dbbd --no-files --arguments '(__dbbd_complete)'
 """
@@ -94,13 +98,13 @@ Register-ArgumentCompleter -Native -CommandName dbbd -ScriptBlock {
     $Env:_DBBD_COMPLETE = "complete_powershell"
     $Env:_TYPER_COMPLETE_ARGS = $commandAst.ToString()
     $Env:_TYPER_COMPLETE_WORD_TO_COMPLETE = $wordToComplete
+    # In a word such as --config=qr_ only what follows the = is completed, but the whole word is replaced.
+    $prefix = if ($wordToComplete -match "^--[^=]+=") { $Matches[0] } else { "" }
     dbbd | ForEach-Object {
-        $value, $help = $_ -Split ":::"
-        [System.Management.Automation.CompletionResult]::new($value, $value, "ParameterValue", $help)
+        $value, $help = $_ -split ":::"
+        [System.Management.Automation.CompletionResult]::new($prefix + $value, $value, "ParameterValue", $help)
     }
-    $Env:_DBBD_COMPLETE = ""
-    $Env:_TYPER_COMPLETE_ARGS = ""
-    $Env:_TYPER_COMPLETE_WORD_TO_COMPLETE = ""
+    Remove-Item Env:_DBBD_COMPLETE, Env:_TYPER_COMPLETE_ARGS, Env:_TYPER_COMPLETE_WORD_TO_COMPLETE
 }
 """
 

@@ -63,8 +63,8 @@ def evaluate(
 
     A run folder stands for its best model; give a checkpoint file to measure another state.
     """
-    changes = overrides(settings, {"--device": ("run.device", device)})
     existing(target)
+    changes = overrides(settings, {"--device": ("run.device", device)})
     output = Output(as_json=json, style=progress, quiet=quiet)
 
     from dbbd_cli.cli import evaluation_table

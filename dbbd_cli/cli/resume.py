@@ -44,9 +44,9 @@ def resume(
 
     The result is what an uninterrupted run would have given.
     """
+    existing(target)
     flags = {"--epochs": ("training.epochs", epochs), "--device": ("run.device", device)}
     changes = overrides(settings, flags)
-    existing(target)
     output = Output(as_json=json, style=progress, quiet=quiet)
 
     from dbbd_cli.cli import tables

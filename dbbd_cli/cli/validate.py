@@ -31,8 +31,8 @@ def validate(
     debug: Debug = False,
 ) -> None:
     """Measure loss and metrics on the validation split, beside what training logged."""
-    changes = overrides(settings, {"--device": ("run.device", device)})
     existing(target)
+    changes = overrides(settings, {"--device": ("run.device", device)})
     output = Output(as_json=json, style=progress, quiet=quiet)
 
     from dbbd_cli.cli import tables

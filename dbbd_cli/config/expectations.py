@@ -44,7 +44,7 @@ class Expectations:
             expected += ", in quotes"
         elif kind == "model_type" and value is None:
             expected += "; without the line it has its defaults"
-        elif isinstance(value, str) and (near := closest(value, self._choices(key))):
+        elif kind == "literal_error" and isinstance(value, str) and (near := closest(value, self._choices(key))):
             expected += f"; did you mean {near}?"
         return Problem(place, what, f"expected {expected}")
 
@@ -58,7 +58,7 @@ class Expectations:
 
     def _suggestion(self, key: Key) -> str:
         """What an unknown `key` may be meant for: the same name in other sections, else names like it."""
-        section, name = key[:-1], str(key[-1]).lower().replace("-", "_")
+        section, name = key[:-1], str(key[-1]).lower()
         spelled_out = (*section, *name.split("."))
         if len(spelled_out) > len(key) and spelled_out in self._keys:
             return f"write {spelled_out[-1]} inside the section {dotted(spelled_out[:-1])}"

@@ -36,7 +36,7 @@ _NOT_FINITE = re.compile(r"[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)")
 
 _LINE_BREAK = re.compile("\r\n|[\r\n\x85\u2028\u2029]")
 # The parser compares each %TAG with all before it: a megabyte of them takes seconds.
-_TAG_DIRECTIVE = re.compile("(?<![^\r\n\x85\u2028\u2029])%TAG")
+_TAG_DIRECTIVE = re.compile("(?<![^\r\n\x85\u2028\u2029\ufeff])%TAG")
 _CORE_TAG = "tag:yaml.org,2002:"
 
 _SYNTAX_HINTS = {
@@ -111,7 +111,7 @@ class _Reading:
         self._num_values += 1
         if self._num_values > MAX_VALUES:
             self._stop(f"more than {MAX_VALUES:,} values", start.line, start.column)
-        if depth > MAX_DEPTH:
+        if depth >= MAX_DEPTH and isinstance(event, yaml.CollectionStartEvent):
             self._stop(f"nested more than {MAX_DEPTH} levels deep", start.line, start.column)
         if isinstance(event, yaml.AliasEvent):
             self._refuse(key, event, f"the alias *{event.anchor}", "write the value out")
@@ -179,7 +179,7 @@ class _Reading:
             line = max((index for index, text in enumerate(lines) if text.strip()), default=0)
             column = len(lines[line].rstrip())
         left = max(0, column - 60)
-        shown = printable(lines[line][left : column + 40].replace("\t", "→"), limit=100)
+        shown = printable(lines[line][left:].replace("\t", "→"), limit=100)
         where = self._document.name if self._inline else f"{self._document.name}:{line + 1}:{column + 1}"
         raise ConfigError(f"{where}: {what}", hint=hint, details=[f"{shown}\n{' ' * (column - left)}^"])
 

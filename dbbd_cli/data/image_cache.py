@@ -146,9 +146,7 @@ def prepare_images(refs: Sequence[ImageRef], size: int, cache_dir: Path, progres
     if not problems:
         return PreparedImages(path, shape, {})
     good = [ref for position, ref in enumerate(refs) if position not in problems]
-    return PreparedImages(
-        cache_dir / _cache_name(good, channels, size), (len(good), channels, size, size), problems
-    )
+    return PreparedImages(cache_dir / _cache_name(good, channels, size), (len(good), channels, size, size), problems)
 
 
 def _cache_name(refs: Sequence[ImageRef], channels: int, size: int) -> str:
@@ -199,7 +197,9 @@ def _fill(path: Path, refs: Sequence[ImageRef], shape: tuple[int, int, int, int]
                     bar.advance(len(part), samples=len(part))
             else:
                 with ProcessPoolExecutor(
-                    max_workers=min(os.cpu_count() or 1, 16), mp_context=get_context("spawn"), initializer=_ignore_ctrl_c
+                    max_workers=min(os.cpu_count() or 1, 16),
+                    mp_context=get_context("spawn"),
+                    initializer=_ignore_ctrl_c,
                 ) as pool:
                     futures = {pool.submit(prepare_rows, temporary, shape, *job): len(job[1]) for job in jobs}
                     for future in as_completed(futures):
@@ -211,7 +211,7 @@ def _fill(path: Path, refs: Sequence[ImageRef], shape: tuple[int, int, int, int]
             good = [position for position in range(len(refs)) if position not in problems]
             path = path.parent / _cache_name([refs[position] for position in good], shape[1], shape[2])
             _keep_rows(temporary, shape, good)
-        os.replace(temporary, path)
+        temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
     return problems
@@ -234,9 +234,7 @@ def _ignore_ctrl_c() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def prepare_rows(
-    path: Path, shape: tuple[int, int, int, int], start: int, refs: Sequence[ImageRef]
-) -> dict[int, str]:
+def prepare_rows(path: Path, shape: tuple[int, int, int, int], start: int, refs: Sequence[ImageRef]) -> dict[int, str]:
     """Prepares some rows of a cache file, in whatever process; returns the unreadable ones with the reasons."""
     pixels = np.memmap(path, dtype=np.uint8, mode="r+", shape=shape)
     problems = {}

@@ -91,9 +91,7 @@ def _groups(hashes: Sequence[str], keys: Sequence[str], group_by_host: bool) -> 
     return [host_of(key) for key in keys] if group_by_host else list(hashes)
 
 
-def _tell_small_classes(
-    classes: Sequence[str], labels: Sequence[int], wanted: int | None, progress: Progress
-) -> None:
+def _tell_small_classes(classes: Sequence[str], labels: Sequence[int], wanted: int | None, progress: Progress) -> None:
     if wanted is None:
         return
     for label, name in enumerate(classes):

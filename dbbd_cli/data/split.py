@@ -165,9 +165,7 @@ def assign_splits(
     for group in sorted(members, key=lambda g: (-len(members[g]), ranks[g])):
         need = Counter(labels[position] for position in members[group])
         places = [sum(left[label][s] for label in need) for s in range(3)]
-        weights = [
-            places[s] if all(left[label][s] >= n for label, n in need.items()) else 0 for s in range(3)
-        ]
+        weights = [places[s] if all(left[label][s] >= n for label, n in need.items()) else 0 for s in range(3)]
         if sum(weights) == 0:
             chosen = max(range(3), key=lambda s: places[s])
         else:

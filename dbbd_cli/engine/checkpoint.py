@@ -11,7 +11,7 @@ import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 import torch
 
@@ -59,7 +59,7 @@ def save_checkpoint(state: Mapping[str, Any], folder: Path, *, best: bool) -> No
     try:
         with temporary.open("wb") as file:
             hashing = _HashingFile(file)
-            torch.save({"format": CHECKPOINT_FORMAT, **state}, hashing)
+            torch.save({"format": CHECKPOINT_FORMAT, **state}, cast("IO[bytes]", hashing))
             file.flush()
             os.fsync(file.fileno())
         digest = hashing.hasher.hexdigest()
@@ -137,7 +137,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     except CheckpointError as error:
         error.hint = error.hint or f"use another checkpoint of the run, such as {PREVIOUS} or {BEST}"
         raise
-    if not isinstance(state, dict) or not CONTENT <= state.keys():
+    if not isinstance(state, dict) or not state.keys() >= CONTENT:
         raise CheckpointError(
             f"{path} is not a checkpoint of dbbd",
             hint="to start from bare weights, use train with --set model.weights=PATH",

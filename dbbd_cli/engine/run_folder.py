@@ -30,7 +30,18 @@ HISTORY = "history.jsonl"
 LOG = "run.log"
 LOCK = "run.lock"
 OWNER = "run.owner"
-PACKAGES = ("torch", "torchvision", "numpy", "pillow", "segno", "pydantic", "typer", "rich", "matplotlib", "tensorboard")
+PACKAGES = (
+    "torch",
+    "torchvision",
+    "numpy",
+    "pillow",
+    "segno",
+    "pydantic",
+    "typer",
+    "rich",
+    "matplotlib",
+    "tensorboard",
+)
 
 
 def create_run_folder(runs_dir: Path, name: str) -> Path:
@@ -194,7 +205,9 @@ class RunLog:
         """Adds the settings and the final metrics to the TensorBoard events of this very folder."""
         from torch.utils.tensorboard.summary import hparams
 
-        plain = {key: value if isinstance(value, (bool, int, float, str)) else str(value) for key, value in values.items()}
+        plain = {
+            key: value if isinstance(value, (bool, int, float, str)) else str(value) for key, value in values.items()
+        }
         writer = self._board.file_writer
         assert writer is not None
         for summary in hparams(plain, {f"best/{name}": value for name, value in metrics.items()}):

@@ -69,7 +69,8 @@ def choose_runtime(device: str, precision: str) -> Runtime:
         name = precision
     if name == "fp16" and chosen.type == "cpu":
         raise ConfigError(
-            "run.precision: fp16 is for GPUs, and the device is the CPU", hint="use --precision bf16 or --precision fp32"
+            "run.precision: fp16 is for GPUs, and the device is the CPU",
+            hint="use --precision bf16 or --precision fp32",
         )
     dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[name]
     return Runtime(chosen, dtype, why, name + (" (chosen by auto)" if precision == "auto" else ""))
@@ -97,13 +98,13 @@ def _choose_device(wanted: str) -> tuple[torch.device, str]:
 def seed_everything(seed: int) -> None:
     """Seeds every random stream of the process: Python, NumPy, PyTorch on all devices."""
     random.seed(seed)
-    np.random.seed(seed % 2**32)  # noqa: NPY002 - libraries may draw from the legacy stream
+    np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
 
 
 def random_state() -> dict[str, Any]:
     """The state of every random stream, as tensors and plain values."""
-    name, keys, position, has_gauss, gauss = np.random.get_state(legacy=True)  # noqa: NPY002
+    name, keys, position, has_gauss, gauss = np.random.get_state(legacy=True)
     version, internal, gauss_next = random.getstate()
     return {
         "torch": torch.get_rng_state(),
@@ -122,7 +123,7 @@ def restore_random_state(state: Mapping[str, Any]) -> None:
     if torch.backends.mps.is_available() and state["mps"] is not None:
         torch.mps.set_rng_state(state["mps"])
     name, keys, position, has_gauss, gauss = state["numpy"]
-    np.random.set_state((name, keys.numpy().astype(np.uint32), position, has_gauss, gauss))  # noqa: NPY002
+    np.random.set_state((name, keys.numpy().astype(np.uint32), position, has_gauss, gauss))
     version, internal, gauss_next = state["python"]
     random.setstate((version, tuple(internal), gauss_next))
 

@@ -33,7 +33,9 @@ def stop_on_signals(progress: Progress) -> Iterator[StopRequest]:
         if request and number == signal.SIGINT:
             raise KeyboardInterrupt
         request.signal_number = number
-        progress.line(f"{signal.Signals(number).name}: stopping after this step and saving. Ctrl-C again stops at once.")
+        progress.line(
+            f"{signal.Signals(number).name}: stopping after this step and saving. Ctrl-C again stops at once."
+        )
 
     previous = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

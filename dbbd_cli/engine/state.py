@@ -77,4 +77,3 @@ class TrainState:
     def from_plain(values: Mapping[str, Any]) -> TrainState:
         """Reads what `to_plain` gave."""
         return TrainState(**{**values, "sums": Sums(**values["sums"])})
-

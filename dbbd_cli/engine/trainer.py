@@ -75,7 +75,7 @@ class Trainer:
 
 def place(module: nn.Module, runtime: Runtime) -> nn.Module:
     """Moves a module to the device; convolutions run fastest with channels last."""
-    return module.to(device=runtime.device, memory_format=torch.channels_last)
+    return module.to(runtime.device).to(memory_format=torch.channels_last)
 
 
 def fit(trainer: Trainer, folder: Path, log: RunLog, progress: Progress, stop: StopRequest) -> None:
@@ -134,7 +134,7 @@ def fit(trainer: Trainer, folder: Path, log: RunLog, progress: Progress, stop: S
                 if state.step % show_every == 0:
                     state.sums.flush()
                     shown = task.summarise(state.sums.values, state.sums.num_samples)
-                bar.advance(samples=output.num_samples, **shown)
+                bar.advance(samples=output.num_samples, **shown)  # type: ignore[arg-type]
                 if state.step % config.run.log_every_steps == 0:
                     _log_step(log, state, task, trainer.learning_rate.value, float(norm))
                 clock = _count_time(state, clock)
@@ -221,7 +221,7 @@ def _all_finite(loss: torch.Tensor, norm: torch.Tensor, scaler: torch.amp.GradSc
 
 def _not_finite(trainer: Trainer, loss: torch.Tensor, names: Sequence[str], folder: Path) -> NotFiniteError:
     state = trainer.state
-    what = "gradient" if torch.isfinite(loss) else f"loss ({float(loss)})"
+    what = "gradient" if torch.isfinite(loss) else f"loss ({loss.item()})"
     return NotFiniteError(
         f"epoch {state.epoch}, step {state.step + 1}: the {what} is not finite; the weights were not updated",
         details=["the batch:", *names[:64]],

@@ -135,7 +135,7 @@ def _draw_steps(axes: Axes, run: RunHistory, metric: str) -> None:
     x, values = (np.array([part.mean() for part in np.array_split(row, num_groups)]) for row in (x, values))
     axes.add_artist(Line2D(x, values, linewidth=1.0, **_WITHIN_EPOCHS))
     # A spike in a few steps must not flatten the curves: nearly all of them, not all, set the scale.
-    axes.update_datalim([(x[0], value) for value in np.percentile(values, [5, 95])])
+    axes.update_datalim([(x[0], value) for value in np.percentile(values, [5, 95], method="nearest")])
 
 
 def _draw_learning_rates(axes: Axes, runs: Sequence[RunHistory]) -> None:

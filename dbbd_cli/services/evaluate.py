@@ -86,7 +86,8 @@ def evaluate(
         write_text(folder / "predictions.csv", _predictions(run, split, logits))
     except OSError as error:
         raise DiskError(
-            f"the evaluation cannot be written to {folder}: {error.strerror}", hint="choose another folder with --out DIR"
+            f"the evaluation cannot be written to {folder}: {error.strerror}",
+            hint="choose another folder with --out DIR",
         ) from error
     files = [folder / "evaluation.json", folder / "predictions.csv"]
     if plots:

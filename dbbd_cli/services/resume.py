@@ -104,7 +104,9 @@ def _resume_here(
     show_facts(facts, progress, run=folder)
     state, epochs = trainer.state, config.training.epochs
     if state.epoch > epochs or state.stopped_early:
-        progress.line(f"The run has finished its {len(state.history)} epochs. To go on: dbbd resume {folder} --epochs N")
+        progress.line(
+            f"The run has finished its {len(state.history)} epochs. To go on: dbbd resume {folder} --epochs N"
+        )
     else:
         where = f", batch {state.batch}" if state.batch else ""
         progress.line(f"Continuing with epoch {state.epoch} of {epochs}{where}, from {run.path.name}")

@@ -20,8 +20,8 @@ from dbbd_cli.errors import ConfigError, DbbdError, StoppedError
 from dbbd_cli.progress import Phase, Progress, Silent
 from dbbd_cli.services.evaluate import evaluate
 from dbbd_cli.services.plot import plot
-from dbbd_cli.services.resume import resume
 from dbbd_cli.services.results import SmokeResult, SmokeStep, TrainResult
+from dbbd_cli.services.resume import resume
 from dbbd_cli.services.train import train
 from dbbd_cli.services.validate import validate
 
@@ -136,7 +136,8 @@ class _Trial:
         return f"went on to epoch {result.epochs}"
 
     def _compare(self) -> str:
-        assert self.whole is not None and self.interrupted is not None
+        assert self.whole is not None
+        assert self.interrupted is not None
         one, two = load_checkpoint(self.whole.checkpoint), load_checkpoint(self.interrupted / "ckpt.pth")
         # On a GPU sums may be taken in another order; only the CPU promises every bit.
         exact = choose_runtime(self.device, "auto").device.type == "cpu"
@@ -161,7 +162,8 @@ class _Trial:
         return f"{expected} test samples, {len(result.files)} files"
 
     def _plot(self) -> str:
-        assert self.whole is not None and self.interrupted is not None
+        assert self.whole is not None
+        assert self.interrupted is not None
         files = plot([self.whole.run, self.interrupted], out=self.folder).files
         assert all(file.stat().st_size > 0 for file in files), "an empty file"
         return ", ".join(file.name for file in files)

@@ -150,7 +150,7 @@ def forecast(config: Config, *, progress: Progress | None = None) -> Forecast:
         scaler.update()
         runtime.synchronise()
         train_seconds = time.perf_counter() - start
-        first_loss = first_loss if attempt else float(output.loss)
+        first_loss = first_loss if attempt else output.loss.item()
     raw_batch = next(task.loaders["val"].batches(epoch=0))
     module.eval()
     with torch.inference_mode():

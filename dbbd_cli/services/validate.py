@@ -13,9 +13,7 @@ from dbbd_cli.services.results import ValidateResult
 from dbbd_cli.services.session import build_task, is_synthetic, load_module, open_run
 
 
-def validate(
-    target: Path, *, overrides: Sequence[Override] = (), progress: Progress | None = None
-) -> ValidateResult:
+def validate(target: Path, *, overrides: Sequence[Override] = (), progress: Progress | None = None) -> ValidateResult:
     """Computes loss and metrics of a checkpoint on the validation split of its run.
 
     Args:

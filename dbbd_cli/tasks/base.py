@@ -17,14 +17,20 @@ class Task(Protocol):
     The engine needs nothing else, and knows no task by name.
     """
 
-    module: nn.Module
-    """Owns network and loss; called with what `to_device` returns, it returns a `StepOutput`."""
+    @property
+    def module(self) -> nn.Module:
+        """Owns network and loss; called with what `to_device` returns, it returns a `StepOutput`."""
+        ...
 
-    loaders: Mapping[str, BatchLoader]
-    """A loader for each split that was asked for; `train` is shuffled."""
+    @property
+    def loaders(self) -> Mapping[str, BatchLoader]:
+        """A loader for each split that was asked for; `train` is shuffled."""
+        ...
 
-    monitor: str
-    """The validation metric, lower is better, that decides which epoch is best."""
+    @property
+    def monitor(self) -> str:
+        """The validation metric, lower is better, that decides which epoch is best."""
+        ...
 
     def to_device(self, batch: Any, device: torch.device, *, train: bool) -> tuple[Any, ...]:
         """Moves a batch and prepares it there; random changes are made only for training."""

@@ -107,9 +107,7 @@ def _ranking(scores: torch.Tensor, positive: torch.Tensor, name: str, metrics: A
             **_thinned(recall=recall, precision=precision),
             "average_precision": float(metrics.binary_average_precision(scores, target)),
         },
-        "recall_at_fpr": {
-            f"{rate:g}": float(true_rate[false_rate <= rate].max()) for rate in FALSE_POSITIVE_RATES
-        },
+        "recall_at_fpr": {f"{rate:g}": float(true_rate[false_rate <= rate].max()) for rate in FALSE_POSITIVE_RATES},
     }
 
 

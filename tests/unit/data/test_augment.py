@@ -64,8 +64,6 @@ def test_contrast_keeps_the_mean_and_scales_the_distance_from_it() -> None:
 
 def test_nothing_is_mirrored() -> None:
     x = images(50)
-    changed = augment(
-        x, seed=0, epoch=1, samples=torch.arange(50), rotation_degrees=5.0, brightness=0.2, contrast=0.2
-    )
+    changed = augment(x, seed=0, epoch=1, samples=torch.arange(50), rotation_degrees=5.0, brightness=0.2, contrast=0.2)
     for one, two in zip(x, changed, strict=True):
         assert (one - two).abs().mean() < (one.flip(-1) - two).abs().mean()

@@ -1,5 +1,6 @@
 import os
 import pickle
+import subprocess
 import sys
 from pathlib import Path
 
@@ -310,7 +311,7 @@ class TestUrls:
     @pytest.mark.parametrize("separator", [",", ";", "\t"])
     @pytest.mark.parametrize("newline", ["\n", "\r\n", "\r"])
     def test_separators_line_ends_and_mark_of_excel(self, tmp_path, separator, newline):
-        lines = ["note|label|url", "x|bad|a.example", "|", "", "y|good|b.example"]
+        lines = ["url|note|label", "a.example|x|bad", "|", "", "b.example|y|good"]
         text = newline.join(lines).replace("|", separator)
         source = listed(tmp_path, b"\xef\xbb\xbf" + text.encode())
         assert keys(source) == ["a.example", "b.example"]
@@ -435,3 +436,11 @@ def test_synthetic():
     assert keys(source)[20:] == sorted(synthetic_urls(20, 3)["malicious"])
     assert [candidate.label for candidate in source.candidates] == [0] * 20 + [1] * 20
     assert pickle.loads(pickle.dumps(source)) == source
+
+
+def test_worker_processes_start_light():
+    modules = ("qr_code", "url_grammar", "image_file", "image_sources")
+    imports = "import sys; " + "".join(f"import dbbd_cli.data.{module}; " for module in modules)
+    heavy = "print({'torch', 'torchvision', 'pydantic', 'matplotlib'} & set(sys.modules))"
+    result = subprocess.run([sys.executable, "-c", imports + heavy], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "set()"

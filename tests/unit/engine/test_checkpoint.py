@@ -52,7 +52,7 @@ def test_wherever_saving_breaks_off_every_checkpoint_that_is_there_verifies(
     class KilledError(BaseException):
         pass
 
-    rename, seen = module.os.replace, set()
+    rename, seen = Path.replace, set()
     for fatal in range(20):
         folder = tmp_path / str(fatal)
         folder.mkdir()
@@ -66,13 +66,13 @@ def test_wherever_saving_breaks_off_every_checkpoint_that_is_there_verifies(
             left[0] -= 1
             rename(source, target)
 
-        monkeypatch.setattr("os.replace", replace_until)
+        monkeypatch.setattr(Path, "replace", replace_until)
         try:
             save_checkpoint(content(3), folder, best=True)
             finished = True
         except KilledError:
             finished = False
-        monkeypatch.setattr("os.replace", rename)
+        monkeypatch.setattr(Path, "replace", rename)
         numbers = tuple(number_in(folder / name) for name in (NEWEST, PREVIOUS, BEST))
         seen.add(numbers)
         save_checkpoint(content(4), folder, best=False)  # and the next save works
@@ -103,7 +103,7 @@ def test_a_full_disk_leaves_the_old_checkpoint_and_no_stray_file(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(module.os, "fsync", full)
-    with pytest.raises(DiskError, match="No space left on device.*MB are free"):
+    with pytest.raises(DiskError, match=r"No space left on device.*MB are free"):
         save_checkpoint(content(2), tmp_path, best=False)
     monkeypatch.undo()
     assert number_in(tmp_path / NEWEST) == 1
@@ -118,7 +118,7 @@ def test_code_in_a_file_is_not_run_and_is_named(tmp_path: Path) -> None:
             return (Path.touch, (marker,))
 
     torch.save({"format": 1, "module": Payload()}, tmp_path / "evil.pth")
-    with pytest.raises(CheckpointError, match="it wants the code of getattr$"):
+    with pytest.raises(CheckpointError, match=r"it wants the code of getattr$"):
         load_checkpoint(tmp_path / "evil.pth")
     (tmp_path / "evil.pth").write_bytes(pickle.dumps(Payload()))
     with pytest.raises(CheckpointError):
@@ -131,7 +131,7 @@ def test_what_is_no_checkpoint_is_told_apart(tmp_path: Path) -> None:
         load_checkpoint(tmp_path / "x.pth")
     for data in (b"", b"text", b"PK\x03\x04 cut"):
         (tmp_path / "x.pth").write_bytes(data)
-        with pytest.raises(CheckpointError, match="not a readable|not loaded"):
+        with pytest.raises(CheckpointError, match=r"not a readable|not loaded"):
             load_checkpoint(tmp_path / "x.pth")
     torch.save({"weight": torch.zeros(1)}, tmp_path / "x.pth")
     with pytest.raises(CheckpointError, match="not a checkpoint of dbbd"):

@@ -47,9 +47,7 @@ def test_step_halves_and_stops_at_the_minimum() -> None:
 
 
 def test_plateau_waits_for_its_patience_and_keeps_above_the_minimum() -> None:
-    values = per_epoch(
-        rates([1.0] * 6, scheduler="reduce_on_plateau", scheduler_patience=1, scheduler_factor=0.05)
-    )
+    values = per_epoch(rates([1.0] * 6, scheduler="reduce_on_plateau", scheduler_patience=1, scheduler_factor=0.05))
     assert values == pytest.approx([1, 1, 1, 0.05, 0.05, 0.01])
 
 

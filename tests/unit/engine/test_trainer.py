@@ -91,14 +91,14 @@ def run(task: LineTask, folder: Path, stop: StopRequest | None = None, **trainin
     trainer = Trainer(task, config(**training), CPU)
     log = RunLog(folder, step=0, epoch=1, command=[])
     try:
-        fit(trainer, folder, log, Silent(), stop or StopRequest())
+        fit(trainer, folder, log, Silent(), StopRequest() if stop is None else stop)
     finally:
         log.close()
     return trainer
 
 
 def weight(task: LineTask) -> float:
-    return float(task.module.layer.weight)  # type: ignore[union-attr,arg-type]
+    return float(task.module.layer.weight.detach())  # type: ignore[union-attr,operator]
 
 
 def test_it_learns_and_keeps_history_and_checkpoints(tmp_path: Path) -> None:
@@ -167,9 +167,7 @@ def test_early_stopping_waits_for_its_patience_and_min_delta(tmp_path: Path) -> 
     trainer = run(LineTask(), tmp_path, epochs=50, learning_rate=1e-9, min_lr=0.0, early_stopping_patience=4)
     assert trainer.state.stopped_early is False or len(trainer.state.history) < 50
     (tmp_path / "two").mkdir()
-    trainer = run(
-        LineTask(), tmp_path / "two", epochs=50, early_stopping_patience=3, early_stopping_min_delta=1e6
-    )
+    trainer = run(LineTask(), tmp_path / "two", epochs=50, early_stopping_patience=3, early_stopping_min_delta=1e6)
     # The first epoch counts as an improvement over nothing; three more pass.
     assert len(trainer.state.history) == 4
     assert trainer.state.stopped_early

@@ -54,7 +54,9 @@ def test_torchvision_networks_have_the_classes_and_the_dropout(name: str) -> Non
 
 def test_multiply_adds_are_counted_on_the_network_itself() -> None:
     with torch.device("meta"):
-        counts = {name: count_multiply_adds(build(name), torch.empty(1, 3, 224, 224)) for name in ("resnet18", "resnet50")}
+        counts = {
+            name: count_multiply_adds(build(name), torch.empty(1, 3, 224, 224)) for name in ("resnet18", "resnet50")
+        }
     # 1.81 and 4.09 billion by the papers' own count.
     assert counts["resnet18"] == pytest.approx(1.81e9, rel=0.02)
     assert counts["resnet50"] == pytest.approx(4.09e9, rel=0.02)

@@ -1,0 +1,58 @@
+"""The commands and options that people and scripts rely on: a change here is a change of the interface."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import typer.main
+
+from dbbd_cli import __version__
+from dbbd_cli.cli.app import app
+from dbbd_cli.cli.options import Precision
+from dbbd_cli.cli.smoke import Task
+from dbbd_cli.config.schema import SCHEMAS, RunConfig
+
+OUTPUT = {"--json", "--progress", "--quiet", "-q", "--debug", "--help", "-h"}
+SURFACE = {
+    "train": {
+        "--config", "-c", "--set", "--epochs", "--run-name", "--runs-dir", "--device", "--precision", "--seed",
+        "--no-plots", "--dry-run",
+    },
+    "resume": {"RUN|CKPT", "--epochs", "--set", "--device"},
+    "validate": {"RUN|CKPT", "--set", "--device"},
+    "evaluate": {"RUN|CKPT", "--split", "--out", "--no-plots", "--set", "--device"},
+    "plot": {"RUN...", "--out", "--format"},
+    "smoke": {"--epochs", "--task", "--device", "--runs-dir"},
+}  # fmt: skip
+
+
+def names(command: Any) -> set[str]:
+    context = command.make_context("dbbd", [], resilient_parsing=True)
+    found: set[str] = set()
+    for parameter in command.get_params(context):
+        is_argument = parameter.param_type_name == "argument"
+        found |= {parameter.metavar} if is_argument else {*parameter.opts, *parameter.secondary_opts}
+    return found
+
+
+def test_commands() -> None:
+    program: Any = typer.main.get_command(app)
+    assert list(program.commands) == list(SURFACE)
+    assert names(program) == {"--version", "--install-completion", "--show-completion", "--help", "-h"}
+
+
+@pytest.mark.parametrize("name", SURFACE)
+def test_options(name: str) -> None:
+    program: Any = typer.main.get_command(app)
+    assert names(program.commands[name]) == SURFACE[name] | OUTPUT
+
+
+def test_version(run: Any) -> None:
+    result = run("--version")
+    assert (result.exit_code, result.stdout) == (0, f"dbbd {__version__}\n")
+
+
+def test_choices_are_those_of_the_schema() -> None:
+    assert {choice.value for choice in Precision} == set(RunConfig.model_fields["precision"].annotation.__args__)  # type: ignore[union-attr]
+    assert {choice.value for choice in Task} == {"all", *SCHEMAS}

@@ -1,0 +1,175 @@
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dbbd_cli.config.load import Override, config_from_mapping, load_config, parse_override
+from dbbd_cli.config.schema import to_plain
+from dbbd_cli.errors import ConfigError
+
+VALUES: dict[str, Any] = {"task": "image_classification", "training": {"epochs": 10, "batch_size": 4}}
+
+
+def failure(*settings: str, values: Any = VALUES) -> ConfigError:
+    with pytest.raises(ConfigError) as caught:
+        config_from_mapping(values, [parse_override(text) for text in settings], origin="runs/x/config.yaml")
+    return caught.value
+
+
+def bad_override(text: str) -> ConfigError:
+    with pytest.raises(ConfigError) as caught:
+        parse_override(text)
+    return caught.value
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "value"),
+    [
+        ("training.epochs=3", "training.epochs", 3),
+        ("training.min_lr=1e-6", "training.min_lr", 1e-6),
+        (" run.name = no ", "run.name", "no"),
+        ("run.name=", "run.name", None),
+        ("run.name='3'", "run.name", "3"),
+        ("run.name=a=b", "run.name", "a=b"),
+        (r"data.path=C:\pictures", "data.path", r"C:\pictures"),
+        ("data.classes={cat: a, no: b}", "data.classes", {"cat": "a", "no": "b"}),
+    ],
+)
+def test_parsing(text: str, key: str, value: object) -> None:
+    assert parse_override(text) == Override(key, value, f"--set {text}")
+
+
+@pytest.mark.parametrize("text", ["training.epochs", "", "training.epochs:3"])
+def test_an_override_without_an_equals_sign(text: str) -> None:
+    error = bad_override(text)
+    assert error.message == f"--set {text}: there is no '='"
+    assert error.hint == "write KEY=VALUE, such as --set training.epochs=3"
+
+
+@pytest.mark.parametrize("text", ["=3", " =3", "a..b=3", ".a=3", "a.=3"])
+def test_an_override_without_a_key(text: str) -> None:
+    error = bad_override(text)
+    assert error.message == f"--set {text}: the key, or a part of it, is empty"
+    assert error.hint == "write KEY=VALUE, such as --set training.epochs=3"
+
+
+def test_an_override_that_is_not_yaml() -> None:
+    error = bad_override("a=@x")
+    assert error.message.startswith("--set a=@x: not valid YAML: found character")
+    assert error.details == ["@x\n^"]
+    assert error.hint.endswith("quote text that starts with @ or `")
+
+
+@pytest.mark.parametrize(
+    ("text", "what", "hint"),
+    [
+        ("a=!!python/name:os x", "the value has the tag !!python/name:os, which is not supported", "remove it"),
+        ("a=*x", "the value has the alias *x, which is not supported", "write the value out"),
+        ("a={b: 1, b: 2}", "b is set twice", "keep one of the two"),
+        ("a={1: 2}", "the key 1 is not text", "write '1'"),
+    ],
+)
+def test_an_override_that_is_not_plain(text: str, what: str, hint: str) -> None:
+    error = bad_override(text)
+    assert (error.message, error.hint) == (f"--set {text}: {what}", hint)
+
+
+def test_control_characters_of_the_command_line_are_escaped() -> None:
+    for text in ("a=\x1b[31m", "a\x1b=1", "a=\udcff"):
+        message = bad_override(text).message if "a=" in text else failure(text).details[0]
+        assert message.partition("\n")[0].isprintable()
+
+
+def test_overrides_replace_create_and_the_last_one_wins() -> None:
+    before = copy.deepcopy(VALUES)
+    settings = ["training.epochs=3", "run.name=x", "data.split.train=0.6", "data.split.val=0.25", "training.epochs=5"]
+    config = config_from_mapping(VALUES, [parse_override(text) for text in settings], origin="test")
+    assert (config.training.epochs, config.training.batch_size, config.run.name) == (5, 4, "x")
+    assert (config.data.split.train, config.data.split.val) == (0.6, 0.25)
+    assert before == VALUES
+
+
+def test_overrides_of_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "x.yaml"
+    path.write_text("task: image_classification\nrun:\ndata:\n  classes: null\n", encoding="utf-8")
+    settings = ["data.source=classes", "data.classes.cat=a", "data.classes.no=b", "run.name=x"]
+    config = load_config(str(path), [parse_override(text) for text in settings])
+    assert config.data.classes == {"cat": "a", "no": "b"}
+    assert config.run.name == "x"
+
+
+def test_an_override_mends_what_the_file_has_wrong(tmp_path: Path) -> None:
+    path = tmp_path / "x.yaml"
+    path.write_text("task: image_classification\ntraining: {epochs: many, batch_size: 0}\n", encoding="utf-8")
+    with pytest.raises(ConfigError) as caught:
+        load_config(str(path), [Override("training.epochs", 3, "--epochs")])
+    assert caught.value.details == [f"{path}:2: training.batch_size is 0\n    expected an integer of at least 1"]
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("training.epochs=0", "training.epochs is 0\n    expected an integer of at least 1"),
+        ("training.epoch=3", "training.epoch is unknown\n    did you mean training.epochs?"),
+        ("epochs=3", "epochs is unknown\n    did you mean training.epochs?"),
+        ("trainig.epochs=3", "trainig is unknown\n    did you mean training?"),
+        ("run=3", "run is 3\n    expected a section with keys"),
+        ("run.name=3", "run.name is 3\n    expected text that is not empty, in quotes"),
+        ("data.classes={cat: 3}", "data.classes.cat is 3\n    expected text that is not empty, in quotes"),
+        ("seed.x=3", "seed is {'x': 3}\n    expected an integer of at least 0 and less than 9223372036854775808"),
+        ("training.epochs.x=3", "training.epochs is 10, not a section with keys\n    set training.epochs itself"),
+        ("task.x.y=3", "task is 'image_classification', not a section with keys\n    set task itself"),
+        ("data.source=folder", "data.path is not set\n    expected a path, because source is folder"),
+    ],
+)
+def test_errors_name_the_override(text: str, problem: str) -> None:
+    error = failure(text)
+    assert error.message == "runs/x/config.yaml: 1 problem"
+    assert error.details == [f"--set {text}: {problem}"]
+
+
+def test_an_override_takes_the_place_of_what_the_file_says(tmp_path: Path) -> None:
+    path = tmp_path / "x.yaml"
+    path.write_text("task: image_classification\ndata: {classes: {cat: 1}}\ntraining: {epochs: *x}\n", encoding="utf-8")
+    with pytest.raises(ConfigError) as caught:
+        load_config(str(path), [parse_override("data.classes={cat: 2}"), parse_override("training.epochs=0")])
+    assert [line.partition("\n")[0] for line in caught.value.details] == [
+        f"{path}:3: training.epochs has the alias *x, which is not supported",
+        "--set data.classes={cat: 2}: data.classes.cat is 2",
+        "--set training.epochs=0: training.epochs is 0",
+    ]
+
+
+def test_errors_name_the_flag() -> None:
+    with pytest.raises(ConfigError) as caught:
+        config_from_mapping(VALUES, [Override("training.epochs", 0, "--epochs")], origin="test")
+    assert caught.value.details == ["--epochs: training.epochs is 0\n    expected an integer of at least 1"]
+
+
+def test_errors_of_a_run_name_the_run() -> None:
+    values = {**VALUES, "training": {"epochs": 0, "lr": 1}, "seed": "3", "old": None}
+    error = failure("training.batch_size=0", values=values)
+    assert error.message == "runs/x/config.yaml: 5 problems"
+    assert [line.partition("\n")[0] for line in error.details] == [
+        "runs/x/config.yaml: seed is '3'",
+        "runs/x/config.yaml: training.epochs is 0",
+        "runs/x/config.yaml: training.lr is unknown",
+        "runs/x/config.yaml: old is unknown",
+        "--set training.batch_size=0: training.batch_size is 0",
+    ]
+
+
+def test_values_of_a_run_may_be_damaged() -> None:
+    assert failure(values=[1]).message == "runs/x/config.yaml: the top level is [1], not keys with values"
+    assert failure(values={**VALUES, 5: 1}).details == ["runs/x/config.yaml: 5 is 1\n    Keys should be strings"]
+    recursive: dict[str, Any] = {"task": "image_classification"}
+    recursive["run"] = recursive
+    assert "runs/x/config.yaml: run.task is unknown" in failure(values=recursive).details[0]
+
+
+def test_resolved_values_are_accepted_as_they_are() -> None:
+    config = config_from_mapping(VALUES, origin="test")
+    assert config_from_mapping(to_plain(config), origin="test") == config

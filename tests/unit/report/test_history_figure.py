@@ -1,0 +1,162 @@
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from dbbd_cli.report.history import training_history
+from dbbd_cli.report.run import read_run
+from dbbd_cli.report.save import render
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+pytestmark = pytest.mark.filterwarnings("error")
+Make = Callable[..., Any]
+
+
+def lines(axes: Axes, label: str) -> list[Any]:
+    return [line for line in axes.get_lines() if line.get_label() == label]
+
+
+def data(line: Any) -> list[tuple[float, float]]:
+    return [(float(x), float(y)) for x, y in zip(line.get_xdata(), line.get_ydata(), strict=True)]
+
+
+def texts(figure: Figure) -> list[str]:
+    from matplotlib.text import Text
+
+    return [text.get_text() for text in figure.findobj(Text) if isinstance(text, Text)]
+
+
+def legend(figure: Figure) -> list[str]:
+    return [text.get_text() for legend in figure.legends for text in legend.get_texts()]
+
+
+def test_panels_show_the_values_of_the_history(make_run: Make) -> None:
+    figure = training_history([read_run(make_run())])
+    loss, accuracy, rate = figure.axes
+    assert [axes.get_title(loc="left") for axes in figure.axes] == ["Loss", "Accuracy", "Learning rate"]
+    assert data(lines(loss, "train")[0]) == [(1, 0.7), (2, 0.6)]
+    assert data(lines(loss, "validation")[0]) == [(1, 0.7), (2, 0.6)]
+    assert data(lines(accuracy, "validation")[0]) == [(1, 0.5), (2, 0.625)]
+    assert data(lines(rate, "learning rate")[0]) == [(1, 0.001), (2, 0.001)]
+    assert lines(loss, "train")[0].get_linestyle() == "--"
+    assert lines(loss, "validation")[0].get_linestyle() == "-"
+    assert data(lines(loss, "best epoch")[0]) == [(2, 0.6)]
+    assert legend(figure) == ["train", "validation", "best epoch"]
+
+
+def test_the_header_says_what_is_shown(make_run: Make) -> None:
+    shown = " ".join(texts(training_history([read_run(make_run())])))
+    assert "Training history" in shown
+    assert "qr" in shown
+    assert "synthetic data" in shown
+    assert "best epoch 2: validation loss 0.6000, accuracy 62.5 %" in shown
+    assert "synthetic" not in " ".join(texts(training_history([read_run(make_run("b", source="folder"))])))
+
+
+def test_a_single_epoch_is_visible(make_run: Make, row: Make) -> None:
+    figure = training_history([read_run(make_run(rows=[row(1, 0.7, 0.5, best=True)]))])
+    for axes in figure.axes:
+        left, right = axes.get_xlim()
+        assert left < 1 < right
+        assert all(line.get_marker() not in ("", "None") for line in axes.get_lines())
+
+
+def test_values_that_are_not_finite_are_marked(make_run: Make, row: Make) -> None:
+    figure = training_history([read_run(make_run(rows=[row(1, 0.7, 0.5, best=True), row(2, None, 0.5), row(3, None)]))])
+    loss = figure.axes[0]
+    assert math.isnan(data(lines(loss, "validation")[0])[1][1])
+    assert [x for x, _ in data(lines(loss, "not finite")[0])] == [2, 3]
+    assert lines(figure.axes[1], "not finite") == []
+    assert "not finite" in legend(figure)
+
+
+def test_a_run_without_any_finite_value_is_drawn(make_run: Make, row: Make) -> None:
+    rows = [{**row(1, None), "learning_rate": None}, row(2, None)]
+    figure = training_history([read_run(make_run(rows=rows))])
+    assert [axes.get_title(loc="left") for axes in figure.axes] == ["Loss", "Learning rate"]
+    render(figure, "png")
+
+
+def test_another_task_shows_one_more_metric_at_most(make_run: Make, row: Make) -> None:
+    rows = [row(1, 0.7), row(2, 0.6)]
+    for entry in rows:
+        entry["val"] |= {"region_loss": 0.3, "rank": None, "view_loss": 0.2}
+    figure = training_history([read_run(make_run(rows=rows))])
+    assert [axes.get_title(loc="left") for axes in figure.axes] == ["Loss", "Region loss", "Learning rate"]
+    assert [y for _, y in data(lines(figure.axes[1], "validation")[0])] == [0.3, 0.3]
+
+
+def test_steps_run_through_the_epochs_and_a_spike_does_not_set_the_scale(make_run: Make, row: Make) -> None:
+    steps = [{"kind": "step", "epoch": 1, "step": i, "learning_rate": 0.001, "loss": 0.7} for i in range(1, 21)]
+    steps[0]["loss"] = 50.0
+    steps[3]["loss"] = None
+    figure = training_history([read_run(make_run(rows=[*steps, row(1, 0.7, 0.5), row(2, 0.6, 0.6)]))])
+    loss = figure.axes[0]
+    within = next(artist for artist in loss.get_children() if artist.get_label() == "train, within epochs")
+    assert data(within)[0] == (pytest.approx(0.1), 50.0)
+    assert data(within)[-1] == (pytest.approx(2.0), 0.7)
+    assert loss.get_ylim()[1] < 1
+    assert "train, within epochs" in legend(figure)
+
+
+def test_several_runs_are_told_apart(make_run: Make) -> None:
+    folders = [("a", "qr", "synthetic"), ("b", "qr", "folder"), ("c", "other", "folder")]
+    figure = training_history([read_run(make_run(f, name=n, source=s)) for f, n, s in folders])
+    curves = lines(figure.axes[0], "validation")
+    assert len({curve.get_color() for curve in curves}) == 3
+    assert legend(figure) == ["train", "validation", "best epoch", "a (synthetic data)", "b", "other"]
+    assert "synthetic data in 1 of 3 runs" in texts(figure)
+
+
+def test_many_runs_differ_in_colour_or_marker(make_run: Make) -> None:
+    figure = training_history([read_run(make_run(f"{i}", name=f"run {i}" * 6)) for i in range(20)])
+    curves = lines(figure.axes[0], "validation")
+    assert len({(curve.get_color(), curve.get_marker()) for curve in curves}) == 20
+    render(figure, "png")
+    names = figure.legends[1].get_window_extent()
+    assert names.x0 >= 0
+    assert names.x1 <= figure.bbox.x1
+
+
+def test_accuracy_does_not_pretend_to_exceed_all(make_run: Make, row: Make) -> None:
+    figure = training_history([read_run(make_run(rows=[row(1, 0.1, 0.2), row(2, 0.0, 1.0)]))])
+    assert figure.axes[1].get_ylim()[1] < 1.02
+
+
+@pytest.mark.parametrize("rates", [(1e-3, 1e-6), (1e-3, 5e-4), (0.0, 1e-3), (0.0, 0.0)])
+def test_learning_rates_of_any_range_are_drawn(make_run: Make, row: Make, rates: tuple[float, float]) -> None:
+    rows = [{**row(index, 0.5), "learning_rate": rate} for index, rate in enumerate(rates, start=1)]
+    figure = training_history([read_run(make_run(rows=rows))])
+    axes = figure.axes[-1]
+    assert axes.get_yscale() == ("log" if rates[1] == 1e-6 else "linear")
+    assert axes.get_ylim()[0] <= min(rates)
+    assert axes.get_ylim()[1] > max(rates)
+    assert axes.yaxis.get_major_formatter()(1e-6, 0) == "1e-06"
+
+
+def test_hostile_names_are_shown_as_they_are(make_run: Make) -> None:
+    names = ["_private", "$x^2$ $", "<script>", "a\nb\x1b[31m", "猫\u0378", "x" * 300]
+    figure = training_history([read_run(make_run(f"{i}", name=name)) for i, name in enumerate(names)])
+    shown = legend(figure)[-len(names) :]
+    assert shown[:4] == ["_private", "$x^2$ $", "<script>", "a\\nb\\x1b[31m"]
+    assert shown[4].endswith("\\u0378")
+    assert len(shown[5]) == 40
+    assert not any(text.get_parse_math() for legend in figure.legends for text in legend.get_texts())
+    render(figure, "svg")
+
+
+def test_the_users_own_style_neither_matters_nor_changes(make_run: Make) -> None:
+    import matplotlib
+
+    run = read_run(make_run())
+    plain = render(training_history([run]), "svg")
+    with matplotlib.rc_context({"text.usetex": True, "font.size": 40, "savefig.dpi": 20, "svg.fonttype": "none"}):
+        before = dict(matplotlib.rcParams)
+        assert render(training_history([run]), "svg") == plain
+        assert dict(matplotlib.rcParams) == before

@@ -1,0 +1,94 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dbbd_cli.errors import CheckpointError, ConfigError, DiskError
+from dbbd_cli.report.plots import plot_runs
+
+Make = Callable[..., Any]
+
+
+def test_one_run_even_given_twice_is_drawn_into_its_folder(make_run: Make) -> None:
+    folder = make_run()
+    again = folder / ".." / folder.name
+    assert plot_runs([again, folder], None, "png") == [folder / "training_history.png"]
+    assert (folder / "training_history.png").stat().st_size > 10_000
+
+
+def test_an_evaluated_run_has_its_figures_too(make_run: Make, evaluation_of: Make, tmp_path: Path) -> None:
+    folder = make_run()
+    (folder / "evaluation.json").write_text(json.dumps(evaluation_of()), encoding="utf-8")
+    out = tmp_path / "deep" / "out"
+    files = plot_runs([folder], out, "svg")
+    names = ["training_history", "confusion_matrix", "roc", "precision_recall", "reliability"]
+    assert files == [out / f"{name}.svg" for name in names]
+    assert sorted(out.iterdir()) == sorted(files)
+
+
+def test_several_runs_are_compared_in_the_current_folder(
+    make_run: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = tmp_path / "here"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    assert plot_runs([make_run("a"), make_run("b")], None, "pdf") == [Path("comparison.pdf")]
+    assert [path.name for path in here.iterdir()] == ["comparison.pdf"]
+
+
+def test_html_is_one_page(make_run: Make, evaluation_of: Make, tmp_path: Path) -> None:
+    a, b = make_run("a"), make_run("b")
+    (b / "evaluation.json").write_text(json.dumps({**evaluation_of(), "curves": None}), encoding="utf-8")
+    assert plot_runs([b], None, "html") == [b / "report.html"]
+    assert (b / "report.html").read_text(encoding="utf-8").count("<svg") == 2
+    assert plot_runs([a, b], tmp_path / "out", "html") == [tmp_path / "out" / "report.html"]
+    text = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert text.count("<svg") == 1
+    assert "Evaluation of b" in text
+
+
+def test_nothing_is_written_when_something_is_damaged(make_run: Make, tmp_path: Path) -> None:
+    good, bad = make_run("a"), make_run("b")
+    (bad / "evaluation.json").write_text("{", encoding="utf-8")
+    out = tmp_path / "out"
+    with pytest.raises(CheckpointError, match=r"evaluation\.json"):
+        plot_runs([bad], out, "png")
+    (bad / "history.jsonl").write_text("", encoding="utf-8")
+    with pytest.raises(CheckpointError, match=r"history\.jsonl"):
+        plot_runs([good, bad], out, "png")
+    assert not out.exists()
+
+
+def test_wrong_use_is_refused(make_run: Make, tmp_path: Path) -> None:
+    folder = make_run()
+    with pytest.raises(ConfigError, match="gif"):
+        plot_runs([folder], None, "gif")
+    with pytest.raises(ConfigError, match="no run folder"):
+        plot_runs([], None, "png")
+    (tmp_path / "file").write_text("", encoding="utf-8")
+    with pytest.raises(DiskError, match="file"):
+        plot_runs([folder], tmp_path / "file", "png")
+
+
+def test_drawing_loads_nothing_heavy_and_is_silent(make_run: Make, evaluation_of: Make) -> None:
+    folder = make_run(name="猫 🙂 $x$")
+    evaluation = {**evaluation_of(["猫", "🙂"]), "curves": None}
+    (folder / "evaluation.json").write_text(json.dumps(evaluation), encoding="utf-8")
+    code = (
+        "import sys; from pathlib import Path; from dbbd_cli.report.plots import plot_runs\n"
+        "assert 'matplotlib' not in sys.modules\n"
+        "plot_runs([Path(sys.argv[1])], None, 'png')\n"
+        "heavy = {'torch', 'torchvision', 'pydantic', 'scipy', 'pandas', 'matplotlib.pyplot'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    repository = Path(__file__).parents[3]
+    result = subprocess.run(
+        [sys.executable, "-c", code, str(folder)], capture_output=True, text=True, cwd=repository, check=False
+    )
+    assert (result.returncode, result.stdout, result.stderr) == (0, "", "")

@@ -1,0 +1,139 @@
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dbbd_cli.report.evaluation import evaluation_figures
+from dbbd_cli.report.history import training_history
+from dbbd_cli.report.page import html_page
+from dbbd_cli.report.run import RunHistory
+
+Make = Callable[..., Any]
+
+
+class Page(HTMLParser):
+    """Collects what a browser would see: tags, attributes, ids and table rows."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.attributes: list[tuple[str, str]] = []
+        self.rows: list[list[str]] = []
+        self._in_cell = False
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.attributes += [(name, value or "") for name, value in attrs]
+        if tag == "tr":
+            self.rows.append([])
+        if tag in ("td", "th"):
+            self._in_cell = True
+            self.rows[-1].append("")
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag in ("td", "th"):
+            self._in_cell = False
+
+    def handle_data(self, data: str) -> None:
+        if self._in_cell:
+            self.rows[-1][-1] += data
+
+
+def run_of(name: str, folder: str = "folder", synthetic: bool = True, loss: float | None = 0.6) -> RunHistory:
+    val = {"loss": loss} if loss is None else {"loss": loss, "accuracy": 0.625}
+    rate = None if loss is None else 0.001
+    row = {"kind": "epoch", "epoch": 1, "step": 10, "learning_rate": rate, "train": dict(val), "val": val}
+    best = None if loss is None else 1
+    return RunHistory(Path(folder), name, "image_classification", synthetic, [row], [], best)
+
+
+@pytest.fixture(scope="module")
+def text(evaluation_of: Make) -> str:
+    """The page of one evaluated run; drawn once, because drawing takes its time."""
+    run, evaluation = run_of("qr"), evaluation_of()
+    return html_page(
+        [run], [evaluation], {"training_history": training_history([run]), **evaluation_figures(evaluation)}
+    )
+
+
+def test_the_tables_show_the_values(text: str) -> None:
+    rows = Page(text).rows
+    assert ["qr", "Image classification", "synthetic", "1", "1", "0.6000", "62.5 %", "0.001 → 0.001"] in rows
+    assert ["benign", "75.0 %", "75.0 %", "75.0 %", "4"] in rows
+    assert ["macro mean", "75.0 %", "75.0 %", "75.0 %", "–"] in rows
+    for name, value in [
+        ("Accuracy", "75.0 %"),
+        ("ROC AUC", "0.8700"),
+        ("Recall at 0.1 % false positives", "10.0 %"),
+        ("Samples", "8"),
+        ("Parameters", "51,539,906"),
+        ("Size MB", "196.6"),
+        ("ms per batch median", "6.5"),
+        ("Device", "cpu"),
+    ]:
+        assert [name, value] in rows
+
+
+def test_the_page_needs_nothing_else(text: str) -> None:
+    page = Page(text)
+    assert page.tags.count("svg") == 5
+    assert not {"script", "link", "iframe", "object", "a"} & set(page.tags)
+    for name, value in page.attributes:
+        assert not name.startswith("on")
+        if name in ("href", "src", "xlink:href", "action"):
+            assert value.startswith(("#", "data:image/png;base64,"))
+    assert not re.search(r"@import|url\((?!#)", text)
+    assert "default-src 'none'" in text
+    assert "prefers-color-scheme: dark" in text
+
+
+def test_each_figure_refers_to_its_own_parts(text: str) -> None:
+    page = Page(text)
+    ids = [value for name, value in page.attributes if name == "id"]
+    assert len(ids) == len(set(ids))
+    references = {value[1:] for name, value in page.attributes if name == "xlink:href" and value.startswith("#")}
+    assert references
+    assert references <= set(ids)
+
+
+def test_neutral_colours_follow_the_page(text: str) -> None:
+    svg = text.split("<svg", 1)[1]
+    assert "#1f2328" not in svg
+    assert "var(--ink)" in svg
+
+
+def test_hostile_names_stay_text(evaluation_of: Make) -> None:
+    hostile = ['<script>alert("1")</script>', "--><img src=x onerror=alert(1)>", "a\x1b[31m\n\u202eb", "\ud800 &amp;"]
+    evaluation = {**evaluation_of(hostile), "split": "<b>test</b>", "checkpoint": '"><script>'}
+    evaluation["efficiency"] = {"<i>key": "<i>value"}
+    run = run_of("<script>name</script>")
+    matrix = evaluation_figures({**evaluation, "curves": None})
+    text = html_page([run], [evaluation], {"training_history": training_history([run]), **matrix})
+    page = Page(text)
+    assert not {"script", "img", "b", "i"} & set(page.tags)
+    shown = {row[0] for row in page.rows}
+    assert {"<script>name</script>", hostile[0], hostile[1], "a\\x1b[31m\\n\\u202eb", "\\ud800 &amp;"} <= shown
+    assert "\x1b" not in text
+    text.encode("utf-8")
+
+
+def test_several_runs_have_a_row_each(evaluation_of: Make) -> None:
+    runs = [run_of("qr", "a"), run_of("qr", "b", synthetic=False)]
+    text = html_page(runs, [None, evaluation_of()], {})
+    rows = Page(text).rows
+    assert [row[0] for row in rows[:3]] == ["Run", "a", "b"]
+    assert [row[2] for row in rows[1:3]] == ["synthetic", "real"]
+    assert "Evaluation of b" in text
+    assert "Evaluation of a" not in text
+    assert "synthetic data in 1 of 2 runs" in text
+
+
+def test_a_run_without_accuracy_or_best_epoch_has_dashes() -> None:
+    rows = Page(html_page([run_of("qr", loss=None)], [None], {})).rows
+    assert rows[1][4:] == ["–", "–", "–", "– → –"]

@@ -1,0 +1,160 @@
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from dbbd_cli.config.load import Override
+from dbbd_cli.config.schema import ImageClassificationConfig
+from dbbd_cli.data.split import Manifest
+from dbbd_cli.engine.checkpoint import load_checkpoint
+from dbbd_cli.errors import CheckpointError, ConfigError, DataError
+from dbbd_cli.services.evaluate import evaluate
+from dbbd_cli.services.plot import plot
+from dbbd_cli.services.smoke import smoke
+from dbbd_cli.services.train import train
+from dbbd_cli.services.validate import validate
+
+Make = Callable[..., ImageClassificationConfig]
+
+
+def test_validate_gives_back_what_training_logged(tiny_config: Make) -> None:
+    run = train(tiny_config(training__epochs=3)).run
+    for name in ("best_model.pth", "ckpt.pth", "ckpt.previous.pth"):
+        history = load_checkpoint(run / name)["state"]["history"]
+        result = validate(run / name)
+        assert result.metrics == pytest.approx(history[-1]["val"], abs=1e-6)
+        assert result.logged == history[-1]["val"]
+        assert result.epoch == len(history)
+    best = min(row["val"]["loss"] for row in load_checkpoint(run / "ckpt.pth")["state"]["history"])
+    assert validate(run).metrics["loss"] == pytest.approx(best, abs=1e-6)
+    assert validate(run).metrics == validate(run).metrics
+
+
+def folder_run(tiny_config: Make, root: Path) -> Path:
+    return train(tiny_config(data__source="folder", data__path=str(root), training__epochs=1)).run
+
+
+def predicted_paths(run: Path) -> list[str]:
+    with (run / "predictions.csv").open(encoding="utf-8", newline="") as file:
+        return [row["path"] for row in csv.DictReader(file)]
+
+
+def test_evaluate_covers_exactly_the_test_images_of_the_manifest_also_after_files_were_added(
+    tiny_config: Make, picture_folder: Callable[..., Path]
+) -> None:
+    root = picture_folder(("cat", "dog"), count=20)
+    run = folder_run(tiny_config, root)
+    first = evaluate(run, plots=False).report
+    for index in range(10):
+        Image.new("RGB", (9, 9), (1, 2, index)).save(root / "cat" / f"0{index}new.png")
+    second = evaluate(run, plots=False).report
+    expected = [sample.key for sample in Manifest.load(run / "splits.json").of("test")]
+    assert second["num_samples"] == first["num_samples"] == len(expected) == 6
+    assert predicted_paths(run) == expected
+    assert {k: second[k] for k in ("loss", "confusion_matrix")} == {k: first[k] for k in ("loss", "confusion_matrix")}
+
+
+def test_the_order_of_a_shuffled_split_is_put_right(tiny_config: Make, picture_folder: Callable[..., Path]) -> None:
+    run = folder_run(tiny_config, picture_folder(("cat", "dog"), count=20))
+    report = evaluate(run, split="train", plots=False).report
+    assert predicted_paths(run) == [sample.key for sample in Manifest.load(run / "splits.json").of("train")]
+    with (run / "predictions.csv").open(encoding="utf-8", newline="") as file:
+        right = sum(row["class"] == row["predicted"] for row in csv.DictReader(file))
+    assert right / 28 == pytest.approx(report["accuracy"])
+
+
+def test_files_that_are_gone_or_changed_are_named_and_nothing_takes_their_place(
+    tiny_config: Make, picture_folder: Callable[..., Path], tmp_path: Path
+) -> None:
+    root = picture_folder(("cat", "dog"), count=20)
+    run = folder_run(tiny_config, root)
+    elsewhere = [Override("data.cache_dir", str(tmp_path / "other cache"), "--set")]
+    moved = root.rename(tmp_path / "moved")
+    with pytest.raises(DataError) as caught:
+        evaluate(run, overrides=elsewhere)
+    assert "data.path=DIR" in caught.value.hint
+    found = evaluate(run, overrides=[*elsewhere, Override("data.path", str(moved), "--set")], plots=False)
+    assert found.report["num_samples"] == 6
+    shutil.rmtree(tmp_path / "other cache")
+    victim = Manifest.load(run / "splits.json").of("test")[0].key
+    Image.new("RGB", (9, 9), (250, 0, 250)).save(moved / victim)
+    with pytest.raises(DataError) as caught:
+        evaluate(run, overrides=[*elsewhere, Override("data.path", str(moved), "--set")])
+    assert len(caught.value.details) == 1
+    assert victim.split("/")[1] in caught.value.details[0]
+
+
+def test_evaluation_is_complete_and_strict_json(tiny_config: Make, tmp_path: Path) -> None:
+    run = train(tiny_config(training__epochs=1)).run
+    result = evaluate(run, out=tmp_path / "out")
+    names = sorted(path.name for path in result.files)
+    figures = ["confusion_matrix.png", "precision_recall.png", "reliability.png", "roc.png"]
+    assert names == sorted(["evaluation.json", "predictions.csv", *figures])
+    assert all(path.parent == tmp_path / "out" and path.stat().st_size > 0 for path in result.files)
+    text = (tmp_path / "out" / "evaluation.json").read_text()
+    report = json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} in JSON"))
+    assert report == result.report
+    assert report["synthetic"] is True
+    assert report["positive_class"] == "malicious"
+    efficiency = report["efficiency"]
+    assert efficiency["multiply_adds"] == 3 * 32 * 9 * 32**2 + 32 * 64 * 9 * 16**2 + 64 * 128 * 9 * 8**2 + (
+        2048 * 512 + 512 * 128 + 128 * 2
+    )
+    for kind in ("ms_per_batch", "ms_per_sample"):
+        spread = efficiency[kind]
+        assert 0 < spread["p10"] <= spread["median"] <= spread["p90"]
+    assert validate(run).metrics["loss"] != report["loss"]
+
+
+def test_pretrained_weights_are_not_downloaded_for_a_finished_checkpoint(
+    tiny_config: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tiny_config(model__name="resnet18", training__epochs=1, data__sample_per_class=6)
+    run = train(config).run
+    checkpoint = load_checkpoint(run / "best_model.pth")
+    checkpoint["config"]["model"]["weights"] = "default"
+    import torch
+
+    torch.save(checkpoint, run / "other.pth")
+    monkeypatch.setattr(
+        "torchvision.models._api.load_state_dict_from_url", lambda *_a, **_k: pytest.fail("weights were downloaded")
+    )
+    evaluate(run / "other.pth", plots=False)
+
+
+def test_wrong_arguments_are_told(tiny_config: Make, tmp_path: Path) -> None:
+    run = train(tiny_config(training__epochs=1)).run
+    with pytest.raises(ConfigError, match="no split"):
+        evaluate(run, split="holdout")
+    with pytest.raises(CheckpointError, match="does not fit"):
+        validate(run, overrides=[Override("data.image_size", 64, "--set")])
+    with pytest.raises(ConfigError, match="task"):
+        smoke(task="nothing", runs_dir=tmp_path)
+
+
+def test_plot_draws_a_run_and_several(tiny_config: Make, tmp_path: Path) -> None:
+    runs = [train(tiny_config(training__epochs=1, run__name=name)).run for name in ("one", "two")]
+    (single,) = plot([runs[0] / "ckpt.pth"]).files
+    assert single == runs[0] / "training_history.png"
+    assert single.read_bytes().startswith(b"\x89PNG")
+    (both,) = plot(runs, out=tmp_path / "figures", format="svg").files
+    assert both.parent == tmp_path / "figures"
+
+
+def test_smoke_passes_and_would_notice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    result = smoke(epochs=1, device="cpu", runs_dir=tmp_path / "good")
+    assert result.passed
+    assert [step.name for step in result.steps] == [
+        "train", "interrupt", "resume", "compare", "validate", "evaluate", "plot",
+    ]  # fmt: skip
+    # A resume that forgets the random state must be noticed.
+    monkeypatch.setattr("dbbd_cli.engine.trainer.restore_random_state", lambda state: None)
+    result = smoke(epochs=1, device="cpu", runs_dir=tmp_path / "bad")
+    assert not result.passed
+    assert [step.name for step in result.steps if not step.passed] == ["compare"]
