@@ -13,7 +13,7 @@ endif
 TORCH_CPU_INDEX := https://download.pytorch.org/whl/cpu
 
 .DEFAULT_GOAL := help
-.PHONY: help smoke test check format completions build clean
+.PHONY: help smoke test check format completions docs build clean
 
 help: ## Show the targets
 	@echo "make smoke        install into $(VENV), then train, resume, evaluate and plot on made-up data (about a minute)"
@@ -21,6 +21,7 @@ help: ## Show the targets
 	@echo "make check        ruff and mypy"
 	@echo "make format       format the code"
 	@echo "make completions  write the shell completion scripts anew"
+	@echo "make docs         write docs/configuration.md anew"
 	@echo "make build        build wheel and sdist into dist/"
 	@echo "make clean        remove $(VENV) and everything that was built"
 	@echo
@@ -69,6 +70,9 @@ format: $(VENV)/installed-dev
 
 completions: $(VENV)/installed-dev
 	$(BIN)/python -m dbbd_cli.cli.completion_scripts completions
+
+docs: $(VENV)/installed-dev
+	$(BIN)/python -m dbbd_cli.config.reference docs/configuration.md
 
 build: $(VENV)/installed-dev
 	$(BIN)/python -m build

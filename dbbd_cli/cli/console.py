@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 import math
 import sys
@@ -71,8 +72,9 @@ def _rendered(parts: list[RenderableType], width: int | None) -> str:
     """The parts as text; in colour where standard output shows colours, of any width where it is no terminal."""
     from rich.console import Console
 
+    text = io.StringIO()
     console = Console(
-        file=sys.stdout,
+        file=text,
         force_terminal=coloured(sys.stdout),
         color_system="auto" if coloured(sys.stdout) else None,
         width=width or 1000,
@@ -80,8 +82,7 @@ def _rendered(parts: list[RenderableType], width: int | None) -> str:
         emoji=False,
         highlight=False,
     )
-    with console.capture() as capture:
-        for part in parts:
-            # Text that must not wrap holds paths or commands: left to the terminal, they can be copied whole.
-            console.print(part, soft_wrap=bool(getattr(part, "no_wrap", False)))
-    return "\n".join(line.rstrip() for line in capture.get().rstrip().split("\n"))
+    for part in parts:
+        # Text that must not wrap holds paths or commands: left to the terminal, they can be copied whole.
+        console.print(part, soft_wrap=bool(getattr(part, "no_wrap", False)))
+    return "\n".join(line.rstrip() for line in text.getvalue().rstrip().split("\n"))

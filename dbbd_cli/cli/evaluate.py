@@ -24,9 +24,9 @@ from dbbd_cli.cli.options import (
 )
 
 EXAMPLES = """\
-dbbd evaluate runs/2026-01-31_12-00-00-qr_cnn
-dbbd evaluate runs/2026-01-31_12-00-00-qr_cnn --split val --no-plots
-dbbd evaluate runs/2026-01-31_12-00-00-qr_cnn --json > report.json"""
+dbbd evaluate runs/20260131-120000-qr_cnn
+dbbd evaluate runs/20260131-120000-qr_cnn --split val --no-plots
+dbbd evaluate runs/20260131-120000-qr_cnn --json > report.json"""
 
 
 class Split(str, Enum):

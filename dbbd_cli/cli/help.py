@@ -41,7 +41,8 @@ def help_text(command: Any, ctx: Any) -> str:
         sections["Commands"].append((f"  {name}", subcommand.help.partition("\n")[0]))
 
     usage = " ".join([ctx.command_path, *command.collect_usage_pieces(ctx)])
-    lines = [f"{_bold('Usage:')} {usage}", ""]
+    first, *rest = wrapped(f"Usage: {usage}", width)
+    lines = [_bold("Usage:") + first.removeprefix("Usage:"), *(f"  {line}" for line in rest), ""]
     for paragraph in command.help.split("\n\n"):
         lines += [*wrapped(" ".join(paragraph.split()), width - 1), ""]
     for heading, rows in sections.items():

@@ -13,9 +13,9 @@ from dbbd_cli.cli.console import Output
 from dbbd_cli.cli.options import Debug, Json, Progress, ProgressStyle, Quiet, existing
 
 EXAMPLES = """\
-dbbd plot runs/2026-01-31_12-00-00-qr_cnn
-dbbd plot runs/2026-01-31_12-00-00-qr_cnn runs/2026-02-01_09-30-00-qr_resnet18 --out figures
-dbbd plot runs/2026-01-31_12-00-00-qr_cnn --format html"""
+dbbd plot runs/20260131-120000-qr_cnn
+dbbd plot runs/20260131-120000-qr_cnn runs/20260201-093000-qr_resnet18 --out figures
+dbbd plot runs/20260131-120000-qr_cnn --format html"""
 
 
 class Format(str, Enum):

@@ -21,6 +21,13 @@ _UNIMPORTANT = (OSError, RuntimeError)
 """What is no reason to give up the work: the terminal has gone, or a signal handler speaks while a frame is drawn."""
 
 
+class _Console(Console):
+    """A console that goes quiet when the terminal has gone; rich's own ends the process."""
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
+
+
 class BarProgress:
     """Shows each open phase as one bar; bars vanish when their phase closes, messages stay above them.
 
@@ -29,7 +36,7 @@ class BarProgress:
     """
 
     def __init__(self, stream: TextIO, *, clock: Clock = time.monotonic) -> None:
-        self._console = Console(
+        self._console = _Console(
             file=stream,
             force_terminal=True,
             color_system="auto" if coloured(stream) else None,

@@ -22,9 +22,9 @@ from dbbd_cli.cli.options import (
 )
 
 EXAMPLES = """\
-dbbd resume runs/2026-01-31_12-00-00-qr_cnn
-dbbd resume runs/2026-01-31_12-00-00-qr_cnn --epochs 20
-dbbd resume runs/2026-01-31_12-00-00-qr_cnn/ckpt.pth"""
+dbbd resume runs/20260131-120000-qr_cnn
+dbbd resume runs/20260131-120000-qr_cnn --epochs 20
+dbbd resume runs/20260131-120000-qr_cnn/ckpt.pth"""
 
 
 def resume(

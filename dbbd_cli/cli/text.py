@@ -98,7 +98,7 @@ def wrapped(text: str, width: int | None, indent: str = "") -> list[str]:
     if width is None:
         return [indent + line for line in text.split("\n")]
     wrapper = textwrap.TextWrapper(
-        width=max(width, len(indent) + 20),
+        width=max(width, len(indent) + 12),
         initial_indent=indent,
         subsequent_indent=indent,
         break_long_words=False,

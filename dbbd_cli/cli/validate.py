@@ -17,8 +17,8 @@ from dbbd_cli.cli.options import (
 )
 
 EXAMPLES = """\
-dbbd validate runs/2026-01-31_12-00-00-qr_cnn
-dbbd validate runs/2026-01-31_12-00-00-qr_cnn/best_model.pth --device cpu"""
+dbbd validate runs/20260131-120000-qr_cnn
+dbbd validate runs/20260131-120000-qr_cnn/best_model.pth --device cpu"""
 
 
 def validate(

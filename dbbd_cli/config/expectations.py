@@ -48,6 +48,10 @@ class Expectations:
             expected += f"; did you mean {near}?"
         return Problem(place, what, f"expected {expected}")
 
+    def of(self, key: Key) -> str:
+        """What the schema expects at `key`."""
+        return self._describe(self._node(key))
+
     def _found(self, value: object, kind: str, key: Key) -> str:
         if value is not _ABSENT:
             return shown(value)

@@ -36,7 +36,7 @@ _NOT_FINITE = re.compile(r"[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)")
 
 _LINE_BREAK = re.compile("\r\n|[\r\n\x85\u2028\u2029]")
 # The parser compares each %TAG with all before it: a megabyte of them takes seconds.
-_TAG_DIRECTIVE = re.compile("(?<![^\r\n\x85\u2028\u2029\ufeff])%TAG")
+_TAG_DIRECTIVE = re.compile("(?<![^\r\n\x85\u2028\u2029])%TAG")
 _CORE_TAG = "tag:yaml.org,2002:"
 
 _SYNTAX_HINTS = {

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from example_results import EVALUATION, FACTS, TRAINED
 
 from dbbd_cli.services.results import EvaluateResult, Forecast, PlotResult, SmokeResult, SmokeStep, ValidateResult
-from tests_results import EVALUATION, FACTS, TRAINED
 
 Run = Callable[..., Any]
 
@@ -19,7 +19,17 @@ Run = Callable[..., Any]
 def test_train_merges_options_over_settings(run: Run, fake_service: Run) -> None:
     calls = fake_service("train", train=TRAINED)
     result = run(
-        *("train", "--config", "qr_cnn", "--epochs", "3", "--set", "training.epochs=5", "--set", "training.batch_size=8"),
+        *(
+            "train",
+            "--config",
+            "qr_cnn",
+            "--epochs",
+            "3",
+            "--set",
+            "training.epochs=5",
+            "--set",
+            "training.batch_size=8",
+        ),
         *("--run-name", "mine", "--runs-dir", "elsewhere", "--device", "cpu", "--precision", "fp32", "--seed", "7"),
         "--no-plots",
     )

@@ -27,8 +27,8 @@ SURFACE = {
 }  # fmt: skip
 
 
-def names(command: Any) -> set[str]:
-    context = command.make_context("dbbd", [], resilient_parsing=True)
+def names(command: Any, parent: Any = None) -> set[str]:
+    context = command.make_context(command.name, [], parent=parent, resilient_parsing=True)
     found: set[str] = set()
     for parameter in command.get_params(context):
         is_argument = parameter.param_type_name == "argument"
@@ -45,7 +45,8 @@ def test_commands() -> None:
 @pytest.mark.parametrize("name", SURFACE)
 def test_options(name: str) -> None:
     program: Any = typer.main.get_command(app)
-    assert names(program.commands[name]) == SURFACE[name] | OUTPUT
+    parent = program.make_context("dbbd", [], resilient_parsing=True)
+    assert names(program.commands[name], parent) == SURFACE[name] | OUTPUT
 
 
 def test_version(run: Any) -> None:

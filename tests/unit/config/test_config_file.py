@@ -5,12 +5,11 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Literal
 
 import pytest
 
 from dbbd_cli.config.load import config_from_mapping, dump_config, load_config, shipped_configs
-from dbbd_cli.config.schema import SCHEMAS, ImageClassificationConfig, RunConfig, Section
+from dbbd_cli.config.schema import ImageClassificationConfig
 from dbbd_cli.errors import ConfigError, ExitCode
 
 TASK = "task: image_classification\n"
@@ -27,13 +26,6 @@ def failure(source: str) -> ConfigError:
         load_config(source)
     assert caught.value.exit_code == ExitCode.USAGE
     return caught.value
-
-
-def problems(text: str) -> list[str]:
-    Path("x.yaml").write_text(text, encoding="utf-8")
-    error = failure("x.yaml")
-    assert error.message == f"x.yaml: {len(error.details)} problem{'s' * (len(error.details) > 1)}"
-    return error.details
 
 
 # Shipped configs
@@ -216,12 +208,6 @@ def test_a_top_level_without_keys(text: str, found: str) -> None:
     assert error.hint == "begin with 'task: image_classification'"
 
 
-def test_a_top_level_that_cannot_be_made() -> None:
-    assert problems("*x") == [
-        "x.yaml:1: the top level has the alias *x, which is not supported\n    write the value out"
-    ]
-
-
 @pytest.mark.parametrize(("data", "line"), [(b"a: 1\nb: \xe9\n", 2), (TASK.encode("utf-16"), 1)])
 def test_other_encodings(data: bytes, line: int) -> None:
     Path("x.yaml").write_bytes(data)
@@ -242,197 +228,6 @@ def test_a_syntax_error_stands_alone() -> None:
     error = failure("x.yaml")
     assert error.message.startswith("x.yaml:2:9: not valid YAML: ")
     assert error.details == ["seed: [1\n        ^"]
-
-
-# Problems with values
-
-
-def test_all_problems_are_reported_at_once_in_the_order_of_the_file() -> None:
-    text = """\
-task: image_classification
-sed: 1
-run:
-  name: 42
-  device: gpu
-  device: tpu
-data:
-  split: {train: 0.8, val: 0.15,
-          test: 0.15}
-model:
-  weights: !!python/object:os.system x
-  dropout: 1.5
-training:
-  epochs: 0
-  learning-rate: 1e-3
-"""
-    assert problems(text) == [
-        "x.yaml:2: sed is unknown\n    did you mean seed?",
-        "x.yaml:4: run.name is 42\n    expected text that is not empty, in quotes",
-        "x.yaml:6: run.device is set twice, first on line 5\n    keep one of the two",
-        "x.yaml:6: run.device is 'tpu'\n    expected auto, cpu, cuda, cuda:N or mps",
-        "x.yaml:8: data.split.train is 0.8\n    expected shares that sum to 1 (train + val + test is 1.1)",
-        "x.yaml:11: model.weights has the tag !!python/object:os.system, which is not supported\n    remove it",
-        "x.yaml:12: model.dropout is 1.5\n    expected a number of at least 0 and less than 1",
-        "x.yaml:14: training.epochs is 0\n    expected an integer of at least 1",
-        "x.yaml:15: training.learning-rate is unknown\n    did you mean training.learning_rate?",
-    ]
-
-
-@pytest.mark.parametrize(
-    ("text", "what", "advice"),
-    [
-        ("seed: -1", "seed is -1", "expected an integer of at least 0 and less than 9223372036854775808"),
-        ("seed: '3'", "seed is '3'", "expected an integer of at least 0 and less than 9223372036854775808, "
-         "without quotes"),
-        ("training: {epochs: 1.5}", "training.epochs is 1.5", "expected an integer of at least 1"),
-        ("training: {epochs: true}", "training.epochs is true", "expected an integer of at least 1"),
-        ("training: {epochs: null}", "training.epochs is null", "expected an integer of at least 1"),
-        ("training: {epochs: [1, 2]}", "training.epochs is [1, 2]", "expected an integer of at least 1"),
-        ("training: {learning_rate: 0}", "training.learning_rate is 0", "expected a number greater than 0"),
-        ("training: {learning_rate: .inf}", "training.learning_rate is inf", "expected a number greater than 0"),
-        ("training: {learning_rate: .nan}", "training.learning_rate is nan", "expected a number greater than 0"),
-        ("training: {min_lr: fast}", "training.min_lr is 'fast'", "expected a number of at least 0"),
-        ("training: {clip_grad_norm: -1}", "training.clip_grad_norm is -1",
-         "expected a number greater than 0, or null"),
-        ("training: {scheduler_factor: 1}", "training.scheduler_factor is 1",
-         "expected a number greater than 0 and less than 1"),
-        ("training: {optimizer: adam}", "training.optimizer is 'adam'",
-         "expected one of: adamw, sgd; did you mean adamw?"),
-        ("training: {optimizer: 7}", "training.optimizer is 7", "expected one of: adamw, sgd"),
-        ("data: {augment: {contrast: 2}}", "data.augment.contrast is 2", "expected a number between 0 and 1"),
-        ("data: {image_size: 100}", "data.image_size is 100",
-         "expected an integer between 32 and 1024, a multiple of 8"),
-        ("data: {classes: 3}", "data.classes is 3", "expected names, each with text that is not empty, or null"),
-        ("data: {classes: {cat: 3}}", "data.classes.cat is 3", "expected text that is not empty, in quotes"),
-        ("data: {classes: {'': x}}", "a name in data.classes is ''", "expected a name that is not empty"),
-        ("checkpoint: {save_best: yes}", "checkpoint.save_best is 'yes'", "expected true or false"),
-        ("checkpoint: {save_best: 'true'}", "checkpoint.save_best is 'true'",
-         "expected true or false, without quotes"),
-        ("checkpoint: {save_best: {a: 1}}", "checkpoint.save_best is {'a': 1}", "expected true or false"),
-        ("run: {name: ''}", "run.name is ''", "expected text that is not empty"),
-        ("run: {name: true}", "run.name is true", "expected text that is not empty, in quotes"),
-        ('run: {device: "\\e[31m"}', "run.device is '\\x1b[31m'", "expected auto, cpu, cuda, cuda:N or mps"),
-        ("run: 5", "run is 5", "expected a section with keys"),
-        ("run:", "run is null", "expected a section with keys; without the line it has its defaults"),
-    ],
-)  # fmt: skip
-def test_what_is_found_and_what_is_expected(text: str, what: str, advice: str) -> None:
-    assert problems(TASK + text) == [f"x.yaml:2: {what}\n    {advice}"]
-
-
-def test_long_values_and_names_are_shortened() -> None:
-    (problem,) = problems(TASK + f"training: {{optimizer: {'a' * 5000}}}")
-    assert len(problem) < 200
-    (problem,) = problems(TASK + f"? {'k' * 5000}\n: 1")
-    assert problem.startswith(f"x.yaml:2: {'k' * 59}… is unknown\n")
-
-
-@pytest.mark.parametrize(
-    ("text", "key", "advice"),
-    [
-        ("training: {learning_rat: 1}", "training.learning_rat", "did you mean training.learning_rate?"),
-        ("training: {Learning-Rate: 1}", "training.Learning-Rate", "did you mean training.learning_rate?"),
-        ("epochs: 1", "epochs", "did you mean training.epochs?"),
-        ("name: x", "name", "did you mean run.name or model.name?"),
-        ("training: {seed: 1}", "training.seed", "did you mean seed?"),
-        ("epoch: 1", "epoch", "did you mean training.epochs?"),
-        ("train: 1", "train", "did you mean data.split.train or training?"),
-        ("split: {train: 1}", "split", "did you mean data.split?"),
-        ("training.epochs: 3", "training.epochs", "write epochs inside the section training"),
-        ("data: {split: {qqq: 1}}", "data.split.qqq", "expected one of: train, val, test, group"),
-        ('"\\e[31m": 1', "\\x1b[31m", f"expected one of: {', '.join(ImageClassificationConfig.model_fields)}"),
-    ],
-)
-def test_unknown_keys(text: str, key: str, advice: str) -> None:
-    assert problems(TASK + text) == [f"x.yaml:2: {key} is unknown\n    {advice}"]
-
-
-@pytest.mark.parametrize(
-    ("text", "problem"),
-    [
-        # At the field, where it is set.
-        ("training:\n  learning_rate: 1e-3\n  min_lr: 1e-2",
-         "x.yaml:4: training.min_lr is 0.01\n    expected at most learning_rate (0.001)"),
-        ("data:\n  source: folder\n  path: x\n  split:\n    train: 0.7\n    group: host",
-         "x.yaml:7: data.split.group is 'host'\n    expected none, because only URLs have hosts and source is folder"),
-        # At the section, where it is not.
-        ("training:\n  learning_rate: 1e-7",
-         "x.yaml:2: training.min_lr is 1e-06, the default\n    expected at most learning_rate (1e-07)"),
-        ("seed: 3\ndata:\n  source: folder",
-         "x.yaml:3: data.path is not set\n    expected a path, because source is folder"),
-        ("data:\n  source: folder\n  path: null",
-         "x.yaml:4: data.path is null\n    expected a path, because source is folder"),
-    ],
-)  # fmt: skip
-def test_rules_across_fields(text: str, problem: str) -> None:
-    assert problems(TASK + text) == [problem]
-
-
-def test_nothing_more_is_said_about_what_cannot_be_read() -> None:
-    text = TASK + "data: {source: *x, path: *y}\ntraining: !t {epochs: 0}\nmodel: {1: a}\n"
-    assert [problem.partition(" has ")[0] for problem in problems(text)] == [
-        "x.yaml:2: data.source",
-        "x.yaml:2: data.path",
-        "x.yaml:3: training",
-        "x.yaml:4: the key 1 in model is not text\n    write '1'",
-    ]
-
-
-def test_the_list_of_problems_has_an_end() -> None:
-    Path("x.yaml").write_text(TASK + "".join(f"key_{n}: 1\n" for n in range(1_999)) + "seed: x\n", encoding="utf-8")
-    error = failure("x.yaml")
-    assert error.message == "x.yaml: 2,000 problems"
-    assert len(error.details) == 51
-    assert error.details[0].startswith("x.yaml:2: key_0 is unknown\n")
-    assert error.details[49].startswith("x.yaml:51: key_49 is unknown\n")
-    assert error.details[-1] == "and 1,950 more"
-
-
-# The task
-
-
-def test_a_missing_task_is_reported_with_all_else() -> None:
-    assert problems("seed: x\nepochs: 3\n") == [
-        "x.yaml: task is missing\n    expected one of: image_classification",
-        "x.yaml:1: seed is 'x'\n    expected an integer of at least 0 and less than 9223372036854775808",
-        "x.yaml:2: epochs is unknown\n    did you mean training.epochs?",
-    ]
-
-
-@pytest.mark.parametrize(
-    ("task", "found", "meant"),
-    [
-        ("image_clasification", "'image_clasification'", "; did you mean image_classification?"),
-        ("xyz", "'xyz'", ""),
-        ("null", "null", ""),
-        ("[a]", "['a']", ""),
-        ("{a: b}", "{'a': 'b'}", ""),
-    ],
-)
-def test_an_unknown_task(task: str, found: str, meant: str) -> None:
-    assert problems(f"seed: 1\ntask: {task}\n") == [
-        f"x.yaml:2: task is {found}\n    expected one of: image_classification{meant}"
-    ]
-
-
-def test_with_several_tasks_what_is_wrong_for_all_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
-    class OtherConfig(Section):
-        task: Literal["other"]
-        run: RunConfig = RunConfig()
-        points: int = 3
-
-    monkeypatch.setitem(SCHEMAS, "other", OtherConfig)  # type: ignore[arg-type]
-    text = "points: 1\nseed: 1\nrun: {name: 5}\nepoch: 1\ntask: "
-    assert problems(text + "othr") == [
-        "x.yaml:3: run.name is 5\n    expected text that is not empty, in quotes",
-        "x.yaml:4: epoch is unknown\n    did you mean training.epochs?",
-        "x.yaml:5: task is 'othr'\n    expected one of: image_classification, other; did you mean other?",
-    ]
-    assert problems(text + "other") == [
-        "x.yaml:2: seed is unknown\n    expected one of: task, run, points",
-        "x.yaml:3: run.name is 5\n    expected text that is not empty, in quotes",
-        "x.yaml:4: epoch is unknown\n    expected one of: task, run, points",
-    ]
 
 
 def test_importing_the_loader_is_light() -> None:

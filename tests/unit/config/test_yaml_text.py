@@ -248,14 +248,13 @@ def test_too_many_values_are_refused() -> None:
     "text",
     [
         "".join(f"%TAG !a{n}! b\n" for n in range(60_000)) + "---\na: 1\n",
-        "\ufeff" + "".join(f"%TAG !a{n}! b\n" for n in range(60_000)) + "---\na: 1\n",
         "".join(f"k{n}: &a{n} [{f'*a{n - 1}, ' * 9 if n else 'x'}]\n" for n in range(900)),
         "a: " + "9" * 990_000,
         "[" * 990_000,
         "? " * 490_000,
         "a: !" + "%41" * 330_000 + " b",
     ],
-    ids=["tag directives", "byte order mark", "alias bomb", "number", "flow", "keys", "tag"],
+    ids=["tag directives", "alias bomb", "number", "flow", "keys", "tag"],
 )
 def test_hostile_text_is_answered_at_once(text: str) -> None:
     start = time.process_time()

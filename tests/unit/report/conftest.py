@@ -18,8 +18,8 @@ def epoch_row(epoch: int, loss: float | None, accuracy: float | None = None, *, 
         "epoch": epoch,
         "step": 10 * epoch,
         "learning_rate": 0.001,
-        "train": dict(metrics),
-        "val": dict(metrics),
+        "train": {name: None if value is None else value / 2 for name, value in metrics.items()},
+        "val": metrics,
         "best": best,
     }
 

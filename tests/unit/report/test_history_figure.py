@@ -40,8 +40,9 @@ def test_panels_show_the_values_of_the_history(make_run: Make) -> None:
     figure = training_history([read_run(make_run())])
     loss, accuracy, rate = figure.axes
     assert [axes.get_title(loc="left") for axes in figure.axes] == ["Loss", "Accuracy", "Learning rate"]
-    assert data(lines(loss, "train")[0]) == [(1, 0.7), (2, 0.6)]
+    assert data(lines(loss, "train")[0]) == [(1, 0.35), (2, 0.3)]
     assert data(lines(loss, "validation")[0]) == [(1, 0.7), (2, 0.6)]
+    assert data(lines(accuracy, "train")[0]) == [(1, 0.25), (2, 0.3125)]
     assert data(lines(accuracy, "validation")[0]) == [(1, 0.5), (2, 0.625)]
     assert data(lines(rate, "learning rate")[0]) == [(1, 0.001), (2, 0.001)]
     assert lines(loss, "train")[0].get_linestyle() == "--"
@@ -62,8 +63,7 @@ def test_the_header_says_what_is_shown(make_run: Make) -> None:
 def test_a_single_epoch_is_visible(make_run: Make, row: Make) -> None:
     figure = training_history([read_run(make_run(rows=[row(1, 0.7, 0.5, best=True)]))])
     for axes in figure.axes:
-        left, right = axes.get_xlim()
-        assert left < 1 < right
+        assert axes.get_xlim() == (0, 1.5)
         assert all(line.get_marker() not in ("", "None") for line in axes.get_lines())
 
 

@@ -1,0 +1,45 @@
+"""The reference of all settings as Markdown, made from the schema: `python -m dbbd_cli.config.reference FILE`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from dbbd_cli.config.expectations import Expectations
+from dbbd_cli.config.schema import SCHEMAS, Section
+
+HEAD = """\
+# Configuration
+
+Every key of a configuration file, with its default. `--set KEY=VALUE` replaces any of them on the command line, as in
+`dbbd train --config qr_cnn --set training.epochs=3 --set data.augment.rotation_degrees=0`.
+
+This page is made from the schema with `make docs`.
+"""
+
+
+def reference() -> str:
+    """The whole page."""
+    parts = [HEAD]
+    for task, schema in SCHEMAS.items():
+        parts.append(f"\n## `task: {task}`\n\n| key | default | values | meaning |\n|---|---|---|---|\n")
+        parts += _rows(schema, Expectations(schema), ())
+    return "".join(parts)
+
+
+def _rows(section: type[Section], expectations: Expectations, place: tuple[str, ...]) -> Iterator[str]:
+    for name, field in section.model_fields.items():
+        kind = field.annotation
+        if isinstance(kind, type) and issubclass(kind, Section):
+            yield from _rows(kind, expectations, (*place, name))
+            continue
+        default = "*required*" if field.is_required() else f"`{json.dumps(field.default)}`"
+        expected = expectations.of((*place, name))
+        cells = (f"`{'.'.join((*place, name))}`", default, expected, field.description or "")
+        yield "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |\n"
+
+
+if __name__ == "__main__":
+    Path(sys.argv[1]).write_text(reference(), encoding="utf-8", newline="\n")

@@ -1,0 +1,63 @@
+"""The help texts, at every width that people have."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import typer.main
+from typer.testing import CliRunner
+
+from dbbd_cli.cli.app import app
+
+Run = Callable[..., Any]
+COMMANDS = ("train", "resume", "validate", "evaluate", "plot", "smoke")
+
+
+@pytest.mark.parametrize("width", [40, 64, 80, 120])
+@pytest.mark.parametrize("command", [(), *((name,) for name in COMMANDS)])
+def test_fits(width: int, command: tuple[str, ...], run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    result = run(*command, "--help")
+    assert result.exit_code == 0
+    text, examples = result.stdout.split("\nExamples\n")
+    assert max(len(line) for line in text.splitlines()) <= width
+    # An example may be longer where it names run folders, which are not broken.
+    assert all(len(line) <= width or "runs/" in line for line in examples.splitlines())
+    assert "\x1b" not in result.stdout
+
+
+@pytest.mark.parametrize("width", [40, 120])
+@pytest.mark.parametrize("command", COMMANDS)
+def test_examples_can_be_typed(command: str, width: int, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    examples = run(command, "--help").stdout.split("\nExamples\n")[1]
+    for example in re.sub(r" \\\n", " ", examples).splitlines():
+        program, name, *arguments = shlex.split(example.partition(" > ")[0])
+        assert (program, name) == ("dbbd", command)
+        # Parsing fails on options that do not exist; the command itself is not run.
+        group: Any = typer.main.get_command(app)
+        group.commands[command].make_context(name, arguments)
+
+
+def test_every_option_is_explained(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    for command in COMMANDS:
+        for line in run(command, "--help").stdout.splitlines():
+            if re.match(r"\s+(-\w, )?--", line):
+                assert re.search(r"\S  +[A-Z].*[.\]]$|\S  +[A-Z]", line), line
+
+
+def test_defaults_and_what_is_required(run: Run) -> None:
+    assert re.search(r"\[default:\s+test\]", run("evaluate", "--help").stdout)
+    assert re.search(r"\[default:\s+2\]", run("smoke", "--help").stdout)
+    assert "[required]" in run("train", "--help").stdout
+    assert "--json                           Print the result as one JSON object.\n" in run("train", "--help").stdout
+
+
+def test_colours_on_a_terminal_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dbbd_cli.cli.help.coloured", lambda stream: True)
+    assert "\x1b[1m" in CliRunner().invoke(app, ["--help"], color=True).stdout

@@ -1,0 +1,160 @@
+"""Progress on terminals: what a bar says at which width, and what stays on the screen."""
+
+from __future__ import annotations
+
+import io
+import time
+
+import pytest
+
+from dbbd_cli.cli.console import Output
+from dbbd_cli.cli.counter import Counter
+from dbbd_cli.cli.options import ProgressStyle
+from dbbd_cli.cli.progress_bars import BarProgress
+from dbbd_cli.cli.progress_lines import LineProgress
+
+
+class Terminal(io.TextIOWrapper):
+    """A terminal that keeps what it is sent."""
+
+    def __init__(self, encoding: str = "utf-8") -> None:
+        super().__init__(io.BytesIO(), encoding=encoding, errors="strict", write_through=True)
+
+    def isatty(self) -> bool:
+        return True
+
+    def text(self) -> str:
+        buffer: io.BytesIO = self.buffer  # type: ignore[assignment]
+        return buffer.getvalue().decode(self.encoding)
+
+
+def counter(done: int = 100) -> Counter:
+    counted = Counter("Epoch 1/10 train", 219, "batches", 0, now=0.0)
+    counted.add(done, done * 32, {"loss": 0.69314, "accuracy": 0.4375})
+    return counted
+
+
+@pytest.mark.parametrize(
+    ("width", "right"),
+    [
+        (119, "100/219  loss 0.6931  accuracy 43.75%  320 samples/s  0:12 left"),
+        (79, "100/219  loss 0.6931  acc 43.75%  320/s  0:12 left"),
+        (75, "100/219  loss 0.6931  acc 43.75%  0:12 left"),
+        (39, "100/219  0:12 left"),
+        (30, "100/219"),
+    ],
+)
+def test_a_bar_says_what_there_is_room_for(width: int, right: str) -> None:
+    bar = counter().bar(10.0, width)
+    assert bar.title == "Epoch 1/10 train"
+    assert bar.right == right
+    assert (bar.cells >= 8) is (width >= 60)
+
+
+@pytest.mark.parametrize("width", range(1, 150))
+def test_a_bar_fits(width: int) -> None:
+    bar = counter().bar(10.0, width)
+    gaps = 2 + (2 if bar.cells else 0)
+    assert len(bar.title) + bar.cells + len(bar.right) + gaps <= width or width < 28
+
+
+@pytest.mark.parametrize(("done", "filled"), [(0, 0), (100, 18), (219, 40), (300, 40)])
+def test_the_bar_fills(done: int, filled: int) -> None:
+    bar = counter(done).bar(10.0, 200)
+    assert (bar.filled, bar.cells) == (filled, 40)
+
+
+def test_an_empty_phase_is_done() -> None:
+    assert Counter("x", 0, "files", 0, now=0.0).bar(1.0, 80).right == "0/0"
+
+
+def test_the_bar_vanishes_and_messages_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    terminal = Terminal()
+    progress = BarProgress(terminal)
+    with progress.phase("train", 3) as phase:
+        for _ in range(3):
+            phase.advance(samples=1, loss=0.5)
+        progress.line("a [red]line[/red] \x1b[2J")
+    progress.facts("Run", {"Data": "[b]x[/b]"})
+    shown = terminal.text()
+    assert "a [red]line[/red] \\x1b[2J" in shown
+    assert "[b]x[/b]" in shown
+    after_the_bar = shown[shown.rindex("train") :]
+    assert "\x1b[2K" in after_the_bar  # erased
+    assert "\x1b[?25h" in after_the_bar  # the cursor is back
+
+
+def test_the_cursor_comes_back_after_an_error() -> None:
+    terminal = Terminal()
+    progress = BarProgress(terminal)
+    with pytest.raises(ValueError, match="x"), progress.phase("outer", 3), progress.phase("inner", 3):
+        raise ValueError("x")
+    assert terminal.text().rindex("\x1b[?25h") > terminal.text().rindex("\x1b[?25l")
+
+
+def test_at_most_ten_frames_a_second() -> None:
+    now = 0.0
+    terminal = Terminal()
+    progress = BarProgress(terminal, clock=lambda: now)
+    with progress.phase("train", 10_000) as phase:
+        for _ in range(1000):
+            now += 0.001
+            phase.advance()
+    assert 8 <= terminal.text().count("train") <= 13
+
+
+def test_advance_is_cheap() -> None:
+    progress = BarProgress(Terminal())
+    start = time.perf_counter()
+    with progress.phase("train", 10_000) as phase:
+        for _ in range(10_000):
+            phase.advance(samples=32, loss=0.5)
+    assert (time.perf_counter() - start) / 10_000 < 50e-6
+
+
+def test_ascii_terminal() -> None:
+    terminal = Terminal(encoding="ascii")
+    progress = BarProgress(terminal)
+    with progress.phase("train", 2) as phase:
+        phase.advance()
+    assert "----" in terminal.text()
+
+
+def test_no_colour_codes_with_no_color(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NO_COLOR", "1")
+    terminal = Terminal()
+    progress = BarProgress(terminal)
+    with progress.phase("train", 2) as phase:
+        phase.advance()
+    progress.warn("careful")
+    assert "\x1b[1" not in terminal.text()
+    assert "\x1b[3" not in terminal.text()
+
+
+@pytest.mark.parametrize(
+    ("style", "variables", "bars"),
+    [
+        ("auto", {}, True),
+        ("auto", {"NO_COLOR": "1"}, False),
+        ("auto", {"TERM": "dumb"}, False),
+        ("rich", {"NO_COLOR": "1"}, True),
+        ("rich", {"TERM": "dumb"}, False),
+        ("plain", {}, False),
+        ("none", {}, False),
+    ],
+)
+def test_choice_on_a_terminal(
+    style: str, variables: dict[str, str], bars: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("sys.stderr", Terminal())
+    output = Output(as_json=False, style=ProgressStyle(style), quiet=False)
+    assert isinstance(output.progress, BarProgress) is bars
+
+
+@pytest.mark.parametrize("style", list(ProgressStyle))
+def test_no_bars_in_a_file(style: ProgressStyle, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stderr", io.StringIO())
+    assert isinstance(Output(as_json=False, style=style, quiet=False).progress, LineProgress)

@@ -1,0 +1,160 @@
+"""Results as people see them, on wide and narrow terminals and in files."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from example_results import FACTS, RUN, TRAINED, evaluation
+
+from dbbd_cli.cli.console import Output
+from dbbd_cli.cli.evaluation_table import evaluate
+from dbbd_cli.cli.options import ProgressStyle
+from dbbd_cli.cli.tables import forecast, smoke, train
+from dbbd_cli.services.results import EvaluateResult, Forecast, SmokeResult, SmokeStep
+
+WIDTHS = (40, 80, 120)
+FORECAST = Forecast(FACTS, 10, 444.0, 4440.0, 3000.0, 590.0, 2360.0, 400.0, 0.6931)
+
+
+class Terminal(io.StringIO):
+    """A terminal that keeps what it is sent."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+class Show:
+    """Shows results on a stand-in for standard output.
+
+    It replaces standard output only for as long as it is written to, because pytest does so too.
+    """
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._monkeypatch = monkeypatch
+
+    def __call__(self, result: Any, describe: Callable[..., Any], width: int | None = None, stream: Any = None) -> str:
+        stream = stream or (Terminal() if width else io.StringIO())
+        with self._monkeypatch.context() as patch:
+            if width:
+                patch.setenv("COLUMNS", str(width))
+            patch.setattr("sys.stdout", stream)
+            Output(as_json=False, style=ProgressStyle.NONE, quiet=False).show(result, describe)
+        return str(stream.getvalue())
+
+
+@pytest.fixture
+def show(monkeypatch: pytest.MonkeyPatch) -> Show:
+    """Gives what a result looks like in a file, or on a terminal of some width."""
+    return Show(monkeypatch)
+
+
+def evaluated(classes: list[str]) -> EvaluateResult:
+    return EvaluateResult(RUN, RUN / "best_model.pth", evaluation(classes), [RUN / "evaluation.json"])
+
+
+def test_train(show: Show) -> None:
+    shown = show(TRAINED, train)
+    lines = {tuple(re.split(r"\s\s+", line.strip())) for line in shown.splitlines()}
+    assert {
+        ("Images", "7,000 train / 1,500 val / 1,500 test"),
+        ("Batches", "219 train / 47 val / 47 test"),
+        ("Parameters", "51,539,906"),
+        ("Size", "196.61 MB"),
+        ("Total time", "7.4 min"),
+        ("Best loss", "0.4321"),
+        ("Best accuracy", "80.13%"),
+        (f"dbbd evaluate {RUN}",),
+        (f"dbbd resume {RUN} --epochs 20",),
+    } <= lines
+    assert "SYNTHETIC" in shown
+
+
+def test_files_get_text_only(show: Show) -> None:
+    for shown in (show(TRAINED, train), show(evaluated(["benign", "malicious"]), evaluate)):
+        assert "\x1b" not in shown
+        assert not any(line.endswith(" ") for line in shown.splitlines())
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_paths_and_commands_stay_whole(width: int, show: Show) -> None:
+    shown = show(TRAINED, train, width) + show(evaluated(["benign", "malicious"]), evaluate, width)
+    for whole in (TRAINED.best_model, TRAINED.checkpoint, TRAINED.plots[0], RUN / "evaluation.json"):
+        assert str(whole) in shown
+    assert f"dbbd resume {RUN} --epochs 20" in shown
+    assert "…" not in shown
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("count", [2, 3, 10, 11])
+def test_everything_else_fits(width: int, count: int, show: Show, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NO_COLOR", "1")
+    result = evaluated([f"a class with a long name {index}" for index in range(count)])
+    shown = show(result, evaluate, width) + show(FORECAST, forecast, width)
+    assert [line for line in shown.splitlines() if len(line) > width and str(RUN) not in line] == []
+
+
+def test_evaluation_of_two_classes(show: Show) -> None:
+    shown = show(evaluated(["benign", "malicious"]), evaluate)
+    lines = [re.split(r"\s\s+", line.strip()) for line in shown.splitlines()]
+    for row in (
+        ["Accuracy", "80.13%"],
+        ["ROC AUC", "0.9000"],
+        ["Recall at 0.1% FPR", "10.00%"],
+        ["Multiply-adds", "557.2 million per image"],
+        ["Peak memory", "-"],
+    ):
+        assert row in lines
+    start = lines.index(["Confusion matrix (rows: true class, columns: predicted class)"])
+    assert lines[start + 1 : start + 4] == [
+        ["benign", "malicious"],
+        ["benign", "100", "100"],
+        ["malicious", "101", "101"],
+    ]
+
+
+def test_evaluation_of_many_classes_shows_the_worst(show: Show) -> None:
+    shown = show(evaluated([f"c{index:04}" for index in range(1000)][::-1]), evaluate)
+    assert "the 20 of 1,000 with the lowest F1" in shown
+    assert re.findall(r"^  (c\d+)", shown, re.MULTILINE) == [f"c{index:04}" for index in range(999, 979, -1)]
+    assert "Confusion matrix" not in shown
+
+
+def test_names_from_data_are_harmless(show: Show) -> None:
+    shown = show(evaluated(["[red]x[/red]", "y\x1b[2J\n\u202ez"]), evaluate)
+    assert "[red]x[/red]" in shown
+    assert "y\\x1b[2J\\n\\u202ez" in shown
+
+
+def test_not_enough_disk(show: Show) -> None:
+    assert "not enough free disk" in show(FORECAST, forecast)
+
+
+@pytest.mark.parametrize("width", [*WIDTHS, None])
+def test_smoke_tells_why_a_step_failed(width: int | None, show: Show) -> None:
+    steps = [SmokeStep("t", "train", 1.0, True, "fine"), SmokeStep("t", "plot", 1.0, False, "no figure")]
+    shown = show(SmokeResult(Path("runs/smoke"), steps, 2.0), smoke, width)
+    assert "no figure" in shown
+    assert "1 of 2 steps failed" in shown
+
+
+def test_colours_on_a_terminal_only(show: Show) -> None:
+    assert "\x1b[1m" in show(TRAINED, train, 80)
+    assert "\x1b" not in show(TRAINED, train)
+
+
+def test_a_reader_that_has_gone_is_no_error(show: Show, tmp_path: Path) -> None:
+    with (tmp_path / "stdout").open("w") as stand_in:
+
+        class Gone(io.StringIO):
+            def write(self, text: str) -> int:
+                raise BrokenPipeError
+
+            def fileno(self) -> int:
+                return stand_in.fileno()
+
+        show(TRAINED, train, stream=Gone())

@@ -1,0 +1,154 @@
+"""The program as a user runs it: a process of its own, real files, real signals."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).parents[2]
+CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+SMALL = [
+    *("--set", "data.image_size=32", "--set", "data.sample_per_class=40", "--set", "training.batch_size=8"),
+    *("--device", "cpu"),
+]
+
+
+def dbbd(*args: str, cwd: Path, code: int = 0) -> subprocess.CompletedProcess[str]:
+    """Runs the installed program and checks its exit code."""
+    result = subprocess.run(
+        [sys.executable, "-m", "dbbd_cli", *args], cwd=cwd, env=environment(), capture_output=True, text=True, timeout=120
+    )
+    assert result.returncode == code, f"exit code {result.returncode}\n{result.stdout}\n{result.stderr}"
+    assert "Traceback" not in result.stderr
+    assert not CONTROL.search(result.stdout + result.stderr), "control codes in a pipe"
+    return result
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(REPOSITORY), "PYTHONUTF8": "1"}
+
+
+def test_from_training_to_plot_with_pictures_in_three_classes(
+    picture_folder: Callable[..., Path], tmp_path: Path
+) -> None:
+    root = picture_folder(count=12)
+    trained = dbbd(
+        *("train", "--config", "qr_cnn", "--set", "data.source=folder", "--set", f"data.path={root}"),
+        *(*SMALL, "--epochs", "1", "--json"),
+        cwd=tmp_path,
+    )
+    result = json.loads(trained.stdout)
+    run = tmp_path / result["run"]
+    assert result["facts"]["samples"] == {"train": 24, "val": 6, "test": 6}
+    assert (run / "training_history.png").stat().st_size > 0
+    progress_lines = [line for line in trained.stderr.splitlines() if "%" in line and "Epoch 1/1  train" not in line]
+    assert len(progress_lines) <= 2
+
+    resumed = json.loads(dbbd("resume", str(run / "ckpt.pth"), "--epochs", "2", "--json", cwd=tmp_path).stdout)
+    assert resumed["epochs"] == 2
+    assert resumed["run"] == result["run"]
+    validated = json.loads(dbbd("validate", str(run / "best_model.pth"), "--json", cwd=tmp_path).stdout)
+    assert validated["metrics"]["loss"] == pytest.approx(resumed["best"]["loss"], abs=1e-6)
+    evaluated = dbbd("evaluate", str(run), cwd=tmp_path)
+    for word in ("cat", "dog", "owl", "accuracy"):
+        assert word in evaluated.stdout.lower()
+    report = json.loads((run / "evaluation.json").read_text())
+    assert report["num_samples"] == 6
+    plotted = dbbd("plot", str(run), "--format", "html", "--out", "figures", cwd=tmp_path)
+    assert "report.html" in plotted.stdout
+    assert (tmp_path / "figures" / "report.html").stat().st_size > 0
+
+
+@pytest.mark.skipif(os.name != "posix", reason="sends POSIX signals")
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_saves_and_resume_goes_on(tmp_path: Path, number: signal.Signals, code: int) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "dbbd_cli", "train", "--config", "qr_cnn", *SMALL, "--epochs", "500", "--no-plots"],
+        cwd=tmp_path,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    deadline = time.monotonic() + 60
+    while not list(tmp_path.glob("runs/*/ckpt.pth")):
+        assert process.poll() is None, process.stdout.read() if process.stdout else ""
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    process.send_signal(number)
+    output, _ = process.communicate(timeout=30)
+    assert process.returncode == code, output
+    assert "dbbd resume" in output
+    assert "Traceback" not in output
+    (run,) = (tmp_path / "runs").iterdir()
+    epochs = sum('"kind": "epoch"' in line for line in (run / "history.jsonl").read_text().splitlines())
+    done = dbbd("resume", str(run), "--set", f"training.epochs={epochs + 1}", "--json", cwd=tmp_path)
+    assert json.loads(done.stdout)["epochs"] == epochs + 1
+    dbbd("plot", str(run), cwd=tmp_path)
+
+
+def test_mistakes_are_answered_with_what_where_and_what_to_do(
+    picture_folder: Callable[..., Path], tmp_path: Path
+) -> None:
+    root = picture_folder()
+    folder = ["train", "--config", "qr_cnn", *SMALL, "--set", "data.source=folder"]
+    missing = dbbd(*folder, "--set", f"data.path={root}x", cwd=tmp_path, code=3).stderr
+    assert f"{root}x" in missing
+    assert f"did you mean {root}" in missing
+
+    (root / "cat" / "broken.png").write_bytes((root / "cat" / "0.png").read_bytes()[:50])
+    broken = dbbd(*folder, "--set", f"data.path={root}", cwd=tmp_path, code=3).stderr
+    assert "broken.png" in broken
+    assert "data.on_error=skip" in broken
+    skipped = dbbd(
+        *(*folder, "--set", f"data.path={root}", "--set", "data.on_error=skip", "--epochs", "1", "--no-plots", "--json"),
+        cwd=tmp_path,
+    )
+    assert json.loads(skipped.stdout)["facts"]["skipped"] == 1
+
+    (tmp_path / "my.yaml").write_text("task: image_classification\ntraining:\n  epoch: 3\n  learning_rate: fast\n")
+    wrong = dbbd("train", "--config", "my.yaml", cwd=tmp_path, code=2).stderr
+    assert "my.yaml:3" in wrong
+    assert "did you mean" in wrong
+    assert "my.yaml:4" in wrong
+
+    assert "runs/nothing" in dbbd("resume", "runs/nothing", cwd=tmp_path, code=4).stderr
+    (tmp_path / "evil.pth").write_bytes(b"cposix\nsystem\n(S'touch ran'\ntR.")
+    assert "posix.system" in dbbd("evaluate", "evil.pth", cwd=tmp_path, code=4).stderr
+    assert not (tmp_path / "ran").exists()
+
+
+def test_the_wheel_holds_the_shipped_configs(tmp_path: Path) -> None:
+    subprocess.run(
+        [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)],
+        cwd=REPOSITORY,
+        check=True,
+        capture_output=True,
+    )
+    (wheel,) = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(tmp_path / "installed")
+    names = sorted(path.stem for path in (REPOSITORY / "configs").glob("*.yaml"))
+    script = (
+        "from dbbd_cli.config.load import load_config, shipped_configs;"
+        "print(*sorted(shipped_configs())); [load_config(name) for name in shipped_configs()]"
+    )
+    found = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(tmp_path / "installed")},
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    assert found.stdout.split() == names
