@@ -52,11 +52,11 @@ class Program(TyperGroup):
         sys.exit(code or 0)
 
     def invoke(self, ctx: Any) -> Any:
-        """Runs the command; Ctrl-C while nothing is being saved becomes an error like any other."""
+        """Runs the command; Ctrl-C outside training, or a second one in it, becomes an error like any other."""
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
-            raise StoppedError("interrupted; nothing was being saved", signal_number=signal.SIGINT) from None
+            raise StoppedError("interrupted; nothing more was saved", signal_number=signal.SIGINT) from None
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """Writes the help into the formatter."""

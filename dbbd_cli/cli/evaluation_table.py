@@ -102,7 +102,8 @@ def _efficiency(facts: Mapping[str, Any]) -> Rows:
         ("Time per batch", f"{_spread(facts['ms_per_batch'])}, {facts['batch_size']} images"),
         ("Throughput", f"{facts['samples_per_second']:,.1f} images/s"),
         ("Peak memory", megabytes(facts["peak_memory_mb"])),
-        ("Device", f"{facts['device']}, {facts['precision']}"),
+        ("Device", facts["device"]),
+        ("Precision", facts["precision"]),
     ]
 
 

@@ -74,7 +74,8 @@ def _facts(facts: RunFacts) -> Rows:
         ("Model", facts.model),
         ("Parameters", count(facts.parameters)),
         ("Size", megabytes(facts.size_mb)),
-        ("Device", f"{facts.device}, {facts.precision}"),
+        ("Device", facts.device),
+        ("Precision", facts.precision),
     ]
 
 

@@ -38,7 +38,7 @@ def _rows(section: type[Section], expectations: Expectations, place: tuple[str, 
         default = "*required*" if field.is_required() else f"`{json.dumps(field.default)}`"
         expected = expectations.of((*place, name))
         cells = (f"`{'.'.join((*place, name))}`", default, expected, field.description or "")
-        yield "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |\n"
+        yield "| " + " | ".join(cell.replace("|", "\\|").replace("<", "&lt;") for cell in cells) + " |\n"
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ def confusion_matrix(evaluation: Mapping[str, Any], facts: Sequence[str], warnin
         warning: leads that line.
     """
     import numpy as np
-    from matplotlib.colors import LinearSegmentedColormap
+    from matplotlib.colors import LinearSegmentedColormap, to_rgba
     from matplotlib.ticker import PercentFormatter
 
     counts = np.array(evaluation["confusion_matrix"], dtype=np.int64)
@@ -43,7 +43,7 @@ def confusion_matrix(evaluation: Mapping[str, Any], facts: Sequence[str], warnin
     figure = headed_figure((side + 2.2, side + 1.6), "Confusion matrix", facts, warning=warning, compress=True)
     axes = figure.subplots()
     # From nothing to full colour, so that the empty cell has the colour of the paper.
-    heat = LinearSegmentedColormap.from_list("heat", [(HEAT, 0.0), (HEAT, 1.0)])
+    heat = LinearSegmentedColormap.from_list("heat", [to_rgba(HEAT, 0.0), to_rgba(HEAT, 1.0)])
     image = axes.imshow(shares, cmap=heat, vmin=0, vmax=1)
     _name_classes(axes, [drawable(str(name), 24) for name in evaluation["classes"]])
     _fill_cells(axes, counts, shares)

@@ -105,7 +105,7 @@ def test_interrupted_outside_training(run: Run, fake_service: Run) -> None:
     fake_service("train", train=KeyboardInterrupt())
     result = run(*TRAIN)
     assert result.exit_code == 130
-    assert result.stderr == "Stopped: interrupted; nothing was being saved\n"
+    assert result.stderr == "Stopped: interrupted; nothing more was saved\n"
 
 
 def test_control_codes_in_names_are_escaped(run: Run, fake_service: Run) -> None:

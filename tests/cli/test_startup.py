@@ -14,6 +14,8 @@ COMMANDS = ("train", "resume", "validate", "evaluate", "plot", "smoke")
 # most of its time to start.
 SCRIPT = """
 import contextlib, io, json, sys
+import typer, typer.completion
+typers = set(sys.modules)
 from dbbd_cli.cli.app import app
 loaded = []
 for arguments in json.loads(sys.argv[1]):
@@ -22,13 +24,13 @@ for arguments in json.loads(sys.argv[1]):
             app(arguments, prog_name="dbbd")
         except SystemExit as stop:
             code = stop.code
-    loaded.append([code, sorted(sys.modules)])
+    loaded.append([code, sorted(set(sys.modules) - typers)])
 print(json.dumps(loaded))
 """
 
 
 def loaded_by(environment: Mapping[str, str], *command_lines: list[str]) -> list[tuple[int, set[str]]]:
-    """The exit code of each command line, and the modules that it and those before it have loaded."""
+    """The exit code of each command line, and the modules that it and those before it have loaded beyond Typer's."""
     process = subprocess.run(
         [sys.executable, "-c", SCRIPT, json.dumps(command_lines)], env=environment, capture_output=True, check=True
     )

@@ -11,7 +11,7 @@ from dbbd_cli.report.save import render
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-pytestmark = pytest.mark.filterwarnings("error")
+pytestmark = pytest.mark.filterwarnings("error::UserWarning")
 Make = Callable[..., Any]
 NAMES = ["confusion_matrix", "roc", "precision_recall", "reliability"]
 
