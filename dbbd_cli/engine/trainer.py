@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,8 @@ from dbbd_cli.engine.runtime import Runtime, random_state, restore_random_state
 from dbbd_cli.engine.signals import StopRequest
 from dbbd_cli.engine.state import Sums, TrainState
 from dbbd_cli.errors import NotFiniteError, StoppedError
-from dbbd_cli.progress import Progress
+from dbbd_cli.model.output import StepOutput
+from dbbd_cli.progress import Phase, Progress
 from dbbd_cli.tasks.base import Task
 
 
@@ -180,31 +181,23 @@ def fit(trainer: Trainer, folder: Path, log: RunLog, progress: Progress, stop: S
             log.text("early stopping")
 
 
-def run_split(
-    task: Task, loader: BatchLoader, runtime: Runtime, bar: Any, stop: StopRequest | None = None, outputs: Any = None
-) -> Sums:
-    """Runs the module over a split without training it; ends early, with partial sums, when asked to stop.
-
-    Args:
-        task: data and network.
-        loader: the split.
-        runtime: device and precision.
-        bar: the phase that shows it.
-        stop: checked after every batch.
-        outputs: a list that receives the output of every batch, where more than sums are needed.
-    """
-    sums = Sums()
+def run_batches(task: Task, loader: BatchLoader, runtime: Runtime) -> Iterator[tuple[StepOutput, Any]]:
+    """Runs the module over a split without training it; gives each output with the batch that it came from."""
     task.module.eval()
-    with torch.inference_mode():
-        for raw_batch in loader.batches(epoch=0):
-            with runtime.autocast():
-                output = task.module(*task.to_device(raw_batch, runtime.device, train=False))
-            sums.add(output)
-            if outputs is not None:
-                outputs.append((output, raw_batch))
-            bar.advance(samples=output.num_samples)
-            if stop:
-                break
+    for raw_batch in loader.batches(epoch=0):
+        with torch.inference_mode(), runtime.autocast():
+            output = task.module(*task.to_device(raw_batch, runtime.device, train=False))
+        yield output, raw_batch
+
+
+def run_split(task: Task, loader: BatchLoader, runtime: Runtime, bar: Phase, stop: StopRequest | None = None) -> Sums:
+    """Sums loss and metrics over a split without training; ends early, with partial sums, when asked to stop."""
+    sums = Sums()
+    for output, _ in run_batches(task, loader, runtime):
+        sums.add(output)
+        bar.advance(samples=output.num_samples)
+        if stop:
+            break
     return sums
 
 

@@ -7,7 +7,6 @@ import io
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -15,7 +14,7 @@ from dbbd_cli.config.load import Override
 from dbbd_cli.engine.checkpoint import BEST
 from dbbd_cli.engine.efficiency import measure_efficiency
 from dbbd_cli.engine.run_folder import finite
-from dbbd_cli.engine.trainer import place, run_split
+from dbbd_cli.engine.trainer import place, run_batches
 from dbbd_cli.errors import ConfigError, DiskError
 from dbbd_cli.files import write_text
 from dbbd_cli.progress import Progress, Silent
@@ -60,13 +59,17 @@ def evaluate(
     load_module(task, run)
     place(task.module, runtime)
     loader = task.loaders[split]
-    outputs: list[Any] = []
+    # In the manifest's order, whatever order the loader has.
+    logits = torch.zeros(loader.num_samples, len(run.manifest.classes))
+    labels = torch.zeros(loader.num_samples, dtype=torch.long)
     with progress.phase(f"Evaluate {split}", len(loader)) as bar:
-        run_split(task, loader, runtime, bar, outputs=outputs)
-    order = torch.cat([batch.samples for _, batch in outputs]).argsort()  # the manifest's order
-    logits = torch.cat([output.logits for output, _ in outputs]).float().cpu()[order]
-    labels = torch.cat([batch.labels for _, batch in outputs])[order]
-    images, _ = task.to_device(outputs[0][1], runtime.device, train=False)
+        for output, batch in run_batches(task, loader, runtime):
+            assert output.logits is not None
+            logits[batch.samples] = output.logits.float().cpu()
+            labels[batch.samples] = batch.labels
+            bar.advance(samples=output.num_samples)
+    first_batch = next(loader.batches(epoch=0))
+    images, _ = task.to_device(first_batch, runtime.device, train=False)
     progress.line("Computing the metrics and measuring the speed…")
     report = {
         "format": EVALUATION_FORMAT,

@@ -10,7 +10,9 @@ from typing import Any
 
 import pytest
 from example_results import EVALUATION, FACTS, TRAINED
+from typer.testing import CliRunner
 
+from dbbd_cli.cli.app import app
 from dbbd_cli.services.results import EvaluateResult, Forecast, PlotResult, SmokeResult, SmokeStep, ValidateResult
 
 Run = Callable[..., Any]
@@ -107,6 +109,12 @@ def test_plot(run: Run, fake_service: Run, tmp_path: Path) -> None:
         {"function": "plot", "positional": ([tmp_path, tmp_path],), "out": Path("figures"), "format": "svg"}
     ]
     assert result.stdout == "a.svg\nb.svg\n"
+
+
+def test_output_that_cannot_carry_a_name_shows_it_escaped(fake_service: Run, tmp_path: Path) -> None:
+    fake_service("plot", plot=PlotResult([Path("é.png")]))
+    result = CliRunner(charset="ascii").invoke(app, ["plot", str(tmp_path)])
+    assert result.stdout == "\\xe9.png\n"
 
 
 @pytest.mark.parametrize("passed", [True, False])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import time
 
 import pytest
@@ -91,6 +92,20 @@ def test_the_cursor_comes_back_after_an_error() -> None:
     with pytest.raises(ValueError, match="x"), progress.phase("outer", 3), progress.phase("inner", 3):
         raise ValueError("x")
     assert terminal.text().rindex("\x1b[?25h") > terminal.text().rindex("\x1b[?25l")
+
+
+def test_a_terminal_that_has_gone_does_not_stop_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = Terminal()
+    progress = BarProgress(terminal, clock=itertools.count().__next__)
+
+    def fail(text: str) -> int:
+        raise BrokenPipeError
+
+    with progress.phase("train", 3) as phase:
+        monkeypatch.setattr(terminal, "write", fail)
+        phase.advance()
+        progress.line("a line")
+    progress.warn("careful")
 
 
 def test_at_most_ten_frames_a_second() -> None:
