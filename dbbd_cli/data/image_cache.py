@@ -14,8 +14,10 @@ import os
 import shutil
 import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
@@ -196,15 +198,9 @@ def _fill(path: Path, refs: Sequence[ImageRef], shape: tuple[int, int, int, int]
                     problems.update(prepare_rows(temporary, shape, start, part))
                     bar.advance(len(part), samples=len(part))
             else:
-                with ProcessPoolExecutor(
-                    max_workers=min(os.cpu_count() or 1, 16),
-                    mp_context=get_context("spawn"),
-                    initializer=_ignore_ctrl_c,
-                ) as pool:
-                    futures = {pool.submit(prepare_rows, temporary, shape, *job): len(job[1]) for job in jobs}
-                    for future in as_completed(futures):
-                        problems.update(future.result())
-                        bar.advance(futures[future], samples=futures[future])
+                for count, found in _in_processes(temporary, shape, jobs):
+                    problems.update(found)
+                    bar.advance(count, samples=count)
         if len(problems) == len(refs):
             return problems
         if problems:
@@ -229,9 +225,31 @@ def _reserve(path: Path, size: int) -> None:
             file.truncate(size)
 
 
-def _ignore_ctrl_c() -> None:
-    # Ctrl-C reaches every process of the terminal; only the main one should answer.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def _in_processes(
+    path: Path, shape: tuple[int, int, int, int], jobs: Sequence[tuple[int, list[ImageRef]]]
+) -> Iterator[tuple[int, dict[int, str]]]:
+    """Prepares the rows of each job in one of several processes; gives the number of rows and the unreadable ones."""
+    pool = ProcessPoolExecutor(max_workers=min(os.cpu_count() or 1, 16), mp_context=get_context("spawn"))
+    try:
+        with _children_ignore_ctrl_c():
+            futures = {pool.submit(prepare_rows, path, shape, *job): len(job[1]) for job in jobs}
+        for future in as_completed(futures):
+            yield futures[future], future.result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+@contextmanager
+def _children_ignore_ctrl_c() -> Iterator[None]:
+    """Processes started here never see Ctrl-C, which reaches every process of a terminal: only this one answers."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread may change signal handlers
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def prepare_rows(path: Path, shape: tuple[int, int, int, int], start: int, refs: Sequence[ImageRef]) -> dict[int, str]:

@@ -15,6 +15,7 @@ from torch import nn
 from dbbd_cli.config.schema import Config, to_plain
 from dbbd_cli.data.loader import BatchLoader
 from dbbd_cli.engine.checkpoint import save_checkpoint
+from dbbd_cli.engine.epoch_table import EpochTable
 from dbbd_cli.engine.optim import LearningRate, build_optimizer
 from dbbd_cli.engine.run_folder import RunLog
 from dbbd_cli.engine.runtime import Runtime, random_state, restore_random_state
@@ -100,6 +101,7 @@ def fit(trainer: Trainer, folder: Path, log: RunLog, progress: Progress, stop: S
     accumulate = training.accumulate_batches
     # Reading a value makes the program wait for a GPU, so there it is done at logging intervals only.
     show_every = 1 if runtime.device.type == "cpu" else config.run.log_every_steps
+    table: EpochTable | None = None
     clock = time.perf_counter()
 
     while state.epoch <= training.epochs and not state.stopped_early:
@@ -161,7 +163,7 @@ def fit(trainer: Trainer, folder: Path, log: RunLog, progress: Progress, stop: S
         used_rate = trainer.learning_rate.value
         trainer.learning_rate.after_epoch(state.step, value)
         best = _judge(state, value, training.early_stopping_patience, training.early_stopping_min_delta)
-        row = {
+        row: dict[str, Any] = {
             "kind": "epoch",
             "epoch": state.epoch,
             "step": state.step,
@@ -172,13 +174,18 @@ def fit(trainer: Trainer, folder: Path, log: RunLog, progress: Progress, stop: S
         }
         state.history.append(row)
         state.epoch, state.batch, state.sums = state.epoch + 1, 0, Sums()
-        log.entry(row)
         seconds, state.seconds_at_epoch = state.seconds - state.seconds_at_epoch, state.seconds
-        save_checkpoint(trainer.to_plain(), folder, best=best and config.checkpoint.save_best)
-        _report_epoch(log, progress, row, seconds, config)
+        _log_epoch(log, row, seconds)
+        save_best = best and config.checkpoint.save_best
+        save_checkpoint(trainer.to_plain(), folder, best=save_best)
+        if table is None:
+            table = EpochTable(training.epochs, val_metrics)
+            _say(table.heading(), log, progress)
+        note = "saved as best" if save_best else "best" if best else ""
+        line = table.row(row["epoch"], train_metrics, val_metrics, learning_rate=used_rate, seconds=seconds, note=note)
+        _say(line, log, progress)
         if state.stopped_early:
-            progress.line(f"Early stopping: no improvement for {state.patience_epochs} epochs")
-            log.text("early stopping")
+            _say(f"Early stopping: no improvement for {state.patience_epochs} epochs", log, progress)
 
 
 def run_batches(task: Task, loader: BatchLoader, runtime: Runtime) -> Iterator[tuple[StepOutput, Any]]:
@@ -259,23 +266,13 @@ def _save_and_stop(trainer: Trainer, folder: Path, log: RunLog, stop: StopReques
     raise StoppedError(message, signal_number=stop.signal_number, hint=f"continue with: dbbd resume {folder}")
 
 
-def _report_epoch(log: RunLog, progress: Progress, row: Mapping[str, Any], seconds: float, config: Config) -> None:
-    log.scalars(row["step"], {f"train/{name}": value for name, value in row["train"].items()})
-    log.scalars(row["step"], {f"val/{name}": value for name, value in row["val"].items()})
+def _log_epoch(log: RunLog, row: Mapping[str, Any], seconds: float) -> None:
+    log.entry(row)
+    for split in ("train", "val"):
+        log.scalars(row["step"], {f"{split}/{name}": value for name, value in row[split].items()})
     log.scalars(row["step"], {"seconds_per_epoch": seconds})
-    parts = [
-        f"{split} {' '.join(describe_metric(name, value) for name, value in row[split].items())}"
-        for split in ("train", "val")
-    ]
-    saved = "  saved as best" if row["best"] and config.checkpoint.save_best else ""
-    line = (
-        f"Epoch {row['epoch']}/{config.training.epochs}  {'  '.join(parts)}  "
-        f"lr {row['learning_rate']:.3g}  {seconds:.1f} s{saved}"
-    )
-    progress.line(line)
-    log.text(line)
 
 
-def describe_metric(name: str, value: float) -> str:
-    """A metric for people: shares of correct answers in percent, everything else with four decimals."""
-    return f"{name} {value:.2%}" if name.endswith("accuracy") else f"{name} {value:.4f}"
+def _say(text: str, log: RunLog, progress: Progress) -> None:
+    progress.line(text)
+    log.text(text)

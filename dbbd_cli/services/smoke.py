@@ -71,7 +71,7 @@ class _Trial:
         self.epochs = epochs
         self.device = device
         self.folder = folder
-        self.progress = progress
+        self.progress = _Bars(progress)
         self.steps: list[SmokeStep] = []
         self.whole: TrainResult | None = None
         self.interrupted: Path | None = None
@@ -123,7 +123,7 @@ class _Trial:
         batches = self.whole.facts.batches["train"]
         after = (self.epochs - 1) * batches + batches // 2
         try:
-            train(config, progress=_InterruptingProgress(self.progress, after))
+            train(config, progress=_InterruptingBars(self.progress, after))
         except StoppedError as stopped:
             (self.interrupted,) = self.folder.glob(f"*-{self.task}-interrupted")
             return stopped.message
@@ -184,30 +184,42 @@ def same(one: Any, two: Any, exact: bool) -> bool:
     return bool(one == two)
 
 
-class _InterruptingProgress:
-    """Passes everything on, and presses Ctrl-C after some training batches."""
+class _Bars:
+    """Passes on bars and warnings alone: the headers and tables of every small run would hide the result."""
 
-    def __init__(self, progress: Progress, batches: int) -> None:
+    def __init__(self, progress: Progress) -> None:
         self.progress = progress
-        self.left = batches
 
     @contextmanager
     def phase(self, title: str, total: int, unit: str = "batches", done: int = 0) -> Iterator[Phase]:
         with self.progress.phase(title, total, unit, done) as phase:
-            yield _InterruptingPhase(self, phase) if title.endswith("train") else phase
+            yield phase
 
     def facts(self, title: str, rows: Mapping[str, str]) -> None:
-        self.progress.facts(title, rows)
+        pass
 
     def line(self, text: str) -> None:
-        self.progress.line(text)
+        pass
 
     def warn(self, text: str) -> None:
         self.progress.warn(text)
 
 
+class _InterruptingBars(_Bars):
+    """Presses Ctrl-C after some training batches."""
+
+    def __init__(self, progress: Progress, batches: int) -> None:
+        super().__init__(progress)
+        self.left = batches
+
+    @contextmanager
+    def phase(self, title: str, total: int, unit: str = "batches", done: int = 0) -> Iterator[Phase]:
+        with super().phase(title, total, unit, done) as phase:
+            yield _InterruptingPhase(self, phase) if title.endswith("train") else phase
+
+
 class _InterruptingPhase:
-    def __init__(self, owner: _InterruptingProgress, phase: Phase) -> None:
+    def __init__(self, owner: _InterruptingBars, phase: Phase) -> None:
         self.owner = owner
         self.phase = phase
 

@@ -26,7 +26,12 @@ SMALL = [
 def dbbd(*args: str, cwd: Path, code: int = 0) -> subprocess.CompletedProcess[str]:
     """Runs the installed program and checks its exit code."""
     result = subprocess.run(
-        [sys.executable, "-m", "dbbd_cli", *args], cwd=cwd, env=environment(), capture_output=True, text=True, timeout=120
+        [sys.executable, "-m", "dbbd_cli", *args],
+        cwd=cwd,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=120,
     )
     assert result.returncode == code, f"exit code {result.returncode}\n{result.stdout}\n{result.stderr}"
     assert "Traceback" not in result.stderr
@@ -111,7 +116,17 @@ def test_mistakes_are_answered_with_what_where_and_what_to_do(
     assert "broken.png" in broken
     assert "data.on_error=skip" in broken
     skipped = dbbd(
-        *(*folder, "--set", f"data.path={root}", "--set", "data.on_error=skip", "--epochs", "1", "--no-plots", "--json"),
+        *(
+            *folder,
+            "--set",
+            f"data.path={root}",
+            "--set",
+            "data.on_error=skip",
+            "--epochs",
+            "1",
+            "--no-plots",
+            "--json",
+        ),
         cwd=tmp_path,
     )
     assert json.loads(skipped.stdout)["facts"]["skipped"] == 1

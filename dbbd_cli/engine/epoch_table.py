@@ -1,0 +1,55 @@
+"""The table that grows by one row per epoch while a run trains."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+
+class EpochTable:
+    """Words a row per epoch, under a heading that names the columns.
+
+    Args:
+        epochs: epochs of the whole run.
+        metrics: names of the metrics, in order.
+    """
+
+    def __init__(self, epochs: int, metrics: Iterable[str]) -> None:
+        self.epochs = epochs
+        self.metrics = list(metrics)
+        self.titles = [
+            f"{split} {name}" if position == 0 else name
+            for split in ("train", "val")
+            for position, name in enumerate(self.metrics)
+        ]
+        self.width = max(len("epoch"), 2 * len(str(epochs)) + 1)
+
+    def heading(self) -> str:
+        """The names of the columns."""
+        columns = [f"{title:>{self._width_of(title)}}" for title in self.titles]
+        return "  ".join([f"{'epoch':>{self.width}}", *columns, f"{'lr':>8}", f"{'time':>7}"])
+
+    def row(
+        self,
+        epoch: int,
+        train: Mapping[str, float],
+        val: Mapping[str, float],
+        *,
+        learning_rate: float,
+        seconds: float,
+        note: str = "",
+    ) -> str:
+        """One epoch; `note` is written behind it."""
+        values = [describe_metric(name, split[name]) for split in (train, val) for name in self.metrics]
+        columns = [f"{text:>{self._width_of(title)}}" for title, text in zip(self.titles, values, strict=True)]
+        time = f"{seconds:.1f} s" if seconds < 100 else f"{seconds / 60:.1f} min"
+        parts = [f"{f'{epoch}/{self.epochs}':>{self.width}}", *columns, f"{learning_rate:>8.3g}", f"{time:>7}", note]
+        return "  ".join(parts).rstrip()
+
+    @staticmethod
+    def _width_of(title: str) -> int:
+        return max(len(title), 8)
+
+
+def describe_metric(name: str, value: float) -> str:
+    """A metric for people: shares of correct answers in percent, everything else with four decimals."""
+    return f"{value:.2%}" if name.endswith("accuracy") else f"{value:.4f}"
