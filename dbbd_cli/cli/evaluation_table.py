@@ -8,7 +8,8 @@ from typing import Any
 from rich.text import Text
 
 from dbbd_cli.cli.layout import Parts, Rows, grid, grid_width, heading, section, synthetic, verbatim
-from dbbd_cli.cli.text import clean_line, count, megabytes, number, percent, shown_path
+from dbbd_cli.cli.text import clean_line, count, megabytes, number, percent
+from dbbd_cli.paths import shown_path
 from dbbd_cli.services.results import EvaluateResult
 
 _MOST_CLASSES = 20

@@ -109,7 +109,7 @@ def existing(target: Path) -> Path:
         return target
     from difflib import get_close_matches
 
-    from dbbd_cli.cli.text import shown_path
+    from dbbd_cli.paths import shown_path
 
     siblings = [str(path) for path in target.parent.iterdir()] if target.parent.is_dir() else []
     runs = [str(path) for path in complete.run_folders()]

@@ -10,15 +10,14 @@ from rich.text import Text
 from dbbd_cli.cli.layout import Parts, Rows, grid, heading, listed, section, synthetic, verbatim
 from dbbd_cli.cli.text import (
     clean_line,
-    command_line,
     count,
     duration,
     megabytes,
     metric,
     metric_name,
     number,
-    shown_path,
 )
+from dbbd_cli.paths import command_line, shown_path
 from dbbd_cli.services.results import Forecast, PlotResult, RunFacts, SmokeResult, TrainResult, ValidateResult
 
 

@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import math
-import os
 import re
-import shlex
-import subprocess
 import textwrap
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 
 # Control characters could move the cursor, recolour the terminal or ring its bell; the marks that turn the
 # direction of writing could make a name read as another. Names come from data, so neither is ever printed.
@@ -74,20 +70,6 @@ def megabytes(value: float | None) -> str:
 def count(value: float | None) -> str:
     """A whole number with thousands separated: `51,539,906`."""
     return "-" if value is None else f"{value:,.0f}"
-
-
-def shown_path(path: Path) -> str:
-    """The path as a person would type it here: relative where it is under the current folder."""
-    absolute = Path(os.path.abspath(path))  # noqa: PTH100 - resolve() would follow links and change the name
-    try:
-        return str(absolute.relative_to(Path.cwd()))
-    except ValueError:
-        return str(path)
-
-
-def command_line(*words: str) -> str:
-    """The words as one would type them in a shell."""
-    return subprocess.list2cmdline(words) if os.name == "nt" else shlex.join(words)
 
 
 def wrapped(text: str, width: int | None, indent: str = "") -> list[str]:

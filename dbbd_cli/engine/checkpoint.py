@@ -18,6 +18,7 @@ import torch
 from dbbd_cli.errors import CheckpointError, DiskError
 from dbbd_cli.files import replace_file, write_text
 from dbbd_cli.model.safe_load import load_tensors, reason_of
+from dbbd_cli.paths import resume_command
 
 CHECKPOINT_FORMAT = 1
 NEWEST = "ckpt.pth"
@@ -76,7 +77,7 @@ def save_checkpoint(state: Mapping[str, Any], folder: Path, *, best: bool) -> No
         raise DiskError(
             f"the checkpoint cannot be written to {folder}: {reason_of(error)} "
             f"({free:,.0f} MB are free, about {needed:,.0f} MB are needed)",
-            hint="make room, then continue with: dbbd resume " + str(folder),
+            hint=f"make room, then continue with: {resume_command(folder)}",
         ) from error
 
 

@@ -23,6 +23,7 @@ from dbbd_cli.engine.signals import StopRequest
 from dbbd_cli.engine.state import Sums, TrainState
 from dbbd_cli.errors import NotFiniteError, StoppedError
 from dbbd_cli.model.output import StepOutput
+from dbbd_cli.paths import resume_command
 from dbbd_cli.progress import Phase, Progress
 from dbbd_cli.tasks.base import Task
 
@@ -158,7 +159,7 @@ def fit(trainer: Trainer, folder: Path, log: RunLog, progress: Progress, stop: S
         if not math.isfinite(value):
             raise NotFiniteError(
                 f"epoch {state.epoch}: the validation {task.monitor} is {value}; the epoch was not saved",
-                hint=f"lower training.learning_rate; the last good state can be resumed: dbbd resume {folder}",
+                hint=f"lower training.learning_rate; the last good state can be resumed: {resume_command(folder)}",
             )
         used_rate = trainer.learning_rate.value
         trainer.learning_rate.after_epoch(state.step, value)
@@ -263,7 +264,7 @@ def _save_and_stop(trainer: Trainer, folder: Path, log: RunLog, stop: StopReques
     state = trainer.state
     message = f"stopped in epoch {state.epoch} after step {state.step}; everything is saved"
     log.text(message)
-    raise StoppedError(message, signal_number=stop.signal_number, hint=f"continue with: dbbd resume {folder}")
+    raise StoppedError(message, signal_number=stop.signal_number, hint=f"continue with: {resume_command(folder)}")
 
 
 def _log_epoch(log: RunLog, row: Mapping[str, Any], seconds: float) -> None:

@@ -13,6 +13,7 @@ from dbbd_cli.engine.state import TrainState
 from dbbd_cli.engine.trainer import Trainer
 from dbbd_cli.errors import CheckpointError
 from dbbd_cli.files import write_text
+from dbbd_cli.paths import resume_command, shown_path
 from dbbd_cli.progress import Progress, Silent
 from dbbd_cli.services.results import TrainResult
 from dbbd_cli.services.session import OpenedRun, build_task, describe, open_run, show_facts
@@ -40,6 +41,7 @@ def resume(
         DbbdError: see the kinds in `errors`.
     """
     progress = progress or Silent()
+    target = target.absolute()
     folder = target if target.is_dir() else target.parent
     if not folder.is_dir():
         raise CheckpointError(f"{target} does not exist", hint="give a run folder, or a .pth file inside one")
@@ -70,7 +72,10 @@ def _resume_in_new_folder(
     run: OpenedRun, overrides: Sequence[Override], progress: Progress, command: Sequence[str]
 ) -> TrainResult:
     folder = create_run_folder(run.folder.parent, run.config.run.name)
-    progress.line(f"{run.path} is not the newest checkpoint of its run, so it goes on in a new folder: {folder}")
+    progress.line(
+        f"{shown_path(run.path)} is not the newest checkpoint of its run, "
+        f"so it goes on in a new folder: {shown_path(folder)}"
+    )
     with locked(folder):
         shutil.copyfile(run.folder / SPLITS, folder / SPLITS)
         if (run.folder / HISTORY).exists():
@@ -105,7 +110,7 @@ def _resume_here(
     state, epochs = trainer.state, config.training.epochs
     if state.epoch > epochs or state.stopped_early:
         progress.line(
-            f"The run has finished its {len(state.history)} epochs. To go on: dbbd resume {folder} --epochs N"
+            f"The run has finished its {len(state.history)} epochs. To go on: {resume_command(folder, '--epochs', 'N')}"
         )
     else:
         where = f", batch {state.batch}" if state.batch else ""

@@ -14,6 +14,7 @@ from dbbd_cli.engine.checkpoint import BEST, NEWEST, PREVIOUS, load_checkpoint
 from dbbd_cli.engine.run_folder import SPLITS
 from dbbd_cli.engine.runtime import Runtime, choose_runtime, count_parameters, size_mb
 from dbbd_cli.errors import CheckpointError
+from dbbd_cli.paths import shown_path
 from dbbd_cli.progress import Progress
 from dbbd_cli.services.results import RunFacts
 from dbbd_cli.tasks.image_classification import ImageClassification, describe_source
@@ -51,6 +52,7 @@ def open_run(target: Path, *, prefer: str, overrides: Sequence[Override], progre
         CheckpointError: there is no usable checkpoint.
         ConfigError: an override does not fit.
     """
+    target = target.absolute()
     if target.is_dir():
         folder = target
         path, checkpoint = _first_usable(folder, prefer, progress)
@@ -149,7 +151,7 @@ def show_facts(facts: RunFacts, progress: Progress, *, run: Path | None = None) 
     if facts.skipped:
         rows["Left out"] = f"{facts.skipped:,} unreadable files or rows"
     if run is not None:
-        rows["Run folder"] = str(run)
+        rows["Run folder"] = shown_path(run)
     progress.facts("Run", rows)
 
 

@@ -47,7 +47,7 @@ def train(config: Config, *, progress: Progress | None = None, command: Sequence
     task, runtime = build_task(config, manifest, splits=("train", "val"), pretrained=True, progress=progress)
     facts = describe(config, task, runtime, manifest)
     trainer = Trainer(task, config, runtime)
-    folder = create_run_folder(Path(config.run.runs_dir), config.run.name)
+    folder = create_run_folder(Path(config.run.runs_dir).absolute(), config.run.name)
     with locked(folder):
         write_text(folder / CONFIG, dump_config(config))
         write_text(folder / SPLITS, manifest.to_json())
