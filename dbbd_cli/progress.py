@@ -19,8 +19,10 @@ class Progress(Protocol):
     """What an engine or a reader needs in order to be followed by a person."""
 
     @contextmanager
-    def phase(self, title: str, total: int, unit: str = "batches", done: int = 0) -> Iterator[Phase]:
-        """Opens a phase of `total` units of which `done` are already behind it."""
+    def phase(
+        self, title: str, total: int, unit: str = "batches", done: int = 0, noun: str = "samples"
+    ) -> Iterator[Phase]:
+        """Opens a phase of `total` units of which `done` are already behind it; `noun` is what samples are called."""
         ...
 
     def facts(self, title: str, rows: Mapping[str, str]) -> None:
@@ -45,7 +47,9 @@ class Silent:
     """Shows nothing: the default when the services are called from Python."""
 
     @contextmanager
-    def phase(self, title: str, total: int, unit: str = "batches", done: int = 0) -> Iterator[Phase]:
+    def phase(
+        self, title: str, total: int, unit: str = "batches", done: int = 0, noun: str = "samples"
+    ) -> Iterator[Phase]:
         """Counts nothing."""
         yield _SilentPhase()
 

@@ -51,9 +51,11 @@ class BarProgress:
         self._last_frame = 0.0
 
     @contextmanager
-    def phase(self, title: str, total: int, unit: str = "batches", done: int = 0) -> Iterator[Phase]:
+    def phase(
+        self, title: str, total: int, unit: str = "batches", done: int = 0, noun: str = "samples"
+    ) -> Iterator[Phase]:
         """Opens a phase of `total` units of which `done` are already behind it."""
-        counter = Counter(title, total, unit, done, self._clock())
+        counter = Counter(title, total, unit, done, self._clock(), noun)
         self._open.append(counter)
         if self._live is None:
             self._live = Live(console=self._console, get_renderable=self._bars, auto_refresh=False, transient=True)

@@ -46,9 +46,11 @@ class LineProgress:
         self._last_line = -math.inf
 
     @contextmanager
-    def phase(self, title: str, total: int, unit: str = "batches", done: int = 0) -> Iterator[Phase]:
+    def phase(
+        self, title: str, total: int, unit: str = "batches", done: int = 0, noun: str = "samples"
+    ) -> Iterator[Phase]:
         """Opens a phase of `total` units of which `done` are already behind it."""
-        yield _LinePhase(self, Counter(title, total, unit, done, self._clock()))
+        yield _LinePhase(self, Counter(title, total, unit, done, self._clock(), noun))
 
     def facts(self, title: str, rows: Mapping[str, str]) -> None:
         """Writes the title, and below it names and values in two columns."""

@@ -15,6 +15,7 @@ import shutil
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
@@ -34,6 +35,8 @@ from dbbd_cli.progress import Progress
 
 CACHE_FORMAT = 1
 CACHE_LIMIT_BYTES = 40 * 1024**3
+STRAY_SECONDS = 24 * 3600
+"""A temporary file that was not written to for so long was left by a process that was killed."""
 ROWS_PER_JOB = 64
 ROWS_WORTH_PROCESSES = 512
 """Starting processes takes about half a second: below this many images one process is quicker."""
@@ -171,6 +174,9 @@ def _usable(path: Path, shape: tuple[int, ...]) -> bool:
 
 def make_room(cache_dir: Path, needed: int, limit: int = CACHE_LIMIT_BYTES) -> None:
     """Removes the caches that were used least recently until `needed` bytes fit below `limit`."""
+    for stray in cache_dir.glob("images-*.tmp"):
+        if time.time() - stray.stat().st_mtime > STRAY_SECONDS:
+            stray.unlink(missing_ok=True)
     files = sorted(cache_dir.glob("images-*.u8"), key=lambda file: file.stat().st_mtime)
     total = sum(file.stat().st_size for file in files)
     for file in files:
@@ -192,7 +198,7 @@ def _fill(path: Path, refs: Sequence[ImageRef], shape: tuple[int, int, int, int]
         _reserve(temporary, int(np.prod(shape)))
         jobs = [(start, list(refs[start : start + ROWS_PER_JOB])) for start in range(0, len(refs), ROWS_PER_JOB)]
         title = "Rendering QR codes" if shape[1] == 1 else "Decoding images"
-        with progress.phase(title, len(refs), unit="images") as bar:
+        with progress.phase(title, len(refs), unit="images", noun="images") as bar:
             if len(refs) < ROWS_WORTH_PROCESSES or (os.cpu_count() or 1) == 1:
                 for start, part in jobs:
                     problems.update(prepare_rows(temporary, shape, start, part))

@@ -35,10 +35,15 @@ class _HashingFile:
     def __init__(self, file: IO[bytes]) -> None:
         self.file = file
         self.hasher = hashlib.sha256()
+        self.error: OSError | None = None
 
     def write(self, data: bytes) -> int:
         self.hasher.update(data)
-        return self.file.write(data)
+        try:
+            return self.file.write(data)
+        except OSError as error:
+            self.error = error
+            raise
 
     def flush(self) -> None:
         self.file.flush()
@@ -58,27 +63,35 @@ def save_checkpoint(state: Mapping[str, Any], folder: Path, *, best: bool) -> No
     newest, previous = folder / NEWEST, folder / PREVIOUS
     temporary = folder / (NEWEST + SUFFIX_TEMPORARY)
     try:
-        with temporary.open("wb") as file:
-            hashing = _HashingFile(file)
-            torch.save({"format": CHECKPOINT_FORMAT, **state}, cast("IO[bytes]", hashing))
-            file.flush()
-            os.fsync(file.fileno())
-        digest = hashing.hasher.hexdigest()
+        digest = _write(state, temporary)
         if best:
             # Best before newest: were the run to end in between, the newest would still lead to this best.
             _put(_copy_of(temporary), folder / BEST, [digest])
         if newest.exists():
             _put(_copy_of(newest), previous, _digests_of(newest))
         _put(temporary, newest, [digest])
-    except (OSError, RuntimeError) as error:  # torch reports a failed write as a RuntimeError
-        temporary.unlink(missing_ok=True)
+    except OSError as error:
+        for stray in folder.glob("*" + SUFFIX_TEMPORARY):
+            stray.unlink(missing_ok=True)
         free = shutil.disk_usage(folder).free / 1e6
-        needed = state_bytes(state) / 1e6
         raise DiskError(
             f"the checkpoint cannot be written to {folder}: {reason_of(error)} "
-            f"({free:,.0f} MB are free, about {needed:,.0f} MB are needed)",
+            f"({free:,.0f} MB are free, about {state_bytes(state) / 1e6:,.0f} MB are needed)",
             hint=f"make room, then continue with: {resume_command(folder)}",
         ) from error
+
+
+def _write(state: Mapping[str, Any], path: Path) -> str:
+    """Writes a checkpoint through to the disk; returns its digest."""
+    with path.open("wb") as file:
+        hashing = _HashingFile(file)
+        try:
+            torch.save({"format": CHECKPOINT_FORMAT, **state}, cast("IO[bytes]", hashing))
+        except RuntimeError as error:  # how torch reports that a write failed
+            raise hashing.error or error from error
+        file.flush()
+        os.fsync(file.fileno())
+    return hashing.hasher.hexdigest()
 
 
 def _copy_of(path: Path) -> Path:

@@ -69,7 +69,7 @@ class Trainer:
     def load(self, checkpoint: Mapping[str, Any]) -> None:
         """Puts back what `to_plain` gave, so that the run goes on as if it had never stopped."""
         self.task.module.load_state_dict(checkpoint["module"])
-        self.optimizer.load_state_dict(checkpoint["optimizer"])
+        _load_optimizer(self.optimizer, checkpoint["optimizer"], self.config, checkpoint["config"]["training"])
         self.learning_rate.load_state_dict(checkpoint["learning_rate"])
         self.scaler.load_state_dict(checkpoint["scaler"])
         self.state = TrainState.from_plain(checkpoint["state"])
@@ -79,6 +79,19 @@ class Trainer:
 def place(module: nn.Module, runtime: Runtime) -> nn.Module:
     """Moves a module to the device; convolutions run fastest with channels last."""
     return module.to(runtime.device).to(memory_format=torch.channels_last)
+
+
+def _load_optimizer(
+    optimizer: torch.optim.Optimizer, saved: dict[str, Any], config: Config, saved_training: Mapping[str, Any]
+) -> None:
+    """Loads the optimizer's memory, and keeps to what the configuration says now of its settings."""
+    kept = [{key: group[key] for key in ("weight_decay", "fused")} for group in optimizer.param_groups]
+    optimizer.load_state_dict(saved)
+    for group, settings in zip(optimizer.param_groups, kept, strict=True):
+        group.update(settings)
+        if config.training.learning_rate != saved_training["learning_rate"]:
+            # In proportion, so that reductions on a plateau stay in force.
+            group["lr"] *= config.training.learning_rate / saved_training["learning_rate"]
 
 
 def fit(trainer: Trainer, folder: Path, log: RunLog, progress: Progress, stop: StopRequest) -> None:
@@ -108,7 +121,7 @@ def fit(trainer: Trainer, folder: Path, log: RunLog, progress: Progress, stop: S
     while state.epoch <= training.epochs and not state.stopped_early:
         module.train()
         title = f"Epoch {state.epoch}/{training.epochs}"
-        with progress.phase(f"{title} train", len(train_loader), done=state.batch) as bar:
+        with progress.phase(f"{title} train", len(train_loader), done=state.batch, noun=task.noun) as bar:
             for raw_batch in train_loader.batches(state.epoch, start=state.batch):
                 if state.batch % accumulate == 0:
                     optimizer.zero_grad(set_to_none=True)
@@ -149,7 +162,7 @@ def fit(trainer: Trainer, folder: Path, log: RunLog, progress: Progress, stop: S
                     save_checkpoint(trainer.to_plain(), folder, best=False)
 
         train_metrics = _summary(task, state.sums)
-        with progress.phase(f"{title} validate", len(task.loaders["val"])) as bar:
+        with progress.phase(f"{title} validate", len(task.loaders["val"]), noun=task.noun) as bar:
             sums = run_split(task, task.loaders["val"], runtime, bar, stop)
         clock = _count_time(state, clock)
         if stop:

@@ -62,7 +62,7 @@ def evaluate(
     # In the manifest's order, whatever order the loader has.
     logits = torch.zeros(loader.num_samples, len(run.manifest.classes))
     labels = torch.zeros(loader.num_samples, dtype=torch.long)
-    with progress.phase(f"Evaluate {split}", len(loader)) as bar:
+    with progress.phase(f"Evaluate {split}", len(loader), noun=task.noun) as bar:
         for output, batch in run_batches(task, loader, runtime):
             assert output.logits is not None
             logits[batch.samples] = output.logits.float().cpu()

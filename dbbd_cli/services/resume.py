@@ -11,7 +11,7 @@ from dbbd_cli.engine.checkpoint import BEST, NEWEST, load_checkpoint, save_check
 from dbbd_cli.engine.run_folder import CONFIG, HISTORY, SPLITS, create_run_folder, locked, write_environment
 from dbbd_cli.engine.state import TrainState
 from dbbd_cli.engine.trainer import Trainer
-from dbbd_cli.errors import CheckpointError
+from dbbd_cli.errors import CheckpointError, ConfigError
 from dbbd_cli.files import write_text
 from dbbd_cli.paths import resume_command, shown_path
 from dbbd_cli.progress import Progress, Silent
@@ -102,6 +102,11 @@ def _resume_here(
             f"{run.path} does not fit this configuration: {str(error).splitlines()[0]}",
             hint="settings of the network and of the optimizer cannot change in the middle of a run",
         ) from error
+    if trainer.state.batch and _batches_changed(run):
+        raise ConfigError(
+            f"{shown_path(run.path)} is in the middle of an epoch, where batches cannot change their size",
+            hint="leave out training.batch_size and training.accumulate_batches until the epoch has ended",
+        )
     _extend(trainer.state, overrides)
     facts = describe(config, task, runtime, run.manifest)
     write_text(folder / CONFIG, dump_config(config))
@@ -116,6 +121,11 @@ def _resume_here(
         where = f", batch {state.batch}" if state.batch else ""
         progress.line(f"Continuing with epoch {state.epoch} of {epochs}{where}, from {run.path.name}")
     return run_to_the_end(trainer, folder, facts, progress, command)
+
+
+def _batches_changed(run: OpenedRun) -> bool:
+    before, now = run.checkpoint["config"]["training"], run.config.training
+    return (before["batch_size"], before["accumulate_batches"]) != (now.batch_size, now.accumulate_batches)
 
 
 def _extend(state: TrainState, overrides: Sequence[Override]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,11 +13,28 @@ from dbbd_cli.data.split import Manifest
 from dbbd_cli.engine.checkpoint import BEST, NEWEST, PREVIOUS, load_checkpoint
 from dbbd_cli.engine.run_folder import SPLITS
 from dbbd_cli.engine.runtime import Runtime, choose_runtime, count_parameters, size_mb
-from dbbd_cli.errors import CheckpointError
+from dbbd_cli.errors import CheckpointError, ConfigError
 from dbbd_cli.paths import shown_path
 from dbbd_cli.progress import Progress
 from dbbd_cli.services.results import RunFacts
 from dbbd_cli.tasks.image_classification import ImageClassification, describe_source
+
+FIXED_SETTINGS = (
+    "task",
+    "seed",
+    "run.name",
+    "run.runs_dir",
+    "data.source",
+    "data.url_column",
+    "data.label_column",
+    "data.sample_per_class",
+    "data.split",
+    "data.on_error",
+    "data.image_size",
+    "model",
+    "training.optimizer",
+)
+"""Settings that the manifest or the network of a run come from."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +79,26 @@ def open_run(target: Path, *, prefer: str, overrides: Sequence[Override], progre
     else:
         raise CheckpointError(f"{target} does not exist", hint="give a run folder, or a .pth file inside one")
     config = config_from_mapping(checkpoint["config"], overrides, origin=str(path))
+    _refuse_fixed(checkpoint["config"], overrides)
     return OpenedRun(folder, path, checkpoint, config, Manifest.load(folder / SPLITS))
+
+
+def _refuse_fixed(made_with: Mapping[str, Any], overrides: Sequence[Override]) -> None:
+    """Raises where a setting is given that could have no effect any more, or would break the run."""
+    fixed = [o for o in overrides if any(o.key == key or o.key.startswith(f"{key}.") for key in FIXED_SETTINGS)]
+    changed = [override for override in fixed if _value_at(made_with, override.key) != override.value]
+    if changed:
+        raise ConfigError(
+            "a setting that the run was made with cannot be changed afterwards",
+            details=[f"{o.origin}: {o.key} was {_value_at(made_with, o.key)!r}" for o in changed],
+            hint="leave it out, or start a new run with dbbd train",
+        )
+
+
+def _value_at(values: Any, key: str) -> Any:
+    for part in key.split("."):
+        values = values.get(part) if isinstance(values, Mapping) else None
+    return values
 
 
 def _first_usable(folder: Path, prefer: str, progress: Progress) -> tuple[Path, dict[str, Any]]:

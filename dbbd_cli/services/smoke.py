@@ -191,8 +191,10 @@ class _Bars:
         self.progress = progress
 
     @contextmanager
-    def phase(self, title: str, total: int, unit: str = "batches", done: int = 0) -> Iterator[Phase]:
-        with self.progress.phase(title, total, unit, done) as phase:
+    def phase(
+        self, title: str, total: int, unit: str = "batches", done: int = 0, noun: str = "samples"
+    ) -> Iterator[Phase]:
+        with self.progress.phase(title, total, unit, done, noun) as phase:
             yield phase
 
     def facts(self, title: str, rows: Mapping[str, str]) -> None:
@@ -213,8 +215,10 @@ class _InterruptingBars(_Bars):
         self.left = batches
 
     @contextmanager
-    def phase(self, title: str, total: int, unit: str = "batches", done: int = 0) -> Iterator[Phase]:
-        with super().phase(title, total, unit, done) as phase:
+    def phase(
+        self, title: str, total: int, unit: str = "batches", done: int = 0, noun: str = "samples"
+    ) -> Iterator[Phase]:
+        with super().phase(title, total, unit, done, noun) as phase:
             yield _InterruptingPhase(self, phase) if title.endswith("train") else phase
 
 

@@ -23,6 +23,7 @@ from dbbd_cli.services.results import Forecast, RunFacts, TrainResult
 from dbbd_cli.services.session import build_task, describe, show_facts
 from dbbd_cli.tasks.image_classification import make_image_manifest
 
+SYNTHETIC_NOTE = "SYNTHETIC_DATA.txt"
 CHECKPOINTS_ON_DISK = 4
 """Newest, previous, best, and the one being written."""
 
@@ -52,6 +53,10 @@ def train(config: Config, *, progress: Progress | None = None, command: Sequence
         write_text(folder / CONFIG, dump_config(config))
         write_text(folder / SPLITS, manifest.to_json())
         write_environment(folder, command, runtime.description)
+        if facts.synthetic:
+            write_text(
+                folder / SYNTHETIC_NOTE, "The data of this run is made up: no number here says anything of real data.\n"
+            )
         show_facts(facts, progress, run=folder)
         return run_to_the_end(trainer, folder, facts, progress, command)
 

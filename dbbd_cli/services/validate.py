@@ -30,7 +30,7 @@ def validate(target: Path, *, overrides: Sequence[Override] = (), progress: Prog
     load_module(task, run)
     place(task.module, runtime)
     loader = task.loaders["val"]
-    with progress.phase("Validate", len(loader)) as bar:
+    with progress.phase("Validate", len(loader), noun=task.noun) as bar:
         sums = run_split(task, loader, runtime, bar)
     sums.flush()
     history = run.checkpoint["state"]["history"]

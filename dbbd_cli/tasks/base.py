@@ -32,6 +32,11 @@ class Task(Protocol):
         """The validation metric, lower is better, that decides which epoch is best."""
         ...
 
+    @property
+    def noun(self) -> str:
+        """What samples are called, such as images."""
+        ...
+
     def to_device(self, batch: Any, device: torch.device, *, train: bool) -> tuple[Any, ...]:
         """Moves a batch and prepares it there; random changes are made only for training."""
         ...

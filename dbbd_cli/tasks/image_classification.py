@@ -37,6 +37,7 @@ class ImageClassification:
     """
 
     monitor = "loss"
+    noun = "images"
 
     def __init__(
         self,

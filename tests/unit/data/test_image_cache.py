@@ -26,9 +26,11 @@ class Recorder(Silent):
         self.titles: list[str] = []
 
     @contextmanager
-    def phase(self, title: str, total: int, unit: str = "batches", done: int = 0) -> Iterator[Phase]:
+    def phase(
+        self, title: str, total: int, unit: str = "batches", done: int = 0, noun: str = "samples"
+    ) -> Iterator[Phase]:
         self.titles.append(title)
-        with super().phase(title, total, unit, done) as phase:
+        with super().phase(title, total, unit, done, noun) as phase:
             yield phase
 
     def facts(self, title: str, rows: Mapping[str, str]) -> None: ...

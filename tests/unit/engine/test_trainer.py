@@ -59,6 +59,7 @@ class LineTask:
     """The smallest task: the engine needs no more of one."""
 
     monitor = "loss"
+    noun = "points"
 
     def __init__(self, batch_size: int = 4) -> None:
         self.module: nn.Module = Regression()

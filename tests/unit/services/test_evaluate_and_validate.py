@@ -132,8 +132,10 @@ def test_wrong_arguments_are_told(tiny_config: Make, tmp_path: Path) -> None:
     run = train(tiny_config(training__epochs=1)).run
     with pytest.raises(ConfigError, match="no split"):
         evaluate(run, split="holdout")
-    with pytest.raises(CheckpointError, match="does not fit"):
+    with pytest.raises(ConfigError, match="cannot be changed"):
         validate(run, overrides=[Override("data.image_size", 64, "--set")])
+    with pytest.raises(CheckpointError, match="does not exist"):
+        validate(run / "missing.pth")
     with pytest.raises(ConfigError, match="task"):
         smoke(task="nothing", runs_dir=tmp_path)
 

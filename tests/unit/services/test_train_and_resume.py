@@ -58,7 +58,9 @@ class Presses(Silent):
         self.left = after
 
     @contextmanager
-    def phase(self, title: str, total: int, unit: str = "batches", done: int = 0) -> Iterator[Phase]:
+    def phase(
+        self, title: str, total: int, unit: str = "batches", done: int = 0, noun: str = "samples"
+    ) -> Iterator[Phase]:
         presses = self
 
         class Pressing:
@@ -92,7 +94,8 @@ def test_result_and_run_folder_tell_everything(tiny_config: Make) -> None:
     assert result.facts.synthetic
     names = {path.name for path in result.run.iterdir()}
     expected = (
-        "config.yaml environment.json splits.json history.jsonl run.log ckpt.pth ckpt.previous.pth best_model.pth"
+        "config.yaml environment.json splits.json history.jsonl run.log ckpt.pth ckpt.previous.pth best_model.pth "
+        "SYNTHETIC_DATA.txt"
     )
     assert {*expected.split(), "training_history.png"} <= names
     assert load_config(str(result.run / "config.yaml")) == load_config(str(result.run / "config.yaml"))
@@ -166,8 +169,12 @@ def test_what_cannot_be_resumed_is_told(tiny_config: Make, tmp_path: Path) -> No
     with pytest.raises(CheckpointError, match="holds no checkpoint"):
         resume(tmp_path)
     run = train(tiny_config(training__epochs=1)).run
+    checkpoint = load_checkpoint(run / "ckpt.pth")
+    checkpoint["module"].pop("network.fc1.weight")
+    torch.save(checkpoint, run / "ckpt.pth")
+    (run / "ckpt.pth.sha256").unlink()
     with pytest.raises(CheckpointError, match="does not fit this configuration"):
-        resume(run, overrides=[Override("data.image_size", 64, "--set")])
+        resume(run / "ckpt.pth")
     (run / "splits.json").unlink()
     with pytest.raises(CheckpointError, match=r"splits\.json is missing"):
         resume(run)
@@ -209,6 +216,41 @@ def test_settings_of_the_model_and_of_training_are_followed(tiny_config: Make) -
     for key, value in changes.items():
         other = train(tiny_config(**{key: value})).run
         assert not same(weights, load_checkpoint(other / "ckpt.pth")["module"], exact=True), key
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("data.image_size", 64), ("model.name", "resnet18"), ("data.split.test", 0.2), ("seed", 1)]
+)
+def test_what_a_run_was_made_with_cannot_change(tiny_config: Make, key: str, value: object) -> None:
+    run = train(tiny_config(training__epochs=1)).run
+    others = [Override("data.split.train", 0.65, "--set")] if key == "data.split.test" else []
+    with pytest.raises(ConfigError) as caught:
+        resume(run, overrides=[Override(key, value, f"--set {key}={value}"), *others])
+    assert any(key in detail for detail in caught.value.details)
+    resume(run, overrides=[Override("seed", 42, "--set seed=42")])  # the same value is no change
+
+
+def test_settings_given_to_resume_are_followed(tiny_config: Make) -> None:
+    plain = train(tiny_config(training__epochs=1)).run
+    resume(plain, overrides=epochs(2))
+    reference = load_checkpoint(plain / "ckpt.pth")
+    changes = {"training.learning_rate": 5e-4, "training.weight_decay": 0.5, "training.batch_size": 4}
+    for key, value in changes.items():
+        run = train(tiny_config(training__epochs=1)).run
+        resume(run, overrides=[*epochs(2), Override(key, value, "--set")])
+        changed = load_checkpoint(run / "ckpt.pth")
+        assert not same(reference["module"], changed["module"], exact=True), key
+    run = train(tiny_config(training__epochs=1)).run
+    result = resume(run, overrides=[*epochs(2), Override("training.learning_rate", 5e-4, "--set")])
+    assert load_checkpoint(result.checkpoint)["state"]["history"][1]["learning_rate"] == 5e-4
+
+
+def test_batches_cannot_change_their_size_inside_an_epoch(tiny_config: Make) -> None:
+    with pytest.raises(StoppedError):
+        train(tiny_config(), progress=Presses("train", 2))
+    run = next(Path(tiny_config().run.runs_dir).iterdir())
+    with pytest.raises(ConfigError, match="in the middle of an epoch"):
+        resume(run, overrides=[Override("training.batch_size", 4, "--set")])
 
 
 def test_pictures_of_three_classes_train(tiny_config: Make, picture_folder: Callable[..., Path]) -> None:
