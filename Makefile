@@ -41,16 +41,16 @@ $(VENV)/made:
 $(VENV)/torch-$(TORCH): $(VENV)/made
 	@case "$(TORCH)" in default|cpu) ;; *) echo "TORCH=$(TORCH) is not known: use TORCH=cpu, or leave it out" >&2; exit 2 ;; esac
 ifeq ($(TORCH),cpu)
-	$(BIN)/python -m pip install --index-url $(TORCH_CPU_INDEX) torch torchvision
+	$(BIN)/python -m pip install --disable-pip-version-check --index-url $(TORCH_CPU_INDEX) torch torchvision
 endif
 	@touch $@
 
 $(VENV)/installed: $(VENV)/torch-$(TORCH) pyproject.toml
-	$(BIN)/python -m pip install --quiet --editable .
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
 	@touch $@
 
 $(VENV)/installed-dev: $(VENV)/torch-$(TORCH) pyproject.toml
-	$(BIN)/python -m pip install --quiet --editable ".[dev]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[dev]"
 	@touch $@ $(VENV)/installed
 
 smoke: $(VENV)/installed

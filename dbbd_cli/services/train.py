@@ -106,7 +106,7 @@ def with_absolute_paths(config: Config) -> Config:
     """The configuration with paths that hold from any working directory."""
 
     def absolute(path: str | None) -> str | None:
-        return None if path is None else str(Path(path).expanduser().absolute())
+        return None if path is None else str(Path(path).expanduser().resolve())
 
     data = config.data
     classes = {name: str(absolute(folder)) for name, folder in data.classes.items()} if data.classes else None
