@@ -49,6 +49,8 @@ def make_manifest(
     candidates = [candidates[position] for position in chosen]
     _tell_small_classes(source.classes, [c.label for c in candidates], sample_per_class, progress)
 
+    if source.ignored:
+        progress.line(f"{source.ignored:,} files that are no images were ignored.")
     problems = list(source.problems)
     refs: list[ImageRef] = []
     if source.roots:

@@ -100,7 +100,7 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def write_environment(folder: Path, command: Sequence[str], device: str) -> None:
-    """Records versions, source, hardware and command line in `environment.json`."""
+    """Records versions, source, hardware and command line in `environment.json`; each resume adds its own to those before."""
     versions = {"dbbd": __version__, "python": platform.python_version()}
     for package in PACKAGES:
         try:
@@ -122,6 +122,11 @@ def write_environment(folder: Path, command: Sequence[str], device: str) -> None
             "cuda": torch.version.cuda if torch.cuda.is_available() else None,
         },
     }
+    try:
+        first = json.loads((folder / ENVIRONMENT).read_text(encoding="utf-8"))
+        content = {**first, "resumed": [*first.get("resumed", []), content]}
+    except (OSError, ValueError, TypeError, AttributeError):
+        pass  # a new run, or a file that somebody damaged
     write_text(folder / ENVIRONMENT, json.dumps(content, indent=2) + "\n")
 
 

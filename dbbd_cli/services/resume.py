@@ -45,6 +45,11 @@ def resume(
     folder = target if target.is_dir() else target.parent
     if not folder.is_dir():
         raise CheckpointError(f"{target} does not exist", hint="give a run folder, or a .pth file inside one")
+    if not (folder / SPLITS).exists():
+        raise CheckpointError(
+            f"{target} is not in a run folder: there is no {SPLITS} beside it",
+            hint="give a run folder, or a .pth file inside one",
+        )
     with locked(folder):
         run = open_run(target, prefer=NEWEST, overrides=overrides, progress=progress)
         if not _is_newest(run):

@@ -166,7 +166,7 @@ def test_a_damaged_newest_checkpoint_is_passed_over_with_a_warning(tiny_config: 
 def test_what_cannot_be_resumed_is_told(tiny_config: Make, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="does not exist"):
         resume(tmp_path / "no" / "such" / "run")
-    with pytest.raises(CheckpointError, match="holds no checkpoint"):
+    with pytest.raises(CheckpointError, match="is not in a run folder"):
         resume(tmp_path)
     run = train(tiny_config(training__epochs=1)).run
     checkpoint = load_checkpoint(run / "ckpt.pth")
