@@ -1,19 +1,22 @@
 # `make smoke` and `make test` are all that a fresh machine needs: Python 3.10 or newer, and make.
 #   PYTHON=python3.12   the Python that makes .venv
-#   TORCH=cpu           PyTorch's small CPU build instead of the default one
+#   TORCH=cpu           PyTorch's small CPU build instead of the default one; later calls keep what was chosen first
 
 PYTHON ?= python3
-TORCH ?= default
 VENV := .venv
 ifeq ($(OS),Windows_NT)
 BIN := $(VENV)/Scripts
 else
 BIN := $(VENV)/bin
 endif
+TORCH_THERE := $(firstword $(patsubst $(VENV)/torch-%,%,$(wildcard $(VENV)/torch-*)))
+ifeq ($(strip $(TORCH)),)
+override TORCH := $(or $(TORCH_THERE),default)
+endif
 TORCH_CPU_INDEX := https://download.pytorch.org/whl/cpu
 
 .DEFAULT_GOAL := help
-.PHONY: help smoke test check format completions docs build clean
+.PHONY: help torch-choice smoke test check format completions docs build clean
 
 help: ## Show the targets
 	@echo "make smoke        install into $(VENV), then train, resume, evaluate and plot on made-up data (about a minute)"
@@ -26,8 +29,16 @@ help: ## Show the targets
 	@echo "make clean        remove $(VENV) and everything that was built"
 	@echo
 	@echo "PYTHON=python3.12 chooses the Python; TORCH=cpu takes PyTorch's small CPU build."
+	@echo "Both choices are kept until make clean."
 
-$(VENV)/made:
+torch-choice:
+	@case "$(TORCH)" in default|cpu) ;; *) echo "TORCH=$(TORCH) is not known: use TORCH=cpu, or leave it out" >&2; exit 2 ;; esac
+ifneq ($(TORCH),$(or $(TORCH_THERE),$(TORCH)))
+	@echo "$(VENV) was made with TORCH=$(TORCH_THERE), and pip would not replace that PyTorch." >&2
+	@echo "For TORCH=$(TORCH) run make clean first; to keep what is there, leave TORCH out." >&2; exit 2
+endif
+
+$(VENV)/made: | torch-choice
 	@$(PYTHON) -c "" 2>/dev/null || { \
 	  echo "There is no '$(PYTHON)'. Install Python 3.10 or newer, or name one: make $(MAKECMDGOALS) PYTHON=python3.12" >&2; exit 2; }
 	@$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 10))" || { \
@@ -39,7 +50,6 @@ $(VENV)/made:
 	@touch $@
 
 $(VENV)/torch-$(TORCH): $(VENV)/made
-	@case "$(TORCH)" in default|cpu) ;; *) echo "TORCH=$(TORCH) is not known: use TORCH=cpu, or leave it out" >&2; exit 2 ;; esac
 ifeq ($(TORCH),cpu)
 	$(BIN)/python -m pip install --disable-pip-version-check --index-url $(TORCH_CPU_INDEX) torch torchvision
 endif

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import secrets
 from pathlib import Path
+from typing import TextIO
 
 
 def replace_file(source: Path, target: Path) -> None:
@@ -19,9 +22,24 @@ def replace_file(source: Path, target: Path) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Writes a text file through a temporary one, so that a reader sees the old text or the new, never a part."""
-    temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("w", encoding="utf-8", newline="\n") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    replace_file(temporary, path)
+    # A name of its own: what lies in the folder under a fixed one could be a link that leads elsewhere.
+    temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        with temporary.open("x", encoding="utf-8", newline="\n") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        replace_file(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def open_to_append(path: Path) -> TextIO:
+    """Opens a text file at its end.
+
+    Raises:
+        OSError: it is a link, which could lead anywhere, or cannot be written.
+    """
+    if path.is_symlink():
+        raise OSError(errno.ELOOP, "it is a link, and links are not followed", str(path))
+    return path.open("a", encoding="utf-8", newline="\n")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -15,10 +16,14 @@ from typer.core import TyperGroup
 from dbbd_cli.cli.help import help_text
 from dbbd_cli.cli.streams import coloured, columns, tolerate_any_text, write_result
 from dbbd_cli.cli.text import clean, wrapped
-from dbbd_cli.errors import ConfigError, DbbdError, ExitCode, StoppedError
+from dbbd_cli.errors import ConfigError, DbbdError, DiskError, ExitCode, StoppedError
 
 COMPLETION_VARIABLE = "_DBBD_COMPLETE"
 """Set by the completion scripts of the shells: Typer then answers with candidates rather than run a command."""
+
+
+_DISK_ERRORS = {errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EPERM, errno.ELOOP, errno.EFBIG}
+_DISK_ERRORS.add(getattr(errno, "EDQUOT", errno.ENOSPC))
 
 
 class Program(TyperGroup):
@@ -72,6 +77,9 @@ def _as_dbbd_error(error: Exception) -> DbbdError:
         context = getattr(error, "ctx", None)
         hint = f"`{context.command_path} --help` lists what there is." if context else ""
         return ConfigError(describe(), hint=hint)
+    if isinstance(error, OSError) and error.errno in _DISK_ERRORS:
+        where = f"{error.filename}: " if error.filename else ""
+        return DiskError(f"{where}{error.strerror}", hint="Make room, or choose a place that you may write to.")
     return DbbdError(
         f"this is a bug: please report it ({type(error).__name__}: {error})",
         hint="Run the same command with --debug for the traceback, and add that to the report.",

@@ -105,8 +105,11 @@ def existing(target: Path) -> Path:
     Raises:
         CheckpointError: there is none; the hint names similar ones.
     """
-    if target.exists():
-        return target
+    try:
+        if target.exists():
+            return target
+    except (OSError, ValueError) as error:  # too long for a name, a NUL, a folder that is closed to this user
+        raise CheckpointError(f"{target} cannot be opened: {error}", hint="Check the path.") from error
     from difflib import get_close_matches
 
     from dbbd_cli.paths import shown_path

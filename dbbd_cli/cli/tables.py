@@ -86,6 +86,7 @@ def validate(result: ValidateResult, width: int | None) -> Parts:
         ("Epoch", f"{result.epoch:,}"),
         *synthetic(result.synthetic),
         ("Samples", count(result.num_samples)),
+        ("Device", f"{result.device}, {result.precision}"),
     ]
     logged = result.logged or {}
     metrics: list[list[str | Text]] = [
@@ -101,9 +102,10 @@ def plot(result: PlotResult, width: int | None) -> Parts:
 
 
 def smoke(result: SmokeResult, width: int | None) -> Parts:
-    """Steps with their times, task by task, and the verdict."""
+    """What was tried on what, the steps with their times, task by task, and the verdict."""
     wide = width is None or width >= 64
-    parts: Parts = []
+    title = f"Smoke test{' on made-up data' if result.synthetic else ''}"
+    parts = section(title, [("Device", result.device), ("Precision", result.precision)], width)
     for task in dict.fromkeys(step.task for step in result.steps):
         steps = [step for step in result.steps if step.task == task]
         rows: list[list[str | Text]] = []

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from dbbd_cli.data.random_numbers import uniform
+from dbbd_cli.data.random_numbers import AUGMENTATION, uniform
 
 # B = batch size, C = channels, S = image_size.
 
@@ -39,7 +39,7 @@ def augment(
     Returns:
         Images of the same shape, values in [0, 1].
     """
-    draws = uniform(seed, epoch, samples.numpy(), 3).astype(np.float32) * 2.0 - 1.0
+    draws = uniform(seed, epoch, samples.numpy(), 3, purpose=AUGMENTATION).astype(np.float32) * 2.0 - 1.0
     amounts = torch.from_numpy(draws).to(images.device, non_blocking=True)
     if rotation_degrees > 0:
         images = _rotate(images, amounts[:, 0] * math.radians(rotation_degrees))
@@ -57,4 +57,6 @@ def _rotate(images: torch.Tensor, angles: torch.Tensor) -> torch.Tensor:
     cos, sin, zero = torch.cos(angles), torch.sin(angles), torch.zeros_like(angles)
     matrix = torch.stack([cos, -sin, zero, sin, cos, zero], dim=1).view(-1, 2, 3)
     grid = F.affine_grid(matrix, list(images.shape), align_corners=False)
-    return F.grid_sample(images, grid, mode="bilinear", padding_mode="border", align_corners=False)
+    # Clamped to the centres of the outermost pixels: what padding_mode="border" does, which not every device has.
+    edge = 1.0 - 1.0 / images.shape[-1]
+    return F.grid_sample(images, grid.clamp(-edge, edge), mode="bilinear", padding_mode="zeros", align_corners=False)

@@ -1,8 +1,10 @@
 """Decoded images on disk: each picture is read, checked and resized once, then mapped into memory by every run.
 
-The cache of a data set is one file of shape (N, C, S, S), uint8, whose name is a hash of the content of all its
-images and of the way they were prepared. A changed image therefore makes another file, and two runs, or two
-processes, can share one.
+The cache of a data set is one file of shape (N, C, S, S), uint8: images, channels (1 for rendered codes, 3 for files),
+height and width. Its name is a hash of the content of all its images and of the way they were prepared. A changed image
+therefore makes another file, and two runs, or two processes, can share one. Where some images are bad, the file is
+named by the good ones, and a small record under the name of all of them says which are bad, so that the next run
+neither tries them again nor misses the file.
 """
 
 from __future__ import annotations
@@ -12,74 +14,32 @@ import hashlib
 import json
 import os
 import shutil
-import signal
 import sys
-import threading
 import time
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import closing, suppress
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
-from filelock import FileLock
+import PIL
+from filelock import FileLock, Timeout
 
-from dbbd_cli.data.image_file import ImageFileError, decode_image
-from dbbd_cli.data.qr_code import render_qr
-from dbbd_cli.errors import DataError, DiskError
+from dbbd_cli.data.image_refs import ImageRef as ImageRef
+from dbbd_cli.data.image_refs import hash_files as hash_files
+from dbbd_cli.data.image_refs import url_sha256 as url_sha256
+from dbbd_cli.data.image_worker import Problem, Shape, prepare_in_workers, prepare_rows
+from dbbd_cli.errors import DiskError
+from dbbd_cli.files import write_text
 from dbbd_cli.progress import Progress
-
-# N = images, C = channels (1 for rendered codes, 3 for files), S = image_size.
 
 CACHE_FORMAT = 1
 CACHE_LIMIT_BYTES = 40 * 1024**3
-STRAY_SECONDS = 24 * 3600
-"""A temporary file that was not written to for so long was left by a process that was killed."""
+RECORD_SECONDS = 90 * 24 * 3600
+"""Records of bad images are kept for so long; without one, the images are tried again."""
 ROWS_PER_JOB = 64
 ROWS_WORTH_PROCESSES = 512
 """Starting processes takes about half a second: below this many images one process is quicker."""
-
-
-@dataclass(frozen=True)
-class ImageRef:
-    """An image to be prepared: a file with the hash of its content, or a URL to be rendered."""
-
-    sha256: str
-    path: str | None = None
-    url: str | None = None
-
-    @property
-    def name(self) -> str:
-        """What a person knows the image by."""
-        return self.path or self.url or ""
-
-
-def url_sha256(url: str) -> str:
-    """The content hash of a URL."""
-    return hashlib.sha256(url.encode("utf-8", "surrogatepass")).hexdigest()
-
-
-def hash_files(paths: Sequence[str], progress: Progress) -> list[str | OSError]:
-    """The SHA-256 of each file, or the error that reading it raised."""
-
-    def digest(path: str) -> str | OSError:
-        hasher = hashlib.sha256()
-        try:
-            with open(path, "rb") as file:  # noqa: PTH123 - a Path object per file costs more than hashing it
-                while chunk := file.read(1 << 20):
-                    hasher.update(chunk)
-        except OSError as error:
-            return error
-        return hasher.hexdigest()
-
-    hashes = []
-    with progress.phase("Hashing", len(paths), unit="files") as bar, ThreadPoolExecutor(8) as pool:
-        for result in pool.map(digest, paths):
-            hashes.append(result)
-            bar.advance()
-    return hashes
 
 
 def default_cache_dir() -> Path:
@@ -98,7 +58,7 @@ class PreparedImages:
     """The cache of a data set, and the images that could not be prepared."""
 
     path: Path
-    shape: tuple[int, int, int, int]
+    shape: Shape
     problems: dict[int, str]
     """Position among the given images to reason; the other images are the rows of the file, in order."""
 
@@ -108,15 +68,16 @@ class PreparedImages:
 
 
 def cached_images(refs: Sequence[ImageRef], size: int, cache_dir: Path) -> PreparedImages | None:
-    """The prepared images, where that was done before."""
-    channels = 1 if refs[0].url is not None else 3
-    path = cache_dir / _cache_name(refs, channels, size)
-    shape = (len(refs), channels, size, size)
-    return PreparedImages(path, shape, {}) if _usable(path, shape) else None
+    """The prepared images, where that was done before and none of them was bad."""
+    whole = _of(refs, size, cache_dir, {})
+    return whole if _usable(whole) else None
 
 
 def prepare_images(refs: Sequence[ImageRef], size: int, cache_dir: Path, progress: Progress) -> PreparedImages:
     """Decodes, checks and resizes images, or finds that this was done before.
+
+    Other caches make room, see `make_room`. A data set that is larger than the limit all by itself is written
+    nevertheless, since there is no training without it, and is then the only cache that is kept.
 
     Args:
         refs: the images; all files, or all URLs.
@@ -128,28 +89,39 @@ def prepare_images(refs: Sequence[ImageRef], size: int, cache_dir: Path, progres
         The prepared images, without those that are unreadable.
 
     Raises:
+        DataError: a process that prepares images died.
         DiskError: the cache cannot be written.
     """
-    cached = cached_images(refs, size, cache_dir)
-    if cached is not None:
-        return cached
-    channels = 1 if refs[0].url is not None else 3
-    path = cache_dir / _cache_name(refs, channels, size)
-    shape = (len(refs), channels, size, size)
+    if (done := _done_before(refs, size, cache_dir)) is not None:
+        return done
+    whole = _of(refs, size, cache_dir, {})
     try:
         cache_dir.mkdir(parents=True, exist_ok=True)
-        with FileLock(path.with_suffix(".lock")):
-            if _usable(path, shape):  # another process made it while this one waited
-                return PreparedImages(path, shape, {})
-            make_room(cache_dir, needed=int(np.prod(shape)))
-            problems = _fill(path, refs, shape, progress)
+        with FileLock(whole.path.with_suffix(".lock")):
+            if (done := _done_before(refs, size, cache_dir)) is not None:  # by another process, while this one waited
+                return done
+            make_room(cache_dir, needed=int(np.prod(whole.shape)))
+            return _fill(refs, whole, progress)
     except OSError as error:
         raise DiskError(
             f"the image cache {cache_dir} cannot be written: {error.strerror or error}",
             hint="make room there, or choose another folder with --set data.cache_dir=DIR",
         ) from error
-    if not problems:
-        return PreparedImages(path, shape, {})
+
+
+def _done_before(refs: Sequence[ImageRef], size: int, cache_dir: Path) -> PreparedImages | None:
+    """What `prepare_images` gave before for these images: all of them, or all but those on record as bad."""
+    if (whole := cached_images(refs, size, cache_dir)) is not None:
+        return whole
+    record = _of(refs, size, cache_dir, {}).path.with_suffix(".json")
+    problems = _read_record(record, len(refs))
+    good = _of(refs, size, cache_dir, problems)
+    return good if problems and _usable(good) else None
+
+
+def _of(refs: Sequence[ImageRef], size: int, cache_dir: Path, problems: dict[int, str]) -> PreparedImages:
+    """The cache of the images that are no problem, whether it exists or not."""
+    channels = 1 if refs[0].url is not None else 3
     good = [ref for position, ref in enumerate(refs) if position not in problems]
     return PreparedImages(cache_dir / _cache_name(good, channels, size), (len(good), channels, size, size), problems)
 
@@ -162,60 +134,95 @@ def _cache_name(refs: Sequence[ImageRef], channels: int, size: int) -> str:
     return f"images-{hasher.hexdigest()[:32]}.u8"
 
 
-def _usable(path: Path, shape: tuple[int, ...]) -> bool:
+def _usable(prepared: PreparedImages) -> bool:
     try:
-        if path.stat().st_size != int(np.prod(shape)):
+        if prepared.path.stat().st_size != int(np.prod(prepared.shape)):
             return False
-        os.utime(path)  # the time of last use, by which old caches are removed
+        os.utime(prepared.path)  # the time of last use, by which old caches are removed
     except OSError:
         return False
     return True
 
 
+def _read_record(path: Path, count: int) -> dict[int, str]:
+    """The bad ones among `count` images, where a record of this Pillow says so: another may read other images."""
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        problems = {int(position): str(reason) for position, reason in record["problems"].items()}
+        known = record["pillow"] == PIL.__version__ and all(0 <= position < count for position in problems)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):  # none, or damaged
+        return {}
+    return problems if known else {}
+
+
 def make_room(cache_dir: Path, needed: int, limit: int = CACHE_LIMIT_BYTES) -> None:
-    """Removes the caches that were used least recently until `needed` bytes fit below `limit`."""
+    """Removes the caches that were used least recently until `needed` bytes fit below `limit`, or none is left.
+
+    What killed processes left behind goes first. Other processes may be doing the same in the same folder.
+    """
     for stray in cache_dir.glob("images-*.tmp"):
-        if time.time() - stray.stat().st_mtime > STRAY_SECONDS:
-            stray.unlink(missing_ok=True)
-    files = sorted(cache_dir.glob("images-*.u8"), key=lambda file: file.stat().st_mtime)
-    total = sum(file.stat().st_size for file in files)
-    for file in files:
+        # Whoever writes it holds the lock of its cache; when that is free, the writer was killed. The lock files
+        # themselves stay, empty: a process that has just opened one would hold a lock on a file that is no more, while
+        # the next process makes a new file and locks that, and both would write the same cache.
+        with suppress(Timeout, OSError), FileLock(cache_dir / f"{stray.name.split('.')[0]}.lock", timeout=0):
+            stray.unlink()
+    for record in cache_dir.glob("images-*.json"):
+        with suppress(OSError):
+            if time.time() - record.stat().st_mtime > RECORD_SECONDS:
+                record.unlink()
+    files = []
+    for file in cache_dir.glob("images-*.u8"):
+        with suppress(FileNotFoundError):  # another process has just removed it
+            status = file.stat()
+            files.append((status.st_mtime, status.st_size, file))
+    total = sum(size for _, size, _ in files)
+    for _, size, file in sorted(files):
         if total + needed <= limit:
             return
-        size = file.stat().st_size
         try:
-            file.unlink()
+            file.unlink(missing_ok=True)
         except OSError:  # in use, on systems that forbid removing open files
             continue
         total -= size
 
 
-def _fill(path: Path, refs: Sequence[ImageRef], shape: tuple[int, int, int, int], progress: Progress) -> dict[int, str]:
-    """Writes the cache file, without the images that are unreadable; returns these with the reasons."""
-    temporary = path.with_suffix(".tmp")
-    problems: dict[int, str] = {}
+def _fill(refs: Sequence[ImageRef], whole: PreparedImages, progress: Progress) -> PreparedImages:
+    """Writes the cache file, without the images that are unreadable."""
+    temporary = whole.path.with_suffix(".tmp")
     try:
-        _reserve(temporary, int(np.prod(shape)))
-        jobs = [(start, list(refs[start : start + ROWS_PER_JOB])) for start in range(0, len(refs), ROWS_PER_JOB)]
-        title = "Rendering QR codes" if shape[1] == 1 else "Decoding images"
-        with progress.phase(title, len(refs), unit="images", noun="images") as bar:
-            if len(refs) < ROWS_WORTH_PROCESSES or (os.cpu_count() or 1) == 1:
-                for start, part in jobs:
-                    problems.update(prepare_rows(temporary, shape, start, part))
-                    bar.advance(len(part), samples=len(part))
-            else:
-                for count, found in _in_processes(temporary, shape, jobs):
-                    problems.update(found)
-                    bar.advance(count, samples=count)
-        if len(problems) == len(refs):
-            return problems
-        if problems:
-            good = [position for position in range(len(refs)) if position not in problems]
-            path = path.parent / _cache_name([refs[position] for position in good], shape[1], shape[2])
-            _keep_rows(temporary, shape, good)
-        temporary.replace(path)
+        _reserve(temporary, int(np.prod(whole.shape)))
+        found = _prepare(temporary, whole.shape, refs, progress)
+        prepared = _of(refs, whole.shape[2], whole.path.parent, {row: found[row].reason for row in sorted(found)})
+        if len(found) == len(refs):
+            return prepared
+        if found:
+            _keep_rows(temporary, whole.shape, [row for row in range(len(refs)) if row not in found])
+        temporary.replace(prepared.path)
     finally:
         temporary.unlink(missing_ok=True)
+    # What may be mended without a change of content, such as a missing permission, is tried again.
+    if found and all(problem.lasting for problem in found.values()):
+        record = {"pillow": PIL.__version__, "problems": prepared.problems}
+        write_text(whole.path.with_suffix(".json"), json.dumps(record))
+    return prepared
+
+
+def _prepare(path: Path, shape: Shape, refs: Sequence[ImageRef], progress: Progress) -> dict[int, Problem]:
+    """Writes all rows, in processes where that is quicker; returns those that could not be prepared."""
+    problems: dict[int, Problem] = {}
+    title = "Rendering QR codes" if shape[1] == 1 else "Decoding images"
+    jobs = [(start, refs[start : start + ROWS_PER_JOB]) for start in range(0, len(refs), ROWS_PER_JOB)]
+    with progress.phase(title, len(refs), unit="images", noun="images") as bar:
+        if len(refs) < ROWS_WORTH_PROCESSES or (os.cpu_count() or 1) == 1:
+            for start, part in jobs:
+                problems.update(prepare_rows(path, shape, start, part))
+                bar.advance(len(part), samples=len(part))
+        else:
+            # An error here, or Ctrl-C, must end the processes at once, not when the last frame lets go of them.
+            with closing(prepare_in_workers(path, shape, jobs)) as results:
+                for count, found in results:
+                    problems.update(found)
+                    bar.advance(count, samples=count)
     return problems
 
 
@@ -231,65 +238,7 @@ def _reserve(path: Path, size: int) -> None:
             file.truncate(size)
 
 
-def _in_processes(
-    path: Path, shape: tuple[int, int, int, int], jobs: Sequence[tuple[int, list[ImageRef]]]
-) -> Iterator[tuple[int, dict[int, str]]]:
-    """Prepares the rows of each job in one of several processes; gives the number of rows and the unreadable ones."""
-    pool = ProcessPoolExecutor(max_workers=min(os.cpu_count() or 1, 16), mp_context=get_context("spawn"))
-    try:
-        with _children_ignore_ctrl_c():
-            futures = {pool.submit(prepare_rows, path, shape, *job): len(job[1]) for job in jobs}
-        for future in as_completed(futures):
-            yield futures[future], future.result()
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-@contextmanager
-def _children_ignore_ctrl_c() -> Iterator[None]:
-    """Processes started here never see Ctrl-C, which reaches every process of a terminal: only this one answers."""
-    if threading.current_thread() is not threading.main_thread():
-        yield  # only the main thread may change signal handlers
-        return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
-def prepare_rows(path: Path, shape: tuple[int, int, int, int], start: int, refs: Sequence[ImageRef]) -> dict[int, str]:
-    """Prepares some rows of a cache file, in whatever process; returns the unreadable ones with the reasons."""
-    pixels = np.memmap(path, dtype=np.uint8, mode="r+", shape=shape)
-    problems = {}
-    for row, ref in enumerate(refs, start):
-        try:
-            pixels[row] = prepare_image(ref, shape[2])
-        except (ImageFileError, DataError, OSError, ValueError) as error:
-            problems[row] = str(error)
-    pixels.flush()
-    return problems
-
-
-def prepare_image(ref: ImageRef, size: int) -> np.ndarray:
-    """The pixels of one image, `(C, size, size)` uint8.
-
-    Raises:
-        ImageFileError: the file is not a readable image.
-        DataError: the file is not the one that was hashed.
-        OSError: the file cannot be read.
-        ValueError: the URL does not fit into a QR code.
-    """
-    if ref.url is not None:
-        return render_qr(ref.url, size)[None]
-    assert ref.path is not None
-    data = Path(ref.path).read_bytes()
-    if hashlib.sha256(data).hexdigest() != ref.sha256:
-        raise DataError("its content has changed since it was hashed")
-    return decode_image(data, Path(ref.path).suffix, size).transpose(2, 0, 1)
-
-
-def _keep_rows(path: Path, shape: tuple[int, int, int, int], rows: Sequence[int]) -> None:
+def _keep_rows(path: Path, shape: Shape, rows: Sequence[int]) -> None:
     """Moves the given rows to the front of the file and cuts off the rest."""
     pixels = np.memmap(path, dtype=np.uint8, mode="r+", shape=shape)
     for target, source in enumerate(rows):

@@ -47,7 +47,7 @@ def make_manifest(
     candidates = source.candidates
     chosen = draw_sample([c.key for c in candidates], [c.label for c in candidates], sample_per_class, seed)
     candidates = [candidates[position] for position in chosen]
-    _tell_small_classes(source.classes, [c.label for c in candidates], sample_per_class, progress)
+    _tell_sample(source.classes, [c.label for c in candidates], len(source.candidates), sample_per_class, progress)
 
     if source.ignored:
         progress.line(f"{source.ignored:,} files that are no images were ignored.")
@@ -93,7 +93,11 @@ def _groups(hashes: Sequence[str], keys: Sequence[str], group_by_host: bool) -> 
     return [host_of(key) for key in keys] if group_by_host else list(hashes)
 
 
-def _tell_small_classes(classes: Sequence[str], labels: Sequence[int], wanted: int | None, progress: Progress) -> None:
+def _tell_sample(
+    classes: Sequence[str], labels: Sequence[int], available: int, wanted: int | None, progress: Progress
+) -> None:
+    if len(labels) < available:
+        progress.line(f"Drew {len(labels):,} of {available:,} samples, at most {wanted:,} of each class.")
     if wanted is None:
         return
     for label, name in enumerate(classes):
@@ -173,7 +177,8 @@ def prepare_manifest(
         raise DataError(
             f"{len(problems):,} images of the run's manifest are not what they were",
             details=problems[:MAX_LISTED],
-            hint="restore them; if the folder has moved, say where it is with --set data.path=DIR",
+            hint="restore them; if the folder has moved, say where it is with --set data.path=DIR "
+            "(or data.classes.NAME=DIR for each class)",
         )
     return prepared, samples
 
@@ -181,7 +186,7 @@ def prepare_manifest(
 def _refs(samples: Sequence[Sample], roots: Sequence[Path]) -> list[ImageRef]:
     if roots:
         return [ImageRef(s.sha256, path=str(file_of(roots, s.key, s.label))) for s in samples]
-    return [ImageRef(s.sha256, url=s.key) for s in samples]
+    return [ImageRef(url_sha256(s.key), url=s.key) for s in samples]
 
 
 class ImageBatch(NamedTuple):
@@ -211,9 +216,10 @@ class ImageDataset:
 
     def __init__(self, prepared: PreparedImages, rows: Sequence[int], labels: Sequence[int]) -> None:
         self.prepared = prepared
+        # Opened at once: the map stays even if the cache's file is removed while a run trains.
+        self._pixels: np.ndarray | None = prepared.open()
         self.rows = np.asarray(rows, dtype=np.int64)
         self.labels = np.asarray(labels, dtype=np.int64)
-        self._pixels: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -224,7 +230,7 @@ class ImageDataset:
 
     def __getitems__(self, keys: list[Key]) -> ImageBatch:
         if self._pixels is None:
-            self._pixels = self.prepared.open()
+            self._pixels = self.prepared.open()  # in a spawned worker
         samples = np.asarray([index for _, index in keys], dtype=np.int64)
         return ImageBatch(
             pixels=torch.from_numpy(self._pixels[self.rows[samples]]),

@@ -45,8 +45,10 @@ def _whole_batch(batch: Any) -> Any:
 
 
 def _start_worker(_worker: int) -> None:
-    # Ctrl-C reaches every process of the terminal; only the main one decides when to stop.
+    # Ctrl-C reaches every process of a terminal, and SIGTERM every process of a job; only the main one decides when to
+    # stop. Workers end when it closes their queue, or when they find it gone.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     torch.set_num_threads(1)
 
 

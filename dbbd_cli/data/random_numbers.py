@@ -18,10 +18,14 @@ def _mix(x: np.ndarray) -> np.ndarray:
     return x ^ (x >> np.uint64(31))
 
 
-def uniform(seed: int, epoch: int, samples: np.ndarray, count: int) -> np.ndarray:
+ORDER, AUGMENTATION = 1, 2
+"""What numbers are for: numbers for one purpose tell nothing of those for another."""
+
+
+def uniform(seed: int, epoch: int, samples: np.ndarray, count: int, *, purpose: int) -> np.ndarray:
     """Numbers in [0, 1), shape `(len(samples), count)`, float64."""
     with np.errstate(over="ignore"):
-        state = _mix(np.asarray([seed], dtype=np.uint64) + _GOLDEN)
+        state = _mix(np.asarray([seed], dtype=np.uint64) + np.uint64(purpose) * _GOLDEN)
         state = _mix(state ^ (np.uint64(epoch) * _GOLDEN + np.uint64(1)))
         state = _mix(state ^ (samples.astype(np.uint64) * _GOLDEN + np.uint64(2)))
         draws = _mix(state[:, None] + np.arange(1, count + 1, dtype=np.uint64)[None, :] * _GOLDEN)
@@ -30,4 +34,4 @@ def uniform(seed: int, epoch: int, samples: np.ndarray, count: int) -> np.ndarra
 
 def permutation(seed: int, epoch: int, count: int) -> np.ndarray:
     """The order of `count` samples in an epoch, int64."""
-    return np.argsort(uniform(seed, epoch, np.arange(count), 1)[:, 0], kind="stable")
+    return np.argsort(uniform(seed, epoch, np.arange(count), 1, purpose=ORDER)[:, 0], kind="stable")

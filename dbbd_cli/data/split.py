@@ -85,12 +85,14 @@ class Manifest:
             for sample in samples:
                 if not 0 <= sample.label < len(manifest.classes) or sample.split not in SPLITS:
                     raise ValueError(f"sample {sample.key!r} has an unknown class or split")
+            if {sample.split for sample in samples} != set(SPLITS):
+                raise ValueError("a split has no samples")
         except FileNotFoundError as error:
             raise CheckpointError(
                 f"{path} is missing: the split of the run is not known",
                 hint="restore the file from a copy of the run folder; a new split would mix training and test samples",
             ) from error
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, RecursionError, OverflowError) as error:
             raise CheckpointError(
                 f"{path} is damaged: {error}", hint="restore the file from a copy of the run folder"
             ) from error

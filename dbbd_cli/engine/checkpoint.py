@@ -83,7 +83,8 @@ def save_checkpoint(state: Mapping[str, Any], folder: Path, *, best: bool) -> No
 
 def _write(state: Mapping[str, Any], path: Path) -> str:
     """Writes a checkpoint through to the disk; returns its digest."""
-    with path.open("wb") as file:
+    path.unlink(missing_ok=True)
+    with path.open("xb") as file:
         hashing = _HashingFile(file)
         try:
             torch.save({"format": CHECKPOINT_FORMAT, **state}, cast("IO[bytes]", hashing))
@@ -156,9 +157,9 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
             f"{path} is not a checkpoint of dbbd",
             hint="to start from bare weights, use train with --set model.weights=PATH",
         )
-    if state["format"] != CHECKPOINT_FORMAT:
+    if type(state["format"]) is not int or state["format"] != CHECKPOINT_FORMAT:
         raise CheckpointError(
-            f"{path} has format {state['format']}, and this version reads format {CHECKPOINT_FORMAT}",
+            f"{path} has format {str(state['format'])[:20]}, and this version reads format {CHECKPOINT_FORMAT}",
             hint="use the version of dbbd that wrote it (see environment.json of the run)",
         )
     return state

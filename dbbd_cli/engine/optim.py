@@ -45,6 +45,7 @@ class LearningRate:
             factor=training.scheduler_factor,
             patience=training.scheduler_patience,
             min_lr=training.min_lr,
+            threshold=0.0,  # any lower loss counts
         )
 
     @property

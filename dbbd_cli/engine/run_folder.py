@@ -21,7 +21,7 @@ from filelock import FileLock, Timeout
 
 from dbbd_cli import __version__
 from dbbd_cli.errors import ConfigError, DiskError, InUseError
-from dbbd_cli.files import write_text
+from dbbd_cli.files import open_to_append, write_text
 
 CONFIG = "config.yaml"
 ENVIRONMENT = "environment.json"
@@ -30,6 +30,7 @@ HISTORY = "history.jsonl"
 LOG = "run.log"
 LOCK = "run.lock"
 OWNER = "run.owner"
+HINT_RUNS_DIR = "set run.runs_dir to a folder that can be written"
 PACKAGES = (
     "torch",
     "torchvision",
@@ -44,8 +45,8 @@ PACKAGES = (
 )
 
 
-def create_run_folder(runs_dir: Path, name: str) -> Path:
-    """Makes `<runs_dir>/<time>-<name>`, a folder that was not there before.
+def check_run_folder(runs_dir: Path, name: str) -> None:
+    """Finds out whether a run folder can be made, before anything expensive is done.
 
     Raises:
         ConfigError: the name is not fit to be part of a folder's name.
@@ -56,6 +57,19 @@ def create_run_folder(runs_dir: Path, name: str) -> Path:
             f"run.name: {name!r} cannot be part of a folder's name",
             hint="use letters, digits and . _ - only, starting with a letter or digit",
         )
+    existing = next(folder for folder in (runs_dir, *runs_dir.parents) if folder.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK):
+        raise DiskError(f"no folder can be made in {existing}", hint=HINT_RUNS_DIR)
+
+
+def create_run_folder(runs_dir: Path, name: str) -> Path:
+    """Makes `<runs_dir>/<time>-<name>`, a folder that was not there before.
+
+    Raises:
+        ConfigError: the name is not fit to be part of a folder's name.
+        DiskError: the folder cannot be made.
+    """
+    check_run_folder(runs_dir, name)
     stem = f"{time.strftime('%Y%m%d-%H%M%S')}-{name}"
     for attempt in range(1000):
         folder = runs_dir / (stem if attempt == 0 else f"{stem}-{attempt + 1}")
@@ -68,9 +82,9 @@ def create_run_folder(runs_dir: Path, name: str) -> Path:
         except OSError as error:
             raise DiskError(
                 f"the run folder {folder} cannot be made: {error.strerror}",
-                hint="choose another place with --runs-dir DIR",
+                hint=HINT_RUNS_DIR,
             ) from error
-    raise DiskError(f"the run folder {runs_dir / stem} cannot be made", hint="choose another place with --runs-dir DIR")
+    raise DiskError(f"the run folder {runs_dir / stem} cannot be made", hint=HINT_RUNS_DIR)
 
 
 @contextmanager
@@ -91,6 +105,10 @@ def locked(folder: Path) -> Iterator[None]:
         raise InUseError(
             f"the run folder {folder} is in use by {owner}", hint="wait until it ends, or stop it with Ctrl-C"
         ) from error
+    except OSError as error:
+        raise DiskError(
+            f"the run folder {folder} cannot be written: {error.strerror}", hint="check the rights to it"
+        ) from error
     try:
         (folder / OWNER).write_text(f"process {os.getpid()} on {platform.node()}\n", encoding="utf-8")
         yield
@@ -100,14 +118,14 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def write_environment(folder: Path, command: Sequence[str], device: str) -> None:
-    """Records versions, source, hardware and command line in `environment.json`; each resume adds its own to those before."""
+    """Records versions, source, hardware and command line in `environment.json`; a resume adds its own to them."""
     versions = {"dbbd": __version__, "python": platform.python_version()}
     for package in PACKAGES:
         try:
             versions[package] = version(package)
         except PackageNotFoundError:
             continue
-    content = {
+    content: dict[str, Any] = {
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "command": list(command),
         "working_directory": str(Path.cwd()),
@@ -125,7 +143,7 @@ def write_environment(folder: Path, command: Sequence[str], device: str) -> None
     try:
         first = json.loads((folder / ENVIRONMENT).read_text(encoding="utf-8"))
         content = {**first, "resumed": [*first.get("resumed", []), content]}
-    except (OSError, ValueError, TypeError, AttributeError):
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError):
         pass  # a new run, or a file that somebody damaged
     write_text(folder / ENVIRONMENT, json.dumps(content, indent=2) + "\n")
 
@@ -177,8 +195,8 @@ class RunLog:
 
         self.folder = folder
         self._forget_after(step, epoch)
-        self._history = (folder / HISTORY).open("a", encoding="utf-8", newline="\n")
-        self._log = (folder / LOG).open("a", encoding="utf-8", newline="\n")
+        self._history = open_to_append(folder / HISTORY)
+        self._log = open_to_append(folder / LOG)
         self._board = SummaryWriter(str(folder), purge_step=step + 1 if step else None)
         self.text(f"$ {' '.join(command)}" if command else f"process {os.getpid()}, python {sys.version.split()[0]}")
 
@@ -192,7 +210,7 @@ class RunLog:
                 row = json.loads(line)
                 if row["step"] <= step and (row["kind"] == "step" or row["epoch"] < epoch):
                     kept.append(line + "\n")
-            except (ValueError, KeyError, TypeError):
+            except (ValueError, KeyError, TypeError, RecursionError):
                 continue  # the torn last line of a run that was killed
         write_text(path, "".join(kept))
 

@@ -70,7 +70,7 @@ def choose_runtime(device: str, precision: str) -> Runtime:
     if name == "fp16" and chosen.type == "cpu":
         raise ConfigError(
             "run.precision: fp16 is for GPUs, and the device is the CPU",
-            hint="use --precision bf16 or --precision fp32",
+            hint="set run.precision to bf16 or fp32",
         )
     dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[name]
     return Runtime(chosen, dtype, why, name + (" (chosen by auto)" if precision == "auto" else ""))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import torch
@@ -74,6 +74,37 @@ class TrainState:
         return {**self.__dict__, "sums": self.sums.plain()}
 
     @staticmethod
-    def from_plain(values: Mapping[str, Any]) -> TrainState:
-        """Reads what `to_plain` gave."""
-        return TrainState(**{**values, "sums": Sums(**values["sums"])})
+    def from_plain(values: Any) -> TrainState:
+        """Reads what `to_plain` gave.
+
+        Raises:
+            ValueError: it is something else.
+        """
+        if not isinstance(values, Mapping) or values.keys() != {field.name for field in fields(TrainState)}:
+            raise ValueError("the state of the run does not have the fields that it should")
+        for name in ("epoch", "batch", "step", "best_epoch", "patience_epochs"):
+            _require(type(values[name]) is int and values[name] >= 0, name)
+        for name in ("best_value", "patience_value", "seconds", "seconds_at_epoch"):
+            _require(type(values[name]) is float, name)
+        _require(type(values["stopped_early"]) is bool, "stopped_early")
+        history, sums = values["history"], values["sums"]
+        _require(isinstance(history, list) and len(history) == values["epoch"] - 1, "history")
+        for row in history:
+            _require(
+                isinstance(row, Mapping) and _are_numbers(row.get("train")) and _are_numbers(row.get("val")), "history"
+            )
+        _require(values["best_epoch"] <= len(history), "best_epoch")
+        _require(isinstance(sums, Mapping) and sums.keys() == {"values", "num_samples"}, "sums")
+        _require(_are_numbers(sums["values"]) and type(sums["num_samples"]) is int, "sums")
+        return TrainState(**{**values, "sums": Sums(dict(sums["values"]), sums["num_samples"])})
+
+
+def _require(holds: bool, name: str) -> None:
+    if not holds:
+        raise ValueError(f"its {name} is not what it should be")
+
+
+def _are_numbers(values: object) -> bool:
+    return isinstance(values, Mapping) and all(
+        isinstance(name, str) and type(value) is float for name, value in values.items()
+    )

@@ -14,7 +14,7 @@ from torch import nn
 
 from dbbd_cli.config.schema import Config, to_plain
 from dbbd_cli.data.loader import BatchLoader
-from dbbd_cli.engine.checkpoint import save_checkpoint
+from dbbd_cli.engine.checkpoint import NEWEST, save_checkpoint
 from dbbd_cli.engine.epoch_table import EpochTable
 from dbbd_cli.engine.optim import LearningRate, build_optimizer
 from dbbd_cli.engine.run_folder import RunLog
@@ -71,7 +71,8 @@ class Trainer:
         self.task.module.load_state_dict(checkpoint["module"])
         _load_optimizer(self.optimizer, checkpoint["optimizer"], self.config, checkpoint["config"]["training"])
         self.learning_rate.load_state_dict(checkpoint["learning_rate"])
-        self.scaler.load_state_dict(checkpoint["scaler"])
+        if self.scaler.is_enabled() and checkpoint["scaler"]:
+            self.scaler.load_state_dict(checkpoint["scaler"])
         self.state = TrainState.from_plain(checkpoint["state"])
         restore_random_state(checkpoint["random"])
 
@@ -125,6 +126,7 @@ def fit(trainer: Trainer, folder: Path, log: RunLog, progress: Progress, stop: S
             for raw_batch in train_loader.batches(state.epoch, start=state.batch):
                 if state.batch % accumulate == 0:
                     optimizer.zero_grad(set_to_none=True)
+                    batches_of_step: list[tuple[Any, torch.Tensor]] = []
                     samples_left = train_loader.num_samples - state.batch * train_loader.batch_size
                     samples_of_step = min(accumulate * train_loader.batch_size, samples_left)
                 batch = task.to_device(raw_batch, runtime.device, train=True)
@@ -134,14 +136,15 @@ def fit(trainer: Trainer, folder: Path, log: RunLog, progress: Progress, stop: S
                 scaler.scale(output.loss * (output.num_samples / samples_of_step)).backward()
                 state.sums.add(output)
                 state.batch += 1
+                batches_of_step.append((raw_batch, output.loss.detach()))
                 if state.batch % accumulate and state.batch < len(train_loader):
                     bar.advance(samples=output.num_samples)
                     continue
 
                 scaler.unscale_(optimizer)
                 norm = nn.utils.clip_grad_norm_(module.parameters(), training.clip_grad_norm or math.inf)
-                if not _all_finite(output.loss, norm, scaler):
-                    raise _not_finite(trainer, output.loss, task.names(raw_batch, "train"), folder)
+                if not _all_finite([loss for _, loss in batches_of_step], norm, scaler):
+                    raise _not_finite(trainer, batches_of_step, folder)
                 trainer.learning_rate.before_step(state.step, state.epoch)
                 scaler.step(optimizer)
                 scaler.update()
@@ -172,7 +175,7 @@ def fit(trainer: Trainer, folder: Path, log: RunLog, progress: Progress, stop: S
         if not math.isfinite(value):
             raise NotFiniteError(
                 f"epoch {state.epoch}: the validation {task.monitor} is {value}; the epoch was not saved",
-                hint=f"lower training.learning_rate; the last good state can be resumed: {resume_command(folder)}",
+                hint=f"lower training.learning_rate. {_last_good(folder)}",
             )
         used_rate = trainer.learning_rate.value
         trainer.learning_rate.after_epoch(state.step, value)
@@ -216,7 +219,11 @@ def run_split(task: Task, loader: BatchLoader, runtime: Runtime, bar: Phase, sto
     sums = Sums()
     for output, _ in run_batches(task, loader, runtime):
         sums.add(output)
-        bar.advance(samples=output.num_samples)
+        shown = {}
+        if runtime.device.type == "cpu":  # elsewhere reading a value would make the program wait
+            sums.flush()
+            shown = task.summarise(sums.values, sums.num_samples)
+        bar.advance(samples=output.num_samples, **shown)  # type: ignore[arg-type]
         if stop:
             break
     return sums
@@ -227,21 +234,29 @@ def _summary(task: Task, sums: Sums) -> dict[str, float]:
     return task.summarise(sums.values, sums.num_samples)
 
 
-def _all_finite(loss: torch.Tensor, norm: torch.Tensor, scaler: torch.amp.GradScaler) -> bool:
+def _all_finite(losses: Sequence[torch.Tensor], norm: torch.Tensor, scaler: torch.amp.GradScaler) -> bool:
     # With loss scaling, infinite gradients are part of finding the scale: the scaler leaves such a step out itself.
-    value = loss.detach() if scaler.is_enabled() else loss.detach() + norm
-    return bool(torch.isfinite(value))
+    values = torch.stack([*losses, *([] if scaler.is_enabled() else [norm])])
+    return bool(torch.isfinite(values).all())
 
 
-def _not_finite(trainer: Trainer, loss: torch.Tensor, names: Sequence[str], folder: Path) -> NotFiniteError:
+def _not_finite(trainer: Trainer, batches: Sequence[tuple[Any, torch.Tensor]], folder: Path) -> NotFiniteError:
     state = trainer.state
-    what = "gradient" if torch.isfinite(loss) else f"loss ({loss.item()})"
+    bad = [(batch, loss) for batch, loss in batches if not torch.isfinite(loss)]
+    what = f"loss ({bad[0][1].item()})" if bad else "gradient"
+    names = [name for batch, _ in bad or batches for name in trainer.task.names(batch, "train")]
     return NotFiniteError(
         f"epoch {state.epoch}, step {state.step + 1}: the {what} is not finite; the weights were not updated",
         details=["the batch:", *names[:64]],
-        hint=f"look at these samples, or lower training.learning_rate (now {trainer.learning_rate.value:g}); "
-        f"the checkpoints in {folder} are finite",
+        hint=f"look at these samples, or lower training.learning_rate (now {trainer.learning_rate.value:g}). "
+        + _last_good(folder),
     )
+
+
+def _last_good(folder: Path) -> str:
+    if not (folder / NEWEST).exists():
+        return "No checkpoint had been saved yet"
+    return f"The last good state goes on with: {resume_command(folder)}"
 
 
 def _judge(state: TrainState, value: float, patience: int | None, min_delta: float) -> bool:

@@ -65,7 +65,7 @@ def _torchvision_network(name: str, num_classes: int, dropout: float, *, pretrai
     from torchvision import models
 
     try:
-        network = models.get_model(name, weights="DEFAULT" if pretrained else None)
+        network = models.get_model(name, weights="DEFAULT" if pretrained else None, progress=False)
     except (URLError, OSError, RuntimeError) as error:
         raise ConfigError(
             f"model.weights: the pretrained weights of {name} cannot be downloaded ({error})",
@@ -100,6 +100,13 @@ def load_weights(network: nn.Module, path: Path) -> None:
     if state is None:
         raise CheckpointError(f"model.weights: {path} holds no state dict", hint=hint)
     own = network.state_dict()
+    # In our networks of the resnet family dropout stands before the last layer, so that its keys have another name.
+    state = {
+        (f"fc.1.{k[3:]}" if k.startswith("fc.") and "fc.1.weight" in own and k not in own else k): v
+        for k, v in state.items()
+    }
+    # Counters that files of old versions lack, and that networks in use never read.
+    state |= {k: v for k, v in own.items() if k.endswith("num_batches_tracked") and k not in state}
     output_layer = [key for key in list(own)[-2:] if key in state and state[key].shape != own[key].shape]
     state = {key: value for key, value in state.items() if key not in output_layer}
     findings = [f"missing: {key}" for key in own if key not in state and key not in output_layer]

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any
 
 _FORMAT = 1
-_LARGEST_COUNT = 2**53
+# Sums over many classes must still fit into 64 bits.
+_LARGEST_COUNT = 10**12
+# Far beyond what float32 holds, and far from where the arithmetic of axes overflows.
+_LARGEST_NUMBER = 1e100
+# Means of rounded values may miss 0 and 1 by as much.
+_ROUNDING = 1e-6
+_SCORES = frozenset({"precision", "recall", "f1"})
 
 
 def is_count(value: Any) -> bool:
@@ -16,10 +21,10 @@ def is_count(value: Any) -> bool:
 
 
 def is_number(value: Any) -> bool:
-    """Whether it is a number that a float can hold."""
-    if isinstance(value, int):
-        return not isinstance(value, bool) and abs(value) <= _LARGEST_COUNT
-    return isinstance(value, float) and math.isfinite(value)
+    """Whether it is a number of a size that can be drawn."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return False
+    return abs(value) <= _LARGEST_NUMBER  # which NaN is not
 
 
 def evaluation_problem(evaluation: Any) -> str:
@@ -30,7 +35,9 @@ def evaluation_problem(evaluation: Any) -> str:
     if not isinstance(evaluation, dict):
         return "not a JSON object"
     if evaluation.get("format") != _FORMAT:
-        return f"its format is {str(evaluation.get('format'))[:20]}, and this version reads format {_FORMAT}"
+        found = evaluation.get("format")
+        shown = found if is_count(found) else "unknown"  # text of anything could be long, or nested too deeply
+        return f"its format is {shown}, and this version reads format {_FORMAT}"
     for key, is_right, meaning in _FIELDS:
         if evaluation.get(key) is not None and not is_right(evaluation[key]):
             return f"{key} is not {meaning}"
@@ -52,23 +59,29 @@ def _is_list_of(is_right: Callable[[Any], bool]) -> Callable[[Any], bool]:
     return lambda values: isinstance(values, list) and all(is_right(value) for value in values)
 
 
-def _is_number_or_null(value: Any) -> bool:
-    return value is None or is_number(value)
+def _is_share(value: Any) -> bool:
+    return is_number(value) and -_ROUNDING <= value <= 1 + _ROUNDING
+
+
+def _is_share_or_null(value: Any) -> bool:
+    return value is None or _is_share(value)
 
 
 def _are_scores(value: Any) -> bool:
-    return isinstance(value, dict) and all(_is_number_or_null(score) for score in value.values())
+    return isinstance(value, dict) and value.keys() <= _SCORES and all(map(_is_share_or_null, value.values()))
 
 
 def _is_class_row(row: Any) -> bool:
     if not isinstance(row, dict):
         return False
-    scores = {key: value for key, value in row.items() if key != "class"}
+    scores = {key: value for key, value in row.items() if key not in ("class", "support")}
     return _is_text(row.get("class")) and is_count(row.get("support")) and _are_scores(scores)
 
 
 def _are_recalls(value: Any) -> bool:
-    return _are_scores(value) and all(_is_rate(rate) for rate in value)
+    if not isinstance(value, dict) or not all(map(_is_rate, value)) or not all(map(_is_share_or_null, value.values())):
+        return False
+    return len({float(rate) for rate in value}) == len(value)  # "0.01" and "1e-2" would be one rate with two recalls
 
 
 def _is_rate(text: str) -> bool:
@@ -85,7 +98,7 @@ def _are_curves(x: str, y: str, score: str) -> Callable[[Any], bool]:
         if curve.get(score) is None:  # the class does not occur in the split
             return score in curve
         points = (curve.get(x), curve.get(y))
-        return is_number(curve[score]) and all(map(_is_list_of(is_number), points)) and _are_aligned(*points)
+        return _is_share(curve[score]) and all(map(_is_list_of(_is_share), points)) and _are_aligned(*points)
 
     return _is_list_of(is_curve)
 
@@ -96,9 +109,9 @@ def _is_reliability(bins: Any) -> bool:
     edges: Any = bins.get("bin_edges")
     count: Any = bins.get("count")
     means = (bins.get("confidence"), bins.get("accuracy"))
-    if not _is_list_of(is_number)(edges) or not _is_list_of(is_count)(count):
+    if not _is_list_of(_is_share)(edges) or not _is_list_of(is_count)(count):
         return False
-    return all(map(_is_list_of(_is_number_or_null), means)) and _are_aligned(edges[1:], count, *means)
+    return all(map(_is_list_of(_is_share_or_null), means)) and _are_aligned(edges[1:], count, *means)
 
 
 def _are_aligned(*lists: Any) -> bool:
@@ -114,11 +127,12 @@ _FIELDS: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
     ("num_samples", is_count, "a count"),
     ("classes", _is_list_of(_is_text), "a list of names"),
     ("positive_class", _is_text, "a name"),
-    ("loss", is_number, "a number"),
-    ("accuracy", is_number, "a number"),
-    ("roc_auc", is_number, "a number"),
-    ("average_precision", is_number, "a number"),
-    ("expected_calibration_error", is_number, "a number"),
+    ("synthetic", lambda value: isinstance(value, bool), "true or false"),
+    ("loss", is_number, "a number of usable size"),
+    ("accuracy", _is_share, "a number from 0 to 1"),
+    ("roc_auc", _is_share, "a number from 0 to 1"),
+    ("average_precision", _is_share, "a number from 0 to 1"),
+    ("expected_calibration_error", _is_share, "a number from 0 to 1"),
     ("per_class", _is_list_of(_is_class_row), "a list of scores, one entry for each class"),
     ("macro", _are_scores, "a set of scores"),
     ("weighted", _are_scores, "a set of scores"),

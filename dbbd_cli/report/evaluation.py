@@ -45,7 +45,9 @@ def evaluation_figures(evaluation: Mapping[str, Any]) -> dict[str, Figure]:
 
 def _facts(evaluation: Mapping[str, Any]) -> list[str]:
     facts = [f"{drawable(evaluation['split'], 20)} split"] if evaluation.get("split") else []
-    return [*facts, f"{evaluation['num_samples']:,} samples"] if "num_samples" in evaluation else facts
+    if evaluation.get("num_samples") is not None:
+        facts.append(f"{evaluation['num_samples']:,} samples")
+    return facts
 
 
 def _roc(evaluation: Mapping[str, Any], curves: Sequence[Mapping[str, Any]], facts: list[str], warning: str) -> Figure:

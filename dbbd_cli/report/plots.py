@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -33,7 +34,8 @@ def plot_runs(folders: Sequence[Path], out: Path | None, format: str) -> list[Pa
     """
     if format not in _FORMATS:
         raise ConfigError(f"figures are not written as {format}", hint="use png, svg, pdf or html")
-    unique = list({folder.resolve(): folder for folder in folders}.values())
+    # Not Path.resolve(): it fails on links that lead in a circle.
+    unique = list({os.path.realpath(folder): folder for folder in folders}.values())
     if not unique:
         raise ConfigError("no run folder was given", hint="give at least one, as printed by `dbbd train`")
     runs = [read_run(folder) for folder in unique]

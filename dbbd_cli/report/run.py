@@ -47,13 +47,13 @@ def read_run(folder: Path) -> RunHistory:
     """
     config = _read_config(folder)
     epochs, steps = _read_history(folder / "history.jsonl")
-    run, data = config.get("run"), config.get("data")
+    name, task = _text(config, folder, "run", "name"), _text(config, folder, "task")
     best = [row["epoch"] for row in epochs if row.get("best") is True]
     return RunHistory(
         folder=folder,
-        name=str(run["name"]) if isinstance(run, dict) and run.get("name") else folder.resolve().name,
-        task=str(config.get("task", "")),
-        synthetic=isinstance(data, dict) and data.get("source") == "synthetic",
+        name=name or folder.resolve().name,
+        task=task,
+        synthetic=_text(config, folder, "data", "source") == "synthetic",
         epochs=epochs,
         steps=steps,
         best_epoch=best[-1] if best else None,
@@ -89,6 +89,8 @@ def read_evaluation(folder: Path) -> dict[str, Any] | None:
 def _read_text(path: Path) -> str:
     """The text of a file of a run folder, with U+FFFD where it is not UTF-8."""
     try:
+        if path.exists() and not path.is_file():  # a pipe or a device could be read without end
+            raise CheckpointError(f"{path} is not a file", hint="restore it from a copy")
         return path.read_bytes().decode("utf-8", errors="replace")
     except (FileNotFoundError, NotADirectoryError) as error:
         folder = path.parent
@@ -108,19 +110,34 @@ def _parse_json(text: str) -> Any:
 
 def _read_config(folder: Path) -> dict[str, Any]:
     path = folder / "config.yaml"
+    text = _read_text(path)
     try:
-        config = yaml.safe_load(_read_text(path))
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        config = yaml.safe_load(text)
+    except Exception as error:  # of any kind: PyYAML meets `!!bool x` with KeyError, `!!int ""` with IndexError
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}" if mark else ""
-        raise CheckpointError(
-            f"{path}{where}: not YAML", hint="the file was damaged after the run; restore it from a copy"
-        ) from error
+        raise _damaged_config(f"{path}{where}: not YAML") from error
     if not isinstance(config, dict):
-        raise CheckpointError(
-            f"{path}: not a configuration", hint="the file was damaged after the run; restore it from a copy"
-        )
+        raise _damaged_config(f"{path}: not a configuration")
     return config
+
+
+def _text(config: dict[str, Any], folder: Path, *keys: str) -> str:
+    """The text at a key, or at a key within a section, of the configuration; empty where there is none."""
+    value: Any = config
+    for key in keys:
+        if not isinstance(value, dict):
+            raise _damaged_config(f"{folder / 'config.yaml'}: {keys[0]} is not a section")
+        value = value.get(key)
+        if value is None:
+            return ""
+    if not isinstance(value, str):
+        raise _damaged_config(f"{folder / 'config.yaml'}: {'.'.join(keys)} is not a text")
+    return value
+
+
+def _damaged_config(message: str) -> CheckpointError:
+    return CheckpointError(message, hint="the file was damaged after the run; restore it from a copy")
 
 
 def _read_history(path: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
@@ -166,7 +183,9 @@ def _problem(row: Any) -> str:
                 return f"{split} does not hold metrics"
             measured |= {f"{split} {name}": value for name, value in metrics.items()}
     wrong = [name for name, value in measured.items() if value is not None and not is_number(value)]
-    return f"{visible(wrong[0], 40)} is not a number" if wrong else ""
+    if wrong:
+        return f"{visible(wrong[0], 40)} is not a number of usable size"
+    return "learning_rate is negative" if (row.get("learning_rate") or 0) < 0 else ""
 
 
 def _damaged(path: Path, number: int, problem: str) -> CheckpointError:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import errno
-import os
+import secrets
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -52,10 +52,12 @@ def write_file(path: Path, content: bytes) -> None:
     Raises:
         DiskError: the disk is full or the folder cannot be written to.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    # A name of its own, and "x": what lies in the folder under a known one could be a link that leads elsewhere.
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
         try:
-            temporary.write_bytes(content)
+            with temporary.open("xb") as file:
+                file.write(content)
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
@@ -68,5 +70,5 @@ def disk_error(path: Path, error: OSError) -> DiskError:
     full = error.errno in (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
     return DiskError(
         f"{path} cannot be written: {error.strerror or error}",
-        hint="free some space and draw again" if full else "choose another folder with --out DIR",
+        hint="free some space and draw again" if full else "make the folder writable, or choose another one",
     )

@@ -7,13 +7,16 @@ import io
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from dbbd_cli.config.load import Override
 from dbbd_cli.engine.checkpoint import BEST
 from dbbd_cli.engine.efficiency import measure_efficiency
+from dbbd_cli.engine.failures import explained
 from dbbd_cli.engine.run_folder import finite
+from dbbd_cli.engine.runtime import Runtime
 from dbbd_cli.engine.trainer import place, run_batches
 from dbbd_cli.errors import ConfigError, DiskError
 from dbbd_cli.files import write_text
@@ -23,6 +26,7 @@ from dbbd_cli.report.save import save_figure
 from dbbd_cli.services.results import EvaluateResult
 from dbbd_cli.services.session import OpenedRun, build_task, is_synthetic, load_module, open_run
 from dbbd_cli.tasks.classification_report import classification_report
+from dbbd_cli.tasks.image_classification import ImageClassification
 
 EVALUATION_FORMAT = 1
 
@@ -58,9 +62,45 @@ def evaluate(
     task, runtime = build_task(run.config, run.manifest, splits=(split,), pretrained=False, progress=progress)
     load_module(task, run)
     place(task.module, runtime)
+    with explained():
+        logits, labels, efficiency = _run(task, runtime, split, progress)
+    report = {
+        "format": EVALUATION_FORMAT,
+        "task": run.config.task,
+        "checkpoint": run.path.name,
+        "epoch": len(run.state.history),
+        "split": split,
+        "synthetic": is_synthetic(run.config),
+        **classification_report(logits, labels, run.manifest.classes, task.positive_class),
+        "efficiency": efficiency,
+    }
+    report = finite(report)
+    folder = out or run.folder
+    # Another split must not take the place of the report on the test split.
+    tail = "" if split == "test" else f"-{split}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_text(folder / f"evaluation{tail}.json", json.dumps(report, indent=1) + "\n")
+        write_text(folder / f"predictions{tail}.csv", _predictions(run, split, logits))
+    except OSError as error:
+        raise DiskError(
+            f"the evaluation cannot be written to {folder}: {error.strerror}",
+            hint="choose another folder with --out DIR",
+        ) from error
+    files = [folder / f"evaluation{tail}.json", folder / f"predictions{tail}.csv"]
+    if plots:
+        files += [
+            save_figure(figure, folder / f"{name}{tail}.png") for name, figure in evaluation_figures(report).items()
+        ]
+    return EvaluateResult(run=run.folder, checkpoint=run.path, report=report, files=files)
+
+
+def _run(
+    task: ImageClassification, runtime: Runtime, split: str, progress: Progress
+) -> tuple[torch.Tensor, torch.Tensor, dict[str, Any]]:
+    """Logits and labels of the split in the manifest's order, whatever order the loader has; and what a batch costs."""
     loader = task.loaders[split]
-    # In the manifest's order, whatever order the loader has.
-    logits = torch.zeros(loader.num_samples, len(run.manifest.classes))
+    logits = torch.zeros(loader.num_samples, len(task.manifest.classes))
     labels = torch.zeros(loader.num_samples, dtype=torch.long)
     with progress.phase(f"Evaluate {split}", len(loader), noun=task.noun) as bar:
         for output, batch in run_batches(task, loader, runtime):
@@ -68,34 +108,9 @@ def evaluate(
             logits[batch.samples] = output.logits.float().cpu()
             labels[batch.samples] = batch.labels
             bar.advance(samples=output.num_samples)
-    first_batch = next(loader.batches(epoch=0))
-    images, _ = task.to_device(first_batch, runtime.device, train=False)
-    progress.line("Computing the metrics and measuring the speed…")
-    report = {
-        "format": EVALUATION_FORMAT,
-        "task": run.config.task,
-        "checkpoint": run.path.name,
-        "epoch": len(run.checkpoint["state"]["history"]),
-        "split": split,
-        "synthetic": is_synthetic(run.config),
-        **classification_report(logits, labels, run.manifest.classes, task.positive_class),
-        "efficiency": measure_efficiency(task.module.network, images, runtime),
-    }
-    report = finite(report)
-    folder = out or run.folder
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        write_text(folder / "evaluation.json", json.dumps(report, indent=1) + "\n")
-        write_text(folder / "predictions.csv", _predictions(run, split, logits))
-    except OSError as error:
-        raise DiskError(
-            f"the evaluation cannot be written to {folder}: {error.strerror}",
-            hint="choose another folder with --out DIR",
-        ) from error
-    files = [folder / "evaluation.json", folder / "predictions.csv"]
-    if plots:
-        files += [save_figure(figure, folder / f"{name}.png") for name, figure in evaluation_figures(report).items()]
-    return EvaluateResult(run=run.folder, checkpoint=run.path, report=report, files=files)
+    progress.line("Measuring the speed and computing the metrics…")
+    images, _ = task.to_device(next(loader.batches(epoch=0)), runtime.device, train=False)
+    return logits, labels, measure_efficiency(task.module.network, images, runtime)
 
 
 def _predictions(run: OpenedRun, split: str, logits: torch.Tensor) -> str:

@@ -76,6 +76,8 @@ class ValidateResult:
     metrics: dict[str, float]
     logged: dict[str, float] | None
     """What training logged for this epoch, where it did."""
+    device: str
+    precision: str
 
 
 @dataclass(frozen=True)
@@ -112,8 +114,12 @@ class SmokeResult:
 
     run: Path
     """Folder that holds the runs that were made."""
+    device: str
+    precision: str
     steps: list[SmokeStep]
     seconds: float
+    synthetic: bool = True
+    """The samples are made up, whatever the task: no number of these runs says anything about real data."""
 
     @property
     def passed(self) -> bool:

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import math
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from dbbd_cli.config.load import Override, dump_config
+from dbbd_cli.config.schema import Config
 from dbbd_cli.engine.checkpoint import BEST, NEWEST, load_checkpoint, save_checkpoint
 from dbbd_cli.engine.run_folder import CONFIG, HISTORY, SPLITS, create_run_folder, locked, write_environment
 from dbbd_cli.engine.state import TrainState
 from dbbd_cli.engine.trainer import Trainer
 from dbbd_cli.errors import CheckpointError, ConfigError
 from dbbd_cli.files import write_text
+from dbbd_cli.model.safe_load import reason_of
 from dbbd_cli.paths import resume_command, shown_path
 from dbbd_cli.progress import Progress, Silent
 from dbbd_cli.services.results import TrainResult
 from dbbd_cli.services.session import OpenedRun, build_task, describe, open_run, show_facts
-from dbbd_cli.services.train import run_to_the_end, with_absolute_paths
+from dbbd_cli.services.train import run_to_the_end
 
 
 def resume(
@@ -62,15 +66,10 @@ def _is_newest(run: OpenedRun) -> bool:
     if run.path.name == NEWEST or not newest.exists():
         return True
     try:
-        return _step_of(load_checkpoint(newest)) <= _step_of(run.checkpoint)
-    except CheckpointError:
+        state = TrainState.from_plain(load_checkpoint(newest)["state"])
+    except (CheckpointError, ValueError):
         return True
-
-
-def _step_of(checkpoint: dict[str, object]) -> tuple[int, int]:
-    state = checkpoint["state"]
-    assert isinstance(state, dict)
-    return state["epoch"], state["step"]
+    return (state.epoch, state.step) <= (run.state.epoch, run.state.step)
 
 
 def _resume_in_new_folder(
@@ -85,34 +84,56 @@ def _resume_in_new_folder(
         shutil.copyfile(run.folder / SPLITS, folder / SPLITS)
         if (run.folder / HISTORY).exists():
             shutil.copyfile(run.folder / HISTORY, folder / HISTORY)
-        if (run.folder / BEST).exists() and load_checkpoint(run.folder / BEST)["state"]["step"] <= _step_of(
-            run.checkpoint
-        )[1]:
-            for name in (BEST, BEST + ".sha256"):
-                shutil.copyfile(run.folder / name, folder / name)
-        save_checkpoint({k: v for k, v in run.checkpoint.items() if k != "format"}, folder, best=False)
+        itself_best = _carry_best_over(run, folder, progress)
+        save_checkpoint({k: v for k, v in run.checkpoint.items() if k != "format"}, folder, best=itself_best)
         return _resume_here(run, folder, overrides, progress, command)
+
+
+def _carry_best_over(run: OpenedRun, folder: Path, progress: Progress) -> bool:
+    """Copies the best model as it was at the checkpoint; returns whether the checkpoint is itself that model."""
+    state, best = run.state, run.folder / BEST
+    if state.best_epoch == len(state.history) and state.batch == 0:
+        return state.best_epoch > 0
+    try:
+        if len(load_checkpoint(best)["state"]["history"]) == state.best_epoch:
+            shutil.copyfile(best, folder / BEST)
+            return False
+    except (CheckpointError, TypeError):
+        pass
+    if state.best_epoch:
+        progress.line(
+            f"The weights of epoch {state.best_epoch}, best so far, are no longer there: the best starts anew."
+        )
+        run.checkpoint["state"]["best_value"] = math.inf
+    return False
 
 
 def _resume_here(
     run: OpenedRun, folder: Path, overrides: Sequence[Override], progress: Progress, command: Sequence[str]
 ) -> TrainResult:
-    config = with_absolute_paths(run.config)
+    config = run.config
     task, runtime = build_task(config, run.manifest, splits=("train", "val"), pretrained=False, progress=progress)
     trainer = Trainer(task, config, runtime)
     try:
         trainer.load(run.checkpoint)
-    except (RuntimeError, ValueError, KeyError, TypeError) as error:
+    except Exception as error:  # whatever is in the file, it does not fit
         raise CheckpointError(
-            f"{run.path} does not fit this configuration: {str(error).splitlines()[0]}",
+            f"{run.path} does not fit this configuration: {reason_of(error)}",
             hint="settings of the network and of the optimizer cannot change in the middle of a run",
         ) from error
-    if trainer.state.batch and _batches_changed(run):
+    if trainer.state.batch and _batches_changed(run.checkpoint["config"]["training"], config):
         raise ConfigError(
             f"{shown_path(run.path)} is in the middle of an epoch, where batches cannot change their size",
             hint="leave out training.batch_size and training.accumulate_batches until the epoch has ended",
         )
+    done = len(trainer.state.history)
+    if config.training.epochs < done:
+        raise ConfigError(
+            f"training.epochs: {config.training.epochs} is less than the {done} epochs that are done",
+            hint=f"give more than {done} to go on",
+        )
     _extend(trainer.state, overrides)
+    run.checkpoint.clear()  # half a gigabyte for qr_cnn
     facts = describe(config, task, runtime, run.manifest)
     write_text(folder / CONFIG, dump_config(config))
     write_environment(folder, command, runtime.description)
@@ -128,9 +149,9 @@ def _resume_here(
     return run_to_the_end(trainer, folder, facts, progress, command)
 
 
-def _batches_changed(run: OpenedRun) -> bool:
-    before, now = run.checkpoint["config"]["training"], run.config.training
-    return (before["batch_size"], before["accumulate_batches"]) != (now.batch_size, now.accumulate_batches)
+def _batches_changed(made_with: Mapping[str, Any], config: Config) -> bool:
+    now = config.training
+    return (made_with["batch_size"], made_with["accumulate_batches"]) != (now.batch_size, now.accumulate_batches)
 
 
 def _extend(state: TrainState, overrides: Sequence[Override]) -> None:

@@ -13,7 +13,9 @@ from dbbd_cli.data.split import Manifest
 from dbbd_cli.engine.checkpoint import BEST, NEWEST, PREVIOUS, load_checkpoint
 from dbbd_cli.engine.run_folder import SPLITS
 from dbbd_cli.engine.runtime import Runtime, choose_runtime, count_parameters, size_mb
+from dbbd_cli.engine.state import TrainState
 from dbbd_cli.errors import CheckpointError, ConfigError
+from dbbd_cli.model.safe_load import reason_of
 from dbbd_cli.paths import shown_path
 from dbbd_cli.progress import Progress
 from dbbd_cli.services.results import RunFacts
@@ -46,6 +48,7 @@ class OpenedRun:
         path: the checkpoint's file.
         checkpoint: its content.
         config: its configuration, with the overrides of the command line.
+        state: where the run was.
         manifest: the samples of the run and their splits.
     """
 
@@ -53,6 +56,7 @@ class OpenedRun:
     path: Path
     checkpoint: dict[str, Any]
     config: Config
+    state: TrainState
     manifest: Manifest
 
 
@@ -78,9 +82,17 @@ def open_run(target: Path, *, prefer: str, overrides: Sequence[Override], progre
         checkpoint = load_checkpoint(path)
     else:
         raise CheckpointError(f"{target} does not exist", hint="give a run folder, or a .pth file inside one")
-    config = config_from_mapping(checkpoint["config"], overrides, origin=str(path))
-    _refuse_fixed(checkpoint["config"], overrides)
-    return OpenedRun(folder, path, checkpoint, config, Manifest.load(folder / SPLITS))
+    made_with, state = checkpoint["config"], checkpoint["state"]
+    try:
+        config_from_mapping(made_with, origin=str(path))
+        position = TrainState.from_plain(state)
+    except (ConfigError, ValueError, TypeError, AttributeError) as error:
+        raise CheckpointError(
+            f"{path} is not a usable checkpoint: {error}", hint="use another one of the run"
+        ) from error
+    config = with_absolute_paths(config_from_mapping(made_with, overrides, origin=str(path)))
+    _refuse_fixed(made_with, overrides)
+    return OpenedRun(folder, path, checkpoint, config, position, Manifest.load(folder / SPLITS))
 
 
 def _refuse_fixed(made_with: Mapping[str, Any], overrides: Sequence[Override]) -> None:
@@ -116,6 +128,8 @@ def _first_usable(folder: Path, prefer: str, progress: Progress) -> tuple[Path, 
             continue
         if findings:
             progress.warn(f"{'; '.join(findings)}. Using {name} instead.")
+        elif name != prefer:
+            progress.line(f"{folder} has no {prefer}; using {name}.")
         return path, checkpoint
     if findings:
         raise CheckpointError(f"no checkpoint in {folder} can be used", details=findings, hint="nothing was deleted")
@@ -199,8 +213,37 @@ def load_module(task: ImageClassification, run: OpenedRun) -> None:
     """
     try:
         task.module.load_state_dict(run.checkpoint["module"])
-    except (RuntimeError, TypeError) as error:
+    except Exception as error:  # whatever is in the file, it does not fit
         raise CheckpointError(
-            f"{run.path} does not fit this configuration: {str(error).splitlines()[0]}",
+            f"{run.path} does not fit this configuration: {reason_of(error)}",
             hint="leave out the --set that changes the network",
         ) from error
+    run.checkpoint.clear()  # half a gigabyte for qr_cnn
+
+
+def with_absolute_paths(config: Config) -> Config:
+    """The configuration with paths that hold from any working directory.
+
+    Raises:
+        ConfigError: the home of an unknown user is meant.
+    """
+    data, weights = config.data, config.model.weights
+    classes = {name: str(_absolute(folder)) for name, folder in data.classes.items()} if data.classes else None
+    return config.model_copy(
+        update={
+            "run": config.run.model_copy(update={"runs_dir": _absolute(config.run.runs_dir)}),
+            "data": data.model_copy(
+                update={"path": _absolute(data.path), "classes": classes, "cache_dir": _absolute(data.cache_dir)}
+            ),
+            "model": config.model.model_copy(
+                update={"weights": weights if weights in ("none", "default") else _absolute(weights)}
+            ),
+        }
+    )
+
+
+def _absolute(path: str | None) -> str | None:
+    try:
+        return None if path is None else str(Path(path).expanduser().resolve())
+    except (RuntimeError, OSError, ValueError) as error:
+        raise ConfigError(f"{path}: {reason_of(error)}", hint="write the path in full") from error

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import signal
+import shutil
+import textwrap
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +15,17 @@ import torch
 
 from dbbd_cli.config.load import Override, load_config
 from dbbd_cli.config.schema import SCHEMAS, Config
-from dbbd_cli.engine.checkpoint import load_checkpoint
+from dbbd_cli.engine.checkpoint import NEWEST, PREVIOUS, load_checkpoint
 from dbbd_cli.engine.run_folder import create_run_folder
 from dbbd_cli.engine.runtime import choose_runtime
-from dbbd_cli.errors import ConfigError, DbbdError, StoppedError
-from dbbd_cli.progress import Phase, Progress, Silent
+from dbbd_cli.errors import ConfigError, DbbdError, ExitCode, StoppedError
+from dbbd_cli.files import write_text
+from dbbd_cli.progress import Progress, Silent
 from dbbd_cli.services.evaluate import evaluate
 from dbbd_cli.services.plot import plot
 from dbbd_cli.services.results import SmokeResult, SmokeStep, TrainResult
 from dbbd_cli.services.resume import resume
+from dbbd_cli.services.smoke_progress import InterruptingBars, OnlyBars
 from dbbd_cli.services.train import train
 from dbbd_cli.services.validate import validate
 
@@ -39,6 +43,8 @@ def smoke(
 ) -> SmokeResult:
     """Trains, interrupts, resumes, compares, validates, evaluates and plots small runs.
 
+    Everything that was made is kept if a step failed, and otherwise all but what nobody needs.
+
     Args:
         epochs: epochs of each run.
         task: `all`, or the name of one task.
@@ -48,36 +54,63 @@ def smoke(
 
     Raises:
         ConfigError: there is no such task or device, or epochs is below 1.
+        StoppedError: somebody else than this function asked to stop.
     """
     progress = progress or Silent()
     if task != "all" and task not in CONFIGS:
         raise ConfigError(f"--task: there is no task {task!r}", hint=f"choose one of: all, {', '.join(SCHEMAS)}")
     if epochs < 1:
         raise ConfigError(f"--epochs: {epochs} is too few", hint="give at least 1")
-    choose_runtime(device, "auto")
+    runtime = choose_runtime(device, "auto")
     start = time.perf_counter()
     folder = create_run_folder(runs_dir.absolute(), "smoke")
-    steps: list[SmokeStep] = []
-    for name in CONFIGS if task == "all" else [task]:
-        steps += _Trial(name, epochs, device, folder, progress).run()
-    return SmokeResult(run=folder, steps=steps, seconds=time.perf_counter() - start)
+    # On a GPU sums may be taken in another order; only the CPU promises every bit.
+    exact = runtime.device.type == "cpu"
+    names = CONFIGS if task == "all" else [task]
+    trials = [_Trial(name, epochs, device, exact, folder, progress) for name in names]
+    steps = [step for trial in trials for step in trial.run()]
+    result = SmokeResult(
+        run=folder,
+        device=runtime.description,
+        precision=runtime.precision,
+        steps=steps,
+        seconds=time.perf_counter() - start,
+    )
+    if result.passed:
+        for trial in trials:
+            trial.tidy()
+        shutil.rmtree(folder / "cache", ignore_errors=True)
+    return result
+
+
+class _FailedError(Exception):
+    """A step did not do what it promises."""
+
+
+def _check(holds: bool, otherwise: str) -> None:
+    # No `assert`: `python -O` would leave it out, and every step would pass.
+    if not holds:
+        raise _FailedError(otherwise)
 
 
 class _Trial:
-    """All steps for one task, each timed and judged."""
+    """All steps for one task, each timed and judged. The first that fails is the last."""
 
-    def __init__(self, task: str, epochs: int, device: str, folder: Path, progress: Progress) -> None:
+    whole: TrainResult
+    """The run without an interruption, from the step `train` on."""
+    interrupted: Path
+    """The folder of the other run, from the step `interrupt` on."""
+
+    def __init__(self, task: str, epochs: int, device: str, exact: bool, folder: Path, progress: Progress) -> None:
         self.task = task
         self.epochs = epochs
         self.device = device
+        self.exact = exact
         self.folder = folder
-        self.progress = _Bars(progress)
-        self.steps: list[SmokeStep] = []
-        self.whole: TrainResult | None = None
-        self.interrupted: Path | None = None
+        self.progress = OnlyBars(progress)
 
-    def run(self) -> list[SmokeStep]:
-        for name, step in (
+    def run(self) -> Iterator[SmokeStep]:
+        for name, take in (
             ("train", self._train),
             ("interrupt", self._interrupt),
             ("resume", self._resume),
@@ -86,20 +119,35 @@ class _Trial:
             ("evaluate", self._evaluate),
             ("plot", self._plot),
         ):
-            if not self._take(name, step):
+            step = self._timed(name, take)
+            yield step
+            if not step.passed:
                 break
-        return self.steps
 
-    def _take(self, name: str, step: Callable[[], str]) -> bool:
+    def tidy(self) -> None:
+        """Deletes the checkpoints that only the comparison needed."""
+        for file in [*self.interrupted.glob("*.pth*"), *self.whole.run.glob(f"{PREVIOUS}*")]:
+            with suppress(OSError):
+                file.unlink()
+
+    def _timed(self, name: str, take: Callable[[], str]) -> SmokeStep:
         start = time.perf_counter()
+        passed = False
         try:
-            detail, passed = step(), True
+            detail = take()
+            passed = True
+        except StoppedError:
+            raise  # the user's wish, not a finding
         except DbbdError as error:
-            detail, passed = error.message, False
-        except AssertionError as error:
-            detail, passed = str(error), False
-        self.steps.append(SmokeStep(self.task, name, time.perf_counter() - start, passed, detail))
-        return passed
+            detail = error.message
+        except _FailedError as error:
+            detail = str(error)
+        except Exception as error:
+            # Whatever it is, the table of steps must appear.
+            detail = textwrap.shorten(f"{type(error).__name__}: {error}", 200, placeholder=" …")
+            with suppress(OSError):
+                write_text(self.folder / f"{self.task}-{name}.traceback.txt", traceback.format_exc())
+        return SmokeStep(self.task, name, time.perf_counter() - start, passed, detail)
 
     def _config(self, run_name: str) -> Config:
         settings = {
@@ -119,54 +167,52 @@ class _Trial:
 
     def _interrupt(self) -> str:
         config = self._config(f"{self.task}-interrupted")
-        assert self.whole is not None
         batches = self.whole.facts.batches["train"]
-        after = (self.epochs - 1) * batches + batches // 2
+        bars = InterruptingBars(self.progress, (self.epochs - 1) * batches + batches // 2)
         try:
-            train(config, progress=_InterruptingBars(self.progress, after))
+            train(config, progress=bars)
         except StoppedError as stopped:
+            if bars.left > 0 or stopped.exit_code != ExitCode.INTERRUPTED:
+                raise  # not the planned signal
             (self.interrupted,) = self.folder.glob(f"*-{self.task}-interrupted")
             return stopped.message
-        raise AssertionError("Ctrl-C did not stop the run")
+        raise _FailedError("Ctrl-C did not stop the run")
 
     def _resume(self) -> str:
-        assert self.interrupted is not None
         result = resume(self.interrupted, progress=self.progress)
-        assert result.epochs == self.epochs, f"{result.epochs} epochs instead of {self.epochs}"
+        _check(result.epochs == self.epochs, f"{result.epochs} epochs instead of {self.epochs}")
         return f"went on to epoch {result.epochs}"
 
     def _compare(self) -> str:
-        assert self.whole is not None
-        assert self.interrupted is not None
-        one, two = load_checkpoint(self.whole.checkpoint), load_checkpoint(self.interrupted / "ckpt.pth")
-        # On a GPU sums may be taken in another order; only the CPU promises every bit.
-        exact = choose_runtime(self.device, "auto").device.type == "cpu"
+        one, two = load_checkpoint(self.whole.checkpoint), load_checkpoint(self.interrupted / NEWEST)
         for part in ("module", "optimizer", "learning_rate"):
-            assert same(one[part], two[part], exact), f"{part} differs from the uninterrupted run"
-        assert same(one["state"]["history"], two["state"]["history"], exact), "the history differs"
-        return "resumed = uninterrupted, bit for bit" if exact else "resumed = uninterrupted, within rounding"
+            _check(same(one[part], two[part], self.exact), f"{part} differs from the uninterrupted run")
+        _check(same(one["state"]["history"], two["state"]["history"], self.exact), "the history differs")
+        return "resumed = uninterrupted, bit for bit" if self.exact else "resumed = uninterrupted, within rounding"
 
     def _validate(self) -> str:
-        assert self.whole is not None
         result = validate(self.whole.run, progress=self.progress)
         difference = abs(result.metrics["loss"] - self.whole.best["loss"])
-        assert difference <= 1e-6, f"the loss differs from the logged one by {difference:g}"
+        _check(difference <= 1e-6, f"the loss differs from the logged one by {difference:g}")
         return f"loss {result.metrics['loss']:.4f}, as logged"
 
     def _evaluate(self) -> str:
-        assert self.whole is not None
         result = evaluate(self.whole.run, progress=self.progress)
         expected = self.whole.facts.samples["test"]
-        assert result.report["num_samples"] == expected, f"{result.report['num_samples']} samples, not {expected}"
-        assert all(file.stat().st_size > 0 for file in result.files), "an empty file"
+        found = result.report["num_samples"]
+        _check(found == expected, f"{found} samples, not {expected}")
+        _check_written(result.files)
         return f"{expected} test samples, {len(result.files)} files"
 
     def _plot(self) -> str:
-        assert self.whole is not None
-        assert self.interrupted is not None
         files = plot([self.whole.run, self.interrupted], out=self.folder).files
-        assert all(file.stat().st_size > 0 for file in files), "an empty file"
+        _check_written(files)
         return ", ".join(file.name for file in files)
+
+
+def _check_written(files: Sequence[Path]) -> None:
+    for file in files:
+        _check(file.stat().st_size > 0, f"{file.name} is empty")
 
 
 def same(one: Any, two: Any, exact: bool) -> bool:
@@ -182,53 +228,3 @@ def same(one: Any, two: Any, exact: bool) -> bool:
     if isinstance(one, float) and not exact:
         return abs(one - two) <= 1e-3 * max(1.0, abs(one))
     return bool(one == two)
-
-
-class _Bars:
-    """Passes on bars and warnings alone: the headers and tables of every small run would hide the result."""
-
-    def __init__(self, progress: Progress) -> None:
-        self.progress = progress
-
-    @contextmanager
-    def phase(
-        self, title: str, total: int, unit: str = "batches", done: int = 0, noun: str = "samples"
-    ) -> Iterator[Phase]:
-        with self.progress.phase(title, total, unit, done, noun) as phase:
-            yield phase
-
-    def facts(self, title: str, rows: Mapping[str, str]) -> None:
-        pass
-
-    def line(self, text: str) -> None:
-        pass
-
-    def warn(self, text: str) -> None:
-        self.progress.warn(text)
-
-
-class _InterruptingBars(_Bars):
-    """Presses Ctrl-C after some training batches."""
-
-    def __init__(self, progress: Progress, batches: int) -> None:
-        super().__init__(progress)
-        self.left = batches
-
-    @contextmanager
-    def phase(
-        self, title: str, total: int, unit: str = "batches", done: int = 0, noun: str = "samples"
-    ) -> Iterator[Phase]:
-        with super().phase(title, total, unit, done, noun) as phase:
-            yield _InterruptingPhase(self, phase) if title.endswith("train") else phase
-
-
-class _InterruptingPhase:
-    def __init__(self, owner: _InterruptingBars, phase: Phase) -> None:
-        self.owner = owner
-        self.phase = phase
-
-    def advance(self, count: int = 1, samples: int = 0, **values: float) -> None:
-        self.phase.advance(count, samples, **values)
-        self.owner.left -= count
-        if self.owner.left == 0:
-            signal.raise_signal(signal.SIGINT)

@@ -5,22 +5,34 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import torch
 
 from dbbd_cli.config.load import dump_config
 from dbbd_cli.config.schema import Config, to_plain
+from dbbd_cli.data.split import Manifest
 from dbbd_cli.engine.checkpoint import BEST, NEWEST, state_bytes
-from dbbd_cli.engine.run_folder import CONFIG, SPLITS, RunLog, create_run_folder, locked, write_environment
-from dbbd_cli.engine.runtime import MIB, peak_memory_mb, seed_everything
+from dbbd_cli.engine.failures import explained
+from dbbd_cli.engine.run_folder import (
+    CONFIG,
+    SPLITS,
+    RunLog,
+    check_run_folder,
+    create_run_folder,
+    locked,
+    write_environment,
+)
+from dbbd_cli.engine.runtime import MIB, choose_runtime, peak_memory_mb, seed_everything
 from dbbd_cli.engine.signals import stop_on_signals
 from dbbd_cli.engine.trainer import Trainer, fit
+from dbbd_cli.errors import CheckpointError, DbbdError
 from dbbd_cli.files import write_text
 from dbbd_cli.progress import Progress, Silent
 from dbbd_cli.services.plot import plot
 from dbbd_cli.services.results import Forecast, RunFacts, TrainResult
-from dbbd_cli.services.session import build_task, describe, show_facts
+from dbbd_cli.services.session import build_task, describe, show_facts, with_absolute_paths
 from dbbd_cli.tasks.image_classification import make_image_manifest
 
 SYNTHETIC_NOTE = "SYNTHETIC_DATA.txt"
@@ -40,25 +52,32 @@ def train(config: Config, *, progress: Progress | None = None, command: Sequence
         DbbdError: see the kinds in `errors`.
     """
     progress = progress or Silent()
-    config = with_absolute_paths(config)
-    seed_everything(config.seed)
-    manifest = make_image_manifest(config, progress)
-    # Seeded again: the weights must not depend on what preparing the data drew.
-    seed_everything(config.seed)
-    task, runtime = build_task(config, manifest, splits=("train", "val"), pretrained=True, progress=progress)
-    facts = describe(config, task, runtime, manifest)
-    trainer = Trainer(task, config, runtime)
-    folder = create_run_folder(Path(config.run.runs_dir).absolute(), config.run.name)
+    trainer, manifest, facts = _prepare(config, progress)
+    config, runtime = trainer.config, trainer.runtime
+    folder = create_run_folder(Path(config.run.runs_dir), config.run.name)
     with locked(folder):
         write_text(folder / CONFIG, dump_config(config))
         write_text(folder / SPLITS, manifest.to_json())
         write_environment(folder, command, runtime.description)
-        if facts.synthetic:
-            write_text(
-                folder / SYNTHETIC_NOTE, "The data of this run is made up: no number here says anything of real data.\n"
-            )
         show_facts(facts, progress, run=folder)
         return run_to_the_end(trainer, folder, facts, progress, command)
+
+
+def _prepare(config: Config, progress: Progress) -> tuple[Trainer, Manifest, RunFacts]:
+    """Makes all that a new run needs beside its folder; what can be told at once is told before the data is touched."""
+    config = with_absolute_paths(config)
+    check_run_folder(Path(config.run.runs_dir), config.run.name)
+    choose_runtime(config.run.device, config.run.precision)
+    weights = config.model.weights
+    if weights not in ("none", "default") and not Path(weights).is_file():
+        raise CheckpointError(f"model.weights: {weights} does not exist", hint="check the path, or set it to none")
+    manifest = make_image_manifest(config, progress)
+    # The weights depend on the seed alone, not on what preparing the data drew.
+    seed_everything(config.seed)
+    task, runtime = build_task(config, manifest, splits=("train", "val"), pretrained=True, progress=progress)
+    facts = describe(config, task, runtime, manifest)
+    with explained():
+        return Trainer(task, config, runtime), manifest, facts
 
 
 def run_to_the_end(
@@ -66,18 +85,22 @@ def run_to_the_end(
 ) -> TrainResult:
     """Trains from wherever the trainer is to the last epoch; then draws the plots and sums up."""
     state, config = trainer.state, trainer.config
+    if facts.synthetic:
+        write_text(folder / SYNTHETIC_NOTE, "The data of this run is made up: no number here tells of real data.\n")
     log = RunLog(folder, step=state.step, epoch=state.epoch, command=command)
     try:
-        with stop_on_signals(progress) as stop:
+        with stop_on_signals(progress) as stop, explained():
             fit(trainer, folder, log, progress, stop)
         best = dict(state.history[state.best_epoch - 1]["val"])
         log.hyperparameters(_flat(to_plain(config)), best)
         log.text(f"done after {state.seconds:.0f} s; best epoch {state.best_epoch}")
     except BaseException as error:
-        log.text(f"ended by {type(error).__name__}: {error}")
+        with suppress(OSError):  # the disk may be what failed
+            log.text(f"ended by {type(error).__name__}: {error}")
         raise
     finally:
-        log.close()
+        with suppress(OSError):
+            log.close()
     return TrainResult(
         run=folder,
         facts=facts,
@@ -85,11 +108,19 @@ def run_to_the_end(
         seconds=state.seconds,
         best_epoch=state.best_epoch,
         best=best,
-        best_model=folder / BEST if config.checkpoint.save_best else None,
+        best_model=folder / BEST if (folder / BEST).exists() else None,
         checkpoint=folder / NEWEST,
-        plots=plot([folder]).files if config.run.plots else [],
+        plots=_plots(folder, progress) if config.run.plots else [],
         stopped_early=state.stopped_early,
     )
+
+
+def _plots(folder: Path, progress: Progress) -> list[Path]:
+    try:
+        return plot([folder]).files
+    except DbbdError as error:  # the training is done, and its result must not be lost for a picture
+        progress.warn(f"no figures were drawn: {error.message}")
+        return []
 
 
 def _flat(values: dict[str, object], prefix: str = "") -> dict[str, object]:
@@ -102,27 +133,6 @@ def _flat(values: dict[str, object], prefix: str = "") -> dict[str, object]:
     return flat
 
 
-def with_absolute_paths(config: Config) -> Config:
-    """The configuration with paths that hold from any working directory."""
-
-    def absolute(path: str | None) -> str | None:
-        return None if path is None else str(Path(path).expanduser().resolve())
-
-    data = config.data
-    classes = {name: str(absolute(folder)) for name, folder in data.classes.items()} if data.classes else None
-    weights = config.model.weights
-    return config.model_copy(
-        update={
-            "data": data.model_copy(
-                update={"path": absolute(data.path), "classes": classes, "cache_dir": absolute(data.cache_dir)}
-            ),
-            "model": config.model.model_copy(
-                update={"weights": weights if weights in ("none", "default") else absolute(weights)}
-            ),
-        }
-    )
-
-
 def forecast(config: Config, *, progress: Progress | None = None) -> Forecast:
     """Checks configuration and data, runs one training and one validation batch, and says what the run would take.
 
@@ -132,13 +142,13 @@ def forecast(config: Config, *, progress: Progress | None = None) -> Forecast:
         DbbdError: see the kinds in `errors`.
     """
     progress = progress or Silent()
-    config = with_absolute_paths(config)
-    seed_everything(config.seed)
-    manifest = make_image_manifest(config, progress)
-    seed_everything(config.seed)
-    task, runtime = build_task(config, manifest, splits=("train", "val"), pretrained=True, progress=progress)
-    facts = describe(config, task, runtime, manifest)
-    trainer = Trainer(task, config, runtime)
+    trainer, _, facts = _prepare(config, progress)
+    with explained():
+        return _measure(trainer, facts)
+
+
+def _measure(trainer: Trainer, facts: RunFacts) -> Forecast:
+    task, config, runtime = trainer.task, trainer.config, trainer.runtime
     module, optimizer, scaler = task.module, trainer.optimizer, trainer.scaler
 
     first_loss, train_seconds, val_seconds = 0.0, 0.0, 0.0
@@ -167,7 +177,7 @@ def forecast(config: Config, *, progress: Progress | None = None) -> Forecast:
             val_seconds = time.perf_counter() - start
 
     checkpoint_mb = state_bytes(trainer.to_plain()) / MIB
-    runs_dir = Path(config.run.runs_dir).absolute()
+    runs_dir = Path(config.run.runs_dir)
     existing = next(folder for folder in (runs_dir, *runs_dir.parents) if folder.exists())
     per_epoch = train_seconds * facts.batches["train"] + val_seconds * facts.batches["val"]
     return Forecast(

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from dbbd_cli.config.load import Override
 from dbbd_cli.engine.checkpoint import BEST
+from dbbd_cli.engine.failures import explained
 from dbbd_cli.engine.trainer import place, run_split
 from dbbd_cli.progress import Progress, Silent
 from dbbd_cli.services.results import ValidateResult
@@ -30,11 +31,10 @@ def validate(target: Path, *, overrides: Sequence[Override] = (), progress: Prog
     load_module(task, run)
     place(task.module, runtime)
     loader = task.loaders["val"]
-    with progress.phase("Validate", len(loader), noun=task.noun) as bar:
+    with progress.phase("Validate", len(loader), noun=task.noun) as bar, explained():
         sums = run_split(task, loader, runtime, bar)
-    sums.flush()
-    history = run.checkpoint["state"]["history"]
-    between_epochs = run.checkpoint["state"]["batch"] == 0 and history
+        sums.flush()
+    history = run.state.history
     return ValidateResult(
         run=run.folder,
         checkpoint=run.path,
@@ -42,5 +42,7 @@ def validate(target: Path, *, overrides: Sequence[Override] = (), progress: Prog
         num_samples=sums.num_samples,
         synthetic=is_synthetic(run.config),
         metrics=task.summarise(sums.values, sums.num_samples),
-        logged=dict(history[-1]["val"]) if between_epochs else None,
+        logged=dict(history[-1]["val"]) if history and run.state.batch == 0 else None,
+        device=runtime.description,
+        precision=runtime.precision,
     )

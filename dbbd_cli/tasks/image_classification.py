@@ -129,6 +129,11 @@ def _roots(data: ImageDataConfig, manifest: Manifest) -> list[Path]:
     if data.source == "folder" and data.path is not None:
         return [Path(data.path) / name for name in manifest.classes]
     if data.source == "classes" and data.classes is not None:
+        if set(data.classes) != set(manifest.classes):
+            raise ConfigError(
+                f"data.classes: the run has the classes {', '.join(manifest.classes)}",
+                hint="give a folder for each of these, and for no other",
+            )
         return [Path(data.classes[name]) for name in manifest.classes]
     return []
 

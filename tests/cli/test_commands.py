@@ -79,7 +79,9 @@ def test_resume(run: Run, fake_service: Run, tmp_path: Path) -> None:
 
 def test_validate(run: Run, fake_service: Run, tmp_path: Path) -> None:
     metrics = {"loss": 0.43215, "accuracy": 0.8013}
-    answer = ValidateResult(tmp_path, tmp_path / "best_model.pth", 7, 1500, True, metrics, {"loss": 0.43215})
+    answer = ValidateResult(
+        tmp_path, tmp_path / "best_model.pth", 7, 1500, True, metrics, {"loss": 0.43215}, "cpu", "fp32"
+    )
     calls = fake_service("validate", validate=answer)
     result = run("validate", str(tmp_path))
     assert calls[0]["positional"] == (tmp_path,)
@@ -120,7 +122,7 @@ def test_output_that_cannot_carry_a_name_shows_it_escaped(fake_service: Run, tmp
 @pytest.mark.parametrize("passed", [True, False])
 def test_smoke_exits_with_1_if_a_step_failed(passed: bool, run: Run, fake_service: Run) -> None:
     steps = [SmokeStep("image_classification", "train", 1.0, True, ""), SmokeStep("x", "plot", 1.0, passed, "why")]
-    calls = fake_service("smoke", smoke=SmokeResult(Path("runs/smoke"), steps, 2.0))
+    calls = fake_service("smoke", smoke=SmokeResult(Path("runs/smoke"), "cpu", "fp32", steps, 2.0))
     result = run("smoke", "--epochs", "1", "--device", "cpu", "--runs-dir", "elsewhere")
     assert result.exit_code == (0 if passed else 1)
     assert ("FAIL" in result.stdout) is not passed
@@ -128,13 +130,15 @@ def test_smoke_exits_with_1_if_a_step_failed(passed: bool, run: Run, fake_servic
         "function": "smoke", "positional": (), "epochs": 1, "task": "all", "device": "cpu",
         "runs_dir": Path("elsewhere"), "progress": None,
     }  # fmt: skip
-    assert json.loads(run("smoke", "--json").stdout)["passed"] is passed
+    answer = json.loads(run("smoke", "--json").stdout)
+    assert answer["passed"] is passed
+    assert (answer["device"], answer["precision"], answer["synthetic"]) == ("cpu", "fp32", True)
 
 
 def test_json_is_one_strict_object(run: Run, fake_service: Run, tmp_path: Path) -> None:
     metrics = {"loss": math.nan, "accuracy": math.inf}
     path = tmp_path / "é\x1b.pth"
-    fake_service("validate", validate=ValidateResult(tmp_path, path, 7, 1500, False, metrics, None))
+    fake_service("validate", validate=ValidateResult(tmp_path, path, 7, 1500, False, metrics, None, "cpu", "fp32"))
     result = run("validate", str(tmp_path), "--json")
     assert result.stdout.count("\n") == 1
 
@@ -144,5 +148,6 @@ def test_json_is_one_strict_object(run: Run, fake_service: Run, tmp_path: Path) 
     answer = json.loads(result.stdout, parse_constant=refuse)
     assert answer == {
         "run": str(tmp_path), "checkpoint": str(path), "epoch": 7, "num_samples": 1500, "synthetic": False,
+        "device": "cpu", "precision": "fp32",
         "metrics": {"loss": None, "accuracy": None}, "logged": None,
     }  # fmt: skip

@@ -137,7 +137,10 @@ def test_not_enough_disk(show: Show) -> None:
 @pytest.mark.parametrize("width", [*WIDTHS, None])
 def test_smoke_tells_why_a_step_failed(width: int | None, show: Show) -> None:
     steps = [SmokeStep("t", "train", 1.0, True, "fine"), SmokeStep("t", "plot", 1.0, False, "no figure")]
-    shown = show(SmokeResult(Path("runs/smoke"), steps, 2.0), smoke, width)
+    shown = show(SmokeResult(Path("runs/smoke"), "cuda:0 (a GPU)", "bf16", steps, 2.0), smoke, width)
+    above = shown.split("Step")[0]
+    for words in ("on made-up data", "cuda:0 (a GPU)", "bf16"):
+        assert words in above
     assert "no figure" in shown
     assert "1 of 2 steps failed" in shown
 

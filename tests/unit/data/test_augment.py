@@ -46,6 +46,17 @@ def test_a_quarter_turn_is_exact() -> None:
     )
 
 
+def test_rotation_fills_as_border_padding_does() -> None:
+    from dbbd_cli.data.augment import _rotate
+
+    x, angles = images(8), torch.linspace(-0.5, 0.5, 8)
+    cos, sin, zero = torch.cos(angles), torch.sin(angles), torch.zeros(8)
+    matrix = torch.stack([cos, -sin, zero, sin, cos, zero], dim=1).view(-1, 2, 3)
+    grid = torch.nn.functional.affine_grid(matrix, list(x.shape), align_corners=False)
+    expected = torch.nn.functional.grid_sample(x, grid, padding_mode="border", align_corners=False)
+    assert torch.allclose(_rotate(x, angles), expected, atol=1e-5)
+
+
 def test_brightness_scales_within_its_range() -> None:
     grey = torch.full((500, 1, 32, 32), 0.5)
     values = augment(grey, seed=0, epoch=1, samples=torch.arange(500), **{**NONE, "brightness": 0.2})[:, 0, 0, 0]

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from dbbd_cli.data.split import Manifest, Sample, assign_splits, draw_sample
+from dbbd_cli.data.split import SPLITS, Manifest, Sample, assign_splits, draw_sample
 from dbbd_cli.errors import CheckpointError, DataError
 
 SHARES = (0.7, 0.15, 0.15)
@@ -87,14 +87,14 @@ def test_sample_takes_the_same_number_of_each_class_and_hardly_changes_when_a_fi
 
 
 def test_manifest_reads_back_equal(tmp_path: Path) -> None:
-    samples = tuple(Sample(f"cat/ü {index}.png", 0, "ab" * 32, "train") for index in range(3))
+    samples = tuple(Sample(f"cat/ü {index}.png", 0, "ab" * 32, SPLITS[index]) for index in range(3))
     manifest = Manifest("folder", ("cat", "dog"), ("/data/cat", "/data/dog"), samples, ("x.png: empty file",))
     path = tmp_path / "splits.json"
     path.write_text(manifest.to_json(), encoding="utf-8")
     assert Manifest.load(path) == manifest
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"format": 1}', '{"format": 9}', "null", '"x"'])
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"format": 1}', '{"format": 9}', "null", '"x"', "[" * 100_000])
 def test_damaged_manifest_is_a_checkpoint_error(tmp_path: Path, text: str) -> None:
     path = tmp_path / "splits.json"
     path.write_text(text)
@@ -106,4 +106,11 @@ def test_manifest_with_an_unknown_class_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "splits.json"
     path.write_text(Manifest("folder", ("a",), (), (Sample("a/1", 1, "", "train"),)).to_json())
     with pytest.raises(CheckpointError, match="unknown class"):
+        Manifest.load(path)
+
+
+def test_manifest_without_samples_in_a_split_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "splits.json"
+    path.write_text(Manifest("folder", ("a",), (), (Sample("a/1", 0, "", "train"),)).to_json())
+    with pytest.raises(CheckpointError, match="a split has no samples"):
         Manifest.load(path)

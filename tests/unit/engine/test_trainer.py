@@ -165,8 +165,9 @@ def test_the_gradient_is_clipped(tmp_path: Path) -> None:
 
 
 def test_early_stopping_waits_for_its_patience_and_min_delta(tmp_path: Path) -> None:
-    trainer = run(LineTask(), tmp_path, epochs=50, learning_rate=1e-9, min_lr=0.0, early_stopping_patience=4)
-    assert trainer.state.stopped_early is False or len(trainer.state.history) < 50
+    trainer = run(LineTask(), tmp_path, epochs=8, scheduler="none", early_stopping_patience=4)
+    assert not trainer.state.stopped_early  # every epoch was better than the one before
+    assert len(trainer.state.history) == 8
     (tmp_path / "two").mkdir()
     trainer = run(LineTask(), tmp_path / "two", epochs=50, early_stopping_patience=3, early_stopping_min_delta=1e6)
     # The first epoch counts as an improvement over nothing; three more pass.
@@ -182,6 +183,16 @@ def test_a_bad_loss_stops_before_the_update_and_names_the_batch(tmp_path: Path) 
     assert "train/7" in caught.value.details
     assert "were not updated" in caught.value.message
     assert math.isfinite(weight(task))
+
+
+def test_a_bad_loss_in_an_earlier_batch_of_the_step_is_the_one_that_is_named(tmp_path: Path) -> None:
+    task = LineTask()
+    order = [index for batch in task.loaders["train"].plan(1) for _, index in batch]
+    task.train.y[order[1]] = math.nan
+    with pytest.raises(NotFiniteError) as caught:
+        run(task, tmp_path, accumulate_batches=3)
+    assert sorted(caught.value.details[1:]) == sorted(f"train/{index}" for index in order[:4])
+    assert "No checkpoint had been saved yet" in caught.value.hint
 
 
 def test_a_bad_gradient_stops_too(tmp_path: Path) -> None:

@@ -101,6 +101,21 @@ def test_weights_of_a_file_are_loaded_also_from_a_checkpoint(tmp_path: Path) -> 
         assert all(torch.equal(a, b) for a, b in zip(source.parameters(), loaded.parameters(), strict=True))
 
 
+@pytest.mark.parametrize("name", ["resnet18", "efficientnet_b0", "mobilenet_v3_small"])
+def test_weights_downloaded_from_torchvision_load(name: str, tmp_path: Path) -> None:
+    from torchvision import models
+
+    source = models.get_model(name)
+    state = {key: value for key, value in source.state_dict().items() if not key.endswith("num_batches_tracked")}
+    torch.save(state, tmp_path / "weights.pth")
+    for num_classes in (1000, 3):
+        loaded = build(name, weights=str(tmp_path / "weights.pth"), num_classes=num_classes)
+        pairs = list(zip(source.parameters(), loaded.parameters(), strict=True))
+        equal = [one.shape == two.shape and torch.equal(one, two) for one, two in pairs]
+        assert all(equal[:-2])
+        assert all(equal[-2:]) == (num_classes == 1000)
+
+
 def test_a_last_layer_for_other_classes_stays_random(tmp_path: Path) -> None:
     path = tmp_path / "weights.pth"
     source = build(num_classes=7)

@@ -129,6 +129,15 @@ def test_accuracy_does_not_pretend_to_exceed_all(make_run: Make, row: Make) -> N
     assert figure.axes[1].get_ylim()[1] < 1.02
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("values", [(-1e100, 1e100), (1e100, 1e100), (5e-324, 1e-300), (1.015, 50.0)])
+def test_the_largest_and_smallest_values_are_drawn(make_run: Make, row: Make, values: tuple[float, float]) -> None:
+    rows = [row(index, value, value) for index, value in enumerate(values, start=1)]
+    for entry, value in zip(rows, values, strict=True):
+        entry["learning_rate"] = abs(value)
+    render(training_history([read_run(make_run(rows=rows))]), "png")
+
+
 @pytest.mark.parametrize("rates", [(1e-3, 1e-6), (1e-3, 5e-4), (0.0, 1e-3), (0.0, 0.0)])
 def test_learning_rates_of_any_range_are_drawn(make_run: Make, row: Make, rates: tuple[float, float]) -> None:
     rows = [{**row(index, 0.5), "learning_rate": rate} for index, rate in enumerate(rates, start=1)]

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -51,6 +52,25 @@ def test_html_is_one_page(make_run: Make, evaluation_of: Make, tmp_path: Path) -
     text = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
     assert text.count("<svg") == 1
     assert "Evaluation of b" in text
+
+
+def test_what_was_not_measured_may_be_null(make_run: Make, evaluation_of: Make) -> None:
+    folder = make_run()
+    whole = evaluation_of()
+    whole["curves"] |= {"roc": None, "precision_recall": None}
+    for key in whole.keys() - {"format", "classes", "confusion_matrix", "curves"}:
+        whole[key] = None
+    whole["efficiency"] = {"deep": {"deeper": {"deepest": [1]}}, "large": 10**4000, "infinite": float("inf")}
+    (folder / "evaluation.json").write_text(json.dumps(whole), encoding="utf-8")
+    assert plot_runs([folder], None, "html") == [folder / "report.html"]
+    assert (folder / "report.html").read_text(encoding="utf-8").count("<svg") == 3
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links need rights on Windows")
+def test_a_link_to_itself_is_not_a_run_folder(tmp_path: Path) -> None:
+    (tmp_path / "circle").symlink_to("circle")
+    with pytest.raises(CheckpointError, match="circle"):
+        plot_runs([tmp_path / "circle"], None, "png")
 
 
 def test_nothing_is_written_when_something_is_damaged(make_run: Make, tmp_path: Path) -> None:

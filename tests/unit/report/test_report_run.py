@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -61,6 +63,11 @@ def test_rows_of_other_kinds_are_left_out(make_run: Make, row: Make) -> None:
         ('{"kind": "epoch", "epoch": 1, "step": 1, "val": [1]}', "val does not hold metrics"),
         ('{"kind": "epoch", "epoch": 1, "step": 1, "train": {"loss": "low"}, "val": {"loss": 1}}', "train loss"),
         ('{"kind": "step", "epoch": 1, "step": 1, "loss": 1e999}', "loss is not a number"),
+        ('{"kind": "epoch", "epoch": 1, "step": 1, "val": {"loss": 1e308}}', "val loss is not a number"),
+        ('{"kind": "epoch", "epoch": 1, "step": 1, "learning_rate": -1e308}', "learning_rate is not a number"),
+        ('{"kind": "epoch", "epoch": 1, "step": 1, "learning_rate": -0.1}', "learning_rate is negative"),
+        ('{"kind": "epoch", "epoch": 1, "step": 1, "learning_rate": [1]}', "learning_rate is not a number"),
+        ('{"kind": "epoch", "epoch": 1e999, "step": 1}', "epoch is not a count"),
         ('{"kind": "step", "epoch": 1, "step": 1, "loss": 1' + "0" * 400 + "}", "loss is not a number"),
         ('{"kind": "step", "epoch": 1, "step": 1, "loss": 1' + "0" * 5000 + "}", "history.jsonl, line 1"),
     ],
@@ -98,12 +105,50 @@ def test_what_is_not_a_run_folder_is_refused(make_run: Make, tmp_path: Path) -> 
         read_run(folder)
 
 
-@pytest.mark.parametrize("text", ["a: [", "- 1", "", "\x00", "a: !!python/object/apply:os.getcwd []"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a: [",
+        "- 1",
+        "",
+        "\x00",
+        "a: !!python/object/apply:os.getcwd []",
+        "[" * 5000,
+        "a: 1" + "0" * 100_000 if sys.version_info >= (3, 11) else "a: [",
+        "a: !!bool x",
+        'a: !!int ""',
+        "a: !!timestamp x",
+        "a: 2024-99-99",
+        "run: 7",
+        "run: {name: [x]}",
+        f"run: {{name: {'[' * 150}{']' * 150}}}",
+        "task: {}",
+        "data: [synthetic]",
+        "data: {source: 1}",
+    ],
+)
 def test_a_damaged_config_is_named(make_run: Make, text: str) -> None:
     folder = make_run()
     (folder / "config.yaml").write_text(text, encoding="utf-8")
     with pytest.raises(CheckpointError, match=r"config\.yaml"):
         read_run(folder)
+
+
+def test_a_config_may_leave_out_what_is_shown(make_run: Make) -> None:
+    folder = make_run("unnamed")
+    (folder / "config.yaml").write_text("run: {name: }\ndata:\n", encoding="utf-8")
+    run = read_run(folder)
+    assert (run.name, run.task, run.synthetic) == ("unnamed", "", False)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no named pipes")
+@pytest.mark.parametrize("name", ["config.yaml", "history.jsonl", "evaluation.json"])
+def test_a_pipe_is_not_waited_for(make_run: Make, name: str) -> None:
+    folder = make_run()
+    (folder / name).unlink(missing_ok=True)
+    os.mkfifo(folder / name)
+    with pytest.raises(CheckpointError, match=f"{name} is not a file"):
+        (read_evaluation if name == "evaluation.json" else read_run)(folder)
 
 
 def test_labels_tell_runs_apart(make_run: Make) -> None:
@@ -155,6 +200,24 @@ def _set(key: str, value: Any) -> Callable[[dict[str, Any]], None]:
         ("per_class.0.support", None, "per_class"),
         ("recall_at_fpr", {"often": 0.5}, "recall_at_fpr"),
         ("recall_at_fpr", {"nan": 0.5}, "recall_at_fpr"),
+        ("recall_at_fpr", {"0.01": None, "1e-2": 0.5}, "recall_at_fpr"),
+        ("recall_at_fpr", {"0.01": 2}, "recall_at_fpr"),
+        ("format", [[]], "format is unknown"),
+        ("format", 10**4000, "format is unknown"),
+        ("synthetic", "no", "synthetic"),
+        ("num_samples", 2**60, "num_samples"),
+        ("loss", 1e308, "loss"),
+        ("loss", 10**4000, "loss"),
+        ("loss", float("1e999"), "loss"),
+        ("accuracy", -0.1, "accuracy"),
+        ("roc_auc", 1.1, "roc_auc"),
+        ("macro", {"class": 1}, "macro"),
+        ("macro", {"support": 1}, "macro"),
+        ("weighted", {"recall": "all"}, "weighted"),
+        ("per_class.0.recall", [], "per_class"),
+        ("per_class.0.other", 1, "per_class"),
+        ("curves.roc.0.fpr", [0, 0.5, 1e99], r"curves\.roc"),
+        ("curves.reliability.bin_edges", [0.0, 0.5, 1e99], r"curves\.reliability"),
         ("curves", [], "curves"),
         ("curves.roc.0.fpr", [0, 1], r"curves\.roc"),
         ("curves.roc.0.tpr", [], r"curves\.roc"),
@@ -171,7 +234,8 @@ def test_a_damaged_evaluation_is_named(
     folder = make_run()
     evaluation = evaluation_of()
     _set(key, value)(evaluation)
-    (folder / "evaluation.json").write_text(json.dumps(evaluation), encoding="utf-8")
+    text = json.dumps(evaluation).replace("Infinity", "1e999")
+    (folder / "evaluation.json").write_text(text, encoding="utf-8")
     with pytest.raises(CheckpointError, match=problem) as caught:
         read_evaluation(folder)
     assert "evaluation.json" in caught.value.message

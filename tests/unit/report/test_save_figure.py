@@ -1,9 +1,10 @@
 from __future__ import annotations
 
 import errno
-from io import BytesIO
+import os
+from io import BytesIO, FileIO
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from PIL import Image
@@ -60,12 +61,12 @@ def test_a_full_disk_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.Monk
     path = tmp_path / "figure.png"
     path.write_bytes(b"old")
 
-    def fail(self: Path, data: bytes) -> int:
-        with self.open("wb") as file:
-            file.write(data[:1])
-        raise OSError(errno.ENOSPC, "No space left on device")
+    class FullDisk(FileIO):
+        def write(self, data: Any) -> int:
+            super().write(data[:1])
+            raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(Path, "write_bytes", fail)
+    monkeypatch.setattr(Path, "open", lambda self, mode: FullDisk(self, mode))
     with pytest.raises(DiskError, match="No space left") as caught:
         write_file(path, b"new")
     assert "free some space" in caught.value.hint
@@ -81,5 +82,35 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
         with pytest.raises(DiskError) as caught:
             write_file(path, b"new")
         assert str(path) in caught.value.message
-        assert "--out" in caught.value.hint
+        assert "choose another" in caught.value.hint
+        assert "--" not in caught.value.hint  # whose command this is, is not known here
     assert list(tmp_path.iterdir()) == [taken]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links need rights on Windows")
+def test_nothing_is_written_through_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.write_bytes(b"precious")
+    folder = tmp_path / "run"
+    folder.mkdir()
+    path = folder / "figure.png"
+    monkeypatch.setattr("secrets.token_hex", lambda count: "a1b2c3d4")
+    for name in ("figure.png", "figure.png.tmp", f".figure.png.{os.getpid()}.tmp"):
+        (folder / name).symlink_to(elsewhere)
+    write_file(path, b"new")
+    assert path.read_bytes() == b"new"
+    assert not path.is_symlink()
+    # Not even through a link whose name was guessed.
+    (folder / ".figure.png.a1b2c3d4.tmp").symlink_to(elsewhere)
+    with pytest.raises(DiskError):
+        write_file(path, b"newer")
+    assert path.read_bytes() == b"new"
+    assert elsewhere.read_bytes() == b"precious"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has other permissions")
+def test_figures_have_the_permissions_of_other_new_files(tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    other.write_bytes(b"")
+    write_file(tmp_path / "figure.png", b"new")
+    assert (tmp_path / "figure.png").stat().st_mode == other.stat().st_mode

@@ -16,7 +16,6 @@ from dbbd_cli.engine.checkpoint import load_checkpoint
 from dbbd_cli.errors import CheckpointError, ConfigError, DataError
 from dbbd_cli.services.evaluate import evaluate
 from dbbd_cli.services.plot import plot
-from dbbd_cli.services.smoke import smoke
 from dbbd_cli.services.train import train
 from dbbd_cli.services.validate import validate
 
@@ -40,8 +39,8 @@ def folder_run(tiny_config: Make, root: Path) -> Path:
     return train(tiny_config(data__source="folder", data__path=str(root), training__epochs=1)).run
 
 
-def predicted_paths(run: Path) -> list[str]:
-    with (run / "predictions.csv").open(encoding="utf-8", newline="") as file:
+def predicted_paths(run: Path, name: str = "predictions.csv") -> list[str]:
+    with (run / name).open(encoding="utf-8", newline="") as file:
         return [row["path"] for row in csv.DictReader(file)]
 
 
@@ -62,9 +61,13 @@ def test_evaluate_covers_exactly_the_test_images_of_the_manifest_also_after_file
 
 def test_the_order_of_a_shuffled_split_is_put_right(tiny_config: Make, picture_folder: Callable[..., Path]) -> None:
     run = folder_run(tiny_config, picture_folder(("cat", "dog"), count=20))
+    test_report = evaluate(run, plots=False).report
     report = evaluate(run, split="train", plots=False).report
-    assert predicted_paths(run) == [sample.key for sample in Manifest.load(run / "splits.json").of("train")]
-    with (run / "predictions.csv").open(encoding="utf-8", newline="") as file:
+    assert json.loads((run / "evaluation.json").read_text()) == test_report  # not replaced by another split's
+    assert predicted_paths(run, "predictions-train.csv") == [
+        sample.key for sample in Manifest.load(run / "splits.json").of("train")
+    ]
+    with (run / "predictions-train.csv").open(encoding="utf-8", newline="") as file:
         right = sum(row["class"] == row["predicted"] for row in csv.DictReader(file))
     assert right / 28 == pytest.approx(report["accuracy"])
 
@@ -136,8 +139,6 @@ def test_wrong_arguments_are_told(tiny_config: Make, tmp_path: Path) -> None:
         validate(run, overrides=[Override("data.image_size", 64, "--set")])
     with pytest.raises(CheckpointError, match="does not exist"):
         validate(run / "missing.pth")
-    with pytest.raises(ConfigError, match="task"):
-        smoke(task="nothing", runs_dir=tmp_path)
 
 
 def test_plot_draws_a_run_and_several(tiny_config: Make, tmp_path: Path) -> None:
@@ -147,16 +148,3 @@ def test_plot_draws_a_run_and_several(tiny_config: Make, tmp_path: Path) -> None
     assert single.read_bytes().startswith(b"\x89PNG")
     (both,) = plot(runs, out=tmp_path / "figures", format="svg").files
     assert both.parent == tmp_path / "figures"
-
-
-def test_smoke_passes_and_would_notice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    result = smoke(epochs=1, device="cpu", runs_dir=tmp_path / "good")
-    assert result.passed
-    assert [step.name for step in result.steps] == [
-        "train", "interrupt", "resume", "compare", "validate", "evaluate", "plot",
-    ]  # fmt: skip
-    # A resume that forgets the random state must be noticed.
-    monkeypatch.setattr("dbbd_cli.engine.trainer.restore_random_state", lambda state: None)
-    result = smoke(epochs=1, device="cpu", runs_dir=tmp_path / "bad")
-    assert not result.passed
-    assert [step.name for step in result.steps if not step.passed] == ["compare"]

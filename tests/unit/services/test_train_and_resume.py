@@ -12,14 +12,16 @@ import yaml
 
 from dbbd_cli.config.load import Override, load_config
 from dbbd_cli.config.schema import ImageClassificationConfig
+from dbbd_cli.data.image_cache import default_cache_dir
 from dbbd_cli.data.split import Manifest
 from dbbd_cli.engine.checkpoint import load_checkpoint, save_checkpoint
 from dbbd_cli.engine.run_folder import locked
-from dbbd_cli.errors import CheckpointError, ConfigError, DataError, InUseError, StoppedError
+from dbbd_cli.errors import CheckpointError, ConfigError, DataError, DbbdError, InUseError, StoppedError
 from dbbd_cli.progress import Phase, Silent
 from dbbd_cli.services.resume import resume
 from dbbd_cli.services.smoke import same
 from dbbd_cli.services.train import forecast, train
+from dbbd_cli.services.validate import validate
 
 Config = ImageClassificationConfig
 Make = Callable[..., Config]
@@ -98,11 +100,16 @@ def test_result_and_run_folder_tell_everything(tiny_config: Make) -> None:
         "SYNTHETIC_DATA.txt"
     )
     assert {*expected.split(), "training_history.png"} <= names
-    assert load_config(str(result.run / "config.yaml")) == load_config(str(result.run / "config.yaml"))
+    assert load_config(str(result.run / "config.yaml")) == tiny_config(run__plots=True)
     assert yaml.safe_load((result.run / "config.yaml").read_text())["training"]["early_stopping_patience"] is None
     environment = json.loads((result.run / "environment.json").read_text())
     assert environment["command"] == ["dbbd", "train"]
-    assert environment["versions"]["torch"] == torch.__version__.split("+")[0] or environment["versions"]["torch"]
+    assert environment["versions"]["torch"].split("+")[0] == torch.__version__.split("+")[0]
+    assert "resumed" not in environment
+    resume(result.run, command=["dbbd", "resume"])
+    environment = json.loads((result.run / "environment.json").read_text())
+    assert environment["command"] == ["dbbd", "train"]
+    assert [entry["command"] for entry in environment["resumed"]] == [["dbbd", "resume"]]
     assert len(Manifest.load(result.run / "splits.json").samples) == 40
     assert result.best == load_checkpoint(result.checkpoint)["state"]["history"][result.best_epoch - 1]["val"]
 
@@ -163,6 +170,135 @@ def test_a_damaged_newest_checkpoint_is_passed_over_with_a_warning(tiny_config: 
     assert len(caught.value.details) == 3
 
 
+def test_the_best_model_of_a_branch_is_there_or_starts_anew(tiny_config: Make) -> None:
+    source = train(tiny_config(**{"training.epochs": 3, "training.learning_rate": 1e-4, "training.min_lr": 0.0}))
+    bests = [row["best"] for row in load_checkpoint(source.checkpoint)["state"]["history"]]
+    assert bests[-1]  # so that best_model.pth holds an epoch that the branch does not have
+    worse = [*epochs(3), Override("training.learning_rate", 0.5, "--set")]
+    branch = resume(source.run / "ckpt.previous.pth", overrides=worse)
+    assert branch.best_model is not None
+    best = load_checkpoint(branch.best_model)["state"]
+    assert len(best["history"]) == branch.best_epoch
+    assert best["history"][-1]["val"] == branch.best
+    assert (branch.run / "SYNTHETIC_DATA.txt").exists()
+
+
+WRONG_CONTENT: list[tuple[str, object]] = [
+    ("state", []),
+    ("state", {"epoch": 1}),
+    ("state.epoch", "1"),
+    ("state.batch", -5),
+    ("state.history", 3),
+    ("state.history", [1]),
+    ("state.best_epoch", 99),
+    ("state.seconds", "x"),
+    ("module", {1: torch.zeros(1)}),
+    ("module", 3),
+    ("optimizer", 3),
+    ("optimizer", {}),
+    ("random", {"numpy": []}),
+    ("config", 3),
+    ("config", {}),
+    ("config.training.epochs", "many"),
+    ("format", torch.tensor([1, 2])),
+]
+
+
+@pytest.mark.parametrize(("key", "value"), WRONG_CONTENT, ids=[f"{k}={str(v)[:12]}" for k, v in WRONG_CONTENT])
+def test_wrong_content_of_a_checkpoint_is_a_checkpoint_error(
+    tiny_config: Make, tmp_path_factory: pytest.TempPathFactory, key: str, value: object
+) -> None:
+    run = train(tiny_config(training__epochs=1)).run
+    checkpoint = load_checkpoint(run / "ckpt.pth")
+    *sections, last = key.split(".")
+    place = checkpoint
+    for section in sections:
+        place = place[section]
+    place[last] = value
+    torch.save(checkpoint, run / "wrong.pth")
+    for use in (lambda path: resume(path, overrides=epochs(2)), validate):
+        if use is validate and key in ("optimizer", "random"):
+            continue  # validate needs neither
+        with pytest.raises(CheckpointError):
+            use(run / "wrong.pth")
+
+
+def test_fewer_epochs_than_are_done_are_refused(tiny_config: Make) -> None:
+    run = train(tiny_config(training__epochs=2)).run
+    with pytest.raises(ConfigError, match="less than the 2 epochs"):
+        resume(run, overrides=epochs(1))
+    assert yaml.safe_load((run / "config.yaml").read_text())["training"]["epochs"] == 2
+
+
+def test_mistakes_are_told_before_the_data_is_touched(tiny_config: Make, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for changes in (
+        {"run.name": "a/b"},
+        {"run.runs_dir": str(tmp_path / "file" / "runs")},
+        {"run.device": "cuda:77"},
+        {"run.precision": "fp16"},
+        {"model.weights": str(tmp_path / "missing.pth")},
+        {"data.source": "folder", "data.path": "~nosuchuser/x"},
+    ):
+        for service in (train, forecast):
+            with pytest.raises(DbbdError) as caught:
+                service(tiny_config(**changes), progress=Untouched())
+            assert not isinstance(caught.value, DataError), changes
+
+
+class Untouched(Silent):
+    @contextmanager
+    def phase(
+        self, title: str, total: int, unit: str = "batches", done: int = 0, noun: str = "samples"
+    ) -> Iterator[Phase]:
+        pytest.fail(f"{title} began")
+        yield
+
+
+def test_a_batch_of_one_image_and_a_batch_too_large_are_explained(
+    tiny_config: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(ConfigError, match="a batch of one image"):
+        train(tiny_config(model__name="resnet18", training__batch_size=27))
+
+    def full(*_: object, **__: object) -> None:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes.")
+
+    monkeypatch.setattr("dbbd_cli.model.classifier.Classifier.forward", full)
+    with pytest.raises(ConfigError, match="out of memory") as caught:
+        train(tiny_config())
+    assert "batch_size" in caught.value.hint
+
+
+def test_a_cache_that_is_removed_while_a_run_trains_does_no_harm(tiny_config: Make) -> None:
+    class Removes(Silent):
+        @contextmanager
+        def phase(
+            self, title: str, total: int, unit: str = "batches", done: int = 0, noun: str = "samples"
+        ) -> Iterator[Phase]:
+            if title.endswith("train"):
+                for file in default_cache_dir().glob("*.u8"):
+                    file.unlink()
+            with super().phase(title, total) as phase:
+                yield phase
+
+    assert train(tiny_config(seed=11), progress=Removes()).epochs == 2
+
+
+def test_links_in_a_run_folder_are_not_followed(tiny_config: Make, tmp_path: Path) -> None:
+    run = train(tiny_config(training__epochs=1)).run
+    victim = tmp_path / "victim"
+    victim.write_text("precious")
+    for name in ("run.log", "ckpt.pth.tmp", "config.yaml.tmp"):
+        (run / name).unlink(missing_ok=True)
+        (run / name).symlink_to(victim)
+    with pytest.raises(OSError, match="link"):
+        resume(run, overrides=epochs(2))
+    (run / "run.log").unlink()
+    resume(run, overrides=epochs(2))
+    assert victim.read_text() == "precious"
+
+
 def test_what_cannot_be_resumed_is_told(tiny_config: Make, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="does not exist"):
         resume(tmp_path / "no" / "such" / "run")
@@ -176,7 +312,7 @@ def test_what_cannot_be_resumed_is_told(tiny_config: Make, tmp_path: Path) -> No
     with pytest.raises(CheckpointError, match="does not fit this configuration"):
         resume(run / "ckpt.pth")
     (run / "splits.json").unlink()
-    with pytest.raises(CheckpointError, match=r"splits\.json is missing"):
+    with pytest.raises(CheckpointError, match=r"there is no splits\.json"):
         resume(run)
 
 

@@ -1,0 +1,48 @@
+"""Failures of the machine or of PyTorch that a user can do something about."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from dbbd_cli.errors import ConfigError, DataError
+
+
+@contextmanager
+def explained() -> Iterator[None]:
+    """Turns what PyTorch raises in situations that users bring about into errors that say what to do.
+
+    Raises:
+        ConfigError: a batch does not fit into memory, or is too small for the network.
+        DataError: a process that loads batches has died.
+    """
+    try:
+        yield
+    except (MemoryError, torch.OutOfMemoryError) as error:
+        raise _out_of_memory() from error
+    except RuntimeError as error:
+        text = str(error)
+        if "can't allocate memory" in text or "out of memory" in text:
+            raise _out_of_memory() from error
+        if "DataLoader worker" in text:
+            raise DataError(
+                f"a process that loads batches has died: {text.splitlines()[0]}",
+                hint="it may have been killed for lack of memory: lower data.num_workers; 0 loads in the main process",
+            ) from error
+        raise
+    except ValueError as error:
+        if "Expected more than 1 value per channel" in str(error):
+            raise ConfigError(
+                "a batch of one image is too small for the batch normalisation of this network at this image size",
+                hint="choose another training.batch_size, so that the last batch of an epoch has two images or more",
+            ) from error
+        raise
+
+
+def _out_of_memory() -> ConfigError:
+    return ConfigError(
+        "out of memory: a batch does not fit",
+        hint="lower training.batch_size (and raise training.accumulate_batches by as much), or data.image_size",
+    )

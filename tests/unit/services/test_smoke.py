@@ -1,0 +1,160 @@
+from __future__ import annotations
+
+import signal
+import types
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import yaml
+
+from dbbd_cli.config.schema import Config
+from dbbd_cli.engine.signals import stop_on_signals
+from dbbd_cli.errors import ConfigError, DataError, DbbdError, StoppedError
+from dbbd_cli.progress import Progress, Silent
+from dbbd_cli.services import smoke as service
+from dbbd_cli.services.results import SmokeResult
+from dbbd_cli.services.smoke import smoke
+
+STEPS = ["train", "interrupt", "resume", "compare", "validate", "evaluate", "plot"]
+BATCHES = 8
+
+
+@pytest.fixture(autouse=True)
+def _tiny(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The shipped configuration on fewer and smaller images."""
+    config = yaml.safe_load(Path(service.__file__).parents[2].joinpath("configs", "smoke_qr.yaml").read_text())
+    config["data"] |= {"sample_per_class": 40, "image_size": 32}
+    file = tmp_path_factory.mktemp("config") / "tiny.yaml"
+    file.write_text(yaml.safe_dump(config))
+    monkeypatch.setitem(service.CONFIGS, "image_classification", str(file))
+
+
+def checkpoints(result: SmokeResult, run: str) -> set[str]:
+    (folder,) = result.run.glob(f"*-image_classification-{run}")
+    return {path.name for path in folder.glob("*.pth*")}
+
+
+def test_all_steps_pass_and_leave_what_is_needed(tmp_path: Path) -> None:
+    result = smoke(epochs=2, device="cpu", runs_dir=tmp_path)
+    assert result.passed
+    assert [step.name for step in result.steps] == STEPS
+    assert result.device.startswith("cpu")
+    assert result.precision.startswith("fp32")
+    assert result.synthetic
+    assert not (result.run / "cache").exists()
+    assert checkpoints(result, "interrupted") == set()
+    kept = {"ckpt.pth", "best_model.pth"}
+    assert checkpoints(result, "whole") == kept | {f"{name}.sha256" for name in kept}
+
+
+def test_a_resume_that_forgets_is_noticed_even_without_asserts_and_all_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dbbd_cli.engine.trainer.restore_random_state", lambda state: None)
+    optimised = types.ModuleType(service.__name__)  # as `python -O` has it
+    source = Path(service.__file__).read_text(encoding="utf-8")
+    exec(compile(source, service.__file__, "exec", optimize=1), optimised.__dict__)
+    monkeypatch.setattr(optimised, "CONFIGS", service.CONFIGS)
+    result = optimised.smoke(epochs=1, device="cpu", runs_dir=tmp_path)
+    assert [step.name for step in result.steps if not step.passed] == ["compare"]
+    assert "differs from the uninterrupted run" in result.steps[-1].detail
+    assert (result.run / "cache").is_dir()
+    assert "ckpt.pth" in checkpoints(result, "interrupted")
+
+
+@pytest.mark.parametrize(
+    ("error", "detail", "traceback"),
+    [
+        (DataError("no data", hint="find some"), "no data", False),
+        (KeyError("loss"), "KeyError: 'loss'", True),
+        (RuntimeError("first line\nsecond " + "word " * 100), "RuntimeError: first line second word", True),
+    ],
+)
+def test_any_error_is_a_failed_step(
+    error: Exception, detail: str, traceback: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_arguments: object, **_keywords: object) -> None:
+        raise error
+
+    monkeypatch.setattr(service, "train", fail)
+    result = smoke(epochs=1, device="cpu", runs_dir=tmp_path)
+    (step,) = result.steps
+    assert not step.passed
+    assert step.detail.startswith(detail)
+    assert len(step.detail) <= 200
+    assert [path.name for path in result.run.iterdir()] == traceback * ["image_classification-train.traceback.txt"]
+
+
+def fake_training(pressed: dict[str, tuple[int, signal.Signals]]) -> Any:
+    """Stands in for `train`: counts batches and heeds signals as training does.
+
+    Args:
+        pressed: for each run, the batch during which somebody sends a signal, and which.
+    """
+
+    def train(config: Config, *, progress: Progress) -> Any:
+        run = config.run.name.rpartition("-")[2]
+        (Path(config.run.runs_dir) / f"now-{config.run.name}").mkdir()
+        with stop_on_signals(Silent()) as stop, progress.phase("Epoch 1/1 train", BATCHES) as bar:
+            for batch in range(BATCHES):
+                bar.advance()
+                if run in pressed and pressed[run][0] == batch:
+                    signal.raise_signal(pressed[run][1])
+                if stop.signal_number is not None:
+                    raise StoppedError("stopped", signal_number=stop.signal_number)
+        return SimpleNamespace(facts=SimpleNamespace(batches={"train": BATCHES}), best={"loss": 1.0})
+
+    return train
+
+
+def test_the_planned_signal_is_no_reason_to_stop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(service, "train", fake_training({}))
+    steps = smoke(epochs=1, device="cpu", runs_dir=tmp_path).steps
+    assert [(step.name, step.passed) for step in steps] == [("train", True), ("interrupt", True), ("resume", False)]
+
+
+PLANNED = BATCHES // 2 - 1  # the batch in which smoke itself sends SIGINT
+
+
+@pytest.mark.parametrize(
+    ("run", "batch", "number", "code"),
+    [
+        ("whole", 1, signal.SIGINT, 130),
+        ("whole", 1, signal.SIGTERM, 143),
+        ("interrupted", PLANNED - 1, signal.SIGINT, 130),
+        ("interrupted", PLANNED, signal.SIGTERM, 143),
+    ],
+)
+def test_a_signal_of_the_user_stops_smoke(
+    run: str, batch: int, number: signal.Signals, code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service, "train", fake_training({run: (batch, number)}))
+    with pytest.raises(StoppedError) as caught:
+        smoke(epochs=1, device="cpu", runs_dir=tmp_path)
+    assert caught.value.exit_code == code
+
+
+def test_ctrl_c_beside_the_planned_one_or_outside_training_stops_smoke(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service, "train", fake_training({"interrupted": (PLANNED, signal.SIGINT)}))
+    with pytest.raises(KeyboardInterrupt):
+        smoke(epochs=1, device="cpu", runs_dir=tmp_path)
+
+    def interrupted(*_arguments: object, **_keywords: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(service, "train", fake_training({}))
+    monkeypatch.setattr(service, "resume", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        smoke(epochs=1, device="cpu", runs_dir=tmp_path)
+
+
+@pytest.mark.parametrize("wrong", [{"task": "nothing"}, {"epochs": 0}, {"device": "abacus"}])
+def test_wrong_arguments_are_told_before_anything_is_made(wrong: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(DbbdError) as caught:
+        smoke(runs_dir=tmp_path, **wrong)
+    assert isinstance(caught.value, ConfigError)
+    assert not list(tmp_path.iterdir())
