@@ -72,6 +72,8 @@ def _as_dbbd_error(error: Exception) -> DbbdError:
     """Any exception as one that can be shown: those of the command-line parser, ours, and bugs."""
     if isinstance(error, DbbdError):
         return error
+    if _was_interrupted(error):
+        return StoppedError("interrupted; nothing more was saved", signal_number=signal.SIGINT)
     describe = getattr(error, "format_message", None)
     if describe is not None:  # a usage error: its class is in `click` or inside Typer, depending on Typer's version
         context = getattr(error, "ctx", None)
@@ -84,6 +86,15 @@ def _as_dbbd_error(error: Exception) -> DbbdError:
         f"this is a bug: please report it ({type(error).__name__}: {error})",
         hint="Run the same command with --debug for the traceback, and add that to the report.",
     )
+
+
+def _was_interrupted(error: BaseException | None) -> bool:
+    """Whether Ctrl-C is behind an error: libraries that were in the middle of something wrap it in one of theirs."""
+    while error is not None:
+        if isinstance(error, KeyboardInterrupt):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def _plain(error: DbbdError) -> dict[str, object]:

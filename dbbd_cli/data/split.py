@@ -17,6 +17,9 @@ from dbbd_cli.errors import CheckpointError, DataError
 
 SPLITS = ("train", "val", "test")
 MANIFEST_FORMAT = 1
+MAX_LISTED = 10
+ATTEMPTS = 50
+"""Draws that are tried until every class is in every split; large groups may need more than one."""
 
 
 @dataclass(frozen=True)
@@ -118,11 +121,21 @@ def draw_sample(keys: Sequence[str], labels: Sequence[int], per_class: int | Non
     return sorted(chosen)
 
 
-def _quota(count: int, shares: Sequence[float]) -> list[int]:
-    """Whole numbers near `count` times each share that sum to `count`, each at least 1."""
-    train = max(1, min(round(count * shares[0]), count - 2))
-    val = max(1, min(round(count * shares[1]), count - train - 1))
-    return [train, val, count - train - val]
+def _quota(count: int, shares: Sequence[float], label: int) -> list[int]:
+    """Whole numbers near `count` times each share that sum to `count`, each at least 1.
+
+    What rounding down leaves goes to the largest remainders; among equal ones, to another split in the next class.
+    """
+    exact = [round(count * share, 6) for share in shares]
+    quota = [int(value) for value in exact]
+    by_remainder = sorted(range(3), key=lambda s: (quota[s] - exact[s], (s - 1 - label) % 3))
+    for s in by_remainder[: count - sum(quota)]:
+        quota[s] += 1
+    for s in range(3):
+        if quota[s] == 0:
+            quota[s] += 1
+            quota[quota.index(max(quota))] -= 1
+    return quota
 
 
 def assign_splits(
@@ -137,7 +150,8 @@ def assign_splits(
 
     Groups are taken from large to small, in hash order among equals. Each goes to a split drawn with probability
     in proportion to the places left there, among the splits in which all of it still fits; where it fits in none,
-    to the split with most places left. Groups of one therefore fill the quotas exactly.
+    to the split with most places left. Groups of one therefore fill the quotas exactly. Where a class is then missing
+    from a split, the draw is made again, no longer asking whether groups fit.
 
     Args:
         keys: name of each sample.
@@ -152,13 +166,42 @@ def assign_splits(
     """
     counts = Counter(labels)
     small = [f"{classes[label]}: {counts[label]} samples" for label in range(len(classes)) if counts[label] < 3]
+    small[MAX_LISTED:] = [f"… and {len(small) - MAX_LISTED:,} more"] if len(small) > MAX_LISTED else []
     if small:
         raise DataError(
             "a class is too small to be in the training, validation and test split",
             details=small,
-            hint="give each class at least 3 samples, or leave the class out",
+            hint="give each class at least 3 samples, or leave it out; if these are no classes at all, another column "
+            "or folder was meant",
         )
-    left = {label: _quota(count, shares) for label, count in counts.items()}
+    for attempt in range(ATTEMPTS):
+        splits = _draw_splits(keys, labels, groups, shares, seed, attempt)
+        present = set(zip(labels, splits, strict=True))
+        absent = [
+            f"{classes[label]}: none in {split}"
+            for label in counts
+            for split in SPLITS
+            if (label, split) not in present
+        ]
+        if not absent:
+            return splits
+    raise DataError(
+        "after keeping together what belongs together, a class is missing from a split",
+        details=absent[:MAX_LISTED],
+        hint="samples with the same content, and with data.split.group=host those of the same host, stay in one split: "
+        "give more that differ",
+    )
+
+
+def _draw_splits(
+    keys: Sequence[str],
+    labels: Sequence[int],
+    groups: Sequence[Hashable],
+    shares: Sequence[float],
+    seed: int,
+    attempt: int,
+) -> list[str]:
+    left = {label: _quota(count, shares, label) for label, count in Counter(labels).items()}
     members: dict[Hashable, list[int]] = {}
     for position, group in enumerate(groups):
         members.setdefault(group, []).append(position)
@@ -168,24 +211,16 @@ def assign_splits(
         need = Counter(labels[position] for position in members[group])
         places = [sum(left[label][s] for label in need) for s in range(3)]
         weights = [places[s] if all(left[label][s] >= n for label, n in need.items()) else 0 for s in range(3)]
+        if attempt:  # groups so large that fitting was of no use
+            weights = [max(number, 0) for number in places]
         if sum(weights) == 0:
             chosen = max(range(3), key=lambda s: places[s])
         else:
             # The hash is the random number: 64 bits of it, as a fraction of 1.
-            ticket = int(_rank(seed, "draw", ranks[group])[:16], 16) / 2**64 * sum(weights)
+            ticket = int(_rank(seed, f"draw {attempt}", ranks[group])[:16], 16) / 2**64 * sum(weights)
             chosen = 0 if ticket < weights[0] else 1 if ticket < weights[0] + weights[1] else 2
         for label, n in need.items():
             left[label][chosen] -= n
         for position in members[group]:
             splits[position] = SPLITS[chosen]
-    present = set(zip(labels, splits, strict=True))
-    absent = [
-        f"{classes[label]}: none in {split}" for label in counts for split in SPLITS if (label, split) not in present
-    ]
-    if absent:
-        raise DataError(
-            "after keeping groups together, a class is missing from a split",
-            details=absent,
-            hint="set data.split.group to none, give more samples, or change the shares under data.split",
-        )
     return splits

@@ -10,6 +10,7 @@ import hashlib
 import os
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -70,9 +71,12 @@ def save_checkpoint(state: Mapping[str, Any], folder: Path, *, best: bool) -> No
         if newest.exists():
             _put(_copy_of(newest), previous, _digests_of(newest))
         _put(temporary, newest, [digest])
-    except OSError as error:
+    except BaseException as error:
         for stray in folder.glob("*" + SUFFIX_TEMPORARY):
-            stray.unlink(missing_ok=True)
+            with suppress(OSError):
+                stray.unlink()
+        if not isinstance(error, OSError):
+            raise
         free = shutil.disk_usage(folder).free / 1e6
         raise DiskError(
             f"the checkpoint cannot be written to {folder}: {reason_of(error)} "

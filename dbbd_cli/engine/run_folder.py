@@ -184,35 +184,37 @@ class RunLog:
 
     Args:
         folder: the run folder.
-        step: optimizer steps that are behind.
-        epoch: epoch that is under way. Later entries, left by a run that was killed between checkpoints, are removed.
+        step: optimizer steps that are behind. Later entries, left by a run that was killed between checkpoints, go.
+        history: the epochs that are done, as the checkpoint has them.
         command: the command line, for `run.log`.
     """
 
-    def __init__(self, folder: Path, *, step: int, epoch: int, command: Sequence[str]) -> None:
+    def __init__(
+        self, folder: Path, *, step: int, history: Sequence[Mapping[str, Any]], command: Sequence[str]
+    ) -> None:
         # Imported here: it takes a second, and reading a run needs none of it.
         from torch.utils.tensorboard import SummaryWriter
 
         self.folder = folder
-        self._forget_after(step, epoch)
+        self._restore(step, history)
         self._history = open_to_append(folder / HISTORY)
         self._log = open_to_append(folder / LOG)
         self._board = SummaryWriter(str(folder), purge_step=step + 1 if step else None)
         self.text(f"$ {' '.join(command)}" if command else f"process {os.getpid()}, python {sys.version.split()[0]}")
 
-    def _forget_after(self, step: int, epoch: int) -> None:
+    def _restore(self, step: int, history: Sequence[Mapping[str, Any]]) -> None:
+        """Makes the file hold the steps that it knows up to `step`, and the epochs of the checkpoint."""
         path = self.folder / HISTORY
-        if not path.exists():
-            return
-        kept = []
-        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        rows: list[Mapping[str, Any]] = list(history)
+        for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []:
             try:
                 row = json.loads(line)
-                if row["step"] <= step and (row["kind"] == "step" or row["epoch"] < epoch):
-                    kept.append(line + "\n")
+                if row["kind"] == "step" and row["step"] <= step:
+                    rows.append(row)
             except (ValueError, KeyError, TypeError, RecursionError):
                 continue  # the torn last line of a run that was killed
-        write_text(path, "".join(kept))
+        rows.sort(key=lambda row: (row["step"], row["kind"] == "epoch"))
+        write_text(path, "".join(json.dumps(finite(row)) + "\n" for row in rows))
 
     def entry(self, row: Mapping[str, Any]) -> None:
         """Adds a line to the history."""

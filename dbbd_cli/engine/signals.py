@@ -32,10 +32,10 @@ def stop_on_signals(progress: Progress) -> Iterator[StopRequest]:
     def handle(number: int, _frame: FrameType | None) -> None:
         if request and number == signal.SIGINT:
             raise KeyboardInterrupt
+        if not request:
+            again = " Ctrl-C again stops at once." if number == signal.SIGINT else ""
+            progress.line(f"{signal.Signals(number).name}: stopping after this step and saving.{again}")
         request.signal_number = number
-        progress.line(
-            f"{signal.Signals(number).name}: stopping after this step and saving. Ctrl-C again stops at once."
-        )
 
     previous = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

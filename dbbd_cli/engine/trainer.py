@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,18 +13,17 @@ import torch
 from torch import nn
 
 from dbbd_cli.config.schema import Config, to_plain
-from dbbd_cli.data.loader import BatchLoader
 from dbbd_cli.engine.checkpoint import NEWEST, save_checkpoint
 from dbbd_cli.engine.epoch_table import EpochTable
+from dbbd_cli.engine.inference import place, run_split
 from dbbd_cli.engine.optim import LearningRate, build_optimizer
 from dbbd_cli.engine.run_folder import RunLog
 from dbbd_cli.engine.runtime import Runtime, random_state, restore_random_state
 from dbbd_cli.engine.signals import StopRequest
 from dbbd_cli.engine.state import Sums, TrainState
 from dbbd_cli.errors import NotFiniteError, StoppedError
-from dbbd_cli.model.output import StepOutput
 from dbbd_cli.paths import resume_command
-from dbbd_cli.progress import Phase, Progress
+from dbbd_cli.progress import Progress
 from dbbd_cli.tasks.base import Task
 
 
@@ -75,11 +74,6 @@ class Trainer:
             self.scaler.load_state_dict(checkpoint["scaler"])
         self.state = TrainState.from_plain(checkpoint["state"])
         restore_random_state(checkpoint["random"])
-
-
-def place(module: nn.Module, runtime: Runtime) -> nn.Module:
-    """Moves a module to the device; convolutions run fastest with channels last."""
-    return module.to(runtime.device).to(memory_format=torch.channels_last)
 
 
 def _load_optimizer(
@@ -198,35 +192,11 @@ def fit(trainer: Trainer, folder: Path, log: RunLog, progress: Progress, stop: S
         if table is None:
             table = EpochTable(training.epochs, val_metrics)
             _say(table.heading(), log, progress)
-        note = "saved as best" if save_best else "best" if best else ""
+        note = "best saved" if save_best else "best" if best else ""
         line = table.row(row["epoch"], train_metrics, val_metrics, learning_rate=used_rate, seconds=seconds, note=note)
         _say(line, log, progress)
         if state.stopped_early:
             _say(f"Early stopping: no improvement for {state.patience_epochs} epochs", log, progress)
-
-
-def run_batches(task: Task, loader: BatchLoader, runtime: Runtime) -> Iterator[tuple[StepOutput, Any]]:
-    """Runs the module over a split without training it; gives each output with the batch that it came from."""
-    task.module.eval()
-    for raw_batch in loader.batches(epoch=0):
-        with torch.inference_mode(), runtime.autocast():
-            output = task.module(*task.to_device(raw_batch, runtime.device, train=False))
-        yield output, raw_batch
-
-
-def run_split(task: Task, loader: BatchLoader, runtime: Runtime, bar: Phase, stop: StopRequest | None = None) -> Sums:
-    """Sums loss and metrics over a split without training; ends early, with partial sums, when asked to stop."""
-    sums = Sums()
-    for output, _ in run_batches(task, loader, runtime):
-        sums.add(output)
-        shown = {}
-        if runtime.device.type == "cpu":  # elsewhere reading a value would make the program wait
-            sums.flush()
-            shown = task.summarise(sums.values, sums.num_samples)
-        bar.advance(samples=output.num_samples, **shown)  # type: ignore[arg-type]
-        if stop:
-            break
-    return sums
 
 
 def _summary(task: Task, sums: Sums) -> dict[str, float]:
@@ -299,7 +269,7 @@ def _log_epoch(log: RunLog, row: Mapping[str, Any], seconds: float) -> None:
     log.entry(row)
     for split in ("train", "val"):
         log.scalars(row["step"], {f"{split}/{name}": value for name, value in row[split].items()})
-    log.scalars(row["step"], {"seconds_per_epoch": seconds})
+    log.scalars(row["step"], {"learning_rate": row["learning_rate"], "seconds_per_epoch": seconds})
 
 
 def _say(text: str, log: RunLog, progress: Progress) -> None:

@@ -15,9 +15,9 @@ from dbbd_cli.config.load import Override
 from dbbd_cli.engine.checkpoint import BEST
 from dbbd_cli.engine.efficiency import measure_efficiency
 from dbbd_cli.engine.failures import explained
+from dbbd_cli.engine.inference import place, run_batches
 from dbbd_cli.engine.run_folder import finite
 from dbbd_cli.engine.runtime import Runtime
-from dbbd_cli.engine.trainer import place, run_batches
 from dbbd_cli.errors import ConfigError, DiskError
 from dbbd_cli.files import write_text
 from dbbd_cli.progress import Progress, Silent

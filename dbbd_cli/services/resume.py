@@ -45,7 +45,7 @@ def resume(
         DbbdError: see the kinds in `errors`.
     """
     progress = progress or Silent()
-    target = target.absolute()
+    target = target.resolve()
     folder = target if target.is_dir() else target.parent
     if not folder.is_dir():
         raise CheckpointError(f"{target} does not exist", hint="give a run folder, or a .pth file inside one")
@@ -140,9 +140,12 @@ def _resume_here(
     show_facts(facts, progress, run=folder)
     state, epochs = trainer.state, config.training.epochs
     if state.epoch > epochs or state.stopped_early:
-        progress.line(
-            f"The run has finished its {len(state.history)} epochs. To go on: {resume_command(folder, '--epochs', 'N')}"
+        how = (
+            f"stopped early after {done} of {epochs} epochs"
+            if state.stopped_early
+            else f"has finished its {done} epochs"
         )
+        progress.line(f"The run {how}. To go on: {resume_command(folder, '--epochs', 'N')}")
     else:
         where = f", batch {state.batch}" if state.batch else ""
         progress.line(f"Continuing with epoch {state.epoch} of {epochs}{where}, from {run.path.name}")

@@ -73,7 +73,7 @@ def open_run(target: Path, *, prefer: str, overrides: Sequence[Override], progre
         CheckpointError: there is no usable checkpoint.
         ConfigError: an override does not fit.
     """
-    target = target.absolute()
+    target = target.resolve()
     if target.is_dir():
         folder = target
         path, checkpoint = _first_usable(folder, prefer, progress)
@@ -132,7 +132,11 @@ def _first_usable(folder: Path, prefer: str, progress: Progress) -> tuple[Path, 
             progress.line(f"{folder} has no {prefer}; using {name}.")
         return path, checkpoint
     if findings:
-        raise CheckpointError(f"no checkpoint in {folder} can be used", details=findings, hint="nothing was deleted")
+        raise CheckpointError(
+            f"no checkpoint in {folder} can be used",
+            details=findings,
+            hint="nothing was deleted; restore a checkpoint from a copy, or train anew",
+        )
     raise CheckpointError(
         f"{folder} holds no checkpoint",
         hint="give a run folder made by dbbd train; a run that stopped in its first epoch has none yet",

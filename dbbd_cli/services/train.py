@@ -13,7 +13,7 @@ import torch
 from dbbd_cli.config.load import dump_config
 from dbbd_cli.config.schema import Config, to_plain
 from dbbd_cli.data.split import Manifest
-from dbbd_cli.engine.checkpoint import BEST, NEWEST, state_bytes
+from dbbd_cli.engine.checkpoint import BEST, NEWEST, save_checkpoint, state_bytes
 from dbbd_cli.engine.failures import explained
 from dbbd_cli.engine.run_folder import (
     CONFIG,
@@ -30,7 +30,9 @@ from dbbd_cli.engine.trainer import Trainer, fit
 from dbbd_cli.errors import CheckpointError, DbbdError
 from dbbd_cli.files import write_text
 from dbbd_cli.progress import Progress, Silent
-from dbbd_cli.services.plot import plot
+from dbbd_cli.report.history import training_history
+from dbbd_cli.report.run import read_run
+from dbbd_cli.report.save import save_figure
 from dbbd_cli.services.results import Forecast, RunFacts, TrainResult
 from dbbd_cli.services.session import build_task, describe, show_facts, with_absolute_paths
 from dbbd_cli.tasks.image_classification import make_image_manifest
@@ -87,9 +89,12 @@ def run_to_the_end(
     state, config = trainer.state, trainer.config
     if facts.synthetic:
         write_text(folder / SYNTHETIC_NOTE, "The data of this run is made up: no number here tells of real data.\n")
-    log = RunLog(folder, step=state.step, epoch=state.epoch, command=command)
+    log = RunLog(folder, step=state.step, history=state.history, command=command)
     try:
         with stop_on_signals(progress) as stop, explained():
+            if not (folder / NEWEST).exists():
+                # A run that is killed in its first epoch can be resumed too, and a full disk shows at once.
+                save_checkpoint(trainer.to_plain(), folder, best=False)
             fit(trainer, folder, log, progress, stop)
         best = dict(state.history[state.best_epoch - 1]["val"])
         log.hyperparameters(_flat(to_plain(config)), best)
@@ -117,7 +122,7 @@ def run_to_the_end(
 
 def _plots(folder: Path, progress: Progress) -> list[Path]:
     try:
-        return plot([folder]).files
+        return [save_figure(training_history([read_run(folder)]), folder / "training_history.png")]
     except DbbdError as error:  # the training is done, and its result must not be lost for a picture
         progress.warn(f"no figures were drawn: {error.message}")
         return []

@@ -8,7 +8,7 @@ from pathlib import Path
 from dbbd_cli.config.load import Override
 from dbbd_cli.engine.checkpoint import BEST
 from dbbd_cli.engine.failures import explained
-from dbbd_cli.engine.trainer import place, run_split
+from dbbd_cli.engine.inference import place, run_split
 from dbbd_cli.progress import Progress, Silent
 from dbbd_cli.services.results import ValidateResult
 from dbbd_cli.services.session import build_task, is_synthetic, load_module, open_run

@@ -1,14 +1,17 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
+from filelock import FileLock
 from PIL import Image
 
 from dbbd_cli.data import image_cache
@@ -141,6 +144,125 @@ def test_least_recently_used_caches_go_first(tmp_path: Path) -> None:
         os.utime(path, (1000 - age, 1000 - age))
     make_room(tmp_path, needed=150, limit=300)
     assert [path.name for path in tmp_path.iterdir()] == ["images-new.u8"]
+
+
+def test_a_cache_that_another_process_removes_meanwhile_is_no_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for age, name in enumerate(("new", "old", "gone")):
+        path = tmp_path / f"images-{name}.u8"
+        path.write_bytes(bytes(100))
+        os.utime(path, (1000 - age, 1000 - age))
+    for name in ("images-gone.u8", "images-gone.tmp", "images-gone.json"):
+        (tmp_path / name).touch()
+    glob = Path.glob
+
+    def glob_then_lose(folder: Path, pattern: str) -> list[Path]:
+        found = sorted(glob(folder, pattern))
+        for path in found:
+            if "gone" in path.name:
+                path.unlink()
+        return found
+
+    monkeypatch.setattr(Path, "glob", glob_then_lose)
+    make_room(tmp_path, needed=100, limit=200)
+    monkeypatch.undo()
+    assert [path.name for path in tmp_path.glob("*.u8")] == ["images-new.u8"]
+
+
+def test_what_a_killed_process_left_goes_at_once_and_what_another_writes_stays(tmp_path: Path) -> None:
+    for name in ("dead.tmp", "alive.tmp", "alive.json.12ab.tmp"):
+        (tmp_path / f"images-{name}").touch()
+    with FileLock(tmp_path / "images-alive.lock"):
+        make_room(tmp_path, needed=1)
+    left = sorted(path.name for path in tmp_path.glob("*.tmp"))
+    assert left == ["images-alive.json.12ab.tmp", "images-alive.tmp"]
+
+
+def test_what_was_left_of_the_same_cache_is_written_over(tmp_path: Path) -> None:
+    refs = url_refs(3)
+    name = prepare_images(refs, 32, tmp_path / "other", Silent()).path.name
+    (tmp_path / name).with_suffix(".tmp").write_bytes(b"x" * 10_000)
+    again = prepare_images(refs, 32, tmp_path, Silent())
+    assert again.path.read_bytes() == (tmp_path / "other" / name).read_bytes()
+    assert not list(tmp_path.glob("*.tmp"))
+
+
+def test_a_data_set_above_the_limit_is_written_and_the_others_go(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepare_images(url_refs(2), 32, tmp_path, Silent())
+    monkeypatch.setattr(make_room, "__defaults__", (1000,))
+    large = prepare_images(url_refs(3), 32, tmp_path, Silent())
+    assert list(tmp_path.glob("*.u8")) == [large.path]
+
+
+def with_a_bad_one(folder: Path) -> list[ImageRef]:
+    refs = file_refs(folder, 4)
+    Path(str(refs[1].path)).write_bytes(b"text")
+    refs[1] = ImageRef(hashlib.sha256(b"text").hexdigest(), path=refs[1].path)
+    return refs
+
+
+def test_images_that_are_bad_for_good_are_remembered(tmp_path: Path) -> None:
+    refs, progress, cache = with_a_bad_one(tmp_path), Recorder(), tmp_path / "cache"
+    first = prepare_images(refs, 32, cache, progress)
+    again = prepare_images(refs, 32, cache, progress)
+    assert progress.titles == ["Decoding images"]
+    assert again == first
+    assert again.problems == {1: "not an image"}
+    assert again.open().shape == (3, 3, 32, 32)
+    assert cached_images(refs, 32, cache) is None  # it promises a row for every image
+
+
+def test_images_whose_reading_failed_are_tried_again(tmp_path: Path) -> None:
+    refs, progress = with_a_bad_one(tmp_path), Recorder()
+    path = Path(str(refs[2].path))
+    data = path.read_bytes()
+    path.unlink()
+    assert sorted(prepare_images(refs, 32, tmp_path / "cache", progress).problems) == [1, 2]
+    path.write_bytes(data)
+    assert sorted(prepare_images(refs, 32, tmp_path / "cache", progress).problems) == [1]
+    assert len(progress.titles) == 2
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "",
+        "[]",
+        "{}",
+        '{"pillow": "P", "problems": []}',
+        '{"pillow": "P", "problems": {"1": "", "9": ""}}',
+        "another Pillow",
+    ],
+)
+def test_a_record_that_is_damaged_or_of_another_pillow_is_not_used(tmp_path: Path, damage: str) -> None:
+    refs, progress = with_a_bad_one(tmp_path), Recorder()
+    first = prepare_images(refs, 32, tmp_path / "cache", progress)
+    [record] = (tmp_path / "cache").glob("*.json")
+    known = json.loads(record.read_text())
+    if damage == "another Pillow":
+        damage = json.dumps({**known, "pillow": "0.1"})
+    record.write_text(damage.replace('"P"', json.dumps(known["pillow"])))
+    assert prepare_images(refs, 32, tmp_path / "cache", progress) == first
+    assert len(progress.titles) == 2
+
+
+def test_records_do_not_stay_for_ever(tmp_path: Path) -> None:
+    for name, age in (("old", 100), ("new", 80)):
+        record = tmp_path / f"images-{name}.json"
+        record.touch()
+        os.utime(record, (time.time() - age * 24 * 3600,) * 2)
+    make_room(tmp_path, needed=1)
+    assert [path.name for path in tmp_path.glob("*.json")] == ["images-new.json"]
+
+
+def test_a_url_with_the_hash_of_another_is_not_kept(tmp_path: Path) -> None:
+    refs = url_refs(3)
+    wrong = [refs[0], ImageRef(refs[1].sha256, url="evil.example"), refs[2]]
+    assert "another URL" in prepare_images(wrong, 32, tmp_path, Silent()).problems[1]
+    assert cached_images(refs, 32, tmp_path) is None
 
 
 def test_full_disk_says_what_is_needed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -114,3 +114,23 @@ def test_manifest_without_samples_in_a_split_is_refused(tmp_path: Path) -> None:
     path.write_text(Manifest("folder", ("a",), (), (Sample("a/1", 0, "", "train"),)).to_json())
     with pytest.raises(CheckpointError, match="a split has no samples"):
         Manifest.load(path)
+
+
+def test_rounding_favours_no_split_over_all_classes() -> None:
+    splits = split_of(10, classes=2)
+    assert Counter(splits) == {"train": 14, "val": 3, "test": 3}
+
+
+def test_few_large_groups_are_tried_until_every_class_is_everywhere() -> None:
+    groups = [f"host{index // 5}" for index in range(40)]  # four hosts in each class
+    for seed in range(10):
+        splits = split_of(20, groups=groups, seed=seed)
+        assert set(splits[:20]) == set(splits[20:]) == {"train", "val", "test"}
+
+
+def test_the_list_of_small_classes_is_short() -> None:
+    keys = [str(index) for index in range(5000)]
+    with pytest.raises(DataError) as caught:
+        assign_splits(keys, list(range(5000)), keys, keys, SHARES, 0)
+    assert len(caught.value.details) == 11
+    assert caught.value.details[-1] == "… and 4,990 more"

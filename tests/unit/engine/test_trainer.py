@@ -90,7 +90,7 @@ def config(**training: Any) -> Config:
 
 def run(task: LineTask, folder: Path, stop: StopRequest | None = None, **training: Any) -> Trainer:
     trainer = Trainer(task, config(**training), CPU)
-    log = RunLog(folder, step=0, epoch=1, command=[])
+    log = RunLog(folder, step=0, history=[], command=[])
     try:
         fit(trainer, folder, log, Silent(), StopRequest() if stop is None else stop)
     finally:
@@ -236,7 +236,7 @@ def test_stopped_after_any_step_and_resumed_it_ends_the_same(tmp_path: Path, aft
     assert caught.value.exit_code == 143
     trainer = Trainer(LineTask(), config(), CPU)
     trainer.load(load_checkpoint(folder / "ckpt.pth"))
-    log = RunLog(folder, step=trainer.state.step, epoch=trainer.state.epoch, command=[])
+    log = RunLog(folder, step=trainer.state.step, history=trainer.state.history, command=[])
     fit(trainer, folder, log, Silent(), StopRequest())
     log.close()
     assert trainer.state.history == whole.state.history
@@ -249,15 +249,19 @@ def _folder_task(folder: Path) -> LineTask:
     return LineTask()
 
 
-def test_history_that_a_killed_run_left_behind_is_forgotten(tmp_path: Path) -> None:
-    run(LineTask(), tmp_path, epochs=2)
-    whole = (tmp_path / "history.jsonl").read_text().splitlines()
-    with (tmp_path / "history.jsonl").open("a") as file:
+def test_history_follows_the_checkpoint(tmp_path: Path) -> None:
+    history = run(LineTask(), tmp_path, epochs=2).state.history
+    path = tmp_path / "history.jsonl"
+    whole = path.read_text().splitlines()
+    with path.open("a") as file:  # what a run leaves that is killed between checkpoints
         file.write('{"kind": "step", "epoch": 3, "step": 7}\n{"kind": "step", "ep')
-    RunLog(tmp_path, step=6, epoch=3, command=[]).close()
-    assert (tmp_path / "history.jsonl").read_text().splitlines() == whole
-    RunLog(tmp_path, step=6, epoch=2, command=[]).close()  # epoch 2 was trained but not validated
-    assert (tmp_path / "history.jsonl").read_text().splitlines() == whole[:-1]
+    RunLog(tmp_path, step=6, history=history, command=[]).close()
+    assert path.read_text().splitlines() == whole
+    RunLog(tmp_path, step=6, history=history[:1], command=[]).close()  # epoch 2 was trained but not validated
+    assert path.read_text().splitlines() == whole[:-1]
+    path.unlink()
+    RunLog(tmp_path, step=6, history=history, command=[]).close()
+    assert path.read_text().splitlines() == [line for line in whole if '"epoch", ' in line]
 
 
 def test_the_events_hold_the_promised_scalars(tmp_path: Path) -> None:

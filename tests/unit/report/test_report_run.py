@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,11 @@ from dbbd_cli.errors import CheckpointError, ExitCode
 from dbbd_cli.report.run import read_evaluation, read_run, run_labels
 
 Make = Callable[..., Any]
+
+
+def short(value: object) -> str:
+    """The name of a parameter: pytest puts it into the environment, which Windows keeps short."""
+    return str(value)[:60]
 
 
 def test_a_run_is_read(make_run: Make, row: Make) -> None:
@@ -71,6 +75,7 @@ def test_rows_of_other_kinds_are_left_out(make_run: Make, row: Make) -> None:
         ('{"kind": "step", "epoch": 1, "step": 1, "loss": 1' + "0" * 400 + "}", "loss is not a number"),
         ('{"kind": "step", "epoch": 1, "step": 1, "loss": 1' + "0" * 5000 + "}", "history.jsonl, line 1"),
     ],
+    ids=short,
 )
 def test_a_damaged_line_is_named(make_run: Make, line: str, problem: str) -> None:
     folder = make_run()
@@ -114,7 +119,7 @@ def test_what_is_not_a_run_folder_is_refused(make_run: Make, tmp_path: Path) -> 
         "\x00",
         "a: !!python/object/apply:os.getcwd []",
         "[" * 5000,
-        "a: 1" + "0" * 100_000 if sys.version_info >= (3, 11) else "a: [",
+        "run: 1" + "0" * 100_000,
         "a: !!bool x",
         'a: !!int ""',
         "a: !!timestamp x",
@@ -126,6 +131,7 @@ def test_what_is_not_a_run_folder_is_refused(make_run: Make, tmp_path: Path) -> 
         "data: [synthetic]",
         "data: {source: 1}",
     ],
+    ids=short,
 )
 def test_a_damaged_config_is_named(make_run: Make, text: str) -> None:
     folder = make_run()
@@ -227,6 +233,7 @@ def _set(key: str, value: Any) -> Callable[[dict[str, Any]], None]:
         ("curves.reliability.bin_edges", [0.0, 1.0], r"curves\.reliability"),
         ("curves.reliability.confidence", ["x", 0.5], r"curves\.reliability"),
     ],
+    ids=short,
 )
 def test_a_damaged_evaluation_is_named(
     make_run: Make, evaluation_of: Make, key: str, value: object, problem: str
@@ -242,7 +249,7 @@ def test_a_damaged_evaluation_is_named(
     assert "dbbd evaluate" in caught.value.hint
 
 
-@pytest.mark.parametrize("text", ["", "{", "[1]", "null", "[" * 100_000])
+@pytest.mark.parametrize("text", ["", "{", "[1]", "null", "[" * 100_000], ids=short)
 def test_an_evaluation_that_is_not_json_is_named(make_run: Make, text: str) -> None:
     folder = make_run()
     (folder / "evaluation.json").write_text(text, encoding="utf-8")

@@ -1,0 +1,46 @@
+"""Running a module over a split without training it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import nn
+
+from dbbd_cli.data.loader import BatchLoader
+from dbbd_cli.engine.runtime import Runtime
+from dbbd_cli.engine.signals import StopRequest
+from dbbd_cli.engine.state import Sums
+from dbbd_cli.model.output import StepOutput
+from dbbd_cli.progress import Phase
+from dbbd_cli.tasks.base import Task
+
+
+def place(module: nn.Module, runtime: Runtime) -> nn.Module:
+    """Moves a module to the device; convolutions run fastest with channels last."""
+    return module.to(runtime.device).to(memory_format=torch.channels_last)
+
+
+def run_batches(task: Task, loader: BatchLoader, runtime: Runtime) -> Iterator[tuple[StepOutput, Any]]:
+    """Runs the module over a split without training it; gives each output with the batch that it came from."""
+    task.module.eval()
+    for raw_batch in loader.batches(epoch=0):
+        with torch.inference_mode(), runtime.autocast():
+            output = task.module(*task.to_device(raw_batch, runtime.device, train=False))
+        yield output, raw_batch
+
+
+def run_split(task: Task, loader: BatchLoader, runtime: Runtime, bar: Phase, stop: StopRequest | None = None) -> Sums:
+    """Sums loss and metrics over a split without training; ends early, with partial sums, when asked to stop."""
+    sums = Sums()
+    for output, _ in run_batches(task, loader, runtime):
+        sums.add(output)
+        shown = {}
+        if runtime.device.type == "cpu":  # elsewhere reading a value would make the program wait
+            sums.flush()
+            shown = task.summarise(sums.values, sums.num_samples)
+        bar.advance(samples=output.num_samples, **shown)  # type: ignore[arg-type]
+        if stop:
+            break
+    return sums
