@@ -20,18 +20,23 @@ def replace_file(source: Path, target: Path) -> None:
             os.close(folder)
 
 
-def write_text(path: Path, text: str) -> None:
-    """Writes a text file through a temporary one, so that a reader sees the old text or the new, never a part."""
+def write_bytes(path: Path, content: bytes) -> None:
+    """Writes a file through a temporary one, so that a reader sees the old content or the new, never a part."""
     # A name of its own: what lies in the folder under a fixed one could be a link that leads elsewhere.
     temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}.tmp")
     try:
-        with temporary.open("x", encoding="utf-8", newline="\n") as file:
-            file.write(text)
+        with temporary.open("xb") as file:
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
         replace_file(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a text in UTF-8, whole or not at all."""
+    write_bytes(path, text.encode("utf-8"))
 
 
 def open_to_append(path: Path) -> TextIO:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import errno
-import secrets
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dbbd_cli.errors import ConfigError, DiskError
+from dbbd_cli.files import write_bytes
 from dbbd_cli.report.style import styled
 
 if TYPE_CHECKING:
@@ -52,15 +52,8 @@ def write_file(path: Path, content: bytes) -> None:
     Raises:
         DiskError: the disk is full or the folder cannot be written to.
     """
-    # A name of its own, and "x": what lies in the folder under a known one could be a link that leads elsewhere.
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
-        try:
-            with temporary.open("xb") as file:
-                file.write(content)
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        write_bytes(path, content)
     except OSError as error:
         raise disk_error(path, error) from error
 

@@ -1,0 +1,172 @@
+"""Named arrays on disk that are made once and then mapped into memory by every epoch, run and process.
+
+A file is a header (JSON: name, type and shape of each array, and a checksum) and the arrays one after the other. Its
+name holds the key of what it was made from, so that nothing is ever out of date; what is damaged is made again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from uuid import uuid4
+
+import numpy as np
+from filelock import FileLock
+
+from dbbd_cli.data.findings import why
+from dbbd_cli.errors import DiskError
+
+Arrays = dict[str, np.ndarray]
+_MAGIC = b"dbbdarr1"
+_ALIGNMENT = 64
+_LIMIT_BYTES = 20 * 1024**3
+_STRAY_SECONDS = 24 * 3600
+"""A temporary file that is older was left by a process that was killed."""
+
+
+def content_key(arrays: Arrays, **settings: object) -> str:
+    """A hash of arrays and settings: equal for equal content, whatever the memory layout."""
+    described = {name: [array.dtype.str, array.shape] for name, array in arrays.items()}
+    hasher = hashlib.sha256(json.dumps([described, settings], sort_keys=True).encode())
+    for name in sorted(arrays):
+        hasher.update(np.ascontiguousarray(arrays[name]).data)
+    return hasher.hexdigest()[:32]
+
+
+def cached_arrays(
+    cache_dir: Path, kind: str, key: str, make: Callable[[], Arrays], usable: Callable[[Arrays], bool]
+) -> Arrays:
+    """The arrays of a key, made where the cache does not hold them whole.
+
+    Args:
+        cache_dir: folder of the caches.
+        kind: what the arrays are, part of the file's name: lower-case letters.
+        key: what they were made from, as given by `content_key`.
+        make: makes them; called by one process, while others that want the same wait for it.
+        usable: a last look at arrays from a file; what it refuses is made again.
+
+    Returns:
+        The arrays by name, mapped into memory, read only.
+
+    Raises:
+        DiskError: the cache cannot be written.
+    """
+    path = cache_dir / f"{kind}-{key}.arrays"
+    if (arrays := _read(path, usable)) is not None:
+        return arrays
+    lock = FileLock(path.with_suffix(".lock"))
+    with _writing(cache_dir):
+        cache_dir.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    try:
+        if (arrays := _read(path, usable)) is not None:  # another process made it while this one waited
+            return arrays
+        made = make()
+        with _writing(cache_dir):
+            make_room(cache_dir, sum(array.nbytes for array in made.values()))
+            _write(path, made)
+    finally:
+        lock.release()
+        # Whoever waits for this lock and whoever makes a new one both find the file, or write the same: no harm.
+        _remove(Path(lock.lock_file))
+    arrays = _read(path, usable)
+    return made if arrays is None else arrays  # None: removed since, to make room for others
+
+
+@contextmanager
+def _writing(cache_dir: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise DiskError(
+            f"the cache {cache_dir} cannot be written: {why(error)}",
+            hint="make room there, or choose another folder with --set data.cache_dir=DIR",
+        ) from error
+
+
+def make_room(cache_dir: Path, needed: int, limit: int = _LIMIT_BYTES) -> None:
+    """Removes the files that were used least recently until `needed` bytes fit below `limit`, and strays."""
+    files = []
+    for path in cache_dir.iterdir():
+        if path.suffix not in (".arrays", ".tmp"):
+            continue
+        try:
+            stat = path.stat()
+        except FileNotFoundError:  # another process was quicker
+            continue
+        if path.suffix == ".arrays":
+            files.append((stat.st_mtime, stat.st_size, path))
+        elif ".arrays." in path.name and time.time() - stat.st_mtime > _STRAY_SECONDS:
+            _remove(path)
+    total = sum(size for _, size, _ in files)
+    for _, size, path in sorted(files):
+        if total + needed <= limit:
+            return
+        if _remove(path):
+            total -= size
+
+
+def _remove(path: Path) -> bool:
+    try:
+        path.unlink(missing_ok=True)
+    except OSError:  # in use, on systems that forbid removing open files
+        return False
+    return True
+
+
+def _aligned(size: int) -> int:
+    return -(-size // _ALIGNMENT) * _ALIGNMENT
+
+
+def _padded(data: bytes) -> bytes:
+    return data.ljust(_aligned(len(data)), b"\0")
+
+
+def _write(path: Path, arrays: Arrays) -> None:
+    """Writes the file whole or not at all. What a power cut spoils, the checksum tells."""
+    described = json.dumps([[name, array.dtype.str, array.shape] for name, array in arrays.items()])
+    payload = [_padded(np.ascontiguousarray(array).tobytes()) for array in arrays.values()]
+    checksum = zlib.crc32(described.encode())
+    for part in payload:
+        checksum = zlib.crc32(part, checksum)
+    header = json.dumps({"arrays": described, "crc32": checksum}).encode()
+    temporary = path.with_suffix(f".arrays.{uuid4().hex}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(_padded(_MAGIC + len(header).to_bytes(8, "little") + header))
+            file.writelines(payload)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _read(path: Path, usable: Callable[[Arrays], bool]) -> Arrays | None:
+    """The arrays of a file, or None where it is missing or damaged."""
+    try:
+        content = np.asarray(np.memmap(path, dtype=np.uint8, mode="r"))
+    except (OSError, ValueError):  # ValueError: the file is empty
+        return None
+    with suppress(OSError):  # the cache may be another user's
+        os.utime(path)  # the time of last use, by which old files are removed
+    header_size = int.from_bytes(content[8:16].tobytes(), "little")
+    if content[:8].tobytes() != _MAGIC:
+        return None
+    arrays = {}
+    position = _aligned(16 + header_size)
+    try:
+        header = json.loads(content[16 : 16 + header_size].tobytes())
+        if zlib.crc32(content[position:].data, zlib.crc32(header["arrays"].encode())) != header["crc32"]:
+            return None
+        for name, dtype, shape in json.loads(header["arrays"]):
+            size = int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize
+            arrays[name] = content[position : position + size].view(dtype).reshape(shape)
+            position += _aligned(size)
+    except (ValueError, TypeError, KeyError, AttributeError):
+        return None
+    return arrays if usable(arrays) else None

@@ -1,0 +1,88 @@
+"""Reading `.npy` and `.npz` files of numbers, with every size checked before memory is asked for it."""
+
+from __future__ import annotations
+
+import io
+import math
+import os
+import zipfile
+import zlib
+from collections.abc import Collection
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+
+_MAX_HEADER_BYTES = 10_000
+_NO_ARRAY = "is no array in the format of NumPy, or has a damaged header"
+_DAMAGED_ZIP = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, OverflowError, KeyError)
+
+
+def read_npy(path: Path, max_values: int) -> np.ndarray:
+    """Reads an array of at most `max_values` numbers.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: it is no array of numbers, truncated or too large; the message says which.
+    """
+    with path.open("rb") as file:
+        return _read_array(file, os.fstat(file.fileno()).st_size, max_values)
+
+
+def read_npz(path: Path, names: Collection[str], max_values: int) -> dict[str, np.ndarray]:
+    """Reads those arrays of an archive whose names, in lower case, are among `names`.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: it is no archive, or an array in it cannot be used; the message says which.
+    """
+    arrays: dict[str, np.ndarray] = {}
+    try:
+        with zipfile.ZipFile(path) as archive:
+            for entry in archive.infolist():
+                name = entry.filename.removesuffix(".npy").lower()
+                if name not in names or name in arrays:
+                    continue
+                try:
+                    with archive.open(entry) as file:
+                        arrays[name] = _read_array(file, entry.file_size, max_values)
+                except ValueError as error:
+                    raise ValueError(f"its array {name} {error}") from error
+    except _DAMAGED_ZIP as error:
+        raise ValueError("is no archive of arrays, or a damaged one") from error
+    return arrays
+
+
+def _read_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
+    """Shape, whether the first axis runs fastest, and type of the array that follows."""
+    magic = file.read(8)
+    start = magic + file.read(2 if magic[6:] == b"\1\0" else 4)
+    length = int.from_bytes(start[8:], "little")
+    read_header = {
+        b"\x93NUMPY\1\0": np.lib.format.read_array_header_1_0,
+        b"\x93NUMPY\2\0": np.lib.format.read_array_header_2_0,
+    }.get(magic)
+    if read_header is None or length > _MAX_HEADER_BYTES:
+        raise ValueError(_NO_ARRAY)
+    try:
+        return read_header(io.BytesIO(start[8:] + file.read(length)))
+    except Exception as error:  # it is read with Python's own parser, which raises whatever the text leads it to
+        raise ValueError(_NO_ARRAY) from error
+
+
+def _read_array(file: IO[bytes], size: int, max_values: int) -> np.ndarray:
+    shape, is_fortran, dtype = _read_header(file)
+    if dtype.hasobject:
+        raise ValueError("holds Python objects instead of numbers, which are not read")
+    if dtype.kind not in "biuf":
+        raise ValueError(f"holds {dtype} instead of numbers")
+    count = math.prod(shape)
+    if any(length < 0 for length in shape) or count > max_values:
+        raise ValueError(f"promises {count:,} values; at most {max_values:,} are read")
+    needed = count * dtype.itemsize
+    if needed > size - file.tell():
+        raise ValueError("is truncated")
+    raw = file.read(needed)
+    if len(raw) != needed:
+        raise ValueError("is truncated")
+    return np.ndarray(shape, dtype, buffer=bytearray(raw), order="F" if is_fortran else "C")

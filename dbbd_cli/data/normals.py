@@ -1,0 +1,153 @@
+"""Estimates surface normals from coordinates alone."""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy.sparse import coo_array, csr_array
+from scipy.sparse.csgraph import breadth_first_order, connected_components, minimum_spanning_tree
+from scipy.spatial import cKDTree
+
+from dbbd_cli.errors import DataError
+
+# N = points of the scene, U = places: points that differ from each other, K = neighbours of a place, itself included.
+
+_CHUNK = 16384
+"""Neighbourhoods at a time: they stay in the processor's cache."""
+_ORIENTING_NEIGHBORS = 8
+"""Neighbours that a normal may be turned to; fewer than those that shape it, as sorting the edges takes long."""
+_FLAT = 1e-6
+"""A neighbourhood is a line where its second largest variance is at most this part of the whole."""
+_UP = np.array([1e-3, 1e-4, 4.0])
+"""The vote for up, against 1 for outward: a room without a ceiling has its floor's normals up, and its walls' inside.
+The rest is for a wall through the middle of the scene, which has no side that is up or outside."""
+_ASIDE = 0.5
+"""The vote for away from the middle of the scene."""
+
+
+def estimate_normals(coord: np.ndarray, *, num_neighbors: int = 16, num_threads: int = 1) -> np.ndarray:
+    """The direction in which each point's nearest neighbours spread least, turned so that neighbours agree.
+
+    Orientation: the directions are carried along a minimum spanning tree of the neighbour graph whose edges cost
+    1 - |cos| of the angle between two normals (Hoppe et al., 1992). Each connected part is then turned as a whole, by a
+    vote of its points: up (z), as ground, floors and table tops do; where that is a draw, as on a closed body, outward;
+    and where that says nothing either, as on a wall, away from the middle of the scene.
+
+    Points in the same place count once. Where the neighbours lie on a line the normal is at right angles to it and as
+    upright as can be; a single place has the normal (0, 0, 1).
+
+    Args:
+        coord: coordinates, `(N, 3)`, however far from the origin.
+        num_neighbors: K, the places that a normal is estimated from, the point's own included; at least 3.
+        num_threads: threads that look for neighbours; the result does not depend on them.
+
+    Returns:
+        Normals of length 1, `(N, 3)` float32.
+
+    Raises:
+        DataError: there are no points, or a coordinate is not finite.
+    """
+    if num_neighbors < 3:
+        raise ValueError(f"num_neighbors must be at least 3, not {num_neighbors}")
+    if coord.ndim != 2 or coord.shape[1] != 3 or len(coord) == 0:
+        raise DataError(f"coordinates must have the shape (points, 3), with at least one point, not {coord.shape}")
+    if not np.isfinite(coord).all():
+        raise DataError("coordinates must be finite numbers")
+    places, place_of = _distinct(coord)
+    if len(places) == 1:
+        return np.tile(np.array([0, 0, 1], dtype=np.float32), (len(coord), 1))
+    neighbors = _neighbors(places, min(num_neighbors, len(places)), num_threads)
+    normals = np.empty_like(places)
+    for start in range(0, len(places), _CHUNK):
+        rows = slice(start, start + _CHUNK)
+        normals[rows] = _least_spread(_covariance(places, neighbors[rows]))
+    _orient(normals, places, neighbors[:, 1 : _ORIENTING_NEIGHBORS + 1])
+    return normals.astype(np.float32)[place_of]
+
+
+def _distinct(coord: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The places of a scene `(U, 3)`, and that of each point `(N,)`.
+
+    Places are float64, relative to the middle of the scene and in units of about its size.
+    """
+    axes = np.ascontiguousarray(coord.T, dtype=np.float64)
+    axes = np.ldexp(axes, -np.frexp(np.abs(axes).max())[1])
+    axes -= (axes.max(axis=1, keepdims=True) + axes.min(axis=1, keepdims=True)) / 2
+    axes = np.ldexp(axes, -np.frexp(np.abs(axes).max())[1])
+    order = np.lexsort(axes[::-1])
+    ordered = axes[:, order]
+    new = np.concatenate([[True], (ordered[:, 1:] != ordered[:, :-1]).any(axis=0)])
+    place_of = np.empty(len(order), dtype=np.int64)
+    place_of[order] = np.cumsum(new) - 1
+    return np.ascontiguousarray(ordered[:, new].T), place_of
+
+
+def _neighbors(places: np.ndarray, count: int, num_threads: int) -> np.ndarray:
+    """The nearest places of each place, itself first, `(U, count)`."""
+    return cKDTree(places).query(places, k=count, workers=num_threads)[1]
+
+
+def _covariance(places: np.ndarray, neighbors: np.ndarray) -> np.ndarray:
+    """The spread of each neighbourhood, scaled to a trace of 1: xx, yy, zz, xy, xz, yz `(6, rows)`."""
+    x, y, z = (axis[neighbors.T] for axis in np.ascontiguousarray(places.T))  # (K, rows) each
+    for axis in (x, y, z):
+        axis -= axis.mean(axis=0)
+    products = np.stack([(a * b).sum(axis=0) for a, b in ((x, x), (y, y), (z, z), (x, y), (x, z), (y, z))])
+    return products / np.maximum(products[:3].sum(axis=0), np.finfo(np.float64).tiny)
+
+
+def _least_spread(covariance: np.ndarray) -> np.ndarray:
+    """The directions of the smallest spread for covariances `(6, rows)`: `(rows, 3)`, of length 1."""
+    xx, yy, zz, xy, xz, yz = covariance
+    matrix = np.stack([xx, xy, xz, xy, yy, yz, xz, yz, zz], axis=-1).reshape(-1, 3, 3)
+    values, vectors = np.linalg.eigh(matrix)  # in ascending order; the vectors are columns
+    normals = vectors[:, :, 0]
+    thin = values[:, 1] <= _FLAT
+    normals[thin] = _upright_across(vectors[thin, :, 2])
+    return normals
+
+
+def _upright_across(lines: np.ndarray) -> np.ndarray:
+    """Of the directions at right angles to each line `(rows, 3)` the most upright; x where the line itself is."""
+    across = np.array([0.0, 0.0, 1.0]) - lines[:, 2:] * lines
+    length = np.linalg.norm(across, axis=1, keepdims=True)
+    return np.where(length > _FLAT, across / np.maximum(length, _FLAT), [1.0, 0.0, 0.0])
+
+
+def _orient(normals: np.ndarray, places: np.ndarray, neighbors: np.ndarray) -> None:
+    """Turns the normals `(U, 3)` in place so that they agree with their neighbours' `(U, K)`."""
+    count, degree = neighbors.shape
+    cost = np.empty((count, degree))
+    for start in range(0, count, _CHUNK):
+        rows = slice(start, start + _CHUNK)
+        cosine = np.einsum("uc,ukc->uk", normals[rows], normals[neighbors[rows]])
+        cost[rows] = 1 + 1e-6 - np.abs(cosine)  # never 0, which would be no edge
+    graph = csr_array((cost.ravel(), neighbors.ravel(), np.arange(0, count * degree + 1, degree)), shape=(count, count))
+    spanning = minimum_spanning_tree(graph).tocoo()
+
+    # One more node before the first place of each part makes a single tree of them all.
+    part = connected_components(spanning, directed=False)[1]
+    firsts = np.unique(part, return_index=True)[1]
+    tails = np.concatenate([spanning.row, np.full(len(firsts), count)])
+    heads = np.concatenate([spanning.col, firsts])
+    joined = coo_array((np.ones(len(tails)), (tails, heads)), shape=(count + 1, count + 1)).tocsr()
+    before = breadth_first_order(joined, count, directed=False)[1]
+    before[count] = count
+
+    # Whether a normal must turn against the one before it; then against the one two, four, eight ... before it.
+    turn = np.zeros(count + 1, dtype=bool)
+    turn[:count] = np.einsum("uc,uc->u", normals, normals[np.minimum(before[:count], count - 1)]) < 0
+    turn[firsts] = False
+    while (before != count).any():
+        turn ^= turn[before]
+        before = before[before]
+    normals[turn[:count]] *= -1
+    normals[_vote(normals, places, part)[part] < 0] *= -1
+
+
+def _vote(normals: np.ndarray, places: np.ndarray, part: np.ndarray) -> np.ndarray:
+    """How far the normals `(U, 3)` of each part `(U,)` look up and outward, the sum over its places: `(parts,)`."""
+    size = np.bincount(part)
+    outward = places - np.stack([np.bincount(part, axis) / size for axis in places.T], axis=1)[part]
+    radius = np.sqrt(np.bincount(part, (outward**2).sum(axis=1)) / size)
+    outward /= np.maximum(radius, np.finfo(np.float64).tiny)[part, None]
+    return np.bincount(part, (normals * (_UP + outward + _ASIDE * places)).sum(axis=1))

@@ -1,0 +1,270 @@
+"""A machine for pickles that knows plain values and a fixed list of stand-ins, and can run no code of the file.
+
+Python's own unpickler calls whatever the file names, and trusts its sizes: five bytes make it fill the memory. This one
+has the opcodes that values consist of and no others, checks every length against the bytes that are there, and counts
+its steps. It calls nothing but the functions that it was given by name.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from dbbd_cli.data.findings import shown
+
+MAX_STEPS = 5_000_000
+"""Opcodes in one pickle: a few for each number that stands in a list. Each can cost about 100 bytes of memory."""
+
+_KEY_TYPES = (str, int, float, bytes, type(None))
+
+
+class RefusedPickleError(ValueError):
+    """A pickle holds something else than plain values; the message names it."""
+
+
+@dataclass(frozen=True, eq=False)
+class StandIn:
+    """What a global of the file means here: `call` is used instead of the code of that name."""
+
+    name: str
+    call: Callable[..., object]
+
+
+@dataclass(eq=False)
+class Unbuilt:
+    """What a pickle announces with one opcode and completes with another (BUILD)."""
+
+    complete: Callable[[object], object]
+    memo_keys: list[int] = field(default_factory=list)
+
+
+class PickleMachine:
+    """Reads pickles that stand one after the other in `data`.
+
+    Args:
+        data: the bytes.
+        stand_ins: what the globals "module.name" mean; all others are refused.
+        persistent: what a persistent id means; None refuses them.
+        max_steps: most opcodes, over all `load` calls.
+    """
+
+    def __init__(
+        self,
+        data: bytes,
+        stand_ins: Mapping[str, StandIn],
+        persistent: Callable[[object], object] | None = None,
+        max_steps: int = MAX_STEPS,
+    ) -> None:
+        self.data = data
+        self.position = 0
+        self._stand_ins = stand_ins
+        self._persistent = persistent
+        self._steps_left = max_steps
+        self._stack: list[Any] = []
+        self._marks: list[list[Any]] = []
+        self._memo: dict[int, Any] = {}
+
+    def load(self) -> Any:
+        """The next value.
+
+        Raises:
+            RefusedPickleError: the file wants anything but plain values and stand-ins.
+            ValueError: it is damaged or too long.
+        """
+        self._stack, self._marks, self._memo = [], [], {}
+        try:
+            while True:
+                code = self.take(1)[0]
+                self._steps_left -= 1
+                if self._steps_left < 0:
+                    raise ValueError("has more values than a scene can have")
+                if code == 0x2E:  # STOP
+                    return self._stack.pop()
+                action = _ACTIONS.get(code)
+                if action is None:
+                    self._refuse(code)
+                else:
+                    action(self)
+        except (IndexError, KeyError, struct.error, UnicodeDecodeError) as error:
+            raise ValueError("is no pickle, or a damaged one") from error
+
+    def take(self, count: int) -> bytes:
+        """The next `count` bytes."""
+        end = self.position + count
+        if end > len(self.data):
+            raise ValueError("is truncated")
+        part = self.data[self.position : end]
+        self.position = end
+        return part
+
+    def _number(self, layout: str) -> Any:
+        return struct.unpack(layout, self.take(struct.calcsize(layout)))[0]
+
+    def _line(self) -> str:
+        end = self.data.find(b"\n", self.position, self.position + 1000)
+        if end < 0:
+            raise ValueError("is no pickle, or a damaged one")
+        line = self.take(end - self.position)
+        self.position += 1
+        return line.decode("latin1")
+
+    def _refuse(self, code: int) -> None:
+        if code == 0x69:  # INST: a call in the oldest protocol
+            raise RefusedPickleError(f"wants the code of {shown(self._line())}.{shown(self._line())}")
+        if code in b"SVILFgpP":
+            raise ValueError("is in an old form of pickle (protocol 0 or 1); save it again, with protocol 2 or later")
+        raise RefusedPickleError(f"wants an operation (0x{code:02x}) that no plain value needs")
+
+    def _push(self, value: Any) -> None:
+        self._stack.append(value)
+
+    def _pop_mark(self) -> list[Any]:
+        items, self._stack = self._stack, self._marks.pop()
+        return items
+
+    def _push_mark(self) -> None:
+        self._marks.append(self._stack)
+        self._stack = []
+
+    def _push_text(self, layout: str) -> None:
+        self._stack.append(str(self.take(self._number(layout)), "utf-8", "surrogatepass"))
+
+    def _push_bytes(self, layout: str) -> None:
+        self._stack.append(self.take(self._number(layout)))
+
+    def _push_long(self, layout: str) -> None:
+        self._stack.append(int.from_bytes(self.take(self._number(layout)), "little", signed=True))
+
+    def _push_tuple(self, count: int) -> None:
+        items = tuple(self._stack[-count:])
+        if len(items) != count:
+            raise IndexError
+        self._stack[-count:] = [items]
+
+    def _put(self, key: int) -> None:
+        value = self._stack[-1]
+        if type(value) is Unbuilt:
+            value.memo_keys.append(key)
+        self._memo[key] = value
+
+    def _append(self, items: list[Any]) -> None:
+        target = self._stack[-1]
+        if type(target) is not list:
+            raise ValueError("is no pickle, or a damaged one")
+        target.extend(items)
+
+    def _set_items(self, items: list[Any]) -> None:
+        target = self._stack[-1]
+        if not isinstance(target, dict) or len(items) % 2:
+            raise ValueError("is no pickle, or a damaged one")
+        target.update(zip(checked_keys(items[::2]), items[1::2], strict=True))
+
+    def _add_items(self) -> None:
+        items = self._pop_mark()
+        if type(self._stack[-1]) is not set:
+            raise ValueError("is no pickle, or a damaged one")
+        self._stack[-1].update(checked_keys(items))
+
+    def _push_dict(self) -> None:
+        items = self._pop_mark()
+        self._stack.append({})
+        self._set_items(items)
+
+    def _push_global(self, module: object, name: object) -> None:
+        if not isinstance(module, str) or not isinstance(name, str):
+            raise ValueError("is no pickle, or a damaged one")
+        stand_in = self._stand_ins.get(f"{module}.{name}")
+        if stand_in is None:
+            raise RefusedPickleError(f"wants the code of {shown(module[:100])}.{shown(name[:100])}")
+        self._stack.append(stand_in)
+
+    def _reduce(self) -> None:
+        arguments = self._stack.pop()
+        function = self._stack.pop()
+        if type(function) is not StandIn or type(arguments) is not tuple:
+            raise RefusedPickleError("calls something that is no function")
+        try:
+            self._stack.append(function.call(*arguments))
+        except (TypeError, OverflowError, MemoryError, AttributeError) as error:
+            raise ValueError(f"misuses {function.name}") from error
+
+    def _build(self) -> None:
+        state = self._stack.pop()
+        target = self._stack.pop()
+        if type(target) is not Unbuilt:
+            raise RefusedPickleError("changes the inside of an object")
+        try:
+            built = target.complete(state)
+        except (TypeError, OverflowError, MemoryError) as error:
+            raise ValueError("has a damaged array") from error
+        self._stack.append(built)
+        for key in target.memo_keys:
+            self._memo[key] = built
+
+    def _push_persistent(self) -> None:
+        if self._persistent is None:
+            raise RefusedPickleError("refers to objects outside the file")
+        self._stack.append(self._persistent(self._stack.pop()))
+
+
+def checked_keys(keys: list[Any]) -> list[Any]:
+    """The keys of a dict or items of a set, if they are text or numbers."""
+    # Hashing deeply nested tuples would overflow the stack of the process.
+    if not all(isinstance(key, _KEY_TYPES) for key in keys):
+        raise ValueError("has a key that is neither text nor a number")
+    return keys
+
+
+_ACTIONS: dict[int, Callable[[PickleMachine], object]] = {
+    0x80: lambda m: m.take(1),  # PROTO
+    0x95: lambda m: m.take(8),  # FRAME: a hint for reading ahead
+    ord("("): PickleMachine._push_mark,
+    ord("0"): lambda m: m._stack.pop(),
+    ord("1"): PickleMachine._pop_mark,
+    ord("2"): lambda m: m._push(m._stack[-1]),
+    ord("N"): lambda m: m._push(None),
+    0x88: lambda m: m._push(True),
+    0x89: lambda m: m._push(False),
+    ord("K"): lambda m: m._push(m.take(1)[0]),
+    ord("M"): lambda m: m._push(m._number("<H")),
+    ord("J"): lambda m: m._push(m._number("<i")),
+    ord("G"): lambda m: m._push(m._number(">d")),
+    0x8A: lambda m: m._push_long("<B"),
+    0x8B: lambda m: m._push_long("<I"),
+    0x8C: lambda m: m._push_text("<B"),
+    ord("X"): lambda m: m._push_text("<I"),
+    0x8D: lambda m: m._push_text("<Q"),
+    ord("C"): lambda m: m._push_bytes("<B"),
+    ord("B"): lambda m: m._push_bytes("<I"),
+    0x8E: lambda m: m._push_bytes("<Q"),
+    0x96: lambda m: m._push_bytes("<Q"),  # BYTEARRAY8: nothing here changes it
+    ord("]"): lambda m: m._push([]),
+    ord("}"): lambda m: m._push({}),
+    ord(")"): lambda m: m._push(()),
+    0x8F: lambda m: m._push(set()),
+    ord("l"): lambda m: m._push(m._pop_mark()),
+    ord("t"): lambda m: m._push(tuple(m._pop_mark())),
+    ord("d"): PickleMachine._push_dict,
+    0x85: lambda m: m._push_tuple(1),
+    0x86: lambda m: m._push_tuple(2),
+    0x87: lambda m: m._push_tuple(3),
+    0x90: PickleMachine._add_items,
+    0x91: lambda m: m._push(frozenset(checked_keys(m._pop_mark()))),
+    ord("a"): lambda m: m._append([m._stack.pop()]),
+    ord("e"): lambda m: m._append(m._pop_mark()),
+    ord("s"): lambda m: m._set_items([m._stack.pop(-2), m._stack.pop()]),
+    ord("u"): lambda m: m._set_items(m._pop_mark()),
+    ord("q"): lambda m: m._put(m.take(1)[0]),
+    ord("r"): lambda m: m._put(m._number("<I")),
+    0x94: lambda m: m._put(len(m._memo)),
+    ord("h"): lambda m: m._push(m._memo[m.take(1)[0]]),
+    ord("j"): lambda m: m._push(m._memo[m._number("<I")]),
+    ord("c"): lambda m: m._push_global(m._line(), m._line()),
+    0x93: lambda m: m._push_global(m._stack.pop(-2), m._stack.pop()),
+    ord("R"): PickleMachine._reduce,
+    ord("b"): PickleMachine._build,
+    ord("Q"): PickleMachine._push_persistent,
+}
+"""Opcode to what it does; what is missing here (making instances, extension codes, text forms) is refused."""

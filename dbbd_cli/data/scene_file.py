@@ -1,0 +1,206 @@
+"""Scenes from files and folders, whatever their kind."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dbbd_cli.data.array_file import read_npy, read_npz
+from dbbd_cli.data.findings import shown, why
+from dbbd_cli.data.pickled_arrays import load_plain
+from dbbd_cli.data.ply import read_ply
+from dbbd_cli.data.safe_pickle import RefusedPickleError
+from dbbd_cli.data.scene import MAX_POINTS, Scene, make_scene
+from dbbd_cli.errors import DataError
+
+MAX_BYTES = 2**31
+"""Largest file that is read."""
+
+COORD_FILE = "coord.npy"
+"""What makes a folder a scene."""
+
+_COORD = ("coord", "coords", "xyz", "points")
+_NORMAL = ("normal", "normals")
+_COLOUR = ("color", "colors", "colour", "colours", "rgb")
+_SEGMENT = ("segment20", "segment", "segments", "label", "labels", "class", "classification", "semantic")
+_FOLDER_FILES = ("coord", "normal", "color", "segment20", "segment")
+
+_PLY_NORMALS = (("nx", "ny", "nz"), ("normal_x", "normal_y", "normal_z"))
+_PLY_COLOURS = (("red", "green", "blue"), ("r", "g", "b"), ("diffuse_red", "diffuse_green", "diffuse_blue"))
+
+
+def read_scene(path: Path) -> Scene:
+    """Reads a scene: a file `.pkl`, `.ply` or `.npz`, or a folder with `coord.npy`.
+
+    Raises:
+        DataError: it cannot be read, or is no scene; the message names the file and the reason.
+    """
+    try:
+        if path.is_dir():
+            return _read_folder(path)
+        read = _READERS.get(path.suffix.lower())
+        if read is None:
+            raise ValueError(f"is of an unknown kind; scenes are {', '.join(SCENE_SUFFIXES)} or folders of .npy")
+        _check_size(path)
+        return read(path)
+    except RefusedPickleError as error:
+        raise DataError(
+            f"{shown(str(path))} was not loaded, and nothing in it was run: it {error}",
+            hint="save the scene as a dict of plain numpy arrays or torch tensors, or do not trust the file",
+        ) from error
+    except (OSError, ValueError, MemoryError) as error:
+        reason = (
+            f"cannot be opened: {why(error)}"
+            if isinstance(error, OSError)
+            else str(error) or "does not fit into the memory that is free"
+        )
+        raise DataError(f"{shown(str(path))}: {shown(reason)}", hint="mend the file, or take it away") from error
+
+
+def scene_digest(path: Path) -> str:
+    """SHA-256 of a scene's content: of its file, or of those files of a folder that make the scene.
+
+    Raises:
+        DataError: a file cannot be read.
+    """
+    digest = hashlib.sha256()
+    try:
+        files = _folder_files(path) if path.is_dir() else {"": path}
+        for name, file in files.items():
+            digest.update(f"{name}:{file.stat().st_size}:".encode() if name else b"")
+            with file.open("rb") as opened:
+                while part := opened.read(1 << 20):
+                    digest.update(part)
+    except OSError as error:
+        raise DataError(f"{shown(str(path))} cannot be opened: {why(error)}") from error
+    return digest.hexdigest()
+
+
+def _check_size(path: Path) -> None:
+    if not path.is_file() and path.exists():  # opening a pipe would wait for ever
+        raise ValueError("is no regular file")
+    size = path.stat().st_size
+    if size == 0:
+        raise ValueError("is an empty file")
+    if size > MAX_BYTES:
+        raise ValueError(f"has {size:,} bytes; files of at most {MAX_BYTES:,} are read")
+
+
+def _folder_files(path: Path) -> dict[str, Path]:
+    return {name: path / f"{name}.npy" for name in _FOLDER_FILES if (path / f"{name}.npy").exists()}
+
+
+def _read_folder(path: Path) -> Scene:
+    arrays = {}
+    for name, file in _folder_files(path).items():
+        _check_size(file)
+        try:
+            arrays[name] = read_npy(file, 3 * MAX_POINTS)
+        except ValueError as error:
+            raise ValueError(f"its file {file.name} {error}") from error
+    if "coord" not in arrays:
+        raise ValueError(f"is a folder without {COORD_FILE}")
+    return _scene_of(path.name, arrays)
+
+
+def _read_npz(path: Path) -> Scene:
+    return _scene_of(path.stem, read_npz(path, {*_COORD, *_NORMAL, *_COLOUR, *_SEGMENT}, 3 * MAX_POINTS))
+
+
+def _read_pkl(path: Path) -> Scene:
+    data = path.read_bytes()
+    if data.startswith(b"PK\x03\x04"):
+        raise ValueError("was written by torch.save, not by pickle; save it with pickle.dump")
+    content = load_plain(data)
+    if not isinstance(content, dict):
+        raise ValueError("does not hold a dict with the arrays of a scene")
+    hierarchy = content.get("hierarchy")
+    if hierarchy is not None and not isinstance(hierarchy, dict):
+        raise ValueError("its hierarchy is no dict")
+    arrays = {
+        key: _array(key, content[key], 1 if names is _SEGMENT else 3)
+        for names in (_COORD, _NORMAL, _COLOUR, _SEGMENT)
+        for key in names
+        if content.get(key) is not None
+    }
+    scene = _scene_of(path.stem, arrays, hierarchy)
+    promised = content.get("num_points")
+    if isinstance(promised, (int, np.integer)) and promised != scene.num_points:
+        raise ValueError(f"says that it has {promised:,} points, and has {scene.num_points:,}")
+    return scene
+
+
+def _array(name: str, value: object, width: int) -> np.ndarray:
+    """The array `name` of a pickle, where it may be a list of numbers or of rows of `width` numbers."""
+    if isinstance(value, np.ndarray):
+        return value
+    if not isinstance(value, (list, tuple)) or len(value) > MAX_POINTS:
+        raise ValueError(f"its {name} is no array")
+    flat = list(value)
+    if width > 1:
+        # Checked first: a short file could hold one long row, ten million times.
+        if not all(
+            np.shape(row) == (width,)
+            if isinstance(row, np.ndarray)
+            else isinstance(row, (list, tuple)) and len(row) == width
+            for row in value
+        ):
+            raise ValueError(f"its {name} is no list of rows of {width} numbers")
+        flat = [item for row in value for item in row]
+    if not all(isinstance(item, (int, float, np.number)) for item in flat):
+        raise ValueError(f"its {name} holds something else than numbers")
+    try:
+        return np.array(flat).reshape((-1, width) if width > 1 else -1)
+    except OverflowError as error:
+        raise ValueError(f"its {name} holds numbers that are too large") from error
+
+
+def _scene_of(name: str, arrays: Mapping[str, np.ndarray], hierarchy: dict[Any, Any] | None = None) -> Scene:
+    """A scene of arrays whose names say what they are."""
+
+    def first(names: tuple[str, ...]) -> np.ndarray | None:
+        return next((arrays[name] for name in names if name in arrays), None)
+
+    coord = first(_COORD)
+    if coord is None:
+        raise ValueError(f"has no coordinates: none of {', '.join(_COORD)} is in it")
+    return make_scene(
+        name,
+        coord,
+        normal=first(_NORMAL),
+        colour=first(_COLOUR),
+        segment=first(_SEGMENT),
+        hierarchy=hierarchy,
+    )
+
+
+def _read_ply(path: Path) -> Scene:
+    # CloudCompare writes scalar_label, and scalar_scalar_label the second time.
+    columns: dict[str, np.ndarray] = {}
+    for name, column in read_ply(path, MAX_POINTS).items():
+        columns.setdefault(name.replace("scalar_", ""), column)
+
+    def stacked(*choices: tuple[str, ...]) -> np.ndarray | None:
+        found = next((names for names in choices if all(name in columns for name in names)), None)
+        return None if found is None else np.stack([columns[name] for name in found], axis=1)
+
+    coord = stacked(("x", "y", "z"))
+    if coord is None:
+        raise ValueError(f"its points have no x, y and z, but {', '.join(columns)}")
+    return make_scene(
+        path.stem,
+        coord,
+        normal=stacked(*_PLY_NORMALS),
+        colour=stacked(*_PLY_COLOURS),
+        segment=next((columns[name] for name in _SEGMENT if name in columns), None),
+    )
+
+
+_READERS: dict[str, Callable[[Path], Scene]] = {".pkl": _read_pkl, ".ply": _read_ply, ".npz": _read_npz}
+
+SCENE_SUFFIXES = tuple(_READERS)
+"""Names of files that hold a scene end so, in lower case."""

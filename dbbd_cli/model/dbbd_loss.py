@@ -1,0 +1,221 @@
+"""The contrastive losses of DBBD, and what tells whether features have collapsed.
+
+Legend: R rows (regions of a level, or sampled points), D channels, L levels.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from dbbd_cli.model.dbbd_layers import full_precision, two_layers
+
+# Logits that are held at once: 16 MB.
+_PIECE = 1 << 22
+
+
+class ProjectionHead(nn.Module):
+    """Maps features to the unit sphere on which they are compared."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.layers = two_layers(inputs, 96, outputs)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Unit vectors of rows `(R, D)`, never in half precision."""
+        return F.normalize(full_precision(self.layers(x)), dim=1)
+
+
+class _InfoNCE(torch.autograd.Function):
+    """Cross-entropy of `q @ k.T / temperature` with the diagonal as target, and the correct answers.
+
+    Loss and gradient are found together, some rows at a time: the R x R logits never exist as a whole.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, q: torch.Tensor, k: torch.Tensor, temperature: float) -> tuple[torch.Tensor, torch.Tensor]:
+        num_rows = len(q)
+        wants_grad = any(ctx.needs_input_grad)
+        scaled = q / temperature
+        grad_q, grad_k = torch.empty_like(q), torch.zeros_like(k)
+        loss, correct = q.new_zeros(()), torch.zeros((), dtype=torch.int64, device=q.device)
+        piece = max(1, _PIECE // num_rows)
+        for first in range(0, num_rows, piece):
+            part = slice(first, first + piece)
+            logits = scaled[part] @ k.T
+            positive = logits.diagonal(first)
+            top = logits.amax(dim=1, keepdim=True)
+            target = torch.arange(first, first + len(logits), device=q.device)
+            correct += (logits.argmax(dim=1) == target).sum()
+            positive = (positive - top[:, 0]).sum()
+            total = logits.sub_(top).exp_().sum(dim=1, keepdim=True)
+            loss += total.log().sum() - positive
+            if wants_grad:
+                # Softmax less one at the target, over R; the rows' sums go into the narrower factor.
+                grad_q[part] = (logits @ k) / total - k[part]
+                grad_k.addmm_(logits.T, scaled[part] / total)
+                grad_k[part] -= scaled[part]
+        if wants_grad:
+            ctx.save_for_backward(grad_q / (num_rows * temperature), grad_k / num_rows)
+        ctx.mark_non_differentiable(correct)
+        return loss / num_rows, correct
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(
+        ctx: Any, grad_loss: torch.Tensor, _grad_correct: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, None]:
+        grad_q, grad_k = ctx.saved_tensors
+        return grad_loss * grad_q, grad_loss * grad_k, None
+
+
+def info_nce(q: torch.Tensor, k: torch.Tensor, temperature: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """InfoNCE of unit vectors `(R, D)`: row i of `k` is the positive of row i of `q`, the others are negatives.
+
+    Returns:
+        The mean loss, and the number of rows whose positive is their nearest: scalars. Computed in full precision.
+    """
+    with torch.autocast(q.device.type, enabled=False):
+        loss, correct = _InfoNCE.apply(q, k, temperature)
+    return loss, correct
+
+
+@dataclass(frozen=True)
+class LevelLoss:
+    """The region loss of one level.
+
+    Attributes:
+        loss: scalar.
+        top1: share of the regions whose positive is their nearest.
+        chance: the loss of a network that knows nothing, `log(R)`.
+    """
+
+    loss: torch.Tensor
+    top1: torch.Tensor
+    chance: float
+
+
+@dataclass(frozen=True)
+class DbbdLosses:
+    """All losses of a batch.
+
+    Attributes:
+        total: α · region + β · point.
+        region: mean over the levels of at least two rows.
+        point: the loss of the sampled points; `point_top1` and `point_chance` as for a level.
+        levels: by level; levels of a single row are missing.
+        query: `(S, D)` unit vectors of the points from the branch G2L; `key` those from L2G.
+    """
+
+    total: torch.Tensor
+    region: torch.Tensor
+    point: torch.Tensor
+    point_top1: torch.Tensor
+    point_chance: float
+    levels: dict[int, LevelLoss]
+    query: torch.Tensor
+    key: torch.Tensor
+
+
+class DbbdLoss(nn.Module):
+    """Region and point loss with their heads.
+
+    Args:
+        input_dim: channels of region and point features.
+        projection_dim: channels in which they are compared.
+        temperature: τ.
+        region_weight: α.
+        point_weight: β.
+    """
+
+    def __init__(
+        self,
+        *,
+        input_dim: int = 96,
+        projection_dim: int = 128,
+        temperature: float = 0.1,
+        region_weight: float = 1.0,
+        point_weight: float = 0.5,
+    ) -> None:
+        super().__init__()
+        self.temperature = temperature
+        self.region_weight = region_weight
+        self.point_weight = point_weight
+        self.region_projection = ProjectionHead(input_dim, projection_dim)
+        self.point_projection = ProjectionHead(input_dim, projection_dim)
+
+    def forward(
+        self,
+        regions_g2l: Sequence[torch.Tensor],
+        regions_l2g: Sequence[torch.Tensor],
+        points_g2l: torch.Tensor,
+        points_l2g: torch.Tensor,
+    ) -> DbbdLosses:
+        """The losses of region features `(R, D)` by level and of point features `(S, D)`."""
+        levels = {}
+        for number, (top_down, bottom_up) in enumerate(zip(regions_g2l, regions_l2g, strict=True)):
+            rows = len(top_down)
+            if rows < 2:
+                continue
+            query, key = self.region_projection(top_down), self.region_projection(bottom_up)
+            loss, correct = info_nce(query, key, self.temperature)
+            levels[number] = LevelLoss(loss, correct / rows, math.log(rows))
+        query, key = self.point_projection(points_g2l), self.point_projection(points_l2g)
+        point, correct = info_nce(query, key, self.temperature)
+        # A batch with nothing to tell apart has the loss zero, and its backward pass works.
+        region = torch.stack([level.loss for level in levels.values()]).mean() if levels else regions_g2l[0].sum() * 0.0
+        return DbbdLosses(
+            total=self.region_weight * region + self.point_weight * point,
+            region=region,
+            point=point,
+            point_top1=correct / len(query),
+            point_chance=math.log(len(query)),
+            levels=levels,
+            query=query.detach(),
+            key=key.detach(),
+        )
+
+
+def alignment(query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
+    """Mean squared distance of positives, unit vectors `(R, D)`: 0 is perfect (Wang and Isola, 2020)."""
+    return (query - key).square().sum(dim=1).mean()
+
+
+def uniformity(x: torch.Tensor, *, most: int = 512) -> torch.Tensor:
+    """Log of the mean of `exp(-2 d²)` over pairs of unit vectors `(R, D)`: 0 when all are equal, the lower the better.
+
+    Of more than `most` rows, that many are taken at equal steps.
+    """
+    x = x.float()[:: math.ceil(len(x) / most)]
+    if len(x) < 2:
+        return x.new_zeros(())
+    return torch.pdist(x).square().mul(-2).exp().mean().log()
+
+
+def feature_std(x: torch.Tensor) -> torch.Tensor:
+    """Standard deviation over rows of features `(R, D)` scaled to unit length, times √D: 0 is collapse, 1 is ideal."""
+    x = F.normalize(x.float(), dim=1)
+    return x.std(dim=0, correction=0).mean() * math.sqrt(x.shape[1])
+
+
+def effective_rank(x: torch.Tensor) -> torch.Tensor:
+    """Exponential of the entropy of the singular values of centred features `(R, D)`: from 1 to D (Roy, 2007).
+
+    1 is collapse to a line, and 0 says that all rows are equal.
+    """
+    x = x.float()
+    centered = x - x.mean(dim=0)
+    # What rounding leaves of equal rows is not a direction.
+    spread = (centered.norm() > 1e-5 * x.norm()).float()
+    # Eigenvalues are found on the CPU: not every device can, and there are few.
+    gram = (centered.T @ centered).cpu().double().nan_to_num()
+    values = torch.linalg.eigvalsh(gram).clamp(min=0).sqrt()
+    values = torch.where(values > 1e-3 * values.amax(), values, 0)
+    share = values / values.sum().clamp(min=1e-300)
+    return torch.special.entr(share).sum().exp().float().to(x.device) * spread

@@ -1,0 +1,160 @@
+"""The module that owns the DBBD network and its losses, and reading weights into it.
+
+Legend: N points, C features per point, D channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from dbbd_cli.errors import CheckpointError
+from dbbd_cli.model.dbbd_encoder import BranchFeatures, DbbdEncoder
+from dbbd_cli.model.dbbd_loss import DbbdLoss, DbbdLosses, alignment, effective_rank, feature_std, uniformity
+from dbbd_cli.model.dbbd_regions import RegionBatch
+from dbbd_cli.model.output import StepOutput
+from dbbd_cli.model.safe_load import load_tensors
+
+
+class DbbdPretraining(nn.Module):
+    """Network and losses; arguments as of `DbbdEncoder` and `DbbdLoss`."""
+
+    def __init__(
+        self,
+        *,
+        feature_dim: int = 3,
+        hidden_dim: int = 96,
+        output_dim: int = 96,
+        encoder_hidden_dims: Sequence[int] = (64, 128),
+        propagator_hidden_dim: int = 128,
+        projection_dim: int = 128,
+        aggregation: str = "max",
+        pooling: str = "max",
+        num_heads: int = 4,
+        temperature: float = 0.1,
+        region_weight: float = 1.0,
+        point_weight: float = 0.5,
+        gradient_checkpointing: bool = False,
+    ) -> None:
+        super().__init__()
+        self.encoder = DbbdEncoder(
+            feature_dim=feature_dim,
+            hidden_dim=hidden_dim,
+            output_dim=output_dim,
+            encoder_hidden_dims=encoder_hidden_dims,
+            propagator_hidden_dim=propagator_hidden_dim,
+            aggregation=aggregation,
+            pooling=pooling,
+            num_heads=num_heads,
+            gradient_checkpointing=gradient_checkpointing,
+        )
+        self.loss = DbbdLoss(
+            input_dim=output_dim,
+            projection_dim=projection_dim,
+            temperature=temperature,
+            region_weight=region_weight,
+            point_weight=point_weight,
+        )
+
+    def forward(
+        self,
+        coord1: torch.Tensor,
+        feat1: torch.Tensor,
+        coord2: torch.Tensor,
+        feat2: torch.Tensor,
+        regions: RegionBatch,
+    ) -> StepOutput:
+        """The loss of two views, `coord` `(N, 3)` and `feat` `(N, C)`, of the scenes of a batch.
+
+        The metrics are sums over scenes. Those of level k end in `_level_k`; `scenes_level_k` is what to divide them
+        by, for not every batch has every level.
+        """
+        top_down, bottom_up, losses = self.compare(coord1, feat1, coord2, feat2, regions)
+        with torch.no_grad():
+            values = _metrics(losses, top_down, bottom_up)
+            metrics = {name: torch.as_tensor(value) * regions.num_scenes for name, value in values.items()}
+        return StepOutput(loss=losses.total, metrics=metrics, num_samples=regions.num_scenes)
+
+    def compare(
+        self,
+        coord1: torch.Tensor,
+        feat1: torch.Tensor,
+        coord2: torch.Tensor,
+        feat2: torch.Tensor,
+        regions: RegionBatch,
+    ) -> tuple[BranchFeatures, BranchFeatures, DbbdLosses]:
+        """The features of both branches, G2L on view 1 and L2G on view 2, and all losses."""
+        top_down = self.encoder.global_to_local(coord1, feat1, regions)
+        bottom_up = self.encoder.local_to_global(coord2, feat2, regions)
+        return top_down, bottom_up, self.loss(top_down.regions, bottom_up.regions, top_down.points, bottom_up.points)
+
+
+def _metrics(
+    losses: DbbdLosses, top_down: BranchFeatures, bottom_up: BranchFeatures
+) -> dict[str, torch.Tensor | float]:
+    """What is logged of a batch, each as a mean."""
+    deviations = [feature_std(branch.points) for branch in (top_down, bottom_up)]
+    ranks = [effective_rank(branch.points) for branch in (top_down, bottom_up)]
+    values: dict[str, torch.Tensor | float] = {
+        "region_loss": losses.region.detach(),
+        "point_loss": losses.point.detach(),
+        "point_chance": losses.point_chance,
+        "point_top1": losses.point_top1,
+        "alignment": alignment(losses.query, losses.key),
+        "uniformity": (uniformity(losses.query) + uniformity(losses.key)) / 2,
+        # The branch that is worse off: a collapse of one shows.
+        "feature_std": torch.minimum(*deviations),
+        "effective_rank": torch.minimum(*ranks),
+    }
+    for number, level in losses.levels.items():
+        values[f"loss_level_{number}"] = level.loss.detach()
+        values[f"chance_level_{number}"] = level.chance
+        values[f"top1_level_{number}"] = level.top1
+        values[f"scenes_level_{number}"] = 1.0
+    return values
+
+
+def load_pretraining(module: DbbdPretraining, path: Path) -> None:
+    """Fills network and heads from a checkpoint of the first implementation, one of this tool, or a bare state dict.
+
+    Raises:
+        CheckpointError: the file is missing, is not safe to read, or has other keys or shapes.
+    """
+    state = _state_dict_in(load_tensors(path))
+    if state is None:
+        raise CheckpointError(
+            f"{path} holds no weights of DBBD",
+            hint="give a checkpoint of this tool, or one with encoder_state_dict and loss_fn_state_dict",
+        )
+    own = module.state_dict()
+    findings = [f"missing: {key}" for key in own if key not in state]
+    findings += [f"unknown: {key}" for key in state if key not in own]
+    findings += [
+        f"{key}: shape {tuple(state[key].shape)}, expected {tuple(own[key].shape)}"
+        for key in own
+        if key in state and state[key].shape != own[key].shape
+    ]
+    if findings:
+        raise CheckpointError(
+            f"{path} does not fit the network",
+            hint="set the section model of the configuration to the sizes that the checkpoint was trained with",
+            details=findings[:10],
+        )
+    module.load_state_dict(state)
+
+
+def _state_dict_in(content: object) -> dict[str, torch.Tensor] | None:
+    if not isinstance(content, Mapping):
+        return None
+    encoder, loss = content.get("encoder_state_dict"), content.get("loss_fn_state_dict")
+    if isinstance(encoder, Mapping) and isinstance(loss, Mapping):
+        content = {f"encoder.{key}": value for key, value in encoder.items()}
+        content |= {f"loss.{key}": value for key, value in loss.items()}
+    elif "module" in content:
+        return _state_dict_in(content["module"])
+    if content and all(isinstance(value, torch.Tensor) for value in content.values()):
+        return {str(key): value for key, value in content.items()}
+    return None

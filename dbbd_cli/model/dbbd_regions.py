@@ -1,0 +1,285 @@
+"""The regions of a batch as flat index tensors: what lets a step run over all regions and scenes at once.
+
+Legend: N points of the batch, S picked points, R regions of a level, Nl points of a level's regions, L levels,
+B scenes. Points are numbered through the batch, scene after scene. Rows of a level are in scene order and, within a
+scene, in depth-first order; children of one parent are neighbours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, is_dataclass
+from typing import Any, Protocol, TypeVar
+
+import numpy as np
+import torch
+
+from dbbd_cli.errors import DataError
+
+_T = TypeVar("_T")
+
+
+class FlatTree(Protocol):
+    """The tree of one scene, nodes in depth-first pre-order; node n holds `indices[indices_ptr[n]:indices_ptr[n + 1]]`.
+
+    Point numbers are those of the scene, and the parent of the root is -1.
+    """
+
+    @property
+    def parent(self) -> np.ndarray: ...  # noqa: D102
+
+    @property
+    def level(self) -> np.ndarray: ...  # noqa: D102
+
+    @property
+    def center_idx(self) -> np.ndarray: ...  # noqa: D102
+
+    @property
+    def indices(self) -> np.ndarray: ...  # noqa: D102
+
+    @property
+    def indices_ptr(self) -> np.ndarray: ...  # noqa: D102
+
+
+@dataclass(frozen=True)
+class PointGroups:
+    """Points in groups, group after group.
+
+    Attributes:
+        index: `(Nl,)` point numbers.
+        segment: `(Nl,)` the group of each, ascending.
+        start: `(R,)` where each group begins in `index`.
+        center: `(R,)` point number of each group's centre.
+        picked: where the picked points of these groups are in `index`.
+    """
+
+    index: torch.Tensor
+    segment: torch.Tensor
+    start: torch.Tensor
+    center: torch.Tensor
+    picked: torch.Tensor
+
+
+@dataclass(frozen=True)
+class RegionLevel:
+    """The regions of one level over all scenes.
+
+    Attributes:
+        points: the regions' points; picked are those whose leaf is on this level.
+        parent: `(R,)` row in the level above; zeros at the root.
+        family: `(R,)` rank of the parent among those regions of the level above that have children.
+        family_start: first row of each family.
+        assemble: `(R,)` rows of [leaves of this level, inner regions], put in the order of the level.
+        offset: `(B + 1,)` scene s has the rows `offset[s]` to `offset[s + 1]`.
+        leaves: first leaf of this level and the one after its last, counted over all levels.
+    """
+
+    points: PointGroups
+    parent: torch.Tensor
+    family: torch.Tensor
+    family_start: torch.Tensor
+    assemble: torch.Tensor
+    offset: torch.Tensor
+    leaves: tuple[int, int]
+
+    @property
+    def num_regions(self) -> int:
+        """R."""
+        return len(self.parent)
+
+
+@dataclass(frozen=True)
+class RegionBatch:
+    """The trees of a batch.
+
+    Attributes:
+        levels: from the root down.
+        leaves: the leaves of all levels, level after level; they hold every point once.
+        point: `(S,)` numbers of the picked points, in the order of the point features.
+        point_order: `(S,)` puts the picked points of level after level into the order of `point`.
+        num_points: N.
+        num_scenes: B.
+    """
+
+    levels: tuple[RegionLevel, ...]
+    leaves: PointGroups
+    point: torch.Tensor
+    point_order: torch.Tensor
+    num_points: int
+    num_scenes: int
+
+    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> RegionBatch:
+        """The same on a device."""
+        return _map(self, lambda tensor: tensor.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> RegionBatch:
+        """The same in page-locked memory."""
+        return _map(self, torch.Tensor.pin_memory)
+
+
+def build_regions(
+    trees: Sequence[FlatTree], num_points: Sequence[int], *, point_index: np.ndarray | None = None
+) -> RegionBatch:
+    """Joins the trees of the scenes of a batch.
+
+    Args:
+        trees: one per scene.
+        num_points: points of each scene.
+        point_index: `(S,)` points, numbered through the batch, whose features are wanted; `None` wants all.
+
+    Raises:
+        DataError: leaves do not hold each point exactly once, a region is empty, or nodes are out of order.
+    """
+    first_point = _starts(num_points)
+    total = int(np.sum(num_points))
+    nodes = _join(trees, first_point)
+    num_nodes = len(nodes.parent)
+    is_leaf = np.ones(num_nodes, dtype=bool)
+    is_leaf[nodes.parent[nodes.parent >= 0]] = False
+    _check(nodes, is_leaf, num_points)
+
+    row_of_node = np.zeros(num_nodes, dtype=np.int64)
+    levels: list[dict[str, Any]] = []
+    num_leaves = 0
+    for number in range(int(nodes.level.max()) + 1):
+        members = np.flatnonzero(nodes.level == number)
+        row_of_node[members] = np.arange(len(members))
+        parent = row_of_node[nodes.parent[members]] if number else np.zeros(len(members), dtype=np.int64)
+        if np.any(np.diff(parent) < 0):
+            raise DataError(f"the regions of level {number} are not in depth-first order")
+        leaf = is_leaf[members]
+        count = int(leaf.sum())
+        rank = np.where(leaf, np.cumsum(leaf) - 1, np.cumsum(~leaf) - 1)
+        segment = np.repeat(np.arange(len(members)), nodes.length[members])
+        levels.append(
+            {
+                "index": nodes.indices[_ranges(nodes.start[members], nodes.length[members])],
+                "segment": segment,
+                "start": _starts(nodes.length[members]),
+                "center": nodes.center[members],
+                "parent": parent,
+                "family": levels[-1]["rank"][parent] if levels else parent,
+                "family_start": np.flatnonzero(np.diff(parent, prepend=-1)),
+                "rank": rank,
+                "assemble": np.where(leaf, rank, count + rank),
+                "offset": np.searchsorted(nodes.scene[members], np.arange(len(trees) + 1)),
+                "leaves": (num_leaves, num_leaves + count),
+                "leaf_rows": np.flatnonzero(leaf[segment]),
+            }
+        )
+        num_leaves += count
+
+    leaf_nodes = np.flatnonzero(is_leaf)
+    leaf_nodes = leaf_nodes[np.argsort(nodes.level[leaf_nodes], kind="stable")]
+    leaf_index = np.concatenate([level["index"][level["leaf_rows"]] for level in levels])
+    place = np.empty(total, dtype=np.int64)  # of each point among the points of the leaves
+    place[leaf_index] = np.arange(total)
+    point = np.arange(total) if point_index is None else np.asarray(point_index, dtype=np.int64)
+    picked = place[point]
+    first_of_level = _starts([len(level["leaf_rows"]) for level in levels])
+    level_of_pick = np.searchsorted(first_of_level, picked, side="right") - 1
+    for number, level in enumerate(levels):
+        level["picked"] = level["leaf_rows"][picked[level_of_pick == number] - first_of_level[number]]
+    order = np.empty(len(point), dtype=np.int64)
+    order[np.argsort(level_of_pick, kind="stable")] = np.arange(len(point))
+    return RegionBatch(
+        levels=tuple(_level(level) for level in levels),
+        leaves=PointGroups(
+            index=_tensor(leaf_index),
+            segment=_tensor(np.repeat(np.arange(num_leaves), nodes.length[leaf_nodes])),
+            start=_tensor(_starts(nodes.length[leaf_nodes])),
+            center=_tensor(nodes.center[leaf_nodes]),
+            picked=_tensor(picked),
+        ),
+        point=_tensor(point),
+        point_order=_tensor(order),
+        num_points=total,
+        num_scenes=len(trees),
+    )
+
+
+@dataclass(frozen=True)
+class _Nodes:
+    """The nodes of all trees, numbered through the batch."""
+
+    parent: np.ndarray
+    level: np.ndarray
+    center: np.ndarray
+    start: np.ndarray
+    length: np.ndarray
+    scene: np.ndarray
+    indices: np.ndarray
+
+
+def _join(trees: Sequence[FlatTree], first_point: np.ndarray) -> _Nodes:
+    counts = [len(tree.parent) for tree in trees]
+    scene = np.repeat(np.arange(len(trees)), counts)
+    parent = _concatenate([tree.parent for tree in trees])
+    stored = [len(tree.indices) for tree in trees]
+    pointer = [np.asarray(tree.indices_ptr, dtype=np.int64) for tree in trees]
+    return _Nodes(
+        parent=np.where(parent < 0, -1, parent + _starts(counts)[scene]),
+        level=_concatenate([tree.level for tree in trees]),
+        center=_concatenate([tree.center_idx for tree in trees]) + first_point[scene],
+        start=_concatenate([one[:-1] for one in pointer]) + _starts(stored)[scene],
+        length=np.concatenate([np.diff(one) for one in pointer]),
+        scene=scene,
+        indices=_concatenate([tree.indices for tree in trees]) + np.repeat(first_point, stored),
+    )
+
+
+def _check(nodes: _Nodes, is_leaf: np.ndarray, num_points: Sequence[int]) -> None:
+    """A point in no leaf would have no feature, and one in two leaves two; neither may pass silently."""
+    if np.any(nodes.length <= 0):
+        raise DataError(f"scene {nodes.scene[np.argmin(nodes.length)]} of the batch has a region without points")
+    child = nodes.parent >= 0
+    if np.any(nodes.level[child] != nodes.level[nodes.parent[child]] + 1):
+        raise DataError("the level of a region is not that of its parent plus one")
+    held = nodes.indices[_ranges(nodes.start[is_leaf], nodes.length[is_leaf])]
+    total = int(np.sum(num_points))
+    if len(held) and (held.min() < 0 or held.max() >= total):
+        raise DataError(f"a region holds a point outside 0 to {total - 1}")
+    times = np.bincount(held, minlength=total)
+    if np.any(times != 1):
+        worst = int(np.argmax(times != 1))
+        scene = int(np.searchsorted(_starts(num_points), worst, side="right")) - 1
+        raise DataError(
+            f"scene {scene} of the batch: point {worst - _starts(num_points)[scene]} is in {times[worst]} leaves "
+            f"of its tree; it must be in one ({int((times != 1).sum())} such points in the batch)",
+            hint="let the tool build the trees, or mend those of the file",
+        )
+
+
+def _starts(lengths: Sequence[int] | np.ndarray) -> np.ndarray:
+    return np.cumsum(np.concatenate([[0], np.asarray(lengths, dtype=np.int64)]))[:-1]
+
+
+def _ranges(start: np.ndarray, length: np.ndarray) -> np.ndarray:
+    """`start[0], start[0] + 1, …` (`length[0]` numbers), then those of the next, in one array."""
+    return np.repeat(start - _starts(length), length) + np.arange(int(length.sum()))
+
+
+def _concatenate(parts: Sequence[np.ndarray]) -> np.ndarray:
+    return np.concatenate([np.asarray(part, dtype=np.int64) for part in parts])
+
+
+def _tensor(array: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(np.ascontiguousarray(array, dtype=np.int64))
+
+
+def _level(parts: dict[str, Any]) -> RegionLevel:
+    names = [field.name for field in fields(PointGroups)]
+    points = PointGroups(**{name: _tensor(parts[name]) for name in names})
+    others = {name: _tensor(parts[name]) for name in ("parent", "family", "family_start", "assemble", "offset")}
+    return RegionLevel(points=points, leaves=parts["leaves"], **others)
+
+
+def _map(value: _T, function: Callable[[torch.Tensor], torch.Tensor]) -> _T:
+    """The same structure with every tensor replaced."""
+    if isinstance(value, torch.Tensor):
+        return function(value)  # type: ignore[return-value]
+    if isinstance(value, tuple):
+        return tuple(_map(item, function) for item in value)  # type: ignore[return-value]
+    if is_dataclass(value) and not isinstance(value, type):
+        return type(value)(**{field.name: _map(getattr(value, field.name), function) for field in fields(value)})
+    return value

@@ -1,0 +1,56 @@
+"""Pooling rows by segment: maximum, mean and softmax over consecutive rows.
+
+Legend: N rows, R segments (consecutive, none empty), D channels. `segment` `(N,)` is the segment of each row,
+ascending, and `start` `(R,)` the first row of each.
+"""
+
+from __future__ import annotations
+
+import torch
+
+
+def segment_winner(x: torch.Tensor, segment: torch.Tensor, start: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Maximum of each segment and channel, and the first row that has it: both `(R, D)`, from `(N, D)`.
+
+    A segment with NaN has NaN as its maximum.
+    """
+    num_segments, channels = len(start), x.shape[1]
+    top = x.new_empty(num_segments, channels)
+    top.scatter_reduce_(0, segment[:, None].expand_as(x), x, "amax", include_self=False)
+    row, channel = (x == top.index_select(0, segment)).nonzero(as_tuple=True)
+    # Far fewer hits than values: the search for the first winner costs next to nothing.
+    winner = start[:, None].repeat(1, channels)
+    winner.view(-1).scatter_reduce_(0, segment[row] * channels + channel, row, "amin", include_self=False)
+    return top, winner
+
+
+def take_winners(x: torch.Tensor, winner: torch.Tensor, top: torch.Tensor) -> torch.Tensor:
+    """The winning values `(R, D)` of rows `(N, D)`; each gradient goes to the one row that won."""
+    # The maximum itself adds zero, unless it is not finite: then no row has won, and nothing may hide it.
+    return x.gather(0, winner) + top * 0
+
+
+def segment_max(x: torch.Tensor, segment: torch.Tensor, start: torch.Tensor) -> torch.Tensor:
+    """Maximum `(R, D)` of rows `(N, D)`; among equals the first row takes the gradient."""
+    with torch.no_grad():
+        top, winner = segment_winner(x, segment, start)
+    return take_winners(x, winner, top)
+
+
+def segment_sum(x: torch.Tensor, segment: torch.Tensor, num_segments: int) -> torch.Tensor:
+    """Sum `(R, D)` of rows `(N, D)`."""
+    return x.new_zeros(num_segments, x.shape[1]).index_add(0, segment, x)
+
+
+def segment_mean(x: torch.Tensor, segment: torch.Tensor, num_segments: int) -> torch.Tensor:
+    """Mean `(R, D)` of rows `(N, D)`."""
+    count = torch.bincount(segment, minlength=num_segments).to(x.dtype)
+    return segment_sum(x, segment, num_segments) / count[:, None]
+
+
+def segment_softmax(x: torch.Tensor, segment: torch.Tensor, num_segments: int) -> torch.Tensor:
+    """Softmax of `(N, D)` over the rows of each segment, per channel."""
+    top = x.new_empty(num_segments, x.shape[1])
+    top.scatter_reduce_(0, segment[:, None].expand_as(x), x.detach(), "amax", include_self=False)
+    exponential = (x - top.index_select(0, segment)).exp()
+    return exponential / segment_sum(exponential, segment, num_segments).index_select(0, segment)

@@ -1,0 +1,211 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from dbbd_cli.data.normals import estimate_normals
+from dbbd_cli.errors import DataError
+
+
+def sphere(count: int, seed: int = 0) -> np.ndarray:
+    points = np.random.default_rng(seed).normal(size=(count, 3))
+    return points / np.linalg.norm(points, axis=1, keepdims=True)
+
+
+def box(count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Points on the faces of a box, and the outward normals of the faces."""
+    rng = np.random.default_rng(0)
+    face, sign = rng.integers(0, 3, count), rng.choice([-1.0, 1.0], count)
+    points, outward = rng.uniform(-1, 1, (count, 3)), np.zeros((count, 3))
+    points[np.arange(count), face] = sign
+    outward[np.arange(count), face] = sign
+    return points * [2.0, 1.0, 0.5], outward
+
+
+def inside_a_face(points: np.ndarray) -> np.ndarray:
+    """Whether the points of `box` lie further from all edges than their neighbours are."""
+    return np.sort(np.abs(points) - [2.0, 1.0, 0.5], axis=1)[:, 1] < -0.25
+
+
+def plane(count: int, u: list[float], v: list[float]) -> np.ndarray:
+    return np.random.default_rng(0).uniform(-1, 1, (count, 2)) @ np.array([u, v])
+
+
+def cosines(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    return (first * second).sum(axis=1)
+
+
+def assert_unit(normals: np.ndarray, count: int) -> None:
+    assert normals.shape == (count, 3)
+    assert normals.dtype == np.float32
+    assert np.allclose(np.linalg.norm(normals, axis=1), 1, atol=1e-6)
+
+
+def test_the_normals_of_a_sphere_point_outward() -> None:
+    points = sphere(4000)
+    normals = estimate_normals(points)
+    assert_unit(normals, 4000)
+    assert cosines(normals, points).min() > 0.99
+
+
+def test_the_normals_of_a_box_point_outward_on_every_face() -> None:
+    points, outward = box(8000)
+    normals = estimate_normals(points)
+    assert cosines(normals, points).min() > 0  # at edges and corners too, where the normals lie between those of faces
+    assert cosines(normals, outward)[inside_a_face(points)].min() > 0.99999
+
+
+def test_the_normals_of_a_floor_point_up_exactly() -> None:
+    assert np.array_equal(estimate_normals(plane(500, [1, 0, 0], [0, 1, 0])), np.tile(np.float32([0, 0, 1]), (500, 1)))
+
+
+@pytest.mark.parametrize(
+    ("u", "v", "normal"),
+    [
+        ([1, 0, 0], [0, 0, 1], [0, 1, 0]),
+        ([0, 1, 0], [0, 0, 1], [1, 0, 0]),
+        ([1, 0, 0], [0, 0.6, 0.8], [0, -0.8, 0.6]),
+        ([0.8, 0, -0.6], [0, 1, 0], [0.6, 0, 0.8]),
+    ],
+)
+def test_the_normals_of_a_plane_all_point_the_same_way(u: list[float], v: list[float], normal: list[float]) -> None:
+    normals = estimate_normals(plane(800, u, v))
+    assert np.allclose(normals, np.broadcast_to(normal, (800, 3)), atol=1e-4)
+
+
+def test_separate_parts_are_turned_one_by_one() -> None:
+    """Two walls, far from each other, point away from the middle; a floor and a shelf above it point up."""
+    wall, floor = plane(400, [1, 0, 0], [0, 0, 1]), plane(400, [1, 0, 0], [0, 1, 0])
+    aside, above = np.array([0, 9, 0]), np.array([0, 0, 5])
+    parts = [wall + aside, wall - aside, floor - above, floor + above]
+    normals = estimate_normals(np.concatenate(parts))
+    expected = np.repeat([[0, 1, 0], [0, -1, 0], [0, 0, 1], [0, 0, 1]], 400, axis=0)
+    assert cosines(normals, expected).min() > 0.999
+
+
+def test_in_a_room_without_a_ceiling_the_floor_points_up_and_the_walls_inside() -> None:
+    points, outward = box(12_000)
+    keep = points[:, 2] < 0.4
+    points, outward = points[keep], outward[keep]
+    assert cosines(estimate_normals(points), -outward)[inside_a_face(points)].min() > 0.999
+
+
+def test_the_ground_points_up_whatever_rises_above_it() -> None:
+    """A sphere far above it, a pole that touches it, and stray points higher than both."""
+    rng = np.random.default_rng(2)
+    ground = np.concatenate([rng.uniform(-5, 5, (4000, 2)), 0.01 * rng.normal(size=(4000, 1))], axis=1)
+    angle, height = rng.uniform(0, 2 * np.pi, 500), rng.uniform(0, 3, 500)
+    pole = np.stack([0.1 * np.cos(angle), 0.1 * np.sin(angle), height], axis=1)
+    stray = rng.uniform(-1, 1, (20, 3)) + np.array([0, 0, 12])
+    ball = sphere(500) + np.array([0, 0, 8])
+    normals = estimate_normals(np.concatenate([ground, pole, stray, ball]))
+    assert (normals[:4000, 2] > 0.5).mean() > 0.97
+    assert cosines(normals[-500:], sphere(500)).min() > 0.9
+
+
+def test_neighbours_agree_on_a_wavy_surface_with_noise() -> None:
+    rng = np.random.default_rng(1)
+    x, y = rng.uniform(-3, 3, (2, 6000))
+    points = np.stack([x, y, np.sin(2 * x) * np.cos(2 * y) + 0.005 * rng.normal(size=6000)], axis=1)
+    slope = np.stack([-2 * np.cos(2 * x) * np.cos(2 * y), 2 * np.sin(2 * x) * np.sin(2 * y), np.ones(6000)], axis=1)
+    cosine = cosines(estimate_normals(points), slope / np.linalg.norm(slope, axis=1, keepdims=True))
+    assert cosine.min() > 0
+    assert np.median(cosine) > 0.99
+
+
+def test_stray_points_do_not_turn_the_surface_that_they_lie_near() -> None:
+    """The directions must be carried around what agrees with nothing, not through it."""
+    radius = np.random.default_rng(1).uniform(0.7, 1.3, (300, 1))
+    points = np.concatenate([sphere(3000), sphere(300, seed=1) * radius])
+    assert (cosines(estimate_normals(points), points)[:3000] > 0).mean() > 0.999
+
+
+def test_small_closed_bodies_far_from_each_other_point_outward() -> None:
+    center = np.random.default_rng(0).uniform(-10, 10, (12, 3))
+    outward = np.concatenate([sphere(120, seed=number) for number in range(12)])
+    normals = estimate_normals(np.repeat(center, 120, axis=0) + 0.05 * outward)
+    assert cosines(normals, outward).min() > 0.7
+
+
+def test_coordinates_far_from_the_origin_have_the_normals_of_those_near_it() -> None:
+    points = np.round(sphere(1500) * 2.0**20) / 2.0**20  # the sum below is exact
+    near = estimate_normals(points)
+    far = estimate_normals(points + np.array([2.0**19, 2.0**22, 2.0**8]))
+    assert np.allclose(near, far, atol=1e-5)
+    assert cosines(far, points).min() > 0.98
+
+
+def test_the_scale_changes_nothing() -> None:
+    points = sphere(500)
+    expected = estimate_normals(points)
+    for scale in (2.0**-1000, 2.0**1020):
+        assert np.array_equal(estimate_normals(points * scale), expected)
+
+
+def test_normals_turn_with_the_points() -> None:
+    points, _ = box(3000)
+    turn = np.array([[0.8, -0.6, 0], [0.6, 0.8, 0], [0, 0, 1]])
+    assert np.median(cosines(estimate_normals(points @ turn.T), estimate_normals(points) @ turn.T)) > 0.9999
+    assert cosines(estimate_normals(points @ turn.T), estimate_normals(points) @ turn.T).min() > 0.999
+
+
+def test_the_order_of_the_points_the_type_and_the_threads_change_nothing() -> None:
+    points, _ = box(1000)
+    points = points.astype(np.float32)
+    normals = estimate_normals(points)
+    assert np.array_equal(estimate_normals(points), normals)
+    assert np.array_equal(estimate_normals(points, num_threads=2), normals)
+    assert np.array_equal(estimate_normals(points.astype(np.float64)), normals)
+    order = np.random.default_rng(0).permutation(1000)
+    assert np.array_equal(estimate_normals(points[order]), normals[order])
+
+
+def test_points_in_the_same_place_count_once() -> None:
+    points = sphere(600)
+    of = np.concatenate([np.arange(600), np.zeros(5000, dtype=int), np.arange(600)])
+    assert np.array_equal(estimate_normals(points[of]), estimate_normals(points)[of])
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 4, 20, 300])
+@pytest.mark.parametrize(
+    "line", [[1, 0, 0], [0, 0, 1], [1, 2, 3], [0, 0, 0]], ids=["level", "upright", "slanted", "place"]
+)
+def test_the_normals_of_a_line_are_across_it_and_as_upright_as_can_be(count: int, line: list[float]) -> None:
+    points = np.random.default_rng(count).random((count, 1)) * np.array([line], dtype=np.float64)
+    normals = estimate_normals(points.astype(np.float32))
+    assert_unit(normals, count)
+    if count == 1 or not any(line):
+        assert np.array_equal(normals, np.tile(np.float32([0, 0, 1]), (count, 1)))
+        return
+    direction = np.array(line) / np.linalg.norm(line)
+    across = np.array([1.0, 0, 0]) if line[:2] == [0, 0] else np.array([0, 0, 1]) - direction[2] * direction
+    assert np.allclose(normals, across / np.linalg.norm(across), atol=1e-3)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_any_few_points_have_normals(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    for count in range(1, 21):
+        for points in (rng.random((count, 3)), rng.integers(0, 2, (count, 3)), rng.random((count, 3)) * 1e-200):
+            assert_unit(estimate_normals(np.asarray(points, dtype=np.float64)), count)
+
+
+def test_half_of_the_points_in_one_place_take_no_longer() -> None:
+    points = np.concatenate([sphere(2000), np.zeros((100_000, 3))])  # 10^10 distances, were they not told apart
+    normals = estimate_normals(points)
+    assert_unit(normals, 102_000)
+
+
+@pytest.mark.parametrize(
+    "coord",
+    [np.zeros((0, 3)), np.zeros((5, 2)), np.zeros(3), np.array([[0, 0, np.nan]]), np.array([[0, np.inf, 0]])],
+    ids=["empty", "flat", "one", "nan", "inf"],
+)
+def test_what_is_no_cloud_is_refused(coord: np.ndarray) -> None:
+    with pytest.raises(DataError):
+        estimate_normals(coord)
+
+
+def test_too_few_neighbours_are_refused() -> None:
+    with pytest.raises(ValueError, match="at least 3"):
+        estimate_normals(np.zeros((4, 3)), num_neighbors=2)

@@ -1,0 +1,176 @@
+import contextlib
+import struct
+import time
+import tracemalloc
+
+import numpy as np
+import pytest
+
+from dbbd_cli.data.ply import read_ply
+
+ORDERS = {"binary_little_endian": "<", "binary_big_endian": ">"}
+PLY_NAMES = {
+    "i1": "char", "u1": "uchar", "i2": "short", "u2": "ushort", "i4": "int", "u4": "uint",
+    "f4": "float", "f8": "double",
+}  # fmt: skip
+POINTS = {
+    "x": np.array([0.5, -1.25, 1e3, 2.0], "f4"),
+    "y": np.array([1e-3, 12345678.25, -4.0, 3.0], "f8"),
+    "z": np.array([1, 2, -3, 4], "i2"),
+    "red": np.array([0, 255, 7, 9], "u1"),
+    "level": np.array([-128, 127, 0, 1], "i1"),
+    "id": np.array([0, 2**32 - 1, 5, 6], "u4"),
+    "step": np.array([0, 65535, 5, 6], "u2"),
+    "label": np.array([-(2**31), 3, 2, 1], "i4"),
+}
+
+
+def header(file_format, elements, newline="\n"):
+    lines = ["ply", f"format {file_format} 1.0", "comment made by a test", "obj_info nothing"]
+    for name, count, properties in elements:
+        lines += [f"element {name} {count}", *(f"property {text}" for text in properties)]
+    return (newline.join([*lines, "end_header"]) + newline).encode()
+
+
+def properties_of(points):
+    return [f"{PLY_NAMES[column.dtype.str[1:]]} {name}" for name, column in points.items()]
+
+
+def vertices(points, file_format):
+    count = len(next(iter(points.values())))
+    if file_format == "ascii":
+        return b"".join(" ".join(repr(c[i].item()) for c in points.values()).encode() + b"\n" for i in range(count))
+    table = np.empty(count, [(name, c.dtype.newbyteorder(ORDERS[file_format])) for name, c in points.items()])
+    for name, column in points.items():
+        table[name] = column
+    return table.tobytes()
+
+
+FACES = ["list uchar int vertex_indices", "uchar flag", "list uint float texture"]
+
+
+def faces(file_format, count=3):
+    if file_format == "ascii":
+        return b"3 0 1 2 9 2 0.5 0.5\n\n" * count
+    order = ORDERS[file_format]
+    return struct.pack(order + "B3iBI2f", 3, 0, 1, 2, 9, 2, 0.5, 0.5) * count
+
+
+def save(path, *parts):
+    path.write_bytes(b"".join(parts))
+    return path
+
+
+@pytest.mark.parametrize("newline", ["\n", "\r\n"])
+@pytest.mark.parametrize("file_format", ["ascii", *ORDERS])
+@pytest.mark.parametrize("around", ["alone", "lists before", "lists after", "fixed before"])
+def test_properties_of_all_types_come_back(tmp_path, file_format, around, newline):
+    vertex = ("vertex", 4, properties_of(POINTS))
+    body = vertices(POINTS, file_format)
+    camera = b"1.5 2\n" if file_format == "ascii" else struct.pack(ORDERS[file_format] + "dB", 1.5, 2)
+    elements, data = {
+        "alone": ([vertex], body),
+        "lists before": ([("face", 3, FACES), vertex], faces(file_format) + body),
+        "lists after": ([vertex, ("face", 3, FACES)], body + faces(file_format)),
+        "fixed before": ([("empty", 9, []), ("camera", 1, ["double a", "uchar b"]), vertex], camera + body),
+    }[around]
+    found = read_ply(save(tmp_path / "a.ply", header(file_format, elements, newline), data), 100)
+    assert list(found) == list(POINTS) or set(found) == set(POINTS)
+    for name, column in POINTS.items():
+        np.testing.assert_array_equal(found[name], column)
+        assert found[name].dtype.isnative
+        if column.dtype.kind != "f":
+            assert found[name].dtype == column.dtype
+
+
+def test_numbers_that_do_not_fit_their_declared_type_are_kept(tmp_path):
+    data = header("ascii", [("vertex", 2, ["uchar red", "int label"])]) + b"300 1.5\n0 2\n"
+    found = read_ply(save(tmp_path / "a.ply", data), 10)
+    assert found["red"].tolist() == [300, 0]
+    assert found["label"].tolist() == [1.5, 2]
+
+
+def test_the_first_of_two_equal_names_counts(tmp_path):
+    data = header("ascii", [("vertex", 1, ["float x", "float X"])]) + b"1 2\n"
+    assert read_ply(save(tmp_path / "a.ply", data), 10)["x"].tolist() == [1]
+
+
+XYZ = ["float x", "float y", "float z"]
+GOOD = header("binary_little_endian", [("vertex", 5, XYZ)])
+REFUSED = {
+    "nothing": (b"", "is no PLY"),
+    "picture": (b"\x89PNG\r\n\x1a\n" + bytes(100), "is no PLY"),
+    "no end of the header": (GOOD[:-11], "header is truncated"),
+    "endless line": (b"ply\n" + b"comment " + b"x" * 10**6, "header is truncated"),
+    "endless header": (b"ply\n" + b"comment\n" * 5000, "more than 1000 lines"),
+    "no format": (b"ply\nend_header\n", "names no format"),
+    "unknown format": (b"ply\nformat binary_mixed 1.0\nend_header\n", "not understood"),
+    "unknown type": (header("ascii", [("vertex", 1, ["quad x"])]), "not understood: property quad x"),
+    "no count": (b"ply\nformat ascii 1.0\nelement vertex\nend_header\n", "not understood"),
+    "negative count": (header("ascii", [("vertex", -5, XYZ)]), "not understood: element vertex -5"),
+    "huge text as a count": (header("ascii", [("vertex", "9" * 3000, XYZ)]), "not understood"),
+    "property of nothing": (b"ply\nformat ascii 1.0\nproperty float x\nend_header\n", "not understood"),
+    "10^12 points": (header("binary_little_endian", [("vertex", 10**12, XYZ)]), "promises 1,000,000,000,000 points"),
+    "10^12 points, ASCII": (header("ascii", [("vertex", 10**12, XYZ)]), "promises 1,000,000,000,000 points"),
+    "10^6 points": (header("binary_little_endian", [("vertex", 10**6, XYZ)]) + bytes(24), "is truncated: 1,000,000"),
+    "10^6 points, ASCII": (header("ascii", [("vertex", 10**6, XYZ)]) + b"0 0 0\n" * 9, "is truncated: it is too small"),
+    "no vertex": (header("ascii", [("face", 0, ["list uchar int a"])]), "no element vertex"),
+    "vertex without properties": (header("ascii", [("vertex", 10**6, [])]), "nothing at all"),
+    "lists in vertices": (header("ascii", [("vertex", 3, [*XYZ, "list uchar int a"])]), "has lists"),
+    "list of a fraction": (header("ascii", [("face", 3, ["list float int a"])]), "no whole number"),
+    "10^12 faces before": (
+        header("binary_little_endian", [("face", 10**12, FACES), ("vertex", 5, XYZ)]) + bytes(100_000),
+        "truncated within its element face",
+    ),
+    "10^12 faces before, ASCII": (
+        header("ascii", [("face", 10**12, FACES), ("vertex", 5, XYZ)]) + b"3 0 1 2\n" * 1000,
+        "truncated within its element face",
+    ),
+    "10^18 bytes before": (
+        header("binary_big_endian", [("camera", 10**18, ["double a"]), ("vertex", 5, XYZ)]) + bytes(100),
+        "is truncated: 5 points need 60 bytes, and it has 0",
+    ),
+    "negative length": (
+        header("binary_big_endian", [("face", 1, ["list int int a"]), ("vertex", 5, XYZ)]) + b"\xff" * 100,
+        "negative length",
+    ),
+    "long list": (
+        header("binary_big_endian", [("face", 1, ["list uint double a"]), ("vertex", 5, XYZ)]) + b"\xff" * 100,
+        "truncated within its element face",
+    ),
+    "cut short": (GOOD + bytes(59), "is truncated: 5 points need 60 bytes, and it has 59"),
+    "cut short, ASCII": (header("ascii", [("vertex", 3, XYZ)]) + b"10.0 20.0 30.0\n" * 2, "2 of the 3 points"),
+    "text in ASCII": (header("ascii", [("vertex", 2, XYZ)]) + b"1 2 3\n1 two 3\n", "does not hold 3 numbers"),
+    "lines of two lengths": (header("ascii", [("vertex", 2, XYZ)]) + b"1 2 3\n1 2 3 4\n", "does not hold 3 numbers"),
+    "short lines": (header("ascii", [("vertex", 2, XYZ)]) + b"100 200\n100 200\n", "has 2 numbers in a line"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_cannot_be_read_is_refused_with_its_reason(tmp_path, name):
+    data, reason = REFUSED[name]
+    path = save(tmp_path / "a.ply", data)
+    tracemalloc.start()
+    start = time.perf_counter()
+    try:
+        with pytest.raises(ValueError, match=reason.replace("^", r"\^")):
+            read_ply(path, 20_000_000)
+        assert time.perf_counter() - start < 2
+        assert tracemalloc.get_traced_memory()[1] < 20 * 2**20
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("file_format", ["ascii", *ORDERS])
+def test_damaged_files_raise_value_errors_and_nothing_else(tmp_path, file_format):
+    head = header(file_format, [("face", 3, FACES), ("vertex", 4, properties_of(POINTS))])
+    good = head + faces(file_format) + vertices(POINTS, file_format)
+    rng = np.random.default_rng(0)
+    path = tmp_path / "a.ply"
+    for _ in range(200):
+        data = bytearray(good)
+        for place in rng.integers(len(data), size=int(rng.integers(1, 4))):
+            data[place] = rng.integers(256)
+        path.write_bytes(data[: int(rng.integers(len(data) // 2, len(data) + 1))])
+        with contextlib.suppress(ValueError):
+            read_ply(path, 100)

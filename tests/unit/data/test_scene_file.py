@@ -1,0 +1,370 @@
+import io
+import os
+import pickle
+import struct
+import time
+import tracemalloc
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from dbbd_cli.data import scene_file
+from dbbd_cli.data.scene import make_scene
+from dbbd_cli.data.scene_file import read_scene, scene_digest
+from dbbd_cli.errors import DataError
+
+RNG = np.random.default_rng(0)
+N = 12
+COORD = RNG.normal(size=(N, 3)) * [4, 3, 1]
+NORMAL = RNG.normal(size=(N, 3))
+NORMAL /= np.linalg.norm(NORMAL, axis=1, keepdims=True)
+COLOUR = RNG.integers(0, 256, (N, 3)).astype(np.uint8)
+SEGMENT = RNG.integers(-1, 20, N)
+TREE = {"indices": np.arange(N), "center_idx": 3, "level": 0, "children": []}
+
+
+def write_ply(path, arrays, kinds=None):
+    columns = [arrays["coord"], arrays["normal"], arrays["color"], arrays["segment"][:, None]]
+    names = ["x", "y", "z", "nx", "ny", "nz", "red", "green", "blue", "label"]
+    kinds = kinds or ["double"] * 6 + ["uchar"] * 3 + ["double"]
+    types = {"double": "<f8", "uchar": "u1", "float": "<f4", "int": "<i4"}
+    table = np.empty(len(columns[0]), [(n, types[k]) for n, k in zip(names, kinds, strict=True)])
+    for name, column in zip(names, np.concatenate([c.astype("f8") for c in columns], axis=1).T, strict=True):
+        table[name] = column
+    properties = "".join(f"property {k} {n}\n" for n, k in zip(names, kinds, strict=True))
+    head = f"ply\nformat binary_little_endian 1.0\nelement vertex {len(table)}\n{properties}end_header\n"
+    path.write_bytes(head.encode() + table.tobytes())
+
+
+def write(path, kind, **changes):
+    """Writes the scene of this file in one of the kinds; `changes` replace arrays, None leaves one out."""
+    arrays = {"coord": COORD, "normal": NORMAL, "color": COLOUR, "segment": SEGMENT, **changes}
+    arrays = {name: array for name, array in arrays.items() if array is not None}
+    if kind == "folder":
+        path.mkdir()
+        for name, array in arrays.items():
+            np.save(path / f"{'segment20' if name == 'segment' else name}.npy", array)
+        return path
+    path = path.with_suffix(f".{kind}")
+    if kind == "npz":
+        np.savez(path, **arrays)
+    elif kind == "ply":
+        write_ply(path, arrays)
+    else:
+        seed_names = {"coord": "coords", "normal": "normals", "color": "colors", "segment": "labels"}
+        content = {seed_names[name]: torch.tensor(array) for name, array in arrays.items()}
+        more = {"num_points": len(arrays["coord"]), "total_regions": 1, "max_depth_reached": 0}
+        path.write_bytes(pickle.dumps({**content, "hierarchy": TREE, **more}))
+    return path
+
+
+def refused(path):
+    """The message of the error that reading gives, after checking time, memory and that the file is named."""
+    tracemalloc.start()
+    start = time.perf_counter()
+    try:
+        with pytest.raises(DataError) as caught:
+            read_scene(path)
+        assert time.perf_counter() - start < 2
+        assert tracemalloc.get_traced_memory()[1] < 50 * 2**20
+    finally:
+        tracemalloc.stop()
+    assert str(path) in caught.value.message
+    assert caught.value.hint
+    return caught.value.message
+
+
+KINDS = ("pkl", "ply", "npz", "folder")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_gives_the_same_scene(tmp_path, kind):
+    scene = read_scene(write(tmp_path / "room", kind))
+    assert scene.name == "room"
+    assert scene.num_points == N
+    assert scene.coord.dtype == scene.normal.dtype == scene.colour.dtype == np.float32
+    assert scene.segment.dtype == np.int64
+    np.testing.assert_allclose(scene.coord + scene.shift, COORD, atol=1e-6)
+    np.testing.assert_allclose(scene.normal, NORMAL, atol=1e-6)
+    np.testing.assert_allclose(scene.colour, COLOUR / 255, atol=1e-6)
+    np.testing.assert_array_equal(scene.segment, SEGMENT)
+    assert (scene.hierarchy is not None) == (kind == "pkl")
+    if kind == "pkl":
+        np.testing.assert_array_equal(scene.hierarchy["indices"], TREE["indices"])
+
+
+@pytest.mark.parametrize("kind", ["pkl", "npz", "folder"])
+def test_all_but_the_coordinates_may_be_missing(tmp_path, kind):
+    scene = read_scene(write(tmp_path / "room", kind, normal=None, color=None, segment=None))
+    assert scene.normal is scene.colour is scene.segment is None
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_coordinates_far_away_keep_their_millimetres(tmp_path, kind):
+    far = COORD + np.array([4_500_000.25, -812_345.5, 1e4])
+    scene = read_scene(write(tmp_path / "room", kind, coord=far))
+    assert np.abs(scene.coord).max() < 20
+    np.testing.assert_allclose(scene.coord - scene.coord[0], COORD - COORD[0], atol=1e-4)
+    np.testing.assert_allclose(scene.coord + scene.shift, far, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("name", ["coord", "normal"])
+def test_values_that_are_not_finite_are_refused(tmp_path, kind, value, name):
+    bad = {"coord": COORD, "normal": NORMAL}[name].copy()
+    bad[7, 1] = value
+    assert "not finite at point 7" in refused(write(tmp_path / "room", kind, **{name: bad}))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_scenes_that_are_none_are_refused(tmp_path, kind):
+    few = {"coord": COORD[:3], "normal": NORMAL[:3], "color": COLOUR[:3], "segment": SEGMENT[:3]}
+    assert "has only 3 points" in refused(write(tmp_path / "few", kind, **few))
+    same = np.full((N, 3), 1e7 / 3)
+    assert "all of its points lie in the same place" in refused(write(tmp_path / "same", kind, coord=same))
+    wide = COORD * [1e300, 1, 1]
+    assert "at most 1e+08 make sense" in refused(write(tmp_path / "wide", kind, coord=wide))
+    if kind != "ply":
+        assert "12 points and 11 normals" in refused(write(tmp_path / "short", kind, normal=NORMAL[:-1]))
+        assert "12 points and 13 labels" in refused(write(tmp_path / "long", kind, segment=np.arange(13)))
+        assert "no table of 3 numbers" in refused(write(tmp_path / "flat", kind, coord=COORD[:, :2]))
+        assert "no number for each point" in refused(write(tmp_path / "hot", kind, segment=COORD))
+
+
+def test_real_scans_of_both_campaigns_are_read(shared: Path):
+    paths = sorted((shared / "data" / "scans").glob("*.ply"))
+    scenes = [read_scene(path) for path in paths]
+    assert len(scenes) == 24
+    assert all(scene.coord.shape == (25_000, 3) and np.isfinite(scene.coord).all() for scene in scenes)
+    assert all(np.abs(scene.coord).max() < 60 for scene in scenes)
+    assert all(scene.colour.min() >= 0 and scene.colour.max() <= 1 for scene in scenes)
+    assert {scene.normal is not None for scene in scenes} == {True, False}
+    assert set(np.unique(np.concatenate([scene.segment for scene in scenes]))) >= {0, 1, 2, 3, 6, 8, 9, 10, 11, 12}
+
+
+def test_names_of_columns_vary(tmp_path):
+    text = "ply\nformat ascii 1.0\nelement vertex 4\n" + "".join(
+        f"property {p}\n"
+        for p in ("float Z", "float Y", "float X", "float scalar_Label", "float r", "float g", "float b")
+    )
+    rows = "".join(f"{i} 0 {10 * i} {i - 1} 0.5 {i / 4} 1\n" for i in range(4))
+    path = tmp_path / "a.ply"
+    path.write_text(text + "end_header\n" + rows)
+    scene = read_scene(path)
+    assert (scene.coord + scene.shift)[:, 0].tolist() == [0, 10, 20, 30]
+    assert scene.segment.tolist() == [-1, 0, 1, 2]
+    assert scene.colour[:, 1].tolist() == [0, 0.25, 0.5, 0.75]
+
+
+def test_a_pickle_may_hold_lists_and_arrays(tmp_path):
+    path = tmp_path / "a.pkl"
+    path.write_bytes(pickle.dumps({"coord": COORD.tolist(), "normal": [*NORMAL], "segment": [int(s) for s in SEGMENT]}))
+    scene = read_scene(path)
+    np.testing.assert_allclose(scene.coord + scene.shift, COORD, atol=1e-6)
+    np.testing.assert_array_equal(scene.segment, SEGMENT)
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ([1, 2], "does not hold a dict"),
+        ({}, "has no coordinates"),
+        ({"coords": "x"}, "is no array"),
+        ({"coords": [[1, 2, 3], [4, 5]]}, "rows of 3 numbers"),
+        ({"coords": [np.array(1.0)] * 4}, "rows of 3 numbers"),
+        ({"coords": [[1, 2, "x"]] * 4}, "something else than numbers"),
+        ({"coords": [[1, 2, 10**400], [0.5, 1, 2]] * 2}, "numbers"),
+        ({"coords": [["1", "2", "3"]] * 4}, "something else than numbers"),
+        ({"coords": [np.zeros(10**4)] * 4}, "rows of 3 numbers"),
+        ({"coords": COORD, "labels": [[1]] * N}, "something else than numbers"),
+        ({"coords": COORD, "hierarchy": [1]}, "hierarchy is no dict"),
+        ({"coords": COORD, "num_points": 13}, "says that it has 13 points, and has 12"),
+        ({"coords": np.array([["a"] * 3] * 4)}, "no table of 3 numbers"),
+    ],
+)
+def test_pickles_of_other_content_are_refused(tmp_path, content, reason):
+    path = tmp_path / "a.pkl"
+    path.write_bytes(pickle.dumps(content))
+    assert reason in refused(path)
+
+
+class Payload:
+    def __reduce__(self):
+        return os.mkdir, ("payload-was-run",)
+
+
+def test_a_payload_is_named_and_not_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "a.pkl"
+    path.write_bytes(pickle.dumps({"coords": COORD, "hierarchy": {"children": [Payload()]}}))
+    message = refused(path)
+    assert f"{os.mkdir.__module__}.mkdir" in message
+    assert "nothing in it was run" in message
+    assert not (tmp_path / "payload-was-run").exists()
+
+
+def test_other_files_are_refused(tmp_path):
+    assert "cannot be opened: no such file" in refused(tmp_path / "none.ply")
+    (tmp_path / "a.obj").write_text("v 1 2 3")
+    assert "unknown kind; scenes are .pkl, .ply, .npz or folders" in refused(tmp_path / "a.obj")
+    torch.save({"coords": torch.zeros(4, 3)}, tmp_path / "a.pkl")
+    assert "written by torch.save" in refused(tmp_path / "a.pkl")
+    (tmp_path / "scene").mkdir()
+    assert "folder without coord.npy" in refused(tmp_path / "scene")
+    for suffix in ("pkl", "ply", "npz"):
+        (tmp_path / f"empty.{suffix}").touch()
+        assert "is an empty file" in refused(tmp_path / f"empty.{suffix}")
+        (tmp_path / f"noise.{suffix}").write_bytes(RNG.bytes(1000))
+        refused(tmp_path / f"noise.{suffix}")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no pipes in folders there")
+@pytest.mark.parametrize("name", ["a.ply", "a.pkl", "a.npz"])
+def test_a_pipe_does_not_make_it_wait(tmp_path, name):
+    os.mkfifo(tmp_path / name)
+    assert "is no regular file" in refused(tmp_path / name)
+
+
+def test_large_files_are_refused_before_they_are_read(tmp_path, monkeypatch):
+    path = write(tmp_path / "a", "pkl")
+    monkeypatch.setattr(scene_file, "MAX_BYTES", path.stat().st_size - 1)
+    assert "files of at most" in refused(path)
+
+
+def npy(shape, dtype="<f8", data=b"", version=1):
+    text = f"{{'descr': {dtype!r}, 'fortran_order': False, 'shape': {shape}}}".encode()
+    size = struct.pack("<H" if version == 1 else "<I", len(text))
+    return b"\x93NUMPY" + bytes([version, 0]) + size + text + data
+
+
+ARRAYS = {
+    "10^12 values": (npy((10**12, 3)), "promises 3,000,000,000,000 values"),
+    "10^12 values, second version": (npy((10**12, 3), version=2), "promises 3,000,000,000,000 values"),
+    "overflow": (npy((2**40, 2**40, 2**40)), "promises"),
+    "negative": (npy((-4, 3)), "promises"),
+    "two negatives": (npy((-4, -3), data=bytes(96)), "promises"),
+    "truncated": (npy((4, 3), data=bytes(95)), "is truncated"),
+    "objects": (npy((4, 3), dtype="|O", data=pickle.dumps(Payload())), "Python objects"),
+    "objects within": (npy((4,), dtype=[("a", "|O")], data=bytes(32)), "Python objects"),
+    "text": (npy((4, 3), dtype="<U1", data=bytes(48)), "instead of numbers"),
+    "complex": (npy((4, 3), dtype="<c16", data=bytes(192)), "instead of numbers"),
+    "long header": (b"\x93NUMPY\x02\0" + struct.pack("<I", 2**31) + b"{" * 1000, "damaged header"),
+    "code as a header": (npy("__import__('os').mkdir('payload-was-run')"), "damaged header"),
+    "pickle": (pickle.dumps(Payload()), "no array in the format of NumPy"),
+    "nothing": (b"\x93", "no array in the format of NumPy"),
+    "later version": (npy((4, 3), version=3, data=bytes(96)), "damaged header"),
+}
+
+
+@pytest.mark.parametrize("name", ARRAYS)
+def test_hostile_arrays_are_refused(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    data, reason = ARRAYS[name]
+    folder = tmp_path / "scene"
+    folder.mkdir()
+    (folder / "coord.npy").write_bytes(data)
+    assert reason in refused(folder)
+    for compression in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        with zipfile.ZipFile(tmp_path / "a.npz", "w", compression) as archive:
+            archive.writestr("coord.npy", data)
+        message = refused(tmp_path / "a.npz")
+        assert reason in message
+        assert "array coord" in message
+    assert not (tmp_path / "payload-was-run").exists()
+
+
+def test_an_archive_that_lies_about_a_size_is_refused(tmp_path):
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("coord.npy", npy((10**6, 3), data=bytes(100)))
+    data = buffer.getvalue()
+    real = struct.pack("<I", len(npy((10**6, 3))) + 100)
+    assert real in data
+    (tmp_path / "a.npz").write_bytes(data.replace(real, struct.pack("<I", 10**9)))
+    assert "truncated" in refused(tmp_path / "a.npz") or "damaged" in refused(tmp_path / "a.npz")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_damaged_scenes_are_data_errors_and_nothing_else(tmp_path, kind):
+    path = write(tmp_path / "room", kind)
+    target = path / "coord.npy" if kind == "folder" else path
+    good = target.read_bytes()
+    rng = np.random.default_rng(1)
+    for _ in range(80):
+        data = bytearray(good)
+        for place in rng.integers(len(data), size=int(rng.integers(1, 5))):
+            data[place] = rng.integers(256)
+        target.write_bytes(data[: int(rng.integers(len(data) // 2, len(data) + 1))])
+        try:
+            scene = read_scene(path)
+        except DataError:
+            continue
+        assert np.isfinite(scene.coord).all()
+
+
+def test_the_digest_is_that_of_the_content(tmp_path):
+    first, second = write(tmp_path / "a", "npz"), write(tmp_path / "b", "npz", segment=SEGMENT + 1)
+    copy = tmp_path / "c.npz"
+    copy.write_bytes(first.read_bytes())
+    assert scene_digest(first) == scene_digest(copy) != scene_digest(second)
+    folder = write(tmp_path / "scene", "folder")
+    before = scene_digest(folder)
+    (folder / "notes.txt").write_text("nothing of the scene")
+    assert scene_digest(folder) == before
+    np.save(folder / "segment20.npy", SEGMENT + 1)
+    assert scene_digest(folder) != before
+    with pytest.raises(DataError, match="cannot be opened"):
+        scene_digest(tmp_path / "none.ply")
+
+
+@pytest.mark.parametrize(
+    ("colour", "expected"),
+    [
+        (np.full((4, 3), 51, np.uint8), 0.2),
+        (np.full((4, 3), 1, np.uint8), 1 / 255),
+        (np.full((4, 3), 13107, np.uint16), 0.2),
+        (np.full((4, 3), 51.0), 0.2),
+        (np.full((4, 3), 0.2, np.float32), 0.2),
+        (np.full((4, 3), 51, np.int64), 0.2),
+        (np.full((4, 3), 13107, np.int32), 0.2),
+    ],
+)
+def test_colours_are_scaled_to_one(colour, expected):
+    scene = make_scene("a", np.eye(4, 3), colour=colour)
+    np.testing.assert_allclose(scene.colour, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("colour", [np.full((4, 3), -1.0), np.full((4, 3), 70000.0), np.full((4, 3), np.nan)])
+def test_colours_that_are_none_are_refused(colour):
+    with pytest.raises(ValueError, match="its colours"):
+        make_scene("a", np.eye(4, 3), colour=colour)
+
+
+@pytest.mark.parametrize(
+    ("segment", "expected"),
+    [
+        (np.array([0.0, -1.0, np.nan, 3.0]), [0, -1, -1, 3]),
+        (np.array([0, -100, 2, 3], np.int16), [0, -1, 2, 3]),
+        (np.array([[0], [1], [2], [3]], np.uint8), [0, 1, 2, 3]),
+    ],
+)
+def test_labels_of_any_type_become_classes(segment, expected):
+    assert make_scene("a", np.eye(4, 3), segment=segment).segment.tolist() == expected
+
+
+@pytest.mark.parametrize(
+    "segment", [np.array([0.5, 1, 2, 3]), np.full(4, np.inf), np.full(4, 2**40), np.full(4, 1e300)]
+)
+def test_labels_that_are_no_classes_are_refused(segment):
+    with pytest.raises(ValueError, match="its labels"):
+        make_scene("a", np.eye(4, 3), segment=segment)
+
+
+def test_normals_get_length_one_and_unknown_ones_stay_zero():
+    normal = np.array([[0, 0, 2], [0, 0, 0], [1e300, 0, 0], [3e-200, 4e-200, 0]])
+    found = make_scene("a", np.eye(4, 3), normal=normal).normal
+    np.testing.assert_allclose(found, [[0, 0, 1], [0, 0, 0], [1, 0, 0], [0.6, 0.8, 0]], atol=1e-6)

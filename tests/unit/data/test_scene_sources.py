@@ -1,0 +1,177 @@
+import os
+from pathlib import Path
+
+import pytest
+
+from dbbd_cli.data.scene_sources import choose_scenes, list_scenes, scene_path
+from dbbd_cli.errors import DataError
+
+SHARES = (0.7, 0.15, 0.15)
+LINKS = pytest.mark.skipif(os.name == "nt", reason="links need rights on Windows")
+
+
+def touch(path):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(b"x")
+    return path
+
+
+def scenes(folder, *names):
+    for name in names:
+        touch(folder / name / "coord.npy" if "." not in name else folder / name)
+
+
+@pytest.fixture
+def divided(tmp_path):
+    scenes(tmp_path / "train", "b.pkl", "a.ply", "scene0", "c.NPZ", "notes.txt", ".hidden.pkl")
+    scenes(tmp_path / "val", "v.ply", "u.ply", "w.ply")
+    return tmp_path
+
+
+def keys(source):
+    return [candidate.key for candidate in source.candidates]
+
+
+def test_split_folders_are_listed_by_split_and_name(divided):
+    source = list_scenes(divided)
+    assert keys(source) == [
+        "train/a.ply",
+        "train/b.pkl",
+        "train/c.NPZ",
+        "train/scene0",
+        "val/u.ply",
+        "val/v.ply",
+        "val/w.ply",
+    ]
+    assert [candidate.split for candidate in source.candidates] == ["train"] * 4 + ["val"] * 3
+    assert source.has_splits
+    assert source.ignored == 1
+    assert source.problems == []
+
+
+def test_the_first_scenes_of_each_split_are_kept(divided):
+    chosen = choose_scenes(list_scenes(divided), SHARES, 0, {"train": 2, "val": None})
+    assert chosen == [("train/a.ply", "train"), ("train/b.pkl", "train"), *((f"val/{n}.ply", "val") for n in "uvw")]
+
+
+def test_a_flat_folder_is_divided_by_seed_and_shares(tmp_path):
+    scenes(tmp_path, *(f"{index}.ply" for index in range(20)))
+    source = list_scenes(tmp_path)
+    assert not source.has_splits
+    chosen = dict(choose_scenes(source, SHARES, 42, {}))
+    assert [list(chosen.values()).count(split) for split in ("train", "val", "test")] == [14, 3, 3]
+    assert dict(choose_scenes(source, SHARES, 42, {})) == chosen
+    assert dict(choose_scenes(source, SHARES, 43, {})) != chosen
+    fewer = choose_scenes(source, SHARES, 42, {"train": 4, "val": 1})
+    assert set(fewer) <= set(chosen.items())
+    assert [split for _, split in fewer] == ["train"] * 4 + ["val"] + ["test"] * 3
+
+
+def test_one_scene_in_two_kinds_of_file_stays_in_one_split(tmp_path):
+    names = [f"{index}.{kind}" for index in range(20) for kind in ("ply", "npz")]
+    scenes(tmp_path, *names)
+    chosen = dict(choose_scenes(list_scenes(tmp_path), SHARES, 1, {}))
+    assert all(chosen[f"{index}.ply"] == chosen[f"{index}.npz"] for index in range(20))
+
+
+def test_the_real_scans_are_divided(shared: Path):
+    source = list_scenes(shared / "data" / "scans")
+    assert len(source.candidates) == 24
+    assert [split for _, split in choose_scenes(source, SHARES, 42, {})].count("val") == 4
+
+
+def test_a_wrong_path_is_answered_with_a_near_one(tmp_path):
+    (tmp_path / "scannet").mkdir()
+    with pytest.raises(DataError, match="does not exist") as caught:
+        list_scenes(tmp_path / "scanet")
+    assert "did you mean" in caught.value.hint
+    assert "scannet" in caught.value.hint
+
+
+def test_what_is_no_folder_of_scenes_is_said(tmp_path):
+    with pytest.raises(DataError, match="is a file, not a folder"):
+        list_scenes(touch(tmp_path / "x" / "a.ply"))
+    with pytest.raises(DataError, match="is a single scene"):
+        list_scenes(touch(tmp_path / "scene" / "coord.npy").parent)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match="has no scenes"):
+        list_scenes(tmp_path / "empty")
+    scenes(tmp_path / "two", "a.ply", "b.ply")
+    with pytest.raises(DataError, match="has 2 scenes"):
+        choose_scenes(list_scenes(tmp_path / "two"), SHARES, 0, {})
+    with pytest.raises(DataError, match=r"does not exist|cannot be opened"):
+        list_scenes(Path("a\0b"))
+
+
+def test_incomplete_splits_are_said(tmp_path):
+    scenes(tmp_path / "train", "a.ply")
+    with pytest.raises(DataError, match="none for val"):
+        list_scenes(tmp_path)
+    (tmp_path / "val").mkdir()
+    with pytest.raises(DataError, match="has no scenes"):
+        list_scenes(tmp_path)
+    scenes(tmp_path / "val", "b.ply")
+    scenes(tmp_path, "c.ply")
+    with pytest.raises(DataError, match=r"scenes beside its folders train, val, such as c\.ply"):
+        list_scenes(tmp_path)
+
+
+def test_a_folder_that_is_no_scene_is_a_problem(divided):
+    (divided / "train" / "odd").mkdir()
+    (divided / "train" / "folder.ply").mkdir()
+    assert list_scenes(divided).problems == [
+        "train/folder.ply: is a folder without coord.npy",
+        "train/odd: is a folder without coord.npy",
+    ]
+
+
+@LINKS
+def test_links_out_of_the_folder_are_problems(divided, tmp_path_factory):
+    outside = tmp_path_factory.mktemp("outside")
+    scenes(outside, "secret.ply", "scene")
+    train = divided / "train"
+    (train / "out.ply").symlink_to(outside / "secret.ply")
+    (train / "missing.ply").symlink_to(train / "nothing.ply")
+    (train / "loop.ply").symlink_to(train / "loop.ply")
+    (train / "linked").symlink_to(outside / "scene")
+    (train / "within.ply").symlink_to(train / "a.ply")
+    scenes(train, "mixed")
+    (train / "mixed" / "color.npy").symlink_to(outside / "secret.ply")
+    os.mkfifo(train / "pipe.ply")
+    source = list_scenes(divided)
+    assert "train/within.ply" in keys(source)
+    found = dict(line.split(": ", 1) for line in source.problems)
+    assert found == {
+        "train/linked": "is a link to a folder, which is not followed",
+        "train/loop.ply": "cannot be opened: too many levels of symbolic links",
+        "train/missing.ply": "is a link to a missing file",
+        "train/mixed": "has a link, color.npy, which is not followed",
+        "train/out.ply": "is a link out of the folder",
+        "train/pipe.ply": "is no regular file",
+    }
+
+
+@LINKS
+def test_a_linked_split_folder_is_read_as_the_user_means_it(tmp_path):
+    scenes(tmp_path / "elsewhere", "a.ply")
+    scenes(tmp_path / "root" / "val", "b.ply")
+    (tmp_path / "root" / "train").symlink_to(tmp_path / "elsewhere")
+    assert keys(list_scenes(tmp_path / "root")) == ["train/a.ply", "val/b.ply"]
+
+
+@LINKS
+def test_names_that_cannot_be_shown_are_problems(divided):
+    touch(divided / "train" / "bad\x1b[31m.ply")
+    (problem,) = list_scenes(divided).problems
+    assert "\x1b" not in problem
+    assert "characters that cannot be shown" in problem
+
+
+@pytest.mark.parametrize("key", ["", "..", "../a.ply", "/etc/passwd", "a//b", "a/./b", "train/../../x", "a\0b"])
+def test_keys_that_lead_out_are_refused(tmp_path, key):
+    with pytest.raises(DataError, match="does not name a scene"):
+        scene_path(tmp_path, key)
+
+
+def test_keys_lead_back_to_their_files(divided):
+    assert all(scene_path(divided, key).exists() for key in keys(list_scenes(divided)))

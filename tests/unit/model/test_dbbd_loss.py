@@ -1,0 +1,100 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from dbbd_cli.model import dbbd_loss
+from dbbd_cli.model.dbbd_loss import DbbdLoss, alignment, effective_rank, feature_std, info_nce, uniformity
+
+
+def unit(rows: int, channels: int, seed: int) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return F.normalize(torch.randn(rows, channels, generator=generator, dtype=torch.float64), dim=1)
+
+
+@pytest.mark.parametrize("piece", [1, 60, 1 << 22])
+def test_info_nce_is_cross_entropy_in_pieces_of_any_size(piece: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dbbd_loss, "_PIECE", piece)
+    q, k = unit(17, 5, 0).requires_grad_(), unit(17, 5, 1).requires_grad_()
+    logits = q @ k.T / 0.07
+    expected = F.cross_entropy(logits, torch.arange(17))
+    expected_grads = torch.autograd.grad(3 * expected, (q, k))
+    loss, correct = info_nce(q, k, 0.07)
+    torch.testing.assert_close(loss, expected)
+    for found, wanted in zip(torch.autograd.grad(3 * loss, (q, k)), expected_grads, strict=True):
+        torch.testing.assert_close(found, wanted)
+    assert correct == (logits.argmax(1) == torch.arange(17)).sum() > 0
+
+
+def test_info_nce_of_one_input_and_of_low_temperatures() -> None:
+    q, k = unit(9, 4, 0), unit(9, 4, 1).requires_grad_()
+    loss, _ = info_nce(q, k, 1e-4)
+    torch.testing.assert_close(loss, F.cross_entropy(q @ k.T / 1e-4, torch.arange(9)))
+    loss.backward()
+    assert k.grad is not None
+    assert torch.isfinite(k.grad).all()
+
+
+def test_features_that_are_all_equal_have_the_loss_of_chance() -> None:
+    same = unit(1, 4, 0).repeat(10, 1)
+    loss, correct = info_nce(same, same, 0.1)
+    assert loss.item() == pytest.approx(math.log(10))
+    assert correct == 1
+
+
+def test_total_is_weighted_and_a_level_of_one_row_says_nothing() -> None:
+    torch.manual_seed(0)
+    module = DbbdLoss(input_dim=6, projection_dim=4, temperature=0.2, region_weight=2.0, point_weight=0.25)
+    down = [torch.randn(rows, 6) for rows in (1, 3, 8)]
+    up = [torch.randn(rows, 6) for rows in (1, 3, 8)]
+    points = torch.randn(2, 20, 6)
+    losses = module(down, up, *points)
+    assert list(losses.levels) == [1, 2]
+    assert [level.chance for level in losses.levels.values()] == [math.log(3), math.log(8)]
+    torch.testing.assert_close(losses.region, (losses.levels[1].loss + losses.levels[2].loss) / 2)
+    torch.testing.assert_close(losses.total, 2 * losses.region + 0.25 * losses.point)
+    q, k = (F.normalize(module.region_projection.layers(x[2]), dim=1) for x in (down, up))
+    torch.testing.assert_close(losses.levels[2].loss, F.cross_entropy(q @ k.T / 0.2, torch.arange(8)))
+    assert losses.levels[2].top1 == ((q @ k.T).argmax(1) == torch.arange(8)).float().mean()
+    q, k = (F.normalize(module.point_projection.layers(x), dim=1) for x in points)
+    torch.testing.assert_close(losses.point, F.cross_entropy(q @ k.T / 0.2, torch.arange(20)))
+    assert losses.point_chance == math.log(20)
+
+
+def test_a_batch_with_nothing_to_tell_apart_has_loss_zero() -> None:
+    module = DbbdLoss(input_dim=6, projection_dim=4)
+    x = torch.randn(1, 6, requires_grad=True)
+    losses = module([x], [x], x, x)
+    losses.total.backward()
+    assert losses.total == 0
+    assert losses.levels == {}
+
+
+def test_alignment_and_uniformity_have_their_known_values() -> None:
+    q = unit(6, 4, 0)
+    assert alignment(q, q) == 0
+    assert alignment(q, -q).item() == pytest.approx(4)
+    assert uniformity(q[:1].repeat(6, 1)).item() == pytest.approx(0)
+    corners = torch.tensor([[1.0, 0], [-1, 0], [0, 1], [0, -1]])
+    # Two pairs at distance 2, four at the root of 2.
+    assert uniformity(corners).item() == pytest.approx(math.log((2 * math.exp(-8) + 4 * math.exp(-4)) / 6))
+    assert uniformity(corners.repeat(1000, 1)[:4001], most=4).item() <= 0
+    assert uniformity(corners[:1]) == 0
+
+
+def test_feature_std_and_effective_rank_tell_a_collapse() -> None:
+    torch.manual_seed(0)
+    spread = torch.randn(4000, 8)
+    assert feature_std(spread).item() == pytest.approx(1, abs=0.03)
+    assert effective_rank(spread).item() == pytest.approx(8, abs=0.05)
+    line = torch.randn(4000, 1) * torch.randn(1, 8) + 5
+    assert effective_rank(line).item() == pytest.approx(1, abs=0.01)
+    two = torch.cat([spread[:, :2], torch.zeros(4000, 6)], dim=1)
+    assert effective_rank(two).item() == pytest.approx(2, abs=0.05)
+    equal = torch.randn(1, 8).repeat(4000, 1)
+    assert effective_rank(equal) == 0
+    assert feature_std(equal).item() == pytest.approx(0, abs=1e-4)
+    effective_rank(torch.full((5, 8), math.nan))  # does not stop the program before the loss is looked at
