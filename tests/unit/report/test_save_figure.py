@@ -101,7 +101,7 @@ def test_nothing_is_written_through_links(tmp_path: Path, monkeypatch: pytest.Mo
     assert path.read_bytes() == b"new"
     assert not path.is_symlink()
     # Not even through a link whose name was guessed.
-    (folder / ".figure.png.a1b2c3d4.tmp").symlink_to(elsewhere)
+    (folder / "figure.png.a1b2c3d4.tmp").symlink_to(elsewhere)
     with pytest.raises(DiskError):
         write_file(path, b"newer")
     assert path.read_bytes() == b"new"
