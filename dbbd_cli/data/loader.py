@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Iterator
 from typing import Any, Protocol
@@ -45,10 +46,11 @@ def _whole_batch(batch: Any) -> Any:
 
 
 def _start_worker(_worker: int) -> None:
-    # Ctrl-C reaches every process of a terminal, and SIGTERM every process of a job; only the main one decides when to
-    # stop. Workers end when it closes their queue, or when they find it gone.
+    # Ctrl-C reaches every process of a terminal, and `timeout` or a batch system stops a whole group; only the main
+    # process decides when to stop, and ends its workers itself (which is why SIGTERM is not ignored here).
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    if hasattr(os, "setpgrp"):
+        os.setpgrp()
     torch.set_num_threads(1)
 
 

@@ -75,10 +75,14 @@ def test_from_training_to_plot_with_pictures_in_three_classes(
 
 
 @pytest.mark.skipif(os.name != "posix", reason="sends POSIX signals")
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_saves_and_resume_goes_on(tmp_path: Path, number: signal.Signals, code: int) -> None:
+@pytest.mark.parametrize(("number", "code", "workers"), [(signal.SIGINT, 130, 0), (signal.SIGTERM, 143, 2)])
+def test_a_signal_to_the_group_saves_and_resume_goes_on(
+    tmp_path: Path, number: signal.Signals, code: int, workers: int
+) -> None:
     process = subprocess.Popen(
-        [sys.executable, "-m", "dbbd_cli", "train", "--config", "qr_cnn", *SMALL, "--epochs", "500", "--no-plots"],
+        [sys.executable, "-m", "dbbd_cli", "train", "--config", "qr_cnn", *SMALL, "--epochs", "500", "--no-plots"]
+        + ["--set", f"data.num_workers={workers}"],
+        start_new_session=True,
         cwd=tmp_path,
         env=environment(),
         stdout=subprocess.PIPE,
@@ -86,11 +90,11 @@ def test_a_signal_saves_and_resume_goes_on(tmp_path: Path, number: signal.Signal
         text=True,
     )
     deadline = time.monotonic() + 60
-    while not list(tmp_path.glob("runs/*/ckpt.pth")):
+    while not list(tmp_path.glob("runs/*/best_model.pth")):
         assert process.poll() is None, process.stdout.read() if process.stdout else ""
         assert time.monotonic() < deadline
         time.sleep(0.02)
-    process.send_signal(number)
+    os.killpg(process.pid, number)
     output, _ = process.communicate(timeout=30)
     assert process.returncode == code, output
     assert "dbbd resume" in output
