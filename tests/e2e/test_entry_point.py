@@ -80,8 +80,20 @@ def test_a_signal_to_the_group_saves_and_resume_goes_on(
     tmp_path: Path, number: signal.Signals, code: int, workers: int
 ) -> None:
     process = subprocess.Popen(
-        [sys.executable, "-m", "dbbd_cli", "train", "--config", "qr_cnn", *SMALL, "--epochs", "500", "--no-plots"]
-        + ["--set", f"data.num_workers={workers}"],
+        [
+            sys.executable,
+            "-m",
+            "dbbd_cli",
+            "train",
+            "--config",
+            "qr_cnn",
+            *SMALL,
+            "--epochs",
+            "500",
+            "--no-plots",
+            "--set",
+            f"data.num_workers={workers}",
+        ],
         start_new_session=True,
         cwd=tmp_path,
         env=environment(),
