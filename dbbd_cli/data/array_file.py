@@ -15,6 +15,8 @@ import numpy as np
 
 _MAX_HEADER_BYTES = 10_000
 _NO_ARRAY = "is no array in the format of NumPy, or has a damaged header"
+# What zipfile raises on damaged archives: NotImplementedError is an unknown compression or version, RuntimeError a
+# password, KeyError a missing member.
 _DAMAGED_ZIP = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, OverflowError, KeyError)
 
 

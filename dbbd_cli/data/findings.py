@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -48,3 +49,18 @@ def unreadable(path: Path, setting: str, error: Exception) -> DataError:
     near = [str(path.parent / name) for name in difflib.get_close_matches(path.name, siblings)]
     hint = f"did you mean {shown(' or '.join(near))}?" if near else f"set {setting} to a path that exists"
     return DataError(f"{path} does not exist", hint=hint)
+
+
+def scan_folder(path: Path, setting: str) -> list[os.DirEntry[str]]:
+    """The entries of a folder that a setting names.
+
+    Raises:
+        DataError: it is missing, no folder, or closed to this user.
+    """
+    try:
+        with os.scandir(path) as entries:
+            return list(entries)
+    except NotADirectoryError as error:
+        raise DataError(f"{path} is a file, not a folder", hint=f"set {setting} to a folder") from error
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+        raise unreadable(path, setting, error) from error

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 
-from dbbd_cli.data.findings import UNPRINTABLE, shortened, shown, unreadable, why
+from dbbd_cli.data.findings import UNPRINTABLE, scan_folder, shortened, shown, why
 from dbbd_cli.data.image_file import HEAD_BYTES, IMAGE_SUFFIXES, image_format
 from dbbd_cli.data.url_grammar import synthetic_urls
 from dbbd_cli.data.url_table import read_url_table
@@ -60,7 +60,7 @@ def list_folder(path: Path) -> Source:
             has no images.
     """
     names, problems, ignored = [], [], 0
-    for entry in _scan(path, "data.path"):
+    for entry in scan_folder(path, "data.path"):
         if entry.name.startswith("."):
             continue
         if entry.is_dir(follow_symlinks=False):
@@ -158,7 +158,7 @@ def _reject_splits(path: Path, names: list[str]) -> None:
     if not _SPLIT_NAMES.issuperset(name.lower() for name in names):
         return
     for name in sorted(names):
-        if any(entry.is_dir() and not entry.name.startswith(".") for entry in _scan(path / name, "data.path")):
+        if any(entry.is_dir() and not entry.name.startswith(".") for entry in scan_folder(path / name, "data.path")):
             raise DataError(
                 f"{path} is divided into {', '.join(sorted(names))}, not into classes; dbbd makes the splits itself",
                 hint=f"set data.path to one of them, such as {path / name}, or merge them class by class",
@@ -192,7 +192,7 @@ def _list_class(name: str, root: Path, setting: str) -> tuple[list[str], list[st
     problems: list[str] = []
     ignored = 0
     real_root = Path(os.path.realpath(root))
-    pending = [(name, _scan(root, setting))]
+    pending = [(name, scan_folder(root, setting))]
     while pending:
         folder, entries = pending.pop()
         for entry in entries:
@@ -256,13 +256,3 @@ def _wrong_name(entry: os.DirEntry[str]) -> str | None:
 
 def _is_image_name(name: str) -> bool:
     return name.lower().endswith(_SUFFIXES)
-
-
-def _scan(path: Path, setting: str) -> list[os.DirEntry[str]]:
-    try:
-        with os.scandir(path) as entries:
-            return list(entries)
-    except NotADirectoryError as error:
-        raise DataError(f"{path} is a file, not a folder", hint=f"set {setting} to a folder") from error
-    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
-        raise unreadable(path, setting, error) from error

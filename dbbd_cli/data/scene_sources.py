@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 
-from dbbd_cli.data.findings import UNPRINTABLE, shortened, shown, unreadable, why
+from dbbd_cli.data.findings import UNPRINTABLE, scan_folder, shortened, shown, why
 from dbbd_cli.data.scene_file import COORD_FILE, SCENE_SUFFIXES
 from dbbd_cli.data.split import SPLITS, assign_splits
 from dbbd_cli.errors import DataError
@@ -61,7 +61,7 @@ def list_scenes(root: Path, setting: str = "data.path") -> SceneSource:
     Raises:
         DataError: the folder is missing or unreadable, has no scenes, or scenes beside its splits, or lacks a split.
     """
-    entries = _scan(root, setting)
+    entries = scan_folder(root, setting)
     names = {entry.name for entry in entries}
     if COORD_FILE in names:
         raise DataError(f"{root} is a single scene", hint=f"set {setting} to the folder that holds it and others")
@@ -86,7 +86,7 @@ def list_scenes(root: Path, setting: str = "data.path") -> SceneSource:
         )
     candidates: list[SceneCandidate] = []
     for split in folders:
-        keys, findings, others = _list(root / split, f"{split}/", _scan(root / split, setting))
+        keys, findings, others = _list(root / split, f"{split}/", scan_folder(root / split, setting))
         if not keys:
             raise DataError(f"{root / split} has no scenes", hint=_WHAT_IS_A_SCENE, details=shortened(findings))
         candidates += [SceneCandidate(key, split) for key in keys]
@@ -198,13 +198,3 @@ def _look_at(entry: os.DirEntry[str], real_folder: Path) -> tuple[str | None, bo
     if UNPRINTABLE.search(entry.name):
         return "its name has characters that cannot be shown; rename it, with plain text in UTF-8", False
     return None, True
-
-
-def _scan(path: Path, setting: str) -> list[os.DirEntry[str]]:
-    try:
-        with os.scandir(path) as entries:
-            return list(entries)
-    except NotADirectoryError as error:
-        raise DataError(f"{path} is a file, not a folder", hint=f"set {setting} to a folder of scenes") from error
-    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
-        raise unreadable(path, setting, error) from error

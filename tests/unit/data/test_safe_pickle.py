@@ -184,6 +184,7 @@ def test_the_payload_would_be_seen(tmp_path):
     "name", ["os.system", "exec", "INST", "OBJ", "name made of parts", "storage made by torch.save"]
 )
 def test_the_attacks_work_on_the_usual_unpickler(name, monkeypatch):
+    # The control: were these attacks harmless by themselves, the tests below could not fail. They only make a file.
     monkeypatch.setattr(torch, "load", functools.partial(torch.load, weights_only=False))
     pickle.loads(MALICIOUS[name])
     assert Path(MARKER).exists()
