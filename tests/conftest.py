@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from dbbd_cli.config.schema import ImageClassificationConfig
+from dbbd_cli.config.image_classification import ImageClassificationConfig
 
 SHARED = Path(__file__).parents[1] / ".." / "shared"
 

@@ -60,13 +60,12 @@ def device(incomplete: str) -> Candidates:
 def setting(incomplete: str) -> Candidates:
     """Dotted keys of the configuration, then, after the `=`, the values of a key that has a choice of them."""
     key, equals, typed = incomplete.partition("=")
-    fields = dict(_fields())
     if not equals:
-        found = [(f"{name}=", field.description or "") for name, field in fields.items()]
-    elif key not in fields:
-        found = []
+        # A key that several tasks have is offered once, as the first one explains it.
+        found = list({f"{name}=": field.description or "" for name, field in reversed(list(_fields()))}.items())[::-1]
     else:
-        values = [(value, "") for value in _choices(fields[key].annotation)]
+        choices = [choice for name, field in _fields() if name == key for choice in _choices(field.annotation)]
+        values = [(value, "") for value in dict.fromkeys(choices)]
         if key == "run.device":
             values = _DEVICES
         elif key.endswith(("path", "_dir", "weights")):
@@ -77,7 +76,8 @@ def setting(incomplete: str) -> Candidates:
 
 def _fields() -> Iterator[tuple[str, FieldInfo]]:
     """Every key of every schema with its field."""
-    from dbbd_cli.config.schema import SCHEMAS, Section
+    from dbbd_cli.config.schema import SCHEMAS
+    from dbbd_cli.config.sections import Section
 
     def walk(section: type[Section], prefix: str) -> Iterator[tuple[str, FieldInfo]]:
         for name, field in section.model_fields.items():

@@ -52,6 +52,16 @@ def evaluate(
         ),
     ] = None,
     no_plots: Annotated[bool, typer.Option("--no-plots", help="Draw no figures.")] = False,
+    config: Annotated[
+        str | None,
+        typer.Option(
+            "--config",
+            "-c",
+            metavar="FILE|NAME",
+            help="Configuration for DBBD weights that are in no run folder, such as those of the first implementation.",
+            autocompletion=complete.configuration,
+        ),
+    ] = None,
     settings: Settings = None,
     device: Device = None,
     json: Json = False,
@@ -59,7 +69,10 @@ def evaluate(
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """Report every metric, the confusion matrix, speed and size on the test split.
+    """Report every metric, speed and size on the test split, with figures.
+
+    An image classifier has its confusion matrix and curves; DBBD its losses beside chance, and a linear probe of its
+    features beside the same probe on a random network and on the raw input.
 
     A run folder stands for its best model; give a checkpoint file to measure another state.
     """
@@ -71,6 +84,12 @@ def evaluate(
     from dbbd_cli.services import evaluate as service
 
     result = service.evaluate(
-        target, split=split.value, out=out, plots=not no_plots, overrides=changes, progress=output.progress
+        target,
+        split=split.value,
+        out=out,
+        plots=not no_plots,
+        config=config,
+        overrides=changes,
+        progress=output.progress,
     )
     output.show(result, evaluation_table.evaluate)

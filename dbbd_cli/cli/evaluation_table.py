@@ -7,6 +7,7 @@ from typing import Any
 
 from rich.text import Text
 
+from dbbd_cli.cli import pretraining_table
 from dbbd_cli.cli.layout import Parts, Rows, grid, grid_width, heading, section, synthetic, verbatim
 from dbbd_cli.cli.text import clean_line, count, megabytes, number, percent
 from dbbd_cli.paths import shown_path
@@ -19,20 +20,24 @@ _LARGEST_MATRIX = 10
 
 
 def evaluate(result: EvaluateResult, width: int | None) -> Parts:
-    """The whole report: summary, classes, confusion matrix, efficiency, files."""
+    """The whole report: summary, what was measured for each class or level, efficiency, files."""
     report: Mapping[str, Any] = result.report
+    pretraining = report["task"] == "dbbd"
     rows = [
         ("Run", shown_path(result.run)),
         ("Checkpoint", shown_path(result.checkpoint)),
         ("Epoch", count(report["epoch"])),
         *synthetic(report["synthetic"]),
-        *_summary(report),
+        *(pretraining_table.summary(report) if pretraining else _summary(report)),
     ]
     return [
         *section(f"Evaluation on the {report['split']} split", rows, width),
-        *_classes(report, width),
-        *_confusion(report, width),
-        *section("Efficiency", _efficiency(report["efficiency"]), width),
+        *(
+            pretraining_table.tables(report, width)
+            if pretraining
+            else [*_classes(report, width), *_confusion(report, width)]
+        ),
+        *section("Efficiency", _efficiency(report["efficiency"], "scenes" if pretraining else "images"), width),
         heading("Files"),
         verbatim(shown_path(path) for path in result.files),
     ]
@@ -94,14 +99,21 @@ def _confusion(report: Mapping[str, Any], width: int | None) -> Parts:
     return [title, Text("  too wide for this terminal: see evaluation.json\n")]
 
 
-def _efficiency(facts: Mapping[str, Any]) -> Rows:
+def _efficiency(facts: Mapping[str, Any], noun: str) -> Rows:
+    throughput = f"{facts['samples_per_second']:,.1f} {noun}/s"
+    if "points_per_second" in facts:
+        throughput += f", {facts['points_per_second']:,.0f} points/s"
     return [
         ("Parameters", count(facts["parameters"])),
         ("Size", megabytes(facts["size_mb"])),
-        ("Multiply-adds", f"{facts['multiply_adds'] / 1e6:,.1f} million per image"),
-        ("Time per image", _spread(facts["ms_per_sample"])),
-        ("Time per batch", f"{_spread(facts['ms_per_batch'])}, {facts['batch_size']} images"),
-        ("Throughput", f"{facts['samples_per_second']:,.1f} images/s"),
+        *(
+            [("Multiply-adds", f"{facts['multiply_adds'] / 1e6:,.1f} million per image")]
+            if "multiply_adds" in facts
+            else []
+        ),
+        *([("Time per image", _spread(facts["ms_per_sample"]))] if "ms_per_sample" in facts else []),
+        ("Time per batch", f"{_spread(facts['ms_per_batch'])}, {facts['batch_size']} {noun}"),
+        ("Throughput", throughput),
         ("Peak memory", megabytes(facts["peak_memory_mb"])),
         ("Device", facts["device"]),
         ("Precision", facts["precision"]),

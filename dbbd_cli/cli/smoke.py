@@ -23,6 +23,7 @@ class Task(str, Enum):
 
     ALL = "all"
     IMAGE_CLASSIFICATION = "image_classification"
+    DBBD = "dbbd"
 
 
 def smoke(

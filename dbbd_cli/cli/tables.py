@@ -30,7 +30,7 @@ def train(result: TrainResult, width: int | None) -> Parts:
         ("Epochs", f"{result.epochs:,}{' (stopped early)' if result.stopped_early else ''}"),
         ("Total time", duration(result.seconds)),
         ("Best epoch", f"{result.best_epoch:,}"),
-        *((f"Best {metric_name(name)}", metric(name, value)) for name, value in result.best.items()),
+        *((f"Best {metric_name(name)}", metric(name, result.best[name])) for name in result.facts.headline),
         ("Best model", shown_path(result.best_model) if result.best_model else "not kept"),
         ("Checkpoint", shown_path(result.checkpoint)),
         *listed("Plots", result.plots),
@@ -62,12 +62,10 @@ def forecast(result: Forecast, width: int | None) -> Parts:
 
 
 def _facts(facts: RunFacts) -> Rows:
-    # Pictures are called images, as everywhere in that task.
-    samples = "Images" if facts.task == "image_classification" else "Samples"
     return [
         ("Task", facts.task.replace("_", " ")),
         *synthetic(facts.synthetic, facts.data),
-        (samples, " / ".join(f"{number:,} {split}" for split, number in facts.samples.items())),
+        (facts.noun.capitalize(), " / ".join(f"{number:,} {split}" for split, number in facts.samples.items())),
         ("Batches", " / ".join(f"{number:,} {split}" for split, number in facts.batches.items())),
         *([("Left out", f"{facts.skipped:,} unreadable files")] if facts.skipped else []),
         ("Model", facts.model),

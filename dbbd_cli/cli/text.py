@@ -37,13 +37,13 @@ def percent(value: float | None, digits: int = 2) -> str:
 
 
 def metric(name: str, value: float | None) -> str:
-    """The value of a metric in the form that its name asks for: accuracies are percentages."""
-    return percent(value) if "accuracy" in name else number(value)
+    """The value of a metric in the form that its name asks for: accuracies and top-1 retrieval are percentages."""
+    return percent(value) if "accuracy" in name or "top1" in name.split("_") else number(value)
 
 
 def metric_name(name: str) -> str:
     """The name of a metric as words."""
-    return clean_line(name).replace("_", " ")
+    return " ".join("top-1" if word == "top1" else word for word in clean_line(name).split("_"))
 
 
 def duration(seconds: float) -> str:

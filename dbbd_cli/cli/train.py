@@ -14,6 +14,7 @@ from dbbd_cli.cli.options import Debug, Device, Json, Precision, Progress, Progr
 EXAMPLES = """\
 dbbd train --config qr_cnn
 dbbd train --config qr_cnn --set data.source=folder --set data.path=pictures
+dbbd train --config dbbd_scannet --set data.path=scenes
 dbbd train --config my.yaml --epochs 3 --set training.batch_size=64
 dbbd train --config qr_cnn --dry-run"""
 
@@ -30,6 +31,10 @@ def train(
         ),
     ],
     settings: Settings = None,
+    small: Annotated[
+        bool,
+        typer.Option("--small", help="Small network, batches and number of scenes wherever these are not set (DBBD)."),
+    ] = False,
     epochs: Annotated[int | None, typer.Option("--epochs", metavar="N", help="Passes over the training split.")] = None,
     run_name: Annotated[
         str | None, typer.Option("--run-name", metavar="NAME", help="Name that the run folder ends in.")
@@ -63,6 +68,7 @@ def train(
     from dbbd_cli.config.load import load_config
 
     flags = {
+        "--small": ("small_mode", True if small else None),
         "--epochs": ("training.epochs", epochs),
         "--run-name": ("run.name", run_name),
         "--runs-dir": ("run.runs_dir", runs_dir),

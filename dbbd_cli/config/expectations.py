@@ -9,7 +9,8 @@ from typing import Any
 from pydantic_core import ErrorDetails
 
 from dbbd_cli.config.problems import Document, Key, Problem, dotted, shown
-from dbbd_cli.config.schema import SCHEMAS, Section
+from dbbd_cli.config.schema import SCHEMAS
+from dbbd_cli.config.sections import Section
 from dbbd_cli.config.yaml_text import plain_scalar
 
 _ABSENT = object()
@@ -92,6 +93,9 @@ class Expectations:
             return ("an integer" if kind == "integer" else "a number") + _range(node)
         if kind == "string":
             return "text that is not empty" if node.get("minLength") else "text"
+        if kind == "array":
+            most = f", at most {node['maxItems']}" if "maxItems" in node else ""
+            return f"a list, each entry {self._describe(node['items'])}{most}"
         if kind == "object" and "additionalProperties" in node and "properties" not in node:
             return f"names, each with {self._describe(node['additionalProperties'])}"
         return {"object": "a section with keys", "boolean": "true or false", "null": "null"}.get(str(kind), "")
@@ -107,8 +111,9 @@ class Expectations:
         node: Mapping[str, Any] = self._root
         for part in key:
             options = [self._resolved(option) for option in node.get("anyOf", [node])]
-            node = next((option for option in options if option.get("type") == "object"), {})
-            node = self._resolved(node.get("properties", {}).get(part) or node.get("additionalProperties") or {})
+            node = next((option for option in options if option.get("type") in ("object", "array")), {})
+            inner = node.get("properties", {}).get(part) or node.get("additionalProperties") or node.get("items")
+            node = self._resolved(inner or {})
         return node
 
     def _resolved(self, node: Mapping[str, Any]) -> Mapping[str, Any]:

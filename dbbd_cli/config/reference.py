@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from dbbd_cli.config.expectations import Expectations
-from dbbd_cli.config.schema import SCHEMAS, Section
+from dbbd_cli.config.schema import SCHEMAS
+from dbbd_cli.config.sections import Section
 
 HEAD = """\
 # Configuration

@@ -6,7 +6,6 @@ name holds the key of what it was made from, so that nothing is ever out of date
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import time
@@ -25,18 +24,9 @@ from dbbd_cli.errors import DiskError
 Arrays = dict[str, np.ndarray]
 _MAGIC = b"dbbdarr1"
 _ALIGNMENT = 64
-_LIMIT_BYTES = 20 * 1024**3
+_LIMIT_BYTES = 40 * 1024**3
 _STRAY_SECONDS = 24 * 3600
 """A temporary file that is older was left by a process that was killed."""
-
-
-def content_key(arrays: Arrays, **settings: object) -> str:
-    """A hash of arrays and settings: equal for equal content, whatever the memory layout."""
-    described = {name: [array.dtype.str, array.shape] for name, array in arrays.items()}
-    hasher = hashlib.sha256(json.dumps([described, settings], sort_keys=True).encode())
-    for name in sorted(arrays):
-        hasher.update(np.ascontiguousarray(arrays[name]).data)
-    return hasher.hexdigest()[:32]
 
 
 def cached_arrays(
@@ -47,7 +37,7 @@ def cached_arrays(
     Args:
         cache_dir: folder of the caches.
         kind: what the arrays are, part of the file's name: lower-case letters.
-        key: what they were made from, as given by `content_key`.
+        key: what they were made from, such as a hash of it.
         make: makes them; called by one process, while others that want the same wait for it.
         usable: a last look at arrays from a file; what it refuses is made again.
 
@@ -57,7 +47,7 @@ def cached_arrays(
     Raises:
         DiskError: the cache cannot be written.
     """
-    path = cache_dir / f"{kind}-{key}.arrays"
+    path = _path(cache_dir, kind, key)
     if (arrays := _read(path, usable)) is not None:
         return arrays
     lock = FileLock(path.with_suffix(".lock"))
@@ -77,6 +67,15 @@ def cached_arrays(
         _remove(Path(lock.lock_file))
     arrays = _read(path, usable)
     return made if arrays is None else arrays  # None: removed since, to make room for others
+
+
+def read_cached(cache_dir: Path, kind: str, key: str, usable: Callable[[Arrays], bool]) -> Arrays | None:
+    """The arrays of a key, as `cached_arrays` gives them, or None where the cache does not hold them whole."""
+    return _read(_path(cache_dir, kind, key), usable)
+
+
+def _path(cache_dir: Path, kind: str, key: str) -> Path:
+    return cache_dir / f"{kind}-{key}.arrays"
 
 
 @contextmanager

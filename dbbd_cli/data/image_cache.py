@@ -14,7 +14,6 @@ import hashlib
 import json
 import os
 import shutil
-import sys
 import time
 from collections.abc import Sequence
 from contextlib import closing, suppress
@@ -40,17 +39,6 @@ RECORD_SECONDS = 90 * 24 * 3600
 ROWS_PER_JOB = 64
 ROWS_WORTH_PROCESSES = 512
 """Starting processes takes about half a second: below this many images one process is quicker."""
-
-
-def default_cache_dir() -> Path:
-    """The user's cache folder for dbbd: `$DBBD_CACHE_DIR`, or the platform's place."""
-    if configured := os.environ.get("DBBD_CACHE_DIR"):
-        return Path(configured)
-    if sys.platform == "win32":
-        return Path(os.environ.get("LOCALAPPDATA", Path.home() / "AppData" / "Local")) / "dbbd" / "cache"
-    if sys.platform == "darwin":
-        return Path.home() / "Library" / "Caches" / "dbbd"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dbbd"
 
 
 @dataclass(frozen=True)

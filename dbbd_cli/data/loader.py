@@ -54,6 +54,12 @@ def _start_worker(_worker: int) -> None:
     torch.set_num_threads(1)
 
 
+def _usable_processors() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 class BatchLoader:
     """Iterates over a data set in batches.
 
@@ -62,7 +68,7 @@ class BatchLoader:
         batch_size: samples per batch; the last batch of an epoch may be smaller.
         shuffle: whether the order changes from epoch to epoch.
         seed: seed of the order.
-        num_workers: processes that make batches; 0 makes them here.
+        num_workers: most processes that make batches; 0 makes them here.
         pin_memory: whether batches are put into page-locked memory, for a quicker way to a GPU.
     """
 
@@ -81,13 +87,15 @@ class BatchLoader:
         self.shuffle = shuffle
         self.seed = seed
         self._plan = _EpochPlan()
+        # More would only wait for each other, or for something to do. What they make does not depend on their number.
+        workers = min(num_workers, _usable_processors(), len(self))
         self._loader: DataLoader[Any] = DataLoader(
             dataset,  # type: ignore[arg-type]
             batch_sampler=self._plan,
             collate_fn=_whole_batch,
-            num_workers=num_workers,
+            num_workers=workers,
             worker_init_fn=_start_worker,
-            persistent_workers=num_workers > 0,
+            persistent_workers=workers > 0,
             pin_memory=pin_memory,
             # Its own generator: the loader must not draw from the stream that dropout uses.
             generator=torch.Generator().manual_seed(seed % 2**63),

@@ -18,7 +18,7 @@ def _mix(x: np.ndarray) -> np.ndarray:
     return x ^ (x >> np.uint64(31))
 
 
-ORDER, AUGMENTATION = 1, 2
+ORDER, AUGMENTATION, POINTS, PROBE = 1, 2, 3, 4
 """What numbers are for: numbers for one purpose tell nothing of those for another."""
 
 

@@ -17,6 +17,9 @@ from dbbd_cli.data.scene import IGNORE, Scene, make_scene
 ROOM_CLASSES = ("floor", "wall", "ceiling", "table", "chair", "shelf", "lamp", "box", "sofa")
 """Names of the segments 0, 1, ..."""
 
+GENERATOR_VERSION = 1
+"""To be raised when the same seed makes other rooms: they are cached."""
+
 _RAYS_PER_POINT = 1.6
 _EVENNESS = 0.6
 """How far thinning evens out the density: at 0 all rays count alike, at 1 all surfaces that are seen."""

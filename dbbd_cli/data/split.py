@@ -24,11 +24,12 @@ ATTEMPTS = 50
 
 @dataclass(frozen=True)
 class Sample:
-    """One file, or one URL, of a data set."""
+    """One file, one URL or one scene of a data set."""
 
     key: str
     """Path below the root (POSIX), or the URL."""
     label: int
+    """Its class; 0 where samples have none."""
     sha256: str
     split: str
 
@@ -39,8 +40,9 @@ class Manifest:
 
     source: str
     classes: tuple[str, ...]
+    """The classes of samples; none for scenes, whose points have classes instead."""
     roots: tuple[str, ...]
-    """The folder of each class; none for URLs."""
+    """The folder of each class, or the one of all scenes; none for URLs and what is made up."""
     samples: tuple[Sample, ...]
     skipped: tuple[str, ...] = field(default=())
     """Files that were left out, with the reason."""
@@ -49,6 +51,10 @@ class Manifest:
         """The samples of a split, in the manifest's order."""
         return [sample for sample in self.samples if sample.split == split]
 
+    def counts(self) -> dict[str, int]:
+        """Samples in each split."""
+        return {split: sum(sample.split == split for sample in self.samples) for split in SPLITS}
+
     def to_json(self) -> str:
         """One line per sample: 200,000 of them stay readable and can be searched with grep."""
         head = {
@@ -56,11 +62,14 @@ class Manifest:
             "source": self.source,
             "classes": list(self.classes),
             "roots": list(self.roots),
-            "counts": dict(Counter(sample.split for sample in self.samples)),
+            "counts": self.counts(),
             "skipped": list(self.skipped),
         }
         rows = ",\n".join(
-            json.dumps({"path": s.key, "label": s.label, "sha256": s.sha256, "split": s.split}) for s in self.samples
+            json.dumps(
+                {"path": s.key, **({"label": s.label} if self.classes else {}), "sha256": s.sha256, "split": s.split}
+            )
+            for s in self.samples
         )
         return json.dumps(head, indent=1)[:-2] + ',\n "samples": [\n' + rows + "\n]}\n"
 
@@ -75,20 +84,23 @@ class Manifest:
             content = json.loads(path.read_text(encoding="utf-8"))
             if content["format"] != MANIFEST_FORMAT:
                 raise ValueError(f"format {content['format']}, expected {MANIFEST_FORMAT}")
+            classes = tuple(map(str, content["classes"]))
             samples = tuple(
-                Sample(str(s["path"]), int(s["label"]), str(s["sha256"]), str(s["split"])) for s in content["samples"]
+                Sample(str(s["path"]), int(s["label"]) if classes else 0, str(s["sha256"]), str(s["split"]))
+                for s in content["samples"]
             )
             manifest = Manifest(
                 source=str(content["source"]),
-                classes=tuple(map(str, content["classes"])),
+                classes=classes,
                 roots=tuple(map(str, content["roots"])),
                 samples=samples,
                 skipped=tuple(map(str, content["skipped"])),
             )
             for sample in samples:
-                if not 0 <= sample.label < len(manifest.classes) or sample.split not in SPLITS:
+                if (classes and not 0 <= sample.label < len(classes)) or sample.split not in SPLITS:
                     raise ValueError(f"sample {sample.key!r} has an unknown class or split")
-            if {sample.split for sample in samples} != set(SPLITS):
+            # A folder of scenes may have no test split; nothing can do without the others.
+            if not {"train", "val"} <= {sample.split for sample in samples}:
                 raise ValueError("a split has no samples")
         except FileNotFoundError as error:
             raise CheckpointError(

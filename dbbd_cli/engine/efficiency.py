@@ -17,28 +17,27 @@ TIMED_RUNS = 20
 TIME_LIMIT_SECONDS = 20.0
 
 
-def measure_efficiency(network: nn.Module, inputs: torch.Tensor, runtime: Runtime) -> dict[str, Any]:
+def measure_efficiency(
+    network: nn.Module, batch: tuple[Any, ...], runtime: Runtime, *, batch_size: int
+) -> dict[str, Any]:
     """Measures inference.
 
     Args:
         network: in evaluation mode, on the device.
-        inputs: a batch on the device; its first dimension is the batch.
+        batch: what the network is called with, on the device.
         runtime: device and precision.
+        batch_size: samples in the batch.
 
     Returns:
-        Parameters, size, multiply-adds of one sample, times of a batch and of a single sample with their spread,
-        throughput and peak memory; plain values, ready for JSON.
+        Parameters, size, time of a batch with its spread, throughput and peak memory; plain values, ready for JSON.
     """
-    batch_ms = _times_ms(network, inputs, runtime)
-    single_ms = _times_ms(network, inputs[:1], runtime)
+    batch_ms = times_ms(network, batch, runtime)
     return {
         "parameters": count_parameters(network),
         "size_mb": size_mb(network),
-        "multiply_adds": count_multiply_adds(network, inputs[:1]),
-        "batch_size": len(inputs),
-        "ms_per_batch": _spread(batch_ms),
-        "ms_per_sample": _spread(single_ms),
-        "samples_per_second": len(inputs) / statistics.median(batch_ms) * 1000.0,
+        "batch_size": batch_size,
+        "ms_per_batch": spread(batch_ms),
+        "samples_per_second": batch_size / statistics.median(batch_ms) * 1000.0,
         "peak_memory_mb": peak_memory_mb(runtime.device),
         "device": runtime.description,
         "precision": runtime.precision,
@@ -52,7 +51,8 @@ def count_multiply_adds(network: nn.Module, sample: torch.Tensor) -> int:
     return int(counter.get_total_flops()) // 2
 
 
-def _times_ms(network: nn.Module, inputs: torch.Tensor, runtime: Runtime) -> list[float]:
+def times_ms(network: nn.Module, batch: tuple[Any, ...], runtime: Runtime) -> list[float]:
+    """The time that each of several runs over a batch takes, after some that are not counted."""
     times = []
     deadline = time.perf_counter() + TIME_LIMIT_SECONDS
     with torch.inference_mode():
@@ -60,7 +60,7 @@ def _times_ms(network: nn.Module, inputs: torch.Tensor, runtime: Runtime) -> lis
             runtime.synchronise()
             start = time.perf_counter()
             with runtime.autocast():
-                network(inputs)
+                network(*batch)
             runtime.synchronise()
             if run >= WARM_UP_RUNS:
                 times.append((time.perf_counter() - start) * 1000.0)
@@ -69,7 +69,8 @@ def _times_ms(network: nn.Module, inputs: torch.Tensor, runtime: Runtime) -> lis
     return times
 
 
-def _spread(times: list[float]) -> dict[str, float]:
+def spread(times: list[float]) -> dict[str, float]:
+    """Median and the limits between which 80 % lie."""
     ordered = sorted(times)
     return {
         "median": statistics.median(ordered),

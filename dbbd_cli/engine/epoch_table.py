@@ -52,4 +52,4 @@ class EpochTable:
 
 def describe_metric(name: str, value: float) -> str:
     """A metric for people: shares of correct answers in percent, everything else with four decimals."""
-    return f"{value:.2%}" if name.endswith("accuracy") else f"{value:.4f}"
+    return f"{value:.2%}" if name.endswith("accuracy") or "top1" in name.split("_") else f"{value:.4f}"

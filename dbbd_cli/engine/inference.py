@@ -39,7 +39,8 @@ def run_split(task: Task, loader: BatchLoader, runtime: Runtime, bar: Phase, sto
         shown = {}
         if runtime.device.type == "cpu":  # elsewhere reading a value would make the program wait
             sums.flush()
-            shown = task.summarise(sums.values, sums.num_samples)
+            metrics = task.summarise(sums.values, sums.num_samples)
+            shown = {name: metrics[name] for name in task.headline}
         bar.advance(samples=output.num_samples, **shown)  # type: ignore[arg-type]
         if stop:
             break

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from dbbd_cli.config.schema import TrainingConfig
+from dbbd_cli.config.sections import TrainingConfig
 
 
 def build_optimizer(module: nn.Module, training: TrainingConfig, device: torch.device) -> torch.optim.Optimizer:
@@ -26,9 +26,9 @@ def build_optimizer(module: nn.Module, training: TrainingConfig, device: torch.d
 class LearningRate:
     """The learning rate of each optimizer step.
 
-    It rises linearly over the warm-up, step by step. After that, cosine and step follow from the epoch alone, so that
-    a run extended by `--epochs` follows the longer schedule from there on; reduce_on_plateau keeps count of the
-    validation losses.
+    It rises linearly over the warm-up, step by step. After that, cosine and step follow from the epoch alone;
+    reduce_on_plateau keeps count of the validation losses. A cosine ends with the run: one extended by `--epochs`
+    follows the longer schedule from there on, unless `scheduler_epochs` gives it a length of its own.
 
     Args:
         optimizer: its learning rate is set.
@@ -75,8 +75,8 @@ class LearningRate:
         if training.scheduler == "step":
             rate = training.learning_rate * training.scheduler_factor ** (done // training.scheduler_step_size)
             return max(rate, training.min_lr)
-        length = max(training.epochs - math.ceil(training.warmup_epochs), 1)
-        share = 0.5 * (1.0 + math.cos(math.pi * done / length))
+        length = max((training.scheduler_epochs or training.epochs) - math.ceil(training.warmup_epochs), 1)
+        share = 0.5 * (1.0 + math.cos(math.pi * min(done / length, 1.0)))
         return training.min_lr + (training.learning_rate - training.min_lr) * share
 
     def _set(self, rate: float) -> None:

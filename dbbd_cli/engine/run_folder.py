@@ -7,42 +7,25 @@ import math
 import os
 import platform
 import re
-import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import torch
 from filelock import FileLock, Timeout
 
-from dbbd_cli import __version__
 from dbbd_cli.errors import ConfigError, DiskError, InUseError
 from dbbd_cli.files import open_to_append, write_text
 
 CONFIG = "config.yaml"
-ENVIRONMENT = "environment.json"
 SPLITS = "splits.json"
 HISTORY = "history.jsonl"
 LOG = "run.log"
 LOCK = "run.lock"
 OWNER = "run.owner"
 HINT_RUNS_DIR = "set run.runs_dir to a folder that can be written"
-PACKAGES = (
-    "torch",
-    "torchvision",
-    "numpy",
-    "pillow",
-    "segno",
-    "pydantic",
-    "typer",
-    "rich",
-    "matplotlib",
-    "tensorboard",
-)
 
 
 def check_run_folder(runs_dir: Path, name: str) -> None:
@@ -115,55 +98,6 @@ def locked(folder: Path) -> Iterator[None]:
     finally:
         (folder / OWNER).unlink(missing_ok=True)
         lock.release()
-
-
-def write_environment(folder: Path, command: Sequence[str], device: str) -> None:
-    """Records versions, source, hardware and command line in `environment.json`; a resume adds its own to them."""
-    versions = {"dbbd": __version__, "python": platform.python_version()}
-    for package in PACKAGES:
-        try:
-            versions[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    content: dict[str, Any] = {
-        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "command": list(command),
-        "working_directory": str(Path.cwd()),
-        "versions": versions,
-        "git": _git_commit(),
-        "hardware": {
-            "system": platform.platform(),
-            "processor": platform.processor() or platform.machine(),
-            "cpus": os.cpu_count(),
-            "threads": torch.get_num_threads(),
-            "device": device,
-            "cuda": torch.version.cuda if torch.cuda.is_available() else None,
-        },
-    }
-    try:
-        first = json.loads((folder / ENVIRONMENT).read_text(encoding="utf-8"))
-        content = {**first, "resumed": [*first.get("resumed", []), content]}
-    except (OSError, ValueError, TypeError, AttributeError, RecursionError):
-        pass  # a new run, or a file that somebody damaged
-    write_text(folder / ENVIRONMENT, json.dumps(content, indent=2) + "\n")
-
-
-def _git_commit() -> dict[str, Any] | None:
-    """Commit of the working directory, and whether files in it differ from the commit."""
-    try:
-        commit = subprocess.run(
-            ["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=True
-        ).stdout.strip()
-        changes = subprocess.run(
-            ["git", "status", "--porcelain", "--untracked-files=no"],
-            capture_output=True,
-            text=True,
-            timeout=5,
-            check=True,
-        ).stdout
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return {"commit": commit, "changed": bool(changes.strip())}
 
 
 def finite(value: Any) -> Any:

@@ -111,6 +111,7 @@ def fit(trainer: Trainer, folder: Path, log: RunLog, progress: Progress, stop: S
     # Reading a value makes the program wait for a GPU, so there it is done at logging intervals only.
     show_every = 1 if runtime.device.type == "cpu" else config.run.log_every_steps
     table: EpochTable | None = None
+    warned = False
     clock = time.perf_counter()
 
     while state.epoch <= training.epochs and not state.stopped_early:
@@ -147,10 +148,11 @@ def fit(trainer: Trainer, folder: Path, log: RunLog, progress: Progress, stop: S
                 shown = {}
                 if state.step % show_every == 0:
                     state.sums.flush()
-                    shown = task.summarise(state.sums.values, state.sums.num_samples)
+                    shown = _headline(task, task.summarise(state.sums.values, state.sums.num_samples))
                 bar.advance(samples=output.num_samples, **shown)  # type: ignore[arg-type]
                 if state.step % config.run.log_every_steps == 0:
-                    _log_step(log, state, task, trainer.learning_rate.value, float(norm))
+                    metrics = _log_step(log, state, task, trainer.learning_rate.value, float(norm))
+                    warned = warned or _warn(task.warning(metrics), log, progress)
                 clock = _count_time(state, clock)
                 every = config.checkpoint.every_steps
                 if stop and state.batch < len(train_loader):
@@ -190,11 +192,12 @@ def fit(trainer: Trainer, folder: Path, log: RunLog, progress: Progress, stop: S
         save_best = best and config.checkpoint.save_best
         save_checkpoint(trainer.to_plain(), folder, best=save_best)
         if table is None:
-            table = EpochTable(training.epochs, val_metrics)
+            table = EpochTable(training.epochs, task.headline)
             _say(table.heading(), log, progress)
         note = "best saved" if save_best else "best" if best else ""
         line = table.row(row["epoch"], train_metrics, val_metrics, learning_rate=used_rate, seconds=seconds, note=note)
         _say(line, log, progress)
+        warned = warned or _warn(task.warning(val_metrics), log, progress)
         if state.stopped_early:
             _say(f"Early stopping: no improvement for {state.patience_epochs} epochs", log, progress)
 
@@ -248,12 +251,13 @@ def _count_time(state: TrainState, since: float) -> float:
     return now
 
 
-def _log_step(log: RunLog, state: TrainState, task: Task, rate: float, norm: float) -> None:
+def _log_step(log: RunLog, state: TrainState, task: Task, rate: float, norm: float) -> dict[str, float]:
     metrics = _summary(task, state.sums)
     log.entry(
         {"kind": "step", "epoch": state.epoch, "step": state.step, "learning_rate": rate, "grad_norm": norm, **metrics}
     )
     log.scalars(state.step, {"learning_rate": rate, "train/grad_norm": norm})
+    return metrics
 
 
 def _save_and_stop(trainer: Trainer, folder: Path, log: RunLog, stop: StopRequest) -> None:
@@ -270,6 +274,18 @@ def _log_epoch(log: RunLog, row: Mapping[str, Any], seconds: float) -> None:
     for split in ("train", "val"):
         log.scalars(row["step"], {f"{split}/{name}": value for name, value in row[split].items()})
     log.scalars(row["step"], {"learning_rate": row["learning_rate"], "seconds_per_epoch": seconds})
+
+
+def _headline(task: Task, metrics: Mapping[str, float]) -> dict[str, float]:
+    return {name: metrics[name] for name in task.headline}
+
+
+def _warn(text: str, log: RunLog, progress: Progress) -> bool:
+    """Warns, unless there is nothing to say; returns whether there was."""
+    if text:
+        progress.warn(text)
+        log.text(text)
+    return bool(text)
 
 
 def _say(text: str, log: RunLog, progress: Progress) -> None:

@@ -5,8 +5,10 @@ Legend: N points, C features per point, D channels.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -75,7 +77,12 @@ class DbbdPretraining(nn.Module):
         top_down, bottom_up, losses = self.compare(coord1, feat1, coord2, feat2, regions)
         with torch.no_grad():
             values = _metrics(losses, top_down, bottom_up)
-            metrics = {name: torch.as_tensor(value) * regions.num_scenes for name, value in values.items()}
+            metrics = {
+                # Numbers too become values on the device, where they are summed without waiting for it.
+                name: (value if isinstance(value, torch.Tensor) else losses.total.new_full((), value))
+                * regions.num_scenes
+                for name, value in values.items()
+            }
         return StepOutput(loss=losses.total, metrics=metrics, num_samples=regions.num_scenes)
 
     def compare(
@@ -144,6 +151,39 @@ def load_pretraining(module: DbbdPretraining, path: Path) -> None:
             details=findings[:10],
         )
     module.load_state_dict(state)
+
+
+def sizes_of(content: object) -> dict[str, Any] | None:
+    """The arguments of `DbbdPretraining` that the shapes of weights tell; None where there are none of its weights.
+
+    Args:
+        content: what a file of weights holds.
+    """
+    state = _state_dict_in(content) or {}
+    prefix = "encoder.encoder.backbone.mlp."
+    layers = sorted(
+        int(name.split(".")[-2]) for name in state if re.fullmatch(rf"{re.escape(prefix)}\d+\.weight", name)
+    )
+    matrices = [state[f"{prefix}{layer}.weight"] for layer in layers if state[f"{prefix}{layer}.weight"].ndim == 2]
+    others = (
+        "encoder.raw_projection.mlp.0.weight",
+        "encoder.propagator.mlp.0.weight",
+        "loss.region_projection.layers.3.weight",
+    )
+    if len(matrices) < 2 or any(name not in state or state[name].ndim != 2 for name in others):
+        return None
+    raw, propagator, projection = (state[name] for name in others)
+    sizes: dict[str, Any] = {
+        "feature_dim": raw.shape[1],
+        "hidden_dim": raw.shape[0],
+        "output_dim": matrices[-1].shape[0],
+        "encoder_hidden_dims": [matrix.shape[0] for matrix in matrices[:-1]],
+        "propagator_hidden_dim": propagator.shape[0],
+        "projection_dim": projection.shape[0],
+    }
+    if any(name.startswith("encoder.aggregator.attention.") for name in state):
+        sizes["aggregation"] = "attention"  # max and mean have the same weights
+    return sizes
 
 
 def _state_dict_in(content: object) -> dict[str, torch.Tensor] | None:

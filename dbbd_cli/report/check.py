@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+PRETRAINING_TASK = "dbbd"
+"""What configurations and evaluations call point-cloud pretraining."""
+
 _FORMAT = 1
 # Sums over many classes must still fit into 64 bits.
 _LARGEST_COUNT = 10**12
@@ -12,6 +15,8 @@ _LARGEST_COUNT = 10**12
 _LARGEST_NUMBER = 1e100
 # Means of rounded values may miss 0 and 1 by as much.
 _ROUNDING = 1e-6
+# More levels than this no tree has.
+_MOST_ROWS = 64
 _SCORES = frozenset({"precision", "recall", "f1"})
 
 
@@ -38,7 +43,8 @@ def evaluation_problem(evaluation: Any) -> str:
         found = evaluation.get("format")
         shown = found if is_count(found) else "unknown"  # text of anything could be long, or nested too deeply
         return f"its format is {shown}, and this version reads format {_FORMAT}"
-    for key, is_right, meaning in _FIELDS:
+    fields = (*_FIELDS, *_PRETRAINING_FIELDS) if evaluation.get("task") == PRETRAINING_TASK else _FIELDS
+    for key, is_right, meaning in fields:
         if evaluation.get(key) is not None and not is_right(evaluation[key]):
             return f"{key} is not {meaning}"
     matrix, classes = evaluation.get("confusion_matrix"), evaluation.get("classes") or []
@@ -114,6 +120,48 @@ def _is_reliability(bins: Any) -> bool:
     return all(map(_is_list_of(_is_share_or_null), means)) and _are_aligned(edges[1:], count, *means)
 
 
+def _is_number_or_null(value: Any) -> bool:
+    return value is None or is_number(value)
+
+
+def _is_count_or_null(value: Any) -> bool:
+    return value is None or is_count(value)
+
+
+def _are_contrasts(rows: Any) -> bool:
+    return _is_list_of(_is_contrast)(rows) and len(rows) <= _MOST_ROWS
+
+
+def _is_contrast(row: Any) -> bool:
+    if not isinstance(row, dict) or not _is_text(row.get("name")) or not _is_share_or_null(row.get("top1")):
+        return False
+    measured = [row.get(key) for key in ("rows", "loss", "chance")]
+    return all(map(_is_number_or_null, measured)) and (row.get("rows") or 0) >= 0
+
+
+def _is_probe(value: Any) -> bool:
+    if not isinstance(value, dict) or not _is_list_of(_is_text)(value.get("classes")):
+        return False
+    counts = [value.get(key) for key in ("train_scenes", "test_scenes", "train_points", "test_points")]
+    features: Any = value.get("features")
+    if not all(map(_is_count_or_null, counts)) or not _is_list_of(_are_probed)(features):
+        return False
+    return len(features) <= _MOST_ROWS and all(len(e["per_class_iou"]) == len(value["classes"]) for e in features)
+
+
+def _are_probed(entry: Any) -> bool:
+    if not isinstance(entry, dict) or not _is_text(entry.get("name")) or not _is_count_or_null(entry.get("dim")):
+        return False
+    shares = [entry.get(key) for key in ("miou", "mean_accuracy", "overall_accuracy")]
+    return all(map(_is_share_or_null, shares)) and _is_list_of(_is_share_or_null)(entry.get("per_class_iou"))
+
+
+def _is_scene(value: Any) -> bool:
+    if not isinstance(value, dict) or not (value.get("name") is None or _is_text(value["name"])):
+        return False
+    return value.get("classes") is None or _is_list_of(_is_text)(value["classes"])
+
+
 def _are_aligned(*lists: Any) -> bool:
     """Whether the lists are equally long and not empty."""
     return {len(values) for values in lists} == {len(lists[0])} and len(lists[0]) > 0
@@ -145,4 +193,17 @@ _CURVES: tuple[tuple[str, Callable[[Any], bool]], ...] = (
     ("roc", _are_curves("fpr", "tpr", "auc")),
     ("precision_recall", _are_curves("recall", "precision", "average_precision")),
     ("reliability", _is_reliability),
+)
+_PRETRAINING_FIELDS: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
+    ("num_points", is_count, "a count"),
+    ("region_loss", is_number, "a number of usable size"),
+    ("point_loss", is_number, "a number of usable size"),
+    ("alignment", is_number, "a number of usable size"),
+    ("uniformity", is_number, "a number of usable size"),
+    ("feature_std", is_number, "a number of usable size"),
+    ("effective_rank", is_number, "a number of usable size"),
+    ("contrast", _are_contrasts, "a list of losses, one entry for each level"),
+    ("probe", _is_probe, "a set of scores for each kind of features"),
+    ("probe_missing", _is_text, "a text"),
+    ("scene", _is_scene, "a name with classes"),
 )

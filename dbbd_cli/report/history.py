@@ -6,6 +6,8 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from dbbd_cli.report.check import PRETRAINING_TASK
+from dbbd_cli.report.history_panels import Panel, history_panels
 from dbbd_cli.report.run import RunHistory, run_labels
 from dbbd_cli.report.style import MUTED, SERIES, WARNING, add_legend, drawable, headed_figure, styled
 from dbbd_cli.report.text import distinct, number, percent, words
@@ -20,13 +22,15 @@ _MARKERS = "osD^v"
 _MANY_EPOCHS = 30
 _TRAIN_ALPHA = 0.6
 _LEARNING_RATE = "learning_rate"
+_MOST_ACROSS = 3
+_COMPACT: dict[str, Any] = {"fontsize": 8.5, "handlelength": 0.8, "handletextpad": 0.35, "columnspacing": 0.6}
 _LEGEND_CHARACTERS = 150
 _RING: dict[str, Any] = {"marker": "o", "markersize": 11, "markerfacecolor": "none", "markeredgewidth": 1.6}
 _WITHIN_EPOCHS: dict[str, Any] = {"color": SERIES[0], "alpha": 0.35, "label": "train, within epochs"}
 
 
 def training_history(runs: Sequence[RunHistory]) -> Figure:
-    """Draws loss, one more metric (accuracy where there is one) and learning rate, epoch by epoch.
+    """Draws loss, what else says most (accuracy, say) and learning rate, epoch by epoch.
 
     Training is dashed and lighter, validation solid, the best epoch ringed. One run also shows its training loss
     step by step; several runs have a colour each.
@@ -34,24 +38,31 @@ def training_history(runs: Sequence[RunHistory]) -> Figure:
     Args:
         runs: at least one run.
     """
-    metrics = ["loss", *_second_metric(runs)]
+    panels = history_panels(runs)
+    metrics = [curve.metric for panel in panels for curve in panel.curves]
     names = _run_entries(runs)
     num_columns = max(1, _LEGEND_CHARACTERS // (max(len(label) for label, _ in names) + 8))
     with styled():
         name, facts, warning = _header(runs)
         num_rows = math.ceil(len(names) / num_columns)
-        size = (12.0, 4.7 + 0.2 * num_rows)
+        across = len(panels) + 1 if len(panels) < _MOST_ACROSS else _MOST_ACROSS
+        down = math.ceil((len(panels) + 1) / across)
+        size = (12.0, 4.7 + 3.3 * (down - 1) + 0.2 * num_rows)
         figure = headed_figure(size, "Training history", facts, name=name, warning=warning)
-        panels = figure.subplots(1, len(metrics) + 1, sharex=True, squeeze=False)[0]
-        for axes, metric in zip(panels, [*metrics, _LEARNING_RATE], strict=True):
-            axes.set_title(drawable(words(metric)))
+        grid = figure.subplots(down, across, sharex=True, squeeze=False).ravel()
+        for axes, panel in zip(grid, panels, strict=False):
+            axes.set_title(drawable(panel.title))
+            _draw_panel(axes, runs, panel)
+        grid[len(panels)].set_title(drawable(words(_LEARNING_RATE)))
+        _draw_learning_rates(grid[len(panels)], runs)
+        for axes in grid[len(panels) + 1 :]:
+            axes.remove()
+        for axes in grid[: len(panels) + 1]:
             axes.set_xlabel("Epoch")
-            if metric == _LEARNING_RATE:
-                _draw_learning_rates(axes, runs)
-            else:
-                _draw_metric(axes, runs, metric)
-        _scale_epochs(panels[0], runs)
-        styles = _style_entries(runs, metrics)
+            if down > 1:
+                axes.tick_params(labelbottom=True)
+        _scale_epochs(grid[0], runs)
+        styles = _style_entries(runs, metrics, coloured=any(len(panel.curves) > 1 for panel in panels))
         if len(runs) == 1:
             add_legend(figure, styles, loc="outside lower center", ncols=len(styles))
         else:
@@ -75,46 +86,45 @@ def _header(runs: Sequence[RunHistory]) -> tuple[str, list[str], str]:
         fact = f"best epoch {best['epoch']}: validation loss {number(best['val'].get('loss'))}"
         if "accuracy" in best["val"]:
             fact += f", accuracy {percent(best['val']['accuracy'])}"
+        elif run.task == PRETRAINING_TASK and "point_top1" in best["val"]:
+            fact += f", top-1 of the points {percent(best['val']['point_top1'])}"
         facts.append(fact)
     return drawable(run.name, 60), facts, "synthetic data" if run.synthetic else ""
 
 
-def _second_metric(runs: Sequence[RunHistory]) -> list[str]:
-    """The metric beside the loss: accuracy, else the first one by name that has a value."""
-    names = {
-        name
-        for run in runs
-        for row in run.epochs
-        for split in ("train", "val")
-        for name, value in row[split].items()
-        if value is not None and name != "loss"
-    }
-    return ["accuracy"] if "accuracy" in names else sorted(names)[:1]
-
-
-def _draw_metric(axes: Axes, runs: Sequence[RunHistory], metric: str) -> None:
+def _draw_panel(axes: Axes, runs: Sequence[RunHistory], panel: Panel) -> None:
+    from matplotlib.lines import Line2D
     from matplotlib.ticker import PercentFormatter
 
-    for index, run in enumerate(runs):
-        epochs = [row["epoch"] for row in run.epochs]
-        train = [_float(row["train"].get(metric)) for row in run.epochs]
-        val = [_float(row["val"].get(metric)) for row in run.epochs]
-        if len(runs) == 1:
-            _draw_steps(axes, run, metric)
-        look = _look(index, len(epochs))
-        dashes = look if len(epochs) <= _MANY_EPOCHS else {**look, "marker": ""}
-        axes.plot(epochs, train, **dashes, linestyle="--", alpha=_TRAIN_ALPHA, label="train")
-        axes.plot(epochs, val, **look, linestyle="-", label="validation")
-        _mark_best(axes, run, metric, look["color"])
-        # Along the bottom edge, so that a curve that ends early is not taken for a run that ended early.
-        missing = [e for e, row in zip(epochs, run.epochs, strict=True) if _lost(row, metric)]
-        if missing:
-            edge = axes.get_xaxis_transform()
-            axes.plot(missing, [0.03] * len(missing), "x", color=WARNING, transform=edge, label="not finite")
-    if metric == "accuracy":
+    alone = len(panel.curves) == 1
+    for curve in panel.curves:
+        for index, run in enumerate(runs):
+            if len(runs) == 1 and alone:
+                _draw_steps(axes, run, curve.metric)
+            look = _look(index, len(run.epochs))
+            _draw_metric(axes, run, curve.metric, {**look, "color": curve.color} if curve.color else look)
+    if not alone:
+        entries: list[tuple[str, Artist]] = [(c.label, Line2D([], [], color=c.color)) for c in panel.curves]
+        add_legend(axes, entries, loc="lower right", bbox_to_anchor=(1.03, 0.985), ncols=len(entries), **_COMPACT)
+    if panel.shares:
         axes.yaxis.set_major_formatter(PercentFormatter(1.0, symbol=" %"))
         bottom, top = axes.get_ylim()
         axes.set_ylim(max(bottom, -0.015), min(top, 1.015))
+
+
+def _draw_metric(axes: Axes, run: RunHistory, metric: str, look: dict[str, Any]) -> None:
+    epochs = [row["epoch"] for row in run.epochs]
+    train = [_float(row["train"].get(metric)) for row in run.epochs]
+    val = [_float(row["val"].get(metric)) for row in run.epochs]
+    dashes = look if len(epochs) <= _MANY_EPOCHS else {**look, "marker": ""}
+    axes.plot(epochs, train, **dashes, linestyle="--", alpha=_TRAIN_ALPHA, label="train")
+    axes.plot(epochs, val, **look, linestyle="-", label="validation")
+    _mark_best(axes, run, metric, look["color"])
+    # Along the bottom edge, so that a curve that ends early is not taken for a run that ended early.
+    missing = [e for e, row in zip(epochs, run.epochs, strict=True) if _lost(row, metric)]
+    if missing:
+        edge = axes.get_xaxis_transform()
+        axes.plot(missing, [0.03] * len(missing), "x", color=WARNING, transform=edge, label="not finite")
 
 
 def _draw_steps(axes: Axes, run: RunHistory, metric: str) -> None:
@@ -182,12 +192,12 @@ def _run_entries(runs: Sequence[RunHistory]) -> list[tuple[str, Artist]]:
     return entries
 
 
-def _style_entries(runs: Sequence[RunHistory], metrics: Sequence[str]) -> list[tuple[str, Artist]]:
+def _style_entries(runs: Sequence[RunHistory], metrics: Sequence[str], coloured: bool) -> list[tuple[str, Artist]]:
     """What dashes, rings and crosses mean, as far as the figure has them."""
     from matplotlib.lines import Line2D
 
     single = len(runs) == 1
-    color = SERIES[0] if single else MUTED
+    color = SERIES[0] if single and not coloured else MUTED
     entries: list[tuple[str, Artist]] = [
         ("train", Line2D([], [], color=color, linestyle="--", alpha=_TRAIN_ALPHA)),
         ("validation", Line2D([], [], color=color)),

@@ -7,10 +7,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from typing import TYPE_CHECKING, Any
 
+from dbbd_cli.report.check import PRETRAINING_TASK
+from dbbd_cli.report.page_tables import evaluation_tables, table
 from dbbd_cli.report.run import RunHistory, run_labels
 from dbbd_cli.report.save import render
 from dbbd_cli.report.style import GRID, INK, MUTED, PAPER, SERIES, WARNING
-from dbbd_cli.report.text import number, percent, significant, visible, words
+from dbbd_cli.report.text import number, percent, significant, words
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -29,6 +31,7 @@ header p { margin: .25rem 0 0; color: var(--muted); }
 .warning { color: var(--warning); font-weight: 600; }
 .card { background: var(--paper); border: 1px solid var(--grid); border-radius: 8px; overflow: auto; }
 .tables { display: grid; gap: 1rem; grid-template-columns: minmax(18rem, 2fr) minmax(0, 3fr); align-items: start; }
+.stack { display: grid; gap: 1rem; grid-template-columns: minmax(0, 1fr); }
 .long { max-height: 44rem; }
 @media print { .long { max-height: none; } }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
@@ -55,7 +58,6 @@ _THEME = {
     SERIES[0]: "var(--blue)",
 }
 _WIDE_INCHES = 10
-_SCORES = ("precision", "recall", "f1")
 
 
 def html_page(
@@ -77,7 +79,7 @@ def html_page(
     for label, evaluation in zip(labels, evaluations, strict=True):
         if evaluation is not None:
             heading = "Evaluation" if len(runs) == 1 else f"Evaluation of {label}"
-            sections.append(_section(heading, f'<div class="tables">{"".join(_evaluation_tables(evaluation))}</div>'))
+            sections.append(_section(heading, f'<div class="tables">{"".join(evaluation_tables(evaluation))}</div>'))
     return f"""<!doctype html>
 <html lang="en">
 <head>
@@ -111,6 +113,11 @@ def _warning(runs: Sequence[RunHistory]) -> str:
 
 
 def _run_table(runs: Sequence[RunHistory], labels: Sequence[str]) -> str:
+    # What is measured beside the loss: of runs of both kinds, as for images.
+    pretraining = all(run.task == PRETRAINING_TASK for run in runs)
+    metric, measured = (
+        ("point_top1", "Validation top-1 of the points") if pretraining else ("accuracy", "Validation accuracy")
+    )
     rows = []
     for run, label in zip(runs, labels, strict=True):
         best = next((row for row in run.epochs if row["epoch"] == run.best_epoch), None)
@@ -123,12 +130,12 @@ def _run_table(runs: Sequence[RunHistory], labels: Sequence[str]) -> str:
                 str(len(run.epochs)),
                 number(run.best_epoch, 0),
                 number(val.get("loss")),
-                percent(val.get("accuracy")),
+                percent(val.get(metric)),
                 " → ".join(significant(run.epochs[index].get("learning_rate")) for index in (0, -1)),
             ]
         )
-    head = ["Run", "Task", "Data", "Epochs", "Best epoch", "Validation loss", "Validation accuracy", "Learning rate"]
-    return _table(head, rows)
+    head = ["Run", "Task", "Data", "Epochs", "Best epoch", "Validation loss", measured, "Learning rate"]
+    return table(head, rows)
 
 
 def _figures(figures: Mapping[str, Figure]) -> Iterator[str]:
@@ -141,53 +148,3 @@ def _figures(figures: Mapping[str, Figure]) -> Iterator[str]:
             svg = svg.replace(color, variable)
         wide = " wide" if figure.get_figwidth() > _WIDE_INCHES or len(figures) == 1 else ""
         yield f'<figure class="card{wide}" role="img" aria-label="{escape(words(name))}">{svg}</figure>\n'
-
-
-def _evaluation_tables(evaluation: Mapping[str, Any]) -> Iterator[str]:
-    yield f'<div class="card">{_table(["Measure", "Value"], list(_measures(evaluation)))}</div>'
-    classes = evaluation.get("per_class") or []
-    if classes:
-        means = [{"class": f"{key} mean", **(evaluation.get(key) or {})} for key in ("macro", "weighted")]
-        rows = [
-            [visible(row["class"], 80), *(percent(row.get(key)) for key in _SCORES), number(row.get("support"), 0)]
-            for row in [*classes, *means]
-        ]
-        yield f'<div class="card long">{_table(["Class", "Precision", "Recall", "F1", "Support"], rows)}</div>'
-
-
-def _measures(evaluation: Mapping[str, Any]) -> Iterator[list[str]]:
-    for key in ("split", "checkpoint", "positive_class"):
-        if evaluation.get(key) is not None:
-            yield [words(key), visible(evaluation[key], 80)]
-    yield ["Data", "synthetic" if evaluation.get("synthetic") else "real"]
-    for key in ("epoch", "num_samples"):
-        if evaluation.get(key) is not None:
-            yield [words(key.removeprefix("num_")), number(evaluation[key], 0)]
-    for key, shown in (("accuracy", percent), ("loss", number), ("roc_auc", number), ("average_precision", number)):
-        if evaluation.get(key) is not None:
-            yield [words(key), shown(evaluation[key])]
-    for rate, recall in (evaluation.get("recall_at_fpr") or {}).items():
-        yield [f"Recall at {100 * float(rate):g} % false positives", percent(recall)]
-    if evaluation.get("expected_calibration_error") is not None:
-        yield ["Expected calibration error", number(evaluation["expected_calibration_error"])]
-    yield from _efficiency(evaluation.get("efficiency") or {}, "")
-
-
-def _efficiency(values: Mapping[str, Any], prefix: str) -> Iterator[list[str]]:
-    for key, value in values.items():
-        name = f"{prefix}{key}"
-        if isinstance(value, dict) and not prefix:
-            yield from _efficiency(value, f"{name}_")
-        elif isinstance(value, float):
-            yield [words(name), significant(value)]
-        elif isinstance(value, (int, str)):
-            yield [words(name), visible(value, 80) if isinstance(value, str) else f"{value:,}"]
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    top = "".join(f'<th scope="col">{escape(cell)}</th>' for cell in head)
-    body = "".join(
-        f'<tr><th scope="row">{escape(row[0])}</th>{"".join(f"<td>{escape(cell)}</td>" for cell in row[1:])}</tr>\n'
-        for row in rows
-    )
-    return f"<table>\n<thead><tr>{top}</tr></thead>\n<tbody>\n{body}</tbody>\n</table>"

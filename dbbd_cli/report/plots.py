@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from dbbd_cli.errors import ConfigError
+from dbbd_cli.report.check import PRETRAINING_TASK
 from dbbd_cli.report.evaluation import evaluation_figures
+from dbbd_cli.report.evaluation_scene import read_evaluation_scene
 from dbbd_cli.report.history import training_history
 from dbbd_cli.report.page import html_page
+from dbbd_cli.report.pretraining import pretraining_figures
 from dbbd_cli.report.run import read_evaluation, read_run
 from dbbd_cli.report.save import disk_error, save_figure, write_file
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 _FORMATS = ("png", "svg", "pdf", "html")
 
@@ -44,7 +51,7 @@ def plot_runs(folders: Sequence[Path], out: Path | None, format: str) -> list[Pa
     evaluations = [read_evaluation(folder) if single or format == "html" else None for folder in unique]
     figures = {"training_history" if single else "comparison": training_history(runs)}
     if single and evaluations[0] is not None:
-        figures |= evaluation_figures(evaluations[0])
+        figures |= _evaluation_figures(unique[0], evaluations[0])
     target = out or (unique[0] if single else Path())
     try:
         target.mkdir(parents=True, exist_ok=True)
@@ -55,3 +62,10 @@ def plot_runs(folders: Sequence[Path], out: Path | None, format: str) -> list[Pa
         write_file(page, html_page(runs, evaluations, figures).encode("utf-8"))
         return [page]
     return [save_figure(figure, target / f"{name}.{format}") for name, figure in figures.items()]
+
+
+def _evaluation_figures(folder: Path, evaluation: Mapping[str, Any]) -> dict[str, Figure]:
+    """The figures of an evaluation, whatever its task; those of a scene only where the scene is there."""
+    if evaluation.get("task") == PRETRAINING_TASK:
+        return pretraining_figures(evaluation, read_evaluation_scene(folder))
+    return evaluation_figures(evaluation)

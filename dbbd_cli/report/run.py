@@ -88,10 +88,19 @@ def read_evaluation(folder: Path) -> dict[str, Any] | None:
 
 def _read_text(path: Path) -> str:
     """The text of a file of a run folder, with U+FFFD where it is not UTF-8."""
+    return read_bytes(path).decode("utf-8", errors="replace")
+
+
+def read_bytes(path: Path) -> bytes:
+    """The content of a file of a run folder.
+
+    Raises:
+        CheckpointError: it is not there, or cannot be read.
+    """
     try:
         if path.exists() and not path.is_file():  # a pipe or a device could be read without end
             raise CheckpointError(f"{path} is not a file", hint="restore it from a copy")
-        return path.read_bytes().decode("utf-8", errors="replace")
+        return path.read_bytes()
     except (FileNotFoundError, NotADirectoryError) as error:
         folder = path.parent
         problem = f"is not a run folder: it has no {path.name}" if folder.exists() else "does not exist"

@@ -8,7 +8,7 @@ from typing import Any
 # Joiners belong to the spelling of some scripts; every other invisible character could only mislead.
 _JOINERS = "\u200c\u200d"
 _INVISIBLE = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
-_ABBREVIATIONS = {"auc": "AUC", "mb": "MB", "ms": "ms", "roc": "ROC"}
+_ABBREVIATIONS = {"auc": "AUC", "dbbd": "DBBD", "mb": "MB", "miou": "mIoU", "ms": "ms", "roc": "ROC"}
 
 MISSING = "–"
 """What a table shows for a value that is not there."""
@@ -45,7 +45,7 @@ def distinct(labels: list[str]) -> list[str]:
 
 def words(name: str) -> str:
     """A metric or task name as words: `region_loss` is `Region loss`, `roc_auc` is `ROC AUC`."""
-    first, *others = visible(name, 60).split("_")
+    first, *others = ["top-1" if part == "top1" else part for part in visible(name, 60).split("_")]
     return " ".join(
         [_ABBREVIATIONS.get(first, first[:1].upper() + first[1:]), *(_ABBREVIATIONS.get(o, o) for o in others)]
     )

@@ -11,6 +11,10 @@ class RunFacts:
     """What a run trains, on what and with what."""
 
     task: str
+    noun: str
+    """What samples are called, such as images."""
+    headline: tuple[str, ...]
+    """The metrics that sum up an epoch; others are details."""
     data: str
     """Where the samples come from, in words."""
     synthetic: bool

@@ -11,7 +11,8 @@ from typing import Any
 from dbbd_cli.config.load import Override, dump_config
 from dbbd_cli.config.schema import Config
 from dbbd_cli.engine.checkpoint import BEST, NEWEST, load_checkpoint, save_checkpoint
-from dbbd_cli.engine.run_folder import CONFIG, HISTORY, SPLITS, create_run_folder, locked, write_environment
+from dbbd_cli.engine.environment import write_environment
+from dbbd_cli.engine.run_folder import CONFIG, HISTORY, SPLITS, create_run_folder, locked
 from dbbd_cli.engine.state import TrainState
 from dbbd_cli.engine.trainer import Trainer
 from dbbd_cli.errors import CheckpointError, ConfigError
@@ -21,7 +22,7 @@ from dbbd_cli.paths import resume_command, shown_path
 from dbbd_cli.progress import Progress, Silent
 from dbbd_cli.services.results import TrainResult
 from dbbd_cli.services.session import OpenedRun, build_task, describe, open_run, show_facts
-from dbbd_cli.services.train import run_to_the_end
+from dbbd_cli.services.training import run_to_the_end
 
 
 def resume(

@@ -8,35 +8,24 @@ from pathlib import Path
 from typing import Any
 
 from dbbd_cli.config.load import Override, config_from_mapping
+from dbbd_cli.config.point_pretraining import PointPretrainingConfig
 from dbbd_cli.config.schema import Config
 from dbbd_cli.data.split import Manifest
 from dbbd_cli.engine.checkpoint import BEST, NEWEST, PREVIOUS, load_checkpoint
 from dbbd_cli.engine.run_folder import SPLITS
 from dbbd_cli.engine.runtime import Runtime, choose_runtime, count_parameters, size_mb
 from dbbd_cli.engine.state import TrainState
-from dbbd_cli.errors import CheckpointError, ConfigError
+from dbbd_cli.errors import CheckpointError, ConfigError, DataError
 from dbbd_cli.model.safe_load import reason_of
 from dbbd_cli.paths import shown_path
 from dbbd_cli.progress import Progress
+from dbbd_cli.services.preparation import with_absolute_paths
 from dbbd_cli.services.results import RunFacts
-from dbbd_cli.tasks.image_classification import ImageClassification, describe_source
+from dbbd_cli.tasks.base import Task
+from dbbd_cli.tasks.image_classification import ImageClassification
+from dbbd_cli.tasks.point_pretraining import PointPretraining
 
-FIXED_SETTINGS = (
-    "task",
-    "seed",
-    "run.name",
-    "run.runs_dir",
-    "data.source",
-    "data.url_column",
-    "data.label_column",
-    "data.sample_per_class",
-    "data.split",
-    "data.on_error",
-    "data.image_size",
-    "model",
-    "training.optimizer",
-)
-"""Settings that the manifest or the network of a run come from."""
+AnyTask = ImageClassification | PointPretraining
 
 
 @dataclass(frozen=True)
@@ -91,13 +80,13 @@ def open_run(target: Path, *, prefer: str, overrides: Sequence[Override], progre
             f"{path} is not a usable checkpoint: {error}", hint="use another one of the run"
         ) from error
     config = with_absolute_paths(config_from_mapping(made_with, overrides, origin=str(path)))
-    _refuse_fixed(made_with, overrides)
+    _refuse_fixed(made_with, overrides, config.fixed_settings)
     return OpenedRun(folder, path, checkpoint, config, position, Manifest.load(folder / SPLITS))
 
 
-def _refuse_fixed(made_with: Mapping[str, Any], overrides: Sequence[Override]) -> None:
+def _refuse_fixed(made_with: Mapping[str, Any], overrides: Sequence[Override], settings: Sequence[str]) -> None:
     """Raises where a setting is given that could have no effect any more, or would break the run."""
-    fixed = [o for o in overrides if any(o.key == key or o.key.startswith(f"{key}.") for key in FIXED_SETTINGS)]
+    fixed = [o for o in overrides if any(o.key == key or o.key.startswith(f"{key}.") for key in settings)]
     changed = [override for override in fixed if _value_at(made_with, override.key) != override.value]
     if changed:
         raise ConfigError(
@@ -145,7 +134,7 @@ def _first_usable(folder: Path, prefer: str, progress: Progress) -> tuple[Path, 
 
 def build_task(
     config: Config, manifest: Manifest, *, splits: Iterable[str], pretrained: bool, progress: Progress
-) -> tuple[ImageClassification, Runtime]:
+) -> tuple[AnyTask, Runtime]:
     """Builds data, network and runtime of a run.
 
     Args:
@@ -155,15 +144,21 @@ def build_task(
         pretrained: whether `model.weights` is followed.
         progress: told of the data that is prepared.
     """
+    splits = tuple(splits)
+    for split in splits:
+        if not manifest.of(split):
+            raise DataError(f"the run has no {split} split", hint="choose another one with --split: train or val")
     runtime = choose_runtime(config.run.device, config.run.precision)
-    task = ImageClassification(
-        config,
-        manifest,
-        splits=splits,
-        pretrained=pretrained,
-        pin_memory=runtime.device.type == "cuda",
-        progress=progress,
-    )
+    pin_memory = runtime.device.type == "cuda"
+    task: AnyTask
+    if isinstance(config, PointPretrainingConfig):
+        task = PointPretraining(
+            config, manifest, splits=splits, pretrained=pretrained, pin_memory=pin_memory, progress=progress
+        )
+    else:
+        task = ImageClassification(
+            config, manifest, splits=splits, pretrained=pretrained, pin_memory=pin_memory, progress=progress
+        )
     return task, runtime
 
 
@@ -172,16 +167,18 @@ def is_synthetic(config: Config) -> bool:
     return config.data.source == "synthetic"
 
 
-def describe(config: Config, task: ImageClassification, runtime: Runtime, manifest: Manifest) -> RunFacts:
+def describe(config: Config, task: Task, runtime: Runtime, manifest: Manifest) -> RunFacts:
     """The facts of a run, for headers and results."""
-    samples = {split: sum(s.split == split for s in manifest.samples) for split in ("train", "val", "test")}
+    samples = manifest.counts()
     return RunFacts(
         task=config.task,
-        data=describe_source(config, manifest),
+        noun=task.noun,
+        headline=task.headline,
+        data=task.data_description,
         synthetic=is_synthetic(config),
         device=runtime.description,
         precision=runtime.precision,
-        model=config.model.name,
+        model=task.model_name,
         parameters=count_parameters(task.module),
         size_mb=size_mb(task.module),
         samples=samples,
@@ -194,14 +191,14 @@ def show_facts(facts: RunFacts, progress: Progress, *, run: Path | None = None) 
     """Shows the header of a run."""
     rows = {
         "Data": facts.data,
-        "Images": " / ".join(f"{facts.samples[split]:,} {split}" for split in ("train", "val", "test")),
-        "Batches": " / ".join(f"{facts.batches[split]:,} {split}" for split in ("train", "val", "test")),
+        facts.noun.capitalize(): " / ".join(f"{count:,} {split}" for split, count in facts.samples.items()),
+        "Batches": " / ".join(f"{count:,} {split}" for split, count in facts.batches.items()),
         "Model": f"{facts.model}, {facts.parameters:,} parameters, {facts.size_mb:.2f} MB",
         "Device": facts.device,
         "Precision": facts.precision,
     }
     if facts.synthetic:
-        rows = {"SYNTHETIC": "made-up URLs: no number of this run says anything about real data", **rows}
+        rows = {"SYNTHETIC": "made-up data: no number of this run says anything about real data", **rows}
     if facts.skipped:
         rows["Left out"] = f"{facts.skipped:,} unreadable files or rows"
     if run is not None:
@@ -209,7 +206,7 @@ def show_facts(facts: RunFacts, progress: Progress, *, run: Path | None = None) 
     progress.facts("Run", rows)
 
 
-def load_module(task: ImageClassification, run: OpenedRun) -> None:
+def load_module(task: Task, run: OpenedRun) -> None:
     """Puts the weights of a checkpoint into the task's network.
 
     Raises:
@@ -223,31 +220,3 @@ def load_module(task: ImageClassification, run: OpenedRun) -> None:
             hint="leave out the --set that changes the network",
         ) from error
     run.checkpoint.clear()  # half a gigabyte for qr_cnn
-
-
-def with_absolute_paths(config: Config) -> Config:
-    """The configuration with paths that hold from any working directory.
-
-    Raises:
-        ConfigError: the home of an unknown user is meant.
-    """
-    data, weights = config.data, config.model.weights
-    classes = {name: str(_absolute(folder)) for name, folder in data.classes.items()} if data.classes else None
-    return config.model_copy(
-        update={
-            "run": config.run.model_copy(update={"runs_dir": _absolute(config.run.runs_dir)}),
-            "data": data.model_copy(
-                update={"path": _absolute(data.path), "classes": classes, "cache_dir": _absolute(data.cache_dir)}
-            ),
-            "model": config.model.model_copy(
-                update={"weights": weights if weights in ("none", "default") else _absolute(weights)}
-            ),
-        }
-    )
-
-
-def _absolute(path: str | None) -> str | None:
-    try:
-        return None if path is None else str(Path(path).expanduser().resolve())
-    except (RuntimeError, OSError, ValueError) as error:
-        raise ConfigError(f"{path}: {reason_of(error)}", hint="write the path in full") from error

@@ -29,7 +29,7 @@ from dbbd_cli.services.smoke_progress import InterruptingBars, OnlyBars
 from dbbd_cli.services.train import train
 from dbbd_cli.services.validate import validate
 
-CONFIGS = {"image_classification": "smoke_qr"}
+CONFIGS = {"image_classification": "smoke_qr", "dbbd": "smoke_dbbd"}
 """The shipped configuration that each task is tried with."""
 
 

@@ -1,45 +1,17 @@
-"""Training a new run, and forecasting what it would take."""
+"""Training a new run, and forecasting what it would take.
+
+PyTorch is imported inside the functions: it takes seconds to load, and what is wrong with the settings or with the data
+is told before.
+"""
 
 from __future__ import annotations
 
-import shutil
-import time
 from collections.abc import Sequence
-from contextlib import suppress
-from pathlib import Path
 
-import torch
-
-from dbbd_cli.config.load import dump_config
-from dbbd_cli.config.schema import Config, to_plain
-from dbbd_cli.data.split import Manifest
-from dbbd_cli.engine.checkpoint import BEST, NEWEST, save_checkpoint, state_bytes
-from dbbd_cli.engine.failures import explained
-from dbbd_cli.engine.run_folder import (
-    CONFIG,
-    SPLITS,
-    RunLog,
-    check_run_folder,
-    create_run_folder,
-    locked,
-    write_environment,
-)
-from dbbd_cli.engine.runtime import MIB, choose_runtime, peak_memory_mb, seed_everything
-from dbbd_cli.engine.signals import stop_on_signals
-from dbbd_cli.engine.trainer import Trainer, fit
-from dbbd_cli.errors import CheckpointError, DbbdError
-from dbbd_cli.files import write_text
+from dbbd_cli.config.schema import Config
 from dbbd_cli.progress import Progress, Silent
-from dbbd_cli.report.history import training_history
-from dbbd_cli.report.run import read_run
-from dbbd_cli.report.save import save_figure
-from dbbd_cli.services.results import Forecast, RunFacts, TrainResult
-from dbbd_cli.services.session import build_task, describe, show_facts, with_absolute_paths
-from dbbd_cli.tasks.image_classification import make_image_manifest
-
-SYNTHETIC_NOTE = "SYNTHETIC_DATA.txt"
-CHECKPOINTS_ON_DISK = 4
-"""Newest, previous, best, and the one being written."""
+from dbbd_cli.services.preparation import prepare_run
+from dbbd_cli.services.results import Forecast, TrainResult
 
 
 def train(config: Config, *, progress: Progress | None = None, command: Sequence[str] = ()) -> TrainResult:
@@ -54,145 +26,22 @@ def train(config: Config, *, progress: Progress | None = None, command: Sequence
         DbbdError: see the kinds in `errors`.
     """
     progress = progress or Silent()
-    trainer, manifest, facts = _prepare(config, progress)
-    config, runtime = trainer.config, trainer.runtime
-    folder = create_run_folder(Path(config.run.runs_dir), config.run.name)
-    with locked(folder):
-        write_text(folder / CONFIG, dump_config(config))
-        write_text(folder / SPLITS, manifest.to_json())
-        write_environment(folder, command, runtime.description)
-        show_facts(facts, progress, run=folder)
-        return run_to_the_end(trainer, folder, facts, progress, command)
+    config, manifest = prepare_run(config, progress)
+    from dbbd_cli.services.training import train_new_run
 
-
-def _prepare(config: Config, progress: Progress) -> tuple[Trainer, Manifest, RunFacts]:
-    """Makes all that a new run needs beside its folder; what can be told at once is told before the data is touched."""
-    config = with_absolute_paths(config)
-    check_run_folder(Path(config.run.runs_dir), config.run.name)
-    choose_runtime(config.run.device, config.run.precision)
-    weights = config.model.weights
-    if weights not in ("none", "default") and not Path(weights).is_file():
-        raise CheckpointError(f"model.weights: {weights} does not exist", hint="check the path, or set it to none")
-    manifest = make_image_manifest(config, progress)
-    # The weights depend on the seed alone, not on what preparing the data drew.
-    seed_everything(config.seed)
-    task, runtime = build_task(config, manifest, splits=("train", "val"), pretrained=True, progress=progress)
-    facts = describe(config, task, runtime, manifest)
-    with explained():
-        return Trainer(task, config, runtime), manifest, facts
-
-
-def run_to_the_end(
-    trainer: Trainer, folder: Path, facts: RunFacts, progress: Progress, command: Sequence[str]
-) -> TrainResult:
-    """Trains from wherever the trainer is to the last epoch; then draws the plots and sums up."""
-    state, config = trainer.state, trainer.config
-    if facts.synthetic:
-        write_text(folder / SYNTHETIC_NOTE, "The data of this run is made up: no number here tells of real data.\n")
-    log = RunLog(folder, step=state.step, history=state.history, command=command)
-    try:
-        with stop_on_signals(progress) as stop, explained():
-            if not (folder / NEWEST).exists():
-                # A run that is killed in its first epoch can be resumed too, and a full disk shows at once.
-                save_checkpoint(trainer.to_plain(), folder, best=False)
-            fit(trainer, folder, log, progress, stop)
-        best = dict(state.history[state.best_epoch - 1]["val"])
-        log.hyperparameters(_flat(to_plain(config)), best)
-        log.text(f"done after {state.seconds:.0f} s; best epoch {state.best_epoch}")
-    except BaseException as error:
-        with suppress(OSError):  # the disk may be what failed
-            log.text(f"ended by {type(error).__name__}: {error}")
-        raise
-    finally:
-        with suppress(OSError):
-            log.close()
-    return TrainResult(
-        run=folder,
-        facts=facts,
-        epochs=len(state.history),
-        seconds=state.seconds,
-        best_epoch=state.best_epoch,
-        best=best,
-        best_model=folder / BEST if (folder / BEST).exists() else None,
-        checkpoint=folder / NEWEST,
-        plots=_plots(folder, progress) if config.run.plots else [],
-        stopped_early=state.stopped_early,
-    )
-
-
-def _plots(folder: Path, progress: Progress) -> list[Path]:
-    try:
-        return [save_figure(training_history([read_run(folder)]), folder / "training_history.png")]
-    except DbbdError as error:  # the training is done, and its result must not be lost for a picture
-        progress.warn(f"no figures were drawn: {error.message}")
-        return []
-
-
-def _flat(values: dict[str, object], prefix: str = "") -> dict[str, object]:
-    flat: dict[str, object] = {}
-    for key, value in values.items():
-        if isinstance(value, dict):
-            flat.update(_flat(value, f"{prefix}{key}."))
-        elif value is not None:
-            flat[prefix + key] = value
-    return flat
+    return train_new_run(config, manifest, progress, command)
 
 
 def forecast(config: Config, *, progress: Progress | None = None) -> Forecast:
     """Checks configuration and data, runs one training and one validation batch, and says what the run would take.
 
-    Makes no run folder. Each batch is run twice: the first time sets up memory, the second is measured.
+    Makes no run folder.
 
     Raises:
         DbbdError: see the kinds in `errors`.
     """
     progress = progress or Silent()
-    trainer, _, facts = _prepare(config, progress)
-    with explained():
-        return _measure(trainer, facts)
+    config, manifest = prepare_run(config, progress)
+    from dbbd_cli.services.training import measure_run
 
-
-def _measure(trainer: Trainer, facts: RunFacts) -> Forecast:
-    task, config, runtime = trainer.task, trainer.config, trainer.runtime
-    module, optimizer, scaler = task.module, trainer.optimizer, trainer.scaler
-
-    first_loss, train_seconds, val_seconds = 0.0, 0.0, 0.0
-    raw_batch = next(task.loaders["train"].batches(epoch=1))
-    module.train()
-    for attempt in range(2):
-        start = time.perf_counter()
-        batch = task.to_device(raw_batch, runtime.device, train=True)
-        optimizer.zero_grad(set_to_none=True)
-        with runtime.autocast():
-            output = module(*batch)
-        scaler.scale(output.loss).backward()
-        scaler.step(optimizer)
-        scaler.update()
-        runtime.synchronise()
-        train_seconds = time.perf_counter() - start
-        first_loss = first_loss if attempt else output.loss.item()
-    raw_batch = next(task.loaders["val"].batches(epoch=0))
-    module.eval()
-    with torch.inference_mode():
-        for _ in range(2):
-            start = time.perf_counter()
-            with runtime.autocast():
-                module(*task.to_device(raw_batch, runtime.device, train=False))
-            runtime.synchronise()
-            val_seconds = time.perf_counter() - start
-
-    checkpoint_mb = state_bytes(trainer.to_plain()) / MIB
-    runs_dir = Path(config.run.runs_dir)
-    existing = next(folder for folder in (runs_dir, *runs_dir.parents) if folder.exists())
-    per_epoch = train_seconds * facts.batches["train"] + val_seconds * facts.batches["val"]
-    return Forecast(
-        facts=facts,
-        epochs=config.training.epochs,
-        seconds_per_epoch=per_epoch,
-        seconds_total=per_epoch * config.training.epochs,
-        peak_memory_mb=peak_memory_mb(runtime.device),
-        checkpoint_mb=checkpoint_mb,
-        disk_needed_mb=checkpoint_mb * CHECKPOINTS_ON_DISK,
-        disk_free_mb=shutil.disk_usage(existing).free / MIB,
-        train_loss=first_loss,
-    )
+    return measure_run(config, manifest, progress)

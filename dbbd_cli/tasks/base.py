@@ -37,12 +37,31 @@ class Task(Protocol):
         """What samples are called, such as images."""
         ...
 
+    @property
+    def headline(self) -> tuple[str, ...]:
+        """The metrics that are shown while training; the others are only logged."""
+        ...
+
+    @property
+    def model_name(self) -> str:
+        """The network, in a few words."""
+        ...
+
+    @property
+    def data_description(self) -> str:
+        """Where the samples come from, in words."""
+        ...
+
     def to_device(self, batch: Any, device: torch.device, *, train: bool) -> tuple[Any, ...]:
-        """Moves a batch and prepares it there; random changes are made only for training."""
+        """Moves a batch and prepares it there. What is random there depends on seed, epoch and sample alone."""
         ...
 
     def summarise(self, sums: Mapping[str, float], num_samples: int) -> dict[str, float]:
         """Turns sums over samples (`loss` and the metrics of `StepOutput`) into what is logged."""
+        ...
+
+    def warning(self, metrics: Mapping[str, float]) -> str:
+        """What such metrics say is going wrong, and what to do, in words; empty where nothing is."""
         ...
 
     def names(self, batch: Any, split: str) -> list[str]:

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from dbbd_cli.config.schema import ImageClassificationConfig, ImageDataConfig
+from dbbd_cli.config.image_classification import ImageClassificationConfig, ImageDataConfig
 from dbbd_cli.data.augment import augment
-from dbbd_cli.data.image_cache import default_cache_dir
-from dbbd_cli.data.image_dataset import ImageBatch, ImageDataset, make_manifest, prepare_manifest
-from dbbd_cli.data.image_sources import Source, list_classes, list_folder, list_synthetic, list_urls
+from dbbd_cli.data.cache_dir import cache_folder
+from dbbd_cli.data.image_dataset import ImageBatch, ImageDataset
+from dbbd_cli.data.image_manifest import prepare_manifest
 from dbbd_cli.data.loader import BatchLoader
 from dbbd_cli.data.split import Manifest
 from dbbd_cli.errors import ConfigError
@@ -38,6 +37,7 @@ class ImageClassification:
 
     monitor = "loss"
     noun = "images"
+    headline = ("loss", "accuracy")
 
     def __init__(
         self,
@@ -73,7 +73,7 @@ class ImageClassification:
             splits=splits,
             roots=_roots(data, manifest),
             image_size=data.image_size,
-            cache_dir=cache_dir(data),
+            cache_dir=cache_folder(data.cache_dir),
             progress=progress,
         )
         self.loaders: dict[str, BatchLoader] = {}
@@ -112,10 +112,32 @@ class ImageClassification:
         """Mean loss, and accuracy, over samples."""
         return {"loss": sums["loss"] / num_samples, "accuracy": sums["accuracy"] / num_samples}
 
+    def warning(self, metrics: Mapping[str, float]) -> str:
+        """Nothing to tell: loss and accuracy speak for themselves."""
+        return ""
+
     def names(self, batch: ImageBatch, split: str) -> list[str]:
         """Paths or URLs of the batch's images."""
         samples = self.manifest.of(split)
         return [samples[index].key for index in batch.samples.tolist()]
+
+    @property
+    def model_name(self) -> str:
+        """The architecture."""
+        return self.config.model.name
+
+    @property
+    def data_description(self) -> str:
+        """Where the images come from, in words."""
+        data, classes = self.config.data, self.manifest.classes
+        where = {
+            "synthetic": "synthetic URLs as QR codes",
+            "urls": f"URLs of {data.path} as QR codes",
+            "folder": f"images of {data.path}",
+            "classes": "images of a folder for each class",
+        }
+        names = ", ".join(classes[:8]) + (", …" if len(classes) > 8 else "")
+        return f"{where[data.source]} ({len(classes)} classes: {names})"
 
     @property
     def positive_class(self) -> str | None:
@@ -136,56 +158,3 @@ def _roots(data: ImageDataConfig, manifest: Manifest) -> list[Path]:
             )
         return [Path(data.classes[name]) for name in manifest.classes]
     return []
-
-
-def cache_dir(data: ImageDataConfig) -> Path:
-    """Folder of decoded images."""
-    return Path(data.cache_dir) if data.cache_dir else default_cache_dir()
-
-
-def make_image_manifest(config: ImageClassificationConfig, progress: Progress) -> Manifest:
-    """Lists the source of a new run, draws its sample and splits it.
-
-    Raises:
-        DataError: the source is missing, damaged or too small.
-    """
-    data = config.data
-    return make_manifest(
-        _list_source(config),
-        sample_per_class=data.sample_per_class,
-        shares=(data.split.train, data.split.val, data.split.test),
-        group_by_host=data.split.group == "host",
-        on_error=data.on_error,
-        image_size=data.image_size,
-        cache_dir=cache_dir(data),
-        seed=config.seed,
-        progress=progress,
-    )
-
-
-def _list_source(config: ImageClassificationConfig) -> Source:
-    data = config.data
-    if data.source == "folder":
-        assert data.path is not None
-        return list_folder(Path(data.path))
-    if data.source == "classes":
-        assert data.classes is not None
-        return list_classes({name: Path(folder) for name, folder in data.classes.items()})
-    if data.source == "urls":
-        assert data.path is not None
-        return list_urls(Path(data.path), data.url_column, data.label_column)
-    return list_synthetic(data.sample_per_class or 5000, config.seed)
-
-
-def describe_source(config: ImageClassificationConfig, manifest: Manifest) -> str:
-    """Where the samples come from, in words."""
-    data = config.data
-    classes = f"{len(manifest.classes)} classes: " + ", ".join(manifest.classes[:8])
-    classes += ", …" if len(manifest.classes) > 8 else ""
-    where: dict[str, Any] = {
-        "synthetic": "synthetic URLs as QR codes",
-        "urls": f"URLs of {data.path} as QR codes",
-        "folder": f"images of {data.path}",
-        "classes": "images of a folder for each class",
-    }
-    return f"{where[data.source]} ({classes})"

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from dbbd_cli.config.image_classification import ImageClassificationConfig
 from dbbd_cli.config.load import config_from_mapping, dump_config, load_config, shipped_configs
-from dbbd_cli.config.schema import ImageClassificationConfig
 from dbbd_cli.errors import ConfigError, ExitCode
 
 TASK = "task: image_classification\n"

@@ -5,8 +5,10 @@ from typing import Literal
 
 import pytest
 
+from dbbd_cli.config.image_classification import ImageClassificationConfig
 from dbbd_cli.config.load import load_config
-from dbbd_cli.config.schema import SCHEMAS, ImageClassificationConfig, RunConfig, Section
+from dbbd_cli.config.schema import SCHEMAS
+from dbbd_cli.config.sections import RunConfig, Section
 from dbbd_cli.errors import ConfigError
 
 TASK = "task: image_classification\n"
@@ -180,7 +182,7 @@ def test_the_list_of_problems_has_an_end() -> None:
 
 def test_a_missing_task_is_reported_with_all_else() -> None:
     assert problems("seed: x\nepochs: 3\n") == [
-        "x.yaml: task is missing\n    expected one of: image_classification",
+        "x.yaml: task is missing\n    expected one of: image_classification, dbbd",
         "x.yaml:1: seed is 'x'\n    expected an integer of at least 0 and less than 9223372036854775808",
         "x.yaml:2: epochs is unknown\n    did you mean training.epochs?",
     ]
@@ -198,7 +200,7 @@ def test_a_missing_task_is_reported_with_all_else() -> None:
 )
 def test_an_unknown_task(task: str, found: str, meant: str) -> None:
     assert problems(f"seed: 1\ntask: {task}\n") == [
-        f"x.yaml:2: task is {found}\n    expected one of: image_classification{meant}"
+        f"x.yaml:2: task is {found}\n    expected one of: image_classification, dbbd{meant}"
     ]
 
 
@@ -213,7 +215,7 @@ def test_with_several_tasks_what_is_wrong_for_all_is_reported(monkeypatch: pytes
     assert problems(text + "othr") == [
         "x.yaml:3: run.name is 5\n    expected text that is not empty, in quotes",
         "x.yaml:4: epoch is unknown\n    did you mean training.epochs?",
-        "x.yaml:5: task is 'othr'\n    expected one of: image_classification, other; did you mean other?",
+        "x.yaml:5: task is 'othr'\n    expected one of: image_classification, dbbd, other; did you mean other?",
     ]
     assert problems(text + "other") == [
         "x.yaml:2: seed is unknown\n    expected one of: task, run, points",

@@ -5,7 +5,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from dbbd_cli.config.schema import SCHEMAS, Section
+from dbbd_cli.config.schema import SCHEMAS
+from dbbd_cli.config.sections import Section
 
 
 def sections(schema: type[Section]) -> Iterator[type[Section]]:
@@ -25,7 +26,7 @@ FIELDS = {
 
 
 def test_sections_are_found() -> None:
-    assert {"ImageClassificationConfig.seed", "SplitConfig.group", "ImageTrainingConfig.epochs"} <= set(FIELDS)
+    assert {"ImageClassificationConfig.seed", "ImageSplitConfig.group", "PointModelConfig.hidden_dim", "ImageTrainingConfig.epochs"} <= set(FIELDS)
 
 
 @pytest.mark.parametrize("name", FIELDS)

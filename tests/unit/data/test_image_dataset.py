@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from dbbd_cli.data.image_dataset import ImageDataset, make_manifest, prepare_manifest
+from dbbd_cli.data.image_dataset import ImageDataset
+from dbbd_cli.data.image_manifest import make_manifest, prepare_manifest
 from dbbd_cli.data.image_sources import list_folder, list_synthetic, list_urls
 from dbbd_cli.data.split import Manifest
 from dbbd_cli.data.url_grammar import host_of

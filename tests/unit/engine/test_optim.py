@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 
-from dbbd_cli.config.schema import TrainingConfig
+from dbbd_cli.config.sections import TrainingConfig
 from dbbd_cli.engine.optim import LearningRate, build_optimizer
 
 STEPS = 4

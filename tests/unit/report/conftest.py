@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 
@@ -28,10 +29,16 @@ def epoch_row(epoch: int, loss: float | None, accuracy: float | None = None, *, 
 def make_run(tmp_path: Path) -> Callable[..., Path]:
     """Writes a run folder; without rows, two epochs of which the second is the best."""
 
-    def make(folder: str = "run-a", rows: Rows | None = None, name: str = "qr", source: str = "synthetic") -> Path:
+    def make(
+        folder: str = "run-a",
+        rows: Rows | None = None,
+        name: str = "qr",
+        source: str = "synthetic",
+        task: str = "image_classification",
+    ) -> Path:
         path = tmp_path / folder
         path.mkdir(parents=True)
-        config = {"task": "image_classification", "run": {"name": name}, "data": {"source": source}}
+        config = {"task": task, "run": {"name": name}, "data": {"source": source}}
         (path / "config.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
         rows = [epoch_row(1, 0.7, 0.5), epoch_row(2, 0.6, 0.625, best=True)] if rows is None else rows
         (path / "history.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
@@ -101,6 +108,85 @@ def make_evaluation(classes: Sequence[str] = ("benign", "malicious"), absent: Se
 @pytest.fixture(scope="session")
 def evaluation_of() -> Callable[..., dict[str, Any]]:
     return make_evaluation
+
+
+def make_pretraining(classes: Sequence[str] = ("floor", "wall", "chair")) -> dict[str, Any]:
+    """What `evaluation.json` holds for DBBD pretraining; the last class does not occur in the split."""
+    count = len(classes)
+    ious = [0.9 - 0.8 * index / count for index in range(count - 1)]
+    features = [
+        {
+            "name": name,
+            "dim": dim,
+            "miou": 0.5 * share,
+            "mean_accuracy": 0.6 * share,
+            "overall_accuracy": 0.8 * share,
+            "per_class_iou": [*(iou * share for iou in ious), None],
+        }
+        for name, dim, share in (("pretrained", 192, 1.0), ("random encoder", 192, 0.5), ("raw features", 3, 0.25))
+    ]
+    return {
+        "format": 1,
+        "task": "dbbd",
+        "checkpoint": "best_model.pth",
+        "epoch": 2,
+        "split": "test",
+        "synthetic": True,
+        "num_samples": 6,
+        "num_points": 203411,
+        "loss": 3.1,
+        "region_loss": 1.5,
+        "point_loss": 3.2,
+        "alignment": 0.4,
+        "uniformity": -2.9,
+        "feature_std": 0.08,
+        "effective_rank": 31.7,
+        "contrast": [
+            {"name": "level 1", "rows": 32.0, "loss": 1.5, "chance": 3.4657, "top1": 0.75},
+            {"name": "points", "rows": 4096.0, "loss": 8.5, "chance": 8.3178, "top1": 0.125},
+        ],
+        "probe": {
+            "train_scenes": 28,
+            "test_scenes": 6,
+            "train_points": 114688,
+            "test_points": 190000,
+            "classes": list(classes),
+            "features": features,
+        },
+        "probe_missing": "",
+        "efficiency": {
+            "parameters": 312416,
+            "size_mb": 1.19,
+            "ms_per_batch": {"median": 812.5},
+            "points_per_second": 168000.0,
+        },
+        "scene": {"name": "room00003", "classes": list(classes)},
+    }
+
+
+def make_scene(points: int = 400, labels: bool = True) -> dict[str, np.ndarray]:
+    """What `evaluation_scene.npz` holds: a room of 4 by 3 by 2.5 metres whose last third is its ceiling."""
+    rng = np.random.default_rng(0)
+    coord = (rng.random((points, 3)) * [4, 3, 1]).astype(np.float32)
+    coord[-points // 3 :, 2] = 2.5
+    scene = {
+        "coord": coord,
+        "color": rng.integers(0, 256, (points, 3), np.uint8),
+        "region": np.stack([np.zeros(points), coord[:, 0] // 1, coord[:, 0] // 0.5]).astype(np.int32),
+    }
+    if labels:
+        scene["segment"] = np.where(coord[:, 0] > 3, -1, (coord[:, 1] > 1.5)).astype(np.int32)
+    return scene
+
+
+@pytest.fixture(scope="session")
+def pretraining_of() -> Callable[..., dict[str, Any]]:
+    return make_pretraining
+
+
+@pytest.fixture(scope="session")
+def scene_of() -> Callable[..., dict[str, np.ndarray]]:
+    return make_scene
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from dbbd_cli.config.load import Override
-from dbbd_cli.config.schema import ImageClassificationConfig
+from dbbd_cli.config.image_classification import ImageClassificationConfig
 from dbbd_cli.data.split import Manifest
 from dbbd_cli.engine.checkpoint import load_checkpoint
 from dbbd_cli.errors import CheckpointError, ConfigError, DataError

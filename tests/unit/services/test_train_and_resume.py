@@ -11,8 +11,8 @@ import torch
 import yaml
 
 from dbbd_cli.config.load import Override, load_config
-from dbbd_cli.config.schema import ImageClassificationConfig
-from dbbd_cli.data.image_cache import default_cache_dir
+from dbbd_cli.config.image_classification import ImageClassificationConfig
+from dbbd_cli.data.cache_dir import cache_folder
 from dbbd_cli.data.split import Manifest
 from dbbd_cli.engine.checkpoint import load_checkpoint, save_checkpoint
 from dbbd_cli.engine.run_folder import locked
@@ -277,7 +277,7 @@ def test_a_cache_that_is_removed_while_a_run_trains_does_no_harm(tiny_config: Ma
             self, title: str, total: int, unit: str = "batches", done: int = 0, noun: str = "samples"
         ) -> Iterator[Phase]:
             if title.endswith("train"):
-                for file in default_cache_dir().glob("*.u8"):
+                for file in cache_folder(None).glob("*.u8"):
                     file.unlink()
             with super().phase(title, total) as phase:
                 yield phase

@@ -1,0 +1,129 @@
+"""The settings of image classification."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field, model_validator
+
+from dbbd_cli.config.sections import (
+    FIXED_SETTINGS,
+    CheckpointConfig,
+    Count,
+    Fraction,
+    NotEmpty,
+    RunConfig,
+    Section,
+    SplitConfig,
+    TrainingConfig,
+    rule_error,
+)
+
+
+class ImageTrainingConfig(TrainingConfig):
+    """The optimisation of a classifier."""
+
+    label_smoothing: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(
+        0.0, description="share of the target spread over all classes (training loss only)"
+    )
+
+
+class ImageSplitConfig(SplitConfig):
+    """How samples are divided, class by class."""
+
+    group: Literal["none", "host"] = Field(
+        "none", description="host: all URLs of one host fall in the same split (sources urls and synthetic)"
+    )
+
+
+class AugmentConfig(Section):
+    """Random changes to training images. Flips are left out: a mirrored QR code is not a QR code."""
+
+    rotation_degrees: Annotated[float, Field(ge=0.0, le=180.0)] = Field(5.0, description="largest rotation, degrees")
+    brightness: Fraction = Field(0.2, description="brightness is scaled by a factor in 1 ± this")
+    contrast: Fraction = Field(0.2, description="contrast is scaled by a factor in 1 ± this")
+
+
+class ImageDataConfig(Section):
+    """Where the pictures come from and how they become batches."""
+
+    source: Literal["folder", "classes", "urls", "synthetic"] = Field(
+        "synthetic",
+        description="folder: one sub-folder per class; classes: a folder for each class; "
+        "urls: a CSV of URL and label, rendered as QR codes; synthetic: made-up URLs, rendered as QR codes",
+    )
+    path: NotEmpty | None = Field(None, description="the folder (source folder) or the CSV file (source urls)")
+    classes: dict[NotEmpty, NotEmpty] | None = Field(None, description="class name to folder (source classes)")
+    url_column: NotEmpty = Field("url", description="name of the CSV column with the URL")
+    label_column: NotEmpty = Field("label", description="name of the CSV column with the class")
+    sample_per_class: Count | None = Field(5000, description="samples drawn from each class; null: all")
+    split: ImageSplitConfig = Field(default_factory=ImageSplitConfig, description="shares of the splits")
+    on_error: Literal["fail", "skip"] = Field(
+        "fail", description="an unreadable file ends the run (fail), or is left out, counted and listed (skip)"
+    )
+    image_size: Annotated[int, Field(ge=32, le=1024, multiple_of=8)] = Field(
+        224, description="height and width of the network's input, pixels"
+    )
+    augment: AugmentConfig = Field(default_factory=AugmentConfig, description="changes to training images")
+    positive_class: NotEmpty | None = Field(
+        None, description="class that counts as positive with two classes; null: the last one"
+    )
+    num_workers: Annotated[int, Field(ge=0, le=256)] = Field(
+        0, description="processes that load batches; 0 loads them in the training process"
+    )
+    cache_dir: NotEmpty | None = Field(
+        None, description="folder for decoded images; null: the user's cache folder, or $DBBD_CACHE_DIR"
+    )
+
+    @model_validator(mode="after")
+    def _source_has_what_it_needs(self) -> ImageDataConfig:
+        if self.source in ("folder", "urls") and self.path is None:
+            raise rule_error("path", f"a path, because source is {self.source}")
+        if self.source == "classes" and len(self.classes or {}) < 2:
+            raise rule_error("classes", "at least two classes with a folder each, because source is classes")
+        if self.source != "classes" and self.classes is not None:
+            raise rule_error("classes", f"null, because source is {self.source}")
+        if self.source == "synthetic" and self.path is not None:
+            raise rule_error("path", "null, because source is synthetic; to use your own data set source as well")
+        if self.split.group == "host" and self.source not in ("urls", "synthetic"):
+            raise rule_error("split.group", f"none, because only URLs have hosts and source is {self.source}")
+        return self
+
+
+class ImageModelConfig(Section):
+    """The classifier."""
+
+    name: Literal["qr_cnn", "resnet18", "resnet34", "resnet50", "efficientnet_b0", "mobilenet_v3_small"] = Field(
+        "qr_cnn", description="architecture; all but qr_cnn come from torchvision"
+    )
+    dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(0.5, description="dropout before the linear layers")
+    weights: NotEmpty = Field(
+        "none", description="none: random; default: pretrained on ImageNet, downloaded; or the path of a state dict"
+    )
+
+    @model_validator(mode="after")
+    def _weights_exist(self) -> ImageModelConfig:
+        if self.name == "qr_cnn" and self.weights == "default":
+            raise rule_error("weights", "none or a path, because qr_cnn has no pretrained weights to download")
+        return self
+
+
+class ImageClassificationConfig(Section):
+    """A run that trains an image classifier."""
+
+    fixed_settings: ClassVar[tuple[str, ...]] = (
+        *FIXED_SETTINGS,
+        "data.url_column",
+        "data.label_column",
+        "data.sample_per_class",
+        "data.image_size",
+        "model",
+    )
+
+    task: Literal["image_classification"] = Field(description="kind of training")
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = Field(42, description="seed of every random choice")
+    run: RunConfig = Field(default_factory=RunConfig, description="where and on what")
+    data: ImageDataConfig = Field(default_factory=ImageDataConfig, description="the pictures")
+    model: ImageModelConfig = Field(default_factory=ImageModelConfig, description="the network")
+    training: ImageTrainingConfig = Field(default_factory=ImageTrainingConfig, description="the optimisation")
+    checkpoint: CheckpointConfig = Field(default_factory=CheckpointConfig, description="what is kept on disk")

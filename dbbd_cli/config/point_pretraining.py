@@ -1,0 +1,218 @@
+"""The settings of DBBD, the self-supervised pretraining of point clouds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Field, model_validator
+
+from dbbd_cli.config.sections import (
+    FIXED_SETTINGS,
+    CheckpointConfig,
+    Count,
+    NotEmpty,
+    NotNegative,
+    Positive,
+    RunConfig,
+    Section,
+    SplitConfig,
+    TrainingConfig,
+    rule_error,
+)
+
+SMALL: Mapping[str, Mapping[str, Any]] = {
+    "data": {"max_train_scenes": 4, "max_val_scenes": 2, "max_test_scenes": 2, "num_workers": 0},
+    "model": {
+        "encoder_hidden_dims": [32, 64],
+        "hidden_dim": 64,
+        "output_dim": 64,
+        "propagator_hidden_dim": 64,
+        "projection_dim": 64,
+    },
+    "loss": {"point_samples": 512},
+    "training": {"batch_size": 2},
+}
+"""What `small_mode` sets where nothing else is written."""
+
+
+class ViewConfig(Section):
+    """Random changes to a scene; its two views are drawn independently of each other."""
+
+    rotation_degrees: Annotated[float, Field(ge=0.0, le=180.0)] = Field(
+        180.0, description="largest rotation about the vertical, degrees; normals turn too"
+    )
+    scale: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(
+        0.1, description="the size is scaled by a factor in 1 ± this"
+    )
+
+
+class PointDataConfig(Section):
+    """Where the scenes come from and how they become batches."""
+
+    source: Literal["folder", "synthetic"] = Field(
+        "synthetic",
+        description="folder: scenes as .pkl, .ply or .npz files, or as folders of .npy, in train, val and test "
+        "or all together; synthetic: made-up furnished rooms",
+    )
+    path: NotEmpty | None = Field(None, description="the folder (source folder)")
+    synthetic_scenes: Annotated[int, Field(ge=3, le=100_000)] = Field(
+        40, description="number of rooms (source synthetic)"
+    )
+    synthetic_points: Annotated[int, Field(ge=1000, le=1_000_000)] | None = Field(
+        None, description="points of each room; null: 20,000 to 50,000 (source synthetic)"
+    )
+    split: SplitConfig = Field(
+        default_factory=SplitConfig, description="shares of the splits, where the folder is not divided"
+    )
+    max_train_scenes: Count | None = Field(None, description="first scenes of the training split, by name; null: all")
+    max_val_scenes: Count | None = Field(None, description="first scenes of the validation split; null: all")
+    max_test_scenes: Count | None = Field(None, description="first scenes of the test split; null: all")
+    on_error: Literal["fail", "skip"] = Field(
+        "fail", description="a scene that cannot be used ends the run (fail), or is left out and listed (skip)"
+    )
+    features: Annotated[list[Literal["normals", "colour", "height"]], Field(min_length=1)] = Field(
+        ["normals"],
+        description="what the network sees of a point beside its place: normals (estimated where a scene has none), "
+        "colour (0 to 1), height (above the lowest point, in the scene's unit)",
+    )
+    normal_neighbors: Annotated[int, Field(ge=3, le=128)] = Field(
+        16, description="nearest points that a normal is estimated from, where a scene has none"
+    )
+    max_depth: Annotated[int, Field(ge=1, le=32)] = Field(
+        4, description="deepest level of the tree of regions; deeper stored trees are cut"
+    )
+    min_region_points: Count = Field(
+        16, description="regions of fewer than twice as many points are not divided (trees that are built)"
+    )
+    views: ViewConfig = Field(default_factory=ViewConfig, description="changes to scenes")
+    class_names: list[NotEmpty] | None = Field(
+        None, description="names of the labels 0, 1, … for reports; null: their numbers"
+    )
+    num_workers: Annotated[int, Field(ge=0, le=256)] = Field(
+        4, description="processes that load batches; 0 loads them in the training process"
+    )
+    cache_dir: NotEmpty | None = Field(
+        None, description="folder for prepared scenes; null: the user's cache folder, or $DBBD_CACHE_DIR"
+    )
+
+    @model_validator(mode="after")
+    def _source_has_what_it_needs(self) -> PointDataConfig:
+        # A missing path is told when scenes are wanted: only the user can know it, and the file is right without.
+        if self.source == "synthetic" and self.path is not None:
+            raise rule_error("path", "null, because source is synthetic; to use your own data set source as well")
+        if len(set(self.features)) < len(self.features):
+            raise rule_error("features", "each of normals, colour, height at most once")
+        return self
+
+    @property
+    def feature_dim(self) -> int:
+        """Channels that the features of a point have together."""
+        return sum(1 if feature == "height" else 3 for feature in self.features)
+
+    @property
+    def preparation(self) -> dict[str, int]:
+        """The settings that decide how a scene is prepared."""
+        return {name: getattr(self, name) for name in ("normal_neighbors", "max_depth", "min_region_points")}
+
+
+class PointModelConfig(Section):
+    """The network."""
+
+    hidden_dim: Count = Field(96, description="channels of projected point features")
+    output_dim: Count = Field(96, description="channels of region and point features")
+    encoder_hidden_dims: Annotated[list[Count], Field(min_length=1, max_length=16)] = Field(
+        [64, 128], description="hidden channels of the region encoder, layer by layer"
+    )
+    propagator_hidden_dim: Count = Field(128, description="hidden channels of the step from a region to its children")
+    projection_dim: Count = Field(128, description="channels in which features are compared")
+    aggregation: Literal["max", "mean", "attention"] = Field(
+        "max", description="how the features of children become one of their parent"
+    )
+    pooling: Literal["max", "mean"] = Field("max", description="how the points of a region become one feature")
+    num_heads: Count = Field(4, description="heads of the attention; they divide output_dim (aggregation attention)")
+    gradient_checkpointing: bool = Field(
+        False, description="compute activations again in the backward pass: less memory, more time, the same result"
+    )
+    weights: NotEmpty = Field(
+        "none", description="none: random; or the path of a checkpoint to start from, also of the first implementation"
+    )
+
+    @model_validator(mode="after")
+    def _heads_fit(self) -> PointModelConfig:
+        if self.aggregation == "attention" and self.output_dim % self.num_heads:
+            raise rule_error("num_heads", f"a divisor of output_dim ({self.output_dim})")
+        if self.weights == "default":
+            raise rule_error("weights", "none or a path, because there are no pretrained weights to download")
+        return self
+
+
+class ContrastConfig(Section):
+    """The loss: each region, and each sampled point, is to find itself in the other branch."""
+
+    temperature: Positive = Field(0.1, description="temperature of the InfoNCE loss")
+    region_weight: NotNegative = Field(1.0, description="weight of the mean loss over the levels of the tree")
+    point_weight: NotNegative = Field(0.5, description="weight of the loss over points")
+    point_samples: Annotated[int, Field(ge=2, le=65_536)] = Field(
+        4096, description="points that are compared per batch"
+    )
+
+    @model_validator(mode="after")
+    def _something_is_learned(self) -> ContrastConfig:
+        if self.region_weight == 0.0 and self.point_weight == 0.0:
+            raise rule_error("region_weight", "greater than 0 where point_weight is 0")
+        return self
+
+
+class PointTrainingConfig(TrainingConfig):
+    """The optimisation of the pretraining."""
+
+    batch_size: Count = Field(4, description="scenes per batch; each tells its regions from those of the others too")
+    scheduler: Literal["reduce_on_plateau", "cosine", "step", "none"] = Field(
+        "cosine", description="how the learning rate falls, epoch by epoch"
+    )
+    min_lr: NotNegative = Field(1e-5, description="learning rate that no schedule goes below")
+
+
+class PointPretrainingConfig(Section):
+    """A run that pretrains on point clouds."""
+
+    fixed_settings: ClassVar[tuple[str, ...]] = (
+        *FIXED_SETTINGS,
+        "small_mode",
+        "data.synthetic_scenes",
+        "data.synthetic_points",
+        "data.max_train_scenes",
+        "data.max_val_scenes",
+        "data.max_test_scenes",
+        "data.features",
+        "data.normal_neighbors",
+        "data.max_depth",
+        "data.min_region_points",
+        # Gradient checkpointing changes what a step costs, and nothing else.
+        *(f"model.{name}" for name in PointModelConfig.model_fields if name != "gradient_checkpointing"),
+    )
+
+    task: Literal["dbbd"] = Field(description="kind of training")
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = Field(42, description="seed of every random choice")
+    small_mode: bool = Field(
+        False, description="a small network, batches of 2 and few scenes, wherever these are not set: for a laptop"
+    )
+    run: RunConfig = Field(default_factory=RunConfig, description="where and on what")
+    data: PointDataConfig = Field(default_factory=PointDataConfig, description="the scenes")
+    model: PointModelConfig = Field(default_factory=PointModelConfig, description="the network")
+    loss: ContrastConfig = Field(default_factory=ContrastConfig, description="what is learned")
+    training: PointTrainingConfig = Field(default_factory=PointTrainingConfig, description="the optimisation")
+    checkpoint: CheckpointConfig = Field(default_factory=CheckpointConfig, description="what is kept on disk")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_in_small_values(cls, values: Any) -> Any:
+        if not isinstance(values, Mapping) or values.get("small_mode") is not True:
+            return values
+        filled = dict(values)
+        for section, settings in SMALL.items():
+            written = filled.get(section, {})
+            if isinstance(written, Mapping):
+                filled[section] = {**settings, **written}
+        return filled

@@ -1,0 +1,124 @@
+"""The settings that every kind of run has: type, range, default, meaning and unit of each.
+
+An unknown key is an error. A rule across fields stands in the section that it speaks of, and names its field
+through the error context (`{"field": ...}`), so that the loader can point at the line.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic_core import PydanticCustomError
+
+Fraction = Annotated[float, Field(ge=0.0, le=1.0, allow_inf_nan=False)]
+Positive = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
+NotNegative = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=1)]
+NotEmpty = Annotated[str, Field(min_length=1)]
+
+FIXED_SETTINGS = (
+    "task",
+    "seed",
+    "run.name",
+    "run.runs_dir",
+    "data.source",
+    "data.split",
+    "data.on_error",
+    "training.optimizer",
+)
+"""Settings that every run is made with: they cannot change once it has begun. Each task has more of them."""
+
+
+class Section(BaseModel):
+    """A part of the configuration: strict types, no unknown keys, immutable."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+def rule_error(field: str, message: str) -> PydanticCustomError:
+    """An error of a rule across fields, to be shown at `field` of the section that raises it."""
+    return PydanticCustomError("rule", "{message}", {"field": field, "message": message})
+
+
+class RunConfig(Section):
+    """Where a run is kept and what it runs on."""
+
+    name: NotEmpty = Field("run", description="name of the run; its folder is <runs_dir>/<time>-<name>")
+    runs_dir: NotEmpty = Field("runs", description="folder in which run folders are made")
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")] = Field(
+        "auto", description="auto, cpu, cuda, cuda:N or mps; auto takes cuda, then mps, then cpu, and says which"
+    )
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
+        "auto", description="arithmetic of forward and backward; auto is bf16 on CUDA devices that have it, else fp32"
+    )
+    plots: bool = Field(True, description="draw training_history.png when training ends")
+    log_every_steps: Count = Field(10, description="optimizer steps between two step entries in history.jsonl")
+
+
+class CheckpointConfig(Section):
+    """When the state of a run is written to disk."""
+
+    every_steps: Count | None = Field(
+        None, description="optimizer steps between checkpoints inside an epoch; null: only when an epoch ends"
+    )
+    save_best: bool = Field(True, description="keep best_model.pth, the state with the lowest validation loss")
+
+
+class TrainingConfig(Section):
+    """The optimisation."""
+
+    epochs: Count = Field(10, description="passes over the training split")
+    batch_size: Count = Field(32, description="samples per batch")
+    accumulate_batches: Count = Field(1, description="batches whose gradients make one optimizer step")
+    optimizer: Literal["adamw", "sgd"] = Field("adamw", description="sgd has momentum 0.9")
+    learning_rate: Positive = Field(1e-3, description="learning rate after warm-up")
+    weight_decay: NotNegative = Field(0.01, description="decoupled weight decay (L2 for sgd)")
+    scheduler: Literal["reduce_on_plateau", "cosine", "step", "none"] = Field(
+        "reduce_on_plateau", description="how the learning rate falls, epoch by epoch"
+    )
+    scheduler_factor: Annotated[float, Field(gt=0.0, lt=1.0)] = Field(
+        0.5, description="factor of each reduction (reduce_on_plateau, step)"
+    )
+    scheduler_patience: Annotated[int, Field(ge=0)] = Field(
+        3, description="epochs without a lower validation loss before a reduction (reduce_on_plateau)"
+    )
+    scheduler_step_size: Count = Field(10, description="epochs between reductions (step)")
+    scheduler_epochs: Count | None = Field(
+        None, description="length of the whole schedule, epochs (cosine); null: as many as epochs"
+    )
+    min_lr: NotNegative = Field(1e-6, description="learning rate that no schedule goes below")
+    warmup_epochs: NotNegative = Field(0.0, description="epochs over which the learning rate rises from near 0")
+    clip_grad_norm: Positive | None = Field(1.0, description="largest norm of the gradient; null: no clipping")
+    early_stopping_patience: Count | None = Field(
+        None, description="epochs without improvement of the validation loss before training stops; null: never"
+    )
+    early_stopping_min_delta: NotNegative = Field(
+        0.0, description="how much lower the validation loss must be to count as an improvement for early stopping"
+    )
+
+    @model_validator(mode="after")
+    def _rates_fit(self) -> TrainingConfig:
+        if self.min_lr > self.learning_rate:
+            raise rule_error("min_lr", f"at most learning_rate ({self.learning_rate:g})")
+        if self.warmup_epochs > self.epochs:
+            raise rule_error("warmup_epochs", f"at most epochs ({self.epochs})")
+        return self
+
+
+class SplitConfig(Section):
+    """How samples are divided."""
+
+    train: Fraction = Field(0.7, description="share of the training split")
+    val: Fraction = Field(0.15, description="share of the validation split")
+    test: Fraction = Field(0.15, description="share of the test split")
+
+    @model_validator(mode="after")
+    def _shares_make_a_whole(self) -> SplitConfig:
+        total = self.train + self.val + self.test
+        if abs(total - 1.0) > 1e-6:
+            raise rule_error("train", f"shares that sum to 1 (train + val + test is {total:g})")
+        for field in ("train", "val", "test"):
+            if getattr(self, field) == 0.0:
+                raise rule_error(field, "greater than 0: every split is needed")
+        return self

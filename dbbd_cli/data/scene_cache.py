@@ -1,0 +1,171 @@
+"""Scenes as training wants them: normals and tree ready, as flat arrays that are made once and then mapped into memory.
+
+N: points of a scene. A prepared scene is known by the hash of its source and by the settings that it was made with, so
+that neither the second epoch nor the second run reads a scene's file again, estimates a normal or builds a tree.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from dbbd_cli.data.array_cache import Arrays, cached_arrays, read_cached
+from dbbd_cli.data.findings import shown
+from dbbd_cli.data.nested_tree import tree_from_nested
+from dbbd_cli.data.normals import estimate_normals
+from dbbd_cli.data.region_tree import RegionTree, cut_tree
+from dbbd_cli.data.room_generator import GENERATOR_VERSION, generate_room
+from dbbd_cli.data.scene import Scene
+from dbbd_cli.data.scene_file import read_scene, scene_digest
+from dbbd_cli.data.tree_builder import build_tree
+from dbbd_cli.errors import DataError
+
+_VERSION = 1
+"""To be raised when the same source and settings make other arrays."""
+_KIND = "scene"
+_TREE = ("parent", "level", "center_idx", "indices", "indices_ptr")
+
+
+@dataclass(frozen=True)
+class SceneSettings:
+    """How scenes are prepared.
+
+    Attributes:
+        normal_neighbors: points that a missing normal is estimated from.
+        max_depth: deepest level of the tree; a stored tree is cut there.
+        min_region_points: regions of fewer than twice as many points are not divided.
+    """
+
+    normal_neighbors: int
+    max_depth: int
+    min_region_points: int
+
+
+@dataclass(frozen=True)
+class Room:
+    """A made-up room: what `generate_room` is given."""
+
+    seed: int
+    index: int
+    num_points: int | None
+
+    @property
+    def sha256(self) -> str:
+        """What stands for the hash of its content."""
+        return hashlib.sha256(json.dumps([GENERATOR_VERSION, *asdict(self).values()]).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class SceneRef:
+    """A scene that is wanted: where it comes from, and the hash of its content."""
+
+    source: Path | Room
+    sha256: str
+
+    @property
+    def name(self) -> str:
+        """What errors call it."""
+        return f"room {self.source.index}" if isinstance(self.source, Room) else shown(str(self.source))
+
+
+@dataclass(frozen=True, eq=False)
+class PreparedScene:
+    """A scene with all that a batch needs of it.
+
+    Attributes:
+        coord: `(N, 3)` float32.
+        normal: `(N, 3)` float32.
+        colour: `(N, 3)` uint8, or None.
+        segment: `(N,)` int32, -1 where the class is not known, or None.
+        tree: the regions.
+    """
+
+    coord: np.ndarray
+    normal: np.ndarray
+    colour: np.ndarray | None
+    segment: np.ndarray | None
+    tree: RegionTree
+
+    @property
+    def num_points(self) -> int:
+        """N."""
+        return len(self.coord)
+
+
+def read_source(ref: SceneRef) -> Scene:
+    """Reads, or makes, the scene itself.
+
+    Raises:
+        DataError: the file cannot be read or is no scene; names it and says why.
+    """
+    if isinstance(ref.source, Room):
+        return generate_room(ref.source.seed, ref.source.index, ref.source.num_points)
+    return read_scene(ref.source)
+
+
+def stored_tree(scene: Scene, ref: SceneRef) -> RegionTree | None:
+    """The tree that came with a scene, checked; None where none did.
+
+    Raises:
+        DataError: it is no tree; names the file and the region.
+    """
+    return None if scene.hierarchy is None else tree_from_nested(scene.hierarchy, scene.num_points, ref.name)
+
+
+def prepared_scene(ref: SceneRef, settings: SceneSettings, cache_dir: Path) -> PreparedScene:
+    """The scene, prepared now where the cache does not hold it.
+
+    Raises:
+        DataError: the file is missing, is no scene, or is not the one that `ref` means any more.
+        DiskError: the cache cannot be written.
+    """
+    return _from_arrays(cached_arrays(cache_dir, _KIND, _key(ref, settings), lambda: _make(ref, settings), _is_whole))
+
+
+def scene_in_cache(ref: SceneRef, settings: SceneSettings, cache_dir: Path) -> PreparedScene | None:
+    """The scene, if the cache holds it."""
+    arrays = read_cached(cache_dir, _KIND, _key(ref, settings), _is_whole)
+    return None if arrays is None else _from_arrays(arrays)
+
+
+def _key(ref: SceneRef, settings: SceneSettings) -> str:
+    return hashlib.sha256(json.dumps([_VERSION, ref.sha256, asdict(settings)]).encode()).hexdigest()[:32]
+
+
+def _make(ref: SceneRef, settings: SceneSettings) -> Arrays:
+    if isinstance(ref.source, Path) and scene_digest(ref.source) != ref.sha256:
+        raise DataError(
+            f"{ref.name} is not the scene that it was: its content has changed",
+            hint="restore it from a copy, or start a new run",
+        )
+    scene = read_source(ref)
+    tree = stored_tree(scene, ref)
+    if tree is None:
+        tree = build_tree(scene.coord, max_depth=settings.max_depth, min_region_points=settings.min_region_points)
+    normal = scene.normal
+    if normal is None:
+        normal = estimate_normals(scene.coord, num_neighbors=settings.normal_neighbors)
+    arrays = {"coord": scene.coord, "normal": normal, **vars(cut_tree(tree, settings.max_depth))}
+    if scene.colour is not None:
+        arrays["colour"] = np.rint(scene.colour * 255).astype(np.uint8)
+    if scene.segment is not None:
+        arrays["segment"] = scene.segment.astype(np.int32)
+    return arrays
+
+
+def _is_whole(arrays: Arrays) -> bool:
+    return {"coord", "normal", *_TREE} <= arrays.keys()
+
+
+def _from_arrays(arrays: Arrays) -> PreparedScene:
+    return PreparedScene(
+        coord=arrays["coord"],
+        normal=arrays["normal"],
+        colour=arrays.get("colour"),
+        segment=arrays.get("segment"),
+        tree=RegionTree(**{name: arrays[name] for name in _TREE}),
+    )

@@ -1,0 +1,103 @@
+"""Reads the scene that an evaluation of DBBD pretraining leaves behind: N points, L levels of the tree."""
+
+from __future__ import annotations
+
+import zipfile
+import zlib
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dbbd_cli.errors import CheckpointError
+from dbbd_cli.report.run import read_bytes
+
+if TYPE_CHECKING:
+    from numpy import ndarray
+
+SCENE_FILE = "evaluation_scene.npz"
+
+_MOST_POINTS = 100_000
+_MOST_LEVELS = 33
+_MOST_BYTES = 64 * 2**20
+# Metres. Far more than any scan, and far from where float32 loses what a scene consists of.
+_FARTHEST = 1e6
+
+
+def read_evaluation_scene(folder: Path) -> dict[str, ndarray] | None:
+    """The arrays of a run folder's `evaluation_scene.npz`; None where there is no such file.
+
+    Returns:
+        `coord` (N, 3) float32, `color` (N, 3) uint8, `region` (L, N) int32 and, where the scene has labels, `segment`
+        (N,) int32, -1 for a point whose class is not known.
+
+    Raises:
+        CheckpointError: the file is damaged. Nothing in it is ever run.
+    """
+    path = folder / SCENE_FILE
+    if not path.exists():
+        return None
+    if path.is_file() and path.stat().st_size > _MOST_BYTES:
+        raise _damaged(path, "it is too large", folder)
+    content = read_bytes(path)
+    try:
+        with zipfile.ZipFile(BytesIO(content)) as archive:
+            scene = _read_arrays(archive)
+    except (ValueError, EOFError, KeyError, NotImplementedError, RuntimeError) as error:
+        raise _damaged(path, str(error), folder) from error
+    except (OSError, SyntaxError, zipfile.BadZipFile, zlib.error) as error:
+        raise _damaged(path, "not an archive of arrays", folder) from error
+    return scene
+
+
+def _damaged(path: Path, problem: str, folder: Path) -> CheckpointError:
+    return CheckpointError(f"{path} is damaged: {problem}", hint=f"write it again with `dbbd evaluate {folder}`")
+
+
+def _read_arrays(archive: zipfile.ZipFile) -> dict[str, ndarray]:
+    """The arrays, sound in themselves and fitting each other. ValueError says what is wrong."""
+    import numpy as np
+
+    coord = _read_array(archive, "coord", "float32", (None, 3))
+    count = len(coord)
+    if count == 0:
+        raise ValueError("coord holds no points")
+    if not (np.abs(coord) <= _FARTHEST).all():  # which NaN is not
+        raise ValueError("coord is not finite, or too far away")
+    scene = {
+        "coord": coord,
+        "color": _read_array(archive, "color", "uint8", (count, 3)),
+        "region": _read_array(archive, "region", "int32", (None, count)),
+    }
+    if not 1 <= len(scene["region"]) <= _MOST_LEVELS:
+        raise ValueError(f"region has {len(scene['region'])} levels")
+    if "segment.npy" in archive.namelist():
+        segment = scene["segment"] = _read_array(archive, "segment", "int32", (count,))
+        if segment.min() < -1:
+            raise ValueError("segment holds numbers under -1")
+    return scene
+
+
+def _read_array(archive: zipfile.ZipFile, name: str, dtype: str, shape: tuple[int | None, ...]) -> ndarray:
+    """One array of the archive; the shape has None where any length will do.
+
+    What its header claims is checked before memory is asked for: an archive of a few bytes could ask for any amount.
+    """
+    import numpy as np
+
+    member = f"{name}.npy"
+    if member not in archive.namelist():
+        raise ValueError(f"{name} is missing")
+    with archive.open(member) as file:
+        if np.lib.format.read_magic(file) != (1, 0):
+            raise ValueError(f"{name} is in an unknown format")
+        found, _, kind = np.lib.format.read_array_header_1_0(file)
+    if kind != np.dtype(dtype):
+        raise ValueError(f"{name} is not an array of {dtype}")
+    fits = len(found) == len(shape) and all(want in (None, have) for have, want in zip(found, shape, strict=True))
+    if not fits or max(found) > _MOST_POINTS:
+        raise ValueError(f"{name} has an unfitting shape")
+    if found[0] > _MOST_LEVELS and name == "region":
+        raise ValueError(f"region has {found[0]} levels")
+    with archive.open(member) as file:
+        array: ndarray = np.lib.format.read_array(file, allow_pickle=False)
+    return array

@@ -1,0 +1,152 @@
+"""The figures of one scene: its features and labels, and its tree of regions. N points, L levels, H by W pixels."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from dbbd_cli.report.palette import UNKNOWN, class_color, region_colors, rgb
+from dbbd_cli.report.style import add_legend, drawable, headed_figure
+from dbbd_cli.report.text import distinct, number
+
+if TYPE_CHECKING:
+    from matplotlib.artist import Artist
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from numpy import ndarray
+
+    from dbbd_cli.report.scene_view import SceneView
+
+# Finer than the 150 dots per inch of the figure, so that edges come out smooth.
+_PIXELS_PER_INCH = 190
+_PANEL_INCHES = 6.2
+_REGIONS_INCHES = 4.9
+_ALONE_INCHES = 8.0
+_MOST_HEIGHT = 0.9
+_TITLE_INCHES = 0.36
+_LEGEND_ROW_INCHES = 0.21
+_LEGEND_CHARACTERS = 150
+_MOST_NAMES = 40
+_MOST_PANELS = 6
+
+
+def scene_features(scene: Mapping[str, ndarray], facts: Sequence[str], warning: str, classes: Sequence[str]) -> Figure:
+    """Draws a scene in the colours of its features, beside it in those of its labels where it has any.
+
+    Args:
+        scene: `coord` (N, 3), `color` (N, 3) uint8, and perhaps `segment` (N,), places in `classes` or -1.
+        facts: statements for the line under the title.
+        warning: leads that line.
+        classes: names of the classes.
+    """
+    import numpy as np
+
+    labelled = scene.get("segment") is not None
+    inches = _PANEL_INCHES if labelled else _ALONE_INCHES
+    view = _view(scene, inches)
+    names = _seen_classes(view, scene["segment"], classes) if labelled else []
+    rows = math.ceil(len(names) * (max((len(name) for name, _ in names), default=0) + 7) / _LEGEND_CHARACTERS)
+    legend = _LEGEND_ROW_INCHES * rows + 0.1 if names else 0
+    figure = _figure("Scene features", [*facts, *_cut(view)], warning, view, (1, 1 + labelled), inches, legend)
+    panels = figure.subplots(1, 1 + labelled, squeeze=False)[0]
+    title = "Features: their first three principal components as red, green and blue"
+    _show(panels[0], view.paint(scene["color"] / 255), title)
+    if labelled:
+        index, places = np.unique(scene["segment"], return_inverse=True)
+        _show(panels[1], view.paint(rgb(map(class_color, index.tolist()))[places]), "Labels")
+        add_legend(
+            figure, names, loc="outside lower center", ncols=math.ceil(len(names) / max(rows, 1)), handlelength=1.2
+        )
+    return figure
+
+
+def region_tree(scene: Mapping[str, ndarray], facts: Sequence[str], warning: str) -> Figure:
+    """Draws the regions of each level of the tree; neighbours differ in colour, which means nothing else.
+
+    Args:
+        scene: `coord` (N, 3) and `region` (L, N): the region of each point on each level.
+        facts: statements for the line under the title.
+        warning: leads that line.
+    """
+    region = scene["region"]
+    # The root is the whole scene: nothing to see. Of a very deep tree the last levels are hardly different.
+    levels = list(range(1, len(region)))[:_MOST_PANELS] or [0]
+    across = 1 if len(levels) == 1 else 2 if len(levels) in (2, 4) else 3
+    inches = (_ALONE_INCHES, _REGIONS_INCHES, _REGIONS_INCHES * 2 / 3)[across - 1]
+    view = _view(scene, inches)
+    grid = (math.ceil(len(levels) / across), across)
+    if len(levels) < len(region) - 1:
+        facts = [*facts, f"levels 1 to {len(levels)} of {len(region) - 1}"]
+    figure = _figure("Region tree", [*facts, *_cut(view)], warning, view, grid, inches, 0)
+    panels = figure.subplots(*grid, squeeze=False).ravel()
+    for axes, level in zip(panels, levels, strict=False):
+        count, picture = _paint_regions(view, region[level])
+        _show(axes, picture, f"Level {level}: {count:,} region{'s' if count != 1 else ''}")
+    for axes in panels[len(levels) :]:
+        axes.remove()
+    return figure
+
+
+def _view(scene: Mapping[str, ndarray], inches: float) -> SceneView:
+    from dbbd_cli.report.scene_view import view_scene
+
+    pixels = round(_PIXELS_PER_INCH * inches)
+    return view_scene(scene["coord"], pixels, round(pixels * _MOST_HEIGHT))
+
+
+def _cut(view: SceneView) -> list[str]:
+    return ["from above"] if view.cut is None else [f"from above, cut off at a height of {number(view.cut, 1)} m"]
+
+
+def _figure(
+    title: str,
+    facts: Sequence[str],
+    warning: str,
+    view: SceneView,
+    grid: tuple[int, int],
+    inches: float,
+    legend: float,
+) -> Figure:
+    """An empty figure for a grid (rows, columns) of pictures so many inches wide, and a legend so high below it."""
+    height = inches * max(view.owner.shape[0] / view.owner.shape[1], 0.3)
+    size = (grid[1] * (inches + 0.1) + 0.3, 0.9 + grid[0] * (height + _TITLE_INCHES) + legend)
+    return headed_figure(size, title, facts, warning=warning, compress=True)
+
+
+def _show(axes: Axes, picture: ndarray, title: str) -> None:
+    axes.imshow(picture)
+    axes.set_title(title)
+    axes.set_axis_off()
+
+
+def _seen_classes(view: SceneView, segment: ndarray, classes: Sequence[str]) -> list[tuple[str, Artist]]:
+    """Name and colour of the classes in the picture, in their order: of very many, those with the most points."""
+    import numpy as np
+    from matplotlib.patches import Patch
+
+    index, count = np.unique(segment[view.seen], return_counts=True)
+    most = np.sort(index[np.argsort(-count, kind="stable")[:_MOST_NAMES]])
+    known = [int(place) for place in most if place >= 0]
+    names = distinct([drawable(classes[i], 24) if i < len(classes) else f"class {i}" for i in known])
+    entries: list[tuple[str, Artist]] = [
+        (name, Patch(color=class_color(place))) for name, place in zip(names, known, strict=True)
+    ]
+    return [*entries, ("not known", Patch(color=UNKNOWN))] if -1 in most else entries
+
+
+def _paint_regions(view: SceneView, region: ndarray) -> tuple[int, ndarray]:
+    """How many regions (N,) a level has, and its picture (H, W, 4)."""
+    import numpy as np
+
+    numbers, places = np.unique(region, return_inverse=True)
+    there = view.owner >= 0
+    seen = np.where(there, places[view.owner], -1)
+    pairs = [
+        np.stack([one, other], axis=-1)[(one != other) & (one >= 0) & (other >= 0)]
+        for one, other in ((seen[:, :-1], seen[:, 1:]), (seen[:-1], seen[1:]))
+    ]
+    touching, count = np.unique(np.sort(np.concatenate(pairs), axis=1), axis=0, return_counts=True)
+    ordered = touching[np.argsort(-count, kind="stable")]
+    colors = rgb(region_colors(len(numbers), [(int(one), int(other)) for one, other in ordered]))
+    return len(numbers), view.paint(colors[places])

@@ -1,0 +1,75 @@
+"""The full report of DBBD on a split: losses, retrieval, and what a linear probe finds in the features of points.
+
+Legend: N points of a scene, D channels of point features, K classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from dbbd_cli.engine.efficiency import measure_efficiency
+from dbbd_cli.engine.inference import run_split
+from dbbd_cli.engine.runtime import Runtime
+from dbbd_cli.progress import Progress
+from dbbd_cli.services.point_probe import PROBED, point_features, run_probes
+from dbbd_cli.services.scene_picture import scene_picture
+from dbbd_cli.tasks.point_pretraining import PointPretraining
+
+
+def evaluate_points(
+    task: PointPretraining, runtime: Runtime, split: str, progress: Progress
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Losses beside their chance levels, retrieval and probes, and what is needed to draw the first scene."""
+    loader = task.loaders[split]
+    with progress.phase(f"Evaluate {split}", len(loader), noun=task.noun) as bar:
+        sums = run_split(task, loader, runtime, bar)
+        sums.flush()
+    metrics = task.summarise(sums.values, sums.num_samples)
+    progress.line("Measuring the speed…")
+    raw_batch = next(loader.batches(epoch=0))
+    size = len(raw_batch.num_points)
+    batch = task.to_device(raw_batch, runtime.device, train=False)
+    speed = measure_efficiency(task.module, batch, runtime, batch_size=size)
+    probe, missing = run_probes(task, runtime, split, progress)
+
+    scene = next(task.single_scenes(split))
+    features = point_features(task, task.module.encoder, scene, runtime).cpu().numpy()
+    picture, labels = scene_picture(scene, task.tree(split, 0), features)
+    report = {
+        "num_samples": sums.num_samples,
+        **{name: value for name, value in metrics.items() if "_level_" not in name and name not in _OF_POINTS},
+        "contrast": list(_contrast(metrics)),
+        "probed_features": PROBED,
+        "probe": probe,
+        "probe_missing": missing,
+        "efficiency": {
+            **speed,
+            "points_per_second": speed["samples_per_second"] * int(raw_batch.num_points.sum()) / size,
+        },
+        "scene": {
+            "name": task.names(scene, split)[0],
+            "classes": [task.class_name(label) for label in labels],
+        },
+    }
+    return report, picture
+
+
+_OF_POINTS = ("point_chance", "point_top1")
+"""Told in the table of what is compared."""
+
+
+def _contrast(metrics: Mapping[str, float]) -> Iterator[dict[str, Any]]:
+    """What is told apart on each level, and among points: rows that compete, loss, chance level, correct answers."""
+    levels = sorted(int(name.rpartition("_")[2]) for name in metrics if name.startswith("loss_level_"))
+    named = [(f"level {level}", *(f"{what}_level_{level}" for what in ("loss", "chance", "top1"))) for level in levels]
+    for title, loss, chance, top1 in [*named, ("points", "point_loss", *_OF_POINTS)]:
+        yield {
+            "name": title,
+            "rows": float(np.exp(metrics[chance])),
+            "loss": metrics[loss],
+            "chance": metrics[chance],
+            "top1": metrics[top1],
+        }

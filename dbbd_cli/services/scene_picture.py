@@ -1,0 +1,67 @@
+"""What is kept of a scene for drawing it: places, features as colours, labels and regions of some of its points.
+
+Legend: N points of the scene, M of them that are kept, D channels, L levels.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from dbbd_cli.data.region_tree import RegionTree
+from dbbd_cli.tasks.point_batches import PointBatch
+
+MOST_POINTS = 20_000
+
+
+def scene_picture(scene: PointBatch, tree: RegionTree, features: np.ndarray) -> tuple[dict[str, np.ndarray], list[int]]:
+    """Chooses points at random, always the same ones, and describes them.
+
+    Args:
+        scene: a batch of one scene, with its labels.
+        tree: its regions.
+        features: `(N, D)`.
+
+    Returns:
+        Arrays by name, and the labels that the numbers in `segment` stand for:
+        coord: `(M, 3)` float32.
+        color: `(M, 3)` uint8, the first three principal components of the features.
+        region: `(L, M)` int32, the region on each level; below a leaf, the leaf.
+        segment: `(M,)` int32, -1 where the class is not known; missing where no point has one.
+    """
+    coord = scene.coord.numpy()
+    chosen = np.sort(np.random.default_rng(0).permutation(len(coord))[:MOST_POINTS])
+    picture = {
+        "coord": coord[chosen],
+        "color": principal_colours(features[chosen]),
+        "region": _regions(tree)[:, chosen],
+    }
+    assert scene.segment is not None
+    segment = scene.segment.numpy()[chosen]
+    labels = np.unique(segment[segment >= 0])
+    if len(labels):
+        picture["segment"] = np.where(segment >= 0, np.searchsorted(labels, segment), -1).astype(np.int32)
+    return picture, labels.tolist()
+
+
+def principal_colours(features: np.ndarray) -> np.ndarray:
+    """The first three principal components of features `(M, D)` as red, green and blue, `(M, 3)` uint8."""
+    centred = features.astype(np.float64) - features.mean(axis=0, dtype=np.float64)
+    _, vectors = np.linalg.eigh(centred.T @ centred)
+    axes = vectors[:, ::-1][:, :3]
+    # The sign of an axis means nothing: it is set so that equal features have equal colours.
+    axes *= np.sign(axes[np.abs(axes).argmax(axis=0), np.arange(axes.shape[1])])
+    values = np.pad(centred @ axes, ((0, 0), (0, max(0, 3 - axes.shape[1]))))
+    low, high = np.percentile(values, [1, 99], axis=0)
+    scaled = (values - low) / np.where(high > low, high - low, 1.0)
+    return np.rint(np.clip(scaled, 0, 1) * 255).astype(np.uint8)
+
+
+def _regions(tree: RegionTree) -> np.ndarray:
+    """The number of each point's region on each level, `(L, N)` int32."""
+    owner = np.zeros(int(tree.num_points[0]), dtype=np.int64)
+    levels = []
+    for level in range(tree.num_levels):
+        for row in np.flatnonzero(tree.level == level).tolist():
+            owner[tree.region(row)] = row
+        levels.append(np.unique(owner, return_inverse=True)[1].reshape(-1))
+    return np.stack(levels).astype(np.int32)

@@ -1,0 +1,142 @@
+"""Batches of prepared scenes: their points one after the other, and their trees as index tensors.
+
+Legend: B scenes, N points of all of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from dbbd_cli.data.loader import Key
+from dbbd_cli.data.random_numbers import POINTS, uniform
+from dbbd_cli.data.scene_cache import PreparedScene, SceneRef, SceneSettings, prepared_scene
+from dbbd_cli.model.dbbd_regions import RegionBatch, build_regions
+
+
+class PointBatch(NamedTuple):
+    """A batch as it comes from the loader.
+
+    Attributes:
+        coord: `(N, 3)` float32, scene after scene.
+        normal: `(N, 3)` float32.
+        colour: `(N, 3)` uint8, or None where it is not wanted.
+        segment: `(N,)` int32, -1 where the class is not known, or None where it is not wanted.
+        num_points: `(B,)` int64.
+        regions: the trees, with the points that are compared.
+        samples: `(B,)` int64, index of each scene in its split.
+        epoch: `()` int64.
+    """
+
+    coord: torch.Tensor
+    normal: torch.Tensor
+    colour: torch.Tensor | None
+    segment: torch.Tensor | None
+    num_points: torch.Tensor
+    regions: RegionBatch
+    samples: torch.Tensor
+    epoch: torch.Tensor
+
+
+class SceneDataset:
+    """One split of the scenes, a batch at a time, from the cache.
+
+    Args:
+        refs: the scenes.
+        settings: how they are prepared.
+        cache_dir: folder of the caches.
+        point_samples: most points of a batch that are compared; None takes all, in their order.
+        with_colour: whether colours are wanted; then every scene has them.
+        with_segment: whether labels are wanted.
+        seed: seed of the choice of points.
+    """
+
+    def __init__(
+        self,
+        refs: Sequence[SceneRef],
+        settings: SceneSettings,
+        cache_dir: Path,
+        *,
+        point_samples: int | None,
+        with_colour: bool,
+        with_segment: bool = False,
+        seed: int,
+    ) -> None:
+        self.refs = list(refs)
+        self.settings = settings
+        self.cache_dir = cache_dir
+        self.point_samples = point_samples
+        self.with_colour = with_colour
+        self.with_segment = with_segment
+        self.seed = seed
+
+    def __len__(self) -> int:
+        return len(self.refs)
+
+    def __getitems__(self, keys: list[Key]) -> PointBatch:
+        # Mapped anew for each batch: thousands of scenes that stay open would exhaust the files a process may have.
+        scenes = [prepared_scene(self.refs[index], self.settings, self.cache_dir) for _, index in keys]
+        samples = np.array([index for _, index in keys], dtype=np.int64)
+        num_points = [scene.num_points for scene in scenes]
+        epoch = keys[0][0]
+        chosen = None
+        if self.point_samples is not None:
+            chosen = sample_points(num_points, self.point_samples, seed=self.seed, epoch=epoch, samples=samples)
+        return PointBatch(
+            coord=_joined([scene.coord for scene in scenes]),
+            normal=_joined([scene.normal for scene in scenes]),
+            colour=_joined([_there(scene.colour) for scene in scenes]) if self.with_colour else None,
+            segment=_joined([_labels(scene) for scene in scenes]) if self.with_segment else None,
+            num_points=torch.tensor(num_points),
+            regions=build_regions([scene.tree for scene in scenes], num_points, point_index=chosen),
+            samples=torch.from_numpy(samples),
+            epoch=torch.tensor(epoch),
+        )
+
+
+def sample_points(
+    num_points: Sequence[int], count: int, *, seed: int, epoch: int, samples: np.ndarray
+) -> np.ndarray | None:
+    """Draws points of a batch without repetition, of each scene in proportion to its size.
+
+    Which points of a scene come first depends on (seed, epoch, sample) alone.
+
+    Args:
+        num_points: points of each scene.
+        count: points to draw.
+        seed: seed of the run.
+        epoch: epoch of the run.
+        samples: `(B,)` index of each scene in its split.
+
+    Returns:
+        `(count,)` numbers through the batch, ascending; None where there are no more points than that.
+    """
+    ends = np.cumsum(num_points)
+    total = int(ends[-1])
+    if total <= count:
+        return None
+    quotas = np.diff(ends * count // total, prepend=0)
+    parts = []
+    for scene, quota in enumerate(quotas):
+        size, first = num_points[scene], int(ends[scene]) - num_points[scene]
+        if quota > 0:
+            rank = uniform(seed, epoch, samples[scene : scene + 1], size, purpose=POINTS)[0]
+            parts.append(first + np.sort(np.argpartition(rank, quota - 1)[:quota]))
+    return np.concatenate(parts)
+
+
+def _joined(arrays: Sequence[np.ndarray]) -> torch.Tensor:
+    return torch.from_numpy(np.concatenate(arrays))
+
+
+def _there(array: np.ndarray | None) -> np.ndarray:
+    assert array is not None, "scenes without colours were refused when the manifest was made"
+    return array
+
+
+def _labels(scene: PreparedScene) -> np.ndarray:
+    return np.full(scene.num_points, -1, np.int32) if scene.segment is None else scene.segment
