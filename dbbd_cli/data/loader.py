@@ -11,6 +11,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from dbbd_cli.data.random_numbers import permutation
+from dbbd_cli.errors import DbbdError
 
 Key = tuple[int, int]
 """(epoch, index of the sample): all that the randomness of a sample may depend on, beside the seed."""
@@ -39,6 +40,22 @@ class _EpochPlan:
 
     def __len__(self) -> int:
         return len(self.batches)
+
+
+class _Telling:
+    """Gives back an error of ours in the place of a batch: a worker process would turn it into a traceback."""
+
+    def __init__(self, dataset: BatchDataset) -> None:
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitems__(self, keys: list[Key]) -> Any:
+        try:
+            return self.dataset.__getitems__(keys)
+        except DbbdError as error:
+            return error
 
 
 def _whole_batch(batch: Any) -> Any:
@@ -90,7 +107,7 @@ class BatchLoader:
         # More would only wait for each other, or for something to do. What they make does not depend on their number.
         workers = min(num_workers, _usable_processors(), len(self))
         self._loader: DataLoader[Any] = DataLoader(
-            dataset,  # type: ignore[arg-type]
+            _Telling(dataset),  # type: ignore[arg-type]
             batch_sampler=self._plan,
             collate_fn=_whole_batch,
             num_workers=workers,
@@ -117,6 +134,13 @@ class BatchLoader:
         return [keys[start : start + self.batch_size] for start in range(0, len(keys), self.batch_size)]
 
     def batches(self, epoch: int, start: int = 0) -> Iterator[Any]:
-        """The batches of an epoch, without the first `start` ones."""
+        """The batches of an epoch, without the first `start` ones.
+
+        Raises:
+            DbbdError: the data set could not make one.
+        """
         self._plan.batches = self.plan(epoch)[start:]
-        yield from self._loader
+        for batch in self._loader:
+            if isinstance(batch, DbbdError):
+                raise batch
+            yield batch

@@ -22,6 +22,7 @@ PACKAGES = (
     "torch",
     "torchvision",
     "numpy",
+    "scipy",
     "pillow",
     "segno",
     "pydantic",

@@ -8,11 +8,15 @@ from contextlib import contextmanager
 import torch
 
 from dbbd_cli.errors import ConfigError, DataError
+from dbbd_cli.tasks.base import Task
 
 
 @contextmanager
-def explained() -> Iterator[None]:
+def explained(task: Task) -> Iterator[None]:
     """Turns what PyTorch raises in situations that users bring about into errors that say what to do.
+
+    Args:
+        task: knows what could be smaller.
 
     Raises:
         ConfigError: a batch does not fit into memory, or is too small for the network.
@@ -21,11 +25,11 @@ def explained() -> Iterator[None]:
     try:
         yield
     except (MemoryError, torch.OutOfMemoryError) as error:
-        raise _out_of_memory() from error
+        raise _out_of_memory(task) from error
     except RuntimeError as error:
         text = str(error)
         if "can't allocate memory" in text or "out of memory" in text:
-            raise _out_of_memory() from error
+            raise _out_of_memory(task) from error
         if "DataLoader worker" in text:
             raise DataError(
                 f"a process that loads batches has died: {text.splitlines()[0]}",
@@ -41,8 +45,5 @@ def explained() -> Iterator[None]:
         raise
 
 
-def _out_of_memory() -> ConfigError:
-    return ConfigError(
-        "out of memory: a batch does not fit",
-        hint="lower training.batch_size (and raise training.accumulate_batches by as much), or data.image_size",
-    )
+def _out_of_memory(task: Task) -> ConfigError:
+    return ConfigError("out of memory: a batch does not fit", hint=f"lower training.batch_size, {task.saves_memory}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import zipfile
-import zlib
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,6 +20,10 @@ _MOST_LEVELS = 33
 _MOST_BYTES = 64 * 2**20
 # Metres. Far more than any scan, and far from where float32 loses what a scene consists of.
 _FARTHEST = 1e6
+
+
+class _UnsoundError(Exception):
+    """What is wrong with an array."""
 
 
 def read_evaluation_scene(folder: Path) -> dict[str, ndarray] | None:
@@ -42,9 +45,9 @@ def read_evaluation_scene(folder: Path) -> dict[str, ndarray] | None:
     try:
         with zipfile.ZipFile(BytesIO(content)) as archive:
             scene = _read_arrays(archive)
-    except (ValueError, EOFError, KeyError, NotImplementedError, RuntimeError) as error:
+    except _UnsoundError as error:
         raise _damaged(path, str(error), folder) from error
-    except (OSError, SyntaxError, zipfile.BadZipFile, zlib.error) as error:
+    except Exception as error:  # of any kind: numpy meets a damaged header with tokenize.TokenError, for one
         raise _damaged(path, "not an archive of arrays", folder) from error
     return scene
 
@@ -54,26 +57,26 @@ def _damaged(path: Path, problem: str, folder: Path) -> CheckpointError:
 
 
 def _read_arrays(archive: zipfile.ZipFile) -> dict[str, ndarray]:
-    """The arrays, sound in themselves and fitting each other. ValueError says what is wrong."""
+    """The arrays, sound in themselves and fitting each other. _UnsoundError says what is wrong."""
     import numpy as np
 
     coord = _read_array(archive, "coord", "float32", (None, 3))
     count = len(coord)
     if count == 0:
-        raise ValueError("coord holds no points")
+        raise _UnsoundError("coord holds no points")
     if not (np.abs(coord) <= _FARTHEST).all():  # which NaN is not
-        raise ValueError("coord is not finite, or too far away")
+        raise _UnsoundError("coord is not finite, or too far away")
     scene = {
         "coord": coord,
         "color": _read_array(archive, "color", "uint8", (count, 3)),
         "region": _read_array(archive, "region", "int32", (None, count)),
     }
     if not 1 <= len(scene["region"]) <= _MOST_LEVELS:
-        raise ValueError(f"region has {len(scene['region'])} levels")
+        raise _UnsoundError(f"region has {len(scene['region'])} levels")
     if "segment.npy" in archive.namelist():
         segment = scene["segment"] = _read_array(archive, "segment", "int32", (count,))
         if segment.min() < -1:
-            raise ValueError("segment holds numbers under -1")
+            raise _UnsoundError("segment holds numbers under -1")
     return scene
 
 
@@ -86,18 +89,18 @@ def _read_array(archive: zipfile.ZipFile, name: str, dtype: str, shape: tuple[in
 
     member = f"{name}.npy"
     if member not in archive.namelist():
-        raise ValueError(f"{name} is missing")
+        raise _UnsoundError(f"{name} is missing")
     with archive.open(member) as file:
         if np.lib.format.read_magic(file) != (1, 0):
-            raise ValueError(f"{name} is in an unknown format")
+            raise _UnsoundError(f"{name} is in an unknown format")
         found, _, kind = np.lib.format.read_array_header_1_0(file)
     if kind != np.dtype(dtype):
-        raise ValueError(f"{name} is not an array of {dtype}")
+        raise _UnsoundError(f"{name} is not an array of {dtype}")
     fits = len(found) == len(shape) and all(want in (None, have) for have, want in zip(found, shape, strict=True))
     if not fits or max(found) > _MOST_POINTS:
-        raise ValueError(f"{name} has an unfitting shape")
+        raise _UnsoundError(f"{name} has an unfitting shape")
     if found[0] > _MOST_LEVELS and name == "region":
-        raise ValueError(f"region has {found[0]} levels")
+        raise _UnsoundError(f"region has {found[0]} levels")
     with archive.open(member) as file:
         array: ndarray = np.lib.format.read_array(file, allow_pickle=False)
     return array

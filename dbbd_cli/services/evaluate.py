@@ -75,7 +75,7 @@ def evaluate(
         task, runtime = build_task(settings, run.manifest, splits=(split,), pretrained=False, progress=progress)
         load_module(task, run)
     place(task.module, runtime)
-    with explained():
+    with explained(task):
         if isinstance(task, PointPretraining):
             report, scene = evaluate_points(task, runtime, split, progress)
             extra = {"evaluation_scene.npz": _npz(scene)}

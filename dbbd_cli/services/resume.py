@@ -134,6 +134,7 @@ def _resume_here(
             hint=f"give more than {done} to go on",
         )
     _extend(trainer.state, overrides)
+    _tell_of_schedule(run.checkpoint["config"]["training"], config, progress)
     run.checkpoint.clear()  # half a gigabyte for qr_cnn
     facts = describe(config, task, runtime, run.manifest)
     write_text(folder / CONFIG, dump_config(config))
@@ -156,6 +157,15 @@ def _resume_here(
 def _batches_changed(made_with: Mapping[str, Any], config: Config) -> bool:
     now = config.training
     return (made_with["batch_size"], made_with["accumulate_batches"]) != (now.batch_size, now.accumulate_batches)
+
+
+def _tell_of_schedule(made_with: Mapping[str, Any], config: Config, progress: Progress) -> None:
+    now = config.training
+    if now.scheduler == "cosine" and now.scheduler_epochs is None and now.epochs != made_with["epochs"]:
+        progress.line(
+            f"The cosine schedule, made for {made_with['epochs']} epochs, now spans {now.epochs}: this run will not "
+            f"equal one of {now.epochs} epochs in one go. For that, set training.scheduler_epochs from the start."
+        )
 
 
 def _extend(state: TrainState, overrides: Sequence[Override]) -> None:

@@ -51,7 +51,7 @@ def _build(config: Config, manifest: Manifest, progress: Progress) -> tuple[Trai
     seed_everything(config.seed)
     task, runtime = build_task(config, manifest, splits=("train", "val"), pretrained=True, progress=progress)
     facts = describe(config, task, runtime, manifest)
-    with explained():
+    with explained(task):
         return Trainer(task, config, runtime), facts
 
 
@@ -64,7 +64,7 @@ def run_to_the_end(
         write_text(folder / SYNTHETIC_NOTE, "The data of this run is made up: no number here tells of real data.\n")
     log = RunLog(folder, step=state.step, history=state.history, command=command)
     try:
-        with stop_on_signals(progress) as stop, explained():
+        with stop_on_signals(progress) as stop, explained(trainer.task):
             if not (folder / NEWEST).exists():
                 # A run that is killed in its first epoch can be resumed too, and a full disk shows at once.
                 save_checkpoint(trainer.to_plain(), folder, best=False)
@@ -114,7 +114,7 @@ def _flat(values: dict[str, object], prefix: str = "") -> dict[str, object]:
 def measure_run(config: Config, manifest: Manifest, progress: Progress) -> Forecast:
     """Runs one training and one validation batch, twice: the first time sets up memory, the second is measured."""
     trainer, facts = _build(config, manifest, progress)
-    with explained():
+    with explained(trainer.task):
         return _measure(trainer, facts)
 
 

@@ -31,7 +31,7 @@ def validate(target: Path, *, overrides: Sequence[Override] = (), progress: Prog
     load_module(task, run)
     place(task.module, runtime)
     loader = task.loaders["val"]
-    with progress.phase("Validate", len(loader), noun=task.noun) as bar, explained():
+    with progress.phase("Validate", len(loader), noun=task.noun) as bar, explained(task):
         sums = run_split(task, loader, runtime, bar)
         sums.flush()
     history = run.state.history

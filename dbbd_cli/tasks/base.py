@@ -52,6 +52,11 @@ class Task(Protocol):
         """Where the samples come from, in words."""
         ...
 
+    @property
+    def saves_memory(self) -> str:
+        """What helps beside a smaller `training.batch_size` where memory is short, as the rest of a sentence."""
+        ...
+
     def to_device(self, batch: Any, device: torch.device, *, train: bool) -> tuple[Any, ...]:
         """Moves a batch and prepares it there. What is random there depends on seed, epoch and sample alone."""
         ...

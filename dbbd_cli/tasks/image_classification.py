@@ -38,6 +38,7 @@ class ImageClassification:
     monitor = "loss"
     noun = "images"
     headline = ("loss", "accuracy")
+    saves_memory = "and raise training.accumulate_batches by as much; or lower data.image_size"
 
     def __init__(
         self,

@@ -45,6 +45,7 @@ class PointPretraining:
     monitor = "loss"
     noun = "scenes"
     headline = ("loss", "point_top1")
+    saves_memory = "or set model.gradient_checkpointing=true"
 
     def __init__(
         self,

@@ -18,11 +18,11 @@ OUTPUT = {"--json", "--progress", "--quiet", "-q", "--debug", "--help", "-h"}
 SURFACE = {
     "train": {
         "--config", "-c", "--set", "--epochs", "--run-name", "--runs-dir", "--device", "--precision", "--seed",
-        "--no-plots", "--dry-run",
+        "--no-plots", "--dry-run", "--small",
     },
     "resume": {"RUN|CKPT", "--epochs", "--set", "--device"},
     "validate": {"RUN|CKPT", "--set", "--device"},
-    "evaluate": {"RUN|CKPT", "--split", "--out", "--no-plots", "--set", "--device"},
+    "evaluate": {"RUN|CKPT", "--split", "--out", "--no-plots", "--config", "--set", "--device"},
     "plot": {"RUN...", "--out", "--format"},
     "smoke": {"--epochs", "--task", "--device", "--runs-dir"},
 }  # fmt: skip

@@ -106,7 +106,7 @@ def test_a_host_stays_in_one_split(tmp_path: Path) -> None:
 def test_the_real_urls_split_as_promised(shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = list_urls(shared / "data" / "qr_urls.csv", "url", "label")
     monkeypatch.setattr(
-        "dbbd_cli.data.image_dataset.prepare_images",
+        "dbbd_cli.data.image_manifest.prepare_images",
         lambda refs, *_: type("Prepared", (), {"problems": {}})(),  # 10,000 codes take half a minute to render
     )
     manifest = manifest_of(source, tmp_path, sample_per_class=5000, seed=42)

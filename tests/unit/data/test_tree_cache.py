@@ -10,12 +10,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from dbbd_cli.data.tree_cache import cached_tree
 
 from dbbd_cli.data import tree_cache
 from dbbd_cli.data.array_cache import Arrays, cached_arrays, content_key, make_room
 from dbbd_cli.data.region_tree import RegionTree, check_tree
 from dbbd_cli.data.tree_builder import build_tree
-from dbbd_cli.data.tree_cache import cached_tree
 from dbbd_cli.errors import DataError, DiskError
 
 COORD = np.random.default_rng(0).random((600, 3)).astype(np.float32)

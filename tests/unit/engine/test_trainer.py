@@ -3,7 +3,8 @@ from __future__ import annotations
 import json
 import math
 import signal
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from dbbd_cli.engine.state import Sums
 from dbbd_cli.engine.trainer import Trainer, fit
 from dbbd_cli.errors import NotFiniteError, StoppedError
 from dbbd_cli.model.output import StepOutput
-from dbbd_cli.progress import Silent
+from dbbd_cli.progress import Phase, Progress, Silent
 
 CPU = choose_runtime("cpu", "fp32")
 
@@ -60,6 +61,9 @@ class LineTask:
 
     monitor = "loss"
     noun = "points"
+    headline = ("loss",)
+    model_name = "a line"
+    data_description = "points of y = 2x"
 
     def __init__(self, batch_size: int = 4) -> None:
         self.module: nn.Module = Regression()
@@ -75,6 +79,9 @@ class LineTask:
     def summarise(self, sums: Mapping[str, float], num_samples: int) -> dict[str, float]:
         return {name: value / num_samples for name, value in sums.items()}
 
+    def warning(self, metrics: Mapping[str, float]) -> str:
+        return ""
+
     def names(self, batch: Any, split: str) -> list[str]:
         return [f"{split}/{index}" for index in batch[2]]
 
@@ -88,11 +95,13 @@ def config(**training: Any) -> Config:
     return config_from_mapping(values, origin="test")
 
 
-def run(task: LineTask, folder: Path, stop: StopRequest | None = None, **training: Any) -> Trainer:
+def run(
+    task: LineTask, folder: Path, stop: StopRequest | None = None, progress: Progress | None = None, **training: Any
+) -> Trainer:
     trainer = Trainer(task, config(**training), CPU)
     log = RunLog(folder, step=0, history=[], command=[])
     try:
-        fit(trainer, folder, log, Silent(), StopRequest() if stop is None else stop)
+        fit(trainer, folder, log, progress or Silent(), StopRequest() if stop is None else stop)
     finally:
         log.close()
     return trainer
@@ -124,6 +133,61 @@ def test_loss_of_an_epoch_is_the_mean_over_samples_not_over_batches(tmp_path: Pa
     row = trainer.state.history[0]
     assert row["val"]["loss"] == pytest.approx(10.0)  # 100 / 10; the mean of batch means would be 16.7
     assert row["val"]["error"] == pytest.approx(10.0)
+
+
+class Records(Silent):
+    """Keeps what is told."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+        self.warnings: list[str] = []
+        self.shown: set[str] = set()
+
+    def line(self, text: str) -> None:
+        self.lines.append(text)
+
+    def warn(self, text: str) -> None:
+        self.warnings.append(text)
+
+    @contextmanager
+    def phase(
+        self, title: str, total: int, unit: str = "batches", done: int = 0, noun: str = "samples"
+    ) -> Iterator[Phase]:
+        records = self
+
+        class Recording:
+            def advance(self, count: int = 1, samples: int = 0, **values: float) -> None:
+                records.shown |= set(values)
+
+        yield Recording()
+
+
+def test_what_a_task_warns_of_is_told_and_logged_once(tmp_path: Path) -> None:
+    class Worried(LineTask):
+        def warning(self, metrics: Mapping[str, float]) -> str:
+            assert metrics["loss"] >= 0.0
+            return f"worried by {metrics['error']:.3f}" if metrics["error"] < 0.5 else ""
+
+    progress = Records()
+    history = run(Worried(), tmp_path, progress=progress, epochs=8, scheduler="none").state.history
+    first = next(row["val"]["error"] for row in history if row["val"]["error"] < 0.5)
+    assert first is not history[0]["val"]["error"] and first is not history[-1]["val"]["error"]
+    assert progress.warnings == [f"worried by {first:.3f}"]
+    assert (tmp_path / "run.log").read_text().count("worried by") == 1
+
+
+def test_the_metrics_of_the_headline_are_shown_and_all_are_logged(tmp_path: Path) -> None:
+    class Headline(LineTask):
+        headline = ("loss", "error")
+
+    for task, shown in ((LineTask(), {"loss"}), (Headline(), {"loss", "error"})):
+        progress, folder = Records(), tmp_path / str(len(shown))
+        folder.mkdir()
+        history = run(task, folder, progress=progress, epochs=1).state.history
+        assert progress.shown - {"learning_rate", "lr"} == shown
+        heading = next(line for line in progress.lines if "loss" in line)
+        assert ("error" in heading) == ("error" in shown)
+        assert set(history[0]["train"]) == set(history[0]["val"]) == {"loss", "error"}
 
 
 def test_sums_are_exact_whenever_they_are_read() -> None:

@@ -198,7 +198,9 @@ def test_classes_differ_in_colour() -> None:
 
 
 def test_regions_that_touch_differ_in_colour() -> None:
-    grid = [(row * 30 + column, row * 30 + column + step) for row in range(29) for column in range(29) for step in (1, 30)]
+    grid = [
+        (row * 30 + column, row * 30 + column + step) for row in range(29) for column in range(29) for step in (1, 30)
+    ]
     colors = region_colors(900, grid)
     assert all(colors[one] != colors[other] for one, other in grid)
     assert len(set(colors)) > 4

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from dbbd_cli.config.load import Override
 from dbbd_cli.config.image_classification import ImageClassificationConfig
+from dbbd_cli.config.load import Override
 from dbbd_cli.data.split import Manifest
 from dbbd_cli.engine.checkpoint import load_checkpoint
 from dbbd_cli.errors import CheckpointError, ConfigError, DataError

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 import yaml
 
-from dbbd_cli.config.schema import Config
+from dbbd_cli.config.load import shipped_configs
+from dbbd_cli.config.schema import SCHEMAS, Config
 from dbbd_cli.engine.signals import stop_on_signals
 from dbbd_cli.errors import ConfigError, DataError, DbbdError, StoppedError
 from dbbd_cli.progress import Progress, Silent
@@ -19,34 +20,47 @@ from dbbd_cli.services.smoke import smoke
 
 STEPS = ["train", "interrupt", "resume", "compare", "validate", "evaluate", "plot"]
 BATCHES = 8
+SMALLER = {
+    "image_classification": {"sample_per_class": 40, "image_size": 32},
+    "dbbd": {"synthetic_points": 1000, "max_depth": 2, "synthetic_scenes": 8},
+}
 
 
 @pytest.fixture(autouse=True)
 def _tiny(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The shipped configuration on fewer and smaller images."""
-    config = yaml.safe_load(Path(service.__file__).parents[2].joinpath("configs", "smoke_qr.yaml").read_text())
-    config["data"] |= {"sample_per_class": 40, "image_size": 32}
-    file = tmp_path_factory.mktemp("config") / "tiny.yaml"
-    file.write_text(yaml.safe_dump(config))
-    monkeypatch.setitem(service.CONFIGS, "image_classification", str(file))
+    """The shipped configurations on less data."""
+    assert set(SMALLER) == set(service.CONFIGS) == set(SCHEMAS)
+    for task, changes in SMALLER.items():
+        config = yaml.safe_load(shipped_configs()[service.CONFIGS[task]].read_text())
+        config["data"] |= changes
+        file = tmp_path_factory.mktemp("config") / f"{task}.yaml"
+        file.write_text(yaml.safe_dump(config))
+        monkeypatch.setitem(service.CONFIGS, task, str(file))
 
 
-def checkpoints(result: SmokeResult, run: str) -> set[str]:
-    (folder,) = result.run.glob(f"*-image_classification-{run}")
+def checkpoints(result: SmokeResult, run: str, task: str = "image_classification") -> set[str]:
+    (folder,) = result.run.glob(f"*-{task}-{run}")
     return {path.name for path in folder.glob("*.pth*")}
 
 
 def test_all_steps_pass_and_leave_what_is_needed(tmp_path: Path) -> None:
     result = smoke(epochs=2, device="cpu", runs_dir=tmp_path)
     assert result.passed
-    assert [step.name for step in result.steps] == STEPS
+    assert [(step.task, step.name) for step in result.steps] == [(task, name) for task in SCHEMAS for name in STEPS]
     assert result.device.startswith("cpu")
     assert result.precision.startswith("fp32")
     assert result.synthetic
     assert not (result.run / "cache").exists()
-    assert checkpoints(result, "interrupted") == set()
     kept = {"ckpt.pth", "best_model.pth"}
-    assert checkpoints(result, "whole") == kept | {f"{name}.sha256" for name in kept}
+    for task in SCHEMAS:
+        assert checkpoints(result, "interrupted", task) == set()
+        assert checkpoints(result, "whole", task) == kept | {f"{name}.sha256" for name in kept}
+
+
+def test_one_task_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(service, "train", fake_training({}))
+    for task in SCHEMAS:
+        assert {step.task for step in smoke(epochs=1, device="cpu", runs_dir=tmp_path, task=task).steps} == {task}
 
 
 def test_a_resume_that_forgets_is_noticed_even_without_asserts_and_all_is_kept(
@@ -57,7 +71,7 @@ def test_a_resume_that_forgets_is_noticed_even_without_asserts_and_all_is_kept(
     source = Path(service.__file__).read_text(encoding="utf-8")
     exec(compile(source, service.__file__, "exec", optimize=1), optimised.__dict__)
     monkeypatch.setattr(optimised, "CONFIGS", service.CONFIGS)
-    result = optimised.smoke(epochs=1, device="cpu", runs_dir=tmp_path)
+    result = optimised.smoke(epochs=1, task="image_classification", device="cpu", runs_dir=tmp_path)
     assert [step.name for step in result.steps if not step.passed] == ["compare"]
     assert "differs from the uninterrupted run" in result.steps[-1].detail
     assert (result.run / "cache").is_dir()
@@ -79,7 +93,7 @@ def test_any_error_is_a_failed_step(
         raise error
 
     monkeypatch.setattr(service, "train", fail)
-    result = smoke(epochs=1, device="cpu", runs_dir=tmp_path)
+    result = smoke(epochs=1, task="image_classification", device="cpu", runs_dir=tmp_path)
     (step,) = result.steps
     assert not step.passed
     assert step.detail.startswith(detail)
@@ -111,7 +125,7 @@ def fake_training(pressed: dict[str, tuple[int, signal.Signals]]) -> Any:
 
 def test_the_planned_signal_is_no_reason_to_stop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(service, "train", fake_training({}))
-    steps = smoke(epochs=1, device="cpu", runs_dir=tmp_path).steps
+    steps = smoke(epochs=1, task="image_classification", device="cpu", runs_dir=tmp_path).steps
     assert [(step.name, step.passed) for step in steps] == [("train", True), ("interrupt", True), ("resume", False)]
 
 

@@ -10,8 +10,8 @@ import pytest
 import torch
 import yaml
 
-from dbbd_cli.config.load import Override, load_config
 from dbbd_cli.config.image_classification import ImageClassificationConfig
+from dbbd_cli.config.load import Override, load_config
 from dbbd_cli.data.cache_dir import cache_folder
 from dbbd_cli.data.split import Manifest
 from dbbd_cli.engine.checkpoint import load_checkpoint, save_checkpoint
