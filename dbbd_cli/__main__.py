@@ -8,6 +8,9 @@ import sys
 
 def main() -> None:
     """Runs the command line and leaves with its exit code."""
+    # How long PyTorch's threads wait for each other before they sleep, in turns of an empty loop of GNU OpenMP. Its
+    # default, milliseconds, makes a run several times slower wherever something else wants the same processors.
+    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # closed by whoever started the program, as some schedulers do
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: PTH123, SIM115

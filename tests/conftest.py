@@ -6,20 +6,25 @@ import os
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-from collections.abc import Callable
+import pickle
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
 
 from dbbd_cli.config.image_classification import ImageClassificationConfig
+from dbbd_cli.config.point_pretraining import PointPretrainingConfig
+from dbbd_cli.config.schema import Config
+from dbbd_cli.data.region_tree import RegionTree
 
 SHARED = Path(__file__).parents[1] / ".." / "shared"
 
 
 @pytest.fixture(autouse=True)
 def _cache_folder(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Keeps decoded images out of the user's own cache; shared by the tests of a session."""
+    """Keeps decoded images and prepared scenes out of the user's own cache; shared by the tests of a session."""
     folder = tmp_path_factory.getbasetemp() / "cache"
     monkeypatch.setenv("DBBD_CACHE_DIR", str(folder))
 
@@ -32,10 +37,23 @@ def shared() -> Path:
     return SHARED
 
 
+def _checked(task: str, values: Mapping[str, object], changes: Mapping[str, object]) -> Config:
+    """The configuration of `values` by dotted key; those of `changes`, where `__` may stand for a dot, come first."""
+    from dbbd_cli.config.load import config_from_mapping
+
+    nested: dict[str, Any] = {"task": task}
+    for key, value in {**values, **{key.replace("__", "."): value for key, value in changes.items()}}.items():
+        *sections, last = key.split(".")
+        place = nested
+        for section in sections:
+            place = place.setdefault(section, {})
+        place[last] = value
+    return config_from_mapping(nested, origin="test")
+
+
 @pytest.fixture
 def tiny_config(tmp_path: Path) -> Callable[..., ImageClassificationConfig]:
     """Makes a configuration that trains in a second; keyword arguments replace settings by dotted key."""
-    from dbbd_cli.config.load import config_from_mapping
 
     def make(**changes: object) -> ImageClassificationConfig:
         values: dict[str, object] = {
@@ -47,18 +65,98 @@ def tiny_config(tmp_path: Path) -> Callable[..., ImageClassificationConfig]:
             "data.image_size": 32,
             "training.batch_size": 8,
             "training.epochs": 2,
-            **{key.replace("__", "."): value for key, value in changes.items()},
         }
-        nested: dict[str, object] = {"task": "image_classification"}
-        for key, value in values.items():
-            *sections, last = key.split(".")
-            place = nested
-            for section in sections:
-                place = place.setdefault(section, {})  # type: ignore[assignment]
-            place[last] = value
-        return config_from_mapping(nested, origin="test")
+        config = _checked("image_classification", values, changes)
+        assert isinstance(config, ImageClassificationConfig)
+        return config
 
     return make
+
+
+@pytest.fixture
+def tiny_point_config(tmp_path: Path) -> Callable[..., PointPretrainingConfig]:
+    """Makes a configuration of DBBD that trains in a second; keyword arguments replace settings by dotted key.
+
+    Of its 8 rooms, 6 are for training, in 3 batches, and 1 each for validation and test.
+    """
+
+    def make(**changes: object) -> PointPretrainingConfig:
+        values: dict[str, object] = {
+            "run.runs_dir": str(tmp_path / "runs"),
+            "run.device": "cpu",
+            "run.plots": False,
+            "run.log_every_steps": 1,
+            "data.synthetic_scenes": 8,
+            "data.synthetic_points": 1000,
+            "data.max_depth": 2,
+            "data.num_workers": 0,
+            "model.hidden_dim": 16,
+            "model.output_dim": 16,
+            "model.encoder_hidden_dims": [16],
+            "model.propagator_hidden_dim": 16,
+            "model.projection_dim": 16,
+            "loss.point_samples": 64,
+            "training.batch_size": 2,
+            "training.epochs": 2,
+        }
+        if any(key.replace("__", ".") == "data.path" for key in changes):
+            values |= {"data.source": "folder"}
+            values.pop("data.synthetic_scenes")
+            values.pop("data.synthetic_points")
+        config = _checked("dbbd", values, changes)
+        assert isinstance(config, PointPretrainingConfig)
+        return config
+
+    return make
+
+
+@pytest.fixture
+def scene_folder(tmp_path: Path) -> Callable[..., Path]:
+    """Makes a folder of scenes as ScanNet is stored for DBBD: a dict in a .pkl for each, below a folder per split."""
+
+    def make(
+        splits: Mapping[str, int] | None = None,
+        *,
+        num_points: int = 1000,
+        trees: bool = False,
+        colours: bool = False,
+        labels: bool = True,
+        name: str = "scenes",
+    ) -> Path:
+        from dbbd_cli.data.room_generator import generate_room
+        from dbbd_cli.data.tree_builder import build_tree
+
+        number = 0
+        for split, count in (splits or {"train": 4, "val": 2, "test": 1}).items():
+            (tmp_path / name / split).mkdir(parents=True)
+            for index in range(count):
+                room = generate_room(7, number, num_points)
+                content: dict[str, Any] = {"coords": room.coord, "normals": room.normal, "num_points": num_points}
+                if trees:
+                    tree = build_tree(room.coord, max_depth=3, min_region_points=8)
+                    depth = int(tree.level.max())
+                    content |= {"total_regions": tree.num_regions, "max_depth_reached": depth}
+                    content |= {"hierarchy": nested_tree(tree)}
+                if colours:
+                    content["colors"] = room.colour
+                if labels:
+                    content["segment20"] = room.segment
+                path = tmp_path / name / split / f"scene{index:04d}_00.pkl"
+                path.write_bytes(pickle.dumps(content))
+                number += 1
+        return tmp_path / name
+
+    return make
+
+
+def nested_tree(tree: RegionTree, row: int = 0) -> dict[str, Any]:
+    """A tree as a .pkl holds it: nested dicts."""
+    return {
+        "indices": tree.region(row).copy(),
+        "center_idx": int(tree.center_idx[row]),
+        "level": int(tree.level[row]),
+        "children": [nested_tree(tree, int(child)) for child in (tree.parent == row).nonzero()[0]],
+    }
 
 
 @pytest.fixture

@@ -100,6 +100,7 @@ def _confusion(report: Mapping[str, Any], width: int | None) -> Parts:
 
 
 def _efficiency(facts: Mapping[str, Any], noun: str) -> Rows:
+    size = facts["batch_size"]
     throughput = f"{facts['samples_per_second']:,.1f} {noun}/s"
     if "points_per_second" in facts:
         throughput += f", {facts['points_per_second']:,.0f} points/s"
@@ -112,7 +113,7 @@ def _efficiency(facts: Mapping[str, Any], noun: str) -> Rows:
             else []
         ),
         *([("Time per image", _spread(facts["ms_per_sample"]))] if "ms_per_sample" in facts else []),
-        ("Time per batch", f"{_spread(facts['ms_per_batch'])}, {facts['batch_size']} {noun}"),
+        ("Time per batch", f"{_spread(facts['ms_per_batch'])}, {size} {noun if size != 1 else noun[:-1]}"),
         ("Throughput", throughput),
         ("Peak memory", megabytes(facts["peak_memory_mb"])),
         ("Device", facts["device"]),

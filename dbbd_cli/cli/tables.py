@@ -16,6 +16,7 @@ from dbbd_cli.cli.text import (
     metric,
     metric_name,
     number,
+    task_name,
 )
 from dbbd_cli.paths import command_line, shown_path
 from dbbd_cli.services.results import Forecast, PlotResult, RunFacts, SmokeResult, TrainResult, ValidateResult
@@ -63,7 +64,7 @@ def forecast(result: Forecast, width: int | None) -> Parts:
 
 def _facts(facts: RunFacts) -> Rows:
     return [
-        ("Task", facts.task.replace("_", " ")),
+        ("Task", task_name(facts.task)),
         *synthetic(facts.synthetic, facts.data),
         (facts.noun.capitalize(), " / ".join(f"{number:,} {split}" for split, number in facts.samples.items())),
         ("Batches", " / ".join(f"{number:,} {split}" for split, number in facts.batches.items())),
@@ -112,7 +113,7 @@ def smoke(result: SmokeResult, width: int | None) -> Parts:
             details = [clean_line(step.detail)] if wide else []
             rows.append([verdict, Text(duration(step.seconds), justify="right"), clean_line(step.name), *details])
         headers = ["", "Time", "Step", "Detail"] if wide else ["", "Time", "Step"]
-        parts += [heading(task.replace("_", " ")), grid(headers, rows, left=4)]
+        parts += [heading(task_name(task)), grid(headers, rows, left=4)]
         if not wide:
             parts += [
                 Text(f"  {clean_line(step.name)}: {clean_line(step.detail)}\n") for step in steps if not step.passed

@@ -46,6 +46,11 @@ def metric_name(name: str) -> str:
     return " ".join("top-1" if word == "top1" else word for word in clean_line(name).split("_"))
 
 
+def task_name(task: str) -> str:
+    """The name of a task as words."""
+    return "DBBD" if task == "dbbd" else clean_line(task).replace("_", " ")
+
+
 def duration(seconds: float) -> str:
     """A span of time: `12.3 s`, `7.4 min`, `2.3 h`."""
     if seconds < 60:

@@ -160,29 +160,24 @@ def _room_index(key: str) -> int:
     return int(number)
 
 
-def prepare_scenes(
-    refs: Collection[SceneRef], settings: SceneSettings, cache_dir: Path, progress: Progress
-) -> list[int]:
-    """Makes sure that the cache holds the scenes; returns the number of points of each.
+def prepare_scenes(refs: Collection[SceneRef], settings: SceneSettings, cache_dir: Path, progress: Progress) -> None:
+    """Makes sure that the cache holds the scenes.
 
     Raises:
         DataError: a scene is gone, has changed or cannot be used, and the cache lacks it.
         DiskError: the cache cannot be written.
     """
 
-    def prepare(ref: SceneRef) -> int:
-        return prepared_scene(ref, settings, cache_dir).num_points
+    def prepare(ref: SceneRef) -> None:
+        prepared_scene(ref, settings, cache_dir)
 
-    counts = []
     with progress.phase("Preparing scenes", len(refs), unit="scenes") as bar:
         for found in _in_threads(prepare, list(refs)):
             if isinstance(found, DataError):
                 moved = "if the folder has moved, say where it is with --set data.path=DIR"
                 found.hint = f"{found.hint}; {moved}" if found.hint else moved
                 raise found
-            counts.append(found)
             bar.advance()
-    return counts
 
 
 def _in_threads(function: Callable[[_T], _R], items: Sequence[_T]) -> Iterator[_R | DataError]:

@@ -14,7 +14,7 @@ from dbbd_cli.engine.runtime import Runtime, count_parameters, peak_memory_mb, s
 
 WARM_UP_RUNS = 3
 TIMED_RUNS = 20
-TIME_LIMIT_SECONDS = 20.0
+TIME_LIMIT_SECONDS = 10.0
 
 
 def measure_efficiency(

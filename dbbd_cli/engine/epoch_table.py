@@ -17,7 +17,7 @@ class EpochTable:
         self.epochs = epochs
         self.metrics = list(metrics)
         self.titles = [
-            f"{split} {name}" if position == 0 else name
+            f"{split} {name}" if position == 0 else name.replace("_", " ").replace("top1", "top-1")
             for split in ("train", "val")
             for position, name in enumerate(self.metrics)
         ]

@@ -19,7 +19,7 @@ _DISTANCE = 2.1
 _LEAN = math.radians(24)
 # The few points that went astray do not set the scale.
 _FIELD_PERCENTILES = (0.3, 99.7)
-_MARGIN = 0.02
+_MARGIN = 0.03
 _LEAST_SIDE = 8
 # A point is drawn as a disc that reaches to its neighbours: so far, in units of their usual distance, which is found by
 # counting in cells of so many points; no farther than so many medians, and than such a part of the picture.

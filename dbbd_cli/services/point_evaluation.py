@@ -14,7 +14,7 @@ from dbbd_cli.engine.efficiency import measure_efficiency
 from dbbd_cli.engine.inference import run_split
 from dbbd_cli.engine.runtime import Runtime
 from dbbd_cli.progress import Progress
-from dbbd_cli.services.point_probe import PROBED, point_features, run_probes
+from dbbd_cli.services.point_probe import labels_of, point_features, run_probes
 from dbbd_cli.services.scene_picture import scene_picture
 from dbbd_cli.tasks.point_pretraining import PointPretraining
 
@@ -33,16 +33,18 @@ def evaluate_points(
     size = len(raw_batch.num_points)
     batch = task.to_device(raw_batch, runtime.device, train=False)
     speed = measure_efficiency(task.module, batch, runtime, batch_size=size)
-    probe, missing = run_probes(task, runtime, split, progress)
+    task.prepare("train", progress)
+    labels = labels_of(task, split)
+    probe, missing = run_probes(task, runtime, split, labels, progress)
 
     scene = next(task.single_scenes(split))
     features = point_features(task, task.module.encoder, scene, runtime).cpu().numpy()
-    picture, labels = scene_picture(scene, task.tree(split, 0), features)
+    picture = scene_picture(scene, next(task.prepared_scenes(split)).tree, features, labels)
     report = {
         "num_samples": sums.num_samples,
+        "num_points": sum(scene.num_points for scene in task.prepared_scenes(split)),
         **{name: value for name, value in metrics.items() if "_level_" not in name and name not in _OF_POINTS},
         "contrast": list(_contrast(metrics)),
-        "probed_features": PROBED,
         "probe": probe,
         "probe_missing": missing,
         "efficiency": {

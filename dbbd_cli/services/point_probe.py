@@ -13,7 +13,8 @@ import numpy as np
 import torch
 
 from dbbd_cli.data.random_numbers import PROBE, uniform
-from dbbd_cli.data.scene_manifest import prepare_scenes
+from dbbd_cli.data.scene import IGNORE
+from dbbd_cli.data.scene_cache import PreparedScene
 from dbbd_cli.engine.inference import place
 from dbbd_cli.engine.runtime import Runtime
 from dbbd_cli.model.dbbd_encoder import DbbdEncoder
@@ -26,7 +27,6 @@ PROBE_POINTS = 100_000
 """Labelled points that a probe is fitted on, at most; as many from each training scene."""
 MOST_CLASSES = 200
 """More different labels than this are no classes of a segmentation."""
-PROBED = "of each point, the features of both branches"
 
 _Extract = Callable[[PointBatch], torch.Tensor]
 
@@ -39,31 +39,43 @@ def point_features(task: PointPretraining, encoder: DbbdEncoder, scene: PointBat
     return torch.cat([branch.points.float() for branch in branches], dim=1)
 
 
+def labels_of(task: PointPretraining, split: str) -> list[int]:
+    """The labels that occur in the training scenes or in those of another split, ascending."""
+    found: set[int] = set()
+    for name in {"train", split}:
+        for scene in task.prepared_scenes(name):
+            if scene.segment is not None:
+                found.update(np.unique(scene.segment).tolist())
+    return sorted(found - {IGNORE})
+
+
 def run_probes(
-    task: PointPretraining, runtime: Runtime, split: str, progress: Progress
+    task: PointPretraining, runtime: Runtime, split: str, labels: Sequence[int], progress: Progress
 ) -> tuple[dict[str, Any] | None, str]:
     """Fits the probes on the training split and scores them on another one.
+
+    Args:
+        task: the network and the scenes.
+        runtime: device and precision.
+        split: the other split.
+        labels: those of both splits, ascending: the K classes.
+        progress: shows bars.
 
     Returns:
         The report, or None and the reason in words.
     """
     if split == "train":
         return None, "the probe is trained on the training split; evaluate another one"
-    cache = task.dataset([], point_samples=None)
-    prepare_scenes(task.refs("train"), cache.settings, cache.cache_dir, progress)
+    if len(labels) > MOST_CLASSES:
+        return None, f"the scenes have {len(labels):,} different labels, too many to be classes"
     num_train, num_test = len(task.manifest.of("train")), len(task.manifest.of(split))
     quota = max(1, PROBE_POINTS // num_train)
     rows = [
-        _labelled(scene, quota, task.config.seed, number) for number, scene in enumerate(task.single_scenes("train"))
+        _labelled(scene, quota, task.config.seed, number) for number, scene in enumerate(task.prepared_scenes("train"))
     ]
-    labels = sorted({int(label) for _, found in rows for label in np.unique(found)})
-    if len(labels) < 2:
-        return None, "the training scenes have no labels" if not labels else "the training scenes have one class only"
-    for scene in task.single_scenes(split):
-        assert scene.segment is not None
-        labels = sorted({*labels, *(int(label) for label in scene.segment.unique() if label >= 0)})
-    if len(labels) > MOST_CLASSES:
-        return None, f"the scenes have {len(labels):,} different labels, too many to be classes"
+    known = np.unique(np.concatenate([found for _, found in rows]))
+    if len(known) < 2:
+        return None, "the training scenes have " + ("one class only" if len(known) else "no labels")
 
     extracts = _extracts(task, runtime)
     parts: list[list[torch.Tensor]] = [[] for _ in extracts]
@@ -115,10 +127,9 @@ def _extracts(task: PointPretraining, runtime: Runtime) -> list[tuple[str, _Extr
     ]
 
 
-def _labelled(scene: PointBatch, quota: int, seed: int, number: int) -> tuple[np.ndarray, np.ndarray]:
+def _labelled(scene: PreparedScene, quota: int, seed: int, number: int) -> tuple[np.ndarray, np.ndarray]:
     """At most so many points of a scene that have a label, drawn at random, and their labels."""
-    assert scene.segment is not None
-    segment = scene.segment.numpy()
+    segment = np.empty(0, np.int32) if scene.segment is None else np.asarray(scene.segment)
     known = np.flatnonzero(segment >= 0)
     if len(known) > quota:
         rank = uniform(seed, 0, np.array([number]), len(known), purpose=PROBE)[0]

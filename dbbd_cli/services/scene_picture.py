@@ -5,6 +5,8 @@ Legend: N points of the scene, M of them that are kept, D channels, L levels.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from dbbd_cli.data.region_tree import RegionTree
@@ -13,20 +15,23 @@ from dbbd_cli.tasks.point_batches import PointBatch
 MOST_POINTS = 20_000
 
 
-def scene_picture(scene: PointBatch, tree: RegionTree, features: np.ndarray) -> tuple[dict[str, np.ndarray], list[int]]:
+def scene_picture(
+    scene: PointBatch, tree: RegionTree, features: np.ndarray, labels: Sequence[int]
+) -> dict[str, np.ndarray]:
     """Chooses points at random, always the same ones, and describes them.
 
     Args:
         scene: a batch of one scene, with its labels.
         tree: its regions.
         features: `(N, D)`.
+        labels: those of the data set, ascending.
 
     Returns:
-        Arrays by name, and the labels that the numbers in `segment` stand for:
+        Arrays by name:
         coord: `(M, 3)` float32.
         color: `(M, 3)` uint8, the first three principal components of the features.
         region: `(L, M)` int32, the region on each level; below a leaf, the leaf.
-        segment: `(M,)` int32, -1 where the class is not known; missing where no point has one.
+        segment: `(M,)` int32, the place of the label in `labels`, -1 where it is not known; missing without labels.
     """
     coord = scene.coord.numpy()
     chosen = np.sort(np.random.default_rng(0).permutation(len(coord))[:MOST_POINTS])
@@ -37,10 +42,9 @@ def scene_picture(scene: PointBatch, tree: RegionTree, features: np.ndarray) -> 
     }
     assert scene.segment is not None
     segment = scene.segment.numpy()[chosen]
-    labels = np.unique(segment[segment >= 0])
-    if len(labels):
+    if (segment >= 0).any():
         picture["segment"] = np.where(segment >= 0, np.searchsorted(labels, segment), -1).astype(np.int32)
-    return picture, labels.tolist()
+    return picture
 
 
 def principal_colours(features: np.ndarray) -> np.ndarray:

@@ -10,9 +10,8 @@ import torch
 from dbbd_cli.config.point_pretraining import PointPretrainingConfig
 from dbbd_cli.data.cache_dir import cache_folder
 from dbbd_cli.data.loader import BatchLoader
-from dbbd_cli.data.region_tree import RegionTree
 from dbbd_cli.data.room_generator import ROOM_CLASSES
-from dbbd_cli.data.scene_cache import SceneRef, SceneSettings, prepared_scene
+from dbbd_cli.data.scene_cache import PreparedScene, SceneRef, SceneSettings, prepared_scene
 from dbbd_cli.data.scene_manifest import prepare_scenes, scene_refs
 from dbbd_cli.data.scene_views import View, make_views
 from dbbd_cli.data.split import Manifest
@@ -64,11 +63,9 @@ class PointPretraining:
             load_pretraining(self.module, Path(config.model.weights))
         self.loaders: dict[str, BatchLoader] = {}
         for split in splits:
-            refs = self.refs(split)
-            dataset = self.dataset(refs, point_samples=config.loss.point_samples)
-            prepare_scenes(refs, dataset.settings, dataset.cache_dir, progress)
+            self.prepare(split, progress)
             self.loaders[split] = BatchLoader(
-                dataset,
+                self.dataset(self.refs(split), point_samples=config.loss.point_samples),
                 batch_size=config.training.batch_size,
                 shuffle=split == "train",
                 seed=config.seed,
@@ -86,6 +83,11 @@ class PointPretraining:
             num_points=data.synthetic_points,
             seed=self.config.seed,
         )
+
+    def prepare(self, split: str, progress: Progress) -> None:
+        """Makes sure that the cache holds the scenes of a split."""
+        dataset = self.dataset(self.refs(split), point_samples=None)
+        prepare_scenes(dataset.refs, dataset.settings, dataset.cache_dir, progress)
 
     def dataset(self, refs: list[SceneRef], *, point_samples: int | None, with_segment: bool = False) -> SceneDataset:
         """Batches of scenes, whose points are all taken, in order, where `point_samples` is None."""
@@ -105,10 +107,10 @@ class PointPretraining:
         for index in range(len(dataset)):
             yield dataset.__getitems__([(0, index)])
 
-    def tree(self, split: str, index: int) -> RegionTree:
-        """The regions of one scene."""
-        dataset = self.dataset(self.refs(split)[index : index + 1], point_samples=None)
-        return prepared_scene(dataset.refs[0], dataset.settings, dataset.cache_dir).tree
+    def prepared_scenes(self, split: str) -> Iterator[PreparedScene]:
+        """The scenes of a split one by one, as the cache has them."""
+        dataset = self.dataset(self.refs(split), point_samples=None)
+        return (prepared_scene(ref, dataset.settings, dataset.cache_dir) for ref in dataset.refs)
 
     def to_device(
         self, batch: PointBatch, device: torch.device, *, train: bool

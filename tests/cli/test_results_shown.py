@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from example_results import FACTS, RUN, TRAINED, evaluation
+from example_results import FACTS, RUN, TRAINED, evaluation, pretraining
 
 from dbbd_cli.cli.console import Output
 from dbbd_cli.cli.evaluation_table import evaluate
 from dbbd_cli.cli.options import ProgressStyle
 from dbbd_cli.cli.tables import forecast, smoke, train
+from dbbd_cli.cli.text import metric, metric_name
+from dbbd_cli.engine.epoch_table import describe_metric
 from dbbd_cli.services.results import EvaluateResult, Forecast, SmokeResult, SmokeStep
 
 WIDTHS = (40, 80, 120)
@@ -128,6 +130,75 @@ def test_names_from_data_are_harmless(show: Show) -> None:
     shown = show(evaluated(["[red]x[/red]", "y\x1b[2J\n\u202ez"]), evaluate)
     assert "[red]x[/red]" in shown
     assert "y\\x1b[2J\\n\\u202ez" in shown
+
+
+def pretrained(classes: list[str], **changes: object) -> EvaluateResult:
+    return EvaluateResult(RUN, RUN / "best_model.pth", {**pretraining(classes), **changes}, [RUN / "evaluation.json"])
+
+
+def test_evaluation_of_pretraining(show: Show) -> None:
+    shown = show(pretrained(["floor", "wall"]), evaluate)
+    lines = [re.split(r"\s\s+", line.strip()) for line in shown.splitlines()]
+    for row in (
+        ["Scenes", "6"],
+        ["Points", "203,411"],
+        ["Region loss", "2.5900"],
+        ["Uniformity", "-2.9300"],
+        ["Rows", "Loss", "Chance", "Top-1"],
+        ["level 1", "14", "0.7400", "2.6400", "81.00%"],
+        ["points", "4,096", "4.3300", "8.3178", "-"],
+        ["mIoU", "Mean acc.", "Overall acc."],
+        ["random encoder", "25.60%", "30.50%", "42.00%"],
+        ["pretrained", "random encoder", "raw features"],
+        ["floor", "0.00%", "0.00%", "0.00%"],
+        ["wall", "-", "-", "-"],
+        ["Time per batch", "812.3 ms (790.1 to 861.7), 4 scenes"],
+        ["Throughput", "4.9 scenes/s, 168,000 points/s"],
+        [str(RUN / "evaluation.json")],
+    ):
+        assert row in lines
+    assert "SYNTHETIC" in shown
+    assert "trained on 28 scenes, tested on 6" in shown
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 120])
+@pytest.mark.parametrize("count", [2, 30])
+def test_pretraining_fits(width: int, count: int, show: Show, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NO_COLOR", "1")
+    classes = [f"a class with a long name {index}" for index in range(count)]
+    reason = "the probe is trained on the training split; evaluate another one"
+    shown = show(pretrained(classes), evaluate, width) + show(
+        pretrained(classes, probe=None, probe_missing=reason), evaluate, width
+    )
+    assert [line for line in shown.splitlines() if len(line) > width and str(RUN) not in line] == []
+    assert "…" not in shown
+    assert reason in " ".join(shown.split())
+
+
+def test_of_many_classes_the_worst_ious_are_shown(show: Show) -> None:
+    shown = show(pretrained([f"c{index:03}" for index in range(100)]), evaluate)
+    assert "the 20 of 100 classes with the lowest" in shown
+    assert re.findall(r"^  (c\d+)", shown, re.MULTILINE) == [f"c{index:03}" for index in range(20)]
+
+
+def test_names_of_classes_are_harmless_in_a_probe(show: Show) -> None:
+    shown = show(pretrained(["[red]x[/red]", "y\x1b[2J\n\u202ez"], probe_missing="\x1b"), evaluate)
+    assert "[red]x[/red]" in shown
+    assert "y\\x1b[2J\\n\\u202ez" in shown
+    assert "\x1b" not in shown
+    assert "\x1b" not in show(pretrained(["a", "b"], probe=None, probe_missing="a\x1b[2J"), evaluate)
+
+
+def test_retrieval_is_a_share_like_accuracy() -> None:
+    for name, value, shown in (
+        ("point_top1", 0.3125, "31.25%"),
+        ("top1_level_2", 0.5, "50.00%"),
+        ("accuracy", 0.5, "50.00%"),
+        ("loss_level_2", 0.5, "0.5000"),
+    ):
+        assert metric(name, value) == describe_metric(name, value) == shown
+    assert metric_name("top1_level_2") == "top-1 level 2"
+    assert metric_name("point_top1") == "point top-1"
 
 
 def test_not_enough_disk(show: Show) -> None:

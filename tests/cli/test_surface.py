@@ -22,7 +22,7 @@ SURFACE = {
     },
     "resume": {"RUN|CKPT", "--epochs", "--set", "--device"},
     "validate": {"RUN|CKPT", "--set", "--device"},
-    "evaluate": {"RUN|CKPT", "--split", "--out", "--no-plots", "--config", "--set", "--device"},
+    "evaluate": {"RUN|CKPT", "--split", "--out", "--no-plots", "--config", "-c", "--set", "--device"},
     "plot": {"RUN...", "--out", "--format"},
     "smoke": {"--epochs", "--task", "--device", "--runs-dir"},
 }  # fmt: skip

@@ -26,7 +26,12 @@ FIELDS = {
 
 
 def test_sections_are_found() -> None:
-    assert {"ImageClassificationConfig.seed", "ImageSplitConfig.group", "PointModelConfig.hidden_dim", "ImageTrainingConfig.epochs"} <= set(FIELDS)
+    assert {
+        "ImageClassificationConfig.seed",
+        "ImageSplitConfig.group",
+        "PointModelConfig.hidden_dim",
+        "ImageTrainingConfig.epochs",
+    } <= set(FIELDS)
 
 
 @pytest.mark.parametrize("name", FIELDS)

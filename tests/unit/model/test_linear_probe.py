@@ -21,9 +21,20 @@ def blobs(
     return features * torch.logspace(-3, 3, channels, dtype=torch.float64) + 5, labels
 
 
-def objective(probe: LinearProbe, features: torch.Tensor, labels: torch.Tensor, weight_decay: float) -> torch.Tensor:
+def objective(
+    probe: LinearProbe, features: torch.Tensor, labels: torch.Tensor, balance: float, weight_decay: float
+) -> torch.Tensor:
     x = (features - features.mean(dim=0)) / features.std(dim=0, correction=0)
-    return F.cross_entropy(x @ probe.weight.T + probe.bias, labels) + weight_decay / 2 * probe.weight.square().sum()
+    count = torch.bincount(labels)[labels].double() ** -balance
+    log_share = F.log_softmax(x @ probe.weight.T + probe.bias, dim=1)[torch.arange(len(x)), labels]
+    return -(count / count.sum()) @ log_share + weight_decay / 2 * probe.weight.square().sum()
+
+
+def uneven(points: int, classes: int, **options: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """As `blobs`, with most points in class 0."""
+    features, labels = blobs(points, 5, classes, **options)  # type: ignore[arg-type]
+    kept = (labels == 0) | (torch.arange(points) % 5 == 0)
+    return features[kept], labels[kept]
 
 
 def test_classes_that_are_far_apart_are_told_apart() -> None:
@@ -32,18 +43,19 @@ def test_classes_that_are_far_apart_are_told_apart() -> None:
     assert probe.predict(features[300:].float()).tolist() == labels[300:].tolist()
 
 
-@pytest.mark.parametrize("weight_decay", [1e-4, 1e-1])
-def test_the_fit_is_a_minimum(weight_decay: float) -> None:
-    features, labels = blobs(400, 5, 3, spread=3.0)
-    probe = fit_probe(features, labels, 3, weight_decay=weight_decay)
+@pytest.mark.parametrize("balance", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("weight_decay", [1e-3, 1e-1])
+def test_the_fit_is_a_minimum(balance: float, weight_decay: float) -> None:
+    features, labels = uneven(600, 3, spread=3.0)
+    probe = fit_probe(features, labels, 3, balance=balance, weight_decay=weight_decay)
     weight, bias = probe.weight.requires_grad_(), probe.bias.requires_grad_()
-    grads = torch.autograd.grad(objective(probe, features, labels, weight_decay), (weight, bias))
+    grads = torch.autograd.grad(objective(probe, features, labels, balance, weight_decay), (weight, bias))
     assert max(grad.abs().max().item() for grad in grads) < 1e-5
 
 
 def test_the_fit_is_that_of_newtons_method() -> None:
     features, labels = blobs(200, 3, 2, spread=4.0)
-    probe = fit_probe(features, labels, 2, weight_decay=0.01)
+    probe = fit_probe(features, labels, 2, balance=0.0, weight_decay=0.01)
     # Of two classes only the difference of the weights matters, and its penalty is halved by sharing it out.
     x = (features - features.mean(dim=0)) / features.std(dim=0, correction=0)
     x = torch.cat([x, torch.ones(200, 1, dtype=torch.float64)], dim=1)
@@ -55,6 +67,12 @@ def test_the_fit_is_that_of_newtons_method() -> None:
         theta -= torch.linalg.solve(x.T @ ((share * (1 - share))[:, None] * x) / 200 + penalty.diag(), grad)
     found = torch.cat([probe.weight[1] - probe.weight[0], probe.bias[1:] - probe.bias[:1]])
     torch.testing.assert_close(found, theta, rtol=1e-3, atol=1e-3)
+
+
+def test_balance_lets_rare_classes_be_predicted() -> None:
+    features, labels = uneven(3000, 4, spread=6.0)
+    found = [(fit_probe(features, labels, 4, balance=balance).predict(features) > 0).sum() for balance in (0, 0.5, 1)]
+    assert found[0] < found[1] < found[2]
 
 
 def test_scale_and_offset_of_the_features_do_not_matter() -> None:

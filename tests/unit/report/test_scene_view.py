@@ -15,7 +15,7 @@ def test_what_is_in_front_hides_what_is_behind() -> None:
     view = view_scene(np.concatenate([plane(0.0), plane(1.0, 10_000)]), 200, 200)
     assert view.cut is None
     middle = view.owner[70:100, 80:120]
-    assert (middle >= 2000).mean() > 0.98
+    assert (middle >= 2000).mean() > 0.95
 
 
 def test_a_ceiling_is_cut_off_and_the_floor_seen() -> None:

@@ -1,0 +1,167 @@
+"""The settings of DBBD and their rules. What small mode sets is also in `tests/test_training_loop.py`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from dbbd_cli.config.load import Override, config_from_mapping
+from dbbd_cli.config.point_pretraining import SMALL, PointPretrainingConfig
+from dbbd_cli.config.schema import to_plain
+from dbbd_cli.errors import ConfigError
+
+
+def checked(overrides: tuple[Override, ...] = (), **sections: Any) -> PointPretrainingConfig:
+    config = config_from_mapping({"task": "dbbd", **sections}, overrides, origin="test")
+    assert isinstance(config, PointPretrainingConfig)
+    return config
+
+
+def problem(**sections: Any) -> str:
+    with pytest.raises(ConfigError) as caught:
+        checked(**sections)
+    assert len(caught.value.details) == 1, caught.value.details
+    return caught.value.details[0]
+
+
+def test_small_mode_fills_in_what_is_unset_and_nothing_else() -> None:
+    config = checked(small_mode=True, model={"hidden_dim": 32}, training={"epochs": 3})
+    assert config.model.hidden_dim == 32
+    assert config.model.output_dim == 64
+    assert config.training.batch_size == 2
+    assert config.training.epochs == 3
+
+
+def test_an_explicit_null_is_a_value_that_stays() -> None:
+    config = checked(small_mode=True, data={"max_train_scenes": None})
+    assert config.data.max_train_scenes is None
+    assert config.data.max_val_scenes == 2
+
+
+def test_what_small_mode_fills_in_does_not_reach_other_configurations() -> None:
+    before = {section: dict(settings) for section, settings in SMALL.items()}
+    small = checked(small_mode=True)
+    small.model.encoder_hidden_dims.append(5)
+    assert {section: dict(settings) for section, settings in SMALL.items()} == before
+    assert checked(small_mode=True).model.encoder_hidden_dims == [32, 64]
+
+
+@pytest.mark.parametrize("off", [{}, {"small_mode": False}])
+def test_without_small_mode_everything_has_its_full_size(off: dict[str, Any]) -> None:
+    config = checked(**off)
+    assert config.model.hidden_dim == 96
+    assert config.data.max_train_scenes is None
+
+
+def test_small_mode_from_the_command_line_counts_like_the_file() -> None:
+    config = checked((Override("small_mode", True, "--small"),), model={"hidden_dim": 96})
+    assert config.model.hidden_dim == 96
+    assert config.model.output_dim == 64
+
+
+def test_a_small_configuration_reads_back_equal_although_all_is_written_now() -> None:
+    config = checked(small_mode=True, data={"max_train_scenes": None}, loss={"point_samples": 4096})
+    assert config_from_mapping(to_plain(config), origin="again") == config
+
+
+@pytest.mark.parametrize("wrong", ["yes", 1, None])
+def test_small_mode_is_true_or_false(wrong: object) -> None:
+    assert "expected true or false" in problem(small_mode=wrong)
+
+
+def test_a_section_that_is_none_is_told_as_ever() -> None:
+    assert "model is 3" in problem(small_mode=True, model=3)
+    assert "data is null" in problem(small_mode=True, data=None)
+
+
+@pytest.mark.parametrize(
+    ("features", "dim"),
+    [
+        (["normals"], 3),
+        (["height"], 1),
+        (["colour", "height"], 4),
+        (["normals", "colour", "height"], 7),
+        (["height", "normals"], 4),
+    ],
+)
+def test_features_have_so_many_channels(features: list[str], dim: int) -> None:
+    data = checked(data={"features": features}).data
+    assert data.features == features
+    assert data.feature_dim == dim
+
+
+@pytest.mark.parametrize(
+    ("features", "told"),
+    [
+        ([], "data.features is []"),
+        (["normals", "normals"], "each of normals, colour, height at most once"),
+        (["color"], "did you mean colour?"),
+        ("normals", "expected a list"),
+    ],
+)
+def test_features_that_make_no_sense_are_refused(features: object, told: str) -> None:
+    assert told in problem(data={"features": features})
+
+
+@pytest.mark.parametrize(("heads", "dim", "fits"), [(4, 96, True), (5, 96, False), (7, 14, True), (3, 64, False)])
+def test_heads_divide_the_output_where_there_is_attention(heads: int, dim: int, fits: bool) -> None:
+    model = {"num_heads": heads, "output_dim": dim}
+    assert checked(model=model).model.num_heads == heads  # without attention nobody cares
+    if fits:
+        assert checked(model={**model, "aggregation": "attention"}).model.num_heads == heads
+    else:
+        told = problem(model={**model, "aggregation": "attention"})
+        assert f"model.num_heads is {heads}" in told
+        assert f"expected a divisor of output_dim ({dim})" in told
+
+
+def test_rules_across_settings() -> None:
+    assert "expected null, because source is synthetic" in problem(data={"path": "scans"})
+    assert "greater than 0 where point_weight is 0" in problem(loss={"region_weight": 0, "point_weight": 0})
+    assert "no pretrained weights to download" in problem(model={"weights": "default"})
+    assert "at most learning_rate" in problem(training={"learning_rate": 1e-6})
+    assert checked(loss={"region_weight": 0}).loss.point_weight == 0.5
+    assert checked(data={"source": "folder"}).data.path is None  # asked for when scenes are wanted
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "wrong"),
+    [
+        ("data", "synthetic_scenes", 2),
+        ("data", "synthetic_points", 999),
+        ("data", "max_depth", 0),
+        ("data", "max_train_scenes", 0),
+        ("data", "normal_neighbors", 2),
+        ("data", "min_region_points", 0),
+        ("model", "encoder_hidden_dims", []),
+        ("model", "encoder_hidden_dims", [64, 0]),
+        ("model", "pooling", "attention"),
+        ("loss", "temperature", 0),
+        ("loss", "point_samples", 1),
+        ("training", "batch_size", 0),
+        ("training", "label_smoothing", 0.1),
+    ],
+)
+def test_what_is_out_of_range_or_of_another_task_is_refused(section: str, key: str, wrong: object) -> None:
+    assert f"{section}.{key}" in problem(**{section: {key: wrong}})
+
+
+def test_what_decides_how_a_scene_is_prepared() -> None:
+    data = checked(data={"normal_neighbors": 5, "max_depth": 3, "min_region_points": 7}).data
+    assert data.preparation == {"normal_neighbors": 5, "max_depth": 3, "min_region_points": 7}
+
+
+def test_what_a_run_is_made_with_covers_data_and_network() -> None:
+    fixed = PointPretrainingConfig.fixed_settings
+    plain = to_plain(checked())
+    for key in fixed:
+        place: Any = plain
+        for part in key.split("."):
+            assert part in place, key
+            place = place[part]
+    assert {"seed", "small_mode", "data.features", "data.max_depth", "model.hidden_dim", "model.aggregation"} <= set(
+        fixed
+    )
+    assert "model.gradient_checkpointing" not in fixed
+    assert "data.path" not in fixed

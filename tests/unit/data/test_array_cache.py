@@ -1,0 +1,252 @@
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dbbd_cli.data.array_cache import Arrays, cached_arrays, make_room, read_cached
+from dbbd_cli.errors import DataError, DiskError
+
+KEY = "0" * 32
+
+
+def anything(arrays: Arrays) -> bool:
+    return True
+
+
+class Values:
+    """Makes the same arrays each time, and counts how often."""
+
+    def __init__(self, seed: int = 0) -> None:
+        rng = np.random.default_rng(seed)
+        self.arrays = {
+            "coord": rng.random((600, 3)).astype(np.float32),
+            "parent": rng.integers(0, 600, 90, dtype=np.int32),
+        }
+        self.times = 0
+
+    def __call__(self) -> Arrays:
+        self.times += 1
+        return self.arrays
+
+    def assert_in(self, found: Arrays) -> None:
+        assert list(found) == list(self.arrays)
+        for name, array in self.arrays.items():
+            assert np.array_equal(found[name], array)
+            assert (found[name].shape, found[name].dtype) == (array.shape, array.dtype)
+
+
+def the_file(folder: Path) -> Path:
+    (path,) = folder.iterdir()  # neither locks nor temporary files stay
+    assert path.suffix == ".arrays"
+    return path
+
+
+def test_arrays_are_made_once_and_read_afterwards(tmp_path: Path) -> None:
+    folder, make = tmp_path / "new" / "cache", Values()
+    assert read_cached(folder, "scene", KEY, anything) is None
+    for _ in range(3):
+        make.assert_in(cached_arrays(folder, "scene", KEY, make, anything))
+    assert make.times == 1
+    assert the_file(folder).name == f"scene-{KEY}.arrays"
+    found = read_cached(folder, "scene", KEY, anything)
+    assert found is not None
+    make.assert_in(found)
+
+
+def test_another_kind_or_key_is_another_file(tmp_path: Path) -> None:
+    makes = [Values(seed) for seed in range(3)]
+    for _ in range(2):
+        for make, (kind, key) in zip(makes, [("scene", KEY), ("scene", "1" * 32), ("other", KEY)], strict=True):
+            make.assert_in(cached_arrays(tmp_path, kind, key, make, anything))
+    assert [make.times for make in makes] == [1, 1, 1]
+    assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_the_arrays_are_mapped_read_only(tmp_path: Path) -> None:
+    for _ in range(2):
+        array = cached_arrays(tmp_path, "scene", KEY, Values(), anything)["parent"]
+        assert not array.flags.writeable
+        base = array.base
+        while isinstance(base, np.ndarray) and not isinstance(base, np.memmap):
+            base = base.base
+        assert isinstance(base, np.memmap)
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-64])
+
+
+def longer(path: Path) -> None:
+    path.write_bytes(path.read_bytes() + bytes(64))
+
+
+def empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def short(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:5])
+
+
+def zeros(path: Path) -> None:
+    path.write_bytes(bytes(path.stat().st_size))
+
+
+def another(path: Path) -> None:
+    path.write_bytes(b"other" + path.read_bytes())
+
+
+def header_length(path: Path) -> None:
+    data = path.read_bytes()
+    path.write_bytes(data[:8] + b"\xff" * 8 + data[16:])
+
+
+def header_text(path: Path) -> None:
+    path.write_bytes(path.read_bytes().replace(b"<i4", b"<u4", 1))
+
+
+def one_bit(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(bytes(data))
+
+
+@pytest.mark.parametrize(
+    "damage", [cut, longer, empty, short, zeros, another, header_length, header_text, one_bit], ids=lambda d: d.__name__
+)
+def test_a_damaged_file_is_made_again(tmp_path: Path, damage: Callable[[Path], None]) -> None:
+    make = Values()
+    cached_arrays(tmp_path, "scene", KEY, make, anything)
+    path = the_file(tmp_path)
+    whole = path.read_bytes()
+    damage(path)
+    assert path.read_bytes() != whole
+    assert read_cached(tmp_path, "scene", KEY, anything) is None
+    make.assert_in(cached_arrays(tmp_path, "scene", KEY, make, anything))
+    assert the_file(tmp_path).read_bytes() == whole
+    assert make.times == 2
+
+
+def test_a_whole_file_with_something_else_is_made_again(tmp_path: Path) -> None:
+    make = Values()
+    cached_arrays(tmp_path, "scene", KEY, lambda: {"other": np.zeros(3)}, anything)
+    for _ in range(2):
+        make.assert_in(cached_arrays(tmp_path, "scene", KEY, make, lambda arrays: "coord" in arrays))
+    assert make.times == 1
+    assert read_cached(tmp_path, "scene", KEY, lambda arrays: "other" in arrays) is None
+
+
+def test_any_arrays_come_back_as_they_were(tmp_path: Path) -> None:
+    make = Values()
+    make.arrays = {
+        "empty": np.zeros((0, 3), dtype=np.float32),
+        "scalar": np.array(5.5),
+        "flags": np.array([True, False, True]),
+        "turned": np.arange(12, dtype=np.int16).reshape(3, 4).T,
+        "größe": np.array([1, 2], dtype=">i8"),
+    }
+    for _ in range(2):
+        make.assert_in(cached_arrays(tmp_path, "scene", KEY, make, anything))
+
+
+def test_one_of_many_threads_makes_the_arrays_and_the_others_wait(tmp_path: Path) -> None:
+    made, together = [], threading.Barrier(4)
+
+    def make() -> Arrays:
+        made.append(threading.get_ident())
+        time.sleep(0.05)
+        return {"values": np.arange(10)}
+
+    def ask() -> Arrays:
+        together.wait()
+        return cached_arrays(tmp_path, "scene", "1" * 32, make, anything)
+
+    with ThreadPoolExecutor(4) as pool:
+        results = [future.result() for future in [pool.submit(ask) for _ in range(4)]]
+    assert len(made) == 1
+    assert all(np.array_equal(result["values"], np.arange(10)) for result in results)
+
+
+def sums_in_a_process(folder: Path, seeds: list[int]) -> list[int]:
+    return [
+        int(cached_arrays(folder, "scene", f"{seed:032x}", Values(seed), anything)["parent"].sum()) for seed in seeds
+    ]
+
+
+def test_several_processes_share_a_cache(tmp_path: Path) -> None:
+    seeds = list(range(20))
+    with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
+        first, second = (pool.submit(sums_in_a_process, tmp_path, seeds) for _ in range(2))
+        assert first.result() == second.result() == [int(Values(seed).arrays["parent"].sum()) for seed in seeds]
+    assert len([path for path in tmp_path.iterdir() if path.suffix == ".arrays"]) == 20
+    assert not [path for path in tmp_path.iterdir() if path.suffix in (".tmp", ".lock")]
+
+
+def test_what_fails_while_it_is_made_leaves_nothing_and_keeps_its_own_error(tmp_path: Path) -> None:
+    for error in (FileNotFoundError("scene.ply"), DataError("no scene")):
+
+        def make(error: Exception = error) -> Arrays:
+            raise error
+
+        with pytest.raises(type(error)) as caught:
+            cached_arrays(tmp_path, "scene", KEY, make, anything)
+        assert caught.value is error
+        assert not list(tmp_path.iterdir())
+
+
+def test_a_cache_that_cannot_be_written_is_an_error_of_the_disk(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DiskError, match="cannot be written"):
+        cached_arrays(tmp_path / "file" / "cache", "scene", KEY, Values(), anything)
+
+
+def test_a_full_disk_is_an_error_of_the_disk_and_leaves_no_part(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(self: Path, target: Path) -> None:
+        raise OSError(28, "No space left on device")
+
+    make = Values()
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", full)
+        with pytest.raises(DiskError, match="no space left on device"):
+            cached_arrays(tmp_path, "scene", KEY, make, anything)
+    assert not list(tmp_path.iterdir())
+    make.assert_in(cached_arrays(tmp_path, "scene", KEY, make, anything))
+
+
+def test_the_files_used_least_recently_make_room(tmp_path: Path) -> None:
+    for age, name in enumerate(["newest", "middle", "oldest"]):
+        path = tmp_path / f"scene-{name}.arrays"
+        path.write_bytes(bytes(100))
+        os.utime(path, (1e9 - age, 1e9 - age))
+    for name in ("scene-a.arrays.1234.tmp", "images-b.tmp", "images-c.u8"):
+        (tmp_path / name).write_bytes(bytes(100))
+        os.utime(tmp_path / name, (1e9, 1e9))
+    (tmp_path / "scene-d.arrays.5678.tmp").write_bytes(bytes(100))  # another process is writing it
+    make_room(tmp_path, needed=50, limit=270)
+    left = sorted(path.name for path in tmp_path.iterdir())
+    assert left == [
+        *("images-b.tmp", "images-c.u8", "scene-d.arrays.5678.tmp"),
+        *("scene-middle.arrays", "scene-newest.arrays"),
+    ]
+
+
+def test_reading_a_file_is_using_it(tmp_path: Path) -> None:
+    cached_arrays(tmp_path, "scene", KEY, Values(), anything)
+    path = the_file(tmp_path)
+    for read in (
+        lambda: cached_arrays(tmp_path, "scene", KEY, Values(), anything),
+        lambda: read_cached(tmp_path, "scene", KEY, anything),
+    ):
+        os.utime(path, (1e9, 1e9))
+        read()
+        assert path.stat().st_mtime > 1.1e9

@@ -1,0 +1,221 @@
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from dbbd_cli.data import scene_cache
+from dbbd_cli.data.array_cache import cached_arrays
+from dbbd_cli.data.normals import estimate_normals
+from dbbd_cli.data.region_tree import RegionTree, check_tree
+from dbbd_cli.data.room_generator import generate_room
+from dbbd_cli.data.scene_cache import (
+    PreparedScene,
+    Room,
+    SceneRef,
+    SceneSettings,
+    prepared_scene,
+    scene_in_cache,
+)
+from dbbd_cli.data.scene_file import read_scene, scene_digest
+from dbbd_cli.data.tree_builder import build_tree
+from dbbd_cli.errors import DataError
+
+SETTINGS = SceneSettings(normal_neighbors=8, max_depth=2, min_region_points=16)
+TREE = ("parent", "level", "center_idx", "indices", "indices_ptr")
+COSTLY = ("read_scene", "scene_digest", "generate_room", "build_tree", "estimate_normals")
+"""What a scene that is in the cache must not cost again."""
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of the costly functions, as they are called."""
+    called: list[str] = []
+
+    def counting(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            called.append(name)
+            return function(*args, **kwargs)
+
+        return call
+
+    for name in COSTLY:
+        monkeypatch.setattr(scene_cache, name, counting(name, getattr(scene_cache, name)))
+    return called
+
+
+def points(count: int = 400, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).random((count, 3)).astype(np.float32)
+
+
+def nested(tree: RegionTree, row: int = 0) -> dict[str, Any]:
+    return {
+        "indices": tree.region(row).copy(),
+        "center_idx": int(tree.center_idx[row]),
+        "level": int(tree.level[row]),
+        "children": [nested(tree, child) for child in np.flatnonzero(tree.parent == row)],
+    }
+
+
+def save(path: Path, **content: Any) -> SceneRef:
+    """Writes a scene, and gives what it is known by."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(pickle.dumps({"coords": points(), **content}))
+    return SceneRef(path, scene_digest(path))
+
+
+def assert_equal(one: PreparedScene, two: PreparedScene) -> None:
+    for name in ("coord", "normal", "colour", "segment"):
+        a, b = getattr(one, name), getattr(two, name)
+        assert (a is None) == (b is None)
+        assert a is None or (np.array_equal(a, b) and a.dtype == b.dtype)
+    for name in TREE:
+        assert np.array_equal(getattr(one.tree, name), getattr(two.tree, name))
+        assert getattr(one.tree, name).dtype == getattr(two.tree, name).dtype
+
+
+def test_a_scene_is_prepared_once_and_then_neither_read_nor_built_nor_estimated(
+    tmp_path: Path, calls: list[str]
+) -> None:
+    ref = save(tmp_path / "scene.pkl")
+    assert scene_in_cache(ref, SETTINGS, tmp_path / "cache") is None
+    first = prepared_scene(ref, SETTINGS, tmp_path / "cache")
+    assert sorted(calls) == ["build_tree", "estimate_normals", "read_scene", "scene_digest"]
+    calls.clear()
+    ref.source.unlink()  # type: ignore[union-attr]
+    assert_equal(prepared_scene(ref, SETTINGS, tmp_path / "cache"), first)
+    found = scene_in_cache(ref, SETTINGS, tmp_path / "cache")
+    assert found is not None
+    assert_equal(found, first)
+    assert calls == []
+
+
+def test_what_is_prepared_is_what_was_asked_for(tmp_path: Path) -> None:
+    colour, label = points(seed=1), np.arange(400) % 7 - 1
+    ref = save(tmp_path / "scene.pkl", colors=colour, segment20=label)
+    scene = prepared_scene(ref, SETTINGS, tmp_path)
+    source = read_scene(tmp_path / "scene.pkl")
+    assert np.array_equal(scene.coord, source.coord)
+    assert np.array_equal(scene.normal, estimate_normals(source.coord, num_neighbors=8))
+    assert scene.colour is not None
+    assert scene.colour.dtype == np.uint8
+    assert np.abs(scene.colour / 255.0 - colour).max() <= 0.5 / 255 + 1e-6
+    assert scene.segment is not None
+    assert scene.segment.tolist() == label.tolist()
+    built = build_tree(source.coord, max_depth=2, min_region_points=16)
+    assert all(np.array_equal(getattr(scene.tree, name), getattr(built, name)) for name in TREE)
+    assert scene.num_points == 400
+
+
+def test_normals_of_the_file_are_kept(tmp_path: Path, calls: list[str]) -> None:
+    normals = np.tile(np.array([0.0, 0.6, 0.8], np.float32), (400, 1))
+    scene = prepared_scene(save(tmp_path / "scene.pkl", normals=normals), SETTINGS, tmp_path)
+    assert "estimate_normals" not in calls
+    assert scene.normal == pytest.approx(normals)
+    assert scene.colour is None
+    assert scene.segment is None
+
+
+@pytest.mark.parametrize(("changed", "value"), [("normal_neighbors", 9), ("max_depth", 1), ("min_region_points", 30)])
+def test_other_settings_make_another_scene(tmp_path: Path, calls: list[str], changed: str, value: int) -> None:
+    ref, other = save(tmp_path / "scene.pkl"), SceneSettings(**{**vars(SETTINGS), changed: value})
+    for _ in range(2):
+        one, two = (prepared_scene(ref, settings, tmp_path) for settings in (SETTINGS, other))
+    assert calls.count("build_tree") == 2
+    assert np.array_equal(one.normal, two.normal) == (changed != "normal_neighbors")
+    assert (one.tree.num_regions == two.tree.num_regions) == (changed == "normal_neighbors")
+
+
+def test_other_content_makes_another_scene_even_under_the_same_name(tmp_path: Path) -> None:
+    one = prepared_scene(save(tmp_path / "scene.pkl"), SETTINGS, tmp_path / "cache")
+    two = prepared_scene(save(tmp_path / "scene.pkl", coords=points(seed=5)), SETTINGS, tmp_path / "cache")
+    assert not np.array_equal(one.coord, two.coord)
+
+
+def test_equal_content_is_one_scene_wherever_it_lies(tmp_path: Path, calls: list[str]) -> None:
+    refs = [save(tmp_path / folder / "scene.pkl") for folder in ("here", "there")]
+    one, two = (prepared_scene(ref, SETTINGS, tmp_path / "cache") for ref in refs)
+    assert_equal(one, two)
+    assert calls.count("build_tree") == 1
+
+
+def test_a_file_that_changed_is_refused_and_nothing_is_kept(tmp_path: Path) -> None:
+    ref = save(tmp_path / "scene.pkl")
+    save(tmp_path / "scene.pkl", coords=points(seed=5))
+    with pytest.raises(DataError, match=r"scene\.pkl is not the scene that it was") as caught:
+        prepared_scene(ref, SETTINGS, tmp_path / "cache")
+    assert caught.value.hint
+    assert not list((tmp_path / "cache").iterdir())
+
+
+def test_a_file_that_is_gone_is_named(tmp_path: Path) -> None:
+    ref = save(tmp_path / "scene.pkl")
+    (tmp_path / "scene.pkl").unlink()
+    with pytest.raises(DataError, match=r"scene\.pkl cannot be opened"):
+        prepared_scene(ref, SETTINGS, tmp_path / "cache")
+
+
+def test_a_stored_tree_is_used_and_cut_to_the_deepest_level(tmp_path: Path, calls: list[str]) -> None:
+    coord = points()
+    stored = build_tree(coord, max_depth=3, min_region_points=2)
+    assert stored.num_levels == 4
+    ref = save(tmp_path / "scene.pkl", hierarchy=nested(stored))
+    for max_depth in (1, 2, 3, 9):
+        settings = SceneSettings(8, max_depth, min_region_points=16)
+        tree = prepared_scene(ref, settings, tmp_path / "cache").tree
+        check_tree(tree, 400)
+        kept = stored.level <= max_depth
+        assert np.array_equal(tree.level, stored.level[kept])
+        assert np.array_equal(tree.center_idx, stored.center_idx[kept])
+        rows = np.flatnonzero(kept)
+        assert all(np.array_equal(tree.region(new), stored.region(old)) for new, old in enumerate(rows))
+    assert "build_tree" not in calls
+
+
+def test_a_wrong_stored_tree_is_named_with_its_file_and_region(tmp_path: Path) -> None:
+    tree = nested(build_tree(points(), max_depth=2, min_region_points=16))
+    tree["children"][1]["indices"][0] = 400
+    ref = save(tmp_path / "scene.pkl", hierarchy=tree)
+    with pytest.raises(DataError, match=r"scene\.pkl.*root/1 holds point 400"):
+        prepared_scene(ref, SETTINGS, tmp_path / "cache")
+    assert not list((tmp_path / "cache").iterdir())
+
+
+def test_rooms_are_cached_like_files(tmp_path: Path, calls: list[str]) -> None:
+    room = Room(seed=3, index=2, num_points=1000)
+    ref = SceneRef(room, room.sha256)
+    assert ref.name == "room 2"
+    for _ in range(2):
+        scene = prepared_scene(ref, SETTINGS, tmp_path)
+    assert calls == ["generate_room", "build_tree"]
+    source = generate_room(3, 2, 1000)
+    assert np.array_equal(scene.coord, source.coord)
+    assert np.array_equal(scene.normal, source.normal)
+    assert scene.colour is not None
+    assert scene.segment is not None
+
+
+def test_rooms_differ_in_all_that_makes_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    rooms = [Room(3, 2, 1000), Room(4, 2, 1000), Room(3, 1, 1000), Room(3, 2, 1001), Room(3, 2, None)]
+    hashes = {room.sha256 for room in rooms}
+    assert len(hashes) == len(rooms)
+    assert Room(3, 2, 1000).sha256 in hashes
+    monkeypatch.setattr(scene_cache, "GENERATOR_VERSION", 99)
+    assert Room(3, 2, 1000).sha256 not in hashes
+
+
+def test_a_cached_file_without_all_arrays_is_made_again(tmp_path: Path, calls: list[str]) -> None:
+    ref = save(tmp_path / "scene.pkl")
+    whole = prepared_scene(ref, SETTINGS, tmp_path / "cache")
+    (file,) = (tmp_path / "cache").iterdir()
+    key = file.stem.removeprefix("scene-")
+    file.unlink()
+    cached_arrays(tmp_path / "cache", "scene", key, lambda: {"coord": points()}, lambda arrays: True)
+    calls.clear()
+    assert scene_in_cache(ref, SETTINGS, tmp_path / "cache") is None
+    assert_equal(prepared_scene(ref, SETTINGS, tmp_path / "cache"), whole)
+    assert calls.count("build_tree") == 1

@@ -1,0 +1,334 @@
+from __future__ import annotations
+
+import pickle
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from dbbd_cli.data import scene_manifest
+from dbbd_cli.data.scene_cache import Room, SceneRef, SceneSettings, prepared_scene
+from dbbd_cli.data.scene_file import scene_digest
+from dbbd_cli.data.scene_manifest import make_room_manifest, make_scene_manifest, prepare_scenes, scene_refs
+from dbbd_cli.data.split import SPLITS, Manifest
+from dbbd_cli.errors import DataError
+from dbbd_cli.progress import Silent
+
+SETTINGS = SceneSettings(normal_neighbors=8, max_depth=2, min_region_points=16)
+SHARES = (0.5, 0.25, 0.25)
+
+
+class Told(Silent):
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+        self.warnings: list[str] = []
+
+    def line(self, text: str) -> None:
+        self.lines.append(text)
+
+    def warn(self, text: str) -> None:
+        self.warnings.append(text)
+
+
+def save(path: Path, seed: int, **content: Any) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    coord = np.random.default_rng(seed).random((100, 3), dtype=np.float32)
+    path.write_bytes(pickle.dumps({"coords": coord, "normals": np.eye(3, dtype=np.float32)[[0] * 100], **content}))
+
+
+def divided(root: Path, **counts: int) -> Path:
+    """A folder with a folder for each split."""
+    for split, count in counts.items():
+        for number in range(count):
+            save(root / split / f"scene{number:02d}.pkl", hash_of(split, number))
+    return root
+
+
+def hash_of(split: str, number: int) -> int:
+    return 100 * SPLITS.index(split) + number
+
+
+def manifest_of(
+    root: Path,
+    cache: Path,
+    told: Told | None = None,
+    max_scenes: Mapping[str, int | None] | None = None,
+    **changes: Any,
+) -> Manifest:
+    settings: dict[str, Any] = {
+        "shares": SHARES,
+        "needs_colour": False,
+        "on_error": "fail",
+        "settings": SETTINGS,
+        "cache_dir": cache,
+        "seed": 1,
+        **changes,
+    }
+    return make_scene_manifest(root, max_scenes=max_scenes or {}, progress=told or Told(), **settings)
+
+
+def keys(manifest: Manifest, split: str) -> list[str]:
+    return [sample.key for sample in manifest.of(split)]
+
+
+def refs_of(manifest: Manifest, split: str, root: Path | None) -> list[SceneRef]:
+    return scene_refs(manifest, split, root=root, num_points=1000, seed=3)
+
+
+# Splits
+
+
+def test_the_folders_of_the_splits_are_followed(tmp_path: Path) -> None:
+    root = divided(tmp_path / "scenes", train=3, val=2, test=1)
+    manifest = manifest_of(root, tmp_path / "cache")
+    assert manifest.source == "scenes"
+    assert manifest.classes == ()
+    assert manifest.roots == (str(root),)
+    assert manifest.counts() == {"train": 3, "val": 2, "test": 1}
+    assert keys(manifest, "train") == [f"train/scene{number:02d}.pkl" for number in range(3)]
+    for sample in manifest.samples:
+        assert sample.key.startswith(f"{sample.split}/")
+        assert sample.sha256 == scene_digest(root / sample.key)
+
+
+def test_a_folder_without_a_test_split_has_none(tmp_path: Path) -> None:
+    manifest = manifest_of(divided(tmp_path / "scenes", train=2, val=1), tmp_path / "cache")
+    assert manifest.counts() == {"train": 2, "val": 1, "test": 0}
+    (tmp_path / "splits.json").write_text(manifest.to_json(), encoding="utf-8")
+    assert Manifest.load(tmp_path / "splits.json") == manifest
+
+
+def test_a_folder_that_is_not_divided_is_divided_by_the_shares_and_the_seed(tmp_path: Path) -> None:
+    root = tmp_path / "scenes"
+    for number in range(8):
+        save(root / f"scene{number:02d}.pkl", number)
+    manifest = manifest_of(root, tmp_path / "cache")
+    assert manifest.counts() == {"train": 4, "val": 2, "test": 2}
+    assert manifest == manifest_of(root, tmp_path / "other cache")
+    other = manifest_of(root, tmp_path / "cache", seed=2)
+    assert other.counts() == manifest.counts()
+    assert keys(other, "train") != keys(manifest, "train")
+    assert manifest_of(root, tmp_path / "cache", shares=(0.25, 0.5, 0.25)).counts()["val"] == 4
+
+
+def test_the_first_scenes_of_each_split_are_kept(tmp_path: Path) -> None:
+    root = divided(tmp_path / "scenes", train=4, val=3, test=2)
+    manifest = manifest_of(root, tmp_path / "cache", max_scenes={"train": 2, "val": None, "test": 1})
+    assert manifest.counts() == {"train": 2, "val": 3, "test": 1}
+    assert keys(manifest, "train") == ["train/scene00.pkl", "train/scene01.pkl"]
+
+
+def test_scenes_beyond_the_limit_are_not_read(tmp_path: Path) -> None:
+    root = divided(tmp_path / "scenes", train=2, val=1)
+    (root / "train" / "scene99.pkl").write_bytes(b"no scene")
+    manifest = manifest_of(root, tmp_path / "cache", max_scenes={"train": 2})
+    assert manifest.skipped == ()
+
+
+def test_what_is_no_scene_is_ignored_and_counted(tmp_path: Path) -> None:
+    root, told = divided(tmp_path / "scenes", train=1, val=1), Told()
+    (root / "train" / "notes.txt").write_text("")
+    (root / "README.md").write_text("")
+    manifest_of(root, tmp_path / "cache", told)
+    assert told.lines == ["2 files that are no scenes were ignored."]
+
+
+# Scenes that cannot be used
+
+
+def spoil(root: Path) -> None:
+    """Three scenes that cannot be used, each in its own way."""
+    (root / "train" / "scene00.pkl").write_bytes(b"")
+    coord = np.random.default_rng(0).random((100, 3))
+    coord[7] = np.nan
+    save(root / "train" / "scene02.pkl", 0, coords=coord)
+    region = {"indices": [0], "center_idx": 0, "level": 0, "children": []}
+    save(root / "val" / "scene01.pkl", 0, hierarchy=region)
+
+
+def test_all_scenes_that_cannot_be_used_are_named_together(tmp_path: Path) -> None:
+    root = divided(tmp_path / "scenes", train=4, val=3)
+    spoil(root)
+    with pytest.raises(DataError, match="3 scenes cannot be used") as caught:
+        manifest_of(root, tmp_path / "cache")
+    details = caught.value.details
+    assert [Path(detail.split(": ")[0]).name for detail in details] == ["scene00.pkl", "scene02.pkl", "scene01.pkl"]
+    assert "not finite at point 7" in details[1]
+    assert "root holds 1 points" in details[2]
+    assert "data.on_error=skip" in caught.value.hint
+
+
+def test_a_single_one_is_told_with_its_own_advice(tmp_path: Path) -> None:
+    root = divided(tmp_path / "scenes", train=2, val=1)
+    (root / "train" / "scene01.pkl").write_bytes(b"")
+    with pytest.raises(DataError, match=r"train/scene01\.pkl") as caught:
+        manifest_of(root, tmp_path / "cache")
+    assert "is an empty file" in caught.value.message
+    assert "mend the file" in caught.value.hint
+
+
+def test_they_are_left_out_listed_and_told_of_where_that_is_wanted(tmp_path: Path) -> None:
+    root, told = divided(tmp_path / "scenes", train=4, val=3), Told()
+    spoil(root)
+    manifest = manifest_of(root, tmp_path / "cache", told, on_error="skip")
+    assert keys(manifest, "train") == ["train/scene01.pkl", "train/scene03.pkl"]
+    assert keys(manifest, "val") == ["val/scene00.pkl", "val/scene02.pkl"]
+    assert len(manifest.skipped) == 3
+    assert told.warnings == ["3 scenes were left out; they are listed in splits.json of the run."]
+
+
+@pytest.mark.parametrize(("split", "others"), [("train", "val"), ("val", "train")])
+def test_a_split_of_which_nothing_is_left_ends_the_run(tmp_path: Path, split: str, others: str) -> None:
+    root = divided(tmp_path / "scenes", **{split: 2, others: 1})
+    for path in (root / split).iterdir():
+        path.write_bytes(b"")
+    with pytest.raises(DataError, match=f"that can be used is left for {split}") as caught:
+        manifest_of(root, tmp_path / "cache", on_error="skip")
+    assert len(caught.value.details) == 2
+
+
+def test_colours_are_asked_for_only_where_they_are_wanted(tmp_path: Path) -> None:
+    root = divided(tmp_path / "scenes", train=2, val=1)
+    save(root / "train" / "scene00.pkl", 0, colors=np.zeros((100, 3), np.uint8))
+    assert manifest_of(root, tmp_path / "cache").counts()["train"] == 2
+    for _ in range(2):  # the second time from the cache
+        with pytest.raises(DataError, match="2 scenes cannot be used") as caught:
+            manifest_of(root, tmp_path / "cache", needs_colour=True)
+        assert all("has no colours, which data.features asks for" in detail for detail in caught.value.details)
+        manifest = manifest_of(root, tmp_path / "cache")
+        prepare_scenes(refs_of(manifest, "train", root), SETTINGS, tmp_path / "cache", Silent())
+
+
+def test_copies_in_more_than_one_split_are_told_of(tmp_path: Path) -> None:
+    root, told = divided(tmp_path / "scenes", train=3, val=2), Told()
+    manifest_of(root, tmp_path / "cache", told)
+    assert told.warnings == []
+    shutil.copy(root / "train" / "scene00.pkl", root / "train" / "scene01.pkl")  # within a split: no harm
+    manifest_of(root, tmp_path / "cache", told)
+    assert told.warnings == []
+    shutil.copy(root / "train" / "scene02.pkl", root / "val" / "scene01.pkl")
+    manifest_of(root, tmp_path / "cache", told)
+    (warning,) = told.warnings
+    assert "1 scenes are in more than one split" in warning
+    assert "train/scene02.pkl (train) = val/scene01.pkl (val)" in warning
+
+
+def test_scenes_that_are_prepared_already_are_only_hashed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = divided(tmp_path / "scenes", train=2, val=1)
+    manifest = manifest_of(root, tmp_path / "cache")
+    for split in ("train", "val"):
+        prepare_scenes(refs_of(manifest, split, root), SETTINGS, tmp_path / "cache", Silent())
+    monkeypatch.setattr(scene_manifest, "read_source", lambda ref: pytest.fail(f"{ref.name} was read"))
+    assert manifest_of(root, tmp_path / "cache") == manifest
+    (root / "train" / "scene00.pkl").write_bytes(b"something else")
+    with pytest.raises(pytest.fail.Exception, match="was read"):
+        manifest_of(root, tmp_path / "cache")
+
+
+# Rooms
+
+
+def rooms(count: int = 8, **changes: Any) -> Manifest:
+    settings: dict[str, Any] = {"num_points": 1000, "shares": SHARES, "max_scenes": {}, "seed": 3, **changes}
+    return make_room_manifest(count, **settings)
+
+
+def test_rooms_are_divided_like_scenes(tmp_path: Path) -> None:
+    manifest = rooms()
+    assert manifest.source == "rooms"
+    assert manifest.counts() == {"train": 4, "val": 2, "test": 2}
+    assert sorted(sample.key for sample in manifest.samples) == [f"room{index:05d}" for index in range(8)]
+    assert len({sample.sha256 for sample in manifest.samples}) == 8
+    assert rooms() == manifest
+    assert keys(rooms(seed=4), "train") != keys(manifest, "train")
+    limited = rooms(max_scenes={"train": 1, "test": None})
+    assert limited.counts() == {"train": 1, "val": 2, "test": 2}
+    assert keys(limited, "train") == keys(manifest, "train")[:1]
+    (ref, *_) = refs_of(manifest, "val", None)
+    assert ref.source == Room(3, int(keys(manifest, "val")[0][4:]), 1000)
+
+
+def test_rooms_of_another_generator_are_not_taken_for_those_of_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    manifest = rooms()
+    monkeypatch.setattr("dbbd_cli.data.scene_cache.GENERATOR_VERSION", 99)
+    with pytest.raises(DataError, match="another version of the generator"):
+        refs_of(manifest, "train", None)
+
+
+@pytest.mark.parametrize("key", ["room-1", "room", "../room1", "room²"])
+def test_a_list_of_rooms_that_was_changed_is_refused(key: str) -> None:
+    manifest = rooms()
+    samples = (replace(manifest.samples[0], key=key, split="train"), *manifest.samples[1:])
+    with pytest.raises(DataError, match="is no made-up room"):
+        refs_of(replace(manifest, samples=samples), "train", None)
+
+
+# From a manifest back to scenes
+
+
+@pytest.fixture
+def made(tmp_path: Path) -> tuple[Path, Manifest]:
+    root = divided(tmp_path / "scenes", train=2, val=1)
+    return root, manifest_of(root, tmp_path / "cache")
+
+
+def prepared(refs: Sequence[SceneRef], cache: Path) -> list[int]:
+    return prepare_scenes(refs, SETTINGS, cache, Silent())
+
+
+def test_the_number_of_points_of_each_scene_is_given_back(tmp_path: Path) -> None:
+    root = divided(tmp_path / "scenes", train=2, val=1)
+    save(root / "train" / "scene01.pkl", 0, coords=np.random.default_rng(0).random((57, 3)), normals=None)
+    manifest = manifest_of(root, tmp_path / "cache")
+    assert prepared(refs_of(manifest, "train", root), tmp_path / "cache") == [100, 57]
+
+
+def test_a_folder_that_moved_is_found_where_it_is_now(made: tuple[Path, Manifest], tmp_path: Path) -> None:
+    root, manifest = made
+    moved = root.rename(tmp_path / "moved")
+    with pytest.raises(DataError, match=r"scene00\.pkl cannot be opened") as caught:
+        prepared(refs_of(manifest, "train", root), tmp_path / "cache")
+    assert "--set data.path=DIR" in caught.value.hint
+    assert prepared(refs_of(manifest, "train", moved), tmp_path / "cache") == [100, 100]
+    # What is in the cache needs no folder at all.
+    assert prepared(refs_of(manifest, "train", root), tmp_path / "cache") == [100, 100]
+
+
+def test_a_scene_that_changed_is_never_used(made: tuple[Path, Manifest], tmp_path: Path) -> None:
+    root, manifest = made
+    before = [prepared_scene(ref, SETTINGS, tmp_path / "cache") for ref in refs_of(manifest, "train", root)]
+    save(root / "train" / "scene01.pkl", 77)
+    after = [prepared_scene(ref, SETTINGS, tmp_path / "cache") for ref in refs_of(manifest, "train", root)]
+    assert all(np.array_equal(one.coord, two.coord) for one, two in zip(before, after, strict=True))
+    with pytest.raises(DataError, match=r"scene01\.pkl is not the scene that it was") as caught:
+        prepared(refs_of(manifest, "train", root), tmp_path / "empty cache")
+    assert "restore it" in caught.value.hint
+    assert "data.path=DIR" in caught.value.hint
+
+
+def test_a_key_that_leads_out_of_the_folder_is_refused(made: tuple[Path, Manifest]) -> None:
+    root, manifest = made
+    samples = (replace(manifest.samples[0], key="../../secret.pkl"), *manifest.samples[1:])
+    with pytest.raises(DataError, match="does not name a scene in its folder"):
+        refs_of(replace(manifest, samples=samples), "train", root)
+
+
+def test_scenes_of_other_kinds_are_listed_too(tmp_path: Path) -> None:
+    root = divided(tmp_path / "scenes", train=1, val=1)
+    coord = np.random.default_rng(5).random((60, 3), dtype=np.float32)
+    np.savez(root / "train" / "second.npz", coord=coord)
+    folder = root / "train" / "third"
+    folder.mkdir()
+    np.save(folder / "coord.npy", coord[:50])
+    lines = "\n".join(" ".join(map(str, row)) for row in coord[:40])
+    header = (
+        "ply\nformat ascii 1.0\nelement vertex 40\nproperty float x\nproperty float y\nproperty float z\nend_header\n"
+    )
+    (root / "train" / "fourth.ply").write_text(f"{header}{lines}\n")
+    manifest = manifest_of(root, tmp_path / "cache")
+    assert keys(manifest, "train") == [f"train/{name}" for name in ("fourth.ply", "scene00.pkl", "second.npz", "third")]
+    assert prepared(refs_of(manifest, "train", root), tmp_path / "cache") == [40, 100, 60, 50]

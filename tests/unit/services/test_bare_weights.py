@@ -1,0 +1,261 @@
+"""Files of weights that belong to no run, above all checkpoints of the first implementation."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from dbbd_cli.config.load import Override
+from dbbd_cli.config.point_pretraining import PointPretrainingConfig
+from dbbd_cli.engine.checkpoint import load_checkpoint
+from dbbd_cli.errors import CheckpointError, ConfigError, DbbdError
+from dbbd_cli.services.evaluate import evaluate
+from dbbd_cli.services.train import train
+from dbbd_cli.tasks.point_pretraining import make_network
+
+Make = Callable[..., PointPretrainingConfig]
+SEVEN = 7
+
+
+def state_of(config: PointPretrainingConfig, seed: int = 5) -> dict[str, torch.Tensor]:
+    torch.manual_seed(seed)
+    return make_network(config).state_dict()
+
+
+def first_implementation(state: dict[str, torch.Tensor], path: Path, **more: Any) -> Path:
+    """Writes a checkpoint as the first implementation did."""
+
+    def part(name: str) -> dict[str, torch.Tensor]:
+        return {key.removeprefix(f"{name}."): value for key, value in state.items() if key.startswith(f"{name}.")}
+
+    content = {
+        "epoch": SEVEN,
+        "global_step": 2100,
+        "encoder_state_dict": part("encoder"),
+        "loss_fn_state_dict": part("loss"),
+        "optimizer_state_dict": {"state": {}, "param_groups": [{"lr": 1e-3, "params": [0, 1]}]},
+        "best_val_loss": 3.5,
+        **more,
+    }
+    torch.save(content, path)
+    return path
+
+
+def where(root: Path, **settings: object) -> list[Override]:
+    values = {"data.path": str(root), "run.device": "cpu", "data.num_workers": 0, "data.max_depth": 2, **settings}
+    return [Override(key.replace("__", "."), value, f"--set {key}") for key, value in values.items()]
+
+
+def test_a_checkpoint_of_the_first_implementation_is_evaluated_beside_its_file(
+    tiny_point_config: Make, scene_folder: Callable[..., Path], tmp_path: Path
+) -> None:
+    path = first_implementation(state_of(tiny_point_config()), tmp_path / "checkpoint_best.pth")
+    result = evaluate(path, plots=False, overrides=where(scene_folder()))
+    report = result.report
+    assert result.run == tmp_path / "checkpoint_best-evaluation"
+    assert {file.parent for file in result.files} == {result.run}
+    assert (report["task"], report["checkpoint"], report["epoch"]) == ("dbbd", "checkpoint_best.pth", SEVEN)
+    assert report["synthetic"] is False
+    assert report["num_samples"] == 1
+    assert [row["name"] for row in report["probe"]["features"]] == ["pretrained", "random encoder", "raw features"]  # type: ignore[index]
+    assert not list(tmp_path.glob("runs"))
+
+
+@pytest.mark.parametrize("aggregation", ["max", "attention"])
+def test_it_has_the_losses_that_the_same_weights_have_in_a_run(
+    tiny_point_config: Make, scene_folder: Callable[..., Path], tmp_path: Path, aggregation: str
+) -> None:
+    root = scene_folder()
+    config = tiny_point_config(data__path=str(root), training__epochs=1, model__aggregation=aggregation)
+    run = train(config).run
+    expected = evaluate(run, split="val", plots=False).report
+    state = load_checkpoint(run / "best_model.pth")["module"]
+    path = first_implementation(state, tmp_path / "old.pt")
+    found = evaluate(
+        path, split="val", plots=False, overrides=where(root, loss__point_samples=64, training__batch_size=2)
+    ).report
+    with_config = evaluate(path, split="val", plots=False, config=str(run / "config.yaml")).report
+    for report in (found, with_config):
+        assert {key: report[key] for key in ("loss", "contrast")} == {
+            key: expected[key] for key in ("loss", "contrast")
+        }
+        probes = [dict(one["probe"])["features"][0] for one in (report, expected)]  # type: ignore[call-overload]
+        assert probes[0] == probes[1]
+
+
+def test_what_weights_cannot_tell_is_said_on_the_command_line(
+    tiny_point_config: Make, scene_folder: Callable[..., Path], tmp_path: Path
+) -> None:
+    path, root = first_implementation(state_of(tiny_point_config()), tmp_path / "old.pth"), scene_folder()
+    losses = [
+        evaluate(path, plots=False, overrides=where(root, **settings)).report["loss"]
+        for settings in ({}, {"model.aggregation": "mean"}, {"model.pooling": "mean"}, {"loss.temperature": 0.2})
+    ]
+    assert len(set(losses)) == 4
+
+
+def test_training_starts_from_them(tiny_point_config: Make, scene_folder: Callable[..., Path], tmp_path: Path) -> None:
+    state = state_of(tiny_point_config())
+    path = first_implementation(state, tmp_path / "old.pth")
+    still = {"training.learning_rate": 1e-12, "training.min_lr": 0.0, "training.epochs": 1}
+    run = train(tiny_point_config(**still, **{"model.weights": str(path)})).run
+    moved = load_checkpoint(run / "ckpt.pth")["module"]
+    assert moved.keys() == state.keys()
+    assert all(float((moved[name] - state[name]).abs().max()) < 1e-6 for name in state)
+    path.unlink()
+    assert evaluate(run, plots=False).report["epoch"] == 1  # a run needs the file no more
+
+
+def test_a_bare_state_dict_does_too(tiny_point_config: Make, scene_folder: Callable[..., Path], tmp_path: Path) -> None:
+    state, root = state_of(tiny_point_config()), scene_folder()
+    torch.save(state, tmp_path / "bare.pth")
+    bare = evaluate(tmp_path / "bare.pth", plots=False, overrides=where(root)).report
+    path = first_implementation(state, tmp_path / "old.pth")
+    assert bare["epoch"] == 0
+    assert bare["loss"] == evaluate(path, plots=False, overrides=where(root)).report["loss"]
+
+
+@pytest.mark.parametrize("epoch", [None, "seven", -1, 2.5, True, torch.tensor(3), 10**12])
+def test_an_epoch_that_is_none_is_not_believed(
+    tiny_point_config: Make, scene_folder: Callable[..., Path], tmp_path: Path, epoch: object
+) -> None:
+    path = first_implementation(state_of(tiny_point_config()), tmp_path / "old.pth", epoch=epoch)
+    from dbbd_cli.progress import Silent
+    from dbbd_cli.services.bare_weights import open_bare_weights
+
+    assert open_bare_weights(path, config=None, overrides=where(scene_folder()), progress=Silent()).epoch == 0
+
+
+def test_features_of_another_number_are_told(
+    tiny_point_config: Make, scene_folder: Callable[..., Path], tmp_path: Path
+) -> None:
+    root = scene_folder(colours=True)
+    state = state_of(tiny_point_config(data__features=["normals", "colour"]))
+    path = first_implementation(state, tmp_path / "old.pth")
+    with pytest.raises(ConfigError, match="trained on 6 features per point, and data.features gives 3") as caught:
+        evaluate(path, overrides=where(root))
+    assert "data.features" in caught.value.hint
+    assert evaluate(path, plots=False, overrides=where(root, data__features=["normals", "colour"])).report["loss"]
+
+
+def test_no_folder_of_scenes_or_a_wrong_configuration_is_told(tiny_point_config: Make, tmp_path: Path) -> None:
+    path = first_implementation(state_of(tiny_point_config()), tmp_path / "old.pth")
+    with pytest.raises(ConfigError, match="data.path is not set"):
+        evaluate(path)
+    with pytest.raises(ConfigError, match="qr_cnn is of the task image_classification"):
+        evaluate(path, config="qr_cnn")
+    with pytest.raises(ConfigError, match="no such file or shipped config"):
+        evaluate(path, config=str(tmp_path / "missing.yaml"))
+    assert not (tmp_path / "old-evaluation").exists()
+
+
+def garbage(path: Path, state: dict[str, torch.Tensor]) -> None:
+    path.write_bytes(b"no checkpoint at all")
+
+
+def cut_off(path: Path, state: dict[str, torch.Tensor]) -> None:
+    first_implementation(state, path)
+    path.write_bytes(path.read_bytes()[:-500])
+
+
+def empty(path: Path, state: dict[str, torch.Tensor]) -> None:
+    path.write_bytes(b"")
+
+
+def another_network(path: Path, state: dict[str, torch.Tensor]) -> None:
+    torch.save({"layer.weight": torch.zeros(3, 3)}, path)
+
+
+def list_of_tensors(path: Path, state: dict[str, torch.Tensor]) -> None:
+    torch.save([torch.zeros(3)], path)
+
+
+def one_is_missing(path: Path, state: dict[str, torch.Tensor]) -> None:
+    first_implementation(
+        {key: value for key, value in state.items() if key != "encoder.aggregator.pre_mlp.0.weight"}, path
+    )
+
+
+def one_too_many(path: Path, state: dict[str, torch.Tensor]) -> None:
+    first_implementation({**state, "encoder.extra.weight": torch.zeros(2)}, path)
+
+
+def one_of_another_shape(path: Path, state: dict[str, torch.Tensor]) -> None:
+    first_implementation({**state, "encoder.aggregator.pre_mlp.0.weight": torch.zeros(3, 16)}, path)
+
+
+def flat_weights(path: Path, state: dict[str, torch.Tensor]) -> None:
+    first_implementation({**state, "encoder.raw_projection.mlp.0.weight": torch.zeros(48)}, path)
+
+
+def no_rows(path: Path, state: dict[str, torch.Tensor]) -> None:
+    first_implementation({**state, "encoder.propagator.mlp.0.weight": torch.zeros(0, 19)}, path)
+
+
+@pytest.mark.parametrize(
+    "write",
+    [garbage, cut_off, empty, another_network, list_of_tensors, one_is_missing, one_too_many, one_of_another_shape,
+     flat_weights, no_rows],
+    ids=lambda write: write.__name__,
+)  # fmt: skip
+def test_files_that_hold_no_such_weights_are_refused(
+    tiny_point_config: Make, scene_folder: Callable[..., Path], tmp_path: Path, write: Callable[..., None]
+) -> None:
+    path, root = tmp_path / "wrong.pth", scene_folder()
+    write(path, state_of(tiny_point_config()))
+    with pytest.raises(DbbdError, match=r"wrong\.pth") as caught:
+        evaluate(path, overrides=where(root))
+    assert caught.value.exit_code in (2, 4)
+    if write is not no_rows:  # told as a setting that is out of range
+        assert isinstance(caught.value, CheckpointError)
+    with pytest.raises(CheckpointError, match=r"wrong\.pth"):
+        train(tiny_point_config(model__weights=str(path)))
+    assert not (tmp_path / "wrong-evaluation").exists()
+    assert not (tmp_path / "runs").exists()
+
+
+class Payload:
+    def __init__(self, command: str) -> None:
+        self.command = command
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.system, (self.command,)
+
+
+@pytest.mark.parametrize("kind", ["pickle", "torch"])
+def test_code_in_the_file_is_not_run(
+    tiny_point_config: Make, scene_folder: Callable[..., Path], tmp_path: Path, kind: str
+) -> None:
+    path, proof, root = tmp_path / "evil.pth", tmp_path / "ran", scene_folder()
+    payload = Payload(f"touch {proof}")
+    if kind == "pickle":
+        path.write_bytes(pickle.dumps(payload))
+    else:
+        first_implementation(state_of(tiny_point_config()), path, config=payload)
+    for use in (
+        lambda: evaluate(path, overrides=where(root)),
+        lambda: train(tiny_point_config(model__weights=str(path))),
+    ):
+        with pytest.raises(CheckpointError, match="system"):
+            use()
+        assert not proof.exists()
+
+
+def test_a_checkpoint_of_a_run_that_was_taken_out_of_its_folder(
+    tiny_point_config: Make, scene_folder: Callable[..., Path], tmp_path: Path
+) -> None:
+    root = scene_folder()
+    run = train(tiny_point_config(data__path=str(root), training__epochs=1)).run
+    (tmp_path / "kept").mkdir()
+    path = Path((run / "best_model.pth").rename(tmp_path / "kept" / "model.pth"))
+    report = evaluate(path, split="val", plots=False, overrides=where(root, loss__point_samples=64)).report
+    logged = load_checkpoint(run / "ckpt.pth")["state"]["history"][-1]["val"]
+    assert report["point_loss"] > 0
+    assert set(logged) >= {"loss"}
+    assert report["num_samples"] == 2

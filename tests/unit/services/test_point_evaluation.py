@@ -1,0 +1,268 @@
+from __future__ import annotations
+
+import json
+import pickle
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from dbbd_cli.config.load import Override
+from dbbd_cli.config.point_pretraining import PointPretrainingConfig
+from dbbd_cli.data.split import Manifest
+from dbbd_cli.engine.checkpoint import load_checkpoint
+from dbbd_cli.errors import ConfigError, DataError
+from dbbd_cli.model.linear_probe import confusion_counts, fit_probe, segmentation_scores
+from dbbd_cli.progress import Silent
+from dbbd_cli.services import point_probe
+from dbbd_cli.services.evaluate import evaluate
+from dbbd_cli.services.smoke import same
+from dbbd_cli.services.train import train
+from dbbd_cli.tasks.point_pretraining import PointPretraining
+
+Make = Callable[..., PointPretrainingConfig]
+PROBES = ["pretrained", "random encoder", "raw features"]
+
+
+def report_of(run: Path, **options: Any) -> dict[str, Any]:
+    report: dict[str, Any] = evaluate(run, plots=False, **options).report
+    return report
+
+
+def relabel(root: Path, change: Callable[[str, np.ndarray], np.ndarray | None]) -> None:
+    for path in root.rglob("*.pkl"):
+        content = pickle.loads(path.read_bytes())
+        content["segment20"] = change(path.parent.name, content["segment20"])
+        path.write_bytes(pickle.dumps(content))
+
+
+def test_the_report_is_complete_and_strict_json(tiny_point_config: Make, tmp_path: Path) -> None:
+    run = train(tiny_point_config()).run
+    result = evaluate(run, out=tmp_path / "out")
+    names = {path.name for path in result.files}
+    figures = {"level_losses.png", "probe.png", "scene_features.png", "region_tree.png"}
+    assert names == {"evaluation.json", "evaluation_scene.npz", *figures}
+    assert all(path.parent == tmp_path / "out" and path.stat().st_size > 0 for path in result.files)
+    text = (tmp_path / "out" / "evaluation.json").read_text()
+    report = json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} in JSON"))
+    assert report == result.report
+    assert (report["task"], report["split"], report["num_samples"]) == ("dbbd", "test", 1)
+    assert report["synthetic"] is True
+    assert report["checkpoint"] == "best_model.pth"
+    assert report["epoch"] == len(load_checkpoint(run / "best_model.pth")["state"]["history"])
+    manifest = Manifest.load(run / "splits.json")
+    assert report["scene"]["name"] == manifest.of("test")[0].key
+    with np.load(tmp_path / "out" / "evaluation_scene.npz") as scene:
+        assert scene["coord"].shape == (1000, 3)
+        assert scene["region"].shape == (3, 1000)
+        assert scene["segment"].max() == len(report["scene"]["classes"]) - 1
+    for kind in ("samples_per_second", "points_per_second", "parameters", "peak_memory_mb"):
+        assert report["efficiency"][kind] > 0
+    ratio = report["efficiency"]["points_per_second"] / report["efficiency"]["samples_per_second"]
+    assert ratio == pytest.approx(1000)
+
+
+def test_losses_stand_beside_what_guessing_gives(tiny_point_config: Make) -> None:
+    run = train(tiny_point_config()).run
+    report = report_of(run)
+    rows = {row["name"]: row for row in report["contrast"]}
+    # One scene alone: its root has nothing to be told from.
+    assert list(rows) == ["level 1", "level 2", "points"]
+    with np.load(run / "evaluation_scene.npz") as scene:
+        regions = [len(np.unique(level)) for level in scene["region"]]
+        below = scene["region"][2]
+    assert rows["level 1"]["rows"] == pytest.approx(regions[1], rel=1e-5)
+    assert rows["level 2"]["rows"] <= len(np.unique(below)) + 1e-3
+    assert rows["points"]["rows"] == pytest.approx(64, rel=1e-5)
+    for row in rows.values():
+        assert row["chance"] == pytest.approx(np.log(row["rows"]), rel=1e-5)
+        assert 0 <= row["top1"] <= 1
+    mean = np.mean([rows["level 1"]["loss"], rows["level 2"]["loss"]])
+    assert report["region_loss"] == pytest.approx(mean, rel=1e-5)
+    assert report["loss"] == pytest.approx(report["region_loss"] + 0.5 * report["point_loss"], rel=1e-5)
+
+
+def test_another_split_has_its_own_file_and_the_loss_that_training_logged(tiny_point_config: Make) -> None:
+    run = train(tiny_point_config()).run
+    test_report = report_of(run)
+    report = report_of(run, split="val")
+    assert json.loads((run / "evaluation.json").read_text()) == test_report
+    assert json.loads((run / "evaluation-val.json").read_text()) == report
+    assert (run / "evaluation_scene-val.npz").exists()
+    logged = load_checkpoint(run / "best_model.pth")["state"]["history"][-1]["val"]
+    assert report["loss"] == logged["loss"]
+    assert report["point_top1"] != report["loss"] if "point_top1" in report else True
+    rows = {row["name"]: row for row in report["contrast"]}
+    assert rows["points"]["top1"] == logged["point_top1"]
+    assert rows["level 2"]["loss"] == logged["loss_level_2"]
+    assert report["probe"] is not None
+
+
+def test_the_probe_on_the_network_stands_beside_a_random_one_and_the_raw_input(tiny_point_config: Make) -> None:
+    run = train(tiny_point_config()).run
+    probe = report_of(run)["probe"]
+    assert [row["name"] for row in probe["features"]] == PROBES
+    assert [row["dim"] for row in probe["features"]] == [32, 32, 3]
+    assert (probe["train_scenes"], probe["test_scenes"]) == (6, 1)
+    assert set(probe["classes"]) <= {"floor", "wall", "ceiling", "table", "chair", "shelf", "lamp", "box", "sofa"}
+    for row in probe["features"]:
+        assert len(row["class_iou"]) == len(probe["classes"]) if "class_iou" in row else True
+        assert 0 < row["miou"] < row["accuracy"] <= 1 if "miou" in row else True
+    again = report_of(run)["probe"]
+    assert again == probe  # to the last digit
+
+
+def test_the_probes_are_those_of_features_put_together_by_hand(tiny_point_config: Make) -> None:
+    config = tiny_point_config(data__features=["normals", "height"])
+    run = train(config).run
+    probe = report_of(run)["probe"]
+    task = PointPretraining(
+        config, Manifest.load(run / "splits.json"), splits=(), pretrained=False, pin_memory=False, progress=Silent()
+    )
+    task.module.load_state_dict(load_checkpoint(run / "best_model.pth")["module"])
+
+    def raw(scene: Any) -> torch.Tensor:
+        return torch.cat([scene.normal, scene.coord[:, 2:]], dim=1)
+
+    def pretrained(scene: Any) -> torch.Tensor:
+        encoder = task.module.encoder
+        arguments = scene.coord, raw(scene), scene.regions
+        with torch.no_grad():
+            return torch.cat(
+                [encoder.global_to_local(*arguments).points, encoder.local_to_global(*arguments).points], 1
+            )
+
+    scenes = {split: list(task.single_scenes(split)) for split in ("train", "test")}
+    labels = {split: torch.cat([scene.segment for scene in scenes[split]]) for split in scenes}
+    known = sorted({int(label) for found in labels.values() for label in found.unique() if label >= 0})
+    assert probe["train_points"] == int((labels["train"] >= 0).sum())
+    assert probe["test_points"] == int((labels["test"] >= 0).sum())
+    assert probe["classes"] == [task.class_name(label) for label in known]
+    for name, features in (("pretrained", pretrained), ("raw features", raw)):
+        parts = {split: torch.cat([features(scene) for scene in scenes[split]]) for split in scenes}
+        train_rows, test_rows = labels["train"] >= 0, labels["test"] >= 0
+        target = torch.tensor([known.index(int(label)) for label in labels["train"][train_rows]])
+        truth = torch.tensor([known.index(int(label)) for label in labels["test"][test_rows]])
+        fitted = fit_probe(parts["train"][train_rows], target, len(known))
+        confusion = confusion_counts(fitted.predict(parts["test"][test_rows]), truth, len(known))
+        (row,) = [row for row in probe["features"] if row["name"] == name]
+        scores = json.loads(json.dumps(asdict(segmentation_scores(confusion))).replace("NaN", "null"))
+        assert {key: row[key] for key in scores} == scores
+
+
+def test_the_random_encoder_is_one_that_was_never_trained(
+    tiny_point_config: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is the encoder of epoch 0: a run whose weights do not move has two equal probes."""
+    still = {"training.learning_rate": 1e-30, "training.min_lr": 0.0, "training.weight_decay": 0.0}
+    probe = report_of(train(tiny_point_config(**still, **{"training.epochs": 1})).run)["probe"]
+    pretrained, random, raw = probe["features"]
+    assert {**pretrained, "name": ""} == {**random, "name": ""}
+    assert raw["dim"] != random["dim"]
+    probe = report_of(train(tiny_point_config(training__learning_rate=0.01)).run)["probe"]
+    assert {**probe["features"][0], "name": ""} != {**probe["features"][1], "name": ""}
+    assert probe["features"][1] == random
+
+
+def test_points_of_a_probe_are_limited_and_always_the_same(
+    tiny_point_config: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = train(tiny_point_config(training__epochs=1)).run
+    monkeypatch.setattr(point_probe, "PROBE_POINTS", 600)
+    one, two = report_of(run)["probe"], report_of(run)["probe"]
+    assert one["train_points"] == 600  # 100 of each of 6 scenes
+    assert one == two
+
+
+# Without labels
+
+
+def missing(report: dict[str, Any]) -> str:
+    assert report["probe"] is None
+    text: str = report["probe_missing"]
+    return text
+
+
+@pytest.fixture
+def folder_run(tiny_point_config: Make, scene_folder: Callable[..., Path]) -> Callable[..., Path]:
+    def make(change: Callable[[str, np.ndarray], np.ndarray | None], splits: dict[str, int] | None = None) -> Path:
+        root = scene_folder(splits)
+        relabel(root, change)
+        return train(tiny_point_config(data__path=str(root), training__epochs=1)).run
+
+    return make
+
+
+def test_without_labels_there_is_no_probe_and_the_reason_is_told(folder_run: Callable[..., Path]) -> None:
+    run = folder_run(lambda split, labels: None)
+    result = evaluate(run)
+    assert missing(dict(result.report)) == "the training scenes have no labels"
+    names = {path.name for path in result.files}
+    assert "level_losses.png" in names
+    assert "probe.png" not in names
+    assert result.report["scene"]["classes"] == []  # type: ignore[index]
+    with np.load(run / "evaluation_scene.npz") as scene:
+        assert "segment" not in scene.files
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda split, labels: labels * 0 - 1, "the training scenes have no labels"),
+        (lambda split, labels: labels * 0 + 3, "the training scenes have one class only"),
+        (lambda split, labels: labels if split == "train" else None, "the scenes of the test split have no labels"),
+        (lambda split, labels: None if split == "train" else labels, "the training scenes have no labels"),
+        (lambda split, labels: np.arange(len(labels)), "1,000 different labels, too many to be classes"),
+    ],
+    ids=["unknown", "one class", "not in test", "not in train", "too many"],
+)
+def test_labels_that_do_not_do_are_told(folder_run: Callable[..., Path], change: Any, told: str) -> None:
+    assert told in missing(report_of(folder_run(change)))
+
+
+def test_a_class_that_only_one_split_has_is_counted_all_the_same(folder_run: Callable[..., Path]) -> None:
+    run = folder_run(lambda split, labels: np.where(labels == 0, 40 if split == "test" else 7, np.minimum(labels, 1)))
+    probe = report_of(run)["probe"]
+    assert probe["classes"] == ["class 1", "class 7", "class 40"]
+
+
+def test_the_training_split_has_no_probe(tiny_point_config: Make) -> None:
+    run = train(tiny_point_config(training__epochs=1)).run
+    report = report_of(run, split="train")
+    assert "trained on the training split" in missing(report)
+    assert report["num_samples"] == 6
+
+
+def test_a_run_without_a_test_split_says_so(folder_run: Callable[..., Path]) -> None:
+    run = folder_run(lambda split, labels: labels, {"train": 2, "val": 2})
+    with pytest.raises(DataError, match="the run has no test split") as caught:
+        evaluate(run)
+    assert "--split" in caught.value.hint
+    assert report_of(run, split="val")["num_samples"] == 2
+
+
+def test_a_run_takes_no_configuration_beside_its_own(tiny_point_config: Make) -> None:
+    run = train(tiny_point_config(training__epochs=1)).run
+    with pytest.raises(ConfigError, match="a run has a configuration of its own"):
+        evaluate(run, config="smoke_dbbd")
+    with pytest.raises(ConfigError, match="no split"):
+        evaluate(run, split="holdout")
+
+
+def test_class_names_given_to_evaluate_are_followed(folder_run: Callable[..., Path]) -> None:
+    run = folder_run(lambda split, labels: np.minimum(labels, 1))
+    names = [Override("data.class_names", ["ground", "rest"], "--set")]
+    assert report_of(run, overrides=names)["probe"]["classes"] == ["ground", "rest"]
+
+
+def test_evaluating_changes_nothing_of_the_run(tiny_point_config: Make) -> None:
+    run = train(tiny_point_config(training__epochs=1)).run
+    before = {path.name: path.read_bytes() for path in run.iterdir()}
+    state = torch.get_rng_state()
+    report_of(run)
+    assert {path.name: path.read_bytes() for path in run.iterdir() if path.name in before} == before
+    assert same(state, torch.get_rng_state(), exact=True)

@@ -1,0 +1,204 @@
+"""What is promised of every run, for DBBD. The rest of the services is the same for all tasks."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from test_train_and_resume import Presses, assert_same_run, epochs
+
+from dbbd_cli.config.load import Override, load_config
+from dbbd_cli.config.point_pretraining import PointPretrainingConfig
+from dbbd_cli.data.split import Manifest
+from dbbd_cli.engine.checkpoint import load_checkpoint
+from dbbd_cli.errors import ConfigError, DataError, StoppedError
+from dbbd_cli.progress import Silent
+from dbbd_cli.services.resume import resume
+from dbbd_cli.services.smoke import same
+from dbbd_cli.services.train import forecast, train
+from dbbd_cli.services.validate import validate
+
+Make = Callable[..., PointPretrainingConfig]
+SCHEDULES = [
+    (0, {"training.scheduler": "none", "training.warmup_epochs": 1.0}),
+    (2, {"training.scheduler": "reduce_on_plateau", "training.scheduler_patience": 0}),
+    (0, {"training.scheduler": "cosine", "training.scheduler_epochs": 4}),
+    (2, {"training.scheduler": "cosine", "training.scheduler_epochs": 4}),
+]
+
+
+class Told(Silent):
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def line(self, text: str) -> None:
+        self.lines.append(text)
+
+
+@pytest.mark.parametrize(("workers", "schedule"), SCHEDULES, ids=lambda value: str(value)[:40])
+def test_two_epochs_extended_to_four_equal_four_in_one_go(
+    tiny_point_config: Make, workers: int, schedule: dict[str, object]
+) -> None:
+    settings = {"data.num_workers": workers, **schedule}
+    whole = train(tiny_point_config(**settings, **{"training.epochs": 4}))
+    half = train(tiny_point_config(**settings, **{"training.epochs": 2}))
+    told = Told()
+    resumed = resume(half.run, overrides=epochs(4), progress=told)
+    assert resumed.epochs == 4
+    assert_same_run(whole.run, half.run)
+    assert not any("cosine" in line for line in told.lines)
+
+
+def test_a_cosine_of_the_length_of_the_run_is_told_to_change_when_it_is_extended(tiny_point_config: Make) -> None:
+    whole = train(tiny_point_config(training__epochs=4))
+    half = train(tiny_point_config(training__epochs=2))
+    told = Told()
+    resume(half.run, overrides=epochs(4), progress=told)
+    (line,) = [line for line in told.lines if "cosine" in line]
+    assert "training.scheduler_epochs" in line
+    weights = [load_checkpoint(run / "ckpt.pth")["module"] for run in (whole.run, half.run)]
+    assert not same(weights[0], weights[1], exact=True)
+
+
+def test_workers_change_nothing(tiny_point_config: Make) -> None:
+    runs = [train(tiny_point_config(data__num_workers=workers)).run for workers in (0, 2)]
+    assert_same_run(*runs)
+
+
+@pytest.mark.parametrize(
+    ("phase", "after", "workers"), [("train", 1, 0), ("train", 5, 2), ("train", 3, 0), ("validate", 1, 0)]
+)
+def test_stopped_anywhere_and_resumed_it_equals_the_uninterrupted_run(
+    tiny_point_config: Make, phase: str, after: int, workers: int
+) -> None:
+    settings = {"data.num_workers": workers}
+    whole = train(tiny_point_config(**settings))
+    with pytest.raises(StoppedError) as caught:
+        train(tiny_point_config(**settings, run__name="stopped"), progress=Presses(phase, after))
+    assert caught.value.exit_code == 130
+    (stopped,) = whole.run.parent.glob("*-stopped")
+    assert resume(stopped).epochs == 2
+    assert_same_run(whole.run, stopped)
+
+
+def test_gradient_checkpointing_changes_no_bit(tiny_point_config: Make) -> None:
+    runs = [train(tiny_point_config(model__gradient_checkpointing=value)).run for value in (False, True)]
+    assert_same_run(*runs)
+
+
+@pytest.mark.parametrize("key", ["model.aggregation=attention", "model.aggregation=mean", "model.pooling=mean"])
+def test_every_kind_of_network_trains_and_resumes(tiny_point_config: Make, key: str) -> None:
+    name, _, value = key.partition("=")
+    settings = {name: value, "training.scheduler": "none"}
+    whole = train(tiny_point_config(**settings))
+    half = train(tiny_point_config(**settings, **{"training.epochs": 1}))
+    resume(half.run, overrides=epochs(2))
+    assert_same_run(whole.run, half.run)
+
+
+def test_result_and_run_folder_tell_everything(tiny_point_config: Make) -> None:
+    result = train(tiny_point_config(run__plots=True))
+    facts = result.facts
+    assert facts.task == "dbbd"
+    assert facts.noun == "scenes"
+    assert facts.samples == {"train": 6, "val": 1, "test": 1}
+    assert facts.batches == {"train": 3, "val": 1, "test": 1}
+    assert facts.synthetic
+    names = {path.name for path in result.run.iterdir()}
+    assert {"config.yaml", "splits.json", "SYNTHETIC_DATA.txt", "best_model.pth", "training_history.png"} <= names
+    assert load_config(str(result.run / "config.yaml")) == tiny_point_config(run__plots=True)
+    rows = [json.loads(line) for line in (result.run / "history.jsonl").read_text().splitlines()]
+    for split in ("train", "val"):
+        metrics = next(row for row in rows if row["kind"] == "epoch")[split]
+        assert {"loss", "region_loss", "point_loss", "loss_level_1", "loss_level_2", "chance_level_2"} <= metrics.keys()
+    manifest = Manifest.load(result.run / "splits.json")
+    assert (manifest.source, manifest.counts()) == ("rooms", facts.samples)
+
+
+def test_validate_gives_back_what_training_logged(tiny_point_config: Make) -> None:
+    run = train(tiny_point_config(training__epochs=3)).run
+    for name in ("best_model.pth", "ckpt.pth", "ckpt.previous.pth"):
+        history = load_checkpoint(run / name)["state"]["history"]
+        result = validate(run / name)
+        assert result.metrics == history[-1]["val"]  # to the last bit
+        assert result.logged == history[-1]["val"]
+        assert result.num_samples == 1
+    best = min(row["val"]["loss"] for row in load_checkpoint(run / "ckpt.pth")["state"]["history"])
+    assert validate(run).metrics["loss"] == best
+
+
+def test_a_run_goes_on_with_its_own_scenes_although_others_were_added(
+    tiny_point_config: Make, scene_folder: Callable[..., Path]
+) -> None:
+    root = scene_folder()
+    run = train(tiny_point_config(data__path=str(root), training__scheduler="none")).run
+    before = validate(run).metrics
+    (root / "val" / "scene0000_00b.pkl").write_bytes((root / "train" / "scene0000_00.pkl").read_bytes())
+    (root / "train" / "aaa.pkl").write_bytes(b"no scene")
+    assert validate(run).metrics == before
+    assert resume(run, overrides=epochs(3)).facts.samples == {"train": 4, "val": 2, "test": 1}
+
+
+def test_a_folder_that_moved_is_named_on_the_command_line(
+    tiny_point_config: Make, scene_folder: Callable[..., Path], tmp_path: Path
+) -> None:
+    root = scene_folder({"train": 2, "val": 1})
+    run = train(tiny_point_config(data__path=str(root), data__cache_dir=str(tmp_path / "cache"))).run
+    expected = validate(run).metrics
+    moved = root.rename(tmp_path / "moved")
+    assert validate(run).metrics == expected  # from the cache
+    elsewhere = Override("data.cache_dir", str(tmp_path / "other"), "--set")
+    with pytest.raises(DataError, match="cannot be opened") as caught:
+        validate(run, overrides=[elsewhere])
+    assert "data.path=DIR" in caught.value.hint
+    assert validate(run, overrides=[elsewhere, Override("data.path", str(moved), "--set")]).metrics == expected
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("data.features", ["colour"]),
+        ("data.max_depth", 3),
+        ("data.max_train_scenes", 2),
+        ("data.synthetic_points", 2000),
+        ("model.hidden_dim", 8),
+        ("small_mode", True),
+        ("seed", 1),
+    ],
+)
+def test_what_a_run_was_made_with_cannot_change(
+    tiny_point_config: Make, tmp_path_factory: pytest.TempPathFactory, key: str, value: object
+) -> None:
+    run = train(tiny_point_config(training__epochs=1)).run
+    with pytest.raises(ConfigError, match="cannot be changed afterwards") as caught:
+        resume(run, overrides=[*epochs(2), Override(key, value, f"--set {key}")])
+    assert any(key in detail for detail in caught.value.details)
+
+
+def test_a_source_without_a_path_is_told_and_nothing_is_made(tiny_point_config: Make, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"data\.path is not set") as caught:
+        train(tiny_point_config(data__path=None))
+    assert "data.source=synthetic" in caught.value.hint
+    assert not (tmp_path / "runs").exists()
+
+
+def test_forecast_measures_and_writes_nothing(tiny_point_config: Make, tmp_path: Path) -> None:
+    result = forecast(tiny_point_config(training__epochs=7))
+    assert result.seconds_total == pytest.approx(7 * result.seconds_per_epoch)
+    assert not (tmp_path / "runs").exists()
+    run = train(tiny_point_config(training__epochs=1)).run
+    logged = json.loads((run / "history.jsonl").read_text().splitlines()[0])
+    assert result.train_loss == pytest.approx(logged["loss"], rel=1e-6)  # that of the first batch, before any update
+
+
+def test_skipped_scenes_are_counted_and_listed(tiny_point_config: Make, scene_folder: Callable[..., Path]) -> None:
+    root = scene_folder({"train": 3, "val": 1})
+    (root / "train" / "scene0001_00.pkl").write_bytes(b"")
+    config = tiny_point_config(data__path=str(root), data__on_error="skip", training__epochs=1)
+    result = train(config)
+    assert result.facts.skipped == 1
+    assert result.facts.samples == {"train": 2, "val": 1, "test": 0}
+    (skipped,) = Manifest.load(result.run / "splits.json").skipped
+    assert "scene0001_00.pkl: is an empty file" in skipped

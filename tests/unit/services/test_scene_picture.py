@@ -1,0 +1,146 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from dbbd_cli.data.scene_cache import Room, SceneRef, SceneSettings, prepared_scene
+from dbbd_cli.services import scene_picture as service
+from dbbd_cli.services.scene_picture import principal_colours, scene_picture
+from dbbd_cli.tasks.point_batches import PointBatch, SceneDataset
+
+
+@pytest.fixture
+def scene(tmp_path: Path) -> tuple[PointBatch, SceneDataset]:
+    room = Room(3, 0, 1500)
+    dataset = SceneDataset(
+        [SceneRef(room, room.sha256)],
+        SceneSettings(normal_neighbors=8, max_depth=3, min_region_points=16),
+        tmp_path,
+        point_samples=None,
+        with_colour=False,
+        with_segment=True,
+        seed=0,
+    )
+    return dataset.__getitems__([(0, 0)]), dataset
+
+
+def features(count: int = 1500, dim: int = 8, seed: int = 0) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    spread = np.geomspace(10, 0.1, dim)
+    mixed = rng.normal(size=(count, dim)) * spread @ np.linalg.qr(rng.normal(size=(dim, dim)))[0]
+    return (mixed + 5).astype(np.float32)
+
+
+def tree_of(dataset: SceneDataset):  # type: ignore[no-untyped-def]
+    return prepared_scene(dataset.refs[0], dataset.settings, dataset.cache_dir).tree
+
+
+def test_every_point_is_described(scene: tuple[PointBatch, SceneDataset]) -> None:
+    batch, dataset = scene
+    picture, labels = scene_picture(batch, tree_of(dataset), features())
+    assert {name: (array.shape, str(array.dtype)) for name, array in picture.items()} == {
+        "coord": ((1500, 3), "float32"),
+        "color": ((1500, 3), "uint8"),
+        "region": ((4, 1500), "int32"),
+        "segment": ((1500,), "int32"),
+    }
+    assert np.array_equal(picture["coord"], batch.coord.numpy())
+    assert np.array_equal(picture["color"], principal_colours(features()))
+    assert batch.segment is not None
+    segment = batch.segment.numpy()
+    assert labels == sorted(set(segment.tolist()) - {-1})
+    assert [labels[place] if place >= 0 else -1 for place in picture["segment"].tolist()] == segment.tolist()
+
+
+def test_regions_are_those_of_the_tree_and_below_a_leaf_the_leaf(scene: tuple[PointBatch, SceneDataset]) -> None:
+    batch, dataset = scene
+    tree = tree_of(dataset)
+    picture, _ = scene_picture(batch, tree, features())
+    assert tree.num_levels == 4
+    for level in range(4):
+        owner = np.full(1500, -1)
+        for row in range(tree.num_regions):  # parents come first, so that the deepest that is not too deep stays
+            if tree.level[row] <= level:
+                owner[tree.region(row)] = row
+        found = picture["region"][level]
+        assert len(set(zip(owner.tolist(), found.tolist(), strict=True))) == len(set(owner)) == len(set(found))
+        assert sorted(set(found.tolist())) == list(range(len(set(owner))))
+    leaves = int(tree.is_leaf.sum())
+    assert len(np.unique(picture["region"][3])) == leaves
+    assert bool((tree.level[tree.is_leaf] < 3).any())  # so that the case is there
+
+
+def test_of_large_scenes_some_points_are_chosen_at_random_and_always_the_same(
+    scene: tuple[PointBatch, SceneDataset], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batch, dataset = scene
+    whole, _ = scene_picture(batch, tree_of(dataset), features())
+    monkeypatch.setattr(service, "MOST_POINTS", 200)
+    np.random.seed(3)
+    picture, _ = scene_picture(batch, tree_of(dataset), features())
+    again, _ = scene_picture(batch, tree_of(dataset), features())
+    assert all(np.array_equal(picture[name], again[name]) for name in picture)
+    places = {row.tobytes(): number for number, row in enumerate(whole["coord"])}
+    chosen = [places[row.tobytes()] for row in picture["coord"]]
+    assert len(chosen) == 200
+    assert chosen == sorted(set(chosen))
+    assert max(chosen) > 1000
+    assert np.array_equal(picture["region"][0], whole["region"][0][chosen])
+    assert np.array_equal(picture["color"], principal_colours(features()[chosen]))
+
+
+@pytest.mark.parametrize("known", [False, True])
+def test_labels_are_there_only_where_a_point_has_one(scene: tuple[PointBatch, SceneDataset], known: bool) -> None:
+    batch, dataset = scene
+    segment = torch.full((1500,), -1, dtype=torch.int32)
+    if known:
+        segment[3] = 9
+    picture, labels = scene_picture(batch._replace(segment=segment), tree_of(dataset), features())
+    assert ("segment" in picture) == known
+    assert labels == [9] * known
+    if known:
+        assert picture["segment"].tolist() == [-1] * 3 + [0] + [-1] * 1496
+
+
+# Colours
+
+
+def test_colours_are_the_first_principal_components() -> None:
+    values = features()
+    colour = principal_colours(values).astype(float)
+    centred = values.astype(np.float64) - values.mean(axis=0, dtype=np.float64)
+    _, _, axes = np.linalg.svd(centred, full_matrices=False)
+    for channel in range(3):
+        component = centred @ axes[channel]
+        low, high = np.percentile(component, [1, 99])
+        inside = (component > low) & (component < high)
+        assert abs(np.corrcoef(component[inside], colour[inside, channel])[0, 1]) > 0.9999
+        assert set(colour[~inside, channel]) <= {0.0, 255.0}
+        assert colour[:, channel].min() == 0
+        assert colour[:, channel].max() == 255
+
+
+def test_equal_features_have_equal_colours_and_a_shift_changes_none() -> None:
+    values = np.concatenate([features(100), features(100)])
+    colour = principal_colours(values)
+    assert np.array_equal(colour[:100], colour[100:])
+    assert np.array_equal(
+        principal_colours(features(100)[np.arange(99, -1, -1)]), principal_colours(features(100))[::-1]
+    )
+    moved = principal_colours(features(100).astype(np.float64) + 3.0).astype(int)
+    assert np.abs(moved - principal_colours(features(100))).max() <= 1
+
+
+@pytest.mark.parametrize("dim", [1, 2, 3])
+def test_few_channels_leave_colours_empty(dim: int) -> None:
+    colour = principal_colours(features(50, dim))
+    assert colour.shape == (50, 3)
+    assert all((np.ptp(colour[:, channel]) > 0) == (channel < dim) for channel in range(3))
+
+
+def test_features_that_are_all_the_same_have_one_colour() -> None:
+    colour = principal_colours(np.full((20, 5), 2.5, np.float32))
+    assert (colour == colour[0]).all()
