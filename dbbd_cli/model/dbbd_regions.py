@@ -110,11 +110,13 @@ class RegionBatch:
 
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> RegionBatch:
         """The same on a device."""
-        return _map(self, lambda tensor: tensor.to(device, non_blocking=non_blocking))
+        if torch.device(device) == self.point.device:
+            return self
+        return _packed(self, lambda buffer: buffer.to(device, non_blocking=non_blocking))
 
     def pin_memory(self) -> RegionBatch:
         """The same in page-locked memory."""
-        return _map(self, torch.Tensor.pin_memory)
+        return _packed(self, torch.Tensor.pin_memory)
 
 
 def build_regions(
@@ -182,7 +184,7 @@ def build_regions(
         level["picked"] = level["leaf_rows"][picked[level_of_pick == number] - first_of_level[number]]
     order = np.empty(len(point), dtype=np.int64)
     order[np.argsort(level_of_pick, kind="stable")] = np.arange(len(point))
-    return RegionBatch(
+    regions = RegionBatch(
         levels=tuple(_level(level) for level in levels),
         leaves=PointGroups(
             index=_tensor(leaf_index),
@@ -196,6 +198,7 @@ def build_regions(
         num_points=total,
         num_scenes=len(trees),
     )
+    return _packed(regions, lambda buffer: buffer)
 
 
 @dataclass(frozen=True)
@@ -272,6 +275,23 @@ def _level(parts: dict[str, Any]) -> RegionLevel:
     points = PointGroups(**{name: _tensor(parts[name]) for name in names})
     others = {name: _tensor(parts[name]) for name in ("parent", "family", "family_start", "assemble", "offset")}
     return RegionLevel(points=points, leaves=parts["leaves"], **others)
+
+
+def _packed(regions: RegionBatch, move: Callable[[torch.Tensor], torch.Tensor]) -> RegionBatch:
+    """The same with all index tensors as parts of one, which `move` may bring elsewhere.
+
+    There are dozens of them: one copy to a GPU is quicker than as many, and each tensor that comes from another process
+    by itself would take one of the files that a process may have open.
+    """
+    tensors: list[torch.Tensor] = []
+
+    def collect(tensor: torch.Tensor) -> torch.Tensor:
+        tensors.append(tensor)
+        return tensor
+
+    _map(regions, collect)
+    parts = iter(move(torch.cat(tensors)).split([len(tensor) for tensor in tensors]))
+    return _map(regions, lambda _: next(parts))
 
 
 def _map(value: _T, function: Callable[[torch.Tensor], torch.Tensor]) -> _T:

@@ -23,8 +23,11 @@ from dbbd_cli.progress import Progress
 from dbbd_cli.tasks.point_batches import PointBatch
 from dbbd_cli.tasks.point_pretraining import PointPretraining, make_network
 
-PROBE_POINTS = 100_000
-"""Labelled points that a probe is fitted on, at most; as many from each training scene."""
+POINTS_PER_SCENE = 2048
+PROBE_POINTS = 200_000
+"""Labelled points that a probe is fitted on: so many from each training scene, and not more than this of all."""
+WEIGHT_DECAY = 0.01
+"""Strong: the labels are of few scenes, whose points resemble each other."""
 MOST_CLASSES = 200
 """More different labels than this are no classes of a segmentation."""
 
@@ -32,11 +35,12 @@ _Extract = Callable[[PointBatch], torch.Tensor]
 
 
 def point_features(task: PointPretraining, encoder: DbbdEncoder, scene: PointBatch, runtime: Runtime) -> torch.Tensor:
-    """The features `(N, 2 D)` of the points of a scene as it is, from both branches, on the device."""
-    coord, feat, regions = task.unchanged(scene, runtime.device)
+    """The features `(N, D)` of the points of a scene as it is, on the device.
+
+    They are those of the branch G2L, in which a point knows the regions that it lies in, up to the whole scene.
+    """
     with torch.no_grad(), runtime.autocast():
-        branches = [encoder.global_to_local(coord, feat, regions), encoder.local_to_global(coord, feat, regions)]
-    return torch.cat([branch.points.float() for branch in branches], dim=1)
+        return encoder.global_to_local(*task.unchanged(scene, runtime.device)).points.float()
 
 
 def labels_of(task: PointPretraining, split: str) -> list[int]:
@@ -69,7 +73,7 @@ def run_probes(
     if len(labels) > MOST_CLASSES:
         return None, f"the scenes have {len(labels):,} different labels, too many to be classes"
     num_train, num_test = len(task.manifest.of("train")), len(task.manifest.of(split))
-    quota = max(1, PROBE_POINTS // num_train)
+    quota = min(POINTS_PER_SCENE, max(1, PROBE_POINTS // num_train))
     rows = [
         _labelled(scene, quota, task.config.seed, number) for number, scene in enumerate(task.prepared_scenes("train"))
     ]
@@ -86,7 +90,7 @@ def run_probes(
             bar.advance()
     target = _class_of(np.concatenate([found for _, found in rows]), labels).to(runtime.device)
     progress.line(f"Fitting {len(extracts)} linear probes on {len(target):,} points…")
-    probes = [fit_probe(torch.cat(part), target, len(labels)) for part in parts]
+    probes = [fit_probe(torch.cat(part), target, len(labels), weight_decay=WEIGHT_DECAY) for part in parts]
     del parts
 
     confusions = [torch.zeros(len(labels), len(labels), dtype=torch.int64, device=runtime.device) for _ in probes]

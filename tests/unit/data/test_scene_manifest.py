@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from dbbd_cli.data import scene_manifest
-from dbbd_cli.data.scene_cache import Room, SceneRef, SceneSettings, prepared_scene
+from dbbd_cli.data.scene_cache import Room, SceneRef, SceneSettings, prepared_scene, scene_in_cache
 from dbbd_cli.data.scene_file import scene_digest
 from dbbd_cli.data.scene_manifest import make_room_manifest, make_scene_manifest, prepare_scenes, scene_refs
 from dbbd_cli.data.split import SPLITS, Manifest
@@ -277,10 +277,13 @@ def made(tmp_path: Path) -> tuple[Path, Manifest]:
 
 
 def prepared(refs: Sequence[SceneRef], cache: Path) -> list[int]:
-    return prepare_scenes(refs, SETTINGS, cache, Silent())
+    """Prepares the scenes; the number of points of each, as the cache holds it now."""
+    prepare_scenes(refs, SETTINGS, cache, Silent())
+    found = [scene_in_cache(ref, SETTINGS, cache) for ref in refs]
+    return [scene.num_points if scene is not None else -1 for scene in found]
 
 
-def test_the_number_of_points_of_each_scene_is_given_back(tmp_path: Path) -> None:
+def test_all_scenes_are_in_the_cache_once_they_are_prepared(tmp_path: Path) -> None:
     root = divided(tmp_path / "scenes", train=2, val=1)
     save(root / "train" / "scene01.pkl", 0, coords=np.random.default_rng(0).random((57, 3)), normals=None)
     manifest = manifest_of(root, tmp_path / "cache")

@@ -15,6 +15,8 @@ from dbbd_cli.config.load import Override
 from dbbd_cli.config.point_pretraining import PointPretrainingConfig
 from dbbd_cli.engine.checkpoint import load_checkpoint
 from dbbd_cli.errors import CheckpointError, ConfigError, DbbdError
+from dbbd_cli.progress import Silent
+from dbbd_cli.services.bare_weights import open_bare_weights
 from dbbd_cli.services.evaluate import evaluate
 from dbbd_cli.services.train import train
 from dbbd_cli.tasks.point_pretraining import make_network
@@ -92,7 +94,7 @@ def test_it_has_the_losses_that_the_same_weights_have_in_a_run(
 def test_what_weights_cannot_tell_is_said_on_the_command_line(
     tiny_point_config: Make, scene_folder: Callable[..., Path], tmp_path: Path
 ) -> None:
-    path, root = first_implementation(state_of(tiny_point_config()), tmp_path / "old.pth"), scene_folder()
+    path, root = first_implementation(state_of(tiny_point_config()), tmp_path / "old.pth"), scene_folder(labels=False)
     losses = [
         evaluate(path, plots=False, overrides=where(root, **settings)).report["loss"]
         for settings in ({}, {"model.aggregation": "mean"}, {"model.pooling": "mean"}, {"loss.temperature": 0.2})
@@ -113,7 +115,7 @@ def test_training_starts_from_them(tiny_point_config: Make, scene_folder: Callab
 
 
 def test_a_bare_state_dict_does_too(tiny_point_config: Make, scene_folder: Callable[..., Path], tmp_path: Path) -> None:
-    state, root = state_of(tiny_point_config()), scene_folder()
+    state, root = state_of(tiny_point_config()), scene_folder(labels=False)
     torch.save(state, tmp_path / "bare.pth")
     bare = evaluate(tmp_path / "bare.pth", plots=False, overrides=where(root)).report
     path = first_implementation(state, tmp_path / "old.pth")
@@ -126,19 +128,17 @@ def test_an_epoch_that_is_none_is_not_believed(
     tiny_point_config: Make, scene_folder: Callable[..., Path], tmp_path: Path, epoch: object
 ) -> None:
     path = first_implementation(state_of(tiny_point_config()), tmp_path / "old.pth", epoch=epoch)
-    from dbbd_cli.progress import Silent
-    from dbbd_cli.services.bare_weights import open_bare_weights
-
-    assert open_bare_weights(path, config=None, overrides=where(scene_folder()), progress=Silent()).epoch == 0
+    overrides = where(scene_folder({"train": 1, "val": 1}))
+    assert open_bare_weights(path, config=None, overrides=overrides, progress=Silent()).epoch == 0
 
 
 def test_features_of_another_number_are_told(
     tiny_point_config: Make, scene_folder: Callable[..., Path], tmp_path: Path
 ) -> None:
-    root = scene_folder(colours=True)
+    root = scene_folder(colours=True, labels=False)
     state = state_of(tiny_point_config(data__features=["normals", "colour"]))
     path = first_implementation(state, tmp_path / "old.pth")
-    with pytest.raises(ConfigError, match="trained on 6 features per point, and data.features gives 3") as caught:
+    with pytest.raises(ConfigError, match=r"trained on 6 features per point, and data\.features gives 3") as caught:
         evaluate(path, overrides=where(root))
     assert "data.features" in caught.value.hint
     assert evaluate(path, plots=False, overrides=where(root, data__features=["normals", "colour"])).report["loss"]
@@ -146,7 +146,7 @@ def test_features_of_another_number_are_told(
 
 def test_no_folder_of_scenes_or_a_wrong_configuration_is_told(tiny_point_config: Make, tmp_path: Path) -> None:
     path = first_implementation(state_of(tiny_point_config()), tmp_path / "old.pth")
-    with pytest.raises(ConfigError, match="data.path is not set"):
+    with pytest.raises(ConfigError, match=r"data\.path is not set"):
         evaluate(path)
     with pytest.raises(ConfigError, match="qr_cnn is of the task image_classification"):
         evaluate(path, config="qr_cnn")
@@ -207,7 +207,7 @@ def no_rows(path: Path, state: dict[str, torch.Tensor]) -> None:
 def test_files_that_hold_no_such_weights_are_refused(
     tiny_point_config: Make, scene_folder: Callable[..., Path], tmp_path: Path, write: Callable[..., None]
 ) -> None:
-    path, root = tmp_path / "wrong.pth", scene_folder()
+    path, root = tmp_path / "wrong.pth", scene_folder(labels=False)
     write(path, state_of(tiny_point_config()))
     with pytest.raises(DbbdError, match=r"wrong\.pth") as caught:
         evaluate(path, overrides=where(root))
@@ -232,7 +232,7 @@ class Payload:
 def test_code_in_the_file_is_not_run(
     tiny_point_config: Make, scene_folder: Callable[..., Path], tmp_path: Path, kind: str
 ) -> None:
-    path, proof, root = tmp_path / "evil.pth", tmp_path / "ran", scene_folder()
+    path, proof, root = tmp_path / "evil.pth", tmp_path / "ran", scene_folder(labels=False)
     payload = Payload(f"touch {proof}")
     if kind == "pickle":
         path.write_bytes(pickle.dumps(payload))
@@ -242,7 +242,7 @@ def test_code_in_the_file_is_not_run(
         lambda: evaluate(path, overrides=where(root)),
         lambda: train(tiny_point_config(model__weights=str(path))),
     ):
-        with pytest.raises(CheckpointError, match="system"):
+        with pytest.raises(CheckpointError, match=r"posix\.system|no file of tensors"):
             use()
         assert not proof.exists()
 
@@ -250,7 +250,7 @@ def test_code_in_the_file_is_not_run(
 def test_a_checkpoint_of_a_run_that_was_taken_out_of_its_folder(
     tiny_point_config: Make, scene_folder: Callable[..., Path], tmp_path: Path
 ) -> None:
-    root = scene_folder()
+    root = scene_folder(labels=False)
     run = train(tiny_point_config(data__path=str(root), training__epochs=1)).run
     (tmp_path / "kept").mkdir()
     path = Path((run / "best_model.pth").rename(tmp_path / "kept" / "model.pth"))

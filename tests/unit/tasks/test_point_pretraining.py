@@ -218,12 +218,12 @@ def test_single_scenes_come_whole_in_order_and_with_labels(tiny_point_config: Ma
     task = make_task(tiny_point_config(), ())
     scenes = list(task.single_scenes("train"))
     assert [task.names(scene, "train") for scene in scenes] == [[sample.key] for sample in task.manifest.of("train")]
-    for number, scene in enumerate(scenes):
+    for scene, prepared in zip(scenes, task.prepared_scenes("train"), strict=True):
         assert scene.regions.point.tolist() == list(range(1000))
         assert scene.segment is not None
         assert len(scene.segment.unique()) > 3
-        assert task.tree("train", number).num_points[0] == 1000
-        assert task.tree("train", number).num_regions == sum(level.num_regions for level in scene.regions.levels)
+        assert np.array_equal(prepared.coord, scene.coord.numpy())
+        assert prepared.tree.num_regions == sum(level.num_regions for level in scene.regions.levels)
 
 
 def test_loaders_are_made_for_the_splits_that_are_wanted_and_only_training_is_shuffled(tiny_point_config: Make) -> None:

@@ -1,0 +1,125 @@
+"""Scenes that a stranger may have made: each is refused by name, before anything is run, kept or even loaded."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+REPOSITORY = Path(__file__).parents[2]
+CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+COORD = np.random.default_rng(0).random((200, 3), dtype=np.float32)
+
+
+def scene(path: Path, coord: np.ndarray, **content: Any) -> Path:
+    path = path.with_suffix(".pkl")
+    path.write_bytes(pickle.dumps({"coords": coord, **content}))
+    return path
+
+
+def tree() -> dict[str, Any]:
+    """A region of all points, halved."""
+    halves: list[dict[str, Any]] = [
+        {"indices": list(range(start, start + 100)), "center_idx": start, "level": 1, "children": []}
+        for start in (0, 100)
+    ]
+    return {"indices": list(range(200)), "center_idx": 5, "level": 0, "children": halves}
+
+
+class Payload:
+    def __init__(self, proof: Path) -> None:
+        self.proof = proof
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.system, (f"touch {self.proof}",)
+
+
+def not_a_number(path: Path) -> Path:
+    coord = COORD.copy()
+    coord[42, 1] = np.nan
+    return scene(path, coord)
+
+
+def three_points(path: Path) -> Path:
+    return scene(path, COORD[:3])
+
+
+def one_place(path: Path) -> Path:
+    return scene(path, np.tile(COORD[:1], (200, 1)))
+
+
+def cycle(path: Path) -> Path:
+    root = tree()
+    root["children"][0]["children"] = [root]
+    return scene(path, COORD, hierarchy=root)
+
+
+def index_out_of_range(path: Path) -> Path:
+    root = tree()
+    root["children"][1]["indices"][7] = 200
+    return scene(path, COORD, hierarchy=root)
+
+
+def promises(path: Path) -> Path:
+    path = path.with_suffix(".ply")
+    properties = "".join(f"property float {axis}\n" for axis in "xyz")
+    header = f"ply\nformat binary_little_endian 1.0\nelement vertex 1000000000000\n{properties}end_header\n"
+    path.write_bytes(header.encode() + COORD.tobytes())
+    return path
+
+
+def payload(path: Path) -> Path:
+    return scene(path, COORD, extra=Payload(path.parents[2] / "ran"))
+
+
+TOLD = {
+    not_a_number: "not finite at point 42",
+    three_points: "only 3 points",
+    one_place: "all of its points lie in the same place",
+    cycle: "cycle",
+    index_out_of_range: "holds point 200",
+    promises: "1,000,000,000,000",
+    payload: "nothing in it was run",
+}
+
+
+@pytest.mark.parametrize("write", TOLD, ids=lambda write: write.__name__)
+def test_a_hostile_scene_is_refused_by_name_before_torch_is_loaded(
+    tmp_path: Path, write: Callable[[Path], Path]
+) -> None:
+    root = tmp_path / "scenes"
+    for split in ("train", "val"):
+        (root / split).mkdir(parents=True)
+        for number in range(2):
+            scene(root / split / f"good{number}", COORD + number, hierarchy=tree())
+    bad = write(root / "train" / "bad")
+    process = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "dbbd_cli", "train", "--config", "smoke_dbbd",
+         "--set", "data.source=folder", "--set", f"data.path={root}", "--set", f"data.cache_dir={tmp_path / 'cache'}"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY), "PYTHONUTF8": "1"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )  # fmt: skip
+    lines = process.stderr.splitlines()
+    loaded = {line.rpartition("|")[2].strip() for line in lines if line.startswith("import time:")}
+    told = "\n".join(line for line in lines if not line.startswith("import time:"))
+    assert process.returncode == 3, told
+    assert str(bad) in told
+    assert TOLD[write] in told
+    assert "Traceback" not in told
+    assert "good" not in told
+    assert process.stdout == ""
+    assert not CONTROL.search(told)
+    assert {"dbbd_cli.services.preparation", "numpy"} <= loaded  # so that the names are those of modules
+    assert not {"torch", "torchvision", "matplotlib", "tensorboard"} & loaded
+    assert sorted(path.name for path in tmp_path.iterdir() if path.name != "cache") == ["scenes"]
