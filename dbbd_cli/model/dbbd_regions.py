@@ -7,16 +7,15 @@ scene, in depth-first order; children of one parent are neighbours.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, is_dataclass
-from typing import Any, Protocol, TypeVar
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 
 from dbbd_cli.errors import DataError
-
-_T = TypeVar("_T")
+from dbbd_cli.model.packing import packed
 
 
 class FlatTree(Protocol):
@@ -112,11 +111,11 @@ class RegionBatch:
         """The same on a device."""
         if torch.device(device) == self.point.device:
             return self
-        return _packed(self, lambda buffer: buffer.to(device, non_blocking=non_blocking))
+        return packed(self, lambda buffer: buffer.to(device, non_blocking=non_blocking))
 
     def pin_memory(self) -> RegionBatch:
         """The same in page-locked memory."""
-        return _packed(self, torch.Tensor.pin_memory)
+        return packed(self, torch.Tensor.pin_memory)
 
 
 def build_regions(
@@ -198,7 +197,7 @@ def build_regions(
         num_points=total,
         num_scenes=len(trees),
     )
-    return _packed(regions, lambda buffer: buffer)
+    return packed(regions, lambda buffer: buffer)
 
 
 @dataclass(frozen=True)
@@ -275,31 +274,3 @@ def _level(parts: dict[str, Any]) -> RegionLevel:
     points = PointGroups(**{name: _tensor(parts[name]) for name in names})
     others = {name: _tensor(parts[name]) for name in ("parent", "family", "family_start", "assemble", "offset")}
     return RegionLevel(points=points, leaves=parts["leaves"], **others)
-
-
-def _packed(regions: RegionBatch, move: Callable[[torch.Tensor], torch.Tensor]) -> RegionBatch:
-    """The same with all index tensors as parts of one, which `move` may bring elsewhere.
-
-    There are dozens of them: one copy to a GPU is quicker than as many, and each tensor that comes from another process
-    by itself would take one of the files that a process may have open.
-    """
-    tensors: list[torch.Tensor] = []
-
-    def collect(tensor: torch.Tensor) -> torch.Tensor:
-        tensors.append(tensor)
-        return tensor
-
-    _map(regions, collect)
-    parts = iter(move(torch.cat(tensors)).split([len(tensor) for tensor in tensors]))
-    return _map(regions, lambda _: next(parts))
-
-
-def _map(value: _T, function: Callable[[torch.Tensor], torch.Tensor]) -> _T:
-    """The same structure with every tensor replaced."""
-    if isinstance(value, torch.Tensor):
-        return function(value)  # type: ignore[return-value]
-    if isinstance(value, tuple):
-        return tuple(_map(item, function) for item in value)  # type: ignore[return-value]
-    if is_dataclass(value) and not isinstance(value, type):
-        return type(value)(**{field.name: _map(getattr(value, field.name), function) for field in fields(value)})
-    return value

@@ -20,7 +20,7 @@ from dbbd_cli.model.dbbd_regions import RegionBatch
 from dbbd_cli.progress import Progress
 from dbbd_cli.tasks.point_batches import PointBatch, SceneDataset
 
-LEAST_STD = 0.05
+LEAST_STD = 0.1
 LEAST_RANK = 2.0
 """Below these the features of all points are nearly the same, or lie on a line."""
 
