@@ -130,7 +130,8 @@ def load_pretraining(module: DbbdPretraining, path: Path) -> None:
     Raises:
         CheckpointError: the file is missing, is not safe to read, or has other keys or shapes.
     """
-    state = _state_dict_in(load_tensors(path))
+    content = load_tensors(path)
+    state = _state_dict_in(content)
     if state is None:
         raise CheckpointError(
             f"{path} holds no weights of DBBD",
@@ -145,9 +146,12 @@ def load_pretraining(module: DbbdPretraining, path: Path) -> None:
         if key in state and state[key].shape != own[key].shape
     ]
     if findings:
+        sizes = sizes_of(content) or {}
+        told = ", ".join(f"{name} {value}" for name, value in sizes.items())
         raise CheckpointError(
             f"{path} does not fit the network",
-            hint="set the section model of the configuration to the sizes that the checkpoint was trained with",
+            hint="set the section model of the configuration to the sizes that the checkpoint was trained with"
+            + (f": {told}" if told else ""),
             details=findings[:10],
         )
     module.load_state_dict(state)

@@ -23,7 +23,8 @@ from dbbd_cli.services.validate import validate
 Make = Callable[..., PointPretrainingConfig]
 SCHEDULES = [
     (0, {"training.scheduler": "none", "training.warmup_epochs": 1.0}),
-    (2, {"training.scheduler": "reduce_on_plateau", "training.scheduler_patience": 0}),
+    # So fast that the loss does not fall: the rate must, which takes the memory of the epochs before the resume.
+    (2, {"training.scheduler": "reduce_on_plateau", "training.scheduler_patience": 0, "training.learning_rate": 0.03}),
     (0, {"training.scheduler": "cosine", "training.scheduler_epochs": 4}),
     (2, {"training.scheduler": "cosine", "training.scheduler_epochs": 4}),
 ]
@@ -49,6 +50,8 @@ def test_two_epochs_extended_to_four_equal_four_in_one_go(
     assert resumed.epochs == 4
     assert_same_run(whole.run, half.run)
     assert not any("cosine" in line for line in told.lines)
+    rates = [row["learning_rate"] for row in load_checkpoint(whole.checkpoint)["state"]["history"]]
+    assert (rates[3] < rates[2]) == (schedule["training.scheduler"] != "none")
 
 
 def test_a_cosine_of_the_length_of_the_run_is_told_to_change_when_it_is_extended(tiny_point_config: Make) -> None:

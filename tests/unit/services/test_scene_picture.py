@@ -125,6 +125,14 @@ def test_colours_are_the_first_principal_components() -> None:
         assert colour[:, channel].max() == 255
 
 
+def test_the_largest_part_of_an_axis_points_upwards() -> None:
+    spread = np.random.default_rng(0).normal(size=(200, 3)) * [1.0, 9.0, 3.0]
+    for turned in (spread, spread * [1.0, -1.0, 1.0]):
+        colour = principal_colours(turned).astype(float)
+        for channel, axis in enumerate((1, 2, 0)):
+            assert np.corrcoef(turned[:, axis], colour[:, channel])[0, 1] > 0.95
+
+
 def test_equal_features_have_equal_colours_and_a_shift_changes_none() -> None:
     values = np.concatenate([features(100), features(100)])
     colour = principal_colours(values)
