@@ -211,14 +211,29 @@ def test_with_several_tasks_what_is_wrong_for_all_is_reported(monkeypatch: pytes
         points: int = 3
 
     monkeypatch.setitem(SCHEMAS, "other", OtherConfig)  # type: ignore[arg-type]
-    text = "points: 1\nseed: 1\nrun: {name: 5}\nepoch: 1\ntask: "
+    text = "points: 1\nsmall_mode: true\nrun: {name: 5}\nepoch: 1\ntask: "
     assert problems(text + "othr") == [
         "x.yaml:3: run.name is 5\n    expected text that is not empty, in quotes",
         "x.yaml:4: epoch is unknown\n    did you mean training.epochs?",
         "x.yaml:5: task is 'othr'\n    expected one of: image_classification, dbbd, other; did you mean other?",
     ]
     assert problems(text + "other") == [
-        "x.yaml:2: seed is unknown\n    expected one of: task, run, points",
+        "x.yaml:2: small_mode is unknown\n    only the task dbbd has it",
         "x.yaml:3: run.name is 5\n    expected text that is not empty, in quotes",
         "x.yaml:4: epoch is unknown\n    expected one of: task, run, points",
     ]
+
+
+@pytest.mark.parametrize(
+    ("task", "key", "owner"),
+    [
+        ("dbbd", "training: {label_smoothing: 0.1}", "image_classification"),
+        ("dbbd", "data: {image_size: 64}", "image_classification"),
+        ("image_classification", "loss: {temperature: 0.2}", "dbbd"),
+        ("image_classification", "model: {hidden_dim: 8}", "dbbd"),
+    ],
+)
+def test_a_key_of_another_task_is_told_to_be_one(task: str, key: str, owner: str) -> None:
+    (problem,) = problems(f"task: {task}\n{key}\n")
+    assert "is unknown" in problem
+    assert problem.endswith(f"only the task {owner} has it")

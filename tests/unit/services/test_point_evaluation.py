@@ -104,7 +104,7 @@ def test_the_probe_on_the_network_stands_beside_a_random_one_and_the_raw_input(t
     run = train(tiny_point_config()).run
     probe = report_of(run)["probe"]
     assert [row["name"] for row in probe["features"]] == PROBES
-    assert [row["dim"] for row in probe["features"]] == [32, 32, 3]
+    assert [row["dim"] for row in probe["features"]] == [16, 16, 3]
     assert (probe["train_scenes"], probe["test_scenes"]) == (6, 1)
     assert set(probe["classes"]) <= {"floor", "wall", "ceiling", "table", "chair", "shelf", "lamp", "box", "sofa"}
     for row in probe["features"]:
@@ -127,12 +127,8 @@ def test_the_probes_are_those_of_features_put_together_by_hand(tiny_point_config
         return torch.cat([scene.normal, scene.coord[:, 2:]], dim=1)
 
     def pretrained(scene: Any) -> torch.Tensor:
-        encoder = task.module.encoder
-        arguments = scene.coord, raw(scene), scene.regions
         with torch.no_grad():
-            return torch.cat(
-                [encoder.global_to_local(*arguments).points, encoder.local_to_global(*arguments).points], 1
-            )
+            return task.module.encoder.global_to_local(scene.coord, raw(scene), scene.regions).points
 
     scenes = {split: list(task.single_scenes(split)) for split in ("train", "test")}
     labels = {split: torch.cat([scene.segment for scene in scenes[split]]) for split in scenes}
@@ -145,16 +141,16 @@ def test_the_probes_are_those_of_features_put_together_by_hand(tiny_point_config
         train_rows, test_rows = labels["train"] >= 0, labels["test"] >= 0
         target = torch.tensor([known.index(int(label)) for label in labels["train"][train_rows]])
         truth = torch.tensor([known.index(int(label)) for label in labels["test"][test_rows]])
-        fitted = point_probe.fit_probe(parts["train"][train_rows], target, len(known))
+        fitted = point_probe.fit_probe(
+            parts["train"][train_rows], target, len(known), weight_decay=point_probe.WEIGHT_DECAY
+        )
         confusion = confusion_counts(fitted.predict(parts["test"][test_rows]), truth, len(known))
         (row,) = [row for row in probe["features"] if row["name"] == name]
         scores = json.loads(json.dumps(asdict(segmentation_scores(confusion))).replace("NaN", "null"))
         assert {key: row[key] for key in scores} == scores
 
 
-def test_the_random_encoder_is_one_that_was_never_trained(
-    tiny_point_config: Make, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_random_encoder_is_one_that_was_never_trained(tiny_point_config: Make) -> None:
     """It is the encoder of epoch 0: a run whose weights do not move has two equal probes."""
     still = {"training.learning_rate": 1e-30, "training.min_lr": 0.0, "training.weight_decay": 0.0}
     probe = report_of(train(tiny_point_config(**still, **{"training.epochs": 1})).run)["probe"]
@@ -166,11 +162,12 @@ def test_the_random_encoder_is_one_that_was_never_trained(
     assert probe["features"][1] == random
 
 
+@pytest.mark.parametrize(("limit", "most"), [("PROBE_POINTS", 600), ("POINTS_PER_SCENE", 100)])
 def test_points_of_a_probe_are_limited_and_always_the_same(
-    tiny_point_config: Make, monkeypatch: pytest.MonkeyPatch
+    tiny_point_config: Make, monkeypatch: pytest.MonkeyPatch, limit: str, most: int
 ) -> None:
     run = train(tiny_point_config(training__epochs=1)).run
-    monkeypatch.setattr(point_probe, "PROBE_POINTS", 600)
+    monkeypatch.setattr(point_probe, limit, most)
     one, two = report_of(run)["probe"], report_of(run)["probe"]
     assert one["train_points"] == 600  # 100 of each of 6 scenes
     assert one == two
