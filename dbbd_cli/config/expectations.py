@@ -65,7 +65,7 @@ class Expectations:
         """What an unknown `key` may be meant for: the same name in other sections, else names like it."""
         others = [task for task, schema in SCHEMAS.items() if schema is not self._schema]
         if having := [task for task in others if key in Expectations(SCHEMAS[task])._keys]:
-            return f"only the task {' and '.join(having)} has it"
+            return f"it is a setting of the task {' or '.join(having)}"
         section, name = key[:-1], str(key[-1]).lower()
         spelled_out = (*section, *name.split("."))
         if len(spelled_out) > len(key) and spelled_out in self._keys:

@@ -7,6 +7,7 @@ its steps. It calls nothing but the functions that it was given by name.
 
 from __future__ import annotations
 
+import pickletools
 import struct
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -115,6 +116,8 @@ class PickleMachine:
             raise RefusedPickleError(f"wants the code of {shown(self._line())}.{shown(self._line())}")
         if code in b"SVILFgpP":
             raise ValueError("is in an old form of pickle (protocol 0 or 1); save it again, with protocol 2 or later")
+        if chr(code) not in {known.code for known in pickletools.opcodes}:
+            raise ValueError("is no pickle, or a damaged one")
         raise RefusedPickleError(f"wants an operation (0x{code:02x}) that no plain value needs")
 
     def _push(self, value: Any) -> None:

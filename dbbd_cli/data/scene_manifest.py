@@ -94,9 +94,9 @@ def make_scene_manifest(
     if problems and on_error == "fail":
         if failure is not None and len(problems) == 1:
             raise failure
-        raise DataError(f"{len(problems):,} scenes cannot be used", details=shortened(problems), hint=_HINT_BAD_SCENES)
+        raise DataError(f"{_scenes(len(problems))} of no use", details=shortened(problems), hint=_HINT_BAD_SCENES)
     if problems:
-        progress.warn(f"{len(problems):,} scenes were left out; they are listed in splits.json of the run.")
+        progress.warn(f"{_scenes(len(problems))} left out; see splits.json of the run.")
     absent = [split for split in ("train", "val") if not any(sample.split == split for sample in samples)]
     if absent:
         raise DataError(
@@ -193,6 +193,10 @@ def _in_threads(function: Callable[[_T], _R], items: Sequence[_T]) -> Iterator[_
         yield from pool.map(guarded, items)
 
 
+def _scenes(count: int) -> str:
+    return "1 scene is" if count == 1 else f"{count:,} scenes are"
+
+
 def _warn_of_copies(samples: Sequence[Sample], progress: Progress) -> None:
     places: dict[str, list[Sample]] = defaultdict(list)
     for sample in samples:
@@ -200,4 +204,4 @@ def _warn_of_copies(samples: Sequence[Sample], progress: Progress) -> None:
     copies = [found for found in places.values() if len({sample.split for sample in found}) > 1]
     if copies:
         examples = "; ".join(" = ".join(f"{s.key} ({s.split})" for s in found[:3]) for found in copies[:3])
-        progress.warn(f"{len(copies):,} scenes are in more than one split with the same content: {examples}")
+        progress.warn(f"{_scenes(len(copies))} in more than one split with the same content: {examples}")

@@ -18,7 +18,7 @@ from dbbd_cli.model.dbbd_encoder import BranchFeatures, DbbdEncoder
 from dbbd_cli.model.dbbd_loss import DbbdLoss, DbbdLosses, alignment, effective_rank, feature_std, uniformity
 from dbbd_cli.model.dbbd_regions import RegionBatch
 from dbbd_cli.model.output import StepOutput
-from dbbd_cli.model.safe_load import load_tensors
+from dbbd_cli.model.safe_load import check_finite, load_tensors
 
 
 class DbbdPretraining(nn.Module):
@@ -128,7 +128,7 @@ def load_pretraining(module: DbbdPretraining, path: Path) -> None:
     """Fills network and heads from a checkpoint of the first implementation, one of this tool, or a bare state dict.
 
     Raises:
-        CheckpointError: the file is missing, is not safe to read, or has other keys or shapes.
+        CheckpointError: the file is missing, not safe to read, not finite, or has other keys or shapes.
     """
     content = load_tensors(path)
     state = _state_dict_in(content)
@@ -137,6 +137,7 @@ def load_pretraining(module: DbbdPretraining, path: Path) -> None:
             f"{path} holds no weights of DBBD",
             hint="give a checkpoint of this tool, or one with encoder_state_dict and loss_fn_state_dict",
         )
+    check_finite(state, path)
     own = module.state_dict()
     findings = [f"missing: {key}" for key in own if key not in state]
     findings += [f"unknown: {key}" for key in state if key not in own]

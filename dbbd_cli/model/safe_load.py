@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 import re
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -33,6 +34,24 @@ def load_tensors(path: Path) -> object:
         raise CheckpointError(
             f"{path} is not a readable file of tensors: damaged, cut off or something else"
         ) from error
+
+
+def check_finite(state: object, path: Path) -> None:
+    """Raises where weights are NaN or infinite: nothing that is computed with them means anything.
+
+    Args:
+        state: a state dict; what is none is left to others.
+        path: the file that it comes from.
+
+    Raises:
+        CheckpointError: names the first such weight.
+    """
+    for name, value in state.items() if isinstance(state, Mapping) else ():
+        if isinstance(value, torch.Tensor) and value.is_floating_point() and not torch.isfinite(value).all():
+            raise CheckpointError(
+                f"{path}: {name} holds values that are not finite",
+                hint="use another checkpoint; training has failed here",
+            )
 
 
 def reason_of(error: BaseException) -> str:

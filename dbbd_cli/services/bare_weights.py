@@ -40,7 +40,7 @@ def open_bare_weights(
 
     Args:
         path: the file.
-        config: configuration of task `dbbd`, a YAML file or a shipped name; the defaults without one.
+        config: configuration of task `dbbd`, a YAML file or a shipped name; else that of the file, or the defaults.
         overrides: settings that replace those of the configuration, such as where the scenes are.
         progress: told of every scene.
 
@@ -56,9 +56,9 @@ def open_bare_weights(
             hint="give a run folder, a checkpoint in one, or a file with encoder_state_dict and loss_fn_state_dict",
         )
     feature_dim = sizes.pop("feature_dim")
-    # The folder, not made-up rooms, is what is meant where nothing is said.
-    base: dict[str, Any] = {"task": "dbbd", "data": {"source": "folder"}} if config is None else _plain(config)
-    values = {**base, "model": {**base.get("model", {}), **sizes, "weights": str(path.resolve())}}
+    base = _own_settings(content) if config is None else _plain(config)
+    model = base["model"] if isinstance(base.get("model"), Mapping) else {}
+    values = {**base, "model": {**model, **sizes, "weights": str(path.resolve())}}
     chosen = config_from_mapping(values, overrides, origin=config or path.name)
     assert isinstance(chosen, PointPretrainingConfig)
     if chosen.data.feature_dim != feature_dim:
@@ -69,8 +69,26 @@ def open_bare_weights(
         )
     prepared, manifest = prepare_run(chosen, progress)
     assert isinstance(prepared, PointPretrainingConfig)
-    epoch = content.get("epoch") if isinstance(content, Mapping) else None
-    return BareWeights(prepared, manifest, epoch if type(epoch) is int and 0 <= epoch <= 10**9 else 0)
+    return BareWeights(prepared, manifest, _epochs(content))
+
+
+def _own_settings(content: object) -> dict[str, Any]:
+    """The settings that a checkpoint of this tool carries; else those by default, with the scenes from a folder."""
+    config = content.get("config") if isinstance(content, Mapping) else None
+    if isinstance(config, Mapping) and config.get("task") == "dbbd":
+        return dict(config)
+    # A folder, not made-up rooms, is what is meant where nothing is said.
+    return {"task": "dbbd", "data": {"source": "folder"}}
+
+
+def _epochs(content: object) -> int:
+    """The epochs that a checkpoint says it was trained for; 0 where it says nothing."""
+    if not isinstance(content, Mapping):
+        return 0
+    state = content.get("state")
+    history = state.get("history") if isinstance(state, Mapping) else None
+    epoch = len(history) if isinstance(history, list) else content.get("epoch")
+    return epoch if type(epoch) is int and 0 <= epoch <= 10**9 else 0
 
 
 def _plain(config: str) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from dbbd_cli.engine.run_folder import SPLITS
 from dbbd_cli.engine.runtime import Runtime, choose_runtime, count_parameters, size_mb
 from dbbd_cli.engine.state import TrainState
 from dbbd_cli.errors import CheckpointError, ConfigError, DataError
-from dbbd_cli.model.safe_load import reason_of
+from dbbd_cli.model.safe_load import check_finite, reason_of
 from dbbd_cli.paths import shown_path
 from dbbd_cli.progress import Progress
 from dbbd_cli.services.preparation import with_absolute_paths
@@ -210,8 +210,9 @@ def load_module(task: Task, run: OpenedRun) -> None:
     """Puts the weights of a checkpoint into the task's network.
 
     Raises:
-        CheckpointError: they do not fit.
+        CheckpointError: they do not fit, or are not finite.
     """
+    check_finite(run.checkpoint["module"], run.path)
     try:
         task.module.load_state_dict(run.checkpoint["module"])
     except Exception as error:  # whatever is in the file, it does not fit

@@ -218,7 +218,7 @@ def test_with_several_tasks_what_is_wrong_for_all_is_reported(monkeypatch: pytes
         "x.yaml:5: task is 'othr'\n    expected one of: image_classification, dbbd, other; did you mean other?",
     ]
     assert problems(text + "other") == [
-        "x.yaml:2: small_mode is unknown\n    only the task dbbd has it",
+        "x.yaml:2: small_mode is unknown\n    it is a setting of the task dbbd",
         "x.yaml:3: run.name is 5\n    expected text that is not empty, in quotes",
         "x.yaml:4: epoch is unknown\n    expected one of: task, run, points",
     ]
@@ -236,4 +236,4 @@ def test_with_several_tasks_what_is_wrong_for_all_is_reported(monkeypatch: pytes
 def test_a_key_of_another_task_is_told_to_be_one(task: str, key: str, owner: str) -> None:
     (problem,) = problems(f"task: {task}\n{key}\n")
     assert "is unknown" in problem
-    assert problem.endswith(f"only the task {owner} has it")
+    assert problem.endswith(f"it is a setting of the task {owner}")

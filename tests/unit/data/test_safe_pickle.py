@@ -330,3 +330,9 @@ def test_damaged_pickles_are_reported_and_nothing_else(protocol):
             load_plain(bytes(data))
     assert "builtins" in sys.modules
     assert builtins.open is open
+
+
+def test_what_is_no_pickle_is_called_damaged_rather_than_dangerous() -> None:
+    with pytest.raises(ValueError, match="no pickle, or a damaged one") as caught:
+        load_plain(b"no pickle")
+    assert not isinstance(caught.value, RefusedPickleError)

@@ -153,7 +153,7 @@ def spoil(root: Path) -> None:
 def test_all_scenes_that_cannot_be_used_are_named_together(tmp_path: Path) -> None:
     root = divided(tmp_path / "scenes", train=4, val=3)
     spoil(root)
-    with pytest.raises(DataError, match="3 scenes cannot be used") as caught:
+    with pytest.raises(DataError, match="3 scenes are of no use") as caught:
         manifest_of(root, tmp_path / "cache")
     details = caught.value.details
     assert [Path(detail.split(": ")[0]).name for detail in details] == ["scene00.pkl", "scene02.pkl", "scene01.pkl"]
@@ -178,7 +178,7 @@ def test_they_are_left_out_listed_and_told_of_where_that_is_wanted(tmp_path: Pat
     assert keys(manifest, "train") == ["train/scene01.pkl", "train/scene03.pkl"]
     assert keys(manifest, "val") == ["val/scene00.pkl", "val/scene02.pkl"]
     assert len(manifest.skipped) == 3
-    assert told.warnings == ["3 scenes were left out; they are listed in splits.json of the run."]
+    assert told.warnings == ["3 scenes are left out; see splits.json of the run."]
 
 
 @pytest.mark.parametrize(("split", "others"), [("train", "val"), ("val", "train")])
@@ -196,7 +196,7 @@ def test_colours_are_asked_for_only_where_they_are_wanted(tmp_path: Path) -> Non
     save(root / "train" / "scene00.pkl", 0, colors=np.zeros((100, 3), np.uint8))
     assert manifest_of(root, tmp_path / "cache").counts()["train"] == 2
     for _ in range(2):  # the second time from the cache
-        with pytest.raises(DataError, match="2 scenes cannot be used") as caught:
+        with pytest.raises(DataError, match="2 scenes are of no use") as caught:
             manifest_of(root, tmp_path / "cache", needs_colour=True)
         assert all("has no colours, which data.features asks for" in detail for detail in caught.value.details)
         manifest = manifest_of(root, tmp_path / "cache")
@@ -213,7 +213,7 @@ def test_copies_in_more_than_one_split_are_told_of(tmp_path: Path) -> None:
     shutil.copy(root / "train" / "scene02.pkl", root / "val" / "scene01.pkl")
     manifest_of(root, tmp_path / "cache", told)
     (warning,) = told.warnings
-    assert "1 scenes are in more than one split" in warning
+    assert "1 scene is in more than one split" in warning
     assert "train/scene02.pkl (train) = val/scene01.pkl (val)" in warning
 
 

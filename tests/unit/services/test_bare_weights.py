@@ -254,8 +254,8 @@ def test_a_checkpoint_of_a_run_that_was_taken_out_of_its_folder(
     run = train(tiny_point_config(data__path=str(root), training__epochs=1)).run
     (tmp_path / "kept").mkdir()
     path = Path((run / "best_model.pth").rename(tmp_path / "kept" / "model.pth"))
-    report = evaluate(path, split="val", plots=False, overrides=where(root, loss__point_samples=64)).report
+    report = evaluate(path, split="val", plots=False).report
     logged = load_checkpoint(run / "ckpt.pth")["state"]["history"][-1]["val"]
-    assert report["point_loss"] > 0
-    assert set(logged) >= {"loss"}
+    assert report["epoch"] == 1
     assert report["num_samples"] == 2
+    assert report["loss"] == pytest.approx(logged["loss"], abs=1e-6)  # its own settings, and the same split

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 
 from dbbd_cli.config.image_classification import ImageClassificationConfig
@@ -148,3 +149,14 @@ def test_plot_draws_a_run_and_several(tiny_config: Make, tmp_path: Path) -> None
     assert single.read_bytes().startswith(b"\x89PNG")
     (both,) = plot(runs, out=tmp_path / "figures", format="svg").files
     assert both.parent == tmp_path / "figures"
+
+
+@pytest.mark.parametrize("use", [validate, evaluate])
+def test_weights_that_are_not_finite_are_refused(use: Callable[[Path], object], tiny_config: Make) -> None:
+    run = train(tiny_config(training__epochs=1)).run
+    state = load_checkpoint(run / "best_model.pth")
+    name, weights = next((key, value) for key, value in state["module"].items() if value.is_floating_point())
+    weights.view(-1)[0] = float("nan")
+    torch.save(state, run / "spoiled.pth")
+    with pytest.raises(CheckpointError, match=f"spoiled.pth: {name} holds values that are not finite"):
+        use(run / "spoiled.pth")
