@@ -156,7 +156,7 @@ def test_weights_that_are_not_finite_are_refused(use: Callable[[Path], object], 
     run = train(tiny_config(training__epochs=1)).run
     state = load_checkpoint(run / "best_model.pth")
     name, weights = next((key, value) for key, value in state["module"].items() if value.is_floating_point())
-    weights.view(-1)[0] = float("nan")
+    weights[(0,) * weights.ndim] = float("nan")
     torch.save(state, run / "spoiled.pth")
     with pytest.raises(CheckpointError, match=f"spoiled.pth: {name} holds values that are not finite"):
         use(run / "spoiled.pth")
