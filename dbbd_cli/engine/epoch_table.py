@@ -17,7 +17,8 @@ class EpochTable:
         self.epochs = epochs
         self.metrics = list(metrics)
         self.titles = [
-            f"{split} {name}" if position == 0 else name.replace("_", " ").replace("top1", "top-1")
+            # The last word says enough beside the others, and a row fits into 80 columns.
+            f"{split} {name}" if position == 0 else name.rpartition("_")[2].replace("top1", "top-1")
             for split in ("train", "val")
             for position, name in enumerate(self.metrics)
         ]
