@@ -51,7 +51,8 @@ def _probe(probe: Mapping[str, Any] | None, missing: str, width: int | None) -> 
     if probe is None:
         reason = f"not measured: {clean_line(missing)}" if missing else "not measured"
         return [heading("Linear probe"), Text("\n".join([*wrapped(reason, width, "  "), ""]))]
-    about = f"trained on {count(probe['train_scenes'])} scenes, tested on {count(probe['test_scenes'])}"
+    scenes = "scene" if probe["train_scenes"] == 1 else "scenes"
+    about = f"trained on {count(probe['train_scenes'])} {scenes}, tested on {count(probe['test_scenes'])}"
     narrow = _is_narrow(width)
     headers = ["", "mIoU", *(("Mean", "Overall") if narrow else ("Mean acc.", "Overall acc."))]
     rows: list[list[str | Text]] = [

@@ -21,6 +21,8 @@ from dbbd_cli.config.sections import (
     rule_error,
 )
 
+Channels = Annotated[int, Field(ge=1, le=4096)]
+
 SMALL: Mapping[str, Mapping[str, Any]] = {
     "data": {"max_train_scenes": 4, "max_val_scenes": 2, "max_test_scenes": 2, "num_workers": 0},
     "model": {
@@ -101,6 +103,8 @@ class PointDataConfig(Section):
         # A missing path is told when scenes are wanted: only the user can know it, and the file is right without.
         if self.source == "synthetic" and self.path is not None:
             raise rule_error("path", "null, because source is synthetic; to use your own data set source as well")
+        if self.class_names and len(set(self.class_names)) < len(self.class_names):
+            raise rule_error("class_names", "names that differ from each other")
         if len(set(self.features)) < len(self.features):
             raise rule_error("features", "each of normals, colour, height at most once")
         return self
@@ -119,13 +123,15 @@ class PointDataConfig(Section):
 class PointModelConfig(Section):
     """The network."""
 
-    hidden_dim: Count = Field(96, description="channels of projected point features")
-    output_dim: Count = Field(96, description="channels of region and point features")
-    encoder_hidden_dims: Annotated[list[Count], Field(min_length=1, max_length=16)] = Field(
+    hidden_dim: Channels = Field(96, description="channels of projected point features")
+    output_dim: Channels = Field(96, description="channels of region and point features")
+    encoder_hidden_dims: Annotated[list[Channels], Field(min_length=1, max_length=16)] = Field(
         [64, 128], description="hidden channels of the region encoder, layer by layer"
     )
-    propagator_hidden_dim: Count = Field(128, description="hidden channels of the step from a region to its children")
-    projection_dim: Count = Field(128, description="channels in which features are compared")
+    propagator_hidden_dim: Channels = Field(
+        128, description="hidden channels of the step from a region to its children"
+    )
+    projection_dim: Channels = Field(128, description="channels in which features are compared")
     aggregation: Literal["max", "mean", "attention"] = Field(
         "max", description="how the features of children become one of their parent"
     )
@@ -189,6 +195,10 @@ class PointPretrainingConfig(Section):
         "data.normal_neighbors",
         "data.max_depth",
         "data.min_region_points",
+        # What the loss is made of: with other values those of before and after could not be compared.
+        "data.views",
+        "loss",
+        "training.batch_size",
         # Gradient checkpointing changes what a step costs, and nothing else.
         *(f"model.{name}" for name in PointModelConfig.model_fields if name != "gradient_checkpointing"),
     )

@@ -6,6 +6,7 @@ import os
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -65,9 +66,11 @@ def make_scene_manifest(
         DataError: the folder has too few scenes, or some that cannot be used and `on_error` is `fail`.
     """
     source = list_scenes(root)
-    chosen = choose_scenes(source, shares, seed, max_scenes)
+    by_split: dict[str, list[str]] = {split: [] for split in SPLITS}
+    for key, split in choose_scenes(source, shares, seed):
+        by_split[split].append(key)
     if source.ignored:
-        progress.line(f"{source.ignored:,} files that are no scenes were ignored.")
+        progress.line(f"Files that are no scenes were ignored: {source.ignored:,}.")
 
     def check(key: str) -> SceneRef:
         path = scene_path(root, key)
@@ -83,14 +86,23 @@ def make_scene_manifest(
     samples: list[Sample] = []
     problems = list(source.problems)
     failure: DataError | None = None
-    with progress.phase("Checking scenes", len(chosen), unit="scenes") as bar:
-        for (key, split), found in zip(chosen, _in_threads(check, [key for key, _ in chosen]), strict=True):
-            if isinstance(found, SceneRef):
-                samples.append(Sample(key, 0, found.sha256, split))
-            else:
-                problems.append(found.message)
-                failure = failure or found
-            bar.advance()
+    wanted = {split: min(len(keys), max_scenes.get(split) or len(keys)) for split, keys in by_split.items()}
+    with progress.phase("Checking scenes", sum(wanted.values()), unit="scenes") as bar:
+        for split, keys in by_split.items():
+            rest = iter(keys)
+            missing = wanted[split]
+            # Where scenes are left out, the next ones by name take their places.
+            while missing and (part := list(islice(rest, missing))):
+                for key, found in zip(part, _in_threads(check, part), strict=True):
+                    if isinstance(found, SceneRef):
+                        samples.append(Sample(key, 0, found.sha256, split))
+                        missing -= 1
+                    else:
+                        problems.append(found.message)
+                        failure = failure or found
+                    bar.advance()
+                if on_error == "fail":
+                    break
     if problems and on_error == "fail":
         if failure is not None and len(problems) == 1:
             raise failure

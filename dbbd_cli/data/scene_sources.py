@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 
@@ -95,18 +96,16 @@ def list_scenes(root: Path, setting: str = "data.path") -> SceneSource:
     return SceneSource(root, candidates, sorted(problems), ignored)
 
 
-def choose_scenes(
-    source: SceneSource, shares: Sequence[float], seed: int, max_scenes: Mapping[str, int | None]
-) -> list[tuple[str, str]]:
-    """Gives every scene its split and keeps the first ones of each, by name.
+def choose_scenes(source: SceneSource, shares: Sequence[float], seed: int) -> list[tuple[str, str]]:
+    """Gives every scene its split.
 
-    Scenes of one name and different kinds (`room.ply`, `room.npz`) stay in one split.
+    Scenes of one name and different kinds (`room.ply`, `room.npz`) stay in one split, and so do the scans of one room
+    as ScanNet names them (`scene0000_00`, `scene0000_01`).
 
     Args:
         source: the scenes.
         shares: shares of train, val and test, where the folder is not divided.
         seed: seed of that division.
-        max_scenes: most scenes of a split; what is missing or None keeps all.
 
     Returns:
         (key, split) of each scene, by split and name.
@@ -120,16 +119,18 @@ def choose_scenes(
     else:
         if len(keys) < 3:
             raise DataError(
-                f"{source.root} has {len(keys)} scenes; a training, validation and test split need at least 3",
+                f"{source.root} has too few scenes ({len(keys)}): the training, validation and test split need 3",
                 hint="add scenes",
             )
-        stems = [PurePath(key).stem if key.endswith(SCENE_SUFFIXES) else key for key in keys]
-        splits = assign_splits(keys, [0] * len(keys), stems, ["scenes"], shares, seed)
-    chosen: list[tuple[str, str]] = []
-    for split in SPLITS:
-        members = sorted(key for key, own in zip(keys, splits, strict=True) if own == split)
-        chosen += [(key, split) for key in members[: max_scenes.get(split)]]
-    return chosen
+        splits = assign_splits(keys, [0] * len(keys), [_place(key) for key in keys], ["scenes"], shares, seed)
+    return sorted(zip(keys, splits, strict=True), key=lambda pair: (SPLITS.index(pair[1]), pair[0]))
+
+
+def _place(key: str) -> str:
+    """What was scanned, as far as the name of a scene tells."""
+    stem = PurePath(key).stem if key.lower().endswith(SCENE_SUFFIXES) else key
+    scannet = _SCANNET.match(stem)
+    return scannet[1] if scannet else stem
 
 
 def scene_path(root: Path, key: str) -> Path:
@@ -149,6 +150,7 @@ def scene_path(root: Path, key: str) -> Path:
     return root.joinpath(*parts)
 
 
+_SCANNET = re.compile(r"(scene\d{4})_\d{2}")
 _WHAT_IS_A_SCENE = f"a scene is a file {', '.join(SCENE_SUFFIXES)}, or a folder with {COORD_FILE}"
 
 
@@ -190,7 +192,8 @@ def _look_at(entry: os.DirEntry[str], real_folder: Path) -> tuple[str | None, bo
         if links:
             return f"has a link, {shown(links[0])}, which is not followed", False
         if not Path(entry.path, COORD_FILE).is_file():
-            return f"is a folder without {COORD_FILE}", False
+            arrays = any(file.name.endswith(".npy") for file in os.scandir(entry.path))
+            return (f"is a folder of arrays without {COORD_FILE}" if arrays else None), False
     elif not named:
         return None, False
     elif not entry.is_file():

@@ -148,7 +148,7 @@ def load_pretraining(module: DbbdPretraining, path: Path) -> None:
     ]
     if findings:
         sizes = sizes_of(content) or {}
-        told = ", ".join(f"{name} {value}" for name, value in sizes.items())
+        told = ", ".join(f"{name} {value}" for name, value in sizes.items() if name != "feature_dim")
         raise CheckpointError(
             f"{path} does not fit the network",
             hint="set the section model of the configuration to the sizes that the checkpoint was trained with"

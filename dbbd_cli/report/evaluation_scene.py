@@ -19,7 +19,7 @@ _MOST_POINTS = 100_000
 _MOST_LEVELS = 33
 _MOST_BYTES = 64 * 2**20
 # Metres. Far more than any scan, and far from where float32 loses what a scene consists of.
-_FARTHEST = 1e6
+_FARTHEST = 1e9
 
 
 class _UnsoundError(Exception):

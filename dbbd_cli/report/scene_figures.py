@@ -109,7 +109,7 @@ def _figure(
     legend: float,
 ) -> Figure:
     """An empty figure for a grid (rows, columns) of pictures so many inches wide, and a legend so high below it."""
-    height = inches * max(view.owner.shape[0] / view.owner.shape[1], 0.3)
+    height = inches * min(max(view.owner.shape[0] / view.owner.shape[1], 0.3), _MOST_HEIGHT)
     size = (grid[1] * (inches + 0.1) + 0.3, 0.9 + grid[0] * (height + _TITLE_INCHES) + legend)
     return headed_figure(size, title, facts, warning=warning, compress=True)
 

@@ -14,7 +14,7 @@ from dbbd_cli.engine.efficiency import measure_efficiency
 from dbbd_cli.engine.inference import run_split
 from dbbd_cli.engine.runtime import Runtime
 from dbbd_cli.progress import Progress
-from dbbd_cli.services.point_probe import labels_of, point_features, run_probes
+from dbbd_cli.services.point_probe import MOST_CLASSES, labels_of, point_features, run_probes
 from dbbd_cli.services.scene_picture import scene_picture
 from dbbd_cli.tasks.point_pretraining import PointPretraining
 
@@ -33,9 +33,8 @@ def evaluate_points(
     size = len(raw_batch.num_points)
     batch = task.to_device(raw_batch, runtime.device, train=False)
     speed = measure_efficiency(task.module, batch, runtime, batch_size=size)
-    task.prepare("train", progress)
-    labels = labels_of(task, split)
-    probe, missing = run_probes(task, runtime, split, labels, progress)
+    probe, missing = run_probes(task, runtime, split, progress)
+    labels = labels_of(task, split)[:MOST_CLASSES]
 
     scene = next(task.single_scenes(split))
     features = point_features(task, task.module.encoder, scene, runtime).cpu().numpy()

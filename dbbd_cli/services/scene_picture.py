@@ -24,7 +24,7 @@ def scene_picture(
         scene: a batch of one scene, with its labels.
         tree: its regions.
         features: `(N, D)`.
-        labels: those of the data set, ascending.
+        labels: those that have a name, ascending.
 
     Returns:
         Arrays by name:
@@ -43,7 +43,8 @@ def scene_picture(
     assert scene.segment is not None
     segment = scene.segment.numpy()[chosen]
     if (segment >= 0).any():
-        picture["segment"] = np.where(segment >= 0, np.searchsorted(labels, segment), -1).astype(np.int32)
+        known = np.isin(segment, labels)
+        picture["segment"] = np.where(known, np.searchsorted(labels, segment), -1).astype(np.int32)
     return picture
 
 

@@ -163,12 +163,15 @@ class PointPretraining:
     def warning(self, metrics: Mapping[str, float]) -> str:
         """Tells of a collapse: features that are nearly the same for every point."""
         spread, rank = metrics["feature_std"], metrics["effective_rank"]
-        if spread >= LEAST_STD and rank >= LEAST_RANK:
+        if spread < LEAST_STD:
+            what = f"those of all points are nearly the same (deviation {spread:.3f}, where 1 is ideal)"
+        elif rank < LEAST_RANK:
+            what = f"they fill {rank:.1f} of {self.config.model.output_dim} dimensions"
+        else:
             return ""
         return (
-            f"the features are collapsing: those of all points are nearly the same (deviation {spread:.3f}, where 1 is "
-            f"ideal; they fill {rank:.1f} of {self.config.model.output_dim} dimensions). What is learned will be of "
-            "little use: try a lower training.learning_rate, more scenes per batch, or another loss.temperature"
+            f"the features are collapsing: {what}. What is learned will be of little use: try a lower "
+            "training.learning_rate, more scenes per batch, or another loss.temperature"
         )
 
     def names(self, batch: PointBatch, split: str) -> list[str]:

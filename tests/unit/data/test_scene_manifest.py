@@ -134,7 +134,7 @@ def test_what_is_no_scene_is_ignored_and_counted(tmp_path: Path) -> None:
     (root / "train" / "notes.txt").write_text("")
     (root / "README.md").write_text("")
     manifest_of(root, tmp_path / "cache", told)
-    assert told.lines == ["2 files that are no scenes were ignored."]
+    assert told.lines == ["Files that are no scenes were ignored: 2."]
 
 
 # Scenes that cannot be used
@@ -160,6 +160,15 @@ def test_all_scenes_that_cannot_be_used_are_named_together(tmp_path: Path) -> No
     assert "not finite at point 7" in details[1]
     assert "root holds 1 points" in details[2]
     assert "data.on_error=skip" in caught.value.hint
+
+
+def test_where_scenes_are_left_out_the_next_ones_take_their_places(tmp_path: Path) -> None:
+    root = divided(tmp_path / "scenes", train=4, val=3)
+    spoil(root)
+    manifest = manifest_of(root, tmp_path / "cache", on_error="skip", max_scenes={"train": 2, "val": 1})
+    assert keys(manifest, "train") == ["train/scene01.pkl", "train/scene03.pkl"]
+    assert keys(manifest, "val") == ["val/scene00.pkl"]
+    assert len(manifest.skipped) == 2  # of those that were looked at
 
 
 def test_a_single_one_is_told_with_its_own_advice(tmp_path: Path) -> None:

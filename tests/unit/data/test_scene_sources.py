@@ -49,35 +49,41 @@ def test_split_folders_are_listed_by_split_and_name(divided):
     assert source.problems == []
 
 
-def test_the_first_scenes_of_each_split_are_kept(divided):
-    chosen = choose_scenes(list_scenes(divided), SHARES, 0, {"train": 2, "val": None})
-    assert chosen == [("train/a.ply", "train"), ("train/b.pkl", "train"), *((f"val/{n}.ply", "val") for n in "uvw")]
+def test_a_divided_folder_keeps_its_splits_in_the_order_of_names(divided):
+    chosen = choose_scenes(list_scenes(divided), SHARES, 0)
+    assert chosen == sorted(chosen, key=lambda pair: (("train", "val", "test").index(pair[1]), pair[0]))
+    assert chosen[:2] == [("train/a.ply", "train"), ("train/b.pkl", "train")]
+    assert all(key.startswith(f"{split}/") for key, split in chosen)
 
 
 def test_a_flat_folder_is_divided_by_seed_and_shares(tmp_path):
     scenes(tmp_path, *(f"{index}.ply" for index in range(20)))
     source = list_scenes(tmp_path)
     assert not source.has_splits
-    chosen = dict(choose_scenes(source, SHARES, 42, {}))
+    chosen = dict(choose_scenes(source, SHARES, 42))
     assert [list(chosen.values()).count(split) for split in ("train", "val", "test")] == [14, 3, 3]
-    assert dict(choose_scenes(source, SHARES, 42, {})) == chosen
-    assert dict(choose_scenes(source, SHARES, 43, {})) != chosen
-    fewer = choose_scenes(source, SHARES, 42, {"train": 4, "val": 1})
-    assert set(fewer) <= set(chosen.items())
-    assert [split for _, split in fewer] == ["train"] * 4 + ["val"] + ["test"] * 3
+    assert dict(choose_scenes(source, SHARES, 42)) == chosen
+    assert dict(choose_scenes(source, SHARES, 43)) != chosen
 
 
 def test_one_scene_in_two_kinds_of_file_stays_in_one_split(tmp_path):
-    names = [f"{index}.{kind}" for index in range(20) for kind in ("ply", "npz")]
+    names = [f"{index}.{kind}" for index in range(20) for kind in ("PLY", "npz")]
     scenes(tmp_path, *names)
-    chosen = dict(choose_scenes(list_scenes(tmp_path), SHARES, 1, {}))
-    assert all(chosen[f"{index}.ply"] == chosen[f"{index}.npz"] for index in range(20))
+    chosen = dict(choose_scenes(list_scenes(tmp_path), SHARES, 1))
+    assert all(chosen[f"{index}.PLY"] == chosen[f"{index}.npz"] for index in range(20))
+
+
+def test_the_scans_of_one_scannet_room_stay_in_one_split(tmp_path):
+    scenes(tmp_path, *(f"scene{room:04d}_{scan:02d}_vh_clean_2.ply" for room in range(10) for scan in range(3)))
+    chosen = choose_scenes(list_scenes(tmp_path), SHARES, 42)
+    assert len({(key[:9], split) for key, split in chosen}) == 10
+    assert {split for _, split in chosen} == {"train", "val", "test"}
 
 
 def test_the_real_scans_are_divided(shared: Path):
     source = list_scenes(shared / "data" / "scans")
     assert len(source.candidates) == 24
-    assert [split for _, split in choose_scenes(source, SHARES, 42, {})].count("val") == 4
+    assert [split for _, split in choose_scenes(source, SHARES, 42)].count("val") == 4
 
 
 def test_a_wrong_path_is_answered_with_a_near_one(tmp_path):
@@ -97,8 +103,8 @@ def test_what_is_no_folder_of_scenes_is_said(tmp_path):
     with pytest.raises(DataError, match="has no scenes"):
         list_scenes(tmp_path / "empty")
     scenes(tmp_path / "two", "a.ply", "b.ply")
-    with pytest.raises(DataError, match="has 2 scenes"):
-        choose_scenes(list_scenes(tmp_path / "two"), SHARES, 0, {})
+    with pytest.raises(DataError, match=r"too few scenes \(2\)"):
+        choose_scenes(list_scenes(tmp_path / "two"), SHARES, 0)
     with pytest.raises(DataError, match=r"does not exist|cannot be opened"):
         list_scenes(Path("a\0b"))
 
@@ -117,12 +123,20 @@ def test_incomplete_splits_are_said(tmp_path):
 
 
 def test_a_folder_that_is_no_scene_is_a_problem(divided):
-    (divided / "train" / "odd").mkdir()
-    (divided / "train" / "folder.ply").mkdir()
+    touch(divided / "train" / "odd" / "color.npy")
+    touch(divided / "train" / "folder.ply" / "normal.npy")
     assert list_scenes(divided).problems == [
-        "train/folder.ply: is a folder without coord.npy",
-        "train/odd: is a folder without coord.npy",
+        "train/folder.ply: is a folder of arrays without coord.npy",
+        "train/odd: is a folder of arrays without coord.npy",
     ]
+
+
+def test_a_folder_of_something_else_is_ignored(divided):
+    before = list_scenes(divided)
+    touch(divided / "train" / "notes" / "readme.txt")
+    after = list_scenes(divided)
+    assert after.problems == before.problems == []
+    assert after.ignored == before.ignored + 1
 
 
 @LINKS

@@ -104,7 +104,7 @@ def test_the_probe_on_the_network_stands_beside_a_random_one_and_the_raw_input(t
     run = train(tiny_point_config()).run
     probe = report_of(run)["probe"]
     assert [row["name"] for row in probe["features"]] == PROBES
-    assert [row["dim"] for row in probe["features"]] == [16, 16, 3]
+    assert [row["dim"] for row in probe["features"]] == [16, 16, 6]  # raw: coordinates and normals
     assert (probe["train_scenes"], probe["test_scenes"]) == (6, 1)
     assert set(probe["classes"]) <= {"floor", "wall", "ceiling", "table", "chair", "shelf", "lamp", "box", "sofa"}
     for row in probe["features"]:
@@ -136,7 +136,11 @@ def test_the_probes_are_those_of_features_put_together_by_hand(tiny_point_config
     assert probe["train_points"] == int((labels["train"] >= 0).sum())
     assert probe["test_points"] == int((labels["test"] >= 0).sum())
     assert probe["classes"] == [task.class_name(label) for label in known]
-    for name, features in (("pretrained", pretrained), ("raw features", raw)):
+
+    def placed(scene: Any) -> torch.Tensor:
+        return torch.cat([scene.coord, raw(scene)], dim=1)
+
+    for name, features in (("pretrained", pretrained), ("raw features", placed)):
         parts = {split: torch.cat([features(scene) for scene in scenes[split]]) for split in scenes}
         train_rows, test_rows = labels["train"] >= 0, labels["test"] >= 0
         target = torch.tensor([known.index(int(label)) for label in labels["train"][train_rows]])
@@ -195,7 +199,7 @@ def folder_run(tiny_point_config: Make, scene_folder: Callable[..., Path]) -> Ca
 def test_without_labels_there_is_no_probe_and_the_reason_is_told(folder_run: Callable[..., Path]) -> None:
     run = folder_run(lambda split, labels: None)
     result = evaluate(run)
-    assert missing(dict(result.report)) == "the training scenes have no labels"
+    assert missing(dict(result.report)) == "the scenes of the test split have no labels"
     names = {path.name for path in result.files}
     assert "level_losses.png" in names
     assert "probe.png" not in names
@@ -207,7 +211,7 @@ def test_without_labels_there_is_no_probe_and_the_reason_is_told(folder_run: Cal
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        (lambda split, labels: labels * 0 - 1, "the training scenes have no labels"),
+        (lambda split, labels: labels * 0 - 1, "the scenes of the test split have no labels"),
         (lambda split, labels: labels * 0 + 3, "the training scenes have one class only"),
         (lambda split, labels: labels if split == "train" else None, "the scenes of the test split have no labels"),
         (lambda split, labels: None if split == "train" else labels, "the training scenes have no labels"),
