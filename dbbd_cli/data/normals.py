@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-from scipy.sparse import coo_array, csr_array
-from scipy.sparse.csgraph import breadth_first_order, connected_components, minimum_spanning_tree
-from scipy.spatial import cKDTree
 
 from dbbd_cli.errors import DataError
 
@@ -83,6 +80,8 @@ def _distinct(coord: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def _neighbors(places: np.ndarray, count: int, num_threads: int) -> np.ndarray:
     """The nearest places of each place, itself first, `(U, count)`."""
+    from scipy.spatial import cKDTree  # here and below: SciPy takes long to load, and few scenes need it
+
     return cKDTree(places).query(places, k=count, workers=num_threads)[1]
 
 
@@ -115,6 +114,9 @@ def _upright_across(lines: np.ndarray) -> np.ndarray:
 
 def _orient(normals: np.ndarray, places: np.ndarray, neighbors: np.ndarray) -> None:
     """Turns the normals `(U, 3)` in place so that they agree with their neighbours' `(U, K)`."""
+    from scipy.sparse import coo_array, csr_array
+    from scipy.sparse.csgraph import breadth_first_order, connected_components, minimum_spanning_tree
+
     count, degree = neighbors.shape
     cost = np.empty((count, degree))
     for start in range(0, count, _CHUNK):
