@@ -37,7 +37,7 @@ def train(result: TrainResult, width: int | None) -> Parts:
         *listed("Plots", result.plots),
     ]
     following = [
-        command_line("dbbd", "evaluate", run),
+        command_line("dbbd", "evaluate", run, *([] if result.facts.samples["test"] else ["--split", "val"])),
         command_line("dbbd", "resume", run, "--epochs", str(result.epochs * 2)),
     ]
     return [*section("Training finished", rows, width), heading("Next"), verbatim(following)]
@@ -68,7 +68,7 @@ def _facts(facts: RunFacts) -> Rows:
         *synthetic(facts.synthetic, facts.data),
         (facts.noun.capitalize(), " / ".join(f"{number:,} {split}" for split, number in facts.samples.items())),
         ("Batches", " / ".join(f"{number:,} {split}" for split, number in facts.batches.items())),
-        *([("Left out", f"{facts.skipped:,} unreadable files")] if facts.skipped else []),
+        *([("Left out", f"{facts.skipped:,}, listed with the reasons in splits.json")] if facts.skipped else []),
         ("Model", facts.model),
         ("Parameters", count(facts.parameters)),
         ("Size", megabytes(facts.size_mb)),

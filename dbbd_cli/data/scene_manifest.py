@@ -70,7 +70,7 @@ def make_scene_manifest(
     for key, split in choose_scenes(source, shares, seed):
         by_split[split].append(key)
     if source.ignored:
-        progress.line(f"Files that are no scenes were ignored: {source.ignored:,}.")
+        progress.line(f"Files and folders that are no scenes were ignored: {source.ignored:,}.")
 
     def check(key: str) -> SceneRef:
         path = scene_path(root, key)
@@ -97,10 +97,10 @@ def make_scene_manifest(
                     if isinstance(found, SceneRef):
                         samples.append(Sample(key, 0, found.sha256, split))
                         missing -= 1
+                        bar.advance()
                     else:
                         problems.append(found.message)
                         failure = failure or found
-                    bar.advance()
                 if on_error == "fail":
                     break
     if problems and on_error == "fail":

@@ -122,7 +122,14 @@ def choose_scenes(source: SceneSource, shares: Sequence[float], seed: int) -> li
                 f"{source.root} has too few scenes ({len(keys)}): the training, validation and test split need 3",
                 hint="add scenes",
             )
-        splits = assign_splits(keys, [0] * len(keys), [_place(key) for key in keys], ["scenes"], shares, seed)
+        places = [_place(key) for key in keys]
+        if len(rooms := sorted(set(places))) < 3:
+            raise DataError(
+                f"{source.root} has scenes of too few rooms ({', '.join(rooms)}): those of one stay in one split, and the "
+                "training, validation and test split need 3",
+                hint="add others, or divide them yourself into folders train and val",
+            )
+        splits = assign_splits(keys, [0] * len(keys), places, ["scenes"], shares, seed)
     return sorted(zip(keys, splits, strict=True), key=lambda pair: (SPLITS.index(pair[1]), pair[0]))
 
 
@@ -188,12 +195,18 @@ def _look_at(entry: os.DirEntry[str], real_folder: Path) -> tuple[str | None, bo
         if not target.is_relative_to(real_folder):
             return "is a link out of the folder", False
     if entry.is_dir(follow_symlinks=False):
-        links = [file.name for file in os.scandir(entry.path) if file.is_symlink()]
+        with os.scandir(entry.path) as opened:
+            inside = list(opened)
+        links = [file.name for file in inside if file.is_symlink()]
         if links:
             return f"has a link, {shown(links[0])}, which is not followed", False
         if not Path(entry.path, COORD_FILE).is_file():
-            arrays = any(file.name.endswith(".npy") for file in os.scandir(entry.path))
-            return (f"is a folder of arrays without {COORD_FILE}" if arrays else None), False
+            if any(file.name.endswith(".npy") for file in inside):
+                return f"is a folder of arrays without {COORD_FILE}", False
+            scenes = any(
+                file.name.lower().endswith(SCENE_SUFFIXES) or Path(file.path, COORD_FILE).is_file() for file in inside
+            )
+            return ("is a folder with scenes in it, which is not looked into" if scenes else None), False
     elif not named:
         return None, False
     elif not entry.is_file():

@@ -46,4 +46,4 @@ def explained(task: Task) -> Iterator[None]:
 
 
 def _out_of_memory(task: Task) -> ConfigError:
-    return ConfigError("out of memory: a batch does not fit", hint=f"lower training.batch_size, {task.saves_memory}")
+    return ConfigError("out of memory: a batch does not fit", hint=task.saves_memory)

@@ -192,7 +192,7 @@ def uniformity(x: torch.Tensor, *, most: int = 512) -> torch.Tensor:
 
     Of more than `most` rows, that many are taken at equal steps.
     """
-    x = x.float()[:: math.ceil(len(x) / most)]
+    x = x.float()[:: max(1, math.ceil(len(x) / most))]
     if len(x) < 2:
         return x.new_zeros(())
     # By products, as not every device has distances of pairs: d² = 2 - 2 x·y for unit vectors. Each pair stands twice.

@@ -75,7 +75,8 @@ class DbbdPretraining(nn.Module):
         by, for not every batch has every level.
         """
         top_down, bottom_up, losses = self.compare(coord1, feat1, coord2, feat2, regions)
-        with torch.no_grad():
+        # In half precision a collapse would look like rounding.
+        with torch.no_grad(), torch.autocast(losses.total.device.type, enabled=False):
             values = _metrics(losses, top_down, bottom_up)
             metrics = {
                 # Numbers too become values on the device, where they are summed without waiting for it.

@@ -145,7 +145,7 @@ class SegmentationScores:
             score that it could get is 0, for points that already count as missed in their own class.
         mean_accuracy: mean share of correct points of the same classes.
         overall_accuracy: share of correct points.
-        per_class_iou: of all K classes; None where there are neither labels nor predictions.
+        per_class_iou: of all K classes; None where there are no labels.
     """
 
     miou: float
@@ -171,5 +171,5 @@ def segmentation_scores(confusion: torch.Tensor) -> SegmentationScores:
         miou=iou[occurs].mean().item(),
         mean_accuracy=(correct / labelled)[occurs].mean().item(),
         overall_accuracy=(correct.sum() / labelled.sum()).item(),
-        per_class_iou=[value if size > 0 else None for value, size in zip(iou.tolist(), union.tolist(), strict=True)],
+        per_class_iou=[value if there else None for value, there in zip(iou.tolist(), occurs.tolist(), strict=True)],
     )

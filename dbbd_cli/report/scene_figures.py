@@ -48,10 +48,10 @@ def scene_features(scene: Mapping[str, ndarray], facts: Sequence[str], warning: 
     names = _seen_classes(view, scene["segment"], classes) if labelled else []
     rows = math.ceil(len(names) * (max((len(name) for name, _ in names), default=0) + 7) / _LEGEND_CHARACTERS)
     legend = _LEGEND_ROW_INCHES * rows + 0.1 if names else 0
-    figure = _figure("Scene features", [*facts, *_cut(view)], warning, view, (1, 1 + labelled), inches, legend)
+    facts = [*facts, *_cut(view), "red, green and blue: the first three principal components of the features"]
+    figure = _figure("Scene features", facts, warning, view, (1, 1 + labelled), inches, legend)
     panels = figure.subplots(1, 1 + labelled, squeeze=False)[0]
-    title = "Features: their first three principal components as red, green and blue"
-    _show(panels[0], view.paint(scene["color"] / 255), title)
+    _show(panels[0], view.paint(scene["color"] / 255), "Features")
     if labelled:
         index, places = np.unique(scene["segment"], return_inverse=True)
         _show(panels[1], view.paint(rgb(map(class_color, index.tolist()))[places]), "Labels")

@@ -34,7 +34,7 @@ def evaluate_points(
     batch = task.to_device(raw_batch, runtime.device, train=False)
     speed = measure_efficiency(task.module, batch, runtime, batch_size=size)
     probe, missing = run_probes(task, runtime, split, progress)
-    labels = labels_of(task, split)[:MOST_CLASSES]
+    labels = labels_of(task, split)[0][:MOST_CLASSES]
 
     scene = next(task.single_scenes(split))
     features = point_features(task, task.module.encoder, scene, runtime).cpu().numpy()

@@ -43,13 +43,15 @@ def point_features(task: PointPretraining, encoder: DbbdEncoder, scene: PointBat
         return encoder.global_to_local(*task.unchanged(scene, runtime.device)).points.float()
 
 
-def labels_of(task: PointPretraining, split: str) -> list[int]:
-    """The labels that occur in the scenes of a split, ascending."""
+def labels_of(task: PointPretraining, split: str) -> tuple[list[int], int]:
+    """The labels that occur in the scenes of a split, ascending, and the number of scenes that have any."""
     found: set[int] = set()
+    num_scenes = 0
     for scene in task.prepared_scenes(split):
-        if scene.segment is not None:
-            found.update(np.unique(scene.segment).tolist())
-    return sorted(found - {IGNORE})
+        labels = set() if scene.segment is None else set(np.unique(scene.segment).tolist()) - {IGNORE}
+        found |= labels
+        num_scenes += bool(labels)
+    return sorted(found), num_scenes
 
 
 def run_probes(
@@ -62,16 +64,18 @@ def run_probes(
     """
     if split == "train":
         return None, "the probe is trained on the training split; evaluate another one"
-    tested = labels_of(task, split)
+    tested, num_tested = labels_of(task, split)
     if not tested:
         return None, f"the scenes of the {split} split have no labels"
     try:
         task.prepare("train", progress)
     except DataError as error:
-        return None, f"the training scenes cannot be used: {error.message}"
-    trained = labels_of(task, "train")
+        return None, f"the training scenes cannot be used: {error.message}; {error.hint}"
+    trained, num_trained = labels_of(task, "train")
     if len(trained) < 2:
         return None, "the training scenes have " + ("one class only" if trained else "no labels")
+    if not {*trained} & {*tested}:
+        return None, f"no class of the {split} scenes occurs in the training scenes"
     labels = sorted({*trained, *tested})
     if len(labels) > MOST_CLASSES:
         return None, f"the scenes have {len(labels):,} different labels, too many to be classes"
@@ -80,7 +84,7 @@ def run_probes(
     extracts = _extracts(task, runtime)
     features: list[list[torch.Tensor]] = [[] for _ in extracts]
     targets = []
-    quota = min(POINTS_PER_SCENE, max(1, PROBE_POINTS // num_train))
+    quota = min(POINTS_PER_SCENE, max(1, PROBE_POINTS // num_trained))
     with progress.phase("Probe: training scenes", num_train, unit="scenes") as bar:
         for number, scene in enumerate(task.single_scenes("train")):
             chosen = _labelled(scene, quota, task.config.seed, number)
@@ -102,8 +106,8 @@ def run_probes(
                 confusion += confusion_counts(probe.predict(extract(scene).cpu()[known]), truth, len(labels))
             bar.advance()
     return {
-        "train_scenes": num_train,
-        "test_scenes": num_test,
+        "train_scenes": num_trained,
+        "test_scenes": num_tested,
         "train_points": len(target),
         "test_points": int(confusions[0].sum()),
         "classes": [task.class_name(label) for label in labels],

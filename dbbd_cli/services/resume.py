@@ -163,7 +163,7 @@ def _tell_of_schedule(made_with: Mapping[str, Any], config: Config, progress: Pr
     now = config.training
     if now.scheduler == "cosine" and now.scheduler_epochs is None and now.epochs != made_with["epochs"]:
         progress.line(
-            f"The cosine schedule, made for {made_with['epochs']} epochs, now spans {now.epochs}: this run will not "
+            f"The cosine schedule was made for another number of epochs ({made_with['epochs']}): this run will not "
             f"equal one of {now.epochs} epochs in one go. For that, set training.scheduler_epochs from the start."
         )
 

@@ -200,7 +200,7 @@ def show_facts(facts: RunFacts, progress: Progress, *, run: Path | None = None) 
     if facts.synthetic:
         rows = {"SYNTHETIC": "made-up data: no number of this run says anything about real data", **rows}
     if facts.skipped:
-        rows["Left out"] = f"{facts.skipped:,} unreadable files or rows"
+        rows["Left out"] = f"{facts.skipped:,}, listed with the reasons in {SPLITS}"
     if run is not None:
         rows["Run folder"] = shown_path(run)
     progress.facts("Run", rows)

@@ -54,7 +54,7 @@ class Task(Protocol):
 
     @property
     def saves_memory(self) -> str:
-        """What helps beside a smaller `training.batch_size` where memory is short, as the rest of a sentence."""
+        """What to do where memory is short."""
         ...
 
     def to_device(self, batch: Any, device: torch.device, *, train: bool) -> tuple[Any, ...]:

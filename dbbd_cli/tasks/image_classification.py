@@ -38,7 +38,9 @@ class ImageClassification:
     monitor = "loss"
     noun = "images"
     headline = ("loss", "accuracy")
-    saves_memory = "and raise training.accumulate_batches by as much; or lower data.image_size"
+    saves_memory = (
+        "lower training.batch_size, and raise training.accumulate_batches by as much; or lower data.image_size"
+    )
 
     def __init__(
         self,

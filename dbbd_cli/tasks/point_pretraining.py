@@ -44,7 +44,7 @@ class PointPretraining:
     monitor = "loss"
     noun = "scenes"
     headline = ("loss", "point_top1")
-    saves_memory = "or set model.gradient_checkpointing=true"
+    saves_memory = "set model.gradient_checkpointing=true, or start a run with a smaller training.batch_size"
 
     def __init__(
         self,
@@ -171,7 +171,7 @@ class PointPretraining:
             return ""
         return (
             f"the features are collapsing: {what}. What is learned will be of little use: try a lower "
-            "training.learning_rate, more scenes per batch, or another loss.temperature"
+            "training.learning_rate, or a new run with more scenes per batch or another loss.temperature"
         )
 
     def names(self, batch: PointBatch, split: str) -> list[str]:

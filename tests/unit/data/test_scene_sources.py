@@ -189,3 +189,19 @@ def test_keys_that_lead_out_are_refused(tmp_path, key):
 
 def test_keys_lead_back_to_their_files(divided):
     assert all(scene_path(divided, key).exists() for key in keys(list_scenes(divided)))
+
+
+def test_a_folder_with_scenes_in_it_is_said_not_dropped(divided):
+    touch(divided / "train" / "building" / "room.ply")
+    touch(divided / "train" / "street" / "scene" / "coord.npy")
+    assert list_scenes(divided).problems == [
+        "train/building: is a folder with scenes in it, which is not looked into",
+        "train/street: is a folder with scenes in it, which is not looked into",
+    ]
+
+
+def test_too_few_rooms_for_three_splits_are_said(tmp_path):
+    scenes(tmp_path, *(f"scene{room:04d}_{scan:02d}.ply" for room in range(2) for scan in range(3)))
+    with pytest.raises(DataError, match=r"too few rooms \(scene0000, scene0001\)") as caught:
+        choose_scenes(list_scenes(tmp_path), SHARES, 0)
+    assert "train and val" in caught.value.hint

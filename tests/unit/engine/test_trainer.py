@@ -64,7 +64,7 @@ class LineTask:
     headline = ("loss",)
     model_name = "a line"
     data_description = "points of y = 2x"
-    saves_memory = "or draw fewer points"
+    saves_memory = "draw fewer points"
 
     def __init__(self, batch_size: int = 4) -> None:
         self.module: nn.Module = Regression()
