@@ -125,8 +125,8 @@ def choose_scenes(source: SceneSource, shares: Sequence[float], seed: int) -> li
         places = [_place(key) for key in keys]
         if len(rooms := sorted(set(places))) < 3:
             raise DataError(
-                f"{source.root} has scenes of too few rooms ({', '.join(rooms)}): those of one stay in one split, and the "
-                "training, validation and test split need 3",
+                f"{source.root} has scenes of too few rooms ({', '.join(rooms)}): those of one stay in one split, "
+                "and the training, validation and test split need 3",
                 hint="add others, or divide them yourself into folders train and val",
             )
         splits = assign_splits(keys, [0] * len(keys), places, ["scenes"], shares, seed)
