@@ -48,10 +48,12 @@ def scene_features(scene: Mapping[str, ndarray], facts: Sequence[str], warning: 
     names = _seen_classes(view, scene["segment"], classes) if labelled else []
     rows = math.ceil(len(names) * (max((len(name) for name, _ in names), default=0) + 7) / _LEGEND_CHARACTERS)
     legend = _LEGEND_ROW_INCHES * rows + 0.1 if names else 0
-    facts = [*facts, *_cut(view), "red, green and blue: the first three principal components of the features"]
+    # Beside a second panel a title has no room for it, in a narrow figure the line of facts has none.
+    colours = "first three principal components as red, green and blue"
+    facts = [*facts, *_cut(view), *([colours] if labelled else [])]
     figure = _figure("Scene features", facts, warning, view, (1, 1 + labelled), inches, legend)
     panels = figure.subplots(1, 1 + labelled, squeeze=False)[0]
-    _show(panels[0], view.paint(scene["color"] / 255), "Features")
+    _show(panels[0], view.paint(scene["color"] / 255), "Features" if labelled else f"Features: {colours}")
     if labelled:
         index, places = np.unique(scene["segment"], return_inverse=True)
         _show(panels[1], view.paint(rgb(map(class_color, index.tolist()))[places]), "Labels")
