@@ -33,8 +33,9 @@ def evaluate_points(
     size = len(raw_batch.num_points)
     batch = task.to_device(raw_batch, runtime.device, train=False)
     speed = measure_efficiency(task.module, batch, runtime, batch_size=size)
-    probe, missing = run_probes(task, runtime, split, progress)
-    labels = labels_of(task, split)[0][:MOST_CLASSES]
+    labels, num_labelled = labels_of(task, split)
+    probe, missing = run_probes(task, runtime, split, labels, num_labelled, progress)
+    labels = labels[:MOST_CLASSES]
 
     scene = next(task.single_scenes(split))
     features = point_features(task, task.module.encoder, scene, runtime).cpu().numpy()

@@ -55,16 +55,23 @@ def labels_of(task: PointPretraining, split: str) -> tuple[list[int], int]:
 
 
 def run_probes(
-    task: PointPretraining, runtime: Runtime, split: str, progress: Progress
+    task: PointPretraining, runtime: Runtime, split: str, tested: Sequence[int], num_tested: int, progress: Progress
 ) -> tuple[dict[str, Any] | None, str]:
     """Fits the probes on the training split and scores them on another one.
+
+    Args:
+        task: the network and the scenes.
+        runtime: device and precision.
+        split: the other split.
+        tested: its labels, as of `labels_of`.
+        num_tested: its scenes that have any.
+        progress: shows bars.
 
     Returns:
         The report, or None and the reason in words.
     """
     if split == "train":
         return None, "the probe is trained on the training split; evaluate another one"
-    tested, num_tested = labels_of(task, split)
     if not tested:
         return None, f"the scenes of the {split} split have no labels"
     try:
