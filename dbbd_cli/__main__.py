@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import sys
 
+from dbbd_cli.stopping import raise_on_signals, signal_of
+
 
 def main() -> None:
     """Runs the command line and leaves with its exit code."""
@@ -15,11 +17,13 @@ def main() -> None:
         if getattr(sys, name) is None:  # closed by whoever started the program, as some schedulers do
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: PTH123, SIM115
     try:
+        raise_on_signals()
         from dbbd_cli.cli.app import app
 
         app(prog_name="dbbd")
-    except KeyboardInterrupt:  # before or after the program proper
-        sys.exit(130)
+    except KeyboardInterrupt as error:  # before or after the program proper
+        sys.stderr.write("Stopped: interrupted; nothing more was saved\n")
+        sys.exit(128 + signal_of(error))
 
 
 if __name__ == "__main__":

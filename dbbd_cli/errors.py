@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Sequence
 from enum import IntEnum
 
@@ -17,7 +18,9 @@ class ExitCode(IntEnum):
     NOT_FINITE = 5
     DISK = 6
     IN_USE = 7
+    HANGUP = 129
     INTERRUPTED = 130
+    USER_SIGNAL = 138
     TERMINATED = 143
 
 
@@ -30,13 +33,18 @@ class DbbdError(Exception):
         details: one line per finding, where there are several.
     """
 
-    exit_code = ExitCode.BUG
+    exit_code: int = ExitCode.BUG
 
     def __init__(self, message: str, *, hint: str = "", details: Sequence[str] = ()) -> None:
         super().__init__(message)
         self.message = message
         self.hint = hint
         self.details = list(details)
+
+    @property
+    def kind(self) -> str:
+        """One word for the kind of error."""
+        return ExitCode(self.exit_code).name.lower()
 
 
 class ConfigError(DbbdError):
@@ -76,8 +84,18 @@ class InUseError(DbbdError):
 
 
 class StoppedError(DbbdError):
-    """A signal asked the run to stop, and everything was saved."""
+    """A signal asked the program to stop; the message says what is saved."""
 
     def __init__(self, message: str, *, signal_number: int, hint: str = "") -> None:
         super().__init__(message, hint=hint)
-        self.exit_code = ExitCode(128 + signal_number)
+        self.signal_number = signal_number
+        self.exit_code = 128 + signal_number
+
+    @property
+    def kind(self) -> str:
+        """One word for the signal."""
+        # By name: the number of SIGUSR1 is another one on other systems.
+        name = signal.Signals(self.signal_number).name
+        return {"SIGINT": "interrupted", "SIGTERM": "terminated", "SIGUSR1": "user_signal", "SIGHUP": "hangup"}.get(
+            name, name.lower()
+        )

@@ -4,9 +4,46 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import secrets
+import shutil
+from contextlib import suppress
 from pathlib import Path
 from typing import TextIO
+
+_TEMPORARY = re.compile(r"\.(\d{1,10})-[0-9a-f]{8}\.tmp$")
+
+
+def temporary_path(path: Path) -> Path:
+    """A name for a file that is to become `path`: nobody else's, and known to be left over once this process is dead.
+
+    What lies in the folder under a fixed name could be a link that leads elsewhere.
+    """
+    return path.with_name(f"{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
+
+
+def remove_strays(folder: Path) -> None:
+    """Removes what processes that were killed have left in a folder under names of `temporary_path`."""
+    import psutil  # takes a while to load, and is needed where there is something to look at only
+
+    with suppress(OSError):
+        for path in folder.glob("*.tmp"):
+            found = _TEMPORARY.search(path.name)
+            if not found:
+                continue
+            with suppress(OSError):
+                try:
+                    # Numbers of processes are used again, in containers soon: who began later did not write it.
+                    if psutil.Process(int(found[1])).create_time() <= path.lstat().st_mtime + 1:
+                        continue
+                except psutil.NoSuchProcess:
+                    pass
+                except psutil.Error:  # alive, and another user's
+                    continue
+                if path.is_dir() and not path.is_symlink():
+                    shutil.rmtree(path)
+                else:
+                    path.unlink()
 
 
 def replace_file(source: Path, target: Path) -> None:
@@ -22,8 +59,7 @@ def replace_file(source: Path, target: Path) -> None:
 
 def write_bytes(path: Path, content: bytes) -> None:
     """Writes a file through a temporary one, so that a reader sees the old content or the new, never a part."""
-    # A name of its own: what lies in the folder under a fixed one could be a link that leads elsewhere.
-    temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}.tmp")
+    temporary = temporary_path(path)
     try:
         with temporary.open("xb") as file:
             file.write(content)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import json
 import os
-import signal
 import sys
 from typing import Any
 
@@ -17,12 +16,13 @@ from dbbd_cli.cli.help import help_text
 from dbbd_cli.cli.streams import coloured, columns, tolerate_any_text, write_result
 from dbbd_cli.cli.text import clean, wrapped
 from dbbd_cli.errors import ConfigError, DbbdError, DiskError, ExitCode, StoppedError
+from dbbd_cli.stopping import ignore_signals, received, signal_of
 
 COMPLETION_VARIABLE = "_DBBD_COMPLETE"
 """Set by the completion scripts of the shells: Typer then answers with candidates rather than run a command."""
 
 
-_DISK_ERRORS = {errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EPERM, errno.ELOOP, errno.EFBIG}
+_DISK_ERRORS = {errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EPERM, errno.ELOOP, errno.EFBIG, errno.EIO}
 _DISK_ERRORS.add(getattr(errno, "EDQUOT", errno.ENOSPC))
 
 
@@ -39,7 +39,11 @@ class Program(TyperGroup):
         arguments = sys.argv[1:] if given is None else list(given)
         try:
             code = super().main(*positional, **{**keywords, "standalone_mode": False})
-        except Exception as error:
+            if code == ExitCode.INTERRUPTED:  # Typer's answer to a signal before the command began
+                raise KeyboardInterrupt
+            ignore_signals()
+        except (Exception, KeyboardInterrupt) as error:
+            ignore_signals()
             if type(error).__name__ == "NoArgsIsHelpError":  # its module depends on Typer's version, as below
                 write_result(help_text(self, getattr(error, "ctx", None)))
                 sys.exit(ExitCode.USAGE)
@@ -57,23 +61,23 @@ class Program(TyperGroup):
         sys.exit(code or 0)
 
     def invoke(self, ctx: Any) -> Any:
-        """Runs the command; Ctrl-C outside training, or a second one in it, becomes an error like any other."""
+        """Runs the command; a signal outside training becomes an error like any other."""
         try:
             return super().invoke(ctx)
-        except KeyboardInterrupt:
-            raise StoppedError("interrupted; nothing more was saved", signal_number=signal.SIGINT) from None
+        except KeyboardInterrupt as error:
+            raise _interrupted(error) from None
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """Writes the help into the formatter."""
         formatter.write(help_text(self, ctx))
 
 
-def _as_dbbd_error(error: Exception) -> DbbdError:
+def _as_dbbd_error(error: BaseException) -> DbbdError:
     """Any exception as one that can be shown: those of the command-line parser, ours, and bugs."""
-    if isinstance(error, DbbdError):
+    if isinstance(error, DbbdError) and (received() is None or isinstance(error, StoppedError)):
         return error
-    if _was_interrupted(error):
-        return StoppedError("interrupted; nothing more was saved", signal_number=signal.SIGINT)
+    if (interrupt := _interrupt_behind(error)) is not None:
+        return _interrupted(interrupt)
     describe = getattr(error, "format_message", None)
     if describe is not None:  # a usage error: its class is in `click` or inside Typer, depending on Typer's version
         context = getattr(error, "ctx", None)
@@ -88,18 +92,22 @@ def _as_dbbd_error(error: Exception) -> DbbdError:
     )
 
 
-def _was_interrupted(error: BaseException | None) -> bool:
-    """Whether Ctrl-C is behind an error: libraries that were in the middle of something wrap it in one of theirs."""
-    while error is not None:
-        if isinstance(error, KeyboardInterrupt):
-            return True
+def _interrupted(error: BaseException) -> StoppedError:
+    return StoppedError("interrupted; nothing more was saved", signal_number=received() or signal_of(error))
+
+
+def _interrupt_behind(error: BaseException | None) -> BaseException | None:
+    """The signal that is behind an error: libraries that were in the middle of something wrap it in one of theirs."""
+    if received() is not None:
+        return error
+    while error is not None and not isinstance(error, KeyboardInterrupt):
         error = error.__cause__ or error.__context__
-    return False
+    return error
 
 
 def _plain(error: DbbdError) -> dict[str, object]:
     return {
-        "kind": ExitCode(error.exit_code).name.lower(),
+        "kind": error.kind,
         "message": error.message,
         "details": error.details,
         "hint": error.hint,

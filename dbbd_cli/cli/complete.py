@@ -112,7 +112,7 @@ def _paths(incomplete: str, suffixes: tuple[str, ...] | None = None) -> Candidat
     prefix = incomplete[: len(incomplete) - len(name)]
     try:
         entries = sorted(Path(typed_folder or ".").expanduser().iterdir())
-    except OSError:
+    except (OSError, RuntimeError, ValueError):  # RuntimeError: the home of an unknown user; ValueError: a NUL
         return []
     found = []
     for entry in entries:

@@ -35,6 +35,13 @@ def resume(
     ] = None,
     settings: Settings = None,
     device: Device = None,
+    force: Annotated[
+        bool,
+        typer.Option(
+            "--force",
+            help="Go on even where data, code or device give another loss than the checkpoint was saved with.",
+        ),
+    ] = False,
     json: Json = False,
     progress: Progress = ProgressStyle.AUTO,
     quiet: Quiet = False,
@@ -42,7 +49,8 @@ def resume(
 ) -> None:
     """Go on with a run that was interrupted, or extend one that is finished.
 
-    The result is what an uninterrupted run would have given.
+    The result is what an uninterrupted run would have given. To prove it, the loss of the next batch is computed again
+    and compared with that in the checkpoint.
     """
     existing(target)
     flags = {"--epochs": ("training.epochs", epochs), "--device": ("run.device", device)}
@@ -53,5 +61,5 @@ def resume(
     from dbbd_cli.services import resume as service
 
     command = ["dbbd", *sys.argv[1:]]
-    result = service.resume(target, overrides=changes, progress=output.progress, command=command)
+    result = service.resume(target, overrides=changes, force=force, progress=output.progress, command=command)
     output.show(result, tables.train)

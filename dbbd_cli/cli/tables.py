@@ -29,6 +29,7 @@ def train(result: TrainResult, width: int | None) -> Parts:
         ("Run", run),
         *_facts(result.facts),
         ("Epochs", f"{result.epochs:,}{' (stopped early)' if result.stopped_early else ''}"),
+        *([("Left out", f"{result.skipped_steps:,} steps that were not finite")] if result.skipped_steps else []),
         ("Total time", duration(result.seconds)),
         ("Best epoch", f"{result.best_epoch:,}"),
         *((f"Best {metric_name(name)}", metric(name, result.best[name])) for name in result.facts.headline),

@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import math
-import re
 import textwrap
 from collections.abc import Iterable, Mapping
 
-# Control characters could move the cursor, recolour the terminal or ring its bell; the marks that turn the
-# direction of writing could make a name read as another. Names come from data, so neither is ever printed.
-_UNSAFE = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\u2028\u2029]")
+from dbbd_cli.text import printable
 
 
 def clean(text: str) -> str:
-    """The text with every control character but the line feed written as an escape, such as `\\x1b`."""
-    return _UNSAFE.sub(lambda match: ascii(match.group())[1:-1], text)
+    """The text, which may have several lines, with what could mislead a reader or the terminal as escapes."""
+    return printable(text, keep="\n")
 
 
 def clean_line(text: str) -> str:
-    """The text on one line, without control characters."""
-    return clean(text).replace("\n", "\\n")
+    """The text on one line, with what could mislead a reader or the terminal as escapes."""
+    return printable(text)
 
 
 def number(value: float | None, digits: int = 4) -> str:

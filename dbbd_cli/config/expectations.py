@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any
 
 from pydantic_core import ErrorDetails
@@ -124,9 +124,9 @@ class Expectations:
         reference = node.get("$ref")
         return {**self._root["$defs"][reference.rpartition("/")[2]], **node} if reference else node
 
-    @cached_property
+    @property
     def _root(self) -> dict[str, Any]:
-        return self._schema.model_json_schema()
+        return _json_schema(self._schema)
 
     @cached_property
     def _keys(self) -> list[Key]:
@@ -136,6 +136,11 @@ class Expectations:
         for name, child in node.get("properties", {}).items():
             yield (*section, name)
             yield from self._walk((*section, name), self._resolved(child))
+
+
+@cache
+def _json_schema(schema: type[Section]) -> dict[str, Any]:
+    return schema.model_json_schema()
 
 
 def key_of(error: ErrorDetails) -> Key:

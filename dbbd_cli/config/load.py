@@ -12,7 +12,7 @@ import yaml
 from pydantic_core import ErrorDetails, ValidationError
 
 from dbbd_cli.config.expectations import Expectations, closest, key_of
-from dbbd_cli.config.problems import Document, Key, Place, Problem, dotted, printable, shown
+from dbbd_cli.config.problems import Document, Key, Place, Problem, brief, dotted, shown
 from dbbd_cli.config.schema import SCHEMAS, Config, to_plain
 from dbbd_cli.config.yaml_text import plain_scalar, read_yaml
 from dbbd_cli.errors import ConfigError
@@ -42,7 +42,7 @@ def parse_override(text: str) -> Override:
     Raises:
         ConfigError: KEY or "=" is missing, or VALUE cannot be read.
     """
-    origin = f"--set {printable(text, 80)}"
+    origin = f"--set {brief(text, 80)}"
     key, equals, value = text.partition("=")
     key = key.strip()
     if not equals or not all(key.split(".")):
@@ -64,7 +64,7 @@ def load_config(source: str, overrides: Sequence[Override] = ()) -> Config:
     shipped = shipped_configs().get(source.removesuffix(".yaml"))
     if shipped and not path.is_file():
         path = shipped
-    name = printable(str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path), limit=200)
+    name = brief(str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path), limit=200)
     document = read_yaml(_text(path, name), name)
     if document.values is None and not document.problems:
         raise ConfigError(f"{name} is empty", hint=_shipped_hint())
@@ -77,7 +77,7 @@ def config_from_mapping(values: Mapping[str, Any], overrides: Sequence[Override]
     Raises:
         ConfigError: anything in `values` or in `overrides` is wrong.
     """
-    return _validated(Document(printable(origin, limit=200), values), overrides)
+    return _validated(Document(brief(origin, limit=200), values), overrides)
 
 
 def shipped_configs() -> dict[str, Path]:
@@ -134,7 +134,7 @@ def _not_found(path: Path, name: str) -> ConfigError:
     near = known.get(closest(path.stem, known), "")
     return ConfigError(
         f"{name}: no such file or shipped config",
-        hint=(f"did you mean {printable(near, limit=200)}? " if near else "") + _shipped_hint(),
+        hint=(f"did you mean {brief(near, limit=200)}? " if near else "") + _shipped_hint(),
     )
 
 

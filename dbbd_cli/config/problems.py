@@ -6,6 +6,8 @@ import reprlib
 from dataclasses import dataclass, field
 from typing import Any
 
+from dbbd_cli.text import printable
+
 Key = tuple[str | int, ...]
 Place = int | str
 """A line of the source, or the origin of an override, or the source as a whole (its name)."""
@@ -65,7 +67,7 @@ class Document:
 
 def dotted(key: Key) -> str:
     """A key as it is written on the command line, "training.epochs"."""
-    return ".".join(printable(str(part)) for part in key)
+    return ".".join(brief(str(part)) for part in key)
 
 
 def shown(value: object) -> str:
@@ -75,7 +77,6 @@ def shown(value: object) -> str:
     return _REPR.repr(value)
 
 
-def printable(text: str, limit: int = 60) -> str:
-    """`text` in at most `limit` characters, with control characters, which may come from data, escaped."""
-    text = text if len(text) <= limit else text[: limit - 1] + "…"
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+def brief(text: str, limit: int = 60) -> str:
+    """The first `limit` characters of `text`, which may come from anywhere, safe to print."""
+    return printable(text if len(text) <= limit else text[: limit - 1] + "…")

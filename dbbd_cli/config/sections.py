@@ -62,6 +62,7 @@ class CheckpointConfig(Section):
     every_steps: Count | None = Field(
         None, description="optimizer steps between checkpoints inside an epoch; null: only when an epoch ends"
     )
+    keep: Count = Field(2, description="newest checkpoints that are kept; the best model is kept beside them")
     save_best: bool = Field(True, description="keep best_model.pth, the state with the lowest validation loss")
 
 
@@ -96,6 +97,11 @@ class TrainingConfig(Section):
     early_stopping_min_delta: NotNegative = Field(
         0.0, description="how much lower the validation loss must be to count as an improvement for early stopping"
     )
+    on_nonfinite: Literal["stop", "skip"] = Field(
+        "stop",
+        description="a loss or gradient that is NaN or infinite ends the run (stop), or its step is left out (skip)",
+    )
+    max_skipped_steps: Count = Field(10, description="steps that a run may leave out before it ends (skip)")
 
     @model_validator(mode="after")
     def _rates_fit(self) -> TrainingConfig:

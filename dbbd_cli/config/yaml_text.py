@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 import yaml
 from yaml.reader import Reader
 
-from dbbd_cli.config.problems import Document, Key, Problem, dotted, printable
+from dbbd_cli.config.problems import Document, Key, Problem, brief, dotted
 from dbbd_cli.errors import ConfigError
 
 MAX_DEPTH = 50
@@ -144,7 +144,7 @@ class _Reading:
                 self._refuse(key, event, "an anchor or a tag before it", "remove it")
             elif not event.style and not isinstance(plain_scalar(name), str):
                 self._document.spoiled.add(key)
-                self._add(event, f"the key {printable(name)}{_inside(section)} is not text", f"write '{name}'")
+                self._add(event, f"the key {brief(name)}{_inside(section)} is not text", f"write '{name}'")
             if name in first:
                 where = "" if self._inline else f", first on line {first[name].start_mark.line + 1}"
                 self._add(event, f"{dotted(key)} is set twice{where}", "keep one of the two")
@@ -167,7 +167,7 @@ class _Reading:
     def _refuse(self, key: Key, event: Any, thing: str, advice: str) -> None:
         self._document.spoiled.add(key)
         owner = dotted(key) or ("the value" if self._inline else "the top level")
-        self._add(event, f"{owner} has {printable(thing)}, which is not supported", advice)
+        self._add(event, f"{owner} has {brief(thing)}, which is not supported", advice)
 
     def _add(self, event: Any, what: str, advice: str) -> None:
         self._document.problems.append(Problem(self._place(event), what, advice))
@@ -179,7 +179,7 @@ class _Reading:
             line = max((index for index, text in enumerate(lines) if text.strip()), default=0)
             column = len(lines[line].rstrip())
         left = max(0, column - 60)
-        shown = printable(lines[line][left:].replace("\t", "→"), limit=100)
+        shown = brief(lines[line][left:].replace("\t", "→"), limit=100)
         where = self._document.name if self._inline else f"{self._document.name}:{line + 1}:{column + 1}"
         raise ConfigError(f"{where}: {what}", hint=hint, details=[f"{shown}\n{' ' * (column - left)}^"])
 

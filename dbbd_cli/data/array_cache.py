@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import time
 import zlib
 from collections.abc import Callable, Iterator
@@ -23,6 +24,7 @@ from dbbd_cli.errors import DiskError
 
 Arrays = dict[str, np.ndarray]
 _MAGIC = b"dbbdarr1"
+_DTYPE = re.compile("[<>|][biuf][1248]")
 _ALIGNMENT = 64
 _LIMIT_BYTES = 40 * 1024**3
 _STRAY_SECONDS = 24 * 3600
@@ -163,9 +165,11 @@ def _read(path: Path, usable: Callable[[Arrays], bool]) -> Arrays | None:
         if zlib.crc32(content[position:].data, zlib.crc32(header["arrays"].encode())) != header["crc32"]:
             return None
         for name, dtype, shape in json.loads(header["arrays"]):
+            if not _DTYPE.fullmatch(dtype):
+                return None
             size = int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize
             arrays[name] = content[position : position + size].view(dtype).reshape(shape)
             position += _aligned(size)
-    except (ValueError, TypeError, KeyError, AttributeError):
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError):
         return None
     return arrays if usable(arrays) else None

@@ -6,7 +6,6 @@ import io
 import math
 import os
 import zipfile
-import zlib
 from collections.abc import Collection
 from pathlib import Path
 from typing import IO
@@ -14,10 +13,10 @@ from typing import IO
 import numpy as np
 
 _MAX_HEADER_BYTES = 10_000
+_MOST_UNPACKED, _MOST_TIMES_LARGER = 64 * 2**20, 100
+"""Bytes that an array in an archive may take whatever its packed size; beyond, how many times that size."""
+_PART_BYTES = 1 << 20
 _NO_ARRAY = "is no array in the format of NumPy, or has a damaged header"
-# What zipfile raises on damaged archives: NotImplementedError is an unknown compression or version, RuntimeError a
-# password, KeyError a missing member.
-_DAMAGED_ZIP = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, OverflowError, KeyError)
 
 
 def read_npy(path: Path, max_values: int) -> np.ndarray:
@@ -38,20 +37,29 @@ def read_npz(path: Path, names: Collection[str], max_values: int) -> dict[str, n
         OSError: the file cannot be read.
         ValueError: it is no archive, or an array in it cannot be used; the message says which.
     """
+    with path.open("rb") as file:
+        try:
+            return _read_archive(file, names, max_values)
+        except Exception as error:  # of any kind: zipfile meets damaged archives with a dozen of them
+            if type(error) in (ValueError, MemoryError):
+                raise
+            raise ValueError("is no archive of arrays, or a damaged one") from error
+
+
+def _read_archive(file: IO[bytes], names: Collection[str], max_values: int) -> dict[str, np.ndarray]:
     arrays: dict[str, np.ndarray] = {}
-    try:
-        with zipfile.ZipFile(path) as archive:
-            for entry in archive.infolist():
-                name = entry.filename.removesuffix(".npy").lower()
-                if name not in names or name in arrays:
-                    continue
-                try:
-                    with archive.open(entry) as file:
-                        arrays[name] = _read_array(file, entry.file_size, max_values)
-                except ValueError as error:
-                    raise ValueError(f"its array {name} {error}") from error
-    except _DAMAGED_ZIP as error:
-        raise ValueError("is no archive of arrays, or a damaged one") from error
+    with zipfile.ZipFile(file) as archive:
+        for entry in archive.infolist():
+            name = entry.filename.removesuffix(".npy").lower()
+            if name not in names or name in arrays:
+                continue
+            try:
+                if entry.file_size > max(_MOST_UNPACKED, _MOST_TIMES_LARGER * entry.compress_size):
+                    raise ValueError(f"unpacks to {entry.file_size:,} bytes from {entry.compress_size:,}")
+                with archive.open(entry) as member:
+                    arrays[name] = _read_array(member, entry.file_size, max_values)
+            except ValueError as error:
+                raise ValueError(f"its array {name} {error}") from error
     return arrays
 
 
@@ -84,7 +92,10 @@ def _read_array(file: IO[bytes], size: int, max_values: int) -> np.ndarray:
     needed = count * dtype.itemsize
     if needed > size - file.tell():
         raise ValueError("is truncated")
-    raw = file.read(needed)
-    if len(raw) != needed:
-        raise ValueError("is truncated")
-    return np.ndarray(shape, dtype, buffer=bytearray(raw), order="F" if is_fortran else "C")
+    raw = bytearray(needed)
+    view, place = memoryview(raw), 0
+    while place < needed:  # in parts: an archive would make a second copy of what is read at once
+        if not (count_read := file.readinto(view[place : place + _PART_BYTES])):  # type: ignore[attr-defined]
+            raise ValueError("is truncated")
+        place += count_read
+    return np.ndarray(shape, dtype, buffer=raw, order="F" if is_fortran else "C")

@@ -9,16 +9,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dbbd_cli.errors import DataError
+from dbbd_cli.text import printable
 
-UNPRINTABLE = re.compile("[\0-\x1f\x7f-\x9f\ud800-\udfff]")
-"""Control characters, which a terminal would obey, and lone surrogates (names that are not UTF-8)."""
+UNPRINTABLE = re.compile("[\0-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+"""Control characters, which a terminal would obey, breaks of lines, and lone surrogates (names that are not UTF-8)."""
+
+shown = printable  # its former name
 
 _MOST_DETAILS = 10
-
-
-def shown(text: str) -> str:
-    """Text from outside, safe to print: what is unprintable is written as an escape."""
-    return UNPRINTABLE.sub(lambda match: match[0].encode("unicode_escape").decode("ascii"), text)
 
 
 def shortened(problems: Sequence[str]) -> list[str]:
@@ -47,7 +45,7 @@ def unreadable(path: Path, setting: str, error: Exception) -> DataError:
     except OSError:
         siblings = []
     near = [str(path.parent / name) for name in difflib.get_close_matches(path.name, siblings)]
-    hint = f"did you mean {shown(' or '.join(near))}?" if near else f"set {setting} to a path that exists"
+    hint = f"did you mean {printable(' or '.join(near))}?" if near else f"set {setting} to a path that exists"
     return DataError(f"{path} does not exist", hint=hint)
 
 

@@ -31,6 +31,7 @@ from dbbd_cli.data.image_worker import Problem, Shape, prepare_in_workers, prepa
 from dbbd_cli.errors import DiskError
 from dbbd_cli.files import write_text
 from dbbd_cli.progress import Progress
+from dbbd_cli.text import printable
 
 CACHE_FORMAT = 1
 CACHE_LIMIT_BYTES = 40 * 1024**3
@@ -136,9 +137,9 @@ def _read_record(path: Path, count: int) -> dict[int, str]:
     """The bad ones among `count` images, where a record of this Pillow says so: another may read other images."""
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
-        problems = {int(position): str(reason) for position, reason in record["problems"].items()}
+        problems = {int(position): printable(str(reason)) for position, reason in record["problems"].items()}
         known = record["pillow"] == PIL.__version__ and all(0 <= position < count for position in problems)
-    except (OSError, ValueError, TypeError, KeyError, AttributeError):  # none, or damaged
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):  # none, or damaged
         return {}
     return problems if known else {}
 

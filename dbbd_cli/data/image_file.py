@@ -7,10 +7,11 @@ import struct
 import warnings
 
 import numpy as np
-from PIL import ExifTags, Image, TiffImagePlugin
+from PIL import ExifTags, Image, JpegImagePlugin, TiffImagePlugin
 
 MAX_PIXELS = 90_000_000
-"""Largest picture that is decoded; beyond it a small file could fill the memory."""
+MAX_MEMORY = 400_000_000
+"""Largest picture that is decoded, pixels and bytes; beyond it a small file could fill the memory."""
 
 HEAD_BYTES = 16
 """How many bytes from the start of a file `image_format` looks at."""
@@ -31,6 +32,9 @@ IMAGE_SUFFIXES = frozenset(_FORMAT_OF_SUFFIX)
 
 _TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _BMP_HEADER_SIZES = (12, 16, 40, 52, 56, 64, 108, 124)
+
+_STRIP_PIXELS = 1_000_000
+_DECODER_BYTES = {"WEBP": 12, "GIF": 4, "TIFF": 4}
 
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -104,14 +108,35 @@ def decode_image(data: bytes, suffix: str, size: int) -> np.ndarray:
 def _decode(image: Image.Image, size: int) -> np.ndarray:
     if image.width * image.height > MAX_PIXELS:
         raise ImageFileError(f"too large: {image.width} x {image.height} pixels (limit {MAX_PIXELS:,} in all)")
+    needed = image.width * image.height * _decoder_bytes(image)
+    whole = image.size
     image.draft(None, (2 * size, 2 * size))  # a large JPEG is decoded at a fraction of its size, several times faster
+    if needed + image.width * image.height * _picture_bytes(image) > MAX_MEMORY:
+        raise ImageFileError(
+            f"too large: {whole[0]} x {whole[1]} pixels of this kind take more than {MAX_MEMORY // 10**6} MB to decode"
+        )
     image.load()
     # Some formats are turned while they load, so that the orientation is known only now.
     orientation = _orientation(image)
-    small = _to_rgb(image).resize((size, size), Image.Resampling.BILINEAR)
+    small = _to_rgb(image).resize((size, size), Image.Resampling.BILINEAR).convert("RGB")
     if orientation in _UPRIGHT:
         small = small.transpose(_UPRIGHT[orientation])
     return np.array(small)
+
+
+def _decoder_bytes(image: Image.Image) -> int:
+    """Bytes that a decoder takes for each pixel, beside the picture that it makes."""
+    if isinstance(image, JpegImagePlugin.JpegImageFile):
+        # One that is stored in several passes is kept whole until the last, in 16 bits.
+        sizes = [across * down for _, across, down, _ in image.layer]
+        return -(-2 * sum(sizes) // max(sizes))
+    return _DECODER_BYTES.get(image.format or "", 0)
+
+
+def _picture_bytes(image: Image.Image) -> int:
+    """Bytes that the decoded picture takes for each pixel, with the one in RGB that is made of it."""
+    own = {"1": 1, "L": 1, "P": 1}.get(image.mode, 2 if image.mode.startswith("I;16") else 4)
+    return own + (0 if image.mode in _AS_THEY_ARE else 4)
 
 
 def _orientation(image: Image.Image) -> object:
@@ -121,19 +146,37 @@ def _orientation(image: Image.Image) -> object:
         return None
 
 
+_AS_THEY_ARE = ("L", "RGB")
+"""Modes whose pictures can be resized before they are made RGB: the result is the same."""
+
+
 def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG"):
+    """The picture in RGB, or in grey."""
+    if image.mode in ("I", "F") and image.format != "PNG":
+        raise ImageFileError("has 32-bit pixels, whose black and white are not defined; save it with 8 or 16 bits")
+    if image.mode in _AS_THEY_ARE and not image.has_transparency_data:
+        return image
+    # In strips: a second and third picture of the size of the first would take several times the memory.
+    whole = Image.new("RGB", image.size)
+    height = max(1, _STRIP_PIXELS // image.width)
+    for top in range(0, image.height, height):
+        strip = image.crop((0, top, image.width, min(top + height, image.height)))
+        whole.paste(_strip_to_rgb(strip, image), (0, top))
+    return whole
+
+
+def _strip_to_rgb(strip: Image.Image, image: Image.Image) -> Image.Image:
+    """A part of a picture in RGB; `image` is the whole, which knows its format."""
+    if strip.mode.startswith("I"):
         # PIL would clip at 255 instead of scaling. It offers the 12-bit greys of a TIFF in this mode too, as they are.
         tags = image.tag_v2 if isinstance(image, TiffImagePlugin.TiffImageFile) else {}
         white = 4095 if tags.get(TiffImagePlugin.BITSPERSAMPLE) == (12,) else 65535
-        grey = (np.asarray(image).astype(np.uint32) * 255 + white // 2) // white
+        grey = (np.asarray(strip).astype(np.uint32) * 255 + white // 2) // white
         return Image.fromarray(grey.astype(np.uint8)).convert("RGB")
-    if image.mode in ("I", "F"):
-        raise ImageFileError("has 32-bit pixels, whose black and white are not defined; save it with 8 or 16 bits")
-    if image.has_transparency_data:
-        coloured = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), coloured).convert("RGB")
-    return image.convert("RGB")
+    if strip.has_transparency_data:
+        coloured = strip.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", strip.size, "white"), coloured).convert("RGB")
+    return strip.convert("RGB")
 
 
 def _reason(error: Exception) -> str:

@@ -7,11 +7,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 
-from dbbd_cli.data.findings import UNPRINTABLE, scan_folder, shortened, shown, why
+from dbbd_cli.data.findings import UNPRINTABLE, scan_folder, shortened, why
 from dbbd_cli.data.image_file import HEAD_BYTES, IMAGE_SUFFIXES, image_format
 from dbbd_cli.data.url_grammar import synthetic_urls
 from dbbd_cli.data.url_table import read_url_table
 from dbbd_cli.errors import DataError
+from dbbd_cli.text import printable
 
 _SPLIT_NAMES = {"train", "training", "val", "valid", "validation", "test", "testing"}
 _SUFFIXES = tuple(IMAGE_SUFFIXES)
@@ -66,11 +67,11 @@ def list_folder(path: Path) -> Source:
         if entry.is_dir(follow_symlinks=False):
             names.append(entry.name)
         elif _is_linked_folder(entry):
-            problems.append(f"{shown(entry.name)}: {_LINKED_FOLDER}")
+            problems.append(f"{printable(entry.name)}: {_LINKED_FOLDER}")
         else:
             ignored += 1
     if len(names) < 2:
-        found = f"only one class folder, {shown(names[0])}" if names else "no sub-folders"
+        found = f"only one class folder, {printable(names[0])}" if names else "no sub-folders"
         raise DataError(
             f"{path} has {found}: a classifier needs at least two classes",
             hint="give each class a sub-folder with its images, and set data.path to the folder that holds these",
@@ -148,7 +149,7 @@ def file_of(roots: Sequence[Path], key: str, label: int) -> Path:
     named = parts and not any(part in ("", ".", "..") or forbidden & set(part) for part in parts)
     if not named or not 0 <= label < len(roots):
         raise DataError(
-            f"{shown(key)} does not name a file in the folder of a class",
+            f"{printable(key)} does not name a file in the folder of a class",
             hint="the stored list of files was damaged or changed by hand; start a new run",
         )
     return roots[label].joinpath(*parts)
@@ -158,7 +159,8 @@ def _reject_splits(path: Path, names: list[str]) -> None:
     if not _SPLIT_NAMES.issuperset(name.lower() for name in names):
         return
     for name in sorted(names):
-        if any(entry.is_dir() and not entry.name.startswith(".") for entry in scan_folder(path / name, "data.path")):
+        entries = scan_folder(path / name, "data.path")
+        if any(entry.is_dir(follow_symlinks=False) and not entry.name.startswith(".") for entry in entries):
             raise DataError(
                 f"{path} is divided into {', '.join(sorted(names))}, not into classes; dbbd makes the splits itself",
                 hint=f"set data.path to one of them, such as {path / name}, or merge them class by class",
@@ -170,7 +172,7 @@ def _list_roots(kind: str, folders: Mapping[str, Path], setting: str, problems: 
     for label, (name, root) in enumerate(folders.items()):
         if UNPRINTABLE.search(name) or "/" in name:  # the first slash of a key ends the name of its class
             raise DataError(
-                f"the class name {shown(name)} has a slash, or characters that cannot be shown",
+                f"the class name {printable(name)} has a slash, or characters that cannot be shown",
                 hint="rename the class, with plain text in UTF-8",
             )
         keys, findings, others = _list_class(name, root, setting)
@@ -208,7 +210,7 @@ def _list_class(name: str, root: Path, setting: str) -> tuple[list[str], list[st
             except OSError as error:
                 problem = f"cannot be opened: {why(error)}"
             if problem:
-                problems.append(f"{shown(key)}: {problem}")
+                problems.append(f"{printable(key)}: {problem}")
             elif _is_image_name(entry.name) and entry.is_file():
                 keys.append(key)
             else:
@@ -250,7 +252,7 @@ def _wrong_name(entry: os.DirEntry[str]) -> str | None:
             announced = image_format(file.read(HEAD_BYTES))
     except OSError:
         return None
-    suffix = shown(PurePath(entry.name).suffix)
+    suffix = printable(PurePath(entry.name).suffix)
     return f"wrongly named: is a {announced} but named {suffix or 'without a suffix'}" if announced else None
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 from collections.abc import Iterator
 from typing import Any, Protocol
 
@@ -11,6 +10,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from dbbd_cli.data.random_numbers import permutation
+from dbbd_cli.data.workers import Workers
 from dbbd_cli.errors import DbbdError
 
 Key = tuple[int, int]
@@ -62,15 +62,6 @@ def _whole_batch(batch: Any) -> Any:
     return batch
 
 
-def _start_worker(_worker: int) -> None:
-    # Ctrl-C reaches every process of a terminal, and `timeout` or a batch system stops a whole group; only the main
-    # process decides when to stop, and ends its workers itself (which is why SIGTERM is not ignored here).
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if hasattr(os, "setpgrp"):
-        os.setpgrp()
-    torch.set_num_threads(1)
-
-
 def _usable_processors() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
@@ -86,6 +77,7 @@ class BatchLoader:
         shuffle: whether the order changes from epoch to epoch.
         seed: seed of the order.
         num_workers: most processes that make batches; 0 makes them here.
+        worker_timeout: seconds after which a batch that is waited for is given up.
         pin_memory: whether batches are put into page-locked memory, for a quicker way to a GPU.
     """
 
@@ -97,6 +89,7 @@ class BatchLoader:
         shuffle: bool,
         seed: int,
         num_workers: int = 0,
+        worker_timeout: float = 600,
         pin_memory: bool = False,
     ) -> None:
         self.dataset = dataset
@@ -106,12 +99,14 @@ class BatchLoader:
         self._plan = _EpochPlan()
         # More would only wait for each other, or for something to do. What they make does not depend on their number.
         workers = min(num_workers, _usable_processors(), len(self))
+        self._workers = Workers(worker_timeout)
         self._loader: DataLoader[Any] = DataLoader(
             _Telling(dataset),  # type: ignore[arg-type]
             batch_sampler=self._plan,
             collate_fn=_whole_batch,
             num_workers=workers,
-            worker_init_fn=_start_worker,
+            worker_init_fn=self._workers.initialiser() if workers else None,
+            timeout=worker_timeout if workers else 0,
             persistent_workers=workers > 0,
             pin_memory=pin_memory,
             # Its own generator: the loader must not draw from the stream that dropout uses.
@@ -133,14 +128,26 @@ class BatchLoader:
         keys = [(epoch, int(index)) for index in order]
         return [keys[start : start + self.batch_size] for start in range(0, len(keys), self.batch_size)]
 
+    def make(self, keys: list[Key]) -> Any:
+        """The batch of the given samples, made here and now.
+
+        Raises:
+            DbbdError: the data set could not make it.
+        """
+        return self.dataset.__getitems__(keys)
+
     def batches(self, epoch: int, start: int = 0) -> Iterator[Any]:
         """The batches of an epoch, without the first `start` ones.
 
         Raises:
-            DbbdError: the data set could not make one.
+            DbbdError: the data set could not make one, or a process that makes them has died or hangs.
         """
         self._plan.batches = self.plan(epoch)[start:]
-        for batch in self._loader:
+        for batch in self._workers.batches(self._loader):
             if isinstance(batch, DbbdError):
                 raise batch
             yield batch
+
+    def close(self) -> None:
+        """Ends the worker processes, whatever state they are in."""
+        self._workers.close()

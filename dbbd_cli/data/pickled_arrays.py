@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from dbbd_cli.data.safe_pickle import PickleMachine, RefusedPickleError, StandIn, Unbuilt, checked_keys
+from dbbd_cli.pickles.machine import PickleMachine, RefusedPickleError, StandIn, Unbuilt, checked_keys
 
 _DTYPE = re.compile(r"b1|[iu][1248]|f[248]|[US][1-9][0-9]{0,4}")
 _STORAGES = {
@@ -81,7 +81,10 @@ class _Rebuilder:
         if encoding != "latin1" or not isinstance(text, str):
             raise ValueError("is no pickle, or a damaged one")
         self._spend(len(text))
-        return text.encode("latin1")
+        try:
+            return text.encode("latin1")
+        except UnicodeEncodeError as error:
+            raise ValueError("is no pickle, or a damaged one") from error
 
     def _bytes(self, value: bytes = b"") -> bytes:
         if not isinstance(value, bytes):  # a number would ask for so many bytes

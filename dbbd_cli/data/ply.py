@@ -14,6 +14,8 @@ from typing import BinaryIO, Literal
 
 import numpy as np
 
+from dbbd_cli.text import printable
+
 _TYPES = {
     "char": "i1", "uchar": "u1", "short": "i2", "ushort": "u2", "int": "i4", "uint": "u4",
     "float": "f4", "double": "f8",
@@ -58,7 +60,7 @@ def read_ply(path: Path, max_points: int) -> dict[str, np.ndarray]:
 
     Returns:
         Property name, in lower case, to its values, shape (N,), in the type that the file declares; a file in ASCII
-        gives float64 where it declares whole numbers too large for their type.
+        gives float64 for all but whole numbers, and for those that are too large for their type.
 
     Raises:
         OSError: the file cannot be read.
@@ -107,7 +109,8 @@ def _read_header(file: BinaryIO) -> tuple[_Order, list[_Element]]:
                     raise ValueError("its header has a list whose length is no whole number")
                 elements[-1].properties.append(_Property(name.lower(), _dtype(kind, order), _dtype(length, order)))
             case _:
-                raise ValueError(f"its header has a line that is not understood: {line[:60].decode('latin1').strip()}")
+                odd = printable(line[:60].decode("latin1").strip())
+                raise ValueError(f"its header has a line that is not understood: {odd}")
     raise ValueError(f"its header has more than {_MAX_HEADER_LINES} lines")
 
 
@@ -143,9 +146,13 @@ def _read_ascii(file: BinaryIO, element: _Element, size: int) -> dict[str, np.nd
             warnings.simplefilter("ignore")  # an empty table is answered below
             rows = np.loadtxt(file, np.float64, comments=None, max_rows=element.count, ndmin=2, encoding="latin1")
     except ValueError as error:
-        raise ValueError(f"has a line that does not hold {width} numbers ({str(error).split(';')[0]})") from error
+        raise ValueError(
+            f"has a line that does not hold {width} numbers ({printable(str(error).split(';')[0][:200])})"
+        ) from error
     if len(rows) < element.count:
         raise ValueError(f"is truncated: it has {len(rows):,} of the {element.count:,} points that it promises")
+    if not element.count:
+        rows = rows.reshape(0, width)
     if rows.shape[1] != width:
         raise ValueError(f"has {rows.shape[1]} numbers in a line; its header names {width} properties")
     return _named(element, [_as_declared(rows[:, i], p.dtype) for i, p in enumerate(element.properties)])
@@ -164,7 +171,7 @@ def _skip_lines(file: BinaryIO, element: _Element, size: int, order: str) -> Non
     while skipped < element.count and element.properties:
         line = file.readline()
         if not line:
-            raise ValueError(f"is truncated within its element {element.name}")
+            raise ValueError(f"is truncated within its element {printable(element.name[:60])}")
         skipped += bool(line.strip())
 
 
@@ -186,12 +193,12 @@ def _skip_binary(file: BinaryIO, element: _Element, size: int, order: str) -> No
                     continue
                 (count,) = length.unpack_from(data, place)
                 if count < 0:
-                    raise ValueError(f"has a list of negative length in its element {element.name}")
+                    raise ValueError(f"has a list of negative length in its element {printable(element.name[:60])}")
                 place += length.size + count * width
             if place > len(data):
                 break
     except struct.error:
         place = len(data) + 1
     if place > len(data):
-        raise ValueError(f"is truncated within its element {element.name}")
+        raise ValueError(f"is truncated within its element {printable(element.name[:60])}")
     file.seek(start + place)

@@ -14,7 +14,6 @@ from pathlib import Path
 import numpy as np
 
 from dbbd_cli.data.array_cache import Arrays, cached_arrays, read_cached
-from dbbd_cli.data.findings import shown
 from dbbd_cli.data.nested_tree import tree_from_nested
 from dbbd_cli.data.normals import estimate_normals
 from dbbd_cli.data.region_tree import RegionTree, cut_tree
@@ -23,6 +22,7 @@ from dbbd_cli.data.scene import Scene
 from dbbd_cli.data.scene_file import read_scene, scene_digest
 from dbbd_cli.data.tree_builder import build_tree
 from dbbd_cli.errors import DataError
+from dbbd_cli.text import printable
 
 _VERSION = 1
 """To be raised when the same source and settings make other arrays."""
@@ -69,7 +69,7 @@ class SceneRef:
     @property
     def name(self) -> str:
         """What errors call it."""
-        return f"room {self.source.index}" if isinstance(self.source, Room) else shown(str(self.source))
+        return f"room {self.source.index}" if isinstance(self.source, Room) else printable(str(self.source))
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 
 from dbbd_cli.data.array_file import read_npy, read_npz
-from dbbd_cli.data.findings import shown, why
+from dbbd_cli.data.findings import why
 from dbbd_cli.data.pickled_arrays import load_plain
 from dbbd_cli.data.ply import read_ply
-from dbbd_cli.data.safe_pickle import RefusedPickleError
 from dbbd_cli.data.scene import MAX_POINTS, Scene, make_scene
 from dbbd_cli.errors import DataError
+from dbbd_cli.pickles.machine import RefusedPickleError
+from dbbd_cli.text import printable
 
 MAX_BYTES = 2**31
 """Largest file that is read."""
@@ -49,7 +50,7 @@ def read_scene(path: Path) -> Scene:
         return read(path)
     except RefusedPickleError as error:
         raise DataError(
-            f"{shown(str(path))} was not loaded, and nothing in it was run: it {error}",
+            f"{printable(str(path))} was not loaded, and nothing in it was run: it {error}",
             hint="save the scene as a dict of plain numpy arrays or torch tensors, or do not trust the file",
         ) from error
     except (OSError, ValueError, MemoryError) as error:
@@ -58,7 +59,9 @@ def read_scene(path: Path) -> Scene:
             if isinstance(error, OSError)
             else str(error) or "does not fit into the memory that is free"
         )
-        raise DataError(f"{shown(str(path))}: {shown(reason)}", hint="mend the file, or take it away") from error
+        raise DataError(
+            f"{printable(str(path))}: {printable(reason)}", hint="mend the file, or take it away"
+        ) from error
 
 
 def scene_digest(path: Path) -> str:
@@ -76,7 +79,7 @@ def scene_digest(path: Path) -> str:
                 while part := opened.read(1 << 20):
                     digest.update(part)
     except OSError as error:
-        raise DataError(f"{shown(str(path))} cannot be opened: {why(error)}") from error
+        raise DataError(f"{printable(str(path))} cannot be opened: {why(error)}") from error
     return digest.hexdigest()
 
 
@@ -190,7 +193,7 @@ def _read_ply(path: Path) -> Scene:
 
     coord = stacked(("x", "y", "z"))
     if coord is None:
-        raise ValueError(f"its points have no x, y and z, but {', '.join(columns)}")
+        raise ValueError(f"its points have no x, y and z, but {', '.join(columns)[:200]}")
     return make_scene(
         path.stem,
         coord,

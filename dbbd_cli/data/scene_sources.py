@@ -8,10 +8,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 
-from dbbd_cli.data.findings import UNPRINTABLE, scan_folder, shortened, shown, why
+from dbbd_cli.data.findings import UNPRINTABLE, scan_folder, shortened, why
 from dbbd_cli.data.scene_file import COORD_FILE, SCENE_SUFFIXES
 from dbbd_cli.data.split import SPLITS, assign_splits
 from dbbd_cli.errors import DataError
+from dbbd_cli.text import printable
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +83,7 @@ def list_scenes(root: Path, setting: str = "data.path") -> SceneSource:
     beside, problems, ignored = _list(root, "", [entry for entry in entries if entry.name not in folders])
     if beside:
         raise DataError(
-            f"{root} has scenes beside its folders {', '.join(folders)}, such as {shown(beside[0])}",
+            f"{root} has scenes beside its folders {', '.join(folders)}, such as {printable(beside[0])}",
             hint="put each scene into one of the folders, or take the folders away",
         )
     candidates: list[SceneCandidate] = []
@@ -151,7 +152,7 @@ def scene_path(root: Path, key: str) -> Path:
     forbidden = set("\0\\:" if os.name == "nt" else "\0")
     if any(part in ("", ".", "..") or forbidden & set(part) for part in parts):
         raise DataError(
-            f"{shown(key)} does not name a scene in its folder",
+            f"{printable(key)} does not name a scene in its folder",
             hint="the stored list of scenes was damaged or changed by hand; start a new run",
         )
     return root.joinpath(*parts)
@@ -175,7 +176,7 @@ def _list(folder: Path, prefix: str, entries: list[os.DirEntry[str]]) -> tuple[l
         except OSError as error:
             problem, is_scene = f"cannot be opened: {why(error)}", False
         if problem:
-            problems.append(f"{shown(prefix + entry.name)}: {problem}")
+            problems.append(f"{printable(prefix + entry.name)}: {problem}")
         elif is_scene:
             keys.append(prefix + entry.name)
         else:
@@ -199,7 +200,7 @@ def _look_at(entry: os.DirEntry[str], real_folder: Path) -> tuple[str | None, bo
             inside = list(opened)
         links = [file.name for file in inside if file.is_symlink()]
         if links:
-            return f"has a link, {shown(links[0])}, which is not followed", False
+            return f"has a link, {printable(links[0])}, which is not followed", False
         if not Path(entry.path, COORD_FILE).is_file():
             if any(file.name.endswith(".npy") for file in inside):
                 return f"is a folder of arrays without {COORD_FILE}", False

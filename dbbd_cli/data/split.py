@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from dbbd_cli.errors import CheckpointError, DataError
+from dbbd_cli.text import printable
 
 SPLITS = ("train", "val", "test")
 MANIFEST_FORMAT = 1
@@ -73,6 +74,10 @@ class Manifest:
         )
         return json.dumps(head, indent=1)[:-2] + ',\n "samples": [\n' + rows + "\n]}\n"
 
+    def digest(self) -> str:
+        """SHA-256 of all of it."""
+        return hashlib.sha256(self.to_json().encode("utf-8", "surrogatepass")).hexdigest()
+
     @staticmethod
     def load(path: Path) -> Manifest:
         """Reads `splits.json`.
@@ -109,7 +114,8 @@ class Manifest:
             ) from error
         except (OSError, ValueError, KeyError, TypeError, RecursionError, OverflowError) as error:
             raise CheckpointError(
-                f"{path} is damaged: {error}", hint="restore the file from a copy of the run folder"
+                f"{path} is damaged: {printable(str(error)[:200])}",
+                hint="restore the file from a copy of the run folder",
             ) from error
         return manifest
 

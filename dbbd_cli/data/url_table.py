@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import csv
 import difflib
-import io
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from itertools import chain
 from pathlib import Path
+from typing import IO
 
-from dbbd_cli.data.findings import UNPRINTABLE, shown, unreadable
+from dbbd_cli.data.findings import UNPRINTABLE, unreadable
 from dbbd_cli.data.qr_code import MAX_BYTES
 from dbbd_cli.errors import DataError
+from dbbd_cli.text import printable
 
 # NUL stops the CSV reader of Python 3.10, so this stands for it until the row is judged; no text may use it.
 _NUL_MARK = "\ufdd0"
 _MOST_COLUMNS_NAMED = 20
+_BLOCK_BYTES = 1 << 20
+_LONGEST_LINE = 1 << 20
+_TOO_LONG = b"x" * (csv.field_size_limit() + 1) + b"\n"
 
 
 def read_url_table(path: Path, url_column: str, label_column: str) -> tuple[list[tuple[str, str]], list[str]]:
@@ -28,9 +33,26 @@ def read_url_table(path: Path, url_column: str, label_column: str) -> tuple[list
     Raises:
         DataError: the file is missing, unreadable or not UTF-8, or lacks one of the columns.
     """
-    text = _read_text(path).replace("\0", _NUL_MARK)
-    separator = max(",;\t", key=text.partition("\n")[0].count)
-    rows = _rows(text, separator)
+    if path.is_dir():
+        raise DataError(
+            f"{path} is a folder, not a CSV file",
+            hint="set data.path to the file, or data.source to folder if its sub-folders hold images",
+        )
+    try:
+        if path.exists() and not path.is_file():  # opening a pipe would wait for ever
+            raise DataError(f"{path} is no regular file", hint="set data.path to a CSV file")
+        with path.open("rb") as file:
+            return _read_rows(path, _text_lines(path, file), url_column, label_column)
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+        raise unreadable(path, "data.path", error) from error
+
+
+def _read_rows(
+    path: Path, lines: Iterator[str], url_column: str, label_column: str
+) -> tuple[list[tuple[str, str]], list[str]]:
+    first = next(lines, "")
+    separator = max(",;\t", key=first.count)
+    rows = _rows(chain([first], lines), separator)
     where, header = next(rows, ("line 1", "is empty"))
     if isinstance(header, str):
         raise DataError(f"{path} {where} {header}", hint="the first line has to name the columns")
@@ -43,27 +65,35 @@ def read_url_table(path: Path, url_column: str, label_column: str) -> tuple[list
     for where, row in rows:
         sample = row if isinstance(row, str) else _sample(row, len(header), url_index, label_index)
         if isinstance(sample, str):
-            problems.append(f"{shown(path.name)} {where}: {sample}")
+            problems.append(f"{printable(path.name)} {where}: {sample}")
         else:
             samples.append(sample)
     return samples, problems
 
 
-def _read_text(path: Path) -> str:
-    if path.is_dir():
-        raise DataError(
-            f"{path} is a folder, not a CSV file",
-            hint="set data.path to the file, or data.source to folder if its sub-folders hold images",
-        )
-    try:
-        data = path.read_bytes()
-    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
-        raise unreadable(path, "data.path", error) from error
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = len((error.object[: error.start] + b".").splitlines())
-        raise DataError(f"{path} line {line} is not UTF-8", hint="save the file as CSV in UTF-8") from error
+def _text_lines(path: Path, file: IO[bytes]) -> Iterator[str]:
+    """The lines of a file, with their ends."""
+    for number, line in enumerate(_lines(file), start=1):
+        try:
+            yield line.decode("utf-8-sig" if number == 1 else "utf-8").replace("\0", _NUL_MARK)
+        except UnicodeDecodeError as error:
+            raise DataError(f"{path} line {number} is not UTF-8", hint="save the file as CSV in UTF-8") from error
+
+
+def _lines(file: IO[bytes]) -> Iterator[bytes]:
+    """The lines in bytes. In the place of one that is too long to be kept stands one that no CSV may have."""
+    rest, is_long = b"", False
+    while block := file.read(_BLOCK_BYTES):
+        parts = (rest + block).splitlines(keepends=True)
+        # The last one may go on in the next block, and so may the end of a line, which can have two bytes.
+        rest = parts.pop()
+        for part in parts:
+            yield _TOO_LONG if is_long else part
+            is_long = False
+        if len(rest) > _LONGEST_LINE:
+            rest, is_long = rest[-1:], True
+    if rest:
+        yield _TOO_LONG if is_long else rest
 
 
 def _column(path: Path, header: list[str], name: str, setting: str) -> int:
@@ -73,15 +103,15 @@ def _column(path: Path, header: list[str], name: str, setting: str) -> int:
     near = difflib.get_close_matches(name.lower(), spelled, n=1)
     columns = ", ".join(header[:_MOST_COLUMNS_NAMED]) + (", ..." if len(header) > _MOST_COLUMNS_NAMED else "")
     raise DataError(
-        f"{path} has no column {name}; its first line names: {shown(columns)}",
-        hint=(f"did you mean {shown(spelled[near[0]])}? " if near else "")
+        f"{path} has no column {name}; its first line names: {printable(columns)}",
+        hint=(f"did you mean {printable(spelled[near[0]])}? " if near else "")
         + f"Say which column it is with --set data.{setting}=NAME",
     )
 
 
-def _rows(text: str, separator: str) -> Iterator[tuple[str, list[str] | str]]:
+def _rows(lines: Iterable[str], separator: str) -> Iterator[tuple[str, list[str] | str]]:
     """Each row that is not blank, or what is wrong with it, after the lines that it stands in."""
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
+    reader = csv.reader(lines, delimiter=separator, strict=True)
     while True:
         first = reader.line_num + 1
         row: list[str] | str

@@ -7,20 +7,21 @@ from contextlib import contextmanager
 
 import torch
 
-from dbbd_cli.errors import ConfigError, DataError
+from dbbd_cli.errors import ConfigError
 from dbbd_cli.tasks.base import Task
 
 
 @contextmanager
-def explained(task: Task) -> Iterator[None]:
+def supervised(task: Task) -> Iterator[None]:
     """Turns what PyTorch raises in situations that users bring about into errors that say what to do.
+
+    However it ends, the processes that load batches have ended too.
 
     Args:
         task: knows what could be smaller.
 
     Raises:
         ConfigError: a batch does not fit into memory, or is too small for the network.
-        DataError: a process that loads batches has died.
     """
     try:
         yield
@@ -30,11 +31,6 @@ def explained(task: Task) -> Iterator[None]:
         text = str(error)
         if "can't allocate memory" in text or "out of memory" in text:
             raise _out_of_memory(task) from error
-        if "DataLoader worker" in text:
-            raise DataError(
-                f"a process that loads batches has died: {text.splitlines()[0]}",
-                hint="it may have been killed for lack of memory: lower data.num_workers; 0 loads in the main process",
-            ) from error
         raise
     except ValueError as error:
         if "Expected more than 1 value per channel" in str(error):
@@ -43,6 +39,9 @@ def explained(task: Task) -> Iterator[None]:
                 hint="choose another training.batch_size, so that the last batch of an epoch has two images or more",
             ) from error
         raise
+    finally:
+        for loader in task.loaders.values():
+            loader.close()
 
 
 def _out_of_memory(task: Task) -> ConfigError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -21,6 +22,26 @@ def build_optimizer(module: nn.Module, training: TrainingConfig, device: torch.d
             parameters, lr=training.learning_rate, momentum=0.9, weight_decay=training.weight_decay, fused=fused
         )
     return torch.optim.AdamW(parameters, lr=training.learning_rate, weight_decay=training.weight_decay, fused=fused)
+
+
+def load_optimizer(
+    optimizer: torch.optim.Optimizer, saved: dict[str, Any], training: TrainingConfig, saved_training: Mapping[str, Any]
+) -> None:
+    """Loads the optimizer's memory, and keeps to what the configuration says now of its settings.
+
+    Args:
+        optimizer: receives it.
+        saved: its state, from a checkpoint.
+        training: the configuration now.
+        saved_training: that of the checkpoint.
+    """
+    kept = [{key: group[key] for key in ("weight_decay", "fused")} for group in optimizer.param_groups]
+    optimizer.load_state_dict(saved)
+    for group, settings in zip(optimizer.param_groups, kept, strict=True):
+        group.update(settings)
+        if training.learning_rate != saved_training["learning_rate"]:
+            # In proportion, so that reductions on a plateau stay in force.
+            group["lr"] *= training.learning_rate / saved_training["learning_rate"]
 
 
 class LearningRate:

@@ -10,14 +10,14 @@ import re
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
 from dbbd_cli.errors import ConfigError, DiskError, InUseError
-from dbbd_cli.files import open_to_append, write_text
+from dbbd_cli.files import open_to_append, remove_strays, write_text
 
 CONFIG = "config.yaml"
 SPLITS = "splits.json"
@@ -81,23 +81,38 @@ def locked(folder: Path) -> Iterator[None]:
     try:
         lock.acquire(timeout=0)
     except Timeout as error:
-        try:
-            owner = (folder / OWNER).read_text(encoding="utf-8").strip()
-        except OSError:
-            owner = "another process"
         raise InUseError(
-            f"the run folder {folder} is in use by {owner}", hint="wait until it ends, or stop it with Ctrl-C"
+            f"the run folder {folder} is in use by {_owner(folder)}", hint="wait until it ends, or stop it with Ctrl-C"
         ) from error
     except OSError as error:
         raise DiskError(
             f"the run folder {folder} cannot be written: {error.strerror}", hint="check the rights to it"
         ) from error
     try:
-        (folder / OWNER).write_text(f"process {os.getpid()} on {platform.node()}\n", encoding="utf-8")
+        with suppress(OSError):  # the disk may be full
+            (folder / OWNER).write_text(f"process {os.getpid()} on {platform.node()}\n", encoding="utf-8")
+        remove_strays(folder)
         yield
     finally:
         (folder / OWNER).unlink(missing_ok=True)
         lock.release()
+
+
+def _owner(folder: Path) -> str:
+    """Who holds the run folder, in words.
+
+    It writes so just after it took hold of it; until then the file may be missing, or name a process that is dead.
+    """
+    import psutil
+
+    for _ in range(40):
+        with suppress(OSError, ValueError):
+            owner = (folder / OWNER).read_text(encoding="utf-8").strip()
+            number, node = re.fullmatch(r"process (\d{1,10}) on (.*)", owner, re.DOTALL).groups()  # type: ignore[union-attr]
+            if node != platform.node() or psutil.pid_exists(int(number)):
+                return owner
+        time.sleep(0.05)
+    return "another process"
 
 
 def finite(value: Any) -> Any:
@@ -178,6 +193,12 @@ class RunLog:
         """Adds a line with the time to `run.log`."""
         self._log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
         self._log.flush()
+
+    def sync(self) -> None:
+        """Writes through to the disk what was logged: a checkpoint must never know more than the logs do."""
+        self._board.flush()
+        self._history.flush()
+        os.fsync(self._history.fileno())
 
     def close(self) -> None:
         """Closes the files."""

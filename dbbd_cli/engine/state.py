@@ -37,6 +37,10 @@ class Sums:
             self.num_samples += num_samples
         self._pending.clear()
 
+    def forget(self, count: int) -> None:
+        """Takes back the last batches that were added, before they are flushed."""
+        del self._pending[-count:]
+
     def plain(self) -> dict[str, Any]:
         """The sums as plain values."""
         self.flush()
@@ -53,6 +57,8 @@ class TrainState:
     """Batches of this epoch that are behind."""
     step: int = 0
     """Optimizer steps since the run began."""
+    skipped_steps: int = 0
+    """Steps whose loss or gradient was not finite, and that were left out."""
     best_value: float = math.inf
     best_epoch: int = 0
     patience_value: float = math.inf
@@ -69,6 +75,18 @@ class TrainState:
     sums: Sums = field(default_factory=Sums)
     """Sums of the epoch under way."""
 
+    def judge(self, value: float, patience: int | None, min_delta: float) -> bool:
+        """Updates the best value and early stopping with that of this epoch; returns whether it is the best so far."""
+        if value < self.patience_value - min_delta:
+            self.patience_value, self.patience_epochs = value, 0
+        else:
+            self.patience_epochs += 1
+        self.stopped_early = patience is not None and self.patience_epochs >= patience
+        if value < self.best_value:
+            self.best_value, self.best_epoch = value, self.epoch
+            return True
+        return False
+
     def to_plain(self) -> dict[str, Any]:
         """Plain values for a checkpoint."""
         return {**self.__dict__, "sums": self.sums.plain()}
@@ -82,7 +100,7 @@ class TrainState:
         """
         if not isinstance(values, Mapping) or values.keys() != {field.name for field in fields(TrainState)}:
             raise ValueError("the state of the run does not have the fields that it should")
-        for name in ("epoch", "batch", "step", "best_epoch", "patience_epochs"):
+        for name in ("epoch", "batch", "step", "skipped_steps", "best_epoch", "patience_epochs"):
             _require(type(values[name]) is int and values[name] >= 0, name)
         for name in ("best_value", "patience_value", "seconds", "seconds_at_epoch"):
             _require(type(values[name]) is float, name)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,10 +13,12 @@ import torch
 from torch import nn
 
 from dbbd_cli.config.schema import Config, to_plain
-from dbbd_cli.engine.checkpoint import NEWEST, save_checkpoint
+from dbbd_cli.engine.checkpoint import save_checkpoint
 from dbbd_cli.engine.epoch_table import EpochTable
 from dbbd_cli.engine.inference import place, run_split
-from dbbd_cli.engine.optim import LearningRate, build_optimizer
+from dbbd_cli.engine.nonfinite import Buffers, LossOfBatch, all_finite, check_weights, last_good, not_finite
+from dbbd_cli.engine.optim import LearningRate, build_optimizer, load_optimizer
+from dbbd_cli.engine.proof import prove
 from dbbd_cli.engine.run_folder import RunLog
 from dbbd_cli.engine.runtime import Runtime, random_state, restore_random_state
 from dbbd_cli.engine.signals import StopRequest
@@ -35,11 +37,13 @@ class Trainer:
         task: data and network.
         config: the resolved configuration.
         runtime: device and precision.
+        splits_sha256: digest of the list of samples and splits, which a checkpoint is bound to.
     """
 
     task: Task
     config: Config
     runtime: Runtime
+    splits_sha256: str = ""
     state: TrainState = field(default_factory=TrainState)
     optimizer: torch.optim.Optimizer = field(init=False)
     learning_rate: LearningRate = field(init=False)
@@ -63,30 +67,37 @@ class Trainer:
             "state": self.state.to_plain(),
             "random": random_state(),
             "config": to_plain(self.config),
+            "splits": self.splits_sha256,
+            "proof": prove(self.task, self.runtime, self.state),
         }
+
+    def save(self, folder: Path, log: RunLog | None = None, *, best: bool = False) -> None:
+        """Writes a checkpoint, after what is logged up to here.
+
+        Raises:
+            NotFiniteError: the weights are not finite: nothing is written.
+            DiskError: it cannot be written; the checkpoints that were there are still there.
+        """
+        state = self.to_plain()
+        check_weights(state["module"], self.state, folder)
+        if log is not None:
+            log.sync()
+        save_checkpoint(state, folder, best=best, keep=self.config.checkpoint.keep)
+
+    @property
+    def between_steps(self) -> bool:
+        """Whether the state is one that can be gone on from, rather than in the middle of accumulating gradients."""
+        return self.state.batch % self.config.training.accumulate_batches == 0
 
     def load(self, checkpoint: Mapping[str, Any]) -> None:
         """Puts back what `to_plain` gave, so that the run goes on as if it had never stopped."""
         self.task.module.load_state_dict(checkpoint["module"])
-        _load_optimizer(self.optimizer, checkpoint["optimizer"], self.config, checkpoint["config"]["training"])
+        load_optimizer(self.optimizer, checkpoint["optimizer"], self.config.training, checkpoint["config"]["training"])
         self.learning_rate.load_state_dict(checkpoint["learning_rate"])
         if self.scaler.is_enabled() and checkpoint["scaler"]:
             self.scaler.load_state_dict(checkpoint["scaler"])
         self.state = TrainState.from_plain(checkpoint["state"])
         restore_random_state(checkpoint["random"])
-
-
-def _load_optimizer(
-    optimizer: torch.optim.Optimizer, saved: dict[str, Any], config: Config, saved_training: Mapping[str, Any]
-) -> None:
-    """Loads the optimizer's memory, and keeps to what the configuration says now of its settings."""
-    kept = [{key: group[key] for key in ("weight_decay", "fused")} for group in optimizer.param_groups]
-    optimizer.load_state_dict(saved)
-    for group, settings in zip(optimizer.param_groups, kept, strict=True):
-        group.update(settings)
-        if config.training.learning_rate != saved_training["learning_rate"]:
-            # In proportion, so that reductions on a plateau stay in force.
-            group["lr"] *= config.training.learning_rate / saved_training["learning_rate"]
 
 
 def fit(trainer: Trainer, folder: Path, log: RunLog, progress: Progress, stop: StopRequest) -> None:
@@ -112,6 +123,7 @@ def fit(trainer: Trainer, folder: Path, log: RunLog, progress: Progress, stop: S
     show_every = 1 if runtime.device.type == "cpu" else config.run.log_every_steps
     table: EpochTable | None = None
     warned = False
+    buffers: Buffers | None = None
     clock = time.perf_counter()
 
     while state.epoch <= training.epochs and not state.stopped_early:
@@ -121,7 +133,8 @@ def fit(trainer: Trainer, folder: Path, log: RunLog, progress: Progress, stop: S
             for raw_batch in train_loader.batches(state.epoch, start=state.batch):
                 if state.batch % accumulate == 0:
                     optimizer.zero_grad(set_to_none=True)
-                    batches_of_step: list[tuple[Any, torch.Tensor]] = []
+                    batches_of_step: list[LossOfBatch] = []
+                    buffers = Buffers(module) if training.on_nonfinite == "skip" else None
                     samples_left = train_loader.num_samples - state.batch * train_loader.batch_size
                     samples_of_step = min(accumulate * train_loader.batch_size, samples_left)
                 batch = task.to_device(raw_batch, runtime.device, train=True)
@@ -138,19 +151,21 @@ def fit(trainer: Trainer, folder: Path, log: RunLog, progress: Progress, stop: S
 
                 scaler.unscale_(optimizer)
                 norm = nn.utils.clip_grad_norm_(module.parameters(), training.clip_grad_norm or math.inf)
-                if not _all_finite([loss for _, loss in batches_of_step], norm, scaler):
-                    raise _not_finite(trainer, batches_of_step, folder)
                 trainer.learning_rate.before_step(state.step, state.epoch)
-                scaler.step(optimizer)
+                if finite := all_finite(batches_of_step, norm, scaler):
+                    scaler.step(optimizer)
+                else:
+                    error = not_finite(task, state, batches_of_step, trainer.learning_rate.value, folder)
+                    _leave_out(trainer, error, buffers, len(batches_of_step), log, progress)
                 scaler.update()
                 state.step += 1
 
                 shown = {}
-                if state.step % show_every == 0:
+                if finite and state.step % show_every == 0:
                     state.sums.flush()
                     shown = _headline(task, task.summarise(state.sums.values, state.sums.num_samples))
                 bar.advance(samples=output.num_samples, **shown)  # type: ignore[arg-type]
-                if state.step % config.run.log_every_steps == 0:
+                if finite and state.step % config.run.log_every_steps == 0:
                     metrics = _log_step(log, state, task, trainer.learning_rate.value, float(norm))
                     warned = warned or _warn(task.warning(metrics), log, progress)
                 clock = _count_time(state, clock)
@@ -158,7 +173,7 @@ def fit(trainer: Trainer, folder: Path, log: RunLog, progress: Progress, stop: S
                 if stop and state.batch < len(train_loader):
                     _save_and_stop(trainer, folder, log, stop)
                 if every and state.step % every == 0 and state.batch < len(train_loader):
-                    save_checkpoint(trainer.to_plain(), folder, best=False)
+                    trainer.save(folder, log)
 
         train_metrics = _summary(task, state.sums)
         with progress.phase(f"{title} validate", len(task.loaders["val"]), noun=task.noun) as bar:
@@ -171,11 +186,11 @@ def fit(trainer: Trainer, folder: Path, log: RunLog, progress: Progress, stop: S
         if not math.isfinite(value):
             raise NotFiniteError(
                 f"epoch {state.epoch}: the validation {task.monitor} is {value}; the epoch was not saved",
-                hint=f"lower training.learning_rate. {_last_good(folder)}",
+                hint=f"lower training.learning_rate. {last_good(folder)}",
             )
         used_rate = trainer.learning_rate.value
         trainer.learning_rate.after_epoch(state.step, value)
-        best = _judge(state, value, training.early_stopping_patience, training.early_stopping_min_delta)
+        best = state.judge(value, training.early_stopping_patience, training.early_stopping_min_delta)
         row: dict[str, Any] = {
             "kind": "epoch",
             "epoch": state.epoch,
@@ -190,7 +205,7 @@ def fit(trainer: Trainer, folder: Path, log: RunLog, progress: Progress, stop: S
         seconds, state.seconds_at_epoch = state.seconds - state.seconds_at_epoch, state.seconds
         _log_epoch(log, row, seconds)
         save_best = best and config.checkpoint.save_best
-        save_checkpoint(trainer.to_plain(), folder, best=save_best)
+        trainer.save(folder, log, best=save_best)
         if table is None:
             table = EpochTable(training.epochs, task.headline)
             _say(table.heading(), log, progress)
@@ -202,47 +217,28 @@ def fit(trainer: Trainer, folder: Path, log: RunLog, progress: Progress, stop: S
             _say(f"Early stopping: no improvement for {state.patience_epochs} epochs", log, progress)
 
 
+def _leave_out(
+    trainer: Trainer, error: NotFiniteError, buffers: Buffers | None, num_batches: int, log: RunLog, progress: Progress
+) -> None:
+    """Undoes all but the position of a step that cannot be made, or raises why it cannot."""
+    state, most = trainer.state, trainer.config.training.max_skipped_steps
+    if buffers is None or state.skipped_steps >= most:
+        raise error
+    buffers.restore()
+    state.sums.forget(num_batches)
+    state.skipped_steps += 1
+    text = error.message.replace("the weights were not updated", f"left out ({state.skipped_steps} of at most {most})")
+    progress.warn(text)
+    log.text("; ".join([text, *error.details]))
+
+
 def _summary(task: Task, sums: Sums) -> dict[str, float]:
     sums.flush()
+    if not sums.num_samples:
+        raise NotFiniteError(
+            "no step of the epoch had a finite loss and gradient", hint="look at the samples named above"
+        )
     return task.summarise(sums.values, sums.num_samples)
-
-
-def _all_finite(losses: Sequence[torch.Tensor], norm: torch.Tensor, scaler: torch.amp.GradScaler) -> bool:
-    # With loss scaling, infinite gradients are part of finding the scale: the scaler leaves such a step out itself.
-    values = torch.stack([*losses, *([] if scaler.is_enabled() else [norm])])
-    return bool(torch.isfinite(values).all())
-
-
-def _not_finite(trainer: Trainer, batches: Sequence[tuple[Any, torch.Tensor]], folder: Path) -> NotFiniteError:
-    state = trainer.state
-    bad = [(batch, loss) for batch, loss in batches if not torch.isfinite(loss)]
-    what = f"loss ({bad[0][1].item()})" if bad else "gradient"
-    names = [name for batch, _ in bad or batches for name in trainer.task.names(batch, "train")]
-    return NotFiniteError(
-        f"epoch {state.epoch}, step {state.step + 1}: the {what} is not finite; the weights were not updated",
-        details=["the batch:", *names[:64]],
-        hint=f"look at these samples, or lower training.learning_rate (now {trainer.learning_rate.value:g}). "
-        + _last_good(folder),
-    )
-
-
-def _last_good(folder: Path) -> str:
-    if not (folder / NEWEST).exists():
-        return "No checkpoint had been saved yet"
-    return f"The last good state goes on with: {resume_command(folder)}"
-
-
-def _judge(state: TrainState, value: float, patience: int | None, min_delta: float) -> bool:
-    """Updates the best value and early stopping; returns whether this epoch is the best so far."""
-    if value < state.patience_value - min_delta:
-        state.patience_value, state.patience_epochs = value, 0
-    else:
-        state.patience_epochs += 1
-    state.stopped_early = patience is not None and state.patience_epochs >= patience
-    if value < state.best_value:
-        state.best_value, state.best_epoch = value, state.epoch
-        return True
-    return False
 
 
 def _count_time(state: TrainState, since: float) -> float:
@@ -262,7 +258,7 @@ def _log_step(log: RunLog, state: TrainState, task: Task, rate: float, norm: flo
 
 def _save_and_stop(trainer: Trainer, folder: Path, log: RunLog, stop: StopRequest) -> None:
     assert stop.signal_number is not None
-    save_checkpoint(trainer.to_plain(), folder, best=False)
+    trainer.save(folder, log)
     state = trainer.state
     message = f"stopped in epoch {state.epoch} after step {state.step}; everything is saved"
     log.text(message)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
-import re
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,26 +9,39 @@ from pathlib import Path
 import torch
 
 from dbbd_cli.errors import CheckpointError
+from dbbd_cli.model.sealed_file import is_intact, is_sealed
+from dbbd_cli.model.tensor_file import check_tensor_file
+from dbbd_cli.pickles.machine import RefusedPickleError
 
 
 def load_tensors(path: Path) -> object:
     """Reads a file that `torch.save` wrote, if it holds tensors and plain values only. No code in it can run.
 
+    A file that carries its digest is read only if it is whole.
+
     Raises:
         CheckpointError: the file is missing, damaged, or holds anything else; the message names what was refused.
     """
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # foreign pickle protocols are answered by the errors below
-            return torch.load(path, map_location="cpu", weights_only=True)
+        if is_sealed(path) and not is_intact(path):
+            raise CheckpointError(f"{path} is damaged: its SHA-256 is not the one at its end")
+        check_tensor_file(path)
     except FileNotFoundError as error:
         raise CheckpointError(f"{path} does not exist", hint="check the path") from error
-    except pickle.UnpicklingError as error:
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {reason_of(error)}") from error
+    except RefusedPickleError as error:
         raise CheckpointError(
-            f"{path} holds more than tensors and plain values, and was not loaded: {_forbidden(error)}",
+            f"{path} holds more than tensors and plain values, and was not loaded: it {error}",
             hint="a file that needs code to be run cannot be trusted; save the state dict alone",
         ) from error
-    except Exception as error:  # torch.load raises a wide choice of errors on damaged files
+    except ValueError as error:
+        raise CheckpointError(f"{path} is not a readable file of tensors: it {error}") from error
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what is odd about a file is told by the error below
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # of many kinds, with texts that advise to do without safety
         raise CheckpointError(
             f"{path} is not a readable file of tensors: damaged, cut off or something else"
         ) from error
@@ -58,9 +69,3 @@ def reason_of(error: BaseException) -> str:
     """The first line of an error, or its kind where it says nothing."""
     text = getattr(error, "strerror", None) or str(error).strip()
     return text.splitlines()[0][:200] if text else type(error).__name__
-
-
-def _forbidden(error: BaseException) -> str:
-    # PyTorch's own text goes on to advise how to allow it; that is not for a user to do.
-    found = re.search(r"GLOBAL (\S+)", str(error))
-    return f"it wants the code of {found[1]}" if found else "it is no file of tensors"

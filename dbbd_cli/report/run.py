@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from dbbd_cli.errors import CheckpointError
+from dbbd_cli.config.yaml_text import read_yaml
+from dbbd_cli.errors import CheckpointError, ConfigError
 from dbbd_cli.report.check import evaluation_problem, is_count, is_number
 from dbbd_cli.report.text import distinct, visible
+
+_MOST_CONFIG_BYTES = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -119,16 +120,18 @@ def _parse_json(text: str) -> Any:
 
 def _read_config(folder: Path) -> dict[str, Any]:
     path = folder / "config.yaml"
-    text = _read_text(path)
+    if path.is_file() and path.stat().st_size > _MOST_CONFIG_BYTES:
+        raise _damaged_config(f"{path}: too large for a configuration")
     try:
-        config = yaml.safe_load(text)
-    except Exception as error:  # of any kind: PyYAML meets `!!bool x` with KeyError, `!!int ""` with IndexError
-        mark = getattr(error, "problem_mark", None)
-        where = f", line {mark.line + 1}" if mark else ""
-        raise _damaged_config(f"{path}{where}: not YAML") from error
-    if not isinstance(config, dict):
+        document = read_yaml(_read_text(path), str(path))
+    except ConfigError as error:
+        raise _damaged_config(error.message) from error
+    if document.problems:
+        problem = document.problems[0]
+        raise _damaged_config(f"{path}, line {problem.place}: {problem.what}")
+    if not isinstance(document.values, dict):
         raise _damaged_config(f"{path}: not a configuration")
-    return config
+    return document.values
 
 
 def _text(config: dict[str, Any], folder: Path, *keys: str) -> str:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import unicodedata
 from typing import Any
 
-# Joiners belong to the spelling of some scripts; every other invisible character could only mislead.
-_JOINERS = "\u200c\u200d"
-_INVISIBLE = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
+from dbbd_cli.text import printable
+
 _ABBREVIATIONS = {"auc": "AUC", "dbbd": "DBBD", "mb": "MB", "miou": "mIoU", "ms": "ms", "roc": "ROC"}
 
 MISSING = "–"
@@ -15,18 +13,13 @@ MISSING = "–"
 
 
 def visible(text: str, limit: int | None = None) -> str:
-    """The text with control and formatting characters as escapes, cut in the middle to `limit` characters."""
-    shown = "".join(escaped(char) if _is_invisible(char) else char for char in text)
+    """The text with what could mislead a reader as escapes, cut in the middle to `limit` characters."""
+    shown = printable(text)
     if limit is None or len(shown) <= limit:
         return shown
     # Names of one family tend to differ at the end as much as at the start: keep both.
     head = limit // 2
     return f"{shown[:head]}…{shown[len(shown) - (limit - head - 1) :]}"
-
-
-def escaped(char: str) -> str:
-    """One character in Python's ASCII notation, such as `\\x1b` or `\\u202e`."""
-    return char.encode("unicode_escape").decode("ascii")
 
 
 def distinct(labels: list[str]) -> list[str]:
@@ -64,7 +57,3 @@ def significant(value: Any) -> str:
 def percent(value: Any, digits: int = 1) -> str:
     """A share of 1 as a percentage, or a dash where there is none."""
     return MISSING if value is None else f"{100 * value:.{digits}f} %"
-
-
-def _is_invisible(char: str) -> bool:
-    return unicodedata.category(char) in _INVISIBLE and char not in _JOINERS

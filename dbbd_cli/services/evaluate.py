@@ -13,7 +13,7 @@ import numpy as np
 from dbbd_cli.config.load import Override
 from dbbd_cli.config.schema import Config
 from dbbd_cli.engine.checkpoint import BEST
-from dbbd_cli.engine.failures import explained
+from dbbd_cli.engine.failures import supervised
 from dbbd_cli.engine.inference import place
 from dbbd_cli.engine.run_folder import SPLITS, finite
 from dbbd_cli.errors import ConfigError, DiskError
@@ -75,7 +75,7 @@ def evaluate(
         task, runtime = build_task(settings, run.manifest, splits=(split,), pretrained=False, progress=progress)
         load_module(task, run)
     place(task.module, runtime)
-    with explained(task):
+    with supervised(task):
         if isinstance(task, PointPretraining):
             report, scene = evaluate_points(task, runtime, split, progress)
             extra = {"evaluation_scene.npz": _npz(scene)}

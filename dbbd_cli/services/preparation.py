@@ -16,6 +16,7 @@ from dbbd_cli.data.split import Manifest
 from dbbd_cli.engine.run_folder import check_run_folder
 from dbbd_cli.errors import CheckpointError, ConfigError
 from dbbd_cli.progress import Progress
+from dbbd_cli.text import printable
 
 
 def prepare_run(config: Config, progress: Progress) -> tuple[Config, Manifest]:
@@ -36,7 +37,9 @@ def prepare_run(config: Config, progress: Progress) -> tuple[Config, Manifest]:
         choose_runtime(config.run.device, config.run.precision)
     weights = config.model.weights
     if weights not in ("none", "default") and not Path(weights).is_file():
-        raise CheckpointError(f"model.weights: {weights} does not exist", hint="check the path, or set it to none")
+        raise CheckpointError(
+            f"model.weights: {printable(weights)} does not exist", hint="check the path, or set it to none"
+        )
     if isinstance(config, PointPretrainingConfig):
         return config, _make_point_manifest(config, progress)
     return config, _make_image_manifest(config, progress)
@@ -127,5 +130,5 @@ def _absolute(path: str | None) -> str | None:
         return None if path is None else str(Path(path).expanduser().resolve())
     except (RuntimeError, OSError, ValueError) as error:
         raise ConfigError(
-            f"{path}: {getattr(error, 'strerror', None) or error}", hint="write the path in full"
+            f"{printable(path)}: {getattr(error, 'strerror', None) or error}", hint="write the path in full"
         ) from error

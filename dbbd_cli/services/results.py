@@ -50,6 +50,8 @@ class TrainResult:
     checkpoint: Path
     plots: list[Path] = field(default_factory=list)
     stopped_early: bool = False
+    skipped_steps: int = 0
+    """Steps whose loss or gradient was not finite, and that were left out."""
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from dbbd_cli.config.load import Override, config_from_mapping
 from dbbd_cli.config.point_pretraining import PointPretrainingConfig
 from dbbd_cli.config.schema import Config
 from dbbd_cli.data.split import Manifest
-from dbbd_cli.engine.checkpoint import BEST, NEWEST, PREVIOUS, load_checkpoint
+from dbbd_cli.engine.checkpoint import checkpoint_names, load_checkpoint
 from dbbd_cli.engine.run_folder import SPLITS
 from dbbd_cli.engine.runtime import Runtime, choose_runtime, count_parameters, size_mb
 from dbbd_cli.engine.state import TrainState
@@ -49,13 +49,16 @@ class OpenedRun:
     manifest: Manifest
 
 
-def open_run(target: Path, *, prefer: str, overrides: Sequence[Override], progress: Progress) -> OpenedRun:
+def open_run(
+    target: Path, *, prefer: str, overrides: Sequence[Override], force: bool = False, progress: Progress
+) -> OpenedRun:
     """Opens a run folder or a checkpoint file.
 
     Args:
         target: a run folder, or a checkpoint inside one.
         prefer: the checkpoint to take of a run folder.
         overrides: settings that replace those of the run.
+        force: whether a list of samples that has changed is taken nevertheless.
         progress: warned when a damaged checkpoint is passed over.
 
     Raises:
@@ -81,22 +84,31 @@ def open_run(target: Path, *, prefer: str, overrides: Sequence[Override], progre
         ) from error
     config = with_absolute_paths(config_from_mapping(made_with, overrides, origin=str(path)))
     _refuse_fixed(made_with, overrides, config.fixed_settings)
-    return OpenedRun(folder, path, checkpoint, config, position, Manifest.load(folder / SPLITS))
+    manifest = Manifest.load(folder / SPLITS)
+    if checkpoint["splits"] != manifest.digest():
+        message = f"{folder / SPLITS} is not the one that {path.name} was made with: samples could change their split"
+        if not force:
+            raise CheckpointError(
+                message, hint="restore it from a copy of the run folder, or use resume --force to go on with it"
+            )
+        progress.warn(f"{message}. Going on, as --force says.")
+    return OpenedRun(folder, path, checkpoint, config, position, manifest)
 
 
 def _refuse_fixed(made_with: Mapping[str, Any], overrides: Sequence[Override], settings: Sequence[str]) -> None:
     """Raises where a setting is given that could have no effect any more, or would break the run."""
     fixed = [o for o in overrides if any(o.key == key or o.key.startswith(f"{key}.") for key in settings)]
-    changed = [override for override in fixed if _value_at(made_with, override.key) != override.value]
+    changed = [override for override in fixed if value_at(made_with, override.key) != override.value]
     if changed:
         raise ConfigError(
             "a setting that the run was made with cannot be changed afterwards",
-            details=[f"{o.origin}: {o.key} was {_value_at(made_with, o.key)!r}" for o in changed],
+            details=[f"{o.origin}: {o.key} was {value_at(made_with, o.key)!r}" for o in changed],
             hint="leave it out, or start a new run with dbbd train",
         )
 
 
-def _value_at(values: Any, key: str) -> Any:
+def value_at(values: Any, key: str) -> Any:
+    """The value of a dotted key in nested mappings; None where there is none."""
     for part in key.split("."):
         values = values.get(part) if isinstance(values, Mapping) else None
     return values
@@ -104,7 +116,7 @@ def _value_at(values: Any, key: str) -> Any:
 
 def _first_usable(folder: Path, prefer: str, progress: Progress) -> tuple[Path, dict[str, Any]]:
     """The preferred checkpoint, or the best of those that verify."""
-    names = [prefer, *[name for name in (NEWEST, PREVIOUS, BEST) if name != prefer]]
+    names = [prefer, *[name for name in checkpoint_names(folder) if name != prefer]]
     findings = []
     for name in names:
         path = folder / name

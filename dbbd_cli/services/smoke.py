@@ -15,7 +15,7 @@ import torch
 
 from dbbd_cli.config.load import Override, load_config
 from dbbd_cli.config.schema import SCHEMAS, Config
-from dbbd_cli.engine.checkpoint import NEWEST, PREVIOUS, load_checkpoint
+from dbbd_cli.engine.checkpoint import NEWEST, load_checkpoint, previous_name
 from dbbd_cli.engine.run_folder import create_run_folder
 from dbbd_cli.engine.runtime import choose_runtime
 from dbbd_cli.errors import ConfigError, DbbdError, ExitCode, StoppedError
@@ -126,7 +126,7 @@ class _Trial:
 
     def tidy(self) -> None:
         """Deletes the checkpoints that only the comparison needed."""
-        for file in [*self.interrupted.glob("*.pth*"), *self.whole.run.glob(f"{PREVIOUS}*")]:
+        for file in [*self.interrupted.glob("*.pth"), self.whole.run / previous_name(1)]:
             with suppress(OSError):
                 file.unlink()
 

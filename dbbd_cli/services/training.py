@@ -13,37 +13,43 @@ import torch
 from dbbd_cli.config.load import dump_config
 from dbbd_cli.config.schema import Config, to_plain
 from dbbd_cli.data.split import Manifest
-from dbbd_cli.engine.checkpoint import BEST, NEWEST, save_checkpoint, state_bytes
+from dbbd_cli.engine.checkpoint import BEST, NEWEST, checkpoint_names, disk_error, state_bytes
 from dbbd_cli.engine.environment import write_environment
-from dbbd_cli.engine.failures import explained
+from dbbd_cli.engine.failures import supervised
 from dbbd_cli.engine.run_folder import CONFIG, SPLITS, RunLog, create_run_folder, locked
 from dbbd_cli.engine.runtime import MIB, peak_memory_mb, seed_everything
-from dbbd_cli.engine.signals import stop_on_signals
+from dbbd_cli.engine.signals import StopRequest, stop_on_signals
 from dbbd_cli.engine.trainer import Trainer, fit
-from dbbd_cli.errors import DbbdError
+from dbbd_cli.errors import DataError, DbbdError, DiskError, StoppedError
 from dbbd_cli.files import write_text
+from dbbd_cli.paths import resume_command
 from dbbd_cli.progress import Progress
 from dbbd_cli.report.history import training_history
 from dbbd_cli.report.run import read_run
 from dbbd_cli.report.save import save_figure
 from dbbd_cli.services.results import Forecast, RunFacts, TrainResult
 from dbbd_cli.services.session import build_task, describe, show_facts
+from dbbd_cli.stopping import signal_of
 
 SYNTHETIC_NOTE = "SYNTHETIC_DATA.txt"
-CHECKPOINTS_ON_DISK = 4
-"""Newest, previous, best, and the one being written."""
 
 
 def train_new_run(config: Config, manifest: Manifest, progress: Progress, command: Sequence[str]) -> TrainResult:
     """Trains a new run in a new folder."""
     trainer, facts = _build(config, manifest, progress)
-    folder = create_run_folder(Path(config.run.runs_dir), config.run.name)
-    with locked(folder):
-        write_text(folder / CONFIG, dump_config(config))
-        write_text(folder / SPLITS, manifest.to_json())
-        write_environment(folder, command, trainer.runtime.description)
-        show_facts(facts, progress, run=folder)
-        return run_to_the_end(trainer, folder, facts, progress, command)
+    check_room(trainer, Path(config.run.runs_dir))
+    # From here on there is a folder: a signal must not leave it without a checkpoint.
+    with stop_on_signals(progress) as stop:
+        folder = create_run_folder(Path(config.run.runs_dir), config.run.name)
+        with locked(folder):
+            try:
+                write_text(folder / CONFIG, dump_config(config))
+                write_text(folder / SPLITS, manifest.to_json())
+                write_environment(folder, command, trainer.runtime.description)
+            except OSError as error:
+                raise disk_error(error, folder, expected_bytes(trainer)) from error
+            show_facts(facts, progress, run=folder)
+            return run_to_the_end(trainer, folder, facts, progress, command, stop)
 
 
 def _build(config: Config, manifest: Manifest, progress: Progress) -> tuple[Trainer, RunFacts]:
@@ -51,34 +57,95 @@ def _build(config: Config, manifest: Manifest, progress: Progress) -> tuple[Trai
     seed_everything(config.seed)
     task, runtime = build_task(config, manifest, splits=("train", "val"), pretrained=True, progress=progress)
     facts = describe(config, task, runtime, manifest)
-    with explained(task):
-        return Trainer(task, config, runtime), facts
+    with supervised(task):
+        return Trainer(task, config, runtime, manifest.digest()), facts
+
+
+def expected_bytes(trainer: Trainer) -> int:
+    """Bytes of a checkpoint once the optimizer has its memory: two values per weight for AdamW, one for SGD."""
+    weights = state_bytes(trainer.task.module.state_dict())
+    trained = sum(p.numel() * p.element_size() for p in trainer.task.module.parameters() if p.requires_grad)
+    return weights + trained * (1 if trainer.config.training.optimizer == "sgd" else 2)
+
+
+def room_needed(trainer: Trainer) -> int:
+    """Bytes on the disk of all checkpoints that are there at once: those that are kept, and the one being written."""
+    checkpoint = trainer.config.checkpoint
+    return expected_bytes(trainer) * (checkpoint.keep + checkpoint.save_best + 1)
+
+
+def check_room(trainer: Trainer, folder: Path) -> None:
+    """Raises where the checkpoints of a run will not fit.
+
+    Args:
+        trainer: the run.
+        folder: the run folder, or the folder in which it is to be made.
+
+    Raises:
+        DiskError: says how much there is, and how much is needed.
+    """
+    existing = next(path for path in (folder, *folder.parents) if path.exists())
+    there = sum((existing / name).stat().st_size for name in checkpoint_names(existing) if existing == folder)
+    needed, free = room_needed(trainer) - there, shutil.disk_usage(existing).free
+    if needed > free:
+        kept = trainer.config.checkpoint
+        raise DiskError(
+            f"the checkpoints will not fit on the disk of {folder}: {needed / 1e6:,.1f} MB are needed "
+            f"({kept.keep + kept.save_best + 1} of {expected_bytes(trainer) / 1e6:,.1f} MB), "
+            f"and {free / 1e6:,.1f} MB are free",
+            hint="make room, or keep fewer with --set checkpoint.keep=1 or --set checkpoint.save_best=false",
+        )
 
 
 def run_to_the_end(
-    trainer: Trainer, folder: Path, facts: RunFacts, progress: Progress, command: Sequence[str]
+    trainer: Trainer, folder: Path, facts: RunFacts, progress: Progress, command: Sequence[str], stop: StopRequest
 ) -> TrainResult:
     """Trains from wherever the trainer is to the last epoch; then draws the plots and sums up."""
     state, config = trainer.state, trainer.config
-    if facts.synthetic:
-        write_text(folder / SYNTHETIC_NOTE, "The data of this run is made up: no number here tells of real data.\n")
-    log = RunLog(folder, step=state.step, history=state.history, command=command)
+    go_on = f"continue with: {resume_command(folder)}"
+    log: RunLog | None = None
     try:
-        with stop_on_signals(progress) as stop, explained(trainer.task):
+        if facts.synthetic:
+            write_text(folder / SYNTHETIC_NOTE, "The data of this run is made up: no number here tells of real data.\n")
+        log = RunLog(folder, step=state.step, history=state.history, command=command)
+        with supervised(trainer.task):
             if not (folder / NEWEST).exists():
                 # A run that is killed in its first epoch can be resumed too, and a full disk shows at once.
-                save_checkpoint(trainer.to_plain(), folder, best=False)
-            fit(trainer, folder, log, progress, stop)
+                trainer.save(folder)
+            try:
+                fit(trainer, folder, log, progress, stop)
+            except DataError as error:
+                # It comes from where a batch is waited for: nothing that was done is lost.
+                if trainer.between_steps:
+                    trainer.save(folder, log)
+                error.hint = f"{error.hint}; then {go_on}" if error.hint else go_on
+                raise
         best = dict(state.history[state.best_epoch - 1]["val"])
         log.hyperparameters(_flat(to_plain(config)), best)
         log.text(f"done after {state.seconds:.0f} s; best epoch {state.best_epoch}")
+        plots = _plots(folder, progress) if config.run.plots and not stop else []
+        if stop.signal_number is not None:
+            raise StoppedError(
+                "stopped; the training is done and everything is saved", signal_number=stop.signal_number, hint=go_on
+            )
     except BaseException as error:
-        with suppress(OSError):  # the disk may be what failed
-            log.text(f"ended by {type(error).__name__}: {error}")
+        if log is not None:
+            with suppress(OSError):  # the disk may be what failed
+                log.text(f"ended by {type(error).__name__}: {error}")
+        if isinstance(error, OSError):
+            raise disk_error(error, folder, expected_bytes(trainer)) from error
+        if isinstance(error, KeyboardInterrupt):
+            raise StoppedError(
+                f"stopped at once, in epoch {state.epoch} after step {state.step}; what came after the last checkpoint "
+                "is lost",
+                signal_number=signal_of(error),
+                hint=go_on,
+            ) from error
         raise
     finally:
-        with suppress(OSError):
-            log.close()
+        if log is not None:
+            with suppress(OSError):
+                log.close()
     return TrainResult(
         run=folder,
         facts=facts,
@@ -88,8 +155,9 @@ def run_to_the_end(
         best=best,
         best_model=folder / BEST if (folder / BEST).exists() else None,
         checkpoint=folder / NEWEST,
-        plots=_plots(folder, progress) if config.run.plots else [],
+        plots=plots,
         stopped_early=state.stopped_early,
+        skipped_steps=state.skipped_steps,
     )
 
 
@@ -114,7 +182,7 @@ def _flat(values: dict[str, object], prefix: str = "") -> dict[str, object]:
 def measure_run(config: Config, manifest: Manifest, progress: Progress) -> Forecast:
     """Runs one training and one validation batch, twice: the first time sets up memory, the second is measured."""
     trainer, facts = _build(config, manifest, progress)
-    with explained(trainer.task):
+    with supervised(trainer.task):
         return _measure(trainer, facts)
 
 
@@ -147,7 +215,6 @@ def _measure(trainer: Trainer, facts: RunFacts) -> Forecast:
             runtime.synchronise()
             val_seconds = time.perf_counter() - start
 
-    checkpoint_mb = state_bytes(trainer.to_plain()) / MIB
     runs_dir = Path(config.run.runs_dir)
     existing = next(folder for folder in (runs_dir, *runs_dir.parents) if folder.exists())
     per_epoch = train_seconds * facts.batches["train"] + val_seconds * facts.batches["val"]
@@ -157,8 +224,8 @@ def _measure(trainer: Trainer, facts: RunFacts) -> Forecast:
         seconds_per_epoch=per_epoch,
         seconds_total=per_epoch * config.training.epochs,
         peak_memory_mb=peak_memory_mb(runtime.device),
-        checkpoint_mb=checkpoint_mb,
-        disk_needed_mb=checkpoint_mb * CHECKPOINTS_ON_DISK,
+        checkpoint_mb=expected_bytes(trainer) / MIB,
+        disk_needed_mb=room_needed(trainer) / MIB,
         disk_free_mb=shutil.disk_usage(existing).free / MIB,
         train_loss=first_loss,
     )

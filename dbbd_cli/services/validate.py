@@ -7,7 +7,7 @@ from pathlib import Path
 
 from dbbd_cli.config.load import Override
 from dbbd_cli.engine.checkpoint import BEST
-from dbbd_cli.engine.failures import explained
+from dbbd_cli.engine.failures import supervised
 from dbbd_cli.engine.inference import place, run_split
 from dbbd_cli.progress import Progress, Silent
 from dbbd_cli.services.results import ValidateResult
@@ -31,7 +31,7 @@ def validate(target: Path, *, overrides: Sequence[Override] = (), progress: Prog
     load_module(task, run)
     place(task.module, runtime)
     loader = task.loaders["val"]
-    with progress.phase("Validate", len(loader), noun=task.noun) as bar, explained(task):
+    with progress.phase("Validate", len(loader), noun=task.noun) as bar, supervised(task):
         sums = run_split(task, loader, runtime, bar)
         sums.flush()
     history = run.state.history

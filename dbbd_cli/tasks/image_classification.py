@@ -88,6 +88,7 @@ class ImageClassification:
                 shuffle=split == "train",
                 seed=config.seed,
                 num_workers=data.num_workers,
+                worker_timeout=data.worker_timeout,
                 pin_memory=pin_memory,
             )
 

@@ -70,6 +70,7 @@ class PointPretraining:
                 shuffle=split == "train",
                 seed=config.seed,
                 num_workers=config.data.num_workers,
+                worker_timeout=config.data.worker_timeout,
                 pin_memory=pin_memory,
             )
 

@@ -20,7 +20,7 @@ SURFACE = {
         "--config", "-c", "--set", "--epochs", "--run-name", "--runs-dir", "--device", "--precision", "--seed",
         "--no-plots", "--dry-run", "--small",
     },
-    "resume": {"RUN|CKPT", "--epochs", "--set", "--device"},
+    "resume": {"RUN|CKPT", "--epochs", "--set", "--device", "--force"},
     "validate": {"RUN|CKPT", "--set", "--device"},
     "evaluate": {"RUN|CKPT", "--split", "--out", "--no-plots", "--config", "-c", "--set", "--device"},
     "plot": {"RUN...", "--out", "--format"},

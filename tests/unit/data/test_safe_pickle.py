@@ -20,7 +20,7 @@ import pytest
 import torch
 
 from dbbd_cli.data.pickled_arrays import load_plain
-from dbbd_cli.data.safe_pickle import PickleMachine, RefusedPickleError
+from dbbd_cli.pickles.machine import PickleMachine, RefusedPickleError
 
 MARKER = "payload-was-run"
 
@@ -248,7 +248,7 @@ def test_a_tensor_beyond_its_storage_is_said():
 def test_a_pickle_without_end_is_stopped():
     data = b"\x80\x04" + b"N" * 1000 + b"."
     assert PickleMachine(data, {}, max_steps=1002).load() is None
-    with pytest.raises(ValueError, match="more values than a scene can have"):
+    with pytest.raises(ValueError, match="has more than 1,001 values"):
         PickleMachine(data, {}, max_steps=1001).load()
 
 

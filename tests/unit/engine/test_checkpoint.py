@@ -1,7 +1,10 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import pickle
+import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,13 +12,21 @@ import pytest
 import torch
 
 from dbbd_cli.engine import checkpoint as module
-from dbbd_cli.engine.checkpoint import BEST, NEWEST, PREVIOUS, load_checkpoint, save_checkpoint
+from dbbd_cli.engine.checkpoint import BEST, NEWEST, checkpoint_names, load_checkpoint, previous_name
+from dbbd_cli.engine.checkpoint import save_checkpoint as save
 from dbbd_cli.errors import CheckpointError, DiskError
+from dbbd_cli.model.sealed_file import write_sealed
+
+PREVIOUS = previous_name(1)
 
 
 def content(number: int) -> dict[str, Any]:
-    parts = ("optimizer", "learning_rate", "scaler", "state", "random", "config")
+    parts = ("optimizer", "learning_rate", "scaler", "state", "random", "config", "splits", "proof")
     return {"module": {"weight": torch.full((50,), float(number))}, **{part: {"n": number} for part in parts}}
+
+
+def save_checkpoint(state: dict[str, Any], folder: Path, *, best: bool = False, keep: int = 2) -> None:
+    save(state, folder, best=best, keep=keep)
 
 
 def number_in(path: Path) -> int:
@@ -30,8 +41,40 @@ def test_newest_previous_and_best_follow_one_another(tmp_path: Path) -> None:
     save_checkpoint(content(3), tmp_path, best=False)
     assert [number_in(tmp_path / name) for name in (NEWEST, PREVIOUS, BEST)] == [3, 2, 1]
     assert torch.equal(load_checkpoint(tmp_path / NEWEST)["module"]["weight"], torch.full((50,), 3.0))
-    names = {NEWEST, PREVIOUS, BEST}
-    assert {path.name for path in tmp_path.iterdir()} == names | {name + ".sha256" for name in names}
+    assert {path.name for path in tmp_path.iterdir()} == {NEWEST, PREVIOUS, BEST}
+
+
+def test_as_many_are_kept_as_is_asked_for(tmp_path: Path) -> None:
+    for number in range(1, 7):
+        save_checkpoint(content(number), tmp_path, best=number == 1, keep=4)
+    names = [NEWEST, "ckpt.previous.pth", "ckpt.previous2.pth", "ckpt.previous3.pth", BEST]
+    assert checkpoint_names(tmp_path) == names
+    assert [number_in(tmp_path / name) for name in names] == [6, 5, 4, 3, 1]
+    (tmp_path / "ckpt.previous.pth").unlink()  # as a save that broke off in between would leave them
+    assert checkpoint_names(tmp_path) == [names[0], *names[2:]]
+    save_checkpoint(content(7), tmp_path, keep=2)
+    assert {path.name for path in tmp_path.iterdir()} == {NEWEST, PREVIOUS, BEST}
+    save_checkpoint(content(8), tmp_path, keep=1)
+    assert {path.name for path in tmp_path.iterdir()} == {NEWEST, BEST}
+    assert number_in(tmp_path / NEWEST) == 8
+
+
+def test_older_ones_stay_where_the_new_one_reads_back_differently(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in (1, 2):
+        save_checkpoint(content(number), tmp_path)
+
+    def spoil(state: dict[str, Any], path: Path) -> None:
+        write_sealed(state, path)
+        data = bytearray(path.read_bytes())
+        data[100] ^= 1
+        path.write_bytes(data)
+
+    monkeypatch.setattr(module, "write_sealed", spoil)
+    with pytest.raises(DiskError, match="reads back differently"):
+        save_checkpoint(content(3), tmp_path)
+    assert {path.name: number_in(path) for path in tmp_path.iterdir()} == {NEWEST: 2, PREVIOUS: 1}
 
 
 def test_file_systems_without_hard_links_get_copies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -84,14 +127,32 @@ def test_wherever_saving_breaks_off_every_checkpoint_that_is_there_verifies(
     assert seen == {(2, 1, 1), (2, 1, 3), (2, 2, 3), (3, 2, 3)}
 
 
-@pytest.mark.parametrize("position", [0, 100, 700, -1])
+@pytest.mark.parametrize("position", [0, 100, 700, -78, -77, -76, -70, -64, -1])
 def test_a_flipped_bit_is_found(tmp_path: Path, position: int) -> None:
     save_checkpoint(content(1), tmp_path, best=False)
     data = bytearray((tmp_path / NEWEST).read_bytes())
     data[position] ^= 1
     (tmp_path / NEWEST).write_bytes(data)
-    with pytest.raises(CheckpointError, match="is damaged: its SHA-256"):
+    with pytest.raises(CheckpointError, match="is damaged: "):
         load_checkpoint(tmp_path / NEWEST)
+
+
+@pytest.mark.parametrize("change", [lambda data: data[:-1], lambda data: data + b"x", lambda data: data[:-76]])
+def test_a_cut_or_an_addition_is_found(tmp_path: Path, change: Callable[[bytes], bytes]) -> None:
+    save_checkpoint(content(1), tmp_path, best=False)
+    (tmp_path / NEWEST).write_bytes(change((tmp_path / NEWEST).read_bytes()))
+    with pytest.raises(CheckpointError):
+        load_checkpoint(tmp_path / NEWEST)
+
+
+def test_other_programs_read_the_file(tmp_path: Path) -> None:
+    save_checkpoint(content(1), tmp_path)
+    with zipfile.ZipFile(tmp_path / NEWEST) as archive:
+        assert archive.testzip() is None
+        comment = archive.comment.decode()
+    data = (tmp_path / NEWEST).read_bytes()
+    assert comment == f"dbbd sha256 {hashlib.sha256(data[: -len(comment) - 2]).hexdigest()}"
+    assert torch.equal(torch.load(tmp_path / NEWEST, weights_only=True)["module"]["weight"], torch.full((50,), 1.0))
 
 
 def test_a_full_disk_leaves_the_old_checkpoint_and_no_stray_file(
@@ -103,7 +164,7 @@ def test_a_full_disk_leaves_the_old_checkpoint_and_no_stray_file(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(module.os, "fsync", full)
-    with pytest.raises(DiskError, match=r"No space left on device.*MB are free"):
+    with pytest.raises(DiskError, match=r"No space left on device \(.* MB are free, and a checkpoint needs"):
         save_checkpoint(content(2), tmp_path, best=False)
     monkeypatch.undo()
     assert number_in(tmp_path / NEWEST) == 1

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import torch
 from PIL import Image
 
 from dbbd_cli.config.image_classification import ImageClassificationConfig
@@ -15,6 +14,7 @@ from dbbd_cli.config.load import Override
 from dbbd_cli.data.split import Manifest
 from dbbd_cli.engine.checkpoint import load_checkpoint
 from dbbd_cli.errors import CheckpointError, ConfigError, DataError
+from dbbd_cli.model.sealed_file import write_sealed
 from dbbd_cli.services.evaluate import evaluate
 from dbbd_cli.services.plot import plot
 from dbbd_cli.services.train import train
@@ -123,9 +123,7 @@ def test_pretrained_weights_are_not_downloaded_for_a_finished_checkpoint(
     run = train(config).run
     checkpoint = load_checkpoint(run / "best_model.pth")
     checkpoint["config"]["model"]["weights"] = "default"
-    import torch
-
-    torch.save(checkpoint, run / "other.pth")
+    write_sealed(checkpoint, run / "other.pth")
     monkeypatch.setattr(
         "torchvision.models._api.load_state_dict_from_url", lambda *_a, **_k: pytest.fail("weights were downloaded")
     )
@@ -157,6 +155,6 @@ def test_weights_that_are_not_finite_are_refused(use: Callable[[Path], object], 
     state = load_checkpoint(run / "best_model.pth")
     name, weights = next((key, value) for key, value in state["module"].items() if value.is_floating_point())
     weights[(0,) * weights.ndim] = float("nan")
-    torch.save(state, run / "spoiled.pth")
+    write_sealed(state, run / "spoiled.pth")
     with pytest.raises(CheckpointError, match=f"spoiled.pth: {name} holds values that are not finite"):
         use(run / "spoiled.pth")

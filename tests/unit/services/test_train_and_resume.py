@@ -16,7 +16,8 @@ from dbbd_cli.data.cache_dir import cache_folder
 from dbbd_cli.data.split import Manifest
 from dbbd_cli.engine.checkpoint import load_checkpoint, save_checkpoint
 from dbbd_cli.engine.run_folder import locked
-from dbbd_cli.errors import CheckpointError, ConfigError, DataError, DbbdError, InUseError, StoppedError
+from dbbd_cli.errors import CheckpointError, ConfigError, DataError, DbbdError, DiskError, InUseError, StoppedError
+from dbbd_cli.model.sealed_file import write_sealed
 from dbbd_cli.progress import Phase, Silent
 from dbbd_cli.services.resume import resume
 from dbbd_cli.services.smoke import same
@@ -215,7 +216,7 @@ def test_wrong_content_of_a_checkpoint_is_a_checkpoint_error(
     for section in sections:
         place = place[section]
     place[last] = value
-    torch.save(checkpoint, run / "wrong.pth")
+    write_sealed(checkpoint, run / "wrong.pth")
     for use in (lambda path: resume(path, overrides=epochs(2)), validate):
         if use is validate and key in ("optimizer", "random"):
             continue  # validate needs neither
@@ -292,7 +293,7 @@ def test_links_in_a_run_folder_are_not_followed(tiny_config: Make, tmp_path: Pat
     for name in ("run.log", "ckpt.pth.tmp", "config.yaml.tmp"):
         (run / name).unlink(missing_ok=True)
         (run / name).symlink_to(victim)
-    with pytest.raises(OSError, match="link"):
+    with pytest.raises(DiskError, match="link"):
         resume(run, overrides=epochs(2))
     (run / "run.log").unlink()
     resume(run, overrides=epochs(2))
@@ -307,8 +308,8 @@ def test_what_cannot_be_resumed_is_told(tiny_config: Make, tmp_path: Path) -> No
     run = train(tiny_config(training__epochs=1)).run
     checkpoint = load_checkpoint(run / "ckpt.pth")
     checkpoint["module"].pop("network.fc1.weight")
-    torch.save(checkpoint, run / "ckpt.pth")
-    (run / "ckpt.pth.sha256").unlink()
+    (run / "ckpt.pth").unlink()
+    write_sealed(checkpoint, run / "ckpt.pth")
     with pytest.raises(CheckpointError, match="does not fit this configuration"):
         resume(run / "ckpt.pth")
     (run / "splits.json").unlink()
@@ -429,6 +430,6 @@ def test_mid_epoch_checkpoints_lead_to_the_same_end(tiny_config: Make) -> None:
     # The one before the newest was made inside the last epoch.
     inside = load_checkpoint(often.run / "ckpt.previous.pth")
     assert inside["state"]["batch"] == 3
-    save_checkpoint({k: v for k, v in inside.items() if k != "format"}, often.run, best=False)
+    save_checkpoint({k: v for k, v in inside.items() if k != "format"}, often.run, best=False, keep=2)
     resume(often.run)
     assert_same_run(whole.run, often.run)

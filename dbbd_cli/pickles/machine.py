@@ -9,15 +9,21 @@ from __future__ import annotations
 
 import pickletools
 import struct
+from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from dbbd_cli.data.findings import shown
+from dbbd_cli.pickles.search import name_of, names_of_globals
+from dbbd_cli.text import printable
 
-MAX_STEPS = 5_000_000
-"""Opcodes in one pickle: a few for each number that stands in a list. Each can cost about 100 bytes of memory."""
+MAX_STEPS = 4_000_000
+"""Opcodes in one pickle: a few for each number that stands in a list. Each can cost about 50 bytes of memory."""
 
+_MAX_MARKS = 1000
+"""Containers that are open at once."""
+_UINT8, _UINT16, _UINT32, _UINT64 = (struct.Struct(f"<{kind}") for kind in "BHIQ")
+_INT32, _FLOAT64 = struct.Struct("<i"), struct.Struct(">d")
 _KEY_TYPES = (str, int, float, bytes, type(None))
 
 
@@ -62,7 +68,7 @@ class PickleMachine:
         self.position = 0
         self._stand_ins = stand_ins
         self._persistent = persistent
-        self._steps_left = max_steps
+        self._max_steps = self._steps_left = max_steps
         self._stack: list[Any] = []
         self._marks: list[list[Any]] = []
         self._memo: dict[int, Any] = {}
@@ -77,10 +83,10 @@ class PickleMachine:
         self._stack, self._marks, self._memo = [], [], {}
         try:
             while True:
-                code = self.take(1)[0]
+                code = self._byte()
                 self._steps_left -= 1
                 if self._steps_left < 0:
-                    raise ValueError("has more values than a scene can have")
+                    raise ValueError(f"has more than {self._max_steps:,} values")
                 if code == 0x2E:  # STOP
                     return self._stack.pop()
                 action = _ACTIONS.get(code)
@@ -88,7 +94,9 @@ class PickleMachine:
                     self._refuse(code)
                 else:
                     action(self)
-        except (IndexError, KeyError, struct.error, UnicodeDecodeError) as error:
+        except struct.error as error:  # a number of several bytes that are not there
+            raise ValueError("is truncated") from error
+        except (IndexError, KeyError, UnicodeDecodeError) as error:
             raise ValueError("is no pickle, or a damaged one") from error
 
     def take(self, count: int) -> bytes:
@@ -100,8 +108,17 @@ class PickleMachine:
         self.position = end
         return part
 
-    def _number(self, layout: str) -> Any:
-        return struct.unpack(layout, self.take(struct.calcsize(layout)))[0]
+    def _byte(self) -> int:
+        place = self.position
+        if place >= len(self.data):
+            raise ValueError("is truncated")
+        self.position = place + 1
+        return self.data[place]
+
+    def _number(self, layout: struct.Struct) -> Any:
+        place = self.position
+        self.position = place + layout.size
+        return layout.unpack_from(self.data, place)[0]
 
     def _line(self) -> str:
         end = self.data.find(b"\n", self.position, self.position + 1000)
@@ -112,8 +129,9 @@ class PickleMachine:
         return line.decode("latin1")
 
     def _refuse(self, code: int) -> None:
-        if code == 0x69:  # INST: a call in the oldest protocol
-            raise RefusedPickleError(f"wants the code of {shown(self._line())}.{shown(self._line())}")
+        wanted = next(names_of_globals(self.data, self.position - 1), None)
+        if wanted is not None:
+            raise RefusedPickleError(f"wants the code of {printable(wanted)}")
         if code in b"SVILFgpP":
             raise ValueError("is in an old form of pickle (protocol 0 or 1); save it again, with protocol 2 or later")
         if chr(code) not in {known.code for known in pickletools.opcodes}:
@@ -123,21 +141,27 @@ class PickleMachine:
     def _push(self, value: Any) -> None:
         self._stack.append(value)
 
+    def _push_container(self, value: Any, cost: int = 1) -> None:
+        self._steps_left -= cost  # more memory than a number takes is as good as more steps
+        self._stack.append(value)
+
     def _pop_mark(self) -> list[Any]:
         items, self._stack = self._stack, self._marks.pop()
         return items
 
     def _push_mark(self) -> None:
+        if len(self._marks) >= _MAX_MARKS:
+            raise ValueError("is nested too deeply")
         self._marks.append(self._stack)
         self._stack = []
 
-    def _push_text(self, layout: str) -> None:
+    def _push_text(self, layout: struct.Struct) -> None:
         self._stack.append(str(self.take(self._number(layout)), "utf-8", "surrogatepass"))
 
-    def _push_bytes(self, layout: str) -> None:
+    def _push_bytes(self, layout: struct.Struct) -> None:
         self._stack.append(self.take(self._number(layout)))
 
-    def _push_long(self, layout: str) -> None:
+    def _push_long(self, layout: struct.Struct) -> None:
         self._stack.append(int.from_bytes(self.take(self._number(layout)), "little", signed=True))
 
     def _push_tuple(self, count: int) -> None:
@@ -172,7 +196,7 @@ class PickleMachine:
 
     def _push_dict(self) -> None:
         items = self._pop_mark()
-        self._stack.append({})
+        self._push_container({})
         self._set_items(items)
 
     def _push_global(self, module: object, name: object) -> None:
@@ -180,7 +204,7 @@ class PickleMachine:
             raise ValueError("is no pickle, or a damaged one")
         stand_in = self._stand_ins.get(f"{module}.{name}")
         if stand_in is None:
-            raise RefusedPickleError(f"wants the code of {shown(module[:100])}.{shown(name[:100])}")
+            raise RefusedPickleError(f"wants the code of {printable(name_of(module, name))}")
         self._stack.append(stand_in)
 
     def _reduce(self) -> None:
@@ -196,6 +220,9 @@ class PickleMachine:
     def _build(self) -> None:
         state = self._stack.pop()
         target = self._stack.pop()
+        if type(target) is OrderedDict and isinstance(state, dict):
+            self._stack.append(target)  # state dicts carry notes of versions as an attribute; nothing here reads them
+            return
         if type(target) is not Unbuilt:
             raise RefusedPickleError("changes the inside of an object")
         try:
@@ -230,40 +257,40 @@ _ACTIONS: dict[int, Callable[[PickleMachine], object]] = {
     ord("N"): lambda m: m._push(None),
     0x88: lambda m: m._push(True),
     0x89: lambda m: m._push(False),
-    ord("K"): lambda m: m._push(m.take(1)[0]),
-    ord("M"): lambda m: m._push(m._number("<H")),
-    ord("J"): lambda m: m._push(m._number("<i")),
-    ord("G"): lambda m: m._push(m._number(">d")),
-    0x8A: lambda m: m._push_long("<B"),
-    0x8B: lambda m: m._push_long("<I"),
-    0x8C: lambda m: m._push_text("<B"),
-    ord("X"): lambda m: m._push_text("<I"),
-    0x8D: lambda m: m._push_text("<Q"),
-    ord("C"): lambda m: m._push_bytes("<B"),
-    ord("B"): lambda m: m._push_bytes("<I"),
-    0x8E: lambda m: m._push_bytes("<Q"),
-    0x96: lambda m: m._push_bytes("<Q"),  # BYTEARRAY8: nothing here changes it
-    ord("]"): lambda m: m._push([]),
-    ord("}"): lambda m: m._push({}),
+    ord("K"): lambda m: m._push(m._byte()),
+    ord("M"): lambda m: m._push(m._number(_UINT16)),
+    ord("J"): lambda m: m._push(m._number(_INT32)),
+    ord("G"): lambda m: m._push(m._number(_FLOAT64)),
+    0x8A: lambda m: m._push_long(_UINT8),
+    0x8B: lambda m: m._push_long(_UINT32),
+    0x8C: lambda m: m._push_text(_UINT8),
+    ord("X"): lambda m: m._push_text(_UINT32),
+    0x8D: lambda m: m._push_text(_UINT64),
+    ord("C"): lambda m: m._push_bytes(_UINT8),
+    ord("B"): lambda m: m._push_bytes(_UINT32),
+    0x8E: lambda m: m._push_bytes(_UINT64),
+    0x96: lambda m: m._push_bytes(_UINT64),  # BYTEARRAY8: nothing here changes it
+    ord("]"): lambda m: m._push_container([]),
+    ord("}"): lambda m: m._push_container({}),
     ord(")"): lambda m: m._push(()),
-    0x8F: lambda m: m._push(set()),
-    ord("l"): lambda m: m._push(m._pop_mark()),
-    ord("t"): lambda m: m._push(tuple(m._pop_mark())),
+    0x8F: lambda m: m._push_container(set(), cost=4),
+    ord("l"): lambda m: m._push_container(m._pop_mark()),
+    ord("t"): lambda m: m._push_container(tuple(m._pop_mark())),
     ord("d"): PickleMachine._push_dict,
     0x85: lambda m: m._push_tuple(1),
     0x86: lambda m: m._push_tuple(2),
     0x87: lambda m: m._push_tuple(3),
     0x90: PickleMachine._add_items,
-    0x91: lambda m: m._push(frozenset(checked_keys(m._pop_mark()))),
+    0x91: lambda m: m._push_container(frozenset(checked_keys(m._pop_mark())), cost=4),
     ord("a"): lambda m: m._append([m._stack.pop()]),
     ord("e"): lambda m: m._append(m._pop_mark()),
     ord("s"): lambda m: m._set_items([m._stack.pop(-2), m._stack.pop()]),
     ord("u"): lambda m: m._set_items(m._pop_mark()),
-    ord("q"): lambda m: m._put(m.take(1)[0]),
-    ord("r"): lambda m: m._put(m._number("<I")),
+    ord("q"): lambda m: m._put(m._byte()),
+    ord("r"): lambda m: m._put(m._number(_UINT32)),
     0x94: lambda m: m._put(len(m._memo)),
-    ord("h"): lambda m: m._push(m._memo[m.take(1)[0]]),
-    ord("j"): lambda m: m._push(m._memo[m._number("<I")]),
+    ord("h"): lambda m: m._push(m._memo[m._byte()]),
+    ord("j"): lambda m: m._push(m._memo[m._number(_UINT32)]),
     ord("c"): lambda m: m._push_global(m._line(), m._line()),
     0x93: lambda m: m._push_global(m._stack.pop(-2), m._stack.pop()),
     ord("R"): PickleMachine._reduce,

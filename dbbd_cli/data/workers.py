@@ -1,0 +1,198 @@
+"""The processes that make batches: they end with the main process, and their deaths are heard where it waits for them.
+
+All that is particular about running a `DataLoader` for days stands here.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from functools import partial
+from multiprocessing import active_children, current_process
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader
+
+from dbbd_cli.errors import DataError
+from dbbd_cli.files import remove_strays, temporary_path
+from dbbd_cli.stopping import STOP_SIGNALS
+
+_END = object()
+
+
+class Workers:
+    """The worker processes of one loader.
+
+    Args:
+        timeout: seconds after which a batch that is waited for is given up.
+    """
+
+    def __init__(self, timeout: float) -> None:
+        self.timeout = timeout
+        self._processes: list[BaseProcess] = []
+        self._folder: Path | None = None
+
+    def initialiser(self) -> Callable[[int], None]:
+        """What each process does first."""
+        parent = Path(tempfile.gettempdir())
+        remove_strays(parent)
+        self._folder = temporary_path(parent / "dbbd")
+        return partial(_start_worker, os.getpid(), str(self._folder))
+
+    def batches(self, loader: DataLoader[Any]) -> Iterator[Any]:
+        """The batches of a loader.
+
+        Raises:
+            DataError: a process has died, or gives no batch in time. Never raised but where a batch is waited for.
+        """
+        if self._folder is not None:
+            self._folder.mkdir(mode=0o700, exist_ok=True)
+        iterator: Iterator[Any] | None = None
+        while True:
+            try:
+                with _deaths.heard(), _alarm(self.timeout if self._folder is not None else 0):
+                    # The first batch is waited for here: processes that were there before have to answer.
+                    iterator = self._begin(loader) if iterator is None else iterator
+                    batch = next(iterator, _END)
+            except RuntimeError as error:
+                raise self._explained(error) from error
+            if batch is _END:
+                return
+            yield batch
+
+    def _begin(self, loader: DataLoader[Any]) -> Iterator[Any]:
+        if self._processes:  # not looked for again: that would bury a dead one, and PyTorch would not hear of it
+            return iter(loader)
+        before = active_children()
+        iterator = iter(loader)
+        self._processes += [process for process in active_children() if process not in before]
+        _deaths.listen_to_torch()
+        return iterator
+
+    def _explained(self, error: RuntimeError) -> Exception:
+        text = str(error)
+        if isinstance(error, _LateError) or ("timed out" in text and "DataLoader" in text):
+            return DataError(
+                f"no batch came within {self.timeout:g} s: a process that loads batches hangs",
+                hint="look at the disk or network that the data lie on; data.worker_timeout sets the time, "
+                "and data.num_workers=0 loads in the main process",
+            )
+        if "DataLoader worker" in text:
+            return DataError(
+                f"a process that loads batches has died: {text.splitlines()[0]}",
+                hint="it may have been killed for lack of memory: lower data.num_workers; 0 loads in the main process",
+            )
+        return error
+
+    def close(self) -> None:
+        """Ends the processes, whatever state they are in, and removes what they leave."""
+        for process in self._processes:
+            process.kill()  # reading is all they do; a process that was stopped or hangs heeds nothing else
+        for process in self._processes:
+            process.join(10)
+        self._processes.clear()
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def _start_worker(parent: int, folder: str, _worker: int) -> None:
+    # Ctrl-C reaches every process of a terminal, and batch systems signal every process of a job: only the main process
+    # decides when to stop, and ends its workers itself.
+    for number in STOP_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+    if hasattr(os, "setpgrp"):
+        os.setpgrp()
+    if sys.platform == "linux":
+        _die_with(parent)
+    # The sockets through which batches are handed over lie here, so that they are found even if all are killed.
+    getattr(current_process(), "_config", {})["tempdir"] = folder
+    torch.set_num_threads(1)
+
+
+def _die_with(parent: int) -> None:
+    """Makes the system kill this process when its parent ends, however it ends (prctl, Linux)."""
+    import ctypes
+
+    set_death_signal = 1
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(set_death_signal, signal.SIGKILL)
+    if os.getppid() != parent:  # it ended before
+        os._exit(1)
+
+
+class _LateError(RuntimeError):
+    """A batch did not come in time."""
+
+
+@contextmanager
+def _alarm(seconds: float) -> Iterator[None]:
+    """Ends what is in it after so many seconds, 0 for never.
+
+    The loader's own limit ends with the first byte of a batch: it would wait for ever for the rest.
+    """
+    if not seconds or not hasattr(signal, "SIGALRM") or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def ring(_number: int, _frame: FrameType | None) -> None:
+        raise _LateError
+
+    previous = signal.signal(signal.SIGALRM, ring)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, previous)
+
+
+class _Deaths:
+    """Defers what PyTorch raises when a worker dies to the moments when a batch is waited for.
+
+    PyTorch raises from a signal handler, in the middle of whatever the main process does then: a step, or a write.
+    """
+
+    def __init__(self) -> None:
+        self._raise: Callable[[int, FrameType | None], Any] | None = None
+        self._waiting = False
+        self._missed = False
+
+    def listen_to_torch(self) -> None:
+        """Takes the place of PyTorch's handler, which it sets when the first worker starts."""
+        if not hasattr(signal, "SIGCHLD") or threading.current_thread() is not threading.main_thread():
+            return
+        handler = signal.getsignal(signal.SIGCHLD)
+        if callable(handler) and handler != self._hear:
+            self._raise = handler
+            signal.signal(signal.SIGCHLD, self._hear)
+
+    def _hear(self, number: int, frame: FrameType | None) -> None:
+        if self._waiting and self._raise is not None:
+            self._raise(number, frame)
+        else:
+            self._missed = True
+
+    @contextmanager
+    def heard(self) -> Iterator[None]:
+        """While it lasts, a death is raised at once; one that was missed is raised at its beginning."""
+        self._waiting = True
+        try:
+            if self._missed and self._raise is not None:
+                self._missed = False
+                self._raise(signal.SIGCHLD, None)
+            yield
+        finally:
+            self._waiting = False
+
+
+_deaths = _Deaths()

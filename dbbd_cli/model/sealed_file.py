@@ -1,0 +1,111 @@
+"""Files of tensors that carry their own SHA-256, so that a changed bit shows wherever the file is taken.
+
+`torch.save` makes a ZIP archive. The digest stands in the archive's comment, at the very end of the file: other
+programs read such a file as any other. It covers all that stands before, but for the two bytes with the length of the
+comment.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import struct
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO, Any, cast
+
+import torch
+
+_PREFIX = b"dbbd sha256 "
+_LENGTH = len(_PREFIX) + 64
+_LENGTH_BYTES = struct.pack("<H", _LENGTH)
+_CHUNK = 1 << 22
+
+
+class _HashingFile:
+    """Hashes what is written, but for the last two bytes, so that the digest needs no second reading."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self.file = file
+        self.hasher = hashlib.sha256()
+        self.held_back = b""
+        self.error: OSError | None = None
+
+    def write(self, data: bytes) -> int:
+        view = memoryview(data).cast("B")
+        if len(view) >= 2:
+            self.hasher.update(self.held_back)
+            self.hasher.update(view[:-2])
+            self.held_back = bytes(view[-2:])
+        else:
+            both = self.held_back + bytes(view)
+            self.hasher.update(both[:-2])
+            self.held_back = both[-2:]
+        try:
+            return self.file.write(data)
+        except OSError as error:
+            self.error = error
+            raise
+
+    def flush(self) -> None:
+        self.file.flush()
+
+
+def write_sealed(content: Mapping[str, Any], path: Path) -> None:
+    """Writes tensors and plain values through to the disk, with their digest, to a file that is not there yet.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    with path.open("xb") as file:
+        hashing = _HashingFile(file)
+        try:
+            torch.save(dict(content), cast("IO[bytes]", hashing))
+        except RuntimeError as error:  # how torch reports that a write failed
+            raise hashing.error or error from error
+        if hashing.held_back != b"\0\0":
+            raise AssertionError("torch.save did not end with an empty archive comment")
+        file.seek(-2, os.SEEK_END)
+        file.write(_LENGTH_BYTES + _PREFIX + hashing.hasher.hexdigest().encode())
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def is_sealed(path: Path) -> bool:
+    """Whether a file ends as `write_sealed` ends one, be it right or wrong.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    return _seal(path) is not None
+
+
+def is_intact(path: Path) -> bool:
+    """Whether a file is, to the last bit, what `write_sealed` wrote.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    seal = _seal(path)
+    return seal is not None and seal == _digest(path, path.stat().st_size - _LENGTH - 2)
+
+
+def _seal(path: Path) -> str | None:
+    """The digest that the file's end gives."""
+    with path.open("rb") as file:
+        if file.seek(0, os.SEEK_END) < _LENGTH + 2:
+            return None
+        file.seek(-_LENGTH - 2, os.SEEK_END)
+        end = file.read()
+    if end[:2] != _LENGTH_BYTES or end[2 : 2 + len(_PREFIX)] != _PREFIX:
+        return None
+    return end[2 + len(_PREFIX) :].decode("latin1")
+
+
+def _digest(path: Path, size: int) -> str:
+    hasher = hashlib.sha256()
+    with path.open("rb") as file:
+        while size > 0 and (chunk := file.read(min(size, _CHUNK))):
+            hasher.update(chunk)
+            size -= len(chunk)
+    return hasher.hexdigest()

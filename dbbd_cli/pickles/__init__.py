@@ -1,0 +1,1 @@
+"""Reading pickles of strangers without running anything."""

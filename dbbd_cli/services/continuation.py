@@ -1,0 +1,210 @@
+"""What resuming takes once the run folder is locked: everything that needs PyTorch."""
+
+from __future__ import annotations
+
+import math
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from dbbd_cli.config.load import Override, dump_config
+from dbbd_cli.config.schema import Config, to_plain
+from dbbd_cli.engine.checkpoint import BEST, DAMAGED, NEWEST, disk_error, load_checkpoint, save_checkpoint
+from dbbd_cli.engine.environment import write_environment
+from dbbd_cli.engine.failures import supervised
+from dbbd_cli.engine.proof import check
+from dbbd_cli.engine.run_folder import CONFIG, HISTORY, SPLITS, create_run_folder, locked
+from dbbd_cli.engine.signals import StopRequest, stop_on_signals
+from dbbd_cli.engine.state import TrainState
+from dbbd_cli.engine.trainer import Trainer
+from dbbd_cli.errors import CheckpointError, ConfigError
+from dbbd_cli.files import write_text
+from dbbd_cli.model.safe_load import load_tensors, reason_of
+from dbbd_cli.paths import resume_command, shown_path
+from dbbd_cli.progress import Progress
+from dbbd_cli.services.results import TrainResult
+from dbbd_cli.services.session import OpenedRun, build_task, describe, open_run, show_facts, value_at
+from dbbd_cli.services.training import check_room, expected_bytes, run_to_the_end
+
+
+def continue_run(
+    target: Path, *, overrides: Sequence[Override], force: bool, progress: Progress, command: Sequence[str]
+) -> TrainResult:
+    """Continues a run whose folder is locked; see `resume`."""
+    run = open_run(target, prefer=NEWEST, overrides=overrides, force=force, progress=progress)
+    if not _is_newest(run):
+        return _continue_in_new_folder(run, overrides, force, progress, command)
+    return _continue_here(run, run.folder, overrides, force, progress, command)
+
+
+_HARMLESS = ("data.path", "data.cache_dir", "data.num_workers", "data.worker_timeout", "data.classes")
+"""Settings of the data that say where it is and how it is read, not what it is."""
+
+
+def _is_newest(run: OpenedRun) -> bool:
+    newest = run.folder / NEWEST
+    if run.path.name == NEWEST or not newest.exists():
+        return True
+    try:
+        state = TrainState.from_plain(load_checkpoint(newest)["state"])
+    except (CheckpointError, ValueError):
+        return True
+    return (state.epoch, state.step) <= (run.state.epoch, run.state.step)
+
+
+def _continue_in_new_folder(
+    run: OpenedRun, overrides: Sequence[Override], force: bool, progress: Progress, command: Sequence[str]
+) -> TrainResult:
+    folder = create_run_folder(run.folder.parent, run.config.run.name)
+    progress.line(
+        f"{shown_path(run.path)} is not the newest checkpoint of its run, "
+        f"so it goes on in a new folder: {shown_path(folder)}"
+    )
+    with locked(folder):
+        shutil.copyfile(run.folder / SPLITS, folder / SPLITS)
+        if (run.folder / HISTORY).exists():
+            shutil.copyfile(run.folder / HISTORY, folder / HISTORY)
+        itself_best = _carry_best_over(run, folder, progress)
+        state = {key: value for key, value in run.checkpoint.items() if key != "format"}
+        save_checkpoint(state, folder, best=itself_best, keep=run.config.checkpoint.keep)
+        return _continue_here(run, folder, overrides, force, progress, command)
+
+
+def _carry_best_over(run: OpenedRun, folder: Path, progress: Progress) -> bool:
+    """Copies the best model as it was at the checkpoint; returns whether the checkpoint is itself that model."""
+    state, best = run.state, run.folder / BEST
+    if state.best_epoch == len(state.history) and state.batch == 0:
+        return state.best_epoch > 0
+    try:
+        if len(load_checkpoint(best)["state"]["history"]) == state.best_epoch:
+            shutil.copyfile(best, folder / BEST)
+            return False
+    except (CheckpointError, TypeError):
+        pass
+    if state.best_epoch:
+        progress.line(
+            f"The weights of epoch {state.best_epoch}, best so far, are no longer there: the best starts anew."
+        )
+        run.checkpoint["state"]["best_value"] = math.inf
+    return False
+
+
+def _continue_here(
+    run: OpenedRun, folder: Path, overrides: Sequence[Override], force: bool, progress: Progress, command: Sequence[str]
+) -> TrainResult:
+    config = run.config
+    task, runtime = build_task(config, run.manifest, splits=("train", "val"), pretrained=False, progress=progress)
+    trainer = Trainer(task, config, runtime, run.manifest.digest())
+    try:
+        trainer.load(run.checkpoint)
+    except Exception as error:  # whatever is in the file, it does not fit
+        raise CheckpointError(
+            f"{run.path} does not fit this configuration: {reason_of(error)}",
+            hint="settings of the network and of the optimizer cannot change in the middle of a run",
+        ) from error
+    if trainer.state.batch and _batches_changed(run.checkpoint["config"]["training"], config):
+        raise ConfigError(
+            f"{shown_path(run.path)} is in the middle of an epoch, where batches cannot change their size",
+            hint="leave out training.batch_size and training.accumulate_batches until the epoch has ended",
+        )
+    done = len(trainer.state.history)
+    if config.training.epochs < done:
+        raise ConfigError(
+            f"training.epochs: {config.training.epochs} is less than the {done} epochs that are done",
+            hint=f"give more than {done} to go on",
+        )
+    with supervised(task):
+        _check_proof(trainer, run.checkpoint, overrides, force, progress)
+    _extend(trainer.state, overrides)
+    _tell_of_schedule(run.checkpoint["config"]["training"], config, progress)
+    run.checkpoint.clear()  # half a gigabyte for qr_cnn
+    check_room(trainer, folder)
+    with stop_on_signals(progress) as stop:
+        return _train_on(run, trainer, folder, progress, command, stop)
+
+
+def _train_on(
+    run: OpenedRun, trainer: Trainer, folder: Path, progress: Progress, command: Sequence[str], stop: StopRequest
+) -> TrainResult:
+    config, runtime = trainer.config, trainer.runtime
+    facts = describe(config, trainer.task, runtime, run.manifest)
+    try:
+        _set_damaged_aside(run, folder, progress)
+        write_text(folder / CONFIG, dump_config(config))
+        write_environment(folder, command, runtime.description)
+    except OSError as error:
+        raise disk_error(error, folder, expected_bytes(trainer)) from error
+    show_facts(facts, progress, run=folder)
+    state, epochs = trainer.state, config.training.epochs
+    done = len(state.history)
+    if state.epoch > epochs or state.stopped_early:
+        how = (
+            f"stopped early after {done} of {epochs} epochs"
+            if state.stopped_early
+            else f"has finished its {done} epochs"
+        )
+        progress.line(f"The run {how}. To go on: {resume_command(folder, '--epochs', 'N')}")
+    else:
+        where = f", batch {state.batch}" if state.batch else ""
+        progress.line(f"Continuing with epoch {state.epoch} of {epochs}{where}, from {run.path.name}")
+    return run_to_the_end(trainer, folder, facts, progress, command, stop)
+
+
+def _check_proof(
+    trainer: Trainer, checkpoint: Mapping[str, Any], overrides: Sequence[Override], force: bool, progress: Progress
+) -> None:
+    """Replays the proof of the checkpoint, unless it has none or a setting was changed that the loss depends on."""
+    proof, saved = checkpoint["proof"], checkpoint["config"]
+    if proof is None:
+        progress.line(
+            "The checkpoint carries no proof: the batch that comes next could not be made when it was written."
+        )
+        return
+    changed = [o.key for o in overrides if o.key.split(".")[0] in ("data", "model", "loss")]
+    changed = [
+        key
+        for key in changed
+        if key not in _HARMLESS and value_at(saved, key) != value_at(to_plain(trainer.config), key)
+    ]
+    if changed:
+        progress.line(f"Whether this is still the same run was not checked, since {', '.join(changed)} was changed.")
+        return
+    try:
+        check(trainer.task, trainer.runtime, proof)
+    except CheckpointError as error:
+        if not force:
+            raise
+        progress.warn(f"{error.message}. Going on, as --force says.")
+
+
+def _set_damaged_aside(run: OpenedRun, folder: Path, progress: Progress) -> None:
+    """Keeps a newest checkpoint that is damaged from taking the place of a good one at the next save."""
+    newest = folder / NEWEST
+    if run.path.name == NEWEST or run.folder != folder or not newest.exists():
+        return
+    try:
+        load_tensors(newest)
+    except CheckpointError:
+        newest.replace(folder / DAMAGED)
+        progress.line(f"The damaged {NEWEST} is kept as {DAMAGED}.")
+
+
+def _batches_changed(made_with: Mapping[str, Any], config: Config) -> bool:
+    now = config.training
+    return (made_with["batch_size"], made_with["accumulate_batches"]) != (now.batch_size, now.accumulate_batches)
+
+
+def _tell_of_schedule(made_with: Mapping[str, Any], config: Config, progress: Progress) -> None:
+    now = config.training
+    if now.scheduler == "cosine" and now.scheduler_epochs is None and now.epochs != made_with["epochs"]:
+        progress.line(
+            f"The cosine schedule was made for another number of epochs ({made_with['epochs']}): this run will not "
+            f"equal one of {now.epochs} epochs in one go. For that, set training.scheduler_epochs from the start."
+        )
+
+
+def _extend(state: TrainState, overrides: Sequence[Override]) -> None:
+    """Asked for more epochs, a run that had stopped early goes on, with its patience renewed."""
+    if state.stopped_early and any(override.key.startswith("training.") for override in overrides):
+        state.stopped_early, state.patience_epochs = False, 0
