@@ -7,7 +7,8 @@ import os
 import re
 import secrets
 import shutil
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TextIO
 
@@ -44,6 +45,34 @@ def remove_strays(folder: Path) -> None:
                     shutil.rmtree(path)
                 else:
                     path.unlink()
+
+
+@contextmanager
+def passing_lock(path: Path) -> Iterator[None]:
+    """Holds a lock file that is gone afterwards, for work that may be done twice: it only should not be.
+
+    Whoever opened the file just before holds a lock on one that is no more, while another makes it anew. What both then
+    make must be the same and take its place whole.
+    """
+    from filelock import FileLock
+
+    lock = FileLock(path)
+    lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+        with suppress(OSError):  # in use, on systems that forbid removing open files
+            path.unlink(missing_ok=True)
+
+
+def remove_free_locks(folder: Path) -> None:
+    """Removes the files of passing locks that nobody holds: their processes were killed."""
+    from filelock import FileLock, Timeout
+
+    for path in folder.glob("*.lock"):
+        with suppress(Timeout, OSError), FileLock(path, timeout=0):
+            path.unlink(missing_ok=True)
 
 
 def replace_file(source: Path, target: Path) -> None:

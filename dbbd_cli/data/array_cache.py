@@ -7,28 +7,25 @@ name holds the key of what it was made from, so that nothing is ever out of date
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
-import time
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from uuid import uuid4
 
 import numpy as np
-from filelock import FileLock
 
 from dbbd_cli.data.findings import why
 from dbbd_cli.errors import DiskError
+from dbbd_cli.files import passing_lock, remove_free_locks, remove_strays, temporary_path
 
 Arrays = dict[str, np.ndarray]
 _MAGIC = b"dbbdarr1"
 _DTYPE = re.compile("[<>|][biuf][1248]")
 _ALIGNMENT = 64
 _LIMIT_BYTES = 40 * 1024**3
-_STRAY_SECONDS = 24 * 3600
-"""A temporary file that is older was left by a process that was killed."""
 
 
 def cached_arrays(
@@ -52,21 +49,16 @@ def cached_arrays(
     path = _path(cache_dir, kind, key)
     if (arrays := _read(path, usable)) is not None:
         return arrays
-    lock = FileLock(path.with_suffix(".lock"))
-    with _writing(cache_dir):
-        cache_dir.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
-    try:
+    with ExitStack() as held:
+        with _writing(cache_dir):
+            cache_dir.mkdir(parents=True, exist_ok=True)
+            held.enter_context(passing_lock(path.with_suffix(".lock")))
         if (arrays := _read(path, usable)) is not None:  # another process made it while this one waited
             return arrays
         made = make()
         with _writing(cache_dir):
             make_room(cache_dir, sum(array.nbytes for array in made.values()))
             _write(path, made)
-    finally:
-        lock.release()
-        # Whoever waits for this lock and whoever makes a new one both find the file, or write the same: no harm.
-        _remove(Path(lock.lock_file))
     arrays = _read(path, usable)
     return made if arrays is None else arrays  # None: removed since, to make room for others
 
@@ -92,19 +84,17 @@ def _writing(cache_dir: Path) -> Iterator[None]:
 
 
 def make_room(cache_dir: Path, needed: int, limit: int = _LIMIT_BYTES) -> None:
-    """Removes the files that were used least recently until `needed` bytes fit below `limit`, and strays."""
+    """Removes the files that were used least recently until `needed` bytes fit below `limit`.
+
+    What processes that were killed left goes first.
+    """
+    remove_strays(cache_dir)
+    remove_free_locks(cache_dir)
     files = []
-    for path in cache_dir.iterdir():
-        if path.suffix not in (".arrays", ".tmp"):
-            continue
-        try:
+    for path in cache_dir.glob("*.arrays"):
+        with suppress(FileNotFoundError):  # another process was quicker
             stat = path.stat()
-        except FileNotFoundError:  # another process was quicker
-            continue
-        if path.suffix == ".arrays":
             files.append((stat.st_mtime, stat.st_size, path))
-        elif ".arrays." in path.name and time.time() - stat.st_mtime > _STRAY_SECONDS:
-            _remove(path)
     total = sum(size for _, size, _ in files)
     for _, size, path in sorted(files):
         if total + needed <= limit:
@@ -137,7 +127,7 @@ def _write(path: Path, arrays: Arrays) -> None:
     for part in payload:
         checksum = zlib.crc32(part, checksum)
     header = json.dumps({"arrays": described, "crc32": checksum}).encode()
-    temporary = path.with_suffix(f".arrays.{uuid4().hex}.tmp")
+    temporary = temporary_path(path)
     try:
         with temporary.open("wb") as file:
             file.write(_padded(_MAGIC + len(header).to_bytes(8, "little") + header))
@@ -167,7 +157,7 @@ def _read(path: Path, usable: Callable[[Arrays], bool]) -> Arrays | None:
         for name, dtype, shape in json.loads(header["arrays"]):
             if not _DTYPE.fullmatch(dtype):
                 return None
-            size = int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize
+            size = int(math.prod(shape)) * np.dtype(dtype).itemsize
             arrays[name] = content[position : position + size].view(dtype).reshape(shape)
             position += _aligned(size)
     except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError):

@@ -22,14 +22,13 @@ from pathlib import Path
 
 import numpy as np
 import PIL
-from filelock import FileLock, Timeout
 
 from dbbd_cli.data.image_refs import ImageRef as ImageRef
 from dbbd_cli.data.image_refs import hash_files as hash_files
 from dbbd_cli.data.image_refs import url_sha256 as url_sha256
 from dbbd_cli.data.image_worker import Problem, Shape, prepare_in_workers, prepare_rows
 from dbbd_cli.errors import DiskError
-from dbbd_cli.files import write_text
+from dbbd_cli.files import passing_lock, remove_free_locks, remove_strays, temporary_path, write_text
 from dbbd_cli.progress import Progress
 from dbbd_cli.text import printable
 
@@ -86,7 +85,7 @@ def prepare_images(refs: Sequence[ImageRef], size: int, cache_dir: Path, progres
     whole = _of(refs, size, cache_dir, {})
     try:
         cache_dir.mkdir(parents=True, exist_ok=True)
-        with FileLock(whole.path.with_suffix(".lock")):
+        with passing_lock(whole.path.with_suffix(".lock")):
             if (done := _done_before(refs, size, cache_dir)) is not None:  # by another process, while this one waited
                 return done
             make_room(cache_dir, needed=int(np.prod(whole.shape)))
@@ -149,12 +148,8 @@ def make_room(cache_dir: Path, needed: int, limit: int = CACHE_LIMIT_BYTES) -> N
 
     What killed processes left behind goes first. Other processes may be doing the same in the same folder.
     """
-    for stray in cache_dir.glob("images-*.tmp"):
-        # Whoever writes it holds the lock of its cache; when that is free, the writer was killed. The lock files
-        # themselves stay, empty: a process that has just opened one would hold a lock on a file that is no more, while
-        # the next process makes a new file and locks that, and both would write the same cache.
-        with suppress(Timeout, OSError), FileLock(cache_dir / f"{stray.name.split('.')[0]}.lock", timeout=0):
-            stray.unlink()
+    remove_strays(cache_dir)
+    remove_free_locks(cache_dir)
     for record in cache_dir.glob("images-*.json"):
         with suppress(OSError):
             if time.time() - record.stat().st_mtime > RECORD_SECONDS:
@@ -177,7 +172,7 @@ def make_room(cache_dir: Path, needed: int, limit: int = CACHE_LIMIT_BYTES) -> N
 
 def _fill(refs: Sequence[ImageRef], whole: PreparedImages, progress: Progress) -> PreparedImages:
     """Writes the cache file, without the images that are unreadable."""
-    temporary = whole.path.with_suffix(".tmp")
+    temporary = temporary_path(whole.path)
     try:
         _reserve(temporary, int(np.prod(whole.shape)))
         found = _prepare(temporary, whole.shape, refs, progress)

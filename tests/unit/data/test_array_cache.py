@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import json
 import os
 import threading
 import time
+import zlib
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from multiprocessing import get_context
@@ -13,6 +15,7 @@ import pytest
 
 from dbbd_cli.data.array_cache import Arrays, cached_arrays, make_room, read_cached
 from dbbd_cli.errors import DataError, DiskError
+from dbbd_cli.files import passing_lock, temporary_path
 
 KEY = "0" * 32
 
@@ -117,6 +120,28 @@ def one_bit(path: Path) -> None:
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
     path.write_bytes(bytes(data))
+
+
+@pytest.mark.parametrize(
+    "described",
+    [
+        '[["a", ",", [1]]]',
+        '[["a", "O", [1]]]',
+        f'[["a", "<i4", [{10**30}]]]',
+        '[["a", "<i4", [NaN]]]',
+        '[["a", "<i4", ["1"]]]',
+        '[["a", "<i4"]]',
+        '[[[], "<i4", [1]]]',
+        "[" * 900,
+        "5",
+    ],
+)
+def test_a_header_that_describes_no_arrays_is_not_believed(tmp_path: Path, described: str) -> None:
+    header = json.dumps({"arrays": described, "crc32": zlib.crc32(bytes(64), zlib.crc32(described.encode()))}).encode()
+    content = b"dbbdarr1" + len(header).to_bytes(8, "little") + header
+    path = tmp_path / f"scene-{KEY}.arrays"
+    path.write_bytes(content.ljust(-(-len(content) // 64) * 64, b"\0") + bytes(64))
+    assert read_cached(tmp_path, "scene", KEY, anything) is None
 
 
 @pytest.mark.parametrize(
@@ -228,16 +253,17 @@ def test_the_files_used_least_recently_make_room(tmp_path: Path) -> None:
         path = tmp_path / f"scene-{name}.arrays"
         path.write_bytes(bytes(100))
         os.utime(path, (1e9 - age, 1e9 - age))
-    for name in ("scene-a.arrays.1234.tmp", "images-b.tmp", "images-c.u8"):
+    for name in ("scene-a.arrays.999999999-01234567.tmp", "scene-e.lock", "images-c.u8"):
         (tmp_path / name).write_bytes(bytes(100))
-        os.utime(tmp_path / name, (1e9, 1e9))
-    (tmp_path / "scene-d.arrays.5678.tmp").write_bytes(bytes(100))  # another process is writing it
-    make_room(tmp_path, needed=50, limit=270)
-    left = sorted(path.name for path in tmp_path.iterdir())
+    in_use = temporary_path(tmp_path / "scene-d.arrays")  # as if another process were writing it
+    in_use.write_bytes(bytes(100))
+    with passing_lock(tmp_path / "scene-d.lock"):
+        make_room(tmp_path, needed=50, limit=270)
+        left = sorted(path.name for path in tmp_path.iterdir())
     assert left == [
-        *("images-b.tmp", "images-c.u8", "scene-d.arrays.5678.tmp"),
-        *("scene-middle.arrays", "scene-newest.arrays"),
+        *("images-c.u8", in_use.name, "scene-d.lock", "scene-middle.arrays", "scene-newest.arrays"),
     ]
+    assert not (tmp_path / "scene-d.lock").exists()
 
 
 def test_reading_a_file_is_using_it(tmp_path: Path) -> None:

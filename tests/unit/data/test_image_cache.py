@@ -19,6 +19,7 @@ from dbbd_cli.data.image_cache import ImageRef, cached_images, hash_files, make_
 from dbbd_cli.data.image_file import decode_image
 from dbbd_cli.data.qr_code import render_qr
 from dbbd_cli.errors import DiskError
+from dbbd_cli.files import temporary_path
 from dbbd_cli.progress import Phase, Silent
 
 
@@ -153,7 +154,7 @@ def test_a_cache_that_another_process_removes_meanwhile_is_no_error(
         path = tmp_path / f"images-{name}.u8"
         path.write_bytes(bytes(100))
         os.utime(path, (1000 - age, 1000 - age))
-    for name in ("images-gone.u8", "images-gone.tmp", "images-gone.json"):
+    for name in ("images-gone.u8", "images-gone.json"):
         (tmp_path / name).touch()
     glob = Path.glob
 
@@ -171,21 +172,18 @@ def test_a_cache_that_another_process_removes_meanwhile_is_no_error(
 
 
 def test_what_a_killed_process_left_goes_at_once_and_what_another_writes_stays(tmp_path: Path) -> None:
-    for name in ("dead.tmp", "alive.tmp", "alive.json.12ab.tmp"):
-        (tmp_path / f"images-{name}").touch()
+    (tmp_path / "images-dead.u8.999999999-01234567.tmp").touch()
+    (tmp_path / "images-dead.lock").touch()
+    alive = temporary_path(tmp_path / "images-alive.u8")
+    alive.touch()
     with FileLock(tmp_path / "images-alive.lock"):
         make_room(tmp_path, needed=1)
-    left = sorted(path.name for path in tmp_path.glob("*.tmp"))
-    assert left == ["images-alive.json.12ab.tmp", "images-alive.tmp"]
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["images-alive.lock", alive.name]
 
 
-def test_what_was_left_of_the_same_cache_is_written_over(tmp_path: Path) -> None:
-    refs = url_refs(3)
-    name = prepare_images(refs, 32, tmp_path / "other", Silent()).path.name
-    (tmp_path / name).with_suffix(".tmp").write_bytes(b"x" * 10_000)
-    again = prepare_images(refs, 32, tmp_path, Silent())
-    assert again.path.read_bytes() == (tmp_path / "other" / name).read_bytes()
-    assert not list(tmp_path.glob("*.tmp"))
+def test_nothing_is_left_beside_the_cache(tmp_path: Path) -> None:
+    prepared = prepare_images(url_refs(3), 32, tmp_path, Silent())
+    assert list(tmp_path.iterdir()) == [prepared.path]
 
 
 def test_a_data_set_above_the_limit_is_written_and_the_others_go(
@@ -234,6 +232,7 @@ def test_images_whose_reading_failed_are_tried_again(tmp_path: Path) -> None:
         "{}",
         '{"pillow": "P", "problems": []}',
         '{"pillow": "P", "problems": {"1": "", "9": ""}}',
+        "[" * 10_000,
         "another Pillow",
     ],
 )
@@ -247,6 +246,14 @@ def test_a_record_that_is_damaged_or_of_another_pillow_is_not_used(tmp_path: Pat
     record.write_text(damage.replace('"P"', json.dumps(known["pillow"])))
     assert prepare_images(refs, 32, tmp_path / "cache", progress) == first
     assert len(progress.titles) == 2
+
+
+def test_a_reason_of_a_record_is_printable(tmp_path: Path) -> None:
+    refs = with_a_bad_one(tmp_path)
+    prepare_images(refs, 32, tmp_path / "cache", Silent())
+    [record] = (tmp_path / "cache").glob("*.json")
+    record.write_text(json.dumps({**json.loads(record.read_text()), "problems": {"1": "\x1b[31m\n\ud800"}}))
+    assert prepare_images(refs, 32, tmp_path / "cache", Silent()).problems == {1: r"\x1b[31m\n\ud800"}
 
 
 def test_records_do_not_stay_for_ever(tmp_path: Path) -> None:

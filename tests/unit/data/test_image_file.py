@@ -296,6 +296,17 @@ def test_too_many_pixels_are_refused_before_decoding():
         decode_image(png_header(9_000, 9_999), ".png", SIZE)
 
 
+@pytest.mark.parametrize("width", [999, 4_000_001])
+def test_large_bitmaps_of_runs_are_refused(width):
+    head = struct.pack("<IiiHHIIiiII", 40, width, 1, 1, 8, 1, 4, 0, 0, 0, 0)  # compression 1: runs of equal pixels
+    data = b"BM" + struct.pack("<III", 58 + 1024, 0, 54 + 1024) + head + bytes(1024) + b"\x04\x00\x00\x01"
+    if width < 1000:
+        assert decode_image(data, ".bmp", SIZE).shape == (SIZE, SIZE, 3)
+        return
+    with pytest.raises(ImageFileError, match=r"^too large: 4000001 x 1 pixels in runs \(limit 4,000,000"):
+        decode_image(data, ".bmp", SIZE)
+
+
 def test_lack_of_memory_is_told(monkeypatch):
     def fail(*args, **kwargs):
         raise MemoryError

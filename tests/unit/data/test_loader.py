@@ -1,10 +1,18 @@
 from __future__ import annotations
 
+import os
+import signal
+import sys
+import time
+
 import numpy as np
+import psutil
 import pytest
 import torch
 
 from dbbd_cli.data.loader import BatchLoader, Key
+from dbbd_cli.errors import DataError
+from dbbd_cli.stopping import STOP_SIGNALS
 
 
 class Numbers:
@@ -54,3 +62,64 @@ def test_loading_leaves_the_global_random_stream_alone() -> None:
     torch.manual_seed(0)
     list(loader().batches(1))
     assert torch.equal(torch.rand(1), expected)
+
+
+class Slow(Numbers):
+    """Makes the last batch never."""
+
+    def __getitems__(self, keys: list[Key]) -> np.ndarray:
+        if len(keys) == 2:
+            time.sleep(600)
+        return super().__getitems__(keys)
+
+
+def children() -> set[int]:
+    return {process.pid for process in psutil.Process().children(recursive=True)}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks at processes as Linux has them")
+class TestWorkers:
+    def make(self, dataset: Numbers, timeout: float = 600) -> BatchLoader:
+        return BatchLoader(dataset, batch_size=4, shuffle=False, seed=5, num_workers=2, worker_timeout=timeout)
+
+    def test_closing_ends_them_and_another_epoch_starts_new_ones(self) -> None:
+        before = children()
+        loader = self.make(Numbers())
+        for _ in range(2):
+            assert len(list(loader.batches(1))) == 3
+            assert len(children() - before) == min(2, len(os.sched_getaffinity(0)))
+            loader.close()
+            assert children() <= before
+            loader = self.make(Numbers())
+
+    def test_one_that_gives_nothing_is_given_up(self) -> None:
+        loader = self.make(Slow(), timeout=1)
+        with pytest.raises(DataError, match="no batch came within 1 s"):
+            list(loader.batches(1))
+        loader.close()
+
+    def test_a_death_is_told_where_a_batch_is_waited_for(self) -> None:
+        before = children()
+        loader = self.make(Slow())
+        batches = loader.batches(1)
+        next(batches)
+        for pid in children() - before:
+            os.kill(pid, signal.SIGKILL)
+        busy = [index for index in range(200_000) if index % 7 == 0]  # a step: nothing is raised in the middle of it
+        assert busy
+        with pytest.raises(DataError, match="a process that loads batches has died"):
+            list(batches)
+        loader.close()
+
+    def test_they_leave_stopping_to_the_main_process(self) -> None:
+        before = children()
+        loader = self.make(Numbers())
+        list(loader.batches(1))  # they are all ready then
+        batches = loader.batches(1)
+        next(batches)
+        for pid in children() - before:
+            for number in STOP_SIGNALS:
+                os.kill(pid, number)
+        assert len(list(batches)) == 2
+        assert len(list(loader.batches(2))) == 3
+        loader.close()

@@ -161,6 +161,31 @@ def test_what_cannot_be_read_is_refused_with_its_reason(tmp_path, name):
         tracemalloc.stop()
 
 
+def test_no_points_are_no_points_of_another_width(tmp_path):
+    path = tmp_path / "empty.ply"
+    for file_format in ("ascii", *ORDERS):
+        save(path, header(file_format, [("vertex", 0, ["float x", "float y"])]))
+        assert {name: len(column) for name, column in read_ply(path, 10).items()} == {"x": 0, "y": 0}
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"ply\nformat ascii 1.0\n\x1b[31m\x07 \xe2\x80\xa8\n",
+        header("ascii", [("\x1b[2J" * 900, 1, ["char a"]), ("vertex", 4, ["float x"])]),
+        header("ascii", [("vertex", 4, ["float x"])]) + b"1\n2\n\x1b" + b"x" * 9000 + b"\n4\n",
+    ],
+    ids=["line", "element", "number"],
+)
+def test_messages_are_short_and_printable(tmp_path, data):
+    path = tmp_path / "odd.ply"
+    path.write_bytes(data)
+    with pytest.raises(ValueError) as caught:
+        read_ply(path, 10)
+    assert str(caught.value).isprintable()
+    assert len(str(caught.value)) < 500
+
+
 @pytest.mark.parametrize("file_format", ["ascii", *ORDERS])
 def test_damaged_files_raise_value_errors_and_nothing_else(tmp_path, file_format):
     head = header(file_format, [("face", 3, FACES), ("vertex", 4, properties_of(POINTS))])

@@ -332,6 +332,13 @@ def test_damaged_pickles_are_reported_and_nothing_else(protocol):
     assert builtins.open is open
 
 
+def test_bytes_that_are_none_are_damage() -> None:
+    data = pickle.dumps(b"\xe9", 2).replace("\xe9".encode(), "\u20ac".encode()).replace(b"\x02\0\0\0", b"\x03\0\0\0")
+    with pytest.raises(ValueError, match="is no pickle, or a damaged one") as caught:
+        load_plain(data)
+    assert type(caught.value) is ValueError
+
+
 def test_what_is_no_pickle_is_called_damaged_rather_than_dangerous() -> None:
     with pytest.raises(ValueError, match="no pickle, or a damaged one") as caught:
         load_plain(b"no pickle")

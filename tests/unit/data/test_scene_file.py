@@ -1,6 +1,7 @@
 import io
 import os
 import pickle
+import re
 import struct
 import time
 import tracemalloc
@@ -286,6 +287,24 @@ def test_an_archive_that_lies_about_a_size_is_refused(tmp_path):
     assert real in data
     (tmp_path / "a.npz").write_bytes(data.replace(real, struct.pack("<I", 6 * 10**7)))
     assert "truncated" in refused(tmp_path / "a.npz") or "damaged" in refused(tmp_path / "a.npz")
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_an_archive_that_is_damaged_anywhere_is_said_to_be(tmp_path, method):
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", method) as archive:
+        archive.writestr("coord.npy", npy((50, 3), data=np.arange(150.0).tobytes()))
+    good = buffer.getvalue()
+    place = good.rindex(b"PK\x05\x06")
+    # The list of entries is said to begin elsewhere: zipfile then looks before the start of the file.
+    far = good[: place + 16] + struct.pack("<I", 2**31) + good[place + 20 :]
+    (tmp_path / "a.npz").write_bytes(far)
+    assert refused(tmp_path / "a.npz").endswith("is no archive of arrays, or a damaged one")
+    damaged = bytearray(good)
+    start = 30 + len("coord.npy")
+    damaged[start : start + 60] = bytes(60)
+    (tmp_path / "a.npz").write_bytes(damaged)
+    assert re.search("damaged", refused(tmp_path / "a.npz"))
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from collections import Counter
 from pathlib import Path
 
@@ -100,6 +101,16 @@ def test_damaged_manifest_is_a_checkpoint_error(tmp_path: Path, text: str) -> No
     path.write_text(text)
     with pytest.raises(CheckpointError, match=r"splits\.json is damaged"):
         Manifest.load(path)
+
+
+@pytest.mark.parametrize("value", ["\x1b[31m\n", "\u2028", "\ud800", "x" * 9000])
+def test_what_is_wrong_with_a_manifest_is_told_in_one_line(tmp_path: Path, value: str) -> None:
+    path = tmp_path / "splits.json"
+    path.write_text(json.dumps({"format": value}))
+    with pytest.raises(CheckpointError) as caught:
+        Manifest.load(path)
+    assert caught.value.message.isprintable()
+    assert len(caught.value.message) < 1000
 
 
 def test_manifest_with_an_unknown_class_is_refused(tmp_path: Path) -> None:

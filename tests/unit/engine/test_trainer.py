@@ -87,6 +87,33 @@ class LineTask:
         return [f"{split}/{index}" for index in batch[2]]
 
 
+class Lines(Silent):
+    """Keeps the warnings."""
+
+    def __init__(self) -> None:
+        self.warnings: list[str] = []
+
+    def warn(self, text: str) -> None:
+        self.warnings.append(text)
+
+
+class NormalisedTask(LineTask):
+    """The same with a batch normalisation, whose statistics each forward pass changes."""
+
+    def __init__(self, batch_size: int = 4) -> None:
+        super().__init__(batch_size)
+        self.module = Normalised()
+
+
+class Normalised(Regression):
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm1d(1)
+
+    def forward(self, x: torch.Tensor, y: torch.Tensor) -> StepOutput:
+        return super().forward(self.norm(x), y)
+
+
 def config(**training: Any) -> Config:
     values = {
         "task": "image_classification",
@@ -278,6 +305,51 @@ def test_a_bad_validation_loss_ends_the_run_and_does_not_become_the_best(tmp_pat
         run(task, tmp_path / "two")
     assert not (tmp_path / "two" / "best_model.pth").exists()
     assert (tmp_path / "best_model.pth").read_bytes() == before
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_steps_that_are_not_finite_can_be_left_out(tmp_path: Path, accumulate: int) -> None:
+    task = NormalisedTask()
+    batches = task.loaders["train"].plan(1)
+    task.train.x[batches[1][0][1]] = math.nan
+    progress = Lines()
+    trainer = run(task, tmp_path, progress=progress, epochs=1, on_nonfinite="skip", accumulate_batches=accumulate)
+    left_out = batches[:2] if accumulate == 2 else batches[1:2]
+    assert trainer.state.skipped_steps == 1
+    assert trainer.state.step == math.ceil(3 / accumulate)  # the schedule keeps its place
+    assert all(torch.isfinite(value).all() for value in task.module.state_dict().values())
+    # The statistics are those of the other batches alone, and so are the sums.
+    assert int(task.module.norm.num_batches_tracked) == 3 - len(left_out)
+    assert math.isfinite(trainer.state.history[0]["train"]["loss"])
+    (warning,) = progress.warnings
+    assert warning.endswith("left out (1 of at most 10)")
+    assert f"train/{batches[1][0][1]}" in (tmp_path / "run.log").read_text(encoding="utf-8")
+
+
+def test_no_more_steps_are_left_out_than_is_allowed(tmp_path: Path) -> None:
+    with pytest.raises(NotFiniteError, match="step 3: the loss"):
+        run(_all_bad(), tmp_path, on_nonfinite="skip", max_skipped_steps=2)
+    with pytest.raises(NotFiniteError, match="no step of the epoch"):
+        run(_all_bad(), tmp_path, on_nonfinite="skip")
+
+
+def _all_bad() -> LineTask:
+    task = LineTask()
+    task.train.y[:] = math.nan
+    return task
+
+
+def test_weights_that_are_not_finite_are_never_saved(tmp_path: Path) -> None:
+    task = LineTask()
+    trainer = Trainer(task, config(), CPU)
+    trainer.save(tmp_path)
+    before = (tmp_path / "ckpt.pth").read_bytes()
+    with torch.no_grad():
+        task.module.layer.bias.fill_(math.inf)
+    with pytest.raises(NotFiniteError, match=r"layer\.bias holds values that are not finite; nothing was saved"):
+        trainer.save(tmp_path, best=True)
+    assert (tmp_path / "ckpt.pth").read_bytes() == before
+    assert {path.name for path in tmp_path.iterdir()} == {"ckpt.pth"}
 
 
 @pytest.mark.parametrize("after", [1, 2, 3, 4, 5])
