@@ -34,8 +34,10 @@ def remove_strays(folder: Path) -> None:
                 continue
             with suppress(OSError):
                 try:
+                    writer = psutil.Process(int(found[1]))
                     # Numbers of processes are used again, in containers soon: who began later did not write it.
-                    if psutil.Process(int(found[1])).create_time() <= path.lstat().st_mtime + 1:
+                    is_older = writer.create_time() <= path.lstat().st_mtime + 1
+                    if is_older and writer.status() != psutil.STATUS_ZOMBIE:  # dead, but not yet buried by its parent
                         continue
                 except psutil.NoSuchProcess:
                     pass

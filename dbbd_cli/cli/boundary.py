@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import sys
+from contextlib import suppress
 from typing import Any
 
 import typer
@@ -52,11 +53,12 @@ class Program(TyperGroup):
             if "--debug" in arguments:
                 import traceback
 
-                traceback.print_exception(error)
+                typer.echo(clean("".join(traceback.format_exception(error))), err=True)
             report = _as_dbbd_error(error)
             if "--json" in arguments:
                 write_result(json.dumps({"error": _plain(report)}))
-            typer.echo(_block(report), err=True, color=coloured(sys.stderr))
+            with suppress(OSError):  # the terminal may be gone, and the exit code must tell of the run all the same
+                typer.echo(_block(report), err=True, color=coloured(sys.stderr))
             code = int(report.exit_code)
         sys.exit(code or 0)
 

@@ -12,10 +12,14 @@ from pathlib import Path
 from types import UnionType
 from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin
 
+from dbbd_cli.text import printable
+
 if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
 
 Candidates = list[tuple[str, str]]
+
+_OBEYED = frozenset("\"'`$;|&<>(){}*?!#\\")
 
 _DEVICES: Candidates = [
     ("auto", "cuda if there is one, else mps, else cpu"),
@@ -35,7 +39,7 @@ def configuration(incomplete: str) -> Candidates:
 
 def target(incomplete: str) -> Candidates:
     """Run folders, checkpoint files and folders on the way to them; before anything is typed, the runs in `runs`."""
-    runs = [(str(path), "run") for path in run_folders() if str(path).startswith(incomplete)]
+    runs = [(str(path), "run") for path in run_folders() if str(path).startswith(incomplete) and _is_plain(path.name)]
     if not incomplete and runs:
         return runs
     known = {value + os.sep for value, _ in runs}
@@ -103,6 +107,11 @@ def _choices(annotation: Any) -> list[str]:
     return []
 
 
+def _is_plain(name: str) -> bool:
+    """Whether a name may stand in a command line as it is: what a shell or a terminal would obey is not offered."""
+    return printable(name) == name and _OBEYED.isdisjoint(name)
+
+
 def _paths(incomplete: str, suffixes: tuple[str, ...] | None = None) -> Candidates:
     """Folders and files that begin with what was typed; hidden ones only if a dot was.
 
@@ -116,7 +125,7 @@ def _paths(incomplete: str, suffixes: tuple[str, ...] | None = None) -> Candidat
         return []
     found = []
     for entry in entries:
-        if entry.name.startswith(name) and (name or not entry.name.startswith(".")):
+        if entry.name.startswith(name) and (name or not entry.name.startswith(".")) and _is_plain(entry.name):
             if entry.is_dir():
                 found.append((prefix + entry.name + os.sep, "folder"))
             elif suffixes is None or entry.suffix in suffixes:

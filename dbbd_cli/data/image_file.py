@@ -7,11 +7,14 @@ import struct
 import warnings
 
 import numpy as np
-from PIL import ExifTags, Image, JpegImagePlugin, TiffImagePlugin
+from PIL import BmpImagePlugin, ExifTags, Image, JpegImagePlugin, TiffImagePlugin
 
 MAX_PIXELS = 90_000_000
 MAX_MEMORY = 400_000_000
 """Largest picture that is decoded, pixels and bytes; beyond it a small file could fill the memory."""
+
+MAX_RUN_LENGTH_PIXELS = 4_000_000
+"""The same of a BMP that is compressed: PIL decodes it in Python, four million pixels in a second."""
 
 HEAD_BYTES = 16
 """How many bytes from the start of a file `image_format` looks at."""
@@ -108,6 +111,11 @@ def decode_image(data: bytes, suffix: str, size: int) -> np.ndarray:
 def _decode(image: Image.Image, size: int) -> np.ndarray:
     if image.width * image.height > MAX_PIXELS:
         raise ImageFileError(f"too large: {image.width} x {image.height} pixels (limit {MAX_PIXELS:,} in all)")
+    in_runs = isinstance(image, BmpImagePlugin.BmpImageFile) and image.tile and image.tile[0][0] == "bmp_rle"
+    if in_runs and image.width * image.height > MAX_RUN_LENGTH_PIXELS:
+        raise ImageFileError(
+            f"too large: {image.width} x {image.height} pixels in runs (limit {MAX_RUN_LENGTH_PIXELS:,} in such a BMP)"
+        )
     needed = image.width * image.height * _decoder_bytes(image)
     whole = image.size
     image.draft(None, (2 * size, 2 * size))  # a large JPEG is decoded at a fraction of its size, several times faster

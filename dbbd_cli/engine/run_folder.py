@@ -7,9 +7,10 @@ import math
 import os
 import platform
 import re
+import shutil
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from dbbd_cli.errors import ConfigError, DiskError, InUseError
-from dbbd_cli.files import open_to_append, remove_strays, write_text
+from dbbd_cli.files import open_to_append, remove_strays, temporary_path, write_text
 
 CONFIG = "config.yaml"
 SPLITS = "splits.json"
@@ -45,29 +46,43 @@ def check_run_folder(runs_dir: Path, name: str) -> None:
         raise DiskError(f"no folder can be made in {existing}", hint=HINT_RUNS_DIR)
 
 
-def create_run_folder(runs_dir: Path, name: str) -> Path:
-    """Makes `<runs_dir>/<time>-<name>`, a folder that was not there before.
+def create_run_folder(runs_dir: Path, name: str, fill: Callable[[Path], None]) -> Path:
+    """Makes `<runs_dir>/<time>-<name>`, a folder that was not there before, with its first content or not at all.
+
+    Whatever happens, there is never a run folder that cannot be resumed.
+
+    Args:
+        runs_dir: where it is made.
+        name: name of the run.
+        fill: writes the first content, a file at least, into the folder that it is given, which becomes the run folder.
 
     Raises:
         ConfigError: the name is not fit to be part of a folder's name.
         DiskError: the folder cannot be made.
     """
     check_run_folder(runs_dir, name)
-    stem = f"{time.strftime('%Y%m%d-%H%M%S')}-{name}"
-    for attempt in range(1000):
-        folder = runs_dir / (stem if attempt == 0 else f"{stem}-{attempt + 1}")
-        try:
-            folder.mkdir(parents=True)
-            return folder
-        except FileExistsError:
-            if not runs_dir.is_dir():
-                break
-        except OSError as error:
-            raise DiskError(
-                f"the run folder {folder} cannot be made: {error.strerror}",
-                hint=HINT_RUNS_DIR,
-            ) from error
-    raise DiskError(f"the run folder {runs_dir / stem} cannot be made", hint=HINT_RUNS_DIR)
+    draft = temporary_path(runs_dir / f".{name}")
+    try:
+        runs_dir.mkdir(parents=True, exist_ok=True)
+        remove_strays(runs_dir)
+        draft.mkdir()
+    except OSError as error:
+        raise DiskError(f"no run folder can be made in {runs_dir}: {error.strerror}", hint=HINT_RUNS_DIR) from error
+    try:
+        fill(draft)
+        stem = f"{time.strftime('%Y%m%d-%H%M%S')}-{name}"
+        for attempt in range(1000):
+            folder = runs_dir / (stem if attempt == 0 else f"{stem}-{attempt + 1}")
+            try:
+                return draft.rename(folder)
+            except OSError as error:
+                if not folder.exists():
+                    raise DiskError(
+                        f"the run folder {folder} cannot be made: {error.strerror}", hint=HINT_RUNS_DIR
+                    ) from error
+        raise DiskError(f"the run folder {runs_dir / stem} cannot be made", hint=HINT_RUNS_DIR)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from typing import Any
 from dbbd_cli.config.load import Override, dump_config
 from dbbd_cli.config.schema import Config, to_plain
 from dbbd_cli.engine.checkpoint import BEST, DAMAGED, NEWEST, disk_error, load_checkpoint, save_checkpoint
-from dbbd_cli.engine.environment import write_environment
+from dbbd_cli.engine.environment import ENVIRONMENT, write_environment
 from dbbd_cli.engine.failures import supervised
 from dbbd_cli.engine.proof import check
 from dbbd_cli.engine.run_folder import CONFIG, HISTORY, SPLITS, create_run_folder, locked
@@ -56,18 +56,20 @@ def _is_newest(run: OpenedRun) -> bool:
 def _continue_in_new_folder(
     run: OpenedRun, overrides: Sequence[Override], force: bool, progress: Progress, command: Sequence[str]
 ) -> TrainResult:
-    folder = create_run_folder(run.folder.parent, run.config.run.name)
+    def fill(folder: Path) -> None:
+        for name in (SPLITS, ENVIRONMENT, HISTORY):
+            if (run.folder / name).exists():
+                shutil.copyfile(run.folder / name, folder / name)
+        itself_best = _carry_best_over(run, folder, progress)
+        state = {key: value for key, value in run.checkpoint.items() if key != "format"}
+        save_checkpoint(state, folder, best=itself_best, keep=run.config.checkpoint.keep)
+
+    folder = create_run_folder(run.folder.parent, run.config.run.name, fill)
     progress.line(
         f"{shown_path(run.path)} is not the newest checkpoint of its run, "
         f"so it goes on in a new folder: {shown_path(folder)}"
     )
     with locked(folder):
-        shutil.copyfile(run.folder / SPLITS, folder / SPLITS)
-        if (run.folder / HISTORY).exists():
-            shutil.copyfile(run.folder / HISTORY, folder / HISTORY)
-        itself_best = _carry_best_over(run, folder, progress)
-        state = {key: value for key, value in run.checkpoint.items() if key != "format"}
-        save_checkpoint(state, folder, best=itself_best, keep=run.config.checkpoint.keep)
         return _continue_here(run, folder, overrides, force, progress, command)
 
 

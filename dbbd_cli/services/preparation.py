@@ -126,8 +126,10 @@ def with_absolute_paths(config: Config) -> Config:
 
 
 def _absolute(path: str | None) -> str | None:
+    if path is None:
+        return None
     try:
-        return None if path is None else str(Path(path).expanduser().resolve())
+        return str(Path(path).expanduser().resolve())
     except (RuntimeError, OSError, ValueError) as error:
         raise ConfigError(
             f"{printable(path)}: {getattr(error, 'strerror', None) or error}", hint="write the path in full"

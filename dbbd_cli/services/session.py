@@ -140,7 +140,7 @@ def _first_usable(folder: Path, prefer: str, progress: Progress) -> tuple[Path, 
         )
     raise CheckpointError(
         f"{folder} holds no checkpoint",
-        hint="give a run folder made by dbbd train; a run that stopped in its first epoch has none yet",
+        hint="give a run folder made by dbbd train",
     )
 
 

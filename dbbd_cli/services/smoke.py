@@ -27,6 +27,7 @@ from dbbd_cli.services.results import SmokeResult, SmokeStep, TrainResult
 from dbbd_cli.services.resume import resume
 from dbbd_cli.services.smoke_progress import InterruptingBars, OnlyBars
 from dbbd_cli.services.train import train
+from dbbd_cli.services.training import note_synthetic
 from dbbd_cli.services.validate import validate
 
 CONFIGS = {"image_classification": "smoke_qr", "dbbd": "smoke_dbbd"}
@@ -63,7 +64,7 @@ def smoke(
         raise ConfigError(f"--epochs: {epochs} is too few", hint="give at least 1")
     runtime = choose_runtime(device, "auto")
     start = time.perf_counter()
-    folder = create_run_folder(runs_dir.absolute(), "smoke")
+    folder = create_run_folder(runs_dir.absolute(), "smoke", note_synthetic)
     # On a GPU sums may be taken in another order; only the CPU promises every bit.
     exact = runtime.device.type == "cpu"
     names = CONFIGS if task == "all" else [task]

@@ -38,16 +38,25 @@ def train_new_run(config: Config, manifest: Manifest, progress: Progress, comman
     """Trains a new run in a new folder."""
     trainer, facts = _build(config, manifest, progress)
     check_room(trainer, Path(config.run.runs_dir))
-    # From here on there is a folder: a signal must not leave it without a checkpoint.
+
+    def fill(folder: Path) -> None:
+        try:
+            write_text(folder / CONFIG, dump_config(config))
+            write_text(folder / SPLITS, manifest.to_json())
+            write_environment(folder, command, trainer.runtime.description)
+            with supervised(trainer.task):
+                trainer.save(folder)
+        except OSError as error:
+            raise disk_error(error, folder, expected_bytes(trainer)) from error
+
+    # From here on a signal only asks to stop: once there is a run folder, it goes on after it.
     with stop_on_signals(progress) as stop:
-        folder = create_run_folder(Path(config.run.runs_dir), config.run.name)
+        try:
+            folder = create_run_folder(Path(config.run.runs_dir), config.run.name, fill)
+        except DiskError as error:
+            error.hint = "make room, or choose another folder with run.runs_dir, and start again"
+            raise
         with locked(folder):
-            try:
-                write_text(folder / CONFIG, dump_config(config))
-                write_text(folder / SPLITS, manifest.to_json())
-                write_environment(folder, command, trainer.runtime.description)
-            except OSError as error:
-                raise disk_error(error, folder, expected_bytes(trainer)) from error
             show_facts(facts, progress, run=folder)
             return run_to_the_end(trainer, folder, facts, progress, command, stop)
 
@@ -97,6 +106,11 @@ def check_room(trainer: Trainer, folder: Path) -> None:
         )
 
 
+def note_synthetic(folder: Path) -> None:
+    """Leaves a word in a folder whose numbers come from made-up data."""
+    write_text(folder / SYNTHETIC_NOTE, "The data of this run is made up: no number here tells of real data.\n")
+
+
 def run_to_the_end(
     trainer: Trainer, folder: Path, facts: RunFacts, progress: Progress, command: Sequence[str], stop: StopRequest
 ) -> TrainResult:
@@ -106,7 +120,7 @@ def run_to_the_end(
     log: RunLog | None = None
     try:
         if facts.synthetic:
-            write_text(folder / SYNTHETIC_NOTE, "The data of this run is made up: no number here tells of real data.\n")
+            note_synthetic(folder)
         log = RunLog(folder, step=state.step, history=state.history, command=command)
         with supervised(trainer.task):
             if not (folder / NEWEST).exists():

@@ -86,5 +86,10 @@ def test_folders(folder: Path) -> None:
     assert values(complete.folder("fi")) == [f"figures{os.sep}"]
 
 
+@pytest.mark.parametrize("typed", ["~nobody-of-this-name/", "a\0b/", "/" + "x" * 5000 + "/"])
+def test_what_no_folder_can_be_called(folder: Path, typed: str) -> None:
+    assert complete.target(typed) == complete.folder(typed) == complete.setting(f"data.path={typed}") == []
+
+
 def test_devices() -> None:
     assert values(complete.device("")) == ["auto", "cpu", "cuda", "mps"]

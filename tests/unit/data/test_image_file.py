@@ -299,7 +299,7 @@ def test_too_many_pixels_are_refused_before_decoding():
 @pytest.mark.parametrize("width", [999, 4_000_001])
 def test_large_bitmaps_of_runs_are_refused(width):
     head = struct.pack("<IiiHHIIiiII", 40, width, 1, 1, 8, 1, 4, 0, 0, 0, 0)  # compression 1: runs of equal pixels
-    data = b"BM" + struct.pack("<III", 58 + 1024, 0, 54 + 1024) + head + bytes(1024) + b"\x04\x00\x00\x01"
+    data = b"BM" + struct.pack("<III", 58 + 1024, 0, 54 + 1024) + head + bytes(1024) + b"\xff\0" * 3 + b"\xea\0\0\0\0\1"
     if width < 1000:
         assert decode_image(data, ".bmp", SIZE).shape == (SIZE, SIZE, 3)
         return

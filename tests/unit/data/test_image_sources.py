@@ -209,6 +209,13 @@ class TestFolder:
         assert str(tmp_path / sorted(names)[0]) in caught.value.hint
         assert list_folder(tmp_path / names[0]).classes == ("cat", "dog")
 
+    @pytest.mark.skipif(os.name == "nt", reason="links need a privilege there")
+    def test_a_link_that_leads_nowhere_is_no_split(self, tmp_path):
+        for name in ("train", "val"):
+            save(tmp_path / "data" / name / "1.png")
+        (tmp_path / "data" / "train" / "x.png").symlink_to("y" * 300)  # longer than any name: looking at it fails
+        assert list_folder(tmp_path / "data").classes == ("train", "val")
+
     def test_classes_may_be_called_like_splits(self, tmp_path):
         save(tmp_path / "train" / "1.png")
         save(tmp_path / "test" / "1.png")
