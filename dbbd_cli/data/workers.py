@@ -60,9 +60,11 @@ class Workers:
         iterator: Iterator[Any] | None = None
         while True:
             try:
+                if not self._processes:
+                    iterator = self._start(loader) if iterator is None else iterator
                 with _deaths.heard(), _alarm(self.timeout if self._folder is not None else 0):
-                    # The first batch is waited for here: processes that were there before have to answer.
-                    iterator = self._begin(loader) if iterator is None else iterator
+                    # The first batch is waited for here too: processes that were there before have to answer.
+                    iterator = iter(loader) if iterator is None else iterator
                     batch = next(iterator, _END)
             except RuntimeError as error:
                 raise self._explained(error) from error
@@ -70,11 +72,11 @@ class Workers:
                 return
             yield batch
 
-    def _begin(self, loader: DataLoader[Any]) -> Iterator[Any]:
-        if self._processes:  # not looked for again: that would bury a dead one, and PyTorch would not hear of it
-            return iter(loader)
+    def _start(self, loader: DataLoader[Any]) -> Iterator[Any]:
+        """Starts the processes. Looking for them later would bury a dead one, and PyTorch would not hear of it."""
         before = active_children()
-        iterator = iter(loader)
+        with _signals_held():
+            iterator = iter(loader)
         self._processes += [process for process in active_children() if process not in before]
         _deaths.listen_to_torch()
         return iterator
@@ -103,6 +105,19 @@ class Workers:
         self._processes.clear()
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
+
+
+@contextmanager
+def _signals_held() -> Iterator[None]:
+    """Keeps the signals that ask for a stop until its end. A process that is forked meanwhile never gets them."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _start_worker(parent: int, folder: str, _worker: int) -> None:
@@ -177,10 +192,9 @@ class _Deaths:
             signal.signal(signal.SIGCHLD, self._hear)
 
     def _hear(self, number: int, frame: FrameType | None) -> None:
+        self._missed = True  # also where it is raised now: that may be in a callback which swallows it
         if self._waiting and self._raise is not None:
             self._raise(number, frame)
-        else:
-            self._missed = True
 
     @contextmanager
     def heard(self) -> Iterator[None]:
