@@ -16,6 +16,7 @@ from dbbd_cli.config.problems import Document, Key, Place, Problem, brief, dotte
 from dbbd_cli.config.schema import SCHEMAS, Config, to_plain
 from dbbd_cli.config.yaml_text import plain_scalar, read_yaml
 from dbbd_cli.errors import ConfigError
+from dbbd_cli.text import printable
 
 MAX_BYTES = 1_000_000
 MAX_SHOWN = 50
@@ -96,11 +97,17 @@ def dump_config(config: Config) -> str:
 class _Dumper(yaml.SafeDumper):
     """Quotes text that this loader, or one that follows YAML 1.1, would take for something else."""
 
+    def write_double_quoted(self, text: str, split: bool = True) -> None:
+        """Writes text with what nobody sees in it, in ASCII."""
+        self.allow_unicode = False
+        super().write_double_quoted(text, split)
+        self.allow_unicode = True
+
 
 def _represent_text(dumper: _Dumper, text: str) -> yaml.ScalarNode:
     style = None if isinstance(plain_scalar(text), str) else "'"
     # Other styles write some line breaks as they are, to be read back as spaces.
-    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style if text.isprintable() else '"')
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style if printable(text) == text else '"')
 
 
 _Dumper.add_representer(str, _represent_text)

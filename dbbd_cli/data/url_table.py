@@ -16,7 +16,7 @@ from dbbd_cli.text import printable
 
 # NUL stops the CSV reader of Python 3.10, so this stands for it until the row is judged; no text may use it.
 _NUL_MARK = "\ufdd0"
-_MOST_COLUMNS_NAMED = 20
+_MOST_COLUMNS_NAMED, _LONGEST_COLUMN = 20, 40
 _BLOCK_BYTES = 1 << 20
 _LONGEST_LINE = 1 << 20
 _TOO_LONG = b"x" * (csv.field_size_limit() + 1) + b"\n"
@@ -101,7 +101,8 @@ def _column(path: Path, header: list[str], name: str, setting: str) -> int:
         return header.index(name)
     spelled = {column.lower(): column for column in header}
     near = difflib.get_close_matches(name.lower(), spelled, n=1)
-    columns = ", ".join(header[:_MOST_COLUMNS_NAMED]) + (", ..." if len(header) > _MOST_COLUMNS_NAMED else "")
+    named = [column[:_LONGEST_COLUMN] for column in header[:_MOST_COLUMNS_NAMED]]
+    columns = ", ".join(named) + (", ..." if len(header) > _MOST_COLUMNS_NAMED else "")
     raise DataError(
         f"{path} has no column {name}; its first line names: {printable(columns)}",
         hint=(f"did you mean {printable(spelled[near[0]])}? " if near else "")

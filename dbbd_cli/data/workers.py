@@ -66,7 +66,7 @@ class Workers:
                     # The first batch is waited for here too: processes that were there before have to answer.
                     iterator = iter(loader) if iterator is None else iterator
                     batch = next(iterator, _END)
-            except RuntimeError as error:
+            except (RuntimeError, ConnectionError, EOFError) as error:
                 raise self._explained(error) from error
             if batch is _END:
                 return
@@ -81,7 +81,7 @@ class Workers:
         _deaths.listen_to_torch()
         return iterator
 
-    def _explained(self, error: RuntimeError) -> Exception:
+    def _explained(self, error: Exception) -> Exception:
         text = str(error)
         if isinstance(error, _LateError) or ("timed out" in text and "DataLoader" in text):
             return DataError(
@@ -89,9 +89,10 @@ class Workers:
                 hint="look at the disk or network that the data lie on; data.worker_timeout sets the time, "
                 "and data.num_workers=0 loads in the main process",
             )
-        if "DataLoader worker" in text:
+        # An error of a connection: it died while it handed over a batch, and that was noticed first.
+        if "DataLoader worker" in text or (self._processes and not isinstance(error, RuntimeError)):
             return DataError(
-                f"a process that loads batches has died: {text.splitlines()[0]}",
+                f"a process that loads batches has died: {(text or type(error).__name__).splitlines()[0]}",
                 hint="it may have been killed for lack of memory: lower data.num_workers; 0 loads in the main process",
             )
         return error

@@ -106,7 +106,8 @@ def locked(folder: Path) -> Iterator[None]:
     try:
         with suppress(OSError):  # the disk may be full
             (folder / OWNER).write_text(f"process {os.getpid()} on {platform.node()}\n", encoding="utf-8")
-        remove_strays(folder)
+        for place in (folder, folder.parent):
+            remove_strays(place)
         yield
     finally:
         (folder / OWNER).unlink(missing_ok=True)

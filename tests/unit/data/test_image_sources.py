@@ -390,6 +390,9 @@ class TestUrls:
         with pytest.raises(DataError) as caught:
             listed(tmp_path, "url;\033[31mx\na.example;good\n")
         assert "\033" not in caught.value.message
+        with pytest.raises(DataError) as caught:
+            listed(tmp_path, "url," + "x" * 100_000 + "\na.example,good\n")
+        assert len(caught.value.message) < 1000
 
     def test_named_columns(self, tmp_path):
         source = listed(tmp_path, "class, address\nbad,a.example\ngood,b.example\n", "address", "class")

@@ -1,0 +1,111 @@
+"""Makes system calls of a process fail, or kills it at one of them, with strace."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from forks import Copy, Ended
+
+CALLS = (
+    *("write", "pwrite64", "writev", "fsync", "fdatasync", "rename", "renameat", "renameat2", "link", "linkat"),
+    *("unlink", "unlinkat", "openat", "mkdir", "mkdirat", "ftruncate", "fallocate", "copy_file_range", "sendfile"),
+)
+"""The calls by which a program changes files, and `openat`."""
+_LINE = re.compile(r"^(\d+) +(?:(\w+)\((.*)|<\.\.\. (\w+) resumed>(.*))$")
+_OPENED = re.compile(r"^\d+<([^>]*)>")
+_NAMED = re.compile(r'"((?:[^"\\]|\\.)*)"')
+
+
+@dataclass(frozen=True)
+class Call:
+    """A system call.
+
+    Attributes:
+        name: such as `write`.
+        number: it is the so-many-th of this name in its thread.
+        path: the file that it is about; of two, the one that it makes.
+        changes: whether it changes the file or its folder.
+        main: whether it is one of the main thread.
+        injected: whether it was made to fail.
+    """
+
+    name: str
+    number: int
+    path: Path
+    changes: bool
+    main: bool
+    injected: bool
+
+
+@cache
+def why_not() -> str:
+    """Why nothing can be traced here; empty where it can."""
+    if not hasattr(os, "fork") or not shutil.which("strace"):
+        return "needs strace"
+    tried = subprocess.run(["strace", "-f", "-e", "trace=none", "true"], capture_output=True)
+    return "" if tried.returncode == 0 else "tracing is not allowed here"
+
+
+def trace(copy: Copy, folder: Path, *options: str) -> tuple[Ended, list[Call]]:
+    """Lets a copy that is held go on under strace.
+
+    Args:
+        copy: it was started with `held=True`.
+        folder: its working directory.
+        options: of strace, such as those of `injection`.
+
+    Returns:
+        How it ended, and its calls in order.
+    """
+    output = Path(f"{copy.output}.strace")
+    wanted = ",".join(f"?{name}" for name in CALLS)
+    command = ["strace", "-f", "-y", "-s", "0", "-e", "signal=none", "-e", f"trace={wanted}"]
+    tracer = subprocess.Popen(
+        [*command, *options, "-o", str(output), "-p", str(copy.pid)], stderr=subprocess.PIPE, text=True
+    )
+    assert tracer.stderr is not None
+    first = tracer.stderr.readline()
+    assert "attached" in first, first + tracer.stderr.read()
+    os.kill(copy.pid, signal.SIGCONT)
+    ended = copy.wait()
+    tracer.communicate(timeout=60)
+    return ended, _calls(output.read_text(encoding="utf-8", errors="replace"), copy.pid, folder)
+
+
+def injection(call: Call, what: str) -> Sequence[str]:
+    """The option that makes `what` happen at a call: `signal=KILL`, `error=ENOSPC`."""
+    return "-e", f"inject={call.name}:{what}:when={call.number}"
+
+
+def _calls(text: str, main: int, folder: Path) -> list[Call]:
+    counts: Counter[tuple[str, str]] = Counter()
+    unfinished: dict[str, int] = {}
+    found: list[Call] = []
+    for line in text.splitlines():
+        match = _LINE.match(line)
+        if not match:
+            continue
+        pid, name, arguments, _, rest = match.groups()
+        if name is None:
+            index = unfinished.pop(pid)
+            if "(INJECTED)" in rest:
+                found[index] = Call(**{**vars(found[index]), "injected": True})
+            continue
+        if "<unfinished" in arguments:
+            unfinished[pid] = len(found)
+        counts[pid, name] += 1
+        opened, named = _OPENED.match(arguments), _NAMED.findall(arguments)
+        path = opened[1] if opened else named[-1] if named else ""
+        changes = name != "openat" or bool(re.search(r"O_(WRONLY|RDWR|CREAT)", arguments))
+        number, is_main = counts[pid, name], int(pid) == main
+        found.append(Call(name, number, folder / path, changes, is_main, "(INJECTED)" in arguments))
+    return found

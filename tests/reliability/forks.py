@@ -1,0 +1,196 @@
+"""Runs the program in copies of one process that has loaded everything: a run costs tenths of a second, not seconds.
+
+The copies are processes of their own, with real files, signals and exit codes. They can be held before a given place,
+so that a tracer sees what comes after it and nothing else.
+"""
+
+from __future__ import annotations
+
+import atexit
+import gc
+import json
+import os
+import pkgutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import traceback
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+SECONDS = 120.0
+"""A copy that takes longer is stopped: nothing here should take more than a few."""
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a process ended: its exit code, or the negative number of the signal, and what it wrote."""
+
+    code: int
+    out: str
+    err: str
+
+
+@dataclass(frozen=True)
+class Copy:
+    """A running copy."""
+
+    forks: Forks
+    pid: int
+    output: Path
+
+    def wait_until_held(self) -> None:
+        """Waits until it stops itself."""
+        end = time.monotonic() + SECONDS
+        while (status := psutil.Process(self.pid).status()) != psutil.STATUS_STOPPED:
+            assert status != psutil.STATUS_ZOMBIE, "it has ended"
+            assert time.monotonic() < end, "it goes on and on"
+            time.sleep(0.002)
+
+    def poll(self) -> int | None:
+        """Its exit code once it has ended."""
+        return self.wait().code if psutil.Process(self.pid).status() == psutil.STATUS_ZOMBIE else None
+
+    def wait(self) -> Ended:
+        """Waits until it ends."""
+        code = self.forks.ask({"do": "wait", "pid": self.pid})
+        out, err = (Path(f"{self.output}.{name}").read_text(encoding="utf-8") for name in ("out", "err"))
+        return Ended(code, out, err)
+
+
+class Forks:
+    """The process that is copied. Use it as a context."""
+
+    def __enter__(self) -> Forks:
+        from program import environment
+
+        self._folder = tempfile.TemporaryDirectory()
+        self._count = 0
+        root = str(Path(__file__).parents[2])
+        path = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
+        self._server = subprocess.Popen(
+            [sys.executable, __file__],
+            env=environment(PYTHONPATH=path),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        assert self._server.stdin is not None
+        self._server.stdin.close()
+        self._server.wait(timeout=30)
+        self._folder.cleanup()
+
+    def ask(self, request: Mapping[str, Any]) -> int:
+        """Has the process do something; returns its answer."""
+        assert self._server.stdin is not None
+        assert self._server.stdout is not None
+        self._server.stdin.write(json.dumps(request) + "\n")
+        self._server.stdin.flush()
+        return int(self._server.stdout.readline())
+
+    def start(self, code: str, *arguments: str, folder: Path, before: str = "", held: bool = False, **env: str) -> Copy:
+        """Starts a copy that executes `before` and `code`.
+
+        Args:
+            code: Python.
+            arguments: the command line that the copy sees.
+            folder: its working directory.
+            before: Python too.
+            held: whether it stops itself between the two, until it is sent SIGCONT.
+            env: changes to its environment.
+        """
+        from program import environment
+
+        self._count += 1
+        output = Path(self._folder.name) / str(self._count)
+        request = {"do": "start", "code": code, "before": before, "held": held, "arguments": arguments}
+        pid = self.ask({**request, "folder": str(folder), "output": str(output), "env": environment(**env)})
+        return Copy(self, pid, output)
+
+    def dbbd(self, *arguments: str, folder: Path, **env: str) -> Ended:
+        """Runs `dbbd ARGUMENTS` to its end."""
+        return self.start(DBBD, *arguments, folder=folder, **env).wait()
+
+
+DBBD = "from dbbd_cli.__main__ import main; main()"
+
+
+def _serve() -> None:
+    """Loads everything, then answers one request per line with one number per line; does not return in a copy."""
+    import dbbd_cli
+
+    for module in pkgutil.walk_packages(dbbd_cli.__path__, "dbbd_cli."):
+        if not module.name.endswith("__main__"):
+            import_module(module.name)
+    for name in ("torch.utils.tensorboard", "torch._dynamo"):  # what a run loads later
+        import_module(name)
+    gc.freeze()  # the copies share these pages for longer
+    for line in sys.stdin:
+        request = json.loads(line)
+        if request["do"] == "start":
+            answer = os.fork()
+            if not answer:
+                _become(request)
+            if request["held"]:
+                os.waitpid(answer, os.WUNTRACED)
+        else:
+            answer = _exit_code(request["pid"])
+        print(answer, flush=True)  # noqa: T201
+
+
+def _exit_code(pid: int) -> int:
+    end = time.monotonic() + SECONDS
+    while True:
+        ended, status = os.waitpid(pid, os.WNOHANG)
+        if ended:
+            return os.waitstatus_to_exitcode(status)
+        if time.monotonic() > end:
+            os.kill(pid, signal.SIGKILL)
+        time.sleep(0.002)
+
+
+def _become(request: Mapping[str, Any]) -> None:
+    os.chdir(request["folder"])
+    os.environ.clear()
+    os.environ.update(request["env"])
+    null = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(null, 0)
+    os.close(null)
+    for number, name in ((1, "out"), (2, "err")):
+        opened = os.open(f"{request['output']}.{name}", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        os.dup2(opened, number)
+        os.close(opened)
+    sys.argv = ["dbbd", *request["arguments"]]
+    names: dict[str, Any] = {}
+    exec(request["before"], names)
+    if request["held"]:
+        os.kill(os.getpid(), signal.SIGSTOP)
+    try:
+        exec(request["code"], names)
+        code = 0
+    except SystemExit as end:
+        code = int(end.code or 0)
+    except BaseException:
+        traceback.print_exc()
+        code = 1
+    # What Python does at its end, but for taking all that is loaded apart, which takes a second.
+    threading._shutdown()  # type: ignore[attr-defined]
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+if __name__ == "__main__":
+    _serve()

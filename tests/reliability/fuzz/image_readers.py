@@ -1,0 +1,110 @@
+"""Readers of pictures, and of the cache of prepared pictures."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import random
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL
+from PIL import Image
+from reader import Reader, check_lines, require, write_once
+
+# Only what looks for a cache, and not what makes one where there is none: that draws pictures.
+from dbbd_cli.data.image_cache import ImageRef, _done_before, _of, url_sha256
+from dbbd_cli.data.image_file import HEAD_BYTES, IMAGE_SUFFIXES, ImageFileError, decode_image, image_format
+
+SIZE = 8
+_SUFFIX = {"JPEG": ".jpg", "TIFF": ".tif"}
+
+
+def picture(data: bytes, _: Path) -> None:
+    announced = image_format(data[:HEAD_BYTES])
+    suffix = _SUFFIX.get(announced or "", f".{(announced or 'png').lower()}")
+    require(suffix in IMAGE_SUFFIXES, "an image format has no suffix")
+    pixels = decode_image(data, suffix, SIZE)
+    require(type(pixels) is np.ndarray and pixels.shape == (SIZE, SIZE, 3) and pixels.dtype == np.uint8, "odd pixels")
+    pixels.tobytes()
+
+
+def pictures() -> list[bytes]:
+    """The smallest pictures of each format and of the modes that a format has."""
+    noise = random.Random(0).randbytes
+    base = Image.frombytes("RGB", (9, 7), noise(189))
+    grey = Image.frombytes("I;16", (9, 7), noise(126))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    kinds: list[tuple[Image.Image, str, dict[str, Any]]] = [
+        *((base.convert(mode), "PNG", {}) for mode in ("RGB", "RGBA", "L", "LA", "P", "1")),
+        *((grey, "PNG", {}), (base, "PNG", {"exif": exif}), (base.convert("P"), "PNG", {"transparency": 3})),
+        *((base, "JPEG", {"exif": exif}), (base.convert("L"), "JPEG", {"progressive": True})),
+        *((base.convert("CMYK"), "JPEG", {}), (base, "BMP", {}), (base.convert("P"), "BMP", {})),
+        *((base.convert("1"), "BMP", {}), (base, "WEBP", {}), (base, "WEBP", {"lossless": True, "exif": exif})),
+        (base.convert("P"), "GIF", {"transparency": 0}),
+        (base, "GIF", {"save_all": True, "append_images": [base.rotate(90)]}),
+        *((base, "TIFF", {"compression": name}) for name in (None, "tiff_lzw", "tiff_adobe_deflate", "jpeg")),
+        *((grey, "TIFF", {}), (base.convert("P"), "TIFF", {}), (base.convert("RGBA"), "TIFF", {"exif": exif})),
+    ]
+    files = []
+    for image, form, options in kinds:
+        buffer = io.BytesIO()
+        image.save(buffer, form, **options)
+        files.append(buffer.getvalue())
+    return files
+
+
+def sealed_png(data: bytes) -> bytes:
+    """The data with the checksum of every chunk made right, where it is a PNG."""
+    if not data.startswith(b"\x89PNG\r\n\x1a\n"):
+        return data
+    sealed, start = bytearray(data), 8
+    while start + 12 <= len(data):
+        end = start + 8 + int.from_bytes(data[start : start + 4], "big")
+        if end + 4 > len(data):
+            break
+        sealed[end : end + 4] = zlib.crc32(data[start + 4 : end]).to_bytes(4, "big")
+        start = end + 4
+    return bytes(sealed)
+
+
+_REFS = [ImageRef(url_sha256(url), url=url) for url in ("https://a.example", "https://b.example", "https://c.example")]
+_SHAPE = (1, SIZE, SIZE)
+
+
+def image_cache(data: bytes, folder: Path) -> None:
+    """The record of bad pictures, beside the cache of the others; data that is no record is the cache itself."""
+    whole, good = (folder / image_cache_name(refs) for refs in (_REFS, _REFS[1:]))
+    if data[:1] == b"{":
+        write_once(whole.with_suffix(".json"), data)
+        write_once(good, bytes(len(_REFS[1:]) * math.prod(_SHAPE)))
+    else:
+        write_once(whole, data)
+    prepared = _done_before(_REFS, SIZE, folder)
+    for path in (whole, good, whole.with_suffix(".json")):
+        path.unlink(missing_ok=True)
+    if prepared is None:
+        return
+    count = len(_REFS) - len(prepared.problems)
+    require(prepared.shape == (count, *_SHAPE) and prepared.problems.keys() <= {0, 1, 2}, "a cache of another shape")
+    require(prepared.path in (whole, good), "a cache of something else")
+    check_lines(prepared.problems.values())
+
+
+def image_cache_name(refs: list[ImageRef]) -> str:
+    return _of(refs, SIZE, Path(), {}).path.name
+
+
+def cache_files() -> list[bytes]:
+    record = {"pillow": PIL.__version__, "problems": {"0": "truncated"}}
+    return [json.dumps(record).encode(), bytes(len(_REFS) * math.prod(_SHAPE))]
+
+
+READERS = [
+    Reader("image", picture, pictures, (ImageFileError,), sealed_png),
+    Reader("image_cache", image_cache, cache_files, ()),
+]

@@ -1,0 +1,29 @@
+"""How property tests are run here: the same cases in every run, and nothing left behind."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+from hypothesis import HealthCheck, Phase, settings
+
+FULL = os.environ.get("DBBD_RELIABILITY") == "full"
+
+
+def cases(short: int, full: int) -> Callable[[Any], Any]:
+    """The number of cases of a property, and how they are chosen."""
+    return settings(
+        max_examples=full if FULL else short,
+        derandomize=True,
+        database=None,
+        deadline=None,
+        print_blob=True,
+        phases=(Phase.generate, Phase.shrink),
+        # Files are read again and again in one folder, and a busy machine is no failure.
+        suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+    )
+
+
+fuzzed = cases(500, 5000)
+round_trips = cases(100, 1000)

@@ -1,0 +1,194 @@
+"""Thousands of short epochs in one process: do memory and open files stay as they are, and is every record there?
+
+Usage: python tests/reliability/soak.py --epochs 2000
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import psutil
+from program import TINY, only_run, start
+
+OPTIONS = {
+    "image_classification": (
+        *("--set", "data.sample_per_class=10", "--set", "training.batch_size=16", "--set", "training.optimizer=sgd"),
+        *("--set", "data.num_workers=1"),
+    ),
+    "dbbd": (
+        *("--set", "training.batch_size=4", "--set", "data.synthetic_scenes=6", "--set", "loss.point_samples=16"),
+        *("--set", "data.num_workers=1"),
+    ),
+}
+"""Options that make an epoch of one step, with a process that loads the batches."""
+MOST_KB_PER_100_EPOCHS = 500.0
+"""What an epoch measured, about 2 kB, is kept for the checkpoint and the report: that much is meant."""
+WARM_UP = 0.2
+"""The share of a run that is not looked at: memory is taken in its first epochs, and then kept."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What a process and its children had at a time."""
+
+    epoch: int
+    memory_kb: float
+    files: int
+    processes: int
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What a long run showed."""
+
+    task: str
+    epochs: int
+    seconds: float
+    samples: list[Sample]
+    missing: list[str]
+
+    @property
+    def settled(self) -> list[Sample]:
+        """The samples after the warm-up, and before the process took itself apart."""
+        return [sample for sample in self.samples if self.epochs * WARM_UP < sample.epoch < self.epochs]
+
+    def slope(self, name: str) -> float:
+        """By how much a number grew per 100 epochs, by least squares."""
+        epochs = [sample.epoch for sample in self.settled]
+        values = [getattr(sample, name) for sample in self.settled]
+        return float(np.polyfit(epochs, values, 1)[0] * 100)
+
+    @property
+    def faults(self) -> list[str]:
+        """Why the run is no success; empty if it is one."""
+        found = list(self.missing)
+        if self.slope("memory_kb") > MOST_KB_PER_100_EPOCHS:
+            found.append(f"memory grew by {self.slope('memory_kb'):.0f} kB per 100 epochs")
+        slopes = {name: self.slope(name) for name in ("files", "processes")}
+        return found + [f"{name} grew by {slope:.1f} per 100 epochs" for name, slope in slopes.items() if slope > 0.5]
+
+    def __str__(self) -> str:
+        first, last, each = self.settled[0], self.settled[-1], 1000 * self.seconds / self.epochs
+        mb = [sample.memory_kb / 1024 for sample in (first, last)]
+        return (
+            f"{self.task}: {self.epochs} epochs in {self.seconds:.0f} s ({each:.0f} ms each)\n"
+            f"  memory  {mb[0]:.1f} MB at epoch {first.epoch}, {mb[1]:.1f} MB at the end: "
+            f"{self.slope('memory_kb'):+.1f} kB per 100 epochs\n"
+            f"  files   {first.files} and {last.files} open: {self.slope('files'):+.2f} per 100 epochs\n"
+            f"  records {'complete' if not self.missing else '; '.join(self.missing[:3])}\n"
+            f"  verdict {'flat' if not self.faults else '; '.join(self.faults[:3])}"
+        )
+
+
+class Watched(Protocol):
+    """A process that trains."""
+
+    pid: int
+
+    def poll(self) -> int | None:
+        """Its exit code once it has ended."""
+
+
+def soak(
+    task: str, epochs: int, folder: Path, begin: Callable[[Sequence[str], Path], Watched], seconds_between: float
+) -> Findings:
+    """Trains for so many epochs, and watches the process.
+
+    Args:
+        task: what is trained.
+        epochs: how many.
+        folder: the working directory of the process.
+        begin: starts `dbbd` with the given arguments in a folder.
+        seconds_between: from one look at the process to the next.
+    """
+    began = time.monotonic()
+    process = begin(("train", *TINY[task], *OPTIONS[task], "--epochs", str(epochs)), folder)
+    watched, samples = psutil.Process(process.pid), []
+    while (code := process.poll()) is None:
+        if (sample := _sample(watched, folder)) is not None:
+            samples.append(sample)
+        time.sleep(seconds_between)
+    if code:
+        raise AssertionError(f"{task}: exit code {code}")
+    return Findings(task, epochs, time.monotonic() - began, samples, missing_records(only_run(folder), epochs))
+
+
+def _sample(watched: psutil.Process, folder: Path) -> Sample | None:
+    """Memory and open files of a process and its children; None while it is starting or ending."""
+    histories = list(folder.glob("runs/*/run.log"))
+    try:
+        processes = [watched, *watched.children(recursive=True)]
+        memory = sum(process.memory_info().rss for process in processes) / 1024
+        files = sum(process.num_fds() for process in processes)
+    except psutil.Error:
+        return None
+    rows = re.findall(r" (\d+)/\d+ ", _end_of(histories[0])) if histories else []
+    return Sample(int(rows[-1]), memory, files, len(processes)) if rows else None
+
+
+def _end_of(path: Path) -> str:
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - 1000))
+        return file.read().decode("utf-8", errors="replace")
+
+
+def missing_records(run: Path, epochs: int) -> list[str]:
+    """What `history.jsonl` and the TensorBoard events of a run lack."""
+    rows = [json.loads(line) for line in (run / "history.jsonl").read_text(encoding="utf-8").splitlines()]
+    steps = [row["step"] for row in rows if row["kind"] == "step"]
+    of_epochs = [row for row in rows if row["kind"] == "epoch"]
+    missing = []
+    if steps != list(range(1, of_epochs[-1]["step"] + 1)):
+        missing.append(f"history.jsonl has {len(steps)} of {of_epochs[-1]['step']} steps")
+    if [row["epoch"] for row in of_epochs] != list(range(1, epochs + 1)):
+        missing.append(f"history.jsonl has {len(of_epochs)} of {epochs} epochs")
+
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(run), size_guidance={"scalars": 0})
+    events.Reload()
+    written = {tag: {event.step: event.value for event in events.Scalars(tag)} for tag in events.Tags()["scalars"]}
+    for row in of_epochs:
+        wanted = {f"{split}/{name}": value for split in ("train", "val") for name, value in row[split].items()}
+        for tag, value in {**wanted, "learning_rate": row["learning_rate"]}.items():
+            found = written.get(tag, {}).get(row["step"])
+            if found is None or abs(found - value) > 1e-5 * max(1.0, abs(value)):
+                missing.append(f"TensorBoard: {tag} of epoch {row['epoch']} is {found}, not {value}")
+        if row["step"] not in written.get("seconds_per_epoch", {}):
+            missing.append(f"TensorBoard: seconds of epoch {row['epoch']}")
+    missing += [f"TensorBoard: gradient of step {step}" for step in steps if step not in written["train/grad_norm"]]
+    return missing
+
+
+def _begin(arguments: Sequence[str], folder: Path) -> Watched:
+    return start(*arguments, "--quiet", folder=folder, stdout=subprocess.DEVNULL, stderr=None)
+
+
+def main() -> None:
+    """Reads the command line, runs each task, prints what was found."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--epochs", type=int, default=2000)
+    parser.add_argument("--task", choices=TINY, action="append")
+    options = parser.parse_args()
+    faults = []
+    for task in options.task or TINY:
+        with tempfile.TemporaryDirectory() as folder:
+            findings = soak(task, options.epochs, Path(folder), _begin, seconds_between=1.0)
+            print(findings, flush=True)  # noqa: T201
+            faults += findings.faults
+    sys.exit(bool(faults))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,113 @@
+"""A run that is killed again and again gives what an uninterrupted one gives."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from program import TINY
+
+if sys.platform != "linux":
+    pytest.skip("needs Linux: it looks into /proc", allow_module_level=True)
+
+from forks import Forks
+from processes import FULL, INTERRUPTED, TASKS, Place, Program, assert_equal_runs, new_place
+
+CASES = [(task, workers) for task in TASKS for workers in (0, 2)]
+
+
+@pytest.mark.parametrize(("task", "workers"), CASES if FULL else CASES[1:3])
+def test_a_run_that_is_killed_goes_on_as_if_nothing_had_been(
+    task: str,
+    workers: int,
+    forks: Forks,
+    uninterrupted: Callable[..., Path],
+    count: Callable[[int, int], int],
+    report: Callable[[str], None],
+) -> None:
+    wanted, options = count(3, 25), INTERRUPTED[task]
+    expected = uninterrupted(*options)  # without workers: how many there are must make no difference
+    chance = random.Random(f"{task} {workers}")
+    kills = early = runs = 0
+    while kills < wanted:
+        with new_place(forks) as place:
+            training = place.training()
+            programs = [place.start("train", *options, "--set", f"data.num_workers={workers}")]
+            while kills < wanted and _kill(programs[-1], training, chance.uniform(0, 0.4)):
+                kills += 1
+                _assert_whole_batches(place.run)
+                if chance.random() < 0.3:  # once more, while it starts
+                    programs.append(place.start("resume", str(place.run)))
+                    early += _kill(programs[-1], lambda: True, chance.uniform(0, 0.2))
+                training = place.training()
+                programs.append(place.start("resume", str(place.run)))
+            assert programs[-1].wait() == 0, programs[-1].said()
+            assert_equal_runs(place.run, expected)
+            assert _names(place.run) == _names(expected)
+            place.assert_nothing_left(*programs)
+            runs += 1
+    report(f"{kills} kills in training, {early} in starting, {runs} runs: all resumed and bit-identical")
+
+
+def test_the_installed_program_too_goes_on_after_a_kill(
+    place: Place, uninterrupted: Callable[..., Path], report: Callable[[str], None]
+) -> None:
+    options = INTERRUPTED["dbbd"]
+    expected = uninterrupted(*options)
+    training = place.training()
+    killed = place.start("train", *options, "--set", "data.num_workers=2", itself=True)
+    assert _kill(killed, training, 0.0), killed.said()
+    resumed = place.start("resume", str(place.run), itself=FULL)
+    assert resumed.wait() == 0, resumed.said()
+    assert_equal_runs(place.run, expected)
+    place.assert_nothing_left(killed, resumed)
+    report("1 kill without the shortcut for imports: resumed and bit-identical")
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_what_is_prepared_when_the_program_is_killed_does_not_stay(
+    task: str, place: Place, count: Callable[[int, int], int], report: Callable[[str], None]
+) -> None:
+    much = {
+        "image_classification": ("--set", "data.sample_per_class=300", "--set", "data.image_size=96"),
+        "dbbd": ("--set", "data.synthetic_points=20000"),
+    }
+    chance = random.Random(f"preparation {task}")
+    kills, strays = count(1, 25), 0
+    for seed in range(kills):
+        program = place.start("train", *TINY[task], *much[task], "--epochs", "1", "--seed", str(seed))
+        found = program.until(lambda: list(place.cache.rglob("*")))
+        assert found is None, program.said()
+        assert _kill(program, lambda: True, chance.uniform(0, 0.1))
+        strays += any(path.suffix == ".tmp" for path in place.cache.rglob("*"))
+    shutil.rmtree(place.folder / "runs", ignore_errors=True)
+    place.complete("train", *TINY[task], "--epochs", "1", "--seed", "1000000")
+    place.assert_nothing_left()
+    report(f"{kills} kills while data was prepared, {strays} of them left something, which the next run removed")
+
+
+def _kill(program: Program, condition: Callable[[], bool], delay: float) -> bool:
+    """Kills a program some time after a condition holds; tells whether it was still running."""
+    if program.until(condition) is None:
+        time.sleep(delay)
+        os.kill(program.pid, signal.SIGKILL)
+    return program.wait() == -signal.SIGKILL
+
+
+def _assert_whole_batches(run: Path) -> None:
+    """The sums of the epoch hold each batch that is behind once."""
+    state = torch.load(run / "ckpt.pth", weights_only=True)
+    size = state["config"]["training"]["batch_size"]
+    assert state["state"]["sums"]["num_samples"] == state["state"]["batch"] * size
+
+
+def _names(run: Path) -> set[str]:
+    return {path.name for path in run.iterdir() if not path.name.startswith("events.out.tfevents")}

@@ -1,0 +1,284 @@
+"""Files whose makers mean harm: none of their code runs, whatever command reads them, and each is refused by name."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from itertools import count as numbers
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from malicious import CONTAINERS, LIES, PAYLOADS, scene_with, sealed
+from program import TINY, environment, measure, without
+from typer.testing import CliRunner
+
+from dbbd_cli.cli.app import app
+from dbbd_cli.engine.checkpoint import BEST, NEWEST, load_checkpoint
+from dbbd_cli.model.safe_load import load_tensors
+
+HERE = Path(__file__).parent
+ADVICE = re.compile(r"weights_only|safe_globals|allow_pickle|allowlist|Traceback|Warning")
+UNSAFE = re.compile(r"--[a-z-]*(unsafe|trust|pickle|weights-only|no-check|skip-verif)[a-z-]*")
+REASON_IN_SCENES = {  # where the reader of scenes knows less, or looks into what weights must not hold at all
+    "map in a Counter": "collections.Counter",
+    "storage within": "posix.system",
+    "storage within a storage": "torch.storage._load_from_bytes",
+    "array of objects": "an array of Python objects",
+    "scalar of objects": "an array of Python objects",
+}
+HEAVY = ("2^60 values", "a bomb", "100,000 levels", "a storage of 10^12, old format")
+PLACES = ("run", "alone", "newest", "best", "sealed run")
+
+
+class Outcome(NamedTuple):
+    code: int
+    told: str
+
+
+def dbbd(*arguments: str | Path) -> Outcome:
+    """Runs a command in this process, which has PyTorch loaded already."""
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    return Outcome(result.exit_code, result.stderr + result.stdout)
+
+
+def options_of(task: str, folder: Path) -> list[str]:
+    return [*TINY[task], "--epochs", "1", "--quiet", "--set", f"run.runs_dir={folder}"]
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Path]]:
+    """A finished run of each task."""
+    folder = tmp_path_factory.mktemp("trained")
+    before = os.environ.get("DBBD_CACHE_DIR")
+    os.environ["DBBD_CACHE_DIR"] = str(folder / "cache")
+    found = {}
+    for task in TINY:
+        outcome = dbbd("train", *options_of(task, folder / task))
+        assert outcome.code == 0, outcome.told
+        (found[task],) = (folder / task).iterdir()
+    yield found
+    os.environ.pop("DBBD_CACHE_DIR")
+    if before is not None:
+        os.environ["DBBD_CACHE_DIR"] = before
+
+
+def targets(run_folder: Path, data: bytes, place: str, folder: Path) -> Path | None:
+    """Puts a file where a person would meet it; returns what the command is given, None where it makes no sense."""
+    if place == "alone":
+        (folder / "weights.pth").write_bytes(data)
+        return folder / "weights.pth"
+    if place == "sealed run":
+        if not (data.startswith(b"PK") and data.endswith(b"\0\0")):
+            return None
+        data = sealed(data)
+    copy = folder / "run"
+    if not copy.exists():
+        shutil.copytree(run_folder, copy, ignore=shutil.ignore_patterns("*.pth", "events.*"))
+    for old in copy.glob("*.pth"):
+        old.unlink()
+    names = {"newest": [NEWEST], "best": [BEST]}.get(place, [NEWEST, BEST])
+    for name in names:
+        (copy / name).write_bytes(data)
+    return copy if place in ("run", "sealed run") else copy / names[0]
+
+
+def files(folder: Path) -> Iterator[tuple[str, bytes, str, Path]]:
+    """Name, content, what the refusal says, and the file that its code would make."""
+    serial = numbers()
+    for name, (make, reason) in PAYLOADS.items():
+        for container, wrap in CONTAINERS.items():
+            marker = folder / f"ran-{next(serial)}"
+            yield f"{name}, {container}", wrap(make(str(marker))), reason, marker
+    for name, (make, reason) in LIES.items():
+        marker = folder / f"ran-{next(serial)}"
+        yield name, make(str(marker)), reason, marker
+
+
+def problem(outcome: Outcome, reason: str, marker: Path, codes: tuple[int, ...]) -> str:
+    """What is wrong with how a file was met; empty where nothing is."""
+    if marker.exists():
+        return "ITS CODE RAN"
+    if outcome.code not in codes:
+        return f"exit {outcome.code}: {outcome.told[-300:]}"
+    if reason not in " ".join(outcome.told.split()):
+        return f"not named {reason!r}: {outcome.told[-300:]}"
+    return f"says {found[0]!r}" if (found := ADVICE.search(outcome.told)) else ""
+
+
+def test_an_ordinary_loader_does_run_the_payloads(tmp_path: Path) -> None:
+    """The control: without it, payloads that do nothing would prove nothing."""
+    ran = subprocess.run(
+        [sys.executable, str(HERE / "malicious.py"), str(tmp_path)],
+        env=environment(), capture_output=True, text=True, timeout=300, check=True,
+    ).stdout  # fmt: skip
+    assert json.loads(ran) == {f"{name}, {how}": True for name in PAYLOADS for how in (*CONTAINERS, "scene")}
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+def test_no_file_of_weights_runs_code_wherever_it_lies(
+    runs: dict[str, Path], tmp_path: Path, count: Callable[[int, int], int], report: Callable[[str], None]
+) -> None:
+    ways = [(command, place) for place in PLACES for command in ("resume", "evaluate", "validate")]
+    every = list(files(tmp_path))
+    tried, wrong = 0, []
+    for number, (name, data, reason, marker) in enumerate(every):
+        task = list(runs)[number % 2]
+        chosen = [ways[(7 * number + step) % len(ways)] for step in range(count(1, len(ways)))]
+        if number % count(16, 2) == 0:  # drawing takes a second
+            chosen += [("plot", place) for place in PLACES[: count(1, len(PLACES))]]
+        for command, place in chosen:
+            target = targets(runs[task], data, place, tmp_path / task)
+            if target is None:
+                continue
+            tried += 1
+            outcome = dbbd(command, target, "--quiet")
+            if command == "plot":  # it never opens a checkpoint
+                found = problem(outcome, "", marker, (4,) if place == "alone" else (0,))
+            elif place == "alone" and command != "evaluate" and not (target.parent / "splits.json").exists():
+                found = problem(outcome, "" if command == "resume" else reason, marker, (4,))
+            else:
+                found = problem(outcome, reason, marker, (4,))
+            wrong += [f"{name}: {command}, {place}: {found}"] if found else []
+    report(f"{len(every)} files of weights, {tried} commands: {len(wrong)} wrong")
+    assert len(every) > 100
+    assert not wrong, "\n".join(wrong)
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+def test_no_file_of_weights_runs_code_when_training_starts_from_it(
+    runs: dict[str, Path], tmp_path: Path, count: Callable[[int, int], int], report: Callable[[str], None]
+) -> None:
+    every = list(files(tmp_path))
+    chosen = every[:: count(len(every) // 12, 1)]
+    wrong = []
+    for number, (name, data, reason, marker) in enumerate(chosen):
+        task = list(runs)[number % 2]
+        path = tmp_path / "weights.pth"
+        path.write_bytes(data)
+        options = [*options_of(task, tmp_path / "new"), "--set", f"model.weights={path}"]
+        found = problem(dbbd("train", *options), reason, marker, (4,))
+        wrong += [f"{name}: {found}"] if found else []
+    report(f"{len(chosen)} trainings: {len(wrong)} wrong")
+    assert not wrong, "\n".join(wrong)
+    assert not list(tmp_path.glob("new/*"))
+
+
+def test_no_scene_runs_code(
+    runs: dict[str, Path], tmp_path: Path, count: Callable[[int, int], int], report: Callable[[str], None]
+) -> None:
+    scenes = tmp_path / "scenes"
+    for split in ("train", "val"):
+        (scenes / split).mkdir(parents=True)
+        for name in ("first", "second"):
+            (scenes / split / f"{name}.pkl").write_bytes(scene_with(b"\x80\x02N."))
+    weights = tmp_path / "weights.pth"
+    shutil.copyfile(runs["dbbd"] / BEST, weights)
+    where = ["--quiet", "--set", "data.source=folder", "--set", f"data.path={scenes}"]
+    commands = {
+        "train": ["train", *without(options_of("dbbd", tmp_path / "new"), "data.synthetic_"), *where],
+        "evaluate": ["evaluate", weights, *where, "--split", "val"],
+    }
+    for command, arguments in commands.items():
+        assert (outcome := dbbd(*arguments)).code == 0, (command, outcome.told)
+    shutil.rmtree(tmp_path / "new")
+    wrong, tried = [], 0
+    path = scenes / "val" / "bad.pkl"
+    for number, (name, (make, reason)) in enumerate(PAYLOADS.items()):
+        marker = tmp_path / f"ran-{number}"
+        path.write_bytes(scene_with(make(str(marker))))
+        for command, arguments in commands.items():
+            if command == "evaluate" and number % count(4, 1):
+                continue
+            tried += 1
+            outcome = dbbd(*arguments)
+            found = problem(outcome, REASON_IN_SCENES.get(name, reason), marker, (3,))
+            found = found or ("" if str(path) in outcome.told else "the file is not named")
+            wrong += [f"{name}: {command}: {found}"] if found else []
+    report(f"{len(PAYLOADS)} scenes, {tried} commands: {len(wrong)} wrong")
+    assert not wrong, "\n".join(wrong)
+    assert not list(tmp_path.glob("new/*"))
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+def test_the_program_itself_refuses_in_little_time_and_memory(
+    runs: dict[str, Path], tmp_path: Path, count: Callable[[int, int], int], report: Callable[[str], None]
+) -> None:
+    """As processes of their own, beside one that is given a file of three bytes."""
+    weights = tmp_path / "weights.pth"
+
+    def measured(data: bytes) -> tuple[int, str, float, float]:
+        weights.write_bytes(data)
+        return measure("evaluate", str(weights), folder=tmp_path)
+
+    code, told, least_seconds, least_mb = measured(b"bad")
+    assert code == 4, told
+    every = list(files(tmp_path))
+    chosen = [entry for entry in every if entry[0] in HEAVY[: count(1, len(HEAVY))]] + every[count(len(every), 0) :: 4]
+    wrong, seconds, mb = [], 0.0, 0.0
+    for name, data, reason, marker in chosen:
+        code, told, its_seconds, its_mb = measured(data)
+        found = problem(Outcome(code, told), reason, marker, (4,))
+        seconds, mb = max(seconds, its_seconds - least_seconds), max(mb, its_mb - least_mb)
+        wrong += [f"{name}: {found}"] if found else []
+    report(f"{len(chosen)} processes, {len(wrong)} wrong: at most {seconds:+.1f} s and {mb:+.0f} MB")
+    assert not wrong, "\n".join(wrong)
+    assert mb < 300
+
+
+def test_no_option_turns_the_safety_off() -> None:
+    for command in ("train", "resume", "evaluate", "validate", "plot", "smoke"):
+        outcome = dbbd(command, "--help")
+        assert outcome.code == 0
+        assert not UNSAFE.search(outcome.told)
+
+
+def test_no_variable_turns_the_safety_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
+    path, marker = tmp_path / "weights.pth", tmp_path / "ran"
+    path.write_bytes(CONTAINERS["zip"](PAYLOADS["os.system"][0](str(marker))))
+    assert not problem(dbbd("evaluate", path), "posix.system", marker, (4,))
+
+
+def test_what_the_program_writes_it_reads(runs: dict[str, Path]) -> None:
+    for run_folder in runs.values():
+        found = sorted(run_folder.glob("*.pth"))
+        assert len(found) >= 2
+        for path in found:
+            assert load_checkpoint(path)["module"]
+
+
+@pytest.mark.parametrize("old", [False, True])
+def test_what_others_write_is_read(tmp_path: Path, old: bool) -> None:
+    """Whatever torch.save makes of tensors and plain values, in both of its formats."""
+    network = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4), torch.nn.Linear(4, 2))
+    network(torch.rand(2, 3, 6, 6)[..., :4, :]).sum().backward()
+    states: dict[str, Any] = {"module": network.state_dict(), "weight": network[0].weight, "names": ("a", None, b"b")}
+    for make in (torch.optim.AdamW, torch.optim.SGD):
+        optimizer = make(network.parameters(), lr=0.1)
+        optimizer.step()
+        schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, [2, 4])
+        states[make.__name__] = [optimizer.state_dict(), schedule.state_dict()]
+    base = torch.arange(24.0)
+    states |= {"view": base[3:9], "turned": base.view(4, 6).t(), "whole": base, "none": torch.zeros(0, 3)}
+    kinds = [torch.float16, torch.bfloat16, torch.float64, torch.int8, torch.uint8, torch.int64, torch.bool]
+    kinds += [torch.complex64] if old else [torch.complex64, torch.uint16, torch.float8_e4m3fn]
+    states |= {str(kind): torch.ones(3).to(kind) for kind in kinds}
+    states |= {"kind": torch.float32, "size": torch.Size([1, 2]), "device": torch.device("cpu"), "set": {1, 2}}
+    states |= {"random": torch.get_rng_state(), "large": 2**100, "bytes": bytearray(b"x"), "complex": 1j}
+    torch.save(states, tmp_path / "x.pth", _use_new_zipfile_serialization=not old)
+    found = load_tensors(tmp_path / "x.pth")
+    assert isinstance(found, dict)
+    assert found.keys() == states.keys()
+    assert torch.equal(found["turned"], states["turned"])
+    assert found["whole"].untyped_storage().data_ptr() == found["view"].untyped_storage().data_ptr()
+    assert all(torch.equal(found[str(kind)], states[str(kind)]) for kind in kinds)
+    assert isinstance(found["weight"], torch.nn.Parameter)
+    assert found["module"].keys() == network.state_dict().keys()
+    network.load_state_dict(found["module"])

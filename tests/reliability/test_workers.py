@@ -1,0 +1,103 @@
+"""Processes that load batches: when one of them dies or hangs the run ends and says so, and none outlives it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+
+import pytest
+from program import TINY
+
+if sys.platform != "linux":
+    pytest.skip("needs Linux: it looks into /proc", allow_module_level=True)
+
+from forks import Forks
+from processes import FULL, TASKS, Place, Program, new_place, resume_commands
+
+CASES = [(task, other) for task in TASKS for other in ("runs", "killed")]
+
+
+def _training(place: Place, task: str, timeout: float = 600) -> tuple[Program, list[int]]:
+    """A run without end that has begun to train, and its workers."""
+    training = place.training()
+    options = ["--set", "data.num_workers=2", "--set", f"data.worker_timeout={timeout}", "--epochs", "100000"]
+    program = place.start("train", *TINY[task], *options)
+    # Until the first epoch has ended, so that the loaders of both splits have their workers.
+    assert program.until(lambda: training() and (place.run / "best_model.pth").exists()) is None, program.said()
+    workers = program.workers()
+    assert len(workers) >= 2
+    return program, workers
+
+
+def _assert_ended(program: Program, place: Place, seconds: float) -> str:
+    """The run ends with exit 3, and the command that it names goes on with it; gives what was said."""
+    assert program.wait(seconds) == 3, program.said()
+    said = program.said()
+    assert "Traceback" not in said
+    (command,) = resume_commands(said)
+    program.assert_gone()
+    training = place.training()
+    following = place.start(*command)
+    assert following.until(training) is None, following.said()
+    os.kill(following.pid, signal.SIGTERM)
+    assert following.wait() == 143, following.said()
+    place.assert_nothing_left(following)
+    return said
+
+
+@pytest.mark.parametrize("task", TASKS if FULL else TASKS[1:])
+def test_a_worker_that_is_killed_ends_the_run(
+    task: str, forks: Forks, count: Callable[[int, int], int], report: Callable[[str], None]
+) -> None:
+    times = count(1, 10)
+    longest = 0.0
+    for index in range(times):
+        with new_place(forks) as place:
+            program, workers = _training(place, task)
+            time.sleep(0.03 * index)
+            start = time.monotonic()
+            os.kill(workers[index % len(workers)], signal.SIGKILL)
+            program.wait(30)
+            longest = max(longest, time.monotonic() - start)
+            assert "has died" in _assert_ended(program, place, 0)
+    report(f"{times} of {times}: exit 3 after at most {longest:.1f} s, and resumed")
+
+
+@pytest.mark.parametrize(("task", "other"), CASES if FULL else CASES[1:3])
+def test_a_worker_that_hangs_ends_the_run_within_the_configured_time(
+    task: str, other: str, place: Place, count: Callable[[int, int], int], report: Callable[[str], None]
+) -> None:
+    timeout = count(3, 5)
+    program, workers = _training(place, task, timeout)
+    start = time.monotonic()
+    os.kill(workers[1], signal.SIGSTOP)
+    if other == "killed":
+        os.kill(workers[0], signal.SIGKILL)
+    program.wait(timeout + 30)
+    seconds = time.monotonic() - start
+    said = _assert_ended(program, place, 0)
+    assert (f"within {timeout} s" if other == "runs" else "has died") in said
+    report(f"data.worker_timeout={timeout}: exit 3 after {seconds:.1f} s, and resumed")
+
+
+@pytest.mark.parametrize("stopped", [False, True])
+def test_workers_die_with_the_program(stopped: bool, place: Place) -> None:
+    program, workers = _training(place, "dbbd")
+    if stopped:
+        os.kill(workers[0], signal.SIGSTOP)
+    os.kill(program.pid, signal.SIGKILL)
+    program.assert_gone(seconds=2)
+
+
+def test_signals_to_workers_alone_change_nothing(place: Place) -> None:
+    program, workers = _training(place, "dbbd")
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP):
+        for worker in workers:
+            os.kill(worker, number)
+    log = place.run / "run.log"
+    before = log.stat().st_size  # it gets a line per epoch
+    assert program.until(lambda: log.stat().st_size > before + 500) is None, program.said()
+    assert program.workers() == workers
