@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
+import platform
 import re
 import secrets
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import TextIO
 
-_TEMPORARY = re.compile(r"\.(\d{1,10})-[0-9a-f]{8}\.tmp$")
+_TEMPORARY = re.compile(r"\.(\d{1,10})-([0-9a-f]{8})-[0-9a-f]{8}\.tmp$")
+_LONG_AGO_SECONDS = 7 * 24 * 3600
+"""What another machine left is taken for left over after so long: whether its process runs cannot be seen from here."""
 
 
 def temporary_path(path: Path) -> Path:
@@ -20,33 +26,46 @@ def temporary_path(path: Path) -> Path:
 
     What lies in the folder under a fixed name could be a link that leads elsewhere.
     """
-    return path.with_name(f"{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
+    return path.with_name(f"{path.name}.{os.getpid()}-{_machine()}-{secrets.token_hex(4)}.tmp")
+
+
+@cache
+def _machine() -> str:
+    """Stands for all processes whose numbers mean the same as here: this boot of this machine, or of this container."""
+    parts = [platform.node()]
+    with suppress(OSError):
+        parts.append(Path("/proc/sys/kernel/random/boot_id").read_text())
+        parts.append(str(Path("/proc/self/ns/pid").readlink()))
+    return hashlib.sha256("\n".join(parts).encode("utf-8", "surrogatepass")).hexdigest()[:8]
 
 
 def remove_strays(folder: Path) -> None:
     """Removes what processes that were killed have left in a folder under names of `temporary_path`."""
-    import psutil  # takes a while to load, and is needed where there is something to look at only
-
     with suppress(OSError):
         for path in folder.glob("*.tmp"):
             found = _TEMPORARY.search(path.name)
-            if not found:
-                continue
             with suppress(OSError):
-                try:
-                    writer = psutil.Process(int(found[1]))
-                    # Numbers of processes are used again, in containers soon: who began later did not write it.
-                    is_older = writer.create_time() <= path.lstat().st_mtime + 1
-                    if is_older and writer.status() != psutil.STATUS_ZOMBIE:  # dead, but not yet buried by its parent
-                        continue
-                except psutil.NoSuchProcess:
-                    pass
-                except psutil.Error:  # alive, and another user's
+                if not found or _is_in_use(int(found[1]), found[2], path.lstat().st_mtime):
                     continue
                 if path.is_dir() and not path.is_symlink():
                     shutil.rmtree(path)
                 else:
                     path.unlink()
+
+
+def _is_in_use(process: int, machine: str, changed: float) -> bool:
+    if machine != _machine():
+        return time.time() - changed < _LONG_AGO_SECONDS
+    import psutil  # takes a while to load, and is needed where there is something to look at only
+
+    try:
+        writer = psutil.Process(process)
+        # Numbers of processes are used again: who began later did not write it. A zombie is dead, and not yet buried.
+        return bool(writer.create_time() <= changed + 1 and writer.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
+    except psutil.Error:  # alive, and another user's
+        return True
 
 
 @contextmanager

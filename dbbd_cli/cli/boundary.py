@@ -102,9 +102,12 @@ def _interrupt_behind(error: BaseException | None) -> BaseException | None:
     """The signal that is behind an error: libraries that were in the middle of something wrap it in one of theirs."""
     if received() is not None:
         return error
-    while error is not None and not isinstance(error, KeyboardInterrupt):
-        error = error.__cause__ or error.__context__
-    return error
+    found: list[BaseException | None] = [error]
+    for one in found:  # grows: an explicit cause does not hide what else was going on
+        if one is None or isinstance(one, KeyboardInterrupt):
+            continue
+        found += [other for other in (one.__cause__, one.__context__) if other not in found]
+    return next((one for one in found if isinstance(one, KeyboardInterrupt)), None)
 
 
 def _plain(error: DbbdError) -> dict[str, object]:

@@ -12,7 +12,6 @@ from dbbd_cli.config.sections import (
     Count,
     Fraction,
     NotEmpty,
-    Positive,
     RunConfig,
     Section,
     SplitConfig,
@@ -72,7 +71,9 @@ class ImageDataConfig(Section):
     num_workers: Annotated[int, Field(ge=0, le=256)] = Field(
         0, description="processes that load batches; 0 loads them in the training process"
     )
-    worker_timeout: Positive = Field(600.0, description="seconds after which a batch from a process is given up")
+    worker_timeout: Annotated[float, Field(gt=0.0, le=604_800.0)] = Field(
+        600.0, description="seconds after which a batch from a process is given up"
+    )
     cache_dir: NotEmpty | None = Field(
         None, description="folder for decoded images; null: the user's cache folder, or $DBBD_CACHE_DIR"
     )

@@ -155,9 +155,9 @@ def _read(path: Path, usable: Callable[[Arrays], bool]) -> Arrays | None:
         if zlib.crc32(content[position:].data, zlib.crc32(header["arrays"].encode())) != header["crc32"]:
             return None
         for name, dtype, shape in json.loads(header["arrays"]):
-            if not _DTYPE.fullmatch(dtype):
+            if not _DTYPE.fullmatch(dtype) or not all(type(length) is int and length >= 0 for length in shape):
                 return None
-            size = int(math.prod(shape)) * np.dtype(dtype).itemsize
+            size = math.prod(shape) * np.dtype(dtype).itemsize
             arrays[name] = content[position : position + size].view(dtype).reshape(shape)
             position += _aligned(size)
     except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError):

@@ -14,7 +14,6 @@ from dbbd_cli.text import printable
 UNPRINTABLE = re.compile("[\0-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 """Control characters, which a terminal would obey, breaks of lines, and lone surrogates (names that are not UTF-8)."""
 
-shown = printable  # its former name
 
 _MOST_DETAILS = 10
 

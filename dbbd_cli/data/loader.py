@@ -134,7 +134,7 @@ class BatchLoader:
         Raises:
             DbbdError: the data set could not make it.
         """
-        return self.dataset.__getitems__(keys)
+        return self._workers.make(lambda: self.dataset.__getitems__(keys))
 
     def batches(self, epoch: int, start: int = 0) -> Iterator[Any]:
         """The batches of an epoch, without the first `start` ones.

@@ -14,7 +14,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
-from multiprocessing import active_children, current_process
+from multiprocessing import active_children, current_process, parent_process
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from types import FrameType
@@ -47,7 +47,7 @@ class Workers:
         parent = Path(tempfile.gettempdir())
         remove_strays(parent)
         self._folder = temporary_path(parent / "dbbd")
-        return partial(_start_worker, os.getpid(), str(self._folder))
+        return partial(_start_worker, str(self._folder))
 
     def batches(self, loader: DataLoader[Any]) -> Iterator[Any]:
         """The batches of a loader.
@@ -97,6 +97,18 @@ class Workers:
             )
         return error
 
+    def make(self, batch: Callable[[], Any]) -> Any:
+        """Makes a batch in this process, within the same time.
+
+        Raises:
+            DataError: it takes longer.
+        """
+        try:
+            with _alarm(self.timeout):
+                return batch()
+        except _LateError as error:
+            raise self._explained(error) from error
+
     def close(self) -> None:
         """Ends the processes, whatever state they are in, and removes what they leave."""
         for process in self._processes:
@@ -121,29 +133,40 @@ def _signals_held() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _start_worker(parent: int, folder: str, _worker: int) -> None:
+def _start_worker(folder: str, _worker: int) -> None:
     # Ctrl-C reaches every process of a terminal, and batch systems signal every process of a job: only the main process
     # decides when to stop, and ends its workers itself.
     for number in STOP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     if hasattr(os, "setpgrp"):
         os.setpgrp()
-    if sys.platform == "linux":
-        _die_with(parent)
+    _die_with_the_main_process()
     # The sockets through which batches are handed over lie here, so that they are found even if all are killed.
     getattr(current_process(), "_config", {})["tempdir"] = folder
     torch.set_num_threads(1)
+    # A main process that goes away closes the connection over which a batch is handed over; it says itself why.
+    sys.excepthook = lambda kind, error, trace: (
+        None if issubclass(kind, ConnectionError) else sys.__excepthook__(kind, error, trace)
+    )
 
 
-def _die_with(parent: int) -> None:
-    """Makes the system kill this process when its parent ends, however it ends (prctl, Linux)."""
-    import ctypes
+def _die_with_the_main_process() -> None:
+    main = parent_process()
+    if main is None:
+        return
+    if sys.platform == "linux" and os.getppid() == main.pid:
+        import ctypes
 
-    set_death_signal = 1
-    with suppress(OSError, AttributeError):
-        ctypes.CDLL(None).prctl(set_death_signal, signal.SIGKILL)
-    if os.getppid() != parent:  # it ended before
-        os._exit(1)
+        set_death_signal = 1  # prctl: the system kills this process when its parent ends, however it ends
+        with suppress(OSError, AttributeError):
+            ctypes.CDLL(None).prctl(set_death_signal, signal.SIGKILL)
+    # Where the parent is a process that only starts others, and on other systems, this has to do.
+    threading.Thread(target=_end_after, args=(main,), daemon=True).start()
+
+
+def _end_after(main: BaseProcess) -> None:
+    main.join()
+    os._exit(1)
 
 
 class _LateError(RuntimeError):

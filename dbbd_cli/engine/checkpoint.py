@@ -22,8 +22,6 @@ from dbbd_cli.paths import resume_command
 CHECKPOINT_FORMAT = 2
 NEWEST = "ckpt.pth"
 BEST = "best_model.pth"
-DAMAGED = "ckpt.damaged.pth"
-"""Where the newest checkpoint goes when it is damaged and a run goes on from another: nothing is deleted."""
 _FULL = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC), errno.EFBIG}
 _PREVIOUS = re.compile(r"ckpt\.previous(\d{0,6})\.pth")
 CONTENT = {
@@ -34,6 +32,11 @@ CONTENT = {
 def previous_name(age: int) -> str:
     """The name of the checkpoint that is `age` saves older than the newest."""
     return f"ckpt.previous{age if age > 1 else ''}.pth"
+
+
+def damaged_path(path: Path, number: int) -> Path:
+    """Where a damaged checkpoint goes when a run goes on from another: nothing is deleted."""
+    return path.with_name(f"{path.stem}.damaged{number if number > 1 else ''}.pth")
 
 
 def checkpoint_names(folder: Path) -> list[str]:

@@ -22,10 +22,13 @@ def place(module: nn.Module, runtime: Runtime) -> nn.Module:
     return module.to(runtime.device).to(memory_format=torch.channels_last)
 
 
-def run_batches(task: Task, loader: BatchLoader, runtime: Runtime) -> Iterator[tuple[StepOutput, Any]]:
+def run_batches(
+    task: Task, loader: BatchLoader, runtime: Runtime, stop: StopRequest | None = None
+) -> Iterator[tuple[StepOutput, Any]]:
     """Runs the module over a split without training it; gives each output with the batch that it came from."""
     task.module.eval()
-    for raw_batch in loader.batches(epoch=0):
+    batches = loader.batches(epoch=0)
+    for raw_batch in batches if stop is None else stop.while_waiting(batches, lambda: True):
         with torch.inference_mode(), runtime.autocast():
             output = task.module(*task.to_device(raw_batch, runtime.device, train=False))
         yield output, raw_batch
@@ -34,7 +37,7 @@ def run_batches(task: Task, loader: BatchLoader, runtime: Runtime) -> Iterator[t
 def run_split(task: Task, loader: BatchLoader, runtime: Runtime, bar: Phase, stop: StopRequest | None = None) -> Sums:
     """Sums loss and metrics over a split without training; ends early, with partial sums, when asked to stop."""
     sums = Sums()
-    for output, _ in run_batches(task, loader, runtime):
+    for output, _ in run_batches(task, loader, runtime, stop):
         sums.add(output)
         shown = {}
         if runtime.device.type == "cpu":  # elsewhere reading a value would make the program wait

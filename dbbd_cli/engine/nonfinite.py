@@ -15,6 +15,8 @@ from dbbd_cli.errors import NotFiniteError
 from dbbd_cli.paths import resume_command
 from dbbd_cli.tasks.base import Task
 
+SMALLEST_SCALE = 1e-4
+"""Loss scaling (fp16) that has found no finite gradient down to here, 30 steps, will find none."""
 LossOfBatch = tuple[Any, torch.Tensor]
 """A batch as it came from the loader, and its loss."""
 

@@ -37,7 +37,7 @@ def prove(task: Task, runtime: Runtime, state: TrainState) -> dict[str, Any] | N
     keys = loader.plan(epoch)[batch]
     try:
         loss, names = _replay(task, runtime, keys)
-    except DbbdError:  # a sample that cannot be read: training will tell of it, and this state must be saved first
+    except (DbbdError, OSError):  # a sample that cannot be read: training will tell of it, after this state is saved
         return None
     return {
         "epoch": epoch,

@@ -110,7 +110,8 @@ def locked(folder: Path) -> Iterator[None]:
             remove_strays(place)
         yield
     finally:
-        (folder / OWNER).unlink(missing_ok=True)
+        with suppress(OSError):
+            (folder / OWNER).unlink(missing_ok=True)
         lock.release()
 
 

@@ -6,9 +6,10 @@ import _thread
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
+from typing import Any
 
 from dbbd_cli.progress import Progress
 from dbbd_cli.stopping import STOP_SIGNALS
@@ -20,8 +21,41 @@ class StopRequest:
     def __init__(self) -> None:
         self.signal_number: int | None = None
 
+        self._waiting = False
+
     def __bool__(self) -> bool:
         return self.signal_number is not None
+
+    def ask(self, number: int) -> None:
+        """Asks for a stop: at once where a batch is waited for, else after the step."""
+        self.signal_number = number
+        if self._waiting:
+            self._waiting = False
+            raise _WaitEndedError
+
+    def while_waiting(self, batches: Iterator[Any], may_end: Callable[[], bool]) -> Iterator[Any]:
+        """The batches, up to a stop that is asked for while one is waited for.
+
+        Args:
+            batches: takes its time.
+            may_end: whether the run can be saved as it is; if not, the stop comes after the step as always.
+        """
+        while True:
+            try:
+                self._waiting = may_end()
+                batch = next(batches, None)
+                self._waiting = False
+            except _WaitEndedError:
+                return
+            finally:
+                self._waiting = False
+            if batch is None:
+                return
+            yield batch
+
+
+class _WaitEndedError(Exception):
+    """There is nothing to wait for any more."""
 
 
 @contextmanager
@@ -38,11 +72,10 @@ def stop_on_signals(progress: Progress) -> Iterator[StopRequest]:
             return  # a worker process that has just been forked: the main process decides
         if request and number == signal.SIGINT:
             raise KeyboardInterrupt
-        first = not request
-        request.signal_number = number
-        if first:
+        if not request:
             # From a thread: the main one may be in the middle of writing to the same stream.
             _thread.start_new_thread(_tell, (progress, number))
+        request.ask(number)
 
     previous = {
         number: signal.signal(number, handle)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
@@ -74,6 +75,12 @@ class TrainState:
     """One entry per finished epoch, as in history.jsonl."""
     sums: Sums = field(default_factory=Sums)
     """Sums of the epoch under way."""
+
+    def count_time(self, since: float) -> float:
+        """Adds the time since then (of `time.perf_counter`) to that of the training; returns the time now."""
+        now = time.perf_counter()
+        self.seconds += now - since
+        return now
 
     def judge(self, value: float, patience: int | None, min_delta: float) -> bool:
         """Updates the best value and early stopping with that of this epoch; returns whether it is the best so far."""

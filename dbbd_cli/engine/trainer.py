@@ -16,7 +16,15 @@ from dbbd_cli.config.schema import Config, to_plain
 from dbbd_cli.engine.checkpoint import save_checkpoint
 from dbbd_cli.engine.epoch_table import EpochTable
 from dbbd_cli.engine.inference import place, run_split
-from dbbd_cli.engine.nonfinite import Buffers, LossOfBatch, all_finite, check_weights, last_good, not_finite
+from dbbd_cli.engine.nonfinite import (
+    SMALLEST_SCALE,
+    Buffers,
+    LossOfBatch,
+    all_finite,
+    check_weights,
+    last_good,
+    not_finite,
+)
 from dbbd_cli.engine.optim import LearningRate, build_optimizer, load_optimizer
 from dbbd_cli.engine.proof import prove
 from dbbd_cli.engine.run_folder import RunLog
@@ -57,8 +65,8 @@ class Trainer:
         self.learning_rate = LearningRate(self.optimizer, training, steps)
         self.scaler = self.runtime.scaler()
 
-    def to_plain(self) -> dict[str, Any]:
-        """The whole state, for a checkpoint."""
+    def to_plain(self, *, proven: bool = True) -> dict[str, Any]:
+        """The whole state, for a checkpoint; with the proof of the next batch, unless that is not to be made."""
         return {
             "module": self.task.module.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -68,17 +76,17 @@ class Trainer:
             "random": random_state(),
             "config": to_plain(self.config),
             "splits": self.splits_sha256,
-            "proof": prove(self.task, self.runtime, self.state),
+            "proof": prove(self.task, self.runtime, self.state) if proven else None,
         }
 
-    def save(self, folder: Path, log: RunLog | None = None, *, best: bool = False) -> None:
+    def save(self, folder: Path, log: RunLog | None = None, *, best: bool = False, proven: bool = True) -> None:
         """Writes a checkpoint, after what is logged up to here.
 
         Raises:
             NotFiniteError: the weights are not finite: nothing is written.
             DiskError: it cannot be written; the checkpoints that were there are still there.
         """
-        state = self.to_plain()
+        state = self.to_plain(proven=proven)
         check_weights(state["module"], self.state, folder)
         if log is not None:
             log.sync()
@@ -87,7 +95,8 @@ class Trainer:
     @property
     def between_steps(self) -> bool:
         """Whether the state is one that can be gone on from, rather than in the middle of accumulating gradients."""
-        return self.state.batch % self.config.training.accumulate_batches == 0
+        batch, whole = self.state.batch, len(self.task.loaders["train"])
+        return batch % self.config.training.accumulate_batches == 0 or batch == whole
 
     def load(self, checkpoint: Mapping[str, Any]) -> None:
         """Puts back what `to_plain` gave, so that the run goes on as if it had never stopped."""
@@ -130,7 +139,8 @@ def fit(trainer: Trainer, folder: Path, log: RunLog, progress: Progress, stop: S
         module.train()
         title = f"Epoch {state.epoch}/{training.epochs}"
         with progress.phase(f"{title} train", len(train_loader), done=state.batch, noun=task.noun) as bar:
-            for raw_batch in train_loader.batches(state.epoch, start=state.batch):
+            batches = train_loader.batches(state.epoch, start=state.batch)
+            for raw_batch in stop.while_waiting(batches, lambda: trainer.between_steps):
                 if state.batch % accumulate == 0:
                     optimizer.zero_grad(set_to_none=True)
                     batches_of_step: list[LossOfBatch] = []
@@ -166,19 +176,23 @@ def fit(trainer: Trainer, folder: Path, log: RunLog, progress: Progress, stop: S
                     shown = _headline(task, task.summarise(state.sums.values, state.sums.num_samples))
                 bar.advance(samples=output.num_samples, **shown)  # type: ignore[arg-type]
                 if finite and state.step % config.run.log_every_steps == 0:
+                    if scaler.is_enabled() and scaler.get_scale() < SMALLEST_SCALE:
+                        raise not_finite(task, state, batches_of_step, trainer.learning_rate.value, folder)
                     metrics = _log_step(log, state, task, trainer.learning_rate.value, float(norm))
                     warned = warned or _warn(task.warning(metrics), log, progress)
-                clock = _count_time(state, clock)
+                clock = state.count_time(clock)
                 every = config.checkpoint.every_steps
                 if stop and state.batch < len(train_loader):
                     _save_and_stop(trainer, folder, log, stop)
                 if every and state.step % every == 0 and state.batch < len(train_loader):
                     trainer.save(folder, log)
 
+        if stop and state.batch < len(train_loader):
+            _save_and_stop(trainer, folder, log, stop)  # asked for while a batch was waited for
         train_metrics = _summary(task, state.sums)
         with progress.phase(f"{title} validate", len(task.loaders["val"]), noun=task.noun) as bar:
             sums = run_split(task, task.loaders["val"], runtime, bar, stop)
-        clock = _count_time(state, clock)
+        clock = state.count_time(clock)
         if stop:
             _save_and_stop(trainer, folder, log, stop)
         val_metrics = _summary(task, sums)
@@ -239,12 +253,6 @@ def _summary(task: Task, sums: Sums) -> dict[str, float]:
             "no step of the epoch had a finite loss and gradient", hint="look at the samples named above"
         )
     return task.summarise(sums.values, sums.num_samples)
-
-
-def _count_time(state: TrainState, since: float) -> float:
-    now = time.perf_counter()
-    state.seconds += now - since
-    return now
 
 
 def _log_step(log: RunLog, state: TrainState, task: Task, rate: float, norm: float) -> dict[str, float]:

@@ -29,7 +29,7 @@ class _HashingFile:
         self.file = file
         self.hasher = hashlib.sha256()
         self.held_back = b""
-        self.error: OSError | None = None
+        self.error: BaseException | None = None
 
     def write(self, data: bytes) -> int:
         view = memoryview(data).cast("B")
@@ -43,7 +43,7 @@ class _HashingFile:
             self.held_back = both[-2:]
         try:
             return self.file.write(data)
-        except OSError as error:
+        except BaseException as error:  # an interrupt too: torch puts an error of its own in the place of any
             self.error = error
             raise
 
@@ -61,8 +61,10 @@ def write_sealed(content: Mapping[str, Any], path: Path) -> None:
         hashing = _HashingFile(file)
         try:
             torch.save(dict(content), cast("IO[bytes]", hashing))
-        except RuntimeError as error:  # how torch reports that a write failed
-            raise hashing.error or error from error
+        except RuntimeError:  # how torch reports that a write failed
+            if hashing.error is None:
+                raise
+            raise hashing.error from None
         if hashing.held_back != b"\0\0":
             raise AssertionError("torch.save did not end with an empty archive comment")
         file.seek(-2, os.SEEK_END)

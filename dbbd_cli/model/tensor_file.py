@@ -25,7 +25,9 @@ from dbbd_cli.text import printable
 MAX_PICKLE_BYTES = 1 << 25
 """Largest pickle that is read: names, numbers and the history, but no weights."""
 MAX_DEPTH = 100
-MAX_VALUES = 2_500_000
+MAX_STEPS = 6_000_000
+"""Opcodes of the pickle: about 170 for each epoch of the history."""
+MAX_VALUES = 3_000_000
 """Values in nested containers; what stands in several places counts in each."""
 
 _ZIP = b"PK\x03\x04"
@@ -36,8 +38,9 @@ _STORAGES = {
     "Long": torch.int64, "Int": torch.int32, "Short": torch.int16, "Char": torch.int8, "Byte": torch.uint8,
     "Bool": torch.bool, "ComplexDouble": torch.complex128, "ComplexFloat": torch.complex64,
 }  # fmt: skip
+_DTYPES = {str(value): value.itemsize for value in vars(torch).values() if isinstance(value, torch.dtype)}
 _ITEM_BYTES = {
-    **{str(value): value.itemsize for value in vars(torch).values() if isinstance(value, torch.dtype)},
+    **_DTYPES,
     **{f"torch.{name}Storage": dtype.itemsize for name, dtype in _STORAGES.items()},
     "torch.storage.UntypedStorage": 1,
 }
@@ -116,7 +119,7 @@ class _TensorPickle(PickleMachine):
     """
 
     def __init__(self, data: bytes, sizes: Mapping[str, int] | None) -> None:
-        super().__init__(data, _STAND_INS, self._storage)
+        super().__init__(data, _STAND_INS, self._storage, MAX_STEPS)
         self.storages: dict[str, _Storage] = {}
         self._sizes = sizes
 
@@ -221,11 +224,16 @@ _STAND_INS = {name: StandIn(name, call) for name, call in _CALLS.items()}
 
 
 def _check_extent(content: object) -> None:
-    """Raises where containers hold each other, or are so deep or so many that looking through them would not end."""
+    """Raises where containers hold each other, or are so deep or so many that looking through them would not end.
+
+    A function or class that is named and not called is no plain value either.
+    """
     left = MAX_VALUES
     waiting: list[tuple[object, int]] = [(content, 0)]
     while waiting:
         value, depth = waiting.pop()
+        if isinstance(value, StandIn) and value.name not in _DTYPES:
+            raise RefusedPickleError(f"wants the code of {value.name}")
         if isinstance(value, dict):
             inner: Any = value.values()
         elif isinstance(value, (list, tuple)):

@@ -17,7 +17,7 @@ from typing import Any
 from dbbd_cli.pickles.search import name_of, names_of_globals
 from dbbd_cli.text import printable
 
-MAX_STEPS = 4_000_000
+MAX_STEPS = 3_000_000
 """Opcodes in one pickle: a few for each number that stands in a list. Each can cost about 50 bytes of memory."""
 
 _MAX_MARKS = 1000

@@ -5,12 +5,21 @@ from __future__ import annotations
 import math
 import shutil
 from collections.abc import Mapping, Sequence
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 from dbbd_cli.config.load import Override, dump_config
 from dbbd_cli.config.schema import Config, to_plain
-from dbbd_cli.engine.checkpoint import BEST, DAMAGED, NEWEST, disk_error, load_checkpoint, save_checkpoint
+from dbbd_cli.engine.checkpoint import (
+    BEST,
+    NEWEST,
+    checkpoint_names,
+    damaged_path,
+    disk_error,
+    load_checkpoint,
+    save_checkpoint,
+)
 from dbbd_cli.engine.environment import ENVIRONMENT, write_environment
 from dbbd_cli.engine.failures import supervised
 from dbbd_cli.engine.proof import check
@@ -18,9 +27,10 @@ from dbbd_cli.engine.run_folder import CONFIG, HISTORY, SPLITS, create_run_folde
 from dbbd_cli.engine.signals import StopRequest, stop_on_signals
 from dbbd_cli.engine.state import TrainState
 from dbbd_cli.engine.trainer import Trainer
-from dbbd_cli.errors import CheckpointError, ConfigError
+from dbbd_cli.errors import CheckpointError, ConfigError, DiskError
 from dbbd_cli.files import write_text
-from dbbd_cli.model.safe_load import load_tensors, reason_of
+from dbbd_cli.model.safe_load import reason_of
+from dbbd_cli.model.sealed_file import is_intact
 from dbbd_cli.paths import resume_command, shown_path
 from dbbd_cli.progress import Progress
 from dbbd_cli.services.results import TrainResult
@@ -57,14 +67,21 @@ def _continue_in_new_folder(
     run: OpenedRun, overrides: Sequence[Override], force: bool, progress: Progress, command: Sequence[str]
 ) -> TrainResult:
     def fill(folder: Path) -> None:
-        for name in (SPLITS, ENVIRONMENT, HISTORY):
-            if (run.folder / name).exists():
-                shutil.copyfile(run.folder / name, folder / name)
+        try:
+            for name in (SPLITS, ENVIRONMENT, HISTORY):
+                if (run.folder / name).exists():
+                    shutil.copyfile(run.folder / name, folder / name)
+        except OSError as error:
+            raise disk_error(error, folder, run.path.stat().st_size) from error
         itself_best = _carry_best_over(run, folder, progress)
         state = {key: value for key, value in run.checkpoint.items() if key != "format"}
         save_checkpoint(state, folder, best=itself_best, keep=run.config.checkpoint.keep)
 
-    folder = create_run_folder(run.folder.parent, run.config.run.name, fill)
+    try:
+        folder = create_run_folder(run.folder.parent, run.config.run.name, fill)
+    except DiskError as error:
+        error.hint = f"make room, then continue with: {resume_command(run.path)}"
+        raise
     progress.line(
         f"{shown_path(run.path)} is not the newest checkpoint of its run, "
         f"so it goes on in a new folder: {shown_path(folder)}"
@@ -181,15 +198,14 @@ def _check_proof(
 
 
 def _set_damaged_aside(run: OpenedRun, folder: Path, progress: Progress) -> None:
-    """Keeps a newest checkpoint that is damaged from taking the place of a good one at the next save."""
-    newest = folder / NEWEST
-    if run.path.name == NEWEST or run.folder != folder or not newest.exists():
+    """Keeps damaged checkpoints from taking the place of good ones at the next save, and from being deleted."""
+    if run.folder != folder or run.path.name == NEWEST:
         return
-    try:
-        load_tensors(newest)
-    except CheckpointError:
-        newest.replace(folder / DAMAGED)
-        progress.line(f"The damaged {NEWEST} is kept as {DAMAGED}.")
+    for name in checkpoint_names(folder):
+        if not is_intact(folder / name):
+            aside = next(path for number in count(1) if not (path := damaged_path(folder / name, number)).exists())
+            (folder / name).rename(aside)
+            progress.line(f"The damaged {name} is kept as {aside.name}.")
 
 
 def _batches_changed(made_with: Mapping[str, Any], config: Config) -> bool:

@@ -94,7 +94,8 @@ def check_room(trainer: Trainer, folder: Path) -> None:
         DiskError: says how much there is, and how much is needed.
     """
     existing = next(path for path in (folder, *folder.parents) if path.exists())
-    there = sum((existing / name).stat().st_size for name in checkpoint_names(existing) if existing == folder)
+    files = [(existing / name).stat() for name in checkpoint_names(existing)] if existing == folder else []
+    there = sum({(file.st_dev, file.st_ino): file.st_size for file in files}.values())  # the best may be another's link
     needed, free = room_needed(trainer) - there, shutil.disk_usage(existing).free
     if needed > free:
         kept = trainer.config.checkpoint
@@ -131,7 +132,8 @@ def run_to_the_end(
             except DataError as error:
                 # It comes from where a batch is waited for: nothing that was done is lost.
                 if trainer.between_steps:
-                    trainer.save(folder, log)
+                    # Without a proof: the batch that it takes may be what hangs, or what there is no memory for.
+                    trainer.save(folder, log, proven=False)
                 error.hint = f"{error.hint}; then {go_on}" if error.hint else go_on
                 raise
         best = dict(state.history[state.best_epoch - 1]["val"])

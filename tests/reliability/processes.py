@@ -208,7 +208,7 @@ class Place:
         """Fails where dead processes have left something behind that nobody would remove."""
         for program in programs:
             program.assert_gone()
-        folders = (self.run, self.cache, self.temporary)
+        folders = (self.folder / "runs", self.cache, self.temporary)
         left = [path.relative_to(self.folder) for folder in folders for path in folder.rglob("*")]
         left = [path for path in left if path.suffix == ".tmp" or path.parts[0] == "tmp"]
         left = [path for path in left if not path.name.startswith("torchinductor_")]  # PyTorch makes one per user

@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
 from itertools import count as numbers
 from pathlib import Path
@@ -22,9 +23,11 @@ from typer.testing import CliRunner
 from dbbd_cli.cli.app import app
 from dbbd_cli.engine.checkpoint import BEST, NEWEST, load_checkpoint
 from dbbd_cli.model.safe_load import load_tensors
+from dbbd_cli.model.sealed_file import write_sealed
 
 HERE = Path(__file__).parent
 ADVICE = re.compile(r"weights_only|safe_globals|allow_pickle|allowlist|Traceback|Warning")
+CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202e]")
 UNSAFE = re.compile(r"--[a-z-]*(unsafe|trust|pickle|weights-only|no-check|skip-verif)[a-z-]*")
 REASON_IN_SCENES = {  # where the reader of scenes knows less, or looks into what weights must not hold at all
     "map in a Counter": "collections.Counter",
@@ -206,6 +209,7 @@ def test_no_scene_runs_code(
     assert not list(tmp_path.glob("new/*"))
 
 
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="measures as Linux counts")
 @pytest.mark.filterwarnings("ignore:Duplicate name")
 def test_the_program_itself_refuses_in_little_time_and_memory(
     runs: dict[str, Path], tmp_path: Path, count: Callable[[int, int], int], report: Callable[[str], None]
@@ -230,6 +234,62 @@ def test_the_program_itself_refuses_in_little_time_and_memory(
     report(f"{len(chosen)} processes, {len(wrong)} wrong: at most {seconds:+.1f} s and {mb:+.0f} MB")
     assert not wrong, "\n".join(wrong)
     assert mb < 300
+
+
+def nested(depth: int) -> Any:
+    value: Any = 0
+    for level in range(depth):
+        value = {"a": value} if level % 2 else [value]
+    return value
+
+
+VALUES: tuple[Any, ...] = (
+    *(None, True, 0, -1, 10**18, 10**400, 1e308, float("nan"), "", "x\x1b[2J\u202e", b"x", [], {}, (), [1], {1: 2}),
+    *(nested(90), {f"key{n}": n for n in range(5000)}, "y" * 10**6, torch.zeros(3), torch.tensor(float("nan"))),
+)
+"""What may stand in the place of a part of a checkpoint."""
+
+
+def places(state: dict[str, Any]) -> Iterator[tuple[str, ...]]:
+    """The parts of a checkpoint, and the parts of these that are no tensors."""
+    for key, value in state.items():
+        yield (key,)
+        if isinstance(value, dict) and key not in ("module", "optimizer"):
+            for inner, deeper in value.items():
+                yield key, inner
+                if isinstance(deeper, dict) and key == "config":
+                    yield from ((key, inner, name) for name in deeper)
+
+
+def test_a_checkpoint_of_the_right_form_with_wrong_content_is_refused(
+    runs: dict[str, Path], tmp_path: Path, count: Callable[[int, int], int], report: Callable[[str], None]
+) -> None:
+    """Written by the program's own function, so that its digest is right: any part may be anything."""
+    wrong, codes = [], Counter[int]()
+    for task, run_folder in runs.items():
+        copy = tmp_path / task
+        shutil.copytree(run_folder, copy, ignore=shutil.ignore_patterns("*.pth", "events.*"))
+        whole = load_checkpoint(run_folder / NEWEST)
+        cases = [(place, value) for place in places(whole) for value in VALUES]
+        for number, (place, value) in enumerate(cases[:: count(len(cases) // 8, 3)]):
+            state = changed(whole, place, value)
+            (copy / NEWEST).unlink(missing_ok=True)
+            write_sealed(state, copy / NEWEST)
+            command = ("validate", "resume")[number % 2]
+            outcome = dbbd(command, copy / NEWEST, "--quiet")
+            codes[outcome.code] += 1
+            told = f"{task}: {command}: {'.'.join(place)} = {str(value)[:30]!r}"
+            if outcome.code not in (0, 2, 3, 4, 5, 6):
+                wrong.append(f"{told}: exit {outcome.code}: {outcome.told[-300:]}")
+            elif CONTROL.search(outcome.told):
+                wrong.append(f"{told}: control characters")
+    report(f"{codes.total()} checkpoints, {len(wrong)} wrong; exit codes {dict(codes)}")
+    assert not wrong, "\n".join(wrong)
+
+
+def changed(state: Any, place: tuple[str, ...], value: Any) -> Any:
+    """A copy of nested dicts with another value at one place."""
+    return {**state, place[0]: changed(state[place[0]], place[1:], value)} if place else value
 
 
 def test_no_option_turns_the_safety_off() -> None:

@@ -16,7 +16,7 @@ from program import TINY
 if sys.platform != "linux":
     pytest.skip("needs Linux: it looks into /proc", allow_module_level=True)
 
-from processes import Place, Program
+from processes import SECONDS, Place, Program
 
 
 def start_at_once(place: Place, commands: list[list[str]]) -> list[Program]:
@@ -36,7 +36,9 @@ def test_of_many_that_resume_a_run_exactly_one_trains(
     endless = ["resume", str(run), "--epochs", "100000"]
     training = place.training()
     running = programs = start_at_once(place, [endless] * many)
+    deadline = time.monotonic() + SECONDS / 2
     while len(running) > 1:
+        assert time.monotonic() < deadline, f"{len(running)} hold the run folder"
         time.sleep(0.05)
         running = [program for program in programs if program.poll() is None]
     (winner,) = running

@@ -10,19 +10,19 @@ import pytest
 from dbbd_cli.files import remove_strays, temporary_path, write_text
 
 
-def dead_process() -> int:
-    process = subprocess.Popen([sys.executable, "-c", ""])
-    process.wait()
-    return process.pid
+def left_by_a_dead_process(path: Path) -> Path:
+    code = "import sys, pathlib, dbbd_cli.files as f; print(f.temporary_path(pathlib.Path(sys.argv[1])))"
+    return Path(
+        subprocess.run([sys.executable, "-c", code, path], capture_output=True, text=True, check=True).stdout[:-1]
+    )
 
 
 def test_what_dead_processes_left_goes_and_nothing_else(tmp_path: Path) -> None:
-    pid = dead_process()
-    strays = [tmp_path / f"ckpt.pth.{pid}-0123abcd.tmp", tmp_path / f"dbbd.{pid}-0123abcd.tmp"]
+    strays = [left_by_a_dead_process(tmp_path / name) for name in ("ckpt.pth", "dbbd")]
     strays[0].write_text("half")
     strays[1].mkdir()
     (strays[1] / "listener").write_text("")
-    others = [tmp_path / name for name in ("ckpt.pth", "mine.tmp", f"x.{pid}-0123abc.tmp", f"x.{pid}.tmp")]
+    others = [tmp_path / name for name in ("ckpt.pth", "mine.tmp", "x.12-0123abcd.tmp", "x.12.tmp")]
     in_use = temporary_path(tmp_path / "history.jsonl")
     for path in [*others, in_use]:
         path.write_text("kept")
@@ -31,17 +31,26 @@ def test_what_dead_processes_left_goes_and_nothing_else(tmp_path: Path) -> None:
 
 
 def test_a_number_that_another_process_has_now_protects_nothing(tmp_path: Path) -> None:
-    stray = tmp_path / f"ckpt.pth.{os.getpid()}-0123abcd.tmp"
+    stray = temporary_path(tmp_path / "ckpt.pth")
     stray.write_text("half")
     os.utime(stray, (1, 1))  # written long before this process began
     remove_strays(tmp_path)
     assert not stray.exists()
 
 
+def test_what_another_machine_writes_stays_for_a_week(tmp_path: Path) -> None:
+    new, old = (tmp_path / f"ckpt.pth.999999999-{'0' * 8}-0123456{digit}.tmp" for digit in "78")
+    for path in (new, old):
+        path.write_text("half")
+    os.utime(old, (1, 1))
+    remove_strays(tmp_path)
+    assert list(tmp_path.iterdir()) == [new]
+
+
 def test_a_link_is_removed_and_not_followed(tmp_path: Path) -> None:
     (tmp_path / "precious").mkdir()
     (tmp_path / "precious" / "file").write_text("kept")
-    link = tmp_path / f"dbbd.{dead_process()}-0123abcd.tmp"
+    link = left_by_a_dead_process(tmp_path / "dbbd")
     try:
         link.symlink_to(tmp_path / "precious")
     except OSError:

@@ -24,7 +24,8 @@ from typing import Any
 
 from readers import NAMES, PLANTED
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).absolute().parent
+REPOSITORY = HERE.parents[2]
 CASE_SECONDS = 2
 
 
@@ -76,7 +77,7 @@ def _start(
     return subprocess.run(
         [sys.executable, "-W", "ignore", str(HERE / "fuzz_target.py"), name, str(state), str(out), *options],
         cwd=work,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(HERE.parents[2])},
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
@@ -141,6 +142,7 @@ def table(outcomes: list[Outcome]) -> str:
 
 def repeat(file: Path) -> int:
     """Reads one input again, without the fuzzer; an error that is not documented is shown with its traceback."""
+    sys.path.insert(0, str(REPOSITORY))
     from fuzz_target import limit_memory
     from reader import examine
     from readers import reader_named

@@ -130,6 +130,8 @@ def one_bit(path: Path) -> None:
         f'[["a", "<i4", [{10**30}]]]',
         '[["a", "<i4", [NaN]]]',
         '[["a", "<i4", ["1"]]]',
+        f'[["a", "<i4", ["{"x" * 9}", {10**12}]]]',
+        '[["a", "<i4", [-1]]]',
         '[["a", "<i4"]]',
         '[[[], "<i4", [1]]]',
         "[" * 900,
@@ -253,7 +255,10 @@ def test_the_files_used_least_recently_make_room(tmp_path: Path) -> None:
         path = tmp_path / f"scene-{name}.arrays"
         path.write_bytes(bytes(100))
         os.utime(path, (1e9 - age, 1e9 - age))
-    for name in ("scene-a.arrays.999999999-01234567.tmp", "scene-e.lock", "images-c.u8"):
+    stray = temporary_path(tmp_path / "scene-a.arrays")
+    stray.write_bytes(bytes(100))
+    os.utime(stray, (1, 1))  # of a process that is older than this one
+    for name in ("scene-e.lock", "images-c.u8"):
         (tmp_path / name).write_bytes(bytes(100))
     in_use = temporary_path(tmp_path / "scene-d.arrays")  # as if another process were writing it
     in_use.write_bytes(bytes(100))

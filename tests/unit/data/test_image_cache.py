@@ -172,7 +172,9 @@ def test_a_cache_that_another_process_removes_meanwhile_is_no_error(
 
 
 def test_what_a_killed_process_left_goes_at_once_and_what_another_writes_stays(tmp_path: Path) -> None:
-    (tmp_path / "images-dead.u8.999999999-01234567.tmp").touch()
+    dead = temporary_path(tmp_path / "images-dead.u8")
+    dead.touch()
+    os.utime(dead, (1, 1))  # of a process that is older than this one
     (tmp_path / "images-dead.lock").touch()
     alive = temporary_path(tmp_path / "images-alive.u8")
     alive.touch()

@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import psutil
@@ -110,6 +112,28 @@ class TestWorkers:
         with pytest.raises(DataError, match="a process that loads batches has died"):
             list(batches)
         loader.close()
+
+    @pytest.mark.parametrize("method", ["forkserver", "spawn"])
+    def test_however_they_are_started_they_work_and_die_with_the_main_process(self, method: str) -> None:
+        code = f"""
+import multiprocessing, os, sys, time
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+from test_loader import Numbers, BatchLoader
+if __name__ == "__main__":
+    multiprocessing.set_start_method({method!r})
+    loader = BatchLoader(Numbers(), batch_size=4, shuffle=False, seed=5, num_workers=2, worker_timeout=60)
+    assert len(list(loader.batches(1))) == 3
+    print(*(process.pid for process in multiprocessing.active_children()), flush=True)
+    os.kill(os.getpid(), 9)
+"""
+        ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=100)
+        assert ended.returncode == -signal.SIGKILL, ended.stderr
+        workers = [int(pid) for pid in ended.stdout.split()]
+        assert workers
+        deadline = time.monotonic() + 30
+        while any(psutil.pid_exists(pid) for pid in workers):
+            assert time.monotonic() < deadline, "they outlived the main process"
+            time.sleep(0.05)
 
     def test_they_leave_stopping_to_the_main_process(self) -> None:
         before = children()

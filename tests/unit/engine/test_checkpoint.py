@@ -15,6 +15,7 @@ from dbbd_cli.engine import checkpoint as module
 from dbbd_cli.engine.checkpoint import BEST, NEWEST, checkpoint_names, load_checkpoint, previous_name
 from dbbd_cli.engine.checkpoint import save_checkpoint as save
 from dbbd_cli.errors import CheckpointError, DiskError
+from dbbd_cli.model import sealed_file
 from dbbd_cli.model.sealed_file import write_sealed
 
 PREVIOUS = previous_name(1)
@@ -169,6 +170,39 @@ def test_a_full_disk_leaves_the_old_checkpoint_and_no_stray_file(
     monkeypatch.undo()
     assert number_in(tmp_path / NEWEST) == 1
     assert not list(tmp_path.glob("*.tmp"))
+
+
+def test_an_interrupt_anywhere_in_writing_stays_an_interrupt_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_checkpoint(content(1), tmp_path)
+    write, left = sealed_file._HashingFile.write, [0]
+
+    def write_until(self: Any, data: bytes) -> int:
+        left[0] -= 1
+        if left[0] == 0:
+            self.file.write = interrupt  # from within, where a signal finds the program
+        return write(self, data)
+
+    def interrupt(_data: bytes) -> int:
+        raise KeyboardInterrupt
+
+    class Writable:
+        def __init__(self, file: Any) -> None:
+            self.write, self.flush = file.write, file.flush
+
+    start = sealed_file._HashingFile.__init__
+    monkeypatch.setattr(sealed_file._HashingFile, "__init__", lambda self, file: start(self, Writable(file)))
+    monkeypatch.setattr(sealed_file._HashingFile, "write", write_until)
+    for fatal in range(1, 1000):
+        left[0] = fatal
+        try:
+            save_checkpoint(content(2), tmp_path)
+            break
+        except KeyboardInterrupt:
+            assert {path.name: number_in(path) for path in tmp_path.iterdir()} == {NEWEST: 1}
+    assert fatal > 10
+    assert number_in(tmp_path / NEWEST) == 2
 
 
 def test_code_in_a_file_is_not_run_and_is_named(tmp_path: Path) -> None:

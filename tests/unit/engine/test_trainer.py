@@ -410,3 +410,44 @@ def test_the_events_hold_the_promised_scalars(tmp_path: Path) -> None:
     tags = set(events.Tags()["scalars"])
     assert {"train/loss", "val/loss", "learning_rate"} <= tags
     assert len(events.Scalars("val/loss")) == 2
+
+
+def test_a_stop_that_is_asked_for_while_a_batch_is_waited_for_need_not_wait(tmp_path: Path) -> None:
+    task, stop = LineTask(), StopRequest()
+    make = task.train.__class__.__getitems__
+
+    class Hanging(Line):
+        made = 0
+
+        def __getitems__(self, keys: list[Key]) -> tuple[torch.Tensor, torch.Tensor, np.ndarray]:
+            Hanging.made += 1
+            if Hanging.made == 2:
+                stop.ask(signal.SIGTERM)  # as its handler does
+                pytest.fail("it went on waiting")
+            return make(self, keys)
+
+    task.train.__class__ = Hanging
+    with pytest.raises(StoppedError, match="after step 1; everything is saved"):
+        run(task, tmp_path, stop=stop)
+    saved = load_checkpoint(tmp_path / "ckpt.pth")
+    assert (saved["state"]["step"], saved["state"]["batch"]) == (1, 1)
+    assert saved["proof"] is not None
+
+
+def test_in_the_middle_of_accumulating_a_stop_waits_for_the_step(tmp_path: Path) -> None:
+    task, stop = LineTask(), StopRequest()
+    make = task.train.__class__.__getitems__
+
+    class Slow(Line):
+        made = 0
+
+        def __getitems__(self, keys: list[Key]) -> tuple[torch.Tensor, torch.Tensor, np.ndarray]:
+            Slow.made += 1
+            if Slow.made == 2:
+                stop.ask(signal.SIGTERM)
+            return make(self, keys)
+
+    task.train.__class__ = Slow
+    with pytest.raises(StoppedError, match="after step 1; everything is saved"):
+        run(task, tmp_path, stop=stop, accumulate_batches=2)
+    assert load_checkpoint(tmp_path / "ckpt.pth")["state"]["batch"] == 2
