@@ -21,6 +21,10 @@ class Interrupted(KeyboardInterrupt):
         self.number = number
 
 
+class WaitEndedError(Exception):
+    """A signal asked for a stop while something was waited for."""
+
+
 def signal_of(error: BaseException) -> int:
     """The number of the signal behind a `KeyboardInterrupt`."""
     return error.number if isinstance(error, Interrupted) else signal.SIGINT
@@ -37,7 +41,9 @@ def raise_on_signals() -> None:
             signal.signal(number, _interrupt)
     show = sys.unraisablehook
     # Where a library can hand on no exception, Python would print a traceback.
-    sys.unraisablehook = lambda report: None if isinstance(report.exc_value, Interrupted) else show(report)
+    sys.unraisablehook = lambda report: (
+        None if isinstance(report.exc_value, (Interrupted, WaitEndedError)) else show(report)
+    )
 
 
 def received() -> int | None:

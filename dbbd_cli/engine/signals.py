@@ -12,7 +12,7 @@ from types import FrameType
 from typing import Any
 
 from dbbd_cli.progress import Progress
-from dbbd_cli.stopping import STOP_SIGNALS
+from dbbd_cli.stopping import STOP_SIGNALS, WaitEndedError
 
 
 class StopRequest:
@@ -31,7 +31,7 @@ class StopRequest:
         self.signal_number = number
         if self._waiting:
             self._waiting = False
-            raise _WaitEndedError
+            raise WaitEndedError
 
     def while_waiting(self, batches: Iterator[Any], may_end: Callable[[], bool]) -> Iterator[Any]:
         """The batches, up to a stop that is asked for while one is waited for.
@@ -45,17 +45,13 @@ class StopRequest:
                 self._waiting = may_end()
                 batch = next(batches, None)
                 self._waiting = False
-            except _WaitEndedError:
+            except WaitEndedError:
                 return
             finally:
                 self._waiting = False
             if batch is None:
                 return
             yield batch
-
-
-class _WaitEndedError(Exception):
-    """There is nothing to wait for any more."""
 
 
 @contextmanager
