@@ -66,7 +66,7 @@ class Workers:
                     # The first batch is waited for here too: processes that were there before have to answer.
                     iterator = iter(loader) if iterator is None else iterator
                     batch = next(iterator, _END)
-            except (RuntimeError, ConnectionError, EOFError) as error:
+            except (RuntimeError, OSError, EOFError) as error:
                 raise self._explained(error) from error
             if batch is _END:
                 return
@@ -77,8 +77,8 @@ class Workers:
         before = active_children()
         with _signals_held():
             iterator = iter(loader)
-        self._processes += [process for process in active_children() if process not in before]
-        _deaths.listen_to_torch()
+            self._processes += [process for process in active_children() if process not in before]
+            _deaths.listen_to_torch()
         return iterator
 
     def _explained(self, error: Exception) -> Exception:
@@ -89,7 +89,7 @@ class Workers:
                 hint="look at the disk or network that the data lie on; data.worker_timeout sets the time, "
                 "and data.num_workers=0 loads in the main process",
             )
-        # An error of a connection: it died while it handed over a batch, and that was noticed first.
+        # An error of a connection or file: it died while it handed over a batch, or lost the place where it does.
         if "DataLoader worker" in text or (self._processes and not isinstance(error, RuntimeError)):
             return DataError(
                 f"a process that loads batches has died: {(text or type(error).__name__).splitlines()[0]}",
@@ -122,15 +122,31 @@ class Workers:
 
 @contextmanager
 def _signals_held() -> Iterator[None]:
-    """Keeps the signals that ask for a stop until its end. A process that is forked meanwhile never gets them."""
-    if not hasattr(signal, "pthread_sigmask"):
+    """Keeps the signals that ask for a stop until its end.
+
+    PyTorch could not be relied on after an exception in the middle of starting processes, and a process that has just
+    been forked would die of a signal that it gets before it ignores them.
+    """
+    if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+    came: list[int] = []
+    handlers = {
+        number: signal.signal(number, lambda number, _frame: came.append(number))
+        for number in STOP_SIGNALS
+        if callable(signal.getsignal(number))
+    }
+    # Python answers here what another thread gets too, so that this alone would not do.
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS) if hasattr(signal, "pthread_sigmask") else None
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        if blocked is not None:
+            signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    for number in came:
+        signal.raise_signal(number)
 
 
 def _start_worker(folder: str, _worker: int) -> None:

@@ -77,7 +77,7 @@ def check(task: Task, runtime: Runtime, proof: Mapping[str, Any]) -> None:
             (runtime.device.type, str(runtime.dtype)),
         )
     )
-    if math.isnan(loss) and math.isnan(saved):
+    if loss == saved or (math.isnan(loss) and math.isnan(saved)):
         return
     if abs(loss - saved) <= tolerance * max(abs(saved), _SMALLEST):
         return

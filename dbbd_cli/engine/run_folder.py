@@ -9,6 +9,7 @@ import platform
 import re
 import shutil
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -165,6 +166,8 @@ class RunLog:
         self._restore(step, history)
         self._history = open_to_append(folder / HISTORY)
         self._log = open_to_append(folder / LOG)
+        self._show_error = threading.excepthook
+        threading.excepthook = self._without_writers
         self._board = SummaryWriter(str(folder), purge_step=step + 1 if step else None)
         self.text(f"$ {' '.join(command)}" if command else f"process {os.getpid()}, python {sys.version.split()[0]}")
 
@@ -205,6 +208,7 @@ class RunLog:
             writer.add_summary(summary)
         for name, value in metrics.items():
             self._board.add_scalar(f"best/{name}", value, 0)
+        self._board.flush()  # nobody would hear of an error in closing
 
     def text(self, text: str) -> None:
         """Adds a line with the time to `run.log`."""
@@ -219,6 +223,14 @@ class RunLog:
 
     def close(self) -> None:
         """Closes the files."""
-        self._board.close()
-        self._history.close()
-        self._log.close()
+        try:
+            self._board.close()
+        finally:
+            threading.excepthook = self._show_error
+            self._history.close()
+            self._log.close()
+
+    def _without_writers(self, report: threading.ExceptHookArgs) -> None:
+        # The writer of events hands its error on to the next call that adds or flushes.
+        if type(report.thread).__name__ != "_AsyncWriterThread":
+            self._show_error(report)

@@ -70,7 +70,7 @@ class Program:
         """Whether it has begun to handle signals."""
         status = Path(f"/proc/{self.pid}/status").read_text()
         caught = int(status.split("SigCgt:")[1].split()[0], 16)
-        return bool(caught >> (signal.SIGUSR1 - 1) & 1)
+        return bool(caught >> (signal.SIGTERM - 1) & 1)
 
     def said(self) -> str:
         """What it wrote, errors last."""

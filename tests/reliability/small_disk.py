@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -59,3 +60,13 @@ def fill(disk: Path, leave: int) -> None:
 def empty(disk: Path) -> None:
     """Makes room again."""
     (disk / "filler").unlink()
+
+
+def free_and_needed_mb(text: str) -> tuple[float, float]:
+    """The sizes that an error tells of."""
+    text = " ".join(text.split()).replace(",", "")
+    free = re.search(r"([\d.]+) MB are free", text)
+    needed = re.search(r"needs about ([\d.]+) MB|([\d.]+) MB are needed", text)
+    assert free, text
+    assert needed, text
+    return float(free[1]), float(needed[1] or needed[2])

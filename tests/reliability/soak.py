@@ -32,8 +32,9 @@ OPTIONS = {
     ),
 }
 """Options that make an epoch of one step, with a process that loads the batches."""
-MOST_KB_PER_100_EPOCHS = 500.0
-"""What an epoch measured, about 2 kB, is kept for the checkpoint and the report: that much is meant."""
+MOST_KB_PER_100_EPOCHS = 1000.0
+"""What an epoch measured is kept for the checkpoint and the report, and takes some kB: that much is meant."""
+PARTS = 20
 WARM_UP = 0.2
 """The share of a run that is not looked at: memory is taken in its first epochs, and then kept."""
 
@@ -64,10 +65,14 @@ class Findings:
         return [sample for sample in self.samples if self.epochs * WARM_UP < sample.epoch < self.epochs]
 
     def slope(self, name: str) -> float:
-        """By how much a number grew per 100 epochs, by least squares."""
-        epochs = [sample.epoch for sample in self.settled]
-        values = [getattr(sample, name) for sample in self.settled]
-        return float(np.polyfit(epochs, values, 1)[0] * 100)
+        """By how much a number grew per 100 epochs, by least squares.
+
+        It goes up and down within an epoch. So the run is divided into parts, and the least of each part is taken.
+        """
+        parts = [part for part in np.array_split(np.asarray(self.settled, dtype=object), PARTS) if len(part)]
+        least = [min(part, key=lambda sample: getattr(sample, name)) for part in parts]
+        values = [getattr(sample, name) for sample in least]
+        return float(np.polyfit([sample.epoch for sample in least], values, 1)[0] * 100)
 
     @property
     def faults(self) -> list[str]:

@@ -72,7 +72,7 @@ def check_order(calls: list[Call], run: Path) -> None:
         index for index, call in enumerate(calls) if call.name[:6] == "rename" and call.path.name == "ckpt.pth"
     )
     written = max(index for index, call in enumerate(calls[:renamed]) if call.name == "write")
-    assert re.fullmatch(r"ckpt\.pth\.\d+-[0-9a-f]{8}\.tmp", calls[written].path.name)
+    assert re.fullmatch(r"ckpt\.pth\.\d+(-[0-9a-f]{8})+\.tmp", calls[written].path.name)
     synced = {index: call.path for index, call in enumerate(calls) if call.name in ("fsync", "fdatasync")}
     assert calls[written].path in [path for index, path in synced.items() if written < index < renamed]
     assert run in [path for index, path in synced.items() if index > renamed]

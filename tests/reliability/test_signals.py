@@ -47,7 +47,7 @@ def test_a_run_that_is_stopped_goes_on_as_if_nothing_had_been(
     while stops < wanted:
         with new_place(forks) as place:
             programs = [place.start("train", *options, "--set", f"data.num_workers={workers}")]
-            programs[0].until(lambda: list(place.folder.glob("runs/*")))
+            programs[0].until(lambda: list(place.folder.glob("runs/[0-9]*")))
             while stops < wanted:
                 moment = time.monotonic() + chance.choice((0.1, 0.8)) * chance.random()
                 listens = programs[-1].listens

@@ -71,7 +71,7 @@ def _start(
     (corpus := scratch / "corpus").mkdir(exist_ok=True)
     (work := scratch / "work").mkdir(exist_ok=True)
     options = [
-        *(f"-runs={cases}", f"-seed={seed}", "-max_len=4096", "-len_control=0", "-print_final_stats=0"),
+        *(f"-runs={cases}", f"-seed={seed}", "-len_control=0", "-print_final_stats=0"),
         *("-timeout=20", "-report_slow_units=1000", "-rss_limit_mb=0", f"-artifact_prefix={out / name}-", str(corpus)),
     ]
     return subprocess.run(

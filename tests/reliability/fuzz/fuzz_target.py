@@ -121,7 +121,8 @@ def main() -> None:
     for seed in seeds:
         (corpus / hashlib.sha256(seed).hexdigest()[:16]).write_bytes(seed)
     limit_memory()
-    atheris.Setup([sys.argv[0], *options], one_case, custom_mutator=mutator)
+    longest = max(4096, 2 * max(map(len, seeds)))  # what is longer than this is cut off, seeds too
+    atheris.Setup([sys.argv[0], f"-max_len={longest}", *options], one_case, custom_mutator=mutator)
     atheris.Fuzz()
 
 

@@ -1,0 +1,137 @@
+"""No room for any one of the files that a command writes: exit 6, and nothing lost."""
+
+from __future__ import annotations
+
+import re
+import socket
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from faults import Call, injection, trace, why_not
+from forks import DBBD, Ended, Forks
+from small_disk import free_and_needed_mb
+from stored_runs import EVERY_STEP, TASKS, StoredRuns, cases, run_in, saved_steps, strays, unlike
+
+traced = pytest.mark.skipif(bool(why_not()), reason=why_not() or "-")
+
+
+def written(calls: list[Call], folder: Path) -> dict[str, Call]:
+    """A call of the main thread that writes to each kind of file below a folder: the last one."""
+    found = {}
+    for call in calls:
+        if call.main and call.name in ("write", "pwrite64", "writev") and folder in call.path.parents:
+            found[kind(call.path)] = call
+    return found
+
+
+def kind(path: Path) -> str:
+    """The file that a path is, or becomes, without process numbers and times."""
+    return re.sub(r"\.\d+(-[0-9a-f]{8})+\.tmp$", "", path.name)
+
+
+@traced
+@pytest.mark.parametrize(
+    ("task", "error"),
+    cases(
+        [("image_classification", "EDQUOT"), ("dbbd", "ENOSPC")],
+        [(task, error) for task in TASKS for error in ("ENOSPC", "EDQUOT")],
+    ),
+)
+def test_no_room_for_any_file_that_a_run_writes(
+    task: str,
+    error: str,
+    forks: Forks,
+    stored_runs: StoredRuns,
+    tmp_path: Path,
+    count: Callable[[int, int], int],
+    report: Callable[[str], None],
+) -> None:
+    def run(folder: Path, *options: str) -> tuple[Ended, list[Call]]:
+        folder.mkdir()
+        arguments = ("train", *EVERY_STEP[task], "--epochs", "1")
+        return trace(forks.start(DBBD, *arguments, folder=folder, held=True), folder, *options)
+
+    files = written(run(tmp_path / "whole")[1], tmp_path / "whole" / "runs")
+    assert files.keys() >= {
+        *("config.yaml", "splits.json", "environment.json", "SYNTHETIC_DATA.txt", "history.jsonl", "run.log"),
+        "ckpt.pth",
+    }
+    files.pop("run.owner", None)  # a note on who works in the folder, without which a run goes on
+    chosen = list(files)[:: -count(6 if task == "image_classification" else 1, 1)]
+    for number, name in enumerate(chosen):
+        folder = tmp_path / name
+        ended, seen = run(folder, *injection(files[name], f"error={error}"))
+        assert name in [kind(call.path) for call in seen if call.injected], name
+        assert ended.code == 6, (name, ended)
+        free_and_needed_mb(ended.err)
+        assert strays(folder) == [], name
+        if (begun := run_in(folder)) and number % count(3, 1) == 0:
+            saved_steps(begun)
+            again = stored_runs.resume(begun, 2)
+            assert again.code == 0, (name, again)
+            assert unlike(begun, stored_runs.extended(task, 1, 2)) == [], name
+    report(f"{task}: {error} met in {', '.join(chosen)}: exit 6 each time")
+
+
+@traced
+@pytest.mark.parametrize("task", cases(["dbbd"], TASKS))
+def test_no_room_for_tensorboard_events(task: str, forks: Forks, stored_runs: StoredRuns, tmp_path: Path) -> None:
+    """They are written by a thread, whose calls can be told by the file alone."""
+
+    def resume(folder: Path, when: str) -> tuple[Path, Ended, list[Call]]:
+        run = stored_runs.copy(stored_runs.done(task, 1), folder)
+        copy = forks.start(DBBD, "resume", str(run), "--epochs", "2", folder=folder, held=True)
+        now = int(time.time())
+        names = [f"events.out.tfevents.{second}.{socket.gethostname()}.{copy.pid}.0" for second in range(now, now + 60)]
+        files = [option for name in names for option in ("-P", str(run / name))]
+        fault = ["-e", f"inject=write:error=ENOSPC:when={when}"] if when else []
+        return run, *trace(copy, folder, *files, *fault)
+
+    _, ended, seen = resume(tmp_path / "whole", "")
+    assert ended.code == 0, ended
+    last = sum(call.name == "write" for call in seen)
+    for when in ("2+", f"{last}+"):
+        run, ended, seen = resume(tmp_path / when, when)
+        assert any(call.injected for call in seen), seen
+        assert ended.code == 6, (when, ended)
+        free_and_needed_mb(ended.err)
+        assert "Traceback" not in ended.err, (when, ended.err)
+        saved_steps(run)
+        assert strays(run) == []
+        again = stored_runs.resume(run, 2)
+        assert again.code == 0, again
+        assert unlike(run, stored_runs.extended(task, 1, 2)) == []
+
+
+@traced
+@pytest.mark.parametrize("task", TASKS)
+def test_no_room_for_any_file_that_an_evaluation_writes(
+    task: str,
+    forks: Forks,
+    stored_runs: StoredRuns,
+    tmp_path: Path,
+    count: Callable[[int, int], int],
+    report: Callable[[str], None],
+) -> None:
+    if count(1, 0):
+        pytest.skip("takes half a minute: only in the full count")
+
+    def evaluate(folder: Path, *options: str) -> tuple[Ended, list[Call]]:
+        run = stored_runs.copy(stored_runs.done(task, 1), folder)
+        return trace(forks.start(DBBD, "evaluate", str(run), folder=folder, held=True), folder, *options)
+
+    ended, calls = evaluate(tmp_path / "whole")
+    assert ended.code == 0, ended
+    files = written(calls, tmp_path / "whole")
+    assert "evaluation.json" in files
+    for name in files:
+        folder = tmp_path / name
+        ended, seen = evaluate(folder, *injection(files[name], "error=ENOSPC"))
+        assert name in [kind(call.path) for call in seen if call.injected], name
+        assert ended.code == 6, (name, ended)
+        assert strays(folder) == [], name
+        (run,) = folder.iterdir()
+        saved_steps(run)
+    report(f"{task}: ENOSPC met in {', '.join(files)} of an evaluation: exit 6 each time")
