@@ -126,7 +126,7 @@ def _paths(incomplete: str, suffixes: tuple[str, ...] | None = None) -> Candidat
     found = []
     for entry in entries:
         if entry.name.startswith(name) and (name or not entry.name.startswith(".")) and _is_plain(entry.name):
-            if entry.is_dir():
+            if os.path.isdir(entry):  # noqa: PTH112 - a Path raises where a link leads to a name that is too long
                 found.append((prefix + entry.name + os.sep, "folder"))
             elif suffixes is None or entry.suffix in suffixes:
                 found.append((prefix + entry.name, "file"))

@@ -67,8 +67,9 @@ def list_scenes(root: Path, setting: str = "data.path") -> SceneSource:
     names = {entry.name for entry in entries}
     if COORD_FILE in names:
         raise DataError(f"{root} is a single scene", hint=f"set {setting} to the folder that holds it and others")
-    folders = [name for name in SPLITS if name in names and (root / name).is_dir()]
-    if not folders or (root / folders[0] / COORD_FILE).exists():
+    # Not with Path, which raises where a link leads to a name that is too long.
+    folders = [name for name in SPLITS if name in names and os.path.isdir(root / name)]  # noqa: PTH112
+    if not folders or os.path.exists(root / folders[0] / COORD_FILE):  # noqa: PTH110
         keys, problems, ignored = _list(root, "", entries)
         if not keys:
             raise DataError(f"{root} has no scenes", hint=_WHAT_IS_A_SCENE, details=shortened(problems))

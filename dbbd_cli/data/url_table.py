@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import difflib
+import os
 from collections.abc import Iterable, Iterator
 from itertools import chain
 from pathlib import Path
@@ -33,7 +34,7 @@ def read_url_table(path: Path, url_column: str, label_column: str) -> tuple[list
     Raises:
         DataError: the file is missing, unreadable or not UTF-8, or lacks one of the columns.
     """
-    if path.is_dir():
+    if os.path.isdir(path):  # noqa: PTH112 - a Path raises where its name is too long
         raise DataError(
             f"{path} is a folder, not a CSV file",
             hint="set data.path to the file, or data.source to folder if its sub-folders hold images",

@@ -45,7 +45,11 @@ class Workers:
     def initialiser(self) -> Callable[[int], None]:
         """What each process does first."""
         parent = Path(tempfile.gettempdir())
+        lost = {folder: _workers_of(folder) for folder in parent.glob("dbbd.*.tmp")}
         remove_strays(parent)
+        for folder, numbers in lost.items():
+            if not folder.exists():
+                _remove_shared_memory(numbers)
         self._folder = temporary_path(parent / "dbbd")
         return partial(_start_worker, str(self._folder))
 
@@ -117,7 +121,27 @@ class Workers:
             process.join(10)
         self._processes.clear()
         if self._folder is not None:
+            _remove_shared_memory(_workers_of(self._folder))
             shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def _workers_of(folder: Path) -> list[int]:
+    """The numbers of the processes whose sockets lie in a folder."""
+    return [int(mark.name[7:]) for mark in folder.glob("worker-*") if mark.name[7:].isdecimal()]
+
+
+def _remove_shared_memory(numbers: list[int]) -> None:
+    """Frees batches of processes that were killed between making one and handing it over (Linux)."""
+    import psutil
+
+    for number in numbers:
+        for path in Path("/dev/shm").glob(f"torch_{number}_*"):  # noqa: S108 - where the system keeps it
+            with suppress(OSError, psutil.AccessDenied):
+                try:
+                    if psutil.Process(number).status() == psutil.STATUS_ZOMBIE:  # dead, and not yet buried
+                        path.unlink()
+                except psutil.NoSuchProcess:
+                    path.unlink()
 
 
 @contextmanager
@@ -159,6 +183,8 @@ def _start_worker(folder: str, _worker: int) -> None:
     _die_with_the_main_process()
     # The sockets through which batches are handed over lie here, so that they are found even if all are killed.
     getattr(current_process(), "_config", {})["tempdir"] = folder
+    with suppress(OSError):
+        Path(folder, f"worker-{os.getpid()}").touch()
     torch.set_num_threads(1)
     # A main process that goes away closes the connection over which a batch is handed over; it says itself why.
     sys.excepthook = lambda kind, error, trace: (

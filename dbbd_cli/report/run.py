@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,7 +76,7 @@ def read_evaluation(folder: Path) -> dict[str, Any] | None:
         CheckpointError: the file is damaged or of another version.
     """
     path = folder / "evaluation.json"
-    if not path.exists():
+    if not os.path.exists(path):  # noqa: PTH110 - a Path raises where a link leads to a name that is too long
         return None
     try:
         evaluation = _parse_json(_read_text(path))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from dbbd_cli.config.image_classification import ImageClassificationConfig, ImageDataConfig
@@ -36,7 +37,7 @@ def prepare_run(config: Config, progress: Progress) -> tuple[Config, Manifest]:
 
         choose_runtime(config.run.device, config.run.precision)
     weights = config.model.weights
-    if weights not in ("none", "default") and not Path(weights).is_file():
+    if weights not in ("none", "default") and not os.path.isfile(weights):  # noqa: PTH113 - a Path raises where its name is too long
         raise CheckpointError(
             f"model.weights: {printable(weights)} does not exist", hint="check the path, or set it to none"
         )

@@ -91,5 +91,13 @@ def test_what_no_folder_can_be_called(folder: Path, typed: str) -> None:
     assert complete.target(typed) == complete.folder(typed) == complete.setting(f"data.path={typed}") == []
 
 
+@pytest.mark.skipif(os.name == "nt", reason="links need a privilege there")
+def test_a_link_to_a_name_that_is_too_long(folder: Path) -> None:
+    (folder / "a").symlink_to("x" * 300)
+    (folder / "ab").mkdir()
+    assert values(complete.folder("a")) == ["ab/"]
+    assert values(complete.setting("data.path=a")) == ["data.path=a", "data.path=ab/"]
+
+
 def test_devices() -> None:
     assert values(complete.device("")) == ["auto", "cpu", "cuda", "mps"]

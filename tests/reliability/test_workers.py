@@ -7,6 +7,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from program import TINY
@@ -101,3 +102,22 @@ def test_signals_to_workers_alone_change_nothing(place: Place) -> None:
     before = log.stat().st_size  # it gets a line per epoch
     assert program.until(lambda: log.stat().st_size > before + 500) is None, program.said()
     assert program.workers() == workers
+
+
+@pytest.mark.parametrize("killed", [False, True])
+def test_shared_memory_of_killed_workers_is_freed(killed: bool, place: Place) -> None:
+    program, workers = _training(place, "dbbd")
+    # As if it had been killed between making a batch and handing it over: moments that cannot be hit at will.
+    left = Path(f"/dev/shm/torch_{workers[0]}_1_0")
+    left.touch()
+    try:
+        os.kill(program.pid, signal.SIGKILL if killed else signal.SIGTERM)
+        program.wait()
+        program.assert_gone()
+        if killed:
+            training = place.training()
+            following = place.start("resume", str(place.run))
+            assert following.until(training) is None, following.said()
+        assert not left.exists()
+    finally:
+        left.unlink(missing_ok=True)

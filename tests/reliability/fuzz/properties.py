@@ -21,7 +21,7 @@ def cases(short: int, full: int) -> Callable[[Any], Any]:
         print_blob=True,
         phases=(Phase.generate, Phase.shrink),
         # Files are read again and again in one folder, and a busy machine is no failure.
-        suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+        suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.function_scoped_fixture],
     )
 
 

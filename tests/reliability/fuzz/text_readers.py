@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import text_seeds as seeds
-from reader import Reader, check_error, check_line, check_lines, require, write_once
+from reader import Reader, check_error, check_lines, require, write_once
 from scene_seeds import sealed_zip
 
 from dbbd_cli.cli import complete
@@ -52,7 +52,7 @@ def url_table(data: bytes, folder: Path) -> None:
     for url, label in samples:
         require(url.strip() == url and label.strip() == label and url and label, "an empty field")
         require(not UNPRINTABLE.search(url + label), "a control character")
-        check_line(f"{label} {host_of(url)}")
+        require(type(host_of(url)) is str, "no host")
 
 
 def manifest(data: bytes, folder: Path) -> None:
@@ -115,7 +115,7 @@ def folders(data: bytes, folder: Path) -> None:
     """A tree of files: a run folder, a folder of classes or of scenes, and what the shell offers in it."""
     root = seeds.make_tree(seeds.json_of(data), folder)
     for typed in ("", "runs/"):
-        _check_offers(complete.target(f"{root}{os.sep}{typed}"))
+        _check_offers(complete.target(f"{root}{os.sep}{typed}"), "")
     problems = []
     for list_files in (list_folder, list_scenes):
         try:
@@ -132,15 +132,16 @@ def folders(data: bytes, folder: Path) -> None:
 def completion(data: bytes, _: Path) -> None:
     typed = os.fsdecode(data)
     for offer in (complete.target, complete.configuration, complete.folder, complete.device, complete.setting):
-        _check_offers(offer(typed))
-    _check_offers(complete.setting(f"data.path={typed}"))
+        _check_offers(offer(typed), typed)
+    _check_offers(complete.setting(f"data.path={typed}"), f"data.path={typed}")
 
 
-def _check_offers(pairs: Any) -> None:
+def _check_offers(pairs: Any, typed: str) -> None:
     require(isinstance(pairs, list) and all(len(pair) == 2 for pair in pairs), "no pairs")
     for value, meaning in pairs:
         require(type(value) is str and type(meaning) is str, "no text")
-        require("\n" not in value + meaning and "\r" not in value + meaning, "an offer of several lines")
+        require(value.startswith(typed), "an offer that does not go on from what was typed")
+        check_lines([value.removeprefix(typed), meaning])
 
 
 READERS = [

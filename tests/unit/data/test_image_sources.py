@@ -394,6 +394,10 @@ class TestUrls:
             listed(tmp_path, "url," + "x" * 100_000 + "\na.example,good\n")
         assert len(caught.value.message) < 1000
 
+    def test_a_path_that_is_too_long_is_said_to_be(self, tmp_path):
+        with pytest.raises(DataError, match=r"cannot be opened|does not exist"):
+            list_urls(tmp_path / ("x" * 300), "url", "label")
+
     def test_named_columns(self, tmp_path):
         source = listed(tmp_path, "class, address\nbad,a.example\ngood,b.example\n", "address", "class")
         assert keys(source) == ["a.example", "b.example"]

@@ -174,6 +174,16 @@ def test_a_linked_split_folder_is_read_as_the_user_means_it(tmp_path):
 
 
 @LINKS
+@LINKS
+def test_a_link_to_a_name_that_is_too_long_is_no_split(tmp_path):
+    scenes(tmp_path, "a.ply", "b.ply")
+    (tmp_path / "train").symlink_to("x" * 300)
+    source = list_scenes(tmp_path)
+    assert keys(source) == ["a.ply", "b.ply"]
+    assert len(source.problems) == 1
+    assert source.problems[0].startswith("train: cannot be opened")
+
+
 def test_names_that_cannot_be_shown_are_problems(divided):
     touch(divided / "train" / "bad\x1b[31m.ply")
     (problem,) = list_scenes(divided).problems

@@ -178,6 +178,10 @@ def test_names_with_control_characters_are_escaped(make_run: Make) -> None:
 def test_an_evaluation_is_read_where_there_is_one(make_run: Make, evaluation_of: Make) -> None:
     folder = make_run()
     assert read_evaluation(folder) is None
+    if os.name != "nt":  # links need a privilege there
+        (folder / "evaluation.json").symlink_to("x" * 300)
+        assert read_evaluation(folder) is None
+        (folder / "evaluation.json").unlink()
     for evaluation in (evaluation_of(), evaluation_of(["a", "b", "c"], absent=[1]), {"format": 1, "task": "other"}):
         (folder / "evaluation.json").write_text(json.dumps(evaluation), encoding="utf-8")
         assert read_evaluation(folder) == evaluation

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from dbbd_cli.errors import ConfigError, DiskError, ExitCode
+from dbbd_cli.files import temporary_path
 from dbbd_cli.report.save import render, save_figure, write_file
 from dbbd_cli.report.style import headed_figure, styled
 
@@ -101,7 +102,7 @@ def test_nothing_is_written_through_links(tmp_path: Path, monkeypatch: pytest.Mo
     assert path.read_bytes() == b"new"
     assert not path.is_symlink()
     # Not even through a link whose name was guessed.
-    (folder / "figure.png.a1b2c3d4.tmp").symlink_to(elsewhere)
+    temporary_path(path).symlink_to(elsewhere)
     with pytest.raises(DiskError):
         write_file(path, b"newer")
     assert path.read_bytes() == b"new"
