@@ -133,4 +133,6 @@ def open_to_append(path: Path) -> TextIO:
     """
     if path.is_symlink():
         raise OSError(errno.ELOOP, "it is a link, and links are not followed", str(path))
+    if path.exists() and not path.is_file():  # opening a pipe would wait for ever
+        raise OSError(errno.EINVAL, "it is no regular file", str(path))
     return path.open("a", encoding="utf-8", newline="\n")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
 import subprocess
 import time
 from collections.abc import Sequence
@@ -18,6 +19,8 @@ from dbbd_cli import __version__
 from dbbd_cli.files import write_text
 
 ENVIRONMENT = "environment.json"
+_NONE_FOUND = 1
+"""How `git config` ends where it knows no such setting."""
 PACKAGES = (
     "torch",
     "torchvision",
@@ -65,18 +68,22 @@ def write_environment(folder: Path, command: Sequence[str], device: str) -> None
 
 
 def _git_commit() -> dict[str, Any] | None:
-    """Commit of the working directory, and whether files in it differ from the commit."""
-    try:
-        commit = subprocess.run(
-            ["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=True
-        ).stdout.strip()
-        changes = subprocess.run(
-            ["git", "status", "--porcelain", "--untracked-files=no"],
-            capture_output=True,
-            text=True,
-            timeout=5,
-            check=True,
-        ).stdout
-    except (OSError, subprocess.SubprocessError):
+    """Commit of the working directory, and whether files in it differ from the commit, None where that is not asked."""
+    code, commit = _git("rev-parse", "HEAD")
+    if code != 0:
         return None
-    return {"commit": commit, "changed": bool(changes.strip())}
+    # To compare files, git runs programs that a repository names in its settings, and this one may be a stranger's.
+    code, programs = _git("config", "--show-scope", "--get-regexp", r"^(filter\.|core\.fsmonitor$)")
+    if code not in (0, _NONE_FOUND) or re.search(r"^(local|worktree)\s", programs, re.MULTILINE):
+        return {"commit": commit, "changed": None}
+    code, changes = _git("status", "--porcelain", "--untracked-files=no", "--ignore-submodules=all")
+    return {"commit": commit, "changed": bool(changes) if code == 0 else None}
+
+
+def _git(*arguments: str) -> tuple[int, str]:
+    """The exit code of git, -1 where it is not there or hangs, and its answer."""
+    try:
+        done = subprocess.run(["git", *arguments], capture_output=True, text=True, timeout=5, check=False)
+    except (OSError, subprocess.SubprocessError, UnicodeDecodeError):
+        return -1, ""
+    return done.returncode, done.stdout.strip()

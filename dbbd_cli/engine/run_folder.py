@@ -20,6 +20,7 @@ from filelock import FileLock, Timeout
 
 from dbbd_cli.errors import ConfigError, DiskError, InUseError
 from dbbd_cli.files import open_to_append, remove_strays, temporary_path, write_text
+from dbbd_cli.text import printable
 
 CONFIG = "config.yaml"
 SPLITS = "splits.json"
@@ -37,7 +38,8 @@ def check_run_folder(runs_dir: Path, name: str) -> None:
         ConfigError: the name is not fit to be part of a folder's name.
         DiskError: the folder cannot be made.
     """
-    if not re.fullmatch(r"[\w][\w .+=@-]{0,99}", name) or name != name.rstrip(" ."):
+    fits = re.fullmatch(r"[\w][\w .+=@-]{0,99}", name) and printable(name) == name
+    if not fits or name != name.rstrip(" ."):
         raise ConfigError(
             f"run.name: {name!r} cannot be part of a folder's name",
             hint="use letters, digits and . _ - only, starting with a letter or digit",
@@ -95,18 +97,14 @@ def locked(folder: Path) -> Iterator[None]:
     """
     lock = FileLock(folder / LOCK)
     try:
-        lock.acquire(timeout=0)
-    except Timeout as error:
-        raise InUseError(
-            f"the run folder {folder} is in use by {_owner(folder)}", hint="wait until it ends, or stop it with Ctrl-C"
-        ) from error
+        _acquire(lock, folder)
     except OSError as error:
         raise DiskError(
             f"the run folder {folder} cannot be written: {error.strerror}", hint="check the rights to it"
         ) from error
     try:
         with suppress(OSError):  # the disk may be full
-            (folder / OWNER).write_text(f"process {os.getpid()} on {platform.node()}\n", encoding="utf-8")
+            write_text(folder / OWNER, f"process {os.getpid()} on {platform.node()}\n")
         for place in (folder, folder.parent):
             remove_strays(place)
         yield
@@ -116,21 +114,38 @@ def locked(folder: Path) -> Iterator[None]:
         lock.release()
 
 
-def _owner(folder: Path) -> str:
+def _acquire(lock: FileLock, folder: Path) -> None:
+    """Takes a lock. Where its owner is dead, waits for its worker processes to be gone too: they hold it still."""
+    for attempt in range(200):
+        try:
+            lock.acquire(timeout=0)
+            return
+        except Timeout as error:
+            owner = _living_owner(folder)
+            if owner is not None or attempt == 199:
+                raise InUseError(
+                    f"the run folder {folder} is in use by {owner or 'another process'}",
+                    hint="wait until it ends, or stop it with Ctrl-C",
+                ) from error
+        time.sleep(0.05)
+
+
+def _living_owner(folder: Path) -> str | None:
     """Who holds the run folder, in words.
 
     It writes so just after it took hold of it; until then the file may be missing, or name a process that is dead.
     """
     import psutil
 
-    for _ in range(40):
-        with suppress(OSError, ValueError):
-            owner = (folder / OWNER).read_text(encoding="utf-8").strip()
-            number, node = re.fullmatch(r"process (\d{1,10}) on (.*)", owner, re.DOTALL).groups()  # type: ignore[union-attr]
-            if node != platform.node() or psutil.pid_exists(int(number)):
+    with suppress(OSError, ValueError):
+        owner = (folder / OWNER).read_text(encoding="utf-8").strip()
+        found = re.fullmatch(r"process (\d{1,10}) on (.*)", owner, re.DOTALL)
+        if found is None:
+            return None
+        with suppress(psutil.NoSuchProcess):
+            if found[2] != platform.node() or psutil.Process(int(found[1])).status() != psutil.STATUS_ZOMBIE:
                 return owner
-        time.sleep(0.05)
-    return "another process"
+    return None
 
 
 def finite(value: Any) -> Any:
@@ -175,7 +190,8 @@ class RunLog:
         """Makes the file hold the steps that it knows up to `step`, and the epochs of the checkpoint."""
         path = self.folder / HISTORY
         rows: list[Mapping[str, Any]] = list(history)
-        for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []:
+        # Of a pipe or a device the end would never come.
+        for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []:
             try:
                 row = json.loads(line)
                 if row["kind"] == "step" and row["step"] <= step:
@@ -200,7 +216,8 @@ class RunLog:
         from torch.utils.tensorboard.summary import hparams
 
         plain = {
-            key: value if isinstance(value, (bool, int, float, str)) else str(value) for key, value in values.items()
+            printable(key): value if isinstance(value, (bool, int, float)) else printable(str(value))
+            for key, value in values.items()
         }
         writer = self._board.file_writer
         assert writer is not None
@@ -211,8 +228,8 @@ class RunLog:
         self._board.flush()  # nobody would hear of an error in closing
 
     def text(self, text: str) -> None:
-        """Adds a line with the time to `run.log`."""
-        self._log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
+        """Adds a line with the time to `run.log`; what would make a second line of it becomes an escape."""
+        self._log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {printable(text)}\n")
         self._log.flush()
 
     def sync(self) -> None:
