@@ -129,7 +129,7 @@ def test_no_file_of_weights_runs_code_wherever_it_lies(
     runs: dict[str, Path], tmp_path: Path, count: Callable[[int, int], int], report: Callable[[str], None]
 ) -> None:
     ways = [(command, place) for place in PLACES for command in ("resume", "evaluate", "validate")]
-    every = list(files(tmp_path))
+    every = list(files(tmp_path))[:: count(2, 1)]
     tried, wrong = 0, []
     for number, (name, data, reason, marker) in enumerate(every):
         task = list(runs)[number % 2]
@@ -150,7 +150,7 @@ def test_no_file_of_weights_runs_code_wherever_it_lies(
                 found = problem(outcome, reason, marker, (4,))
             wrong += [f"{name}: {command}, {place}: {found}"] if found else []
     report(f"{len(every)} files of weights, {tried} commands: {len(wrong)} wrong")
-    assert len(every) > 100
+    assert len(every) > count(70, 150)
     assert not wrong, "\n".join(wrong)
 
 
@@ -197,7 +197,7 @@ def test_no_scene_runs_code(
         marker = tmp_path / f"ran-{number}"
         path.write_bytes(scene_with(make(str(marker))))
         for command, arguments in commands.items():
-            if command == "evaluate" and number % count(4, 1):
+            if command == "evaluate" and number % count(8, 1):
                 continue
             tried += 1
             outcome = dbbd(*arguments)
@@ -221,8 +221,10 @@ def test_the_program_itself_refuses_in_little_time_and_memory(
         weights.write_bytes(data)
         return measure("evaluate", str(weights), folder=tmp_path)
 
-    code, told, least_seconds, least_mb = measured(b"bad")
-    assert code == 4, told
+    least_seconds = least_mb = 0.0
+    if full := count(0, 1) == 1:
+        code, told, least_seconds, least_mb = measured(b"bad")
+        assert code == 4, told
     every = list(files(tmp_path))
     chosen = [entry for entry in every if entry[0] in HEAVY[: count(1, len(HEAVY))]] + every[count(len(every), 0) :: 4]
     wrong, seconds, mb = [], 0.0, 0.0
@@ -231,9 +233,10 @@ def test_the_program_itself_refuses_in_little_time_and_memory(
         found = problem(Outcome(code, told), reason, marker, (4,))
         seconds, mb = max(seconds, its_seconds - least_seconds), max(mb, its_mb - least_mb)
         wrong += [f"{name}: {found}"] if found else []
-    report(f"{len(chosen)} processes, {len(wrong)} wrong: at most {seconds:+.1f} s and {mb:+.0f} MB")
+    more = f": at most {seconds:+.1f} s and {mb:+.0f} MB" if full else ""
+    report(f"{len(chosen)} processes, {len(wrong)} wrong{more}")
     assert not wrong, "\n".join(wrong)
-    assert mb < 300
+    assert not full or mb < 300
 
 
 def nested(depth: int) -> Any:

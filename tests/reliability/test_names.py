@@ -332,7 +332,7 @@ def test_links_in_a_run_folder_are_not_written_through(
         before = everything(tmp_path, copy)
         commands = [["resume", copy, "--epochs", "2"], ["evaluate", copy, "--split", "val", "--no-plots"],
                     ["plot", copy, "--format", "svg"], ["plot", copy, "--format", "html"]]  # fmt: skip
-        for arguments in commands[: 1 if names[0] in ALONE else 4]:
+        for arguments in commands[: 1 if names[0] in ALONE else count(3, 4)]:
             tried += 1
             code, _, err = dbbd(*arguments, "--quiet")
             if code not in DOCUMENTED:
@@ -357,7 +357,7 @@ def test_settings_and_lists_of_strangers_lead_nowhere(
     shutil.copytree(hostile_run, copy)
     splits = json.loads((copy / "splits.json").read_text())
     state = load_checkpoint(copy / NEWEST)
-    for text in (*OUTSIDE, *CONTROLLING, *MISLEADING)[:: count(10, 1)]:
+    for text in (*OUTSIDE, *CONTROLLING, *MISLEADING)[:: count(20, 1)]:
         before = everything(tmp_path, copy)
         config = {**state["config"], "run": {**state["config"]["run"], "name": text}}
         for name in (NEWEST, BEST, previous_name(1)):
