@@ -18,6 +18,7 @@ from dbbd_cli.files import replace_file, temporary_path
 from dbbd_cli.model.safe_load import load_tensors, reason_of
 from dbbd_cli.model.sealed_file import is_intact, is_sealed, write_sealed
 from dbbd_cli.paths import resume_command
+from dbbd_cli.text import printable
 
 CHECKPOINT_FORMAT = 2
 NEWEST = "ckpt.pth"
@@ -129,7 +130,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         and (type(state["format"]) is not int or state["format"] != CHECKPOINT_FORMAT)
     ):
         raise CheckpointError(
-            f"{path} has format {str(state['format'])[:20]}, and this version reads format {CHECKPOINT_FORMAT}",
+            f"{path} has format {printable(str(state['format'])[:20])}, and this version reads format {CHECKPOINT_FORMAT}",
             hint="use the version of dbbd that wrote it (see environment.json of the run)",
         )
     if not isinstance(state, dict) or not state.keys() >= CONTENT:

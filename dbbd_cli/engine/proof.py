@@ -97,7 +97,12 @@ def _require_form(proof: Any) -> None:
     forms = {"epoch": int, "batch": int, "samples": list, "names": list, "loss": float}
     forms |= dict.fromkeys(("device", "precision", "torch", "dbbd"), str)
     whole = isinstance(proof, Mapping) and all(type(proof.get(name)) is form for name, form in forms.items())
-    if not whole or not all(type(index) is int for index in proof["samples"]) or not 0 <= proof["epoch"] < 2**31:
+    if (
+        not whole
+        or not proof["samples"]
+        or not all(type(index) is int for index in proof["samples"])
+        or not 0 <= proof["epoch"] < 2**31
+    ):
         raise CheckpointError("the proof in the checkpoint is not what it should be", hint="use another checkpoint")
 
 

@@ -44,7 +44,9 @@ def check_run_folder(runs_dir: Path, name: str) -> None:
             f"run.name: {name!r} cannot be part of a folder's name",
             hint="use letters, digits and . _ - only, starting with a letter or digit",
         )
-    existing = next(folder for folder in (runs_dir, *runs_dir.parents) if folder.exists())
+    # Not with Path, which raises where a name is too long.
+    folders = (runs_dir, *runs_dir.parents)
+    existing = next(folder for folder in folders if os.path.exists(folder))  # noqa: PTH110
     if not existing.is_dir() or not os.access(existing, os.W_OK):
         raise DiskError(f"no folder can be made in {existing}", hint=HINT_RUNS_DIR)
 
@@ -189,17 +191,17 @@ class RunLog:
     def _restore(self, step: int, history: Sequence[Mapping[str, Any]]) -> None:
         """Makes the file hold the steps that it knows up to `step`, and the epochs of the checkpoint."""
         path = self.folder / HISTORY
-        rows: list[Mapping[str, Any]] = list(history)
+        rows = [(row["step"], True, json.dumps(finite(row))) for row in history]
         # Of a pipe or a device the end would never come.
         for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []:
             try:
                 row = json.loads(line)
                 if row["kind"] == "step" and row["step"] <= step:
-                    rows.append(row)
+                    rows.append((row["step"], False, json.dumps(finite(row))))
             except (ValueError, KeyError, TypeError, RecursionError):
                 continue  # the torn last line of a run that was killed
-        rows.sort(key=lambda row: (row["step"], row["kind"] == "epoch"))
-        write_text(path, "".join(json.dumps(finite(row)) + "\n" for row in rows))
+        rows.sort(key=lambda row: row[:2])
+        write_text(path, "".join(f"{line}\n" for _, _, line in rows))
 
     def entry(self, row: Mapping[str, Any]) -> None:
         """Adds a line to the history."""

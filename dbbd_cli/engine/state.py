@@ -108,7 +108,7 @@ class TrainState:
         if not isinstance(values, Mapping) or values.keys() != {field.name for field in fields(TrainState)}:
             raise ValueError("the state of the run does not have the fields that it should")
         for name in ("epoch", "batch", "step", "skipped_steps", "best_epoch", "patience_epochs"):
-            _require(type(values[name]) is int and values[name] >= 0, name)
+            _require(type(values[name]) is int and 0 <= values[name] < 2**53, name)
         for name in ("best_value", "patience_value", "seconds", "seconds_at_epoch"):
             _require(type(values[name]) is float, name)
         _require(type(values["stopped_early"]) is bool, "stopped_early")
@@ -116,7 +116,11 @@ class TrainState:
         _require(isinstance(history, list) and len(history) == values["epoch"] - 1, "history")
         for row in history:
             _require(
-                isinstance(row, Mapping) and _are_numbers(row.get("train")) and _are_numbers(row.get("val")), "history"
+                isinstance(row, Mapping)
+                and type(row.get("step")) is int
+                and _are_numbers(row.get("train"))
+                and _are_numbers(row.get("val")),
+                "history",
             )
         _require(values["best_epoch"] <= len(history), "best_epoch")
         _require(isinstance(sums, Mapping) and sums.keys() == {"values", "num_samples"}, "sums")

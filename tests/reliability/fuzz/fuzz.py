@@ -51,7 +51,8 @@ def fuzz(name: str, cases: int, out: Path, *, most_processes: int = 20) -> Outco
     """Runs the cases of one reader, in one process after another where they end it."""
     outcome = Outcome(name)
     started = time.monotonic()
-    with tempfile.TemporaryDirectory() as scratch:
+    in_memory = Path("/dev/shm")
+    with tempfile.TemporaryDirectory(dir=in_memory if os.access(in_memory, os.W_OK) else None) as scratch:
         for attempt in range(most_processes):
             state = Path(scratch) / f"state-{attempt}.json"
             process = _start(name, cases - outcome.cases, seed=attempt + 1, scratch=Path(scratch), out=out, state=state)

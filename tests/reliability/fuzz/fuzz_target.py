@@ -7,7 +7,6 @@ import json
 import os
 import random
 import sys
-import tempfile
 import time
 import traceback
 from pathlib import Path
@@ -89,8 +88,7 @@ def main() -> None:
         seeds = reader.seeds()
     runs = next(int(option.removeprefix("-runs=")) for option in options if option.startswith("-runs="))
     notes = Notes(name, Path(state), Path(out))
-    memory = Path("/dev/shm")
-    folder = Path(tempfile.mkdtemp(dir=memory if os.access(memory, os.W_OK) else None))
+    (folder := Path("files").absolute()).mkdir(exist_ok=True)
 
     def mutator(data: bytes, max_size: int, seed: int) -> bytes:
         draw = random.Random(seed)

@@ -451,3 +451,13 @@ def test_in_the_middle_of_accumulating_a_stop_waits_for_the_step(tmp_path: Path)
     with pytest.raises(StoppedError, match="after step 1; everything is saved"):
         run(task, tmp_path, stop=stop, accumulate_batches=2)
     assert load_checkpoint(tmp_path / "ckpt.pth")["state"]["batch"] == 2
+
+
+def test_lines_that_are_no_entries_do_not_keep_a_run_from_going_on(tmp_path: Path) -> None:
+    nested = '{"kind": "step", "step": 1, "x": ' + "[" * 900 + "]" * 900 + "}"
+    good = '{"kind": "step", "step": 2}'
+    (tmp_path / "history.jsonl").write_text("\n".join([nested, "torn {", '{"kind": "step", "step": "3"}', good, ""]))
+    RunLog(tmp_path, step=6, history=[], command=[]).close()
+    lines = (tmp_path / "history.jsonl").read_text().splitlines()
+    assert good in lines
+    assert "torn {" not in lines
