@@ -130,7 +130,8 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         and (type(state["format"]) is not int or state["format"] != CHECKPOINT_FORMAT)
     ):
         raise CheckpointError(
-            f"{path} has format {printable(str(state['format'])[:20])}, and this version reads format {CHECKPOINT_FORMAT}",
+            f"{path} has format {printable(str(state['format'])[:20])}, "
+            f"and this version reads format {CHECKPOINT_FORMAT}",
             hint="use the version of dbbd that wrote it (see environment.json of the run)",
         )
     if not isinstance(state, dict) or not state.keys() >= CONTENT:
