@@ -96,6 +96,12 @@ def remove_free_locks(folder: Path) -> None:
             path.unlink(missing_ok=True)
 
 
+def nearest_existing(path: Path) -> Path:
+    """The path, or the nearest folder above it that exists."""
+    # Not with Path.exists, which raises where a name is too long.
+    return next(folder for folder in (path, *path.parents) if os.path.exists(folder))  # noqa: PTH110
+
+
 def replace_file(source: Path, target: Path) -> None:
     """Renames `source` to `target`, replacing it, and makes the rename last through a power cut."""
     source.replace(target)

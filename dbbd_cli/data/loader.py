@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
@@ -124,9 +125,16 @@ class BatchLoader:
 
     def plan(self, epoch: int) -> list[list[Key]]:
         """The samples of each batch of an epoch."""
-        order = permutation(self.seed, epoch, self.num_samples) if self.shuffle else range(self.num_samples)
-        keys = [(epoch, int(index)) for index in order]
+        keys = [(epoch, int(index)) for index in self._order(epoch)]
         return [keys[start : start + self.batch_size] for start in range(0, len(keys), self.batch_size)]
+
+    def keys_of(self, epoch: int, batch: int) -> list[Key]:
+        """The samples of one batch of an epoch; none where the epoch has no such batch."""
+        start = batch * self.batch_size
+        return [(epoch, int(index)) for index in self._order(epoch)[start : start + self.batch_size]]
+
+    def _order(self, epoch: int) -> np.ndarray:
+        return permutation(self.seed, epoch, self.num_samples) if self.shuffle else np.arange(self.num_samples)
 
     def make(self, keys: list[Key]) -> Any:
         """The batch of the given samples, made here and now.

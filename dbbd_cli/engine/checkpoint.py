@@ -50,8 +50,8 @@ def checkpoint_names(folder: Path) -> list[str]:
 def save_checkpoint(state: Mapping[str, Any], folder: Path, *, best: bool, keep: int) -> None:
     """Makes `state` the newest checkpoint of a run folder, and maybe also the best model.
 
-    At every moment of it the folder holds a checkpoint that verifies. Older ones give way only once the new one, read
-    back from the disk, has been verified.
+    At every moment of it the folder holds a checkpoint that verifies. Older ones give way only once the new one has
+    been read back and verified.
 
     Args:
         state: tensors and plain values.

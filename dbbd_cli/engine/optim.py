@@ -34,10 +34,15 @@ def load_optimizer(
         saved: its state, from a checkpoint.
         training: the configuration now.
         saved_training: that of the checkpoint.
+
+    Raises:
+        ValueError: the state is of another kind.
     """
-    kept = [{key: group[key] for key in ("weight_decay", "fused")} for group in optimizer.param_groups]
+    kept = [{k: v for k, v in group.items() if k not in ("params", "lr")} for group in optimizer.param_groups]
     optimizer.load_state_dict(saved)
     for group, settings in zip(optimizer.param_groups, kept, strict=True):
+        if type(group["lr"]) is not float:
+            raise ValueError("its learning rate is no number")
         group.update(settings)
         if training.learning_rate != saved_training["learning_rate"]:
             # In proportion, so that reductions on a plateau stay in force.
@@ -110,5 +115,7 @@ class LearningRate:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Puts back what `state_dict` gave. The settings come from the configuration, which may have changed."""
+        if type(state["best"]) is not float or type(state["num_bad_epochs"]) is not int:
+            raise ValueError("the memory of its schedule is not what it should be")
         self.plateau.best = state["best"]
         self.plateau.num_bad_epochs = state["num_bad_epochs"]

@@ -34,7 +34,7 @@ def prove(task: Task, runtime: Runtime, state: TrainState) -> dict[str, Any] | N
     """
     loader = task.loaders["train"]
     epoch, batch = (state.epoch, state.batch) if state.batch < len(loader) else (state.epoch + 1, 0)
-    keys = loader.plan(epoch)[batch]
+    keys = loader.keys_of(epoch, batch)
     try:
         loss, names = _replay(task, runtime, keys)
     except (DbbdError, OSError):  # a sample that cannot be read: training will tell of it, after this state is saved
@@ -66,8 +66,7 @@ def check(task: Task, runtime: Runtime, proof: Mapping[str, Any]) -> None:
     where = f"batch {batch + 1} of epoch {epoch}"
     if any(not 0 <= index < loader.num_samples for _, index in keys):
         raise _refusal(f"{where} had samples that the training split does not have now", [])
-    plan = loader.plan(epoch)
-    if len(keys) == loader.batch_size and (batch >= len(plan) or plan[batch] != keys):
+    if len(keys) == loader.batch_size and loader.keys_of(epoch, batch) != keys:
         raise _refusal(f"{where} would consist of other samples than it did when the checkpoint was written", [])
     loss, names = _replay(task, runtime, keys)
     tolerance = max(

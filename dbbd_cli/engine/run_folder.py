@@ -19,7 +19,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from dbbd_cli.errors import ConfigError, DiskError, InUseError
-from dbbd_cli.files import open_to_append, remove_strays, temporary_path, write_text
+from dbbd_cli.files import nearest_existing, open_to_append, remove_strays, temporary_path, write_text
 from dbbd_cli.text import printable
 
 CONFIG = "config.yaml"
@@ -44,9 +44,7 @@ def check_run_folder(runs_dir: Path, name: str) -> None:
             f"run.name: {name!r} cannot be part of a folder's name",
             hint="use letters, digits and . _ - only, starting with a letter or digit",
         )
-    # Not with Path, which raises where a name is too long.
-    folders = (runs_dir, *runs_dir.parents)
-    existing = next(folder for folder in folders if os.path.exists(folder))  # noqa: PTH110
+    existing = nearest_existing(runs_dir)
     if not existing.is_dir() or not os.access(existing, os.W_OK):
         raise DiskError(f"no folder can be made in {existing}", hint=HINT_RUNS_DIR)
 

@@ -37,7 +37,8 @@ def read_archive(file: IO[bytes], max_pickle_bytes: int) -> tuple[bytes, dict[st
             if by_name["data.pkl"].file_size > max_pickle_bytes:
                 raise ValueError(f"has a pickle of {by_name['data.pkl'].file_size:,} bytes, and no file of tensors has")
             pickle = archive.read(by_name["data.pkl"])
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, OverflowError, EOFError, struct.error) as error:
+    # NotImplementedError is zipfile's word for an entry of a later version of ZIP, or with patches in it.
+    except (zipfile.BadZipFile, NotImplementedError, OverflowError, EOFError, struct.error) as error:
         raise ValueError(_DAMAGED) from error
     return pickle, {
         name.removeprefix("data/"): entry.file_size for name, entry in by_name.items() if name.startswith("data/")

@@ -21,7 +21,7 @@ from dbbd_cli.engine.runtime import MIB, peak_memory_mb, seed_everything
 from dbbd_cli.engine.signals import StopRequest, stop_on_signals
 from dbbd_cli.engine.trainer import Trainer, fit
 from dbbd_cli.errors import DataError, DbbdError, DiskError, StoppedError
-from dbbd_cli.files import write_text
+from dbbd_cli.files import nearest_existing, write_text
 from dbbd_cli.paths import resume_command
 from dbbd_cli.progress import Progress
 from dbbd_cli.report.history import training_history
@@ -93,7 +93,7 @@ def check_room(trainer: Trainer, folder: Path) -> None:
     Raises:
         DiskError: says how much there is, and how much is needed.
     """
-    existing = next(path for path in (folder, *folder.parents) if path.exists())
+    existing = nearest_existing(folder)
     files = [(existing / name).stat() for name in checkpoint_names(existing)] if existing == folder else []
     there = sum({(file.st_dev, file.st_ino): file.st_size for file in files}.values())  # the best may be another's link
     needed, free = room_needed(trainer) - there, shutil.disk_usage(existing).free
@@ -231,8 +231,6 @@ def _measure(trainer: Trainer, facts: RunFacts) -> Forecast:
             runtime.synchronise()
             val_seconds = time.perf_counter() - start
 
-    runs_dir = Path(config.run.runs_dir)
-    existing = next(folder for folder in (runs_dir, *runs_dir.parents) if folder.exists())
     per_epoch = train_seconds * facts.batches["train"] + val_seconds * facts.batches["val"]
     return Forecast(
         facts=facts,
@@ -242,6 +240,6 @@ def _measure(trainer: Trainer, facts: RunFacts) -> Forecast:
         peak_memory_mb=peak_memory_mb(runtime.device),
         checkpoint_mb=expected_bytes(trainer) / MIB,
         disk_needed_mb=room_needed(trainer) / MIB,
-        disk_free_mb=shutil.disk_usage(existing).free / MIB,
+        disk_free_mb=shutil.disk_usage(nearest_existing(Path(config.run.runs_dir))).free / MIB,
         train_loss=first_loss,
     )

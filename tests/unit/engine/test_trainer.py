@@ -412,45 +412,32 @@ def test_the_events_hold_the_promised_scalars(tmp_path: Path) -> None:
     assert len(events.Scalars("val/loss")) == 2
 
 
-def test_a_stop_that_is_asked_for_while_a_batch_is_waited_for_need_not_wait(tmp_path: Path) -> None:
+class AskedToStop(Line):
+    """Asks for a stop, as the handler of a signal does, while its second batch is waited for."""
+
+    def __init__(self, stop: StopRequest) -> None:
+        super().__init__()
+        self.stop, self.made, self.finished = stop, 0, 0
+
+    def __getitems__(self, keys: list[Key]) -> tuple[torch.Tensor, torch.Tensor, np.ndarray]:
+        self.made += 1
+        if self.made == 2:
+            self.stop.ask(signal.SIGTERM)
+        self.finished += 1
+        return super().__getitems__(keys)
+
+
+# Between steps the second batch is not waited for; in the middle of accumulating, the step is finished with it.
+@pytest.mark.parametrize(("accumulate", "finished"), [(1, 1), (2, 2)])
+def test_a_stop_while_a_batch_is_waited_for(tmp_path: Path, accumulate: int, finished: int) -> None:
     task, stop = LineTask(), StopRequest()
-    make = task.train.__class__.__getitems__
-
-    class Hanging(Line):
-        made = 0
-
-        def __getitems__(self, keys: list[Key]) -> tuple[torch.Tensor, torch.Tensor, np.ndarray]:
-            Hanging.made += 1
-            if Hanging.made == 2:
-                stop.ask(signal.SIGTERM)  # as its handler does
-                pytest.fail("it went on waiting")
-            return make(self, keys)
-
-    task.train.__class__ = Hanging
+    asked = AskedToStop(stop)
+    task.loaders = {**task.loaders, "train": BatchLoader(asked, batch_size=4, shuffle=True, seed=1)}
     with pytest.raises(StoppedError, match="after step 1; everything is saved"):
-        run(task, tmp_path, stop=stop)
+        run(task, tmp_path, stop=stop, accumulate_batches=accumulate)
     saved = load_checkpoint(tmp_path / "ckpt.pth")
-    assert (saved["state"]["step"], saved["state"]["batch"]) == (1, 1)
-    assert saved["proof"] is not None
-
-
-def test_in_the_middle_of_accumulating_a_stop_waits_for_the_step(tmp_path: Path) -> None:
-    task, stop = LineTask(), StopRequest()
-    make = task.train.__class__.__getitems__
-
-    class Slow(Line):
-        made = 0
-
-        def __getitems__(self, keys: list[Key]) -> tuple[torch.Tensor, torch.Tensor, np.ndarray]:
-            Slow.made += 1
-            if Slow.made == 2:
-                stop.ask(signal.SIGTERM)
-            return make(self, keys)
-
-    task.train.__class__ = Slow
-    with pytest.raises(StoppedError, match="after step 1; everything is saved"):
-        run(task, tmp_path, stop=stop, accumulate_batches=2)
-    assert load_checkpoint(tmp_path / "ckpt.pth")["state"]["batch"] == 2
+    assert (saved["state"]["step"], saved["state"]["batch"]) == (1, finished)
+    assert asked.finished - (saved["proof"] is not None) == finished  # the proof makes the next batch
 
 
 def test_lines_that_are_no_entries_do_not_keep_a_run_from_going_on(tmp_path: Path) -> None:

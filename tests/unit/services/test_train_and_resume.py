@@ -5,6 +5,7 @@ import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,6 +14,8 @@ import yaml
 from dbbd_cli.config.image_classification import ImageClassificationConfig
 from dbbd_cli.config.load import Override, load_config
 from dbbd_cli.data.cache_dir import cache_folder
+from dbbd_cli.data.image_dataset import ImageBatch, ImageDataset
+from dbbd_cli.data.loader import Key
 from dbbd_cli.data.split import Manifest
 from dbbd_cli.engine.checkpoint import load_checkpoint, save_checkpoint
 from dbbd_cli.engine.run_folder import locked
@@ -433,3 +436,53 @@ def test_mid_epoch_checkpoints_lead_to_the_same_end(tiny_config: Make) -> None:
     save_checkpoint({k: v for k, v in inside.items() if k != "format"}, often.run, best=False, keep=2)
     resume(often.run)
     assert_same_run(whole.run, often.run)
+
+
+def test_a_sample_that_cannot_be_read_in_the_middle_of_a_run_loses_nothing(
+    tiny_config: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = train(tiny_config(run__runs_dir=str(tmp_path / "whole")))
+    make, left = ImageDataset.__getitems__, [4]  # the first batch is made twice: for the proof, and to be trained on
+
+    def fail_later(self: ImageDataset, keys: list[Key]) -> ImageBatch:
+        left[0] -= 1
+        if left[0] < 0:
+            raise DataError("cat/3.png cannot be read", hint="look at it")
+        return make(self, keys)
+
+    monkeypatch.setattr(ImageDataset, "__getitems__", fail_later)
+    with pytest.raises(DataError) as caught:
+        train(tiny_config())
+    assert "; then continue with: dbbd resume" in caught.value.hint
+    monkeypatch.undo()
+    (run,) = (tmp_path / "runs").iterdir()
+    assert load_checkpoint(run / "ckpt.pth")["state"]["step"] == 3
+    resume(run)
+    assert_same_run(whole.run, run)
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda state: state["optimizer"]["param_groups"][0].update(lr="high"),
+        lambda state: state["optimizer"]["param_groups"][0].pop("lr"),
+        lambda state: state["learning_rate"].update(best="low"),
+    ],
+)
+def test_a_strangers_optimizer_is_refused(spoil: Callable[[Any], object], tiny_config: Make) -> None:
+    run = train(tiny_config(training__epochs=1)).run
+    state = load_checkpoint(run / "ckpt.pth")
+    spoil(state)
+    (run / "ckpt.pth").unlink()
+    write_sealed(state, run / "ckpt.pth")
+    with pytest.raises(CheckpointError, match="does not fit this configuration"):
+        resume(run, overrides=epochs(2))
+
+
+def test_text_in_the_settings_of_an_optimizer_has_no_effect(tiny_config: Make) -> None:
+    run = train(tiny_config(training__epochs=1)).run
+    state = load_checkpoint(run / "ckpt.pth")
+    state["optimizer"]["param_groups"][0].update(betas="many", eps="small", amsgrad="yes")
+    (run / "ckpt.pth").unlink()
+    write_sealed(state, run / "ckpt.pth")
+    assert resume(run, overrides=epochs(2)).epochs == 2
