@@ -13,12 +13,18 @@ def plot(targets: Sequence[Path], *, out: Path | None = None, format: str = "png
     """Draws the training history; for a single run that was evaluated, the figures of the evaluation too.
 
     Args:
-        targets: run folders, or files inside them.
+        targets: run folders, or files inside them; a checkpoint among these is checked.
         out: folder of the figures; by default the run's own, or the working directory for several runs.
         format: png, svg, pdf or html.
 
     Raises:
         DbbdError: see the kinds in `errors`.
     """
+    for target in targets:
+        if target.suffix == ".pth" and target.is_file():
+            # Nothing in it is drawn, but who names a checkpoint shall hear that it is damaged, or not to be trusted.
+            from dbbd_cli.model.safe_load import load_tensors
+
+            load_tensors(target)
     folders = [target.parent if target.is_file() else target for target in targets]
     return PlotResult(files=plot_runs(folders, out, format))
