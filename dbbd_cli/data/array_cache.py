@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
+from dbbd_cli.data.cache_dir import make_cache_folder
 from dbbd_cli.data.findings import why
 from dbbd_cli.errors import DiskError
 from dbbd_cli.files import passing_lock, remove_free_locks, remove_strays, temporary_path
@@ -51,7 +52,7 @@ def cached_arrays(
         return arrays
     with ExitStack() as held:
         with _writing(cache_dir):
-            cache_dir.mkdir(parents=True, exist_ok=True)
+            make_cache_folder(cache_dir)
             held.enter_context(passing_lock(path.with_suffix(".lock")))
         if (arrays := _read(path, usable)) is not None:  # another process made it while this one waited
             return arrays

@@ -6,6 +6,11 @@ import os
 import sys
 from pathlib import Path
 
+from dbbd_cli.files import write_text
+
+MARK = "dbbd-cache.txt"
+_CONTENT = "dbbd keeps prepared data in this folder. It can be made again from what it was made of.\n"
+
 
 def cache_folder(configured: str | None) -> Path:
     """The folder of `data.cache_dir`; without one `$DBBD_CACHE_DIR`, or the platform's place for caches."""
@@ -16,3 +21,22 @@ def cache_folder(configured: str | None) -> Path:
     if sys.platform == "darwin":
         return Path.home() / "Library" / "Caches" / "dbbd"
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dbbd"
+
+
+def make_cache_folder(folder: Path) -> None:
+    """Makes a folder for caches where there is none, and marks it as one.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    if not is_cache_folder(folder):
+        write_text(folder / MARK, _CONTENT)
+
+
+def is_cache_folder(folder: Path) -> bool:
+    """Whether prepared data was kept in a folder before, by this program on this machine."""
+    try:
+        return (folder / MARK).read_text(encoding="utf-8") == _CONTENT
+    except (OSError, ValueError):
+        return False

@@ -23,6 +23,7 @@ from pathlib import Path
 import numpy as np
 import PIL
 
+from dbbd_cli.data.cache_dir import make_cache_folder
 from dbbd_cli.data.image_refs import ImageRef as ImageRef
 from dbbd_cli.data.image_refs import hash_files as hash_files
 from dbbd_cli.data.image_refs import url_sha256 as url_sha256
@@ -84,7 +85,7 @@ def prepare_images(refs: Sequence[ImageRef], size: int, cache_dir: Path, progres
         return done
     whole = _of(refs, size, cache_dir, {})
     try:
-        cache_dir.mkdir(parents=True, exist_ok=True)
+        make_cache_folder(cache_dir)
         with passing_lock(whole.path.with_suffix(".lock")):
             if (done := _done_before(refs, size, cache_dir)) is not None:  # by another process, while this one waited
                 return done

@@ -10,6 +10,7 @@ from typing import Any
 from dbbd_cli.config.load import Override, config_from_mapping
 from dbbd_cli.config.point_pretraining import PointPretrainingConfig
 from dbbd_cli.config.schema import Config
+from dbbd_cli.data.cache_dir import is_cache_folder
 from dbbd_cli.data.split import Manifest
 from dbbd_cli.engine.checkpoint import checkpoint_names, load_checkpoint
 from dbbd_cli.engine.run_folder import SPLITS
@@ -24,6 +25,7 @@ from dbbd_cli.services.results import RunFacts
 from dbbd_cli.tasks.base import Task
 from dbbd_cli.tasks.image_classification import ImageClassification
 from dbbd_cli.tasks.point_pretraining import PointPretraining
+from dbbd_cli.text import printable
 
 AnyTask = ImageClassification | PointPretraining
 
@@ -84,6 +86,7 @@ def open_run(
         ) from error
     config = with_absolute_paths(config_from_mapping(made_with, overrides, origin=str(path)))
     _refuse_fixed(made_with, overrides, config.fixed_settings)
+    config = _with_own_cache(config, overrides, progress)
     manifest = Manifest.load(folder / SPLITS)
     if checkpoint["splits"] != manifest.digest():
         message = f"{folder / SPLITS} is not the one that {path.name} was made with: samples could change their split"
@@ -93,6 +96,25 @@ def open_run(
             )
         progress.warn(f"{message}. Going on, as --force says.")
     return OpenedRun(folder, path, checkpoint, config, position, manifest)
+
+
+def _with_own_cache(config: Config, overrides: Sequence[Override], progress: Progress) -> Config:
+    """The configuration without a cache folder that only the checkpoint names.
+
+    Files are written and removed there, and a checkpoint may come from anybody.
+    """
+    folder = config.data.cache_dir
+    if (
+        folder is None
+        or is_cache_folder(Path(folder))
+        or any(override.key == "data.cache_dir" for override in overrides)
+    ):
+        return config
+    progress.line(
+        f"{printable(folder)}, the data.cache_dir of the run, is no cache of dbbd on this machine: the usual one is "
+        "used. To keep it, add --set data.cache_dir=DIR"
+    )
+    return config.model_copy(update={"data": config.data.model_copy(update={"cache_dir": None})})
 
 
 def _refuse_fixed(made_with: Mapping[str, Any], overrides: Sequence[Override], settings: Sequence[str]) -> None:

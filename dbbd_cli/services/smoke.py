@@ -18,7 +18,7 @@ from dbbd_cli.config.schema import SCHEMAS, Config
 from dbbd_cli.engine.checkpoint import NEWEST, load_checkpoint, previous_name
 from dbbd_cli.engine.run_folder import create_run_folder
 from dbbd_cli.engine.runtime import choose_runtime
-from dbbd_cli.errors import ConfigError, DbbdError, ExitCode, StoppedError
+from dbbd_cli.errors import ConfigError, DbbdError, DiskError, ExitCode, StoppedError
 from dbbd_cli.files import write_text
 from dbbd_cli.progress import Progress, Silent
 from dbbd_cli.services.evaluate import evaluate
@@ -56,6 +56,7 @@ def smoke(
     Raises:
         ConfigError: there is no such task or device, or epochs is below 1.
         StoppedError: somebody else than this function asked to stop.
+        DiskError: the disk is full, or cannot be written.
     """
     progress = progress or Silent()
     if task != "all" and task not in CONFIGS:
@@ -139,6 +140,9 @@ class _Trial:
             passed = True
         except StoppedError:
             raise  # the user's wish, not a finding
+        except DiskError as error:
+            error.hint = "make room, then run dbbd smoke again"
+            raise
         except DbbdError as error:
             detail = error.message
         except _FailedError as error:

@@ -14,10 +14,16 @@ import numpy as np
 import pytest
 
 from dbbd_cli.data.array_cache import Arrays, cached_arrays, make_room, read_cached
+from dbbd_cli.data.cache_dir import MARK
 from dbbd_cli.errors import DataError, DiskError
 from dbbd_cli.files import passing_lock, temporary_path
 
 KEY = "0" * 32
+
+
+def kept(folder: Path) -> list[Path]:
+    """What a cache folder holds beside its mark."""
+    return [path for path in folder.iterdir() if path.name != MARK]
 
 
 def anything(arrays: Arrays) -> bool:
@@ -47,7 +53,7 @@ class Values:
 
 
 def the_file(folder: Path) -> Path:
-    (path,) = folder.iterdir()  # neither locks nor temporary files stay
+    (path,) = kept(folder)  # neither locks nor temporary files stay
     assert path.suffix == ".arrays"
     return path
 
@@ -70,7 +76,7 @@ def test_another_kind_or_key_is_another_file(tmp_path: Path) -> None:
         for make, (kind, key) in zip(makes, [("scene", KEY), ("scene", "1" * 32), ("other", KEY)], strict=True):
             make.assert_in(cached_arrays(tmp_path, kind, key, make, anything))
     assert [make.times for make in makes] == [1, 1, 1]
-    assert len(list(tmp_path.iterdir())) == 3
+    assert len(kept(tmp_path)) == 3
 
 
 def test_the_arrays_are_mapped_read_only(tmp_path: Path) -> None:
@@ -213,8 +219,8 @@ def test_several_processes_share_a_cache(tmp_path: Path) -> None:
     with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
         first, second = (pool.submit(sums_in_a_process, tmp_path, seeds) for _ in range(2))
         assert first.result() == second.result() == [int(Values(seed).arrays["parent"].sum()) for seed in seeds]
-    assert len([path for path in tmp_path.iterdir() if path.suffix == ".arrays"]) == 20
-    assert not [path for path in tmp_path.iterdir() if path.suffix in (".tmp", ".lock")]
+    assert len([path for path in kept(tmp_path) if path.suffix == ".arrays"]) == 20
+    assert not [path for path in kept(tmp_path) if path.suffix in (".tmp", ".lock")]
 
 
 def test_what_fails_while_it_is_made_leaves_nothing_and_keeps_its_own_error(tmp_path: Path) -> None:
@@ -226,7 +232,7 @@ def test_what_fails_while_it_is_made_leaves_nothing_and_keeps_its_own_error(tmp_
         with pytest.raises(type(error)) as caught:
             cached_arrays(tmp_path, "scene", KEY, make, anything)
         assert caught.value is error
-        assert not list(tmp_path.iterdir())
+        assert not kept(tmp_path)
 
 
 def test_a_cache_that_cannot_be_written_is_an_error_of_the_disk(tmp_path: Path) -> None:
@@ -246,7 +252,7 @@ def test_a_full_disk_is_an_error_of_the_disk_and_leaves_no_part(
         patch.setattr(Path, "replace", full)
         with pytest.raises(DiskError, match="no space left on device"):
             cached_arrays(tmp_path, "scene", KEY, make, anything)
-    assert not list(tmp_path.iterdir())
+    assert not kept(tmp_path)
     make.assert_in(cached_arrays(tmp_path, "scene", KEY, make, anything))
 
 
@@ -264,7 +270,7 @@ def test_the_files_used_least_recently_make_room(tmp_path: Path) -> None:
     in_use.write_bytes(bytes(100))
     with passing_lock(tmp_path / "scene-d.lock"):
         make_room(tmp_path, needed=50, limit=270)
-        left = sorted(path.name for path in tmp_path.iterdir())
+        left = sorted(path.name for path in kept(tmp_path))
     assert left == [
         *("images-c.u8", in_use.name, "scene-d.lock", "scene-middle.arrays", "scene-newest.arrays"),
     ]

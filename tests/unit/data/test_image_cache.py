@@ -15,12 +15,18 @@ from filelock import FileLock
 from PIL import Image
 
 from dbbd_cli.data import image_cache
+from dbbd_cli.data.cache_dir import MARK
 from dbbd_cli.data.image_cache import ImageRef, cached_images, hash_files, make_room, prepare_images, url_sha256
 from dbbd_cli.data.image_file import decode_image
 from dbbd_cli.data.qr_code import render_qr
 from dbbd_cli.errors import DiskError
 from dbbd_cli.files import temporary_path
 from dbbd_cli.progress import Phase, Silent
+
+
+def kept(folder: Path) -> list[Path]:
+    """What a cache folder holds beside its mark."""
+    return [path for path in folder.iterdir() if path.name != MARK]
 
 
 class Recorder(Silent):
@@ -144,7 +150,7 @@ def test_least_recently_used_caches_go_first(tmp_path: Path) -> None:
         path.write_bytes(bytes(100))
         os.utime(path, (1000 - age, 1000 - age))
     make_room(tmp_path, needed=150, limit=300)
-    assert [path.name for path in tmp_path.iterdir()] == ["images-new.u8"]
+    assert [path.name for path in kept(tmp_path)] == ["images-new.u8"]
 
 
 def test_a_cache_that_another_process_removes_meanwhile_is_no_error(
@@ -180,12 +186,12 @@ def test_what_a_killed_process_left_goes_at_once_and_what_another_writes_stays(t
     alive.touch()
     with FileLock(tmp_path / "images-alive.lock"):
         make_room(tmp_path, needed=1)
-        assert sorted(path.name for path in tmp_path.iterdir()) == ["images-alive.lock", alive.name]
+        assert sorted(path.name for path in kept(tmp_path)) == ["images-alive.lock", alive.name]
 
 
 def test_nothing_is_left_beside_the_cache(tmp_path: Path) -> None:
     prepared = prepare_images(url_refs(3), 32, tmp_path, Silent())
-    assert list(tmp_path.iterdir()) == [prepared.path]
+    assert kept(tmp_path) == [prepared.path]
 
 
 def test_a_data_set_above_the_limit_is_written_and_the_others_go(

@@ -10,6 +10,7 @@ import pytest
 
 from dbbd_cli.data import scene_cache
 from dbbd_cli.data.array_cache import cached_arrays
+from dbbd_cli.data.cache_dir import MARK
 from dbbd_cli.data.normals import estimate_normals
 from dbbd_cli.data.region_tree import RegionTree, check_tree
 from dbbd_cli.data.room_generator import generate_room
@@ -29,6 +30,11 @@ SETTINGS = SceneSettings(normal_neighbors=8, max_depth=2, min_region_points=16)
 TREE = ("parent", "level", "center_idx", "indices", "indices_ptr")
 COSTLY = ("read_scene", "scene_digest", "generate_room", "build_tree", "estimate_normals")
 """What a scene that is in the cache must not cost again."""
+
+
+def kept(folder: Path) -> list[Path]:
+    """What a cache folder holds beside its mark."""
+    return [path for path in folder.iterdir() if path.name != MARK]
 
 
 @pytest.fixture
@@ -149,7 +155,7 @@ def test_a_file_that_changed_is_refused_and_nothing_is_kept(tmp_path: Path) -> N
     with pytest.raises(DataError, match=r"scene\.pkl is not the scene that it was") as caught:
         prepared_scene(ref, SETTINGS, tmp_path / "cache")
     assert caught.value.hint
-    assert not list((tmp_path / "cache").iterdir())
+    assert not kept(tmp_path / "cache")
 
 
 def test_a_file_that_is_gone_is_named(tmp_path: Path) -> None:
@@ -182,7 +188,7 @@ def test_a_wrong_stored_tree_is_named_with_its_file_and_region(tmp_path: Path) -
     ref = save(tmp_path / "scene.pkl", hierarchy=tree)
     with pytest.raises(DataError, match=r"scene\.pkl.*root/1 holds point 400"):
         prepared_scene(ref, SETTINGS, tmp_path / "cache")
-    assert not list((tmp_path / "cache").iterdir())
+    assert not kept(tmp_path / "cache")
 
 
 def test_rooms_are_cached_like_files(tmp_path: Path, calls: list[str]) -> None:
@@ -211,7 +217,7 @@ def test_rooms_differ_in_all_that_makes_them(monkeypatch: pytest.MonkeyPatch) ->
 def test_a_cached_file_without_all_arrays_is_made_again(tmp_path: Path, calls: list[str]) -> None:
     ref = save(tmp_path / "scene.pkl")
     whole = prepared_scene(ref, SETTINGS, tmp_path / "cache")
-    (file,) = (tmp_path / "cache").iterdir()
+    (file,) = kept(tmp_path / "cache")
     key = file.stem.removeprefix("scene-")
     file.unlink()
     cached_arrays(tmp_path / "cache", "scene", key, lambda: {"coord": points()}, lambda arrays: True)

@@ -289,6 +289,42 @@ def test_a_cache_that_is_removed_while_a_run_trains_does_no_harm(tiny_config: Ma
     assert train(tiny_config(seed=11), progress=Removes()).epochs == 2
 
 
+class Lines(Silent):
+    """Keeps what is said."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def line(self, text: str) -> None:
+        self.said.append(text)
+
+
+def test_a_cache_folder_that_only_the_checkpoint_names_is_not_written_to(tiny_config: Make, tmp_path: Path) -> None:
+    result = train(tiny_config(**{"training.epochs": 1}))
+    folder = tmp_path / "somebody's"
+    folder.mkdir()
+    (folder / "images-of-mine.u8").write_bytes(b"x")
+    state = load_checkpoint(result.checkpoint)
+    state["config"]["data"]["cache_dir"] = str(folder)
+    save_checkpoint({key: value for key, value in state.items() if key != "format"}, result.run, best=True, keep=1)
+    lines = Lines()
+    resume(result.run, overrides=epochs(2), progress=lines)
+    validate(result.run)
+    assert [path.name for path in folder.iterdir()] == ["images-of-mine.u8"]
+    assert any("--set data.cache_dir=DIR" in text for text in lines.said)
+
+
+def test_a_cache_folder_of_this_machine_is_used_again(tiny_config: Make, tmp_path: Path) -> None:
+    folder = tmp_path / "my cache"
+    result = train(tiny_config(**{"training.epochs": 1, "data.cache_dir": str(folder)}))
+    for cached in folder.glob("images-*.u8"):
+        cached.unlink()
+    lines = Lines()
+    resume(result.run, overrides=epochs(2), progress=lines)
+    assert list(folder.glob("images-*.u8"))
+    assert not any("cache" in text for text in lines.said)
+
+
 def test_links_in_a_run_folder_are_not_followed(tiny_config: Make, tmp_path: Path) -> None:
     run = train(tiny_config(training__epochs=1)).run
     victim = tmp_path / "victim"
