@@ -50,7 +50,9 @@ class RunConfig(Section):
         "auto", description="auto, cpu, cuda, cuda:N or mps; auto takes cuda, then mps, then cpu, and says which"
     )
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
-        "auto", description="arithmetic of forward and backward; auto is bf16 on CUDA devices that have it, else fp32"
+        "auto",
+        description="arithmetic of forward and backward; auto is bf16 where the device has instructions for it (CUDA; "
+        "CPUs with AMX or AVX-512 BF16), else fp32",
     )
     plots: bool = Field(True, description="draw training_history.png when training ends")
     log_every_steps: Count = Field(10, description="optimizer steps between two step entries in history.jsonl")

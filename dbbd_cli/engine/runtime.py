@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import random
 import sys
 from collections.abc import Mapping
@@ -63,10 +64,7 @@ def choose_runtime(device: str, precision: str) -> Runtime:
         ConfigError: the device is not there, or cannot do the precision. Nothing is silently replaced.
     """
     chosen, why = _choose_device(device)
-    if precision == "auto":
-        name = "bf16" if chosen.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
-    else:
-        name = precision
+    name = ("bf16" if _multiplies_bf16(chosen) else "fp32") if precision == "auto" else precision
     if name == "fp16" and chosen.type == "cpu":
         raise ConfigError(
             "run.precision: fp16 is for GPUs, and the device is the CPU",
@@ -74,6 +72,29 @@ def choose_runtime(device: str, precision: str) -> Runtime:
         )
     dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[name]
     return Runtime(chosen, dtype, why, name + (" (chosen by auto)" if precision == "auto" else ""))
+
+
+def _multiplies_bf16(device: torch.device) -> bool:
+    """Whether there are instructions for bf16; without, a processor takes up to 200 times as long as in fp32."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type == "cpu":
+        capabilities: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # older versions cannot tell
+        return any(capabilities.get(name, False) for name in ("amx_bf16", "avx512_bf16"))
+    return False
+
+
+def keep_freed_memory() -> None:
+    """Makes the C library keep large blocks that were freed, rather than give them back and get them anew.
+
+    With glibc a training step of `qr_cnn` gets a gigabyte anew, page by page, each of them set to zero first: that is a
+    sixth of its time.
+    """
+    mmap_threshold, trim_threshold = -3, -1  # of malloc.h
+    with contextlib.suppress(AttributeError, OSError, TypeError):  # another C library
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(mmap_threshold, 2**30)
+        mallopt(trim_threshold, 2**31 - 1)
 
 
 def _choose_device(wanted: str) -> tuple[torch.device, str]:

@@ -6,6 +6,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from dbbd_cli.model.conv import Conv3x3
+
 # B = batch size, S = image_size; tensors are (B, channels, height, width).
 
 
@@ -23,9 +25,9 @@ class QrCnn(nn.Module):
 
     def __init__(self, *, num_classes: int, image_size: int = 224, dropout: float = 0.5) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(3, 32, 3, padding=1)
-        self.conv2 = nn.Conv2d(32, 64, 3, padding=1)
-        self.conv3 = nn.Conv2d(64, 128, 3, padding=1)
+        self.conv1 = Conv3x3(3, 32)
+        self.conv2 = Conv3x3(32, 64)
+        self.conv3 = Conv3x3(64, 128)
         self.fc1 = nn.Linear(128 * (image_size // 8) ** 2, 512)
         self.fc2 = nn.Linear(512, 128)
         self.fc3 = nn.Linear(128, num_classes)

@@ -14,7 +14,7 @@ from dbbd_cli.data.cache_dir import is_cache_folder
 from dbbd_cli.data.split import Manifest
 from dbbd_cli.engine.checkpoint import checkpoint_names, load_checkpoint
 from dbbd_cli.engine.run_folder import SPLITS
-from dbbd_cli.engine.runtime import Runtime, choose_runtime, count_parameters, size_mb
+from dbbd_cli.engine.runtime import Runtime, choose_runtime, count_parameters, keep_freed_memory, size_mb
 from dbbd_cli.engine.state import TrainState
 from dbbd_cli.errors import CheckpointError, ConfigError, DataError
 from dbbd_cli.model.safe_load import check_finite, reason_of
@@ -183,6 +183,8 @@ def build_task(
         if not manifest.of(split):
             raise DataError(f"the run has no {split} split", hint="choose another one with --split: train or val")
     runtime = choose_runtime(config.run.device, config.run.precision)
+    if runtime.device.type == "cpu":
+        keep_freed_memory()
     pin_memory = runtime.device.type == "cuda"
     task: AnyTask
     if isinstance(config, PointPretrainingConfig):

@@ -6,7 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from dbbd_cli.engine.runtime import choose_runtime, random_state, restore_random_state, seed_everything
+from dbbd_cli.engine.runtime import (
+    choose_runtime,
+    keep_freed_memory,
+    random_state,
+    restore_random_state,
+    seed_everything,
+)
 from dbbd_cli.errors import ConfigError
 
 
@@ -52,6 +58,24 @@ def test_auto_says_what_it_chose() -> None:
     assert runtime.description.endswith("chosen by auto")
     assert runtime.precision.endswith("(chosen by auto)")
     assert choose_runtime("cpu", "fp32").precision == "fp32"
+
+
+@pytest.mark.parametrize(
+    ("instructions", "chosen"),
+    [({"amx_bf16": True}, "bf16"), ({"avx512_bf16": True}, "bf16"), ({"avx512_f": True}, "fp32"), ({}, "fp32")],
+)
+def test_auto_takes_bf16_only_where_the_processor_has_instructions_for_it(
+    instructions: dict[str, bool], chosen: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: instructions, raising=False)
+    runtime = choose_runtime("cpu", "auto")
+    assert runtime.precision == f"{chosen} (chosen by auto)"
+    assert (runtime.dtype == torch.bfloat16) == (chosen == "bf16")
+
+
+def test_keeping_freed_memory_does_no_harm_anywhere() -> None:
+    keep_freed_memory()
+    assert torch.zeros(10**7).sum() == 0
 
 
 def test_fp16_on_the_cpu_is_refused_and_bf16_is_done() -> None:
