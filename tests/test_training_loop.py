@@ -269,7 +269,7 @@ class TestTrainerInitialization:
 
     def test_trainer_creates_optimizer(self, tiny_point_config: Make) -> None:
         trainer = make_trainer(tiny_point_config(training__learning_rate=3e-3, training__weight_decay=0.07))
-        assert type(trainer.optimizer) is torch.optim.AdamW
+        assert isinstance(trainer.optimizer, torch.optim.AdamW)
         (group,) = trainer.optimizer.param_groups
         assert (group["lr"], group["weight_decay"], group["betas"]) == (3e-3, 0.07, (0.9, 0.999))
         assert [id(p) for p in group["params"]] == [id(p) for p in trainer.task.module.parameters()]

@@ -19,6 +19,7 @@ from dbbd_cli.cli.options import (
     Quiet,
     Settings,
     Target,
+    check_overrides,
     existing,
     overrides,
 )
@@ -78,6 +79,7 @@ def evaluate(
     """
     existing(target)
     changes = overrides(settings, {"--device": ("run.device", device)})
+    check_overrides(target, changes)
     output = Output(as_json=json, style=progress, quiet=quiet)
 
     from dbbd_cli.cli import evaluation_table

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from enum import Enum
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from dbbd_cli.cli import complete
-from dbbd_cli.errors import CheckpointError
+from dbbd_cli.errors import CheckpointError, ConfigError
 
 if TYPE_CHECKING:
     from dbbd_cli.config.load import Override
@@ -97,6 +98,24 @@ def overrides(settings: Sequence[str] | None, flags: Mapping[str, tuple[str, obj
     given = [parse_override(text) for text in settings or ()]
     given.extend(Override(key, value, flag) for flag, (key, value) in flags.items() if value is not None)
     return given
+
+
+def check_overrides(target: Path, changes: Sequence[Override]) -> None:
+    """Tells of a setting that a run cannot have before PyTorch is loaded, which the checkpoint's own settings need.
+
+    Raises:
+        ConfigError: as the checkpoint would raise it.
+    """
+    from dbbd_cli.config.load import load_config
+
+    path = (target if target.is_dir() else target.parent) / "config.yaml"
+    if not changes or not os.path.isfile(path):  # noqa: PTH113 - a Path raises where it may not look
+        return
+    try:
+        load_config(str(path))
+    except ConfigError:
+        return  # it has been changed, or is of no run: only the checkpoint can tell
+    load_config(str(path), changes)
 
 
 def existing(target: Path) -> Path:

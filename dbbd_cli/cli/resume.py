@@ -17,6 +17,7 @@ from dbbd_cli.cli.options import (
     Quiet,
     Settings,
     Target,
+    check_overrides,
     existing,
     overrides,
 )
@@ -55,6 +56,7 @@ def resume(
     existing(target)
     flags = {"--epochs": ("training.epochs", epochs), "--device": ("run.device", device)}
     changes = overrides(settings, flags)
+    check_overrides(target, changes)
     output = Output(as_json=json, style=progress, quiet=quiet)
 
     from dbbd_cli.cli import tables

@@ -55,6 +55,9 @@ def smoke(
 
     One table tells what passed; the exit code is 1 if a step failed.
     """
+    from dbbd_cli.config.load import Override, load_config
+
+    load_config("smoke_qr", [Override("run.device", device, "--device")])  # a misspelt name is answered at once
     output = Output(as_json=json, style=progress, quiet=quiet)
 
     from dbbd_cli.cli import tables

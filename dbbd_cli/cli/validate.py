@@ -12,6 +12,7 @@ from dbbd_cli.cli.options import (
     Quiet,
     Settings,
     Target,
+    check_overrides,
     existing,
     overrides,
 )
@@ -33,6 +34,7 @@ def validate(
     """Measure loss and metrics on the validation split, beside what training logged."""
     existing(target)
     changes = overrides(settings, {"--device": ("run.device", device)})
+    check_overrides(target, changes)
     output = Output(as_json=json, style=progress, quiet=quiet)
 
     from dbbd_cli.cli import tables

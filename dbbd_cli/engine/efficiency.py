@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from dbbd_cli.engine.runtime import Runtime, count_parameters, peak_memory_mb, size_mb
 
@@ -46,6 +45,8 @@ def measure_efficiency(
 
 def count_multiply_adds(network: nn.Module, sample: torch.Tensor) -> int:
     """Multiply-adds of one forward pass, counted operation by operation as PyTorch runs them."""
+    from torch.utils.flop_counter import FlopCounterMode  # it loads Triton, where that is installed
+
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         network(sample)
     return int(counter.get_total_flops()) // 2

@@ -40,7 +40,7 @@ def run_split(task: Task, loader: BatchLoader, runtime: Runtime, bar: Phase, sto
     for output, _ in run_batches(task, loader, runtime, stop):
         sums.add(output)
         shown = {}
-        if runtime.device.type == "cpu":  # elsewhere reading a value would make the program wait
+        if not runtime.reading_waits:
             sums.flush()
             metrics = task.summarise(sums.values, sums.num_samples)
             shown = {name: metrics[name] for name in task.headline}

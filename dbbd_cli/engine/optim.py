@@ -11,6 +11,7 @@ from torch import nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from dbbd_cli.config.sections import TrainingConfig
+from dbbd_cli.engine.eager_optimizer import eager
 
 
 def build_optimizer(module: nn.Module, training: TrainingConfig, device: torch.device) -> torch.optim.Optimizer:
@@ -18,10 +19,12 @@ def build_optimizer(module: nn.Module, training: TrainingConfig, device: torch.d
     parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
     fused = device.type in ("cpu", "cuda")
     if training.optimizer == "sgd":
-        return torch.optim.SGD(
+        return eager(torch.optim.SGD)(
             parameters, lr=training.learning_rate, momentum=0.9, weight_decay=training.weight_decay, fused=fused
         )
-    return torch.optim.AdamW(parameters, lr=training.learning_rate, weight_decay=training.weight_decay, fused=fused)
+    return eager(torch.optim.AdamW)(
+        parameters, lr=training.learning_rate, weight_decay=training.weight_decay, fused=fused
+    )
 
 
 def load_optimizer(

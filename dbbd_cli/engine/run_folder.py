@@ -14,13 +14,16 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
 from dbbd_cli.errors import ConfigError, DiskError, InUseError
 from dbbd_cli.files import nearest_existing, open_to_append, remove_strays, temporary_path, write_text
 from dbbd_cli.text import printable
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
 
 CONFIG = "config.yaml"
 SPLITS = "splits.json"
@@ -174,16 +177,14 @@ class RunLog:
     def __init__(
         self, folder: Path, *, step: int, history: Sequence[Mapping[str, Any]], command: Sequence[str]
     ) -> None:
-        # Imported here: it takes a second, and reading a run needs none of it.
-        from torch.utils.tensorboard import SummaryWriter
-
         self.folder = folder
+        self._step = step
         self._restore(step, history)
         self._history = open_to_append(folder / HISTORY)
         self._log = open_to_append(folder / LOG)
         self._show_error = threading.excepthook
         threading.excepthook = self._without_writers
-        self._board = SummaryWriter(str(folder), purge_step=step + 1 if step else None)
+        self._board: SummaryWriter | None = None
         self.text(f"$ {' '.join(command)}" if command else f"process {os.getpid()}, python {sys.version.split()[0]}")
 
     def _restore(self, step: int, history: Sequence[Mapping[str, Any]]) -> None:
@@ -208,8 +209,9 @@ class RunLog:
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Adds values to the TensorBoard events."""
+        events = self._events()
         for name, value in values.items():
-            self._board.add_scalar(name, value, step)
+            events.add_scalar(name, value, step)
 
     def hyperparameters(self, values: Mapping[str, Any], metrics: Mapping[str, float]) -> None:
         """Adds the settings and the final metrics to the TensorBoard events of this very folder."""
@@ -219,13 +221,22 @@ class RunLog:
             printable(key): value if isinstance(value, (bool, int, float)) else printable(str(value))
             for key, value in values.items()
         }
-        writer = self._board.file_writer
+        events = self._events()
+        writer = events.file_writer
         assert writer is not None
         for summary in hparams(plain, {f"best/{name}": value for name, value in metrics.items()}):
             writer.add_summary(summary)
         for name, value in metrics.items():
-            self._board.add_scalar(f"best/{name}", value, 0)
-        self._board.flush()  # nobody would hear of an error in closing
+            events.add_scalar(f"best/{name}", value, 0)
+        events.flush()  # nobody would hear of an error in closing
+
+    def _events(self) -> SummaryWriter:
+        if self._board is None:
+            # Not before there is something to write: it takes a while to load, and the first step need not wait for it.
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._board = SummaryWriter(str(self.folder), purge_step=self._step + 1 if self._step else None)
+        return self._board
 
     def text(self, text: str) -> None:
         """Adds a line with the time to `run.log`; what would make a second line of it becomes an escape."""
@@ -234,14 +245,16 @@ class RunLog:
 
     def sync(self) -> None:
         """Writes through to the disk what was logged: a checkpoint must never know more than the logs do."""
-        self._board.flush()
+        if self._board is not None:
+            self._board.flush()
         self._history.flush()
         os.fsync(self._history.fileno())
 
     def close(self) -> None:
         """Closes the files."""
         try:
-            self._board.close()
+            if self._board is not None:
+                self._board.close()
         finally:
             threading.excepthook = self._show_error
             self._history.close()

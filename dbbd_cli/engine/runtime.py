@@ -35,6 +35,11 @@ class Runtime:
     description: str
     precision: str
 
+    @property
+    def reading_waits(self) -> bool:
+        """Whether the device computes behind the program's back, so that reading a value means to wait for it."""
+        return self.device.type != "cpu"
+
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
         """The context of a forward pass."""
         if self.dtype == torch.float32:

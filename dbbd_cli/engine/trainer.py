@@ -129,7 +129,7 @@ def fit(trainer: Trainer, folder: Path, log: RunLog, progress: Progress, stop: S
     training, train_loader = config.training, task.loaders["train"]
     accumulate = training.accumulate_batches
     # Reading a value makes the program wait for a GPU, so there it is done at logging intervals only.
-    show_every = 1 if runtime.device.type == "cpu" else config.run.log_every_steps
+    show_every = config.run.log_every_steps if runtime.reading_waits else 1
     table: EpochTable | None = None
     warned = False
     buffers: Buffers | None = None

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
 import torch
 
 from dbbd_cli.config.sections import TrainingConfig
+from dbbd_cli.engine.eager_optimizer import eager
 from dbbd_cli.engine.optim import LearningRate, build_optimizer
 
 STEPS = 4
@@ -96,3 +98,34 @@ def test_fused_adamw_takes_the_same_steps_as_the_plain_one() -> None:
             module(x).square().mean().backward()
             optimizer.step()
     assert torch.allclose(ours.weight, plain.weight, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", [torch.optim.AdamW, torch.optim.SGD])
+def test_an_eager_optimizer_computes_bit_for_bit_what_the_original_does(kind: type[torch.optim.Optimizer]) -> None:
+    torch.manual_seed(0)
+    ours, plain = torch.nn.Linear(20, 20), torch.nn.Linear(20, 20)
+    plain.load_state_dict(ours.state_dict())
+    settings = {"lr": 1e-2, "weight_decay": 0.1, "fused": True}
+    two = kind(plain.parameters(), **settings)  # first, so that its class has been changed by making one
+    one = eager(kind)(ours.parameters(), **settings)
+    x = torch.randn(8, 20)
+    for step in range(4):
+        for module, optimizer in ((ours, one), (plain, two)):
+            optimizer.zero_grad()
+            module(x).square().mean().backward()
+            optimizer.step()
+        if step == 1:
+            one.load_state_dict(copy.deepcopy(two.state_dict()))
+    for mine, theirs in zip(ours.parameters(), plain.parameters(), strict=True):
+        assert torch.equal(mine, theirs)
+    assert repr(one) == repr(two)
+    assert one.state_dict().keys() == two.state_dict().keys()
+
+
+def test_methods_that_are_not_hidden_from_the_compiler_stay_as_they_are() -> None:
+    class Plain(torch.optim.SGD):
+        def step(self, closure: object = None) -> None:  # type: ignore[override]
+            raise AssertionError
+
+    assert eager(Plain).step is Plain.step
+    assert eager(Plain).zero_grad is not Plain.zero_grad
