@@ -4,7 +4,7 @@ import json
 import math
 import signal
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +17,11 @@ from dbbd_cli.config.load import config_from_mapping
 from dbbd_cli.config.schema import Config
 from dbbd_cli.data.loader import BatchLoader, Key
 from dbbd_cli.engine.checkpoint import load_checkpoint
+from dbbd_cli.engine.nonfinite import check_weights
 from dbbd_cli.engine.run_folder import RunLog
 from dbbd_cli.engine.runtime import choose_runtime
 from dbbd_cli.engine.signals import StopRequest
-from dbbd_cli.engine.state import Sums
+from dbbd_cli.engine.state import Sums, TrainState
 from dbbd_cli.engine.trainer import Trainer, fit
 from dbbd_cli.errors import NotFiniteError, StoppedError
 from dbbd_cli.model.output import StepOutput
@@ -350,6 +351,36 @@ def test_weights_that_are_not_finite_are_never_saved(tmp_path: Path) -> None:
         trainer.save(tmp_path, best=True)
     assert (tmp_path / "ckpt.pth").read_bytes() == before
     assert {path.name for path in tmp_path.iterdir()} == {"ckpt.pth"}
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_one_value_that_is_not_finite_is_found_anywhere(tmp_path: Path, bad: float) -> None:
+    # Sums of large values overflow, and infinities of both signs could cancel out: neither may be taken for the other.
+    weights = {"a": torch.full((1000,), 3e38), "count": torch.tensor(3), "none": torch.zeros(0), "b": torch.ones(1001)}
+    check_weights(weights, TrainState(), tmp_path)
+    for index in (0, 500, 1000):
+        weights["b"] = torch.ones(1001)
+        weights["b"][index] = bad
+        weights["b"][index - 1] = -bad
+        with pytest.raises(NotFiniteError, match="b holds values that are not finite"):
+            check_weights(weights, TrainState(), tmp_path)
+
+
+def test_what_was_saved_beside_training_is_what_was_saved_in_its_pauses(tmp_path: Path) -> None:
+    """Down to the last bit, though the steps of the next epoch change the weights while they are written."""
+    for name in ("beside", "pauses"):
+        (tmp_path / name).mkdir()
+        trainer = Trainer(LineTask(), config(epochs=5), CPU)
+        log = RunLog(tmp_path / name, step=0, history=[], command=[])
+        with trainer.writer if name == "beside" else nullcontext():
+            fit(trainer, tmp_path / name, log, Silent(), StopRequest())
+        log.close()
+    for file in ("ckpt.pth", "ckpt.previous.pth", "best_model.pth"):
+        beside, pauses = (load_checkpoint(tmp_path / name / file) for name in ("beside", "pauses"))
+        for state in (beside, pauses):
+            state["state"].update(seconds=0.0, seconds_at_epoch=0.0)
+            state.pop("random")  # goes on from one run to the next
+        assert str(beside) == str(pauses)
 
 
 @pytest.mark.parametrize("after", [1, 2, 3, 4, 5])
