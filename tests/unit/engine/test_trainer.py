@@ -1,8 +1,12 @@
 from __future__ import annotations
 
+import errno
 import json
 import math
+import os
 import signal
+import threading
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -14,7 +18,7 @@ import torch
 from torch import nn
 
 from dbbd_cli.config.load import config_from_mapping
-from dbbd_cli.config.schema import Config
+from dbbd_cli.config.schema import Config, to_plain
 from dbbd_cli.data.loader import BatchLoader, Key
 from dbbd_cli.engine.checkpoint import load_checkpoint
 from dbbd_cli.engine.nonfinite import check_weights
@@ -23,7 +27,7 @@ from dbbd_cli.engine.runtime import choose_runtime
 from dbbd_cli.engine.signals import StopRequest
 from dbbd_cli.engine.state import Sums, TrainState
 from dbbd_cli.engine.trainer import Trainer, fit
-from dbbd_cli.errors import NotFiniteError, StoppedError
+from dbbd_cli.errors import DiskError, NotFiniteError, StoppedError
 from dbbd_cli.model.output import StepOutput
 from dbbd_cli.progress import Phase, Progress, Silent
 
@@ -381,6 +385,62 @@ def test_what_was_saved_beside_training_is_what_was_saved_in_its_pauses(tmp_path
             state["state"].update(seconds=0.0, seconds_at_epoch=0.0)
             state.pop("random")  # goes on from one run to the next
         assert str(beside) == str(pauses)
+
+
+def test_a_save_that_failed_beside_training_ends_it_after_the_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = Trainer(LineTask(), config(), CPU)
+    log = RunLog(tmp_path, step=0, history=[], command=[])
+
+    def full(_number: int) -> None:
+        if threading.current_thread() is not threading.main_thread():
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    class Slow(Silent):
+        @contextmanager
+        def phase(self, *_: Any, **__: Any) -> Iterator[Phase]:
+            class Waiting:
+                def advance(self, count: int = 1, samples: int = 0, **values: float) -> None:
+                    trainer.writer._join()  # a step takes longer than a save here
+
+            yield Waiting()
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(DiskError, match="No space left on device"), trainer.writer:
+        fit(trainer, tmp_path, log, Slow(), StopRequest())
+    log.close()
+    assert (trainer.state.epoch, trainer.state.batch) == (2, 1)
+
+
+def test_nothing_is_written_beside_the_start_of_the_processes_that_load_validation_batches(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They may be forks, in which the locks of another thread would never be let go."""
+    task = LineTask()
+    often = config_from_mapping({**to_plain(config(epochs=1)), "checkpoint": {"every_steps": 2}}, origin="test")
+    trainer = Trainer(task, often, CPU)
+    log = RunLog(tmp_path, step=0, history=[], command=[])
+    fsync, batches, seen = os.fsync, task.loaders["val"].batches, []
+
+    def slow(number: int) -> None:
+        if threading.current_thread() is not threading.main_thread():
+            seen.append("written")
+            time.sleep(0.3)
+        fsync(number)
+
+    def watched(*arguments: Any, **names: Any) -> Iterator[Any]:
+        assert "checkpoint" not in [thread.name for thread in threading.enumerate()]
+        seen.append("validated")
+        return batches(*arguments, **names)
+
+    monkeypatch.setattr(os, "fsync", slow)
+    monkeypatch.setattr(task.loaders["val"], "batches", watched)
+    with trainer.writer:
+        fit(trainer, tmp_path, log, Silent(), StopRequest())
+    log.close()
+    assert seen[0] == "written"
+    assert seen[-1] == "validated"
 
 
 @pytest.mark.parametrize("after", [1, 2, 3, 4, 5])
