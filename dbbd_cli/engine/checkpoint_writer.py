@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Any
 
 import torch
+from torch import nn
 
 from dbbd_cli.engine.checkpoint import save_checkpoint
 
@@ -53,17 +54,18 @@ class CheckpointWriter:
             self._within = False
             self._memory = None
 
-    def reserve(self, state: Callable[[], Mapping[str, Any]]) -> None:
-        """Takes the memory for copies of what `state` gives, beside training; only the first call does anything."""
+    def reserve(self, module: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        """Takes the memory for copies of these, beside training. Only the first call, after a step, does anything."""
         if self._within and self._memory is None:
             self._memory = _Memory()
-            self._start(self._memory.copy, state())  # nobody reads this copy
+            # Nobody reads this copy.
+            self._start(self._memory.copy, {"module": module.state_dict(), "optimizer": optimizer.state_dict()})
 
     def save(self, state: Mapping[str, Any], folder: Path, *, best: bool, keep: int, beside: bool) -> None:
         """Makes `state` the newest checkpoint of a run folder, once the save before it is over; see `save_checkpoint`.
 
         Args:
-            state: tensors and plain values.
+            state: tensors and plain values. What goes on changing may lie in `module` and `optimizer` only.
             folder: the run folder.
             best: whether it becomes the best model too.
             keep: how many of the newest are kept.
@@ -75,7 +77,8 @@ class CheckpointWriter:
         self.wait()
         if beside and self._within:
             self._memory = self._memory or _Memory()
-            self._start(self._write, self._memory.copy(state), folder, best, keep)
+            changing = {key: state[key] for key in ("module", "optimizer")}
+            self._start(self._write, {**state, **self._memory.copy(changing)}, folder, best, keep)
         else:
             save_checkpoint(state, folder, best=best, keep=keep)
 

@@ -187,7 +187,7 @@ def fit(trainer: Trainer, folder: Path, log: RunLog, progress: Progress, stop: S
                 every = config.checkpoint.every_steps
                 trainer.writer.check()
                 if every or state.epoch < training.epochs:
-                    trainer.writer.reserve(lambda: trainer.to_plain(proven=False))
+                    trainer.writer.reserve(module, optimizer)
                 if stop and state.batch < len(train_loader):
                     _save_and_stop(trainer, folder, log, stop)
                 if every and state.step % every == 0 and state.batch < len(train_loader):

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 from dbbd_cli.engine import checkpoint
 from dbbd_cli.engine.checkpoint import BEST, CONTENT, NEWEST, load_checkpoint, previous_name
@@ -68,19 +69,19 @@ def test_what_is_written_is_the_state_of_the_moment_of_the_hand_over(
     writer, state = CheckpointWriter(), state_of(3, LARGE)
     shared = state["module"]["weight"]
     state["module"]["same"] = shared[10:20].view(2, 5)
+    state["optimizer"] = {"state": {0: {"step": torch.tensor(7.0)}}, "param_groups": [{"lr": 0.1}]}
     with writer, held("_HashingFile", monkeypatch) as (reached, release):
         writer.save(state, tmp_path, best=False, keep=2, beside=True)
         assert reached.wait(30)
         shared += 1  # as training does
         state["module"]["count"] += 1
-        state["state"]["history"].append({"epoch": 4})
-        state["state"]["history"][0]["val"]["loss"] = 0.0
-        state["state"]["n"] = 4
+        state["optimizer"]["state"][0]["step"] += 1
+        state["optimizer"]["param_groups"][0]["lr"] = 0.5
         state["module"]["another"] = torch.zeros(1)
         release()
     assert numbers(tmp_path) == {NEWEST: 3}
     saved = load_checkpoint(tmp_path / NEWEST)
-    assert saved["state"]["history"][0] == {"epoch": 0, "val": {"loss": 0.5}}
+    assert saved["optimizer"] == {"state": {0: {"step": torch.tensor(7.0)}}, "param_groups": [{"lr": 0.1}]}
     module = saved["module"]
     assert isinstance(module, OrderedDict)
     assert list(module) == ["weight", "count", "same"]
@@ -90,17 +91,19 @@ def test_what_is_written_is_the_state_of_the_moment_of_the_hand_over(
 
 
 def test_the_memory_of_copies_is_used_again(tmp_path: Path) -> None:
-    state = state_of(1)
+    module = nn.Linear(50, 1)
+    optimizer = torch.optim.SGD(module.parameters())
     with (writer := CheckpointWriter()):
-        writer.reserve(lambda: state)
+        writer.reserve(module, optimizer)
         writer.wait()
         memory = writer._memory
         assert memory is not None
         places = {size: [storage.data_ptr() for storage in kept] for size, kept in memory._kept.items()}
-        assert sorted(places) == [8, 200]
+        assert sorted(places) == [4, 200]
         for number in (1, 2):
-            writer.reserve(lambda: pytest.fail("it was there already"))
-            writer.save(state_of(number), tmp_path, best=False, keep=2, beside=True)
+            writer.reserve(nn.Linear(7, 7), optimizer)  # there is memory already
+            state = {**state_of(number), "module": {"weight": torch.full((50,), float(number))}}
+            writer.save(state, tmp_path, best=False, keep=2, beside=True)
         writer.wait()
         assert places == {size: [storage.data_ptr() for storage in kept] for size, kept in memory._kept.items()}
     assert writer._memory is None

@@ -370,6 +370,19 @@ def test_one_value_that_is_not_finite_is_found_anywhere(tmp_path: Path, bad: flo
             check_weights(weights, TrainState(), tmp_path)
 
 
+@pytest.mark.parametrize("scheduler", ["cosine", "reduce_on_plateau"])
+def test_only_weights_and_optimizer_go_on_changing_in_a_state(tmp_path: Path, scheduler: str) -> None:
+    trainer = Trainer(LineTask(), config(epochs=2, scheduler=scheduler), CPU)
+    log = RunLog(tmp_path, step=0, history=[], command=[])
+    fit(trainer, tmp_path, log, Silent(), StopRequest())
+    plain = {key: value for key, value in trainer.to_plain().items() if key not in ("module", "optimizer")}
+    before = str(plain)
+    trainer.config = config(epochs=4, scheduler=scheduler)
+    fit(trainer, tmp_path, log, Silent(), StopRequest())
+    log.close()
+    assert str(plain) == before != str({key: trainer.to_plain()[key] for key in plain})
+
+
 def test_what_was_saved_beside_training_is_what_was_saved_in_its_pauses(tmp_path: Path) -> None:
     """Down to the last bit, though the steps of the next epoch change the weights while they are written."""
     for name in ("beside", "pauses"):
