@@ -6,7 +6,7 @@ import errno
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -47,7 +47,9 @@ def checkpoint_names(folder: Path) -> list[str]:
     return [name for name in names if (folder / name).exists()]
 
 
-def save_checkpoint(state: Mapping[str, Any], folder: Path, *, best: bool, keep: int) -> None:
+def save_checkpoint(
+    state: Mapping[str, Any], folder: Path, *, best: bool, keep: int, between: Callable[[], None] = lambda: None
+) -> None:
     """Makes `state` the newest checkpoint of a run folder, and maybe also the best model.
 
     At every moment of it the folder holds a checkpoint that verifies. Older ones give way only once the new one has
@@ -58,6 +60,7 @@ def save_checkpoint(state: Mapping[str, Any], folder: Path, *, best: bool, keep:
         folder: the run folder.
         best: whether `best_model.pth` becomes this state too.
         keep: how many of the newest are kept, this one among them; the best model is kept beside them.
+        between: called every few MB; what it raises gives up the save, and the folder is as it was.
 
     Raises:
         DiskError: the disk is full or cannot be written; the checkpoints that were there are still there.
@@ -65,8 +68,8 @@ def save_checkpoint(state: Mapping[str, Any], folder: Path, *, best: bool, keep:
     newest = folder / NEWEST
     temporary, second = temporary_path(newest), temporary_path(newest)
     try:
-        write_sealed({"format": CHECKPOINT_FORMAT, **state}, temporary)
-        if not is_intact(temporary):
+        write_sealed({"format": CHECKPOINT_FORMAT, **state}, temporary, between)
+        if not is_intact(temporary, between):
             raise OSError(f"what was written to {folder} reads back differently")
         if best:
             # Best before newest: were the run to end in between, the newest would still lead to this best.

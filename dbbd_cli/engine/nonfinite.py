@@ -58,10 +58,12 @@ def check_weights(weights: Mapping[str, torch.Tensor], state: TrainState, folder
         NotFiniteError: names the first of them.
     """
     floating = {name: value for name, value in weights.items() if value.is_floating_point()}
-    finite = torch.stack([torch.isfinite(value).all() for value in floating.values()])
-    if bool(finite.all()):
+    # A sum reads them once and makes nothing. Over NaN or infinity it is never finite; over large values it may not be.
+    if bool(torch.isfinite(torch.stack([value.sum() for value in floating.values()])).all()):
         return
-    name = next(name for name, good in zip(floating, finite.tolist(), strict=True) if not good)
+    name = next((name for name, value in floating.items() if not bool(torch.isfinite(value).all())), None)
+    if name is None:
+        return
     raise NotFiniteError(
         f"epoch {state.epoch}, step {state.step}: {name} holds values that are not finite; nothing was saved",
         hint=f"lower training.learning_rate. {last_good(folder)}",

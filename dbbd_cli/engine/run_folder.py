@@ -207,6 +207,13 @@ class RunLog:
         self._history.write(json.dumps(finite(row)) + "\n")
         self._history.flush()
 
+    def epoch(self, row: Mapping[str, Any], seconds: float) -> None:
+        """Adds an epoch to the history and to the TensorBoard events."""
+        self.entry(row)
+        for split in ("train", "val"):
+            self.scalars(row["step"], {f"{split}/{name}": value for name, value in row[split].items()})
+        self.scalars(row["step"], {"learning_rate": row["learning_rate"], "seconds_per_epoch": seconds})
+
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Adds values to the TensorBoard events."""
         events = self._events()

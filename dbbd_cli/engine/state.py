@@ -95,8 +95,8 @@ class TrainState:
         return False
 
     def to_plain(self) -> dict[str, Any]:
-        """Plain values for a checkpoint."""
-        return {**self.__dict__, "sums": self.sums.plain()}
+        """Plain values for a checkpoint. Nothing that is done later changes them: rows of the history stay."""
+        return {**self.__dict__, "history": list(self.history), "sums": self.sums.plain()}
 
     @staticmethod
     def from_plain(values: Any) -> TrainState:

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from dbbd_cli.config.schema import Config, to_plain
-from dbbd_cli.engine.checkpoint import save_checkpoint
+from dbbd_cli.engine.checkpoint_writer import CheckpointWriter
 from dbbd_cli.engine.epoch_table import EpochTable
 from dbbd_cli.engine.inference import place, run_split
 from dbbd_cli.engine.nonfinite import (
@@ -56,6 +56,7 @@ class Trainer:
     optimizer: torch.optim.Optimizer = field(init=False)
     learning_rate: LearningRate = field(init=False)
     scaler: torch.amp.GradScaler = field(init=False)
+    writer: CheckpointWriter = field(init=False, default_factory=CheckpointWriter)
 
     def __post_init__(self) -> None:
         module = place(self.task.module, self.runtime)
@@ -79,8 +80,10 @@ class Trainer:
             "proof": prove(self.task, self.runtime, self.state) if proven else None,
         }
 
-    def save(self, folder: Path, log: RunLog | None = None, *, best: bool = False, proven: bool = True) -> None:
-        """Writes a checkpoint, after what is logged up to here.
+    def save(
+        self, folder: Path, log: RunLog | None = None, *, best: bool = False, proven: bool = True, beside: bool = False
+    ) -> None:
+        """Writes a checkpoint, after what is logged up to here; with `beside` while training goes on, if `writer` can.
 
         Raises:
             NotFiniteError: the weights are not finite: nothing is written.
@@ -90,7 +93,7 @@ class Trainer:
         check_weights(state["module"], self.state, folder)
         if log is not None:
             log.sync()
-        save_checkpoint(state, folder, best=best, keep=self.config.checkpoint.keep)
+        self.writer.save(state, folder, best=best, keep=self.config.checkpoint.keep, beside=beside)
 
     @property
     def between_steps(self) -> bool:
@@ -110,7 +113,7 @@ class Trainer:
 
 
 def fit(trainer: Trainer, folder: Path, log: RunLog, progress: Progress, stop: StopRequest) -> None:
-    """Trains until the last epoch, or until early stopping; saves after every epoch.
+    """Trains until the last epoch, or until early stopping; saves after every epoch, within `trainer.writer` beside it.
 
     Args:
         trainer: the run, at its beginning or where a checkpoint left it.
@@ -182,14 +185,19 @@ def fit(trainer: Trainer, folder: Path, log: RunLog, progress: Progress, stop: S
                     warned = warned or _warn(task.warning(metrics), log, progress)
                 clock = state.count_time(clock)
                 every = config.checkpoint.every_steps
+                trainer.writer.check()
+                if every or state.epoch < training.epochs:
+                    trainer.writer.reserve(module, optimizer)
                 if stop and state.batch < len(train_loader):
                     _save_and_stop(trainer, folder, log, stop)
                 if every and state.step % every == 0 and state.batch < len(train_loader):
-                    trainer.save(folder, log)
+                    trainer.save(folder, log, beside=True)
 
         if stop and state.batch < len(train_loader):
             _save_and_stop(trainer, folder, log, stop)  # asked for while a batch was waited for
         train_metrics = _summary(task, state.sums)
+        if table is None:
+            trainer.writer.wait()  # what loads validation batches may be forked now, but not beside a thread of ours
         with progress.phase(f"{title} validate", len(task.loaders["val"]), noun=task.noun) as bar:
             sums = run_split(task, task.loaders["val"], runtime, bar, stop)
         clock = state.count_time(clock)
@@ -217,9 +225,9 @@ def fit(trainer: Trainer, folder: Path, log: RunLog, progress: Progress, stop: S
         state.history.append(row)
         state.epoch, state.batch, state.sums = state.epoch + 1, 0, Sums()
         seconds, state.seconds_at_epoch = state.seconds - state.seconds_at_epoch, state.seconds
-        _log_epoch(log, row, seconds)
+        log.epoch(row, seconds)
         save_best = best and config.checkpoint.save_best
-        trainer.save(folder, log, best=save_best)
+        trainer.save(folder, log, best=save_best, beside=state.epoch <= training.epochs and not state.stopped_early)
         if table is None:
             table = EpochTable(training.epochs, task.headline)
             _say(table.heading(), log, progress)
@@ -271,13 +279,6 @@ def _save_and_stop(trainer: Trainer, folder: Path, log: RunLog, stop: StopReques
     message = f"stopped in epoch {state.epoch} after step {state.step}; everything is saved"
     log.text(message)
     raise StoppedError(message, signal_number=stop.signal_number, hint=f"continue with: {resume_command(folder)}")
-
-
-def _log_epoch(log: RunLog, row: Mapping[str, Any], seconds: float) -> None:
-    log.entry(row)
-    for split in ("train", "val"):
-        log.scalars(row["step"], {f"{split}/{name}": value for name, value in row[split].items()})
-    log.scalars(row["step"], {"learning_rate": row["learning_rate"], "seconds_per_epoch": seconds})
 
 
 def _headline(task: Task, metrics: Mapping[str, float]) -> dict[str, float]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 import struct
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -22,43 +22,59 @@ _LENGTH_BYTES = struct.pack("<H", _LENGTH)
 _CHUNK = 1 << 22
 
 
+def _nothing() -> None:
+    pass
+
+
 class _HashingFile:
     """Hashes what is written, but for the last two bytes, so that the digest needs no second reading."""
 
-    def __init__(self, file: IO[bytes]) -> None:
+    def __init__(self, file: IO[bytes], between: Callable[[], None]) -> None:
         self.file = file
+        self.between = between
         self.hasher = hashlib.sha256()
         self.held_back = b""
         self.error: BaseException | None = None
 
     def write(self, data: bytes) -> int:
         view = memoryview(data).cast("B")
-        if len(view) >= 2:
-            self.hasher.update(self.held_back)
-            self.hasher.update(view[:-2])
-            self.held_back = bytes(view[-2:])
-        else:
-            both = self.held_back + bytes(view)
-            self.hasher.update(both[:-2])
-            self.held_back = both[-2:]
         try:
-            return self.file.write(data)
+            for start in range(0, len(view), _CHUNK):  # torch gives a tensor in one piece, of any size
+                self.between()
+                self._write_chunk(view[start : start + _CHUNK])
         except BaseException as error:  # an interrupt too: torch puts an error of its own in the place of any
             self.error = error
             raise
+        return len(view)
+
+    def _write_chunk(self, chunk: memoryview) -> None:
+        if len(chunk) >= 2:
+            self.hasher.update(self.held_back)
+            self.hasher.update(chunk[:-2])
+            self.held_back = bytes(chunk[-2:])
+        else:
+            both = self.held_back + bytes(chunk)
+            self.hasher.update(both[:-2])
+            self.held_back = both[-2:]
+        self.file.write(chunk)
 
     def flush(self) -> None:
         self.file.flush()
 
 
-def write_sealed(content: Mapping[str, Any], path: Path) -> None:
+def write_sealed(content: Mapping[str, Any], path: Path, between: Callable[[], None] = _nothing) -> None:
     """Writes tensors and plain values through to the disk, with their digest, to a file that is not there yet.
+
+    Args:
+        content: what is written.
+        path: the file.
+        between: called every few MB; what it raises ends the writing.
 
     Raises:
         OSError: the file cannot be written.
     """
     with path.open("xb") as file:
-        hashing = _HashingFile(file)
+        hashing = _HashingFile(file, between)
         try:
             torch.save(dict(content), cast("IO[bytes]", hashing))
         except RuntimeError:  # how torch reports that a write failed
@@ -82,14 +98,18 @@ def is_sealed(path: Path) -> bool:
     return _seal(path) is not None
 
 
-def is_intact(path: Path) -> bool:
+def is_intact(path: Path, between: Callable[[], None] = _nothing) -> bool:
     """Whether a file is, to the last bit, what `write_sealed` wrote.
+
+    Args:
+        path: the file.
+        between: called every few MB; what it raises ends the reading.
 
     Raises:
         OSError: the file cannot be read.
     """
     seal = _seal(path)
-    return seal is not None and seal == _digest(path, path.stat().st_size - _LENGTH - 2)
+    return seal is not None and seal == _digest(path, path.stat().st_size - _LENGTH - 2, between)
 
 
 def _seal(path: Path) -> str | None:
@@ -104,10 +124,11 @@ def _seal(path: Path) -> str | None:
     return end[2 + len(_PREFIX) :].decode("latin1")
 
 
-def _digest(path: Path, size: int) -> str:
+def _digest(path: Path, size: int, between: Callable[[], None]) -> str:
     hasher = hashlib.sha256()
     with path.open("rb") as file:
         while size > 0 and (chunk := file.read(min(size, _CHUNK))):
+            between()
             hasher.update(chunk)
             size -= len(chunk)
     return hasher.hexdigest()

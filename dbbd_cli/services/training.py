@@ -128,7 +128,8 @@ def run_to_the_end(
                 # A run that is killed in its first epoch can be resumed too, and a full disk shows at once.
                 trainer.save(folder)
             try:
-                fit(trainer, folder, log, progress, stop)
+                with trainer.writer:
+                    fit(trainer, folder, log, progress, stop)
             except DataError as error:
                 # It comes from where a batch is waited for: nothing that was done is lost.
                 if trainer.between_steps:

@@ -20,7 +20,24 @@ CALLS = (
     *("unlink", "unlinkat", "openat", "mkdir", "mkdirat", "ftruncate", "fallocate", "copy_file_range", "sendfile"),
 )
 """The calls by which a program changes files, and `openat`."""
-_LINE = re.compile(r"^(\d+) +(?:(\w+)\((.*)|<\.\.\. (\w+) resumed>(.*))$")
+_AHEAD = 200
+AHEAD = f"""
+import os
+for _ in range({_AHEAD}):
+    for call in (
+        *(lambda: os.open("", 0), lambda: os.write(9999, b""), lambda: os.fsync(9999), lambda: os.ftruncate(9999, 0)),
+        *(lambda: os.rename("", ""), lambda: os.link("", ""), lambda: os.unlink(""), lambda: os.mkdir("")),
+    ):
+        try:
+            call()
+        except OSError:
+            pass
+"""
+"""Code after which the main thread has made more calls of a name than any other thread will.
+
+Calls are counted thread by thread, and a fault meets the call of its number in each of them: so it meets this one only.
+"""
+_LINE = re.compile(r"^(?:(\d+) +)?(?:(\w+)\((.*)|<\.\.\. (\w+) resumed>(.*))$")
 _OPENED = re.compile(r"^\d+<([^>]*)>")
 _NAMED = re.compile(r'"((?:[^"\\]|\\.)*)"')
 
@@ -36,6 +53,7 @@ class Call:
         changes: whether it changes the file or its folder.
         main: whether it is one of the main thread.
         injected: whether it was made to fail.
+        ended: whether the process saw its result.
     """
 
     name: str
@@ -44,6 +62,7 @@ class Call:
     changes: bool
     main: bool
     injected: bool
+    ended: bool
 
 
 @cache
@@ -55,22 +74,23 @@ def why_not() -> str:
     return "" if tried.returncode == 0 else "tracing is not allowed here"
 
 
-def trace(copy: Copy, folder: Path, *options: str) -> tuple[Ended, list[Call]]:
+def trace(copy: Copy, folder: Path, *options: str, thread: int = 0) -> tuple[Ended, list[Call]]:
     """Lets a copy that is held go on under strace.
 
     Args:
-        copy: it was started with `held=True`.
+        copy: it was started with `held=True`, or has stopped itself.
         folder: its working directory.
         options: of strace, such as those of `injection`.
+        thread: the number of the one thread that is traced; 0 for all.
 
     Returns:
         How it ended, and its calls in order.
     """
     output = Path(f"{copy.output}.strace")
     wanted = ",".join(f"?{name}" for name in CALLS)
-    command = ["strace", "-f", "-y", "-s", "0", "-e", "signal=none", "-e", f"trace={wanted}"]
+    command = ["strace", *([] if thread else ["-f"]), "-y", "-s", "0", "-e", "signal=none", "-e", f"trace={wanted}"]
     tracer = subprocess.Popen(
-        [*command, *options, "-o", str(output), "-p", str(copy.pid)], stderr=subprocess.PIPE, text=True
+        [*command, *options, "-o", str(output), "-p", str(thread or copy.pid)], stderr=subprocess.PIPE, text=True
     )
     assert tracer.stderr is not None
     first = tracer.stderr.readline()
@@ -86,6 +106,15 @@ def injection(call: Call, what: str) -> Sequence[str]:
     return "-e", f"inject={call.name}:{what}:when={call.number}"
 
 
+def of_main(calls: list[Call]) -> list[Call]:
+    """The calls of a main thread that began with `AHEAD`: a fault can be made to meet any of them and no other."""
+    most: Counter[str] = Counter()
+    for call in calls:
+        most[call.name] = max(most[call.name], 0 if call.main else call.number)
+    assert max(most.values(), default=0) < _AHEAD, most
+    return [call for call in calls if call.main and call.number > most[call.name]]
+
+
 def _calls(text: str, main: int, folder: Path) -> list[Call]:
     counts: Counter[tuple[str, str]] = Counter()
     unfinished: dict[str, int] = {}
@@ -97,8 +126,8 @@ def _calls(text: str, main: int, folder: Path) -> list[Call]:
         pid, name, arguments, _, rest = match.groups()
         if name is None:
             index = unfinished.pop(pid)
-            if "(INJECTED)" in rest:
-                found[index] = Call(**{**vars(found[index]), "injected": True})
+            result = {"injected": "(INJECTED)" in rest, "ended": not rest.endswith("= ?")}
+            found[index] = Call(**{**vars(found[index]), **result})
             continue
         if "<unfinished" in arguments:
             unfinished[pid] = len(found)
@@ -106,6 +135,7 @@ def _calls(text: str, main: int, folder: Path) -> list[Call]:
         opened, named = _OPENED.match(arguments), _NAMED.findall(arguments)
         path = opened[1] if opened else named[-1] if named else ""
         changes = name != "openat" or bool(re.search(r"O_(WRONLY|RDWR|CREAT)", arguments))
-        number, is_main = counts[pid, name], int(pid) == main
-        found.append(Call(name, number, folder / path, changes, is_main, "(INJECTED)" in arguments))
+        number, is_main = counts[pid, name], pid is not None and int(pid) == main
+        ended = "<unfinished" not in arguments and not arguments.endswith("= ?")
+        found.append(Call(name, number, folder / path, changes, is_main, "(INJECTED)" in arguments, ended))
     return found

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from faults import Call, injection, trace, why_not
+from faults import AHEAD, Call, injection, of_main, trace, why_not
 from forks import DBBD, Ended, Forks
 from small_disk import free_and_needed_mb
 from stored_runs import EVERY_STEP, TASKS, StoredRuns, cases, run_in, saved_steps, strays, unlike
@@ -20,8 +20,8 @@ traced = pytest.mark.skipif(bool(why_not()), reason=why_not() or "-")
 def written(calls: list[Call], folder: Path) -> dict[str, Call]:
     """A call of the main thread that writes to each kind of file below a folder: the last one."""
     found = {}
-    for call in calls:
-        if call.main and call.name in ("write", "pwrite64", "writev") and folder in call.path.parents:
+    for call in of_main(calls):
+        if call.name in ("write", "pwrite64", "writev") and folder in call.path.parents:
             found[kind(call.path)] = call
     return found
 
@@ -51,7 +51,7 @@ def test_no_room_for_any_file_that_a_run_writes(
     def run(folder: Path, *options: str) -> tuple[Ended, list[Call]]:
         folder.mkdir()
         arguments = ("train", *EVERY_STEP[task], "--epochs", "1")
-        return trace(forks.start(DBBD, *arguments, folder=folder, held=True), folder, *options)
+        return trace(forks.start(AHEAD + DBBD, *arguments, folder=folder, held=True), folder, *options)
 
     files = written(run(tmp_path / "whole")[1], tmp_path / "whole" / "runs")
     assert files.keys() >= {
@@ -120,7 +120,7 @@ def test_no_room_for_any_file_that_an_evaluation_writes(
 
     def evaluate(folder: Path, *options: str) -> tuple[Ended, list[Call]]:
         run = stored_runs.copy(stored_runs.done(task, 1), folder)
-        return trace(forks.start(DBBD, "evaluate", str(run), folder=folder, held=True), folder, *options)
+        return trace(forks.start(AHEAD + DBBD, "evaluate", str(run), folder=folder, held=True), folder, *options)
 
     ended, calls = evaluate(tmp_path / "whole")
     assert ended.code == 0, ended

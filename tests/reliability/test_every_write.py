@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from faults import Call, injection, trace, why_not
+from faults import AHEAD, Call, injection, of_main, trace, why_not
 from forks import DBBD, Ended, Forks
 from program import only_run
 from stored_runs import EVERY_STEP, TASKS, StoredRuns, cases, content, run_in, sample, saved_steps, strays, unlike
@@ -149,8 +149,7 @@ def test_a_save_that_is_interrupted_at_any_call_leaves_a_good_checkpoint(
 
 def last_saved_step(calls: list[Call]) -> int:
     """The newest step that was saved for certain, of a run that saves every step and was killed at its last call."""
-    done = [call for call in calls if call.main][:-1]
-    return sum(call.name.startswith("rename") and call.path.name == "ckpt.pth" for call in done) - 1
+    return sum(call.name.startswith("rename") and call.path.name == "ckpt.pth" and call.ended for call in calls) - 1
 
 
 def check_run(
@@ -200,12 +199,11 @@ def test_a_run_that_is_interrupted_at_any_call_goes_on_where_it_was(
     def train(folder: Path, *options: str) -> tuple[Ended, list[Call]]:
         folder.mkdir()
         arguments = ("train", *EVERY_STEP[task], "--epochs", "1")
-        return trace(forks.start(DBBD, *arguments, folder=folder, held=True), folder, *options)
+        return trace(forks.start(AHEAD + DBBD, *arguments, folder=folder, held=True), folder, *options)
 
     ended, calls = train(tmp_path / "whole")
     assert ended.code == 0, ended.err
-    # Calls are counted thread by thread, so that only those of the main thread can be told apart.
-    calls = [call for call in calls if call.main and call.changes and tmp_path / "whole" / "runs" in call.path.parents]
+    calls = [call for call in of_main(calls) if call.changes and tmp_path / "whole" / "runs" in call.path.parents]
     chosen = interesting(calls, count(1, 3 if (task, what) == ("dbbd", "signal=KILL") else 1))
     of_saves = [call for call in chosen if kind(call.path) == "ckpt"]
     others = [call for call in chosen if kind(call.path) != "ckpt"]
@@ -237,6 +235,91 @@ def test_a_run_that_is_interrupted_at_any_call_goes_on_where_it_was(
     report(
         f"{task}, {what}: {len(chosen)} of {len(calls)} calls of a run interrupted, exit codes {dict(codes)}; "
         f"{resumed} of {resumed} resumed to the same bits; whole in spite of an error: {sorted(went_on) or 'none'}"
+    )
+
+
+HELD_IN_A_SAVE = """
+import os, signal, sys, threading
+saves = []
+def hold(event, arguments):
+    thread = threading.current_thread()
+    if event == "open" and thread.name == "checkpoint" and thread not in saves and str(arguments[0]).endswith(".tmp"):
+        saves.append(thread)
+        if len(saves) == 2:
+            with open("thread", "w") as file:
+                file.write(str(thread.native_id))
+            os.kill(os.getpid(), signal.SIGSTOP)
+sys.addaudithook(hold)
+"""
+"""Stops the program where it begins to write the second checkpoint beside training, that of the first epoch."""
+
+
+@traced
+@pytest.mark.parametrize(
+    ("task", "what"),
+    cases([("dbbd", what) for what in [*FAULTS, LIE]], [(task, what) for task in TASKS for what in [*FAULTS, LIE]]),
+)
+def test_a_save_beside_training_that_is_interrupted_at_any_call(
+    task: str,
+    what: str,
+    forks: Forks,
+    stored_runs: StoredRuns,
+    tmp_path: Path,
+    count: Callable[[int, int], int],
+    report: Callable[[str], None],
+) -> None:
+    reference = stored_runs.done(task, 2)
+
+    def train(folder: Path, *options: str) -> tuple[Ended, list[Call]]:
+        folder.mkdir()
+        arguments = ("train", *EVERY_STEP[task], "--epochs", "2")
+        copy = forks.start(DBBD, *arguments, folder=folder, before=HELD_IN_A_SAVE)
+        copy.wait_until_held()
+        thread = int((folder / "thread").read_text(encoding="utf-8"))
+        assert thread != copy.pid
+        return trace(copy, folder, *options, thread=thread)
+
+    ended, calls = train(tmp_path / "whole")
+    assert ended.code == 0, ended.err
+    assert unlike(only_run(tmp_path / "whole"), reference) == []
+    check_order(calls, only_run(tmp_path / "whole"))
+    calls = [call for call in calls if only_run(tmp_path / "whole") in call.path.parents]
+    if what != "signal=KILL":
+        calls = [call for call in calls if call.changes]
+    if what == LIE:
+        calls = [call for call in calls if call.name == "write"]
+    chosen = sample(calls, count(2, 10_000), key=lambda call: (call.name, call.path.suffix))
+    resumed = 0
+    for number, call in enumerate(chosen):
+        folder = tmp_path / str(number)
+        ended, seen = train(folder, *injection(call, what))
+        run = only_run(folder)
+        steps = saved_steps(run)
+        if what == "signal=KILL":
+            assert ended.code == KILLED, (call, ended)
+            assert steps["ckpt.pth"] in (1, 2), (call, steps)
+        else:
+            assert any(found.injected for found in seen), call
+            assert "Traceback" not in ended.err, (call, ended)
+            assert strays(folder) == [], (call, ended)
+            if ended.code == 0:  # it found another way
+                assert call.name in ("link", "linkat", "unlink", "unlinkat"), (call, ended)
+                assert steps["ckpt.pth"] == 4, (call, steps)
+            else:
+                assert ended.code == 6, (call, ended)
+                assert what != LIE or steps["ckpt.pth"] == 1, (call, steps)
+                assert steps["ckpt.pth"] in (1, 2), (call, steps)
+                assert "continue with: dbbd resume" in " ".join(ended.err.split()), (call, ended)
+        if number % count(2, 1) == 0:
+            again = stored_runs.resume(run, 2)
+            assert again.code == 0, (call, again)
+            assert unlike(run, reference) == [], (what, call)
+            assert strays(folder) == [], (what, call)
+            resumed += 1
+        shutil.rmtree(folder)
+    report(
+        f"{task}, {what}: {len(chosen)} of {len(calls)} calls of a save beside training interrupted; "
+        f"{resumed} of {resumed} resumed to the same bits"
     )
 
 

@@ -66,7 +66,7 @@ def test_older_ones_stay_where_the_new_one_reads_back_differently(
     for number in (1, 2):
         save_checkpoint(content(number), tmp_path)
 
-    def spoil(state: dict[str, Any], path: Path) -> None:
+    def spoil(state: dict[str, Any], path: Path, *_: object) -> None:
         write_sealed(state, path)
         data = bytearray(path.read_bytes())
         data[100] ^= 1
@@ -192,7 +192,9 @@ def test_an_interrupt_anywhere_in_writing_stays_an_interrupt_and_leaves_nothing(
             self.write, self.flush = file.write, file.flush
 
     start = sealed_file._HashingFile.__init__
-    monkeypatch.setattr(sealed_file._HashingFile, "__init__", lambda self, file: start(self, Writable(file)))
+    monkeypatch.setattr(
+        sealed_file._HashingFile, "__init__", lambda self, file, between: start(self, Writable(file), between)
+    )
     monkeypatch.setattr(sealed_file._HashingFile, "write", write_until)
     for fatal in range(1, 1000):
         left[0] = fatal

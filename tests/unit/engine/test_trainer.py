@@ -1,10 +1,14 @@
 from __future__ import annotations
 
+import errno
 import json
 import math
+import os
 import signal
+import threading
+import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +18,16 @@ import torch
 from torch import nn
 
 from dbbd_cli.config.load import config_from_mapping
-from dbbd_cli.config.schema import Config
+from dbbd_cli.config.schema import Config, to_plain
 from dbbd_cli.data.loader import BatchLoader, Key
 from dbbd_cli.engine.checkpoint import load_checkpoint
+from dbbd_cli.engine.nonfinite import check_weights
 from dbbd_cli.engine.run_folder import RunLog
 from dbbd_cli.engine.runtime import choose_runtime
 from dbbd_cli.engine.signals import StopRequest
-from dbbd_cli.engine.state import Sums
+from dbbd_cli.engine.state import Sums, TrainState
 from dbbd_cli.engine.trainer import Trainer, fit
-from dbbd_cli.errors import NotFiniteError, StoppedError
+from dbbd_cli.errors import DiskError, NotFiniteError, StoppedError
 from dbbd_cli.model.output import StepOutput
 from dbbd_cli.progress import Phase, Progress, Silent
 
@@ -350,6 +355,105 @@ def test_weights_that_are_not_finite_are_never_saved(tmp_path: Path) -> None:
         trainer.save(tmp_path, best=True)
     assert (tmp_path / "ckpt.pth").read_bytes() == before
     assert {path.name for path in tmp_path.iterdir()} == {"ckpt.pth"}
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_one_value_that_is_not_finite_is_found_anywhere(tmp_path: Path, bad: float) -> None:
+    # Sums of large values overflow, and infinities of both signs could cancel out: neither may be taken for the other.
+    weights = {"a": torch.full((1000,), 3e38), "count": torch.tensor(3), "none": torch.zeros(0), "b": torch.ones(1001)}
+    check_weights(weights, TrainState(), tmp_path)
+    for index in (0, 500, 1000):
+        weights["b"] = torch.ones(1001)
+        weights["b"][index] = bad
+        weights["b"][index - 1] = -bad
+        with pytest.raises(NotFiniteError, match="b holds values that are not finite"):
+            check_weights(weights, TrainState(), tmp_path)
+
+
+@pytest.mark.parametrize("scheduler", ["cosine", "reduce_on_plateau"])
+def test_only_weights_and_optimizer_go_on_changing_in_a_state(tmp_path: Path, scheduler: str) -> None:
+    trainer = Trainer(LineTask(), config(epochs=2, scheduler=scheduler), CPU)
+    log = RunLog(tmp_path, step=0, history=[], command=[])
+    fit(trainer, tmp_path, log, Silent(), StopRequest())
+    plain = {key: value for key, value in trainer.to_plain().items() if key not in ("module", "optimizer")}
+    before = str(plain)
+    trainer.config = config(epochs=4, scheduler=scheduler)
+    fit(trainer, tmp_path, log, Silent(), StopRequest())
+    log.close()
+    assert str(plain) == before != str({key: trainer.to_plain()[key] for key in plain})
+
+
+def test_what_was_saved_beside_training_is_what_was_saved_in_its_pauses(tmp_path: Path) -> None:
+    """Down to the last bit, though the steps of the next epoch change the weights while they are written."""
+    for name in ("beside", "pauses"):
+        (tmp_path / name).mkdir()
+        trainer = Trainer(LineTask(), config(epochs=5), CPU)
+        log = RunLog(tmp_path / name, step=0, history=[], command=[])
+        with trainer.writer if name == "beside" else nullcontext():
+            fit(trainer, tmp_path / name, log, Silent(), StopRequest())
+        log.close()
+    for file in ("ckpt.pth", "ckpt.previous.pth", "best_model.pth"):
+        beside, pauses = (load_checkpoint(tmp_path / name / file) for name in ("beside", "pauses"))
+        for state in (beside, pauses):
+            state["state"].update(seconds=0.0, seconds_at_epoch=0.0)
+            state.pop("random")  # goes on from one run to the next
+        assert str(beside) == str(pauses)
+
+
+def test_a_save_that_failed_beside_training_ends_it_after_the_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = Trainer(LineTask(), config(), CPU)
+    log = RunLog(tmp_path, step=0, history=[], command=[])
+
+    def full(_number: int) -> None:
+        if threading.current_thread() is not threading.main_thread():
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    class Slow(Silent):
+        @contextmanager
+        def phase(self, *_: Any, **__: Any) -> Iterator[Phase]:
+            class Waiting:
+                def advance(self, count: int = 1, samples: int = 0, **values: float) -> None:
+                    trainer.writer._join()  # a step takes longer than a save here
+
+            yield Waiting()
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(DiskError, match="No space left on device"), trainer.writer:
+        fit(trainer, tmp_path, log, Slow(), StopRequest())
+    log.close()
+    assert (trainer.state.epoch, trainer.state.batch) == (2, 1)
+
+
+def test_nothing_is_written_beside_the_start_of_the_processes_that_load_validation_batches(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They may be forks, in which the locks of another thread would never be let go."""
+    task = LineTask()
+    often = config_from_mapping({**to_plain(config(epochs=1)), "checkpoint": {"every_steps": 2}}, origin="test")
+    trainer = Trainer(task, often, CPU)
+    log = RunLog(tmp_path, step=0, history=[], command=[])
+    fsync, batches, seen = os.fsync, task.loaders["val"].batches, []
+
+    def slow(number: int) -> None:
+        if threading.current_thread() is not threading.main_thread():
+            seen.append("written")
+            time.sleep(0.3)
+        fsync(number)
+
+    def watched(*arguments: Any, **names: Any) -> Iterator[Any]:
+        assert "checkpoint" not in [thread.name for thread in threading.enumerate()]
+        seen.append("validated")
+        return batches(*arguments, **names)
+
+    monkeypatch.setattr(os, "fsync", slow)
+    monkeypatch.setattr(task.loaders["val"], "batches", watched)
+    with trainer.writer:
+        fit(trainer, tmp_path, log, Silent(), StopRequest())
+    log.close()
+    assert seen[0] == "written"
+    assert seen[-1] == "validated"
 
 
 @pytest.mark.parametrize("after", [1, 2, 3, 4, 5])
