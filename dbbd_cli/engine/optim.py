@@ -19,9 +19,13 @@ def build_optimizer(module: nn.Module, training: TrainingConfig, device: torch.d
     parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
     fused = device.type in ("cpu", "cuda")
     if training.optimizer == "sgd":
-        return eager(torch.optim.SGD)(
+        sgd = eager(torch.optim.SGD)(
             parameters, lr=training.learning_rate, momentum=0.9, weight_decay=training.weight_decay, fused=fused
         )
+        for parameter in parameters:
+            # Zeros give the same first step as none, and stay zeros where that step is left out on the device.
+            sgd.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+        return sgd
     return eager(torch.optim.AdamW)(
         parameters, lr=training.learning_rate, weight_decay=training.weight_decay, fused=fused
     )

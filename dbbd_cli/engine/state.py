@@ -10,7 +10,26 @@ from typing import Any
 
 import torch
 
-from dbbd_cli.model.output import StepOutput
+from dbbd_cli.model.output import OnReading, StepOutput
+
+
+@dataclass
+class _Pending:
+    """A batch whose values are still on the device.
+
+    Attributes:
+        num_samples: samples in the batch.
+        names: of the values.
+        values: `(V,)`; zero for those that are computed on reading.
+        on_reading: these, by their position.
+        counts: `()`, whether the batch counts; None where it does in any case.
+    """
+
+    num_samples: int
+    names: list[str]
+    values: torch.Tensor
+    on_reading: dict[int, OnReading]
+    counts: torch.Tensor | None = None
 
 
 @dataclass
@@ -22,25 +41,42 @@ class Sums:
 
     values: dict[str, float] = field(default_factory=dict)
     num_samples: int = 0
-    _pending: list[tuple[int, list[str], torch.Tensor]] = field(default_factory=list, repr=False)
+    _pending: list[_Pending] = field(default_factory=list, repr=False)
 
     def add(self, output: StepOutput) -> None:
         """Adds the loss and the metrics of a batch."""
-        tensors = [output.loss.detach().float(), *(value.detach().float() for value in output.metrics.values())]
-        self._pending.append((output.num_samples, ["loss", *output.metrics], torch.stack(tensors)))
+        loss = output.loss.detach().float()
+        values, on_reading = [loss], {}
+        for position, value in enumerate(output.metrics.values(), start=1):
+            if isinstance(value, OnReading):
+                on_reading[position] = value
+            values.append(torch.zeros_like(loss) if isinstance(value, OnReading) else value.detach().float())
+        names = ["loss", *output.metrics]
+        self._pending.append(_Pending(output.num_samples, names, torch.stack(values), on_reading))
+
+    def count_where(self, finite: torch.Tensor, num_batches: int) -> None:
+        """Counts the last batches only if `finite` `()` is true."""
+        for batch in self._pending[-num_batches:]:
+            batch.counts = finite
 
     def flush(self) -> None:
         """Reads the pending values from the device."""
-        for num_samples, names, stacked in self._pending:
-            loss, *metrics = stacked.tolist()
-            for name, value in zip(names, [loss * num_samples, *metrics], strict=True):
-                self.values[name] = self.values.get(name, 0.0) + value
-            self.num_samples += num_samples
+        batches = list(self._pending)
         self._pending.clear()
-
-    def forget(self, count: int) -> None:
-        """Takes back the last batches that were added, before they are flushed."""
-        del self._pending[-count:]
+        counts = [batch.counts for batch in batches if batch.counts is not None]
+        # All at once: each time that something is read, a GPU is waited for.
+        read = iter(torch.cat([batch.values for batch in batches]).tolist() if batches else [])
+        counted = iter(torch.stack(counts).tolist() if counts else [])
+        for batch in batches:
+            values = [next(read) for _ in batch.names]
+            if batch.counts is not None and not next(counted):
+                continue
+            for position, metric in batch.on_reading.items():
+                values[position] = metric.compute(metric.tensor.cpu()) * batch.num_samples
+            values[0] *= batch.num_samples
+            for name, value in zip(batch.names, values, strict=True):
+                self.values[name] = self.values.get(name, 0.0) + value
+            self.num_samples += batch.num_samples
 
     def plain(self) -> dict[str, Any]:
         """The sums as plain values."""

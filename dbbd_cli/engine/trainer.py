@@ -20,10 +20,11 @@ from dbbd_cli.engine.nonfinite import (
     SMALLEST_SCALE,
     Buffers,
     LossOfBatch,
+    Steps,
     all_finite,
     check_weights,
     last_good,
-    not_finite,
+    step_where,
 )
 from dbbd_cli.engine.optim import LearningRate, build_optimizer, load_optimizer
 from dbbd_cli.engine.proof import prove
@@ -136,6 +137,7 @@ def fit(trainer: Trainer, folder: Path, log: RunLog, progress: Progress, stop: S
     table: EpochTable | None = None
     warned = False
     buffers: Buffers | None = None
+    steps = Steps(state, training, folder, log, progress)
     clock = time.perf_counter()
 
     while state.epoch <= training.epochs and not state.stopped_early:
@@ -157,7 +159,7 @@ def fit(trainer: Trainer, folder: Path, log: RunLog, progress: Progress, stop: S
                 scaler.scale(output.loss * (output.num_samples / samples_of_step)).backward()
                 state.sums.add(output)
                 state.batch += 1
-                batches_of_step.append((raw_batch, output.loss.detach()))
+                batches_of_step.append((task.names(raw_batch, "train"), output.loss.detach()))
                 if state.batch % accumulate and state.batch < len(train_loader):
                     bar.advance(samples=output.num_samples)
                     continue
@@ -165,22 +167,25 @@ def fit(trainer: Trainer, folder: Path, log: RunLog, progress: Progress, stop: S
                 scaler.unscale_(optimizer)
                 norm = nn.utils.clip_grad_norm_(module.parameters(), training.clip_grad_norm or math.inf)
                 trainer.learning_rate.before_step(state.step, state.epoch)
-                if finite := all_finite(batches_of_step, norm, scaler):
-                    scaler.step(optimizer)
-                else:
-                    error = not_finite(task, state, batches_of_step, trainer.learning_rate.value, folder)
-                    _leave_out(trainer, error, buffers, len(batches_of_step), log, progress)
+                # Steps with values that are not finite change nothing; whether there were any is read later.
+                finite = all_finite(batches_of_step, norm, scaler)
+                step_where(finite, optimizer, scaler)
                 scaler.update()
+                state.sums.count_where(finite, len(batches_of_step))
+                if buffers is not None:
+                    buffers.restore_unless(finite)
                 state.step += 1
+                steps.add(batches_of_step, finite, trainer.learning_rate.value)
 
                 shown = {}
-                if finite and state.step % show_every == 0:
+                made = steps.read() if state.step % show_every == 0 else False
+                if made:
                     state.sums.flush()
                     shown = _headline(task, task.summarise(state.sums.values, state.sums.num_samples))
                 bar.advance(samples=output.num_samples, **shown)  # type: ignore[arg-type]
-                if finite and state.step % config.run.log_every_steps == 0:
+                if made and state.step % config.run.log_every_steps == 0:
                     if scaler.is_enabled() and scaler.get_scale() < SMALLEST_SCALE:
-                        raise not_finite(task, state, batches_of_step, trainer.learning_rate.value, folder)
+                        raise steps.error_of_last()
                     metrics = _log_step(log, state, task, trainer.learning_rate.value, float(norm))
                     warned = warned or _warn(task.warning(metrics), log, progress)
                 clock = state.count_time(clock)
@@ -189,12 +194,14 @@ def fit(trainer: Trainer, folder: Path, log: RunLog, progress: Progress, stop: S
                 if every or state.epoch < training.epochs:
                     trainer.writer.reserve(module, optimizer)
                 if stop and state.batch < len(train_loader):
-                    _save_and_stop(trainer, folder, log, stop)
+                    _save_and_stop(trainer, folder, log, stop, steps)
                 if every and state.step % every == 0 and state.batch < len(train_loader):
+                    steps.read()
                     trainer.save(folder, log, beside=True)
 
         if stop and state.batch < len(train_loader):
-            _save_and_stop(trainer, folder, log, stop)  # asked for while a batch was waited for
+            _save_and_stop(trainer, folder, log, stop, steps)  # asked for while a batch was waited for
+        steps.read()
         train_metrics = _summary(task, state.sums)
         if table is None:
             trainer.writer.wait()  # what loads validation batches may be forked now, but not beside a thread of ours
@@ -202,7 +209,7 @@ def fit(trainer: Trainer, folder: Path, log: RunLog, progress: Progress, stop: S
             sums = run_split(task, task.loaders["val"], runtime, bar, stop)
         clock = state.count_time(clock)
         if stop:
-            _save_and_stop(trainer, folder, log, stop)
+            _save_and_stop(trainer, folder, log, stop, steps)
         val_metrics = _summary(task, sums)
         value = val_metrics[task.monitor]
         if not math.isfinite(value):
@@ -239,21 +246,6 @@ def fit(trainer: Trainer, folder: Path, log: RunLog, progress: Progress, stop: S
             _say(f"Early stopping: no improvement for {state.patience_epochs} epochs", log, progress)
 
 
-def _leave_out(
-    trainer: Trainer, error: NotFiniteError, buffers: Buffers | None, num_batches: int, log: RunLog, progress: Progress
-) -> None:
-    """Undoes all but the position of a step that cannot be made, or raises why it cannot."""
-    state, most = trainer.state, trainer.config.training.max_skipped_steps
-    if buffers is None or state.skipped_steps >= most:
-        raise error
-    buffers.restore()
-    state.sums.forget(num_batches)
-    state.skipped_steps += 1
-    text = error.message.replace("the weights were not updated", f"left out ({state.skipped_steps} of at most {most})")
-    progress.warn(text)
-    log.text("; ".join([text, *error.details]))
-
-
 def _summary(task: Task, sums: Sums) -> dict[str, float]:
     sums.flush()
     if not sums.num_samples:
@@ -272,8 +264,9 @@ def _log_step(log: RunLog, state: TrainState, task: Task, rate: float, norm: flo
     return metrics
 
 
-def _save_and_stop(trainer: Trainer, folder: Path, log: RunLog, stop: StopRequest) -> None:
+def _save_and_stop(trainer: Trainer, folder: Path, log: RunLog, stop: StopRequest, steps: Steps) -> None:
     assert stop.signal_number is not None
+    steps.read()
     trainer.save(folder, log)
     state = trainer.state
     message = f"stopped in epoch {state.epoch} after step {state.step}; everything is saved"

@@ -18,6 +18,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from dbbd_cli.model import dbbd_segments
 from dbbd_cli.model.dbbd_layers import (
     Aggregator,
     CombineProjection,
@@ -30,9 +31,8 @@ from dbbd_cli.model.dbbd_layers import (
 from dbbd_cli.model.dbbd_regions import PointGroups, RegionBatch
 from dbbd_cli.model.dbbd_segments import segment_mean, segment_winner, take_winners
 
-# Rows of one piece of the pass without gradient: its tensors stay in the processor's cache; a GPU wants large ones.
-_PIECE = {"cpu": 4096}
-_LARGE_PIECE = 1 << 18
+# Rows of one piece of the pass without gradient: its tensors stay in the processor's cache.
+_PIECE = 4096
 
 # Computes the rows that are asked for, as a slice or by number.
 _Encode = Callable[["slice | torch.Tensor"], torch.Tensor]
@@ -145,12 +145,17 @@ class DbbdEncoder(nn.Module):
             mean = segment_mean(x, groups.segment, len(groups.start))
             return last(mean), last(x.index_select(0, groups.picked))
 
+        if groups.index.device.type not in dbbd_segments.WAITING_IS_FREE:
+            x = last(self._kept(rows, slice(None)))
+            with torch.no_grad():
+                top, winner = segment_winner(x, groups.segment, groups.start)
+            return take_winners(x, winner, top), x.index_select(0, groups.picked)
+
         # First without gradient, to see which points win a maximum. Only those, and the picked ones, receive any
         # gradient: the second pass runs on them alone, which is exact, and saves most of the backward pass.
         num_rows = len(groups.index)
-        piece = _PIECE.get(groups.index.device.type, _LARGE_PIECE)
         with torch.no_grad(), _uncached_autocast(groups.index.device.type):
-            pieces = [last(rows(slice(first, first + piece))) for first in range(0, num_rows, piece)]
+            pieces = [last(rows(slice(first, first + _PIECE))) for first in range(0, num_rows, _PIECE)]
             x = torch.cat(pieces)
             top, winner = segment_winner(x, groups.segment, groups.start)
         if not torch.is_grad_enabled():

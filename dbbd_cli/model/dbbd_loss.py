@@ -207,18 +207,25 @@ def feature_std(x: torch.Tensor) -> torch.Tensor:
     return x.std(dim=0, correction=0).mean() * math.sqrt(x.shape[1])
 
 
-def effective_rank(x: torch.Tensor) -> torch.Tensor:
-    """Exponential of the entropy of the singular values of centred features `(R, D)`: from 1 to D (Roy, 2007).
-
-    1 is collapse to a line, and 0 says that all rows are equal.
-    """
+def gram_matrix(x: torch.Tensor) -> torch.Tensor:
+    """Products `(D, D)` of the centred channels of features `(R, D)`; zeros where all rows are equal, or nearly."""
     x = x.float()
     centered = x - x.mean(dim=0)
     # What rounding leaves of equal rows is not a direction.
-    spread = (centered.norm() > 1e-5 * x.norm()).float()
-    # Eigenvalues are found on the CPU: not every device can, and there are few.
-    gram = (centered.T @ centered).cpu().double().nan_to_num()
-    values = torch.linalg.eigvalsh(gram).clamp(min=0).sqrt()
-    values = torch.where(values > 1e-3 * values.amax(), values, 0)
-    share = values / values.sum().clamp(min=1e-300)
-    return torch.special.entr(share).sum().exp().float().to(x.device) * spread
+    return (centered.T @ centered) * (centered.norm() > 1e-5 * x.norm())
+
+
+def effective_rank(gram: torch.Tensor) -> float:
+    """Exponential of the entropy of the singular values of centred features, from 1 to D (Roy, 2007).
+
+    1 is collapse to a line, and 0 says that all rows are equal.
+
+    Args:
+        gram: their `gram_matrix` `(D, D)`, on the CPU: not every device finds eigenvalues, and none without waiting.
+    """
+    values = torch.linalg.eigvalsh(gram.double().nan_to_num()).clamp(min=0).sqrt()
+    top = float(values.amax())
+    if top == 0:
+        return 0.0
+    values = torch.where(values > 1e-3 * top, values, 0)
+    return float(torch.special.entr(values / values.sum()).sum().exp())

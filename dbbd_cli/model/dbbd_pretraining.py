@@ -15,9 +15,17 @@ from torch import nn
 
 from dbbd_cli.errors import CheckpointError
 from dbbd_cli.model.dbbd_encoder import BranchFeatures, DbbdEncoder
-from dbbd_cli.model.dbbd_loss import DbbdLoss, DbbdLosses, alignment, effective_rank, feature_std, uniformity
+from dbbd_cli.model.dbbd_loss import (
+    DbbdLoss,
+    DbbdLosses,
+    alignment,
+    effective_rank,
+    feature_std,
+    gram_matrix,
+    uniformity,
+)
 from dbbd_cli.model.dbbd_regions import RegionBatch
-from dbbd_cli.model.output import StepOutput
+from dbbd_cli.model.output import OnReading, StepOutput
 from dbbd_cli.model.safe_load import check_finite, load_tensors
 
 
@@ -78,12 +86,14 @@ class DbbdPretraining(nn.Module):
         # In half precision a collapse would look like rounding.
         with torch.no_grad(), torch.autocast(losses.total.device.type, enabled=False):
             values = _metrics(losses, top_down, bottom_up)
-            metrics = {
+            metrics: dict[str, torch.Tensor | OnReading] = {
                 # Numbers too become values on the device, where they are summed without waiting for it.
                 name: (value if isinstance(value, torch.Tensor) else losses.total.new_full((), value))
                 * regions.num_scenes
                 for name, value in values.items()
             }
+            grams = torch.stack([gram_matrix(branch.points) for branch in (top_down, bottom_up)])
+            metrics["effective_rank"] = OnReading(grams, _lower_rank)
         return StepOutput(loss=losses.total, metrics=metrics, num_samples=regions.num_scenes)
 
     def compare(
@@ -103,9 +113,8 @@ class DbbdPretraining(nn.Module):
 def _metrics(
     losses: DbbdLosses, top_down: BranchFeatures, bottom_up: BranchFeatures
 ) -> dict[str, torch.Tensor | float]:
-    """What is logged of a batch, each as a mean."""
+    """What is logged of a batch, each as a mean; without the effective rank."""
     deviations = [feature_std(branch.points) for branch in (top_down, bottom_up)]
-    ranks = [effective_rank(branch.points) for branch in (top_down, bottom_up)]
     values: dict[str, torch.Tensor | float] = {
         "region_loss": losses.region.detach(),
         "point_loss": losses.point.detach(),
@@ -115,7 +124,6 @@ def _metrics(
         "uniformity": (uniformity(losses.query) + uniformity(losses.key)) / 2,
         # The branch that is worse off: a collapse of one shows.
         "feature_std": torch.minimum(*deviations),
-        "effective_rank": torch.minimum(*ranks),
     }
     for number, level in losses.levels.items():
         values[f"loss_level_{number}"] = level.loss.detach()
@@ -123,6 +131,11 @@ def _metrics(
         values[f"top1_level_{number}"] = level.top1
         values[f"scenes_level_{number}"] = 1.0
     return values
+
+
+def _lower_rank(grams: torch.Tensor) -> float:
+    """The effective rank of the branch that is worse off, from the Gram matrices `(2, D, D)` of both."""
+    return min(effective_rank(gram) for gram in grams)
 
 
 def load_pretraining(module: DbbdPretraining, path: Path) -> None:

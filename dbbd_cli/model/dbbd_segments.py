@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import torch
 
+WAITING_IS_FREE = ("cpu",)
+"""Devices on which the size of a result may depend on its values: on others the program would have to wait for them."""
+
 
 def segment_winner(x: torch.Tensor, segment: torch.Tensor, start: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Maximum of each segment and channel, and the first row that has it: both `(R, D)`, from `(N, D)`.
@@ -17,10 +20,16 @@ def segment_winner(x: torch.Tensor, segment: torch.Tensor, start: torch.Tensor) 
     num_segments, channels = len(start), x.shape[1]
     top = x.new_empty(num_segments, channels)
     top.scatter_reduce_(0, segment[:, None].expand_as(x), x, "amax", include_self=False)
-    row, channel = (x == top.index_select(0, segment)).nonzero(as_tuple=True)
-    # Far fewer hits than values: the search for the first winner costs next to nothing.
     winner = start[:, None].repeat(1, channels)
-    winner.view(-1).scatter_reduce_(0, segment[row] * channels + channel, row, "amin", include_self=False)
+    wins = x == top.index_select(0, segment)
+    if x.device.type in WAITING_IS_FREE:
+        row, channel = wins.nonzero(as_tuple=True)
+        # Far fewer hits than values: the search for the first winner costs next to nothing.
+        winner.view(-1).scatter_reduce_(0, segment[row] * channels + channel, row, "amin", include_self=False)
+    else:
+        row = torch.arange(len(x), device=x.device)[:, None]
+        hits = torch.where(wins, row, len(x) - 1)  # without a winner, as for NaN, any row will do
+        winner.scatter_reduce_(0, segment[:, None].expand_as(x), hits, "amin", include_self=False)
     return top, winner
 
 
@@ -44,8 +53,8 @@ def segment_sum(x: torch.Tensor, segment: torch.Tensor, num_segments: int) -> to
 
 def segment_mean(x: torch.Tensor, segment: torch.Tensor, num_segments: int) -> torch.Tensor:
     """Mean `(R, D)` of rows `(N, D)`."""
-    count = torch.bincount(segment, minlength=num_segments).to(x.dtype)
-    return segment_sum(x, segment, num_segments) / count[:, None]
+    ones = torch.ones(len(x), 1, device=x.device)  # sums of half precision end at 256
+    return segment_sum(x, segment, num_segments) / segment_sum(ones, segment, num_segments).to(x.dtype)
 
 
 def segment_softmax(x: torch.Tensor, segment: torch.Tensor, num_segments: int) -> torch.Tensor:

@@ -2,9 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
+
+
+@dataclass(frozen=True)
+class OnReading:
+    """A metric that is computed on the CPU, and only once it is read, for it would make the program wait for a GPU.
+
+    Attributes:
+        tensor: what it is computed from; it stays on the device until then.
+        compute: gives the mean over the samples of the batch.
+    """
+
+    tensor: torch.Tensor
+    compute: Callable[[torch.Tensor], float]
 
 
 @dataclass
@@ -13,12 +27,12 @@ class StepOutput:
 
     Attributes:
         loss: mean loss over the samples of the batch, a scalar that can be differentiated.
-        metrics: scalars, each a sum over the samples of the batch.
+        metrics: scalars, each a sum over the samples of the batch, or what a mean is computed from later.
         num_samples: samples in the batch.
         logits: `(B, num_classes)` where the task has them, for a full evaluation.
     """
 
     loss: torch.Tensor
-    metrics: dict[str, torch.Tensor] = field(default_factory=dict)
+    metrics: dict[str, torch.Tensor | OnReading] = field(default_factory=dict)
     num_samples: int = 0
     logits: torch.Tensor | None = None

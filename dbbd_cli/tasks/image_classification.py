@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -106,8 +107,7 @@ class ImageClassification:
                 brightness=settings.brightness,
                 contrast=settings.contrast,
             )
-        mean = torch.tensor(MEAN, device=device).view(1, 3, 1, 1)
-        std = torch.tensor(STD, device=device).view(1, 3, 1, 1)
+        mean, std = _statistics(device)
         # A greyscale image (C = 1) becomes three channels here, by broadcasting.
         images = ((images - mean) / std).contiguous(memory_format=torch.channels_last)
         return images, batch.labels.to(device, non_blocking=True)
@@ -148,6 +148,13 @@ class ImageClassification:
         """The class that counts as positive, where there are two."""
         classes = self.manifest.classes
         return (self.config.data.positive_class or classes[-1]) if len(classes) == 2 else None
+
+
+@cache
+def _statistics(device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean and deviation `(1, 3, 1, 1)`; once per device, since the copy there makes the program wait."""
+    mean, std = (torch.tensor(values, device=device).view(1, 3, 1, 1) for values in (MEAN, STD))
+    return mean, std
 
 
 def _roots(data: ImageDataConfig, manifest: Manifest) -> list[Path]:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import errno
 import json
 import math
@@ -21,15 +22,17 @@ from dbbd_cli.config.load import config_from_mapping
 from dbbd_cli.config.schema import Config, to_plain
 from dbbd_cli.data.loader import BatchLoader, Key
 from dbbd_cli.engine.checkpoint import load_checkpoint
-from dbbd_cli.engine.nonfinite import check_weights
+from dbbd_cli.engine.nonfinite import check_weights, step_where
+from dbbd_cli.engine.optim import build_optimizer
 from dbbd_cli.engine.run_folder import RunLog
-from dbbd_cli.engine.runtime import choose_runtime
+from dbbd_cli.engine.runtime import Runtime, choose_runtime
 from dbbd_cli.engine.signals import StopRequest
 from dbbd_cli.engine.state import Sums, TrainState
 from dbbd_cli.engine.trainer import Trainer, fit
 from dbbd_cli.errors import DiskError, NotFiniteError, StoppedError
-from dbbd_cli.model.output import StepOutput
+from dbbd_cli.model.output import OnReading, StepOutput
 from dbbd_cli.progress import Phase, Progress, Silent
+from dbbd_cli.services.smoke import same
 
 CPU = choose_runtime("cpu", "fp32")
 
@@ -119,19 +122,39 @@ class Normalised(Regression):
         return super().forward(self.norm(x), y)
 
 
-def config(**training: Any) -> Config:
+class Late(Runtime):
+    """The CPU, treated as a device whose values are read at logging intervals only."""
+
+    @property
+    def reading_waits(self) -> bool:
+        return True
+
+
+@pytest.fixture(params=[CPU, Late(**vars(CPU))], ids=["read at once", "read late"])
+def runtime(request: pytest.FixtureRequest) -> Runtime:
+    made: Runtime = request.param
+    return made
+
+
+def config(log_every_steps: int = 1, **training: Any) -> Config:
     values = {
         "task": "image_classification",
-        "run": {"log_every_steps": 1},
+        "run": {"log_every_steps": log_every_steps},
         "training": {"epochs": 3, "batch_size": 4, "learning_rate": 0.1, **training},
     }
     return config_from_mapping(values, origin="test")
 
 
 def run(
-    task: LineTask, folder: Path, stop: StopRequest | None = None, progress: Progress | None = None, **training: Any
+    task: LineTask,
+    folder: Path,
+    stop: StopRequest | None = None,
+    progress: Progress | None = None,
+    runtime: Runtime = CPU,
+    **training: Any,
 ) -> Trainer:
-    trainer = Trainer(task, config(**training), CPU)
+    # Where values are read late, that is once per epoch.
+    trainer = Trainer(task, config(1000 if runtime.reading_waits else 1, **training), runtime)
     log = RunLog(folder, step=0, history=[], command=[])
     try:
         fit(trainer, folder, log, progress or Silent(), StopRequest() if stop is None else stop)
@@ -236,6 +259,56 @@ def test_sums_are_exact_whenever_they_are_read() -> None:
     assert once.values["correct"] == 10
 
 
+def test_what_is_computed_on_reading_stands_in_its_place() -> None:
+    sums = Sums()
+    for n in (3, 5):
+        metrics = {
+            "a": torch.tensor(1.0),
+            "rank": OnReading(torch.tensor([n, 7]), lambda x: float(x[0])),
+            "b": torch.tensor(2),
+        }
+        sums.add(StepOutput(torch.tensor(1.0), metrics, n))
+    sums.flush()
+    assert sums.values == {"loss": 8.0, "a": 2.0, "rank": 9.0 + 25.0, "b": 4.0}
+
+
+def test_batches_of_a_step_that_was_left_out_do_not_count() -> None:
+    sums = Sums()
+    for n, good in ((1, True), (2, False), (3, True)):
+        sums.add(StepOutput(torch.tensor(1.0 if good else math.nan), {}, n))
+        sums.count_where(torch.tensor(good), 1)
+    sums.add(StepOutput(torch.tensor(2.0), {}, 4))
+    sums.flush()
+    assert (sums.values, sums.num_samples) == ({"loss": 1.0 + 3.0 + 8.0}, 8)
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+@pytest.mark.parametrize("first", [True, False])
+def test_a_step_that_is_left_out_on_the_device_changes_nothing(optimizer: str, first: bool) -> None:
+    module = nn.Linear(3, 2)
+    made = build_optimizer(module, config(optimizer=optimizer).training, torch.device("cpu"))
+    scaler = torch.amp.GradScaler("cpu", enabled=False)
+
+    def step(finite: bool) -> None:
+        module.zero_grad()
+        module(torch.ones(1, 3)).sum().backward()
+        if not finite:
+            module.weight.grad.fill_(math.nan)  # type: ignore[union-attr]
+        step_where(torch.tensor(finite), made, scaler)
+
+    if not first:
+        step(finite=True)
+    before = copy.deepcopy((module.state_dict(), made.state_dict()["state"]))
+    step(finite=False)
+    after = copy.deepcopy((module.state_dict(), made.state_dict()["state"]))
+    assert same(before[0], after[0], exact=True)
+    if not first:
+        assert same(before[1], after[1], exact=True)
+    step(finite=True)
+    assert all(torch.isfinite(value).all() for value in module.state_dict().values())
+    assert not torch.equal(before[0]["weight"], module.weight)
+
+
 def test_accumulated_batches_make_the_gradient_of_one_large_batch(tmp_path: Path) -> None:
     weights = []
     for batch_size, accumulate in ((10, 1), (4, 3), (3, 4)):  # 4 + 4 + 2 and 3 + 3 + 3 + 1 samples
@@ -272,31 +345,31 @@ def test_early_stopping_waits_for_its_patience_and_min_delta(tmp_path: Path) -> 
     assert trainer.state.stopped_early
 
 
-def test_a_bad_loss_stops_before_the_update_and_names_the_batch(tmp_path: Path) -> None:
+def test_a_bad_loss_stops_before_the_update_and_names_the_batch(tmp_path: Path, runtime: Runtime) -> None:
     task = LineTask()
     task.train.y[7] = math.nan
     with pytest.raises(NotFiniteError) as caught:
-        run(task, tmp_path)
+        run(task, tmp_path, runtime=runtime)
     assert "train/7" in caught.value.details
     assert "were not updated" in caught.value.message
     assert math.isfinite(weight(task))
 
 
-def test_a_bad_loss_in_an_earlier_batch_of_the_step_is_the_one_that_is_named(tmp_path: Path) -> None:
+def test_a_bad_loss_in_an_earlier_batch_of_the_step_is_the_one_that_is_named(tmp_path: Path, runtime: Runtime) -> None:
     task = LineTask()
     order = [index for batch in task.loaders["train"].plan(1) for _, index in batch]
     task.train.y[order[1]] = math.nan
     with pytest.raises(NotFiniteError) as caught:
-        run(task, tmp_path, accumulate_batches=3)
+        run(task, tmp_path, runtime=runtime, accumulate_batches=3)
     assert sorted(caught.value.details[1:]) == sorted(f"train/{index}" for index in order[:4])
     assert "No checkpoint had been saved yet" in caught.value.hint
 
 
-def test_a_bad_gradient_stops_too(tmp_path: Path) -> None:
+def test_a_bad_gradient_stops_too(tmp_path: Path, runtime: Runtime) -> None:
     task = LineTask()
     task.module.layer.weight.register_hook(lambda grad: grad * math.inf)  # type: ignore[union-attr,operator]
     with pytest.raises(NotFiniteError, match="the gradient is not finite"):
-        run(task, tmp_path)
+        run(task, tmp_path, runtime=runtime)
     assert weight(task) == 0.0
 
 
@@ -313,12 +386,16 @@ def test_a_bad_validation_loss_ends_the_run_and_does_not_become_the_best(tmp_pat
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])
-def test_steps_that_are_not_finite_can_be_left_out(tmp_path: Path, accumulate: int) -> None:
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+def test_steps_that_are_not_finite_can_be_left_out(
+    tmp_path: Path, runtime: Runtime, optimizer: str, accumulate: int
+) -> None:
     task = NormalisedTask()
     batches = task.loaders["train"].plan(1)
     task.train.x[batches[1][0][1]] = math.nan
     progress = Lines()
-    trainer = run(task, tmp_path, progress=progress, epochs=1, on_nonfinite="skip", accumulate_batches=accumulate)
+    settings = {"epochs": 1, "on_nonfinite": "skip", "accumulate_batches": accumulate, "optimizer": optimizer}
+    trainer = run(task, tmp_path, progress=progress, runtime=runtime, **settings)
     left_out = batches[:2] if accumulate == 2 else batches[1:2]
     assert trainer.state.skipped_steps == 1
     assert trainer.state.step == math.ceil(3 / accumulate)  # the schedule keeps its place
@@ -331,11 +408,11 @@ def test_steps_that_are_not_finite_can_be_left_out(tmp_path: Path, accumulate: i
     assert f"train/{batches[1][0][1]}" in (tmp_path / "run.log").read_text(encoding="utf-8")
 
 
-def test_no_more_steps_are_left_out_than_is_allowed(tmp_path: Path) -> None:
+def test_no_more_steps_are_left_out_than_is_allowed(tmp_path: Path, runtime: Runtime) -> None:
     with pytest.raises(NotFiniteError, match="step 3: the loss"):
-        run(_all_bad(), tmp_path, on_nonfinite="skip", max_skipped_steps=2)
+        run(_all_bad(), tmp_path, runtime=runtime, on_nonfinite="skip", max_skipped_steps=2)
     with pytest.raises(NotFiniteError, match="no step of the epoch"):
-        run(_all_bad(), tmp_path, on_nonfinite="skip")
+        run(_all_bad(), tmp_path, runtime=runtime, on_nonfinite="skip")
 
 
 def _all_bad() -> LineTask:

@@ -9,7 +9,7 @@ import torch
 from dbbd_reference import Tree, random_tree, reference_loss
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from dbbd_cli.model import dbbd_encoder
+from dbbd_cli.model import dbbd_encoder, dbbd_segments
 from dbbd_cli.model.dbbd_encoder import DbbdEncoder
 from dbbd_cli.model.dbbd_pretraining import DbbdPretraining
 from dbbd_cli.model.dbbd_regions import RegionBatch, build_regions
@@ -115,9 +115,17 @@ def test_duplicate_points() -> None:
 
 
 def test_pieces_of_the_pass_without_gradient_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dbbd_encoder, "_PIECE", {"cpu": 3})
+    monkeypatch.setattr(dbbd_encoder, "_PIECE", 3)
     rng = np.random.default_rng(6)
     assert_as_the_reference(tiny(), [random_tree(rng, 20, 2)], [20])
+
+
+@pytest.mark.parametrize("aggregation", ["max", "mean", "attention"])
+def test_where_waiting_is_not_free_one_pass_gives_the_same(aggregation: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dbbd_segments, "WAITING_IS_FREE", ())
+    rng = np.random.default_rng(11)
+    sizes = [40, 25]
+    assert_as_the_reference(tiny(aggregation=aggregation), [random_tree(rng, size, 3) for size in sizes], sizes)
 
 
 @pytest.mark.parametrize("hidden", [[7], [5, 6, 7]])

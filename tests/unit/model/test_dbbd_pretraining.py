@@ -9,11 +9,13 @@ import pytest
 import torch
 from dbbd_reference import Tree, random_tree
 
+from dbbd_cli.engine.state import Sums
 from dbbd_cli.errors import CheckpointError
 from dbbd_cli.model.dbbd_encoder import BranchFeatures
 from dbbd_cli.model.dbbd_loss import DbbdLosses
 from dbbd_cli.model.dbbd_pretraining import DbbdPretraining, load_pretraining
 from dbbd_cli.model.dbbd_regions import RegionBatch, build_regions
+from dbbd_cli.model.output import OnReading
 
 GOLDEN_SIZES: dict[str, Any] = {
     "hidden_dim": 64,
@@ -130,7 +132,10 @@ def test_metrics_are_sums_over_scenes() -> None:
     output = module(*batch)
     _, _, losses = module.compare(*batch)
     assert output.num_samples == 2
-    mean = {name: value.item() / 2 for name, value in output.metrics.items()}
+    sums = Sums()
+    sums.add(output)
+    sums.flush()
+    mean = {name: value / 2 for name, value in sums.values.items()}
     assert output.loss.item() == pytest.approx(mean["region_loss"] + 0.5 * mean["point_loss"])
     for number, level in enumerate(batch[-1].levels):
         assert mean[f"chance_level_{number}"] == pytest.approx(math.log(level.num_regions))
@@ -141,7 +146,8 @@ def test_metrics_are_sums_over_scenes() -> None:
     assert 0 < mean["feature_std"] < 1.1
     assert 1 <= mean["effective_rank"] <= 8
     assert mean["alignment"] > 0 > mean["uniformity"]
-    assert not any(value.requires_grad for value in output.metrics.values())
+    values = [value.tensor if isinstance(value, OnReading) else value for value in output.metrics.values()]
+    assert not any(value.requires_grad for value in values)
 
 
 def test_training_brings_the_loss_down() -> None:
@@ -216,6 +222,8 @@ def test_signs_of_a_collapse_are_computed_in_full_precision_under_autocast() -> 
     with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
         metrics = module(*batch).metrics
     for name in ("uniformity", "effective_rank", "feature_std"):
-        assert metrics[name].dtype == torch.float32, name
+        metric = metrics[name]
+        value = metric.tensor if isinstance(metric, OnReading) else metric
+        assert value.dtype == torch.float32, name
         # A number of half precision would have only eight bits.
-        assert metrics[name] != metrics[name].bfloat16().float(), name
+        assert not torch.equal(value, value.bfloat16().float()), name
