@@ -20,9 +20,9 @@ def step(repeat: int, max_depth: int, precision: str = "fp32", small_mode: bool 
     return _cost(repeat, _loop(precision, max_depth, small_mode=small_mode))
 
 
-def base(repeat: int, max_depth: int) -> Measured:
-    """The same for a single scene: what the growth with points and with scenes is relative to."""
-    return _cost(repeat, _loop("fp32", max_depth, batch=1))
+def base(repeat: int, max_depth: int, num_points: int = POINTS) -> Measured:
+    """The same for a single scene: what the growth with points and with scenes begins with."""
+    return _cost(repeat, _loop("fp32", max_depth, num_points=num_points, batch=1))
 
 
 def _cost(repeat: int, loop: Loop) -> Measured:
@@ -51,10 +51,10 @@ def depth(repeat: int, precision: str = "fp32") -> Measured:
     )
 
 
-def points(repeat: int, num_points: int) -> Measured:
-    """Cost per point of a step with one scene of so many points, depth 4, relative to that of 25,000 points."""
-    loop = _loop("fp32", 4, num_points=num_points, batch=1)
-    return _growth(repeat, (num_points / 1000, loop), (POINTS / 1000, _loop("fp32", 4, batch=1)))
+def points(repeat: int, num_points: int, base_points: int) -> Measured:
+    """Cost per point of a step with one scene, depth 4, relative to that of a smaller scene."""
+    loops = [_loop("fp32", 4, num_points=count, batch=1) for count in (num_points, base_points)]
+    return _growth(repeat, (num_points / 1000, loops[0]), (base_points / 1000, loops[1]))
 
 
 def scenes(repeat: int, num_scenes: int) -> Measured:
