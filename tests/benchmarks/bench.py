@@ -24,7 +24,7 @@ from typing import Any
 from cases import CASES, Case
 from measure import NotHereError, peak_mb
 from rich.console import Console
-from tables import comparison, results, verdict
+from tables import comparison, markdown, results, verdict
 
 HERE = Path(__file__).resolve()
 MACHINE = "machine"
@@ -39,12 +39,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--only", default="", help="names of the cases, separated by spaces")
     parser.add_argument("--repeat", type=int, default=5, help="runs that a median is taken of")
     parser.add_argument("--list", action="store_true", help="show the names of all cases")
+    parser.add_argument("--markdown", type=Path, metavar="JSON", help="print an earlier run for docs/performance.md")
     parser.add_argument("--case", help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # as `dbbd` itself does
     console = Console()
     if options.list:
         console.print(results([], CASES))
+        return 0
+    if options.markdown:
+        print(markdown(json.loads(options.markdown.read_text(encoding="utf-8"))["cases"]))  # noqa: T201
         return 0
     if options.case:
         print(json.dumps(measure_here(options.case, options.repeat)))  # noqa: T201
@@ -53,8 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # Read first: a wrong path should not be told after minutes, nor the file be overwritten before it is read.
     old = json.loads(options.compare.read_text(encoding="utf-8")) if options.compare else None
     with tempfile.TemporaryDirectory(prefix="dbbd-bench-", ignore_cleanup_errors=True) as folder:
-        report = run(chosen, options.repeat, Path(folder))
-    options.out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+        report = run(chosen, options.repeat, Path(folder), options.out)
     show(console, report, old)
     return exit_code(report)
 
@@ -68,22 +71,24 @@ def choose(only: str, parser: argparse.ArgumentParser) -> list[Case]:
     return [known[name] for name in only.split()] or list(CASES)
 
 
-def run(chosen: Sequence[Case], repeat: int, folder: Path) -> dict[str, Any]:
-    """Measures the machine and each case in a process of its own.
+def run(chosen: Sequence[Case], repeat: int, folder: Path, out: Path) -> dict[str, Any]:
+    """Measures the machine and each case in a process of its own; returns what the JSON file then holds.
 
     Args:
         chosen: the cases.
         repeat: runs that a median is taken of.
-        folder: an empty folder, for all that is written.
+        folder: an empty folder, for all that the cases write.
+        out: the JSON file; written after each case, so that little is lost when the run is stopped.
     """
     machine = in_process(MACHINE, repeat, folder)
     if "error" in machine:
         sys.exit(f"the machine could not be measured: {machine['error']}")
-    rows = []
+    report: dict[str, Any] = {"machine": machine, "cases": []}
     for number, case in enumerate(chosen, start=1):
         print(f"{number}/{len(chosen)} {case.name}", file=sys.stderr, flush=True)  # noqa: T201
-        rows.append(row_of(case, in_process(case.name, repeat, folder)))
-    return {"machine": machine, "cases": rows}
+        report["cases"].append(row_of(case, in_process(case.name, repeat, folder)))
+        out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    return report
 
 
 def row_of(case: Case, measured: dict[str, Any]) -> dict[str, Any]:
@@ -103,18 +108,21 @@ def row_of(case: Case, measured: dict[str, Any]) -> dict[str, Any]:
 
 def in_process(name: str, repeat: int, folder: Path) -> dict[str, Any]:
     """Runs a case in a process of its own; gives what it measured, or `error`, or why it was `skipped`."""
-    environment = {
-        **os.environ,
-        # What is prepared once is there for every case; nothing of the user's is used or left behind.
-        "DBBD_CACHE_DIR": str(folder / "cache"),
-        **{variable: str(folder) for variable in ("TMPDIR", "TEMP", "TMP")},
-        "PYTHONPATH": os.pathsep.join([str(HERE.parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])]),
-    }
     command = [sys.executable, str(HERE), "--case", name, "--repeat", str(repeat)]
-    try:
-        process = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=TIME_LIMIT_SECONDS)
-    except subprocess.TimeoutExpired:
-        return {"error": f"took longer than {TIME_LIMIT_SECONDS} s"}
+    with tempfile.TemporaryDirectory(dir=folder, ignore_cleanup_errors=True) as own:
+        environment = {
+            **os.environ,
+            # What is prepared once is there for every case; nothing of the user's is used or left behind.
+            "DBBD_CACHE_DIR": str(folder / "cache"),
+            **dict.fromkeys(("TMPDIR", "TEMP", "TMP"), own),
+            "PYTHONPATH": os.pathsep.join([str(HERE.parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])]),
+        }
+        try:
+            process = subprocess.run(
+                command, env=environment, capture_output=True, text=True, timeout=TIME_LIMIT_SECONDS
+            )
+        except subprocess.TimeoutExpired:
+            return {"error": f"took longer than {TIME_LIMIT_SECONDS} s"}
     if process.returncode == 0:
         return json.loads(process.stdout.splitlines()[-1])
     sys.stderr.write(process.stderr)

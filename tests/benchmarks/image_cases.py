@@ -24,7 +24,7 @@ def step(repeat: int, precision: str) -> Measured:
     """Forward, backward, clipping and AdamW, in the loop of `dbbd train`."""
     if precision == "bf16":
         require_bf16()
-    loop = _loop(precision, WARM_UP + repeat)
+    loop = make_loop(precision, WARM_UP + repeat)
     seconds, rates = in_turn([loop.step, gemm(loop.trainer.runtime.dtype)], repeat)
     score, noise = share(seconds, rates, STEP_GFLOP)
     return Measured(
@@ -38,10 +38,10 @@ def step(repeat: int, precision: str) -> Measured:
 
 def plain_step(repeat: int) -> Measured:
     """The same step as it is written first, in turn with ours: eager fp32, memory as it comes, ReLU before pooling."""
-    plain, ours = _plain_stepper(), {"fp32": _loop("fp32", WARM_UP + repeat)}
+    plain, ours = _plain_stepper(), {"fp32": make_loop("fp32", WARM_UP + repeat)}
     try:
         require_bf16()
-        ours["bf16"] = _loop("bf16", WARM_UP + repeat)
+        ours["bf16"] = make_loop("bf16", WARM_UP + repeat)
     except NotHereError:
         pass
     steppers = [lambda: seconds_of(plain), gemm(torch.float32), *(loop.step for loop in ours.values())]
@@ -89,7 +89,7 @@ def inference(repeat: int, precision: str) -> Measured:
     """A batch of 32 pictures through the network, as `dbbd evaluate` does it."""
     if precision == "bf16":
         require_bf16()
-    loop = _loop(precision, 1)
+    loop = make_loop(precision, 1)
     task, runtime = loop.trainer.task, loop.trainer.runtime
     raw_batch = next(task.loaders["train"].batches(1))
     batch = task.to_device(raw_batch, runtime.device, train=False)
@@ -113,7 +113,7 @@ def inference(repeat: int, precision: str) -> Measured:
 def epoch_wait(repeat: int) -> Measured:
     """What part of a step the loop spends on getting its batch, from the cache, without worker processes."""
     count = WARM_UP + max(10, repeat)
-    steps = _loop("auto", count).run(count)[WARM_UP:]
+    steps = make_loop("auto", count).run(count)[WARM_UP:]
     shares = [100 * step.data / (step.data + step.arithmetic) for step in steps]
     whole = sum(step.data + step.arithmetic for step in steps)
     return Measured(
@@ -129,7 +129,7 @@ def epoch_on_gpu(repeat: int) -> Measured:
     if not torch.cuda.is_available():
         raise NotHereError("there is no CUDA device")
     count = 40
-    loop = _loop("auto", count, device="cuda", batch=256)
+    loop = make_loop("auto", count, device="cuda", batch=256)
     loop.run(count)
     seconds = [sum(step.data + step.arithmetic for step in loop.run(count)) for _ in range(repeat)]
     rates = [256 * count / second for second in seconds]
@@ -141,7 +141,7 @@ def epoch_on_gpu(repeat: int) -> Measured:
     )
 
 
-def _loop(precision: str, steps: int, *, device: str = "cpu", batch: int = BATCH) -> Loop:
+def make_loop(precision: str, steps: int, *, device: str = "cpu", batch: int = BATCH) -> Loop:
     """A run of qr_cnn on made-up pictures, enough for so many steps of whole batches in an epoch."""
     settings: dict[str, object] = {
         "run.precision": precision,

@@ -17,12 +17,12 @@ def step(repeat: int, max_depth: int, precision: str = "fp32", small_mode: bool 
     """Seconds of a step with 2 scenes, times G: the GFLOP that the machine could have done meanwhile."""
     if precision == "bf16":
         require_bf16()
-    return _cost(repeat, _loop(precision, max_depth, small_mode=small_mode))
+    return _cost(repeat, make_loop(precision, max_depth, small_mode=small_mode))
 
 
 def base(repeat: int, max_depth: int, num_points: int = POINTS) -> Measured:
     """The same for a single scene: what the growth with points and with scenes begins with."""
-    return _cost(repeat, _loop("fp32", max_depth, num_points=num_points, batch=1))
+    return _cost(repeat, make_loop("fp32", max_depth, num_points=num_points, batch=1))
 
 
 def _cost(repeat: int, loop: Loop) -> Measured:
@@ -41,7 +41,9 @@ def depth(repeat: int, precision: str = "fp32") -> Measured:
     """A step with trees of depth 4, relative to one of depth 3."""
     if precision == "bf16":
         require_bf16()
-    deep, flat, rates = in_turn([_loop(precision, 4).step, _loop(precision, 3).step, gemm(torch.float32)], repeat)
+    deep, flat, rates = in_turn(
+        [make_loop(precision, 4).step, make_loop(precision, 3).step, gemm(torch.float32)], repeat
+    )
     return Measured(
         seconds=median(deep),
         score=median(deep) / median(flat),
@@ -53,13 +55,13 @@ def depth(repeat: int, precision: str = "fp32") -> Measured:
 
 def points(repeat: int, num_points: int, base_points: int) -> Measured:
     """Cost per point of a step with one scene, depth 4, relative to that of a smaller scene."""
-    loops = [_loop("fp32", 4, num_points=count, batch=1) for count in (num_points, base_points)]
+    loops = [make_loop("fp32", 4, num_points=count, batch=1) for count in (num_points, base_points)]
     return _growth(repeat, (num_points / 1000, loops[0]), (base_points / 1000, loops[1]))
 
 
 def scenes(repeat: int, num_scenes: int) -> Measured:
     """Cost per scene of a step with so many scenes, depth 3, relative to that of one."""
-    return _growth(repeat, (num_scenes, _loop("fp32", 3, batch=num_scenes)), (1, _loop("fp32", 3, batch=1)))
+    return _growth(repeat, (num_scenes, make_loop("fp32", 3, batch=num_scenes)), (1, make_loop("fp32", 3, batch=1)))
 
 
 def _growth(repeat: int, one: tuple[float, Loop], other: tuple[float, Loop]) -> Measured:
@@ -84,7 +86,7 @@ def step_on_gpu(repeat: int) -> Measured:
     if not torch.cuda.is_available():
         raise NotHereError("there is no CUDA device")
     count = 10
-    loop = _loop("auto", 4, device="cuda", batch=8, steps=count)
+    loop = make_loop("auto", 4, device="cuda", batch=8, steps=count)
     loop.run(count)
     times = [1000 * sum(step.data + step.arithmetic for step in loop.run(count)) / count for _ in range(repeat)]
     return Measured(
@@ -95,7 +97,7 @@ def step_on_gpu(repeat: int) -> Measured:
     )
 
 
-def _loop(
+def make_loop(
     precision: str,
     max_depth: int,
     *,

@@ -39,7 +39,7 @@ def results(rows: Sequence[Row], cases: Sequence[Case]) -> Table:
 
     Eighty columns are enough for it.
     """
-    table = _table("case", "time", "score", "unit", "target", "limit", "MB", "")
+    table = plain_table("case", "time", "score", "unit", "target", "limit", "MB", "")
     if not rows:
         rows = [vars(case) for case in cases]
     for row in rows:
@@ -60,7 +60,7 @@ def results(rows: Sequence[Row], cases: Sequence[Case]) -> Table:
 def comparison(old: Sequence[Row], new: Sequence[Row]) -> Table:
     """Old and new score of each case that both runs have; targets and limits are those of now."""
     before = {row["name"]: row for row in old if row.get("score") is not None}
-    table = _table("case", "old", "new", "unit", "change", "")
+    table = plain_table("case", "old", "new", "unit", "change", "")
     for row in new:
         if row.get("score") is not None and row["name"] in before:
             was = before[row["name"]]
@@ -97,9 +97,24 @@ def seconds(value: float | None) -> str:
     return f"{1000 * value:.3g} ms" if value < 0.9995 else f"{value:.3g} s"
 
 
-def _table(*columns: str) -> Table:
+def markdown(rows: Sequence[Row]) -> str:
+    """The same as lines of a Markdown file."""
+    lines = ["| case | time | score | target | limit | peak MB | |", "|---|---|---|---|---|---|---|"]
+    for row in rows:
+        sign = "≥ " if row["better"] == "higher" else "≤ "
+        score = "-" if row["score"] is None else f"{number(row['score'])} {row['unit']}"
+        target = "" if row["target"] is None else sign + number(row["target"])
+        limit = "" if row["limit"] is None else number(row["limit"])
+        memory = "" if row["peak_mb"] is None else f"{row['peak_mb']:,.0f}"
+        cells = (f"`{row['name']}`", seconds(row["seconds"]), score, target, limit, memory, verdict(row))
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def plain_table(*columns: str) -> Table:
+    """A table without lines between its rows."""
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
     for name in columns:
-        words = name in ("case", "unit", "")
+        words = name in ("case", "operator", "unit", "")
         table.add_column(name, justify="left" if words else "right", no_wrap=True)
     return table

@@ -98,7 +98,12 @@ def test_only_what_is_more_than_noise_is_called_a_change(
     assert tables.change(old, new) == expected
 
 
-def test_limits_are_those_of_now(tmp_path: Path) -> None:
+def test_markdown_for_the_documentation() -> None:
+    line = tables.markdown([row(70.0)]).splitlines()[-1]
+    assert line == "| `made_up` | 500 ms | 70 % of G | ≥ 65 | 50 | 900 | met |"
+
+
+def test_limits_are_those_of_now() -> None:
     text = shown({"machine": MACHINE, "cases": [row(60.0)]}, {"cases": [{**row(40.0), "limit": 10, "target": 20}]})
     assert "missed" in text
     assert "+50.0 %" in text
