@@ -16,7 +16,7 @@ endif
 TORCH_CPU_INDEX := https://download.pytorch.org/whl/cpu
 
 .DEFAULT_GOAL := help
-.PHONY: help torch-choice smoke test reliability fuzz soak check format completions docs build clean
+.PHONY: help torch-choice smoke test reliability fuzz soak bench check format completions docs build clean
 
 help: ## Show the targets
 	@echo "make smoke        install into $(VENV), then train, resume, evaluate and plot on made-up data (about a minute)"
@@ -24,6 +24,7 @@ help: ## Show the targets
 	@echo "make reliability  all experiments on what docs/reliability.md promises, at their full count (hours)"
 	@echo "make fuzz         100,000 damaged inputs for every reader, guided by coverage (Linux, Python 3.11 to 3.13)"
 	@echo "make soak         2,000 short epochs of both tasks, watching memory and open files (an hour)"
+	@echo "make bench        how near to the machine's limit everything is, to bench.json; COMPARE=old.json, ONLY=\"name name\""
 	@echo "make check        ruff and mypy"
 	@echo "make format       format the code"
 	@echo "make completions  write the shell completion scripts anew"
@@ -84,6 +85,9 @@ fuzz: $(VENV)/installed-fuzz
 
 soak: $(VENV)/installed-dev
 	$(BIN)/python tests/reliability/soak.py --epochs 2000
+
+bench: $(VENV)/installed-dev
+	$(BIN)/python tests/benchmarks/bench.py $(if $(COMPARE),--compare "$(COMPARE)") $(if $(ONLY),--only "$(ONLY)")
 
 check: $(VENV)/installed-dev
 	$(BIN)/ruff check .

@@ -1,0 +1,193 @@
+"""The data side: pictures from the cache, the index of many pictures, trees and normals of scenes."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+import zlib
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+from loop import prepare
+from measure import Measured, in_turn, median, seconds_of, spread
+
+PICTURES = 192
+FILES = 200_000
+ROOM_POINTS = 150_000
+BATCH = 32
+
+
+def image_cache(repeat: int) -> Measured:
+    """Pictures per second and core, from the cache to the network's input, relative to decoding them as PNG files.
+
+    Both sides rotate, change brightness and contrast, and normalise, with one thread.
+    """
+    import torch
+    from torchvision import transforms
+
+    from dbbd_cli.progress import Silent
+    from dbbd_cli.services.session import build_task
+    from dbbd_cli.tasks.image_classification import MEAN, STD
+
+    torch.set_num_threads(1)
+    files = _write_pictures(Path(tempfile.mkdtemp()))
+    settings: dict[str, object] = {
+        "data.source": "folder",
+        "data.path": str(files[0].parents[1]),
+        "data.sample_per_class": None,
+        "data.num_workers": 0,
+        "run.device": "cpu",
+        "training.batch_size": BATCH,
+    }
+    config, manifest = prepare("qr_cnn", settings)
+    task: Any
+    task, runtime = build_task(config, manifest, splits=("train",), pretrained=False, progress=Silent())
+    epoch = 0
+
+    def ours() -> float:
+        nonlocal epoch
+        epoch += 1
+        count = 0
+
+        def read() -> None:
+            nonlocal count
+            for raw_batch in task.loaders["train"].batches(epoch):
+                images, _ = task.to_device(raw_batch, runtime.device, train=True)
+                count += len(images)
+
+        seconds = seconds_of(read)
+        return count / seconds
+
+    theirs_pipeline = transforms.Compose(
+        [
+            transforms.Resize((224, 224)),
+            transforms.RandomRotation(config.data.augment.rotation_degrees, fill=255),
+            transforms.ColorJitter(brightness=config.data.augment.brightness, contrast=config.data.augment.contrast),
+            transforms.ToTensor(),
+            transforms.Normalize(MEAN, STD),
+        ]
+    )
+
+    def theirs() -> float:
+        from PIL import Image
+
+        def read() -> None:
+            for path in files[:BATCH]:
+                with Image.open(path) as picture:
+                    theirs_pipeline(picture.convert("RGB"))
+
+        return BATCH / seconds_of(read)
+
+    own, other = in_turn([ours, theirs], repeat)
+    return Measured(
+        seconds=1 / median(own),
+        score=median(own) / median(other),
+        spread=spread([one / two for one, two in zip(own, other, strict=True)]),
+        reference={"png_images_per_second": median(other)},
+        details={"images_per_second": median(own)},
+    )
+
+
+def index_200k(repeat: int) -> Measured:
+    """200,000 small PNG files, all different, listed, hashed and split as `dbbd train` does it, without decoding."""
+    from dbbd_cli.data import image_manifest
+    from dbbd_cli.data.image_cache import PreparedImages
+
+    root = Path(tempfile.mkdtemp())
+    _write_many(root)
+
+    def prepared(refs: list[Any], size: int, cache_dir: Path, progress: object) -> PreparedImages:
+        # The pixels of so many would fill 30 GB. What they cost is measured by `image_cache`.
+        return PreparedImages(cache_dir / "none", (len(refs), 3, size, size), {})
+
+    def index() -> float:
+        settings = {"data.source": "folder", "data.path": str(root), "data.sample_per_class": None}
+        return seconds_of(lambda: _index(settings))
+
+    with patch.object(image_manifest, "prepare_images", prepared):
+        # Minutes on a slow disk: fewer runs than elsewhere, the first among them, as it is what a user waits for.
+        (seconds,) = in_turn([index], min(repeat, 3), warm_up=0)
+    return Measured(
+        seconds=median(seconds),
+        score=median(seconds),
+        spread=spread(seconds),
+        details={"first_seconds": seconds[0], "files_per_second": FILES / median(seconds)},
+    )
+
+
+def _index(settings: dict[str, object]) -> None:
+    _, manifest = prepare("qr_cnn", settings)
+    assert len(manifest.samples) == FILES
+    manifest.digest()
+
+
+def tree_150k(repeat: int) -> Measured:
+    """The tree of regions and the normals of a room of 150,000 points, as for a scene that has neither."""
+    from dbbd_cli.config.load import load_config
+    from dbbd_cli.config.point_pretraining import PointPretrainingConfig
+    from dbbd_cli.data.normals import estimate_normals
+    from dbbd_cli.data.room_generator import generate_room
+    from dbbd_cli.data.tree_builder import build_tree
+
+    config = load_config("dbbd_scannet")
+    assert isinstance(config, PointPretrainingConfig)
+    data = config.data
+    coord = generate_room(42, 0, ROOM_POINTS).coord
+    processor = time.process_time()
+    trees, normals = in_turn(
+        [
+            lambda: seconds_of(
+                lambda: build_tree(coord, max_depth=data.max_depth, min_region_points=data.min_region_points)
+            ),
+            lambda: seconds_of(lambda: estimate_normals(coord, num_neighbors=data.normal_neighbors)),
+        ],
+        repeat,
+        warm_up=1,
+    )
+    processor = (time.process_time() - processor) / (1 + repeat)
+    both = [one + other for one, other in zip(trees, normals, strict=True)]
+    return Measured(
+        seconds=median(both),
+        score=median(both),
+        spread=spread(both),
+        details={"tree_seconds": median(trees), "normal_seconds": median(normals), "processor_seconds": processor},
+    )
+
+
+def _write_pictures(root: Path) -> list[Path]:
+    """QR codes of made-up URLs as PNG files of about 400 x 400 pixels, as such data sets have them, in two classes."""
+    import segno
+
+    from dbbd_cli.data.url_grammar import synthetic_urls
+
+    files = []
+    for name, urls in synthetic_urls(PICTURES // 2, seed=42).items():
+        (root / name).mkdir()
+        for number, url in enumerate(sorted(urls)):
+            files.append(root / name / f"{number:04d}.png")
+            segno.make(url, error="m", micro=False).save(str(files[-1]), scale=10, border=4)
+    return files
+
+
+def _write_many(root: Path) -> None:
+    """200,000 PNG files of one small picture, each with another comment."""
+    import io
+
+    import segno
+
+    picture = io.BytesIO()
+    segno.make("https://example.org/a/path/of/some/length", error="m", micro=False).save(picture, kind="png", scale=10)
+    content = picture.getvalue()
+    end = content.rindex(b"IEND") - 4
+    for label in ("benign", "malicious"):
+        (root / label).mkdir()
+        for number in range(FILES // 2):
+            path = root / label / f"{number:06d}.png"
+            path.write_bytes(content[:end] + _comment(f"{label} {number}") + content[end:])
+
+
+def _comment(text: str) -> bytes:
+    """A chunk of text, as PNG files may have any number of."""
+    body = b"tEXtComment\0" + text.encode("ascii")
+    return (len(body) - 4).to_bytes(4, "big") + body + zlib.crc32(body).to_bytes(4, "big")
