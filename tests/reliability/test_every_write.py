@@ -239,7 +239,7 @@ def test_a_run_that_is_interrupted_at_any_call_goes_on_where_it_was(
 
 
 HELD_IN_A_SAVE = """
-import os, signal, sys, threading
+import signal, sys, threading
 saves = []
 def hold(event, arguments):
     thread = threading.current_thread()
@@ -248,7 +248,7 @@ def hold(event, arguments):
         if len(saves) == 2:
             with open("thread", "w") as file:
                 file.write(str(thread.native_id))
-            os.kill(os.getpid(), signal.SIGSTOP)
+            signal.pthread_kill(thread.ident, signal.SIGSTOP)  # this thread first: it gets no further
 sys.addaudithook(hold)
 """
 """Stops the program where it begins to write the second checkpoint beside training, that of the first epoch."""
