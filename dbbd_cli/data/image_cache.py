@@ -1,6 +1,6 @@
 """Decoded images on disk: each picture is read, checked and resized once, then mapped into memory by every run.
 
-The cache of a data set is one file of shape (N, C, S, S), uint8: images, channels (1 for rendered codes, 3 for files),
+The cache of a data set is one file of shape (N, C, S, S), uint8: images, channels (1 where all are grey, else 3),
 height and width. Its name is a hash of the content of all its images and of the way they were prepared. A changed image
 therefore makes another file, and two runs, or two processes, can share one. Where some images are bad, the file is
 named by the good ones, and a small record under the name of all of them says which are bad, so that the next run
@@ -33,7 +33,7 @@ from dbbd_cli.files import passing_lock, remove_free_locks, remove_strays, tempo
 from dbbd_cli.progress import Progress
 from dbbd_cli.text import printable
 
-CACHE_FORMAT = 1
+CACHE_FORMAT = 2
 CACHE_LIMIT_BYTES = 40 * 1024**3
 RECORD_SECONDS = 90 * 24 * 3600
 """Records of bad images are kept for so long; without one, the images are tried again."""
@@ -58,8 +58,7 @@ class PreparedImages:
 
 def cached_images(refs: Sequence[ImageRef], size: int, cache_dir: Path) -> PreparedImages | None:
     """The prepared images, where that was done before and none of them was bad."""
-    whole = _of(refs, size, cache_dir, {})
-    return whole if _usable(whole) else None
+    return _usable_of(refs, size, cache_dir, {})
 
 
 def prepare_images(refs: Sequence[ImageRef], size: int, cache_dir: Path, progress: Progress) -> PreparedImages:
@@ -104,13 +103,20 @@ def _done_before(refs: Sequence[ImageRef], size: int, cache_dir: Path) -> Prepar
         return whole
     record = _of(refs, size, cache_dir, {}).path.with_suffix(".json")
     problems = _read_record(record, len(refs))
-    good = _of(refs, size, cache_dir, problems)
-    return good if problems and _usable(good) else None
+    return _usable_of(refs, size, cache_dir, problems) if problems else None
 
 
-def _of(refs: Sequence[ImageRef], size: int, cache_dir: Path, problems: dict[int, str]) -> PreparedImages:
-    """The cache of the images that are no problem, whether it exists or not."""
-    channels = 1 if refs[0].url is not None else 3
+def _usable_of(refs: Sequence[ImageRef], size: int, cache_dir: Path, problems: dict[int, str]) -> PreparedImages | None:
+    """The cache of the images that are no problem, where it exists."""
+    found = (_of(refs, size, cache_dir, problems, channels) for channels in (1, 3))
+    return next((prepared for prepared in found if _usable(prepared)), None)
+
+
+def _of(
+    refs: Sequence[ImageRef], size: int, cache_dir: Path, problems: dict[int, str], channels: int | None = None
+) -> PreparedImages:
+    """The cache of the images that are no problem, whether it exists or not; with as many channels as they may need."""
+    channels = channels or (1 if refs[0].url is not None else 3)
     good = [ref for position, ref in enumerate(refs) if position not in problems]
     return PreparedImages(cache_dir / _cache_name(good, channels, size), (len(good), channels, size, size), problems)
 
@@ -177,11 +183,15 @@ def _fill(refs: Sequence[ImageRef], whole: PreparedImages, progress: Progress) -
     try:
         _reserve(temporary, int(np.prod(whole.shape)))
         found = _prepare(temporary, whole.shape, refs, progress)
-        prepared = _of(refs, whole.shape[2], whole.path.parent, {row: found[row].reason for row in sorted(found)})
+        problems = {row: found[row].reason for row in sorted(found)}
+        prepared = _of(refs, whole.shape[2], whole.path.parent, problems)
         if len(found) == len(refs):
             return prepared
         if found:
             _keep_rows(temporary, whole.shape, [row for row in range(len(refs)) if row not in found])
+        if prepared.shape[1] > 1 and _is_grey(temporary, prepared.shape):
+            _keep_one_channel(temporary, prepared.shape)
+            prepared = _of(refs, whole.shape[2], whole.path.parent, problems, channels=1)
         temporary.replace(prepared.path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -232,3 +242,21 @@ def _keep_rows(path: Path, shape: Shape, rows: Sequence[int]) -> None:
     pixels.flush()
     del pixels
     os.truncate(path, len(rows) * int(np.prod(shape[1:])))
+
+
+def _is_grey(path: Path, shape: Shape) -> bool:
+    """Whether all channels of all images are alike, as those of QR codes are."""
+    pixels = np.memmap(path, dtype=np.uint8, mode="r", shape=shape)
+    parts = (pixels[first : first + ROWS_PER_JOB] for first in range(0, len(pixels), ROWS_PER_JOB))
+    return all(bool((part == part[:, :1]).all()) for part in parts)
+
+
+def _keep_one_channel(path: Path, shape: Shape) -> None:
+    """Moves the first channel of each image to the front of the file and cuts off the rest: a third is read faster."""
+    pixels = np.memmap(path, dtype=np.uint8, mode="r+", shape=shape)
+    kept = pixels.reshape(-1)[: len(pixels) * shape[2] * shape[3]].reshape(len(pixels), shape[2], shape[3])
+    for row in range(len(pixels)):
+        kept[row] = pixels[row, 0].copy()
+    pixels.flush()
+    del pixels, kept
+    os.truncate(path, shape[0] * shape[2] * shape[3])

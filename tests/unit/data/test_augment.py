@@ -1,8 +1,12 @@
 from __future__ import annotations
 
-import torch
+import math
 
-from dbbd_cli.data.augment import augment
+import pytest
+import torch
+from torch.nn import functional as F
+
+from dbbd_cli.data.augment import _rotate, augment
 
 NONE = {"rotation_degrees": 0.0, "brightness": 0.0, "contrast": 0.0}
 
@@ -36,25 +40,31 @@ def test_rotation_turns_by_at_most_the_given_angle_and_fills_with_the_edge() -> 
     assert (turned != white).flatten(1).any(dim=1).float().mean() > 0.9
 
 
-def test_a_quarter_turn_is_exact() -> None:
-    from dbbd_cli.data.augment import _rotate
-
+@pytest.mark.parametrize("quarters", [-4, -3, -2, -1, 0, 1, 2, 3, 4])
+def test_a_quarter_turn_is_exact(quarters: int) -> None:
     x = images(1)
-    turned = _rotate(x, torch.tensor([torch.pi / 2]))
-    assert torch.allclose(turned, torch.rot90(x, 1, (2, 3)), atol=1e-4) or torch.allclose(
-        turned, torch.rot90(x, -1, (2, 3)), atol=1e-4
-    )
+    turned = _rotate(x, torch.tensor([quarters * math.pi / 2]), 2 * math.pi)
+    assert torch.allclose(turned, torch.rot90(x, quarters, (2, 3)), atol=1e-4)
 
 
-def test_rotation_fills_as_border_padding_does() -> None:
-    from dbbd_cli.data.augment import _rotate
-
-    x, angles = images(8), torch.linspace(-0.5, 0.5, 8)
-    cos, sin, zero = torch.cos(angles), torch.sin(angles), torch.zeros(8)
+@pytest.mark.parametrize("degrees", [5, 30, 45, 60, 180])
+def test_rotation_is_that_of_a_smooth_image_sampled_anew(degrees: int) -> None:
+    y, x = torch.meshgrid(torch.linspace(0, 6, 96), torch.linspace(0, 6, 96), indexing="ij")
+    smooth = torch.stack([torch.sin(x) * torch.cos(0.7 * y), 0.1 * x + 0.2 * y]).repeat(9, 1, 1, 1)
+    angles = torch.linspace(-1, 1, 9) * math.radians(degrees)
+    cos, sin, zero = torch.cos(angles), torch.sin(angles), torch.zeros(9)
     matrix = torch.stack([cos, -sin, zero, sin, cos, zero], dim=1).view(-1, 2, 3)
-    grid = torch.nn.functional.affine_grid(matrix, list(x.shape), align_corners=False)
-    expected = torch.nn.functional.grid_sample(x, grid, padding_mode="border", align_corners=False)
-    assert torch.allclose(_rotate(x, angles), expected, atol=1e-5)
+    grid = F.affine_grid(matrix, list(smooth.shape), align_corners=False)
+    expected = F.grid_sample(smooth, grid, padding_mode="border", align_corners=False)
+    turned = _rotate(smooth, angles, math.radians(degrees))
+    # Inside, where nothing comes from beyond the edge, and near the edge.
+    assert (turned - expected)[:, :, 28:68, 28:68].abs().max() < 2e-3
+    assert (turned - expected).abs().mean() < 2e-3 if degrees == 5 else 0.1
+
+
+def test_a_rotation_by_nothing_changes_nothing() -> None:
+    x = images(3)
+    assert torch.equal(_rotate(x, torch.zeros(3), 0.1), x)
 
 
 def test_brightness_scales_within_its_range() -> None:
