@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from cases import CASES, Case
-from measure import NotHereError, peak_mb
+from measure import NotHereError
 from rich.console import Console
 from tables import comparison, markdown, results, verdict
 
@@ -138,12 +138,9 @@ def measure_here(name: str, repeat: int) -> dict[str, Any]:
         return describe(repeat)
     case = next(case for case in CASES if case.name == name)
     try:
-        measured = asdict(case.measure(repeat))
+        return asdict(case.measure(repeat))
     except NotHereError as reason:
         return {"skipped": str(reason)}
-    if measured["peak_mb"] is None:
-        measured["peak_mb"] = peak_mb()
-    return measured
 
 
 def show(console: Console, report: dict[str, Any], old: dict[str, Any] | None) -> None:

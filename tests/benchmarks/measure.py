@@ -30,7 +30,7 @@ class Measured:
         spread: half of the interquartile range of the score, as a share of it; changes below it are noise.
         reference: what the score is relative to, as it was measured beside the case.
         details: other numbers worth knowing.
-        peak_mb: largest memory, where it is not that of this process.
+        peak_mb: largest memory, of this process up to now where nothing else is said; None: not known.
     """
 
     seconds: float
@@ -38,7 +38,7 @@ class Measured:
     spread: float = 0.0
     reference: dict[str, float] = field(default_factory=dict)
     details: dict[str, float] = field(default_factory=dict)
-    peak_mb: float | None = None
+    peak_mb: float | None = field(default_factory=lambda: peak_mb())
 
 
 def seconds_of(function: Callable[[], object]) -> float:
