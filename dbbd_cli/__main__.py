@@ -13,6 +13,8 @@ def main() -> None:
     # How long PyTorch's threads wait for each other before they sleep, in turns of an empty loop of GNU OpenMP. Its
     # default, milliseconds, makes a run several times slower wherever something else wants the same processors.
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+    # Pydantic would read what every installed package says of itself, in search of plug-ins for it.
+    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # closed by whoever started the program, as some schedulers do
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: PTH123, SIM115

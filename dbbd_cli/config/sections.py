@@ -33,7 +33,8 @@ FIXED_SETTINGS = (
 class Section(BaseModel):
     """A part of the configuration: strict types, no unknown keys, immutable."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+    # Validators are built when the first configuration is read, and then once for all sections of a task together.
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, defer_build=True)
 
 
 def rule_error(field: str, message: str) -> PydanticCustomError:

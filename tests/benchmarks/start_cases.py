@@ -52,6 +52,7 @@ def start(repeat: int, arguments: Sequence[str] = (), complete: str | None = Non
     memory = peak_mb_of_children()
     bare = folder / "bare.py"
     bare.write_text(_bare_program(), encoding="utf-8")
+    assert "six" in _call([sys.executable, str(bare), "--help"], folder, dict(os.environ)).stdout
     own, other = in_turn(
         [
             lambda: seconds_of(lambda: _call([*DBBD, *arguments], folder, environment)),
@@ -125,5 +126,5 @@ def _call(command: Sequence[str], folder: Path, environment: dict[str, str]) -> 
 
 def _bare_program() -> str:
     first = BARE[BARE.index("@app") : BARE.index("{commands}")]
-    others = "\n".join(first.replace("one", name) for name in ("two", "three", "four", "five", "six"))
+    others = "\n".join(first.replace("def one", f"def {name}") for name in ("two", "three", "four", "five", "six"))
     return BARE.replace("{commands}", others)
