@@ -35,7 +35,7 @@ def estimate_normals(coord: np.ndarray, *, num_neighbors: int = 16, num_threads:
     Args:
         coord: coordinates, `(N, 3)`, however far from the origin.
         num_neighbors: K, the places that a normal is estimated from, the point's own included; at least 3.
-        num_threads: threads that look for neighbours; the result does not depend on them.
+        num_threads: threads that look for neighbours, -1 for all; the result does not depend on them.
 
     Returns:
         Normals of length 1, `(N, 3)` float32.

@@ -148,7 +148,7 @@ def _make(ref: SceneRef, settings: SceneSettings) -> Arrays:
         tree = build_tree(scene.coord, max_depth=settings.max_depth, min_region_points=settings.min_region_points)
     normal = scene.normal
     if normal is None:
-        normal = estimate_normals(scene.coord, num_neighbors=settings.normal_neighbors)
+        normal = estimate_normals(scene.coord, num_neighbors=settings.normal_neighbors, num_threads=-1)
     arrays = {"coord": scene.coord, "normal": normal, **vars(cut_tree(tree, settings.max_depth))}
     if scene.colour is not None:
         arrays["colour"] = np.rint(scene.colour * 255).astype(np.uint8)
