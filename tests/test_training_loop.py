@@ -24,8 +24,10 @@ from dbbd_cli.engine.inference import run_split
 from dbbd_cli.engine.run_folder import RunLog
 from dbbd_cli.engine.runtime import choose_runtime, seed_everything
 from dbbd_cli.engine.signals import StopRequest
+from dbbd_cli.engine.state import Sums
 from dbbd_cli.engine.trainer import Trainer, fit
 from dbbd_cli.errors import StoppedError
+from dbbd_cli.model.output import StepOutput
 from dbbd_cli.progress import Silent
 from dbbd_cli.services.preparation import prepare_run
 from dbbd_cli.services.smoke import same
@@ -286,6 +288,13 @@ class TestTrainerInitialization:
             cosine.step()
 
 
+def means(output: StepOutput) -> dict[str, float]:
+    sums = Sums()
+    sums.add(output)
+    sums.flush()
+    return {name: value / output.num_samples for name, value in sums.values.items()}
+
+
 class TestTrainStep:
     def test_train_step_returns_loss(self, tiny_point_config: Make) -> None:
         trainer = make_trainer(tiny_point_config())
@@ -294,7 +303,7 @@ class TestTrainStep:
         assert output.loss.shape == ()
         assert output.loss.requires_grad
         assert bool(torch.isfinite(output.loss))
-        mean = {name: float(value) / 2 for name, value in output.metrics.items()}
+        mean = means(output)
         assert float(output.loss.detach()) == pytest.approx(mean["region_loss"] + 0.5 * mean["point_loss"], rel=1e-5)
         levels = [mean[f"loss_level_{level}"] for level in range(3)]
         assert mean["region_loss"] == pytest.approx(float(np.mean(levels)), rel=1e-5)
@@ -329,7 +338,7 @@ class TestOverfitOneBatch:
         assert losses == sorted(losses, reverse=True)
         assert losses[-1] < 0.75 * losses[0]
         # Lower than a network can be that takes every region and point for the same: it tells them apart.
-        mean = {name: float(value) / 2 for name, value in output.metrics.items()}
+        mean = means(output)
         chance = float(np.mean([mean[f"chance_level_{level}"] for level in range(3)])) + 0.5 * mean["point_chance"]
         assert losses[-1] < 0.75 * chance
 

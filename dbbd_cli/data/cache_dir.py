@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import sys
 from pathlib import Path
@@ -9,7 +10,6 @@ from pathlib import Path
 from dbbd_cli.files import write_text
 
 MARK = "dbbd-cache.txt"
-_CONTENT = "dbbd keeps prepared data in this folder. It can be made again from what it was made of.\n"
 
 
 def cache_folder(configured: str | None) -> Path:
@@ -31,12 +31,21 @@ def make_cache_folder(folder: Path) -> None:
     """
     folder.mkdir(parents=True, exist_ok=True)
     if not is_cache_folder(folder):
-        write_text(folder / MARK, _CONTENT)
+        write_text(folder / MARK, _mark_of(folder))
 
 
 def is_cache_folder(folder: Path) -> bool:
     """Whether prepared data was kept in a folder before, by this program on this machine."""
     try:
-        return (folder / MARK).read_text(encoding="utf-8") == _CONTENT
+        return (folder / MARK).read_text(encoding="utf-8") == _mark_of(folder)
     except (OSError, ValueError):
         return False
+
+
+def _mark_of(folder: Path) -> str:
+    """What stands in the mark: it holds for this very folder, and for none that was copied or unpacked elsewhere."""
+    place = os.fsencode(f"{folder.resolve()}\n{folder.stat().st_ino}")
+    return (
+        "dbbd keeps prepared data in this folder. It can be made again from what it was made of.\n"
+        f"{hashlib.sha256(place).hexdigest()}\n"
+    )

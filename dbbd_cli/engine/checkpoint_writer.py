@@ -59,7 +59,7 @@ class CheckpointWriter:
         if self._within and self._memory is None:
             self._memory = _Memory()
             # Nobody reads this copy.
-            self._start(self._memory.copy, {"module": module.state_dict(), "optimizer": optimizer.state_dict()})
+            self._start(self._copy, {"module": module.state_dict(), "optimizer": optimizer.state_dict()})
 
     def save(self, state: Mapping[str, Any], folder: Path, *, best: bool, keep: int, beside: bool) -> None:
         """Makes `state` the newest checkpoint of a run folder, once the save before it is over; see `save_checkpoint`.
@@ -76,11 +76,11 @@ class CheckpointWriter:
         """
         self.wait()
         if beside and self._within:
-            self._memory = self._memory or _Memory()
-            changing = {key: state[key] for key in ("module", "optimizer")}
-            self._start(self._write, {**state, **self._memory.copy(changing)}, folder, best, keep)
-        else:
-            save_checkpoint(state, folder, best=best, keep=keep)
+            copied = self._copy({key: state[key] for key in ("module", "optimizer")})
+            if copied is not None:
+                self._start(self._write, {**state, **copied}, folder, best, keep)
+                return
+        save_checkpoint(state, folder, best=best, keep=keep)
 
     def wait(self) -> None:
         """Waits until what was handed over is on the disk.
@@ -112,6 +112,15 @@ class CheckpointWriter:
             pass
         except BaseException as error:  # whatever it is, the main thread has to hear of it
             self._error = error
+
+    def _copy(self, state: Mapping[str, Any]) -> dict[str, Any] | None:
+        """A copy of the state; None where there is no memory for one, and it has to be saved while training waits."""
+        self._memory = self._memory or _Memory()
+        try:
+            return self._memory.copy(state)
+        except (MemoryError, RuntimeError):  # the latter is how PyTorch says it
+            self._memory = _Memory()
+            return None
 
     def _write(self, state: Mapping[str, Any], folder: Path, best: bool, keep: int) -> None:
         save_checkpoint(state, folder, best=best, keep=keep, between=self._go_on)

@@ -16,6 +16,9 @@ from dbbd_cli.model.output import StepOutput
 from dbbd_cli.progress import Phase
 from dbbd_cli.tasks.base import Task
 
+_READ_EVERY = 100
+"""Batches after which the values are read where that means to wait: until then they take memory of the device."""
+
 
 def place(module: nn.Module, runtime: Runtime) -> nn.Module:
     """Moves a module to the device; convolutions run fastest with channels last."""
@@ -37,10 +40,10 @@ def run_batches(
 def run_split(task: Task, loader: BatchLoader, runtime: Runtime, bar: Phase, stop: StopRequest | None = None) -> Sums:
     """Sums loss and metrics over a split without training; ends early, with partial sums, when asked to stop."""
     sums = Sums()
-    for output, _ in run_batches(task, loader, runtime, stop):
+    for number, (output, _) in enumerate(run_batches(task, loader, runtime, stop), start=1):
         sums.add(output)
         shown = {}
-        if not runtime.reading_waits:
+        if not runtime.reading_waits or number % _READ_EVERY == 0:
             sums.flush()
             metrics = task.summarise(sums.values, sums.num_samples)
             shown = {name: metrics[name] for name in task.headline}

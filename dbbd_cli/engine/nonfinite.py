@@ -40,7 +40,8 @@ def step_where(finite: torch.Tensor, optimizer: torch.optim.Optimizer, scaler: t
         scaler: leaves out steps whose gradients are not finite, if it is enabled.
     """
     if scaler.is_enabled():
-        scaler.step(optimizer)
+        if finite:
+            scaler.step(optimizer)
     elif optimizer.defaults.get("fused"):
         # As a scaler tells it, so that the program need not wait for a GPU.
         told: Any = optimizer

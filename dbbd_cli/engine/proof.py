@@ -44,6 +44,7 @@ def prove(task: Task, runtime: Runtime, state: TrainState) -> dict[str, Any] | N
         "names": names,
         "loss": loss,
         "device": runtime.device.type,
+        "precision": str(runtime.dtype),
         "torch": str(torch.__version__),
         "dbbd": __version__,
     }

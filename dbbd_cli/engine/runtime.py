@@ -6,7 +6,7 @@ import contextlib
 import ctypes
 import random
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -95,10 +95,14 @@ def keep_freed_memory() -> None:
     With glibc a training step of `qr_cnn` gets a gigabyte anew, page by page, each of them set to zero first: that is a
     sixth of its time.
     """
-    mmap_threshold, trim_threshold = -3, -1  # of malloc.h
     with contextlib.suppress(AttributeError, OSError, TypeError):  # another C library
-        mallopt = ctypes.CDLL(None).mallopt
-        mallopt(mmap_threshold, 2**30)
+        _keep_blocks(ctypes.CDLL(None).mallopt)
+
+
+def _keep_blocks(mallopt: Callable[[int, int], int]) -> None:
+    mmap_threshold, trim_threshold = -3, -1  # of malloc.h
+    # Older versions refuse more than 32 MB. Without the first, the second would do harm: it ends the adaptation.
+    if mallopt(mmap_threshold, 2**30) or mallopt(mmap_threshold, 2**25):
         mallopt(trim_threshold, 2**31 - 1)
 
 

@@ -58,6 +58,7 @@ class Trainer:
     learning_rate: LearningRate = field(init=False)
     scaler: torch.amp.GradScaler = field(init=False)
     writer: CheckpointWriter = field(init=False, default_factory=CheckpointWriter)
+    steps: Steps | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         module = place(self.task.module, self.runtime)
@@ -87,9 +88,11 @@ class Trainer:
         """Writes a checkpoint, after what is logged up to here; with `beside` while training goes on, if `writer` can.
 
         Raises:
-            NotFiniteError: the weights are not finite: nothing is written.
+            NotFiniteError: the weights, or a step since the last look, are not finite: nothing is written.
             DiskError: it cannot be written; the checkpoints that were there are still there.
         """
+        if self.steps is not None:
+            self.steps.read()  # no checkpoint knows of steps that nobody has looked at
         state = self.to_plain(proven=proven)
         check_weights(state["module"], self.state, folder)
         if log is not None:
@@ -137,7 +140,7 @@ def fit(trainer: Trainer, folder: Path, log: RunLog, progress: Progress, stop: S
     table: EpochTable | None = None
     warned = False
     buffers: Buffers | None = None
-    steps = Steps(state, training, folder, log, progress)
+    steps = trainer.steps = Steps(state, training, folder, log, progress)
     clock = time.perf_counter()
 
     while state.epoch <= training.epochs and not state.stopped_early:
@@ -194,13 +197,12 @@ def fit(trainer: Trainer, folder: Path, log: RunLog, progress: Progress, stop: S
                 if every or state.epoch < training.epochs:
                     trainer.writer.reserve(module, optimizer)
                 if stop and state.batch < len(train_loader):
-                    _save_and_stop(trainer, folder, log, stop, steps)
+                    _save_and_stop(trainer, folder, log, stop)
                 if every and state.step % every == 0 and state.batch < len(train_loader):
-                    steps.read()
                     trainer.save(folder, log, beside=True)
 
         if stop and state.batch < len(train_loader):
-            _save_and_stop(trainer, folder, log, stop, steps)  # asked for while a batch was waited for
+            _save_and_stop(trainer, folder, log, stop)  # asked for while a batch was waited for
         steps.read()
         train_metrics = _summary(task, state.sums)
         if table is None:
@@ -209,7 +211,7 @@ def fit(trainer: Trainer, folder: Path, log: RunLog, progress: Progress, stop: S
             sums = run_split(task, task.loaders["val"], runtime, bar, stop)
         clock = state.count_time(clock)
         if stop:
-            _save_and_stop(trainer, folder, log, stop, steps)
+            _save_and_stop(trainer, folder, log, stop)
         val_metrics = _summary(task, sums)
         value = val_metrics[task.monitor]
         if not math.isfinite(value):
@@ -264,9 +266,8 @@ def _log_step(log: RunLog, state: TrainState, task: Task, rate: float, norm: flo
     return metrics
 
 
-def _save_and_stop(trainer: Trainer, folder: Path, log: RunLog, stop: StopRequest, steps: Steps) -> None:
+def _save_and_stop(trainer: Trainer, folder: Path, log: RunLog, stop: StopRequest) -> None:
     assert stop.signal_number is not None
-    steps.read()
     trainer.save(folder, log)
     state = trainer.state
     message = f"stopped in epoch {state.epoch} after step {state.step}; everything is saved"

@@ -31,8 +31,9 @@ from dbbd_cli.model.dbbd_layers import (
 from dbbd_cli.model.dbbd_regions import PointGroups, RegionBatch
 from dbbd_cli.model.dbbd_segments import segment_mean, segment_winner, take_winners
 
-# Rows of one piece of the pass without gradient: its tensors stay in the processor's cache.
+# Rows of one piece of the pass without gradient: its tensors stay in the processor's cache; a GPU wants large ones.
 _PIECE = 4096
+_LARGE_PIECE = 1 << 18
 
 # Computes the rows that are asked for, as a slice or by number.
 _Encode = Callable[["slice | torch.Tensor"], torch.Tensor]
@@ -145,7 +146,8 @@ class DbbdEncoder(nn.Module):
             mean = segment_mean(x, groups.segment, len(groups.start))
             return last(mean), last(x.index_select(0, groups.picked))
 
-        if groups.index.device.type not in dbbd_segments.WAITING_IS_FREE:
+        if torch.is_grad_enabled() and groups.index.device.type not in dbbd_segments.WAITING_IS_FREE:
+            # Which rows win would have to be read: all are computed with gradient.
             x = last(self._kept(rows, slice(None)))
             with torch.no_grad():
                 top, winner = segment_winner(x, groups.segment, groups.start)
@@ -154,8 +156,9 @@ class DbbdEncoder(nn.Module):
         # First without gradient, to see which points win a maximum. Only those, and the picked ones, receive any
         # gradient: the second pass runs on them alone, which is exact, and saves most of the backward pass.
         num_rows = len(groups.index)
+        piece = _PIECE if groups.index.device.type == "cpu" else _LARGE_PIECE
         with torch.no_grad(), _uncached_autocast(groups.index.device.type):
-            pieces = [last(rows(slice(first, first + _PIECE))) for first in range(0, num_rows, _PIECE)]
+            pieces = [last(rows(slice(first, first + piece))) for first in range(0, num_rows, piece)]
             x = torch.cat(pieces)
             top, winner = segment_winner(x, groups.segment, groups.start)
         if not torch.is_grad_enabled():

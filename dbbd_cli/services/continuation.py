@@ -36,6 +36,7 @@ from dbbd_cli.progress import Progress
 from dbbd_cli.services.results import TrainResult
 from dbbd_cli.services.session import OpenedRun, build_task, describe, open_run, show_facts, value_at
 from dbbd_cli.services.training import check_room, expected_bytes, run_to_the_end
+from dbbd_cli.text import printable
 
 
 def continue_run(
@@ -189,6 +190,12 @@ def _check_proof(
     if changed:
         progress.line(f"Whether this is still the same run was not checked, since {', '.join(changed)} was changed.")
         return
+    before, now = proof.get("precision"), str(trainer.runtime.dtype)
+    if before is not None and before != now:
+        progress.warn(
+            f"the run was trained in {printable(str(before)[:40])} so far, and goes on in {now} here. To keep to one, "
+            "set run.precision to fp32 or bf16"
+        )
     try:
         check(trainer.task, trainer.runtime, proof)
     except CheckpointError as error:

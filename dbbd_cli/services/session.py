@@ -107,7 +107,7 @@ def _with_own_cache(config: Config, overrides: Sequence[Override], progress: Pro
     if (
         folder is None
         or is_cache_folder(Path(folder))
-        or any(override.key == "data.cache_dir" for override in overrides)
+        or any(override.key in ("data", "data.cache_dir") for override in overrides)
     ):
         return config
     progress.line(

@@ -59,7 +59,7 @@ def test_rotation_is_that_of_a_smooth_image_sampled_anew(degrees: int) -> None:
     turned = _rotate(smooth, angles, math.radians(degrees))
     # Inside, where nothing comes from beyond the edge, and near the edge.
     assert (turned - expected)[:, :, 28:68, 28:68].abs().max() < 2e-3
-    assert (turned - expected).abs().mean() < 2e-3 if degrees == 5 else 0.1
+    assert (turned - expected).abs().mean() < (2e-3 if degrees == 5 else 0.2)
 
 
 def test_a_rotation_by_nothing_changes_nothing() -> None:

@@ -201,3 +201,20 @@ def test_ctrl_c_gives_up_what_is_being_written(
             go_on()
     assert numbers(tmp_path) == {NEWEST: 1}
     assert "checkpoint" not in [thread.name for thread in threading.enumerate()]
+
+
+def test_without_memory_for_a_copy_training_waits_for_the_save(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+
+    writer, state, module = CheckpointWriter(), state_of(3), nn.Linear(2, 2)
+    optimizer = torch.optim.SGD(module.parameters())
+    with writer:
+        with monkeypatch.context() as patch:
+            patch.setattr(torch, "empty", fail)
+            writer.reserve(module, optimizer)
+            writer.wait()
+            writer.save(state, tmp_path, best=False, keep=1, beside=True)
+        assert numbers(tmp_path) == {NEWEST: 3}
+        writer.save(state_of(4), tmp_path, best=False, keep=1, beside=True)
+    assert numbers(tmp_path) == {NEWEST: 4}

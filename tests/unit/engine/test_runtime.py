@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from dbbd_cli.engine.runtime import (
+    _keep_blocks,
     choose_runtime,
     keep_freed_memory,
     random_state,
@@ -71,6 +72,25 @@ def test_auto_takes_bf16_only_where_the_processor_has_instructions_for_it(
     runtime = choose_runtime("cpu", "auto")
     assert runtime.precision == f"{chosen} (chosen by auto)"
     assert (runtime.dtype == torch.bfloat16) == (chosen == "bf16")
+
+
+@pytest.mark.parametrize(
+    ("most", "expected"),
+    [
+        (2**40, [(-3, 2**30), (-1, 2**31 - 1)]),
+        (2**25, [(-3, 2**30), (-3, 2**25), (-1, 2**31 - 1)]),
+        (0, [(-3, 2**30), (-3, 2**25)]),
+    ],
+)
+def test_what_a_c_library_refuses_is_not_asked_for_by_half(most: int, expected: list[tuple[int, int]]) -> None:
+    calls = []
+
+    def mallopt(name: int, value: int) -> int:
+        calls.append((name, value))
+        return int(name == -1 or value <= most)
+
+    _keep_blocks(mallopt)
+    assert calls == expected
 
 
 def test_keeping_freed_memory_does_no_harm_anywhere() -> None:

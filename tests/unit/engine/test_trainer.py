@@ -23,13 +23,13 @@ from dbbd_cli.config.schema import Config, to_plain
 from dbbd_cli.data.loader import BatchLoader, Key
 from dbbd_cli.engine.checkpoint import load_checkpoint
 from dbbd_cli.engine.nonfinite import check_weights, step_where
-from dbbd_cli.engine.optim import build_optimizer
+from dbbd_cli.engine.optim import build_optimizer, load_optimizer
 from dbbd_cli.engine.run_folder import RunLog
 from dbbd_cli.engine.runtime import Runtime, choose_runtime
 from dbbd_cli.engine.signals import StopRequest
 from dbbd_cli.engine.state import Sums, TrainState
 from dbbd_cli.engine.trainer import Trainer, fit
-from dbbd_cli.errors import DiskError, NotFiniteError, StoppedError
+from dbbd_cli.errors import DataError, DiskError, NotFiniteError, StoppedError
 from dbbd_cli.model.output import OnReading, StepOutput
 from dbbd_cli.progress import Phase, Progress, Silent
 from dbbd_cli.services.smoke import same
@@ -419,6 +419,42 @@ def _all_bad() -> LineTask:
     task = LineTask()
     task.train.y[:] = math.nan
     return task
+
+
+@pytest.mark.parametrize("skips", [False, True])
+def test_a_step_that_nobody_has_looked_at_is_not_saved(tmp_path: Path, runtime: Runtime, skips: bool) -> None:
+    """As where data fails in the middle of an epoch, and what was done until then is saved."""
+    task = _all_bad()
+    trainer = Trainer(task, config(1000, on_nonfinite="skip" if skips else "stop"), runtime)
+    batches = task.loaders["train"].batches
+
+    def failing(epoch: int, start: int = 0) -> Iterator[Any]:
+        yield next(iter(batches(epoch, start)))
+        raise DataError("gone")
+
+    task.loaders["train"].batches = failing  # type: ignore[method-assign]
+    log = RunLog(tmp_path, step=0, history=[], command=[])
+    try:
+        with pytest.raises(DataError if skips or runtime.reading_waits else NotFiniteError):
+            fit(trainer, tmp_path, log, Silent(), StopRequest())
+        if skips:
+            trainer.save(tmp_path, log, proven=False)
+            assert load_checkpoint(tmp_path / "ckpt.pth")["state"]["skipped_steps"] == 1
+        elif runtime.reading_waits:
+            with pytest.raises(NotFiniteError):
+                trainer.save(tmp_path, log, proven=False)
+    finally:
+        log.close()
+    assert skips == (tmp_path / "ckpt.pth").exists()
+
+
+def test_momentum_that_a_checkpoint_lacks_is_zero() -> None:
+    module = nn.Linear(3, 2)
+    training = config(optimizer="sgd").training
+    made = build_optimizer(module, training, torch.device("cpu"))
+    load_optimizer(made, {**made.state_dict(), "state": {}}, training, {"learning_rate": training.learning_rate})
+    for value in module.parameters():
+        assert torch.equal(made.state[value]["momentum_buffer"], torch.zeros_like(value))
 
 
 def test_weights_that_are_not_finite_are_never_saved(tmp_path: Path) -> None:
