@@ -188,7 +188,7 @@ def _start_worker(folder: str, _worker: int) -> None:
     torch.set_num_threads(1)
     # A main process that goes away closes the connection over which a batch is handed over; it says itself why.
     sys.excepthook = lambda kind, error, trace: (
-        None if issubclass(kind, ConnectionError) else sys.__excepthook__(kind, error, trace)
+        None if issubclass(kind, (ConnectionError, EOFError)) else sys.__excepthook__(kind, error, trace)
     )
 
 

@@ -88,7 +88,7 @@ def _assert_stopped(program: Program, number: int, place: Place) -> list[str]:
     """The exit code is that of the signal, and one line tells how to go on; gives that command."""
     assert program.wait() == 128 + number, program.said()
     said = program.said()
-    assert "Traceback" not in said
+    assert "Traceback" not in said, said
     load_checkpoint(place.run / "ckpt.pth")
     command = ["resume", str(place.run.relative_to(place.folder))]
     if len(said.splitlines()) == 1 and said.startswith("Stopped: interrupted"):
