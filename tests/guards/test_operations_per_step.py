@@ -145,7 +145,7 @@ class TestTheGuardItself:
         before = recorded("image_classification").waits
         monkeypatch.setattr(ImageClassification, "to_device", reading)
         # Of what stands outside the package only what reaches a kernel is seen: this file is as if it were inside.
-        monkeypatch.setattr(recorded_steps, "PACKAGE", Path(__file__).parents[2])
+        monkeypatch.setattr(recorded_steps, "PACKAGE", Path(__file__).parent)
         waits = recorded("image_classification").waits
         found = Counter(wait.partition(": ")[2] for wait in waits) - Counter(wait.partition(": ")[2] for wait in before)
         assert found == Counter(
