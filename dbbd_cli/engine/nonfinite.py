@@ -34,6 +34,8 @@ def all_finite(batches: Sequence[LossOfBatch], norm: torch.Tensor, scaler: torch
 def step_where(finite: torch.Tensor, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler) -> None:
     """Makes the step of the optimizer where that is wanted, which a fused one finds out on the device.
 
+    With loss scaling the device is waited for: the scaler knows of gradients only, not of the loss.
+
     Args:
         finite: `()`, whether all that the step comes from is finite.
         optimizer: makes the step.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import tempfile
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +48,7 @@ def pause(repeat: int) -> Measured:
         pauses.append(time.perf_counter() - start)
 
     trainer.save = timed_save
-    with ThreadPoolExecutor(1) as pool, getattr(trainer, "writer", nullcontext()):
+    with ThreadPoolExecutor(1) as pool, trainer.writer:
         loop.run(1 + saves)  # after the last step the loop is left before it saves
     rate = median(in_turn([copy()], 3)[0])
     size = newest.stat().st_size

@@ -26,7 +26,12 @@ def step(repeat: int, precision: str) -> Measured:
         require_bf16()
     loop = make_loop(precision, WARM_UP + repeat)
     seconds, rates = in_turn([loop.step, gemm(loop.trainer.runtime.dtype)], repeat)
-    score, noise = share(seconds, rates, STEP_GFLOP)
+    return _relative(seconds, rates, STEP_GFLOP, precision)
+
+
+def _relative(seconds: list[float], rates: list[float], gflop: float, precision: str) -> Measured:
+    """Times of a batch as a share of the speed of a matrix product, measured in turn with them."""
+    score, noise = share(seconds, rates, gflop)
     return Measured(
         seconds=median(seconds),
         score=score,
@@ -100,14 +105,7 @@ def inference(repeat: int, precision: str) -> Measured:
             return seconds_of(lambda: task.module(*batch))
 
     seconds, rates = in_turn([forward, gemm(runtime.dtype)], repeat)
-    score, noise = share(seconds, rates, FORWARD_GFLOP)
-    return Measured(
-        seconds=median(seconds),
-        score=score,
-        spread=noise,
-        reference={f"gemm_{precision}": median(rates)},
-        details={"images_per_second": BATCH / median(seconds)},
-    )
+    return _relative(seconds, rates, FORWARD_GFLOP, precision)
 
 
 def epoch_wait(repeat: int) -> Measured:
