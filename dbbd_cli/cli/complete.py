@@ -81,17 +81,10 @@ def setting(incomplete: str) -> Candidates:
 def _fields() -> Iterator[tuple[str, FieldInfo]]:
     """Every key of every schema with its field."""
     from dbbd_cli.config.schema import SCHEMAS
-    from dbbd_cli.config.sections import Section
-
-    def walk(section: type[Section], prefix: str) -> Iterator[tuple[str, FieldInfo]]:
-        for name, field in section.model_fields.items():
-            if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
-                yield from walk(field.annotation, f"{prefix}{name}.")
-            else:
-                yield prefix + name, field
+    from dbbd_cli.config.sections import settings
 
     for schema in SCHEMAS.values():
-        yield from walk(schema, "")
+        yield from ((".".join(key), field) for key, field in settings(schema))
 
 
 def _choices(annotation: Any) -> list[str]:

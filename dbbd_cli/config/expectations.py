@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from functools import cache, cached_property
 from typing import Any
 
@@ -10,14 +10,14 @@ from pydantic_core import ErrorDetails
 
 from dbbd_cli.config.problems import Document, Key, Problem, dotted, shown
 from dbbd_cli.config.schema import SCHEMAS
-from dbbd_cli.config.sections import Section
+from dbbd_cli.config.sections import Section, settings
 from dbbd_cli.config.yaml_text import plain_scalar
 
 _ABSENT = object()
 
 
 class Expectations:
-    """What is known of one schema's keys, from its JSON schema, which is made when the first error needs it."""
+    """What is known of one schema's keys. What is expected of their values is in its JSON schema, made when needed."""
 
     def __init__(self, schema: type[Section]) -> None:
         self._schema = schema
@@ -130,12 +130,9 @@ class Expectations:
 
     @cached_property
     def _keys(self) -> list[Key]:
-        return list(self._walk((), self._root))
-
-    def _walk(self, section: Key, node: Mapping[str, Any]) -> Iterator[Key]:
-        for name, child in node.get("properties", {}).items():
-            yield (*section, name)
-            yield from self._walk((*section, name), self._resolved(child))
+        """All keys, those of sections among them."""
+        parts = [key for key, _ in settings(self._schema)]
+        return list(dict.fromkeys(key[:end] for key in parts for end in range(1, len(key) + 1)))
 
 
 @cache

@@ -17,6 +17,7 @@ from dbbd_cli.config.sections import (
     SplitConfig,
     TrainingConfig,
     rule_error,
+    section,
 )
 
 
@@ -57,14 +58,14 @@ class ImageDataConfig(Section):
     url_column: NotEmpty = Field("url", description="name of the CSV column with the URL")
     label_column: NotEmpty = Field("label", description="name of the CSV column with the class")
     sample_per_class: Count | None = Field(5000, description="samples drawn from each class; null: all")
-    split: ImageSplitConfig = Field(default_factory=ImageSplitConfig, description="shares of the splits")
+    split: ImageSplitConfig = section("shares of the splits")
     on_error: Literal["fail", "skip"] = Field(
         "fail", description="an unreadable file ends the run (fail), or is left out, counted and listed (skip)"
     )
     image_size: Annotated[int, Field(ge=32, le=1024, multiple_of=8)] = Field(
         224, description="height and width of the network's input, pixels"
     )
-    augment: AugmentConfig = Field(default_factory=AugmentConfig, description="changes to training images")
+    augment: AugmentConfig = section("changes to training images")
     positive_class: NotEmpty | None = Field(
         None, description="class that counts as positive with two classes; null: the last one"
     )
@@ -125,8 +126,8 @@ class ImageClassificationConfig(Section):
 
     task: Literal["image_classification"] = Field(description="kind of training")
     seed: Annotated[int, Field(ge=0, lt=2**63)] = Field(42, description="seed of every random choice")
-    run: RunConfig = Field(default_factory=RunConfig, description="where and on what")
-    data: ImageDataConfig = Field(default_factory=ImageDataConfig, description="the pictures")
-    model: ImageModelConfig = Field(default_factory=ImageModelConfig, description="the network")
-    training: ImageTrainingConfig = Field(default_factory=ImageTrainingConfig, description="the optimisation")
-    checkpoint: CheckpointConfig = Field(default_factory=CheckpointConfig, description="what is kept on disk")
+    run: RunConfig = section("where and on what")
+    data: ImageDataConfig = section("the pictures")
+    model: ImageModelConfig = section("the network")
+    training: ImageTrainingConfig = section("the optimisation")
+    checkpoint: CheckpointConfig = section("what is kept on disk")

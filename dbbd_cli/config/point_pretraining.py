@@ -19,6 +19,7 @@ from dbbd_cli.config.sections import (
     SplitConfig,
     TrainingConfig,
     rule_error,
+    section,
 )
 
 Channels = Annotated[int, Field(ge=1, le=4096)]
@@ -64,9 +65,7 @@ class PointDataConfig(Section):
     synthetic_points: Annotated[int, Field(ge=1000, le=1_000_000)] | None = Field(
         None, description="points of each room; null: 20,000 to 50,000 (source synthetic)"
     )
-    split: SplitConfig = Field(
-        default_factory=SplitConfig, description="shares of the splits, where the folder is not divided"
-    )
+    split: SplitConfig = section("shares of the splits, where the folder is not divided")
     max_train_scenes: Count | None = Field(None, description="first scenes of the training split, by name; null: all")
     max_val_scenes: Count | None = Field(None, description="first scenes of the validation split; null: all")
     max_test_scenes: Count | None = Field(None, description="first scenes of the test split; null: all")
@@ -87,7 +86,7 @@ class PointDataConfig(Section):
     min_region_points: Count = Field(
         16, description="regions of fewer than twice as many points are not divided (trees that are built)"
     )
-    views: ViewConfig = Field(default_factory=ViewConfig, description="changes to scenes")
+    views: ViewConfig = section("changes to scenes")
     class_names: list[NotEmpty] | None = Field(
         None, description="names of the labels 0, 1, … for reports; null: their numbers"
     )
@@ -211,12 +210,12 @@ class PointPretrainingConfig(Section):
     small_mode: bool = Field(
         False, description="a small network, batches of 2 and few scenes, wherever these are not set: for a laptop"
     )
-    run: RunConfig = Field(default_factory=RunConfig, description="where and on what")
-    data: PointDataConfig = Field(default_factory=PointDataConfig, description="the scenes")
-    model: PointModelConfig = Field(default_factory=PointModelConfig, description="the network")
-    loss: ContrastConfig = Field(default_factory=ContrastConfig, description="what is learned")
-    training: PointTrainingConfig = Field(default_factory=PointTrainingConfig, description="the optimisation")
-    checkpoint: CheckpointConfig = Field(default_factory=CheckpointConfig, description="what is kept on disk")
+    run: RunConfig = section("where and on what")
+    data: PointDataConfig = section("the scenes")
+    model: PointModelConfig = section("the network")
+    loss: ContrastConfig = section("what is learned")
+    training: PointTrainingConfig = section("the optimisation")
+    checkpoint: CheckpointConfig = section("what is kept on disk")
 
     @model_validator(mode="before")
     @classmethod

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from dbbd_cli.config.expectations import Expectations
 from dbbd_cli.config.schema import SCHEMAS
-from dbbd_cli.config.sections import Section
+from dbbd_cli.config.sections import Section, settings
 
 HEAD = """\
 # Configuration
@@ -26,19 +26,15 @@ def reference() -> str:
     parts = [HEAD]
     for task, schema in SCHEMAS.items():
         parts.append(f"\n## `task: {task}`\n\n| key | default | values | meaning |\n|---|---|---|---|\n")
-        parts += _rows(schema, Expectations(schema), ())
+        parts += _rows(schema)
     return "".join(parts)
 
 
-def _rows(section: type[Section], expectations: Expectations, place: tuple[str, ...]) -> Iterator[str]:
-    for name, field in section.model_fields.items():
-        kind = field.annotation
-        if isinstance(kind, type) and issubclass(kind, Section):
-            yield from _rows(kind, expectations, (*place, name))
-            continue
+def _rows(schema: type[Section]) -> Iterator[str]:
+    expectations = Expectations(schema)
+    for key, field in settings(schema):
         default = "*required*" if field.is_required() else f"`{json.dumps(field.default)}`"
-        expected = expectations.of((*place, name))
-        cells = (f"`{'.'.join((*place, name))}`", default, expected, field.description or "")
+        cells = (f"`{'.'.join(key)}`", default, expectations.of(key), field.description or "")
         yield "| " + " | ".join(cell.replace("|", "\\|").replace("<", "&lt;") for cell in cells) + " |\n"
 
 

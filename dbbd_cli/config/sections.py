@@ -6,9 +6,11 @@ through the error context (`{"field": ...}`), so that the loader can point at th
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic.fields import FieldInfo
 from pydantic_core import PydanticCustomError
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0, allow_inf_nan=False)]
@@ -35,6 +37,24 @@ class Section(BaseModel):
 
     # Validators are built when the first configuration is read, and then once for all sections of a task together.
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, defer_build=True)
+
+
+def settings(schema: type[Section]) -> Iterator[tuple[tuple[str, ...], FieldInfo]]:
+    """Every setting of a schema, in its order: the names on the way to it, and its field. Sections are left out."""
+    for name, field in schema.model_fields.items():
+        kind = field.annotation
+        if isinstance(kind, type) and issubclass(kind, Section):
+            yield from (((name, *inner), setting) for inner, setting in settings(kind))
+        else:
+            yield (name,), field
+
+
+def section(description: str) -> Any:
+    """The field of a section that may be left out: it then has its defaults.
+
+    They are made by the validator of the whole; a factory of sections would need a validator for each of them.
+    """
+    return Field(default_factory=dict, validate_default=True, description=description)
 
 
 def rule_error(field: str, message: str) -> PydanticCustomError:
