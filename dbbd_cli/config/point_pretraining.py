@@ -223,8 +223,8 @@ class PointPretrainingConfig(Section):
         if not isinstance(values, Mapping) or values.get("small_mode") is not True:
             return values
         filled = dict(values)
-        for section, settings in SMALL.items():
-            written = filled.get(section, {})
+        for name, settings in SMALL.items():
+            written = filled.get(name, {})
             if isinstance(written, Mapping):
-                filled[section] = {**settings, **written}
+                filled[name] = {**settings, **written}
         return filled
