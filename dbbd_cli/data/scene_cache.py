@@ -24,7 +24,7 @@ from dbbd_cli.data.tree_builder import build_tree
 from dbbd_cli.errors import DataError
 from dbbd_cli.text import printable
 
-_VERSION = 1
+_VERSION = 2
 """To be raised when the same source and settings make other arrays."""
 _KIND = "scene"
 _TREE = ("parent", "level", "center_idx", "indices", "indices_ptr")

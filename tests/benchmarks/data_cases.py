@@ -140,7 +140,7 @@ def tree_150k(repeat: int) -> Measured:
             lambda: seconds_of(
                 lambda: build_tree(coord, max_depth=data.max_depth, min_region_points=data.min_region_points)
             ),
-            lambda: seconds_of(lambda: estimate_normals(coord, num_neighbors=data.normal_neighbors)),
+            lambda: seconds_of(lambda: estimate_normals(coord, num_neighbors=data.normal_neighbors, num_threads=-1)),
         ],
         repeat,
         warm_up=1,

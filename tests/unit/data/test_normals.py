@@ -120,6 +120,16 @@ def test_stray_points_do_not_turn_the_surface_that_they_lie_near() -> None:
     assert (cosines(estimate_normals(points), points)[:3000] > 0).mean() > 0.999
 
 
+def test_a_sparse_part_agrees_with_the_dense_one_that_it_goes_on_from() -> None:
+    """The sparse points have dense ones for neighbours, but not the other way round; alone they would turn about."""
+    rng = np.random.default_rng(0)
+    x = np.concatenate([rng.uniform(0, np.pi, 6000), np.linspace(np.pi, 2 * np.pi, 200)])
+    points = np.stack([x, np.sin(x), rng.uniform(0, 0.1, len(x))], axis=1)
+    along = np.stack([-np.cos(x), np.ones(len(x)), np.zeros(len(x))], axis=1)
+    agreement = cosines(estimate_normals(points), along)
+    assert (agreement[:6000] > 0).mean() == (agreement[6000:] > 0).mean() == (agreement[0] > 0)
+
+
 def test_small_closed_bodies_far_from_each_other_point_outward() -> None:
     center = np.random.default_rng(0).uniform(-10, 10, (12, 3))
     outward = np.concatenate([sphere(120, seed=number) for number in range(12)])
@@ -164,6 +174,12 @@ def test_points_in_the_same_place_count_once() -> None:
     points = sphere(600)
     of = np.concatenate([np.arange(600), np.zeros(5000, dtype=int), np.arange(600)])
     assert np.array_equal(estimate_normals(points[of]), estimate_normals(points)[of])
+
+
+def test_copies_of_points_in_a_grid_count_once() -> None:
+    grid = np.stack(np.meshgrid(*[np.linspace(0, 1, 8)] * 3), axis=-1).reshape(-1, 3) @ np.diag([1, 2, 3])
+    order = np.random.default_rng(0).permutation(np.repeat(np.arange(len(grid)), 30))
+    assert np.array_equal(estimate_normals(grid[order]), estimate_normals(grid)[order])
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 4, 20, 300])
