@@ -92,6 +92,7 @@ def _require_form(proof: Any) -> None:
         or not proof["samples"]
         or not all(type(index) is int for index in proof["samples"])
         or not 0 <= proof["epoch"] < 2**31
+        or not isinstance(proof.get("precision", ""), str)  # earlier versions wrote none
     ):
         raise CheckpointError("the proof in the checkpoint is not what it should be", hint="use another checkpoint")
 

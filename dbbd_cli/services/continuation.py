@@ -190,18 +190,19 @@ def _check_proof(
     if changed:
         progress.line(f"Whether this is still the same run was not checked, since {', '.join(changed)} was changed.")
         return
-    before, now = proof.get("precision"), str(trainer.runtime.dtype)
-    if before is not None and before != now:
-        progress.warn(
-            f"the run was trained in {printable(str(before)[:40])} so far, and goes on in {now} here. To keep to one, "
-            "set run.precision to fp32 or bf16"
-        )
     try:
         check(trainer.task, trainer.runtime, proof)
     except CheckpointError as error:
         if not force:
             raise
         progress.warn(f"{error.message}. Going on, as --force says.")
+        return
+    before, now = proof.get("precision"), str(trainer.runtime.dtype)
+    if before is not None and before != now:
+        progress.warn(
+            f"the run was trained in {printable(before[:40])} so far, and goes on in {now} here. To keep to one, "
+            "set run.precision to fp32 or bf16"
+        )
 
 
 def _set_damaged_aside(run: OpenedRun, folder: Path, progress: Progress) -> None:

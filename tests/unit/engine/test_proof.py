@@ -97,7 +97,9 @@ def test_another_order_is_refused(task: AnyTask) -> None:
         check(task, CPU, {**proof, "samples": [10**6]})
 
 
-@pytest.mark.parametrize("change", [{"loss": "1"}, {"samples": [1.5]}, {"epoch": -1}, {"epoch": 2**40}, {"device": 3}])
+@pytest.mark.parametrize(
+    "change", [{"loss": "1"}, {"samples": [1.5]}, {"epoch": -1}, {"epoch": 2**40}, {"device": 3}, {"precision": 16}]
+)
 def test_a_proof_of_another_form_is_refused(change: dict[str, Any], tiny_config: Make) -> None:
     config, manifest = prepare_run(tiny_config(), Silent())
     task, _ = build_task(config, manifest, splits=("train", "val"), pretrained=True, progress=Silent())
@@ -117,13 +119,26 @@ def test_a_batch_that_cannot_be_made_does_not_keep_from_saving(task: AnyTask, mo
 
 class TestResume:
     def spoiled(self, run: Path) -> None:
-        """Changes the weights behind the proof's back, digest and all."""
+        """Changes the weights behind the proof's back."""
         state = load_checkpoint(run / "ckpt.pth")
         for value in state["module"].values():
             if value.is_floating_point() and value.ndim > 1:
                 value.mul_(1.2)
+        self.rewritten(run, state)
+
+    def rewritten(self, run: Path, state: dict[str, Any]) -> None:
+        """Puts a state in the place of a checkpoint, digest and all."""
         (run / "ckpt.pth").unlink()
         write_sealed(state, run / "ckpt.pth")
+
+    @pytest.mark.parametrize("proof", [1e308, "y" * 30, [], {"loss": 1.0}])
+    def test_what_is_no_proof_stops_it_and_force_goes_on(self, proof: object, tiny_config: Make) -> None:
+        run = train(tiny_config(training__epochs=1)).run
+        self.rewritten(run, {**load_checkpoint(run / "ckpt.pth"), "proof": proof})
+        more = [parse_override("training.epochs=2")]
+        with pytest.raises(CheckpointError, match="the proof in the checkpoint is not what it should be"):
+            resume(run, overrides=more)
+        assert resume(run, overrides=more, force=True).epochs == 2
 
     def test_another_loss_stops_it_and_force_goes_on(self, tiny_config: Make) -> None:
         run = train(tiny_config(training__epochs=1)).run
