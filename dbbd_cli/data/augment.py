@@ -6,92 +6,137 @@ import math
 
 import numpy as np
 import torch
-from torch.nn import functional as F
 
 from dbbd_cli.data.random_numbers import AUGMENTATION, uniform
 
-# B = batch size, C = channels, S = image_size.
+# B = batch size, n = images at hand, C = channels, S = image_size, H x W = height and width of planes.
 
 
-def augment(
-    images: torch.Tensor,
-    *,
-    seed: int,
-    epoch: int,
-    samples: torch.Tensor,
-    rotation_degrees: float,
-    brightness: float,
-    contrast: float,
-) -> torch.Tensor:
+class Augmentation:
     """Rotates images and changes their brightness and contrast, each by its own amount.
 
-    What a rotation brings in from outside is filled with the nearest edge: the quiet zone of a QR code stays white.
+    What is drawn for a batch is worked out here, once; `apply` may then be given a few images at a time. What a
+    rotation brings in from outside is filled with the nearest edge: the quiet zone of a QR code stays white.
 
     Args:
-        images: `(B, C, S, S)`, values in [0, 1].
         seed: seed of the run.
         epoch: epoch of the run.
         samples: `(B,)`, index of each image in its split, on the CPU.
+        shape: C and S.
+        device: where the images are.
         rotation_degrees: the angle is uniform in ± this.
-        brightness: the factor on the values is uniform in 1 ± this.
+        brightness: the factor on the values is uniform in 1 ± this, at most 1.
         contrast: the factor on the distance from the image's mean is uniform in 1 ± this.
-
-    Returns:
-        Images of the same shape, values in [0, 1].
     """
-    draws = uniform(seed, epoch, samples.numpy(), 3, purpose=AUGMENTATION).astype(np.float32) * 2.0 - 1.0
-    amounts = torch.from_numpy(draws).to(images.device, non_blocking=True)
-    if rotation_degrees > 0:
-        images = _rotate(images, amounts[:, 0] * math.radians(rotation_degrees), math.radians(rotation_degrees))
-    if brightness > 0:
-        images = (images * (1.0 + brightness * amounts[:, 1, None, None, None])).clamp_(0.0, 1.0)
-    if contrast > 0:
-        mean = images.mean(dim=(1, 2, 3), keepdim=True)
-        factor = 1.0 + contrast * amounts[:, 2, None, None, None]
-        images = (images * factor).add_(mean * (1.0 - factor)).clamp_(0.0, 1.0)
-    return images
+
+    def __init__(
+        self,
+        *,
+        seed: int,
+        epoch: int,
+        samples: torch.Tensor,
+        shape: tuple[int, int],
+        device: torch.device,
+        rotation_degrees: float,
+        brightness: float,
+        contrast: float,
+    ) -> None:
+        draws = uniform(seed, epoch, samples.numpy(), 3, purpose=AUGMENTATION).astype(np.float32) * 2.0 - 1.0
+        amounts = torch.from_numpy(draws).to(device, non_blocking=True)
+        largest = math.radians(rotation_degrees)
+        self._rotation = _Rotation(amounts[:, 0] * largest, largest, *shape) if largest > 0 else None
+        self._brightness = (1.0 + brightness * amounts[:, 1, None, None, None]) / 255.0
+        self._contrast = 1.0 + contrast * amounts[:, 2, None, None, None] if contrast > 0 else None
+
+    def apply(self, pixels: torch.Tensor, first: int = 0) -> torch.Tensor:
+        """Changes images of the batch.
+
+        Args:
+            pixels: `(n, C, S, S)`, values in [0, 255].
+            first: the place of the first of them in the batch.
+
+        Returns:
+            float32 of the same shape, values in [0, 1].
+        """
+        part = slice(first, first + len(pixels))
+        images = pixels.to(torch.float32, copy=True) if self._rotation is None else self._rotation.apply(pixels, first)
+        images.mul_(self._brightness[part]).clamp_(max=1.0)
+        if self._contrast is not None:
+            factor = self._contrast[part]
+            mean = images.mean(dim=(1, 2, 3), keepdim=True)
+            images.mul_(factor).add_(mean * (1.0 - factor)).clamp_(0.0, 1.0)
+        return images
 
 
-def _rotate(images: torch.Tensor, angles: torch.Tensor, largest: float) -> torch.Tensor:
+class _Rotation:
     """Rotates square images about their centres by angles `(B,)` in radians, of which none is beyond ± `largest`.
 
     By three shears, first of rows, then of columns, then of rows (Paeth, "A fast algorithm for general raster
     rotation", 1986): each is a shift of whole lines, many times quicker than finding four neighbours for each pixel.
     """
-    if largest > math.pi / 4:
-        quarters = (angles / (math.pi / 2)).round()
-        angles, largest = angles - quarters * (math.pi / 2), math.pi / 4
-        which = (quarters.long() % 4)[:, None, None, None]
-        turned = [torch.where(which == number, images.rot90(number, (2, 3)), 0.0) for number in range(4)]
-        images = torch.stack(turned).sum(0)
-    half = (images.shape[-1] - 1) / 2
-    rows, columns = -torch.tan(angles / 2), torch.sin(angles)
-    # How far pixels move at most in the last shear, in the one before it, and in the first.
-    last = math.ceil(math.tan(largest / 2) * half) + 1
-    middle = math.ceil(math.sin(largest) * (half + last)) + 1
-    first = math.ceil(math.tan(largest / 2) * (half + middle)) + 1
-    images = F.pad(images, (first + last, first + last, middle, middle), mode="replicate")
-    images = _shear(images, rows, first)
-    images = _shear(images.transpose(2, 3), columns, middle)
-    return _shear(images.transpose(2, 3), rows, last)
+
+    def __init__(self, angles: torch.Tensor, largest: float, channels: int, size: int) -> None:
+        self._quarters = None
+        if largest > math.pi / 4:
+            quarters = (angles / (math.pi / 2)).round()
+            angles, largest = angles - quarters * (math.pi / 2), math.pi / 4
+            self._quarters = (quarters.long() % 4)[:, None, None, None]
+        half = (size - 1) / 2
+        rows, columns = -torch.tan(angles / 2), torch.sin(angles)
+        # How far pixels move at most in the last shear, in the one before it, and in the first.
+        last = math.ceil(math.tan(largest / 2) * half) + 1
+        middle = math.ceil(math.sin(largest) * (half + last)) + 1
+        first = math.ceil(math.tan(largest / 2) * (half + middle)) + 1
+        self._beside = first + last
+        height, width = size + 2 * middle, size + 2 * last
+        self._shears = (
+            _Shear(rows, channels, size, width + 2 * first, first, above=middle),
+            _Shear(columns, channels, width, height, middle),
+            _Shear(rows, channels, size, width, last),
+        )
+
+    def apply(self, images: torch.Tensor, first: int) -> torch.Tensor:
+        if self._quarters is not None:
+            which = self._quarters[first : first + len(images)]
+            turned = [torch.where(which == number, images.rot90(number, (2, 3)), 0) for number in range(4)]
+            images = torch.stack(turned).sum(0, dtype=images.dtype)
+        left, right = (images[..., edge].expand(-1, -1, -1, self._beside) for edge in (slice(1), slice(-1, None)))
+        of_rows, of_columns, of_rows_again = self._shears
+        images = of_rows.apply(torch.cat([left, images, right], dim=3), first)
+        images = of_columns.apply(images.transpose(2, 3), first)
+        return of_rows_again.apply(images.transpose(2, 3), first)
 
 
-def _shear(images: torch.Tensor, slopes: torch.Tensor, margin: int) -> torch.Tensor:
-    """Shifts each row by the slope `(B,)` of its image times its distance from the middle, linearly between pixels.
+class _Shear:
+    """Shifts each row by the slope of its image times its distance from the middle, linearly between pixels.
 
     Args:
-        images: `(B, C, H, W)`.
-        slopes: pixels per row.
+        slopes: pixels per row, `(B,)`.
+        channels: C.
+        height: H.
+        width: W.
         margin: the largest shift; so much is taken off on the left and on the right.
+        above: rows that are added above and below, equal to the first and the last.
     """
-    num_images, channels, height, width = images.shape
-    distance = torch.arange(height, device=images.device) - (height - 1) / 2
-    shift = (slopes[:, None, None] * distance).expand(-1, channels, -1).reshape(-1)
-    whole = shift.floor()
-    start = torch.arange(len(shift), device=images.device) * width + margin + whole.long()
-    kept = width - 2 * margin
-    # Every place where a row could start, as a matrix whose rows overlap: choosing its rows copies whole lines.
-    flat = images.contiguous().view(-1)
-    lines = flat.as_strided((len(flat) - kept, kept + 1), (1, 1)).index_select(0, start)
-    between = (shift - whole)[:, None]
-    return torch.lerp(lines[:, :-1], lines[:, 1:], between).view(num_images, channels, height, kept)
+
+    def __init__(
+        self, slopes: torch.Tensor, channels: int, height: int, width: int, margin: int, above: int = 0
+    ) -> None:
+        row = torch.arange(-above, height + above, device=slopes.device)
+        shift = (slopes[:, None] * (row - (height - 1) / 2)).repeat_interleave(channels, dim=0)
+        whole = shift.floor()
+        plane = torch.arange(len(shift), device=slopes.device)[:, None] * (height * width)
+        self._start = plane + (row.clamp(0, height - 1) * width + margin) + whole.long()
+        self._between = shift - whole
+        self._size, self._kept = height * width, width - 2 * margin
+
+    def apply(self, images: torch.Tensor, first: int) -> torch.Tensor:
+        """Of images `(n, C, H, W)`, `first` of the batch and the following; the result is float32."""
+        num_images, channels, _, _ = images.shape
+        planes = slice(first * channels, (first + num_images) * channels)
+        start = self._start[planes].reshape(-1) - planes.start * self._size
+        # Every place where a row could start, as a matrix whose rows overlap: choosing its rows copies whole lines.
+        flat = images.contiguous().view(-1)
+        lines = flat.as_strided((len(flat) - self._kept, self._kept + 1), (1, 1)).index_select(0, start).float()
+        sheared = torch.lerp(lines[:, :-1], lines[:, 1:], self._between[planes].reshape(-1, 1))
+        return sheared.view(num_images, channels, -1, self._kept)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from functools import cache
 from pathlib import Path
 
 import torch
 
 from dbbd_cli.config.image_classification import ImageClassificationConfig, ImageDataConfig
-from dbbd_cli.data.augment import augment
+from dbbd_cli.data.augment import Augmentation
 from dbbd_cli.data.cache_dir import cache_folder
 from dbbd_cli.data.image_dataset import ImageBatch, ImageDataset
 from dbbd_cli.data.image_manifest import prepare_manifest
@@ -22,6 +21,7 @@ from dbbd_cli.progress import Progress
 # The statistics of ImageNet, for red, green and blue.
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
+_SHIFT = [torch.tensor(-mean / std) for mean, std in zip(MEAN, STD, strict=True)]
 _IMAGES_AT_ONCE = 8
 """On a CPU so many are augmented together: what is made on the way stays in its cache."""
 
@@ -98,25 +98,27 @@ class ImageClassification:
     def to_device(self, batch: ImageBatch, device: torch.device, *, train: bool) -> tuple[torch.Tensor, torch.Tensor]:
         """Returns normalised images `(B, 3, S, S)` and labels `(B,)` on the device."""
         pixels = batch.pixels.to(device, non_blocking=True)
-        num_images, _, height, width = pixels.shape
-        scale, shift = _normalisation(device)
-        images = torch.empty(num_images, 3, height, width, device=device)
+        num_images, channels, size, _ = pixels.shape
+        changes = self._augmentation(batch, (channels, size), device) if train else None
+        images = torch.empty(num_images, 3, size, size, device=device)
         at_once = _IMAGES_AT_ONCE if device.type == "cpu" else num_images
-        for part in (slice(first, first + at_once) for first in range(0, num_images, at_once)):
-            values = pixels[part].float().div_(255.0)
-            if train:
-                values = self._augmented(values, int(batch.epoch), batch.samples[part])
-            # A greyscale image (C = 1) becomes three channels here, by broadcasting.
-            torch.addcmul(shift, values, scale, out=images[part])
+        for first in range(0, num_images, at_once):
+            part = slice(first, first + at_once)
+            values = pixels[part].float().div_(255.0) if changes is None else changes.apply(pixels[part], first)
+            # A greyscale image (C = 1) becomes three channels here. Each by itself: their loops are the simplest.
+            planes = zip(images[part].unbind(1), values.expand(-1, 3, -1, -1).unbind(1), _SHIFT, STD, strict=True)
+            for normalised, plane, shift, std in planes:
+                torch.add(shift, plane, alpha=1.0 / std, out=normalised)
         return images, batch.labels.to(device, non_blocking=True)
 
-    def _augmented(self, images: torch.Tensor, epoch: int, samples: torch.Tensor) -> torch.Tensor:
+    def _augmentation(self, batch: ImageBatch, shape: tuple[int, int], device: torch.device) -> Augmentation:
         settings = self.config.data.augment
-        return augment(
-            images,
+        return Augmentation(
             seed=self.config.seed,
-            epoch=epoch,
-            samples=samples,
+            epoch=int(batch.epoch),
+            samples=batch.samples,
+            shape=shape,
+            device=device,
             rotation_degrees=settings.rotation_degrees,
             brightness=settings.brightness,
             contrast=settings.contrast,
@@ -158,13 +160,6 @@ class ImageClassification:
         """The class that counts as positive, where there are two."""
         classes = self.manifest.classes
         return (self.config.data.positive_class or classes[-1]) if len(classes) == 2 else None
-
-
-@cache
-def _normalisation(device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    """Factor and summand `(1, 3, 1, 1)`; once per device, since the copy there makes the program wait."""
-    mean, std = (torch.tensor(values, dtype=torch.float64).view(1, 3, 1, 1) for values in (MEAN, STD))
-    return (1.0 / std).float().to(device), (-mean / std).float().to(device)
 
 
 def _roots(data: ImageDataConfig, manifest: Manifest) -> list[Path]:
