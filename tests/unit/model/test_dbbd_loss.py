@@ -42,7 +42,7 @@ def test_features_that_are_all_equal_have_the_loss_of_chance() -> None:
     same = unit(1, 4, 0).repeat(10, 1)
     loss, correct = info_nce(same, same, 0.1)
     assert loss.item() == pytest.approx(math.log(10))
-    assert correct == 1
+    assert correct == 0  # nothing is nearer than the others
 
 
 def test_total_is_weighted_and_a_level_of_one_row_says_nothing() -> None:
