@@ -19,7 +19,10 @@ def gradients(conv: nn.Conv2d, images: torch.Tensor, of_output: torch.Tensor) ->
 
 @pytest.mark.parametrize("channels_last", [True, False])
 @pytest.mark.parametrize(("num_images", "channels"), [(1, 3), (7, 3), (4, 8), (6, 9), (9, 32)])
-def test_gradients_are_those_of_the_plain_layer(num_images: int, channels: int, channels_last: bool) -> None:
+def test_gradients_are_those_of_the_plain_layer(
+    num_images: int, channels: int, channels_last: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
     torch.manual_seed(num_images)
     memory_format = torch.channels_last if channels_last else torch.contiguous_format
     conv = Conv3x3(channels, 5).to(memory_format=memory_format)
@@ -53,3 +56,15 @@ def test_no_gradient_of_the_input_is_computed_where_none_is_wanted() -> None:
     conv(images).sum().backward()
     assert images.grad is None
     assert conv.weight.grad is not None
+
+
+@pytest.mark.parametrize(
+    ("capability", "channels", "own"),
+    [("AVX2", 3, True), ("AVX2", 32, True), ("AVX512", 3, True), ("AVX512", 32, False), ("DEFAULT", 32, True)],
+)
+def test_the_own_backward_pass_is_left_where_the_library_has_a_quick_one(
+    capability: str, channels: int, own: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    step = Conv3x3(channels, 5)(torch.randn(2, channels, 8, 8)).grad_fn
+    assert (type(step).__name__ == "_ConvolutionBackward") == own
