@@ -207,7 +207,7 @@ class _Trial:
         found = result.report["num_samples"]
         _check(found == expected, f"{found} samples, not {expected}")
         _check_written(result.files)
-        return f"{expected} test samples, {len(result.files)} files"
+        return f"{expected} test sample{'' if expected == 1 else 's'}, {len(result.files)} files"
 
     def _plot(self) -> str:
         files = plot([self.whole.run, self.interrupted], out=self.folder).files
