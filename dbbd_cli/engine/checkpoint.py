@@ -113,6 +113,12 @@ def disk_error(error: OSError, folder: Path, needed: int) -> DiskError:
     return DiskError(what, hint=f"{repair}, then continue with: {resume_command(folder)}")
 
 
+def not_a_file(path: Path) -> CheckpointError:
+    """The error about a path where there is no file, but nothing at all or a folder, a device, a pipe."""
+    what = "is not a file" if path.exists() else "does not exist"
+    return CheckpointError(f"{path} {what}", hint="give a run folder, or a .pth file inside one")
+
+
 def load_checkpoint(path: Path) -> dict[str, Any]:
     """Reads a checkpoint onto the CPU after checking its digest. Nothing in it can run code.
 
@@ -120,7 +126,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         CheckpointError: the file is missing, damaged, unsafe, or not a checkpoint of this program.
     """
     if not path.is_file():
-        raise CheckpointError(f"{path} does not exist", hint="give a run folder, or a .pth file inside one")
+        raise not_a_file(path)
     hint = "use another checkpoint of the run; a run folder stands for the newest that is whole"
     try:
         state = load_tensors(path)

@@ -99,7 +99,7 @@ def is_sealed(path: Path) -> bool:
 
 
 def is_intact(path: Path, between: Callable[[], None] = _nothing) -> bool:
-    """Whether a file is, to the last bit, what `write_sealed` wrote.
+    """Whether a file is, to the last bit, what `write_sealed` wrote; what is no file is not.
 
     Args:
         path: the file.
@@ -108,6 +108,8 @@ def is_intact(path: Path, between: Callable[[], None] = _nothing) -> bool:
     Raises:
         OSError: the file cannot be read.
     """
+    if not path.is_file():  # opening a pipe would wait for somebody to write to it
+        return False
     seal = _seal(path)
     return seal is not None and seal == _digest(path, path.stat().st_size - _LENGTH - 2, between)
 

@@ -12,7 +12,7 @@ from dbbd_cli.config.point_pretraining import PointPretrainingConfig
 from dbbd_cli.config.schema import Config
 from dbbd_cli.data.cache_dir import is_cache_folder
 from dbbd_cli.data.split import Manifest
-from dbbd_cli.engine.checkpoint import checkpoint_names, load_checkpoint
+from dbbd_cli.engine.checkpoint import checkpoint_names, load_checkpoint, not_a_file
 from dbbd_cli.engine.run_folder import SPLITS
 from dbbd_cli.engine.runtime import Runtime, choose_runtime, count_parameters, keep_freed_memory, size_mb
 from dbbd_cli.engine.state import TrainState
@@ -75,7 +75,7 @@ def open_run(
         folder, path = target.parent, target
         checkpoint = load_checkpoint(path)
     else:
-        raise CheckpointError(f"{target} does not exist", hint="give a run folder, or a .pth file inside one")
+        raise not_a_file(target)
     made_with, state = checkpoint["config"], checkpoint["state"]
     try:
         config_from_mapping(made_with, origin=str(path))

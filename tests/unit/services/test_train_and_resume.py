@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -157,21 +158,35 @@ def test_a_damaged_newest_checkpoint_is_passed_over_with_a_warning(tiny_config: 
     whole = train(tiny_config(training__epochs=3))
     copy = train(tiny_config(training__epochs=3)).run
     (copy / "ckpt.pth").write_bytes(b"\0" + (copy / "ckpt.pth").read_bytes()[1:])
-    warnings: list[str] = []
-
-    class Told(Silent):
-        def warn(self, text: str) -> None:
-            warnings.append(text)
-
-    result = resume(copy, progress=Told())
-    assert "is damaged" in warnings[0]
-    assert "ckpt.previous.pth" in warnings[0]
+    lines = Lines()
+    result = resume(copy, progress=lines)
+    assert "is damaged" in lines.warned[0]
+    assert "ckpt.previous.pth" in lines.warned[0]
     assert_same_run(whole.run, result.run)
     for path in copy.glob("*.pth"):
         path.write_bytes(b"damaged")
     with pytest.raises(CheckpointError) as caught:
         resume(copy)
     assert len(caught.value.details) == 3
+
+
+@pytest.mark.parametrize("make", [Path.mkdir, getattr(os, "mkfifo", None)])
+def test_what_is_no_file_in_the_place_of_the_newest_is_passed_over_and_kept(
+    make: Callable[[Path], None] | None, tiny_config: Make
+) -> None:
+    """Opening a pipe would wait for ever, and a folder cannot be replaced by a file."""
+    if make is None:
+        pytest.skip("there are no named pipes here")
+    run = train(tiny_config(training__epochs=2)).run
+    (run / "ckpt.pth").unlink()
+    make(run / "ckpt.pth")
+    lines = Lines()
+    result = resume(run, overrides=[Override("training.epochs", 3, "--epochs")], progress=lines)
+    assert result.epochs == 3
+    assert "is not a file. Using ckpt.previous.pth instead" in lines.warned[0]
+    assert not (run / "ckpt.damaged.pth").is_file()
+    assert os.path.lexists(run / "ckpt.damaged.pth")
+    load_checkpoint(run / "ckpt.pth")
 
 
 def test_the_best_model_of_a_branch_is_there_or_starts_anew(tiny_config: Make) -> None:
@@ -294,9 +309,13 @@ class Lines(Silent):
 
     def __init__(self) -> None:
         self.said: list[str] = []
+        self.warned: list[str] = []
 
     def line(self, text: str) -> None:
         self.said.append(text)
+
+    def warn(self, text: str) -> None:
+        self.warned.append(text)
 
 
 def test_a_cache_folder_that_only_the_checkpoint_names_is_not_written_to(tiny_config: Make, tmp_path: Path) -> None:
