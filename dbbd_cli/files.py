@@ -131,6 +131,16 @@ def write_text(path: Path, text: str) -> None:
     write_bytes(path, text.encode("utf-8"))
 
 
+def read_file(path: Path) -> bytes:
+    """The whole content of a regular file.
+
+    Raises:
+        OSError: it cannot be read, or is a pipe or a device, which could be read without end.
+    """
+    _require_regular(path)
+    return path.read_bytes()
+
+
 def open_to_append(path: Path) -> TextIO:
     """Opens a text file at its end.
 
@@ -139,6 +149,10 @@ def open_to_append(path: Path) -> TextIO:
     """
     if path.is_symlink():
         raise OSError(errno.ELOOP, "it is a link, and links are not followed", str(path))
+    _require_regular(path)
+    return path.open("a", encoding="utf-8", newline="\n")
+
+
+def _require_regular(path: Path) -> None:
     if path.exists() and not path.is_file():  # opening a pipe would wait for ever
         raise OSError(errno.EINVAL, "it is no regular file", str(path))
-    return path.open("a", encoding="utf-8", newline="\n")

@@ -7,7 +7,7 @@ import os
 import sys
 from pathlib import Path
 
-from dbbd_cli.files import write_text
+from dbbd_cli.files import read_file, write_text
 
 MARK = "dbbd-cache.txt"
 
@@ -37,7 +37,7 @@ def make_cache_folder(folder: Path) -> None:
 def is_cache_folder(folder: Path) -> bool:
     """Whether prepared data was kept in a folder before, by this program on this machine."""
     try:
-        return (folder / MARK).read_text(encoding="utf-8") == _mark_of(folder)
+        return read_file(folder / MARK).decode("utf-8") == _mark_of(folder)
     except (OSError, ValueError):
         return False
 

@@ -29,7 +29,7 @@ from dbbd_cli.data.image_refs import hash_files as hash_files
 from dbbd_cli.data.image_refs import url_sha256 as url_sha256
 from dbbd_cli.data.image_worker import Problem, Shape, prepare_in_workers, prepare_rows
 from dbbd_cli.errors import DiskError
-from dbbd_cli.files import passing_lock, remove_free_locks, remove_strays, temporary_path, write_text
+from dbbd_cli.files import passing_lock, read_file, remove_free_locks, remove_strays, temporary_path, write_text
 from dbbd_cli.progress import Progress
 from dbbd_cli.text import printable
 
@@ -142,7 +142,7 @@ def _usable(prepared: PreparedImages) -> bool:
 def _read_record(path: Path, count: int) -> dict[int, str]:
     """The bad ones among `count` images, where a record of this Pillow says so: another may read other images."""
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        record = json.loads(read_file(path))
         problems = {int(position): printable(str(reason)) for position, reason in record["problems"].items()}
         known = record["pillow"] == PIL.__version__ and all(0 <= position < count for position in problems)
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):  # none, or damaged

@@ -111,7 +111,11 @@ def _judge_problems(problems: Sequence[str], on_error: OnError, progress: Progre
     listed = list(problems[:MAX_LISTED])
     if len(problems) > MAX_LISTED:
         listed.append(f"… and {len(problems) - MAX_LISTED:,} more")
-    raise DataError(f"{len(problems):,} images cannot be used", details=listed, hint=HINT_BAD_FILES)
+    raise DataError(
+        f"{len(problems):,} image{'' if len(problems) == 1 else 's'} cannot be used",
+        details=listed,
+        hint=HINT_BAD_FILES,
+    )
 
 
 def _report_duplicates(

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from dbbd_cli.errors import CheckpointError, DataError
+from dbbd_cli.files import read_file
 from dbbd_cli.text import printable
 
 SPLITS = ("train", "val", "test")
@@ -86,7 +87,7 @@ class Manifest:
             CheckpointError: the file is missing or damaged.
         """
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
+            content = json.loads(read_file(path))
             if content["format"] != MANIFEST_FORMAT:
                 raise ValueError(f"format {content['format']}, expected {MANIFEST_FORMAT}")
             classes = tuple(map(str, content["classes"]))

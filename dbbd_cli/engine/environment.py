@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from dbbd_cli import __version__
-from dbbd_cli.files import write_text
+from dbbd_cli.files import read_file, write_text
 
 ENVIRONMENT = "environment.json"
 _NONE_FOUND = 1
@@ -60,7 +60,7 @@ def write_environment(folder: Path, command: Sequence[str], device: str) -> None
         },
     }
     try:
-        first = json.loads((folder / ENVIRONMENT).read_text(encoding="utf-8"))
+        first = json.loads(read_file(folder / ENVIRONMENT))
         content = {**first, "resumed": [*first.get("resumed", []), content]}
     except (OSError, ValueError, TypeError, AttributeError, RecursionError):
         pass  # a new run, or a file that somebody damaged

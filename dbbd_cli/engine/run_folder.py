@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock, Timeout
 
 from dbbd_cli.errors import ConfigError, DiskError, InUseError
-from dbbd_cli.files import nearest_existing, open_to_append, remove_strays, temporary_path, write_text
+from dbbd_cli.files import nearest_existing, open_to_append, read_file, remove_strays, temporary_path, write_text
 from dbbd_cli.text import printable
 
 if TYPE_CHECKING:
@@ -141,7 +141,7 @@ def _living_owner(folder: Path) -> str | None:
     import psutil
 
     with suppress(OSError, ValueError):
-        owner = (folder / OWNER).read_text(encoding="utf-8").strip()
+        owner = read_file(folder / OWNER).decode("utf-8").strip()
         found = re.fullmatch(r"process (\d{1,10}) on (.*)", owner, re.DOTALL)
         if found is None:
             return None

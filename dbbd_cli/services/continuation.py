@@ -70,7 +70,7 @@ def _continue_in_new_folder(
     def fill(folder: Path) -> None:
         try:
             for name in (SPLITS, ENVIRONMENT, HISTORY):
-                if (run.folder / name).exists():
+                if (run.folder / name).is_file():
                     shutil.copyfile(run.folder / name, folder / name)
         except OSError as error:
             raise disk_error(error, folder, run.path.stat().st_size) from error

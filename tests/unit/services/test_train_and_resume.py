@@ -189,6 +189,21 @@ def test_what_is_no_file_in_the_place_of_the_newest_is_passed_over_and_kept(
     load_checkpoint(run / "ckpt.pth")
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no named pipes here")
+@pytest.mark.parametrize("name", ["environment.json", "splits.json", "run.owner"])
+def test_a_pipe_in_a_run_folder_is_not_waited_for(name: str, tiny_config: Make) -> None:
+    run = train(tiny_config(training__epochs=1)).run
+    (run / name).unlink(missing_ok=True)
+    os.mkfifo(run / name)
+    more = [Override("training.epochs", 2, "--epochs")]
+    if name == "splits.json":
+        with pytest.raises(CheckpointError, match="it is no regular file"):
+            resume(run, overrides=more)
+    else:
+        assert resume(run / "ckpt.pth", overrides=more).epochs == 2
+        assert not (run / name).exists() or (run / name).is_file()
+
+
 def test_the_best_model_of_a_branch_is_there_or_starts_anew(tiny_config: Make) -> None:
     source = train(tiny_config(**{"training.epochs": 3, "training.learning_rate": 1e-4, "training.min_lr": 0.0}))
     bests = [row["best"] for row in load_checkpoint(source.checkpoint)["state"]["history"]]
