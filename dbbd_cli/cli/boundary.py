@@ -55,9 +55,11 @@ class Program(TyperGroup):
 
                 typer.echo(clean("".join(traceback.format_exception(error))), err=True)
             report = _as_dbbd_error(error)
-            if "--json" in arguments:
-                write_result(json.dumps({"error": _plain(report)}))
-            with suppress(OSError):  # the terminal may be gone, and the exit code must tell of the run all the same
+            # The terminal may be gone, or the disk that the output goes to full: the exit code tells all the same.
+            with suppress(OSError):
+                if "--json" in arguments:
+                    write_result(json.dumps({"error": _plain(report)}))
+            with suppress(OSError):
                 typer.echo(_block(report), err=True, color=coloured(sys.stderr))
             code = int(report.exit_code)
         sys.exit(code or 0)
