@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -21,7 +22,6 @@ from dbbd_cli.progress import Progress
 # The statistics of ImageNet, for red, green and blue.
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
-_SHIFT = [torch.tensor(-mean / std) for mean, std in zip(MEAN, STD, strict=True)]
 _IMAGES_AT_ONCE = 8
 """On a CPU so many are augmented together: what is made on the way stays in its cache."""
 
@@ -100,13 +100,14 @@ class ImageClassification:
         pixels = batch.pixels.to(device, non_blocking=True)
         num_images, channels, size, _ = pixels.shape
         changes = self._augmentation(batch, (channels, size), device) if train else None
+        shifts = _shifts(device)
         images = torch.empty(num_images, 3, size, size, device=device)
         at_once = _IMAGES_AT_ONCE if device.type == "cpu" else num_images
         for first in range(0, num_images, at_once):
             part = slice(first, first + at_once)
             values = pixels[part].float().div_(255.0) if changes is None else changes.apply(pixels[part], first)
             # A greyscale image (C = 1) becomes three channels here. Each by itself: their loops are the simplest.
-            planes = zip(images[part].unbind(1), values.expand(-1, 3, -1, -1).unbind(1), _SHIFT, STD, strict=True)
+            planes = zip(images[part].unbind(1), values.expand(-1, 3, -1, -1).unbind(1), shifts, STD, strict=True)
             for normalised, plane, shift, std in planes:
                 torch.add(shift, plane, alpha=1.0 / std, out=normalised)
         return images, batch.labels.to(device, non_blocking=True)
@@ -160,6 +161,12 @@ class ImageClassification:
         """The class that counts as positive, where there are two."""
         classes = self.manifest.classes
         return (self.config.data.positive_class or classes[-1]) if len(classes) == 2 else None
+
+
+@cache
+def _shifts(device: torch.device) -> tuple[torch.Tensor, ...]:
+    """What normalisation adds to each channel; once per device, since the copy there makes the program wait."""
+    return tuple(torch.tensor(-mean / std, device=device) for mean, std in zip(MEAN, STD, strict=True))
 
 
 def _roots(data: ImageDataConfig, manifest: Manifest) -> list[Path]:
