@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import TextIO
 
 _TEMPORARY = re.compile(r"\.(\d{1,10})-([0-9a-f]{8})-[0-9a-f]{8}\.tmp$")
+_OWN_FOLDERS = (".", "dbbd.")
+"""How the names of folders begin that are made under such a name: drafts of run folders, and those of workers."""
 _LONG_AGO_SECONDS = 7 * 24 * 3600
 """What another machine left is taken for left over after so long: whether its process runs cannot be seen from here."""
 
@@ -48,7 +50,8 @@ def remove_strays(folder: Path) -> None:
                 if not found or _is_in_use(int(found[1]), found[2], path.lstat().st_mtime):
                     continue
                 if path.is_dir() and not path.is_symlink():
-                    shutil.rmtree(path)
+                    if path.name.startswith(_OWN_FOLDERS):  # nobody's run, whatever it is called
+                        shutil.rmtree(path)
                 else:
                     path.unlink()
 

@@ -42,7 +42,7 @@ def check_run_folder(runs_dir: Path, name: str) -> None:
         DiskError: the folder cannot be made.
     """
     fits = re.fullmatch(r"[\w][\w .+=@-]{0,99}", name) and printable(name) == name
-    if not fits or name != name.rstrip(" ."):
+    if not fits or name != name.rstrip(" .") or name.casefold().endswith(".tmp"):  # as what a killed process leaves
         raise ConfigError(
             f"run.name: {name!r} cannot be part of a folder's name",
             hint="use letters, digits and . _ - only, starting with a letter or digit",

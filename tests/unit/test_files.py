@@ -30,6 +30,16 @@ def test_what_dead_processes_left_goes_and_nothing_else(tmp_path: Path) -> None:
     assert set(tmp_path.iterdir()) == {*others, in_use}
 
 
+def test_a_run_folder_is_not_removed_whatever_it_is_called(tmp_path: Path) -> None:
+    run = left_by_a_dead_process(tmp_path / "20260101-000000-run")
+    run.mkdir()
+    (run / "ckpt.pth").write_text("kept")
+    draft = left_by_a_dead_process(tmp_path / ".run")
+    draft.mkdir()
+    remove_strays(tmp_path)
+    assert list(tmp_path.iterdir()) == [run]
+
+
 def test_a_number_that_another_process_has_now_protects_nothing(tmp_path: Path) -> None:
     stray = temporary_path(tmp_path / "ckpt.pth")
     stray.write_text("half")

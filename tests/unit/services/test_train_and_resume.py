@@ -397,7 +397,9 @@ def test_a_run_folder_is_used_by_one_process_at_a_time(tiny_config: Make) -> Non
     resume(run)
 
 
-@pytest.mark.parametrize("name", ["../up", "/root", "a/b", ".hidden", "a\nb", "\x1b[31m", "", "con ", "x" * 101])
+@pytest.mark.parametrize(
+    "name", ["../up", "/root", "a/b", ".hidden", "a\nb", "\x1b[31m", "", "con ", "x" * 101, "x.1-00000000-00000000.tmp"]
+)
 def test_names_that_could_leave_the_folder_are_refused(tiny_config: Make, name: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError):
         train(tiny_config(run__name=name, training__epochs=1))
