@@ -12,6 +12,7 @@ import re
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import IO, Any, NoReturn
 
@@ -119,9 +120,16 @@ class _TensorPickle(PickleMachine):
     """
 
     def __init__(self, data: bytes, sizes: Mapping[str, int] | None) -> None:
-        super().__init__(data, _STAND_INS, self._storage, MAX_STEPS)
+        copying = {name: StandIn(name, partial(self._copy, call)) for name, call in _COPIES.items()}
+        super().__init__(data, _STAND_INS | copying, self._storage, MAX_STEPS)
         self.storages: dict[str, _Storage] = {}
         self._sizes = sizes
+
+    def _copy(self, call: Callable[..., Any], *arguments: object) -> object:
+        """Calls what copies its argument, and counts its memory: a pickle can name one argument any number of times."""
+        value = call(*arguments)
+        self._steps_left -= len(value) // 16 if isinstance(value, bytes) else 8 * len(value)
+        return value
 
     def _storage(self, identity: object) -> _Storage:
         parts = 6 if self._sizes is None else 5  # in the old format the last says what a view is part of
@@ -213,14 +221,16 @@ _CALLS: dict[str, Callable[..., object]] = {
     "torch.Size": _counts,
     "torch.device": _device,
     "collections.OrderedDict": lambda: OrderedDict(),
+    **{f"{module}.complex": complex for module in ("builtins", "__builtin__")},
+    **dict.fromkeys(_ITEM_BYTES, _not_callable),
+}
+_COPIES: dict[str, Callable[..., Any]] = {
     "collections.Counter": _counter,
     "_codecs.encode": _encoded,
     **{f"{module}.bytearray": _bytes for module in ("builtins", "__builtin__")},
     **{f"{module}.set": lambda items: set(checked_keys(items)) for module in ("builtins", "__builtin__")},
-    **{f"{module}.complex": complex for module in ("builtins", "__builtin__")},
-    **dict.fromkeys(_ITEM_BYTES, _not_callable),
 }
-_STAND_INS = {name: StandIn(name, call) for name, call in _CALLS.items()}
+_STAND_INS = {name: StandIn(name, call) for name, call in (_CALLS | _COPIES).items()}
 
 
 def _check_extent(content: object) -> None:

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import pickle
+import struct
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -23,3 +25,23 @@ def test_what_is_named_and_not_called_is_refused(tmp_path: Path, value: object, 
     torch.save({"a": [value]}, tmp_path / "a.pth", _use_new_zipfile_serialization=archive, pickle_module=pickle)
     with pytest.raises(CheckpointError, match=r"was not loaded: it wants the code of torch\."):
         load_tensors(tmp_path / "a.pth")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("builtins bytearray", b"B" + struct.pack("<I", 1_000_000) + bytes(1_000_000)),
+        ("builtins set", b"](" + b"".join(b"J" + struct.pack("<i", number) for number in range(10_000)) + b"e"),
+    ],
+    ids=["bytes", "set"],
+)
+def test_a_small_file_cannot_ask_for_copies_without_end(name: str, value: bytes, tmp_path: Path) -> None:
+    function = "\n".join(name.split()).encode() + b"\n"
+    content = b"\x80\x02" + value + b"q\x000c" + function + b"q\x010](" + b"h\x01h\x00\x85R" * 200 + b"e."
+    path = tmp_path / "copies.pth"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("archive/data.pkl", content)
+        archive.writestr("archive/version", b"3\n")
+        archive.writestr("archive/byteorder", b"little")
+    with pytest.raises(CheckpointError, match="more than 6,000,000 values"):
+        load_tensors(path)
