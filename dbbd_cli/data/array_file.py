@@ -87,6 +87,8 @@ def _read_array(file: IO[bytes], size: int, max_values: int) -> np.ndarray:
     if dtype.kind not in "biuf":
         raise ValueError(f"holds {dtype} instead of numbers")
     count = math.prod(shape)
+    if any(type(length) is not int for length in shape):  # NumPy lets True pass for 1
+        raise ValueError(_NO_ARRAY)
     if any(length < 0 for length in shape) or count > max_values:
         raise ValueError(f"promises {count:,} values; at most {max_values:,} are read")
     needed = count * dtype.itemsize

@@ -157,6 +157,7 @@ def npy(header: bytes, version: bytes = b"\x01\x00", body: bytes = b"") -> bytes
         npy(b"{'descr': '<f4', 'fortran_order': False, 'shape': (400, 3)", body=bytes(4800)),
         npy(b"{'descr': '<f4', 'fortran_order': False, 'shape': (99999999999, 3), }\n", body=bytes(4800)),
         npy(b"{'descr': '<f4', 'fortran_order': False, 'shape': (-400, 3), }\n", body=bytes(4800)),
+        npy(b"{'descr': '<f4', 'fortran_order': False, 'shape': (True, 3), }\n", body=bytes(4800)),
         npy(b"{'descr': '|O', 'fortran_order': False, 'shape': (400, 3), }\n", body=b"cos\nsystem\n(S'true'\ntR."),
         npy(b"[" * 9000),
         npy(b"{'descr': '<f4', 'fortran_order': False, 'shape': (400, 3), }\n", version=b"\x09\x00", body=bytes(4800)),
