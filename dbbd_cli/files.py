@@ -21,6 +21,7 @@ _OWN_FOLDERS = (".", "dbbd.")
 """How the names of folders begin that are made under such a name: drafts of run folders, and those of workers."""
 _LONG_AGO_SECONDS = 7 * 24 * 3600
 """What another machine left is taken for left over after so long: whether its process runs cannot be seen from here."""
+_LONGEST_LINE = 1 << 20
 
 
 def temporary_path(path: Path) -> Path:
@@ -134,14 +135,33 @@ def write_text(path: Path, text: str) -> None:
     write_bytes(path, text.encode("utf-8"))
 
 
-def read_file(path: Path) -> bytes:
-    """The whole content of a regular file.
+def read_file(path: Path, limit: int = 1 << 26) -> bytes:
+    """The whole content of a regular file of at most `limit` bytes.
 
     Raises:
-        OSError: it cannot be read, or is a pipe or a device, which could be read without end.
+        OSError: it cannot be read, is larger, or is a pipe or a device, which could be read without end.
     """
-    _require_regular(path)
+    require_regular(path)
+    size = path.stat().st_size
+    if size > limit:  # a file of holes has any size, and takes no room until it is read
+        raise OSError(errno.EFBIG, f"it has {size:,} bytes, and at most {limit:,} are read", str(path))
     return path.read_bytes()
+
+
+def read_lines(path: Path) -> Iterator[str]:
+    """The lines of a text file, with U+FFFD where it is not UTF-8.
+
+    A line of more than a megabyte is the last one, cut off: this program writes none.
+
+    Raises:
+        OSError: the file cannot be read, or is a pipe or a device, which could be read without end.
+    """
+    require_regular(path)
+    with path.open("rb") as file:
+        while line := file.readline(_LONGEST_LINE):
+            yield line.decode("utf-8", errors="replace")
+            if len(line) == _LONGEST_LINE:
+                return
 
 
 def open_to_append(path: Path) -> TextIO:
@@ -152,10 +172,11 @@ def open_to_append(path: Path) -> TextIO:
     """
     if path.is_symlink():
         raise OSError(errno.ELOOP, "it is a link, and links are not followed", str(path))
-    _require_regular(path)
+    require_regular(path)
     return path.open("a", encoding="utf-8", newline="\n")
 
 
-def _require_regular(path: Path) -> None:
-    if path.exists() and not path.is_file():  # opening a pipe would wait for ever
+def require_regular(path: Path) -> None:
+    """Raises OSError where there is something else than a regular file: opening a pipe would wait for ever."""
+    if path.exists() and not path.is_file():
         raise OSError(errno.EINVAL, "it is no regular file", str(path))

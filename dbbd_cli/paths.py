@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import subprocess
 from pathlib import Path
+
+from dbbd_cli.text import printable
 
 
 def shown_path(path: Path) -> str:
@@ -19,9 +22,19 @@ def shown_path(path: Path) -> str:
 
 def command_line(*words: str) -> str:
     """The words as one would type them in a shell."""
-    return subprocess.list2cmdline(words) if os.name == "nt" else shlex.join(words)
+    return subprocess.list2cmdline(words) if os.name == "nt" else " ".join(map(_quoted, words))
+
+
+def _quoted(word: str) -> str:
+    """The word as bash, zsh and ksh read it; characters that a terminal would not show as escapes."""
+    if printable(word) == word:
+        return shlex.quote(word)
+    spelt = word.replace("\\", "\\\\").replace("'", "\\'")
+    spelt = re.sub("[\udc80-\udcff]", lambda byte: f"\\x{ord(byte[0]) & 255:02x}", spelt)  # no UTF-8
+    return f"$'{printable(spelt)}'"
 
 
 def resume_command(folder: Path, *options: str) -> str:
     """What to type in order to go on with the run in `folder`."""
-    return command_line("dbbd", "resume", shown_path(folder), *options)
+    shown = shown_path(folder)
+    return command_line("dbbd", "resume", f"./{shown}" if shown.startswith("-") else shown, *options)

@@ -46,14 +46,18 @@ class Program(TyperGroup):
         except (Exception, KeyboardInterrupt) as error:
             ignore_signals()
             if type(error).__name__ == "NoArgsIsHelpError":  # its module depends on Typer's version, as below
-                write_result(help_text(self, getattr(error, "ctx", None)))
-                sys.exit(ExitCode.USAGE)
+                try:
+                    write_result(help_text(self, getattr(error, "ctx", None)))
+                    sys.exit(ExitCode.USAGE)
+                except OSError as unwritten:
+                    error = unwritten
             if completing:
                 sys.exit(ExitCode.BUG)  # silently: the person is in the middle of typing a line
             if "--debug" in arguments:
                 import traceback
 
-                typer.echo(clean("".join(traceback.format_exception(error))), err=True)
+                with suppress(OSError):
+                    typer.echo(clean("".join(traceback.format_exception(error))), err=True)
             report = _as_dbbd_error(error)
             # The terminal may be gone, or the disk that the output goes to full: the exit code tells all the same.
             with suppress(OSError):
@@ -88,7 +92,8 @@ def _as_dbbd_error(error: BaseException) -> DbbdError:
         hint = f"`{context.command_path} --help` lists what there is." if context else ""
         return ConfigError(describe(), hint=hint)
     if isinstance(error, OSError) and error.errno in _DISK_ERRORS:
-        where = f"{error.filename}: " if error.filename else ""
+        place = error.filename2 or error.filename
+        where = f"{place}: " if place else ""
         return DiskError(f"{where}{error.strerror}", hint="Make room, or choose a place that you may write to.")
     return DbbdError(
         f"this is a bug: please report it ({type(error).__name__}: {error})",

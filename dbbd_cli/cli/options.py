@@ -129,6 +129,8 @@ def existing(target: Path) -> Path:
             return target
     except (OSError, ValueError) as error:  # too long for a name, a NUL, a folder that is closed to this user
         raise CheckpointError(f"{target} cannot be opened: {error}", hint="Check the path.") from error
+    if target.is_symlink():
+        raise CheckpointError(f"{target} is a link to a place where nothing is", hint="Check where it leads.")
     from difflib import get_close_matches
 
     from dbbd_cli.paths import shown_path

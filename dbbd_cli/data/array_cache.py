@@ -20,7 +20,7 @@ import numpy as np
 from dbbd_cli.data.cache_dir import make_cache_folder
 from dbbd_cli.data.findings import why
 from dbbd_cli.errors import DiskError
-from dbbd_cli.files import passing_lock, remove_free_locks, remove_strays, temporary_path
+from dbbd_cli.files import passing_lock, remove_free_locks, remove_strays, require_regular, temporary_path
 
 Arrays = dict[str, np.ndarray]
 _MAGIC = b"dbbdarr1"
@@ -141,6 +141,7 @@ def _write(path: Path, arrays: Arrays) -> None:
 def _read(path: Path, usable: Callable[[Arrays], bool]) -> Arrays | None:
     """The arrays of a file, or None where it is missing or damaged."""
     try:
+        require_regular(path)
         content = np.asarray(np.memmap(path, dtype=np.uint8, mode="r"))
     except (OSError, ValueError):  # ValueError: the file is empty
         return None

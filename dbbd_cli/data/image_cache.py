@@ -131,7 +131,7 @@ def _cache_name(refs: Sequence[ImageRef], channels: int, size: int) -> str:
 
 def _usable(prepared: PreparedImages) -> bool:
     try:
-        if prepared.path.stat().st_size != int(np.prod(prepared.shape)):
+        if not prepared.path.is_file() or prepared.path.stat().st_size != int(np.prod(prepared.shape)):
             return False
         os.utime(prepared.path)  # the time of last use, by which old caches are removed
     except OSError:

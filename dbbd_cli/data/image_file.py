@@ -9,6 +9,9 @@ import warnings
 import numpy as np
 from PIL import BmpImagePlugin, ExifTags, Image, JpegImagePlugin, TiffImagePlugin
 
+from dbbd_cli.data.image_pieces import ImageFileError as ImageFileError
+from dbbd_cli.data.image_pieces import check_pieces, check_scans, tags_are_sound
+
 MAX_PIXELS = 90_000_000
 MAX_MEMORY = 400_000_000
 """Largest picture that is decoded, pixels and bytes; beyond it a small file could fill the memory."""
@@ -36,6 +39,7 @@ IMAGE_SUFFIXES = frozenset(_FORMAT_OF_SUFFIX)
 _TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _BMP_HEADER_SIZES = (12, 16, 40, 52, 56, 64, 108, 124)
 
+_MOST_EXIF_TEXT = 100_000
 _STRIP_PIXELS = 1_000_000
 _DECODER_BYTES = {"WEBP": 12, "GIF": 4, "TIFF": 4}
 
@@ -49,10 +53,6 @@ _UPRIGHT = {
     8: Image.Transpose.ROTATE_90,
 }
 """EXIF orientation to the operation that undoes it."""
-
-
-class ImageFileError(ValueError):
-    """An image cannot be used; the message is the reason, in plain words."""
 
 
 def image_format(head: bytes) -> str | None:
@@ -97,18 +97,19 @@ def decode_image(data: bytes, suffix: str, size: int) -> np.ndarray:
     if announced != _FORMAT_OF_SUFFIX.get(suffix.lower()):
         raise ImageFileError(f"is a {announced} but named {suffix or 'without a suffix'}")
     try:
+        scans = check_pieces(data, announced)
         with warnings.catch_warnings():
             # PIL warns of large pictures, which the limit here is about, and of odd metadata, which nothing uses.
             warnings.simplefilter("ignore")
             with Image.open(io.BytesIO(data), formats=[announced]) as image:
-                return _decode(image, size)
+                return _decode(image, scans, size)
     except ImageFileError:
         raise
     except Exception as error:  # PIL's parsers raise whatever the bytes lead them to: SyntaxError, KeyError, zlib.error
         raise ImageFileError(_reason(error)) from error
 
 
-def _decode(image: Image.Image, size: int) -> np.ndarray:
+def _decode(image: Image.Image, scans: int, size: int) -> np.ndarray:
     if image.width * image.height > MAX_PIXELS:
         raise ImageFileError(f"too large: {image.width} x {image.height} pixels (limit {MAX_PIXELS:,} in all)")
     in_runs = isinstance(image, BmpImagePlugin.BmpImageFile) and image.tile and image.tile[0][0] == "bmp_rle"
@@ -116,6 +117,7 @@ def _decode(image: Image.Image, size: int) -> np.ndarray:
         raise ImageFileError(
             f"too large: {image.width} x {image.height} pixels in runs (limit {MAX_RUN_LENGTH_PIXELS:,} in such a BMP)"
         )
+    check_scans(scans, image.width * image.height)
     needed = image.width * image.height * _decoder_bytes(image)
     whole = image.size
     image.draft(None, (2 * size, 2 * size))  # a large JPEG is decoded at a fraction of its size, several times faster
@@ -148,6 +150,9 @@ def _picture_bytes(image: Image.Image) -> int:
 
 
 def _orientation(image: Image.Image) -> object:
+    exif, text = image.info.get("exif"), image.info.get("Raw profile type exif")
+    if (exif is not None and not tags_are_sound(exif)) or (text is not None and len(text) > _MOST_EXIF_TEXT):
+        return None
     try:
         return image.getexif().get(ExifTags.Base.Orientation)
     except Exception:  # a damaged note about the camera is no reason to give up a whole picture

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from dbbd_cli.progress import Progress
+
+MAX_FILE_BYTES = 256 * 2**20
+"""Largest file that is read as an image."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +41,9 @@ def hash_files(paths: Sequence[str], progress: Progress) -> list[str | OSError]:
         hasher = hashlib.sha256()
         try:
             with open(path, "rb") as file:  # noqa: PTH123 - a Path object per file costs more than hashing it
+                size = os.fstat(file.fileno()).st_size
+                if size > MAX_FILE_BYTES:  # before hours are spent on a file of holes
+                    return OSError(errno.EFBIG, f"it has {size:,} bytes, and at most {MAX_FILE_BYTES:,} are read", path)
                 while chunk := file.read(1 << 20):
                     hasher.update(chunk)
         except OSError as error:

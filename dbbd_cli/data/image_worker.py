@@ -24,7 +24,7 @@ from typing import NamedTuple
 import numpy as np
 
 from dbbd_cli.data.image_file import ImageFileError, decode_image
-from dbbd_cli.data.image_refs import ImageRef, url_sha256
+from dbbd_cli.data.image_refs import MAX_FILE_BYTES, ImageRef, url_sha256
 from dbbd_cli.data.qr_code import render_qr
 from dbbd_cli.errors import DataError
 from dbbd_cli.files import read_file
@@ -63,7 +63,7 @@ def prepare_image(ref: ImageRef, size: int) -> np.ndarray:
             raise DataError("the SHA-256 given for it is that of another URL")
         return render_qr(ref.url, size)[None]
     assert ref.path is not None
-    data = read_file(Path(ref.path))
+    data = read_file(Path(ref.path), MAX_FILE_BYTES)
     if hashlib.sha256(data).hexdigest() != ref.sha256:
         raise DataError("its content has changed since it was hashed")
     return decode_image(data, Path(ref.path).suffix, size).transpose(2, 0, 1)

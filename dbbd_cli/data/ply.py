@@ -8,7 +8,9 @@ from __future__ import annotations
 import os
 import struct
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice, takewhile
 from pathlib import Path
 from typing import BinaryIO, Literal
 
@@ -26,6 +28,10 @@ _Order = Literal["=", "<", ">"]
 _ORDERS: dict[str, _Order] = {"ascii": "=", "binary_little_endian": "<", "binary_big_endian": ">"}
 _MAX_HEADER_LINES = 1000
 _MAX_LINE = 4096
+_MAX_DATA_LINE = 1 << 20
+_MAX_BLANK = 10_000
+_MAX_SKIPPED = 1_000_000
+"""What is skipped before the points is looked at one by one, in a second or so for so many."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +75,7 @@ def read_ply(path: Path, max_points: int) -> dict[str, np.ndarray]:
     with path.open("rb") as file:
         size = os.fstat(file.fileno()).st_size
         order, elements = _read_header(file)
+        _check_order(order, elements)
         for element in elements:
             if element.name == "vertex":
                 if element.count > max_points:
@@ -114,6 +121,15 @@ def _read_header(file: BinaryIO) -> tuple[_Order, list[_Element]]:
     raise ValueError(f"its header has more than {_MAX_HEADER_LINES} lines")
 
 
+def _check_order(order: _Order, elements: list[_Element]) -> None:
+    before = takewhile(lambda element: element.name != "vertex", elements)
+    one_by_one = sum(e.count * len(e.properties) for e in before if order == "=" or e.has_lists)
+    if one_by_one > _MAX_SKIPPED:
+        raise ValueError(
+            f"has more than {_MAX_SKIPPED:,} other values or lists before its points; put the element vertex first"
+        )
+
+
 def _dtype(kind: str, order: _Order) -> np.dtype:
     return np.dtype(_TYPES[kind]).newbyteorder(order)
 
@@ -144,7 +160,10 @@ def _read_ascii(file: BinaryIO, element: _Element, size: int) -> dict[str, np.nd
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # an empty table is answered below
-            rows = np.loadtxt(file, np.float64, comments=None, max_rows=element.count, ndmin=2, encoding="latin1")
+            lines = _lines(file)
+            rows = np.loadtxt(lines, np.float64, comments=None, max_rows=element.count, ndmin=2, encoding="latin1")
+    except _LineError:
+        raise
     except ValueError as error:
         raise ValueError(
             f"has a line that does not hold {width} numbers ({printable(str(error).split(';')[0][:200])})"
@@ -167,38 +186,47 @@ def _as_declared(values: np.ndarray, dtype: np.dtype) -> np.ndarray:
 
 
 def _skip_lines(file: BinaryIO, element: _Element, size: int, order: str) -> None:
-    skipped = 0
-    while skipped < element.count and element.properties:
-        line = file.readline()
-        if not line:
-            raise ValueError(f"is truncated within its element {printable(element.name[:60])}")
-        skipped += bool(line.strip())
+    if element.properties and sum(1 for _ in islice(_lines(file), element.count)) < element.count:
+        raise ValueError(f"is truncated within its element {_shown(element)}")
+
+
+class _LineError(ValueError):
+    """A file in ASCII is not made of lines as one would write them."""
+
+
+def _lines(file: BinaryIO) -> Iterator[bytes]:
+    """The lines that are not blank."""
+    blank = 0
+    while line := file.readline(_MAX_DATA_LINE):
+        if not line.isspace():
+            yield line
+            if len(line) == _MAX_DATA_LINE:  # a hole in the file is a line without end
+                raise _LineError("has a line that is too long")
+        elif (blank := blank + 1) > _MAX_BLANK:
+            raise _LineError(f"has more than {_MAX_BLANK:,} blank lines")
 
 
 def _skip_binary(file: BinaryIO, element: _Element, size: int, order: str) -> None:
     if not element.has_lists:
         file.seek(min(file.tell() + element.count * element.itemsize, size))
         return
-    data = file.read()  # not more than the file has
-    start = size - len(data)
-    place = 0
     lengths = [
         (p.dtype.itemsize, p.count_dtype and struct.Struct(order + p.count_dtype.char)) for p in element.properties
     ]
     try:
         for _ in range(element.count):
             for width, length in lengths:
-                if length is None:
-                    place += width
-                    continue
-                (count,) = length.unpack_from(data, place)
+                count = 1 if length is None else length.unpack(file.read(length.size))[0]
                 if count < 0:
-                    raise ValueError(f"has a list of negative length in its element {printable(element.name[:60])}")
-                place += length.size + count * width
-            if place > len(data):
+                    raise ValueError(f"has a list of negative length in its element {_shown(element)}")
+                file.seek(count * width, os.SEEK_CUR)
+            if file.tell() > size:
                 break
-    except struct.error:
-        place = len(data) + 1
-    if place > len(data):
-        raise ValueError(f"is truncated within its element {printable(element.name[:60])}")
-    file.seek(start + place)
+    except (struct.error, OverflowError, OSError):  # the end of the file, or a place that no file could have
+        file.seek(size + 1)
+    if file.tell() > size:
+        raise ValueError(f"is truncated within its element {_shown(element)}")
+
+
+def _shown(element: _Element) -> str:
+    return printable(element.name[:60])

@@ -21,6 +21,8 @@ from dbbd_cli.text import printable
 MAX_BYTES = 2**31
 """Largest file that is read."""
 
+_HINT = "mend the file, or take it away"
+
 COORD_FILE = "coord.npy"
 """What makes a folder a scene."""
 
@@ -59,27 +61,28 @@ def read_scene(path: Path) -> Scene:
             if isinstance(error, OSError)
             else str(error) or "does not fit into the memory that is free"
         )
-        raise DataError(
-            f"{printable(str(path))}: {printable(reason)}", hint="mend the file, or take it away"
-        ) from error
+        raise DataError(f"{printable(str(path))}: {printable(reason)}", hint=_HINT) from error
 
 
 def scene_digest(path: Path) -> str:
     """SHA-256 of a scene's content: of its file, or of those files of a folder that make the scene.
 
     Raises:
-        DataError: a file cannot be read.
+        DataError: a file cannot be read, is empty or too large.
     """
     digest = hashlib.sha256()
     try:
         files = _folder_files(path) if path.is_dir() else {"": path}
         for name, file in files.items():
+            _check_size(file)
             digest.update(f"{name}:{file.stat().st_size}:".encode() if name else b"")
             with file.open("rb") as opened:
                 while part := opened.read(1 << 20):
                     digest.update(part)
     except OSError as error:
         raise DataError(f"{printable(str(path))} cannot be opened: {why(error)}") from error
+    except ValueError as error:
+        raise DataError(f"{printable(str(path))}: {error}", hint=_HINT) from error
     return digest.hexdigest()
 
 

@@ -20,6 +20,8 @@ from dbbd_cli.text import printable
 SPLITS = ("train", "val", "test")
 MANIFEST_FORMAT = 1
 MAX_LISTED = 10
+_MOST_BYTES = 512 * 2**20
+"""Largest `splits.json`: about three million samples."""
 ATTEMPTS = 50
 """Draws that are tried until every class is in every split; large groups may need more than one."""
 
@@ -73,7 +75,14 @@ class Manifest:
             )
             for s in self.samples
         )
-        return json.dumps(head, indent=1)[:-2] + ',\n "samples": [\n' + rows + "\n]}\n"
+        text = json.dumps(head, indent=1)[:-2] + ',\n "samples": [\n' + rows + "\n]}\n"
+        if len(text) > _MOST_BYTES:
+            raise DataError(
+                f"the list of {len(self.samples):,} samples takes {len(text):,} bytes, and at most {_MOST_BYTES:,} are "
+                "read",
+                hint="take fewer with --set data.sample_per_class=N",
+            )
+        return text
 
     def digest(self) -> str:
         """SHA-256 of all of it."""
@@ -87,7 +96,10 @@ class Manifest:
             CheckpointError: the file is missing or damaged.
         """
         try:
-            content = json.loads(read_file(path))
+            text = read_file(path, _MOST_BYTES)
+            if b"\0" in text[:4096]:  # a hole, which may be of any size
+                raise ValueError("is no text")
+            content = json.loads(text)
             if content["format"] != MANIFEST_FORMAT:
                 raise ValueError(f"format {content['format']}, expected {MANIFEST_FORMAT}")
             classes = tuple(map(str, content["classes"]))
@@ -115,7 +127,7 @@ class Manifest:
             ) from error
         except (OSError, ValueError, KeyError, TypeError, RecursionError, OverflowError) as error:
             raise CheckpointError(
-                f"{path} is damaged: {printable(str(error)[:200])}",
+                f"{path} is damaged: {printable(str(getattr(error, 'strerror', None) or error)[:200])}",
                 hint="restore the file from a copy of the run folder",
             ) from error
         return manifest

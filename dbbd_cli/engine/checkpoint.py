@@ -104,7 +104,8 @@ def _link(path: Path, second: Path) -> None:
 
 def disk_error(error: OSError, folder: Path, needed: int) -> DiskError:
     """An error of writing to a run folder; for a full disk with the room that there is and what is needed, in bytes."""
-    name = Path(error.filename).name if error.filename else "what the run writes"
+    place = error.filename2 or error.filename  # the second of a renaming is the one that people know
+    name = Path(place).name if place else "what the run writes"
     what, repair = f"{name} cannot be written to {folder}: {reason_of(error)}", "mend that"
     if error.errno in _FULL:
         free = shutil.disk_usage(folder).free / 1e6

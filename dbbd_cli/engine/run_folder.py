@@ -19,7 +19,15 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock, Timeout
 
 from dbbd_cli.errors import ConfigError, DiskError, InUseError
-from dbbd_cli.files import nearest_existing, open_to_append, read_file, remove_strays, temporary_path, write_text
+from dbbd_cli.files import (
+    nearest_existing,
+    open_to_append,
+    read_file,
+    read_lines,
+    remove_strays,
+    temporary_path,
+    write_text,
+)
 from dbbd_cli.text import printable
 
 if TYPE_CHECKING:
@@ -42,10 +50,15 @@ def check_run_folder(runs_dir: Path, name: str) -> None:
         DiskError: the folder cannot be made.
     """
     fits = re.fullmatch(r"[\w][\w .+=@-]{0,99}", name) and printable(name) == name
-    if not fits or name != name.rstrip(" .") or name.casefold().endswith(".tmp"):  # as what a killed process leaves
+    if not fits or name != name.rstrip(" ."):
         raise ConfigError(
             f"run.name: {name!r} cannot be part of a folder's name",
             hint="use letters, digits and . _ - only, starting with a letter or digit",
+        )
+    if name.casefold().endswith(".tmp"):
+        raise ConfigError(
+            f"run.name: {name!r} ends like the name of a file that was not finished",
+            hint="choose a name that does not end with .tmp",
         )
     existing = nearest_existing(runs_dir)
     if not existing.is_dir() or not os.access(existing, os.W_OK):
@@ -191,8 +204,7 @@ class RunLog:
         """Makes the file hold the steps that it knows up to `step`, and the epochs of the checkpoint."""
         path = self.folder / HISTORY
         rows = [(row["step"], True, json.dumps(finite(row))) for row in history]
-        # Of a pipe or a device the end would never come.
-        for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []:
+        for line in read_lines(path) if path.is_file() else ():
             try:
                 row = json.loads(line)
                 if row["kind"] == "step" and row["step"] <= step:

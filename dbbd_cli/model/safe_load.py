@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from dbbd_cli.errors import CheckpointError
+from dbbd_cli.files import require_regular
 from dbbd_cli.model.sealed_file import is_intact, is_sealed
 from dbbd_cli.model.tensor_file import check_tensor_file
 from dbbd_cli.pickles.machine import RefusedPickleError
@@ -23,6 +24,7 @@ def load_tensors(path: Path) -> object:
         CheckpointError: the file is missing, damaged, or holds anything else; the message names what was refused.
     """
     try:
+        require_regular(path)
         if is_sealed(path) and not is_intact(path):
             raise CheckpointError(f"{path} is damaged: its SHA-256 is not the one at its end")
         check_tensor_file(path)
@@ -37,6 +39,8 @@ def load_tensors(path: Path) -> object:
         ) from error
     except ValueError as error:
         raise CheckpointError(f"{path} is not a readable file of tensors: it {error}") from error
+    except MemoryError as error:
+        raise CheckpointError(f"{path} does not fit into the memory that is free") from error
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what is odd about a file is told by the error below

@@ -18,7 +18,6 @@ SCENE_FILE = "evaluation_scene.npz"
 
 _MOST_POINTS = 100_000
 _MOST_LEVELS = 33
-_MOST_BYTES = 64 * 2**20
 # Metres. Far more than any scan, and far from where float32 loses what a scene consists of.
 _FARTHEST = 1e9
 
@@ -40,8 +39,6 @@ def read_evaluation_scene(folder: Path) -> dict[str, ndarray] | None:
     path = folder / SCENE_FILE
     if not os.path.exists(path):  # noqa: PTH110 - a Path raises where a link leads to a name that is too long
         return None
-    if path.is_file() and path.stat().st_size > _MOST_BYTES:
-        raise _damaged(path, "it is too large", folder)
     content = read_bytes(path)
     try:
         with zipfile.ZipFile(BytesIO(content)) as archive:

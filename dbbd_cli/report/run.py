@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from dbbd_cli.config.yaml_text import read_yaml
 from dbbd_cli.errors import CheckpointError, ConfigError
+from dbbd_cli.files import read_file, read_lines
 from dbbd_cli.report.check import evaluation_problem, is_count, is_number
 from dbbd_cli.report.text import distinct, visible
 
+_MOST_BYTES = 64 * 2**20
 _MOST_CONFIG_BYTES = 1_000_000
+_LONGEST_LINE = 200_000
+_RESTORE = "restore it from a copy of the run folder, or check its permissions"
 
 
 @dataclass(frozen=True)
@@ -88,27 +93,31 @@ def read_evaluation(folder: Path) -> dict[str, Any] | None:
     return dict(evaluation)
 
 
-def _read_text(path: Path) -> str:
+def _read_text(path: Path, limit: int = _MOST_BYTES) -> str:
     """The text of a file of a run folder, with U+FFFD where it is not UTF-8."""
-    return read_bytes(path).decode("utf-8", errors="replace")
+    return read_bytes(path, limit).decode("utf-8", errors="replace")
 
 
-def read_bytes(path: Path) -> bytes:
+def read_bytes(path: Path, limit: int = _MOST_BYTES) -> bytes:
     """The content of a file of a run folder.
 
     Raises:
-        CheckpointError: it is not there, or cannot be read.
+        CheckpointError: it is not there, is larger than `limit` bytes, or cannot be read.
     """
+    with _reading(path):
+        return read_file(path, limit)
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
     try:
-        if path.exists() and not path.is_file():  # a pipe or a device could be read without end
-            raise CheckpointError(f"{path} is not a file", hint="restore it from a copy")
-        return path.read_bytes()
+        yield
     except (FileNotFoundError, NotADirectoryError) as error:
         folder = path.parent
         problem = f"is not a run folder: it has no {path.name}" if folder.exists() else "does not exist"
         raise CheckpointError(f"{folder} {problem}", hint="give a run folder, as printed by `dbbd train`") from error
     except OSError as error:
-        raise CheckpointError(f"{path} cannot be read: {error.strerror}", hint="check its permissions") from error
+        raise CheckpointError(f"{path} cannot be read: {error.strerror}", hint=_RESTORE) from error
 
 
 def _parse_json(text: str) -> Any:
@@ -121,10 +130,8 @@ def _parse_json(text: str) -> Any:
 
 def _read_config(folder: Path) -> dict[str, Any]:
     path = folder / "config.yaml"
-    if path.is_file() and path.stat().st_size > _MOST_CONFIG_BYTES:
-        raise _damaged_config(f"{path}: too large for a configuration")
     try:
-        document = read_yaml(_read_text(path), str(path))
+        document = read_yaml(_read_text(path, _MOST_CONFIG_BYTES), str(path))
     except ConfigError as error:
         raise _damaged_config(error.message) from error
     if document.problems:
@@ -154,24 +161,28 @@ def _damaged_config(message: str) -> CheckpointError:
 
 
 def _read_history(path: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    lines = [(number, line) for number, line in enumerate(_read_text(path).split("\n"), start=1) if line.strip()]
     # A resumed run logs again what came after its checkpoint: the later row of an epoch or step is the one that counts.
     epochs: dict[int, dict[str, Any]] = {}
     steps: dict[int, dict[str, Any]] = {}
-    for number, line in lines:
-        try:
-            row = _parse_json(line)
-        except ValueError as error:
-            if number == lines[-1][0]:
-                break
-            raise _damaged(path, number, "not JSON") from error
-        problem = _problem(row)
-        if problem:
-            raise _damaged(path, number, problem)
-        if row["kind"] == "epoch":
-            epochs[row["epoch"]] = row
-        elif row["kind"] == "step":
-            steps[row["step"]] = row
+    torn = 0  # the number of a line that is no JSON: a crash tears the last
+    with _reading(path):
+        for number, line in enumerate(read_lines(path), start=1):
+            if not line.strip():
+                continue
+            if torn or len(line) > _LONGEST_LINE:
+                raise _damaged(path, torn or number, "not JSON" if torn else "too long")
+            try:
+                row = _parse_json(line)
+            except ValueError:
+                torn = number
+                continue
+            problem = _problem(row)
+            if problem:
+                raise _damaged(path, number, problem)
+            if row["kind"] == "epoch":
+                epochs[row["epoch"]] = row
+            elif row["kind"] == "step":
+                steps[row["step"]] = row
     if not epochs:
         raise CheckpointError(f"{path}: no epoch has ended yet", hint="draw again when the first epoch is over")
     return [epochs[key] for key in sorted(epochs)], [steps[key] for key in sorted(steps)]

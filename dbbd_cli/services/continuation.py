@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
+import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import count
 from pathlib import Path
-from typing import Any
 
 from dbbd_cli.config.load import Override, dump_config
-from dbbd_cli.config.schema import Config, to_plain
 from dbbd_cli.engine.checkpoint import (
     BEST,
     NEWEST,
@@ -22,7 +21,6 @@ from dbbd_cli.engine.checkpoint import (
 )
 from dbbd_cli.engine.environment import ENVIRONMENT, write_environment
 from dbbd_cli.engine.failures import supervised
-from dbbd_cli.engine.proof import check
 from dbbd_cli.engine.run_folder import CONFIG, HISTORY, SPLITS, create_run_folder, locked
 from dbbd_cli.engine.signals import StopRequest, stop_on_signals
 from dbbd_cli.engine.state import TrainState
@@ -34,9 +32,9 @@ from dbbd_cli.model.sealed_file import is_intact
 from dbbd_cli.paths import resume_command, shown_path
 from dbbd_cli.progress import Progress
 from dbbd_cli.services.results import TrainResult
-from dbbd_cli.services.session import OpenedRun, build_task, describe, open_run, show_facts, value_at
+from dbbd_cli.services.resume_checks import batches_changed, check_proof, tell_of_config, tell_of_schedule
+from dbbd_cli.services.session import OpenedRun, build_task, describe, open_run, show_facts
 from dbbd_cli.services.training import check_room, expected_bytes, run_to_the_end
-from dbbd_cli.text import printable
 
 
 def continue_run(
@@ -46,11 +44,8 @@ def continue_run(
     run = open_run(target, prefer=NEWEST, overrides=overrides, force=force, progress=progress)
     if not _is_newest(run):
         return _continue_in_new_folder(run, overrides, force, progress, command)
+    tell_of_config(run, overrides, progress)
     return _continue_here(run, run.folder, overrides, force, progress, command)
-
-
-_HARMLESS = ("data.path", "data.cache_dir", "data.num_workers", "data.worker_timeout", "data.classes")
-"""Settings of the data that say where it is and how it is read, not what it is."""
 
 
 def _is_newest(run: OpenedRun) -> bool:
@@ -123,7 +118,7 @@ def _continue_here(
             f"{run.path} does not fit this configuration: {reason_of(error)}",
             hint="settings of the network and of the optimizer cannot change in the middle of a run",
         ) from error
-    if trainer.state.batch and _batches_changed(run.checkpoint["config"]["training"], config):
+    if trainer.state.batch and batches_changed(run.checkpoint["config"]["training"], config):
         raise ConfigError(
             f"{shown_path(run.path)} is in the middle of an epoch, where batches cannot change their size",
             hint="leave out training.batch_size and training.accumulate_batches until the epoch has ended",
@@ -135,9 +130,9 @@ def _continue_here(
             hint=f"give more than {done} to go on",
         )
     with supervised(task):
-        _check_proof(trainer, run.checkpoint, overrides, force, progress)
+        check_proof(trainer, run.checkpoint, overrides, force, progress)
     _extend(trainer.state, overrides)
-    _tell_of_schedule(run.checkpoint["config"]["training"], config, progress)
+    tell_of_schedule(run.checkpoint["config"]["training"], config, progress)
     run.checkpoint.clear()  # half a gigabyte for qr_cnn
     check_room(trainer, folder)
     with stop_on_signals(progress) as stop:
@@ -171,63 +166,20 @@ def _train_on(
     return run_to_the_end(trainer, folder, facts, progress, command, stop)
 
 
-def _check_proof(
-    trainer: Trainer, checkpoint: Mapping[str, Any], overrides: Sequence[Override], force: bool, progress: Progress
-) -> None:
-    """Replays the proof of the checkpoint, unless it has none or a setting was changed that the loss depends on."""
-    proof, saved = checkpoint["proof"], checkpoint["config"]
-    if proof is None:
-        progress.line(
-            "The checkpoint carries no proof: the batch that comes next could not be made when it was written."
-        )
-        return
-    changed = [o.key for o in overrides if o.key.split(".")[0] in ("data", "model", "loss")]
-    changed = [
-        key
-        for key in changed
-        if key not in _HARMLESS and value_at(saved, key) != value_at(to_plain(trainer.config), key)
-    ]
-    if changed:
-        progress.line(f"Whether this is still the same run was not checked, since {', '.join(changed)} was changed.")
-        return
-    try:
-        check(trainer.task, trainer.runtime, proof)
-    except CheckpointError as error:
-        if not force:
-            raise
-        progress.warn(f"{error.message}. Going on, as --force says.")
-        return
-    before, now = proof.get("precision"), str(trainer.runtime.dtype)
-    if before is not None and before != now:
-        progress.warn(
-            f"the run was trained in {printable(before[:40])} so far, and goes on in {now} here. To keep to one, "
-            "set run.precision to fp32 or bf16"
-        )
-
-
 def _set_damaged_aside(run: OpenedRun, folder: Path, progress: Progress) -> None:
-    """Keeps damaged checkpoints from taking the place of good ones at the next save, and from being deleted."""
-    if run.folder != folder or run.path.name == NEWEST:
+    """Keeps damaged checkpoints from taking the place of good ones at the next save, and from being deleted.
+
+    Where the newest is good, the others are not read; what is no file at all would make that save fail.
+    """
+    if run.folder != folder:
         return
     for name in checkpoint_names(folder):
-        if not is_intact(folder / name):
-            aside = next(path for number in count(1) if not (path := damaged_path(folder / name, number)).exists())
-            (folder / name).rename(aside)
+        path = folder / name
+        if not path.is_file() or (run.path.name != NEWEST and not is_intact(path)):
+            places = (damaged_path(path, number) for number in count(1))
+            aside = next(place for place in places if not os.path.lexists(place))
+            path.rename(aside)
             progress.line(f"The damaged {name} is kept as {aside.name}.")
-
-
-def _batches_changed(made_with: Mapping[str, Any], config: Config) -> bool:
-    now = config.training
-    return (made_with["batch_size"], made_with["accumulate_batches"]) != (now.batch_size, now.accumulate_batches)
-
-
-def _tell_of_schedule(made_with: Mapping[str, Any], config: Config, progress: Progress) -> None:
-    now = config.training
-    if now.scheduler == "cosine" and now.scheduler_epochs is None and now.epochs != made_with["epochs"]:
-        progress.line(
-            f"The cosine schedule was made for another number of epochs ({made_with['epochs']}): this run will not "
-            f"equal one of {now.epochs} epochs in one go. For that, set training.scheduler_epochs from the start."
-        )
 
 
 def _extend(state: TrainState, overrides: Sequence[Override]) -> None:

@@ -307,6 +307,100 @@ def test_large_bitmaps_of_runs_are_refused(width):
         decode_image(data, ".bmp", SIZE)
 
 
+def png_chunk(kind, content=b""):
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+
+def scanned(times, width=16):
+    """A progressive JPEG whose last scan comes so often."""
+    data = encoded(picture(width, width), "JPEG", progressive=True)
+    last = data.rindex(b"\xff\xda")
+    return data[:last] + data[last:-2] * times + data[-2:]
+
+
+def tiff(*tags):
+    """A directory with these tags alone: number, type, count, place."""
+    entries = b"".join(struct.pack("<HHII", *tag) for tag in tags)
+    return b"II*\0\x08\0\0\0" + struct.pack("<H", len(tags)) + entries + bytes(4)
+
+
+def big_tiff(*tags):
+    entries = b"".join(struct.pack("<HHQQ", *tag) for tag in tags)
+    return b"II+\0\x08\0\0\0\x10" + bytes(7) + struct.pack("<Q", len(tags)) + entries + bytes(8)
+
+
+JPEG, PNG, GIF = (encoded(picture(), name) for name in ("JPEG", "PNG", "GIF"))
+OVERLAPPING = [(1000 + n, 1, 1_000_000, 60_000) for n in range(4000)]
+EXIF = b"Exif\0\0" + tiff(*[(1000 + n, 1, 30_000, 30_000) for n in range(2500)]) + bytes(30_000)
+TOO_MANY = {
+    "segments": (JPEG[:2] + b"\xff\xfe\0\2" * 50_000 + JPEG[2:], ".jpg"),
+    "segments of no length": (JPEG[:2] + b"\xff\xfe\0\0" * 50_000 + JPEG[2:], ".jpg"),
+    "segments in a scan": (JPEG[:-2] + b"\xff\xfe\0\2" * 50_000 + JPEG[-2:], ".jpg"),
+    "filling": (JPEG[:2] + b"\xff" * 200_000 + JPEG[2:], ".jpg"),
+    "bytes of no segment": (JPEG[:20] + b"a" * 200_000 + JPEG[20:], ".jpg"),
+    "chunks": (PNG[:33] + png_chunk(b"teSt") * 20_000 + PNG[33:], ".png"),
+    "chunks of pixels": (PNG[:33] + png_chunk(b"IDAT") * 20_000 + PNG[33:], ".png"),
+    "chunks after the pixels": (PNG[:-12] + png_chunk(b"tEXt", b"a\0b") * 20_000 + PNG[-12:], ".png"),
+    "blocks": (GIF[:13] + bytes(3 << ((GIF[10] & 7) + 1)) + b"!\xfe" + b"\1a" * 100_000 + b"\0,", ".gif"),
+    "extensions": (GIF[:13] + bytes(3 << ((GIF[10] & 7) + 1)) + b"!\xfe\1a\0" * 50_000 + b",", ".gif"),
+    "bytes of no block": (GIF[:13] + bytes(3 << ((GIF[10] & 7) + 1)) + b"\0" * 50_000 + b",", ".gif"),
+}
+TOO_LARGE = {
+    "scans": (JPEG[:2] + (b"\xff\xfe\xea\x60" + bytes(59_998)) * 9 + scanned(1500)[2:], "has 1,[0-9]{3} scans of 256 pixels"),
+    "scans of many pixels": (scanned(40, width=6000), "has [0-9]{2} scans of 36,000,000 pixels"),
+    "strips": (tiff((273, 4, 10**6, 8)) + bytes(4 * 10**6), "has a tag of 1,000,000 values, 273"),
+    "strips in bytes": (tiff((273, 1, 10**5 + 1, 8)) + bytes(10**5 + 100), "has a tag of 100,001 values, 273"),
+    "bits": (big_tiff((258, 3, 2 * 10**5, 100)) + bytes(500_000), "has a tag of 200,000 values, 258"),
+    "overlapping tags": (tiff(*OVERLAPPING) + bytes(1_100_000), "tags that lie over each other"),
+    "overlapping tags, big": (big_tiff(*OVERLAPPING) + bytes(1_100_000), "tags that lie over each other"),
+    "overlapping EXIF": (
+        JPEG[:2] + b"".join(
+            b"\xff\xe1" + struct.pack(">H", 8 + len(part)) + b"Exif\0\0" + part
+            for part in (EXIF[6:40_006], EXIF[40_006:])
+        ) + JPEG[2:],
+        "EXIF data whose tags lie over each other",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", TOO_MANY)
+def test_a_file_of_far_too_many_pieces_is_refused_at_once(name, monkeypatch):
+    monkeypatch.setattr(Image, "open", lambda *_, **__: pytest.fail("PIL would take its time"))
+    with pytest.raises(ImageFileError, match=r"^consists of more than [0-9],[0-9]{3} pieces"):
+        decode_image(*TOO_MANY[name], SIZE)
+
+
+@pytest.mark.parametrize("name", TOO_LARGE)
+def test_what_takes_far_more_than_its_size_justifies_is_refused_at_once(name, monkeypatch):
+    data, reason = TOO_LARGE[name]
+    monkeypatch.setattr(Image.Image, "resize", lambda *_, **__: pytest.fail("it was decoded"))
+    if "scans" not in name:
+        monkeypatch.setattr(Image, "open", lambda *_, **__: pytest.fail("PIL would take its time"))
+    with pytest.raises(ImageFileError, match=reason):
+        decode_image(data, ".tif" if data[:1] == b"I" else ".jpg", SIZE)
+
+
+def test_usual_numbers_of_pieces_are_read():
+    assert decode_image(scanned(900), ".jpg", SIZE).shape == (SIZE, SIZE, 3)
+    many = PNG[:33] + png_chunk(b"tEXt", b"a\0b") * 900 + PNG[33:]
+    assert decode_image(many, ".png", SIZE).shape == (SIZE, SIZE, 3)
+    rows = encoded(picture(40, 20_000), "TIFF", tiffinfo={278: 1})
+    assert decode_image(rows, ".tif", SIZE).shape == (SIZE, SIZE, 3)
+
+
+@pytest.mark.parametrize("name", ["PNG", "WEBP"])
+def test_overlapping_exif_does_not_cost_the_picture_nor_the_memory(name, monkeypatch):
+    monkeypatch.setattr(Image.Image, "getexif", lambda _: pytest.fail("it was read"))
+    data = encoded(picture(), name, exif=EXIF)
+    assert decode_image(data, f".{name.lower()}", SIZE).shape == (SIZE, SIZE, 3)
+
+
+def test_exif_as_text_that_could_fill_the_memory_is_left_alone(monkeypatch):
+    monkeypatch.setattr(Image.Image, "getexif", lambda _: pytest.fail("it was read"))
+    text = png_chunk(b"zTXt", b"Raw profile type exif\0\0" + zlib.compress(b"\nexif\n 0\n" + EXIF.hex().encode() * 2))
+    assert decode_image(PNG[:33] + text + PNG[33:], ".png", SIZE).shape == (SIZE, SIZE, 3)
+
+
 def test_lack_of_memory_is_told(monkeypatch):
     def fail(*args, **kwargs):
         raise MemoryError

@@ -120,11 +120,39 @@ REFUSED = {
     "list of a fraction": (header("ascii", [("face", 3, ["list float int a"])]), "no whole number"),
     "10^12 faces before": (
         header("binary_little_endian", [("face", 10**12, FACES), ("vertex", 5, XYZ)]) + bytes(100_000),
-        "truncated within its element face",
+        "more than 1,000,000 other values or lists before its points",
     ),
     "10^12 faces before, ASCII": (
         header("ascii", [("face", 10**12, FACES), ("vertex", 5, XYZ)]) + b"3 0 1 2\n" * 1000,
+        "more than 1,000,000 other values or lists before its points",
+    ),
+    "200,000 faces before": (
+        header("binary_little_endian", [("face", 200_000, FACES), ("vertex", 5, XYZ)]) + bytes(100_000),
         "truncated within its element face",
+    ),
+    "200,000 faces before, ASCII": (
+        header("ascii", [("face", 200_000, FACES), ("vertex", 5, XYZ)]) + b"3 0 1 2\n" * 1000,
+        "truncated within its element face",
+    ),
+    "many empty lists before": (
+        header(
+            "binary_little_endian", [(f"e{n}", 400_000, ["list uchar int a"]) for n in range(6)] + [("vertex", 5, XYZ)]
+        )
+        + bytes(3_000_000),
+        "more than 1,000,000 other values or lists before its points",
+    ),
+    "blank lines before": (
+        header("ascii", [("face", 9, FACES), ("vertex", 5, XYZ)]) + b"\n" * 20_000,
+        "has more than 10,000 blank lines",
+    ),
+    "a line without end before": (
+        header("ascii", [("face", 9, FACES), ("vertex", 5, XYZ)]) + b"1 " * 600_000,
+        "a line that is too long",
+    ),
+    "blank lines": (header("ascii", [("vertex", 5, XYZ)]) + b"\n" * 20_000, "has more than 10,000 blank lines"),
+    "a hole for a line": (
+        header("ascii", [("vertex", 5, XYZ)]) + b"1 2 3\n" + bytes(1_500_000),
+        "does not hold 3 numbers",
     ),
     "10^18 bytes before": (
         header("binary_big_endian", [("camera", 10**18, ["double a"]), ("vertex", 5, XYZ)]) + bytes(100),

@@ -1,0 +1,166 @@
+"""A look at what an image file consists of, before PIL reads it.
+
+PIL goes through segments, chunks, blocks and tags one by one in Python, and copies what a tag points to: files of a few
+megabytes can keep it busy for minutes, or fill the memory.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+from collections.abc import Iterable, Iterator
+
+MAX_SCANS = 1000
+MAX_SCANNED_PIXELS = 1_000_000_000
+"""Most scans of a JPEG, and most pixels in all of them, once they are more than those of usual encoders."""
+
+MAX_TAG_VALUES = 100_000
+"""Most values of a tag of a TIFF, its strips among them."""
+
+_USUAL_SCANS = 20
+_FREE_PIECES = 1000
+_BYTES_PER_PIECE = 500
+"""A file may have so many pieces, and one more for so many bytes: usual ones have thousands of bytes."""
+
+_JPEG_SEGMENT = re.compile(rb"\xff([\x02-\xcf\xd9-\xfe])", re.DOTALL)
+"""What begins a segment: not what stands for a byte 255 within a scan, nor a mark to start again within one."""
+_APP1, _END, _SCAN = 0xE1, 0xD9, 0xDA
+_EXIF = b"Exif\0\0"
+_STRIPS = (273, 279, 324, 325)
+"""Tags with the places and sizes of strips and tiles."""
+_TYPE_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
+_TYPES_OF_BYTES = (1, 2, 6, 7)
+
+
+class ImageFileError(ValueError):
+    """An image cannot be used; the message is the reason, in plain words."""
+
+
+def check_pieces(data: bytes, kind: str) -> int:
+    """Looks at the content of an image file of a format, as PIL names it.
+
+    Returns:
+        The number of scans that a JPEG has, 1 for the other formats.
+
+    Raises:
+        ImageFileError: it would take far more time or memory than its size justifies.
+    """
+    if kind == "JPEG":
+        return _check_jpeg(data)
+    if kind == "TIFF":
+        _check_tags(data)
+    else:
+        _check_number(data, {"PNG": _png_pieces, "GIF": _gif_pieces}.get(kind, _none)(data))
+    return 1
+
+
+def check_scans(scans: int, pixels: int) -> None:
+    """Raises where so many scans, each of which goes over all pixels of the picture once more, would take long."""
+    if scans > MAX_SCANS or (scans > _USUAL_SCANS and scans * pixels > MAX_SCANNED_PIXELS):
+        raise ImageFileError(f"has {scans:,} scans of {pixels:,} pixels, far more than it could need")
+
+
+def tags_are_sound(exif: bytes) -> bool:
+    """Whether the tags of EXIF data take no more memory than the data are large, or little more."""
+    sizes = [size for _, _, size in _tags(exif.removeprefix(_EXIF))]
+    return sum(sizes) <= 2 * len(exif) + (1 << 20)
+
+
+def _check_number(data: bytes, pieces: Iterable[int]) -> None:
+    """Raises where the pieces, each with what it counts for, are more than a file of this size may have."""
+    limit = _FREE_PIECES + len(data) // _BYTES_PER_PIECE
+    found = 0
+    for piece in pieces:
+        found += piece
+        if found > limit:
+            raise ImageFileError(f"consists of more than {limit:,} pieces, far more than its size justifies")
+
+
+def _check_jpeg(data: bytes) -> int:
+    exif = []
+    scans = 0
+
+    def counted() -> Iterator[int]:
+        nonlocal scans
+        for start, kind, stray_bytes in _jpeg_segments(data):
+            scans += kind == _SCAN
+            if kind == _APP1 and data[start + 2 : start + 8] == _EXIF:
+                exif.append(data[start + 8 : start + int.from_bytes(data[start : start + 2], "big")])
+            yield 1 + stray_bytes
+
+    _check_number(data, counted())
+    if not tags_are_sound(b"".join(exif)):
+        raise ImageFileError("has EXIF data whose tags lie over each other")
+    return scans
+
+
+def _jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
+    """Where the content of each segment begins, with its kind, and the bytes before it that belong to none."""
+    place, in_scan = 2, False
+    while found := _JPEG_SEGMENT.search(data, place):
+        kind = found[1][0]
+        yield found.end(), kind, 0 if in_scan else found.end() - 2 - place
+        if kind == _END:
+            return
+        in_scan = in_scan or kind == _SCAN
+        place = found.end() + max(2, int.from_bytes(data[found.end() : found.end() + 2], "big"))
+
+
+def _none(data: bytes) -> Iterable[int]:
+    return ()
+
+
+def _png_pieces(data: bytes) -> Iterator[int]:
+    place = 8
+    while place < len(data):
+        yield 1
+        place += 12 + int.from_bytes(data[place : place + 4], "big")
+
+
+def _gif_pieces(data: bytes) -> Iterator[int]:
+    """The blocks before the first picture, and the bytes that belong to none."""
+    place = 13 + (3 << ((data[10] & 7) + 1) if len(data) > 10 and data[10] & 128 else 0)
+    while place < len(data) and data[place : place + 1] not in (b",", b";"):
+        yield 1
+        if data[place : place + 1] != b"!":
+            place += 1
+            continue
+        place += 2
+        while place < len(data) and data[place]:
+            yield 1
+            place += 1 + data[place]
+        place += 1
+
+
+def _check_tags(data: bytes) -> None:
+    total = 0
+    for tag, values, size in _tags(data):
+        if values > MAX_TAG_VALUES:
+            raise ImageFileError(f"has a tag of {values:,} values, {tag}; at most {MAX_TAG_VALUES:,} are read")
+        total += size
+    if total > 2 * len(data) + (1 << 20):
+        raise ImageFileError("has tags that lie over each other")
+
+
+def _tags(data: bytes) -> Iterator[tuple[int, int, int]]:
+    """The tags of the first directory of a TIFF or of EXIF data.
+
+    Yields:
+        The tag, the numbers that PIL makes a list of, and the bytes that it copies.
+    """
+    order = "<" if data[:2] == b"II" else ">"
+    big = data[2:4] in (b"+\0", b"\0+")
+    start, number, entry = (8, "Q", struct.Struct(order + "HHQQ")) if big else (4, "H", struct.Struct(order + "HHII"))
+    try:
+        (place,) = struct.unpack_from(order + ("Q" if big else "I"), data, start)
+        (count,) = struct.unpack_from(order + number, data, place)
+        first = place + struct.calcsize(number)
+        for index in range(min(count, (len(data) - first) // entry.size)):
+            tag, kind, values, where = entry.unpack_from(data, first + index * entry.size)
+            size = values * _TYPE_BYTES.get(kind, 0)
+            inline = size <= (8 if big else 4)
+            is_list = kind not in _TYPES_OF_BYTES or tag in _STRIPS
+            if inline or where + size <= len(data):  # what lies beyond the end is not read
+                yield tag, values if is_list and size else 0, size
+    except struct.error:
+        return

@@ -1,0 +1,101 @@
+"""Whether a run that goes on is still the same run, and what a person is told about it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from dbbd_cli.config.load import Override, load_config
+from dbbd_cli.config.schema import Config, to_plain
+from dbbd_cli.engine.proof import check
+from dbbd_cli.engine.run_folder import CONFIG
+from dbbd_cli.engine.trainer import Trainer
+from dbbd_cli.errors import CheckpointError, ConfigError
+from dbbd_cli.progress import Progress
+from dbbd_cli.services.session import OpenedRun, value_at
+from dbbd_cli.text import printable
+
+_HARMLESS = ("data.path", "data.cache_dir", "data.num_workers", "data.worker_timeout", "data.classes")
+"""Settings of the data that say where it is and how it is read, not what it is."""
+
+
+def check_proof(
+    trainer: Trainer, checkpoint: Mapping[str, Any], overrides: Sequence[Override], force: bool, progress: Progress
+) -> None:
+    """Replays the proof of the checkpoint, unless it has none or a setting was changed that the loss depends on."""
+    proof, saved = checkpoint["proof"], checkpoint["config"]
+    if proof is None:
+        progress.line(
+            "The checkpoint carries no proof: the batch that comes next could not be made when it was written."
+        )
+        return
+    changed = [o.key for o in overrides if o.key.split(".")[0] in ("data", "model", "loss")]
+    changed = [
+        key
+        for key in changed
+        if key not in _HARMLESS and value_at(saved, key) != value_at(to_plain(trainer.config), key)
+    ]
+    if changed:
+        progress.line(f"Whether this is still the same run was not checked, since {', '.join(changed)} was changed.")
+        return
+    try:
+        check(trainer.task, trainer.runtime, proof)
+    except CheckpointError as error:
+        if not force:
+            raise
+        progress.warn(f"{error.message}. Going on, as --force says.")
+        return
+    before, now = proof.get("precision"), str(trainer.runtime.dtype)
+    if before is not None and before != now:
+        progress.warn(
+            f"the run was trained in {printable(before[:40])} so far, and goes on in {now} here. To keep to one, "
+            "set run.precision to fp32 or bf16"
+        )
+
+
+def tell_of_config(run: OpenedRun, overrides: Sequence[Override], progress: Progress) -> None:
+    """Warns where the folder's configuration is another than the checkpoint's: edited, or of another run."""
+    path = run.folder / CONFIG
+    try:
+        written = to_plain(load_config(str(path))) if path.is_file() else {}
+    except ConfigError:  # damaged: it is about to be written anew
+        return
+    given = tuple(override.key for override in overrides)
+    others = [
+        f"{key} is {printable(str(value))[:40]} there and {printable(str(counts))[:40]} here"
+        for key, value, counts in _differences(written, to_plain(run.config))
+        if key != "data.cache_dir" and not f"{key}.".startswith(tuple(f"{one}." for one in given))
+    ]
+    if others:
+        more = f", and {len(others) - 3} more" if len(others) > 3 else ""
+        progress.warn(
+            f"{CONFIG} is not the configuration of {run.path.name}, which counts: {'; '.join(others[:3])}{more}. "
+            "Settings are changed with --set"
+        )
+
+
+def _differences(one: Mapping[str, Any], other: Mapping[str, Any], within: str = "") -> list[tuple[str, Any, Any]]:
+    """The dotted keys of nested mappings that both have, where their values differ."""
+    found = []
+    for key in one.keys() & other.keys():
+        if isinstance(one[key], Mapping) and isinstance(other[key], Mapping):
+            found += _differences(one[key], other[key], f"{within}{key}.")
+        elif one[key] != other[key]:
+            found.append((f"{within}{key}", one[key], other[key]))
+    return sorted(found, key=lambda difference: difference[0])
+
+
+def batches_changed(made_with: Mapping[str, Any], config: Config) -> bool:
+    """Whether an epoch that was begun would go on with batches of another size."""
+    now = config.training
+    return (made_with["batch_size"], made_with["accumulate_batches"]) != (now.batch_size, now.accumulate_batches)
+
+
+def tell_of_schedule(made_with: Mapping[str, Any], config: Config, progress: Progress) -> None:
+    """Says so where the learning rate will not follow the curve that it would have followed in one go."""
+    now = config.training
+    if now.scheduler == "cosine" and now.scheduler_epochs is None and now.epochs != made_with["epochs"]:
+        progress.line(
+            f"The cosine schedule was made for another number of epochs ({made_with['epochs']}): this run will not "
+            f"equal one of {now.epochs} epochs in one go. For that, set training.scheduler_epochs from the start."
+        )
