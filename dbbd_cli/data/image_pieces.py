@@ -22,9 +22,13 @@ _FREE_PIECES = 1000
 _BYTES_PER_PIECE = 500
 """A file may have so many pieces, and one more for so many bytes: usual ones have thousands of bytes."""
 
-_JPEG_SEGMENT = re.compile(rb"\xff([\x02-\xcf\xd9-\xfe])", re.DOTALL)
-"""What begins a segment: not what stands for a byte 255 within a scan, nor a mark to start again within one."""
-_APP1, _END, _SCAN = 0xE1, 0xD9, 0xDA
+_JPEG_SEGMENT = re.compile(rb"\xff([\x02-\xcf\xd9-\xff])", re.DOTALL)
+"""What begins a segment: not what stands for a byte 255 within a scan, nor a mark to start again within one.
+
+Or what fills the place before it.
+"""
+_FILLING, _APP1, _END, _SCAN = 0xFF, 0xE1, 0xD9, 0xDA
+_FILLINGS = re.compile(rb"\xff+")
 _EXIF = b"Exif\0\0"
 _STRIPS = (273, 279, 324, 325)
 """Tags with the places and sizes of strips and tiles."""
@@ -98,8 +102,15 @@ def _jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
     """Where the content of each segment begins, with its kind, and the bytes before it that belong to none."""
     place, in_scan = 2, False
     while found := _JPEG_SEGMENT.search(data, place):
+        strays = 0 if in_scan else found.start() - place
         kind = found[1][0]
-        yield found.end(), kind, 0 if in_scan else found.end() - 2 - place
+        if kind == _FILLING:
+            run = _FILLINGS.match(data, found.start())
+            assert run is not None
+            yield run.end(), kind, strays + len(run[0])
+            place = run.end() - 1  # the last may begin what follows
+            continue
+        yield found.end(), kind, strays
         if kind == _END:
             return
         in_scan = in_scan or kind == _SCAN

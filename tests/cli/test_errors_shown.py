@@ -124,6 +124,19 @@ def test_missing_target_names_a_similar_one(run: Run, tmp_path: Path, monkeypatc
     assert "20260131-120000-qr" in run("resume", "elsewhere").stderr
 
 
+def test_a_link_that_leads_nowhere_is_not_offered_in_its_own_place(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    try:
+        Path("run").symlink_to("gone")
+    except OSError:
+        pytest.skip("links cannot be made here")
+    result = run("resume", "run")
+    assert result.exit_code == 4
+    assert result.stderr == "Error: run is a link to a place where nothing is\nCheck where it leads.\n"
+
+
 def test_misspelt_key(run: Run) -> None:
     result = run("train", "--config", "qr_cnn", "--set", "trainig.epochs=3")
     assert result.exit_code == 2

@@ -160,7 +160,9 @@ def test_mistakes_are_answered_with_what_where_and_what_to_do(
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no device that is always full")
-@pytest.mark.parametrize("arguments", [["--help"], ["validate", "nowhere", "--json"], ["plot", "nowhere", "--json"]])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["validate", "nowhere", "--json"], ["plot", "nowhere", "--json"], []]
+)
 def test_no_room_for_what_is_printed_ends_with_a_message(arguments: list[str], tmp_path: Path) -> None:
     command = [sys.executable, "-m", "dbbd_cli", *arguments]
     with open("/dev/full", "w") as full:  # noqa: PTH123 - a device
@@ -169,7 +171,18 @@ def test_no_room_for_what_is_printed_ends_with_a_message(arguments: list[str], t
         )
     assert ended.stderr.startswith("Error: ")
     assert "Traceback" not in ended.stderr
-    assert ended.returncode == (6 if arguments == ["--help"] else 4)
+    assert ended.returncode == (6 if arguments in ([], ["--help"]) else 4)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no device that is always full")
+def test_no_room_for_what_is_told_about_an_error_leaves_its_exit_code(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "dbbd_cli", "plot", "nowhere", "--json", "--debug"]
+    with open("/dev/full", "w") as full:  # noqa: PTH123 - a device
+        ended = subprocess.run(
+            command, cwd=tmp_path, env=environment(), stdout=subprocess.PIPE, stderr=full, text=True, timeout=120
+        )
+    assert ended.returncode == 4
+    assert json.loads(ended.stdout)["error"]["exit_code"] == 4
 
 
 def test_the_wheel_holds_the_shipped_configs(tmp_path: Path) -> None:

@@ -73,6 +73,24 @@ def jpeg_head(width: int, height: int) -> bytes:
     return bytes(data)
 
 
+def many_scans(times: int) -> bytes:
+    """A picture of 36 million pixels, which its last scan goes over so often."""
+    data = saved(Image.new("L", (6_000, 6_000), 7), "JPEG", progressive=True)
+    last = data.rindex(b"\xff\xda")
+    return data[:last] + data[last:-2] * times + data[-2:]
+
+
+def tags(*entries: tuple[int, int, int, int], more: int) -> bytes:
+    """A TIFF whose directory is all that it has: tag, type, count, place."""
+    directory = b"".join(struct.pack("<HHII", *entry) for entry in entries)
+    return b"II*\0\x08\0\0\0" + struct.pack("<H", len(entries)) + directory + bytes(4 + more)
+
+
+def segments(kind: bytes, times: int) -> bytes:
+    data = saved(noise(), "JPEG")
+    return data[:2] + kind * times + data[2:]
+
+
 GOOD_PNG = saved(noise(), "PNG")
 ZEROS = zlib.compress(bytes(200_000_000), 9)
 
@@ -100,6 +118,16 @@ BAD_IMAGES: dict[str, tuple[Callable[[], bytes], str]] = {
     "letters.png": (lambda: png(64, 48, 8, 2, *[chunk(b"iTXt", b"x\0\1\0\0\0" + ZEROS)] * 20), "damaged"),
     "9000.jpg": (lambda: jpeg_head(9_000, 9_000), "too large"),
     "float.tif": (lambda: saved(Image.fromarray(np.zeros((4, 4), np.float32)), "TIFF"), "32-bit"),
+    "scans.jpg": (lambda: many_scans(2_000), "more than 1,658 pieces"),
+    "fewer-scans.jpg": (lambda: many_scans(100), "scans of 36,000,000 pixels"),
+    "comments.jpg": (lambda: segments(b"\xff\xfe\0\2", 10_000_000), "pieces"),
+    "filled.jpg": (lambda: segments(b"\xff", 40_000_000), "pieces"),
+    "chunks.png": (lambda: png(64, 48, 8, 2, chunk(b"teSt", b"") * 3_000_000), "pieces"),
+    "pixels-by-and-by.png": (lambda: png(64, 48, 8, 2, chunk(b"IDAT", b"") * 3_000_000), "pieces"),
+    "comments.gif": (lambda: b"GIF89a" + bytes(7) + b"!\xfe" + b"\1a" * 20_000_000 + b"\0;", "pieces"),
+    "strips.tif": (lambda: tags((273, 4, 10**7, 8), more=4 * 10**7), "a tag of 10,000,000 values"),
+    "overlapping.tif": (lambda: tags(*[(n, 1, 10**6, 9) for n in range(999, 65000)], more=10**6), "over each other"),
+    "hole.png": (lambda: GOOD_PNG[:-12] + bytes(260 * 2**20), "at most 268,435,456 are read"),
     "no-data.png": (lambda: png(64, 48, 8, 2, rows=zlib.compress(b"")), ""),
 }  # fmt: skip
 GIF_REST = b"\x80\0\0\0\0\0\xff\xff\xff,\0\0\0\0" + struct.pack("<HH", 60_000, 60_000) + b"\0\2\2D\1\0;"
@@ -209,10 +237,20 @@ BAD_SCENES: dict[str, tuple[Callable[[Path], object], str]] = {
             body=struct.pack("<i", -1) * 90), "negative length"),
     "PLY with 10^12 faces": (
         ply("binary_little_endian", "element face 1000000000000", "property list uchar int i", "element vertex 200",
-            *XYZ, body=bytes(3_000_000)), "is truncated within its element face"),
+            *XYZ, body=bytes(3_000_000)), "lists before its points"),
     "PLY with 10^12 lines": (
         ply("ascii", "element face 1000000000000", "property list uchar int i", "element vertex 200", *XYZ,
-            body=b"0\n" * 1_000_000), "is truncated within its element face"),
+            body=b"0\n" * 1_000_000), "lists before its points"),
+    "binary PLY with 10^8 empty lists": (
+        ply("binary_little_endian", "element face 100000000", "property list uchar int i", "element vertex 200", *XYZ,
+            body=bytes(100_000_000) + COORD.tobytes()), "lists before its points"),
+    "PLY with 900,000 empty lists and no more": (
+        ply("binary_little_endian", "element face 900000", "property list uchar int i", "element vertex 200", *XYZ,
+            body=bytes(800_000)), "is truncated within its element face"),
+    "ASCII PLY of 10^8 blank lines": (
+        ply("ascii", "element vertex 200", *XYZ, body=b"\n" * 100_000_000), "10,000 blank lines"),
+    "ASCII PLY of one long line": (
+        ply("ascii", "element vertex 200", *XYZ, body=b"1 " * 100_000_000), "a line that is too long"),
     "PLY with 5,000 properties": (
         ply("ascii", "element vertex 200", *XYZ, *(f"property float p{n}" for n in range(5000))), "than 1000 lines"),
     "PLY with lists as points": (

@@ -168,6 +168,17 @@ def test_a_damaged_file_is_made_again(tmp_path: Path, damage: Callable[[Path], N
     assert make.times == 2
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no named pipes here")
+def test_a_pipe_in_the_place_of_a_file_is_not_waited_for(tmp_path: Path) -> None:
+    make = Values()
+    cached_arrays(tmp_path, "scene", KEY, make, anything)
+    path = the_file(tmp_path)
+    path.unlink()
+    os.mkfifo(path)
+    make.assert_in(cached_arrays(tmp_path, "scene", KEY, make, anything))
+    assert the_file(tmp_path).is_file()
+
+
 def test_a_whole_file_with_something_else_is_made_again(tmp_path: Path) -> None:
     make = Values()
     cached_arrays(tmp_path, "scene", KEY, lambda: {"other": np.zeros(3)}, anything)

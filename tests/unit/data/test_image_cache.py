@@ -167,6 +167,18 @@ def test_a_cache_that_was_cut_off_is_made_again(tmp_path: Path) -> None:
     assert np.array_equal(prepare_images(refs, 32, tmp_path, Silent()).open(), expected)
 
 
+def test_what_is_no_file_is_no_cache(tmp_path: Path) -> None:
+    """A folder says that it has 4,096 bytes, as many as a picture of 64 x 64."""
+    refs = url_refs(1)
+    first = prepare_images(refs, 64, tmp_path, Silent())
+    assert first.path.stat().st_size == 4096
+    first.path.unlink()
+    first.path.mkdir()
+    assert cached_images(refs, 64, tmp_path) is None
+    with pytest.raises(DiskError, match="cannot be written"):
+        prepare_images(refs, 64, tmp_path, Silent())
+
+
 def test_two_at_once_share_the_work(tmp_path: Path) -> None:
     refs, progress = url_refs(40), Recorder()
     results: list[np.ndarray] = []
@@ -334,3 +346,11 @@ def test_hashes_are_those_of_the_content_and_a_missing_file_is_told(tmp_path: Pa
     hashes = hash_files([str(tmp_path / "a"), str(tmp_path / "b")], Silent())
     assert hashes[0] == hashlib.sha256(b"content").hexdigest()
     assert isinstance(hashes[1], FileNotFoundError)
+
+
+def test_a_file_that_is_too_large_for_an_image_is_not_hashed(tmp_path: Path) -> None:
+    with (tmp_path / "a").open("wb") as file:
+        file.truncate(10**12)
+    (found,) = hash_files([str(tmp_path / "a")], Silent())
+    assert isinstance(found, OSError)
+    assert found.strerror == "it has 1,000,000,000,000 bytes, and at most 268,435,456 are read"

@@ -336,6 +336,7 @@ TOO_MANY = {
     "segments": (JPEG[:2] + b"\xff\xfe\0\2" * 50_000 + JPEG[2:], ".jpg"),
     "segments of no length": (JPEG[:2] + b"\xff\xfe\0\0" * 50_000 + JPEG[2:], ".jpg"),
     "segments in a scan": (JPEG[:-2] + b"\xff\xfe\0\2" * 50_000 + JPEG[-2:], ".jpg"),
+    "filling in a scan": (JPEG[:-2] + b"\xff" * 200_000 + JPEG[-2:], ".jpg"),
     "filling": (JPEG[:2] + b"\xff" * 200_000 + JPEG[2:], ".jpg"),
     "bytes of no segment": (JPEG[:20] + b"a" * 200_000 + JPEG[20:], ".jpg"),
     "chunks": (PNG[:33] + png_chunk(b"teSt") * 20_000 + PNG[33:], ".png"),
@@ -346,7 +347,10 @@ TOO_MANY = {
     "bytes of no block": (GIF[:13] + bytes(3 << ((GIF[10] & 7) + 1)) + b"\0" * 50_000 + b",", ".gif"),
 }
 TOO_LARGE = {
-    "scans": (JPEG[:2] + (b"\xff\xfe\xea\x60" + bytes(59_998)) * 9 + scanned(1500)[2:], "has 1,[0-9]{3} scans of 256 pixels"),
+    "scans": (
+        JPEG[:2] + (b"\xff\xfe\xea\x60" + bytes(59_998)) * 9 + scanned(1500)[2:],
+        "has 1,[0-9]{3} scans of 256 pixels",
+    ),
     "scans of many pixels": (scanned(40, width=6000), "has [0-9]{2} scans of 36,000,000 pixels"),
     "strips": (tiff((273, 4, 10**6, 8)) + bytes(4 * 10**6), "has a tag of 1,000,000 values, 273"),
     "strips in bytes": (tiff((273, 1, 10**5 + 1, 8)) + bytes(10**5 + 100), "has a tag of 100,001 values, 273"),

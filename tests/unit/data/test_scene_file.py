@@ -387,3 +387,12 @@ def test_normals_get_length_one_and_unknown_ones_stay_zero():
     normal = np.array([[0, 0, 2], [0, 0, 0], [1e300, 0, 0], [3e-200, 4e-200, 0]])
     found = make_scene("a", np.eye(4, 3), normal=normal).normal
     np.testing.assert_allclose(found, [[0, 0, 1], [0, 0, 0], [1, 0, 0], [0.6, 0.8, 0]], atol=1e-6)
+
+
+def test_a_file_of_holes_is_not_hashed(tmp_path: Path) -> None:
+    with (tmp_path / "a.ply").open("wb") as file:
+        file.truncate(10**12)
+    with pytest.raises(
+        DataError, match=r"a\.ply: has 1,000,000,000,000 bytes; files of at most 2,147,483,648 are read"
+    ):
+        scene_digest(tmp_path / "a.ply")

@@ -145,3 +145,11 @@ def test_the_list_of_small_classes_is_short() -> None:
         assign_splits(keys, list(range(5000)), keys, keys, SHARES, 0)
     assert len(caught.value.details) == 11
     assert caught.value.details[-1] == "… and 4,990 more"
+
+
+def test_a_list_of_samples_that_could_not_be_read_again_is_not_begun(monkeypatch: pytest.MonkeyPatch) -> None:
+    samples = tuple(Sample(f"{n}.png", n % 2, "0" * 64, "train") for n in range(10))
+    manifest = Manifest("folder", ("a", "b"), ("a", "b"), samples)
+    monkeypatch.setattr("dbbd_cli.data.split._MOST_BYTES", len(manifest.to_json()) - 1)
+    with pytest.raises(DataError, match="the list of 10 samples takes"):
+        manifest.digest()

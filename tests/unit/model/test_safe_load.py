@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import pickle
 import struct
 import zipfile
@@ -9,6 +10,7 @@ import pytest
 import torch
 
 from dbbd_cli.errors import CheckpointError
+from dbbd_cli.model import safe_load
 from dbbd_cli.model.safe_load import load_tensors
 
 
@@ -24,6 +26,23 @@ def test_data_types_are_plain_values(tmp_path: Path, archive: bool) -> None:
 def test_what_is_named_and_not_called_is_refused(tmp_path: Path, value: object, archive: bool) -> None:
     torch.save({"a": [value]}, tmp_path / "a.pth", _use_new_zipfile_serialization=archive, pickle_module=pickle)
     with pytest.raises(CheckpointError, match=r"was not loaded: it wants the code of torch\."):
+        load_tensors(tmp_path / "a.pth")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no named pipes here")
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.pth")
+    with pytest.raises(CheckpointError, match="cannot be read: it is no regular file"):
+        load_tensors(tmp_path / "a.pth")
+
+
+def test_a_file_that_does_not_fit_into_memory_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise MemoryError
+
+    torch.save({"a": torch.ones(2)}, tmp_path / "a.pth")
+    monkeypatch.setattr(safe_load, "check_tensor_file", fail)
+    with pytest.raises(CheckpointError, match="does not fit into the memory that is free"):
         load_tensors(tmp_path / "a.pth")
 
 

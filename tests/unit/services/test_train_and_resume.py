@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import tracemalloc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -187,6 +188,72 @@ def test_what_is_no_file_in_the_place_of_the_newest_is_passed_over_and_kept(
     assert not (run / "ckpt.damaged.pth").is_file()
     assert os.path.lexists(run / "ckpt.damaged.pth")
     load_checkpoint(run / "ckpt.pth")
+
+
+@pytest.mark.parametrize("name", ["best_model.pth", "ckpt.previous.pth", "ckpt.previous7.pth"])
+@pytest.mark.parametrize("make", [Path.mkdir, getattr(os, "mkfifo", None)])
+def test_what_is_no_file_beside_a_good_checkpoint_makes_no_save_fail(
+    make: Callable[[Path], None] | None, name: str, tiny_config: Make
+) -> None:
+    if make is None:
+        pytest.skip("there are no named pipes here")
+    run = train(tiny_config(training__epochs=2)).run
+    (run / name).unlink(missing_ok=True)
+    make(run / name)
+    lines = Lines()
+    result = resume(run, overrides=[Override("training.epochs", 4, "--epochs")], progress=lines)
+    assert result.epochs == 4
+    stem = name.removesuffix(".pth")
+    assert any(f"The damaged {name} is kept as {stem}.damaged.pth" in line for line in lines.said)
+    assert os.path.lexists(run / f"{stem}.damaged.pth")
+    assert not (run / f"{stem}.damaged.pth").is_file()
+    load_checkpoint(run / "ckpt.previous.pth")
+
+
+def test_an_edited_configuration_and_a_checkpoint_of_another_run_are_told_of(tiny_config: Make) -> None:
+    run = train(tiny_config(training__epochs=1)).run
+    written = (run / "config.yaml").read_text()
+    rate = load_checkpoint(run / "ckpt.pth")["config"]["training"]["learning_rate"]
+    (run / "config.yaml").write_text(written.replace(f"learning_rate: {rate}", "learning_rate: 0.25"))
+    lines = Lines()
+    resume(run, overrides=epochs(2), progress=lines)
+    assert lines.warned == [
+        "config.yaml is not the configuration of ckpt.pth, which counts: training.learning_rate is 0.25 there and "
+        f"{rate} here. Settings are changed with --set"
+    ]
+    lines = Lines()
+    resume(run, overrides=[*epochs(3), Override("training.learning_rate", 0.1, "--set")], progress=lines)
+    assert lines.warned == []
+    for damaged in (b"\0", b"task: [", b""):
+        (run / "config.yaml").write_bytes(damaged)
+        resume(run, overrides=epochs(3), progress=lines)
+        assert lines.warned == []
+    assert load_config(str(run / "config.yaml")).training.epochs == 3
+
+
+def test_files_of_holes_in_a_run_folder_fill_no_memory(tiny_config: Make) -> None:
+    whole, run = train(tiny_config(training__epochs=2)).run, train(tiny_config(training__epochs=1)).run
+    splits = (run / "splits.json").read_bytes()
+
+    def refused(reason: str) -> None:
+        with pytest.raises(CheckpointError, match=reason):
+            resume(run, overrides=epochs(2))
+
+    for name in ("environment.json", "history.jsonl", "splits.json"):
+        with (run / name).open("ab") as file:
+            file.truncate(600_000_000)
+    tracemalloc.start()
+    try:
+        refused("splits.json is damaged: it has 600,000,000 bytes, and at most 536,870,912 are read")
+        (run / "splits.json").write_bytes(bytes(5000))
+        refused("splits.json is damaged: is no text")
+        (run / "splits.json").write_bytes(splits)
+        resume(run, overrides=epochs(2))
+        assert tracemalloc.get_traced_memory()[1] < 50_000_000
+    finally:
+        tracemalloc.stop()
+    assert (run / "history.jsonl").read_bytes() == (whole / "history.jsonl").read_bytes()
+    assert (run / "environment.json").stat().st_size < 100_000
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no named pipes here")

@@ -1,0 +1,30 @@
+"""Commands that a person can copy from the terminal."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from dbbd_cli.paths import command_line, resume_command
+from dbbd_cli.text import printable
+
+
+@pytest.mark.skipif(os.name == "nt" or shutil.which("bash") is None, reason="there is no bash")
+@pytest.mark.parametrize(
+    "word", ["a", "a b", "it's", "a\nb", "it's \x1b[2J\\x", "\u202eabc", "caf\u00e9", "a\udc80b", "-r", ""]
+)
+def test_a_shell_reads_the_words_that_were_meant(word: str) -> None:
+    command = command_line("printf", "%s", word)
+    assert printable(command) == command
+    said = subprocess.run(["bash", "-c", command], capture_output=True, check=True).stdout
+    assert said == word.encode("utf-8", "surrogateescape")
+
+
+def test_a_folder_is_not_taken_for_an_option(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert resume_command(tmp_path / "-r") == "dbbd resume ./-r"
+    assert resume_command(tmp_path / "runs" / "-r", "--epochs", "3") == "dbbd resume runs/-r --epochs 3"
