@@ -16,6 +16,9 @@ MAX_PIXELS = 90_000_000
 MAX_MEMORY = 400_000_000
 """Largest picture that is decoded, pixels and bytes; beyond it a small file could fill the memory."""
 
+MAX_SIDE = 100_000
+"""Largest width and height: to make a picture small, PIL keeps 16 bytes for each pixel of a side."""
+
 MAX_RUN_LENGTH_PIXELS = 4_000_000
 """The same of a BMP that is compressed: PIL decodes it in Python, four million pixels in a second."""
 
@@ -117,8 +120,10 @@ def _decode(image: Image.Image, scans: int, size: int) -> np.ndarray:
         raise ImageFileError(
             f"too large: {image.width} x {image.height} pixels in runs (limit {MAX_RUN_LENGTH_PIXELS:,} in such a BMP)"
         )
+    if max(image.size) > MAX_SIDE:
+        raise ImageFileError(f"too large: {image.width} x {image.height} pixels (limit {MAX_SIDE:,} on a side)")
     check_scans(scans, image.width * image.height)
-    needed = image.width * image.height * _decoder_bytes(image)
+    needed = max(image.width * image.height * _decoder_bytes(image), _tile_bytes(image))
     whole = image.size
     image.draft(None, (2 * size, 2 * size))  # a large JPEG is decoded at a fraction of its size, several times faster
     if needed + image.width * image.height * _picture_bytes(image) > MAX_MEMORY:
@@ -132,6 +137,16 @@ def _decode(image: Image.Image, scans: int, size: int) -> np.ndarray:
     if orientation in _UPRIGHT:
         small = small.transpose(_UPRIGHT[orientation])
     return np.array(small)
+
+
+def _tile_bytes(image: Image.Image) -> int:
+    """Bytes of a tile, where a picture lies in tiles: one may be larger than the picture."""
+    if not isinstance(image, TiffImagePlugin.TiffImageFile):
+        return 0
+    tags = image.tag_v2
+    pixels = int(tags.get(TiffImagePlugin.TILEWIDTH, 0)) * int(tags.get(TiffImagePlugin.TILELENGTH, 0))
+    bits = max(tags.get(TiffImagePlugin.BITSPERSAMPLE, (1,)))
+    return pixels * int(tags.get(TiffImagePlugin.SAMPLESPERPIXEL, 1)) * -(-int(bits) // 8)
 
 
 def _decoder_bytes(image: Image.Image) -> int:

@@ -7,6 +7,7 @@ whose inside a file may set, or a tensor that reaches beyond its storage, is a h
 from __future__ import annotations
 
 import math
+import mmap
 import re
 from collections import OrderedDict
 from typing import Any
@@ -21,11 +22,12 @@ _STORAGES = {
     "LongStorage": "<i8", "IntStorage": "<i4", "ShortStorage": "<i2", "CharStorage": "<i1",
     "ByteStorage": "<u1", "BoolStorage": "<b1",
 }  # fmt: skip
+_MAX_STORAGES = 20_000
 _STORAGE_MAGIC = 0x1950A86A20F9469CFC6C
 _STORAGE_VERSION = 1001
 
 
-def load_plain(data: bytes) -> Any:
+def load_plain(data: bytes | mmap.mmap) -> Any:
     """Reads a pickle (protocols 2 to 5) of plain containers, numbers, text, numpy arrays and torch tensors.
 
     Tensors become numpy arrays. Nothing from the file is ever run. The result may hold itself (a cycle), or one object
@@ -47,6 +49,7 @@ class _Rebuilder:
 
     def __init__(self, budget: int) -> None:
         self._budget = budget
+        self._storages_left = _MAX_STORAGES
 
     def stand_ins(self) -> dict[str, StandIn]:
         meanings: dict[str, Any] = {
@@ -136,12 +139,10 @@ class _Rebuilder:
         """Reads what `torch.save` wrote in its first format, which is how a storage stands in a pickle."""
         if not isinstance(payload, bytes):
             raise TypeError
-        types = {
-            f"{module}.{name}": StandIn(name, _not_callable)
-            for module in ("torch", "torch.storage")
-            for name in (*_STORAGES, "UntypedStorage")
-        }
-        machine = PickleMachine(payload, types, _storage_type, max_steps=1000)
+        self._storages_left -= 1  # one payload may stand in many places, and is read in each
+        if self._storages_left < 0:
+            raise ValueError(f"has more than {_MAX_STORAGES:,} tensors; save arrays")
+        machine = PickleMachine(payload, _STORAGE_TYPES, _storage_type, max_steps=1000)
         magic, version, system, dtype, keys = (machine.load() for _ in range(5))
         if magic != _STORAGE_MAGIC or version != _STORAGE_VERSION or not isinstance(dtype, str) or len(keys) != 1:
             raise ValueError("has a damaged tensor")
@@ -188,3 +189,10 @@ def _storage_type(identity: object) -> str:
 
 def _not_callable(*_: object) -> object:
     raise TypeError
+
+
+_STORAGE_TYPES = {
+    f"{module}.{name}": StandIn(name, _not_callable)
+    for module in ("torch", "torch.storage")
+    for name in (*_STORAGES, "UntypedStorage")
+}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import mmap
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from dbbd_cli.errors import DataError
 from dbbd_cli.pickles.machine import RefusedPickleError
 from dbbd_cli.text import printable
 
-MAX_BYTES = 2**31
+MAX_BYTES = 2**30
 """Largest file that is read."""
 
 _HINT = "mend the file, or take it away"
@@ -74,7 +75,7 @@ def scene_digest(path: Path) -> str:
     try:
         files = _folder_files(path) if path.is_dir() else {"": path}
         for name, file in files.items():
-            _check_size(file)
+            _check_size(file, f"its file {file.name} " if name else "")
             digest.update(f"{name}:{file.stat().st_size}:".encode() if name else b"")
             with file.open("rb") as opened:
                 while part := opened.read(1 << 20):
@@ -86,14 +87,14 @@ def scene_digest(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _check_size(path: Path) -> None:
+def _check_size(path: Path, what: str = "") -> None:
     if not path.is_file() and path.exists():  # opening a pipe would wait for ever
-        raise ValueError("is no regular file")
+        raise ValueError(f"{what}is no regular file")
     size = path.stat().st_size
     if size == 0:
-        raise ValueError("is an empty file")
+        raise ValueError(f"{what}is an empty file")
     if size > MAX_BYTES:
-        raise ValueError(f"has {size:,} bytes; files of at most {MAX_BYTES:,} are read")
+        raise ValueError(f"{what}has {size:,} bytes; files of at most {MAX_BYTES:,} are read")
 
 
 def _folder_files(path: Path) -> dict[str, Path]:
@@ -103,7 +104,7 @@ def _folder_files(path: Path) -> dict[str, Path]:
 def _read_folder(path: Path) -> Scene:
     arrays = {}
     for name, file in _folder_files(path).items():
-        _check_size(file)
+        _check_size(file, f"its file {file.name} ")
         try:
             arrays[name] = read_npy(file, 3 * MAX_POINTS)
         except ValueError as error:
@@ -118,10 +119,11 @@ def _read_npz(path: Path) -> Scene:
 
 
 def _read_pkl(path: Path) -> Scene:
-    data = path.read_bytes()
-    if data.startswith(b"PK\x03\x04"):
-        raise ValueError("was written by torch.save, not by pickle; save it with pickle.dump")
-    content = load_plain(data)
+    # Mapped: of a file of holes nothing is read but what the pickle in it leads to.
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        if data[:4] == b"PK\x03\x04":
+            raise ValueError("was written by torch.save, not by pickle; save it with pickle.dump")
+        content = load_plain(data)
     if not isinstance(content, dict):
         raise ValueError("does not hold a dict with the arrays of a scene")
     hierarchy = content.get("hierarchy")

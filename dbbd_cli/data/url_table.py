@@ -10,13 +10,14 @@ from itertools import chain
 from pathlib import Path
 from typing import IO
 
-from dbbd_cli.data.findings import UNPRINTABLE, unreadable
+from dbbd_cli.data.findings import UNPRINTABLE, shortened, unreadable
 from dbbd_cli.data.qr_code import MAX_BYTES
 from dbbd_cli.errors import DataError
 from dbbd_cli.text import printable
 
 # NUL stops the CSV reader of Python 3.10, so this stands for it until the row is judged; no text may use it.
 _NUL_MARK = "\ufdd0"
+_MOST_PROBLEMS = 100_000
 _MOST_COLUMNS_NAMED, _LONGEST_COLUMN = 20, 40
 _BLOCK_BYTES = 1 << 20
 _LONGEST_LINE = 1 << 20
@@ -67,6 +68,12 @@ def _read_rows(
         sample = row if isinstance(row, str) else _sample(row, len(header), url_index, label_index)
         if isinstance(sample, str):
             problems.append(f"{printable(path.name)} {where}: {sample}")
+            if len(problems) > _MOST_PROBLEMS:
+                raise DataError(
+                    f"{path} has more than {_MOST_PROBLEMS:,} rows that cannot be used",
+                    details=shortened(problems),
+                    hint="is it the table that was meant, and are its fields separated alike in every line?",
+                )
         else:
             samples.append(sample)
     return samples, problems

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import platform
-import re
 import subprocess
 import time
 from collections.abc import Sequence
@@ -19,8 +18,6 @@ from dbbd_cli import __version__
 from dbbd_cli.files import read_file, write_text
 
 ENVIRONMENT = "environment.json"
-_NONE_FOUND = 1
-"""How `git config` ends where it knows no such setting."""
 PACKAGES = (
     "torch",
     "torchvision",
@@ -67,23 +64,15 @@ def write_environment(folder: Path, command: Sequence[str], device: str) -> None
     write_text(folder / ENVIRONMENT, json.dumps(content, indent=2) + "\n")
 
 
-def _git_commit() -> dict[str, Any] | None:
-    """Commit of the working directory, and whether files in it differ from the commit, None where that is not asked."""
-    code, commit = _git("rev-parse", "HEAD")
-    if code != 0:
-        return None
-    # To compare files, git runs programs that a repository names in its settings, and this one may be a stranger's.
-    code, programs = _git("config", "--show-scope", "--get-regexp", r"^(filter\.|core\.fsmonitor$)")
-    if code not in (0, _NONE_FOUND) or re.search(r"^(local|worktree)\s", programs, re.MULTILINE):
-        return {"commit": commit, "changed": None}
-    code, changes = _git("status", "--porcelain", "--untracked-files=no", "--ignore-submodules=all")
-    return {"commit": commit, "changed": bool(changes) if code == 0 else None}
+def _git_commit() -> dict[str, str] | None:
+    """Commit of the working directory.
 
-
-def _git(*arguments: str) -> tuple[int, str]:
-    """The exit code of git, -1 where it is not there or hangs, and its answer."""
+    Whether files differ from it is not asked: to compare them git runs hooks, filters and more that a repository names,
+    and this one may be a stranger's.
+    """
     try:
-        done = subprocess.run(["git", *arguments], capture_output=True, text=True, timeout=5, check=False)
+        command = ["git", "rev-parse", "HEAD"]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=5, check=False)
     except (OSError, subprocess.SubprocessError, UnicodeDecodeError):
-        return -1, ""
-    return done.returncode, done.stdout.strip()
+        return None
+    return {"commit": done.stdout.strip()} if done.returncode == 0 else None

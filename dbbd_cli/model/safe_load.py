@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
+import psutil
 import torch
 
 from dbbd_cli.errors import CheckpointError
@@ -13,6 +14,8 @@ from dbbd_cli.files import require_regular
 from dbbd_cli.model.sealed_file import is_intact, is_sealed
 from dbbd_cli.model.tensor_file import check_tensor_file
 from dbbd_cli.pickles.machine import RefusedPickleError
+
+_DAMAGED = "{} is damaged: its SHA-256 is not the one at its end"
 
 
 def load_tensors(path: Path) -> object:
@@ -25,9 +28,7 @@ def load_tensors(path: Path) -> object:
     """
     try:
         require_regular(path)
-        if is_sealed(path) and not is_intact(path):
-            raise CheckpointError(f"{path} is damaged: its SHA-256 is not the one at its end")
-        check_tensor_file(path)
+        _check(path)
     except FileNotFoundError as error:
         raise CheckpointError(f"{path} does not exist", hint="check the path") from error
     except OSError as error:
@@ -49,6 +50,28 @@ def load_tensors(path: Path) -> object:
         raise CheckpointError(
             f"{path} is not a readable file of tensors: damaged, cut off or something else"
         ) from error
+
+
+def _check(path: Path) -> None:
+    sealed = is_sealed(path)
+    try:
+        # The cheap look first: a file of holes may be of any size, and hashing it take hours.
+        check_tensor_file(path)
+    except (RefusedPickleError, MemoryError):
+        if sealed and not is_intact(path):
+            raise CheckpointError(_DAMAGED.format(path)) from None
+        raise
+    except ValueError as error:
+        if sealed:
+            reason = str(error)
+            what = reason if reason.startswith("is damaged") else f"is damaged: it {reason}"
+            raise CheckpointError(f"{path} {what}") from error
+        raise
+    size, free = path.stat().st_size, psutil.virtual_memory().available
+    if size > free:
+        raise CheckpointError(f"{path} has {size / 1e9:,.1f} GB, and {free / 1e9:,.1f} GB of memory are free")
+    if sealed and not is_intact(path):
+        raise CheckpointError(_DAMAGED.format(path))
 
 
 def check_finite(state: object, path: Path) -> None:

@@ -7,6 +7,7 @@ its steps. It calls nothing but the functions that it was given by name.
 
 from __future__ import annotations
 
+import mmap
 import pickletools
 import struct
 from collections import OrderedDict
@@ -24,6 +25,7 @@ _MAX_MARKS = 1000
 """Containers that are open at once."""
 _UINT8, _UINT16, _UINT32, _UINT64 = (struct.Struct(f"<{kind}") for kind in "BHIQ")
 _INT32, _FLOAT64 = struct.Struct("<i"), struct.Struct(">d")
+_LARGEST_KEY = 1 << 60
 _KEY_TYPES = (str, int, float, bytes, type(None))
 
 
@@ -51,7 +53,7 @@ class PickleMachine:
     """Reads pickles that stand one after the other in `data`.
 
     Args:
-        data: the bytes.
+        data: the bytes; they may lie in a file that is mapped into memory.
         stand_ins: what the globals "module.name" mean; all others are refused.
         persistent: what a persistent id means; None refuses them.
         max_steps: most opcodes, over all `load` calls.
@@ -59,7 +61,7 @@ class PickleMachine:
 
     def __init__(
         self,
-        data: bytes,
+        data: bytes | mmap.mmap,
         stand_ins: Mapping[str, StandIn],
         persistent: Callable[[object], object] | None = None,
         max_steps: int = MAX_STEPS,
@@ -230,7 +232,8 @@ class PickleMachine:
         except (TypeError, OverflowError, MemoryError) as error:
             raise ValueError("has a damaged array") from error
         self._stack.append(built)
-        for key in target.memo_keys:
+        keys, target.memo_keys = target.memo_keys, []  # a copy of it, built once more, does not go over them again
+        for key in keys:
             self._memo[key] = built
 
     def _push_persistent(self) -> None:
@@ -244,6 +247,9 @@ def checked_keys(keys: list[Any]) -> list[Any]:
     # Hashing deeply nested tuples would overflow the stack of the process.
     if not all(isinstance(key, _KEY_TYPES) for key in keys):
         raise ValueError("has a key that is neither text nor a number")
+    # Any number of larger ones have the same hash, and each is compared with all before it.
+    if not all(-_LARGEST_KEY < key < _LARGEST_KEY for key in keys if type(key) is int):
+        raise ValueError("has a number as a key that is too large for one")
     return keys
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import pickletools
 from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
 from collections.abc import Iterator
@@ -17,7 +18,7 @@ def name_of(module: str, name: str) -> str:
     return ".".join(new)[:_LONGEST_NAME]
 
 
-def names_of_globals(data: bytes, start: int = 0) -> Iterator[str]:
+def names_of_globals(data: bytes | mmap.mmap, start: int = 0) -> Iterator[str]:
     """The names "module.name" in the pickles that begin at a place, as far as these can be read. Nothing is run."""
     part = data[start : start + _MOST_BYTES]
     texts: list[str] = []

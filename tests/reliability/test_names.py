@@ -442,6 +442,25 @@ def test_a_repository_of_a_stranger_runs_nothing(tmp_path: Path, monkeypatch: py
     for key in ("core.fsmonitor", "core.sshCommand", "core.pager", "filter.evil.clean", "filter.evil.process",
                 "diff.evil.textconv", "diff.external", "core.editor", "gpg.program"):  # fmt: skip
         git("config", key, str(script))
+    hooks = tmp_path / ".git" / "hooks"
+    hooks.mkdir(exist_ok=True)
+    for name in ("post-index-change", "reference-transaction", "post-checkout", "pre-auto-gc", "fsmonitor-watchman"):
+        shutil.copy(script, hooks / name)
+    git_alone = ("core.repositoryformatversion=1", "extensions.partialClone=origin", "remote.origin.promisor=true")
+    fetching = (
+        "remote.origin.url=.",
+        f"remote.origin.uploadpack=touch '{tmp_path / 'ran'}'; false",
+        "alias.rev-parse=!false",
+    )
+    for setting in (*git_alone, *fetching):
+        git("config", *setting.split("=", 1))
+    (tmp_path / "ran").unlink(missing_ok=True)
+    # The tree is missing, so that whoever looks for it has to fetch it; and the index is out of date.
+    tree = subprocess.run(
+        ["git", "rev-parse", "HEAD^{tree}"], cwd=tmp_path, capture_output=True, text=True, check=True
+    ).stdout.strip()
+    (tmp_path / ".git" / "objects" / tree[:2] / tree[2:]).unlink()
+    os.utime(tmp_path / ".gitattributes", (1, 1))
     (tmp_path / "file").write_text("2")
     monkeypatch.chdir(tmp_path)
     run_folder = tmp_path / "run"
@@ -449,7 +468,9 @@ def test_a_repository_of_a_stranger_runs_nothing(tmp_path: Path, monkeypatch: py
     write_environment(run_folder, ["dbbd"], "cpu")
     assert not (tmp_path / "ran").exists()
     commit = json.loads((run_folder / "environment.json").read_text())["git"]
-    assert commit is None or re.fullmatch(r"[0-9a-f]{40,64}", commit["commit"])
+    assert re.fullmatch(r"[0-9a-f]{40,64}", commit["commit"])
+    subprocess.run(["git", "status"], cwd=tmp_path, capture_output=True, check=False, timeout=60)
+    assert (tmp_path / "ran").exists()  # so that the test would tell
 
 
 def test_the_log_of_a_run_holds_one_entry_in_a_line(tmp_path: Path) -> None:

@@ -384,6 +384,27 @@ def test_what_takes_far_more_than_its_size_justifies_is_refused_at_once(name, mo
         decode_image(data, ".tif" if data[:1] == b"I" else ".jpg", SIZE)
 
 
+@pytest.mark.parametrize("size", [(100_001, 1), (1, 100_001)])
+def test_a_side_of_far_too_many_pixels_is_refused(size):
+    data = encoded(Image.new("L", size), "PNG")
+    with pytest.raises(ImageFileError, match=r"^too large: .* \(limit 100,000 on a side\)$"):
+        decode_image(data, ".png", SIZE)
+
+
+@pytest.mark.parametrize("more", [[], [(258, 3, 1, 16), (277, 3, 1, 4)]])
+def test_a_tile_that_is_much_larger_than_its_picture_is_refused(more, monkeypatch):
+    side = 30_000 if not more else 9_000
+    tile = [(256, 4, 1, 100), (257, 4, 1, 100), (258, 3, 1, 8), (259, 3, 1, 8), (262, 3, 1, 1), (277, 3, 1, 1)]
+    tile += [(322, 4, 1, side), (323, 4, 1, side), (324, 4, 1, 8), (325, 4, 1, 9)]
+    monkeypatch.setattr(Image.Image, "resize", lambda *_, **__: pytest.fail("it was decoded"))
+    if more:
+        tile[2], tile[5] = more
+        tile[4] = (262, 3, 1, 2)
+        tile.append((338, 3, 1, 2))
+    with pytest.raises(ImageFileError, match=r"^too large: 100 x 100 pixels of this kind take more than 400 MB"):
+        decode_image(tiff(*tile), ".tif", SIZE)
+
+
 def test_usual_numbers_of_pieces_are_read():
     assert decode_image(scanned(900), ".jpg", SIZE).shape == (SIZE, SIZE, 3)
     many = PNG[:33] + png_chunk(b"tEXt", b"a\0b") * 900 + PNG[33:]

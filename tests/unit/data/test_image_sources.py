@@ -424,6 +424,11 @@ class TestUrls:
             listed(tmp_path, "url,label\n" + "a.example\n" * 30)
         assert len(caught.value.details) == 11
 
+    def test_a_table_of_bad_rows_is_given_up(self, tmp_path):
+        with pytest.raises(DataError, match="has more than 100,000 rows that cannot be used") as caught:
+            listed(tmp_path, "url,label\n" + "x\n" * 200_000)
+        assert len(caught.value.details) == 11
+
     def test_path_that_is_no_file(self, tmp_path):
         with pytest.raises(DataError, match="is a folder, not a CSV file"):
             list_urls(tmp_path, "url", "label")

@@ -20,7 +20,7 @@ import pytest
 import torch
 
 from dbbd_cli.data.pickled_arrays import load_plain
-from dbbd_cli.pickles.machine import PickleMachine, RefusedPickleError
+from dbbd_cli.pickles.machine import PickleMachine, RefusedPickleError, StandIn, Unbuilt
 
 MARKER = "payload-was-run"
 
@@ -238,6 +238,43 @@ def test_no_file_fills_the_memory(name):
         assert not is_traced or tracemalloc.get_traced_memory()[1] < 50 * 2**20
     finally:
         tracemalloc.stop()
+
+
+def test_one_storage_that_is_read_again_and_again_is_stopped():
+    payload = from_bytes(storage_bytes())
+    function, argument = payload[2:].split(b"_load_from_bytes\x93")
+    data = b"\x80\x04" + function + b"_load_from_bytes\x93q\x000" + argument[:-2] + b"q\x010]("
+    with pytest.raises(ValueError, match="has more than 20,000 tensors"):
+        load_plain(data + b"h\x00h\x01R" * 20_001 + b"e.")
+    assert len(load_plain(data + b"h\x00h\x01R" * 5 + b"e.")) == 5
+
+
+def test_what_is_built_anew_does_not_go_over_its_names_again():
+    built = []
+    target = Unbuilt(lambda state: built.append(state) or state)
+    memoised = b"".join(b"r" + struct.pack("<I", n) for n in range(9))
+    data = b"\x80\x04" + stack_global("a", "b") + b")R" + memoised + b"22K\1bK\2bK\3bh\x08."
+    machine = PickleMachine(
+        data.replace(b"K\2b", b"0K\2b").replace(b"K\3b", b"0K\3b"), {"a.b": StandIn("b", lambda: target)}
+    )
+    assert machine.load() == 1  # what the first built is what the names mean; the others name nothing
+    assert built == [1, 2, 3]
+    assert target.memo_keys == []
+
+
+LONGS = [n * (2**61 - 1) for n in range(1, 4)]
+
+
+@pytest.mark.parametrize("value", [dict.fromkeys(LONGS), set(LONGS), frozenset(LONGS), {-(2**60): 1}])
+def test_numbers_that_could_all_have_the_same_hash_are_no_keys(value):
+    for protocol in (2, 4):
+        with pytest.raises(ValueError, match="too large"):
+            load_plain(pickle.dumps(value, protocol))
+
+
+def test_usual_numbers_are_keys():
+    value = {2**60 - 1: 1, -(2**60) + 1: 2, 0.5: 3, True: 4, None: 5, 10**9: {7}}
+    assert load_plain(pickle.dumps(value)) == value
 
 
 def test_a_tensor_beyond_its_storage_is_said():

@@ -230,6 +230,29 @@ def test_a_pipe_does_not_make_it_wait(tmp_path, name):
     assert "is no regular file" in refused(tmp_path / name)
 
 
+@pytest.mark.skipif(os.name == "nt", reason="no pipes in folders there")
+@pytest.mark.parametrize("name", ["coord", "normal", "color", "segment"])
+def test_a_pipe_in_a_folder_does_not_make_it_wait(tmp_path, name):
+    for part in {"coord", "normal", "color", "segment"} - {name}:
+        np.save(tmp_path / f"{part}.npy", np.zeros((4, 3)))
+    os.mkfifo(tmp_path / f"{name}.npy")
+    for use in (scene_digest, read_scene):
+        with pytest.raises(DataError, match=rf"its file {name}\.npy is no regular file"):
+            use(tmp_path)
+
+
+def test_of_a_pickle_of_holes_little_is_read(tmp_path):
+    with (tmp_path / "a.pkl").open("wb") as file:
+        file.write(b"\x80\x02}")
+        file.truncate(10**9)
+    tracemalloc.start()
+    try:
+        assert "is no pickle" in refused(tmp_path / "a.pkl")
+        assert tracemalloc.get_traced_memory()[1] < 10**7
+    finally:
+        tracemalloc.stop()
+
+
 def test_large_files_are_refused_before_they_are_read(tmp_path, monkeypatch):
     path = write(tmp_path / "a", "pkl")
     monkeypatch.setattr(scene_file, "MAX_BYTES", path.stat().st_size - 1)
@@ -393,6 +416,6 @@ def test_a_file_of_holes_is_not_hashed(tmp_path: Path) -> None:
     with (tmp_path / "a.ply").open("wb") as file:
         file.truncate(10**12)
     with pytest.raises(
-        DataError, match=r"a\.ply: has 1,000,000,000,000 bytes; files of at most 2,147,483,648 are read"
+        DataError, match=r"a\.ply: has 1,000,000,000,000 bytes; files of at most 1,073,741,824 are read"
     ):
         scene_digest(tmp_path / "a.ply")

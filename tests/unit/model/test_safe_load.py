@@ -5,13 +5,16 @@ import pickle
 import struct
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 
+import psutil
 import pytest
 import torch
 
 from dbbd_cli.errors import CheckpointError
 from dbbd_cli.model import safe_load
 from dbbd_cli.model.safe_load import load_tensors
+from dbbd_cli.model.sealed_file import is_sealed
 
 
 @pytest.mark.parametrize("archive", [True, False])
@@ -33,6 +36,24 @@ def test_what_is_named_and_not_called_is_refused(tmp_path: Path, value: object, 
 def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "a.pth")
     with pytest.raises(CheckpointError, match="cannot be read: it is no regular file"):
+        load_tensors(tmp_path / "a.pth")
+
+
+def test_of_a_file_of_holes_that_ends_like_ours_nothing_is_hashed(tmp_path: Path) -> None:
+    with (tmp_path / "a.pth").open("wb") as file:
+        file.write(b"PK\x03\x04")
+        file.truncate(10**12)
+        file.seek(0, os.SEEK_END)
+        file.write(b"PK\x05\x06" + bytes(16) + struct.pack("<H", 76) + b"dbbd sha256 " + b"0" * 64)
+    assert is_sealed(tmp_path / "a.pth")
+    with pytest.raises(CheckpointError, match=r"a\.pth is damaged: it is no ZIP archive"):
+        load_tensors(tmp_path / "a.pth")
+
+
+def test_a_file_that_is_larger_than_the_free_memory_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.save({"a": torch.ones(200)}, tmp_path / "a.pth")
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=500))
+    with pytest.raises(CheckpointError, match=r"a\.pth has 0\.0 GB, and 0\.0 GB of memory are free"):
         load_tensors(tmp_path / "a.pth")
 
 
