@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 
-from dbbd_cli.stopping import raise_on_signals, signal_of
+from dbbd_cli.stopping import ignore_signals, raise_on_signals, signal_of
 
 
 def main() -> None:
@@ -24,6 +24,7 @@ def main() -> None:
 
         app(prog_name="dbbd")
     except KeyboardInterrupt as error:  # before or after the program proper
+        ignore_signals()  # a second one would end the program in the middle of its last words
         sys.stderr.write("Stopped: interrupted; nothing more was saved\n")
         sys.exit(128 + signal_of(error))
 

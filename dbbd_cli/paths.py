@@ -13,10 +13,10 @@ from dbbd_cli.text import printable
 
 def shown_path(path: Path) -> str:
     """The path as a person would type it here: relative where it is under the current folder."""
-    absolute = Path(os.path.abspath(path))  # noqa: PTH100 - resolve() would follow links and change the name
     try:
+        absolute = Path(os.path.abspath(path))  # noqa: PTH100 - resolve() would follow links and change the name
         return str(absolute.relative_to(Path.cwd()))
-    except ValueError:
+    except (ValueError, FileNotFoundError):  # elsewhere; or the current folder is gone
         return str(path)
 
 

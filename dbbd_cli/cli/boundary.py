@@ -93,12 +93,22 @@ def _as_dbbd_error(error: BaseException) -> DbbdError:
         return ConfigError(describe(), hint=hint)
     if isinstance(error, OSError) and error.errno in _DISK_ERRORS:
         place = error.filename2 or error.filename
-        where = f"{place}: " if place else ""
+        where = f"{os.fsdecode(place)}: " if isinstance(place, (str, bytes)) else ""
         return DiskError(f"{where}{error.strerror}", hint="Make room, or choose a place that you may write to.")
+    if isinstance(error, FileNotFoundError) and not error.filename and _folder_is_gone():
+        return DiskError("the current folder does not exist any more", hint="Change to another one.")
     return DbbdError(
         f"this is a bug: please report it ({type(error).__name__}: {error})",
         hint="Run the same command with --debug for the traceback, and add that to the report.",
     )
+
+
+def _folder_is_gone() -> bool:
+    try:
+        os.getcwd()  # noqa: PTH109 - it is the call itself that fails
+    except FileNotFoundError:
+        return True
+    return False
 
 
 def _interrupted(error: BaseException) -> StoppedError:

@@ -16,7 +16,7 @@ from dbbd_cli.data.pickled_arrays import load_plain
 from dbbd_cli.data.ply import read_ply
 from dbbd_cli.data.scene import MAX_POINTS, Scene, make_scene
 from dbbd_cli.errors import DataError
-from dbbd_cli.pickles.machine import RefusedPickleError
+from dbbd_cli.pickles.parts import RefusedPickleError
 from dbbd_cli.text import printable
 
 MAX_BYTES = 2**30

@@ -80,8 +80,12 @@ class Workers:
         """Starts the processes. Looking for them later would bury a dead one, and PyTorch would not hear of it."""
         before = active_children()
         with _signals_held():
-            iterator = iter(loader)
-            self._processes += [process for process in active_children() if process not in before]
+            try:
+                iterator = iter(loader)
+            except (OSError, RuntimeError) as error:
+                raise _no_more(f"the processes that load batches cannot be started: {error}") from error
+            finally:  # also those that were started before one that could not be
+                self._processes += [process for process in active_children() if process not in before]
             _deaths.listen_to_torch()
         return iterator
 
@@ -93,6 +97,8 @@ class Workers:
                 hint="look at the disk or network that the data lie on; data.worker_timeout sets the time, "
                 "and data.num_workers=0 loads in the main process",
             )
+        if "Too many open files" in text:
+            return _no_more("the processes that load batches cannot hand them over: too many open files")
         # An error of a connection or file: it died while it handed over a batch, or lost the place where it does.
         if "DataLoader worker" in text or (self._processes and not isinstance(error, RuntimeError)):
             return DataError(
@@ -123,6 +129,14 @@ class Workers:
         if self._folder is not None:
             _remove_shared_memory(_workers_of(self._folder))
             shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def _no_more(message: str) -> DataError:
+    return DataError(
+        message,
+        hint="lower data.num_workers (0 loads in the main process), or raise the limit that was met: of processes "
+        "(ulimit -u), of open files (ulimit -n) or of shared memory (/dev/shm)",
+    )
 
 
 def _workers_of(folder: Path) -> list[int]:

@@ -69,6 +69,7 @@ def save_checkpoint(
     temporary, second = temporary_path(newest), temporary_path(newest)
     try:
         write_sealed({"format": CHECKPOINT_FORMAT, **state}, temporary, between)
+        temporary.stat()  # raises where somebody has taken the folder away
         if not is_intact(temporary, between):
             raise OSError(f"what was written to {folder} reads back differently")
         if best:
@@ -104,13 +105,22 @@ def _link(path: Path, second: Path) -> None:
 
 def disk_error(error: OSError, folder: Path, needed: int) -> DiskError:
     """An error of writing to a run folder; for a full disk with the room that there is and what is needed, in bytes."""
+    if not folder.exists():
+        return DiskError(
+            f"the run folder {folder} is no longer there, and what came after its last checkpoint is lost",
+            hint="put it back, or resume it where it is now",
+        )
     place = error.filename2 or error.filename  # the second of a renaming is the one that people know
-    name = Path(place).name if place else "what the run writes"
+    name = Path(os.fsdecode(place)).name if isinstance(place, (str, bytes)) else "what the run writes"
     what, repair = f"{name} cannot be written to {folder}: {reason_of(error)}", "mend that"
     if error.errno in _FULL:
         free = shutil.disk_usage(folder).free / 1e6
         what += f" ({free:,.1f} MB are free, and a checkpoint needs about {needed / 1e6:,.1f} MB)"
         repair = "make room"
+        if error.errno == errno.EFBIG:
+            repair = "raise the limit for the size of a file (ulimit -f)"
+        elif free > needed / 1e6:
+            repair = "make room: a quota, or the number of files that the disk can hold, may be what is used up"
     return DiskError(what, hint=f"{repair}, then continue with: {resume_command(folder)}")
 
 

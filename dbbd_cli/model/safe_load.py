@@ -13,7 +13,7 @@ from dbbd_cli.errors import CheckpointError
 from dbbd_cli.files import require_regular
 from dbbd_cli.model.sealed_file import is_intact, is_sealed
 from dbbd_cli.model.tensor_file import check_tensor_file
-from dbbd_cli.pickles.machine import RefusedPickleError
+from dbbd_cli.pickles.parts import RefusedPickleError
 
 _DAMAGED = "{} is damaged: its SHA-256 is not the one at its end"
 

@@ -19,7 +19,8 @@ from typing import IO, Any, NoReturn
 import torch
 
 from dbbd_cli.model.tensor_archive import read_archive
-from dbbd_cli.pickles.machine import PickleMachine, RefusedPickleError, StandIn, checked_keys
+from dbbd_cli.pickles.machine import PickleMachine
+from dbbd_cli.pickles.parts import RefusedPickleError, StandIn, checked_keys
 from dbbd_cli.pickles.search import names_of_globals
 from dbbd_cli.text import printable
 

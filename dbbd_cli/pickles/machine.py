@@ -12,9 +12,9 @@ import pickletools
 import struct
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
+from dbbd_cli.pickles.parts import RefusedPickleError, StandIn, Unbuilt, checked_keys
 from dbbd_cli.pickles.search import name_of, names_of_globals
 from dbbd_cli.text import printable
 
@@ -25,28 +25,6 @@ _MAX_MARKS = 1000
 """Containers that are open at once."""
 _UINT8, _UINT16, _UINT32, _UINT64 = (struct.Struct(f"<{kind}") for kind in "BHIQ")
 _INT32, _FLOAT64 = struct.Struct("<i"), struct.Struct(">d")
-_LARGEST_KEY = 1 << 60
-_KEY_TYPES = (str, int, float, bytes, type(None))
-
-
-class RefusedPickleError(ValueError):
-    """A pickle holds something else than plain values; the message names it."""
-
-
-@dataclass(frozen=True, eq=False)
-class StandIn:
-    """What a global of the file means here: `call` is used instead of the code of that name."""
-
-    name: str
-    call: Callable[..., object]
-
-
-@dataclass(eq=False)
-class Unbuilt:
-    """What a pickle announces with one opcode and completes with another (BUILD)."""
-
-    complete: Callable[[object], object]
-    memo_keys: list[int] = field(default_factory=list)
 
 
 class PickleMachine:
@@ -240,17 +218,6 @@ class PickleMachine:
         if self._persistent is None:
             raise RefusedPickleError("refers to objects outside the file")
         self._stack.append(self._persistent(self._stack.pop()))
-
-
-def checked_keys(keys: list[Any]) -> list[Any]:
-    """The keys of a dict or items of a set, if they are text or numbers."""
-    # Hashing deeply nested tuples would overflow the stack of the process.
-    if not all(isinstance(key, _KEY_TYPES) for key in keys):
-        raise ValueError("has a key that is neither text nor a number")
-    # Any number of larger ones have the same hash, and each is compared with all before it.
-    if not all(-_LARGEST_KEY < key < _LARGEST_KEY for key in keys if type(key) is int):
-        raise ValueError("has a number as a key that is too large for one")
-    return keys
 
 
 _ACTIONS: dict[int, Callable[[PickleMachine], object]] = {

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dbbd_cli.errors import ConfigError
+from dbbd_cli.files import remove_strays
 from dbbd_cli.report.check import PRETRAINING_TASK
 from dbbd_cli.report.evaluation import evaluation_figures
 from dbbd_cli.report.evaluation_scene import read_evaluation_scene
@@ -55,6 +56,7 @@ def plot_runs(folders: Sequence[Path], out: Path | None, format: str) -> list[Pa
     target = out or (unique[0] if single else Path())
     try:
         target.mkdir(parents=True, exist_ok=True)
+        remove_strays(target)
     except OSError as error:
         raise disk_error(target, error) from error
     if format == "html":

@@ -17,7 +17,7 @@ from dbbd_cli.engine.failures import supervised
 from dbbd_cli.engine.inference import place
 from dbbd_cli.engine.run_folder import SPLITS, finite
 from dbbd_cli.errors import ConfigError, DiskError
-from dbbd_cli.files import write_bytes
+from dbbd_cli.files import remove_strays, write_bytes
 from dbbd_cli.progress import Progress, Silent
 from dbbd_cli.report.evaluation import evaluation_figures
 from dbbd_cli.report.pretraining import pretraining_figures
@@ -105,6 +105,7 @@ def _write(report: Mapping[str, Any], extra: Mapping[str, bytes], folder: Path) 
     paths = {_named(folder, name, report["split"]): content for name, content in files.items()}
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        remove_strays(folder)
         for path, content in paths.items():
             write_bytes(path, content)
     except OSError as error:

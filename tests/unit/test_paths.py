@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,22 @@ def test_a_shell_reads_the_words_that_were_meant(word: str) -> None:
     assert printable(command) == command
     said = subprocess.run(["bash", "-c", command], capture_output=True, check=True).stdout
     assert said == word.encode("utf-8", "surrogateescape")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="the current folder cannot be removed there")
+def test_the_current_folder_may_be_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    assert resume_command(tmp_path / "run") == f"dbbd resume {tmp_path / 'run'}"
+    assert resume_command(Path("run")) == "dbbd resume run"
+    ended = subprocess.run(
+        [sys.executable, "-m", "dbbd_cli", "train", "--config", "smoke_qr"],
+        capture_output=True, text=True, timeout=120, check=False,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+    )  # fmt: skip
+    assert ended.returncode == 6
+    assert ended.stderr == "Error: the current folder does not exist any more\nChange to another one.\n"
 
 
 def test_a_folder_is_not_taken_for_an_option(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,7 +23,7 @@ from dbbd_cli.data.scene import Scene
 from dbbd_cli.data.scene_cache import SceneRef, stored_tree
 from dbbd_cli.data.scene_file import read_scene
 from dbbd_cli.errors import DataError
-from dbbd_cli.pickles.machine import RefusedPickleError, StandIn, Unbuilt
+from dbbd_cli.pickles.parts import RefusedPickleError, StandIn, Unbuilt
 
 MOST = 1000
 NAMES = ("coord", "normal", "color", "segment")

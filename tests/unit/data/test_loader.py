@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
 import sys
 import time
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import numpy as np
@@ -98,6 +100,35 @@ class TestWorkers:
         loader = self.make(Slow(), timeout=1)
         with pytest.raises(DataError, match="no batch came within 1 s"):
             list(loader.batches(1))
+        loader.close()
+
+    @pytest.mark.parametrize(
+        "error", [OSError(errno.EAGAIN, "no process is left"), RuntimeError("can't start new thread")]
+    )
+    def test_one_that_cannot_be_started_ends_the_others(
+        self, error: Exception, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        if len(os.sched_getaffinity(0)) < 2:
+            pytest.skip("one processor takes one worker")
+        before = children()
+        start, started = BaseProcess.start, []
+
+        def fail_the_second_time(process: BaseProcess) -> None:
+            if started:
+                raise error
+            start(process)
+            started.append(process.pid)
+
+        monkeypatch.setattr(BaseProcess, "start", fail_the_second_time)
+        loader = self.make(Numbers())
+        with pytest.raises(DataError, match="that load batches cannot be started") as caught:
+            next(loader.batches(1))
+        assert "ulimit -u" in caught.value.hint
+        assert set(started) <= children()
+        loader.close()
+        assert children() <= before
+        monkeypatch.undo()
+        assert len(list(loader.batches(1))) == 3
         loader.close()
 
     def test_a_death_is_told_where_a_batch_is_waited_for(self) -> None:

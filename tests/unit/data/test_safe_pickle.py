@@ -20,7 +20,8 @@ import pytest
 import torch
 
 from dbbd_cli.data.pickled_arrays import load_plain
-from dbbd_cli.pickles.machine import PickleMachine, RefusedPickleError, StandIn, Unbuilt
+from dbbd_cli.pickles.machine import PickleMachine
+from dbbd_cli.pickles.parts import RefusedPickleError, StandIn, Unbuilt
 
 MARKER = "payload-was-run"
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import os
 import pickle
 import zipfile
 from collections.abc import Callable
@@ -12,7 +13,7 @@ import pytest
 import torch
 
 from dbbd_cli.engine import checkpoint as module
-from dbbd_cli.engine.checkpoint import BEST, NEWEST, checkpoint_names, load_checkpoint, previous_name
+from dbbd_cli.engine.checkpoint import BEST, NEWEST, checkpoint_names, disk_error, load_checkpoint, previous_name
 from dbbd_cli.engine.checkpoint import save_checkpoint as save
 from dbbd_cli.errors import CheckpointError, DiskError
 from dbbd_cli.model import sealed_file
@@ -170,6 +171,21 @@ def test_a_full_disk_leaves_the_old_checkpoint_and_no_stray_file(
     monkeypatch.undo()
     assert number_in(tmp_path / NEWEST) == 1
     assert not list(tmp_path.glob("*.tmp"))
+
+
+def test_errors_say_which_limit_was_met(tmp_path: Path) -> None:
+    def told(error: OSError, needed: int = 1) -> str:
+        found = disk_error(error, tmp_path, needed)
+        return f"{found.message}; {found.hint}"
+
+    assert "events.1 cannot be written" in told(OSError(errno.EACCES, "no", os.fsencode(tmp_path / "events.1")))
+    assert "config.yaml cannot be written" in told(OSError(errno.EISDIR, "no", "config.yaml.tmp", None, "config.yaml"))
+    assert "what the run writes cannot" in told(OSError(errno.EIO, "no", 3))
+    assert "the number of files" in told(OSError(errno.ENOSPC, "full"))
+    assert "the number of files" not in told(OSError(errno.ENOSPC, "full"), needed=10**18)
+    assert "ulimit -f" in told(OSError(errno.EFBIG, "large"))
+    tmp_path.rmdir()
+    assert "is no longer there" in told(OSError(errno.ENOENT, "gone"))
 
 
 def test_an_interrupt_anywhere_in_writing_stays_an_interrupt_and_leaves_nothing(
