@@ -121,8 +121,8 @@ class PickleMachine:
     def _push(self, value: Any) -> None:
         self._stack.append(value)
 
-    def _push_container(self, value: Any, cost: int = 1) -> None:
-        self._steps_left -= cost  # more memory than a number takes is as good as more steps
+    def _push_container(self, value: Any, cost: int = 2) -> None:
+        self._steps_left -= cost  # more time and memory than a number takes is as good as more steps
         self._stack.append(value)
 
     def _pop_mark(self) -> list[Any]:
@@ -192,6 +192,7 @@ class PickleMachine:
         function = self._stack.pop()
         if type(function) is not StandIn or type(arguments) is not tuple:
             raise RefusedPickleError("calls something that is no function")
+        self._steps_left -= 9
         try:
             self._stack.append(function.call(*arguments))
         except (TypeError, OverflowError, MemoryError, AttributeError) as error:
