@@ -141,7 +141,8 @@ def _acquire(lock: FileLock, folder: Path) -> None:
             if owner is not None or attempt == 199:
                 raise InUseError(
                     f"the run folder {folder} is in use by {owner or 'another process'}",
-                    hint="wait until it ends, or stop it with Ctrl-C",
+                    hint="wait until it ends, or stop it with Ctrl-C"
+                    + ("" if owner else f". If there is none, as after a copy from another system, remove its {LOCK}"),
                 ) from error
         time.sleep(0.05)
 
