@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-_LARGEST_KEY = 1 << 60
+_LARGEST_KEY = 1 << 63
 _KEY_TYPES = (str, int, float, bytes, type(None))
 
 
@@ -35,7 +35,7 @@ def checked_keys(keys: list[Any]) -> list[Any]:
     # Hashing deeply nested tuples would overflow the stack of the process.
     if not all(isinstance(key, _KEY_TYPES) for key in keys):
         raise ValueError("has a key that is neither text nor a number")
-    # Any number of larger ones have the same hash, and each is compared with all before it.
-    if not all(-_LARGEST_KEY < key < _LARGEST_KEY for key in keys if type(key) is int):
+    # Any number of larger ones have the same hash, and each is compared with all before it; of these, eight have.
+    if not all(-_LARGEST_KEY <= key < _LARGEST_KEY for key in keys if type(key) is int):
         raise ValueError("has a number as a key that is too large for one")
     return keys
