@@ -179,11 +179,11 @@ def test_what_cannot_be_read_is_refused_with_its_reason(tmp_path, name):
     data, reason = REFUSED[name]
     path = save(tmp_path / "a.ply", data)
     tracemalloc.start()
-    start = time.perf_counter()
+    start = time.process_time()
     try:
         with pytest.raises(ValueError, match=reason.replace("^", r"\^")):
             read_ply(path, 20_000_000)
-        assert time.perf_counter() - start < 2
+        assert time.process_time() - start < 2
         assert tracemalloc.get_traced_memory()[1] < 20 * 2**20
     finally:
         tracemalloc.stop()

@@ -228,14 +228,14 @@ def test_no_file_fills_the_memory(name):
     is_traced = len(data) < 50_000  # tracing makes long loops several times slower
     if is_traced:
         tracemalloc.start()
-    start = time.perf_counter()
+    start = time.process_time()
     try:
         if name in harmless:  # these only hurt an unpickler that trusts them
             assert isinstance(load_plain(data), harmless[name])
         else:
             with pytest.raises(ValueError):
                 load_plain(data)
-        assert time.perf_counter() - start < 10
+        assert time.process_time() - start < 10
         assert not is_traced or tracemalloc.get_traced_memory()[1] < 50 * 2**20
     finally:
         tracemalloc.stop()
