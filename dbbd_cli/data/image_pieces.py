@@ -14,13 +14,18 @@ MAX_SCANS = 1000
 MAX_SCANNED_PIXELS = 1_000_000_000
 """Most scans of a JPEG, and most pixels in all of them, once they are more than those of usual encoders."""
 
-MAX_TAG_VALUES = 100_000
-"""Most values of a tag of a TIFF, its strips among them."""
+MAX_TAG_VALUES, MAX_STRIPS = 200_000, 100_000
+"""Most values of a tag of a TIFF, and most strips or tiles."""
 
 _USUAL_SCANS = 20
-_FREE_PIECES = 1000
+_FREE_PIECES = 20_000
 _BYTES_PER_PIECE = 500
 """A file may have so many pieces, and one more for so many bytes: usual ones have thousands of bytes."""
+_MOST_EXIF_SEGMENTS = 100
+_LONGEST_FRAME = 20
+"""Bytes of the segment that tells the size of a picture with four channels."""
+_PROFILE_PIECES = 500
+"""What a colour profile in a PNG counts for: PIL inflates each to up to a megabyte."""
 
 _JPEG_SEGMENT = re.compile(rb"\xff([\x02-\xcf\xd9-\xff])", re.DOTALL)
 """What begins a segment: not what stands for a byte 255 within a scan, nor a mark to start again within one.
@@ -28,6 +33,9 @@ _JPEG_SEGMENT = re.compile(rb"\xff([\x02-\xcf\xd9-\xff])", re.DOTALL)
 Or what fills the place before it.
 """
 _FILLING, _APP1, _END, _SCAN = 0xFF, 0xE1, 0xD9, 0xDA
+_FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
+_WITHOUT_LENGTH = {0xC8, 0xD9, *range(0xF0, 0xFE)}
+"""Kinds that PIL takes for marks alone, before the first scan."""
 _FILLINGS = re.compile(rb"\xff+")
 _EXIF = b"Exif\0\0"
 _STRIPS = (273, 279, 324, 325)
@@ -81,13 +89,19 @@ def _check_number(data: bytes, pieces: Iterable[int]) -> None:
 
 
 def _check_jpeg(data: bytes) -> int:
-    exif = []
-    scans = 0
+    exif: list[bytes] = []
+    scans = frames = 0
 
     def counted() -> Iterator[int]:
-        nonlocal scans
+        nonlocal scans, frames
         for start, kind, stray_bytes in _jpeg_segments(data):
             scans += kind == _SCAN
+            frames += kind in _FRAMES and not scans
+            is_long = kind in _FRAMES and int.from_bytes(data[start : start + 2], "big") > _LONGEST_FRAME
+            if frames > 1 or is_long:  # PIL keeps them all
+                raise ImageFileError("has more than one header, or one that is too long")
+            if len(exif) > _MOST_EXIF_SEGMENTS:  # PIL joins them one by one
+                raise ImageFileError(f"has more than {_MOST_EXIF_SEGMENTS} segments of EXIF data")
             if kind == _APP1 and data[start + 2 : start + 8] == _EXIF:
                 exif.append(data[start + 8 : start + int.from_bytes(data[start : start + 2], "big")])
             yield 1 + stray_bytes
@@ -111,10 +125,14 @@ def _jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
             place = run.end() - 1  # the last may begin what follows
             continue
         yield found.end(), kind, strays
-        if kind == _END:
+        if kind == _END and in_scan:
             return
         in_scan = in_scan or kind == _SCAN
-        place = found.end() + max(2, int.from_bytes(data[found.end() : found.end() + 2], "big"))
+        place = found.end()
+        if in_scan or kind not in _WITHOUT_LENGTH:
+            place += max(2, int.from_bytes(data[place : place + 2], "big"))
+    if not in_scan and place < len(data):
+        yield len(data), _END, len(data) - place
 
 
 def _none(data: bytes) -> Iterable[int]:
@@ -123,8 +141,8 @@ def _none(data: bytes) -> Iterable[int]:
 
 def _png_pieces(data: bytes) -> Iterator[int]:
     place = 8
-    while place < len(data):
-        yield 1
+    while place < len(data) and data[place + 4 : place + 8] != b"IEND":
+        yield _PROFILE_PIECES if data[place + 4 : place + 8] == b"iCCP" else 1
         place += 12 + int.from_bytes(data[place : place + 4], "big")
 
 
@@ -136,7 +154,13 @@ def _gif_pieces(data: bytes) -> Iterator[int]:
         if data[place : place + 1] != b"!":
             place += 1
             continue
+        code = data[place + 1 : place + 2]
         place += 2
+        # PIL reads on after a first block that is empty, and after the empty one behind the name of an application.
+        if code == b"\xff" and data[place + 1 : place + 12] == b"NETSCAPE2.0":
+            place += 1 + data[place]
+        if code != b"\xfe" and data[place : place + 1] == b"\0":
+            place += 1
         while place < len(data) and data[place]:
             yield 1
             place += 1 + data[place]
@@ -146,8 +170,9 @@ def _gif_pieces(data: bytes) -> Iterator[int]:
 def _check_tags(data: bytes) -> None:
     total = 0
     for tag, values, size in _tags(data):
-        if values > MAX_TAG_VALUES:
-            raise ImageFileError(f"has a tag of {values:,} values, {tag}; at most {MAX_TAG_VALUES:,} are read")
+        limit = MAX_STRIPS if tag in _STRIPS else MAX_TAG_VALUES
+        if values > limit:
+            raise ImageFileError(f"its tag {tag} has {values:,} values; at most {limit:,} are read")
         total += size
     if total > 2 * len(data) + (1 << 20):
         raise ImageFileError("has tags that lie over each other")

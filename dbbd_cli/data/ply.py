@@ -199,11 +199,12 @@ def _lines(file: BinaryIO) -> Iterator[bytes]:
     blank = 0
     while line := file.readline(_MAX_DATA_LINE):
         if not line.isspace():
+            blank -= 1  # a file may be double-spaced
             yield line
             if len(line) == _MAX_DATA_LINE:  # a hole in the file is a line without end
                 raise _LineError("has a line that is too long")
         elif (blank := blank + 1) > _MAX_BLANK:
-            raise _LineError(f"has more than {_MAX_BLANK:,} blank lines")
+            raise _LineError(f"has {_MAX_BLANK:,} more blank lines than others")
 
 
 def _skip_binary(file: BinaryIO, element: _Element, size: int, order: str) -> None:

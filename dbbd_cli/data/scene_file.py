@@ -19,7 +19,7 @@ from dbbd_cli.errors import DataError
 from dbbd_cli.pickles.parts import RefusedPickleError
 from dbbd_cli.text import printable
 
-MAX_BYTES = 2**30
+MAX_BYTES = 2**31
 """Largest file that is read."""
 
 _HINT = "mend the file, or take it away"

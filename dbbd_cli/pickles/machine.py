@@ -166,13 +166,13 @@ class PickleMachine:
         target = self._stack[-1]
         if not isinstance(target, dict) or len(items) % 2:
             raise ValueError("is no pickle, or a damaged one")
-        target.update(zip(checked_keys(items[::2]), items[1::2], strict=True))
+        target.update(zip(checked_keys(items[::2], len(target)), items[1::2], strict=True))
 
     def _add_items(self) -> None:
         items = self._pop_mark()
         if type(self._stack[-1]) is not set:
             raise ValueError("is no pickle, or a damaged one")
-        self._stack[-1].update(checked_keys(items))
+        self._stack[-1].update(checked_keys(items, len(self._stack[-1])))
 
     def _push_dict(self) -> None:
         items = self._pop_mark()

@@ -118,14 +118,14 @@ BAD_IMAGES: dict[str, tuple[Callable[[], bytes], str]] = {
     "letters.png": (lambda: png(64, 48, 8, 2, *[chunk(b"iTXt", b"x\0\1\0\0\0" + ZEROS)] * 20), "damaged"),
     "9000.jpg": (lambda: jpeg_head(9_000, 9_000), "too large"),
     "float.tif": (lambda: saved(Image.fromarray(np.zeros((4, 4), np.float32)), "TIFF"), "32-bit"),
-    "scans.jpg": (lambda: many_scans(2_000), "more than 1,658 pieces"),
+    "scans.jpg": (lambda: many_scans(2_000), "scans of 36,000,000 pixels"),
     "fewer-scans.jpg": (lambda: many_scans(100), "scans of 36,000,000 pixels"),
     "comments.jpg": (lambda: segments(b"\xff\xfe\0\2", 10_000_000), "pieces"),
     "filled.jpg": (lambda: segments(b"\xff", 40_000_000), "pieces"),
     "chunks.png": (lambda: png(64, 48, 8, 2, chunk(b"teSt", b"") * 3_000_000), "pieces"),
     "pixels-by-and-by.png": (lambda: png(64, 48, 8, 2, chunk(b"IDAT", b"") * 3_000_000), "pieces"),
     "comments.gif": (lambda: b"GIF89a" + bytes(7) + b"!\xfe" + b"\1a" * 20_000_000 + b"\0;", "pieces"),
-    "strips.tif": (lambda: tags((273, 4, 10**7, 8), more=4 * 10**7), "a tag of 10,000,000 values"),
+    "strips.tif": (lambda: tags((273, 4, 10**7, 8), more=4 * 10**7), "its tag 273 has 10,000,000 values"),
     "overlapping.tif": (lambda: tags(*[(n, 1, 10**6, 9) for n in range(999, 65000)], more=10**6), "over each other"),
     "hole.png": (lambda: GOOD_PNG[:-12] + bytes(260 * 2**20), "at most 268,435,456 are read"),
     "no-data.png": (lambda: png(64, 48, 8, 2, rows=zlib.compress(b"")), ""),
@@ -248,7 +248,7 @@ BAD_SCENES: dict[str, tuple[Callable[[Path], object], str]] = {
         ply("binary_little_endian", "element face 900000", "property list uchar int i", "element vertex 200", *XYZ,
             body=bytes(800_000)), "is truncated within its element face"),
     "ASCII PLY of 10^8 blank lines": (
-        ply("ascii", "element vertex 200", *XYZ, body=b"\n" * 100_000_000), "10,000 blank lines"),
+        ply("ascii", "element vertex 200", *XYZ, body=b"\n" * 100_000_000), "10,000 more blank lines"),
     "ASCII PLY of one long line": (
         ply("ascii", "element vertex 200", *XYZ, body=b"1 " * 100_000_000), "a line that is too long"),
     "PLY with 5,000 properties": (

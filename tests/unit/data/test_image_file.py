@@ -336,12 +336,30 @@ TOO_MANY = {
     "segments": (JPEG[:2] + b"\xff\xfe\0\2" * 50_000 + JPEG[2:], ".jpg"),
     "segments of no length": (JPEG[:2] + b"\xff\xfe\0\0" * 50_000 + JPEG[2:], ".jpg"),
     "segments in a scan": (JPEG[:-2] + b"\xff\xfe\0\2" * 50_000 + JPEG[-2:], ".jpg"),
+    "segments after an end before the first scan": (
+        JPEG[:2] + b"\xff\xd9" + b"\xff\xfe\0\2" * 50_000 + JPEG[2:],
+        ".jpg",
+    ),
+    "segments behind marks without a length": (
+        JPEG[:2] + (b"\xff\xf0" + b"\xff\xfe\0\2" * 16_000) * 5 + JPEG[2:],
+        ".jpg",
+    ),
+    "a tail of nothing": (b"\xff\xd8\xff\xe0\0\4ab" + bytes(200_000), ".jpg"),
+    "profiles": (PNG[:33] + png_chunk(b"iCCP", b"x\0\0" + zlib.compress(bytes(9))) * 100 + PNG[33:], ".png"),
+    "blocks after an empty one": (
+        GIF[:13] + bytes(3 << ((GIF[10] & 7) + 1)) + b"!\xf9\0," + b"a" * 44 + b"\1a" * 100_000 + b"\0,",
+        ".gif",
+    ),
+    "blocks after the empty one of an application": (
+        GIF[:13] + bytes(3 << ((GIF[10] & 7) + 1)) + b"!\xff\x0bNETSCAPE2.0\0" + b"\1a" * 100_000 + b"\0,",
+        ".gif",
+    ),
     "filling in a scan": (JPEG[:-2] + b"\xff" * 200_000 + JPEG[-2:], ".jpg"),
     "filling": (JPEG[:2] + b"\xff" * 200_000 + JPEG[2:], ".jpg"),
     "bytes of no segment": (JPEG[:20] + b"a" * 200_000 + JPEG[20:], ".jpg"),
-    "chunks": (PNG[:33] + png_chunk(b"teSt") * 20_000 + PNG[33:], ".png"),
-    "chunks of pixels": (PNG[:33] + png_chunk(b"IDAT") * 20_000 + PNG[33:], ".png"),
-    "chunks after the pixels": (PNG[:-12] + png_chunk(b"tEXt", b"a\0b") * 20_000 + PNG[-12:], ".png"),
+    "chunks": (PNG[:33] + png_chunk(b"teSt") * 40_000 + PNG[33:], ".png"),
+    "chunks of pixels": (PNG[:33] + png_chunk(b"IDAT") * 40_000 + PNG[33:], ".png"),
+    "chunks after the pixels": (PNG[:-12] + png_chunk(b"tEXt", b"a\0b") * 40_000 + PNG[-12:], ".png"),
     "blocks": (GIF[:13] + bytes(3 << ((GIF[10] & 7) + 1)) + b"!\xfe" + b"\1a" * 100_000 + b"\0,", ".gif"),
     "extensions": (GIF[:13] + bytes(3 << ((GIF[10] & 7) + 1)) + b"!\xfe\1a\0" * 50_000 + b",", ".gif"),
     "bytes of no block": (GIF[:13] + bytes(3 << ((GIF[10] & 7) + 1)) + b"\0" * 50_000 + b",", ".gif"),
@@ -352,9 +370,21 @@ TOO_LARGE = {
         "has 1,[0-9]{3} scans of 256 pixels",
     ),
     "scans of many pixels": (scanned(40, width=6000), "has [0-9]{2} scans of 36,000,000 pixels"),
-    "strips": (tiff((273, 4, 10**6, 8)) + bytes(4 * 10**6), "has a tag of 1,000,000 values, 273"),
-    "strips in bytes": (tiff((273, 1, 10**5 + 1, 8)) + bytes(10**5 + 100), "has a tag of 100,001 values, 273"),
-    "bits": (big_tiff((258, 3, 2 * 10**5, 100)) + bytes(500_000), "has a tag of 200,000 values, 258"),
+    "strips": (tiff((273, 4, 10**6, 8)) + bytes(4 * 10**6), "its tag 273 has 1,000,000 values"),
+    "strips in bytes": (tiff((273, 1, 10**5 + 1, 8)) + bytes(10**5 + 100), "its tag 273 has 100,001 values"),
+    "bits": (big_tiff((258, 3, 2 * 10**5 + 1, 100)) + bytes(500_000), "its tag 258 has 200,001 values"),
+    "two headers": (
+        JPEG[:2] + (b"\xff\xc0" + struct.pack(">HBHHB", 8, 8, 64, 64, 0)) * 2 + JPEG[2:],
+        "has more than one header",
+    ),
+    "a long header": (
+        JPEG[:2] + b"\xff\xc0" + struct.pack(">HBHHB", 3008, 8, 64, 64, 250) + bytes(3000) + JPEG[2:],
+        "has more than one header, or one that is too long",
+    ),
+    "many EXIF segments": (
+        JPEG[:2] + b"\xff\xe1\0\x0cExif\0\0abcd" * 200 + JPEG[2:],
+        "has more than 100 segments of EXIF data",
+    ),
     "overlapping tags": (tiff(*OVERLAPPING) + bytes(1_100_000), "tags that lie over each other"),
     "overlapping tags, big": (big_tiff(*OVERLAPPING) + bytes(1_100_000), "tags that lie over each other"),
     "overlapping EXIF": (
@@ -370,7 +400,7 @@ TOO_LARGE = {
 @pytest.mark.parametrize("name", TOO_MANY)
 def test_a_file_of_far_too_many_pieces_is_refused_at_once(name, monkeypatch):
     monkeypatch.setattr(Image, "open", lambda *_, **__: pytest.fail("PIL would take its time"))
-    with pytest.raises(ImageFileError, match=r"^consists of more than [0-9],[0-9]{3} pieces"):
+    with pytest.raises(ImageFileError, match=r"^consists of more than [0-9,]+ pieces"):
         decode_image(*TOO_MANY[name], SIZE)
 
 
@@ -407,7 +437,9 @@ def test_a_tile_that_is_much_larger_than_its_picture_is_refused(more, monkeypatc
 
 def test_usual_numbers_of_pieces_are_read():
     assert decode_image(scanned(900), ".jpg", SIZE).shape == (SIZE, SIZE, 3)
-    many = PNG[:33] + png_chunk(b"tEXt", b"a\0b") * 900 + PNG[33:]
+    padded = PNG + bytes(300_000)
+    assert decode_image(padded, ".png", SIZE).shape == (SIZE, SIZE, 3)
+    many = PNG[:33] + png_chunk(b"tEXt", b"a\0b") * 9000 + PNG[33:]
     assert decode_image(many, ".png", SIZE).shape == (SIZE, SIZE, 3)
     rows = encoded(picture(40, 20_000), "TIFF", tiffinfo={278: 1})
     assert decode_image(rows, ".tif", SIZE).shape == (SIZE, SIZE, 3)

@@ -273,6 +273,12 @@ def test_numbers_that_could_all_have_the_same_hash_are_no_keys(value):
             load_plain(pickle.dumps(value, protocol))
 
 
+@pytest.mark.parametrize("value", [{**dict.fromkeys(range(20_001))}, set(range(20_001)), frozenset(range(20_001))])
+def test_numbers_that_could_all_meet_in_a_table_are_few(value):
+    with pytest.raises(ValueError, match="more than 20,000 keys, numbers among them"):
+        load_plain(pickle.dumps(value, 4))
+
+
 def test_usual_numbers_are_keys():
     value = {2**63 - 1: 1, -(2**63): 2, 0.5: 3, True: 4, None: 5, 10**9: {7}}
     assert load_plain(pickle.dumps(value)) == value
