@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from dbbd_cli.config.schema import Config, to_plain
 from dbbd_cli.engine.checkpoint_writer import CheckpointWriter
@@ -26,7 +25,7 @@ from dbbd_cli.engine.nonfinite import (
     last_good,
     step_where,
 )
-from dbbd_cli.engine.optim import LearningRate, build_optimizer, load_optimizer
+from dbbd_cli.engine.optim import LearningRate, build_optimizer, clip_gradient, load_optimizer
 from dbbd_cli.engine.proof import prove
 from dbbd_cli.engine.run_folder import RunLog
 from dbbd_cli.engine.runtime import Runtime, random_state, restore_random_state
@@ -168,7 +167,7 @@ def fit(trainer: Trainer, folder: Path, log: RunLog, progress: Progress, stop: S
                     continue
 
                 scaler.unscale_(optimizer)
-                norm = nn.utils.clip_grad_norm_(module.parameters(), training.clip_grad_norm or math.inf)
+                norm = clip_gradient(module, training.clip_grad_norm)
                 trainer.learning_rate.before_step(state.step, state.epoch)
                 # Steps with values that are not finite change nothing; whether there were any is read later.
                 finite = all_finite(batches_of_step, norm, scaler)

@@ -6,7 +6,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from dbbd_cli.model.conv import Conv3x3
+from dbbd_cli.model.conv import ConvBlock
+from dbbd_cli.model.wide_linear import WideLinear
 
 # B = batch size, S = image_size; tensors are (B, channels, height, width).
 
@@ -25,10 +26,10 @@ class QrCnn(nn.Module):
 
     def __init__(self, *, num_classes: int, image_size: int = 224, dropout: float = 0.5) -> None:
         super().__init__()
-        self.conv1 = Conv3x3(3, 32)
-        self.conv2 = Conv3x3(32, 64)
-        self.conv3 = Conv3x3(64, 128)
-        self.fc1 = nn.Linear(128 * (image_size // 8) ** 2, 512)
+        self.conv1 = ConvBlock(3, 32)
+        self.conv2 = ConvBlock(32, 64)
+        self.conv3 = ConvBlock(64, 128)
+        self.fc1 = WideLinear(128 * (image_size // 8) ** 2, 512)
         self.fc2 = nn.Linear(512, 128)
         self.fc3 = nn.Linear(128, num_classes)
         self.dropout = nn.Dropout(dropout)
@@ -37,8 +38,7 @@ class QrCnn(nn.Module):
         """Returns logits `(B, num_classes)` of normalised images `(B, 3, S, S)`."""
         x = images
         for conv in (self.conv1, self.conv2, self.conv3):
-            # Maximum and ReLU commute; pooling first leaves a quarter of the values to rectify.
-            x = F.relu(F.max_pool2d(conv(x), 2))
+            x = conv(x)
         x = torch.flatten(x, 1)
         x = self.dropout(F.relu(self.fc1(x)))
         x = self.dropout(F.relu(self.fc2(x)))

@@ -1,14 +1,16 @@
 from __future__ import annotations
 
 import copy
+import math
 from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 from dbbd_cli.config.sections import TrainingConfig
 from dbbd_cli.engine.eager_optimizer import eager
-from dbbd_cli.engine.optim import LearningRate, build_optimizer
+from dbbd_cli.engine.optim import LearningRate, build_optimizer, clip_gradient
 
 STEPS = 4
 
@@ -129,3 +131,27 @@ def test_methods_that_are_not_hidden_from_the_compiler_stay_as_they_are() -> Non
 
     assert eager(Plain).step is Plain.step
     assert eager(Plain).zero_grad is not Plain.zero_grad
+
+
+@pytest.mark.parametrize("largest", [None, 0.5, 5.0, 6.0, math.inf])
+@pytest.mark.parametrize("values", [(3.0, 4.0), (0.0, 0.0), (math.nan, 1.0), (math.inf, 1.0)])
+def test_gradients_are_clipped_as_pytorch_does(largest: float | None, values: tuple[float, float]) -> None:
+    ours, theirs = nn.Linear(1, 1), nn.Linear(1, 1)
+    for layer in (ours, theirs):
+        layer.weight.grad, layer.bias.grad = torch.tensor([[values[0]]]), torch.tensor([values[1]])
+    norm = clip_gradient(ours, largest)
+    wanted = nn.utils.clip_grad_norm_(theirs.parameters(), math.inf if largest is None else largest)
+    assert torch.equal(norm, wanted) or (norm.isnan() and wanted.isnan())
+    if math.isfinite(norm):
+        assert torch.equal(ours.weight.grad, theirs.weight.grad)
+        assert torch.equal(ours.bias.grad, theirs.bias.grad)
+
+
+def test_a_gradient_that_is_short_enough_is_not_written_again() -> None:
+    layer = nn.Linear(1, 1)
+    layer.weight.grad, layer.bias.grad = torch.tensor([[0.3]]), torch.tensor([0.4])
+    version = layer.weight.grad._version
+    clip_gradient(layer, 1.0)
+    assert layer.weight.grad._version == version
+    clip_gradient(layer, 0.1)
+    assert layer.weight.grad._version > version

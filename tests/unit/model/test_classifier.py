@@ -37,9 +37,9 @@ def test_qr_cnn_computes_what_the_first_implementation_did() -> None:
     x = torch.randn(2, 3, 32, 32)
     y = x
     for conv in (network.conv1, network.conv2, network.conv3):
-        y = F.max_pool2d(F.relu(conv(y)), 2)  # ReLU first, as it was
-    y = y.view(2, -1)
-    expected = network.fc3(F.relu(network.fc2(F.relu(network.fc1(y)))))
+        y = F.max_pool2d(F.relu(F.conv2d(y, conv.weight, conv.bias, padding=1)), 2)  # ReLU first, as it was
+    y = F.relu(F.linear(y.view(2, -1), network.fc1.weight, network.fc1.bias))
+    expected = network.fc3(F.relu(network.fc2(y)))
     assert torch.allclose(network(x), expected, atol=1e-6)
     channels_last = network(x.contiguous(memory_format=torch.channels_last))
     assert torch.allclose(channels_last, expected, atol=1e-5)
