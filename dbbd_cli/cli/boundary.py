@@ -68,6 +68,13 @@ class Program(TyperGroup):
             code = int(report.exit_code)
         sys.exit(code or 0)
 
+    def get_help_option(self, ctx: Any) -> Any:
+        """The option `--help`, off by default: to convert no value at all, Typer would import Pydantic."""
+        option = super().get_help_option(ctx)
+        if option is not None:
+            option.default = False
+        return option
+
     def invoke(self, ctx: Any) -> Any:
         """Runs the command; a signal outside training becomes an error like any other."""
         try:

@@ -31,7 +31,7 @@ _DEVICES: Candidates = [
 
 def configuration(incomplete: str) -> Candidates:
     """Names of shipped configurations, YAML files and folders."""
-    from dbbd_cli.config.load import shipped_configs
+    from dbbd_cli.config.shipped import shipped_configs
 
     shipped = [(name, "shipped configuration") for name in shipped_configs()]
     return [pair for pair in shipped if pair[0].startswith(incomplete)] + _paths(incomplete, (".yaml", ".yml"))

@@ -28,6 +28,19 @@ class Command(TyperCommand):
         """Writes the help into the formatter."""
         formatter.write(help_text(self, ctx))
 
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Sorts the arguments; for a completion, only whether they were given matters and not what they mean.
+
+        To convert them, Typer would need Pydantic, whose import takes longer than all else of a completion.
+        """
+        if not ctx.resilient_parsing:
+            return list(super().parse_args(ctx, args))
+        given, ctx.args, _ = self.make_parser(ctx).parse_args(args=args)
+        for parameter in self.get_params(ctx):
+            ctx.params[parameter.name], source = parameter.consume_value(ctx, given)
+            ctx.set_parameter_source(parameter.name, source)
+        return list(ctx.args)
+
 
 def help_text(command: Any, ctx: Any) -> str:
     """The help of a command or group: usage, what it does, arguments, commands, options, examples."""

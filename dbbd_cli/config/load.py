@@ -14,6 +14,7 @@ from pydantic_core import ErrorDetails, ValidationError
 from dbbd_cli.config.expectations import Expectations, closest, key_of
 from dbbd_cli.config.problems import Document, Key, Place, Problem, brief, dotted, shown
 from dbbd_cli.config.schema import SCHEMAS, Config, to_plain
+from dbbd_cli.config.shipped import shipped_configs
 from dbbd_cli.config.yaml_text import plain_scalar, read_yaml
 from dbbd_cli.errors import ConfigError
 from dbbd_cli.text import printable
@@ -79,14 +80,6 @@ def config_from_mapping(values: Mapping[str, Any], overrides: Sequence[Override]
         ConfigError: anything in `values` or in `overrides` is wrong.
     """
     return _validated(Document(brief(origin, limit=200), values), overrides)
-
-
-def shipped_configs() -> dict[str, Path]:
-    """The configs that come with the package, by name."""
-    package = Path(__file__).resolve().parent.parent
-    # A wheel carries them inside the package; in a checkout they lie beside it.
-    folder = next((path for path in (package / "configs", package.parent / "configs") if path.is_dir()), package)
-    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
 
 
 def dump_config(config: Config) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from dbbd_cli.cli import complete
-from dbbd_cli.config.load import shipped_configs
+from dbbd_cli.config.shipped import shipped_configs
 
 
 def values(candidates: list[tuple[str, str]]) -> list[str]:

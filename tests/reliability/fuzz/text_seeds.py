@@ -14,8 +14,9 @@ import numpy as np
 from reader import SHARED
 from scene_seeds import COLOUR, COORD
 
-from dbbd_cli.config.load import load_config, shipped_configs
+from dbbd_cli.config.load import load_config
 from dbbd_cli.config.schema import to_plain
+from dbbd_cli.config.shipped import shipped_configs
 from dbbd_cli.data.split import Manifest, Sample
 
 HISTORY = b"".join(

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from dbbd_cli.config.load import config_from_mapping, dump_config, load_config, shipped_configs
+from dbbd_cli.config.load import config_from_mapping, dump_config, load_config
+from dbbd_cli.config.shipped import shipped_configs
 from dbbd_cli.errors import ConfigError, ExitCode
 
 TASK = "task: image_classification\n"
@@ -51,7 +52,10 @@ def test_an_installed_package_carries_its_configs(tmp_path: Path) -> None:
     for folder, name in ((tmp_path / "dbbd_cli" / "configs", "inside"), (tmp_path / "configs", "another_package")):
         folder.mkdir()
         (folder / f"{name}.yaml").write_text(TASK, encoding="utf-8")
-    code = "from dbbd_cli.config.load import *; print(*shipped_configs()); load_config('inside')"
+    code = (
+        "from dbbd_cli.config.load import load_config; from dbbd_cli.config.shipped import shipped_configs;"
+        "print(*shipped_configs()); load_config('inside')"
+    )
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["inside"]
 

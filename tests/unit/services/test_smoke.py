@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import yaml
 
-from dbbd_cli.config.load import shipped_configs
 from dbbd_cli.config.schema import SCHEMAS, Config
+from dbbd_cli.config.shipped import shipped_configs
 from dbbd_cli.engine.signals import stop_on_signals
 from dbbd_cli.errors import ConfigError, DataError, DbbdError, StoppedError
 from dbbd_cli.progress import Progress, Silent
