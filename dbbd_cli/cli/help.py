@@ -35,6 +35,7 @@ class Command(TyperCommand):
         """
         if not ctx.resilient_parsing:
             return list(super().parse_args(ctx, args))
+        # With what options begin, the context knows from that of the program.
         given, ctx.args, _ = self.make_parser(ctx).parse_args(args=args)
         for parameter in self.get_params(ctx):
             ctx.params[parameter.name], source = parameter.consume_value(ctx, given)

@@ -61,7 +61,7 @@ class _Block(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor, torch.Tensor]:
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor]:
         images, weight, output, places = ctx.saved_tensors
         of_pooled = torch.ops.aten.threshold_backward(gradient, output, 0)
         # Only its shape and memory format are looked at.
@@ -74,8 +74,9 @@ class _Block(torch.autograd.Function):
             of_images = torch.ops.aten.convolution_backward(
                 of_filtered, images, weight, None, (1, 1), (1, 1), (1, 1), False, (0, 0), 1, (True, False, False)
             )[0]
+        of_weight = weight_gradient(images, of_filtered) if ctx.needs_input_grad[1] else None
         # Each value of `of_pooled` goes to one place: the sum is the same, over a quarter of the values.
-        return of_images, weight_gradient(images, of_filtered), of_pooled.sum((0, 2, 3))
+        return of_images, of_weight, of_pooled.sum((0, 2, 3))
 
 
 def weight_gradient(images: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
@@ -100,7 +101,7 @@ def _from_planes(images: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
     by_image, by_channel, by_row, by_pixel = padded.stride()
     shape = (num_images, channels, 3, 3, height, width)
     shifted = padded.as_strided(shape, (by_image, by_channel, by_row, by_pixel, by_row, by_pixel))
-    product = shifted.reshape(num_images, channels * 9, -1) @ gradient.permute(0, 2, 3, 1).flatten(1, 2)
+    product = shifted.reshape(num_images, channels * 9, height * width) @ gradient.permute(0, 2, 3, 1).flatten(1, 2)
     return product.sum(0).view(channels, 3, 3, -1).permute(3, 0, 1, 2)
 
 

@@ -21,38 +21,50 @@ _INPUTS_AT_ONCE = 1024
 
 
 class WideLinear(nn.Linear):
-    """`nn.Linear`; on a CPU in fp32 its passes are quicker where I is large and B is small.
+    """`nn.Linear` for matrices; on a CPU in fp32 its passes are quicker where I is large and B is small.
 
     Args:
         in_features: I.
         out_features: O.
     """
 
+    def __init__(self, in_features: int, out_features: int) -> None:
+        super().__init__(in_features, out_features)
+
     def forward(self, values: torch.Tensor) -> torch.Tensor:
         """Returns `(B, O)` of values `(B, I)`."""
-        if is_plain(values):
-            output: torch.Tensor = _Product.apply(values, self.weight, self.bias)
-            return output
-        return super().forward(values)
+        if not is_plain(values):
+            return super().forward(values)
+        if not torch.is_grad_enabled():
+            return _product(values, self.weight, self.bias)
+        output: torch.Tensor = _Product.apply(values, self.weight, self.bias)
+        return output
+
+
+def _product(values: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+    # Contiguous, since it depends on the layout of values which of them a dropout drops.
+    return torch.addmm(bias.unsqueeze(1), weight, values.t()).t().contiguous()
 
 
 class _Product(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, values: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
         ctx.save_for_backward(values, weight)
-        return torch.addmm(bias.unsqueeze(1), weight, values.t()).t().contiguous()
+        return _product(values, weight, bias)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor, torch.Tensor]:
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor]:
         values, weight = ctx.saved_tensors
         by_output = gradient.t()
-        of_weight, of_values = torch.empty_like(weight), None
-        for part, block in zip(of_weight.split(_INPUTS_AT_ONCE, 1), values.split(_INPUTS_AT_ONCE, 1), strict=True):
-            torch.mm(by_output, block, out=part)
+        of_values = of_weight = None
         if ctx.needs_input_grad[0]:
-            of_values = values.new_empty((weight.shape[1], len(values)))
-            for part, block in zip(of_values.split(_INPUTS_AT_ONCE), weight.split(_INPUTS_AT_ONCE, 1), strict=True):
+            by_input = values.new_empty((weight.shape[1], len(values)))
+            for part, block in zip(by_input.split(_INPUTS_AT_ONCE), weight.split(_INPUTS_AT_ONCE, 1), strict=True):
                 torch.mm(block.t(), by_output, out=part)
-            of_values = of_values.t()
+            of_values = by_input.t()
+        if ctx.needs_input_grad[1]:
+            of_weight = torch.empty_like(weight)
+            for part, block in zip(of_weight.split(_INPUTS_AT_ONCE, 1), values.split(_INPUTS_AT_ONCE, 1), strict=True):
+                torch.mm(by_output, block, out=part)
         return of_values, of_weight, gradient.sum(0)

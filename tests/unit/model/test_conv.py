@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
 
 from dbbd_cli.model.conv import ConvBlock
 
@@ -69,12 +70,22 @@ def test_under_autocast_it_is_the_plain_layer() -> None:
     assert conv.weight.grad.dtype == torch.float32
 
 
-def test_no_gradient_of_the_input_is_computed_where_none_is_wanted() -> None:
-    images = torch.randn(2, 3, 8, 8)
+@pytest.mark.parametrize("frozen", ["input", "weight"])
+def test_no_gradient_is_computed_where_none_is_wanted(frozen: str) -> None:
+    conv, images = ConvBlock(3, 4), torch.randn(2, 3, 8, 8)
+    conv.weight.requires_grad_(frozen != "weight")
+    images.requires_grad_(frozen != "input")
+    with FlopCounterMode(display=False) as counter:
+        conv(images).sum().backward()
+    forward = 2 * (2 * 8 * 8) * (3 * 3 * 3) * 4
+    assert counter.get_total_flops() == 2 * forward
+
+
+def test_an_empty_batch_has_no_gradient() -> None:
     conv = ConvBlock(3, 4)
-    conv(images).sum().backward()
-    assert images.grad is None
+    conv(torch.empty(0, 3, 8, 8)).sum().backward()
     assert conv.weight.grad is not None
+    assert not conv.weight.grad.any()
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from dbbd_cli.model.wide_linear import WideLinear
 
@@ -30,11 +31,24 @@ def test_output_and_gradients_are_those_of_the_plain_layer(samples: int, inputs:
         assert torch.allclose(gradient.double(), other, atol=1e-4)
 
 
-def test_no_gradient_of_the_input_is_computed_where_none_is_wanted() -> None:
-    values, layer = torch.randn(2, 2000), WideLinear(2000, 3)
-    layer(values).sum().backward()
-    assert values.grad is None
-    assert layer.weight.grad is not None
+@pytest.mark.parametrize("frozen", ["input", "weight"])
+def test_no_gradient_is_computed_where_none_is_wanted(frozen: str) -> None:
+    layer, values = WideLinear(2000, 3), torch.randn(2, 2000)
+    layer.weight.requires_grad_(frozen != "weight")
+    values.requires_grad_(frozen != "input")
+    with FlopCounterMode(display=False) as counter:
+        layer(values).sum().backward()
+    forward = 2 * 2 * 2000 * 3
+    assert counter.get_total_flops() == 2 * forward
+
+
+def test_its_own_passes_are_used() -> None:
+    layer, values = WideLinear(2000, 3), torch.randn(2, 2000)
+    output = layer(values)
+    assert type(output.grad_fn).__name__ == "_ProductBackward"
+    with torch.no_grad():
+        assert torch.equal(layer(values), output)
+    assert type(layer.double()(values.double()).grad_fn).__name__ == "AddmmBackward0"
 
 
 def test_under_autocast_it_is_the_plain_layer() -> None:
