@@ -64,21 +64,22 @@ def load_optimizer(
             group["lr"] *= training.learning_rate / saved_training["learning_rate"]
 
 
-def clip_gradient(module: nn.Module, largest: float | None) -> torch.Tensor:
-    """Makes the gradient of all parameters as short as it may be; one that is short enough is not touched on a CPU.
+def clip_gradient(module: nn.Module, largest: float | None, *, reading_waits: bool) -> torch.Tensor:
+    """Makes the gradient of all parameters as short as it may be.
 
     Args:
         module: holds the parameters.
         largest: the largest norm; none: no limit.
+        reading_waits: the device would have to be waited for, to know whether the gradient is short enough: it is then
+            multiplied by 1, and else left alone.
 
     Returns:
         The norm before, `()`, on the device.
     """
-    gradients = [parameter.grad for parameter in module.parameters() if parameter.grad is not None]
-    norm = nn.utils.get_total_norm(gradients)
+    norm = nn.utils.get_total_norm([parameter.grad for parameter in module.parameters() if parameter.grad is not None])
     limit = math.inf if largest is None else largest
-    # To compare, a GPU would have to be waited for: there all is multiplied, by 1. The small number is PyTorch's.
-    if norm.device.type != "cpu" or not norm + 1e-6 <= limit:
+    # The small number is PyTorch's.
+    if reading_waits or not norm + 1e-6 <= limit:
         nn.utils.clip_grads_with_norm_(module.parameters(), limit, norm)
     return norm
 

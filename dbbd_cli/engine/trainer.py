@@ -167,7 +167,7 @@ def fit(trainer: Trainer, folder: Path, log: RunLog, progress: Progress, stop: S
                     continue
 
                 scaler.unscale_(optimizer)
-                norm = clip_gradient(module, training.clip_grad_norm)
+                norm = clip_gradient(module, training.clip_grad_norm, reading_waits=runtime.reading_waits)
                 trainer.learning_rate.before_step(state.step, state.epoch)
                 # Steps with values that are not finite change nothing; whether there were any is read later.
                 finite = all_finite(batches_of_step, norm, scaler)
