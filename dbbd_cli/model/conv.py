@@ -1,8 +1,8 @@
-"""A block of convolution, maximum and ReLU whose backward pass is a few matrix products.
+"""A block of convolution, maximum and ReLU with one backward pass, whose weight gradient is a few matrix products.
 
-Without AVX-512, oneDNN computes it from channels-last tensors at a seventh to a half of the speed of a matrix product.
-With it, oneDNN has kernels of its own for this layout, but for inputs of a few channels. Forward pass and gradient of
-the input need no help.
+Without AVX-512, oneDNN computes weight gradients from channels-last tensors at a seventh to a half of the speed of a
+matrix product. With it, oneDNN has kernels of its own for this layout, but for inputs of a few channels. Forward pass
+and gradient of the input need no help.
 
 Legend: B images, C input channels, K output channels, H x W pixels.
 """

@@ -36,10 +36,7 @@ class QrCnn(nn.Module):
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Returns logits `(B, num_classes)` of normalised images `(B, 3, S, S)`."""
-        x = images
-        for conv in (self.conv1, self.conv2, self.conv3):
-            x = conv(x)
-        x = torch.flatten(x, 1)
+        x = torch.flatten(self.conv3(self.conv2(self.conv1(images))), 1)
         x = self.dropout(F.relu(self.fc1(x)))
         x = self.dropout(F.relu(self.fc2(x)))
         return self.fc3(x)
