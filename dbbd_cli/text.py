@@ -26,6 +26,17 @@ def printable(text: str, *, keep: str = "") -> str:
     )
 
 
+def counted(count: int, noun: str) -> str:
+    """A number with its noun, such as "1 image", "1,201 images" or "0 batches".
+
+    Args:
+        count: the number.
+        noun: the noun in the singular.
+    """
+    ending = "es" if noun.endswith(("s", "ch", "sh", "x")) else "s"
+    return f"{count:,} {noun if count == 1 else noun + ending}"
+
+
 def escaped(char: str) -> str:
     """One character in Python's ASCII notation, such as `\\x1b` or `\\u202e`."""
     return char.encode("unicode_escape").decode("ascii")

@@ -1,0 +1,47 @@
+"""What lies in folders of data besides the data: leftovers of systems and programs, and formats that are not read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from dbbd_cli.progress import Progress
+from dbbd_cli.text import counted
+
+_SYSTEM_FOLDERS = frozenset(
+    {
+        "@eadir",  # Synology: thumbnails
+        "#recycle",  # Synology
+        "@recycle",  # QNAP
+        "$recycle.bin",  # Windows
+        "system volume information",  # Windows
+        "recycler",  # Windows XP
+        "__macosx",  # zip archives made by macOS: resource forks
+        "lost+found",  # Linux file systems
+        "__pycache__",
+    }
+)
+_SYSTEM_FILES = frozenset({"thumbs.db", "ehthumbs.db", "ehthumbs_vista.db", "desktop.ini", "icon\r"})
+
+
+def is_system_entry(name: str) -> bool:
+    """Whether a file or folder of this name is a leftover of a system or program, and never data.
+
+    Names that begin with a dot are among them: `._x` and `.AppleDouble` of macOS, `.ipynb_checkpoints` of Jupyter.
+    """
+    lowered = name.lower()
+    return lowered.startswith(".") or lowered in _SYSTEM_FOLDERS or lowered in _SYSTEM_FILES
+
+
+def warn_of_unread(suffixes: Mapping[str, int], what: str, progress: Progress) -> None:
+    """Warns of files in formats that are not read, by suffix; `--quiet` does not hide a warning.
+
+    Args:
+        suffixes: suffix, with its dot and in lower case, to the number of files.
+        what: what each file is, such as "image".
+        progress: receives the warning.
+    """
+    if suffixes:
+        total = sum(suffixes.values())
+        by_suffix = ", ".join(f"{count:,} {suffix}" for suffix, count in sorted(suffixes.items()))
+        verb = "was" if total == 1 else "were"
+        progress.warn(f"{counted(total, what)} in formats that are not read {verb} left out: {by_suffix}.")
