@@ -37,6 +37,12 @@ def shared() -> Path:
     return SHARED
 
 
+@pytest.fixture
+def golden() -> Path:
+    """The folder of exact values of DBBD; its README.md says what they are."""
+    return Path(__file__).parent / "golden"
+
+
 def _checked(task: str, values: Mapping[str, object], changes: Mapping[str, object]) -> Config:
     """The configuration of `values` by dotted key; those of `changes`, where `__` may stand for a dot, come first."""
     from dbbd_cli.config.load import config_from_mapping

@@ -11,8 +11,6 @@ from dbbd_reference import Tree, random_tree
 
 from dbbd_cli.engine.state import Sums
 from dbbd_cli.errors import CheckpointError
-from dbbd_cli.model.dbbd_encoder import BranchFeatures
-from dbbd_cli.model.dbbd_loss import DbbdLosses
 from dbbd_cli.model.dbbd_pretraining import DbbdPretraining, load_pretraining
 from dbbd_cli.model.dbbd_regions import RegionBatch, build_regions
 from dbbd_cli.model.output import OnReading
@@ -44,32 +42,28 @@ def tiny_batch() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor
 
 @pytest.mark.parametrize("gradient_checkpointing", [False, True])
 @pytest.mark.parametrize("mode", ["max", "mean", "attention"])
-def test_golden_files(mode: str, gradient_checkpointing: bool, shared: Path) -> None:
-    path = shared / "golden" / f"dbbd_{mode}.npz"
-    if not path.exists():
-        pytest.skip("no golden files")
-    with np.load(path) as archive:
-        golden = {key: archive[key] for key in archive.files}
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_golden_files(dtype: torch.dtype, mode: str, gradient_checkpointing: bool, golden: Path) -> None:
+    with np.load(golden / f"dbbd_{mode}.npz") as archive:
+        stored = {key: archive[key] for key in archive.files}
 
     def tensor(key: str) -> torch.Tensor:
-        return torch.from_numpy(golden[key])
+        return torch.from_numpy(stored[key])
 
     names = ("parent", "level", "center_idx", "indices", "indices_ptr")
-    trees = [Tree(*(golden[f"tree{scene}/{name}"] for name in names)) for scene in range(2)]
-    regions = build_regions(trees, np.diff(golden["offset"]).tolist())
-    views = [tensor(f"view{view}/{kind}") for view in (1, 2) for kind in ("coord", "feat")]
+    trees = [Tree(*(stored[f"tree{scene}/{name}"] for name in names)) for scene in range(2)]
+    regions = build_regions(trees, np.diff(stored["offset"]).tolist())
+    views = [tensor(f"view{view}/{kind}").to(dtype) for view in (1, 2) for kind in ("coord", "feat")]
+    module = DbbdPretraining(aggregation=mode, gradient_checkpointing=gradient_checkpointing, **GOLDEN_SIZES).to(dtype)
+    module.load_state_dict({key[7:]: tensor(key) for key in stored if key.startswith("weight/")})
+    top_down, bottom_up, losses = module.compare(*views, regions)
+    losses.total.backward()
 
-    def compare(nudge: float) -> tuple[DbbdPretraining, BranchFeatures, BranchFeatures, DbbdLosses]:
-        module = DbbdPretraining(aggregation=mode, gradient_checkpointing=gradient_checkpointing, **GOLDEN_SIZES)
-        module.load_state_dict({key[7:]: tensor(key) for key in golden if key.startswith("weight/")})
-        with torch.no_grad():
-            module.encoder.encoder.backbone.mlp[4].bias += nudge
-        return module, *module.compare(*views, regions)
-
-    module, top_down, bottom_up, losses = compare(0.0)
+    # No input of a ReLU or of a maximum is within 2e-6 of a kink, so these hold on every processor (tests/golden/README.md).
+    value_tolerance, grad_tolerance = (1e-5, 2e-5) if dtype == torch.float32 else (1e-7, 1e-7)
 
     def close(found: torch.Tensor, key: str) -> None:
-        torch.testing.assert_close(found, tensor(key), rtol=1e-5, atol=1e-5, check_dtype=False)
+        torch.testing.assert_close(found, tensor(key), rtol=value_tolerance, atol=value_tolerance, check_dtype=False)
 
     close(losses.total, "loss/total")
     close(losses.region, "loss/region")
@@ -78,34 +72,23 @@ def test_golden_files(mode: str, gradient_checkpointing: bool, shared: Path) -> 
         close(losses.levels[number].loss, f"loss/region_level_{number}")
         close(top_down.regions[number], f"g2l/level_{number}")
         close(bottom_up.regions[number], f"l2g/level_{number}")
-        assert level.offset.tolist() == golden[f"offsets/level_{number}"].tolist()
+        assert level.offset.tolist() == stored[f"offsets/level_{number}"].tolist()
     close(top_down.points, "point_feats_g2l")
     close(bottom_up.points, "point_feats_l2g")
 
-    def wrong_gradients(module: DbbdPretraining, losses: DbbdLosses) -> list[str]:
-        losses.total.backward()
-        names = [name for name, _ in module.named_parameters() if f"grad/{name}" in golden]
-        assert len(names) == sum(key.startswith("grad/") for key in golden) > 40
-        wrong = []
-        for name in names:
-            expected, found = tensor(f"grad/{name}"), module.get_parameter(name).grad
-            assert found is not None
-            # A bias of the keys moves all scores alike: its gradient is zero but for rounding.
-            bound = 1e-7 if name.endswith("key_proj.bias") else 1e-4 * expected.abs().max()
-            if (found - expected).abs().max() > bound:
-                wrong.append(name)
-        return wrong
-
-    # One input of a ReLU is 1e-8 with the weights as they are stored: their rounding, and that of the processor at
-    # hand, decide on which side of the kink it lies, and move some gradients by 2e-4, those of plain loops as well.
-    # Changes of the size of rounding put it on the side where it was when the gradients were written.
-    found = wrong_gradients(module, losses)
-    for nudge in (3e-8, -3e-8, 1e-7, -1e-7):
-        if not found:
-            break
-        module, _, _, losses = compare(nudge)
-        found = wrong_gradients(module, losses)
-    assert not found
+    compared = [key for key in stored if key.startswith("grad/")]
+    assert len(compared) > 40
+    largest_of_all = max(float(tensor(key).abs().max()) for key in compared)
+    wrong = {}
+    for key in compared:
+        expected, found = tensor(key), module.get_parameter(key[5:]).grad
+        assert found is not None
+        # A bias of the keys moves all scores alike: its gradient is zero but for rounding.
+        largest = largest_of_all if key.endswith("key_proj.bias") else float(expected.abs().max())
+        difference = float((found - expected).abs().max()) / largest
+        if difference > grad_tolerance:
+            wrong[key] = difference
+    assert not wrong
 
 
 def test_state_dict_keys_are_those_of_the_first_implementation() -> None:
