@@ -124,6 +124,9 @@ class ImageClassificationConfig(Section):
         "model",
     )
 
+    bf16_on_cpu: ClassVar[bool] = True
+    """Whether `run.precision: auto` takes bf16 on CPUs that have instructions for it."""
+
     task: Literal["image_classification"] = Field(description="kind of training")
     seed: Annotated[int, Field(ge=0, lt=2**63)] = Field(42, description="seed of every random choice")
     run: RunConfig = section("where and on what")

@@ -205,6 +205,9 @@ class PointPretrainingConfig(Section):
         *(f"model.{name}" for name in PointModelConfig.model_fields if name != "gradient_checkpointing"),
     )
 
+    bf16_on_cpu: ClassVar[bool] = False
+    """Whether `run.precision: auto` takes bf16 on CPUs that have instructions for it: here it is slower than fp32."""
+
     task: Literal["dbbd"] = Field(description="kind of training")
     seed: Annotated[int, Field(ge=0, lt=2**63)] = Field(42, description="seed of every random choice")
     small_mode: bool = Field(

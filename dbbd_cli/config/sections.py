@@ -73,7 +73,7 @@ class RunConfig(Section):
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
         "auto",
         description="arithmetic of forward and backward; auto is bf16 where the device has instructions for it (CUDA; "
-        "CPUs with AMX or AVX-512 BF16), else fp32",
+        "for images also CPUs with AMX or AVX-512 BF16), else fp32; a run keeps what auto chose, on every machine",
     )
     plots: bool = Field(True, description="draw training_history.png when training ends")
     log_every_steps: Count = Field(10, description="optimizer steps between two step entries in history.jsonl")

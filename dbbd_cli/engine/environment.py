@@ -8,6 +8,7 @@ import platform
 import subprocess
 import time
 from collections.abc import Sequence
+from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from typing import Any
 import torch
 
 from dbbd_cli import __version__
+from dbbd_cli.engine.runtime import Runtime
 from dbbd_cli.files import read_file, write_text
 
 ENVIRONMENT = "environment.json"
@@ -33,8 +35,8 @@ PACKAGES = (
 )
 
 
-def write_environment(folder: Path, command: Sequence[str], device: str) -> None:
-    """Records versions, source, hardware and command line in `environment.json`; a resume adds its own to them."""
+def write_environment(folder: Path, command: Sequence[str], runtime: Runtime) -> None:
+    """Records versions, source, hardware, precision and command line; a resume adds its own to `environment.json`."""
     versions = {"dbbd": __version__, "python": platform.python_version()}
     for package in PACKAGES:
         try:
@@ -51,10 +53,10 @@ def write_environment(folder: Path, command: Sequence[str], device: str) -> None
             "system": platform.platform(),
             "processor": platform.processor() or platform.machine(),
             "cpus": os.cpu_count(),
-            "threads": torch.get_num_threads(),
-            "device": device,
+            "device": runtime.description,
             "cuda": torch.version.cuda if torch.cuda.is_available() else None,
         },
+        "runtime": asdict(runtime.record()),
     }
     try:
         first = json.loads(read_file(folder / ENVIRONMENT))

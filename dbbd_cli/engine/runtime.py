@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import os
+import platform
 import random
 import sys
 from collections.abc import Callable, Mapping
@@ -17,6 +19,48 @@ from torch import nn
 from dbbd_cli.errors import ConfigError
 
 MIB = 1024**2
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+_BF16_INSTRUCTIONS = ("amx_bf16", "avx512_bf16")
+_ONEDNN_LIMITS = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA")
+"""Variables that limit oneDNN, the library that computes in bf16 on a CPU, to older instructions."""
+_LIMITS_WITHOUT_BF16 = {"SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX2_VNNI_2", "AVX512_CORE", "AVX512_CORE_VNNI"}
+_LIMITS = (*_ONEDNN_LIMITS, "MKL_ENABLE_INSTRUCTIONS", "MKL_CBWR")
+
+
+@dataclass(frozen=True)
+class RuntimeRecord:
+    """What a run computes on, as its checkpoints store it.
+
+    Attributes:
+        device: kind of device: `cpu`, `cuda` or `mps`.
+        precision: `fp32`, `bf16` or `fp16`: never `auto`.
+        threads: threads of PyTorch.
+        processor: the processor with the instruction sets that PyTorch and its libraries use.
+    """
+
+    device: str
+    precision: str
+    threads: int
+    processor: str
+
+    @classmethod
+    def from_plain(cls, values: object) -> RuntimeRecord | None:
+        """The record of a checkpoint; None where an earlier version wrote none.
+
+        Raises:
+            ValueError: it is not what `Runtime.record` gives.
+        """
+        if values is None:
+            return None
+        forms = {"device": str, "precision": str, "threads": int, "processor": str}
+        if (
+            not isinstance(values, Mapping)
+            or not all(type(values.get(name)) is form for name, form in forms.items())
+            or values["device"] not in ("cpu", "cuda", "mps")
+            or values["precision"] not in _DTYPES
+        ):
+            raise ValueError("its record of device and precision is invalid")
+        return cls(**{name: values[name] for name in forms})
 
 
 @dataclass(frozen=True)
@@ -40,6 +84,16 @@ class Runtime:
         """Whether the device computes behind the program's back, so that reading a value means to wait for it."""
         return self.device.type != "cpu"
 
+    @property
+    def is_slow(self) -> bool:
+        """Whether the device has no instructions for the precision, which makes it many times slower than fp32."""
+        return self.dtype == torch.bfloat16 and self.device.type in ("cpu", "cuda") and not _has_fast_bf16(self.device)
+
+    def record(self) -> RuntimeRecord:
+        """What a checkpoint stores of this."""
+        precision = next(name for name, dtype in _DTYPES.items() if dtype == self.dtype)
+        return RuntimeRecord(self.device.type, precision, torch.get_num_threads(), describe_processor())
+
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
         """The context of a forward pass."""
         if self.dtype == torch.float32:
@@ -58,35 +112,63 @@ class Runtime:
             torch.mps.synchronize()
 
 
-def choose_runtime(device: str, precision: str) -> Runtime:
+def choose_runtime(
+    device: str, precision: str, *, bf16_on_cpu: bool = True, recorded: RuntimeRecord | None = None
+) -> Runtime:
     """Finds the device and precision of a run.
 
     Args:
         device: `auto`, `cpu`, `cuda`, `cuda:N` or `mps`.
         precision: `auto`, `fp32`, `bf16` or `fp16`.
+        bf16_on_cpu: whether `auto` takes bf16 on a CPU that has instructions for it.
+        recorded: what the run was computed on so far: `auto` keeps its precision.
 
     Raises:
         ConfigError: the device is not there, or cannot do the precision. Nothing is silently replaced.
     """
     chosen, why = _choose_device(device)
-    name = ("bf16" if _multiplies_bf16(chosen) else "fp32") if precision == "auto" else precision
+    if precision != "auto":
+        name, chosen_by = precision, ""
+    elif recorded is not None:
+        name, chosen_by = recorded.precision, " (kept from the run)"
+    else:
+        takes_bf16 = (bf16_on_cpu or chosen.type != "cpu") and _has_fast_bf16(chosen)
+        name, chosen_by = "bf16" if takes_bf16 else "fp32", " (chosen by auto)"
     if name == "fp16" and chosen.type == "cpu":
+        of_run = f", which the run was trained in on {recorded.device}," if recorded and precision == "auto" else ""
         raise ConfigError(
-            "run.precision: fp16 is for GPUs, and the device is the CPU",
-            hint="set run.precision to bf16 or fp32",
+            f"run.precision: fp16{of_run} is for GPUs, and the device is the CPU",
+            hint="use fp32 with --set run.precision=fp32 (or bf16), or run it on a GPU",
         )
-    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[name]
-    return Runtime(chosen, dtype, why, name + (" (chosen by auto)" if precision == "auto" else ""))
+    return Runtime(chosen, _DTYPES[name], why, name + chosen_by)
 
 
-def _multiplies_bf16(device: torch.device) -> bool:
-    """Whether there are instructions for bf16; without, a processor takes up to 200 times as long as in fp32."""
+def _has_fast_bf16(device: torch.device) -> bool:
+    """Whether bf16 has instructions of its own; without, a processor takes up to 200 times as long as in fp32."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     if device.type == "cpu":
-        capabilities: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # older versions cannot tell
-        return any(capabilities.get(name, False) for name in ("amx_bf16", "avx512_bf16"))
+        limits = {os.environ.get(name, "").upper() for name in _ONEDNN_LIMITS}
+        capabilities = _cpu_capabilities()
+        return any(capabilities.get(name) for name in _BF16_INSTRUCTIONS) and not limits & _LIMITS_WITHOUT_BF16
     return False
+
+
+def _cpu_capabilities() -> Mapping[str, Any]:
+    capabilities: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # older versions cannot tell
+    return capabilities
+
+
+def describe_processor() -> str:
+    """The processor with what decides which kernels run on it, and so the last bits of every result.
+
+    That is the instruction set of PyTorch's own kernels, instructions for bf16, and variables that limit the libraries.
+    """
+    capabilities = _cpu_capabilities()
+    parts = [str(capabilities.get("cpu_name") or platform.machine()), torch.backends.cpu.get_cpu_capability()]
+    parts += [name for name in _BF16_INSTRUCTIONS if capabilities.get(name)]
+    parts += [f"{name}={os.environ[name]}" for name in _LIMITS if os.environ.get(name)]
+    return ", ".join(parts)
 
 
 def keep_freed_memory() -> None:

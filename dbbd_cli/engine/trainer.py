@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +77,7 @@ class Trainer:
             "state": self.state.to_plain(),
             "random": random_state(),
             "config": to_plain(self.config),
+            "runtime": asdict(self.runtime.record()),
             "splits": self.splits_sha256,
             "proof": prove(self.task, self.runtime, self.state) if proven else None,
         }

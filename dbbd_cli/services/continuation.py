@@ -32,7 +32,13 @@ from dbbd_cli.model.sealed_file import is_intact
 from dbbd_cli.paths import resume_command, shown_path
 from dbbd_cli.progress import Progress
 from dbbd_cli.services.results import TrainResult
-from dbbd_cli.services.resume_checks import batches_changed, check_proof, tell_of_config, tell_of_schedule
+from dbbd_cli.services.resume_checks import (
+    batches_changed,
+    check_proof,
+    tell_of_config,
+    tell_of_runtime,
+    tell_of_schedule,
+)
 from dbbd_cli.services.session import OpenedRun, build_task, describe, open_run, show_facts
 from dbbd_cli.services.training import check_room, expected_bytes, run_to_the_end
 
@@ -109,7 +115,9 @@ def _continue_here(
     run: OpenedRun, folder: Path, overrides: Sequence[Override], force: bool, progress: Progress, command: Sequence[str]
 ) -> TrainResult:
     config = run.config
-    task, runtime = build_task(config, run.manifest, splits=("train", "val"), pretrained=False, progress=progress)
+    task, runtime = build_task(
+        config, run.manifest, splits=("train", "val"), pretrained=False, progress=progress, recorded=run.kept_runtime
+    )
     trainer = Trainer(task, config, runtime, run.manifest.digest())
     try:
         trainer.load(run.checkpoint)
@@ -131,6 +139,7 @@ def _continue_here(
         )
     with supervised(task):
         check_proof(trainer, run.checkpoint, overrides, force, progress)
+    tell_of_runtime(run.recorded, runtime, progress)
     _extend(trainer.state, overrides)
     tell_of_schedule(run.checkpoint["config"]["training"], config, progress)
     run.checkpoint.clear()  # half a gigabyte for qr_cnn
@@ -147,7 +156,7 @@ def _train_on(
     try:
         _set_damaged_aside(run, folder, progress)
         write_text(folder / CONFIG, dump_config(config))
-        write_environment(folder, command, runtime.description)
+        write_environment(folder, command, runtime)
     except OSError as error:
         raise disk_error(error, folder, expected_bytes(trainer)) from error
     show_facts(facts, progress, run=folder)

@@ -72,7 +72,9 @@ def evaluate(
     else:
         run = open_run(target, prefer=BEST, overrides=overrides, progress=progress)
         settings, path, epoch, home = run.config, run.path, len(run.state.history), run.folder
-        task, runtime = build_task(settings, run.manifest, splits=(split,), pretrained=False, progress=progress)
+        task, runtime = build_task(
+            settings, run.manifest, splits=(split,), pretrained=False, progress=progress, recorded=run.kept_runtime
+        )
         load_module(task, run)
     place(task.module, runtime)
     with supervised(task):

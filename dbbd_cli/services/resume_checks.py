@@ -9,11 +9,12 @@ from dbbd_cli.config.load import Override, load_config
 from dbbd_cli.config.schema import Config, to_plain
 from dbbd_cli.engine.proof import check
 from dbbd_cli.engine.run_folder import CONFIG
+from dbbd_cli.engine.runtime import Runtime, RuntimeRecord
 from dbbd_cli.engine.trainer import Trainer
 from dbbd_cli.errors import CheckpointError, ConfigError
 from dbbd_cli.progress import Progress
 from dbbd_cli.services.session import OpenedRun, value_at
-from dbbd_cli.text import printable
+from dbbd_cli.text import counted, printable
 
 _HARMLESS = ("data.path", "data.cache_dir", "data.num_workers", "data.worker_timeout", "data.classes")
 """Settings of the data that say where it is and how it is read, not what it is."""
@@ -46,11 +47,39 @@ def check_proof(
         progress.warn(f"{error.message}. Going on, as --force says.")
         return
     before, now = proof.get("precision"), str(trainer.runtime.dtype)
-    if before is not None and before != now:
+    if before is not None and before != now and "runtime" not in checkpoint:
         progress.warn(
-            f"the run was trained in {printable(before[:40])} so far, and goes on in {now} here. To keep to one, "
-            "set run.precision to fp32 or bf16"
+            f"the run was trained in {printable(before[:40])} so far, and continues in {now}, which auto chose here. "
+            "To keep to one, set run.precision to fp32 or bf16"
         )
+
+
+def tell_of_runtime(recorded: RuntimeRecord | None, runtime: Runtime, progress: Progress) -> None:
+    """Says so where the run continues in another precision, or on what gives other last digits.
+
+    Args:
+        recorded: what the run was computed on so far; None in checkpoints of earlier versions.
+        runtime: device and precision from here on.
+        progress: shows it.
+    """
+    if recorded is None:
+        return
+    now = runtime.record()
+    if recorded.precision != now.precision:
+        progress.line(f"The run was trained in {recorded.precision} so far, and continues in {now.precision}.")
+    before, after = _computed_on(recorded), _computed_on(now)
+    if before != after:
+        progress.line(
+            f"The run was computed on {before} so far, and continues on {after}: its results will differ in the last "
+            "digits from those of an uninterrupted run."
+        )
+
+
+def _computed_on(record: RuntimeRecord) -> str:
+    """What decides the last digits of results, in words; on a GPU they are not promised to be the same anyway."""
+    if record.device != "cpu":
+        return record.device
+    return f"a CPU ({printable(record.processor[:200])}) with {counted(record.threads, 'thread')}"
 
 
 def tell_of_config(run: OpenedRun, overrides: Sequence[Override], progress: Progress) -> None:

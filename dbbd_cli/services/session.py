@@ -14,7 +14,14 @@ from dbbd_cli.data.cache_dir import is_cache_folder
 from dbbd_cli.data.split import Manifest
 from dbbd_cli.engine.checkpoint import checkpoint_names, load_checkpoint, not_a_file
 from dbbd_cli.engine.run_folder import SPLITS
-from dbbd_cli.engine.runtime import Runtime, choose_runtime, count_parameters, keep_freed_memory, size_mb
+from dbbd_cli.engine.runtime import (
+    Runtime,
+    RuntimeRecord,
+    choose_runtime,
+    count_parameters,
+    keep_freed_memory,
+    size_mb,
+)
 from dbbd_cli.engine.state import TrainState
 from dbbd_cli.errors import CheckpointError, ConfigError, DataError
 from dbbd_cli.model.safe_load import check_finite, reason_of
@@ -41,6 +48,8 @@ class OpenedRun:
         config: its configuration, with the overrides of the command line.
         state: where the run was.
         manifest: the samples of the run and their splits.
+        recorded: what the run was computed on; None in checkpoints of earlier versions.
+        kept_runtime: the same, for `run.precision: auto` to keep; None where the command line sets the precision.
     """
 
     folder: Path
@@ -49,6 +58,8 @@ class OpenedRun:
     config: Config
     state: TrainState
     manifest: Manifest
+    recorded: RuntimeRecord | None
+    kept_runtime: RuntimeRecord | None
 
 
 def open_run(
@@ -80,6 +91,7 @@ def open_run(
     try:
         config_from_mapping(made_with, origin=str(path))
         position = TrainState.from_plain(state)
+        recorded = RuntimeRecord.from_plain(checkpoint.get("runtime"))
     except (ConfigError, ValueError, TypeError, AttributeError) as error:
         raise CheckpointError(
             f"{path} is not a usable checkpoint: {error}", hint="use another one of the run"
@@ -95,7 +107,9 @@ def open_run(
                 message, hint="restore it from a copy of the run folder, or use resume --force to go on with it"
             )
         progress.warn(f"{message}. Going on, as --force says.")
-    return OpenedRun(folder, path, checkpoint, config, position, manifest)
+    precision_given = any(override.key in ("run", "run.precision") for override in overrides)
+    kept_runtime = None if precision_given else recorded
+    return OpenedRun(folder, path, checkpoint, config, position, manifest, recorded, kept_runtime)
 
 
 def _with_own_cache(config: Config, overrides: Sequence[Override], progress: Progress) -> Config:
@@ -167,7 +181,13 @@ def _first_usable(folder: Path, prefer: str, progress: Progress) -> tuple[Path, 
 
 
 def build_task(
-    config: Config, manifest: Manifest, *, splits: Iterable[str], pretrained: bool, progress: Progress
+    config: Config,
+    manifest: Manifest,
+    *,
+    splits: Iterable[str],
+    pretrained: bool,
+    progress: Progress,
+    recorded: RuntimeRecord | None = None,
 ) -> tuple[AnyTask, Runtime]:
     """Builds data, network and runtime of a run.
 
@@ -177,12 +197,21 @@ def build_task(
         splits: splits to make loaders for.
         pretrained: whether `model.weights` is followed.
         progress: told of the data that is prepared.
+        recorded: what a run that exists was computed on, whose precision `run.precision: auto` keeps.
     """
     splits = tuple(splits)
     for split in splits:
         if not manifest.of(split):
             raise DataError(f"the run has no {split} split", hint="choose another one with --split: train or val")
-    runtime = choose_runtime(config.run.device, config.run.precision)
+    runtime = choose_runtime(config.run.device, config.run.precision, bf16_on_cpu=config.bf16_on_cpu, recorded=recorded)
+    if runtime.is_slow:
+        why = (
+            "neither AMX nor AVX-512 BF16 instructions are available, and without them a CPU can take up to 200 times "
+            "as long as in fp32"
+            if runtime.device.type == "cpu"
+            else "this GPU has no instructions for it"
+        )
+        progress.warn(f"bf16 is slow here: {why}. To compute in fp32, add --set run.precision=fp32")
     if runtime.device.type == "cpu":
         keep_freed_memory()
     pin_memory = runtime.device.type == "cuda"

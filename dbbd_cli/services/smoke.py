@@ -63,18 +63,19 @@ def smoke(
         raise ConfigError(f"--task: there is no task {task!r}", hint=f"choose one of: all, {', '.join(SCHEMAS)}")
     if epochs < 1:
         raise ConfigError(f"--epochs: {epochs} is too few", hint="give at least 1")
-    runtime = choose_runtime(device, "auto")
+    names = list(CONFIGS) if task == "all" else [task]
+    runtimes = {name: choose_runtime(device, "auto", bf16_on_cpu=SCHEMAS[name].bf16_on_cpu) for name in names}
+    runtime = runtimes[names[0]]
     start = time.perf_counter()
     folder = create_run_folder(runs_dir.absolute(), "smoke", note_synthetic)
     # On a GPU sums may be taken in another order; only the CPU promises every bit.
     exact = runtime.device.type == "cpu"
-    names = CONFIGS if task == "all" else [task]
     trials = [_Trial(name, epochs, device, exact, folder, progress) for name in names]
     steps = [step for trial in trials for step in trial.run()]
     result = SmokeResult(
         run=folder,
         device=runtime.description,
-        precision=runtime.precision,
+        precision=_precisions({name: runtime.precision for name, runtime in runtimes.items()}),
         steps=steps,
         seconds=time.perf_counter() - start,
     )
@@ -83,6 +84,13 @@ def smoke(
             trial.tidy()
         shutil.rmtree(folder / "cache", ignore_errors=True)
     return result
+
+
+def _precisions(precisions: Mapping[str, str]) -> str:
+    """One precision where all tasks have the same, else each with its task."""
+    if len(set(precisions.values())) == 1:
+        return next(iter(precisions.values()))
+    return ", ".join(f"{task}: {precision}" for task, precision in precisions.items())
 
 
 class _FailedError(Exception):

@@ -43,7 +43,7 @@ def train_new_run(config: Config, manifest: Manifest, progress: Progress, comman
         try:
             write_text(folder / CONFIG, dump_config(config))
             write_text(folder / SPLITS, manifest.to_json())
-            write_environment(folder, command, trainer.runtime.description)
+            write_environment(folder, command, trainer.runtime)
             with supervised(trainer.task):
                 trainer.save(folder)
         except OSError as error:

@@ -27,7 +27,9 @@ def validate(target: Path, *, overrides: Sequence[Override] = (), progress: Prog
     """
     progress = progress or Silent()
     run = open_run(target, prefer=BEST, overrides=overrides, progress=progress)
-    task, runtime = build_task(run.config, run.manifest, splits=("val",), pretrained=False, progress=progress)
+    task, runtime = build_task(
+        run.config, run.manifest, splits=("val",), pretrained=False, progress=progress, recorded=run.kept_runtime
+    )
     load_module(task, run)
     place(task.module, runtime)
     loader = task.loaders["val"]

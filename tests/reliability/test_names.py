@@ -426,6 +426,7 @@ def test_the_traceback_of_debug_shows_nothing_raw(tmp_path: Path) -> None:
 def test_a_repository_of_a_stranger_runs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The settings of a repository can name programs, and the program asks git about the folder that it runs in."""
     from dbbd_cli.engine.environment import write_environment
+    from dbbd_cli.engine.runtime import choose_runtime
 
     def git(*arguments: str) -> None:
         who = ("-c", "user.name=x", "-c", "user.email=x@example.com")
@@ -465,7 +466,7 @@ def test_a_repository_of_a_stranger_runs_nothing(tmp_path: Path, monkeypatch: py
     monkeypatch.chdir(tmp_path)
     run_folder = tmp_path / "run"
     run_folder.mkdir()
-    write_environment(run_folder, ["dbbd"], "cpu")
+    write_environment(run_folder, ["dbbd"], choose_runtime("cpu", "fp32"))
     assert not (tmp_path / "ran").exists()
     commit = json.loads((run_folder / "environment.json").read_text())["git"]
     assert re.fullmatch(r"[0-9a-f]{40,64}", commit["commit"])

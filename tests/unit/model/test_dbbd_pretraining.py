@@ -59,7 +59,7 @@ def test_golden_files(dtype: torch.dtype, mode: str, gradient_checkpointing: boo
     top_down, bottom_up, losses = module.compare(*views, regions)
     losses.total.backward()
 
-    # No input of a ReLU or of a maximum is within 2e-6 of a kink, so these hold on every processor (tests/golden/README.md).
+    # No input is within 2e-6 of a kink, so these hold on every processor: see tests/golden/README.md.
     value_tolerance, grad_tolerance = (1e-5, 2e-5) if dtype == torch.float32 else (1e-7, 1e-7)
 
     def close(found: torch.Tensor, key: str) -> None:
