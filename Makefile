@@ -16,11 +16,12 @@ endif
 TORCH_CPU_INDEX := https://download.pytorch.org/whl/cpu
 
 .DEFAULT_GOAL := help
-.PHONY: help torch-choice smoke test reliability fuzz soak bench check format completions docs build clean
+.PHONY: help torch-choice smoke test test-processors reliability fuzz soak bench check format completions docs build clean
 
 help: ## Show the targets
 	@echo "make smoke        install into $(VENV), then train, resume, evaluate and plot on made-up data (about a minute)"
 	@echo "make test         install with the test tools, then run the tests"
+	@echo "make test-processors  the numeric tests as other processors would run them (10 minutes); ONLY=\"name name\""
 	@echo "make reliability  all experiments on what docs/reliability.md promises, at their full count (hours)"
 	@echo "make fuzz         100,000 damaged inputs for every reader, guided by coverage (Linux, Python 3.11 to 3.13)"
 	@echo "make soak         2,000 short epochs of both tasks, watching memory and open files (an hour)"
@@ -76,6 +77,9 @@ smoke: $(VENV)/installed
 
 test: $(VENV)/installed-dev
 	$(BIN)/python -m pytest -n auto
+
+test-processors: $(VENV)/installed-dev
+	$(BIN)/python tests/processors.py -n auto $(if $(ONLY),--only "$(ONLY)")
 
 reliability: $(VENV)/installed-dev
 	DBBD_RELIABILITY=full $(BIN)/python -m pytest tests/reliability

@@ -29,6 +29,15 @@ def _cache_folder(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.
     monkeypatch.setenv("DBBD_CACHE_DIR", str(folder))
 
 
+@pytest.fixture(autouse=True)
+def _instructions(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Makes PyTorch report the instructions that $DBBD_TEST_CPU names, for `make test-processors`."""
+    if instructions := os.environ.get("DBBD_TEST_CPU"):
+        import torch
+
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {instructions: True}, raising=False)
+
+
 @pytest.fixture
 def shared() -> Path:
     """The folder of real data beside the repository."""

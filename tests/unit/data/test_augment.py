@@ -42,9 +42,11 @@ def test_a_sample_is_changed_the_same_way_in_any_batch(channels: int) -> None:
     x = images()[:, :channels]
     whole = augment(x, seed=1, epoch=2, **ALL)
     alone = changes([2], channels, seed=1, epoch=2, **ALL).apply(x[2:3] * 255)
-    assert torch.equal(whole[2:3], alone)
+    # Values from 0 to 1 in float32. A kernel may round differently where a vector of values begins elsewhere.
+    assert torch.allclose(whole[2:3], alone, atol=1e-6)
     drawn = changes([0, 1, 2, 3], channels, seed=1, epoch=2, **ALL)
-    assert torch.equal(torch.cat([drawn.apply(x[:3] * 255), drawn.apply(x[3:] * 255, first=3)]), whole)
+    parts = [drawn.apply(x[:3] * 255), drawn.apply(x[3:] * 255, first=3)]
+    assert torch.allclose(torch.cat(parts), whole, atol=1e-6)
     assert not torch.allclose(augment(x, seed=1, epoch=3, **ALL), whole)
     assert not torch.allclose(augment(x, seed=2, epoch=2, **ALL), whole)
 
@@ -94,7 +96,7 @@ def test_rotation_is_that_of_a_smooth_image_sampled_anew(degrees: int) -> None:
 
 def test_a_rotation_by_nothing_changes_nothing() -> None:
     x = images(3)
-    assert torch.equal(rotate(x, torch.zeros(3), 0.1), x)
+    assert torch.allclose(rotate(x, torch.zeros(3), 0.1), x, atol=1e-6)
 
 
 def test_brightness_scales_within_its_range() -> None:

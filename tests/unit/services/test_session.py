@@ -1,0 +1,182 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from dbbd_cli.config.load import parse_override
+from dbbd_cli.engine.checkpoint import load_checkpoint
+from dbbd_cli.errors import CheckpointError, ConfigError
+from dbbd_cli.model.sealed_file import write_sealed
+from dbbd_cli.progress import Silent
+from dbbd_cli.services.evaluate import evaluate
+from dbbd_cli.services.resume import resume
+from dbbd_cli.services.train import train
+from dbbd_cli.services.validate import validate
+
+Make = Callable[..., Any]
+FP32 = [parse_override("run.precision=fp32")]
+MORE = [parse_override("training.epochs=2")]
+
+
+class Told(Silent):
+    """Keeps the rows of the header, the lines and the warnings."""
+
+    def __init__(self) -> None:
+        self.rows: dict[str, str] = {}
+        self.lines: list[str] = []
+        self.warnings: list[str] = []
+
+    def facts(self, title: str, rows: Any) -> None:
+        self.rows.update(rows)
+
+    def line(self, text: str) -> None:
+        self.lines.append(text)
+
+    def warn(self, text: str) -> None:
+        self.warnings.append(text)
+
+
+@pytest.fixture
+def processor(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Pretends that the processor has these instructions, whatever it has, and that nothing limits oneDNN."""
+
+    def pretend(*instructions: str) -> None:
+        for name in ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA"):
+            monkeypatch.delenv(name, raising=False)
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: dict.fromkeys(instructions, True), raising=False)
+
+    return pretend
+
+
+def changed(run: Path, **parts: object) -> Path:
+    """The newest checkpoint of a run with parts replaced; None removes a part."""
+    checkpoint = {**load_checkpoint(run / "ckpt.pth"), **parts}
+    (run / "ckpt.pth").unlink()
+    write_sealed({name: part for name, part in checkpoint.items() if part is not None}, run / "ckpt.pth")
+    return run / "ckpt.pth"
+
+
+def test_a_run_begun_in_bf16_stays_in_bf16_on_a_processor_without_it_and_says_that_it_is_slow(
+    tiny_config: Make, processor: Callable[..., None]
+) -> None:
+    processor("avx512_bf16")
+    told = Told()
+    run = train(tiny_config(training__epochs=1), progress=told).run
+    assert told.rows["Precision"] == "bf16 (chosen by auto)"
+    assert not told.warnings
+    logged = validate(run).logged
+    processor()
+
+    told = Told()
+    result = validate(run, progress=told)
+    assert result.precision == "bf16 (kept from the run)"
+    assert result.metrics == logged  # only what the processor is taken for has changed
+    assert len(told.warnings) == 1
+    assert "bf16 is slow here" in told.warnings[0]
+    assert "--set run.precision=fp32" in told.warnings[0]
+
+    told = Told()
+    report = evaluate(run, plots=False, progress=told).report
+    assert report["efficiency"]["precision"] == "bf16 (kept from the run)"  # type: ignore[index]
+    assert "bf16 is slow here" in told.warnings[0]
+
+    told = Told()
+    resume(run, overrides=MORE, progress=told)
+    assert told.rows["Precision"] == "bf16 (kept from the run)"
+    assert "bf16 is slow here" in told.warnings[0]
+    checkpoint = load_checkpoint(run / "ckpt.pth")
+    assert checkpoint["runtime"]["precision"] == "bf16"
+    assert checkpoint["config"]["run"]["precision"] == "auto"
+
+
+def test_a_run_begun_in_fp32_stays_in_fp32_on_a_processor_with_bf16(
+    tiny_config: Make, processor: Callable[..., None]
+) -> None:
+    processor()
+    run = train(tiny_config(training__epochs=1)).run
+    processor("amx_bf16")
+    assert validate(run).precision == "fp32 (kept from the run)"
+
+
+def test_a_precision_on_the_command_line_comes_before_that_of_the_run(
+    tiny_config: Make, processor: Callable[..., None]
+) -> None:
+    processor("avx512_bf16")
+    run = train(tiny_config(training__epochs=1)).run
+    processor()
+    told = Told()
+    assert validate(run, overrides=FP32, progress=told).precision == "fp32"
+    assert not told.warnings
+    assert validate(run, overrides=[parse_override("run.precision=auto")]).precision == "fp32 (chosen by auto)"
+    told = Told()
+    resume(run, overrides=[*MORE, *FP32], progress=told)
+    assert "The run was trained in bf16 so far, and continues in fp32." in told.lines
+    assert load_checkpoint(run / "ckpt.pth")["runtime"]["precision"] == "fp32"
+
+
+def test_auto_is_fp32_for_dbbd_on_every_processor(tiny_point_config: Make, processor: Callable[..., None]) -> None:
+    processor("amx_bf16", "avx512_bf16")
+    told = Told()
+    run = train(tiny_point_config(training__epochs=1), progress=told).run
+    assert told.rows["Precision"] == "fp32 (chosen by auto)"
+    assert load_checkpoint(run / "ckpt.pth")["runtime"]["precision"] == "fp32"
+
+
+def test_a_checkpoint_of_an_earlier_version_takes_what_auto_chooses_here_and_says_so(
+    tiny_config: Make, processor: Callable[..., None]
+) -> None:
+    processor("avx512_bf16")
+    run = train(tiny_config(training__epochs=1)).run
+    changed(run, runtime=None)
+    processor()
+    told = Told()
+    resume(run, overrides=MORE, progress=told)
+    assert told.rows["Precision"] == "fp32 (chosen by auto)"
+    assert len(told.warnings) == 1
+    assert "trained in torch.bfloat16 so far, and continues in torch.float32" in told.warnings[0]
+
+
+def test_a_run_in_fp16_says_what_to_do_on_a_cpu(tiny_config: Make) -> None:
+    run = train(tiny_config(training__epochs=1)).run
+    recorded = load_checkpoint(run / "ckpt.pth")["runtime"]
+    path = changed(run, runtime={**recorded, "device": "cuda", "precision": "fp16"})
+    for use in (validate, evaluate, resume):
+        with pytest.raises(ConfigError, match="which the run was trained in on cuda") as caught:
+            use(path)  # type: ignore[operator]
+        assert "--set run.precision=fp32" in caught.value.hint
+    assert validate(path, overrides=FP32).precision == "fp32"
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [3, {}, {"precision": "fp8"}, {"precision": "auto"}, {"device": "\x1b[2J"}, {"threads": "2"}, {"processor": 1}],
+    ids=str,
+)
+def test_a_record_of_another_form_is_refused(wrong: object, tiny_config: Make) -> None:
+    run = train(tiny_config(training__epochs=1)).run
+    recorded = load_checkpoint(run / "ckpt.pth")["runtime"]
+    path = changed(run, runtime={**recorded, **wrong} if isinstance(wrong, dict) and wrong else wrong)
+    with pytest.raises(CheckpointError, match="its record of device and precision is invalid"):
+        validate(path)
+
+
+def test_resume_says_where_threads_or_processor_have_changed(tiny_config: Make) -> None:
+    run = train(tiny_config(training__epochs=1)).run
+    told = Told()
+    resume(run, overrides=MORE, progress=told)
+    assert not [line for line in told.lines if "last digits" in line]
+
+    recorded = load_checkpoint(run / "ckpt.pth")["runtime"]
+    for change in ({"threads": recorded["threads"] + 3}, {"processor": "another one\x1b"}, {"device": "cuda"}):
+        changed(run, runtime={**recorded, **change})
+        told = Told()
+        resume(run, overrides=[parse_override("training.epochs=2")], progress=told)
+        (line,) = [line for line in told.lines if "last digits" in line]
+        assert line.startswith("The run was computed on ")
+        assert "\x1b" not in line
+        for value in change.values():
+            assert str(value).rstrip("\x1b") in line
