@@ -7,6 +7,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import pickle
+import signal
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,11 @@ from dbbd_cli.config.image_classification import ImageClassificationConfig
 from dbbd_cli.config.point_pretraining import PointPretrainingConfig
 from dbbd_cli.config.schema import Config
 from dbbd_cli.data.region_tree import RegionTree
+
+# A shell that starts the tests in the background, or nohup, has them ignore signals that they send themselves.
+for _name in ("SIGINT", "SIGHUP", "SIGTERM", "SIGUSR1"):
+    if hasattr(signal, _name) and signal.getsignal(getattr(signal, _name)) is signal.SIG_IGN:
+        signal.signal(getattr(signal, _name), signal.default_int_handler if _name == "SIGINT" else signal.SIG_DFL)
 
 SHARED = Path(__file__).parents[1] / ".." / "shared"
 
