@@ -15,7 +15,7 @@ QUICK_TESTS = (
 
 @pytest.mark.parametrize("environment", ["all-avx2", "pytorch-default", "threads-2"])
 def test_some_numeric_tests_pass_as_other_processors_would_run_them(environment: str, tmp_path: Path) -> None:
-    done = processors.run_tests(environment, [*QUICK_TESTS, "-p", "no:xdist", f"--basetemp={tmp_path / 'nested'}"])
+    done = processors.run_tests(environment, [*QUICK_TESTS, f"--basetemp={tmp_path / 'nested'}"])
     assert done.returncode == 0, done.stdout
     assert " passed" in done.stdout
 

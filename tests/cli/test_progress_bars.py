@@ -121,11 +121,11 @@ def test_at_most_ten_frames_a_second() -> None:
 
 def test_advance_is_cheap() -> None:
     progress = BarProgress(Terminal())
-    start = time.perf_counter()
+    start = time.process_time()
     with progress.phase("train", 10_000) as phase:
         for _ in range(10_000):
             phase.advance(samples=32, loss=0.5)
-    assert (time.perf_counter() - start) / 10_000 < 50e-6
+    assert (time.process_time() - start) / 10_000 < 50e-6
 
 
 def test_ascii_terminal() -> None:
