@@ -102,3 +102,9 @@ def test_continuous_integration_deletes_only_the_environment_that_it_made(there_
     assert result.returncode == 0, result.stderr
     assert (tmp_path / "calls").read_text() == "make check\nmake test\n"
     assert (tmp_path / ".venv").exists() is there_before
+
+
+def test_numeric_tests_run_in_the_environments_that_are_named(project: Path) -> None:
+    assert run(project, "make", "test-processors", "ONLY=as-is threads-2").returncode == 0
+    calls = (project / "calls").read_text().splitlines()
+    assert calls[-1] == "python tests/processors.py -n auto --only as-is threads-2"
