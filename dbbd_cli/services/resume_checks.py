@@ -49,8 +49,8 @@ def check_proof(
     before, now = proof.get("precision"), str(trainer.runtime.dtype)
     if before is not None and before != now and "runtime" not in checkpoint:
         progress.warn(
-            f"the run was trained in {printable(before[:40])} so far, and continues in {now}, which auto chose here. "
-            "To keep to one, set run.precision to fp32 or bf16"
+            f"the run was trained in {printable(before[:40])} so far, and continues in {now} here. To keep to "
+            "one, set run.precision to fp32 or bf16"
         )
 
 
