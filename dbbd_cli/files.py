@@ -3,73 +3,15 @@
 from __future__ import annotations
 
 import errno
-import hashlib
 import os
-import platform
-import re
-import secrets
-import shutil
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from functools import cache
 from pathlib import Path
 from typing import TextIO
 
-_TEMPORARY = re.compile(r"\.(\d{1,10})-([0-9a-f]{8})-[0-9a-f]{8}\.tmp$")
-_OWN_FOLDERS = (".", "dbbd.")
-"""How the names of folders begin that are made under such a name: drafts of run folders, and those of workers."""
-_LONG_AGO_SECONDS = 7 * 24 * 3600
-"""What another machine left is taken for left over after so long: whether its process runs cannot be seen from here."""
+from dbbd_cli.temporary import discard, temporary_file
+
 _LONGEST_LINE = 1 << 20
-
-
-def temporary_path(path: Path) -> Path:
-    """A name for a file that is to become `path`: nobody else's, and known to be left over once this process is dead.
-
-    What lies in the folder under a fixed name could be a link that leads elsewhere.
-    """
-    return path.with_name(f"{path.name}.{os.getpid()}-{_machine()}-{secrets.token_hex(4)}.tmp")
-
-
-@cache
-def _machine() -> str:
-    """Stands for all processes whose numbers mean the same as here: this boot of this machine, or of this container."""
-    parts = [platform.node()]
-    with suppress(OSError):
-        parts.append(Path("/proc/sys/kernel/random/boot_id").read_text())
-        parts.append(str(Path("/proc/self/ns/pid").readlink()))
-    return hashlib.sha256("\n".join(parts).encode("utf-8", "surrogatepass")).hexdigest()[:8]
-
-
-def remove_strays(folder: Path) -> None:
-    """Removes what processes that were killed have left in a folder under names of `temporary_path`."""
-    with suppress(OSError):
-        for path in folder.glob("*.tmp"):
-            found = _TEMPORARY.search(path.name)
-            with suppress(OSError):
-                if not found or _is_in_use(int(found[1]), found[2], path.lstat().st_mtime):
-                    continue
-                if path.is_dir() and not path.is_symlink():
-                    if path.name.startswith(_OWN_FOLDERS):  # nobody's run, whatever it is called
-                        shutil.rmtree(path)
-                else:
-                    path.unlink()
-
-
-def _is_in_use(process: int, machine: str, changed: float) -> bool:
-    if machine != _machine():
-        return time.time() - changed < _LONG_AGO_SECONDS
-    import psutil  # takes a while to load, and is needed where there is something to look at only
-
-    try:
-        writer = psutil.Process(process)
-        # Numbers of processes are used again: who began later did not write it. A zombie is dead, and not yet buried.
-        return bool(writer.create_time() <= changed + 1 and writer.status() != psutil.STATUS_ZOMBIE)
-    except psutil.NoSuchProcess:
-        return False
-    except psutil.Error:  # alive, and another user's
-        return True
 
 
 @contextmanager
@@ -119,15 +61,15 @@ def replace_file(source: Path, target: Path) -> None:
 
 def write_bytes(path: Path, content: bytes) -> None:
     """Writes a file through a temporary one, so that a reader sees the old content or the new, never a part."""
-    temporary = temporary_path(path)
+    temporary = temporary_file(path)
     try:
-        with temporary.open("xb") as file:
+        with temporary.open("wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
         replace_file(temporary, path)
     finally:
-        temporary.unlink(missing_ok=True)
+        discard(temporary)
 
 
 def write_text(path: Path, text: str) -> None:

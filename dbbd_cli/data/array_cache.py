@@ -20,7 +20,8 @@ import numpy as np
 from dbbd_cli.data.cache_dir import make_cache_folder
 from dbbd_cli.data.findings import why
 from dbbd_cli.errors import DiskError
-from dbbd_cli.files import passing_lock, remove_free_locks, remove_strays, require_regular, temporary_path
+from dbbd_cli.files import passing_lock, remove_free_locks, require_regular
+from dbbd_cli.temporary import discard, remove_strays, temporary_file
 
 Arrays = dict[str, np.ndarray]
 _MAGIC = b"dbbdarr1"
@@ -128,14 +129,14 @@ def _write(path: Path, arrays: Arrays) -> None:
     for part in payload:
         checksum = zlib.crc32(part, checksum)
     header = json.dumps({"arrays": described, "crc32": checksum}).encode()
-    temporary = temporary_path(path)
+    temporary = temporary_file(path)
     try:
         with temporary.open("wb") as file:
             file.write(_padded(_MAGIC + len(header).to_bytes(8, "little") + header))
             file.writelines(payload)
         temporary.replace(path)
     finally:
-        temporary.unlink(missing_ok=True)
+        discard(temporary)
 
 
 def _read(path: Path, usable: Callable[[Arrays], bool]) -> Arrays | None:

@@ -29,8 +29,9 @@ from dbbd_cli.data.image_refs import hash_files as hash_files
 from dbbd_cli.data.image_refs import url_sha256 as url_sha256
 from dbbd_cli.data.image_worker import Problem, Shape, prepare_in_workers, prepare_rows
 from dbbd_cli.errors import DiskError
-from dbbd_cli.files import passing_lock, read_file, remove_free_locks, remove_strays, temporary_path, write_text
+from dbbd_cli.files import passing_lock, read_file, remove_free_locks, write_text
 from dbbd_cli.progress import Progress
+from dbbd_cli.temporary import discard, remove_strays, temporary_file
 from dbbd_cli.text import printable
 
 CACHE_FORMAT = 2
@@ -179,7 +180,7 @@ def make_room(cache_dir: Path, needed: int, limit: int = CACHE_LIMIT_BYTES) -> N
 
 def _fill(refs: Sequence[ImageRef], whole: PreparedImages, progress: Progress) -> PreparedImages:
     """Writes the cache file, without the images that are unreadable."""
-    temporary = temporary_path(whole.path)
+    temporary = temporary_file(whole.path)
     try:
         _reserve(temporary, int(np.prod(whole.shape)))
         found = _prepare(temporary, whole.shape, refs, progress)
@@ -194,7 +195,7 @@ def _fill(refs: Sequence[ImageRef], whole: PreparedImages, progress: Progress) -
             prepared = _of(refs, whole.shape[2], whole.path.parent, problems, channels=1)
         temporary.replace(prepared.path)
     finally:
-        temporary.unlink(missing_ok=True)
+        discard(temporary)
     # What may be mended without a change of content, such as a missing permission, is tried again.
     if found and all(problem.lasting for problem in found.values()):
         record = {"pillow": PIL.__version__, "problems": prepared.problems}

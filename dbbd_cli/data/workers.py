@@ -24,8 +24,8 @@ import torch
 from torch.utils.data import DataLoader
 
 from dbbd_cli.errors import DataError
-from dbbd_cli.files import remove_strays, temporary_path
 from dbbd_cli.stopping import STOP_SIGNALS
+from dbbd_cli.temporary import hold_folder, release, remove_strays, temporary_path
 
 _END = object()
 
@@ -60,7 +60,7 @@ class Workers:
             DataError: a process has died, or gives no batch in time. Never raised but where a batch is waited for.
         """
         if self._folder is not None:
-            self._folder.mkdir(mode=0o700, exist_ok=True)
+            hold_folder(self._folder, mode=0o700)
         iterator: Iterator[Any] | None = None
         while True:
             try:
@@ -129,6 +129,7 @@ class Workers:
         if self._folder is not None:
             _remove_shared_memory(_workers_of(self._folder))
             shutil.rmtree(self._folder, ignore_errors=True)
+            release(self._folder)
 
 
 def _no_more(message: str) -> DataError:

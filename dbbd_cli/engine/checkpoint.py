@@ -7,20 +7,27 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from dbbd_cli.errors import CheckpointError, DiskError
-from dbbd_cli.files import replace_file, temporary_path
+from dbbd_cli import __version__
+from dbbd_cli.config.load import config_from_mapping
+from dbbd_cli.engine.environment import VERSION, other_version
+from dbbd_cli.engine.state import TrainState
+from dbbd_cli.errors import CheckpointError, ConfigError, DiskError
+from dbbd_cli.files import replace_file
 from dbbd_cli.model.safe_load import load_tensors, reason_of
-from dbbd_cli.model.sealed_file import is_intact, is_sealed, write_sealed
+from dbbd_cli.model.sealed_file import has_holes, is_intact, is_sealed, write_sealed
+from dbbd_cli.model.tensor_file import check_tensor_file
 from dbbd_cli.paths import resume_command
+from dbbd_cli.temporary import discard, temporary_file, temporary_link
 from dbbd_cli.text import printable
 
 CHECKPOINT_FORMAT = 2
+WRITER = "dbbd_version"
+"""Where a checkpoint names the version that wrote it; earlier versions named none."""
 NEWEST = "ckpt.pth"
 BEST = "best_model.pth"
 _FULL = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC), errno.EFBIG}
@@ -28,6 +35,10 @@ _PREVIOUS = re.compile(r"ckpt\.previous(\d{0,6})\.pth")
 CONTENT = {
     *("format", "module", "optimizer", "learning_rate", "scaler", "state", "random", "config", "splits", "proof")
 }
+
+
+class UnreadableCheckpointError(CheckpointError):
+    """A checkpoint that is whole, and that this version cannot read: it is never passed over, replaced or renamed."""
 
 
 def previous_name(age: int) -> str:
@@ -66,41 +77,39 @@ def save_checkpoint(
         DiskError: the disk is full or cannot be written; the checkpoints that were there are still there.
     """
     newest = folder / NEWEST
-    temporary, second = temporary_path(newest), temporary_path(newest)
+    temporary: Path | None = None
     try:
-        write_sealed({"format": CHECKPOINT_FORMAT, **state}, temporary, between)
+        temporary = temporary_file(newest)
+        content = {**state, "format": CHECKPOINT_FORMAT, WRITER: __version__}
+        write_sealed(content, temporary, between)
         temporary.stat()  # raises where somebody has taken the folder away
         if not is_intact(temporary, between):
             raise OSError(f"what was written to {folder} reads back differently")
         if best:
             # Best before newest: were the run to end in between, the newest would still lead to this best.
-            _link(temporary, second)
-            replace_file(second, folder / BEST)
+            _replace_by_link(temporary, folder / BEST)
         for age in range(keep - 1, 1, -1):
             if (folder / previous_name(age - 1)).exists():
                 replace_file(folder / previous_name(age - 1), folder / previous_name(age))
         if keep > 1 and newest.exists():
-            _link(newest, second)
-            replace_file(second, folder / previous_name(1))
+            _replace_by_link(newest, folder / previous_name(1))
         replace_file(temporary, newest)
         for name in set(checkpoint_names(folder)) - {NEWEST, BEST} - {previous_name(age) for age in range(1, keep)}:
             (folder / name).unlink(missing_ok=True)
     except OSError as error:
         raise disk_error(error, folder, state_bytes(state)) from error
     finally:
-        for stray in (temporary, second):
-            with suppress(OSError):
-                stray.unlink(missing_ok=True)
+        if temporary is not None:
+            discard(temporary)
 
 
-def _link(path: Path, second: Path) -> None:
-    """A second name for a file, or a copy where the file system has no hard links."""
+def _replace_by_link(path: Path, target: Path) -> None:
+    """Makes `target` the same file as `path`, or a copy of it where the file system has no hard links."""
+    second = temporary_link(path, target)
     try:
-        os.link(path, second)
-    except OSError:
-        shutil.copyfile(path, second)
-        with second.open("rb+") as file:
-            os.fsync(file.fileno())
+        replace_file(second, target)
+    finally:
+        discard(second)
 
 
 def disk_error(error: OSError, folder: Path, needed: int) -> DiskError:
@@ -134,6 +143,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     """Reads a checkpoint onto the CPU after checking its digest. Nothing in it can run code.
 
     Raises:
+        UnreadableCheckpointError: the file is whole, but of another version, or of something this one does not read.
         CheckpointError: the file is missing, damaged, unsafe, or not a checkpoint of this program.
     """
     if not path.is_file():
@@ -143,17 +153,23 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         state = load_tensors(path)
     except CheckpointError as error:
         error.hint = error.hint or hint
-        raise
-    if (
-        isinstance(state, dict)
-        and state.keys() >= {"format", "module"}
-        and (type(state["format"]) is not int or state["format"] != CHECKPOINT_FORMAT)
-    ):
-        raise CheckpointError(
-            f"{path} has format {printable(str(state['format'])[:20])}, "
-            f"and this version reads format {CHECKPOINT_FORMAT}",
-            hint="use the version of dbbd that wrote it (see environment.json of the run)",
-        )
+        if is_damaged(path):
+            raise
+        cause = error.__cause__
+        if cause is None or isinstance(cause, (MemoryError, OSError)):
+            raise UnreadableCheckpointError(error.message, hint="fix the cause: the file itself is whole") from error
+        reason = f"it {cause}" if isinstance(cause, ValueError) else "it is not a readable file of tensors"
+        raise _unreadable(path, f"{path} is whole, but dbbd {__version__} cannot read it: {reason}", {}) from error
+    if isinstance(state, dict) and state.keys() >= {"format", "module"}:
+        if not _has_known_format(state):
+            found = printable(str(state["format"])[:20])
+            raise _unreadable(
+                path, f"{path} has format {found}, and dbbd {__version__} reads format {CHECKPOINT_FORMAT}", state
+            )
+        if missing := sorted(CONTENT - state.keys()):
+            raise _unreadable(
+                path, f"{path} has parts that dbbd {__version__} does not know, and lacks {', '.join(missing)}", state
+            )
     if not isinstance(state, dict) or not state.keys() >= CONTENT:
         raise CheckpointError(
             f"{path} is not a checkpoint of dbbd",
@@ -162,6 +178,64 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     if not is_sealed(path):
         raise CheckpointError(f"{path} is damaged: it does not end with its SHA-256", hint=hint)
     return state
+
+
+def _has_known_format(state: Mapping[str, Any]) -> bool:
+    return type(state["format"]) is int and state["format"] == CHECKPOINT_FORMAT
+
+
+def _unreadable(path: Path, message: str, state: Mapping[str, Any]) -> UnreadableCheckpointError:
+    """The error about a whole checkpoint, with the version that wrote it as far as the file or its run says so."""
+    writer = state.get(WRITER)
+    if not isinstance(writer, str) or not VERSION.fullmatch(writer):
+        writer = other_version(path.parent)
+    use = f"use dbbd {writer}, which wrote it" if writer else "use the version of dbbd that wrote it"
+    return UnreadableCheckpointError(
+        message, hint=f"{use}; to go on without this file, move it out of the run folder: dbbd never replaces it"
+    )
+
+
+def is_damaged(path: Path) -> bool:
+    """Whether a checkpoint is not what was written: no file, without its digest, or with that of another content.
+
+    False where that cannot be told.
+    """
+    if not path.is_file():
+        return True
+    try:
+        return not is_sealed(path) or has_holes(path) or not is_intact(path)
+    except OSError:
+        return False
+
+
+def refuse_unreadable(folder: Path) -> None:
+    """Raises where a run folder holds a whole checkpoint that this version cannot read: a save would replace it.
+
+    Of checkpoints that are known only the list of what they hold is read.
+
+    Raises:
+        UnreadableCheckpointError: names it, and the version that wrote it.
+    """
+    for name in checkpoint_names(folder):
+        path = folder / name
+        if not path.is_file():
+            continue
+        reason: object = "its parts are others"
+        try:
+            outline: Any = check_tensor_file(path).content
+            if isinstance(outline, dict) and outline.keys() >= CONTENT and _has_known_format(outline):
+                TrainState.from_plain(outline["state"])
+                config_from_mapping(outline["config"], origin=str(path))
+                continue
+        except (ConfigError, OSError, ValueError, TypeError, AttributeError, MemoryError) as error:
+            reason = error
+        try:
+            state = load_checkpoint(path)
+        except UnreadableCheckpointError:
+            raise
+        except CheckpointError:
+            continue  # damaged, or no checkpoint at all
+        raise _unreadable(path, f"{path} is whole, but dbbd {__version__} cannot read it: {reason}", state)
 
 
 def state_bytes(state: Any) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
 import subprocess
 import time
 from collections.abc import Sequence
@@ -20,6 +21,7 @@ from dbbd_cli.engine.runtime import Runtime
 from dbbd_cli.files import read_file, write_text
 
 ENVIRONMENT = "environment.json"
+VERSION = re.compile(r"\d[\w.+!-]{0,39}", re.ASCII)
 PACKAGES = (
     "torch",
     "torchvision",
@@ -64,6 +66,17 @@ def write_environment(folder: Path, command: Sequence[str], runtime: Runtime) ->
     except (OSError, ValueError, TypeError, AttributeError, RecursionError):
         pass  # a new run, or a file that somebody damaged
     write_text(folder / ENVIRONMENT, json.dumps(content, indent=2) + "\n")
+
+
+def other_version(folder: Path) -> str | None:
+    """The last version of this program, other than this one, that worked on a run; None where its record names none."""
+    try:
+        record = json.loads(read_file(folder / ENVIRONMENT))
+        versions = [part["versions"]["dbbd"] for part in (record, *record.get("resumed", []))]
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        return None
+    others = [found for found in versions if isinstance(found, str) and VERSION.fullmatch(found)]
+    return next((found for found in reversed(others) if found != __version__), None)
 
 
 def _git_commit() -> dict[str, str] | None:

@@ -24,10 +24,9 @@ from dbbd_cli.files import (
     open_to_append,
     read_file,
     read_lines,
-    remove_strays,
-    temporary_path,
     write_text,
 )
+from dbbd_cli.temporary import hold_folder, release, remove_strays, temporary_path
 from dbbd_cli.text import printable
 
 if TYPE_CHECKING:
@@ -84,7 +83,7 @@ def create_run_folder(runs_dir: Path, name: str, fill: Callable[[Path], None]) -
     try:
         runs_dir.mkdir(parents=True, exist_ok=True)
         remove_strays(runs_dir)
-        draft.mkdir()
+        hold_folder(draft)
     except OSError as error:
         raise DiskError(f"no run folder can be made in {runs_dir}: {error.strerror}", hint=HINT_RUNS_DIR) from error
     try:
@@ -102,6 +101,7 @@ def create_run_folder(runs_dir: Path, name: str, fill: Callable[[Path], None]) -
         raise DiskError(f"the run folder {runs_dir / stem} cannot be made", hint=HINT_RUNS_DIR)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
+        release(draft)
 
 
 @contextmanager

@@ -27,6 +27,7 @@ from dbbd_cli.model.dbbd_loss import (
 from dbbd_cli.model.dbbd_regions import RegionBatch
 from dbbd_cli.model.output import OnReading, StepOutput
 from dbbd_cli.model.safe_load import check_finite, load_tensors
+from dbbd_cli.text import printable
 
 
 class DbbdPretraining(nn.Module):
@@ -144,14 +145,12 @@ def load_pretraining(module: DbbdPretraining, path: Path) -> None:
     Raises:
         CheckpointError: the file is missing, not safe to read, not finite, or has other keys or shapes.
     """
-    content = load_tensors(path)
-    state = _state_dict_in(content)
+    state = pretraining_weights(load_tensors(path, objects=True), path)
     if state is None:
         raise CheckpointError(
             f"{path} holds no weights of DBBD",
             hint="give a checkpoint of this tool, or one with encoder_state_dict and loss_fn_state_dict",
         )
-    check_finite(state, path)
     own = module.state_dict()
     findings = [f"missing: {key}" for key in own if key not in state]
     findings += [f"unknown: {key}" for key in state if key not in own]
@@ -161,7 +160,7 @@ def load_pretraining(module: DbbdPretraining, path: Path) -> None:
         if key in state and state[key].shape != own[key].shape
     ]
     if findings:
-        sizes = sizes_of(content) or {}
+        sizes = sizes_of(state) or {}
         told = ", ".join(f"{name} {value}" for name, value in sizes.items() if name != "feature_dim")
         raise CheckpointError(
             f"{path} does not fit the network",
@@ -172,13 +171,58 @@ def load_pretraining(module: DbbdPretraining, path: Path) -> None:
     module.load_state_dict(state)
 
 
-def sizes_of(content: object) -> dict[str, Any] | None:
+def pretraining_weights(content: object, path: Path) -> dict[str, torch.Tensor] | None:
+    """The weights in a file, by the names that they have in `DbbdPretraining`; None where there is no state dict.
+
+    The first implementation registered its modules in several places, and its state dicts hold their weights once for
+    each. What is there more than once must be equal.
+
+    Args:
+        content: what the file holds.
+        path: the file, for messages.
+
+    Raises:
+        CheckpointError: weights are not finite, or differ where they must be equal.
+    """
+    state = _state_dict_in(content)
+    if state is None:
+        return None
+    check_finite(state, path)
+    weights: dict[str, torch.Tensor] = {}
+    origins: dict[str, str] = {}
+    for key, value in state.items():
+        name = _own_name(key)
+        other = weights.setdefault(name, value)
+        origin = origins.setdefault(name, key)
+        if value.dtype != other.dtype or value.shape != other.shape or not torch.equal(value, other):
+            raise CheckpointError(
+                f"{path}: {printable(key)} and {printable(origin)} are weights of the same layer, and differ",
+                hint="the file is damaged, or its weights were edited: save the checkpoint again, or use another one",
+            )
+    return weights
+
+
+_ALIASES = (
+    (r"encoder\.g2l_traversal\.(raw_projection|combine_projection|encoder|propagator|aggregator)\.", r"encoder.\1."),
+    (r"encoder\.l2g_traversal\.(raw_projection|combine_projection|encoder|propagator|aggregator)\.", r"encoder.\1."),
+    (r"encoder\.l2g_traversal\.projection\.", "encoder.raw_projection."),
+    (r"loss\.(region|point)_loss\.projection_head\.", r"loss.\1_projection."),
+)
+"""Other places of the first implementation's modules, and where they are here."""
+
+
+def _own_name(key: str) -> str:
+    for alias, name in _ALIASES:
+        key = re.sub(f"^{alias}", name, key)
+    return key
+
+
+def sizes_of(state: Mapping[str, torch.Tensor]) -> dict[str, Any] | None:
     """The arguments of `DbbdPretraining` that the shapes of weights tell; None where there are none of its weights.
 
     Args:
-        content: what a file of weights holds.
+        state: weights as `pretraining_weights` gives them.
     """
-    state = _state_dict_in(content) or {}
     prefix = "encoder.encoder.backbone.mlp."
     layers = sorted(
         int(name.split(".")[-2]) for name in state if re.fullmatch(rf"{re.escape(prefix)}\d+\.weight", name)
@@ -210,10 +254,19 @@ def _state_dict_in(content: object) -> dict[str, torch.Tensor] | None:
         return None
     encoder, loss = content.get("encoder_state_dict"), content.get("loss_fn_state_dict")
     if isinstance(encoder, Mapping) and isinstance(loss, Mapping):
-        content = {f"encoder.{key}": value for key, value in encoder.items()}
-        content |= {f"loss.{key}": value for key, value in loss.items()}
+        content = {f"encoder.{key}": value for key, value in _unwrapped(encoder).items()}
+        content |= {f"loss.{key}": value for key, value in _unwrapped(loss).items()}
     elif "module" in content:
         return _state_dict_in(content["module"])
     if content and all(isinstance(value, torch.Tensor) for value in content.values()):
-        return {str(key): value for key, value in content.items()}
+        return _unwrapped(content)
     return None
+
+
+def _unwrapped(state: Mapping[Any, Any]) -> dict[str, Any]:
+    """A state dict without the prefixes that DataParallel and torch.compile give to every name."""
+    names = [str(key) for key in state]
+    for wrapper in ("module.", "_orig_mod.", "module."):
+        if names and all(name.startswith(wrapper) for name in names):
+            names = [name.removeprefix(wrapper) for name in names]
+    return dict(zip(names, state.values(), strict=True))

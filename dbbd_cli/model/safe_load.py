@@ -12,23 +12,29 @@ import torch
 from dbbd_cli.errors import CheckpointError
 from dbbd_cli.files import require_regular
 from dbbd_cli.model.sealed_file import is_intact, is_sealed
-from dbbd_cli.model.tensor_file import check_tensor_file
+from dbbd_cli.model.tensor_file import Outline, check_tensor_file
+from dbbd_cli.pickles.objects import InertObject
 from dbbd_cli.pickles.parts import RefusedPickleError
 
 _DAMAGED = "{} is damaged: its SHA-256 is not the one at its end"
 
 
-def load_tensors(path: Path) -> object:
+def load_tensors(path: Path, *, objects: bool = False) -> object:
     """Reads a file that `torch.save` wrote, if it holds tensors and plain values only. No code in it can run.
 
     A file that carries its digest is read only if it is whole.
+
+    Args:
+        path: the file.
+        objects: whether plain objects beside them, such as a configuration, are read as `InertObject`: their
+            attributes, without their class. Else the file is refused for them.
 
     Raises:
         CheckpointError: the file is missing, damaged, or holds anything else; the message names what was refused.
     """
     try:
         require_regular(path)
-        _check(path)
+        classes = _check(path, objects).classes
     except FileNotFoundError as error:
         raise CheckpointError(f"{path} does not exist", hint="check the path") from error
     except OSError as error:
@@ -43,7 +49,7 @@ def load_tensors(path: Path) -> object:
     except MemoryError as error:
         raise CheckpointError(f"{path} does not fit into the memory that is free") from error
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), torch.serialization.safe_globals([(InertObject, name) for name in classes]):
             warnings.simplefilter("ignore")  # what is odd about a file is told by the error below
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # of many kinds, with texts that advise to do without safety
@@ -52,11 +58,11 @@ def load_tensors(path: Path) -> object:
         ) from error
 
 
-def _check(path: Path) -> None:
+def _check(path: Path, objects: bool) -> Outline:
     sealed = is_sealed(path)
     try:
         # The cheap look first: a file of holes may be of any size, and hashing it take hours.
-        check_tensor_file(path)
+        outline = check_tensor_file(path, objects=objects)
     except (RefusedPickleError, MemoryError):
         if sealed and not is_intact(path):
             raise CheckpointError(_DAMAGED.format(path)) from None
@@ -72,6 +78,7 @@ def _check(path: Path) -> None:
         raise CheckpointError(f"{path} has {size / 1e9:,.1f} GB, and {free / 1e9:,.1f} GB of memory are free")
     if sealed and not is_intact(path):
         raise CheckpointError(_DAMAGED.format(path))
+    return outline
 
 
 def check_finite(state: object, path: Path) -> None:

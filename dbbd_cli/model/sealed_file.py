@@ -63,7 +63,7 @@ class _HashingFile:
 
 
 def write_sealed(content: Mapping[str, Any], path: Path, between: Callable[[], None] = _nothing) -> None:
-    """Writes tensors and plain values through to the disk, with their digest, to a file that is not there yet.
+    """Writes tensors and plain values through to the disk, with their digest, replacing what a file holds.
 
     Args:
         content: what is written.
@@ -73,7 +73,7 @@ def write_sealed(content: Mapping[str, Any], path: Path, between: Callable[[], N
     Raises:
         OSError: the file cannot be written.
     """
-    with path.open("xb") as file:
+    with path.open("wb") as file:
         hashing = _HashingFile(file, between)
         try:
             torch.save(dict(content), cast("IO[bytes]", hashing))
@@ -96,6 +96,12 @@ def is_sealed(path: Path) -> bool:
         OSError: the file cannot be read.
     """
     return _seal(path) is not None
+
+
+def has_holes(path: Path) -> bool:
+    """Whether most of a file is not on the disk: it can have any size, and to read it take any time."""
+    status = path.stat()
+    return getattr(status, "st_blocks", status.st_size) * 512 < status.st_size // 2
 
 
 def is_intact(path: Path, between: Callable[[], None] = _nothing) -> bool:

@@ -20,6 +20,7 @@ import torch
 
 from dbbd_cli.model.tensor_archive import read_archive
 from dbbd_cli.pickles.machine import PickleMachine
+from dbbd_cli.pickles.objects import InertObject, InertObjects
 from dbbd_cli.pickles.parts import RefusedPickleError, StandIn, checked_keys
 from dbbd_cli.pickles.search import names_of_globals
 from dbbd_cli.text import printable
@@ -59,23 +60,44 @@ class _Tensor:
     """Stands for a tensor."""
 
 
-def check_tensor_file(path: Path) -> None:
+@dataclass(frozen=True)
+class Outline:
+    """What a file of tensors holds, without the tensors.
+
+    Attributes:
+        content: the plain values, with something opaque in the place of each tensor.
+        classes: the classes "module.name" whose objects are to be read as inert.
+    """
+
+    content: object
+    classes: frozenset[str]
+
+
+def check_tensor_file(path: Path, *, objects: bool = False) -> Outline:
     """Finds out whether a file holds tensors and plain values only, as large as it says.
+
+    Args:
+        path: the file.
+        objects: whether plain objects are allowed too, such as a configuration that was saved with the weights. Their
+            classes are never looked for: only their attributes are read.
 
     Raises:
         OSError: it cannot be read.
         RefusedPickleError: it wants code; the message names which.
         ValueError: it is damaged, or of another kind; the message says which.
     """
+    inert = InertObjects() if objects else None
     with path.open("rb") as file:
         head = file.read(512)
         if head.startswith(_ZIP):
             pickle, sizes = read_archive(file, MAX_PICKLE_BYTES)
-            _check_extent(_TensorPickle(pickle, sizes).load())
+            content = _TensorPickle(pickle, sizes, inert).load()
         elif head[_TAR_PLACE] == _TAR:
             _refuse_tar(file)
         else:
-            _check_sequence(file)
+            content = _check_sequence(file, inert)
+        _check_extent(content)
+        return Outline(content, frozenset(inert.classes if inert else ()))
 
 
 def _refuse_tar(file: IO[bytes]) -> NoReturn:
@@ -91,11 +113,11 @@ def _refuse_tar(file: IO[bytes]) -> NoReturn:
     raise ValueError("is a tar archive, as PyTorch wrote before version 0.2; save it again with torch.save")
 
 
-def _check_sequence(file: IO[bytes]) -> None:
+def _check_sequence(file: IO[bytes], objects: InertObjects | None) -> object:
     """The format before PyTorch 1.6: pickles of magic number, version, system, content and keys, then the storages."""
     size = file.seek(0, 2)
     file.seek(0)
-    machine = _TensorPickle(file.read(MAX_PICKLE_BYTES), None)
+    machine = _TensorPickle(file.read(MAX_PICKLE_BYTES), None, objects)
     if machine.load() != _MAGIC:
         raise ValueError("was not written by torch.save")
     _version, _system, content, keys = (machine.load() for _ in range(4))
@@ -109,7 +131,7 @@ def _check_sequence(file: IO[bytes]) -> None:
         position += 8 + storage.count * storage.item_bytes
         if promised != storage.count or position > size:
             raise ValueError("is truncated, or has a storage of another size than it says")
-    _check_extent(content)
+    return content
 
 
 class _TensorPickle(PickleMachine):
@@ -118,11 +140,12 @@ class _TensorPickle(PickleMachine):
     Args:
         data: the bytes.
         sizes: bytes of each storage in the archive; None where they stand behind the pickle.
+        objects: reads plain objects as inert; None refuses them.
     """
 
-    def __init__(self, data: bytes, sizes: Mapping[str, int] | None) -> None:
+    def __init__(self, data: bytes, sizes: Mapping[str, int] | None, objects: InertObjects | None) -> None:
         copying = {name: StandIn(name, partial(self._copy, call)) for name, call in _COPIES.items()}
-        super().__init__(data, _STAND_INS | copying, self._storage, MAX_STEPS)
+        super().__init__(data, _STAND_INS | copying, self._storage, MAX_STEPS, objects)
         self.storages: dict[str, _Storage] = {}
         self._sizes = sizes
 
@@ -249,6 +272,8 @@ def _check_extent(content: object) -> None:
             inner: Any = value.values()
         elif isinstance(value, (list, tuple)):
             inner = value
+        elif isinstance(value, InertObject):
+            inner = value.settings.values()
         else:
             continue
         left -= len(inner)

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dbbd_cli.errors import ConfigError
-from dbbd_cli.files import remove_strays
 from dbbd_cli.report.check import PRETRAINING_TASK
 from dbbd_cli.report.evaluation import evaluation_figures
 from dbbd_cli.report.evaluation_scene import read_evaluation_scene
@@ -17,6 +16,7 @@ from dbbd_cli.report.page import html_page
 from dbbd_cli.report.pretraining import pretraining_figures
 from dbbd_cli.report.run import read_evaluation, read_run
 from dbbd_cli.report.save import disk_error, save_figure, write_file
+from dbbd_cli.temporary import remove_strays
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -12,8 +12,9 @@ from dbbd_cli.config.point_pretraining import PointPretrainingConfig
 from dbbd_cli.config.schema import to_plain
 from dbbd_cli.data.split import Manifest
 from dbbd_cli.errors import CheckpointError, ConfigError
-from dbbd_cli.model.dbbd_pretraining import sizes_of
+from dbbd_cli.model.dbbd_pretraining import pretraining_weights, sizes_of
 from dbbd_cli.model.safe_load import load_tensors
+from dbbd_cli.pickles.objects import InertObject
 from dbbd_cli.progress import Progress
 from dbbd_cli.services.preparation import prepare_run
 
@@ -48,8 +49,8 @@ def open_bare_weights(
         CheckpointError: the file holds no weights of DBBD, or is not safe to read.
         ConfigError: the configuration does not fit, or no scenes are named.
     """
-    content = load_tensors(path)
-    sizes = sizes_of(content)
+    content = load_tensors(path, objects=True)
+    sizes = sizes_of(pretraining_weights(content, path) or {})
     if sizes is None:
         raise CheckpointError(
             f"{path} is in no run folder, and holds no weights of DBBD",
@@ -73,12 +74,36 @@ def open_bare_weights(
 
 
 def _own_settings(content: object) -> dict[str, Any]:
-    """The settings that a checkpoint of this tool carries; else those by default, with the scenes from a folder."""
+    """The settings that a checkpoint of this tool or of the first implementation carries; else those by default.
+
+    Without settings of this tool the scenes are those of a folder.
+    """
     config = content.get("config") if isinstance(content, Mapping) else None
     if isinstance(config, Mapping) and config.get("task") == "dbbd":
         return dict(config)
-    # A folder, not made-up rooms, is what is meant where nothing is said.
-    return {"task": "dbbd", "data": {"source": "folder"}}
+    values: dict[str, Any] = {"task": "dbbd", "data": {"source": "folder"}}
+    first = config.settings if isinstance(config, InertObject) else config
+    settings: Mapping[Any, Any] = first if isinstance(first, Mapping) else {}
+    for name, (section, key) in _FIRST_SETTINGS.items():
+        if isinstance(value := settings.get(name), (str, int, float)):
+            values.setdefault(section, {})[key] = value
+    return values
+
+
+_FIRST_SETTINGS = {
+    "encoder_pooling": ("model", "pooling"),
+    "aggregator_mode": ("model", "aggregation"),
+    "temperature": ("loss", "temperature"),
+    "alpha": ("loss", "region_weight"),
+    "beta": ("loss", "point_weight"),
+    "point_num_samples": ("loss", "point_samples"),
+    "batch_size": ("training", "batch_size"),
+    "max_hierarchy_depth": ("data", "max_depth"),
+}
+"""The first implementation's settings that decide what its weights compute, and where they are here.
+
+The sizes are those of the weights themselves; where and on what it trained says nothing about where it is evaluated.
+"""
 
 
 def _epochs(content: object) -> int:

@@ -13,10 +13,13 @@ from dbbd_cli.config.load import Override, dump_config
 from dbbd_cli.engine.checkpoint import (
     BEST,
     NEWEST,
+    UnreadableCheckpointError,
     checkpoint_names,
     damaged_path,
     disk_error,
+    is_damaged,
     load_checkpoint,
+    refuse_unreadable,
     save_checkpoint,
 )
 from dbbd_cli.engine.environment import ENVIRONMENT, write_environment
@@ -28,7 +31,6 @@ from dbbd_cli.engine.trainer import Trainer
 from dbbd_cli.errors import CheckpointError, ConfigError, DiskError
 from dbbd_cli.files import write_text
 from dbbd_cli.model.safe_load import reason_of
-from dbbd_cli.model.sealed_file import is_intact
 from dbbd_cli.paths import resume_command, shown_path
 from dbbd_cli.progress import Progress
 from dbbd_cli.services.results import TrainResult
@@ -50,6 +52,7 @@ def continue_run(
     run = open_run(target, prefer=NEWEST, overrides=overrides, force=force, progress=progress)
     if not _is_newest(run):
         return _continue_in_new_folder(run, overrides, force, progress, command)
+    refuse_unreadable(run.folder)
     tell_of_config(run, overrides, progress)
     return _continue_here(run, run.folder, overrides, force, progress, command)
 
@@ -60,7 +63,9 @@ def _is_newest(run: OpenedRun) -> bool:
         return True
     try:
         state = TrainState.from_plain(load_checkpoint(newest)["state"])
-    except (CheckpointError, ValueError):
+    except (UnreadableCheckpointError, ValueError, TypeError, AttributeError):
+        return False  # whole, and not to be replaced by what comes of another
+    except CheckpointError:
         return True
     return (state.epoch, state.step) <= (run.state.epoch, run.state.step)
 
@@ -184,7 +189,7 @@ def _set_damaged_aside(run: OpenedRun, folder: Path, progress: Progress) -> None
         return
     for name in checkpoint_names(folder):
         path = folder / name
-        if not path.is_file() or (run.path.name != NEWEST and not is_intact(path)):
+        if not path.is_file() or (run.path.name != NEWEST and is_damaged(path)):
             places = (damaged_path(path, number) for number in count(1))
             aside = next(place for place in places if not os.path.lexists(place))
             path.rename(aside)

@@ -17,7 +17,7 @@ from dbbd_cli.engine.failures import supervised
 from dbbd_cli.engine.inference import place
 from dbbd_cli.engine.run_folder import SPLITS, finite
 from dbbd_cli.errors import ConfigError, DiskError
-from dbbd_cli.files import remove_strays, write_bytes
+from dbbd_cli.files import write_bytes
 from dbbd_cli.progress import Progress, Silent
 from dbbd_cli.report.evaluation import evaluation_figures
 from dbbd_cli.report.pretraining import pretraining_figures
@@ -28,6 +28,7 @@ from dbbd_cli.services.point_evaluation import evaluate_points
 from dbbd_cli.services.results import EvaluateResult
 from dbbd_cli.services.session import build_task, is_synthetic, load_module, open_run
 from dbbd_cli.tasks.point_pretraining import PointPretraining
+from dbbd_cli.temporary import remove_strays
 
 EVALUATION_FORMAT = 1
 

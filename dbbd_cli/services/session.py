@@ -12,7 +12,7 @@ from dbbd_cli.config.point_pretraining import PointPretrainingConfig
 from dbbd_cli.config.schema import Config
 from dbbd_cli.data.cache_dir import is_cache_folder
 from dbbd_cli.data.split import Manifest
-from dbbd_cli.engine.checkpoint import checkpoint_names, load_checkpoint, not_a_file
+from dbbd_cli.engine.checkpoint import UnreadableCheckpointError, checkpoint_names, load_checkpoint, not_a_file
 from dbbd_cli.engine.run_folder import SPLITS
 from dbbd_cli.engine.runtime import (
     Runtime,
@@ -151,7 +151,7 @@ def value_at(values: Any, key: str) -> Any:
 
 
 def _first_usable(folder: Path, prefer: str, progress: Progress) -> tuple[Path, dict[str, Any]]:
-    """The preferred checkpoint, or the best of those that verify."""
+    """The preferred checkpoint; where it is damaged or missing, the first that is neither."""
     names = [prefer, *[name for name in checkpoint_names(folder) if name != prefer]]
     findings = []
     for name in names:
@@ -160,6 +160,8 @@ def _first_usable(folder: Path, prefer: str, progress: Progress) -> tuple[Path, 
             continue
         try:
             checkpoint = load_checkpoint(path)
+        except UnreadableCheckpointError:
+            raise
         except CheckpointError as error:
             findings.append(error.message)
             continue

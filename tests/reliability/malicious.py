@@ -406,6 +406,74 @@ LIES: dict[str, tuple[Callable[[str], bytes], str]] = {
 """Files that hide code, lie about what they hold, or hold more than memory: what makes each, and how it is refused."""
 
 
+def _class(name: str) -> bytes:
+    """The opcode that names a class, as "module.name"."""
+    return "c{}\n{}\n".format(*name.rsplit(".", 1)).encode()
+
+
+def _object(kind: str = "evil.Config", state: bytes = b"}") -> bytes:
+    """A plain object, as a pickle makes one: begun without arguments, then given its attributes."""
+    return _class(kind) + b")\x81" + state + b"b"
+
+
+def beside_weights(content: bytes) -> bytes:
+    """A file of weights with something beside them."""
+    return archive(b"\x80\x02}(" + text("weight") + tensor() + text("config") + content + b"u.", {"0": RAW})
+
+
+def _attribute(value: bytes, name: str = "a") -> bytes:
+    return b"}" + text(name) + value + b"s"
+
+
+OBJECTS: dict[str, tuple[bytes, str]] = {
+    "a function that is called": (_class("evil.run") + text("x") + b"\x85R", "evil.run"),
+    "a class that is called": (_class("evil.Config") + b")R", "evil.Config"),
+    "a class with arguments": (_class("evil.Config") + text("x") + b"\x85\x81", "evil.Config"),
+    "a class with keywords": (_class("evil.Config") + b")}\x92", "0x92"),
+    "a class of PyTorch": (_object("torch.nn.modules.linear.Linear"), "torch.nn.modules.linear.Linear"),
+    "a class of Python": (_object("subprocess.Popen"), "subprocess.Popen"),
+    "a class of Python 2": (_object("__builtin__.object"), "builtins.object"),
+    "a class by the name of a module": (_object("os.path.Config"), "os.path.Config"),
+    "a class that stays one": (_class("evil.Config"), "evil.Config"),
+    "a class among the attributes": (_object(state=_attribute(_class("evil.Other"))), "evil.Other"),
+    "a function as __setstate__": (_object(state=_attribute(_class("os.system"), "__setstate__")), "os.system"),
+    "a call among the attributes": (
+        _object(state=_attribute(_class("os.system") + text("true") + b"\x85R")), "os.system"),
+    "attributes given twice": (_object(state=_attribute(text("x"), "__setstate__") + b"b}"), "not one dict"),
+    "attributes that are a class": (_object(state=_class("evil.State")), "not one dict"),
+    "attributes that are two dicts": (_object(state=b"}}\x86"), "not one dict"),
+    "attributes without names": (_object(state=b"}K\x01K\x02s"), "have no names"),
+    "attributes without end": (
+        _object(state=b"}(" + b"".join(text(str(n)) + b"N" for n in range(1001)) + b"u"), "not one dict"),
+    "attributes of a class": (_class("evil.Config") + b"}b", "changes the inside of an object"),
+    "attributes of a tensor": (tensor() + _attribute(_object()) + b"b", "changes the inside of an object"),
+    "items of an object": (_object() + b"K\x01K\x02s", "puts items into an object"),
+    "an item of a list": (_object() + b"K\x01a", "puts items into an object"),
+    "an object as a key": (b"}" + _object() + b"K\x01s", "neither text nor a number"),
+    "an object in a set": (b"\x8f(" + _object() + b"\x90", "neither text nor a number"),
+    "an object in itself": (
+        _class("evil.Config") + b")\x81q\x00" + _attribute(b"h\x00") + b"b", "nested without end"),
+    "an object in the place of a tensor's storage": (
+        b"ctorch._utils\n_rebuild_tensor_v2\n(" + _object() + b"K\x00K\x04\x85K\x01\x85\x89NtR", "misuses"),
+    "a class in the place of a kind of storage": (
+        b"(" + text("storage") + _class("evil.Config") + text("0") + text("cpu") + b"K\x04tQ", "damaged storage"),
+    "an object that is counted": (b"ccollections\nCounter\n" + _object() + b"\x85R", "misuses collections.Counter"),
+    "an object that is copied": (b"cbuiltins\nbytearray\n" + _object() + b"\x85R", "misuses builtins.bytearray"),
+    "a namespace with arguments": (_class("types.SimpleNamespace") + _object() + b"\x85R", "misuses"),
+    "a namespace that is begun": (_object("types.SimpleNamespace"), "types.SimpleNamespace"),
+    "a path of objects": (_class("pathlib.PosixPath") + _object() + b"\x85R", "misuses pathlib.PosixPath"),
+    "a path that is begun": (_object("pathlib.PosixPath"), "pathlib.PosixPath"),
+    "objects by the million": (
+        _class("evil.Config") + b"q\x000](" + b"h\x00)\x81" * 1_000_000 + b"e", "more than 1,000 objects"),
+    "classes by the thousand": (
+        b"".join(_class(f"evil.C{number}") + b"0" for number in range(2000)) + b"N", "more than 1,000 objects"),
+    "objects within objects": (
+        _object() + b"q\x00" + b"".join(b"0" + _object(state=_attribute(b"h\x00")) + b"q\x00" for _ in range(200)),
+        "nested without end"),
+}  # fmt: skip
+"""What stands beside weights and abuses that plain objects are read there, and how it is refused."""
+
+
 def main(folder: Path) -> None:
     """Gives every payload to an unpickler without safety, and prints which of them ran."""
     copyreg.add_extension(os.system.__module__, "system", EXTENSION)

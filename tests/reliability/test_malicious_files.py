@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
-from malicious import CONTAINERS, LIES, PAYLOADS, scene_with, sealed
+from malicious import CONTAINERS, LIES, OBJECTS, PAYLOADS, beside_weights, scene_with, sealed
 from program import TINY, environment, measure, without
 from typer.testing import CliRunner
 
@@ -171,6 +171,24 @@ def test_no_file_of_weights_runs_code_when_training_starts_from_it(
     report(f"{len(chosen)} trainings: {len(wrong)} wrong")
     assert not wrong, "\n".join(wrong)
     assert not list(tmp_path.glob("new/*"))
+
+
+def test_no_object_beside_weights_is_more_than_its_attributes(
+    runs: dict[str, Path], tmp_path: Path, report: Callable[[str], None]
+) -> None:
+    path, marker, wrong = tmp_path / "weights.pth", tmp_path / "ran", []
+    options = [*options_of("dbbd", tmp_path / "new"), "--set", f"model.weights={path}"]
+    for name, (content, reason) in OBJECTS.items():
+        path.write_bytes(beside_weights(content))
+        for command in (["evaluate", path, "--quiet"], ["train", *options]):
+            found = problem(dbbd(*command), reason, marker, (4,))
+            wrong += [f"{name}: {command[0]}: {found}"] if found else []
+    path.write_bytes(beside_weights(OBJECTS["objects by the million"][0]))
+    shutil.copyfile(path, (run := shutil.copytree(runs["dbbd"], tmp_path / "run")) / BEST)
+    found = problem(dbbd("validate", run / BEST), "evil.Config", marker, (4,))  # in a run there are no objects at all
+    wrong += [found] if found else []
+    report(f"{len(OBJECTS)} objects beside weights, {len(wrong)} wrong")
+    assert not wrong, "\n".join(wrong)
 
 
 def test_no_scene_runs_code(

@@ -17,7 +17,7 @@ from dbbd_cli.engine.run_folder import RunLog
 from dbbd_cli.engine.runtime import choose_runtime
 from dbbd_cli.engine.state import TrainState
 from dbbd_cli.errors import CheckpointError, ConfigError
-from dbbd_cli.model.dbbd_pretraining import sizes_of
+from dbbd_cli.model.dbbd_pretraining import pretraining_weights, sizes_of
 from dbbd_cli.model.safe_load import load_tensors
 from dbbd_cli.progress import Silent
 from dbbd_cli.report.run import read_run
@@ -58,7 +58,7 @@ def checkpoint(data: bytes, folder: Path) -> None:
 
 def bare_weights(data: bytes, folder: Path) -> None:
     path = write_once(folder / "a.pth", seeds.file_of(data))
-    sizes = sizes_of(load_tensors(path))
+    sizes = sizes_of(pretraining_weights(load_tensors(path, objects=True), path) or {})
     for name, size in (sizes or {}).items():
         values = size if isinstance(size, list) else [size]
         require(name == "aggregation" or all(type(value) is int and value >= 0 for value in values), "an odd size")

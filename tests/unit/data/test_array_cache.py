@@ -16,7 +16,8 @@ import pytest
 from dbbd_cli.data.array_cache import Arrays, cached_arrays, make_room, read_cached
 from dbbd_cli.data.cache_dir import MARK
 from dbbd_cli.errors import DataError, DiskError
-from dbbd_cli.files import passing_lock, temporary_path
+from dbbd_cli.files import passing_lock
+from dbbd_cli.temporary import discard, temporary_file, temporary_path
 
 KEY = "0" * 32
 
@@ -274,10 +275,9 @@ def test_the_files_used_least_recently_make_room(tmp_path: Path) -> None:
         os.utime(path, (1e9 - age, 1e9 - age))
     stray = temporary_path(tmp_path / "scene-a.arrays")
     stray.write_bytes(bytes(100))
-    os.utime(stray, (1, 1))  # of a process that is older than this one
     for name in ("scene-e.lock", "images-c.u8"):
         (tmp_path / name).write_bytes(bytes(100))
-    in_use = temporary_path(tmp_path / "scene-d.arrays")  # as if another process were writing it
+    in_use = temporary_file(tmp_path / "scene-d.arrays")
     in_use.write_bytes(bytes(100))
     with passing_lock(tmp_path / "scene-d.lock"):
         make_room(tmp_path, needed=50, limit=270)
@@ -286,6 +286,7 @@ def test_the_files_used_least_recently_make_room(tmp_path: Path) -> None:
         *("images-c.u8", in_use.name, "scene-d.lock", "scene-middle.arrays", "scene-newest.arrays"),
     ]
     assert not (tmp_path / "scene-d.lock").exists()
+    discard(in_use)
 
 
 def test_reading_a_file_is_using_it(tmp_path: Path) -> None:

@@ -20,8 +20,8 @@ from dbbd_cli.data.image_cache import ImageRef, cached_images, hash_files, make_
 from dbbd_cli.data.image_file import decode_image
 from dbbd_cli.data.qr_code import render_qr
 from dbbd_cli.errors import DiskError
-from dbbd_cli.files import temporary_path
 from dbbd_cli.progress import Phase, Silent
+from dbbd_cli.temporary import discard, temporary_file, temporary_path
 
 
 def kept(folder: Path) -> list[Path]:
@@ -231,13 +231,12 @@ def test_a_cache_that_another_process_removes_meanwhile_is_no_error(
 def test_what_a_killed_process_left_goes_at_once_and_what_another_writes_stays(tmp_path: Path) -> None:
     dead = temporary_path(tmp_path / "images-dead.u8")
     dead.touch()
-    os.utime(dead, (1, 1))  # of a process that is older than this one
     (tmp_path / "images-dead.lock").touch()
-    alive = temporary_path(tmp_path / "images-alive.u8")
-    alive.touch()
+    alive = temporary_file(tmp_path / "images-alive.u8")
     with FileLock(tmp_path / "images-alive.lock"):
         make_room(tmp_path, needed=1)
         assert sorted(path.name for path in kept(tmp_path)) == ["images-alive.lock", alive.name]
+    discard(alive)
 
 
 def test_nothing_is_left_beside_the_cache(tmp_path: Path) -> None:

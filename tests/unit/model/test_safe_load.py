@@ -58,7 +58,7 @@ def test_a_file_that_is_larger_than_the_free_memory_is_told(tmp_path: Path, monk
 
 
 def test_a_file_that_does_not_fit_into_memory_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*_: object) -> None:
+    def fail(*_: object, **__: object) -> None:
         raise MemoryError
 
     torch.save({"a": torch.ones(2)}, tmp_path / "a.pth")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import pickle
+import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,8 @@ from dbbd_cli.config.load import Override
 from dbbd_cli.config.point_pretraining import PointPretrainingConfig
 from dbbd_cli.engine.checkpoint import load_checkpoint
 from dbbd_cli.errors import CheckpointError, ConfigError, DbbdError
+from dbbd_cli.model.dbbd_pretraining import pretraining_weights
+from dbbd_cli.model.safe_load import load_tensors
 from dbbd_cli.progress import Silent
 from dbbd_cli.services.bare_weights import open_bare_weights
 from dbbd_cli.services.evaluate import evaluate
@@ -30,7 +34,7 @@ def state_of(config: PointPretrainingConfig, seed: int = 5) -> dict[str, torch.T
     return make_network(config).state_dict()
 
 
-def first_implementation(state: dict[str, torch.Tensor], path: Path, **more: Any) -> Path:
+def first_implementation(state: dict[str, torch.Tensor], path: Path, legacy: bool = False, **more: Any) -> Path:
     """Writes a checkpoint as the first implementation did."""
 
     def part(name: str) -> dict[str, torch.Tensor]:
@@ -45,8 +49,48 @@ def first_implementation(state: dict[str, torch.Tensor], path: Path, **more: Any
         "best_val_loss": 3.5,
         **more,
     }
-    torch.save(content, path)
+    torch.save(content, path, _use_new_zipfile_serialization=not legacy)
     return path
+
+
+class TrainingConfig:
+    """Configuration of the first implementation, which its Trainer saves as the object that it is."""
+
+    loaded = False
+
+    def __init__(self, **settings: Any) -> None:
+        self.small_mode, self.input_feat_dim, self.batch_size, self.device = True, 3, 2, "cuda"
+        self.data_root, self.max_train_scenes, self.encoder_hidden_dims = Path("datasets/scannet"), 1, [16]
+        self.alpha, self.beta, self.temperature, self.point_num_samples = 1.0, 0.5, 0.1, 64
+        self.aggregator_mode, self.encoder_pooling, self.max_hierarchy_depth = "max", "max", 2
+        self.__dict__.update(settings)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        TrainingConfig.loaded = True
+
+
+ALIASES = {
+    "encoder.raw_projection.": ("encoder.g2l_traversal.raw_projection.", "encoder.l2g_traversal.projection."),
+    "encoder.combine_projection.": ("encoder.g2l_traversal.combine_projection.",),
+    "encoder.encoder.": ("encoder.g2l_traversal.encoder.", "encoder.l2g_traversal.encoder."),
+    "encoder.propagator.": ("encoder.g2l_traversal.propagator.",),
+    "encoder.aggregator.": ("encoder.l2g_traversal.aggregator.",),
+    "loss.region_projection.": ("loss.region_loss.projection_head.",),
+    "loss.point_projection.": ("loss.point_loss.projection_head.",),
+}
+
+
+def with_aliases(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """A state dict with the other names that the first implementation's modules have."""
+    more = {
+        alias + key.removeprefix(name): value
+        for key, value in state.items()
+        for name, aliases in ALIASES.items()
+        if key.startswith(name)
+        for alias in aliases
+    }
+    assert len(more) > len(state)
+    return {**state, **more}
 
 
 def where(root: Path, **settings: object) -> list[Override]:
@@ -121,6 +165,126 @@ def test_a_bare_state_dict_does_too(tiny_point_config: Make, scene_folder: Calla
     path = first_implementation(state, tmp_path / "old.pth")
     assert bare["epoch"] == 0
     assert bare["loss"] == evaluate(path, plots=False, overrides=where(root)).report["loss"]
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+@pytest.mark.parametrize("aggregation", ["max", "attention"])
+def test_a_checkpoint_with_its_configuration_and_aliases_is_used_as_one_without(
+    tiny_point_config: Make, scene_folder: Callable[..., Path], tmp_path: Path, aggregation: str, legacy: bool
+) -> None:
+    state, root = state_of(tiny_point_config(model__aggregation=aggregation)), scene_folder(labels=False)
+    settings = {"loss.point_samples": 64, "training.batch_size": 2}
+    plain = first_implementation(state, tmp_path / "plain.pth")
+    path = first_implementation(
+        with_aliases(state), tmp_path / "old.pth", legacy, config=TrainingConfig(aggregator_mode=aggregation)
+    )
+    overrides = [override for override in where(root) if override.key != "data.max_depth"]  # the file says it
+    found = evaluate(path, plots=False, overrides=overrides).report
+    assert found["loss"] == evaluate(plain, plots=False, overrides=where(root, **settings)).report["loss"]
+    run = train(tiny_point_config(model__weights=str(path), model__aggregation=aggregation, training__epochs=1)).run
+    assert load_checkpoint(run / "ckpt.pth")["module"].keys() == state.keys()
+    assert not TrainingConfig.loaded
+
+
+def test_what_its_configuration_says_is_followed_unless_overridden(
+    tiny_point_config: Make, scene_folder: Callable[..., Path], tmp_path: Path
+) -> None:
+    state, root = state_of(tiny_point_config()), scene_folder({"train": 1, "val": 1})
+    said = TrainingConfig(aggregator_mode="mean", encoder_pooling="mean", temperature=0.2, alpha=2, beta=0.0)
+    path = first_implementation(state, tmp_path / "old.pth", config=said)
+    settings = [override for override in where(root) if override.key != "data.max_depth"]
+    config = open_bare_weights(path, config=None, overrides=settings, progress=Silent()).config
+    assert (config.model.aggregation, config.model.pooling) == ("mean", "mean")
+    assert (config.loss.temperature, config.loss.region_weight, config.loss.point_weight) == (0.2, 2.0, 0.0)
+    assert (config.loss.point_samples, config.training.batch_size, config.data.max_depth) == (64, 2, 2)
+    assert (config.run.device, config.data.path, config.data.max_train_scenes) == ("cpu", str(root), None)
+    other = where(root, **{"model.aggregation": "max", "loss.temperature": 0.3})
+    config = open_bare_weights(path, config=None, overrides=other, progress=Silent()).config
+    assert (config.model.aggregation, config.loss.temperature) == ("max", 0.3)
+    as_dict = first_implementation(state, tmp_path / "dict.pth", config=vars(said) | {"data_root": "x"})
+    assert open_bare_weights(as_dict, config=None, overrides=other, progress=Silent()).config.model.pooling == "mean"
+
+
+def test_a_setting_of_it_that_there_is_not_is_told(
+    tiny_point_config: Make, scene_folder: Callable[..., Path], tmp_path: Path
+) -> None:
+    said = TrainingConfig(aggregator_mode="transformer")
+    path = first_implementation(state_of(tiny_point_config()), tmp_path / "old.pth", config=said)
+    with pytest.raises(ConfigError) as caught:
+        evaluate(path, overrides=where(scene_folder(labels=False)))
+    told = f"{caught.value} {caught.value.details}"
+    assert "old.pth" in told
+    assert "model.aggregation" in told
+
+
+@pytest.mark.parametrize("lost", ["canonical", "some aliases", "all aliases"])
+def test_some_of_the_names_of_a_layer_are_enough(tiny_point_config: Make, tmp_path: Path, lost: str) -> None:
+    state = state_of(tiny_point_config(model__aggregation="attention"))
+    names = with_aliases(state)
+    kept = {
+        "canonical": {key: value for key, value in names.items() if key not in state},
+        "some aliases": {key: value for number, (key, value) in enumerate(names.items()) if key in state or number % 3},
+        "all aliases": state,
+    }[lost]
+    found = pretraining_weights({"module": kept}, tmp_path / "old.pth")
+    assert found is not None
+    assert found.keys() == state.keys()
+    assert all(torch.equal(found[key], state[key]) for key in state)
+
+
+@pytest.mark.parametrize("alias", [alias for aliases in ALIASES.values() for alias in aliases])
+def test_names_of_a_layer_that_differ_are_told(
+    tiny_point_config: Make, scene_folder: Callable[..., Path], tmp_path: Path, alias: str
+) -> None:
+    names = with_aliases(state_of(tiny_point_config()))
+    key = next(key for key in names if key.startswith(alias) and key.endswith(".0.weight"))
+    names[key] = names[key].clone()
+    names[key].view(-1)[-1] += 1e-6
+    path = first_implementation(names, tmp_path / "old.pth")
+    for use in (
+        lambda: evaluate(path, overrides=where(scene_folder(labels=False))),
+        lambda: train(tiny_point_config(model__weights=str(path))),
+    ):
+        with pytest.raises(CheckpointError, match=rf"old\.pth: {re.escape(key)} and .* differ"):
+            use()
+
+
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module."])
+def test_names_that_a_wrapper_put_a_prefix_to_are_read(tiny_point_config: Make, tmp_path: Path, prefix: str) -> None:
+    state = state_of(tiny_point_config())
+    parts = {
+        f"{part}_state_dict": {
+            prefix + key.removeprefix(f"{name}."): value for key, value in state.items() if key.startswith(f"{name}.")
+        }
+        for part, name in (("encoder", "encoder"), ("loss_fn", "loss"))
+    }
+    for content in (parts, {f"{prefix}{key}": value for key, value in state.items()}):
+        found = pretraining_weights(content, tmp_path / "old.pth")
+        assert found is not None
+        assert list(found) == list(state)
+
+
+def test_the_first_implementations_own_file(
+    tiny_point_config: Make, scene_folder: Callable[..., Path], tmp_path: Path, shared: Path
+) -> None:
+    path, root = tmp_path / "old.pth", scene_folder(labels=False)
+    shutil.copyfile(shared / "data" / "first_implementation.pth", path)
+    bare = open_bare_weights(path, config=None, overrides=where(root), progress=Silent())
+    model = bare.config.model
+    assert (model.encoder_hidden_dims, model.hidden_dim, model.projection_dim) == ([32, 64], 64, 64)
+    assert (bare.config.loss.point_samples, bare.config.training.batch_size) == (512, 2)
+    report = evaluate(path, plots=False, overrides=where(root)).report
+    assert 0 < report["loss"] < 20  # type: ignore[operator]
+    sizes = {f"model.{name}": getattr(model, name) for name in ("encoder_hidden_dims", "hidden_dim", "output_dim")}
+    sizes |= {f"model.{name}": 64 for name in ("propagator_hidden_dim", "projection_dim")}
+    still = {"training.learning_rate": 1e-12, "training.min_lr": 0.0, "training.epochs": 1}
+    run = train(tiny_point_config(**sizes, **still, **{"model.weights": str(path)})).run
+    moved = load_checkpoint(run / "ckpt.pth")["module"]
+    content = load_tensors(path, objects=True)
+    assert isinstance(content, dict)
+    for key, value in content["encoder_state_dict"].items():
+        if "traversal" not in key:
+            assert float((moved[f"encoder.{key}"] - value).abs().max()) < 1e-6
 
 
 @pytest.mark.parametrize("epoch", [None, "seven", -1, 2.5, True, torch.tensor(3), 10**12])

@@ -1,0 +1,210 @@
+"""Checkpoints that are whole and that this version cannot read: refused, and never replaced, renamed or passed over."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import shutil
+import struct
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from dbbd_cli import __version__
+from dbbd_cli.config.load import Override, load_config
+from dbbd_cli.engine.checkpoint import BEST, NEWEST, WRITER, load_checkpoint, previous_name
+from dbbd_cli.engine.environment import ENVIRONMENT
+from dbbd_cli.errors import CheckpointError
+from dbbd_cli.model.sealed_file import is_intact, write_sealed
+from dbbd_cli.services.evaluate import evaluate
+from dbbd_cli.services.resume import resume
+from dbbd_cli.services.train import train
+from dbbd_cli.services.validate import validate
+
+PREVIOUS = previous_name(1)
+NEWER = "9.8.7"
+
+
+class Part:
+    """Something that a later version might keep in a checkpoint."""
+
+
+def of_another_format(state: dict[str, Any], path: Path) -> None:
+    write_sealed({**state, "format": 3}, path)
+
+
+def of_another_format_and_content(state: dict[str, Any], path: Path) -> None:
+    write_sealed({"format": 3, WRITER: NEWER, "module": {}, "new": [1, 2]}, path)
+
+
+def without_a_part(state: dict[str, Any], path: Path) -> None:
+    write_sealed({key: value for key, value in state.items() if key != "scaler"}, path)
+
+
+def with_an_object(state: dict[str, Any], path: Path) -> None:
+    write_sealed({**state, "new": Part()}, path)
+
+
+def with_another_state(state: dict[str, Any], path: Path) -> None:
+    write_sealed({**state, "state": {**state["state"], "new": 1}}, path)
+
+
+def with_a_new_setting(state: dict[str, Any], path: Path) -> None:
+    write_sealed({**state, "config": {**state["config"], "new": 1}}, path)
+
+
+def compressed(state: dict[str, Any], path: Path) -> None:
+    write_sealed(state, path)
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(path) as old, zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as new:
+        for entry in old.infolist():
+            new.writestr(entry.filename, old.read(entry))
+    data = buffer.getvalue()
+    comment = b"dbbd sha256 " + hashlib.sha256(data[:-2]).hexdigest().encode()
+    path.write_bytes(data[:-2] + struct.pack("<H", len(comment)) + comment)
+    assert is_intact(path)
+
+
+def not_sealed(state: dict[str, Any], path: Path) -> None:
+    torch.save({**state, "format": 3}, path)
+
+
+KINDS = [
+    of_another_format, of_another_format_and_content, without_a_part, with_an_object, with_another_state,
+    with_a_new_setting, compressed, not_sealed,
+]  # fmt: skip
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+
+
+def put_newer(folder: Path, name: str, kind: Callable[[dict[str, Any], Path], None] = of_another_format) -> None:
+    state = {**load_checkpoint(folder / name), WRITER: NEWER}
+    (folder / name).unlink()  # it may be one file with another
+    kind(state, folder / name)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("trained")
+    settings = {
+        "run.runs_dir": str(folder), "run.device": "cpu", "run.plots": False, "data.cache_dir": str(folder / "cache"),
+        "data.synthetic_scenes": 6, "data.synthetic_points": 1000, "data.max_depth": 2, "data.num_workers": 0,
+        "training.epochs": 2, "checkpoint.keep": 3, "model.encoder_hidden_dims": [8], "loss.point_samples": 32,
+        **{f"model.{name}": 8 for name in ("hidden_dim", "output_dim", "propagator_hidden_dim", "projection_dim")},
+    }  # fmt: skip
+    return train(load_config("smoke_dbbd", [Override(key, value, "--set") for key, value in settings.items()])).run
+
+
+@pytest.fixture
+def run(trained: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(trained, tmp_path / "runs" / "run")
+
+
+def more(**settings: object) -> list[Override]:
+    return [
+        Override(key.replace("__", "."), value, "--set") for key, value in {"training.epochs": 3, **settings}.items()
+    ]
+
+
+def test_a_checkpoint_names_the_version_that_wrote_it(run: Path) -> None:
+    put_newer(run, PREVIOUS, lambda state, path: write_sealed(state, path))
+    assert load_checkpoint(run / NEWEST)[WRITER] == __version__
+    assert load_checkpoint(run / PREVIOUS)[WRITER] == NEWER
+    other = resume(run / PREVIOUS, overrides=more()).run
+    assert other != run
+    assert {load_checkpoint(path)[WRITER] for path in other.glob("*.pth")} == {__version__}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", [NEWEST, PREVIOUS, BEST])
+def test_a_run_folder_that_holds_one_is_not_resumed(
+    run: Path, kind: Callable[[dict[str, Any], Path], None], name: str
+) -> None:
+    put_newer(run, name, kind)
+    before = content(run)
+    for settings in ({}, {"checkpoint__keep": 1}):
+        with pytest.raises(CheckpointError, match=name.replace(".", r"\.")) as caught:
+            resume(run, overrides=more(**settings))
+        assert caught.value.exit_code == 4
+        if kind in (of_another_format, of_another_format_and_content, without_a_part, not_sealed):
+            assert f"use dbbd {NEWER}" in caught.value.hint
+        assert content(run) == before
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_older_checkpoint_that_is_named_goes_on_in_a_new_folder(
+    run: Path, kind: Callable[[dict[str, Any], Path], None]
+) -> None:
+    put_newer(run, NEWEST, kind)
+    before = content(run)
+    resumed = resume(run / PREVIOUS, overrides=more())
+    assert resumed.run != run
+    assert resumed.epochs == 3
+    after = content(run)
+    for changing in ("run.log", "run.lock"):
+        before.pop(changing, None), after.pop(changing, None)
+    assert after == before
+
+
+@pytest.mark.parametrize("kind", [of_another_format, without_a_part, with_an_object, compressed, not_sealed])
+def test_no_other_takes_its_place_in_validate_and_evaluate(
+    run: Path, kind: Callable[[dict[str, Any], Path], None]
+) -> None:
+    put_newer(run, BEST, kind)
+    for command in (validate, lambda target: evaluate(target, split="val", plots=False)):
+        for target in (run, run / BEST):
+            with pytest.raises(CheckpointError, match=r"best_model\.pth"):
+                command(target)
+        assert command(run / NEWEST)
+    (run / BEST).unlink()
+    put_newer(run, NEWEST, kind)
+    with pytest.raises(CheckpointError, match=r"ckpt\.pth"):
+        validate(run)
+
+
+@pytest.mark.parametrize(
+    ("record", "told"),
+    [
+        ({"versions": {"dbbd": "0.7"}}, "use dbbd 0.7,"),
+        ({"versions": {"dbbd": "0.7"}, "resumed": [{"versions": {"dbbd": "0.8.dev1"}}]}, "use dbbd 0.8.dev1,"),
+        ({"versions": {"dbbd": "0.7"}, "resumed": [{"versions": {"dbbd": __version__}}]}, "use dbbd 0.7,"),
+        ({"versions": {"dbbd": __version__}}, "use the version of dbbd that wrote it"),
+        ({"versions": {"dbbd": "\x1b[31m; rm"}}, "use the version of dbbd that wrote it"),
+        ({"versions": {"dbbd": 3}, "resumed": 4}, "use the version of dbbd that wrote it"),
+        ("damaged", "use the version of dbbd that wrote it"),
+    ],
+)
+def test_where_it_names_no_version_the_record_of_the_run_does(run: Path, record: object, told: str) -> None:
+    state = load_checkpoint(run / NEWEST)
+    state.pop(WRITER)
+    (run / NEWEST).unlink()
+    write_sealed({**state, "format": 3}, run / NEWEST)
+    (run / ENVIRONMENT).write_text(json.dumps(record))
+    with pytest.raises(CheckpointError, match=r"has format 3, and dbbd .* reads format 2") as caught:
+        resume(run)
+    assert caught.value.hint.startswith(told)
+    assert "move it out of the run folder" in caught.value.hint
+
+
+def test_a_checkpoint_of_before_that_names_no_version_is_resumed(run: Path) -> None:
+    state = load_checkpoint(run / NEWEST)
+    state.pop(WRITER)
+    (run / NEWEST).unlink()
+    write_sealed(state, run / NEWEST)
+    assert resume(run, overrides=more()).epochs == 3
+
+
+def test_a_damaged_one_is_set_aside_and_kept(run: Path) -> None:
+    (run / NEWEST).write_bytes(damaged := (run / NEWEST).read_bytes()[:-1000])
+    (run / "ckpt.damaged.pth").write_bytes(b"of before")
+    assert resume(run, overrides=more(checkpoint__keep=1)).epochs == 3
+    assert (run / "ckpt.damaged.pth").read_bytes() == b"of before"
+    assert (run / "ckpt.damaged2.pth").read_bytes() == damaged
+    assert load_checkpoint(run / NEWEST)["state"]["epoch"] == 4
