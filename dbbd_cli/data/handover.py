@@ -23,12 +23,12 @@ import numpy as np
 import torch
 
 from dbbd_cli.errors import DataError, DbbdError
+from dbbd_cli.limits import TOO_MANY_FILES, open_files_limit
 
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - where Linux has it
 PREFETCH = 2
 """Batches that each worker makes ahead."""
 _ALIGNMENT = 64
-TOO_MANY_FILES = (errno.EMFILE, errno.ENFILE)
 
 
 def shared_folder() -> Path:
@@ -124,17 +124,9 @@ def _more_room(place: Path, needed: int, fitting: int) -> str:
 def too_many_files(error: OSError) -> DataError:
     """The error where this process may not open one file more."""
     return DataError(
-        f"loading a batch failed: {error.strerror or error}", hint=f"raise the limit on open files{open_files_limit()}"
+        f"loading a batch failed: {error.strerror or error}",
+        hint=f"raise the limit on open files ({open_files_limit()})",
     )
-
-
-def open_files_limit() -> str:
-    """The command that sets the limit on open files, and its value, in brackets."""
-    try:
-        import resource
-    except ImportError:  # Windows
-        return ""
-    return f" (ulimit -n, {resource.getrlimit(resource.RLIMIT_NOFILE)[0]:,} now)"
 
 
 @dataclass(frozen=True)

@@ -20,17 +20,11 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader
 
-from dbbd_cli.data.handover import (
-    SHARED_MEMORY,
-    TOO_MANY_FILES,
-    Handover,
-    open_files_limit,
-    shared_folder,
-    too_many_files,
-)
-from dbbd_cli.data.running_time import RunningTime
+from dbbd_cli.data.handover import SHARED_MEMORY, Handover, shared_folder, too_many_files
+from dbbd_cli.data.running_time import LateError, alarm, can_alarm
 from dbbd_cli.errors import DataError
 from dbbd_cli.files import remove_strays, temporary_path
+from dbbd_cli.limits import TOO_MANY_FILES, open_files_limit
 from dbbd_cli.stopping import STOP_SIGNALS
 
 _END = object()
@@ -58,7 +52,7 @@ class Workers:
     @property
     def loader_timeout(self) -> float:
         """The time limit that the loader itself has to hold, 0 where `batches` does."""
-        return 0 if _can_alarm() else self.timeout
+        return 0 if can_alarm() else self.timeout
 
     def batches(self, loader: DataLoader[Any]) -> Iterator[Any]:
         """The batches of a loader.
@@ -73,7 +67,7 @@ class Workers:
             try:
                 if not self._processes:
                     iterator = self._start(loader) if iterator is None else iterator
-                with _deaths.heard(), _alarm(self.timeout if self._handover is not None else 0):
+                with _deaths.heard(), alarm(self.timeout if self._handover is not None else 0):
                     # The first batch is waited for here too: processes that were there before have to answer.
                     iterator = iter(loader) if iterator is None else iterator
                     batch = next(iterator, _END)
@@ -115,7 +109,7 @@ class Workers:
 
     def _explained(self, error: Exception) -> Exception:
         text = str(error)
-        if isinstance(error, _LateError) or ("timed out" in text and "DataLoader" in text):
+        if isinstance(error, LateError) or ("timed out" in text and "DataLoader" in text):
             return DataError(
                 f"no batch came within {self.timeout:g} s: a process that loads batches hangs",
                 hint="look at the disk or network that the data lie on; data.worker_timeout sets the time, "
@@ -140,9 +134,9 @@ class Workers:
             DataError: it takes longer.
         """
         try:
-            with _alarm(self.timeout):
+            with alarm(self.timeout):
                 return batch()
-        except _LateError as error:
+        except LateError as error:
             raise self._explained(error) from error
 
     def close(self) -> None:
@@ -160,7 +154,7 @@ def _no_more(message: str) -> DataError:
     return DataError(
         message,
         hint="lower data.num_workers (0 loads in the main process), or raise the limit that was met: of processes "
-        f"(ulimit -u), of open files{open_files_limit() or ' (ulimit -n)'} or of shared memory ({SHARED_MEMORY})",
+        f"(ulimit -u), of open files ({open_files_limit()}) or of shared memory ({SHARED_MEMORY})",
     )
 
 
@@ -246,39 +240,6 @@ def _die_with_the_main_process() -> None:
 def _end_after(main: BaseProcess) -> None:
     main.join()
     os._exit(1)
-
-
-class _LateError(RuntimeError):
-    """A batch did not come in time."""
-
-
-def _can_alarm() -> bool:
-    return hasattr(signal, "SIGALRM") and threading.current_thread() is threading.main_thread()
-
-
-@contextmanager
-def _alarm(seconds: float) -> Iterator[None]:
-    """Ends what is in it after so many seconds, 0 for never, in which this process ran.
-
-    The loader's own limit also counts the time in which the whole run is stopped (Ctrl-Z), and it ends with the first
-    byte of a batch: it would wait for ever for the rest.
-    """
-    if not seconds or not _can_alarm():
-        yield
-        return
-    time = RunningTime(seconds)
-
-    def ring(_number: int, _frame: FrameType | None) -> None:
-        if time.over():
-            raise _LateError
-
-    previous = signal.signal(signal.SIGALRM, ring)
-    signal.setitimer(signal.ITIMER_REAL, time.tick, time.tick)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, previous)
 
 
 class _Deaths:

@@ -15,6 +15,7 @@ import torch
 
 from dbbd_cli.errors import CheckpointError, DiskError
 from dbbd_cli.files import replace_file, temporary_path
+from dbbd_cli.limits import TOO_MANY_FILES, open_files_limit
 from dbbd_cli.model.safe_load import load_tensors, reason_of
 from dbbd_cli.model.sealed_file import is_intact, is_sealed, write_sealed
 from dbbd_cli.paths import resume_command
@@ -113,6 +114,8 @@ def disk_error(error: OSError, folder: Path, needed: int) -> DiskError:
     place = error.filename2 or error.filename  # the second of a renaming is the one that people know
     name = Path(os.fsdecode(place)).name if isinstance(place, (str, bytes)) else "what the run writes"
     what, repair = f"{name} cannot be written to {folder}: {reason_of(error)}", "mend that"
+    if error.errno in TOO_MANY_FILES:
+        repair = f"raise the limit on open files ({open_files_limit()})"
     if error.errno in _FULL:
         free = shutil.disk_usage(folder).free / 1e6
         what += f" ({free:,.1f} MB are free, and a checkpoint needs about {needed / 1e6:,.1f} MB)"
