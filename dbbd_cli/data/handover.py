@@ -157,9 +157,11 @@ def _unpacked(source: str | bytes, sizes: list[int], pieces: Any) -> Any:
         content = np.frombuffer(bytearray(source), np.uint8) if isinstance(source, bytes) else _taken(source)
     except OSError as error:
         return error
+    except ValueError:  # the file is empty
+        content = np.empty(0, np.uint8)
     starts = _starts(sizes)
     if len(content) != starts[-1]:
-        return FileNotFoundError(errno.ENOENT, "cut short")
+        return FileNotFoundError(errno.ENOENT, "the file of the batch was cut short")
     storages = [
         torch.from_numpy(content[start : start + size]).untyped_storage() if size else torch.UntypedStorage(0)
         for start, size in zip(starts, sizes, strict=False)

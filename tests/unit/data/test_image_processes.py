@@ -108,10 +108,11 @@ def test_processes_that_are_killed_are_replaced(work: Callable[..., Work]) -> No
 @pytest.mark.skipif(not hasattr(signal, "SIGSTOP"), reason="processes cannot be stopped there")
 def test_a_process_that_is_stopped_is_replaced(work: Callable[..., Work], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(image_processes, "IMAGE_SECONDS", 3.0)
+    monkeypatch.setattr(os, "cpu_count", lambda: 1)
     made = work(url_refs(400))
-    results = [next(made.results)]
-    for worker in workers_of(psutil.Process()):
-        worker.suspend()
+    results = [next(made.results)]  # so that it has begun
+    [worker] = workers_of(psutil.Process())
+    worker.suspend()
     results += made.results
     assert sum(count for count, _ in results) == 400
     assert all(problems == {} for _, problems in results)
