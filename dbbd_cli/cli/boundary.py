@@ -104,7 +104,7 @@ def _as_dbbd_error(error: BaseException) -> DbbdError:
         where = f"{os.fsdecode(place)}: " if isinstance(place, (str, bytes)) else ""
         return DiskError(f"{where}{error.strerror}", hint="Make room, or choose a place that you may write to.")
     if "Too many open files" in str(error):  # also where a library cannot be loaded for that
-        return DiskError(f"too many open files: {error}", hint=f"Raise the limit on open files ({open_files_limit()}).")
+        return DiskError(str(error).splitlines()[0], hint=f"Raise the limit on open files ({open_files_limit()}).")
     if isinstance(error, FileNotFoundError) and not error.filename and _folder_is_gone():
         return DiskError("the current folder does not exist any more", hint="Change to another one.")
     return DbbdError(

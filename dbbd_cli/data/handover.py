@@ -106,6 +106,11 @@ class Handover:
         if error.errno in TOO_MANY_FILES:
             return too_many_files(error)
         place = self.folder.parent
+        if error.errno == errno.EFBIG:
+            return DataError(
+                f"a batch of {size / 1e6:,.1f} MB cannot be written to {place}: {error.strerror}",
+                hint="raise the limit on the size of a file (ulimit -f)",
+            )
         free = shutil.disk_usage(place).free
         return DataError(
             f"a batch of {size / 1e6:,.1f} MB cannot be written to {place}, which has {free / 1e6:,.1f} MB free: "
