@@ -119,12 +119,9 @@ class Workers:
             return _no_more("the processes that load batches cannot hand them over: too many open files")
         # An error of a connection: it died while it handed over a batch.
         if "DataLoader worker" in text or (self._processes and not isinstance(error, RuntimeError)):
-            if "Bus error" in text:  # PyTorch's explanation is of its own use of shared memory
-                text = f"{text.partition(' Bus error')[0]} SIGBUS; memory that it had mapped is gone"
-            return DataError(
-                f"a process that loads batches has died: {(text or type(error).__name__).splitlines()[0]}",
-                hint=_why_it_died(text),
-            )
+            codes = [process.exitcode for process in self._processes if process.exitcode]
+            how = _ending(codes[0]) if codes else (text or type(error).__name__).splitlines()[0]
+            return DataError(f"a process that loads batches has died: {how}", hint=_why_it_died(how))
         return error
 
     def make(self, batch: Callable[[], Any]) -> Any:
@@ -158,8 +155,16 @@ def _no_more(message: str) -> DataError:
     )
 
 
-def _why_it_died(text: str) -> str:
-    if "SIGBUS" not in text:
+def _ending(code: int) -> str:
+    """How a process ended, from its exit code as multiprocessing has it."""
+    try:
+        return signal.Signals(-code).name if code < 0 else f"exit code {code}"
+    except ValueError:
+        return f"signal {-code}"
+
+
+def _why_it_died(how: str) -> str:
+    if how != "SIGBUS":
         return "it may have been killed for lack of memory: lower data.num_workers; 0 loads in the main process"
     free = ""
     if SHARED_MEMORY.is_dir():
