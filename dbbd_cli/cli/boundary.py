@@ -17,6 +17,7 @@ from dbbd_cli.cli.help import help_text
 from dbbd_cli.cli.streams import coloured, columns, tolerate_any_text, write_result
 from dbbd_cli.cli.text import clean, wrapped
 from dbbd_cli.errors import ConfigError, DbbdError, DiskError, ExitCode, StoppedError
+from dbbd_cli.limits import open_files_limit
 from dbbd_cli.stopping import ignore_signals, received, signal_of
 
 COMPLETION_VARIABLE = "_DBBD_COMPLETE"
@@ -102,6 +103,8 @@ def _as_dbbd_error(error: BaseException) -> DbbdError:
         place = error.filename2 or error.filename
         where = f"{os.fsdecode(place)}: " if isinstance(place, (str, bytes)) else ""
         return DiskError(f"{where}{error.strerror}", hint="Make room, or choose a place that you may write to.")
+    if "Too many open files" in str(error):  # also where a library cannot be loaded for that
+        return DiskError(str(error).splitlines()[0], hint=f"Raise the limit on open files ({open_files_limit()}).")
     if isinstance(error, FileNotFoundError) and not error.filename and _folder_is_gone():
         return DiskError("the current folder does not exist any more", hint="Change to another one.")
     return DbbdError(

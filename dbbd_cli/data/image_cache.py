@@ -24,10 +24,11 @@ import numpy as np
 import PIL
 
 from dbbd_cli.data.cache_dir import make_cache_folder
+from dbbd_cli.data.image_processes import prepare_in_workers
 from dbbd_cli.data.image_refs import ImageRef as ImageRef
 from dbbd_cli.data.image_refs import hash_files as hash_files
 from dbbd_cli.data.image_refs import url_sha256 as url_sha256
-from dbbd_cli.data.image_worker import Problem, Shape, prepare_in_workers, prepare_rows
+from dbbd_cli.data.image_worker import Problem, Shape, prepare_rows
 from dbbd_cli.errors import DiskError
 from dbbd_cli.files import passing_lock, read_file, remove_free_locks, write_text
 from dbbd_cli.progress import Progress
@@ -40,7 +41,7 @@ RECORD_SECONDS = 90 * 24 * 3600
 """Records of bad images are kept for so long; without one, the images are tried again."""
 ROWS_PER_JOB = 64
 ROWS_WORTH_PROCESSES = 512
-"""Starting processes takes about half a second: below this many images one process is quicker."""
+"""Starting processes takes about half a second: fewer QR codes are rendered more quickly in this one."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ def prepare_images(refs: Sequence[ImageRef], size: int, cache_dir: Path, progres
         The prepared images, without those that are unreadable.
 
     Raises:
-        DataError: a process that prepares images died.
+        DataError: the processes that prepare images cannot work.
         DiskError: the cache cannot be written.
     """
     if (done := _done_before(refs, size, cache_dir)) is not None:
@@ -209,9 +210,10 @@ def _prepare(path: Path, shape: Shape, refs: Sequence[ImageRef], progress: Progr
     title = "Rendering QR codes" if shape[1] == 1 else "Decoding images"
     jobs = [(start, refs[start : start + ROWS_PER_JOB]) for start in range(0, len(refs), ROWS_PER_JOB)]
     with progress.phase(title, len(refs), unit="images", noun="images") as bar:
-        if len(refs) < ROWS_WORTH_PROCESSES or (os.cpu_count() or 1) == 1:
+        # A picture from anywhere may crash its decoder, or keep it busy for ever: only other processes may meet it.
+        if refs[0].path is None and (len(refs) < ROWS_WORTH_PROCESSES or (os.cpu_count() or 1) == 1):
             for start, part in jobs:
-                problems.update(prepare_rows(path, shape, start, part))
+                problems.update(prepare_rows(path, shape, enumerate(part, start)))
                 bar.advance(len(part), samples=len(part))
         else:
             # An error here, or Ctrl-C, must end the processes at once, not when the last frame lets go of them.

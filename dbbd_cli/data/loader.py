@@ -10,9 +10,11 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
+from dbbd_cli.data.handover import PREFETCH, too_many_files
 from dbbd_cli.data.random_numbers import permutation
-from dbbd_cli.data.workers import Workers
+from dbbd_cli.data.workers import Workers, start_worker
 from dbbd_cli.errors import DbbdError
+from dbbd_cli.limits import TOO_MANY_FILES
 
 Key = tuple[int, int]
 """(epoch, index of the sample): all that the randomness of a sample may depend on, beside the seed."""
@@ -57,6 +59,10 @@ class _Telling:
             return self.dataset.__getitems__(keys)
         except DbbdError as error:
             return error
+        except OSError as error:
+            if error.errno in TOO_MANY_FILES:
+                return too_many_files(error)
+            raise
 
 
 def _whole_batch(batch: Any) -> Any:
@@ -104,10 +110,11 @@ class BatchLoader:
         self._loader: DataLoader[Any] = DataLoader(
             _Telling(dataset),  # type: ignore[arg-type]
             batch_sampler=self._plan,
-            collate_fn=_whole_batch,
+            collate_fn=self._workers.handover(workers) if workers else _whole_batch,
             num_workers=workers,
-            worker_init_fn=self._workers.initialiser() if workers else None,
-            timeout=worker_timeout if workers else 0,
+            prefetch_factor=PREFETCH if workers else None,
+            worker_init_fn=start_worker if workers else None,
+            timeout=self._workers.loader_timeout if workers else 0,
             persistent_workers=workers > 0,
             pin_memory=pin_memory,
             # Its own generator: the loader must not draw from the stream that dropout uses.
@@ -151,10 +158,11 @@ class BatchLoader:
             DbbdError: the data set could not make one, or a process that makes them has died or hangs.
         """
         self._plan.batches = self.plan(epoch)[start:]
-        for batch in self._workers.batches(self._loader):
+        for keys, batch in zip(self._plan.batches, self._workers.batches(self._loader), strict=True):
             if isinstance(batch, DbbdError):
                 raise batch
-            yield batch
+            # An OSError: the file that the batch came in is gone. Batches are the same wherever they are made.
+            yield self.make(keys) if isinstance(batch, OSError) else batch
 
     def close(self) -> None:
         """Ends the worker processes, whatever state they are in."""

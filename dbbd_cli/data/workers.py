@@ -9,21 +9,21 @@ import os
 import shutil
 import signal
 import sys
-import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from functools import partial
-from multiprocessing import active_children, current_process, parent_process
+from multiprocessing import active_children, parent_process
 from multiprocessing.process import BaseProcess
-from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import torch
 from torch.utils.data import DataLoader
 
+from dbbd_cli.data.handover import SHARED_MEMORY, Handover, shared_folder, too_many_files
+from dbbd_cli.data.running_time import LateError, alarm, can_alarm
 from dbbd_cli.errors import DataError
+from dbbd_cli.limits import TOO_MANY_FILES, open_files_limit
 from dbbd_cli.stopping import STOP_SIGNALS
 from dbbd_cli.temporary import hold_folder, release, remove_strays, temporary_path
 
@@ -40,18 +40,19 @@ class Workers:
     def __init__(self, timeout: float) -> None:
         self.timeout = timeout
         self._processes: list[BaseProcess] = []
-        self._folder: Path | None = None
+        self._handover: Handover | None = None
 
-    def initialiser(self) -> Callable[[int], None]:
-        """What each process does first."""
-        parent = Path(tempfile.gettempdir())
-        lost = {folder: _workers_of(folder) for folder in parent.glob("dbbd.*.tmp")}
+    def handover(self, num_workers: int) -> Handover:
+        """How the batches of the processes get here."""
+        parent = shared_folder()
         remove_strays(parent)
-        for folder, numbers in lost.items():
-            if not folder.exists():
-                _remove_shared_memory(numbers)
-        self._folder = temporary_path(parent / "dbbd")
-        return partial(_start_worker, str(self._folder))
+        self._handover = Handover(temporary_path(parent / "dbbd"), num_workers)
+        return self._handover
+
+    @property
+    def loader_timeout(self) -> float:
+        """The time limit that the loader itself has to hold, 0 where `batches` does."""
+        return 0 if can_alarm() else self.timeout
 
     def batches(self, loader: DataLoader[Any]) -> Iterator[Any]:
         """The batches of a loader.
@@ -59,14 +60,14 @@ class Workers:
         Raises:
             DataError: a process has died, or gives no batch in time. Never raised but where a batch is waited for.
         """
-        if self._folder is not None:
-            hold_folder(self._folder, mode=0o700)
+        if self._handover is not None and not self._processes:
+            self._prepare(self._handover)
         iterator: Iterator[Any] | None = None
         while True:
             try:
                 if not self._processes:
                     iterator = self._start(loader) if iterator is None else iterator
-                with _deaths.heard(), _alarm(self.timeout if self._folder is not None else 0):
+                with _deaths.heard(), alarm(self.timeout if self._handover is not None else 0):
                     # The first batch is waited for here too: processes that were there before have to answer.
                     iterator = iter(loader) if iterator is None else iterator
                     batch = next(iterator, _END)
@@ -74,7 +75,24 @@ class Workers:
                 raise self._explained(error) from error
             if batch is _END:
                 return
+            if isinstance(batch, OSError) and batch.errno in TOO_MANY_FILES:
+                raise too_many_files(batch)
             yield batch
+
+    def _prepare(self, handover: Handover) -> None:
+        """Makes what the processes need, or says at once that it cannot be had."""
+        # The queues of multiprocessing need it too: without it no process could be started.
+        if sys.platform == "linux" and handover.folder.parent != SHARED_MEMORY:
+            raise DataError(
+                f"there is no shared memory for the processes that load batches: {SHARED_MEMORY} "
+                f"{'cannot be written to' if SHARED_MEMORY.is_dir() else 'is missing'}",
+                hint=f"mount a tmpfs at {SHARED_MEMORY}, or set data.num_workers=0, which loads in the main process",
+            )
+        _raise_open_files_limit()
+        try:
+            hold_folder(handover.folder, mode=0o700)
+        except OSError as error:
+            raise _no_more(f"{handover.folder} cannot be made: {error.strerror or error}") from error
 
     def _start(self, loader: DataLoader[Any]) -> Iterator[Any]:
         """Starts the processes. Looking for them later would bury a dead one, and PyTorch would not hear of it."""
@@ -91,7 +109,7 @@ class Workers:
 
     def _explained(self, error: Exception) -> Exception:
         text = str(error)
-        if isinstance(error, _LateError) or ("timed out" in text and "DataLoader" in text):
+        if isinstance(error, LateError) or ("timed out" in text and "DataLoader" in text):
             return DataError(
                 f"no batch came within {self.timeout:g} s: a process that loads batches hangs",
                 hint="look at the disk or network that the data lie on; data.worker_timeout sets the time, "
@@ -99,12 +117,11 @@ class Workers:
             )
         if "Too many open files" in text:
             return _no_more("the processes that load batches cannot hand them over: too many open files")
-        # An error of a connection or file: it died while it handed over a batch, or lost the place where it does.
+        # An error of a connection: it died while it handed over a batch.
         if "DataLoader worker" in text or (self._processes and not isinstance(error, RuntimeError)):
-            return DataError(
-                f"a process that loads batches has died: {(text or type(error).__name__).splitlines()[0]}",
-                hint="it may have been killed for lack of memory: lower data.num_workers; 0 loads in the main process",
-            )
+            codes = [process.exitcode for process in self._processes if process.exitcode]
+            how = _ending(codes[0]) if codes else (text or type(error).__name__).splitlines()[0]
+            return DataError(f"a process that loads batches has died: {how}", hint=_why_it_died(how))
         return error
 
     def make(self, batch: Callable[[], Any]) -> Any:
@@ -114,9 +131,9 @@ class Workers:
             DataError: it takes longer.
         """
         try:
-            with _alarm(self.timeout):
+            with alarm(self.timeout):
                 return batch()
-        except _LateError as error:
+        except LateError as error:
             raise self._explained(error) from error
 
     def close(self) -> None:
@@ -126,37 +143,45 @@ class Workers:
         for process in self._processes:
             process.join(10)
         self._processes.clear()
-        if self._folder is not None:
-            _remove_shared_memory(_workers_of(self._folder))
-            shutil.rmtree(self._folder, ignore_errors=True)
-            release(self._folder)
+        if self._handover is not None:
+            shutil.rmtree(self._handover.folder, ignore_errors=True)
+            release(self._handover.folder)
 
 
 def _no_more(message: str) -> DataError:
     return DataError(
         message,
         hint="lower data.num_workers (0 loads in the main process), or raise the limit that was met: of processes "
-        "(ulimit -u), of open files (ulimit -n) or of shared memory (/dev/shm)",
+        f"(ulimit -u), of open files ({open_files_limit()}) or of shared memory ({SHARED_MEMORY})",
     )
 
 
-def _workers_of(folder: Path) -> list[int]:
-    """The numbers of the processes whose sockets lie in a folder."""
-    return [int(mark.name[7:]) for mark in folder.glob("worker-*") if mark.name[7:].isdecimal()]
+def _ending(code: int) -> str:
+    """How a process ended, from its exit code as multiprocessing has it."""
+    try:
+        return signal.Signals(-code).name if code < 0 else f"exit code {code}"
+    except ValueError:
+        return f"signal {-code}"
 
 
-def _remove_shared_memory(numbers: list[int]) -> None:
-    """Frees batches of processes that were killed between making one and handing it over (Linux)."""
-    import psutil
+def _why_it_died(how: str) -> str:
+    if how != "SIGBUS":
+        return "it may have been killed for lack of memory: lower data.num_workers; 0 loads in the main process"
+    free = ""
+    if SHARED_MEMORY.is_dir():
+        free = f"; {SHARED_MEMORY} has {shutil.disk_usage(SHARED_MEMORY).free / 1e6:,.1f} MB free"
+    return f"a file of the cache was cut short, its disk fails, or shared memory is full{free}"
 
-    for number in numbers:
-        for path in Path("/dev/shm").glob(f"torch_{number}_*"):  # noqa: S108 - where the system keeps it
-            with suppress(OSError, psutil.AccessDenied):
-                try:
-                    if psutil.Process(number).status() == psutil.STATUS_ZOMBIE:  # dead, and not yet buried
-                        path.unlink()
-                except psutil.NoSuchProcess:
-                    path.unlink()
+
+def _raise_open_files_limit() -> None:
+    """Raises the soft limit on open files, which is as low as 256 on some systems, as far as the hard one allows."""
+    with suppress(ImportError, OSError, ValueError):  # ImportError: Windows
+        import resource
+
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        wanted = 4096 if hard == resource.RLIM_INFINITY else min(hard, 4096)
+        if soft != resource.RLIM_INFINITY and soft < wanted:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 @contextmanager
@@ -188,7 +213,8 @@ def _signals_held() -> Iterator[None]:
         signal.raise_signal(number)
 
 
-def _start_worker(folder: str, _worker: int) -> None:
+def start_worker(_worker: int) -> None:
+    """What each process does first."""
     # Ctrl-C reaches every process of a terminal, and batch systems signal every process of a job: only the main process
     # decides when to stop, and ends its workers itself.
     for number in STOP_SIGNALS:
@@ -196,10 +222,6 @@ def _start_worker(folder: str, _worker: int) -> None:
     if hasattr(os, "setpgrp"):
         os.setpgrp()
     _die_with_the_main_process()
-    # The sockets through which batches are handed over lie here, so that they are found even if all are killed.
-    getattr(current_process(), "_config", {})["tempdir"] = folder
-    with suppress(OSError):
-        Path(folder, f"worker-{os.getpid()}").touch()
     torch.set_num_threads(1)
     # A main process that goes away closes the connection over which a batch is handed over; it says itself why.
     sys.excepthook = lambda kind, error, trace: (
@@ -224,32 +246,6 @@ def _die_with_the_main_process() -> None:
 def _end_after(main: BaseProcess) -> None:
     main.join()
     os._exit(1)
-
-
-class _LateError(RuntimeError):
-    """A batch did not come in time."""
-
-
-@contextmanager
-def _alarm(seconds: float) -> Iterator[None]:
-    """Ends what is in it after so many seconds, 0 for never.
-
-    The loader's own limit ends with the first byte of a batch: it would wait for ever for the rest.
-    """
-    if not seconds or not hasattr(signal, "SIGALRM") or threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def ring(_number: int, _frame: FrameType | None) -> None:
-        raise _LateError
-
-    previous = signal.signal(signal.SIGALRM, ring)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, previous)
 
 
 class _Deaths:

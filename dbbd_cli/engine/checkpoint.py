@@ -18,6 +18,7 @@ from dbbd_cli.engine.environment import VERSION, other_version
 from dbbd_cli.engine.state import TrainState
 from dbbd_cli.errors import CheckpointError, ConfigError, DiskError
 from dbbd_cli.files import replace_file
+from dbbd_cli.limits import TOO_MANY_FILES, open_files_limit
 from dbbd_cli.model.safe_load import load_tensors, reason_of
 from dbbd_cli.model.sealed_file import has_holes, is_intact, is_sealed, write_sealed
 from dbbd_cli.model.tensor_file import check_tensor_file
@@ -122,6 +123,8 @@ def disk_error(error: OSError, folder: Path, needed: int) -> DiskError:
     place = error.filename2 or error.filename  # the second of a renaming is the one that people know
     name = Path(os.fsdecode(place)).name if isinstance(place, (str, bytes)) else "what the run writes"
     what, repair = f"{name} cannot be written to {folder}: {reason_of(error)}", "mend that"
+    if error.errno in TOO_MANY_FILES:
+        repair = f"raise the limit on open files ({open_files_limit()})"
     if error.errno in _FULL:
         free = shutil.disk_usage(folder).free / 1e6
         what += f" ({free:,.1f} MB are free, and a checkpoint needs about {needed / 1e6:,.1f} MB)"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import sys
 import time
@@ -84,6 +85,20 @@ def test_a_worker_that_hangs_ends_the_run_within_the_configured_time(
     report(f"data.worker_timeout={timeout}: exit 3 after {seconds:.1f} s, and resumed")
 
 
+def test_a_run_that_is_stopped_for_longer_than_the_configured_time_goes_on(place: Place) -> None:
+    timeout = 5
+    program, workers = _training(place, "dbbd", timeout)
+    for pid in (*workers, program.pid):  # in this order, so that a batch is waited for
+        os.kill(pid, signal.SIGSTOP)
+    time.sleep(timeout + 1)
+    for pid in (program.pid, *workers):
+        os.kill(pid, signal.SIGCONT)
+    log = place.run / "run.log"
+    before = log.stat().st_size  # it gets a line per epoch
+    assert program.until(lambda: log.stat().st_size > before + 500) is None, program.said()
+    assert program.workers() == workers
+
+
 @pytest.mark.parametrize("stopped", [False, True])
 def test_workers_die_with_the_program(stopped: bool, place: Place) -> None:
     program, workers = _training(place, "dbbd")
@@ -106,10 +121,11 @@ def test_signals_to_workers_alone_change_nothing(place: Place) -> None:
 
 @pytest.mark.parametrize("killed", [False, True])
 def test_shared_memory_of_killed_workers_is_freed(killed: bool, place: Place) -> None:
-    program, workers = _training(place, "dbbd")
-    # As if it had been killed between making a batch and handing it over: moments that cannot be hit at will.
-    left = Path(f"/dev/shm/torch_{workers[0]}_1_0")
-    left.touch()
+    program, _ = _training(place, "dbbd")
+    folders = list(Path("/dev/shm").glob(f"dbbd.{program.pid}-*"))
+    assert len(folders) == 2  # one for each split
+    # As if one had been killed between writing a batch and handing it over: moments that cannot be hit at will.
+    (folders[0] / "left").write_bytes(bytes(1000))
     try:
         os.kill(program.pid, signal.SIGKILL if killed else signal.SIGTERM)
         program.wait()
@@ -118,6 +134,7 @@ def test_shared_memory_of_killed_workers_is_freed(killed: bool, place: Place) ->
             training = place.training()
             following = place.start("resume", str(place.run))
             assert following.until(training) is None, following.said()
-        assert not left.exists()
+        assert not any(folder.exists() for folder in folders)
     finally:
-        left.unlink(missing_ok=True)
+        for folder in folders:
+            shutil.rmtree(folder, ignore_errors=True)

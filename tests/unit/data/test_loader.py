@@ -131,17 +131,19 @@ class TestWorkers:
         assert len(list(loader.batches(1))) == 3
         loader.close()
 
-    def test_a_death_is_told_where_a_batch_is_waited_for(self) -> None:
+    @pytest.mark.parametrize(("name", "hint"), [("SIGKILL", "lack of memory"), ("SIGBUS", "MB free")])
+    def test_a_death_is_told_where_a_batch_is_waited_for(self, name: str, hint: str) -> None:
         before = children()
         loader = self.make(Slow())
         batches = loader.batches(1)
         next(batches)
         for pid in children() - before:
-            os.kill(pid, signal.SIGKILL)
+            os.kill(pid, signal.Signals[name])
         busy = [index for index in range(200_000) if index % 7 == 0]  # a step: nothing is raised in the middle of it
         assert busy
-        with pytest.raises(DataError, match="a process that loads batches has died"):
+        with pytest.raises(DataError, match=f"a process that loads batches has died: {name}") as caught:
             list(batches)
+        assert hint in caught.value.hint
         loader.close()
 
     @pytest.mark.parametrize("method", ["forkserver", "spawn"])

@@ -1,0 +1,216 @@
+"""How a batch gets from a worker process to the main one: as one file in shared memory, by its name.
+
+PyTorch would send each tensor through a socket that a thread of the worker serves, and nobody hears when that thread
+fails: a full /dev/shm, or a low limit on open files, would look like a worker that hangs. Here every failure is the
+worker's answer, and a batch takes one file descriptor instead of dozens.
+"""
+
+from __future__ import annotations
+
+import errno
+import math
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, fields, is_dataclass
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from dbbd_cli.errors import DataError, DbbdError
+from dbbd_cli.limits import TOO_MANY_FILES, open_files_limit
+
+SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - where Linux has it
+PREFETCH = 2
+"""Batches that each worker makes ahead."""
+_ALIGNMENT = 64
+
+
+def shared_folder() -> Path:
+    """Where batches are handed over: in memory where the system has a folder for that, else among temporary files."""
+    if SHARED_MEMORY.is_dir() and os.access(SHARED_MEMORY, os.W_OK | os.X_OK):
+        return SHARED_MEMORY
+    return Path(tempfile.gettempdir())
+
+
+class Handover:
+    """Writes the batches of a worker to files; the main process gets them back as tensors when it unpickles them.
+
+    Args:
+        folder: where the files go, below `shared_folder()`.
+        num_workers: workers of the loader.
+    """
+
+    def __init__(self, folder: Path, num_workers: int) -> None:
+        self.folder = folder
+        self.num_workers = num_workers
+        # Before any worker starts: nothing of this loader lies there yet.
+        self.room = shutil.disk_usage(folder.parent).free
+        self._numbers = count()
+
+    def __call__(self, batch: Any) -> Any:
+        """What a worker sends in place of a batch: the batch in a file, or the error that prevents that."""
+        if isinstance(batch, DbbdError):
+            return batch
+        storages: dict[tuple[int, int], torch.UntypedStorage] = {}
+
+        def put(tensor: torch.Tensor) -> _Piece:
+            storage = tensor.untyped_storage()
+            key = (storage.data_ptr(), storage.nbytes())
+            storages.setdefault(key, storage)
+            number = list(storages).index(key)
+            return _Piece(number, tensor.dtype, int(tensor.storage_offset()), tuple(tensor.shape), tensor.stride())
+
+        pieces = _map(batch, torch.Tensor, put)
+        sizes = [storage.nbytes() for storage in storages.values()]
+        size = _starts(sizes)[-1]
+        if not size:
+            return batch
+        number = next(self._numbers)
+        if number == 0 and (found := self._too_little(size)) is not None:
+            return found
+        parts = [_as_bytes(storage).numpy().data for storage in storages.values()]
+        padded = [part for memory in parts for part in (memory, bytes(-len(memory) % _ALIGNMENT))]
+        path = self.folder / f"{os.getpid()}-{number}"
+        try:
+            with path.open("xb") as file:
+                file.writelines(padded)
+        except FileNotFoundError:  # the folder is gone: systemd empties /dev/shm when a user has logged out
+            return _Parcel(b"".join(padded), sizes, pieces)
+        except OSError as error:
+            with suppress(OSError):
+                path.unlink()
+            return self._refusal(error, size)
+        return _Parcel(str(path), sizes, pieces)
+
+    def _too_little(self, size: int) -> DataError | None:
+        """The error where batches of this size will not fit, as many as there can be at once."""
+        # Made ahead by each worker; the one that the main process works on, and the one that it is being given.
+        batches = PREFETCH * self.num_workers + 2
+        if batches * size <= self.room:
+            return None
+        fitting = max((self.room // size - 2) // PREFETCH, 0)
+        place = self.folder.parent
+        return DataError(
+            f"{place} has {self.room / 1e6:,.1f} MB free, and batches of {size / 1e6:,.1f} MB from "
+            f"{self.num_workers} process{'' if self.num_workers == 1 else 'es'} need {batches * size / 1e6:,.1f} MB",
+            hint=_more_room(place, batches * size, fitting),
+        )
+
+    def _refusal(self, error: OSError, size: int) -> DataError:
+        if error.errno in TOO_MANY_FILES:
+            return too_many_files(error)
+        place = self.folder.parent
+        if error.errno == errno.EFBIG:
+            return DataError(
+                f"a batch of {size / 1e6:,.1f} MB cannot be written to {place}: {error.strerror}",
+                hint="raise the limit on the size of a file (ulimit -f)",
+            )
+        free = shutil.disk_usage(place).free
+        return DataError(
+            f"a batch of {size / 1e6:,.1f} MB cannot be written to {place}, which has {free / 1e6:,.1f} MB free: "
+            f"{error.strerror or error}",
+            hint=_more_room(place, (PREFETCH * self.num_workers + 2) * size, 0),
+        )
+
+
+def _more_room(place: Path, needed: int, fitting: int) -> str:
+    gigabytes = math.ceil(2 * needed / 1e9)
+    container = f" (Docker: --shm-size={gigabytes}g or --ipc=host)" if place == SHARED_MEMORY else ""
+    fewer = f"data.num_workers={fitting} fits, and 0" if fitting else "data.num_workers=0"
+    return f"make it larger{container}, or load with fewer processes: {fewer} loads in the main process"
+
+
+def too_many_files(error: OSError) -> DataError:
+    """The error where this process may not open one file more."""
+    return DataError(
+        f"loading a batch failed: {error.strerror or error}",
+        hint=f"raise the limit on open files ({open_files_limit()})",
+    )
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """A tensor of a batch, as a view of one of its storages."""
+
+    storage: int
+    dtype: torch.dtype
+    offset: int
+    shape: tuple[int, ...]
+    stride: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class _Parcel:
+    """A batch on its way: where it was unpickled it is the batch again, or the OSError that prevents that."""
+
+    source: str | bytes
+    sizes: list[int]
+    pieces: Any
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[object, ...]]:
+        return _unpacked, (self.source, self.sizes, self.pieces)
+
+
+def _unpacked(source: str | bytes, sizes: list[int], pieces: Any) -> Any:
+    try:
+        content = np.frombuffer(bytearray(source), np.uint8) if isinstance(source, bytes) else _taken(source)
+    except OSError as error:
+        return error
+    except ValueError:  # the file is empty
+        content = np.empty(0, np.uint8)
+    starts = _starts(sizes)
+    if len(content) != starts[-1]:
+        return FileNotFoundError(errno.ENOENT, "the file of the batch was cut short")
+    storages = [
+        torch.from_numpy(content[start : start + size]).untyped_storage() if size else torch.UntypedStorage(0)
+        for start, size in zip(starts, sizes, strict=False)
+    ]
+
+    def view(piece: _Piece) -> torch.Tensor:
+        empty = torch.empty(0, dtype=piece.dtype)
+        return empty.set_(storages[piece.storage], piece.offset, piece.shape, piece.stride)
+
+    return _map(pieces, _Piece, view)
+
+
+def _taken(path: str) -> np.ndarray:
+    """The content of a file, mapped into memory, and the file removed: the memory is freed with the last tensor."""
+    mapped = os.name == "posix"  # Windows cannot remove a file that is mapped
+    content = np.asarray(np.memmap(path, np.uint8, mode="c")) if mapped else np.fromfile(path, np.uint8)
+    with suppress(OSError):
+        Path(path).unlink()
+    return content
+
+
+def _starts(sizes: list[int]) -> list[int]:
+    """Where each storage begins in the file, and where the file ends."""
+    starts = [0]
+    for size in sizes:
+        starts.append(starts[-1] + size + -size % _ALIGNMENT)
+    return starts
+
+
+def _as_bytes(storage: torch.UntypedStorage) -> torch.Tensor:
+    return torch.empty(0, dtype=torch.uint8).set_(storage)
+
+
+def _map(value: Any, kind: type, function: Callable[[Any], Any]) -> Any:
+    """The same tuples, lists, dictionaries and dataclasses with all that is of a kind replaced."""
+    if isinstance(value, kind):
+        return function(value)
+    if isinstance(value, tuple):
+        items = [_map(item, kind, function) for item in value]
+        return type(value)(*items) if hasattr(value, "_fields") else tuple(items)
+    if isinstance(value, list):
+        return [_map(item, kind, function) for item in value]
+    if isinstance(value, dict):
+        return {key: _map(item, kind, function) for key, item in value.items()}
+    if is_dataclass(value) and not isinstance(value, type):
+        return type(value)(**{field.name: _map(getattr(value, field.name), kind, function) for field in fields(value)})
+    return value

@@ -1,0 +1,65 @@
+"""Time limits that count only the time in which this process runs."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+
+class RunningTime:
+    """Adds up time in short ticks. A much longer gap means that the process was stopped (Ctrl-Z) or the machine slept.
+
+    Args:
+        limit: seconds; `over` tells whether they have passed.
+    """
+
+    def __init__(self, limit: float) -> None:
+        self.limit = limit
+        self.tick = min(1.0, limit / 10)
+        self._spent = 0.0
+        self._last = time.monotonic()
+
+    def over(self) -> bool:
+        """Whether the limit has passed; to be called about every `tick` seconds."""
+        now = time.monotonic()
+        self._spent += min(now - self._last, 2 * self.tick)
+        self._last = now
+        return self._spent >= self.limit
+
+
+class LateError(RuntimeError):
+    """The time of `alarm` has passed."""
+
+
+def can_alarm() -> bool:
+    """Whether `alarm` works here: on POSIX systems, in the main thread."""
+    return hasattr(signal, "SIGALRM") and threading.current_thread() is threading.main_thread()
+
+
+@contextmanager
+def alarm(seconds: float) -> Iterator[None]:
+    """Ends what is in it after so many seconds, 0 for never, in which this process ran.
+
+    The loader's own limit also counts the time in which the whole run is stopped (Ctrl-Z), and it ends with the first
+    byte of a batch: it would wait for ever for the rest.
+    """
+    if not seconds or not can_alarm():
+        yield
+        return
+    running = RunningTime(seconds)
+
+    def ring(_number: int, _frame: FrameType | None) -> None:
+        if running.over():
+            raise LateError
+
+    previous = signal.signal(signal.SIGALRM, ring)
+    signal.setitimer(signal.ITIMER_REAL, running.tick, running.tick)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, previous)

@@ -1,0 +1,88 @@
+"""Processes that load batches, where shared memory or open files are scarce: the run ends and names the limit."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+
+import pytest
+from program import TINY, environment
+
+if sys.platform != "linux":
+    pytest.skip("needs Linux: other systems have no /dev/shm", allow_module_level=True)
+
+from processes import FULL
+
+TRAIN = ["train", *TINY["dbbd"], "--set", "data.num_workers=1", "--set", "data.worker_timeout=300"]
+
+
+@cache
+def why_no_mounts() -> str:
+    """Why nothing can be mounted over /dev/shm in a namespace of its own; empty where it can."""
+    command = ["unshare", "-U", "--map-root-user", "-m", "mount", "-t", "tmpfs", "tmpfs", "/dev/shm"]
+    try:
+        tried = subprocess.run(command, capture_output=True)
+    except FileNotFoundError:
+        return "there is no program unshare"
+    return "" if tried.returncode == 0 else "mounting in a namespace of its own is not allowed here"
+
+
+def run_in_shell(script: str, folder: Path, *, namespace: bool) -> tuple[int, str]:
+    """Runs a script whose arguments are `dbbd train OPTIONS`; gives the exit code and what was said as one line."""
+    if namespace and why_no_mounts():
+        pytest.skip(why_no_mounts())
+    unshare = ["unshare", "-U", "--map-root-user", "-m"] if namespace else []
+    done = subprocess.run(
+        [*unshare, "sh", "-c", script, "sh", sys.executable, "-m", "dbbd_cli", *TRAIN],
+        cwd=folder,
+        env=environment(DBBD_CACHE_DIR=str(folder / "cache"), PYTHONPATH=str(Path(__file__).parents[2])),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
+    assert "Traceback" not in done.stderr, done.stderr
+    return done.returncode, " ".join(done.stderr.split())
+
+
+def test_too_small_shared_memory_is_told_before_the_first_step(tmp_path: Path) -> None:
+    mounted = 'mount -t tmpfs -o size=200k tmpfs /dev/shm; exec "$@"'
+    code, said = run_in_shell(mounted, tmp_path, namespace=True)
+    assert code == 3, said
+    assert "Error: /dev/shm has 0.2 MB free" in said
+    assert "--shm-size" in said
+    assert "data.num_workers=0" in said
+    (run,) = (tmp_path / "runs").iterdir()
+    assert not (run / "history.jsonl").read_text()
+    assert f"dbbd resume runs/{run.name}" in said
+
+
+def test_shared_memory_that_fills_up_later_is_told(tmp_path: Path) -> None:
+    script = """
+mount -t tmpfs -o size=8m tmpfs /dev/shm
+"$@" --epochs 100000 &
+until test -e runs/*/best_model.pth || ! kill -0 $!; do sleep 0.05; done
+i=0
+while kill -0 $!; do i=$((i + 1)); dd if=/dev/zero of=/dev/shm/other-$i bs=16k; done 2> /dev/null
+wait $!
+"""
+    code, said = run_in_shell(script, tmp_path, namespace=True)
+    assert code == 3, said
+    assert "cannot be written to /dev/shm, which has 0.0 MB free: No space left on device" in said
+    assert "dbbd resume" in said
+
+
+def test_shared_memory_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+    mounted = 'mount -t tmpfs -o ro tmpfs /dev/shm; exec "$@"'
+    code, said = run_in_shell(mounted, tmp_path, namespace=True)
+    assert code == 3, said
+    assert "there is no shared memory" in said
+    assert "/dev/shm cannot be written to" in said
+
+
+@pytest.mark.parametrize("limit", range(12, 65, 4) if FULL else [16])
+def test_few_open_files_are_told(limit: int, tmp_path: Path) -> None:
+    code, said = run_in_shell(f'ulimit -n {limit}; exec "$@" --epochs 1', tmp_path, namespace=False)
+    assert code == 0 or (code in (3, 6) and f"(ulimit -n, {limit} now)" in said), (code, said)

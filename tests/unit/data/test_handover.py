@@ -1,0 +1,189 @@
+from __future__ import annotations
+
+import errno
+import os
+import pickle
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+import torch
+
+from dbbd_cli.data import handover
+from dbbd_cli.data.handover import Handover, shared_folder
+from dbbd_cli.data.loader import BatchLoader, Key
+from dbbd_cli.errors import DataError
+
+IN_MEMORY = Path("/dev/shm")
+
+
+@dataclass(frozen=True)
+class Inner:
+    index: torch.Tensor
+    again: torch.Tensor
+    sizes: tuple[int, int]
+
+
+class Batch(NamedTuple):
+    pixels: torch.Tensor
+    labels: torch.Tensor | None
+    inner: tuple[Inner, ...]
+    more: dict[str, list[Any]]
+    epoch: torch.Tensor
+
+
+def batch() -> Batch:
+    buffer = torch.arange(40)
+    return Batch(
+        pixels=torch.arange(24, dtype=torch.uint8).reshape(2, 3, 4).transpose(1, 2),
+        labels=None,
+        inner=(Inner(buffer[3:7], buffer[20:], (1, 2)),),
+        more={"values": [torch.tensor([0.5, -0.0, torch.nan]), torch.tensor([True, False]), "text"]},
+        epoch=torch.tensor(7),
+    )
+
+
+def assert_equal(found: Any, expected: Any) -> None:
+    if isinstance(expected, torch.Tensor):
+        assert found.dtype == expected.dtype
+        assert found.stride() == expected.stride()
+        assert torch.equal(torch.nan_to_num(found), torch.nan_to_num(expected))
+        return
+    assert type(found) is type(expected)
+    if isinstance(expected, Inner):
+        found, expected = vars(found), vars(expected)
+    if isinstance(expected, dict):
+        found, expected = [*found, *found.values()], [*expected, *expected.values()]
+    if isinstance(expected, (tuple, list)):
+        assert len(found) == len(expected)
+        for one, other in zip(found, expected, strict=True):
+            assert_equal(one, other)
+    else:
+        assert found == expected
+
+
+@pytest.fixture
+def sending(tmp_path: Path) -> Handover:
+    (tmp_path / "batches").mkdir()
+    return Handover(tmp_path / "batches", num_workers=2)
+
+
+def received(sent: object) -> Any:
+    """What arrives in the other process."""
+    return pickle.loads(pickle.dumps(sent))
+
+
+def test_a_batch_arrives_as_it_was_and_its_file_is_gone(sending: Handover) -> None:
+    sent = sending(batch())
+    assert len(list(sending.folder.iterdir())) == 1
+    found = received(sent)
+    assert_equal(found, batch())
+    assert list(sending.folder.iterdir()) == []
+    inner = found.inner[0]
+    # Parts of one tensor stay so: they go to a GPU in one copy.
+    assert inner.index.untyped_storage().data_ptr() == inner.again.untyped_storage().data_ptr()
+    assert inner.index.untyped_storage().nbytes() == 40 * 8
+    inner.index[0] = 100  # as with any tensor
+    assert inner.index.tolist() == [100, 4, 5, 6]
+
+
+def test_a_message_holds_no_tensor(sending: Handover) -> None:
+    message = pickle.dumps(sending(batch()._replace(pixels=torch.zeros(1_000_000, dtype=torch.uint8))))
+    assert len(message) < 4096
+
+
+def test_what_has_no_tensors_is_sent_as_it_is(sending: Handover) -> None:
+    array, error = np.arange(3), DataError("bad")
+    assert sending(array) is array
+    assert sending(error) is error
+    assert_equal(sending(batch()._asdict() | {"epoch": 1}).__class__, handover._Parcel)
+    assert sending(torch.zeros(0)).shape == (0,)
+
+
+@pytest.mark.parametrize(("size", "fitting"), [(100, "data.num_workers=1 fits, and 0"), (200, "data.num_workers=0")])
+def test_batches_that_will_not_fit_are_refused_at_the_first(size: int, fitting: str, sending: Handover) -> None:
+    sending.room = 599_999
+    assert isinstance(sending(torch.zeros(99_968, dtype=torch.uint8)), handover._Parcel)
+    sending = Handover(sending.folder, num_workers=2)
+    sending.room = 599_999
+    error = sending(torch.zeros(size * 1000, dtype=torch.uint8))
+    assert isinstance(error, DataError)
+    needed = 6 * size / 1000
+    assert error.message.startswith(f"{sending.folder.parent} has 0.6 MB free, and batches of {size / 1000:.1f} MB")
+    assert error.message.endswith(f"from 2 processes need {needed:.1f} MB")
+    assert fitting in error.hint
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EMFILE])
+def test_a_batch_that_cannot_be_written_is_an_error(
+    number: int, sending: Handover, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(Path, "open", fail)
+    error = sending(batch())
+    monkeypatch.undo()
+    assert isinstance(error, DataError)
+    assert os.strerror(number) in error.message
+    assert ("ulimit -n" if number == errno.EMFILE else "MB free") in error.message + error.hint
+    assert list(sending.folder.iterdir()) == []
+
+
+def test_where_the_folder_is_gone_a_batch_is_sent_itself(sending: Handover) -> None:
+    sending.folder.rmdir()
+    assert_equal(received(sending(batch())), batch())
+
+
+@pytest.mark.parametrize("size", [None, 0, 100])
+def test_a_file_that_is_gone_or_cut_is_an_error(size: int | None, sending: Handover) -> None:
+    sent = sending(batch())
+    [file] = sending.folder.iterdir()
+    if size is None:
+        file.unlink()
+    else:
+        os.truncate(file, size)
+    assert isinstance(received(sent), FileNotFoundError)
+
+
+class Tensors:
+    """Batches whose files are removed before they arrive."""
+
+    def __init__(self, folder: Path | None = None) -> None:
+        self.folder = folder
+
+    def __len__(self) -> int:
+        return 20
+
+    def __getitems__(self, keys: list[Key]) -> torch.Tensor:
+        return torch.tensor(keys)
+
+
+@pytest.fixture
+def loader() -> Iterator[BatchLoader]:
+    loader = BatchLoader(Tensors(), batch_size=4, shuffle=False, seed=5, num_workers=2, worker_timeout=60)
+    yield loader
+    loader.close()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere other folders are used")
+def test_batches_whose_files_were_removed_are_made_by_the_main_process(loader: BatchLoader) -> None:
+    sending = loader._workers._handover
+    assert sending is not None
+    assert sending.folder.parent == IN_MEMORY == shared_folder()
+    batches = loader.batches(1)
+    found = [next(batches)]
+    folder, elsewhere = sending.folder, sending.folder.with_name(f"{sending.folder.name}-moved")
+    folder.rename(elsewhere)  # all at once, as if it had been removed
+    try:
+        found += batches
+    finally:
+        elsewhere.rename(folder)
+    assert [tensor[:, 1].tolist() for tensor in found] == [list(range(start, start + 4)) for start in range(0, 20, 4)]
+    assert_equal(found, [Tensors().__getitems__([(1, index) for index in tensor[:, 1].tolist()]) for tensor in found])
+    loader.close()
+    assert not folder.exists()

@@ -1,0 +1,297 @@
+from __future__ import annotations
+
+import hashlib
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+from PIL import Image
+
+from dbbd_cli.data import image_processes
+from dbbd_cli.data.image_cache import ImageRef, url_sha256
+from dbbd_cli.data.image_processes import prepare_in_workers
+from dbbd_cli.data.image_worker import prepare_rows
+from dbbd_cli.data.qr_code import render_qr
+from dbbd_cli.errors import DataError
+
+REPOSITORY = Path(__file__).parents[3]
+SIZE = 16
+
+
+def url_refs(count: int) -> list[ImageRef]:
+    urls = [f"site.example/page/{index}" for index in range(count)]
+    return [ImageRef(url_sha256(url), url=url) for url in urls]
+
+
+class Work:
+    """A cache file, and jobs of 4 images to fill it."""
+
+    def __init__(self, path: Path, refs: list[ImageRef]) -> None:
+        self.refs = refs
+        self.path = path
+        self.shape = (len(refs), 1 if refs[0].url else 3, SIZE, SIZE)
+        self.jobs = [(start, refs[start : start + 4]) for start in range(0, len(refs), 4)]
+        path.write_bytes(bytes(int(np.prod(self.shape))))
+        self.results = prepare_in_workers(path, self.shape, self.jobs)
+
+    def pixels(self) -> np.ndarray:
+        return np.memmap(self.path, dtype=np.uint8, mode="r", shape=self.shape)
+
+
+@pytest.fixture
+def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Work]:
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    return lambda refs: Work(tmp_path / "pixels", refs)
+
+
+def workers_of(parent: psutil.Process) -> list[psutil.Process]:
+    found = []
+    for child in parent.children(recursive=True):
+        try:
+            if any("image_worker" in word for word in child.cmdline()):
+                found.append(child)
+        except psutil.NoSuchProcess:
+            continue
+    return found
+
+
+def test_rows_are_those_of_one_process(work: Callable[..., Work], tmp_path: Path) -> None:
+    made = work(url_refs(18))
+    assert sorted(count for count, _ in made.results) == [2, 4, 4, 4, 4]
+    (tmp_path / "alone").write_bytes(bytes(18 * SIZE * SIZE))
+    assert prepare_rows(tmp_path / "alone", made.shape, enumerate(made.refs)) == {}
+    assert made.path.read_bytes() == (tmp_path / "alone").read_bytes()
+    assert workers_of(psutil.Process()) == []
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems refuse such names")
+def test_a_name_that_is_no_unicode_is_found_and_bad_content_is_told(work: Callable[..., Work], tmp_path: Path) -> None:
+    refs = []
+    for name, good in ((b"\xff\xfe.png", True), (b"bad\xff.png", False), (b"gone\xff.png", None)):
+        path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/" + name))
+        if good:
+            Image.new("RGB", (9, 9), (1, 2, 3)).save(path)
+        else:
+            path.write_bytes(b"text")
+        refs.append(ImageRef(hashlib.sha256(path.read_bytes()).hexdigest(), path=str(path)))
+    path.unlink()
+    made = work(refs)
+    [(count, problems)] = list(made.results)
+    assert count == 3
+    assert {row: tuple(problem) for row, problem in problems.items()} == {
+        1: ("not an image", True),
+        2: ("cannot be read: No such file or directory", False),
+    }
+    assert (made.pixels()[0] == np.array([1, 2, 3]).reshape(3, 1, 1)).all()
+
+
+def test_processes_that_are_killed_are_replaced(work: Callable[..., Work]) -> None:
+    made = work(url_refs(4000))
+    results = [next(made.results)]
+    for worker in workers_of(psutil.Process()):
+        worker.kill()
+    results += made.results
+    assert sum(count for count, _ in results) == 4000
+    assert all(problems == {} for _, problems in results)
+    assert np.array_equal(made.pixels()[3999, 0], render_qr("site.example/page/3999", SIZE))
+    assert workers_of(psutil.Process()) == []
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGSTOP"), reason="processes cannot be stopped there")
+def test_a_process_that_is_stopped_is_replaced(work: Callable[..., Work], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(image_processes, "IMAGE_SECONDS", 3.0)
+    monkeypatch.setattr(os, "cpu_count", lambda: 1)
+    made = work(url_refs(400))
+    results = [next(made.results)]  # so that it has begun
+    [worker] = workers_of(psutil.Process())
+    worker.suspend()
+    results += made.results
+    assert sum(count for count, _ in results) == 400
+    assert all(problems == {} for _, problems in results)
+    assert workers_of(psutil.Process()) == []
+
+
+def started_with(change: str) -> str:
+    """How processes are started in which `prepare_image` is `change`, a function of the original and a reference."""
+    start, imported, _ = image_processes._START.partition("from")
+    assert imported
+    return (
+        f"{start}import os, signal, time; import dbbd_cli.data.image_worker as w; prepare = w.prepare_image; "
+        f"w.prepare_image = lambda ref, size: ({change})(lambda: prepare(ref, size), ref); w.main()"
+    )
+
+
+@pytest.mark.parametrize(
+    ("harm", "reason", "bad"),
+    [
+        ("time.sleep(600)", "gave no sign of life for 3 s", (5,)),
+        ("os._exit(9)", "ended unexpectedly (exit code 9)", (5, 7)),
+    ],
+)
+def test_images_that_are_the_end_of_their_process_are_named_and_the_others_prepared(
+    harm: str, reason: str, bad: tuple[int, ...], work: Callable[..., Work], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(image_processes, "IMAGE_SECONDS", 3.0)
+    names = tuple(f"/{row}" for row in bad)
+    change = f"lambda prepare, ref: {harm} if ref.url.endswith({names}) else prepare()"
+    monkeypatch.setattr(image_processes, "_START", started_with(change))
+    made = work(url_refs(12))
+    problems = {row: tuple(problem) for _, found in made.results for row, problem in found.items()}
+    assert problems == dict.fromkeys(bad, (f"the process that prepared it {reason}", False))
+    for row in (4, 6, 8, 11):
+        assert np.array_equal(made.pixels()[row, 0], render_qr(f"site.example/page/{row}", SIZE))
+
+
+def test_what_is_bad_beside_such_an_image_is_told_too(
+    work: Callable[..., Work], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        image_processes, "_START", started_with("lambda prepare, ref: os._exit(9) if ref.url == '2' else prepare()")
+    )
+    refs = [ImageRef(url_sha256(str(row)), url=str(row)) for row in range(4)]
+    refs[1] = ImageRef(url_sha256("1"), url="another")
+    [(count, problems)] = list(work(refs).results)
+    assert count == 4
+    assert sorted(problems) == [1, 2]
+    assert "SHA-256" in problems[1].reason
+
+
+def test_the_last_words_of_a_process_are_in_the_error(
+    work: Callable[..., Work], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(image_processes, "_START", "raise SystemExit('no module named numpy')")
+    with pytest.raises(DataError, match="exit code 1") as caught:
+        list(work(url_refs(8)).results)
+    assert caught.value.details == ["no module named numpy"]
+    assert capfd.readouterr().err == ""
+
+
+def test_an_error_nobody_thought_of_is_told(work: Callable[..., Work]) -> None:
+    made = work(url_refs(8))
+    made.path.unlink()
+    with pytest.raises(DataError) as caught:
+        list(made.results)
+    assert caught.value.details[0].startswith("FileNotFoundError")
+
+
+def test_a_python_that_is_not_there_is_told(work: Callable[..., Work], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", "/no/such/python")
+    with pytest.raises(DataError, match="cannot be started") as caught:
+        list(work(url_refs(8)).results)
+    assert "/no/such/python" in caught.value.hint
+
+
+def test_what_decoders_print_reaches_neither_the_terminal_nor_the_replies(
+    work: Callable[..., Work], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    noisy = "lambda prepare, ref: (os.write(1, b'noise\\n'), os.write(2, b'noise\\n'), prepare())[2]"
+    monkeypatch.setattr(image_processes, "_START", started_with(noisy))
+    made = work(url_refs(12))
+    assert [problems for _, problems in made.results] == [{}, {}, {}]
+    assert np.array_equal(made.pixels()[11, 0], render_qr("site.example/page/11", SIZE))
+    assert capfd.readouterr() == ("", "")
+
+
+def test_an_interrupt_ends_the_processes_at_once(work: Callable[..., Work]) -> None:
+    threads = threading.active_count()
+    made = work(url_refs(40_000))
+    next(made.results)
+    assert len(workers_of(psutil.Process())) == 2
+    with pytest.raises(KeyboardInterrupt):
+        made.results.throw(KeyboardInterrupt())
+    assert workers_of(psutil.Process()) == []
+    deadline = time.monotonic() + 20
+    while threading.active_count() > threads:
+        assert time.monotonic() < deadline, "a thread goes on"
+        time.sleep(0.01)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has groups of processes, not sessions")
+def test_ctrl_c_of_the_terminal_does_not_reach_the_processes(work: Callable[..., Work]) -> None:
+    made = work(url_refs(4000))
+    next(made.results)
+    workers = workers_of(psutil.Process())
+    assert workers
+    assert os.getsid(0) not in {os.getsid(worker.pid) for worker in workers}
+    made.results.close()
+
+
+def test_modules_in_the_current_folder_are_not_taken(
+    work: Callable[..., Work], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "json.py").write_text("raise SystemExit('taken')")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [path for path in sys.path if path not in ("", ".")])
+    assert list(work(url_refs(4)).results) == [(4, {})]
+
+
+def test_a_process_without_work_ends_with_its_input() -> None:
+    worker = image_processes._Worker(1)
+    try:
+        worker.process.stdin.close()
+        worker.process.wait(timeout=20)
+        assert worker.process.returncode == 0
+    finally:
+        worker.kill()
+        worker.close()
+
+
+def unguarded_script(folder: Path, count: int) -> list[str]:
+    """A program as people write them: without `if __name__ == "__main__"`."""
+    script = folder / "script.py"
+    script.write_text(
+        "import os\n"
+        "from pathlib import Path\n"
+        "from dbbd_cli.data.image_cache import ImageRef, prepare_images, url_sha256\n"
+        "from dbbd_cli.progress import Silent\n"
+        "os.cpu_count = lambda: 2\n"
+        "print('start', flush=True)\n"
+        f"refs = [ImageRef(url_sha256(str(i)), url=str(i)) for i in range({count})]\n"
+        f"print(prepare_images(refs, {SIZE}, Path('cache'), Silent()).shape)\n"
+    )
+    return [sys.executable, str(script)]
+
+
+def test_a_script_without_a_guard_ends(tmp_path: Path) -> None:
+    ended = subprocess.run(
+        unguarded_script(tmp_path, 520),
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert ended.stdout.splitlines() == ["start", f"(520, 1, {SIZE}, {SIZE})"]
+    assert (ended.stderr, ended.returncode) == ("", 0)
+
+
+def test_a_parent_that_is_killed_leaves_no_process_behind(tmp_path: Path) -> None:
+    parent = psutil.Popen(
+        unguarded_script(tmp_path, 20_000),
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    workers: list[psutil.Process] = []
+    try:
+        end = time.monotonic() + 60
+        while len(workers) < 2 and time.monotonic() < end:
+            time.sleep(0.05)
+            workers = workers_of(parent)
+        assert len(workers) == 2
+    finally:
+        parent.kill()
+        parent.wait()
+    _, alive = psutil.wait_procs(workers, timeout=20)
+    for worker in alive:
+        worker.kill()
+    assert not alive
