@@ -17,16 +17,17 @@ from reader import Reader, check_lines, require, write_once
 
 # Only what looks for a cache, and not what makes one where there is none: that draws pictures.
 from dbbd_cli.data.image_cache import ImageRef, _done_before, _of, url_sha256
-from dbbd_cli.data.image_file import HEAD_BYTES, IMAGE_SUFFIXES, ImageFileError, decode_image, image_format
+from dbbd_cli.data.image_file import ImageFileError, decode_image
+from dbbd_cli.data.image_formats import FORMAT_OF_SUFFIX, HEAD_BYTES, image_format
 
 SIZE = 8
-_SUFFIX = {"JPEG": ".jpg", "TIFF": ".tif"}
+_SUFFIX = {"JPEG": ".jpg", "TIFF": ".tif", "PNM": ".pnm"}
 
 
 def picture(data: bytes, _: Path) -> None:
     announced = image_format(data[:HEAD_BYTES])
     suffix = _SUFFIX.get(announced or "", f".{(announced or 'png').lower()}")
-    require(suffix in IMAGE_SUFFIXES, "an image format has no suffix")
+    require(suffix in FORMAT_OF_SUFFIX, "an image format has no suffix")
     pixels = decode_image(data, suffix, SIZE)
     require(type(pixels) is np.ndarray and pixels.shape == (SIZE, SIZE, 3) and pixels.dtype == np.uint8, "odd pixels")
     pixels.tobytes()
