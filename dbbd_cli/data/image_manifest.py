@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter, defaultdict
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -85,7 +86,8 @@ def make_manifest(
     else:
         refs = [ImageRef(url_sha256(c.key), url=c.key) for c in candidates]
     if refs:
-        prepared = prepare_images(refs, image_size, cache_dir, progress)
+        # The pixels are checked where they are used, in `prepare_manifest`.
+        prepared = prepare_images(refs, image_size, cache_dir, progress, verify=False)
         problems += [f"{refs[position].name}: {reason}" for position, reason in sorted(prepared.problems.items())]
         good = [position for position in range(len(refs)) if position not in prepared.problems]
         candidates, refs = [candidates[position] for position in good], [refs[position] for position in good]
@@ -198,8 +200,10 @@ def prepare_manifest(
     """
     samples = list(manifest.samples)
     refs = _refs(samples, roots)
-    prepared = cached_images(refs, image_size, cache_dir)
+    prepared = cached_images(refs, image_size, cache_dir, progress)
     if prepared is not None:
+        needed = [ref for ref, sample in zip(refs, samples, strict=True) if sample.split in splits]
+        _tell_changed_files(needed, prepared, progress)
         return prepared, samples
     samples = [sample for sample in samples if sample.split in splits]
     refs = _refs(samples, roots)
@@ -214,6 +218,29 @@ def prepare_manifest(
             "(or data.classes.NAME=DIR for each class)",
         )
     return prepared, samples
+
+
+def _tell_changed_files(refs: Sequence[ImageRef], prepared: PreparedImages, progress: Progress) -> None:
+    """Tells where files are gone or have changed, so that only the cache still has their pixels."""
+    written = prepared.written_ns() or 0
+    gone, later = 0, []
+    for ref in refs:
+        if ref.path is not None:
+            try:
+                status = os.stat(ref.path)  # noqa: PTH116 - a Path object per file is slow
+            except OSError:
+                gone += 1
+                continue
+            if max(status.st_mtime_ns, status.st_ctime_ns) > written:
+                later.append(ref)
+    digests = hash_files([str(ref.path) for ref in later], progress) if later else []
+    changed = gone + sum(digest != ref.sha256 for ref, digest in zip(later, digests, strict=True))
+    if changed:
+        have = "is gone or has" if changed == 1 else "are gone or have"
+        progress.line(
+            f"{counted(changed, 'image file')} of {len(refs):,} {have} changed: the cache still holds their pixels as "
+            "they were when the run began, and these are used."
+        )
 
 
 def _refs(samples: Sequence[Sample], roots: Sequence[Path]) -> list[ImageRef]:

@@ -19,6 +19,7 @@ from reader import Reader, check_lines, require, write_once
 from dbbd_cli.data.image_cache import ImageRef, _done_before, _of, url_sha256
 from dbbd_cli.data.image_file import ImageFileError, decode_image
 from dbbd_cli.data.image_formats import FORMAT_OF_SUFFIX, HEAD_BYTES, image_format
+from dbbd_cli.progress import Silent
 
 SIZE = 8
 _SUFFIX = {"JPEG": ".jpg", "TIFF": ".tif", "PNM": ".pnm"}
@@ -85,7 +86,7 @@ def image_cache(data: bytes, folder: Path) -> None:
         write_once(good, bytes(len(_REFS[1:]) * math.prod(_SHAPE)))
     else:
         write_once(whole, data)
-    prepared = _done_before(_REFS, SIZE, folder)
+    prepared = _done_before(_REFS, SIZE, folder, Silent())
     for path in (whole, good, whole.with_suffix(".json")):
         path.unlink(missing_ok=True)
     if prepared is None:

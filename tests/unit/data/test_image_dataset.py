@@ -162,7 +162,7 @@ def test_the_real_urls_split_as_promised(shared: Path, tmp_path: Path, monkeypat
     source = list_urls(shared / "data" / "qr_urls.csv", "url", "label")
     monkeypatch.setattr(
         "dbbd_cli.data.image_manifest.prepare_images",
-        lambda refs, *_: type("Prepared", (), {"problems": {}})(),  # 10,000 codes take half a minute to render
+        lambda refs, *_, **__: type("Prepared", (), {"problems": {}})(),  # 10,000 codes take half a minute to render
     )
     manifest = manifest_of(source, tmp_path, sample_per_class=5000, seed=42)
     assert [len(manifest.of(split)) for split in ("train", "val", "test")] == [7000, 1500, 1500]
@@ -187,6 +187,59 @@ def test_files_that_changed_since_the_manifest_are_named(picture_folder: Callabl
             progress=Silent(),
         )
     assert len(caught.value.details) == 2
+
+
+def test_files_that_only_the_cache_still_has_are_told(picture_folder: Callable[..., Path], tmp_path: Path) -> None:
+    root = picture_folder(("cat", "dog"))
+    source = list_folder(root)
+    manifest = manifest_of(source, tmp_path / "cache")
+
+    def told(*splits: str) -> list[str]:
+        told = Told()
+        settings = {"roots": source.roots, "image_size": 32, "cache_dir": tmp_path / "cache"}
+        prepared, samples = prepare_manifest(manifest, splits=splits, **settings, progress=told)
+        assert len(samples) == 16
+        assert prepared.shape[0] == 16
+        return told.text
+
+    assert told("train", "val", "test") == []
+    first, second = manifest.of("train")[:2]
+    (root / first.key).unlink()
+    [line] = told("train", "val")
+    assert line.startswith("1 image file of 14 is gone or has changed: the cache still holds")
+    assert told("test") == []
+    (root / second.key).touch()  # changed in nothing but its time
+    assert told("train", "val") == [line]
+    shutil.copy(root / manifest.of("val")[0].key, root / second.key)
+    [line] = told("train", "val")
+    assert line.startswith("2 image files of 14 are gone or have changed:")
+
+
+def test_a_damaged_cache_is_made_again_or_refused(picture_folder: Callable[..., Path], tmp_path: Path) -> None:
+    root = picture_folder(("cat", "dog"))
+    source = list_folder(root)
+    manifest = manifest_of(source, tmp_path / "cache")
+    settings = {"splits": ("test",), "roots": source.roots, "image_size": 32, "cache_dir": tmp_path / "cache"}
+    intact, _ = prepare_manifest(manifest, **settings, progress=Silent())
+    expected = {s.key: row for s, row in zip(manifest.samples, intact.open().copy(), strict=True)}
+
+    def damage(path: Path) -> None:
+        data = bytearray(path.read_bytes())
+        data[100] ^= 1
+        path.write_bytes(data)
+
+    damage(intact.path)
+    told = Told()
+    assert manifest_of(source, tmp_path / "cache") == manifest  # a new run meets it, too
+    prepared, samples = prepare_manifest(manifest, **settings, progress=told)
+    assert len(told.text) == 1
+    assert "is damaged: the images are prepared again" in told.text[0]
+    for sample, row in zip(samples, prepared.open(), strict=True):
+        assert np.array_equal(row, expected[sample.key])
+    damage(prepared.path)
+    (root / samples[0].key).unlink()
+    with pytest.raises(DataError, match="1 image of the run's manifest is missing, changed or unreadable"):
+        prepare_manifest(manifest, **settings, progress=Told())
 
 
 def test_only_the_files_of_the_needed_split_are_read(picture_folder: Callable[..., Path], tmp_path: Path) -> None:
