@@ -9,9 +9,11 @@ import warnings
 import numpy as np
 from PIL import BmpImagePlugin, ExifTags, Image, JpegImagePlugin, TiffImagePlugin
 
+from dbbd_cli.data.heif_boxes import decoded_pixels
 from dbbd_cli.data.image_formats import (
     FORMAT_OF_SUFFIX,
     HEAD_BYTES,
+    OPTIONAL,
     can_read,
     how_to_read,
     image_format,
@@ -28,6 +30,9 @@ MAX_MEMORY = 400_000_000
 
 MAX_SIDE = 100_000
 """Largest width and height: to make a picture small, PIL keeps 16 bytes for each pixel of a side."""
+
+MAX_DECODED_TIMES, MAX_DECODED_SLACK = 8, 1 << 22
+"""The parts of a HEIC or AVIF may have so many times its pixels, and so many more: tiles, transparency, depth."""
 
 MAX_RUN_LENGTH_PIXELS = 4_000_000
 """The same of a BMP that is compressed: PIL decodes it in Python, four million pixels in a second."""
@@ -78,11 +83,14 @@ def decode_image(data: bytes, suffix: str, size: int) -> np.ndarray:
         if announced == "PNM":
             return _resized(_netpbm(data), size)
         scans = check_pieces(data, announced)
+        pixels = decoded_pixels(data) if announced in OPTIONAL else 0
         with warnings.catch_warnings():
             # PIL warns of large pictures, which the limit here is about, and of odd metadata, which nothing uses.
             warnings.simplefilter("ignore")
             with Image.open(io.BytesIO(data), formats=[_PIL_NAMES.get(announced, announced)]) as image:
                 _scale_transparent_color(image, data)
+                if pixels > MAX_DECODED_TIMES * image.width * image.height + MAX_DECODED_SLACK:
+                    raise ImageFileError(f"its parts have {pixels:,} pixels, far more than its size justifies")
                 return _decode(image, scans, size)
     except ImageFileError:
         raise
@@ -98,7 +106,7 @@ def _known_format(data: bytes, suffix: str) -> str:
     if announced is None:
         unread = unread_format(data[:HEAD_BYTES])
         raise ImageFileError(f"is {with_article(unread)}, a format that is not read" if unread else "not an image")
-    named = announced == FORMAT_OF_SUFFIX.get(suffix.lower())
+    named = announced == FORMAT_OF_SUFFIX.get(suffix.lower()) or (announced == "AVIF" and suffix.lower() == ".heif")
     readable = can_read(announced)
     if named and readable:
         return announced

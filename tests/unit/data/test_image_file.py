@@ -2,6 +2,8 @@
 
 import io
 import struct
+import subprocess
+import sys
 import warnings
 import zlib
 
@@ -9,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dbbd_cli.data.image_file import MAX_PIXELS, ImageFileError, decode_image
+from dbbd_cli.data.image_file import MAX_PIXELS, ImageFileError, MissingReaderError, decode_image
 from dbbd_cli.data.image_formats import FORMAT_OF_SUFFIX, can_read, image_format
 
 SIZE = 32
@@ -91,8 +93,9 @@ def test_every_suffix_is_tested():
 
 
 def test_only_the_first_frame_counts():
-    frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
-    for name, suffix in (("GIF", ".gif"), ("TIFF", ".tif"), ("WEBP", ".webp"), ("PNG", ".png")):
+    frames = [Image.new("RGB", (64, 64), colour) for colour in ("red", "blue")]
+    several = ("GIF", "TIFF", "WEBP", "PNG", "HEIF", "AVIF")
+    for name, suffix in {name: suffix for name, suffix, _ in FORMATS if name in several}.items():
         data = encoded(frames[0], name, save_all=True, append_images=frames[1:])
         np.testing.assert_allclose(decode_image(data, suffix, SIZE)[5, 5], RED, atol=3)
 
@@ -130,6 +133,54 @@ def test_transparent_gif_and_webp_become_white():
     image = Image.new("RGBA", (16, 16), (0, 0, 0, 0))
     for name, suffix in (("GIF", ".gif"), ("WEBP", ".webp"), ("TIFF", ".tif")):
         assert (decode_image(encoded(image, name), suffix, SIZE) == 255).all()
+
+
+@pytest.mark.skipif(not can_read("HEIC"), reason="pillow-heif is not installed")
+def test_heic_with_several_images_and_with_ten_bits():
+    import pillow_heif
+
+    frames = [Image.new("RGB", (64, 64), color) for color in ("red", "blue")]
+    data = encoded(frames[0], "HEIF", save_all=True, append_images=frames[1:], primary_index=1)
+    np.testing.assert_allclose(decode_image(data, ".heif", SIZE)[5, 5], BLUE, atol=3)
+    buffer = io.BytesIO()
+    values = np.full((64, 64, 3), 40_000, np.uint16)
+    pillow_heif.from_bytes("RGB;16", (64, 64), values.tobytes()).save(buffer, quality=95)
+    np.testing.assert_allclose(decode_image(buffer.getvalue(), ".hif", SIZE), 156, atol=3)
+    assert pillow_heif.open_heif(buffer.getvalue()).info["bit_depth"] == 10
+
+
+@pytest.mark.parametrize(("name", "suffix"), [("HEIF", ".heic"), ("AVIF", ".avif")])
+def test_transparent_heic_and_avif_become_white(name, suffix):
+    if not can_read(FORMAT_OF_SUFFIX[suffix]):
+        pytest.skip("cannot be read here")
+    image = Image.new("RGBA", (64, 64), (0, 0, 0, 255))
+    image.paste((0, 0, 0, 0), (0, 0, 32, 64))
+    assert_corners(decode_image(encoded(image, name, quality=95), suffix, SIZE), [WHITE, [0] * 3, WHITE, [0] * 3], 3)
+
+
+def test_what_this_environment_cannot_read_says_what_to_do(monkeypatch):
+    monkeypatch.setattr("dbbd_cli.data.image_file.can_read", lambda name: name not in ("HEIC", "AVIF"))
+    heic = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic"
+    avif = b"\0\0\0\x1cftypmif1\0\0\0\0mif1avifmiaf"
+    for data, suffix, reason in (
+        (heic, ".heic", 'HEIC is read after: pip install "dbbd-cli[heif]"'),
+        (heic, ".jpg", 'is a HEIC but named .jpg; HEIC is read after: pip install "dbbd-cli[heif]"'),
+        (avif, ".avif", 'AVIF is read after: pip install "pillow>=11.3"'),
+        (avif, ".png", 'is an AVIF but named .png; AVIF is read after: pip install "pillow>=11.3"'),
+    ):
+        with pytest.raises(MissingReaderError) as caught:
+            decode_image(data, suffix, SIZE)
+        assert str(caught.value) == reason
+
+
+def test_the_reader_of_heic_is_loaded_only_for_it():
+    code = (
+        "import io, sys; from PIL import Image; from dbbd_cli.data.image_file import decode_image; "
+        "b = io.BytesIO(); Image.new('RGB', (4, 4)).save(b, 'PNG'); decode_image(b.getvalue(), '.png', 4); "
+        "print('pillow_heif' in sys.modules)"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout == "False\n"
 
 
 @pytest.mark.parametrize(("name", "suffix"), [("PNG", ".png"), ("TIFF", ".tif")])
@@ -250,12 +301,17 @@ ORIENTED = {
 
 
 @pytest.mark.parametrize("orientation", ORIENTED)
-@pytest.mark.parametrize(("name", "suffix"), [("JPEG", ".jpg"), ("PNG", ".png"), ("WEBP", ".webp"), ("TIFF", ".tif")])
+@pytest.mark.parametrize(
+    ("name", "suffix"),
+    [("JPEG", ".jpg"), ("PNG", ".png"), ("WEBP", ".webp"), ("TIFF", ".tif"), ("HEIF", ".heic"), ("AVIF", ".avif")],
+)
 def test_orientation_is_undone(name, suffix, orientation):
+    if not can_read(FORMAT_OF_SUFFIX[suffix]):
+        pytest.skip("cannot be read here")
     exif = Image.Exif()
     exif[0x0112] = orientation
     options = {} if name in ("PNG", "TIFF") else {"quality": 95}
-    pixels = decode_image(encoded(picture(), name, exif=exif, **options), suffix, SIZE)
+    pixels = decode_image(encoded(picture(), name, exif=exif.tobytes(), **options), suffix, SIZE)
     assert_corners(pixels, ORIENTED[orientation])
 
 
