@@ -23,11 +23,16 @@ _END = struct.Struct("<QI8s")
 """Time of writing in nanoseconds since 1970, CRC-32 of what lies between content and it, `_MAGIC`."""
 
 
-def append_checksums(path: Path) -> None:
-    """Appends the checksums of a file's content to it."""
+def append_checksums(path: Path, written: int | None = None) -> None:
+    """Appends the checksums of a file's content to it.
+
+    Args:
+        path: the file.
+        written: the time of writing, in nanoseconds since 1970; by default now.
+    """
     size = path.stat().st_size
     checksums = np.array(list(_checksums(path, size)), "<u4").tobytes()
-    written = time.time_ns()
+    written = time.time_ns() if written is None else written
     with path.open("ab") as file:
         file.write(checksums + _END.pack(written, _checksum_of(checksums, written), _MAGIC))
 

@@ -179,7 +179,8 @@ class _Reader:
         for trak in self._boxes(moov.start, moov.end):
             tables = self._inside(trak, b"mdia", b"minf", b"stbl") if trak.kind == b"trak" else {}
             places = tables.get(b"stco") or tables.get(b"co64")
-            if places and b"stsz" in tables:
+            coded = self._boxes(tables[b"stsd"].start + 8, tables[b"stsd"].end) if b"stsd" in tables else iter(())
+            if places and b"stsz" in tables and any(entry.kind == b"av01" for entry in coded):
                 first = self._number(places.start + 8, 4 if places.kind == b"stco" else 8)
                 sizes = tables[b"stsz"].start
                 size = self._number(sizes + 4, 4) or self._number(sizes + 12, 4)

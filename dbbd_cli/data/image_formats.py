@@ -28,7 +28,10 @@ FORMAT_OF_SUFFIX = {
     ".heic": "HEIC",
     ".heif": "HEIC",
     ".hif": "HEIC",
+    ".heics": "HEIC",
+    ".heifs": "HEIC",
     ".avif": "AVIF",
+    ".avifs": "AVIF",
 }
 """Formats by the suffix of a file, in lower case. The first frame or page counts, or the
 main image of a HEIC."""
@@ -43,7 +46,7 @@ HEAD_BYTES = 64
 _CAMERAS = """
     3fr arw cr2 cr3 crw dcr dng erf fff gpr iiq k25 kdc mef mos mrw nef nrw orf pef raf raw rw2 rwl sr2 srf srw x3f
 """
-_SUCCESSORS_OF_JPEG = "jxl jp2 j2k j2c jpc jpf jpx jpm jxr wdp hdp heics heifs avifs bpg flif"
+_SUCCESSORS_OF_JPEG = "jxl jp2 j2k j2c jpc jpf jpx jpm jxr wdp hdp bpg flif"
 _PROGRAMS = """
     psd psb xcf kra ora ai eps svg svgz wmf emf exr hdr pfm pam qoi tga icb vda vst dds pcx ico cur icns sgi rgb rgba
     ras xbm xpm fits fit fts dcm dicom djvu
