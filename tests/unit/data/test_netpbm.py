@@ -78,6 +78,8 @@ def test_what_is_wrong_is_told(data, reason):
         decode_image(data, ".ppm", 8)
 
 
-def test_a_header_of_comments_ends():
+def test_comments_end():
     with pytest.raises(ImageFileError, match="truncated"):
         read_netpbm(b"P2" + b"#\n" * 10_000_000)
+    with pytest.raises(ImageFileError, match="has 200,000 comments; at most 100,000 are read"):
+        read_netpbm(b"P2 9 9 255\n" + b"#\n" * 200_000)
