@@ -12,6 +12,7 @@ import numpy as np
 
 from dbbd_cli.data.image_pieces import ImageFileError
 
+MAX_COMMENTS = 100_000
 _HEADER_BYTES = 100_000
 """The header, with its comments, lies in so many bytes."""
 _COMMENT_OR_TOKEN = re.compile(rb"#[^\r\n]*|[^\s#]+")
@@ -93,6 +94,9 @@ def _available(data: bytes, start: int, count: int, size: int) -> int:
 
 def _plain_values(data: bytes, start: int, count: int, white: int, *, digits: bool) -> np.ndarray:
     """The first `count` numbers of a text, at most `white`; where `digits` is set, each of a single digit."""
+    comments = data.count(b"#", start)
+    if comments > MAX_COMMENTS:
+        raise ImageFileError(f"has {comments:,} comments; at most {MAX_COMMENTS:,} are read")
     parts: list[np.ndarray] = []
     found = 0
     for block in _blocks(data, start):
