@@ -1,8 +1,9 @@
 """Decoded images on disk: each picture is read, checked and resized once, then mapped into memory by every run.
 
 The cache of a data set is one file of shape (N, C, S, S), uint8: images, channels (1 where all are grey, else 3),
-height and width. Its name is a hash of the content of all its images and of the way they were prepared. A changed image
-therefore makes another file, and two runs, or two processes, can share one. Where some images are bad, the file is
+height and width, and checksums at its end. Its name is a hash of the content of all its images and of the way they were
+prepared. A changed image therefore makes another file, and two runs, or two processes, can share one. The pixels are
+checked before they are used; what is damaged is prepared again. Where some images are bad, the file is
 named by the good ones, and a small record under the name of all of them says which are bad, so that the next run
 neither tries them again nor misses the file.
 """
@@ -21,24 +22,28 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import PIL
 
 from dbbd_cli.data.cache_dir import make_cache_folder
+from dbbd_cli.data.checked_file import append_checksums, has_checksums, is_intact, size_with_checksums, written_ns
+from dbbd_cli.data.image_formats import reader_versions, suffix_of
 from dbbd_cli.data.image_processes import prepare_in_workers
 from dbbd_cli.data.image_refs import ImageRef as ImageRef
 from dbbd_cli.data.image_refs import hash_files as hash_files
 from dbbd_cli.data.image_refs import url_sha256 as url_sha256
 from dbbd_cli.data.image_worker import Problem, Shape, prepare_rows
+from dbbd_cli.data.pixel_rows import is_gray, keep_one_channel, keep_rows
 from dbbd_cli.errors import DiskError
 from dbbd_cli.files import passing_lock, read_file, remove_free_locks, write_text
-from dbbd_cli.progress import Progress
+from dbbd_cli.progress import Progress, Silent
 from dbbd_cli.temporary import discard, remove_strays, temporary_file
 from dbbd_cli.text import printable
 
-CACHE_FORMAT = 2
+CACHE_FORMAT = 3
 CACHE_LIMIT_BYTES = 40 * 1024**3
 RECORD_SECONDS = 90 * 24 * 3600
 """Records of bad images are kept for so long; without one, the images are tried again."""
+BYTES_WORTH_A_BAR = 1 << 30
+"""Checking the pixels of a smaller cache takes less than a second."""
 ROWS_PER_JOB = 64
 ROWS_WORTH_PROCESSES = 512
 """Starting processes takes about half a second: fewer QR codes are rendered more quickly in this one."""
@@ -53,17 +58,38 @@ class PreparedImages:
     problems: dict[int, str]
     """Position among the given images to reason; the other images are the rows of the file, in order."""
 
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of the pixels."""
+        return int(np.prod(self.shape))
+
+    def written_ns(self) -> int | None:
+        """When the file was written, in nanoseconds since 1970; None where it is gone or damaged since."""
+        try:
+            return written_ns(self.path, self.num_bytes)
+        except OSError:
+            return None
+
     def open(self) -> np.ndarray:
         """Maps the pixels `(N, C, S, S)` into memory, read only."""
         return np.memmap(self.path, dtype=np.uint8, mode="r", shape=self.shape)
 
 
-def cached_images(refs: Sequence[ImageRef], size: int, cache_dir: Path) -> PreparedImages | None:
-    """The prepared images, where that was done before and none of them was bad."""
-    return _usable_of(refs, size, cache_dir, {})
+def cached_images(refs: Sequence[ImageRef], size: int, cache_dir: Path, progress: Progress) -> PreparedImages | None:
+    """The prepared images, where that was done before, none of them was bad, and the pixels are intact.
+
+    Args:
+        refs: the images; all files, or all URLs.
+        size: height and width in pixels.
+        cache_dir: folder of the caches.
+        progress: warned of a damaged cache, which is removed.
+    """
+    return _usable_of(refs, size, cache_dir, {}, progress)
 
 
-def prepare_images(refs: Sequence[ImageRef], size: int, cache_dir: Path, progress: Progress) -> PreparedImages:
+def prepare_images(
+    refs: Sequence[ImageRef], size: int, cache_dir: Path, progress: Progress, *, verify: bool = True
+) -> PreparedImages:
     """Decodes, checks and resizes images, or finds that this was done before.
 
     Other caches make room, see `make_room`. A data set that is larger than the limit all by itself is written
@@ -73,7 +99,8 @@ def prepare_images(refs: Sequence[ImageRef], size: int, cache_dir: Path, progres
         refs: the images; all files, or all URLs.
         size: height and width in pixels.
         cache_dir: folder of the caches.
-        progress: told of every image.
+        progress: told of every image, and warned of a damaged cache.
+        verify: whether the pixels of a cache are compared with their checksums, which reads all of them.
 
     Returns:
         The prepared images, without those that are unreadable.
@@ -82,15 +109,15 @@ def prepare_images(refs: Sequence[ImageRef], size: int, cache_dir: Path, progres
         DataError: the processes that prepare images cannot work.
         DiskError: the cache cannot be written.
     """
-    if (done := _done_before(refs, size, cache_dir)) is not None:
+    if (done := _done_before(refs, size, cache_dir, progress if verify else None)) is not None:
         return done
     whole = _of(refs, size, cache_dir, {})
     try:
         make_cache_folder(cache_dir)
         with passing_lock(whole.path.with_suffix(".lock")):
-            if (done := _done_before(refs, size, cache_dir)) is not None:  # by another process, while this one waited
+            if (done := _done_before(refs, size, cache_dir, Silent())) is not None:  # by another process meanwhile
                 return done
-            make_room(cache_dir, needed=int(np.prod(whole.shape)))
+            make_room(cache_dir, needed=size_with_checksums(whole.num_bytes))
             return _fill(refs, whole, progress)
     except OSError as error:
         raise DiskError(
@@ -99,19 +126,23 @@ def prepare_images(refs: Sequence[ImageRef], size: int, cache_dir: Path, progres
         ) from error
 
 
-def _done_before(refs: Sequence[ImageRef], size: int, cache_dir: Path) -> PreparedImages | None:
+def _done_before(
+    refs: Sequence[ImageRef], size: int, cache_dir: Path, progress: Progress | None
+) -> PreparedImages | None:
     """What `prepare_images` gave before for these images: all of them, or all but those on record as bad."""
-    if (whole := cached_images(refs, size, cache_dir)) is not None:
+    if (whole := _usable_of(refs, size, cache_dir, {}, progress)) is not None:
         return whole
     record = _of(refs, size, cache_dir, {}).path.with_suffix(".json")
-    problems = _read_record(record, len(refs))
-    return _usable_of(refs, size, cache_dir, problems) if problems else None
+    problems = _read_record(record, refs)
+    return _usable_of(refs, size, cache_dir, problems, progress) if problems else None
 
 
-def _usable_of(refs: Sequence[ImageRef], size: int, cache_dir: Path, problems: dict[int, str]) -> PreparedImages | None:
-    """The cache of the images that are no problem, where it exists."""
+def _usable_of(
+    refs: Sequence[ImageRef], size: int, cache_dir: Path, problems: dict[int, str], progress: Progress | None
+) -> PreparedImages | None:
+    """The cache of the images that are no problem, where it exists; given `progress`, with its pixels checked."""
     found = (_of(refs, size, cache_dir, problems, channels) for channels in (1, 3))
-    return next((prepared for prepared in found if _usable(prepared)), None)
+    return next((prepared for prepared in found if _usable(prepared, progress)), None)
 
 
 def _of(
@@ -131,25 +162,42 @@ def _cache_name(refs: Sequence[ImageRef], channels: int, size: int) -> str:
     return f"images-{hasher.hexdigest()[:32]}.u8"
 
 
-def _usable(prepared: PreparedImages) -> bool:
+def _usable(prepared: PreparedImages, progress: Progress | None) -> bool:
+    path, size = prepared.path, prepared.num_bytes
     try:
-        if not prepared.path.is_file() or prepared.path.stat().st_size != int(np.prod(prepared.shape)):
+        if not path.is_file():
             return False
-        os.utime(prepared.path)  # the time of last use, by which old caches are removed
+        if progress is None:
+            intact = written_ns(path, size) is not None
+        elif size < BYTES_WORTH_A_BAR:
+            intact = is_intact(path, size)
+        else:
+            with progress.phase("Checking the image cache", prepared.shape[0], unit="images", noun="images") as bar:
+                intact = is_intact(path, size)
+                bar.advance(prepared.shape[0])
+        if intact:
+            os.utime(path)  # the time of last use, by which old caches are removed
+        elif progress is not None:
+            progress.warn(f"The image cache {printable(str(path))} is damaged: the images are prepared again.")
+            path.unlink()
     except OSError:
         return False
-    return True
+    return intact
 
 
-def _read_record(path: Path, count: int) -> dict[int, str]:
-    """The bad ones among `count` images, where a record of this Pillow says so: another may read other images."""
+def _read_record(path: Path, refs: Sequence[ImageRef]) -> dict[int, str]:
+    """The bad ones among the images, where a record of these readers says so: others may read other images."""
     try:
         record = json.loads(read_file(path))
         problems = {int(position): printable(str(reason)) for position, reason in record["problems"].items()}
-        known = record["pillow"] == PIL.__version__ and all(0 <= position < count for position in problems)
+        known = all(0 <= position < len(refs) for position in problems) and record["readers"] == _readers(refs)
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):  # none, or damaged
         return {}
     return problems if known else {}
+
+
+def _readers(refs: Sequence[ImageRef]) -> str:
+    return reader_versions({suffix_of(ref.path) for ref in refs if ref.path})
 
 
 def make_room(cache_dir: Path, needed: int, limit: int = CACHE_LIMIT_BYTES) -> None:
@@ -165,7 +213,10 @@ def make_room(cache_dir: Path, needed: int, limit: int = CACHE_LIMIT_BYTES) -> N
                 record.unlink()
     files = []
     for file in cache_dir.glob("images-*.u8"):
-        with suppress(FileNotFoundError):  # another process has just removed it
+        with suppress(OSError):  # another process has just removed it, or it is not to be read
+            if not has_checksums(file):  # of an earlier version
+                file.unlink()
+                continue
             status = file.stat()
             files.append((status.st_mtime, status.st_size, file))
     total = sum(size for _, size, _ in files)
@@ -183,23 +234,24 @@ def _fill(refs: Sequence[ImageRef], whole: PreparedImages, progress: Progress) -
     """Writes the cache file, without the images that are unreadable."""
     temporary = temporary_file(whole.path)
     try:
-        _reserve(temporary, int(np.prod(whole.shape)))
+        _reserve(temporary, whole.num_bytes)
         found = _prepare(temporary, whole.shape, refs, progress)
         problems = {row: found[row].reason for row in sorted(found)}
         prepared = _of(refs, whole.shape[2], whole.path.parent, problems)
         if len(found) == len(refs):
             return prepared
         if found:
-            _keep_rows(temporary, whole.shape, [row for row in range(len(refs)) if row not in found])
-        if prepared.shape[1] > 1 and _is_grey(temporary, prepared.shape):
-            _keep_one_channel(temporary, prepared.shape)
+            keep_rows(temporary, whole.shape, [row for row in range(len(refs)) if row not in found])
+        if prepared.shape[1] > 1 and is_gray(temporary, prepared.shape):
+            keep_one_channel(temporary, prepared.shape)
             prepared = _of(refs, whole.shape[2], whole.path.parent, problems, channels=1)
+        append_checksums(temporary)
         temporary.replace(prepared.path)
     finally:
         discard(temporary)
     # What may be mended without a change of content, such as a missing permission, is tried again.
     if found and all(problem.lasting for problem in found.values()):
-        record = {"pillow": PIL.__version__, "problems": prepared.problems}
+        record = {"readers": _readers(refs), "problems": prepared.problems}
         write_text(whole.path.with_suffix(".json"), json.dumps(record))
     return prepared
 
@@ -234,32 +286,3 @@ def _reserve(path: Path, size: int) -> None:
             os.posix_fallocate(file.fileno(), 0, size)
         else:
             file.truncate(size)
-
-
-def _keep_rows(path: Path, shape: Shape, rows: Sequence[int]) -> None:
-    """Moves the given rows to the front of the file and cuts off the rest."""
-    pixels = np.memmap(path, dtype=np.uint8, mode="r+", shape=shape)
-    for target, source in enumerate(rows):
-        if target != source:
-            pixels[target] = pixels[source]
-    pixels.flush()
-    del pixels
-    os.truncate(path, len(rows) * int(np.prod(shape[1:])))
-
-
-def _is_grey(path: Path, shape: Shape) -> bool:
-    """Whether all channels of all images are alike, as those of QR codes are."""
-    pixels = np.memmap(path, dtype=np.uint8, mode="r", shape=shape)
-    parts = (pixels[first : first + ROWS_PER_JOB] for first in range(0, len(pixels), ROWS_PER_JOB))
-    return all(bool((part == part[:, :1]).all()) for part in parts)
-
-
-def _keep_one_channel(path: Path, shape: Shape) -> None:
-    """Moves the first channel of each image to the front of the file and cuts off the rest: a third is read faster."""
-    pixels = np.memmap(path, dtype=np.uint8, mode="r+", shape=shape)
-    kept = pixels.reshape(-1)[: len(pixels) * shape[2] * shape[3]].reshape(len(pixels), shape[2], shape[3])
-    for row in range(len(pixels)):
-        kept[row] = pixels[row, 0].copy()
-    pixels.flush()
-    del pixels, kept
-    os.truncate(path, shape[0] * shape[2] * shape[3])

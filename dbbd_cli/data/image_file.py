@@ -9,8 +9,20 @@ import warnings
 import numpy as np
 from PIL import BmpImagePlugin, ExifTags, Image, JpegImagePlugin, TiffImagePlugin
 
+from dbbd_cli.data.heif_boxes import decoded_pixels
+from dbbd_cli.data.image_formats import (
+    FORMAT_OF_SUFFIX,
+    HEAD_BYTES,
+    OPTIONAL,
+    can_read,
+    how_to_read,
+    image_format,
+    unread_format,
+    with_article,
+)
 from dbbd_cli.data.image_pieces import ImageFileError as ImageFileError
 from dbbd_cli.data.image_pieces import check_pieces, check_scans, tags_are_sound
+from dbbd_cli.data.netpbm import netpbm_header, read_netpbm
 
 MAX_PIXELS = 90_000_000
 MAX_MEMORY = 400_000_000
@@ -19,32 +31,19 @@ MAX_MEMORY = 400_000_000
 MAX_SIDE = 100_000
 """Largest width and height: to make a picture small, PIL keeps 16 bytes for each pixel of a side."""
 
+MAX_DECODED_TIMES, MAX_DECODED_SLACK = 8, 1 << 22
+"""The parts of a HEIC or AVIF may have so many times its pixels, and so many more: tiles, transparency, depth."""
+
 MAX_RUN_LENGTH_PIXELS = 4_000_000
 """The same of a BMP that is compressed: PIL decodes it in Python, four million pixels in a second."""
 
-HEAD_BYTES = 16
-"""How many bytes from the start of a file `image_format` looks at."""
-
-_FORMAT_OF_SUFFIX = {
-    ".png": "PNG",
-    ".jpg": "JPEG",
-    ".jpeg": "JPEG",
-    ".bmp": "BMP",
-    ".webp": "WEBP",
-    ".tif": "TIFF",
-    ".tiff": "TIFF",
-    ".gif": "GIF",
-}
-
-IMAGE_SUFFIXES = frozenset(_FORMAT_OF_SUFFIX)
-"""Names of image files end so, in lower case. Of several frames or pages the first counts."""
-
-_TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-_BMP_HEADER_SIZES = (12, 16, 40, 52, 56, 64, 108, 124)
-
 _MOST_EXIF_TEXT = 100_000
 _STRIP_PIXELS = 1_000_000
-_DECODER_BYTES = {"WEBP": 12, "GIF": 4, "TIFF": 4}
+_DECODER_BYTES = {"WEBP": 12, "GIF": 4, "TIFF": 4, "HEIF": 4, "AVIF": 5}
+_NETPBM_BYTES = 6
+"""The same for each value of a NetPBM image: written as text it takes most."""
+_PIL_NAMES = {"HEIC": "HEIF"}
+"""Formats that PIL calls otherwise."""
 
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -58,28 +57,14 @@ _UPRIGHT = {
 """EXIF orientation to the operation that undoes it."""
 
 
-def image_format(head: bytes) -> str | None:
-    """The image format that a file's first `HEAD_BYTES` bytes announce: PNG, JPEG, ... or None."""
-    if head.startswith(b"\x89PNG\r\n\x1a\n"):
-        return "PNG"
-    if head.startswith(b"\xff\xd8\xff"):
-        return "JPEG"
-    if head.startswith((b"GIF87a", b"GIF89a")):
-        return "GIF"
-    if head.startswith(b"RIFF") and head[8:12] == b"WEBP":
-        return "WEBP"
-    if head.startswith(_TIFF_STARTS):
-        return "TIFF"
-    # Two letters are too little to tell a bitmap from a text.
-    if head.startswith(b"BM") and int.from_bytes(head[14:16], "little") in _BMP_HEADER_SIZES:
-        return "BMP"
-    return None
+class MissingReaderError(ImageFileError):
+    """The image is in a format that this environment cannot read."""
 
 
 def decode_image(data: bytes, suffix: str, size: int) -> np.ndarray:
     """Decodes the content of an image file and resizes it, without keeping its proportions.
 
-    Orientation is undone, transparency becomes white, 16-bit greyscale is scaled to 8 bits.
+    Orientation is undone, transparency becomes white, 16-bit values are scaled to 8 bits.
 
     Args:
         data: the whole content of the file.
@@ -91,20 +76,21 @@ def decode_image(data: bytes, suffix: str, size: int) -> np.ndarray:
 
     Raises:
         ImageFileError: the content is no image, is damaged, too large, or not what the suffix says.
+        MissingReaderError: the format is read only where an optional library is installed.
     """
-    if not data:
-        raise ImageFileError("empty file")
-    announced = image_format(data[:HEAD_BYTES])
-    if announced is None:
-        raise ImageFileError("not an image")
-    if announced != _FORMAT_OF_SUFFIX.get(suffix.lower()):
-        raise ImageFileError(f"is a {announced} but named {suffix or 'without a suffix'}")
+    announced = _known_format(data, suffix)
     try:
+        if announced == "PNM":
+            return _resized(_netpbm(data), size)
         scans = check_pieces(data, announced)
+        pixels = decoded_pixels(data) if announced in OPTIONAL else 0
         with warnings.catch_warnings():
             # PIL warns of large pictures, which the limit here is about, and of odd metadata, which nothing uses.
             warnings.simplefilter("ignore")
-            with Image.open(io.BytesIO(data), formats=[announced]) as image:
+            with Image.open(io.BytesIO(data), formats=[_PIL_NAMES.get(announced, announced)]) as image:
+                _scale_transparent_color(image, data)
+                if pixels > MAX_DECODED_TIMES * image.width * image.height + MAX_DECODED_SLACK:
+                    raise ImageFileError(f"its parts have {pixels:,} pixels, far more than its size justifies")
                 return _decode(image, scans, size)
     except ImageFileError:
         raise
@@ -112,28 +98,77 @@ def decode_image(data: bytes, suffix: str, size: int) -> np.ndarray:
         raise ImageFileError(_reason(error)) from error
 
 
+def _known_format(data: bytes, suffix: str) -> str:
+    """The format of the data, which the suffix must fit and which can be read."""
+    if not data:
+        raise ImageFileError("empty file")
+    announced = image_format(data[:HEAD_BYTES])
+    if announced is None:
+        unread = unread_format(data[:HEAD_BYTES])
+        raise ImageFileError(f"is {with_article(unread)}, a format that is not read" if unread else "not an image")
+    named = announced == FORMAT_OF_SUFFIX.get(suffix.lower()) or (announced == "AVIF" and suffix.lower() == ".heif")
+    readable = can_read(announced)
+    if named and readable:
+        return announced
+    name = "" if named else f"is {with_article(announced)} but named {suffix or 'without a suffix'}"
+    install = "" if readable else f"{announced} is read after: {how_to_read(announced)}"
+    reason = "; ".join(part for part in (name, install) if part)
+    raise ImageFileError(reason) if readable else MissingReaderError(reason)
+
+
+def _netpbm(data: bytes) -> Image.Image:
+    kind, width, height, *_ = netpbm_header(data)
+    _check_size(width, height)
+    _check_memory((width, height), width * height * (3 if kind in (3, 6) else 1) * _NETPBM_BYTES)
+    return Image.fromarray(read_netpbm(data))
+
+
+def _check_size(width: int, height: int) -> None:
+    if width * height > MAX_PIXELS:
+        raise ImageFileError(f"too large: {width} x {height} pixels (limit {MAX_PIXELS:,} in all)")
+    if max(width, height) > MAX_SIDE:
+        raise ImageFileError(f"too large: {width} x {height} pixels (limit {MAX_SIDE:,} on a side)")
+
+
+def _check_memory(size: tuple[int, int], needed: int) -> None:
+    if needed > MAX_MEMORY:
+        raise ImageFileError(
+            f"too large: {size[0]} x {size[1]} pixels of this kind take more than {MAX_MEMORY // 10**6} MB to decode"
+        )
+
+
+def _scale_transparent_color(image: Image.Image, data: bytes) -> None:
+    """Converts the transparent color of a PNG, which has as many bits as the file, to the 8 that PIL decodes to."""
+    color = image.info.get("transparency")
+    if image.format != "PNG" or data[12:16] != b"IHDR":
+        return
+    bits = data[24]
+    if isinstance(color, tuple) and bits == 16:
+        image.info["transparency"] = tuple(value >> 8 for value in color)
+    elif isinstance(color, int) and image.mode in ("1", "L"):
+        image.info["transparency"] = color * 255 // ((1 << bits) - 1)
+
+
 def _decode(image: Image.Image, scans: int, size: int) -> np.ndarray:
-    if image.width * image.height > MAX_PIXELS:
-        raise ImageFileError(f"too large: {image.width} x {image.height} pixels (limit {MAX_PIXELS:,} in all)")
     in_runs = isinstance(image, BmpImagePlugin.BmpImageFile) and image.tile and image.tile[0][0] == "bmp_rle"
     if in_runs and image.width * image.height > MAX_RUN_LENGTH_PIXELS:
         raise ImageFileError(
             f"too large: {image.width} x {image.height} pixels in runs (limit {MAX_RUN_LENGTH_PIXELS:,} in such a BMP)"
         )
-    if max(image.size) > MAX_SIDE:
-        raise ImageFileError(f"too large: {image.width} x {image.height} pixels (limit {MAX_SIDE:,} on a side)")
+    _check_size(image.width, image.height)
     check_scans(scans, image.width * image.height)
     needed = max(image.width * image.height * _decoder_bytes(image), _tile_bytes(image))
     whole = image.size
     image.draft(None, (2 * size, 2 * size))  # a large JPEG is decoded at a fraction of its size, several times faster
-    if needed + image.width * image.height * _picture_bytes(image) > MAX_MEMORY:
-        raise ImageFileError(
-            f"too large: {whole[0]} x {whole[1]} pixels of this kind take more than {MAX_MEMORY // 10**6} MB to decode"
-        )
+    _check_memory(whole, needed + image.width * image.height * _picture_bytes(image))
     image.load()
     # Some formats are turned while they load, so that the orientation is known only now.
     orientation = _orientation(image)
-    small = _to_rgb(image).resize((size, size), Image.Resampling.BILINEAR).convert("RGB")
+    return _resized(_to_rgb(image), size, orientation)
+
+
+def _resized(image: Image.Image, size: int, orientation: object = None) -> np.ndarray:
+    small = image.resize((size, size), Image.Resampling.BILINEAR).convert("RGB")
     if orientation in _UPRIGHT:
         small = small.transpose(_UPRIGHT[orientation])
     return np.array(small)
@@ -199,8 +234,13 @@ def _strip_to_rgb(strip: Image.Image, image: Image.Image) -> Image.Image:
         # PIL would clip at 255 instead of scaling. It offers the 12-bit greys of a TIFF in this mode too, as they are.
         tags = image.tag_v2 if isinstance(image, TiffImagePlugin.TiffImageFile) else {}
         white = 4095 if tags.get(TiffImagePlugin.BITSPERSAMPLE) == (12,) else 65535
-        grey = (np.asarray(strip).astype(np.uint32) * 255 + white // 2) // white
-        return Image.fromarray(grey.astype(np.uint8)).convert("RGB")
+        values = np.asarray(strip).astype(np.uint32)
+        grey = ((values * 255 + white // 2) // white).astype(np.uint8)
+        if tags.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION) == 0:  # white is 0, which PIL leaves as it is
+            grey = 255 - grey
+        if isinstance(color := image.info.get("transparency"), int):
+            grey[values == color] = 255
+        return Image.fromarray(grey).convert("RGB")
     if strip.has_transparency_data:
         coloured = strip.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", strip.size, "white"), coloured).convert("RGB")

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+import os
+from collections import Counter, defaultdict
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from dbbd_cli.data.folder_entries import warn_of_unread
 from dbbd_cli.data.image_cache import ImageRef, PreparedImages, cached_images, hash_files, prepare_images, url_sha256
+from dbbd_cli.data.image_formats import ways_to_read
 from dbbd_cli.data.image_sources import Source, file_of
-from dbbd_cli.data.split import Manifest, Sample, assign_splits, draw_sample
+from dbbd_cli.data.split import Manifest, Sample, assign_splits, check_class_sizes, draw_sample
 from dbbd_cli.data.url_grammar import host_of
 from dbbd_cli.errors import DataError
 from dbbd_cli.progress import Progress
+from dbbd_cli.text import counted
 
 MAX_LISTED = 50
 """Problems that an error lists; the rest are counted."""
+MAX_NAMED = 8
+"""Classes that a line names; the rest are counted."""
 
 OnError = Literal["fail", "skip"]
 HINT_BAD_FILES = "repair or remove them, or leave them out with --set data.on_error=skip"
@@ -25,6 +31,7 @@ def make_manifest(
     source: Source,
     *,
     sample_per_class: int | None,
+    tell_limit: bool,
     shares: Sequence[float],
     group_by_host: bool,
     on_error: OnError,
@@ -37,16 +44,33 @@ def make_manifest(
 
     Samples with the same content stay together, whatever their classes; so do URLs of the same host when asked.
 
+    Args:
+        source: the classes and what could be samples.
+        sample_per_class: most samples of a class; None for all.
+        tell_limit: whether to tell of classes that have fewer than that.
+        shares: shares of the splits train, val and test.
+        group_by_host: whether URLs of the same host stay together.
+        on_error: what unreadable images do: end the run, or be left out.
+        image_size: height and width in pixels.
+        cache_dir: folder of the caches.
+        seed: seed of the draw.
+        progress: receives what is found.
+
     Raises:
         DataError: images are unreadable and `on_error` is `fail`, or a class has too few.
     """
     candidates = source.candidates
     chosen = draw_sample([c.key for c in candidates], [c.label for c in candidates], sample_per_class, seed)
     candidates = [candidates[position] for position in chosen]
-    _tell_sample(source.classes, [c.label for c in candidates], len(source.candidates), sample_per_class, progress)
-
-    if source.ignored:
-        progress.line(f"{source.ignored:,} files that are no images were ignored.")
+    labels = [c.label for c in candidates]
+    check_class_sizes(labels, source.classes)  # before hours are spent on the images
+    if len(labels) < len(source.candidates):
+        progress.line(
+            f"Drew {len(labels):,} of {len(source.candidates):,} samples, at most {sample_per_class:,} of each class."
+        )
+    if sample_per_class is not None and tell_limit:
+        _tell_limit(source.classes, labels, sample_per_class, progress)
+    _tell_left_out(source, progress)
     problems = list(source.problems)
     refs: list[ImageRef] = []
     if source.roots:
@@ -62,7 +86,8 @@ def make_manifest(
     else:
         refs = [ImageRef(url_sha256(c.key), url=c.key) for c in candidates]
     if refs:
-        prepared = prepare_images(refs, image_size, cache_dir, progress)
+        # The pixels are checked where they are used, in `prepare_manifest`.
+        prepared = prepare_images(refs, image_size, cache_dir, progress, verify=False)
         problems += [f"{refs[position].name}: {reason}" for position, reason in sorted(prepared.problems.items())]
         good = [position for position in range(len(refs)) if position not in prepared.problems]
         candidates, refs = [candidates[position] for position in good], [refs[position] for position in good]
@@ -89,30 +114,37 @@ def _groups(hashes: Sequence[str], keys: Sequence[str], group_by_host: bool) -> 
     return [host_of(key) for key in keys] if group_by_host else list(hashes)
 
 
-def _tell_sample(
-    classes: Sequence[str], labels: Sequence[int], available: int, wanted: int | None, progress: Progress
-) -> None:
-    if len(labels) < available:
-        progress.line(f"Drew {len(labels):,} of {available:,} samples, at most {wanted:,} of each class.")
-    if wanted is None:
-        return
-    for label, name in enumerate(classes):
-        count = labels.count(label)
-        if count < wanted:
-            progress.line(f"Class {name!r} has {count:,} of the {wanted:,} samples asked for; all of them are used.")
+def _tell_limit(classes: Sequence[str], labels: Sequence[int], limit: int, progress: Progress) -> None:
+    counts = Counter(labels)
+    fewer = [label for label in range(len(classes)) if counts[label] < limit]
+    if fewer:
+        named = ", ".join(f"{classes[label]}: {counted(counts[label], 'image')}" for label in fewer[:MAX_NAMED])
+        more = f" and {counted(len(fewer) - MAX_NAMED, 'more class')}" if len(fewer) > MAX_NAMED else ""
+        progress.line(f"{named}{more} (limit {limit:,}); all of them are used.")
+
+
+def _tell_left_out(source: Source, progress: Progress) -> None:
+    if source.ignored == 1:
+        progress.line("1 file that is no image was ignored.")
+    elif source.ignored:
+        progress.line(f"{source.ignored:,} files that are no images were ignored.")
+    warn_of_unread(source.unread, "image", progress)
+    for suffix, way in ways_to_read(source.unread).items():
+        progress.warn(f"To read {suffix}: {way}")
 
 
 def _judge_problems(problems: Sequence[str], on_error: OnError, progress: Progress) -> None:
     if not problems:
         return
     if on_error == "skip":
-        progress.warn(f"{len(problems):,} files or rows were left out; they are listed in splits.json of the run.")
+        what = "1 file or row was" if len(problems) == 1 else f"{len(problems):,} files or rows were"
+        progress.warn(f"{what} left out, as listed in splits.json of the run.")
         return
     listed = list(problems[:MAX_LISTED])
     if len(problems) > MAX_LISTED:
         listed.append(f"… and {len(problems) - MAX_LISTED:,} more")
     raise DataError(
-        f"{len(problems):,} image{'' if len(problems) == 1 else 's'} cannot be used",
+        f"{counted(len(problems), 'image')} cannot be used",
         details=listed,
         hint=HINT_BAD_FILES,
     )
@@ -131,12 +163,14 @@ def _report_duplicates(
             " = ".join(f"{candidates[p].key} ({classes[candidates[p].label]})" for p in found[:3])
             for found in across[:3]
         )
+        are = "is" if len(across) == 1 else "are"
         progress.warn(
-            f"{len(across):,} images are in more than one class with the same content, "
+            f"{counted(len(across), 'image')} {are} in more than one class with the same content, "
             f"so no network can get them all right: {examples}"
         )
     if within:
-        progress.line(f"{within:,} images repeat the content of another; copies stay in the same split.")
+        repeat = "repeats" if within == 1 else "repeat"
+        progress.line(f"{counted(within, 'image')} {repeat} the content of another; copies stay in the same split.")
 
 
 def prepare_manifest(
@@ -166,21 +200,47 @@ def prepare_manifest(
     """
     samples = list(manifest.samples)
     refs = _refs(samples, roots)
-    prepared = cached_images(refs, image_size, cache_dir)
+    prepared = cached_images(refs, image_size, cache_dir, progress)
     if prepared is not None:
+        needed = [ref for ref, sample in zip(refs, samples, strict=True) if sample.split in splits]
+        _tell_changed_files(needed, prepared, progress)
         return prepared, samples
     samples = [sample for sample in samples if sample.split in splits]
     refs = _refs(samples, roots)
     prepared = prepare_images(refs, image_size, cache_dir, progress)
     if prepared.problems:
         problems = [f"{refs[position].name}: {reason}" for position, reason in sorted(prepared.problems.items())]
+        are = "is" if len(problems) == 1 else "are"
         raise DataError(
-            f"{len(problems):,} images of the run's manifest are not what they were",
+            f"{counted(len(problems), 'image')} of the run's manifest {are} missing, changed or unreadable",
             details=problems[:MAX_LISTED],
             hint="restore them; if the folder has moved, say where it is with --set data.path=DIR "
             "(or data.classes.NAME=DIR for each class)",
         )
     return prepared, samples
+
+
+def _tell_changed_files(refs: Sequence[ImageRef], prepared: PreparedImages, progress: Progress) -> None:
+    """Tells where files are gone or have changed, so that only the cache still has their pixels."""
+    written = prepared.written_ns() or 0
+    gone, later = 0, []
+    for ref in refs:
+        if ref.path is not None:
+            try:
+                status = os.stat(ref.path)  # noqa: PTH116 - a Path object per file is slow
+            except OSError:
+                gone += 1
+                continue
+            if max(status.st_mtime_ns, status.st_ctime_ns) > written:
+                later.append(ref)
+    digests = hash_files([str(ref.path) for ref in later], progress) if later else []
+    changed = gone + sum(digest != ref.sha256 for ref, digest in zip(later, digests, strict=True))
+    if changed:
+        have = "is gone or has" if changed == 1 else "are gone or have"
+        progress.line(
+            f"{counted(changed, 'image file')} of {len(refs):,} {have} changed: the cache still holds their pixels as "
+            "they were when the run began, and these are used."
+        )
 
 
 def _refs(samples: Sequence[Sample], roots: Sequence[Path]) -> list[ImageRef]:

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path, PurePath
+from dataclasses import dataclass, field
+from pathlib import Path
 
-from dbbd_cli.data.findings import UNPRINTABLE, scan_folder, shortened, why
-from dbbd_cli.data.image_file import HEAD_BYTES, IMAGE_SUFFIXES, image_format
+from dbbd_cli.data.findings import UNPRINTABLE, scan_folder, shortened
+from dbbd_cli.data.folder_entries import is_system_entry
+from dbbd_cli.data.image_formats import FORMAT_OF_SUFFIX, can_read, ways_to_read
+from dbbd_cli.data.image_listing import LINKED_FOLDER, is_linked_folder, list_class
 from dbbd_cli.data.url_grammar import synthetic_urls
 from dbbd_cli.data.url_table import read_url_table
 from dbbd_cli.errors import DataError
 from dbbd_cli.text import printable
 
+MAX_CLASSES = 10_000
+"""Most classes: an evaluation counts each pair of them, and a table whose labels are no classes has far more."""
+
 _SPLIT_NAMES = {"train", "training", "val", "valid", "validation", "test", "testing"}
-_SUFFIXES = tuple(IMAGE_SUFFIXES)
-_LINKED_FOLDER = "is a link to a folder, which is not followed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +46,8 @@ class Source:
         candidates: all samples, sorted by label and key.
         roots: the folder of each class; empty where the samples are URLs.
         problems: what should be a sample and is not, one line each: "file: reason".
-        ignored: number of files that are no images by name or content; hidden ones are not counted.
+        ignored: number of files that are no images by name or content; leftovers of systems are not counted.
+        unread: number of images in formats that are not read, by suffix.
     """
 
     kind: str
@@ -51,23 +56,24 @@ class Source:
     roots: tuple[Path, ...]
     problems: list[str]
     ignored: int
+    unread: Mapping[str, int] = field(default_factory=dict)
 
 
 def list_folder(path: Path) -> Source:
     """Lists a folder that has one sub-folder per class.
 
     Raises:
-        DataError: the folder is missing or unreadable, has fewer than two classes, holds whole splits, or a class
-            has no images.
+        DataError: the folder is missing or unreadable, has fewer than two classes or too many, holds whole splits,
+            or a class has no images.
     """
     names, problems, ignored = [], [], 0
     for entry in scan_folder(path, "data.path"):
-        if entry.name.startswith("."):
+        if is_system_entry(entry.name):
             continue
         if entry.is_dir(follow_symlinks=False):
             names.append(entry.name)
-        elif _is_linked_folder(entry):
-            problems.append(f"{printable(entry.name)}: {_LINKED_FOLDER}")
+        elif is_linked_folder(entry):
+            problems.append(f"{printable(entry.name)}: {LINKED_FOLDER}")
         else:
             ignored += 1
     if len(names) < 2:
@@ -77,6 +83,7 @@ def list_folder(path: Path) -> Source:
             hint="give each class a sub-folder with its images, and set data.path to the folder that holds these",
             details=shortened(sorted(problems)),
         )
+    _check_number(path, names, "give each class a sub-folder with its images; folders of single images are no classes")
     _reject_splits(path, names)
     return _list_roots("folder", {name: path / name for name in sorted(names)}, "data.path", problems, ignored)
 
@@ -93,14 +100,16 @@ def list_classes(folders: Mapping[str, Path]) -> Source:
     """
     if len(folders) < 2:
         raise DataError("a classifier needs at least two classes", hint="name a folder for each class in data.classes")
+    _check_number(Path("data.classes"), list(folders), "leave classes out of data.classes")
     real = {name: Path(os.path.realpath(root)) for name, root in folders.items()}
-    for inner in folders:
-        for outer in folders:
-            if inner != outer and real[inner].is_relative_to(real[outer]):
-                raise DataError(
-                    f"the folder of class {inner} ({folders[inner]}) is, or lies in, that of class {outer}",
-                    hint="give each class a folder of its own in data.classes, or an image would have two labels",
-                )
+    class_at = {root: name for name, root in real.items()}
+    for inner, root in real.items():
+        outer = next((class_at[place] for place in (root, *root.parents) if class_at.get(place, inner) != inner), None)
+        if outer is not None:
+            raise DataError(
+                f"the folder of class {inner} ({folders[inner]}) is, or lies in, that of class {outer}",
+                hint="give each class a folder of its own in data.classes, or an image would have two labels",
+            )
     return _list_roots("classes", folders, "data.classes", [], 0)
 
 
@@ -108,7 +117,8 @@ def list_urls(path: Path, url_column: str, label_column: str) -> Source:
     """Lists a CSV file with a URL and a class name in each row; a URL that occurs twice makes two candidates.
 
     Raises:
-        DataError: the file is missing, unreadable or not UTF-8, lacks a column, or has fewer than two classes.
+        DataError: the file is missing, unreadable or not UTF-8, lacks a column, or has fewer than two classes or too
+            many.
     """
     samples, problems = read_url_table(path, url_column, label_column)
     names = tuple(sorted({name for _, name in samples}))
@@ -119,6 +129,11 @@ def list_urls(path: Path, url_column: str, label_column: str) -> Source:
             hint=f"check that the column {label_column} holds the class of each URL",
             details=shortened(problems),
         )
+    _check_number(
+        path,
+        names,
+        f"check that the column {label_column} holds classes; another one is named with --set data.label_column=NAME",
+    )
     label_of = {name: label for label, name in enumerate(names)}
     candidates = [Candidate(url, label_of[name]) for url, name in sorted(samples, key=lambda sample: sample[::-1])]
     return Source("urls", names, candidates, (), problems, 0)
@@ -155,12 +170,18 @@ def file_of(roots: Sequence[Path], key: str, label: int) -> Path:
     return roots[label].joinpath(*parts)
 
 
+def _check_number(where: Path, names: Sequence[str], hint: str) -> None:
+    if len(names) > MAX_CLASSES:
+        examples = ", ".join(printable(name) for name in sorted(names)[:3])
+        raise DataError(f"{where} has {len(names):,} classes (limit {MAX_CLASSES:,}): {examples}, …", hint=hint)
+
+
 def _reject_splits(path: Path, names: list[str]) -> None:
     if not _SPLIT_NAMES.issuperset(name.lower() for name in names):
         return
     for name in sorted(names):
         entries = scan_folder(path / name, "data.path")
-        if any(entry.is_dir(follow_symlinks=False) and not entry.name.startswith(".") for entry in entries):
+        if any(entry.is_dir(follow_symlinks=False) and not is_system_entry(entry.name) for entry in entries):
             raise DataError(
                 f"{path} is divided into {', '.join(sorted(names))}, not into classes; dbbd makes the splits itself",
                 hint=f"set data.path to one of them, such as {path / name}, or merge them class by class",
@@ -169,92 +190,35 @@ def _reject_splits(path: Path, names: list[str]) -> None:
 
 def _list_roots(kind: str, folders: Mapping[str, Path], setting: str, problems: list[str], ignored: int) -> Source:
     candidates: list[Candidate] = []
+    unread: Counter[str] = Counter()
     for label, (name, root) in enumerate(folders.items()):
         if UNPRINTABLE.search(name) or "/" in name:  # the first slash of a key ends the name of its class
             raise DataError(
                 f"the class name {printable(name)} has a slash, or characters that cannot be shown",
                 hint="rename the class, with plain text in UTF-8",
             )
-        keys, findings, others = _list_class(name, root, setting)
+        keys, findings, others, unread_here = list_class(name, root, setting)
         if not keys:
-            raise DataError(
-                f"class {name} has no images in its folder {root}",
-                hint=f"add images ({' '.join(sorted(IMAGE_SUFFIXES))}), or take the class away",
-                details=shortened(findings),
-            )
+            raise _no_images(name, root, findings, unread_here)
+        unread += unread_here
         candidates += [Candidate(key, label) for key in keys]
         problems += findings
         ignored += others
-    return Source(kind, tuple(folders), candidates, tuple(folders.values()), sorted(problems), ignored)
+    return Source(kind, tuple(folders), candidates, tuple(folders.values()), sorted(problems), ignored, unread)
 
 
-def _list_class(name: str, root: Path, setting: str) -> tuple[list[str], list[str], int]:
-    """The keys of the images below a folder, the problems found there, both sorted, and the number of other files."""
-    keys: list[str] = []
-    problems: list[str] = []
-    ignored = 0
-    real_root = Path(os.path.realpath(root))
-    pending = [(name, scan_folder(root, setting))]
-    while pending:
-        folder, entries = pending.pop()
-        for entry in entries:
-            if entry.name.startswith("."):
-                continue
-            key = f"{folder}/{entry.name}"
-            try:
-                if entry.is_dir(follow_symlinks=False):
-                    with os.scandir(entry.path) as inner:
-                        pending.append((key, list(inner)))
-                    continue
-                problem = _problem(entry, key, real_root)
-            except OSError as error:
-                problem = f"cannot be opened: {why(error)}"
-            if problem:
-                problems.append(f"{printable(key)}: {problem}")
-            elif _is_image_name(entry.name) and entry.is_file():
-                keys.append(key)
-            else:
-                ignored += 1
-    return sorted(keys), sorted(problems), ignored
-
-
-def _problem(entry: os.DirEntry[str], key: str, real_root: Path) -> str | None:
-    """Why an entry that looks like a sample cannot be one; None where it is an image, or nothing to do with images."""
-    if entry.is_symlink():
-        if _is_linked_folder(entry):
-            return _LINKED_FOLDER
-        if not _is_image_name(entry.name):
-            return None
-        target = Path(os.path.realpath(entry.path))
-        if not target.is_relative_to(real_root):
-            return "is a link out of the folder"
-        if not target.is_file():
-            return "is a link to a missing file"
-    if not _is_image_name(entry.name):
-        return _wrong_name(entry)
-    if UNPRINTABLE.search(key):
-        return "its name has characters that cannot be shown; rename it, with plain text in UTF-8"
-    return None
-
-
-def _is_linked_folder(entry: os.DirEntry[str]) -> bool:
-    try:
-        return entry.is_symlink() and entry.is_dir()
-    except OSError:  # a link to itself, or into a folder that is closed to this user
-        return False
-
-
-def _wrong_name(entry: os.DirEntry[str]) -> str | None:
-    if not entry.is_file():  # opening a pipe would wait for ever
-        return None
-    try:
-        with open(entry.path, "rb") as file:  # noqa: PTH123 - a Path object per file is slow
-            announced = image_format(file.read(HEAD_BYTES))
-    except OSError:
-        return None
-    suffix = printable(PurePath(entry.name).suffix)
-    return f"wrongly named: is a {announced} but named {suffix or 'without a suffix'}" if announced else None
-
-
-def _is_image_name(name: str) -> bool:
-    return name.lower().endswith(_SUFFIXES)
+def _no_images(name: str, root: Path, problems: Sequence[str], unread: Mapping[str, int]) -> DataError:
+    if not unread:
+        return DataError(
+            f"class {name} has no images in its folder {root}",
+            hint=f"add images ({' '.join(suffix for suffix, name in FORMAT_OF_SUFFIX.items() if can_read(name))}), "
+            "or remove the class",
+            details=shortened(problems),
+        )
+    by_suffix = ", ".join(f"{count:,} {suffix}" for suffix, count in sorted(unread.items()))
+    ways = [f"for {suffix}: {way}" for suffix, way in ways_to_read(unread).items()]
+    return DataError(
+        f"class {name} has only images in formats that are not read in its folder {root}: {by_suffix}",
+        hint="; ".join([*ways, f"{'or ' if ways else ''}convert them, to JPEG or PNG for example"]),
+        details=shortened(problems),
+    )

@@ -20,7 +20,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
-from dbbd_cli.data.image_file import ImageFileError, decode_image
+from dbbd_cli.data.image_file import ImageFileError, MissingReaderError, decode_image
 from dbbd_cli.data.image_refs import MAX_FILE_BYTES, ImageRef, url_sha256
 from dbbd_cli.data.qr_code import render_qr
 from dbbd_cli.errors import DataError
@@ -83,7 +83,7 @@ def prepare_rows(
             problems[row] = Problem(f"cannot be read: {error.strerror or error}", lasting=False)
         except ValueError as error:  # ImageFileError is one
             short_of_memory = isinstance(error, ImageFileError) and isinstance(error.__cause__, MemoryError)
-            problems[row] = Problem(str(error), lasting=not short_of_memory)
+            problems[row] = Problem(str(error), lasting=not (short_of_memory or isinstance(error, MissingReaderError)))
     pixels.flush()
     return problems
 

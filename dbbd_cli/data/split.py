@@ -15,11 +15,13 @@ from pathlib import Path
 
 from dbbd_cli.errors import CheckpointError, DataError
 from dbbd_cli.files import read_file
-from dbbd_cli.text import printable
+from dbbd_cli.text import counted, printable
 
 SPLITS = ("train", "val", "test")
 MANIFEST_FORMAT = 1
 MAX_LISTED = 10
+MIN_SAMPLES = 3
+"""Fewest samples of a class: one for each split."""
 _MOST_BYTES = 512 * 2**20
 """Largest `splits.json`: about three million samples."""
 ATTEMPTS = 50
@@ -169,6 +171,32 @@ def _quota(count: int, shares: Sequence[float], label: int) -> list[int]:
     return quota
 
 
+def check_class_sizes(labels: Sequence[int], classes: Sequence[str]) -> None:
+    """Checks that each class can be in every split.
+
+    Args:
+        labels: class of each sample.
+        classes: names of the classes.
+
+    Raises:
+        DataError: a class has fewer than three samples.
+    """
+    counts = Counter(labels)
+    small = [label for label in range(len(classes)) if counts[label] < MIN_SAMPLES]
+    if not small:
+        return
+    details = [f"{classes[label]}: {counted(counts[label], 'sample')}" for label in small[:MAX_LISTED]]
+    if len(small) > MAX_LISTED:
+        details.append(f"… and {counted(len(small) - MAX_LISTED, 'more class')}")
+    number = f"{len(small):,} of {counted(len(classes), 'class')} {'is' if len(small) == 1 else 'are'}"
+    raise DataError(
+        f"{number} too small to be in the training, validation and test split",
+        details=details,
+        hint=f"give each class at least {MIN_SAMPLES} samples, or leave it out; if these are no classes at all, "
+        "another column or folder was meant",
+    )
+
+
 def assign_splits(
     keys: Sequence[str],
     labels: Sequence[int],
@@ -195,22 +223,15 @@ def assign_splits(
     Raises:
         DataError: a class is too small to be in every split.
     """
-    counts = Counter(labels)
-    small = [f"{classes[label]}: {counts[label]} samples" for label in range(len(classes)) if counts[label] < 3]
-    small[MAX_LISTED:] = [f"… and {len(small) - MAX_LISTED:,} more"] if len(small) > MAX_LISTED else []
-    if small:
-        raise DataError(
-            "a class is too small to be in the training, validation and test split",
-            details=small,
-            hint="give each class at least 3 samples, or leave it out; if these are no classes at all, another column "
-            "or folder was meant",
-        )
-    for attempt in range(ATTEMPTS):
+    check_class_sizes(labels, classes)
+    groups_of = Counter(label for label, _ in set(zip(labels, groups, strict=True)))
+    possible = min(groups_of.values(), default=0) >= len(SPLITS)
+    for attempt in range(ATTEMPTS if possible else 1):
         splits = _draw_splits(keys, labels, groups, shares, seed, attempt)
         present = set(zip(labels, splits, strict=True))
         absent = [
             f"{classes[label]}: none in {split}"
-            for label in counts
+            for label in range(len(classes))
             for split in SPLITS
             if (label, split) not in present
         ]

@@ -2,20 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from dbbd_cli.config.load import Override
 from dbbd_cli.engine.checkpoint import BEST
 from dbbd_cli.engine.failures import supervised
 from dbbd_cli.engine.inference import place, run_split
+from dbbd_cli.engine.runtime import Runtime
 from dbbd_cli.progress import Progress, Silent
 from dbbd_cli.services.results import ValidateResult
 from dbbd_cli.services.session import build_task, is_synthetic, load_module, open_run
+from dbbd_cli.text import printable
+
+_TOLERANCE = {"float32": 1e-4, "float16": 2e-3, "bfloat16": 1.6e-2}
+"""Relative difference that the loss may have from the logged one, by precision: four roundings in half precision."""
+_TOLERANCE_OF_OTHER_DEVICES = 1e-3
+_SMALLEST_LOSS = 0.1
+_PRECISIONS = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
+_HARMLESS = ("run", "data.path", "data.classes", "data.cache_dir", "data.num_workers", "data.worker_timeout")
+"""Settings that do not change the numbers, or that the comparison names itself."""
 
 
 def validate(target: Path, *, overrides: Sequence[Override] = (), progress: Progress | None = None) -> ValidateResult:
     """Computes loss and metrics of a checkpoint on the validation split of its run.
+
+    Warns where the loss is another one than training logged.
 
     Args:
         target: a run folder (its best model is taken), or a checkpoint file inside one.
@@ -30,6 +44,7 @@ def validate(target: Path, *, overrides: Sequence[Override] = (), progress: Prog
     task, runtime = build_task(
         run.config, run.manifest, splits=("val",), pretrained=False, progress=progress, recorded=run.kept_runtime
     )
+    before = _computed_with(run.checkpoint)
     load_module(task, run)
     place(task.module, runtime)
     loader = task.loaders["val"]
@@ -37,14 +52,62 @@ def validate(target: Path, *, overrides: Sequence[Override] = (), progress: Prog
         sums = run_split(task, loader, runtime, bar)
         sums.flush()
     history = run.state.history
+    metrics = task.summarise(sums.values, sums.num_samples)
+    logged = dict(history[-1]["val"]) if history and run.state.batch == 0 else None
+    if logged is not None:
+        _compare(metrics, logged, before, runtime, overrides, progress)
     return ValidateResult(
         run=run.folder,
         checkpoint=run.path,
         epoch=len(history),
         num_samples=sums.num_samples,
         synthetic=is_synthetic(run.config),
-        metrics=task.summarise(sums.values, sums.num_samples),
-        logged=dict(history[-1]["val"]) if history and run.state.batch == 0 else None,
+        metrics=metrics,
+        logged=logged,
         device=runtime.description,
         precision=runtime.precision,
+    )
+
+
+def _computed_with(checkpoint: Mapping[str, Any]) -> tuple[str, str]:
+    """Device and precision, such as float32, that a checkpoint was made with; empty where it does not say."""
+    found = checkpoint.get("runtime") or checkpoint.get("proof")
+    if not isinstance(found, Mapping):
+        return "", ""
+    precision = str(found.get("precision", "")).removeprefix("torch.")
+    return printable(str(found.get("device", ""))), printable(_PRECISIONS.get(precision, precision))
+
+
+def _compare(
+    metrics: Mapping[str, float],
+    logged: Mapping[str, float],
+    before: tuple[str, str],
+    runtime: Runtime,
+    overrides: Sequence[Override],
+    progress: Progress,
+) -> None:
+    """Warns where the loss differs from the logged one by more than rounding, with the likely reason."""
+    now = (runtime.device.type, str(runtime.dtype).removeprefix("torch."))
+    loss, expected = metrics["loss"], logged.get("loss", math.nan)
+    tolerance = max(_TOLERANCE.get(precision, 0.0) for precision in (before[1], now[1]))
+    if {before[0], now[0]} - {"", "cpu"}:
+        tolerance = max(tolerance, _TOLERANCE_OF_OTHER_DEVICES)
+    if loss == expected or (math.isnan(loss) and math.isnan(expected)):
+        return
+    if abs(loss - expected) <= tolerance * max(abs(expected), _SMALLEST_LOSS):
+        return
+    settings = [o.key for o in overrides if not any(o.key == key or o.key.startswith(f"{key}.") for key in _HARMLESS)]
+    reasons = [f"{', '.join(settings)} {'was' if len(settings) == 1 else 'were'} set"] if settings else []
+    for what, then, here in zip(("device", "precision"), before, now, strict=True):
+        if then and then != here:
+            reasons.append(f"the {what} was {then} then and is {here} now")
+    why = (
+        f"Likely reason: {'; '.join(reasons)}."
+        if reasons
+        else "Settings, device and precision are the same: the data, the program or its libraries have changed, see "
+        "environment.json of the run."
+    )
+    progress.warn(
+        f"The validation loss is {loss:.6g} now, and training logged {expected:.6g}, which is more than rounding "
+        f"explains. {why}"
     )

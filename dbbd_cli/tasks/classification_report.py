@@ -11,8 +11,10 @@ from torch.nn import functional as F
 
 # N = samples, K = classes.
 
-CURVE_POINTS = 500
-"""Points kept of each curve; more would not be seen."""
+CURVE_POINTS, FEWEST_CURVE_POINTS, ALL_CURVE_POINTS = 500, 20, 100_000
+"""Points kept of each curve, at most and at least, and of the curves of all classes; more would not be seen."""
+MAX_CONFUSION_CLASSES = 1000
+"""With more classes their confusion matrix, which has a number for each pair, is left out."""
 CALIBRATION_BINS = 15
 FALSE_POSITIVE_RATES = (0.01, 0.001)
 
@@ -23,7 +25,8 @@ def classification_report(
     """Computes loss, accuracy, per-class scores, confusion matrix, ranking scores, curves and calibration.
 
     With two classes, ranking scores are those of the positive class; with more, the mean over classes, each against
-    the rest. A class without samples has no ranking score (None) and is left out of such means.
+    the rest. A class without samples has no ranking score (None) and is left out of such means. With very many classes
+    there is no confusion matrix (None).
 
     Args:
         logits: `(N, K)`.
@@ -50,9 +53,12 @@ def classification_report(
         )
     }
     support = torch.bincount(labels, minlength=num_classes)
-    confusion = metrics.multiclass_confusion_matrix(predicted, labels, num_classes)
+    confusion = None
+    if num_classes <= MAX_CONFUSION_CLASSES:
+        confusion = metrics.multiclass_confusion_matrix(predicted, labels, num_classes).tolist()
     ranked = range(num_classes) if positive_class is None else [list(classes).index(positive_class)]
-    curves = [_ranking(probabilities[:, k], labels == k, classes[k], metrics) for k in ranked]
+    points = min(CURVE_POINTS, max(FEWEST_CURVE_POINTS, ALL_CURVE_POINTS // len(ranked)))
+    curves = [_ranking(probabilities[:, k], labels == k, classes[k], metrics, points) for k in ranked]
     areas = [curve["roc"]["auc"] for curve in curves if curve["roc"]["auc"] is not None]
     precisions = [
         curve["precision_recall"]["average_precision"]
@@ -72,7 +78,7 @@ def classification_report(
         ],
         "macro": {score: float(np.mean(values)) for score, values in scores.items()},
         "weighted": {score: float(np.average(values, weights=support.numpy())) for score, values in scores.items()},
-        "confusion_matrix": confusion.tolist(),
+        "confusion_matrix": confusion,
         "roc_auc": float(np.mean(areas)) if areas else None,
         "average_precision": float(np.mean(precisions)) if precisions else None,
         "recall_at_fpr": None if positive_class is None else curves[0]["recall_at_fpr"],
@@ -85,7 +91,7 @@ def classification_report(
     }
 
 
-def _ranking(scores: torch.Tensor, positive: torch.Tensor, name: str, metrics: Any) -> dict[str, Any]:
+def _ranking(scores: torch.Tensor, positive: torch.Tensor, name: str, metrics: Any, points: int) -> dict[str, Any]:
     """How well the scores `(N,)` of one class put its samples above the others."""
     target = positive.long()
     if target.min() == target.max():
@@ -99,22 +105,22 @@ def _ranking(scores: torch.Tensor, positive: torch.Tensor, name: str, metrics: A
     return {
         "roc": {
             "class": name,
-            **_thinned(fpr=false_rate, tpr=true_rate),
+            **_thinned(points, fpr=false_rate, tpr=true_rate),
             "auc": float(metrics.binary_auroc(scores, target)),
         },
         "precision_recall": {
             "class": name,
-            **_thinned(recall=recall, precision=precision),
+            **_thinned(points, recall=recall, precision=precision),
             "average_precision": float(metrics.binary_average_precision(scores, target)),
         },
         "recall_at_fpr": {f"{rate:g}": float(true_rate[false_rate <= rate].max()) for rate in FALSE_POSITIVE_RATES},
     }
 
 
-def _thinned(**columns: torch.Tensor) -> dict[str, list[float]]:
-    """At most `CURVE_POINTS` points of a curve, evenly spread, with both ends."""
+def _thinned(points: int, **columns: torch.Tensor) -> dict[str, list[float]]:
+    """At most so many points of a curve, evenly spread, with both ends."""
     length = len(next(iter(columns.values())))
-    kept = np.unique(np.linspace(0, length - 1, min(length, CURVE_POINTS)).round().astype(int))
+    kept = np.unique(np.linspace(0, length - 1, min(length, points)).round().astype(int))
     return {name: [round(float(value), 6) for value in values[kept]] for name, values in columns.items()}
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -61,7 +61,7 @@ class ImageClassification:
         if data.positive_class is not None and data.positive_class not in manifest.classes:
             raise ConfigError(
                 f"data.positive_class: there is no class {data.positive_class!r}",
-                hint=f"choose one of: {', '.join(manifest.classes)}",
+                hint=f"choose one of: {_named(manifest.classes)}",
             )
         self.module = Classifier(
             build_network(
@@ -153,8 +153,7 @@ class ImageClassification:
             "folder": f"images of {data.path}",
             "classes": "images of a folder for each class",
         }
-        names = ", ".join(classes[:8]) + (", …" if len(classes) > 8 else "")
-        return f"{where[data.source]} ({len(classes)} classes: {names})"
+        return f"{where[data.source]} ({len(classes):,} classes: {_named(classes)})"
 
     @property
     def positive_class(self) -> str | None:
@@ -169,6 +168,10 @@ def _shifts(device: torch.device) -> tuple[torch.Tensor, ...]:
     return tuple(torch.tensor(-mean / std, device=device) for mean, std in zip(MEAN, STD, strict=True))
 
 
+def _named(classes: Sequence[str]) -> str:
+    return ", ".join(classes[:8]) + (", …" if len(classes) > 8 else "")
+
+
 def _roots(data: ImageDataConfig, manifest: Manifest) -> list[Path]:
     """Where the manifest's images are according to the configuration, which may have been told of a move."""
     if data.source == "folder" and data.path is not None:
@@ -176,7 +179,7 @@ def _roots(data: ImageDataConfig, manifest: Manifest) -> list[Path]:
     if data.source == "classes" and data.classes is not None:
         if set(data.classes) != set(manifest.classes):
             raise ConfigError(
-                f"data.classes: the run has the classes {', '.join(manifest.classes)}",
+                f"data.classes: the run has the classes {_named(manifest.classes)}",
                 hint="give a folder for each of these, and for no other",
             )
         return [Path(data.classes[name]) for name in manifest.classes]

@@ -24,6 +24,7 @@ from program import TINY, measure, peak_memory, without
 from typer.testing import CliRunner
 
 from dbbd_cli.cli.app import app
+from dbbd_cli.data.image_formats import can_read
 
 SECONDS, MEGABYTES = 2.0, 300.0
 """What refusing may take beyond what the program takes anyway; seconds count in the full form only."""
@@ -91,6 +92,31 @@ def segments(kind: bytes, times: int) -> bytes:
     return data[:2] + kind * times + data[2:]
 
 
+def lying_avif() -> bytes:
+    """A picture that says to be small, of data that are not."""
+    data = bytearray(saved(Image.new("L", (5000, 4000)), "AVIF", speed=10))
+    struct.pack_into(">II", data, data.index(b"ispe") + 8, 64, 64)
+    return bytes(data)
+
+
+def grid_of_grids() -> bytes:
+    """A HEIC whose main image is said to be made of nine grids of hundreds of tiles each, none of which is more."""
+
+    def box(kind: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", 8 + len(body)) + kind + body
+
+    data = saved(noise(), "HEIF")
+    start = data.index(b"meta") - 4
+    end = start + int.from_bytes(data[start : start + 4], "big")
+    made_of = {1: [2] * 9, 2: [3] * 999, 3: [4] * 999}
+    parts = [struct.pack(f">HH{len(tiles)}H", item, len(tiles), *tiles) for item, tiles in made_of.items()]
+    references = box(b"iref", bytes(4) + b"".join(box(b"dimg", part) for part in parts))
+    sizes = struct.pack(">I", 2) + b"".join(struct.pack(">HBB", item, 1, index) for item, index in ((1, 1), (4, 1)))
+    shape = box(b"ipco", box(b"ispe", bytes(4) + struct.pack(">II", 64, 48)))
+    more = references + box(b"iprp", shape + box(b"ipma", bytes(4) + sizes))
+    return data[:start] + box(b"meta", data[start + 8 : end] + more) + data[end:]
+
+
 GOOD_PNG = saved(noise(), "PNG")
 ZEROS = zlib.compress(bytes(200_000_000), 9)
 
@@ -110,7 +136,7 @@ BAD_IMAGES: dict[str, tuple[Callable[[], bytes], str]] = {
     "text.png": (lambda: b"hello, world\n" * 20, "not an image"),
     "page.png": (lambda: b"<!doctype html><script>alert(1)</script>", "not an image"),
     "zip.png": (lambda: zipped(a=b"1"), "not an image"),
-    "svg.png": (lambda: b"<svg><image href='file:///etc/passwd'/></svg>", "not an image"),
+    "svg.png": (lambda: b"<svg><image href='file:///etc/passwd'/></svg>", "is an SVG image, a format that is not read"),
     "script.bmp": (lambda: b"BM#!/bin/sh\ntouch x\n" * 9, "not an image"),
     "empty.png": (lambda: b"", "empty file"),
     "colours.png": (lambda: png(64, 48, 8, 2, chunk(b"iCCP", b"x\0\0" + ZEROS)), ""),
@@ -129,7 +155,18 @@ BAD_IMAGES: dict[str, tuple[Callable[[], bytes], str]] = {
     "overlapping.tif": (lambda: tags(*[(n, 1, 10**6, 9) for n in range(999, 65000)], more=10**6), "over each other"),
     "hole.png": (lambda: GOOD_PNG[:-12] + bytes(260 * 2**20), "at most 268,435,456 are read"),
     "no-data.png": (lambda: png(64, 48, 8, 2, rows=zlib.compress(b"")), ""),
+    "9400.ppm": (lambda: b"P6 9400 9400 65535\n", "too large"),
+    "wide.pgm": (lambda: b"P5 999999999 1 255\n", "too large"),
+    "comments.pgm": (lambda: b"P2 3000 3000 255\n" + b"#\n" * 20_000_000, "comments"),
+    "blanks.ppm": (lambda: b"P3 3000 3000 255\n" + b" " * 40_000_000, "truncated"),
+    "header.pbm": (lambda: b"P4" + b"#\n" * 20_000_000, "truncated"),
+    "digits.pgm": (lambda: b"P2 3000 3000 255\n" + b"1" * 40_000_000, "damaged"),
 }  # fmt: skip
+if can_read("AVIF"):
+    BAD_IMAGES["lying.avif"] = (lambda: lying_avif(), "its parts have 20,000,000 pixels")
+if can_read("HEIC"):
+    BAD_IMAGES["grid.heic"] = (lambda: grid_of_grids(), "its parts have")
+    BAD_IMAGES["avif.heic"] = (lambda: b"\0\0\0\x18ftypavif\0\0\0\0avifmif1", "is an AVIF but named .heic")
 GIF_REST = b"\x80\0\0\0\0\0\xff\xff\xff,\0\0\0\0" + struct.pack("<HH", 60_000, 60_000) + b"\0\2\2D\1\0;"
 WEBP_OF_ONE_COLOUR = bytes.fromhex("524946461a000000574542505650384c0d0000002fb7e42d19071011118888fe0700")
 """9400 x 9400 pixels."""
@@ -144,6 +181,10 @@ ODD_IMAGES: dict[str, Callable[[], bytes]] = {
     "palette.png": lambda: saved(noise().convert("P"), "PNG"),
     "too-much-data.png": lambda: png(64, 48, 8, 2, rows=ZEROS),
     "large.png": lambda: png(8_000, 8_000, 8, 0),
+    "plain.ppm": lambda: b"P3 8 6 9\n" + b"1 2 3 # 4\n" * 48,
+    "deep.pgm": lambda: saved(Image.fromarray(np.arange(3072, dtype=np.uint16).reshape(48, 64) * 21), "PPM"),
+    "scan.pbm": lambda: saved(noise("L").convert("1"), "PPM"),
+    "clear.jfif": lambda: saved(noise(), "JPEG"),
 }
 """Rare, but pictures all the same."""
 
@@ -330,6 +371,10 @@ BAD_TABLES: dict[str, tuple[Callable[[Path], None], str]] = {
     "no columns": (table("\n" * 1000), "is empty"),
     "a URL of 10^5": (table("url,label\nhttps://" + "x" * 10**5 + ",benign\n" + ROWS), "too long for a QR code"),
     "a pickle": (table(pickle.dumps({"url": 1})), "is not UTF-8"),
+    "a class for each of 10^5 rows": (
+        table("url,label\n" + "".join(f"u{n},c{n}\n" for n in range(10**5))),
+        "has 100,000 classes (limit 10,000)",
+    ),
 }
 
 

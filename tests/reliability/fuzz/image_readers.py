@@ -8,6 +8,7 @@ import math
 import random
 import zlib
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -16,20 +17,30 @@ from PIL import Image
 from reader import Reader, check_lines, require, write_once
 
 # Only what looks for a cache, and not what makes one where there is none: that draws pictures.
+from dbbd_cli.data.checked_file import append_checksums
 from dbbd_cli.data.image_cache import ImageRef, _done_before, _of, url_sha256
-from dbbd_cli.data.image_file import HEAD_BYTES, IMAGE_SUFFIXES, ImageFileError, decode_image, image_format
+from dbbd_cli.data.image_file import ImageFileError, MissingReaderError, decode_image
+from dbbd_cli.data.image_formats import FORMAT_OF_SUFFIX, HEAD_BYTES, can_read, image_format
+from dbbd_cli.progress import Silent
 
 SIZE = 8
-_SUFFIX = {"JPEG": ".jpg", "TIFF": ".tif"}
+_SUFFIX = {"JPEG": ".jpg", "TIFF": ".tif", "PNM": ".pnm"}
 
 
 def picture(data: bytes, _: Path) -> None:
     announced = image_format(data[:HEAD_BYTES])
     suffix = _SUFFIX.get(announced or "", f".{(announced or 'png').lower()}")
-    require(suffix in IMAGE_SUFFIXES, "an image format has no suffix")
+    require(suffix in FORMAT_OF_SUFFIX, "an image format has no suffix")
     pixels = decode_image(data, suffix, SIZE)
     require(type(pixels) is np.ndarray and pixels.shape == (SIZE, SIZE, 3) and pixels.dtype == np.uint8, "odd pixels")
     pixels.tobytes()
+
+
+PLAIN_NETPBM = (
+    b"P1\n# a comment\n3 2\n1 0 1\n011",
+    b"P2 3 2 4095\n1 2 3\n4 5 # 6\n4095 7",
+    b"P3 1 2 255\n1 2 3\n4 5 6\n",
+)
 
 
 def pictures() -> list[bytes]:
@@ -49,13 +60,20 @@ def pictures() -> list[bytes]:
         (base, "GIF", {"save_all": True, "append_images": [base.rotate(90)]}),
         *((base, "TIFF", {"compression": name}) for name in (None, "tiff_lzw", "tiff_adobe_deflate", "jpeg")),
         *((grey, "TIFF", {}), (base.convert("P"), "TIFF", {}), (base.convert("RGBA"), "TIFF", {"exif": exif})),
+        *((base.convert(mode), "PPM", {}) for mode in ("1", "L", "RGB")),
+        *((grey, "PPM", {}), (grey, "PNG", {"transparency": 7})),
     ]
+    if can_read("HEIC"):
+        kinds += [(base, "HEIF", {"exif": exif}), (base.convert("RGBA"), "HEIF", {}), (base.convert("L"), "HEIF", {})]
+    if can_read("AVIF"):
+        animation = {"save_all": True, "append_images": [base.rotate(180).convert("RGBA")], "speed": 10}
+        kinds += [(base, "AVIF", {"exif": exif, "speed": 10}), (base.convert("RGBA"), "AVIF", animation)]
     files = []
     for image, form, options in kinds:
         buffer = io.BytesIO()
         image.save(buffer, form, **options)
         files.append(buffer.getvalue())
-    return files
+    return [*files, *PLAIN_NETPBM]
 
 
 def sealed_png(data: bytes) -> bytes:
@@ -81,18 +99,26 @@ def image_cache(data: bytes, folder: Path) -> None:
     whole, good = (folder / image_cache_name(refs) for refs in (_REFS, _REFS[1:]))
     if data[:1] == b"{":
         write_once(whole.with_suffix(".json"), data)
-        write_once(good, bytes(len(_REFS[1:]) * math.prod(_SHAPE)))
+        write_once(good, _cache(folder, len(_REFS[1:])))
     else:
         write_once(whole, data)
-    prepared = _done_before(_REFS, SIZE, folder)
+    prepared = _done_before(_REFS, SIZE, folder, Silent())
     for path in (whole, good, whole.with_suffix(".json")):
         path.unlink(missing_ok=True)
     if prepared is None:
         return
+    require(data[:1] == b"{" or data == _cache(folder, len(_REFS)), "a damaged cache is used")
     count = len(_REFS) - len(prepared.problems)
     require(prepared.shape == (count, *_SHAPE) and prepared.problems.keys() <= {0, 1, 2}, "a cache of another shape")
     require(prepared.path in (whole, good), "a cache of something else")
     check_lines(prepared.problems.values())
+
+
+def _cache(folder: Path, count: int) -> bytes:
+    path = folder / "cache"
+    path.write_bytes(bytes(count * math.prod(_SHAPE)))
+    append_checksums(path, written=0)
+    return path.read_bytes()
 
 
 def image_cache_name(refs: list[ImageRef]) -> str:
@@ -100,11 +126,12 @@ def image_cache_name(refs: list[ImageRef]) -> str:
 
 
 def cache_files() -> list[bytes]:
-    record = {"pillow": PIL.__version__, "problems": {"0": "truncated"}}
-    return [json.dumps(record).encode(), bytes(len(_REFS) * math.prod(_SHAPE))]
+    record = {"readers": PIL.__version__, "problems": {"0": "truncated"}}
+    with TemporaryDirectory() as folder:
+        return [json.dumps(record).encode(), _cache(Path(folder), len(_REFS))]
 
 
 READERS = [
-    Reader("image", picture, pictures, (ImageFileError,), sealed_png),
+    Reader("image", picture, pictures, (ImageFileError, MissingReaderError), sealed_png),
     Reader("image_cache", image_cache, cache_files, ()),
 ]

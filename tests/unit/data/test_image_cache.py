@@ -16,6 +16,7 @@ from PIL import Image
 
 from dbbd_cli.data import image_cache
 from dbbd_cli.data.cache_dir import MARK
+from dbbd_cli.data.checked_file import append_checksums, size_with_checksums
 from dbbd_cli.data.image_cache import ImageRef, cached_images, hash_files, make_room, prepare_images, url_sha256
 from dbbd_cli.data.image_file import decode_image
 from dbbd_cli.data.qr_code import render_qr
@@ -44,6 +45,9 @@ class Recorder(Silent):
             yield phase
 
     def facts(self, title: str, rows: Mapping[str, str]) -> None: ...
+
+    def warn(self, text: str) -> None:
+        self.titles.append(text)
 
 
 def url_refs(count: int) -> list[ImageRef]:
@@ -84,8 +88,8 @@ def test_grey_pictures_are_kept_with_one_channel(tmp_path: Path, mode: str) -> N
     cache = tmp_path / "cache"
     pixels = prepare_images(refs, 16, cache, Silent()).open()
     assert np.array_equal(pixels, np.array(greys)[:, None])
-    assert next(cache.glob("images-*.u8")).stat().st_size == 70 * 16 * 16
-    found = cached_images(refs, 16, cache)
+    assert next(cache.glob("images-*.u8")).stat().st_size == size_with_checksums(70 * 16 * 16)
+    found = cached_images(refs, 16, cache, Silent())
     assert found is not None
     assert found.shape == (70, 1, 16, 16)
 
@@ -133,7 +137,7 @@ def test_unreadable_images_are_named_and_left_out_and_nothing_takes_their_place(
     for row, ref in zip(prepared.open(), good, strict=True):
         expected = decode_image(Path(str(ref.path)).read_bytes(), ".png", 32).transpose(2, 0, 1)
         assert np.array_equal(row, expected)
-    assert cached_images(good, 32, tmp_path / "cache") is not None
+    assert cached_images(good, 32, tmp_path / "cache", Silent()) is not None
 
 
 def test_nothing_is_kept_when_no_image_can_be_read(tmp_path: Path) -> None:
@@ -167,14 +171,45 @@ def test_a_cache_that_was_cut_off_is_made_again(tmp_path: Path) -> None:
     assert np.array_equal(prepare_images(refs, 32, tmp_path, Silent()).open(), expected)
 
 
+@pytest.mark.parametrize("place", [0, 5000, -1, -20, -23, "all"])
+def test_damage_that_leaves_the_size_is_found_and_the_cache_made_again(tmp_path: Path, place: int | str) -> None:
+    refs, progress = url_refs(3), Recorder()
+    first = prepare_images(refs, 64, tmp_path, progress)
+    expected, data = first.open().copy(), bytearray(first.path.read_bytes())
+    if isinstance(place, int):
+        data[place] ^= 1
+    else:
+        data[:] = bytes(len(data))
+    first.path.write_bytes(data)
+    assert np.array_equal(prepare_images(refs, 64, tmp_path, progress).open(), expected)
+    assert len(progress.titles) == 3
+    assert "is damaged: the images are prepared again" in progress.titles[1]
+    assert cached_images(refs, 64, tmp_path, Silent()) is not None
+
+
+def test_a_damaged_cache_is_never_used_where_the_images_are_gone(tmp_path: Path) -> None:
+    refs, cache = file_refs(tmp_path, 3), tmp_path / "cache"
+    first = prepare_images(refs, 32, cache, Silent())
+    data = bytearray(first.path.read_bytes())
+    data[7] ^= 255
+    first.path.write_bytes(data)
+    for ref in refs:
+        Path(str(ref.path)).unlink()
+    assert sorted(prepare_images(refs, 32, cache, Silent()).problems) == [0, 1, 2]
+
+
+def test_caches_of_earlier_versions_are_removed(tmp_path: Path) -> None:
+    (tmp_path / "images-old.u8").write_bytes(bytes(100))
+    prepared = prepare_images(url_refs(2), 32, tmp_path, Silent())
+    assert kept(tmp_path) == [prepared.path]
+
+
 def test_what_is_no_file_is_no_cache(tmp_path: Path) -> None:
-    """A folder says that it has 4,096 bytes, as many as a picture of 64 x 64."""
     refs = url_refs(1)
     first = prepare_images(refs, 64, tmp_path, Silent())
-    assert first.path.stat().st_size == 4096
     first.path.unlink()
     first.path.mkdir()
-    assert cached_images(refs, 64, tmp_path) is None
+    assert cached_images(refs, 64, tmp_path, Silent()) is None
     with pytest.raises(DiskError, match="cannot be written"):
         prepare_images(refs, 64, tmp_path, Silent())
 
@@ -198,7 +233,8 @@ def test_two_at_once_share_the_work(tmp_path: Path) -> None:
 def test_least_recently_used_caches_go_first(tmp_path: Path) -> None:
     for age, name in enumerate(("new", "middle", "old")):
         path = tmp_path / f"images-{name}.u8"
-        path.write_bytes(bytes(100))
+        path.write_bytes(bytes(76))
+        append_checksums(path)  # 100 bytes in all
         os.utime(path, (1000 - age, 1000 - age))
     make_room(tmp_path, needed=150, limit=300)
     assert [path.name for path in kept(tmp_path)] == ["images-new.u8"]
@@ -209,7 +245,8 @@ def test_a_cache_that_another_process_removes_meanwhile_is_no_error(
 ) -> None:
     for age, name in enumerate(("new", "old", "gone")):
         path = tmp_path / f"images-{name}.u8"
-        path.write_bytes(bytes(100))
+        path.write_bytes(bytes(76))
+        append_checksums(path)  # 100 bytes in all
         os.utime(path, (1000 - age, 1000 - age))
     for name in ("images-gone.u8", "images-gone.json"):
         (tmp_path / name).touch()
@@ -268,7 +305,16 @@ def test_images_that_are_bad_for_good_are_remembered(tmp_path: Path) -> None:
     assert again == first
     assert again.problems == {1: "not an image"}
     assert again.open().shape == (3, 3, 32, 32)
-    assert cached_images(refs, 32, cache) is None  # it promises a row for every image
+    assert cached_images(refs, 32, cache, Silent()) is None  # it promises a row for every image
+
+
+def test_images_are_tried_again_once_their_format_can_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    refs, cache = file_refs(tmp_path, 3), tmp_path / "cache"
+    with monkeypatch.context() as context:
+        context.setattr("dbbd_cli.data.image_file.can_read", lambda name: False)
+        reasons = prepare_images(refs, 32, cache, Silent()).problems.values()
+    assert all(reason.startswith("PNG is read after: pip install") for reason in reasons)
+    assert prepare_images(refs, 32, cache, Silent()).problems == {}
 
 
 def test_images_whose_reading_failed_are_tried_again(tmp_path: Path) -> None:
@@ -288,8 +334,8 @@ def test_images_whose_reading_failed_are_tried_again(tmp_path: Path) -> None:
         "",
         "[]",
         "{}",
-        '{"pillow": "P", "problems": []}',
-        '{"pillow": "P", "problems": {"1": "", "9": ""}}',
+        '{"readers": "P", "problems": []}',
+        '{"readers": "P", "problems": {"1": "", "9": ""}}',
         "[" * 10_000,
         "another Pillow",
     ],
@@ -300,8 +346,8 @@ def test_a_record_that_is_damaged_or_of_another_pillow_is_not_used(tmp_path: Pat
     [record] = (tmp_path / "cache").glob("*.json")
     known = json.loads(record.read_text())
     if damage == "another Pillow":
-        damage = json.dumps({**known, "pillow": "0.1"})
-    record.write_text(damage.replace('"P"', json.dumps(known["pillow"])))
+        damage = json.dumps({**known, "readers": "0.1"})
+    record.write_text(damage.replace('"P"', json.dumps(known["readers"])))
     assert prepare_images(refs, 32, tmp_path / "cache", progress) == first
     assert len(progress.titles) == 2
 
@@ -327,7 +373,7 @@ def test_a_url_with_the_hash_of_another_is_not_kept(tmp_path: Path) -> None:
     refs = url_refs(3)
     wrong = [refs[0], ImageRef(refs[1].sha256, url="evil.example"), refs[2]]
     assert "another URL" in prepare_images(wrong, 32, tmp_path, Silent()).problems[1]
-    assert cached_images(refs, 32, tmp_path) is None
+    assert cached_images(refs, 32, tmp_path, Silent()) is None
 
 
 def test_full_disk_says_what_is_needed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -33,6 +33,7 @@ class Told(Silent):
 def manifest_of(source: Any, cache: Path, progress: Silent | None = None, **changes: Any) -> Manifest:
     settings: dict[str, Any] = {
         "sample_per_class": None,
+        "tell_limit": True,
         "shares": (0.7, 0.15, 0.15),
         "group_by_host": False,
         "on_error": "fail",
@@ -56,7 +57,7 @@ def test_equal_content_falls_in_the_same_split_and_is_reported(
     assert len({split["cat/3.png"], *(split[f"cat/copy{copy}.png"] for copy in range(5))}) == 1
     assert split["cat/7.png"] == split["dog/same.png"]
     text = "\n".join(told.text)
-    assert "1 images are in more than one class" in text
+    assert "1 image is in more than one class" in text
     assert "cat/7.png (cat)" in text
     assert "6 images repeat" in text
 
@@ -84,14 +85,68 @@ def test_skipped_images_are_counted_listed_and_in_no_split(picture_folder: Calla
     assert all("empty" not in sample.key for sample in manifest.samples)
     assert len(manifest.skipped) == 1
     assert "empty.png" in manifest.skipped[0]
-    assert any("1 files or rows were left out" in text for text in told.text)
+    assert any("1 file or row was left out" in text for text in told.text)
 
 
 def test_fewer_images_than_asked_for_is_told(picture_folder: Callable[..., Path], tmp_path: Path) -> None:
     told = Told()
     manifest = manifest_of(list_folder(picture_folder(("cat", "dog"))), tmp_path / "cache", told, sample_per_class=50)
     assert len(manifest.samples) == 16
-    assert "Class 'cat' has 8 of the 50 samples asked for; all of them are used." in told.text
+    assert "cat: 8 images, dog: 8 images (limit 50); all of them are used." in told.text
+    told = Told()
+    manifest_of(list_folder(tmp_path / "pictures"), tmp_path / "cache", told, sample_per_class=50, tell_limit=False)
+    assert told.text == []
+
+
+def test_many_classes_with_fewer_images_than_asked_for_take_one_line(
+    picture_folder: Callable[..., Path], tmp_path: Path
+) -> None:
+    told = Told()
+    root = picture_folder(tuple(f"c{number:02}" for number in range(10)), count=3)
+    manifest_of(list_folder(root), tmp_path / "cache", told, sample_per_class=50)
+    [line] = [text for text in told.text if "limit" in text]
+    assert line.startswith("c00: 3 images, c01: 3 images, ")
+    assert line.endswith(" c07: 3 images and 2 more classes (limit 50); all of them are used.")
+
+
+def test_classes_too_small_are_told_before_any_image_is_read(
+    picture_folder: Callable[..., Path], tmp_path: Path
+) -> None:
+    root = picture_folder(("cat", "dog"), count=2)
+    for path in root.glob("*/*"):
+        path.write_bytes(b"no image")
+    with pytest.raises(DataError, match="2 of 2 classes are too small to be in the training, validation and test"):
+        manifest_of(list_folder(root), tmp_path / "cache")
+
+
+def test_images_in_formats_that_are_not_read_are_warned_of(picture_folder: Callable[..., Path], tmp_path: Path) -> None:
+    root = picture_folder(("cat", "dog"))
+    for name in ("cat/a.NEF", "cat/deep/b.nef", "dog/c.psd", "dog/notes.txt"):
+        (root / name).parent.mkdir(exist_ok=True)
+        (root / name).write_bytes(b"II*\0 something")
+    (root / "dog" / "notes.txt").write_text("text")
+    told = Told()
+    manifest = manifest_of(list_folder(root), tmp_path / "cache", told)
+    assert len(manifest.samples) == 16
+    assert told.text == [
+        "1 file that is no image was ignored.",
+        "warning: 3 images in formats that are not read were left out: 2 .nef, 1 .psd.",
+    ]
+
+
+def test_how_to_read_a_format_is_told_where_its_reader_is_missing(
+    picture_folder: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in ("image_formats", "image_listing"):
+        monkeypatch.setattr(f"dbbd_cli.data.{module}.can_read", lambda name: name not in ("", "HEIC"))
+    root = picture_folder(("cat", "dog"))
+    (root / "cat" / "IMG_0001.HEIC").write_bytes(b"\0\0\0\x18ftypheic")
+    told = Told()
+    manifest_of(list_folder(root), tmp_path / "cache", told)
+    assert told.text == [
+        "warning: 1 image in formats that are not read was left out: 1 .heic.",
+        'warning: To read .heic: pip install "dbbd-cli[heif]"',
+    ]
 
 
 def test_a_host_stays_in_one_split(tmp_path: Path) -> None:
@@ -107,7 +162,7 @@ def test_the_real_urls_split_as_promised(shared: Path, tmp_path: Path, monkeypat
     source = list_urls(shared / "data" / "qr_urls.csv", "url", "label")
     monkeypatch.setattr(
         "dbbd_cli.data.image_manifest.prepare_images",
-        lambda refs, *_: type("Prepared", (), {"problems": {}})(),  # 10,000 codes take half a minute to render
+        lambda refs, *_, **__: type("Prepared", (), {"problems": {}})(),  # 10,000 codes take half a minute to render
     )
     manifest = manifest_of(source, tmp_path, sample_per_class=5000, seed=42)
     assert [len(manifest.of(split)) for split in ("train", "val", "test")] == [7000, 1500, 1500]
@@ -132,6 +187,59 @@ def test_files_that_changed_since_the_manifest_are_named(picture_folder: Callabl
             progress=Silent(),
         )
     assert len(caught.value.details) == 2
+
+
+def test_files_that_only_the_cache_still_has_are_told(picture_folder: Callable[..., Path], tmp_path: Path) -> None:
+    root = picture_folder(("cat", "dog"))
+    source = list_folder(root)
+    manifest = manifest_of(source, tmp_path / "cache")
+
+    def told(*splits: str) -> list[str]:
+        told = Told()
+        settings = {"roots": source.roots, "image_size": 32, "cache_dir": tmp_path / "cache"}
+        prepared, samples = prepare_manifest(manifest, splits=splits, **settings, progress=told)
+        assert len(samples) == 16
+        assert prepared.shape[0] == 16
+        return told.text
+
+    assert told("train", "val", "test") == []
+    first, second = manifest.of("train")[:2]
+    (root / first.key).unlink()
+    [line] = told("train", "val")
+    assert line.startswith("1 image file of 14 is gone or has changed: the cache still holds")
+    assert told("test") == []
+    (root / second.key).touch()  # changed in nothing but its time
+    assert told("train", "val") == [line]
+    shutil.copy(root / manifest.of("val")[0].key, root / second.key)
+    [line] = told("train", "val")
+    assert line.startswith("2 image files of 14 are gone or have changed:")
+
+
+def test_a_damaged_cache_is_made_again_or_refused(picture_folder: Callable[..., Path], tmp_path: Path) -> None:
+    root = picture_folder(("cat", "dog"))
+    source = list_folder(root)
+    manifest = manifest_of(source, tmp_path / "cache")
+    settings = {"splits": ("test",), "roots": source.roots, "image_size": 32, "cache_dir": tmp_path / "cache"}
+    intact, _ = prepare_manifest(manifest, **settings, progress=Silent())
+    expected = {s.key: row for s, row in zip(manifest.samples, intact.open().copy(), strict=True)}
+
+    def damage(path: Path) -> None:
+        data = bytearray(path.read_bytes())
+        data[100] ^= 1
+        path.write_bytes(data)
+
+    damage(intact.path)
+    told = Told()
+    assert manifest_of(source, tmp_path / "cache") == manifest  # a new run meets it, too
+    prepared, samples = prepare_manifest(manifest, **settings, progress=told)
+    assert len(told.text) == 1
+    assert "is damaged: the images are prepared again" in told.text[0]
+    for sample, row in zip(samples, prepared.open(), strict=True):
+        assert np.array_equal(row, expected[sample.key])
+    damage(prepared.path)
+    (root / samples[0].key).unlink()
+    with pytest.raises(DataError, match="1 image of the run's manifest is missing, changed or unreadable"):
+        prepare_manifest(manifest, **settings, progress=Told())
 
 
 def test_only_the_files_of_the_needed_split_are_read(picture_folder: Callable[..., Path], tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 import io
 import struct
+import subprocess
+import sys
 import warnings
 import zlib
 
@@ -9,7 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dbbd_cli.data.image_file import IMAGE_SUFFIXES, MAX_PIXELS, ImageFileError, decode_image, image_format
+from dbbd_cli.data.image_file import MAX_PIXELS, ImageFileError, MissingReaderError, decode_image
+from dbbd_cli.data.image_formats import FORMAT_OF_SUFFIX, can_read, image_format
 
 SIZE = 32
 DAMAGED = "damaged, incomplete or of an unsupported kind"
@@ -23,7 +26,20 @@ FORMATS = [
     ("TIFF", ".tif", {}),
     ("TIFF", ".tiff", {"compression": "tiff_lzw"}),
     ("GIF", ".gif", {}),
+    ("PPM", ".ppm", {}),
 ]
+if can_read("HEIC"):
+    FORMATS.append(("HEIF", ".heic", {"quality": 95}))
+if can_read("AVIF"):
+    FORMATS.append(("AVIF", ".avif", {"quality": 95}))
+OTHER_SUFFIXES = {
+    ".jpg": {".jpe", ".jfif", ".pjpeg", ".pjp"},
+    ".png": {".apng"},
+    ".bmp": {".dib"},
+    ".ppm": {".pbm", ".pgm", ".pnm"},
+    ".heic": {".heif", ".hif", ".heics", ".heifs"},
+    ".avif": {".heif", ".avifs"},
+}
 
 
 def encoded(image, name, **options):
@@ -67,16 +83,20 @@ def test_every_format(name, suffix, options):
     assert pixels.shape == (SIZE, SIZE, 3)
     assert pixels.dtype == np.uint8
     assert_corners(pixels, [RED, GREEN, BLUE, WHITE])
-    np.testing.assert_array_equal(decode_image(data, suffix.upper(), SIZE), pixels)
+    for other in {suffix.upper(), *OTHER_SUFFIXES.get(suffix, ())}:
+        np.testing.assert_array_equal(decode_image(data, other, SIZE), pixels)
 
 
 def test_every_suffix_is_tested():
-    assert {suffix for _, suffix, _ in FORMATS} == IMAGE_SUFFIXES
+    tested = {suffix for _, suffix, _ in FORMATS}
+    tested |= {other for suffix in tested for other in OTHER_SUFFIXES.get(suffix, ())}
+    assert tested >= {suffix for suffix, name in FORMAT_OF_SUFFIX.items() if can_read(name)}
 
 
 def test_only_the_first_frame_counts():
-    frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
-    for name, suffix in (("GIF", ".gif"), ("TIFF", ".tif"), ("WEBP", ".webp"), ("PNG", ".png")):
+    frames = [Image.new("RGB", (64, 64), colour) for colour in ("red", "blue")]
+    several = ("GIF", "TIFF", "WEBP", "PNG", "HEIF", "AVIF")
+    for name, suffix in {name: suffix for name, suffix, _ in FORMATS if name in several}.items():
         data = encoded(frames[0], name, save_all=True, append_images=frames[1:])
         np.testing.assert_allclose(decode_image(data, suffix, SIZE)[5, 5], RED, atol=3)
 
@@ -116,6 +136,54 @@ def test_transparent_gif_and_webp_become_white():
         assert (decode_image(encoded(image, name), suffix, SIZE) == 255).all()
 
 
+@pytest.mark.skipif(not can_read("HEIC"), reason="pillow-heif is not installed")
+def test_heic_with_several_images_and_with_ten_bits():
+    import pillow_heif
+
+    frames = [Image.new("RGB", (64, 64), color) for color in ("red", "blue")]
+    data = encoded(frames[0], "HEIF", save_all=True, append_images=frames[1:], primary_index=1)
+    np.testing.assert_allclose(decode_image(data, ".heif", SIZE)[5, 5], BLUE, atol=3)
+    buffer = io.BytesIO()
+    values = np.full((64, 64, 3), 40_000, np.uint16)
+    pillow_heif.from_bytes("RGB;16", (64, 64), values.tobytes()).save(buffer, quality=95)
+    np.testing.assert_allclose(decode_image(buffer.getvalue(), ".hif", SIZE), 156, atol=3)
+    assert pillow_heif.open_heif(buffer.getvalue()).info["bit_depth"] == 10
+
+
+@pytest.mark.parametrize(("name", "suffix"), [("HEIF", ".heic"), ("AVIF", ".avif")])
+def test_transparent_heic_and_avif_become_white(name, suffix):
+    if not can_read(FORMAT_OF_SUFFIX[suffix]):
+        pytest.skip("cannot be read here")
+    image = Image.new("RGBA", (64, 64), (0, 0, 0, 255))
+    image.paste((0, 0, 0, 0), (0, 0, 32, 64))
+    assert_corners(decode_image(encoded(image, name, quality=95), suffix, SIZE), [WHITE, [0] * 3, WHITE, [0] * 3], 3)
+
+
+def test_what_this_environment_cannot_read_says_what_to_do(monkeypatch):
+    monkeypatch.setattr("dbbd_cli.data.image_file.can_read", lambda name: name not in ("HEIC", "AVIF"))
+    heic = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic"
+    avif = b"\0\0\0\x1cftypmif1\0\0\0\0mif1avifmiaf"
+    for data, suffix, reason in (
+        (heic, ".heic", 'HEIC is read after: pip install "dbbd-cli[heif]"'),
+        (heic, ".jpg", 'is a HEIC but named .jpg; HEIC is read after: pip install "dbbd-cli[heif]"'),
+        (avif, ".avif", 'AVIF is read after: pip install "pillow>=11.3"'),
+        (avif, ".png", 'is an AVIF but named .png; AVIF is read after: pip install "pillow>=11.3"'),
+    ):
+        with pytest.raises(MissingReaderError) as caught:
+            decode_image(data, suffix, SIZE)
+        assert str(caught.value) == reason
+
+
+def test_the_reader_of_heic_is_loaded_only_for_it():
+    code = (
+        "import io, sys; from PIL import Image; from dbbd_cli.data.image_file import decode_image; "
+        "b = io.BytesIO(); Image.new('RGB', (4, 4)).save(b, 'PNG'); decode_image(b.getvalue(), '.png', 4); "
+        "print('pillow_heif' in sys.modules)"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout == "False\n"
+
+
 @pytest.mark.parametrize(("name", "suffix"), [("PNG", ".png"), ("TIFF", ".tif")])
 def test_sixteen_bits_are_scaled(name, suffix):
     values = np.array([[0, 257, 32896, 65535]], np.uint16).repeat(4, axis=0).repeat(8, axis=1)
@@ -138,6 +206,73 @@ def test_tiff_with_more_than_eight_bits_is_scaled(order, bits, row):
     head = (b"MM\0*" if order == ">" else b"II*\0") + struct.pack(f"{order}IH", 8, len(tags))
     data = head + entries + bytes(4) + 8 * row
     assert (decode_image(data, ".tif", SIZE) == 128).all()
+
+
+def png(samples, bits, color, *, transparent=None, palette=None):
+    """A PNG put together by hand from samples `(H, W, channels)` of so many bits."""
+    rows = samples.reshape(len(samples), -1)
+    if bits >= 8:
+        packed = [row.astype(">u2" if bits == 16 else "u1").tobytes() for row in rows]
+    else:
+        packed = [np.packbits((row[:, None] >> np.arange(bits)[::-1]) & 1).tobytes() for row in rows]
+    header = struct.pack(">IIBBBBB", samples.shape[1], samples.shape[0], bits, color, 0, 0, 0)
+    return b"".join(
+        (
+            b"\x89PNG\r\n\x1a\n" + png_chunk(b"IHDR", header),
+            b"" if palette is None else png_chunk(b"PLTE", palette.astype("u1").tobytes()),
+            b"" if transparent is None else png_chunk(b"tRNS", transparent),
+            png_chunk(b"IDAT", zlib.compress(b"".join(b"\0" + row for row in packed))) + png_chunk(b"IEND"),
+        )
+    )
+
+
+def over_white(color, alpha):
+    """What values from 0 to 1 look like over white, from 0 to 255."""
+    return 255 * (color * alpha[..., None] + 1 - alpha[..., None])
+
+
+@pytest.mark.parametrize(("color", "channels"), [(0, 1), (2, 3)])
+@pytest.mark.parametrize("bits", [1, 2, 4, 8, 16])
+def test_a_transparent_color_of_a_png_becomes_white_at_any_depth(color, channels, bits):
+    if color == 2 and bits < 8:
+        pytest.skip("no such PNG")
+    top = (1 << bits) - 1
+    rng = np.random.default_rng(bits)
+    for transparent in (np.zeros(channels, int), rng.integers(0, top + 1, channels)):
+        samples = rng.integers(0, top + 1, (SIZE, SIZE, channels))
+        samples[8:16, 8:16] = transparent
+        data = png(samples, bits, color, transparent=b"".join(struct.pack(">H", value) for value in transparent))
+        expected = over_white(samples / top, ~(samples == transparent).all(-1))
+        np.testing.assert_allclose(decode_image(data, ".png", SIZE), np.broadcast_to(expected, (SIZE, SIZE, 3)), atol=1)
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4, 8])
+def test_transparent_entries_of_a_palette_become_white(bits):
+    rng = np.random.default_rng(bits)
+    palette, alpha = rng.integers(0, 256, (1 << bits, 3)), rng.integers(0, 256, 1 << bits)
+    samples = rng.integers(0, 1 << bits, (SIZE, SIZE, 1))
+    data = png(samples, bits, 3, palette=palette, transparent=alpha.astype("u1").tobytes())
+    expected = over_white(palette[samples[..., 0]] / 255, alpha[samples[..., 0]] / 255)
+    np.testing.assert_allclose(decode_image(data, ".png", SIZE), expected, atol=1)
+
+
+@pytest.mark.parametrize(("color", "channels"), [(4, 2), (6, 4)])
+@pytest.mark.parametrize("bits", [8, 16])
+def test_an_alpha_channel_of_a_png_lets_white_through_at_any_depth(color, channels, bits):
+    top = (1 << bits) - 1
+    samples = np.random.default_rng(bits).integers(0, top + 1, (SIZE, SIZE, channels))
+    expected = over_white(samples[..., :-1] / top, samples[..., -1] / top)
+    pixels = decode_image(png(samples, bits, color), ".png", SIZE)
+    np.testing.assert_allclose(pixels, np.broadcast_to(expected, pixels.shape), atol=2)
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+def test_a_tiff_whose_zero_is_white(bits):
+    row = b"\x00\x40" * 8 if bits == 16 else b"\x40" * 8
+    tags = {256: 8, 257: 8, 258: bits, 259: 1, 262: 0, 273: 122, 277: 1, 278: 8, 279: 8 * len(row)}
+    entries = b"".join(struct.pack("<HHIHH", tag, 3, 1, value, 0) for tag, value in tags.items())
+    data = b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + bytes(4) + 8 * row
+    assert (decode_image(data, ".tif", SIZE) == 255 - 64).all()
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.int32])
@@ -167,12 +302,17 @@ ORIENTED = {
 
 
 @pytest.mark.parametrize("orientation", ORIENTED)
-@pytest.mark.parametrize(("name", "suffix"), [("JPEG", ".jpg"), ("PNG", ".png"), ("WEBP", ".webp"), ("TIFF", ".tif")])
+@pytest.mark.parametrize(
+    ("name", "suffix"),
+    [("JPEG", ".jpg"), ("PNG", ".png"), ("WEBP", ".webp"), ("TIFF", ".tif"), ("HEIF", ".heic"), ("AVIF", ".avif")],
+)
 def test_orientation_is_undone(name, suffix, orientation):
+    if not can_read(FORMAT_OF_SUFFIX[suffix]):
+        pytest.skip("cannot be read here")
     exif = Image.Exif()
     exif[0x0112] = orientation
     options = {} if name in ("PNG", "TIFF") else {"quality": 95}
-    pixels = decode_image(encoded(picture(), name, exif=exif, **options), suffix, SIZE)
+    pixels = decode_image(encoded(picture(), name, exif=exif.tobytes(), **options), suffix, SIZE)
     assert_corners(pixels, ORIENTED[orientation])
 
 
@@ -223,13 +363,18 @@ def test_wrong_name(name, suffix, message):
         (b"hello, I am a text", "not an image"),
         (bytes(1000), "not an image"),
         (b"BMW sells cars, this is no bitmap", "not an image"),
-        (b"%!PS-Adobe-3.0 EPSF-3.0", "not an image"),
-        (b"P6 2 2 255 aaaabbbbcccc", "not an image"),
-        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "not an image"),
+        (b"P8 2 2 255 aaaabbbbcccc", "not an image"),
+        (b"\0\0\0\x18ftypisom\0\0\0\0mp41", "not an image"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0", "is a PostScript document, a format that is not read"),
+        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "is an SVG image, a format that is not read"),
+        (b"8BPS\0\1", "is a Photoshop document, a format that is not read"),
+        (b"\0\0\0\x0cJXL \r\n\x87\n", "is a JPEG XL image, a format that is not read"),
+        (b"\0\0\0\x0cjP  \r\n\x87\n", "is a JPEG 2000 image, a format that is not read"),
+        (b"\0\0\0\x18ftypcrx \0\0\0\1crx isom", "is a raw file of a camera, a format that is not read"),
     ],
 )
 def test_no_image(data, message):
-    for suffix in IMAGE_SUFFIXES:
+    for suffix in FORMAT_OF_SUFFIX:
         with pytest.raises(ImageFileError) as caught:
             decode_image(data, suffix, SIZE)
         assert str(caught.value) == message
@@ -481,7 +626,7 @@ def test_nothing_warns():
 
 def test_formats_are_known_by_their_first_bytes():
     for name, _, options in FORMATS:
-        assert image_format(encoded(picture(), name, **options)[:16]) == name
+        assert image_format(encoded(picture(), name, **options)[:64]) == {"PPM": "PNM", "HEIF": "HEIC"}.get(name, name)
     big_tiff = encoded(picture(), "TIFF", big_tiff=True)
     assert image_format(big_tiff[:16]) == "TIFF"
     assert image_format(b"RIFF\0\0\0\0WAVEfmt ") is None

@@ -199,6 +199,79 @@ class TestFolder:
         assert caught.value.details[0] == "empty/00.dat: wrongly named: is a PNG but named .dat"
         assert caught.value.details[-1] == "and 2 more"
 
+    @pytest.mark.parametrize(
+        "leftover",
+        [
+            "@eaDir/1.jpg/SYNOPHOTO_THUMB_M.jpg",
+            "__MACOSX/._1.png",
+            "__MACOSX/1.png",
+            ".AppleDouble/1.png",
+            "$RECYCLE.BIN/S-1-5/1.png",
+            "lost+found/1.png",
+            ".ipynb_checkpoints/1-checkpoint.png",
+            "System Volume Information/1.png",
+        ],
+    )
+    def test_what_systems_leave_is_no_sample_class_or_problem(self, pets, leftover):
+        expected = list_folder(pets)
+        for folder in (pets, pets / "cat", pets / "dog" / "deep" / "deeper"):
+            save(folder / leftover)
+            (folder / leftover).with_name("wrong.dat").write_bytes((pets / "cat" / "1.png").read_bytes())
+        for folder in (pets, pets / "cat"):
+            for name in ("Thumbs.db", "desktop.ini", "._1.png", ".DS_Store"):
+                (folder / name).write_bytes((pets / "cat" / "1.png").read_bytes())
+        assert list_folder(pets) == expected
+        assert list_classes({"a": pets / "cat", "b": pets / "dog"}).problems == []
+
+    def test_what_systems_leave_does_not_hide_folders_of_splits(self, tmp_path):
+        for name in ("train", "val"):
+            save(tmp_path / name / "cat" / "1.png")
+        save(tmp_path / "@eaDir" / "1.png")
+        with pytest.raises(DataError, match="dbbd makes the splits itself"):
+            list_folder(tmp_path)
+
+    def test_images_in_formats_that_are_not_read_are_counted_by_suffix(self, pets):
+        for name in ("a.CR2", "b.cr2", "c.psd", "deep/d.jxl", "e.svg"):
+            (pets / "cat" / name).parent.mkdir(exist_ok=True)
+            (pets / "cat" / name).write_bytes(b"II*\0 a raw file is a TIFF inside")
+        (pets / "dog" / "no suffix").write_bytes(b"8BPS\0\1")
+        (pets / "dog" / "P1 is no image").write_text("P1 1 1 1")
+        (pets / "dog" / "notes.txt").write_text("text")
+        source = list_folder(pets)
+        assert source.unread == {".cr2": 2, ".psd": 1, ".jxl": 1, ".svg": 1, "without a suffix": 1}
+        assert (source.ignored, source.problems) == (2, [])
+
+    def test_an_image_named_as_an_unread_format_is_a_problem(self, pets):
+        save(pets / "cat" / "2.jxl", "PNG")
+        assert list_folder(pets).problems == ["cat/2.jxl: wrongly named: is a PNG but named .jxl"]
+
+    def test_a_class_of_unread_images_says_what_they_are(self, pets, monkeypatch):
+        (pets / "raw").mkdir()
+        for name in ("1.nef", "2.NEF"):
+            (pets / "raw" / name).write_bytes(b"MM\0*")
+        with pytest.raises(
+            DataError, match=r"class raw has only images in formats that are not read .*: 2 \.nef$"
+        ) as caught:
+            list_folder(pets)
+        assert caught.value.hint == "convert them, to JPEG or PNG for example"
+        for module in ("image_formats", "image_listing"):
+            monkeypatch.setattr(f"dbbd_cli.data.{module}.can_read", lambda name: name not in ("", "HEIC"))
+        (pets / "raw" / "3.heic").write_bytes(b"\0\0\0\x18ftypheic")
+        with pytest.raises(DataError, match=r"1 \.heic, 2 \.nef$") as caught:
+            list_folder(pets)
+        assert caught.value.hint.startswith('for .heic: pip install "dbbd-cli[heif]"; or convert them')
+
+    def test_far_too_many_classes_are_refused_before_their_folders_are_read(self, pets, monkeypatch):
+        monkeypatch.setattr(image_sources, "MAX_CLASSES", 1)
+        monkeypatch.setattr(image_sources, "list_class", None)
+        with pytest.raises(DataError, match=r"has 2 classes \(limit 1\): cat, dog"):
+            list_folder(pets)
+        with pytest.raises(DataError, match=r"data\.classes has 2 classes \(limit 1\)"):
+            list_classes({"a": pets / "cat", "b": pets / "dog"})
+        with pytest.raises(DataError, match=r"urls\.csv has 2 classes \(limit 1\): bad, good") as caught:
+            listed(pets, "url,label\na.example,good\nb.example,bad\n")
+        assert "data.label_column" in caught.value.hint
+
     @pytest.mark.parametrize("names", [("train", "val"), ("Train", "valid", "test"), ("training", "validation")])
     def test_folders_of_splits_are_explained(self, tmp_path, names):
         for name in names:

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from dbbd_cli.data.split import SPLITS, Manifest, Sample, assign_splits, draw_sample
+from dbbd_cli.data import split as split_module
+from dbbd_cli.data.split import SPLITS, Manifest, Sample, assign_splits, check_class_sizes, draw_sample
 from dbbd_cli.errors import CheckpointError, DataError
 
 SHARES = (0.7, 0.15, 0.15)
@@ -144,7 +145,7 @@ def test_the_list_of_small_classes_is_short() -> None:
     with pytest.raises(DataError) as caught:
         assign_splits(keys, list(range(5000)), keys, keys, SHARES, 0)
     assert len(caught.value.details) == 11
-    assert caught.value.details[-1] == "… and 4,990 more"
+    assert caught.value.details[-1] == "… and 4,990 more classes"
 
 
 def test_a_list_of_samples_that_could_not_be_read_again_is_not_begun(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -153,3 +154,22 @@ def test_a_list_of_samples_that_could_not_be_read_again_is_not_begun(monkeypatch
     monkeypatch.setattr("dbbd_cli.data.split._MOST_BYTES", len(manifest.to_json()) - 1)
     with pytest.raises(DataError, match="the list of 10 samples takes"):
         manifest.digest()
+
+
+def test_a_class_that_can_never_be_in_every_split_is_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    draws: list[int] = []
+    draw = split_module._draw_splits
+    monkeypatch.setattr(split_module, "_draw_splits", lambda *arguments: (draws.append(1), draw(*arguments))[1])
+    keys = [str(index) for index in range(12)]
+    with pytest.raises(DataError, match="a class is missing from a split"):
+        assign_splits(keys, [0] * 6 + [1] * 6, [*keys[:6], *["same"] * 6], ["a", "b"], SHARES, 0)
+    assert len(draws) == 1
+
+
+def test_counting_the_samples_of_very_many_classes_is_no_matter() -> None:
+    labels = [index // 2 for index in range(400_000)]  # counting them class by class would take hours
+    with pytest.raises(DataError, match="200,000 of 200,000 classes are too small"):
+        check_class_sizes(labels, [str(index) for index in range(200_000)])
+    with pytest.raises(DataError, match="1 of 2 classes is too small") as caught:
+        check_class_sizes([0, 0, 0, 1], ["a", "b"])
+    assert caught.value.details == ["b: 1 sample"]

@@ -15,6 +15,7 @@ from dbbd_cli.data.split import Manifest
 from dbbd_cli.engine.checkpoint import load_checkpoint
 from dbbd_cli.errors import CheckpointError, ConfigError, DataError
 from dbbd_cli.model.sealed_file import write_sealed
+from dbbd_cli.progress import Silent
 from dbbd_cli.services.evaluate import evaluate
 from dbbd_cli.services.plot import plot
 from dbbd_cli.services.train import train
@@ -34,6 +35,51 @@ def test_validate_gives_back_what_training_logged(tiny_config: Make) -> None:
     best = min(row["val"]["loss"] for row in load_checkpoint(run / "ckpt.pth")["state"]["history"])
     assert validate(run).metrics["loss"] == pytest.approx(best, abs=1e-6)
     assert validate(run).metrics == validate(run).metrics
+
+
+class Warned(Silent):
+    def __init__(self) -> None:
+        self.text: list[str] = []
+
+    def warn(self, text: str) -> None:
+        self.text.append(text)
+
+
+def test_validate_warns_where_the_loss_is_not_the_logged_one(tiny_config: Make) -> None:
+    run = train(tiny_config(training__epochs=1, run__precision="fp32")).run
+    told = Warned()
+    validate(run, progress=told)
+    assert told.text == []
+    checkpoint = load_checkpoint(run / "best_model.pth")
+    checkpoint["state"]["history"][-1]["val"]["loss"] *= 1.01
+    (run / "best_model.pth").unlink()
+    write_sealed(checkpoint, run / "best_model.pth")
+    assert validate(run, progress=told).logged is not None
+    [warning] = told.text
+    assert "which is more than rounding explains. Settings, device and precision are the same" in warning
+
+
+def test_validate_names_the_likely_reason_of_another_loss(tiny_config: Make) -> None:
+    run = train(tiny_config(training__epochs=1, run__precision="fp32")).run
+    checkpoint = load_checkpoint(run / "ckpt.pth")
+    logged = checkpoint["state"]["history"][-1]["val"]
+    loss = logged["loss"]
+    bf16 = [Override("run.precision", "bf16", "--set")]
+
+    def warnings(factor: float, overrides: list[Override]) -> list[str]:
+        logged["loss"] = loss * factor
+        (run / "ckpt.pth").unlink()
+        write_sealed(checkpoint, run / "ckpt.pth")
+        told = Warned()
+        validate(run / "ckpt.pth", overrides=overrides, progress=told)
+        return told.text
+
+    assert warnings(1.001, []) != []
+    assert warnings(1.001, bf16) == []  # rounding in bf16 explains as much
+    [warning] = warnings(2.0, [*bf16, Override("data.num_workers", 0, "--set")])
+    assert warning.endswith("Likely reason: the precision was float32 then and is bfloat16 now.")
+    [warning] = warnings(2.0, [Override("training.batch_size", 2, "--set")])
+    assert warning.endswith("Likely reason: training.batch_size was set.")
 
 
 def folder_run(tiny_config: Make, root: Path) -> Path:

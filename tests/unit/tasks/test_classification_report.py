@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from dbbd_cli.report.check import evaluation_problem
 from dbbd_cli.tasks.classification_report import classification_report
 
 
@@ -105,3 +106,13 @@ def test_curves_are_thinned_and_keep_their_ends() -> None:
     roc = classification_report(logits, labels, ["a", "b"], "b")["curves"]["roc"][0]
     assert len(roc["fpr"]) == len(roc["tpr"]) == 500
     assert (roc["fpr"][0], roc["tpr"][0], roc["fpr"][-1], roc["tpr"][-1]) == (0.0, 0.0, 1.0, 1.0)
+
+
+def test_the_report_of_very_many_classes_stays_small(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dbbd_cli.tasks.classification_report.MAX_CONFUSION_CLASSES", 9)
+    monkeypatch.setattr("dbbd_cli.tasks.classification_report.ALL_CURVE_POINTS", 300)
+    logits, labels = example(classes=10)
+    report = classification_report(logits, labels, [str(index) for index in range(10)], None)
+    assert report["confusion_matrix"] is None
+    assert {len(curve["fpr"]) for curve in report["curves"]["roc"]} <= set(range(2, 31))
+    assert evaluation_problem({**report, "format": 1}) == ""
