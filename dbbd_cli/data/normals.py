@@ -12,6 +12,8 @@ _CHUNK = 16384
 """Neighbourhoods at a time: they stay in the processor's cache."""
 _ORIENTING_NEIGHBORS = 8
 """Neighbours that a normal may be turned to; fewer than those that shape it, as sorting the edges takes long."""
+_KNOWN_NEIGHBORS = 8
+"""Points with a known normal that decide which way an estimated one looks."""
 _FLAT = 1e-6
 """A neighbourhood is a line where its second largest variance is at most this part of the whole."""
 _APART = 1e-3
@@ -62,6 +64,36 @@ def estimate_normals(coord: np.ndarray, *, num_neighbors: int = 16, num_threads:
     few = slice(1, _ORIENTING_NEIGHBORS + 1)
     _orient(normals, places, distance[:, few], neighbors[:, few])
     return normals.astype(np.float32)[place_of]
+
+
+def complete_normals(coord: np.ndarray, normal: np.ndarray, *, num_neighbors: int = 16) -> np.ndarray:
+    """Estimates the normals that are not known, consistently oriented with those that are.
+
+    Where the nearest known normals look against the estimates for the same points, so does the estimate here, and is
+    turned: both follow the surface, and agree with each other all along it.
+
+    Args:
+        coord: coordinates, `(N, 3)`.
+        normal: `(N, 3)`, of length 1, or 0 where none is known; at least one is known.
+        num_neighbors: as for `estimate_normals`.
+
+    Returns:
+        Normals of length 1, `(N, 3)` float32; those that are known are as they were.
+    """
+    from scipy.spatial import cKDTree
+
+    known = normal.any(axis=1)
+    if known.all():
+        return normal
+    estimate = estimate_normals(coord, num_neighbors=num_neighbors, num_threads=-1)
+    agreement = (estimate[known].astype(np.float64) * normal[known]).sum(axis=1)
+    places = coord.astype(np.float64)
+    count = min(_KNOWN_NEIGHBORS, len(agreement))
+    nearest = cKDTree(places[known]).query(places[~known], k=[*range(1, count + 1)], workers=-1)[1]
+    turned = agreement[nearest].sum(axis=1) < 0
+    filled = normal.astype(np.float32)
+    filled[~known] = np.where(turned[:, None], -estimate[~known], estimate[~known])
+    return filled
 
 
 def _distinct(coord: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

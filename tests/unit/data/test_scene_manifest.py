@@ -62,6 +62,8 @@ def manifest_of(
     settings: dict[str, Any] = {
         "shares": SHARES,
         "needs_colour": False,
+        "needs_normals": True,
+        "follow_links": "scenes",
         "on_error": "fail",
         "settings": SETTINGS,
         "cache_dir": cache,
