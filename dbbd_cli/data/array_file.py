@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 import os
+import threading
 import zipfile
 from collections.abc import Callable, Collection
 from pathlib import Path
@@ -14,6 +15,8 @@ import numpy as np
 
 _MAX_HEADER_BYTES = 10_000
 _PART_BYTES = 1 << 20
+_PARSING = threading.Lock()
+"""Python's own parser, which reads the headers, can fail where two threads are in it (SystemError, up to Python 3.12)."""
 _NO_ARRAY = "is no array in the format of NumPy, or has a damaged header"
 _T = TypeVar("_T")
 
@@ -93,7 +96,8 @@ def _read_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
     if read_header is None or length > _MAX_HEADER_BYTES:
         raise ValueError(_NO_ARRAY)
     try:
-        return read_header(io.BytesIO(start[8:] + file.read(length)))
+        with _PARSING:
+            return read_header(io.BytesIO(start[8:] + file.read(length)))
     except Exception as error:  # it is read with Python's own parser, which raises whatever the text leads it to
         raise ValueError(_NO_ARRAY) from error
 

@@ -80,20 +80,22 @@ def complete_normals(coord: np.ndarray, normal: np.ndarray, *, num_neighbors: in
     Returns:
         Normals of length 1, `(N, 3)` float32; those that are known are as they were.
     """
-    from scipy.spatial import cKDTree
-
     known = normal.any(axis=1)
     if known.all():
         return normal
+    from scipy.spatial import cKDTree
+
     estimate = estimate_normals(coord, num_neighbors=num_neighbors, num_threads=-1)
+    places, place_of = _distinct(coord)
     agreement = (estimate[known].astype(np.float64) * normal[known]).sum(axis=1)
-    places = coord.astype(np.float64)
-    count = min(_KNOWN_NEIGHBORS, len(agreement))
-    nearest = cKDTree(places[known]).query(places[~known], k=[*range(1, count + 1)], workers=-1)[1]
-    turned = agreement[nearest].sum(axis=1) < 0
-    filled = normal.astype(np.float32)
-    filled[~known] = np.where(turned[:, None], -estimate[~known], estimate[~known])
-    return filled
+    agreement = np.bincount(place_of[known], agreement, minlength=len(places))
+    near = np.flatnonzero(np.bincount(place_of[known], minlength=len(places)))
+    ranks = [*range(1, min(_KNOWN_NEIGHBORS, len(near)) + 1)]
+    nearest = near[cKDTree(places[near]).query(places, k=ranks, workers=-1)[1]]
+    against = agreement[nearest].sum(axis=1)[place_of] < 0
+    completed = np.where(against[:, None], -estimate, estimate)
+    completed[known] = normal[known]
+    return completed
 
 
 def _distinct(coord: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

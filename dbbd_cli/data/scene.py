@@ -204,6 +204,8 @@ def _classes(segment: np.ndarray, count: int) -> np.ndarray:
         raise ValueError(f"its labels are no number for each point, but {_shape(segment)}")
     _check_count(segment, count, "labels")
     is_float = segment.dtype.kind == "f"
+    if segment.dtype.kind == "b":
+        segment = segment.astype(np.uint8)
     if is_float:
         segment = np.maximum(np.where(np.isnan(segment), IGNORE, segment), IGNORE)
         if not np.array_equal(segment, np.rint(segment)):

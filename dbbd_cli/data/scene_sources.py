@@ -259,7 +259,10 @@ def _look_at(
             found.ignored += 1
         return ""
     elif not entry.is_file():
-        return "is a link to a missing file" if entry.is_symlink() else "is no regular file"
+        if not entry.is_symlink():
+            return "is no regular file"
+        exists = Path(entry.path).exists()
+        return f"is a link to {'something that is no regular file' if exists else 'a missing file'}"
     if UNPRINTABLE.search(entry.name):
         return "its name has characters that cannot be shown; rename it, with plain text in UTF-8"
     found.keys.append(prefix + entry.name)
