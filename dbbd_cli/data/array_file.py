@@ -16,7 +16,7 @@ import numpy as np
 _MAX_HEADER_BYTES = 10_000
 _PART_BYTES = 1 << 20
 _PARSING = threading.Lock()
-"""Python's own parser, which reads the headers, can fail where two threads are in it (SystemError, up to Python 3.12)."""
+"""Python's own parser, which reads the headers, can fail in two threads at once (SystemError, up to Python 3.12)."""
 _NO_ARRAY = "is no array in the format of NumPy, or has a damaged header"
 _T = TypeVar("_T")
 

@@ -9,59 +9,22 @@ import io
 import os
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
 from itertools import islice, takewhile
 from pathlib import Path
-from typing import BinaryIO, Literal
+from typing import BinaryIO
 
 import numpy as np
 
 from dbbd_cli.data.list_rows import Field, ListError, end_of_rows, read_rows
+from dbbd_cli.data.ply_header import Element, read_header
 from dbbd_cli.text import printable
 
-_TYPES = {
-    "char": "i1", "uchar": "u1", "short": "i2", "ushort": "u2", "int": "i4", "uint": "u4",
-    "float": "f4", "double": "f8",
-    "int8": "i1", "uint8": "u1", "int16": "i2", "uint16": "u2", "int32": "i4", "uint32": "u4",
-    "int64": "i8", "uint64": "u8", "float32": "f4", "float64": "f8",
-    "i1": "i1", "u1": "u1", "i2": "i2", "u2": "u2", "i4": "i4", "u4": "u4", "f4": "f4", "f8": "f8",
-}  # fmt: skip
-_Order = Literal["=", "<", ">"]
-_ORDERS: dict[str, _Order] = {"ascii": "=", "binary_little_endian": "<", "binary_big_endian": ">"}
-_MAX_HEADER_LINES = 1000
-_MAX_LINE = 1 << 16
 _MAX_DATA_LINE = 1 << 20
 _MAX_BLANK = 10_000
 _MAX_SKIPPED = 1_000_000
 """Lines that are skipped before the points of a file in ASCII, in a second or so for so many."""
 _MOST_LINES, _MOST_CHARACTERS = 1 << 16, 1 << 23
 """Lines with lists that are looked at together, and about how much text."""
-
-
-@dataclass(frozen=True)
-class _Property(Field):
-    name: str
-
-
-@dataclass(frozen=True)
-class _Element:
-    name: str
-    count: int
-    properties: list[_Property]
-
-    @property
-    def has_lists(self) -> bool:
-        return any(p.length is not None for p in self.properties)
-
-    @property
-    def least_size(self) -> int:
-        """Bytes of a row whose lists are empty."""
-        return sum(p.least_size for p in self.properties)
-
-    @property
-    def numbers(self) -> list[_Property]:
-        """The properties that are no lists."""
-        return [p for p in self.properties if p.length is None]
 
 
 def read_ply(path: Path, max_points: int) -> dict[str, np.ndarray]:
@@ -81,7 +44,7 @@ def read_ply(path: Path, max_points: int) -> dict[str, np.ndarray]:
     """
     with path.open("rb") as file:
         size = os.fstat(file.fileno()).st_size
-        order, elements = _read_header(file)
+        order, elements = read_header(file)
         before = list(takewhile(lambda element: element.name != "vertex", elements))
         if len(before) == len(elements):
             raise ValueError("has no points: its header names no element vertex")
@@ -100,69 +63,13 @@ def read_ply(path: Path, max_points: int) -> dict[str, np.ndarray]:
         return (_read_lists if points.has_lists else _read_binary)(file, points, size)
 
 
-def _read_header(file: BinaryIO) -> tuple[_Order, list[_Element]]:
-    start = file.read(5)
-    newline = b"\r" if start[3:4] == b"\r" and start[4:] != b"\n" else b"\n"  # CR alone: Rhino
-    file.seek(0)
-    if _header_line(file, newline).rstrip() != b"ply":
-        raise ValueError("is no PLY file: it does not begin with the line ply")
-    order: _Order | None = None
-    elements: list[_Element] = []
-    for _ in range(_MAX_HEADER_LINES):
-        line = _header_line(file, newline)
-        if not line.endswith(newline):
-            raise ValueError("its header is truncated, or no header of a PLY")
-        match line.decode("latin1").split():
-            case ["end_header"]:
-                if not order:
-                    raise ValueError("its header names no format")
-                return order, elements
-            case [] | ["comment" | "obj_info", *_]:
-                pass
-            case ["format", name, _] if name in _ORDERS and not order:
-                order = _ORDERS[name]
-            case ["element", name, count] if count.isascii() and count.isdigit() and len(count) < 20 and order:
-                elements.append(_Element(name.lower(), int(count), []))
-            case ["property", "list", length, kind, *name] if {length, kind} <= set(_TYPES) and name and elements:
-                if _TYPES[length].startswith("f"):
-                    raise ValueError("its header has a list whose length is no whole number")
-                assert order
-                elements[-1].properties.append(_Property(_dtype(kind, order), _dtype(length, order), _joined(name)))
-            case ["property", kind, *name] if kind in _TYPES and name and elements:
-                assert order
-                elements[-1].properties.append(_Property(_dtype(kind, order), None, _joined(name)))
-            case _:
-                odd = printable(line[:60].decode("latin1").strip())
-                raise ValueError(f"its header has a line that is not understood: {odd}")
-    raise ValueError(f"its header has more than {_MAX_HEADER_LINES} lines")
-
-
-def _header_line(file: BinaryIO, newline: bytes) -> bytes:
-    """The next line with its end, or as much of it as a line may have."""
-    if newline == b"\n":
-        return file.readline(_MAX_LINE)
-    place = file.tell()
-    line, end, _ = file.read(_MAX_LINE).partition(newline)
-    file.seek(place + len(line) + len(end))
-    return line + end
-
-
-def _joined(words: list[str]) -> str:
-    """The name of a property, which some programs write with blanks."""
-    return " ".join(words).lower()
-
-
-def _dtype(kind: str, order: _Order) -> np.dtype:
-    return np.dtype(_TYPES[kind]).newbyteorder(order)
-
-
-def _named(element: _Element, columns: list[np.ndarray]) -> dict[str, np.ndarray]:
+def _named(element: Element, columns: list[np.ndarray]) -> dict[str, np.ndarray]:
     # Where a name occurs twice, the first counts.
     pairs = zip(element.numbers, columns, strict=True)
     return {p.name: column for p, column in reversed(list(pairs))}
 
 
-def _read_binary(file: BinaryIO, element: _Element, size: int) -> dict[str, np.ndarray]:
+def _read_binary(file: BinaryIO, element: Element, size: int) -> dict[str, np.ndarray]:
     needed = element.count * element.least_size
     left = size - file.tell()
     if needed > left:
@@ -174,7 +81,7 @@ def _read_binary(file: BinaryIO, element: _Element, size: int) -> dict[str, np.n
     return _native(element, [points[f"f{i}"] for i in range(len(element.properties))])
 
 
-def _read_lists(file: BinaryIO, element: _Element, size: int) -> dict[str, np.ndarray]:
+def _read_lists(file: BinaryIO, element: Element, size: int) -> dict[str, np.ndarray]:
     place = file.tell()
     try:
         columns, _ = read_rows(_mapped(file), place, element.count, element.properties)
@@ -183,7 +90,7 @@ def _read_lists(file: BinaryIO, element: _Element, size: int) -> dict[str, np.nd
     return _native(element, columns)
 
 
-def _native(element: _Element, columns: list[np.ndarray]) -> dict[str, np.ndarray]:
+def _native(element: Element, columns: list[np.ndarray]) -> dict[str, np.ndarray]:
     return _named(element, [column.astype(column.dtype.newbyteorder("=")) for column in columns])
 
 
@@ -191,7 +98,7 @@ def _mapped(file: BinaryIO) -> np.ndarray:
     return np.asarray(np.memmap(file, np.uint8, "r"))
 
 
-def _read_ascii(file: BinaryIO, before: list[_Element], element: _Element, size: int) -> dict[str, np.ndarray]:
+def _read_ascii(file: BinaryIO, before: list[Element], element: Element, size: int) -> dict[str, np.ndarray]:
     width = len(element.properties)
     if element.count * 2 * width > size - file.tell() + 1:  # each value takes a digit and a separator
         raise ValueError(f"is truncated: it is too small for the {element.count:,} points that it promises")
@@ -205,7 +112,7 @@ def _read_ascii(file: BinaryIO, before: list[_Element], element: _Element, size:
     return _named(element, [_as_declared(column, p.dtype) for column, p in zip(columns, element.numbers, strict=True)])
 
 
-def _lines_of_numbers(lines: Iterator[str], element: _Element) -> list[np.ndarray]:
+def _lines_of_numbers(lines: Iterator[str], element: Element) -> list[np.ndarray]:
     width = len(element.properties)
     try:
         with warnings.catch_warnings():
@@ -224,7 +131,7 @@ def _lines_of_numbers(lines: Iterator[str], element: _Element) -> list[np.ndarra
     return list(rows.T)
 
 
-def _lines_with_lists(lines: Iterator[str], element: _Element) -> list[np.ndarray]:
+def _lines_with_lists(lines: Iterator[str], element: Element) -> list[np.ndarray]:
     """The numbers of each line that belong to no list."""
     fields = [Field(np.dtype(np.float64), None if p.length is None else np.dtype(np.int64)) for p in element.properties]
     found: list[list[np.ndarray]] = [[] for _ in element.numbers]
@@ -260,7 +167,7 @@ def _odd_line(error: Exception, expected: str) -> ValueError:
     return ValueError(f"has a line that does not hold {expected} ({printable(str(error).split(';')[0][:200])})")
 
 
-def _missing_lines(element: _Element, found: int) -> ValueError:
+def _missing_lines(element: Element, found: int) -> ValueError:
     return ValueError(f"is truncated: it has {found:,} of the {element.count:,} points that it promises")
 
 
@@ -290,7 +197,7 @@ def _lines(file: BinaryIO) -> Iterator[str]:
             raise _LineError(f"has {_MAX_BLANK:,} more blank lines than others")
 
 
-def _skip_binary(file: BinaryIO, element: _Element, size: int) -> None:
+def _skip_binary(file: BinaryIO, element: Element, size: int) -> None:
     place = file.tell()
     try:
         if element.has_lists:
@@ -302,5 +209,5 @@ def _skip_binary(file: BinaryIO, element: _Element, size: int) -> None:
     file.seek(end)
 
 
-def _shown(element: _Element) -> str:
+def _shown(element: Element) -> str:
     return printable(element.name[:60])

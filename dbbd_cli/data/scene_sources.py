@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import stat
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ from dbbd_cli.data.findings import UNPRINTABLE, scan_folder, shortened, why
 from dbbd_cli.data.folder_entries import is_system_entry
 from dbbd_cli.data.scene_file import COORD_FILE, FOLDER_FILES, SCENE_SUFFIXES
 from dbbd_cli.data.split import SPLITS, assign_splits
+from dbbd_cli.data.unread_scans import unread_suffix
 from dbbd_cli.errors import DataError
 from dbbd_cli.text import printable
 
@@ -205,20 +205,6 @@ _SCANNET = re.compile(r"(scene\d{4})_\d{2}")
 _WHAT_IS_A_SCENE = f"a scene is a file {', '.join(SCENE_SUFFIXES)}, or a folder with {COORD_FILE}"
 
 
-_SCAN_SUFFIXES = frozenset(
-    {
-        *(".las", ".laz", ".e57", ".pcd", ".pts", ".ptx", ".xyz", ".xyzrgb", ".xyzn", ".asc", ".fls", ".rcp", ".rcs"),
-        *(".obj", ".stl", ".off", ".glb", ".gltf", ".fbx", ".dae", ".3ds", ".usdz", ".usd", ".vtk", ".vtp", ".drc"),
-        *(".splat", ".spz", ".ksplat", ".bin", ".npy", ".h5", ".hdf5", ".pth", ".pt", ".mat", ".feather", ".parquet"),
-        *(".ply.gz", ".ply.zip", ".npz.gz", ".pkl.gz", ".las.gz", ".pcd.gz", ".xyz.gz", ".pickle"),
-    }
-)
-"""Names of scans in formats that are not read end so."""
-_TABLE_SUFFIXES = (".txt", ".csv")
-"""Names that may be those of scans, and of notes."""
-_FIRST_BYTES, _FEWEST_LINES = 4096, 10
-
-
 def _list(
     folder: Path, prefix: str, entries: list[os.DirEntry[str]], follow_links: Literal["scenes", "all"], found: _Listing
 ) -> None:
@@ -252,7 +238,7 @@ def _look_at(
                 "--set data.follow_links=all"
             )
     elif not named:
-        suffix = _scan_suffix(entry)
+        suffix = unread_suffix(entry)
         if suffix:
             found.unread[suffix] += 1
         else:
@@ -278,7 +264,7 @@ def _look_into(inside: Sequence[os.DirEntry[str]], found: _Listing) -> str:
         return f"is a folder of arrays without {COORD_FILE}"
     if any(file.name.lower().endswith(SCENE_SUFFIXES) or Path(file.path, COORD_FILE).is_file() for file in inside):
         return "is a folder with scenes in it, which is not looked into"
-    scans = Counter(suffix for file in inside if (suffix := _scan_suffix(file)))
+    scans = Counter(suffix for file in inside if (suffix := unread_suffix(file)))
     found.unread += scans
     found.ignored += not scans
     return ""
@@ -292,30 +278,3 @@ def _link_out_of(folder: str, inside: Sequence[os.DirEntry[str]]) -> str | None:
         if link and not Path(os.path.realpath(link.path)).is_relative_to(real):
             return link.name
     return None
-
-
-def _scan_suffix(entry: os.DirEntry[str]) -> str:
-    """How the name of a scan in a format that is not read ends; empty where it is none."""
-    name = entry.name.lower()
-    suffixes = ["".join(PurePath(name).suffixes[-count:]) for count in (2, 1)]
-    suffix = next((suffix for suffix in suffixes if suffix in _SCAN_SUFFIXES), "")
-    if not suffix and name.endswith(_TABLE_SUFFIXES) and _is_table(entry):
-        suffix = suffixes[1]
-    return suffix
-
-
-def _is_table(entry: os.DirEntry[str]) -> bool:
-    """Whether a text begins with many lines of three numbers or more, as points do, and notes and matrices do not."""
-    try:
-        if not stat.S_ISREG(entry.stat().st_mode):  # opening a pipe would wait for ever
-            return False
-        with Path(entry.path).open("rb") as file:
-            lines = file.read(_FIRST_BYTES).decode("latin1").splitlines()[:-1]
-    except OSError:
-        return False
-    numeric = [line for line in lines if not _WORD.search(line) and len(_NUMBERS.findall(line)) >= 3]
-    return len(numeric) >= _FEWEST_LINES
-
-
-_WORD = re.compile(r"[^\W\dEe_]")
-_NUMBERS = re.compile(r"[-+]?\d+\.?\d*(?:[eE][-+]?\d+)?")
