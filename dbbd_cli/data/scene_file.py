@@ -33,7 +33,7 @@ from dbbd_cli.text import printable
 MAX_BYTES = 2**31
 """Largest file that is read."""
 
-_HINT = "mend the file, or take it away"
+_HINT = "fix or remove the file"
 
 COORD_FILE = "coord.npy"
 """What makes a folder a scene."""

@@ -79,7 +79,8 @@ def make_scene_manifest(
     if source.ignored:
         progress.line(f"Files and folders that are no scenes were ignored: {source.ignored:,}.")
     if source.linked:
-        progress.line(f"{counted(source.linked, 'scene')} of the folder {_is_a_link(source.linked)} out of it.")
+        verb = "is a link" if source.linked == 1 else "are links"
+        progress.line(f"{counted(source.linked, 'scene')} {verb} to places outside the folder.")
     warn_of_unread(source.unread, "scan", progress)
     needed = {**({COLOR: "colour"} if needs_colour else {}), **({NORMAL: "normals"} if needs_normals else {})}
 
@@ -220,10 +221,6 @@ def _in_threads(function: Callable[[_T], _R], items: Sequence[_T]) -> Iterator[_
 
     with ThreadPoolExecutor(min(os.cpu_count() or 1, 8)) as pool:
         yield from pool.map(guarded, items)
-
-
-def _is_a_link(count: int) -> str:
-    return "is a link" if count == 1 else "are links"
 
 
 def _scenes(count: int) -> str:

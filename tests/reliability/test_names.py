@@ -410,7 +410,7 @@ def test_links_to_scenes_are_read_and_never_written_through(tmp_path: Path) -> N
     cache = ["--set", f"data.cache_dir={tmp_path / 'cache'}"]
     code, *told = dbbd("train", *options, *where, *cache)
     assert code == 0, told
-    assert "6 scenes of the folder are links out of it." in "".join(told)
+    assert "6 scenes are links to places outside the folder." in "".join(told)
     (run_folder,) = (tmp_path / "runs").iterdir()
     shutil.rmtree(tmp_path / "cache")  # so that the scenes are read anew
     for arguments in (["resume", run_folder, "--epochs", "2"], ["evaluate", run_folder, "--no-plots"]):

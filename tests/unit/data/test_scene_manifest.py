@@ -180,7 +180,7 @@ def test_a_single_one_is_told_with_its_own_advice(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"train/scene01\.pkl") as caught:
         manifest_of(root, tmp_path / "cache")
     assert "is an empty file" in caught.value.message
-    assert "mend the file" in caught.value.hint
+    assert "fix or remove the file" in caught.value.hint
 
 
 def test_they_are_left_out_listed_and_told_of_where_that_is_wanted(tmp_path: Path) -> None:
@@ -247,7 +247,7 @@ def test_scenes_behind_links_are_used_and_known_by_their_content(tmp_path: Path)
     (root / "train" / "link.pkl").symlink_to(tmp_path / "elsewhere" / "a.pkl")
     manifest = manifest_of(root, tmp_path / "cache", told)
     assert keys(manifest, "train") == ["train/link.pkl", "train/scene00.pkl", "train/scene01.pkl"]
-    assert "1 scene of the folder is a link out of it." in told.lines
+    assert "1 scene is a link to places outside the folder." in told.lines
     refs = refs_of(manifest, "train", root)
     assert refs[0].sha256 == scene_digest(tmp_path / "elsewhere" / "a.pkl")
     save(tmp_path / "elsewhere" / "a.pkl", 8)
