@@ -23,6 +23,8 @@ _MAX_DATA_LINE = 1 << 20
 _MAX_BLANK = 10_000
 _MAX_SKIPPED = 1_000_000
 """Lines that are skipped before the points of a file in ASCII, in a second or so for so many."""
+_MAX_ROWS = 100_000_000
+"""Rows with lists that are skipped before the points of a binary file, if all are alike in a second or so."""
 _MOST_LINES, _MOST_CHARACTERS = 1 << 16, 1 << 23
 """Lines with lists that are looked at together, and about how much text."""
 
@@ -58,6 +60,8 @@ def read_ply(path: Path, max_points: int) -> dict[str, np.ndarray]:
             raise ValueError("has nothing but lists, or nothing at all, as properties of its points")
         if order == "=":
             return _read_ascii(file, before, points, size)
+        if sum(element.count for element in before if element.has_lists) > _MAX_ROWS:
+            raise ValueError(f"has more than {_MAX_ROWS:,} lists before its points; put the element vertex first")
         for element in before:
             _skip_binary(file, element, size)
         return (_read_lists if points.has_lists else _read_binary)(file, points, size)

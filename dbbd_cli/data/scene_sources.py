@@ -259,8 +259,7 @@ def _look_at(
 
 def _look_into(inside: Sequence[os.DirEntry[str]], found: _Listing) -> str:
     """What is wrong with a folder that is no scene, if anything is."""
-    arrays = {f"{name}.npy" for name in FOLDER_FILES}
-    if any(file.name in arrays for file in inside):
+    if any(file.name.endswith(".npy") for file in inside):
         return f"is a folder of arrays without {COORD_FILE}"
     if any(file.name.lower().endswith(SCENE_SUFFIXES) or Path(file.path, COORD_FILE).is_file() for file in inside):
         return "is a folder with scenes in it, which is not looked into"

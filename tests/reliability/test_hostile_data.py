@@ -237,7 +237,7 @@ BAD_SCENES: dict[str, tuple[Callable[[Path], object], str]] = {
             body=struct.pack("<i", -1) * 90), "negative length"),
     "PLY with 10^12 faces": (
         ply("binary_little_endian", "element face 1000000000000", "property list uchar int i", "element vertex 200",
-            *XYZ, body=bytes(3_000_000)), "is truncated within its element face"),
+            *XYZ, body=bytes(3_000_000)), "lists before its points"),
     "PLY with 10^12 lines": (
         ply("ascii", "element face 1000000000000", "property list uchar int i", "element vertex 200", *XYZ,
             body=b"0\n" * 1_000_000), "lines before its points"),

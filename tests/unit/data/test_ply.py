@@ -161,7 +161,7 @@ REFUSED = {
     "list of a fraction": (header("ascii", [("face", 3, ["list float int a"])]), "no whole number"),
     "10^12 faces before": (
         header("binary_little_endian", [("face", 10**12, FACES), ("vertex", 5, XYZ)]) + bytes(100_000),
-        "truncated within its element face",
+        "more than 100,000,000 lists before its points",
     ),
     "10^12 faces before, ASCII": (
         header("ascii", [("face", 10**12, FACES), ("vertex", 5, XYZ)]) + b"3 0 1 2\n" * 1000,
@@ -267,6 +267,14 @@ def test_many_equal_lists_take_no_step_each(tmp_path, monkeypatch):
     faces = header("binary_little_endian", [("face", len(rows), ["list uchar int a"]), ("vertex", 2, ["float x"])])
     path = save(tmp_path / "a.ply", faces, rows.tobytes(), np.array([1, 2], "<f4").tobytes())
     assert read_ply(path, 10)["x"].tolist() == [1, 2]
+
+
+def test_lists_before_the_points_are_limited(tmp_path, monkeypatch):
+    monkeypatch.setattr("dbbd_cli.data.ply._MAX_ROWS", 999)
+    elements = [("a", 500, ["list uchar int a"]), ("b", 500, ["list uchar int a"]), ("vertex", 1, ["float x"])]
+    path = save(tmp_path / "a.ply", header("binary_little_endian", elements), bytes(1_004))
+    with pytest.raises(ValueError, match="more than 999 lists before its points; put the element vertex first"):
+        read_ply(path, 10)
 
 
 def test_different_lists_are_limited(tmp_path, monkeypatch):
