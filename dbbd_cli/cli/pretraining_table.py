@@ -9,6 +9,7 @@ from rich.text import Text
 
 from dbbd_cli.cli.layout import Parts, Rows, grid, grid_width, heading
 from dbbd_cli.cli.text import clean_line, count, metric_name, number, percent, wrapped
+from dbbd_cli.report.text import ignored_labels
 
 _MOST_CLASSES = 20
 """Classes that the table on the screen shows."""
@@ -24,6 +25,7 @@ def summary(report: Mapping[str, Any]) -> Rows:
         ("Scenes", count(report["num_samples"])),
         *([("Points", count(report["num_points"]))] if "num_points" in report else []),
         *((metric_name(name).capitalize(), number(report[name])) for name in _MEASURES if name in report),
+        *([("Ignored labels", ignored_labels(report["ignored_labels"]))] if report.get("ignored_labels") else []),
     ]
 
 

@@ -66,6 +66,11 @@ class PointDataConfig(Section):
         None, description="points of each room; null: 20,000 to 50,000 (source synthetic)"
     )
     split: SplitConfig = section("shares of the splits, where the folder is not divided")
+    follow_links: Literal["scenes", "all"] = Field(
+        "scenes",
+        description="scenes: links to scenes, wherever they lead; all: also links within the folder of a scene that "
+        "lead out of it, as the caches of Hugging Face and git-annex have them (source folder)",
+    )
     max_train_scenes: Count | None = Field(None, description="first scenes of the training split, by name; null: all")
     max_val_scenes: Count | None = Field(None, description="first scenes of the validation split; null: all")
     max_test_scenes: Count | None = Field(None, description="first scenes of the test split; null: all")
@@ -89,6 +94,11 @@ class PointDataConfig(Section):
     views: ViewConfig = section("changes to scenes")
     class_names: list[NotEmpty] | None = Field(
         None, description="names of the labels 0, 1, … for reports; null: their numbers"
+    )
+    ignore_labels: list[Annotated[int, Field(ge=-(2**31), lt=2**31)]] | None = Field(
+        None,
+        description="labels that are no classes, such as [0, 255]; negative ones and NaN never are; null: the largest "
+        "value of unsigned 8-bit and 16-bit labels (255, 65535), where all others are smaller by 2 or more; []: none",
     )
     num_workers: Annotated[int, Field(ge=0, le=256)] = Field(
         4, description="processes that load batches; 0 loads them in the training process"

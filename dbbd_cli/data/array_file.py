@@ -5,18 +5,20 @@ from __future__ import annotations
 import io
 import math
 import os
+import threading
 import zipfile
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from pathlib import Path
-from typing import IO
+from typing import IO, TypeVar
 
 import numpy as np
 
 _MAX_HEADER_BYTES = 10_000
-_MOST_UNPACKED, _MOST_TIMES_LARGER = 64 * 2**20, 100
-"""Bytes that an array in an archive may take whatever its packed size; beyond, how many times that size."""
 _PART_BYTES = 1 << 20
+_PARSING = threading.Lock()
+"""Python's own parser, which reads the headers, can fail in two threads at once (SystemError, up to Python 3.12)."""
 _NO_ARRAY = "is no array in the format of NumPy, or has a damaged header"
+_T = TypeVar("_T")
 
 
 def read_npy(path: Path, max_values: int) -> np.ndarray:
@@ -30,37 +32,56 @@ def read_npy(path: Path, max_values: int) -> np.ndarray:
         return _read_array(file, os.fstat(file.fileno()).st_size, max_values)
 
 
+def npz_names(path: Path) -> list[str]:
+    """The names of the arrays of an archive, in lower case and in its order.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: it is no archive.
+    """
+    return _from_archive(path, lambda archive: list(map(_name, archive.infolist())))
+
+
 def read_npz(path: Path, names: Collection[str], max_values: int) -> dict[str, np.ndarray]:
     """Reads those arrays of an archive whose names, in lower case, are among `names`.
+
+    How far an array was compressed does not matter: no more is unpacked than its header announces, which is at most
+    `max_values` numbers.
 
     Raises:
         OSError: the file cannot be read.
         ValueError: it is no archive, or an array in it cannot be used; the message says which.
     """
-    with path.open("rb") as file:
-        try:
-            return _read_archive(file, names, max_values)
-        except Exception as error:  # of any kind: zipfile meets damaged archives with a dozen of them
-            if type(error) in (ValueError, MemoryError):
-                raise
-            raise ValueError("is no archive of arrays, or a damaged one") from error
 
-
-def _read_archive(file: IO[bytes], names: Collection[str], max_values: int) -> dict[str, np.ndarray]:
-    arrays: dict[str, np.ndarray] = {}
-    with zipfile.ZipFile(file) as archive:
+    def read(archive: zipfile.ZipFile) -> dict[str, np.ndarray]:
+        arrays: dict[str, np.ndarray] = {}
         for entry in archive.infolist():
-            name = entry.filename.removesuffix(".npy").lower()
+            name = _name(entry)
             if name not in names or name in arrays:
                 continue
             try:
-                if entry.file_size > max(_MOST_UNPACKED, _MOST_TIMES_LARGER * entry.compress_size):
-                    raise ValueError(f"unpacks to {entry.file_size:,} bytes from {entry.compress_size:,}")
                 with archive.open(entry) as member:
                     arrays[name] = _read_array(member, entry.file_size, max_values)
             except ValueError as error:
                 raise ValueError(f"its array {name} {error}") from error
-    return arrays
+        return arrays
+
+    return _from_archive(path, read)
+
+
+def _name(entry: zipfile.ZipInfo) -> str:
+    return entry.filename.removesuffix(".npy").lower()
+
+
+def _from_archive(path: Path, read: Callable[[zipfile.ZipFile], _T]) -> _T:
+    with path.open("rb") as file:
+        try:
+            with zipfile.ZipFile(file) as archive:
+                return read(archive)
+        except Exception as error:  # of any kind: zipfile meets damaged archives with a dozen of them
+            if type(error) in (ValueError, MemoryError):
+                raise
+            raise ValueError("is no archive of arrays, or a damaged one") from error
 
 
 def _read_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
@@ -75,7 +96,8 @@ def _read_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
     if read_header is None or length > _MAX_HEADER_BYTES:
         raise ValueError(_NO_ARRAY)
     try:
-        return read_header(io.BytesIO(start[8:] + file.read(length)))
+        with _PARSING:
+            return read_header(io.BytesIO(start[8:] + file.read(length)))
     except Exception as error:  # it is read with Python's own parser, which raises whatever the text leads it to
         raise ValueError(_NO_ARRAY) from error
 
@@ -90,7 +112,7 @@ def _read_array(file: IO[bytes], size: int, max_values: int) -> np.ndarray:
     if any(type(length) is not int for length in shape):  # NumPy lets True pass for 1
         raise ValueError(_NO_ARRAY)
     if any(length < 0 for length in shape) or count > max_values:
-        raise ValueError(f"promises {count:,} values; at most {max_values:,} are read")
+        raise ValueError(f"promises {count:,} values; at most {max_values:,} are read: thin it out first")
     needed = count * dtype.itemsize
     if needed > size - file.tell():
         raise ValueError("is truncated")

@@ -12,6 +12,8 @@ _CHUNK = 16384
 """Neighbourhoods at a time: they stay in the processor's cache."""
 _ORIENTING_NEIGHBORS = 8
 """Neighbours that a normal may be turned to; fewer than those that shape it, as sorting the edges takes long."""
+_KNOWN_NEIGHBORS = 8
+"""Points with a known normal that decide which way an estimated one looks."""
 _FLAT = 1e-6
 """A neighbourhood is a line where its second largest variance is at most this part of the whole."""
 _APART = 1e-3
@@ -62,6 +64,38 @@ def estimate_normals(coord: np.ndarray, *, num_neighbors: int = 16, num_threads:
     few = slice(1, _ORIENTING_NEIGHBORS + 1)
     _orient(normals, places, distance[:, few], neighbors[:, few])
     return normals.astype(np.float32)[place_of]
+
+
+def complete_normals(coord: np.ndarray, normal: np.ndarray, *, num_neighbors: int = 16) -> np.ndarray:
+    """Estimates the normals that are not known, consistently oriented with those that are.
+
+    Where the nearest known normals look against the estimates for the same points, so does the estimate here, and is
+    turned: both follow the surface, and agree with each other all along it.
+
+    Args:
+        coord: coordinates, `(N, 3)`.
+        normal: `(N, 3)`, of length 1, or 0 where none is known; at least one is known.
+        num_neighbors: as for `estimate_normals`.
+
+    Returns:
+        Normals of length 1, `(N, 3)` float32; those that are known are as they were.
+    """
+    known = normal.any(axis=1)
+    if known.all():
+        return normal
+    from scipy.spatial import cKDTree
+
+    estimate = estimate_normals(coord, num_neighbors=num_neighbors, num_threads=-1)
+    places, place_of = _distinct(coord)
+    agreement = (estimate[known].astype(np.float64) * normal[known]).sum(axis=1)
+    agreement = np.bincount(place_of[known], agreement, minlength=len(places))
+    near = np.flatnonzero(np.bincount(place_of[known], minlength=len(places)))
+    ranks = [*range(1, min(_KNOWN_NEIGHBORS, len(near)) + 1)]
+    nearest = near[cKDTree(places[near]).query(places, k=ranks, workers=-1)[1]]
+    against = agreement[nearest].sum(axis=1)[place_of] < 0
+    completed = np.where(against[:, None], -estimate, estimate)
+    completed[known] = normal[known]
+    return completed
 
 
 def _distinct(coord: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

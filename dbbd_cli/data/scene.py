@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Set
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
+
+from dbbd_cli.data.scene_names import COLOR, NORMAL, SEGMENT
 
 MIN_POINTS = 4
 MAX_POINTS = 20_000_000
@@ -26,10 +29,15 @@ class Scene:
         name: what people call it.
         coord: (N, 3) float32, finite, shifted: x and y lie around 0, the lowest z is 0.
         shift: (3,) float64; `coord + shift` are the coordinates of the source.
-        normal: (N, 3) float32 of length 1, or 0 where none is known; None where the scene has none.
+        normal: (N, 3) float32 of length 1, or 0 where none is known; None where no point has one.
         colour: (N, 3) float32, red, green and blue from 0 to 1, or None.
         segment: (N,) int64, the class of each point, or `IGNORE`; None where the scene has no labels.
         hierarchy: the tree that came with the scene, as nested dicts that nobody has checked; or None.
+        reserved_label: the label that stands for no class by convention: the largest value of the unsigned type that
+            the labels have, such as 255, where it occurs and stands apart from the others; else None. It is still in
+            `segment`; `without_reserved_label` takes it out.
+        unusable: the parts that the source has and that cannot be used (names of `scene_names`), and why. They are
+            None here, which matters only to those who need them.
     """
 
     name: str
@@ -39,11 +47,19 @@ class Scene:
     colour: np.ndarray | None = None
     segment: np.ndarray | None = None
     hierarchy: dict[Any, Any] | None = None
+    reserved_label: int | None = None
+    unusable: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def num_points(self) -> int:
         """N."""
         return len(self.coord)
+
+    def without_reserved_label(self) -> Scene:
+        """The scene with `IGNORE` in the place of `reserved_label`."""
+        if self.segment is None or self.reserved_label is None:
+            return self
+        return replace(self, segment=np.where(self.segment == self.reserved_label, IGNORE, self.segment))
 
 
 def make_scene(
@@ -54,37 +70,64 @@ def make_scene(
     colour: np.ndarray | None = None,
     segment: np.ndarray | None = None,
     hierarchy: dict[Any, Any] | None = None,
+    unusable: Mapping[str, str] | None = None,
 ) -> Scene:
     """Makes a scene of arrays of any numeric types, after checking them.
+
+    Only coordinates are indispensable. Another part that is wrong is left out and listed in `Scene.unusable`; a part
+    with no rows counts as missing.
 
     Args:
         name: what people call it.
         coord: (N, 3), anywhere.
-        normal: (N, 3), of any length.
-        colour: (N, 3), from 0 to 1, 0 to 255 or 0 to 65,535.
-        segment: (N,) whole numbers; negative ones and NaN are to be ignored.
+        normal: (N, 3), of any length; those that are zero or not finite are unknown.
+        colour: (N, 3), or (N, 4) with an opacity, which is dropped; see `_zero_to_one` for their ranges.
+        segment: (N,) whole numbers; negative ones, NaN, and 2**32 - 1 and 2**64 - 1 (-1 without a sign) are to be
+            ignored.
         hierarchy: passed on as it is.
+        unusable: parts that could not even be read, and why.
 
     Raises:
-        ValueError: the arrays are no scene; the message says why, in plain words.
+        ValueError: the coordinates are no scene; the message says why, in plain words.
     """
-    shifted, shift = _shifted(_vectors(coord, None, "coordinates"))
+    shifted, shift = _shifted(_finite(_table(coord, None, "coordinates", 3), "coordinates"))
     count = len(shifted)
+    problems = dict(unusable or {})
+
+    def usable(
+        part: str, values: np.ndarray | None, convert: Callable[[np.ndarray, int], np.ndarray]
+    ) -> np.ndarray | None:
+        if values is None or (values.ndim > 0 and len(values) == 0):
+            return None
+        try:
+            return convert(values, count)
+        except ValueError as error:
+            problems[part] = str(error)
+            return None
+
+    units = usable(NORMAL, normal, _unit)
+    classes = usable(SEGMENT, segment, _classes)
     return Scene(
         name=name,
         coord=shifted,
         shift=shift,
-        normal=None if normal is None else _unit(_vectors(normal, count, "normals")),
-        colour=None if colour is None else _zero_to_one(_vectors(colour, count, "colours")),
-        segment=None if segment is None else _classes(segment, count),
+        normal=units if units is not None and units.any() else None,
+        colour=usable(COLOR, colour, _zero_to_one),
+        segment=classes,
         hierarchy=hierarchy,
+        reserved_label=None if segment is None or classes is None else _reserved(classes, segment.dtype),
+        unusable=problems,
     )
 
 
-def _vectors(values: np.ndarray, count: int | None, what: str) -> np.ndarray:
-    if values.ndim != 2 or values.shape[1] != 3 or values.dtype.kind not in "biuf":
+def _table(values: np.ndarray, count: int | None, what: str, *widths: int) -> np.ndarray:
+    if values.ndim != 2 or values.shape[1] not in widths or values.dtype.kind not in "biuf":
         raise ValueError(f"its {what} are no table of 3 numbers for each point, but {_shape(values)}")
     _check_count(values, count, what)
+    return values
+
+
+def _finite(values: np.ndarray, what: str) -> np.ndarray:
     finite = np.isfinite(values).all(axis=1)
     if not finite.all():
         bad = np.flatnonzero(~finite)
@@ -99,7 +142,7 @@ def _check_count(values: np.ndarray, count: int | None, what: str) -> None:
     if len(values) < MIN_POINTS:
         raise ValueError(f"has only {len(values)} points; a scene needs at least {MIN_POINTS}")
     if len(values) > MAX_POINTS:
-        raise ValueError(f"has {len(values):,} points; at most {MAX_POINTS:,} are read")
+        raise ValueError(f"has {len(values):,} points; at most {MAX_POINTS:,} are read: thin it out first")
 
 
 def _shape(values: np.ndarray) -> str:
@@ -113,31 +156,45 @@ def _shifted(coord: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     if extent > MAX_EXTENT:
         raise ValueError(f"its coordinates reach over {extent:.1e} units; at most {MAX_EXTENT:.0e} make sense")
     shift = np.array([*((lowest + highest) / 2)[:2], lowest[2]])
-    shifted = (coord.astype(np.float64) - shift).astype(np.float32)
-    if not np.ptp(shifted, axis=0).any():
-        raise ValueError("all of its points lie in the same place")
-    return shifted, shift
+    if extent > 0:  # before millions of equal points are copied
+        shifted = (coord.astype(np.float64) - shift).astype(np.float32)
+        if np.ptp(shifted, axis=0).any():
+            return shifted, shift
+    raise ValueError("all of its points lie in the same place")
 
 
-def _unit(normal: np.ndarray) -> np.ndarray:
-    """Normals of length 1; those of length 0 stay as they are."""
-    normal = normal.astype(np.float64)
+def _unit(normal: np.ndarray, count: int) -> np.ndarray:
+    """Normals of length 1; those of length 0 or with a value that is not finite are 0."""
+    normal = _table(normal, count, "normals", 3).astype(np.float64)
+    normal[~np.isfinite(normal).all(axis=1)] = 0
     normal /= np.maximum(np.abs(normal).max(axis=1, keepdims=True), np.finfo(np.float64).tiny)  # squares may overflow
     length = np.linalg.norm(normal, axis=1, keepdims=True)
     return (normal / np.where(length > 0, length, 1)).astype(np.float32)
 
 
-def _zero_to_one(colour: np.ndarray) -> np.ndarray:
-    """Colours from 0 to 1. The type says where 1 is or, for types that are too wide, the largest value."""
+_OUTSIDE = 0.005
+"""How far colors may lie outside their range, in parts of it: means and resampling leave 1.0000001, -1e-7, 255.4."""
+_BRIGHTEST_FRACTION = 2.0
+"""Fractions below this are out of 1, and not out of 255, where they would all be black."""
+
+
+def _zero_to_one(colour: np.ndarray, count: int) -> np.ndarray:
+    """Colors from 0 to 1, (N, 3) float32.
+
+    What stands for 1 depends on the largest value of the scene, not on its type: LAS tools hand on 8-bit values in
+    16-bit fields, and text has no types. It is 1 for fractions, else 255 where no value is larger, else 65,535.
+    """
+    colour = _finite(_table(colour, count, "colors", 3, 4)[:, :3], "colors")
+    if colour.dtype == np.int8:  # there are no signed colors: its type was declared by mistake
+        colour = colour.astype(np.uint8)
     lowest, highest = float(colour.min()), float(colour.max())
-    if colour.dtype in (np.uint8, np.uint16):
-        white = float(np.iinfo(colour.dtype).max)
+    if colour.dtype.kind in "bf" and highest < _BRIGHTEST_FRACTION:
+        white = 1.0
     else:
-        is_fraction = colour.dtype.kind in "bf" and highest <= 1
-        white = 1.0 if is_fraction else 255.0 if highest <= 255 else 65535.0
-    if lowest < 0 or highest > white:
-        raise ValueError(f"its colours go from {lowest:g} to {highest:g}; expected 0 to 1, to 255 or to 65,535")
-    return (colour / np.float64(white)).astype(np.float32)
+        white = 255.0 if highest <= 255 * (1 + _OUTSIDE) else 65535.0
+    if lowest < -_OUTSIDE * white or highest > (1 + _OUTSIDE) * white:
+        raise ValueError(f"its colors go from {lowest:g} to {highest:g}; expected 0 to 1, to 255 or to 65,535")
+    return np.clip(colour / np.float64(white), 0, 1).astype(np.float32)
 
 
 def _classes(segment: np.ndarray, count: int) -> np.ndarray:
@@ -146,10 +203,37 @@ def _classes(segment: np.ndarray, count: int) -> np.ndarray:
     if segment.ndim != 1 or segment.dtype.kind not in "biuf":
         raise ValueError(f"its labels are no number for each point, but {_shape(segment)}")
     _check_count(segment, count, "labels")
-    if segment.dtype.kind == "f":
-        segment = np.where(np.isnan(segment), IGNORE, segment)
+    is_float = segment.dtype.kind == "f"
+    if segment.dtype.kind == "b":
+        segment = segment.astype(np.uint8)
+    if is_float:
+        segment = np.maximum(np.where(np.isnan(segment), IGNORE, segment), IGNORE)
         if not np.array_equal(segment, np.rint(segment)):
             raise ValueError("its labels are not whole numbers")
-    if segment.max() >= 2**31 or segment.min() < -(2**31):
-        raise ValueError(f"its labels go from {segment.min():g} to {segment.max():g}, which are no classes")
-    return np.maximum(segment.astype(np.int64), IGNORE)
+    # -1 in types without a sign; a float32 rounds it.
+    wrapped = (2.0**32 - 1, 2.0**32, 2.0**64) if is_float else (2**32 - 1, 2**64 - 1)
+    unknown = np.logical_or.reduce([segment == value for value in wrapped])
+    classes = np.where(unknown, 0, segment)
+    if classes.max() >= 2**31:
+        raise ValueError(f"its labels go up to {classes.max():g}, which are no classes")
+    classes = np.maximum(classes.astype(np.int64), IGNORE)
+    classes[unknown] = IGNORE
+    return classes
+
+
+_APART = 2
+"""A label that means "ignore" is at least this much larger than the classes."""
+
+
+def stands_apart(label: int, others: Set[int]) -> bool:
+    """Whether a label is no continuation of the other ones, so that it may mean something else than a class."""
+    return label >= max(others, default=IGNORE) + _APART
+
+
+def _reserved(classes: np.ndarray, dtype: np.dtype) -> int | None:
+    if dtype.kind != "u" or dtype.itemsize > 2:  # those of the wider types are too large to be classes anyway
+        return None
+    largest = int(np.iinfo(dtype).max)
+    if not (classes == largest).any():
+        return None
+    return largest if stands_apart(largest, set(np.unique(classes).tolist()) - {largest}) else None

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from dbbd_cli.data.array_cache import Arrays, cached_arrays, read_cached
 from dbbd_cli.data.nested_tree import tree_from_nested
-from dbbd_cli.data.normals import estimate_normals
+from dbbd_cli.data.normals import complete_normals, estimate_normals
 from dbbd_cli.data.region_tree import RegionTree, cut_tree
 from dbbd_cli.data.room_generator import GENERATOR_VERSION, generate_room
 from dbbd_cli.data.scene import Scene
@@ -24,9 +26,11 @@ from dbbd_cli.data.tree_builder import build_tree
 from dbbd_cli.errors import DataError
 from dbbd_cli.text import printable
 
-_VERSION = 2
+_VERSION = 3
 """To be raised when the same source and settings make other arrays."""
 _KIND = "scene"
+_NOTES = "notes"
+"""What is no array, as the bytes of a JSON object."""
 _TREE = ("parent", "level", "center_idx", "indices", "indices_ptr")
 
 
@@ -82,6 +86,8 @@ class PreparedScene:
         colour: `(N, 3)` uint8, or None.
         segment: `(N,)` int32, -1 where the class is not known, or None.
         tree: the regions.
+        reserved_label: a label in `segment` that by convention means "ignore", or None; see `Scene`.
+        unusable: parts that the source has and that cannot be used, and why; see `Scene`.
     """
 
     coord: np.ndarray
@@ -89,6 +95,8 @@ class PreparedScene:
     colour: np.ndarray | None
     segment: np.ndarray | None
     tree: RegionTree
+    reserved_label: int | None
+    unusable: Mapping[str, str]
 
     @property
     def num_points(self) -> int:
@@ -97,14 +105,14 @@ class PreparedScene:
 
 
 def read_source(ref: SceneRef) -> Scene:
-    """Reads, or makes, the scene itself.
+    """Reads, or makes, the scene itself, with all its labels.
 
     Raises:
         DataError: the file cannot be read or is no scene; names it and says why.
     """
     if isinstance(ref.source, Room):
         return generate_room(ref.source.seed, ref.source.index, ref.source.num_points)
-    return read_scene(ref.source)
+    return read_scene(ref.source, keep_reserved_label=True)
 
 
 def stored_tree(scene: Scene, ref: SceneRef) -> RegionTree | None:
@@ -149,7 +157,11 @@ def _make(ref: SceneRef, settings: SceneSettings) -> Arrays:
     normal = scene.normal
     if normal is None:
         normal = estimate_normals(scene.coord, num_neighbors=settings.normal_neighbors, num_threads=-1)
+    else:
+        normal = complete_normals(scene.coord, normal, num_neighbors=settings.normal_neighbors)
     arrays = {"coord": scene.coord, "normal": normal, **vars(cut_tree(tree, settings.max_depth))}
+    notes = json.dumps({"reserved_label": scene.reserved_label, "unusable": dict(scene.unusable)})
+    arrays[_NOTES] = np.frombuffer(notes.encode(), np.uint8)
     if scene.colour is not None:
         arrays["colour"] = np.rint(scene.colour * 255).astype(np.uint8)
     if scene.segment is not None:
@@ -158,7 +170,17 @@ def _make(ref: SceneRef, settings: SceneSettings) -> Arrays:
 
 
 def _is_whole(arrays: Arrays) -> bool:
-    return {"coord", "normal", *_TREE} <= arrays.keys()
+    if not {"coord", "normal", _NOTES, *_TREE} <= arrays.keys():
+        return False
+    try:
+        notes = _notes(arrays)
+    except ValueError:
+        return False
+    return isinstance(notes, dict) and notes.keys() == {"reserved_label", "unusable"}
+
+
+def _notes(arrays: Arrays) -> Any:
+    return json.loads(arrays[_NOTES].tobytes())
 
 
 def _from_arrays(arrays: Arrays) -> PreparedScene:
@@ -168,4 +190,5 @@ def _from_arrays(arrays: Arrays) -> PreparedScene:
         colour=arrays.get("colour"),
         segment=arrays.get("segment"),
         tree=RegionTree(**{name: arrays[name] for name in _TREE}),
+        **_notes(arrays),
     )

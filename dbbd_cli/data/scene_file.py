@@ -4,17 +4,28 @@ from __future__ import annotations
 
 import hashlib
 import mmap
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from dbbd_cli.data.array_file import read_npy, read_npz
+from dbbd_cli.data.array_file import npz_names, read_npy, read_npz
 from dbbd_cli.data.findings import why
 from dbbd_cli.data.pickled_arrays import load_plain
 from dbbd_cli.data.ply import read_ply
 from dbbd_cli.data.scene import MAX_POINTS, Scene, make_scene
+from dbbd_cli.data.scene_names import (
+    ARRAY_NAMES,
+    COLOR,
+    COORD,
+    NORMAL,
+    SEGMENT,
+    SPHERICAL_HARMONICS,
+    find_arrays,
+    find_columns,
+    simplified,
+)
 from dbbd_cli.errors import DataError
 from dbbd_cli.pickles.parts import RefusedPickleError
 from dbbd_cli.text import printable
@@ -22,27 +33,36 @@ from dbbd_cli.text import printable
 MAX_BYTES = 2**31
 """Largest file that is read."""
 
-_HINT = "mend the file, or take it away"
+_HINT = "fix or remove the file"
 
 COORD_FILE = "coord.npy"
 """What makes a folder a scene."""
 
-_COORD = ("coord", "coords", "xyz", "points")
-_NORMAL = ("normal", "normals")
-_COLOUR = ("color", "colors", "colour", "colours", "rgb")
-_SEGMENT = ("segment20", "segment", "segments", "label", "labels", "class", "classification", "semantic")
-_FOLDER_FILES = ("coord", "normal", "color", "segment20", "segment")
-
-_PLY_NORMALS = (("nx", "ny", "nz"), ("normal_x", "normal_y", "normal_z"))
-_PLY_COLOURS = (("red", "green", "blue"), ("r", "g", "b"), ("diffuse_red", "diffuse_green", "diffuse_blue"))
+FOLDER_FILES = ("coord", "normal", "color", "segment20", "segment")
+"""The arrays of such a folder, without `.npy`."""
+_MAX_VALUES = {COORD: 3 * MAX_POINTS, NORMAL: 3 * MAX_POINTS, COLOR: 4 * MAX_POINTS, SEGMENT: MAX_POINTS}
+"""Most values of each part; a color may have an opacity."""
+_FIRST_HARMONIC = 0.5 / np.sqrt(np.pi)
 
 
-def read_scene(path: Path) -> Scene:
+def read_scene(path: Path, *, keep_reserved_label: bool = False) -> Scene:
     """Reads a scene: a file `.pkl`, `.ply` or `.npz`, or a folder with `coord.npy`.
+
+    What the scene has beside coordinates and tree, and is damaged, does not keep it from being read: see
+    `Scene.unusable`.
+
+    Args:
+        path: the file or folder.
+        keep_reserved_label: whether points keep the label that means "ignore" by convention (`Scene.reserved_label`).
 
     Raises:
         DataError: it cannot be read, or is no scene; the message names the file and the reason.
     """
+    scene = _read(path)
+    return scene if keep_reserved_label else scene.without_reserved_label()
+
+
+def _read(path: Path) -> Scene:
     try:
         if path.is_dir():
             return _read_folder(path)
@@ -98,24 +118,27 @@ def _check_size(path: Path, what: str = "") -> None:
 
 
 def _folder_files(path: Path) -> dict[str, Path]:
-    return {name: path / f"{name}.npy" for name in _FOLDER_FILES if (path / f"{name}.npy").exists()}
+    return {name: path / f"{name}.npy" for name in FOLDER_FILES if (path / f"{name}.npy").exists()}
 
 
 def _read_folder(path: Path) -> Scene:
-    arrays = {}
-    for name, file in _folder_files(path).items():
-        _check_size(file, f"its file {file.name} ")
-        try:
-            arrays[name] = read_npy(file, 3 * MAX_POINTS)
-        except ValueError as error:
-            raise ValueError(f"its file {file.name} {error}") from error
-    if "coord" not in arrays:
+    files = _folder_files(path)
+    if "coord" not in files:
         raise ValueError(f"is a folder without {COORD_FILE}")
-    return _scene_of(path.name, arrays)
+    for file in files.values():
+        _check_size(file, f"its file {file.name} ")
+
+    def read(name: str, max_values: int) -> np.ndarray:
+        try:
+            return read_npy(files[name], max_values)
+        except ValueError as error:
+            raise ValueError(f"its file {files[name].name} {error}") from error
+
+    return _scene_of(path.name, files, read)
 
 
 def _read_npz(path: Path) -> Scene:
-    return _scene_of(path.stem, read_npz(path, {*_COORD, *_NORMAL, *_COLOUR, *_SEGMENT}, 3 * MAX_POINTS))
+    return _scene_of(path.stem, npz_names(path), lambda name, most: read_npz(path, {name}, most)[name])
 
 
 def _read_pkl(path: Path) -> Scene:
@@ -129,13 +152,13 @@ def _read_pkl(path: Path) -> Scene:
     hierarchy = content.get("hierarchy")
     if hierarchy is not None and not isinstance(hierarchy, dict):
         raise ValueError("its hierarchy is no dict")
-    arrays = {
-        key: _array(key, content[key], 1 if names is _SEGMENT else 3)
-        for names in (_COORD, _NORMAL, _COLOUR, _SEGMENT)
-        for key in names
-        if content.get(key) is not None
-    }
-    scene = _scene_of(path.stem, arrays, hierarchy)
+    keys = {str(key).lower(): key for key, value in content.items() if isinstance(key, str) and value is not None}
+
+    def read(name: str, most: int) -> np.ndarray:
+        width = 1 if simplified(name) in ARRAY_NAMES[SEGMENT] else 3
+        return _array(keys[name], content[keys[name]], width)
+
+    scene = _scene_of(path.stem, keys, read, hierarchy)
     promised = content.get("num_points")
     if isinstance(promised, (int, np.integer)) and promised != scene.num_points:
         raise ValueError(f"says that it has {promised:,} points, and has {scene.num_points:,}")
@@ -167,44 +190,50 @@ def _array(name: str, value: object, width: int) -> np.ndarray:
         raise ValueError(f"its {name} holds numbers that are too large") from error
 
 
-def _scene_of(name: str, arrays: Mapping[str, np.ndarray], hierarchy: dict[Any, Any] | None = None) -> Scene:
-    """A scene of arrays whose names say what they are."""
+def _scene_of(
+    name: str, names: Iterable[str], read: Callable[[str, int], np.ndarray], hierarchy: dict[Any, Any] | None = None
+) -> Scene:
+    """A scene of arrays whose names say what they are.
 
-    def first(names: tuple[str, ...]) -> np.ndarray | None:
-        return next((arrays[name] for name in names if name in arrays), None)
-
-    coord = first(_COORD)
-    if coord is None:
-        raise ValueError(f"has no coordinates: none of {', '.join(_COORD)} is in it")
-    return make_scene(
-        name,
-        coord,
-        normal=first(_NORMAL),
-        colour=first(_COLOUR),
-        segment=first(_SEGMENT),
-        hierarchy=hierarchy,
-    )
+    Args:
+        name: of the scene.
+        names: of the arrays.
+        read: reads the array of a name, of at most so many values; raises a ValueError where it cannot be used.
+        hierarchy: the tree.
+    """
+    found = find_arrays(names)
+    if COORD not in found:
+        raise ValueError(f"has no coordinates: none of {', '.join(ARRAY_NAMES[COORD][:4])} is in it")
+    parts = {COORD: read(found.pop(COORD), _MAX_VALUES[COORD])}
+    unusable = {}
+    for part, array in found.items():
+        try:
+            parts[part] = read(array, _MAX_VALUES[part])
+        except ValueError as error:
+            unusable[part] = str(error)
+    return _scene(name, parts, hierarchy, unusable)
 
 
 def _read_ply(path: Path) -> Scene:
-    # CloudCompare writes scalar_label, and scalar_scalar_label the second time.
-    columns: dict[str, np.ndarray] = {}
-    for name, column in read_ply(path, MAX_POINTS).items():
-        columns.setdefault(name.replace("scalar_", ""), column)
-
-    def stacked(*choices: tuple[str, ...]) -> np.ndarray | None:
-        found = next((names for names in choices if all(name in columns for name in names)), None)
-        return None if found is None else np.stack([columns[name] for name in found], axis=1)
-
-    coord = stacked(("x", "y", "z"))
-    if coord is None:
+    columns = read_ply(path, MAX_POINTS)
+    found = find_columns(columns)
+    if COORD not in found:
         raise ValueError(f"its points have no x, y and z, but {', '.join(columns)[:200]}")
+    parts = {part: np.stack([columns[name] for name in names], axis=1) for part, names in found.items()}
+    if COLOR in found and tuple(map(simplified, found[COLOR])) == SPHERICAL_HARMONICS:
+        parts[COLOR] = np.clip(0.5 + _FIRST_HARMONIC * parts[COLOR].astype(np.float64), 0, 1)
+    return _scene(path.stem, parts)
+
+
+def _scene(
+    name: str,
+    parts: Mapping[str, np.ndarray],
+    hierarchy: dict[Any, Any] | None = None,
+    unusable: Mapping[str, str] | None = None,
+) -> Scene:
+    normal, colour, segment = (parts.get(part) for part in (NORMAL, COLOR, SEGMENT))
     return make_scene(
-        path.stem,
-        coord,
-        normal=stacked(*_PLY_NORMALS),
-        colour=stacked(*_PLY_COLOURS),
-        segment=next((columns[name] for name in _SEGMENT if name in columns), None),
+        name, parts[COORD], normal=normal, colour=colour, segment=segment, hierarchy=hierarchy, unusable=unusable
     )
 
 

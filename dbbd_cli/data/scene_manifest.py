@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Literal, TypeVar
 
 from dbbd_cli.data.findings import shortened
+from dbbd_cli.data.folder_entries import warn_of_unread
 from dbbd_cli.data.scene import Scene
 from dbbd_cli.data.scene_cache import (
     PreparedScene,
@@ -23,10 +24,12 @@ from dbbd_cli.data.scene_cache import (
     stored_tree,
 )
 from dbbd_cli.data.scene_file import scene_digest
+from dbbd_cli.data.scene_names import COLOR, NORMAL
 from dbbd_cli.data.scene_sources import choose_scenes, list_scenes, scene_path
 from dbbd_cli.data.split import SPLITS, Manifest, Sample, assign_splits
 from dbbd_cli.errors import DataError
 from dbbd_cli.progress import Progress
+from dbbd_cli.text import counted, printable
 
 _T = TypeVar("_T")
 _R = TypeVar("_R")
@@ -41,6 +44,8 @@ def make_scene_manifest(
     shares: Sequence[float],
     max_scenes: Mapping[str, int | None],
     needs_colour: bool,
+    needs_normals: bool,
+    follow_links: Literal["scenes", "all"],
     on_error: Literal["fail", "skip"],
     settings: SceneSettings,
     cache_dir: Path,
@@ -55,7 +60,9 @@ def make_scene_manifest(
         root: the folder.
         shares: shares of train, val and test, where the folder is not divided.
         max_scenes: most scenes of each split; None keeps all.
-        needs_colour: whether a scene without colours cannot be used.
+        needs_colour: whether a scene without colors cannot be used.
+        needs_normals: whether a scene with damaged normals cannot be used; missing ones are estimated.
+        follow_links: see `list_scenes`.
         on_error: whether scenes that cannot be used end the run, or are left out.
         settings: how scenes will be prepared.
         cache_dir: folder of the caches.
@@ -65,12 +72,17 @@ def make_scene_manifest(
     Raises:
         DataError: the folder has too few scenes, or some that cannot be used and `on_error` is `fail`.
     """
-    source = list_scenes(root)
+    source = list_scenes(root, follow_links=follow_links)
     by_split: dict[str, list[str]] = {split: [] for split in SPLITS}
     for key, split in choose_scenes(source, shares, seed):
         by_split[split].append(key)
     if source.ignored:
         progress.line(f"Files and folders that are no scenes were ignored: {source.ignored:,}.")
+    if source.linked:
+        verb = "is a link" if source.linked == 1 else "are links"
+        progress.line(f"{counted(source.linked, 'scene')} {verb} to places outside the folder.")
+    warn_of_unread(source.unread, "scan", progress)
+    needed = {**({COLOR: "colour"} if needs_colour else {}), **({NORMAL: "normals"} if needs_normals else {})}
 
     def check(key: str) -> SceneRef:
         path = scene_path(root, key)
@@ -79,8 +91,14 @@ def make_scene_manifest(
         if scene is None:
             scene = read_source(ref)
             stored_tree(scene, ref)
+        for part, feature in needed.items():
+            if part in scene.unusable:
+                raise DataError(
+                    f"{ref.name}: {printable(scene.unusable[part])}",
+                    hint=f"fix or remove the file, or leave {feature} out of data.features",
+                )
         if needs_colour and scene.colour is None:
-            raise DataError(f"{ref.name} has no colours, which data.features asks for")
+            raise DataError(f"{ref.name} has no colors, which data.features asks for")
         return ref
 
     samples: list[Sample] = []

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path, PurePath
+from typing import Literal
 
 from dbbd_cli.data.findings import UNPRINTABLE, scan_folder, shortened, why
-from dbbd_cli.data.scene_file import COORD_FILE, SCENE_SUFFIXES
+from dbbd_cli.data.folder_entries import is_system_entry
+from dbbd_cli.data.scene_file import COORD_FILE, FOLDER_FILES, SCENE_SUFFIXES
 from dbbd_cli.data.split import SPLITS, assign_splits
+from dbbd_cli.data.unread_scans import unread_suffix
 from dbbd_cli.errors import DataError
 from dbbd_cli.text import printable
 
@@ -36,13 +40,17 @@ class SceneSource:
         root: the folder.
         candidates: all scenes, sorted by split and key.
         problems: what should be a scene and is not, one line each: "file: reason".
-        ignored: number of files that are no scenes; hidden ones are not counted.
+        ignored: number of files and folders that are no scenes; those of systems, such as hidden ones, do not count.
+        unread: suffix to the number of scans in formats that are not read.
+        linked: number of scenes that lie outside the folder, where links lead to.
     """
 
     root: Path
     candidates: list[SceneCandidate]
     problems: list[str]
     ignored: int
+    unread: Mapping[str, int]
+    linked: int
 
     @property
     def has_splits(self) -> bool:
@@ -50,15 +58,29 @@ class SceneSource:
         return any(candidate.split for candidate in self.candidates)
 
 
-def list_scenes(root: Path, setting: str = "data.path") -> SceneSource:
+@dataclass
+class _Listing:
+    """What is found in a folder while it is looked through."""
+
+    keys: list[str] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+    ignored: int = 0
+    unread: Counter[str] = field(default_factory=Counter)
+    linked: int = 0
+
+
+def list_scenes(
+    root: Path, setting: str = "data.path", *, follow_links: Literal["scenes", "all"] = "scenes"
+) -> SceneSource:
     """Lists a folder that is divided into `train`, `val` and, perhaps, `test`, or holds scenes as they are.
 
-    A scene is a file `.pkl`, `.ply` or `.npz`, or a folder with `coord.npy`. Links are followed to files in the same
-    folder only.
+    A scene is a file `.pkl`, `.ply` or `.npz`, or a folder with `coord.npy`. A link in the place of a scene is followed
+    wherever it leads: whoever made a folder of links has chosen these scenes.
 
     Args:
         root: the folder.
         setting: the setting that it comes from, for errors.
+        follow_links: `all` also follows links within the folder of a scene that lead out of it.
 
     Raises:
         DataError: the folder is missing or unreadable, has no scenes, or scenes beside its splits, or lacks a split.
@@ -70,10 +92,11 @@ def list_scenes(root: Path, setting: str = "data.path") -> SceneSource:
     # Not with Path, which raises where a link leads to a name that is too long.
     folders = [name for name in SPLITS if name in names and os.path.isdir(root / name)]  # noqa: PTH112
     if not folders or os.path.exists(root / folders[0] / COORD_FILE):  # noqa: PTH110
-        keys, problems, ignored = _list(root, "", entries)
-        if not keys:
-            raise DataError(f"{root} has no scenes", hint=_WHAT_IS_A_SCENE, details=shortened(problems))
-        return SceneSource(root, [SceneCandidate(key, None) for key in keys], problems, ignored)
+        found = _Listing()
+        _list(root, "", entries, follow_links, found)
+        if not found.keys:
+            raise _no_scenes(root, found)
+        return _source(root, [SceneCandidate(key, None) for key in sorted(found.keys)], found)
 
     missing = [name for name in ("train", "val") if name not in folders]
     if missing:
@@ -81,21 +104,40 @@ def list_scenes(root: Path, setting: str = "data.path") -> SceneSource:
             f"{root} has a folder {' and '.join(folders)}, but none for {' and '.join(missing)}",
             hint=f"add the folder, or put all scenes straight into {root}: then dbbd makes the splits itself",
         )
-    beside, problems, ignored = _list(root, "", [entry for entry in entries if entry.name not in folders])
-    if beside:
+    found = _Listing()
+    _list(root, "", [entry for entry in entries if entry.name not in folders], follow_links, found)
+    if found.keys:
         raise DataError(
-            f"{root} has scenes beside its folders {', '.join(folders)}, such as {printable(beside[0])}",
+            f"{root} has scenes beside its folders {', '.join(folders)}, such as {printable(min(found.keys))}",
             hint="put each scene into one of the folders, or take the folders away",
         )
     candidates: list[SceneCandidate] = []
     for split in folders:
-        keys, findings, others = _list(root / split, f"{split}/", scan_folder(root / split, setting))
-        if not keys:
-            raise DataError(f"{root / split} has no scenes", hint=_WHAT_IS_A_SCENE, details=shortened(findings))
-        candidates += [SceneCandidate(key, split) for key in keys]
-        problems += findings
-        ignored += others
-    return SceneSource(root, candidates, sorted(problems), ignored)
+        part = _Listing()
+        _list(root / split, f"{split}/", scan_folder(root / split, setting), follow_links, part)
+        if not part.keys:
+            raise _no_scenes(root / split, part)
+        candidates += [SceneCandidate(key, split) for key in sorted(part.keys)]
+        found.problems += part.problems
+        found.ignored += part.ignored
+        found.unread += part.unread
+        found.linked += part.linked
+    return _source(root, candidates, found)
+
+
+def _source(root: Path, candidates: list[SceneCandidate], found: _Listing) -> SceneSource:
+    return SceneSource(root, candidates, sorted(found.problems), found.ignored, found.unread, found.linked)
+
+
+def _no_scenes(folder: Path, found: _Listing) -> DataError:
+    if found.unread:
+        formats = ", ".join(f"{count:,} {suffix}" for suffix, count in sorted(found.unread.items()))
+        return DataError(
+            f"{folder} has scans only in formats that are not read: {formats}",
+            hint="save them as PLY, for example in CloudCompare or MeshLab, or with `pdal translate scan.las scan.ply`",
+            details=shortened(sorted(found.problems)),
+        )
+    return DataError(f"{folder} has no scenes", hint=_WHAT_IS_A_SCENE, details=shortened(sorted(found.problems)))
 
 
 def choose_scenes(source: SceneSource, shares: Sequence[float], seed: int) -> list[tuple[str, str]]:
@@ -163,56 +205,75 @@ _SCANNET = re.compile(r"(scene\d{4})_\d{2}")
 _WHAT_IS_A_SCENE = f"a scene is a file {', '.join(SCENE_SUFFIXES)}, or a folder with {COORD_FILE}"
 
 
-def _list(folder: Path, prefix: str, entries: list[os.DirEntry[str]]) -> tuple[list[str], list[str], int]:
-    """The keys of the scenes among the entries of a folder and the problems, both sorted, and how many others."""
-    keys: list[str] = []
-    problems: list[str] = []
-    ignored = 0
+def _list(
+    folder: Path, prefix: str, entries: list[os.DirEntry[str]], follow_links: Literal["scenes", "all"], found: _Listing
+) -> None:
+    """Adds what the entries of a folder are; their keys begin with `prefix`."""
     real_folder = Path(os.path.realpath(folder))
     for entry in entries:
-        if entry.name.startswith("."):
+        if is_system_entry(entry.name):
             continue
         try:
-            problem, is_scene = _look_at(entry, real_folder)
+            problem = _look_at(entry, prefix, real_folder, follow_links, found)
         except OSError as error:
-            problem, is_scene = f"cannot be opened: {why(error)}", False
+            problem = f"cannot be opened: {why(error)}"
         if problem:
-            problems.append(f"{printable(prefix + entry.name)}: {problem}")
-        elif is_scene:
-            keys.append(prefix + entry.name)
-        else:
-            ignored += 1
-    return sorted(keys), sorted(problems), ignored
+            found.problems.append(f"{printable(prefix + entry.name)}: {problem}")
 
 
-def _look_at(entry: os.DirEntry[str], real_folder: Path) -> tuple[str | None, bool]:
-    """Why an entry that looks like a scene cannot be one, if so, and whether it is one."""
+def _look_at(
+    entry: os.DirEntry[str], prefix: str, real_folder: Path, follow_links: Literal["scenes", "all"], found: _Listing
+) -> str:
+    """Adds an entry of a folder to what is found. What looks like a scene and cannot be one is a problem."""
     named = entry.name.lower().endswith(SCENE_SUFFIXES)
-    if entry.is_symlink():
-        target = Path(os.path.realpath(entry.path))
-        if target.is_dir():
-            return "is a link to a folder, which is not followed", False
-        if not named:
-            return None, False
-        if not target.is_relative_to(real_folder):
-            return "is a link out of the folder", False
-    if entry.is_dir(follow_symlinks=False):
+    if entry.is_dir():
         with os.scandir(entry.path) as opened:
-            inside = list(opened)
-        links = [file.name for file in inside if file.is_symlink()]
-        if links:
-            return f"has a link, {printable(links[0])}, which is not followed", False
+            inside = [file for file in opened if not is_system_entry(file.name)]
         if not Path(entry.path, COORD_FILE).is_file():
-            if any(file.name.endswith(".npy") for file in inside):
-                return f"is a folder of arrays without {COORD_FILE}", False
-            scenes = any(
-                file.name.lower().endswith(SCENE_SUFFIXES) or Path(file.path, COORD_FILE).is_file() for file in inside
+            return _look_into(inside, found)
+        outside = _link_out_of(entry.path, inside) if follow_links != "all" else None
+        if outside:
+            return (
+                f"has a link, {printable(outside)}, that leads out of its folder; if these files may be read, "
+                "--set data.follow_links=all"
             )
-            return ("is a folder with scenes in it, which is not looked into" if scenes else None), False
     elif not named:
-        return None, False
+        suffix = unread_suffix(entry)
+        if suffix:
+            found.unread[suffix] += 1
+        else:
+            found.ignored += 1
+        return ""
     elif not entry.is_file():
-        return "is a link to a missing file" if entry.is_symlink() else "is no regular file", False
+        if not entry.is_symlink():
+            return "is no regular file"
+        exists = Path(entry.path).exists()
+        return f"is a link to {'something that is no regular file' if exists else 'a missing file'}"
     if UNPRINTABLE.search(entry.name):
-        return "its name has characters that cannot be shown; rename it, with plain text in UTF-8", False
-    return None, True
+        return "its name has characters that cannot be shown; rename it, with plain text in UTF-8"
+    found.keys.append(prefix + entry.name)
+    if entry.is_symlink() and not Path(os.path.realpath(entry.path)).is_relative_to(real_folder):
+        found.linked += 1
+    return ""
+
+
+def _look_into(inside: Sequence[os.DirEntry[str]], found: _Listing) -> str:
+    """What is wrong with a folder that is no scene, if anything is."""
+    if any(file.name.endswith(".npy") for file in inside):
+        return f"is a folder of arrays without {COORD_FILE}"
+    if any(file.name.lower().endswith(SCENE_SUFFIXES) or Path(file.path, COORD_FILE).is_file() for file in inside):
+        return "is a folder with scenes in it, which is not looked into"
+    scans = Counter(suffix for file in inside if (suffix := unread_suffix(file)))
+    found.unread += scans
+    found.ignored += not scans
+    return ""
+
+
+def _link_out_of(folder: str, inside: Sequence[os.DirEntry[str]]) -> str | None:
+    """The first link among the arrays of a scene that leads out of its folder."""
+    real = Path(os.path.realpath(folder))
+    for name in FOLDER_FILES:
+        link = next((file for file in inside if file.name == f"{name}.npy" and file.is_symlink()), None)
+        if link and not Path(os.path.realpath(link.path)).is_relative_to(real):
+            return link.name
+    return None

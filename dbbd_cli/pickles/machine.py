@@ -113,11 +113,15 @@ class PickleMachine:
         return line.decode("latin1")
 
     def _refuse(self, code: int) -> None:
-        wanted = next(names_of_globals(self.data, self.position - 1), None)
+        names = names_of_globals(self.data, self.position - 1)
+        wanted = next((name for name in names if name not in self._stand_ins), None)
         if wanted is not None:
             raise RefusedPickleError(f"wants the code of {printable(wanted)}")
-        if code in b"SVILFgpP":
-            raise ValueError("is in an old form of pickle (protocol 0 or 1); save it again, with protocol 2 or later")
+        if code in b"SVILFgpPTU":
+            raise ValueError(
+                "is in an old form of pickle (protocol 0 or 1, or written by Python 2); "
+                "save it again with Python 3, with protocol 2 or later"
+            )
         if chr(code) not in {known.code for known in pickletools.opcodes}:
             raise ValueError("is no pickle, or a damaged one")
         raise RefusedPickleError(f"wants an operation (0x{code:02x}) that no plain value needs")

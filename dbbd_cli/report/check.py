@@ -156,6 +156,13 @@ def _are_probed(entry: Any) -> bool:
     return all(map(_is_share_or_null, shares)) and _is_list_of(_is_share_or_null)(entry.get("per_class_iou"))
 
 
+def _is_ignored_label(row: Any) -> bool:
+    if not isinstance(row, dict) or not is_count(row.get("points")):
+        return False
+    label = row.get("label")
+    return label is None or (isinstance(label, int) and not isinstance(label, bool) and abs(label) <= _LARGEST_COUNT)
+
+
 def _is_scene(value: Any) -> bool:
     if not isinstance(value, dict) or not (value.get("name") is None or _is_text(value["name"])):
         return False
@@ -205,5 +212,6 @@ _PRETRAINING_FIELDS: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
     ("contrast", _are_contrasts, "a list of losses, one entry for each level"),
     ("probe", _is_probe, "a set of scores for each kind of features"),
     ("probe_missing", _is_text, "a text"),
+    ("ignored_labels", _is_list_of(_is_ignored_label), "a list of labels with their points"),
     ("scene", _is_scene, "a name with classes"),
 )

@@ -7,7 +7,7 @@ from html import escape
 from typing import Any
 
 from dbbd_cli.report.check import PRETRAINING_TASK
-from dbbd_cli.report.text import number, percent, significant, visible, words
+from dbbd_cli.report.text import ignored_labels, number, percent, significant, visible, words
 
 _SCORES = ("precision", "recall", "f1")
 _PROBED = ("miou", "mean_accuracy", "overall_accuracy")
@@ -67,6 +67,8 @@ def _pretraining_measures(evaluation: Mapping[str, Any]) -> Iterator[list[str]]:
     for key in ("train_scenes", "test_scenes", "train_points", "test_points"):
         if probe.get(key) is not None:
             yield [f"Probe: {key.replace('_', ' ')}", number(probe[key], 0)]
+    if evaluation.get("ignored_labels"):
+        yield ["Ignored labels", visible(ignored_labels(evaluation["ignored_labels"]), 200)]
     if not probe and evaluation.get("probe_missing"):
         yield ["Probe", f"none: {visible(evaluation['probe_missing'], 200)}"]
     yield from _efficiency(evaluation.get("efficiency") or {}, "")

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from dbbd_cli.text import printable
+from dbbd_cli.text import counted, printable
 
 _ABBREVIATIONS = {"auc": "AUC", "dbbd": "DBBD", "mb": "MB", "miou": "mIoU", "ms": "ms", "roc": "ROC"}
 
@@ -41,6 +42,14 @@ def words(name: str) -> str:
     first, *others = ["top-1" if part == "top1" else part for part in visible(name, 60).split("_")]
     return " ".join(
         [_ABBREVIATIONS.get(first, first[:1].upper() + first[1:]), *(_ABBREVIATIONS.get(o, o) for o in others)]
+    )
+
+
+def ignored_labels(rows: Iterable[Mapping[str, Any]]) -> str:
+    """The labels that count as no class, from `ignored_labels` of an evaluation: `255 (1,204 points)`."""
+    return ", ".join(
+        f"{'negative or NaN' if row.get('label') is None else row['label']} ({counted(row['points'], 'point')})"
+        for row in rows
     )
 
 

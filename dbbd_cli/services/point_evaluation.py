@@ -14,7 +14,15 @@ from dbbd_cli.engine.efficiency import measure_efficiency
 from dbbd_cli.engine.inference import run_split
 from dbbd_cli.engine.runtime import Runtime
 from dbbd_cli.progress import Progress
-from dbbd_cli.services.point_probe import MOST_CLASSES, labels_of, point_features, run_probes
+from dbbd_cli.services.point_labels import (
+    ignored_labels,
+    label_census,
+    report_of_ignored,
+    suspected_labels,
+    warnings_of,
+    without_ignored,
+)
+from dbbd_cli.services.point_probe import MOST_CLASSES, point_features, run_probes, training_census
 from dbbd_cli.services.scene_picture import scene_picture
 from dbbd_cli.tasks.point_pretraining import PointPretraining
 
@@ -33,11 +41,17 @@ def evaluate_points(
     size = len(raw_batch.num_points)
     batch = task.to_device(raw_batch, runtime.device, train=False)
     speed = measure_efficiency(task.module, batch, runtime, batch_size=size)
-    labels, num_labelled = labels_of(task, split)
-    probe, missing = run_probes(task, runtime, split, labels, num_labelled, progress)
-    labels = labels[:MOST_CLASSES]
+    tested = label_census(task, split)
+    trained, missing = training_census(task, split, tested, progress)
+    ignored = ignored_labels(task, trained, tested)
+    for warning in warnings_of(suspected_labels(task, ignored, trained, tested), trained, tested):
+        progress.warn(warning)
+    probe = None
+    if not missing:
+        probe, missing = run_probes(task, runtime, split, trained, tested, ignored, progress)
+    labels = sorted(tested.labels - ignored)[:MOST_CLASSES]
 
-    scene = next(task.single_scenes(split))
+    scene = without_ignored(next(task.single_scenes(split)), ignored)
     features = point_features(task, task.module.encoder, scene, runtime).cpu().numpy()
     picture = scene_picture(scene, next(task.prepared_scenes(split)).tree, features, labels)
     report = {
@@ -47,6 +61,7 @@ def evaluate_points(
         "contrast": list(_contrast(metrics)),
         "probe": probe,
         "probe_missing": missing,
+        "ignored_labels": report_of_ignored(tested, ignored),
         "efficiency": {
             **speed,
             "points_per_second": speed["samples_per_second"] * int(raw_batch.num_points.sum()) / size,

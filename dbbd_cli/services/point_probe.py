@@ -5,7 +5,7 @@ Legend: N points of a scene, D channels of point features, K classes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence, Set
 from dataclasses import asdict
 from typing import Any
 
@@ -20,6 +20,7 @@ from dbbd_cli.errors import DataError
 from dbbd_cli.model.dbbd_encoder import DbbdEncoder
 from dbbd_cli.model.linear_probe import confusion_counts, fit_probe, segmentation_scores
 from dbbd_cli.progress import Progress
+from dbbd_cli.services.point_labels import EMPTY, LabelCensus, label_census, without_ignored
 from dbbd_cli.tasks.point_batches import PointBatch
 from dbbd_cli.tasks.point_pretraining import PointPretraining, make_network
 
@@ -43,57 +44,76 @@ def point_features(task: PointPretraining, encoder: DbbdEncoder, scene: PointBat
         return encoder.global_to_local(*task.unchanged(scene, runtime.device)).points.float()
 
 
-def labels_of(task: PointPretraining, split: str) -> tuple[list[int], int]:
-    """The labels that occur in the scenes of a split, ascending, and the number of scenes that have any."""
-    found: set[int] = set()
-    num_scenes = 0
-    for scene in task.prepared_scenes(split):
-        labels = set() if scene.segment is None else set(np.unique(scene.segment).tolist()) - {IGNORE}
-        found |= labels
-        num_scenes += bool(labels)
-    return sorted(found), num_scenes
+def training_census(
+    task: PointPretraining, split: str, tested: LabelCensus, progress: Progress
+) -> tuple[LabelCensus, str]:
+    """The labels that a probe can be trained on, or none and the reason in words.
+
+    Args:
+        task: the network and the scenes.
+        split: the split that will be scored.
+        tested: its labels.
+        progress: shows bars.
+    """
+    if split == "train":
+        return EMPTY, "the probe is trained on the training split; evaluate another one"
+    if not tested.labels:
+        return EMPTY, _without_labels(split, tested)
+    try:
+        task.prepare("train", progress)
+    except DataError as error:
+        return EMPTY, f"the training scenes cannot be used: {error.message}; {error.hint}"
+    return label_census(task, "train"), ""
+
+
+def _without_labels(split: str, tested: LabelCensus) -> str:
+    ignored = " that are not ignored" if tested.labels else ""
+    reason = f" ({tested.unusable[0]})" if tested.unusable else ""
+    return f"the scenes of the {split} split have no labels{ignored}{reason}"
 
 
 def run_probes(
-    task: PointPretraining, runtime: Runtime, split: str, tested: Sequence[int], num_tested: int, progress: Progress
+    task: PointPretraining,
+    runtime: Runtime,
+    split: str,
+    trained: LabelCensus,
+    tested: LabelCensus,
+    ignored: Set[int],
+    progress: Progress,
 ) -> tuple[dict[str, Any] | None, str]:
     """Fits the probes on the training split and scores them on another one.
 
     Args:
-        task: the network and the scenes.
+        task: the network and the scenes, which are prepared.
         runtime: device and precision.
         split: the other split.
-        tested: its labels, as of `labels_of`.
-        num_tested: its scenes that have any.
+        trained: the labels of the training split.
+        tested: those of the other split.
+        ignored: labels that are no classes.
         progress: shows bars.
 
     Returns:
         The report, or None and the reason in words.
     """
-    if split == "train":
-        return None, "the probe is trained on the training split; evaluate another one"
-    if not tested:
-        return None, f"the scenes of the {split} split have no labels"
-    try:
-        task.prepare("train", progress)
-    except DataError as error:
-        return None, f"the training scenes cannot be used: {error.message}; {error.hint}"
-    trained, num_trained = labels_of(task, "train")
-    if len(trained) < 2:
-        return None, "the training scenes have " + ("one class only" if trained else "no labels")
-    if not {*trained} & {*tested}:
+    learned, wanted = trained.labels - ignored, tested.labels - ignored
+    if not wanted:
+        return None, _without_labels(split, tested)
+    if len(learned) < 2:
+        return None, "the training scenes have " + ("one class only" if learned else "no labels")
+    if not learned & wanted:
         return None, f"no class of the {split} scenes occurs in the training scenes"
-    labels = sorted({*trained, *tested})
+    labels = sorted(learned | wanted)
     if len(labels) > MOST_CLASSES:
         return None, f"the scenes have {len(labels):,} different labels, too many to be classes"
 
     num_train, num_test = len(task.manifest.of("train")), len(task.manifest.of(split))
+    num_trained = trained.num_scenes(ignored)
     extracts = _extracts(task, runtime)
     features: list[list[torch.Tensor]] = [[] for _ in extracts]
     targets = []
     quota = min(POINTS_PER_SCENE, max(1, PROBE_POINTS // num_trained))
     with progress.phase("Probe: training scenes", num_train, unit="scenes") as bar:
-        for number, scene in enumerate(task.single_scenes("train")):
+        for number, scene in enumerate(_scenes(task, "train", ignored)):
             chosen = _labelled(scene, quota, task.config.seed, number)
             targets.append(_class_of(scene, chosen, labels))
             for part, (_, extract) in zip(features, extracts, strict=True):
@@ -106,7 +126,7 @@ def run_probes(
 
     confusions = [torch.zeros(len(labels), len(labels), dtype=torch.int64) for _ in probes]
     with progress.phase(f"Probe: {split} scenes", num_test, unit="scenes") as bar:
-        for scene in task.single_scenes(split):
+        for scene in _scenes(task, split, ignored):
             known = _labelled(scene, None, task.config.seed, 0)
             truth = _class_of(scene, known, labels)
             for confusion, probe, (_, extract) in zip(confusions, probes, extracts, strict=True):
@@ -114,7 +134,7 @@ def run_probes(
             bar.advance()
     return {
         "train_scenes": num_trained,
-        "test_scenes": num_tested,
+        "test_scenes": tested.num_scenes(ignored),
         "train_points": len(target),
         "test_points": int(confusions[0].sum()),
         "classes": [task.class_name(label) for label in labels],
@@ -123,6 +143,10 @@ def run_probes(
             for (name, _), probe, confusion in zip(extracts, probes, confusions, strict=True)
         ],
     }, ""
+
+
+def _scenes(task: PointPretraining, split: str, ignored: Set[int]) -> Iterator[PointBatch]:
+    return (without_ignored(scene, ignored) for scene in task.single_scenes(split))
 
 
 def _extracts(task: PointPretraining, runtime: Runtime) -> list[tuple[str, _Extract]]:

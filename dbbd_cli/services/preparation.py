@@ -98,6 +98,8 @@ def _make_point_manifest(config: PointPretrainingConfig, progress: Progress) -> 
         shares=shares,
         max_scenes=max_scenes,
         needs_colour="colour" in data.features,
+        needs_normals="normals" in data.features,
+        follow_links=data.follow_links,
         on_error=data.on_error,
         settings=SceneSettings(**data.preparation),
         cache_dir=cache_folder(data.cache_dir),

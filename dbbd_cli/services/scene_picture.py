@@ -42,8 +42,8 @@ def scene_picture(
     }
     assert scene.segment is not None
     segment = scene.segment.numpy()[chosen]
-    if (segment >= 0).any():
-        known = np.isin(segment, labels)
+    known = np.isin(segment, labels)
+    if known.any():
         picture["segment"] = np.where(known, np.searchsorted(labels, segment), -1).astype(np.int32)
     return picture
 

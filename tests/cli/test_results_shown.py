@@ -161,6 +161,13 @@ def test_evaluation_of_pretraining(show: Show) -> None:
     assert "trained on 28 scenes, tested on 6" in shown
 
 
+def test_ignored_labels_are_shown_where_there_are_any(show: Show) -> None:
+    assert "Ignored labels" not in show(pretrained(["floor", "wall"], ignored_labels=[]), evaluate)
+    ignored = [{"label": 255, "points": 1204}, {"label": None, "points": 1}]
+    shown = show(pretrained(["floor", "wall"], ignored_labels=ignored), evaluate)
+    assert "255 (1,204 points), negative or NaN (1 point)" in " ".join(shown.split())
+
+
 @pytest.mark.parametrize("width", [40, 60, 80, 120])
 @pytest.mark.parametrize("count", [2, 30])
 def test_pretraining_fits(width: int, count: int, show: Show, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -281,10 +281,19 @@ BAD_SCENES: dict[str, tuple[Callable[[Path], object], str]] = {
             *XYZ, body=bytes(3_000_000)), "lists before its points"),
     "PLY with 10^12 lines": (
         ply("ascii", "element face 1000000000000", "property list uchar int i", "element vertex 200", *XYZ,
-            body=b"0\n" * 1_000_000), "lists before its points"),
-    "binary PLY with 10^8 empty lists": (
+            body=b"0\n" * 1_000_000), "lines before its points"),
+    "binary PLY with 10^8 empty lists and no points": (
         ply("binary_little_endian", "element face 100000000", "property list uchar int i", "element vertex 200", *XYZ,
-            body=bytes(100_000_000) + COORD.tobytes()), "lists before its points"),
+            body=bytes(100_000_000)), "is truncated: 200 points need"),
+    "binary PLY of 10^7 points and too few lists": (
+        ply("binary_little_endian", "element vertex 10000000", *XYZ, "property list uchar int i",
+            body=bytes(129_999_999)), "is truncated within its element vertex"),
+    "PLY of points with a list of 10^9": (
+        ply("binary_little_endian", "element vertex 3", *XYZ, "property list uint int i",
+            body=struct.pack("<I", 10**9) * 90), "is truncated within its element vertex"),
+    "ASCII PLY of points with a list of 10^9": (
+        ply("ascii", "element vertex 3", *XYZ, "property list uint int i", body=b"1 2 3 1000000000 1\n" * 3),
+        "a line that does not hold the numbers and lists"),
     "PLY with 900,000 empty lists and no more": (
         ply("binary_little_endian", "element face 900000", "property list uchar int i", "element vertex 200", *XYZ,
             body=bytes(800_000)), "is truncated within its element face"),
@@ -295,7 +304,7 @@ BAD_SCENES: dict[str, tuple[Callable[[Path], object], str]] = {
     "PLY with 5,000 properties": (
         ply("ascii", "element vertex 200", *XYZ, *(f"property float p{n}" for n in range(5000))), "than 1000 lines"),
     "PLY with lists as points": (
-        ply("ascii", "element vertex 200", "property list uchar float x"), "has lists"),
+        ply("ascii", "element vertex 200", "property list uchar float x"), "nothing but lists"),
     "PLY without an end": (lambda path: path.with_suffix(".ply").write_bytes(b"ply\nformat ascii 1.0\n"), "truncated"),
     "PLY of one line": (lambda path: path.with_suffix(".ply").write_bytes(b"ply" + b"y" * 10**7), "is no PLY file"),
     "PLY of NaN": (
@@ -308,10 +317,16 @@ BAD_SCENES: dict[str, tuple[Callable[[Path], object], str]] = {
     "npy that nests": (arrays(coord=npy("(" * 90 + "200" + ")" * 90)), "no array"),
     "npy with code": (arrays(coord=npy("__import__('os').getpid()")), "no array"),
     "npy cut off": (arrays(coord=npy("(200, 3)", body=b"")), "is truncated"),
-    "npy of a class of 10^12": (arrays(coord=npy("(200, 3)"), segment=npy("(10000000000000,)")), "promises"),
+    "npy of a normal of 10^12": (arrays(coord=npy("(200, 3)"), normal=npy("(10000000000000,)")), "promises"),
     "npz of 10^12": (archived(coord=npy("(1000000000000, 3)")), "promises"),
-    "npz bomb": (archived(coord=npy("(60000000, 3)", body=bytes(200_000_000))), "unpacks to 200,000,128 bytes"),
-    "npz bomb of few enough points": (archived(coord=npy("(8000000, 3)", body=bytes(96_000_000))), "unpacks to"),
+    "npz bomb": (
+        archived(coord=npy("(60000000, 3)", body=bytes(200_000_000))),
+        "promises 180,000,000 values; at most 60,000,000 are read: thin it out first"),
+    "npz bomb of few enough points": (
+        archived(coord=npy("(8000000, 3)", body=bytes(96_000_000))), "all of its points lie in the same place"),
+    "npz bomb behind a small scene": (
+        archived(coord=npy("(200, 3)", body=COORD.tobytes() + bytes(200_000_000)), normal=npy("(201, 3)")),
+        "its array normal is truncated"),
     "npz of objects": (archived(coord=npy("(200, 3)", "|O", pickle.dumps([0] * 600))), "Python objects"),
     "npz that is a pickle": (lambda path: path.with_suffix(".npz").write_bytes(pickle.dumps({})), "is no archive"),
     "NaN": (pickled(coords=points_with(np.nan)), "not finite at point 42"),
@@ -321,7 +336,7 @@ BAD_SCENES: dict[str, tuple[Callable[[Path], object], str]] = {
     "a ragged list": (pickled(coords=[[1, 2, 3], [1, 2]] * 100), "no list of rows"),
     "huge numbers": (pickled(coords=[[10**400, 2, 3]] * 200), "no table of 3 numbers"),
     "points of two numbers": (pickled(coords=COORD[:, :2]), ""),
-    "labels of another length": (pickled(segment20=np.zeros(7, np.int64)), ""),
+    "normals of another length": (pickled(normals=np.zeros((7, 3))), "200 points and 7 normals"),
     "a cycle": (pickled(hierarchy=cycle(1)), "a cycle"),
     "a long cycle": (pickled(hierarchy=cycle(8)), "a cycle"),
     "a tree of depth 100,000": (chain(100_000), "nested too deeply"),

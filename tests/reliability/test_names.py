@@ -394,6 +394,44 @@ def test_links_in_data_are_not_followed_out_of_it(tmp_path: Path) -> None:
     assert "owl" in err
 
 
+def test_links_to_scenes_are_read_and_never_written_through(tmp_path: Path) -> None:
+    outside, root = tmp_path / "outside", tmp_path / "scenes"
+    for split in ("train", "val", "test"):
+        (root / split).mkdir(parents=True)
+        (outside / split / "folder").mkdir(parents=True)
+        coord = np.random.default_rng(len(split)).random((200, 3))
+        np.savez(outside / split / "room.npz", coord=coord, segment=np.arange(200) % 3)
+        np.save(outside / split / "folder" / "coord.npy", coord + 1)
+        (root / split / "a.npz").symlink_to(outside / split / "room.npz")
+        (root / split / "b").symlink_to(outside / split / "folder")
+    before = everything(outside)
+    options = [*without(TINY["dbbd"], "data.synthetic_"), "--epochs", "1", "--set", "data.source=folder"]
+    where = ["--set", f"data.path={root}", "--set", f"run.runs_dir={tmp_path / 'runs'}"]
+    cache = ["--set", f"data.cache_dir={tmp_path / 'cache'}"]
+    code, *told = dbbd("train", *options, *where, *cache)
+    assert code == 0, told
+    assert "6 scenes are links to places outside the folder." in "".join(told)
+    (run_folder,) = (tmp_path / "runs").iterdir()
+    shutil.rmtree(tmp_path / "cache")  # so that the scenes are read anew
+    for arguments in (["resume", run_folder, "--epochs", "2"], ["evaluate", run_folder, "--no-plots"]):
+        code, *told = dbbd(*arguments, *cache)
+        assert code == 0, told
+    assert everything(outside) == before
+    secret = tmp_path / "secret"
+    secret.write_text("precious " * 20)
+    (root / "train" / "secret.ply").symlink_to(secret)
+    (root / "train" / "mine").mkdir()
+    (root / "train" / "mine" / "coord.npy").symlink_to(outside / "train" / "folder" / "coord.npy")
+    code, _, err = dbbd("train", *options, *where, *cache)
+    assert code == 3
+    assert "secret.ply: is no PLY file" in err
+    assert "has a link, coord.npy, that leads out of its folder" in err
+    assert "precious" not in err
+    code, _, err = dbbd("train", *options, *where, *cache, "--set", "data.follow_links=all")
+    assert code == 3
+    assert "coord.npy" not in err
+
+
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_completion_offers_nothing_raw(tmp_path: Path, shell: str) -> None:
     for number, text in enumerate((*CONTROLLING, *MISLEADING, "plain")):

@@ -76,7 +76,23 @@ def ply_files() -> list[bytes]:
             body = b"".join(struct.pack(f"{order}B{len(face)}hb", len(face), *face, c) for face, c in faces)
             body += b"".join(struct.pack(order + "dddfffH", *row) for row in points)
         files.append(lists.encode() + body)
+        files += _points_with_lists(form, order)
     return files + [_shortened_scan(path) for path in sorted((SHARED / "data" / "scans").glob("?.ply"))[:2]]
+
+
+def _points_with_lists(form: str, order: str) -> list[bytes]:
+    """As OpenMVS writes them, and with a header as Rhino writes it; of equal and of different lengths."""
+    files = []
+    for lengths, newline in (((2, 2, 2, 2), "\r"), ((0, 3, 1, 2), "\n")):
+        head = ["ply", f"format {form} 1.0", "element vertex 4", *(f"property float {axis}" for axis in "xyz")]
+        head += ["property list uchar ushort view_indices", "property uchar scalar_Label", "end_header", ""]
+        rows = [(*map(float, COORD[i]), length, *range(length), i) for i, length in enumerate(lengths)]
+        if order == "=":
+            body = "".join(" ".join(map(str, row)) + newline for row in rows).encode()
+        else:
+            body = b"".join(struct.pack(f"{order}fffB{row[3]}HB", *row) for row in rows)
+        files.append(newline.join(head).encode() + body)
+    return files
 
 
 def _shortened_scan(path: Path) -> bytes:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from dbbd_cli.data.normals import estimate_normals
+from dbbd_cli.data.normals import complete_normals, estimate_normals
 from dbbd_cli.errors import DataError
 
 
@@ -225,3 +225,42 @@ def test_what_is_no_cloud_is_refused(coord: np.ndarray) -> None:
 def test_too_few_neighbours_are_refused() -> None:
     with pytest.raises(ValueError, match="at least 3"):
         estimate_normals(np.zeros((4, 3)), num_neighbors=2)
+
+
+def without(normals: np.ndarray, unknown: np.ndarray) -> np.ndarray:
+    return np.where(unknown[:, None], 0, normals).astype(np.float32)
+
+
+@pytest.mark.parametrize("share", [0.01, 0.5, 0.99])
+@pytest.mark.parametrize("side", [1, -1])
+def test_missing_normals_look_to_the_side_of_the_known_ones(share: float, side: int) -> None:
+    points = sphere(2000)
+    unknown = np.random.default_rng(1).random(2000) < share
+    known = (side * points / np.linalg.norm(points, axis=1, keepdims=True)).astype(np.float32)
+    completed = complete_normals(points, without(known, unknown))
+    assert completed.dtype == np.float32
+    assert_unit(completed, 2000)
+    assert np.array_equal(completed[~unknown], known[~unknown])
+    assert (cosines(completed, known) > 0.95).all()
+
+
+def test_each_part_follows_its_own_known_normals() -> None:
+    one, two = sphere(800), sphere(800, seed=1) + np.array([10, 0, 0])
+    truth = np.concatenate([sphere(800), -sphere(800, seed=1)])
+    unknown = np.random.default_rng(0).random(1600) < 0.3
+    completed = complete_normals(np.concatenate([one, two]), without(truth, unknown))
+    assert (cosines(completed, truth) > 0.9).all()
+
+
+def test_a_single_known_normal_decides_for_all() -> None:
+    points = plane(500, [1, 0, 0], [0, 1, 0])
+    normals = np.zeros((500, 3), dtype=np.float32)
+    normals[7] = [0, 0, -1]
+    assert np.allclose(complete_normals(points, normals), [0, 0, -1], atol=1e-5)
+
+
+def test_known_normals_in_one_place_take_no_longer() -> None:
+    points = np.concatenate([sphere(2000), np.zeros((50_000, 3))])
+    normals = np.zeros((52_000, 3), dtype=np.float32)
+    normals[::2] = [0, 0, 1]
+    assert_unit(complete_normals(points, normals), 52_000)

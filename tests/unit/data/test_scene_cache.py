@@ -126,6 +126,50 @@ def test_normals_of_the_file_are_kept(tmp_path: Path, calls: list[str]) -> None:
     assert scene.segment is None
 
 
+@pytest.mark.parametrize("value", [0.0, np.nan, np.inf])
+def test_normals_that_are_all_unknown_are_estimated(tmp_path: Path, value: float) -> None:
+    ref = save(tmp_path / "scene.pkl", normals=np.full((400, 3), value, np.float32))
+    expected = prepared_scene(save(tmp_path / "without.pkl"), SETTINGS, tmp_path)
+    assert np.array_equal(prepared_scene(ref, SETTINGS, tmp_path).normal, expected.normal)
+
+
+def test_a_normal_that_is_unknown_is_estimated_and_the_others_are_kept(tmp_path: Path) -> None:
+    normals = -estimate_normals(points(), num_neighbors=8)
+    known = np.arange(400) % 9 > 0
+    given = np.where(known[:, None], normals, [[np.nan, 0, 0]]).astype(np.float32)
+    scene = prepared_scene(save(tmp_path / "scene.pkl", normals=given), SETTINGS, tmp_path)
+    assert np.array_equal(scene.normal[known], read_scene(tmp_path / "scene.pkl").normal[known])  # type: ignore[index]
+    assert np.linalg.norm(scene.normal, axis=1) == pytest.approx(1, abs=1e-5)
+
+
+def test_all_labels_are_kept_and_what_is_no_class_is_noted(tmp_path: Path) -> None:
+    labels = np.where(np.arange(400) % 5 == 0, 255, np.arange(400) % 3).astype(np.uint8)
+    ref = save(tmp_path / "scene.pkl", labels=labels, colors=np.full((400, 3), -1.0))
+    for _ in range(2):  # the second time from the cache
+        scene = prepared_scene(ref, SETTINGS, tmp_path)
+        assert scene.segment is not None
+        assert scene.segment.tolist() == labels.tolist()
+        assert scene.reserved_label == 255
+        assert scene.colour is None
+        assert scene.unusable == {"colour": "its colors go from -1 to -1; expected 0 to 1, to 255 or to 65,535"}
+    plain = prepared_scene(save(tmp_path / "plain.pkl"), SETTINGS, tmp_path)
+    assert (plain.reserved_label, plain.unusable) == (None, {})
+
+
+@pytest.mark.parametrize("notes", [b"", b"[]", b"{}", b"\xff", b'{"unusable": {}}'])
+def test_a_prepared_scene_with_damaged_notes_is_made_again(tmp_path: Path, notes: bytes) -> None:
+    ref = save(tmp_path / "scene.pkl")
+    good = prepared_scene(ref, SETTINGS, tmp_path / "cache")
+    arrays = {name: getattr(good, name) for name in ("coord", "normal")}
+    arrays |= {name: getattr(good.tree, name) for name in TREE} | {"notes": np.frombuffer(notes, np.uint8)}
+    (path,) = (tmp_path / "cache").glob("*.arrays")
+    kind, _, key = path.stem.partition("-")
+    path.unlink()
+    cached_arrays(tmp_path / "cache", kind, key, lambda: arrays, lambda _: True)
+    assert scene_in_cache(ref, SETTINGS, tmp_path / "cache") is None
+    assert_equal(prepared_scene(ref, SETTINGS, tmp_path / "cache"), good)
+
+
 @pytest.mark.parametrize(("changed", "value"), [("normal_neighbors", 9), ("max_depth", 1), ("min_region_points", 30)])
 def test_other_settings_make_another_scene(tmp_path: Path, calls: list[str], changed: str, value: int) -> None:
     ref, other = save(tmp_path / "scene.pkl"), SceneSettings(**{**vars(SETTINGS), changed: value})

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import pickle
 import shutil
 from collections.abc import Mapping, Sequence
@@ -62,6 +63,8 @@ def manifest_of(
     settings: dict[str, Any] = {
         "shares": SHARES,
         "needs_colour": False,
+        "needs_normals": True,
+        "follow_links": "scenes",
         "on_error": "fail",
         "settings": SETTINGS,
         "cache_dir": cache,
@@ -177,7 +180,7 @@ def test_a_single_one_is_told_with_its_own_advice(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"train/scene01\.pkl") as caught:
         manifest_of(root, tmp_path / "cache")
     assert "is an empty file" in caught.value.message
-    assert "mend the file" in caught.value.hint
+    assert "fix or remove the file" in caught.value.hint
 
 
 def test_they_are_left_out_listed_and_told_of_where_that_is_wanted(tmp_path: Path) -> None:
@@ -207,9 +210,57 @@ def test_colours_are_asked_for_only_where_they_are_wanted(tmp_path: Path) -> Non
     for _ in range(2):  # the second time from the cache
         with pytest.raises(DataError, match="2 scenes are of no use") as caught:
             manifest_of(root, tmp_path / "cache", needs_colour=True)
-        assert all("has no colours, which data.features asks for" in detail for detail in caught.value.details)
+        assert all("has no colors, which data.features asks for" in detail for detail in caught.value.details)
         manifest = manifest_of(root, tmp_path / "cache")
         prepare_scenes(refs_of(manifest, "train", root), SETTINGS, tmp_path / "cache", Silent())
+
+
+DAMAGED = {
+    "normals": ("needs_normals", "has 100 points and 99 normals"),
+    "colors": ("needs_colour", "its colors are not finite at point 3 (counted from 0)"),
+}
+
+
+@pytest.mark.parametrize("part", DAMAGED)
+def test_what_is_damaged_is_refused_only_where_it_is_used(tmp_path: Path, part: str) -> None:
+    needed, reason = DAMAGED[part]
+    color = np.full((100, 3), 0.5)
+    color[3] = np.nan
+    root = divided(tmp_path / "scenes", train=2, val=1)
+    bad = {"normals": np.ones((99, 3)), "colors": color}[part]
+    save(root / "train" / "scene00.pkl", 0, **{part: bad, "segment20": ["wall"] * 100})
+    unused = {"needs_normals": False, "needs_colour": False}
+    for _ in range(2):  # the second time from the cache
+        manifest = manifest_of(root, tmp_path / "cache", **unused)
+        assert manifest.counts()["train"] == 2
+        with pytest.raises(DataError) as caught:
+            manifest_of(root, tmp_path / "cache", **{**unused, needed: True, "max_scenes": {"train": 1}})
+        errors = [caught.value.message, *caught.value.details]
+        assert any(f"{root / 'train' / 'scene00.pkl'}: {reason}" in error for error in errors)
+        prepare_scenes(refs_of(manifest, "train", root), SETTINGS, tmp_path / "cache", Silent())
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links need rights on Windows")
+def test_scenes_behind_links_are_used_and_known_by_their_content(tmp_path: Path) -> None:
+    root, told = divided(tmp_path / "scenes", train=2, val=1), Told()
+    save(tmp_path / "elsewhere" / "a.pkl", 7)
+    (root / "train" / "link.pkl").symlink_to(tmp_path / "elsewhere" / "a.pkl")
+    manifest = manifest_of(root, tmp_path / "cache", told)
+    assert keys(manifest, "train") == ["train/link.pkl", "train/scene00.pkl", "train/scene01.pkl"]
+    assert "1 scene is a link to places outside the folder." in told.lines
+    refs = refs_of(manifest, "train", root)
+    assert refs[0].sha256 == scene_digest(tmp_path / "elsewhere" / "a.pkl")
+    save(tmp_path / "elsewhere" / "a.pkl", 8)
+    with pytest.raises(DataError, match="its content has changed"):
+        prepare_scenes(refs, SETTINGS, tmp_path / "cache", Silent())
+
+
+def test_scans_that_are_not_read_are_warned_of(tmp_path: Path) -> None:
+    root, told = divided(tmp_path / "scenes", train=2, val=1), Told()
+    (root / "train" / "a.las").write_bytes(b"LASF")
+    (root / "val" / "b.las").write_bytes(b"LASF")
+    manifest_of(root, tmp_path / "cache", told)
+    assert told.warnings == ["2 scans in formats that are not read were left out: 2 .las."]
 
 
 def test_copies_in_more_than_one_split_are_told_of(tmp_path: Path) -> None:

@@ -80,6 +80,18 @@ def test_what_was_not_measured_may_be_null_or_absent(make_run: Make, pretraining
         plot_runs([folder], tmp_path / "out", "html")
 
 
+def test_ignored_labels_are_in_the_page_and_checked(make_run: Make, pretraining_of: Make, tmp_path: Path) -> None:
+    folder = make_run(task="dbbd")
+    rows = [{"label": 255, "points": 1204}, {"label": None, "points": 2}]
+    write(folder, {**pretraining_of(), "ignored_labels": rows})
+    (page,) = plot_runs([folder], tmp_path / "out", "html")
+    assert "255 (1,204 points), negative or NaN (2 points)" in page.read_text(encoding="utf-8")
+    for wrong in ({}, [255], [{"label": 255}], [{"label": "255", "points": 1}], [{"label": True, "points": 1}]):
+        write(folder, {**pretraining_of(), "ignored_labels": wrong or {"label": 1}})
+        with pytest.raises(CheckpointError, match="ignored_labels is not a list of labels"):
+            read_evaluation(folder)
+
+
 def test_a_scene_is_read(tmp_path: Path, scene_of: Make) -> None:
     assert read_evaluation_scene(tmp_path) is None
     for scene in (

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import pickle
 from collections.abc import Callable
 from pathlib import Path
@@ -229,6 +230,99 @@ def test_without_labels_there_is_no_probe_and_the_reason_is_told(folder_run: Cal
 )
 def test_labels_that_do_not_do_are_told(folder_run: Callable[..., Path], change: Any, told: str) -> None:
     assert told in missing(report_of(folder_run(change)))
+
+
+class Told(Silent):
+    def __init__(self) -> None:
+        self.warnings: list[str] = []
+
+    def warn(self, text: str) -> None:
+        self.warnings.append(text)
+
+
+def some_ignored(kind: str, label: int = 255) -> Callable[[str, np.ndarray], np.ndarray]:
+    def change(split: str, labels: np.ndarray) -> np.ndarray:
+        some = np.where(labels < 0, 0, np.minimum(labels, 2))
+        some[::4] = label
+        return some.astype(kind)
+
+    return change
+
+
+def evaluated(run: Path, ignore: list[int] | None = None) -> tuple[dict[str, Any], list[str]]:
+    told = Told()
+    overrides = [] if ignore is None else [Override("data.ignore_labels", ignore, "--set")]
+    return report_of(run, overrides=overrides, progress=told), told.warnings
+
+
+THREE = ["class 0", "class 1", "class 2"]
+
+
+def test_the_largest_label_of_an_unsigned_type_is_no_class_unless_the_user_says_so(
+    folder_run: Callable[..., Path],
+) -> None:
+    run = folder_run(some_ignored("u1"))
+    report, warnings = evaluated(run)
+    assert report["probe"]["classes"] == report["scene"]["classes"] == THREE
+    assert report["ignored_labels"] == [{"label": 255, "points": 250}]
+    assert report["probe"]["test_points"] == 750
+    assert warnings == []
+    with np.load(run / "evaluation_scene.npz") as scene:
+        assert (scene["segment"][::4] == -1).all()
+    report, warnings = evaluated(run, [])
+    assert report["probe"]["classes"] == [*THREE, "class 255"]
+    assert report["ignored_labels"] == []
+    assert warnings == []
+    report, warnings = evaluated(run, [0])  # what is listed is all that is ignored
+    assert report["probe"]["classes"] == ["class 1", "class 2", "class 255"]
+    assert [row["label"] for row in report["ignored_labels"]] == [0]
+    assert "label 255 counts as a class" in warnings[0]
+
+
+@pytest.mark.parametrize("kind", ["i8", "u2", "f4"])
+def test_a_label_that_looks_like_ignore_is_told_and_can_be_ignored(folder_run: Callable[..., Path], kind: str) -> None:
+    run = folder_run(some_ignored(kind))
+    report, (warning,) = evaluated(run)
+    cache = sorted(path.name for path in Path(os.environ["DBBD_CACHE_DIR"]).glob("*.arrays"))
+    assert report["probe"]["classes"] == [*THREE, "class 255"]
+    assert "--set data.ignore_labels=[255]" in warning
+    report, warnings = evaluated(run, [255])
+    assert report["probe"]["classes"] == THREE
+    assert report["ignored_labels"] == [{"label": 255, "points": 250}]
+    assert warnings == []
+    # Nothing was prepared anew.
+    assert sorted(path.name for path in Path(os.environ["DBBD_CACHE_DIR"]).glob("*.arrays")) == cache
+
+
+def test_negative_labels_are_told(folder_run: Callable[..., Path]) -> None:
+    report, warnings = evaluated(folder_run(some_ignored("i8", -100)))
+    assert report["probe"]["classes"] == THREE
+    assert report["ignored_labels"] == [{"label": None, "points": 250}]
+    assert warnings == []
+
+
+def test_a_class_with_a_name_is_a_class(tiny_point_config: Make, scene_folder: Callable[..., Path]) -> None:
+    root = scene_folder()
+    relabel(root, some_ignored("u1"))
+    names = [f"kind {number}" for number in range(256)]
+    run = train(tiny_point_config(data__path=str(root), data__class_names=names, training__epochs=1)).run
+    report, warnings = evaluated(run)
+    assert report["probe"]["classes"][-1] == "kind 255"
+    assert warnings == []
+
+
+def test_labels_that_cannot_be_used_are_told_with_their_scene(folder_run: Callable[..., Path]) -> None:
+    report, (warning,) = evaluated(
+        folder_run(lambda split, labels: labels + (0.5 if split == "test" else 0.0)),
+    )
+    assert missing(report).startswith("the scenes of the test split have no labels (test/")
+    assert "cannot be used and count as missing: test/" in warning
+    assert "its labels are not whole numbers" in warning
+
+
+def test_all_labels_ignored_is_not_no_labels(folder_run: Callable[..., Path]) -> None:
+    report, _ = evaluated(folder_run(lambda split, labels: np.minimum(np.maximum(labels, 0), 1)), [0, 1])
+    assert missing(report) == "the scenes of the test split have no labels that are not ignored"
 
 
 def test_a_class_that_only_one_split_has_is_counted_all_the_same(folder_run: Callable[..., Path]) -> None:

@@ -251,19 +251,30 @@ def test_trees_that_are_none_are_refused_before_training(
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-@pytest.mark.parametrize("key", ["coords", "normals"])
-def test_a_number_that_is_not_finite_is_refused_before_training(
-    tiny_point_config: Make, scene_folder: Callable[..., Path], tmp_path: Path, key: str, value: float
+def test_a_coordinate_that_is_not_finite_is_refused_before_training(
+    tiny_point_config: Make, scene_folder: Callable[..., Path], tmp_path: Path, value: float
 ) -> None:
     root = scene_folder({"train": 2, "val": 1})
     path = root / "val" / "scene0000_00.pkl"
     content = pickle.loads(path.read_bytes())
-    content[key][17, 1] = value
+    content["coords"][17, 1] = value
     path.write_bytes(pickle.dumps(content))
     with pytest.raises(DataError, match=r"scene0000_00\.pkl.*not finite at point 17") as caught:
         train(tiny_point_config(data__path=str(root)))
     assert caught.value.exit_code == ExitCode.DATA
     assert not (tmp_path / "runs").exists()
+
+
+def test_normals_that_are_not_finite_or_zero_are_trained_on_as_estimates(
+    tiny_point_config: Make, scene_folder: Callable[..., Path]
+) -> None:
+    root = scene_folder({"train": 2, "val": 1})
+    for path, value in zip(sorted(root.rglob("*.pkl")), (math.nan, math.inf, 0.0), strict=True):
+        content = pickle.loads(path.read_bytes())
+        content["normals"][:20] = value
+        path.write_bytes(pickle.dumps(content))
+    result = train(tiny_point_config(data__path=str(root), training__epochs=1))
+    assert math.isfinite(load_checkpoint(result.run / "ckpt.pth")["state"]["history"][-1]["val"]["loss"])
 
 
 def test_a_loss_that_is_not_finite_stops_before_the_update_and_names_the_scenes(

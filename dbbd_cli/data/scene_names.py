@@ -1,0 +1,79 @@
+"""The names that programs give to the parts of a scene, for columns of PLY files and for arrays alike.
+
+`docs/formats.md` shows the same table, and which programs write which names.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+
+COORD, NORMAL, COLOR, SEGMENT = "coord", "normal", "colour", "segment"
+"""The parts of a scene, as `Scene` calls them."""
+
+SEGMENT_NAMES = (
+    *("segment20", "segment", "segments", "label", "labels", "class", "classification", "semantic"),
+    *("classes", "semantics", "semanticlabel", "semanticclass", "semanticsegment", "semanticsegmentation"),
+    *("segmentation", "semlabel", "semclass", "semseg", "classid", "classlabel", "labelid", "labelclass"),
+    *("category", "categoryid", "categories", "gtlabel", "gtclass", "groundtruth"),
+)
+ARRAY_NAMES = {
+    COORD: ("coord", "coords", "xyz", "points", "point", "positions", "position", "pos", "vertices"),
+    NORMAL: ("normal", "normals", "norm", "norms", "vertexnormals", "pointnormals"),
+    COLOR: ("color", "colors", "colour", "colours", "rgb", "rgba", "vertexcolors", "pointcolors"),
+    SEGMENT: SEGMENT_NAMES,
+}
+"""Names of whole arrays, as `simplified` makes them; the first that a file has counts."""
+
+_AXES = ("x", "y", "z")
+_CHANNELS = ("red", "green", "blue")
+SPHERICAL_HARMONICS = ("fdc0", "fdc1", "fdc2")
+"""The constant part of the color of a Gaussian splat, which is no color yet."""
+COLUMN_NAMES = {
+    COORD: (_AXES,),
+    NORMAL: tuple(
+        tuple(before + axis for axis in _AXES) for before in ("n", "normal", "norm", "normals", "vertexnormal")
+    ),
+    COLOR: (
+        _CHANNELS,
+        ("r", "g", "b"),
+        *(tuple(before + channel for channel in _CHANNELS) for before in ("diffuse", "color", "colour", "vertex")),
+        *(tuple(before + channel for channel in "rgb") for before in ("diffuse", "color", "colour", "vertexcolor")),
+        SPHERICAL_HARMONICS,
+    ),
+    SEGMENT: tuple((name,) for name in SEGMENT_NAMES),
+}
+"""Names of columns that together are a part of a scene, as `simplified` makes them."""
+
+_SEPARATORS = re.compile(r"[^a-z0-9]+")
+
+
+def simplified(name: str) -> str:
+    """A name in lower case and without what programs add or vary: `scalar_` of CloudCompare, underscores, blanks."""
+    short = _SEPARATORS.sub("", name.lower())
+    while short.startswith("scalar") and short != "scalar":
+        short = short.removeprefix("scalar")
+    return short
+
+
+def find_arrays(names: Iterable[str]) -> dict[str, str]:
+    """Which of a file's arrays is which part of a scene: part to name. A part that the file lacks is left out."""
+    columns = {part: tuple((name,) for name in choices) for part, choices in ARRAY_NAMES.items()}
+    return {part: found[0] for part, found in _find(columns, names).items()}
+
+
+def find_columns(names: Iterable[str]) -> dict[str, tuple[str, ...]]:
+    """Which of a file's columns are which part of a scene: part to names, in order of the axes or channels."""
+    return _find(COLUMN_NAMES, names)
+
+
+def _find(table: Mapping[str, tuple[tuple[str, ...], ...]], names: Iterable[str]) -> dict[str, tuple[str, ...]]:
+    known: dict[str, str] = {}
+    for name in names:
+        known.setdefault(simplified(name), name)
+    found = {}
+    for part, choices in table.items():
+        choice = next((choice for choice in choices if known.keys() >= set(choice)), None)
+        if choice is not None:
+            found[part] = tuple(known[name] for name in choice)
+    return found

@@ -1,0 +1,121 @@
+"""Which labels the scenes of a split have, and which of them are no classes."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Set
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from dbbd_cli.data.scene import IGNORE, stands_apart
+from dbbd_cli.tasks.point_batches import PointBatch
+from dbbd_cli.tasks.point_pretraining import PointPretraining
+from dbbd_cli.text import counted, printable
+
+_CONVENTIONAL = frozenset({254, 255, 65534, 65535, 2**31 - 1})
+"""Labels that often mean "ignore": -1 and -2 in types without a sign, and the largest number."""
+
+
+@dataclass(frozen=True)
+class LabelCensus:
+    """The labels of the scenes of a split.
+
+    Attributes:
+        points: label to the number of points that have it; `IGNORE` stands for all that are negative or NaN.
+        scenes: the labels of each scene that has any, `IGNORE` left out.
+        reserved: labels that are the largest value of their unsigned type, and stand apart in a scene.
+        unusable: "scene: reason" for each whose labels cannot be used, which count as missing.
+    """
+
+    points: Counter[int]
+    scenes: list[frozenset[int]]
+    reserved: frozenset[int]
+    unusable: list[str]
+
+    @property
+    def labels(self) -> frozenset[int]:
+        """All labels that occur, `IGNORE` left out."""
+        return frozenset().union(*self.scenes)
+
+    def num_scenes(self, ignored: Set[int]) -> int:
+        """The number of scenes that have labels other than the ignored ones."""
+        return sum(bool(labels - ignored) for labels in self.scenes)
+
+
+EMPTY = LabelCensus(Counter(), [], frozenset(), [])
+
+
+def label_census(task: PointPretraining, split: str) -> LabelCensus:
+    """Counts the labels of a split, whose scenes are prepared."""
+    points: Counter[int] = Counter()
+    scenes, reserved, unusable = [], set(), []
+    for sample, scene in zip(task.manifest.of(split), task.prepared_scenes(split), strict=True):
+        if "segment" in scene.unusable:
+            unusable.append(f"{printable(sample.key)}: {printable(scene.unusable['segment'])}")
+        if scene.segment is None:
+            continue
+        labels, counts = np.unique(scene.segment, return_counts=True)
+        points.update(dict(zip(labels.tolist(), counts.tolist(), strict=True)))
+        found = frozenset(labels.tolist()) - {IGNORE}
+        scenes += [found] if found else []
+        reserved |= {scene.reserved_label} - {None}
+    return LabelCensus(points, scenes, frozenset(label for label in reserved if label is not None), unusable)
+
+
+def ignored_labels(task: PointPretraining, *censuses: LabelCensus) -> frozenset[int]:
+    """The labels that are no classes: those of `data.ignore_labels`, or else those that are reserved in any scene."""
+    data = task.config.data
+    if data.ignore_labels is not None:
+        return frozenset(data.ignore_labels)
+    reserved = frozenset().union(*(census.reserved for census in censuses))
+    return frozenset(label for label in reserved & _apart(censuses) if label >= len(data.class_names or ()))
+
+
+def suspected_labels(task: PointPretraining, ignored: Set[int], *censuses: LabelCensus) -> list[int]:
+    """Labels that count as classes and look as if they meant "ignore"."""
+    data = task.config.data
+    if data.ignore_labels == []:  # the user wants none ignored
+        return []
+    return sorted(label for label in _apart(censuses) - ignored if label >= len(data.class_names or ()))
+
+
+def _apart(censuses: tuple[LabelCensus, ...]) -> frozenset[int]:
+    labels = frozenset().union(*(census.labels for census in censuses))
+    return frozenset(label for label in labels & _CONVENTIONAL if stands_apart(label, labels - _CONVENTIONAL))
+
+
+def without_ignored(scene: PointBatch, ignored: Set[int]) -> PointBatch:
+    """The batch with `IGNORE` in the place of the ignored labels."""
+    assert scene.segment is not None
+    is_ignored = torch.isin(scene.segment, torch.tensor(sorted(ignored), dtype=scene.segment.dtype))
+    return scene._replace(segment=scene.segment.masked_fill(is_ignored, IGNORE))
+
+
+def report_of_ignored(census: LabelCensus, ignored: Set[int]) -> list[dict[str, Any]]:
+    """What `evaluation.json` says of them: the label, null for negative ones and NaN, and its points in the split."""
+    rows: list[dict[str, Any]] = [
+        {"label": label, "points": census.points[label]} for label in sorted(ignored) if census.points[label]
+    ]
+    unknown = census.points[IGNORE]
+    return [*rows, *([{"label": None, "points": unknown}] if unknown else [])]
+
+
+def warnings_of(suspected: list[int], *censuses: LabelCensus) -> list[str]:
+    """What the user should know of the labels."""
+    warnings = []
+    if suspected:
+        shown = " and ".join(map(str, suspected))
+        warnings.append(
+            f"label {shown} counts as a class, but looks as if it meant 'ignore'. If it does, use "
+            f"--set data.ignore_labels=[{', '.join(map(str, suspected))}]; if not, set it to [] to hide this warning."
+        )
+    unusable = [problem for census in censuses for problem in census.unusable]
+    if unusable:
+        more = f", and {len(unusable) - 1:,} more" if len(unusable) > 1 else ""
+        warnings.append(
+            f"the labels of {counted(len(unusable), 'scene')} cannot be used and count as missing: {unusable[0]}{more}"
+        )
+    return warnings
