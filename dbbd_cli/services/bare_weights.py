@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from dbbd_cli.config.load import Override, config_from_mapping, load_config
-from dbbd_cli.config.point_pretraining import PointPretrainingConfig
+from dbbd_cli.config.point_pretraining import PointDataConfig, PointPretrainingConfig
 from dbbd_cli.config.schema import to_plain
 from dbbd_cli.data.split import Manifest
 from dbbd_cli.errors import CheckpointError, ConfigError
@@ -66,11 +67,25 @@ def open_bare_weights(
         raise ConfigError(
             f"{path} was trained on {feature_dim} features per point, and data.features gives "
             f"{chosen.data.feature_dim}: {', '.join(chosen.data.features)}",
-            hint="name the features that it was trained on, such as --set data.features=[normals,colour]",
+            hint=_features_hint(feature_dim),
         )
     prepared, manifest = prepare_run(chosen, progress)
     assert isinstance(prepared, PointPretrainingConfig)
     return BareWeights(prepared, manifest, _epochs(content))
+
+
+def _features_hint(feature_dim: int) -> str:
+    """Which features would give as many channels."""
+    names = get_args(get_args(PointDataConfig.model_fields["features"].annotation)[0])
+    choices = [
+        f"[{','.join(chosen)}]"
+        for number in range(1, len(names) + 1)
+        for chosen in combinations(names, number)
+        if PointDataConfig(features=list(chosen)).feature_dim == feature_dim
+    ]
+    if not choices:
+        return f"no choice of data.features gives {feature_dim}: these weights need data that dbbd does not read"
+    return f"name the features that it was trained on: --set data.features={' or '.join(choices)}"
 
 
 def _own_settings(content: object) -> dict[str, Any]:

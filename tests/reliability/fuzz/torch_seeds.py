@@ -7,8 +7,10 @@ import io
 import json
 import tempfile
 import zipfile
+from argparse import Namespace
 from collections import OrderedDict
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -101,6 +103,13 @@ def states() -> list[bytes]:
     return [json.dumps(state).encode() for state in (content()["state"], TrainState().to_plain())]
 
 
+class Settings:
+    """An object beside the weights."""
+
+    def __init__(self) -> None:
+        self.hidden_dims = [4]
+
+
 def weights() -> list[bytes]:
     """The weights of a small network under both kinds of names, and of none."""
     shapes = {
@@ -114,7 +123,11 @@ def weights() -> list[bytes]:
     loss = {"region_projection.layers.3.weight": torch.zeros(4, 4)}
     joined = {f"encoder.{k}": v for k, v in encoder.items()} | {f"loss.{k}": v for k, v in loss.items()}
     first = {"encoder_state_dict": encoder, "loss_fn_state_dict": loss, "epoch": 3}
-    return [_saved(first), _saved(joined), _saved({"module": joined, "config": {"task": "dbbd"}, "state": {}})]
+    aliases = {f"g2l_traversal.{name}": value for name, value in encoder.items()}
+    settings = Namespace(batch_size=2, aggregator_mode="max", inner=Settings(), spaced=SimpleNamespace(path=Path("a")))
+    trained = {**first, "encoder_state_dict": encoder | aliases, "config": settings}
+    files = [first, joined, {"module": joined, "config": {"task": "dbbd"}, "state": {}}, trained]
+    return [_saved(value) for value in files]
 
 
 def environments() -> list[bytes]:

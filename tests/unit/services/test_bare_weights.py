@@ -304,7 +304,12 @@ def test_features_of_another_number_are_told(
     path = first_implementation(state, tmp_path / "old.pth")
     with pytest.raises(ConfigError, match=r"trained on 6 features per point, and data\.features gives 3") as caught:
         evaluate(path, overrides=where(root))
-    assert "data.features" in caught.value.hint
+    assert "--set data.features=[normals,colour]" in caught.value.hint
+    wide = state_of(tiny_point_config())
+    wide["encoder.raw_projection.mlp.0.weight"] = torch.zeros(16, 5)
+    with pytest.raises(ConfigError, match=r"trained on 5 features per point") as caught:
+        evaluate(first_implementation(wide, tmp_path / "wide.pth"), overrides=where(root))
+    assert "no choice of data.features gives 5" in caught.value.hint
     assert evaluate(path, plots=False, overrides=where(root, data__features=["normals", "colour"])).report["loss"]
 
 
