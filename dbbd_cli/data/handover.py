@@ -15,7 +15,6 @@ import tempfile
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, fields, is_dataclass
-from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +53,7 @@ class Handover:
         self.most = min(PREFETCH * num_workers + 2, num_batches)
         # Before any worker starts: nothing of this loader lies there yet.
         self.room = shutil.disk_usage(folder.parent).free
-        self._numbers = count()
+        self._written = 0
 
     def __call__(self, batch: Any) -> Any:
         """What a worker sends in place of a batch: the batch in a file, or the error that prevents that."""
@@ -74,12 +73,12 @@ class Handover:
         size = _starts(sizes)[-1]
         if not size:
             return batch
-        number = next(self._numbers)
-        if number == 0 and (found := self._too_little(size)) is not None:
+        if self._written == 0 and (found := self._too_little(size)) is not None:
             return found
+        self._written += 1
         parts = [_as_bytes(storage).numpy().data for storage in storages.values()]
         padded = [part for memory in parts for part in (memory, bytes(-len(memory) % _ALIGNMENT))]
-        path = self.folder / f"{os.getpid()}-{number}"
+        path = self.folder / f"{os.getpid()}-{self._written}"
         try:
             with path.open("xb") as file:
                 file.writelines(padded)
