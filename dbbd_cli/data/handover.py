@@ -15,7 +15,6 @@ import tempfile
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, fields, is_dataclass
-from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -44,14 +43,17 @@ class Handover:
     Args:
         folder: where the files go, below `shared_folder()`.
         num_workers: workers of the loader.
+        num_batches: batches of an epoch.
     """
 
-    def __init__(self, folder: Path, num_workers: int) -> None:
+    def __init__(self, folder: Path, num_workers: int, num_batches: int) -> None:
         self.folder = folder
         self.num_workers = num_workers
+        # Made ahead by each worker; the one that the main process works on, and the one that it is being given.
+        self.most = min(PREFETCH * num_workers + 2, num_batches)
         # Before any worker starts: nothing of this loader lies there yet.
         self.room = shutil.disk_usage(folder.parent).free
-        self._numbers = count()
+        self._written = 0
 
     def __call__(self, batch: Any) -> Any:
         """What a worker sends in place of a batch: the batch in a file, or the error that prevents that."""
@@ -71,12 +73,12 @@ class Handover:
         size = _starts(sizes)[-1]
         if not size:
             return batch
-        number = next(self._numbers)
-        if number == 0 and (found := self._too_little(size)) is not None:
+        if self._written == 0 and (found := self._too_little(size)) is not None:
             return found
+        self._written += 1
         parts = [_as_bytes(storage).numpy().data for storage in storages.values()]
         padded = [part for memory in parts for part in (memory, bytes(-len(memory) % _ALIGNMENT))]
-        path = self.folder / f"{os.getpid()}-{number}"
+        path = self.folder / f"{os.getpid()}-{self._written}"
         try:
             with path.open("xb") as file:
                 file.writelines(padded)
@@ -90,16 +92,15 @@ class Handover:
 
     def _too_little(self, size: int) -> DataError | None:
         """The error where batches of this size will not fit, as many as there can be at once."""
-        # Made ahead by each worker; the one that the main process works on, and the one that it is being given.
-        batches = PREFETCH * self.num_workers + 2
-        if batches * size <= self.room:
+        needed = self.most * size
+        if needed <= self.room:
             return None
         fitting = max((self.room // size - 2) // PREFETCH, 0)
         place = self.folder.parent
         return DataError(
             f"{place} has {self.room / 1e6:,.1f} MB free, and batches of {size / 1e6:,.1f} MB from "
-            f"{self.num_workers} process{'' if self.num_workers == 1 else 'es'} need {batches * size / 1e6:,.1f} MB",
-            hint=_more_room(place, batches * size, fitting),
+            f"{self.num_workers} process{'' if self.num_workers == 1 else 'es'} need {needed / 1e6:,.1f} MB",
+            hint=_more_room(place, needed, fitting),
         )
 
     def _refusal(self, error: OSError, size: int) -> DataError:
@@ -115,7 +116,7 @@ class Handover:
         return DataError(
             f"a batch of {size / 1e6:,.1f} MB cannot be written to {place}, which has {free / 1e6:,.1f} MB free: "
             f"{error.strerror or error}",
-            hint=_more_room(place, (PREFETCH * self.num_workers + 2) * size, 0),
+            hint=_more_room(place, self.most * size, 0),
         )
 
 

@@ -121,7 +121,7 @@ class _LostError(Exception):
 
     Args:
         reason: what happened to it.
-        row: the row of that image, None where it had not begun to work.
+        row: the row that it was at, None where it had not begun to work.
         said: the last lines of what it printed.
     """
 

@@ -110,7 +110,7 @@ class BatchLoader:
         self._loader: DataLoader[Any] = DataLoader(
             _Telling(dataset),  # type: ignore[arg-type]
             batch_sampler=self._plan,
-            collate_fn=self._workers.handover(workers) if workers else _whole_batch,
+            collate_fn=self._workers.handover(workers, len(self)) if workers else _whole_batch,
             num_workers=workers,
             prefetch_factor=PREFETCH if workers else None,
             worker_init_fn=start_worker if workers else None,

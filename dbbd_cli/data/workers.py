@@ -42,11 +42,11 @@ class Workers:
         self._processes: list[BaseProcess] = []
         self._handover: Handover | None = None
 
-    def handover(self, num_workers: int) -> Handover:
+    def handover(self, num_workers: int, num_batches: int) -> Handover:
         """How the batches of the processes get here."""
         parent = shared_folder()
         remove_strays(parent)
-        self._handover = Handover(temporary_path(parent / "dbbd"), num_workers)
+        self._handover = Handover(temporary_path(parent / "dbbd"), num_workers, num_batches)
         return self._handover
 
     @property

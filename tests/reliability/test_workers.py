@@ -86,10 +86,14 @@ def test_a_worker_that_hangs_ends_the_run_within_the_configured_time(
 
 
 def test_a_run_that_is_stopped_for_longer_than_the_configured_time_goes_on(place: Place) -> None:
-    timeout = 5
+    timeout = 8
     program, workers = _training(place, "dbbd", timeout)
-    for pid in (*workers, program.pid):  # in this order, so that a batch is waited for
+    for pid in workers:
         os.kill(pid, signal.SIGSTOP)
+    history, size = place.run / "history.jsonl", -1
+    while size != (size := history.stat().st_size):
+        time.sleep(0.5)  # until there is no step any more, so that a batch is waited for
+    os.kill(program.pid, signal.SIGSTOP)
     time.sleep(timeout + 1)
     for pid in (program.pid, *workers):
         os.kill(pid, signal.SIGCONT)

@@ -69,7 +69,7 @@ def assert_equal(found: Any, expected: Any) -> None:
 @pytest.fixture
 def sending(tmp_path: Path) -> Handover:
     (tmp_path / "batches").mkdir()
-    return Handover(tmp_path / "batches", num_workers=2)
+    return Handover(tmp_path / "batches", num_workers=2, num_batches=100)
 
 
 def received(sent: object) -> Any:
@@ -107,8 +107,11 @@ def test_what_has_no_tensors_is_sent_as_it_is(sending: Handover) -> None:
 @pytest.mark.parametrize(("size", "fitting"), [(100, "data.num_workers=1 fits, and 0"), (200, "data.num_workers=0")])
 def test_batches_that_will_not_fit_are_refused_at_the_first(size: int, fitting: str, sending: Handover) -> None:
     sending.room = 599_999
-    assert isinstance(sending(torch.zeros(99_968, dtype=torch.uint8)), handover._Parcel)
-    sending = Handover(sending.folder, num_workers=2)
+    assert len(received(sending(torch.zeros(99_968, dtype=torch.uint8)))) == 99_968
+    few = Handover(sending.folder, num_workers=2, num_batches=2)
+    few.room = 599_999
+    assert len(received(few(torch.zeros(200_000, dtype=torch.uint8)))) == 200_000
+    sending = Handover(sending.folder, num_workers=2, num_batches=100)
     sending.room = 599_999
     error = sending(torch.zeros(size * 1000, dtype=torch.uint8))
     assert isinstance(error, DataError)
