@@ -38,6 +38,8 @@ main image of a HEIC."""
 
 OPTIONAL = {"HEIC", "AVIF"}
 """Formats that need more than the dependencies of the program."""
+_SAFE_LIBHEIF = (1, 23)
+"""Earlier versions decode data of any size, whatever size the file announces."""
 HEIF_EXTRA = 'pip install "dbbd-cli[heif]"'
 
 HEAD_BYTES = 64
@@ -142,7 +144,7 @@ def can_read(name: str) -> bool:
             pillow_heif.register_heif_opener(thumbnails=False, depth_images=False, aux_images=False, decode_threads=1)
         except ImportError:
             return False
-        return True
+        return _version(pillow_heif.libheif_version()) >= _SAFE_LIBHEIF
     if name == "AVIF":
         from PIL import features
 
@@ -170,6 +172,10 @@ def ways_to_read(suffixes: Iterable[str]) -> dict[str, str]:
     """What to install to read images with these suffixes, for those where that is possible."""
     formats = {suffix: FORMAT_OF_SUFFIX.get(suffix, "") for suffix in sorted(suffixes)}
     return {suffix: how_to_read(name) for suffix, name in formats.items() if name in OPTIONAL and not can_read(name)}
+
+
+def _version(text: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in text.split(".")[:2] if part.isdigit())
 
 
 def _box_size(head: bytes) -> int:

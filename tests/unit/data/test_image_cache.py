@@ -310,10 +310,14 @@ def test_images_that_are_bad_for_good_are_remembered(tmp_path: Path) -> None:
 
 def test_images_are_tried_again_once_their_format_can_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     refs, cache = file_refs(tmp_path, 3), tmp_path / "cache"
+    path = tmp_path / "3.bmp"
+    Image.new("RGB", (20, 10)).save(path)
+    refs.append(ImageRef(hashlib.sha256(path.read_bytes()).hexdigest(), path=str(path)))
     with monkeypatch.context() as context:
-        context.setattr("dbbd_cli.data.image_file.can_read", lambda name: False)
-        reasons = prepare_images(refs, 32, cache, Silent()).problems.values()
-    assert all(reason.startswith("PNG is read after: pip install") for reason in reasons)
+        context.setattr("dbbd_cli.data.image_file.can_read", lambda name: name == "BMP")
+        problems = prepare_images(refs, 32, cache, Silent()).problems
+    assert list(problems) == [0, 1, 2]
+    assert all(reason.startswith("PNG is read after: pip install") for reason in problems.values())
     assert prepare_images(refs, 32, cache, Silent()).problems == {}
 
 

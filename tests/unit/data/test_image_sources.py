@@ -230,6 +230,12 @@ class TestFolder:
         with pytest.raises(DataError, match="dbbd makes the splits itself"):
             list_folder(tmp_path)
 
+    def test_what_systems_leave_in_a_class_does_not_make_it_a_split(self, tmp_path):
+        for name in ("train", "val"):
+            save(tmp_path / name / "1.png")
+            save(tmp_path / name / "@eaDir" / "1.png" / "thumb.jpg")
+        assert list_folder(tmp_path).classes == ("train", "val")
+
     def test_images_in_formats_that_are_not_read_are_counted_by_suffix(self, pets):
         for name in ("a.CR2", "b.cr2", "c.psd", "deep/d.jxl", "e.svg"):
             (pets / "cat" / name).parent.mkdir(exist_ok=True)
