@@ -12,7 +12,7 @@ from reader import Reader, require, write_once
 from text_seeds import HISTORY, histories, json_of
 
 from dbbd_cli.engine import environment
-from dbbd_cli.engine.checkpoint import CONTENT, load_checkpoint
+from dbbd_cli.engine.checkpoint import CONTENT, UnreadableCheckpointError, load_checkpoint
 from dbbd_cli.engine.run_folder import RunLog
 from dbbd_cli.engine.runtime import choose_runtime
 from dbbd_cli.engine.state import TrainState
@@ -110,9 +110,9 @@ def run_environment(data: bytes, folder: Path) -> None:
 
 READERS = [
     Reader("tensors", tensors, seeds.tensor_files, (CheckpointError,), seeds.sealed),
-    Reader("checkpoint", checkpoint, seeds.checkpoints, (CheckpointError,), seeds.sealed),
+    Reader("checkpoint", checkpoint, seeds.checkpoints, (CheckpointError, UnreadableCheckpointError), seeds.sealed),
     Reader("bare_weights", bare_weights, seeds.weights, (CheckpointError, ConfigError), seeds.sealed),
-    Reader("run", run, seeds.contents, (CheckpointError, ConfigError), structured=True),
+    Reader("run", run, seeds.contents, (CheckpointError, UnreadableCheckpointError, ConfigError), structured=True),
     Reader("train_state", train_state, seeds.states, (ValueError,), structured=True),
     Reader("resumed_history", resumed_history, histories, (CheckpointError,)),
     Reader("environment", run_environment, seeds.environments, ()),
