@@ -9,7 +9,8 @@ import io
 import os
 import warnings
 from collections.abc import Iterator
-from itertools import islice, takewhile
+from dataclasses import replace
+from itertools import chain, islice, takewhile
 from pathlib import Path
 from typing import BinaryIO
 
@@ -112,6 +113,12 @@ def _read_ascii(file: BinaryIO, before: list[Element], element: Element, size: i
     for other in before:
         if other.properties and sum(1 for _ in islice(lines, other.count)) < other.count:
             raise ValueError(f"is truncated within its element {_shown(other)}")
+    if element.has_lists:
+        first = next(lines, "")
+        lines = chain([first], lines)
+        # Blender 2.7 moves the list of a mesh without faces to its points, and writes no values for it.
+        if len(first.split()) == len(element.numbers):
+            element = replace(element, properties=element.numbers)
     columns = (_lines_with_lists if element.has_lists else _lines_of_numbers)(lines, element)
     return _named(element, [_as_declared(column, p.dtype) for column, p in zip(columns, element.numbers, strict=True)])
 

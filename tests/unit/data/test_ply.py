@@ -261,6 +261,16 @@ def test_lists_within_points_are_read_past(tmp_path, file_format, place, lengths
     np.testing.assert_array_equal(found["y"], POINTS["y"])
 
 
+def test_a_list_that_the_header_names_may_have_no_values_in_text(tmp_path):
+    """Blender 2.7 writes the list of the faces into the points where there are no faces."""
+    properties = [*properties_of(POINTS), "list uchar uint vertex_indices"]
+    save(tmp_path / "a.ply", header("ascii", [("vertex", 4, properties)]), vertices(POINTS, "ascii"))
+    found = read_ply(tmp_path / "a.ply", 100)
+    assert found.keys() == POINTS.keys()
+    for name, column in POINTS.items():
+        np.testing.assert_array_equal(found[name], column)
+
+
 def test_many_equal_lists_take_no_step_each(tmp_path, monkeypatch):
     monkeypatch.setattr("dbbd_cli.data.list_rows.MOST_STEPS", 5_000)
     rows = np.full((1_000_000, 13), 3, np.uint8)
