@@ -19,6 +19,7 @@ from properties import round_trips
 from reader import write_once
 from test_round_trips import plain_values, same
 
+from dbbd_cli import __version__
 from dbbd_cli.cli import complete
 from dbbd_cli.config.load import config_from_mapping, dump_config, load_config, parse_override
 from dbbd_cli.config.point_pretraining import PointPretrainingConfig
@@ -26,7 +27,7 @@ from dbbd_cli.data.findings import UNPRINTABLE
 from dbbd_cli.data.split import Manifest, Sample
 from dbbd_cli.data.url_table import read_url_table
 from dbbd_cli.engine import environment
-from dbbd_cli.engine.checkpoint import load_checkpoint, save_checkpoint
+from dbbd_cli.engine.checkpoint import WRITER, load_checkpoint, save_checkpoint
 from dbbd_cli.report.evaluation_scene import SCENE_FILE, read_evaluation_scene
 from dbbd_cli.report.run import read_evaluation, read_run
 
@@ -129,6 +130,7 @@ def test_checkpoints(tmp_path: Path, value: Any, weights: list[float], best: boo
     save_checkpoint(content, tmp_path, best=best, keep=2)
     found = load_checkpoint(tmp_path / ("best_model.pth" if best else "ckpt.pth"))
     assert torch.equal(found.pop("module")["weight"], content.pop("module")["weight"])
+    assert found.pop(WRITER) == __version__
     assert found == content
 
 

@@ -12,7 +12,7 @@ from reader import Reader, require, write_once
 from text_seeds import HISTORY, histories, json_of
 
 from dbbd_cli.engine import environment
-from dbbd_cli.engine.checkpoint import CONTENT, load_checkpoint
+from dbbd_cli.engine.checkpoint import CONTENT, UnreadableCheckpointError, load_checkpoint
 from dbbd_cli.engine.run_folder import RunLog
 from dbbd_cli.engine.state import TrainState
 from dbbd_cli.errors import CheckpointError, ConfigError
@@ -107,11 +107,12 @@ def run_environment(data: bytes, folder: Path) -> None:
     require(last["command"] == ["dbbd", "resume"], "the command is not recorded")
 
 
+REFUSALS = (CheckpointError, UnreadableCheckpointError)
 READERS = [
     Reader("tensors", tensors, seeds.tensor_files, (CheckpointError,), seeds.sealed),
-    Reader("checkpoint", checkpoint, seeds.checkpoints, (CheckpointError,), seeds.sealed),
+    Reader("checkpoint", checkpoint, seeds.checkpoints, REFUSALS, seeds.sealed),
     Reader("bare_weights", bare_weights, seeds.weights, (CheckpointError, ConfigError), seeds.sealed),
-    Reader("run", run, seeds.contents, (CheckpointError, ConfigError), structured=True),
+    Reader("run", run, seeds.contents, (*REFUSALS, ConfigError), structured=True),
     Reader("train_state", train_state, seeds.states, (ValueError,), structured=True),
     Reader("resumed_history", resumed_history, histories, (CheckpointError,)),
     Reader("environment", run_environment, seeds.environments, ()),
