@@ -162,7 +162,9 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         if cause is None or isinstance(cause, (MemoryError, OSError)):
             raise UnreadableCheckpointError(error.message, hint="fix the cause: the file itself is whole") from error
         reason = f"it {cause}" if isinstance(cause, ValueError) else "it is not a readable file of tensors"
-        raise _unreadable(path, f"{path} is whole, but dbbd {__version__} cannot read it: {reason}", {}) from error
+        raise _unreadable(
+            path, f"{path} has the right SHA-256, but dbbd {__version__} cannot read it: {reason}", {}
+        ) from error
     if isinstance(state, dict) and state.keys() >= {"format", "module"}:
         if not _has_known_format(state):
             found = printable(str(state["format"])[:20])
@@ -238,7 +240,7 @@ def refuse_unreadable(folder: Path) -> None:
             raise
         except CheckpointError:
             continue  # damaged, or no checkpoint at all
-        raise _unreadable(path, f"{path} is whole, but dbbd {__version__} cannot read it: {reason}", state)
+        raise _unreadable(path, f"{path} has the right SHA-256, but dbbd {__version__} cannot read it: {reason}", state)
 
 
 def state_bytes(state: Any) -> int:

@@ -14,7 +14,6 @@ from text_seeds import HISTORY, histories, json_of
 from dbbd_cli.engine import environment
 from dbbd_cli.engine.checkpoint import CONTENT, UnreadableCheckpointError, load_checkpoint
 from dbbd_cli.engine.run_folder import RunLog
-from dbbd_cli.engine.runtime import choose_runtime
 from dbbd_cli.engine.state import TrainState
 from dbbd_cli.errors import CheckpointError, ConfigError
 from dbbd_cli.model.dbbd_pretraining import pretraining_weights, sizes_of
@@ -102,17 +101,18 @@ def run_environment(data: bytes, folder: Path) -> None:
     path = write_once(folder / "environment.json", data)
     versions = mock.patch.multiple(environment, _git_commit=lambda: None, PACKAGES=())
     with versions:
-        environment.write_environment(folder, ["dbbd", "resume"], choose_runtime("cpu", "fp32"))
+        environment.write_environment(folder, ["dbbd", "resume"], "cpu")
     content = json.loads(path.read_text(encoding="utf-8"))
     last = content["resumed"][-1] if "resumed" in content else content
     require(last["command"] == ["dbbd", "resume"], "the command is not recorded")
 
 
+REFUSALS = (CheckpointError, UnreadableCheckpointError)
 READERS = [
     Reader("tensors", tensors, seeds.tensor_files, (CheckpointError,), seeds.sealed),
-    Reader("checkpoint", checkpoint, seeds.checkpoints, (CheckpointError, UnreadableCheckpointError), seeds.sealed),
+    Reader("checkpoint", checkpoint, seeds.checkpoints, REFUSALS, seeds.sealed),
     Reader("bare_weights", bare_weights, seeds.weights, (CheckpointError, ConfigError), seeds.sealed),
-    Reader("run", run, seeds.contents, (CheckpointError, UnreadableCheckpointError, ConfigError), structured=True),
+    Reader("run", run, seeds.contents, (*REFUSALS, ConfigError), structured=True),
     Reader("train_state", train_state, seeds.states, (ValueError,), structured=True),
     Reader("resumed_history", resumed_history, histories, (CheckpointError,)),
     Reader("environment", run_environment, seeds.environments, ()),
