@@ -10,10 +10,12 @@ import shutil
 import signal
 import sys
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from multiprocessing import active_children, parent_process
 from multiprocessing.process import BaseProcess
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -93,6 +95,8 @@ class Workers:
             hold_folder(handover.folder, mode=0o700)
         except OSError as error:
             raise _no_more(f"{handover.folder} cannot be made: {error.strerror or error}") from error
+        # For those who do not call `close`: multiprocessing would wait for the processes, which ignore SIGTERM.
+        weakref.finalize(self, _end, self._processes, handover.folder, os.getpid())
 
     def _start(self, loader: DataLoader[Any]) -> Iterator[Any]:
         """Starts the processes. Looking for them later would bury a dead one, and PyTorch would not hear of it."""
@@ -138,14 +142,21 @@ class Workers:
 
     def close(self) -> None:
         """Ends the processes, whatever state they are in, and removes what they leave."""
-        for process in self._processes:
-            process.kill()  # reading is all they do; a process that was stopped or hangs heeds nothing else
-        for process in self._processes:
-            process.join(10)
-        self._processes.clear()
         if self._handover is not None:
-            shutil.rmtree(self._handover.folder, ignore_errors=True)
-            release(self._handover.folder)
+            _end(self._processes, self._handover.folder, os.getpid())
+
+
+def _end(processes: list[BaseProcess], folder: Path, owner: int) -> None:
+    """Ends processes and removes their folder, in the process that started them."""
+    if os.getpid() != owner:
+        return
+    for process in processes:
+        process.kill()  # reading is all they do; a process that was stopped or hangs heeds nothing else
+    for process in processes:
+        process.join(10)
+    processes.clear()
+    shutil.rmtree(folder, ignore_errors=True)
+    release(folder)
 
 
 def _no_more(message: str) -> DataError:

@@ -212,6 +212,8 @@ class Place:
         left = [path.relative_to(self.folder) for folder in folders for path in folder.rglob("*")]
         left = [path for path in left if path.suffix == ".tmp" or path.parts[0] == "tmp"]
         left = [path for path in left if not path.name.startswith("torchinductor_")]  # PyTorch makes one per user
+        for program in self.programs:
+            left += Path("/dev/shm").glob(f"dbbd.{program.pid}-*")  # batches of its workers
         assert left == [], f"left behind: {', '.join(map(str, left))}"
 
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import errno
 import os
 import pickle
+import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -189,4 +190,21 @@ def test_batches_whose_files_were_removed_are_made_by_the_main_process(loader: B
     assert [tensor[:, 1].tolist() for tensor in found] == [list(range(start, start + 4)) for start in range(0, 20, 4)]
     assert_equal(found, [Tensors().__getitems__([(1, index) for index in tensor[:, 1].tolist()]) for tensor in found])
     loader.close()
+    assert not folder.exists()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere other folders are used")
+def test_a_program_that_closes_no_loader_leaves_nothing_behind() -> None:
+    code = f"""
+import sys
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+from test_handover import BatchLoader, Tensors
+loader = BatchLoader(Tensors(), batch_size=4, shuffle=False, seed=5, num_workers=1)
+next(loader.batches(1))
+print(loader._workers._handover.folder, flush=True)
+"""
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=100)
+    assert ended.returncode == 0, ended.stderr
+    folder = Path(ended.stdout.strip())
+    assert folder.parent == IN_MEMORY
     assert not folder.exists()
