@@ -119,7 +119,7 @@ def _folder_is_gone() -> bool:
 
 
 def _interrupted(error: BaseException) -> StoppedError:
-    return StoppedError("interrupted; nothing more was saved", signal_number=received() or signal_of(error))
+    return StoppedError("Stopped; nothing more was saved.", signal_number=received() or signal_of(error))
 
 
 def _interrupt_behind(error: BaseException | None) -> BaseException | None:
@@ -147,8 +147,12 @@ def _plain(error: DbbdError) -> dict[str, object]:
 def _block(error: DbbdError) -> str:
     """What is wrong, each finding on its line, what to do."""
     width = columns(sys.stderr)
-    label, colour = ("Stopped:", "yellow") if isinstance(error, StoppedError) else ("Error:", "red")
-    first, *rest = wrapped(f"{label} {clean(error.message)}", width)
+    label, colour = "Error:", "red"
+    message = f"{label} {clean(error.message)}"
+    if isinstance(error, StoppedError):
+        label, colour = "Stopped", "yellow"
+        message = clean(error.message)
+    first, *rest = wrapped(message, width)
     lines = [typer.style(label, fg=colour, bold=True) + first.removeprefix(label), *rest]
     for detail in error.details:
         lines += wrapped(clean(detail), width, indent="  ")

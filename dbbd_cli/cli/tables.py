@@ -17,31 +17,48 @@ from dbbd_cli.cli.text import (
     metric_name,
     number,
     task_name,
+    wrapped,
 )
+from dbbd_cli.metrics import superlative
 from dbbd_cli.paths import command_line, shown_path
 from dbbd_cli.services.results import Forecast, PlotResult, RunFacts, SmokeResult, TrainResult, ValidateResult
+from dbbd_cli.text import counted
 
 
 def train(result: TrainResult, width: int | None) -> Parts:
     """What a run trained on, how it went, where it is kept, and what to type next."""
     run = shown_path(result.run)
+    resume = command_line("dbbd", "resume", run, "--epochs", str(result.epochs * 2))
+    if result.finished_before:
+        how = "stopped early, after" if result.stopped_early else "has already finished its"
+        told = f"This run {how} {counted(result.epochs, 'epoch')}. To train it further:"
+        return [Text("\n".join(wrapped(told, width))), verbatim([resume])]
+    names = dict.fromkeys([*result.facts.headline, result.metric])
     rows = [
         ("Run", run),
         *_facts(result.facts),
         ("Epochs", f"{result.epochs:,}{' (stopped early)' if result.stopped_early else ''}"),
         *([("Left out", f"{result.skipped_steps:,} steps that were not finite")] if result.skipped_steps else []),
         ("Total time", duration(result.seconds)),
-        ("Best epoch", f"{result.best_epoch:,}"),
-        *((f"Best {metric_name(name)}", metric(name, result.best[name])) for name in result.facts.headline),
+        ("Best epoch", f"{result.best_epoch:,} ({superlative(result.metric)} validation {metric_name(result.metric)})"),
+        *((f"Val. {metric_name(name)}", _best(name, result)) for name in names),
         ("Best model", shown_path(result.best_model) if result.best_model else "not kept"),
         ("Checkpoint", shown_path(result.checkpoint)),
         *listed("Plots", result.plots),
     ]
     following = [
         command_line("dbbd", "evaluate", run, *([] if result.facts.samples["test"] else ["--split", "val"])),
-        command_line("dbbd", "resume", run, "--epochs", str(result.epochs * 2)),
+        resume,
     ]
     return [*section("Training finished", rows, width), heading("Next"), verbatim(following)]
+
+
+def _best(name: str, result: TrainResult) -> str:
+    """The value of the best epoch, and where another epoch had a better one, that too."""
+    text, best = metric(name, result.best.get(name)), result.best_values.get(name)
+    if best is None or best.epoch == result.best_epoch or best.value == result.best.get(name):
+        return text
+    return f"{text} ({superlative(name)}: {metric(name, best.value)} in epoch {best.epoch:,})"
 
 
 def forecast(result: Forecast, width: int | None) -> Parts:

@@ -112,6 +112,16 @@ class ImageModelConfig(Section):
         return self
 
 
+class ImageCheckpointConfig(CheckpointConfig):
+    """When the state of a run is written to disk, and which epoch is best."""
+
+    metric: Literal["loss", "accuracy", "f1"] = Field(
+        "loss",
+        description="validation metric that decides which epoch is best, the first of equals: the lowest loss, or the "
+        "highest accuracy or f1 (mean F1 over the classes); early stopping follows it too",
+    )
+
+
 class ImageClassificationConfig(Section):
     """A run that trains an image classifier."""
 
@@ -130,4 +140,4 @@ class ImageClassificationConfig(Section):
     data: ImageDataConfig = section("the pictures")
     model: ImageModelConfig = section("the network")
     training: ImageTrainingConfig = section("the optimisation")
-    checkpoint: CheckpointConfig = section("what is kept on disk")
+    checkpoint: ImageCheckpointConfig = section("what is kept on disk")

@@ -182,6 +182,17 @@ class PointTrainingConfig(TrainingConfig):
     min_lr: NotNegative = Field(1e-5, description="learning rate that no schedule goes below")
 
 
+class PointCheckpointConfig(CheckpointConfig):
+    """When the state of a run is written to disk, and which epoch is best."""
+
+    metric: Literal["loss", "region_loss", "point_loss", "region_top1", "point_top1"] = Field(
+        "loss",
+        description="validation metric that decides which epoch is best, the first of equals: the lowest of the "
+        "losses, or the highest top-1 accuracy of the points or of the regions (mean over the levels of the tree); "
+        "early stopping follows it too",
+    )
+
+
 class PointPretrainingConfig(Section):
     """A run that pretrains on point clouds."""
 
@@ -215,7 +226,7 @@ class PointPretrainingConfig(Section):
     model: PointModelConfig = section("the network")
     loss: ContrastConfig = section("what is learned")
     training: PointTrainingConfig = section("the optimisation")
-    checkpoint: CheckpointConfig = section("what is kept on disk")
+    checkpoint: PointCheckpointConfig = section("what is kept on disk")
 
     @model_validator(mode="before")
     @classmethod

@@ -80,13 +80,13 @@ class RunConfig(Section):
 
 
 class CheckpointConfig(Section):
-    """When the state of a run is written to disk."""
+    """When the state of a run is written to disk. Each task adds `metric`, which decides which epoch is best."""
 
     every_steps: Count | None = Field(
         None, description="optimizer steps between checkpoints inside an epoch; null: only when an epoch ends"
     )
     keep: Count = Field(2, description="newest checkpoints that are kept; the best model is kept beside them")
-    save_best: bool = Field(True, description="keep best_model.pth, the state with the lowest validation loss")
+    save_best: bool = Field(True, description="keep best_model.pth, the state after the best epoch (see metric)")
 
 
 class TrainingConfig(Section):
@@ -115,10 +115,10 @@ class TrainingConfig(Section):
     warmup_epochs: NotNegative = Field(0.0, description="epochs over which the learning rate rises from near 0")
     clip_grad_norm: Positive | None = Field(1.0, description="largest norm of the gradient; null: no clipping")
     early_stopping_patience: Count | None = Field(
-        None, description="epochs without improvement of the validation loss before training stops; null: never"
+        None, description="epochs without improvement of checkpoint.metric before training stops; null: never"
     )
     early_stopping_min_delta: NotNegative = Field(
-        0.0, description="how much lower the validation loss must be to count as an improvement for early stopping"
+        0.0, description="how much better checkpoint.metric must be to count as an improvement for early stopping"
     )
     on_nonfinite: Literal["stop", "skip"] = Field(
         "stop",

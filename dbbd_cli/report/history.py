@@ -6,11 +6,13 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from dbbd_cli.metrics import is_share, superlative
 from dbbd_cli.report.check import PRETRAINING_TASK
 from dbbd_cli.report.history_panels import Panel, history_panels
-from dbbd_cli.report.run import RunHistory, run_labels
+from dbbd_cli.report.run import RunHistory, best_and_highest, run_labels
 from dbbd_cli.report.style import MUTED, SERIES, WARNING, add_legend, drawable, headed_figure, styled
-from dbbd_cli.report.text import distinct, number, percent, words
+from dbbd_cli.report.text import distinct, in_sentence, number, percent, words
+from dbbd_cli.text import counted
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
@@ -80,16 +82,19 @@ def _header(runs: Sequence[RunHistory]) -> tuple[str, list[str], str]:
         return f"{len(runs)} runs", tasks[:3], warning if made_up else ""
     run = runs[0]
     count = len(run.epochs)
-    facts = [drawable(words(run.task)), f"{count} epoch{'s' if count != 1 else ''}"]
-    best = next((row for row in run.epochs if row["epoch"] == run.best_epoch), None)
+    facts = [drawable(words(run.task)), counted(count, "epoch")]
+    best = next((row["val"] for row in run.epochs if row["epoch"] == run.best_epoch), None)
     if best is not None:
-        fact = f"best epoch {best['epoch']}: validation loss {number(best['val'].get('loss'))}"
-        if "accuracy" in best["val"]:
-            fact += f", accuracy {percent(best['val']['accuracy'])}"
-        elif run.task == PRETRAINING_TASK and "point_top1" in best["val"]:
-            fact += f", top-1 of the points {percent(best['val']['point_top1'])}"
-        facts.append(fact)
+        second = "point_top1" if run.task == PRETRAINING_TASK else "accuracy"
+        names = [name for name in dict.fromkeys(["loss", second, run.metric]) if name in best or name == "loss"]
+        told = [f"{drawable(in_sentence(name))} {_best(run, name)}" for name in names]
+        chosen = f"{superlative(run.metric)} validation {drawable(in_sentence(run.metric))}"
+        facts.append(f"best epoch {run.best_epoch} ({chosen}): {', '.join(told)}")
     return drawable(run.name, 60), facts, "synthetic data" if run.synthetic else ""
+
+
+def _best(run: RunHistory, metric: str) -> str:
+    return best_and_highest(run, metric, percent if is_share(metric) else number)
 
 
 def _draw_panel(axes: Axes, runs: Sequence[RunHistory], panel: Panel) -> None:

@@ -7,12 +7,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from typing import TYPE_CHECKING, Any
 
+from dbbd_cli.metrics import superlative
 from dbbd_cli.report.check import PRETRAINING_TASK
 from dbbd_cli.report.page_tables import evaluation_tables, table
-from dbbd_cli.report.run import RunHistory, run_labels
+from dbbd_cli.report.run import RunHistory, best_and_highest, run_labels
 from dbbd_cli.report.save import render
 from dbbd_cli.report.style import GRID, INK, MUTED, PAPER, SERIES, WARNING
-from dbbd_cli.report.text import number, percent, significant, words
+from dbbd_cli.report.text import in_sentence, number, percent, significant, words
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -120,17 +121,16 @@ def _run_table(runs: Sequence[RunHistory], labels: Sequence[str]) -> str:
     )
     rows = []
     for run, label in zip(runs, labels, strict=True):
-        best = next((row for row in run.epochs if row["epoch"] == run.best_epoch), None)
-        val = best["val"] if best else {}
+        chosen = "" if run.best_epoch is None else f" ({superlative(run.metric)} {in_sentence(run.metric)})"
         rows.append(
             [
                 label,
                 words(run.task),
                 "synthetic" if run.synthetic else "real",
                 str(len(run.epochs)),
-                number(run.best_epoch, 0),
-                number(val.get("loss")),
-                percent(val.get(metric)),
+                number(run.best_epoch, 0) + chosen,
+                best_and_highest(run, "loss", number),
+                best_and_highest(run, metric, percent),
                 " → ".join(significant(run.epochs[index].get("learning_rate")) for index in (0, -1)),
             ]
         )

@@ -6,7 +6,7 @@ from typing import Any
 
 from dbbd_cli.text import printable
 
-_ABBREVIATIONS = {"auc": "AUC", "dbbd": "DBBD", "mb": "MB", "miou": "mIoU", "ms": "ms", "roc": "ROC"}
+_ABBREVIATIONS = {"auc": "AUC", "dbbd": "DBBD", "f1": "F1", "mb": "MB", "miou": "mIoU", "ms": "ms", "roc": "ROC"}
 
 MISSING = "–"
 """What a table shows for a value that is not there."""
@@ -42,6 +42,12 @@ def words(name: str) -> str:
     return " ".join(
         [_ABBREVIATIONS.get(first, first[:1].upper() + first[1:]), *(_ABBREVIATIONS.get(o, o) for o in others)]
     )
+
+
+def in_sentence(name: str) -> str:
+    """A metric name as words within a sentence: `region_loss` is `region loss`, `f1` is `F1`."""
+    text = words(name)
+    return text if name.partition("_")[0] in _ABBREVIATIONS else text[:1].lower() + text[1:]
 
 
 def number(value: Any, digits: int = 4) -> str:

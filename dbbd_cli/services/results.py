@@ -34,6 +34,14 @@ class RunFacts:
 
 
 @dataclass(frozen=True)
+class BestValue:
+    """The best value that a metric had in a run."""
+
+    epoch: int
+    value: float
+
+
+@dataclass(frozen=True)
 class TrainResult:
     """The outcome of `train` and `resume`."""
 
@@ -43,15 +51,21 @@ class TrainResult:
     """Epochs finished since the run began."""
     seconds: float
     """Training time since the run began, interruptions left out."""
+    metric: str
+    """The validation metric that decided which epoch is best (`checkpoint.metric`)."""
     best_epoch: int
     best: dict[str, float]
     """Validation metrics of the best epoch."""
+    best_values: dict[str, BestValue]
+    """The best value that any epoch reached of each metric that sums it up: maybe not in the best epoch."""
     best_model: Path | None
     checkpoint: Path
     plots: list[Path] = field(default_factory=list)
     stopped_early: bool = False
     skipped_steps: int = 0
     """Steps whose loss or gradient was not finite, and that were left out."""
+    finished_before: bool = False
+    """Whether there was nothing left to train: the run that was resumed had finished already."""
 
 
 @dataclass(frozen=True)

@@ -56,7 +56,7 @@ def resume(
             return continue_run(target, overrides=overrides, force=force, progress=progress, command=command)
         except KeyboardInterrupt as error:
             raise StoppedError(
-                "stopped before the first step; the run is as it was",
+                "Stopped before the first step; the run is unchanged.",
                 signal_number=signal_of(error),
                 hint=f"continue with: {resume_command(folder)}",
             ) from error

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from dbbd_cli.services.results import RunFacts, TrainResult
+from dbbd_cli.services.results import BestValue, RunFacts, TrainResult
 
 RUN = Path("runs/20260131-120000-qr_cnn")
 FACTS = RunFacts(
@@ -27,8 +27,10 @@ TRAINED = TrainResult(
     facts=FACTS,
     epochs=10,
     seconds=444.0,
+    metric="loss",
     best_epoch=7,
-    best={"loss": 0.43215, "accuracy": 0.8013},
+    best={"loss": 0.43215, "accuracy": 0.8013, "f1": 0.7991},
+    best_values={"loss": BestValue(7, 0.43215), "accuracy": BestValue(9, 0.8227)},
     best_model=RUN / "best_model.pth",
     checkpoint=RUN / "ckpt.pth",
     plots=[RUN / "training_history.png"],

@@ -56,7 +56,7 @@ def test_the_header_says_what_is_shown(make_run: Make) -> None:
     assert "Training history" in shown
     assert "qr" in shown
     assert "synthetic data" in shown
-    assert "best epoch 2: validation loss 0.6000, accuracy 62.5 %" in shown
+    assert "best epoch 2 (lowest validation loss): loss 0.6000, accuracy 62.5 %" in shown
     assert "synthetic" not in " ".join(texts(training_history([read_run(make_run("b", source="folder"))])))
 
 
