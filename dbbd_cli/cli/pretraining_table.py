@@ -9,6 +9,7 @@ from rich.text import Text
 
 from dbbd_cli.cli.layout import Parts, Rows, grid, grid_width, heading
 from dbbd_cli.cli.text import clean_line, count, metric_name, number, percent, wrapped
+from dbbd_cli.text import counted
 
 _MOST_CLASSES = 20
 """Classes that the table on the screen shows."""
@@ -51,8 +52,7 @@ def _probe(probe: Mapping[str, Any] | None, missing: str, width: int | None) -> 
     if probe is None:
         reason = f"not measured: {clean_line(missing)}" if missing else "not measured"
         return [heading("Linear probe"), Text("\n".join([*wrapped(reason, width, "  "), ""]))]
-    scenes = "scene" if probe["train_scenes"] == 1 else "scenes"
-    about = f"trained on {count(probe['train_scenes'])} {scenes}, tested on {count(probe['test_scenes'])}"
+    about = f"trained on {counted(probe['train_scenes'], 'scene')}, tested on {count(probe['test_scenes'])}"
     narrow = _is_narrow(width)
     headers = ["", "mIoU", *(("Mean", "Overall") if narrow else ("Mean acc.", "Overall acc."))]
     rows: list[list[str | Text]] = [

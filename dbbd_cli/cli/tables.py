@@ -38,7 +38,11 @@ def train(result: TrainResult, width: int | None) -> Parts:
         ("Run", run),
         *_facts(result.facts),
         ("Epochs", f"{result.epochs:,}{' (stopped early)' if result.stopped_early else ''}"),
-        *([("Left out", f"{result.skipped_steps:,} steps that were not finite")] if result.skipped_steps else []),
+        *(
+            [("Left out", f"{counted(result.skipped_steps, 'step')} with a non-finite loss or gradient")]
+            if result.skipped_steps
+            else []
+        ),
         ("Total time", duration(result.seconds)),
         ("Best epoch", f"{result.best_epoch:,} ({superlative(result.metric)} validation {metric_name(result.metric)})"),
         *((f"Val. {metric_name(name)}", _best(name, result)) for name in names),
@@ -138,8 +142,8 @@ def smoke(result: SmokeResult, width: int | None) -> Parts:
             ]
     failed = sum(not step.passed for step in result.steps)
     if failed:
-        verdict = Text(f"{failed} of {len(result.steps)} steps failed", style="bold red")
+        verdict = Text(f"{failed} of {counted(len(result.steps), 'step')} failed", style="bold red")
     else:
-        verdict = Text(f"All {len(result.steps)} steps passed", style="bold green")
+        verdict = Text(f"All {counted(len(result.steps), 'step')} passed", style="bold green")
     verdict.append(f" in {duration(result.seconds)}", style="not bold default")
     return [*parts, verdict, verbatim([f"Runs in {shown_path(result.run)}"], indent="")]

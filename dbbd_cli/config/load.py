@@ -17,7 +17,7 @@ from dbbd_cli.config.schema import SCHEMAS, Config, to_plain
 from dbbd_cli.config.shipped import shipped_configs
 from dbbd_cli.config.yaml_text import plain_scalar, read_yaml
 from dbbd_cli.errors import ConfigError
-from dbbd_cli.text import printable
+from dbbd_cli.text import counted, printable
 
 MAX_BYTES = 1_000_000
 MAX_SHOWN = 50
@@ -209,7 +209,7 @@ def _error(document: Document, problems: Sequence[Problem], total: int) -> Confi
     details = [problem.block(document.name) for problem in ordered]
     if total > len(details):
         details.append(f"and {total - len(details):,} more")
-    return ConfigError(f"{document.name}: {total:,} problem{'' if total == 1 else 's'}", details=details)
+    return ConfigError(f"{document.name}: {counted(total, 'problem')}", details=details)
 
 
 def _order(document: Document, place: Place) -> float:

@@ -13,6 +13,7 @@ from dbbd_cli.data.split import Manifest, Sample, assign_splits, draw_sample
 from dbbd_cli.data.url_grammar import host_of
 from dbbd_cli.errors import DataError
 from dbbd_cli.progress import Progress
+from dbbd_cli.text import counted
 
 MAX_LISTED = 50
 """Problems that an error lists; the rest are counted."""
@@ -106,13 +107,14 @@ def _judge_problems(problems: Sequence[str], on_error: OnError, progress: Progre
     if not problems:
         return
     if on_error == "skip":
-        progress.warn(f"{len(problems):,} files or rows were left out; they are listed in splits.json of the run.")
+        were = "file or row was" if len(problems) == 1 else "files or rows were"
+        progress.warn(f"{len(problems):,} {were} left out; see splits.json of the run for the reasons.")
         return
     listed = list(problems[:MAX_LISTED])
     if len(problems) > MAX_LISTED:
         listed.append(f"… and {len(problems) - MAX_LISTED:,} more")
     raise DataError(
-        f"{len(problems):,} image{'' if len(problems) == 1 else 's'} cannot be used",
+        f"{counted(len(problems), 'image')} cannot be used",
         details=listed,
         hint=HINT_BAD_FILES,
     )
@@ -132,11 +134,11 @@ def _report_duplicates(
             for found in across[:3]
         )
         progress.warn(
-            f"{len(across):,} images are in more than one class with the same content, "
+            f"the content of {counted(len(across), 'image')} is in more than one class, "
             f"so no network can get them all right: {examples}"
         )
     if within:
-        progress.line(f"{within:,} images repeat the content of another; copies stay in the same split.")
+        progress.line(f"Copies of images with the same content stay in the same split; there are {within:,}.")
 
 
 def prepare_manifest(
@@ -175,7 +177,7 @@ def prepare_manifest(
     if prepared.problems:
         problems = [f"{refs[position].name}: {reason}" for position, reason in sorted(prepared.problems.items())]
         raise DataError(
-            f"{len(problems):,} images of the run's manifest are not what they were",
+            f"{counted(len(problems), 'image')} of the run's manifest changed since it was made",
             details=problems[:MAX_LISTED],
             hint="restore them; if the folder has moved, say where it is with --set data.path=DIR "
             "(or data.classes.NAME=DIR for each class)",

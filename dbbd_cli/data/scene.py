@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from dbbd_cli.text import counted
+
 MIN_POINTS = 4
 MAX_POINTS = 20_000_000
 """More points than this are to be thinned out first; it bounds the memory that a file can ask for."""
@@ -95,9 +97,9 @@ def _vectors(values: np.ndarray, count: int | None, what: str) -> np.ndarray:
 
 def _check_count(values: np.ndarray, count: int | None, what: str) -> None:
     if count is not None and len(values) != count:
-        raise ValueError(f"has {count:,} points and {len(values):,} {what}")
+        raise ValueError(f"has {counted(count, 'point')} and {len(values):,} {what}")
     if len(values) < MIN_POINTS:
-        raise ValueError(f"has only {len(values)} points; a scene needs at least {MIN_POINTS}")
+        raise ValueError(f"has only {counted(len(values), 'point')}; a scene needs at least {MIN_POINTS}")
     if len(values) > MAX_POINTS:
         raise ValueError(f"has {len(values):,} points; at most {MAX_POINTS:,} are read")
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from dbbd_cli.errors import CheckpointError, DataError
 from dbbd_cli.files import read_file
-from dbbd_cli.text import printable
+from dbbd_cli.text import counted, printable
 
 SPLITS = ("train", "val", "test")
 MANIFEST_FORMAT = 1
@@ -196,7 +196,9 @@ def assign_splits(
         DataError: a class is too small to be in every split.
     """
     counts = Counter(labels)
-    small = [f"{classes[label]}: {counts[label]} samples" for label in range(len(classes)) if counts[label] < 3]
+    small = [
+        f"{classes[label]}: {counted(counts[label], 'sample')}" for label in range(len(classes)) if counts[label] < 3
+    ]
     small[MAX_LISTED:] = [f"… and {len(small) - MAX_LISTED:,} more"] if len(small) > MAX_LISTED else []
     if small:
         raise DataError(

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from dbbd_cli.report.style import INK, MUTED, PAPER, SERIES, add_legend, drawable, headed_figure
 from dbbd_cli.report.text import distinct, percent
+from dbbd_cli.text import counted
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
@@ -54,12 +55,12 @@ def _counts(values: Mapping[str, Any]) -> list[str]:
     trained, tested = values.get("train_scenes"), values.get("test_scenes")
     if trained is None or tested is None:
         return []
-    return [f"trained on the labels of {trained:,} scene{'s' if trained != 1 else ''}, tested on {tested:,}"]
+    return [f"trained on the labels of {counted(trained, 'scene')}, tested on {tested:,}"]
 
 
 def _with_dim(name: str, entry: Mapping[str, Any]) -> str:
     dim = entry.get("dim")
-    return name if dim is None else f"{name} ({dim:,} number{'s' if dim != 1 else ''} per point)"
+    return name if dim is None else f"{name} ({counted(dim, 'number')} per point)"
 
 
 def _look(index: int) -> dict[str, Any]:

@@ -36,6 +36,7 @@ from dbbd_cli.services.results import TrainResult
 from dbbd_cli.services.resume_checks import batches_changed, check_proof, tell_of_config, tell_of_schedule
 from dbbd_cli.services.session import OpenedRun, build_task, describe, open_run, show_facts, value_at
 from dbbd_cli.services.training import check_room, expected_bytes, is_finished, run_to_the_end
+from dbbd_cli.text import counted
 
 
 def continue_run(
@@ -127,8 +128,8 @@ def _continue_here(
     done = len(trainer.state.history)
     if config.training.epochs < done:
         raise ConfigError(
-            f"training.epochs: {config.training.epochs} is less than the {done} epochs that are done",
-            hint=f"give more than {done} to go on",
+            f"training.epochs: {config.training.epochs} is less than the {counted(done, 'epoch')} already trained",
+            hint=f"give more than {done} to train further",
         )
     with supervised(task):
         check_proof(trainer, run.checkpoint, overrides, force, progress)

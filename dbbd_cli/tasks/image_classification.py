@@ -18,6 +18,7 @@ from dbbd_cli.data.split import Manifest
 from dbbd_cli.errors import ConfigError
 from dbbd_cli.model.classifier import Classifier, build_network, macro_f1
 from dbbd_cli.progress import Progress
+from dbbd_cli.text import counted
 
 # The statistics of ImageNet, for red, green and blue.
 MEAN = (0.485, 0.456, 0.406)
@@ -161,7 +162,7 @@ class ImageClassification:
             "classes": "images of a folder for each class",
         }
         names = ", ".join(classes[:8]) + (", …" if len(classes) > 8 else "")
-        return f"{where[data.source]} ({len(classes)} classes: {names})"
+        return f"{where[data.source]} ({counted(len(classes), 'class')}: {names})"
 
     @property
     def positive_class(self) -> str | None:

@@ -84,7 +84,7 @@ def test_skipped_images_are_counted_listed_and_in_no_split(picture_folder: Calla
     assert all("empty" not in sample.key for sample in manifest.samples)
     assert len(manifest.skipped) == 1
     assert "empty.png" in manifest.skipped[0]
-    assert any("1 files or rows were left out" in text for text in told.text)
+    assert any("1 file or row was left out" in text for text in told.text)
 
 
 def test_fewer_images_than_asked_for_is_told(picture_folder: Callable[..., Path], tmp_path: Path) -> None:

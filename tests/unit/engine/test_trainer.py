@@ -682,7 +682,7 @@ def test_a_stop_while_a_batch_is_waited_for(tmp_path: Path, accumulate: int, fin
     task, stop = LineTask(), StopRequest()
     asked = AskedToStop(stop)
     task.loaders = {**task.loaders, "train": BatchLoader(asked, batch_size=4, shuffle=True, seed=1)}
-    with pytest.raises(StoppedError, match="Stopped after step 1 of epoch 1; everything is saved."):
+    with pytest.raises(StoppedError, match=r"Stopped after step 1 of epoch 1; everything is saved\."):
         run(task, tmp_path, stop=stop, accumulate_batches=accumulate)
     saved = load_checkpoint(tmp_path / "ckpt.pth")
     assert (saved["state"]["step"], saved["state"]["batch"]) == (1, finished)

@@ -154,7 +154,16 @@ def test_a_history_is_read_as_it_was_written(make_run: Make) -> None:
 def test_the_page_shows_what_was_measured(pretraining_of: Make) -> None:
     text = html_page([run_of("rooms")], [pretraining_of(["floor", "<b>wall</b>", "chair\x1b"])], {})
     for row in (
-        ["rooms", "DBBD", "synthetic", "2", "2 (lowest loss)", "0.1000", "40.0 % (highest 80.0 % in epoch 1)", "0.001 → 0.0005"],
+        [
+            "rooms",
+            "DBBD",
+            "synthetic",
+            "2",
+            "2 (lowest loss)",
+            "0.1000",
+            "40.0 % (highest 80.0 % in epoch 1)",
+            "0.001 → 0.0005",
+        ],
         ["Scenes", "6"],
         ["Points", "203,411"],
         ["Feature std", "0.0800"],

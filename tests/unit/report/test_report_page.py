@@ -64,7 +64,16 @@ def text(evaluation_of: Make) -> str:
 
 def test_the_tables_show_the_values(text: str) -> None:
     rows = Page(text).rows
-    assert ["qr", "Image classification", "synthetic", "1", "1 (lowest loss)", "0.6000", "62.5 %", "0.001 → 0.001"] in rows
+    assert [
+        "qr",
+        "Image classification",
+        "synthetic",
+        "1",
+        "1 (lowest loss)",
+        "0.6000",
+        "62.5 %",
+        "0.001 → 0.001",
+    ] in rows
     assert ["benign", "75.0 %", "75.0 %", "75.0 %", "4"] in rows
     assert ["macro mean", "75.0 %", "75.0 %", "75.0 %", "–"] in rows
     for name, value in [
