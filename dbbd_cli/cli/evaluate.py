@@ -20,9 +20,9 @@ from dbbd_cli.cli.options import (
     Settings,
     Target,
     check_overrides,
-    existing,
     overrides,
 )
+from dbbd_cli.cli.targets import run_or_checkpoint
 
 EXAMPLES = """\
 dbbd evaluate runs/20260131-120000-qr_cnn
@@ -77,7 +77,7 @@ def evaluate(
 
     A run folder stands for its best model; give a checkpoint file to measure another state.
     """
-    existing(target)
+    run_or_checkpoint(target)
     changes = overrides(settings, {"--device": ("run.device", device)})
     check_overrides(target, changes)
     output = Output(as_json=json, style=progress, quiet=quiet)

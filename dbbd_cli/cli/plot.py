@@ -10,7 +10,8 @@ import typer
 
 from dbbd_cli.cli import complete
 from dbbd_cli.cli.console import Output
-from dbbd_cli.cli.options import Debug, Json, Progress, ProgressStyle, Quiet, existing
+from dbbd_cli.cli.options import Debug, Json, Progress, ProgressStyle, Quiet
+from dbbd_cli.cli.targets import run_or_checkpoint
 
 EXAMPLES = """\
 dbbd plot runs/20260131-120000-qr_cnn
@@ -56,7 +57,7 @@ def plot(
 ) -> None:
     """Draw loss, accuracy and learning rate over the epochs of one run or several."""
     for target in targets:
-        existing(target)
+        run_or_checkpoint(target, any_file=True)
     output = Output(as_json=json, style=progress, quiet=quiet)
 
     from dbbd_cli.cli import tables

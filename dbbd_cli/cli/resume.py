@@ -18,9 +18,9 @@ from dbbd_cli.cli.options import (
     Settings,
     Target,
     check_overrides,
-    existing,
     overrides,
 )
+from dbbd_cli.cli.targets import run_or_checkpoint
 
 EXAMPLES = """\
 dbbd resume runs/20260131-120000-qr_cnn
@@ -53,7 +53,7 @@ def resume(
     The result is what an uninterrupted run would have given. To prove it, the loss of the next batch is computed again
     and compared with that in the checkpoint.
     """
-    existing(target)
+    run_or_checkpoint(target)
     flags = {"--epochs": ("training.epochs", epochs), "--device": ("run.device", device)}
     changes = overrides(settings, flags)
     check_overrides(target, changes)

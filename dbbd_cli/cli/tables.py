@@ -88,7 +88,7 @@ def _facts(facts: RunFacts) -> Rows:
     return [
         ("Task", task_name(facts.task)),
         *synthetic(facts.synthetic, facts.data),
-        (facts.noun.capitalize(), " / ".join(f"{number:,} {split}" for split, number in facts.samples.items())),
+        (facts.noun.capitalize(), facts.samples_in_words()),
         ("Batches", " / ".join(f"{number:,} {split}" for split, number in facts.batches.items())),
         *([("Left out", f"{facts.skipped:,}, listed with the reasons in splits.json")] if facts.skipped else []),
         ("Model", facts.model),
@@ -96,6 +96,7 @@ def _facts(facts: RunFacts) -> Rows:
         ("Size", megabytes(facts.size_mb)),
         ("Device", facts.device),
         ("Precision", facts.precision),
+        *([("Small mode", facts.small_mode)] if facts.small_mode else []),
     ]
 
 

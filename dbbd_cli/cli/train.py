@@ -13,7 +13,7 @@ from dbbd_cli.cli.options import Debug, Device, Json, Precision, Progress, Progr
 
 EXAMPLES = """\
 dbbd train --config qr_cnn
-dbbd train --config qr_cnn --set data.source=folder --set data.path=pictures
+dbbd train --config qr_cnn --set data.path=pictures
 dbbd train --config dbbd_scannet --set data.path=scenes
 dbbd train --config my.yaml --epochs 3 --set training.batch_size=64
 dbbd train --config qr_cnn --dry-run"""
@@ -78,8 +78,11 @@ def train(
         "--no-plots": ("run.plots", False if no_plots else None),
     }
     # Before anything heavy is imported: a mistake in the configuration is answered at once.
-    checked = load_config(config, overrides(settings, flags))
+    notes: list[str] = []
+    checked = load_config(config, overrides(settings, flags), tell=notes.append)
     output = Output(as_json=json, style=progress, quiet=quiet)
+    for note in notes:
+        output.progress.line(note)
 
     from dbbd_cli.cli import tables
     from dbbd_cli.services import train as service

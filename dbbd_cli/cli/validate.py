@@ -13,9 +13,9 @@ from dbbd_cli.cli.options import (
     Settings,
     Target,
     check_overrides,
-    existing,
     overrides,
 )
+from dbbd_cli.cli.targets import run_or_checkpoint
 
 EXAMPLES = """\
 dbbd validate runs/20260131-120000-qr_cnn
@@ -32,7 +32,7 @@ def validate(
     debug: Debug = False,
 ) -> None:
     """Measure loss and metrics on the validation split, beside what training logged."""
-    existing(target)
+    run_or_checkpoint(target)
     changes = overrides(settings, {"--device": ("run.device", device)})
     check_overrides(target, changes)
     output = Output(as_json=json, style=progress, quiet=quiet)

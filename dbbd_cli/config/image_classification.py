@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+import os
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -16,6 +18,7 @@ from dbbd_cli.config.sections import (
     Section,
     SplitConfig,
     TrainingConfig,
+    is_set,
     rule_error,
     section,
 )
@@ -51,7 +54,8 @@ class ImageDataConfig(Section):
     source: Literal["folder", "classes", "urls", "synthetic"] = Field(
         "synthetic",
         description="folder: one sub-folder per class; classes: a folder for each class; "
-        "urls: a CSV of URL and label, rendered as QR codes; synthetic: made-up URLs, rendered as QR codes",
+        "urls: a CSV of URL and label, rendered as QR codes; synthetic: generated URLs, rendered as QR codes; "
+        "where it is left out, path implies folder or, if it is a file, urls, and classes implies classes",
     )
     path: NotEmpty | None = Field(None, description="the folder (source folder) or the CSV file (source urls)")
     classes: dict[NotEmpty, NotEmpty] | None = Field(None, description="class name to folder (source classes)")
@@ -79,6 +83,15 @@ class ImageDataConfig(Section):
         None, description="folder for decoded images; null: the user's cache folder, or $DBBD_CACHE_DIR"
     )
 
+    @model_validator(mode="before")
+    @classmethod
+    def _source_follows(cls, values: Any) -> Any:
+        if not isinstance(values, Mapping) or is_set(values, "source"):
+            return values
+        if isinstance(path := values.get("path"), str):
+            return {**values, "source": "urls" if _is_table(path) else "folder"}
+        return {**values, "source": "classes"} if is_set(values, "classes") else values
+
     @model_validator(mode="after")
     def _source_has_what_it_needs(self) -> ImageDataConfig:
         if self.source in ("folder", "urls") and self.path is None:
@@ -88,10 +101,16 @@ class ImageDataConfig(Section):
         if self.source != "classes" and self.classes is not None:
             raise rule_error("classes", f"null, because source is {self.source}")
         if self.source == "synthetic" and self.path is not None:
-            raise rule_error("path", "null, because source is synthetic; to use your own data set source as well")
+            raise rule_error("path", "null, because source is synthetic; leave source out to use your own data")
         if self.split.group == "host" and self.source not in ("urls", "synthetic"):
             raise rule_error("split.group", f"none, because only URLs have hosts and source is {self.source}")
         return self
+
+
+def _is_table(path: str) -> bool:
+    """Whether the path of the data is that of a CSV file, there or not, and not that of a folder."""
+    path = os.path.expanduser(path)  # noqa: PTH111 - a Path raises where its name is too long
+    return os.path.isfile(path) or (path.lower().endswith(".csv") and not os.path.isdir(path))  # noqa: PTH112, PTH113
 
 
 class ImageModelConfig(Section):

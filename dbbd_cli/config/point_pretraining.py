@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, ModelWrapValidatorHandler, PrivateAttr, model_validator
 
 from dbbd_cli.config.sections import (
     FIXED_SETTINGS,
@@ -18,6 +18,7 @@ from dbbd_cli.config.sections import (
     Section,
     SplitConfig,
     TrainingConfig,
+    is_set,
     rule_error,
     section,
 )
@@ -56,7 +57,7 @@ class PointDataConfig(Section):
     source: Literal["folder", "synthetic"] = Field(
         "synthetic",
         description="folder: scenes as .pkl, .ply or .npz files, or as folders of .npy, in train, val and test "
-        "or all together; synthetic: made-up furnished rooms",
+        "or all together; synthetic: generated furnished rooms; where it is left out, path implies folder",
     )
     path: NotEmpty | None = Field(None, description="the folder (source folder)")
     synthetic_scenes: Annotated[int, Field(ge=3, le=100_000)] = Field(
@@ -100,11 +101,17 @@ class PointDataConfig(Section):
         None, description="folder for prepared scenes; null: the user's cache folder, or $DBBD_CACHE_DIR"
     )
 
+    @model_validator(mode="before")
+    @classmethod
+    def _source_follows(cls, values: Any) -> Any:
+        implied = isinstance(values, Mapping) and is_set(values, "path") and not is_set(values, "source")
+        return {**values, "source": "folder"} if implied else values
+
     @model_validator(mode="after")
     def _source_has_what_it_needs(self) -> PointDataConfig:
         # A missing path is told when scenes are wanted: only the user can know it, and the file is right without.
         if self.source == "synthetic" and self.path is not None:
-            raise rule_error("path", "null, because source is synthetic; to use your own data set source as well")
+            raise rule_error("path", "null, because source is synthetic; leave source out to use your own data")
         if self.class_names and len(set(self.class_names)) < len(self.class_names):
             raise rule_error("class_names", "names that differ from each other")
         if len(set(self.features)) < len(self.features):
@@ -228,14 +235,32 @@ class PointPretrainingConfig(Section):
     training: PointTrainingConfig = section("the optimisation")
     checkpoint: PointCheckpointConfig = section("what is kept on disk")
 
-    @model_validator(mode="before")
+    _set_by_small_mode: frozenset[str] = PrivateAttr(frozenset())
+
+    @property
+    def set_by_small_mode(self) -> frozenset[str]:
+        """The dotted keys that `small_mode` set, since nothing else was written there."""
+        return self._set_by_small_mode
+
+    def __eq__(self, other: object) -> bool:
+        """Whether the settings are equal, whoever set them."""
+        return isinstance(other, PointPretrainingConfig) and self.__dict__ == other.__dict__
+
+    __hash__ = Section.__hash__
+
+    @model_validator(mode="wrap")
     @classmethod
-    def _fill_in_small_values(cls, values: Any) -> Any:
+    def _fill_in_small_values(
+        cls, values: Any, check: ModelWrapValidatorHandler[PointPretrainingConfig]
+    ) -> PointPretrainingConfig:
         if not isinstance(values, Mapping) or values.get("small_mode") is not True:
-            return values
-        filled = dict(values)
+            return check(values)
+        filled, set_here = dict(values), set()
         for name, settings in SMALL.items():
             written = filled.get(name, {})
             if isinstance(written, Mapping):
                 filled[name] = {**settings, **written}
-        return filled
+                set_here |= {f"{name}.{key}" for key in settings.keys() - written.keys()}
+        config = check(filled)
+        config._set_by_small_mode = frozenset(set_here)
+        return config

@@ -6,7 +6,7 @@ through the error context (`{"field": ...}`), so that the loader can point at th
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -55,6 +55,11 @@ def section(description: str) -> Any:
     They are made by the validator of the whole; a factory of sections would need a validator for each of them.
     """
     return Field(default_factory=dict, validate_default=True, description=description)
+
+
+def is_set(values: Mapping[str, Any], name: str) -> bool:
+    """Whether a section that is not checked yet has a value at a key."""
+    return values.get(name) is not None
 
 
 def rule_error(field: str, message: str) -> PydanticCustomError:

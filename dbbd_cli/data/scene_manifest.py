@@ -115,7 +115,8 @@ def make_scene_manifest(
             f"no scene of {root} that can be used is left for {' and '.join(absent)}", details=shortened(problems)
         )
     _warn_of_copies(samples, progress)
-    return Manifest(FOLDER, (), (str(root),), tuple(samples), tuple(problems))
+    limited = {split: len(keys) for split, keys in by_split.items() if wanted[split] < len(keys)}
+    return Manifest(FOLDER, (), (str(root),), tuple(samples), tuple(problems), limited)
 
 
 def make_room_manifest(
@@ -135,7 +136,9 @@ def make_room_manifest(
         if left[split] > 0:
             left[split] -= 1
             samples.append(Sample(key, 0, Room(seed, index, num_points).sha256, split))
-    return Manifest(ROOMS, (), (), tuple(samples))
+    there = {split: splits.count(split) for split in SPLITS}
+    limited = {split: total for split, total in there.items() if (max_scenes.get(split) or total) < total}
+    return Manifest(ROOMS, (), (), tuple(samples), limited_from=limited)
 
 
 def scene_refs(

@@ -47,7 +47,7 @@ def training_history(runs: Sequence[RunHistory]) -> Figure:
     with styled():
         name, facts, warning = _header(runs)
         num_rows = math.ceil(len(names) / num_columns)
-        across = len(panels) + 1 if len(panels) < _MOST_ACROSS else _MOST_ACROSS
+        across = 2 if len(panels) == 3 else min(len(panels) + 1, _MOST_ACROSS)
         down = math.ceil((len(panels) + 1) / across)
         size = (12.0, 4.7 + 3.3 * (down - 1) + 0.2 * num_rows)
         figure = headed_figure(size, "Training history", facts, name=name, warning=warning)
@@ -158,16 +158,45 @@ def _draw_learning_rates(axes: Axes, runs: Sequence[RunHistory]) -> None:
 
     rates = []
     for index, run in enumerate(runs):
-        epochs = [row["epoch"] for row in run.epochs]
-        values = [_float(row.get(_LEARNING_RATE)) for row in run.epochs]
-        axes.plot(epochs, values, **_look(index, len(epochs)), drawstyle="steps-mid", label="learning rate")
-        rates += [value for value in values if math.isfinite(value)]
+        epochs, values = _by_epoch(run)
+        axes.plot(*_learning_rate(run), color=_look(index, 1)["color"], label="course")
+        axes.plot(epochs, values, **_look(index, len(epochs)), linestyle="none", label="learning rate")
+        after = [value for epoch, value in zip(epochs, values, strict=True) if epoch >= run.warmup_epochs]
+        rates += [value for value in after or values if math.isfinite(value)]
     if rates and min(rates) > 0 and max(rates) >= 10 * min(rates):
         axes.set_yscale("log")
         axes.yaxis.set_minor_formatter(NullFormatter())
     elif rates and max(rates) > 0:
         axes.set_ylim(0, 1.1 * max(rates))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.6g}"))
+
+
+def _by_epoch(run: RunHistory) -> tuple[list[float], list[float]]:
+    """Each epoch, and the learning rate of its last step."""
+    return [row["epoch"] for row in run.epochs], [_float(row.get(_LEARNING_RATE)) for row in run.epochs]
+
+
+def _learning_rate(run: RunHistory) -> tuple[list[float], list[float]]:
+    """The course of the learning rate: a straight rise within the warm-up, then a staircase.
+
+    As for the steps of the loss, an epoch ends where its number is on the axis.
+    """
+    steps_per_epoch = max(run.epochs[-1]["step"], 1) / run.epochs[-1]["epoch"]
+    known = {row["step"] / steps_per_epoch: _float(row.get(_LEARNING_RATE)) for row in run.steps}
+    known |= dict(zip(*_by_epoch(run), strict=True))
+    places = sorted(x for x in known if math.isfinite(known[x]))
+    points: list[tuple[float, float]] = []
+    first, end = 1 / steps_per_epoch, run.warmup_epochs
+    if places and end > first:
+        # It rises in proportion to the steps, whether or not any of them were logged.
+        slope = known[places[0]] / min(places[0], end)
+        top = min(end, places[-1])
+        points = [(first, slope * first), (top, slope * top)]
+    for x in places:
+        previous = points[-1][0] if points else max(0.0, x - 1)
+        if x > previous:
+            points += [(previous, known[x]), (x, known[x])]
+    return [x for x, _ in points], [value for _, value in points]
 
 
 def _mark_best(axes: Axes, run: RunHistory, metric: str, color: str) -> None:

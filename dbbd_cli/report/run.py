@@ -37,6 +37,7 @@ class RunHistory:
         steps: step rows in order of `step`, each with `epoch`, `step`, `learning_rate` and metrics.
         best_epoch: the epoch of the best model, None where no epoch was marked.
         metric: the validation metric that decided which epoch is best.
+        warmup_epochs: epochs over which the learning rate rose.
     """
 
     folder: Path
@@ -47,6 +48,7 @@ class RunHistory:
     steps: list[dict[str, Any]]
     best_epoch: int | None
     metric: str = "loss"
+    warmup_epochs: float = 0.0
 
 
 def read_run(folder: Path) -> RunHistory:
@@ -69,6 +71,7 @@ def read_run(folder: Path) -> RunHistory:
         steps=steps,
         best_epoch=best[-1] if best else None,
         metric=metric if any(row["val"].get(metric) is not None for row in epochs) else "loss",
+        warmup_epochs=_warmup_epochs(config),
     )
 
 
@@ -174,6 +177,12 @@ def _text(config: dict[str, Any], folder: Path, *keys: str) -> str:
     if not isinstance(value, str):
         raise _damaged_config(f"{folder / 'config.yaml'}: {'.'.join(keys)} is not a text")
     return value
+
+
+def _warmup_epochs(config: dict[str, Any]) -> float:
+    training = config.get("training")
+    value = training.get("warmup_epochs") if isinstance(training, dict) else None
+    return max(0.0, float(value)) if value is not None and is_number(value) else 0.0
 
 
 def _damaged_config(message: str) -> CheckpointError:

@@ -31,6 +31,15 @@ class RunFacts:
     """Batches in each split."""
     skipped: int = 0
     """Files left out because they could not be read."""
+    limited_from: dict[str, int] = field(default_factory=dict)
+    """Samples that there were in each split that a limit of the configuration cut short."""
+    small_mode: str = ""
+    """What `small_mode` set, in words."""
+
+    def samples_in_words(self) -> str:
+        """The samples of each split, and of how many they are where there were more."""
+        total = {split: f" of {count:,}" for split, count in self.limited_from.items()}
+        return " / ".join(f"{count:,}{total.get(split, '')} {split}" for split, count in self.samples.items())
 
 
 @dataclass(frozen=True)

@@ -220,21 +220,38 @@ def describe(config: Config, task: Task, runtime: Runtime, manifest: Manifest) -
         samples=samples,
         batches={split: -(-count // config.training.batch_size) for split, count in samples.items()},
         skipped=len(manifest.skipped),
+        limited_from=dict(manifest.limited_from),
+        small_mode=_small_mode(config, manifest) if isinstance(config, PointPretrainingConfig) else "",
     )
+
+
+def _small_mode(config: PointPretrainingConfig, manifest: Manifest) -> str:
+    """What small mode set to some effect, in words; empty where it set nothing."""
+    keys = config.set_by_small_mode
+    parts = {
+        "fewer scenes": any(f"data.max_{split}_scenes" in keys for split in manifest.limited_from),
+        f"batches of {config.training.batch_size}": "training.batch_size" in keys,
+        f"a network of {config.model.hidden_dim} channels": any(key.startswith("model.") for key in keys),
+        f"{config.loss.point_samples:,} points compared per batch": "loss.point_samples" in keys,
+        "no loading processes": "data.num_workers" in keys,
+    }
+    return ", ".join(words for words, holds in parts.items() if holds)
 
 
 def show_facts(facts: RunFacts, progress: Progress, *, run: Path | None = None) -> None:
     """Shows the header of a run."""
     rows = {
         "Data": facts.data,
-        facts.noun.capitalize(): " / ".join(f"{count:,} {split}" for split, count in facts.samples.items()),
+        facts.noun.capitalize(): facts.samples_in_words(),
         "Batches": " / ".join(f"{count:,} {split}" for split, count in facts.batches.items()),
         "Model": f"{facts.model}, {facts.parameters:,} parameters, {facts.size_mb:.2f} MB",
         "Device": facts.device,
         "Precision": facts.precision,
     }
+    if facts.small_mode:
+        rows["Small mode"] = facts.small_mode
     if facts.synthetic:
-        rows = {"SYNTHETIC": "made-up data: no number of this run says anything about real data", **rows}
+        rows = {"SYNTHETIC": "synthetic data: no number of this run says anything about real data", **rows}
     if facts.skipped:
         rows["Left out"] = f"{facts.skipped:,}, listed with the reasons in {SPLITS}"
     if run is not None:

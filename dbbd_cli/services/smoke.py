@@ -206,7 +206,7 @@ class _Trial:
         result = evaluate(self.whole.run, progress=self.progress)
         expected = self.whole.facts.samples["test"]
         found = result.report["num_samples"]
-        _check(found == expected, f"{counted(found, 'sample')}, not {expected}")
+        _check(found == expected, f"{found} samples, not {expected}")
         _check_written(result.files)
         return f"{counted(expected, 'test sample')}, {counted(len(result.files), 'file')}"
 
