@@ -59,7 +59,16 @@ def _probe(probe: Mapping[str, Any] | None, missing: str, width: int | None) -> 
         [clean_line(entry["name"]), *(percent(entry[key]) for key in _PROBED)] for entry in probe["features"]
     ]
     table = grid(headers, rows, gap=1 if narrow else 2)
-    return [heading(f"Linear probe: {about}"), table, *_classes(probe, width)]
+    return [heading(f"Linear probe: {about}"), table, *_conclusion(probe, width), *_classes(probe, width)]
+
+
+def _conclusion(probe: Mapping[str, Any], width: int | None) -> Parts:
+    """Whether pretraining beat what it is compared with, in words; yellow where it did not."""
+    if not probe.get("conclusion"):
+        return []
+    beaten = all(row["better"] == "yes" for row in probe["comparison"])
+    lines = wrapped(clean_line(probe["conclusion"]), None if width is None else width - 1, "  ")
+    return [Text("\n".join([*lines, ""]), style="" if beaten else "yellow")]
 
 
 def _classes(probe: Mapping[str, Any], width: int | None) -> Parts:

@@ -31,7 +31,7 @@ _RING: dict[str, Any] = {"marker": "o", "markersize": 11, "markerfacecolor": "no
 _WITHIN_EPOCHS: dict[str, Any] = {"color": SERIES[0], "alpha": 0.35, "label": "train, within epochs"}
 
 
-def training_history(runs: Sequence[RunHistory]) -> Figure:
+def training_history(runs: Sequence[RunHistory], *, narrow: bool = False) -> Figure:
     """Draws loss, what else says most (accuracy, say) and learning rate, epoch by epoch.
 
     Training is dashed and lighter, validation solid, the best epoch ringed. One run also shows its training loss
@@ -39,18 +39,23 @@ def training_history(runs: Sequence[RunHistory]) -> Figure:
 
     Args:
         runs: at least one run.
+        narrow: one panel below the other, and no facts, for a narrow page that has them elsewhere.
     """
     panels = history_panels(runs)
     metrics = [curve.metric for panel in panels for curve in panel.curves]
     names = _run_entries(runs)
-    num_columns = max(1, _LEGEND_CHARACTERS // (max(len(label) for label, _ in names) + 8))
+    characters = _LEGEND_CHARACTERS // 2 if narrow else _LEGEND_CHARACTERS
+    num_columns = max(1, characters // (max(len(label) for label, _ in names) + 8))
     with styled():
         name, facts, warning = _header(runs)
         num_rows = math.ceil(len(names) / num_columns)
-        across = 2 if len(panels) == 3 else min(len(panels) + 1, _MOST_ACROSS)
+        across = 1 if narrow else 2 if len(panels) == 3 else min(len(panels) + 1, _MOST_ACROSS)
         down = math.ceil((len(panels) + 1) / across)
-        size = (12.0, 4.7 + 3.3 * (down - 1) + 0.2 * num_rows)
-        figure = headed_figure(size, "Training history", facts, name=name, warning=warning)
+        size = (5.0 if narrow else 12.0, 4.7 + 3.3 * (down - 1) + 0.2 * num_rows)
+        facts = [] if narrow else facts
+        figure = headed_figure(
+            size, "Training history", facts, name=drawable(name, 24) if narrow else name, warning=warning
+        )
         grid = figure.subplots(down, across, sharex=True, squeeze=False).ravel()
         for axes, panel in zip(grid, panels, strict=False):
             axes.set_title(drawable(panel.title))
@@ -66,7 +71,9 @@ def training_history(runs: Sequence[RunHistory]) -> Figure:
         _scale_epochs(grid[0], runs)
         styles = _style_entries(runs, metrics, coloured=any(len(panel.curves) > 1 for panel in panels))
         if len(runs) == 1:
-            add_legend(figure, styles, loc="outside lower center", ncols=len(styles))
+            add_legend(figure, styles, loc="outside lower center", ncols=2 if narrow else len(styles))
+        elif narrow:
+            add_legend(figure, [*names, *styles], loc="outside lower center", ncols=num_columns)
         else:
             # What lines mean goes beside the title, so that the names of many runs have the space below to themselves.
             add_legend(figure, styles, loc="upper right", ncols=len(styles)).set_in_layout(False)

@@ -154,6 +154,15 @@ def pretrained(classes: list[str], **changes: object) -> EvaluateResult:
     return EvaluateResult(RUN, RUN / "best_model.pth", {**pretraining(classes), **changes}, [RUN / "evaluation.json"])
 
 
+def test_the_table_says_whether_pretraining_beat_the_others(show: Show) -> None:
+    report = pretraining(["floor"])
+    for width in (None, 40):
+        shown = " ".join(show(pretrained(["floor"]), evaluate, width).split())
+        assert "Pretraining beat a random encoder. Pretraining did not beat the raw features." in shown
+    earlier = {key: value for key, value in report["probe"].items() if key not in ("conclusion", "comparison")}  # type: ignore[attr-defined]
+    assert "Pretraining" not in show(pretrained(["floor"], probe=earlier), evaluate)
+
+
 def test_evaluation_of_pretraining(show: Show) -> None:
     shown = show(pretrained(["floor", "wall"]), evaluate)
     lines = [re.split(r"\s\s+", line.strip()) for line in shown.splitlines()]

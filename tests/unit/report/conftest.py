@@ -153,6 +153,7 @@ def make_pretraining(classes: Sequence[str] = ("floor", "wall", "chair")) -> dic
             "test_points": 190000,
             "classes": list(classes),
             "features": features,
+            "conclusion": "Pretraining did not beat a random encoder: its mIoU is lower by 3.2 percentage points.",
         },
         "probe_missing": "",
         "efficiency": {
