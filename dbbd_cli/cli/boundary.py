@@ -96,17 +96,17 @@ def _as_dbbd_error(error: BaseException) -> DbbdError:
     describe = getattr(error, "format_message", None)
     if describe is not None:  # a usage error: its class is in `click` or inside Typer, depending on Typer's version
         context = getattr(error, "ctx", None)
-        hint = f"`{context.command_path} --help` lists what there is." if context else ""
+        hint = f"`{context.command_path} --help` shows usage." if context else ""
         return ConfigError(describe(), hint=hint)
     if isinstance(error, OSError) and error.errno in _DISK_ERRORS:
         place = error.filename2 or error.filename
         where = f"{os.fsdecode(place)}: " if isinstance(place, (str, bytes)) else ""
-        return DiskError(f"{where}{error.strerror}", hint="Make room, or choose a place that you may write to.")
+        return DiskError(f"{where}{error.strerror}", hint="Free some space, or choose a folder that you can write to.")
     if isinstance(error, FileNotFoundError) and not error.filename and _folder_is_gone():
-        return DiskError("the current folder does not exist any more", hint="Change to another one.")
+        return DiskError("the current folder no longer exists", hint="Change to another one.")
     return DbbdError(
         f"this is a bug: please report it ({type(error).__name__}: {error})",
-        hint="Run the same command with --debug for the traceback, and add that to the report.",
+        hint="Run the same command with --debug and include the traceback in the report.",
     )
 
 

@@ -33,7 +33,7 @@ def plot(
         list[Path],
         typer.Argument(
             metavar="RUN...",
-            help="One run folder, or several to lay over each other.",
+            help="One run folder, or several to compare in one figure.",
             show_default=False,
             autocompletion=complete.target,
         ),
@@ -43,19 +43,19 @@ def plot(
         typer.Option(
             "--out",
             metavar="DIR",
-            help="Write the figures here, not into the run folder.",
+            help="Write the figures here instead of to the run folder.",
             autocompletion=complete.folder,
         ),
     ] = None,
     format_: Annotated[
-        Format, typer.Option("--format", metavar="png|svg|pdf|html", help="Write figures in this format.")
+        Format, typer.Option("--format", metavar="png|svg|pdf|html", help="File format of the figures.")
     ] = Format.PNG,
     json: Json = False,
     progress: Progress = ProgressStyle.AUTO,
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """Draw loss, accuracy and learning rate over the epochs of one run or several."""
+    """Plot loss, accuracy and learning rate of one or more runs over their epochs."""
     for target in targets:
         run_or_checkpoint(target, any_file=True)
     output = Output(as_json=json, style=progress, quiet=quiet)

@@ -46,7 +46,7 @@ def train(result: TrainResult, width: int | None) -> Parts:
         ("Total time", duration(result.seconds)),
         ("Best epoch", f"{result.best_epoch:,} ({superlative(result.metric)} validation {metric_name(result.metric)})"),
         *((f"Val. {metric_name(name)}", _best(name, result)) for name in names),
-        ("Best model", shown_path(result.best_model) if result.best_model else "not kept"),
+        ("Best model", shown_path(result.best_model) if result.best_model else "not saved"),
         ("Checkpoint", shown_path(result.checkpoint)),
         *listed("Plots", result.plots),
     ]
@@ -78,9 +78,9 @@ def forecast(result: Forecast, width: int | None) -> Parts:
         ("Disk free", megabytes(result.disk_free_mb)),
         ("First loss", number(result.train_loss)),
     ]
-    parts = section("Forecast (nothing was trained or kept)", rows, width)
+    parts = section("Forecast (nothing was trained or saved)", rows, width)
     if result.disk_needed_mb > result.disk_free_mb:
-        parts.append(Text("There is not enough free disk for this run.", style="bold red"))
+        parts.append(Text("There is not enough free disk space for this run.", style="bold red"))
     return parts
 
 
@@ -90,7 +90,7 @@ def _facts(facts: RunFacts) -> Rows:
         *synthetic(facts.synthetic, facts.data),
         (facts.noun.capitalize(), facts.samples_in_words()),
         ("Batches", " / ".join(f"{number:,} {split}" for split, number in facts.batches.items())),
-        *([("Left out", f"{facts.skipped:,}, listed with the reasons in splits.json")] if facts.skipped else []),
+        *([("Left out", f"{facts.skipped:,}; see splits.json for the reasons")] if facts.skipped else []),
         ("Model", facts.model),
         ("Parameters", count(facts.parameters)),
         ("Size", megabytes(facts.size_mb)),
@@ -126,7 +126,7 @@ def plot(result: PlotResult, width: int | None) -> Parts:
 def smoke(result: SmokeResult, width: int | None) -> Parts:
     """What was tried on what, the steps with their times, task by task, and the verdict."""
     wide = width is None or width >= 64
-    title = f"Smoke test{' on made-up data' if result.synthetic else ''}"
+    title = f"Smoke test{' on synthetic data' if result.synthetic else ''}"
     parts = section(title, [("Device", result.device), ("Precision", result.precision)], width)
     for task in dict.fromkeys(step.task for step in result.steps):
         steps = [step for step in result.steps if step.task == task]

@@ -31,7 +31,7 @@ def validate(
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """Measure loss and metrics on the validation split, beside what training logged."""
+    """Measure loss and metrics on the validation split, compared with the logged values."""
     run_or_checkpoint(target)
     changes = overrides(settings, {"--device": ("run.device", device)})
     check_overrides(target, changes)

@@ -171,7 +171,7 @@ def scene_refs(
 def _room_index(key: str) -> int:
     number = key.removeprefix("room")
     if not (number.isascii() and number.isdigit()):
-        raise DataError(f"{key!r} is no made-up room", hint="splits.json of the run was changed; start a new run")
+        raise DataError(f"{key!r} is not a synthetic room", hint="splits.json of the run was changed; start a new run")
     return int(number)
 
 

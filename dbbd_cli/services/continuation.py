@@ -82,7 +82,7 @@ def _continue_in_new_folder(
         raise
     progress.line(
         f"{shown_path(run.path)} is not the newest checkpoint of its run, "
-        f"so it goes on in a new folder: {shown_path(folder)}"
+        f"so it continues in a new folder: {shown_path(folder)}"
     )
     with locked(folder):
         return _continue_here(run, folder, overrides, force, progress, command)
@@ -101,7 +101,7 @@ def _carry_best_over(run: OpenedRun, folder: Path, progress: Progress) -> bool:
         pass
     if state.best_epoch:
         progress.line(
-            f"The weights of epoch {state.best_epoch}, best so far, are no longer there: the best starts anew."
+            f"The weights of epoch {state.best_epoch}, so far the best, are gone: the next epoch counts as the best."
         )
         run.checkpoint["state"]["best_value"] = math.inf
     return False
@@ -122,7 +122,7 @@ def _continue_here(
         ) from error
     if trainer.state.batch and batches_changed(run.checkpoint["config"]["training"], config):
         raise ConfigError(
-            f"{shown_path(run.path)} is in the middle of an epoch, where batches cannot change their size",
+            f"{shown_path(run.path)} is in the middle of an epoch, where the batch size cannot change",
             hint="leave out training.batch_size and training.accumulate_batches until the epoch has ended",
         )
     done = len(trainer.state.history)
@@ -207,7 +207,7 @@ def _set_damaged_aside(run: OpenedRun, folder: Path, progress: Progress) -> None
             places = (damaged_path(path, number) for number in count(1))
             aside = next(place for place in places if not os.path.lexists(place))
             path.rename(aside)
-            progress.line(f"The damaged {name} is kept as {aside.name}.")
+            progress.line(f"The damaged {name} was renamed to {aside.name}.")
 
 
 def _extend(state: TrainState, overrides: Sequence[Override]) -> None:

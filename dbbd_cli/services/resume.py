@@ -1,4 +1,4 @@
-"""Going on with a run that was stopped, or extending one that was done.
+"""Continue a run that was stopped, or extend a finished one.
 
 PyTorch is imported inside the function: it takes seconds to load, and that a folder is in use is told before.
 """
@@ -32,7 +32,7 @@ def resume(
     Args:
         target: a run folder, or a checkpoint file inside one.
         overrides: settings that replace those of the run, such as more epochs.
-        force: whether to go on even where data, code or device give another loss than the checkpoint was written with.
+        force: whether to continue even where data, code or device give another loss than that in the checkpoint.
         progress: shows bars and lines; nothing is shown by default.
         command: the command line, for the record.
 

@@ -92,9 +92,9 @@ def open_run(
         message = f"{folder / SPLITS} is not the one that {path.name} was made with: samples could change their split"
         if not force:
             raise CheckpointError(
-                message, hint="restore it from a copy of the run folder, or use resume --force to go on with it"
+                message, hint="restore it from a copy of the run folder, or use it anyway with resume --force"
             )
-        progress.warn(f"{message}. Going on, as --force says.")
+        progress.warn(f"{message}. Continuing because of --force.")
     return OpenedRun(folder, path, checkpoint, config, position, manifest)
 
 
@@ -111,8 +111,8 @@ def _with_own_cache(config: Config, overrides: Sequence[Override], progress: Pro
     ):
         return config
     progress.line(
-        f"{printable(folder)}, the data.cache_dir of the run, is no cache of dbbd on this machine: the usual one is "
-        "used. To keep it, add --set data.cache_dir=DIR"
+        f"{printable(folder)}, the data.cache_dir of the run, is not a dbbd cache on this machine; using the default. "
+        "To use another, add --set data.cache_dir=DIR"
     )
     return config.model_copy(update={"data": config.data.model_copy(update={"cache_dir": None})})
 
@@ -123,7 +123,7 @@ def _refuse_fixed(made_with: Mapping[str, Any], overrides: Sequence[Override], s
     changed = [override for override in fixed if value_at(made_with, override.key) != override.value]
     if changed:
         raise ConfigError(
-            "a setting that the run was made with cannot be changed afterwards",
+            "this setting cannot change after a run has started",
             details=[f"{o.origin}: {o.key} was {value_at(made_with, o.key)!r}" for o in changed],
             hint="leave it out, or start a new run with dbbd train",
         )
@@ -251,9 +251,9 @@ def show_facts(facts: RunFacts, progress: Progress, *, run: Path | None = None) 
     if facts.small_mode:
         rows["Small mode"] = facts.small_mode
     if facts.synthetic:
-        rows = {"SYNTHETIC": "synthetic data: no number of this run says anything about real data", **rows}
+        rows = {"SYNTHETIC": "the numbers of this run say nothing about real data", **rows}
     if facts.skipped:
-        rows["Left out"] = f"{facts.skipped:,}, listed with the reasons in {SPLITS}"
+        rows["Left out"] = f"{facts.skipped:,}; see {SPLITS} for the reasons"
     if run is not None:
         rows["Run folder"] = shown_path(run)
     progress.facts("Run", rows)

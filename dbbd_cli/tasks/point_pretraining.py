@@ -174,7 +174,7 @@ class PointPretraining:
         else:
             return ""
         return (
-            f"the features are collapsing: {what}. What is learned will be of little use: try a lower "
+            f"the features are collapsing: {what}. They will be of little use: try a lower "
             "training.learning_rate, or a new run with more scenes per batch or another loss.temperature"
         )
 
@@ -198,7 +198,7 @@ class PointPretraining:
     def data_description(self) -> str:
         """Where the scenes come from, in words."""
         data = self.config.data
-        where = "made-up furnished rooms" if data.path is None else f"scenes of {data.path}"
+        where = "synthetic furnished rooms" if data.path is None else f"scenes of {data.path}"
         return f"{where} (features: {', '.join(data.features)})"
 
     def class_name(self, label: int) -> str:

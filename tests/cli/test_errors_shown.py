@@ -134,7 +134,7 @@ def test_a_link_that_leads_nowhere_is_not_offered_in_its_own_place(
         pytest.skip("links cannot be made here")
     result = run("resume", "run")
     assert result.exit_code == 4
-    assert result.stderr == "Error: run is a link to a place where nothing is\nCheck where it leads.\n"
+    assert result.stderr == "Error: run is a broken link\nCheck where it points.\n"
 
 
 def test_misspelt_key(run: Run) -> None:

@@ -157,7 +157,7 @@ def pretrained(classes: list[str], **changes: object) -> EvaluateResult:
 def test_the_table_says_whether_pretraining_beat_the_others(show: Show) -> None:
     report = pretraining(["floor"])
     for width in (None, 40):
-        shown = " ".join(show(pretrained(["floor"]), evaluate, width).split())
+        shown = " ".join(re.sub(r"\x1b\[[0-9;]*m", "", show(pretrained(["floor"]), evaluate, width)).split())
         assert "Pretraining beat a random encoder. Pretraining did not beat the raw features." in shown
     earlier = {key: value for key, value in report["probe"].items() if key not in ("conclusion", "comparison")}  # type: ignore[attr-defined]
     assert "Pretraining" not in show(pretrained(["floor"], probe=earlier), evaluate)
@@ -237,7 +237,7 @@ def test_smoke_tells_why_a_step_failed(width: int | None, show: Show) -> None:
     steps = [SmokeStep("t", "train", 1.0, True, "fine"), SmokeStep("t", "plot", 1.0, False, "no figure")]
     shown = show(SmokeResult(Path("runs/smoke"), "cuda:0 (a GPU)", "bf16", steps, 2.0), smoke, width)
     above = shown.split("Step")[0]
-    for words in ("on made-up data", "cuda:0 (a GPU)", "bf16"):
+    for words in ("on synthetic data", "cuda:0 (a GPU)", "bf16"):
         assert words in above
     assert "no figure" in shown
     assert "1 of 2 steps failed" in shown

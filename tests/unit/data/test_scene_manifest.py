@@ -275,7 +275,7 @@ def test_rooms_of_another_generator_are_not_taken_for_those_of_the_run(monkeypat
 def test_a_list_of_rooms_that_was_changed_is_refused(key: str) -> None:
     manifest = rooms()
     samples = (replace(manifest.samples[0], key=key, split="train"), *manifest.samples[1:])
-    with pytest.raises(DataError, match="is no made-up room"):
+    with pytest.raises(DataError, match="is not a synthetic room"):
         refs_of(replace(manifest, samples=samples), "train", None)
 
 

@@ -175,7 +175,7 @@ def test_what_a_run_was_made_with_cannot_change(
     tiny_point_config: Make, tmp_path_factory: pytest.TempPathFactory, key: str, value: object
 ) -> None:
     run = train(tiny_point_config(training__epochs=1)).run
-    with pytest.raises(ConfigError, match="cannot be changed afterwards") as caught:
+    with pytest.raises(ConfigError, match="cannot change after a run has started") as caught:
         resume(run, overrides=[*epochs(2), Override(key, value, f"--set {key}")])
     assert any(key in detail for detail in caught.value.details)
 

@@ -268,7 +268,7 @@ def test_what_is_no_file_beside_a_good_checkpoint_makes_no_save_fail(
     result = resume(run, overrides=[Override("training.epochs", 4, "--epochs")], progress=lines)
     assert result.epochs == 4
     stem = name.removesuffix(".pth")
-    assert any(f"The damaged {name} is kept as {stem}.damaged.pth" in line for line in lines.said)
+    assert any(f"The damaged {name} was renamed to {stem}.damaged.pth" in line for line in lines.said)
     assert os.path.lexists(run / f"{stem}.damaged.pth")
     assert not (run / f"{stem}.damaged.pth").is_file()
     load_checkpoint(run / "ckpt.previous.pth")
@@ -282,8 +282,8 @@ def test_an_edited_configuration_and_a_checkpoint_of_another_run_are_told_of(tin
     lines = Lines()
     resume(run, overrides=epochs(2), progress=lines)
     assert lines.warned == [
-        "config.yaml is not the configuration of ckpt.pth, which counts: training.learning_rate is 0.25 there and "
-        f"{rate} here. Settings are changed with --set"
+        "config.yaml differs from the configuration in ckpt.pth, which is used: training.learning_rate is 0.25 there and "
+        f"{rate} here. Change settings with --set"
     ]
     lines = Lines()
     resume(run, overrides=[*epochs(3), Override("training.learning_rate", 0.1, "--set")], progress=lines)
