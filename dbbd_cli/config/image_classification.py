@@ -28,7 +28,7 @@ class ImageTrainingConfig(TrainingConfig):
     """The optimisation of a classifier."""
 
     label_smoothing: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(
-        0.0, description="share of the target spread over all classes (training loss only)"
+        0.0, description="share of the target distributed over all classes (training loss only)"
     )
 
 
@@ -36,20 +36,20 @@ class ImageSplitConfig(SplitConfig):
     """How samples are divided, class by class."""
 
     group: Literal["none", "host"] = Field(
-        "none", description="host: all URLs of one host fall in the same split (sources urls and synthetic)"
+        "none", description="host: keep all URLs of a host in the same split (sources urls and synthetic)"
     )
 
 
 class AugmentConfig(Section):
     """Random changes to training images. Flips are left out: a mirrored QR code is not a QR code."""
 
-    rotation_degrees: Annotated[float, Field(ge=0.0, le=180.0)] = Field(5.0, description="largest rotation, degrees")
-    brightness: Fraction = Field(0.2, description="brightness is scaled by a factor in 1 ± this")
-    contrast: Fraction = Field(0.2, description="contrast is scaled by a factor in 1 ± this")
+    rotation_degrees: Annotated[float, Field(ge=0.0, le=180.0)] = Field(5.0, description="maximum rotation, degrees")
+    brightness: Fraction = Field(0.2, description="brightness is scaled by a random factor within 1 ± this")
+    contrast: Fraction = Field(0.2, description="contrast is scaled by a random factor within 1 ± this")
 
 
 class ImageDataConfig(Section):
-    """Where the pictures come from and how they become batches."""
+    """Where the images come from and how they become batches."""
 
     source: Literal["folder", "classes", "urls", "synthetic"] = Field(
         "synthetic",
@@ -64,23 +64,21 @@ class ImageDataConfig(Section):
     sample_per_class: Count | None = Field(5000, description="samples drawn from each class; null: all")
     split: ImageSplitConfig = section("shares of the splits")
     on_error: Literal["fail", "skip"] = Field(
-        "fail", description="an unreadable file ends the run (fail), or is left out, counted and listed (skip)"
+        "fail", description="whether an unreadable file ends the run (fail) or is left out, counted and listed (skip)"
     )
     image_size: Annotated[int, Field(ge=32, le=1024, multiple_of=8)] = Field(
         224, description="height and width of the network's input, pixels"
     )
     augment: AugmentConfig = section("changes to training images")
-    positive_class: NotEmpty | None = Field(
-        None, description="class that counts as positive with two classes; null: the last one"
-    )
+    positive_class: NotEmpty | None = Field(None, description="the positive class of two; null: the last one")
     num_workers: Annotated[int, Field(ge=0, le=256)] = Field(
-        0, description="processes that load batches; 0 loads them in the training process"
+        0, description="number of processes that load batches; 0: load them in the training process"
     )
     worker_timeout: Annotated[float, Field(gt=0.0, le=604_800.0)] = Field(
-        600.0, description="seconds after which a batch from a process is given up"
+        600.0, description="seconds to wait for a batch from such a process"
     )
     cache_dir: NotEmpty | None = Field(
-        None, description="folder for decoded images; null: the user's cache folder, or $DBBD_CACHE_DIR"
+        None, description="folder for decoded images; null: $DBBD_CACHE_DIR, or the user's cache folder"
     )
 
     @model_validator(mode="before")
@@ -154,9 +152,9 @@ class ImageClassificationConfig(Section):
     )
 
     task: Literal["image_classification"] = Field(description="kind of training")
-    seed: Annotated[int, Field(ge=0, lt=2**63)] = Field(42, description="seed of every random choice")
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = Field(42, description="seed for all random choices")
     run: RunConfig = section("where and on what")
-    data: ImageDataConfig = section("the pictures")
+    data: ImageDataConfig = section("the images")
     model: ImageModelConfig = section("the network")
-    training: ImageTrainingConfig = section("the optimisation")
-    checkpoint: ImageCheckpointConfig = section("what is kept on disk")
+    training: ImageTrainingConfig = section("the optimization")
+    checkpoint: ImageCheckpointConfig = section("what is saved to disk")

@@ -282,8 +282,8 @@ def test_an_edited_configuration_and_a_checkpoint_of_another_run_are_told_of(tin
     lines = Lines()
     resume(run, overrides=epochs(2), progress=lines)
     assert lines.warned == [
-        "config.yaml differs from the configuration in ckpt.pth, which is used: training.learning_rate is 0.25 there and "
-        f"{rate} here. Change settings with --set"
+        "config.yaml differs from the configuration in ckpt.pth, which is used: training.learning_rate is 0.25 there "
+        f"and {rate} here. Change settings with --set"
     ]
     lines = Lines()
     resume(run, overrides=[*epochs(3), Override("training.learning_rate", 0.1, "--set")], progress=lines)
