@@ -46,7 +46,7 @@ def resume(
         raise CheckpointError(f"{target} does not exist", hint="give a run folder, or a .pth file inside one")
     if not (folder / SPLITS).exists():
         raise CheckpointError(
-            f"{target} is not in a run folder: there is no {SPLITS} beside it",
+            f"{target} is not in a run folder: there is no {SPLITS} next to it",
             hint="give a run folder, or a .pth file inside one",
         )
     with locked(folder):
