@@ -188,7 +188,7 @@ def _judge_by_new_metric(trainer: Trainer, before: str, progress: Progress) -> b
     costs = [cost(metric, value) for value in values]
     is_best = state.judge_again(costs, training.early_stopping_patience, training.early_stopping_min_delta)
     progress.line(
-        f"From now on, the best epoch is the one with the {superlative(metric)} validation {metric} (before: {before}). "
+        f"From now on, the best epoch is the one with the {superlative(metric)} validation {metric}, not {before}. "
         f"Among the epochs whose weights are kept, that is epoch {state.best_epoch}."
     )
     return is_best

@@ -137,7 +137,7 @@ def test_the_metric_that_decides_can_change_at_a_resume(tiny_config: Make) -> No
     lines = Lines()
     by_accuracy = Override("checkpoint.metric", "accuracy", "--set")
     result = resume(run, overrides=[by_accuracy, *epochs(3)], progress=lines)
-    assert any("the one with the highest validation accuracy (before: loss)" in line for line in lines.said)
+    assert any("the one with the highest validation accuracy, not loss" in line for line in lines.said)
     after = load_checkpoint(run / "ckpt.pth")
     accuracies = [row["val"]["accuracy"] for row in after["state"]["history"]]
     kept = [before["best_epoch"], *([2] if accuracies[1] > accuracies[before["best_epoch"] - 1] else []), 3]
