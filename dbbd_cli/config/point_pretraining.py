@@ -196,7 +196,7 @@ class PointCheckpointConfig(CheckpointConfig):
         "loss",
         description="validation metric that decides which epoch is best, the first of equals: the lowest of the "
         "losses, or the highest top-1 accuracy of the points or of the regions (mean over the levels of the tree); "
-        "early stopping follows it too",
+        "early stopping follows it too, but reduce_on_plateau always the loss",
     )
 
 

@@ -185,7 +185,8 @@ def fit(trainer: Trainer, folder: Path, log: RunLog, progress: Progress, stop: S
                 made = steps.read() if state.step % show_every == 0 else False
                 if made:
                     state.sums.flush()
-                    shown = _headline(task, task.summarise(state.sums.values, state.sums.num_samples))
+                    so_far = task.summarise(state.sums.values, state.sums.num_samples)
+                    shown = {name: so_far[name] for name in task.headline}
                 bar.advance(samples=output.num_samples, **shown)  # type: ignore[arg-type]
                 if made and state.step % config.run.log_every_steps == 0:
                     if scaler.is_enabled() and scaler.get_scale() < SMALLEST_SCALE:
@@ -278,10 +279,6 @@ def _save_and_stop(trainer: Trainer, folder: Path, log: RunLog, stop: StopReques
     message = f"Stopped {when} of epoch {state.epoch}; everything is saved."
     log.text(message)
     raise StoppedError(message, signal_number=stop.signal_number, hint=f"continue with: {resume_command(folder)}")
-
-
-def _headline(task: Task, metrics: Mapping[str, float]) -> dict[str, float]:
-    return {name: metrics[name] for name in task.headline}
 
 
 def _warn(text: str, log: RunLog, progress: Progress) -> bool:
