@@ -135,7 +135,8 @@ class ImageCheckpointConfig(CheckpointConfig):
     metric: Literal["loss", "accuracy", "f1"] = Field(
         "loss",
         description="validation metric that decides which epoch is best, the first of equals: the lowest loss, or the "
-        "highest accuracy or f1 (mean F1 over the classes); early stopping follows it too, but reduce_on_plateau always the loss",
+        "highest accuracy or f1 (mean F1 over the classes); early stopping follows it too, but reduce_on_plateau "
+        "always the loss",
     )
 
 
