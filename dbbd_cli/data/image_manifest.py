@@ -138,7 +138,8 @@ def _report_duplicates(
             f"so no network can get them all right: {examples}"
         )
     if within:
-        progress.line(f"Copies of images with the same content stay in the same split; there are {within:,}.")
+        repeat = "repeats" if within == 1 else "repeat"
+        progress.line(f"{counted(within, 'image')} {repeat} the content of another; copies stay in the same split.")
 
 
 def prepare_manifest(
