@@ -25,7 +25,7 @@ def main() -> None:
         app(prog_name="dbbd")
     except KeyboardInterrupt as error:  # before or after the program proper
         ignore_signals()  # a second one would end the program in the middle of its last words
-        sys.stderr.write("Stopped: interrupted; nothing more was saved\n")
+        sys.stderr.write("Stopped; nothing more was saved.\n")
         sys.exit(128 + signal_of(error))
 
 

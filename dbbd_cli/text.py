@@ -33,7 +33,7 @@ def counted(count: int, noun: str) -> str:
         count: the number.
         noun: the noun in the singular.
     """
-    ending = "es" if noun.endswith(("s", "ch", "sh", "x")) else "s"
+    ending = "es" if noun.endswith(("s", "ch", "sh", "x")) and not noun.endswith("epoch") else "s"
     return f"{count:,} {noun if count == 1 else noun + ending}"
 
 

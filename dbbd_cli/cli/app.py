@@ -13,7 +13,7 @@ from dbbd_cli.cli.help import Command
 
 EXAMPLES = """\
 dbbd smoke
-dbbd train --config qr_cnn --set data.source=folder --set data.path=pictures
+dbbd train --config qr_cnn --set data.path=pictures
 dbbd evaluate runs/20260131-120000-qr_cnn"""
 
 app = typer.Typer(

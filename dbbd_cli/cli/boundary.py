@@ -97,19 +97,19 @@ def _as_dbbd_error(error: BaseException) -> DbbdError:
     describe = getattr(error, "format_message", None)
     if describe is not None:  # a usage error: its class is in `click` or inside Typer, depending on Typer's version
         context = getattr(error, "ctx", None)
-        hint = f"`{context.command_path} --help` lists what there is." if context else ""
+        hint = f"`{context.command_path} --help` shows usage." if context else ""
         return ConfigError(describe(), hint=hint)
     if isinstance(error, OSError) and error.errno in _DISK_ERRORS:
         place = error.filename2 or error.filename
         where = f"{os.fsdecode(place)}: " if isinstance(place, (str, bytes)) else ""
-        return DiskError(f"{where}{error.strerror}", hint="Make room, or choose a place that you may write to.")
+        return DiskError(f"{where}{error.strerror}", hint="Free some space, or choose a folder that you can write to.")
     if "Too many open files" in str(error):  # also where a library cannot be loaded for that
         return DiskError(str(error).splitlines()[0], hint=f"Raise the limit on open files ({open_files_limit()}).")
     if isinstance(error, FileNotFoundError) and not error.filename and _folder_is_gone():
-        return DiskError("the current folder does not exist any more", hint="Change to another one.")
+        return DiskError("the current folder no longer exists", hint="Change to another one.")
     return DbbdError(
         f"this is a bug: please report it ({type(error).__name__}: {error})",
-        hint="Run the same command with --debug for the traceback, and add that to the report.",
+        hint="Run the same command with --debug and include the traceback in the report.",
     )
 
 
@@ -122,7 +122,7 @@ def _folder_is_gone() -> bool:
 
 
 def _interrupted(error: BaseException) -> StoppedError:
-    return StoppedError("interrupted; nothing more was saved", signal_number=received() or signal_of(error))
+    return StoppedError("Stopped; nothing more was saved.", signal_number=received() or signal_of(error))
 
 
 def _interrupt_behind(error: BaseException | None) -> BaseException | None:
@@ -150,8 +150,12 @@ def _plain(error: DbbdError) -> dict[str, object]:
 def _block(error: DbbdError) -> str:
     """What is wrong, each finding on its line, what to do."""
     width = columns(sys.stderr)
-    label, colour = ("Stopped:", "yellow") if isinstance(error, StoppedError) else ("Error:", "red")
-    first, *rest = wrapped(f"{label} {clean(error.message)}", width)
+    label, colour = "Error:", "red"
+    message = f"{label} {clean(error.message)}"
+    if isinstance(error, StoppedError):
+        label, colour = "Stopped", "yellow"
+        message = clean(error.message)
+    first, *rest = wrapped(message, width)
     lines = [typer.style(label, fg=colour, bold=True) + first.removeprefix(label), *rest]
     for detail in error.details:
         lines += wrapped(clean(detail), width, indent="  ")

@@ -7,10 +7,13 @@ be typed on: the shell scripts put no space after it.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from types import UnionType
 from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin
+
+import typer
 
 from dbbd_cli.text import printable
 
@@ -19,6 +22,8 @@ if TYPE_CHECKING:
 
 Candidates = list[tuple[str, str]]
 
+_MOST_BYTES = 100_000
+"""So much of a configuration is looked at for its task."""
 _OBEYED = frozenset("\"'`$;|&<>(){}*?!#\\")
 
 _DEVICES: Candidates = [
@@ -61,14 +66,25 @@ def device(incomplete: str) -> Candidates:
     return [pair for pair in _DEVICES if pair[0].startswith(incomplete)]
 
 
-def setting(incomplete: str) -> Candidates:
-    """Dotted keys of the configuration, then, after the `=`, the values of a key that has a choice of them."""
+def setting(ctx: typer.Context, incomplete: str) -> Candidates:
+    """Dotted keys of the configuration, then, after the `=`, the values of a key that has a choice of them.
+
+    They are those of one task where the line names a configuration or a run, and else those of all.
+    """
+    # While the value of an option is missing, the parser leaves arguments among what it has not sorted.
+    run = ctx.params.get("target") or next(iter(ctx.args), None)
+    return setting_of(_task_of(ctx.params.get("config"), run), incomplete)
+
+
+def setting_of(task: str, incomplete: str) -> Candidates:
+    """The same for a task by its name; empty: for all tasks."""
     key, equals, typed = incomplete.partition("=")
+    fields = list(_fields(task))
     if not equals:
         # A key that several tasks have is offered once, as the first one explains it.
-        found = list({f"{name}=": field.description or "" for name, field in reversed(list(_fields()))}.items())[::-1]
+        found = list({f"{name}=": field.description or "" for name, field in reversed(fields)}.items())[::-1]
     else:
-        choices = [choice for name, field in _fields() if name == key for choice in _choices(field.annotation)]
+        choices = [choice for name, field in fields if name == key for choice in _choices(field.annotation)]
         values = [(value, "") for value in dict.fromkeys(choices)]
         if key == "run.device":
             values = _DEVICES
@@ -78,12 +94,38 @@ def setting(incomplete: str) -> Candidates:
     return [pair for pair in found if pair[0].startswith(incomplete)]
 
 
-def _fields() -> Iterator[tuple[str, FieldInfo]]:
-    """Every key of every schema with its field."""
+def _task_of(name: str | None, run: str | None) -> str:
+    """The task of the configuration, or else of the run, that a command line names; empty where that is unknown."""
+    from dbbd_cli.config.shipped import shipped_configs
+
+    if name:
+        shipped = shipped_configs().get(str(name).removesuffix(".yaml"))
+        path = os.path.expanduser(name)  # noqa: PTH111 - a Path raises where there is no such user
+        # A Path raises where a name is too long.
+        return _task_in(Path(path) if shipped is None or os.path.isfile(path) else shipped)  # noqa: PTH113
+    if not run:
+        return ""
+    folder = os.path.expanduser(run)  # noqa: PTH111
+    return _task_in((Path(folder) if os.path.isdir(folder) else Path(folder).parent) / "config.yaml")  # noqa: PTH112
+
+
+def _task_in(path: Path) -> str:
+    """The task that a configuration names, found without reading all of it as YAML, for that would take longer."""
+    try:
+        with path.open("rb") as file:
+            text = file.read(_MOST_BYTES).decode("utf-8", errors="replace")
+    except (OSError, ValueError):
+        return ""
+    found = re.search(r"""^task:[ \t]*["']?(\w+)""", text, re.MULTILINE)
+    return found[1] if found else ""
+
+
+def _fields(task: str) -> Iterator[tuple[str, FieldInfo]]:
+    """Every key with its field: of one task, or of all where it is not known."""
     from dbbd_cli.config.schema import SCHEMAS
     from dbbd_cli.config.sections import settings
 
-    for schema in SCHEMAS.values():
+    for schema in [SCHEMAS[task]] if task in SCHEMAS else SCHEMAS.values():
         yield from ((".".join(key), field) for key, field in settings(schema))
 
 

@@ -20,9 +20,9 @@ from dbbd_cli.cli.options import (
     Settings,
     Target,
     check_overrides,
-    existing,
     overrides,
 )
+from dbbd_cli.cli.targets import run_or_checkpoint
 
 EXAMPLES = """\
 dbbd evaluate runs/20260131-120000-qr_cnn
@@ -41,14 +41,14 @@ class Split(str, Enum):
 def evaluate(
     target: Target,
     split: Annotated[
-        Split, typer.Option("--split", metavar="train|val|test", help="Measure on this split of the run.")
+        Split, typer.Option("--split", metavar="train|val|test", help="Split of the run to evaluate.")
     ] = Split.TEST,
     out: Annotated[
         Path | None,
         typer.Option(
             "--out",
             metavar="DIR",
-            help="Write the report and its figures here, not into the run folder.",
+            help="Write the report and its figures here instead of to the run folder.",
             autocompletion=complete.folder,
         ),
     ] = None,
@@ -59,7 +59,7 @@ def evaluate(
             "--config",
             "-c",
             metavar="FILE|NAME",
-            help="Configuration for DBBD weights that are in no run folder, such as those of the first implementation.",
+            help="Configuration for DBBD weights outside a run folder, such as those of the first implementation.",
             autocompletion=complete.configuration,
         ),
     ] = None,
@@ -72,12 +72,12 @@ def evaluate(
 ) -> None:
     """Report every metric, speed and size on the test split, with figures.
 
-    An image classifier has its confusion matrix and curves; DBBD its losses beside chance, and a linear probe of its
-    features beside the same probe on a random network and on the raw input.
+    For image classifiers this includes the confusion matrix and ROC curves; for DBBD the losses compared with chance,
+    and a linear probe of its features compared with the same probe on a random network and on the raw input.
 
-    A run folder stands for its best model; give a checkpoint file to measure another state.
+    A run folder means its best model; give a checkpoint file to evaluate another state.
     """
-    existing(target)
+    run_or_checkpoint(target)
     changes = overrides(settings, {"--device": ("run.device", device)})
     check_overrides(target, changes)
     output = Output(as_json=json, style=progress, quiet=quiet)

@@ -12,6 +12,7 @@ from dbbd_cli.cli.layout import Parts, Rows, grid, grid_width, heading, section,
 from dbbd_cli.cli.text import clean_line, count, megabytes, number, percent
 from dbbd_cli.paths import shown_path
 from dbbd_cli.services.results import EvaluateResult
+from dbbd_cli.text import counted
 
 _MOST_CLASSES = 20
 """Classes that the table on the screen shows."""
@@ -113,7 +114,7 @@ def _efficiency(facts: Mapping[str, Any], noun: str) -> Rows:
             else []
         ),
         *([("Time per image", _spread(facts["ms_per_sample"]))] if "ms_per_sample" in facts else []),
-        ("Time per batch", f"{_spread(facts['ms_per_batch'])}, {size} {noun if size != 1 else noun[:-1]}"),
+        ("Time per batch", f"{_spread(facts['ms_per_batch'])}, {counted(size, noun[:-1])}"),
         ("Throughput", throughput),
         ("Peak memory", megabytes(facts["peak_memory_mb"])),
         ("Device", facts["device"]),

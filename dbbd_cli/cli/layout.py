@@ -42,9 +42,9 @@ def section(title: str, rows: Rows, width: int | None) -> Parts:
 
 
 def synthetic(is_synthetic: bool, data: str = "") -> Rows:
-    """The row that says where samples come from, and unmistakably so where they are made up."""
+    """The row that says where samples come from, and warns where they are synthetic."""
     if is_synthetic:
-        said = "SYNTHETIC: made up, so these numbers say nothing about real data"
+        said = "SYNTHETIC: these numbers say nothing about real data"
         return [("Data", f"{said}\n{data}" if data else said)]
     return [("Data", data)] if data else []
 

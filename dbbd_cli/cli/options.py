@@ -44,7 +44,7 @@ Progress = Annotated[
         "--progress",
         metavar="auto|rich|plain|none",
         help="Show progress as bars (rich), as a line every 10 s (plain) or not at all (none); "
-        "auto takes bars on a terminal, else lines.",
+        "auto: bars on a terminal, plain lines otherwise.",
         rich_help_panel=_OUTPUT,
     ),
 ]
@@ -59,7 +59,7 @@ Settings = Annotated[
     typer.Option(
         "--set",
         metavar="KEY=VALUE",
-        help="Override any key of the configuration, such as training.batch_size=64; repeatable.",
+        help="Override any configuration key, such as training.batch_size=64; repeatable.",
         autocompletion=complete.setting,
     ),
 ]
@@ -76,7 +76,7 @@ Target = Annotated[
     Path,
     typer.Argument(
         metavar="RUN|CKPT",
-        help="A run folder, or a checkpoint file in one.",
+        help="A run folder, or a checkpoint file inside one.",
         show_default=False,
         autocompletion=complete.target,
     ),
@@ -130,7 +130,7 @@ def existing(target: Path) -> Path:
     except (OSError, ValueError) as error:  # too long for a name, a NUL, a folder that is closed to this user
         raise CheckpointError(f"{target} cannot be opened: {error}", hint="Check the path.") from error
     if target.is_symlink():
-        raise CheckpointError(f"{target} is a link to a place where nothing is", hint="Check where it leads.")
+        raise CheckpointError(f"{target} is a broken link", hint="Check where it points.")
     from difflib import get_close_matches
 
     from dbbd_cli.paths import shown_path

@@ -10,7 +10,8 @@ import typer
 
 from dbbd_cli.cli import complete
 from dbbd_cli.cli.console import Output
-from dbbd_cli.cli.options import Debug, Json, Progress, ProgressStyle, Quiet, existing
+from dbbd_cli.cli.options import Debug, Json, Progress, ProgressStyle, Quiet
+from dbbd_cli.cli.targets import run_or_checkpoint
 
 EXAMPLES = """\
 dbbd plot runs/20260131-120000-qr_cnn
@@ -32,7 +33,7 @@ def plot(
         list[Path],
         typer.Argument(
             metavar="RUN...",
-            help="One run folder, or several to lay over each other.",
+            help="One run folder, or several to compare in one figure.",
             show_default=False,
             autocompletion=complete.target,
         ),
@@ -42,21 +43,21 @@ def plot(
         typer.Option(
             "--out",
             metavar="DIR",
-            help="Write the figures here, not into the run folder.",
+            help="Write the figures here instead of to the run folder.",
             autocompletion=complete.folder,
         ),
     ] = None,
     format_: Annotated[
-        Format, typer.Option("--format", metavar="png|svg|pdf|html", help="Write figures in this format.")
+        Format, typer.Option("--format", metavar="png|svg|pdf|html", help="File format of the figures.")
     ] = Format.PNG,
     json: Json = False,
     progress: Progress = ProgressStyle.AUTO,
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """Draw loss, accuracy and learning rate over the epochs of one run or several."""
+    """Plot loss, accuracy and learning rate of one or more runs over their epochs."""
     for target in targets:
-        existing(target)
+        run_or_checkpoint(target, any_file=True)
     output = Output(as_json=json, style=progress, quiet=quiet)
 
     from dbbd_cli.cli import tables

@@ -10,6 +10,7 @@ from rich.text import Text
 from dbbd_cli.cli.layout import Parts, Rows, grid, grid_width, heading
 from dbbd_cli.cli.text import clean_line, count, metric_name, number, percent, wrapped
 from dbbd_cli.report.text import ignored_labels
+from dbbd_cli.text import counted
 
 _MOST_CLASSES = 20
 """Classes that the table on the screen shows."""
@@ -53,15 +54,23 @@ def _probe(probe: Mapping[str, Any] | None, missing: str, width: int | None) -> 
     if probe is None:
         reason = f"not measured: {clean_line(missing)}" if missing else "not measured"
         return [heading("Linear probe"), Text("\n".join([*wrapped(reason, width, "  "), ""]))]
-    scenes = "scene" if probe["train_scenes"] == 1 else "scenes"
-    about = f"trained on {count(probe['train_scenes'])} {scenes}, tested on {count(probe['test_scenes'])}"
+    about = f"trained on {counted(probe['train_scenes'], 'scene')}, tested on {count(probe['test_scenes'])}"
     narrow = _is_narrow(width)
     headers = ["", "mIoU", *(("Mean", "Overall") if narrow else ("Mean acc.", "Overall acc."))]
     rows: list[list[str | Text]] = [
         [clean_line(entry["name"]), *(percent(entry[key]) for key in _PROBED)] for entry in probe["features"]
     ]
     table = grid(headers, rows, gap=1 if narrow else 2)
-    return [heading(f"Linear probe: {about}"), table, *_classes(probe, width)]
+    return [heading(f"Linear probe: {about}"), table, *_conclusion(probe, width), *_classes(probe, width)]
+
+
+def _conclusion(probe: Mapping[str, Any], width: int | None) -> Parts:
+    """Whether pretraining beat what it is compared with, in words; yellow where it did not."""
+    if not probe.get("conclusion"):
+        return []
+    beaten = all(row["better"] == "yes" for row in probe["comparison"])
+    lines = wrapped(clean_line(probe["conclusion"]), None if width is None else width - 1, "  ")
+    return [Text("\n".join([*lines, ""]), style="" if beaten else "yellow")]
 
 
 def _classes(probe: Mapping[str, Any], width: int | None) -> Parts:

@@ -1,4 +1,4 @@
-"""`dbbd resume`: go on with a run."""
+"""`dbbd resume`: continue a run."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from dbbd_cli.cli.options import (
     Settings,
     Target,
     check_overrides,
-    existing,
     overrides,
 )
+from dbbd_cli.cli.targets import run_or_checkpoint
 
 EXAMPLES = """\
 dbbd resume runs/20260131-120000-qr_cnn
@@ -40,7 +40,7 @@ def resume(
         bool,
         typer.Option(
             "--force",
-            help="Go on even where data, code or device give another loss than the checkpoint was saved with.",
+            help="Continue even if data, code or device give a different loss than the one in the checkpoint.",
         ),
     ] = False,
     json: Json = False,
@@ -48,12 +48,12 @@ def resume(
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """Go on with a run that was interrupted, or extend one that is finished.
+    """Continue an interrupted run, or extend a finished one.
 
-    The result is what an uninterrupted run would have given. To prove it, the loss of the next batch is computed again
-    and compared with that in the checkpoint.
+    The result is the same as that of an uninterrupted run. As a check, the loss of the next batch is computed again and
+    compared with the one stored in the checkpoint.
     """
-    existing(target)
+    run_or_checkpoint(target)
     flags = {"--epochs": ("training.epochs", epochs), "--device": ("run.device", device)}
     changes = overrides(settings, flags)
     check_overrides(target, changes)

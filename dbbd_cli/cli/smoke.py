@@ -1,4 +1,4 @@
-"""`dbbd smoke`: try everything on a small scale."""
+"""`dbbd smoke`: test everything at a small scale."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ class Task(str, Enum):
 
 
 def smoke(
-    epochs: Annotated[int, typer.Option("--epochs", metavar="N", min=1, help="Epochs of each run.")] = 2,
+    epochs: Annotated[int, typer.Option("--epochs", metavar="N", min=1, help="Number of epochs of each run.")] = 2,
     task: Annotated[
-        Task, typer.Option("--task", metavar="all|NAME", help="Try this task only, such as image_classification.")
+        Task, typer.Option("--task", metavar="all|NAME", help="Test only this task, such as image_classification.")
     ] = Task.ALL,
     device: Annotated[
         str,
@@ -43,7 +43,7 @@ def smoke(
     runs_dir: Annotated[
         Path,
         typer.Option(
-            "--runs-dir", metavar="DIR", help="Make the run folders in this folder.", autocompletion=complete.folder
+            "--runs-dir", metavar="DIR", help="Create the run folders in this folder.", autocompletion=complete.folder
         ),
     ] = Path("runs"),
     json: Json = False,
@@ -51,9 +51,9 @@ def smoke(
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """Make data, train, interrupt, resume, compare, validate, evaluate and plot, on a small scale.
+    """Smoke-test everything on synthetic data: train, interrupt, resume, compare, validate, evaluate and plot.
 
-    One table tells what passed; the exit code is 1 if a step failed.
+    A table shows which steps passed; the exit code is 1 if one failed.
     """
     from dbbd_cli.config.load import Override, load_config
 

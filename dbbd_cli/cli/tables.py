@@ -17,31 +17,52 @@ from dbbd_cli.cli.text import (
     metric_name,
     number,
     task_name,
+    wrapped,
 )
+from dbbd_cli.metrics import superlative
 from dbbd_cli.paths import command_line, shown_path
 from dbbd_cli.services.results import Forecast, PlotResult, RunFacts, SmokeResult, TrainResult, ValidateResult
+from dbbd_cli.text import counted
 
 
 def train(result: TrainResult, width: int | None) -> Parts:
     """What a run trained on, how it went, where it is kept, and what to type next."""
     run = shown_path(result.run)
+    resume = command_line("dbbd", "resume", run, "--epochs", str(result.epochs * 2))
+    if result.finished_before:
+        how = "stopped early, after" if result.stopped_early else "has already finished its"
+        told = f"This run {how} {counted(result.epochs, 'epoch')}. To train it further:"
+        return [Text("\n".join(wrapped(told, width))), verbatim([resume])]
+    names = dict.fromkeys([*result.facts.headline, result.metric])
     rows = [
         ("Run", run),
         *_facts(result.facts),
         ("Epochs", f"{result.epochs:,}{' (stopped early)' if result.stopped_early else ''}"),
-        *([("Left out", f"{result.skipped_steps:,} steps that were not finite")] if result.skipped_steps else []),
+        *(
+            [("Left out", f"{counted(result.skipped_steps, 'step')} with a non-finite loss or gradient")]
+            if result.skipped_steps
+            else []
+        ),
         ("Total time", duration(result.seconds)),
-        ("Best epoch", f"{result.best_epoch:,}"),
-        *((f"Best {metric_name(name)}", metric(name, result.best[name])) for name in result.facts.headline),
-        ("Best model", shown_path(result.best_model) if result.best_model else "not kept"),
+        ("Best epoch", f"{result.best_epoch:,} ({superlative(result.metric)} validation {metric_name(result.metric)})"),
+        *((f"Val. {metric_name(name)}", _best(name, result)) for name in names),
+        ("Best model", shown_path(result.best_model) if result.best_model else "not saved"),
         ("Checkpoint", shown_path(result.checkpoint)),
         *listed("Plots", result.plots),
     ]
     following = [
         command_line("dbbd", "evaluate", run, *([] if result.facts.samples["test"] else ["--split", "val"])),
-        command_line("dbbd", "resume", run, "--epochs", str(result.epochs * 2)),
+        resume,
     ]
     return [*section("Training finished", rows, width), heading("Next"), verbatim(following)]
+
+
+def _best(name: str, result: TrainResult) -> str:
+    """The value of the best epoch, and where another epoch had a better one, that too."""
+    text, best = metric(name, result.best.get(name)), result.best_values.get(name)
+    if best is None or best.epoch == result.best_epoch or best.value == result.best.get(name):
+        return text
+    return f"{text} ({superlative(name)}: {metric(name, best.value)} in epoch {best.epoch:,})"
 
 
 def forecast(result: Forecast, width: int | None) -> Parts:
@@ -57,9 +78,9 @@ def forecast(result: Forecast, width: int | None) -> Parts:
         ("Disk free", megabytes(result.disk_free_mb)),
         ("First loss", number(result.train_loss)),
     ]
-    parts = section("Forecast (nothing was trained or kept)", rows, width)
+    parts = section("Forecast (nothing was trained or saved)", rows, width)
     if result.disk_needed_mb > result.disk_free_mb:
-        parts.append(Text("There is not enough free disk for this run.", style="bold red"))
+        parts.append(Text("There is not enough free disk space for this run.", style="bold red"))
     return parts
 
 
@@ -67,14 +88,15 @@ def _facts(facts: RunFacts) -> Rows:
     return [
         ("Task", task_name(facts.task)),
         *synthetic(facts.synthetic, facts.data),
-        (facts.noun.capitalize(), " / ".join(f"{number:,} {split}" for split, number in facts.samples.items())),
+        (facts.noun.capitalize(), facts.samples_in_words()),
         ("Batches", " / ".join(f"{number:,} {split}" for split, number in facts.batches.items())),
-        *([("Left out", f"{facts.skipped:,}, listed with the reasons in splits.json")] if facts.skipped else []),
+        *([("Left out", f"{facts.skipped:,}; see splits.json for the reasons")] if facts.skipped else []),
         ("Model", facts.model),
         ("Parameters", count(facts.parameters)),
         ("Size", megabytes(facts.size_mb)),
         ("Device", facts.device),
         ("Precision", facts.precision),
+        *([("Small mode", facts.small_mode)] if facts.small_mode else []),
     ]
 
 
@@ -104,7 +126,7 @@ def plot(result: PlotResult, width: int | None) -> Parts:
 def smoke(result: SmokeResult, width: int | None) -> Parts:
     """What was tried on what, the steps with their times, task by task, and the verdict."""
     wide = width is None or width >= 64
-    title = f"Smoke test{' on made-up data' if result.synthetic else ''}"
+    title = f"Smoke test{' on synthetic data' if result.synthetic else ''}"
     parts = section(title, [("Device", result.device), ("Precision", result.precision)], width)
     for task in dict.fromkeys(step.task for step in result.steps):
         steps = [step for step in result.steps if step.task == task]
@@ -121,8 +143,8 @@ def smoke(result: SmokeResult, width: int | None) -> Parts:
             ]
     failed = sum(not step.passed for step in result.steps)
     if failed:
-        verdict = Text(f"{failed} of {len(result.steps)} steps failed", style="bold red")
+        verdict = Text(f"{failed} of {counted(len(result.steps), 'step')} failed", style="bold red")
     else:
-        verdict = Text(f"All {len(result.steps)} steps passed", style="bold green")
+        verdict = Text(f"All {counted(len(result.steps), 'step')} passed", style="bold green")
     verdict.append(f" in {duration(result.seconds)}", style="not bold default")
     return [*parts, verdict, verbatim([f"Runs in {shown_path(result.run)}"], indent="")]

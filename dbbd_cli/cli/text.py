@@ -6,6 +6,7 @@ import math
 import textwrap
 from collections.abc import Iterable, Mapping
 
+from dbbd_cli.metrics import is_share
 from dbbd_cli.text import printable
 
 
@@ -35,12 +36,12 @@ def percent(value: float | None, digits: int = 2) -> str:
 
 def metric(name: str, value: float | None) -> str:
     """The value of a metric in the form that its name asks for: accuracies and top-1 retrieval are percentages."""
-    return percent(value) if "accuracy" in name or "top1" in name.split("_") else number(value)
+    return percent(value) if is_share(name) else number(value)
 
 
 def metric_name(name: str) -> str:
     """The name of a metric as words."""
-    return " ".join("top-1" if word == "top1" else word for word in clean_line(name).split("_"))
+    return " ".join({"top1": "top-1", "f1": "F1"}.get(word, word) for word in clean_line(name).split("_"))
 
 
 def task_name(task: str) -> str:

@@ -13,7 +13,7 @@ from dbbd_cli.cli.options import Debug, Device, Json, Precision, Progress, Progr
 
 EXAMPLES = """\
 dbbd train --config qr_cnn
-dbbd train --config qr_cnn --set data.source=folder --set data.path=pictures
+dbbd train --config qr_cnn --set data.path=pictures
 dbbd train --config dbbd_scannet --set data.path=scenes
 dbbd train --config my.yaml --epochs 3 --set training.batch_size=64
 dbbd train --config qr_cnn --dry-run"""
@@ -33,37 +33,41 @@ def train(
     settings: Settings = None,
     small: Annotated[
         bool,
-        typer.Option("--small", help="Small network, batches and number of scenes wherever these are not set (DBBD)."),
+        typer.Option("--small", help="Small network, small batches and few scenes, unless overridden (DBBD)."),
     ] = False,
-    epochs: Annotated[int | None, typer.Option("--epochs", metavar="N", help="Passes over the training split.")] = None,
+    epochs: Annotated[
+        int | None, typer.Option("--epochs", metavar="N", help="Number of passes over the training split.")
+    ] = None,
     run_name: Annotated[
-        str | None, typer.Option("--run-name", metavar="NAME", help="Name that the run folder ends in.")
+        str | None, typer.Option("--run-name", metavar="NAME", help="Name of the run; its folder is named <time>-NAME.")
     ] = None,
     runs_dir: Annotated[
         str | None,
         typer.Option(
-            "--runs-dir", metavar="DIR", help="Make the run folder in this folder.", autocompletion=complete.folder
+            "--runs-dir", metavar="DIR", help="Create the run folder in this folder.", autocompletion=complete.folder
         ),
     ] = None,
     device: Device = None,
     precision: Annotated[
         Precision | None,
-        typer.Option("--precision", metavar="auto|fp32|bf16|fp16", help="Compute in this precision."),
+        typer.Option("--precision", metavar="auto|fp32|bf16|fp16", help="Arithmetic precision."),
     ] = None,
-    seed: Annotated[int | None, typer.Option("--seed", metavar="N", help="Seed of every random choice.")] = None,
+    seed: Annotated[int | None, typer.Option("--seed", metavar="N", help="Seed for all random choices.")] = None,
     no_plots: Annotated[bool, typer.Option("--no-plots", help="Draw no figures when training ends.")] = False,
     dry_run: Annotated[
         bool,
-        typer.Option("--dry-run", help="Check configuration and data, run two batches, forecast time and memory."),
+        typer.Option(
+            "--dry-run", help="Check configuration and data, run two batches, and estimate time, memory and disk space."
+        ),
     ] = False,
     json: Json = False,
     progress: Progress = ProgressStyle.AUTO,
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """Train a model, and keep everything about it in a new run folder.
+    """Train a model, and save everything about it in a new run folder.
 
-    Ctrl-C stops after saving; `dbbd resume` then goes on exactly where it stopped.
+    Ctrl-C saves and stops; `dbbd resume` then continues exactly where it stopped.
     """
     from dbbd_cli.config.load import load_config
 
@@ -78,8 +82,11 @@ def train(
         "--no-plots": ("run.plots", False if no_plots else None),
     }
     # Before anything heavy is imported: a mistake in the configuration is answered at once.
-    checked = load_config(config, overrides(settings, flags))
+    notes: list[str] = []
+    checked = load_config(config, overrides(settings, flags), tell=notes.append)
     output = Output(as_json=json, style=progress, quiet=quiet)
+    for note in notes:
+        output.progress.line(note)
 
     from dbbd_cli.cli import tables
     from dbbd_cli.services import train as service

@@ -13,9 +13,9 @@ from dbbd_cli.cli.options import (
     Settings,
     Target,
     check_overrides,
-    existing,
     overrides,
 )
+from dbbd_cli.cli.targets import run_or_checkpoint
 
 EXAMPLES = """\
 dbbd validate runs/20260131-120000-qr_cnn
@@ -31,8 +31,8 @@ def validate(
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """Measure loss and metrics on the validation split, beside what training logged."""
-    existing(target)
+    """Measure loss and metrics on the validation split, compared with the logged values."""
+    run_or_checkpoint(target)
     changes = overrides(settings, {"--device": ("run.device", device)})
     check_overrides(target, changes)
     output = Output(as_json=json, style=progress, quiet=quiet)

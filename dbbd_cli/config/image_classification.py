@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+import os
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -16,6 +18,7 @@ from dbbd_cli.config.sections import (
     Section,
     SplitConfig,
     TrainingConfig,
+    is_set,
     rule_error,
     section,
 )
@@ -25,7 +28,7 @@ class ImageTrainingConfig(TrainingConfig):
     """The optimisation of a classifier."""
 
     label_smoothing: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(
-        0.0, description="share of the target spread over all classes (training loss only)"
+        0.0, description="share of the target distributed over all classes (training loss only)"
     )
 
 
@@ -33,25 +36,26 @@ class ImageSplitConfig(SplitConfig):
     """How samples are divided, class by class."""
 
     group: Literal["none", "host"] = Field(
-        "none", description="host: all URLs of one host fall in the same split (sources urls and synthetic)"
+        "none", description="host: keep all URLs of a host in the same split (sources urls and synthetic)"
     )
 
 
 class AugmentConfig(Section):
     """Random changes to training images. Flips are left out: a mirrored QR code is not a QR code."""
 
-    rotation_degrees: Annotated[float, Field(ge=0.0, le=180.0)] = Field(5.0, description="largest rotation, degrees")
-    brightness: Fraction = Field(0.2, description="brightness is scaled by a factor in 1 ± this")
-    contrast: Fraction = Field(0.2, description="contrast is scaled by a factor in 1 ± this")
+    rotation_degrees: Annotated[float, Field(ge=0.0, le=180.0)] = Field(5.0, description="maximum rotation, degrees")
+    brightness: Fraction = Field(0.2, description="brightness is scaled by a random factor within 1 ± this")
+    contrast: Fraction = Field(0.2, description="contrast is scaled by a random factor within 1 ± this")
 
 
 class ImageDataConfig(Section):
-    """Where the pictures come from and how they become batches."""
+    """Where the images come from and how they become batches."""
 
     source: Literal["folder", "classes", "urls", "synthetic"] = Field(
         "synthetic",
         description="folder: one sub-folder per class; classes: a folder for each class; "
-        "urls: a CSV of URL and label, rendered as QR codes; synthetic: made-up URLs, rendered as QR codes",
+        "urls: a CSV of URL and label, rendered as QR codes; synthetic: generated URLs, rendered as QR codes; "
+        "where it is left out, path implies folder or, if it is a file, urls, and classes implies classes",
     )
     path: NotEmpty | None = Field(None, description="the folder (source folder) or the CSV file (source urls)")
     classes: dict[NotEmpty, NotEmpty] | None = Field(None, description="class name to folder (source classes)")
@@ -60,24 +64,31 @@ class ImageDataConfig(Section):
     sample_per_class: Count | None = Field(5000, description="samples drawn from each class; null: all")
     split: ImageSplitConfig = section("shares of the splits")
     on_error: Literal["fail", "skip"] = Field(
-        "fail", description="an unreadable file ends the run (fail), or is left out, counted and listed (skip)"
+        "fail", description="whether an unreadable file ends the run (fail) or is left out, counted and listed (skip)"
     )
     image_size: Annotated[int, Field(ge=32, le=1024, multiple_of=8)] = Field(
         224, description="height and width of the network's input, pixels"
     )
     augment: AugmentConfig = section("changes to training images")
-    positive_class: NotEmpty | None = Field(
-        None, description="class that counts as positive with two classes; null: the last one"
-    )
+    positive_class: NotEmpty | None = Field(None, description="the positive class of two; null: the last one")
     num_workers: Annotated[int, Field(ge=0, le=256)] = Field(
-        0, description="processes that load batches; 0 loads them in the training process"
+        0, description="number of processes that load batches; 0: load them in the training process"
     )
     worker_timeout: Annotated[float, Field(gt=0.0, le=604_800.0)] = Field(
-        600.0, description="seconds after which a batch from a process is given up"
+        600.0, description="seconds to wait for a batch from such a process"
     )
     cache_dir: NotEmpty | None = Field(
-        None, description="folder for decoded images; null: the user's cache folder, or $DBBD_CACHE_DIR"
+        None, description="folder for decoded images; null: $DBBD_CACHE_DIR, or the user's cache folder"
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _source_follows(cls, values: Any) -> Any:
+        if not isinstance(values, Mapping) or is_set(values, "source"):
+            return values
+        if isinstance(path := values.get("path"), str):
+            return {**values, "source": "urls" if _is_table(path) else "folder"}
+        return {**values, "source": "classes"} if is_set(values, "classes") else values
 
     @model_validator(mode="after")
     def _source_has_what_it_needs(self) -> ImageDataConfig:
@@ -88,10 +99,16 @@ class ImageDataConfig(Section):
         if self.source != "classes" and self.classes is not None:
             raise rule_error("classes", f"null, because source is {self.source}")
         if self.source == "synthetic" and self.path is not None:
-            raise rule_error("path", "null, because source is synthetic; to use your own data set source as well")
+            raise rule_error("path", "null, because source is synthetic; leave source out to use your own data")
         if self.split.group == "host" and self.source not in ("urls", "synthetic"):
             raise rule_error("split.group", f"none, because only URLs have hosts and source is {self.source}")
         return self
+
+
+def _is_table(path: str) -> bool:
+    """Whether the path of the data is that of a CSV file, there or not, and not that of a folder."""
+    path = os.path.expanduser(path)  # noqa: PTH111 - a Path raises where its name is too long
+    return os.path.isfile(path) or (path.lower().endswith(".csv") and not os.path.isdir(path))  # noqa: PTH112, PTH113
 
 
 class ImageModelConfig(Section):
@@ -112,6 +129,17 @@ class ImageModelConfig(Section):
         return self
 
 
+class ImageCheckpointConfig(CheckpointConfig):
+    """When the state of a run is written to disk, and which epoch is best."""
+
+    metric: Literal["loss", "accuracy", "f1"] = Field(
+        "loss",
+        description="validation metric that decides which epoch is best, the first of equals: the lowest loss, or the "
+        "highest accuracy or f1 (mean F1 over the classes); early stopping follows it too, but reduce_on_plateau "
+        "always the loss",
+    )
+
+
 class ImageClassificationConfig(Section):
     """A run that trains an image classifier."""
 
@@ -128,9 +156,9 @@ class ImageClassificationConfig(Section):
     """Whether `run.precision: auto` takes bf16 on CPUs that have instructions for it."""
 
     task: Literal["image_classification"] = Field(description="kind of training")
-    seed: Annotated[int, Field(ge=0, lt=2**63)] = Field(42, description="seed of every random choice")
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = Field(42, description="seed for all random choices")
     run: RunConfig = section("where and on what")
-    data: ImageDataConfig = section("the pictures")
+    data: ImageDataConfig = section("the images")
     model: ImageModelConfig = section("the network")
-    training: ImageTrainingConfig = section("the optimisation")
-    checkpoint: CheckpointConfig = section("what is kept on disk")
+    training: ImageTrainingConfig = section("the optimization")
+    checkpoint: ImageCheckpointConfig = section("what is saved to disk")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import inf
 from pathlib import Path
@@ -17,10 +17,11 @@ from dbbd_cli.config.schema import SCHEMAS, Config, to_plain
 from dbbd_cli.config.shipped import shipped_configs
 from dbbd_cli.config.yaml_text import plain_scalar, read_yaml
 from dbbd_cli.errors import ConfigError
-from dbbd_cli.text import printable
+from dbbd_cli.text import counted, printable
 
 MAX_BYTES = 1_000_000
 MAX_SHOWN = 50
+_PLACES = ("data.path.", "data.classes.")
 
 
 @dataclass(frozen=True)
@@ -56,8 +57,17 @@ def parse_override(text: str) -> Override:
     return Override(key, document.values, origin)
 
 
-def load_config(source: str, overrides: Sequence[Override] = ()) -> Config:
+def load_config(
+    source: str, overrides: Sequence[Override] = (), tell: Callable[[str], None] = lambda _: None
+) -> Config:
     """Loads the YAML file at the path `source`, or else the shipped config of that name.
+
+    Where an override says where the data is, but not its source, the file's `source: synthetic` gives way.
+
+    Args:
+        source: path or name.
+        overrides: values that replace those of the file.
+        tell: receives what else has been changed because of an override, in words.
 
     Raises:
         ConfigError: the file cannot be read, or anything in it or in `overrides` is wrong.
@@ -70,16 +80,43 @@ def load_config(source: str, overrides: Sequence[Override] = ()) -> Config:
     document = read_yaml(_text(path, name), name)
     if document.values is None and not document.problems:
         raise ConfigError(f"{name} is empty", hint=_shipped_hint())
-    return _validated(document, overrides)
+    place = _data_given(document, overrides)
+    config = _validated(document, overrides)
+    if place:
+        file = brief(source, limit=200)
+        tell(f"data.source is {config.data.source}, as {place} implies; {file} says synthetic.")
+    return config
 
 
-def config_from_mapping(values: Mapping[str, Any], overrides: Sequence[Override] = (), *, origin: str) -> Config:
+def config_from_mapping(
+    values: Mapping[str, Any], overrides: Sequence[Override] = (), *, origin: str, new_data: bool = False
+) -> Config:
     """Checks `values`, such as a checkpoint holds; errors call them `origin`.
+
+    With `new_data`, an override that says where the data is implies its source, as in `load_config`.
 
     Raises:
         ConfigError: anything in `values` or in `overrides` is wrong.
     """
-    return _validated(Document(brief(origin, limit=200), values), overrides)
+    document = Document(brief(origin, limit=200), values)
+    if new_data:
+        _data_given(document, overrides)
+    return _validated(document, overrides)
+
+
+def _data_given(document: Document, overrides: Sequence[Override]) -> str:
+    """The key of an override that says where the data is, where the document says `source: synthetic`, or nothing.
+
+    That source is left out of the document, so that the schema finds the one that is implied.
+    """
+    values = document.values if isinstance(document.values, Mapping) else {}
+    data = values.get("data")
+    keys = {override.key: override.value for override in overrides}
+    given = [key for key, value in keys.items() if f"{key}.".startswith(_PLACES) and value is not None]
+    if not given or "data.source" in keys or not isinstance(data, Mapping) or data.get("source") != "synthetic":
+        return ""
+    document.values = {**values, "data": {name: value for name, value in data.items() if name != "source"}}
+    return ".".join(given[0].split(".")[:2])
 
 
 def dump_config(config: Config) -> str:
@@ -209,7 +246,7 @@ def _error(document: Document, problems: Sequence[Problem], total: int) -> Confi
     details = [problem.block(document.name) for problem in ordered]
     if total > len(details):
         details.append(f"and {total - len(details):,} more")
-    return ConfigError(f"{document.name}: {total:,} problem{'' if total == 1 else 's'}", details=details)
+    return ConfigError(f"{document.name}: {counted(total, 'problem')}", details=details)
 
 
 def _order(document: Document, place: Place) -> float:

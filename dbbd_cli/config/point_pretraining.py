@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, ModelWrapValidatorHandler, PrivateAttr, model_validator
 
 from dbbd_cli.config.sections import (
     FIXED_SETTINGS,
@@ -18,6 +18,7 @@ from dbbd_cli.config.sections import (
     Section,
     SplitConfig,
     TrainingConfig,
+    is_set,
     rule_error,
     section,
 )
@@ -43,10 +44,10 @@ class ViewConfig(Section):
     """Random changes to a scene; its two views are drawn independently of each other."""
 
     rotation_degrees: Annotated[float, Field(ge=0.0, le=180.0)] = Field(
-        180.0, description="largest rotation about the vertical, degrees; normals turn too"
+        180.0, description="maximum rotation about the vertical axis, degrees; normals are rotated too"
     )
     scale: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(
-        0.1, description="the size is scaled by a factor in 1 ± this"
+        0.1, description="the size is scaled by a random factor within 1 ± this"
     )
 
 
@@ -56,7 +57,7 @@ class PointDataConfig(Section):
     source: Literal["folder", "synthetic"] = Field(
         "synthetic",
         description="folder: scenes as .pkl, .ply or .npz files, or as folders of .npy, in train, val and test "
-        "or all together; synthetic: made-up furnished rooms",
+        "or all together; synthetic: generated furnished rooms; where it is left out, path implies folder",
     )
     path: NotEmpty | None = Field(None, description="the folder (source folder)")
     synthetic_scenes: Annotated[int, Field(ge=3, le=100_000)] = Field(
@@ -79,17 +80,17 @@ class PointDataConfig(Section):
     )
     features: Annotated[list[Literal["normals", "colour", "height"]], Field(min_length=1)] = Field(
         ["normals"],
-        description="what the network sees of a point beside its place: normals (estimated where a scene has none), "
+        description="per-point features besides coordinates: normals (estimated where a scene has none), "
         "colour (0 to 1), height (above the lowest point, in the scene's unit)",
     )
     normal_neighbors: Annotated[int, Field(ge=3, le=128)] = Field(
-        16, description="nearest points that a normal is estimated from, where a scene has none"
+        16, description="number of nearest points that a normal is estimated from, where a scene has none"
     )
     max_depth: Annotated[int, Field(ge=1, le=32)] = Field(
-        4, description="deepest level of the tree of regions; deeper stored trees are cut"
+        4, description="maximum depth of the region tree; deeper stored trees are cut off"
     )
     min_region_points: Count = Field(
-        16, description="regions of fewer than twice as many points are not divided (trees that are built)"
+        16, description="regions with fewer than twice this many points are not divided (trees that are built here)"
     )
     views: ViewConfig = section("changes to scenes")
     class_names: list[NotEmpty] | None = Field(
@@ -101,20 +102,26 @@ class PointDataConfig(Section):
         "value of unsigned 8-bit and 16-bit labels (255, 65535), where all others are smaller by 2 or more; []: none",
     )
     num_workers: Annotated[int, Field(ge=0, le=256)] = Field(
-        4, description="processes that load batches; 0 loads them in the training process"
+        4, description="number of processes that load batches; 0: load them in the training process"
     )
     worker_timeout: Annotated[float, Field(gt=0.0, le=604_800.0)] = Field(
-        600.0, description="seconds after which a batch from a process is given up"
+        600.0, description="seconds to wait for a batch from such a process"
     )
     cache_dir: NotEmpty | None = Field(
-        None, description="folder for prepared scenes; null: the user's cache folder, or $DBBD_CACHE_DIR"
+        None, description="folder for prepared scenes; null: $DBBD_CACHE_DIR, or the user's cache folder"
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _source_follows(cls, values: Any) -> Any:
+        implied = isinstance(values, Mapping) and is_set(values, "path") and not is_set(values, "source")
+        return {**values, "source": "folder"} if implied else values
 
     @model_validator(mode="after")
     def _source_has_what_it_needs(self) -> PointDataConfig:
         # A missing path is told when scenes are wanted: only the user can know it, and the file is right without.
         if self.source == "synthetic" and self.path is not None:
-            raise rule_error("path", "null, because source is synthetic; to use your own data set source as well")
+            raise rule_error("path", "null, because source is synthetic; leave source out to use your own data")
         if self.class_names and len(set(self.class_names)) < len(self.class_names):
             raise rule_error("class_names", "names that differ from each other")
         if len(set(self.features)) < len(self.features):
@@ -141,16 +148,16 @@ class PointModelConfig(Section):
         [64, 128], description="hidden channels of the region encoder, layer by layer"
     )
     propagator_hidden_dim: Channels = Field(
-        128, description="hidden channels of the step from a region to its children"
+        128, description="hidden channels of the propagation from a region to its children"
     )
-    projection_dim: Channels = Field(128, description="channels in which features are compared")
+    projection_dim: Channels = Field(128, description="channels of the projections that are compared")
     aggregation: Literal["max", "mean", "attention"] = Field(
-        "max", description="how the features of children become one of their parent"
+        "max", description="how the features of child regions are aggregated into their parent's"
     )
-    pooling: Literal["max", "mean"] = Field("max", description="how the points of a region become one feature")
-    num_heads: Count = Field(4, description="heads of the attention; they divide output_dim (aggregation attention)")
+    pooling: Literal["max", "mean"] = Field("max", description="how the points of a region are pooled into one feature")
+    num_heads: Count = Field(4, description="attention heads, a divisor of output_dim (aggregation: attention)")
     gradient_checkpointing: bool = Field(
-        False, description="compute activations again in the backward pass: less memory, more time, the same result"
+        False, description="recompute activations in the backward pass: less memory, more time, same result"
     )
     weights: NotEmpty = Field(
         "none", description="none: random; or the path of a checkpoint to start from, also of the first implementation"
@@ -166,13 +173,13 @@ class PointModelConfig(Section):
 
 
 class ContrastConfig(Section):
-    """The loss: each region, and each sampled point, is to find itself in the other branch."""
+    """The contrastive loss over regions, and over sampled points, between the two branches."""
 
     temperature: Positive = Field(0.1, description="temperature of the InfoNCE loss")
     region_weight: NotNegative = Field(1.0, description="weight of the mean loss over the levels of the tree")
     point_weight: NotNegative = Field(0.5, description="weight of the loss over points")
     point_samples: Annotated[int, Field(ge=2, le=65_536)] = Field(
-        4096, description="points that are compared per batch"
+        4096, description="number of points compared per batch"
     )
 
     @model_validator(mode="after")
@@ -183,13 +190,24 @@ class ContrastConfig(Section):
 
 
 class PointTrainingConfig(TrainingConfig):
-    """The optimisation of the pretraining."""
+    """The optimization of the pretraining."""
 
-    batch_size: Count = Field(4, description="scenes per batch; each tells its regions from those of the others too")
+    batch_size: Count = Field(4, description="scenes per batch; regions of the other scenes are negatives too")
     scheduler: Literal["reduce_on_plateau", "cosine", "step", "none"] = Field(
-        "cosine", description="how the learning rate falls, epoch by epoch"
+        "cosine", description="learning-rate schedule, epoch by epoch"
     )
-    min_lr: NotNegative = Field(1e-5, description="learning rate that no schedule goes below")
+    min_lr: NotNegative = Field(1e-5, description="lower bound of the learning rate in any schedule")
+
+
+class PointCheckpointConfig(CheckpointConfig):
+    """When the state of a run is written to disk, and which epoch is best."""
+
+    metric: Literal["loss", "region_loss", "point_loss", "region_top1", "point_top1"] = Field(
+        "loss",
+        description="validation metric that decides which epoch is best, the first of equals: the lowest of the "
+        "losses, or the highest top-1 accuracy of the points or of the regions (mean over the levels of the tree); "
+        "early stopping follows it too, but reduce_on_plateau always the loss",
+    )
 
 
 class PointPretrainingConfig(Section):
@@ -219,25 +237,43 @@ class PointPretrainingConfig(Section):
     """Whether `run.precision: auto` takes bf16 on CPUs that have instructions for it: here it is slower than fp32."""
 
     task: Literal["dbbd"] = Field(description="kind of training")
-    seed: Annotated[int, Field(ge=0, lt=2**63)] = Field(42, description="seed of every random choice")
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = Field(42, description="seed for all random choices")
     small_mode: bool = Field(
-        False, description="a small network, batches of 2 and few scenes, wherever these are not set: for a laptop"
+        False, description="a small network, batches of 2 and few scenes, unless overridden: for a laptop"
     )
     run: RunConfig = section("where and on what")
     data: PointDataConfig = section("the scenes")
     model: PointModelConfig = section("the network")
     loss: ContrastConfig = section("what is learned")
-    training: PointTrainingConfig = section("the optimisation")
-    checkpoint: CheckpointConfig = section("what is kept on disk")
+    training: PointTrainingConfig = section("the optimization")
+    checkpoint: PointCheckpointConfig = section("what is saved to disk")
 
-    @model_validator(mode="before")
+    _set_by_small_mode: frozenset[str] = PrivateAttr(frozenset())
+
+    @property
+    def set_by_small_mode(self) -> frozenset[str]:
+        """The dotted keys that `small_mode` set, since nothing else was written there."""
+        return self._set_by_small_mode
+
+    def __eq__(self, other: object) -> bool:
+        """Whether the settings are equal, whoever set them."""
+        return isinstance(other, PointPretrainingConfig) and self.__dict__ == other.__dict__
+
+    __hash__ = Section.__hash__
+
+    @model_validator(mode="wrap")
     @classmethod
-    def _fill_in_small_values(cls, values: Any) -> Any:
+    def _fill_in_small_values(
+        cls, values: Any, check: ModelWrapValidatorHandler[PointPretrainingConfig]
+    ) -> PointPretrainingConfig:
         if not isinstance(values, Mapping) or values.get("small_mode") is not True:
-            return values
-        filled = dict(values)
+            return check(values)
+        filled, set_here = dict(values), set()
         for name, settings in SMALL.items():
             written = filled.get(name, {})
             if isinstance(written, Mapping):
                 filled[name] = {**settings, **written}
-        return filled
+                set_here |= {f"{name}.{key}" for key in settings.keys() - written.keys()}
+        config = check(filled)
+        config._set_by_small_mode = frozenset(set_here)
+        return config

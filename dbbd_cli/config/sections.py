@@ -6,7 +6,7 @@ through the error context (`{"field": ...}`), so that the loader can point at th
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -57,6 +57,11 @@ def section(description: str) -> Any:
     return Field(default_factory=dict, validate_default=True, description=description)
 
 
+def is_set(values: Mapping[str, Any], name: str) -> bool:
+    """Whether a section that is not checked yet has a value at a key."""
+    return values.get(name) is not None
+
+
 def rule_error(field: str, message: str) -> PydanticCustomError:
     """An error of a rule across fields, to be shown at `field` of the section that raises it."""
     return PydanticCustomError("rule", "{message}", {"field": field, "message": message})
@@ -66,9 +71,10 @@ class RunConfig(Section):
     """Where a run is kept and what it runs on."""
 
     name: NotEmpty = Field("run", description="name of the run; its folder is <runs_dir>/<time>-<name>")
-    runs_dir: NotEmpty = Field("runs", description="folder in which run folders are made")
+    runs_dir: NotEmpty = Field("runs", description="folder that run folders are created in")
     device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")] = Field(
-        "auto", description="auto, cpu, cuda, cuda:N or mps; auto takes cuda, then mps, then cpu, and says which"
+        "auto",
+        description="auto, cpu, cuda, cuda:N or mps; auto: the first available of cuda, mps, cpu",
     )
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
         "auto",
@@ -76,30 +82,32 @@ class RunConfig(Section):
         "for images also CPUs with AMX or AVX-512 BF16), else fp32; a run keeps what auto chose, on every machine",
     )
     plots: bool = Field(True, description="draw training_history.png when training ends")
-    log_every_steps: Count = Field(10, description="optimizer steps between two step entries in history.jsonl")
+    log_every_steps: Count = Field(10, description="optimizer steps between step entries in history.jsonl")
 
 
 class CheckpointConfig(Section):
-    """When the state of a run is written to disk."""
+    """When the state of a run is written to disk. Each task adds `metric`, which decides which epoch is best."""
 
     every_steps: Count | None = Field(
         None, description="optimizer steps between checkpoints inside an epoch; null: only when an epoch ends"
     )
-    keep: Count = Field(2, description="newest checkpoints that are kept; the best model is kept beside them")
-    save_best: bool = Field(True, description="keep best_model.pth, the state with the lowest validation loss")
+    keep: Count = Field(2, description="number of newest checkpoints to keep, besides the best model")
+    save_best: bool = Field(
+        True, description="keep best_model.pth, the state after the best epoch (see checkpoint.metric)"
+    )
 
 
 class TrainingConfig(Section):
-    """The optimisation."""
+    """The optimization."""
 
     epochs: Count = Field(10, description="passes over the training split")
     batch_size: Count = Field(32, description="samples per batch")
-    accumulate_batches: Count = Field(1, description="batches whose gradients make one optimizer step")
-    optimizer: Literal["adamw", "sgd"] = Field("adamw", description="sgd has momentum 0.9")
+    accumulate_batches: Count = Field(1, description="batches whose gradients are accumulated for one optimizer step")
+    optimizer: Literal["adamw", "sgd"] = Field("adamw", description="optimizer; sgd uses momentum 0.9")
     learning_rate: Positive = Field(1e-3, description="learning rate after warm-up")
     weight_decay: NotNegative = Field(0.01, description="decoupled weight decay (L2 for sgd)")
     scheduler: Literal["reduce_on_plateau", "cosine", "step", "none"] = Field(
-        "reduce_on_plateau", description="how the learning rate falls, epoch by epoch"
+        "reduce_on_plateau", description="learning-rate schedule, epoch by epoch"
     )
     scheduler_factor: Annotated[float, Field(gt=0.0, lt=1.0)] = Field(
         0.5, description="factor of each reduction (reduce_on_plateau, step)"
@@ -109,22 +117,26 @@ class TrainingConfig(Section):
     )
     scheduler_step_size: Count = Field(10, description="epochs between reductions (step)")
     scheduler_epochs: Count | None = Field(
-        None, description="length of the whole schedule, epochs (cosine); null: as many as epochs"
+        None, description="length of the whole schedule, epochs (cosine); null: training.epochs"
     )
-    min_lr: NotNegative = Field(1e-6, description="learning rate that no schedule goes below")
-    warmup_epochs: NotNegative = Field(0.0, description="epochs over which the learning rate rises from near 0")
-    clip_grad_norm: Positive | None = Field(1.0, description="largest norm of the gradient; null: no clipping")
+    min_lr: NotNegative = Field(1e-6, description="lower bound of the learning rate in any schedule")
+    warmup_epochs: NotNegative = Field(
+        0.0, description="epochs over which the learning rate rises linearly from near 0"
+    )
+    clip_grad_norm: Positive | None = Field(1.0, description="maximum norm of the gradient; null: no clipping")
     early_stopping_patience: Count | None = Field(
-        None, description="epochs without improvement of the validation loss before training stops; null: never"
+        None, description="epochs without improvement of checkpoint.metric before training stops; null: never"
     )
     early_stopping_min_delta: NotNegative = Field(
-        0.0, description="how much lower the validation loss must be to count as an improvement for early stopping"
+        0.0, description="how much better checkpoint.metric must be to count as an improvement for early stopping"
     )
     on_nonfinite: Literal["stop", "skip"] = Field(
         "stop",
-        description="a loss or gradient that is NaN or infinite ends the run (stop), or its step is left out (skip)",
+        description="whether a NaN or infinite loss or gradient ends the run (stop) or its step is skipped (skip)",
     )
-    max_skipped_steps: Count = Field(10, description="steps that a run may leave out before it ends (skip)")
+    max_skipped_steps: Count = Field(
+        10, description="number of steps that a run may skip before it ends (on_nonfinite: skip)"
+    )
 
     @model_validator(mode="after")
     def _rates_fit(self) -> TrainingConfig:

@@ -137,8 +137,8 @@ def _judge_problems(problems: Sequence[str], on_error: OnError, progress: Progre
     if not problems:
         return
     if on_error == "skip":
-        what = "1 file or row was" if len(problems) == 1 else f"{len(problems):,} files or rows were"
-        progress.warn(f"{what} left out, as listed in splits.json of the run.")
+        were = "file or row was" if len(problems) == 1 else "files or rows were"
+        progress.warn(f"{len(problems):,} {were} left out; see splits.json of the run for the reasons.")
         return
     listed = list(problems[:MAX_LISTED])
     if len(problems) > MAX_LISTED:
@@ -163,9 +163,8 @@ def _report_duplicates(
             " = ".join(f"{candidates[p].key} ({classes[candidates[p].label]})" for p in found[:3])
             for found in across[:3]
         )
-        are = "is" if len(across) == 1 else "are"
         progress.warn(
-            f"{counted(len(across), 'image')} {are} in more than one class with the same content, "
+            f"the content of {counted(len(across), 'image')} is in more than one class, "
             f"so no network can get them all right: {examples}"
         )
     if within:

@@ -18,7 +18,7 @@ def _mix(x: np.ndarray) -> np.ndarray:
     return x ^ (x >> np.uint64(31))
 
 
-ORDER, AUGMENTATION, POINTS, PROBE = 1, 2, 3, 4
+ORDER, AUGMENTATION, POINTS, PROBE, BOOTSTRAP = 1, 2, 3, 4, 5
 """What numbers are for: numbers for one purpose tell nothing of those for another."""
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from dbbd_cli.data.scene_names import COLOR, NORMAL, SEGMENT
+from dbbd_cli.text import counted
 
 MIN_POINTS = 4
 MAX_POINTS = 20_000_000
@@ -138,9 +139,9 @@ def _finite(values: np.ndarray, what: str) -> np.ndarray:
 
 def _check_count(values: np.ndarray, count: int | None, what: str) -> None:
     if count is not None and len(values) != count:
-        raise ValueError(f"has {count:,} points and {len(values):,} {what}")
+        raise ValueError(f"has {counted(count, 'point')} and {len(values):,} {what}")
     if len(values) < MIN_POINTS:
-        raise ValueError(f"has only {len(values)} points; a scene needs at least {MIN_POINTS}")
+        raise ValueError(f"has only {counted(len(values), 'point')}; a scene needs at least {MIN_POINTS}")
     if len(values) > MAX_POINTS:
         raise ValueError(f"has {len(values):,} points; at most {MAX_POINTS:,} are read: thin it out first")
 

@@ -133,7 +133,8 @@ def make_scene_manifest(
             f"no scene of {root} that can be used is left for {' and '.join(absent)}", details=shortened(problems)
         )
     _warn_of_copies(samples, progress)
-    return Manifest(FOLDER, (), (str(root),), tuple(samples), tuple(problems))
+    limited = {split: len(keys) for split, keys in by_split.items() if wanted[split] < len(keys)}
+    return Manifest(FOLDER, (), (str(root),), tuple(samples), tuple(problems), limited)
 
 
 def make_room_manifest(
@@ -153,7 +154,9 @@ def make_room_manifest(
         if left[split] > 0:
             left[split] -= 1
             samples.append(Sample(key, 0, Room(seed, index, num_points).sha256, split))
-    return Manifest(ROOMS, (), (), tuple(samples))
+    there = {split: splits.count(split) for split in SPLITS}
+    limited = {split: total for split, total in there.items() if (max_scenes.get(split) or total) < total}
+    return Manifest(ROOMS, (), (), tuple(samples), limited_from=limited)
 
 
 def scene_refs(
@@ -186,7 +189,7 @@ def scene_refs(
 def _room_index(key: str) -> int:
     number = key.removeprefix("room")
     if not (number.isascii() and number.isdigit()):
-        raise DataError(f"{key!r} is no made-up room", hint="splits.json of the run was changed; start a new run")
+        raise DataError(f"{key!r} is not a synthetic room", hint="splits.json of the run was changed; start a new run")
     return int(number)
 
 

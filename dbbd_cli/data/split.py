@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -52,6 +52,8 @@ class Manifest:
     samples: tuple[Sample, ...]
     skipped: tuple[str, ...] = field(default=())
     """Files that were left out, with the reason."""
+    limited_from: Mapping[str, int] = field(default_factory=dict, compare=False)
+    """Samples that there were in each split that a limit cut short; known when the manifest is made, and not stored."""
 
     def of(self, split: str) -> list[Sample]:
         """The samples of a split, in the manifest's order."""

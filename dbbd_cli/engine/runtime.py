@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from dbbd_cli.errors import ConfigError
+from dbbd_cli.text import counted
 
 MIB = 1024**2
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -203,7 +204,7 @@ def _choose_device(wanted: str) -> tuple[torch.device, str]:
     if device.type == "cuda":
         title = f"{name} ({torch.cuda.get_device_name(device)})"
     else:
-        title = f"cpu ({torch.get_num_threads()} threads)" if name == "cpu" else name
+        title = f"cpu ({counted(torch.get_num_threads(), 'thread')})" if name == "cpu" else name
     return device, title + (", chosen by auto" if wanted == "auto" else "")
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from functools import cache
 from typing import Any
 
 import torch
@@ -19,7 +20,7 @@ class _Pending:
 
     Attributes:
         num_samples: samples in the batch.
-        names: of the values.
+        names: of the values; those of vectors follow the others.
         values: `(V,)`; zero for those that are computed on reading.
         on_reading: these, by their position.
         counts: `()`, whether the batch counts; None where it does in any case.
@@ -46,13 +47,19 @@ class Sums:
     def add(self, output: StepOutput) -> None:
         """Adds the loss and the metrics of a batch."""
         loss = output.loss.detach().float()
+        vectors = {k: v for k, v in output.metrics.items() if not isinstance(v, OnReading) and v.dim()}
+        names = ["loss", *(name for name in output.metrics if name not in vectors)]
         values, on_reading = [loss], {}
-        for position, value in enumerate(output.metrics.values(), start=1):
+        for position, name in enumerate(names[1:], start=1):
+            value = output.metrics[name]
             if isinstance(value, OnReading):
                 on_reading[position] = value
             values.append(torch.zeros_like(loss) if isinstance(value, OnReading) else value.detach().float())
-        names = ["loss", *output.metrics]
-        self._pending.append(_Pending(output.num_samples, names, torch.stack(values), on_reading))
+        stacked = torch.stack(values)
+        if vectors:
+            stacked = torch.cat([stacked, *(vector.detach().float() for vector in vectors.values())])
+            names += [place for name, vector in vectors.items() for place in _places(name, len(vector))]
+        self._pending.append(_Pending(output.num_samples, names, stacked, on_reading))
 
     def count_where(self, finite: torch.Tensor, num_batches: int) -> None:
         """Counts the last batches only if `finite` `()` is true."""
@@ -97,9 +104,10 @@ class TrainState:
     skipped_steps: int = 0
     """Steps whose loss or gradient was not finite, and that were left out."""
     best_value: float = math.inf
+    """Cost of the best epoch: the value of the metric that decides, or where high values are better, its negative."""
     best_epoch: int = 0
     patience_value: float = math.inf
-    """Best value that early stopping counts from; lower values by less than min_delta do not move it."""
+    """Lowest cost that early stopping counts from; costs that are lower by less than min_delta do not move it."""
     patience_epochs: int = 0
     """Epochs since then."""
     stopped_early: bool = False
@@ -118,17 +126,46 @@ class TrainState:
         self.seconds += now - since
         return now
 
-    def judge(self, value: float, patience: int | None, min_delta: float) -> bool:
-        """Updates the best value and early stopping with that of this epoch; returns whether it is the best so far."""
-        if value < self.patience_value - min_delta:
-            self.patience_value, self.patience_epochs = value, 0
+    def judge(self, cost: float, patience: int | None, min_delta: float) -> bool:
+        """Updates the best cost and early stopping with that of this epoch; returns whether it is the best so far."""
+        self._count_patience(cost, patience, min_delta)
+        if cost < self.best_value:
+            self.best_value, self.best_epoch = cost, self.epoch
+            return True
+        return False
+
+    def _count_patience(self, cost: float, patience: int | None, min_delta: float) -> None:
+        if cost < self.patience_value - min_delta:
+            self.patience_value, self.patience_epochs = cost, 0
         else:
             self.patience_epochs += 1
         self.stopped_early = patience is not None and self.patience_epochs >= patience
-        if value < self.best_value:
-            self.best_value, self.best_epoch = value, self.epoch
-            return True
-        return False
+
+    def judge_again(self, costs: Sequence[float], patience: int | None, min_delta: float) -> bool:
+        """Judges the finished epochs by another metric.
+
+        Of most epochs the weights are gone. So the best remains the epoch whose weights are kept, unless this very
+        state is that after a better one.
+
+        Args:
+            costs: of the metric, one for each finished epoch.
+            patience: as for `judge`.
+            min_delta: as for `judge`.
+
+        Returns:
+            Whether this state is the best so far, and was not before.
+        """
+        self.patience_value, self.patience_epochs = math.inf, 0
+        for cost in costs:
+            self._count_patience(cost, patience, min_delta)
+        if math.isfinite(self.best_value):
+            self.best_value = costs[self.best_epoch - 1]
+        last = len(costs)
+        if self.batch or self.best_epoch == last or costs[-1] >= self.best_value:
+            return False
+        self.best_value, self.best_epoch = costs[-1], last
+        self.history[-1] = {**self.history[-1], "best": True}
+        return True
 
     def to_plain(self) -> dict[str, Any]:
         """Plain values for a checkpoint. Nothing that is done later changes them: rows of the history stay."""
@@ -162,6 +199,12 @@ class TrainState:
         _require(isinstance(sums, Mapping) and sums.keys() == {"values", "num_samples"}, "sums")
         _require(_are_numbers(sums["values"]) and type(sums["num_samples"]) is int, "sums")
         return TrainState(**{**values, "sums": Sums(dict(sums["values"]), sums["num_samples"])})
+
+
+@cache
+def _places(name: str, length: int) -> list[str]:
+    """What the elements of a vector are called in the sums."""
+    return [f"{name}_{place}" for place in range(length)]
 
 
 def _require(holds: bool, name: str) -> None:

@@ -32,9 +32,11 @@ from dbbd_cli.engine.runtime import Runtime, random_state, restore_random_state
 from dbbd_cli.engine.signals import StopRequest
 from dbbd_cli.engine.state import Sums, TrainState
 from dbbd_cli.errors import NotFiniteError, StoppedError
+from dbbd_cli.metrics import cost
 from dbbd_cli.paths import resume_command
 from dbbd_cli.progress import Progress
 from dbbd_cli.tasks.base import Task
+from dbbd_cli.text import counted
 
 
 @dataclass
@@ -184,7 +186,8 @@ def fit(trainer: Trainer, folder: Path, log: RunLog, progress: Progress, stop: S
                 made = steps.read() if state.step % show_every == 0 else False
                 if made:
                     state.sums.flush()
-                    shown = _headline(task, task.summarise(state.sums.values, state.sums.num_samples))
+                    so_far = task.summarise(state.sums.values, state.sums.num_samples)
+                    shown = {name: so_far[name] for name in task.headline}
                 bar.advance(samples=output.num_samples, **shown)  # type: ignore[arg-type]
                 if made and state.step % config.run.log_every_steps == 0:
                     if scaler.is_enabled() and scaler.get_scale() < SMALLEST_SCALE:
@@ -213,14 +216,15 @@ def fit(trainer: Trainer, folder: Path, log: RunLog, progress: Progress, stop: S
         if stop:
             _save_and_stop(trainer, folder, log, stop)
         val_metrics = _summary(task, sums)
-        value = val_metrics[task.monitor]
-        if not math.isfinite(value):
-            raise NotFiniteError(
-                f"epoch {state.epoch}: the validation {task.monitor} is {value}; the epoch was not saved",
-                hint=f"lower training.learning_rate. {last_good(folder)}",
-            )
+        for name in ("loss", task.monitor):
+            if not math.isfinite(val_metrics[name]):
+                raise NotFiniteError(
+                    f"epoch {state.epoch}: the validation {name} is {val_metrics[name]}; the epoch was not saved",
+                    hint=f"lower training.learning_rate. {last_good(folder)}",
+                )
         used_rate = trainer.learning_rate.value
-        trainer.learning_rate.after_epoch(state.step, value)
+        trainer.learning_rate.after_epoch(state.step, val_metrics["loss"])
+        value = cost(task.monitor, val_metrics[task.monitor])
         best = state.judge(value, training.early_stopping_patience, training.early_stopping_min_delta)
         row: dict[str, Any] = {
             "kind": "epoch",
@@ -238,14 +242,15 @@ def fit(trainer: Trainer, folder: Path, log: RunLog, progress: Progress, stop: S
         save_best = best and config.checkpoint.save_best
         trainer.save(folder, log, best=save_best, beside=state.epoch <= training.epochs and not state.stopped_early)
         if table is None:
-            table = EpochTable(training.epochs, task.headline)
+            table = EpochTable(training.epochs, task.headline, task.monitor)
             _say(table.heading(), log, progress)
         note = "best saved" if save_best else "best" if best else ""
         line = table.row(row["epoch"], train_metrics, val_metrics, learning_rate=used_rate, seconds=seconds, note=note)
         _say(line, log, progress)
         warned = warned or _warn(task.warning(val_metrics), log, progress)
         if state.stopped_early:
-            _say(f"Early stopping: no improvement for {state.patience_epochs} epochs", log, progress)
+            patience = counted(state.patience_epochs, "epoch")
+            _say(f"Early stopping: no better validation {task.monitor} for {patience}", log, progress)
 
 
 def _summary(task: Task, sums: Sums) -> dict[str, float]:
@@ -270,13 +275,11 @@ def _save_and_stop(trainer: Trainer, folder: Path, log: RunLog, stop: StopReques
     assert stop.signal_number is not None
     trainer.save(folder, log)
     state = trainer.state
-    message = f"stopped in epoch {state.epoch} after step {state.step}; everything is saved"
+    steps = math.ceil(state.batch / trainer.config.training.accumulate_batches)
+    when = f"after step {steps:,}" if steps else "before the first step"
+    message = f"Stopped {when} of epoch {state.epoch}; everything is saved."
     log.text(message)
     raise StoppedError(message, signal_number=stop.signal_number, hint=f"continue with: {resume_command(folder)}")
-
-
-def _headline(task: Task, metrics: Mapping[str, float]) -> dict[str, float]:
-    return {name: metrics[name] for name in task.headline}
 
 
 def _warn(text: str, log: RunLog, progress: Progress) -> bool:

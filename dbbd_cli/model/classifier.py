@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from urllib.error import URLError
 
@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from dbbd_cli.errors import CheckpointError, ConfigError
-from dbbd_cli.model.output import StepOutput
+from dbbd_cli.model.output import OnReading, StepOutput
 from dbbd_cli.model.qr_cnn import QrCnn
 from dbbd_cli.model.safe_load import load_tensors
 
@@ -22,6 +22,9 @@ class Classifier(nn.Module):
     Args:
         network: maps images `(B, 3, S, S)` to logits `(B, num_classes)`.
         label_smoothing: share of the target that is spread over all classes.
+
+    While not training, the metrics hold `f1` too: counts `(2K,)` that the F1 of each of K classes is computed from.
+    Its first half counts the correct predictions of each class, the second its samples and its predictions together.
     """
 
     def __init__(self, network: nn.Module, *, label_smoothing: float = 0.0) -> None:
@@ -33,8 +36,26 @@ class Classifier(nn.Module):
         """Returns the mean loss and the number of correct predictions of images `(B, 3, S, S)`, labels `(B,)`."""
         logits = self.network(images).float()
         loss = F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing if self.training else 0.0)
-        correct = (logits.detach().argmax(dim=1) == labels).sum()
-        return StepOutput(loss=loss, metrics={"accuracy": correct}, num_samples=len(labels), logits=logits)
+        predicted = logits.detach().argmax(dim=1)
+        correct = predicted == labels
+        metrics: dict[str, torch.Tensor | OnReading] = {"accuracy": correct.sum()}
+        if not self.training:
+            num_classes = logits.shape[1]
+            places = torch.cat([labels, labels + num_classes, predicted + num_classes])
+            ones = torch.ones_like(correct, dtype=torch.float32)
+            counts = torch.cat([correct.float(), ones, ones])
+            metrics["f1"] = counts.new_zeros(2 * num_classes).index_add_(0, places, counts)
+        return StepOutput(loss=loss, metrics=metrics, num_samples=len(labels), logits=logits)
+
+
+def macro_f1(counts: Sequence[float]) -> float:
+    """The mean F1 over the classes, from the sums over samples of what `Classifier` counts, `(2K,)`.
+
+    A class that has neither samples nor predictions has no F1, and is left out of the mean.
+    """
+    num_classes = len(counts) // 2
+    scores = [2 * hits / told for hits, told in zip(counts[:num_classes], counts[num_classes:], strict=True) if told]
+    return sum(scores) / len(scores)
 
 
 def build_network(name: str, *, num_classes: int, image_size: int, dropout: float, weights: str) -> nn.Module:

@@ -143,6 +143,8 @@ def _is_probe(value: Any) -> bool:
     if not isinstance(value, dict) or not _is_list_of(_is_text)(value.get("classes")):
         return False
     counts = [value.get(key) for key in ("train_scenes", "test_scenes", "train_points", "test_points")]
+    if not (value.get("conclusion") is None or _is_text(value["conclusion"])):
+        return False
     features: Any = value.get("features")
     if not all(map(_is_count_or_null, counts)) or not _is_list_of(_are_probed)(features):
         return False

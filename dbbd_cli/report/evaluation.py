@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from dbbd_cli.report.confusion import confusion_matrix
 from dbbd_cli.report.style import GRID, INK, MUTED, PAPER, SERIES, add_legend, drawable, headed_figure, styled
 from dbbd_cli.report.text import number, percent
+from dbbd_cli.text import counted
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
@@ -46,7 +47,7 @@ def evaluation_figures(evaluation: Mapping[str, Any]) -> dict[str, Figure]:
 def _facts(evaluation: Mapping[str, Any]) -> list[str]:
     facts = [f"{drawable(evaluation['split'], 20)} split"] if evaluation.get("split") else []
     if evaluation.get("num_samples") is not None:
-        facts.append(f"{evaluation['num_samples']:,} samples")
+        facts.append(counted(evaluation["num_samples"], "sample"))
     return facts
 
 

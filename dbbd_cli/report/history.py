@@ -6,11 +6,13 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from dbbd_cli.metrics import is_share, superlative
 from dbbd_cli.report.check import PRETRAINING_TASK
 from dbbd_cli.report.history_panels import Panel, history_panels
-from dbbd_cli.report.run import RunHistory, run_labels
+from dbbd_cli.report.run import RunHistory, best_and_highest, run_labels
 from dbbd_cli.report.style import MUTED, SERIES, WARNING, add_legend, drawable, headed_figure, styled
-from dbbd_cli.report.text import distinct, number, percent, words
+from dbbd_cli.report.text import distinct, in_sentence, number, percent, words
+from dbbd_cli.text import counted
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
@@ -29,7 +31,7 @@ _RING: dict[str, Any] = {"marker": "o", "markersize": 11, "markerfacecolor": "no
 _WITHIN_EPOCHS: dict[str, Any] = {"color": SERIES[0], "alpha": 0.35, "label": "train, within epochs"}
 
 
-def training_history(runs: Sequence[RunHistory]) -> Figure:
+def training_history(runs: Sequence[RunHistory], *, narrow: bool = False) -> Figure:
     """Draws loss, what else says most (accuracy, say) and learning rate, epoch by epoch.
 
     Training is dashed and lighter, validation solid, the best epoch ringed. One run also shows its training loss
@@ -37,18 +39,23 @@ def training_history(runs: Sequence[RunHistory]) -> Figure:
 
     Args:
         runs: at least one run.
+        narrow: one panel below the other, and no facts, for a narrow page that has them elsewhere.
     """
     panels = history_panels(runs)
     metrics = [curve.metric for panel in panels for curve in panel.curves]
     names = _run_entries(runs)
-    num_columns = max(1, _LEGEND_CHARACTERS // (max(len(label) for label, _ in names) + 8))
+    characters = _LEGEND_CHARACTERS // 2 if narrow else _LEGEND_CHARACTERS
+    num_columns = max(1, characters // (max(len(label) for label, _ in names) + 8))
     with styled():
         name, facts, warning = _header(runs)
         num_rows = math.ceil(len(names) / num_columns)
-        across = len(panels) + 1 if len(panels) < _MOST_ACROSS else _MOST_ACROSS
+        across = 1 if narrow else 2 if len(panels) == 3 else min(len(panels) + 1, _MOST_ACROSS)
         down = math.ceil((len(panels) + 1) / across)
-        size = (12.0, 4.7 + 3.3 * (down - 1) + 0.2 * num_rows)
-        figure = headed_figure(size, "Training history", facts, name=name, warning=warning)
+        size = (5.0 if narrow else 12.0, 4.7 + 3.3 * (down - 1) + 0.2 * num_rows)
+        facts = [] if narrow else facts
+        figure = headed_figure(
+            size, "Training history", facts, name=drawable(name, 24) if narrow else name, warning=warning
+        )
         grid = figure.subplots(down, across, sharex=True, squeeze=False).ravel()
         for axes, panel in zip(grid, panels, strict=False):
             axes.set_title(drawable(panel.title))
@@ -64,7 +71,9 @@ def training_history(runs: Sequence[RunHistory]) -> Figure:
         _scale_epochs(grid[0], runs)
         styles = _style_entries(runs, metrics, coloured=any(len(panel.curves) > 1 for panel in panels))
         if len(runs) == 1:
-            add_legend(figure, styles, loc="outside lower center", ncols=len(styles))
+            add_legend(figure, styles, loc="outside lower center", ncols=2 if narrow else len(styles))
+        elif narrow:
+            add_legend(figure, [*names, *styles], loc="outside lower center", ncols=num_columns)
         else:
             # What lines mean goes beside the title, so that the names of many runs have the space below to themselves.
             add_legend(figure, styles, loc="upper right", ncols=len(styles)).set_in_layout(False)
@@ -80,16 +89,19 @@ def _header(runs: Sequence[RunHistory]) -> tuple[str, list[str], str]:
         return f"{len(runs)} runs", tasks[:3], warning if made_up else ""
     run = runs[0]
     count = len(run.epochs)
-    facts = [drawable(words(run.task)), f"{count} epoch{'s' if count != 1 else ''}"]
-    best = next((row for row in run.epochs if row["epoch"] == run.best_epoch), None)
+    facts = [drawable(words(run.task)), counted(count, "epoch")]
+    best = next((row["val"] for row in run.epochs if row["epoch"] == run.best_epoch), None)
     if best is not None:
-        fact = f"best epoch {best['epoch']}: validation loss {number(best['val'].get('loss'))}"
-        if "accuracy" in best["val"]:
-            fact += f", accuracy {percent(best['val']['accuracy'])}"
-        elif run.task == PRETRAINING_TASK and "point_top1" in best["val"]:
-            fact += f", top-1 of the points {percent(best['val']['point_top1'])}"
-        facts.append(fact)
+        second = "point_top1" if run.task == PRETRAINING_TASK else "accuracy"
+        names = [name for name in dict.fromkeys(["loss", second, run.metric]) if name in best or name == "loss"]
+        told = [f"{drawable(in_sentence(name))} {_best(run, name)}" for name in names]
+        chosen = f"{superlative(run.metric)} validation {drawable(in_sentence(run.metric))}"
+        facts.append(f"best epoch {run.best_epoch} ({chosen}): {', '.join(told)}")
     return drawable(run.name, 60), facts, "synthetic data" if run.synthetic else ""
+
+
+def _best(run: RunHistory, metric: str) -> str:
+    return best_and_highest(run, metric, percent if is_share(metric) else number)
 
 
 def _draw_panel(axes: Axes, runs: Sequence[RunHistory], panel: Panel) -> None:
@@ -153,16 +165,45 @@ def _draw_learning_rates(axes: Axes, runs: Sequence[RunHistory]) -> None:
 
     rates = []
     for index, run in enumerate(runs):
-        epochs = [row["epoch"] for row in run.epochs]
-        values = [_float(row.get(_LEARNING_RATE)) for row in run.epochs]
-        axes.plot(epochs, values, **_look(index, len(epochs)), drawstyle="steps-mid", label="learning rate")
-        rates += [value for value in values if math.isfinite(value)]
+        epochs, values = _by_epoch(run)
+        axes.plot(*_learning_rate(run), color=_look(index, 1)["color"], label="course")
+        axes.plot(epochs, values, **_look(index, len(epochs)), linestyle="none", label="learning rate")
+        after = [value for epoch, value in zip(epochs, values, strict=True) if epoch >= run.warmup_epochs]
+        rates += [value for value in after or values if math.isfinite(value)]
     if rates and min(rates) > 0 and max(rates) >= 10 * min(rates):
         axes.set_yscale("log")
         axes.yaxis.set_minor_formatter(NullFormatter())
     elif rates and max(rates) > 0:
         axes.set_ylim(0, 1.1 * max(rates))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.6g}"))
+
+
+def _by_epoch(run: RunHistory) -> tuple[list[float], list[float]]:
+    """Each epoch, and the learning rate of its last step."""
+    return [row["epoch"] for row in run.epochs], [_float(row.get(_LEARNING_RATE)) for row in run.epochs]
+
+
+def _learning_rate(run: RunHistory) -> tuple[list[float], list[float]]:
+    """The course of the learning rate: a straight rise within the warm-up, then a staircase.
+
+    As for the steps of the loss, an epoch ends where its number is on the axis.
+    """
+    steps_per_epoch = max(run.epochs[-1]["step"], 1) / run.epochs[-1]["epoch"]
+    known = {row["step"] / steps_per_epoch: _float(row.get(_LEARNING_RATE)) for row in run.steps}
+    known |= dict(zip(*_by_epoch(run), strict=True))
+    places = sorted(x for x in known if math.isfinite(known[x]))
+    points: list[tuple[float, float]] = []
+    first, end = 1 / steps_per_epoch, run.warmup_epochs
+    if places and end > first:
+        # It rises in proportion to the steps, whether or not any of them were logged.
+        slope = known[places[0]] / min(places[0], end)
+        top = min(end, places[-1])
+        points = [(first, slope * first), (top, slope * top)]
+    for x in places:
+        previous = points[-1][0] if points else max(0.0, x - 1)
+        if x > previous:
+            points += [(previous, known[x]), (x, known[x])]
+    return [x for x, _ in points], [value for _, value in points]
 
 
 def _mark_best(axes: Axes, run: RunHistory, metric: str, color: str) -> None:

@@ -55,7 +55,8 @@ def history_panels(runs: Sequence[RunHistory]) -> list[Panel]:
     if not any(pretraining):
         # Accuracy, else the first one by name.
         second = ["accuracy"] if "accuracy" in names else sorted(names - {"loss"})[:1]
-        return [loss, *map(_single, second)]
+        deciding = sorted({run.metric for run in runs} & names)
+        return [loss, *map(_single, dict.fromkeys([*second, *(name for name in deciding if name != "loss")]))]
     if not all(pretraining):
         return [loss]
     wanted = _of_one_run(names) if len(runs) == 1 else _of_several_runs()

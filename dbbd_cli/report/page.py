@@ -7,12 +7,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from typing import TYPE_CHECKING, Any
 
+from dbbd_cli.metrics import superlative
 from dbbd_cli.report.check import PRETRAINING_TASK
 from dbbd_cli.report.page_tables import evaluation_tables, table
-from dbbd_cli.report.run import RunHistory, run_labels
+from dbbd_cli.report.run import RunHistory, best_and_highest, run_labels
 from dbbd_cli.report.save import render
 from dbbd_cli.report.style import GRID, INK, MUTED, PAPER, SERIES, WARNING
-from dbbd_cli.report.text import number, percent, significant, words
+from dbbd_cli.report.text import in_sentence, number, percent, significant, words
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -32,11 +33,14 @@ header p { margin: .25rem 0 0; color: var(--muted); }
 .card { background: var(--paper); border: 1px solid var(--grid); border-radius: 8px; overflow: auto; }
 .tables { display: grid; gap: 1rem; grid-template-columns: minmax(18rem, 2fr) minmax(0, 3fr); align-items: start; }
 .stack { display: grid; gap: 1rem; grid-template-columns: minmax(0, 1fr); }
+.conclusion { margin: 0; }
 .long { max-height: 44rem; }
 @media print { .long { max-height: none; } }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
 th, td { padding: .45rem .8rem; text-align: right; border-bottom: 1px solid var(--grid); white-space: nowrap; }
-th:first-child, td:first-child { text-align: left; white-space: normal; overflow-wrap: anywhere; }
+th:first-child, td:first-child { text-align: left; white-space: normal; overflow-wrap: break-word; }
+.measures td { white-space: normal; overflow-wrap: anywhere; }
+.runs :is(th, td) { white-space: normal; }
 tbody tr:last-child > * { border-bottom: 0; }
 .runs :is(th, td):nth-child(-n+3) { text-align: left; }
 thead th { color: var(--muted); font-weight: 500; background: var(--paper); position: sticky; top: 0; }
@@ -45,7 +49,27 @@ tbody th { font-weight: 400; }
 figure { margin: 0; padding: .5rem; }
 figure.wide { grid-column: 1 / -1; }
 svg { display: block; width: 100%; height: auto; max-height: 52rem; }
+figure.narrow { display: none; }
 @media (max-width: 800px) { .figures, .tables { grid-template-columns: minmax(0, 1fr); } }
+@media (max-width: 640px) {
+  main { padding: 1.25rem .75rem 3rem; }
+  h1 { overflow-wrap: anywhere; }
+  th, td { padding: .4rem .5rem; }
+  /* A row of the table of runs becomes a list of its cells with their names; wide figures are moved sideways. */
+  .runs :is(table, tbody, tr, th, td) { display: block; }
+  .runs thead { display: none; }
+  .runs tr { padding: .4rem 0; border-bottom: 1px solid var(--grid); }
+  .runs tr:last-child { border-bottom: 0; }
+  .runs tbody :is(th, td) { display: flex; gap: 1rem; justify-content: space-between; border: 0; white-space: normal;
+    overflow-wrap: anywhere; padding-block: .15rem; text-align: right; }
+  .runs tbody th { font-weight: 600; }
+  .runs tbody :is(th, td)::before { content: attr(data-name); color: var(--muted); font-weight: 400; text-align: left;
+    overflow-wrap: normal; }
+  figure.narrow { display: block; }
+  figure.narrow svg { max-height: none; }
+  figure.has-narrow { display: none; }
+  figure.wide:not(.narrow) svg { width: 52rem; max-width: none; max-height: none; }
+}
 """.strip()
 
 # The figures' colours that follow the page's; the others serve on light and on dark.
@@ -58,6 +82,8 @@ _THEME = {
     SERIES[0]: "var(--blue)",
 }
 _WIDE_INCHES = 10
+NARROW = "-narrow"
+"""Ends the name of a figure that takes the place of another, which has the rest of its name, on a narrow page."""
 
 
 def html_page(
@@ -68,7 +94,7 @@ def html_page(
     Args:
         runs: at least one run.
         evaluations: what was measured of each run, None where it was not evaluated.
-        figures: name to figure, in the order of the page.
+        figures: name to figure, in the order of the page; see `NARROW`.
     """
     labels = run_labels(runs, limit=80)
     title = labels[0] if len(runs) == 1 else f"{len(runs)} runs"
@@ -120,17 +146,16 @@ def _run_table(runs: Sequence[RunHistory], labels: Sequence[str]) -> str:
     )
     rows = []
     for run, label in zip(runs, labels, strict=True):
-        best = next((row for row in run.epochs if row["epoch"] == run.best_epoch), None)
-        val = best["val"] if best else {}
+        chosen = "" if run.best_epoch is None else f" ({superlative(run.metric)} {in_sentence(run.metric)})"
         rows.append(
             [
                 label,
                 words(run.task),
                 "synthetic" if run.synthetic else "real",
                 str(len(run.epochs)),
-                number(run.best_epoch, 0),
-                number(val.get("loss")),
-                percent(val.get(metric)),
+                number(run.best_epoch, 0) + chosen,
+                best_and_highest(run, "loss", number),
+                best_and_highest(run, metric, percent),
                 " → ".join(significant(run.epochs[index].get("learning_rate")) for index in (0, -1)),
             ]
         )
@@ -147,4 +172,6 @@ def _figures(figures: Mapping[str, Figure]) -> Iterator[str]:
         for color, variable in _THEME.items():
             svg = svg.replace(color, variable)
         wide = " wide" if figure.get_figwidth() > _WIDE_INCHES or len(figures) == 1 else ""
-        yield f'<figure class="card{wide}" role="img" aria-label="{escape(words(name))}">{svg}</figure>\n'
+        wide += " wide narrow" if name.endswith(NARROW) else " has-narrow" if name + NARROW in figures else ""
+        label = words(name.removesuffix(NARROW))
+        yield f'<figure class="card{wide}" role="img" aria-label="{escape(label)}">{svg}</figure>\n'

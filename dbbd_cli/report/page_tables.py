@@ -31,7 +31,8 @@ def evaluation_tables(evaluation: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _card(head: Sequence[str], rows: Sequence[Sequence[str]], long: bool = False) -> str:
-    return f'<div class="card{" long" if long else ""}">{table(head, rows)}</div>'
+    kind = " long" if long else " measures" if head[0] == "Measure" else ""
+    return f'<div class="card{kind}">{table(head, rows)}</div>'
 
 
 def _measures(evaluation: Mapping[str, Any]) -> Iterator[list[str]]:
@@ -99,6 +100,8 @@ def _pretraining_tables(evaluation: Mapping[str, Any]) -> Iterator[str]:
         for name, entry in zip(names, features, strict=True)
     ]
     yield _card(["Linear probe", "Dimensions", "mIoU", "Mean accuracy", "Overall accuracy"], rows)
+    if probe.get("conclusion"):
+        yield f'<p class="conclusion">{escape(visible(probe["conclusion"], 1000))}</p>'
     rows = [
         [visible(name, 80), *(percent(entry["per_class_iou"][index]) for entry in features)]
         for index, name in enumerate(probe["classes"])
@@ -121,8 +124,15 @@ def _efficiency(values: Mapping[str, Any], prefix: str) -> Iterator[list[str]]:
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A table of texts, the first of each row its heading."""
     top = "".join(f'<th scope="col">{escape(cell)}</th>' for cell in head)
-    body = "".join(
-        f'<tr><th scope="row">{escape(row[0])}</th>{"".join(f"<td>{escape(cell)}</td>" for cell in row[1:])}</tr>\n'
+    cells = (
+        "".join(_cell(name, text, index == 0) for index, (name, text) in enumerate(zip(head, row, strict=True)))
         for row in rows
     )
+    body = "".join(f"<tr>{row}</tr>\n" for row in cells)
     return f"<table>\n<thead><tr>{top}</tr></thead>\n<tbody>\n{body}</tbody>\n</table>"
+
+
+def _cell(name: str, text: str, heads: bool) -> str:
+    """A cell, which knows the name of its column: on a narrow page there is no head above it."""
+    kind, scope = ("th", ' scope="row"') if heads else ("td", "")
+    return f'<{kind}{scope} data-name="{escape(name)}">{escape(text)}</{kind}>'

@@ -12,7 +12,7 @@ from dbbd_cli.report.check import PRETRAINING_TASK
 from dbbd_cli.report.evaluation import evaluation_figures
 from dbbd_cli.report.evaluation_scene import read_evaluation_scene
 from dbbd_cli.report.history import training_history
-from dbbd_cli.report.page import html_page
+from dbbd_cli.report.page import NARROW, html_page
 from dbbd_cli.report.pretraining import pretraining_figures
 from dbbd_cli.report.run import read_evaluation, read_run
 from dbbd_cli.report.save import disk_error, save_figure, write_file
@@ -60,6 +60,8 @@ def plot_runs(folders: Sequence[Path], out: Path | None, format: str) -> list[Pa
     except OSError as error:
         raise disk_error(target, error) from error
     if format == "html":
+        name = next(iter(figures))
+        figures = {name: figures[name], name + NARROW: training_history(runs, narrow=True), **figures}
         page = target / "report.html"
         write_file(page, html_page(runs, evaluations, figures).encode("utf-8"))
         return [page]

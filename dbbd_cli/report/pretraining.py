@@ -9,6 +9,7 @@ from dbbd_cli.report.probe import probe
 from dbbd_cli.report.scene_figures import region_tree, scene_features
 from dbbd_cli.report.style import INK, MUTED, SERIES, WARNING, add_legend, drawable, headed_figure, styled
 from dbbd_cli.report.text import distinct, number, percent
+from dbbd_cli.text import counted
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
@@ -34,7 +35,7 @@ def pretraining_figures(report: Mapping[str, Any], scene: Mapping[str, ndarray] 
     warning = "synthetic data" if report.get("synthetic") else ""
     split = [f"{drawable(report['split'], 20)} split"] if report.get("split") else []
     count = report.get("num_samples")
-    facts = [*split, *([f"{count:,} scene{'s' if count != 1 else ''}"] if count is not None else [])]
+    facts = [*split, *([counted(count, "scene")] if count is not None else [])]
     with styled():
         if report.get("contrast"):
             figures["level_losses"] = _level_losses(report, facts, warning)
@@ -44,7 +45,7 @@ def pretraining_figures(report: Mapping[str, Any], scene: Mapping[str, ndarray] 
             about = report.get("scene") or {}
             facts = [*split, *([f"scene {drawable(about['name'])}"] if about.get("name") else [])]
             points = len(scene["coord"])
-            facts.append(f"{points:,} point{'s' if points != 1 else ''}")
+            facts.append(counted(points, "point"))
             figures["scene_features"] = scene_features(scene, facts, warning, about.get("classes") or [])
             figures["region_tree"] = region_tree(scene, facts, warning)
     return figures

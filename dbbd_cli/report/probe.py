@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
 from dbbd_cli.report.style import INK, MUTED, PAPER, SERIES, add_legend, drawable, headed_figure
 from dbbd_cli.report.text import distinct, percent
+from dbbd_cli.text import counted
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
@@ -20,6 +22,7 @@ _MARKERS = "osD^vPX"
 # More classes than this cannot be read in one picture.
 _MOST_CLASSES = 40
 _FEW_CLASSES = 12
+_CAPTION_CHARACTERS = 150
 
 
 def probe(values: Mapping[str, Any], facts: Sequence[str], warning: str) -> Figure:
@@ -37,7 +40,8 @@ def probe(values: Mapping[str, Any], facts: Sequence[str], warning: str) -> Figu
     classes = _shown_classes(values.get("classes") or [], features)
     facts = [*facts, *_counts(values)]
     height = max(4.8, 1.9 + 0.26 * len(classes))
-    figure = headed_figure((12.0, height), "Linear probe", facts, warning=warning)
+    caption = wrap(drawable(values.get("conclusion") or "", 1000), _CAPTION_CHARACTERS)
+    figure = headed_figure((12.0, height), "Linear probe", facts, warning=warning, caption=caption)
     left, right = figure.subplots(1, 2, width_ratios=[1, 1]) if classes else (figure.subplots(), None)
     _draw_means(left, features, 9 if len(features) <= 3 and len(classes) <= _FEW_CLASSES else 7.5)
     if right is not None:
@@ -54,12 +58,12 @@ def _counts(values: Mapping[str, Any]) -> list[str]:
     trained, tested = values.get("train_scenes"), values.get("test_scenes")
     if trained is None or tested is None:
         return []
-    return [f"trained on the labels of {trained:,} scene{'s' if trained != 1 else ''}, tested on {tested:,}"]
+    return [f"trained on the labels of {counted(trained, 'scene')}, tested on {tested:,}"]
 
 
 def _with_dim(name: str, entry: Mapping[str, Any]) -> str:
     dim = entry.get("dim")
-    return name if dim is None else f"{name} ({dim:,} number{'s' if dim != 1 else ''} per point)"
+    return name if dim is None else f"{name} ({counted(dim, 'number')} per point)"
 
 
 def _look(index: int) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +13,7 @@ from typing import Any
 from dbbd_cli.config.yaml_text import read_yaml
 from dbbd_cli.errors import CheckpointError, ConfigError
 from dbbd_cli.files import read_file, read_lines
+from dbbd_cli.metrics import best_of, superlative
 from dbbd_cli.report.check import evaluation_problem, is_count, is_number
 from dbbd_cli.report.text import distinct, visible
 
@@ -35,6 +36,8 @@ class RunHistory:
             and `val` (metric name to value). A value that is not finite is None.
         steps: step rows in order of `step`, each with `epoch`, `step`, `learning_rate` and metrics.
         best_epoch: the epoch of the best model, None where no epoch was marked.
+        metric: the validation metric that decided which epoch is best.
+        warmup_epochs: epochs over which the learning rate rose.
     """
 
     folder: Path
@@ -44,6 +47,8 @@ class RunHistory:
     epochs: list[dict[str, Any]]
     steps: list[dict[str, Any]]
     best_epoch: int | None
+    metric: str = "loss"
+    warmup_epochs: float = 0.0
 
 
 def read_run(folder: Path) -> RunHistory:
@@ -55,6 +60,7 @@ def read_run(folder: Path) -> RunHistory:
     config = _read_config(folder)
     epochs, steps = _read_history(folder / "history.jsonl")
     name, task = _text(config, folder, "run", "name"), _text(config, folder, "task")
+    metric = _text(config, folder, "checkpoint", "metric")  # earlier versions had no other than the loss
     best = [row["epoch"] for row in epochs if row.get("best") is True]
     return RunHistory(
         folder=folder,
@@ -64,7 +70,24 @@ def read_run(folder: Path) -> RunHistory:
         epochs=epochs,
         steps=steps,
         best_epoch=best[-1] if best else None,
+        metric=metric if any(row["val"].get(metric) is not None for row in epochs) else "loss",
+        warmup_epochs=_warmup_epochs(config),
     )
+
+
+def best_and_highest(run: RunHistory, metric: str, show: Callable[[Any], str]) -> str:
+    """The validation value of the best epoch, and where another epoch had a better one, that and its number.
+
+    Args:
+        run: the run.
+        metric: name of the metric.
+        show: words a value.
+    """
+    value = next((row["val"].get(metric) for row in run.epochs if row["epoch"] == run.best_epoch), None)
+    best = best_of(metric, run.epochs)
+    if best is None or best[1] == value:
+        return show(value)
+    return f"{show(value)} ({superlative(metric)} {show(best[1])} in epoch {best[0]:,})"
 
 
 def run_labels(runs: Sequence[RunHistory], limit: int = 40) -> list[str]:
@@ -154,6 +177,12 @@ def _text(config: dict[str, Any], folder: Path, *keys: str) -> str:
     if not isinstance(value, str):
         raise _damaged_config(f"{folder / 'config.yaml'}: {'.'.join(keys)} is not a text")
     return value
+
+
+def _warmup_epochs(config: dict[str, Any]) -> float:
+    training = config.get("training")
+    value = training.get("warmup_epochs") if isinstance(training, dict) else None
+    return max(0.0, float(value)) if value is not None and is_number(value) else 0.0
 
 
 def _damaged_config(message: str) -> CheckpointError:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from dbbd_cli.report.palette import UNKNOWN, class_color, region_colors, rgb
 from dbbd_cli.report.style import add_legend, drawable, headed_figure
 from dbbd_cli.report.text import distinct, number
+from dbbd_cli.text import counted
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
@@ -84,7 +85,7 @@ def region_tree(scene: Mapping[str, ndarray], facts: Sequence[str], warning: str
     panels = figure.subplots(*grid, squeeze=False).ravel()
     for axes, level in zip(panels, levels, strict=False):
         count, picture = _paint_regions(view, region[level])
-        _show(axes, picture, f"Level {level}: {count:,} region{'s' if count != 1 else ''}")
+        _show(axes, picture, f"Level {level}: {counted(count, 'region')}")
     for axes in panels[len(levels) :]:
         axes.remove()
     return figure

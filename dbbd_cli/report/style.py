@@ -31,6 +31,7 @@ HEAT = "#005a9c"
 SERIES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f7f7f")
 
 _HEADER_INCHES = 0.72
+_CAPTION_INCHES = 0.22
 _MARGIN_INCHES = 0.16
 
 # Fonts of common systems for scripts that DejaVu Sans, which comes with matplotlib, does not have.
@@ -96,6 +97,7 @@ def headed_figure(
     *,
     name: str = "",
     warning: str = "",
+    caption: Sequence[str] = (),
     compress: bool = False,
 ) -> Figure:
     """An empty figure with a title, and a line of facts under it.
@@ -106,22 +108,28 @@ def headed_figure(
         facts: short statements, drawable text.
         name: whose figure it is, drawable text that follows the title.
         warning: what must not be overlooked, such as "synthetic data"; leads the facts in colour. ASCII.
+        caption: lines of drawable text under the facts; each makes the figure a little higher.
         compress: draw the axes of a fixed aspect ratio, and what belongs to them, close together.
     """
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-    top = 1 - _HEADER_INCHES / size[1]
+    size = (size[0], size[1] + _CAPTION_INCHES * len(caption))
+    top = 1 - (_HEADER_INCHES + _CAPTION_INCHES * len(caption)) / size[1]
     layout = ConstrainedLayoutEngine(
         compress=compress, rect=(0, 0, 1, top), w_pad=_MARGIN_INCHES, h_pad=_MARGIN_INCHES / 2
     )
     figure = Figure(figsize=size, dpi=150, layout=layout)
     _write_line(figure, 0.38, title, INK, f"   {name}", 14)
     _write_line(figure, 0.63, warning, WARNING, " · ".join([*([""] if warning else []), *facts]), 10)
+    for number, line in enumerate(caption, start=1):
+        _write_line(figure, 0.63 + _CAPTION_INCHES * number, "", INK, line, 10, INK)
     return figure
 
 
-def _write_line(figure: Figure, inches: float, lead: str, lead_color: str, rest: str, size: float) -> None:
+def _write_line(
+    figure: Figure, inches: float, lead: str, lead_color: str, rest: str, size: float, rest_color: str = MUTED
+) -> None:
     """Writes bold text, and plain text after it, with its lower edge so far below the figure's upper one."""
     from matplotlib.text import Annotation
 
@@ -145,7 +153,7 @@ def _write_line(figure: Figure, inches: float, lead: str, lead_color: str, rest:
             xycoords=bold,
             xytext=(0, 0),
             textcoords="offset points",
-            color=MUTED,
+            color=rest_color,
             fontsize=size,
             va="bottom",
         )

@@ -7,7 +7,7 @@ from typing import Any
 
 from dbbd_cli.text import counted, printable
 
-_ABBREVIATIONS = {"auc": "AUC", "dbbd": "DBBD", "mb": "MB", "miou": "mIoU", "ms": "ms", "roc": "ROC"}
+_ABBREVIATIONS = {"auc": "AUC", "dbbd": "DBBD", "f1": "F1", "mb": "MB", "miou": "mIoU", "ms": "ms", "roc": "ROC"}
 
 MISSING = "–"
 """What a table shows for a value that is not there."""
@@ -51,6 +51,12 @@ def ignored_labels(rows: Iterable[Mapping[str, Any]]) -> str:
         f"{'negative or NaN' if row.get('label') is None else row['label']} ({counted(row['points'], 'point')})"
         for row in rows
     )
+
+
+def in_sentence(name: str) -> str:
+    """A metric name as words within a sentence: `region_loss` is `region loss`, `f1` is `F1`."""
+    text = words(name)
+    return text if name.partition("_")[0] in _ABBREVIATIONS else text[:1].lower() + text[1:]
 
 
 def number(value: Any, digits: int = 4) -> str:

@@ -61,7 +61,7 @@ def open_bare_weights(
     base = _own_settings(content) if config is None else _plain(config)
     model = base["model"] if isinstance(base.get("model"), Mapping) else {}
     values = {**base, "model": {**model, **sizes, "weights": str(path.resolve())}}
-    chosen = config_from_mapping(values, overrides, origin=config or path.name)
+    chosen = config_from_mapping(values, overrides, origin=config or path.name, new_data=True)
     assert isinstance(chosen, PointPretrainingConfig)
     if chosen.data.feature_dim != feature_dim:
         raise ConfigError(

@@ -30,6 +30,7 @@ from dbbd_cli.engine.state import TrainState
 from dbbd_cli.engine.trainer import Trainer
 from dbbd_cli.errors import CheckpointError, ConfigError, DiskError
 from dbbd_cli.files import write_text
+from dbbd_cli.metrics import cost, superlative
 from dbbd_cli.model.safe_load import reason_of
 from dbbd_cli.paths import resume_command, shown_path
 from dbbd_cli.progress import Progress
@@ -41,8 +42,9 @@ from dbbd_cli.services.resume_checks import (
     tell_of_runtime,
     tell_of_schedule,
 )
-from dbbd_cli.services.session import OpenedRun, build_task, describe, open_run, show_facts
-from dbbd_cli.services.training import check_room, expected_bytes, run_to_the_end
+from dbbd_cli.services.session import OpenedRun, build_task, describe, open_run, show_facts, value_at
+from dbbd_cli.services.training import check_room, expected_bytes, is_finished, run_to_the_end
+from dbbd_cli.text import counted
 
 
 def continue_run(
@@ -91,7 +93,7 @@ def _continue_in_new_folder(
         raise
     progress.line(
         f"{shown_path(run.path)} is not the newest checkpoint of its run, "
-        f"so it goes on in a new folder: {shown_path(folder)}"
+        f"so it continues in a new folder: {shown_path(folder)}"
     )
     with locked(folder):
         return _continue_here(run, folder, overrides, force, progress, command)
@@ -110,7 +112,7 @@ def _carry_best_over(run: OpenedRun, folder: Path, progress: Progress) -> bool:
         pass
     if state.best_epoch:
         progress.line(
-            f"The weights of epoch {state.best_epoch}, best so far, are no longer there: the best starts anew."
+            f"The weights of epoch {state.best_epoch}, so far the best, are gone: the next epoch counts as the best."
         )
         run.checkpoint["state"]["best_value"] = math.inf
     return False
@@ -133,22 +135,27 @@ def _continue_here(
         ) from error
     if trainer.state.batch and batches_changed(run.checkpoint["config"]["training"], config):
         raise ConfigError(
-            f"{shown_path(run.path)} is in the middle of an epoch, where batches cannot change their size",
+            f"{shown_path(run.path)} is in the middle of an epoch, where the batch size cannot change",
             hint="leave out training.batch_size and training.accumulate_batches until the epoch has ended",
         )
     done = len(trainer.state.history)
     if config.training.epochs < done:
         raise ConfigError(
-            f"training.epochs: {config.training.epochs} is less than the {done} epochs that are done",
-            hint=f"give more than {done} to go on",
+            f"training.epochs: {config.training.epochs} is less than the {counted(done, 'epoch')} already trained",
+            hint=f"give more than {done} to train further",
         )
     with supervised(task):
         check_proof(trainer, run.checkpoint, overrides, force, progress)
     tell_of_runtime(run.recorded, runtime, progress)
+    metric_before = value_at(run.checkpoint["config"], "checkpoint.metric") or "loss"  # earlier versions had no other
+    metric_changed = metric_before != task.monitor and bool(trainer.state.history)
+    is_best = metric_changed and _judge_by_new_metric(trainer, metric_before, progress)
     _extend(trainer.state, overrides)
     tell_of_schedule(run.checkpoint["config"]["training"], config, progress)
     run.checkpoint.clear()  # half a gigabyte for qr_cnn
     check_room(trainer, folder)
+    if metric_changed:
+        trainer.save(folder, best=is_best and config.checkpoint.save_best)
     with stop_on_signals(progress) as stop:
         return _train_on(run, trainer, folder, progress, command, stop)
 
@@ -164,20 +171,41 @@ def _train_on(
         write_environment(folder, command, runtime)
     except OSError as error:
         raise disk_error(error, folder, expected_bytes(trainer)) from error
-    show_facts(facts, progress, run=folder)
-    state, epochs = trainer.state, config.training.epochs
-    done = len(state.history)
-    if state.epoch > epochs or state.stopped_early:
-        how = (
-            f"stopped early after {done} of {epochs} epochs"
-            if state.stopped_early
-            else f"has finished its {done} epochs"
-        )
-        progress.line(f"The run {how}. To go on: {resume_command(folder, '--epochs', 'N')}")
-    else:
-        where = f", batch {state.batch}" if state.batch else ""
-        progress.line(f"Continuing with epoch {state.epoch} of {epochs}{where}, from {run.path.name}")
+    if not is_finished(trainer.state, config):
+        show_facts(facts, progress, run=folder)
+        progress.line(f"Continuing with {_next_of(trainer)}, from {run.path.name}")
     return run_to_the_end(trainer, folder, facts, progress, command, stop)
+
+
+def _next_of(trainer: Trainer) -> str:
+    """What a run goes on with, in words."""
+    state, batches = trainer.state, len(trainer.task.loaders["train"])
+    where = f"epoch {state.epoch:,} of {trainer.config.training.epochs:,}"
+    if state.batch == batches:
+        return f"the validation of {where}"
+    return f"{where}, batch {state.batch + 1:,} of {batches:,}" if state.batch else where
+
+
+def _judge_by_new_metric(trainer: Trainer, before: str, progress: Progress) -> bool:
+    """Judges the epochs so far by the metric that decides from now on; returns whether the checkpoint is now the best.
+
+    Raises:
+        ConfigError: they were not measured by it.
+    """
+    metric, state, training = trainer.task.monitor, trainer.state, trainer.config.training
+    values = [row["val"].get(metric) for row in state.history]
+    if None in values:
+        raise ConfigError(
+            f"checkpoint.metric: {metric} is not among the metrics of the epochs so far",
+            hint=f"keep {before}, or start a new run with dbbd train",
+        )
+    costs = [cost(metric, value) for value in values]
+    is_best = state.judge_again(costs, training.early_stopping_patience, training.early_stopping_min_delta)
+    progress.line(
+        f"From now on, the best epoch is the one with the {superlative(metric)} validation {metric}, not {before}. "
+        f"Among the epochs whose weights are kept, that is epoch {state.best_epoch}."
+    )
+    return is_best
 
 
 def _set_damaged_aside(run: OpenedRun, folder: Path, progress: Progress) -> None:
@@ -193,7 +221,7 @@ def _set_damaged_aside(run: OpenedRun, folder: Path, progress: Progress) -> None
             places = (damaged_path(path, number) for number in count(1))
             aside = next(place for place in places if not os.path.lexists(place))
             path.rename(aside)
-            progress.line(f"The damaged {name} is kept as {aside.name}.")
+            progress.line(f"The damaged {name} was renamed to {aside.name}.")
 
 
 def _extend(state: TrainState, overrides: Sequence[Override]) -> None:

@@ -62,7 +62,7 @@ def evaluate(
     """
     progress = progress or Silent()
     if split not in ("train", "val", "test"):
-        raise ConfigError(f"--split: {split!r} is no split", hint="choose one of: train, val, test")
+        raise ConfigError(f"--split: {split!r} is not a split", hint="choose one of: train, val, test")
     if target.is_file() and not (target.parent / SPLITS).exists():
         bare = open_bare_weights(target, config=config, overrides=overrides, progress=progress)
         settings: Config = bare.config

@@ -21,6 +21,7 @@ from dbbd_cli.model.dbbd_encoder import DbbdEncoder
 from dbbd_cli.model.linear_probe import confusion_counts, fit_probe, segmentation_scores
 from dbbd_cli.progress import Progress
 from dbbd_cli.services.point_labels import EMPTY, LabelCensus, label_census, without_ignored
+from dbbd_cli.services.probe_comparison import compare
 from dbbd_cli.tasks.point_batches import PointBatch
 from dbbd_cli.tasks.point_pretraining import PointPretraining, make_network
 
@@ -125,12 +126,17 @@ def run_probes(
     del features
 
     confusions = [torch.zeros(len(labels), len(labels), dtype=torch.int64) for _ in probes]
+    counts: dict[str, list[np.ndarray]] = {name: [] for name, _ in extracts}
     with progress.phase(f"Probe: {split} scenes", num_test, unit="scenes") as bar:
         for scene in _scenes(task, split, ignored):
             known = _labelled(scene, None, task.config.seed, 0)
             truth = _class_of(scene, known, labels)
-            for confusion, probe, (_, extract) in zip(confusions, probes, extracts, strict=True):
-                confusion += confusion_counts(probe.predict(extract(scene).cpu()[known]), truth, len(labels))
+            for confusion, probe, (name, extract) in zip(confusions, probes, extracts, strict=True):
+                of_scene = confusion_counts(probe.predict(extract(scene).cpu()[known]), truth, len(labels))
+                confusion += of_scene
+                if len(known):
+                    sums = (of_scene.diagonal(), of_scene.sum(dim=1), of_scene.sum(dim=0))
+                    counts[name].append(torch.stack(sums).numpy())
             bar.advance()
     return {
         "train_scenes": num_trained,
@@ -142,6 +148,7 @@ def run_probes(
             {"name": name, "dim": len(probe.mean), **asdict(segmentation_scores(confusion))}
             for (name, _), probe, confusion in zip(extracts, probes, confusions, strict=True)
         ],
+        **compare({name: np.stack(values) for name, values in counts.items()}, task.config.seed),
     }, ""
 
 

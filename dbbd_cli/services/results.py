@@ -31,6 +31,23 @@ class RunFacts:
     """Batches in each split."""
     skipped: int = 0
     """Files left out because they could not be read."""
+    limited_from: dict[str, int] = field(default_factory=dict)
+    """Samples that there were in each split that a limit of the configuration cut short."""
+    small_mode: str = ""
+    """What `small_mode` set, in words."""
+
+    def samples_in_words(self) -> str:
+        """The samples of each split, and of how many they are where there were more."""
+        total = {split: f" of {count:,}" for split, count in self.limited_from.items()}
+        return " / ".join(f"{count:,}{total.get(split, '')} {split}" for split, count in self.samples.items())
+
+
+@dataclass(frozen=True)
+class BestValue:
+    """The best value that a metric had in a run."""
+
+    epoch: int
+    value: float
 
 
 @dataclass(frozen=True)
@@ -43,15 +60,21 @@ class TrainResult:
     """Epochs finished since the run began."""
     seconds: float
     """Training time since the run began, interruptions left out."""
+    metric: str
+    """The validation metric that decided which epoch is best (`checkpoint.metric`)."""
     best_epoch: int
     best: dict[str, float]
     """Validation metrics of the best epoch."""
+    best_values: dict[str, BestValue]
+    """The best value that any epoch reached of each metric that sums it up: maybe not in the best epoch."""
     best_model: Path | None
     checkpoint: Path
     plots: list[Path] = field(default_factory=list)
     stopped_early: bool = False
     skipped_steps: int = 0
     """Steps whose loss or gradient was not finite, and that were left out."""
+    finished_before: bool = False
+    """Whether there was nothing left to train: the run that was resumed had finished already."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Going on with a run that was stopped, or extending one that was done.
+"""Continue a run that was stopped, or extend a finished one.
 
 PyTorch is imported inside the function: it takes seconds to load, and that a folder is in use is told before.
 """
@@ -32,7 +32,7 @@ def resume(
     Args:
         target: a run folder, or a checkpoint file inside one.
         overrides: settings that replace those of the run, such as more epochs.
-        force: whether to go on even where data, code or device give another loss than the checkpoint was written with.
+        force: whether to continue even where data, code or device give another loss than that in the checkpoint.
         progress: shows bars and lines; nothing is shown by default.
         command: the command line, for the record.
 
@@ -46,7 +46,7 @@ def resume(
         raise CheckpointError(f"{target} does not exist", hint="give a run folder, or a .pth file inside one")
     if not (folder / SPLITS).exists():
         raise CheckpointError(
-            f"{target} is not in a run folder: there is no {SPLITS} beside it",
+            f"{target} is not in a run folder: there is no {SPLITS} next to it",
             hint="give a run folder, or a .pth file inside one",
         )
     with locked(folder):
@@ -56,7 +56,7 @@ def resume(
             return continue_run(target, overrides=overrides, force=force, progress=progress, command=command)
         except KeyboardInterrupt as error:
             raise StoppedError(
-                "stopped before the first step; the run is as it was",
+                "Stopped before the first step; the run is unchanged.",
                 signal_number=signal_of(error),
                 hint=f"continue with: {resume_command(folder)}",
             ) from error

@@ -27,7 +27,7 @@ def check_proof(
     proof, saved = checkpoint["proof"], checkpoint["config"]
     if proof is None:
         progress.line(
-            "The checkpoint carries no proof: the batch that comes next could not be made when it was written."
+            "Resume not verified: this checkpoint has no replay check, because its next batch could not be loaded."
         )
         return
     changed = [o.key for o in overrides if o.key.split(".")[0] in ("data", "model", "loss")]
@@ -37,20 +37,20 @@ def check_proof(
         if key not in _HARMLESS and value_at(saved, key) != value_at(to_plain(trainer.config), key)
     ]
     if changed:
-        progress.line(f"Whether this is still the same run was not checked, since {', '.join(changed)} was changed.")
+        progress.line(f"Resume not verified, because {', '.join(changed)} changed.")
         return
     try:
         check(trainer.task, trainer.runtime, proof)
     except CheckpointError as error:
         if not force:
             raise
-        progress.warn(f"{error.message}. Going on, as --force says.")
+        progress.warn(f"{error.message}. Continuing because of --force.")
         return
     before, now = proof.get("precision"), str(trainer.runtime.dtype)
     if before is not None and before != now and "runtime" not in checkpoint:
         progress.warn(
-            f"the run was trained in {printable(before[:40])} so far, and continues in {now} here. To keep to "
-            "one, set run.precision to fp32 or bf16"
+            f"the run was trained in {printable(before[:40])} so far, and continues in {now} here. To keep one, "
+            "set run.precision to fp32 or bf16"
         )
 
 
@@ -98,8 +98,8 @@ def tell_of_config(run: OpenedRun, overrides: Sequence[Override], progress: Prog
     if others:
         more = f", and {len(others) - 3} more" if len(others) > 3 else ""
         progress.warn(
-            f"{CONFIG} is not the configuration of {run.path.name}, which counts: {'; '.join(others[:3])}{more}. "
-            "Settings are changed with --set"
+            f"{CONFIG} differs from the configuration in {run.path.name}, which is used: "
+            f"{'; '.join(others[:3])}{more}. Change settings with --set"
         )
 
 
@@ -125,6 +125,6 @@ def tell_of_schedule(made_with: Mapping[str, Any], config: Config, progress: Pro
     now = config.training
     if now.scheduler == "cosine" and now.scheduler_epochs is None and now.epochs != made_with["epochs"]:
         progress.line(
-            f"The cosine schedule was made for another number of epochs ({made_with['epochs']}): this run will not "
-            f"equal one of {now.epochs} epochs in one go. For that, set training.scheduler_epochs from the start."
+            f"The cosine schedule was planned for {counted(made_with['epochs'], 'epoch')}: this run will differ from "
+            f"an uninterrupted {now.epochs}-epoch run. To avoid that, set training.scheduler_epochs from the start."
         )

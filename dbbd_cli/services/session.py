@@ -104,9 +104,9 @@ def open_run(
         message = f"{folder / SPLITS} is not the one that {path.name} was made with: samples could change their split"
         if not force:
             raise CheckpointError(
-                message, hint="restore it from a copy of the run folder, or use resume --force to go on with it"
+                message, hint="restore it from a copy of the run folder, or use it anyway with resume --force"
             )
-        progress.warn(f"{message}. Going on, as --force says.")
+        progress.warn(f"{message}. Continuing because of --force.")
     precision_given = any(override.key in ("run", "run.precision") for override in overrides)
     kept_runtime = None if precision_given else recorded
     return OpenedRun(folder, path, checkpoint, config, position, manifest, recorded, kept_runtime)
@@ -125,8 +125,8 @@ def _with_own_cache(config: Config, overrides: Sequence[Override], progress: Pro
     ):
         return config
     progress.line(
-        f"{printable(folder)}, the data.cache_dir of the run, is no cache of dbbd on this machine: the usual one is "
-        "used. To keep it, add --set data.cache_dir=DIR"
+        f"{printable(folder)}, the data.cache_dir of the run, is not a dbbd cache on this machine; using the default. "
+        "To use another, add --set data.cache_dir=DIR"
     )
     return config.model_copy(update={"data": config.data.model_copy(update={"cache_dir": None})})
 
@@ -137,7 +137,7 @@ def _refuse_fixed(made_with: Mapping[str, Any], overrides: Sequence[Override], s
     changed = [override for override in fixed if value_at(made_with, override.key) != override.value]
     if changed:
         raise ConfigError(
-            "a setting that the run was made with cannot be changed afterwards",
+            "this setting cannot change after a run has started",
             details=[f"{o.origin}: {o.key} was {value_at(made_with, o.key)!r}" for o in changed],
             hint="leave it out, or start a new run with dbbd train",
         )
@@ -251,23 +251,40 @@ def describe(config: Config, task: Task, runtime: Runtime, manifest: Manifest) -
         samples=samples,
         batches={split: -(-count // config.training.batch_size) for split, count in samples.items()},
         skipped=len(manifest.skipped),
+        limited_from=dict(manifest.limited_from),
+        small_mode=_small_mode(config, manifest) if isinstance(config, PointPretrainingConfig) else "",
     )
+
+
+def _small_mode(config: PointPretrainingConfig, manifest: Manifest) -> str:
+    """What small mode set to some effect, in words; empty where it set nothing."""
+    keys = config.set_by_small_mode
+    parts = {
+        "fewer scenes": any(f"data.max_{split}_scenes" in keys for split in manifest.limited_from),
+        f"batches of {config.training.batch_size}": "training.batch_size" in keys,
+        f"a network of {config.model.hidden_dim} channels": any(key.startswith("model.") for key in keys),
+        f"{config.loss.point_samples:,} points compared per batch": "loss.point_samples" in keys,
+        "no loading processes": "data.num_workers" in keys,
+    }
+    return ", ".join(words for words, holds in parts.items() if holds)
 
 
 def show_facts(facts: RunFacts, progress: Progress, *, run: Path | None = None) -> None:
     """Shows the header of a run."""
     rows = {
         "Data": facts.data,
-        facts.noun.capitalize(): " / ".join(f"{count:,} {split}" for split, count in facts.samples.items()),
+        facts.noun.capitalize(): facts.samples_in_words(),
         "Batches": " / ".join(f"{count:,} {split}" for split, count in facts.batches.items()),
         "Model": f"{facts.model}, {facts.parameters:,} parameters, {facts.size_mb:.2f} MB",
         "Device": facts.device,
         "Precision": facts.precision,
     }
+    if facts.small_mode:
+        rows["Small mode"] = facts.small_mode
     if facts.synthetic:
-        rows = {"SYNTHETIC": "made-up data: no number of this run says anything about real data", **rows}
+        rows = {"SYNTHETIC": "the numbers of this run say nothing about real data", **rows}
     if facts.skipped:
-        rows["Left out"] = f"{facts.skipped:,}, listed with the reasons in {SPLITS}"
+        rows["Left out"] = f"{facts.skipped:,}; see {SPLITS} for the reasons"
     if run is not None:
         rows["Run folder"] = shown_path(run)
     progress.facts("Run", rows)

@@ -29,6 +29,7 @@ from dbbd_cli.services.smoke_progress import InterruptingBars, OnlyBars
 from dbbd_cli.services.train import train
 from dbbd_cli.services.training import note_synthetic
 from dbbd_cli.services.validate import validate
+from dbbd_cli.text import counted
 
 CONFIGS = {"image_classification": "smoke_qr", "dbbd": "smoke_dbbd"}
 """The shipped configuration that each task is tried with."""
@@ -176,7 +177,7 @@ class _Trial:
         self.whole = train(self._config(f"{self.task}-whole"), progress=self.progress)
         loss, accuracy = self.whole.best["loss"], self.whole.best.get("accuracy")
         shown = "" if accuracy is None else f", accuracy {accuracy:.1%}"
-        return f"{self.epochs} epochs, best validation loss {loss:.4f}{shown}"
+        return f"{counted(self.epochs, 'epoch')}; best epoch: validation loss {loss:.4f}{shown}"
 
     def _interrupt(self) -> str:
         config = self._config(f"{self.task}-interrupted")
@@ -188,12 +189,12 @@ class _Trial:
             if bars.left > 0 or stopped.exit_code != ExitCode.INTERRUPTED:
                 raise  # not the planned signal
             (self.interrupted,) = self.folder.glob(f"*-{self.task}-interrupted")
-            return stopped.message
+            return stopped.message.rstrip(".")
         raise _FailedError("Ctrl-C did not stop the run")
 
     def _resume(self) -> str:
         result = resume(self.interrupted, progress=self.progress)
-        _check(result.epochs == self.epochs, f"{result.epochs} epochs instead of {self.epochs}")
+        _check(result.epochs == self.epochs, f"{counted(result.epochs, 'epoch')} instead of {self.epochs}")
         return f"went on to epoch {result.epochs}"
 
     def _compare(self) -> str:
@@ -215,7 +216,7 @@ class _Trial:
         found = result.report["num_samples"]
         _check(found == expected, f"{found} samples, not {expected}")
         _check_written(result.files)
-        return f"{expected} test sample{'' if expected == 1 else 's'}, {len(result.files)} files"
+        return f"{counted(expected, 'test sample')}, {counted(len(result.files), 'file')}"
 
     def _plot(self) -> str:
         files = plot([self.whole.run, self.interrupted], out=self.folder).files

@@ -19,19 +19,23 @@ from dbbd_cli.engine.failures import supervised
 from dbbd_cli.engine.run_folder import CONFIG, SPLITS, RunLog, create_run_folder, locked
 from dbbd_cli.engine.runtime import MIB, peak_memory_mb, seed_everything
 from dbbd_cli.engine.signals import StopRequest, stop_on_signals
+from dbbd_cli.engine.state import TrainState
 from dbbd_cli.engine.trainer import Trainer, fit
 from dbbd_cli.errors import DataError, DbbdError, DiskError, StoppedError
 from dbbd_cli.files import nearest_existing, write_text
+from dbbd_cli.metrics import best_of
 from dbbd_cli.paths import resume_command
 from dbbd_cli.progress import Progress
 from dbbd_cli.report.history import training_history
 from dbbd_cli.report.run import read_run
 from dbbd_cli.report.save import save_figure
-from dbbd_cli.services.results import Forecast, RunFacts, TrainResult
+from dbbd_cli.services.results import BestValue, Forecast, RunFacts, TrainResult
 from dbbd_cli.services.session import build_task, describe, show_facts
 from dbbd_cli.stopping import signal_of
+from dbbd_cli.tasks.base import Task
 
 SYNTHETIC_NOTE = "SYNTHETIC_DATA.txt"
+FIGURE = "training_history.png"
 
 
 def train_new_run(config: Config, manifest: Manifest, progress: Progress, command: Sequence[str]) -> TrainResult:
@@ -109,8 +113,8 @@ def check_room(trainer: Trainer, folder: Path) -> None:
 
 
 def note_synthetic(folder: Path) -> None:
-    """Leaves a word in a folder whose numbers come from made-up data."""
-    write_text(folder / SYNTHETIC_NOTE, "The data of this run is made up: no number here tells of real data.\n")
+    """Leaves a note in a folder whose numbers come from synthetic data."""
+    write_text(folder / SYNTHETIC_NOTE, "The data of this run is synthetic: its numbers say nothing about real data.\n")
 
 
 def run_to_the_end(
@@ -118,6 +122,7 @@ def run_to_the_end(
 ) -> TrainResult:
     """Trains from wherever the trainer is to the last epoch; then draws the plots and sums up."""
     state, config = trainer.state, trainer.config
+    finished_before = is_finished(state, config)
     go_on = f"continue with: {resume_command(folder)}"
     log: RunLog | None = None
     try:
@@ -139,12 +144,16 @@ def run_to_the_end(
                 error.hint = f"{error.hint}; then {go_on}" if error.hint else go_on
                 raise
         best = dict(state.history[state.best_epoch - 1]["val"])
-        log.hyperparameters(_flat(to_plain(config)), best)
-        log.text(f"done after {state.seconds:.0f} s; best epoch {state.best_epoch}")
-        plots = _plots(folder, progress) if config.run.plots and not stop else []
+        figure = folder / FIGURE
+        if finished_before and (figure.exists() or not config.run.plots):
+            plots = [figure] if figure.exists() else []
+        else:
+            log.hyperparameters(_flat(to_plain(config)), best)
+            log.text(f"done after {state.seconds:.0f} s; best epoch {state.best_epoch}")
+            plots = _plots(folder, progress) if config.run.plots and not stop else []
         if stop.signal_number is not None:
             raise StoppedError(
-                "stopped; the training is done and everything is saved", signal_number=stop.signal_number, hint=go_on
+                "Stopped after the last epoch; everything is saved.", signal_number=stop.signal_number, hint=go_on
             )
     except BaseException as error:
         if log is not None:
@@ -154,8 +163,7 @@ def run_to_the_end(
             raise disk_error(error, folder, expected_bytes(trainer)) from error
         if isinstance(error, KeyboardInterrupt):
             raise StoppedError(
-                f"stopped at once, in epoch {state.epoch} after step {state.step}; what came after the last checkpoint "
-                "is lost",
+                f"Stopped at once, in epoch {state.epoch}; the steps since the last checkpoint are lost.",
                 signal_number=signal_of(error),
                 hint=go_on,
             ) from error
@@ -169,19 +177,33 @@ def run_to_the_end(
         facts=facts,
         epochs=len(state.history),
         seconds=state.seconds,
+        metric=trainer.task.monitor,
         best_epoch=state.best_epoch,
         best=best,
+        best_values=_best_values(trainer.task, state),
         best_model=folder / BEST if (folder / BEST).exists() else None,
         checkpoint=folder / NEWEST,
         plots=plots,
         stopped_early=state.stopped_early,
         skipped_steps=state.skipped_steps,
+        finished_before=finished_before,
     )
+
+
+def is_finished(state: TrainState, config: Config) -> bool:
+    """Whether there is nothing left to train."""
+    return state.epoch > config.training.epochs or state.stopped_early
+
+
+def _best_values(task: Task, state: TrainState) -> dict[str, BestValue]:
+    """The best value that any epoch reached, of the metrics that sum up an epoch and the one that decides."""
+    found = {name: best_of(name, state.history) for name in dict.fromkeys([*task.headline, task.monitor])}
+    return {name: BestValue(*best) for name, best in found.items() if best is not None}
 
 
 def _plots(folder: Path, progress: Progress) -> list[Path]:
     try:
-        return [save_figure(training_history([read_run(folder)]), folder / "training_history.png")]
+        return [save_figure(training_history([read_run(folder)]), folder / FIGURE)]
     except DbbdError as error:  # the training is done, and its result must not be lost for a picture
         progress.warn(f"no figures were drawn: {error.message}")
         return []

@@ -25,8 +25,9 @@ def classification_report(
     """Computes loss, accuracy, per-class scores, confusion matrix, ranking scores, curves and calibration.
 
     With two classes, ranking scores are those of the positive class; with more, the mean over classes, each against
-    the rest. A class without samples has no ranking score (None) and is left out of such means. With very many classes
-    there is no confusion matrix (None).
+    the rest. A class without samples has no ranking score (None) and is left out of such means. One that is not
+    predicted either is left out of macro means, as in the F1 of training. With very many classes there is no confusion
+    matrix (None).
 
     Args:
         logits: `(N, K)`.
@@ -44,13 +45,13 @@ def classification_report(
     probabilities = F.softmax(logits, dim=1)
     predicted = logits.argmax(dim=1)
     num_classes = len(classes)
+    functions = {
+        "precision": metrics.multiclass_precision,
+        "recall": metrics.multiclass_recall,
+        "f1": metrics.multiclass_f1_score,
+    }
     scores = {
-        name: function(predicted, labels, num_classes, average="none").tolist()
-        for name, function in (
-            ("precision", metrics.multiclass_precision),
-            ("recall", metrics.multiclass_recall),
-            ("f1", metrics.multiclass_f1_score),
-        )
+        name: function(predicted, labels, num_classes, average="none").tolist() for name, function in functions.items()
     }
     support = torch.bincount(labels, minlength=num_classes)
     confusion = None
@@ -76,7 +77,10 @@ def classification_report(
             {"class": name, **{score: values[k] for score, values in scores.items()}, "support": int(support[k])}
             for k, name in enumerate(classes)
         ],
-        "macro": {score: float(np.mean(values)) for score, values in scores.items()},
+        "macro": {
+            name: float(function(predicted, labels, num_classes, average="macro"))
+            for name, function in functions.items()
+        },
         "weighted": {score: float(np.average(values, weights=support.numpy())) for score, values in scores.items()},
         "confusion_matrix": confusion,
         "roc_auc": float(np.mean(areas)) if areas else None,

@@ -16,8 +16,9 @@ from dbbd_cli.data.image_manifest import prepare_manifest
 from dbbd_cli.data.loader import BatchLoader
 from dbbd_cli.data.split import Manifest
 from dbbd_cli.errors import ConfigError
-from dbbd_cli.model.classifier import Classifier, build_network
+from dbbd_cli.model.classifier import Classifier, build_network, macro_f1
 from dbbd_cli.progress import Progress
+from dbbd_cli.text import counted
 
 # The statistics of ImageNet, for red, green and blue.
 MEAN = (0.485, 0.456, 0.406)
@@ -38,7 +39,6 @@ class ImageClassification:
         progress: told of images that are prepared.
     """
 
-    monitor = "loss"
     noun = "images"
     headline = ("loss", "accuracy")
     saves_memory = (
@@ -126,8 +126,11 @@ class ImageClassification:
         )
 
     def summarise(self, sums: Mapping[str, float], num_samples: int) -> dict[str, float]:
-        """Mean loss, and accuracy, over samples."""
-        return {"loss": sums["loss"] / num_samples, "accuracy": sums["accuracy"] / num_samples}
+        """Mean loss and accuracy over samples, and of what was not trained on the mean F1 over classes."""
+        metrics = {"loss": sums["loss"] / num_samples, "accuracy": sums["accuracy"] / num_samples}
+        if "f1_0" in sums:
+            metrics["f1"] = macro_f1([sums[f"f1_{place}"] for place in range(2 * len(self.manifest.classes))])
+        return metrics
 
     def warning(self, metrics: Mapping[str, float]) -> str:
         """Nothing to tell: loss and accuracy speak for themselves."""
@@ -137,6 +140,11 @@ class ImageClassification:
         """Paths or URLs of the batch's images."""
         samples = self.manifest.of(split)
         return [samples[index].key for index in batch.samples.tolist()]
+
+    @property
+    def monitor(self) -> str:
+        """The metric of the configuration."""
+        return self.config.checkpoint.metric
 
     @property
     def model_name(self) -> str:
@@ -153,7 +161,7 @@ class ImageClassification:
             "folder": f"images of {data.path}",
             "classes": "images of a folder for each class",
         }
-        return f"{where[data.source]} ({len(classes):,} classes: {_named(classes)})"
+        return f"{where[data.source]} ({counted(len(classes), 'class')}: {_named(classes)})"
 
     @property
     def positive_class(self) -> str | None:

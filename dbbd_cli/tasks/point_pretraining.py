@@ -41,7 +41,6 @@ class PointPretraining:
         CheckpointError: `model.weights` does not fit.
     """
 
-    monitor = "loss"
     noun = "scenes"
     headline = ("loss", "point_top1")
     saves_memory = "set model.gradient_checkpointing=true, or start a run with a smaller training.batch_size"
@@ -153,13 +152,17 @@ class PointPretraining:
         return torch.cat(columns, dim=1)
 
     def summarise(self, sums: Mapping[str, float], num_samples: int) -> dict[str, float]:
-        """Means over scenes; those of a level over the scenes of the batches that had it."""
+        """Means over scenes; those of a level over the scenes of the batches that had it.
+
+        `region_top1` is the mean of the top-1 accuracies of the levels.
+        """
         means = {}
         for name, value in sums.items():
             level = name.rpartition("_level_")[2] if "_level_" in name else ""
             if not name.startswith("scenes_level_"):
                 means[name] = value / (sums[f"scenes_level_{level}"] if level else num_samples)
-        return means
+        levels = [value for name, value in means.items() if name.startswith("top1_level_")]
+        return {**means, "region_top1": sum(levels) / len(levels)} if levels else means
 
     def warning(self, metrics: Mapping[str, float]) -> str:
         """Tells of a collapse: features that are nearly the same for every point."""
@@ -171,7 +174,7 @@ class PointPretraining:
         else:
             return ""
         return (
-            f"the features are collapsing: {what}. What is learned will be of little use: try a lower "
+            f"the features are collapsing: {what}. They will be of little use: try a lower "
             "training.learning_rate, or a new run with more scenes per batch or another loss.temperature"
         )
 
@@ -179,6 +182,11 @@ class PointPretraining:
         """The scenes of the batch."""
         samples = self.manifest.of(split)
         return [samples[index].key for index in batch.samples.tolist()]
+
+    @property
+    def monitor(self) -> str:
+        """The metric of the configuration."""
+        return self.config.checkpoint.metric
 
     @property
     def model_name(self) -> str:
@@ -190,7 +198,7 @@ class PointPretraining:
     def data_description(self) -> str:
         """Where the scenes come from, in words."""
         data = self.config.data
-        where = "made-up furnished rooms" if data.path is None else f"scenes of {data.path}"
+        where = "synthetic furnished rooms" if data.path is None else f"scenes of {data.path}"
         return f"{where} (features: {', '.join(data.features)})"
 
     def class_name(self, label: int) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from dbbd_cli.services.results import RunFacts, TrainResult
+from dbbd_cli.services.results import BestValue, RunFacts, TrainResult
 
 RUN = Path("runs/20260131-120000-qr_cnn")
 FACTS = RunFacts(
@@ -27,8 +27,10 @@ TRAINED = TrainResult(
     facts=FACTS,
     epochs=10,
     seconds=444.0,
+    metric="loss",
     best_epoch=7,
-    best={"loss": 0.43215, "accuracy": 0.8013},
+    best={"loss": 0.43215, "accuracy": 0.8013, "f1": 0.7991},
+    best_values={"loss": BestValue(7, 0.43215), "accuracy": BestValue(9, 0.8227)},
     best_model=RUN / "best_model.pth",
     checkpoint=RUN / "ckpt.pth",
     plots=[RUN / "training_history.png"],
@@ -123,6 +125,11 @@ def pretraining(classes: list[str]) -> dict[str, object]:
             "test_points": 190_000,
             "classes": classes,
             "features": features,
+            "comparison": [
+                {"with": "random encoder", "miou_difference": 0.256, "low": 0.2, "high": 0.3, "better": "yes"},
+                {"with": "raw features", "miou_difference": -0.01, "low": -0.02, "high": 0.01, "better": "no"},
+            ],
+            "conclusion": "Pretraining beat a random encoder. Pretraining did not beat the raw features.",
         },
         "probe_missing": "",
         "efficiency": {

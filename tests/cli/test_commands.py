@@ -18,6 +18,11 @@ from dbbd_cli.services.results import EvaluateResult, Forecast, PlotResult, Smok
 Run = Callable[..., Any]
 
 
+@pytest.fixture(autouse=True)
+def _looks_like_a_run(tmp_path: Path) -> None:
+    (tmp_path / "ckpt.pth").touch()
+
+
 def test_train_merges_options_over_settings(run: Run, fake_service: Run) -> None:
     calls = fake_service("train", train=TRAINED)
     result = run(

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from dbbd_cli.cli import complete
+from dbbd_cli.cli.app import app
+from dbbd_cli.cli.complete import setting_of
 from dbbd_cli.config.shipped import shipped_configs
 
 
@@ -49,12 +53,12 @@ def test_targets(folder: Path) -> None:
 
 
 def test_keys_have_their_description() -> None:
-    offered = dict(complete.setting("training.l"))
+    offered = dict(setting_of("", "training.l"))
     assert set(offered) == {"training.learning_rate=", "training.label_smoothing="}
     assert offered["training.learning_rate="] == "learning rate after warm-up"
-    assert "data.augment.brightness=" in dict(complete.setting("data.augment."))
-    assert "seed=" in dict(complete.setting(""))
-    assert not any(value in ("data=", "data.split=") for value in dict(complete.setting("data")))
+    assert "data.augment.brightness=" in dict(setting_of("", "data.augment."))
+    assert "seed=" in dict(setting_of("", ""))
+    assert not any(value in ("data=", "data.split=") for value in dict(setting_of("", "data")))
 
 
 @pytest.mark.parametrize(
@@ -70,14 +74,52 @@ def test_keys_have_their_description() -> None:
     ],
 )
 def test_values(typed: str, offered: list[str]) -> None:
-    assert values(complete.setting(typed)) == offered
+    assert values(setting_of("", typed)) == offered
+
+
+def keys_for(*words: str) -> set[str]:
+    """The keys of a section that are offered for `--set data.` after these words, by the program itself."""
+    line = " ".join(["dbbd", *words, "--set", "data."])
+    environment = {"_DBBD_COMPLETE": "complete_zsh", "_TYPER_COMPLETE_ARGS": line}
+    result = CliRunner().invoke(app, [], env=environment, prog_name="dbbd")
+    return set(re.findall(r"data\.[a-z_.]+(?==)", result.output))
+
+
+def test_keys_are_those_of_the_task_that_the_line_names(folder: Path) -> None:
+    run = folder / "runs" / "20260101-000000-a"
+    run.mkdir(parents=True)
+    (run / "config.yaml").write_text("task: dbbd\nseed: 1\n", encoding="utf-8")
+    (folder / "mine.yaml").write_text("# mine\nseed: 3\ntask: 'image_classification'  # x\n", encoding="utf-8")
+    (folder / "odd.yaml").write_bytes(b"\xff task: dbbd\n")
+    images, scenes = "data.image_size", "data.max_depth"
+    for words, expected in (
+        (["train", "--config", "qr_cnn"], {images}),
+        (["train", "-c", "debug_local"], {scenes}),
+        (["train", "--config=smoke_dbbd.yaml", "--epochs", "3"], {scenes}),
+        (["train", "-c", "mine.yaml"], {images}),
+        (["resume", str(run)], {scenes}),
+        (["validate", str(run / "ckpt.pth")], {scenes}),
+        (["evaluate", "old.pth", "-c", "dbbd_scannet"], {scenes}),
+        (["train"], {images, scenes}),
+        (["train", "-c", "odd.yaml"], {images, scenes}),
+        (["train", "-c", "no-such-file.yaml"], {images, scenes}),
+        (["resume", "x" * 5000], {images, scenes}),
+    ):
+        assert {images, scenes} & keys_for(*words) == expected, words
+
+
+def test_the_values_of_a_key_are_those_of_the_task() -> None:
+    assert values(setting_of("dbbd", "checkpoint.metric=")) == [
+        f"checkpoint.metric={name}" for name in ("loss", "region_loss", "point_loss", "region_top1", "point_top1")
+    ]
+    assert "checkpoint.metric=f1" in values(setting_of("image_classification", "checkpoint.metric="))
 
 
 def test_values_that_are_paths(folder: Path) -> None:
     (folder / "pictures").mkdir()
     (folder / "urls.csv").touch()
-    assert values(complete.setting("data.path=p")) == [f"data.path=pictures{os.sep}"]
-    assert values(complete.setting("data.path=u")) == ["data.path=urls.csv"]
+    assert values(setting_of("", "data.path=p")) == [f"data.path=pictures{os.sep}"]
+    assert values(setting_of("", "data.path=u")) == ["data.path=urls.csv"]
 
 
 def test_folders(folder: Path) -> None:
@@ -88,7 +130,7 @@ def test_folders(folder: Path) -> None:
 
 @pytest.mark.parametrize("typed", ["~nobody-of-this-name/", "a\0b/", "/" + "x" * 5000 + "/"])
 def test_what_no_folder_can_be_called(folder: Path, typed: str) -> None:
-    assert complete.target(typed) == complete.folder(typed) == complete.setting(f"data.path={typed}") == []
+    assert complete.target(typed) == complete.folder(typed) == setting_of("", f"data.path={typed}") == []
 
 
 @pytest.mark.skipif(os.name == "nt", reason="links need a privilege there")
@@ -96,7 +138,7 @@ def test_a_link_to_a_name_that_is_too_long(folder: Path) -> None:
     (folder / "a").symlink_to("x" * 300)
     (folder / "ab").mkdir()
     assert values(complete.folder("a")) == ["ab/"]
-    assert values(complete.setting("data.path=a")) == ["data.path=a", "data.path=ab/"]
+    assert values(setting_of("", "data.path=a")) == ["data.path=a", "data.path=ab/"]
 
 
 def test_devices() -> None:

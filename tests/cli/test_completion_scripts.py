@@ -41,6 +41,7 @@ BASH_CASES = [
     (("dbbd", "train", "--set", "=", "data.source", "=", "fo"), ["folder"]),
     (("dbbd", "train", "--set", "data.source", "="), ["classes", "folder", "synthetic", "urls"]),
     (("dbbd", "train", "--set", "data.source", "=", "urls", ""), []),
+    (("dbbd", "train", "-c", "debug_local", "--set", "data.source", "="), ["folder", "synthetic"]),
 ]
 
 
@@ -95,6 +96,8 @@ def test_tab(shell: str, options: list[str], setup: str, process_environment: Ma
         ("tr", "<train><MARK>"),
         ("train --set training.lear", "<train><--set><training.learning_rate=MARK>"),
         ("train --set data.source=fo", "<train><--set><data.source=folder><MARK>"),
+        ("train -c debug_local --set data.max_d", "<train><-c><debug_local><--set><data.max_depth=MARK>"),
+        ("train -c qr_cnn --set data.max_d", "<train><-c><qr_cnn><--set><data.max_dMARK>"),
         ("train --config=qr_r", "<train><--config=qr_resnet18><MARK>"),
         ("evaluate conf", "<evaluate><configs/MARK>"),
     ):
@@ -105,13 +108,14 @@ def test_tab(shell: str, options: list[str], setup: str, process_environment: Ma
 
 def test_fish(process_environment: Mapping[str, str]) -> None:
     lines = ["dbbd tr", "dbbd train --config qr_r", "dbbd train --set data.source=fo", "dbbd train --config=qr_r"]
+    lines += ["dbbd train -c qr_cnn --set data.image_s", "dbbd train -c debug_local --set data.image_s"]
     script = "source completions/dbbd.fish\n" + "".join(f'complete -C "{line}"\n' for line in lines)
     process = subprocess.run(
         [need("fish"), "--no-config", "-c", script],
         env=process_environment, cwd=ROOT, capture_output=True, text=True, check=True,
     )  # fmt: skip
     offered = [line.split("\t")[0] for line in process.stdout.splitlines()]
-    assert offered == ["train", "qr_resnet18", "data.source=folder", "--config=qr_resnet18"]
+    assert offered == ["train", "qr_resnet18", "data.source=folder", "--config=qr_resnet18", "data.image_size="]
 
 
 def test_powershell(process_environment: Mapping[str, str]) -> None:

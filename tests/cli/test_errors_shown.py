@@ -42,8 +42,8 @@ def test_block(run: Run, fake_service: Run) -> None:
         (NotFiniteError("x"), 5, "not_finite"),
         (DiskError("x"), 6, "disk"),
         (InUseError("x"), 7, "in_use"),
-        (StoppedError("x", signal_number=signal.SIGINT), 130, "interrupted"),
-        (StoppedError("x", signal_number=signal.SIGTERM), 143, "terminated"),
+        (StoppedError("Stopped x", signal_number=signal.SIGINT), 130, "interrupted"),
+        (StoppedError("Stopped x", signal_number=signal.SIGTERM), 143, "terminated"),
         (DbbdError("x"), 1, "bug"),
     ],
 )
@@ -52,7 +52,7 @@ def test_exit_codes(error: DbbdError, code: int, kind: str, run: Run, fake_servi
     result = run(*TRAIN, "--json")
     assert result.exit_code == code
     assert json.loads(result.stdout)["error"]["kind"] == kind
-    assert result.stderr in ("Error: x\n", "Stopped: x\n")
+    assert result.stderr in ("Error: x\n", "Stopped x\n")
 
 
 def test_json(run: Run, fake_service: Run) -> None:
@@ -105,7 +105,7 @@ def test_interrupted_outside_training(run: Run, fake_service: Run) -> None:
     fake_service("train", train=KeyboardInterrupt())
     result = run(*TRAIN)
     assert result.exit_code == 130
-    assert result.stderr == "Stopped: interrupted; nothing more was saved\n"
+    assert result.stderr == "Stopped; nothing more was saved.\n"
 
 
 def test_control_codes_in_names_are_escaped(run: Run, fake_service: Run) -> None:
@@ -134,7 +134,7 @@ def test_a_link_that_leads_nowhere_is_not_offered_in_its_own_place(
         pytest.skip("links cannot be made here")
     result = run("resume", "run")
     assert result.exit_code == 4
-    assert result.stderr == "Error: run is a link to a place where nothing is\nCheck where it leads.\n"
+    assert result.stderr == "Error: run is a broken link\nCheck where it points.\n"
 
 
 def test_misspelt_key(run: Run) -> None:

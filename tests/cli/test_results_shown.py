@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from dbbd_cli.cli.options import ProgressStyle
 from dbbd_cli.cli.tables import forecast, smoke, train
 from dbbd_cli.cli.text import metric, metric_name
 from dbbd_cli.engine.epoch_table import describe_metric
-from dbbd_cli.services.results import EvaluateResult, Forecast, SmokeResult, SmokeStep
+from dbbd_cli.services.results import BestValue, EvaluateResult, Forecast, SmokeResult, SmokeStep
 
 WIDTHS = (40, 80, 120)
 FORECAST = Forecast(FACTS, 10, 444.0, 4440.0, 3000.0, 590.0, 2360.0, 400.0, 0.6931)
@@ -68,12 +69,29 @@ def test_train(show: Show) -> None:
         ("Parameters", "51,539,906"),
         ("Size", "196.61 MB"),
         ("Total time", "7.4 min"),
-        ("Best loss", "0.4321"),
-        ("Best accuracy", "80.13%"),
+        ("Best epoch", "7 (lowest validation loss)"),
+        ("Val. loss", "0.4321"),
+        ("Val. accuracy", "80.13% (highest: 82.27% in epoch 9)"),
         (f"dbbd evaluate {RUN}",),
         (f"dbbd resume {RUN} --epochs 20",),
     } <= lines
     assert "SYNTHETIC" in shown
+
+
+def test_the_metric_that_decides_is_shown_among_those_of_the_best_epoch(show: Show) -> None:
+    by_f1 = replace(TRAINED, metric="f1", best_values={**TRAINED.best_values, "f1": BestValue(7, 0.7991)})
+    lines = {tuple(re.split(r"\s\s+", line.strip())) for line in show(by_f1, train).splitlines()}
+    assert {("Best epoch", "7 (highest validation F1)"), ("Val. F1", "0.7991")} <= lines
+
+
+@pytest.mark.parametrize("width", [None, 40])
+def test_a_run_that_was_finished_before_says_just_that(width: int | None, show: Show) -> None:
+    shown = show(replace(TRAINED, finished_before=True), train, width)
+    assert " ".join(shown.split()) == (
+        f"This run has already finished its 10 epochs. To train it further: dbbd resume {RUN} --epochs 20"
+    )
+    early = show(replace(TRAINED, finished_before=True, stopped_early=True, epochs=1), train, width)
+    assert "This run stopped early, after 1 epoch." in " ".join(early.split())
 
 
 def test_files_get_text_only(show: Show) -> None:
@@ -134,6 +152,15 @@ def test_names_from_data_are_harmless(show: Show) -> None:
 
 def pretrained(classes: list[str], **changes: object) -> EvaluateResult:
     return EvaluateResult(RUN, RUN / "best_model.pth", {**pretraining(classes), **changes}, [RUN / "evaluation.json"])
+
+
+def test_the_table_says_whether_pretraining_beat_the_others(show: Show) -> None:
+    report = pretraining(["floor"])
+    for width in (None, 40):
+        shown = " ".join(re.sub(r"\x1b\[[0-9;]*m", "", show(pretrained(["floor"]), evaluate, width)).split())
+        assert "Pretraining beat a random encoder. Pretraining did not beat the raw features." in shown
+    earlier = {key: value for key, value in report["probe"].items() if key not in ("conclusion", "comparison")}  # type: ignore[attr-defined]
+    assert "Pretraining" not in show(pretrained(["floor"], probe=earlier), evaluate)
 
 
 def test_evaluation_of_pretraining(show: Show) -> None:
@@ -217,7 +244,7 @@ def test_smoke_tells_why_a_step_failed(width: int | None, show: Show) -> None:
     steps = [SmokeStep("t", "train", 1.0, True, "fine"), SmokeStep("t", "plot", 1.0, False, "no figure")]
     shown = show(SmokeResult(Path("runs/smoke"), "cuda:0 (a GPU)", "bf16", steps, 2.0), smoke, width)
     above = shown.split("Step")[0]
-    for words in ("on made-up data", "cuda:0 (a GPU)", "bf16"):
+    for words in ("on synthetic data", "cuda:0 (a GPU)", "bf16"):
         assert words in above
     assert "no figure" in shown
     assert "1 of 2 steps failed" in shown

@@ -91,7 +91,7 @@ def _assert_stopped(program: Program, number: int, place: Place) -> list[str]:
     assert "Traceback" not in said, said
     load_checkpoint(place.run / "ckpt.pth")
     command = ["resume", str(place.run.relative_to(place.folder))]
-    if len(said.splitlines()) == 1 and said.startswith("Stopped: interrupted"):
+    if len(said.splitlines()) == 1 and said.startswith("Stopped; nothing more was saved"):
         return command  # it had not yet looked at the command
     assert resume_commands(said) == [command], said
     return command

@@ -9,7 +9,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[2] / "dbbd_cli"
 LAYERS = {
-    "text": 0, "temporary": 0, "limits": 0,
+    "text": 0, "temporary": 0, "limits": 0, "metrics": 0,
     "errors": 1, "progress": 1, "files": 1, "paths": 1, "stopping": 1,
     "config": 2, "pickles": 2,
     "model": 3, "data": 3, "report": 3,

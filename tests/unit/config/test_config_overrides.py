@@ -173,3 +173,65 @@ def test_values_of_a_run_may_be_damaged() -> None:
 def test_resolved_values_are_accepted_as_they_are() -> None:
     config = config_from_mapping(VALUES, origin="test")
     assert config_from_mapping(to_plain(config), origin="test") == config
+
+
+@pytest.mark.parametrize(
+    ("settings", "source"),
+    [
+        (["data.path=pictures"], "folder"),
+        (["data.path=table.csv"], "urls"),
+        (["data.path=a-table-without-suffix"], "urls"),
+        (["data.path=folder.csv"], "folder"),
+        (["data.classes={a: x, b: y}"], "classes"),
+        (["data.classes.a=x", "data.classes.b=y"], "classes"),
+        ([], "synthetic"),
+        (["data.path=null"], "synthetic"),
+    ],
+)
+def test_where_the_data_is_implies_its_source(
+    settings: list[str], source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder.csv").mkdir()
+    (tmp_path / "a-table-without-suffix").touch()
+    (tmp_path / "mine.yaml").write_text("task: image_classification\n", encoding="utf-8")
+    overrides, told = [parse_override(text) for text in settings], []
+    for file in ("mine.yaml", "qr_cnn"):  # which says synthetic itself
+        assert load_config(file, overrides, told.append).data.source == source
+    key = settings[0].partition("=")[0].removesuffix(".a") if settings else ""
+    implied = [f"data.source is {source}, as {key} implies; qr_cnn says synthetic."]
+    assert told == ([] if source == "synthetic" else implied)
+
+
+def test_an_explicit_source_is_never_changed(tmp_path: Path) -> None:
+    path = parse_override("data.path=x")
+    for text in ("data.source=synthetic", "data.source=classes"):
+        with pytest.raises(ConfigError):
+            load_config("qr_cnn", [path, parse_override(text)])
+    file = tmp_path / "mine.yaml"
+    file.write_text("task: dbbd\ndata: {source: synthetic, path: x}\n", encoding="utf-8")
+    with pytest.raises(ConfigError) as caught:
+        load_config(str(file))
+    assert "leave source out to use your own data" in caught.value.details[0]
+    values = {"task": "dbbd", "data": {"source": "synthetic"}}
+    with pytest.raises(ConfigError):  # a run keeps its source
+        config_from_mapping(values, [path], origin="x")
+    assert config_from_mapping(values, [path], origin="x", new_data=True).data.source == "folder"
+
+
+def test_a_folder_of_scenes_implies_its_source() -> None:
+    assert load_config("debug_local", [parse_override("data.path=scenes.csv")]).data.source == "folder"
+    assert config_from_mapping({"task": "dbbd", "data": {"path": "x"}}, origin="x").data.source == "folder"
+
+
+@pytest.mark.parametrize(
+    ("task", "known"),
+    [
+        ("image_classification", "loss, accuracy, f1"),
+        ("dbbd", "loss, region_loss, point_loss, region_top1, point_top1"),
+    ],
+)
+def test_a_metric_that_the_task_does_not_have_is_answered_with_those_that_it_has(task: str, known: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        config_from_mapping({"task": task}, [parse_override("checkpoint.metric=auc")], origin="x")
+    assert f"expected one of: {known}" in caught.value.details[0]

@@ -39,6 +39,15 @@ def test_an_explicit_null_is_a_value_that_stays() -> None:
     assert config.data.max_val_scenes == 2
 
 
+def test_small_mode_knows_what_it_set() -> None:
+    config = checked(small_mode=True, model={"hidden_dim": 64}, training={"epochs": 3})
+    assert {"training.batch_size", "model.output_dim", "data.max_train_scenes"} <= config.set_by_small_mode
+    assert not {"model.hidden_dim", "training.epochs"} & config.set_by_small_mode, "it was written, though equal"
+    assert config.model_copy(update={"seed": 3}).set_by_small_mode == config.set_by_small_mode
+    assert checked().set_by_small_mode == frozenset()
+    assert config_from_mapping(to_plain(config), origin="x").set_by_small_mode == frozenset()
+
+
 def test_what_small_mode_fills_in_does_not_reach_other_configurations() -> None:
     before = {section: dict(settings) for section, settings in SMALL.items()}
     small = checked(small_mode=True)
@@ -117,7 +126,7 @@ def test_heads_divide_the_output_where_there_is_attention(heads: int, dim: int, 
 
 
 def test_rules_across_settings() -> None:
-    assert "expected null, because source is synthetic" in problem(data={"path": "scans"})
+    assert "expected null, because source is synthetic" in problem(data={"source": "synthetic", "path": "scans"})
     assert "greater than 0 where point_weight is 0" in problem(loss={"region_weight": 0, "point_weight": 0})
     assert "no pretrained weights to download" in problem(model={"weights": "default"})
     assert "at most learning_rate" in problem(training={"learning_rate": 1e-6})

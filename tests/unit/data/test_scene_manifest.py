@@ -121,6 +121,7 @@ def test_a_folder_that_is_not_divided_is_divided_by_the_shares_and_the_seed(tmp_
 def test_the_first_scenes_of_each_split_are_kept(tmp_path: Path) -> None:
     root = divided(tmp_path / "scenes", train=4, val=3, test=2)
     manifest = manifest_of(root, tmp_path / "cache", max_scenes={"train": 2, "val": None, "test": 1})
+    assert manifest.limited_from == {"train": 4, "test": 2}
     assert manifest.counts() == {"train": 2, "val": 3, "test": 1}
     assert keys(manifest, "train") == ["train/scene00.pkl", "train/scene01.pkl"]
 
@@ -307,6 +308,8 @@ def test_rooms_are_divided_like_scenes(tmp_path: Path) -> None:
     assert keys(rooms(seed=4), "train") != keys(manifest, "train")
     limited = rooms(max_scenes={"train": 1, "test": None})
     assert limited.counts() == {"train": 1, "val": 2, "test": 2}
+    assert limited.limited_from == {"train": 4}
+    assert rooms(max_scenes={"train": 4, "val": 50}).limited_from == {}
     assert keys(limited, "train") == keys(manifest, "train")[:1]
     (ref, *_) = refs_of(manifest, "val", None)
     assert ref.source == Room(3, int(keys(manifest, "val")[0][4:]), 1000)
@@ -323,7 +326,7 @@ def test_rooms_of_another_generator_are_not_taken_for_those_of_the_run(monkeypat
 def test_a_list_of_rooms_that_was_changed_is_refused(key: str) -> None:
     manifest = rooms()
     samples = (replace(manifest.samples[0], key=key, split="train"), *manifest.samples[1:])
-    with pytest.raises(DataError, match="is no made-up room"):
+    with pytest.raises(DataError, match="is not a synthetic room"):
         refs_of(replace(manifest, samples=samples), "train", None)
 
 

@@ -191,6 +191,38 @@ def test_loss_of_an_epoch_is_the_mean_over_samples_not_over_batches(tmp_path: Pa
     assert row["val"]["error"] == pytest.approx(10.0)
 
 
+class ScoredTask(LineTask):
+    """Its validation accuracy is what the test says, whatever was learned; the loss gets better all the time."""
+
+    monitor = "accuracy"
+
+    def __init__(self, accuracies: list[float]) -> None:
+        super().__init__()
+        self.accuracies = iter(accuracies)
+        self.accuracy = 0.0
+
+    def summarise(self, sums: Mapping[str, float], num_samples: int) -> dict[str, float]:
+        metrics = super().summarise(sums, num_samples)
+        if self.module.training:
+            self.accuracy = 0.0
+            return metrics
+        self.accuracy = self.accuracy or next(self.accuracies)
+        return {**metrics, "accuracy": self.accuracy}
+
+
+def test_the_best_epoch_and_early_stopping_follow_the_metric_that_decides(tmp_path: Path) -> None:
+    task, told = ScoredTask([0.5, 0.75, 0.75, 0.7, 0.99]), Records()
+    trainer = run(task, tmp_path, epochs=5, scheduler="none", early_stopping_patience=2, progress=told)
+    state = trainer.state
+    assert [row["best"] for row in state.history] == [True, True, False, False]
+    assert (state.best_epoch, state.best_value) == (2, -0.75)
+    losses = [row["val"]["loss"] for row in state.history]
+    assert losses == sorted(losses, reverse=True), "the loss alone would have chosen the last epoch"
+    assert len(load_checkpoint(tmp_path / "best_model.pth")["state"]["history"]) == 2
+    assert told.lines[0].split()[-4:] == ["val", "accuracy", "lr", "time"]
+    assert told.lines[-1] == "Early stopping: no better validation accuracy for 2 epochs"
+
+
 class Records(Silent):
     """Keeps what is told."""
 
@@ -650,7 +682,7 @@ def test_a_stop_while_a_batch_is_waited_for(tmp_path: Path, accumulate: int, fin
     task, stop = LineTask(), StopRequest()
     asked = AskedToStop(stop)
     task.loaders = {**task.loaders, "train": BatchLoader(asked, batch_size=4, shuffle=True, seed=1)}
-    with pytest.raises(StoppedError, match="after step 1; everything is saved"):
+    with pytest.raises(StoppedError, match=r"Stopped after step 1 of epoch 1; everything is saved\."):
         run(task, tmp_path, stop=stop, accumulate_batches=accumulate)
     saved = load_checkpoint(tmp_path / "ckpt.pth")
     assert (saved["state"]["step"], saved["state"]["batch"]) == (1, finished)

@@ -8,11 +8,13 @@ from urllib.error import URLError
 import pytest
 import torch
 from torch.nn import functional as F
+from torchmetrics.functional.classification import multiclass_f1_score
 
 from dbbd_cli.engine.efficiency import count_multiply_adds
 from dbbd_cli.engine.runtime import count_parameters, size_mb
+from dbbd_cli.engine.state import Sums
 from dbbd_cli.errors import CheckpointError, ConfigError
-from dbbd_cli.model.classifier import Classifier, build_network, load_weights
+from dbbd_cli.model.classifier import Classifier, build_network, load_weights, macro_f1
 from dbbd_cli.model.qr_cnn import QrCnn
 
 
@@ -73,6 +75,24 @@ def test_loss_is_smoothed_only_while_training() -> None:
     smoothed = Classifier(torch.nn.Flatten(), label_smoothing=0.3).train()
     flat = torch.randn(4, 2, 1, 1)
     assert torch.allclose(smoothed(flat, labels).loss, F.cross_entropy(flat.flatten(1), labels, label_smoothing=0.3))
+
+
+@pytest.mark.parametrize("num_classes", [2, 7])
+def test_f1_is_that_of_all_samples_whatever_batches_they_came_in(num_classes: int) -> None:
+    generator = torch.Generator().manual_seed(3)
+    # The last class neither occurs nor is predicted, and the one before it is predicted only.
+    logits = torch.randn(50, num_classes, generator=generator)
+    logits[:, -1] = -10.0
+    labels = torch.randint(0, max(1, num_classes - 2), (50,), generator=generator)
+    classifier, sums = Classifier(torch.nn.Flatten()).eval(), Sums()
+    for first, last in ((0, 32), (32, 49), (49, 50)):
+        sums.add(classifier(logits[first:last, :, None, None], labels[first:last]))
+    sums.flush()
+    counts = [sums.values[f"f1_{place}"] for place in range(2 * num_classes)]
+    expected = multiclass_f1_score(logits.argmax(dim=1), labels, num_classes, average="macro")
+    assert macro_f1(counts) == pytest.approx(float(expected), abs=1e-6)
+    assert sums.values["accuracy"] == float((logits.argmax(dim=1) == labels).sum())
+    assert "f1" not in classifier.train()(logits[:, :, None, None], labels).metrics
 
 
 def test_weights_that_cannot_be_downloaded_name_the_other_choices(monkeypatch: pytest.MonkeyPatch) -> None:

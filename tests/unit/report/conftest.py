@@ -27,7 +27,7 @@ def epoch_row(epoch: int, loss: float | None, accuracy: float | None = None, *, 
 
 @pytest.fixture
 def make_run(tmp_path: Path) -> Callable[..., Path]:
-    """Writes a run folder; without rows, two epochs of which the second is the best."""
+    """Writes a run folder; without rows, two epochs of which the second is the best; more sections as given."""
 
     def make(
         folder: str = "run-a",
@@ -35,10 +35,11 @@ def make_run(tmp_path: Path) -> Callable[..., Path]:
         name: str = "qr",
         source: str = "synthetic",
         task: str = "image_classification",
+        **sections: Any,
     ) -> Path:
         path = tmp_path / folder
         path.mkdir(parents=True)
-        config = {"task": task, "run": {"name": name}, "data": {"source": source}}
+        config = {"task": task, "run": {"name": name}, "data": {"source": source}, **sections}
         (path / "config.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
         rows = [epoch_row(1, 0.7, 0.5), epoch_row(2, 0.6, 0.625, best=True)] if rows is None else rows
         (path / "history.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
@@ -152,6 +153,7 @@ def make_pretraining(classes: Sequence[str] = ("floor", "wall", "chair")) -> dic
             "test_points": 190000,
             "classes": list(classes),
             "features": features,
+            "conclusion": "Pretraining did not beat a random encoder: its mIoU is lower by 3.2 percentage points.",
         },
         "probe_missing": "",
         "efficiency": {

@@ -47,10 +47,10 @@ def test_html_is_one_page(make_run: Make, evaluation_of: Make, tmp_path: Path) -
     a, b = make_run("a"), make_run("b")
     (b / "evaluation.json").write_text(json.dumps({**evaluation_of(), "curves": None}), encoding="utf-8")
     assert plot_runs([b], None, "html") == [b / "report.html"]
-    assert (b / "report.html").read_text(encoding="utf-8").count("<svg") == 2
+    assert (b / "report.html").read_text(encoding="utf-8").count("<svg") == 3
     assert plot_runs([a, b], tmp_path / "out", "html") == [tmp_path / "out" / "report.html"]
     text = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
-    assert text.count("<svg") == 1
+    assert text.count("<svg") == 2
     assert "Evaluation of b" in text
 
 
@@ -63,7 +63,7 @@ def test_what_was_not_measured_may_be_null(make_run: Make, evaluation_of: Make) 
     whole["efficiency"] = {"deep": {"deeper": {"deepest": [1]}}, "large": 10**4000, "infinite": float("inf")}
     (folder / "evaluation.json").write_text(json.dumps(whole), encoding="utf-8")
     assert plot_runs([folder], None, "html") == [folder / "report.html"]
-    assert (folder / "report.html").read_text(encoding="utf-8").count("<svg") == 3
+    assert (folder / "report.html").read_text(encoding="utf-8").count("<svg") == 4
 
 
 @pytest.mark.skipif(os.name == "nt", reason="links need rights on Windows")

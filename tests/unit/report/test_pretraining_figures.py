@@ -99,6 +99,10 @@ def test_the_probe_compares_kinds_of_features(pretraining_of: Make) -> None:
     assert "not in these scenes" in texts(figure)
     assert legend(figure)[0] == "pretrained (192 numbers per point)"
     assert any("trained on the labels of 28 scenes, tested on 6" in text for text in texts(figure))
+    assert "Pretraining did not beat a random encoder" in " ".join(texts(figure))
+    without = pretraining_of()
+    del without["probe"]["conclusion"]  # of an earlier version
+    assert pretraining_figures(without, None)["probe"].get_figheight() < figure.get_figheight()
 
 
 def test_a_probe_without_classes_or_scores_is_drawn(pretraining_of: Make) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -98,7 +99,7 @@ def test_the_header_names_task_and_best_epoch() -> None:
 
     shown = " ".join(text.get_text() for text in training_history([run_of("rooms")]).findobj(Text))  # type: ignore[attr-defined]
     assert "DBBD" in shown
-    assert "best epoch 2: validation loss 0.1000, top-1 of the points 40.0 %" in shown
+    assert "best epoch 2 (lowest validation loss): loss 0.1000, point top-1 40.0 %" in shown
 
 
 def test_metrics_that_are_missing_leave_no_empty_panel() -> None:
@@ -153,8 +154,18 @@ def test_a_history_is_read_as_it_was_written(make_run: Make) -> None:
 
 def test_the_page_shows_what_was_measured(pretraining_of: Make) -> None:
     text = html_page([run_of("rooms")], [pretraining_of(["floor", "<b>wall</b>", "chair\x1b"])], {})
+    text = re.sub(' data-name="[^"]*"', "", text)
     for row in (
-        ["rooms", "DBBD", "synthetic", "2", "2", "0.1000", "40.0 %", "0.001 → 0.0005"],
+        [
+            "rooms",
+            "DBBD",
+            "synthetic",
+            "2",
+            "2 (lowest loss)",
+            "0.1000",
+            "40.0 % (highest 80.0 % in epoch 1)",
+            "0.001 → 0.0005",
+        ],
         ["Scenes", "6"],
         ["Points", "203,411"],
         ["Feature std", "0.0800"],
@@ -170,6 +181,7 @@ def test_the_page_shows_what_was_measured(pretraining_of: Make) -> None:
         cells = f'<tr><th scope="row">{first}</th>' + "".join(f"<td>{cell}</td>" for cell in rest) + "</tr>"
         assert cells.lower() in text.lower()
     assert "Validation top-1 of the points" in text
+    assert '<p class="conclusion">Pretraining did not beat a random encoder: its mIoU is lower by 3.2' in text
     assert "\x1b" not in text
     missing = {**pretraining_of(), "probe": None, "probe_missing": "the scenes have no <labels>"}
     text = html_page([run_of("rooms"), run_of("qr", "image_classification")], [missing, None], {})

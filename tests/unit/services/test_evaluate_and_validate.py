@@ -178,9 +178,9 @@ def test_pretrained_weights_are_not_downloaded_for_a_finished_checkpoint(
 
 def test_wrong_arguments_are_told(tiny_config: Make, tmp_path: Path) -> None:
     run = train(tiny_config(training__epochs=1)).run
-    with pytest.raises(ConfigError, match="no split"):
+    with pytest.raises(ConfigError, match="is not a split"):
         evaluate(run, split="holdout")
-    with pytest.raises(ConfigError, match="cannot be changed"):
+    with pytest.raises(ConfigError, match="cannot change"):
         validate(run, overrides=[Override("data.image_size", 64, "--set")])
     with pytest.raises(CheckpointError, match="does not exist"):
         validate(run / "missing.pth")

@@ -350,7 +350,7 @@ def test_a_run_takes_no_configuration_beside_its_own(tiny_point_config: Make) ->
     run = train(tiny_point_config(training__epochs=1)).run
     with pytest.raises(ConfigError, match="a run has a configuration of its own"):
         evaluate(run, config="smoke_dbbd")
-    with pytest.raises(ConfigError, match="no split"):
+    with pytest.raises(ConfigError, match="is not a split"):
         evaluate(run, split="holdout")
 
 

@@ -175,7 +175,7 @@ def test_what_a_run_was_made_with_cannot_change(
     tiny_point_config: Make, tmp_path_factory: pytest.TempPathFactory, key: str, value: object
 ) -> None:
     run = train(tiny_point_config(training__epochs=1)).run
-    with pytest.raises(ConfigError, match="cannot be changed afterwards") as caught:
+    with pytest.raises(ConfigError, match="cannot change after a run has started") as caught:
         resume(run, overrides=[*epochs(2), Override(key, value, f"--set {key}")])
     assert any(key in detail for detail in caught.value.details)
 
@@ -205,3 +205,22 @@ def test_skipped_scenes_are_counted_and_listed(tiny_point_config: Make, scene_fo
     assert result.facts.samples == {"train": 2, "val": 1, "test": 0}
     (skipped,) = Manifest.load(result.run / "splits.json").skipped
     assert "scene0001_00.pkl: is an empty file" in skipped
+
+
+def test_small_mode_says_what_it_set_and_how_many_scenes_are_used(tiny_point_config: Make) -> None:
+    facts = forecast(tiny_point_config(small_mode=True)).facts
+    assert facts.samples_in_words() == "4 of 6 train / 1 val / 1 test"
+    assert facts.small_mode == "fewer scenes"  # all else is written in this configuration
+    enough = forecast(tiny_point_config(small_mode=True, data__synthetic_scenes=4)).facts
+    assert enough.samples_in_words() == "2 train / 1 val / 1 test"
+    assert enough.small_mode == "", "a limit that is not reached has no effect"
+    assert forecast(tiny_point_config()).facts.small_mode == ""
+
+
+def test_a_top1_accuracy_can_decide(tiny_point_config: Make) -> None:
+    result = train(tiny_point_config(checkpoint__metric="region_top1"))
+    history = load_checkpoint(result.checkpoint)["state"]["history"]
+    values = [row["val"]["region_top1"] for row in history]
+    levels = [value for name, value in history[0]["val"].items() if name.startswith("top1_level_")]
+    assert values[0] == pytest.approx(sum(levels) / len(levels))
+    assert result.best_values["region_top1"].value == result.best["region_top1"] == max(values)

@@ -4,7 +4,7 @@ import json
 import os
 import signal
 import tracemalloc
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -120,23 +120,87 @@ def test_result_and_run_folder_tell_everything(tiny_config: Make) -> None:
     assert result.best == load_checkpoint(result.checkpoint)["state"]["history"][result.best_epoch - 1]["val"]
 
 
+def test_the_result_has_the_best_values_of_any_epoch(tiny_config: Make) -> None:
+    result = train(tiny_config(training__epochs=3, checkpoint__metric="f1"))
+    vals = {row["epoch"]: row["val"] for row in load_checkpoint(result.checkpoint)["state"]["history"]}
+    assert (result.metric, set(result.best)) == ("f1", {"loss", "accuracy", "f1"})
+    assert result.best == vals[result.best_epoch]
+    assert result.best["f1"] == result.best_values["f1"].value == max(val["f1"] for val in vals.values())
+    for name, best in (("loss", min), ("accuracy", max)):
+        found = result.best_values[name]
+        assert found.value == vals[found.epoch][name] == best(val[name] for val in vals.values())
+
+
+def test_the_metric_that_decides_can_change_at_a_resume(tiny_config: Make) -> None:
+    run = train(tiny_config(training__epochs=2)).run
+    before = load_checkpoint(run / "ckpt.pth")["state"]
+    lines = Lines()
+    by_accuracy = Override("checkpoint.metric", "accuracy", "--set")
+    result = resume(run, overrides=[by_accuracy, *epochs(3)], progress=lines)
+    assert any("the one with the highest validation accuracy, not loss" in line for line in lines.said)
+    after = load_checkpoint(run / "ckpt.pth")
+    accuracies = [row["val"]["accuracy"] for row in after["state"]["history"]]
+    kept = [before["best_epoch"], *([2] if accuracies[1] > accuracies[before["best_epoch"] - 1] else []), 3]
+    assert after["state"]["best_value"] == -max(accuracies[epoch - 1] for epoch in kept)
+    assert result.metric == after["config"]["checkpoint"]["metric"] == "accuracy"
+    best = load_checkpoint(run / "best_model.pth")
+    assert len(best["state"]["history"]) == result.best_epoch
+    assert load_config(str(run / "config.yaml")).checkpoint.metric == "accuracy"
+
+
+def test_a_run_of_a_version_without_the_metric_goes_on_by_loss_alone(tiny_config: Make) -> None:
+    run = train(tiny_config(training__epochs=2)).run
+    for path in (run / "ckpt.pth", run / "best_model.pth"):
+        state = load_checkpoint(path)
+        del state["config"]["checkpoint"]["metric"]
+        for row in state["state"]["history"]:
+            del row["val"]["f1"]
+        path.unlink()
+        write_sealed(state, path)
+    with pytest.raises(ConfigError) as caught:
+        resume(run, overrides=[Override("checkpoint.metric", "f1", "--set"), *epochs(3)])
+    assert caught.value.message == "checkpoint.metric: f1 is not among the metrics of the epochs so far"
+    assert "keep loss" in caught.value.hint
+    assert validate(run).logged is not None
+    result = resume(run, overrides=epochs(3))
+    assert (result.epochs, result.metric) == (3, "loss")
+    assert "f1" in load_checkpoint(run / "ckpt.pth")["state"]["history"][-1]["val"]
+
+
 def test_a_new_run_never_writes_into_an_old_folder(tiny_config: Make) -> None:
     config = tiny_config(training__epochs=1)
     assert len({train(config).run for _ in range(3)}) == 3
 
 
-def test_resuming_a_finished_run_changes_nothing_and_says_how_to_go_on(tiny_config: Make) -> None:
-    run = train(tiny_config(training__epochs=1)).run
-    before = (run / "ckpt.pth").read_bytes()
-    told: list[str] = []
+def test_resuming_a_finished_run_trains_draws_and_tells_nothing(tiny_config: Make) -> None:
+    first = train(tiny_config(training__epochs=1, run__plots=True))
+    assert not first.finished_before
+    changing = {"environment.json", "run.log"}  # they know of every command
+    before = {path.name: path.read_bytes() for path in first.run.iterdir() if path.name not in changing}
+    told = Lines()
+    again = resume(first.run, progress=told)
+    assert (again.epochs, again.best, again.plots, again.finished_before) == (1, first.best, first.plots, True)
+    assert {path.name: path.read_bytes() for path in first.run.iterdir() if path.name not in changing} == before
+    assert (told.said, told.warned, told.headers) == ([], [], [])
+    (first.run / "training_history.png").unlink()  # it was killed before it had drawn the figure
+    assert resume(first.run).plots == first.plots
+    assert (first.run / "training_history.png").is_file()
 
-    class Told(Silent):
-        def line(self, text: str) -> None:
-            told.append(text)
 
-    assert resume(run / "ckpt.pth", progress=Told()).epochs == 1
-    assert (run / "ckpt.pth").read_bytes() == before
-    assert any("--epochs N" in text for text in told)
+def test_a_resume_goes_on_with_the_batch_after_the_last(tiny_config: Make) -> None:
+    for phase, after, said in (
+        ("train", 2, "Continuing with epoch 1 of 2, batch 3 of 4, from ckpt.pth"),
+        ("validate", 1, "Continuing with the validation of epoch 1 of 2, from ckpt.pth"),
+    ):
+        with pytest.raises(StoppedError) as caught:
+            train(tiny_config(run__name=phase), progress=Presses(phase, after))
+        steps = 4 if phase == "validate" else after
+        assert caught.value.message == f"Stopped after step {steps} of epoch 1; everything is saved."
+        (run,) = Path(tiny_config().run.runs_dir).glob(f"*-{phase}")
+        told = Lines()
+        resume(run, progress=told)
+        assert told.said[0] == said
+        assert told.headers == ["Run"]
 
 
 def test_resume_goes_on_after_early_stopping_when_asked_for_more(tiny_config: Make) -> None:
@@ -204,7 +268,7 @@ def test_what_is_no_file_beside_a_good_checkpoint_makes_no_save_fail(
     result = resume(run, overrides=[Override("training.epochs", 4, "--epochs")], progress=lines)
     assert result.epochs == 4
     stem = name.removesuffix(".pth")
-    assert any(f"The damaged {name} is kept as {stem}.damaged.pth" in line for line in lines.said)
+    assert any(f"The damaged {name} was renamed to {stem}.damaged.pth" in line for line in lines.said)
     assert os.path.lexists(run / f"{stem}.damaged.pth")
     assert not (run / f"{stem}.damaged.pth").is_file()
     load_checkpoint(run / "ckpt.previous.pth")
@@ -218,8 +282,8 @@ def test_an_edited_configuration_and_a_checkpoint_of_another_run_are_told_of(tin
     lines = Lines()
     resume(run, overrides=epochs(2), progress=lines)
     assert lines.warned == [
-        "config.yaml is not the configuration of ckpt.pth, which counts: training.learning_rate is 0.25 there and "
-        f"{rate} here. Settings are changed with --set"
+        "config.yaml differs from the configuration in ckpt.pth, which is used: training.learning_rate is 0.25 there "
+        f"and {rate} here. Change settings with --set"
     ]
     lines = Lines()
     resume(run, overrides=[*epochs(3), Override("training.learning_rate", 0.1, "--set")], progress=lines)
@@ -392,6 +456,10 @@ class Lines(Silent):
     def __init__(self) -> None:
         self.said: list[str] = []
         self.warned: list[str] = []
+        self.headers: list[str] = []
+
+    def facts(self, title: str, rows: Mapping[str, str]) -> None:
+        self.headers.append(title)
 
     def line(self, text: str) -> None:
         self.said.append(text)

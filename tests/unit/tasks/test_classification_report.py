@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from dbbd_cli.model.classifier import Classifier, macro_f1
 from dbbd_cli.report.check import evaluation_problem
 from dbbd_cli.tasks.classification_report import classification_report
 
@@ -92,6 +93,18 @@ def test_more_classes_are_each_ranked_against_the_rest_and_an_absent_one_has_no_
     assert report["recall_at_fpr"] is None
     assert report["per_class"][3]["support"] == 0
     json.dumps(report, allow_nan=False)
+
+
+def test_macro_scores_are_the_f1_that_training_logs_also_without_samples_of_a_class() -> None:
+    logits, labels = example(60, 4)
+    logits[:, 3] = -10.0
+    labels = labels.clamp(max=2)
+    report = classification_report(logits, labels, ["a", "b", "c", "absent"], None)
+    output = Classifier(torch.nn.Flatten()).eval()(logits[:, :, None, None], labels)
+    counts = output.metrics["f1"]
+    assert isinstance(counts, torch.Tensor)
+    assert report["macro"]["f1"] == pytest.approx(macro_f1(counts.tolist()), abs=1e-6)
+    assert report["per_class"][3]["f1"] == 0.0
 
 
 def test_one_class_alone_in_the_split_has_no_ranking() -> None:

@@ -207,7 +207,7 @@ def test_classes_have_the_names_of_the_configuration_or_of_rooms_or_numbers(
 def test_network_and_data_are_put_into_words(tiny_point_config: Make, scene_folder: Callable[..., Path]) -> None:
     task = make_task(tiny_point_config(model__aggregation="attention", model__pooling="mean"), ())
     assert task.model_name == "DBBD, attention aggregation, mean pooling"
-    assert task.data_description == "made-up furnished rooms (features: normals)"
+    assert task.data_description == "synthetic furnished rooms (features: normals)"
     root = scene_folder(colours=True)
     task = make_task(tiny_point_config(data__path=str(root), data__features=["height", "colour"]), ())
     assert task.data_description == f"scenes of {root} (features: height, colour)"

@@ -1,0 +1,40 @@
+"""What the name of a metric says about it: whether it is a share, and whether high or low values are better."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+
+def is_share(name: str) -> bool:
+    """Whether it is a share of correct answers, to be shown in percent: an accuracy, or a top-1 retrieval."""
+    return not {"accuracy", "top1"}.isdisjoint(name.split("_"))
+
+
+def higher_is_better(name: str) -> bool:
+    """Whether a high value is a good one; of every other metric, such as a loss, low values are."""
+    return is_share(name) or name == "f1"
+
+
+def cost(name: str, value: float) -> float:
+    """The value as a number that is better the lower it is."""
+    return -value if higher_is_better(name) else value
+
+
+def superlative(name: str) -> str:
+    """What the best value of a metric is: "highest" or "lowest"."""
+    return "highest" if higher_is_better(name) else "lowest"
+
+
+def best_of(name: str, epochs: Iterable[Mapping[str, Any]]) -> tuple[int, float] | None:
+    """The epoch with the best validation value of a metric, the first of equals, and the value.
+
+    Args:
+        name: the metric.
+        epochs: rows of the history, each with `epoch` and `val`; a value may be None.
+
+    Returns:
+        None where no epoch has a value.
+    """
+    known = [(row["epoch"], row["val"][name]) for row in epochs if row["val"].get(name) is not None]
+    return min(known, key=lambda pair: cost(name, pair[1]), default=None)

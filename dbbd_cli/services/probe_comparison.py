@@ -1,0 +1,88 @@
+"""Whether pretraining beat what it is compared with, in numbers and in words.
+
+Legend: S scenes, K classes, B resamples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from dbbd_cli.data.random_numbers import BOOTSTRAP, uniform
+from dbbd_cli.text import counted
+
+RESAMPLES = 1000
+_FEW_SCENES = 10
+"""Fewer scenes than this give intervals that are too narrow."""
+_PERCENTILES = (2.5, 97.5)
+_VERBS = {
+    "yes": "Pretraining beat",
+    "no": "Pretraining did not beat",
+    "unclear": "It is not clear whether pretraining beat",
+}
+_IN_WORDS = {"random encoder": "a random encoder", "raw features": "the raw features"}
+
+
+def compare(counts: Mapping[str, np.ndarray], seed: int) -> dict[str, Any]:
+    """Compares the mIoU of the first features with that of each of the others.
+
+    How far the differences could be chance is estimated from resamples of the scenes, the same ones for all features.
+
+    Args:
+        counts: the counts of each kind of features, `(S, 3, K)`: in each scene and class the points that are correct,
+            that have the label, and that were given the class.
+        seed: seed of the resamples.
+
+    Returns:
+        `comparison`, for each of the others the difference, its 95% interval (None where there is one scene only) and
+        whether pretraining was better, and `conclusion`, the same in words.
+    """
+    names = list(counts)
+    num_scenes = len(counts[names[0]])
+    draws = (uniform(seed, 0, np.arange(RESAMPLES), num_scenes, purpose=BOOTSTRAP) * num_scenes).astype(np.int64)
+    weights = np.stack([np.bincount(draw, minlength=num_scenes) for draw in draws])
+    scores = {name: _miou(values.sum(axis=0)[None])[0] for name, values in counts.items()}
+    resampled = {
+        name: _miou(np.einsum("bs,sjk->bjk", weights, values, optimize=True)) for name, values in counts.items()
+    }
+    rows = []
+    for name in names[1:]:
+        difference = float(scores[names[0]] - scores[name])
+        interval = [None, None]
+        if num_scenes > 1:
+            interval = np.nanpercentile(resampled[names[0]] - resampled[name], _PERCENTILES).tolist()
+        low, high = interval
+        better = "no" if difference <= 0 else "yes" if low is not None and low > 0 else "unclear"
+        rows.append({"with": name, "miou_difference": difference, "low": low, "high": high, "better": better})
+    return {"comparison": rows, "conclusion": _conclusion(rows, num_scenes)}
+
+
+def _miou(counts: np.ndarray) -> np.ndarray:
+    """The mean IoU `(B,)` of the classes that have labels, from counts `(B, 3, K)`; NaN where none has any."""
+    correct, labelled, predicted = counts.astype(np.float64).transpose(1, 0, 2)
+    occurs = labelled > 0
+    iou = np.divide(correct, labelled + predicted - correct, out=np.zeros_like(correct), where=occurs)
+    with np.errstate(invalid="ignore"):
+        means: np.ndarray = iou.sum(axis=1) / occurs.sum(axis=1)
+    return means
+
+
+def _conclusion(rows: Sequence[Mapping[str, Any]], num_scenes: int) -> str:
+    sentences = []
+    for row in rows:
+        what = _IN_WORDS.get(row["with"], row["with"])
+        difference, verb = row["miou_difference"], _VERBS[row["better"]]
+        how = "the same"
+        if difference:
+            how = f"{'higher' if difference > 0 else 'lower'} by {100 * abs(difference):.1f} percentage points"
+        if row["low"] is not None:
+            how += f" (95% interval {100 * row['low']:+.1f} to {100 * row['high']:+.1f})"
+        sentences.append(f"{verb} {what}: its mIoU is {how}.")
+    if num_scenes == 1:
+        sentences.append("With labels in one test scene only, nothing can be said about how much of that is chance.")
+    else:
+        few = ", too few to rely on them" if num_scenes < _FEW_SCENES else ""
+        sentences.append(f"The intervals come from resampling the {counted(num_scenes, 'test scene')}{few}.")
+    return " ".join(sentences)

@@ -1,0 +1,61 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from dbbd_cli.services.probe_comparison import compare
+
+
+def counts(iou: float, num_scenes: int, spread: float = 0.0) -> np.ndarray:
+    """Counts of scenes with two classes, whose IoU goes up and down by `spread` from scene to scene, `(S, 3, 2)`."""
+    ious = iou + spread * np.where(np.arange(num_scenes) % 2, 1, -1)
+    labelled = np.full((num_scenes, 2), 1000)
+    correct = np.rint(labelled * (2 * ious / (1 + ious))[:, None]).astype(np.int64)
+    return np.stack([correct, labelled, labelled], axis=1)
+
+
+def result(pretrained: np.ndarray, random: np.ndarray) -> tuple[dict[str, object], str]:
+    found = compare({"pretrained": pretrained, "random encoder": random}, seed=3)
+    (row,) = found["comparison"]
+    return row, found["conclusion"]
+
+
+def test_a_difference_beyond_chance_is_one() -> None:
+    row, text = result(counts(0.6, 20, 0.05), counts(0.5, 20, 0.05))
+    assert row["better"] == "yes"
+    assert row["miou_difference"] == pytest.approx(0.1, abs=0.01)
+    assert 0.05 < row["low"] <= row["miou_difference"] <= row["high"] < 0.15  # type: ignore[operator]
+    assert text.startswith("Pretraining beat a random encoder: its mIoU is higher by 10.0 percentage points (95% inter")
+    assert text.endswith("The intervals come from resampling the 20 test scenes.")
+
+
+def test_what_is_not_better_is_called_so() -> None:
+    row, text = result(counts(0.4, 20), counts(0.5, 20))
+    assert row["better"] == "no"
+    assert text.startswith("Pretraining did not beat a random encoder: its mIoU is lower by 10.1 percentage points")
+    row, text = result(counts(0.5, 20), counts(0.5, 20))
+    assert (row["better"], row["miou_difference"]) == ("no", 0.0)
+    assert text.startswith("Pretraining did not beat a random encoder: its mIoU is the same")
+
+
+def test_a_difference_that_depends_on_the_scenes_is_unclear() -> None:
+    row, text = result(counts(0.51, 6, 0.2), counts(0.5, 6, -0.2))
+    assert row["low"] < 0 < row["miou_difference"] < row["high"]  # type: ignore[operator]
+    assert row["better"] == "unclear"
+    assert text.startswith("It is not clear whether pretraining beat a random encoder")
+    assert text.endswith("resampling the 6 test scenes, too few to rely on them.")
+
+
+def test_one_scene_has_no_interval() -> None:
+    row, text = result(counts(0.6, 1), counts(0.5, 1))
+    assert (row["low"], row["high"], row["better"]) == (None, None, "unclear")
+    assert "one test scene only" in text
+
+
+def test_it_is_the_same_each_time_and_scenes_without_a_class_do_no_harm() -> None:
+    first, second = counts(0.6, 5), counts(0.5, 5)
+    for values in (first, second):
+        values[:3, :, 1] = 0
+        values[3:, :, 0] = 0
+    assert result(first, second) == result(first, second)
+    assert np.isfinite([result(first, second)[0][key] for key in ("low", "high")]).all()  # type: ignore[list-item]
