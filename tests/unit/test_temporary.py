@@ -40,7 +40,9 @@ for name in ("dbbd", ".run"):
     (path / "content").write_text("half")
 child = None
 if sys.argv[2] == "fork":
+    reading, writing = os.pipe()
     child = os.fork()
+    os.read(reading, 1) if child else os.write(writing, b"x")  # it runs
 elif sys.argv[2] == "program":
     child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], stdout=subprocess.DEVNULL).pid
 if child != 0:
