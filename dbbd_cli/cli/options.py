@@ -59,7 +59,8 @@ Settings = Annotated[
     typer.Option(
         "--set",
         metavar="KEY=VALUE",
-        help="Override any key of the configuration, such as training.batch_size=64; repeatable.",
+        help="Override any key of the configuration, such as training.batch_size=64; repeatable. Text, such as "
+        "data.path, is taken as it stands; other values are YAML, and null is null.",
         autocompletion=complete.setting,
     ),
 ]
