@@ -9,6 +9,7 @@ import platform
 import re
 import secrets
 import shutil
+import stat
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -104,6 +105,35 @@ def nearest_existing(path: Path) -> Path:
     """The path, or the nearest folder above it that exists."""
     # Not with Path.exists, which raises where a name is too long.
     return next(folder for folder in (path, *path.parents) if os.path.exists(folder))  # noqa: PTH110
+
+
+def can_be_made(folder: Path) -> bool:
+    """Whether a folder can be written to, or made where it is missing."""
+    existing = nearest_existing(folder)
+    return os.path.isdir(existing) and os.access(existing, os.W_OK | os.X_OK)  # noqa: PTH112 - as above
+
+
+def private_folder(name: str) -> Path:
+    """A folder of this user's own below the system's folder of temporary files, made where it is missing.
+
+    Anybody may write to that folder, so something of this name may be somebody else's trap.
+
+    Raises:
+        OSError: it cannot be made, or others can write to what has its name.
+    """
+    import tempfile
+
+    if os.name != "posix":  # the folder of temporary files is the user's own
+        folder = Path(tempfile.gettempdir()) / name
+        folder.mkdir(exist_ok=True)
+        return folder
+    folder = Path(tempfile.gettempdir()) / f"{name}-{os.getuid()}"
+    with suppress(FileExistsError):
+        folder.mkdir(mode=0o700)
+    found = folder.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o022:
+        raise OSError(errno.EPERM, "it is not a folder of this user alone", str(folder))
+    return folder
 
 
 def replace_file(source: Path, target: Path) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from dbbd_cli.report.check import PRETRAINING_TASK
+from dbbd_cli.report.drawing import load_matplotlib
 from dbbd_cli.report.history_panels import Panel, history_panels
 from dbbd_cli.report.run import RunHistory, run_labels
 from dbbd_cli.report.style import MUTED, SERIES, WARNING, add_legend, drawable, headed_figure, styled
@@ -38,6 +39,7 @@ def training_history(runs: Sequence[RunHistory]) -> Figure:
     Args:
         runs: at least one run.
     """
+    load_matplotlib()
     panels = history_panels(runs)
     metrics = [curve.metric for panel in panels for curve in panel.curves]
     names = _run_entries(runs)

@@ -19,6 +19,7 @@ from dbbd_cli.engine.run_folder import SPLITS, finite
 from dbbd_cli.errors import ConfigError, DiskError
 from dbbd_cli.files import remove_strays, write_bytes
 from dbbd_cli.progress import Progress, Silent
+from dbbd_cli.report.drawing import reason_of
 from dbbd_cli.report.evaluation import evaluation_figures
 from dbbd_cli.report.pretraining import pretraining_figures
 from dbbd_cli.report.save import save_figure
@@ -95,8 +96,7 @@ def evaluate(
     )
     files = _write(report, extra, out or home)
     if plots:
-        figures = evaluation_figures(report) if scene is None else pretraining_figures(report, scene)
-        files += [save_figure(figure, _named(out or home, f"{name}.png", split)) for name, figure in figures.items()]
+        files += _draw(report, scene, out or home, progress)
     return EvaluateResult(run=home, checkpoint=path, report=report, files=files)
 
 
@@ -114,6 +114,24 @@ def _write(report: Mapping[str, Any], extra: Mapping[str, bytes], folder: Path) 
             hint="choose another folder with --out DIR",
         ) from error
     return list(paths)
+
+
+def _draw(
+    report: Mapping[str, Any], scene: Mapping[str, np.ndarray] | None, folder: Path, progress: Progress
+) -> list[Path]:
+    """Draws the figures; one that fails is told, and takes nothing with it: the report is written."""
+
+    def failed(name: str, error: Exception) -> None:
+        progress.warn(f"{_named(folder, f'{name}.png', report['split']).name} could not be drawn: {reason_of(error)}")
+
+    figures = evaluation_figures(report, failed) if scene is None else pretraining_figures(report, scene, failed)
+    files = []
+    for name, figure in figures.items():
+        try:
+            files.append(save_figure(figure, _named(folder, f"{name}.png", report["split"])))
+        except Exception as error:
+            failed(name, error)
+    return files
 
 
 def _named(folder: Path, name: str, split: str) -> Path:

@@ -8,7 +8,7 @@ from pathlib import Path
 from dbbd_cli.config.image_classification import ImageClassificationConfig, ImageDataConfig
 from dbbd_cli.config.point_pretraining import PointPretrainingConfig
 from dbbd_cli.config.schema import Config
-from dbbd_cli.data.cache_dir import cache_folder
+from dbbd_cli.data.cache_dir import cache_folder, fallback_note
 from dbbd_cli.data.image_manifest import make_manifest
 from dbbd_cli.data.image_sources import Source, list_classes, list_folder, list_synthetic, list_urls
 from dbbd_cli.data.scene_cache import SceneSettings
@@ -41,9 +41,16 @@ def prepare_run(config: Config, progress: Progress) -> tuple[Config, Manifest]:
         raise CheckpointError(
             f"model.weights: {printable(weights)} does not exist", hint="check the path, or set it to none"
         )
+    tell_of_cache(config, progress)
     if isinstance(config, PointPretrainingConfig):
         return config, _make_point_manifest(config, progress)
     return config, _make_image_manifest(config, progress)
+
+
+def tell_of_cache(config: Config, progress: Progress) -> None:
+    """Says so where prepared data is kept in another place than usual."""
+    if note := fallback_note(config.data.cache_dir):
+        progress.line(printable(note))
 
 
 def _make_image_manifest(config: ImageClassificationConfig, progress: Progress) -> Manifest:

@@ -20,7 +20,7 @@ from dbbd_cli.errors import CheckpointError, ConfigError, DataError
 from dbbd_cli.model.safe_load import check_finite, reason_of
 from dbbd_cli.paths import shown_path
 from dbbd_cli.progress import Progress
-from dbbd_cli.services.preparation import with_absolute_paths
+from dbbd_cli.services.preparation import tell_of_cache, with_absolute_paths
 from dbbd_cli.services.results import RunFacts
 from dbbd_cli.tasks.base import Task
 from dbbd_cli.tasks.image_classification import ImageClassification
@@ -87,6 +87,7 @@ def open_run(
     config = with_absolute_paths(config_from_mapping(made_with, overrides, origin=str(path)))
     _refuse_fixed(with_absolute_paths(config_from_mapping(made_with, origin=str(path))), config, overrides)
     config = _with_own_cache(config, overrides, progress)
+    tell_of_cache(config, progress)
     manifest = Manifest.load(folder / SPLITS)
     if checkpoint["splits"] != manifest.digest():
         message = f"{folder / SPLITS} is not the one that {path.name} was made with: samples could change their split"

@@ -20,10 +20,11 @@ from dbbd_cli.engine.run_folder import CONFIG, SPLITS, RunLog, create_run_folder
 from dbbd_cli.engine.runtime import MIB, peak_memory_mb, seed_everything
 from dbbd_cli.engine.signals import StopRequest, stop_on_signals
 from dbbd_cli.engine.trainer import Trainer, fit
-from dbbd_cli.errors import DataError, DbbdError, DiskError, StoppedError
+from dbbd_cli.errors import DataError, DiskError, StoppedError
 from dbbd_cli.files import nearest_existing, write_text
 from dbbd_cli.paths import resume_command
 from dbbd_cli.progress import Progress
+from dbbd_cli.report.drawing import reason_of
 from dbbd_cli.report.history import training_history
 from dbbd_cli.report.run import read_run
 from dbbd_cli.report.save import save_figure
@@ -180,10 +181,11 @@ def run_to_the_end(
 
 
 def _plots(folder: Path, progress: Progress) -> list[Path]:
+    path = folder / "training_history.png"
     try:
-        return [save_figure(training_history([read_run(folder)]), folder / "training_history.png")]
-    except DbbdError as error:  # the training is done, and its result must not be lost for a picture
-        progress.warn(f"no figures were drawn: {error.message}")
+        return [save_figure(training_history([read_run(folder)]), path)]
+    except Exception as error:  # the training is done, and its result must not be lost for a picture
+        progress.warn(f"{path.name} could not be drawn: {reason_of(error)}")
         return []
 
 

@@ -15,12 +15,23 @@ from dbbd_cli.data.split import Manifest
 from dbbd_cli.engine.checkpoint import load_checkpoint
 from dbbd_cli.errors import CheckpointError, ConfigError, DataError
 from dbbd_cli.model.sealed_file import write_sealed
+from dbbd_cli.progress import Silent
 from dbbd_cli.services.evaluate import evaluate
 from dbbd_cli.services.plot import plot
 from dbbd_cli.services.train import train
 from dbbd_cli.services.validate import validate
 
 Make = Callable[..., ImageClassificationConfig]
+
+
+class Warnings(Silent):
+    """Keeps the warnings."""
+
+    def __init__(self) -> None:
+        self.warnings: list[str] = []
+
+    def warn(self, text: str) -> None:
+        self.warnings.append(text)
 
 
 def test_validate_gives_back_what_training_logged(tiny_config: Make) -> None:
@@ -38,6 +49,31 @@ def test_validate_gives_back_what_training_logged(tiny_config: Make) -> None:
 
 def folder_run(tiny_config: Make, root: Path) -> Path:
     return train(tiny_config(data__source="folder", data__path=str(root), training__epochs=1)).run
+
+
+def test_a_figure_that_cannot_be_drawn_ends_neither_training_nor_evaluation(
+    tiny_config: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object) -> None:
+        raise ValueError("no axes")
+
+    monkeypatch.setattr("dbbd_cli.report.history._draw_learning_rates", fails)
+    monkeypatch.setattr("dbbd_cli.report.evaluation._roc", fails)
+    lines = Warnings()
+    trained = train(tiny_config(training__epochs=1, run__plots=True), progress=lines)
+    assert trained.plots == []
+    assert lines.warnings == ["training_history.png could not be drawn: ValueError: no axes"]
+    lines = Warnings()
+    found = evaluate(trained.run, progress=lines)
+    assert lines.warnings == ["roc.png could not be drawn: ValueError: no axes"]
+    assert {"evaluation.json", "predictions.csv", "confusion_matrix.png"} <= {path.name for path in found.files}
+    (trained.run / "reliability-val.png").mkdir()  # a figure that cannot be written is no other case
+    lines = Warnings()
+    evaluate(trained.run, split="val", progress=lines)
+    assert [text.split(":")[0] for text in lines.warnings] == [
+        "roc-val.png could not be drawn",
+        "reliability-val.png could not be drawn",
+    ]
 
 
 def predicted_paths(run: Path, name: str = "predictions.csv") -> list[str]:
