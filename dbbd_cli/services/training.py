@@ -140,7 +140,7 @@ def run_to_the_end(
                 error.hint = f"{error.hint}; then {go_on}" if error.hint else go_on
                 raise
         best = dict(state.history[state.best_epoch - 1]["val"])
-        log.hyperparameters(_flat(to_plain(config)), best)
+        log.hyperparameters(_flat(to_plain(config)), best, state.step)
         log.text(f"done after {state.seconds:.0f} s; best epoch {state.best_epoch}")
         plots = _plots(folder, progress) if config.run.plots and not stop else []
         if stop.signal_number is not None:
