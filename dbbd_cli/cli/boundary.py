@@ -13,7 +13,7 @@ import typer
 from typer.completion import completion_init  # type: ignore[attr-defined]
 from typer.core import TyperGroup
 
-from dbbd_cli.cli.help import help_text
+from dbbd_cli.cli.help import help_text, with_own_callback
 from dbbd_cli.cli.streams import coloured, columns, tolerate_any_text, write_result
 from dbbd_cli.cli.text import clean, wrapped
 from dbbd_cli.errors import ConfigError, DbbdError, DiskError, ExitCode, StoppedError
@@ -49,10 +49,11 @@ class Program(TyperGroup):
                 try:
                     write_result(help_text(self, getattr(error, "ctx", None)))
                     sys.exit(ExitCode.USAGE)
-                except OSError as unwritten:
+                except DiskError as unwritten:
                     error = unwritten
             if completing:
-                sys.exit(ExitCode.BUG)  # silently: the person is in the middle of typing a line
+                # Silently: the person is in the middle of typing a line.
+                sys.exit(_code_of_completion(error))
             if "--debug" in arguments:
                 import traceback
 
@@ -60,7 +61,7 @@ class Program(TyperGroup):
                     typer.echo(clean("".join(traceback.format_exception(error))), err=True)
             report = _as_dbbd_error(error)
             # The terminal may be gone, or the disk that the output goes to full: the exit code tells all the same.
-            with suppress(OSError):
+            with suppress(DiskError):
                 if "--json" in arguments:
                     write_result(json.dumps({"error": _plain(report)}))
             with suppress(OSError):
@@ -70,7 +71,7 @@ class Program(TyperGroup):
 
     def get_help_option(self, ctx: Any) -> Any:
         """The option `--help`, off by default: to convert no value at all, Typer would import Pydantic."""
-        option = super().get_help_option(ctx)
+        option = with_own_callback(super().get_help_option(ctx))
         if option is not None:
             option.default = False
         return option
@@ -85,6 +86,12 @@ class Program(TyperGroup):
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """Writes the help into the formatter."""
         formatter.write(help_text(self, ctx))
+
+
+def _code_of_completion(error: BaseException) -> ExitCode:
+    if isinstance(error, BrokenPipeError):  # the shell has gone
+        return ExitCode.OK
+    return ExitCode.DISK if isinstance(error, OSError) else ExitCode.BUG
 
 
 def _as_dbbd_error(error: BaseException) -> DbbdError:
