@@ -197,13 +197,28 @@ def read_lines(path: Path) -> Iterator[str]:
 def open_to_append(path: Path) -> TextIO:
     """Opens a text file at its end.
 
+    A file with other names, as in a copy that was made of hard links (`cp -al`), becomes one of its own before: what is
+    added must not appear in the others.
+
     Raises:
         OSError: it is a link, which could lead anywhere, or cannot be written.
     """
     if path.is_symlink():
         raise OSError(errno.ELOOP, "it is a link, and links are not followed", str(path))
     require_regular(path)
+    if path.exists() and path.stat().st_nlink > 1:
+        _copy_in_place(path)
     return path.open("a", encoding="utf-8", newline="\n")
+
+
+def _copy_in_place(path: Path) -> None:
+    """Replaces a file by a copy of itself."""
+    temporary = temporary_path(path)
+    try:
+        shutil.copyfile(path, temporary)
+        replace_file(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def require_regular(path: Path) -> None:

@@ -14,9 +14,11 @@ from typer.completion import completion_init  # type: ignore[attr-defined]
 from typer.core import TyperGroup
 
 from dbbd_cli.cli.help import help_text, with_own_callback
+from dbbd_cli.cli.options import missing_folder
 from dbbd_cli.cli.streams import coloured, columns, tolerate_any_text, write_result
 from dbbd_cli.cli.text import clean, wrapped
 from dbbd_cli.errors import ConfigError, DbbdError, DiskError, ExitCode, StoppedError
+from dbbd_cli.paths import current_folder_is_gone
 from dbbd_cli.stopping import ignore_signals, received, signal_of
 
 COMPLETION_VARIABLE = "_DBBD_COMPLETE"
@@ -109,20 +111,12 @@ def _as_dbbd_error(error: BaseException) -> DbbdError:
         place = error.filename2 or error.filename
         where = f"{os.fsdecode(place)}: " if isinstance(place, (str, bytes)) else ""
         return DiskError(f"{where}{error.strerror}", hint="Make room, or choose a place that you may write to.")
-    if isinstance(error, FileNotFoundError) and not error.filename and _folder_is_gone():
-        return DiskError("the current folder does not exist any more", hint="Change to another one.")
+    if isinstance(error, FileNotFoundError) and not error.filename and current_folder_is_gone():
+        return missing_folder()
     return DbbdError(
         f"this is a bug: please report it ({type(error).__name__}: {error})",
         hint="Run the same command with --debug for the traceback, and add that to the report.",
     )
-
-
-def _folder_is_gone() -> bool:
-    try:
-        os.getcwd()  # noqa: PTH109 - it is the call itself that fails
-    except FileNotFoundError:
-        return True
-    return False
 
 
 def _interrupted(error: BaseException) -> StoppedError:

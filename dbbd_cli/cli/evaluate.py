@@ -21,6 +21,7 @@ from dbbd_cli.cli.options import (
     Target,
     check_overrides,
     existing,
+    leave_gone_folder,
     overrides,
 )
 
@@ -77,6 +78,7 @@ def evaluate(
 
     A run folder stands for its best model; give a checkpoint file to measure another state.
     """
+    leave_gone_folder(target, out)
     existing(target)
     changes = overrides(settings, {"--device": ("run.device", device)})
     check_overrides(target, changes)

@@ -19,6 +19,7 @@ from dbbd_cli.cli.options import (
     Target,
     check_overrides,
     existing,
+    leave_gone_folder,
     overrides,
 )
 
@@ -53,6 +54,7 @@ def resume(
     The result is what an uninterrupted run would have given. To prove it, the loss of the next batch is computed again
     and compared with that in the checkpoint.
     """
+    leave_gone_folder(target)
     existing(target)
     flags = {"--epochs": ("training.epochs", epochs), "--device": ("run.device", device)}
     changes = overrides(settings, flags)

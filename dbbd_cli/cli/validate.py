@@ -14,6 +14,7 @@ from dbbd_cli.cli.options import (
     Target,
     check_overrides,
     existing,
+    leave_gone_folder,
     overrides,
 )
 
@@ -32,6 +33,7 @@ def validate(
     debug: Debug = False,
 ) -> None:
     """Measure loss and metrics on the validation split, beside what training logged."""
+    leave_gone_folder(target)
     existing(target)
     changes = overrides(settings, {"--device": ("run.device", device)})
     check_overrides(target, changes)

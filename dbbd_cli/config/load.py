@@ -18,6 +18,7 @@ from dbbd_cli.config.sections import types_at
 from dbbd_cli.config.shipped import shipped_configs
 from dbbd_cli.config.yaml_text import plain_scalar, read_yaml
 from dbbd_cli.errors import ConfigError
+from dbbd_cli.paths import shown_path
 from dbbd_cli.text import printable
 
 MAX_BYTES = 1_000_000
@@ -74,7 +75,7 @@ def load_config(source: str, overrides: Sequence[Override] = ()) -> Config:
     shipped = shipped_configs().get(source.removesuffix(".yaml"))
     if shipped and not path.is_file():
         path = shipped
-    name = brief(str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path), limit=200)
+    name = brief(shown_path(path), limit=200)
     document = read_yaml(_text(path, name), name)
     if document.values is None and not document.problems:
         raise ConfigError(f"{name} is empty", hint=_shipped_hint())

@@ -15,9 +15,9 @@ from typing import Any
 import torch
 
 from dbbd_cli import __version__
+from dbbd_cli.engine.run_folder import ENVIRONMENT
 from dbbd_cli.files import read_file, write_text
 
-ENVIRONMENT = "environment.json"
 PACKAGES = (
     "torch",
     "torchvision",

@@ -36,11 +36,17 @@ if TYPE_CHECKING:
 
 CONFIG = "config.yaml"
 SPLITS = "splits.json"
+ENVIRONMENT = "environment.json"
 HISTORY = "history.jsonl"
 LOG = "run.log"
 LOCK = "run.lock"
 OWNER = "run.owner"
 HINT_RUNS_DIR = "set run.runs_dir to a folder that can be written"
+
+
+def is_run_folder(folder: Path) -> bool:
+    """Whether a folder is that of a run, even where its list of samples is lost."""
+    return (folder / SPLITS).exists() or all((folder / name).exists() for name in (CONFIG, ENVIRONMENT))
 
 
 def check_run_folder(runs_dir: Path, name: str) -> None:

@@ -19,9 +19,9 @@ from dbbd_cli.engine.checkpoint import (
     load_checkpoint,
     save_checkpoint,
 )
-from dbbd_cli.engine.environment import ENVIRONMENT, write_environment
+from dbbd_cli.engine.environment import write_environment
 from dbbd_cli.engine.failures import supervised
-from dbbd_cli.engine.run_folder import CONFIG, HISTORY, SPLITS, create_run_folder, locked
+from dbbd_cli.engine.run_folder import CONFIG, ENVIRONMENT, HISTORY, SPLITS, create_run_folder, locked
 from dbbd_cli.engine.signals import StopRequest, stop_on_signals
 from dbbd_cli.engine.state import TrainState
 from dbbd_cli.engine.trainer import Trainer
@@ -64,7 +64,8 @@ def _continue_in_new_folder(
 ) -> TrainResult:
     def fill(folder: Path) -> None:
         try:
-            for name in (SPLITS, ENVIRONMENT, HISTORY):
+            write_text(folder / SPLITS, run.manifest.to_json())
+            for name in (ENVIRONMENT, HISTORY):
                 if (run.folder / name).is_file():
                     shutil.copyfile(run.folder / name, folder / name)
         except OSError as error:

@@ -16,6 +16,7 @@ from dbbd_cli.data.scene_manifest import make_room_manifest, make_scene_manifest
 from dbbd_cli.data.split import Manifest
 from dbbd_cli.engine.run_folder import check_run_folder
 from dbbd_cli.errors import CheckpointError, ConfigError
+from dbbd_cli.paths import leave_missing_folder
 from dbbd_cli.progress import Progress
 from dbbd_cli.text import printable
 
@@ -30,6 +31,7 @@ def prepare_run(config: Config, progress: Progress) -> tuple[Config, Manifest]:
         DbbdError: see the kinds in `errors`.
     """
     config = with_absolute_paths(config)
+    leave_missing_folder()
     check_run_folder(Path(config.run.runs_dir), config.run.name)
     if config.run.device not in ("auto", "cpu") or config.run.precision == "fp16":
         # Only PyTorch knows what this machine can do, and the data may take long.
@@ -42,9 +44,18 @@ def prepare_run(config: Config, progress: Progress) -> tuple[Config, Manifest]:
             f"model.weights: {printable(weights)} does not exist", hint="check the path, or set it to none"
         )
     tell_of_cache(config, progress)
+    return config, make_run_manifest(config, progress)
+
+
+def make_run_manifest(config: Config, progress: Progress) -> Manifest:
+    """The samples of a new run with their splits.
+
+    Raises:
+        DbbdError: see the kinds in `errors`.
+    """
     if isinstance(config, PointPretrainingConfig):
-        return config, _make_point_manifest(config, progress)
-    return config, _make_image_manifest(config, progress)
+        return _make_point_manifest(config, progress)
+    return _make_image_manifest(config, progress)
 
 
 def tell_of_cache(config: Config, progress: Progress) -> None:
