@@ -107,6 +107,15 @@ def nearest_existing(path: Path) -> Path:
     return next(folder for folder in (path, *path.parents) if os.path.exists(folder))  # noqa: PTH110
 
 
+def repair_of(error: BaseException | None) -> str:
+    """What to do where a file could not be written, because there is no room for it or because it may not be so large.
+
+    The system says so of a file that is larger than `ulimit -f`; `read_file` has words of its own.
+    """
+    too_large = isinstance(error, OSError) and error.errno == errno.EFBIG and error.strerror == os.strerror(errno.EFBIG)
+    return "raise the limit for the size of a file (ulimit -f)" if too_large else "make room"
+
+
 def can_be_made(folder: Path) -> bool:
     """Whether a folder can be written to, or made where it is missing."""
     existing = nearest_existing(folder)

@@ -18,6 +18,8 @@ from dbbd_cli.cli.options import missing_folder
 from dbbd_cli.cli.streams import coloured, columns, tolerate_any_text, write_result
 from dbbd_cli.cli.text import clean, wrapped
 from dbbd_cli.errors import ConfigError, DbbdError, DiskError, ExitCode, StoppedError
+from dbbd_cli.files import repair_of
+from dbbd_cli.limits import is_out_of_memory, memory_advice
 from dbbd_cli.paths import current_folder_is_gone
 from dbbd_cli.stopping import ignore_signals, received, signal_of
 
@@ -110,9 +112,12 @@ def _as_dbbd_error(error: BaseException) -> DbbdError:
     if isinstance(error, OSError) and error.errno in _DISK_ERRORS:
         place = error.filename2 or error.filename
         where = f"{os.fsdecode(place)}: " if isinstance(place, (str, bytes)) else ""
-        return DiskError(f"{where}{error.strerror}", hint="Make room, or choose a place that you may write to.")
+        repair = repair_of(error).capitalize()
+        return DiskError(f"{where}{error.strerror}", hint=f"{repair}, or choose a place that you may write to.")
     if isinstance(error, FileNotFoundError) and not error.filename and current_folder_is_gone():
         return missing_folder()
+    if is_out_of_memory(error):
+        return ConfigError(f"out of memory: {error}" if str(error) else "out of memory", hint=memory_advice())
     return DbbdError(
         f"this is a bug: please report it ({type(error).__name__}: {error})",
         hint="Run the same command with --debug for the traceback, and add that to the report.",

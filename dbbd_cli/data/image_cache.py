@@ -29,7 +29,15 @@ from dbbd_cli.data.image_refs import hash_files as hash_files
 from dbbd_cli.data.image_refs import url_sha256 as url_sha256
 from dbbd_cli.data.image_worker import Problem, Shape, prepare_in_workers, prepare_rows
 from dbbd_cli.errors import DiskError
-from dbbd_cli.files import passing_lock, read_file, remove_free_locks, remove_strays, temporary_path, write_text
+from dbbd_cli.files import (
+    passing_lock,
+    read_file,
+    remove_free_locks,
+    remove_strays,
+    repair_of,
+    temporary_path,
+    write_text,
+)
 from dbbd_cli.progress import Progress
 from dbbd_cli.text import printable
 
@@ -93,7 +101,7 @@ def prepare_images(refs: Sequence[ImageRef], size: int, cache_dir: Path, progres
     except OSError as error:
         raise DiskError(
             f"the image cache {cache_dir} cannot be written: {error.strerror or error}",
-            hint="make room there, or choose another folder with --set data.cache_dir=DIR",
+            hint=f"{repair_of(error)}, or choose another folder with --set data.cache_dir=DIR",
         ) from error
 
 

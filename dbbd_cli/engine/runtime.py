@@ -15,8 +15,11 @@ import torch
 from torch import nn
 
 from dbbd_cli.errors import ConfigError
+from dbbd_cli.limits import require_memory
 
 MIB = 1024**2
+_BYTES_OF_THREAD = 64 * MIB
+"""Address space of a thread's stack and of its first heap, roughly."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +90,16 @@ def _multiplies_bf16(device: torch.device) -> bool:
         capabilities: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # older versions cannot tell
         return any(capabilities.get(name, False) for name in ("amx_bf16", "avx512_bf16"))
     return False
+
+
+def start_threads() -> None:
+    """Starts the threads that PyTorch computes with, while there is memory for them.
+
+    Raises:
+        MemoryError: there is too little: GNU OpenMP would end the process.
+    """
+    require_memory(torch.get_num_threads() * _BYTES_OF_THREAD)
+    torch.ones(1 << 20).add_(1)
 
 
 def keep_freed_memory() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 from dbbd_cli.config.image_classification import ImageClassificationConfig, ImageDataConfig
@@ -14,8 +15,9 @@ from dbbd_cli.data.image_sources import Source, list_classes, list_folder, list_
 from dbbd_cli.data.scene_cache import SceneSettings
 from dbbd_cli.data.scene_manifest import make_room_manifest, make_scene_manifest
 from dbbd_cli.data.split import Manifest
-from dbbd_cli.engine.run_folder import check_run_folder
+from dbbd_cli.engine.run_folder import SPLITS, check_run_folder
 from dbbd_cli.errors import CheckpointError, ConfigError
+from dbbd_cli.files import write_text
 from dbbd_cli.paths import leave_missing_folder
 from dbbd_cli.progress import Progress
 from dbbd_cli.text import printable
@@ -56,6 +58,32 @@ def make_run_manifest(config: Config, progress: Progress) -> Manifest:
     if isinstance(config, PointPretrainingConfig):
         return _make_point_manifest(config, progress)
     return _make_image_manifest(config, progress)
+
+
+def manifest_of_run(folder: Path, config: Config, digest: object, progress: Progress) -> Manifest:
+    """The list of samples of a run. Where it is lost, and was that of synthetic data, it is made anew and stored.
+
+    Raises:
+        CheckpointError: it is missing or damaged, and cannot be made anew as it was.
+    """
+    path, lost = folder / SPLITS, None
+    try:
+        manifest = Manifest.load(path)
+        if manifest.digest() == digest:
+            return manifest
+    except CheckpointError as error:
+        lost = error
+    if config.data.source == "synthetic":
+        anew = make_run_manifest(config, progress)
+        if anew.digest() == digest:
+            what = "is not the one of the run" if lost is None else "is damaged" if path.exists() else "is missing"
+            progress.warn(f"{path} {what}. It was made anew from the settings, and is the one of the checkpoint.")
+            with suppress(OSError):  # the folder may be read-only
+                write_text(path, anew.to_json())
+            return anew
+    if lost is not None:
+        raise lost
+    return manifest
 
 
 def tell_of_cache(config: Config, progress: Progress) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,14 +14,21 @@ from dbbd_cli.data.cache_dir import is_cache_folder
 from dbbd_cli.data.split import Manifest
 from dbbd_cli.engine.checkpoint import checkpoint_names, load_checkpoint, not_a_file
 from dbbd_cli.engine.run_folder import SPLITS
-from dbbd_cli.engine.runtime import Runtime, choose_runtime, count_parameters, keep_freed_memory, size_mb
+from dbbd_cli.engine.runtime import (
+    Runtime,
+    choose_runtime,
+    count_parameters,
+    keep_freed_memory,
+    size_mb,
+    start_threads,
+)
 from dbbd_cli.engine.state import TrainState
 from dbbd_cli.errors import CheckpointError, ConfigError, DataError
-from dbbd_cli.files import write_text
+from dbbd_cli.limits import is_memory_limited
 from dbbd_cli.model.safe_load import check_finite, reason_of
 from dbbd_cli.paths import shown_path
 from dbbd_cli.progress import Progress
-from dbbd_cli.services.preparation import make_run_manifest, tell_of_cache, with_absolute_paths
+from dbbd_cli.services.preparation import manifest_of_run, tell_of_cache, with_absolute_paths
 from dbbd_cli.services.results import RunFacts
 from dbbd_cli.tasks.base import Task
 from dbbd_cli.tasks.image_classification import ImageClassification
@@ -90,7 +96,7 @@ def open_run(
     _refuse_fixed(with_absolute_paths(config_from_mapping(made_with, origin=str(path))), config, overrides)
     config = _with_own_cache(config, overrides, progress)
     tell_of_cache(config, progress)
-    manifest = _manifest(folder, config, checkpoint["splits"], progress)
+    manifest = manifest_of_run(folder, config, checkpoint["splits"], progress)
     if checkpoint["splits"] != manifest.digest():
         message = f"{folder / SPLITS} is not the one that {path.name} was made with: samples could change their split"
         if not force:
@@ -99,32 +105,6 @@ def open_run(
             )
         progress.warn(f"{message}. Going on, as --force says.")
     return OpenedRun(folder, path, checkpoint, config, position, manifest)
-
-
-def _manifest(folder: Path, config: Config, digest: object, progress: Progress) -> Manifest:
-    """The list of samples of a run. Where it is lost, and was that of synthetic data, it is made anew and stored.
-
-    Raises:
-        CheckpointError: it is missing or damaged, and cannot be made anew as it was.
-    """
-    path, lost = folder / SPLITS, None
-    try:
-        manifest = Manifest.load(path)
-        if manifest.digest() == digest:
-            return manifest
-    except CheckpointError as error:
-        lost = error
-    if is_synthetic(config):
-        anew = make_run_manifest(config, progress)
-        if anew.digest() == digest:
-            what = "is not the one of the run" if lost is None else "is damaged" if path.exists() else "is missing"
-            progress.warn(f"{path} {what}. It was made anew from the settings, and is the one of the checkpoint.")
-            with suppress(OSError):  # the folder may be read-only
-                write_text(path, anew.to_json())
-            return anew
-    if lost is not None:
-        raise lost
-    return manifest
 
 
 def _with_own_cache(config: Config, overrides: Sequence[Override], progress: Progress) -> Config:
@@ -212,6 +192,8 @@ def build_task(
     for split in splits:
         if not manifest.of(split):
             raise DataError(f"the run has no {split} split", hint="choose another one with --split: train or val")
+    if is_memory_limited():
+        start_threads()
     runtime = choose_runtime(config.run.device, config.run.precision)
     if runtime.device.type == "cpu":
         keep_freed_memory()

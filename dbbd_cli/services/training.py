@@ -21,7 +21,8 @@ from dbbd_cli.engine.runtime import MIB, peak_memory_mb, seed_everything
 from dbbd_cli.engine.signals import StopRequest, stop_on_signals
 from dbbd_cli.engine.trainer import Trainer, fit
 from dbbd_cli.errors import DataError, DiskError, StoppedError
-from dbbd_cli.files import nearest_existing, write_text
+from dbbd_cli.files import nearest_existing, repair_of, write_text
+from dbbd_cli.limits import largest_file
 from dbbd_cli.paths import resume_command
 from dbbd_cli.progress import Progress
 from dbbd_cli.report.drawing import reason_of
@@ -55,7 +56,8 @@ def train_new_run(config: Config, manifest: Manifest, progress: Progress, comman
         try:
             folder = create_run_folder(Path(config.run.runs_dir), config.run.name, fill)
         except DiskError as error:
-            error.hint = "make room, or choose another folder with run.runs_dir, and start again"
+            repair = repair_of(error.__cause__)
+            error.hint = f"{repair}, or choose another folder with run.runs_dir, and start again"
             raise
         with locked(folder):
             show_facts(facts, progress, run=folder)
@@ -94,6 +96,12 @@ def check_room(trainer: Trainer, folder: Path) -> None:
     Raises:
         DiskError: says how much there is, and how much is needed.
     """
+    if expected_bytes(trainer) > largest_file():
+        raise DiskError(
+            f"a checkpoint is too large a file: it needs about {expected_bytes(trainer) / 1e6:,.1f} MB, and at most "
+            f"{largest_file() / 1e6:,.1f} MB are allowed here",
+            hint="raise the limit for the size of a file (ulimit -f)",
+        )
     existing = nearest_existing(folder)
     files = [(existing / name).stat() for name in checkpoint_names(existing)] if existing == folder else []
     there = sum({(file.st_dev, file.st_ino): file.st_size for file in files}.values())  # the best may be another's link

@@ -10,7 +10,7 @@ import pytest
 PACKAGE = Path(__file__).parents[2] / "dbbd_cli"
 LAYERS = {
     "text": 0,
-    "errors": 1, "progress": 1, "files": 1, "paths": 1, "stopping": 1,
+    "errors": 1, "progress": 1, "files": 1, "paths": 1, "limits": 1, "stopping": 1,
     "config": 2, "pickles": 2,
     "model": 3, "data": 3, "report": 3,
     "tasks": 4, "engine": 5, "services": 6, "cli": 7, "__main__": 8,
