@@ -108,11 +108,8 @@ def nearest_existing(path: Path) -> Path:
 
 
 def repair_of(error: BaseException | None) -> str:
-    """What to do where a file could not be written, because there is no room for it or because it may not be so large.
-
-    The system says so of a file that is larger than `ulimit -f`; `read_file` has words of its own.
-    """
-    too_large = isinstance(error, OSError) and error.errno == errno.EFBIG and error.strerror == os.strerror(errno.EFBIG)
+    """What to do where a file could not be written: there is no room for it, or it may not be so large."""
+    too_large = isinstance(error, OSError) and error.errno == errno.EFBIG
     return "raise the limit for the size of a file (ulimit -f)" if too_large else "make room"
 
 
