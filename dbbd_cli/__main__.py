@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import suppress
 
 from dbbd_cli.stopping import ignore_signals, raise_on_signals, signal_of
 
@@ -15,17 +16,21 @@ def main() -> None:
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     # Pydantic would read what every installed package says of itself, in search of plug-ins for it.
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
-    for name in ("stdout", "stderr"):
-        if getattr(sys, name) is None:  # closed by whoever started the program, as some schedulers do
-            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: PTH123, SIM115
     try:
         raise_on_signals()
-        from dbbd_cli.cli.app import app
+        from dbbd_cli.cli.streams import flush_at_exit, open_closed_streams
 
-        app(prog_name="dbbd")
+        open_closed_streams()
+        try:
+            from dbbd_cli.cli.app import app
+
+            app(prog_name="dbbd")
+        finally:
+            flush_at_exit()
     except KeyboardInterrupt as error:  # before or after the program proper
         ignore_signals()  # a second one would end the program in the middle of its last words
-        sys.stderr.write("Stopped; nothing more was saved.\n")
+        with suppress(OSError, AttributeError):  # AttributeError: the stream was closed
+            sys.stderr.write("Stopped; nothing more was saved.\n")
         sys.exit(128 + signal_of(error))
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -46,6 +48,41 @@ def nearest_existing(path: Path) -> Path:
     """The path, or the nearest folder above it that exists."""
     # Not with Path.exists, which raises where a name is too long.
     return next(folder for folder in (path, *path.parents) if os.path.exists(folder))  # noqa: PTH110
+
+
+def repair_of(error: BaseException | None) -> str:
+    """What to do where a file could not be written: there is no room for it, or it may not be so large."""
+    too_large = isinstance(error, OSError) and error.errno == errno.EFBIG
+    return "raise the limit for the size of a file (ulimit -f)" if too_large else "make room"
+
+
+def can_be_made(folder: Path) -> bool:
+    """Whether a folder can be written to, or made where it is missing."""
+    existing = nearest_existing(folder)
+    return os.path.isdir(existing) and os.access(existing, os.W_OK | os.X_OK)  # noqa: PTH112 - as above
+
+
+def private_folder(name: str) -> Path:
+    """A folder of this user's own below the system's folder of temporary files, made where it is missing.
+
+    Anybody may write to that folder, so something of this name may be somebody else's trap.
+
+    Raises:
+        OSError: it cannot be made, or others can write to what has its name.
+    """
+    import tempfile
+
+    if os.name != "posix":  # the folder of temporary files is the user's own
+        folder = Path(tempfile.gettempdir()) / name
+        folder.mkdir(exist_ok=True)
+        return folder
+    folder = Path(tempfile.gettempdir()) / f"{name}-{os.getuid()}"
+    with suppress(FileExistsError):
+        folder.mkdir(mode=0o700)
+    found = folder.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o022:
+        raise OSError(errno.EPERM, "it is not a folder of this user alone", str(folder))
+    return folder
 
 
 def replace_file(source: Path, target: Path) -> None:
@@ -109,13 +146,28 @@ def read_lines(path: Path) -> Iterator[str]:
 def open_to_append(path: Path) -> TextIO:
     """Opens a text file at its end.
 
+    A file with other names, as in a copy that was made of hard links (`cp -al`), becomes one of its own before: what is
+    added must not appear in the others.
+
     Raises:
         OSError: it is a link, which could lead anywhere, or cannot be written.
     """
     if path.is_symlink():
         raise OSError(errno.ELOOP, "it is a link, and links are not followed", str(path))
     require_regular(path)
+    if path.exists() and path.stat().st_nlink > 1:
+        _copy_in_place(path)
     return path.open("a", encoding="utf-8", newline="\n")
+
+
+def _copy_in_place(path: Path) -> None:
+    """Replaces a file by a copy of itself."""
+    temporary = temporary_file(path)
+    try:
+        shutil.copyfile(path, temporary)
+        replace_file(temporary, path)
+    finally:
+        discard(temporary)
 
 
 def require_regular(path: Path) -> None:

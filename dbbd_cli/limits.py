@@ -1,8 +1,11 @@
-"""Limits that the system sets for a process."""
+"""What the system allows this process: memory, the size of a file, and open files."""
 
 from __future__ import annotations
 
 import errno
+import math
+import mmap
+import os
 
 TOO_MANY_FILES = (errno.EMFILE, errno.ENFILE)
 """Numbers of the error that no more files can be opened: by this process, or on this machine."""
@@ -15,3 +18,73 @@ def open_files_limit() -> str:
     except ImportError:  # Windows
         return "ulimit -n"
     return f"ulimit -n, {resource.getrlimit(resource.RLIMIT_NOFILE)[0]:,} now"
+
+
+def largest_file() -> float:
+    """Bytes that a file of this process may have (`ulimit -f`); infinity where there is no limit."""
+    return _limit("RLIMIT_FSIZE")
+
+
+def is_out_of_memory(error: BaseException | None) -> bool:
+    """Whether there was no memory for something, or no thread or process: the words differ with who asked for it."""
+    words = (*_WORDS, *(_UNCLEAR_WORDS if is_memory_limited() else ()))
+    while error is not None:
+        text = str(error).lower()
+        if isinstance(error, MemoryError) or any(word in text for word in words):
+            return True
+        if isinstance(error, SystemError) and is_memory_limited():  # Python's own code for errors had no memory
+            return True
+        if isinstance(error, OSError) and error.errno in (errno.ENOMEM, errno.EAGAIN):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def is_memory_limited() -> bool:
+    """Whether the address space of this process has a limit (`ulimit -v`)."""
+    return not math.isinf(_limit("RLIMIT_AS"))
+
+
+def require_memory(size: int) -> None:
+    """Raises MemoryError where a limit leaves less address space than so many bytes.
+
+    A library for threads would end the process without a word of ours.
+    """
+    if is_memory_limited():
+        try:
+            mmap.mmap(-1, size).close()
+        except OSError as error:
+            raise MemoryError from error
+
+
+def memory_advice() -> str:
+    """What to do where memory is short: the limit is named, where there is one."""
+    limit = _limit("RLIMIT_AS")
+    if math.isinf(limit):
+        return "end other programs, or use a machine with more memory"
+    return f"this shell allows {limit / 1e6:,.0f} MB of address space: raise that with ulimit -v"
+
+
+_WORDS = (
+    "out of memory",
+    "can't allocate memory",  # PyTorch
+    "cannot allocate memory",
+    "std::bad_alloc",
+    "failed to map segment",  # the loader of shared libraries
+    "can't start new thread",
+    "cannot create thread",
+    "insufficient resources",
+)
+
+
+_UNCLEAR_WORDS = ("could not create a primitive", "could not execute a primitive")
+"""What oneDNN says of any trouble."""
+
+
+def _limit(name: str) -> float:
+    if os.name != "posix":
+        return math.inf
+    import resource
+
+    limit = resource.getrlimit(getattr(resource, name))[0]
+    return math.inf if limit == resource.RLIM_INFINITY else limit

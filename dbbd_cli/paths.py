@@ -20,6 +20,24 @@ def shown_path(path: Path) -> str:
         return str(path)
 
 
+def current_folder_is_gone() -> bool:
+    """Whether the current folder has been removed."""
+    try:
+        os.getcwd()  # noqa: PTH109 - it is the call itself that fails
+    except FileNotFoundError:
+        return True
+    return False
+
+
+def leave_missing_folder() -> None:
+    """Goes to another folder where the current one is gone; for when all paths are absolute.
+
+    PyTorch's Intel oneMKL ends the process where there was none when PyTorch was loaded.
+    """
+    if current_folder_is_gone():
+        os.chdir(Path(__file__).parent)
+
+
 def command_line(*words: str) -> str:
     """The words as one would type them in a shell."""
     return subprocess.list2cmdline(words) if os.name == "nt" else " ".join(map(_quoted, words))

@@ -10,6 +10,7 @@ from dbbd_cli import __version__
 from dbbd_cli.cli import completion_scripts, evaluate, plot, resume, smoke, train, validate
 from dbbd_cli.cli.boundary import Program
 from dbbd_cli.cli.help import Command
+from dbbd_cli.cli.streams import write_result
 
 EXAMPLES = """\
 dbbd smoke
@@ -36,20 +37,20 @@ app.command("smoke", cls=Command, epilog=smoke.EXAMPLES)(smoke.smoke)
 
 def _version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"dbbd {__version__}")
+        write_result(f"dbbd {__version__}")
         raise typer.Exit
 
 
 def _install_completion(wanted: bool) -> None:
     if wanted:
         shell, path = completion_scripts.install()
-        typer.echo(f"Completion for {shell} is installed in {path}; new shells will have it.")
+        write_result(f"Completion for {shell} is installed in {path}; new shells will have it.")
         raise typer.Exit
 
 
 def _show_completion(wanted: bool) -> None:
     if wanted:
-        typer.echo(completion_scripts.for_this_shell(), nl=False)
+        write_result(completion_scripts.for_this_shell().removesuffix("\n"))
         raise typer.Exit
 
 

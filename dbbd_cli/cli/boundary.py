@@ -13,11 +13,14 @@ import typer
 from typer.completion import completion_init  # type: ignore[attr-defined]
 from typer.core import TyperGroup
 
-from dbbd_cli.cli.help import help_text
+from dbbd_cli.cli.help import help_text, with_own_callback
+from dbbd_cli.cli.options import missing_folder
 from dbbd_cli.cli.streams import coloured, columns, tolerate_any_text, write_result
 from dbbd_cli.cli.text import clean, wrapped
 from dbbd_cli.errors import ConfigError, DbbdError, DiskError, ExitCode, StoppedError
-from dbbd_cli.limits import open_files_limit
+from dbbd_cli.files import repair_of
+from dbbd_cli.limits import is_out_of_memory, memory_advice, open_files_limit
+from dbbd_cli.paths import current_folder_is_gone
 from dbbd_cli.stopping import ignore_signals, received, signal_of
 
 COMPLETION_VARIABLE = "_DBBD_COMPLETE"
@@ -50,10 +53,11 @@ class Program(TyperGroup):
                 try:
                     write_result(help_text(self, getattr(error, "ctx", None)))
                     sys.exit(ExitCode.USAGE)
-                except OSError as unwritten:
+                except DiskError as unwritten:
                     error = unwritten
             if completing:
-                sys.exit(ExitCode.BUG)  # silently: the person is in the middle of typing a line
+                # Silently: the person is in the middle of typing a line.
+                sys.exit(_code_of_completion(error))
             if "--debug" in arguments:
                 import traceback
 
@@ -61,7 +65,7 @@ class Program(TyperGroup):
                     typer.echo(clean("".join(traceback.format_exception(error))), err=True)
             report = _as_dbbd_error(error)
             # The terminal may be gone, or the disk that the output goes to full: the exit code tells all the same.
-            with suppress(OSError):
+            with suppress(DiskError):
                 if "--json" in arguments:
                     write_result(json.dumps({"error": _plain(report)}))
             with suppress(OSError):
@@ -71,7 +75,7 @@ class Program(TyperGroup):
 
     def get_help_option(self, ctx: Any) -> Any:
         """The option `--help`, off by default: to convert no value at all, Typer would import Pydantic."""
-        option = super().get_help_option(ctx)
+        option = with_own_callback(super().get_help_option(ctx))
         if option is not None:
             option.default = False
         return option
@@ -88,6 +92,12 @@ class Program(TyperGroup):
         formatter.write(help_text(self, ctx))
 
 
+def _code_of_completion(error: BaseException) -> ExitCode:
+    if isinstance(error, BrokenPipeError):  # the shell has gone
+        return ExitCode.OK
+    return ExitCode.DISK if isinstance(error, OSError) else ExitCode.BUG
+
+
 def _as_dbbd_error(error: BaseException) -> DbbdError:
     """Any exception as one that can be shown: those of the command-line parser, ours, and bugs."""
     if isinstance(error, DbbdError) and (received() is None or isinstance(error, StoppedError)):
@@ -102,23 +112,18 @@ def _as_dbbd_error(error: BaseException) -> DbbdError:
     if isinstance(error, OSError) and error.errno in _DISK_ERRORS:
         place = error.filename2 or error.filename
         where = f"{os.fsdecode(place)}: " if isinstance(place, (str, bytes)) else ""
-        return DiskError(f"{where}{error.strerror}", hint="Free some space, or choose a folder that you can write to.")
+        repair = repair_of(error).capitalize()
+        return DiskError(f"{where}{error.strerror}", hint=f"{repair}, or choose a folder that you can write to.")
     if "Too many open files" in str(error):  # also where a library cannot be loaded for that
         return DiskError(str(error).splitlines()[0], hint=f"Raise the limit on open files ({open_files_limit()}).")
-    if isinstance(error, FileNotFoundError) and not error.filename and _folder_is_gone():
-        return DiskError("the current folder no longer exists", hint="Change to another one.")
+    if isinstance(error, FileNotFoundError) and not error.filename and current_folder_is_gone():
+        return missing_folder()
+    if is_out_of_memory(error):
+        return ConfigError(f"out of memory: {error}" if str(error) else "out of memory", hint=memory_advice())
     return DbbdError(
         f"this is a bug: please report it ({type(error).__name__}: {error})",
         hint="Run the same command with --debug and include the traceback in the report.",
     )
-
-
-def _folder_is_gone() -> bool:
-    try:
-        os.getcwd()  # noqa: PTH109 - it is the call itself that fails
-    except FileNotFoundError:
-        return True
-    return False
 
 
 def _interrupted(error: BaseException) -> StoppedError:

@@ -13,7 +13,7 @@ import os
 import sys
 from pathlib import Path
 
-from dbbd_cli.errors import ConfigError
+from dbbd_cli.errors import ConfigError, DiskError
 
 _BASH = r"""# Completion of dbbd for bash.
 _dbbd_completion() {
@@ -131,10 +131,21 @@ def install() -> tuple[str, Path]:
 
     Raises:
         ConfigError: the shell cannot be told, or there is no script for it.
+        DiskError: there is no home folder, or it cannot be written to.
     """
+    try:
+        return _install(_this_shell())
+    except (RuntimeError, OSError) as error:
+        raise DiskError(
+            f"completion cannot be installed in the home folder: {error}",
+            hint="Write the script to a file with dbbd --show-completion, and source that in your shell.",
+        ) from error
+
+
+def _install(for_shell: str) -> tuple[str, Path]:
     from typer.completion import install as install_typers  # type: ignore[attr-defined]
 
-    shell, path = install_typers(_this_shell(), prog_name="dbbd")
+    shell, path = install_typers(for_shell, prog_name="dbbd")
     # Typer has changed the start-up file and written its own script, which ours replaces; but in PowerShell the two
     # are one file, the user's profile, and Typer's script stays.
     if _BY_SHELL[shell] is not _POWERSHELL:

@@ -20,6 +20,7 @@ from dbbd_cli.cli.options import (
     Settings,
     Target,
     check_overrides,
+    leave_gone_folder,
     overrides,
 )
 from dbbd_cli.cli.targets import run_or_checkpoint
@@ -77,6 +78,7 @@ def evaluate(
 
     A run folder means its best model; give a checkpoint file to evaluate another state.
     """
+    leave_gone_folder(target, out)
     run_or_checkpoint(target)
     changes = overrides(settings, {"--device": ("run.device", device)})
     check_overrides(target, changes)

@@ -11,7 +11,7 @@ from typing import Any
 import typer
 from typer.core import TyperCommand
 
-from dbbd_cli.cli.streams import coloured
+from dbbd_cli.cli.streams import coloured, write_result
 from dbbd_cli.cli.text import wrapped
 
 _WIDEST = 100
@@ -28,6 +28,10 @@ class Command(TyperCommand):
         """Writes the help into the formatter."""
         formatter.write(help_text(self, ctx))
 
+    def get_help_option(self, ctx: Any) -> Any:
+        """The option `--help`."""
+        return with_own_callback(super().get_help_option(ctx))
+
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Sorts the arguments; for a completion, only whether they were given matters and not what they mean.
 
@@ -41,6 +45,19 @@ class Command(TyperCommand):
             ctx.params[parameter.name], source = parameter.consume_value(ctx, given)
             ctx.set_parameter_source(parameter.name, source)
         return list(ctx.args)
+
+
+def with_own_callback(option: Any) -> Any:
+    """The option `--help`, which takes a reader that has gone for no error; Typer would exit with 1."""
+    if option is not None:
+        option.callback = _show_help
+    return option
+
+
+def _show_help(ctx: Any, _option: Any, wanted: bool) -> None:
+    if wanted and not ctx.resilient_parsing:
+        write_result(ctx.get_help())
+        ctx.exit()
 
 
 def help_text(command: Any, ctx: Any) -> str:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from dbbd_cli.cli import complete
-from dbbd_cli.errors import CheckpointError, ConfigError
+from dbbd_cli.errors import CheckpointError, ConfigError, DiskError
 
 if TYPE_CHECKING:
     from dbbd_cli.config.load import Override
@@ -59,7 +59,8 @@ Settings = Annotated[
     typer.Option(
         "--set",
         metavar="KEY=VALUE",
-        help="Override any configuration key, such as training.batch_size=64; repeatable.",
+        help="Override any configuration key, such as training.batch_size=64; repeatable. Text, such as data.path, is "
+        "taken as it stands; other values are YAML, and null is null.",
         autocompletion=complete.setting,
     ),
 ]
@@ -116,6 +117,25 @@ def check_overrides(target: Path, changes: Sequence[Override]) -> None:
     except ConfigError:
         return  # it has been changed, or is of no run: only the checkpoint can tell
     load_config(str(path), changes)
+
+
+def missing_folder() -> DiskError:
+    """The error where a path is relative to a folder that is gone."""
+    return DiskError("the current folder does not exist any more", hint="Change to another one, or give full paths.")
+
+
+def leave_gone_folder(*paths: Path | None) -> None:
+    """Goes to another folder where the current one is gone, before PyTorch is loaded, which needs one.
+
+    Raises:
+        DiskError: one of the paths is relative to the folder that is gone.
+    """
+    from dbbd_cli.paths import current_folder_is_gone, leave_missing_folder
+
+    if current_folder_is_gone():
+        if not all(path is None or path.is_absolute() for path in paths):
+            raise missing_folder()
+        leave_missing_folder()
 
 
 def existing(target: Path) -> Path:

@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
-from typing import TextIO
+from contextlib import contextmanager
+from typing import TextIO, cast
 
 from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
 from dbbd_cli.cli.counter import Clock, Counter
-from dbbd_cli.cli.streams import coloured, is_unicode
+from dbbd_cli.cli.streams import best_effort, coloured, drop_unwritten, is_unicode
 from dbbd_cli.cli.text import clean, clean_line, pairs
 from dbbd_cli.progress import Phase
 
 _SECONDS_BETWEEN_FRAMES = 0.1
-_UNIMPORTANT = (OSError, RuntimeError)
-"""What is no reason to give up the work: the terminal has gone, or a signal handler speaks while a frame is drawn."""
 
 
 class _Console(Console):
@@ -26,6 +24,7 @@ class _Console(Console):
 
     def on_broken_pipe(self) -> None:
         self.quiet = True
+        drop_unwritten(cast("TextIO", self.file))
 
 
 class BarProgress:
@@ -36,6 +35,7 @@ class BarProgress:
     """
 
     def __init__(self, stream: TextIO, *, clock: Clock = time.monotonic) -> None:
+        self._stream = stream
         self._console = _Console(
             file=stream,
             force_terminal=True,
@@ -59,7 +59,7 @@ class BarProgress:
         self._open.append(counter)
         if self._live is None:
             self._live = Live(console=self._console, get_renderable=self._bars, auto_refresh=False, transient=True)
-            with suppress(*_UNIMPORTANT):
+            with best_effort(self._stream):
                 self._live.start()
         self._draw()
         try:
@@ -69,7 +69,7 @@ class BarProgress:
             if self._open:
                 self._draw()
             else:
-                with suppress(*_UNIMPORTANT):
+                with best_effort(self._stream):
                     self._live.stop()
                 self._live = None
 
@@ -96,11 +96,11 @@ class BarProgress:
     def _draw(self) -> None:
         self._last_frame = self._clock()
         if self._live is not None:
-            with suppress(*_UNIMPORTANT):
+            with best_effort(self._stream):
                 self._live.refresh()
 
     def _print(self, text: Text) -> None:
-        with suppress(*_UNIMPORTANT):
+        with best_effort(self._stream):
             self._console.print(text, soft_wrap=True)
 
     def _bars(self) -> Group:

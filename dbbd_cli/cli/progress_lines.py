@@ -11,7 +11,7 @@ from typing import TextIO
 import typer
 
 from dbbd_cli.cli.counter import Clock, Counter
-from dbbd_cli.cli.streams import coloured, columns
+from dbbd_cli.cli.streams import best_effort, coloured, columns
 from dbbd_cli.cli.text import clean, clean_line, pairs
 from dbbd_cli.progress import Phase
 
@@ -76,13 +76,9 @@ class LineProgress:
             self._write(counter.plain(now))
 
     def _write(self, text: str) -> None:
-        try:
+        with best_effort(self._stream):
             self._stream.write(text + "\n")
             self._stream.flush()
-        except (OSError, RuntimeError):
-            # No reason to give up the work: whoever read the messages has gone, or their disk is full, or a signal
-            # handler wants to say something while a line is being written (a RuntimeError, "reentrant call").
-            pass
 
 
 class _LinePhase:

@@ -18,6 +18,7 @@ from dbbd_cli.cli.options import (
     Settings,
     Target,
     check_overrides,
+    leave_gone_folder,
     overrides,
 )
 from dbbd_cli.cli.targets import run_or_checkpoint
@@ -53,6 +54,7 @@ def resume(
     The result is the same as that of an uninterrupted run. As a check, the loss of the next batch is computed again and
     compared with the one stored in the checkpoint.
     """
+    leave_gone_folder(target)
     run_or_checkpoint(target)
     flags = {"--epochs": ("training.epochs", epochs), "--device": ("run.device", device)}
     changes = overrides(settings, flags)

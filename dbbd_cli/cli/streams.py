@@ -5,7 +5,11 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import TextIO
+
+from dbbd_cli.errors import DiskError
 
 
 def is_terminal(stream: TextIO) -> bool:
@@ -37,12 +41,75 @@ def tolerate_any_text() -> None:
 
 
 def write_result(text: str) -> None:
-    """Writes a line or more to standard output. A reader that has gone (`dbbd ... | head -1`) is no error."""
+    """Writes a line or more to standard output. A reader that has gone (`dbbd ... | head -1`) is no error.
+
+    Raises:
+        DiskError: it cannot be written, as where the disk is full.
+    """
     try:
         sys.stdout.write(text + "\n")
         sys.stdout.flush()
     except BrokenPipeError:
-        # What is left in the buffer goes nowhere; else the interpreter would complain about it when it exits.
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, sys.stdout.fileno())
-        os.close(nowhere)
+        drop_unwritten(sys.stdout)
+    except OSError as error:
+        drop_unwritten(sys.stdout)
+        raise DiskError(
+            f"standard output cannot be written: {error.strerror}", hint="Make room, or write it to another place."
+        ) from error
+
+
+def open_closed_streams() -> None:
+    """Opens the standard streams that whoever started the program has closed, as some schedulers do; to nowhere.
+
+    Else the next file that is opened would have the number of the stream, and receive what libraries, and other
+    programs that are started, write to it.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
+    for number, name in ((1, "stdout"), (2, "stderr")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(number, "w", encoding="utf-8", closefd=False))  # noqa: SIM115
+
+
+@contextmanager
+def best_effort(stream: TextIO) -> Iterator[None]:
+    """What cannot be written to the stream is dropped: it is no reason to give up the work.
+
+    Whoever read the messages has gone, or their disk is full, or a signal handler wants to say something while a line
+    is being written (a RuntimeError, "reentrant call").
+    """
+    try:
+        yield
+    except OSError:
+        drop_unwritten(stream)
+    except RuntimeError:
+        pass
+
+
+def flush_at_exit() -> None:
+    """Drops what the standard streams cannot write; Python would try once more when it ends, and exit with 120."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError):
+            drop_unwritten(stream)
+
+
+def drop_unwritten(stream: TextIO) -> None:
+    """Empties the buffer of a stream that cannot be written.
+
+    Whoever flushes the stream next would fail on it: PyTorch does, before it starts a process that loads batches.
+    """
+    with suppress(OSError, ValueError, RuntimeError):  # ValueError: it is closed, or has no number
+        number = stream.fileno()
+        nowhere, itself = os.open(os.devnull, os.O_WRONLY), os.dup(number)
+        try:
+            os.dup2(nowhere, number)
+            stream.flush()
+        finally:
+            os.dup2(itself, number)
+            os.close(nowhere)
+            os.close(itself)

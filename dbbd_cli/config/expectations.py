@@ -43,6 +43,8 @@ class Expectations:
             expected += "" if isinstance(plain_scalar(value), str) else ", without quotes"
         elif kind == "string_type" and isinstance(value, (bool, int, float)):
             expected += ", in quotes"
+        elif kind == "string_unicode":
+            expected = "text in UTF-8"
         elif kind == "model_type" and value is None:
             expected += "; without the line it has its defaults"
         elif kind == "literal_error" and isinstance(value, str) and (near := closest(value, self._choices(key))):

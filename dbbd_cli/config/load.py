@@ -14,9 +14,11 @@ from pydantic_core import ErrorDetails, ValidationError
 from dbbd_cli.config.expectations import Expectations, closest, key_of
 from dbbd_cli.config.problems import Document, Key, Place, Problem, brief, dotted, shown
 from dbbd_cli.config.schema import SCHEMAS, Config, to_plain
+from dbbd_cli.config.sections import types_at
 from dbbd_cli.config.shipped import shipped_configs
 from dbbd_cli.config.yaml_text import plain_scalar, read_yaml
 from dbbd_cli.errors import ConfigError
+from dbbd_cli.paths import shown_path
 from dbbd_cli.text import counted, printable
 
 MAX_BYTES = 1_000_000
@@ -30,7 +32,7 @@ class Override:
 
     Attributes:
         key: the dotted key, such as "training.epochs".
-        value: the value, already parsed.
+        value: the value, already parsed, or what was typed.
         origin: how errors call it, such as "--epochs".
     """
 
@@ -39,11 +41,21 @@ class Override:
     origin: str
 
 
+@dataclass(frozen=True)
+class Typed:
+    """The VALUE of `--set KEY=VALUE`. What it stands for depends on the type of the setting, which the schema knows."""
+
+    text: str
+
+
 def parse_override(text: str) -> Override:
-    """Parses the "KEY=VALUE" of `--set`; VALUE is read as YAML.
+    """Splits the "KEY=VALUE" of `--set`.
+
+    A setting whose type is text takes VALUE as it stands, character for character, except that `null` is null where
+    the setting may be null. For all others VALUE is YAML.
 
     Raises:
-        ConfigError: KEY or "=" is missing, or VALUE cannot be read.
+        ConfigError: KEY or "=" is missing.
     """
     origin = f"--set {brief(text, 80)}"
     key, equals, value = text.partition("=")
@@ -51,10 +63,7 @@ def parse_override(text: str) -> Override:
     if not equals or not all(key.split(".")):
         what = "the key, or a part of it, is empty" if equals else "there is no '='"
         raise ConfigError(f"{origin}: {what}", hint="write KEY=VALUE, such as --set training.epochs=3")
-    document = read_yaml(value, origin, inline=True)
-    if document.problems:
-        raise ConfigError(f"{origin}: {document.problems[0].what}", hint=document.problems[0].advice)
-    return Override(key, document.values, origin)
+    return Override(key, Typed(value), origin)
 
 
 def load_config(
@@ -76,7 +85,7 @@ def load_config(
     shipped = shipped_configs().get(source.removesuffix(".yaml"))
     if shipped and not path.is_file():
         path = shipped
-    name = brief(str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path), limit=200)
+    name = brief(shown_path(path), limit=200)
     document = read_yaml(_text(path, name), name)
     if document.values is None and not document.problems:
         raise ConfigError(f"{name} is empty", hint=_shipped_hint())
@@ -192,11 +201,9 @@ def _validated(document: Document, overrides: Sequence[Override]) -> Config:
             hint=f"begin with 'task: {next(iter(SCHEMAS))}'",
         )
     document.values = dict(document.values)
-    for override in overrides:
-        _apply(document, override)
-    task = document.values.get("task")
-    # Where the task is not known, what is wrong for every task is wrong for certain.
-    schemas = [SCHEMAS[task]] if isinstance(task, str) and task in SCHEMAS else list(SCHEMAS.values())
+    for override in sorted(overrides, key=lambda override: override.key != "task"):  # the task says how to read others
+        _apply(document, override, _value(override, _schemas(document.values)))
+    schemas = _schemas(document.values)
     config, errors = _check(schemas[0], document.values)
     for other in schemas[1:]:
         kinds = {(error["type"], error["loc"]) for error in _check(other, document.values)[1]}
@@ -210,6 +217,31 @@ def _validated(document: Document, overrides: Sequence[Override]) -> Config:
     raise _error(document, document.problems + worded, len(document.problems) + len(errors))
 
 
+def _schemas(values: Mapping[str, Any]) -> list[type[Config]]:
+    """The schema of the task, or all where the task is not known: what is wrong for every task is wrong for certain."""
+    task = values.get("task")
+    return [SCHEMAS[task]] if isinstance(task, str) and task in SCHEMAS else list(SCHEMAS.values())
+
+
+def _value(override: Override, schemas: Sequence[type[Config]]) -> object:
+    """The override's value. What was typed is text for settings of that type, else YAML.
+
+    Raises:
+        ConfigError: it should be YAML, and cannot be read.
+    """
+    if not isinstance(override.value, Typed):
+        return override.value
+    text, types = override.value.text, [kind for schema in schemas for kind in types_at(schema, override.key)]
+    if text == "null" and type(None) in types:
+        return None
+    if str in types or not types:  # no types: the key is unknown, which is all that is to be said
+        return text
+    document = read_yaml(text, override.origin, inline=True)
+    if document.problems:
+        raise ConfigError(f"{override.origin}: {document.problems[0].what}", hint=document.problems[0].advice)
+    return document.values
+
+
 def _check(schema: type[Config], values: Mapping[str, Any]) -> tuple[Config | None, list[ErrorDetails]]:
     try:
         return schema.model_validate(values), []
@@ -217,8 +249,8 @@ def _check(schema: type[Config], values: Mapping[str, Any]) -> tuple[Config | No
         return None, failure.errors(include_url=False)
 
 
-def _apply(document: Document, override: Override) -> None:
-    """Sets the override's value in `document`, whose source is left as it is: sections on the way are copied."""
+def _apply(document: Document, override: Override, value: object) -> None:
+    """Sets the override's `value` in `document`, whose source is left as it is: sections on the way are copied."""
     *sections, name = override.key.split(".")
     key: Key = ()
     parent = document.values
@@ -233,7 +265,7 @@ def _apply(document: Document, override: Override) -> None:
             return
         parent[part] = dict(child or {})
         parent = parent[part]
-    parent[name] = override.value
+    parent[name] = value
     key = (*key, name)
     document.spoiled = {other for other in document.spoiled if other[: len(key)] != key}
     document.places = {other: place for other, place in document.places.items() if other[: len(key)] != key}

@@ -7,7 +7,8 @@ through the error context (`{"field": ...}`), so that the loader can point at th
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, Literal
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic.fields import FieldInfo
@@ -47,6 +48,28 @@ def settings(schema: type[Section]) -> Iterator[tuple[tuple[str, ...], FieldInfo
             yield from (((name, *inner), setting) for inner, setting in settings(kind))
         else:
             yield (name,), field
+
+
+def types_at(schema: type[Section], key: str) -> list[Any]:
+    """The types that a value of the dotted key may have; none where the schema has no such key."""
+    types: list[Any] = [schema]
+    for part in key.split("."):
+        inner = []
+        for kind in types:
+            if get_origin(kind) is dict:
+                inner += _alternatives(get_args(kind)[1])
+            elif get_origin(kind) is None and issubclass(kind, Section) and part in kind.model_fields:
+                inner += _alternatives(kind.model_fields[part].annotation)
+        types = inner
+    return types
+
+
+def _alternatives(annotation: Any) -> list[Any]:
+    if get_origin(annotation) is Annotated:
+        return _alternatives(get_args(annotation)[0])
+    if get_origin(annotation) in (Union, UnionType):
+        return [kind for part in get_args(annotation) for kind in _alternatives(part)]
+    return [annotation]
 
 
 def section(description: str) -> Any:

@@ -20,7 +20,7 @@ import numpy as np
 from dbbd_cli.data.cache_dir import make_cache_folder
 from dbbd_cli.data.findings import why
 from dbbd_cli.errors import DiskError
-from dbbd_cli.files import passing_lock, remove_free_locks, require_regular
+from dbbd_cli.files import passing_lock, remove_free_locks, repair_of, require_regular
 from dbbd_cli.temporary import discard, remove_strays, temporary_file
 
 Arrays = dict[str, np.ndarray]
@@ -81,7 +81,7 @@ def _writing(cache_dir: Path) -> Iterator[None]:
     except OSError as error:
         raise DiskError(
             f"the cache {cache_dir} cannot be written: {why(error)}",
-            hint="make room there, or choose another folder with --set data.cache_dir=DIR",
+            hint=f"{repair_of(error)}, or choose another folder with --set data.cache_dir=DIR",
         ) from error
 
 

@@ -7,20 +7,60 @@ import os
 import sys
 from pathlib import Path
 
-from dbbd_cli.files import read_file, write_text
+from dbbd_cli.errors import DiskError
+from dbbd_cli.files import can_be_made, private_folder, read_file, write_text
 
 MARK = "dbbd-cache.txt"
 
 
 def cache_folder(configured: str | None) -> Path:
-    """The folder of `data.cache_dir`; without one `$DBBD_CACHE_DIR`, or the platform's place for caches."""
+    """The folder of `data.cache_dir`; without one `$DBBD_CACHE_DIR`, or the platform's place for caches.
+
+    Where that cannot be written to, as in a container whose user has no home folder, it is a folder of the user's own
+    among the temporary files.
+
+    Raises:
+        DiskError: there is no place for caches.
+    """
     if chosen := configured or os.environ.get("DBBD_CACHE_DIR"):
-        return Path(chosen)
-    if sys.platform == "win32":
-        return Path(os.environ.get("LOCALAPPDATA", Path.home() / "AppData" / "Local")) / "dbbd" / "cache"
-    if sys.platform == "darwin":
-        return Path.home() / "Library" / "Caches" / "dbbd"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dbbd"
+        return Path(os.path.expanduser(chosen))  # noqa: PTH111 - a Path raises where there is no home
+    usual = _usual_folder()
+    if usual is not None and can_be_made(usual):
+        return usual
+    try:
+        return private_folder("dbbd")
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        raise DiskError(
+            f"there is no folder for prepared data: {where}{error.strerror}",
+            hint="name one with --set data.cache_dir=DIR, or in DBBD_CACHE_DIR",
+        ) from error
+
+
+def fallback_note(configured: str | None) -> str:
+    """What to tell of the folder for caches where it is among the temporary files, else nothing."""
+    if configured or os.environ.get("DBBD_CACHE_DIR"):
+        return ""
+    folder, usual = cache_folder(None), _usual_folder()
+    if folder == usual:
+        return ""
+    why = "there is no home folder" if usual is None else f"{usual} cannot be written to"
+    return (
+        f"Prepared data is kept in {folder}, because {why}. "
+        "To choose a folder, use --set data.cache_dir=DIR or DBBD_CACHE_DIR."
+    )
+
+
+def _usual_folder() -> Path | None:
+    """The platform's place for caches; None where it is below a home folder and there is none."""
+    try:
+        if sys.platform == "win32":
+            return Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local") / "dbbd" / "cache"
+        if sys.platform == "darwin":
+            return Path.home() / "Library" / "Caches" / "dbbd"
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dbbd"
+    except RuntimeError:
+        return None
 
 
 def make_cache_folder(folder: Path) -> None:

@@ -33,7 +33,7 @@ from dbbd_cli.data.image_refs import url_sha256 as url_sha256
 from dbbd_cli.data.image_worker import Problem, Shape, prepare_rows
 from dbbd_cli.data.pixel_rows import is_gray, keep_one_channel, keep_rows
 from dbbd_cli.errors import DiskError
-from dbbd_cli.files import passing_lock, read_file, remove_free_locks, write_text
+from dbbd_cli.files import passing_lock, read_file, remove_free_locks, repair_of, write_text
 from dbbd_cli.progress import Progress, Silent
 from dbbd_cli.temporary import discard, remove_strays, temporary_file
 from dbbd_cli.text import printable
@@ -122,7 +122,7 @@ def prepare_images(
     except OSError as error:
         raise DiskError(
             f"the image cache {cache_dir} cannot be written: {error.strerror or error}",
-            hint="make room there, or choose another folder with --set data.cache_dir=DIR",
+            hint=f"{repair_of(error)}, or choose another folder with --set data.cache_dir=DIR",
         ) from error
 
 

@@ -17,7 +17,7 @@ from dbbd_cli.config.load import config_from_mapping
 from dbbd_cli.engine.environment import VERSION, other_version
 from dbbd_cli.engine.state import TrainState
 from dbbd_cli.errors import CheckpointError, ConfigError, DiskError
-from dbbd_cli.files import replace_file
+from dbbd_cli.files import repair_of, replace_file
 from dbbd_cli.limits import TOO_MANY_FILES, open_files_limit
 from dbbd_cli.model.safe_load import load_tensors, reason_of
 from dbbd_cli.model.sealed_file import has_holes, is_intact, is_sealed, write_sealed
@@ -128,10 +128,8 @@ def disk_error(error: OSError, folder: Path, needed: int) -> DiskError:
     if error.errno in _FULL:
         free = shutil.disk_usage(folder).free / 1e6
         what += f" ({free:,.1f} MB are free, and a checkpoint needs about {needed / 1e6:,.1f} MB)"
-        repair = "make room"
-        if error.errno == errno.EFBIG:
-            repair = "raise the limit for the size of a file (ulimit -f)"
-        elif free > needed / 1e6:
+        repair = repair_of(error)
+        if error.errno != errno.EFBIG and free > needed / 1e6:
             repair = "make room: a quota, or the number of files that the disk can hold, may be what is used up"
     return DiskError(what, hint=f"{repair}, then continue with: {resume_command(folder)}")
 

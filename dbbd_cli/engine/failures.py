@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import torch
-
 from dbbd_cli.errors import ConfigError
+from dbbd_cli.limits import is_out_of_memory, memory_advice
 from dbbd_cli.tasks.base import Task
 
 
@@ -25,11 +24,8 @@ def supervised(task: Task) -> Iterator[None]:
     """
     try:
         yield
-    except (MemoryError, torch.OutOfMemoryError) as error:
-        raise _out_of_memory(task) from error
-    except RuntimeError as error:
-        text = str(error)
-        if "can't allocate memory" in text or "out of memory" in text:
+    except (MemoryError, RuntimeError, OSError) as error:
+        if is_out_of_memory(error):
             raise _out_of_memory(task) from error
         raise
     except ValueError as error:
@@ -45,4 +41,4 @@ def supervised(task: Task) -> Iterator[None]:
 
 
 def _out_of_memory(task: Task) -> ConfigError:
-    return ConfigError("out of memory: a batch does not fit", hint=task.saves_memory)
+    return ConfigError("out of memory: a batch does not fit", hint=f"{task.saves_memory}; or {memory_advice()}")

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
+from dbbd_cli.engine.event_files import add_hyperparameters, open_event_file
 from dbbd_cli.errors import ConfigError, DiskError, InUseError
 from dbbd_cli.files import (
     nearest_existing,
@@ -34,11 +35,17 @@ if TYPE_CHECKING:
 
 CONFIG = "config.yaml"
 SPLITS = "splits.json"
+ENVIRONMENT = "environment.json"
 HISTORY = "history.jsonl"
 LOG = "run.log"
 LOCK = "run.lock"
 OWNER = "run.owner"
 HINT_RUNS_DIR = "set run.runs_dir to a folder that can be written"
+
+
+def is_run_folder(folder: Path) -> bool:
+    """Whether a folder is that of a run, even where its list of samples is lost."""
+    return (folder / SPLITS).exists() or all((folder / name).exists() for name in (CONFIG, ENVIRONMENT))
 
 
 def check_run_folder(runs_dir: Path, name: str) -> None:
@@ -194,6 +201,8 @@ class RunLog:
         self.folder = folder
         self._step = step
         self._restore(step, history)
+        # The last step may have ended an epoch that was validated and logged, but not saved.
+        self._unsaved_from = step + 1 if history and history[-1]["step"] == step else step
         self._history = open_to_append(folder / HISTORY)
         self._log = open_to_append(folder / LOG)
         self._show_error = threading.excepthook
@@ -204,11 +213,15 @@ class RunLog:
     def _restore(self, step: int, history: Sequence[Mapping[str, Any]]) -> None:
         """Makes the file hold the steps that it knows up to `step`, and the epochs of the checkpoint."""
         path = self.folder / HISTORY
+        self._values_of_step: dict[str, float] = {}
         rows = [(row["step"], True, json.dumps(finite(row))) for row in history]
         for line in read_lines(path) if path.is_file() else ():
             try:
                 row = json.loads(line)
                 if row["kind"] == "step" and row["step"] <= step:
+                    if row["step"] == step:
+                        values = {"learning_rate": row.get("learning_rate"), "train/grad_norm": row.get("grad_norm")}
+                        self._values_of_step = {name: value for name, value in values.items() if type(value) is float}
                     rows.append((row["step"], False, json.dumps(finite(row))))
             except (ValueError, KeyError, TypeError, RecursionError):
                 continue  # the torn last line of a run that was killed
@@ -220,12 +233,17 @@ class RunLog:
         self._history.write(json.dumps(finite(row)) + "\n")
         self._history.flush()
 
+    def logged_step(self, row: Mapping[str, Any]) -> None:
+        """Adds a step to the history and to the TensorBoard events."""
+        self.entry(row)
+        self.scalars(row["step"], {"learning_rate": row["learning_rate"], "train/grad_norm": row["grad_norm"]})
+
     def epoch(self, row: Mapping[str, Any], seconds: float) -> None:
-        """Adds an epoch to the history and to the TensorBoard events."""
+        """Adds an epoch to the history and to the TensorBoard events; its learning rate is an event of steps."""
         self.entry(row)
         for split in ("train", "val"):
             self.scalars(row["step"], {f"{split}/{name}": value for name, value in row[split].items()})
-        self.scalars(row["step"], {"learning_rate": row["learning_rate"], "seconds_per_epoch": seconds})
+        self.scalars(row["step"], {"seconds_per_epoch": seconds})
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Adds values to the TensorBoard events."""
@@ -233,29 +251,18 @@ class RunLog:
         for name, value in values.items():
             events.add_scalar(name, value, step)
 
-    def hyperparameters(self, values: Mapping[str, Any], metrics: Mapping[str, float]) -> None:
+    def hyperparameters(self, values: Mapping[str, Any], metrics: Mapping[str, float], step: int) -> None:
         """Adds the settings and the final metrics to the TensorBoard events of this very folder."""
-        from torch.utils.tensorboard.summary import hparams
-
-        plain = {
-            printable(key): value if isinstance(value, (bool, int, float)) else printable(str(value))
-            for key, value in values.items()
-        }
         events = self._events()
-        writer = events.file_writer
-        assert writer is not None
-        for summary in hparams(plain, {f"best/{name}": value for name, value in metrics.items()}):
-            writer.add_summary(summary)
-        for name, value in metrics.items():
-            events.add_scalar(f"best/{name}", value, 0)
+        add_hyperparameters(events, values, metrics, step)
         events.flush()  # nobody would hear of an error in closing
 
     def _events(self) -> SummaryWriter:
         if self._board is None:
             # Not before there is something to write: it takes a while to load, and the first step need not wait for it.
-            from torch.utils.tensorboard import SummaryWriter
-
-            self._board = SummaryWriter(str(self.folder), purge_step=self._step + 1 if self._step else None)
+            self._board = open_event_file(self.folder, self._unsaved_from)
+            if self._unsaved_from == self._step:
+                self.scalars(self._step, self._values_of_step)
         return self._board
 
     def text(self, text: str) -> None:

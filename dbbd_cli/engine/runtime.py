@@ -17,9 +17,12 @@ import torch
 from torch import nn
 
 from dbbd_cli.errors import ConfigError
+from dbbd_cli.limits import require_memory
 from dbbd_cli.text import counted
 
 MIB = 1024**2
+_BYTES_OF_THREAD = 64 * MIB
+"""Address space of a thread's stack and of its first heap, roughly."""
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _BF16_INSTRUCTIONS = ("amx_bf16", "avx512_bf16")
 _ONEDNN_LIMITS = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA")
@@ -170,6 +173,16 @@ def describe_processor() -> str:
     parts += [name for name in _BF16_INSTRUCTIONS if capabilities.get(name)]
     parts += [f"{name}={os.environ[name]}" for name in _LIMITS if os.environ.get(name)]
     return ", ".join(parts)
+
+
+def start_threads() -> None:
+    """Starts the threads that PyTorch computes with, while there is memory for them.
+
+    Raises:
+        MemoryError: there is too little: GNU OpenMP would end the process.
+    """
+    require_memory(torch.get_num_threads() * _BYTES_OF_THREAD)
+    torch.ones(1 << 20).add_(1)
 
 
 def keep_freed_memory() -> None:

@@ -239,6 +239,8 @@ def fit(trainer: Trainer, folder: Path, log: RunLog, progress: Progress, stop: S
         state.epoch, state.batch, state.sums = state.epoch + 1, 0, Sums()
         seconds, state.seconds_at_epoch = state.seconds - state.seconds_at_epoch, state.seconds
         log.epoch(row, seconds)
+        if state.step % config.run.log_every_steps:  # else it is there already
+            log.scalars(state.step, {"learning_rate": used_rate})
         save_best = best and config.checkpoint.save_best
         trainer.save(folder, log, best=save_best, beside=state.epoch <= training.epochs and not state.stopped_early)
         if table is None:
@@ -264,10 +266,8 @@ def _summary(task: Task, sums: Sums) -> dict[str, float]:
 
 def _log_step(log: RunLog, state: TrainState, task: Task, rate: float, norm: float) -> dict[str, float]:
     metrics = _summary(task, state.sums)
-    log.entry(
-        {"kind": "step", "epoch": state.epoch, "step": state.step, "learning_rate": rate, "grad_norm": norm, **metrics}
-    )
-    log.scalars(state.step, {"learning_rate": rate, "train/grad_norm": norm})
+    about = {"kind": "step", "epoch": state.epoch, "step": state.step, "learning_rate": rate, "grad_norm": norm}
+    log.logged_step({**about, **metrics})
     return metrics
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from urllib.error import URLError
 
@@ -11,6 +13,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from dbbd_cli.errors import CheckpointError, ConfigError
+from dbbd_cli.files import private_folder
 from dbbd_cli.model.output import OnReading, StepOutput
 from dbbd_cli.model.qr_cnn import QrCnn
 from dbbd_cli.model.safe_load import load_tensors
@@ -85,6 +88,8 @@ def _torchvision_network(name: str, num_classes: int, dropout: float, *, pretrai
     # Imported here: qr_cnn needs none of it, and it takes more than a second.
     from torchvision import models
 
+    if pretrained:
+        _choose_download_folder()
     try:
         network = models.get_model(name, weights="DEFAULT" if pretrained else None, progress=False)
     except (URLError, OSError, RuntimeError) as error:
@@ -105,6 +110,13 @@ def _torchvision_network(name: str, num_classes: int, dropout: float, *, pretrai
         assert isinstance(last, nn.Linear)
         head[-1] = nn.Linear(last.in_features, num_classes)
     return network
+
+
+def _choose_download_folder() -> None:
+    """Gives PyTorch a folder for downloads where there is no home folder: it would make one called `~` here."""
+    if os.path.expanduser("~") == "~" and "XDG_CACHE_HOME" not in os.environ:  # noqa: PTH111 - Path.home() raises
+        with suppress(OSError):
+            os.environ.setdefault("TORCH_HOME", str(private_folder("dbbd") / "torch"))
 
 
 def load_weights(network: nn.Module, path: Path) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from dbbd_cli.report.confusion import confusion_matrix
-from dbbd_cli.report.style import GRID, INK, MUTED, PAPER, SERIES, add_legend, drawable, headed_figure, styled
+from dbbd_cli.report.drawing import OnFailure, draw
+from dbbd_cli.report.style import GRID, INK, MUTED, PAPER, SERIES, add_legend, drawable, headed_figure
 from dbbd_cli.report.text import number, percent
 from dbbd_cli.text import counted
 
@@ -22,26 +24,23 @@ _MAX_CURVES = 7
 _INSIDE = 2
 
 
-def evaluation_figures(evaluation: Mapping[str, Any]) -> dict[str, Figure]:
+def evaluation_figures(evaluation: Mapping[str, Any], failed: OnFailure | None = None) -> dict[str, Figure]:
     """Draws what an evaluation holds: any of `confusion_matrix`, `roc`, `precision_recall`, `reliability`.
 
     Args:
         evaluation: the content of `evaluation.json`, as `read_evaluation` returns it.
+        failed: as in `draw`.
     """
-    figures = {}
     curves = evaluation.get("curves") or {}
     facts = _facts(evaluation)
     warning = "synthetic data" if evaluation.get("synthetic") else ""
-    with styled():
-        if evaluation.get("confusion_matrix"):
-            figures["confusion_matrix"] = confusion_matrix(evaluation, facts, warning)
-        if curves.get("roc"):
-            figures["roc"] = _roc(evaluation, curves["roc"], facts, warning)
-        if curves.get("precision_recall"):
-            figures["precision_recall"] = _precision_recall(evaluation, curves["precision_recall"], facts, warning)
-        if curves.get("reliability"):
-            figures["reliability"] = _reliability(evaluation, curves["reliability"], facts, warning)
-    return figures
+    drawings: dict[str, Callable[[], Figure]] = {}
+    if evaluation.get("confusion_matrix"):
+        drawings["confusion_matrix"] = partial(confusion_matrix, evaluation, facts, warning)
+    for name, drawing in (("roc", _roc), ("precision_recall", _precision_recall), ("reliability", _reliability)):
+        if curves.get(name):
+            drawings[name] = partial(drawing, evaluation, curves[name], facts, warning)
+    return draw(drawings, failed)
 
 
 def _facts(evaluation: Mapping[str, Any]) -> list[str]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from dbbd_cli.metrics import is_share, superlative
 from dbbd_cli.report.check import PRETRAINING_TASK
+from dbbd_cli.report.drawing import load_matplotlib
 from dbbd_cli.report.history_panels import Panel, history_panels
 from dbbd_cli.report.run import RunHistory, best_and_highest, run_labels
 from dbbd_cli.report.style import MUTED, SERIES, WARNING, add_legend, drawable, headed_figure, styled
@@ -41,6 +42,7 @@ def training_history(runs: Sequence[RunHistory], *, narrow: bool = False) -> Fig
         runs: at least one run.
         narrow: one panel below the other, and no facts, for a narrow page that has them elsewhere.
     """
+    load_matplotlib()
     panels = history_panels(runs)
     metrics = [curve.metric for panel in panels for curve in panel.curves]
     names = _run_entries(runs)

@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dbbd_cli.errors import ConfigError
+from dbbd_cli.errors import ConfigError, DiskError
+from dbbd_cli.files import can_be_made
 from dbbd_cli.report.check import PRETRAINING_TASK
 from dbbd_cli.report.evaluation import evaluation_figures
 from dbbd_cli.report.evaluation_scene import read_evaluation_scene
@@ -48,12 +49,14 @@ def plot_runs(folders: Sequence[Path], out: Path | None, format: str) -> list[Pa
         raise ConfigError("no run folder was given", hint="give at least one, as printed by `dbbd train`")
     runs = [read_run(folder) for folder in unique]
     single = len(runs) == 1
+    target = out or (unique[0] if single else Path())
+    if not can_be_made(target):
+        raise DiskError(f"no figures can be written to {target}", hint="choose another folder with --out DIR")
     # An overlay has no room for evaluations, a page has.
     evaluations = [read_evaluation(folder) if single or format == "html" else None for folder in unique]
     figures = {"training_history" if single else "comparison": training_history(runs)}
     if single and evaluations[0] is not None:
         figures |= _evaluation_figures(unique[0], evaluations[0])
-    target = out or (unique[0] if single else Path())
     try:
         target.mkdir(parents=True, exist_ok=True)
         remove_strays(target)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
+from dbbd_cli.report.drawing import OnFailure, draw
 from dbbd_cli.report.probe import probe
 from dbbd_cli.report.scene_figures import region_tree, scene_features
-from dbbd_cli.report.style import INK, MUTED, SERIES, WARNING, add_legend, drawable, headed_figure, styled
+from dbbd_cli.report.style import INK, MUTED, SERIES, WARNING, add_legend, drawable, headed_figure
 from dbbd_cli.report.text import distinct, number, percent
 from dbbd_cli.text import counted
 
@@ -24,31 +25,38 @@ _BESIDE: dict[str, Any] = {"textcoords": "offset points", "fontsize": 9.5}
 _MEANS = (("loss", "loss"), ("regions", "region_loss"), ("points", "point_loss"))
 
 
-def pretraining_figures(report: Mapping[str, Any], scene: Mapping[str, ndarray] | None) -> dict[str, Figure]:
+def pretraining_figures(
+    report: Mapping[str, Any], scene: Mapping[str, ndarray] | None, failed: OnFailure | None = None
+) -> dict[str, Figure]:
     """Draws what there is of `level_losses`, `probe`, `scene_features` and `region_tree`.
 
     Args:
         report: the content of `evaluation.json`, as `read_evaluation` returns it.
         scene: the arrays of `evaluation_scene.npz`, as `read_evaluation_scene` returns them.
+        failed: as in `draw`.
     """
-    figures = {}
     warning = "synthetic data" if report.get("synthetic") else ""
     split = [f"{drawable(report['split'], 20)} split"] if report.get("split") else []
     count = report.get("num_samples")
     facts = [*split, *([counted(count, "scene")] if count is not None else [])]
-    with styled():
-        if report.get("contrast"):
-            figures["level_losses"] = _level_losses(report, facts, warning)
-        if report.get("probe") and report["probe"].get("features"):
-            figures["probe"] = probe(report["probe"], split, warning)
-        if scene is not None:
-            about = report.get("scene") or {}
-            facts = [*split, *([f"scene {drawable(about['name'])}"] if about.get("name") else [])]
-            points = len(scene["coord"])
-            facts.append(counted(points, "point"))
-            figures["scene_features"] = scene_features(scene, facts, warning, about.get("classes") or [])
-            figures["region_tree"] = region_tree(scene, facts, warning)
-    return figures
+    about = report.get("scene") or {}
+
+    def facts_of_scene() -> list[str]:
+        assert scene is not None
+        points = len(scene["coord"])
+        name = [f"scene {drawable(about['name'])}"] if about.get("name") else []
+        return [*split, *name, counted(points, "point")]
+
+    drawings: dict[str, Callable[[], Figure]] = {}
+    if report.get("contrast"):
+        drawings["level_losses"] = lambda: _level_losses(report, facts, warning)
+    if report.get("probe") and report["probe"].get("features"):
+        drawings["probe"] = lambda: probe(report["probe"], split, warning)
+    if scene is not None:
+        classes = about.get("classes") or []
+        drawings["scene_features"] = lambda: scene_features(scene, facts_of_scene(), warning, classes)
+        drawings["region_tree"] = lambda: region_tree(scene, facts_of_scene(), warning)
+    return draw(drawings, failed)
 
 
 def _level_losses(report: Mapping[str, Any], facts: Sequence[str], warning: str) -> Figure:

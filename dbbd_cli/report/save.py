@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dbbd_cli.errors import ConfigError, DiskError
-from dbbd_cli.files import write_bytes
+from dbbd_cli.files import repair_of, write_bytes
 from dbbd_cli.report.style import styled
 
 if TYPE_CHECKING:
@@ -60,8 +60,8 @@ def write_file(path: Path, content: bytes) -> None:
 
 def disk_error(path: Path, error: OSError) -> DiskError:
     """The error to show when `path` could not be written."""
-    full = error.errno in (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
+    full = error.errno in (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC), errno.EFBIG)
     return DiskError(
         f"{path} cannot be written: {error.strerror or error}",
-        hint="free some space and draw again" if full else "make the folder writable, or choose another one",
+        hint=f"{repair_of(error)} and draw again" if full else "make the folder writable, or choose another one",
     )

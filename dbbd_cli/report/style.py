@@ -111,6 +111,7 @@ def headed_figure(
         caption: lines of drawable text under the facts; each makes the figure a little higher.
         compress: draw the axes of a fixed aspect ratio, and what belongs to them, close together.
     """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
@@ -120,6 +121,7 @@ def headed_figure(
         compress=compress, rect=(0, 0, 1, top), w_pad=_MARGIN_INCHES, h_pad=_MARGIN_INCHES / 2
     )
     figure = Figure(figsize=size, dpi=150, layout=layout)
+    FigureCanvasAgg(figure)  # whatever backend is set
     _write_line(figure, 0.38, title, INK, f"   {name}", 14)
     _write_line(figure, 0.63, warning, WARNING, " · ".join([*([""] if warning else []), *facts]), 10)
     for number, line in enumerate(caption, start=1):

@@ -22,14 +22,14 @@ from dbbd_cli.engine.checkpoint import (
     refuse_unreadable,
     save_checkpoint,
 )
-from dbbd_cli.engine.environment import ENVIRONMENT, write_environment
+from dbbd_cli.engine.environment import write_environment
 from dbbd_cli.engine.failures import supervised
-from dbbd_cli.engine.run_folder import CONFIG, HISTORY, SPLITS, create_run_folder, locked
+from dbbd_cli.engine.run_folder import CONFIG, ENVIRONMENT, HISTORY, SPLITS, create_run_folder, locked
 from dbbd_cli.engine.signals import StopRequest, stop_on_signals
 from dbbd_cli.engine.state import TrainState
 from dbbd_cli.engine.trainer import Trainer
 from dbbd_cli.errors import CheckpointError, ConfigError, DiskError
-from dbbd_cli.files import write_text
+from dbbd_cli.files import repair_of, write_text
 from dbbd_cli.metrics import cost, superlative
 from dbbd_cli.model.safe_load import reason_of
 from dbbd_cli.paths import resume_command, shown_path
@@ -77,7 +77,8 @@ def _continue_in_new_folder(
 ) -> TrainResult:
     def fill(folder: Path) -> None:
         try:
-            for name in (SPLITS, ENVIRONMENT, HISTORY):
+            write_text(folder / SPLITS, run.manifest.to_json())
+            for name in (ENVIRONMENT, HISTORY):
                 if (run.folder / name).is_file():
                     shutil.copyfile(run.folder / name, folder / name)
         except OSError as error:
@@ -89,7 +90,7 @@ def _continue_in_new_folder(
     try:
         folder = create_run_folder(run.folder.parent, run.config.run.name, fill)
     except DiskError as error:
-        error.hint = f"make room, then continue with: {resume_command(run.path)}"
+        error.hint = f"{repair_of(error.__cause__)}, then continue with: {resume_command(run.path)}"
         raise
     progress.line(
         f"{shown_path(run.path)} is not the newest checkpoint of its run, "

@@ -15,10 +15,11 @@ from dbbd_cli.config.schema import Config
 from dbbd_cli.engine.checkpoint import BEST
 from dbbd_cli.engine.failures import supervised
 from dbbd_cli.engine.inference import place
-from dbbd_cli.engine.run_folder import SPLITS, finite
+from dbbd_cli.engine.run_folder import finite, is_run_folder
 from dbbd_cli.errors import ConfigError, DiskError
-from dbbd_cli.files import write_bytes
+from dbbd_cli.files import can_be_made, write_bytes
 from dbbd_cli.progress import Progress, Silent
+from dbbd_cli.report.drawing import reason_of
 from dbbd_cli.report.evaluation import evaluation_figures
 from dbbd_cli.report.pretraining import pretraining_figures
 from dbbd_cli.report.save import save_figure
@@ -63,16 +64,19 @@ def evaluate(
     progress = progress or Silent()
     if split not in ("train", "val", "test"):
         raise ConfigError(f"--split: {split!r} is not a split", hint="choose one of: train, val, test")
-    if target.is_file() and not (target.parent / SPLITS).exists():
+    if target.is_file() and not is_run_folder(target.parent):
+        home = target.with_name(f"{target.stem}-evaluation")
+        _check_writable(out or home)
         bare = open_bare_weights(target, config=config, overrides=overrides, progress=progress)
         settings: Config = bare.config
-        path, epoch, home = target, bare.epoch, target.with_name(f"{target.stem}-evaluation")
+        path, epoch = target, bare.epoch
         task, runtime = build_task(settings, bare.manifest, splits=(split,), pretrained=True, progress=progress)
     elif config is not None:
         raise ConfigError("--config: a run has a configuration of its own", hint="change it with --set KEY=VALUE")
     else:
         run = open_run(target, prefer=BEST, overrides=overrides, progress=progress)
         settings, path, epoch, home = run.config, run.path, len(run.state.history), run.folder
+        _check_writable(out or home)
         task, runtime = build_task(
             settings, run.manifest, splits=(split,), pretrained=False, progress=progress, recorded=run.kept_runtime
         )
@@ -98,9 +102,14 @@ def evaluate(
     )
     files = _write(report, extra, out or home)
     if plots:
-        figures = evaluation_figures(report) if scene is None else pretraining_figures(report, scene)
-        files += [save_figure(figure, _named(out or home, f"{name}.png", split)) for name, figure in figures.items()]
+        files += _draw(report, scene, out or home, progress)
     return EvaluateResult(run=home, checkpoint=path, report=report, files=files)
+
+
+def _check_writable(folder: Path) -> None:
+    """Raises where the files could not be written, before anything is computed."""
+    if not can_be_made(folder):
+        raise DiskError(f"no files can be written to {folder}", hint="choose another folder with --out DIR")
 
 
 def _write(report: Mapping[str, Any], extra: Mapping[str, bytes], folder: Path) -> list[Path]:
@@ -117,6 +126,24 @@ def _write(report: Mapping[str, Any], extra: Mapping[str, bytes], folder: Path) 
             hint="choose another folder with --out DIR",
         ) from error
     return list(paths)
+
+
+def _draw(
+    report: Mapping[str, Any], scene: Mapping[str, np.ndarray] | None, folder: Path, progress: Progress
+) -> list[Path]:
+    """Draws the figures; one that fails is told, and takes nothing with it: the report is written."""
+
+    def failed(name: str, error: Exception) -> None:
+        progress.warn(f"{_named(folder, f'{name}.png', report['split']).name} could not be drawn: {reason_of(error)}")
+
+    figures = evaluation_figures(report, failed) if scene is None else pretraining_figures(report, scene, failed)
+    files = []
+    for name, figure in figures.items():
+        try:
+            files.append(save_figure(figure, _named(folder, f"{name}.png", report["split"])))
+        except Exception as error:
+            failed(name, error)
+    return files
 
 
 def _named(folder: Path, name: str, split: str) -> Path:

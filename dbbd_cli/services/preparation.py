@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 from dbbd_cli.config.image_classification import ImageClassificationConfig, ImageDataConfig
 from dbbd_cli.config.point_pretraining import PointPretrainingConfig
 from dbbd_cli.config.schema import Config
-from dbbd_cli.data.cache_dir import cache_folder
+from dbbd_cli.data.cache_dir import cache_folder, fallback_note
 from dbbd_cli.data.image_manifest import make_manifest
 from dbbd_cli.data.image_sources import Source, list_classes, list_folder, list_synthetic, list_urls
 from dbbd_cli.data.scene_cache import SceneSettings
 from dbbd_cli.data.scene_manifest import make_room_manifest, make_scene_manifest
 from dbbd_cli.data.split import Manifest
-from dbbd_cli.engine.run_folder import check_run_folder
+from dbbd_cli.engine.run_folder import SPLITS, check_run_folder
 from dbbd_cli.errors import CheckpointError, ConfigError
+from dbbd_cli.files import write_text
+from dbbd_cli.paths import leave_missing_folder
 from dbbd_cli.progress import Progress
 from dbbd_cli.text import printable
 
@@ -30,6 +33,7 @@ def prepare_run(config: Config, progress: Progress) -> tuple[Config, Manifest]:
         DbbdError: see the kinds in `errors`.
     """
     config = with_absolute_paths(config)
+    leave_missing_folder()
     check_run_folder(Path(config.run.runs_dir), config.run.name)
     if config.run.device not in ("auto", "cpu") or config.run.precision == "fp16":
         # Only PyTorch knows what this machine can do, and the data may take long.
@@ -41,9 +45,51 @@ def prepare_run(config: Config, progress: Progress) -> tuple[Config, Manifest]:
         raise CheckpointError(
             f"model.weights: {printable(weights)} does not exist", hint="check the path, or set it to none"
         )
+    tell_of_cache(config, progress)
+    return config, make_run_manifest(config, progress)
+
+
+def make_run_manifest(config: Config, progress: Progress) -> Manifest:
+    """The samples of a new run with their splits.
+
+    Raises:
+        DbbdError: see the kinds in `errors`.
+    """
     if isinstance(config, PointPretrainingConfig):
-        return config, _make_point_manifest(config, progress)
-    return config, _make_image_manifest(config, progress)
+        return _make_point_manifest(config, progress)
+    return _make_image_manifest(config, progress)
+
+
+def manifest_of_run(folder: Path, config: Config, digest: object, progress: Progress) -> Manifest:
+    """The list of samples of a run. Where it is lost, and was that of synthetic data, it is made anew and stored.
+
+    Raises:
+        CheckpointError: it is missing or damaged, and cannot be made anew as it was.
+    """
+    path, lost = folder / SPLITS, None
+    try:
+        manifest = Manifest.load(path)
+        if manifest.digest() == digest:
+            return manifest
+    except CheckpointError as error:
+        lost = error
+    if config.data.source == "synthetic":
+        anew = make_run_manifest(config, progress)
+        if anew.digest() == digest:
+            what = "is not the one of the run" if lost is None else "is damaged" if path.exists() else "is missing"
+            progress.warn(f"{path} {what}. It was made anew from the settings, and is the one of the checkpoint.")
+            with suppress(OSError):  # the folder may be read-only
+                write_text(path, anew.to_json())
+            return anew
+    if lost is not None:
+        raise lost
+    return manifest
+
+
+def tell_of_cache(config: Config, progress: Progress) -> None:
+    """Says so where prepared data is kept in another place than usual."""
+    if note := fallback_note(config.data.cache_dir):
+        progress.line(printable(note))
 
 
 def _make_image_manifest(config: ImageClassificationConfig, progress: Progress) -> Manifest:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dbbd_cli.config.load import Override
-from dbbd_cli.engine.run_folder import SPLITS, locked
+from dbbd_cli.engine.run_folder import SPLITS, is_run_folder, locked
 from dbbd_cli.errors import CheckpointError, StoppedError
 from dbbd_cli.paths import resume_command
 from dbbd_cli.progress import Progress, Silent
@@ -44,7 +44,7 @@ def resume(
     folder = target if target.is_dir() else target.parent
     if not folder.is_dir():
         raise CheckpointError(f"{target} does not exist", hint="give a run folder, or a .pth file inside one")
-    if not (folder / SPLITS).exists():
+    if not is_run_folder(folder):
         raise CheckpointError(
             f"{target} is not in a run folder: there is no {SPLITS} next to it",
             hint="give a run folder, or a .pth file inside one",

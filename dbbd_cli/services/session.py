@@ -9,7 +9,7 @@ from typing import Any
 
 from dbbd_cli.config.load import Override, config_from_mapping
 from dbbd_cli.config.point_pretraining import PointPretrainingConfig
-from dbbd_cli.config.schema import Config
+from dbbd_cli.config.schema import Config, to_plain
 from dbbd_cli.data.cache_dir import is_cache_folder
 from dbbd_cli.data.split import Manifest
 from dbbd_cli.engine.checkpoint import UnreadableCheckpointError, checkpoint_names, load_checkpoint, not_a_file
@@ -21,13 +21,15 @@ from dbbd_cli.engine.runtime import (
     count_parameters,
     keep_freed_memory,
     size_mb,
+    start_threads,
 )
 from dbbd_cli.engine.state import TrainState
 from dbbd_cli.errors import CheckpointError, ConfigError, DataError
+from dbbd_cli.limits import is_memory_limited
 from dbbd_cli.model.safe_load import check_finite, reason_of
 from dbbd_cli.paths import shown_path
 from dbbd_cli.progress import Progress
-from dbbd_cli.services.preparation import with_absolute_paths
+from dbbd_cli.services.preparation import manifest_of_run, tell_of_cache, with_absolute_paths
 from dbbd_cli.services.results import RunFacts
 from dbbd_cli.tasks.base import Task
 from dbbd_cli.tasks.image_classification import ImageClassification
@@ -97,9 +99,10 @@ def open_run(
             f"{path} is not a usable checkpoint: {error}", hint="use another one of the run"
         ) from error
     config = with_absolute_paths(config_from_mapping(made_with, overrides, origin=str(path)))
-    _refuse_fixed(made_with, overrides, config.fixed_settings)
+    _refuse_fixed(with_absolute_paths(config_from_mapping(made_with, origin=str(path))), config, overrides)
     config = _with_own_cache(config, overrides, progress)
-    manifest = Manifest.load(folder / SPLITS)
+    tell_of_cache(config, progress)
+    manifest = manifest_of_run(folder, config, checkpoint["splits"], progress)
     if checkpoint["splits"] != manifest.digest():
         message = f"{folder / SPLITS} is not the one that {path.name} was made with: samples could change their split"
         if not force:
@@ -131,14 +134,15 @@ def _with_own_cache(config: Config, overrides: Sequence[Override], progress: Pro
     return config.model_copy(update={"data": config.data.model_copy(update={"cache_dir": None})})
 
 
-def _refuse_fixed(made_with: Mapping[str, Any], overrides: Sequence[Override], settings: Sequence[str]) -> None:
+def _refuse_fixed(made_with: Config, config: Config, overrides: Sequence[Override]) -> None:
     """Raises where a setting is given that could have no effect any more, or would break the run."""
-    fixed = [o for o in overrides if any(o.key == key or o.key.startswith(f"{key}.") for key in settings)]
-    changed = [override for override in fixed if value_at(made_with, override.key) != override.value]
+    before, after = to_plain(made_with), to_plain(config)
+    fixed = [o for o in overrides if any(f"{o.key}.".startswith(f"{key}.") for key in config.fixed_settings)]
+    changed = [override for override in fixed if value_at(before, override.key) != value_at(after, override.key)]
     if changed:
         raise ConfigError(
             "this setting cannot change after a run has started",
-            details=[f"{o.origin}: {o.key} was {value_at(made_with, o.key)!r}" for o in changed],
+            details=[f"{o.origin}: {o.key} was {value_at(before, o.key)!r}" for o in changed],
             hint="leave it out, or start a new run with dbbd train",
         )
 
@@ -205,6 +209,8 @@ def build_task(
     for split in splits:
         if not manifest.of(split):
             raise DataError(f"the run has no {split} split", hint="choose another one with --split: train or val")
+    if is_memory_limited():
+        start_threads()
     runtime = choose_runtime(config.run.device, config.run.precision, bf16_on_cpu=config.bf16_on_cpu, recorded=recorded)
     if runtime.is_slow:
         why = (

@@ -19,7 +19,7 @@ from dbbd_cli.engine.checkpoint import NEWEST, load_checkpoint, previous_name
 from dbbd_cli.engine.run_folder import create_run_folder
 from dbbd_cli.engine.runtime import choose_runtime
 from dbbd_cli.errors import ConfigError, DbbdError, DiskError, ExitCode, StoppedError
-from dbbd_cli.files import write_text
+from dbbd_cli.files import repair_of, write_text
 from dbbd_cli.progress import Progress, Silent
 from dbbd_cli.services.evaluate import evaluate
 from dbbd_cli.services.plot import plot
@@ -150,7 +150,7 @@ class _Trial:
         except StoppedError:
             raise  # the user's wish, not a finding
         except DiskError as error:
-            error.hint = "make room, then run dbbd smoke again"
+            error.hint = f"{repair_of(error.__cause__)}, then run dbbd smoke again"
             raise
         except DbbdError as error:
             detail = error.message

@@ -21,11 +21,13 @@ from dbbd_cli.engine.runtime import MIB, peak_memory_mb, seed_everything
 from dbbd_cli.engine.signals import StopRequest, stop_on_signals
 from dbbd_cli.engine.state import TrainState
 from dbbd_cli.engine.trainer import Trainer, fit
-from dbbd_cli.errors import DataError, DbbdError, DiskError, StoppedError
-from dbbd_cli.files import nearest_existing, write_text
+from dbbd_cli.errors import DataError, DiskError, StoppedError
+from dbbd_cli.files import nearest_existing, repair_of, write_text
+from dbbd_cli.limits import largest_file
 from dbbd_cli.metrics import best_of
 from dbbd_cli.paths import resume_command
 from dbbd_cli.progress import Progress
+from dbbd_cli.report.drawing import reason_of
 from dbbd_cli.report.history import training_history
 from dbbd_cli.report.run import read_run
 from dbbd_cli.report.save import save_figure
@@ -58,7 +60,8 @@ def train_new_run(config: Config, manifest: Manifest, progress: Progress, comman
         try:
             folder = create_run_folder(Path(config.run.runs_dir), config.run.name, fill)
         except DiskError as error:
-            error.hint = "make room, or choose another folder with run.runs_dir, and start again"
+            repair = repair_of(error.__cause__)
+            error.hint = f"{repair}, or choose another folder with run.runs_dir, and start again"
             raise
         with locked(folder):
             show_facts(facts, progress, run=folder)
@@ -97,6 +100,12 @@ def check_room(trainer: Trainer, folder: Path) -> None:
     Raises:
         DiskError: says how much there is, and how much is needed.
     """
+    if expected_bytes(trainer) > largest_file():
+        raise DiskError(
+            f"a checkpoint is too large a file: it needs about {expected_bytes(trainer) / 1e6:,.1f} MB, and at most "
+            f"{largest_file() / 1e6:,.1f} MB are allowed here",
+            hint="raise the limit for the size of a file (ulimit -f)",
+        )
     existing = nearest_existing(folder)
     files = [(existing / name).stat() for name in checkpoint_names(existing)] if existing == folder else []
     there = sum({(file.st_dev, file.st_ino): file.st_size for file in files}.values())  # the best may be another's link
@@ -148,7 +157,7 @@ def run_to_the_end(
         if finished_before and (figure.exists() or not config.run.plots):
             plots = [figure] if figure.exists() else []
         else:
-            log.hyperparameters(_flat(to_plain(config)), best)
+            log.hyperparameters(_flat(to_plain(config)), best, state.step)
             log.text(f"done after {state.seconds:.0f} s; best epoch {state.best_epoch}")
             plots = _plots(folder, progress) if config.run.plots and not stop else []
         if stop.signal_number is not None:
@@ -202,10 +211,11 @@ def _best_values(task: Task, state: TrainState) -> dict[str, BestValue]:
 
 
 def _plots(folder: Path, progress: Progress) -> list[Path]:
+    path = folder / FIGURE
     try:
-        return [save_figure(training_history([read_run(folder)]), folder / FIGURE)]
-    except DbbdError as error:  # the training is done, and its result must not be lost for a picture
-        progress.warn(f"no figures were drawn: {error.message}")
+        return [save_figure(training_history([read_run(folder)]), path)]
+    except Exception as error:  # the training is done, and its result must not be lost for a figure
+        progress.warn(f"{path.name} could not be drawn: {reason_of(error)}")
         return []
 
 

@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
+from dbbd_cli.report.drawing import load_matplotlib
+
 # N = samples, K = classes.
 
 CURVE_POINTS, FEWEST_CURVE_POINTS, ALL_CURVE_POINTS = 500, 20, 100_000
@@ -38,6 +40,7 @@ def classification_report(
     Returns:
         Plain values, ready for JSON.
     """
+    load_matplotlib()  # TorchMetrics imports it too, and would fail on what the environment asks of it
     # Imported here: it takes seconds, and only evaluation needs it.
     from torchmetrics.functional import classification as metrics
 

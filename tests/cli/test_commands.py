@@ -13,6 +13,7 @@ from example_results import EVALUATION, FACTS, TRAINED
 from typer.testing import CliRunner
 
 from dbbd_cli.cli.app import app
+from dbbd_cli.config.load import Typed
 from dbbd_cli.services.results import EvaluateResult, Forecast, PlotResult, SmokeResult, SmokeStep, ValidateResult
 
 Run = Callable[..., Any]
@@ -78,7 +79,7 @@ def test_resume(run: Run, fake_service: Run, tmp_path: Path) -> None:
     (call,) = calls
     assert call["positional"] == (tmp_path,)
     given = [(change.key, change.value, change.origin) for change in call["overrides"]]
-    assert given[0][:2] == ("data.num_workers", 2)
+    assert given[0][:2] == ("data.num_workers", Typed("2"))
     assert given[1:] == [("training.epochs", 20, "--epochs"), ("run.device", "cpu", "--device")]
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from dbbd_cli.cli import completion_scripts
+from dbbd_cli.errors import DiskError
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "completions"
@@ -22,6 +23,15 @@ def test_committed_scripts_are_current(tmp_path: Path) -> None:
     completion_scripts.write(tmp_path)
     written = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     assert {path.name: path.read_bytes() for path in FOLDER.iterdir()} == written, "run `make completions`"
+
+
+def test_without_a_home_folder_it_cannot_be_installed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("HOME", str(tmp_path / "file"))
+    monkeypatch.setattr(completion_scripts, "_this_shell", lambda: "bash")
+    with pytest.raises(DiskError, match="completion cannot be installed in the home folder") as caught:
+        completion_scripts.install()
+    assert "dbbd --show-completion" in caught.value.hint
 
 
 def need(shell: str) -> str:

@@ -74,6 +74,22 @@ def test_from_training_to_plot_with_pictures_in_three_classes(
     assert (tmp_path / "figures" / "report.html").stat().st_size > 0
 
 
+def test_started_from_jupyter_by_a_user_without_a_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MPLBACKEND", "module://matplotlib_inline.missing")
+    monkeypatch.setenv("HOME", str(tmp_path / "file" / "home"))
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
+    monkeypatch.delenv("DBBD_CACHE_DIR")
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    (tmp_path / "file").touch()
+    (tmp_path / "tmp").mkdir()
+    trained = dbbd("train", "--config", "qr_cnn", *SMALL, "--epochs", "1", "--json", cwd=tmp_path)
+    assert trained.stderr.count("Prepared data is kept in") == 1
+    run = Path(json.loads(trained.stdout)["run"])
+    evaluated = dbbd("evaluate", str(run), cwd=tmp_path)
+    assert "Warning" not in trained.stderr + evaluated.stderr
+    assert {"training_history.png", "confusion_matrix.png", "roc.png"} <= {path.name for path in run.iterdir()}
+
+
 @pytest.mark.skipif(os.name != "posix", reason="sends POSIX signals")
 @pytest.mark.parametrize(("number", "code", "workers"), [(signal.SIGINT, 130, 0), (signal.SIGTERM, 143, 2)])
 def test_a_signal_to_the_group_saves_and_resume_goes_on(

@@ -53,6 +53,7 @@ def test_a_run_that_is_killed_goes_on_as_if_nothing_had_been(
             assert programs[-1].wait() == 0, programs[-1].said()
             assert_equal_runs(place.run, expected)
             assert _names(place.run) == _names(expected)
+            assert _steps_of_events(place.run) == _steps_of_events(expected)
             place.assert_nothing_left(*programs)
             runs += 1
     report(f"{kills} kills in training, {early} in starting, {runs} runs: all resumed and bit-identical")
@@ -69,6 +70,7 @@ def test_the_installed_program_too_goes_on_after_a_kill(
     resumed = place.start("resume", str(place.run), itself=FULL)
     assert resumed.wait() == 0, resumed.said()
     assert_equal_runs(place.run, expected)
+    assert _steps_of_events(place.run) == _steps_of_events(expected)
     place.assert_nothing_left(killed, resumed)
     report("1 kill without the shortcut for imports: resumed and bit-identical")
 
@@ -113,6 +115,18 @@ def _assert_whole_batches(run: Path) -> None:
     state = torch.load(run / "ckpt.pth", weights_only=True)
     size = state["config"]["training"]["batch_size"]
     assert state["state"]["sums"]["num_samples"] == state["state"]["batch"] * size
+
+
+def _steps_of_events(run: Path) -> dict[str, list[int]]:
+    """The steps of each TensorBoard scalar, each of which is there once."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(run), size_guidance={"scalars": 0})
+    events.Reload()
+    found = {tag: [event.step for event in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+    for tag, steps in found.items():
+        assert steps == sorted(set(steps)), tag
+    return found
 
 
 def _names(run: Path) -> set[str]:

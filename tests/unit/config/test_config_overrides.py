@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
-from dbbd_cli.config.load import Override, config_from_mapping, load_config, parse_override
+from dbbd_cli.config.load import Override, config_from_mapping, dump_config, load_config, parse_override
 from dbbd_cli.config.schema import to_plain
 from dbbd_cli.errors import ConfigError
 
@@ -25,21 +26,76 @@ def bad_override(text: str) -> ConfigError:
     return caught.value
 
 
+def checked(*settings: str, task: str = "image_classification") -> Any:
+    return config_from_mapping({"task": task}, [parse_override(text) for text in settings], origin="test")
+
+
 @pytest.mark.parametrize(
-    ("text", "key", "value"),
+    ("setting", "text"),
     [
-        ("training.epochs=3", "training.epochs", 3),
-        ("training.min_lr=1e-6", "training.min_lr", 1e-6),
-        (" run.name = no ", "run.name", "no"),
-        ("run.name=", "run.name", None),
-        ("run.name='3'", "run.name", "3"),
-        ("run.name=a=b", "run.name", "a=b"),
-        (r"data.path=C:\pictures", "data.path", r"C:\pictures"),
-        ("data.classes={cat: a, no: b}", "data.classes", {"cat": "a", "no": "b"}),
-    ],
+        ("data.path", text)
+        for text in (
+            *("session #2", "#x", "2024", "1e5", "007", "true", "~", "~/x", "Null", "NULL", "./null"),
+            *("a: b", "a:", "[x]", "{x}", "- a", "---", "@x", "`x`", "%TAG x", "!x", "&x", "*x", "|", ">", "a=b"),
+            *("'x'", '"x"', "'x", "it's", " x", "x ", " ", "a  b", "a\tb", "a\nb", "a\x1bb", "é", "点", "C:\\pictures"),
+        )
+    ]
+    + [
+        (setting, "2024")
+        for setting in (
+            *("run.name", "run.runs_dir", "data.cache_dir", "data.url_column", "data.label_column"),
+            *("data.positive_class", "model.weights"),
+        )
+    ]
+    + [("run.name", "null"), ("model.weights", "null"), ("run.device", "cpu")],
 )
-def test_parsing(text: str, key: str, value: object) -> None:
-    assert parse_override(text) == Override(key, value, f"--set {text}")
+def test_text_is_taken_as_it_stands(setting: str, text: str) -> None:
+    source = ["data.source=folder"] if setting == "data.path" else []
+    section, name = setting.split(".")
+    config = checked(*source, f"{setting}={text}")
+    assert getattr(getattr(config, section), name) == text
+    read_back = config_from_mapping(yaml.safe_load(dump_config(config)), origin="test")
+    assert read_back == config
+
+
+def test_null_is_null_where_a_text_may_be_null() -> None:
+    config = checked("data.path=x", "data.path=null", "data.cache_dir=null", "data.positive_class=null")
+    assert (config.data.path, config.data.cache_dir, config.data.positive_class) == (None, None, None)
+
+
+def test_texts_inside_other_settings() -> None:
+    config = checked("data.source=classes", "data.classes.2024=a #1", "data.classes.b=true", "data.classes.null=null")
+    assert config.data.classes == {"2024": "a #1", "b": "true", "null": "null"}
+    config = checked("data.source=classes", "data.classes={cat: 'a #1', no: b}")  # a whole section is YAML
+    assert config.data.classes == {"cat": "a #1", "no": "b"}
+    assert checked("data.path=2024", "data.source=folder", task="dbbd").data.path == "2024"
+    assert checked("data.class_names=[a, 'b #1']", task="dbbd").data.class_names == ["a", "b #1"]
+
+
+def test_all_that_is_not_text_is_yaml() -> None:
+    config = checked(
+        "training.epochs= 3", "training.min_lr=1e-6 # small", "run.plots=false", "training.scheduler=step "
+    )
+    assert (config.training.epochs, config.training.min_lr) == (3, 1e-6)
+    assert (config.run.plots, config.training.scheduler) == (False, "step")
+    assert checked("data.sample_per_class=null", "training.clip_grad_norm=~").data.sample_per_class is None
+
+
+def test_the_task_says_how_a_value_is_read() -> None:
+    config = checked("data.class_names=[a, b]", "task=dbbd")
+    assert (config.task, config.data.class_names) == ("dbbd", ["a", "b"])
+
+
+def test_an_empty_text_is_no_null() -> None:
+    assert failure("data.path=").details == [
+        "--set data.path=: data.path is ''\n    expected text that is not empty, or null"
+    ]
+
+
+def test_a_name_that_is_not_utf_8_is_refused() -> None:
+    assert failure("data.path=a\udcff").details == [
+        "--set data.path=a\\udcff: data.path is 'a\\udcff'\n    expected text in UTF-8"
+    ]
 
 
 @pytest.mark.parametrize("text", ["training.epochs", "", "training.epochs:3"])
@@ -57,8 +113,8 @@ def test_an_override_without_a_key(text: str) -> None:
 
 
 def test_an_override_that_is_not_yaml() -> None:
-    error = bad_override("a=@x")
-    assert error.message.startswith("--set a=@x: not valid YAML: found character")
+    error = failure("data.split=@x")
+    assert error.message.startswith("--set data.split=@x: not valid YAML: found character")
     assert error.details == ["@x\n^"]
     assert error.hint.endswith("quote text that starts with @ or `")
 
@@ -66,21 +122,21 @@ def test_an_override_that_is_not_yaml() -> None:
 @pytest.mark.parametrize(
     ("text", "what", "hint"),
     [
-        ("a=!!python/name:os x", "the value has the tag !!python/name:os, which is not supported", "remove it"),
-        ("a=*x", "the value has the alias *x, which is not supported", "write the value out"),
-        ("a={b: 1, b: 2}", "b is set twice", "keep one of the two"),
-        ("a={1: 2}", "the key 1 is not text", "write '1'"),
+        ("data=!!python/name:os x", "the value has the tag !!python/name:os, which is not supported", "remove it"),
+        ("data=*x", "the value has the alias *x, which is not supported", "write the value out"),
+        ("data={b: 1, b: 2}", "b is set twice", "keep one of the two"),
+        ("data={1: 2}", "the key 1 is not text", "write '1'"),
     ],
 )
 def test_an_override_that_is_not_plain(text: str, what: str, hint: str) -> None:
-    error = bad_override(text)
+    error = failure(text)
     assert (error.message, error.hint) == (f"--set {text}: {what}", hint)
 
 
 def test_control_characters_of_the_command_line_are_escaped() -> None:
-    for text in ("a=\x1b[31m", "a\x1b=1", "a=\udcff"):
-        message = bad_override(text).message if "a=" in text else failure(text).details[0]
-        assert message.partition("\n")[0].isprintable()
+    for text in ("a=\x1b[31m", "a\x1b=1", "a=\udcff", "run.device=\x1b"):
+        assert all(line.isprintable() for line in failure(text).details[0].split("\n"))
+    assert failure("training.epochs=\x1b").message.isprintable()
 
 
 def test_overrides_replace_create_and_the_last_one_wins() -> None:
@@ -117,9 +173,8 @@ def test_an_override_mends_what_the_file_has_wrong(tmp_path: Path) -> None:
         ("epochs=3", "epochs is unknown\n    did you mean training.epochs?"),
         ("trainig.epochs=3", "trainig is unknown\n    did you mean training?"),
         ("run=3", "run is 3\n    expected a section with keys"),
-        ("run.name=3", "run.name is 3\n    expected text that is not empty, in quotes"),
         ("data.classes={cat: 3}", "data.classes.cat is 3\n    expected text that is not empty, in quotes"),
-        ("seed.x=3", "seed is {'x': 3}\n    expected an integer of at least 0 and less than 9223372036854775808"),
+        ("seed.x=3", "seed is {'x': '3'}\n    expected an integer of at least 0 and less than 9223372036854775808"),
         ("training.epochs.x=3", "training.epochs is 10, not a section with keys\n    set training.epochs itself"),
         ("task.x.y=3", "task is 'image_classification', not a section with keys\n    set task itself"),
         ("data.source=folder", "data.path is not set\n    expected a path, because source is folder"),

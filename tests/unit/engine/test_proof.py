@@ -157,8 +157,9 @@ class TestResume:
         changes = [parse_override("training.epochs=2"), parse_override("data.augment.brightness=0.5")]
         assert resume(run, overrides=changes).epochs == 2
 
-    def test_other_splits_are_refused(self, tiny_config: Make) -> None:
-        run = train(tiny_config(training__epochs=1)).run
+    def test_other_splits_are_refused(self, tiny_config: Make, picture_folder: Callable[..., Path]) -> None:
+        root = picture_folder(("cat", "dog"), count=20)  # a list of synthetic data would be made anew
+        run = train(tiny_config(training__epochs=1, data__source="folder", data__path=str(root))).run
         text = (run / "splits.json").read_text(encoding="utf-8")
         (run / "splits.json").write_text(text.replace('"test"', '"train"'), encoding="utf-8")
         with pytest.raises(CheckpointError, match=r"is not the one that ckpt\.pth was made with"):

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -11,17 +12,29 @@ from PIL import Image
 
 from dbbd_cli.config.image_classification import ImageClassificationConfig
 from dbbd_cli.config.load import Override
+from dbbd_cli.config.point_pretraining import PointPretrainingConfig
 from dbbd_cli.data.split import Manifest
 from dbbd_cli.engine.checkpoint import load_checkpoint
-from dbbd_cli.errors import CheckpointError, ConfigError, DataError
+from dbbd_cli.errors import CheckpointError, ConfigError, DataError, DiskError
 from dbbd_cli.model.sealed_file import write_sealed
 from dbbd_cli.progress import Silent
 from dbbd_cli.services.evaluate import evaluate
 from dbbd_cli.services.plot import plot
+from dbbd_cli.services.resume import resume
 from dbbd_cli.services.train import train
 from dbbd_cli.services.validate import validate
 
 Make = Callable[..., ImageClassificationConfig]
+
+
+class Warnings(Silent):
+    """Keeps the warnings."""
+
+    def __init__(self) -> None:
+        self.warnings: list[str] = []
+
+    def warn(self, text: str) -> None:
+        self.warnings.append(text)
 
 
 def test_validate_gives_back_what_training_logged(tiny_config: Make) -> None:
@@ -84,6 +97,96 @@ def test_validate_names_the_likely_reason_of_another_loss(tiny_config: Make) -> 
 
 def folder_run(tiny_config: Make, root: Path) -> Path:
     return train(tiny_config(data__source="folder", data__path=str(root), training__epochs=1)).run
+
+
+def test_a_figure_that_cannot_be_drawn_ends_neither_training_nor_evaluation(
+    tiny_config: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object) -> None:
+        raise ValueError("no axes")
+
+    monkeypatch.setattr("dbbd_cli.report.history._draw_learning_rates", fails)
+    monkeypatch.setattr("dbbd_cli.report.evaluation._roc", fails)
+    lines = Warnings()
+    trained = train(tiny_config(training__epochs=1, run__plots=True), progress=lines)
+    assert trained.plots == []
+    assert lines.warnings == ["training_history.png could not be drawn: ValueError: no axes"]
+    lines = Warnings()
+    found = evaluate(trained.run, progress=lines)
+    assert lines.warnings == ["roc.png could not be drawn: ValueError: no axes"]
+    assert {"evaluation.json", "predictions.csv", "confusion_matrix.png"} <= {path.name for path in found.files}
+    (trained.run / "reliability-val.png").mkdir()  # a figure that cannot be written is no other case
+    lines = Warnings()
+    evaluate(trained.run, split="val", progress=lines)
+    assert [text.split(":")[0] for text in lines.warnings] == [
+        "roc-val.png could not be drawn",
+        "reliability-val.png could not be drawn",
+    ]
+
+
+@pytest.mark.parametrize("damage", ["missing", "not JSON", "another one"])
+@pytest.mark.parametrize("task", ["image_classification", "dbbd"])
+def test_a_lost_list_of_synthetic_samples_is_made_anew(
+    task: str, damage: str, tiny_config: Make, tiny_point_config: Callable[..., PointPretrainingConfig]
+) -> None:
+    run = train((tiny_config if task == "image_classification" else tiny_point_config)(training__epochs=1)).run
+    path, before = run / "splits.json", (run / "splits.json").read_text()
+    changed = {"missing": "", "not JSON": before[:-9], "another one": before.replace('"sha256": "', '"sha256": "0', 1)}
+    if damage == "missing":
+        path.unlink()
+    else:
+        path.write_text(changed[damage])
+    what = {"missing": "is missing", "not JSON": "is damaged", "another one": "is not the one of the run"}[damage]
+    lines = Warnings()
+    resume(run, progress=lines)
+    assert lines.warnings == [f"{path} {what}. It was made anew from the settings, and is the one of the checkpoint."]
+    assert path.read_text() == before
+    path.unlink()
+    assert validate(run / "best_model.pth").logged is not None
+    assert evaluate(run / "best_model.pth", plots=False).report["split"] == "test"
+
+
+def test_a_lost_list_of_ones_own_samples_is_not_made_anew(
+    tiny_config: Make, picture_folder: Callable[..., Path]
+) -> None:
+    run = folder_run(tiny_config, picture_folder(("cat", "dog"), count=20))
+    (run / "splits.json").unlink()
+    for command in (validate, evaluate, resume):
+        with pytest.raises(CheckpointError, match=r"splits\.json is missing"):
+            command(run)
+
+
+def test_a_list_of_other_synthetic_samples_is_refused(tiny_config: Make) -> None:
+    run = train(tiny_config(training__epochs=1)).run
+    (run / "splits.json").unlink()
+    write_sealed({**load_checkpoint(run / "ckpt.pth"), "splits": "0" * 64}, run / "other.pth")
+    with pytest.raises(CheckpointError, match=r"splits\.json is missing"):
+        validate(run / "other.pth")
+
+
+def test_a_folder_that_cannot_be_written_to_is_told_before_anything_is_computed(
+    tiny_config: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = train(tiny_config(training__epochs=1)).run
+    (tmp_path / "file").touch()
+    monkeypatch.setattr("dbbd_cli.services.evaluate.build_task", lambda *_, **__: pytest.fail("it computes"))
+    monkeypatch.setattr("dbbd_cli.report.plots.training_history", lambda *_: pytest.fail("it draws"))
+    for command in (evaluate, lambda run, out: plot([run], out=out)):
+        with pytest.raises(DiskError, match="can be written to") as caught:
+            command(run, out=tmp_path / "file" / "out")
+        assert caught.value.hint == "choose another folder with --out DIR"
+
+
+@pytest.mark.skipif(os.name != "posix", reason="hard links")
+def test_a_copy_of_hard_links_does_not_change_the_original(tiny_config: Make, tmp_path: Path) -> None:
+    run = train(tiny_config(training__epochs=1)).run
+    copy = tmp_path / "copy"
+    shutil.copytree(run, copy, copy_function=os.link)
+    before = {path.name: path.read_bytes() for path in run.iterdir()}
+    resume(copy, overrides=[Override("training.epochs", 2, "--epochs")])
+    evaluate(copy)
+    assert {path.name: path.read_bytes() for path in run.iterdir()} == before
+    assert (copy / "run.log").read_bytes().startswith(before["run.log"])
 
 
 def predicted_paths(run: Path, name: str = "predictions.csv") -> list[str]:

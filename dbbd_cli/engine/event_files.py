@@ -1,0 +1,65 @@
+"""The files of TensorBoard events of a run: each step once, however often the run was killed and resumed."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dbbd_cli.text import printable
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
+
+_NAME = re.compile(r"(events\.out\.tfevents)\.(\d{1,12})\.(.*)", re.DOTALL)
+
+
+def open_event_file(folder: Path, first_step: int) -> SummaryWriter:
+    """A new file of events in a run folder.
+
+    Its first entry makes readers drop what earlier files hold of `first_step` and later ones: a run that was killed had
+    logged them after the checkpoint that it is resumed from.
+    """
+    from torch.utils.tensorboard import SummaryWriter
+
+    _rename_later_files(folder)
+    return SummaryWriter(str(folder), purge_step=first_step)
+
+
+def add_hyperparameters(
+    events: SummaryWriter, values: Mapping[str, Any], metrics: Mapping[str, float], step: int
+) -> None:
+    """Adds settings and the final metrics of a run that ends after `step`.
+
+    The metrics stand one after that step: when the run is resumed, its new ones take their place.
+    """
+    from torch.utils.tensorboard.summary import hparams
+
+    plain = {
+        printable(key): value if isinstance(value, (bool, int, float)) else printable(str(value))
+        for key, value in values.items()
+    }
+    writer = events.file_writer
+    assert writer is not None
+    for summary in hparams(plain, {f"best/{name}": value for name, value in metrics.items()}):
+        writer.add_summary(summary)
+    for name, value in metrics.items():
+        events.add_scalar(f"best/{name}", value, step + 1)
+
+
+def _rename_later_files(folder: Path) -> None:
+    """Makes sure that the name of a new file comes last: readers go by name, which begins with the time in seconds.
+
+    The run may have been resumed within the second, or the clock may have been set back.
+    """
+    there = sorted(path for path in folder.glob("events.out.tfevents.*") if path.is_file())
+    times = [int(found[2]) for path in there if (found := _NAME.fullmatch(path.name))]
+    if not times or max(times) < int(time.time()):
+        return
+    for number, path in enumerate(there, 1):
+        if found := _NAME.fullmatch(path.name):
+            with suppress(OSError):
+                path.rename(folder / f"{found[1]}.{number:010d}.{found[3]}")

@@ -1,0 +1,98 @@
+"""Standard streams that are full, closed, or that nobody reads: exit codes are those that are documented."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).parents[2]
+DBBD = f"'{sys.executable}' -m dbbd_cli"
+VERSION, HELP, MISTAKE = f"{DBBD} --version", f"{DBBD} train --help", f"{DBBD} train --config nosuch --json"
+COMPLETION = f"_DBBD_COMPLETE=complete_bash COMP_WORDS='dbbd tr' COMP_CWORD=1 {DBBD}"
+TRAIN = (
+    f"{DBBD} train --config smoke_qr --set data.sample_per_class=24 --set data.image_size=32 --set data.num_workers=2 "
+    "--epochs 1 --no-plots --device cpu"
+)
+pytestmark = pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no device that is always full")
+
+
+def ended(program: str, where: str, folder: Path, *, unbuffered: bool = False) -> tuple[int, str]:
+    """The exit code of a program whose streams lead where a shell would put them; and what came out all the same."""
+    env = {
+        **os.environ,
+        "PYTHONPATH": str(REPOSITORY),
+        "PYTHONUTF8": "1",
+        "PYTHONUNBUFFERED": "1" if unbuffered else "",
+    }
+    redirected, pipe, reader = where.partition("|")
+    # The subshell keeps the streams of the `echo` apart from those of the program.
+    line = f"{{ ({program}) {redirected}; echo $? > code; }} {pipe} {reader}"
+    done = subprocess.run(["sh", "-c", line], cwd=folder, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    return int((folder / "code").read_text()), done.stdout.decode()
+
+
+@pytest.mark.parametrize(
+    ("program", "without_room", "otherwise", "unbuffered"),
+    [(VERSION, 6, 0, True), (HELP, 6, 0, False), (MISTAKE, 2, 2, False), (COMPLETION, 6, 0, False)],
+)
+def test_exit_codes(program: str, without_room: int, otherwise: int, unbuffered: bool, tmp_path: Path) -> None:
+    places = (">/dev/full", "2>/dev/full", ">/dev/full 2>&1", ">&-", "2>&-", "<&- >&- 2>&-", "2>&1 | true")
+    codes = {}
+    for where in places:
+        codes[where], said = ended(program, where, tmp_path, unbuffered=unbuffered)
+        assert "Traceback" not in said
+        assert "Exception ignored" not in said
+    assert codes == dict.fromkeys(places, otherwise) | dict.fromkeys(places[:3:2], without_room)
+
+
+@pytest.mark.parametrize(("where", "code"), [("2>&1 | head -1", 0), ("<&- >&- 2>&-", 0), (">/dev/full 2>&1", 6)])
+def test_a_run_is_trained_to_its_end_whoever_reads(where: str, code: int, tmp_path: Path) -> None:
+    found, said = ended(TRAIN, where, tmp_path)
+    assert (found, len(said.splitlines()) <= 1) == (code, True)
+    (run,) = (tmp_path / "runs").iterdir()
+    rows = [json.loads(line) for line in (run / "history.jsonl").read_text().splitlines()]
+    assert rows[-1]["kind"] == "epoch"
+    assert all(line[:2] == "20" for line in (run / "run.log").read_text().splitlines())
+    assert (run / "best_model.pth").exists()
+
+
+def test_the_current_folder_may_be_gone_where_paths_are_absolute(tmp_path: Path) -> None:
+    gone = tmp_path / "gone"
+
+    def code_in_missing_folder(arguments: str) -> tuple[int, str]:
+        gone.mkdir()
+        line = f"cd gone && rmdir ../gone && {DBBD} {arguments} 2>&1"
+        env = {**os.environ, "PYTHONPATH": str(REPOSITORY), "PYTHONUTF8": "1"}
+        done = subprocess.run(["sh", "-c", line], cwd=tmp_path, env=env, capture_output=True, text=True)
+        return done.returncode, done.stdout
+
+    options = TRAIN.partition("dbbd_cli ")[2] + " --runs-dir"
+    assert code_in_missing_folder(f"{options} '{tmp_path}/runs'")[0] == 0
+    (run,) = (tmp_path / "runs").iterdir()
+    for command in ("validate", "evaluate --no-plots", "resume"):
+        code, said = code_in_missing_folder(f"{command} '{run}'")
+        assert (code, "oneMKL" in said) == (0, False), said
+    for command in (f"{options} runs", f"validate runs/{run.name}", f"evaluate '{run}' --out figures"):
+        code, said = code_in_missing_folder(command)
+        assert code in (2, 6), said
+        assert said.startswith("Error: ")
+
+
+def test_files_do_not_take_the_place_of_closed_streams(tmp_path: Path) -> None:
+    script = (
+        "from dbbd_cli.cli.streams import open_closed_streams; open_closed_streams();"
+        "import os, subprocess, sys; file = open('file', 'w'); print('out'); print('err', file=sys.stderr, flush=True);"
+        "os.write(2, b'library'); code = subprocess.call(['sh', '-c', 'echo program; echo program >&2']);"
+        "file.write(f'{file.fileno() > 2} {code}')"
+    )
+    (tmp_path / "script.py").write_text(script)
+    env = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    for closed in ("<&-", ">&-", "2>&-", "<&- 2>&-", "<&- >&- 2>&-"):
+        line = f"'{sys.executable}' script.py {closed}"
+        subprocess.run(["sh", "-c", line], cwd=tmp_path, env=env, check=True, capture_output=True)
+        assert (tmp_path / "file").read_text() == "True 0"

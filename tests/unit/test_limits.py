@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+import errno
+import os
+
+import pytest
+
+from dbbd_cli import limits
+from dbbd_cli.files import repair_of
+
+pytestmark = pytest.mark.skipif(os.name != "posix", reason="limits of POSIX")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        OSError(errno.ENOMEM, "Cannot allocate memory"),
+        BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:124] DefaultCPUAllocator: can't allocate memory: you tried"),
+        RuntimeError("can't start new thread"),
+        ImportError("libtorch_cpu.so: failed to map segment from shared object"),
+    ],
+)
+def test_errors_that_mean_that_memory_is_short(error: Exception) -> None:
+    assert limits.is_out_of_memory(error)
+    wrapped = RuntimeError("something failed")
+    wrapped.__cause__ = error
+    assert limits.is_out_of_memory(wrapped)
+
+
+def test_other_errors(monkeypatch: pytest.MonkeyPatch) -> None:
+    unclear = RuntimeError("could not create a primitive")
+    for error in (OSError(errno.ENOSPC, "No space left on device"), ValueError("x"), SystemError("x"), unclear):
+        assert not limits.is_out_of_memory(error)
+    monkeypatch.setattr(limits, "_limit", lambda _: 3e9)
+    assert limits.is_out_of_memory(unclear)
+    assert limits.is_out_of_memory(SystemError("error return without exception set"))
+
+
+def test_the_limit_is_named_where_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "_limit", lambda _: float("inf"))
+    assert limits.memory_advice() == "end other programs, or use a machine with more memory"
+    limits.require_memory(1 << 62)
+    monkeypatch.setattr(limits, "_limit", lambda _: 3e9)
+    assert limits.memory_advice() == "this shell allows 3,000 MB of address space: raise that with ulimit -v"
+    limits.require_memory(1 << 12)
+    with pytest.raises(MemoryError):
+        limits.require_memory(1 << 62)
+
+
+def test_what_to_do_about_a_file_that_is_too_large() -> None:
+    assert repair_of(OSError(errno.EFBIG, os.strerror(errno.EFBIG))) == (
+        "raise the limit for the size of a file (ulimit -f)"
+    )
+    for error in (OSError(errno.ENOSPC, "No space left on device"), None):
+        assert repair_of(error) == "make room"
