@@ -124,6 +124,15 @@ def test_processes_give_the_same_pixels(tmp_path: Path, monkeypatch: pytest.Monk
     assert np.array_equal(alone, together)
 
 
+@pytest.mark.parametrize("processors", [1, 2])
+def test_even_a_single_picture_is_decoded_in_another_process(
+    processors: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: processors)
+    monkeypatch.setattr(image_cache, "prepare_rows", lambda *_: pytest.fail("it is decoded in this one"))
+    assert prepare_images(file_refs(tmp_path, 1), 8, tmp_path / "cache", Silent()).problems == {}
+
+
 def test_unreadable_images_are_named_and_left_out_and_nothing_takes_their_place(tmp_path: Path) -> None:
     refs = file_refs(tmp_path, 6)
     for position in (0, 3):
