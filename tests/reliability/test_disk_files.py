@@ -137,8 +137,12 @@ def test_no_room_for_any_file_that_an_evaluation_writes(
         folder = tmp_path / name
         ended, seen = evaluate(folder, *injection(files[name], "error=ENOSPC"))
         assert name in [kind(call.path) for call in seen if call.injected], name
-        assert ended.code == 6, (name, ended)
+        if name.endswith(".png"):  # the report is there: a figure that is missing is a warning
+            assert ended.code == 0, (name, ended)
+            assert f"Warning: {name} could not be drawn" in ended.err
+        else:
+            assert ended.code == 6, (name, ended)
         assert strays(folder) == [], name
         (run,) = folder.iterdir()
         saved_steps(run)
-    report(f"{task}: ENOSPC met in {', '.join(files)} of an evaluation: exit 6 each time")
+    report(f"{task}: ENOSPC met in {', '.join(files)} of an evaluation: exit 6, or for a figure a warning")

@@ -47,7 +47,7 @@ def test_shipped_configs_are_those_of_the_repository() -> None:
 def test_an_installed_package_carries_its_configs(tmp_path: Path) -> None:
     root = Path(__file__).parents[3]
     shutil.copytree(root / "dbbd_cli" / "config", tmp_path / "dbbd_cli" / "config")
-    for name in ("__init__.py", "errors.py", "text.py"):
+    for name in ("__init__.py", "errors.py", "paths.py", "text.py"):
         shutil.copy(root / "dbbd_cli" / name, tmp_path / "dbbd_cli")
     for folder, name in ((tmp_path / "dbbd_cli" / "configs", "inside"), (tmp_path / "configs", "another_package")):
         folder.mkdir()
