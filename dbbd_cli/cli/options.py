@@ -121,7 +121,7 @@ def check_overrides(target: Path, changes: Sequence[Override]) -> None:
 
 def missing_folder() -> DiskError:
     """The error where a path is relative to a folder that is gone."""
-    return DiskError("the current folder does not exist any more", hint="Change to another one, or give full paths.")
+    return DiskError("the current folder no longer exists", hint="Change to another one, or give full paths.")
 
 
 def leave_gone_folder(*paths: Path | None) -> None:

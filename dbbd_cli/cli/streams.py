@@ -54,7 +54,8 @@ def write_result(text: str) -> None:
     except OSError as error:
         drop_unwritten(sys.stdout)
         raise DiskError(
-            f"standard output cannot be written: {error.strerror}", hint="Make room, or write it to another place."
+            f"standard output cannot be written: {error.strerror}",
+            hint="Free some space, or write it to another place.",
         ) from error
 
 

@@ -121,7 +121,7 @@ def _data_given(document: Document, overrides: Sequence[Override]) -> str:
     values = document.values if isinstance(document.values, Mapping) else {}
     data = values.get("data")
     keys = {override.key: override.value for override in overrides}
-    given = [key for key, value in keys.items() if f"{key}.".startswith(_PLACES) and value is not None]
+    given = [key for key, value in keys.items() if f"{key}.".startswith(_PLACES) and value not in (None, Typed("null"))]
     if not given or "data.source" in keys or not isinstance(data, Mapping) or data.get("source") != "synthetic":
         return ""
     document.values = {**values, "data": {name: value for name, value in data.items() if name != "source"}}

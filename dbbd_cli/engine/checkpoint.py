@@ -130,7 +130,7 @@ def disk_error(error: OSError, folder: Path, needed: int) -> DiskError:
         what += f" ({free:,.1f} MB are free, and a checkpoint needs about {needed / 1e6:,.1f} MB)"
         repair = repair_of(error)
         if error.errno != errno.EFBIG and free > needed / 1e6:
-            repair = "make room: a quota, or the number of files that the disk can hold, may be what is used up"
+            repair = "free some space: a quota, or the number of files that the disk can hold, may be what is used up"
     return DiskError(what, hint=f"{repair}, then continue with: {resume_command(folder)}")
 
 

@@ -180,6 +180,8 @@ def _absolute(path: str | None) -> str | None:
         return None
     try:
         return str(Path(path).expanduser().resolve())
+    except FileNotFoundError:  # the current folder is gone
+        raise
     except (RuntimeError, OSError, ValueError) as error:
         raise ConfigError(
             f"{printable(path)}: {getattr(error, 'strerror', None) or error}", hint="write the path in full"

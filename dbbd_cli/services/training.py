@@ -117,7 +117,7 @@ def check_room(trainer: Trainer, folder: Path) -> None:
             f"({kept.keep + kept.save_best + 1} of {expected_bytes(trainer) / 1e6:,.1f} MB"
             f"{f', {there / 1e6:,.1f} MB of which are there' if there else ''}), "
             f"and {free / 1e6:,.1f} MB are free",
-            hint="make room, or keep fewer with --set checkpoint.keep=1 or --set checkpoint.save_best=false",
+            hint="free some space, or keep fewer with --set checkpoint.keep=1 or --set checkpoint.save_best=false",
         )
 
 

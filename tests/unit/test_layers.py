@@ -40,8 +40,3 @@ def test_a_module_imports_only_from_the_layers_under_it(path: Path) -> None:
         return
     for other in rooms_imported(path) - {room}:
         assert LAYERS[other] < LAYERS[room], f"{room} (layer {LAYERS[room]}) imports {other} (layer {LAYERS[other]})"
-
-
-def test_no_module_is_longer_than_300_lines() -> None:
-    long = [path.name for path in MODULES if len(path.read_text(encoding="utf-8").splitlines()) > 300]
-    assert not long

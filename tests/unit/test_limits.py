@@ -54,4 +54,4 @@ def test_what_to_do_about_a_file_that_is_too_large() -> None:
         "raise the limit for the size of a file (ulimit -f)"
     )
     for error in (OSError(errno.ENOSPC, "No space left on device"), None):
-        assert repair_of(error) == "make room"
+        assert repair_of(error) == "free some space"

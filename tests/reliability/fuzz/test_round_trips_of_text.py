@@ -28,6 +28,7 @@ from dbbd_cli.data.split import Manifest, Sample
 from dbbd_cli.data.url_table import read_url_table
 from dbbd_cli.engine import environment
 from dbbd_cli.engine.checkpoint import WRITER, load_checkpoint, save_checkpoint
+from dbbd_cli.engine.runtime import choose_runtime
 from dbbd_cli.report.evaluation_scene import SCENE_FILE, read_evaluation_scene
 from dbbd_cli.report.run import read_evaluation, read_run
 
@@ -140,7 +141,7 @@ def test_records_of_the_environment(tmp_path: Path, commands: list[list[str]]) -
     (tmp_path / "environment.json").unlink(missing_ok=True)
     with mock.patch.multiple(environment, _git_commit=lambda: None, PACKAGES=()):
         for command in commands:
-            environment.write_environment(tmp_path, command, "cpu")
+            environment.write_environment(tmp_path, command, choose_runtime("cpu", "fp32"))
     content = json.loads((tmp_path / "environment.json").read_text(encoding="utf-8"))
     assert [content["command"], *(later["command"] for later in content.get("resumed", []))] == commands
 

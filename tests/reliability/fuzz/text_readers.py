@@ -131,9 +131,11 @@ def folders(data: bytes, folder: Path) -> None:
 
 def completion(data: bytes, _: Path) -> None:
     typed = os.fsdecode(data)
-    for offer in (complete.target, complete.configuration, complete.folder, complete.device, complete.setting):
+    for offer in (complete.target, complete.configuration, complete.folder, complete.device):
         _check_offers(offer(typed), typed)
-    _check_offers(complete.setting(f"data.path={typed}"), f"data.path={typed}")
+    for task in ("", *SCHEMAS):
+        for text in (typed, f"data.path={typed}"):
+            _check_offers(complete.setting_of(task, text), text)
 
 
 def _check_offers(pairs: Any, typed: str) -> None:

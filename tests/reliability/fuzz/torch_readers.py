@@ -14,6 +14,7 @@ from text_seeds import HISTORY, histories, json_of
 from dbbd_cli.engine import environment
 from dbbd_cli.engine.checkpoint import CONTENT, UnreadableCheckpointError, load_checkpoint
 from dbbd_cli.engine.run_folder import RunLog
+from dbbd_cli.engine.runtime import choose_runtime
 from dbbd_cli.engine.state import TrainState
 from dbbd_cli.errors import CheckpointError, ConfigError
 from dbbd_cli.model.dbbd_pretraining import pretraining_weights, sizes_of
@@ -101,7 +102,7 @@ def run_environment(data: bytes, folder: Path) -> None:
     path = write_once(folder / "environment.json", data)
     versions = mock.patch.multiple(environment, _git_commit=lambda: None, PACKAGES=())
     with versions:
-        environment.write_environment(folder, ["dbbd", "resume"], "cpu")
+        environment.write_environment(folder, ["dbbd", "resume"], choose_runtime("cpu", "fp32"))
     content = json.loads(path.read_text(encoding="utf-8"))
     last = content["resumed"][-1] if "resumed" in content else content
     require(last["command"] == ["dbbd", "resume"], "the command is not recorded")

@@ -5,7 +5,7 @@ import json
 import os
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from dbbd_cli.data.cache_dir import MARK
 from dbbd_cli.data.checked_file import append_checksums, size_with_checksums
 from dbbd_cli.data.image_cache import ImageRef, cached_images, hash_files, make_room, prepare_images, url_sha256
 from dbbd_cli.data.image_file import decode_image
+from dbbd_cli.data.image_worker import Problem, Shape, prepare_rows
 from dbbd_cli.data.qr_code import render_qr
 from dbbd_cli.errors import DiskError
 from dbbd_cli.progress import Phase, Silent
@@ -317,6 +318,13 @@ def test_images_that_are_bad_for_good_are_remembered(tmp_path: Path) -> None:
     assert cached_images(refs, 32, cache, Silent()) is None  # it promises a row for every image
 
 
+def prepared_here(
+    path: Path, shape: Shape, jobs: Sequence[tuple[int, Sequence[ImageRef]]]
+) -> Generator[tuple[int, dict[int, Problem]], None, None]:
+    for start, refs in jobs:
+        yield len(refs), prepare_rows(path, shape, enumerate(refs, start))
+
+
 def test_images_are_tried_again_once_their_format_can_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     refs, cache = file_refs(tmp_path, 3), tmp_path / "cache"
     path = tmp_path / "3.bmp"
@@ -324,6 +332,7 @@ def test_images_are_tried_again_once_their_format_can_be_read(tmp_path: Path, mo
     refs.append(ImageRef(hashlib.sha256(path.read_bytes()).hexdigest(), path=str(path)))
     with monkeypatch.context() as context:
         context.setattr("dbbd_cli.data.image_file.can_read", lambda name: name == "BMP")
+        context.setattr("dbbd_cli.data.image_cache.prepare_in_workers", prepared_here)  # where that holds
         problems = prepare_images(refs, 32, cache, Silent()).problems
     assert list(problems) == [0, 1, 2]
     assert all(reason.startswith("PNG is read after: pip install") for reason in problems.values())
