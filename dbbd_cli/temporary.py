@@ -44,6 +44,11 @@ def temporary_path(path: Path) -> Path:
     return path.with_name(f"{path.name}.{os.getpid()}-{_machine()}-{secrets.token_hex(4)}.tmp")
 
 
+def final_name(name: str) -> str:
+    """The name that a file under a temporary name is to have in the end; any other name as it is."""
+    return _TEMPORARY.sub("", name)
+
+
 def temporary_file(path: Path) -> Path:
     """Makes an empty file that is to become `path`, and holds it until `discard`.
 

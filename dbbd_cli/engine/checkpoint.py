@@ -23,7 +23,7 @@ from dbbd_cli.model.safe_load import load_tensors, reason_of
 from dbbd_cli.model.sealed_file import has_holes, is_intact, is_sealed, write_sealed
 from dbbd_cli.model.tensor_file import check_tensor_file
 from dbbd_cli.paths import resume_command
-from dbbd_cli.temporary import discard, temporary_file, temporary_link
+from dbbd_cli.temporary import discard, final_name, temporary_file, temporary_link
 from dbbd_cli.text import printable
 
 CHECKPOINT_FORMAT = 2
@@ -121,7 +121,7 @@ def disk_error(error: OSError, folder: Path, needed: int) -> DiskError:
             hint="put it back, or resume it where it is now",
         )
     place = error.filename2 or error.filename  # the second of a renaming is the one that people know
-    name = Path(os.fsdecode(place)).name if isinstance(place, (str, bytes)) else "what the run writes"
+    name = final_name(Path(os.fsdecode(place)).name) if isinstance(place, (str, bytes)) else "what the run writes"
     what, repair = f"{name} cannot be written to {folder}: {reason_of(error)}", "mend that"
     if error.errno in TOO_MANY_FILES:
         repair = f"raise the limit on open files ({open_files_limit()})"

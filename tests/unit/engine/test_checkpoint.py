@@ -18,6 +18,7 @@ from dbbd_cli.engine.checkpoint import save_checkpoint as save
 from dbbd_cli.errors import CheckpointError, DiskError
 from dbbd_cli.model import sealed_file
 from dbbd_cli.model.sealed_file import write_sealed
+from dbbd_cli.temporary import temporary_path
 
 PREVIOUS = previous_name(1)
 
@@ -180,6 +181,8 @@ def test_errors_say_which_limit_was_met(tmp_path: Path) -> None:
 
     assert "events.1 cannot be written" in told(OSError(errno.EACCES, "no", os.fsencode(tmp_path / "events.1")))
     assert "config.yaml cannot be written" in told(OSError(errno.EISDIR, "no", "config.yaml.tmp", None, "config.yaml"))
+    temporary = str(temporary_path(tmp_path / NEWEST))  # people know the file by the name that it is to have
+    assert told(OSError(errno.EMFILE, "no", temporary)).startswith(f"{NEWEST} cannot be written")
     assert "what the run writes cannot" in told(OSError(errno.EIO, "no", 3))
     assert "the number of files" in told(OSError(errno.ENOSPC, "full"))
     assert "the number of files" not in told(OSError(errno.ENOSPC, "full"), needed=10**18)
