@@ -207,6 +207,8 @@ def _classes(segment: np.ndarray, count: int) -> np.ndarray:
     is_float = segment.dtype.kind == "f"
     if segment.dtype.kind == "b":
         segment = segment.astype(np.uint8)
+    elif segment.dtype == np.float16:
+        segment = segment.astype(np.float32)  # which holds the numbers below
     if is_float:
         segment = np.maximum(np.where(np.isnan(segment), IGNORE, segment), IGNORE)
         if not np.array_equal(segment, np.rint(segment)):

@@ -225,6 +225,19 @@ def test_a_pickle_may_hold_lists_and_arrays(tmp_path):
     np.testing.assert_array_equal(scene.segment, SEGMENT)
 
 
+@pytest.mark.parametrize("rows", [list, tuple, np.array])
+def test_colors_in_lists_of_a_pickle_may_have_an_opacity(tmp_path, rows):
+    path = tmp_path / "a.pkl"
+    path.write_bytes(pickle.dumps({"coord": COORD, "rgba": [rows([*color, 9]) for color in COLOUR.tolist()]}))
+    np.testing.assert_allclose(read_scene(path).colour, COLOUR / 255, atol=1e-6)
+
+
+def test_of_two_equal_names_in_a_pickle_the_first_counts(tmp_path):
+    path = tmp_path / "a.pkl"
+    path.write_bytes(pickle.dumps({"coord": COORD, "Label": SEGMENT, "label": SEGMENT + 1}))
+    np.testing.assert_array_equal(read_scene(path).segment, SEGMENT)
+
+
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
@@ -293,6 +306,16 @@ def test_a_pipe_in_a_folder_does_not_make_it_wait(tmp_path, name):
     os.mkfifo(tmp_path / f"{name}.npy")
     for use in (scene_digest, read_scene):
         with pytest.raises(DataError, match=rf"its file {name}\.npy is no regular file"):
+            use(tmp_path)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links need rights there")
+def test_a_broken_link_in_a_folder_is_no_missing_part(tmp_path):
+    """A repository of git-annex is made of them until its files are fetched."""
+    np.save(tmp_path / "coord.npy", COORD)
+    (tmp_path / "normal.npy").symlink_to("gone.npy")
+    for use in (scene_digest, read_scene):
+        with pytest.raises(DataError, match=r"its file normal\.npy is a link to a missing file"):
             use(tmp_path)
 
 
@@ -512,8 +535,10 @@ def test_colours_that_are_none_are_told(value):
         (np.array([0, 1, 2**32 - 1, 2], np.float32), [0, 1, -1, 2]),
         (np.array([0, 1, -np.inf, -(2.0**70)]), [0, 1, -1, -1]),
         (np.array([True, False, True, True]), [1, 0, 1, 1]),
+        (np.array([0, np.nan, -1, 255], np.float16), [0, -1, -1, 255]),
     ],
 )
+@pytest.mark.filterwarnings("error")
 def test_labels_of_any_type_become_classes(segment, expected):
     assert make_scene("a", np.eye(4, 3), segment=segment).segment.tolist() == expected
 
