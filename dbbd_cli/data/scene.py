@@ -76,7 +76,7 @@ def make_scene(
     """Makes a scene of arrays of any numeric types, after checking them.
 
     Only coordinates are indispensable. Another part that is wrong is left out and listed in `Scene.unusable`; a part
-    with no rows counts as missing.
+    with no rows, or a single number, counts as missing.
 
     Args:
         name: what people call it.
@@ -98,7 +98,7 @@ def make_scene(
     def usable(
         part: str, values: np.ndarray | None, convert: Callable[[np.ndarray, int], np.ndarray]
     ) -> np.ndarray | None:
-        if values is None or (values.ndim > 0 and len(values) == 0):
+        if values is None or values.ndim == 0 or len(values) == 0:
             return None
         try:
             return convert(values, count)

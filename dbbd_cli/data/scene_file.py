@@ -45,6 +45,8 @@ _MAX_VALUES = {COORD: 3 * MAX_POINTS, NORMAL: 3 * MAX_POINTS, COLOR: 4 * MAX_POI
 """Most values of each part; a color may have an opacity."""
 _WIDTHS = {COORD: (3,), NORMAL: (3,), COLOR: (3, 4), SEGMENT: ()}
 """Numbers in a row of each part; none where a row is a number."""
+_SINGLE = (str, int, float, np.number)
+"""What says something of a scene as a whole, such as the `category` of an object."""
 _MEANINGS = {name: part for part, names in ARRAY_NAMES.items() for name in names}
 _FIRST_HARMONIC = 0.5 / np.sqrt(np.pi)
 
@@ -162,7 +164,7 @@ def _read_pkl(path: Path) -> Scene:
         raise ValueError("its hierarchy is no dict")
     keys: dict[str, str] = {}
     for key, value in content.items():
-        if isinstance(key, str) and value is not None:
+        if isinstance(key, str) and value is not None and not isinstance(value, _SINGLE):
             keys.setdefault(key.lower(), key)
 
     def read(name: str, most: int) -> np.ndarray:

@@ -180,6 +180,19 @@ def test_no_rows_are_no_part_of_the_scene(tmp_path):
     assert scene.unusable == {}
 
 
+@pytest.mark.parametrize("kind", ["pkl", "npz", "folder"])
+def test_a_single_number_is_no_part_of_the_scene(tmp_path, kind):
+    """A factor that coordinates were divided by, and the class of an object as a whole."""
+    if kind == "pkl":
+        path = tmp_path / "room.pkl"
+        path.write_bytes(pickle.dumps({"coord": COORD, "norm": 2.5, "category": "chair", "label": np.int64(3)}))
+    else:
+        path = write(tmp_path / "room", kind, normal=np.array(2.5), segment=np.array(3))
+    scene = read_scene(path)
+    assert scene.normal is scene.segment is None
+    assert scene.unusable == {}
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_scenes_that_are_none_are_refused(tmp_path, kind):
     few = {"coord": COORD[:3], "normal": NORMAL[:3], "color": COLOUR[:3], "segment": SEGMENT[:3]}
@@ -243,7 +256,8 @@ def test_of_two_equal_names_in_a_pickle_the_first_counts(tmp_path):
     [
         ([1, 2], "does not hold a dict"),
         ({}, "has no coordinates"),
-        ({"coords": "x"}, "is no array"),
+        ({"coords": "x"}, "has no coordinates"),
+        ({"coords": {"x": 1}}, "is no array"),
         ({"coords": [[1, 2, 3], [4, 5]]}, "rows of 3 numbers"),
         ({"coords": [np.array(1.0)] * 4}, "rows of 3 numbers"),
         ({"coords": [[1, 2, "x"]] * 4}, "something else than numbers"),
@@ -383,6 +397,20 @@ def test_hostile_arrays_are_refused(tmp_path, monkeypatch, name):
         assert reason in message
         assert "array coord" in message
     assert not (tmp_path / "payload-was-run").exists()
+
+
+def test_an_archive_with_very_many_entries_is_refused(tmp_path):
+    """Each takes ten times as much memory as its bytes."""
+    count = 100_000
+    entry = struct.pack("<4s6H3L5H2L", b"PK\1\2", 20, 20, 0, 0, 0, 33, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0) + b"a"
+    size = count * len(entry)
+    end_64 = struct.pack("<4sQ2H2L4Q", b"PK\6\6", 44, 45, 45, 0, 0, count, count, size, 0)
+    end = struct.pack("<4sLQL", b"PK\6\7", 0, size, 1) + struct.pack(
+        "<4s4H2LH", b"PK\5\6", 0, 0, *[65535] * 2, *[2**32 - 1] * 2, 0
+    )
+    path = tmp_path / "a.npz"
+    path.write_bytes(entry * count + end_64 + end)
+    assert "has too many arrays" in refused(path)
 
 
 def test_an_archive_that_lies_about_a_size_is_refused(tmp_path):
