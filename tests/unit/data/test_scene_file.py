@@ -561,6 +561,10 @@ def test_colours_that_are_none_are_told(value):
         (np.array([0, 1, 2**64 - 1, 2], np.uint64), [0, 1, -1, 2]),
         (np.array([0, 1, 2**32 - 1, 2], np.int64), [0, 1, -1, 2]),
         (np.array([0, 1, 2**32 - 1, 2], np.float32), [0, 1, -1, 2]),
+        (np.array([0, 1, 2**64 - 1, 2], np.float64), [0, 1, -1, 2]),
+        (np.array([0, 2**32 - 2, 2**32 - 100, 2], np.uint32), [0, -1, -1, 2]),
+        (np.array([0, 2**64 - 2, 2**64 - 100, 2], np.uint64), [0, -1, -1, 2]),
+        (np.array([0, 2**32 - 2, 2**32 - 100, 2], np.float64), [0, -1, -1, 2]),
         (np.array([0, 1, -np.inf, -(2.0**70)]), [0, 1, -1, -1]),
         (np.array([True, False, True, True]), [1, 0, 1, 1]),
         (np.array([0, np.nan, -1, 255], np.float16), [0, -1, -1, 255]),
@@ -572,7 +576,8 @@ def test_labels_of_any_type_become_classes(segment, expected):
 
 
 @pytest.mark.parametrize(
-    "segment", [np.array([0.5, 1, 2, 3]), np.full(4, np.inf), np.full(4, 2**40), np.full(4, 1e300)]
+    "segment",
+    [np.array([0.5, 1, 2, 3]), np.full(4, np.inf), np.full(4, 2**40), np.full(4, 1e300), np.full(4, 2**32 - 2000)],
 )
 def test_labels_that_are_no_classes_are_told(segment):
     scene = make_scene("a", np.eye(4, 3), segment=segment)
