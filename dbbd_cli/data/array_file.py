@@ -15,6 +15,8 @@ import numpy as np
 
 _MAX_HEADER_BYTES = 10_000
 _PART_BYTES = 1 << 20
+_MAX_DIRECTORY_BYTES = 1 << 22
+"""Largest list of an archive's entries that is read; an entry takes about 60 bytes, and ten times as many in memory."""
 _PARSING = threading.Lock()
 """Python's own parser, which reads the headers, can fail in two threads at once (SystemError, up to Python 3.12)."""
 _NO_ARRAY = "is no array in the format of NumPy, or has a damaged header"
@@ -73,8 +75,18 @@ def _name(entry: zipfile.ZipInfo) -> str:
     return entry.filename.removesuffix(".npy").lower()
 
 
+class _BoundedFile(io.BufferedReader):
+    """A file that is read in parts only: an archive reads its list of entries in one, however long it is."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """The next bytes; without a size, which is how archives read their last few, the rest."""
+        if size is not None and size > _MAX_DIRECTORY_BYTES:
+            raise ValueError("has too many arrays: its list of them is too long")
+        return super().read(size)
+
+
 def _from_archive(path: Path, read: Callable[[zipfile.ZipFile], _T]) -> _T:
-    with path.open("rb") as file:
+    with _BoundedFile(path.open("rb", buffering=0)) as file:
         try:
             with zipfile.ZipFile(file) as archive:
                 return read(archive)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 
 # F: fields of a row that are no lists. L: its lists. R: rows of a piece.
 
@@ -86,7 +87,7 @@ def read_rows(
     source = data if values is None else values
     for rows in _pieces(data, start, count, fields):
         for parts, places, dtype in zip(found, rows.T, dtypes, strict=False):
-            parts.append(source[places[:, None] + np.arange(dtype.itemsize)])
+            parts.append(sliding_window_view(source, dtype.itemsize)[places])
         start = int(rows[-1, -1])
     columns = []
     for parts, dtype, run in zip(found, dtypes, runs, strict=True):
@@ -124,7 +125,7 @@ def _pieces(data: np.ndarray, start: int, count: int, fields: Sequence[Field]) -
         rows = _equal_rows(data, start, min(count, ahead), lists, after)
         steps += _FEW
         if len(rows) >= min(count, _FEW):
-            patience, ahead = _FEW, min(2 * ahead, _PIECE)
+            patience, ahead = _FEW, min(2 * len(rows), _PIECE)
         else:
             rows = _rows(data, start, min(count, patience), lists, after)
             steps += len(rows) * len(lists)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import warnings
 from collections.abc import Iterator
 from dataclasses import replace
@@ -26,6 +27,8 @@ _MAX_SKIPPED = 1_000_000
 """Lines that are skipped before the points of a file in ASCII, in a second or so for so many."""
 _MAX_ROWS = 100_000_000
 """Rows with lists that are skipped before the points of a binary file, if all are alike in a second or so."""
+_NOT_FINITE = re.compile(r"[-+]?(?:\d\.#[A-Za-z]+\d*|nan\([^()\s]*\))")
+"""NaN and infinity as programs built with Microsoft's compilers write them: `-nan(ind)`, `1.#QNAN`, `-1.#IND`."""
 _MOST_LINES, _MOST_CHARACTERS = 1 << 16, 1 << 23
 """Lines with lists that are looked at together, and about how much text."""
 
@@ -186,7 +189,8 @@ def _as_declared(values: np.ndarray, dtype: np.dtype) -> np.ndarray:
     if dtype.kind == "f":
         return values  # float64 keeps the digits that are there, whatever was declared
     limits = np.iinfo(dtype)
-    fits = len(values) == 0 or (values.min() >= limits.min and values.max() <= limits.max)
+    # Not <= limits.max, which a float64 rounds up where it has 64 bits.
+    fits = len(values) == 0 or (values.min() >= limits.min and values.max() < float(limits.max + 1))
     return values.astype(dtype) if fits and np.array_equal(values, np.rint(values)) else values
 
 
@@ -201,6 +205,8 @@ def _lines(file: BinaryIO) -> Iterator[str]:
     while line := text.readline(_MAX_DATA_LINE):
         if not line.isspace():
             blank -= 1  # a file may be double-spaced
+            if "#" in line or "(" in line:
+                line = _NOT_FINITE.sub("nan", line)
             yield line
             if len(line) == _MAX_DATA_LINE:  # a hole in the file is a line without end
                 raise _LineError("has a line that is too long")

@@ -20,7 +20,11 @@ _TYPES = {
 Order = Literal["=", "<", ">"]
 _ORDERS: dict[str, Order] = {"ascii": "=", "binary_little_endian": "<", "binary_big_endian": ">"}
 _MAX_HEADER_LINES = 1000
-_MAX_LINE = 1 << 16
+"""Lines that are no comments."""
+_MAX_HEADER_BYTES = 1 << 22
+_COST_OF_A_LINE = 100
+"""How many bytes a line counts for beside its own, for the time that it takes."""
+_PART = 1 << 12
 
 
 @dataclass(frozen=True)
@@ -66,12 +70,14 @@ def read_header(file: BinaryIO) -> tuple[Order, list[Element]]:
     start = file.read(5)
     newline = b"\r" if start[3:4] == b"\r" and start[4:] != b"\n" else b"\n"  # CR alone: Rhino
     file.seek(0)
-    if _header_line(file, newline).rstrip() != b"ply":
+    if _header_line(file, newline, _PART).rstrip() != b"ply":
         raise ValueError("is no PLY file: it does not begin with the line ply")
     order: Order | None = None
     elements: list[Element] = []
-    for _ in range(_MAX_HEADER_LINES):
-        line = _header_line(file, newline)
+    lines_left, bytes_left = _MAX_HEADER_LINES, _MAX_HEADER_BYTES
+    while lines_left > 0 and bytes_left > 0:
+        line = _header_line(file, newline, bytes_left)
+        bytes_left -= len(line) + _COST_OF_A_LINE
         if not line.endswith(newline):
             raise ValueError("its header is truncated, or no header of a PLY")
         match line.decode("latin1").split():
@@ -80,7 +86,7 @@ def read_header(file: BinaryIO) -> tuple[Order, list[Element]]:
                     raise ValueError("its header names no format")
                 return order, elements
             case [] | ["comment" | "obj_info", *_]:
-                pass
+                continue
             case ["format", name, _] if name in _ORDERS and not order:
                 order = _ORDERS[name]
             case ["element", name, count] if count.isascii() and count.isdigit() and len(count) < 20 and order:
@@ -96,17 +102,22 @@ def read_header(file: BinaryIO) -> tuple[Order, list[Element]]:
             case _:
                 odd = printable(line[:60].decode("latin1").strip())
                 raise ValueError(f"its header has a line that is not understood: {odd}")
-    raise ValueError(f"its header has more than {_MAX_HEADER_LINES} lines")
+        lines_left -= 1
+    raise ValueError(f"its header has more than {_MAX_HEADER_LINES} lines, or too many comments")
 
 
-def _header_line(file: BinaryIO, newline: bytes) -> bytes:
-    """The next line with its end, or as much of it as a line may have."""
+def _header_line(file: BinaryIO, newline: bytes, most: int) -> bytes:
+    """The next line with its end, or the first `most` bytes of it."""
     if newline == b"\n":
-        return file.readline(_MAX_LINE)
-    place = file.tell()
-    line, end, _ = file.read(_MAX_LINE).partition(newline)
-    file.seek(place + len(line) + len(end))
-    return line + end
+        return file.readline(most)
+    place, line = file.tell(), bytearray()
+    while len(line) < most and (part := file.read(_PART)):
+        before, end, _ = part.partition(newline)
+        line += before + end
+        if end:
+            break
+    file.seek(place + len(line))
+    return bytes(line)
 
 
 def _joined(words: list[str]) -> str:

@@ -76,15 +76,15 @@ def make_scene(
     """Makes a scene of arrays of any numeric types, after checking them.
 
     Only coordinates are indispensable. Another part that is wrong is left out and listed in `Scene.unusable`; a part
-    with no rows counts as missing.
+    with no rows, or a single number, counts as missing.
 
     Args:
         name: what people call it.
         coord: (N, 3), anywhere.
         normal: (N, 3), of any length; those that are zero or not finite are unknown.
         colour: (N, 3), or (N, 4) with an opacity, which is dropped; see `_zero_to_one` for their ranges.
-        segment: (N,) whole numbers; negative ones, NaN, and 2**32 - 1 and 2**64 - 1 (-1 without a sign) are to be
-            ignored.
+        segment: (N,) whole numbers; negative ones, also as types without a sign show them (2**32 - 1 for -1), and NaN
+            are to be ignored.
         hierarchy: passed on as it is.
         unusable: parts that could not even be read, and why.
 
@@ -98,7 +98,7 @@ def make_scene(
     def usable(
         part: str, values: np.ndarray | None, convert: Callable[[np.ndarray, int], np.ndarray]
     ) -> np.ndarray | None:
-        if values is None or (values.ndim > 0 and len(values) == 0):
+        if values is None or values.ndim == 0 or len(values) == 0:
             return None
         try:
             return convert(values, count)
@@ -198,6 +198,10 @@ def _zero_to_one(colour: np.ndarray, count: int) -> np.ndarray:
     return np.clip(colour / np.float64(white), 0, 1).astype(np.float32)
 
 
+_WRAPPED = 1000
+"""Negative labels as far as this from 0 are known in types without a sign: -1, and PyTorch's -100."""
+
+
 def _classes(segment: np.ndarray, count: int) -> np.ndarray:
     if segment.ndim == 2 and segment.shape[1] == 1:
         segment = segment[:, 0]
@@ -207,13 +211,16 @@ def _classes(segment: np.ndarray, count: int) -> np.ndarray:
     is_float = segment.dtype.kind == "f"
     if segment.dtype.kind == "b":
         segment = segment.astype(np.uint8)
+    elif segment.dtype == np.float16:
+        segment = segment.astype(np.float32)  # which holds the numbers below
     if is_float:
         segment = np.maximum(np.where(np.isnan(segment), IGNORE, segment), IGNORE)
         if not np.array_equal(segment, np.rint(segment)):
             raise ValueError("its labels are not whole numbers")
-    # -1 in types without a sign; a float32 rounds it.
-    wrapped = (2.0**32 - 1, 2.0**32, 2.0**64) if is_float else (2**32 - 1, 2**64 - 1)
-    unknown = np.logical_or.reduce([segment == value for value in wrapped])
+    # Negative numbers in types without a sign, which a float rounds.
+    unknown = np.logical_or.reduce(
+        [(segment >= end - _WRAPPED) & (segment <= end) for end in ((2.0**32, 2.0**64) if is_float else (2**32, 2**64))]
+    )
     classes = np.where(unknown, 0, segment)
     if classes.max() >= 2**31:
         raise ValueError(f"its labels go up to {classes.max():g}, which are no classes")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import mmap
+import os
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,11 @@ FOLDER_FILES = ("coord", "normal", "color", "segment20", "segment")
 """The arrays of such a folder, without `.npy`."""
 _MAX_VALUES = {COORD: 3 * MAX_POINTS, NORMAL: 3 * MAX_POINTS, COLOR: 4 * MAX_POINTS, SEGMENT: MAX_POINTS}
 """Most values of each part; a color may have an opacity."""
+_WIDTHS = {COORD: (3,), NORMAL: (3,), COLOR: (3, 4), SEGMENT: ()}
+"""Numbers in a row of each part; none where a row is a number."""
+_SINGLE = (str, int, float, np.number)
+"""What says something of a scene as a whole, such as the `category` of an object."""
+_MEANINGS = {name: part for part, names in ARRAY_NAMES.items() for name in names}
 _FIRST_HARMONIC = 0.5 / np.sqrt(np.pi)
 
 
@@ -108,8 +114,11 @@ def scene_digest(path: Path) -> str:
 
 
 def _check_size(path: Path, what: str = "") -> None:
-    if not path.is_file() and path.exists():  # opening a pipe would wait for ever
-        raise ValueError(f"{what}is no regular file")
+    if not path.is_file():
+        if path.exists():  # opening a pipe would wait for ever
+            raise ValueError(f"{what}is no regular file")
+        if path.is_symlink():
+            raise ValueError(f"{what}is a link to a missing file")
     size = path.stat().st_size
     if size == 0:
         raise ValueError(f"{what}is an empty file")
@@ -118,7 +127,8 @@ def _check_size(path: Path, what: str = "") -> None:
 
 
 def _folder_files(path: Path) -> dict[str, Path]:
-    return {name: path / f"{name}.npy" for name in FOLDER_FILES if (path / f"{name}.npy").exists()}
+    # Not exists(): a link to a missing file is no missing part.
+    return {name: path / f"{name}.npy" for name in FOLDER_FILES if os.path.lexists(path / f"{name}.npy")}
 
 
 def _read_folder(path: Path) -> Scene:
@@ -152,11 +162,13 @@ def _read_pkl(path: Path) -> Scene:
     hierarchy = content.get("hierarchy")
     if hierarchy is not None and not isinstance(hierarchy, dict):
         raise ValueError("its hierarchy is no dict")
-    keys = {str(key).lower(): key for key, value in content.items() if isinstance(key, str) and value is not None}
+    keys: dict[str, str] = {}
+    for key, value in content.items():
+        if isinstance(key, str) and value is not None and not isinstance(value, _SINGLE):
+            keys.setdefault(key.lower(), key)
 
     def read(name: str, most: int) -> np.ndarray:
-        width = 1 if simplified(name) in ARRAY_NAMES[SEGMENT] else 3
-        return _array(keys[name], content[keys[name]], width)
+        return _array(keys[name], content[keys[name]], _WIDTHS[_MEANINGS[simplified(name)]])
 
     scene = _scene_of(path.stem, keys, read, hierarchy)
     promised = content.get("num_points")
@@ -165,29 +177,31 @@ def _read_pkl(path: Path) -> Scene:
     return scene
 
 
-def _array(name: str, value: object, width: int) -> np.ndarray:
-    """The array `name` of a pickle, where it may be a list of numbers or of rows of `width` numbers."""
+def _array(name: str, value: object, widths: tuple[int, ...]) -> np.ndarray:
+    """The array `name` of a pickle, where it may be a list of numbers, or of rows of as many as `widths` has."""
     if isinstance(value, np.ndarray):
         return value
     if not isinstance(value, (list, tuple)) or len(value) > MAX_POINTS:
         raise ValueError(f"its {name} is no array")
     flat = list(value)
-    if width > 1:
-        # Checked first: a short file could hold one long row, ten million times.
-        if not all(
-            np.shape(row) == (width,)
-            if isinstance(row, np.ndarray)
-            else isinstance(row, (list, tuple)) and len(row) == width
-            for row in value
-        ):
-            raise ValueError(f"its {name} is no list of rows of {width} numbers")
+    # Checked first: a short file could hold one long row, ten million times.
+    width = next((width for width in widths if all(_has_width(row, width) for row in value)), None)
+    if width:
         flat = [item for row in value for item in row]
+    elif widths:
+        raise ValueError(f"its {name} is no list of rows of {' or '.join(map(str, widths))} numbers")
     if not all(isinstance(item, (int, float, np.number)) for item in flat):
         raise ValueError(f"its {name} holds something else than numbers")
     try:
-        return np.array(flat).reshape((-1, width) if width > 1 else -1)
+        return np.array(flat).reshape((-1, width) if width else -1)
     except OverflowError as error:
         raise ValueError(f"its {name} holds numbers that are too large") from error
+
+
+def _has_width(row: object, width: int) -> bool:
+    if isinstance(row, np.ndarray):
+        return row.shape == (width,)
+    return isinstance(row, (list, tuple)) and len(row) == width
 
 
 def _scene_of(

@@ -238,6 +238,8 @@ def _look_at(
                 "--set data.follow_links=all"
             )
     elif not named:
+        if entry.is_symlink() and "." not in entry.name and not Path(entry.path).exists():
+            return "is a link to a missing file or folder"  # perhaps to the folder of a scene
         suffix = unread_suffix(entry)
         if suffix:
             found.unread[suffix] += 1

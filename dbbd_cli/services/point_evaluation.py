@@ -44,7 +44,7 @@ def evaluate_points(
     tested = label_census(task, split)
     trained, missing = training_census(task, split, tested, progress)
     ignored = ignored_labels(task, trained, tested)
-    for warning in warnings_of(suspected_labels(task, ignored, trained, tested), trained, tested):
+    for warning in warnings_of(suspected_labels(task, ignored, trained, tested), ignored, trained, tested):
         progress.warn(warning)
     probe = None
     if not missing:

@@ -103,14 +103,21 @@ def report_of_ignored(census: LabelCensus, ignored: Set[int]) -> list[dict[str, 
     return [*rows, *([{"label": None, "points": unknown}] if unknown else [])]
 
 
-def warnings_of(suspected: list[int], *censuses: LabelCensus) -> list[str]:
+def warnings_of(suspected: list[int], ignored: Set[int], *censuses: LabelCensus) -> list[str]:
     """What the user should know of the labels."""
     warnings = []
     if suspected:
         shown = " and ".join(map(str, suspected))
+        told = (
+            f"label {shown} counts as a class, but looks as if it meant 'ignore'. If it does"
+            if len(suspected) == 1
+            else f"labels {shown} count as classes, but look as if they meant 'ignore'. If they do"
+        )
+        chosen = ",".join(map(str, sorted({*ignored, *suspected})))  # without blanks, which a shell would split at
         warnings.append(
-            f"label {shown} counts as a class, but looks as if it meant 'ignore'. If it does, use "
-            f"--set data.ignore_labels=[{', '.join(map(str, suspected))}]; if not, set it to [] to hide this warning."
+            f"{told}, use --set data.ignore_labels=[{chosen}]; if not, "
+            + ("name all classes with data.class_names" if ignored else "set it to []")
+            + " to hide this warning."
         )
     unusable = [problem for census in censuses for problem in census.unusable]
     if unusable:

@@ -100,7 +100,8 @@ def run_probes(
     if not wanted:
         return None, _without_labels(split, tested)
     if len(learned) < 2:
-        return None, "the training scenes have " + ("one class only" if learned else "no labels")
+        ignoring = "no labels that are not ignored" if trained.labels else "no labels"
+        return None, "the training scenes have " + ("one class only" if learned else ignoring)
     if not learned & wanted:
         return None, f"no class of the {split} scenes occurs in the training scenes"
     labels = sorted(learned | wanted)

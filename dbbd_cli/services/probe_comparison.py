@@ -74,8 +74,8 @@ def _conclusion(rows: Sequence[Mapping[str, Any]], num_scenes: int) -> str:
     for row in rows:
         what = _IN_WORDS.get(row["with"], row["with"])
         difference, verb = row["miou_difference"], _VERBS[row["better"]]
-        how = "the same"
-        if difference:
+        how = "the same" if not difference else "the same within 0.1 percentage points"
+        if abs(difference) >= 0.0005:
             how = f"{'higher' if difference > 0 else 'lower'} by {100 * abs(difference):.1f} percentage points"
         if row["low"] is not None:
             how += f" (95% interval {100 * row['low']:+.1f} to {100 * row['high']:+.1f})"

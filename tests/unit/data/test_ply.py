@@ -6,6 +6,7 @@ import tracemalloc
 import numpy as np
 import pytest
 
+from dbbd_cli.data import list_rows
 from dbbd_cli.data.ply import read_ply
 
 ORDERS = {"binary_little_endian": "<", "binary_big_endian": ">"}
@@ -92,6 +93,31 @@ def test_numbers_that_do_not_fit_their_declared_type_are_kept(tmp_path):
     assert found["label"].tolist() == [1.5, 2]
 
 
+@pytest.mark.parametrize(("kind", "largest"), [("int64", 2**63 - 1), ("uint64", 2**64 - 1), ("uint", 2**32 - 1)])
+def test_the_largest_numbers_of_a_type_are_read_from_text(tmp_path, kind, largest):
+    data = header("ascii", [("vertex", 2, [f"{kind} label"])]) + f"{largest}\n1\n".encode()
+    found = read_ply(save(tmp_path / "a.ply", data), 10)
+    assert found["label"].astype(np.float64).tolist() == [float(largest), 1]
+
+
+@pytest.mark.parametrize("text", ["nan", "-nan", "-nan(ind)", "nan(snan)", "1.#QNAN", "-1.#IND", "-1.#IND00", "1.#INF"])
+@pytest.mark.parametrize("more", [[], ["list uchar int a"]])
+def test_numbers_that_are_none_are_read_however_they_are_written(tmp_path, text, more):
+    data = header("ascii", [("vertex", 2, ["float nx", "float x", *more])])
+    rows = f"{text} 1{' 1 7' * len(more)}\n0.5 2{' 0' * len(more)}\n".encode()
+    found = read_ply(save(tmp_path / "a.ply", data, rows), 10)
+    np.testing.assert_array_equal(found["nx"], [np.nan, 0.5])
+    assert found["x"].tolist() == [1, 2]
+
+
+@pytest.mark.parametrize("newline", ["\n", "\r\n", "\r"])
+@pytest.mark.parametrize("comments", [["comment " + "x" * 10**6], ["obj_info " + "x" * 5000] * 5, ["comment y"] * 5000])
+def test_comments_may_be_long_and_many(tmp_path, newline, comments):
+    start, end = header("ascii", [("vertex", 1, ["float x"])]).decode().split("comment made by a test\n")
+    data = (start + "\n".join(comments) + "\n" + end + "5\n").replace("\n", newline)
+    assert read_ply(save(tmp_path / "a.ply", data.encode()), 10)["x"].tolist() == [5]
+
+
 def test_the_first_of_two_equal_names_counts(tmp_path):
     data = header("ascii", [("vertex", 1, ["float x", "float X"])]) + b"1 2\n"
     assert read_ply(save(tmp_path / "a.ply", data), 10)["x"].tolist() == [1]
@@ -104,7 +130,10 @@ REFUSED = {
     "picture": (b"\x89PNG\r\n\x1a\n" + bytes(100), "is no PLY"),
     "no end of the header": (GOOD[:-11], "header is truncated"),
     "endless line": (b"ply\n" + b"comment " + b"x" * 10**6, "header is truncated"),
-    "endless header": (b"ply\n" + b"comment\n" * 5000, "more than 1000 lines"),
+    "endless header": (b"ply\nformat ascii 1.0\n" + b"element a 1\n" * 5000, "more than 1000 lines"),
+    "endless comments": (b"ply\n" + b"comment\n" * 10**6, "too many comments"),
+    "endless comments, CR": (b"ply\r" + b"comment\r" * 10**6, "too many comments"),
+    "endless comment, CR": (b"ply\rcomment " + b"x" * 2**25, "header is truncated"),
     "no format": (b"ply\nend_header\n", "names no format"),
     "unknown format": (b"ply\nformat binary_mixed 1.0\nend_header\n", "not understood"),
     "unknown type": (header("ascii", [("vertex", 1, ["quad x"])]), "not understood: property quad x"),
@@ -277,6 +306,35 @@ def test_many_equal_lists_take_no_step_each(tmp_path, monkeypatch):
     faces = header("binary_little_endian", [("face", len(rows), ["list uchar int a"]), ("vertex", 2, ["float x"])])
     path = save(tmp_path / "a.ply", faces, rows.tobytes(), np.array([1, 2], "<f4").tobytes())
     assert read_ply(path, 10)["x"].tolist() == [1, 2]
+
+
+def test_wide_rows_with_lists_take_little_memory_beside_their_own(tmp_path):
+    count, more = 20_000, [f"double p{i}" for i in range(100)]
+    data = header("binary_little_endian", [("vertex", count, ["float x", *more, "list uchar int a"])])
+    path = save(tmp_path / "a.ply", data, bytes(count * 805))
+    tracemalloc.start()
+    try:
+        assert len(read_ply(path, count)["p99"]) == count
+        assert tracemalloc.get_traced_memory()[1] < 4 * count * 805
+    finally:
+        tracemalloc.stop()
+
+
+def test_short_stretches_of_equal_lists_are_not_looked_for_in_large_pieces(tmp_path, monkeypatch):
+    looked_at = []
+    equal_rows = list_rows._equal_rows
+
+    def counted(data, start, most, *others):
+        looked_at.append(most)
+        return equal_rows(data, start, most, *others)
+
+    monkeypatch.setattr(list_rows, "_equal_rows", counted)
+    count = 64_000
+    rows = np.repeat(np.arange(count // 64) % 2, 64)
+    body = b"".join(struct.pack(f"<B{length}i", length, *range(length)) for length in rows.tolist())
+    data = header("binary_little_endian", [("face", count, ["list uchar int a"]), ("vertex", 1, ["float x"])])
+    assert read_ply(save(tmp_path / "a.ply", data, body, bytes(4)), 10)["x"].tolist() == [0]
+    assert sum(looked_at) < 3 * count
 
 
 def test_lists_before_the_points_are_limited(tmp_path, monkeypatch):

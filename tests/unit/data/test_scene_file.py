@@ -180,6 +180,19 @@ def test_no_rows_are_no_part_of_the_scene(tmp_path):
     assert scene.unusable == {}
 
 
+@pytest.mark.parametrize("kind", ["pkl", "npz", "folder"])
+def test_a_single_number_is_no_part_of_the_scene(tmp_path, kind):
+    """A factor that coordinates were divided by, and the class of an object as a whole."""
+    if kind == "pkl":
+        path = tmp_path / "room.pkl"
+        path.write_bytes(pickle.dumps({"coord": COORD, "norm": 2.5, "category": "chair", "label": np.int64(3)}))
+    else:
+        path = write(tmp_path / "room", kind, normal=np.array(2.5), segment=np.array(3))
+    scene = read_scene(path)
+    assert scene.normal is scene.segment is None
+    assert scene.unusable == {}
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_scenes_that_are_none_are_refused(tmp_path, kind):
     few = {"coord": COORD[:3], "normal": NORMAL[:3], "color": COLOUR[:3], "segment": SEGMENT[:3]}
@@ -225,12 +238,26 @@ def test_a_pickle_may_hold_lists_and_arrays(tmp_path):
     np.testing.assert_array_equal(scene.segment, SEGMENT)
 
 
+@pytest.mark.parametrize("rows", [list, tuple, np.array])
+def test_colors_in_lists_of_a_pickle_may_have_an_opacity(tmp_path, rows):
+    path = tmp_path / "a.pkl"
+    path.write_bytes(pickle.dumps({"coord": COORD, "rgba": [rows([*color, 9]) for color in COLOUR.tolist()]}))
+    np.testing.assert_allclose(read_scene(path).colour, COLOUR / 255, atol=1e-6)
+
+
+def test_of_two_equal_names_in_a_pickle_the_first_counts(tmp_path):
+    path = tmp_path / "a.pkl"
+    path.write_bytes(pickle.dumps({"coord": COORD, "Label": SEGMENT, "label": SEGMENT + 1}))
+    np.testing.assert_array_equal(read_scene(path).segment, SEGMENT)
+
+
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
         ([1, 2], "does not hold a dict"),
         ({}, "has no coordinates"),
-        ({"coords": "x"}, "is no array"),
+        ({"coords": "x"}, "has no coordinates"),
+        ({"coords": {"x": 1}}, "is no array"),
         ({"coords": [[1, 2, 3], [4, 5]]}, "rows of 3 numbers"),
         ({"coords": [np.array(1.0)] * 4}, "rows of 3 numbers"),
         ({"coords": [[1, 2, "x"]] * 4}, "something else than numbers"),
@@ -293,6 +320,16 @@ def test_a_pipe_in_a_folder_does_not_make_it_wait(tmp_path, name):
     os.mkfifo(tmp_path / f"{name}.npy")
     for use in (scene_digest, read_scene):
         with pytest.raises(DataError, match=rf"its file {name}\.npy is no regular file"):
+            use(tmp_path)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links need rights there")
+def test_a_broken_link_in_a_folder_is_no_missing_part(tmp_path):
+    """A repository of git-annex is made of them until its files are fetched."""
+    np.save(tmp_path / "coord.npy", COORD)
+    (tmp_path / "normal.npy").symlink_to("gone.npy")
+    for use in (scene_digest, read_scene):
+        with pytest.raises(DataError, match=r"its file normal\.npy is a link to a missing file"):
             use(tmp_path)
 
 
@@ -360,6 +397,20 @@ def test_hostile_arrays_are_refused(tmp_path, monkeypatch, name):
         assert reason in message
         assert "array coord" in message
     assert not (tmp_path / "payload-was-run").exists()
+
+
+def test_an_archive_with_very_many_entries_is_refused(tmp_path):
+    """Each takes ten times as much memory as its bytes."""
+    count = 100_000
+    entry = struct.pack("<4s6H3L5H2L", b"PK\1\2", 20, 20, 0, 0, 0, 33, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0) + b"a"
+    size = count * len(entry)
+    end_64 = struct.pack("<4sQ2H2L4Q", b"PK\6\6", 44, 45, 45, 0, 0, count, count, size, 0)
+    end = struct.pack("<4sLQL", b"PK\6\7", 0, size, 1) + struct.pack(
+        "<4s4H2LH", b"PK\5\6", 0, 0, *[65535] * 2, *[2**32 - 1] * 2, 0
+    )
+    path = tmp_path / "a.npz"
+    path.write_bytes(entry * count + end_64 + end)
+    assert "has too many arrays" in refused(path)
 
 
 def test_an_archive_that_lies_about_a_size_is_refused(tmp_path):
@@ -510,16 +561,23 @@ def test_colours_that_are_none_are_told(value):
         (np.array([0, 1, 2**64 - 1, 2], np.uint64), [0, 1, -1, 2]),
         (np.array([0, 1, 2**32 - 1, 2], np.int64), [0, 1, -1, 2]),
         (np.array([0, 1, 2**32 - 1, 2], np.float32), [0, 1, -1, 2]),
+        (np.array([0, 1, 2**64 - 1, 2], np.float64), [0, 1, -1, 2]),
+        (np.array([0, 2**32 - 2, 2**32 - 100, 2], np.uint32), [0, -1, -1, 2]),
+        (np.array([0, 2**64 - 2, 2**64 - 100, 2], np.uint64), [0, -1, -1, 2]),
+        (np.array([0, 2**32 - 2, 2**32 - 100, 2], np.float64), [0, -1, -1, 2]),
         (np.array([0, 1, -np.inf, -(2.0**70)]), [0, 1, -1, -1]),
         (np.array([True, False, True, True]), [1, 0, 1, 1]),
+        (np.array([0, np.nan, -1, 255], np.float16), [0, -1, -1, 255]),
     ],
 )
+@pytest.mark.filterwarnings("error")
 def test_labels_of_any_type_become_classes(segment, expected):
     assert make_scene("a", np.eye(4, 3), segment=segment).segment.tolist() == expected
 
 
 @pytest.mark.parametrize(
-    "segment", [np.array([0.5, 1, 2, 3]), np.full(4, np.inf), np.full(4, 2**40), np.full(4, 1e300)]
+    "segment",
+    [np.array([0.5, 1, 2, 3]), np.full(4, np.inf), np.full(4, 2**40), np.full(4, 1e300), np.full(4, 2**32 - 2000)],
 )
 def test_labels_that_are_no_classes_are_told(segment):
     scene = make_scene("a", np.eye(4, 3), segment=segment)

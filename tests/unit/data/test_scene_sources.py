@@ -167,15 +167,25 @@ def test_a_folder_of_links_is_a_folder_of_scenes(tmp_path):
 
 
 @LINKS
+def test_a_folder_of_links_that_are_all_broken_says_so(tmp_path):
+    (tmp_path / "scene0000_00").symlink_to("all/scene0000_00")
+    with pytest.raises(DataError, match="has no scenes") as caught:
+        list_scenes(tmp_path)
+    assert caught.value.details == ["scene0000_00: is a link to a missing file or folder"]
+
+
+@LINKS
 def test_links_that_lead_nowhere_are_problems(divided):
     train = divided / "train"
     (train / "missing.ply").symlink_to(train / "nothing.ply")
     (train / "loop.ply").symlink_to(train / "loop.ply")
     os.mkfifo(train / "pipe.ply")
     (train / "null.ply").symlink_to("/dev/null")
-    (train / "gone").symlink_to(train / "nowhere")
+    (train / "gone").symlink_to(train / "nowhere")  # perhaps to the folder of a scene
+    (train / "readme.md").symlink_to(train / "nowhere")
     source = list_scenes(divided)
     assert dict(line.split(": ", 1) for line in source.problems) == {
+        "train/gone": "is a link to a missing file or folder",
         "train/loop.ply": "cannot be opened: too many levels of symbolic links",
         "train/missing.ply": "is a link to a missing file",
         "train/null.ply": "is a link to something that is no regular file",

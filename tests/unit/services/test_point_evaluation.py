@@ -277,6 +277,7 @@ def test_the_largest_label_of_an_unsigned_type_is_no_class_unless_the_user_says_
     assert report["probe"]["classes"] == ["class 1", "class 2", "class 255"]
     assert [row["label"] for row in report["ignored_labels"]] == [0]
     assert "label 255 counts as a class" in warnings[0]
+    assert "--set data.ignore_labels=[0,255]; if not, name all classes" in warnings[0]
 
 
 @pytest.mark.parametrize("kind", ["i8", "u2", "f4"])
@@ -292,6 +293,14 @@ def test_a_label_that_looks_like_ignore_is_told_and_can_be_ignored(folder_run: C
     assert warnings == []
     # Nothing was prepared anew.
     assert sorted(path.name for path in Path(os.environ["DBBD_CACHE_DIR"]).glob("*.arrays")) == cache
+
+
+def test_several_labels_that_look_like_ignore_are_told_together(folder_run: Callable[..., Path]) -> None:
+    _, (warning,) = evaluated(folder_run(lambda split, labels: np.choose(labels % 3, [254, 255, 1])))
+    assert warning.startswith(
+        "labels 254 and 255 count as classes, but look as if they meant 'ignore'. If they do, use"
+    )
+    assert "--set data.ignore_labels=[254,255]; if not, set it to [] to hide" in warning
 
 
 def test_negative_labels_are_told(folder_run: Callable[..., Path]) -> None:
@@ -323,6 +332,11 @@ def test_labels_that_cannot_be_used_are_told_with_their_scene(folder_run: Callab
 def test_all_labels_ignored_is_not_no_labels(folder_run: Callable[..., Path]) -> None:
     report, _ = evaluated(folder_run(lambda split, labels: np.minimum(np.maximum(labels, 0), 1)), [0, 1])
     assert missing(report) == "the scenes of the test split have no labels that are not ignored"
+
+
+def test_all_labels_of_the_training_scenes_ignored_is_not_no_labels(folder_run: Callable[..., Path]) -> None:
+    report, _ = evaluated(folder_run(lambda split, labels: np.full_like(labels, split == "test")), [0])
+    assert missing(report) == "the training scenes have no labels that are not ignored"
 
 
 def test_a_class_that_only_one_split_has_is_counted_all_the_same(folder_run: Callable[..., Path]) -> None:

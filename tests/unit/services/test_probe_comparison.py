@@ -38,6 +38,14 @@ def test_what_is_not_better_is_called_so() -> None:
     assert text.startswith("Pretraining did not beat a random encoder: its mIoU is the same")
 
 
+def test_a_difference_that_rounds_to_nothing_is_not_called_higher() -> None:
+    better = counts(0.5, 20)
+    better[0, 0, 0] += 1
+    row, text = result(better, counts(0.5, 20))
+    assert 0 < abs(row["miou_difference"]) < 0.0005  # type: ignore[arg-type]
+    assert "its mIoU is the same within 0.1 percentage points (95% interval" in text
+
+
 def test_a_difference_that_depends_on_the_scenes_is_unclear() -> None:
     row, text = result(counts(0.51, 6, 0.2), counts(0.5, 6, -0.2))
     assert row["low"] < 0 < row["miou_difference"] < row["high"]  # type: ignore[operator]
