@@ -15,6 +15,7 @@ import secrets
 import shutil
 import stat
 import sys
+import time
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
@@ -32,6 +33,8 @@ _LOCAL_DISKS = {
 """File systems that one machine alone uses at a time."""
 _MOUNTS = Path("/proc/self/mounts")
 _ATTEMPTS = 100
+_SECONDS_BETWEEN = 0.02
+"""Seconds from one attempt to the next: a process that is removing the folder may be waiting for a processor."""
 _held: dict[Path, int] = {}
 """Open descriptors of what this process holds. Closing one lets go of it."""
 
@@ -103,7 +106,9 @@ def hold_folder(folder: Path, mode: int = 0o777) -> None:
     Raises:
         OSError: it cannot be made.
     """
-    for _ in range(_ATTEMPTS):
+    for attempt in range(_ATTEMPTS):
+        if attempt:
+            time.sleep(_SECONDS_BETWEEN)
         folder.mkdir(mode=mode, exist_ok=True)
         if folder in _held and _is_same(_held[folder], folder):
             return

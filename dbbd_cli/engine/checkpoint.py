@@ -163,7 +163,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         raise _unreadable(
             path, f"{path} has the right SHA-256, but dbbd {__version__} cannot read it: {reason}", {}
         ) from error
-    if isinstance(state, dict) and state.keys() >= {"format", "module"}:
+    if isinstance(state, dict) and (state.keys() >= {"format", "module"} or state.keys() >= {"format", WRITER}):
         if not _has_known_format(state):
             found = printable(str(state["format"])[:20])
             raise _unreadable(
@@ -174,6 +174,8 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
                 path, f"{path} has parts that dbbd {__version__} does not know, and lacks {', '.join(missing)}", state
             )
     if not isinstance(state, dict) or not state.keys() >= CONTENT:
+        if not is_damaged(path):  # only dbbd writes such a digest
+            raise _unreadable(path, f"{path} has the right SHA-256, but dbbd {__version__} does not know its parts", {})
         raise CheckpointError(
             f"{path} is not a checkpoint of dbbd",
             hint="to start from bare weights, use train with --set model.weights=PATH",

@@ -66,6 +66,16 @@ class RuntimeRecord:
             raise ValueError("its record of device and precision is invalid")
         return cls(**{name: values[name] for name in forms})
 
+    @classmethod
+    def from_proof(cls, proof: object) -> RuntimeRecord | None:
+        """What the replay check in a checkpoint without a record says: no threads and no processor; None if nothing."""
+        if not isinstance(proof, Mapping):
+            return None
+        precision = next((name for name, dtype in _DTYPES.items() if str(dtype) == proof.get("precision")), None)
+        if precision is None or proof.get("device") not in ("cpu", "cuda", "mps"):
+            return None
+        return cls(str(proof["device"]), precision, 0, "")
+
 
 @dataclass(frozen=True)
 class Runtime:

@@ -51,7 +51,8 @@ class OpenedRun:
         state: where the run was.
         manifest: the samples of the run and their splits.
         recorded: what the run was computed on; None in checkpoints of earlier versions.
-        kept_runtime: the same, for `run.precision: auto` to keep; None where the command line sets the precision.
+        kept_runtime: whose precision `run.precision: auto` keeps: `recorded`, or in checkpoints of earlier versions
+            what the replay check says; None where the command line sets the precision.
     """
 
     folder: Path
@@ -111,7 +112,7 @@ def open_run(
             )
         progress.warn(f"{message}. Continuing because of --force.")
     precision_given = any(override.key in ("run", "run.precision") for override in overrides)
-    kept_runtime = None if precision_given else recorded
+    kept_runtime = None if precision_given else recorded or RuntimeRecord.from_proof(checkpoint["proof"])
     return OpenedRun(folder, path, checkpoint, config, position, manifest, recorded, kept_runtime)
 
 

@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -267,3 +268,22 @@ def test_what_another_process_removes_before_it_is_held_is_made_anew(
     release(made)
     remove_strays(tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_process_that_takes_its_time_to_remove_a_folder_is_waited_for(tmp_path: Path) -> None:
+    folder = temporary_path(tmp_path / "dbbd")
+    folder.mkdir()
+    other = os.open(folder, os.O_RDONLY)
+    fcntl.flock(other, fcntl.LOCK_EX)  # as `remove_strays` of another process has it
+
+    def remove() -> None:
+        folder.rmdir()
+        os.close(other)
+
+    timer = threading.Timer(0.3, remove)
+    timer.start()
+    hold_folder(folder)
+    timer.join()
+    remove_strays(tmp_path)
+    assert folder.is_dir()
+    release(folder)

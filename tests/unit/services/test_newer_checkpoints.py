@@ -70,13 +70,21 @@ def compressed(state: dict[str, Any], path: Path) -> None:
     assert is_intact(path)
 
 
+def of_another_layout(state: dict[str, Any], path: Path) -> None:
+    write_sealed({"version": 3, "weights": state["module"]}, path)
+
+
 def not_sealed(state: dict[str, Any], path: Path) -> None:
     torch.save({**state, "format": 3}, path)
 
 
+def not_sealed_and_of_another_layout(state: dict[str, Any], path: Path) -> None:
+    torch.save({"format": 3, WRITER: NEWER, "weights": state["module"]}, path)
+
+
 KINDS = [
     of_another_format, of_another_format_and_content, without_a_part, with_an_object, with_another_state,
-    with_a_new_setting, compressed, not_sealed,
+    with_a_new_setting, compressed, of_another_layout, not_sealed, not_sealed_and_of_another_layout,
 ]  # fmt: skip
 
 

@@ -126,18 +126,38 @@ def test_auto_is_fp32_for_dbbd_on_every_processor(tiny_point_config: Make, proce
     assert load_checkpoint(run / "ckpt.pth")["runtime"]["precision"] == "fp32"
 
 
-def test_a_checkpoint_of_an_earlier_version_takes_what_auto_chooses_here_and_says_so(
+@pytest.mark.parametrize("proof", [None, 3, {}, {"precision": "torch.int8", "device": "cpu"}], ids=str)
+def test_where_neither_record_nor_replay_check_tells_the_precision_auto_chooses(
+    proof: object, tiny_config: Make, processor: Callable[..., None]
+) -> None:
+    processor("avx512_bf16")
+    run = train(tiny_config(training__epochs=1)).run
+    whole = load_checkpoint(run / "ckpt.pth")
+    content = {name: part for name, part in whole.items() if name != "runtime"}
+    write_sealed({**content, "proof": proof}, run / "best_model.pth")
+    processor()
+    assert validate(run).precision == "fp32 (chosen by auto)"
+
+
+def test_a_checkpoint_of_an_earlier_version_keeps_the_precision_of_its_replay_check(
     tiny_config: Make, processor: Callable[..., None]
 ) -> None:
     processor("avx512_bf16")
     run = train(tiny_config(training__epochs=1)).run
-    changed(run, runtime=None)
+    path = changed(run, runtime=None)
     processor()
+    assert validate(path).precision == "bf16 (kept from the run)"
+    assert validate(path, overrides=FP32).precision == "fp32"
     told = Told()
     resume(run, overrides=MORE, progress=told)
-    assert told.rows["Precision"] == "fp32 (chosen by auto)"
-    assert len(told.warnings) == 1
-    assert "trained in torch.bfloat16 so far, and continues in torch.float32" in told.warnings[0]
+    assert told.rows["Precision"] == "bf16 (kept from the run)"
+    assert ["bf16 is slow here" in warning for warning in told.warnings] == [True]
+    assert load_checkpoint(run / "ckpt.pth")["runtime"]["precision"] == "bf16"
+
+    changed(run, runtime=None)
+    told = Told()
+    resume(run, overrides=[parse_override("training.epochs=3"), *FP32], progress=told)
+    assert ["trained in torch.bfloat16 so far, and continues in torch.float32" in w for w in told.warnings] == [True]
 
 
 def test_a_run_in_fp16_says_what_to_do_on_a_cpu(tiny_config: Make) -> None:
