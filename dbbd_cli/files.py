@@ -11,9 +11,11 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TextIO
 
+from dbbd_cli.limits import TOO_MANY_FILES, open_files_limit
 from dbbd_cli.temporary import discard, temporary_file
 
 _LONGEST_LINE = 1 << 20
+_FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
 
 
 @contextmanager
@@ -51,9 +53,15 @@ def nearest_existing(path: Path) -> Path:
 
 
 def repair_of(error: BaseException | None) -> str:
-    """What to do where a file could not be written: there is no room for it, or it may not be so large."""
-    too_large = isinstance(error, OSError) and error.errno == errno.EFBIG
-    return "raise the limit for the size of a file (ulimit -f)" if too_large else "free some space"
+    """What to do where a file could not be written; where the reason is unknown, there is no room for it."""
+    number = error.errno if isinstance(error, OSError) else errno.ENOSPC
+    if number == errno.EFBIG:
+        return "raise the limit for the size of a file (ulimit -f)"
+    if number in TOO_MANY_FILES:
+        return f"raise the limit on open files ({open_files_limit()})"
+    if number in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return "make the folder writable"
+    return "free some space" if number in _FULL else "fix the cause"
 
 
 def can_be_made(folder: Path) -> bool:

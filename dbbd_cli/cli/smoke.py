@@ -10,7 +10,7 @@ import typer
 
 from dbbd_cli.cli import complete
 from dbbd_cli.cli.console import Output
-from dbbd_cli.cli.options import Debug, Json, Progress, ProgressStyle, Quiet
+from dbbd_cli.cli.options import Debug, Json, Progress, ProgressStyle, Quiet, leave_gone_folder
 from dbbd_cli.errors import ExitCode
 
 EXAMPLES = """\
@@ -59,6 +59,7 @@ def smoke(
 
     load_config("smoke_qr", [Override("run.device", device, "--device")])  # a misspelt name is answered at once
     output = Output(as_json=json, style=progress, quiet=quiet)
+    leave_gone_folder(runs_dir)
 
     from dbbd_cli.cli import tables
     from dbbd_cli.services import smoke as service

@@ -1,7 +1,8 @@
 """Checksums at the end of a large file of pixels, so that damage is found before anything is computed from it.
 
-Behind the content lie the CRC-32 of each of its blocks, the time of writing, and a CRC-32 of these. Checking reads the
-whole file once, with several threads: its speed is that of the disk, or a few gigabytes a second from memory.
+Behind the content lie the CRC-32 of each of its blocks, the time of writing, and a CRC-32 of these and of the file's
+name, so that a file of the same size under the name of another is found too. Checking reads the whole file once, with
+several threads: its speed is that of the disk, or a few gigabytes a second from memory.
 """
 
 from __future__ import annotations
@@ -20,21 +21,22 @@ BLOCK_BYTES = 4 << 20
 _MAX_THREADS = 8
 _MAGIC = b"dbbdcrc1"
 _END = struct.Struct("<QI8s")
-"""Time of writing in nanoseconds since 1970, CRC-32 of what lies between content and it, `_MAGIC`."""
+"""Time of writing in nanoseconds since 1970, CRC-32 of the name and of what lies before it, `_MAGIC`."""
 
 
-def append_checksums(path: Path, written: int | None = None) -> None:
+def append_checksums(path: Path, name: str | None = None, written: int | None = None) -> None:
     """Appends the checksums of a file's content to it.
 
     Args:
         path: the file.
+        name: the name under which the file will be read; by default the one that it has.
         written: the time of writing, in nanoseconds since 1970; by default now.
     """
     size = path.stat().st_size
     checksums = np.array(list(_checksums(path, size)), "<u4").tobytes()
     written = time.time_ns() if written is None else written
     with path.open("ab") as file:
-        file.write(checksums + _END.pack(written, _checksum_of(checksums, written), _MAGIC))
+        file.write(checksums + _END.pack(written, _checksum_of(name or path.name, checksums, written), _MAGIC))
 
 
 def size_with_checksums(size: int) -> int:
@@ -81,13 +83,13 @@ def _stored(path: Path, size: int) -> tuple[np.ndarray, int] | None:
         rest = file.read()
     checksums, end = rest[: -_END.size], rest[-_END.size :]
     written, checksum, magic = _END.unpack(end)
-    if magic != _MAGIC or checksum != _checksum_of(checksums, written):
+    if magic != _MAGIC or checksum != _checksum_of(path.name, checksums, written):
         return None
     return np.frombuffer(checksums, "<u4"), written
 
 
-def _checksum_of(checksums: bytes, written: int) -> int:
-    return zlib.crc32(written.to_bytes(8, "little"), zlib.crc32(checksums))
+def _checksum_of(name: str, checksums: bytes, written: int) -> int:
+    return zlib.crc32(written.to_bytes(8, "little"), zlib.crc32(checksums, zlib.crc32(os.fsencode(name))))
 
 
 def _checksums(path: Path, size: int) -> Iterator[int]:

@@ -11,11 +11,18 @@ _SYSTEM_FOLDERS = frozenset(
     {
         "@eadir",  # Synology: thumbnails
         "#recycle",  # Synology
+        "#snapshot",  # Synology
+        "@tmp",  # Synology
         "@recycle",  # QNAP
+        "@recently-snapshot",  # QNAP
         "$recycle.bin",  # Windows
         "system volume information",  # Windows
         "recycler",  # Windows XP
+        "recycled",  # Windows 98
+        "found.000",  # Windows: what chkdsk has recovered
         "__macosx",  # zip archives made by macOS: resource forks
+        "network trash folder",  # macOS, on shared drives
+        "temporary items",  # macOS, on shared drives
         "lost+found",  # Linux file systems
         "__pycache__",
     }

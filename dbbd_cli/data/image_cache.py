@@ -167,6 +167,7 @@ def _usable(prepared: PreparedImages, progress: Progress | None) -> bool:
     try:
         if not path.is_file():
             return False
+        checked = path.stat()
         if progress is None:
             intact = written_ns(path, size) is not None
         elif size < BYTES_WORTH_A_BAR:
@@ -178,6 +179,8 @@ def _usable(prepared: PreparedImages, progress: Progress | None) -> bool:
         if intact:
             os.utime(path)  # the time of last use, by which old caches are removed
         elif progress is not None:
+            if not os.path.samestat(checked, path.stat()):  # another process has just replaced it
+                return _usable(prepared, progress)
             progress.warn(f"The image cache {printable(str(path))} is damaged: the images are prepared again.")
             path.unlink()
     except OSError:
@@ -245,7 +248,7 @@ def _fill(refs: Sequence[ImageRef], whole: PreparedImages, progress: Progress) -
         if prepared.shape[1] > 1 and is_gray(temporary, prepared.shape):
             keep_one_channel(temporary, prepared.shape)
             prepared = _of(refs, whole.shape[2], whole.path.parent, problems, channels=1)
-        append_checksums(temporary)
+        append_checksums(temporary, prepared.path.name)
         temporary.replace(prepared.path)
     finally:
         discard(temporary)

@@ -18,7 +18,6 @@ from dbbd_cli.engine.environment import VERSION, other_version
 from dbbd_cli.engine.state import TrainState
 from dbbd_cli.errors import CheckpointError, ConfigError, DiskError
 from dbbd_cli.files import repair_of, replace_file
-from dbbd_cli.limits import TOO_MANY_FILES, open_files_limit
 from dbbd_cli.model.safe_load import load_tensors, reason_of
 from dbbd_cli.model.sealed_file import has_holes, is_intact, is_sealed, write_sealed
 from dbbd_cli.model.tensor_file import check_tensor_file
@@ -122,13 +121,10 @@ def disk_error(error: OSError, folder: Path, needed: int) -> DiskError:
         )
     place = error.filename2 or error.filename  # the second of a renaming is the one that people know
     name = final_name(Path(os.fsdecode(place)).name) if isinstance(place, (str, bytes)) else "what the run writes"
-    what, repair = f"{name} cannot be written to {folder}: {reason_of(error)}", "mend that"
-    if error.errno in TOO_MANY_FILES:
-        repair = f"raise the limit on open files ({open_files_limit()})"
+    what, repair = f"{name} cannot be written to {folder}: {reason_of(error)}", repair_of(error)
     if error.errno in _FULL:
         free = shutil.disk_usage(folder).free / 1e6
         what += f" ({free:,.1f} MB are free, and a checkpoint needs about {needed / 1e6:,.1f} MB)"
-        repair = repair_of(error)
         if error.errno != errno.EFBIG and free > needed / 1e6:
             repair = "free some space: a quota, or the number of files that the disk can hold, may be what is used up"
     return DiskError(what, hint=f"{repair}, then continue with: {resume_command(folder)}")

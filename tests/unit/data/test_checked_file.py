@@ -64,3 +64,21 @@ def test_reading_ends_soon_after_the_first_damaged_block(tmp_path: Path, monkeyp
     monkeypatch.setattr(checked_file.zlib, "crc32", lambda *data: (read.append(1), crc32(*data))[1])
     assert not is_intact(path, 10_000)
     assert len(read) < 10
+
+
+def test_the_content_of_another_file_of_the_same_size_is_not_intact(tmp_path: Path) -> None:
+    path = made(tmp_path, 25)
+    other = tmp_path / "other"
+    other.write_bytes(bytes(25))
+    append_checksums(other)
+    other.replace(path)
+    assert not is_intact(path, 25)
+    assert written_ns(path, 25) is None
+
+
+def test_a_file_can_be_written_under_a_temporary_name(tmp_path: Path) -> None:
+    temporary = tmp_path / "temporary"
+    temporary.write_bytes(bytes(25))
+    append_checksums(temporary, "name")
+    assert not is_intact(temporary, 25)
+    assert is_intact(temporary.rename(tmp_path / "name"), 25)

@@ -8,7 +8,10 @@ from dbbd_cli.progress import Silent
 
 @pytest.mark.parametrize(
     "name",
-    ["@eaDir", "__MACOSX", ".AppleDouble", "$RECYCLE.BIN", "lost+found", ".ipynb_checkpoints", "._x.jpg", "Thumbs.db"],
+    [
+        *("@eaDir", "__MACOSX", ".AppleDouble", "$RECYCLE.BIN", "lost+found", ".ipynb_checkpoints", "._x.jpg"),
+        *("#snapshot", "@tmp", "@Recently-Snapshot", "RECYCLED", "found.000", "Network Trash Folder", "Thumbs.db"),
+    ],
 )
 def test_leftovers_of_systems_and_programs_are_no_data(name: str) -> None:
     assert is_system_entry(name)

@@ -16,7 +16,7 @@ from PIL import Image
 
 from dbbd_cli.data import image_cache
 from dbbd_cli.data.cache_dir import MARK
-from dbbd_cli.data.checked_file import append_checksums, size_with_checksums
+from dbbd_cli.data.checked_file import append_checksums, is_intact, size_with_checksums
 from dbbd_cli.data.image_cache import ImageRef, cached_images, hash_files, make_room, prepare_images, url_sha256
 from dbbd_cli.data.image_file import decode_image
 from dbbd_cli.data.image_worker import Problem, Shape, prepare_rows
@@ -206,6 +206,36 @@ def test_a_damaged_cache_is_never_used_where_the_images_are_gone(tmp_path: Path)
     for ref in refs:
         Path(str(ref.path)).unlink()
     assert sorted(prepare_images(refs, 32, cache, Silent()).problems) == [0, 1, 2]
+
+
+def test_the_pixels_of_other_images_under_the_name_of_a_cache_are_never_used(tmp_path: Path) -> None:
+    refs = url_refs(4)
+    first, second = (prepare_images(part, 64, tmp_path, Silent()) for part in (refs[:2], refs[2:]))
+    expected = first.open().copy()
+    second.path.replace(first.path)
+    assert np.array_equal(prepare_images(refs[:2], 64, tmp_path, Silent()).open(), expected)
+
+
+def test_what_another_process_has_repaired_meanwhile_is_not_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refs, progress = url_refs(3), Recorder()
+    first = prepare_images(refs, 64, tmp_path, Silent())
+    good = first.path.read_bytes()
+    first.path.write_bytes(bytes(len(good)))
+
+    def check(path: Path, size: int) -> bool:
+        intact = is_intact(path, size)
+        if not intact:
+            repaired = tmp_path / "repaired"
+            repaired.write_bytes(good)
+            repaired.replace(path)
+        return intact
+
+    monkeypatch.setattr(image_cache, "is_intact", check)
+    assert cached_images(refs, 64, tmp_path, progress) is not None
+    assert first.path.read_bytes() == good
+    assert progress.titles == []
 
 
 def test_caches_of_earlier_versions_are_removed(tmp_path: Path) -> None:
