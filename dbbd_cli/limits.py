@@ -8,16 +8,25 @@ import mmap
 import os
 
 TOO_MANY_FILES = (errno.EMFILE, errno.ENFILE)
-"""Numbers of the error that no more files can be opened: by this process, or on this machine."""
+"""Error numbers: no more files can be opened, by this process or on this machine."""
+_WORDS = (
+    "out of memory",
+    "can't allocate memory",  # PyTorch
+    "cannot allocate memory",
+    "std::bad_alloc",
+    "failed to map segment",  # the loader of shared libraries
+    "can't start new thread",
+    "cannot create thread",
+    "insufficient resources",
+)
+_UNCLEAR_WORDS = ("could not create a primitive", "could not execute a primitive")
+"""What oneDNN reports for any failure."""
 
 
 def open_files_limit() -> str:
-    """The command that sets the limit on open files, and its value now: "ulimit -n, 256 now"."""
-    try:
-        import resource
-    except ImportError:  # Windows
-        return "ulimit -n"
-    return f"ulimit -n, {resource.getrlimit(resource.RLIMIT_NOFILE)[0]:,} now"
+    """The command that sets the limit on open files, and its current value: "ulimit -n, 256 now"."""
+    limit = _limit("RLIMIT_NOFILE")
+    return "ulimit -n" if math.isinf(limit) else f"ulimit -n, {limit:,.0f} now"
 
 
 def largest_file() -> float:
@@ -63,22 +72,6 @@ def memory_advice() -> str:
     if math.isinf(limit):
         return "end other programs, or use a machine with more memory"
     return f"this shell allows {limit / 1e6:,.0f} MB of address space: raise that with ulimit -v"
-
-
-_WORDS = (
-    "out of memory",
-    "can't allocate memory",  # PyTorch
-    "cannot allocate memory",
-    "std::bad_alloc",
-    "failed to map segment",  # the loader of shared libraries
-    "can't start new thread",
-    "cannot create thread",
-    "insufficient resources",
-)
-
-
-_UNCLEAR_WORDS = ("could not create a primitive", "could not execute a primitive")
-"""What oneDNN says of any trouble."""
 
 
 def _limit(name: str) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 
@@ -38,3 +38,19 @@ def best_of(name: str, epochs: Iterable[Mapping[str, Any]]) -> tuple[int, float]
     """
     known = [(row["epoch"], row["val"][name]) for row in epochs if row["val"].get(name) is not None]
     return min(known, key=lambda pair: cost(name, pair[1]), default=None)
+
+
+def describe_with_best(
+    name: str, value: float | None, best: tuple[int, float] | None, describe: Callable[[Any], str]
+) -> str:
+    """The value of a metric in words, with the best one of any epoch if that is another: "0.7 (lowest 0.6 in epoch 1)".
+
+    Args:
+        name: the metric.
+        value: its value; None where it is not known.
+        best: the epoch with the best value, and that value, as `best_of` returns them.
+        describe: puts a value into words.
+    """
+    if best is None or best[1] == value:
+        return describe(value)
+    return f"{describe(value)} ({superlative(name)} {describe(best[1])} in epoch {best[0]:,})"

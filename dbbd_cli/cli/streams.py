@@ -52,10 +52,12 @@ def write_result(text: str) -> None:
     except BrokenPipeError:
         drop_unwritten(sys.stdout)
     except OSError as error:
+        from dbbd_cli.files import repair_of
+
         drop_unwritten(sys.stdout)
         raise DiskError(
             f"standard output cannot be written: {error.strerror}",
-            hint="Free some space, or write it to another place.",
+            hint=f"{repair_of(error).capitalize()}, or redirect it elsewhere.",
         ) from error
 
 

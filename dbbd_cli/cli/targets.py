@@ -6,13 +6,11 @@ import os
 from pathlib import Path
 
 from dbbd_cli.cli.options import existing
+from dbbd_cli.data.image_formats import FORMAT_OF_SUFFIX
 from dbbd_cli.errors import CheckpointError
 from dbbd_cli.paths import command_line, shown_path
 
-_DATA = frozenset(
-    {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".heic", ".avif"}
-    | {".ply", ".npz", ".npy", ".las", ".laz", ".pcd", ".xyz", ".obj", ".csv"}
-)
+_DATA = frozenset({*FORMAT_OF_SUFFIX, *(".ply", ".npz", ".npy", ".las", ".laz", ".pcd", ".xyz", ".obj", ".csv")})
 _OTHER = frozenset({".json", ".jsonl", ".log", ".txt", ".html", ".svg", ".pdf", ".md", ".py"})
 _RUN_FILES = ("splits.json", "history.jsonl", "ckpt.pth", "best_model.pth")
 _HINT = "Give a run folder, such as runs/<time>-<name>, or a checkpoint file (.pth) in one."

@@ -23,6 +23,7 @@ import torch
 
 from dbbd_cli.errors import DataError, DbbdError
 from dbbd_cli.limits import TOO_MANY_FILES, open_files_limit
+from dbbd_cli.text import counted
 
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - where Linux has it
 PREFETCH = 2
@@ -99,7 +100,7 @@ class Handover:
         place = self.folder.parent
         return DataError(
             f"{place} has {self.room / 1e6:,.1f} MB free, and batches of {size / 1e6:,.1f} MB from "
-            f"{self.num_workers} process{'' if self.num_workers == 1 else 'es'} need {needed / 1e6:,.1f} MB",
+            f"{counted(self.num_workers, 'process')} need {needed / 1e6:,.1f} MB",
             hint=_more_room(place, needed, fitting),
         )
 

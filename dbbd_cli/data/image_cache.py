@@ -24,14 +24,13 @@ from pathlib import Path
 import numpy as np
 
 from dbbd_cli.data.cache_dir import make_cache_folder
-from dbbd_cli.data.checked_file import append_checksums, has_checksums, is_intact, size_with_checksums, written_ns
+from dbbd_cli.data.checked_file import append_checksums, checksums_match, has_checksums, size_with_checksums, written_ns
 from dbbd_cli.data.image_formats import reader_versions, suffix_of
 from dbbd_cli.data.image_processes import prepare_in_workers
 from dbbd_cli.data.image_refs import ImageRef as ImageRef
 from dbbd_cli.data.image_refs import hash_files as hash_files
 from dbbd_cli.data.image_refs import url_sha256 as url_sha256
 from dbbd_cli.data.image_worker import Problem, Shape, prepare_rows
-from dbbd_cli.data.pixel_rows import is_gray, keep_one_channel, keep_rows
 from dbbd_cli.errors import DiskError
 from dbbd_cli.files import passing_lock, read_file, remove_free_locks, repair_of, write_text
 from dbbd_cli.progress import Progress, Silent
@@ -170,10 +169,10 @@ def _usable(prepared: PreparedImages, progress: Progress | None) -> bool:
         if progress is None:
             intact = written_ns(path, size) is not None
         elif size < BYTES_WORTH_A_BAR:
-            intact = is_intact(path, size)
+            intact = checksums_match(path, size)
         else:
             with progress.phase("Checking the image cache", prepared.shape[0], unit="images", noun="images") as bar:
-                intact = is_intact(path, size)
+                intact = checksums_match(path, size)
                 bar.advance(prepared.shape[0])
         if intact:
             os.utime(path)  # the time of last use, by which old caches are removed
@@ -241,9 +240,9 @@ def _fill(refs: Sequence[ImageRef], whole: PreparedImages, progress: Progress) -
         if len(found) == len(refs):
             return prepared
         if found:
-            keep_rows(temporary, whole.shape, [row for row in range(len(refs)) if row not in found])
-        if prepared.shape[1] > 1 and is_gray(temporary, prepared.shape):
-            keep_one_channel(temporary, prepared.shape)
+            _keep_rows(temporary, whole.shape, [row for row in range(len(refs)) if row not in found])
+        if prepared.shape[1] > 1 and _is_gray(temporary, prepared.shape):
+            _keep_one_channel(temporary, prepared.shape)
             prepared = _of(refs, whole.shape[2], whole.path.parent, problems, channels=1)
         append_checksums(temporary)
         temporary.replace(prepared.path)
@@ -286,3 +285,32 @@ def _reserve(path: Path, size: int) -> None:
             os.posix_fallocate(file.fileno(), 0, size)
         else:
             file.truncate(size)
+
+
+def _keep_rows(path: Path, shape: Shape, rows: Sequence[int]) -> None:
+    """Moves the given rows to the front of the file and cuts off the rest."""
+    pixels = np.memmap(path, dtype=np.uint8, mode="r+", shape=shape)
+    for target, source in enumerate(rows):
+        if target != source:
+            pixels[target] = pixels[source]
+    pixels.flush()
+    del pixels
+    os.truncate(path, len(rows) * int(np.prod(shape[1:])))
+
+
+def _is_gray(path: Path, shape: Shape) -> bool:
+    """Whether all channels of all images are alike, as those of QR codes are."""
+    pixels = np.memmap(path, dtype=np.uint8, mode="r", shape=shape)
+    parts = (pixels[first : first + ROWS_PER_JOB] for first in range(0, len(pixels), ROWS_PER_JOB))
+    return all(bool((part == part[:, :1]).all()) for part in parts)
+
+
+def _keep_one_channel(path: Path, shape: Shape) -> None:
+    """Moves the first channel of each image to the front of the file and cuts off the rest: a third is read faster."""
+    pixels = np.memmap(path, dtype=np.uint8, mode="r+", shape=shape)
+    kept = pixels.reshape(-1)[: len(pixels) * shape[2] * shape[3]].reshape(len(pixels), shape[2], shape[3])
+    for row in range(len(pixels)):
+        kept[row] = pixels[row, 0].copy()
+    pixels.flush()
+    del pixels, kept
+    os.truncate(path, shape[0] * shape[2] * shape[3])

@@ -124,10 +124,8 @@ def _tell_limit(classes: Sequence[str], labels: Sequence[int], limit: int, progr
 
 
 def _tell_left_out(source: Source, progress: Progress) -> None:
-    if source.ignored == 1:
-        progress.line("1 file that is no image was ignored.")
-    elif source.ignored:
-        progress.line(f"{source.ignored:,} files that are no images were ignored.")
+    if source.ignored:
+        progress.line(f"Files that are not images were ignored: {source.ignored:,}.")
     warn_of_unread(source.unread, "image", progress)
     for suffix, way in ways_to_read(source.unread).items():
         progress.warn(f"To read {suffix}: {way}")

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import tempfile
@@ -25,6 +24,7 @@ from dbbd_cli.data.image_refs import ImageRef
 from dbbd_cli.data.image_worker import Problem, Shape
 from dbbd_cli.data.running_time import RunningTime
 from dbbd_cli.errors import DataError
+from dbbd_cli.stopping import exit_reason
 
 MAX_WORKERS = 16
 IMAGE_SECONDS = 60.0
@@ -218,11 +218,7 @@ class _Worker:
 
     def _lost(self, row: int | None, reason: str) -> _LostError:
         self.process.kill()
-        code = self.process.wait()
-        try:
-            status = signal.Signals(-code).name if code < 0 else f"exit code {code}"
-        except ValueError:
-            status = f"signal {-code}"
+        status = exit_reason(self.process.wait())
         self._log.seek(0)
         said = self._log.read().decode("utf-8", "replace").split("\n")
         lines = [line.strip()[:300] for line in said if line.strip()][-1:]

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from dbbd_cli.data.findings import UNPRINTABLE, scan_folder, shortened
-from dbbd_cli.data.folder_entries import is_system_entry
+from dbbd_cli.data.folder_entries import by_suffix, is_system_entry
 from dbbd_cli.data.image_formats import FORMAT_OF_SUFFIX, can_read, ways_to_read
 from dbbd_cli.data.image_listing import LINKED_FOLDER, is_linked_folder, list_class
 from dbbd_cli.data.url_grammar import synthetic_urls
@@ -215,10 +215,9 @@ def _no_images(name: str, root: Path, problems: Sequence[str], unread: Mapping[s
             "or remove the class",
             details=shortened(problems),
         )
-    by_suffix = ", ".join(f"{count:,} {suffix}" for suffix, count in sorted(unread.items()))
     ways = [f"for {suffix}: {way}" for suffix, way in ways_to_read(unread).items()]
     return DataError(
-        f"class {name} has only images in formats that are not read in its folder {root}: {by_suffix}",
+        f"class {name} has only images in formats that are not read in its folder {root}: {by_suffix(unread)}",
         hint="; ".join([*ways, f"{'or ' if ways else ''}convert them, to JPEG or PNG for example"]),
         details=shortened(problems),
     )

@@ -77,7 +77,7 @@ def make_scene_manifest(
     for key, split in choose_scenes(source, shares, seed):
         by_split[split].append(key)
     if source.ignored:
-        progress.line(f"Files and folders that are no scenes were ignored: {source.ignored:,}.")
+        progress.line(f"Files and folders that are not scenes were ignored: {source.ignored:,}.")
     if source.linked:
         verb = "is a link" if source.linked == 1 else "are links"
         progress.line(f"{counted(source.linked, 'scene')} {verb} to places outside the folder.")

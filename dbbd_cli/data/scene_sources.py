@@ -11,7 +11,7 @@ from pathlib import Path, PurePath
 from typing import Literal
 
 from dbbd_cli.data.findings import UNPRINTABLE, scan_folder, shortened, why
-from dbbd_cli.data.folder_entries import is_system_entry
+from dbbd_cli.data.folder_entries import by_suffix, is_system_entry
 from dbbd_cli.data.scene_file import COORD_FILE, FOLDER_FILES, SCENE_SUFFIXES
 from dbbd_cli.data.split import SPLITS, assign_splits
 from dbbd_cli.data.unread_scans import unread_suffix
@@ -69,26 +69,23 @@ class _Listing:
     linked: int = 0
 
 
-def list_scenes(
-    root: Path, setting: str = "data.path", *, follow_links: Literal["scenes", "all"] = "scenes"
-) -> SceneSource:
-    """Lists a folder that is divided into `train`, `val` and, perhaps, `test`, or holds scenes as they are.
+def list_scenes(root: Path, *, follow_links: Literal["scenes", "all"] = "scenes") -> SceneSource:
+    """Lists the folder of `data.path`: divided into `train`, `val` and optionally `test`, or undivided.
 
     A scene is a file `.pkl`, `.ply` or `.npz`, or a folder with `coord.npy`. A link in the place of a scene is followed
     wherever it leads: whoever made a folder of links has chosen these scenes.
 
     Args:
         root: the folder.
-        setting: the setting that it comes from, for errors.
         follow_links: `all` also follows links within the folder of a scene that lead out of it.
 
     Raises:
         DataError: the folder is missing or unreadable, has no scenes, or scenes beside its splits, or lacks a split.
     """
-    entries = scan_folder(root, setting)
+    entries = scan_folder(root, "data.path")
     names = {entry.name for entry in entries}
     if COORD_FILE in names:
-        raise DataError(f"{root} is a single scene", hint=f"set {setting} to the folder that holds it and others")
+        raise DataError(f"{root} is a single scene", hint="set data.path to the folder that holds it and others")
     # Not with Path, which raises where a link leads to a name that is too long.
     folders = [name for name in SPLITS if name in names and os.path.isdir(root / name)]  # noqa: PTH112
     if not folders or os.path.exists(root / folders[0] / COORD_FILE):  # noqa: PTH110
@@ -114,7 +111,7 @@ def list_scenes(
     candidates: list[SceneCandidate] = []
     for split in folders:
         part = _Listing()
-        _list(root / split, f"{split}/", scan_folder(root / split, setting), follow_links, part)
+        _list(root / split, f"{split}/", scan_folder(root / split, "data.path"), follow_links, part)
         if not part.keys:
             raise _no_scenes(root / split, part)
         candidates += [SceneCandidate(key, split) for key in sorted(part.keys)]
@@ -131,9 +128,8 @@ def _source(root: Path, candidates: list[SceneCandidate], found: _Listing) -> Sc
 
 def _no_scenes(folder: Path, found: _Listing) -> DataError:
     if found.unread:
-        formats = ", ".join(f"{count:,} {suffix}" for suffix, count in sorted(found.unread.items()))
         return DataError(
-            f"{folder} has scans only in formats that are not read: {formats}",
+            f"{folder} has scans only in formats that are not read: {by_suffix(found.unread)}",
             hint="save them as PLY, for example in CloudCompare or MeshLab, or with `pdal translate scan.las scan.ply`",
             details=shortened(sorted(found.problems)),
         )

@@ -26,7 +26,7 @@ from dbbd_cli.data.handover import SHARED_MEMORY, Handover, shared_folder, too_m
 from dbbd_cli.data.running_time import LateError, alarm, can_alarm
 from dbbd_cli.errors import DataError
 from dbbd_cli.limits import TOO_MANY_FILES, open_files_limit
-from dbbd_cli.stopping import STOP_SIGNALS
+from dbbd_cli.stopping import STOP_SIGNALS, exit_reason
 from dbbd_cli.temporary import hold_folder, release, remove_strays, temporary_path
 
 _END = object()
@@ -124,7 +124,7 @@ class Workers:
         # An error of a connection: it died while it handed over a batch.
         if "DataLoader worker" in text or (self._processes and not isinstance(error, RuntimeError)):
             codes = [process.exitcode for process in self._processes if process.exitcode]
-            how = _ending(codes[0]) if codes else (text or type(error).__name__).splitlines()[0]
+            how = exit_reason(codes[0]) if codes else (text or type(error).__name__).splitlines()[0]
             return DataError(f"a process that loads batches has died: {how}", hint=_why_it_died(how))
         return error
 
@@ -165,14 +165,6 @@ def _no_more(message: str) -> DataError:
         hint="lower data.num_workers (0 loads in the main process), or raise the limit that was met: of processes "
         f"(ulimit -u), of open files ({open_files_limit()}) or of shared memory ({SHARED_MEMORY})",
     )
-
-
-def _ending(code: int) -> str:
-    """How a process ended, from its exit code as multiprocessing has it."""
-    try:
-        return signal.Signals(-code).name if code < 0 else f"exit code {code}"
-    except ValueError:
-        return f"signal {-code}"
 
 
 def _why_it_died(how: str) -> str:

@@ -51,7 +51,8 @@ EMPTY = LabelCensus(Counter(), [], frozenset(), [])
 def label_census(task: PointPretraining, split: str) -> LabelCensus:
     """Counts the labels of a split, whose scenes are prepared."""
     points: Counter[int] = Counter()
-    scenes, reserved, unusable = [], set(), []
+    scenes, unusable = [], []
+    reserved: set[int] = set()
     for sample, scene in zip(task.manifest.of(split), task.prepared_scenes(split), strict=True):
         if "segment" in scene.unusable:
             unusable.append(f"{printable(sample.key)}: {printable(scene.unusable['segment'])}")
@@ -61,8 +62,9 @@ def label_census(task: PointPretraining, split: str) -> LabelCensus:
         points.update(dict(zip(labels.tolist(), counts.tolist(), strict=True)))
         found = frozenset(labels.tolist()) - {IGNORE}
         scenes += [found] if found else []
-        reserved |= {scene.reserved_label} - {None}
-    return LabelCensus(points, scenes, frozenset(label for label in reserved if label is not None), unusable)
+        if scene.reserved_label is not None:
+            reserved.add(scene.reserved_label)
+    return LabelCensus(points, scenes, frozenset(reserved), unusable)
 
 
 def ignored_labels(task: PointPretraining, *censuses: LabelCensus) -> frozenset[int]:

@@ -13,11 +13,8 @@ from dbbd_cli.engine.runtime import Runtime, RuntimeRecord
 from dbbd_cli.engine.trainer import Trainer
 from dbbd_cli.errors import CheckpointError, ConfigError
 from dbbd_cli.progress import Progress
-from dbbd_cli.services.session import OpenedRun, value_at
+from dbbd_cli.services.session import HARMLESS_SETTINGS, OpenedRun, value_at
 from dbbd_cli.text import counted, printable
-
-_HARMLESS = ("data.path", "data.cache_dir", "data.num_workers", "data.worker_timeout", "data.classes")
-"""Settings of the data that say where it is and how it is read, not what it is."""
 
 
 def check_proof(
@@ -34,7 +31,7 @@ def check_proof(
     changed = [
         key
         for key in changed
-        if key not in _HARMLESS and value_at(saved, key) != value_at(to_plain(trainer.config), key)
+        if key not in HARMLESS_SETTINGS and value_at(saved, key) != value_at(to_plain(trainer.config), key)
     ]
     if changed:
         progress.line(f"Resume not verified, because {', '.join(changed)} changed.")

@@ -38,6 +38,9 @@ from dbbd_cli.text import printable
 
 AnyTask = ImageClassification | PointPretraining
 
+HARMLESS_SETTINGS = ("data.path", "data.classes", "data.cache_dir", "data.num_workers", "data.worker_timeout")
+"""Settings that say where the data is and how it is loaded, not what it is."""
+
 
 @dataclass(frozen=True)
 class OpenedRun:
@@ -91,7 +94,7 @@ def open_run(
         raise not_a_file(target)
     made_with, state = checkpoint["config"], checkpoint["state"]
     try:
-        config_from_mapping(made_with, origin=str(path))
+        saved = config_from_mapping(made_with, origin=str(path))
         position = TrainState.from_plain(state)
         recorded = RuntimeRecord.from_plain(checkpoint.get("runtime"))
     except (ConfigError, ValueError, TypeError, AttributeError) as error:
@@ -99,7 +102,7 @@ def open_run(
             f"{path} is not a usable checkpoint: {error}", hint="use another one of the run"
         ) from error
     config = with_absolute_paths(config_from_mapping(made_with, overrides, origin=str(path)))
-    _refuse_fixed(with_absolute_paths(config_from_mapping(made_with, origin=str(path))), config, overrides)
+    _refuse_fixed(with_absolute_paths(saved), config, overrides)
     config = _with_own_cache(config, overrides, progress)
     tell_of_cache(config, progress)
     manifest = manifest_of_run(folder, config, checkpoint["splits"], progress)

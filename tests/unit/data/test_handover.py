@@ -157,9 +157,6 @@ def test_a_file_that_is_gone_or_cut_is_an_error(size: int | None, sending: Hando
 class Tensors:
     """Batches whose files are removed before they arrive."""
 
-    def __init__(self, folder: Path | None = None) -> None:
-        self.folder = folder
-
     def __len__(self) -> int:
         return 20
 

@@ -129,7 +129,7 @@ def test_images_in_formats_that_are_not_read_are_warned_of(picture_folder: Calla
     manifest = manifest_of(list_folder(root), tmp_path / "cache", told)
     assert len(manifest.samples) == 16
     assert told.text == [
-        "1 file that is no image was ignored.",
+        "Files that are not images were ignored: 1.",
         "warning: 3 images in formats that are not read were left out: 2 .nef, 1 .psd.",
     ]
 

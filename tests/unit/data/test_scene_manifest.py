@@ -138,7 +138,7 @@ def test_what_is_no_scene_is_ignored_and_counted(tmp_path: Path) -> None:
     (root / "train" / "notes.txt").write_text("")
     (root / "README.md").write_text("")
     manifest_of(root, tmp_path / "cache", told)
-    assert told.lines == ["Files and folders that are no scenes were ignored: 2."]
+    assert told.lines == ["Files and folders that are not scenes were ignored: 2."]
 
 
 # Scenes that cannot be used

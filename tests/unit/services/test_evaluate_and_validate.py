@@ -50,25 +50,17 @@ def test_validate_gives_back_what_training_logged(tiny_config: Make) -> None:
     assert validate(run).metrics == validate(run).metrics
 
 
-class Warned(Silent):
-    def __init__(self) -> None:
-        self.text: list[str] = []
-
-    def warn(self, text: str) -> None:
-        self.text.append(text)
-
-
 def test_validate_warns_where_the_loss_is_not_the_logged_one(tiny_config: Make) -> None:
     run = train(tiny_config(training__epochs=1, run__precision="fp32")).run
-    told = Warned()
+    told = Warnings()
     validate(run, progress=told)
-    assert told.text == []
+    assert told.warnings == []
     checkpoint = load_checkpoint(run / "best_model.pth")
     checkpoint["state"]["history"][-1]["val"]["loss"] *= 1.01
     (run / "best_model.pth").unlink()
     write_sealed(checkpoint, run / "best_model.pth")
     assert validate(run, progress=told).logged is not None
-    [warning] = told.text
+    [warning] = told.warnings
     assert "which is more than rounding explains. Settings, device and precision are the same" in warning
 
 
@@ -83,14 +75,14 @@ def test_validate_names_the_likely_reason_of_another_loss(tiny_config: Make) -> 
         logged["loss"] = loss * factor
         (run / "ckpt.pth").unlink()
         write_sealed(checkpoint, run / "ckpt.pth")
-        told = Warned()
+        told = Warnings()
         validate(run / "ckpt.pth", overrides=overrides, progress=told)
-        return told.text
+        return told.warnings
 
     assert warnings(1.001, []) != []
     assert warnings(1.001, bf16) == []  # rounding in bf16 explains as much
     [warning] = warnings(2.0, [*bf16, Override("data.num_workers", 0, "--set")])
-    assert warning.endswith("Likely reason: the precision was float32 then and is bfloat16 now.")
+    assert warning.endswith("Likely reason: the precision was fp32 then and is bf16 now.")
     [warning] = warnings(2.0, [Override("training.batch_size", 2, "--set")])
     assert warning.endswith("Likely reason: training.batch_size was set.")
 
