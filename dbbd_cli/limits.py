@@ -30,12 +30,12 @@ def open_files_limit() -> str:
 
 
 def largest_file() -> float:
-    """Bytes that a file of this process may have (`ulimit -f`); infinity where there is no limit."""
+    """Largest size of a file of this process in bytes (`ulimit -f`); infinity without a limit."""
     return _limit("RLIMIT_FSIZE")
 
 
 def is_out_of_memory(error: BaseException | None) -> bool:
-    """Whether there was no memory for something, or no thread or process: the words differ with who asked for it."""
+    """Whether memory, a thread or a process could not be allocated: every library words it differently."""
     words = (*_WORDS, *(_UNCLEAR_WORDS if is_memory_limited() else ()))
     while error is not None:
         text = str(error).lower()
@@ -55,9 +55,9 @@ def is_memory_limited() -> bool:
 
 
 def require_memory(size: int) -> None:
-    """Raises MemoryError where a limit leaves less address space than so many bytes.
+    """Raises MemoryError if a limit leaves less than `size` bytes of address space.
 
-    A library for threads would end the process without a word of ours.
+    Otherwise a threading library would end the process before an error could be shown.
     """
     if is_memory_limited():
         try:
@@ -67,7 +67,7 @@ def require_memory(size: int) -> None:
 
 
 def memory_advice() -> str:
-    """What to do where memory is short: the limit is named, where there is one."""
+    """What to do if memory is short; names the limit if there is one."""
     limit = _limit("RLIMIT_AS")
     if math.isinf(limit):
         return "end other programs, or use a machine with more memory"

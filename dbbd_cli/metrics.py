@@ -7,17 +7,17 @@ from typing import Any
 
 
 def is_share(name: str) -> bool:
-    """Whether it is a share of correct answers, to be shown in percent: an accuracy, or a top-1 retrieval."""
+    """Whether it is a share of correct answers, shown in percent: an accuracy or a top-1 accuracy."""
     return not {"accuracy", "top1"}.isdisjoint(name.split("_"))
 
 
 def higher_is_better(name: str) -> bool:
-    """Whether a high value is a good one; of every other metric, such as a loss, low values are."""
+    """Whether high values are better; of every other metric, such as a loss, low values are."""
     return is_share(name) or name == "f1"
 
 
 def cost(name: str, value: float) -> float:
-    """The value as a number that is better the lower it is."""
+    """The value as a number of which lower is better."""
     return -value if higher_is_better(name) else value
 
 
@@ -34,7 +34,7 @@ def best_of(name: str, epochs: Iterable[Mapping[str, Any]]) -> tuple[int, float]
         epochs: rows of the history, each with `epoch` and `val`; a value may be None.
 
     Returns:
-        None where no epoch has a value.
+        None if no epoch has a value.
     """
     known = [(row["epoch"], row["val"][name]) for row in epochs if row["val"].get(name) is not None]
     return min(known, key=lambda pair: cost(name, pair[1]), default=None)

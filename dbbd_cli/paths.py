@@ -23,7 +23,7 @@ def shown_path(path: Path) -> str:
 def current_folder_is_gone() -> bool:
     """Whether the current folder has been removed."""
     try:
-        os.getcwd()  # noqa: PTH109 - it is the call itself that fails
+        os.getcwd()  # noqa: PTH109 - the call itself fails
     except FileNotFoundError:
         return True
     return False

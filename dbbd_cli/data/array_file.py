@@ -16,7 +16,7 @@ import numpy as np
 _MAX_HEADER_BYTES = 10_000
 _PART_BYTES = 1 << 20
 _PARSING = threading.Lock()
-"""Python's own parser, which reads the headers, can fail in two threads at once (SystemError, up to Python 3.12)."""
+"""Python's own parser, which reads the headers, is not thread-safe (SystemError, up to Python 3.12)."""
 _NO_ARRAY = "is no array in the format of NumPy, or has a damaged header"
 _T = TypeVar("_T")
 
@@ -37,7 +37,7 @@ def npz_names(path: Path) -> list[str]:
 
     Raises:
         OSError: the file cannot be read.
-        ValueError: it is no archive.
+        ValueError: it is not an archive.
     """
     return _from_archive(path, lambda archive: list(map(_name, archive.infolist())))
 
@@ -45,7 +45,7 @@ def npz_names(path: Path) -> list[str]:
 def read_npz(path: Path, names: Collection[str], max_values: int) -> dict[str, np.ndarray]:
     """Reads those arrays of an archive whose names, in lower case, are among `names`.
 
-    How far an array was compressed does not matter: no more is unpacked than its header announces, which is at most
+    The compression ratio does not matter: no more is unpacked than the header of an array declares, which is at most
     `max_values` numbers.
 
     Raises:

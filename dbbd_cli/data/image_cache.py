@@ -3,7 +3,7 @@
 The cache of a data set is one file of shape (N, C, S, S), uint8: images, channels (1 where all are grey, else 3),
 height and width, and checksums at its end. Its name is a hash of the content of all its images and of the way they were
 prepared. A changed image therefore makes another file, and two runs, or two processes, can share one. The pixels are
-checked before they are used; what is damaged is prepared again. Where some images are bad, the file is
+verified before they are used; a damaged file is prepared again. Where some images are bad, the file is
 named by the good ones, and a small record under the name of all of them says which are bad, so that the next run
 neither tries them again nor misses the file.
 """
@@ -42,10 +42,10 @@ CACHE_LIMIT_BYTES = 40 * 1024**3
 RECORD_SECONDS = 90 * 24 * 3600
 """Records of bad images are kept for so long; without one, the images are tried again."""
 BYTES_WORTH_A_BAR = 1 << 30
-"""Checking the pixels of a smaller cache takes less than a second."""
+"""Verifying the pixels of a smaller cache takes less than a second."""
 ROWS_PER_JOB = 64
 ROWS_WORTH_PROCESSES = 512
-"""Starting processes takes about half a second: fewer QR codes are rendered more quickly in this one."""
+"""Starting processes takes about half a second: fewer QR codes are rendered faster in this one."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class PreparedImages:
         return int(np.prod(self.shape))
 
     def written_ns(self) -> int | None:
-        """When the file was written, in nanoseconds since 1970; None where it is gone or damaged since."""
+        """When the file was written, in nanoseconds since 1970; None if it has been removed or damaged since."""
         try:
             return written_ns(self.path, self.num_bytes)
         except OSError:
@@ -75,13 +75,13 @@ class PreparedImages:
 
 
 def cached_images(refs: Sequence[ImageRef], size: int, cache_dir: Path, progress: Progress) -> PreparedImages | None:
-    """The prepared images, where that was done before, none of them was bad, and the pixels are intact.
+    """The prepared images, if all were prepared before and the pixels are undamaged; otherwise None.
 
     Args:
         refs: the images; all files, or all URLs.
         size: height and width in pixels.
         cache_dir: folder of the caches.
-        progress: warned of a damaged cache, which is removed.
+        progress: receives a warning about a damaged cache, which is removed.
     """
     return _usable_of(refs, size, cache_dir, {}, progress)
 
@@ -98,8 +98,8 @@ def prepare_images(
         refs: the images; all files, or all URLs.
         size: height and width in pixels.
         cache_dir: folder of the caches.
-        progress: told of every image, and warned of a damaged cache.
-        verify: whether the pixels of a cache are compared with their checksums, which reads all of them.
+        progress: receives each image, and a warning about a damaged cache.
+        verify: whether the pixels of an existing cache are verified, which reads all of them.
 
     Returns:
         The prepared images, without those that are unreadable.
@@ -139,7 +139,7 @@ def _done_before(
 def _usable_of(
     refs: Sequence[ImageRef], size: int, cache_dir: Path, problems: dict[int, str], progress: Progress | None
 ) -> PreparedImages | None:
-    """The cache of the images that are no problem, where it exists; given `progress`, with its pixels checked."""
+    """The cache of the good images, if it exists; its pixels are verified if `progress` is given."""
     found = (_of(refs, size, cache_dir, problems, channels) for channels in (1, 3))
     return next((prepared for prepared in found if _usable(prepared, progress)), None)
 
@@ -171,7 +171,7 @@ def _usable(prepared: PreparedImages, progress: Progress | None) -> bool:
         elif size < BYTES_WORTH_A_BAR:
             intact = checksums_match(path, size)
         else:
-            with progress.phase("Checking the image cache", prepared.shape[0], unit="images", noun="images") as bar:
+            with progress.phase("Verifying the image cache", prepared.shape[0], unit="images", noun="images") as bar:
                 intact = checksums_match(path, size)
                 bar.advance(prepared.shape[0])
         if intact:
@@ -185,7 +185,7 @@ def _usable(prepared: PreparedImages, progress: Progress | None) -> bool:
 
 
 def _read_record(path: Path, refs: Sequence[ImageRef]) -> dict[int, str]:
-    """The bad ones among the images, where a record of these readers says so: others may read other images."""
+    """The bad images according to a record made with these readers: others may read other images."""
     try:
         record = json.loads(read_file(path))
         problems = {int(position): printable(str(reason)) for position, reason in record["problems"].items()}
@@ -212,7 +212,7 @@ def make_room(cache_dir: Path, needed: int, limit: int = CACHE_LIMIT_BYTES) -> N
                 record.unlink()
     files = []
     for file in cache_dir.glob("images-*.u8"):
-        with suppress(OSError):  # another process has just removed it, or it is not to be read
+        with suppress(OSError):  # another process has just removed it, or it cannot be read
             if not has_checksums(file):  # of an earlier version
                 file.unlink()
                 continue
@@ -261,7 +261,7 @@ def _prepare(path: Path, shape: Shape, refs: Sequence[ImageRef], progress: Progr
     title = "Rendering QR codes" if shape[1] == 1 else "Decoding images"
     jobs = [(start, refs[start : start + ROWS_PER_JOB]) for start in range(0, len(refs), ROWS_PER_JOB)]
     with progress.phase(title, len(refs), unit="images", noun="images") as bar:
-        # A picture from anywhere may crash its decoder, or keep it busy for ever: only other processes may meet it.
+        # An untrusted image may crash its decoder, or keep it busy forever: it is decoded in other processes only.
         if refs[0].path is None and (len(refs) < ROWS_WORTH_PROCESSES or (os.cpu_count() or 1) == 1):
             for start, part in jobs:
                 problems.update(prepare_rows(path, shape, enumerate(part, start)))

@@ -1,4 +1,4 @@
-"""The header of a PLY file: which elements follow, of how many rows and which properties."""
+"""Reads the header of a PLY file: its elements, with their properties and number of rows."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Property(Field):
 
 @dataclass(frozen=True)
 class Element:
-    """An element: so many rows of the same properties."""
+    """An element: `count` rows with the same properties."""
 
     name: str
     count: int
@@ -40,7 +40,7 @@ class Element:
 
     @property
     def has_lists(self) -> bool:
-        """Whether rows differ in length."""
+        """Whether rows may differ in length."""
         return any(p.length is not None for p in self.properties)
 
     @property
@@ -50,7 +50,7 @@ class Element:
 
     @property
     def numbers(self) -> list[Property]:
-        """The properties that are no lists."""
+        """The properties that are not lists."""
         return [p for p in self.properties if p.length is None]
 
 
@@ -58,10 +58,10 @@ def read_header(file: BinaryIO) -> tuple[Order, list[Element]]:
     """Reads the header; the file is left at the first byte after it.
 
     Returns:
-        The order of the bytes of a number, "=" for text, and the elements.
+        The byte order of the numbers, "=" for text, and the elements.
 
     Raises:
-        ValueError: it is no header of a PLY; the message says why.
+        ValueError: it is not a valid PLY header; the message says why.
     """
     start = file.read(5)
     newline = b"\r" if start[3:4] == b"\r" and start[4:] != b"\n" else b"\n"  # CR alone: Rhino
@@ -100,7 +100,7 @@ def read_header(file: BinaryIO) -> tuple[Order, list[Element]]:
 
 
 def _header_line(file: BinaryIO, newline: bytes) -> bytes:
-    """The next line with its end, or as much of it as a line may have."""
+    """The next line with its ending, up to the maximum length."""
     if newline == b"\n":
         return file.readline(_MAX_LINE)
     place = file.tell()
@@ -110,7 +110,7 @@ def _header_line(file: BinaryIO, newline: bytes) -> bytes:
 
 
 def _joined(words: list[str]) -> str:
-    """The name of a property, which some programs write with blanks."""
+    """The name of a property, which may contain spaces in the files of some programs."""
     return " ".join(words).lower()
 
 

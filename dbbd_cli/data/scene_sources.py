@@ -40,9 +40,9 @@ class SceneSource:
         root: the folder.
         candidates: all scenes, sorted by split and key.
         problems: what should be a scene and is not, one line each: "file: reason".
-        ignored: number of files and folders that are no scenes; those of systems, such as hidden ones, do not count.
-        unread: suffix to the number of scans in formats that are not read.
-        linked: number of scenes that lie outside the folder, where links lead to.
+        ignored: number of files and folders that are not scenes; system files, such as hidden ones, do not count.
+        unread: number of scans in formats that are not read, by suffix.
+        linked: number of scenes that are links to places outside the folder.
     """
 
     root: Path
@@ -60,7 +60,7 @@ class SceneSource:
 
 @dataclass
 class _Listing:
-    """What is found in a folder while it is looked through."""
+    """What has been found in a folder so far."""
 
     keys: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
@@ -72,12 +72,12 @@ class _Listing:
 def list_scenes(root: Path, *, follow_links: Literal["scenes", "all"] = "scenes") -> SceneSource:
     """Lists the folder of `data.path`: divided into `train`, `val` and optionally `test`, or undivided.
 
-    A scene is a file `.pkl`, `.ply` or `.npz`, or a folder with `coord.npy`. A link in the place of a scene is followed
-    wherever it leads: whoever made a folder of links has chosen these scenes.
+    A scene is a file `.pkl`, `.ply` or `.npz`, or a folder with `coord.npy`. A link to a scene is followed wherever it
+    points: whoever created a folder of links has chosen these scenes.
 
     Args:
         root: the folder.
-        follow_links: `all` also follows links within the folder of a scene that lead out of it.
+        follow_links: `all` also follows links inside a scene folder that point outside it.
 
     Raises:
         DataError: the folder is missing or unreadable, has no scenes, or scenes beside its splits, or lacks a split.
@@ -204,7 +204,7 @@ _WHAT_IS_A_SCENE = f"a scene is a file {', '.join(SCENE_SUFFIXES)}, or a folder 
 def _list(
     folder: Path, prefix: str, entries: list[os.DirEntry[str]], follow_links: Literal["scenes", "all"], found: _Listing
 ) -> None:
-    """Adds what the entries of a folder are; their keys begin with `prefix`."""
+    """Adds the entries of a folder to what is found; their keys begin with `prefix`."""
     real_folder = Path(os.path.realpath(folder))
     for entry in entries:
         if is_system_entry(entry.name):
@@ -220,7 +220,7 @@ def _list(
 def _look_at(
     entry: os.DirEntry[str], prefix: str, real_folder: Path, follow_links: Literal["scenes", "all"], found: _Listing
 ) -> str:
-    """Adds an entry of a folder to what is found. What looks like a scene and cannot be one is a problem."""
+    """Adds an entry of a folder to what is found; returns why it cannot be a scene if it looks like one."""
     named = entry.name.lower().endswith(SCENE_SUFFIXES)
     if entry.is_dir():
         with os.scandir(entry.path) as opened:
@@ -230,7 +230,7 @@ def _look_at(
         outside = _link_out_of(entry.path, inside) if follow_links != "all" else None
         if outside:
             return (
-                f"has a link, {printable(outside)}, that leads out of its folder; if these files may be read, "
+                f"has a link, {printable(outside)}, that points outside its folder; to allow such links, add "
                 "--set data.follow_links=all"
             )
     elif not named:
@@ -242,9 +242,9 @@ def _look_at(
         return ""
     elif not entry.is_file():
         if not entry.is_symlink():
-            return "is no regular file"
+            return "is not a regular file"
         exists = Path(entry.path).exists()
-        return f"is a link to {'something that is no regular file' if exists else 'a missing file'}"
+        return f"is a link to {'something that is not a regular file' if exists else 'a missing file'}"
     if UNPRINTABLE.search(entry.name):
         return "its name has characters that cannot be shown; rename it, with plain text in UTF-8"
     found.keys.append(prefix + entry.name)
@@ -254,7 +254,7 @@ def _look_at(
 
 
 def _look_into(inside: Sequence[os.DirEntry[str]], found: _Listing) -> str:
-    """What is wrong with a folder that is no scene, if anything is."""
+    """Adds a folder that is not a scene to what is found; returns its problem, if any."""
     if any(file.name.endswith(".npy") for file in inside):
         return f"is a folder of arrays without {COORD_FILE}"
     if any(file.name.lower().endswith(SCENE_SUFFIXES) or Path(file.path, COORD_FILE).is_file() for file in inside):
@@ -266,7 +266,7 @@ def _look_into(inside: Sequence[os.DirEntry[str]], found: _Listing) -> str:
 
 
 def _link_out_of(folder: str, inside: Sequence[os.DirEntry[str]]) -> str | None:
-    """The first link among the arrays of a scene that leads out of its folder."""
+    """The first link among the arrays of a scene that points outside its folder."""
     real = Path(os.path.realpath(folder))
     for name in FOLDER_FILES:
         link = next((file for file in inside if file.name == f"{name}.npy" and file.is_symlink()), None)

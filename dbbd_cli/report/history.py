@@ -40,7 +40,7 @@ def training_history(runs: Sequence[RunHistory], *, narrow: bool = False) -> Fig
 
     Args:
         runs: at least one run.
-        narrow: one panel below the other, and no facts, for a narrow page that has them elsewhere.
+        narrow: stack the panels and omit the facts, for a narrow page that shows them elsewhere.
     """
     load_matplotlib()
     panels = history_panels(runs)

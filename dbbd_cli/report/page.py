@@ -83,7 +83,7 @@ _THEME = {
 }
 _WIDE_INCHES = 10
 NARROW = "-narrow"
-"""Ends the name of a figure that takes the place of another, which has the rest of its name, on a narrow page."""
+"""Suffix of the name of a figure that replaces the one without the suffix on a narrow page."""
 
 
 def html_page(

@@ -125,7 +125,7 @@ def _write(report: Mapping[str, Any], extra: Mapping[str, bytes], folder: Path) 
 def _draw(
     report: Mapping[str, Any], scene: Mapping[str, np.ndarray] | None, folder: Path, progress: Progress
 ) -> list[Path]:
-    """Draws the figures; one that fails is told, and takes nothing with it: the report is written."""
+    """Draws the figures; a failure is a warning and does not affect the others, as the report has been written."""
 
     def failed(name: str, error: Exception) -> None:
         progress.warn(f"{_named(folder, f'{name}.png', report['split']).name} could not be drawn: {reason_of(error)}")

@@ -52,12 +52,12 @@ def check_proof(
 
 
 def tell_of_runtime(recorded: RuntimeRecord | None, runtime: Runtime, progress: Progress) -> None:
-    """Says so where the run continues in another precision, or on what gives other last digits.
+    """Says so if the run continues in another precision, or on a device whose results differ in the last digits.
 
     Args:
-        recorded: what the run was computed on so far; None in checkpoints of earlier versions.
-        runtime: device and precision from here on.
-        progress: shows it.
+        recorded: what the run was computed with so far; None in checkpoints of earlier versions.
+        runtime: device and precision from now on.
+        progress: receives the messages.
     """
     if recorded is None:
         return
@@ -73,7 +73,7 @@ def tell_of_runtime(recorded: RuntimeRecord | None, runtime: Runtime, progress: 
 
 
 def _computed_on(record: RuntimeRecord) -> str:
-    """What decides the last digits of results, in words; on a GPU they are not promised to be the same anyway."""
+    """What determines the last digits of results, in words; on a GPU, they may differ anyway."""
     if record.device != "cpu":
         return record.device
     return f"a CPU ({printable(record.processor[:200])}) with {counted(record.threads, 'thread')}"

@@ -53,8 +53,8 @@ class OpenedRun:
         config: its configuration, with the overrides of the command line.
         state: where the run was.
         manifest: the samples of the run and their splits.
-        recorded: what the run was computed on; None in checkpoints of earlier versions.
-        kept_runtime: the same, for `run.precision: auto` to keep; None where the command line sets the precision.
+        recorded: what the run was computed with; None in checkpoints of earlier versions.
+        kept_runtime: the same, for `run.precision: auto` to keep; None if the command line sets the precision.
     """
 
     folder: Path
@@ -158,7 +158,7 @@ def value_at(values: Any, key: str) -> Any:
 
 
 def _first_usable(folder: Path, prefer: str, progress: Progress) -> tuple[Path, dict[str, Any]]:
-    """The preferred checkpoint; where it is damaged or missing, the first that is neither."""
+    """The preferred checkpoint, or if it is damaged or missing, the first one that is neither."""
     names = [prefer, *[name for name in checkpoint_names(folder) if name != prefer]]
     findings = []
     for name in names:
@@ -206,7 +206,7 @@ def build_task(
         splits: splits to make loaders for.
         pretrained: whether `model.weights` is followed.
         progress: told of the data that is prepared.
-        recorded: what a run that exists was computed on, whose precision `run.precision: auto` keeps.
+        recorded: what an existing run was computed with; `run.precision: auto` keeps its precision.
     """
     splits = tuple(splits)
     for split in splits:
@@ -266,7 +266,7 @@ def describe(config: Config, task: Task, runtime: Runtime, manifest: Manifest) -
 
 
 def _small_mode(config: PointPretrainingConfig, manifest: Manifest) -> str:
-    """What small mode set to some effect, in words; empty where it set nothing."""
+    """The settings of small mode that have an effect, in words; empty if there are none."""
     keys = config.set_by_small_mode
     parts = {
         "fewer scenes": any(f"data.max_{split}_scenes" in keys for split in manifest.limited_from),

@@ -34,7 +34,7 @@ _OLD_NAMES = {"torch.float32": "fp32", "torch.bfloat16": "bf16", "torch.float16"
 def validate(target: Path, *, overrides: Sequence[Override] = (), progress: Progress | None = None) -> ValidateResult:
     """Computes loss and metrics of a checkpoint on the validation split of its run.
 
-    Warns where the loss is another one than training logged.
+    Warns if the loss differs from the logged one.
 
     Args:
         target: a run folder (its best model is taken), or a checkpoint file inside one.
@@ -93,7 +93,7 @@ def _compare(
     overrides: Sequence[Override],
     progress: Progress,
 ) -> None:
-    """Warns where the loss differs from the logged one by more than rounding, with the likely reason."""
+    """Warns if the loss differs from the logged one by more than rounding, with the likely reason."""
     record = runtime.record()
     now = (record.device, record.precision)
     loss, expected = metrics["loss"], logged.get("loss", math.nan)
@@ -118,6 +118,6 @@ def _compare(
         "environment.json of the run."
     )
     progress.warn(
-        f"The validation loss is {loss:.6g} now, and training logged {expected:.6g}, which is more than rounding "
+        f"The validation loss is {loss:.6g}, but training logged {expected:.6g}; the difference is more than rounding "
         f"explains. {why}"
     )

@@ -52,7 +52,7 @@ def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (f"{RUN}/config.yaml", "is the configuration of a run, not a checkpoint", f"instead: {RUN}"),
         (f"{RUN}/history.jsonl", "is a .jsonl file, not a checkpoint", f"instead: {RUN}"),
         (f"{RUN}/training_history.png", "is a .png file, not a checkpoint", f"instead: {RUN}"),
-        (f"{RUN}/events.out.tfevents.1.host.2.0", "is a file of TensorBoard events", f"instead: {RUN}"),
+        (f"{RUN}/events.out.tfevents.1.host.2.0", "is a TensorBoard event file", f"instead: {RUN}"),
     ],
 )
 def test_what_is_no_run_is_called_what_it_is(target: str, what: str, hint: str) -> None:

@@ -206,13 +206,13 @@ def test_files_that_only_the_cache_still_has_are_told(picture_folder: Callable[.
     first, second = manifest.of("train")[:2]
     (root / first.key).unlink()
     [line] = told("train", "val")
-    assert line.startswith("1 image file of 14 is gone or has changed: the cache still holds")
+    assert line.startswith("1 image file of 14 is missing or has changed: using the cached pixels")
     assert told("test") == []
     (root / second.key).touch()  # changed in nothing but its time
     assert told("train", "val") == [line]
     shutil.copy(root / manifest.of("val")[0].key, root / second.key)
     [line] = told("train", "val")
-    assert line.startswith("2 image files of 14 are gone or have changed:")
+    assert line.startswith("2 image files of 14 are missing or have changed:")
 
 
 def test_a_damaged_cache_is_made_again_or_refused(picture_folder: Callable[..., Path], tmp_path: Path) -> None:

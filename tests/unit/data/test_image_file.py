@@ -1,11 +1,13 @@
 """Real files of every format and mode, made here with PIL, and many that are damaged."""
 
 import io
+import re
 import struct
 import subprocess
 import sys
 import warnings
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +17,7 @@ from dbbd_cli.data.image_file import MAX_PIXELS, ImageFileError, MissingReaderEr
 from dbbd_cli.data.image_formats import FORMAT_OF_SUFFIX, can_read, image_format
 
 SIZE = 32
+FORMATS_PAGE = Path(__file__).parents[3] / "docs" / "formats.md"
 DAMAGED = "damaged, incomplete or of an unsupported kind"
 FORMATS = [
     ("PNG", ".png", {}),
@@ -91,6 +94,12 @@ def test_every_suffix_is_tested():
     tested = {suffix for _, suffix, _ in FORMATS}
     tested |= {other for suffix in tested for other in OTHER_SUFFIXES.get(suffix, ())}
     assert tested >= {suffix for suffix, name in FORMAT_OF_SUFFIX.items() if can_read(name)}
+
+
+def test_every_suffix_is_documented():
+    lines = FORMATS_PAGE.read_text(encoding="utf-8").partition("## Images")[2].splitlines()
+    table = [line.split("|") for line in lines if line.startswith("| ")]
+    assert set(FORMAT_OF_SUFFIX) == {suffix for row in table for suffix in re.findall(r"`(\.\w+)`", row[2])}
 
 
 def test_only_the_first_frame_counts():

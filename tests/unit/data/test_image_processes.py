@@ -132,7 +132,7 @@ def started_with(change: str) -> str:
 @pytest.mark.parametrize(
     ("harm", "reason", "bad"),
     [
-        ("time.sleep(600)", "gave no sign of life for 3 s", (5,)),
+        ("time.sleep(600)", "did not respond for 3 s", (5,)),
         ("os._exit(9)", "ended unexpectedly (exit code 9)", (5, 7)),
     ],
 )

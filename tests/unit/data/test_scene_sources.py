@@ -178,8 +178,8 @@ def test_links_that_lead_nowhere_are_problems(divided):
     assert dict(line.split(": ", 1) for line in source.problems) == {
         "train/loop.ply": "cannot be opened: too many levels of symbolic links",
         "train/missing.ply": "is a link to a missing file",
-        "train/null.ply": "is a link to something that is no regular file",
-        "train/pipe.ply": "is no regular file",
+        "train/null.ply": "is a link to something that is not a regular file",
+        "train/pipe.ply": "is not a regular file",
     }
 
 
@@ -196,7 +196,7 @@ def test_links_within_a_scene_stay_in_its_folder_unless_they_may_leave_it(divide
     source = list_scenes(divided)
     assert {"train/own", "train/other"} <= set(keys(source))
     problem = (
-        "has a link, color.npy, that leads out of its folder; if these files may be read, --set data.follow_links=all"
+        "has a link, color.npy, that points outside its folder; to allow such links, add --set data.follow_links=all"
     )
     assert source.problems == [f"train/again: {problem}", f"train/mixed: {problem}"]
     source = list_scenes(divided, follow_links="all")

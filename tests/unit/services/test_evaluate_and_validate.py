@@ -61,7 +61,7 @@ def test_validate_warns_where_the_loss_is_not_the_logged_one(tiny_config: Make) 
     write_sealed(checkpoint, run / "best_model.pth")
     assert validate(run, progress=told).logged is not None
     [warning] = told.warnings
-    assert "which is more than rounding explains. Settings, device and precision are the same" in warning
+    assert "is more than rounding explains. Settings, device and precision are the same" in warning
 
 
 def test_validate_names_the_likely_reason_of_another_loss(tiny_config: Make) -> None:
@@ -128,10 +128,10 @@ def test_a_lost_list_of_synthetic_samples_is_made_anew(
         path.unlink()
     else:
         path.write_text(changed[damage])
-    what = {"missing": "is missing", "not JSON": "is damaged", "another one": "is not the one of the run"}[damage]
+    what = {"missing": "is missing", "not JSON": "is damaged", "another one": "is not that of the run"}[damage]
     lines = Warnings()
     resume(run, progress=lines)
-    assert lines.warnings == [f"{path} {what}. It was made anew from the settings, and is the one of the checkpoint."]
+    assert lines.warnings == [f"{path} {what}. It was rebuilt from the settings and matches the checkpoint."]
     assert path.read_text() == before
     path.unlink()
     assert validate(run / "best_model.pth").logged is not None

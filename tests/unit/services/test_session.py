@@ -145,7 +145,7 @@ def test_a_run_in_fp16_says_what_to_do_on_a_cpu(tiny_config: Make) -> None:
     recorded = load_checkpoint(run / "ckpt.pth")["runtime"]
     path = changed(run, runtime={**recorded, "device": "cuda", "precision": "fp16"})
     for use in (validate, evaluate, resume):
-        with pytest.raises(ConfigError, match="which the run was trained in on cuda") as caught:
+        with pytest.raises(ConfigError, match="in which the run was trained on cuda") as caught:
             use(path)  # type: ignore[operator]
         assert "--set run.precision=fp32" in caught.value.hint
     assert validate(path, overrides=FP32).precision == "fp32"
