@@ -50,7 +50,7 @@ def read_npz(path: Path, names: Collection[str], max_values: int) -> dict[str, n
 
     Raises:
         OSError: the file cannot be read.
-        ValueError: it is no archive, or an array in it cannot be used; the message says which.
+        ValueError: it is not an archive, or an array in it cannot be used; the message says which.
     """
 
     def read(archive: zipfile.ZipFile) -> dict[str, np.ndarray]:
@@ -81,7 +81,7 @@ def _from_archive(path: Path, read: Callable[[zipfile.ZipFile], _T]) -> _T:
         except Exception as error:  # of any kind: zipfile meets damaged archives with a dozen of them
             if type(error) in (ValueError, MemoryError):
                 raise
-            raise ValueError("is no archive of arrays, or a damaged one") from error
+            raise ValueError("is not an archive of arrays, or is damaged") from error
 
 
 def _read_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:

@@ -67,13 +67,13 @@ def read_header(file: BinaryIO) -> tuple[Order, list[Element]]:
     newline = b"\r" if start[3:4] == b"\r" and start[4:] != b"\n" else b"\n"  # CR alone: Rhino
     file.seek(0)
     if _header_line(file, newline).rstrip() != b"ply":
-        raise ValueError("is no PLY file: it does not begin with the line ply")
+        raise ValueError("is not a PLY file: it does not begin with the line ply")
     order: Order | None = None
     elements: list[Element] = []
     for _ in range(_MAX_HEADER_LINES):
         line = _header_line(file, newline)
         if not line.endswith(newline):
-            raise ValueError("its header is truncated, or no header of a PLY")
+            raise ValueError("its header is truncated or invalid")
         match line.decode("latin1").split():
             case ["end_header"]:
                 if not order:
@@ -87,7 +87,7 @@ def read_header(file: BinaryIO) -> tuple[Order, list[Element]]:
                 elements.append(Element(name.lower(), int(count), []))
             case ["property", "list", length, kind, *name] if {length, kind} <= set(_TYPES) and name and elements:
                 if _TYPES[length].startswith("f"):
-                    raise ValueError("its header has a list whose length is no whole number")
+                    raise ValueError("its header has a list whose length is not a whole number")
                 assert order
                 elements[-1].properties.append(Property(_dtype(kind, order), _dtype(length, order), _joined(name)))
             case ["property", kind, *name] if kind in _TYPES and name and elements:

@@ -18,7 +18,7 @@ from dbbd_cli.metrics import best_of, cost, describe_with_best, higher_is_better
         ("effective_rank", False, False),
     ],
 )
-def test_what_a_name_says(name: str, share: bool, high: bool) -> None:
+def test_the_meaning_of_names(name: str, share: bool, high: bool) -> None:
     assert (is_share(name), higher_is_better(name)) == (share, high)
     assert superlative(name) == ("highest" if high else "lowest")
     assert cost(name, 0.25) == (-0.25 if high else 0.25)

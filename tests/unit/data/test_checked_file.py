@@ -40,7 +40,7 @@ def test_every_changed_byte_is_found(tmp_path: Path, size: int) -> None:
 
 
 @pytest.mark.usefixtures("blocks")
-def test_what_is_cut_off_longer_or_of_another_size_is_not_intact(tmp_path: Path) -> None:
+def test_files_of_another_size_do_not_match(tmp_path: Path) -> None:
     path = made(tmp_path, 25)
     data = path.read_bytes()
     assert not checksums_match(path, 24)

@@ -168,7 +168,7 @@ def test_transparent_heic_and_avif_become_white(name, suffix):
     assert_corners(decode_image(encoded(image, name, quality=95), suffix, SIZE), [WHITE, [0] * 3, WHITE, [0] * 3], 3)
 
 
-def test_what_this_environment_cannot_read_says_what_to_do(monkeypatch):
+def test_formats_that_cannot_be_read_here_say_what_to_install(monkeypatch):
     monkeypatch.setattr("dbbd_cli.data.image_file.can_read", lambda name: name not in ("HEIC", "AVIF"))
     heic = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic"
     avif = b"\0\0\0\x1cftypmif1\0\0\0\0mif1avifmiaf"

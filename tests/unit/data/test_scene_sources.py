@@ -255,7 +255,7 @@ def test_too_few_rooms_for_three_splits_are_said(tmp_path):
     assert "train and val" in caught.value.hint
 
 
-def test_what_systems_leave_is_skipped_at_every_depth(divided):
+def test_system_files_are_skipped_at_every_depth(divided):
     before = list_scenes(divided)
     touch(divided / "__MACOSX" / "._a.ply")
     touch(divided / "__MACOSX" / "train" / "._a.ply")
@@ -292,7 +292,7 @@ def test_scans_in_formats_that_are_not_read_are_counted_by_suffix(divided):
 
 
 @pytest.mark.skipif(os.name == "nt", reason="no pipes in folders there")
-def test_a_pipe_that_is_named_like_a_text_is_not_waited_for(divided):
+def test_a_pipe_named_like_a_text_file_does_not_block(divided):
     os.mkfifo(divided / "train" / "a.txt")
     assert list_scenes(divided).unread == {}
 

@@ -50,7 +50,7 @@ def test_validate_gives_back_what_training_logged(tiny_config: Make) -> None:
     assert validate(run).metrics == validate(run).metrics
 
 
-def test_validate_warns_where_the_loss_is_not_the_logged_one(tiny_config: Make) -> None:
+def test_validate_warns_if_the_loss_differs_from_the_logged_one(tiny_config: Make) -> None:
     run = train(tiny_config(training__epochs=1, run__precision="fp32")).run
     told = Warnings()
     validate(run, progress=told)
@@ -118,7 +118,7 @@ def test_a_figure_that_cannot_be_drawn_ends_neither_training_nor_evaluation(
 
 @pytest.mark.parametrize("damage", ["missing", "not JSON", "another one"])
 @pytest.mark.parametrize("task", ["image_classification", "dbbd"])
-def test_a_lost_list_of_synthetic_samples_is_made_anew(
+def test_a_lost_list_of_synthetic_samples_is_rebuilt(
     task: str, damage: str, tiny_config: Make, tiny_point_config: Callable[..., PointPretrainingConfig]
 ) -> None:
     run = train((tiny_config if task == "image_classification" else tiny_point_config)(training__epochs=1)).run
@@ -138,9 +138,7 @@ def test_a_lost_list_of_synthetic_samples_is_made_anew(
     assert evaluate(run / "best_model.pth", plots=False).report["split"] == "test"
 
 
-def test_a_lost_list_of_ones_own_samples_is_not_made_anew(
-    tiny_config: Make, picture_folder: Callable[..., Path]
-) -> None:
+def test_a_lost_list_of_own_samples_is_not_rebuilt(tiny_config: Make, picture_folder: Callable[..., Path]) -> None:
     run = folder_run(tiny_config, picture_folder(("cat", "dog"), count=20))
     (run / "splits.json").unlink()
     for command in (validate, evaluate, resume):
@@ -156,7 +154,7 @@ def test_a_list_of_other_synthetic_samples_is_refused(tiny_config: Make) -> None
         validate(run / "other.pth")
 
 
-def test_a_folder_that_cannot_be_written_to_is_told_before_anything_is_computed(
+def test_an_unwritable_folder_is_reported_before_anything_is_computed(
     tiny_config: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = train(tiny_config(training__epochs=1)).run

@@ -42,7 +42,7 @@ class Told(Silent):
 
 @pytest.fixture
 def processor(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Pretends that the processor has these instructions, whatever it has, and that nothing limits oneDNN."""
+    """Pretends that the processor has exactly these instructions, and that nothing limits oneDNN."""
 
     def pretend(*instructions: str) -> None:
         for name in ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA"):
