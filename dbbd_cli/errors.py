@@ -84,7 +84,7 @@ class InUseError(DbbdError):
 
 
 class StoppedError(DbbdError):
-    """A signal asked the program to stop; the message begins with "Stopped" and says what is saved."""
+    """A signal asked the program to stop; the message begins with "Stopped" and says what was saved."""
 
     def __init__(self, message: str, *, signal_number: int, hint: str = "") -> None:
         super().__init__(message, hint=hint)

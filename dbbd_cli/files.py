@@ -65,18 +65,18 @@ def repair_of(error: BaseException | None) -> str:
 
 
 def can_be_made(folder: Path) -> bool:
-    """Whether a folder can be written to, or made where it is missing."""
+    """Whether a folder can be written to, or created if it is missing."""
     existing = nearest_existing(folder)
     return os.path.isdir(existing) and os.access(existing, os.W_OK | os.X_OK)  # noqa: PTH112 - as above
 
 
 def private_folder(name: str) -> Path:
-    """A folder of this user's own below the system's folder of temporary files, made where it is missing.
+    """A private folder of this user in the system's temporary folder, created if it is missing.
 
-    Anybody may write to that folder, so something of this name may be somebody else's trap.
+    Any user can write to the temporary folder, so a file or folder of this name may belong to an attacker.
 
     Raises:
-        OSError: it cannot be made, or others can write to what has its name.
+        OSError: it cannot be created, or others can write to it.
     """
     import tempfile
 
@@ -154,8 +154,8 @@ def read_lines(path: Path) -> Iterator[str]:
 def open_to_append(path: Path) -> TextIO:
     """Opens a text file at its end.
 
-    A file with other names, as in a copy that was made of hard links (`cp -al`), becomes one of its own before: what is
-    added must not appear in the others.
+    A file with other names, as in a hard-linked copy (`cp -al`), is replaced by a copy first: what is appended must not
+    appear in the others.
 
     Raises:
         OSError: it is a link, which could lead anywhere, or cannot be written.

@@ -8,25 +8,34 @@ import mmap
 import os
 
 TOO_MANY_FILES = (errno.EMFILE, errno.ENFILE)
-"""Numbers of the error that no more files can be opened: by this process, or on this machine."""
+"""Error numbers: no more files can be opened, by this process or on this machine."""
+_WORDS = (
+    "out of memory",
+    "can't allocate memory",  # PyTorch
+    "cannot allocate memory",
+    "std::bad_alloc",
+    "failed to map segment",  # the loader of shared libraries
+    "can't start new thread",
+    "cannot create thread",
+    "insufficient resources",
+)
+_UNCLEAR_WORDS = ("could not create a primitive", "could not execute a primitive")
+"""What oneDNN reports for any failure."""
 
 
 def open_files_limit() -> str:
-    """The command that sets the limit on open files, and its value now: "ulimit -n, 256 now"."""
-    try:
-        import resource
-    except ImportError:  # Windows
-        return "ulimit -n"
-    return f"ulimit -n, {resource.getrlimit(resource.RLIMIT_NOFILE)[0]:,} now"
+    """The command that sets the limit on open files, and its current value: "ulimit -n, 256 now"."""
+    limit = _limit("RLIMIT_NOFILE")
+    return "ulimit -n" if math.isinf(limit) else f"ulimit -n, {limit:,.0f} now"
 
 
 def largest_file() -> float:
-    """Bytes that a file of this process may have (`ulimit -f`); infinity where there is no limit."""
+    """Largest size of a file of this process in bytes (`ulimit -f`); infinity without a limit."""
     return _limit("RLIMIT_FSIZE")
 
 
 def is_out_of_memory(error: BaseException | None) -> bool:
-    """Whether there was no memory for something, or no thread or process: the words differ with who asked for it."""
+    """Whether memory, a thread or a process could not be allocated: every library words it differently."""
     words = (*_WORDS, *(_UNCLEAR_WORDS if is_memory_limited() else ()))
     while error is not None:
         text = str(error).lower()
@@ -46,9 +55,9 @@ def is_memory_limited() -> bool:
 
 
 def require_memory(size: int) -> None:
-    """Raises MemoryError where a limit leaves less address space than so many bytes.
+    """Raises MemoryError if a limit leaves less than `size` bytes of address space.
 
-    A library for threads would end the process without a word of ours.
+    Otherwise a threading library would end the process before an error could be shown.
     """
     if is_memory_limited():
         try:
@@ -58,27 +67,11 @@ def require_memory(size: int) -> None:
 
 
 def memory_advice() -> str:
-    """What to do where memory is short: the limit is named, where there is one."""
+    """What to do if memory is short; names the limit if there is one."""
     limit = _limit("RLIMIT_AS")
     if math.isinf(limit):
         return "end other programs, or use a machine with more memory"
     return f"this shell allows {limit / 1e6:,.0f} MB of address space: raise that with ulimit -v"
-
-
-_WORDS = (
-    "out of memory",
-    "can't allocate memory",  # PyTorch
-    "cannot allocate memory",
-    "std::bad_alloc",
-    "failed to map segment",  # the loader of shared libraries
-    "can't start new thread",
-    "cannot create thread",
-    "insufficient resources",
-)
-
-
-_UNCLEAR_WORDS = ("could not create a primitive", "could not execute a primitive")
-"""What oneDNN says of any trouble."""
 
 
 def _limit(name: str) -> float:

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 
 def is_share(name: str) -> bool:
-    """Whether it is a share of correct answers, to be shown in percent: an accuracy, or a top-1 retrieval."""
+    """Whether it is a share of correct answers, shown in percent: an accuracy or a top-1 accuracy."""
     return not {"accuracy", "top1"}.isdisjoint(name.split("_"))
 
 
 def higher_is_better(name: str) -> bool:
-    """Whether a high value is a good one; of every other metric, such as a loss, low values are."""
+    """Whether high values are better; of every other metric, such as a loss, low values are."""
     return is_share(name) or name == "f1"
 
 
 def cost(name: str, value: float) -> float:
-    """The value as a number that is better the lower it is."""
+    """The value as a number of which lower is better."""
     return -value if higher_is_better(name) else value
 
 
@@ -34,7 +34,23 @@ def best_of(name: str, epochs: Iterable[Mapping[str, Any]]) -> tuple[int, float]
         epochs: rows of the history, each with `epoch` and `val`; a value may be None.
 
     Returns:
-        None where no epoch has a value.
+        None if no epoch has a value.
     """
     known = [(row["epoch"], row["val"][name]) for row in epochs if row["val"].get(name) is not None]
     return min(known, key=lambda pair: cost(name, pair[1]), default=None)
+
+
+def describe_with_best(
+    name: str, value: float | None, best: tuple[int, float] | None, describe: Callable[[Any], str]
+) -> str:
+    """The value of a metric in words, with the best one of any epoch if that is another: "0.7 (lowest 0.6 in epoch 1)".
+
+    Args:
+        name: the metric.
+        value: its value; None where it is not known.
+        best: the epoch with the best value, and that value, as `best_of` returns them.
+        describe: puts a value into words.
+    """
+    if best is None or best[1] == value:
+        return describe(value)
+    return f"{describe(value)} ({superlative(name)} {describe(best[1])} in epoch {best[0]:,})"

@@ -23,19 +23,19 @@ def shown_path(path: Path) -> str:
 def current_folder_is_gone() -> bool:
     """Whether the current folder has been removed."""
     try:
-        os.getcwd()  # noqa: PTH109 - it is the call itself that fails
+        os.getcwd()  # noqa: PTH109 - the call itself fails
     except FileNotFoundError:
         return True
     return False
 
 
 def leave_missing_folder() -> None:
-    """Goes to another folder where the current one is gone; for when all paths are absolute.
+    """Changes to the root folder if the current folder has been removed; for when all paths are absolute.
 
-    PyTorch's Intel oneMKL ends the process where there was none when PyTorch was loaded.
+    Otherwise oneMKL, which PyTorch loads, would end the process.
     """
     if current_folder_is_gone():
-        os.chdir(Path(__file__).parent)
+        os.chdir(Path(__file__).anchor)  # a folder that is always there
 
 
 def command_line(*words: str) -> str:

@@ -25,6 +25,14 @@ class WaitEndedError(Exception):
     """A signal asked for a stop while something was waited for."""
 
 
+def exit_reason(code: int) -> str:
+    """How a process ended, from the exit code that `subprocess` and `multiprocessing` report, such as "SIGKILL"."""
+    try:
+        return signal.Signals(-code).name if code < 0 else f"exit code {code}"
+    except ValueError:
+        return f"signal {-code}"
+
+
 def signal_of(error: BaseException) -> int:
     """The number of the signal behind a `KeyboardInterrupt`."""
     return error.number if isinstance(error, Interrupted) else signal.SIGINT

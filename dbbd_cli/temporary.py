@@ -1,9 +1,8 @@
-"""Files and folders under temporary names: whoever makes one holds it, and what nobody holds is left over.
+"""Temporary files and folders, held by a lock of the process that creates them; without a lock they are left over.
 
-A process that is killed leaves them behind, and the next one removes them. Whether their process still lives is told by
-a lock (flock) on the file or folder itself, which the system lets go of however the process ends; neither clocks nor
-the numbers of processes say anything about it. Where locks do not work, such as on some network file systems, nothing
-can be told, and everything is kept.
+A process that is killed leaves them behind, and the next one removes them. The lock (flock) is on the file or folder
+itself, and the system releases it however the process ends; clocks and process IDs say nothing about that. Where locks
+do not work, as on some network file systems, everything is kept.
 """
 
 from __future__ import annotations
@@ -25,24 +24,24 @@ if sys.platform != "win32":
 
 _TEMPORARY = re.compile(r"\.(\d{1,10})-([0-9a-f]{8})-[0-9a-f]{8}\.tmp$")
 _OWN_FOLDERS = (".", "dbbd.")
-"""How the names of folders begin that are made under such a name: drafts of run folders, and those of workers."""
+"""Prefixes of temporary folders: drafts of run folders, and the folders of workers."""
 _LOCAL_DISKS = {
     *("ext2", "ext3", "ext4", "xfs", "btrfs", "zfs", "f2fs", "bcachefs", "jfs", "reiserfs", "overlay"),
     *("vfat", "exfat", "ntfs", "ntfs3", "hfsplus", "apfs"),
 }
-"""File systems that one machine alone uses at a time."""
+"""File systems that only one machine uses at a time."""
 _MOUNTS = Path("/proc/self/mounts")
 _ATTEMPTS = 100
 _SECONDS_BETWEEN = 0.02
 """Seconds from one attempt to the next: a process that is removing the folder may be waiting for a processor."""
 _held: dict[Path, int] = {}
-"""Open descriptors of what this process holds. Closing one lets go of it."""
+"""Open descriptors of what this process holds; closing one releases the lock."""
 
 
 def temporary_path(path: Path) -> Path:
-    """A name for a file or folder that is to become `path`, and that nobody else has.
+    """A unique name for a file or folder that is to become `path`.
 
-    What lies in the folder under a fixed name could be a link that leads elsewhere.
+    A fixed name could already be taken by a link that points elsewhere.
     """
     return path.with_name(f"{path.name}.{os.getpid()}-{_machine()}-{secrets.token_hex(4)}.tmp")
 
@@ -53,31 +52,31 @@ def final_name(name: str) -> str:
 
 
 def temporary_file(path: Path) -> Path:
-    """Makes an empty file that is to become `path`, and holds it until `discard`.
+    """Creates an empty file that is to become `path`, and holds it until `discard`.
 
     Raises:
-        OSError: it cannot be made.
+        OSError: it cannot be created.
     """
     for _ in range(_ATTEMPTS):
         temporary = temporary_path(path)
         descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
         if _hold(temporary, descriptor):
             return temporary
-    raise OSError(f"{path} cannot be written: others remove every file at once")
+    raise OSError(f"{path} cannot be written: another process keeps removing the temporary file")
 
 
 def temporary_link(path: Path, target: Path) -> Path:
-    """Makes a second name for a file, or a copy where there are no hard links, and holds it until `discard`.
+    """Creates a hard link to a file, or a copy if there are no hard links, and holds it until `discard`.
 
     Args:
         path: the file.
-        target: what the new name is to become.
+        target: what the link is to become.
 
     Raises:
-        OSError: it cannot be made.
+        OSError: it cannot be created.
     """
     second = temporary_path(target)
-    _hold(second, os.open(path, os.O_RDONLY), path)  # before the name is there: it is one file
+    _hold(second, os.open(path, os.O_RDONLY), path)  # before the link exists: both names are one file
     try:
         os.link(path, second)
     except OSError:
@@ -94,17 +93,17 @@ def temporary_link(path: Path, target: Path) -> Path:
 
 
 def discard(temporary: Path) -> None:
-    """Lets go of a file of this module, and removes it where it has not become another by then."""
+    """Releases a file of this module, and removes it if it has not been renamed."""
     with suppress(OSError):
         temporary.unlink(missing_ok=True)
     release(temporary)
 
 
 def hold_folder(folder: Path, mode: int = 0o777) -> None:
-    """Makes a folder whose name is one of `temporary_path`, where it is missing, and holds it until `release`.
+    """Creates a folder named by `temporary_path` if it is missing, and holds it until `release`.
 
     Raises:
-        OSError: it cannot be made.
+        OSError: it cannot be created.
     """
     for attempt in range(_ATTEMPTS):
         if attempt:
@@ -118,17 +117,17 @@ def hold_folder(folder: Path, mode: int = 0o777) -> None:
         with suppress(FileNotFoundError):
             if _hold(folder, os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)):
                 return
-    raise OSError(f"{folder} cannot be made: others remove it at once")
+    raise OSError(f"{folder} cannot be created: another process keeps removing it")
 
 
 def release(temporary: Path) -> None:
-    """Lets go of what is held under a name; nothing happens where nothing is."""
+    """Releases what is held under a name, if anything is."""
     if (descriptor := _held.pop(temporary, None)) is not None:
         os.close(descriptor)
 
 
 def _hold(temporary: Path, descriptor: int, path: Path | None = None) -> bool:
-    """Holds an open file or folder; False where it has been removed by another process, which took it for left over."""
+    """Holds an open file or folder; False if another process has removed it, taking it for left over."""
     if sys.platform == "win32":  # an open file could not be renamed
         os.close(descriptor)
         return True
@@ -154,7 +153,7 @@ def _is_same(descriptor: int, path: Path) -> bool:
 
 
 def _let_go_in_child() -> None:
-    """A process that is forked holds nothing: what its parent holds must be free once the parent is dead."""
+    """Makes a forked process hold nothing: what its parent holds must be free once the parent is dead."""
     for descriptor in list(_held.values()):
         with suppress(OSError):
             os.close(descriptor)
@@ -166,7 +165,7 @@ if hasattr(os, "register_at_fork"):
 
 
 def remove_strays(folder: Path) -> None:
-    """Removes what processes that were killed have left in a folder under names of this module."""
+    """Removes the temporary files and folders that killed processes have left in a folder."""
     with suppress(OSError):
         for path in folder.glob("*.tmp"):
             if found := _TEMPORARY.search(path.name):
@@ -177,24 +176,24 @@ def remove_strays(folder: Path) -> None:
 def _remove_if_free(path: Path, process: int, machine: str) -> None:
     status = path.lstat()
     is_folder = stat.S_ISDIR(status.st_mode)
-    if stat.S_ISLNK(status.st_mode):  # never one of ours
+    if stat.S_ISLNK(status.st_mode):  # never created by this module
         path.unlink()
         return
     if not stat.S_ISREG(status.st_mode) and not (is_folder and path.name.startswith(_OWN_FOLDERS)):
-        return  # nobody's run is removed, whatever it is called
+        return  # a run is never removed, whatever its name
     if machine != _machine() and not _is_on_local_disk(path):
-        return  # of another machine, whose locks need not be seen here
+        return  # of another machine, whose locks may not be visible here
     if sys.platform == "win32":
         import psutil
 
         if not psutil.pid_exists(process):
             _remove(path, is_folder)
         return
-    # On network file systems only what is open for writing can be locked.
+    # On network file systems only files open for writing can be locked.
     flags = os.O_RDONLY | os.O_DIRECTORY if is_folder else os.O_RDWR | os.O_NONBLOCK
     descriptor = os.open(path, flags | os.O_NOFOLLOW)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)  # raises where it is held, and where there are no locks
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)  # raises if it is held, or if there are no locks
         if _is_same(descriptor, path):
             _remove(path, is_folder)
     finally:
@@ -210,10 +209,7 @@ def _remove(path: Path, is_folder: bool) -> None:
 
 @cache
 def _machine() -> str:
-    """Stands for this machine since it was started: what its processes lock, all others of them see.
-
-    Containers are on the machine that they run on.
-    """
+    """Identifies this boot of this machine: all of its processes, also those in containers, see each other's locks."""
     try:
         name = Path("/proc/sys/kernel/random/boot_id").read_text()
     except OSError:
@@ -224,9 +220,9 @@ def _machine() -> str:
 
 
 def _is_on_local_disk(path: Path) -> bool:
-    """Whether this machine alone can write there, so that what is of another is of this one before it was restarted.
+    """Whether only this machine can write there, so that files of "another" are its own from before a restart.
 
-    False where nothing tells.
+    False if unknown.
     """
     place, kind = "", ""
     with suppress(OSError, ValueError):

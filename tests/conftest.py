@@ -20,7 +20,7 @@ from dbbd_cli.config.point_pretraining import PointPretrainingConfig
 from dbbd_cli.config.schema import Config
 from dbbd_cli.data.region_tree import RegionTree
 
-# A shell that starts the tests in the background, or nohup, has them ignore signals that they send themselves.
+# A shell that starts the tests in the background, or nohup, makes them ignore signals that they send to themselves.
 for _name in ("SIGINT", "SIGHUP", "SIGTERM", "SIGUSR1"):
     if hasattr(signal, _name) and signal.getsignal(getattr(signal, _name)) is signal.SIG_IGN:
         signal.signal(getattr(signal, _name), signal.default_int_handler if _name == "SIGINT" else signal.SIG_DFL)

@@ -41,7 +41,7 @@ ENVIRONMENTS: dict[str, dict[str, str]] = {
     "auto-takes-bf16": {"DBBD_TEST_CPU": "avx512_bf16"},
     "auto-takes-fp32": {"DBBD_TEST_CPU": "none"},
 }
-"""The environments by name. Instructions that the processor does not have are not used, whatever these say."""
+"""The environments by name. They cannot enable instructions that the processor does not have."""
 
 NUMERIC_TESTS = (
     "tests/guards",

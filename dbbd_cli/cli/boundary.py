@@ -90,7 +90,7 @@ class Program(TyperGroup):
 
 
 def _code_of_completion(error: BaseException) -> ExitCode:
-    if isinstance(error, BrokenPipeError):  # the shell has gone
+    if isinstance(error, BrokenPipeError):  # the shell has exited
         return ExitCode.OK
     return ExitCode.DISK if isinstance(error, OSError) else ExitCode.BUG
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 Candidates = list[tuple[str, str]]
 
 _MOST_BYTES = 100_000
-"""So much of a configuration is looked at for its task."""
+"""How much of a configuration is searched for its task."""
 _OBEYED = frozenset("\"'`$;|&<>(){}*?!#\\")
 
 _DEVICES: Candidates = [
@@ -69,15 +69,15 @@ def device(incomplete: str) -> Candidates:
 def setting(ctx: typer.Context, incomplete: str) -> Candidates:
     """Dotted keys of the configuration, then, after the `=`, the values of a key that has a choice of them.
 
-    They are those of one task where the line names a configuration or a run, and else those of all.
+    If the command line names a configuration or a run, they are those of its task, otherwise those of all tasks.
     """
-    # While the value of an option is missing, the parser leaves arguments among what it has not sorted.
+    # While the value of an option is missing, the parser leaves arguments in `ctx.args`.
     run = ctx.params.get("target") or next(iter(ctx.args), None)
     return setting_of(_task_of(ctx.params.get("config"), run), incomplete)
 
 
 def setting_of(task: str, incomplete: str) -> Candidates:
-    """The same for a task by its name; empty: for all tasks."""
+    """The same for the task of this name, or for all tasks if it is empty."""
     key, equals, typed = incomplete.partition("=")
     fields = list(_fields(task))
     if not equals:
@@ -95,13 +95,13 @@ def setting_of(task: str, incomplete: str) -> Candidates:
 
 
 def _task_of(name: str | None, run: str | None) -> str:
-    """The task of the configuration, or else of the run, that a command line names; empty where that is unknown."""
+    """The task of the configuration, or else of the run, that a command line names; empty if unknown."""
     from dbbd_cli.config.shipped import shipped_configs
 
     if name:
         shipped = shipped_configs().get(str(name).removesuffix(".yaml"))
-        path = os.path.expanduser(name)  # noqa: PTH111 - a Path raises where there is no such user
-        # A Path raises where a name is too long.
+        path = os.path.expanduser(name)  # noqa: PTH111 - a Path raises if there is no such user
+        # A Path raises if a name is too long.
         return _task_in(Path(path) if shipped is None or os.path.isfile(path) else shipped)  # noqa: PTH113
     if not run:
         return ""
@@ -110,7 +110,7 @@ def _task_of(name: str | None, run: str | None) -> str:
 
 
 def _task_in(path: Path) -> str:
-    """The task that a configuration names, found without reading all of it as YAML, for that would take longer."""
+    """The task that a configuration names, found without parsing it as YAML, which would take longer."""
     try:
         with path.open("rb") as file:
             text = file.read(_MOST_BYTES).decode("utf-8", errors="replace")
@@ -121,7 +121,7 @@ def _task_in(path: Path) -> str:
 
 
 def _fields(task: str) -> Iterator[tuple[str, FieldInfo]]:
-    """Every key with its field: of one task, or of all where it is not known."""
+    """Every key with its field: of one task, or of all tasks if it is not known."""
     from dbbd_cli.config.schema import SCHEMAS
     from dbbd_cli.config.sections import settings
 

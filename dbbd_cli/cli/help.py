@@ -48,7 +48,7 @@ class Command(TyperCommand):
 
 
 def with_own_callback(option: Any) -> Any:
-    """The option `--help`, which takes a reader that has gone for no error; Typer would exit with 1."""
+    """The option `--help`, which ignores a closed pipe; Typer would exit with 1."""
     if option is not None:
         option.callback = _show_help
     return option

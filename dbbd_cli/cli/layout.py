@@ -42,7 +42,7 @@ def section(title: str, rows: Rows, width: int | None) -> Parts:
 
 
 def synthetic(is_synthetic: bool, data: str = "") -> Rows:
-    """The row that says where samples come from, and warns where they are synthetic."""
+    """The row that says where samples come from, and warns if they are synthetic."""
     if is_synthetic:
         said = "SYNTHETIC: these numbers say nothing about real data"
         return [("Data", f"{said}\n{data}" if data else said)]

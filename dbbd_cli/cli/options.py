@@ -60,7 +60,7 @@ Settings = Annotated[
         "--set",
         metavar="KEY=VALUE",
         help="Override any configuration key, such as training.batch_size=64; repeatable. Text, such as data.path, is "
-        "taken as it stands; other values are YAML, and null is null.",
+        "taken literally; other values are YAML, and null is null.",
         autocompletion=complete.setting,
     ),
 ]
@@ -120,15 +120,15 @@ def check_overrides(target: Path, changes: Sequence[Override]) -> None:
 
 
 def missing_folder() -> DiskError:
-    """The error where a path is relative to a folder that is gone."""
+    """The error for a path that is relative to a removed folder."""
     return DiskError("the current folder no longer exists", hint="Change to another one, or give full paths.")
 
 
 def leave_gone_folder(*paths: Path | None) -> None:
-    """Goes to another folder where the current one is gone, before PyTorch is loaded, which needs one.
+    """Changes to another folder if the current one has been removed, before PyTorch is loaded, which needs one.
 
     Raises:
-        DiskError: one of the paths is relative to the folder that is gone.
+        DiskError: one of the paths is relative to the removed folder.
     """
     from dbbd_cli.paths import current_folder_is_gone, leave_missing_folder
 

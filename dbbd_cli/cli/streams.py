@@ -41,10 +41,10 @@ def tolerate_any_text() -> None:
 
 
 def write_result(text: str) -> None:
-    """Writes a line or more to standard output. A reader that has gone (`dbbd ... | head -1`) is no error.
+    """Writes one or more lines to standard output. A closed pipe (`dbbd ... | head -1`) is not an error.
 
     Raises:
-        DiskError: it cannot be written, as where the disk is full.
+        DiskError: it cannot be written, for example because the disk is full.
     """
     try:
         sys.stdout.write(text + "\n")
@@ -52,18 +52,20 @@ def write_result(text: str) -> None:
     except BrokenPipeError:
         drop_unwritten(sys.stdout)
     except OSError as error:
+        from dbbd_cli.files import repair_of
+
         drop_unwritten(sys.stdout)
         raise DiskError(
             f"standard output cannot be written: {error.strerror}",
-            hint="Free some space, or write it to another place.",
+            hint=f"{repair_of(error).capitalize()}, or redirect it elsewhere.",
         ) from error
 
 
 def open_closed_streams() -> None:
-    """Opens the standard streams that whoever started the program has closed, as some schedulers do; to nowhere.
+    """Connects standard streams that are closed, as some schedulers leave them, to the null device.
 
-    Else the next file that is opened would have the number of the stream, and receive what libraries, and other
-    programs that are started, write to it.
+    Otherwise the next file that is opened would get the descriptor of the stream, and receive what libraries and child
+    processes write to it.
     """
     for number in range(3):
         try:
@@ -77,10 +79,10 @@ def open_closed_streams() -> None:
 
 @contextmanager
 def best_effort(stream: TextIO) -> Iterator[None]:
-    """What cannot be written to the stream is dropped: it is no reason to give up the work.
+    """Drops what cannot be written to the stream: that must not end the work.
 
-    Whoever read the messages has gone, or their disk is full, or a signal handler wants to say something while a line
-    is being written (a RuntimeError, "reentrant call").
+    The pipe may be closed, the disk full, or a signal handler may print while a line is being written (a RuntimeError,
+    "reentrant call").
     """
     try:
         yield
@@ -91,7 +93,7 @@ def best_effort(stream: TextIO) -> Iterator[None]:
 
 
 def flush_at_exit() -> None:
-    """Drops what the standard streams cannot write; Python would try once more when it ends, and exit with 120."""
+    """Drops what the standard streams cannot write; Python would try again at exit, and end with code 120."""
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
@@ -102,7 +104,7 @@ def flush_at_exit() -> None:
 def drop_unwritten(stream: TextIO) -> None:
     """Empties the buffer of a stream that cannot be written.
 
-    Whoever flushes the stream next would fail on it: PyTorch does, before it starts a process that loads batches.
+    Otherwise the next flush would fail; PyTorch flushes before it starts a process that loads batches.
     """
     with suppress(OSError, ValueError, RuntimeError):  # ValueError: it is closed, or has no number
         number = stream.fileno()

@@ -5,6 +5,8 @@ Each function takes a result and the width of the terminal (None: no terminal, l
 
 from __future__ import annotations
 
+from functools import partial
+
 from rich.text import Text
 
 from dbbd_cli.cli.layout import Parts, Rows, grid, heading, listed, section, synthetic, verbatim
@@ -19,7 +21,7 @@ from dbbd_cli.cli.text import (
     task_name,
     wrapped,
 )
-from dbbd_cli.metrics import superlative
+from dbbd_cli.metrics import describe_with_best, superlative
 from dbbd_cli.paths import command_line, shown_path
 from dbbd_cli.services.results import Forecast, PlotResult, RunFacts, SmokeResult, TrainResult, ValidateResult
 from dbbd_cli.text import counted
@@ -58,11 +60,10 @@ def train(result: TrainResult, width: int | None) -> Parts:
 
 
 def _best(name: str, result: TrainResult) -> str:
-    """The value of the best epoch, and where another epoch had a better one, that too."""
-    text, best = metric(name, result.best.get(name)), result.best_values.get(name)
-    if best is None or best.epoch == result.best_epoch or best.value == result.best.get(name):
-        return text
-    return f"{text} ({superlative(name)}: {metric(name, best.value)} in epoch {best.epoch:,})"
+    best = result.best_values.get(name)
+    return describe_with_best(
+        name, result.best.get(name), (best.epoch, best.value) if best else None, partial(metric, name)
+    )
 
 
 def forecast(result: Forecast, width: int | None) -> Parts:

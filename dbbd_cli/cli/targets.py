@@ -1,4 +1,4 @@
-"""What a person gave in the place of a run folder or checkpoint, where it is neither."""
+"""Recognizes arguments that are neither a run folder nor a checkpoint, and says what they are."""
 
 from __future__ import annotations
 
@@ -6,29 +6,27 @@ import os
 from pathlib import Path
 
 from dbbd_cli.cli.options import existing
+from dbbd_cli.data.image_formats import FORMAT_OF_SUFFIX
 from dbbd_cli.errors import CheckpointError
 from dbbd_cli.paths import command_line, shown_path
 
-_DATA = frozenset(
-    {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".heic", ".avif"}
-    | {".ply", ".npz", ".npy", ".las", ".laz", ".pcd", ".xyz", ".obj", ".csv"}
-)
+_DATA = frozenset({*FORMAT_OF_SUFFIX, *(".ply", ".npz", ".npy", ".las", ".laz", ".pcd", ".xyz", ".obj", ".csv")})
 _OTHER = frozenset({".json", ".jsonl", ".log", ".txt", ".html", ".svg", ".pdf", ".md", ".py"})
 _RUN_FILES = ("splits.json", "history.jsonl", "ckpt.pth", "best_model.pth")
 _HINT = "Give a run folder, such as runs/<time>-<name>, or a checkpoint file (.pth) in one."
 _MOST_ENTRIES = 10_000
-"""Entries of a folder that are looked at: more are not needed to see what it holds."""
+"""Entries of a folder that are examined: enough to see what it holds."""
 
 
 def run_or_checkpoint(target: Path, *, any_file: bool = False) -> Path:
-    """The target, if it may be a run folder or a checkpoint; whether it is a good one is for the service to find out.
+    """Returns the target if it may be a run folder or a checkpoint; the service finds out whether it is valid.
 
     Args:
-        target: what was given.
-        any_file: whether any file of a run folder stands for the run.
+        target: the argument.
+        any_file: whether any file of a run folder means the run.
 
     Raises:
-        CheckpointError: there is no such file or folder, or it is something else, and the message says what.
+        CheckpointError: it does not exist, or is something else; the message says what.
     """
     from dbbd_cli.config.shipped import shipped_configs
 
@@ -43,7 +41,7 @@ def run_or_checkpoint(target: Path, *, any_file: bool = False) -> Path:
 
 
 def _folder(folder: Path) -> tuple[str, str]:
-    """What a folder is that is no run, and what to give instead; nothing where it may be a run."""
+    """What a folder is if it is not a run, and what to give instead; empty if it may be a run."""
     if _is_run(folder):
         return "", ""
     entries = _entries(folder)
@@ -61,14 +59,14 @@ def _folder(folder: Path) -> tuple[str, str]:
 
 
 def _file(file: Path, any_file: bool) -> tuple[str, str]:
-    """What a file is that is no checkpoint, and what to give instead; nothing where it may be a checkpoint."""
+    """What a file is if it is not a checkpoint, and what to give instead; empty if it may be a checkpoint."""
     suffix = file.suffix.lower()
     in_run = _is_run(file.parent)
     if any_file and in_run:
         return "", ""
     home = f"Give the run folder instead: {shown_path(file.parent)}" if in_run else _HINT
     if file.name.startswith("events.out.tfevents"):
-        return "a file of TensorBoard events, not a checkpoint", home
+        return "a TensorBoard event file, not a checkpoint", home
     if suffix in (".yaml", ".yml") and in_run:
         return "the configuration of a run, not a checkpoint", home
     if suffix in (".yaml", ".yml"):
@@ -80,7 +78,7 @@ def _file(file: Path, any_file: bool) -> tuple[str, str]:
 
 
 def _is_run(folder: Path) -> bool:
-    return any(os.path.isfile(folder / name) for name in _RUN_FILES)  # noqa: PTH113 - a Path raises where it may not look
+    return any(os.path.isfile(folder / name) for name in _RUN_FILES)  # noqa: PTH113 - a Path raises without permission
 
 
 def _entries(folder: Path) -> list[Path]:

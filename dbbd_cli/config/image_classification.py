@@ -55,7 +55,7 @@ class ImageDataConfig(Section):
         "synthetic",
         description="folder: one sub-folder per class; classes: a folder for each class; "
         "urls: a CSV of URL and label, rendered as QR codes; synthetic: generated URLs, rendered as QR codes; "
-        "where it is left out, path implies folder or, if it is a file, urls, and classes implies classes",
+        "if omitted, path implies folder or, for a file, urls, and classes implies classes",
     )
     path: NotEmpty | None = Field(None, description="the folder (source folder) or the CSV file (source urls)")
     classes: dict[NotEmpty, NotEmpty] | None = Field(None, description="class name to folder (source classes)")
@@ -106,8 +106,8 @@ class ImageDataConfig(Section):
 
 
 def _is_table(path: str) -> bool:
-    """Whether the path of the data is that of a CSV file, there or not, and not that of a folder."""
-    path = os.path.expanduser(path)  # noqa: PTH111 - a Path raises where its name is too long
+    """Whether the path of the data is that of a CSV file, existing or not, rather than a folder."""
+    path = os.path.expanduser(path)  # noqa: PTH111 - a Path raises if its name is too long
     return os.path.isfile(path) or (path.lower().endswith(".csv") and not os.path.isdir(path))  # noqa: PTH112, PTH113
 
 
@@ -153,7 +153,7 @@ class ImageClassificationConfig(Section):
     )
 
     bf16_on_cpu: ClassVar[bool] = True
-    """Whether `run.precision: auto` takes bf16 on CPUs that have instructions for it."""
+    """Whether `run.precision: auto` chooses bf16 on CPUs that have instructions for it."""
 
     task: Literal["image_classification"] = Field(description="kind of training")
     seed: Annotated[int, Field(ge=0, lt=2**63)] = Field(42, description="seed for all random choices")

@@ -32,7 +32,7 @@ class Override:
 
     Attributes:
         key: the dotted key, such as "training.epochs".
-        value: the value, already parsed, or what was typed.
+        value: the value, already parsed, or `Typed`.
         origin: how errors call it, such as "--epochs".
     """
 
@@ -43,7 +43,7 @@ class Override:
 
 @dataclass(frozen=True)
 class Typed:
-    """The VALUE of `--set KEY=VALUE`. What it stands for depends on the type of the setting, which the schema knows."""
+    """The VALUE of `--set KEY=VALUE`. Its meaning depends on the type of the setting, which the schema knows."""
 
     text: str
 
@@ -51,8 +51,8 @@ class Typed:
 def parse_override(text: str) -> Override:
     """Splits the "KEY=VALUE" of `--set`.
 
-    A setting whose type is text takes VALUE as it stands, character for character, except that `null` is null where
-    the setting may be null. For all others VALUE is YAML.
+    A setting whose type is text takes VALUE literally, except that `null` is null if the setting may be null. For all
+    others VALUE is YAML.
 
     Raises:
         ConfigError: KEY or "=" is missing.
@@ -71,12 +71,12 @@ def load_config(
 ) -> Config:
     """Loads the YAML file at the path `source`, or else the shipped config of that name.
 
-    Where an override says where the data is, but not its source, the file's `source: synthetic` gives way.
+    If an override says where the data is, but not its source, it replaces the file's `source: synthetic`.
 
     Args:
         source: path or name.
         overrides: values that replace those of the file.
-        tell: receives what else has been changed because of an override, in words.
+        tell: receives what else an override has changed, in words.
 
     Raises:
         ConfigError: the file cannot be read, or anything in it or in `overrides` is wrong.
@@ -114,9 +114,9 @@ def config_from_mapping(
 
 
 def _data_given(document: Document, overrides: Sequence[Override]) -> str:
-    """The key of an override that says where the data is, where the document says `source: synthetic`, or nothing.
+    """The key of an override that says where the data is, if the document says `source: synthetic`; otherwise empty.
 
-    That source is left out of the document, so that the schema finds the one that is implied.
+    That source is removed from the document, so that the schema derives the implied one.
     """
     values = document.values if isinstance(document.values, Mapping) else {}
     data = values.get("data")
@@ -218,13 +218,13 @@ def _validated(document: Document, overrides: Sequence[Override]) -> Config:
 
 
 def _schemas(values: Mapping[str, Any]) -> list[type[Config]]:
-    """The schema of the task, or all where the task is not known: what is wrong for every task is wrong for certain."""
+    """The schema of the task, or all schemas if the task is not known: what is wrong for every task is surely wrong."""
     task = values.get("task")
     return [SCHEMAS[task]] if isinstance(task, str) and task in SCHEMAS else list(SCHEMAS.values())
 
 
 def _value(override: Override, schemas: Sequence[type[Config]]) -> object:
-    """The override's value. What was typed is text for settings of that type, else YAML.
+    """The override's value. VALUE is text for settings of that type, otherwise YAML.
 
     Raises:
         ConfigError: it should be YAML, and cannot be read.
@@ -234,7 +234,7 @@ def _value(override: Override, schemas: Sequence[type[Config]]) -> object:
     text, types = override.value.text, [kind for schema in schemas for kind in types_at(schema, override.key)]
     if text == "null" and type(None) in types:
         return None
-    if str in types or not types:  # no types: the key is unknown, which is all that is to be said
+    if str in types or not types:  # no types: the key is unknown, which is reported on its own
         return text
     document = read_yaml(text, override.origin, inline=True)
     if document.problems:

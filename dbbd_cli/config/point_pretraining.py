@@ -57,7 +57,7 @@ class PointDataConfig(Section):
     source: Literal["folder", "synthetic"] = Field(
         "synthetic",
         description="folder: scenes as .pkl, .ply or .npz files, or as folders of .npy, in train, val and test "
-        "or all together; synthetic: generated furnished rooms; where it is left out, path implies folder",
+        "or all together; synthetic: generated furnished rooms; if omitted, path implies folder",
     )
     path: NotEmpty | None = Field(None, description="the folder (source folder)")
     synthetic_scenes: Annotated[int, Field(ge=3, le=100_000)] = Field(
@@ -69,8 +69,8 @@ class PointDataConfig(Section):
     split: SplitConfig = section("shares of the splits, where the folder is not divided")
     follow_links: Literal["scenes", "all"] = Field(
         "scenes",
-        description="scenes: links to scenes, wherever they lead; all: also links within the folder of a scene that "
-        "lead out of it, as the caches of Hugging Face and git-annex have them (source folder)",
+        description="scenes: follow links to scenes, wherever they point; all: also links inside a scene folder that "
+        "point outside it, as in the caches of Hugging Face and git-annex (source folder)",
     )
     max_train_scenes: Count | None = Field(None, description="first scenes of the training split, by name; null: all")
     max_val_scenes: Count | None = Field(None, description="first scenes of the validation split; null: all")
@@ -98,8 +98,8 @@ class PointDataConfig(Section):
     )
     ignore_labels: list[Annotated[int, Field(ge=-(2**31), lt=2**31)]] | None = Field(
         None,
-        description="labels that are no classes, such as [0, 255]; negative ones and NaN never are; null: the largest "
-        "value of unsigned 8-bit and 16-bit labels (255, 65535), where all others are smaller by 2 or more; []: none",
+        description="labels that are not classes, such as [0, 255]; negative ones and NaN never are; null: the largest "
+        "value of unsigned 8-bit and 16-bit labels (255, 65535) if all others are smaller by 2 or more; []: none",
     )
     num_workers: Annotated[int, Field(ge=0, le=256)] = Field(
         4, description="number of processes that load batches; 0: load them in the training process"
@@ -234,7 +234,7 @@ class PointPretrainingConfig(Section):
     )
 
     bf16_on_cpu: ClassVar[bool] = False
-    """Whether `run.precision: auto` takes bf16 on CPUs that have instructions for it: here it is slower than fp32."""
+    """Whether `run.precision: auto` chooses bf16 on CPUs that have instructions for it: here it is slower than fp32."""
 
     task: Literal["dbbd"] = Field(description="kind of training")
     seed: Annotated[int, Field(ge=0, lt=2**63)] = Field(42, description="seed for all random choices")
@@ -252,7 +252,7 @@ class PointPretrainingConfig(Section):
 
     @property
     def set_by_small_mode(self) -> frozenset[str]:
-        """The dotted keys that `small_mode` set, since nothing else was written there."""
+        """The dotted keys that `small_mode` set because the configuration did not."""
         return self._set_by_small_mode
 
     def __eq__(self, other: object) -> bool:

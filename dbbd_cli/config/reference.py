@@ -16,7 +16,7 @@ HEAD = """\
 
 Every key of a configuration file, with its default. `--set KEY=VALUE` replaces any of them on the command line, as in
 `dbbd train --config qr_cnn --set training.epochs=3 --set data.augment.rotation_degrees=0`.
-There, text is taken as it stands, except that `null` is null where a setting may be null; all other values are YAML.
+There, text is taken literally, except that `null` is null for settings that may be null; all other values are YAML.
 
 This page is made from the schema with `make docs`.
 """

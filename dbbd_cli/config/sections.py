@@ -51,7 +51,7 @@ def settings(schema: type[Section]) -> Iterator[tuple[tuple[str, ...], FieldInfo
 
 
 def types_at(schema: type[Section], key: str) -> list[Any]:
-    """The types that a value of the dotted key may have; none where the schema has no such key."""
+    """The types that a value of the dotted key may have; empty if the schema has no such key."""
     types: list[Any] = [schema]
     for part in key.split("."):
         inner = []
@@ -81,7 +81,7 @@ def section(description: str) -> Any:
 
 
 def is_set(values: Mapping[str, Any], name: str) -> bool:
-    """Whether a section that is not checked yet has a value at a key."""
+    """Whether a section that has not been validated yet has a value for a key."""
     return values.get(name) is not None
 
 

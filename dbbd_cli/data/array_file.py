@@ -18,7 +18,7 @@ _PART_BYTES = 1 << 20
 _MAX_DIRECTORY_BYTES = 1 << 22
 """Largest list of an archive's entries that is read; an entry takes about 60 bytes, and ten times as many in memory."""
 _PARSING = threading.Lock()
-"""Python's own parser, which reads the headers, can fail in two threads at once (SystemError, up to Python 3.12)."""
+"""Python's own parser, which reads the headers, is not thread-safe (SystemError, up to Python 3.12)."""
 _NO_ARRAY = "is no array in the format of NumPy, or has a damaged header"
 _T = TypeVar("_T")
 
@@ -39,7 +39,7 @@ def npz_names(path: Path) -> list[str]:
 
     Raises:
         OSError: the file cannot be read.
-        ValueError: it is no archive.
+        ValueError: it is not an archive.
     """
     return _from_archive(path, lambda archive: list(map(_name, archive.infolist())))
 
@@ -47,12 +47,12 @@ def npz_names(path: Path) -> list[str]:
 def read_npz(path: Path, names: Collection[str], max_values: int) -> dict[str, np.ndarray]:
     """Reads those arrays of an archive whose names, in lower case, are among `names`.
 
-    How far an array was compressed does not matter: no more is unpacked than its header announces, which is at most
+    The compression ratio does not matter: no more is unpacked than the header of an array declares, which is at most
     `max_values` numbers.
 
     Raises:
         OSError: the file cannot be read.
-        ValueError: it is no archive, or an array in it cannot be used; the message says which.
+        ValueError: it is not an archive, or an array in it cannot be used; the message says which.
     """
 
     def read(archive: zipfile.ZipFile) -> dict[str, np.ndarray]:
@@ -93,7 +93,7 @@ def _from_archive(path: Path, read: Callable[[zipfile.ZipFile], _T]) -> _T:
         except Exception as error:  # of any kind: zipfile meets damaged archives with a dozen of them
             if type(error) in (ValueError, MemoryError):
                 raise
-            raise ValueError("is no archive of arrays, or a damaged one") from error
+            raise ValueError("is not an archive of arrays, or is damaged") from error
 
 
 def _read_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:

@@ -14,16 +14,16 @@ MARK = "dbbd-cache.txt"
 
 
 def cache_folder(configured: str | None) -> Path:
-    """The folder of `data.cache_dir`; without one `$DBBD_CACHE_DIR`, or the platform's place for caches.
+    """The folder of `data.cache_dir`, or else `$DBBD_CACHE_DIR`, or else the platform's cache folder.
 
-    Where that cannot be written to, as in a container whose user has no home folder, it is a folder of the user's own
-    among the temporary files.
+    If the latter cannot be written to, as in a container whose user has no home folder, it is a private folder in the
+    system's temporary folder.
 
     Raises:
-        DiskError: there is no place for caches.
+        DiskError: no folder can be used.
     """
     if chosen := configured or os.environ.get("DBBD_CACHE_DIR"):
-        return Path(os.path.expanduser(chosen))  # noqa: PTH111 - a Path raises where there is no home
+        return Path(os.path.expanduser(chosen))  # noqa: PTH111 - a Path raises if there is no home
     usual = _usual_folder()
     if usual is not None and can_be_made(usual):
         return usual
@@ -38,7 +38,7 @@ def cache_folder(configured: str | None) -> Path:
 
 
 def fallback_note(configured: str | None) -> str:
-    """What to tell of the folder for caches where it is among the temporary files, else nothing."""
+    """The line to show if the cache folder is in the system's temporary folder; otherwise empty."""
     if configured or os.environ.get("DBBD_CACHE_DIR"):
         return ""
     folder, usual = cache_folder(None), _usual_folder()
@@ -52,7 +52,7 @@ def fallback_note(configured: str | None) -> str:
 
 
 def _usual_folder() -> Path | None:
-    """The platform's place for caches; None where it is below a home folder and there is none."""
+    """The platform's cache folder; None if it is in the home folder and there is none."""
     try:
         if sys.platform == "win32":
             return Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local") / "dbbd" / "cache"

@@ -1,8 +1,8 @@
 """Checksums at the end of a large file of pixels, so that damage is found before anything is computed from it.
 
-Behind the content lie the CRC-32 of each of its blocks, the time of writing, and a CRC-32 of these and of the file's
-name, so that a file of the same size under the name of another is found too. Checking reads the whole file once, with
-several threads: its speed is that of the disk, or a few gigabytes a second from memory.
+The content is followed by the CRC-32 of each of its blocks, the time of writing, and a CRC-32 of these and of the name
+of the file, so that a file of the same size under another name is found too. Verifying reads the whole file once, in
+several threads, at the speed of the disk, or at a few gigabytes per second from memory.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ BLOCK_BYTES = 4 << 20
 _MAX_THREADS = 8
 _MAGIC = b"dbbdcrc1"
 _END = struct.Struct("<QI8s")
-"""Time of writing in nanoseconds since 1970, CRC-32 of the name and of what lies before it, `_MAGIC`."""
+"""Time of writing in nanoseconds since 1970, CRC-32 of the name, the block checksums and this time, `_MAGIC`."""
 
 
 def append_checksums(path: Path, name: str | None = None, written: int | None = None) -> None:
@@ -40,7 +40,7 @@ def append_checksums(path: Path, name: str | None = None, written: int | None = 
 
 
 def size_with_checksums(size: int) -> int:
-    """The size of a file whose content has `size` bytes, with the checksums, in bytes."""
+    """The size in bytes, with the checksums, of a file whose content has `size` bytes."""
     return size + 4 * -(-size // BLOCK_BYTES) + _END.size
 
 
@@ -56,26 +56,26 @@ def has_checksums(path: Path) -> bool:
 
 
 def written_ns(path: Path, size: int) -> int | None:
-    """When a file whose content has `size` bytes was written, in nanoseconds since 1970; None where that is damaged."""
+    """When a file whose content has `size` bytes was written, in nanoseconds since 1970; None if that is damaged."""
     found = _stored(path, size)
     return found and found[1]
 
 
-def is_intact(path: Path, size: int) -> bool:
-    """Whether the content, `size` bytes, is that of which the checksums were taken.
+def checksums_match(path: Path, size: int) -> bool:
+    """Whether the content, `size` bytes, matches its checksums.
 
     Raises:
         OSError: the file cannot be read.
     """
     found = _stored(path, size)
-    # Compared one by one: the first damaged block ends the reading.
+    # Compared one by one: reading ends at the first damaged block.
     return found is not None and all(
         int(stored) == actual for stored, actual in zip(found[0], _checksums(path, size), strict=True)
     )
 
 
 def _stored(path: Path, size: int) -> tuple[np.ndarray, int] | None:
-    """The stored checksums and the time of writing, where they are intact themselves."""
+    """The stored checksums and the time of writing, if these are undamaged."""
     if path.stat().st_size != size_with_checksums(size):
         return None
     with path.open("rb") as file:
@@ -103,6 +103,6 @@ def _checksums(path: Path, size: int) -> Iterator[int]:
     threads = min(os.cpu_count() or 1, _MAX_THREADS)
     starts = range(0, size, BLOCK_BYTES)
     with ThreadPoolExecutor(threads) as pool:
-        # A few at a time: what is not asked for any more need not be read.
+        # A few at a time: blocks after a damaged one need not be read.
         for first in range(0, len(starts), 4 * threads):
             yield from pool.map(checksum, starts[first : first + 4 * threads])

@@ -49,6 +49,10 @@ def warn_of_unread(suffixes: Mapping[str, int], what: str, progress: Progress) -
     """
     if suffixes:
         total = sum(suffixes.values())
-        by_suffix = ", ".join(f"{count:,} {suffix}" for suffix, count in sorted(suffixes.items()))
         verb = "was" if total == 1 else "were"
-        progress.warn(f"{counted(total, what)} in formats that are not read {verb} left out: {by_suffix}.")
+        progress.warn(f"{counted(total, what)} in formats that are not read {verb} left out: {by_suffix(suffixes)}.")
+
+
+def by_suffix(suffixes: Mapping[str, int]) -> str:
+    """The number of files of each suffix in words, such as "2 .nef, 1 .psd"."""
+    return ", ".join(f"{count:,} {suffix}" for suffix, count in sorted(suffixes.items()))

@@ -1,8 +1,8 @@
-"""How a batch gets from a worker process to the main one: as one file in shared memory, by its name.
+"""How a batch gets from a worker process to the main process: as one file in shared memory, by its name.
 
-PyTorch would send each tensor through a socket that a thread of the worker serves, and nobody hears when that thread
-fails: a full /dev/shm, or a low limit on open files, would look like a worker that hangs. Here every failure is the
-worker's answer, and a batch takes one file descriptor instead of dozens.
+PyTorch would send each tensor through a socket served by a thread of the worker, whose errors are lost: a full
+/dev/shm, or a low limit on open files, would look like a worker that hangs. Here the worker returns every error, and a
+batch takes one file descriptor instead of dozens.
 """
 
 from __future__ import annotations
@@ -23,40 +23,41 @@ import torch
 
 from dbbd_cli.errors import DataError, DbbdError
 from dbbd_cli.limits import TOO_MANY_FILES, open_files_limit
+from dbbd_cli.text import counted
 
-SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - where Linux has it
+SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - its place on Linux
 PREFETCH = 2
-"""Batches that each worker makes ahead."""
+"""Batches that each worker prepares in advance."""
 _ALIGNMENT = 64
 
 
 def shared_folder() -> Path:
-    """Where batches are handed over: in memory where the system has a folder for that, else among temporary files."""
+    """Where batches are handed over: in shared memory if the system has it, otherwise in the temporary folder."""
     if SHARED_MEMORY.is_dir() and os.access(SHARED_MEMORY, os.W_OK | os.X_OK):
         return SHARED_MEMORY
     return Path(tempfile.gettempdir())
 
 
 class Handover:
-    """Writes the batches of a worker to files; the main process gets them back as tensors when it unpickles them.
+    """Writes the batches of a worker to files; unpickling in the main process turns them into tensors again.
 
     Args:
-        folder: where the files go, below `shared_folder()`.
-        num_workers: workers of the loader.
-        num_batches: batches of an epoch.
+        folder: folder of the files, in `shared_folder()`.
+        num_workers: number of workers of the loader.
+        num_batches: number of batches per epoch.
     """
 
     def __init__(self, folder: Path, num_workers: int, num_batches: int) -> None:
         self.folder = folder
         self.num_workers = num_workers
-        # Made ahead by each worker; the one that the main process works on, and the one that it is being given.
+        # Those prepared by each worker, the one in use by the main process, and the one being handed over.
         self.most = min(PREFETCH * num_workers + 2, num_batches)
-        # Before any worker starts: nothing of this loader lies there yet.
+        # Before any worker starts: this loader has written nothing yet.
         self.room = shutil.disk_usage(folder.parent).free
         self._written = 0
 
     def __call__(self, batch: Any) -> Any:
-        """What a worker sends in place of a batch: the batch in a file, or the error that prevents that."""
+        """What a worker sends instead of a batch: the batch in a file, or the error that prevents that."""
         if isinstance(batch, DbbdError):
             return batch
         storages: dict[tuple[int, int], torch.UntypedStorage] = {}
@@ -82,7 +83,7 @@ class Handover:
         try:
             with path.open("xb") as file:
                 file.writelines(padded)
-        except FileNotFoundError:  # the folder is gone: systemd empties /dev/shm when a user has logged out
+        except FileNotFoundError:  # the folder was removed: systemd empties /dev/shm when a user logs out
             return _Parcel(b"".join(padded), sizes, pieces)
         except OSError as error:
             with suppress(OSError):
@@ -91,7 +92,7 @@ class Handover:
         return _Parcel(str(path), sizes, pieces)
 
     def _too_little(self, size: int) -> DataError | None:
-        """The error where batches of this size will not fit, as many as there can be at once."""
+        """The error if as many batches of this size as there can be at the same time do not fit."""
         needed = self.most * size
         if needed <= self.room:
             return None
@@ -99,7 +100,7 @@ class Handover:
         place = self.folder.parent
         return DataError(
             f"{place} has {self.room / 1e6:,.1f} MB free, and batches of {size / 1e6:,.1f} MB from "
-            f"{self.num_workers} process{'' if self.num_workers == 1 else 'es'} need {needed / 1e6:,.1f} MB",
+            f"{counted(self.num_workers, 'process')} need {needed / 1e6:,.1f} MB",
             hint=_more_room(place, needed, fitting),
         )
 
@@ -128,7 +129,7 @@ def _more_room(place: Path, needed: int, fitting: int) -> str:
 
 
 def too_many_files(error: OSError) -> DataError:
-    """The error where this process may not open one file more."""
+    """The error for a process that cannot open another file."""
     return DataError(
         f"loading a batch failed: {error.strerror or error}",
         hint=f"raise the limit on open files ({open_files_limit()})",
@@ -148,7 +149,7 @@ class _Piece:
 
 @dataclass(frozen=True)
 class _Parcel:
-    """A batch on its way: where it was unpickled it is the batch again, or the OSError that prevents that."""
+    """A batch in transit: unpickling it gives the batch, or the OSError that prevents that."""
 
     source: str | bytes
     sizes: list[int]
@@ -181,7 +182,7 @@ def _unpacked(source: str | bytes, sizes: list[int], pieces: Any) -> Any:
 
 
 def _taken(path: str) -> np.ndarray:
-    """The content of a file, mapped into memory, and the file removed: the memory is freed with the last tensor."""
+    """Maps the content of a file into memory and removes the file: the memory is freed with the last tensor."""
     mapped = os.name == "posix"  # Windows cannot remove a file that is mapped
     content = np.asarray(np.memmap(path, np.uint8, mode="c")) if mapped else np.fromfile(path, np.uint8)
     with suppress(OSError):
@@ -202,7 +203,7 @@ def _as_bytes(storage: torch.UntypedStorage) -> torch.Tensor:
 
 
 def _map(value: Any, kind: type, function: Callable[[Any], Any]) -> Any:
-    """The same tuples, lists, dictionaries and dataclasses with all that is of a kind replaced."""
+    """Applies a function to all values of a type within nested tuples, lists, dicts and dataclasses."""
     if isinstance(value, kind):
         return function(value)
     if isinstance(value, tuple):

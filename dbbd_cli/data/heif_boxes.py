@@ -1,8 +1,8 @@
-"""A look at what a HEIC or AVIF file consists of, before its decoder reads it.
+"""Checks how many pixels a HEIC or AVIF file consists of before its decoder reads it.
 
-The size that such a file announces may be far below what is decoded: a grid can have any number of tiles, an image can
-be part of another any number of times, and AV1 data say once more how large they are. Boxes are those of ISO 14496-12
-and 23008-12, AV1 data those of the AV1 bitstream specification, section 5.5.
+The size that such a file declares may be far below what is decoded: a grid can have any number of tiles, an image can
+be part of another any number of times, and AV1 data declare their own size. Boxes are defined in ISO 14496-12 and
+23008-12, AV1 data in section 5.5 of the AV1 bitstream specification.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ _SEQUENCE_HEADER_BYTES = 512
 class _Box(NamedTuple):
     kind: bytes
     start: int
-    """Where the content begins."""
+    """Start of the content."""
     end: int
 
 
 def decoded_pixels(data: bytes) -> int:
-    """How many pixels a decoder goes over for the main image of a HEIC or AVIF file, with tiles and transparency.
+    """Number of pixels decoded for the main image of a HEIC or AVIF file, with tiles and transparency.
 
     Raises:
-        ImageFileError: the file consists of far too many pieces, or is made of itself.
+        ImageFileError: the file consists of far too many pieces, or contains itself.
     """
     reader = _Reader(data)
     try:
@@ -54,7 +54,7 @@ class _Reader:
         self._sizes: dict[int, int] = defaultdict(int)
         """Item to its pixels."""
         self._parts: dict[int, list[int]] = defaultdict(list)
-        """Item to those that it is made of."""
+        """Item to the items that it consists of."""
         self._extra: list[int] = []
         """Items that belong to others, such as their transparency."""
         self._main = 0
@@ -71,7 +71,7 @@ class _Reader:
 
     def _pixels_of(self, item: int, known: dict[int, int], depth: int) -> int:
         if depth > _DEEPEST:
-            raise ImageFileError("is made of itself, or of images that are made of too many others")
+            raise ImageFileError("contains itself, or images that are nested too deeply")
         if item not in known:
             parts = sum(self._pixels_of(part, known, depth + 1) for part in self._parts.get(item, ()))
             known[item] = self._sizes.get(item, 0) + parts
@@ -170,11 +170,11 @@ class _Reader:
                 parts.append(data[start : start + length] if length else data[start:])
                 total += len(parts[-1])
                 if total > 2 * len(self.data):
-                    raise ImageFileError("has items that lie over each other")
+                    raise ImageFileError("has overlapping items")
             yield item, parts
 
     def _pixels_of_tracks(self, moov: _Box) -> int:
-        """The pixels of the first picture of each track."""
+        """The pixels of the first frame of each track."""
         pixels = 0
         for trak in self._boxes(moov.start, moov.end):
             tables = self._inside(trak, b"mdia", b"minf", b"stbl") if trak.kind == b"trak" else {}
@@ -197,7 +197,7 @@ class _Reader:
         return found
 
     def _av1_pixels(self, payload: memoryview) -> int:
-        """The size of the largest picture that AV1 data announce, in pixels."""
+        """The size in pixels of the largest frame that AV1 data declare."""
         place = largest = 0
         while place < len(payload):
             self._count(1)
@@ -247,7 +247,7 @@ def _largest_frame(header: bytes) -> int:
     """The pixels of the largest frame that a sequence header of AV1 allows."""
     bits = _Bits(header)
     bits.take(3 + 1)
-    if bits.take(1):  # a header for a single picture
+    if bits.take(1):  # reduced header of a still picture
         bits.take(5)
     else:
         delay_bits = 0
@@ -272,7 +272,7 @@ def _largest_frame(header: bytes) -> int:
 
 
 class _Bits:
-    """Reads numbers of any number of bits; beyond the end, all bits are zero."""
+    """Reads numbers of any width in bits; all bits beyond the end are zero."""
 
     def __init__(self, data: bytes) -> None:
         self._value = int.from_bytes(data, "big")
@@ -284,7 +284,7 @@ class _Bits:
         return value & ((1 << count) - 1)
 
     def take_variable(self) -> int:
-        """A number after as many zeros as it has bits."""
+        """A number preceded by as many zeros as it has bits."""
         zeros = 0
         while self._left > 0 and not self.take(1):
             zeros += 1

@@ -3,7 +3,7 @@
 The cache of a data set is one file of shape (N, C, S, S), uint8: images, channels (1 where all are grey, else 3),
 height and width, and checksums at its end. Its name is a hash of the content of all its images and of the way they were
 prepared. A changed image therefore makes another file, and two runs, or two processes, can share one. The pixels are
-checked before they are used; what is damaged is prepared again. Where some images are bad, the file is
+verified before they are used; a damaged file is prepared again. Where some images are bad, the file is
 named by the good ones, and a small record under the name of all of them says which are bad, so that the next run
 neither tries them again nor misses the file.
 """
@@ -24,14 +24,13 @@ from pathlib import Path
 import numpy as np
 
 from dbbd_cli.data.cache_dir import make_cache_folder
-from dbbd_cli.data.checked_file import append_checksums, has_checksums, is_intact, size_with_checksums, written_ns
+from dbbd_cli.data.checked_file import append_checksums, checksums_match, has_checksums, size_with_checksums, written_ns
 from dbbd_cli.data.image_formats import reader_versions, suffix_of
 from dbbd_cli.data.image_processes import prepare_in_workers
 from dbbd_cli.data.image_refs import ImageRef as ImageRef
 from dbbd_cli.data.image_refs import hash_files as hash_files
 from dbbd_cli.data.image_refs import url_sha256 as url_sha256
 from dbbd_cli.data.image_worker import Problem, Shape, prepare_rows
-from dbbd_cli.data.pixel_rows import is_gray, keep_one_channel, keep_rows
 from dbbd_cli.errors import DiskError
 from dbbd_cli.files import passing_lock, read_file, remove_free_locks, repair_of, write_text
 from dbbd_cli.progress import Progress, Silent
@@ -43,10 +42,10 @@ CACHE_LIMIT_BYTES = 40 * 1024**3
 RECORD_SECONDS = 90 * 24 * 3600
 """Records of bad images are kept for so long; without one, the images are tried again."""
 BYTES_WORTH_A_BAR = 1 << 30
-"""Checking the pixels of a smaller cache takes less than a second."""
+"""Verifying the pixels of a smaller cache takes less than a second."""
 ROWS_PER_JOB = 64
 ROWS_WORTH_PROCESSES = 512
-"""Starting processes takes about half a second: fewer QR codes are rendered more quickly in this one."""
+"""Starting processes takes about half a second: fewer QR codes are rendered faster in this one."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +63,7 @@ class PreparedImages:
         return int(np.prod(self.shape))
 
     def written_ns(self) -> int | None:
-        """When the file was written, in nanoseconds since 1970; None where it is gone or damaged since."""
+        """When the file was written, in nanoseconds since 1970; None if it has been removed or damaged since."""
         try:
             return written_ns(self.path, self.num_bytes)
         except OSError:
@@ -76,13 +75,13 @@ class PreparedImages:
 
 
 def cached_images(refs: Sequence[ImageRef], size: int, cache_dir: Path, progress: Progress) -> PreparedImages | None:
-    """The prepared images, where that was done before, none of them was bad, and the pixels are intact.
+    """The prepared images, if all were prepared before and the pixels are undamaged; otherwise None.
 
     Args:
         refs: the images; all files, or all URLs.
         size: height and width in pixels.
         cache_dir: folder of the caches.
-        progress: warned of a damaged cache, which is removed.
+        progress: receives a warning about a damaged cache, which is removed.
     """
     return _usable_of(refs, size, cache_dir, {}, progress)
 
@@ -99,8 +98,8 @@ def prepare_images(
         refs: the images; all files, or all URLs.
         size: height and width in pixels.
         cache_dir: folder of the caches.
-        progress: told of every image, and warned of a damaged cache.
-        verify: whether the pixels of a cache are compared with their checksums, which reads all of them.
+        progress: receives each image, and a warning about a damaged cache.
+        verify: whether the pixels of an existing cache are verified, which reads all of them.
 
     Returns:
         The prepared images, without those that are unreadable.
@@ -140,7 +139,7 @@ def _done_before(
 def _usable_of(
     refs: Sequence[ImageRef], size: int, cache_dir: Path, problems: dict[int, str], progress: Progress | None
 ) -> PreparedImages | None:
-    """The cache of the images that are no problem, where it exists; given `progress`, with its pixels checked."""
+    """The cache of the good images, if it exists; its pixels are verified if `progress` is given."""
     found = (_of(refs, size, cache_dir, problems, channels) for channels in (1, 3))
     return next((prepared for prepared in found if _usable(prepared, progress)), None)
 
@@ -171,10 +170,10 @@ def _usable(prepared: PreparedImages, progress: Progress | None) -> bool:
         if progress is None:
             intact = written_ns(path, size) is not None
         elif size < BYTES_WORTH_A_BAR:
-            intact = is_intact(path, size)
+            intact = checksums_match(path, size)
         else:
-            with progress.phase("Checking the image cache", prepared.shape[0], unit="images", noun="images") as bar:
-                intact = is_intact(path, size)
+            with progress.phase("Verifying the image cache", prepared.shape[0], unit="images", noun="images") as bar:
+                intact = checksums_match(path, size)
                 bar.advance(prepared.shape[0])
         if intact:
             os.utime(path)  # the time of last use, by which old caches are removed
@@ -189,7 +188,7 @@ def _usable(prepared: PreparedImages, progress: Progress | None) -> bool:
 
 
 def _read_record(path: Path, refs: Sequence[ImageRef]) -> dict[int, str]:
-    """The bad ones among the images, where a record of these readers says so: others may read other images."""
+    """The bad images according to a record made with these readers: others may read other images."""
     try:
         record = json.loads(read_file(path))
         problems = {int(position): printable(str(reason)) for position, reason in record["problems"].items()}
@@ -216,7 +215,7 @@ def make_room(cache_dir: Path, needed: int, limit: int = CACHE_LIMIT_BYTES) -> N
                 record.unlink()
     files = []
     for file in cache_dir.glob("images-*.u8"):
-        with suppress(OSError):  # another process has just removed it, or it is not to be read
+        with suppress(OSError):  # another process has just removed it, or it cannot be read
             if not has_checksums(file):  # of an earlier version
                 file.unlink()
                 continue
@@ -244,9 +243,9 @@ def _fill(refs: Sequence[ImageRef], whole: PreparedImages, progress: Progress) -
         if len(found) == len(refs):
             return prepared
         if found:
-            keep_rows(temporary, whole.shape, [row for row in range(len(refs)) if row not in found])
-        if prepared.shape[1] > 1 and is_gray(temporary, prepared.shape):
-            keep_one_channel(temporary, prepared.shape)
+            _keep_rows(temporary, whole.shape, [row for row in range(len(refs)) if row not in found])
+        if prepared.shape[1] > 1 and _is_gray(temporary, prepared.shape):
+            _keep_one_channel(temporary, prepared.shape)
             prepared = _of(refs, whole.shape[2], whole.path.parent, problems, channels=1)
         append_checksums(temporary, prepared.path.name)
         temporary.replace(prepared.path)
@@ -265,7 +264,7 @@ def _prepare(path: Path, shape: Shape, refs: Sequence[ImageRef], progress: Progr
     title = "Rendering QR codes" if shape[1] == 1 else "Decoding images"
     jobs = [(start, refs[start : start + ROWS_PER_JOB]) for start in range(0, len(refs), ROWS_PER_JOB)]
     with progress.phase(title, len(refs), unit="images", noun="images") as bar:
-        # A picture from anywhere may crash its decoder, or keep it busy for ever: only other processes may meet it.
+        # An untrusted image may crash its decoder, or keep it busy forever: it is decoded in other processes only.
         if refs[0].path is None and (len(refs) < ROWS_WORTH_PROCESSES or (os.cpu_count() or 1) == 1):
             for start, part in jobs:
                 problems.update(prepare_rows(path, shape, enumerate(part, start)))
@@ -289,3 +288,32 @@ def _reserve(path: Path, size: int) -> None:
             os.posix_fallocate(file.fileno(), 0, size)
         else:
             file.truncate(size)
+
+
+def _keep_rows(path: Path, shape: Shape, rows: Sequence[int]) -> None:
+    """Moves the given rows to the front of the file and cuts off the rest."""
+    pixels = np.memmap(path, dtype=np.uint8, mode="r+", shape=shape)
+    for target, source in enumerate(rows):
+        if target != source:
+            pixels[target] = pixels[source]
+    pixels.flush()
+    del pixels
+    os.truncate(path, len(rows) * int(np.prod(shape[1:])))
+
+
+def _is_gray(path: Path, shape: Shape) -> bool:
+    """Whether all channels of all images are alike, as those of QR codes are."""
+    pixels = np.memmap(path, dtype=np.uint8, mode="r", shape=shape)
+    parts = (pixels[first : first + ROWS_PER_JOB] for first in range(0, len(pixels), ROWS_PER_JOB))
+    return all(bool((part == part[:, :1]).all()) for part in parts)
+
+
+def _keep_one_channel(path: Path, shape: Shape) -> None:
+    """Moves the first channel of each image to the front of the file and cuts off the rest: a third is read faster."""
+    pixels = np.memmap(path, dtype=np.uint8, mode="r+", shape=shape)
+    kept = pixels.reshape(-1)[: len(pixels) * shape[2] * shape[3]].reshape(len(pixels), shape[2], shape[3])
+    for row in range(len(pixels)):
+        kept[row] = pixels[row, 0].copy()
+    pixels.flush()
+    del pixels, kept
+    os.truncate(path, shape[0] * shape[2] * shape[3])

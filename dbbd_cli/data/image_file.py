@@ -32,7 +32,7 @@ MAX_SIDE = 100_000
 """Largest width and height: to make a picture small, PIL keeps 16 bytes for each pixel of a side."""
 
 MAX_DECODED_TIMES, MAX_DECODED_SLACK = 8, 1 << 22
-"""The parts of a HEIC or AVIF may have so many times its pixels, and so many more: tiles, transparency, depth."""
+"""Limit on the pixels of all parts of a HEIC or AVIF (tiles, transparency): a multiple of its size, plus slack."""
 
 MAX_RUN_LENGTH_PIXELS = 4_000_000
 """The same of a BMP that is compressed: PIL decodes it in Python, four million pixels in a second."""
@@ -41,9 +41,9 @@ _MOST_EXIF_TEXT = 100_000
 _STRIP_PIXELS = 1_000_000
 _DECODER_BYTES = {"WEBP": 12, "GIF": 4, "TIFF": 4, "HEIF": 4, "AVIF": 5}
 _NETPBM_BYTES = 6
-"""The same for each value of a NetPBM image: written as text it takes most."""
+"""The same for each value of a NetPBM image; plain text takes the most."""
 _PIL_NAMES = {"HEIC": "HEIF"}
-"""Formats that PIL calls otherwise."""
+"""Formats that have another name in PIL."""
 
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -76,7 +76,7 @@ def decode_image(data: bytes, suffix: str, size: int) -> np.ndarray:
 
     Raises:
         ImageFileError: the content is no image, is damaged, too large, or not what the suffix says.
-        MissingReaderError: the format is read only where an optional library is installed.
+        MissingReaderError: the format needs an optional library that is not installed.
     """
     announced = _known_format(data, suffix)
     try:

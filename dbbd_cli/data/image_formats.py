@@ -1,4 +1,4 @@
-"""Image formats: which are read, by which name and content they are known, and what the others are called."""
+"""Image formats: which are read, how their names and contents are recognized, and which others are known."""
 
 from __future__ import annotations
 
@@ -33,17 +33,16 @@ FORMAT_OF_SUFFIX = {
     ".avif": "AVIF",
     ".avifs": "AVIF",
 }
-"""Formats by the suffix of a file, in lower case. The first frame or page counts, or the
-main image of a HEIC."""
+"""Formats by the suffix of a file, in lower case. The first frame or page is used, or the main image of a HEIC."""
 
 OPTIONAL = {"HEIC", "AVIF"}
 """Formats that need more than the dependencies of the program."""
 _SAFE_LIBHEIF = (1, 23)
-"""Earlier versions decode data of any size, whatever size the file announces."""
+"""Earlier versions decode data of any size, whatever size the file declares."""
 HEIF_EXTRA = 'pip install "dbbd-cli[heif]"'
 
 HEAD_BYTES = 64
-"""How many bytes from the start of a file `image_format` and `unread_format` look at."""
+"""Number of bytes at the start of a file that `image_format` and `unread_format` need."""
 
 _CAMERAS = """
     3fr arw cr2 cr3 crw dcr dng erf fff gpr iiq k25 kdc mef mos mrw nef nrw orf pef raf raw rw2 rwl sr2 srf srw x3f
@@ -89,13 +88,13 @@ _UNREAD_STARTS = {
 
 
 def suffix_of(name: str) -> str:
-    """The suffix of a file's name in lower case, with its dot, as in the tables here; empty where there is none."""
+    """The suffix of a file's name in lower case, with its dot, as in the tables here; empty if there is none."""
     stem, dot, suffix = name.rpartition(".")
     return dot + suffix.lower() if stem and dot else ""
 
 
 def image_format(head: bytes) -> str | None:
-    """The image format that a file's first `HEAD_BYTES` bytes announce, one of `FORMAT_OF_SUFFIX`, or None."""
+    """The image format of a file that begins with `head` (`HEAD_BYTES` bytes), one of `FORMAT_OF_SUFFIX`, or None."""
     if head.startswith(b"\x89PNG\r\n\x1a\n"):
         return "PNG"
     if head.startswith(b"\xff\xd8\xff"):
@@ -115,14 +114,14 @@ def image_format(head: bytes) -> str | None:
         brands = {head[start : start + 4] for start in (8, *range(16, min(len(head), _box_size(head)) - 3, 4))}
         if brands & _AVIF_BRANDS:
             return "AVIF"
-        # A container of HEIF may hold pictures of other kinds; its reader tells.
+        # A HEIF container may hold images of other kinds; its reader finds out.
         if brands & _HEIC_BRANDS or head[8:12] in (b"mif1", b"msf1"):
             return "HEIC"
     return None
 
 
 def unread_format(head: bytes) -> str | None:
-    """The format, such as "PAM image", that a file's first bytes announce, where it is known but not read, or None."""
+    """The format, such as "PAM image", of a file that begins with `head`, if it is known but not read, or None."""
     if head[4:12] == b"ftypcrx ":
         return "raw file of a camera"
     return next((name for start, name in _UNREAD_STARTS.items() if head.startswith(start)), None)
@@ -140,7 +139,7 @@ def can_read(name: str) -> bool:
         try:
             import pillow_heif
 
-            # Thumbnails would be decoded in the place of large pictures, and need not look like them.
+            # Thumbnails would be decoded instead of large images, and need not look like them.
             pillow_heif.register_heif_opener(thumbnails=False, depth_images=False, aux_images=False, decode_threads=1)
         except ImportError:
             return False
@@ -153,7 +152,7 @@ def can_read(name: str) -> bool:
 
 
 def reader_versions(suffixes: set[str]) -> str:
-    """The versions of the libraries that decide which pictures with these suffixes can be read."""
+    """The versions of the libraries that determine which images with these suffixes can be read."""
     import PIL
 
     if can_read("HEIC") and any(FORMAT_OF_SUFFIX.get(suffix) == "HEIC" for suffix in suffixes):
@@ -164,12 +163,12 @@ def reader_versions(suffixes: set[str]) -> str:
 
 
 def how_to_read(name: str) -> str:
-    """What to do where `can_read` says that a format cannot be read."""
+    """What to install for a format that `can_read` rejects."""
     return HEIF_EXTRA if name == "HEIC" else 'pip install "pillow>=11.3"'
 
 
 def ways_to_read(suffixes: Iterable[str]) -> dict[str, str]:
-    """What to install to read images with these suffixes, for those where that is possible."""
+    """What to install for each of these suffixes that could be read then."""
     formats = {suffix: FORMAT_OF_SUFFIX.get(suffix, "") for suffix in sorted(suffixes)}
     return {suffix: how_to_read(name) for suffix, name in formats.items() if name in OPTIONAL and not can_read(name)}
 

@@ -1,4 +1,4 @@
-"""The files below the folder of a class: images, what should be one and is not, and the others. No image is decoded."""
+"""Lists the files in the folder of a class: images, files that should be images and are not, others. Decodes none."""
 
 from __future__ import annotations
 
@@ -24,11 +24,14 @@ LINKED_FOLDER = "is a link to a folder, which is not followed"
 
 
 def list_class(name: str, root: Path, setting: str) -> tuple[list[str], list[str], int, Counter[str]]:
-    """What lies below the folder of a class.
+    """Lists the folder of a class, with its subfolders.
 
     Returns:
-        The keys of the images and the problems, both sorted, the number of files that are no images, and of images in
-        formats that are not read, by suffix.
+        The keys of the images and the problems, both sorted, the number of files that are not images, and the number of
+        images in formats that are not read, by suffix.
+
+    Raises:
+        DataError: the folder is missing or unreadable.
     """
     keys: list[str] = []
     problems: list[str] = []
@@ -62,7 +65,7 @@ def list_class(name: str, root: Path, setting: str) -> tuple[list[str], list[str
 
 
 def _problem(entry: os.DirEntry[str], key: str, real_root: Path) -> str | None:
-    """Why an entry that looks like a sample cannot be one; None where it is an image, or nothing to do with images."""
+    """Why an entry that looks like a sample cannot be one; None if it is an image, or unrelated to images."""
     if entry.is_symlink():
         if is_linked_folder(entry):
             return LINKED_FOLDER
@@ -93,7 +96,7 @@ def _wrong_name(entry: os.DirEntry[str]) -> str | None:
     suffix = suffix_of(entry.name)
     if (
         announced is None
-        or announced == "PNM"  # three characters, which a text may begin with
+        or announced == "PNM"  # three characters, with which a text may begin
         or announced == FORMAT_OF_SUFFIX.get(suffix)
         or (announced == "TIFF" and suffix[1:] in UNREAD_SUFFIXES)  # raw files of many cameras are TIFF inside
     ):
@@ -111,8 +114,8 @@ def _is_unread(entry: os.DirEntry[str]) -> bool:
 
 
 def _head(entry: os.DirEntry[str]) -> bytes:
-    """The first bytes of a file; none of what is no file or cannot be read."""
-    if not _is_file(entry):  # opening a pipe would wait for ever
+    """The first bytes of a file; empty if it is not a file or cannot be read."""
+    if not _is_file(entry):  # opening a pipe would block forever
         return b""
     try:
         with open(entry.path, "rb") as file:  # noqa: PTH123 - a Path object per file is slow

@@ -21,7 +21,7 @@ from dbbd_cli.text import counted
 MAX_LISTED = 50
 """Problems that an error lists; the rest are counted."""
 MAX_NAMED = 8
-"""Classes that a line names; the rest are counted."""
+"""Classes that a message names; the rest are counted."""
 
 OnError = Literal["fail", "skip"]
 HINT_BAD_FILES = "repair or remove them, or leave them out with --set data.on_error=skip"
@@ -47,14 +47,14 @@ def make_manifest(
     Args:
         source: the classes and what could be samples.
         sample_per_class: most samples of a class; None for all.
-        tell_limit: whether to tell of classes that have fewer than that.
+        tell_limit: whether to report classes that have fewer than that.
         shares: shares of the splits train, val and test.
         group_by_host: whether URLs of the same host stay together.
         on_error: what unreadable images do: end the run, or be left out.
         image_size: height and width in pixels.
         cache_dir: folder of the caches.
         seed: seed of the draw.
-        progress: receives what is found.
+        progress: receives messages.
 
     Raises:
         DataError: images are unreadable and `on_error` is `fail`, or a class has too few.
@@ -86,7 +86,7 @@ def make_manifest(
     else:
         refs = [ImageRef(url_sha256(c.key), url=c.key) for c in candidates]
     if refs:
-        # The pixels are checked where they are used, in `prepare_manifest`.
+        # The pixels are verified before they are used, in `prepare_manifest`.
         prepared = prepare_images(refs, image_size, cache_dir, progress, verify=False)
         problems += [f"{refs[position].name}: {reason}" for position, reason in sorted(prepared.problems.items())]
         good = [position for position in range(len(refs)) if position not in prepared.problems]
@@ -124,10 +124,8 @@ def _tell_limit(classes: Sequence[str], labels: Sequence[int], limit: int, progr
 
 
 def _tell_left_out(source: Source, progress: Progress) -> None:
-    if source.ignored == 1:
-        progress.line("1 file that is no image was ignored.")
-    elif source.ignored:
-        progress.line(f"{source.ignored:,} files that are no images were ignored.")
+    if source.ignored:
+        progress.line(f"Files that are not images were ignored: {source.ignored:,}.")
     warn_of_unread(source.unread, "image", progress)
     for suffix, way in ways_to_read(source.unread).items():
         progress.warn(f"To read {suffix}: {way}")
@@ -220,7 +218,7 @@ def prepare_manifest(
 
 
 def _tell_changed_files(refs: Sequence[ImageRef], prepared: PreparedImages, progress: Progress) -> None:
-    """Tells where files are gone or have changed, so that only the cache still has their pixels."""
+    """Reports files that are missing or have changed, so that only the cache still has their pixels."""
     written = prepared.written_ns() or 0
     gone, later = 0, []
     for ref in refs:
@@ -235,10 +233,10 @@ def _tell_changed_files(refs: Sequence[ImageRef], prepared: PreparedImages, prog
     digests = hash_files([str(ref.path) for ref in later], progress) if later else []
     changed = gone + sum(digest != ref.sha256 for ref, digest in zip(later, digests, strict=True))
     if changed:
-        have = "is gone or has" if changed == 1 else "are gone or have"
+        have = "is missing or has" if changed == 1 else "are missing or have"
         progress.line(
-            f"{counted(changed, 'image file')} of {len(refs):,} {have} changed: the cache still holds their pixels as "
-            "they were when the run began, and these are used."
+            f"{counted(changed, 'image file')} of {len(refs):,} {have} changed: using the cached pixels, which are "
+            "those from when the run began."
         )
 
 

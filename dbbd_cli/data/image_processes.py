@@ -1,17 +1,16 @@
-"""Processes that prepare the rows of an image cache: the end of the pipe that asks, see `image_worker` for the other.
+"""Starts and supervises processes that prepare the rows of an image cache; `image_worker` is what they run.
 
-The processes are plain ones, not those of `multiprocessing`, which would run the caller's script a second time where
-it has no `if __name__ == "__main__"`.
+They are plain processes, not those of `multiprocessing`, which would run the caller's script a second time if it has
+no `if __name__ == "__main__"`.
 
-A process that dies, or that gives no sign of life for `IMAGE_SECONDS`, is replaced, and its job done once more. If that
-happens again while the new process works on some image, that image is the problem; the rest of the job goes on.
+A process that dies, or does not respond for `IMAGE_SECONDS`, is replaced, and its job repeated. If the new process is
+lost too while it works on an image, that image is reported as bad, and the rest of the job continues.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import tempfile
@@ -25,14 +24,15 @@ from dbbd_cli.data.image_refs import ImageRef
 from dbbd_cli.data.image_worker import Problem, Shape
 from dbbd_cli.data.running_time import RunningTime
 from dbbd_cli.errors import DataError
+from dbbd_cli.stopping import exit_reason
 
 MAX_WORKERS = 16
 IMAGE_SECONDS = 60.0
-"""After so long an image is given up: the largest that are read take a second or two."""
+"""Time limit for an image: the largest that are read take a second or two."""
 _START_SECONDS = 60.0
-"""After so long a process that has not begun to work is given up."""
+"""Time limit for a process to start working."""
 _REPORT_SECONDS = 1.0
-"""How often a process says which row it is at; when its job is done once more, it says so before each."""
+"""How often a process reports its current row; when its job is repeated, it reports each row."""
 
 # The search path is the parent's, as it is: unlike `-m`, this finds no module in the current folder that the parent
 # would not have found there.
@@ -46,13 +46,13 @@ _Rows = Sequence[tuple[int, ImageRef]]
 def prepare_in_workers(
     path: Path, shape: Shape, jobs: Sequence[tuple[int, Sequence[ImageRef]]]
 ) -> Generator[tuple[int, dict[int, Problem]], None, None]:
-    """Prepares the rows of each job, a start and its images, in one or several processes.
+    """Prepares the rows of each job, its first row and its images, in one or more processes.
 
     Yields:
-        For each job, in the order of their ends, the number of its rows and those that could not be prepared.
+        For each job, in order of completion, the number of its rows and those that could not be prepared.
 
     Raises:
-        DataError: a process cannot be started, or dies before it begins to work.
+        DataError: a process cannot be started, or dies before it starts working.
     """
     waiting: SimpleQueue[tuple[int, Sequence[ImageRef]]] = SimpleQueue()
     for job in jobs:
@@ -91,7 +91,7 @@ def prepare_in_workers(
 
 
 def _prepare_job(worker: _Worker, path: Path, shape: Shape, rows: _Rows) -> dict[int, Problem]:
-    """What `prepare_rows` does, in a process that is replaced when it dies or hangs; see the top of this module."""
+    """Does what `prepare_rows` does, in a process that is replaced when it dies or hangs; see above."""
     problems: dict[int, Problem] = {}
     again = False
     while rows:
@@ -121,8 +121,8 @@ class _LostError(Exception):
 
     Args:
         reason: what happened to it.
-        row: the row that it was at, None where it had not begun to work.
-        said: the last lines of what it printed.
+        row: its current row; None if it had not started working.
+        said: the last lines that it printed.
     """
 
     def __init__(self, reason: str, row: int | None, said: Sequence[str]) -> None:
@@ -133,11 +133,11 @@ class _LostError(Exception):
 
 
 class _ClosedError(Exception):
-    """Nobody waits for the images any more."""
+    """The images are no longer needed."""
 
 
 class _Worker:
-    """A process that prepares rows, seen from the one that asks; a new one takes its place when it is lost."""
+    """A process that prepares rows, as the main process sees it; it is replaced when it is lost."""
 
     def __init__(self, number: int) -> None:
         self.number = number
@@ -182,14 +182,14 @@ class _Worker:
         replies.put(b"")
 
     def prepare(self, path: Path, shape: Shape, rows: _Rows, *, report_each: bool) -> dict[int, Problem]:
-        """What `prepare_rows` does, in the process.
+        """Does what `prepare_rows` does, in the process.
 
         Raises:
             _LostError: the process died or hangs.
         """
         images = [[row, ref.sha256, ref.path, ref.url] for row, ref in rows]
         job = json.dumps([str(path), shape, 0.0 if report_each else _REPORT_SECONDS, images])
-        # In a thread: the pipe takes no more than some images when the process is stopped.
+        # In a thread: writing to the pipe blocks after a few images if the process is suspended.
         threading.Thread(target=self._send, args=(self.process, job.encode("ascii") + b"\n"), daemon=True).start()
         row: int | None = None
         limit = RunningTime(IMAGE_SECONDS if self._works else _START_SECONDS)
@@ -198,7 +198,7 @@ class _Worker:
                 reply = self._replies.get(timeout=limit.tick)
             except Empty:
                 if limit.over():
-                    raise self._lost(row, f"gave no sign of life for {limit.limit:g} s") from None
+                    raise self._lost(row, f"did not respond for {limit.limit:g} s") from None
                 continue
             if not reply.endswith(b"\n"):
                 raise self._lost(row, "")
@@ -212,34 +212,32 @@ class _Worker:
     @staticmethod
     def _send(process: subprocess.Popen[bytes], job: bytes) -> None:
         assert process.stdin is not None
-        with suppress(OSError, ValueError):  # it has died: its replies end; or it was closed here
+        with suppress(OSError, ValueError):  # it has died, which ends its replies, or it was closed here
             process.stdin.write(job)
             process.stdin.flush()
 
     def _lost(self, row: int | None, reason: str) -> _LostError:
         self.process.kill()
-        code = self.process.wait()
-        try:
-            status = signal.Signals(-code).name if code < 0 else f"exit code {code}"
-        except ValueError:
-            status = f"signal {-code}"
+        status = exit_reason(self.process.wait())
         self._log.seek(0)
         said = self._log.read().decode("utf-8", "replace").split("\n")
         lines = [line.strip()[:300] for line in said if line.strip()][-1:]
         return _LostError(reason or f"ended unexpectedly ({status})", row, lines)
 
     def useless(self, lost: _LostError) -> DataError:
-        """The error about a process that was lost before it began to work."""
+        """The error about a process that was lost before it started working."""
         return DataError(
-            f"process {self.number} for preparing images {lost.reason} before it began", hint=_HINT, details=lost.said
+            f"process {self.number} for preparing images {lost.reason} before it started",
+            hint=_HINT,
+            details=lost.said,
         )
 
     def restart(self) -> None:
-        """Takes another process in place of the one that was lost.
+        """Starts another process in place of the one that was lost.
 
         Raises:
             DataError: it cannot be started.
-            _ClosedError: there is no need for it any more.
+            _ClosedError: it is no longer needed.
         """
         with self._lock:
             if self._closed:
@@ -248,13 +246,13 @@ class _Worker:
             self._start()
 
     def kill(self) -> None:
-        """Ends the process, whatever state it is in; no other one is started."""
+        """Ends the process, whatever its state; it is not replaced."""
         with self._lock:
             self._closed = True
             self.process.kill()
 
     def close(self) -> None:
-        """Frees what the process held, once it was killed."""
+        """Frees the resources of the process after it has been killed."""
         self._free()
 
     def _free(self) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from dbbd_cli.data.findings import UNPRINTABLE, scan_folder, shortened
-from dbbd_cli.data.folder_entries import is_system_entry
+from dbbd_cli.data.folder_entries import by_suffix, is_system_entry
 from dbbd_cli.data.image_formats import FORMAT_OF_SUFFIX, can_read, ways_to_read
 from dbbd_cli.data.image_listing import LINKED_FOLDER, is_linked_folder, list_class
 from dbbd_cli.data.url_grammar import synthetic_urls
@@ -18,7 +18,7 @@ from dbbd_cli.errors import DataError
 from dbbd_cli.text import printable
 
 MAX_CLASSES = 10_000
-"""Most classes: an evaluation counts each pair of them, and a table whose labels are no classes has far more."""
+"""Most classes: an evaluation counts every pair, and a table whose labels are not classes has far more."""
 
 _SPLIT_NAMES = {"train", "training", "val", "valid", "validation", "test", "testing"}
 
@@ -46,7 +46,7 @@ class Source:
         candidates: all samples, sorted by label and key.
         roots: the folder of each class; empty where the samples are URLs.
         problems: what should be a sample and is not, one line each: "file: reason".
-        ignored: number of files that are no images by name or content; leftovers of systems are not counted.
+        ignored: number of files that are not images by name or content; system files are not counted.
         unread: number of images in formats that are not read, by suffix.
     """
 
@@ -63,7 +63,7 @@ def list_folder(path: Path) -> Source:
     """Lists a folder that has one sub-folder per class.
 
     Raises:
-        DataError: the folder is missing or unreadable, has fewer than two classes or too many, holds whole splits,
+        DataError: the folder is missing or unreadable, has fewer than two classes or too many, is divided into splits,
             or a class has no images.
     """
     names, problems, ignored = [], [], 0
@@ -83,7 +83,7 @@ def list_folder(path: Path) -> Source:
             hint="give each class a sub-folder with its images, and set data.path to the folder that holds these",
             details=shortened(sorted(problems)),
         )
-    _check_number(path, names, "give each class a sub-folder with its images; folders of single images are no classes")
+    _check_number(path, names, "give each class a subfolder with its images; folders of single images are not classes")
     _reject_splits(path, names)
     return _list_roots("folder", {name: path / name for name in sorted(names)}, "data.path", problems, ignored)
 
@@ -132,7 +132,7 @@ def list_urls(path: Path, url_column: str, label_column: str) -> Source:
     _check_number(
         path,
         names,
-        f"check that the column {label_column} holds classes; another one is named with --set data.label_column=NAME",
+        f"check that the column {label_column} holds classes; choose another with --set data.label_column=NAME",
     )
     label_of = {name: label for label, name in enumerate(names)}
     candidates = [Candidate(url, label_of[name]) for url, name in sorted(samples, key=lambda sample: sample[::-1])]
@@ -215,10 +215,9 @@ def _no_images(name: str, root: Path, problems: Sequence[str], unread: Mapping[s
             "or remove the class",
             details=shortened(problems),
         )
-    by_suffix = ", ".join(f"{count:,} {suffix}" for suffix, count in sorted(unread.items()))
     ways = [f"for {suffix}: {way}" for suffix, way in ways_to_read(unread).items()]
     return DataError(
-        f"class {name} has only images in formats that are not read in its folder {root}: {by_suffix}",
+        f"class {name} has only images in formats that are not read in its folder {root}: {by_suffix(unread)}",
         hint="; ".join([*ways, f"{'or ' if ways else ''}convert them, to JPEG or PNG for example"]),
         details=shortened(problems),
     )

@@ -1,7 +1,7 @@
-"""Preparing rows of an image cache, and the process that does so at the request of another, see `image_processes`.
+"""Prepares rows of an image cache, in this process or as a worker process of `image_processes`.
 
-A job is a line of JSON on the standard input of the process, its reply a line on the standard output, after lines that
-say which row it is at. JSON in ASCII keeps file names that are no valid Unicode.
+A job is a line of JSON on the standard input of the worker, its reply a line on the standard output, after lines that
+report the current row. JSON in ASCII keeps file names that are not valid Unicode.
 """
 
 from __future__ import annotations
@@ -62,13 +62,13 @@ def prepare_image(ref: ImageRef, size: int) -> np.ndarray:
 def prepare_rows(
     path: Path, shape: Shape, rows: Iterable[tuple[int, ImageRef]], begin: Callable[[int], None] | None = None
 ) -> dict[int, Problem]:
-    """Prepares rows of a cache file; returns those that could not be, with the reasons.
+    """Prepares rows of a cache file; returns those that could not be prepared, with the reasons.
 
     Args:
         path: the cache file.
         shape: its shape.
         rows: the rows, each with its image.
-        begin: told of each row before it is prepared.
+        begin: called with each row before it is prepared.
     """
     pixels = np.memmap(path, dtype=np.uint8, mode="r+", shape=shape)
     problems = {}
@@ -109,7 +109,7 @@ def main() -> None:
 
 
 def _answer(job: list[Any], replies: BinaryIO) -> None:
-    """Does a job; says at its beginning, and then every so often, which row it is at, and at the end what is bad."""
+    """Does a job; reports its current row at the start and at intervals, and the bad rows at the end."""
     path, shape, pause, images = job
     reported = float("-inf")
 

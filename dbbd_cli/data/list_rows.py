@@ -1,6 +1,6 @@
-"""Rows of bytes that hold lists, so that the length of each row depends on its content.
+"""Reads rows of bytes that contain lists, so that the length of each row depends on its content.
 
-Rows whose lists are as long as those of the row before them are found together, with NumPy; others one by one.
+Rows whose lists are as long as those of the row before are found together, with NumPy; others one by one.
 """
 
 from __future__ import annotations
@@ -12,21 +12,21 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
-# F: fields of a row that are no lists. L: its lists. R: rows of a piece.
+# F: fields of a row that are not lists. L: its lists. R: rows of a piece.
 
 _PIECE = 1 << 16
 """Most rows at a time."""
 _FEW = 64
-"""Fewer equal rows than this are not worth looking for."""
+"""Fewer equal rows than this are not worth searching for."""
 MOST_STEPS = 50_000_000
-"""Lists that are looked at one by one, in about ten seconds; an attempt to find equal rows counts for `_FEW`."""
+"""Lists that are read one by one, in about ten seconds; an attempt to find equal rows counts as `_FEW`."""
 _CODES = {"i1": "b", "u1": "B", "i2": "h", "u2": "H", "i4": "i", "u4": "I", "i8": "q", "u8": "Q"}
 _NEGATIVE = "has a list of negative length"
 _TRUNCATED = "is truncated"
 
 
 class ListError(ValueError):
-    """The rows cannot be followed; the message completes "the file …"."""
+    """The rows cannot be read; the message completes "the file …"."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Field:
 
     Attributes:
         dtype: type of the number.
-        length: type of the length that stands before a list; None where it is no list.
+        length: type of the length that precedes a list; None if it is not a list.
     """
 
     dtype: np.dtype
@@ -48,7 +48,7 @@ class Field:
 
 
 def end_of_rows(data: np.ndarray, start: int, count: int, fields: Sequence[Field]) -> int:
-    """The place after `count` rows of the bytes `data` that begin at `start`.
+    """The offset after `count` rows of the bytes `data` that begin at `start`.
 
     Raises:
         ListError: the rows do not end within the data, a length is negative, or too many lengths differ.
@@ -61,17 +61,17 @@ def end_of_rows(data: np.ndarray, start: int, count: int, fields: Sequence[Field
 def read_rows(
     data: np.ndarray, start: int, count: int, fields: Sequence[Field], values: np.ndarray | None = None
 ) -> tuple[list[np.ndarray], int]:
-    """Reads the fields of rows that are no lists.
+    """Reads the fields of rows that are not lists.
 
     Args:
-        data: bytes, uint8; the lengths of the lists are taken from them.
-        start: place of the first row.
+        data: bytes, uint8, from which the lengths of the lists are read.
+        start: offset of the first row.
         count: number of rows.
-        fields: what a row consists of.
-        values: bytes at the same places, which the fields are taken from instead of `data`.
+        fields: the fields of a row, in order.
+        values: bytes at the same offsets, from which the fields are read instead of `data`.
 
     Returns:
-        F arrays `(count,)`, and the place after the last row.
+        F arrays `(count,)`, and the offset after the last row.
 
     Raises:
         ListError: the rows do not end within the data, a length is negative, or too many lengths differ.
@@ -101,14 +101,14 @@ class _List:
     """A list within a row."""
 
     before: int
-    """Bytes between the end of the list before it, or the start of the row, and its length."""
+    """Bytes from the end of the previous list, or the start of the row, to its length."""
     length: np.dtype
     width: int
     """Bytes of an entry."""
 
 
 def _pieces(data: np.ndarray, start: int, count: int, fields: Sequence[Field]) -> Iterator[np.ndarray]:
-    """Where rows are, `(R, L + 2)` int64: the start of each, the end of each of its lists, and its own end."""
+    """Offsets of rows, `(R, L + 2)` int64: the start of each, the end of each of its lists, and its own end."""
     lists: list[_List] = []
     after = 0  # bytes since the last list
     for field in fields:
@@ -120,7 +120,7 @@ def _pieces(data: np.ndarray, start: int, count: int, fields: Sequence[Field]) -
     if count * sum(field.least_size for field in fields) > len(data) - start:
         raise ListError(_TRUNCATED)
     steps = 0
-    patience = ahead = _FEW  # rows that are looked at one by one, or together, next
+    patience = ahead = _FEW  # rows to read one by one, or together, next
     while count > 0:
         rows = _equal_rows(data, start, min(count, ahead), lists, after)
         steps += _FEW
@@ -138,7 +138,7 @@ def _pieces(data: np.ndarray, start: int, count: int, fields: Sequence[Field]) -
 
 
 def _equal_rows(data: np.ndarray, start: int, most: int, lists: Sequence[_List], after: int) -> np.ndarray:
-    """The first rows, as far as their lists are as long as those of the very first."""
+    """The first rows, as long as their lists have the same lengths as those of the very first."""
     first = _rows(data, start, 1, lists, after)
     size = int(first[0, -1]) - start
     most = min(most, (len(data) - start) // size)
@@ -153,7 +153,7 @@ def _equal_rows(data: np.ndarray, start: int, most: int, lists: Sequence[_List],
 
 
 def _rows(data: np.ndarray, start: int, count: int, lists: Sequence[_List], after: int) -> np.ndarray:
-    """The first rows, looked at one by one."""
+    """The first rows, read one by one."""
     buffer = data.data
     plan = [(entry.before, _unpacker(entry.length), entry.length.itemsize, entry.width) for entry in lists]
     lengths: list[int] = []

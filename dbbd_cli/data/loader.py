@@ -161,7 +161,7 @@ class BatchLoader:
         for keys, batch in zip(self._plan.batches, self._workers.batches(self._loader), strict=True):
             if isinstance(batch, DbbdError):
                 raise batch
-            # An OSError: the file that the batch came in is gone. Batches are the same wherever they are made.
+            # An OSError: the file of the batch was removed. Batches are the same in whichever process they are made.
             yield self.make(keys) if isinstance(batch, OSError) else batch
 
     def close(self) -> None:

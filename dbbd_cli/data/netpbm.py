@@ -1,6 +1,6 @@
 """Reads NetPBM images (PBM, PGM and PPM, plain and binary).
 
-Pillow reads these formats too, but most of them in Python, byte by byte: a file made for it takes minutes.
+Pillow reads these formats too, but most of them in Python, byte by byte: a malicious file takes minutes.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dbbd_cli.data.image_pieces import ImageFileError
 
 MAX_COMMENTS = 100_000
 _HEADER_BYTES = 100_000
-"""The header, with its comments, lies in so many bytes."""
+"""Largest size of the header, with its comments."""
 _COMMENT_OR_TOKEN = re.compile(rb"#[^\r\n]*|[^\s#]+")
 _COMMENT = re.compile(rb"#[^\r\n]*")
 _BLANKS = b" \t\r\n\v\f"
@@ -26,13 +26,13 @@ _VALUES_AT_ONCE = 1 << 20
 
 
 def netpbm_header(data: bytes) -> tuple[int, int, int, int, int]:
-    """What the first of the images in a NetPBM file is.
+    """Reads the header of the first image in a NetPBM file.
 
     Args:
         data: content of the file, which begins with P1 to P6.
 
     Returns:
-        The digit after the P, width, height, the value of white, and where the pixels begin.
+        The digit after the P, width, height, the value of white, and the offset of the pixels.
 
     Raises:
         ImageFileError: the header is damaged or incomplete.
@@ -59,9 +59,9 @@ def netpbm_header(data: bytes) -> tuple[int, int, int, int, int]:
 
 
 def read_netpbm(data: bytes) -> np.ndarray:
-    """The first of the images in a NetPBM file, `(H, W)` grey or `(H, W, 3)` RGB, uint8.
+    """Reads the first image in a NetPBM file, `(H, W)` gray or `(H, W, 3)` RGB, uint8.
 
-    The caller checks the size first, as `netpbm_header` gives it.
+    The caller first checks the size that `netpbm_header` returns.
 
     Raises:
         ImageFileError: the file is damaged or incomplete.
@@ -93,7 +93,7 @@ def _available(data: bytes, start: int, count: int, size: int) -> int:
 
 
 def _plain_values(data: bytes, start: int, count: int, white: int, *, digits: bool) -> np.ndarray:
-    """The first `count` numbers of a text, at most `white`; where `digits` is set, each of a single digit."""
+    """The first `count` numbers of a text, at most `white`; if `digits`, each is a single digit."""
     comments = data.count(b"#", start)
     if comments > MAX_COMMENTS:
         raise ImageFileError(f"has {comments:,} comments; at most {MAX_COMMENTS:,} are read")
@@ -116,7 +116,7 @@ def _plain_values(data: bytes, start: int, count: int, white: int, *, digits: bo
 
 
 def _numbers(text: bytes) -> tuple[np.ndarray, bool]:
-    """The numbers before any other text, int64, and whether there is none."""
+    """The numbers before any other text, int64, and whether there is no other text."""
     other = _OTHER_TEXT.search(text)
     if other:
         text = text[: other.start()]
@@ -125,7 +125,7 @@ def _numbers(text: bytes) -> tuple[np.ndarray, bool]:
 
 
 def _blocks(data: bytes, start: int) -> Iterator[bytes]:
-    """A text in blocks that end between two numbers, without comments."""
+    """Splits a text into blocks that end between two numbers, without comments."""
     while start < len(data):
         blank = _BLANK.search(data, start + _BLOCK_BYTES)
         end = blank.end() if blank else len(data)

@@ -13,7 +13,7 @@ _CHUNK = 16384
 _ORIENTING_NEIGHBORS = 8
 """Neighbours that a normal may be turned to; fewer than those that shape it, as sorting the edges takes long."""
 _KNOWN_NEIGHBORS = 8
-"""Points with a known normal that decide which way an estimated one looks."""
+"""Points with a known normal that determine the direction of an estimated one."""
 _FLAT = 1e-6
 """A neighbourhood is a line where its second largest variance is at most this part of the whole."""
 _APART = 1e-3
@@ -67,10 +67,10 @@ def estimate_normals(coord: np.ndarray, *, num_neighbors: int = 16, num_threads:
 
 
 def complete_normals(coord: np.ndarray, normal: np.ndarray, *, num_neighbors: int = 16) -> np.ndarray:
-    """Estimates the normals that are not known, consistently oriented with those that are.
+    """Estimates the unknown normals, oriented consistently with the known ones.
 
-    Where the nearest known normals look against the estimates for the same points, so does the estimate here, and is
-    turned: both follow the surface, and agree with each other all along it.
+    If the nearest known normals are opposite to the estimates for the same points, the estimate is flipped: both are
+    oriented consistently along the surface.
 
     Args:
         coord: coordinates, `(N, 3)`.
@@ -78,7 +78,7 @@ def complete_normals(coord: np.ndarray, normal: np.ndarray, *, num_neighbors: in
         num_neighbors: as for `estimate_normals`.
 
     Returns:
-        Normals of length 1, `(N, 3)` float32; those that are known are as they were.
+        Normals of length 1, `(N, 3)` float32; the known ones are unchanged.
     """
     known = normal.any(axis=1)
     if known.all():

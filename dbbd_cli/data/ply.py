@@ -1,6 +1,6 @@
-"""Reading the points of a PLY file, ASCII or binary, whatever properties it has, lists among them.
+"""Reads the points of a PLY file, ASCII or binary, with any properties, including lists.
 
-Every size that the header promises is checked against the file before anything is allocated.
+Every size that the header declares is checked against the file before anything is allocated.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from dbbd_cli.text import printable
 _MAX_DATA_LINE = 1 << 20
 _MAX_BLANK = 10_000
 _MAX_SKIPPED = 1_000_000
-"""Lines that are skipped before the points of a file in ASCII, in a second or so for so many."""
+"""Lines that are skipped before the points of an ASCII file; so many take about a second."""
 _MAX_ROWS = 100_000_000
-"""Rows with lists that are skipped before the points of a binary file, if all are alike in a second or so."""
+"""Rows with lists that are skipped before the points of a binary file; if all are alike, so many take a second."""
 _NOT_FINITE = re.compile(r"[-+]?(?:\d\.#[A-Za-z]+\d*|nan\([^()\s]*\))")
 """NaN and infinity as programs built with Microsoft's compilers write them: `-nan(ind)`, `1.#QNAN`, `-1.#IND`."""
 _MOST_LINES, _MOST_CHARACTERS = 1 << 16, 1 << 23
-"""Lines with lists that are looked at together, and about how much text."""
+"""Lines with lists that are read together, and about how much text."""
 
 
 def read_ply(path: Path, max_points: int) -> dict[str, np.ndarray]:
@@ -146,7 +146,7 @@ def _lines_of_numbers(lines: Iterator[str], element: Element) -> list[np.ndarray
 
 
 def _lines_with_lists(lines: Iterator[str], element: Element) -> list[np.ndarray]:
-    """The numbers of each line that belong to no list."""
+    """The numbers of each line that do not belong to a list."""
     fields = [Field(np.dtype(np.float64), None if p.length is None else np.dtype(np.int64)) for p in element.properties]
     found: list[list[np.ndarray]] = [[] for _ in element.numbers]
     done = 0
@@ -199,7 +199,7 @@ class _LineError(ValueError):
 
 
 def _lines(file: BinaryIO) -> Iterator[str]:
-    """The lines that are not blank, whichever way they end."""
+    """The lines that are not blank, with any line ending."""
     blank = 0
     text = io.TextIOWrapper(file, "latin1", newline=None)
     while line := text.readline(_MAX_DATA_LINE):

@@ -1,4 +1,4 @@
-"""The header of a PLY file: which elements follow, of how many rows and which properties."""
+"""Reads the header of a PLY file: its elements, with their properties and number of rows."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Property(Field):
 
 @dataclass(frozen=True)
 class Element:
-    """An element: so many rows of the same properties."""
+    """An element: `count` rows with the same properties."""
 
     name: str
     count: int
@@ -44,7 +44,7 @@ class Element:
 
     @property
     def has_lists(self) -> bool:
-        """Whether rows differ in length."""
+        """Whether rows may differ in length."""
         return any(p.length is not None for p in self.properties)
 
     @property
@@ -54,7 +54,7 @@ class Element:
 
     @property
     def numbers(self) -> list[Property]:
-        """The properties that are no lists."""
+        """The properties that are not lists."""
         return [p for p in self.properties if p.length is None]
 
 
@@ -62,16 +62,16 @@ def read_header(file: BinaryIO) -> tuple[Order, list[Element]]:
     """Reads the header; the file is left at the first byte after it.
 
     Returns:
-        The order of the bytes of a number, "=" for text, and the elements.
+        The byte order of the numbers, "=" for text, and the elements.
 
     Raises:
-        ValueError: it is no header of a PLY; the message says why.
+        ValueError: it is not a valid PLY header; the message says why.
     """
     start = file.read(5)
     newline = b"\r" if start[3:4] == b"\r" and start[4:] != b"\n" else b"\n"  # CR alone: Rhino
     file.seek(0)
     if _header_line(file, newline, _PART).rstrip() != b"ply":
-        raise ValueError("is no PLY file: it does not begin with the line ply")
+        raise ValueError("is not a PLY file: it does not begin with the line ply")
     order: Order | None = None
     elements: list[Element] = []
     lines_left, bytes_left = _MAX_HEADER_LINES, _MAX_HEADER_BYTES
@@ -79,7 +79,7 @@ def read_header(file: BinaryIO) -> tuple[Order, list[Element]]:
         line = _header_line(file, newline, bytes_left)
         bytes_left -= len(line) + _COST_OF_A_LINE
         if not line.endswith(newline):
-            raise ValueError("its header is truncated, or no header of a PLY")
+            raise ValueError("its header is truncated or invalid")
         match line.decode("latin1").split():
             case ["end_header"]:
                 if not order:
@@ -93,7 +93,7 @@ def read_header(file: BinaryIO) -> tuple[Order, list[Element]]:
                 elements.append(Element(name.lower(), int(count), []))
             case ["property", "list", length, kind, *name] if {length, kind} <= set(_TYPES) and name and elements:
                 if _TYPES[length].startswith("f"):
-                    raise ValueError("its header has a list whose length is no whole number")
+                    raise ValueError("its header has a list whose length is not a whole number")
                 assert order
                 elements[-1].properties.append(Property(_dtype(kind, order), _dtype(length, order), _joined(name)))
             case ["property", kind, *name] if kind in _TYPES and name and elements:
@@ -107,7 +107,7 @@ def read_header(file: BinaryIO) -> tuple[Order, list[Element]]:
 
 
 def _header_line(file: BinaryIO, newline: bytes, most: int) -> bytes:
-    """The next line with its end, or the first `most` bytes of it."""
+    """The next line with its ending, or its first `most` bytes."""
     if newline == b"\n":
         return file.readline(most)
     place, line = file.tell(), bytearray()
@@ -121,7 +121,7 @@ def _header_line(file: BinaryIO, newline: bytes, most: int) -> bytes:
 
 
 def _joined(words: list[str]) -> str:
-    """The name of a property, which some programs write with blanks."""
+    """The name of a property, which may contain spaces in the files of some programs."""
     return " ".join(words).lower()
 
 

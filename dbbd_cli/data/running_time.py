@@ -11,10 +11,10 @@ from types import FrameType
 
 
 class RunningTime:
-    """Adds up time in short ticks. A much longer gap means that the process was stopped (Ctrl-Z) or the machine slept.
+    """Adds up time in short ticks. A much longer gap means that the process or the machine was suspended.
 
     Args:
-        limit: seconds; `over` tells whether they have passed.
+        limit: seconds; `over` says whether they have passed.
     """
 
     def __init__(self, limit: float) -> None:
@@ -24,7 +24,7 @@ class RunningTime:
         self._last = time.monotonic()
 
     def over(self) -> bool:
-        """Whether the limit has passed; to be called about every `tick` seconds."""
+        """Whether the limit has passed; call it about every `tick` seconds."""
         now = time.monotonic()
         self._spent += min(now - self._last, 2 * self.tick)
         self._last = now
@@ -32,7 +32,7 @@ class RunningTime:
 
 
 class LateError(RuntimeError):
-    """The time of `alarm` has passed."""
+    """The time limit of `alarm` has passed."""
 
 
 def can_alarm() -> bool:
@@ -42,10 +42,10 @@ def can_alarm() -> bool:
 
 @contextmanager
 def alarm(seconds: float) -> Iterator[None]:
-    """Ends what is in it after so many seconds, 0 for never, in which this process ran.
+    """Raises `LateError` in its body after so many seconds in which this process ran; never if 0.
 
-    The loader's own limit also counts the time in which the whole run is stopped (Ctrl-Z), and it ends with the first
-    byte of a batch: it would wait for ever for the rest.
+    The loader's own limit also counts the time in which the run is suspended (Ctrl-Z), and ends with the first byte of
+    a batch: it would wait forever for the rest.
     """
     if not seconds or not can_alarm():
         yield

@@ -30,15 +30,14 @@ class Scene:
         name: what people call it.
         coord: (N, 3) float32, finite, shifted: x and y lie around 0, the lowest z is 0.
         shift: (3,) float64; `coord + shift` are the coordinates of the source.
-        normal: (N, 3) float32 of length 1, or 0 where none is known; None where no point has one.
+        normal: (N, 3) float32 of length 1, or 0 if unknown; None if no point has one.
         colour: (N, 3) float32, red, green and blue from 0 to 1, or None.
         segment: (N,) int64, the class of each point, or `IGNORE`; None where the scene has no labels.
         hierarchy: the tree that came with the scene, as nested dicts that nobody has checked; or None.
-        reserved_label: the label that stands for no class by convention: the largest value of the unsigned type that
-            the labels have, such as 255, where it occurs and stands apart from the others; else None. It is still in
-            `segment`; `without_reserved_label` takes it out.
-        unusable: the parts that the source has and that cannot be used (names of `scene_names`), and why. They are
-            None here, which matters only to those who need them.
+        reserved_label: the label that is not a class by convention: the largest value of the unsigned type of the
+            labels, such as 255, if it occurs and stands apart from the others; otherwise None. It is still in
+            `segment`; `without_reserved_label` removes it.
+        unusable: parts of the source (names of `scene_names`) that cannot be used, and why. They are None here.
     """
 
     name: str
@@ -57,7 +56,7 @@ class Scene:
         return len(self.coord)
 
     def without_reserved_label(self) -> Scene:
-        """The scene with `IGNORE` in the place of `reserved_label`."""
+        """The scene with `IGNORE` instead of `reserved_label`."""
         if self.segment is None or self.reserved_label is None:
             return self
         return replace(self, segment=np.where(self.segment == self.reserved_label, IGNORE, self.segment))
@@ -75,21 +74,21 @@ def make_scene(
 ) -> Scene:
     """Makes a scene of arrays of any numeric types, after checking them.
 
-    Only coordinates are indispensable. Another part that is wrong is left out and listed in `Scene.unusable`; a part
-    with no rows, or a single number, counts as missing.
+    Only coordinates are required. Any other part that is invalid is left out and listed in `Scene.unusable`; a part
+    without rows, or a single number, counts as missing.
 
     Args:
         name: what people call it.
         coord: (N, 3), anywhere.
         normal: (N, 3), of any length; those that are zero or not finite are unknown.
-        colour: (N, 3), or (N, 4) with an opacity, which is dropped; see `_zero_to_one` for their ranges.
-        segment: (N,) whole numbers; negative ones, also as types without a sign show them (2**32 - 1 for -1), and NaN
-            are to be ignored.
-        hierarchy: passed on as it is.
-        unusable: parts that could not even be read, and why.
+        colour: (N, 3), or (N, 4) with opacity, which is dropped; see `_zero_to_one` for the ranges.
+        segment: (N,) whole numbers; negative ones, also as unsigned types hold them (2**32 - 1 for -1), and NaN are
+            ignored.
+        hierarchy: passed on unchanged.
+        unusable: parts that could not be read, and why.
 
     Raises:
-        ValueError: the coordinates are no scene; the message says why, in plain words.
+        ValueError: the coordinates are invalid; the message says why, in plain words.
     """
     shifted, shift = _shifted(_finite(_table(coord, None, "coordinates", 3), "coordinates"))
     count = len(shifted)
@@ -174,16 +173,16 @@ def _unit(normal: np.ndarray, count: int) -> np.ndarray:
 
 
 _OUTSIDE = 0.005
-"""How far colors may lie outside their range, in parts of it: means and resampling leave 1.0000001, -1e-7, 255.4."""
+"""How far colors may be outside their range, relative to it: averaging and resampling give 1.0000001, -1e-7, 255.4."""
 _BRIGHTEST_FRACTION = 2.0
-"""Fractions below this are out of 1, and not out of 255, where they would all be black."""
+"""Fractions below this are on a scale to 1, not to 255, where they would all be black."""
 
 
 def _zero_to_one(colour: np.ndarray, count: int) -> np.ndarray:
     """Colors from 0 to 1, (N, 3) float32.
 
-    What stands for 1 depends on the largest value of the scene, not on its type: LAS tools hand on 8-bit values in
-    16-bit fields, and text has no types. It is 1 for fractions, else 255 where no value is larger, else 65,535.
+    Full brightness depends on the largest value of the scene, not on its type: LAS tools pass on 8-bit values in 16-bit
+    fields, and text has no types. It is 1 for fractions, otherwise 255 if no value is larger, otherwise 65,535.
     """
     colour = _finite(_table(colour, count, "colors", 3, 4)[:, :3], "colors")
     if colour.dtype == np.int8:  # there are no signed colors: its type was declared by mistake
@@ -217,13 +216,13 @@ def _classes(segment: np.ndarray, count: int) -> np.ndarray:
         segment = np.maximum(np.where(np.isnan(segment), IGNORE, segment), IGNORE)
         if not np.array_equal(segment, np.rint(segment)):
             raise ValueError("its labels are not whole numbers")
-    # Negative numbers in types without a sign, which a float rounds.
+    # Negative numbers in unsigned types; a float32 rounds them.
     unknown = np.logical_or.reduce(
         [(segment >= end - _WRAPPED) & (segment <= end) for end in ((2.0**32, 2.0**64) if is_float else (2**32, 2**64))]
     )
     classes = np.where(unknown, 0, segment)
     if classes.max() >= 2**31:
-        raise ValueError(f"its labels go up to {classes.max():g}, which are no classes")
+        raise ValueError(f"its labels go up to {classes.max():g}, too large for classes")
     classes = np.maximum(classes.astype(np.int64), IGNORE)
     classes[unknown] = IGNORE
     return classes
@@ -234,7 +233,7 @@ _APART = 2
 
 
 def stands_apart(label: int, others: Set[int]) -> bool:
-    """Whether a label is no continuation of the other ones, so that it may mean something else than a class."""
+    """Whether a label does not continue the others, so that it may mean something other than a class."""
     return label >= max(others, default=IGNORE) + _APART
 
 

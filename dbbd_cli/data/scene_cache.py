@@ -30,7 +30,7 @@ _VERSION = 3
 """To be raised when the same source and settings make other arrays."""
 _KIND = "scene"
 _NOTES = "notes"
-"""What is no array, as the bytes of a JSON object."""
+"""Name of the array with everything that is not an array, as the bytes of a JSON object."""
 _TREE = ("parent", "level", "center_idx", "indices", "indices_ptr")
 
 
@@ -87,7 +87,7 @@ class PreparedScene:
         segment: `(N,)` int32, -1 where the class is not known, or None.
         tree: the regions.
         reserved_label: a label in `segment` that by convention means "ignore", or None; see `Scene`.
-        unusable: parts that the source has and that cannot be used, and why; see `Scene`.
+        unusable: parts of the source that cannot be used, and why; see `Scene`.
     """
 
     coord: np.ndarray

@@ -42,7 +42,7 @@ COORD_FILE = "coord.npy"
 FOLDER_FILES = ("coord", "normal", "color", "segment20", "segment")
 """The arrays of such a folder, without `.npy`."""
 _MAX_VALUES = {COORD: 3 * MAX_POINTS, NORMAL: 3 * MAX_POINTS, COLOR: 4 * MAX_POINTS, SEGMENT: MAX_POINTS}
-"""Most values of each part; a color may have an opacity."""
+"""Most values of each part; colors may have an opacity."""
 _WIDTHS = {COORD: (3,), NORMAL: (3,), COLOR: (3, 4), SEGMENT: ()}
 """Numbers in a row of each part; none where a row is a number."""
 _SINGLE = (str, int, float, np.number)
@@ -54,15 +54,14 @@ _FIRST_HARMONIC = 0.5 / np.sqrt(np.pi)
 def read_scene(path: Path, *, keep_reserved_label: bool = False) -> Scene:
     """Reads a scene: a file `.pkl`, `.ply` or `.npz`, or a folder with `coord.npy`.
 
-    What the scene has beside coordinates and tree, and is damaged, does not keep it from being read: see
-    `Scene.unusable`.
+    Damage to anything other than coordinates and tree does not prevent reading: see `Scene.unusable`.
 
     Args:
         path: the file or folder.
         keep_reserved_label: whether points keep the label that means "ignore" by convention (`Scene.reserved_label`).
 
     Raises:
-        DataError: it cannot be read, or is no scene; the message names the file and the reason.
+        DataError: it cannot be read, or is not a scene; the message names the file and the reason.
     """
     scene = _read(path)
     return scene if keep_reserved_label else scene.without_reserved_label()
@@ -212,7 +211,7 @@ def _scene_of(
     Args:
         name: of the scene.
         names: of the arrays.
-        read: reads the array of a name, of at most so many values; raises a ValueError where it cannot be used.
+        read: reads the array of a name, of at most so many values; raises ValueError if it cannot be used.
         hierarchy: the tree.
     """
     found = find_arrays(names)

@@ -60,8 +60,8 @@ def make_scene_manifest(
         root: the folder.
         shares: shares of train, val and test, where the folder is not divided.
         max_scenes: most scenes of each split; None keeps all.
-        needs_colour: whether a scene without colors cannot be used.
-        needs_normals: whether a scene with damaged normals cannot be used; missing ones are estimated.
+        needs_colour: whether scenes without colors are refused.
+        needs_normals: whether scenes with damaged normals are refused; missing ones are estimated.
         follow_links: see `list_scenes`.
         on_error: whether scenes that cannot be used end the run, or are left out.
         settings: how scenes will be prepared.
@@ -77,7 +77,7 @@ def make_scene_manifest(
     for key, split in choose_scenes(source, shares, seed):
         by_split[split].append(key)
     if source.ignored:
-        progress.line(f"Files and folders that are no scenes were ignored: {source.ignored:,}.")
+        progress.line(f"Files and folders that are not scenes were ignored: {source.ignored:,}.")
     if source.linked:
         verb = "is a link" if source.linked == 1 else "are links"
         progress.line(f"{counted(source.linked, 'scene')} {verb} to places outside the folder.")

@@ -1,4 +1,4 @@
-"""The names that programs give to the parts of a scene, for columns of PLY files and for arrays alike.
+"""The names that programs give to the parts of a scene, in columns of PLY files and in arrays.
 
 `docs/formats.md` shows the same table, and which programs write which names.
 """
@@ -23,12 +23,12 @@ ARRAY_NAMES = {
     COLOR: ("color", "colors", "colour", "colours", "rgb", "rgba", "vertexcolors", "pointcolors"),
     SEGMENT: SEGMENT_NAMES,
 }
-"""Names of whole arrays, as `simplified` makes them; the first that a file has counts."""
+"""Names of arrays, in the form of `simplified`; the first one that a file has is used."""
 
 _AXES = ("x", "y", "z")
 _CHANNELS = ("red", "green", "blue")
 SPHERICAL_HARMONICS = ("fdc0", "fdc1", "fdc2")
-"""The constant part of the color of a Gaussian splat, which is no color yet."""
+"""The constant term of the color of a Gaussian splat, which is not a color yet."""
 COLUMN_NAMES = {
     COORD: (_AXES,),
     NORMAL: tuple(
@@ -43,13 +43,13 @@ COLUMN_NAMES = {
     ),
     SEGMENT: tuple((name,) for name in SEGMENT_NAMES),
 }
-"""Names of columns that together are a part of a scene, as `simplified` makes them."""
+"""Names of columns that together form a part of a scene, in the form of `simplified`."""
 
 _SEPARATORS = re.compile(r"[^a-z0-9]+")
 
 
 def simplified(name: str) -> str:
-    """A name in lower case and without what programs add or vary: `scalar_` of CloudCompare, underscores, blanks."""
+    """A name in lower case, without the prefix `scalar_` of CloudCompare, underscores, spaces and other separators."""
     short = _SEPARATORS.sub("", name.lower())
     while short.startswith("scalar") and short != "scalar":
         short = short.removeprefix("scalar")
@@ -57,13 +57,13 @@ def simplified(name: str) -> str:
 
 
 def find_arrays(names: Iterable[str]) -> dict[str, str]:
-    """Which of a file's arrays is which part of a scene: part to name. A part that the file lacks is left out."""
+    """Maps each part of a scene to the name of its array; parts that the file lacks are left out."""
     columns = {part: tuple((name,) for name in choices) for part, choices in ARRAY_NAMES.items()}
     return {part: found[0] for part, found in _find(columns, names).items()}
 
 
 def find_columns(names: Iterable[str]) -> dict[str, tuple[str, ...]]:
-    """Which of a file's columns are which part of a scene: part to names, in order of the axes or channels."""
+    """Maps each part of a scene to the names of its columns, in the order of the axes or channels."""
     return _find(COLUMN_NAMES, names)
 
 

@@ -11,7 +11,7 @@ from pathlib import Path, PurePath
 from typing import Literal
 
 from dbbd_cli.data.findings import UNPRINTABLE, scan_folder, shortened, why
-from dbbd_cli.data.folder_entries import is_system_entry
+from dbbd_cli.data.folder_entries import by_suffix, is_system_entry
 from dbbd_cli.data.scene_file import COORD_FILE, FOLDER_FILES, SCENE_SUFFIXES
 from dbbd_cli.data.split import SPLITS, assign_splits
 from dbbd_cli.data.unread_scans import unread_suffix
@@ -40,9 +40,9 @@ class SceneSource:
         root: the folder.
         candidates: all scenes, sorted by split and key.
         problems: what should be a scene and is not, one line each: "file: reason".
-        ignored: number of files and folders that are no scenes; those of systems, such as hidden ones, do not count.
-        unread: suffix to the number of scans in formats that are not read.
-        linked: number of scenes that lie outside the folder, where links lead to.
+        ignored: number of files and folders that are not scenes; system files, such as hidden ones, do not count.
+        unread: number of scans in formats that are not read, by suffix.
+        linked: number of scenes that are links to places outside the folder.
     """
 
     root: Path
@@ -60,7 +60,7 @@ class SceneSource:
 
 @dataclass
 class _Listing:
-    """What is found in a folder while it is looked through."""
+    """What has been found in a folder so far."""
 
     keys: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
@@ -69,26 +69,23 @@ class _Listing:
     linked: int = 0
 
 
-def list_scenes(
-    root: Path, setting: str = "data.path", *, follow_links: Literal["scenes", "all"] = "scenes"
-) -> SceneSource:
-    """Lists a folder that is divided into `train`, `val` and, perhaps, `test`, or holds scenes as they are.
+def list_scenes(root: Path, *, follow_links: Literal["scenes", "all"] = "scenes") -> SceneSource:
+    """Lists the folder of `data.path`: divided into `train`, `val` and optionally `test`, or undivided.
 
-    A scene is a file `.pkl`, `.ply` or `.npz`, or a folder with `coord.npy`. A link in the place of a scene is followed
-    wherever it leads: whoever made a folder of links has chosen these scenes.
+    A scene is a file `.pkl`, `.ply` or `.npz`, or a folder with `coord.npy`. A link to a scene is followed wherever it
+    points: whoever created a folder of links has chosen these scenes.
 
     Args:
         root: the folder.
-        setting: the setting that it comes from, for errors.
-        follow_links: `all` also follows links within the folder of a scene that lead out of it.
+        follow_links: `all` also follows links inside a scene folder that point outside it.
 
     Raises:
         DataError: the folder is missing or unreadable, has no scenes, or scenes beside its splits, or lacks a split.
     """
-    entries = scan_folder(root, setting)
+    entries = scan_folder(root, "data.path")
     names = {entry.name for entry in entries}
     if COORD_FILE in names:
-        raise DataError(f"{root} is a single scene", hint=f"set {setting} to the folder that holds it and others")
+        raise DataError(f"{root} is a single scene", hint="set data.path to the folder that holds it and others")
     # Not with Path, which raises where a link leads to a name that is too long.
     folders = [name for name in SPLITS if name in names and os.path.isdir(root / name)]  # noqa: PTH112
     if not folders or os.path.exists(root / folders[0] / COORD_FILE):  # noqa: PTH110
@@ -114,7 +111,7 @@ def list_scenes(
     candidates: list[SceneCandidate] = []
     for split in folders:
         part = _Listing()
-        _list(root / split, f"{split}/", scan_folder(root / split, setting), follow_links, part)
+        _list(root / split, f"{split}/", scan_folder(root / split, "data.path"), follow_links, part)
         if not part.keys:
             raise _no_scenes(root / split, part)
         candidates += [SceneCandidate(key, split) for key in sorted(part.keys)]
@@ -131,9 +128,8 @@ def _source(root: Path, candidates: list[SceneCandidate], found: _Listing) -> Sc
 
 def _no_scenes(folder: Path, found: _Listing) -> DataError:
     if found.unread:
-        formats = ", ".join(f"{count:,} {suffix}" for suffix, count in sorted(found.unread.items()))
         return DataError(
-            f"{folder} has scans only in formats that are not read: {formats}",
+            f"{folder} has scans only in formats that are not read: {by_suffix(found.unread)}",
             hint="save them as PLY, for example in CloudCompare or MeshLab, or with `pdal translate scan.las scan.ply`",
             details=shortened(sorted(found.problems)),
         )
@@ -208,7 +204,7 @@ _WHAT_IS_A_SCENE = f"a scene is a file {', '.join(SCENE_SUFFIXES)}, or a folder 
 def _list(
     folder: Path, prefix: str, entries: list[os.DirEntry[str]], follow_links: Literal["scenes", "all"], found: _Listing
 ) -> None:
-    """Adds what the entries of a folder are; their keys begin with `prefix`."""
+    """Adds the entries of a folder to what is found; their keys begin with `prefix`."""
     real_folder = Path(os.path.realpath(folder))
     for entry in entries:
         if is_system_entry(entry.name):
@@ -224,7 +220,7 @@ def _list(
 def _look_at(
     entry: os.DirEntry[str], prefix: str, real_folder: Path, follow_links: Literal["scenes", "all"], found: _Listing
 ) -> str:
-    """Adds an entry of a folder to what is found. What looks like a scene and cannot be one is a problem."""
+    """Adds an entry of a folder to what is found; returns why it cannot be a scene if it looks like one."""
     named = entry.name.lower().endswith(SCENE_SUFFIXES)
     if entry.is_dir():
         with os.scandir(entry.path) as opened:
@@ -234,7 +230,7 @@ def _look_at(
         outside = _link_out_of(entry.path, inside) if follow_links != "all" else None
         if outside:
             return (
-                f"has a link, {printable(outside)}, that leads out of its folder; if these files may be read, "
+                f"has a link, {printable(outside)}, that points outside its folder; to allow such links, add "
                 "--set data.follow_links=all"
             )
     elif not named:
@@ -248,9 +244,9 @@ def _look_at(
         return ""
     elif not entry.is_file():
         if not entry.is_symlink():
-            return "is no regular file"
+            return "is not a regular file"
         exists = Path(entry.path).exists()
-        return f"is a link to {'something that is no regular file' if exists else 'a missing file'}"
+        return f"is a link to {'something that is not a regular file' if exists else 'a missing file'}"
     if UNPRINTABLE.search(entry.name):
         return "its name has characters that cannot be shown; rename it, with plain text in UTF-8"
     found.keys.append(prefix + entry.name)
@@ -260,7 +256,7 @@ def _look_at(
 
 
 def _look_into(inside: Sequence[os.DirEntry[str]], found: _Listing) -> str:
-    """What is wrong with a folder that is no scene, if anything is."""
+    """Adds a folder that is not a scene to what is found; returns its problem, if any."""
     if any(file.name.endswith(".npy") for file in inside):
         return f"is a folder of arrays without {COORD_FILE}"
     if any(file.name.lower().endswith(SCENE_SUFFIXES) or Path(file.path, COORD_FILE).is_file() for file in inside):
@@ -272,7 +268,7 @@ def _look_into(inside: Sequence[os.DirEntry[str]], found: _Listing) -> str:
 
 
 def _link_out_of(folder: str, inside: Sequence[os.DirEntry[str]]) -> str | None:
-    """The first link among the arrays of a scene that leads out of its folder."""
+    """The first link among the arrays of a scene that points outside its folder."""
     real = Path(os.path.realpath(folder))
     for name in FOLDER_FILES:
         link = next((file for file in inside if file.name == f"{name}.npy" and file.is_symlink()), None)

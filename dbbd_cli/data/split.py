@@ -53,7 +53,7 @@ class Manifest:
     skipped: tuple[str, ...] = field(default=())
     """Files that were left out, with the reason."""
     limited_from: Mapping[str, int] = field(default_factory=dict, compare=False)
-    """Samples that there were in each split that a limit cut short; known when the manifest is made, and not stored."""
+    """Number of samples before a limit was applied, for each split that it reduced; known at creation, not stored."""
 
     def of(self, split: str) -> list[Sample]:
         """The samples of a split, in the manifest's order."""
@@ -194,8 +194,8 @@ def check_class_sizes(labels: Sequence[int], classes: Sequence[str]) -> None:
     raise DataError(
         f"{number} too small to be in the training, validation and test split",
         details=details,
-        hint=f"give each class at least {MIN_SAMPLES} samples, or leave it out; if these are no classes at all, "
-        "another column or folder was meant",
+        hint=f"give each class at least {MIN_SAMPLES} samples, or leave it out; if these are not classes at all, "
+        "choose another column or folder",
     )
 
 

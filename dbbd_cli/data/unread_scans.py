@@ -1,4 +1,4 @@
-"""Scans in formats that are not read, known by their names: they are counted, so that nobody misses them in silence."""
+"""Recognizes scans in formats that are not read by their names: they are counted instead of silently ignored."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ _SCAN_SUFFIXES = frozenset(
         *(".ply.gz", ".ply.zip", ".npz.gz", ".pkl.gz", ".las.gz", ".pcd.gz", ".xyz.gz", ".pickle"),
     }
 )
-"""Names of scans in formats that are not read end so."""
+"""Suffixes of scans in formats that are not read."""
 _TABLE_SUFFIXES = (".txt", ".csv")
-"""Names that may be those of scans, and of notes."""
+"""Suffixes of scans as well as of notes."""
 _FIRST_BYTES, _FEWEST_LINES = 4096, 10
 _WORD = re.compile(r"[^\W\dEe_]")
 _NUMBERS = re.compile(r"[-+]?\d+\.?\d*(?:[eE][-+]?\d+)?")
 
 
 def unread_suffix(entry: os.DirEntry[str]) -> str:
-    """How the name of a scan in a format that is not read ends; empty where it is none."""
+    """The suffix of a scan in a format that is not read; empty if the entry is not one."""
     name = entry.name.lower()
     suffixes = ["".join(PurePath(name).suffixes[-count:]) for count in (2, 1)]
     suffix = next((suffix for suffix in suffixes if suffix in _SCAN_SUFFIXES), "")
@@ -34,9 +34,9 @@ def unread_suffix(entry: os.DirEntry[str]) -> str:
 
 
 def _is_table(entry: os.DirEntry[str]) -> bool:
-    """Whether a text begins with many lines of three numbers or more, as points do, and notes and matrices do not."""
+    """Whether a text begins with many lines of three or more numbers, as points do, unlike notes and matrices."""
     try:
-        if not stat.S_ISREG(entry.stat().st_mode):  # opening a pipe would wait for ever
+        if not stat.S_ISREG(entry.stat().st_mode):  # opening a pipe would block forever
             return False
         with Path(entry.path).open("rb") as file:
             lines = file.read(_FIRST_BYTES).decode("latin1").splitlines()[:-1]

@@ -26,7 +26,7 @@ from dbbd_cli.data.handover import SHARED_MEMORY, Handover, shared_folder, too_m
 from dbbd_cli.data.running_time import LateError, alarm, can_alarm
 from dbbd_cli.errors import DataError
 from dbbd_cli.limits import TOO_MANY_FILES, open_files_limit
-from dbbd_cli.stopping import STOP_SIGNALS
+from dbbd_cli.stopping import STOP_SIGNALS, exit_reason
 from dbbd_cli.temporary import hold_folder, release, remove_strays, temporary_path
 
 _END = object()
@@ -45,7 +45,7 @@ class Workers:
         self._handover: Handover | None = None
 
     def handover(self, num_workers: int, num_batches: int) -> Handover:
-        """How the batches of the processes get here."""
+        """How the batches of the processes get to this one."""
         parent = shared_folder()
         remove_strays(parent)
         self._handover = Handover(temporary_path(parent / "dbbd"), num_workers, num_batches)
@@ -53,7 +53,7 @@ class Workers:
 
     @property
     def loader_timeout(self) -> float:
-        """The time limit that the loader itself has to hold, 0 where `batches` does."""
+        """The time limit that the loader itself enforces; 0 if `batches` does."""
         return 0 if can_alarm() else self.timeout
 
     def batches(self, loader: DataLoader[Any]) -> Iterator[Any]:
@@ -82,8 +82,12 @@ class Workers:
             yield batch
 
     def _prepare(self, handover: Handover) -> None:
-        """Makes what the processes need, or says at once that it cannot be had."""
-        # The queues of multiprocessing need it too: without it no process could be started.
+        """Creates what the processes need.
+
+        Raises:
+            DataError: it cannot be created.
+        """
+        # The queues of multiprocessing need shared memory too: without it, no process could be started.
         if sys.platform == "linux" and handover.folder.parent != SHARED_MEMORY:
             raise DataError(
                 f"there is no shared memory for the processes that load batches: {SHARED_MEMORY} "
@@ -95,7 +99,7 @@ class Workers:
             hold_folder(handover.folder, mode=0o700)
         except OSError as error:
             raise _no_more(f"{handover.folder} cannot be made: {error.strerror or error}") from error
-        # For those who do not call `close`: multiprocessing would wait for the processes, which ignore SIGTERM.
+        # For callers that do not call `close`: multiprocessing would wait for the processes, which ignore SIGTERM.
         weakref.finalize(self, _end, self._processes, handover.folder, os.getpid())
 
     def _start(self, loader: DataLoader[Any]) -> Iterator[Any]:
@@ -121,10 +125,10 @@ class Workers:
             )
         if "Too many open files" in text:
             return _no_more("the processes that load batches cannot hand them over: too many open files")
-        # An error of a connection: it died while it handed over a batch.
+        # A connection error: the process died while it handed over a batch.
         if "DataLoader worker" in text or (self._processes and not isinstance(error, RuntimeError)):
             codes = [process.exitcode for process in self._processes if process.exitcode]
-            how = _ending(codes[0]) if codes else (text or type(error).__name__).splitlines()[0]
+            how = exit_reason(codes[0]) if codes else (text or type(error).__name__).splitlines()[0]
             return DataError(f"a process that loads batches has died: {how}", hint=_why_it_died(how))
         return error
 
@@ -167,25 +171,17 @@ def _no_more(message: str) -> DataError:
     )
 
 
-def _ending(code: int) -> str:
-    """How a process ended, from its exit code as multiprocessing has it."""
-    try:
-        return signal.Signals(-code).name if code < 0 else f"exit code {code}"
-    except ValueError:
-        return f"signal {-code}"
-
-
 def _why_it_died(how: str) -> str:
     if how != "SIGBUS":
         return "it may have been killed for lack of memory: lower data.num_workers; 0 loads in the main process"
     free = ""
     if SHARED_MEMORY.is_dir():
         free = f"; {SHARED_MEMORY} has {shutil.disk_usage(SHARED_MEMORY).free / 1e6:,.1f} MB free"
-    return f"a file of the cache was cut short, its disk fails, or shared memory is full{free}"
+    return f"a file of the cache was truncated, its disk fails, or shared memory is full{free}"
 
 
 def _raise_open_files_limit() -> None:
-    """Raises the soft limit on open files, which is as low as 256 on some systems, as far as the hard one allows."""
+    """Raises the soft limit on open files, as low as 256 on some systems, as far as the hard limit allows."""
     with suppress(ImportError, OSError, ValueError):  # ImportError: Windows
         import resource
 

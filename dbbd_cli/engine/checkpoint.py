@@ -27,7 +27,7 @@ from dbbd_cli.text import printable
 
 CHECKPOINT_FORMAT = 2
 WRITER = "dbbd_version"
-"""Where a checkpoint names the version that wrote it; earlier versions named none."""
+"""Key of the version that wrote a checkpoint; earlier versions stored none."""
 NEWEST = "ckpt.pth"
 BEST = "best_model.pth"
 _FULL = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC), errno.EFBIG}
@@ -38,7 +38,7 @@ CONTENT = {
 
 
 class UnreadableCheckpointError(CheckpointError):
-    """A checkpoint that is whole, and that this version cannot read: it is never passed over, replaced or renamed."""
+    """An undamaged checkpoint that this version cannot read: it is never skipped, replaced or renamed."""
 
 
 def previous_name(age: int) -> str:
@@ -140,7 +140,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     """Reads a checkpoint onto the CPU after checking its digest. Nothing in it can run code.
 
     Raises:
-        UnreadableCheckpointError: the file is whole, but of another version, or of something this one does not read.
+        UnreadableCheckpointError: the file is undamaged, but this version cannot read it.
         CheckpointError: the file is missing, damaged, unsafe, or not a checkpoint of this program.
     """
     if not path.is_file():
@@ -154,7 +154,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
             raise
         cause = error.__cause__
         if cause is None or isinstance(cause, (MemoryError, OSError)):
-            raise UnreadableCheckpointError(error.message, hint="fix the cause: the file itself is whole") from error
+            raise UnreadableCheckpointError(error.message, hint="fix the cause: the file is undamaged") from error
         reason = f"it {cause}" if isinstance(cause, ValueError) else "it is not a readable file of tensors"
         raise _unreadable(
             path, f"{path} has the right SHA-256, but dbbd {__version__} cannot read it: {reason}", {}
@@ -186,20 +186,20 @@ def _has_known_format(state: Mapping[str, Any]) -> bool:
 
 
 def _unreadable(path: Path, message: str, state: Mapping[str, Any]) -> UnreadableCheckpointError:
-    """The error about a whole checkpoint, with the version that wrote it as far as the file or its run says so."""
+    """The error about an undamaged checkpoint, with the version that wrote it if the file or its run says so."""
     writer = state.get(WRITER)
     if not isinstance(writer, str) or not VERSION.fullmatch(writer):
         writer = other_version(path.parent)
     use = f"use dbbd {writer}, which wrote it" if writer else "use the version of dbbd that wrote it"
     return UnreadableCheckpointError(
-        message, hint=f"{use}; to go on without this file, move it out of the run folder: dbbd never replaces it"
+        message, hint=f"{use}; to continue without this file, move it out of the run folder: dbbd never replaces it"
     )
 
 
 def is_damaged(path: Path) -> bool:
-    """Whether a checkpoint is not what was written: no file, without its digest, or with that of another content.
+    """Whether a checkpoint is not what was written: it is not a file, or its digest is missing or does not match.
 
-    False where that cannot be told.
+    False if unknown.
     """
     if not path.is_file():
         return True
@@ -210,9 +210,9 @@ def is_damaged(path: Path) -> bool:
 
 
 def refuse_unreadable(folder: Path) -> None:
-    """Raises where a run folder holds a whole checkpoint that this version cannot read: a save would replace it.
+    """Raises if a run folder holds an undamaged checkpoint that this version cannot read: a save would replace it.
 
-    Of checkpoints that are known only the list of what they hold is read.
+    Of readable checkpoints, only the plain values are read.
 
     Raises:
         UnreadableCheckpointError: names it, and the version that wrote it.
@@ -221,7 +221,7 @@ def refuse_unreadable(folder: Path) -> None:
         path = folder / name
         if not path.is_file():
             continue
-        reason: object = "its parts are others"
+        reason: object = "it has other parts"
         try:
             outline: Any = check_tensor_file(path).content
             if isinstance(outline, dict) and outline.keys() >= CONTENT and _has_known_format(outline):

@@ -69,7 +69,7 @@ def write_environment(folder: Path, command: Sequence[str], runtime: Runtime) ->
 
 
 def other_version(folder: Path) -> str | None:
-    """The last version of this program, other than this one, that worked on a run; None where its record names none."""
+    """The last version of this program, other than this one, that worked on a run; None if its record names none."""
     try:
         record = json.loads(read_file(folder / ENVIRONMENT))
         versions = [part["versions"]["dbbd"] for part in (record, *record.get("resumed", []))]

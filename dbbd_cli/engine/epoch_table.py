@@ -13,8 +13,7 @@ class EpochTable:
     Args:
         epochs: epochs of the whole run.
         metrics: names of the metrics, in order.
-        deciding: the validation metric that decides which epoch is best; it has a column of its own if it is not
-            among the others.
+        deciding: the validation metric that decides which epoch is best; gets a column if it is not among the others.
     """
 
     def __init__(self, epochs: int, metrics: Iterable[str], deciding: str = "") -> None:

@@ -1,4 +1,4 @@
-"""The files of TensorBoard events of a run: each step once, however often the run was killed and resumed."""
+"""The TensorBoard event files of a run: each step once, however often the run was killed and resumed."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ _NAME = re.compile(r"(events\.out\.tfevents)\.(\d{1,12})\.(.*)", re.DOTALL)
 
 
 def open_event_file(folder: Path, first_step: int) -> SummaryWriter:
-    """A new file of events in a run folder.
+    """Opens a new event file in a run folder.
 
-    Its first entry makes readers drop what earlier files hold of `first_step` and later ones: a run that was killed had
-    logged them after the checkpoint that it is resumed from.
+    Its first entry makes readers drop the entries of earlier files from `first_step` on: a killed run logged them after
+    the checkpoint that it is resumed from.
     """
     from torch.utils.tensorboard import SummaryWriter
 
@@ -32,9 +32,9 @@ def open_event_file(folder: Path, first_step: int) -> SummaryWriter:
 def add_hyperparameters(
     events: SummaryWriter, values: Mapping[str, Any], metrics: Mapping[str, float], step: int
 ) -> None:
-    """Adds settings and the final metrics of a run that ends after `step`.
+    """Adds the settings and final metrics of a run that ends after `step`.
 
-    The metrics stand one after that step: when the run is resumed, its new ones take their place.
+    The metrics are logged one step later, so that those of a resumed run replace them.
     """
     from torch.utils.tensorboard.summary import hparams
 
@@ -51,9 +51,9 @@ def add_hyperparameters(
 
 
 def _rename_later_files(folder: Path) -> None:
-    """Makes sure that the name of a new file comes last: readers go by name, which begins with the time in seconds.
+    """Makes the name of a new file sort last: readers sort by name, which begins with the time in seconds.
 
-    The run may have been resumed within the second, or the clock may have been set back.
+    The run may have been resumed within the same second, or the clock may have been set back.
     """
     there = sorted(path for path in folder.glob("events.out.tfevents.*") if path.is_file())
     times = [int(found[2]) for path in there if (found := _NAME.fullmatch(path.name))]

@@ -44,7 +44,7 @@ HINT_RUNS_DIR = "set run.runs_dir to a folder that can be written"
 
 
 def is_run_folder(folder: Path) -> bool:
-    """Whether a folder is that of a run, even where its list of samples is lost."""
+    """Whether a folder is a run folder, even if its list of samples is lost."""
     return (folder / SPLITS).exists() or all((folder / name).exists() for name in (CONFIG, ENVIRONMENT))
 
 

@@ -22,7 +22,7 @@ from dbbd_cli.text import counted
 
 MIB = 1024**2
 _BYTES_OF_THREAD = 64 * MIB
-"""Address space of a thread's stack and of its first heap, roughly."""
+"""Approximate address space of a thread's stack and first heap."""
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _BF16_INSTRUCTIONS = ("amx_bf16", "avx512_bf16")
 _ONEDNN_LIMITS = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA")
@@ -33,12 +33,12 @@ _LIMITS = (*_ONEDNN_LIMITS, "MKL_ENABLE_INSTRUCTIONS", "MKL_CBWR")
 
 @dataclass(frozen=True)
 class RuntimeRecord:
-    """What a run computes on, as its checkpoints store it.
+    """What a run is computed with, as its checkpoints store it.
 
     Attributes:
         device: kind of device: `cpu`, `cuda` or `mps`.
-        precision: `fp32`, `bf16` or `fp16`: never `auto`.
-        threads: threads of PyTorch.
+        precision: `fp32`, `bf16` or `fp16`, never `auto`.
+        threads: number of PyTorch threads.
         processor: the processor with the instruction sets that PyTorch and its libraries use.
     """
 
@@ -49,10 +49,10 @@ class RuntimeRecord:
 
     @classmethod
     def from_plain(cls, values: object) -> RuntimeRecord | None:
-        """The record of a checkpoint; None where an earlier version wrote none.
+        """The record of a checkpoint; None if an earlier version wrote none.
 
         Raises:
-            ValueError: it is not what `Runtime.record` gives.
+            ValueError: it is not a valid record.
         """
         if values is None:
             return None
@@ -104,7 +104,7 @@ class Runtime:
         return self.dtype == torch.bfloat16 and self.device.type in ("cpu", "cuda") and not _has_fast_bf16(self.device)
 
     def record(self) -> RuntimeRecord:
-        """What a checkpoint stores of this."""
+        """What a checkpoint stores about this runtime."""
         precision = next(name for name, dtype in _DTYPES.items() if dtype == self.dtype)
         return RuntimeRecord(self.device.type, precision, torch.get_num_threads(), describe_processor())
 
@@ -134,8 +134,8 @@ def choose_runtime(
     Args:
         device: `auto`, `cpu`, `cuda`, `cuda:N` or `mps`.
         precision: `auto`, `fp32`, `bf16` or `fp16`.
-        bf16_on_cpu: whether `auto` takes bf16 on a CPU that has instructions for it.
-        recorded: what the run was computed on so far: `auto` keeps its precision.
+        bf16_on_cpu: whether `auto` chooses bf16 on a CPU that has instructions for it.
+        recorded: what the run was computed with so far: `auto` keeps its precision.
 
     Raises:
         ConfigError: the device is not there, or cannot do the precision. Nothing is silently replaced.
@@ -149,7 +149,7 @@ def choose_runtime(
         takes_bf16 = (bf16_on_cpu or chosen.type != "cpu") and _has_fast_bf16(chosen)
         name, chosen_by = "bf16" if takes_bf16 else "fp32", " (chosen by auto)"
     if name == "fp16" and chosen.type == "cpu":
-        of_run = f", which the run was trained in on {recorded.device}," if recorded and precision == "auto" else ""
+        of_run = f", in which the run was trained on {recorded.device}," if recorded and precision == "auto" else ""
         raise ConfigError(
             f"run.precision: fp16{of_run} is for GPUs, and the device is the CPU",
             hint="use fp32 with --set run.precision=fp32 (or bf16), or run it on a GPU",
@@ -158,7 +158,7 @@ def choose_runtime(
 
 
 def _has_fast_bf16(device: torch.device) -> bool:
-    """Whether bf16 has instructions of its own; without, a processor takes up to 200 times as long as in fp32."""
+    """Whether there are instructions for bf16; without them, a processor takes up to 200 times as long as in fp32."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     if device.type == "cpu":
@@ -174,9 +174,9 @@ def _cpu_capabilities() -> Mapping[str, Any]:
 
 
 def describe_processor() -> str:
-    """The processor with what decides which kernels run on it, and so the last bits of every result.
+    """The processor, with what determines the kernels that run on it, and so the last bits of every result.
 
-    That is the instruction set of PyTorch's own kernels, instructions for bf16, and variables that limit the libraries.
+    That is the instruction set of PyTorch's own kernels, instructions for bf16, and variables that limit libraries.
     """
     capabilities = _cpu_capabilities()
     parts = [str(capabilities.get("cpu_name") or platform.machine()), torch.backends.cpu.get_cpu_capability()]
@@ -186,10 +186,10 @@ def describe_processor() -> str:
 
 
 def start_threads() -> None:
-    """Starts the threads that PyTorch computes with, while there is memory for them.
+    """Starts the threads of PyTorch while there is memory for them.
 
     Raises:
-        MemoryError: there is too little: GNU OpenMP would end the process.
+        MemoryError: there is too little, and GNU OpenMP would end the process.
     """
     require_memory(torch.get_num_threads() * _BYTES_OF_THREAD)
     torch.ones(1 << 20).add_(1)

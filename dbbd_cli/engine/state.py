@@ -20,7 +20,7 @@ class _Pending:
 
     Attributes:
         num_samples: samples in the batch.
-        names: of the values; those of vectors follow the others.
+        names: names of the values; those of vectors follow the others.
         values: `(V,)`; zero for those that are computed on reading.
         on_reading: these, by their position.
         counts: `()`, whether the batch counts; None where it does in any case.
@@ -104,10 +104,10 @@ class TrainState:
     skipped_steps: int = 0
     """Steps whose loss or gradient was not finite, and that were left out."""
     best_value: float = math.inf
-    """Cost of the best epoch: the value of the metric that decides, or where high values are better, its negative."""
+    """Cost of the best epoch: the value of the deciding metric, or its negative if higher is better."""
     best_epoch: int = 0
     patience_value: float = math.inf
-    """Lowest cost that early stopping counts from; costs that are lower by less than min_delta do not move it."""
+    """Lowest cost so far for early stopping; costs that are lower by less than min_delta do not change it."""
     patience_epochs: int = 0
     """Epochs since then."""
     stopped_early: bool = False
@@ -127,7 +127,7 @@ class TrainState:
         return now
 
     def judge(self, cost: float, patience: int | None, min_delta: float) -> bool:
-        """Updates the best cost and early stopping with that of this epoch; returns whether it is the best so far."""
+        """Updates the best cost and early stopping with this epoch's cost; returns whether it is the best so far."""
         self._count_patience(cost, patience, min_delta)
         if cost < self.best_value:
             self.best_value, self.best_epoch = cost, self.epoch
@@ -144,16 +144,16 @@ class TrainState:
     def judge_again(self, costs: Sequence[float], patience: int | None, min_delta: float) -> bool:
         """Judges the finished epochs by another metric.
 
-        Of most epochs the weights are gone. So the best remains the epoch whose weights are kept, unless this very
-        state is that after a better one.
+        The weights of most epochs no longer exist. Therefore the best epoch remains the one whose weights were saved,
+        unless this state follows a better one.
 
         Args:
-            costs: of the metric, one for each finished epoch.
+            costs: cost of each finished epoch, by that metric.
             patience: as for `judge`.
             min_delta: as for `judge`.
 
         Returns:
-            Whether this state is the best so far, and was not before.
+            Whether this state is now the best, and was not before.
         """
         self.patience_value, self.patience_epochs = math.inf, 0
         for cost in costs:
@@ -203,7 +203,7 @@ class TrainState:
 
 @cache
 def _places(name: str, length: int) -> list[str]:
-    """What the elements of a vector are called in the sums."""
+    """The names of a vector's elements in the sums."""
     return [f"{name}_{place}" for place in range(length)]
 
 

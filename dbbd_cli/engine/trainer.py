@@ -239,7 +239,7 @@ def fit(trainer: Trainer, folder: Path, log: RunLog, progress: Progress, stop: S
         state.epoch, state.batch, state.sums = state.epoch + 1, 0, Sums()
         seconds, state.seconds_at_epoch = state.seconds - state.seconds_at_epoch, state.seconds
         log.epoch(row, seconds)
-        if state.step % config.run.log_every_steps:  # else it is there already
+        if state.step % config.run.log_every_steps:  # otherwise it has been logged
             log.scalars(state.step, {"learning_rate": used_rate})
         save_best = best and config.checkpoint.save_best
         trainer.save(folder, log, best=save_best, beside=state.epoch <= training.epochs and not state.stopped_early)

@@ -26,8 +26,8 @@ class Classifier(nn.Module):
         network: maps images `(B, 3, S, S)` to logits `(B, num_classes)`.
         label_smoothing: share of the target that is spread over all classes.
 
-    While not training, the metrics hold `f1` too: counts `(2K,)` that the F1 of each of K classes is computed from.
-    Its first half counts the correct predictions of each class, the second its samples and its predictions together.
+    In evaluation mode, the metrics include `f1`: counts `(2K,)` from which the F1 of each of K classes is computed. The
+    first half counts the correct predictions of each class, the second half its samples plus its predictions.
     """
 
     def __init__(self, network: nn.Module, *, label_smoothing: float = 0.0) -> None:
@@ -52,9 +52,9 @@ class Classifier(nn.Module):
 
 
 def macro_f1(counts: Sequence[float]) -> float:
-    """The mean F1 over the classes, from the sums over samples of what `Classifier` counts, `(2K,)`.
+    """The mean F1 over the classes, from the sums of the counts of `Classifier`, `(2K,)`.
 
-    A class that has neither samples nor predictions has no F1, and is left out of the mean.
+    A class that has neither samples nor predictions has no F1 and is left out of the mean.
     """
     num_classes = len(counts) // 2
     scores = [2 * hits / told for hits, told in zip(counts[:num_classes], counts[num_classes:], strict=True) if told]
@@ -113,7 +113,7 @@ def _torchvision_network(name: str, num_classes: int, dropout: float, *, pretrai
 
 
 def _choose_download_folder() -> None:
-    """Gives PyTorch a folder for downloads where there is no home folder: it would make one called `~` here."""
+    """Gives PyTorch a folder for downloads if there is no home folder: it would create one called `~` here."""
     if os.path.expanduser("~") == "~" and "XDG_CACHE_HOME" not in os.environ:  # noqa: PTH111 - Path.home() raises
         with suppress(OSError):
             os.environ.setdefault("TORCH_HOME", str(private_folder("dbbd") / "torch"))

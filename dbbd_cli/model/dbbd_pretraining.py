@@ -172,17 +172,17 @@ def load_pretraining(module: DbbdPretraining, path: Path) -> None:
 
 
 def pretraining_weights(content: object, path: Path) -> dict[str, torch.Tensor] | None:
-    """The weights in a file, by the names that they have in `DbbdPretraining`; None where there is no state dict.
+    """The weights in a file, by their names in `DbbdPretraining`; None if there is no state dict.
 
-    The first implementation registered its modules in several places, and its state dicts hold their weights once for
-    each. What is there more than once must be equal.
+    The first implementation registered its modules in several places, and its state dicts contain their weights once
+    for each. Duplicates must be equal.
 
     Args:
-        content: what the file holds.
+        content: content of the file.
         path: the file, for messages.
 
     Raises:
-        CheckpointError: weights are not finite, or differ where they must be equal.
+        CheckpointError: weights are not finite, or duplicates differ.
     """
     state = _state_dict_in(content)
     if state is None:
@@ -208,7 +208,7 @@ _ALIASES = (
     (r"encoder\.l2g_traversal\.projection\.", "encoder.raw_projection."),
     (r"loss\.(region|point)_loss\.projection_head\.", r"loss.\1_projection."),
 )
-"""Other places of the first implementation's modules, and where they are here."""
+"""Duplicate names of the first implementation's modules, and their names here."""
 
 
 def _own_name(key: str) -> str:
@@ -218,10 +218,10 @@ def _own_name(key: str) -> str:
 
 
 def sizes_of(state: Mapping[str, torch.Tensor]) -> dict[str, Any] | None:
-    """The arguments of `DbbdPretraining` that the shapes of weights tell; None where there are none of its weights.
+    """The arguments of `DbbdPretraining`, inferred from the shapes of its weights; None if they are not its weights.
 
     Args:
-        state: weights as `pretraining_weights` gives them.
+        state: weights as `pretraining_weights` returns them.
     """
     prefix = "encoder.encoder.backbone.mlp."
     layers = sorted(
@@ -264,7 +264,7 @@ def _state_dict_in(content: object) -> dict[str, torch.Tensor] | None:
 
 
 def _unwrapped(state: Mapping[Any, Any]) -> dict[str, Any]:
-    """A state dict without the prefixes that DataParallel and torch.compile give to every name."""
+    """A state dict without the prefixes that DataParallel and torch.compile add to every name."""
     names = [str(key) for key in state]
     for wrapper in ("module.", "_orig_mod.", "module."):
         if names and all(name.startswith(wrapper) for name in names):

@@ -28,7 +28,7 @@ class StepOutput:
     Attributes:
         loss: mean loss over the samples of the batch, a scalar that can be differentiated.
         metrics: scalars or vectors, each a sum over the samples of the batch, or what a mean is computed from later.
-            An element of a vector is summed under the vector's name and its place, such as `f1_0`.
+            An element of a vector is summed under the vector's name and its index, such as `f1_0`.
         num_samples: samples in the batch.
         logits: `(B, num_classes)` where the task has them, for a full evaluation.
     """

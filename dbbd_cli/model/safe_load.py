@@ -26,8 +26,8 @@ def load_tensors(path: Path, *, objects: bool = False) -> object:
 
     Args:
         path: the file.
-        objects: whether plain objects beside them, such as a configuration, are read as `InertObject`: their
-            attributes, without their class. Else the file is refused for them.
+        objects: whether plain objects, such as a configuration, are read as `InertObject`: their attributes, without
+            their class. Otherwise files with objects are refused.
 
     Raises:
         CheckpointError: the file is missing, damaged, or holds anything else; the message names what was refused.

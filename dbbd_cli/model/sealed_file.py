@@ -63,7 +63,7 @@ class _HashingFile:
 
 
 def write_sealed(content: Mapping[str, Any], path: Path, between: Callable[[], None] = _nothing) -> None:
-    """Writes tensors and plain values through to the disk, with their digest, replacing what a file holds.
+    """Writes tensors and plain values through to the disk, with their digest, replacing the content of a file.
 
     Args:
         content: what is written.
@@ -99,7 +99,7 @@ def is_sealed(path: Path) -> bool:
 
 
 def has_holes(path: Path) -> bool:
-    """Whether most of a file is not on the disk: it can have any size, and to read it take any time."""
+    """Whether a file is mostly holes: it can have any size, and reading it can take any time."""
     status = path.stat()
     return getattr(status, "st_blocks", status.st_size) * 512 < status.st_size // 2
 

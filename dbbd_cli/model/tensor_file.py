@@ -65,8 +65,8 @@ class Outline:
     """What a file of tensors holds, without the tensors.
 
     Attributes:
-        content: the plain values, with something opaque in the place of each tensor.
-        classes: the classes "module.name" whose objects are to be read as inert.
+        content: the plain values, with a placeholder for each tensor.
+        classes: the classes "module.name" whose objects are read as inert.
     """
 
     content: object
@@ -79,7 +79,7 @@ def check_tensor_file(path: Path, *, objects: bool = False) -> Outline:
     Args:
         path: the file.
         objects: whether plain objects are allowed too, such as a configuration that was saved with the weights. Their
-            classes are never looked for: only their attributes are read.
+            classes are never looked up: only their attributes are read.
 
     Raises:
         OSError: it cannot be read.

@@ -200,7 +200,7 @@ class PickleMachine:
         self._stack.append(stand_in)
 
     def _new_object(self) -> None:
-        """An object of a class, without arguments, which is how every plain object begins."""
+        """Creates an object of a class without arguments, as for every plain object."""
         arguments, kind = self._stack.pop(), self._stack.pop()
         if type(kind) is not ClassStandIn or arguments != ():
             wanted = (

@@ -1,8 +1,8 @@
-"""Objects in pickles, read as inert: their attributes are kept, and their classes never looked for.
+"""Reads objects in pickles as inert: their attributes are kept, and their classes are never looked up.
 
-Programs save a configuration beside the weights, as an object of a class of theirs. Of such an object only the plain
-form is read: it begins without arguments and takes its attributes. Whatever would have a class or function do
-something is refused.
+Programs save a configuration with the weights, as an object of one of their classes. Only the plain form of such an
+object is read: it is created without arguments and then gets its attributes. Anything that would run code of a class or
+function is refused.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from dbbd_cli.pickles.search import name_of
 MAX_ATTRIBUTES = 1000
 """Attributes of an object: any number of objects can name the same ones."""
 MAX_OBJECTS = 1000
-"""Objects of a file and mentions of their classes: PyTorch goes through all classes for each object."""
+"""Objects of a file and references to their classes: PyTorch searches all classes for each object."""
 
 
 class InertObject:
-    """Stands for an object whose class is not loaded: its attributes, and nothing that the class could do.
+    """An object whose class is not loaded: its attributes, without any behavior.
 
     Attributes:
         settings: the attributes by name.
@@ -35,16 +35,16 @@ class InertObject:
     complete: bool
 
     def __new__(cls, *_: object) -> InertObject:
-        """Makes an object without attributes; with `__new__`, as PyTorch calls no `__init__`."""
+        """Creates an object without attributes; in `__new__`, because PyTorch does not call `__init__`."""
         self = super().__new__(cls)
         self.settings, self.complete = {}, False
         return self
 
     def __setstate__(self, state: object) -> None:
-        """Takes the attributes: a dict, or None and a dict where the class has slots. They are not copied.
+        """Sets the attributes: a dict, or None and a dict if the class has slots. They are not copied.
 
         Raises:
-            ValueError: it is something else, or comes a second time.
+            ValueError: it is something else, or called twice.
         """
         attributes = state[1] if isinstance(state, tuple) and len(state) == 2 and state[0] is None else state
         if self.complete or type(attributes) is not dict or len(attributes) > MAX_ATTRIBUTES:
@@ -56,7 +56,7 @@ class InertObject:
 
 @dataclass(frozen=True, eq=False)
 class ClassStandIn(StandIn):
-    """What a class means here whose objects are read as inert: `call` makes one, and only where the file begins one."""
+    """Stand-in for a class whose objects are read as inert: `call` creates one, only where the file creates one."""
 
 
 class InertObjects:
@@ -71,7 +71,7 @@ class InertObjects:
         self._count = 0
 
     def stand_in(self, module: str, name: str) -> StandIn | None:
-        """What stands for a class; None where it is none whose objects are read."""
+        """The stand-in for a class; None if its objects are not read."""
         full_name = name_of(module, name)
         call = _CALLED.get(full_name)
         if call is None and full_name != "argparse.Namespace" and not _is_from_elsewhere(full_name):
@@ -89,17 +89,17 @@ class InertObjects:
     def _count_one(self) -> None:
         self._count += 1
         if self._count > MAX_OBJECTS:
-            raise ValueError(f"has more than {MAX_OBJECTS:,} objects beside tensors and plain values")
+            raise ValueError(f"has more than {MAX_OBJECTS:,} objects besides tensors and plain values")
 
 
 def refuse_items(target: object) -> None:
-    """Raises where items are put into an object: what becomes of them only its class would know."""
+    """Raises if items are added to an object: only its class would know what to do with them."""
     if type(target) is InertObject:
-        raise RefusedPickleError("puts items into an object, which only the code of its class could take")
+        raise RefusedPickleError("puts items into an object, which only the code of its class could do")
 
 
 def _is_from_elsewhere(name: str) -> bool:
-    """Whether a class is of somebody's own program: what Python, PyTorch and NumPy have is no configuration."""
+    """Whether a class is not part of Python, PyTorch or NumPy, which have no configuration classes."""
     root = name.partition(".")[0]
     return root not in sys.stdlib_module_names and root not in ("torch", "numpy")
 
@@ -122,4 +122,4 @@ _CALLED: dict[str, Callable[..., InertObject]] = {
         for kind in ("Posix", "Windows", "PurePosix", "PureWindows")
     },
 }
-"""Objects that a pickle makes by a call, and that a configuration may well hold."""
+"""Objects that a pickle creates by a call, and that a configuration may well contain."""

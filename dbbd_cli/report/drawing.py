@@ -1,4 +1,4 @@
-"""Loads matplotlib, whatever the environment says, and draws figures so that one that fails does not take the others.
+"""Loads matplotlib independently of the environment, and draws figures so that one that fails does not affect others.
 
 Nothing is ever shown on a screen: figures are drawn with Agg. `pyplot` and its backends are not used.
 """
@@ -21,19 +21,19 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 OnFailure = Callable[[str, Exception], None]
-"""Told the name of a figure that could not be drawn, and why."""
+"""Called with the name of a figure that could not be drawn, and the error."""
 
 _INHERITED = ("MPLBACKEND", "MATPLOTLIBRC")
-"""Variables that matplotlib obeys, or fails on, when it is imported: Jupyter sets the first for all that it starts."""
+"""Variables that affect the import of matplotlib, or break it: Jupyter sets the first one for its child processes."""
 
 
 def load_matplotlib() -> None:
     """Imports matplotlib, unless it is imported already.
 
-    To be called before anything else imports it, TorchMetrics included.
+    Call it before anything else imports matplotlib, such as TorchMetrics.
 
     Raises:
-        ConfigError: it cannot be imported: it is broken, or a settings file of the user is.
+        ConfigError: it cannot be imported because it, or a settings file of the user, is broken.
     """
     if "matplotlib" in sys.modules:
         return
@@ -47,7 +47,7 @@ def load_matplotlib() -> None:
         import matplotlib.font_manager
         import matplotlib.style
 
-        if "MPLBACKEND" in inherited:  # for whoever uses pyplot after us in the same process
+        if "MPLBACKEND" in inherited:  # for other code in this process that uses pyplot
             with suppress(ValueError):
                 matplotlib.rcParams["backend"] = inherited["MPLBACKEND"]
     except Exception as error:
@@ -61,7 +61,7 @@ def load_matplotlib() -> None:
 
 
 def _choose_config_folder() -> None:
-    """Gives matplotlib a folder for its list of fonts where it has none: some versions fail without."""
+    """Gives matplotlib a folder for its list of fonts if it has none: some versions fail without one."""
     try:
         chosen = os.environ.get("MPLCONFIGDIR")
         if can_be_made(Path(chosen) if chosen else Path.home() / ".config" / "matplotlib"):
@@ -76,7 +76,7 @@ def draw(drawings: Mapping[str, Callable[[], Figure]], failed: OnFailure | None 
 
     Args:
         drawings: draws each figure, by its name.
-        failed: told of a figure that cannot be drawn, which is then left out; without it, the error is raised.
+        failed: called for a figure that cannot be drawn, which is left out; if None, the error is raised.
     """
     figures = {}
     for name, drawing in drawings.items():

@@ -10,7 +10,7 @@ from dbbd_cli.metrics import is_share, superlative
 from dbbd_cli.report.check import PRETRAINING_TASK
 from dbbd_cli.report.drawing import load_matplotlib
 from dbbd_cli.report.history_panels import Panel, history_panels
-from dbbd_cli.report.run import RunHistory, best_and_highest, run_labels
+from dbbd_cli.report.run import RunHistory, run_labels, value_at_best_epoch
 from dbbd_cli.report.style import MUTED, SERIES, WARNING, add_legend, drawable, headed_figure, styled
 from dbbd_cli.report.text import distinct, in_sentence, number, percent, words
 from dbbd_cli.text import counted
@@ -40,7 +40,7 @@ def training_history(runs: Sequence[RunHistory], *, narrow: bool = False) -> Fig
 
     Args:
         runs: at least one run.
-        narrow: one panel below the other, and no facts, for a narrow page that has them elsewhere.
+        narrow: stack the panels and omit the facts, for a narrow page that shows them elsewhere.
     """
     load_matplotlib()
     panels = history_panels(runs)
@@ -103,7 +103,7 @@ def _header(runs: Sequence[RunHistory]) -> tuple[str, list[str], str]:
 
 
 def _best(run: RunHistory, metric: str) -> str:
-    return best_and_highest(run, metric, percent if is_share(metric) else number)
+    return value_at_best_epoch(run, metric, percent if is_share(metric) else number)
 
 
 def _draw_panel(axes: Axes, runs: Sequence[RunHistory], panel: Panel) -> None:

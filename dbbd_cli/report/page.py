@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from dbbd_cli.metrics import superlative
 from dbbd_cli.report.check import PRETRAINING_TASK
 from dbbd_cli.report.page_tables import evaluation_tables, table
-from dbbd_cli.report.run import RunHistory, best_and_highest, run_labels
+from dbbd_cli.report.run import RunHistory, run_labels, value_at_best_epoch
 from dbbd_cli.report.save import render
 from dbbd_cli.report.style import GRID, INK, MUTED, PAPER, SERIES, WARNING
 from dbbd_cli.report.text import in_sentence, number, percent, significant, words
@@ -83,7 +83,7 @@ _THEME = {
 }
 _WIDE_INCHES = 10
 NARROW = "-narrow"
-"""Ends the name of a figure that takes the place of another, which has the rest of its name, on a narrow page."""
+"""Suffix of the name of a figure that replaces the one without the suffix on a narrow page."""
 
 
 def html_page(
@@ -154,8 +154,8 @@ def _run_table(runs: Sequence[RunHistory], labels: Sequence[str]) -> str:
                 "synthetic" if run.synthetic else "real",
                 str(len(run.epochs)),
                 number(run.best_epoch, 0) + chosen,
-                best_and_highest(run, "loss", number),
-                best_and_highest(run, metric, percent),
+                value_at_best_epoch(run, "loss", number),
+                value_at_best_epoch(run, metric, percent),
                 " → ".join(significant(run.epochs[index].get("learning_rate")) for index in (0, -1)),
             ]
         )

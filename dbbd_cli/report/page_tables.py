@@ -133,6 +133,6 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def _cell(name: str, text: str, heads: bool) -> str:
-    """A cell, which knows the name of its column: on a narrow page there is no head above it."""
+    """A cell with the name of its column, which is shown on a narrow page instead of the table head."""
     kind, scope = ("th", ' scope="row"') if heads else ("td", "")
     return f'<{kind}{scope} data-name="{escape(name)}">{escape(text)}</{kind}>'

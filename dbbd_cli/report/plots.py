@@ -7,8 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dbbd_cli.errors import ConfigError, DiskError
-from dbbd_cli.files import can_be_made
+from dbbd_cli.errors import ConfigError
 from dbbd_cli.report.check import PRETRAINING_TASK
 from dbbd_cli.report.evaluation import evaluation_figures
 from dbbd_cli.report.evaluation_scene import read_evaluation_scene
@@ -16,7 +15,7 @@ from dbbd_cli.report.history import training_history
 from dbbd_cli.report.page import NARROW, html_page
 from dbbd_cli.report.pretraining import pretraining_figures
 from dbbd_cli.report.run import read_evaluation, read_run
-from dbbd_cli.report.save import disk_error, save_figure, write_file
+from dbbd_cli.report.save import check_writable, disk_error, save_figure, write_file
 from dbbd_cli.temporary import remove_strays
 
 if TYPE_CHECKING:
@@ -50,8 +49,7 @@ def plot_runs(folders: Sequence[Path], out: Path | None, format: str) -> list[Pa
     runs = [read_run(folder) for folder in unique]
     single = len(runs) == 1
     target = out or (unique[0] if single else Path())
-    if not can_be_made(target):
-        raise DiskError(f"no figures can be written to {target}", hint="choose another folder with --out DIR")
+    check_writable(target)
     # An overlay has no room for evaluations, a page has.
     evaluations = [read_evaluation(folder) if single or format == "html" else None for folder in unique]
     figures = {"training_history" if single else "comparison": training_history(runs)}

@@ -13,7 +13,7 @@ from typing import Any
 from dbbd_cli.config.yaml_text import read_yaml
 from dbbd_cli.errors import CheckpointError, ConfigError
 from dbbd_cli.files import read_file, read_lines
-from dbbd_cli.metrics import best_of, superlative
+from dbbd_cli.metrics import best_of, describe_with_best
 from dbbd_cli.report.check import evaluation_problem, is_count, is_number
 from dbbd_cli.report.text import distinct, visible
 
@@ -75,19 +75,16 @@ def read_run(folder: Path) -> RunHistory:
     )
 
 
-def best_and_highest(run: RunHistory, metric: str, show: Callable[[Any], str]) -> str:
-    """The validation value of the best epoch, and where another epoch had a better one, that and its number.
+def value_at_best_epoch(run: RunHistory, metric: str, describe: Callable[[Any], str]) -> str:
+    """The validation value of a metric at the best epoch in words; see `describe_with_best`.
 
     Args:
         run: the run.
         metric: name of the metric.
-        show: words a value.
+        describe: puts a value into words.
     """
     value = next((row["val"].get(metric) for row in run.epochs if row["epoch"] == run.best_epoch), None)
-    best = best_of(metric, run.epochs)
-    if best is None or best[1] == value:
-        return show(value)
-    return f"{show(value)} ({superlative(metric)} {show(best[1])} in epoch {best[0]:,})"
+    return describe_with_best(metric, value, best_of(metric, run.epochs), describe)
 
 
 def run_labels(runs: Sequence[RunHistory], limit: int = 40) -> list[str]:

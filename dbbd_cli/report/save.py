@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dbbd_cli.errors import ConfigError, DiskError
-from dbbd_cli.files import repair_of, write_bytes
+from dbbd_cli.files import can_be_made, repair_of, write_bytes
 from dbbd_cli.report.style import styled
 
 if TYPE_CHECKING:
@@ -56,6 +56,16 @@ def write_file(path: Path, content: bytes) -> None:
         write_bytes(path, content)
     except OSError as error:
         raise disk_error(path, error) from error
+
+
+def check_writable(folder: Path) -> None:
+    """Checks that files can be written to a folder, before they are computed.
+
+    Raises:
+        DiskError: they cannot.
+    """
+    if not can_be_made(folder):
+        raise DiskError(f"no files can be written to {folder}", hint="choose another folder with --out DIR")
 
 
 def disk_error(path: Path, error: OSError) -> DiskError:

@@ -108,7 +108,7 @@ def headed_figure(
         facts: short statements, drawable text.
         name: whose figure it is, drawable text that follows the title.
         warning: what must not be overlooked, such as "synthetic data"; leads the facts in colour. ASCII.
-        caption: lines of drawable text under the facts; each makes the figure a little higher.
+        caption: lines of drawable text below the facts; each makes the figure a little taller.
         compress: draw the axes of a fixed aspect ratio, and what belongs to them, close together.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg

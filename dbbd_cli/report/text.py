@@ -46,7 +46,7 @@ def words(name: str) -> str:
 
 
 def ignored_labels(rows: Iterable[Mapping[str, Any]]) -> str:
-    """The labels that count as no class, from `ignored_labels` of an evaluation: `255 (1,204 points)`."""
+    """The labels that do not count as classes, from `ignored_labels` of an evaluation: `255 (1,204 points)`."""
     return ", ".join(
         f"{'negative or NaN' if row.get('label') is None else row['label']} ({counted(row['points'], 'point')})"
         for row in rows

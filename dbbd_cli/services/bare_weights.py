@@ -75,7 +75,7 @@ def open_bare_weights(
 
 
 def _features_hint(feature_dim: int) -> str:
-    """Which features would give as many channels."""
+    """The choices of features that have as many channels."""
     names = get_args(get_args(PointDataConfig.model_fields["features"].annotation)[0])
     choices = [
         f"[{','.join(chosen)}]"
@@ -89,9 +89,9 @@ def _features_hint(feature_dim: int) -> str:
 
 
 def _own_settings(content: object) -> dict[str, Any]:
-    """The settings that a checkpoint of this tool or of the first implementation carries; else those by default.
+    """The settings stored in a checkpoint of this tool or of the first implementation, or else the defaults.
 
-    Without settings of this tool the scenes are those of a folder.
+    Without settings of this tool, the scenes are those of a folder.
     """
     config = content.get("config") if isinstance(content, Mapping) else None
     if isinstance(config, Mapping) and config.get("task") == "dbbd":
@@ -115,9 +115,9 @@ _FIRST_SETTINGS = {
     "batch_size": ("training", "batch_size"),
     "max_hierarchy_depth": ("data", "max_depth"),
 }
-"""The first implementation's settings that decide what its weights compute, and where they are here.
+"""The first implementation's settings that determine what its weights compute, and the corresponding settings here.
 
-The sizes are those of the weights themselves; where and on what it trained says nothing about where it is evaluated.
+The sizes are inferred from the weights; paths and device of the training do not matter for an evaluation.
 """
 
 

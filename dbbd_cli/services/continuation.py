@@ -66,7 +66,7 @@ def _is_newest(run: OpenedRun) -> bool:
     try:
         state = TrainState.from_plain(load_checkpoint(newest)["state"])
     except (UnreadableCheckpointError, ValueError, TypeError, AttributeError):
-        return False  # whole, and not to be replaced by what comes of another
+        return False  # undamaged, so it must not be replaced
     except CheckpointError:
         return True
     return (state.epoch, state.step) <= (run.state.epoch, run.state.step)
@@ -113,7 +113,7 @@ def _carry_best_over(run: OpenedRun, folder: Path, progress: Progress) -> bool:
         pass
     if state.best_epoch:
         progress.line(
-            f"The weights of epoch {state.best_epoch}, so far the best, are gone: the next epoch counts as the best."
+            f"The weights of epoch {state.best_epoch}, the best so far, are missing: the next epoch counts as the best."
         )
         run.checkpoint["state"]["best_value"] = math.inf
     return False
@@ -179,7 +179,7 @@ def _train_on(
 
 
 def _next_of(trainer: Trainer) -> str:
-    """What a run goes on with, in words."""
+    """What a run continues with, in words."""
     state, batches = trainer.state, len(trainer.task.loaders["train"])
     where = f"epoch {state.epoch:,} of {trainer.config.training.epochs:,}"
     if state.batch == batches:
@@ -188,10 +188,10 @@ def _next_of(trainer: Trainer) -> str:
 
 
 def _judge_by_new_metric(trainer: Trainer, before: str, progress: Progress) -> bool:
-    """Judges the epochs so far by the metric that decides from now on; returns whether the checkpoint is now the best.
+    """Judges the epochs so far by the new deciding metric; returns whether the checkpoint is now the best.
 
     Raises:
-        ConfigError: they were not measured by it.
+        ConfigError: the epochs have no values of it.
     """
     metric, state, training = trainer.task.monitor, trainer.state, trainer.config.training
     values = [row["val"].get(metric) for row in state.history]

@@ -17,12 +17,12 @@ from dbbd_cli.engine.failures import supervised
 from dbbd_cli.engine.inference import place
 from dbbd_cli.engine.run_folder import finite, is_run_folder
 from dbbd_cli.errors import ConfigError, DiskError
-from dbbd_cli.files import can_be_made, write_bytes
+from dbbd_cli.files import write_bytes
 from dbbd_cli.progress import Progress, Silent
 from dbbd_cli.report.drawing import reason_of
 from dbbd_cli.report.evaluation import evaluation_figures
 from dbbd_cli.report.pretraining import pretraining_figures
-from dbbd_cli.report.save import save_figure
+from dbbd_cli.report.save import check_writable, save_figure
 from dbbd_cli.services.bare_weights import open_bare_weights
 from dbbd_cli.services.image_evaluation import evaluate_images
 from dbbd_cli.services.point_evaluation import evaluate_points
@@ -66,7 +66,7 @@ def evaluate(
         raise ConfigError(f"--split: {split!r} is not a split", hint="choose one of: train, val, test")
     if target.is_file() and not is_run_folder(target.parent):
         home = target.with_name(f"{target.stem}-evaluation")
-        _check_writable(out or home)
+        check_writable(out or home)
         bare = open_bare_weights(target, config=config, overrides=overrides, progress=progress)
         settings: Config = bare.config
         path, epoch = target, bare.epoch
@@ -76,7 +76,7 @@ def evaluate(
     else:
         run = open_run(target, prefer=BEST, overrides=overrides, progress=progress)
         settings, path, epoch, home = run.config, run.path, len(run.state.history), run.folder
-        _check_writable(out or home)
+        check_writable(out or home)
         task, runtime = build_task(
             settings, run.manifest, splits=(split,), pretrained=False, progress=progress, recorded=run.kept_runtime
         )
@@ -106,12 +106,6 @@ def evaluate(
     return EvaluateResult(run=home, checkpoint=path, report=report, files=files)
 
 
-def _check_writable(folder: Path) -> None:
-    """Raises where the files could not be written, before anything is computed."""
-    if not can_be_made(folder):
-        raise DiskError(f"no files can be written to {folder}", hint="choose another folder with --out DIR")
-
-
 def _write(report: Mapping[str, Any], extra: Mapping[str, bytes], folder: Path) -> list[Path]:
     files = {"evaluation.json": (json.dumps(report, indent=1) + "\n").encode("utf-8"), **extra}
     paths = {_named(folder, name, report["split"]): content for name, content in files.items()}
@@ -131,7 +125,7 @@ def _write(report: Mapping[str, Any], extra: Mapping[str, bytes], folder: Path) 
 def _draw(
     report: Mapping[str, Any], scene: Mapping[str, np.ndarray] | None, folder: Path, progress: Progress
 ) -> list[Path]:
-    """Draws the figures; one that fails is told, and takes nothing with it: the report is written."""
+    """Draws the figures; a failure is a warning and does not affect the others, as the report has been written."""
 
     def failed(name: str, error: Exception) -> None:
         progress.warn(f"{_named(folder, f'{name}.png', report['split']).name} could not be drawn: {reason_of(error)}")

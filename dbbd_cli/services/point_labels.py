@@ -1,4 +1,4 @@
-"""Which labels the scenes of a split have, and which of them are no classes."""
+"""Finds the labels of the scenes of a split, and those that are not classes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from dbbd_cli.tasks.point_pretraining import PointPretraining
 from dbbd_cli.text import counted, printable
 
 _CONVENTIONAL = frozenset({254, 255, 65534, 65535, 2**31 - 1})
-"""Labels that often mean "ignore": -1 and -2 in types without a sign, and the largest number."""
+"""Labels that often mean "ignore": -1 and -2 in unsigned types, and the largest number."""
 
 
 @dataclass(frozen=True)
@@ -24,10 +24,10 @@ class LabelCensus:
     """The labels of the scenes of a split.
 
     Attributes:
-        points: label to the number of points that have it; `IGNORE` stands for all that are negative or NaN.
-        scenes: the labels of each scene that has any, `IGNORE` left out.
+        points: number of points with each label; `IGNORE` includes all that are negative or NaN.
+        scenes: the labels of each scene that has any, without `IGNORE`.
         reserved: labels that are the largest value of their unsigned type, and stand apart in a scene.
-        unusable: "scene: reason" for each whose labels cannot be used, which count as missing.
+        unusable: "scene: reason" for each scene whose labels cannot be used; they count as missing.
     """
 
     points: Counter[int]
@@ -37,7 +37,7 @@ class LabelCensus:
 
     @property
     def labels(self) -> frozenset[int]:
-        """All labels that occur, `IGNORE` left out."""
+        """All labels that occur, without `IGNORE`."""
         return frozenset().union(*self.scenes)
 
     def num_scenes(self, ignored: Set[int]) -> int:
@@ -51,7 +51,8 @@ EMPTY = LabelCensus(Counter(), [], frozenset(), [])
 def label_census(task: PointPretraining, split: str) -> LabelCensus:
     """Counts the labels of a split, whose scenes are prepared."""
     points: Counter[int] = Counter()
-    scenes, reserved, unusable = [], set(), []
+    scenes, unusable = [], []
+    reserved: set[int] = set()
     for sample, scene in zip(task.manifest.of(split), task.prepared_scenes(split), strict=True):
         if "segment" in scene.unusable:
             unusable.append(f"{printable(sample.key)}: {printable(scene.unusable['segment'])}")
@@ -61,12 +62,13 @@ def label_census(task: PointPretraining, split: str) -> LabelCensus:
         points.update(dict(zip(labels.tolist(), counts.tolist(), strict=True)))
         found = frozenset(labels.tolist()) - {IGNORE}
         scenes += [found] if found else []
-        reserved |= {scene.reserved_label} - {None}
-    return LabelCensus(points, scenes, frozenset(label for label in reserved if label is not None), unusable)
+        if scene.reserved_label is not None:
+            reserved.add(scene.reserved_label)
+    return LabelCensus(points, scenes, frozenset(reserved), unusable)
 
 
 def ignored_labels(task: PointPretraining, *censuses: LabelCensus) -> frozenset[int]:
-    """The labels that are no classes: those of `data.ignore_labels`, or else those that are reserved in any scene."""
+    """The labels that are not classes: those of `data.ignore_labels`, or else those that are reserved in any scene."""
     data = task.config.data
     if data.ignore_labels is not None:
         return frozenset(data.ignore_labels)
@@ -75,7 +77,7 @@ def ignored_labels(task: PointPretraining, *censuses: LabelCensus) -> frozenset[
 
 
 def suspected_labels(task: PointPretraining, ignored: Set[int], *censuses: LabelCensus) -> list[int]:
-    """Labels that count as classes and look as if they meant "ignore"."""
+    """Labels that count as classes but probably mean "ignore"."""
     data = task.config.data
     if data.ignore_labels == []:  # the user wants none ignored
         return []
@@ -88,14 +90,14 @@ def _apart(censuses: tuple[LabelCensus, ...]) -> frozenset[int]:
 
 
 def without_ignored(scene: PointBatch, ignored: Set[int]) -> PointBatch:
-    """The batch with `IGNORE` in the place of the ignored labels."""
+    """The batch with `IGNORE` instead of the ignored labels."""
     assert scene.segment is not None
     is_ignored = torch.isin(scene.segment, torch.tensor(sorted(ignored), dtype=scene.segment.dtype))
     return scene._replace(segment=scene.segment.masked_fill(is_ignored, IGNORE))
 
 
 def report_of_ignored(census: LabelCensus, ignored: Set[int]) -> list[dict[str, Any]]:
-    """What `evaluation.json` says of them: the label, null for negative ones and NaN, and its points in the split."""
+    """Rows of `evaluation.json`: each ignored label, null for negative ones and NaN, and its points in the split."""
     rows: list[dict[str, Any]] = [
         {"label": label, "points": census.points[label]} for label in sorted(ignored) if census.points[label]
     ]
@@ -104,7 +106,7 @@ def report_of_ignored(census: LabelCensus, ignored: Set[int]) -> list[dict[str, 
 
 
 def warnings_of(suspected: list[int], ignored: Set[int], *censuses: LabelCensus) -> list[str]:
-    """What the user should know of the labels."""
+    """Warnings about labels that were suspected or cannot be used."""
     warnings = []
     if suspected:
         shown = " and ".join(map(str, suspected))

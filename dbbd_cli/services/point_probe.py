@@ -48,13 +48,16 @@ def point_features(task: PointPretraining, encoder: DbbdEncoder, scene: PointBat
 def training_census(
     task: PointPretraining, split: str, tested: LabelCensus, progress: Progress
 ) -> tuple[LabelCensus, str]:
-    """The labels that a probe can be trained on, or none and the reason in words.
+    """Counts the labels that a probe can be trained on; without any, the census is empty and the reason is given.
 
     Args:
         task: the network and the scenes.
         split: the split that will be scored.
         tested: its labels.
         progress: shows bars.
+
+    Returns:
+        The census, and the reason in words; empty if there are labels.
     """
     if split == "train":
         return EMPTY, "the probe is trained on the training split; evaluate another one"
@@ -90,7 +93,7 @@ def run_probes(
         split: the other split.
         trained: the labels of the training split.
         tested: those of the other split.
-        ignored: labels that are no classes.
+        ignored: labels that are not classes.
         progress: shows bars.
 
     Returns:

@@ -61,10 +61,10 @@ def make_run_manifest(config: Config, progress: Progress) -> Manifest:
 
 
 def manifest_of_run(folder: Path, config: Config, digest: object, progress: Progress) -> Manifest:
-    """The list of samples of a run. Where it is lost, and was that of synthetic data, it is made anew and stored.
+    """The list of samples of a run. If it is lost, and the data is synthetic, it is rebuilt and stored.
 
     Raises:
-        CheckpointError: it is missing or damaged, and cannot be made anew as it was.
+        CheckpointError: it is missing or damaged, and cannot be rebuilt as it was.
     """
     path, lost = folder / SPLITS, None
     try:
@@ -74,20 +74,20 @@ def manifest_of_run(folder: Path, config: Config, digest: object, progress: Prog
     except CheckpointError as error:
         lost = error
     if config.data.source == "synthetic":
-        anew = make_run_manifest(config, progress)
-        if anew.digest() == digest:
-            what = "is not the one of the run" if lost is None else "is damaged" if path.exists() else "is missing"
-            progress.warn(f"{path} {what}. It was made anew from the settings, and is the one of the checkpoint.")
+        rebuilt = make_run_manifest(config, progress)
+        if rebuilt.digest() == digest:
+            what = "is not that of the run" if lost is None else "is damaged" if path.exists() else "is missing"
+            progress.warn(f"{path} {what}. It was rebuilt from the settings and matches the checkpoint.")
             with suppress(OSError):  # the folder may be read-only
-                write_text(path, anew.to_json())
-            return anew
+                write_text(path, rebuilt.to_json())
+            return rebuilt
     if lost is not None:
         raise lost
     return manifest
 
 
 def tell_of_cache(config: Config, progress: Progress) -> None:
-    """Says so where prepared data is kept in another place than usual."""
+    """Says so if prepared data is not kept in the usual folder."""
     if note := fallback_note(config.data.cache_dir):
         progress.line(printable(note))
 
@@ -180,7 +180,7 @@ def _absolute(path: str | None) -> str | None:
         return None
     try:
         return str(Path(path).expanduser().resolve())
-    except FileNotFoundError:  # the current folder is gone
+    except FileNotFoundError:  # the current folder has been removed
         raise
     except (RuntimeError, OSError, ValueError) as error:
         raise ConfigError(

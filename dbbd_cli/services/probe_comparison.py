@@ -1,4 +1,4 @@
-"""Whether pretraining beat what it is compared with, in numbers and in words.
+"""Compares pretrained features with others, in numbers and in words.
 
 Legend: S scenes, K classes, B resamples.
 """
@@ -28,16 +28,16 @@ _IN_WORDS = {"random encoder": "a random encoder", "raw features": "the raw feat
 def compare(counts: Mapping[str, np.ndarray], seed: int) -> dict[str, Any]:
     """Compares the mIoU of the first features with that of each of the others.
 
-    How far the differences could be chance is estimated from resamples of the scenes, the same ones for all features.
+    Confidence intervals of the differences come from resampling the scenes, in the same way for all features.
 
     Args:
-        counts: the counts of each kind of features, `(S, 3, K)`: in each scene and class the points that are correct,
-            that have the label, and that were given the class.
+        counts: counts for each kind of features, `(S, 3, K)`: for each scene and class, the correct points, the points
+            with the label, and the points predicted as the class.
         seed: seed of the resamples.
 
     Returns:
-        `comparison`, for each of the others the difference, its 95% interval (None where there is one scene only) and
-        whether pretraining was better, and `conclusion`, the same in words.
+        `comparison`: for each of the others the difference, its 95% interval (None with a single scene) and whether
+        pretraining was better; and `conclusion`, the same in words.
     """
     names = list(counts)
     num_scenes = len(counts[names[0]])
@@ -60,7 +60,7 @@ def compare(counts: Mapping[str, np.ndarray], seed: int) -> dict[str, Any]:
 
 
 def _miou(counts: np.ndarray) -> np.ndarray:
-    """The mean IoU `(B,)` of the classes that have labels, from counts `(B, 3, K)`; NaN where none has any."""
+    """The mean IoU `(B,)` of the classes that have labels, from counts `(B, 3, K)`; NaN if none has any."""
     correct, labelled, predicted = counts.astype(np.float64).transpose(1, 0, 2)
     occurs = labelled > 0
     iou = np.divide(correct, labelled + predicted - correct, out=np.zeros_like(correct), where=occurs)
@@ -81,7 +81,7 @@ def _conclusion(rows: Sequence[Mapping[str, Any]], num_scenes: int) -> str:
             how += f" (95% interval {100 * row['low']:+.1f} to {100 * row['high']:+.1f})"
         sentences.append(f"{verb} {what}: its mIoU is {how}.")
     if num_scenes == 1:
-        sentences.append("With labels in one test scene only, nothing can be said about how much of that is chance.")
+        sentences.append("With labels in one test scene only, it is unknown how much of that is chance.")
     else:
         few = ", too few to rely on them" if num_scenes < _FEW_SCENES else ""
         sentences.append(f"The intervals come from resampling the {counted(num_scenes, 'test scene')}{few}.")

@@ -32,19 +32,19 @@ class RunFacts:
     skipped: int = 0
     """Files left out because they could not be read."""
     limited_from: dict[str, int] = field(default_factory=dict)
-    """Samples that there were in each split that a limit of the configuration cut short."""
+    """Number of available samples in each split that a limit of the configuration reduced."""
     small_mode: str = ""
     """What `small_mode` set, in words."""
 
     def samples_in_words(self) -> str:
-        """The samples of each split, and of how many they are where there were more."""
+        """The number of samples of each split, and the number available if a limit applies."""
         total = {split: f" of {count:,}" for split, count in self.limited_from.items()}
         return " / ".join(f"{count:,}{total.get(split, '')} {split}" for split, count in self.samples.items())
 
 
 @dataclass(frozen=True)
 class BestValue:
-    """The best value that a metric had in a run."""
+    """The best value of a metric in a run."""
 
     epoch: int
     value: float
@@ -66,7 +66,7 @@ class TrainResult:
     best: dict[str, float]
     """Validation metrics of the best epoch."""
     best_values: dict[str, BestValue]
-    """The best value that any epoch reached of each metric that sums it up: maybe not in the best epoch."""
+    """The best value of each summary metric in any epoch, not necessarily the best epoch."""
     best_model: Path | None
     checkpoint: Path
     plots: list[Path] = field(default_factory=list)

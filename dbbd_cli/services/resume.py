@@ -32,7 +32,7 @@ def resume(
     Args:
         target: a run folder, or a checkpoint file inside one.
         overrides: settings that replace those of the run, such as more epochs.
-        force: whether to continue even where data, code or device give another loss than that in the checkpoint.
+        force: whether to continue even if data, code or device give a loss that differs from the checkpoint's.
         progress: shows bars and lines; nothing is shown by default.
         command: the command line, for the record.
 

@@ -13,11 +13,8 @@ from dbbd_cli.engine.runtime import Runtime, RuntimeRecord
 from dbbd_cli.engine.trainer import Trainer
 from dbbd_cli.errors import CheckpointError, ConfigError
 from dbbd_cli.progress import Progress
-from dbbd_cli.services.session import OpenedRun, value_at
+from dbbd_cli.services.session import HARMLESS_SETTINGS, OpenedRun, value_at
 from dbbd_cli.text import counted, printable
-
-_HARMLESS = ("data.path", "data.cache_dir", "data.num_workers", "data.worker_timeout", "data.classes")
-"""Settings of the data that say where it is and how it is read, not what it is."""
 
 
 def check_proof(
@@ -34,7 +31,7 @@ def check_proof(
     changed = [
         key
         for key in changed
-        if key not in _HARMLESS and value_at(saved, key) != value_at(to_plain(trainer.config), key)
+        if key not in HARMLESS_SETTINGS and value_at(saved, key) != value_at(to_plain(trainer.config), key)
     ]
     if changed:
         progress.line(f"Resume not verified, because {', '.join(changed)} changed.")
@@ -55,12 +52,12 @@ def check_proof(
 
 
 def tell_of_runtime(recorded: RuntimeRecord | None, runtime: Runtime, progress: Progress) -> None:
-    """Says so where the run continues in another precision, or on what gives other last digits.
+    """Says so if the run continues in another precision, or on a device whose results differ in the last digits.
 
     Args:
-        recorded: what the run was computed on so far; None in checkpoints of earlier versions.
-        runtime: device and precision from here on.
-        progress: shows it.
+        recorded: what the run was computed with so far; None in checkpoints of earlier versions.
+        runtime: device and precision from now on.
+        progress: receives the messages.
     """
     if recorded is None:
         return
@@ -76,7 +73,7 @@ def tell_of_runtime(recorded: RuntimeRecord | None, runtime: Runtime, progress: 
 
 
 def _computed_on(record: RuntimeRecord) -> str:
-    """What decides the last digits of results, in words; on a GPU they are not promised to be the same anyway."""
+    """What determines the last digits of results, in words; on a GPU, they may differ anyway."""
     if record.device != "cpu":
         return record.device
     return f"a CPU ({printable(record.processor[:200])}) with {counted(record.threads, 'thread')}"

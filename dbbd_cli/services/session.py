@@ -38,6 +38,9 @@ from dbbd_cli.text import printable
 
 AnyTask = ImageClassification | PointPretraining
 
+HARMLESS_SETTINGS = ("data.path", "data.classes", "data.cache_dir", "data.num_workers", "data.worker_timeout")
+"""Settings that say where the data is and how it is loaded, not what it is."""
+
 
 @dataclass(frozen=True)
 class OpenedRun:
@@ -50,9 +53,9 @@ class OpenedRun:
         config: its configuration, with the overrides of the command line.
         state: where the run was.
         manifest: the samples of the run and their splits.
-        recorded: what the run was computed on; None in checkpoints of earlier versions.
+        recorded: what the run was computed with; None in checkpoints of earlier versions.
         kept_runtime: whose precision `run.precision: auto` keeps: `recorded`, or in checkpoints of earlier versions
-            what the replay check says; None where the command line sets the precision.
+            what the replay check says; None if the command line sets the precision.
     """
 
     folder: Path
@@ -92,7 +95,7 @@ def open_run(
         raise not_a_file(target)
     made_with, state = checkpoint["config"], checkpoint["state"]
     try:
-        config_from_mapping(made_with, origin=str(path))
+        saved = config_from_mapping(made_with, origin=str(path))
         position = TrainState.from_plain(state)
         recorded = RuntimeRecord.from_plain(checkpoint.get("runtime"))
     except (ConfigError, ValueError, TypeError, AttributeError) as error:
@@ -100,7 +103,7 @@ def open_run(
             f"{path} is not a usable checkpoint: {error}", hint="use another one of the run"
         ) from error
     config = with_absolute_paths(config_from_mapping(made_with, overrides, origin=str(path)))
-    _refuse_fixed(with_absolute_paths(config_from_mapping(made_with, origin=str(path))), config, overrides)
+    _refuse_fixed(with_absolute_paths(saved), config, overrides)
     config = _with_own_cache(config, overrides, progress)
     tell_of_cache(config, progress)
     manifest = manifest_of_run(folder, config, checkpoint["splits"], progress)
@@ -156,7 +159,7 @@ def value_at(values: Any, key: str) -> Any:
 
 
 def _first_usable(folder: Path, prefer: str, progress: Progress) -> tuple[Path, dict[str, Any]]:
-    """The preferred checkpoint; where it is damaged or missing, the first that is neither."""
+    """The preferred checkpoint, or if it is damaged or missing, the first one that is neither."""
     names = [prefer, *[name for name in checkpoint_names(folder) if name != prefer]]
     findings = []
     for name in names:
@@ -204,7 +207,7 @@ def build_task(
         splits: splits to make loaders for.
         pretrained: whether `model.weights` is followed.
         progress: told of the data that is prepared.
-        recorded: what a run that exists was computed on, whose precision `run.precision: auto` keeps.
+        recorded: what an existing run was computed with; `run.precision: auto` keeps its precision.
     """
     splits = tuple(splits)
     for split in splits:
@@ -264,7 +267,7 @@ def describe(config: Config, task: Task, runtime: Runtime, manifest: Manifest) -
 
 
 def _small_mode(config: PointPretrainingConfig, manifest: Manifest) -> str:
-    """What small mode set to some effect, in words; empty where it set nothing."""
+    """The settings of small mode that have an effect, in words; empty if there are none."""
     keys = config.set_by_small_mode
     parts = {
         "fewer scenes": any(f"data.max_{split}_scenes" in keys for split in manifest.limited_from),

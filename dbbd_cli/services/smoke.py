@@ -88,7 +88,7 @@ def smoke(
 
 
 def _precisions(precisions: Mapping[str, str]) -> str:
-    """One precision where all tasks have the same, else each with its task."""
+    """The precision if it is the same for all tasks, otherwise that of each task."""
     if len(set(precisions.values())) == 1:
         return next(iter(precisions.values()))
     return ", ".join(f"{task}: {precision}" for task, precision in precisions.items())

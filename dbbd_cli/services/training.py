@@ -102,8 +102,8 @@ def check_room(trainer: Trainer, folder: Path) -> None:
     """
     if expected_bytes(trainer) > largest_file():
         raise DiskError(
-            f"a checkpoint is too large a file: it needs about {expected_bytes(trainer) / 1e6:,.1f} MB, and at most "
-            f"{largest_file() / 1e6:,.1f} MB are allowed here",
+            f"checkpoints are too large: they need about {expected_bytes(trainer) / 1e6:,.1f} MB each, and files of at "
+            f"most {largest_file() / 1e6:,.1f} MB are allowed",
             hint="raise the limit for the size of a file (ulimit -f)",
         )
     existing = nearest_existing(folder)
@@ -172,7 +172,7 @@ def run_to_the_end(
             raise disk_error(error, folder, expected_bytes(trainer)) from error
         if isinstance(error, KeyboardInterrupt):
             raise StoppedError(
-                f"Stopped at once, in epoch {state.epoch}; the steps since the last checkpoint are lost.",
+                f"Stopped immediately in epoch {state.epoch}; the steps since the last checkpoint are lost.",
                 signal_number=signal_of(error),
                 hint=go_on,
             ) from error
@@ -205,7 +205,7 @@ def is_finished(state: TrainState, config: Config) -> bool:
 
 
 def _best_values(task: Task, state: TrainState) -> dict[str, BestValue]:
-    """The best value that any epoch reached, of the metrics that sum up an epoch and the one that decides."""
+    """The best value in any epoch of the summary metrics and the deciding one."""
     found = {name: best_of(name, state.history) for name in dict.fromkeys([*task.headline, task.monitor])}
     return {name: BestValue(*best) for name, best in found.items() if best is not None}
 

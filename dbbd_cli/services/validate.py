@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from dbbd_cli.config.load import Override
 from dbbd_cli.engine.checkpoint import BEST
@@ -14,22 +13,28 @@ from dbbd_cli.engine.inference import place, run_split
 from dbbd_cli.engine.runtime import Runtime
 from dbbd_cli.progress import Progress, Silent
 from dbbd_cli.services.results import ValidateResult
-from dbbd_cli.services.session import build_task, is_synthetic, load_module, open_run
+from dbbd_cli.services.session import (
+    HARMLESS_SETTINGS,
+    OpenedRun,
+    build_task,
+    is_synthetic,
+    load_module,
+    open_run,
+)
 from dbbd_cli.text import printable
 
-_TOLERANCE = {"float32": 1e-4, "float16": 2e-3, "bfloat16": 1.6e-2}
-"""Relative difference that the loss may have from the logged one, by precision: four roundings in half precision."""
+_TOLERANCE = {"fp32": 1e-4, "fp16": 2e-3, "bf16": 1.6e-2}
+"""Largest relative difference from the logged loss, by precision: four roundings in half precision."""
 _TOLERANCE_OF_OTHER_DEVICES = 1e-3
 _SMALLEST_LOSS = 0.1
-_PRECISIONS = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
-_HARMLESS = ("run", "data.path", "data.classes", "data.cache_dir", "data.num_workers", "data.worker_timeout")
-"""Settings that do not change the numbers, or that the comparison names itself."""
+_OLD_NAMES = {"torch.float32": "fp32", "torch.bfloat16": "bf16", "torch.float16": "fp16"}
+"""What the replay checks of earlier checkpoints, which hold no `RuntimeRecord`, call a precision."""
 
 
 def validate(target: Path, *, overrides: Sequence[Override] = (), progress: Progress | None = None) -> ValidateResult:
     """Computes loss and metrics of a checkpoint on the validation split of its run.
 
-    Warns where the loss is another one than training logged.
+    Warns if the loss differs from the logged one.
 
     Args:
         target: a run folder (its best model is taken), or a checkpoint file inside one.
@@ -44,7 +49,7 @@ def validate(target: Path, *, overrides: Sequence[Override] = (), progress: Prog
     task, runtime = build_task(
         run.config, run.manifest, splits=("val",), pretrained=False, progress=progress, recorded=run.kept_runtime
     )
-    before = _computed_with(run.checkpoint)
+    before = _computed_with(run)
     load_module(task, run)
     place(task.module, runtime)
     loader = task.loaders["val"]
@@ -69,13 +74,15 @@ def validate(target: Path, *, overrides: Sequence[Override] = (), progress: Prog
     )
 
 
-def _computed_with(checkpoint: Mapping[str, Any]) -> tuple[str, str]:
-    """Device and precision, such as float32, that a checkpoint was made with; empty where it does not say."""
-    found = checkpoint.get("runtime") or checkpoint.get("proof")
-    if not isinstance(found, Mapping):
+def _computed_with(run: OpenedRun) -> tuple[str, str]:
+    """Device and precision, such as "cpu" and "fp32", that a run was trained with; empty where they are not known."""
+    if run.recorded is not None:
+        return run.recorded.device, run.recorded.precision
+    proof = run.checkpoint["proof"]
+    if not isinstance(proof, Mapping):
         return "", ""
-    precision = str(found.get("precision", "")).removeprefix("torch.")
-    return printable(str(found.get("device", ""))), printable(_PRECISIONS.get(precision, precision))
+    precision = str(proof.get("precision", ""))
+    return printable(str(proof.get("device", ""))), printable(_OLD_NAMES.get(precision, precision))
 
 
 def _compare(
@@ -86,8 +93,9 @@ def _compare(
     overrides: Sequence[Override],
     progress: Progress,
 ) -> None:
-    """Warns where the loss differs from the logged one by more than rounding, with the likely reason."""
-    now = (runtime.device.type, str(runtime.dtype).removeprefix("torch."))
+    """Warns if the loss differs from the logged one by more than rounding, with the likely reason."""
+    record = runtime.record()
+    now = (record.device, record.precision)
     loss, expected = metrics["loss"], logged.get("loss", math.nan)
     tolerance = max(_TOLERANCE.get(precision, 0.0) for precision in (before[1], now[1]))
     if {before[0], now[0]} - {"", "cpu"}:
@@ -96,7 +104,9 @@ def _compare(
         return
     if abs(loss - expected) <= tolerance * max(abs(expected), _SMALLEST_LOSS):
         return
-    settings = [o.key for o in overrides if not any(o.key == key or o.key.startswith(f"{key}.") for key in _HARMLESS)]
+    # Device and precision, the settings of `run` that matter here, are compared below.
+    harmless = ("run", *HARMLESS_SETTINGS)
+    settings = [o.key for o in overrides if not any(f"{o.key}.".startswith(f"{key}.") for key in harmless)]
     reasons = [f"{', '.join(settings)} {'was' if len(settings) == 1 else 'were'} set"] if settings else []
     for what, then, here in zip(("device", "precision"), before, now, strict=True):
         if then and then != here:
@@ -108,6 +118,6 @@ def _compare(
         "environment.json of the run."
     )
     progress.warn(
-        f"The validation loss is {loss:.6g} now, and training logged {expected:.6g}, which is more than rounding "
+        f"The validation loss is {loss:.6g}, but training logged {expected:.6g}; the difference is more than rounding "
         f"explains. {why}"
     )

@@ -29,7 +29,7 @@ class Task(Protocol):
 
     @property
     def monitor(self) -> str:
-        """The validation metric that decides which epoch is best; `metrics` knows whether low or high is better."""
+        """The validation metric that decides which epoch is best; see `metrics.higher_is_better`."""
         ...
 
     @property

@@ -14,9 +14,9 @@ from dbbd_cli.report.drawing import load_matplotlib
 # N = samples, K = classes.
 
 CURVE_POINTS, FEWEST_CURVE_POINTS, ALL_CURVE_POINTS = 500, 20, 100_000
-"""Points kept of each curve, at most and at least, and of the curves of all classes; more would not be seen."""
+"""Most and fewest points kept of each curve, and most of the curves of all classes; more would not be visible."""
 MAX_CONFUSION_CLASSES = 1000
-"""With more classes their confusion matrix, which has a number for each pair, is left out."""
+"""With more classes, the confusion matrix, which has a number for each pair, is left out."""
 CALIBRATION_BINS = 15
 FALSE_POSITIVE_RATES = (0.01, 0.001)
 
@@ -40,7 +40,7 @@ def classification_report(
     Returns:
         Plain values, ready for JSON.
     """
-    load_matplotlib()  # TorchMetrics imports it too, and would fail on what the environment asks of it
+    load_matplotlib()  # TorchMetrics imports it too, and would fail on some settings of the environment
     # Imported here: it takes seconds, and only evaluation needs it.
     from torchmetrics.functional import classification as metrics
 

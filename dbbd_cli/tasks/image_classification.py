@@ -126,7 +126,7 @@ class ImageClassification:
         )
 
     def summarise(self, sums: Mapping[str, float], num_samples: int) -> dict[str, float]:
-        """Mean loss and accuracy over samples, and of what was not trained on the mean F1 over classes."""
+        """Mean loss and accuracy over samples and, except for training, the mean F1 over classes."""
         metrics = {"loss": sums["loss"] / num_samples, "accuracy": sums["accuracy"] / num_samples}
         if "f1_0" in sums:
             metrics["f1"] = macro_f1([sums[f"f1_{place}"] for place in range(2 * len(self.manifest.classes))])

@@ -71,7 +71,7 @@ def test_train(show: Show) -> None:
         ("Total time", "7.4 min"),
         ("Best epoch", "7 (lowest validation loss)"),
         ("Val. loss", "0.4321"),
-        ("Val. accuracy", "80.13% (highest: 82.27% in epoch 9)"),
+        ("Val. accuracy", "80.13% (highest 82.27% in epoch 9)"),
         (f"dbbd evaluate {RUN}",),
         (f"dbbd resume {RUN} --epochs 20",),
     } <= lines

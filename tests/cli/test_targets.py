@@ -52,10 +52,10 @@ def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (f"{RUN}/config.yaml", "is the configuration of a run, not a checkpoint", f"instead: {RUN}"),
         (f"{RUN}/history.jsonl", "is a .jsonl file, not a checkpoint", f"instead: {RUN}"),
         (f"{RUN}/training_history.png", "is a .png file, not a checkpoint", f"instead: {RUN}"),
-        (f"{RUN}/events.out.tfevents.1.host.2.0", "is a file of TensorBoard events", f"instead: {RUN}"),
+        (f"{RUN}/events.out.tfevents.1.host.2.0", "is a TensorBoard event file", f"instead: {RUN}"),
     ],
 )
-def test_what_is_no_run_is_called_what_it_is(target: str, what: str, hint: str) -> None:
+def test_other_targets_are_named_for_what_they_are(target: str, what: str, hint: str) -> None:
     with pytest.raises(CheckpointError) as caught:
         run_or_checkpoint(Path(target))
     assert caught.value.message.startswith(f"{target} {what}")
@@ -67,7 +67,7 @@ def test_what_may_be_one_is_left_to_the_service(target: str) -> None:
     assert run_or_checkpoint(Path(target)) == Path(target)
 
 
-def test_any_file_of_a_run_may_stand_for_it(tmp_path: Path) -> None:
+def test_any_file_of_a_run_may_mean_the_run(tmp_path: Path) -> None:
     path = Path(RUN) / "history.jsonl"
     assert run_or_checkpoint(path, any_file=True) == path
     with pytest.raises(CheckpointError, match="is a configuration, not a run"):

@@ -1,4 +1,4 @@
-"""Standard streams that are full, closed, or that nobody reads: exit codes are those that are documented."""
+"""Standard streams that are full, closed or not read: exit codes are the documented ones."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_a_run_is_trained_to_its_end_whoever_reads(where: str, code: int, tmp_pa
     assert (run / "best_model.pth").exists()
 
 
-def test_the_current_folder_may_be_gone_where_paths_are_absolute(tmp_path: Path) -> None:
+def test_the_current_folder_may_be_missing_if_paths_are_absolute(tmp_path: Path) -> None:
     gone = tmp_path / "gone"
 
     def code_in_missing_folder(arguments: str) -> tuple[int, str]:

@@ -417,7 +417,7 @@ def _object(kind: str = "evil.Config", state: bytes = b"}") -> bytes:
 
 
 def beside_weights(content: bytes) -> bytes:
-    """A file of weights with something beside them."""
+    """A file of weights with another value."""
     return archive(b"\x80\x02}(" + text("weight") + tensor() + text("config") + content + b"u.", {"0": RAW})
 
 
@@ -471,7 +471,7 @@ OBJECTS: dict[str, tuple[bytes, str]] = {
         _object() + b"q\x00" + b"".join(b"0" + _object(state=_attribute(b"h\x00")) + b"q\x00" for _ in range(200)),
         "nested without end"),
 }  # fmt: skip
-"""What stands beside weights and abuses that plain objects are read there, and how it is refused."""
+"""Values stored with weights that abuse the reading of plain objects, and how they are refused."""
 
 
 def main(folder: Path) -> None:

@@ -93,7 +93,7 @@ def segments(kind: bytes, times: int) -> bytes:
 
 
 def lying_avif() -> bytes:
-    """A picture that says to be small, of data that are not."""
+    """An image that declares a small size and has large data."""
     data = bytearray(saved(Image.new("L", (5000, 4000)), "AVIF", speed=10))
     struct.pack_into(">II", data, data.index(b"ispe") + 8, 64, 64)
     return bytes(data)
@@ -306,7 +306,7 @@ BAD_SCENES: dict[str, tuple[Callable[[Path], object], str]] = {
     "PLY with lists as points": (
         ply("ascii", "element vertex 200", "property list uchar float x"), "nothing but lists"),
     "PLY without an end": (lambda path: path.with_suffix(".ply").write_bytes(b"ply\nformat ascii 1.0\n"), "truncated"),
-    "PLY of one line": (lambda path: path.with_suffix(".ply").write_bytes(b"ply" + b"y" * 10**7), "is no PLY file"),
+    "PLY of one line": (lambda path: path.with_suffix(".ply").write_bytes(b"ply" + b"y" * 10**7), "is not a PLY file"),
     "PLY of NaN": (
         ply("ascii", "element vertex 200", *XYZ, body=b"nan" + TEXT[6:]), "not finite at point 0"),
     "npy of 10^12": (arrays(coord=npy("(1000000000000, 3)")), "promises 3,000,000,000,000"),
@@ -328,7 +328,7 @@ BAD_SCENES: dict[str, tuple[Callable[[Path], object], str]] = {
         archived(coord=npy("(200, 3)", body=COORD.tobytes() + bytes(200_000_000)), normal=npy("(201, 3)")),
         "its array normal is truncated"),
     "npz of objects": (archived(coord=npy("(200, 3)", "|O", pickle.dumps([0] * 600))), "Python objects"),
-    "npz that is a pickle": (lambda path: path.with_suffix(".npz").write_bytes(pickle.dumps({})), "is no archive"),
+    "npz that is a pickle": (lambda path: path.with_suffix(".npz").write_bytes(pickle.dumps({})), "is not an archive"),
     "NaN": (pickled(coords=points_with(np.nan)), "not finite at point 42"),
     "infinity": (pickled(coords=points_with(np.inf)), "not finite at point 42"),
     "10^38": (pickled(coords=points_with(1e38)), "reach over 1.0e+38"),

@@ -173,7 +173,7 @@ def test_no_file_of_weights_runs_code_when_training_starts_from_it(
     assert not list(tmp_path.glob("new/*"))
 
 
-def test_no_object_beside_weights_is_more_than_its_attributes(
+def test_objects_stored_with_weights_are_only_their_attributes(
     runs: dict[str, Path], tmp_path: Path, report: Callable[[str], None]
 ) -> None:
     path, marker, wrong = tmp_path / "weights.pth", tmp_path / "ran", []

@@ -47,7 +47,7 @@ def run_in_shell(script: str, folder: Path, *, namespace: bool) -> tuple[int, st
     return done.returncode, " ".join(done.stderr.split())
 
 
-def test_too_small_shared_memory_is_told_before_the_first_step(tmp_path: Path) -> None:
+def test_too_little_shared_memory_is_reported_before_the_first_step(tmp_path: Path) -> None:
     mounted = 'mount -t tmpfs -o size=200k tmpfs /dev/shm; exec "$@"'
     code, said = run_in_shell(mounted, tmp_path, namespace=True)
     assert code == 3, said
@@ -59,7 +59,7 @@ def test_too_small_shared_memory_is_told_before_the_first_step(tmp_path: Path) -
     assert f"dbbd resume runs/{run.name}" in said
 
 
-def test_shared_memory_that_fills_up_later_is_told(tmp_path: Path) -> None:
+def test_shared_memory_that_fills_up_later_is_reported(tmp_path: Path) -> None:
     script = """
 mount -t tmpfs -o size=8m tmpfs /dev/shm
 "$@" --epochs 100000 &
@@ -74,7 +74,7 @@ wait $!
     assert "dbbd resume" in said
 
 
-def test_shared_memory_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+def test_unwritable_shared_memory_is_reported(tmp_path: Path) -> None:
     mounted = 'mount -t tmpfs -o ro tmpfs /dev/shm; exec "$@"'
     code, said = run_in_shell(mounted, tmp_path, namespace=True)
     assert code == 3, said
@@ -83,6 +83,6 @@ def test_shared_memory_that_cannot_be_written_is_told(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("limit", range(12, 65, 4) if FULL else [16])
-def test_few_open_files_are_told(limit: int, tmp_path: Path) -> None:
+def test_a_low_limit_on_open_files_is_reported(limit: int, tmp_path: Path) -> None:
     code, said = run_in_shell(f'ulimit -n {limit}; exec "$@" --epochs 1', tmp_path, namespace=False)
     assert code == 0 or (code in (3, 6) and f"(ulimit -n, {limit} now)" in said), (code, said)

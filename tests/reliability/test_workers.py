@@ -85,7 +85,7 @@ def test_a_worker_that_hangs_ends_the_run_within_the_configured_time(
     report(f"data.worker_timeout={timeout}: exit 3 after {seconds:.1f} s, and resumed")
 
 
-def test_a_run_that_is_stopped_for_longer_than_the_configured_time_goes_on(place: Place) -> None:
+def test_a_run_suspended_for_longer_than_the_timeout_continues(place: Place) -> None:
     timeout = 8
     program, workers = _training(place, "dbbd", timeout)
     for pid in workers:

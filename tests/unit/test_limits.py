@@ -66,3 +66,11 @@ def test_what_to_do_about_a_file_that_cannot_be_written(number: int, repair: str
 
 def test_a_file_that_cannot_be_written_for_unknown_reasons_needs_space() -> None:
     assert repair_of(None) == "free some space"
+
+
+@pytest.mark.parametrize(("limit", "shown"), [(256, "ulimit -n, 256 now"), (float("inf"), "ulimit -n")])
+def test_the_limit_on_open_files_is_shown_if_there_is_one(
+    limit: float, shown: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "_limit", lambda _: limit)
+    assert limits.open_files_limit() == shown

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from dbbd_cli.metrics import best_of, cost, higher_is_better, is_share, superlative
+from dbbd_cli.metrics import best_of, cost, describe_with_best, higher_is_better, is_share, superlative
 
 
 @pytest.mark.parametrize(
@@ -18,7 +18,7 @@ from dbbd_cli.metrics import best_of, cost, higher_is_better, is_share, superlat
         ("effective_rank", False, False),
     ],
 )
-def test_what_a_name_says(name: str, share: bool, high: bool) -> None:
+def test_the_meaning_of_names(name: str, share: bool, high: bool) -> None:
     assert (is_share(name), higher_is_better(name)) == (share, high)
     assert superlative(name) == ("highest" if high else "lowest")
     assert cost(name, 0.25) == (-0.25 if high else 0.25)
@@ -30,3 +30,10 @@ def test_the_best_epoch_is_the_first_of_equals() -> None:
     assert best_of("accuracy", rows) == (2, 0.75)
     assert best_of("loss", rows) == (3, 0.25)
     assert best_of("f1", rows) is None
+
+
+def test_the_best_value_is_described_if_another_epoch_had_it() -> None:
+    described = describe_with_best("loss", 0.5, (3, 0.25), str)
+    assert described == "0.5 (lowest 0.25 in epoch 3)"
+    assert describe_with_best("f1", 0.5, (1200, 0.75), str) == "0.5 (highest 0.75 in epoch 1,200)"
+    assert describe_with_best("loss", 0.5, (2, 0.5), str) == describe_with_best("loss", 0.5, None, str) == "0.5"

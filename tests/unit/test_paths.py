@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from dbbd_cli.paths import command_line, resume_command
+from dbbd_cli.paths import command_line, leave_missing_folder, resume_command
 from dbbd_cli.text import printable
 
 
@@ -45,3 +45,16 @@ def test_a_folder_is_not_taken_for_an_option(tmp_path: Path, monkeypatch: pytest
     monkeypatch.chdir(tmp_path)
     assert resume_command(tmp_path / "-r") == "dbbd resume ./-r"
     assert resume_command(tmp_path / "runs" / "-r", "--epochs", "3") == "dbbd resume runs/-r --epochs 3"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="the current folder cannot be removed there")
+def test_a_removed_current_folder_is_left_for_one_that_is_not_part_of_the_package(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    leave_missing_folder()
+    assert Path.cwd() == tmp_path / "gone"
+    (tmp_path / "gone").rmdir()
+    leave_missing_folder()
+    assert Path.cwd() == Path(tmp_path.anchor)

@@ -1,4 +1,4 @@
-"""What killed processes left goes, and what living ones hold stays, whatever the clocks say."""
+"""Files of killed processes are removed, and files of living ones stay, whatever the clocks say."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ NUM_MADE = 4
 
 @contextmanager
 def process_that_holds(folder: Path, child: str = "none") -> Iterator[tuple[subprocess.Popen[str], int | None]]:
-    """A process that holds files and folders, and the number of one that it has started."""
+    """A process that holds files and folders, and the ID of a child process, if any."""
     process = subprocess.Popen(
         [sys.executable, "-c", MAKE, str(folder), child], stdout=subprocess.PIPE, text=True,
         env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
@@ -74,7 +74,7 @@ def process_that_holds(folder: Path, child: str = "none") -> Iterator[tuple[subp
 
 
 def left_over(path: Path, *, folder: bool = False, machine: str | None = None) -> Path:
-    """Something under a temporary name that nobody holds, of a process whose number a living one has."""
+    """A temporary file or folder that is not held, with the process ID of a living process."""
     path = temporary_path(path)
     if machine is not None:
         path = path.with_name(re.sub("-[0-9a-f]{8}-", f"-{machine}-", path.name))
@@ -103,7 +103,7 @@ def test_a_living_process_keeps_its_files_and_a_dead_one_does_not_whatever_the_c
 
 
 @pytest.mark.parametrize("child", ["fork", "program"])
-def test_what_a_dead_process_has_started_holds_nothing(tmp_path: Path, child: str) -> None:
+def test_children_of_a_dead_process_hold_nothing(tmp_path: Path, child: str) -> None:
     with process_that_holds(tmp_path, child) as (process, number):
         assert number is not None
         process.kill()
@@ -170,7 +170,7 @@ def test_a_link_is_removed_and_not_followed(tmp_path: Path) -> None:
         (None, True),
     ],
 )
-def test_what_another_machine_may_hold_stays(
+def test_files_that_another_machine_may_hold_stay(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mounts: str | None, kept: bool
 ) -> None:
     """On a local disk it is of this machine before it was restarted."""
@@ -187,7 +187,7 @@ def test_what_another_machine_may_hold_stays(
 
 
 @pytest.mark.parametrize("error", [errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EBADF, errno.EINTR])
-def test_where_locks_do_not_work_everything_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: int) -> None:
+def test_without_working_locks_everything_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: int) -> None:
     def fail(*_: object) -> None:
         raise OSError(error, os.strerror(error))
 
@@ -220,7 +220,7 @@ def test_a_link_is_held_through_its_file_and_a_copy_through_itself(
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_what_became_another_file_is_not_discarded(tmp_path: Path) -> None:
+def test_a_renamed_file_is_not_discarded(tmp_path: Path) -> None:
     new = temporary_file(tmp_path / "a.txt")
     new.write_text("whole")
     new.replace(tmp_path / "a.txt")
@@ -229,7 +229,7 @@ def test_what_became_another_file_is_not_discarded(tmp_path: Path) -> None:
     assert not [path for path in temporary._held if path.parent == tmp_path]
 
 
-def test_a_folder_that_was_taken_away_is_made_and_held_anew(tmp_path: Path) -> None:
+def test_a_removed_folder_is_created_and_held_again(tmp_path: Path) -> None:
     folder = temporary_path(tmp_path / "dbbd")
     for _ in range(3):
         hold_folder(folder)
@@ -243,7 +243,7 @@ def test_a_folder_that_was_taken_away_is_made_and_held_anew(tmp_path: Path) -> N
 
 @pytest.mark.parametrize("make", ["file", "folder"])
 @pytest.mark.parametrize("how", ["removed", "being removed"])
-def test_what_another_process_removes_before_it_is_held_is_made_anew(
+def test_files_removed_before_they_are_held_are_created_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make: str, how: str
 ) -> None:
     flock, calls = fcntl.flock, []

@@ -104,7 +104,7 @@ def states() -> list[bytes]:
 
 
 class Settings:
-    """An object beside the weights."""
+    """An object stored with the weights."""
 
     def __init__(self) -> None:
         self.hidden_dims = [4]

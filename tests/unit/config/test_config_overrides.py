@@ -49,7 +49,7 @@ def checked(*settings: str, task: str = "image_classification") -> Any:
     ]
     + [("run.name", "null"), ("model.weights", "null"), ("run.device", "cpu")],
 )
-def test_text_is_taken_as_it_stands(setting: str, text: str) -> None:
+def test_text_is_taken_literally(setting: str, text: str) -> None:
     source = ["data.source=folder"] if setting == "data.path" else []
     section, name = setting.split(".")
     config = checked(*source, f"{setting}={text}")
@@ -72,7 +72,7 @@ def test_texts_inside_other_settings() -> None:
     assert checked("data.class_names=[a, 'b #1']", task="dbbd").data.class_names == ["a", "b #1"]
 
 
-def test_all_that_is_not_text_is_yaml() -> None:
+def test_everything_except_text_is_yaml() -> None:
     config = checked(
         "training.epochs= 3", "training.min_lr=1e-6 # small", "run.plots=false", "training.scheduler=step "
     )
@@ -86,7 +86,7 @@ def test_the_task_says_how_a_value_is_read() -> None:
     assert (config.task, config.data.class_names) == ("dbbd", ["a", "b"])
 
 
-def test_an_empty_text_is_no_null() -> None:
+def test_an_empty_text_is_not_null() -> None:
     assert failure("data.path=").details == [
         "--set data.path=: data.path is ''\n    expected text that is not empty, or null"
     ]

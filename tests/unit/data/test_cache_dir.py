@@ -15,7 +15,7 @@ pytestmark = pytest.mark.skipif(os.name != "posix", reason="homes and owners of 
 
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A home folder, with no cache folder chosen and temporary files beside it."""
+    """A home folder next to a temporary folder, with no cache folder configured."""
     for name in ("DBBD_CACHE_DIR", "XDG_CACHE_HOME"):
         monkeypatch.delenv(name, raising=False)
     for name in ("home", "tmp"):
@@ -59,7 +59,7 @@ def test_without_a_home_it_is_a_folder_of_the_users_own_among_temporary_files(no
     )
 
 
-def test_so_it_is_where_the_home_cannot_be_written_to(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_writable_home_too(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (home / "file").touch()
     monkeypatch.setenv("HOME", str(home / "file"))
     folder = cache_folder(None)
@@ -68,7 +68,7 @@ def test_so_it_is_where_the_home_cannot_be_written_to(home: Path, monkeypatch: p
 
 
 @pytest.mark.parametrize("kind", ["link", "file", "writable by others", "of somebody else"])
-def test_what_a_stranger_may_have_put_there_is_refused(
+def test_files_of_other_users_are_refused(
     kind: str, no_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trap = no_home / f"dbbd-{os.getuid()}"

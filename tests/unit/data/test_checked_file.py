@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from dbbd_cli.data import checked_file
-from dbbd_cli.data.checked_file import append_checksums, has_checksums, is_intact, size_with_checksums, written_ns
+from dbbd_cli.data.checked_file import append_checksums, checksums_match, has_checksums, size_with_checksums, written_ns
 
 
 @pytest.fixture
@@ -27,26 +27,26 @@ def test_every_changed_byte_is_found(tmp_path: Path, size: int) -> None:
     before = time.time_ns()
     path = made(tmp_path, size)
     assert path.stat().st_size == size_with_checksums(size)
-    assert is_intact(path, size)
+    assert checksums_match(path, size)
     assert has_checksums(path)
     assert before <= (written_ns(path, size) or 0) <= time.time_ns()
     data = path.read_bytes()
     assert data[:size] == bytes(range(size))
     for place in range(len(data)):
         path.write_bytes(data[:place] + bytes([data[place] ^ 64]) + data[place + 1 :])
-        assert not is_intact(path, size)
+        assert not checksums_match(path, size)
         if place >= size:
             assert written_ns(path, size) is None
 
 
 @pytest.mark.usefixtures("blocks")
-def test_what_is_cut_off_longer_or_of_another_size_is_not_intact(tmp_path: Path) -> None:
+def test_files_of_another_size_do_not_match(tmp_path: Path) -> None:
     path = made(tmp_path, 25)
     data = path.read_bytes()
-    assert not is_intact(path, 24)
+    assert not checksums_match(path, 24)
     for other in (data[:-1], data + b"\0", data[:25], b"", bytes(len(data)), data[10:20] + data[:10] + data[20:]):
         path.write_bytes(other)
-        assert not is_intact(path, 25)
+        assert not checksums_match(path, 25)
     path.write_bytes(b"")
     assert not has_checksums(path)
 
@@ -62,7 +62,7 @@ def test_reading_ends_soon_after_the_first_damaged_block(tmp_path: Path, monkeyp
     read: list[int] = []
     crc32 = checked_file.zlib.crc32
     monkeypatch.setattr(checked_file.zlib, "crc32", lambda *data: (read.append(1), crc32(*data))[1])
-    assert not is_intact(path, 10_000)
+    assert not checksums_match(path, 10_000)
     assert len(read) < 10
 
 
@@ -72,7 +72,7 @@ def test_the_content_of_another_file_of_the_same_size_is_not_intact(tmp_path: Pa
     other.write_bytes(bytes(25))
     append_checksums(other)
     other.replace(path)
-    assert not is_intact(path, 25)
+    assert not checksums_match(path, 25)
     assert written_ns(path, 25) is None
 
 
@@ -80,5 +80,5 @@ def test_a_file_can_be_written_under_a_temporary_name(tmp_path: Path) -> None:
     temporary = tmp_path / "temporary"
     temporary.write_bytes(bytes(25))
     append_checksums(temporary, "name")
-    assert not is_intact(temporary, 25)
-    assert is_intact(temporary.rename(tmp_path / "name"), 25)
+    assert not checksums_match(temporary, 25)
+    assert checksums_match(temporary.rename(tmp_path / "name"), 25)

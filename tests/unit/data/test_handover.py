@@ -78,7 +78,7 @@ def received(sent: object) -> Any:
     return pickle.loads(pickle.dumps(sent))
 
 
-def test_a_batch_arrives_as_it_was_and_its_file_is_gone(sending: Handover) -> None:
+def test_a_batch_arrives_unchanged_and_its_file_is_removed(sending: Handover) -> None:
     sent = sending(batch())
     assert len(list(sending.folder.iterdir())) == 1
     found = received(sent)
@@ -97,7 +97,7 @@ def test_a_message_holds_no_tensor(sending: Handover) -> None:
     assert len(message) < 4096
 
 
-def test_what_has_no_tensors_is_sent_as_it_is(sending: Handover) -> None:
+def test_values_without_tensors_are_sent_unchanged(sending: Handover) -> None:
     array, error = np.arange(3), DataError("bad")
     assert sending(array) is array
     assert sending(error) is error
@@ -138,13 +138,13 @@ def test_a_batch_that_cannot_be_written_is_an_error(
     assert list(sending.folder.iterdir()) == []
 
 
-def test_where_the_folder_is_gone_a_batch_is_sent_itself(sending: Handover) -> None:
+def test_without_the_folder_the_batch_itself_is_sent(sending: Handover) -> None:
     sending.folder.rmdir()
     assert_equal(received(sending(batch())), batch())
 
 
 @pytest.mark.parametrize("size", [None, 0, 100])
-def test_a_file_that_is_gone_or_cut_is_an_error(size: int | None, sending: Handover) -> None:
+def test_a_missing_or_truncated_file_is_an_error(size: int | None, sending: Handover) -> None:
     sent = sending(batch())
     [file] = sending.folder.iterdir()
     if size is None:
@@ -156,9 +156,6 @@ def test_a_file_that_is_gone_or_cut_is_an_error(size: int | None, sending: Hando
 
 class Tensors:
     """Batches whose files are removed before they arrive."""
-
-    def __init__(self, folder: Path | None = None) -> None:
-        self.folder = folder
 
     def __len__(self) -> int:
         return 20

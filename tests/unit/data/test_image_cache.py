@@ -126,7 +126,7 @@ def test_processes_give_the_same_pixels(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 @pytest.mark.parametrize("processors", [1, 2])
-def test_even_a_single_picture_is_decoded_in_another_process(
+def test_even_a_single_image_is_decoded_in_another_process(
     processors: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(os, "cpu_count", lambda: processors)
@@ -197,7 +197,7 @@ def test_damage_that_leaves_the_size_is_found_and_the_cache_made_again(tmp_path:
     assert cached_images(refs, 64, tmp_path, Silent()) is not None
 
 
-def test_a_damaged_cache_is_never_used_where_the_images_are_gone(tmp_path: Path) -> None:
+def test_a_damaged_cache_is_never_used_even_without_the_images(tmp_path: Path) -> None:
     refs, cache = file_refs(tmp_path, 3), tmp_path / "cache"
     first = prepare_images(refs, 32, cache, Silent())
     data = bytearray(first.path.read_bytes())

@@ -109,7 +109,7 @@ def test_many_classes_with_fewer_images_than_asked_for_take_one_line(
     assert line.endswith(" c07: 3 images and 2 more classes (limit 50); all of them are used.")
 
 
-def test_classes_too_small_are_told_before_any_image_is_read(
+def test_too_small_classes_are_reported_before_any_image_is_read(
     picture_folder: Callable[..., Path], tmp_path: Path
 ) -> None:
     root = picture_folder(("cat", "dog"), count=2)
@@ -119,7 +119,9 @@ def test_classes_too_small_are_told_before_any_image_is_read(
         manifest_of(list_folder(root), tmp_path / "cache")
 
 
-def test_images_in_formats_that_are_not_read_are_warned_of(picture_folder: Callable[..., Path], tmp_path: Path) -> None:
+def test_images_in_formats_that_are_not_read_trigger_a_warning(
+    picture_folder: Callable[..., Path], tmp_path: Path
+) -> None:
     root = picture_folder(("cat", "dog"))
     for name in ("cat/a.NEF", "cat/deep/b.nef", "dog/c.psd", "dog/notes.txt"):
         (root / name).parent.mkdir(exist_ok=True)
@@ -129,12 +131,12 @@ def test_images_in_formats_that_are_not_read_are_warned_of(picture_folder: Calla
     manifest = manifest_of(list_folder(root), tmp_path / "cache", told)
     assert len(manifest.samples) == 16
     assert told.text == [
-        "1 file that is no image was ignored.",
+        "Files that are not images were ignored: 1.",
         "warning: 3 images in formats that are not read were left out: 2 .nef, 1 .psd.",
     ]
 
 
-def test_how_to_read_a_format_is_told_where_its_reader_is_missing(
+def test_a_missing_reader_is_named_with_how_to_install_it(
     picture_folder: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for module in ("image_formats", "image_listing"):
@@ -189,7 +191,7 @@ def test_files_that_changed_since_the_manifest_are_named(picture_folder: Callabl
     assert len(caught.value.details) == 2
 
 
-def test_files_that_only_the_cache_still_has_are_told(picture_folder: Callable[..., Path], tmp_path: Path) -> None:
+def test_files_that_only_the_cache_still_has_are_reported(picture_folder: Callable[..., Path], tmp_path: Path) -> None:
     root = picture_folder(("cat", "dog"))
     source = list_folder(root)
     manifest = manifest_of(source, tmp_path / "cache")
@@ -206,16 +208,16 @@ def test_files_that_only_the_cache_still_has_are_told(picture_folder: Callable[.
     first, second = manifest.of("train")[:2]
     (root / first.key).unlink()
     [line] = told("train", "val")
-    assert line.startswith("1 image file of 14 is gone or has changed: the cache still holds")
+    assert line.startswith("1 image file of 14 is missing or has changed: using the cached pixels")
     assert told("test") == []
     (root / second.key).touch()  # changed in nothing but its time
     assert told("train", "val") == [line]
     shutil.copy(root / manifest.of("val")[0].key, root / second.key)
     [line] = told("train", "val")
-    assert line.startswith("2 image files of 14 are gone or have changed:")
+    assert line.startswith("2 image files of 14 are missing or have changed:")
 
 
-def test_a_damaged_cache_is_made_again_or_refused(picture_folder: Callable[..., Path], tmp_path: Path) -> None:
+def test_a_damaged_cache_is_rebuilt_or_refused(picture_folder: Callable[..., Path], tmp_path: Path) -> None:
     root = picture_folder(("cat", "dog"))
     source = list_folder(root)
     manifest = manifest_of(source, tmp_path / "cache")

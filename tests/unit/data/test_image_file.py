@@ -1,11 +1,13 @@
 """Real files of every format and mode, made here with PIL, and many that are damaged."""
 
 import io
+import re
 import struct
 import subprocess
 import sys
 import warnings
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +17,7 @@ from dbbd_cli.data.image_file import MAX_PIXELS, ImageFileError, MissingReaderEr
 from dbbd_cli.data.image_formats import FORMAT_OF_SUFFIX, can_read, image_format
 
 SIZE = 32
+FORMATS_PAGE = Path(__file__).parents[3] / "docs" / "formats.md"
 DAMAGED = "damaged, incomplete or of an unsupported kind"
 FORMATS = [
     ("PNG", ".png", {}),
@@ -93,6 +96,12 @@ def test_every_suffix_is_tested():
     assert tested >= {suffix for suffix, name in FORMAT_OF_SUFFIX.items() if can_read(name)}
 
 
+def test_every_suffix_is_documented():
+    lines = FORMATS_PAGE.read_text(encoding="utf-8").partition("## Images")[2].splitlines()
+    table = [line.split("|") for line in lines if line.startswith("| ")]
+    assert set(FORMAT_OF_SUFFIX) == {suffix for row in table for suffix in re.findall(r"`(\.\w+)`", row[2])}
+
+
 def test_only_the_first_frame_counts():
     frames = [Image.new("RGB", (64, 64), colour) for colour in ("red", "blue")]
     several = ("GIF", "TIFF", "WEBP", "PNG", "HEIF", "AVIF")
@@ -159,7 +168,7 @@ def test_transparent_heic_and_avif_become_white(name, suffix):
     assert_corners(decode_image(encoded(image, name, quality=95), suffix, SIZE), [WHITE, [0] * 3, WHITE, [0] * 3], 3)
 
 
-def test_what_this_environment_cannot_read_says_what_to_do(monkeypatch):
+def test_formats_that_cannot_be_read_here_say_what_to_install(monkeypatch):
     monkeypatch.setattr("dbbd_cli.data.image_file.can_read", lambda name: name not in ("HEIC", "AVIF"))
     heic = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic"
     avif = b"\0\0\0\x1cftypmif1\0\0\0\0mif1avifmiaf"

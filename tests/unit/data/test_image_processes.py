@@ -73,7 +73,9 @@ def test_rows_are_those_of_one_process(work: Callable[..., Work], tmp_path: Path
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems refuse such names")
-def test_a_name_that_is_no_unicode_is_found_and_bad_content_is_told(work: Callable[..., Work], tmp_path: Path) -> None:
+def test_names_that_are_not_unicode_are_found_and_bad_content_is_reported(
+    work: Callable[..., Work], tmp_path: Path
+) -> None:
     refs = []
     for name, good in ((b"\xff\xfe.png", True), (b"bad\xff.png", False), (b"gone\xff.png", None)):
         path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/" + name))
@@ -132,11 +134,11 @@ def started_with(change: str) -> str:
 @pytest.mark.parametrize(
     ("harm", "reason", "bad"),
     [
-        ("time.sleep(600)", "gave no sign of life for 3 s", (5,)),
+        ("time.sleep(600)", "did not respond for 3 s", (5,)),
         ("os._exit(9)", "ended unexpectedly (exit code 9)", (5, 7)),
     ],
 )
-def test_images_that_are_the_end_of_their_process_are_named_and_the_others_prepared(
+def test_images_that_crash_their_process_are_named_and_the_others_prepared(
     harm: str, reason: str, bad: tuple[int, ...], work: Callable[..., Work], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(image_processes, "IMAGE_SECONDS", 3.0)
@@ -150,7 +152,7 @@ def test_images_that_are_the_end_of_their_process_are_named_and_the_others_prepa
         assert np.array_equal(made.pixels()[row, 0], render_qr(f"site.example/page/{row}", SIZE))
 
 
-def test_what_is_bad_beside_such_an_image_is_told_too(
+def test_other_bad_images_of_the_same_job_are_reported_too(
     work: Callable[..., Work], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
@@ -174,7 +176,7 @@ def test_the_last_words_of_a_process_are_in_the_error(
     assert capfd.readouterr().err == ""
 
 
-def test_an_error_nobody_thought_of_is_told(work: Callable[..., Work]) -> None:
+def test_an_unexpected_error_is_reported(work: Callable[..., Work]) -> None:
     made = work(url_refs(8))
     made.path.unlink()
     with pytest.raises(DataError) as caught:
@@ -182,7 +184,7 @@ def test_an_error_nobody_thought_of_is_told(work: Callable[..., Work]) -> None:
     assert caught.value.details[0].startswith("FileNotFoundError")
 
 
-def test_a_python_that_is_not_there_is_told(work: Callable[..., Work], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_python_is_reported(work: Callable[..., Work], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "executable", "/no/such/python")
     with pytest.raises(DataError, match="cannot be started") as caught:
         list(work(url_refs(8)).results)
@@ -200,7 +202,7 @@ def test_what_decoders_print_reaches_neither_the_terminal_nor_the_replies(
     assert capfd.readouterr() == ("", "")
 
 
-def test_an_interrupt_ends_the_processes_at_once(work: Callable[..., Work]) -> None:
+def test_an_interrupt_ends_the_processes_immediately(work: Callable[..., Work]) -> None:
     threads = threading.active_count()
     made = work(url_refs(40_000))
     next(made.results)

@@ -212,7 +212,7 @@ class TestFolder:
             "System Volume Information/1.png",
         ],
     )
-    def test_what_systems_leave_is_no_sample_class_or_problem(self, pets, leftover):
+    def test_system_files_are_not_samples_classes_or_problems(self, pets, leftover):
         expected = list_folder(pets)
         for folder in (pets, pets / "cat", pets / "dog" / "deep" / "deeper"):
             save(folder / leftover)
@@ -223,14 +223,14 @@ class TestFolder:
         assert list_folder(pets) == expected
         assert list_classes({"a": pets / "cat", "b": pets / "dog"}).problems == []
 
-    def test_what_systems_leave_does_not_hide_folders_of_splits(self, tmp_path):
+    def test_system_files_do_not_hide_folders_of_splits(self, tmp_path):
         for name in ("train", "val"):
             save(tmp_path / name / "cat" / "1.png")
         save(tmp_path / "@eaDir" / "1.png")
         with pytest.raises(DataError, match="dbbd makes the splits itself"):
             list_folder(tmp_path)
 
-    def test_what_systems_leave_in_a_class_does_not_make_it_a_split(self, tmp_path):
+    def test_system_files_in_a_class_do_not_make_it_a_split(self, tmp_path):
         for name in ("train", "val"):
             save(tmp_path / name / "1.png")
             save(tmp_path / name / "@eaDir" / "1.png" / "thumb.jpg")

@@ -73,7 +73,7 @@ def test_a_text_of_many_blocks(monkeypatch, comments):
         (b"P5 200000 1 255\n", r"too large: 200000 x 1 pixels \(limit 100,000 on a side\)"),
     ],
 )
-def test_what_is_wrong_is_told(data, reason):
+def test_errors_say_what_is_wrong(data, reason):
     with pytest.raises(ImageFileError, match=reason):
         decode_image(data, ".ppm", 8)
 

@@ -126,8 +126,8 @@ def test_the_first_of_two_equal_names_counts(tmp_path):
 XYZ = ["float x", "float y", "float z"]
 GOOD = header("binary_little_endian", [("vertex", 5, XYZ)])
 REFUSED = {
-    "nothing": (b"", "is no PLY"),
-    "picture": (b"\x89PNG\r\n\x1a\n" + bytes(100), "is no PLY"),
+    "nothing": (b"", "is not a PLY"),
+    "picture": (b"\x89PNG\r\n\x1a\n" + bytes(100), "is not a PLY"),
     "no end of the header": (GOOD[:-11], "header is truncated"),
     "endless line": (b"ply\n" + b"comment " + b"x" * 10**6, "header is truncated"),
     "endless header": (b"ply\nformat ascii 1.0\n" + b"element a 1\n" * 5000, "more than 1000 lines"),
@@ -187,7 +187,7 @@ REFUSED = {
         header("ascii", [("vertex", 2, [*XYZ, "list uchar int a"])]) + b"0 0 0 1 10\n0 0 0 1.5 1\n",
         "does not hold the numbers and lists",
     ),
-    "list of a fraction": (header("ascii", [("face", 3, ["list float int a"])]), "no whole number"),
+    "list of a fraction": (header("ascii", [("face", 3, ["list float int a"])]), "not a whole number"),
     "10^12 faces before": (
         header("binary_little_endian", [("face", 10**12, FACES), ("vertex", 5, XYZ)]) + bytes(100_000),
         "more than 100,000,000 lists before its points",
@@ -291,7 +291,7 @@ def test_lists_within_points_are_read_past(tmp_path, file_format, place, lengths
 
 
 def test_a_list_that_the_header_names_may_have_no_values_in_text(tmp_path):
-    """Blender 2.7 writes the list of the faces into the points where there are no faces."""
+    """Blender 2.7 moves the list of the faces to the points if there are no faces."""
     properties = [*properties_of(POINTS), "list uchar uint vertex_indices"]
     save(tmp_path / "a.ply", header("ascii", [("vertex", 4, properties)]), vertices(POINTS, "ascii"))
     found = read_ply(tmp_path / "a.ply", 100)

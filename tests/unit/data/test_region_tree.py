@@ -212,7 +212,7 @@ def test_a_flat_tree_without_some_points_or_of_another_type_is_refused() -> None
 
 
 @pytest.mark.parametrize("mode", ["max", "mean", "attention"])
-def test_the_golden_trees_pass_and_are_built_anew_from_their_coordinates(golden: Path, mode: str) -> None:
+def test_the_golden_trees_pass_and_are_rebuilt_from_their_coordinates(golden: Path, mode: str) -> None:
     with np.load(golden / f"dbbd_{mode}.npz") as stored:
         for scene, (start, stop) in enumerate(zip(stored["offset"][:-1], stored["offset"][1:], strict=True)):
             tree = RegionTree(*(stored[f"tree{scene}/{name}"] for name in ARRAYS))

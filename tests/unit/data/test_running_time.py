@@ -38,7 +38,7 @@ def test_time_adds_up_in_ticks(clock: Clock) -> None:
     assert running.over()
 
 
-def test_a_gap_in_which_the_process_was_stopped_does_not_count(clock: Clock) -> None:
+def test_a_gap_in_which_the_process_was_suspended_does_not_count(clock: Clock) -> None:
     running = RunningTime(600.0)
     for _ in range(20):
         clock.now += 10_000
@@ -51,7 +51,7 @@ needs_alarm = pytest.mark.skipif(not hasattr(signal, "SIGALRM"), reason="Windows
 
 
 @needs_alarm
-def test_what_takes_too_long_is_ended_and_nothing_after_it() -> None:
+def test_only_the_body_that_takes_too_long_is_ended() -> None:
     handler = signal.getsignal(signal.SIGALRM)
     with pytest.raises(LateError), alarm(0.2):
         time.sleep(600)
@@ -63,7 +63,7 @@ def test_what_takes_too_long_is_ended_and_nothing_after_it() -> None:
 
 
 @needs_alarm
-def test_a_process_that_is_stopped_for_longer_than_the_limit_goes_on() -> None:
+def test_a_process_suspended_for_longer_than_the_limit_continues() -> None:
     limit = 3.0  # of which it runs for a moment only
     code = f"""
 import sys

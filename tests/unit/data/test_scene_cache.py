@@ -142,7 +142,7 @@ def test_a_normal_that_is_unknown_is_estimated_and_the_others_are_kept(tmp_path:
     assert np.linalg.norm(scene.normal, axis=1) == pytest.approx(1, abs=1e-5)
 
 
-def test_all_labels_are_kept_and_what_is_no_class_is_noted(tmp_path: Path) -> None:
+def test_all_labels_are_kept_and_the_reserved_one_is_noted(tmp_path: Path) -> None:
     labels = np.where(np.arange(400) % 5 == 0, 255, np.arange(400) % 3).astype(np.uint8)
     ref = save(tmp_path / "scene.pkl", labels=labels, colors=np.full((400, 3), -1.0))
     for _ in range(2):  # the second time from the cache

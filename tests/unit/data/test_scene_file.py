@@ -138,7 +138,7 @@ def test_a_scene_all_of_whose_normals_are_unknown_has_none(tmp_path, kind, value
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_is_beside_the_coordinates_and_damaged_keeps_no_scene_from_being_read(tmp_path, kind):
+def test_damage_to_optional_parts_does_not_prevent_reading(tmp_path, kind):
     color, label = COLOUR / 255, SEGMENT.astype("f8")
     color[3, 0], label[4] = np.nan, 0.5
     kinds = ["double"] * 10
@@ -157,7 +157,7 @@ def test_what_is_beside_the_coordinates_and_damaged_keeps_no_scene_from_being_re
 
 
 @pytest.mark.parametrize("kind", ["pkl", "npz", "folder"])
-def test_arrays_of_another_shape_or_type_are_told_to_whoever_needs_them(tmp_path, kind):
+def test_arrays_of_another_shape_or_type_are_listed_as_unusable(tmp_path, kind):
     if kind == "pkl":
         path = tmp_path / "room.pkl"
         content = {"coords": COORD, "normals": NORMAL[:-1], "colors": [["a"] * 3] * N, "labels": np.arange(13)}
@@ -173,7 +173,7 @@ def test_arrays_of_another_shape_or_type_are_told_to_whoever_needs_them(tmp_path
     assert color.get(kind, "its colors holds something else than numbers") in scene.unusable["colour"]
 
 
-def test_no_rows_are_no_part_of_the_scene(tmp_path):
+def test_arrays_without_rows_count_as_missing(tmp_path):
     """Open3D gives a table without rows for the normals that a cloud does not have."""
     scene = read_scene(write(tmp_path / "room", "npz", normal=np.empty((0, 3)), color=np.empty((0, 3))))
     assert scene.normal is scene.colour is None
@@ -434,7 +434,7 @@ def test_an_archive_that_is_damaged_anywhere_is_said_to_be(tmp_path, method):
     # The list of entries is said to begin elsewhere: zipfile then looks before the start of the file.
     far = good[: place + 16] + struct.pack("<I", 2**31) + good[place + 20 :]
     (tmp_path / "a.npz").write_bytes(far)
-    assert refused(tmp_path / "a.npz").endswith("is no archive of arrays, or a damaged one")
+    assert refused(tmp_path / "a.npz").endswith("is not an archive of arrays, or is damaged")
     damaged = bytearray(good)
     start = 30 + len("coord.npy")
     damaged[start : start + 60] = bytes(60)
@@ -543,7 +543,7 @@ def test_colors_are_scaled_scene_by_scene():
 
 
 @pytest.mark.parametrize("value", [-1.0, -0.01, 1.01, 1.9, 70000.0, 2.0**40, np.nan, np.inf])
-def test_colours_that_are_none_are_told(value):
+def test_invalid_colors_are_listed_as_unusable(value):
     colour = np.full((4, 3), 0.5)
     colour[2, 1] = value
     scene = make_scene("a", np.eye(4, 3), colour=colour)
@@ -579,7 +579,7 @@ def test_labels_of_any_type_become_classes(segment, expected):
     "segment",
     [np.array([0.5, 1, 2, 3]), np.full(4, np.inf), np.full(4, 2**40), np.full(4, 1e300), np.full(4, 2**32 - 2000)],
 )
-def test_labels_that_are_no_classes_are_told(segment):
+def test_invalid_labels_are_listed_as_unusable(segment):
     scene = make_scene("a", np.eye(4, 3), segment=segment)
     assert scene.segment is None
     assert "its labels" in scene.unusable["segment"]
@@ -600,7 +600,7 @@ def test_labels_that_are_no_classes_are_told(segment):
         ([0, 1, 2, 127], "i1", None),
     ],
 )
-def test_the_largest_value_of_an_unsigned_type_is_no_class_where_it_stands_apart(tmp_path, labels, kind, reserved):
+def test_the_largest_value_of_an_unsigned_type_is_reserved_if_it_stands_apart(tmp_path, labels, kind, reserved):
     np.savez(tmp_path / "a.npz", coord=np.eye(4, 3), segment=np.array(labels, kind))
     raw = read_scene(tmp_path / "a.npz", keep_reserved_label=True)
     assert raw.reserved_label == reserved

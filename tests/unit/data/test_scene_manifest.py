@@ -138,7 +138,7 @@ def test_what_is_no_scene_is_ignored_and_counted(tmp_path: Path) -> None:
     (root / "train" / "notes.txt").write_text("")
     (root / "README.md").write_text("")
     manifest_of(root, tmp_path / "cache", told)
-    assert told.lines == ["Files and folders that are no scenes were ignored: 2."]
+    assert told.lines == ["Files and folders that are not scenes were ignored: 2."]
 
 
 # Scenes that cannot be used
@@ -223,7 +223,7 @@ DAMAGED = {
 
 
 @pytest.mark.parametrize("part", DAMAGED)
-def test_what_is_damaged_is_refused_only_where_it_is_used(tmp_path: Path, part: str) -> None:
+def test_damaged_parts_are_refused_only_if_they_are_used(tmp_path: Path, part: str) -> None:
     needed, reason = DAMAGED[part]
     color = np.full((100, 3), 0.5)
     color[3] = np.nan
@@ -256,7 +256,7 @@ def test_scenes_behind_links_are_used_and_known_by_their_content(tmp_path: Path)
         prepare_scenes(refs, SETTINGS, tmp_path / "cache", Silent())
 
 
-def test_scans_that_are_not_read_are_warned_of(tmp_path: Path) -> None:
+def test_scans_that_are_not_read_trigger_a_warning(tmp_path: Path) -> None:
     root, told = divided(tmp_path / "scenes", train=2, val=1), Told()
     (root / "train" / "a.las").write_bytes(b"LASF")
     (root / "val" / "b.las").write_bytes(b"LASF")

@@ -188,8 +188,8 @@ def test_links_that_lead_nowhere_are_problems(divided):
         "train/gone": "is a link to a missing file or folder",
         "train/loop.ply": "cannot be opened: too many levels of symbolic links",
         "train/missing.ply": "is a link to a missing file",
-        "train/null.ply": "is a link to something that is no regular file",
-        "train/pipe.ply": "is no regular file",
+        "train/null.ply": "is a link to something that is not a regular file",
+        "train/pipe.ply": "is not a regular file",
     }
 
 
@@ -206,7 +206,7 @@ def test_links_within_a_scene_stay_in_its_folder_unless_they_may_leave_it(divide
     source = list_scenes(divided)
     assert {"train/own", "train/other"} <= set(keys(source))
     problem = (
-        "has a link, color.npy, that leads out of its folder; if these files may be read, --set data.follow_links=all"
+        "has a link, color.npy, that points outside its folder; to allow such links, add --set data.follow_links=all"
     )
     assert source.problems == [f"train/again: {problem}", f"train/mixed: {problem}"]
     source = list_scenes(divided, follow_links="all")
@@ -265,7 +265,7 @@ def test_too_few_rooms_for_three_splits_are_said(tmp_path):
     assert "train and val" in caught.value.hint
 
 
-def test_what_systems_leave_is_skipped_at_every_depth(divided):
+def test_system_files_are_skipped_at_every_depth(divided):
     before = list_scenes(divided)
     touch(divided / "__MACOSX" / "._a.ply")
     touch(divided / "__MACOSX" / "train" / "._a.ply")
@@ -302,7 +302,7 @@ def test_scans_in_formats_that_are_not_read_are_counted_by_suffix(divided):
 
 
 @pytest.mark.skipif(os.name == "nt", reason="no pipes in folders there")
-def test_a_pipe_that_is_named_like_a_text_is_not_waited_for(divided):
+def test_a_pipe_named_like_a_text_file_does_not_block(divided):
     os.mkfifo(divided / "train" / "a.txt")
     assert list_scenes(divided).unread == {}
 

@@ -156,7 +156,7 @@ def test_a_list_of_samples_that_could_not_be_read_again_is_not_begun(monkeypatch
         manifest.digest()
 
 
-def test_a_class_that_can_never_be_in_every_split_is_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_class_that_can_never_be_in_every_split_is_reported_after_one_draw(monkeypatch: pytest.MonkeyPatch) -> None:
     draws: list[int] = []
     draw = split_module._draw_splits
     monkeypatch.setattr(split_module, "_draw_splits", lambda *arguments: (draws.append(1), draw(*arguments))[1])
@@ -166,7 +166,7 @@ def test_a_class_that_can_never_be_in_every_split_is_told_at_once(monkeypatch: p
     assert len(draws) == 1
 
 
-def test_counting_the_samples_of_very_many_classes_is_no_matter() -> None:
+def test_counting_the_samples_of_very_many_classes_is_fast() -> None:
     labels = [index // 2 for index in range(400_000)]  # counting them class by class would take hours
     with pytest.raises(DataError, match="200,000 of 200,000 classes are too small"):
         check_class_sizes(labels, [str(index) for index in range(200_000)])

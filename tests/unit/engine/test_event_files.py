@@ -30,7 +30,7 @@ def epoch_row(step: int) -> dict[str, Any]:
 def log_run(
     folder: Path, steps: range, *, history: Sequence[dict[str, Any]] = (), epoch: int | None = None, ended: bool = False
 ) -> None:
-    """A process that logs steps, perhaps the end of an epoch and of the run, and is then killed."""
+    """A process that logs steps, optionally the end of an epoch and of the run, and is then killed."""
     log = RunLog(folder, step=steps.start - 1, history=history, command=[])
     for step in steps:
         log.logged_step({"kind": "step", "step": step, "learning_rate": 0.5, "grad_norm": float(step)})
@@ -42,7 +42,7 @@ def log_run(
 
 
 @pytest.mark.parametrize("resumed_after", [0, 1, 3, 5])
-def test_what_a_killed_run_logged_after_its_checkpoint_is_dropped(tmp_path: Path, resumed_after: int) -> None:
+def test_entries_of_a_killed_run_after_its_checkpoint_are_dropped(tmp_path: Path, resumed_after: int) -> None:
     log_run(tmp_path, range(1, 6))
     log_run(tmp_path, range(resumed_after + 1, 8))
     log_run(tmp_path, range(resumed_after + 1, 10))  # no checkpoint in between
@@ -68,7 +68,7 @@ def test_final_metrics_stand_once(tmp_path: Path) -> None:
     assert steps_of(tmp_path) == {"learning_rate": [*range(1, 8)], "train/grad_norm": [*range(1, 8)], "best/loss": [8]}
 
 
-def test_a_clock_that_is_set_back_changes_no_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_clock_that_is_set_back_does_not_change_the_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     now = int(time.time())
     for number, seconds in enumerate((0, -5000, 7, -20)):
         monkeypatch.setattr(time, "time", lambda seconds=seconds: now + seconds)

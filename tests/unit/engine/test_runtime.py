@@ -83,7 +83,7 @@ def test_auto_takes_bf16_only_where_the_processor_has_instructions_for_it(
 @pytest.mark.parametrize(
     ("limit", "chosen"), [("avx2", "fp32"), ("AVX512_CORE", "fp32"), ("AVX512_CORE_BF16", "bf16"), ("DEFAULT", "bf16")]
 )
-def test_auto_heeds_a_limit_on_the_instructions_of_onednn(
+def test_auto_respects_a_limit_on_the_instructions_of_onednn(
     limit: str, chosen: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True}, raising=False)

@@ -47,7 +47,7 @@ def test_by_another_metric_the_best_is_the_kept_epoch_or_the_last() -> None:
 @pytest.mark.parametrize(
     ("costs", "waited", "stopped"), [([-0.5, -0.6, -0.7], 0, False), ([-0.7, -0.6, -0.5], 2, True)]
 )
-def test_by_another_metric_patience_is_counted_anew(costs: list[float], waited: int, stopped: bool) -> None:
+def test_by_another_metric_patience_is_recounted(costs: list[float], waited: int, stopped: bool) -> None:
     state = judged([0.3, 0.4, 0.5], patience=2)
     assert state.stopped_early
     state.judge_again(costs, 2, 0.0)

@@ -192,7 +192,7 @@ def test_loss_of_an_epoch_is_the_mean_over_samples_not_over_batches(tmp_path: Pa
 
 
 class ScoredTask(LineTask):
-    """Its validation accuracy is what the test says, whatever was learned; the loss gets better all the time."""
+    """Its validation accuracy is given by the test; the loss improves in every epoch."""
 
     monitor = "accuracy"
 

@@ -186,7 +186,7 @@ def test_a_checkpoint_with_its_configuration_and_aliases_is_used_as_one_without(
     assert not TrainingConfig.loaded
 
 
-def test_what_its_configuration_says_is_followed_unless_overridden(
+def test_its_configuration_is_used_unless_overridden(
     tiny_point_config: Make, scene_folder: Callable[..., Path], tmp_path: Path
 ) -> None:
     state, root = state_of(tiny_point_config()), scene_folder({"train": 1, "val": 1})
@@ -205,7 +205,7 @@ def test_what_its_configuration_says_is_followed_unless_overridden(
     assert open_bare_weights(as_dict, config=None, overrides=other, progress=Silent()).config.model.pooling == "mean"
 
 
-def test_a_setting_of_it_that_there_is_not_is_told(
+def test_an_unknown_value_in_its_configuration_is_reported(
     tiny_point_config: Make, scene_folder: Callable[..., Path], tmp_path: Path
 ) -> None:
     said = TrainingConfig(aggregator_mode="transformer")
@@ -233,7 +233,7 @@ def test_some_of_the_names_of_a_layer_are_enough(tiny_point_config: Make, tmp_pa
 
 
 @pytest.mark.parametrize("alias", [alias for aliases in ALIASES.values() for alias in aliases])
-def test_names_of_a_layer_that_differ_are_told(
+def test_names_of_a_layer_with_different_weights_are_reported(
     tiny_point_config: Make, scene_folder: Callable[..., Path], tmp_path: Path, alias: str
 ) -> None:
     names = with_aliases(state_of(tiny_point_config()))

@@ -50,26 +50,18 @@ def test_validate_gives_back_what_training_logged(tiny_config: Make) -> None:
     assert validate(run).metrics == validate(run).metrics
 
 
-class Warned(Silent):
-    def __init__(self) -> None:
-        self.text: list[str] = []
-
-    def warn(self, text: str) -> None:
-        self.text.append(text)
-
-
-def test_validate_warns_where_the_loss_is_not_the_logged_one(tiny_config: Make) -> None:
+def test_validate_warns_if_the_loss_differs_from_the_logged_one(tiny_config: Make) -> None:
     run = train(tiny_config(training__epochs=1, run__precision="fp32")).run
-    told = Warned()
+    told = Warnings()
     validate(run, progress=told)
-    assert told.text == []
+    assert told.warnings == []
     checkpoint = load_checkpoint(run / "best_model.pth")
     checkpoint["state"]["history"][-1]["val"]["loss"] *= 1.01
     (run / "best_model.pth").unlink()
     write_sealed(checkpoint, run / "best_model.pth")
     assert validate(run, progress=told).logged is not None
-    [warning] = told.text
-    assert "which is more than rounding explains. Settings, device and precision are the same" in warning
+    [warning] = told.warnings
+    assert "is more than rounding explains. Settings, device and precision are the same" in warning
 
 
 def test_validate_names_the_likely_reason_of_another_loss(tiny_config: Make) -> None:
@@ -83,14 +75,14 @@ def test_validate_names_the_likely_reason_of_another_loss(tiny_config: Make) -> 
         logged["loss"] = loss * factor
         (run / "ckpt.pth").unlink()
         write_sealed(checkpoint, run / "ckpt.pth")
-        told = Warned()
+        told = Warnings()
         validate(run / "ckpt.pth", overrides=overrides, progress=told)
-        return told.text
+        return told.warnings
 
     assert warnings(1.001, []) != []
     assert warnings(1.001, bf16) == []  # rounding in bf16 explains as much
     [warning] = warnings(2.0, [*bf16, Override("data.num_workers", 0, "--set")])
-    assert warning.endswith("Likely reason: the precision was float32 then and is bfloat16 now.")
+    assert warning.endswith("Likely reason: the precision was fp32 then and is bf16 now.")
     [warning] = warnings(2.0, [Override("training.batch_size", 2, "--set")])
     assert warning.endswith("Likely reason: training.batch_size was set.")
 
@@ -126,7 +118,7 @@ def test_a_figure_that_cannot_be_drawn_ends_neither_training_nor_evaluation(
 
 @pytest.mark.parametrize("damage", ["missing", "not JSON", "another one"])
 @pytest.mark.parametrize("task", ["image_classification", "dbbd"])
-def test_a_lost_list_of_synthetic_samples_is_made_anew(
+def test_a_lost_list_of_synthetic_samples_is_rebuilt(
     task: str, damage: str, tiny_config: Make, tiny_point_config: Callable[..., PointPretrainingConfig]
 ) -> None:
     run = train((tiny_config if task == "image_classification" else tiny_point_config)(training__epochs=1)).run
@@ -136,19 +128,17 @@ def test_a_lost_list_of_synthetic_samples_is_made_anew(
         path.unlink()
     else:
         path.write_text(changed[damage])
-    what = {"missing": "is missing", "not JSON": "is damaged", "another one": "is not the one of the run"}[damage]
+    what = {"missing": "is missing", "not JSON": "is damaged", "another one": "is not that of the run"}[damage]
     lines = Warnings()
     resume(run, progress=lines)
-    assert lines.warnings == [f"{path} {what}. It was made anew from the settings, and is the one of the checkpoint."]
+    assert lines.warnings == [f"{path} {what}. It was rebuilt from the settings and matches the checkpoint."]
     assert path.read_text() == before
     path.unlink()
     assert validate(run / "best_model.pth").logged is not None
     assert evaluate(run / "best_model.pth", plots=False).report["split"] == "test"
 
 
-def test_a_lost_list_of_ones_own_samples_is_not_made_anew(
-    tiny_config: Make, picture_folder: Callable[..., Path]
-) -> None:
+def test_a_lost_list_of_own_samples_is_not_rebuilt(tiny_config: Make, picture_folder: Callable[..., Path]) -> None:
     run = folder_run(tiny_config, picture_folder(("cat", "dog"), count=20))
     (run / "splits.json").unlink()
     for command in (validate, evaluate, resume):
@@ -164,7 +154,7 @@ def test_a_list_of_other_synthetic_samples_is_refused(tiny_config: Make) -> None
         validate(run / "other.pth")
 
 
-def test_a_folder_that_cannot_be_written_to_is_told_before_anything_is_computed(
+def test_an_unwritable_folder_is_reported_before_anything_is_computed(
     tiny_config: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = train(tiny_config(training__epochs=1)).run

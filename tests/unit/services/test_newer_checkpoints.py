@@ -1,4 +1,4 @@
-"""Checkpoints that are whole and that this version cannot read: refused, and never replaced, renamed or passed over."""
+"""Undamaged checkpoints that this version cannot read: refused, and never replaced, renamed or skipped."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ def test_a_checkpoint_names_the_version_that_wrote_it(run: Path) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", [NEWEST, PREVIOUS, BEST])
-def test_a_run_folder_that_holds_one_is_not_resumed(
+def test_a_run_folder_with_an_unreadable_checkpoint_is_not_resumed(
     run: Path, kind: Callable[[dict[str, Any], Path], None], name: str
 ) -> None:
     put_newer(run, name, kind)
@@ -147,7 +147,7 @@ def test_a_run_folder_that_holds_one_is_not_resumed(
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_an_older_checkpoint_that_is_named_goes_on_in_a_new_folder(
+def test_an_older_checkpoint_given_by_name_continues_in_a_new_folder(
     run: Path, kind: Callable[[dict[str, Any], Path], None]
 ) -> None:
     put_newer(run, NEWEST, kind)
@@ -189,7 +189,7 @@ def test_no_other_takes_its_place_in_validate_and_evaluate(
         ("damaged", "use the version of dbbd that wrote it"),
     ],
 )
-def test_where_it_names_no_version_the_record_of_the_run_does(run: Path, record: object, told: str) -> None:
+def test_without_a_version_the_record_of_the_run_names_it(run: Path, record: object, told: str) -> None:
     state = load_checkpoint(run / NEWEST)
     state.pop(WRITER)
     (run / NEWEST).unlink()

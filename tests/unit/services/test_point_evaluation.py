@@ -258,7 +258,7 @@ def evaluated(run: Path, ignore: list[int] | None = None) -> tuple[dict[str, Any
 THREE = ["class 0", "class 1", "class 2"]
 
 
-def test_the_largest_label_of_an_unsigned_type_is_no_class_unless_the_user_says_so(
+def test_the_largest_label_of_an_unsigned_type_is_not_a_class_unless_the_user_says_so(
     folder_run: Callable[..., Path],
 ) -> None:
     run = folder_run(some_ignored("u1"))
@@ -281,7 +281,9 @@ def test_the_largest_label_of_an_unsigned_type_is_no_class_unless_the_user_says_
 
 
 @pytest.mark.parametrize("kind", ["i8", "u2", "f4"])
-def test_a_label_that_looks_like_ignore_is_told_and_can_be_ignored(folder_run: Callable[..., Path], kind: str) -> None:
+def test_a_label_that_looks_like_ignore_triggers_a_warning_and_can_be_ignored(
+    folder_run: Callable[..., Path], kind: str
+) -> None:
     run = folder_run(some_ignored(kind))
     report, (warning,) = evaluated(run)
     cache = sorted(path.name for path in Path(os.environ["DBBD_CACHE_DIR"]).glob("*.arrays"))
@@ -291,7 +293,7 @@ def test_a_label_that_looks_like_ignore_is_told_and_can_be_ignored(folder_run: C
     assert report["probe"]["classes"] == THREE
     assert report["ignored_labels"] == [{"label": 255, "points": 250}]
     assert warnings == []
-    # Nothing was prepared anew.
+    # Nothing was prepared again.
     assert sorted(path.name for path in Path(os.environ["DBBD_CACHE_DIR"]).glob("*.arrays")) == cache
 
 
@@ -303,7 +305,7 @@ def test_several_labels_that_look_like_ignore_are_told_together(folder_run: Call
     assert "--set data.ignore_labels=[254,255]; if not, set it to [] to hide" in warning
 
 
-def test_negative_labels_are_told(folder_run: Callable[..., Path]) -> None:
+def test_negative_labels_are_reported(folder_run: Callable[..., Path]) -> None:
     report, warnings = evaluated(folder_run(some_ignored("i8", -100)))
     assert report["probe"]["classes"] == THREE
     assert report["ignored_labels"] == [{"label": None, "points": 250}]
@@ -320,7 +322,7 @@ def test_a_class_with_a_name_is_a_class(tiny_point_config: Make, scene_folder: C
     assert warnings == []
 
 
-def test_labels_that_cannot_be_used_are_told_with_their_scene(folder_run: Callable[..., Path]) -> None:
+def test_unusable_labels_are_reported_with_their_scene(folder_run: Callable[..., Path]) -> None:
     report, (warning,) = evaluated(
         folder_run(lambda split, labels: labels + (0.5 if split == "test" else 0.0)),
     )
@@ -329,7 +331,7 @@ def test_labels_that_cannot_be_used_are_told_with_their_scene(folder_run: Callab
     assert "its labels are not whole numbers" in warning
 
 
-def test_all_labels_ignored_is_not_no_labels(folder_run: Callable[..., Path]) -> None:
+def test_all_labels_ignored_differs_from_no_labels(folder_run: Callable[..., Path]) -> None:
     report, _ = evaluated(folder_run(lambda split, labels: np.minimum(np.maximum(labels, 0), 1)), [0, 1])
     assert missing(report) == "the scenes of the test split have no labels that are not ignored"
 

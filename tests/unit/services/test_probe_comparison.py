@@ -20,7 +20,7 @@ def result(pretrained: np.ndarray, random: np.ndarray) -> tuple[dict[str, object
     return row, found["conclusion"]
 
 
-def test_a_difference_beyond_chance_is_one() -> None:
+def test_a_difference_beyond_chance_counts() -> None:
     row, text = result(counts(0.6, 20, 0.05), counts(0.5, 20, 0.05))
     assert row["better"] == "yes"
     assert row["miou_difference"] == pytest.approx(0.1, abs=0.01)
@@ -29,7 +29,7 @@ def test_a_difference_beyond_chance_is_one() -> None:
     assert text.endswith("The intervals come from resampling the 20 test scenes.")
 
 
-def test_what_is_not_better_is_called_so() -> None:
+def test_features_that_are_not_better_are_reported_as_such() -> None:
     row, text = result(counts(0.4, 20), counts(0.5, 20))
     assert row["better"] == "no"
     assert text.startswith("Pretraining did not beat a random encoder: its mIoU is lower by 10.1 percentage points")

@@ -42,7 +42,7 @@ class Told(Silent):
 
 @pytest.fixture
 def processor(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Pretends that the processor has these instructions, whatever it has, and that nothing limits oneDNN."""
+    """Pretends that the processor has exactly these instructions, and that nothing limits oneDNN."""
 
     def pretend(*instructions: str) -> None:
         for name in ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA"):
@@ -165,7 +165,7 @@ def test_a_run_in_fp16_says_what_to_do_on_a_cpu(tiny_config: Make) -> None:
     recorded = load_checkpoint(run / "ckpt.pth")["runtime"]
     path = changed(run, runtime={**recorded, "device": "cuda", "precision": "fp16"})
     for use in (validate, evaluate, resume):
-        with pytest.raises(ConfigError, match="which the run was trained in on cuda") as caught:
+        with pytest.raises(ConfigError, match="in which the run was trained on cuda") as caught:
             use(path)  # type: ignore[operator]
         assert "--set run.precision=fp32" in caught.value.hint
     assert validate(path, overrides=FP32).precision == "fp32"

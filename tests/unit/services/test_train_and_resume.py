@@ -148,7 +148,7 @@ def test_the_metric_that_decides_can_change_at_a_resume(tiny_config: Make) -> No
     assert load_config(str(run / "config.yaml")).checkpoint.metric == "accuracy"
 
 
-def test_a_run_of_a_version_without_the_metric_goes_on_by_loss_alone(tiny_config: Make) -> None:
+def test_a_run_of_a_version_without_the_metric_continues_by_loss_alone(tiny_config: Make) -> None:
     run = train(tiny_config(training__epochs=2)).run
     for path in (run / "ckpt.pth", run / "best_model.pth"):
         state = load_checkpoint(path)
@@ -172,7 +172,7 @@ def test_a_new_run_never_writes_into_an_old_folder(tiny_config: Make) -> None:
     assert len({train(config).run for _ in range(3)}) == 3
 
 
-def test_resuming_a_finished_run_trains_draws_and_tells_nothing(tiny_config: Make) -> None:
+def test_resuming_a_finished_run_does_nothing(tiny_config: Make) -> None:
     first = train(tiny_config(training__epochs=1, run__plots=True))
     assert not first.finished_before
     changing = {"environment.json", "run.log"}  # they know of every command
@@ -187,7 +187,7 @@ def test_resuming_a_finished_run_trains_draws_and_tells_nothing(tiny_config: Mak
     assert (first.run / "training_history.png").is_file()
 
 
-def test_a_resume_goes_on_with_the_batch_after_the_last(tiny_config: Make) -> None:
+def test_a_resume_continues_with_the_batch_after_the_last(tiny_config: Make) -> None:
     for phase, after, said in (
         ("train", 2, "Continuing with epoch 1 of 2, batch 3 of 4, from ckpt.pth"),
         ("validate", 1, "Continuing with the validation of epoch 1 of 2, from ckpt.pth"),
