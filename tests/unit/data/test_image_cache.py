@@ -16,7 +16,7 @@ from PIL import Image
 
 from dbbd_cli.data import image_cache
 from dbbd_cli.data.cache_dir import MARK
-from dbbd_cli.data.checked_file import append_checksums, is_intact, size_with_checksums
+from dbbd_cli.data.checked_file import append_checksums, checksums_match, size_with_checksums
 from dbbd_cli.data.image_cache import ImageRef, cached_images, hash_files, make_room, prepare_images, url_sha256
 from dbbd_cli.data.image_file import decode_image
 from dbbd_cli.data.image_worker import Problem, Shape, prepare_rows
@@ -225,14 +225,14 @@ def test_what_another_process_has_repaired_meanwhile_is_not_removed(
     first.path.write_bytes(bytes(len(good)))
 
     def check(path: Path, size: int) -> bool:
-        intact = is_intact(path, size)
+        intact = checksums_match(path, size)
         if not intact:
             repaired = tmp_path / "repaired"
             repaired.write_bytes(good)
             repaired.replace(path)
         return intact
 
-    monkeypatch.setattr(image_cache, "is_intact", check)
+    monkeypatch.setattr(image_cache, "checksums_match", check)
     assert cached_images(refs, 64, tmp_path, progress) is not None
     assert first.path.read_bytes() == good
     assert progress.titles == []
