@@ -36,7 +36,7 @@ def confusion_matrix(evaluation: Mapping[str, Any], facts: Sequence[str], warnin
 
     counts = np.array(evaluation["confusion_matrix"], dtype=np.int64)
     support = counts.sum(axis=1, keepdims=True)
-    # A class without samples has no shares: its row stays empty instead of claiming 0 %.
+    # A class without samples has no shares: its row stays empty instead of claiming 0%.
     shares = np.divide(counts, support, out=np.full(counts.shape, np.nan), where=support > 0)
     side = min(max(4.4, 0.72 * len(counts)), 11.0)
     facts = [*facts, f"accuracy {percent(evaluation.get('accuracy'))}"]
@@ -49,7 +49,7 @@ def confusion_matrix(evaluation: Mapping[str, Any], facts: Sequence[str], warnin
     _fill_cells(axes, counts, shares)
     bar = figure.colorbar(image, ax=axes, shrink=0.8, aspect=2 + 5 * side, pad=0.02)
     bar.set_label("Share of the true class")
-    bar.ax.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0, symbol=" %"))
+    bar.ax.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     bar.ax.grid(False)
     for steps in bar.ax.collections:
         steps.set_rasterized(True)  # as vectors, translucent steps would show seams

@@ -65,7 +65,7 @@ def _roc(evaluation: Mapping[str, Any], curves: Sequence[Mapping[str, Any]], fac
     for marker, (rate, recall) in zip("Dos^v", recalls, strict=False):
         if recall is not None:
             (point,) = axes.plot([rate], [recall], marker, color=INK, markersize=6, clip_on=False, zorder=3)
-            entries.append((f"recall {percent(recall)} at {100 * rate:g} % false positives", point))
+            entries.append((f"recall {percent(recall)} at {100 * rate:g}% false positives", point))
     _add_curve_legend(axes, entries, len(curves), "AUC", "lower right")
     return figure
 
@@ -118,7 +118,7 @@ def _reliability(evaluation: Mapping[str, Any], bins: Mapping[str, Any], facts: 
     lower.bar(edges[:-1], shares, widths, align="edge", color=SERIES[0], alpha=0.6, edgecolor=PAPER, linewidth=0.8)
     lower.set(xlabel="Confidence of the prediction", ylabel="Samples")
     for axis in (upper.xaxis, upper.yaxis, lower.yaxis):
-        axis.set_major_formatter(PercentFormatter(1.0, decimals=0, symbol=" %"))
+        axis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     return figure
 
 
@@ -130,7 +130,7 @@ def _unit_square(title: str, facts: list[str], warning: str, num_curves: int) ->
     axes = figure.subplots()
     axes.set(xlim=(0, 1), ylim=(0, 1.01), aspect="equal", anchor="W")
     for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_formatter(PercentFormatter(1.0, decimals=0, symbol=" %"))
+        axis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     return figure, axes
 
 

@@ -121,7 +121,7 @@ def _draw_panel(axes: Axes, runs: Sequence[RunHistory], panel: Panel) -> None:
         entries: list[tuple[str, Artist]] = [(c.label, Line2D([], [], color=c.color)) for c in panel.curves]
         add_legend(axes, entries, loc="lower right", bbox_to_anchor=(1.03, 0.985), ncols=len(entries), **_COMPACT)
     if panel.shares:
-        axes.yaxis.set_major_formatter(PercentFormatter(1.0, symbol=" %"))
+        axes.yaxis.set_major_formatter(PercentFormatter(1.0))
         bottom, top = axes.get_ylim()
         axes.set_ylim(max(bottom, -0.015), min(top, 1.015))
 

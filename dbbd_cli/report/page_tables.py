@@ -47,7 +47,7 @@ def _measures(evaluation: Mapping[str, Any]) -> Iterator[list[str]]:
         if evaluation.get(key) is not None:
             yield [words(key), shown(evaluation[key])]
     for rate, recall in (evaluation.get("recall_at_fpr") or {}).items():
-        yield [f"Recall at {100 * float(rate):g} % false positives", percent(recall)]
+        yield [f"Recall at {100 * float(rate):g}% false positives", percent(recall)]
     if evaluation.get("expected_calibration_error") is not None:
         yield ["Expected calibration error", number(evaluation["expected_calibration_error"])]
     yield from _efficiency(evaluation.get("efficiency") or {}, "")

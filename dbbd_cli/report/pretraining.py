@@ -83,7 +83,7 @@ def _level_losses(report: Mapping[str, Any], facts: Sequence[str], warning: str)
     left.set_xlim(min([0.0, *values]) - 0.03 * most, 1.12 * most)
     right.set_xlim(0, 1.15)
     right.set_xticks([0, 0.25, 0.5, 0.75, 1])
-    right.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0, symbol=" %"))
+    right.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     for axes in (left, right):
         axes.grid(axis="y", visible=False)
         axes.tick_params(axis="y", length=0)

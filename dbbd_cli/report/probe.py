@@ -123,7 +123,7 @@ def _scale(axes: Axes, which: str) -> None:
     from matplotlib.ticker import PercentFormatter
 
     axis = axes.xaxis if which == "x" else axes.yaxis
-    axis.set_major_formatter(PercentFormatter(1.0, decimals=0, symbol=" %"))
+    axis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     axis.set_ticks([0, 0.2, 0.4, 0.6, 0.8, 1.0])
     axis.set_view_interval(*((-0.015, 1.0) if which == "x" else (0.0, 1.06)), ignore=True)
 

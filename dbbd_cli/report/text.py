@@ -71,4 +71,4 @@ def significant(value: Any) -> str:
 
 def percent(value: Any, digits: int = 1) -> str:
     """A share of 1 as a percentage, or a dash where there is none."""
-    return MISSING if value is None else f"{100 * value:.{digits}f} %"
+    return MISSING if value is None else f"{100 * value:.{digits}f}%"

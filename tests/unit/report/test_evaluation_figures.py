@@ -55,9 +55,9 @@ def test_the_confusion_matrix_is_coloured_by_share_of_the_true_class(evaluation_
     assert shares is not None
     assert shares.tolist() == [[pytest.approx(700 / 750), pytest.approx(50 / 750)], [0.1, 0.9]]
     cells = {tuple(map(int, text.get_position())): text.get_text() for text in axes.texts}
-    assert cells[0, 0] == "700\n93.3 %"
-    assert cells[1, 0] == "50\n6.7 %"  # x is the predicted class
-    assert cells[0, 1] == "1,000\n10.0 %"
+    assert cells[0, 0] == "700\n93.3%"
+    assert cells[1, 0] == "50\n6.7%"  # x is the predicted class
+    assert cells[0, 1] == "1,000\n10.0%"
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("Predicted class", "True class")
     assert ticks(figure, "x") == ticks(figure, "y") == ["benign", "malicious"]
     assert axes.get_ylim()[0] > axes.get_ylim()[1]  # the first class stands at the top
@@ -80,7 +80,7 @@ def test_roc_shows_curve_and_operating_points(evaluation_of: Make) -> None:
     assert chance.get_xydata().tolist() == [[0, 0], [1, 1]]
     assert [point.get_xydata().tolist() for point in points] == [[[0.001, 0.1]], [[0.01, 0.3]]]
     assert legend(figure)[0] == "malicious (AUC 0.625)"
-    assert legend(figure)[2:] == ["recall 10.0 % at 0.1 % false positives", "recall 30.0 % at 1 % false positives"]
+    assert legend(figure)[2:] == ["recall 10.0% at 0.1% false positives", "recall 30.0% at 1% false positives"]
     assert any("AUC 0.870" in text for text in texts(figure))
 
 

@@ -70,7 +70,7 @@ def test_losses_stand_beside_the_chance_level(pretraining_of: Make) -> None:
     assert better != worse  # the points do worse than guessing
     assert [bar.get_width() for bar in right.patches] == [0.75, 0.125]
     assert places(right, "|") == [(1 / 32, 0), (1 / 4096, 1)]
-    assert {"75.0 %", "12.5 %"} <= set(texts(figure))
+    assert {"75.0%", "12.5%"} <= set(texts(figure))
     assert legend(figure) == ["loss", "chance", "top-1"]
     assert any("loss 3.100 · regions 1.500 · points 3.200" in text for text in texts(figure))
 

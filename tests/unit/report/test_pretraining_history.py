@@ -88,7 +88,7 @@ def test_one_run_shows_parts_levels_and_collapse() -> None:
     assert curves(spread) == [[1.0, 0.5]]
     assert curves(rank) == [pytest.approx([1.2, 0.6])]
     assert curves(rate, "learning rate") == [[0.001, 0.0005]]
-    assert str(top1.yaxis.get_major_formatter()(0.5, 0)).endswith(" %")
+    assert str(top1.yaxis.get_major_formatter()(0.5, 0)).endswith("%")
     within = [artist for axes in figure.axes for artist in axes.get_children() if "within" in str(artist.get_label())]
     assert len(within) == 3  # only where a panel has a single metric
     render(figure, "png")
@@ -99,7 +99,7 @@ def test_the_header_names_task_and_best_epoch() -> None:
 
     shown = " ".join(text.get_text() for text in training_history([run_of("rooms")]).findobj(Text))  # type: ignore[attr-defined]
     assert "DBBD" in shown
-    assert "best epoch 2 (lowest validation loss): loss 0.1000, point top-1 40.0 %" in shown
+    assert "best epoch 2 (lowest validation loss): loss 0.1000, point top-1 40.0%" in shown
 
 
 def test_metrics_that_are_missing_leave_no_empty_panel() -> None:
@@ -163,7 +163,7 @@ def test_the_page_shows_what_was_measured(pretraining_of: Make) -> None:
             "2",
             "2 (lowest loss)",
             "0.1000",
-            "40.0 % (highest 80.0 % in epoch 1)",
+            "40.0% (highest 80.0% in epoch 1)",
             "0.001 → 0.0005",
         ],
         ["Scenes", "6"],
@@ -171,10 +171,10 @@ def test_the_page_shows_what_was_measured(pretraining_of: Make) -> None:
         ["Feature std", "0.0800"],
         ["Probe: train scenes", "28"],
         ["points per second", "168,000"],
-        ["level 1", "32", "1.5000", "3.4657", "75.0 %"],
-        ["random encoder", "192", "25.0 %", "30.0 %", "40.0 %"],
-        ["floor", "90.0 %", "45.0 %", "22.5 %"],
-        ["&lt;b&gt;wall&lt;/b&gt;", "63.3 %", "31.7 %", "15.8 %"],
+        ["level 1", "32", "1.5000", "3.4657", "75.0%"],
+        ["random encoder", "192", "25.0%", "30.0%", "40.0%"],
+        ["floor", "90.0%", "45.0%", "22.5%"],
+        ["&lt;b&gt;wall&lt;/b&gt;", "63.3%", "31.7%", "15.8%"],
         ["chair\\x1b", "–", "–", "–"],
     ):
         first, *rest = row

@@ -71,15 +71,15 @@ def test_the_tables_show_the_values(text: str) -> None:
         "1",
         "1 (lowest loss)",
         "0.6000",
-        "62.5 %",
+        "62.5%",
         "0.001 → 0.001",
     ] in rows
-    assert ["benign", "75.0 %", "75.0 %", "75.0 %", "4"] in rows
-    assert ["macro mean", "75.0 %", "75.0 %", "75.0 %", "–"] in rows
+    assert ["benign", "75.0%", "75.0%", "75.0%", "4"] in rows
+    assert ["macro mean", "75.0%", "75.0%", "75.0%", "–"] in rows
     for name, value in [
-        ("Accuracy", "75.0 %"),
+        ("Accuracy", "75.0%"),
         ("ROC AUC", "0.8700"),
-        ("Recall at 0.1 % false positives", "10.0 %"),
+        ("Recall at 0.1% false positives", "10.0%"),
         ("Samples", "8"),
         ("Parameters", "51,539,906"),
         ("Size MB", "196.6"),
