@@ -13,7 +13,7 @@ from rich.text import Text
 
 from dbbd_cli.cli.counter import Clock, Counter
 from dbbd_cli.cli.streams import best_effort, coloured, drop_unwritten, is_unicode
-from dbbd_cli.cli.text import clean, clean_line, pairs
+from dbbd_cli.cli.text import clean, clean_line, pairs, wrapped
 from dbbd_cli.progress import Phase
 
 _SECONDS_BETWEEN_FRAMES = 0.1
@@ -82,11 +82,13 @@ class BarProgress:
 
     def line(self, text: str) -> None:
         """Prints a line that stays above the bars."""
-        self._print(Text(clean(text)))
+        self._print(self._wrapped(text))
 
     def warn(self, text: str) -> None:
         """Prints a warning that stays above the bars."""
-        self._print(Text.assemble(("Warning:", "bold yellow"), f" {clean(text)}"))
+        message = self._wrapped(f"Warning: {text}")
+        message.stylize("bold yellow", 0, len("Warning:"))
+        self._print(message)
 
     def show(self) -> None:
         """Redraws the bars, if it is time to."""
@@ -98,6 +100,9 @@ class BarProgress:
         if self._live is not None:
             with best_effort(self._stream):
                 self._live.refresh()
+
+    def _wrapped(self, text: str) -> Text:
+        return Text("\n".join(wrapped(clean(text), self._console.width)))
 
     def _print(self, text: Text) -> None:
         with best_effort(self._stream):

@@ -12,7 +12,7 @@ import typer
 
 from dbbd_cli.cli.counter import Clock, Counter
 from dbbd_cli.cli.streams import best_effort, coloured, columns
-from dbbd_cli.cli.text import clean, clean_line, pairs
+from dbbd_cli.cli.text import clean, clean_line, pairs, wrapped
 from dbbd_cli.progress import Phase
 
 SECONDS_BETWEEN_LINES = 10.0
@@ -61,12 +61,14 @@ class LineProgress:
     def line(self, text: str) -> None:
         """Writes the text."""
         if not self._only_warnings:
-            self._write(clean(text))
+            self._write("\n".join(wrapped(clean(text), columns(self._stream))))
 
     def warn(self, text: str) -> None:
         """Writes the text as a warning."""
-        label = typer.style("Warning:", fg="yellow", bold=True) if coloured(self._stream) else "Warning:"
-        self._write(f"{label} {clean(text)}")
+        label = "Warning:"
+        message = "\n".join(wrapped(f"{label} {clean(text)}", columns(self._stream)))
+        shown = typer.style(label, fg="yellow", bold=True) if coloured(self._stream) else label
+        self._write(shown + message.removeprefix(label))
 
     def show(self, counter: Counter) -> None:
         """Writes how far a phase is, if it is time to."""

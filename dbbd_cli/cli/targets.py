@@ -47,7 +47,7 @@ def _folder(folder: Path) -> tuple[str, str]:
     entries = _entries(folder)
     if any(entry.suffix == ".pth" for entry in entries):
         return "", ""
-    if runs := sorted(entry for entry in entries if _is_run(entry)):
+    if runs := sorted(entry for entry in [*entries, *_entries(folder / "runs")] if _is_run(entry)):
         return "a folder of runs, not a run", f"Give one of them, such as the newest: {shown_path(runs[-1])}"
     inner = [*entries, *(file for entry in entries[:20] if entry.is_dir() for file in _entries(entry))]
     suffixes = {entry.suffix.lower() for entry in inner}

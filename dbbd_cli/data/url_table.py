@@ -53,6 +53,8 @@ def _read_rows(
     path: Path, lines: Iterator[str], url_column: str, label_column: str
 ) -> tuple[list[tuple[str, str]], list[str]]:
     first = next(lines, "")
+    if _NUL_MARK in first:
+        raise DataError(f"{path} is not a text file", hint="save the table as CSV in UTF-8")
     separator = max(",;\t", key=first.count)
     rows = _rows(chain([first], lines), separator)
     where, header = next(rows, ("line 1", "is empty"))

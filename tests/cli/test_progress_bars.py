@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import itertools
+import re
 import time
 
 import pytest
@@ -84,6 +85,21 @@ def test_the_bar_vanishes_and_messages_stay(monkeypatch: pytest.MonkeyPatch) -> 
     after_the_bar = shown[shown.rindex("train") :]
     assert "\x1b[2K" in after_the_bar  # erased
     assert "\x1b[?25h" in after_the_bar  # the cursor is back
+
+
+@pytest.mark.parametrize("kind", [BarProgress, LineProgress])
+def test_messages_are_wrapped_between_words(
+    kind: type[BarProgress | LineProgress], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "24")
+    monkeypatch.setenv("LINES", "10")
+    terminal = Terminal()
+    progress = kind(terminal)
+    progress.line("All of the 40 images are used.")
+    progress.warn("3 images were left out.")
+    plain = re.sub("\x1b[^m]*m", "", terminal.text())
+    assert plain.split("\n") == ["All of the 40 images are", "used.", "Warning: 3 images were", "left out.", ""]
 
 
 def test_the_cursor_comes_back_after_an_error() -> None:

@@ -43,6 +43,7 @@ def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ("qr_cnn", "is a shipped configuration, not a run", "dbbd train --config qr_cnn"),
         ("configs", "is a folder of configurations, not a run", "Give a run folder"),
         ("runs", "is a folder of runs, not a run", RUN),
+        (".", "is a folder of runs, not a run", RUN),
         ("pictures", "is a folder of data, not a run", "Give a run folder"),
         ("scans", "is a folder of data, not a run", "Give a run folder"),
         ("pictures/cat/1.PNG", "is a .png file, not a checkpoint", "Give a run folder"),

@@ -492,6 +492,7 @@ class TestUrls:
             ("url,label\n,bad\n,good\n", "no row that can be used"),
             (b"url,label\na.example,bad\nb\xe9.example,good\n", "line 3 is not UTF-8"),
             ("url,label\na.example,bad\n".encode("utf-16"), "line 1 is not UTF-8"),
+            ("url,label\na.example,bad\n".encode("utf-16-le"), "is not a text file"),
         ],
     )
     def test_unusable_files(self, tmp_path, content, message):
