@@ -13,7 +13,7 @@ from dbbd_cli.config.schema import Config, to_plain
 from dbbd_cli.data.cache_dir import is_cache_folder
 from dbbd_cli.data.split import Manifest
 from dbbd_cli.engine.checkpoint import UnreadableCheckpointError, checkpoint_names, load_checkpoint, not_a_file
-from dbbd_cli.engine.run_folder import SPLITS
+from dbbd_cli.engine.run_folder import SPLITS, is_run_folder
 from dbbd_cli.engine.runtime import (
     Runtime,
     RuntimeRecord,
@@ -26,7 +26,7 @@ from dbbd_cli.engine.runtime import (
 from dbbd_cli.engine.state import TrainState
 from dbbd_cli.errors import CheckpointError, ConfigError, DataError
 from dbbd_cli.limits import is_memory_limited
-from dbbd_cli.model.safe_load import check_finite, reason_of
+from dbbd_cli.model.safe_load import check_finite, load_tensors, reason_of
 from dbbd_cli.paths import shown_path
 from dbbd_cli.progress import Progress
 from dbbd_cli.services.preparation import manifest_of_run, tell_of_cache, with_absolute_paths
@@ -90,6 +90,13 @@ def open_run(
         path, checkpoint = _first_usable(folder, prefer, progress)
     elif target.is_file() or target.suffix:
         folder, path = target.parent, target
+        if target.is_file() and not is_run_folder(folder):
+            load_tensors(target, objects=True)  # a file that is damaged, or not to be trusted, is told first
+            raise CheckpointError(
+                f"{target} is not in a run folder: there is no {SPLITS} next to it",
+                hint="give a run folder, or a .pth file inside one; weights alone are for train with --set "
+                "model.weights=PATH and, if they are of DBBD, for evaluate",
+            )
         checkpoint = load_checkpoint(path)
     else:
         raise not_a_file(target)

@@ -22,7 +22,10 @@ from dbbd_cli.model.safe_load import load_tensors
 from dbbd_cli.progress import Silent
 from dbbd_cli.services.bare_weights import open_bare_weights
 from dbbd_cli.services.evaluate import evaluate
+from dbbd_cli.services.plot import plot
+from dbbd_cli.services.resume import resume
 from dbbd_cli.services.train import train
+from dbbd_cli.services.validate import validate
 from dbbd_cli.tasks.point_pretraining import make_network
 
 Make = Callable[..., PointPretrainingConfig]
@@ -183,6 +186,16 @@ def test_a_checkpoint_with_its_configuration_and_aliases_is_used_as_one_without(
     assert found["loss"] == evaluate(plain, plots=False, overrides=where(root, **settings)).report["loss"]
     run = train(tiny_point_config(model__weights=str(path), model__aggregation=aggregation, training__epochs=1)).run
     assert load_checkpoint(run / "ckpt.pth")["module"].keys() == state.keys()
+    assert not TrainingConfig.loaded
+
+
+def test_commands_that_need_a_run_say_so_of_it(tiny_point_config: Make, tmp_path: Path) -> None:
+    path = first_implementation(state_of(tiny_point_config()), tmp_path / "old.pth", config=TrainingConfig())
+    for command in (validate, resume):
+        with pytest.raises(CheckpointError, match="is not in a run folder"):
+            command(path)
+    with pytest.raises(CheckpointError, match="is not a run folder"):
+        plot([path])
     assert not TrainingConfig.loaded
 
 
