@@ -21,7 +21,7 @@ TORCH_CPU_INDEX := https://download.pytorch.org/whl/cpu
 help: ## Show the targets
 	@echo "make smoke        install into $(VENV), then train, resume, evaluate and plot on made-up data (about a minute)"
 	@echo "make test         install with the test tools, then run the tests"
-	@echo "make test-processors  the numeric tests as other processors would run them (10 minutes); ONLY=\"name name\""
+	@echo "make test-processors  the numeric tests as other processors would run them (20 minutes); ONLY=\"name name\""
 	@echo "make reliability  all experiments on what docs/reliability.md promises, at their full count (hours)"
 	@echo "make fuzz         100,000 damaged inputs for every reader, guided by coverage (Linux, Python 3.11 to 3.13)"
 	@echo "make soak         2,000 short epochs of both tasks, watching memory and open files (an hour)"
