@@ -77,7 +77,7 @@ def test_validate_names_the_likely_reason_of_another_loss(tiny_config: Make) -> 
         write_sealed(checkpoint, run / "ckpt.pth")
         told = Warnings()
         validate(run / "ckpt.pth", overrides=overrides, progress=told)
-        return told.warnings
+        return [text for text in told.warnings if not text.startswith("bf16 is slow here")]  # on most processors it is
 
     assert warnings(1.001, []) != []
     assert warnings(1.001, bf16) == []  # rounding in bf16 explains as much
