@@ -51,7 +51,7 @@ def nearest_existing(path: Path) -> Path:
 
 
 def repair_of(error: BaseException | None) -> str:
-    """What to do about a file that could not be written because the disk is full or the file too large."""
+    """What to do where a file could not be written: there is no room for it, or it may not be so large."""
     too_large = isinstance(error, OSError) and error.errno == errno.EFBIG
     return "raise the limit for the size of a file (ulimit -f)" if too_large else "free some space"
 

@@ -1,7 +1,7 @@
 """Checksums at the end of a large file of pixels, so that damage is found before anything is computed from it.
 
-The content is followed by the CRC-32 of each of its blocks, the time of writing, and a CRC-32 of these. Verifying reads
-the whole file once, in several threads, at the speed of the disk, or at a few gigabytes per second from memory.
+Behind the content lie the CRC-32 of each of its blocks, the time of writing, and a CRC-32 of these. Checking reads the
+whole file once, with several threads: its speed is that of the disk, or a few gigabytes a second from memory.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ BLOCK_BYTES = 4 << 20
 _MAX_THREADS = 8
 _MAGIC = b"dbbdcrc1"
 _END = struct.Struct("<QI8s")
-"""Time of writing in nanoseconds since 1970, CRC-32 of the block checksums and this time, `_MAGIC`."""
+"""Time of writing in nanoseconds since 1970, CRC-32 of what lies between content and it, `_MAGIC`."""
 
 
 def append_checksums(path: Path, written: int | None = None) -> None:

@@ -25,7 +25,7 @@ _MAX_BLANK = 10_000
 _MAX_SKIPPED = 1_000_000
 """Lines that are skipped before the points of an ASCII file; so many take about a second."""
 _MAX_ROWS = 100_000_000
-"""Rows with lists that are skipped before the points of a binary file; if all are alike, so many take a second."""
+"""Rows with lists that are skipped before the points of a binary file, if all are alike in a second or so."""
 _MOST_LINES, _MOST_CHARACTERS = 1 << 16, 1 << 23
 """Lines with lists that are read together, and about how much text."""
 

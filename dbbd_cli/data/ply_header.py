@@ -67,7 +67,7 @@ def read_header(file: BinaryIO) -> tuple[Order, list[Element]]:
     newline = b"\r" if start[3:4] == b"\r" and start[4:] != b"\n" else b"\n"  # CR alone: Rhino
     file.seek(0)
     if _header_line(file, newline).rstrip() != b"ply":
-        raise ValueError("is not a PLY file: it does not begin with the line ply")
+        raise ValueError("is no PLY file: it does not begin with the line ply")
     order: Order | None = None
     elements: list[Element] = []
     for _ in range(_MAX_HEADER_LINES):
@@ -100,7 +100,7 @@ def read_header(file: BinaryIO) -> tuple[Order, list[Element]]:
 
 
 def _header_line(file: BinaryIO, newline: bytes) -> bytes:
-    """The next line with its ending, up to the maximum length."""
+    """The next line with its end, or as much of it as a line may have."""
     if newline == b"\n":
         return file.readline(_MAX_LINE)
     place = file.tell()

@@ -74,17 +74,18 @@ def make_scene(
 ) -> Scene:
     """Makes a scene of arrays of any numeric types, after checking them.
 
-    Only coordinates are required. Any other part that is invalid is left out and listed in `Scene.unusable`; a part
-    without rows counts as missing.
+    Only coordinates are indispensable. Another part that is wrong is left out and listed in `Scene.unusable`; a part
+    with no rows counts as missing.
 
     Args:
         name: what people call it.
         coord: (N, 3), anywhere.
         normal: (N, 3), of any length; those that are zero or not finite are unknown.
-        colour: (N, 3), or (N, 4) with opacity, which is dropped; see `_zero_to_one` for the ranges.
-        segment: (N,) whole numbers; negative ones, NaN, and 2**32 - 1 and 2**64 - 1 (unsigned -1) are ignored.
-        hierarchy: passed on unchanged.
-        unusable: parts that could not be read, and why.
+        colour: (N, 3), or (N, 4) with an opacity, which is dropped; see `_zero_to_one` for their ranges.
+        segment: (N,) whole numbers; negative ones, NaN, and 2**32 - 1 and 2**64 - 1 (-1 without a sign) are to be
+            ignored.
+        hierarchy: passed on as it is.
+        unusable: parts that could not even be read, and why.
 
     Raises:
         ValueError: the coordinates are invalid; the message says why, in plain words.
@@ -209,7 +210,7 @@ def _classes(segment: np.ndarray, count: int) -> np.ndarray:
         segment = np.maximum(np.where(np.isnan(segment), IGNORE, segment), IGNORE)
         if not np.array_equal(segment, np.rint(segment)):
             raise ValueError("its labels are not whole numbers")
-    # -1 in unsigned types; a float32 rounds it.
+    # -1 in types without a sign; a float32 rounds it.
     wrapped = (2.0**32 - 1, 2.0**32, 2.0**64) if is_float else (2**32 - 1, 2**64 - 1)
     unknown = np.logical_or.reduce([segment == value for value in wrapped])
     classes = np.where(unknown, 0, segment)

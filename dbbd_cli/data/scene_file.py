@@ -41,7 +41,7 @@ COORD_FILE = "coord.npy"
 FOLDER_FILES = ("coord", "normal", "color", "segment20", "segment")
 """The arrays of such a folder, without `.npy`."""
 _MAX_VALUES = {COORD: 3 * MAX_POINTS, NORMAL: 3 * MAX_POINTS, COLOR: 4 * MAX_POINTS, SEGMENT: MAX_POINTS}
-"""Most values of each part; colors may have an opacity."""
+"""Most values of each part; a color may have an opacity."""
 _FIRST_HARMONIC = 0.5 / np.sqrt(np.pi)
 
 

@@ -122,7 +122,7 @@ def disk_error(error: OSError, folder: Path, needed: int) -> DiskError:
         )
     place = error.filename2 or error.filename  # the second of a renaming is the one that people know
     name = Path(os.fsdecode(place)).name if isinstance(place, (str, bytes)) else "what the run writes"
-    what, repair = f"{name} cannot be written to {folder}: {reason_of(error)}", "fix the cause"
+    what, repair = f"{name} cannot be written to {folder}: {reason_of(error)}", "mend that"
     if error.errno in TOO_MANY_FILES:
         repair = f"raise the limit on open files ({open_files_limit()})"
     if error.errno in _FULL:

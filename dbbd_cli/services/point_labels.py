@@ -106,7 +106,7 @@ def report_of_ignored(census: LabelCensus, ignored: Set[int]) -> list[dict[str, 
 
 
 def warnings_of(suspected: list[int], *censuses: LabelCensus) -> list[str]:
-    """Warnings about labels that were suspected or cannot be used."""
+    """What the user should know of the labels."""
     warnings = []
     if suspected:
         shown = " and ".join(map(str, suspected))

@@ -53,8 +53,8 @@ class OpenedRun:
         config: its configuration, with the overrides of the command line.
         state: where the run was.
         manifest: the samples of the run and their splits.
-        recorded: what the run was computed with; None in checkpoints of earlier versions.
-        kept_runtime: the same, for `run.precision: auto` to keep; None if the command line sets the precision.
+        recorded: what the run was computed on; None in checkpoints of earlier versions.
+        kept_runtime: the same, for `run.precision: auto` to keep; None where the command line sets the precision.
     """
 
     folder: Path

@@ -306,7 +306,7 @@ BAD_SCENES: dict[str, tuple[Callable[[Path], object], str]] = {
     "PLY with lists as points": (
         ply("ascii", "element vertex 200", "property list uchar float x"), "nothing but lists"),
     "PLY without an end": (lambda path: path.with_suffix(".ply").write_bytes(b"ply\nformat ascii 1.0\n"), "truncated"),
-    "PLY of one line": (lambda path: path.with_suffix(".ply").write_bytes(b"ply" + b"y" * 10**7), "is not a PLY file"),
+    "PLY of one line": (lambda path: path.with_suffix(".ply").write_bytes(b"ply" + b"y" * 10**7), "is no PLY file"),
     "PLY of NaN": (
         ply("ascii", "element vertex 200", *XYZ, body=b"nan" + TEXT[6:]), "not finite at point 0"),
     "npy of 10^12": (arrays(coord=npy("(1000000000000, 3)")), "promises 3,000,000,000,000"),

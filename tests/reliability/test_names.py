@@ -424,7 +424,7 @@ def test_links_to_scenes_are_read_and_never_written_through(tmp_path: Path) -> N
     (root / "train" / "mine" / "coord.npy").symlink_to(outside / "train" / "folder" / "coord.npy")
     code, _, err = dbbd("train", *options, *where, *cache)
     assert code == 3
-    assert "secret.ply: is not a PLY file" in err
+    assert "secret.ply: is no PLY file" in err
     assert "has a link, coord.npy, that points outside its folder" in err
     assert "precious" not in err
     code, _, err = dbbd("train", *options, *where, *cache, "--set", "data.follow_links=all")

@@ -6,8 +6,17 @@ import os
 import pytest
 
 from dbbd_cli import limits
+from dbbd_cli.files import repair_of
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="limits of POSIX")
+
+
+@pytest.mark.parametrize(("limit", "shown"), [(256, "ulimit -n, 256 now"), (float("inf"), "ulimit -n")])
+def test_the_limit_on_open_files_is_shown_if_there_is_one(
+    limit: float, shown: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "_limit", lambda _: limit)
+    assert limits.open_files_limit() == shown
 
 
 @pytest.mark.parametrize(
@@ -48,9 +57,9 @@ def test_the_limit_is_named_where_there_is_one(monkeypatch: pytest.MonkeyPatch) 
         limits.require_memory(1 << 62)
 
 
-@pytest.mark.parametrize(("limit", "shown"), [(256, "ulimit -n, 256 now"), (float("inf"), "ulimit -n")])
-def test_the_limit_on_open_files_is_shown_if_there_is_one(
-    limit: float, shown: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(limits, "_limit", lambda _: limit)
-    assert limits.open_files_limit() == shown
+def test_what_to_do_about_a_file_that_is_too_large() -> None:
+    assert repair_of(OSError(errno.EFBIG, os.strerror(errno.EFBIG))) == (
+        "raise the limit for the size of a file (ulimit -f)"
+    )
+    for error in (OSError(errno.ENOSPC, "No space left on device"), None):
+        assert repair_of(error) == "free some space"

@@ -100,8 +100,8 @@ def test_the_first_of_two_equal_names_counts(tmp_path):
 XYZ = ["float x", "float y", "float z"]
 GOOD = header("binary_little_endian", [("vertex", 5, XYZ)])
 REFUSED = {
-    "nothing": (b"", "is not a PLY"),
-    "picture": (b"\x89PNG\r\n\x1a\n" + bytes(100), "is not a PLY"),
+    "nothing": (b"", "is no PLY"),
+    "picture": (b"\x89PNG\r\n\x1a\n" + bytes(100), "is no PLY"),
     "no end of the header": (GOOD[:-11], "header is truncated"),
     "endless line": (b"ply\n" + b"comment " + b"x" * 10**6, "header is truncated"),
     "endless header": (b"ply\n" + b"comment\n" * 5000, "more than 1000 lines"),

@@ -296,7 +296,7 @@ def test_a_label_that_looks_like_ignore_triggers_a_warning_and_can_be_ignored(
     assert sorted(path.name for path in Path(os.environ["DBBD_CACHE_DIR"]).glob("*.arrays")) == cache
 
 
-def test_negative_labels_are_reported(folder_run: Callable[..., Path]) -> None:
+def test_negative_labels_are_told(folder_run: Callable[..., Path]) -> None:
     report, warnings = evaluated(folder_run(some_ignored("i8", -100)))
     assert report["probe"]["classes"] == THREE
     assert report["ignored_labels"] == [{"label": None, "points": 250}]
