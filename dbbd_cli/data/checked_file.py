@@ -59,7 +59,7 @@ def written_ns(path: Path, size: int) -> int | None:
     return found and found[1]
 
 
-def checksums_match(path: Path, size: int) -> bool:
+def is_intact(path: Path, size: int) -> bool:
     """Whether the content, `size` bytes, matches its checksums.
 
     Raises:

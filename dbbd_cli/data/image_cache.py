@@ -24,7 +24,7 @@ from pathlib import Path
 import numpy as np
 
 from dbbd_cli.data.cache_dir import make_cache_folder
-from dbbd_cli.data.checked_file import append_checksums, checksums_match, has_checksums, size_with_checksums, written_ns
+from dbbd_cli.data.checked_file import append_checksums, has_checksums, is_intact, size_with_checksums, written_ns
 from dbbd_cli.data.image_formats import reader_versions, suffix_of
 from dbbd_cli.data.image_processes import prepare_in_workers
 from dbbd_cli.data.image_refs import ImageRef as ImageRef
@@ -169,10 +169,10 @@ def _usable(prepared: PreparedImages, progress: Progress | None) -> bool:
         if progress is None:
             intact = written_ns(path, size) is not None
         elif size < BYTES_WORTH_A_BAR:
-            intact = checksums_match(path, size)
+            intact = is_intact(path, size)
         else:
             with progress.phase("Verifying the image cache", prepared.shape[0], unit="images", noun="images") as bar:
-                intact = checksums_match(path, size)
+                intact = is_intact(path, size)
                 bar.advance(prepared.shape[0])
         if intact:
             os.utime(path)  # the time of last use, by which old caches are removed
