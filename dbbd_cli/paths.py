@@ -12,11 +12,13 @@ from dbbd_cli.text import printable
 
 
 def shown_path(path: Path) -> str:
-    """The path as a person would type it here: relative where it is under the current folder."""
+    """The path as a person would type it here: relative if it is under the current folder, unless that is the root."""
     try:
         absolute = Path(os.path.abspath(path))  # noqa: PTH100 - resolve() would follow links and change the name
-        return str(absolute.relative_to(Path.cwd()))
-    except (ValueError, FileNotFoundError):  # elsewhere; or the current folder is gone
+        here = Path.cwd()
+        # `leave_missing_folder` goes to the root folder, where the person's shell is not.
+        return str(path if here == Path(here.anchor) else absolute.relative_to(here))
+    except (ValueError, FileNotFoundError):  # elsewhere, or the current folder has been removed
         return str(path)
 
 

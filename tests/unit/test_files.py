@@ -4,15 +4,29 @@ import errno
 import os
 from pathlib import Path
 
+import pytest
+
+from dbbd_cli import limits
 from dbbd_cli.files import repair_of, write_text
 
 
-def test_a_file_that_is_too_large_needs_a_higher_limit_and_a_full_disk_needs_space() -> None:
-    assert repair_of(OSError(errno.EFBIG, os.strerror(errno.EFBIG))) == (
-        "raise the limit for the size of a file (ulimit -f)"
-    )
-    for error in (OSError(errno.ENOSPC, "No space left on device"), None):
-        assert repair_of(error) == "free some space"
+@pytest.mark.parametrize(
+    ("number", "repair"),
+    [
+        (errno.EFBIG, "raise the limit for the size of a file (ulimit -f)"),
+        (errno.ENOSPC, "free some space"),
+        (errno.EACCES, "make the folder writable"),
+        (errno.EROFS, "make the folder writable"),
+        (errno.EMFILE, f"raise the limit on open files ({limits.open_files_limit()})"),
+        (errno.ENOENT, "fix the cause"),
+    ],
+)
+def test_what_to_do_about_a_file_that_cannot_be_written(number: int, repair: str) -> None:
+    assert repair_of(OSError(number, os.strerror(number))) == repair
+
+
+def test_a_file_that_cannot_be_written_for_unknown_reasons_needs_space() -> None:
+    assert repair_of(None) == "free some space"
 
 
 def test_a_file_is_written_whole_and_leaves_no_other(tmp_path: Path) -> None:

@@ -6,7 +6,6 @@ import os
 import pytest
 
 from dbbd_cli import limits
-from dbbd_cli.files import repair_of
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="limits of POSIX")
 
@@ -47,25 +46,6 @@ def test_the_limit_is_named_where_there_is_one(monkeypatch: pytest.MonkeyPatch) 
     limits.require_memory(1 << 12)
     with pytest.raises(MemoryError):
         limits.require_memory(1 << 62)
-
-
-@pytest.mark.parametrize(
-    ("number", "repair"),
-    [
-        (errno.EFBIG, "raise the limit for the size of a file (ulimit -f)"),
-        (errno.ENOSPC, "free some space"),
-        (errno.EACCES, "make the folder writable"),
-        (errno.EROFS, "make the folder writable"),
-        (errno.EMFILE, f"raise the limit on open files ({limits.open_files_limit()})"),
-        (errno.ENOENT, "fix the cause"),
-    ],
-)
-def test_what_to_do_about_a_file_that_cannot_be_written(number: int, repair: str) -> None:
-    assert repair_of(OSError(number, os.strerror(number))) == repair
-
-
-def test_a_file_that_cannot_be_written_for_unknown_reasons_needs_space() -> None:
-    assert repair_of(None) == "free some space"
 
 
 @pytest.mark.parametrize(("limit", "shown"), [(256, "ulimit -n, 256 now"), (float("inf"), "ulimit -n")])

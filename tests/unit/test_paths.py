@@ -58,3 +58,4 @@ def test_a_removed_current_folder_is_left_for_one_that_is_not_part_of_the_packag
     (tmp_path / "gone").rmdir()
     leave_missing_folder()
     assert Path.cwd() == Path(tmp_path.anchor)
+    assert resume_command(tmp_path / "run") == f"dbbd resume {tmp_path / 'run'}"

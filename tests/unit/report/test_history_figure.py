@@ -68,9 +68,7 @@ def test_the_header_tells_of_a_better_value_of_another_epoch(make_run: Make, row
         "b", rows=[row(1, 0.6, 0.625), row(2, 0.7, 0.75, best=True)], checkpoint={"metric": "accuracy"}
     )
     shown = " ".join(texts(training_history([read_run(by_accuracy)])))
-    assert (
-        "best epoch 2 (highest validation accuracy): loss 0.7000 (lowest 0.6000 in epoch 1), accuracy 75.0%" in shown
-    )
+    assert "best epoch 2 (highest validation accuracy): loss 0.7000 (lowest 0.6000 in epoch 1), accuracy 75.0%" in shown
 
 
 def test_the_metric_that_decides_has_a_panel(make_run: Make, row: Make) -> None:
