@@ -186,7 +186,7 @@ def test_a_checkpoint_with_its_configuration_and_aliases_is_used_as_one_without(
     assert not TrainingConfig.loaded
 
 
-def test_its_configuration_is_used_unless_overridden(
+def test_what_its_configuration_says_is_followed_unless_overridden(
     tiny_point_config: Make, scene_folder: Callable[..., Path], tmp_path: Path
 ) -> None:
     state, root = state_of(tiny_point_config()), scene_folder({"train": 1, "val": 1})

@@ -50,17 +50,25 @@ def test_validate_gives_back_what_training_logged(tiny_config: Make) -> None:
     assert validate(run).metrics == validate(run).metrics
 
 
+class Warned(Silent):
+    def __init__(self) -> None:
+        self.text: list[str] = []
+
+    def warn(self, text: str) -> None:
+        self.text.append(text)
+
+
 def test_validate_warns_if_the_loss_differs_from_the_logged_one(tiny_config: Make) -> None:
     run = train(tiny_config(training__epochs=1, run__precision="fp32")).run
-    told = Warnings()
+    told = Warned()
     validate(run, progress=told)
-    assert told.warnings == []
+    assert told.text == []
     checkpoint = load_checkpoint(run / "best_model.pth")
     checkpoint["state"]["history"][-1]["val"]["loss"] *= 1.01
     (run / "best_model.pth").unlink()
     write_sealed(checkpoint, run / "best_model.pth")
     assert validate(run, progress=told).logged is not None
-    [warning] = told.warnings
+    [warning] = told.text
     assert "is more than rounding explains. Settings, device and precision are the same" in warning
 
 
@@ -75,9 +83,9 @@ def test_validate_names_the_likely_reason_of_another_loss(tiny_config: Make) -> 
         logged["loss"] = loss * factor
         (run / "ckpt.pth").unlink()
         write_sealed(checkpoint, run / "ckpt.pth")
-        told = Warnings()
+        told = Warned()
         validate(run / "ckpt.pth", overrides=overrides, progress=told)
-        return told.warnings
+        return told.text
 
     assert warnings(1.001, []) != []
     assert warnings(1.001, bf16) == []  # rounding in bf16 explains as much
