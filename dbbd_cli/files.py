@@ -53,7 +53,7 @@ def nearest_existing(path: Path) -> Path:
 
 
 def repair_of(error: BaseException | None) -> str:
-    """What to do where a file could not be written; where the reason is unknown, there is no room for it."""
+    """What to do about a file that could not be written; an unknown reason is taken for a full disk."""
     number = error.errno if isinstance(error, OSError) else errno.ENOSPC
     if number == errno.EFBIG:
         return "raise the limit for the size of a file (ulimit -f)"

@@ -33,7 +33,7 @@ _LOCAL_DISKS = {
 _MOUNTS = Path("/proc/self/mounts")
 _ATTEMPTS = 100
 _SECONDS_BETWEEN = 0.02
-"""Seconds from one attempt to the next: a process that is removing the folder may be waiting for a processor."""
+"""Seconds between attempts: a process that is removing the folder may be waiting for a processor."""
 _held: dict[Path, int] = {}
 """Open descriptors of what this process holds; closing one releases the lock."""
 

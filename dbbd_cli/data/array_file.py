@@ -16,7 +16,7 @@ import numpy as np
 _MAX_HEADER_BYTES = 10_000
 _PART_BYTES = 1 << 20
 _MAX_DIRECTORY_BYTES = 1 << 22
-"""Largest list of an archive's entries that is read; an entry takes about 60 bytes, and ten times as many in memory."""
+"""Largest table of contents of an archive in bytes; an entry takes about 60, and ten times as many in memory."""
 _PARSING = threading.Lock()
 """Python's own parser, which reads the headers, is not thread-safe (SystemError, up to Python 3.12)."""
 _NO_ARRAY = "is no array in the format of NumPy, or has a damaged header"
@@ -76,10 +76,10 @@ def _name(entry: zipfile.ZipInfo) -> str:
 
 
 class _BoundedFile(io.BufferedReader):
-    """A file that is read in parts only: an archive reads its list of entries in one, however long it is."""
+    """A file of which only bounded parts are read: `zipfile` reads a table of contents of any length in one part."""
 
     def read(self, size: int | None = -1, /) -> bytes:
-        """The next bytes; without a size, which is how archives read their last few, the rest."""
+        """The next bytes; all remaining ones without a size, which is how `zipfile` reads the last few."""
         if size is not None and size > _MAX_DIRECTORY_BYTES:
             raise ValueError("has too many arrays: its list of them is too long")
         return super().read(size)

@@ -20,10 +20,10 @@ _TYPES = {
 Order = Literal["=", "<", ">"]
 _ORDERS: dict[str, Order] = {"ascii": "=", "binary_little_endian": "<", "binary_big_endian": ">"}
 _MAX_HEADER_LINES = 1000
-"""Lines that are no comments."""
+"""Lines that are not comments."""
 _MAX_HEADER_BYTES = 1 << 22
 _COST_OF_A_LINE = 100
-"""How many bytes a line counts for beside its own, for the time that it takes."""
+"""Bytes that a line counts for in addition to its own, because of the time that it takes."""
 _PART = 1 << 12
 
 

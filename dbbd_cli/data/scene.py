@@ -198,7 +198,7 @@ def _zero_to_one(colour: np.ndarray, count: int) -> np.ndarray:
 
 
 _WRAPPED = 1000
-"""Negative labels as far as this from 0 are known in types without a sign: -1, and PyTorch's -100."""
+"""Negative labels down to minus this are recognized in unsigned types: -1, and PyTorch's -100."""
 
 
 def _classes(segment: np.ndarray, count: int) -> np.ndarray:

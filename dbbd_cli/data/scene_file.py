@@ -44,9 +44,9 @@ FOLDER_FILES = ("coord", "normal", "color", "segment20", "segment")
 _MAX_VALUES = {COORD: 3 * MAX_POINTS, NORMAL: 3 * MAX_POINTS, COLOR: 4 * MAX_POINTS, SEGMENT: MAX_POINTS}
 """Most values of each part; colors may have an opacity."""
 _WIDTHS = {COORD: (3,), NORMAL: (3,), COLOR: (3, 4), SEGMENT: ()}
-"""Numbers in a row of each part; none where a row is a number."""
+"""Numbers per row of each part; empty if a row is a number."""
 _SINGLE = (str, int, float, np.number)
-"""What says something of a scene as a whole, such as the `category` of an object."""
+"""Types of values that describe the scene as a whole, such as the `category` of an object."""
 _MEANINGS = {name: part for part, names in ARRAY_NAMES.items() for name in names}
 _FIRST_HARMONIC = 0.5 / np.sqrt(np.pi)
 
@@ -114,8 +114,8 @@ def scene_digest(path: Path) -> str:
 
 def _check_size(path: Path, what: str = "") -> None:
     if not path.is_file():
-        if path.exists():  # opening a pipe would wait for ever
-            raise ValueError(f"{what}is no regular file")
+        if path.exists():  # opening a pipe would block forever
+            raise ValueError(f"{what}is not a regular file")
         if path.is_symlink():
             raise ValueError(f"{what}is a link to a missing file")
     size = path.stat().st_size
@@ -126,7 +126,7 @@ def _check_size(path: Path, what: str = "") -> None:
 
 
 def _folder_files(path: Path) -> dict[str, Path]:
-    # Not exists(): a link to a missing file is no missing part.
+    # Not exists(): a link to a missing file is not a missing part.
     return {name: path / f"{name}.npy" for name in FOLDER_FILES if os.path.lexists(path / f"{name}.npy")}
 
 
@@ -177,7 +177,7 @@ def _read_pkl(path: Path) -> Scene:
 
 
 def _array(name: str, value: object, widths: tuple[int, ...]) -> np.ndarray:
-    """The array `name` of a pickle, where it may be a list of numbers, or of rows of as many as `widths` has."""
+    """The array `name` of a pickle, which may be a list of numbers, or of rows with one of the `widths`."""
     if isinstance(value, np.ndarray):
         return value
     if not isinstance(value, (list, tuple)) or len(value) > MAX_POINTS:
@@ -188,7 +188,7 @@ def _array(name: str, value: object, widths: tuple[int, ...]) -> np.ndarray:
     if width:
         flat = [item for row in value for item in row]
     elif widths:
-        raise ValueError(f"its {name} is no list of rows of {' or '.join(map(str, widths))} numbers")
+        raise ValueError(f"its {name} is not a list of rows of {' or '.join(map(str, widths))} numbers")
     if not all(isinstance(item, (int, float, np.number)) for item in flat):
         raise ValueError(f"its {name} holds something else than numbers")
     try:

@@ -235,7 +235,7 @@ def _look_at(
             )
     elif not named:
         if entry.is_symlink() and "." not in entry.name and not Path(entry.path).exists():
-            return "is a link to a missing file or folder"  # perhaps to the folder of a scene
+            return "is a link to a missing file or folder"  # it may be the folder of a scene
         suffix = unread_suffix(entry)
         if suffix:
             found.unread[suffix] += 1

@@ -68,7 +68,7 @@ class RuntimeRecord:
 
     @classmethod
     def from_proof(cls, proof: object) -> RuntimeRecord | None:
-        """What the replay check in a checkpoint without a record says: no threads and no processor; None if nothing."""
+        """The device and precision of the replay check in a checkpoint without a record; None if it has none."""
         if not isinstance(proof, Mapping):
             return None
         precision = next((name for name, dtype in _DTYPES.items() if str(dtype) == proof.get("precision")), None)

@@ -115,7 +115,7 @@ def warnings_of(suspected: list[int], ignored: Set[int], *censuses: LabelCensus)
             if len(suspected) == 1
             else f"labels {shown} count as classes, but look as if they meant 'ignore'. If they do"
         )
-        chosen = ",".join(map(str, sorted({*ignored, *suspected})))  # without blanks, which a shell would split at
+        chosen = ",".join(map(str, sorted({*ignored, *suspected})))  # without spaces, at which a shell would split
         warnings.append(
             f"{told}, use --set data.ignore_labels=[{chosen}]; if not, "
             + ("name all classes with data.class_names" if ignored else "set it to []")

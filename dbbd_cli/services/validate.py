@@ -10,7 +10,7 @@ from dbbd_cli.config.load import Override
 from dbbd_cli.engine.checkpoint import BEST
 from dbbd_cli.engine.failures import supervised
 from dbbd_cli.engine.inference import place, run_split
-from dbbd_cli.engine.runtime import Runtime
+from dbbd_cli.engine.runtime import Runtime, RuntimeRecord
 from dbbd_cli.progress import Progress, Silent
 from dbbd_cli.services.results import ValidateResult
 from dbbd_cli.services.session import (
@@ -21,14 +21,11 @@ from dbbd_cli.services.session import (
     load_module,
     open_run,
 )
-from dbbd_cli.text import printable
 
 _TOLERANCE = {"fp32": 1e-4, "fp16": 2e-3, "bf16": 1.6e-2}
 """Largest relative difference from the logged loss, by precision: four roundings in half precision."""
 _TOLERANCE_OF_OTHER_DEVICES = 1e-3
 _SMALLEST_LOSS = 0.1
-_OLD_NAMES = {"torch.float32": "fp32", "torch.bfloat16": "bf16", "torch.float16": "fp16"}
-"""What the replay checks of earlier checkpoints, which hold no `RuntimeRecord`, call a precision."""
 
 
 def validate(target: Path, *, overrides: Sequence[Override] = (), progress: Progress | None = None) -> ValidateResult:
@@ -76,13 +73,8 @@ def validate(target: Path, *, overrides: Sequence[Override] = (), progress: Prog
 
 def _computed_with(run: OpenedRun) -> tuple[str, str]:
     """Device and precision, such as "cpu" and "fp32", that a run was trained with; empty where they are not known."""
-    if run.recorded is not None:
-        return run.recorded.device, run.recorded.precision
-    proof = run.checkpoint["proof"]
-    if not isinstance(proof, Mapping):
-        return "", ""
-    precision = str(proof.get("precision", ""))
-    return printable(str(proof.get("device", ""))), printable(_OLD_NAMES.get(precision, precision))
+    record = run.recorded or RuntimeRecord.from_proof(run.checkpoint["proof"])
+    return (record.device, record.precision) if record else ("", "")
 
 
 def _compare(

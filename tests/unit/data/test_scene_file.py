@@ -309,7 +309,7 @@ def test_other_files_are_refused(tmp_path):
 @pytest.mark.parametrize("name", ["a.ply", "a.pkl", "a.npz"])
 def test_a_pipe_does_not_make_it_wait(tmp_path, name):
     os.mkfifo(tmp_path / name)
-    assert "is no regular file" in refused(tmp_path / name)
+    assert "is not a regular file" in refused(tmp_path / name)
 
 
 @pytest.mark.skipif(os.name == "nt", reason="no pipes in folders there")
@@ -319,7 +319,7 @@ def test_a_pipe_in_a_folder_does_not_make_it_wait(tmp_path, name):
         np.save(tmp_path / f"{part}.npy", np.zeros((4, 3)))
     os.mkfifo(tmp_path / f"{name}.npy")
     for use in (scene_digest, read_scene):
-        with pytest.raises(DataError, match=rf"its file {name}\.npy is no regular file"):
+        with pytest.raises(DataError, match=rf"its file {name}\.npy is not a regular file"):
             use(tmp_path)
 
 
