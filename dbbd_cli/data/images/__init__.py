@@ -1,0 +1,1 @@
+"""Images: reading, caching, QR codes and datasets."""

@@ -1,0 +1,1 @@
+"""Scenes: reading, region trees, normals, views and synthetic rooms."""

@@ -1,0 +1,1 @@
+"""The DBBD network and its losses."""
