@@ -103,7 +103,7 @@ format: $(VENV)/installed-dev
 	$(BIN)/ruff format .
 
 completions: $(VENV)/installed-dev
-	$(BIN)/python -m dbbd_cli.cli.completion_scripts completions
+	$(BIN)/python -m dbbd_cli.cli.completion.scripts completions
 
 docs: $(VENV)/installed-dev
 	$(BIN)/python -m dbbd_cli.config.reference docs/configuration.md

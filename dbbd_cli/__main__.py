@@ -6,7 +6,7 @@ import os
 import sys
 from contextlib import suppress
 
-from dbbd_cli.stopping import ignore_signals, raise_on_signals, signal_of
+from dbbd_cli.core.stopping import ignore_signals, raise_on_signals, signal_of
 
 
 def main() -> None:
@@ -18,7 +18,7 @@ def main() -> None:
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
     try:
         raise_on_signals()
-        from dbbd_cli.cli.streams import flush_at_exit, open_closed_streams
+        from dbbd_cli.cli.terminal.streams import flush_at_exit, open_closed_streams
 
         open_closed_streams()
         try:

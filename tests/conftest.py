@@ -15,10 +15,10 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from dbbd_cli.config.image_classification import ImageClassificationConfig
-from dbbd_cli.config.point_pretraining import PointPretrainingConfig
 from dbbd_cli.config.schema import Config
-from dbbd_cli.data.region_tree import RegionTree
+from dbbd_cli.data.scenes.region_tree import RegionTree
+from dbbd_cli.tasks.dbbd.config import PointPretrainingConfig
+from dbbd_cli.tasks.image_classification.config import ImageClassificationConfig
 
 # A shell that starts the tests in the background, or nohup, makes them ignore signals that they send to themselves.
 for _name in ("SIGINT", "SIGHUP", "SIGTERM", "SIGUSR1"):
@@ -144,8 +144,8 @@ def scene_folder(tmp_path: Path) -> Callable[..., Path]:
         labels: bool = True,
         name: str = "scenes",
     ) -> Path:
-        from dbbd_cli.data.room_generator import generate_room
-        from dbbd_cli.data.tree_builder import build_tree
+        from dbbd_cli.data.scenes.room_generator import generate_room
+        from dbbd_cli.data.scenes.tree_builder import build_tree
 
         number = 0
         for split, count in (splits or {"train": 4, "val": 2, "test": 1}).items():

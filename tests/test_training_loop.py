@@ -14,24 +14,24 @@ import torch
 from torch import nn
 
 from dbbd_cli.config.load import Override, config_from_mapping, dump_config, load_config
-from dbbd_cli.config.point_pretraining import PointPretrainingConfig
 from dbbd_cli.config.schema import Config, to_plain
-from dbbd_cli.data.region_tree import check_tree
-from dbbd_cli.data.room_generator import generate_room
-from dbbd_cli.data.scene_cache import prepared_scene
-from dbbd_cli.engine.checkpoint import CONTENT, load_checkpoint
+from dbbd_cli.core.errors import StoppedError
+from dbbd_cli.core.progress import Silent
+from dbbd_cli.core.signals import StopRequest
+from dbbd_cli.data.scenes.cache import prepared_scene
+from dbbd_cli.data.scenes.region_tree import check_tree
+from dbbd_cli.data.scenes.room_generator import generate_room
+from dbbd_cli.engine.checkpoint.files import CONTENT, load_checkpoint
 from dbbd_cli.engine.inference import run_split
-from dbbd_cli.engine.run_folder import RunLog
 from dbbd_cli.engine.runtime import choose_runtime, seed_everything
-from dbbd_cli.engine.signals import StopRequest
 from dbbd_cli.engine.state import Sums
 from dbbd_cli.engine.trainer import Trainer, fit
-from dbbd_cli.errors import StoppedError
 from dbbd_cli.model.output import StepOutput
-from dbbd_cli.progress import Silent
+from dbbd_cli.runs.folder import RunLog
 from dbbd_cli.services.preparation import prepare_run
 from dbbd_cli.services.smoke import same
-from dbbd_cli.tasks.point_pretraining import PointPretraining, make_network
+from dbbd_cli.tasks.dbbd.config import PointPretrainingConfig
+from dbbd_cli.tasks.dbbd.task import PointPretraining, make_network
 
 Make = Callable[..., PointPretrainingConfig]
 CPU = choose_runtime("cpu", "fp32")

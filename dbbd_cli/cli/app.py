@@ -7,10 +7,11 @@ from typing import Annotated
 import typer
 
 from dbbd_cli import __version__
-from dbbd_cli.cli import completion_scripts, evaluate, plot, resume, smoke, train, validate
 from dbbd_cli.cli.boundary import Program
-from dbbd_cli.cli.help import Command
-from dbbd_cli.cli.streams import write_result
+from dbbd_cli.cli.commands import evaluate, plot, resume, smoke, train, validate
+from dbbd_cli.cli.completion import scripts as completion_scripts
+from dbbd_cli.cli.terminal.help import Command
+from dbbd_cli.cli.terminal.streams import write_result
 
 EXAMPLES = """\
 dbbd smoke

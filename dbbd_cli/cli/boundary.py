@@ -13,12 +13,12 @@ import typer
 from typer.completion import completion_init  # type: ignore[attr-defined]
 from typer.core import TyperGroup
 
-from dbbd_cli.cli.help import help_text, with_own_callback
 from dbbd_cli.cli.options import missing_folder
-from dbbd_cli.cli.streams import coloured, columns, tolerate_any_text, write_result
-from dbbd_cli.cli.text import clean, wrapped
-from dbbd_cli.errors import ConfigError, DbbdError, DiskError, ExitCode, StoppedError
-from dbbd_cli.stopping import ignore_signals, received, signal_of
+from dbbd_cli.cli.terminal.help import help_text, with_own_callback
+from dbbd_cli.cli.terminal.streams import coloured, columns, tolerate_any_text, write_result
+from dbbd_cli.cli.terminal.text import clean, wrapped
+from dbbd_cli.core.errors import ConfigError, DbbdError, DiskError, ExitCode, StoppedError
+from dbbd_cli.core.stopping import ignore_signals, received, signal_of
 
 COMPLETION_VARIABLE = "_DBBD_COMPLETE"
 """Set by the completion scripts of the shells: Typer then answers with candidates rather than run a command."""
@@ -107,9 +107,9 @@ def _as_dbbd_error(error: BaseException) -> DbbdError:
         hint = f"`{context.command_path} --help` shows usage." if context else ""
         return ConfigError(describe(), hint=hint)
     # Only other errors need these: start-up and usage errors must stay light.
-    from dbbd_cli.files import repair_of
-    from dbbd_cli.limits import is_out_of_memory, memory_advice, open_files_limit
-    from dbbd_cli.paths import current_folder_is_gone
+    from dbbd_cli.core.files import repair_of
+    from dbbd_cli.core.limits import is_out_of_memory, memory_advice, open_files_limit
+    from dbbd_cli.core.paths import current_folder_is_gone
 
     if isinstance(error, OSError) and error.errno in _DISK_ERRORS:
         place = error.filename2 or error.filename

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dbbd_cli.cli import complete
-from dbbd_cli.errors import CheckpointError, ConfigError, DiskError
+from dbbd_cli.cli.completion import complete
+from dbbd_cli.core.errors import CheckpointError, ConfigError, DiskError
 
 if TYPE_CHECKING:
     from dbbd_cli.config.load import Override
@@ -130,7 +130,7 @@ def leave_gone_folder(*paths: Path | None) -> None:
     Raises:
         DiskError: one of the paths is relative to the removed folder.
     """
-    from dbbd_cli.paths import current_folder_is_gone, leave_missing_folder
+    from dbbd_cli.core.paths import current_folder_is_gone, leave_missing_folder
 
     if current_folder_is_gone():
         if not all(path is None or path.is_absolute() for path in paths):
@@ -153,7 +153,7 @@ def existing(target: Path) -> Path:
         raise CheckpointError(f"{target} is a broken link", hint="Check where it points.")
     from difflib import get_close_matches
 
-    from dbbd_cli.paths import shown_path
+    from dbbd_cli.core.paths import shown_path
 
     siblings = [str(path) for path in target.parent.iterdir()] if target.parent.is_dir() else []
     runs = [str(path) for path in complete.run_folders()]

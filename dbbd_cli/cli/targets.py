@@ -6,9 +6,9 @@ import os
 from pathlib import Path
 
 from dbbd_cli.cli.options import existing
-from dbbd_cli.data.image_formats import FORMAT_OF_SUFFIX
-from dbbd_cli.errors import CheckpointError
-from dbbd_cli.paths import command_line, shown_path
+from dbbd_cli.core.errors import CheckpointError
+from dbbd_cli.core.paths import command_line, shown_path
+from dbbd_cli.data.images.formats import FORMAT_OF_SUFFIX
 
 _DATA = frozenset({*FORMAT_OF_SUFFIX, *(".ply", ".npz", ".npy", ".las", ".laz", ".pcd", ".xyz", ".obj", ".csv")})
 _OTHER = frozenset({".json", ".jsonl", ".log", ".txt", ".html", ".svg", ".pdf", ".md", ".py"})

@@ -17,9 +17,9 @@ from dbbd_cli.config.schema import SCHEMAS, Config, to_plain
 from dbbd_cli.config.sections import types_at
 from dbbd_cli.config.shipped import shipped_configs
 from dbbd_cli.config.yaml_text import plain_scalar, read_yaml
-from dbbd_cli.errors import ConfigError
-from dbbd_cli.paths import shown_path
-from dbbd_cli.text import counted, printable
+from dbbd_cli.core.errors import ConfigError
+from dbbd_cli.core.paths import shown_path
+from dbbd_cli.core.text import counted, printable
 
 MAX_BYTES = 1_000_000
 MAX_SHOWN = 50

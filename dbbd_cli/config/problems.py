@@ -6,7 +6,7 @@ import reprlib
 from dataclasses import dataclass, field
 from typing import Any
 
-from dbbd_cli.text import printable
+from dbbd_cli.core.text import printable
 
 Key = tuple[str | int, ...]
 Place = int | str

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from dbbd_cli.config.image_classification import ImageClassificationConfig
-from dbbd_cli.config.point_pretraining import PointPretrainingConfig
 from dbbd_cli.config.sections import Section
+from dbbd_cli.tasks.dbbd.config import PointPretrainingConfig
+from dbbd_cli.tasks.image_classification.config import ImageClassificationConfig
 
 Config = ImageClassificationConfig | PointPretrainingConfig
 """Any run's configuration. The field `task` tells which schema a file follows."""

@@ -17,7 +17,7 @@ import yaml
 from yaml.reader import Reader
 
 from dbbd_cli.config.problems import Document, Key, Problem, brief, dotted
-from dbbd_cli.errors import ConfigError
+from dbbd_cli.core.errors import ConfigError
 
 MAX_DEPTH = 50
 MAX_VALUES = 10_000

@@ -11,8 +11,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TextIO
 
-from dbbd_cli.limits import TOO_MANY_FILES, open_files_limit
-from dbbd_cli.temporary import discard, temporary_file
+from dbbd_cli.core.limits import TOO_MANY_FILES, open_files_limit
+from dbbd_cli.core.temporary import discard, temporary_file
 
 _LONGEST_LINE = 1 << 20
 _FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))

@@ -8,7 +8,7 @@ import shlex
 import subprocess
 from pathlib import Path
 
-from dbbd_cli.text import printable
+from dbbd_cli.core.text import printable
 
 
 def shown_path(path: Path) -> str:

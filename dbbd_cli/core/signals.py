@@ -11,8 +11,8 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any
 
-from dbbd_cli.progress import Progress
-from dbbd_cli.stopping import STOP_SIGNALS, WaitEndedError
+from dbbd_cli.core.progress import Progress
+from dbbd_cli.core.stopping import STOP_SIGNALS, WaitEndedError
 
 
 class StopRequest:

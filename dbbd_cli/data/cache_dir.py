@@ -7,8 +7,8 @@ import os
 import sys
 from pathlib import Path
 
-from dbbd_cli.errors import DiskError
-from dbbd_cli.files import can_be_made, private_folder, read_file, write_text
+from dbbd_cli.core.errors import DiskError
+from dbbd_cli.core.files import can_be_made, private_folder, read_file, write_text
 
 MARK = "dbbd-cache.txt"
 

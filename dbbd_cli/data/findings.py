@@ -8,8 +8,8 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from dbbd_cli.errors import DataError
-from dbbd_cli.text import printable
+from dbbd_cli.core.errors import DataError
+from dbbd_cli.core.text import printable
 
 UNPRINTABLE = re.compile("[\0-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 """Control characters, which a terminal would obey, breaks of lines, and lone surrogates (names that are not UTF-8)."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from dbbd_cli.progress import Progress
-from dbbd_cli.text import counted
+from dbbd_cli.core.progress import Progress
+from dbbd_cli.core.text import counted
 
 _SYSTEM_FOLDERS = frozenset(
     {

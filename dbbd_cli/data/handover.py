@@ -21,9 +21,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from dbbd_cli.errors import DataError, DbbdError
-from dbbd_cli.limits import TOO_MANY_FILES, open_files_limit
-from dbbd_cli.text import counted
+from dbbd_cli.core.errors import DataError, DbbdError
+from dbbd_cli.core.limits import TOO_MANY_FILES, open_files_limit
+from dbbd_cli.core.text import counted
 
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - its place on Linux
 PREFETCH = 2

@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
+from dbbd_cli.core.errors import DbbdError
+from dbbd_cli.core.limits import TOO_MANY_FILES
 from dbbd_cli.data.handover import PREFETCH, too_many_files
 from dbbd_cli.data.random_numbers import permutation
 from dbbd_cli.data.workers import Workers, start_worker
-from dbbd_cli.errors import DbbdError
-from dbbd_cli.limits import TOO_MANY_FILES
 
 Key = tuple[int, int]
 """(epoch, index of the sample): all that the randomness of a sample may depend on, beside the seed."""

@@ -13,9 +13,9 @@ from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from dbbd_cli.errors import CheckpointError, DataError
-from dbbd_cli.files import read_file
-from dbbd_cli.text import counted, printable
+from dbbd_cli.core.errors import CheckpointError, DataError
+from dbbd_cli.core.files import read_file
+from dbbd_cli.core.text import counted, printable
 
 SPLITS = ("train", "val", "test")
 MANIFEST_FORMAT = 1

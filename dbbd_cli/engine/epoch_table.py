@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from dbbd_cli.metrics import is_share
+from dbbd_cli.core.metrics import is_share
 
 
 class EpochTable:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from dbbd_cli.errors import ConfigError
-from dbbd_cli.limits import is_out_of_memory, memory_advice
+from dbbd_cli.core.errors import ConfigError
+from dbbd_cli.core.limits import is_out_of_memory, memory_advice
 from dbbd_cli.tasks.base import Task
 
 

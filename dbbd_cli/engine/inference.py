@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from torch import nn
 
+from dbbd_cli.core.progress import Phase
+from dbbd_cli.core.signals import StopRequest
 from dbbd_cli.data.loader import BatchLoader
 from dbbd_cli.engine.runtime import Runtime
-from dbbd_cli.engine.signals import StopRequest
 from dbbd_cli.engine.state import Sums
 from dbbd_cli.model.output import StepOutput
-from dbbd_cli.progress import Phase
 from dbbd_cli.tasks.base import Task
 
 _READ_EVERY = 100

@@ -11,12 +11,12 @@ import torch
 from torch import nn
 
 from dbbd_cli.config.sections import TrainingConfig
-from dbbd_cli.engine.checkpoint import NEWEST
-from dbbd_cli.engine.run_folder import RunLog
+from dbbd_cli.core.errors import NotFiniteError
+from dbbd_cli.core.paths import resume_command
+from dbbd_cli.core.progress import Progress
+from dbbd_cli.engine.checkpoint.files import NEWEST
 from dbbd_cli.engine.state import TrainState
-from dbbd_cli.errors import NotFiniteError
-from dbbd_cli.paths import resume_command
-from dbbd_cli.progress import Progress
+from dbbd_cli.runs.folder import RunLog
 
 SMALLEST_SCALE = 1e-4
 """Loss scaling (fp16) that has found no finite gradient down to here, 30 steps, will find none."""

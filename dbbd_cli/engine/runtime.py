@@ -16,9 +16,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from dbbd_cli.errors import ConfigError
-from dbbd_cli.limits import require_memory
-from dbbd_cli.text import counted
+from dbbd_cli.core.errors import ConfigError
+from dbbd_cli.core.limits import require_memory
+from dbbd_cli.core.text import counted
 
 MIB = 1024**2
 _BYTES_OF_THREAD = 64 * MIB

@@ -12,7 +12,14 @@ from typing import Any
 import torch
 
 from dbbd_cli.config.schema import Config, to_plain
-from dbbd_cli.engine.checkpoint_writer import CheckpointWriter
+from dbbd_cli.core.errors import NotFiniteError, StoppedError
+from dbbd_cli.core.metrics import cost
+from dbbd_cli.core.paths import resume_command
+from dbbd_cli.core.progress import Progress
+from dbbd_cli.core.signals import StopRequest
+from dbbd_cli.core.text import counted
+from dbbd_cli.engine.checkpoint.replay_check import prove
+from dbbd_cli.engine.checkpoint.writer import CheckpointWriter
 from dbbd_cli.engine.epoch_table import EpochTable
 from dbbd_cli.engine.inference import place, run_split
 from dbbd_cli.engine.nonfinite import (
@@ -25,18 +32,11 @@ from dbbd_cli.engine.nonfinite import (
     last_good,
     step_where,
 )
-from dbbd_cli.engine.optim import LearningRate, build_optimizer, clip_gradient, load_optimizer
-from dbbd_cli.engine.proof import prove
-from dbbd_cli.engine.run_folder import RunLog
+from dbbd_cli.engine.optimizer import LearningRate, build_optimizer, clip_gradient, load_optimizer
 from dbbd_cli.engine.runtime import Runtime, random_state, restore_random_state
-from dbbd_cli.engine.signals import StopRequest
 from dbbd_cli.engine.state import Sums, TrainState
-from dbbd_cli.errors import NotFiniteError, StoppedError
-from dbbd_cli.metrics import cost
-from dbbd_cli.paths import resume_command
-from dbbd_cli.progress import Progress
+from dbbd_cli.runs.folder import RunLog
 from dbbd_cli.tasks.base import Task
-from dbbd_cli.text import counted
 
 
 @dataclass

@@ -18,12 +18,12 @@ from typing import IO, Any, NoReturn
 
 import torch
 
+from dbbd_cli.core.text import printable
+from dbbd_cli.data.scenes.pickles.machine import PickleMachine
+from dbbd_cli.data.scenes.pickles.objects import InertObject, InertObjects
+from dbbd_cli.data.scenes.pickles.parts import RefusedPickleError, StandIn, checked_keys
+from dbbd_cli.data.scenes.pickles.search import names_of_globals
 from dbbd_cli.model.tensor_archive import read_archive
-from dbbd_cli.pickles.machine import PickleMachine
-from dbbd_cli.pickles.objects import InertObject, InertObjects
-from dbbd_cli.pickles.parts import RefusedPickleError, StandIn, checked_keys
-from dbbd_cli.pickles.search import names_of_globals
-from dbbd_cli.text import printable
 
 MAX_PICKLE_BYTES = 1 << 25
 """Largest pickle that is read: names, numbers and the history, but no weights."""

@@ -9,12 +9,12 @@ from pathlib import Path
 import psutil
 import torch
 
-from dbbd_cli.errors import CheckpointError
-from dbbd_cli.files import require_regular
-from dbbd_cli.model.sealed_file import is_intact, is_sealed
+from dbbd_cli.core.errors import CheckpointError
+from dbbd_cli.core.files import require_regular
+from dbbd_cli.data.scenes.pickles.objects import InertObject
+from dbbd_cli.data.scenes.pickles.parts import RefusedPickleError
+from dbbd_cli.model.digest import is_intact, is_sealed
 from dbbd_cli.model.tensor_file import Outline, check_tensor_file
-from dbbd_cli.pickles.objects import InertObject
-from dbbd_cli.pickles.parts import RefusedPickleError
 
 _DAMAGED = "{} is damaged: its SHA-256 is not the one at its end"
 

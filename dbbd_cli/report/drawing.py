@@ -13,8 +13,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dbbd_cli.errors import ConfigError, DbbdError
-from dbbd_cli.files import can_be_made, private_folder
+from dbbd_cli.core.errors import ConfigError, DbbdError
+from dbbd_cli.core.files import can_be_made, private_folder
 from dbbd_cli.report.style import styled
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from typing import TYPE_CHECKING, Any
 
-from dbbd_cli.metrics import superlative
+from dbbd_cli.core.metrics import superlative
 from dbbd_cli.report.check import PRETRAINING_TASK
 from dbbd_cli.report.page_tables import evaluation_tables, table
 from dbbd_cli.report.run import RunHistory, run_labels, value_at_best_epoch

@@ -7,16 +7,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dbbd_cli.errors import ConfigError
+from dbbd_cli.core.errors import ConfigError
+from dbbd_cli.core.temporary import remove_strays
 from dbbd_cli.report.check import PRETRAINING_TASK
-from dbbd_cli.report.evaluation import evaluation_figures
-from dbbd_cli.report.evaluation_scene import read_evaluation_scene
+from dbbd_cli.report.classification.figures import evaluation_figures
 from dbbd_cli.report.history import training_history
 from dbbd_cli.report.page import NARROW, html_page
-from dbbd_cli.report.pretraining import pretraining_figures
 from dbbd_cli.report.run import read_evaluation, read_run
 from dbbd_cli.report.save import check_writable, disk_error, save_figure, write_file
-from dbbd_cli.temporary import remove_strays
+from dbbd_cli.report.scenes.evaluation_scene import read_evaluation_scene
+from dbbd_cli.tasks.dbbd.figures import pretraining_figures
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

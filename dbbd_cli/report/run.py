@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from dbbd_cli.config.yaml_text import read_yaml
-from dbbd_cli.errors import CheckpointError, ConfigError
-from dbbd_cli.files import read_file, read_lines
-from dbbd_cli.metrics import best_of, describe_with_best
+from dbbd_cli.core.errors import CheckpointError, ConfigError
+from dbbd_cli.core.files import read_file, read_lines
+from dbbd_cli.core.metrics import best_of, describe_with_best
 from dbbd_cli.report.check import evaluation_problem, is_count, is_number
 from dbbd_cli.report.text import distinct, visible
 

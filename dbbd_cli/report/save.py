@@ -7,8 +7,8 @@ from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dbbd_cli.errors import ConfigError, DiskError
-from dbbd_cli.files import can_be_made, repair_of, write_bytes
+from dbbd_cli.core.errors import ConfigError, DiskError
+from dbbd_cli.core.files import can_be_made, repair_of, write_bytes
 from dbbd_cli.report.style import styled
 
 if TYPE_CHECKING:

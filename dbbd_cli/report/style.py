@@ -10,8 +10,8 @@ from contextlib import AbstractContextManager
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+from dbbd_cli.core.text import escaped
 from dbbd_cli.report.text import visible
-from dbbd_cli.text import escaped
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from dbbd_cli.text import counted, printable
+from dbbd_cli.core.text import counted, printable
 
 _ABBREVIATIONS = {"auc": "AUC", "dbbd": "DBBD", "f1": "F1", "mb": "MB", "miou": "mIoU", "ms": "ms", "roc": "ROC"}
 

@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dbbd_cli.text import printable
+from dbbd_cli.core.text import printable
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter

@@ -18,17 +18,17 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
-from dbbd_cli.engine.event_files import add_hyperparameters, open_event_file
-from dbbd_cli.errors import ConfigError, DiskError, InUseError
-from dbbd_cli.files import (
+from dbbd_cli.core.errors import ConfigError, DiskError, InUseError
+from dbbd_cli.core.files import (
     nearest_existing,
     open_to_append,
     read_file,
     read_lines,
     write_text,
 )
-from dbbd_cli.temporary import hold_folder, release, remove_strays, temporary_path
-from dbbd_cli.text import printable
+from dbbd_cli.core.temporary import hold_folder, release, remove_strays, temporary_path
+from dbbd_cli.core.text import printable
+from dbbd_cli.runs.event_files import add_hyperparameters, open_event_file
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter

@@ -10,7 +10,14 @@ from itertools import count
 from pathlib import Path
 
 from dbbd_cli.config.load import Override, dump_config
-from dbbd_cli.engine.checkpoint import (
+from dbbd_cli.core.errors import CheckpointError, ConfigError, DiskError
+from dbbd_cli.core.files import repair_of, write_text
+from dbbd_cli.core.metrics import cost, superlative
+from dbbd_cli.core.paths import resume_command, shown_path
+from dbbd_cli.core.progress import Progress
+from dbbd_cli.core.signals import StopRequest, stop_on_signals
+from dbbd_cli.core.text import counted
+from dbbd_cli.engine.checkpoint.files import (
     BEST,
     NEWEST,
     UnreadableCheckpointError,
@@ -24,16 +31,10 @@ from dbbd_cli.engine.checkpoint import (
 )
 from dbbd_cli.engine.environment import write_environment
 from dbbd_cli.engine.failures import supervised
-from dbbd_cli.engine.run_folder import CONFIG, ENVIRONMENT, HISTORY, SPLITS, create_run_folder, locked
-from dbbd_cli.engine.signals import StopRequest, stop_on_signals
 from dbbd_cli.engine.state import TrainState
 from dbbd_cli.engine.trainer import Trainer
-from dbbd_cli.errors import CheckpointError, ConfigError, DiskError
-from dbbd_cli.files import repair_of, write_text
-from dbbd_cli.metrics import cost, superlative
-from dbbd_cli.model.safe_load import reason_of
-from dbbd_cli.paths import resume_command, shown_path
-from dbbd_cli.progress import Progress
+from dbbd_cli.model.weights import reason_of
+from dbbd_cli.runs.folder import CONFIG, ENVIRONMENT, HISTORY, SPLITS, create_run_folder, locked
 from dbbd_cli.services.results import TrainResult
 from dbbd_cli.services.resume_checks import (
     batches_changed,
@@ -44,7 +45,6 @@ from dbbd_cli.services.resume_checks import (
 )
 from dbbd_cli.services.session import OpenedRun, build_task, describe, open_run, show_facts, value_at
 from dbbd_cli.services.training import check_room, expected_bytes, is_finished, run_to_the_end
-from dbbd_cli.text import counted
 
 
 def continue_run(

@@ -12,24 +12,24 @@ import numpy as np
 
 from dbbd_cli.config.load import Override
 from dbbd_cli.config.schema import Config
-from dbbd_cli.engine.checkpoint import BEST
+from dbbd_cli.core.errors import ConfigError, DiskError
+from dbbd_cli.core.files import write_bytes
+from dbbd_cli.core.progress import Progress, Silent
+from dbbd_cli.core.temporary import remove_strays
+from dbbd_cli.engine.checkpoint.files import BEST
 from dbbd_cli.engine.failures import supervised
 from dbbd_cli.engine.inference import place
-from dbbd_cli.engine.run_folder import finite, is_run_folder
-from dbbd_cli.errors import ConfigError, DiskError
-from dbbd_cli.files import write_bytes
-from dbbd_cli.progress import Progress, Silent
+from dbbd_cli.report.classification.figures import evaluation_figures
 from dbbd_cli.report.drawing import reason_of
-from dbbd_cli.report.evaluation import evaluation_figures
-from dbbd_cli.report.pretraining import pretraining_figures
 from dbbd_cli.report.save import check_writable, save_figure
-from dbbd_cli.services.bare_weights import open_bare_weights
-from dbbd_cli.services.image_evaluation import evaluate_images
-from dbbd_cli.services.point_evaluation import evaluate_points
+from dbbd_cli.runs.folder import finite, is_run_folder
 from dbbd_cli.services.results import EvaluateResult
 from dbbd_cli.services.session import build_task, is_synthetic, load_module, open_run
-from dbbd_cli.tasks.point_pretraining import PointPretraining
-from dbbd_cli.temporary import remove_strays
+from dbbd_cli.tasks.dbbd.bare_weights import open_bare_weights
+from dbbd_cli.tasks.dbbd.evaluate import evaluate_points
+from dbbd_cli.tasks.dbbd.figures import pretraining_figures
+from dbbd_cli.tasks.dbbd.task import PointPretraining
+from dbbd_cli.tasks.image_classification.evaluate import evaluate_images
 
 EVALUATION_FORMAT = 1
 

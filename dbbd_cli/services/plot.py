@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from dbbd_cli.engine.run_folder import is_run_folder
 from dbbd_cli.report.plots import plot_runs
+from dbbd_cli.runs.folder import is_run_folder
 from dbbd_cli.services.results import PlotResult
 
 
@@ -24,7 +24,7 @@ def plot(targets: Sequence[Path], *, out: Path | None = None, format: str = "png
     for target in targets:
         if target.suffix == ".pth" and target.is_file():
             # Nothing in it is drawn, but who names a checkpoint shall hear that it is damaged, or not to be trusted.
-            from dbbd_cli.model.safe_load import load_tensors
+            from dbbd_cli.model.weights import load_tensors
 
             load_tensors(target, objects=not is_run_folder(target.parent))
     folders = [target.parent if target.is_file() else target for target in targets]

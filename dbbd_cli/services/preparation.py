@@ -6,21 +6,21 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
-from dbbd_cli.config.image_classification import ImageClassificationConfig, ImageDataConfig
-from dbbd_cli.config.point_pretraining import PointPretrainingConfig
 from dbbd_cli.config.schema import Config
+from dbbd_cli.core.errors import CheckpointError, ConfigError
+from dbbd_cli.core.files import write_text
+from dbbd_cli.core.paths import leave_missing_folder
+from dbbd_cli.core.progress import Progress
+from dbbd_cli.core.text import printable
 from dbbd_cli.data.cache_dir import cache_folder, fallback_note
-from dbbd_cli.data.image_manifest import make_manifest
-from dbbd_cli.data.image_sources import Source, list_classes, list_folder, list_synthetic, list_urls
-from dbbd_cli.data.scene_cache import SceneSettings
-from dbbd_cli.data.scene_manifest import make_room_manifest, make_scene_manifest
-from dbbd_cli.data.split import Manifest
-from dbbd_cli.engine.run_folder import SPLITS, check_run_folder
-from dbbd_cli.errors import CheckpointError, ConfigError
-from dbbd_cli.files import write_text
-from dbbd_cli.paths import leave_missing_folder
-from dbbd_cli.progress import Progress
-from dbbd_cli.text import printable
+from dbbd_cli.data.images.manifest import make_manifest
+from dbbd_cli.data.images.sources import Source, list_classes, list_folder, list_synthetic, list_urls
+from dbbd_cli.data.manifest import Manifest
+from dbbd_cli.data.scenes.cache import SceneSettings
+from dbbd_cli.data.scenes.manifest import make_room_manifest, make_scene_manifest
+from dbbd_cli.runs.folder import SPLITS, check_run_folder
+from dbbd_cli.tasks.dbbd.config import PointPretrainingConfig
+from dbbd_cli.tasks.image_classification.config import ImageClassificationConfig, ImageDataConfig
 
 
 def prepare_run(config: Config, progress: Progress) -> tuple[Config, Manifest]:

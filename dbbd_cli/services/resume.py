@@ -9,12 +9,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dbbd_cli.config.load import Override
-from dbbd_cli.engine.run_folder import SPLITS, is_run_folder, locked
-from dbbd_cli.errors import CheckpointError, StoppedError
-from dbbd_cli.paths import resume_command
-from dbbd_cli.progress import Progress, Silent
+from dbbd_cli.core.errors import CheckpointError, StoppedError
+from dbbd_cli.core.paths import resume_command
+from dbbd_cli.core.progress import Progress, Silent
+from dbbd_cli.core.stopping import signal_of
+from dbbd_cli.runs.folder import SPLITS, is_run_folder, locked
 from dbbd_cli.services.results import TrainResult
-from dbbd_cli.stopping import signal_of
 
 
 def resume(

@@ -7,14 +7,14 @@ from typing import Any
 
 from dbbd_cli.config.load import Override, load_config
 from dbbd_cli.config.schema import Config, to_plain
-from dbbd_cli.engine.proof import check
-from dbbd_cli.engine.run_folder import CONFIG
+from dbbd_cli.core.errors import CheckpointError, ConfigError
+from dbbd_cli.core.progress import Progress
+from dbbd_cli.core.text import counted, printable
+from dbbd_cli.engine.checkpoint.replay_check import check
 from dbbd_cli.engine.runtime import Runtime, RuntimeRecord
 from dbbd_cli.engine.trainer import Trainer
-from dbbd_cli.errors import CheckpointError, ConfigError
-from dbbd_cli.progress import Progress
+from dbbd_cli.runs.folder import CONFIG
 from dbbd_cli.services.session import HARMLESS_SETTINGS, OpenedRun, value_at
-from dbbd_cli.text import counted, printable
 
 
 def check_proof(

@@ -8,12 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from dbbd_cli.config.load import Override, config_from_mapping
-from dbbd_cli.config.point_pretraining import PointPretrainingConfig
 from dbbd_cli.config.schema import Config, to_plain
+from dbbd_cli.core.errors import CheckpointError, ConfigError, DataError
+from dbbd_cli.core.limits import is_memory_limited
+from dbbd_cli.core.paths import shown_path
+from dbbd_cli.core.progress import Progress
+from dbbd_cli.core.text import printable
 from dbbd_cli.data.cache_dir import is_cache_folder
-from dbbd_cli.data.split import Manifest
-from dbbd_cli.engine.checkpoint import UnreadableCheckpointError, checkpoint_names, load_checkpoint, not_a_file
-from dbbd_cli.engine.run_folder import SPLITS, is_run_folder
+from dbbd_cli.data.manifest import Manifest
+from dbbd_cli.engine.checkpoint.files import UnreadableCheckpointError, checkpoint_names, load_checkpoint, not_a_file
 from dbbd_cli.engine.runtime import (
     Runtime,
     RuntimeRecord,
@@ -24,17 +27,14 @@ from dbbd_cli.engine.runtime import (
     start_threads,
 )
 from dbbd_cli.engine.state import TrainState
-from dbbd_cli.errors import CheckpointError, ConfigError, DataError
-from dbbd_cli.limits import is_memory_limited
-from dbbd_cli.model.safe_load import check_finite, load_tensors, reason_of
-from dbbd_cli.paths import shown_path
-from dbbd_cli.progress import Progress
+from dbbd_cli.model.weights import check_finite, load_tensors, reason_of
+from dbbd_cli.runs.folder import SPLITS, is_run_folder
 from dbbd_cli.services.preparation import manifest_of_run, tell_of_cache, with_absolute_paths
 from dbbd_cli.services.results import RunFacts
 from dbbd_cli.tasks.base import Task
-from dbbd_cli.tasks.image_classification import ImageClassification
-from dbbd_cli.tasks.point_pretraining import PointPretraining
-from dbbd_cli.text import printable
+from dbbd_cli.tasks.dbbd.config import PointPretrainingConfig
+from dbbd_cli.tasks.dbbd.task import PointPretraining
+from dbbd_cli.tasks.image_classification.task import ImageClassification
 
 AnyTask = ImageClassification | PointPretraining
 

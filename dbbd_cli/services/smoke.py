@@ -15,12 +15,13 @@ import torch
 
 from dbbd_cli.config.load import Override, load_config
 from dbbd_cli.config.schema import SCHEMAS, Config
-from dbbd_cli.engine.checkpoint import NEWEST, load_checkpoint, previous_name
-from dbbd_cli.engine.run_folder import create_run_folder
+from dbbd_cli.core.errors import ConfigError, DbbdError, DiskError, ExitCode, StoppedError
+from dbbd_cli.core.files import repair_of, write_text
+from dbbd_cli.core.progress import Progress, Silent
+from dbbd_cli.core.text import counted
+from dbbd_cli.engine.checkpoint.files import NEWEST, load_checkpoint, previous_name
 from dbbd_cli.engine.runtime import choose_runtime
-from dbbd_cli.errors import ConfigError, DbbdError, DiskError, ExitCode, StoppedError
-from dbbd_cli.files import repair_of, write_text
-from dbbd_cli.progress import Progress, Silent
+from dbbd_cli.runs.folder import create_run_folder
 from dbbd_cli.services.evaluate import evaluate
 from dbbd_cli.services.plot import plot
 from dbbd_cli.services.results import SmokeResult, SmokeStep, TrainResult
@@ -29,7 +30,6 @@ from dbbd_cli.services.smoke_progress import InterruptingBars, OnlyBars
 from dbbd_cli.services.train import train
 from dbbd_cli.services.training import note_synthetic
 from dbbd_cli.services.validate import validate
-from dbbd_cli.text import counted
 
 CONFIGS = {"image_classification": "smoke_qr", "dbbd": "smoke_dbbd"}
 """The shipped configuration that each task is tried with."""

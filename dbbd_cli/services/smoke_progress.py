@@ -6,7 +6,7 @@ import signal
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
-from dbbd_cli.progress import Phase, Progress
+from dbbd_cli.core.progress import Phase, Progress
 
 
 class OnlyBars:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from dbbd_cli.config.schema import Config
-from dbbd_cli.progress import Progress, Silent
+from dbbd_cli.core.progress import Progress, Silent
 from dbbd_cli.services.preparation import prepare_run
 from dbbd_cli.services.results import Forecast, TrainResult
 

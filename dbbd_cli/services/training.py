@@ -12,28 +12,28 @@ import torch
 
 from dbbd_cli.config.load import dump_config
 from dbbd_cli.config.schema import Config, to_plain
-from dbbd_cli.data.split import Manifest
-from dbbd_cli.engine.checkpoint import BEST, NEWEST, checkpoint_names, disk_error, state_bytes
+from dbbd_cli.core.errors import DataError, DiskError, StoppedError
+from dbbd_cli.core.files import nearest_existing, repair_of, write_text
+from dbbd_cli.core.limits import largest_file
+from dbbd_cli.core.metrics import best_of
+from dbbd_cli.core.paths import resume_command
+from dbbd_cli.core.progress import Progress
+from dbbd_cli.core.signals import StopRequest, stop_on_signals
+from dbbd_cli.core.stopping import signal_of
+from dbbd_cli.data.manifest import Manifest
+from dbbd_cli.engine.checkpoint.files import BEST, NEWEST, checkpoint_names, disk_error, state_bytes
 from dbbd_cli.engine.environment import write_environment
 from dbbd_cli.engine.failures import supervised
-from dbbd_cli.engine.run_folder import CONFIG, SPLITS, RunLog, create_run_folder, locked
 from dbbd_cli.engine.runtime import MIB, peak_memory_mb, seed_everything
-from dbbd_cli.engine.signals import StopRequest, stop_on_signals
 from dbbd_cli.engine.state import TrainState
 from dbbd_cli.engine.trainer import Trainer, fit
-from dbbd_cli.errors import DataError, DiskError, StoppedError
-from dbbd_cli.files import nearest_existing, repair_of, write_text
-from dbbd_cli.limits import largest_file
-from dbbd_cli.metrics import best_of
-from dbbd_cli.paths import resume_command
-from dbbd_cli.progress import Progress
 from dbbd_cli.report.drawing import reason_of
 from dbbd_cli.report.history import training_history
 from dbbd_cli.report.run import read_run
 from dbbd_cli.report.save import save_figure
+from dbbd_cli.runs.folder import CONFIG, SPLITS, RunLog, create_run_folder, locked
 from dbbd_cli.services.results import BestValue, Forecast, RunFacts, TrainResult
 from dbbd_cli.services.session import build_task, describe, show_facts
-from dbbd_cli.stopping import signal_of
 from dbbd_cli.tasks.base import Task
 
 SYNTHETIC_NOTE = "SYNTHETIC_DATA.txt"

@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from dbbd_cli.config.load import Override
-from dbbd_cli.engine.checkpoint import BEST
+from dbbd_cli.core.progress import Progress, Silent
+from dbbd_cli.engine.checkpoint.files import BEST
 from dbbd_cli.engine.failures import supervised
 from dbbd_cli.engine.inference import place, run_split
 from dbbd_cli.engine.runtime import Runtime, RuntimeRecord
-from dbbd_cli.progress import Progress, Silent
 from dbbd_cli.services.results import ValidateResult
 from dbbd_cli.services.session import (
     HARMLESS_SETTINGS,

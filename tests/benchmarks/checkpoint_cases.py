@@ -12,7 +12,7 @@ from loop import Loop
 from machine import copy
 from measure import Measured, in_turn, median, spread
 
-from dbbd_cli.engine.checkpoint import NEWEST, load_checkpoint
+from dbbd_cli.engine.checkpoint.files import NEWEST, load_checkpoint
 
 LEAST_BYTES = 600_000_000
 """Weights of qr_cnn and the two moments of AdamW: 618 MB."""

@@ -26,9 +26,9 @@ def image_cache(repeat: int) -> Measured:
     import torch
     from torchvision import transforms
 
-    from dbbd_cli.progress import Silent
+    from dbbd_cli.core.progress import Silent
     from dbbd_cli.services.session import build_task
-    from dbbd_cli.tasks.image_classification import MEAN, STD
+    from dbbd_cli.tasks.image_classification.task import MEAN, STD
 
     torch.set_num_threads(1)
     files = _write_pictures(Path(tempfile.mkdtemp()))
@@ -91,8 +91,8 @@ def image_cache(repeat: int) -> Measured:
 
 def index_200k(repeat: int) -> Measured:
     """200,000 small PNG files, all different, listed, hashed and split as `dbbd train` does it, without decoding."""
-    from dbbd_cli.data import image_manifest
-    from dbbd_cli.data.image_cache import PreparedImages
+    from dbbd_cli.data.images import manifest as image_manifest
+    from dbbd_cli.data.images.cache import PreparedImages
 
     root = Path(tempfile.mkdtemp())
     _write_many(root)
@@ -125,10 +125,10 @@ def _index(settings: dict[str, object]) -> None:
 def tree_150k(repeat: int) -> Measured:
     """The tree of regions and the normals of a room of 150,000 points, as for a scene that has neither."""
     from dbbd_cli.config.load import load_config
-    from dbbd_cli.config.point_pretraining import PointPretrainingConfig
-    from dbbd_cli.data.normals import estimate_normals
-    from dbbd_cli.data.room_generator import generate_room
-    from dbbd_cli.data.tree_builder import build_tree
+    from dbbd_cli.data.scenes.normals import estimate_normals
+    from dbbd_cli.data.scenes.room_generator import generate_room
+    from dbbd_cli.data.scenes.tree_builder import build_tree
+    from dbbd_cli.tasks.dbbd.config import PointPretrainingConfig
 
     config = load_config("dbbd_scannet")
     assert isinstance(config, PointPretrainingConfig)
@@ -159,7 +159,7 @@ def _write_pictures(root: Path) -> list[Path]:
     """QR codes of made-up URLs as PNG files of about 400 x 400 pixels, as such data sets have them, in two classes."""
     import segno
 
-    from dbbd_cli.data.url_grammar import synthetic_urls
+    from dbbd_cli.data.images.url_grammar import synthetic_urls
 
     files = []
     for name, urls in synthetic_urls(PICTURES // 2, seed=42).items():

@@ -13,13 +13,13 @@ from measure import median, spread
 
 from dbbd_cli.config.load import Override, load_config
 from dbbd_cli.config.schema import Config
-from dbbd_cli.data.split import Manifest
-from dbbd_cli.engine.run_folder import RunLog
+from dbbd_cli.core.progress import Phase, Silent
+from dbbd_cli.core.signals import StopRequest
+from dbbd_cli.data.manifest import Manifest
 from dbbd_cli.engine.runtime import seed_everything
-from dbbd_cli.engine.signals import StopRequest
 from dbbd_cli.engine.state import Sums
 from dbbd_cli.engine.trainer import Trainer, fit
-from dbbd_cli.progress import Phase, Silent
+from dbbd_cli.runs.folder import RunLog
 from dbbd_cli.services.preparation import prepare_run
 from dbbd_cli.services.session import build_task
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from dbbd_cli.errors import (
+from dbbd_cli.core.errors import (
     CheckpointError,
     ConfigError,
     DataError,

@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 from example_results import FACTS, RUN, TRAINED, evaluation, pretraining
 
-from dbbd_cli.cli.console import Output
-from dbbd_cli.cli.evaluation_table import evaluate
 from dbbd_cli.cli.options import ProgressStyle
-from dbbd_cli.cli.tables import forecast, smoke, train
-from dbbd_cli.cli.text import metric, metric_name
+from dbbd_cli.cli.terminal.console import Output
+from dbbd_cli.cli.terminal.evaluation_table import evaluate
+from dbbd_cli.cli.terminal.tables import forecast, smoke, train
+from dbbd_cli.cli.terminal.text import metric, metric_name
 from dbbd_cli.engine.epoch_table import describe_metric
 from dbbd_cli.services.results import BestValue, EvaluateResult, Forecast, SmokeResult, SmokeStep
 

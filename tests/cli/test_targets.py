@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from dbbd_cli.cli.targets import run_or_checkpoint
-from dbbd_cli.errors import CheckpointError
+from dbbd_cli.core.errors import CheckpointError
 
 FILES = (
     "configs/a.yaml",

@@ -85,7 +85,7 @@ def test_the_current_folder_may_be_missing_if_paths_are_absolute(tmp_path: Path)
 
 def test_files_do_not_take_the_place_of_closed_streams(tmp_path: Path) -> None:
     script = (
-        "from dbbd_cli.cli.streams import open_closed_streams; open_closed_streams();"
+        "from dbbd_cli.cli.terminal.streams import open_closed_streams; open_closed_streams();"
         "import os, subprocess, sys; file = open('file', 'w'); print('out'); print('err', file=sys.stderr, flush=True);"
         "os.write(2, b'library'); code = subprocess.call(['sh', '-c', 'echo program; echo program >&2']);"
         "file.write(f'{file.fileno() > 2} {code}')"

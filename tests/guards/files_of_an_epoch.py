@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from dbbd_cli.config.load import load_config, parse_override
-from dbbd_cli.progress import Phase, Silent
+from dbbd_cli.core.progress import Phase, Silent
 from dbbd_cli.services.train import train
 
 

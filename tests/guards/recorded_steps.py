@@ -14,11 +14,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import dbbd_cli
 from dbbd_cli.config.schema import Config
-from dbbd_cli.engine.run_folder import RunLog
+from dbbd_cli.core.progress import Silent
+from dbbd_cli.core.signals import StopRequest
 from dbbd_cli.engine.runtime import Runtime, choose_runtime, seed_everything
-from dbbd_cli.engine.signals import StopRequest
 from dbbd_cli.engine.trainer import Trainer, fit
-from dbbd_cli.progress import Silent
+from dbbd_cli.runs.folder import RunLog
 from dbbd_cli.services.preparation import prepare_run
 from dbbd_cli.services.session import build_task
 

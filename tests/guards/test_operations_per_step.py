@@ -15,10 +15,12 @@ import recorded_steps
 import torch
 from recorded_steps import Recording, record
 
-from dbbd_cli.model import conv, dbbd_encoder, dbbd_segments, wide_linear
-from dbbd_cli.tasks import image_classification
-from dbbd_cli.tasks.image_classification import ImageClassification
-from dbbd_cli.tasks.point_pretraining import PointPretraining
+from dbbd_cli.model.dbbd import encoder as dbbd_encoder
+from dbbd_cli.model.dbbd import segment_ops as dbbd_segments
+from dbbd_cli.model.images import conv, wide_linear
+from dbbd_cli.tasks.dbbd.task import PointPretraining
+from dbbd_cli.tasks.image_classification import task as image_classification
+from dbbd_cli.tasks.image_classification.task import ImageClassification
 
 # Today's counts and a little. A loop in Python over scenes, regions or images takes more at once; what a better
 # computation needs is to be written here.

@@ -13,7 +13,7 @@ import torch
 from forks import Ended, Forks
 from program import TINY, differences, only_run, whole_state
 
-from dbbd_cli.engine.checkpoint import checkpoint_names, load_checkpoint
+from dbbd_cli.engine.checkpoint.files import checkpoint_names, load_checkpoint
 
 TASKS = list(TINY)
 EVERY_STEP = {

@@ -10,8 +10,8 @@ import pytest
 from forks import Forks
 from stored_runs import TASKS, StoredRuns, cases, content, saved_steps, unlike
 
-from dbbd_cli.engine.checkpoint import load_checkpoint
-from dbbd_cli.errors import CheckpointError
+from dbbd_cli.core.errors import CheckpointError
+from dbbd_cli.engine.checkpoint.files import load_checkpoint
 
 NAMES = ("ckpt.pth", "ckpt.previous.pth", "best_model.pth")
 

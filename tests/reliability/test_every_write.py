@@ -18,8 +18,8 @@ from forks import DBBD, Ended, Forks
 from program import only_run
 from stored_runs import EVERY_STEP, TASKS, StoredRuns, cases, content, run_in, sample, saved_steps, strays, unlike
 
-from dbbd_cli.engine.checkpoint import CONTENT, load_checkpoint, save_checkpoint
-from dbbd_cli.errors import DiskError
+from dbbd_cli.core.errors import DiskError
+from dbbd_cli.engine.checkpoint.files import CONTENT, load_checkpoint, save_checkpoint
 
 KILLED = -9
 FAULTS = ["signal=KILL", "error=ENOSPC", "error=EIO"]
@@ -35,8 +35,8 @@ except DbbdError as error:
 PREPARE_SAVE = """
 import sys
 from pathlib import Path
-from dbbd_cli.engine.checkpoint import CONTENT, load_checkpoint, save_checkpoint
-from dbbd_cli.errors import DbbdError
+from dbbd_cli.engine.checkpoint.files import CONTENT, load_checkpoint, save_checkpoint
+from dbbd_cli.core.errors import DbbdError
 state = load_checkpoint(Path("next.pth"))
 state.pop("format")
 """

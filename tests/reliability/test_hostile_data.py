@@ -24,7 +24,7 @@ from program import TINY, measure, peak_memory, without
 from typer.testing import CliRunner
 
 from dbbd_cli.cli.app import app
-from dbbd_cli.data.image_formats import can_read
+from dbbd_cli.data.images.formats import can_read
 
 SECONDS, MEGABYTES = 2.0, 300.0
 """What refusing may take beyond what the program takes anyway; seconds count in the full form only."""

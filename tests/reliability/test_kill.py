@@ -20,7 +20,7 @@ if sys.platform != "linux":
 from forks import Forks
 from processes import FULL, INTERRUPTED, TASKS, Place, Program, assert_equal_runs, new_place
 
-from dbbd_cli.engine.checkpoint import load_checkpoint
+from dbbd_cli.engine.checkpoint.files import load_checkpoint
 
 CASES = [(task, workers) for task in TASKS for workers in (0, 2)]
 

@@ -21,9 +21,9 @@ from program import TINY, environment, measure, without
 from typer.testing import CliRunner
 
 from dbbd_cli.cli.app import app
-from dbbd_cli.engine.checkpoint import BEST, NEWEST, load_checkpoint
-from dbbd_cli.model.safe_load import load_tensors
-from dbbd_cli.model.sealed_file import write_sealed
+from dbbd_cli.engine.checkpoint.files import BEST, NEWEST, load_checkpoint
+from dbbd_cli.model.digest import write_sealed
+from dbbd_cli.model.weights import load_tensors
 
 HERE = Path(__file__).parent
 ADVICE = re.compile(r"weights_only|safe_globals|allow_pickle|allowlist|Traceback|Warning")

@@ -14,8 +14,8 @@ from program import differences, only_run
 from stored_runs import EVERY_STEP, TASKS, StoredRuns, cases, not_finite, saved_steps, strays, unlike
 
 NETWORK = {
-    "image_classification": "dbbd_cli.model.classifier.Classifier",
-    "dbbd": "dbbd_cli.model.dbbd_pretraining.DbbdPretraining",
+    "image_classification": "dbbd_cli.model.images.classifier.Classifier",
+    "dbbd": "dbbd_cli.model.dbbd.pretraining.DbbdPretraining",
 }
 SPOILED = """
 import importlib, os, signal, threading, torch

@@ -20,7 +20,7 @@ if sys.platform != "linux":
 from forks import Forks
 from processes import FULL, INTERRUPTED, TASKS, Place, Program, assert_equal_runs, new_place, resume_commands
 
-from dbbd_cli.engine.checkpoint import load_checkpoint
+from dbbd_cli.engine.checkpoint.files import load_checkpoint
 
 CASES = [(task, workers) for task in TASKS for workers in (2, 0)]
 STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)

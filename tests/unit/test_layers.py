@@ -9,11 +9,8 @@ import pytest
 
 PACKAGE = Path(__file__).parents[2] / "dbbd_cli"
 LAYERS = {
-    "text": 0, "temporary": 0, "limits": 0, "metrics": 0,
-    "errors": 1, "progress": 1, "files": 1, "paths": 1, "stopping": 1,
-    "config": 2, "pickles": 2,
-    "model": 3, "data": 3, "report": 3,
-    "tasks": 4, "engine": 5, "services": 6, "cli": 7, "__main__": 8,
+    "core": 1, "config": 2, "runs": 2, "model": 3, "data": 3, "report": 3,
+    "engine": 4, "tasks": 5, "services": 6, "cli": 7, "__main__": 8,
 }  # fmt: skip
 MODULES = sorted(PACKAGE.rglob("*.py"))
 

@@ -8,8 +8,7 @@ from typing import Annotated
 
 import typer
 
-from dbbd_cli.cli import complete
-from dbbd_cli.cli.console import Output
+from dbbd_cli.cli.completion import complete
 from dbbd_cli.cli.options import (
     Debug,
     Device,
@@ -24,6 +23,7 @@ from dbbd_cli.cli.options import (
     overrides,
 )
 from dbbd_cli.cli.targets import run_or_checkpoint
+from dbbd_cli.cli.terminal.console import Output
 
 EXAMPLES = """\
 dbbd evaluate runs/20260131-120000-qr_cnn
@@ -84,7 +84,7 @@ def evaluate(
     check_overrides(target, changes)
     output = Output(as_json=json, style=progress, quiet=quiet)
 
-    from dbbd_cli.cli import evaluation_table
+    from dbbd_cli.cli.terminal import evaluation_table
     from dbbd_cli.services import evaluate as service
 
     result = service.evaluate(

@@ -8,10 +8,10 @@ from typing import Annotated
 
 import typer
 
-from dbbd_cli.cli import complete
-from dbbd_cli.cli.console import Output
+from dbbd_cli.cli.completion import complete
 from dbbd_cli.cli.options import Debug, Json, Progress, ProgressStyle, Quiet
 from dbbd_cli.cli.targets import run_or_checkpoint
+from dbbd_cli.cli.terminal.console import Output
 
 EXAMPLES = """\
 dbbd plot runs/20260131-120000-qr_cnn
@@ -60,7 +60,7 @@ def plot(
         run_or_checkpoint(target, any_file=True)
     output = Output(as_json=json, style=progress, quiet=quiet)
 
-    from dbbd_cli.cli import tables
+    from dbbd_cli.cli.terminal import tables
     from dbbd_cli.services import plot as service
 
     output.show(service.plot(targets, out=out, format=format_.value), tables.plot)

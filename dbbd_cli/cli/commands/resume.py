@@ -7,7 +7,6 @@ from typing import Annotated
 
 import typer
 
-from dbbd_cli.cli.console import Output
 from dbbd_cli.cli.options import (
     Debug,
     Device,
@@ -22,6 +21,7 @@ from dbbd_cli.cli.options import (
     overrides,
 )
 from dbbd_cli.cli.targets import run_or_checkpoint
+from dbbd_cli.cli.terminal.console import Output
 
 EXAMPLES = """\
 dbbd resume runs/20260131-120000-qr_cnn
@@ -61,7 +61,7 @@ def resume(
     check_overrides(target, changes)
     output = Output(as_json=json, style=progress, quiet=quiet)
 
-    from dbbd_cli.cli import tables
+    from dbbd_cli.cli.terminal import tables
     from dbbd_cli.services import resume as service
 
     command = ["dbbd", *sys.argv[1:]]

@@ -8,10 +8,10 @@ from typing import Annotated
 
 import typer
 
-from dbbd_cli.cli import complete
-from dbbd_cli.cli.console import Output
+from dbbd_cli.cli.completion import complete
 from dbbd_cli.cli.options import Debug, Json, Progress, ProgressStyle, Quiet, leave_gone_folder
-from dbbd_cli.errors import ExitCode
+from dbbd_cli.cli.terminal.console import Output
+from dbbd_cli.core.errors import ExitCode
 
 EXAMPLES = """\
 dbbd smoke
@@ -61,7 +61,7 @@ def smoke(
     output = Output(as_json=json, style=progress, quiet=quiet)
     leave_gone_folder(runs_dir)
 
-    from dbbd_cli.cli import tables
+    from dbbd_cli.cli.terminal import tables
     from dbbd_cli.services import smoke as service
 
     result = service.smoke(epochs=epochs, task=task.value, device=device, runs_dir=runs_dir, progress=output.progress)

@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
-from dbbd_cli.cli import complete
-from dbbd_cli.cli.console import Output
+from dbbd_cli.cli.completion import complete
 from dbbd_cli.cli.options import Debug, Device, Json, Precision, Progress, ProgressStyle, Quiet, Settings, overrides
+from dbbd_cli.cli.terminal.console import Output
 
 EXAMPLES = """\
 dbbd train --config qr_cnn
@@ -88,7 +88,7 @@ def train(
     for note in notes:
         output.progress.line(note)
 
-    from dbbd_cli.cli import tables
+    from dbbd_cli.cli.terminal import tables
     from dbbd_cli.services import train as service
 
     if dry_run:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dbbd_cli.cli.console import Output
 from dbbd_cli.cli.options import (
     Debug,
     Device,
@@ -17,6 +16,7 @@ from dbbd_cli.cli.options import (
     overrides,
 )
 from dbbd_cli.cli.targets import run_or_checkpoint
+from dbbd_cli.cli.terminal.console import Output
 
 EXAMPLES = """\
 dbbd validate runs/20260131-120000-qr_cnn
@@ -39,7 +39,7 @@ def validate(
     check_overrides(target, changes)
     output = Output(as_json=json, style=progress, quiet=quiet)
 
-    from dbbd_cli.cli import tables
+    from dbbd_cli.cli.terminal import tables
     from dbbd_cli.services import validate as service
 
     output.show(service.validate(target, overrides=changes, progress=output.progress), tables.validate)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin
 
 import typer
 
-from dbbd_cli.text import printable
+from dbbd_cli.core.text import printable
 
 if TYPE_CHECKING:
     from pydantic.fields import FieldInfo

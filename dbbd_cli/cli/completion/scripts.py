@@ -4,7 +4,7 @@ Each script hands the typed words to `dbbd` in environment variables that Typer 
 They differ from the scripts that Typer generates in this: values that hold `=` complete in bash, which splits words
 there; nothing follows a value that ends in `=` or `/`; and help texts are never evaluated by the shell.
 
-`python -m dbbd_cli.cli.completion_scripts FOLDER` writes all four.
+`python -m dbbd_cli.cli.completion.scripts FOLDER` writes all four.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import os
 import sys
 from pathlib import Path
 
-from dbbd_cli.errors import ConfigError, DiskError
+from dbbd_cli.core.errors import ConfigError, DiskError
 
 _BASH = r"""# Completion of dbbd for bash.
 _dbbd_completion() {

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
 from dbbd_cli.cli.options import ProgressStyle
-from dbbd_cli.cli.progress_lines import LineProgress
-from dbbd_cli.cli.streams import coloured, columns, is_terminal, write_result
-from dbbd_cli.progress import Progress
+from dbbd_cli.cli.terminal.progress_lines import LineProgress
+from dbbd_cli.cli.terminal.streams import coloured, columns, is_terminal, write_result
+from dbbd_cli.core.progress import Progress
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -51,7 +51,7 @@ def _progress(style: ProgressStyle, quiet: bool, stream: TextIO) -> Progress:
     if style is ProgressStyle.NONE:
         return LineProgress(stream, seconds=math.inf)
     if (style is ProgressStyle.RICH and is_terminal(stream)) or (style is ProgressStyle.AUTO and coloured(stream)):
-        from dbbd_cli.cli.progress_bars import BarProgress
+        from dbbd_cli.cli.terminal.progress_bars import BarProgress
 
         return BarProgress(stream)
     return LineProgress(stream)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
-from dbbd_cli.cli.text import clean_line, clock_time, metric, metric_name
+from dbbd_cli.cli.terminal.text import clean_line, clock_time, metric, metric_name
 
 Clock = Callable[[], float]
 """Seconds on a clock that never goes back."""

@@ -7,12 +7,12 @@ from typing import Any
 
 from rich.text import Text
 
-from dbbd_cli.cli import pretraining_table
-from dbbd_cli.cli.layout import Parts, Rows, grid, grid_width, heading, section, synthetic, verbatim
-from dbbd_cli.cli.text import clean_line, count, megabytes, number, percent
-from dbbd_cli.paths import shown_path
+from dbbd_cli.cli.terminal import pretraining_table
+from dbbd_cli.cli.terminal.layout import Parts, Rows, grid, grid_width, heading, section, synthetic, verbatim
+from dbbd_cli.cli.terminal.text import clean_line, count, megabytes, number, percent
+from dbbd_cli.core.paths import shown_path
+from dbbd_cli.core.text import counted
 from dbbd_cli.services.results import EvaluateResult
-from dbbd_cli.text import counted
 
 _MOST_CLASSES = 20
 """Classes that the table on the screen shows."""

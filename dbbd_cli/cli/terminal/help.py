@@ -11,8 +11,8 @@ from typing import Any
 import typer
 from typer.core import TyperCommand
 
-from dbbd_cli.cli.streams import coloured, write_result
-from dbbd_cli.cli.text import wrapped
+from dbbd_cli.cli.terminal.streams import coloured, write_result
+from dbbd_cli.cli.terminal.text import wrapped
 
 _WIDEST = 100
 """Columns beyond which lines are hard to read."""

@@ -11,8 +11,8 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from dbbd_cli.cli.text import clean_line, pairs
-from dbbd_cli.paths import shown_path
+from dbbd_cli.cli.terminal.text import clean_line, pairs
+from dbbd_cli.core.paths import shown_path
 
 Parts = list[RenderableType]
 """What rich prints, one below the other."""

@@ -7,10 +7,10 @@ from typing import Any
 
 from rich.text import Text
 
-from dbbd_cli.cli.layout import Parts, Rows, grid, grid_width, heading
-from dbbd_cli.cli.text import clean_line, count, metric_name, number, percent, wrapped
+from dbbd_cli.cli.terminal.layout import Parts, Rows, grid, grid_width, heading
+from dbbd_cli.cli.terminal.text import clean_line, count, metric_name, number, percent, wrapped
+from dbbd_cli.core.text import counted
 from dbbd_cli.report.text import ignored_labels
-from dbbd_cli.text import counted
 
 _MOST_CLASSES = 20
 """Classes that the table on the screen shows."""

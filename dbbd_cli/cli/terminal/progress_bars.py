@@ -11,10 +11,10 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
-from dbbd_cli.cli.counter import Clock, Counter
-from dbbd_cli.cli.streams import best_effort, coloured, drop_unwritten, is_unicode
-from dbbd_cli.cli.text import clean, clean_line, pairs, wrapped
-from dbbd_cli.progress import Phase
+from dbbd_cli.cli.terminal.counter import Clock, Counter
+from dbbd_cli.cli.terminal.streams import best_effort, coloured, drop_unwritten, is_unicode
+from dbbd_cli.cli.terminal.text import clean, clean_line, pairs, wrapped
+from dbbd_cli.core.progress import Phase
 
 _SECONDS_BETWEEN_FRAMES = 0.1
 

@@ -10,10 +10,10 @@ from typing import TextIO
 
 import typer
 
-from dbbd_cli.cli.counter import Clock, Counter
-from dbbd_cli.cli.streams import best_effort, coloured, columns
-from dbbd_cli.cli.text import clean, clean_line, pairs, wrapped
-from dbbd_cli.progress import Phase
+from dbbd_cli.cli.terminal.counter import Clock, Counter
+from dbbd_cli.cli.terminal.streams import best_effort, coloured, columns
+from dbbd_cli.cli.terminal.text import clean, clean_line, pairs, wrapped
+from dbbd_cli.core.progress import Phase
 
 SECONDS_BETWEEN_LINES = 10.0
 """The least time between two progress lines, whatever phases they are of."""

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import TextIO
 
-from dbbd_cli.errors import DiskError
+from dbbd_cli.core.errors import DiskError
 
 
 def is_terminal(stream: TextIO) -> bool:
@@ -52,7 +52,7 @@ def write_result(text: str) -> None:
     except BrokenPipeError:
         drop_unwritten(sys.stdout)
     except OSError as error:
-        from dbbd_cli.files import repair_of
+        from dbbd_cli.core.files import repair_of
 
         drop_unwritten(sys.stdout)
         raise DiskError(

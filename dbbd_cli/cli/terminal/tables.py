@@ -9,8 +9,8 @@ from functools import partial
 
 from rich.text import Text
 
-from dbbd_cli.cli.layout import Parts, Rows, grid, heading, listed, section, synthetic, verbatim
-from dbbd_cli.cli.text import (
+from dbbd_cli.cli.terminal.layout import Parts, Rows, grid, heading, listed, section, synthetic, verbatim
+from dbbd_cli.cli.terminal.text import (
     clean_line,
     count,
     duration,
@@ -21,10 +21,10 @@ from dbbd_cli.cli.text import (
     task_name,
     wrapped,
 )
-from dbbd_cli.metrics import describe_with_best, superlative
-from dbbd_cli.paths import command_line, shown_path
+from dbbd_cli.core.metrics import describe_with_best, superlative
+from dbbd_cli.core.paths import command_line, shown_path
+from dbbd_cli.core.text import counted
 from dbbd_cli.services.results import Forecast, PlotResult, RunFacts, SmokeResult, TrainResult, ValidateResult
-from dbbd_cli.text import counted
 
 
 def train(result: TrainResult, width: int | None) -> Parts:

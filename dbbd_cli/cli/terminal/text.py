@@ -6,8 +6,8 @@ import math
 import textwrap
 from collections.abc import Iterable, Mapping
 
-from dbbd_cli.metrics import is_share
-from dbbd_cli.text import printable
+from dbbd_cli.core.metrics import is_share
+from dbbd_cli.core.text import printable
 
 
 def clean(text: str) -> str:

@@ -23,19 +23,19 @@ from pathlib import Path
 
 import numpy as np
 
+from dbbd_cli.core.errors import DiskError
+from dbbd_cli.core.files import passing_lock, read_file, remove_free_locks, repair_of, write_text
+from dbbd_cli.core.progress import Progress, Silent
+from dbbd_cli.core.temporary import discard, remove_strays, temporary_file
+from dbbd_cli.core.text import printable
 from dbbd_cli.data.cache_dir import make_cache_folder
 from dbbd_cli.data.checked_file import append_checksums, checksums_match, has_checksums, size_with_checksums, written_ns
-from dbbd_cli.data.image_formats import reader_versions, suffix_of
-from dbbd_cli.data.image_processes import prepare_in_workers
-from dbbd_cli.data.image_refs import ImageRef as ImageRef
-from dbbd_cli.data.image_refs import hash_files as hash_files
-from dbbd_cli.data.image_refs import url_sha256 as url_sha256
-from dbbd_cli.data.image_worker import Problem, Shape, prepare_rows
-from dbbd_cli.errors import DiskError
-from dbbd_cli.files import passing_lock, read_file, remove_free_locks, repair_of, write_text
-from dbbd_cli.progress import Progress, Silent
-from dbbd_cli.temporary import discard, remove_strays, temporary_file
-from dbbd_cli.text import printable
+from dbbd_cli.data.images.formats import reader_versions, suffix_of
+from dbbd_cli.data.images.processes import prepare_in_workers
+from dbbd_cli.data.images.refs import ImageRef as ImageRef
+from dbbd_cli.data.images.refs import hash_files as hash_files
+from dbbd_cli.data.images.refs import url_sha256 as url_sha256
+from dbbd_cli.data.images.worker import Problem, Shape, prepare_rows
 
 CACHE_FORMAT = 3
 CACHE_LIMIT_BYTES = 40 * 1024**3

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from dbbd_cli.data.image_cache import PreparedImages
+from dbbd_cli.data.images.cache import PreparedImages
 from dbbd_cli.data.loader import Key
 
 

@@ -9,8 +9,7 @@ import warnings
 import numpy as np
 from PIL import BmpImagePlugin, ExifTags, Image, JpegImagePlugin, TiffImagePlugin
 
-from dbbd_cli.data.heif_boxes import decoded_pixels
-from dbbd_cli.data.image_formats import (
+from dbbd_cli.data.images.formats import (
     FORMAT_OF_SUFFIX,
     HEAD_BYTES,
     OPTIONAL,
@@ -20,9 +19,10 @@ from dbbd_cli.data.image_formats import (
     unread_format,
     with_article,
 )
-from dbbd_cli.data.image_pieces import ImageFileError as ImageFileError
-from dbbd_cli.data.image_pieces import check_pieces, check_scans, tags_are_sound
-from dbbd_cli.data.netpbm import netpbm_header, read_netpbm
+from dbbd_cli.data.images.heif_boxes import decoded_pixels
+from dbbd_cli.data.images.netpbm import netpbm_header, read_netpbm
+from dbbd_cli.data.images.pieces import ImageFileError as ImageFileError
+from dbbd_cli.data.images.pieces import check_pieces, check_scans, tags_are_sound
 
 MAX_PIXELS = 90_000_000
 MAX_MEMORY = 400_000_000

@@ -11,7 +11,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from dbbd_cli.data.image_pieces import ImageFileError
+from dbbd_cli.data.images.pieces import ImageFileError
 
 MAX_PIECES = 20_000
 """Most boxes, items, references and properties; usual files have hundreds."""

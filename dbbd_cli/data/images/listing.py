@@ -6,9 +6,10 @@ import os
 from collections import Counter
 from pathlib import Path, PurePath
 
+from dbbd_cli.core.text import printable
 from dbbd_cli.data.findings import UNPRINTABLE, scan_folder, why
 from dbbd_cli.data.folder_entries import is_system_entry
-from dbbd_cli.data.image_formats import (
+from dbbd_cli.data.images.formats import (
     FORMAT_OF_SUFFIX,
     HEAD_BYTES,
     UNREAD_SUFFIXES,
@@ -18,7 +19,6 @@ from dbbd_cli.data.image_formats import (
     unread_format,
     with_article,
 )
-from dbbd_cli.text import printable
 
 LINKED_FOLDER = "is a link to a folder, which is not followed"
 

@@ -8,15 +8,15 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from dbbd_cli.core.errors import DataError
+from dbbd_cli.core.progress import Progress
+from dbbd_cli.core.text import counted
 from dbbd_cli.data.folder_entries import warn_of_unread
-from dbbd_cli.data.image_cache import ImageRef, PreparedImages, cached_images, hash_files, prepare_images, url_sha256
-from dbbd_cli.data.image_formats import ways_to_read
-from dbbd_cli.data.image_sources import Source, file_of
-from dbbd_cli.data.split import Manifest, Sample, assign_splits, check_class_sizes, draw_sample
-from dbbd_cli.data.url_grammar import host_of
-from dbbd_cli.errors import DataError
-from dbbd_cli.progress import Progress
-from dbbd_cli.text import counted
+from dbbd_cli.data.images.cache import ImageRef, PreparedImages, cached_images, hash_files, prepare_images, url_sha256
+from dbbd_cli.data.images.formats import ways_to_read
+from dbbd_cli.data.images.sources import Source, file_of
+from dbbd_cli.data.images.url_grammar import host_of
+from dbbd_cli.data.manifest import Manifest, Sample, assign_splits, check_class_sizes, draw_sample
 
 MAX_LISTED = 50
 """Problems that an error lists; the rest are counted."""

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from dbbd_cli.data.image_pieces import ImageFileError
+from dbbd_cli.data.images.pieces import ImageFileError
 
 MAX_COMMENTS = 100_000
 _HEADER_BYTES = 100_000

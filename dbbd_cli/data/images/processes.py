@@ -20,11 +20,11 @@ from contextlib import suppress
 from pathlib import Path
 from queue import Empty, SimpleQueue
 
-from dbbd_cli.data.image_refs import ImageRef
-from dbbd_cli.data.image_worker import Problem, Shape
+from dbbd_cli.core.errors import DataError
+from dbbd_cli.core.stopping import exit_reason
+from dbbd_cli.data.images.refs import ImageRef
+from dbbd_cli.data.images.worker import Problem, Shape
 from dbbd_cli.data.running_time import RunningTime
-from dbbd_cli.errors import DataError
-from dbbd_cli.stopping import exit_reason
 
 MAX_WORKERS = 16
 IMAGE_SECONDS = 60.0
@@ -36,7 +36,7 @@ _REPORT_SECONDS = 1.0
 
 # The search path is the parent's, as it is: unlike `-m`, this finds no module in the current folder that the parent
 # would not have found there.
-_START = "import sys; sys.path[:] = sys.argv[1:]; from dbbd_cli.data.image_worker import main; main()"
+_START = "import sys; sys.path[:] = sys.argv[1:]; from dbbd_cli.data.images.worker import main; main()"
 _HINT = "try again; the memory or the disk may be full, or one of these images crashes its decoder"
 
 _Rows = Sequence[tuple[int, ImageRef]]
@@ -152,7 +152,7 @@ class _Worker:
             self.process = subprocess.Popen(
                 [
                     *(sys.executable, "-X", f"utf8={sys.flags.utf8_mode}", "-c", _START),
-                    *(*map(str, sys.path), str(Path(__file__).parents[2])),
+                    *(*map(str, sys.path), str(Path(__file__).parents[3])),
                 ],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,

@@ -6,7 +6,7 @@ import numpy as np
 import segno
 from PIL import Image
 
-from dbbd_cli.data.qr_mask import masked_modules
+from dbbd_cli.data.images.qr_mask import masked_modules
 
 MAX_BYTES = 2331
 """Most UTF-8 bytes that the largest QR code holds at error correction M, in the mode that URLs need."""

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from dbbd_cli.progress import Progress
+from dbbd_cli.core.progress import Progress
 
 MAX_FILE_BYTES = 256 * 2**20
 """Largest file that is read as an image."""

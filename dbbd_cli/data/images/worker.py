@@ -20,11 +20,11 @@ from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
-from dbbd_cli.data.image_file import ImageFileError, MissingReaderError, decode_image
-from dbbd_cli.data.image_refs import MAX_FILE_BYTES, ImageRef, url_sha256
-from dbbd_cli.data.qr_code import render_qr
-from dbbd_cli.errors import DataError
-from dbbd_cli.files import read_file
+from dbbd_cli.core.errors import DataError
+from dbbd_cli.core.files import read_file
+from dbbd_cli.data.images.decode import ImageFileError, MissingReaderError, decode_image
+from dbbd_cli.data.images.qr_code import render_qr
+from dbbd_cli.data.images.refs import MAX_FILE_BYTES, ImageRef, url_sha256
 
 Shape = tuple[int, int, int, int]
 """Of a cache: N images, C channels, height, width."""

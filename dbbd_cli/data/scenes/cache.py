@@ -15,16 +15,16 @@ from typing import Any
 
 import numpy as np
 
+from dbbd_cli.core.errors import DataError
+from dbbd_cli.core.text import printable
 from dbbd_cli.data.array_cache import Arrays, cached_arrays, read_cached
-from dbbd_cli.data.nested_tree import tree_from_nested
-from dbbd_cli.data.normals import complete_normals, estimate_normals
-from dbbd_cli.data.region_tree import RegionTree, cut_tree
-from dbbd_cli.data.room_generator import GENERATOR_VERSION, generate_room
-from dbbd_cli.data.scene import Scene
-from dbbd_cli.data.scene_file import read_scene, scene_digest
-from dbbd_cli.data.tree_builder import build_tree
-from dbbd_cli.errors import DataError
-from dbbd_cli.text import printable
+from dbbd_cli.data.scenes.nested_tree import tree_from_nested
+from dbbd_cli.data.scenes.normals import complete_normals, estimate_normals
+from dbbd_cli.data.scenes.reader import read_scene, scene_digest
+from dbbd_cli.data.scenes.region_tree import RegionTree, cut_tree
+from dbbd_cli.data.scenes.room_generator import GENERATOR_VERSION, generate_room
+from dbbd_cli.data.scenes.scene import Scene
+from dbbd_cli.data.scenes.tree_builder import build_tree
 
 _VERSION = 3
 """To be raised when the same source and settings make other arrays."""

@@ -10,10 +10,13 @@ from itertools import islice
 from pathlib import Path
 from typing import Literal, TypeVar
 
+from dbbd_cli.core.errors import DataError
+from dbbd_cli.core.progress import Progress
+from dbbd_cli.core.text import counted, printable
 from dbbd_cli.data.findings import shortened
 from dbbd_cli.data.folder_entries import warn_of_unread
-from dbbd_cli.data.scene import Scene
-from dbbd_cli.data.scene_cache import (
+from dbbd_cli.data.manifest import SPLITS, Manifest, Sample, assign_splits
+from dbbd_cli.data.scenes.cache import (
     PreparedScene,
     Room,
     SceneRef,
@@ -23,13 +26,10 @@ from dbbd_cli.data.scene_cache import (
     scene_in_cache,
     stored_tree,
 )
-from dbbd_cli.data.scene_file import scene_digest
-from dbbd_cli.data.scene_names import COLOR, NORMAL
-from dbbd_cli.data.scene_sources import choose_scenes, list_scenes, scene_path
-from dbbd_cli.data.split import SPLITS, Manifest, Sample, assign_splits
-from dbbd_cli.errors import DataError
-from dbbd_cli.progress import Progress
-from dbbd_cli.text import counted, printable
+from dbbd_cli.data.scenes.names import COLOR, NORMAL
+from dbbd_cli.data.scenes.reader import scene_digest
+from dbbd_cli.data.scenes.scene import Scene
+from dbbd_cli.data.scenes.sources import choose_scenes, list_scenes, scene_path
 
 _T = TypeVar("_T")
 _R = TypeVar("_R")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from dbbd_cli.errors import DataError
+from dbbd_cli.core.errors import DataError
 
 # N = points of the scene, U = places: points that differ from each other, K = neighbours of a place, itself included.
 

@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from dbbd_cli.pickles.machine import PickleMachine
-from dbbd_cli.pickles.parts import RefusedPickleError, StandIn, Unbuilt, checked_keys
+from dbbd_cli.data.scenes.pickles.machine import PickleMachine
+from dbbd_cli.data.scenes.pickles.parts import RefusedPickleError, StandIn, Unbuilt, checked_keys
 
 _DTYPE = re.compile(r"b1|[iu][1248]|f[248]|[US][1-9][0-9]{0,4}")
 _STORAGES = {

@@ -11,12 +11,11 @@ from typing import Any
 
 import numpy as np
 
+from dbbd_cli.core.errors import DataError
+from dbbd_cli.core.text import printable
 from dbbd_cli.data.array_file import npz_names, read_npy, read_npz
 from dbbd_cli.data.findings import why
-from dbbd_cli.data.pickled_arrays import load_plain
-from dbbd_cli.data.ply import read_ply
-from dbbd_cli.data.scene import MAX_POINTS, Scene, make_scene
-from dbbd_cli.data.scene_names import (
+from dbbd_cli.data.scenes.names import (
     ARRAY_NAMES,
     COLOR,
     COORD,
@@ -27,9 +26,10 @@ from dbbd_cli.data.scene_names import (
     find_columns,
     simplified,
 )
-from dbbd_cli.errors import DataError
-from dbbd_cli.pickles.parts import RefusedPickleError
-from dbbd_cli.text import printable
+from dbbd_cli.data.scenes.pickled_arrays import load_plain
+from dbbd_cli.data.scenes.pickles.parts import RefusedPickleError
+from dbbd_cli.data.scenes.ply import read_ply
+from dbbd_cli.data.scenes.scene import MAX_POINTS, Scene, make_scene
 
 MAX_BYTES = 2**31
 """Largest file that is read."""

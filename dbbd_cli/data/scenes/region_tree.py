@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dbbd_cli.errors import DataError
+from dbbd_cli.core.errors import DataError
 
 # N = points of the scene, R = regions of its tree, L = levels, M = points summed over all regions (at most N * L).
 

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dbbd_cli.data.furniture import Parts, chair, crate, hanging_lamp, shelf, sofa, standing_lamp, table
-from dbbd_cli.data.scene import IGNORE, Scene, make_scene
+from dbbd_cli.data.scenes.furniture import Parts, chair, crate, hanging_lamp, shelf, sofa, standing_lamp, table
+from dbbd_cli.data.scenes.scene import IGNORE, Scene, make_scene
 
 ROOM_CLASSES = ("floor", "wall", "ceiling", "table", "chair", "shelf", "lamp", "box", "sofa")
 """Names of the segments 0, 1, ..."""

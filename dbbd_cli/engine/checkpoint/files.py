@@ -14,16 +14,16 @@ import torch
 
 from dbbd_cli import __version__
 from dbbd_cli.config.load import config_from_mapping
+from dbbd_cli.core.errors import CheckpointError, ConfigError, DiskError
+from dbbd_cli.core.files import repair_of, replace_file
+from dbbd_cli.core.paths import resume_command
+from dbbd_cli.core.temporary import discard, final_name, temporary_file, temporary_link
+from dbbd_cli.core.text import printable
 from dbbd_cli.engine.environment import VERSION, other_version
 from dbbd_cli.engine.state import TrainState
-from dbbd_cli.errors import CheckpointError, ConfigError, DiskError
-from dbbd_cli.files import repair_of, replace_file
-from dbbd_cli.model.safe_load import load_tensors, reason_of
-from dbbd_cli.model.sealed_file import has_holes, is_intact, is_sealed, write_sealed
+from dbbd_cli.model.digest import has_holes, is_intact, is_sealed, write_sealed
 from dbbd_cli.model.tensor_file import check_tensor_file
-from dbbd_cli.paths import resume_command
-from dbbd_cli.temporary import discard, final_name, temporary_file, temporary_link
-from dbbd_cli.text import printable
+from dbbd_cli.model.weights import load_tensors, reason_of
 
 CHECKPOINT_FORMAT = 2
 WRITER = "dbbd_version"

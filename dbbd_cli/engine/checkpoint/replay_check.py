@@ -13,9 +13,9 @@ from typing import Any
 import torch
 
 from dbbd_cli import __version__
+from dbbd_cli.core.errors import CheckpointError, DbbdError
 from dbbd_cli.engine.runtime import Runtime
 from dbbd_cli.engine.state import TrainState
-from dbbd_cli.errors import CheckpointError, DbbdError
 from dbbd_cli.tasks.base import Task
 
 _TOLERANCE = {"cpu": 1e-4, "cuda": 1e-3, "mps": 1e-3}

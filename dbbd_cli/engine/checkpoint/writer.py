@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from dbbd_cli.engine.checkpoint import save_checkpoint
+from dbbd_cli.engine.checkpoint.files import save_checkpoint
 
 _SECONDS_BETWEEN_LOOKS = 0.2
 

@@ -18,8 +18,8 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from dbbd_cli.model import dbbd_segments
-from dbbd_cli.model.dbbd_layers import (
+from dbbd_cli.model.dbbd import segment_ops as dbbd_segments
+from dbbd_cli.model.dbbd.layers import (
     Aggregator,
     CombineProjection,
     Mlp,
@@ -28,8 +28,8 @@ from dbbd_cli.model.dbbd_layers import (
     run_rest,
     two_layers,
 )
-from dbbd_cli.model.dbbd_regions import PointGroups, RegionBatch
-from dbbd_cli.model.dbbd_segments import segment_mean, segment_winner, take_winners
+from dbbd_cli.model.dbbd.regions import PointGroups, RegionBatch
+from dbbd_cli.model.dbbd.segment_ops import segment_mean, segment_winner, take_winners
 
 # Rows of one piece of the pass without gradient: its tensors stay in the processor's cache; a GPU wants large ones.
 _PIECE = 4096

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from dbbd_cli.model.dbbd_segments import segment_max, segment_mean, segment_softmax, segment_sum
+from dbbd_cli.model.dbbd.segment_ops import segment_max, segment_mean, segment_softmax, segment_sum
 
 
 def two_layers(inputs: int, hidden: int, outputs: int, activation: type[nn.Module] = nn.ReLU) -> nn.Sequential:

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from dbbd_cli.model.dbbd_layers import full_precision, two_layers
+from dbbd_cli.model.dbbd.layers import full_precision, two_layers
 
 # Logits that are held at once: 16 MB.
 _PIECE = 1 << 22

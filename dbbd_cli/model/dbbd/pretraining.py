@@ -13,9 +13,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from dbbd_cli.errors import CheckpointError
-from dbbd_cli.model.dbbd_encoder import BranchFeatures, DbbdEncoder
-from dbbd_cli.model.dbbd_loss import (
+from dbbd_cli.core.errors import CheckpointError
+from dbbd_cli.core.text import printable
+from dbbd_cli.model.dbbd.encoder import BranchFeatures, DbbdEncoder
+from dbbd_cli.model.dbbd.loss import (
     DbbdLoss,
     DbbdLosses,
     alignment,
@@ -24,10 +25,9 @@ from dbbd_cli.model.dbbd_loss import (
     gram_matrix,
     uniformity,
 )
-from dbbd_cli.model.dbbd_regions import RegionBatch
+from dbbd_cli.model.dbbd.regions import RegionBatch
 from dbbd_cli.model.output import OnReading, StepOutput
-from dbbd_cli.model.safe_load import check_finite, load_tensors
-from dbbd_cli.text import printable
+from dbbd_cli.model.weights import check_finite, load_tensors
 
 
 class DbbdPretraining(nn.Module):

@@ -14,8 +14,8 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from dbbd_cli.errors import DataError
-from dbbd_cli.model.packing import packed
+from dbbd_cli.core.errors import DataError
+from dbbd_cli.model.dbbd.packing import packed
 
 
 class FlatTree(Protocol):

@@ -12,11 +12,11 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from dbbd_cli.errors import CheckpointError, ConfigError
-from dbbd_cli.files import private_folder
+from dbbd_cli.core.errors import CheckpointError, ConfigError
+from dbbd_cli.core.files import private_folder
+from dbbd_cli.model.images.qr_cnn import QrCnn
 from dbbd_cli.model.output import OnReading, StepOutput
-from dbbd_cli.model.qr_cnn import QrCnn
-from dbbd_cli.model.safe_load import load_tensors
+from dbbd_cli.model.weights import load_tensors
 
 
 class Classifier(nn.Module):

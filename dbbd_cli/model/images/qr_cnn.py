@@ -6,8 +6,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from dbbd_cli.model.conv import ConvBlock
-from dbbd_cli.model.wide_linear import WideLinear
+from dbbd_cli.model.images.conv import ConvBlock
+from dbbd_cli.model.images.wide_linear import WideLinear
 
 # B = batch size, S = image_size; tensors are (B, channels, height, width).
 

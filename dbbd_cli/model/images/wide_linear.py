@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from torch.autograd.function import once_differentiable
 
-from dbbd_cli.model.conv import is_plain
+from dbbd_cli.model.images.conv import is_plain
 
 _INPUTS_AT_ONCE = 1024
 """With 512 outputs a block of the weights takes 2 MB."""

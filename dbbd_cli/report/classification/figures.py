@@ -7,11 +7,11 @@ from functools import partial
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from dbbd_cli.report.confusion import confusion_matrix
+from dbbd_cli.core.text import counted
+from dbbd_cli.report.classification.confusion import confusion_matrix
 from dbbd_cli.report.drawing import OnFailure, draw
 from dbbd_cli.report.style import GRID, INK, MUTED, PAPER, SERIES, add_legend, drawable, headed_figure
 from dbbd_cli.report.text import number, percent
-from dbbd_cli.text import counted
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist

@@ -8,7 +8,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dbbd_cli.errors import CheckpointError
+from dbbd_cli.core.errors import CheckpointError
 from dbbd_cli.report.run import read_bytes
 
 if TYPE_CHECKING:

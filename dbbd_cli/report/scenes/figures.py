@@ -6,10 +6,10 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from dbbd_cli.core.text import counted
 from dbbd_cli.report.palette import UNKNOWN, class_color, region_colors, rgb
 from dbbd_cli.report.style import add_legend, drawable, headed_figure
 from dbbd_cli.report.text import distinct, number
-from dbbd_cli.text import counted
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from numpy import ndarray
 
-    from dbbd_cli.report.scene_view import SceneView
+    from dbbd_cli.report.scenes.view import SceneView
 
 # Finer than the 150 dots per inch of the figure, so that edges come out smooth.
 _PIXELS_PER_INCH = 190
@@ -92,7 +92,7 @@ def region_tree(scene: Mapping[str, ndarray], facts: Sequence[str], warning: str
 
 
 def _view(scene: Mapping[str, ndarray], inches: float) -> SceneView:
-    from dbbd_cli.report.scene_view import view_scene
+    from dbbd_cli.report.scenes.view import view_scene
 
     pixels = round(_PIXELS_PER_INCH * inches)
     return view_scene(scene["coord"], pixels, round(pixels * _MOST_HEIGHT))

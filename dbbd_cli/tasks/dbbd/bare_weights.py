@@ -9,15 +9,15 @@ from pathlib import Path
 from typing import Any, get_args
 
 from dbbd_cli.config.load import Override, config_from_mapping, load_config
-from dbbd_cli.config.point_pretraining import PointDataConfig, PointPretrainingConfig
 from dbbd_cli.config.schema import to_plain
-from dbbd_cli.data.split import Manifest
-from dbbd_cli.errors import CheckpointError, ConfigError
-from dbbd_cli.model.dbbd_pretraining import pretraining_weights, sizes_of
-from dbbd_cli.model.safe_load import load_tensors
-from dbbd_cli.pickles.objects import InertObject
-from dbbd_cli.progress import Progress
+from dbbd_cli.core.errors import CheckpointError, ConfigError
+from dbbd_cli.core.progress import Progress
+from dbbd_cli.data.manifest import Manifest
+from dbbd_cli.data.scenes.pickles.objects import InertObject
+from dbbd_cli.model.dbbd.pretraining import pretraining_weights, sizes_of
+from dbbd_cli.model.weights import load_tensors
 from dbbd_cli.services.preparation import prepare_run
+from dbbd_cli.tasks.dbbd.config import PointDataConfig, PointPretrainingConfig
 
 
 @dataclass(frozen=True)

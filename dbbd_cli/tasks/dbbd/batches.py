@@ -14,8 +14,8 @@ import torch
 
 from dbbd_cli.data.loader import Key
 from dbbd_cli.data.random_numbers import POINTS, uniform
-from dbbd_cli.data.scene_cache import PreparedScene, SceneRef, SceneSettings, prepared_scene
-from dbbd_cli.model.dbbd_regions import RegionBatch, build_regions
+from dbbd_cli.data.scenes.cache import PreparedScene, SceneRef, SceneSettings, prepared_scene
+from dbbd_cli.model.dbbd.regions import RegionBatch, build_regions
 
 
 class PointBatch(NamedTuple):

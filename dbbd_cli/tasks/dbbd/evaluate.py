@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
+from dbbd_cli.core.progress import Progress
 from dbbd_cli.engine.efficiency import measure_efficiency
 from dbbd_cli.engine.inference import run_split
 from dbbd_cli.engine.runtime import Runtime
-from dbbd_cli.progress import Progress
-from dbbd_cli.services.point_labels import (
+from dbbd_cli.tasks.dbbd.labels import (
     ignored_labels,
     label_census,
     report_of_ignored,
@@ -22,9 +22,9 @@ from dbbd_cli.services.point_labels import (
     warnings_of,
     without_ignored,
 )
-from dbbd_cli.services.point_probe import MOST_CLASSES, point_features, run_probes, training_census
-from dbbd_cli.services.scene_picture import scene_picture
-from dbbd_cli.tasks.point_pretraining import PointPretraining
+from dbbd_cli.tasks.dbbd.probe import MOST_CLASSES, point_features, run_probes, training_census
+from dbbd_cli.tasks.dbbd.scene_picture import scene_picture
+from dbbd_cli.tasks.dbbd.task import PointPretraining
 
 
 def evaluate_points(

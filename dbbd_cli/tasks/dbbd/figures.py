@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
+from dbbd_cli.core.text import counted
 from dbbd_cli.report.drawing import OnFailure, draw
-from dbbd_cli.report.probe import probe
-from dbbd_cli.report.scene_figures import region_tree, scene_features
+from dbbd_cli.report.scenes.figures import region_tree, scene_features
 from dbbd_cli.report.style import INK, MUTED, SERIES, WARNING, add_legend, drawable, headed_figure
 from dbbd_cli.report.text import distinct, number, percent
-from dbbd_cli.text import counted
+from dbbd_cli.tasks.dbbd.probe_figures import probe
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from dbbd_cli.data.scene import IGNORE, stands_apart
-from dbbd_cli.tasks.point_batches import PointBatch
-from dbbd_cli.tasks.point_pretraining import PointPretraining
-from dbbd_cli.text import counted, printable
+from dbbd_cli.core.text import counted, printable
+from dbbd_cli.data.scenes.scene import IGNORE, stands_apart
+from dbbd_cli.tasks.dbbd.batches import PointBatch
+from dbbd_cli.tasks.dbbd.task import PointPretraining
 
 _CONVENTIONAL = frozenset({254, 255, 65534, 65535, 2**31 - 1})
 """Labels that often mean "ignore": -1 and -2 in unsigned types, and the largest number."""

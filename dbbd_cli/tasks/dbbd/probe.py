@@ -12,18 +12,18 @@ from typing import Any
 import numpy as np
 import torch
 
+from dbbd_cli.core.errors import DataError
+from dbbd_cli.core.progress import Progress
 from dbbd_cli.data.random_numbers import PROBE, uniform
-from dbbd_cli.data.scene import IGNORE
+from dbbd_cli.data.scenes.scene import IGNORE
 from dbbd_cli.engine.inference import place
 from dbbd_cli.engine.runtime import Runtime
-from dbbd_cli.errors import DataError
-from dbbd_cli.model.dbbd_encoder import DbbdEncoder
+from dbbd_cli.model.dbbd.encoder import DbbdEncoder
 from dbbd_cli.model.linear_probe import confusion_counts, fit_probe, segmentation_scores
-from dbbd_cli.progress import Progress
-from dbbd_cli.services.point_labels import EMPTY, LabelCensus, label_census, without_ignored
-from dbbd_cli.services.probe_comparison import compare
-from dbbd_cli.tasks.point_batches import PointBatch
-from dbbd_cli.tasks.point_pretraining import PointPretraining, make_network
+from dbbd_cli.tasks.dbbd.batches import PointBatch
+from dbbd_cli.tasks.dbbd.labels import EMPTY, LabelCensus, label_census, without_ignored
+from dbbd_cli.tasks.dbbd.probe_comparison import compare
+from dbbd_cli.tasks.dbbd.task import PointPretraining, make_network
 
 POINTS_PER_SCENE = 2048
 PROBE_POINTS = 200_000

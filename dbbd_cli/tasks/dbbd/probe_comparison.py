@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from dbbd_cli.core.text import counted
 from dbbd_cli.data.random_numbers import BOOTSTRAP, uniform
-from dbbd_cli.text import counted
 
 RESAMPLES = 1000
 _FEW_SCENES = 10

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from dbbd_cli.data.region_tree import RegionTree
-from dbbd_cli.tasks.point_batches import PointBatch
+from dbbd_cli.data.scenes.region_tree import RegionTree
+from dbbd_cli.tasks.dbbd.batches import PointBatch
 
 MOST_POINTS = 20_000
 

@@ -7,18 +7,18 @@ from pathlib import Path
 
 import torch
 
-from dbbd_cli.config.point_pretraining import PointPretrainingConfig
+from dbbd_cli.core.progress import Progress
 from dbbd_cli.data.cache_dir import cache_folder
 from dbbd_cli.data.loader import BatchLoader
-from dbbd_cli.data.room_generator import ROOM_CLASSES
-from dbbd_cli.data.scene_cache import PreparedScene, SceneRef, SceneSettings, prepared_scene
-from dbbd_cli.data.scene_manifest import prepare_scenes, scene_refs
-from dbbd_cli.data.scene_views import View, make_views
-from dbbd_cli.data.split import Manifest
-from dbbd_cli.model.dbbd_pretraining import DbbdPretraining, load_pretraining
-from dbbd_cli.model.dbbd_regions import RegionBatch
-from dbbd_cli.progress import Progress
-from dbbd_cli.tasks.point_batches import PointBatch, SceneDataset
+from dbbd_cli.data.manifest import Manifest
+from dbbd_cli.data.scenes.cache import PreparedScene, SceneRef, SceneSettings, prepared_scene
+from dbbd_cli.data.scenes.manifest import prepare_scenes, scene_refs
+from dbbd_cli.data.scenes.room_generator import ROOM_CLASSES
+from dbbd_cli.data.scenes.views import View, make_views
+from dbbd_cli.model.dbbd.pretraining import DbbdPretraining, load_pretraining
+from dbbd_cli.model.dbbd.regions import RegionBatch
+from dbbd_cli.tasks.dbbd.batches import PointBatch, SceneDataset
+from dbbd_cli.tasks.dbbd.config import PointPretrainingConfig
 
 LEAST_STD = 0.1
 LEAST_RANK = 2.0

@@ -8,12 +8,12 @@ from typing import Any
 
 import torch
 
+from dbbd_cli.core.progress import Progress
 from dbbd_cli.engine.efficiency import count_multiply_adds, measure_efficiency, spread, times_ms
 from dbbd_cli.engine.inference import run_batches
 from dbbd_cli.engine.runtime import Runtime
-from dbbd_cli.progress import Progress
 from dbbd_cli.tasks.classification_report import classification_report
-from dbbd_cli.tasks.image_classification import ImageClassification
+from dbbd_cli.tasks.image_classification.task import ImageClassification
 
 
 def evaluate_images(

@@ -8,17 +8,17 @@ from pathlib import Path
 
 import torch
 
-from dbbd_cli.config.image_classification import ImageClassificationConfig, ImageDataConfig
-from dbbd_cli.data.augment import Augmentation
+from dbbd_cli.core.errors import ConfigError
+from dbbd_cli.core.progress import Progress
+from dbbd_cli.core.text import counted
 from dbbd_cli.data.cache_dir import cache_folder
-from dbbd_cli.data.image_dataset import ImageBatch, ImageDataset
-from dbbd_cli.data.image_manifest import prepare_manifest
+from dbbd_cli.data.images.augment import Augmentation
+from dbbd_cli.data.images.dataset import ImageBatch, ImageDataset
+from dbbd_cli.data.images.manifest import prepare_manifest
 from dbbd_cli.data.loader import BatchLoader
-from dbbd_cli.data.split import Manifest
-from dbbd_cli.errors import ConfigError
-from dbbd_cli.model.classifier import Classifier, build_network, macro_f1
-from dbbd_cli.progress import Progress
-from dbbd_cli.text import counted
+from dbbd_cli.data.manifest import Manifest
+from dbbd_cli.model.images.classifier import Classifier, build_network, macro_f1
+from dbbd_cli.tasks.image_classification.config import ImageClassificationConfig, ImageDataConfig
 
 # The statistics of ImageNet, for red, green and blue.
 MEAN = (0.485, 0.456, 0.406)

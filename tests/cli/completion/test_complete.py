@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from dbbd_cli.cli import complete
 from dbbd_cli.cli.app import app
-from dbbd_cli.cli.complete import setting_of
+from dbbd_cli.cli.completion import complete
+from dbbd_cli.cli.completion.complete import setting_of
 from dbbd_cli.config.shipped import shipped_configs
 
 

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from dbbd_cli.cli import completion_scripts
-from dbbd_cli.errors import DiskError
+from dbbd_cli.cli.completion import scripts as completion_scripts
+from dbbd_cli.core.errors import DiskError
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 FOLDER = ROOT / "completions"
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs pseudo-terminals and POSIX shells")

@@ -59,5 +59,5 @@ def test_defaults_and_what_is_required(run: Run) -> None:
 
 
 def test_colours_on_a_terminal_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dbbd_cli.cli.help.coloured", lambda stream: True)
+    monkeypatch.setattr("dbbd_cli.cli.terminal.help.coloured", lambda stream: True)
     assert "\x1b[1m" in CliRunner().invoke(app, ["--help"], color=True).stdout

@@ -9,11 +9,11 @@ import time
 
 import pytest
 
-from dbbd_cli.cli.console import Output
-from dbbd_cli.cli.counter import Counter
 from dbbd_cli.cli.options import ProgressStyle
-from dbbd_cli.cli.progress_bars import BarProgress
-from dbbd_cli.cli.progress_lines import LineProgress
+from dbbd_cli.cli.terminal.console import Output
+from dbbd_cli.cli.terminal.counter import Counter
+from dbbd_cli.cli.terminal.progress_bars import BarProgress
+from dbbd_cli.cli.terminal.progress_lines import LineProgress
 
 
 class Terminal(io.TextIOWrapper):

@@ -9,7 +9,7 @@ from itertools import pairwise
 
 import pytest
 
-from dbbd_cli.cli.progress_lines import LineProgress
+from dbbd_cli.cli.terminal.progress_lines import LineProgress
 
 
 class Clock:

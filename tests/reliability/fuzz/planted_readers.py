@@ -10,7 +10,7 @@ from pathlib import Path
 
 from reader import Reader, require
 
-from dbbd_cli.errors import DataError
+from dbbd_cli.core.errors import DataError
 
 
 def raises(data: bytes, _: Path) -> None:

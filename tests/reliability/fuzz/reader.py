@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from dbbd_cli.errors import DbbdError
+from dbbd_cli.core.errors import DbbdError
 
 SHARED = Path(__file__).parents[3] / ".." / "shared"
 """Real data beside the repository, where there is some."""

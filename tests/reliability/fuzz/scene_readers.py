@@ -13,17 +13,17 @@ import numpy as np
 import scene_seeds as seeds
 from reader import Reader, require, write_once
 
+from dbbd_cli.core.errors import DataError
 from dbbd_cli.data.array_cache import read_cached
 from dbbd_cli.data.array_file import read_npy, read_npz
-from dbbd_cli.data.nested_tree import tree_from_nested
-from dbbd_cli.data.pickled_arrays import load_plain
-from dbbd_cli.data.ply import read_ply
-from dbbd_cli.data.region_tree import MAX_LEVEL, RegionTree, check_tree
-from dbbd_cli.data.scene import Scene
-from dbbd_cli.data.scene_cache import SceneRef, stored_tree
-from dbbd_cli.data.scene_file import read_scene
-from dbbd_cli.errors import DataError
-from dbbd_cli.pickles.parts import RefusedPickleError, StandIn, Unbuilt
+from dbbd_cli.data.scenes.cache import SceneRef, stored_tree
+from dbbd_cli.data.scenes.nested_tree import tree_from_nested
+from dbbd_cli.data.scenes.pickled_arrays import load_plain
+from dbbd_cli.data.scenes.pickles.parts import RefusedPickleError, StandIn, Unbuilt
+from dbbd_cli.data.scenes.ply import read_ply
+from dbbd_cli.data.scenes.reader import read_scene
+from dbbd_cli.data.scenes.region_tree import MAX_LEVEL, RegionTree, check_tree
+from dbbd_cli.data.scenes.scene import Scene
 
 MOST = 1000
 NAMES = ("coord", "normal", "color", "segment")

@@ -20,17 +20,17 @@ from reader import write_once
 from test_round_trips import plain_values, same
 
 from dbbd_cli import __version__
-from dbbd_cli.cli import complete
+from dbbd_cli.cli.completion import complete
 from dbbd_cli.config.load import config_from_mapping, dump_config, load_config, parse_override
-from dbbd_cli.config.point_pretraining import PointPretrainingConfig
 from dbbd_cli.data.findings import UNPRINTABLE
-from dbbd_cli.data.split import Manifest, Sample
-from dbbd_cli.data.url_table import read_url_table
+from dbbd_cli.data.images.url_table import read_url_table
+from dbbd_cli.data.manifest import Manifest, Sample
 from dbbd_cli.engine import environment
-from dbbd_cli.engine.checkpoint import WRITER, load_checkpoint, save_checkpoint
+from dbbd_cli.engine.checkpoint.files import WRITER, load_checkpoint, save_checkpoint
 from dbbd_cli.engine.runtime import choose_runtime
-from dbbd_cli.report.evaluation_scene import SCENE_FILE, read_evaluation_scene
 from dbbd_cli.report.run import read_evaluation, read_run
+from dbbd_cli.report.scenes.evaluation_scene import SCENE_FILE, read_evaluation_scene
+from dbbd_cli.tasks.dbbd.config import PointPretrainingConfig
 
 TEXT = st.text(st.characters(codec="utf-8", exclude_categories=("Cs",)), max_size=10)
 NAMES = TEXT.map(str.strip).filter(lambda text: text and not UNPRINTABLE.search(text) and "\ufdd0" not in text)

@@ -12,19 +12,19 @@ import text_seeds as seeds
 from reader import Reader, check_error, check_lines, require, write_once
 from scene_seeds import sealed_zip
 
-from dbbd_cli.cli import complete
+from dbbd_cli.cli.completion import complete
 from dbbd_cli.config.load import config_from_mapping, dump_config, load_config, parse_override
 from dbbd_cli.config.schema import SCHEMAS
+from dbbd_cli.core.errors import CheckpointError, ConfigError, DataError
 from dbbd_cli.data.findings import UNPRINTABLE
-from dbbd_cli.data.image_sources import list_folder
-from dbbd_cli.data.scene_sources import list_scenes
-from dbbd_cli.data.split import SPLITS, Manifest
-from dbbd_cli.data.url_grammar import host_of
-from dbbd_cli.data.url_table import read_url_table
-from dbbd_cli.errors import CheckpointError, ConfigError, DataError
+from dbbd_cli.data.images.sources import list_folder
+from dbbd_cli.data.images.url_grammar import host_of
+from dbbd_cli.data.images.url_table import read_url_table
+from dbbd_cli.data.manifest import SPLITS, Manifest
+from dbbd_cli.data.scenes.sources import list_scenes
 from dbbd_cli.report.check import evaluation_problem
-from dbbd_cli.report.evaluation_scene import SCENE_FILE, read_evaluation_scene
 from dbbd_cli.report.run import read_evaluation, read_run, run_labels
+from dbbd_cli.report.scenes.evaluation_scene import SCENE_FILE, read_evaluation_scene
 
 
 def config(data: bytes, folder: Path) -> None:

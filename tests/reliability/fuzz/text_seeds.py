@@ -17,7 +17,7 @@ from scene_seeds import COLOUR, COORD
 from dbbd_cli.config.load import load_config
 from dbbd_cli.config.schema import to_plain
 from dbbd_cli.config.shipped import shipped_configs
-from dbbd_cli.data.split import Manifest, Sample
+from dbbd_cli.data.manifest import Manifest, Sample
 
 HISTORY = b"".join(
     json.dumps(row).encode() + b"\n"

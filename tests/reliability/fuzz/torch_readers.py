@@ -11,18 +11,18 @@ import torch_seeds as seeds
 from reader import Reader, require, write_once
 from text_seeds import HISTORY, histories, json_of
 
+from dbbd_cli.core.errors import CheckpointError, ConfigError
+from dbbd_cli.core.progress import Silent
 from dbbd_cli.engine import environment
-from dbbd_cli.engine.checkpoint import CONTENT, UnreadableCheckpointError, load_checkpoint
-from dbbd_cli.engine.run_folder import RunLog
+from dbbd_cli.engine.checkpoint.files import CONTENT, UnreadableCheckpointError, load_checkpoint
 from dbbd_cli.engine.runtime import choose_runtime
 from dbbd_cli.engine.state import TrainState
-from dbbd_cli.errors import CheckpointError, ConfigError
-from dbbd_cli.model.dbbd_pretraining import pretraining_weights, sizes_of
-from dbbd_cli.model.safe_load import load_tensors
-from dbbd_cli.progress import Silent
+from dbbd_cli.model.dbbd.pretraining import pretraining_weights, sizes_of
+from dbbd_cli.model.weights import load_tensors
 from dbbd_cli.report.run import read_run
-from dbbd_cli.services.bare_weights import open_bare_weights
+from dbbd_cli.runs.folder import RunLog
 from dbbd_cli.services.session import open_run
+from dbbd_cli.tasks.dbbd.bare_weights import open_bare_weights
 
 _PLAIN = (str, int, float, complex, bool, bytes, bytearray, type(None), torch.Size, torch.device, torch.dtype)
 

@@ -10,7 +10,7 @@ import pytest
 
 from dbbd_cli.config.load import config_from_mapping, dump_config, load_config
 from dbbd_cli.config.shipped import shipped_configs
-from dbbd_cli.errors import ConfigError, ExitCode
+from dbbd_cli.core.errors import ConfigError, ExitCode
 
 TASK = "task: image_classification\n"
 SHIPPED = f"shipped configs: {', '.join(shipped_configs())}"

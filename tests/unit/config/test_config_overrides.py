@@ -9,7 +9,7 @@ import yaml
 
 from dbbd_cli.config.load import Override, config_from_mapping, dump_config, load_config, parse_override
 from dbbd_cli.config.schema import to_plain
-from dbbd_cli.errors import ConfigError
+from dbbd_cli.core.errors import ConfigError
 
 VALUES: dict[str, Any] = {"task": "image_classification", "training": {"epochs": 10, "batch_size": 4}}
 

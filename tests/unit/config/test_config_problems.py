@@ -5,11 +5,11 @@ from typing import Literal
 
 import pytest
 
-from dbbd_cli.config.image_classification import ImageClassificationConfig
 from dbbd_cli.config.load import load_config
 from dbbd_cli.config.schema import SCHEMAS
 from dbbd_cli.config.sections import RunConfig, Section
-from dbbd_cli.errors import ConfigError
+from dbbd_cli.core.errors import ConfigError
+from dbbd_cli.tasks.image_classification.config import ImageClassificationConfig
 
 TASK = "task: image_classification\n"
 

@@ -9,7 +9,7 @@ import yaml
 
 from dbbd_cli.config import yaml_text
 from dbbd_cli.config.yaml_text import read_yaml
-from dbbd_cli.errors import ConfigError
+from dbbd_cli.core.errors import ConfigError
 
 
 @pytest.fixture(params=["libyaml", "python"])

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from dbbd_cli import limits
-from dbbd_cli.files import repair_of, write_text
+from dbbd_cli.core import limits
+from dbbd_cli.core.files import repair_of, write_text
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from dbbd_cli import limits
+from dbbd_cli.core import limits
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="limits of POSIX")
 

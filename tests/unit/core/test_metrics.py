@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from dbbd_cli.metrics import best_of, cost, describe_with_best, higher_is_better, is_share, superlative
+from dbbd_cli.core.metrics import best_of, cost, describe_with_best, higher_is_better, is_share, superlative
 
 
 @pytest.mark.parametrize(

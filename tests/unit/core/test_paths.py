@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from dbbd_cli.paths import command_line, leave_missing_folder, resume_command
-from dbbd_cli.text import printable
+from dbbd_cli.core.paths import command_line, leave_missing_folder, resume_command
+from dbbd_cli.core.text import printable
 
 
 @pytest.mark.skipif(os.name == "nt" or shutil.which("bash") is None, reason="there is no bash")
@@ -35,7 +35,7 @@ def test_the_current_folder_may_be_gone(tmp_path: Path, monkeypatch: pytest.Monk
     ended = subprocess.run(
         [sys.executable, "-m", "dbbd_cli", "train", "--config", "smoke_qr"],
         capture_output=True, text=True, timeout=120, check=False,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])},
     )  # fmt: skip
     assert ended.returncode == 6
     assert ended.stderr == "Error: the current folder no longer exists\nChange to another one, or give full paths.\n"

@@ -16,8 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from dbbd_cli import temporary
-from dbbd_cli.temporary import (
+from dbbd_cli.core import temporary
+from dbbd_cli.core.temporary import (
     discard,
     hold_folder,
     release,
@@ -31,7 +31,7 @@ fcntl = pytest.importorskip("fcntl", reason="Windows has no such locks")
 MAKE = """
 import os, subprocess, sys, time
 from pathlib import Path
-from dbbd_cli.temporary import hold_folder, temporary_file, temporary_link, temporary_path
+from dbbd_cli.core.temporary import hold_folder, temporary_file, temporary_link, temporary_path
 folder = Path(sys.argv[1])
 (folder / "ckpt.pth").write_text("whole")
 temporary_file(folder / "new.pth").write_text("half")
@@ -58,7 +58,7 @@ def process_that_holds(folder: Path, child: str = "none") -> Iterator[tuple[subp
     """A process that holds files and folders, and the ID of a child process, if any."""
     process = subprocess.Popen(
         [sys.executable, "-c", MAKE, str(folder), child], stdout=subprocess.PIPE, text=True,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])},
     )  # fmt: skip
     number = None
     try:

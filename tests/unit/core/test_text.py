@@ -2,7 +2,7 @@
 
 import pytest
 
-from dbbd_cli.text import counted
+from dbbd_cli.core.text import counted
 
 
 @pytest.mark.parametrize(

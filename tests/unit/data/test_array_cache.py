@@ -13,11 +13,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from dbbd_cli.core.errors import DataError, DiskError
+from dbbd_cli.core.files import passing_lock
+from dbbd_cli.core.temporary import discard, temporary_file, temporary_path
 from dbbd_cli.data.array_cache import Arrays, cached_arrays, make_room, read_cached
 from dbbd_cli.data.cache_dir import MARK
-from dbbd_cli.errors import DataError, DiskError
-from dbbd_cli.files import passing_lock
-from dbbd_cli.temporary import discard, temporary_file, temporary_path
 
 KEY = "0" * 32
 

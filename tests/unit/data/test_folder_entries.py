@@ -2,8 +2,8 @@
 
 import pytest
 
+from dbbd_cli.core.progress import Silent
 from dbbd_cli.data.folder_entries import is_system_entry, warn_of_unread
-from dbbd_cli.progress import Silent
 
 
 @pytest.mark.parametrize(

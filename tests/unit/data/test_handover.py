@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 import torch
 
+from dbbd_cli.core.errors import DataError
 from dbbd_cli.data import handover
 from dbbd_cli.data.handover import Handover, shared_folder
 from dbbd_cli.data.loader import BatchLoader, Key
-from dbbd_cli.errors import DataError
 
 IN_MEMORY = Path("/dev/shm")
 
@@ -194,8 +194,8 @@ def test_batches_whose_files_were_removed_are_made_by_the_main_process(loader: B
 def test_a_program_that_closes_no_loader_leaves_nothing_behind() -> None:
     code = f"""
 import sys
-sys.path.insert(0, {str(Path(__file__).parent)!r})
-from test_handover import BatchLoader, Tensors
+sys.path.insert(0, {str(Path(__file__).parents[2])!r})
+from unit.data.test_handover import BatchLoader, Tensors
 loader = BatchLoader(Tensors(), batch_size=4, shuffle=False, seed=5, num_workers=1)
 next(loader.batches(1))
 print(loader._workers._handover.folder, flush=True)

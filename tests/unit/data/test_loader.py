@@ -14,9 +14,9 @@ import psutil
 import pytest
 import torch
 
+from dbbd_cli.core.errors import DataError
+from dbbd_cli.core.stopping import STOP_SIGNALS
 from dbbd_cli.data.loader import BatchLoader, Key
-from dbbd_cli.errors import DataError
-from dbbd_cli.stopping import STOP_SIGNALS
 
 
 class Numbers:
@@ -150,8 +150,8 @@ class TestWorkers:
     def test_however_they_are_started_they_work_and_die_with_the_main_process(self, method: str) -> None:
         code = f"""
 import multiprocessing, os, sys, time
-sys.path.insert(0, {str(Path(__file__).parent)!r})
-from test_loader import Numbers, BatchLoader
+sys.path.insert(0, {str(Path(__file__).parents[2])!r})
+from unit.data.test_loader import Numbers, BatchLoader
 if __name__ == "__main__":
     multiprocessing.set_start_method({method!r})
     loader = BatchLoader(Numbers(), batch_size=4, shuffle=False, seed=5, num_workers=2, worker_timeout=60)

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from dbbd_cli.data import split as split_module
-from dbbd_cli.data.split import SPLITS, Manifest, Sample, assign_splits, check_class_sizes, draw_sample
-from dbbd_cli.errors import CheckpointError, DataError
+from dbbd_cli.core.errors import CheckpointError, DataError
+from dbbd_cli.data import manifest as split_module
+from dbbd_cli.data.manifest import SPLITS, Manifest, Sample, assign_splits, check_class_sizes, draw_sample
 
 SHARES = (0.7, 0.15, 0.15)
 
@@ -151,7 +151,7 @@ def test_the_list_of_small_classes_is_short() -> None:
 def test_a_list_of_samples_that_could_not_be_read_again_is_not_begun(monkeypatch: pytest.MonkeyPatch) -> None:
     samples = tuple(Sample(f"{n}.png", n % 2, "0" * 64, "train") for n in range(10))
     manifest = Manifest("folder", ("a", "b"), ("a", "b"), samples)
-    monkeypatch.setattr("dbbd_cli.data.split._MOST_BYTES", len(manifest.to_json()) - 1)
+    monkeypatch.setattr("dbbd_cli.data.manifest._MOST_BYTES", len(manifest.to_json()) - 1)
     with pytest.raises(DataError, match="the list of 10 samples takes"):
         manifest.digest()
 

@@ -10,7 +10,7 @@ from torch import nn
 
 from dbbd_cli.config.sections import TrainingConfig
 from dbbd_cli.engine.eager_optimizer import eager
-from dbbd_cli.engine.optim import LearningRate, build_optimizer, clip_gradient
+from dbbd_cli.engine.optimizer import LearningRate, build_optimizer, clip_gradient
 
 STEPS = 4
 

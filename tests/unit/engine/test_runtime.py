@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from dbbd_cli.core.errors import ConfigError
 from dbbd_cli.engine.runtime import (
     RuntimeRecord,
     _keep_blocks,
@@ -16,7 +17,6 @@ from dbbd_cli.engine.runtime import (
     restore_random_state,
     seed_everything,
 )
-from dbbd_cli.errors import ConfigError
 
 
 def draw() -> tuple[float, float, float]:

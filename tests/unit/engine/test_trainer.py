@@ -20,18 +20,18 @@ from torch import nn
 
 from dbbd_cli.config.load import config_from_mapping
 from dbbd_cli.config.schema import Config, to_plain
+from dbbd_cli.core.errors import DataError, DiskError, NotFiniteError, StoppedError
+from dbbd_cli.core.progress import Phase, Progress, Silent
+from dbbd_cli.core.signals import StopRequest
 from dbbd_cli.data.loader import BatchLoader, Key
-from dbbd_cli.engine.checkpoint import load_checkpoint
+from dbbd_cli.engine.checkpoint.files import load_checkpoint
 from dbbd_cli.engine.nonfinite import check_weights, step_where
-from dbbd_cli.engine.optim import build_optimizer, load_optimizer
-from dbbd_cli.engine.run_folder import RunLog
+from dbbd_cli.engine.optimizer import build_optimizer, load_optimizer
 from dbbd_cli.engine.runtime import Runtime, choose_runtime
-from dbbd_cli.engine.signals import StopRequest
 from dbbd_cli.engine.state import Sums, TrainState
 from dbbd_cli.engine.trainer import Trainer, fit
-from dbbd_cli.errors import DataError, DiskError, NotFiniteError, StoppedError
 from dbbd_cli.model.output import OnReading, StepOutput
-from dbbd_cli.progress import Phase, Progress, Silent
+from dbbd_cli.runs.folder import RunLog
 from dbbd_cli.services.smoke import same
 
 CPU = choose_runtime("cpu", "fp32")

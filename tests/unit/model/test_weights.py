@@ -11,10 +11,10 @@ import psutil
 import pytest
 import torch
 
-from dbbd_cli.errors import CheckpointError
-from dbbd_cli.model import safe_load
-from dbbd_cli.model.safe_load import load_tensors
-from dbbd_cli.model.sealed_file import is_sealed
+from dbbd_cli.core.errors import CheckpointError
+from dbbd_cli.model import weights as safe_load
+from dbbd_cli.model.digest import is_sealed
+from dbbd_cli.model.weights import load_tensors
 
 
 @pytest.mark.parametrize("archive", [True, False])

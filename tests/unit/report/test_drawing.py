@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from matplotlib.figure import Figure
 
-from dbbd_cli.errors import DiskError
+from dbbd_cli.core.errors import DiskError
 from dbbd_cli.report.drawing import draw, reason_of
 
 SCRIPT = """

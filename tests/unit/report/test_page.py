@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from dbbd_cli.report.evaluation import evaluation_figures
+from dbbd_cli.report.classification.figures import evaluation_figures
 from dbbd_cli.report.history import training_history
 from dbbd_cli.report.page import NARROW, html_page
 from dbbd_cli.report.run import RunHistory

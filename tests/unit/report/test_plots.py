@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from dbbd_cli.errors import CheckpointError, ConfigError, DiskError
+from dbbd_cli.core.errors import CheckpointError, ConfigError, DiskError
 from dbbd_cli.report.plots import plot_runs
 
 Make = Callable[..., Any]

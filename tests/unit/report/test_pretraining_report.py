@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dbbd_cli.errors import CheckpointError
-from dbbd_cli.report.evaluation_scene import read_evaluation_scene
+from dbbd_cli.core.errors import CheckpointError
 from dbbd_cli.report.plots import plot_runs
 from dbbd_cli.report.run import read_evaluation
+from dbbd_cli.report.scenes.evaluation_scene import read_evaluation_scene
 
 Make = Callable[..., Any]
 FIGURES = ["training_history", "level_losses", "probe", "scene_features", "region_tree"]

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from PIL import Image
 
-from dbbd_cli.errors import ConfigError, DiskError, ExitCode
+from dbbd_cli.core.errors import ConfigError, DiskError, ExitCode
+from dbbd_cli.core.temporary import temporary_path
 from dbbd_cli.report.save import render, save_figure, write_file
 from dbbd_cli.report.style import headed_figure, styled
-from dbbd_cli.temporary import temporary_path
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

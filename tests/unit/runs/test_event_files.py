@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from dbbd_cli.engine.run_folder import RunLog
+from dbbd_cli.runs.folder import RunLog
 
 
 def values_of(folder: Path) -> dict[str, list[tuple[int, float]]]:

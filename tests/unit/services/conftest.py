@@ -6,7 +6,7 @@ import pytest
 
 from dbbd_cli.engine import efficiency
 from dbbd_cli.model.linear_probe import fit_probe
-from dbbd_cli.services import point_probe
+from dbbd_cli.tasks.dbbd import probe as point_probe
 
 
 @pytest.fixture(autouse=True)

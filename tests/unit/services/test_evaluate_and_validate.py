@@ -10,19 +10,19 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from dbbd_cli.config.image_classification import ImageClassificationConfig
 from dbbd_cli.config.load import Override
-from dbbd_cli.config.point_pretraining import PointPretrainingConfig
-from dbbd_cli.data.split import Manifest
-from dbbd_cli.engine.checkpoint import load_checkpoint
-from dbbd_cli.errors import CheckpointError, ConfigError, DataError, DiskError
-from dbbd_cli.model.sealed_file import write_sealed
-from dbbd_cli.progress import Silent
+from dbbd_cli.core.errors import CheckpointError, ConfigError, DataError, DiskError
+from dbbd_cli.core.progress import Silent
+from dbbd_cli.data.manifest import Manifest
+from dbbd_cli.engine.checkpoint.files import load_checkpoint
+from dbbd_cli.model.digest import write_sealed
 from dbbd_cli.services.evaluate import evaluate
 from dbbd_cli.services.plot import plot
 from dbbd_cli.services.resume import resume
 from dbbd_cli.services.train import train
 from dbbd_cli.services.validate import validate
+from dbbd_cli.tasks.dbbd.config import PointPretrainingConfig
+from dbbd_cli.tasks.image_classification.config import ImageClassificationConfig
 
 Make = Callable[..., ImageClassificationConfig]
 
@@ -98,7 +98,7 @@ def test_a_figure_that_cannot_be_drawn_ends_neither_training_nor_evaluation(
         raise ValueError("no axes")
 
     monkeypatch.setattr("dbbd_cli.report.history._draw_learning_rates", fails)
-    monkeypatch.setattr("dbbd_cli.report.evaluation._roc", fails)
+    monkeypatch.setattr("dbbd_cli.report.classification.figures._roc", fails)
     lines = Warnings()
     trained = train(tiny_config(training__epochs=1, run__plots=True), progress=lines)
     assert trained.plots == []

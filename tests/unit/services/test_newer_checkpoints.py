@@ -17,10 +17,10 @@ import torch
 
 from dbbd_cli import __version__
 from dbbd_cli.config.load import Override, load_config
-from dbbd_cli.engine.checkpoint import BEST, NEWEST, WRITER, load_checkpoint, previous_name
+from dbbd_cli.core.errors import CheckpointError
+from dbbd_cli.engine.checkpoint.files import BEST, NEWEST, WRITER, load_checkpoint, previous_name
 from dbbd_cli.engine.environment import ENVIRONMENT
-from dbbd_cli.errors import CheckpointError
-from dbbd_cli.model.sealed_file import is_intact, write_sealed
+from dbbd_cli.model.digest import is_intact, write_sealed
 from dbbd_cli.services.evaluate import evaluate
 from dbbd_cli.services.resume import resume
 from dbbd_cli.services.train import train

@@ -10,15 +10,15 @@ import pytest
 from test_train_and_resume import Presses, assert_same_run, epochs
 
 from dbbd_cli.config.load import Override, load_config
-from dbbd_cli.config.point_pretraining import PointPretrainingConfig
-from dbbd_cli.data.split import Manifest
-from dbbd_cli.engine.checkpoint import load_checkpoint
-from dbbd_cli.errors import ConfigError, DataError, StoppedError
-from dbbd_cli.progress import Silent
+from dbbd_cli.core.errors import ConfigError, DataError, StoppedError
+from dbbd_cli.core.progress import Silent
+from dbbd_cli.data.manifest import Manifest
+from dbbd_cli.engine.checkpoint.files import load_checkpoint
 from dbbd_cli.services.resume import resume
 from dbbd_cli.services.smoke import same
 from dbbd_cli.services.train import forecast, train
 from dbbd_cli.services.validate import validate
+from dbbd_cli.tasks.dbbd.config import PointPretrainingConfig
 
 Make = Callable[..., PointPretrainingConfig]
 SCHEDULES = [

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from dbbd_cli.config.load import parse_override
-from dbbd_cli.engine.checkpoint import load_checkpoint
-from dbbd_cli.errors import CheckpointError, ConfigError
-from dbbd_cli.model.sealed_file import write_sealed
-from dbbd_cli.progress import Silent
+from dbbd_cli.core.errors import CheckpointError, ConfigError
+from dbbd_cli.core.progress import Silent
+from dbbd_cli.engine.checkpoint.files import load_checkpoint
+from dbbd_cli.model.digest import write_sealed
 from dbbd_cli.services.evaluate import evaluate
 from dbbd_cli.services.resume import resume
 from dbbd_cli.services.train import train

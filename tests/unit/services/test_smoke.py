@@ -11,9 +11,9 @@ import yaml
 
 from dbbd_cli.config.schema import SCHEMAS, Config
 from dbbd_cli.config.shipped import shipped_configs
-from dbbd_cli.engine.signals import stop_on_signals
-from dbbd_cli.errors import ConfigError, DataError, DbbdError, StoppedError
-from dbbd_cli.progress import Progress, Silent
+from dbbd_cli.core.errors import ConfigError, DataError, DbbdError, StoppedError
+from dbbd_cli.core.progress import Progress, Silent
+from dbbd_cli.core.signals import stop_on_signals
 from dbbd_cli.services import smoke as service
 from dbbd_cli.services.results import SmokeResult
 from dbbd_cli.services.smoke import smoke

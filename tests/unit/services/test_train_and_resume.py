@@ -13,21 +13,21 @@ import pytest
 import torch
 import yaml
 
-from dbbd_cli.config.image_classification import ImageClassificationConfig
 from dbbd_cli.config.load import Override, load_config, parse_override
+from dbbd_cli.core.errors import CheckpointError, ConfigError, DataError, DbbdError, DiskError, InUseError, StoppedError
+from dbbd_cli.core.progress import Phase, Silent
 from dbbd_cli.data.cache_dir import cache_folder
-from dbbd_cli.data.image_dataset import ImageBatch, ImageDataset
+from dbbd_cli.data.images.dataset import ImageBatch, ImageDataset
 from dbbd_cli.data.loader import Key
-from dbbd_cli.data.split import Manifest
-from dbbd_cli.engine.checkpoint import load_checkpoint, save_checkpoint
-from dbbd_cli.engine.run_folder import locked
-from dbbd_cli.errors import CheckpointError, ConfigError, DataError, DbbdError, DiskError, InUseError, StoppedError
-from dbbd_cli.model.sealed_file import write_sealed
-from dbbd_cli.progress import Phase, Silent
+from dbbd_cli.data.manifest import Manifest
+from dbbd_cli.engine.checkpoint.files import load_checkpoint, save_checkpoint
+from dbbd_cli.model.digest import write_sealed
+from dbbd_cli.runs.folder import locked
 from dbbd_cli.services.resume import resume
 from dbbd_cli.services.smoke import same
 from dbbd_cli.services.train import forecast, train
 from dbbd_cli.services.validate import validate
+from dbbd_cli.tasks.image_classification.config import ImageClassificationConfig
 
 Config = ImageClassificationConfig
 Make = Callable[..., Config]
@@ -426,7 +426,7 @@ def test_a_batch_of_one_image_and_a_batch_too_large_are_explained(
     def full(*_: object, **__: object) -> None:
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes.")
 
-    monkeypatch.setattr("dbbd_cli.model.classifier.Classifier.forward", full)
+    monkeypatch.setattr("dbbd_cli.model.images.classifier.Classifier.forward", full)
     with pytest.raises(ConfigError, match="out of memory") as caught:
         train(tiny_config())
     assert "batch_size" in caught.value.hint

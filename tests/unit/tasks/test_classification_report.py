@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from dbbd_cli.model.classifier import Classifier, macro_f1
+from dbbd_cli.model.images.classifier import Classifier, macro_f1
 from dbbd_cli.report.check import evaluation_problem
 from dbbd_cli.tasks.classification_report import classification_report
 

@@ -14,10 +14,10 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from dbbd_cli.pickles.objects import ClassStandIn, InertObject, InertObjects, refuse_items
-from dbbd_cli.pickles.parts import RefusedPickleError, StandIn, Unbuilt, checked_keys
-from dbbd_cli.pickles.search import name_of, names_of_globals
-from dbbd_cli.text import printable
+from dbbd_cli.core.text import printable
+from dbbd_cli.data.scenes.pickles.objects import ClassStandIn, InertObject, InertObjects, refuse_items
+from dbbd_cli.data.scenes.pickles.parts import RefusedPickleError, StandIn, Unbuilt, checked_keys
+from dbbd_cli.data.scenes.pickles.search import name_of, names_of_globals
 
 MAX_STEPS = 3_000_000
 """Opcodes in one pickle: a few for each number that stands in a list. Each can cost about 50 bytes of memory."""

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from dbbd_cli.pickles.parts import RefusedPickleError, StandIn
-from dbbd_cli.pickles.search import name_of
+from dbbd_cli.data.scenes.pickles.parts import RefusedPickleError, StandIn
+from dbbd_cli.data.scenes.pickles.search import name_of
 
 MAX_ATTRIBUTES = 1000
 """Attributes of an object: any number of objects can name the same ones."""

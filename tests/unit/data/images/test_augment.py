@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from dbbd_cli.data.augment import Augmentation, _Rotation
+from dbbd_cli.data.images.augment import Augmentation, _Rotation
 
 NONE = {"rotation_degrees": 0.0, "brightness": 0.0, "contrast": 0.0}
 ALL = {"rotation_degrees": 5.0, "brightness": 0.2, "contrast": 0.2}

@@ -14,16 +14,16 @@ import pytest
 from filelock import FileLock
 from PIL import Image
 
-from dbbd_cli.data import image_cache
+from dbbd_cli.core.errors import DiskError
+from dbbd_cli.core.progress import Phase, Silent
+from dbbd_cli.core.temporary import discard, temporary_file, temporary_path
 from dbbd_cli.data.cache_dir import MARK
 from dbbd_cli.data.checked_file import append_checksums, checksums_match, size_with_checksums
-from dbbd_cli.data.image_cache import ImageRef, cached_images, hash_files, make_room, prepare_images, url_sha256
-from dbbd_cli.data.image_file import decode_image
-from dbbd_cli.data.image_worker import Problem, Shape, prepare_rows
-from dbbd_cli.data.qr_code import render_qr
-from dbbd_cli.errors import DiskError
-from dbbd_cli.progress import Phase, Silent
-from dbbd_cli.temporary import discard, temporary_file, temporary_path
+from dbbd_cli.data.images import cache as image_cache
+from dbbd_cli.data.images.cache import ImageRef, cached_images, hash_files, make_room, prepare_images, url_sha256
+from dbbd_cli.data.images.decode import decode_image
+from dbbd_cli.data.images.qr_code import render_qr
+from dbbd_cli.data.images.worker import Problem, Shape, prepare_rows
 
 
 def kept(folder: Path) -> list[Path]:
@@ -361,8 +361,8 @@ def test_images_are_tried_again_once_their_format_can_be_read(tmp_path: Path, mo
     Image.new("RGB", (20, 10)).save(path)
     refs.append(ImageRef(hashlib.sha256(path.read_bytes()).hexdigest(), path=str(path)))
     with monkeypatch.context() as context:
-        context.setattr("dbbd_cli.data.image_file.can_read", lambda name: name == "BMP")
-        context.setattr("dbbd_cli.data.image_cache.prepare_in_workers", prepared_here)  # where that holds
+        context.setattr("dbbd_cli.data.images.decode.can_read", lambda name: name == "BMP")
+        context.setattr("dbbd_cli.data.images.cache.prepare_in_workers", prepared_here)  # where that holds
         problems = prepare_images(refs, 32, cache, Silent()).problems
     assert list(problems) == [0, 1, 2]
     assert all(reason.startswith("PNG is read after: pip install") for reason in problems.values())

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 import torch
 
-from dbbd_cli.data.image_dataset import ImageDataset
-from dbbd_cli.data.image_manifest import make_manifest, prepare_manifest
-from dbbd_cli.data.image_sources import list_folder, list_synthetic, list_urls
-from dbbd_cli.data.split import Manifest
-from dbbd_cli.data.url_grammar import host_of
-from dbbd_cli.errors import DataError
-from dbbd_cli.progress import Silent
+from dbbd_cli.core.errors import DataError
+from dbbd_cli.core.progress import Silent
+from dbbd_cli.data.images.dataset import ImageDataset
+from dbbd_cli.data.images.manifest import make_manifest, prepare_manifest
+from dbbd_cli.data.images.sources import list_folder, list_synthetic, list_urls
+from dbbd_cli.data.images.url_grammar import host_of
+from dbbd_cli.data.manifest import Manifest
 
 
 class Told(Silent):
@@ -163,7 +163,7 @@ def test_a_host_stays_in_one_split(tmp_path: Path) -> None:
 def test_the_real_urls_split_as_promised(shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = list_urls(shared / "data" / "qr_urls.csv", "url", "label")
     monkeypatch.setattr(
-        "dbbd_cli.data.image_manifest.prepare_images",
+        "dbbd_cli.data.images.manifest.prepare_images",
         lambda refs, *_, **__: type("Prepared", (), {"problems": {}})(),  # 10,000 codes take half a minute to render
     )
     manifest = manifest_of(source, tmp_path, sample_per_class=5000, seed=42)

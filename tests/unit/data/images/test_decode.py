@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dbbd_cli.data.image_file import MAX_PIXELS, ImageFileError, MissingReaderError, decode_image
-from dbbd_cli.data.image_formats import FORMAT_OF_SUFFIX, can_read, image_format
+from dbbd_cli.data.images.decode import MAX_PIXELS, ImageFileError, MissingReaderError, decode_image
+from dbbd_cli.data.images.formats import FORMAT_OF_SUFFIX, can_read, image_format
 
 SIZE = 32
-FORMATS_PAGE = Path(__file__).parents[3] / "docs" / "formats.md"
+FORMATS_PAGE = Path(__file__).parents[4] / "docs" / "formats.md"
 DAMAGED = "damaged, incomplete or of an unsupported kind"
 FORMATS = [
     ("PNG", ".png", {}),
@@ -169,7 +169,7 @@ def test_transparent_heic_and_avif_become_white(name, suffix):
 
 
 def test_formats_that_cannot_be_read_here_say_what_to_install(monkeypatch):
-    monkeypatch.setattr("dbbd_cli.data.image_file.can_read", lambda name: name not in ("HEIC", "AVIF"))
+    monkeypatch.setattr("dbbd_cli.data.images.decode.can_read", lambda name: name not in ("HEIC", "AVIF"))
     heic = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic"
     avif = b"\0\0\0\x1cftypmif1\0\0\0\0mif1avifmiaf"
     for data, suffix, reason in (
@@ -185,7 +185,7 @@ def test_formats_that_cannot_be_read_here_say_what_to_install(monkeypatch):
 
 def test_the_reader_of_heic_is_loaded_only_for_it():
     code = (
-        "import io, sys; from PIL import Image; from dbbd_cli.data.image_file import decode_image; "
+        "import io, sys; from PIL import Image; from dbbd_cli.data.images.decode import decode_image; "
         "b = io.BytesIO(); Image.new('RGB', (4, 4)).save(b, 'PNG'); decode_image(b.getvalue(), '.png', 4); "
         "print('pillow_heif' in sys.modules)"
     )

@@ -7,10 +7,10 @@ import struct
 import pytest
 from PIL import Image
 
-from dbbd_cli.data import heif_boxes
-from dbbd_cli.data.heif_boxes import decoded_pixels
-from dbbd_cli.data.image_file import ImageFileError, decode_image
-from dbbd_cli.data.image_formats import can_read
+from dbbd_cli.data.images import heif_boxes
+from dbbd_cli.data.images.decode import ImageFileError, decode_image
+from dbbd_cli.data.images.formats import can_read
+from dbbd_cli.data.images.heif_boxes import decoded_pixels
 
 AVIF = pytest.param("AVIF", marks=pytest.mark.skipif(not can_read("AVIF"), reason="this Pillow cannot read AVIF"))
 HEIC = pytest.param("HEIF", marks=pytest.mark.skipif(not can_read("HEIC"), reason="pillow-heif is not installed"))

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dbbd_cli.data.image_file import ImageFileError, decode_image
-from dbbd_cli.data.netpbm import read_netpbm
+from dbbd_cli.data.images.decode import ImageFileError, decode_image
+from dbbd_cli.data.images.netpbm import read_netpbm
 
 
 @pytest.mark.parametrize(
@@ -43,7 +43,7 @@ def test_files_of_pillow(mode):
 
 @pytest.mark.parametrize("comments", [False, True])
 def test_a_text_of_many_blocks(monkeypatch, comments):
-    monkeypatch.setattr("dbbd_cli.data.netpbm._BLOCK_BYTES", 5)
+    monkeypatch.setattr("dbbd_cli.data.images.netpbm._BLOCK_BYTES", 5)
     values = np.random.default_rng(0).integers(0, 256, (9, 11))
     text = "".join(f"{value}{'#12 3' if comments and value % 3 else ''}\n" for value in values.ravel())
     assert read_netpbm(b"P2 11 9 255\n" + text.encode()).tolist() == values.tolist()

@@ -15,14 +15,14 @@ import psutil
 import pytest
 from PIL import Image
 
-from dbbd_cli.data import image_processes
-from dbbd_cli.data.image_cache import ImageRef, url_sha256
-from dbbd_cli.data.image_processes import prepare_in_workers
-from dbbd_cli.data.image_worker import prepare_rows
-from dbbd_cli.data.qr_code import render_qr
-from dbbd_cli.errors import DataError
+from dbbd_cli.core.errors import DataError
+from dbbd_cli.data.images import processes as image_processes
+from dbbd_cli.data.images.cache import ImageRef, url_sha256
+from dbbd_cli.data.images.processes import prepare_in_workers
+from dbbd_cli.data.images.qr_code import render_qr
+from dbbd_cli.data.images.worker import prepare_rows
 
-REPOSITORY = Path(__file__).parents[3]
+REPOSITORY = Path(__file__).parents[4]
 SIZE = 16
 
 
@@ -126,7 +126,7 @@ def started_with(change: str) -> str:
     start, imported, _ = image_processes._START.partition("from")
     assert imported
     return (
-        f"{start}import os, signal, time; import dbbd_cli.data.image_worker as w; prepare = w.prepare_image; "
+        f"{start}import os, signal, time; import dbbd_cli.data.images.worker as w; prepare = w.prepare_image; "
         f"w.prepare_image = lambda ref, size: ({change})(lambda: prepare(ref, size), ref); w.main()"
     )
 
@@ -252,8 +252,8 @@ def unguarded_script(folder: Path, count: int) -> list[str]:
     script.write_text(
         "import os\n"
         "from pathlib import Path\n"
-        "from dbbd_cli.data.image_cache import ImageRef, prepare_images, url_sha256\n"
-        "from dbbd_cli.progress import Silent\n"
+        "from dbbd_cli.data.images.cache import ImageRef, prepare_images, url_sha256\n"
+        "from dbbd_cli.core.progress import Silent\n"
         "os.cpu_count = lambda: 2\n"
         "print('start', flush=True)\n"
         f"refs = [ImageRef(url_sha256(str(i)), url=str(i)) for i in range({count})]\n"

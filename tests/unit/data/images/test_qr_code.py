@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import segno
 
-from dbbd_cli.data.qr_code import MAX_BYTES, render_qr
+from dbbd_cli.data.images.qr_code import MAX_BYTES, render_qr
 
 URLS = ["a.example", "https://shop.example/garden/1?q=2", "https://" + 100 * "long" + ".example"]
 

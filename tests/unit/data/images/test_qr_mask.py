@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import segno
 
-from dbbd_cli.data.qr_mask import masked_modules
+from dbbd_cli.data.images.qr_mask import masked_modules
 
 SETTINGS = {"error": "m", "boost_error": False, "micro": False}
 

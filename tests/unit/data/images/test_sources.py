@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from dbbd_cli.data import image_sources
-from dbbd_cli.data.image_file import decode_image
-from dbbd_cli.data.image_sources import (
+from dbbd_cli.core.errors import DataError
+from dbbd_cli.data.images import sources as image_sources
+from dbbd_cli.data.images.decode import decode_image
+from dbbd_cli.data.images.sources import (
     Candidate,
     Source,
     file_of,
@@ -18,10 +19,9 @@ from dbbd_cli.data.image_sources import (
     list_synthetic,
     list_urls,
 )
-from dbbd_cli.data.url_grammar import synthetic_urls
-from dbbd_cli.errors import DataError
+from dbbd_cli.data.images.url_grammar import synthetic_urls
 
-REAL_URLS = Path(__file__).parents[3] / ".." / "shared" / "data" / "qr_urls.csv"
+REAL_URLS = Path(__file__).parents[4] / ".." / "shared" / "data" / "qr_urls.csv"
 POSIX_ONLY = pytest.mark.skipif(os.name == "nt", reason="such file names or links are not for Windows")
 
 

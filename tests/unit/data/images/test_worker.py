@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from dbbd_cli.data.image_refs import ImageRef, url_sha256
-from dbbd_cli.data.image_worker import prepare_image, prepare_rows
-from dbbd_cli.errors import DataError
+from dbbd_cli.core.errors import DataError
+from dbbd_cli.data.images.refs import ImageRef, url_sha256
+from dbbd_cli.data.images.worker import prepare_image, prepare_rows
 
 SIZE = 16
 

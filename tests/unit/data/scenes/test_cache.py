@@ -8,13 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dbbd_cli.data import scene_cache
+from dbbd_cli.core.errors import DataError
 from dbbd_cli.data.array_cache import cached_arrays
 from dbbd_cli.data.cache_dir import MARK
-from dbbd_cli.data.normals import estimate_normals
-from dbbd_cli.data.region_tree import RegionTree, check_tree
-from dbbd_cli.data.room_generator import generate_room
-from dbbd_cli.data.scene_cache import (
+from dbbd_cli.data.scenes import cache as scene_cache
+from dbbd_cli.data.scenes.cache import (
     PreparedScene,
     Room,
     SceneRef,
@@ -22,9 +20,11 @@ from dbbd_cli.data.scene_cache import (
     prepared_scene,
     scene_in_cache,
 )
-from dbbd_cli.data.scene_file import read_scene, scene_digest
-from dbbd_cli.data.tree_builder import build_tree
-from dbbd_cli.errors import DataError
+from dbbd_cli.data.scenes.normals import estimate_normals
+from dbbd_cli.data.scenes.reader import read_scene, scene_digest
+from dbbd_cli.data.scenes.region_tree import RegionTree, check_tree
+from dbbd_cli.data.scenes.room_generator import generate_room
+from dbbd_cli.data.scenes.tree_builder import build_tree
 
 SETTINGS = SceneSettings(normal_neighbors=8, max_depth=2, min_region_points=16)
 TREE = ("parent", "level", "center_idx", "indices", "indices_ptr")

@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dbbd_cli.data import scene_manifest
-from dbbd_cli.data.scene_cache import Room, SceneRef, SceneSettings, prepared_scene, scene_in_cache
-from dbbd_cli.data.scene_file import scene_digest
-from dbbd_cli.data.scene_manifest import make_room_manifest, make_scene_manifest, prepare_scenes, scene_refs
-from dbbd_cli.data.split import SPLITS, Manifest
-from dbbd_cli.errors import DataError
-from dbbd_cli.progress import Silent
+from dbbd_cli.core.errors import DataError
+from dbbd_cli.core.progress import Silent
+from dbbd_cli.data.manifest import SPLITS, Manifest
+from dbbd_cli.data.scenes import manifest as scene_manifest
+from dbbd_cli.data.scenes.cache import Room, SceneRef, SceneSettings, prepared_scene, scene_in_cache
+from dbbd_cli.data.scenes.manifest import make_room_manifest, make_scene_manifest, prepare_scenes, scene_refs
+from dbbd_cli.data.scenes.reader import scene_digest
 
 SETTINGS = SceneSettings(normal_neighbors=8, max_depth=2, min_region_points=16)
 SHARES = (0.5, 0.25, 0.25)
@@ -317,7 +317,7 @@ def test_rooms_are_divided_like_scenes(tmp_path: Path) -> None:
 
 def test_rooms_of_another_generator_are_not_taken_for_those_of_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
     manifest = rooms()
-    monkeypatch.setattr("dbbd_cli.data.scene_cache.GENERATOR_VERSION", 99)
+    monkeypatch.setattr("dbbd_cli.data.scenes.cache.GENERATOR_VERSION", 99)
     with pytest.raises(DataError, match="another version of the generator"):
         refs_of(manifest, "train", None)
 

@@ -6,8 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dbbd_cli.data.scene_file import read_scene
-from dbbd_cli.data.scene_names import (
+from dbbd_cli.data.scenes.names import (
     ARRAY_NAMES,
     COLOR,
     COLUMN_NAMES,
@@ -17,8 +16,9 @@ from dbbd_cli.data.scene_names import (
     find_columns,
     simplified,
 )
+from dbbd_cli.data.scenes.reader import read_scene
 
-FORMATS = Path(__file__).parents[3] / "docs" / "formats.md"
+FORMATS = Path(__file__).parents[4] / "docs" / "formats.md"
 COORD = np.random.default_rng(0).random((6, 3))
 
 

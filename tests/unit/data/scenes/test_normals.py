@@ -3,8 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from dbbd_cli.data.normals import complete_normals, estimate_normals
-from dbbd_cli.errors import DataError
+from dbbd_cli.core.errors import DataError
+from dbbd_cli.data.scenes.normals import complete_normals, estimate_normals
 
 
 def sphere(count: int, seed: int = 0) -> np.ndarray:

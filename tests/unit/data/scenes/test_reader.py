@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 import torch
 
-from dbbd_cli.data import scene_file
-from dbbd_cli.data.scene import make_scene
-from dbbd_cli.data.scene_file import read_scene, scene_digest
-from dbbd_cli.errors import DataError
+from dbbd_cli.core.errors import DataError
+from dbbd_cli.data.scenes import reader as scene_file
+from dbbd_cli.data.scenes.reader import read_scene, scene_digest
+from dbbd_cli.data.scenes.scene import make_scene
 
 RNG = np.random.default_rng(0)
 N = 12

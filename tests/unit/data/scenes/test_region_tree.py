@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from dbbd_cli.data.nested_tree import tree_from_nested
-from dbbd_cli.data.region_tree import MAX_LEVEL, RegionTree, check_tree, cut_tree, region_path
-from dbbd_cli.data.tree_builder import build_tree
-from dbbd_cli.errors import DataError
+from dbbd_cli.core.errors import DataError
+from dbbd_cli.data.scenes.nested_tree import tree_from_nested
+from dbbd_cli.data.scenes.region_tree import MAX_LEVEL, RegionTree, check_tree, cut_tree, region_path
+from dbbd_cli.data.scenes.tree_builder import build_tree
 
 ARRAYS = ("parent", "level", "center_idx", "indices", "indices_ptr")
 Nested = dict[str, Any]

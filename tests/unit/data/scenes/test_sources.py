@@ -3,8 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from dbbd_cli.data.scene_sources import choose_scenes, list_scenes, scene_path
-from dbbd_cli.errors import DataError
+from dbbd_cli.core.errors import DataError
+from dbbd_cli.data.scenes.sources import choose_scenes, list_scenes, scene_path
 
 SHARES = (0.7, 0.15, 0.15)
 LINKS = pytest.mark.skipif(os.name == "nt", reason="links need rights on Windows")

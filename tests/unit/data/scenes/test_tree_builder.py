@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dbbd_cli.data.region_tree import RegionTree, check_tree
-from dbbd_cli.data.tree_builder import NUM_CHILDREN, build_tree
-from dbbd_cli.errors import DataError
+from dbbd_cli.core.errors import DataError
+from dbbd_cli.data.scenes.region_tree import RegionTree, check_tree
+from dbbd_cli.data.scenes.tree_builder import NUM_CHILDREN, build_tree
 
 ARRAYS = ("parent", "level", "center_idx", "indices", "indices_ptr")
 CLOUDS = ["random", "duplicates", "line", "plane", "upright", "grid", "two heaps", "far", "tiny"]

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from dbbd_cli.data.random_numbers import AUGMENTATION, uniform
-from dbbd_cli.data.scene_views import View, make_views
+from dbbd_cli.data.scenes.views import View, make_views
 
 NUM_POINTS = [5, 17, 30]
 SETTINGS: dict[str, Any] = {"seed": 7, "epoch": 3, "rotation_degrees": 180.0, "scale": 0.1}

@@ -12,13 +12,13 @@ from typing import Any
 import pytest
 import torch
 
-from dbbd_cli.engine import checkpoint as module
-from dbbd_cli.engine.checkpoint import BEST, NEWEST, checkpoint_names, disk_error, load_checkpoint, previous_name
-from dbbd_cli.engine.checkpoint import save_checkpoint as save
-from dbbd_cli.errors import CheckpointError, DiskError
-from dbbd_cli.model import sealed_file
-from dbbd_cli.model.sealed_file import write_sealed
-from dbbd_cli.temporary import temporary_path
+from dbbd_cli.core.errors import CheckpointError, DiskError
+from dbbd_cli.core.temporary import temporary_path
+from dbbd_cli.engine.checkpoint import files as module
+from dbbd_cli.engine.checkpoint.files import BEST, NEWEST, checkpoint_names, disk_error, load_checkpoint, previous_name
+from dbbd_cli.engine.checkpoint.files import save_checkpoint as save
+from dbbd_cli.model import digest as sealed_file
+from dbbd_cli.model.digest import write_sealed
 
 PREVIOUS = previous_name(1)
 

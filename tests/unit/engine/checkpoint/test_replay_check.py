@@ -9,13 +9,13 @@ import pytest
 import torch
 
 from dbbd_cli.config.load import parse_override
-from dbbd_cli.engine.checkpoint import load_checkpoint
-from dbbd_cli.engine.proof import check, prove
+from dbbd_cli.core.errors import CheckpointError, DataError
+from dbbd_cli.core.progress import Silent
+from dbbd_cli.engine.checkpoint.files import load_checkpoint
+from dbbd_cli.engine.checkpoint.replay_check import check, prove
 from dbbd_cli.engine.runtime import choose_runtime, random_state
 from dbbd_cli.engine.state import TrainState
-from dbbd_cli.errors import CheckpointError, DataError
-from dbbd_cli.model.sealed_file import write_sealed
-from dbbd_cli.progress import Silent
+from dbbd_cli.model.digest import write_sealed
 from dbbd_cli.services.preparation import prepare_run
 from dbbd_cli.services.resume import resume
 from dbbd_cli.services.session import AnyTask, build_task

@@ -14,11 +14,11 @@ import pytest
 import torch
 from torch import nn
 
-from dbbd_cli.engine import checkpoint
-from dbbd_cli.engine.checkpoint import BEST, CONTENT, NEWEST, load_checkpoint, previous_name
-from dbbd_cli.engine.checkpoint_writer import CheckpointWriter
-from dbbd_cli.errors import DiskError
-from dbbd_cli.model import sealed_file
+from dbbd_cli.core.errors import DiskError
+from dbbd_cli.engine.checkpoint import files as checkpoint
+from dbbd_cli.engine.checkpoint.files import BEST, CONTENT, NEWEST, load_checkpoint, previous_name
+from dbbd_cli.engine.checkpoint.writer import CheckpointWriter
+from dbbd_cli.model import digest as sealed_file
 
 LARGE = 3_000_000
 """Values of a tensor that is written in several pieces."""

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from dbbd_cli.model.dbbd_pretraining import DbbdPretraining
+from dbbd_cli.model.dbbd.pretraining import DbbdPretraining
 
 
 @dataclass

@@ -6,13 +6,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from dbbd_reference import Tree, random_tree, reference_loss
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from dbbd_cli.model import dbbd_encoder, dbbd_segments
-from dbbd_cli.model.dbbd_encoder import DbbdEncoder
-from dbbd_cli.model.dbbd_pretraining import DbbdPretraining
-from dbbd_cli.model.dbbd_regions import RegionBatch, build_regions
+from dbbd_cli.model.dbbd import encoder as dbbd_encoder
+from dbbd_cli.model.dbbd import segment_ops as dbbd_segments
+from dbbd_cli.model.dbbd.encoder import DbbdEncoder
+from dbbd_cli.model.dbbd.pretraining import DbbdPretraining
+from dbbd_cli.model.dbbd.regions import RegionBatch, build_regions
+from unit.model.dbbd.dbbd_reference import Tree, random_tree, reference_loss
 
 
 def tiny(**changes: Any) -> DbbdPretraining:

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from dbbd_cli.model import dbbd_loss
-from dbbd_cli.model.dbbd_loss import DbbdLoss, alignment, effective_rank, feature_std, gram_matrix, info_nce, uniformity
+from dbbd_cli.model.dbbd import loss as dbbd_loss
+from dbbd_cli.model.dbbd.loss import DbbdLoss, alignment, effective_rank, feature_std, gram_matrix, info_nce, uniformity
 
 
 def unit(rows: int, channels: int, seed: int) -> torch.Tensor:

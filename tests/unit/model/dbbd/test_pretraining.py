@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from dbbd_reference import Tree, random_tree
 
+from dbbd_cli.core.errors import CheckpointError
 from dbbd_cli.engine.state import Sums
-from dbbd_cli.errors import CheckpointError
-from dbbd_cli.model.dbbd_pretraining import DbbdPretraining, load_pretraining
-from dbbd_cli.model.dbbd_regions import RegionBatch, build_regions
+from dbbd_cli.model.dbbd.pretraining import DbbdPretraining, load_pretraining
+from dbbd_cli.model.dbbd.regions import RegionBatch, build_regions
 from dbbd_cli.model.output import OnReading
+from unit.model.dbbd.dbbd_reference import Tree, random_tree
 
 GOLDEN_SIZES: dict[str, Any] = {
     "hidden_dim": 64,

@@ -7,11 +7,11 @@ from dataclasses import fields, is_dataclass
 import numpy as np
 import pytest
 import torch
-from dbbd_reference import Node, Tree, nodes_of, random_tree, to_tree
 
-from dbbd_cli.errors import DataError
-from dbbd_cli.model.dbbd_regions import RegionBatch, build_regions
-from dbbd_cli.model.dbbd_segments import segment_max, segment_mean, segment_softmax, segment_winner
+from dbbd_cli.core.errors import DataError
+from dbbd_cli.model.dbbd.regions import RegionBatch, build_regions
+from dbbd_cli.model.dbbd.segment_ops import segment_max, segment_mean, segment_softmax, segment_winner
+from unit.model.dbbd.dbbd_reference import Node, Tree, nodes_of, random_tree, to_tree
 
 
 def tensors(value: object) -> list[torch.Tensor]:

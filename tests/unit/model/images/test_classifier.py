@@ -10,12 +10,12 @@ import torch
 from torch.nn import functional as F
 from torchmetrics.functional.classification import multiclass_f1_score
 
+from dbbd_cli.core.errors import CheckpointError, ConfigError
 from dbbd_cli.engine.efficiency import count_multiply_adds
 from dbbd_cli.engine.runtime import count_parameters, size_mb
 from dbbd_cli.engine.state import Sums
-from dbbd_cli.errors import CheckpointError, ConfigError
-from dbbd_cli.model.classifier import Classifier, build_network, load_weights, macro_f1
-from dbbd_cli.model.qr_cnn import QrCnn
+from dbbd_cli.model.images.classifier import Classifier, build_network, load_weights, macro_f1
+from dbbd_cli.model.images.qr_cnn import QrCnn
 
 
 def build(name: str = "qr_cnn", weights: str = "none", num_classes: int = 2) -> torch.nn.Module:

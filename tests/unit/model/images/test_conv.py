@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from dbbd_cli.model.conv import ConvBlock
+from dbbd_cli.model.images.conv import ConvBlock
 
 
 def plain_block(conv: nn.Conv2d, images: torch.Tensor) -> torch.Tensor:

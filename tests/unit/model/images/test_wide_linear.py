@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from dbbd_cli.model.wide_linear import WideLinear
+from dbbd_cli.model.images.wide_linear import WideLinear
 
 
 @pytest.mark.parametrize(("samples", "inputs"), [(1, 1), (3, 1023), (5, 1024), (2, 1025), (33, 4100)])

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from dbbd_cli.report.evaluation import evaluation_figures
+from dbbd_cli.report.classification.figures import evaluation_figures
 from dbbd_cli.report.save import render
 
 if TYPE_CHECKING:

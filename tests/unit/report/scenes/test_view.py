@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from dbbd_cli.report.scene_view import view_scene
+from dbbd_cli.report.scenes.view import view_scene
 
 
 def plane(height: float, points: int = 2000) -> np.ndarray:

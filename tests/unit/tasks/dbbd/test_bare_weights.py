@@ -14,19 +14,19 @@ import pytest
 import torch
 
 from dbbd_cli.config.load import Override
-from dbbd_cli.config.point_pretraining import PointPretrainingConfig
-from dbbd_cli.engine.checkpoint import load_checkpoint
-from dbbd_cli.errors import CheckpointError, ConfigError, DbbdError
-from dbbd_cli.model.dbbd_pretraining import pretraining_weights
-from dbbd_cli.model.safe_load import load_tensors
-from dbbd_cli.progress import Silent
-from dbbd_cli.services.bare_weights import open_bare_weights
+from dbbd_cli.core.errors import CheckpointError, ConfigError, DbbdError
+from dbbd_cli.core.progress import Silent
+from dbbd_cli.engine.checkpoint.files import load_checkpoint
+from dbbd_cli.model.dbbd.pretraining import pretraining_weights
+from dbbd_cli.model.weights import load_tensors
 from dbbd_cli.services.evaluate import evaluate
 from dbbd_cli.services.plot import plot
 from dbbd_cli.services.resume import resume
 from dbbd_cli.services.train import train
 from dbbd_cli.services.validate import validate
-from dbbd_cli.tasks.point_pretraining import make_network
+from dbbd_cli.tasks.dbbd.bare_weights import open_bare_weights
+from dbbd_cli.tasks.dbbd.config import PointPretrainingConfig
+from dbbd_cli.tasks.dbbd.task import make_network
 
 Make = Callable[..., PointPretrainingConfig]
 SEVEN = 7

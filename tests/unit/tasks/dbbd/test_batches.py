@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from dbbd_cli.config.point_pretraining import PointPretrainingConfig
 from dbbd_cli.data.loader import BatchLoader
-from dbbd_cli.data.scene_cache import Room, SceneRef, SceneSettings, prepared_scene
-from dbbd_cli.tasks.point_batches import PointBatch, SceneDataset, sample_points
+from dbbd_cli.data.scenes.cache import Room, SceneRef, SceneSettings, prepared_scene
+from dbbd_cli.tasks.dbbd.batches import PointBatch, SceneDataset, sample_points
+from dbbd_cli.tasks.dbbd.config import PointPretrainingConfig
 
 Make = Callable[..., PointPretrainingConfig]
 SETTINGS = SceneSettings(normal_neighbors=8, max_depth=2, min_region_points=16)
@@ -149,7 +149,7 @@ def test_what_is_not_wanted_is_not_there(refs: list[SceneRef], tmp_path: Path) -
 
 
 def test_scenes_without_labels_have_unknown_ones(scene_folder: Callable[..., Path], tmp_path: Path) -> None:
-    from dbbd_cli.data.scene_file import scene_digest
+    from dbbd_cli.data.scenes.reader import scene_digest
 
     path = scene_folder({"train": 1, "val": 1}, labels=False) / "train" / "scene0000_00.pkl"
     batch = dataset([SceneRef(path, scene_digest(path))], tmp_path / "cache", with_colour=False).__getitems__([(0, 0)])

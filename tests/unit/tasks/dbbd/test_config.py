@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from dbbd_cli.config.load import Override, config_from_mapping
-from dbbd_cli.config.point_pretraining import SMALL, PointPretrainingConfig
 from dbbd_cli.config.schema import to_plain
-from dbbd_cli.errors import ConfigError
+from dbbd_cli.core.errors import ConfigError
+from dbbd_cli.tasks.dbbd.config import SMALL, PointPretrainingConfig
 
 
 def checked(overrides: tuple[Override, ...] = (), **sections: Any) -> PointPretrainingConfig:

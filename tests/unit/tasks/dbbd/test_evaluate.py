@@ -13,16 +13,16 @@ import pytest
 import torch
 
 from dbbd_cli.config.load import Override
-from dbbd_cli.config.point_pretraining import PointPretrainingConfig
-from dbbd_cli.data.split import Manifest
-from dbbd_cli.engine.checkpoint import load_checkpoint
-from dbbd_cli.errors import ConfigError, DataError
+from dbbd_cli.core.errors import ConfigError, DataError
+from dbbd_cli.core.progress import Silent
+from dbbd_cli.data.manifest import Manifest
+from dbbd_cli.engine.checkpoint.files import load_checkpoint
 from dbbd_cli.model.linear_probe import confusion_counts, segmentation_scores
-from dbbd_cli.progress import Silent
-from dbbd_cli.services import point_probe
 from dbbd_cli.services.evaluate import evaluate
 from dbbd_cli.services.train import train
-from dbbd_cli.tasks.point_pretraining import PointPretraining
+from dbbd_cli.tasks.dbbd import probe as point_probe
+from dbbd_cli.tasks.dbbd.config import PointPretrainingConfig
+from dbbd_cli.tasks.dbbd.task import PointPretraining
 
 Make = Callable[..., PointPretrainingConfig]
 PROBES = ["pretrained", "random encoder", "raw features"]

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from dbbd_cli.report.palette import CLASS_COLORS, UNKNOWN, class_color, region_colors, rgb
-from dbbd_cli.report.pretraining import pretraining_figures
 from dbbd_cli.report.save import render
+from dbbd_cli.tasks.dbbd.figures import pretraining_figures
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from dbbd_cli.services.probe_comparison import compare
+from dbbd_cli.tasks.dbbd.probe_comparison import compare
 
 
 def counts(iou: float, num_scenes: int, spread: float = 0.0) -> np.ndarray:

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from dbbd_cli.data.scene_cache import Room, SceneRef, SceneSettings, prepared_scene
-from dbbd_cli.services import scene_picture as service
-from dbbd_cli.services.scene_picture import principal_colours, scene_picture
-from dbbd_cli.tasks.point_batches import PointBatch, SceneDataset
+from dbbd_cli.data.scenes.cache import Room, SceneRef, SceneSettings, prepared_scene
+from dbbd_cli.tasks.dbbd import scene_picture as service
+from dbbd_cli.tasks.dbbd.batches import PointBatch, SceneDataset
+from dbbd_cli.tasks.dbbd.scene_picture import principal_colours, scene_picture
 
 LABELS = [*range(9), 40]
 """Those of the whole data set, of which a scene has some."""

@@ -10,16 +10,16 @@ import pytest
 import torch
 
 from dbbd_cli.config.load import config_from_mapping
-from dbbd_cli.config.point_pretraining import PointPretrainingConfig
-from dbbd_cli.data.region_tree import RegionTree
-from dbbd_cli.data.scene_views import make_views
+from dbbd_cli.core.errors import CheckpointError, DataError
+from dbbd_cli.core.progress import Silent
+from dbbd_cli.data.scenes.region_tree import RegionTree
+from dbbd_cli.data.scenes.views import make_views
 from dbbd_cli.engine.runtime import choose_runtime, seed_everything
 from dbbd_cli.engine.state import Sums
-from dbbd_cli.errors import CheckpointError, DataError
-from dbbd_cli.model.dbbd_regions import build_regions
-from dbbd_cli.progress import Silent
+from dbbd_cli.model.dbbd.regions import build_regions
 from dbbd_cli.services.preparation import prepare_run
-from dbbd_cli.tasks.point_pretraining import LEAST_RANK, LEAST_STD, PointPretraining, make_network
+from dbbd_cli.tasks.dbbd.config import PointPretrainingConfig
+from dbbd_cli.tasks.dbbd.task import LEAST_RANK, LEAST_STD, PointPretraining, make_network
 
 Make = Callable[..., PointPretrainingConfig]
 CPU = choose_runtime("cpu", "fp32")

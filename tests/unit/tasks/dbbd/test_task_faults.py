@@ -18,21 +18,21 @@ import pytest
 import torch
 
 from dbbd_cli.config.load import Override, config_from_mapping
-from dbbd_cli.config.point_pretraining import PointPretrainingConfig
 from dbbd_cli.config.schema import to_plain
-from dbbd_cli.data.room_generator import generate_room
-from dbbd_cli.data.tree_builder import build_tree
-from dbbd_cli.engine.checkpoint import load_checkpoint
+from dbbd_cli.core.errors import ConfigError, DataError, ExitCode, NotFiniteError, StoppedError
+from dbbd_cli.core.progress import Progress, Silent
+from dbbd_cli.data.scenes.room_generator import generate_room
+from dbbd_cli.data.scenes.tree_builder import build_tree
+from dbbd_cli.engine.checkpoint.files import load_checkpoint
 from dbbd_cli.engine.inference import run_split
 from dbbd_cli.engine.runtime import choose_runtime, random_state, seed_everything
-from dbbd_cli.errors import ConfigError, DataError, ExitCode, NotFiniteError, StoppedError
-from dbbd_cli.progress import Progress, Silent
 from dbbd_cli.services.preparation import prepare_run
 from dbbd_cli.services.resume import resume
 from dbbd_cli.services.smoke import same
 from dbbd_cli.services.train import train
 from dbbd_cli.services.validate import validate
-from dbbd_cli.tasks.point_pretraining import PointPretraining
+from dbbd_cli.tasks.dbbd.config import PointPretrainingConfig
+from dbbd_cli.tasks.dbbd.task import PointPretraining
 
 Make = Callable[..., PointPretrainingConfig]
 CPU = choose_runtime("cpu", "fp32")

@@ -19,9 +19,9 @@ import numpy as np
 import pytest
 import torch
 
-from dbbd_cli.data.pickled_arrays import load_plain
-from dbbd_cli.pickles.machine import PickleMachine
-from dbbd_cli.pickles.parts import RefusedPickleError, StandIn, Unbuilt
+from dbbd_cli.data.scenes.pickled_arrays import load_plain
+from dbbd_cli.data.scenes.pickles.machine import PickleMachine
+from dbbd_cli.data.scenes.pickles.parts import RefusedPickleError, StandIn, Unbuilt
 
 MARKER = "payload-was-run"
 

@@ -17,9 +17,9 @@ from typing import Any
 import torch
 
 from dbbd_cli import __version__
-from dbbd_cli.engine.run_folder import ENVIRONMENT
+from dbbd_cli.core.files import read_file, write_text
 from dbbd_cli.engine.runtime import Runtime
-from dbbd_cli.files import read_file, write_text
+from dbbd_cli.runs.folder import ENVIRONMENT
 
 VERSION = re.compile(r"\d[\w.+!-]{0,39}", re.ASCII)
 PACKAGES = (
