@@ -106,7 +106,7 @@ completions: $(VENV)/installed-dev
 	$(BIN)/python -m dbbd_cli.cli.completion.scripts completions
 
 docs: $(VENV)/installed-dev
-	$(BIN)/python -m dbbd_cli.config.reference docs/configuration.md
+	$(BIN)/python docs/make_configuration.py
 
 build: $(VENV)/installed-dev
 	$(BIN)/python -m build

@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from dbbd_cli.config.schema import Config
+from dbbd_cli.config.sections import TaskConfig
 from dbbd_cli.data.scenes.region_tree import RegionTree
-from dbbd_cli.tasks.dbbd.config import PointPretrainingConfig
+from dbbd_cli.tasks.dbbd.config import DbbdConfig
 from dbbd_cli.tasks.image_classification.config import ImageClassificationConfig
 
 # A shell that starts the tests in the background, or nohup, makes them ignore signals that they send to themselves.
@@ -58,9 +58,9 @@ def golden() -> Path:
     return Path(__file__).parent / "golden"
 
 
-def _checked(task: str, values: Mapping[str, object], changes: Mapping[str, object]) -> Config:
+def _checked(task: str, values: Mapping[str, object], changes: Mapping[str, object]) -> TaskConfig:
     """The configuration of `values` by dotted key; those of `changes`, where `__` may stand for a dot, come first."""
-    from dbbd_cli.config.load import config_from_mapping
+    from dbbd_cli.tasks.configs import config_from_mapping
 
     nested: dict[str, Any] = {"task": task}
     for key, value in {**values, **{key.replace("__", "."): value for key, value in changes.items()}}.items():
@@ -95,13 +95,13 @@ def tiny_config(tmp_path: Path) -> Callable[..., ImageClassificationConfig]:
 
 
 @pytest.fixture
-def tiny_point_config(tmp_path: Path) -> Callable[..., PointPretrainingConfig]:
+def tiny_point_config(tmp_path: Path) -> Callable[..., DbbdConfig]:
     """Makes a configuration of DBBD that trains in a second; keyword arguments replace settings by dotted key.
 
     Of its 8 rooms, 6 are for training, in 3 batches, and 1 each for validation and test.
     """
 
-    def make(**changes: object) -> PointPretrainingConfig:
+    def make(**changes: object) -> DbbdConfig:
         values: dict[str, object] = {
             "run.runs_dir": str(tmp_path / "runs"),
             "run.device": "cpu",
@@ -125,7 +125,7 @@ def tiny_point_config(tmp_path: Path) -> Callable[..., PointPretrainingConfig]:
             values.pop("data.synthetic_scenes")
             values.pop("data.synthetic_points")
         config = _checked("dbbd", values, changes)
-        assert isinstance(config, PointPretrainingConfig)
+        assert isinstance(config, DbbdConfig)
         return config
 
     return make

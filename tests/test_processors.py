@@ -7,9 +7,9 @@ import processors
 import pytest
 
 QUICK_TESTS = (
-    "tests/unit/model/test_dbbd_pretraining.py::test_golden_files",
-    "tests/unit/model/test_conv.py",
-    "tests/unit/data/test_scene_views.py",
+    "tests/unit/model/dbbd/test_pretraining.py::test_golden_files",
+    "tests/unit/model/images/test_conv.py",
+    "tests/unit/data/scenes/test_views.py",
 )
 
 

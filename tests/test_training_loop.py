@@ -13,8 +13,8 @@ import pytest
 import torch
 from torch import nn
 
-from dbbd_cli.config.load import Override, config_from_mapping, dump_config, load_config
-from dbbd_cli.config.schema import Config, to_plain
+from dbbd_cli.config.load import Override, dump_config
+from dbbd_cli.config.sections import TaskConfig, to_plain
 from dbbd_cli.core.errors import StoppedError
 from dbbd_cli.core.progress import Silent
 from dbbd_cli.core.signals import StopRequest
@@ -30,10 +30,11 @@ from dbbd_cli.model.output import StepOutput
 from dbbd_cli.runs.folder import RunLog
 from dbbd_cli.services.preparation import prepare_run
 from dbbd_cli.services.smoke import same
-from dbbd_cli.tasks.dbbd.config import PointPretrainingConfig
-from dbbd_cli.tasks.dbbd.task import PointPretraining, make_network
+from dbbd_cli.tasks.configs import config_from_mapping, load_config
+from dbbd_cli.tasks.dbbd.config import DbbdConfig
+from dbbd_cli.tasks.dbbd.workload import DbbdWorkload, make_network
 
-Make = Callable[..., PointPretrainingConfig]
+Make = Callable[..., DbbdConfig]
 CPU = choose_runtime("cpu", "fp32")
 
 FULL = {
@@ -85,20 +86,20 @@ def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return found
 
 
-def settings(config: Config) -> dict[str, Any]:
+def settings(config: TaskConfig) -> dict[str, Any]:
     return flat(to_plain(config))
 
 
-def checked(**sections: Any) -> Config:
+def checked(**sections: Any) -> TaskConfig:
     return config_from_mapping({"task": "dbbd", **sections}, origin="test")
 
 
-def make_trainer(config: PointPretrainingConfig) -> Trainer:
+def make_trainer(config: DbbdConfig) -> Trainer:
     """What `dbbd train` makes, without a run folder."""
     prepared, manifest = prepare_run(config, Silent())
-    assert isinstance(prepared, PointPretrainingConfig)
+    assert isinstance(prepared, DbbdConfig)
     seed_everything(prepared.seed)
-    task = PointPretraining(
+    task = DbbdWorkload(
         prepared, manifest, splits=("train", "val"), pretrained=True, pin_memory=False, progress=Silent()
     )
     return Trainer(task, prepared, CPU)
@@ -121,8 +122,8 @@ class AfterOneStep(StopRequest):
 
 
 def a_batch(trainer: Trainer) -> tuple[Any, ...]:
-    raw_batch = next(trainer.task.loaders["train"].batches(epoch=1))
-    return trainer.task.to_device(raw_batch, CPU.device, train=True)
+    raw_batch = next(trainer.workload.loaders["train"].batches(epoch=1))
+    return trainer.workload.to_device(raw_batch, CPU.device, train=True)
 
 
 def copies(module: nn.Module) -> dict[str, torch.Tensor]:
@@ -204,8 +205,8 @@ class TestDataLoading:
     def test_dataset_loads(self, scene_folder: Callable[..., Path], tiny_point_config: Make) -> None:
         root = scene_folder({"train": 3, "val": 2}, trees=True)
         trainer = make_trainer(tiny_point_config(data__path=str(root), data__max_depth=3))
-        task = trainer.task
-        assert isinstance(task, PointPretraining)
+        task = trainer.workload
+        assert isinstance(task, DbbdWorkload)
         assert task.manifest.counts() == {"train": 3, "val": 2, "test": 0}
         dataset = task.dataset(task.refs("train"), point_samples=None)
         assert len(dataset) == 3
@@ -222,8 +223,8 @@ class TestDataLoading:
     def test_max_scenes_limit(self, scene_folder: Callable[..., Path], tiny_point_config: Make) -> None:
         root = scene_folder({"train": 4, "val": 3, "test": 2})
         limits = {"data.max_train_scenes": 2, "data.max_val_scenes": 1}
-        task = make_trainer(tiny_point_config(data__path=str(root), **limits)).task
-        assert isinstance(task, PointPretraining)
+        task = make_trainer(tiny_point_config(data__path=str(root), **limits)).workload
+        assert isinstance(task, DbbdWorkload)
         assert task.manifest.counts() == {"train": 2, "val": 1, "test": 2}
         assert [sample.key for sample in task.manifest.of("train")] == [
             f"train/scene000{index}_00.pkl" for index in range(2)
@@ -231,8 +232,8 @@ class TestDataLoading:
         assert {split: loader.num_samples for split, loader in task.loaders.items()} == {"train": 2, "val": 1}
 
     def test_dataloader_batching(self, tiny_point_config: Make) -> None:
-        task = make_trainer(tiny_point_config(data__features=["colour", "normals"])).task
-        assert isinstance(task, PointPretraining)
+        task = make_trainer(tiny_point_config(data__features=["colour", "normals"])).workload
+        assert isinstance(task, DbbdWorkload)
         dataset = task.dataset(task.refs("train"), point_samples=None)
         scenes = [prepared_scene(ref, dataset.settings, dataset.cache_dir) for ref in dataset.refs]
         seen: list[int] = []
@@ -260,7 +261,7 @@ class TestDataLoading:
 
 class TestTrainerInitialization:
     def test_trainer_creates_model(self, tiny_point_config: Make) -> None:
-        module = make_trainer(tiny_point_config()).task.module
+        module = make_trainer(tiny_point_config()).workload.module
         parts = {".".join(name.split(".")[:2]) for name, _ in module.named_parameters()}
         assert parts == {
             *(f"encoder.{part}" for part in ("raw_projection", "combine_projection", "encoder")),
@@ -274,7 +275,7 @@ class TestTrainerInitialization:
         assert isinstance(trainer.optimizer, torch.optim.AdamW)
         (group,) = trainer.optimizer.param_groups
         assert (group["lr"], group["weight_decay"], group["betas"]) == (3e-3, 0.07, (0.9, 0.999))
-        assert [id(p) for p in group["params"]] == [id(p) for p in trainer.task.module.parameters()]
+        assert [id(p) for p in group["params"]] == [id(p) for p in trainer.workload.module.parameters()]
 
     def test_trainer_creates_scheduler(self, tiny_point_config: Make) -> None:
         trainer = make_trainer(tiny_point_config(training__epochs=5))
@@ -298,7 +299,7 @@ def means(output: StepOutput) -> dict[str, float]:
 class TestTrainStep:
     def test_train_step_returns_loss(self, tiny_point_config: Make) -> None:
         trainer = make_trainer(tiny_point_config())
-        output = trainer.task.module.train()(*a_batch(trainer))
+        output = trainer.workload.module.train()(*a_batch(trainer))
         assert output.num_samples == 2
         assert output.loss.shape == ()
         assert output.loss.requires_grad
@@ -312,11 +313,11 @@ class TestTrainStep:
 
     def test_train_step_updates_weights(self, tiny_point_config: Make, tmp_path: Path) -> None:
         trainer = make_trainer(tiny_point_config(training__weight_decay=0.0))
-        before = copies(trainer.task.module)
+        before = copies(trainer.workload.module)
         with pytest.raises(StoppedError):
             fitted(trainer, tmp_path / "run", AfterOneStep())
         assert trainer.state.step == 1
-        for name, parameter in trainer.task.module.named_parameters():
+        for name, parameter in trainer.workload.module.named_parameters():
             moved = (parameter.detach() - before[name]).abs()
             assert float(moved.max()) > 1e-5, name
             assert float(moved.max()) < 1.1e-3, name  # the first step of AdamW moves no weight further than its rate
@@ -327,7 +328,7 @@ class TestOverfitOneBatch:
     def test_overfit_single_batch(self, tiny_point_config: Make) -> None:
         wide = {f"model.{name}": 64 for name in ("hidden_dim", "output_dim", "propagator_hidden_dim", "projection_dim")}
         trainer = make_trainer(tiny_point_config(**wide, **{"model.encoder_hidden_dims": [32, 64]}))
-        module, batch = trainer.task.module.train(), a_batch(trainer)
+        module, batch = trainer.workload.module.train(), a_batch(trainer)
         losses = []
         for _ in range(11):
             trainer.optimizer.zero_grad()
@@ -350,9 +351,9 @@ class TestCheckpointing:
         assert names == {"ckpt.pth", "ckpt.previous.pth", "best_model.pth"}
         content = torch.load(tmp_path / "run" / "ckpt.pth", weights_only=True)
         assert content.keys() >= CONTENT
-        assert same(content["module"], trainer.task.module.state_dict(), exact=True)
+        assert same(content["module"], trainer.workload.module.state_dict(), exact=True)
         assert same(content["optimizer"], trainer.optimizer.state_dict(), exact=True)
-        assert len(content["optimizer"]["state"]) == len(list(trainer.task.module.parameters()))
+        assert len(content["optimizer"]["state"]) == len(list(trainer.workload.module.parameters()))
         assert content["learning_rate"] == trainer.learning_rate.state_dict()
         assert content["state"]["epoch"] == 3
         assert content["state"]["step"] == 6
@@ -364,7 +365,7 @@ class TestCheckpointing:
         trained = fitted(make_trainer(tiny_point_config()), tmp_path / "run")
         other = make_trainer(tiny_point_config())
         checkpoint = load_checkpoint(tmp_path / "run" / "ckpt.pth")
-        assert not same(other.task.module.state_dict(), checkpoint["module"], exact=True)
+        assert not same(other.workload.module.state_dict(), checkpoint["module"], exact=True)
         torch.rand(5)
         np.random.rand(5)
         other.load(checkpoint)
@@ -392,27 +393,27 @@ class TestValidation:
         trainer = make_trainer(
             tiny_point_config(**{"data.split.train": 0.5, "data.split.val": 0.375, "data.split.test": 0.125})
         )
-        loader = trainer.task.loaders["val"]
+        loader = trainer.workload.loaders["val"]
         assert (loader.num_samples, len(loader)) == (3, 2)
         with Silent().phase("validate", len(loader)) as bar:
-            sums = run_split(trainer.task, loader, CPU, bar)
+            sums = run_split(trainer.workload, loader, CPU, bar)
         sums.flush()
-        metrics = trainer.task.summarise(sums.values, sums.num_samples)
+        metrics = trainer.workload.summarize(sums.values, sums.num_samples)
         assert sums.num_samples == 3
         expected = {"loss", "region_loss", "point_loss", "point_top1", "alignment", "uniformity", "effective_rank"}
         assert expected <= metrics.keys()
         assert all(np.isfinite(value) for value in metrics.values())
         losses = []
-        trainer.task.module.eval()
+        trainer.workload.module.eval()
         for raw_batch in loader.batches(epoch=0):
             with torch.no_grad():
-                output = trainer.task.module(*trainer.task.to_device(raw_batch, CPU.device, train=False))
+                output = trainer.workload.module(*trainer.workload.to_device(raw_batch, CPU.device, train=False))
             losses += [float(output.loss)] * output.num_samples
         assert metrics["loss"] == pytest.approx(float(np.mean(losses)), rel=1e-6)
 
     def test_validate_no_gradient(self, tiny_point_config: Make) -> None:
         trainer = make_trainer(tiny_point_config())
-        module, loader = trainer.task.module, trainer.task.loaders["val"]
+        module, loader = trainer.workload.module, trainer.workload.loaders["val"]
         before, seen = copies(module), []
 
         def look(module: nn.Module, _inputs: Any, output: Any) -> None:
@@ -420,7 +421,7 @@ class TestValidation:
 
         module.register_forward_hook(look)
         with Silent().phase("validate", len(loader)) as bar:
-            run_split(trainer.task, loader, CPU, bar)
+            run_split(trainer.workload, loader, CPU, bar)
         assert seen == [(False, False, False)] * len(loader)
         assert all(parameter.grad is None for parameter in module.parameters())
         assert same(before, module.state_dict(), exact=True)
@@ -459,12 +460,12 @@ class TestFit:
 class TestSmallBackboneMode:
     def test_small_backbone_dimensions(self) -> None:
         config = checked(small_mode=True)
-        assert isinstance(config, PointPretrainingConfig)
+        assert isinstance(config, DbbdConfig)
         state = make_network(config).state_dict()
         backbone = [tuple(state[f"encoder.encoder.backbone.mlp.{layer}.weight"].shape) for layer in (0, 3, 6)]
         assert backbone == [(32, 3 + 64), (64, 32), (64, 64)]
         assert state["encoder.raw_projection.mlp.0.weight"].shape == (64, 3)
         assert state["loss.region_projection.layers.3.weight"].shape[0] == 64
         full = checked()
-        assert isinstance(full, PointPretrainingConfig)
+        assert isinstance(full, DbbdConfig)
         assert make_network(full).state_dict()["encoder.encoder.backbone.mlp.0.weight"].shape == (64, 3 + 96)

@@ -107,7 +107,7 @@ def check_overrides(target: Path, changes: Sequence[Override]) -> None:
     Raises:
         ConfigError: as the checkpoint would raise it.
     """
-    from dbbd_cli.config.load import load_config
+    from dbbd_cli.tasks.configs import load_config
 
     path = (target if target.is_dir() else target.parent) / "config.yaml"
     if not changes or not os.path.isfile(path):  # noqa: PTH113 - a Path raises where it may not look

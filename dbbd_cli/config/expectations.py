@@ -9,7 +9,6 @@ from typing import Any
 from pydantic_core import ErrorDetails
 
 from dbbd_cli.config.problems import Document, Key, Problem, dotted, shown
-from dbbd_cli.config.schema import SCHEMAS
 from dbbd_cli.config.sections import Section, settings
 from dbbd_cli.config.yaml_text import plain_scalar
 
@@ -19,8 +18,9 @@ _ABSENT = object()
 class Expectations:
     """What is known of one schema's keys. What is expected of their values is in its JSON schema, made when needed."""
 
-    def __init__(self, schema: type[Section]) -> None:
+    def __init__(self, schema: type[Section], schemas: Mapping[str, type[Section]]) -> None:
         self._schema = schema
+        self._schemas = schemas
 
     def problem(self, document: Document, error: ErrorDetails) -> Problem:
         """What pydantic's `error` means to the person who wrote `document`."""
@@ -36,7 +36,7 @@ class Expectations:
         what = f"{dotted(key)} is {self._found(value, kind, key)}"
         expected = error["ctx"]["message"] if kind == "rule" else self._describe(self._node(key))
         if key == ("task",):
-            expected = f"one of: {', '.join(SCHEMAS)}"
+            expected = f"one of: {', '.join(self._schemas)}"
         if not expected:
             return Problem(place, what, error["msg"])
         if kind in ("int_type", "float_type", "bool_type") and isinstance(value, str):
@@ -65,8 +65,8 @@ class Expectations:
 
     def _suggestion(self, key: Key) -> str:
         """What an unknown `key` may be meant for: the same name in other sections, else names like it."""
-        others = [task for task, schema in SCHEMAS.items() if schema is not self._schema]
-        if having := [task for task in others if key in Expectations(SCHEMAS[task])._keys]:
+        others = [task for task, schema in self._schemas.items() if schema is not self._schema]
+        if having := [task for task in others if key in Expectations(self._schemas[task], self._schemas)._keys]:
             return f"it is a setting of the task {' or '.join(having)}"
         section, name = key[:-1], str(key[-1]).lower()
         spelled_out = (*section, *name.split("."))
@@ -107,7 +107,7 @@ class Expectations:
 
     def _choices(self, key: Key) -> list[str]:
         if key == ("task",):
-            return list(SCHEMAS)
+            return list(self._schemas)
         node = self._node(key)
         return [str(choice) for option in node.get("anyOf", [node]) for choice in option.get("enum", ())]
 

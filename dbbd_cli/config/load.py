@@ -13,14 +13,15 @@ from pydantic_core import ErrorDetails, ValidationError
 
 from dbbd_cli.config.expectations import Expectations, closest, key_of
 from dbbd_cli.config.problems import Document, Key, Place, Problem, brief, dotted, shown
-from dbbd_cli.config.schema import SCHEMAS, Config, to_plain
-from dbbd_cli.config.sections import types_at
+from dbbd_cli.config.sections import TaskConfig, to_plain, types_at
 from dbbd_cli.config.shipped import shipped_configs
 from dbbd_cli.config.yaml_text import plain_scalar, read_yaml
 from dbbd_cli.core.errors import ConfigError
 from dbbd_cli.core.paths import shown_path
 from dbbd_cli.core.text import counted, printable
 
+Schemas = Mapping[str, type[TaskConfig]]
+"""The schema of each task, by its name."""
 MAX_BYTES = 1_000_000
 MAX_SHOWN = 50
 _PLACES = ("data.path.", "data.classes.")
@@ -67,8 +68,12 @@ def parse_override(text: str) -> Override:
 
 
 def load_config(
-    source: str, overrides: Sequence[Override] = (), tell: Callable[[str], None] = lambda _: None
-) -> Config:
+    source: str,
+    overrides: Sequence[Override] = (),
+    tell: Callable[[str], None] = lambda _: None,
+    *,
+    schemas: Schemas,
+) -> TaskConfig:
     """Loads the YAML file at the path `source`, or else the shipped config of that name.
 
     If an override says where the data is, but not its source, it replaces the file's `source: synthetic`.
@@ -77,6 +82,7 @@ def load_config(
         source: path or name.
         overrides: values that replace those of the file.
         tell: receives what else an override has changed, in words.
+        schemas: of the tasks that the file may be of.
 
     Raises:
         ConfigError: the file cannot be read, or anything in it or in `overrides` is wrong.
@@ -90,7 +96,7 @@ def load_config(
     if document.values is None and not document.problems:
         raise ConfigError(f"{name} is empty", hint=_shipped_hint())
     place = _data_given(document, overrides)
-    config = _validated(document, overrides)
+    config = _validated(document, overrides, schemas)
     if place:
         file = brief(source, limit=200)
         tell(f"data.source is {config.data.source}, as {place} implies; {file} says synthetic.")
@@ -98,8 +104,13 @@ def load_config(
 
 
 def config_from_mapping(
-    values: Mapping[str, Any], overrides: Sequence[Override] = (), *, origin: str, new_data: bool = False
-) -> Config:
+    values: Mapping[str, Any],
+    overrides: Sequence[Override] = (),
+    *,
+    origin: str,
+    schemas: Schemas,
+    new_data: bool = False,
+) -> TaskConfig:
     """Checks `values`, such as a checkpoint holds; errors call them `origin`.
 
     With `new_data`, an override that says where the data is implies its source, as in `load_config`.
@@ -110,7 +121,7 @@ def config_from_mapping(
     document = Document(brief(origin, limit=200), values)
     if new_data:
         _data_given(document, overrides)
-    return _validated(document, overrides)
+    return _validated(document, overrides, schemas)
 
 
 def _data_given(document: Document, overrides: Sequence[Override]) -> str:
@@ -128,7 +139,7 @@ def _data_given(document: Document, overrides: Sequence[Override]) -> str:
     return ".".join(given[0].split(".")[:2])
 
 
-def dump_config(config: Config) -> str:
+def dump_config(config: TaskConfig) -> str:
     """The whole configuration as YAML, in the order of the schema; `load_config` reads it back equal."""
     return yaml.dump(to_plain(config), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=10_000)
 
@@ -192,38 +203,38 @@ def _shipped_hint() -> str:
     return f"shipped configs: {', '.join(shipped_configs())}"
 
 
-def _validated(document: Document, overrides: Sequence[Override]) -> Config:
+def _validated(document: Document, overrides: Sequence[Override], schemas: Schemas) -> TaskConfig:
     if not isinstance(document.values, Mapping):
         if document.problems:
             raise _error(document, document.problems, len(document.problems))
         raise ConfigError(
             f"{document.name}: the top level is {shown(document.values)}, not keys with values",
-            hint=f"begin with 'task: {next(iter(SCHEMAS))}'",
+            hint=f"begin with 'task: {next(iter(schemas))}'",
         )
     document.values = dict(document.values)
     for override in sorted(overrides, key=lambda override: override.key != "task"):  # the task says how to read others
-        _apply(document, override, _value(override, _schemas(document.values)))
-    schemas = _schemas(document.values)
-    config, errors = _check(schemas[0], document.values)
-    for other in schemas[1:]:
+        _apply(document, override, _value(override, _possible(schemas, document.values)))
+    first, *others = _possible(schemas, document.values)
+    config, errors = _check(first, document.values)
+    for other in others:
         kinds = {(error["type"], error["loc"]) for error in _check(other, document.values)[1]}
         errors = [error for error in errors if (error["type"], error["loc"]) in kinds]
     if config is not None and not document.problems:
         return config
     errors = [error for error in errors if not document.is_spoiled(key_of(error))]
     errors.sort(key=lambda error: _order(document, document.place(key_of(error))))
-    expectations = Expectations(schemas[0])
+    expectations = Expectations(first, schemas)
     worded = [expectations.problem(document, error) for error in errors[:MAX_SHOWN]]
     raise _error(document, document.problems + worded, len(document.problems) + len(errors))
 
 
-def _schemas(values: Mapping[str, Any]) -> list[type[Config]]:
+def _possible(schemas: Schemas, values: Mapping[str, Any]) -> list[type[TaskConfig]]:
     """The schema of the task, or all schemas if the task is not known: what is wrong for every task is surely wrong."""
     task = values.get("task")
-    return [SCHEMAS[task]] if isinstance(task, str) and task in SCHEMAS else list(SCHEMAS.values())
+    return [schemas[task]] if isinstance(task, str) and task in schemas else list(schemas.values())
 
 
-def _value(override: Override, schemas: Sequence[type[Config]]) -> object:
+def _value(override: Override, schemas: Sequence[type[TaskConfig]]) -> object:
     """The override's value. VALUE is text for settings of that type, otherwise YAML.
 
     Raises:
@@ -242,7 +253,7 @@ def _value(override: Override, schemas: Sequence[type[Config]]) -> object:
     return document.values
 
 
-def _check(schema: type[Config], values: Mapping[str, Any]) -> tuple[Config | None, list[ErrorDetails]]:
+def _check(schema: type[TaskConfig], values: Mapping[str, Any]) -> tuple[TaskConfig | None, list[ErrorDetails]]:
     try:
         return schema.model_validate(values), []
     except ValidationError as failure:

@@ -1,4 +1,4 @@
-"""The settings that every kind of run has: type, range, default, meaning and unit of each.
+"""The settings that all tasks share: type, range, default, meaning and unit of each.
 
 An unknown key is an error. A rule across fields stands in the section that it speaks of, and names its field
 through the error context (`{"field": ...}`), so that the loader can point at the line.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from types import UnionType
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, ClassVar, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic.fields import FieldInfo
@@ -30,7 +30,9 @@ FIXED_SETTINGS = (
     "data.on_error",
     "training.optimizer",
 )
-"""Settings that every run is made with: they cannot change once it has begun. Each task has more of them."""
+"""Settings that cannot change after a run has started. Each task adds its own."""
+PATH_SETTINGS = ("run.runs_dir", "data.path", "data.cache_dir", "model.weights")
+"""Settings that hold a path, which a run stores in full. Each task adds its own."""
 
 
 class Section(BaseModel):
@@ -109,12 +111,13 @@ class RunConfig(Section):
 
 
 class CheckpointConfig(Section):
-    """When the state of a run is written to disk. Each task adds `metric`, which decides which epoch is best."""
+    """When the state of a run is written to disk, and which epoch is best."""
 
     every_steps: Count | None = Field(
         None, description="optimizer steps between checkpoints inside an epoch; null: only when an epoch ends"
     )
     keep: Count = Field(2, description="number of newest checkpoints to keep, besides the best model")
+    metric: NotEmpty = Field("loss", description="validation metric that decides which epoch is best")
     save_best: bool = Field(
         True, description="keep best_model.pth, the state after the best epoch (see checkpoint.metric)"
     )
@@ -186,3 +189,55 @@ class SplitConfig(Section):
             if getattr(self, field) == 0.0:
                 raise rule_error(field, "greater than 0: every split is needed")
         return self
+
+
+class DataConfig(Section):
+    """Where the samples come from and how they become batches. Each task adds its sources and its own settings."""
+
+    source: NotEmpty = Field("synthetic", description="where the samples come from")
+    path: NotEmpty | None = Field(None, description="the folder or file of the samples")
+    split: SplitConfig = section("shares of the splits")
+    num_workers: Annotated[int, Field(ge=0, le=256)] = Field(
+        0, description="number of processes that load batches; 0: load them in the training process"
+    )
+    worker_timeout: Annotated[float, Field(gt=0.0, le=604_800.0)] = Field(
+        600.0, description="seconds to wait for a batch from such a process"
+    )
+    cache_dir: NotEmpty | None = Field(
+        None, description="folder for prepared samples; null: $DBBD_CACHE_DIR, or the user's cache folder"
+    )
+
+
+class ModelConfig(Section):
+    """The network."""
+
+    weights: NotEmpty = Field("none", description="none: random; or the path of weights to start from")
+
+
+class TaskConfig(Section):
+    """What the configurations of all tasks have in common; each task replaces the types of its sections."""
+
+    fixed_settings: ClassVar[tuple[str, ...]] = FIXED_SETTINGS
+    """Settings that cannot change after a run has started."""
+    path_settings: ClassVar[tuple[str, ...]] = PATH_SETTINGS
+    """Settings that hold a path, or paths by name."""
+    bf16_on_cpu: ClassVar[bool] = False
+    """Whether `run.precision: auto` chooses bf16 on CPUs that have instructions for it."""
+
+    task: NotEmpty = Field(description="kind of training")
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = Field(42, description="seed for all random choices")
+    run: RunConfig = section("where and on what")
+    data: DataConfig = section("the samples")
+    model: ModelConfig = section("the network")
+    training: TrainingConfig = section("the optimization")
+    checkpoint: CheckpointConfig = section("what is saved to disk")
+
+    @property
+    def is_synthetic(self) -> bool:
+        """Whether the samples are generated: the numbers of such a run say nothing about real data."""
+        return self.data.source == "synthetic"
+
+
+def to_plain(config: Section) -> dict[str, Any]:
+    """The configuration as plain values, defaults included, ready for YAML, JSON or a checkpoint."""
+    return config.model_dump(mode="json")

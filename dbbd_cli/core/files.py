@@ -19,7 +19,7 @@ _FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
 
 
 @contextmanager
-def passing_lock(path: Path) -> Iterator[None]:
+def best_effort_lock(path: Path) -> Iterator[None]:
     """Holds a lock file that is gone afterwards, for work that may be done twice: it only should not be.
 
     Whoever opened the file just before holds a lock on one that is no more, while another makes it anew. What both then

@@ -20,9 +20,9 @@ class Progress(Protocol):
 
     @contextmanager
     def phase(
-        self, title: str, total: int, unit: str = "batches", done: int = 0, noun: str = "samples"
+        self, title: str, total: int, unit: str = "batches", done: int = 0, sample_unit: str = "samples"
     ) -> Iterator[Phase]:
-        """Opens a phase of `total` units of which `done` are already behind it; `noun` is what samples are called."""
+        """Open a phase of `total` units, `done` of which are done; `sample_unit` is what samples are called."""
         ...
 
     def facts(self, title: str, rows: Mapping[str, str]) -> None:
@@ -48,7 +48,7 @@ class Silent:
 
     @contextmanager
     def phase(
-        self, title: str, total: int, unit: str = "batches", done: int = 0, noun: str = "samples"
+        self, title: str, total: int, unit: str = "batches", done: int = 0, sample_unit: str = "samples"
     ) -> Iterator[Phase]:
         """Counts nothing."""
         yield _SilentPhase()

@@ -33,7 +33,7 @@ class StopRequest:
             self._waiting = False
             raise WaitEndedError
 
-    def while_waiting(self, batches: Iterator[Any], may_end: Callable[[], bool]) -> Iterator[Any]:
+    def interruptible(self, batches: Iterator[Any], may_end: Callable[[], bool]) -> Iterator[Any]:
         """The batches, up to a stop that is asked for while one is waited for.
 
         Args:

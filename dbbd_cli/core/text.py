@@ -26,15 +26,15 @@ def printable(text: str, *, keep: str = "") -> str:
     )
 
 
-def counted(count: int, noun: str) -> str:
-    """A number with its noun, such as "1 image", "1,201 images" or "0 batches".
+def counted(count: int, sample_unit: str) -> str:
+    """A number with its sample_unit, such as "1 image", "1,201 images" or "0 batches".
 
     Args:
         count: the number.
-        noun: the noun in the singular.
+        sample_unit: the sample_unit in the singular.
     """
-    ending = "es" if noun.endswith(("s", "ch", "sh", "x")) and not noun.endswith("epoch") else "s"
-    return f"{count:,} {noun if count == 1 else noun + ending}"
+    ending = "es" if sample_unit.endswith(("s", "ch", "sh", "x")) and not sample_unit.endswith("epoch") else "s"
+    return f"{count:,} {sample_unit if count == 1 else sample_unit + ending}"
 
 
 def escaped(char: str) -> str:

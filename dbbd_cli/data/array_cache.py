@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from dbbd_cli.core.errors import DiskError
-from dbbd_cli.core.files import passing_lock, remove_free_locks, repair_of, require_regular
+from dbbd_cli.core.files import best_effort_lock, remove_free_locks, repair_of, require_regular
 from dbbd_cli.core.temporary import discard, remove_strays, temporary_file
 from dbbd_cli.data.cache_dir import make_cache_folder
 from dbbd_cli.data.findings import why
@@ -54,7 +54,7 @@ def cached_arrays(
     with ExitStack() as held:
         with _writing(cache_dir):
             make_cache_folder(cache_dir)
-            held.enter_context(passing_lock(path.with_suffix(".lock")))
+            held.enter_context(best_effort_lock(path.with_suffix(".lock")))
         if (arrays := _read(path, usable)) is not None:  # another process made it while this one waited
             return arrays
         made = make()

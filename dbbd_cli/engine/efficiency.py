@@ -58,11 +58,11 @@ def times_ms(network: nn.Module, batch: tuple[Any, ...], runtime: Runtime) -> li
     deadline = time.perf_counter() + TIME_LIMIT_SECONDS
     with torch.inference_mode():
         for run in range(WARM_UP_RUNS + TIMED_RUNS):
-            runtime.synchronise()
+            runtime.synchronize()
             start = time.perf_counter()
             with runtime.autocast():
                 network(*batch)
-            runtime.synchronise()
+            runtime.synchronize()
             if run >= WARM_UP_RUNS:
                 times.append((time.perf_counter() - start) * 1000.0)
             if times and time.perf_counter() > deadline:

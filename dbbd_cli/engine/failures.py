@@ -7,17 +7,17 @@ from contextlib import contextmanager
 
 from dbbd_cli.core.errors import ConfigError
 from dbbd_cli.core.limits import is_out_of_memory, memory_advice
-from dbbd_cli.tasks.base import Task
+from dbbd_cli.engine.workload import Workload
 
 
 @contextmanager
-def supervised(task: Task) -> Iterator[None]:
+def supervised(workload: Workload) -> Iterator[None]:
     """Turns what PyTorch raises in situations that users bring about into errors that say what to do.
 
     However it ends, the processes that load batches have ended too.
 
     Args:
-        task: knows what could be smaller.
+        workload: knows what could be smaller.
 
     Raises:
         ConfigError: a batch does not fit into memory, or is too small for the network.
@@ -26,7 +26,7 @@ def supervised(task: Task) -> Iterator[None]:
         yield
     except (MemoryError, RuntimeError, OSError) as error:
         if is_out_of_memory(error):
-            raise _out_of_memory(task) from error
+            raise _out_of_memory(workload) from error
         raise
     except ValueError as error:
         if "Expected more than 1 value per channel" in str(error):
@@ -36,9 +36,11 @@ def supervised(task: Task) -> Iterator[None]:
             ) from error
         raise
     finally:
-        for loader in task.loaders.values():
+        for loader in workload.loaders.values():
             loader.close()
 
 
-def _out_of_memory(task: Task) -> ConfigError:
-    return ConfigError("out of memory: a batch does not fit", hint=f"{task.saves_memory}; or {memory_advice()}")
+def _out_of_memory(workload: Workload) -> ConfigError:
+    return ConfigError(
+        "out of memory: a batch does not fit", hint=f"{workload.out_of_memory_hint}; or {memory_advice()}"
+    )

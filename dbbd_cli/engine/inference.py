@@ -13,8 +13,8 @@ from dbbd_cli.core.signals import StopRequest
 from dbbd_cli.data.loader import BatchLoader
 from dbbd_cli.engine.runtime import Runtime
 from dbbd_cli.engine.state import Sums
+from dbbd_cli.engine.workload import Workload
 from dbbd_cli.model.output import StepOutput
-from dbbd_cli.tasks.base import Task
 
 _READ_EVERY = 100
 """Batches after which the values are read where that means to wait: until then they take memory of the device."""
@@ -26,27 +26,29 @@ def place(module: nn.Module, runtime: Runtime) -> nn.Module:
 
 
 def run_batches(
-    task: Task, loader: BatchLoader, runtime: Runtime, stop: StopRequest | None = None
+    workload: Workload, loader: BatchLoader, runtime: Runtime, stop: StopRequest | None = None
 ) -> Iterator[tuple[StepOutput, Any]]:
     """Runs the module over a split without training it; gives each output with the batch that it came from."""
-    task.module.eval()
+    workload.module.eval()
     batches = loader.batches(epoch=0)
-    for raw_batch in batches if stop is None else stop.while_waiting(batches, lambda: True):
+    for raw_batch in batches if stop is None else stop.interruptible(batches, lambda: True):
         with torch.inference_mode(), runtime.autocast():
-            output = task.module(*task.to_device(raw_batch, runtime.device, train=False))
+            output = workload.module(*workload.to_device(raw_batch, runtime.device, train=False))
         yield output, raw_batch
 
 
-def run_split(task: Task, loader: BatchLoader, runtime: Runtime, bar: Phase, stop: StopRequest | None = None) -> Sums:
+def run_split(
+    workload: Workload, loader: BatchLoader, runtime: Runtime, bar: Phase, stop: StopRequest | None = None
+) -> Sums:
     """Sums loss and metrics over a split without training; ends early, with partial sums, when asked to stop."""
     sums = Sums()
-    for number, (output, _) in enumerate(run_batches(task, loader, runtime, stop), start=1):
+    for number, (output, _) in enumerate(run_batches(workload, loader, runtime, stop), start=1):
         sums.add(output)
         shown = {}
-        if not runtime.reading_waits or number % _READ_EVERY == 0:
+        if not runtime.is_async or number % _READ_EVERY == 0:
             sums.flush()
-            metrics = task.summarise(sums.values, sums.num_samples)
-            shown = {name: metrics[name] for name in task.headline}
+            metrics = workload.summarize(sums.values, sums.num_samples)
+            shown = {name: metrics[name] for name in workload.progress_metrics}
         bar.advance(samples=output.num_samples, **shown)  # type: ignore[arg-type]
         if stop:
             break

@@ -31,7 +31,7 @@ def all_finite(batches: Sequence[LossOfBatch], norm: torch.Tensor, scaler: torch
     return torch.isfinite(values).all()
 
 
-def step_where(finite: torch.Tensor, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler) -> None:
+def step_if_finite(finite: torch.Tensor, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler) -> None:
     """Makes the step of the optimizer where that is wanted, which a fused one finds out on the device.
 
     With loss scaling the device is waited for: the scaler knows of gradients only, not of the loss.
@@ -159,7 +159,7 @@ def last_good(folder: Path) -> str:
     return f"The last good state goes on with: {resume_command(folder)}"
 
 
-class Buffers:
+class BufferSnapshot:
     """What a forward pass changes beside the loss: the running statistics of batch normalisation.
 
     Args:

@@ -64,13 +64,13 @@ def load_optimizer(
             group["lr"] *= training.learning_rate / saved_training["learning_rate"]
 
 
-def clip_gradient(module: nn.Module, largest: float | None, *, reading_waits: bool) -> torch.Tensor:
+def clip_gradient(module: nn.Module, largest: float | None, *, is_async: bool) -> torch.Tensor:
     """Makes the gradient of all parameters as short as it may be.
 
     Args:
         module: holds the parameters.
         largest: the largest norm; none: no limit.
-        reading_waits: the device would have to be waited for, to know whether the gradient is short enough: it is then
+        is_async: the device would have to be waited for, to know whether the gradient is short enough: it is then
             multiplied by 1, and else left alone.
 
     Returns:
@@ -79,7 +79,7 @@ def clip_gradient(module: nn.Module, largest: float | None, *, reading_waits: bo
     norm = nn.utils.get_total_norm([parameter.grad for parameter in module.parameters() if parameter.grad is not None])
     limit = math.inf if largest is None else largest
     # The small number is PyTorch's.
-    if reading_waits or not norm + 1e-6 <= limit:
+    if is_async or not norm + 1e-6 <= limit:
         nn.utils.clip_grads_with_norm_(module.parameters(), limit, norm)
     return norm
 

@@ -94,7 +94,7 @@ class Runtime:
     precision: str
 
     @property
-    def reading_waits(self) -> bool:
+    def is_async(self) -> bool:
         """Whether the device computes behind the program's back, so that reading a value means to wait for it."""
         return self.device.type != "cpu"
 
@@ -118,7 +118,7 @@ class Runtime:
         """Loss scaling for fp16; does nothing otherwise."""
         return torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)
 
-    def synchronise(self) -> None:
+    def synchronize(self) -> None:
         """Waits until the device has done all that was asked of it."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)

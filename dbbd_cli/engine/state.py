@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from dbbd_cli.model.output import OnReading, StepOutput
+from dbbd_cli.model.output import DeferredMetric, StepOutput
 
 
 @dataclass
@@ -22,14 +22,14 @@ class _Pending:
         num_samples: samples in the batch.
         names: names of the values; those of vectors follow the others.
         values: `(V,)`; zero for those that are computed on reading.
-        on_reading: these, by their position.
+        deferred: these, by their position.
         counts: `()`, whether the batch counts; None where it does in any case.
     """
 
     num_samples: int
     names: list[str]
     values: torch.Tensor
-    on_reading: dict[int, OnReading]
+    deferred: dict[int, DeferredMetric]
     counts: torch.Tensor | None = None
 
 
@@ -47,19 +47,19 @@ class Sums:
     def add(self, output: StepOutput) -> None:
         """Adds the loss and the metrics of a batch."""
         loss = output.loss.detach().float()
-        vectors = {k: v for k, v in output.metrics.items() if not isinstance(v, OnReading) and v.dim()}
+        vectors = {k: v for k, v in output.metrics.items() if not isinstance(v, DeferredMetric) and v.dim()}
         names = ["loss", *(name for name in output.metrics if name not in vectors)]
-        values, on_reading = [loss], {}
+        values, deferred = [loss], {}
         for position, name in enumerate(names[1:], start=1):
             value = output.metrics[name]
-            if isinstance(value, OnReading):
-                on_reading[position] = value
-            values.append(torch.zeros_like(loss) if isinstance(value, OnReading) else value.detach().float())
+            if isinstance(value, DeferredMetric):
+                deferred[position] = value
+            values.append(torch.zeros_like(loss) if isinstance(value, DeferredMetric) else value.detach().float())
         stacked = torch.stack(values)
         if vectors:
             stacked = torch.cat([stacked, *(vector.detach().float() for vector in vectors.values())])
             names += [place for name, vector in vectors.items() for place in _places(name, len(vector))]
-        self._pending.append(_Pending(output.num_samples, names, stacked, on_reading))
+        self._pending.append(_Pending(output.num_samples, names, stacked, deferred))
 
     def count_where(self, finite: torch.Tensor, num_batches: int) -> None:
         """Counts the last batches only if `finite` `()` is true."""
@@ -78,7 +78,7 @@ class Sums:
             values = [next(read) for _ in batch.names]
             if batch.counts is not None and not next(counted):
                 continue
-            for position, metric in batch.on_reading.items():
+            for position, metric in batch.deferred.items():
                 values[position] = metric.compute(metric.tensor.cpu()) * batch.num_samples
             values[0] *= batch.num_samples
             for name, value in zip(batch.names, values, strict=True):

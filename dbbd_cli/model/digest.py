@@ -104,7 +104,7 @@ def has_holes(path: Path) -> bool:
     return getattr(status, "st_blocks", status.st_size) * 512 < status.st_size // 2
 
 
-def is_intact(path: Path, between: Callable[[], None] = _nothing) -> bool:
+def digest_matches(path: Path, between: Callable[[], None] = _nothing) -> bool:
     """Whether a file is, to the last bit, what `write_sealed` wrote; what is no file is not.
 
     Args:

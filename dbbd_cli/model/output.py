@@ -9,7 +9,7 @@ import torch
 
 
 @dataclass(frozen=True)
-class OnReading:
+class DeferredMetric:
     """A metric that is computed on the CPU, and only once it is read, for it would make the program wait for a GPU.
 
     Attributes:
@@ -34,6 +34,6 @@ class StepOutput:
     """
 
     loss: torch.Tensor
-    metrics: dict[str, torch.Tensor | OnReading] = field(default_factory=dict)
+    metrics: dict[str, torch.Tensor | DeferredMetric] = field(default_factory=dict)
     num_samples: int = 0
     logits: torch.Tensor | None = None

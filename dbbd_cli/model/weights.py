@@ -13,7 +13,7 @@ from dbbd_cli.core.errors import CheckpointError
 from dbbd_cli.core.files import require_regular
 from dbbd_cli.data.scenes.pickles.objects import InertObject
 from dbbd_cli.data.scenes.pickles.parts import RefusedPickleError
-from dbbd_cli.model.digest import is_intact, is_sealed
+from dbbd_cli.model.digest import digest_matches, is_sealed
 from dbbd_cli.model.tensor_file import Outline, check_tensor_file
 
 _DAMAGED = "{} is damaged: its SHA-256 is not the one at its end"
@@ -64,7 +64,7 @@ def _check(path: Path, objects: bool) -> Outline:
         # The cheap look first: a file of holes may be of any size, and hashing it take hours.
         outline = check_tensor_file(path, objects=objects)
     except (RefusedPickleError, MemoryError):
-        if sealed and not is_intact(path):
+        if sealed and not digest_matches(path):
             raise CheckpointError(_DAMAGED.format(path)) from None
         raise
     except ValueError as error:
@@ -76,7 +76,7 @@ def _check(path: Path, objects: bool) -> Outline:
     size, free = path.stat().st_size, psutil.virtual_memory().available
     if size > free:
         raise CheckpointError(f"{path} has {size / 1e9:,.1f} GB, and {free / 1e9:,.1f} GB of memory are free")
-    if sealed and not is_intact(path):
+    if sealed and not digest_matches(path):
         raise CheckpointError(_DAMAGED.format(path))
     return outline
 

@@ -43,8 +43,9 @@ from dbbd_cli.services.resume_checks import (
     tell_of_runtime,
     tell_of_schedule,
 )
-from dbbd_cli.services.session import OpenedRun, build_task, describe, open_run, show_facts, value_at
+from dbbd_cli.services.session import OpenedRun, build_workload, describe, open_run, show_facts, value_at
 from dbbd_cli.services.training import check_room, expected_bytes, is_finished, run_to_the_end
+from dbbd_cli.tasks.configs import config_from_mapping
 
 
 def continue_run(
@@ -54,7 +55,7 @@ def continue_run(
     run = open_run(target, prefer=NEWEST, overrides=overrides, force=force, progress=progress)
     if not _is_newest(run):
         return _continue_in_new_folder(run, overrides, force, progress, command)
-    refuse_unreadable(run.folder)
+    refuse_unreadable(run.folder, lambda values, origin: config_from_mapping(values, origin=origin))
     tell_of_config(run, overrides, progress)
     return _continue_here(run, run.folder, overrides, force, progress, command)
 
@@ -123,10 +124,10 @@ def _continue_here(
     run: OpenedRun, folder: Path, overrides: Sequence[Override], force: bool, progress: Progress, command: Sequence[str]
 ) -> TrainResult:
     config = run.config
-    task, runtime = build_task(
+    workload, runtime = build_workload(
         config, run.manifest, splits=("train", "val"), pretrained=False, progress=progress, recorded=run.kept_runtime
     )
-    trainer = Trainer(task, config, runtime, run.manifest.digest())
+    trainer = Trainer(workload, config, runtime, run.manifest.digest())
     try:
         trainer.load(run.checkpoint)
     except Exception as error:  # whatever is in the file, it does not fit
@@ -145,11 +146,11 @@ def _continue_here(
             f"training.epochs: {config.training.epochs} is less than the {counted(done, 'epoch')} already trained",
             hint=f"give more than {done} to train further",
         )
-    with supervised(task):
+    with supervised(workload):
         check_proof(trainer, run.checkpoint, overrides, force, progress)
     tell_of_runtime(run.recorded, runtime, progress)
     metric_before = value_at(run.checkpoint["config"], "checkpoint.metric") or "loss"  # earlier versions had no other
-    metric_changed = metric_before != task.monitor and bool(trainer.state.history)
+    metric_changed = metric_before != workload.monitor and bool(trainer.state.history)
     is_best = metric_changed and _judge_by_new_metric(trainer, metric_before, progress)
     _extend(trainer.state, overrides)
     tell_of_schedule(run.checkpoint["config"]["training"], config, progress)
@@ -165,7 +166,7 @@ def _train_on(
     run: OpenedRun, trainer: Trainer, folder: Path, progress: Progress, command: Sequence[str], stop: StopRequest
 ) -> TrainResult:
     config, runtime = trainer.config, trainer.runtime
-    facts = describe(config, trainer.task, runtime, run.manifest)
+    facts = describe(config, trainer.workload, runtime, run.manifest)
     try:
         _set_damaged_aside(run, folder, progress)
         write_text(folder / CONFIG, dump_config(config))
@@ -180,7 +181,7 @@ def _train_on(
 
 def _next_of(trainer: Trainer) -> str:
     """What a run continues with, in words."""
-    state, batches = trainer.state, len(trainer.task.loaders["train"])
+    state, batches = trainer.state, len(trainer.workload.loaders["train"])
     where = f"epoch {state.epoch:,} of {trainer.config.training.epochs:,}"
     if state.batch == batches:
         return f"the validation of {where}"
@@ -193,7 +194,7 @@ def _judge_by_new_metric(trainer: Trainer, before: str, progress: Progress) -> b
     Raises:
         ConfigError: the epochs have no values of it.
     """
-    metric, state, training = trainer.task.monitor, trainer.state, trainer.config.training
+    metric, state, training = trainer.workload.monitor, trainer.state, trainer.config.training
     values = [row["val"].get(metric) for row in state.history]
     if None in values:
         raise ConfigError(

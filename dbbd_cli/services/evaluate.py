@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from dbbd_cli.config.load import Override
-from dbbd_cli.config.schema import Config
 from dbbd_cli.core.errors import ConfigError, DiskError
 from dbbd_cli.core.files import write_bytes
 from dbbd_cli.core.progress import Progress, Silent
@@ -19,17 +15,13 @@ from dbbd_cli.core.temporary import remove_strays
 from dbbd_cli.engine.checkpoint.files import BEST
 from dbbd_cli.engine.failures import supervised
 from dbbd_cli.engine.inference import place
-from dbbd_cli.report.classification.figures import evaluation_figures
 from dbbd_cli.report.drawing import reason_of
 from dbbd_cli.report.save import check_writable, save_figure
 from dbbd_cli.runs.folder import finite, is_run_folder
+from dbbd_cli.services.bare_weights import open_bare_weights
 from dbbd_cli.services.results import EvaluateResult
-from dbbd_cli.services.session import build_task, is_synthetic, load_module, open_run
-from dbbd_cli.tasks.dbbd.bare_weights import open_bare_weights
-from dbbd_cli.tasks.dbbd.evaluate import evaluate_points
-from dbbd_cli.tasks.dbbd.figures import pretraining_figures
-from dbbd_cli.tasks.dbbd.task import PointPretraining
-from dbbd_cli.tasks.image_classification.evaluate import evaluate_images
+from dbbd_cli.services.session import build_workload, load_module, open_run
+from dbbd_cli.tasks.registry import get_task
 
 EVALUATION_FORMAT = 1
 
@@ -67,28 +59,22 @@ def evaluate(
     if target.is_file() and not is_run_folder(target.parent):
         home = target.with_name(f"{target.stem}-evaluation")
         check_writable(out or home)
-        bare = open_bare_weights(target, config=config, overrides=overrides, progress=progress)
-        settings: Config = bare.config
-        path, epoch = target, bare.epoch
-        task, runtime = build_task(settings, bare.manifest, splits=(split,), pretrained=True, progress=progress)
+        settings, manifest, epoch = open_bare_weights(target, config=config, overrides=overrides, progress=progress)
+        path = target
+        workload, runtime = build_workload(settings, manifest, splits=(split,), pretrained=True, progress=progress)
     elif config is not None:
         raise ConfigError("--config: a run has a configuration of its own", hint="change it with --set KEY=VALUE")
     else:
         run = open_run(target, prefer=BEST, overrides=overrides, progress=progress)
         settings, path, epoch, home = run.config, run.path, len(run.state.history), run.folder
         check_writable(out or home)
-        task, runtime = build_task(
+        workload, runtime = build_workload(
             settings, run.manifest, splits=(split,), pretrained=False, progress=progress, recorded=run.kept_runtime
         )
-        load_module(task, run)
-    place(task.module, runtime)
-    with supervised(task):
-        if isinstance(task, PointPretraining):
-            report, scene = evaluate_points(task, runtime, split, progress)
-            extra = {"evaluation_scene.npz": _npz(scene)}
-        else:
-            report, predictions = evaluate_images(task, runtime, split, progress)
-            scene, extra = None, {"predictions.csv": predictions.encode("utf-8")}
+        load_module(workload, run)
+    place(workload.module, runtime)
+    with supervised(workload):
+        evaluation = workload.evaluate(split, runtime, progress)
     report = finite(
         {
             "format": EVALUATION_FORMAT,
@@ -96,13 +82,13 @@ def evaluate(
             "checkpoint": path.name,
             "epoch": epoch,
             "split": split,
-            "synthetic": is_synthetic(settings),
-            **report,
+            "synthetic": settings.is_synthetic,
+            **evaluation.report,
         }
     )
-    files = _write(report, extra, out or home)
+    files = _write(report, evaluation.files, out or home)
     if plots:
-        files += _draw(report, scene, out or home, progress)
+        files += _draw(report, evaluation.files, out or home, progress)
     return EvaluateResult(run=home, checkpoint=path, report=report, files=files)
 
 
@@ -122,31 +108,23 @@ def _write(report: Mapping[str, Any], extra: Mapping[str, bytes], folder: Path) 
     return list(paths)
 
 
-def _draw(
-    report: Mapping[str, Any], scene: Mapping[str, np.ndarray] | None, folder: Path, progress: Progress
-) -> list[Path]:
+def _draw(report: Mapping[str, Any], files: Mapping[str, bytes], folder: Path, progress: Progress) -> list[Path]:
     """Draws the figures; a failure is a warning and does not affect the others, as the report has been written."""
 
     def failed(name: str, error: Exception) -> None:
         progress.warn(f"{_named(folder, f'{name}.png', report['split']).name} could not be drawn: {reason_of(error)}")
 
-    figures = evaluation_figures(report, failed) if scene is None else pretraining_figures(report, scene, failed)
-    files = []
+    figures = get_task(report["task"]).figures(report, files.get, failed)
+    paths = []
     for name, figure in figures.items():
         try:
-            files.append(save_figure(figure, _named(folder, f"{name}.png", report["split"])))
+            paths.append(save_figure(figure, _named(folder, f"{name}.png", report["split"])))
         except Exception as error:
             failed(name, error)
-    return files
+    return paths
 
 
 def _named(folder: Path, name: str, split: str) -> Path:
     """The file of a split: another one must not take the place of the report on the test split."""
     stem, dot, suffix = name.rpartition(".")
     return folder / (name if split == "test" else f"{stem}-{split}{dot}{suffix}")
-
-
-def _npz(arrays: Mapping[str, np.ndarray]) -> bytes:
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, **dict(arrays))  # type: ignore[arg-type]
-    return buffer.getvalue()

@@ -11,9 +11,9 @@ class RunFacts:
     """What a run trains, on what and with what."""
 
     task: str
-    noun: str
+    sample_unit: str
     """What samples are called, such as images."""
-    headline: tuple[str, ...]
+    progress_metrics: tuple[str, ...]
     """The metrics that sum up an epoch; others are details."""
     data: str
     """Where the samples come from, in words."""
@@ -33,8 +33,8 @@ class RunFacts:
     """Files left out because they could not be read."""
     limited_from: dict[str, int] = field(default_factory=dict)
     """Number of available samples in each split that a limit of the configuration reduced."""
-    small_mode: str = ""
-    """What `small_mode` set, in words."""
+    notes: dict[str, str] = field(default_factory=dict)
+    """What else the header says, by name, such as what `small_mode` changed."""
 
     def samples_in_words(self) -> str:
         """The number of samples of each split, and the number available if a limit applies."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from dbbd_cli.config.load import Override, load_config
-from dbbd_cli.config.schema import Config, to_plain
+from dbbd_cli.config.load import Override
+from dbbd_cli.config.sections import TaskConfig, to_plain
 from dbbd_cli.core.errors import CheckpointError, ConfigError
 from dbbd_cli.core.progress import Progress
 from dbbd_cli.core.text import counted, printable
@@ -15,6 +15,7 @@ from dbbd_cli.engine.runtime import Runtime, RuntimeRecord
 from dbbd_cli.engine.trainer import Trainer
 from dbbd_cli.runs.folder import CONFIG
 from dbbd_cli.services.session import HARMLESS_SETTINGS, OpenedRun, value_at
+from dbbd_cli.tasks.configs import load_config
 
 
 def check_proof(
@@ -37,7 +38,7 @@ def check_proof(
         progress.line(f"Resume not verified, because {', '.join(changed)} changed.")
         return
     try:
-        check(trainer.task, trainer.runtime, proof)
+        check(trainer.workload, trainer.runtime, proof)
     except CheckpointError as error:
         if not force:
             raise
@@ -111,13 +112,13 @@ def _differences(one: Mapping[str, Any], other: Mapping[str, Any], within: str =
     return sorted(found, key=lambda difference: difference[0])
 
 
-def batches_changed(made_with: Mapping[str, Any], config: Config) -> bool:
+def batches_changed(made_with: Mapping[str, Any], config: TaskConfig) -> bool:
     """Whether an epoch that was begun would go on with batches of another size."""
     now = config.training
     return (made_with["batch_size"], made_with["accumulate_batches"]) != (now.batch_size, now.accumulate_batches)
 
 
-def tell_of_schedule(made_with: Mapping[str, Any], config: Config, progress: Progress) -> None:
+def tell_of_schedule(made_with: Mapping[str, Any], config: TaskConfig, progress: Progress) -> None:
     """Says so where the learning rate will not follow the curve that it would have followed in one go."""
     now = config.training
     if now.scheduler == "cosine" and now.scheduler_epochs is None and now.epochs != made_with["epochs"]:

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dbbd_cli.config.load import Override, config_from_mapping
-from dbbd_cli.config.schema import Config, to_plain
+from dbbd_cli.config.load import Override
+from dbbd_cli.config.sections import TaskConfig, to_plain
 from dbbd_cli.core.errors import CheckpointError, ConfigError, DataError
 from dbbd_cli.core.limits import is_memory_limited
 from dbbd_cli.core.paths import shown_path
@@ -27,16 +27,13 @@ from dbbd_cli.engine.runtime import (
     start_threads,
 )
 from dbbd_cli.engine.state import TrainState
+from dbbd_cli.engine.workload import Workload
 from dbbd_cli.model.weights import check_finite, load_tensors, reason_of
 from dbbd_cli.runs.folder import SPLITS, is_run_folder
 from dbbd_cli.services.preparation import manifest_of_run, tell_of_cache, with_absolute_paths
 from dbbd_cli.services.results import RunFacts
-from dbbd_cli.tasks.base import Task
-from dbbd_cli.tasks.dbbd.config import PointPretrainingConfig
-from dbbd_cli.tasks.dbbd.task import PointPretraining
-from dbbd_cli.tasks.image_classification.task import ImageClassification
-
-AnyTask = ImageClassification | PointPretraining
+from dbbd_cli.tasks.configs import config_from_mapping
+from dbbd_cli.tasks.registry import get_task
 
 HARMLESS_SETTINGS = ("data.path", "data.classes", "data.cache_dir", "data.num_workers", "data.worker_timeout")
 """Settings that say where the data is and how it is loaded, not what it is."""
@@ -61,7 +58,7 @@ class OpenedRun:
     folder: Path
     path: Path
     checkpoint: dict[str, Any]
-    config: Config
+    config: TaskConfig
     state: TrainState
     manifest: Manifest
     recorded: RuntimeRecord | None
@@ -126,7 +123,7 @@ def open_run(
     return OpenedRun(folder, path, checkpoint, config, position, manifest, recorded, kept_runtime)
 
 
-def _with_own_cache(config: Config, overrides: Sequence[Override], progress: Progress) -> Config:
+def _with_own_cache(config: TaskConfig, overrides: Sequence[Override], progress: Progress) -> TaskConfig:
     """The configuration without a cache folder that only the checkpoint names.
 
     Files are written and removed there, and a checkpoint may come from anybody.
@@ -145,7 +142,7 @@ def _with_own_cache(config: Config, overrides: Sequence[Override], progress: Pro
     return config.model_copy(update={"data": config.data.model_copy(update={"cache_dir": None})})
 
 
-def _refuse_fixed(made_with: Config, config: Config, overrides: Sequence[Override]) -> None:
+def _refuse_fixed(made_with: TaskConfig, config: TaskConfig, overrides: Sequence[Override]) -> None:
     """Raises where a setting is given that could have no effect any more, or would break the run."""
     before, after = to_plain(made_with), to_plain(config)
     fixed = [o for o in overrides if any(f"{o.key}.".startswith(f"{key}.") for key in config.fixed_settings)]
@@ -197,15 +194,15 @@ def _first_usable(folder: Path, prefer: str, progress: Progress) -> tuple[Path, 
     )
 
 
-def build_task(
-    config: Config,
+def build_workload(
+    config: TaskConfig,
     manifest: Manifest,
     *,
     splits: Iterable[str],
     pretrained: bool,
     progress: Progress,
     recorded: RuntimeRecord | None = None,
-) -> tuple[AnyTask, Runtime]:
+) -> tuple[Workload, Runtime]:
     """Builds data, network and runtime of a run.
 
     Args:
@@ -234,70 +231,45 @@ def build_task(
     if runtime.device.type == "cpu":
         keep_freed_memory()
     pin_memory = runtime.device.type == "cuda"
-    task: AnyTask
-    if isinstance(config, PointPretrainingConfig):
-        task = PointPretraining(
-            config, manifest, splits=splits, pretrained=pretrained, pin_memory=pin_memory, progress=progress
-        )
-    else:
-        task = ImageClassification(
-            config, manifest, splits=splits, pretrained=pretrained, pin_memory=pin_memory, progress=progress
-        )
-    return task, runtime
+    workload = get_task(config.task).build(
+        config, manifest, splits=splits, pretrained=pretrained, pin_memory=pin_memory, progress=progress
+    )
+    return workload, runtime
 
 
-def is_synthetic(config: Config) -> bool:
-    """Whether the samples of a run are made up."""
-    return config.data.source == "synthetic"
-
-
-def describe(config: Config, task: Task, runtime: Runtime, manifest: Manifest) -> RunFacts:
+def describe(config: TaskConfig, workload: Workload, runtime: Runtime, manifest: Manifest) -> RunFacts:
     """The facts of a run, for headers and results."""
     samples = manifest.counts()
     return RunFacts(
         task=config.task,
-        noun=task.noun,
-        headline=task.headline,
-        data=task.data_description,
-        synthetic=is_synthetic(config),
+        sample_unit=workload.sample_unit,
+        progress_metrics=workload.progress_metrics,
+        data=workload.data_description,
+        synthetic=config.is_synthetic,
         device=runtime.description,
         precision=runtime.precision,
-        model=task.model_name,
-        parameters=count_parameters(task.module),
-        size_mb=size_mb(task.module),
+        model=workload.model_name,
+        parameters=count_parameters(workload.module),
+        size_mb=size_mb(workload.module),
         samples=samples,
         batches={split: -(-count // config.training.batch_size) for split, count in samples.items()},
         skipped=len(manifest.skipped),
         limited_from=dict(manifest.limited_from),
-        small_mode=_small_mode(config, manifest) if isinstance(config, PointPretrainingConfig) else "",
+        notes=dict(get_task(config.task).notes(config, manifest)),
     )
-
-
-def _small_mode(config: PointPretrainingConfig, manifest: Manifest) -> str:
-    """The settings of small mode that have an effect, in words; empty if there are none."""
-    keys = config.set_by_small_mode
-    parts = {
-        "fewer scenes": any(f"data.max_{split}_scenes" in keys for split in manifest.limited_from),
-        f"batches of {config.training.batch_size}": "training.batch_size" in keys,
-        f"a network of {config.model.hidden_dim} channels": any(key.startswith("model.") for key in keys),
-        f"{config.loss.point_samples:,} points compared per batch": "loss.point_samples" in keys,
-        "no loading processes": "data.num_workers" in keys,
-    }
-    return ", ".join(words for words, holds in parts.items() if holds)
 
 
 def show_facts(facts: RunFacts, progress: Progress, *, run: Path | None = None) -> None:
     """Shows the header of a run."""
     rows = {
         "Data": facts.data,
-        facts.noun.capitalize(): facts.samples_in_words(),
+        facts.sample_unit.capitalize(): facts.samples_in_words(),
         "Batches": " / ".join(f"{count:,} {split}" for split, count in facts.batches.items()),
         "Model": f"{facts.model}, {facts.parameters:,} parameters, {facts.size_mb:.2f} MB",
         "Device": facts.device,
         "Precision": facts.precision,
     }
-    if facts.small_mode:
-        rows["Small mode"] = facts.small_mode
+    rows |= facts.notes
     if facts.synthetic:
         rows = {"SYNTHETIC": "the numbers of this run say nothing about real data", **rows}
     if facts.skipped:
@@ -307,15 +279,15 @@ def show_facts(facts: RunFacts, progress: Progress, *, run: Path | None = None) 
     progress.facts("Run", rows)
 
 
-def load_module(task: Task, run: OpenedRun) -> None:
-    """Puts the weights of a checkpoint into the task's network.
+def load_module(workload: Workload, run: OpenedRun) -> None:
+    """Puts the weights of a checkpoint into the workload's network.
 
     Raises:
         CheckpointError: they do not fit, or are not finite.
     """
     check_finite(run.checkpoint["module"], run.path)
     try:
-        task.module.load_state_dict(run.checkpoint["module"])
+        workload.module.load_state_dict(run.checkpoint["module"])
     except Exception as error:  # whatever is in the file, it does not fit
         raise CheckpointError(
             f"{run.path} does not fit this configuration: {reason_of(error)}",

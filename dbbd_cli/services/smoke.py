@@ -13,8 +13,8 @@ from typing import Any
 
 import torch
 
-from dbbd_cli.config.load import Override, load_config
-from dbbd_cli.config.schema import SCHEMAS, Config
+from dbbd_cli.config.load import Override
+from dbbd_cli.config.sections import TaskConfig
 from dbbd_cli.core.errors import ConfigError, DbbdError, DiskError, ExitCode, StoppedError
 from dbbd_cli.core.files import repair_of, write_text
 from dbbd_cli.core.progress import Progress, Silent
@@ -30,9 +30,8 @@ from dbbd_cli.services.smoke_progress import InterruptingBars, OnlyBars
 from dbbd_cli.services.train import train
 from dbbd_cli.services.training import note_synthetic
 from dbbd_cli.services.validate import validate
-
-CONFIGS = {"image_classification": "smoke_qr", "dbbd": "smoke_dbbd"}
-"""The shipped configuration that each task is tried with."""
+from dbbd_cli.tasks.configs import load_config
+from dbbd_cli.tasks.registry import get_task, task_names
 
 
 def smoke(
@@ -60,12 +59,15 @@ def smoke(
         DiskError: the disk is full, or cannot be written.
     """
     progress = progress or Silent()
-    if task != "all" and task not in CONFIGS:
-        raise ConfigError(f"--task: there is no task {task!r}", hint=f"choose one of: all, {', '.join(SCHEMAS)}")
+    known = task_names()
+    if task != "all" and task not in known:
+        raise ConfigError(f"--task: there is no task {task!r}", hint=f"choose one of: all, {', '.join(known)}")
     if epochs < 1:
         raise ConfigError(f"--epochs: {epochs} is too few", hint="give at least 1")
-    names = list(CONFIGS) if task == "all" else [task]
-    runtimes = {name: choose_runtime(device, "auto", bf16_on_cpu=SCHEMAS[name].bf16_on_cpu) for name in names}
+    names = known if task == "all" else [task]
+    runtimes = {
+        name: choose_runtime(device, "auto", bf16_on_cpu=get_task(name).config_class.bf16_on_cpu) for name in names
+    }
     runtime = runtimes[names[0]]
     start = time.perf_counter()
     folder = create_run_folder(runs_dir.absolute(), "smoke", note_synthetic)
@@ -163,7 +165,7 @@ class _Trial:
                 write_text(self.folder / f"{self.task}-{name}.traceback.txt", traceback.format_exc())
         return SmokeStep(self.task, name, time.perf_counter() - start, passed, detail)
 
-    def _config(self, run_name: str) -> Config:
+    def _config(self, run_name: str) -> TaskConfig:
         settings = {
             "training.epochs": self.epochs,
             "run.name": run_name,
@@ -171,7 +173,9 @@ class _Trial:
             "run.device": self.device,
             "data.cache_dir": str(self.folder / "cache"),
         }
-        return load_config(CONFIGS[self.task], [Override(key, value, "smoke") for key, value in settings.items()])
+        return load_config(
+            get_task(self.task).smoke_config, [Override(key, value, "smoke") for key, value in settings.items()]
+        )
 
     def _train(self) -> str:
         self.whole = train(self._config(f"{self.task}-whole"), progress=self.progress)

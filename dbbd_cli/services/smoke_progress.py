@@ -17,10 +17,10 @@ class OnlyBars:
 
     @contextmanager
     def phase(
-        self, title: str, total: int, unit: str = "batches", done: int = 0, noun: str = "samples"
+        self, title: str, total: int, unit: str = "batches", done: int = 0, sample_unit: str = "samples"
     ) -> Iterator[Phase]:
         """Passes the phase on."""
-        with self.progress.phase(title, total, unit, done, noun) as phase:
+        with self.progress.phase(title, total, unit, done, sample_unit) as phase:
             yield phase
 
     def facts(self, title: str, rows: Mapping[str, str]) -> None:
@@ -47,10 +47,10 @@ class InterruptingBars(OnlyBars):
 
     @contextmanager
     def phase(
-        self, title: str, total: int, unit: str = "batches", done: int = 0, noun: str = "samples"
+        self, title: str, total: int, unit: str = "batches", done: int = 0, sample_unit: str = "samples"
     ) -> Iterator[Phase]:
         """Passes the phase on, and counts its batches if they are for training."""
-        with super().phase(title, total, unit, done, noun) as phase:
+        with super().phase(title, total, unit, done, sample_unit) as phase:
             yield _InterruptingPhase(self, phase) if title.endswith("train") else phase
 
 

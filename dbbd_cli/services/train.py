@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from dbbd_cli.config.schema import Config
+from dbbd_cli.config.sections import TaskConfig
 from dbbd_cli.core.progress import Progress, Silent
 from dbbd_cli.services.preparation import prepare_run
 from dbbd_cli.services.results import Forecast, TrainResult
 
 
-def train(config: Config, *, progress: Progress | None = None, command: Sequence[str] = ()) -> TrainResult:
+def train(config: TaskConfig, *, progress: Progress | None = None, command: Sequence[str] = ()) -> TrainResult:
     """Trains a new run in a new folder.
 
     Args:
@@ -32,7 +32,7 @@ def train(config: Config, *, progress: Progress | None = None, command: Sequence
     return train_new_run(config, manifest, progress, command)
 
 
-def forecast(config: Config, *, progress: Progress | None = None) -> Forecast:
+def forecast(config: TaskConfig, *, progress: Progress | None = None) -> Forecast:
     """Checks configuration and data, runs one training and one validation batch, and says what the run would take.
 
     Makes no run folder.

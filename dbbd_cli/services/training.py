@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from dbbd_cli.config.load import dump_config
-from dbbd_cli.config.schema import Config, to_plain
+from dbbd_cli.config.sections import TaskConfig, to_plain
 from dbbd_cli.core.errors import DataError, DiskError, StoppedError
 from dbbd_cli.core.files import nearest_existing, repair_of, write_text
 from dbbd_cli.core.limits import largest_file
@@ -27,20 +27,20 @@ from dbbd_cli.engine.failures import supervised
 from dbbd_cli.engine.runtime import MIB, peak_memory_mb, seed_everything
 from dbbd_cli.engine.state import TrainState
 from dbbd_cli.engine.trainer import Trainer, fit
+from dbbd_cli.engine.workload import Workload
 from dbbd_cli.report.drawing import reason_of
 from dbbd_cli.report.history import training_history
 from dbbd_cli.report.run import read_run
 from dbbd_cli.report.save import save_figure
 from dbbd_cli.runs.folder import CONFIG, SPLITS, RunLog, create_run_folder, locked
 from dbbd_cli.services.results import BestValue, Forecast, RunFacts, TrainResult
-from dbbd_cli.services.session import build_task, describe, show_facts
-from dbbd_cli.tasks.base import Task
+from dbbd_cli.services.session import build_workload, describe, show_facts
 
 SYNTHETIC_NOTE = "SYNTHETIC_DATA.txt"
 FIGURE = "training_history.png"
 
 
-def train_new_run(config: Config, manifest: Manifest, progress: Progress, command: Sequence[str]) -> TrainResult:
+def train_new_run(config: TaskConfig, manifest: Manifest, progress: Progress, command: Sequence[str]) -> TrainResult:
     """Trains a new run in a new folder."""
     trainer, facts = _build(config, manifest, progress)
     check_room(trainer, Path(config.run.runs_dir))
@@ -50,7 +50,7 @@ def train_new_run(config: Config, manifest: Manifest, progress: Progress, comman
             write_text(folder / CONFIG, dump_config(config))
             write_text(folder / SPLITS, manifest.to_json())
             write_environment(folder, command, trainer.runtime)
-            with supervised(trainer.task):
+            with supervised(trainer.workload):
                 trainer.save(folder)
         except OSError as error:
             raise disk_error(error, folder, expected_bytes(trainer)) from error
@@ -68,19 +68,19 @@ def train_new_run(config: Config, manifest: Manifest, progress: Progress, comman
             return run_to_the_end(trainer, folder, facts, progress, command, stop)
 
 
-def _build(config: Config, manifest: Manifest, progress: Progress) -> tuple[Trainer, RunFacts]:
+def _build(config: TaskConfig, manifest: Manifest, progress: Progress) -> tuple[Trainer, RunFacts]:
     # The weights depend on the seed alone, not on what preparing the data drew.
     seed_everything(config.seed)
-    task, runtime = build_task(config, manifest, splits=("train", "val"), pretrained=True, progress=progress)
-    facts = describe(config, task, runtime, manifest)
-    with supervised(task):
-        return Trainer(task, config, runtime, manifest.digest()), facts
+    workload, runtime = build_workload(config, manifest, splits=("train", "val"), pretrained=True, progress=progress)
+    facts = describe(config, workload, runtime, manifest)
+    with supervised(workload):
+        return Trainer(workload, config, runtime, manifest.digest()), facts
 
 
 def expected_bytes(trainer: Trainer) -> int:
     """Bytes of a checkpoint once the optimizer has its memory: two values per weight for AdamW, one for SGD."""
-    weights = state_bytes(trainer.task.module.state_dict())
-    trained = sum(p.numel() * p.element_size() for p in trainer.task.module.parameters() if p.requires_grad)
+    weights = state_bytes(trainer.workload.module.state_dict())
+    trained = sum(p.numel() * p.element_size() for p in trainer.workload.module.parameters() if p.requires_grad)
     return weights + trained * (1 if trainer.config.training.optimizer == "sgd" else 2)
 
 
@@ -138,7 +138,7 @@ def run_to_the_end(
         if facts.synthetic:
             note_synthetic(folder)
         log = RunLog(folder, step=state.step, history=state.history, command=command)
-        with supervised(trainer.task):
+        with supervised(trainer.workload):
             if not (folder / NEWEST).exists():
                 # A run that is killed in its first epoch can be resumed too, and a full disk shows at once.
                 trainer.save(folder)
@@ -147,7 +147,7 @@ def run_to_the_end(
                     fit(trainer, folder, log, progress, stop)
             except DataError as error:
                 # It comes from where a batch is waited for: nothing that was done is lost.
-                if trainer.between_steps:
+                if trainer.at_step_boundary:
                     # Without a proof: the batch that it takes may be what hangs, or what there is no memory for.
                     trainer.save(folder, log, proven=False)
                 error.hint = f"{error.hint}; then {go_on}" if error.hint else go_on
@@ -186,10 +186,10 @@ def run_to_the_end(
         facts=facts,
         epochs=len(state.history),
         seconds=state.seconds,
-        metric=trainer.task.monitor,
+        metric=trainer.workload.monitor,
         best_epoch=state.best_epoch,
         best=best,
-        best_values=_best_values(trainer.task, state),
+        best_values=_best_values(trainer.workload, state),
         best_model=folder / BEST if (folder / BEST).exists() else None,
         checkpoint=folder / NEWEST,
         plots=plots,
@@ -199,14 +199,16 @@ def run_to_the_end(
     )
 
 
-def is_finished(state: TrainState, config: Config) -> bool:
+def is_finished(state: TrainState, config: TaskConfig) -> bool:
     """Whether there is nothing left to train."""
     return state.epoch > config.training.epochs or state.stopped_early
 
 
-def _best_values(task: Task, state: TrainState) -> dict[str, BestValue]:
+def _best_values(workload: Workload, state: TrainState) -> dict[str, BestValue]:
     """The best value in any epoch of the summary metrics and the deciding one."""
-    found = {name: best_of(name, state.history) for name in dict.fromkeys([*task.headline, task.monitor])}
+    found = {
+        name: best_of(name, state.history) for name in dict.fromkeys([*workload.progress_metrics, workload.monitor])
+    }
     return {name: BestValue(*best) for name, best in found.items() if best is not None}
 
 
@@ -229,40 +231,40 @@ def _flat(values: dict[str, object], prefix: str = "") -> dict[str, object]:
     return flat
 
 
-def measure_run(config: Config, manifest: Manifest, progress: Progress) -> Forecast:
+def measure_run(config: TaskConfig, manifest: Manifest, progress: Progress) -> Forecast:
     """Runs one training and one validation batch, twice: the first time sets up memory, the second is measured."""
     trainer, facts = _build(config, manifest, progress)
-    with supervised(trainer.task):
+    with supervised(trainer.workload):
         return _measure(trainer, facts)
 
 
 def _measure(trainer: Trainer, facts: RunFacts) -> Forecast:
-    task, config, runtime = trainer.task, trainer.config, trainer.runtime
-    module, optimizer, scaler = task.module, trainer.optimizer, trainer.scaler
+    workload, config, runtime = trainer.workload, trainer.config, trainer.runtime
+    module, optimizer, scaler = workload.module, trainer.optimizer, trainer.scaler
 
     first_loss, train_seconds, val_seconds = 0.0, 0.0, 0.0
-    raw_batch = next(task.loaders["train"].batches(epoch=1))
+    raw_batch = next(workload.loaders["train"].batches(epoch=1))
     module.train()
     for attempt in range(2):
         start = time.perf_counter()
-        batch = task.to_device(raw_batch, runtime.device, train=True)
+        batch = workload.to_device(raw_batch, runtime.device, train=True)
         optimizer.zero_grad(set_to_none=True)
         with runtime.autocast():
             output = module(*batch)
         scaler.scale(output.loss).backward()
         scaler.step(optimizer)
         scaler.update()
-        runtime.synchronise()
+        runtime.synchronize()
         train_seconds = time.perf_counter() - start
         first_loss = first_loss if attempt else output.loss.item()
-    raw_batch = next(task.loaders["val"].batches(epoch=0))
+    raw_batch = next(workload.loaders["val"].batches(epoch=0))
     module.eval()
     with torch.inference_mode():
         for _ in range(2):
             start = time.perf_counter()
             with runtime.autocast():
-                module(*task.to_device(raw_batch, runtime.device, train=False))
-            runtime.synchronise()
+                module(*workload.to_device(raw_batch, runtime.device, train=False))
+            runtime.synchronize()
             val_seconds = time.perf_counter() - start
 
     per_epoch = train_seconds * facts.batches["train"] + val_seconds * facts.batches["val"]

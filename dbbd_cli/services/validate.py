@@ -16,8 +16,7 @@ from dbbd_cli.services.results import ValidateResult
 from dbbd_cli.services.session import (
     HARMLESS_SETTINGS,
     OpenedRun,
-    build_task,
-    is_synthetic,
+    build_workload,
     load_module,
     open_run,
 )
@@ -43,18 +42,18 @@ def validate(target: Path, *, overrides: Sequence[Override] = (), progress: Prog
     """
     progress = progress or Silent()
     run = open_run(target, prefer=BEST, overrides=overrides, progress=progress)
-    task, runtime = build_task(
+    workload, runtime = build_workload(
         run.config, run.manifest, splits=("val",), pretrained=False, progress=progress, recorded=run.kept_runtime
     )
     before = _computed_with(run)
-    load_module(task, run)
-    place(task.module, runtime)
-    loader = task.loaders["val"]
-    with progress.phase("Validate", len(loader), noun=task.noun) as bar, supervised(task):
-        sums = run_split(task, loader, runtime, bar)
+    load_module(workload, run)
+    place(workload.module, runtime)
+    loader = workload.loaders["val"]
+    with progress.phase("Validate", len(loader), sample_unit=workload.sample_unit) as bar, supervised(workload):
+        sums = run_split(workload, loader, runtime, bar)
         sums.flush()
     history = run.state.history
-    metrics = task.summarise(sums.values, sums.num_samples)
+    metrics = workload.summarize(sums.values, sums.num_samples)
     logged = dict(history[-1]["val"]) if history and run.state.batch == 0 else None
     if logged is not None:
         _compare(metrics, logged, before, runtime, overrides, progress)
@@ -63,7 +62,7 @@ def validate(target: Path, *, overrides: Sequence[Override] = (), progress: Prog
         checkpoint=run.path,
         epoch=len(history),
         num_samples=sums.num_samples,
-        synthetic=is_synthetic(run.config),
+        synthetic=run.config.is_synthetic,
         metrics=metrics,
         logged=logged,
         device=runtime.description,

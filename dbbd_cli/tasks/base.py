@@ -1,74 +1,114 @@
-"""What a task gives the engine."""
+"""What a task gives the commands."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Protocol
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
 
-import torch
-from torch import nn
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
-from dbbd_cli.data.loader import BatchLoader
+    from dbbd_cli.config.load import Override
+    from dbbd_cli.config.sections import TaskConfig
+    from dbbd_cli.core.progress import Progress
+    from dbbd_cli.data.manifest import Manifest
+    from dbbd_cli.engine.workload import Workload
 
 
 class Task(Protocol):
-    """One kind of training: data and network joined.
+    """One kind of training, from its settings to its figures.
 
-    The engine needs nothing else, and knows no task by name.
+    Settings and data are checked before PyTorch is imported, which takes seconds. Therefore everything here is light to
+    import; `build` imports PyTorch and gives the engine a `Workload`.
     """
 
-    @property
-    def module(self) -> nn.Module:
-        """Owns network and loss; called with what `to_device` returns, it returns a `StepOutput`."""
+    name: str
+    """What `task:` in a configuration says."""
+    config_class: type[TaskConfig]
+    """The schema of its configuration."""
+    smoke_config: str
+    """Name or path of the configuration that `dbbd smoke` uses: small, on synthetic data."""
+
+    def make_manifest(self, config: Any, progress: Progress) -> Manifest:
+        """List the samples of a new run and divide them into splits.
+
+        Args:
+            config: the configuration, with absolute paths.
+            progress: told of every sample that is read.
+
+        Raises:
+            DataError: the samples cannot be used.
+            ConfigError: they are not where the configuration says.
+        """
         ...
 
-    @property
-    def loaders(self) -> Mapping[str, BatchLoader]:
-        """A loader for each split that was asked for; `train` is shuffled."""
+    def build(
+        self,
+        config: Any,
+        manifest: Manifest,
+        *,
+        splits: Iterable[str],
+        pretrained: bool,
+        pin_memory: bool,
+        progress: Progress,
+    ) -> Workload:
+        """Join data and network.
+
+        Args:
+            config: the configuration.
+            manifest: the samples and their splits.
+            splits: splits to make loaders for.
+            pretrained: whether to load `model.weights`; a checkpoint replaces the weights anyway.
+            pin_memory: whether to put batches into page-locked memory.
+            progress: told of samples that are prepared.
+
+        Raises:
+            DataError: samples are missing or have changed.
+            CheckpointError: `model.weights` does not fit.
+        """
         ...
 
-    @property
-    def monitor(self) -> str:
-        """The validation metric that decides which epoch is best; see `metrics.higher_is_better`."""
+    def notes(self, config: Any, manifest: Manifest) -> Mapping[str, str]:
+        """What else the header of a run should say, by name."""
         ...
 
-    @property
-    def noun(self) -> str:
-        """What samples are called, such as images."""
+    def config_for_weights(
+        self, content: object, path: Path, settings: Mapping[str, Any] | None, overrides: Sequence[Override]
+    ) -> TaskConfig | None:
+        """The configuration with which weights that belong to no run can be evaluated.
+
+        Args:
+            content: what the file of weights holds.
+            path: the file.
+            settings: those that the user named; None: take those of the file, or the defaults.
+            overrides: settings that replace those.
+
+        Returns:
+            The configuration, whose `model.weights` is the file; None if the weights are not of this task.
+
+        Raises:
+            ConfigError: the settings do not fit the weights.
+        """
         ...
 
-    @property
-    def headline(self) -> tuple[str, ...]:
-        """The metrics that are shown while training; the others are only logged."""
-        ...
+    def figures(
+        self,
+        evaluation: Mapping[str, Any],
+        read: Callable[[str], bytes | None],
+        failed: Callable[[str, Exception], None] | None = None,
+    ) -> dict[str, Figure]:
+        """Draw an evaluation.
 
-    @property
-    def model_name(self) -> str:
-        """The network, in a few words."""
-        ...
+        Args:
+            evaluation: the content of `evaluation.json`.
+            read: gives the content of a file that the evaluation wrote beside it; None where there is none.
+            failed: told of a figure that cannot be drawn; without it, the error is raised.
 
-    @property
-    def data_description(self) -> str:
-        """Where the samples come from, in words."""
-        ...
+        Returns:
+            Name to figure, in the order in which they should be shown.
 
-    @property
-    def saves_memory(self) -> str:
-        """What to do where memory is short."""
-        ...
-
-    def to_device(self, batch: Any, device: torch.device, *, train: bool) -> tuple[Any, ...]:
-        """Moves a batch and prepares it there. What is random there depends on seed, epoch and sample alone."""
-        ...
-
-    def summarise(self, sums: Mapping[str, float], num_samples: int) -> dict[str, float]:
-        """Turns sums over samples (`loss` and the metrics of `StepOutput`) into what is logged."""
-        ...
-
-    def warning(self, metrics: Mapping[str, float]) -> str:
-        """What such metrics say is going wrong, and what to do, in words; empty where nothing is."""
-        ...
-
-    def names(self, batch: Any, split: str) -> list[str]:
-        """The files or scenes of a batch, for errors."""
+        Raises:
+            CheckpointError: a file beside the evaluation is damaged.
+        """
         ...

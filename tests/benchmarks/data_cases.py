@@ -27,8 +27,8 @@ def image_cache(repeat: int) -> Measured:
     from torchvision import transforms
 
     from dbbd_cli.core.progress import Silent
-    from dbbd_cli.services.session import build_task
-    from dbbd_cli.tasks.image_classification.task import MEAN, STD
+    from dbbd_cli.services.session import build_workload
+    from dbbd_cli.tasks.image_classification.workload import MEAN, STD
 
     torch.set_num_threads(1)
     files = _write_pictures(Path(tempfile.mkdtemp()))
@@ -42,7 +42,7 @@ def image_cache(repeat: int) -> Measured:
     }
     config, manifest = prepare("qr_cnn", settings)
     task: Any
-    task, runtime = build_task(config, manifest, splits=("train",), pretrained=False, progress=Silent())
+    task, runtime = build_workload(config, manifest, splits=("train",), pretrained=False, progress=Silent())
     epoch = 0
 
     def ours() -> float:
@@ -124,14 +124,14 @@ def _index(settings: dict[str, object]) -> None:
 
 def tree_150k(repeat: int) -> Measured:
     """The tree of regions and the normals of a room of 150,000 points, as for a scene that has neither."""
-    from dbbd_cli.config.load import load_config
     from dbbd_cli.data.scenes.normals import estimate_normals
     from dbbd_cli.data.scenes.room_generator import generate_room
     from dbbd_cli.data.scenes.tree_builder import build_tree
-    from dbbd_cli.tasks.dbbd.config import PointPretrainingConfig
+    from dbbd_cli.tasks.configs import load_config
+    from dbbd_cli.tasks.dbbd.config import DbbdConfig
 
     config = load_config("dbbd_scannet")
-    assert isinstance(config, PointPretrainingConfig)
+    assert isinstance(config, DbbdConfig)
     data = config.data
     coord = generate_room(42, 0, ROOM_POINTS).coord
     processor = time.process_time()

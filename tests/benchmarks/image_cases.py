@@ -95,7 +95,7 @@ def inference(repeat: int, precision: str) -> Measured:
     if precision == "bf16":
         require_bf16()
     loop = make_loop(precision, 1)
-    task, runtime = loop.trainer.task, loop.trainer.runtime
+    task, runtime = loop.trainer.workload, loop.trainer.runtime
     raw_batch = next(task.loaders["train"].batches(1))
     batch = task.to_device(raw_batch, runtime.device, train=False)
     task.module.eval()

@@ -11,8 +11,8 @@ from typing import Any
 
 from measure import median, spread
 
-from dbbd_cli.config.load import Override, load_config
-from dbbd_cli.config.schema import Config
+from dbbd_cli.config.load import Override
+from dbbd_cli.config.sections import TaskConfig
 from dbbd_cli.core.progress import Phase, Silent
 from dbbd_cli.core.signals import StopRequest
 from dbbd_cli.data.manifest import Manifest
@@ -21,7 +21,8 @@ from dbbd_cli.engine.state import Sums
 from dbbd_cli.engine.trainer import Trainer, fit
 from dbbd_cli.runs.folder import RunLog
 from dbbd_cli.services.preparation import prepare_run
-from dbbd_cli.services.session import build_task
+from dbbd_cli.services.session import build_workload
+from dbbd_cli.tasks.configs import load_config
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ class Loop:
     def __init__(self, config: str, settings: Mapping[str, object], folder: Path) -> None:
         self.config, self.manifest = prepare(config, {"run.runs_dir": str(folder), **settings})
         seed_everything(self.config.seed)
-        task, runtime = build_task(
+        task, runtime = build_workload(
             self.config, self.manifest, splits=("train", "val"), pretrained=True, progress=Silent()
         )
         self.trainer = Trainer(task, self.config, runtime, self.manifest.digest())
@@ -64,7 +65,7 @@ class Loop:
     def run(self, steps: int) -> list[Step]:
         """Makes so many steps in one go; all of them must fit into one epoch."""
         trainer, state = self.trainer, self.trainer.state
-        whole = len(trainer.task.loaders["train"])
+        whole = len(trainer.workload.loaders["train"])
         assert steps <= whole
         if state.batch + steps > whole:
             # A new epoch, without the validation and the checkpoint that come before it.
@@ -89,7 +90,7 @@ class _Watch(Silent):
         self._data = 0.0
         self._since = 0.0
         self.steps: list[Step] = []
-        task: Any = trainer.task
+        task: Any = trainer.workload
         loader = task.loaders["train"]
         make_batches, to_device = loader.batches, task.to_device
 
@@ -115,13 +116,13 @@ class _Watch(Silent):
 
     @contextmanager
     def phase(
-        self, title: str, total: int, unit: str = "batches", done: int = 0, noun: str = "samples"
+        self, title: str, total: int, unit: str = "batches", done: int = 0, sample_unit: str = "samples"
     ) -> Iterator[Phase]:
         yield self
 
     def advance(self, count: int = 1, samples: int = 0, **values: float) -> None:
         if len(self.steps) + 1 == self._wanted:
-            self._runtime.synchronise()  # not earlier: a GPU may be behind, as in a real run
+            self._runtime.synchronize()  # not earlier: a GPU may be behind, as in a real run
         now = time.perf_counter()
         self.steps.append(Step(now - self._since - self._data, self._data))
         self._since, self._data = now, 0.0
@@ -137,7 +138,7 @@ class _Watch(Silent):
             self._data += time.perf_counter() - start
 
 
-def prepare(config: str, settings: Mapping[str, object]) -> tuple[Config, Manifest]:
+def prepare(config: str, settings: Mapping[str, object]) -> tuple[TaskConfig, Manifest]:
     """A shipped configuration with some settings replaced, and its samples: what `dbbd train` does first."""
     overrides = [Override(key, value, "benchmark") for key, value in settings.items()]
     return prepare_run(load_config(config, overrides), Silent())

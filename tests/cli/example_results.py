@@ -10,8 +10,8 @@ from dbbd_cli.services.results import BestValue, RunFacts, TrainResult
 RUN = Path("runs/20260131-120000-qr_cnn")
 FACTS = RunFacts(
     task="image_classification",
-    noun="images",
-    headline=("loss", "accuracy"),
+    sample_unit="images",
+    progress_metrics=("loss", "accuracy"),
     data="synthetic URLs as QR codes (2 classes: benign, malicious)",
     synthetic=True,
     device="cpu",

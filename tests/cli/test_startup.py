@@ -84,7 +84,7 @@ def test_mistakes_load_nothing_heavy(process_environment: Mapping[str, str]) -> 
         assert modules.isdisjoint({*HEAVY, "rich", "pydantic"})
     code, modules = missing  # Typer converts what it is given with pydantic
     assert code == 4
-    assert modules.isdisjoint({*HEAVY, "rich", "dbbd_cli.config.schema"})
+    assert modules.isdisjoint({*HEAVY, "rich", "dbbd_cli.config.sections"})
     code, modules = key
     assert code == 2
     assert modules.isdisjoint({*HEAVY, "rich"} - {"yaml"})  # the schema is needed here, and with it pydantic
@@ -128,7 +128,7 @@ def test_completion_loads_nothing_heavy(process_environment: Mapping[str, str]) 
         assert answers[len(others) - 1][1].isdisjoint({*HEAVY, "pydantic"})
         # Typer itself loads Rich for the shells that show help beside what they offer.
         assert answers[-1][1].isdisjoint({*HEAVY} - {"yaml"})
-        assert {"dbbd_cli.config.schema"} <= answers[-1][1], "the keys come from the schema"
+        assert {"dbbd_cli.config.sections"} <= answers[-1][1], "the keys come from the schema"
 
 
 def test_plots_load_no_pytorch(process_environment: Mapping[str, str], run_folder: Path) -> None:

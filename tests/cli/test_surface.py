@@ -11,8 +11,8 @@ from dbbd_cli import __version__
 from dbbd_cli.cli.app import app
 from dbbd_cli.cli.commands.smoke import Task
 from dbbd_cli.cli.options import Precision
-from dbbd_cli.config.schema import SCHEMAS
 from dbbd_cli.config.sections import RunConfig
+from dbbd_cli.tasks.configs import SCHEMAS
 
 OUTPUT = {"--json", "--progress", "--quiet", "-q", "--debug", "--help", "-h"}
 SURFACE = {

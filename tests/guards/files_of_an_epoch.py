@@ -12,9 +12,10 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from dbbd_cli.config.load import load_config, parse_override
+from dbbd_cli.config.load import parse_override
 from dbbd_cli.core.progress import Phase, Silent
 from dbbd_cli.services.train import train
+from dbbd_cli.tasks.configs import load_config
 
 
 class Epochs(Silent):
@@ -24,12 +25,12 @@ class Epochs(Silent):
 
     @contextmanager
     def phase(
-        self, title: str, total: int, unit: str = "batches", done: int = 0, noun: str = "samples"
+        self, title: str, total: int, unit: str = "batches", done: int = 0, sample_unit: str = "samples"
     ) -> Iterator[Phase]:
         words = title.split()
         if words[0] == "Epoch" and words[2] == "train":
             self.epoch = int(words[1].partition("/")[0])
-        with super().phase(title, total, unit, done, noun) as phase:
+        with super().phase(title, total, unit, done, sample_unit) as phase:
             yield phase
 
 

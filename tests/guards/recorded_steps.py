@@ -13,14 +13,14 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import dbbd_cli
-from dbbd_cli.config.schema import Config
+from dbbd_cli.config.sections import TaskConfig
 from dbbd_cli.core.progress import Silent
 from dbbd_cli.core.signals import StopRequest
 from dbbd_cli.engine.runtime import Runtime, choose_runtime, seed_everything
 from dbbd_cli.engine.trainer import Trainer, fit
 from dbbd_cli.runs.folder import RunLog
 from dbbd_cli.services.preparation import prepare_run
-from dbbd_cli.services.session import build_task
+from dbbd_cli.services.session import build_workload
 
 PACKAGE = Path(dbbd_cli.__file__).parent
 
@@ -36,7 +36,7 @@ class LikeGpu(Runtime):
     """The CPU, treated as a device that computes behind the program's back."""
 
     @property
-    def reading_waits(self) -> bool:
+    def is_async(self) -> bool:
         return True
 
 
@@ -135,7 +135,7 @@ class Recording:
         return [f"{step.place}: {step.name} {step.waits}" for step in self.steps[0] if step.waits]
 
 
-def record(config: Config, folder: Path, *, precision: str = "fp32") -> Recording:
+def record(config: TaskConfig, folder: Path, *, precision: str = "fp32") -> Recording:
     """Trains an epoch with the real loop, as on a GPU.
 
     A step is what lies between two steps of the optimizer; the batches were made before.
@@ -147,7 +147,7 @@ def record(config: Config, folder: Path, *, precision: str = "fp32") -> Recordin
     """
     checked, manifest = prepare_run(config, Silent())
     seed_everything(checked.seed)
-    task, _ = build_task(checked, manifest, splits=("train", "val"), pretrained=False, progress=Silent())
+    task, _ = build_workload(checked, manifest, splits=("train", "val"), pretrained=False, progress=Silent())
     trainer = Trainer(task, checked, LikeGpu(**vars(choose_runtime("cpu", precision))))
     host: set[int] = set()
     made = list(task.loaders["train"].batches(1))

@@ -18,9 +18,9 @@ from recorded_steps import Recording, record
 from dbbd_cli.model.dbbd import encoder as dbbd_encoder
 from dbbd_cli.model.dbbd import segment_ops as dbbd_segments
 from dbbd_cli.model.images import conv, wide_linear
-from dbbd_cli.tasks.dbbd.task import PointPretraining
-from dbbd_cli.tasks.image_classification import task as image_classification
-from dbbd_cli.tasks.image_classification.task import ImageClassification
+from dbbd_cli.tasks.dbbd.workload import DbbdWorkload
+from dbbd_cli.tasks.image_classification import workload as image_classification
+from dbbd_cli.tasks.image_classification.workload import ImageWorkload
 
 # Today's counts and a little. A loop in Python over scenes, regions or images takes more at once; what a better
 # computation needs is to be written here.
@@ -103,14 +103,14 @@ def test_a_step_does_not_wait_for_the_device(
 
 class TestTheGuardItself:
     def test_sees_a_loop_over_scenes(self, recorded: Callable[..., Recording], monkeypatch: pytest.MonkeyPatch) -> None:
-        to_device = PointPretraining.to_device
+        to_device = DbbdWorkload.to_device
 
-        def looped(self: PointPretraining, batch: Any, device: torch.device, *, train: bool) -> Any:
+        def looped(self: DbbdWorkload, batch: Any, device: torch.device, *, train: bool) -> Any:
             parts = batch.coord.split(batch.num_points.tolist())
             batch = batch._replace(coord=torch.cat([part * 1.0 for part in parts]))
             return to_device(self, batch, device, train=train)
 
-        monkeypatch.setattr(PointPretraining, "to_device", looped)
+        monkeypatch.setattr(DbbdWorkload, "to_device", looped)
         two, four = (
             recorded("dbbd", training__batch_size=size, data__synthetic_scenes=scenes)
             for size, scenes in ((2, 8), (4, 16))
@@ -118,7 +118,7 @@ class TestTheGuardItself:
         assert four.counts[0] == two.counts[0] + 2
 
     def test_sees_what_waits(self, recorded: Callable[..., Recording], monkeypatch: pytest.MonkeyPatch) -> None:
-        to_device = ImageClassification.to_device
+        to_device = ImageWorkload.to_device
         planted: dict[str, Callable[[torch.Tensor], object]] = {
             "item": lambda x: x.sum().item(),
             "float": lambda x: float(x.sum()),
@@ -139,14 +139,14 @@ class TestTheGuardItself:
             lambda x: x.repeat_interleave(x.new_full((len(x),), 2, dtype=torch.int64), dim=0, output_size=2 * len(x)),
         ]
 
-        def reading(self: ImageClassification, batch: Any, device: torch.device, *, train: bool) -> Any:
+        def reading(self: ImageWorkload, batch: Any, device: torch.device, *, train: bool) -> Any:
             images, labels = to_device(self, batch, device, train=train)
             for read in [*planted.values(), *harmless]:
                 read(images)
             return images, labels
 
         before = recorded("image_classification").waits
-        monkeypatch.setattr(ImageClassification, "to_device", reading)
+        monkeypatch.setattr(ImageWorkload, "to_device", reading)
         # Of what stands outside the package only what reaches a kernel is seen: this file is as if it were inside.
         monkeypatch.setattr(recorded_steps, "PACKAGE", Path(__file__).parent)
         waits = recorded("image_classification").waits

@@ -55,7 +55,8 @@ def smoke(
 
     A table shows which steps passed; the exit code is 1 if one failed.
     """
-    from dbbd_cli.config.load import Override, load_config
+    from dbbd_cli.config.load import Override
+    from dbbd_cli.tasks.configs import load_config
 
     load_config("smoke_qr", [Override("run.device", device, "--device")])  # a misspelt name is answered at once
     output = Output(as_json=json, style=progress, quiet=quiet)

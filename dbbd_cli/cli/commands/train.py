@@ -69,7 +69,7 @@ def train(
 
     Ctrl-C saves and stops; `dbbd resume` then continues exactly where it stopped.
     """
-    from dbbd_cli.config.load import load_config
+    from dbbd_cli.tasks.configs import load_config
 
     flags = {
         "--small": ("small_mode", True if small else None),

@@ -122,8 +122,8 @@ def _task_in(path: Path) -> str:
 
 def _fields(task: str) -> Iterator[tuple[str, FieldInfo]]:
     """Every key with its field: of one task, or of all tasks if it is not known."""
-    from dbbd_cli.config.schema import SCHEMAS
     from dbbd_cli.config.sections import settings
+    from dbbd_cli.tasks.configs import SCHEMAS
 
     for schema in [SCHEMAS[task]] if task in SCHEMAS else SCHEMAS.values():
         yield from ((".".join(key), field) for key, field in settings(schema))

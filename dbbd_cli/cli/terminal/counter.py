@@ -28,11 +28,11 @@ class Bar(NamedTuple):
 class Counter:
     """How far a phase has come. Its rate and its time left count only what was done since it was opened."""
 
-    def __init__(self, title: str, total: int, unit: str, done: int, now: float, noun: str = "samples") -> None:
+    def __init__(self, title: str, total: int, unit: str, done: int, now: float, sample_unit: str = "samples") -> None:
         self.title = clean_line(title)
         self.total = total
         self.unit = unit
-        self.noun = noun
+        self.sample_unit = sample_unit
         self.done = done
         self.values: dict[str, float] = {}
         self.started = now
@@ -67,7 +67,7 @@ class Counter:
     def _parts(self, now: float) -> tuple[str, list[str], str, str]:
         values = [f"{metric_name(name)} {metric(name, value)}" for name, value in self.values.items()]
         rate = self.rate(now)
-        return f"{self.done:,}/{self.total:,}", values, f"{rate} {self.noun}/s" if rate else "", self.left(now)
+        return f"{self.done:,}/{self.total:,}", values, f"{rate} {self.sample_unit}/s" if rate else "", self.left(now)
 
     def plain(self, now: float) -> str:
         """The state as a line of any length."""
@@ -84,7 +84,7 @@ class Counter:
         short = [value.replace("accuracy", "acc") for value in values]
         tellings = (
             (count, *values, rate, left),
-            (count, *short, rate.replace(f" {self.noun}", ""), left),
+            (count, *short, rate.replace(f" {self.sample_unit}", ""), left),
             (count, *short, left),
             (count, *short[:1], left),
             (count, left),

@@ -100,9 +100,9 @@ def _confusion(report: Mapping[str, Any], width: int | None) -> Parts:
     return [title, Text("  too wide for this terminal: see evaluation.json\n")]
 
 
-def _efficiency(facts: Mapping[str, Any], noun: str) -> Rows:
+def _efficiency(facts: Mapping[str, Any], sample_unit: str) -> Rows:
     size = facts["batch_size"]
-    throughput = f"{facts['samples_per_second']:,.1f} {noun}/s"
+    throughput = f"{facts['samples_per_second']:,.1f} {sample_unit}/s"
     if "points_per_second" in facts:
         throughput += f", {facts['points_per_second']:,.0f} points/s"
     return [
@@ -114,7 +114,7 @@ def _efficiency(facts: Mapping[str, Any], noun: str) -> Rows:
             else []
         ),
         *([("Time per image", _spread(facts["ms_per_sample"]))] if "ms_per_sample" in facts else []),
-        ("Time per batch", f"{_spread(facts['ms_per_batch'])}, {counted(size, noun[:-1])}"),
+        ("Time per batch", f"{_spread(facts['ms_per_batch'])}, {counted(size, sample_unit[:-1])}"),
         ("Throughput", throughput),
         ("Peak memory", megabytes(facts["peak_memory_mb"])),
         ("Device", facts["device"]),

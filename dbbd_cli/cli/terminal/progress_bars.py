@@ -52,10 +52,10 @@ class BarProgress:
 
     @contextmanager
     def phase(
-        self, title: str, total: int, unit: str = "batches", done: int = 0, noun: str = "samples"
+        self, title: str, total: int, unit: str = "batches", done: int = 0, sample_unit: str = "samples"
     ) -> Iterator[Phase]:
         """Opens a phase of `total` units of which `done` are already behind it."""
-        counter = Counter(title, total, unit, done, self._clock(), noun)
+        counter = Counter(title, total, unit, done, self._clock(), sample_unit)
         self._open.append(counter)
         if self._live is None:
             self._live = Live(console=self._console, get_renderable=self._bars, auto_refresh=False, transient=True)

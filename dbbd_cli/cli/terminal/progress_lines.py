@@ -47,10 +47,10 @@ class LineProgress:
 
     @contextmanager
     def phase(
-        self, title: str, total: int, unit: str = "batches", done: int = 0, noun: str = "samples"
+        self, title: str, total: int, unit: str = "batches", done: int = 0, sample_unit: str = "samples"
     ) -> Iterator[Phase]:
         """Opens a phase of `total` units of which `done` are already behind it."""
-        yield _LinePhase(self, Counter(title, total, unit, done, self._clock(), noun))
+        yield _LinePhase(self, Counter(title, total, unit, done, self._clock(), sample_unit))
 
     def facts(self, title: str, rows: Mapping[str, str]) -> None:
         """Writes the title, and below it names and values in two columns."""

@@ -35,7 +35,7 @@ def train(result: TrainResult, width: int | None) -> Parts:
         how = "stopped early, after" if result.stopped_early else "has already finished its"
         told = f"This run {how} {counted(result.epochs, 'epoch')}. To train it further:"
         return [Text("\n".join(wrapped(told, width))), verbatim([resume])]
-    names = dict.fromkeys([*result.facts.headline, result.metric])
+    names = dict.fromkeys([*result.facts.progress_metrics, result.metric])
     rows = [
         ("Run", run),
         *_facts(result.facts),
@@ -89,7 +89,7 @@ def _facts(facts: RunFacts) -> Rows:
     return [
         ("Task", task_name(facts.task)),
         *synthetic(facts.synthetic, facts.data),
-        (facts.noun.capitalize(), facts.samples_in_words()),
+        (facts.sample_unit.capitalize(), facts.samples_in_words()),
         ("Batches", " / ".join(f"{number:,} {split}" for split, number in facts.batches.items())),
         *([("Left out", f"{facts.skipped:,}; see splits.json for the reasons")] if facts.skipped else []),
         ("Model", facts.model),
@@ -97,7 +97,7 @@ def _facts(facts: RunFacts) -> Rows:
         ("Size", megabytes(facts.size_mb)),
         ("Device", facts.device),
         ("Precision", facts.precision),
-        *([("Small mode", facts.small_mode)] if facts.small_mode else []),
+        *facts.notes.items(),
     ]
 
 

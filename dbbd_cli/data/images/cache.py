@@ -24,7 +24,7 @@ from pathlib import Path
 import numpy as np
 
 from dbbd_cli.core.errors import DiskError
-from dbbd_cli.core.files import passing_lock, read_file, remove_free_locks, repair_of, write_text
+from dbbd_cli.core.files import best_effort_lock, read_file, remove_free_locks, repair_of, write_text
 from dbbd_cli.core.progress import Progress, Silent
 from dbbd_cli.core.temporary import discard, remove_strays, temporary_file
 from dbbd_cli.core.text import printable
@@ -113,7 +113,7 @@ def prepare_images(
     whole = _of(refs, size, cache_dir, {})
     try:
         make_cache_folder(cache_dir)
-        with passing_lock(whole.path.with_suffix(".lock")):
+        with best_effort_lock(whole.path.with_suffix(".lock")):
             if (done := _done_before(refs, size, cache_dir, Silent())) is not None:  # by another process meanwhile
                 return done
             make_room(cache_dir, needed=size_with_checksums(whole.num_bytes))
@@ -172,7 +172,9 @@ def _usable(prepared: PreparedImages, progress: Progress | None) -> bool:
         elif size < BYTES_WORTH_A_BAR:
             intact = checksums_match(path, size)
         else:
-            with progress.phase("Verifying the image cache", prepared.shape[0], unit="images", noun="images") as bar:
+            with progress.phase(
+                "Verifying the image cache", prepared.shape[0], unit="images", sample_unit="images"
+            ) as bar:
                 intact = checksums_match(path, size)
                 bar.advance(prepared.shape[0])
         if intact:
@@ -263,7 +265,7 @@ def _prepare(path: Path, shape: Shape, refs: Sequence[ImageRef], progress: Progr
     problems: dict[int, Problem] = {}
     title = "Rendering QR codes" if shape[1] == 1 else "Decoding images"
     jobs = [(start, refs[start : start + ROWS_PER_JOB]) for start in range(0, len(refs), ROWS_PER_JOB)]
-    with progress.phase(title, len(refs), unit="images", noun="images") as bar:
+    with progress.phase(title, len(refs), unit="images", sample_unit="images") as bar:
         # An untrusted image may crash its decoder, or keep it busy forever: it is decoded in other processes only.
         if refs[0].path is None and (len(refs) < ROWS_WORTH_PROCESSES or (os.cpu_count() or 1) == 1):
             for start, part in jobs:

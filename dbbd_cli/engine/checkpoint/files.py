@@ -13,7 +13,6 @@ from typing import Any
 import torch
 
 from dbbd_cli import __version__
-from dbbd_cli.config.load import config_from_mapping
 from dbbd_cli.core.errors import CheckpointError, ConfigError, DiskError
 from dbbd_cli.core.files import repair_of, replace_file
 from dbbd_cli.core.paths import resume_command
@@ -21,7 +20,7 @@ from dbbd_cli.core.temporary import discard, final_name, temporary_file, tempora
 from dbbd_cli.core.text import printable
 from dbbd_cli.engine.environment import VERSION, other_version
 from dbbd_cli.engine.state import TrainState
-from dbbd_cli.model.digest import has_holes, is_intact, is_sealed, write_sealed
+from dbbd_cli.model.digest import digest_matches, has_holes, is_sealed, write_sealed
 from dbbd_cli.model.tensor_file import check_tensor_file
 from dbbd_cli.model.weights import load_tensors, reason_of
 
@@ -83,7 +82,7 @@ def save_checkpoint(
         content = {**state, "format": CHECKPOINT_FORMAT, WRITER: __version__}
         write_sealed(content, temporary, between)
         temporary.stat()  # raises where somebody has taken the folder away
-        if not is_intact(temporary, between):
+        if not digest_matches(temporary, between):
             raise OSError(f"what was written to {folder} reads back differently")
         if best:
             # Best before newest: were the run to end in between, the newest would still lead to this best.
@@ -204,12 +203,12 @@ def is_damaged(path: Path) -> bool:
     if not path.is_file():
         return True
     try:
-        return not is_sealed(path) or has_holes(path) or not is_intact(path)
+        return not is_sealed(path) or has_holes(path) or not digest_matches(path)
     except OSError:
         return False
 
 
-def refuse_unreadable(folder: Path) -> None:
+def refuse_unreadable(folder: Path, check_config: Callable[[Any, str], object]) -> None:
     """Raises if a run folder holds an undamaged checkpoint that this version cannot read: a save would replace it.
 
     Of readable checkpoints, only the plain values are read.
@@ -226,7 +225,7 @@ def refuse_unreadable(folder: Path) -> None:
             outline: Any = check_tensor_file(path).content
             if isinstance(outline, dict) and outline.keys() >= CONTENT and _has_known_format(outline):
                 TrainState.from_plain(outline["state"])
-                config_from_mapping(outline["config"], origin=str(path))
+                check_config(outline["config"], str(path))
                 continue
         except (ConfigError, OSError, ValueError, TypeError, AttributeError, MemoryError) as error:
             reason = error

@@ -16,7 +16,7 @@ from dbbd_cli import __version__
 from dbbd_cli.core.errors import CheckpointError, DbbdError
 from dbbd_cli.engine.runtime import Runtime
 from dbbd_cli.engine.state import TrainState
-from dbbd_cli.tasks.base import Task
+from dbbd_cli.engine.workload import Workload
 
 _TOLERANCE = {"cpu": 1e-4, "cuda": 1e-3, "mps": 1e-3}
 """Largest difference of the loss, relative: other processors and threads add up in other orders."""
@@ -25,16 +25,16 @@ _SMALLEST = 0.1
 _NAMES_SHOWN = 8
 
 
-def prove(task: Task, runtime: Runtime, state: TrainState) -> dict[str, Any] | None:
+def prove(workload: Workload, runtime: Runtime, state: TrainState) -> dict[str, Any] | None:
     """The next batch and its loss, as plain values; None where that batch cannot be made.
 
     Changes neither weights nor statistics nor random streams: the forward pass is that of validation.
     """
-    loader = task.loaders["train"]
+    loader = workload.loaders["train"]
     epoch, batch = (state.epoch, state.batch) if state.batch < len(loader) else (state.epoch + 1, 0)
     keys = loader.keys_of(epoch, batch)
     try:
-        loss, names = _replay(task, runtime, keys)
+        loss, names = _replay(workload, runtime, keys)
     except (DbbdError, OSError):  # a sample that cannot be read: training will tell of it, after this state is saved
         return None
     return {
@@ -50,7 +50,7 @@ def prove(task: Task, runtime: Runtime, state: TrainState) -> dict[str, Any] | N
     }
 
 
-def check(task: Task, runtime: Runtime, proof: Mapping[str, Any]) -> None:
+def check(workload: Workload, runtime: Runtime, proof: Mapping[str, Any]) -> None:
     """Replays a proof.
 
     Raises:
@@ -60,13 +60,13 @@ def check(task: Task, runtime: Runtime, proof: Mapping[str, Any]) -> None:
     _require_form(proof)
     epoch, batch, saved = proof["epoch"], proof["batch"], proof["loss"]
     keys = [(epoch, index) for index in proof["samples"]]
-    loader = task.loaders["train"]
+    loader = workload.loaders["train"]
     where = f"batch {batch + 1} of epoch {epoch}"
     if any(not 0 <= index < loader.num_samples for _, index in keys):
         raise _refusal(f"{where} had samples that the training split does not have now", [])
     if len(keys) == loader.batch_size and loader.keys_of(epoch, batch) != keys:
         raise _refusal(f"{where} would consist of other samples than it did when the checkpoint was written", [])
-    loss, names = _replay(task, runtime, keys)
+    loss, names = _replay(workload, runtime, keys)
     tolerance = max(_TOLERANCE.get(device, 1e-3) for device in (proof["device"], runtime.device.type))
     if loss == saved or (math.isnan(loss) and math.isnan(saved)):
         return
@@ -106,17 +106,17 @@ def _refusal(message: str, details: list[str]) -> CheckpointError:
     )
 
 
-def _replay(task: Task, runtime: Runtime, keys: list[tuple[int, int]]) -> tuple[float, list[str]]:
+def _replay(workload: Workload, runtime: Runtime, keys: list[tuple[int, int]]) -> tuple[float, list[str]]:
     """The loss of a batch in a forward pass, and the names of its samples.
 
     In fp32, whatever the run trains in: bf16 would hide most of what changes.
     """
-    raw_batch = task.loaders["train"].make(keys)
-    training = task.module.training
-    task.module.eval()
+    raw_batch = workload.loaders["train"].make(keys)
+    training = workload.module.training
+    workload.module.eval()
     try:
         with torch.inference_mode():
-            loss = task.module(*task.to_device(raw_batch, runtime.device, train=True)).loss
-        return float(loss), task.names(raw_batch, "train")
+            loss = workload.module(*workload.to_device(raw_batch, runtime.device, train=True)).loss
+        return float(loss), workload.names(raw_batch, "train")
     finally:
-        task.module.train(training)
+        workload.module.train(training)

@@ -26,7 +26,7 @@ from dbbd_cli.model.dbbd.loss import (
     uniformity,
 )
 from dbbd_cli.model.dbbd.regions import RegionBatch
-from dbbd_cli.model.output import OnReading, StepOutput
+from dbbd_cli.model.output import DeferredMetric, StepOutput
 from dbbd_cli.model.weights import check_finite, load_tensors
 
 
@@ -87,14 +87,14 @@ class DbbdPretraining(nn.Module):
         # In half precision a collapse would look like rounding.
         with torch.no_grad(), torch.autocast(losses.total.device.type, enabled=False):
             values = _metrics(losses, top_down, bottom_up)
-            metrics: dict[str, torch.Tensor | OnReading] = {
+            metrics: dict[str, torch.Tensor | DeferredMetric] = {
                 # Numbers too become values on the device, where they are summed without waiting for it.
                 name: (value if isinstance(value, torch.Tensor) else losses.total.new_full((), value))
                 * regions.num_scenes
                 for name, value in values.items()
             }
             grams = torch.stack([gram_matrix(branch.points) for branch in (top_down, bottom_up)])
-            metrics["effective_rank"] = OnReading(grams, _lower_rank)
+            metrics["effective_rank"] = DeferredMetric(grams, _lower_rank)
         return StepOutput(loss=losses.total, metrics=metrics, num_samples=regions.num_scenes)
 
     def compare(

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from dbbd_cli.core.errors import CheckpointError, ConfigError
 from dbbd_cli.core.files import private_folder
 from dbbd_cli.model.images.qr_cnn import QrCnn
-from dbbd_cli.model.output import OnReading, StepOutput
+from dbbd_cli.model.output import DeferredMetric, StepOutput
 from dbbd_cli.model.weights import load_tensors
 
 
@@ -41,7 +41,7 @@ class Classifier(nn.Module):
         loss = F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing if self.training else 0.0)
         predicted = logits.detach().argmax(dim=1)
         correct = predicted == labels
-        metrics: dict[str, torch.Tensor | OnReading] = {"accuracy": correct.sum()}
+        metrics: dict[str, torch.Tensor | DeferredMetric] = {"accuracy": correct.sum()}
         if not self.training:
             num_classes = logits.shape[1]
             places = torch.cat([labels, labels + num_classes, predicted + num_classes])

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import zipfile
 from io import BytesIO
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dbbd_cli.core.errors import CheckpointError
-from dbbd_cli.report.run import read_bytes
 
 if TYPE_CHECKING:
     from numpy import ndarray
@@ -26,8 +23,8 @@ class _UnsoundError(Exception):
     """What is wrong with an array."""
 
 
-def read_evaluation_scene(folder: Path) -> dict[str, ndarray] | None:
-    """The arrays of a run folder's `evaluation_scene.npz`; None where there is no such file.
+def read_evaluation_scene(content: bytes) -> dict[str, ndarray]:
+    """The arrays of an `evaluation_scene.npz`.
 
     Returns:
         `coord` (N, 3) float32, `color` (N, 3) uint8, `region` (L, N) int32 and, where the scene has labels, `segment`
@@ -36,22 +33,17 @@ def read_evaluation_scene(folder: Path) -> dict[str, ndarray] | None:
     Raises:
         CheckpointError: the file is damaged. Nothing in it is ever run.
     """
-    path = folder / SCENE_FILE
-    if not os.path.exists(path):  # noqa: PTH110 - a Path raises where a link leads to a name that is too long
-        return None
-    content = read_bytes(path)
     try:
         with zipfile.ZipFile(BytesIO(content)) as archive:
-            scene = _read_arrays(archive)
+            return _read_arrays(archive)
     except _UnsoundError as error:
-        raise _damaged(path, str(error), folder) from error
+        raise _damaged(str(error)) from error
     except Exception as error:  # of any kind: numpy meets a damaged header with tokenize.TokenError, for one
-        raise _damaged(path, "not an archive of arrays", folder) from error
-    return scene
+        raise _damaged("not an archive of arrays") from error
 
 
-def _damaged(path: Path, problem: str, folder: Path) -> CheckpointError:
-    return CheckpointError(f"{path} is damaged: {problem}", hint=f"write it again with `dbbd evaluate {folder}`")
+def _damaged(problem: str) -> CheckpointError:
+    return CheckpointError(f"{SCENE_FILE} is damaged: {problem}", hint="write it again with `dbbd evaluate`")
 
 
 def _read_arrays(archive: zipfile.ZipFile) -> dict[str, ndarray]:

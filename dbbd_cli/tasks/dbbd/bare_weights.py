@@ -3,85 +3,52 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 from typing import Any, get_args
 
-from dbbd_cli.config.load import Override, config_from_mapping, load_config
-from dbbd_cli.config.schema import to_plain
-from dbbd_cli.core.errors import CheckpointError, ConfigError
-from dbbd_cli.core.progress import Progress
-from dbbd_cli.data.manifest import Manifest
+from dbbd_cli.config.load import Override
+from dbbd_cli.core.errors import ConfigError
 from dbbd_cli.data.scenes.pickles.objects import InertObject
 from dbbd_cli.model.dbbd.pretraining import pretraining_weights, sizes_of
-from dbbd_cli.model.weights import load_tensors
-from dbbd_cli.services.preparation import prepare_run
-from dbbd_cli.tasks.dbbd.config import PointDataConfig, PointPretrainingConfig
+from dbbd_cli.tasks.configs import config_from_mapping
+from dbbd_cli.tasks.dbbd.config import DbbdConfig, DbbdDataConfig
 
 
-@dataclass(frozen=True)
-class BareWeights:
-    """What is needed to use a file of weights.
-
-    Attributes:
-        config: the configuration; `model.weights` is the file.
-        manifest: the scenes and their splits, made now.
-        epoch: epochs that the weights were trained for, 0 where the file does not say.
-    """
-
-    config: PointPretrainingConfig
-    manifest: Manifest
-    epoch: int
-
-
-def open_bare_weights(
-    path: Path, *, config: str | None, overrides: Sequence[Override], progress: Progress
-) -> BareWeights:
-    """Reads the sizes of a network from its weights, and makes the manifest of the scenes.
-
-    Args:
-        path: the file.
-        config: configuration of task `dbbd`, a YAML file or a shipped name; else that of the file, or the defaults.
-        overrides: settings that replace those of the configuration, such as where the scenes are.
-        progress: told of every scene.
+def config_for_weights(
+    content: object, path: Path, settings: Mapping[str, Any] | None, overrides: Sequence[Override]
+) -> DbbdConfig | None:
+    """Read the sizes of a network from its weights; see `Task.config_for_weights`.
 
     Raises:
-        CheckpointError: the file holds no weights of DBBD, or is not safe to read.
-        ConfigError: the configuration does not fit, or no scenes are named.
+        ConfigError: the settings do not fit the weights.
     """
-    content = load_tensors(path, objects=True)
     sizes = sizes_of(pretraining_weights(content, path) or {})
     if sizes is None:
-        raise CheckpointError(
-            f"{path} is in no run folder, and holds no weights of DBBD",
-            hint="give a run folder, a checkpoint in one, or a file with encoder_state_dict and loss_fn_state_dict",
-        )
+        return None
     feature_dim = sizes.pop("feature_dim")
-    base = _own_settings(content) if config is None else _plain(config)
+    base = _own_settings(content) if settings is None else settings
     model = base["model"] if isinstance(base.get("model"), Mapping) else {}
     values = {**base, "model": {**model, **sizes, "weights": str(path.resolve())}}
-    chosen = config_from_mapping(values, overrides, origin=config or path.name, new_data=True)
-    assert isinstance(chosen, PointPretrainingConfig)
-    if chosen.data.feature_dim != feature_dim:
+    config = config_from_mapping(values, overrides, origin=path.name, new_data=True)
+    assert isinstance(config, DbbdConfig)
+    if config.data.feature_dim != feature_dim:
         raise ConfigError(
             f"{path} was trained on {feature_dim} features per point, and data.features gives "
-            f"{chosen.data.feature_dim}: {', '.join(chosen.data.features)}",
+            f"{config.data.feature_dim}: {', '.join(config.data.features)}",
             hint=_features_hint(feature_dim),
         )
-    prepared, manifest = prepare_run(chosen, progress)
-    assert isinstance(prepared, PointPretrainingConfig)
-    return BareWeights(prepared, manifest, _epochs(content))
+    return config
 
 
 def _features_hint(feature_dim: int) -> str:
     """The choices of features that have as many channels."""
-    names = get_args(get_args(PointDataConfig.model_fields["features"].annotation)[0])
+    names = get_args(get_args(DbbdDataConfig.model_fields["features"].annotation)[0])
     choices = [
         f"[{','.join(chosen)}]"
         for number in range(1, len(names) + 1)
         for chosen in combinations(names, number)
-        if PointDataConfig(features=list(chosen)).feature_dim == feature_dim
+        if DbbdDataConfig(features=list(chosen)).feature_dim == feature_dim
     ]
     if not choices:
         return f"no choice of data.features gives {feature_dim}: these weights need data that dbbd does not read"
@@ -119,20 +86,3 @@ _FIRST_SETTINGS = {
 
 The sizes are inferred from the weights; paths and device of the training do not matter for an evaluation.
 """
-
-
-def _epochs(content: object) -> int:
-    """The epochs that a checkpoint says it was trained for; 0 where it says nothing."""
-    if not isinstance(content, Mapping):
-        return 0
-    state = content.get("state")
-    history = state.get("history") if isinstance(state, Mapping) else None
-    epoch = len(history) if isinstance(history, list) else content.get("epoch")
-    return epoch if type(epoch) is int and 0 <= epoch <= 10**9 else 0
-
-
-def _plain(config: str) -> dict[str, Any]:
-    loaded = load_config(config)
-    if not isinstance(loaded, PointPretrainingConfig):
-        raise ConfigError(f"--config: {config} is of the task {loaded.task}", hint="name one of the task dbbd")
-    return to_plain(loaded)

@@ -11,12 +11,14 @@ from dbbd_cli.config.sections import (
     FIXED_SETTINGS,
     CheckpointConfig,
     Count,
+    DataConfig,
+    ModelConfig,
     NotEmpty,
     NotNegative,
     Positive,
-    RunConfig,
     Section,
     SplitConfig,
+    TaskConfig,
     TrainingConfig,
     is_set,
     rule_error,
@@ -51,7 +53,7 @@ class ViewConfig(Section):
     )
 
 
-class PointDataConfig(Section):
+class DbbdDataConfig(DataConfig):
     """Where the scenes come from and how they become batches."""
 
     source: Literal["folder", "synthetic"] = Field(
@@ -104,9 +106,6 @@ class PointDataConfig(Section):
     num_workers: Annotated[int, Field(ge=0, le=256)] = Field(
         4, description="number of processes that load batches; 0: load them in the training process"
     )
-    worker_timeout: Annotated[float, Field(gt=0.0, le=604_800.0)] = Field(
-        600.0, description="seconds to wait for a batch from such a process"
-    )
     cache_dir: NotEmpty | None = Field(
         None, description="folder for prepared scenes; null: $DBBD_CACHE_DIR, or the user's cache folder"
     )
@@ -118,7 +117,7 @@ class PointDataConfig(Section):
         return {**values, "source": "folder"} if implied else values
 
     @model_validator(mode="after")
-    def _source_has_what_it_needs(self) -> PointDataConfig:
+    def _source_has_what_it_needs(self) -> DbbdDataConfig:
         # A missing path is told when scenes are wanted: only the user can know it, and the file is right without.
         if self.source == "synthetic" and self.path is not None:
             raise rule_error("path", "null, because source is synthetic; leave source out to use your own data")
@@ -139,7 +138,7 @@ class PointDataConfig(Section):
         return {name: getattr(self, name) for name in ("normal_neighbors", "max_depth", "min_region_points")}
 
 
-class PointModelConfig(Section):
+class DbbdModelConfig(ModelConfig):
     """The network."""
 
     hidden_dim: Channels = Field(96, description="channels of projected point features")
@@ -164,7 +163,7 @@ class PointModelConfig(Section):
     )
 
     @model_validator(mode="after")
-    def _heads_fit(self) -> PointModelConfig:
+    def _heads_fit(self) -> DbbdModelConfig:
         if self.aggregation == "attention" and self.output_dim % self.num_heads:
             raise rule_error("num_heads", f"a divisor of output_dim ({self.output_dim})")
         if self.weights == "default":
@@ -189,7 +188,7 @@ class ContrastConfig(Section):
         return self
 
 
-class PointTrainingConfig(TrainingConfig):
+class DbbdTrainingConfig(TrainingConfig):
     """The optimization of the pretraining."""
 
     batch_size: Count = Field(4, description="scenes per batch; regions of the other scenes are negatives too")
@@ -199,7 +198,7 @@ class PointTrainingConfig(TrainingConfig):
     min_lr: NotNegative = Field(1e-5, description="lower bound of the learning rate in any schedule")
 
 
-class PointCheckpointConfig(CheckpointConfig):
+class DbbdCheckpointConfig(CheckpointConfig):
     """When the state of a run is written to disk, and which epoch is best."""
 
     metric: Literal["loss", "region_loss", "point_loss", "region_top1", "point_top1"] = Field(
@@ -210,7 +209,7 @@ class PointCheckpointConfig(CheckpointConfig):
     )
 
 
-class PointPretrainingConfig(Section):
+class DbbdConfig(TaskConfig):
     """A run that pretrains on point clouds."""
 
     fixed_settings: ClassVar[tuple[str, ...]] = (
@@ -230,23 +229,18 @@ class PointPretrainingConfig(Section):
         "loss",
         "training.batch_size",
         # Gradient checkpointing changes what a step costs, and nothing else.
-        *(f"model.{name}" for name in PointModelConfig.model_fields if name != "gradient_checkpointing"),
+        *(f"model.{name}" for name in DbbdModelConfig.model_fields if name != "gradient_checkpointing"),
     )
 
-    bf16_on_cpu: ClassVar[bool] = False
-    """Whether `run.precision: auto` chooses bf16 on CPUs that have instructions for it: here it is slower than fp32."""
-
     task: Literal["dbbd"] = Field(description="kind of training")
-    seed: Annotated[int, Field(ge=0, lt=2**63)] = Field(42, description="seed for all random choices")
     small_mode: bool = Field(
         False, description="a small network, batches of 2 and few scenes, unless overridden: for a laptop"
     )
-    run: RunConfig = section("where and on what")
-    data: PointDataConfig = section("the scenes")
-    model: PointModelConfig = section("the network")
+    data: DbbdDataConfig = section("the scenes")
+    model: DbbdModelConfig = section("the network")
     loss: ContrastConfig = section("what is learned")
-    training: PointTrainingConfig = section("the optimization")
-    checkpoint: PointCheckpointConfig = section("what is saved to disk")
+    training: DbbdTrainingConfig = section("the optimization")
+    checkpoint: DbbdCheckpointConfig = section("what is saved to disk")
 
     _set_by_small_mode: frozenset[str] = PrivateAttr(frozenset())
 
@@ -257,15 +251,13 @@ class PointPretrainingConfig(Section):
 
     def __eq__(self, other: object) -> bool:
         """Whether the settings are equal, whoever set them."""
-        return isinstance(other, PointPretrainingConfig) and self.__dict__ == other.__dict__
+        return isinstance(other, DbbdConfig) and self.__dict__ == other.__dict__
 
     __hash__ = Section.__hash__
 
     @model_validator(mode="wrap")
     @classmethod
-    def _fill_in_small_values(
-        cls, values: Any, check: ModelWrapValidatorHandler[PointPretrainingConfig]
-    ) -> PointPretrainingConfig:
+    def _fill_in_small_values(cls, values: Any, check: ModelWrapValidatorHandler[DbbdConfig]) -> DbbdConfig:
         if not isinstance(values, Mapping) or values.get("small_mode") is not True:
             return check(values)
         filled, set_here = dict(values), set()

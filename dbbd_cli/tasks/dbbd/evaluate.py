@@ -5,6 +5,7 @@ Legend: N points of a scene, D channels of point features, K classes.
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -14,6 +15,8 @@ from dbbd_cli.core.progress import Progress
 from dbbd_cli.engine.efficiency import measure_efficiency
 from dbbd_cli.engine.inference import run_split
 from dbbd_cli.engine.runtime import Runtime
+from dbbd_cli.engine.workload import Evaluation
+from dbbd_cli.report.scenes.evaluation_scene import SCENE_FILE
 from dbbd_cli.tasks.dbbd.labels import (
     ignored_labels,
     label_census,
@@ -24,39 +27,37 @@ from dbbd_cli.tasks.dbbd.labels import (
 )
 from dbbd_cli.tasks.dbbd.probe import MOST_CLASSES, point_features, run_probes, training_census
 from dbbd_cli.tasks.dbbd.scene_picture import scene_picture
-from dbbd_cli.tasks.dbbd.task import PointPretraining
+from dbbd_cli.tasks.dbbd.workload import DbbdWorkload
 
 
-def evaluate_points(
-    task: PointPretraining, runtime: Runtime, split: str, progress: Progress
-) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+def evaluate_points(workload: DbbdWorkload, runtime: Runtime, split: str, progress: Progress) -> Evaluation:
     """Losses beside their chance levels, retrieval and probes, and what is needed to draw the first scene."""
-    loader = task.loaders[split]
-    with progress.phase(f"Evaluate {split}", len(loader), noun=task.noun) as bar:
-        sums = run_split(task, loader, runtime, bar)
+    loader = workload.loaders[split]
+    with progress.phase(f"Evaluate {split}", len(loader), sample_unit=workload.sample_unit) as bar:
+        sums = run_split(workload, loader, runtime, bar)
         sums.flush()
-    metrics = task.summarise(sums.values, sums.num_samples)
+    metrics = workload.summarize(sums.values, sums.num_samples)
     progress.line("Measuring the speed…")
     raw_batch = next(loader.batches(epoch=0))
     size = len(raw_batch.num_points)
-    batch = task.to_device(raw_batch, runtime.device, train=False)
-    speed = measure_efficiency(task.module, batch, runtime, batch_size=size)
-    tested = label_census(task, split)
-    trained, missing = training_census(task, split, tested, progress)
-    ignored = ignored_labels(task, trained, tested)
-    for warning in warnings_of(suspected_labels(task, ignored, trained, tested), ignored, trained, tested):
+    batch = workload.to_device(raw_batch, runtime.device, train=False)
+    speed = measure_efficiency(workload.module, batch, runtime, batch_size=size)
+    tested = label_census(workload, split)
+    trained, missing = training_census(workload, split, tested, progress)
+    ignored = ignored_labels(workload, trained, tested)
+    for warning in warnings_of(suspected_labels(workload, ignored, trained, tested), ignored, trained, tested):
         progress.warn(warning)
     probe = None
     if not missing:
-        probe, missing = run_probes(task, runtime, split, trained, tested, ignored, progress)
+        probe, missing = run_probes(workload, runtime, split, trained, tested, ignored, progress)
     labels = sorted(tested.labels - ignored)[:MOST_CLASSES]
 
-    scene = without_ignored(next(task.single_scenes(split)), ignored)
-    features = point_features(task, task.module.encoder, scene, runtime).cpu().numpy()
-    picture = scene_picture(scene, next(task.prepared_scenes(split)).tree, features, labels)
+    scene = without_ignored(next(workload.single_scenes(split)), ignored)
+    features = point_features(workload, workload.module.encoder, scene, runtime).cpu().numpy()
+    picture = scene_picture(scene, next(workload.prepared_scenes(split)).tree, features, labels)
     report = {
         "num_samples": sums.num_samples,
-        "num_points": sum(scene.num_points for scene in task.prepared_scenes(split)),
+        "num_points": sum(scene.num_points for scene in workload.prepared_scenes(split)),
         **{name: value for name, value in metrics.items() if "_level_" not in name and name not in _OF_POINTS},
         "contrast": list(_contrast(metrics)),
         "probe": probe,
@@ -67,11 +68,11 @@ def evaluate_points(
             "points_per_second": speed["samples_per_second"] * int(raw_batch.num_points.sum()) / size,
         },
         "scene": {
-            "name": task.names(scene, split)[0],
-            "classes": [task.class_name(label) for label in labels],
+            "name": workload.names(scene, split)[0],
+            "classes": [workload.class_name(label) for label in labels],
         },
     }
-    return report, picture
+    return Evaluation(report, {SCENE_FILE: _npz(picture)})
 
 
 _OF_POINTS = ("point_chance", "point_top1")
@@ -90,3 +91,9 @@ def _contrast(metrics: Mapping[str, float]) -> Iterator[dict[str, Any]]:
             "chance": metrics[chance],
             "top1": metrics[top1],
         }
+
+
+def _npz(arrays: Mapping[str, np.ndarray]) -> bytes:
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **dict(arrays))  # type: ignore[arg-type]
+    return buffer.getvalue()

@@ -13,7 +13,7 @@ import torch
 from dbbd_cli.core.text import counted, printable
 from dbbd_cli.data.scenes.scene import IGNORE, stands_apart
 from dbbd_cli.tasks.dbbd.batches import PointBatch
-from dbbd_cli.tasks.dbbd.task import PointPretraining
+from dbbd_cli.tasks.dbbd.workload import DbbdWorkload
 
 _CONVENTIONAL = frozenset({254, 255, 65534, 65535, 2**31 - 1})
 """Labels that often mean "ignore": -1 and -2 in unsigned types, and the largest number."""
@@ -48,12 +48,12 @@ class LabelCensus:
 EMPTY = LabelCensus(Counter(), [], frozenset(), [])
 
 
-def label_census(task: PointPretraining, split: str) -> LabelCensus:
+def label_census(workload: DbbdWorkload, split: str) -> LabelCensus:
     """Counts the labels of a split, whose scenes are prepared."""
     points: Counter[int] = Counter()
     scenes, unusable = [], []
     reserved: set[int] = set()
-    for sample, scene in zip(task.manifest.of(split), task.prepared_scenes(split), strict=True):
+    for sample, scene in zip(workload.manifest.of(split), workload.prepared_scenes(split), strict=True):
         if "segment" in scene.unusable:
             unusable.append(f"{printable(sample.key)}: {printable(scene.unusable['segment'])}")
         if scene.segment is None:
@@ -67,18 +67,18 @@ def label_census(task: PointPretraining, split: str) -> LabelCensus:
     return LabelCensus(points, scenes, frozenset(reserved), unusable)
 
 
-def ignored_labels(task: PointPretraining, *censuses: LabelCensus) -> frozenset[int]:
+def ignored_labels(workload: DbbdWorkload, *censuses: LabelCensus) -> frozenset[int]:
     """The labels that are not classes: those of `data.ignore_labels`, or else those that are reserved in any scene."""
-    data = task.config.data
+    data = workload.config.data
     if data.ignore_labels is not None:
         return frozenset(data.ignore_labels)
     reserved = frozenset().union(*(census.reserved for census in censuses))
     return frozenset(label for label in reserved & _apart(censuses) if label >= len(data.class_names or ()))
 
 
-def suspected_labels(task: PointPretraining, ignored: Set[int], *censuses: LabelCensus) -> list[int]:
+def suspected_labels(workload: DbbdWorkload, ignored: Set[int], *censuses: LabelCensus) -> list[int]:
     """Labels that count as classes but probably mean "ignore"."""
-    data = task.config.data
+    data = workload.config.data
     if data.ignore_labels == []:  # the user wants none ignored
         return []
     return sorted(label for label in _apart(censuses) - ignored if label >= len(data.class_names or ()))

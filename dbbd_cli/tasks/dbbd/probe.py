@@ -23,7 +23,7 @@ from dbbd_cli.model.linear_probe import confusion_counts, fit_probe, segmentatio
 from dbbd_cli.tasks.dbbd.batches import PointBatch
 from dbbd_cli.tasks.dbbd.labels import EMPTY, LabelCensus, label_census, without_ignored
 from dbbd_cli.tasks.dbbd.probe_comparison import compare
-from dbbd_cli.tasks.dbbd.task import PointPretraining, make_network
+from dbbd_cli.tasks.dbbd.workload import DbbdWorkload, make_network
 
 POINTS_PER_SCENE = 2048
 PROBE_POINTS = 200_000
@@ -36,22 +36,22 @@ MOST_CLASSES = 200
 _Extract = Callable[[PointBatch], torch.Tensor]
 
 
-def point_features(task: PointPretraining, encoder: DbbdEncoder, scene: PointBatch, runtime: Runtime) -> torch.Tensor:
+def point_features(workload: DbbdWorkload, encoder: DbbdEncoder, scene: PointBatch, runtime: Runtime) -> torch.Tensor:
     """The features `(N, D)` of the points of a scene as it is, on the device.
 
     They are those of the branch G2L, in which a point knows the regions that it lies in, up to the whole scene.
     """
     with torch.no_grad(), runtime.autocast():
-        return encoder.global_to_local(*task.unchanged(scene, runtime.device)).points.float()
+        return encoder.global_to_local(*workload.unchanged(scene, runtime.device)).points.float()
 
 
 def training_census(
-    task: PointPretraining, split: str, tested: LabelCensus, progress: Progress
+    workload: DbbdWorkload, split: str, tested: LabelCensus, progress: Progress
 ) -> tuple[LabelCensus, str]:
     """Counts the labels that a probe can be trained on; without any, the census is empty and the reason is given.
 
     Args:
-        task: the network and the scenes.
+        workload: the network and the scenes.
         split: the split that will be scored.
         tested: its labels.
         progress: shows bars.
@@ -64,10 +64,10 @@ def training_census(
     if not tested.labels:
         return EMPTY, _without_labels(split, tested)
     try:
-        task.prepare("train", progress)
+        workload.prepare("train", progress)
     except DataError as error:
         return EMPTY, f"the training scenes cannot be used: {error.message}; {error.hint}"
-    return label_census(task, "train"), ""
+    return label_census(workload, "train"), ""
 
 
 def _without_labels(split: str, tested: LabelCensus) -> str:
@@ -77,7 +77,7 @@ def _without_labels(split: str, tested: LabelCensus) -> str:
 
 
 def run_probes(
-    task: PointPretraining,
+    workload: DbbdWorkload,
     runtime: Runtime,
     split: str,
     trained: LabelCensus,
@@ -88,7 +88,7 @@ def run_probes(
     """Fits the probes on the training split and scores them on another one.
 
     Args:
-        task: the network and the scenes, which are prepared.
+        workload: the network and the scenes, which are prepared.
         runtime: device and precision.
         split: the other split.
         trained: the labels of the training split.
@@ -111,15 +111,15 @@ def run_probes(
     if len(labels) > MOST_CLASSES:
         return None, f"the scenes have {len(labels):,} different labels, too many to be classes"
 
-    num_train, num_test = len(task.manifest.of("train")), len(task.manifest.of(split))
+    num_train, num_test = len(workload.manifest.of("train")), len(workload.manifest.of(split))
     num_trained = trained.num_scenes(ignored)
-    extracts = _extracts(task, runtime)
+    extracts = _extracts(workload, runtime)
     features: list[list[torch.Tensor]] = [[] for _ in extracts]
     targets = []
     quota = min(POINTS_PER_SCENE, max(1, PROBE_POINTS // num_trained))
     with progress.phase("Probe: training scenes", num_train, unit="scenes") as bar:
-        for number, scene in enumerate(_scenes(task, "train", ignored)):
-            chosen = _labelled(scene, quota, task.config.seed, number)
+        for number, scene in enumerate(_scenes(workload, "train", ignored)):
+            chosen = _labelled(scene, quota, workload.config.seed, number)
             targets.append(_class_of(scene, chosen, labels))
             for part, (_, extract) in zip(features, extracts, strict=True):
                 part.append(extract(scene).cpu()[chosen])
@@ -132,8 +132,8 @@ def run_probes(
     confusions = [torch.zeros(len(labels), len(labels), dtype=torch.int64) for _ in probes]
     counts: dict[str, list[np.ndarray]] = {name: [] for name, _ in extracts}
     with progress.phase(f"Probe: {split} scenes", num_test, unit="scenes") as bar:
-        for scene in _scenes(task, split, ignored):
-            known = _labelled(scene, None, task.config.seed, 0)
+        for scene in _scenes(workload, split, ignored):
+            known = _labelled(scene, None, workload.config.seed, 0)
             truth = _class_of(scene, known, labels)
             for confusion, probe, (name, extract) in zip(confusions, probes, extracts, strict=True):
                 of_scene = confusion_counts(probe.predict(extract(scene).cpu()[known]), truth, len(labels))
@@ -147,29 +147,29 @@ def run_probes(
         "test_scenes": tested.num_scenes(ignored),
         "train_points": len(target),
         "test_points": int(confusions[0].sum()),
-        "classes": [task.class_name(label) for label in labels],
+        "classes": [workload.class_name(label) for label in labels],
         "features": [
             {"name": name, "dim": len(probe.mean), **asdict(segmentation_scores(confusion))}
             for (name, _), probe, confusion in zip(extracts, probes, confusions, strict=True)
         ],
-        **compare({name: np.stack(values) for name, values in counts.items()}, task.config.seed),
+        **compare({name: np.stack(values) for name, values in counts.items()}, workload.config.seed),
     }, ""
 
 
-def _scenes(task: PointPretraining, split: str, ignored: Set[int]) -> Iterator[PointBatch]:
-    return (without_ignored(scene, ignored) for scene in task.single_scenes(split))
+def _scenes(workload: DbbdWorkload, split: str, ignored: Set[int]) -> Iterator[PointBatch]:
+    return (without_ignored(scene, ignored) for scene in workload.single_scenes(split))
 
 
-def _extracts(task: PointPretraining, runtime: Runtime) -> list[tuple[str, _Extract]]:
+def _extracts(workload: DbbdWorkload, runtime: Runtime) -> list[tuple[str, _Extract]]:
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(task.config.seed)
-        untrained = make_network(task.config)
+        torch.manual_seed(workload.config.seed)
+        untrained = make_network(workload.config)
     place(untrained, runtime)
     return [
-        ("pretrained", lambda scene: point_features(task, task.module.encoder, scene, runtime)),
-        ("random encoder", lambda scene: point_features(task, untrained.encoder, scene, runtime)),
+        ("pretrained", lambda scene: point_features(workload, workload.module.encoder, scene, runtime)),
+        ("random encoder", lambda scene: point_features(workload, untrained.encoder, scene, runtime)),
         # All that the network is given of a point.
-        ("raw features", lambda scene: torch.cat(task.unchanged(scene, runtime.device)[:2], dim=1)),
+        ("raw features", lambda scene: torch.cat(workload.unchanged(scene, runtime.device)[:2], dim=1)),
     ]
 
 

@@ -10,13 +10,16 @@ from pydantic import Field, model_validator
 
 from dbbd_cli.config.sections import (
     FIXED_SETTINGS,
+    PATH_SETTINGS,
     CheckpointConfig,
     Count,
+    DataConfig,
     Fraction,
+    ModelConfig,
     NotEmpty,
-    RunConfig,
     Section,
     SplitConfig,
+    TaskConfig,
     TrainingConfig,
     is_set,
     rule_error,
@@ -48,7 +51,7 @@ class AugmentConfig(Section):
     contrast: Fraction = Field(0.2, description="contrast is scaled by a random factor within 1 ± this")
 
 
-class ImageDataConfig(Section):
+class ImageDataConfig(DataConfig):
     """Where the images come from and how they become batches."""
 
     source: Literal["folder", "classes", "urls", "synthetic"] = Field(
@@ -71,12 +74,6 @@ class ImageDataConfig(Section):
     )
     augment: AugmentConfig = section("changes to training images")
     positive_class: NotEmpty | None = Field(None, description="the positive class of two; null: the last one")
-    num_workers: Annotated[int, Field(ge=0, le=256)] = Field(
-        0, description="number of processes that load batches; 0: load them in the training process"
-    )
-    worker_timeout: Annotated[float, Field(gt=0.0, le=604_800.0)] = Field(
-        600.0, description="seconds to wait for a batch from such a process"
-    )
     cache_dir: NotEmpty | None = Field(
         None, description="folder for decoded images; null: $DBBD_CACHE_DIR, or the user's cache folder"
     )
@@ -111,7 +108,7 @@ def _is_table(path: str) -> bool:
     return os.path.isfile(path) or (path.lower().endswith(".csv") and not os.path.isdir(path))  # noqa: PTH112, PTH113
 
 
-class ImageModelConfig(Section):
+class ImageModelConfig(ModelConfig):
     """The classifier."""
 
     name: Literal["qr_cnn", "resnet18", "resnet34", "resnet50", "efficientnet_b0", "mobilenet_v3_small"] = Field(
@@ -140,7 +137,7 @@ class ImageCheckpointConfig(CheckpointConfig):
     )
 
 
-class ImageClassificationConfig(Section):
+class ImageClassificationConfig(TaskConfig):
     """A run that trains an image classifier."""
 
     fixed_settings: ClassVar[tuple[str, ...]] = (
@@ -152,12 +149,10 @@ class ImageClassificationConfig(Section):
         "model",
     )
 
+    path_settings: ClassVar[tuple[str, ...]] = (*PATH_SETTINGS, "data.classes")
     bf16_on_cpu: ClassVar[bool] = True
-    """Whether `run.precision: auto` chooses bf16 on CPUs that have instructions for it."""
 
     task: Literal["image_classification"] = Field(description="kind of training")
-    seed: Annotated[int, Field(ge=0, lt=2**63)] = Field(42, description="seed for all random choices")
-    run: RunConfig = section("where and on what")
     data: ImageDataConfig = section("the images")
     model: ImageModelConfig = section("the network")
     training: ImageTrainingConfig = section("the optimization")

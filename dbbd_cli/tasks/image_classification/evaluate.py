@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-from typing import Any
 
 import torch
 
@@ -12,36 +11,36 @@ from dbbd_cli.core.progress import Progress
 from dbbd_cli.engine.efficiency import count_multiply_adds, measure_efficiency, spread, times_ms
 from dbbd_cli.engine.inference import run_batches
 from dbbd_cli.engine.runtime import Runtime
+from dbbd_cli.engine.workload import Evaluation
 from dbbd_cli.tasks.classification_report import classification_report
-from dbbd_cli.tasks.image_classification.task import ImageClassification
+from dbbd_cli.tasks.image_classification.workload import ImageWorkload
 
 
-def evaluate_images(
-    task: ImageClassification, runtime: Runtime, split: str, progress: Progress
-) -> tuple[dict[str, Any], str]:
+def evaluate_images(workload: ImageWorkload, runtime: Runtime, split: str, progress: Progress) -> Evaluation:
     """Every metric, and the predictions as CSV."""
-    logits, labels = _run(task, runtime, split, progress)
+    logits, labels = _run(workload, runtime, split, progress)
     progress.line("Measuring the speed and computing the metrics…")
-    network = task.module.network
-    images, _ = task.to_device(next(task.loaders[split].batches(epoch=0)), runtime.device, train=False)
+    network = workload.module.network
+    images, _ = workload.to_device(next(workload.loaders[split].batches(epoch=0)), runtime.device, train=False)
     efficiency = {
         **measure_efficiency(network, (images,), runtime, batch_size=len(images)),
         "multiply_adds": count_multiply_adds(network, images[:1]),
         "ms_per_sample": spread(times_ms(network, (images[:1],), runtime)),
     }
-    report = classification_report(logits, labels, task.manifest.classes, task.positive_class)
-    return {**report, "efficiency": efficiency}, _predictions(task, split, logits)
+    report = classification_report(logits, labels, workload.manifest.classes, workload.positive_class)
+    predictions = _predictions(workload, split, logits)
+    return Evaluation({**report, "efficiency": efficiency}, {"predictions.csv": predictions.encode("utf-8")})
 
 
 def _run(
-    task: ImageClassification, runtime: Runtime, split: str, progress: Progress
+    workload: ImageWorkload, runtime: Runtime, split: str, progress: Progress
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Logits and labels of the split in the manifest's order, whatever order the loader has."""
-    loader = task.loaders[split]
-    logits = torch.zeros(loader.num_samples, len(task.manifest.classes))
+    loader = workload.loaders[split]
+    logits = torch.zeros(loader.num_samples, len(workload.manifest.classes))
     labels = torch.zeros(loader.num_samples, dtype=torch.long)
-    with progress.phase(f"Evaluate {split}", len(loader), noun=task.noun) as bar:
-        for output, batch in run_batches(task, loader, runtime):
+    with progress.phase(f"Evaluate {split}", len(loader), sample_unit=workload.sample_unit) as bar:
+        for output, batch in run_batches(workload, loader, runtime):
             assert output.logits is not None
             logits[batch.samples] = output.logits.float().cpu()
             labels[batch.samples] = batch.labels
@@ -49,14 +48,14 @@ def _run(
     return logits, labels
 
 
-def _predictions(task: ImageClassification, split: str, logits: torch.Tensor) -> str:
+def _predictions(workload: ImageWorkload, split: str, logits: torch.Tensor) -> str:
     """One row per image: what it is, what it was taken for, and the probability of each class."""
-    classes = task.manifest.classes
+    classes = workload.manifest.classes
     probabilities = torch.softmax(logits, dim=1)
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["path", "class", "predicted", *(f"p({name})" for name in classes)])
-    rows = zip(task.manifest.of(split), probabilities.tolist(), strict=True)
+    rows = zip(workload.manifest.of(split), probabilities.tolist(), strict=True)
     for sample, row in rows:
         predicted = classes[max(range(len(row)), key=row.__getitem__)]
         writer.writerow([sample.key, classes[sample.label], predicted, *(f"{value:.6f}" for value in row)])

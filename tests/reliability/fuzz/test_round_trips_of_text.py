@@ -21,7 +21,7 @@ from test_round_trips import plain_values, same
 
 from dbbd_cli import __version__
 from dbbd_cli.cli.completion import complete
-from dbbd_cli.config.load import config_from_mapping, dump_config, load_config, parse_override
+from dbbd_cli.config.load import dump_config, parse_override
 from dbbd_cli.data.findings import UNPRINTABLE
 from dbbd_cli.data.images.url_table import read_url_table
 from dbbd_cli.data.manifest import Manifest, Sample
@@ -30,7 +30,8 @@ from dbbd_cli.engine.checkpoint.files import WRITER, load_checkpoint, save_check
 from dbbd_cli.engine.runtime import choose_runtime
 from dbbd_cli.report.run import read_evaluation, read_run
 from dbbd_cli.report.scenes.evaluation_scene import SCENE_FILE, read_evaluation_scene
-from dbbd_cli.tasks.dbbd.config import PointPretrainingConfig
+from dbbd_cli.tasks.configs import config_from_mapping, load_config
+from dbbd_cli.tasks.dbbd.config import DbbdConfig
 
 TEXT = st.text(st.characters(codec="utf-8", exclude_categories=("Cs",)), max_size=10)
 NAMES = TEXT.map(str.strip).filter(lambda text: text and not UNPRINTABLE.search(text) and "\ufdd0" not in text)
@@ -57,7 +58,7 @@ def test_overrides(names: list[str]) -> None:
     assume(not any(UNPRINTABLE.search(name) for name in names))
     override = parse_override(f"data.class_names={json.dumps(names, ensure_ascii=False)}")
     config = config_from_mapping({"task": "dbbd"}, [override], origin="test")
-    assert isinstance(config, PointPretrainingConfig)
+    assert isinstance(config, DbbdConfig)
     assert config.data.class_names == names
 
 
@@ -118,8 +119,7 @@ def test_scenes_of_evaluations(tmp_path: Path, count: int, levels: int, labels: 
     if labels:
         scene["segment"] = data.draw(numpy_strategies.arrays(np.int32, count, elements=whole))
     np.savez_compressed(tmp_path / SCENE_FILE, **scene)
-    found = read_evaluation_scene(tmp_path)
-    assert found is not None
+    found = read_evaluation_scene((tmp_path / SCENE_FILE).read_bytes())
     assert found.keys() == scene.keys()
     assert all(same(found[name], array) for name, array in scene.items())
 

@@ -13,8 +13,7 @@ from reader import Reader, check_error, check_lines, require, write_once
 from scene_seeds import sealed_zip
 
 from dbbd_cli.cli.completion import complete
-from dbbd_cli.config.load import config_from_mapping, dump_config, load_config, parse_override
-from dbbd_cli.config.schema import SCHEMAS
+from dbbd_cli.config.load import dump_config, parse_override
 from dbbd_cli.core.errors import CheckpointError, ConfigError, DataError
 from dbbd_cli.data.findings import UNPRINTABLE
 from dbbd_cli.data.images.sources import list_folder
@@ -24,7 +23,8 @@ from dbbd_cli.data.manifest import SPLITS, Manifest
 from dbbd_cli.data.scenes.sources import list_scenes
 from dbbd_cli.report.check import evaluation_problem
 from dbbd_cli.report.run import read_evaluation, read_run, run_labels
-from dbbd_cli.report.scenes.evaluation_scene import SCENE_FILE, read_evaluation_scene
+from dbbd_cli.report.scenes.evaluation_scene import read_evaluation_scene
+from dbbd_cli.tasks.configs import SCHEMAS, config_from_mapping, load_config
 
 
 def config(data: bytes, folder: Path) -> None:
@@ -98,8 +98,7 @@ def evaluation(data: bytes, folder: Path) -> None:
 
 
 def evaluation_scene(data: bytes, folder: Path) -> None:
-    scene = read_evaluation_scene(_only(folder / SCENE_FILE, data))
-    assert scene is not None
+    scene = read_evaluation_scene(data)
     count = len(scene["coord"])
     require(count and np.isfinite(scene["coord"]).all() and scene["coord"].shape == (count, 3), "odd coordinates")
     require(scene["color"].shape == (count, 3) and scene["color"].dtype == np.uint8, "odd colours")

@@ -14,10 +14,10 @@ import numpy as np
 from reader import SHARED
 from scene_seeds import COLOUR, COORD
 
-from dbbd_cli.config.load import load_config
-from dbbd_cli.config.schema import to_plain
+from dbbd_cli.config.sections import to_plain
 from dbbd_cli.config.shipped import shipped_configs
 from dbbd_cli.data.manifest import Manifest, Sample
+from dbbd_cli.tasks.configs import load_config
 
 HISTORY = b"".join(
     json.dumps(row).encode() + b"\n"

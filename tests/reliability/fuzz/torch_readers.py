@@ -21,8 +21,8 @@ from dbbd_cli.model.dbbd.pretraining import pretraining_weights, sizes_of
 from dbbd_cli.model.weights import load_tensors
 from dbbd_cli.report.run import read_run
 from dbbd_cli.runs.folder import RunLog
+from dbbd_cli.services.bare_weights import open_bare_weights
 from dbbd_cli.services.session import open_run
-from dbbd_cli.tasks.dbbd.bare_weights import open_bare_weights
 
 _PLAIN = (str, int, float, complex, bool, bytes, bytearray, type(None), torch.Size, torch.device, torch.dtype)
 

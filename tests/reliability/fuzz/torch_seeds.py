@@ -16,12 +16,12 @@ from typing import Any
 import torch
 from scene_seeds import sealed_zip
 
-from dbbd_cli.config.load import load_config
-from dbbd_cli.config.schema import to_plain
+from dbbd_cli.config.sections import to_plain
 from dbbd_cli.data.manifest import Manifest, Sample
 from dbbd_cli.engine.checkpoint.files import CHECKPOINT_FORMAT
 from dbbd_cli.engine.state import TrainState
 from dbbd_cli.model.digest import write_sealed
+from dbbd_cli.tasks.configs import load_config
 
 MANIFEST = Manifest(
     "rooms", (), (), tuple(Sample(f"room{i:05d}", 0, f"{i:064x}", split) for i, split in enumerate(("train", "val")))

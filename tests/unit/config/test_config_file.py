@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from dbbd_cli.config.load import config_from_mapping, dump_config, load_config
+from dbbd_cli.config.load import dump_config
 from dbbd_cli.config.shipped import shipped_configs
 from dbbd_cli.core.errors import ConfigError, ExitCode
+from dbbd_cli.tasks.configs import config_from_mapping, load_config
 
 TASK = "task: image_classification\n"
 SHIPPED = f"shipped configs: {', '.join(shipped_configs())}"
@@ -46,14 +47,14 @@ def test_shipped_configs_are_those_of_the_repository() -> None:
 
 def test_an_installed_package_carries_its_configs(tmp_path: Path) -> None:
     root = Path(__file__).parents[3]
-    shutil.copytree(root / "dbbd_cli" / "config", tmp_path / "dbbd_cli" / "config")
-    for name in ("__init__.py", "errors.py", "paths.py", "text.py"):
-        shutil.copy(root / "dbbd_cli" / name, tmp_path / "dbbd_cli")
+    for room in ("config", "core", "tasks"):
+        shutil.copytree(root / "dbbd_cli" / room, tmp_path / "dbbd_cli" / room)
+    shutil.copy(root / "dbbd_cli" / "__init__.py", tmp_path / "dbbd_cli")
     for folder, name in ((tmp_path / "dbbd_cli" / "configs", "inside"), (tmp_path / "configs", "another_package")):
         folder.mkdir()
         (folder / f"{name}.yaml").write_text(TASK, encoding="utf-8")
     code = (
-        "from dbbd_cli.config.load import load_config; from dbbd_cli.config.shipped import shipped_configs;"
+        "from dbbd_cli.tasks.configs import load_config; from dbbd_cli.config.shipped import shipped_configs;"
         "print(*shipped_configs()); load_config('inside')"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)

@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 import yaml
 
-from dbbd_cli.config.load import Override, config_from_mapping, dump_config, load_config, parse_override
-from dbbd_cli.config.schema import to_plain
+from dbbd_cli.config.load import Override, dump_config, parse_override
+from dbbd_cli.config.sections import to_plain
 from dbbd_cli.core.errors import ConfigError
+from dbbd_cli.tasks.configs import config_from_mapping, load_config
 
 VALUES: dict[str, Any] = {"task": "image_classification", "training": {"epochs": 10, "batch_size": 4}}
 

@@ -5,10 +5,10 @@ from typing import Literal
 
 import pytest
 
-from dbbd_cli.config.load import load_config
-from dbbd_cli.config.schema import SCHEMAS
 from dbbd_cli.config.sections import RunConfig, Section
 from dbbd_cli.core.errors import ConfigError
+from dbbd_cli.tasks import configs
+from dbbd_cli.tasks.configs import SCHEMAS, load_config
 from dbbd_cli.tasks.image_classification.config import ImageClassificationConfig
 
 TASK = "task: image_classification\n"
@@ -210,7 +210,7 @@ def test_with_several_tasks_what_is_wrong_for_all_is_reported(monkeypatch: pytes
         run: RunConfig = RunConfig()
         points: int = 3
 
-    monkeypatch.setitem(SCHEMAS, "other", OtherConfig)  # type: ignore[arg-type]
+    monkeypatch.setattr(configs, "SCHEMAS", {**SCHEMAS, "other": OtherConfig})
     text = "points: 1\nsmall_mode: true\nrun: {name: 5}\nepoch: 1\ntask: "
     assert problems(text + "othr") == [
         "x.yaml:3: run.name is 5\n    expected text that is not empty, in quotes",

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from dbbd_cli.config.schema import SCHEMAS
 from dbbd_cli.config.sections import Section
+from dbbd_cli.tasks.configs import SCHEMAS
 
 
 def sections(schema: type[Section]) -> Iterator[type[Section]]:
@@ -29,7 +29,7 @@ def test_sections_are_found() -> None:
     assert {
         "ImageClassificationConfig.seed",
         "ImageSplitConfig.group",
-        "PointModelConfig.hidden_dim",
+        "DbbdModelConfig.hidden_dim",
         "ImageTrainingConfig.epochs",
     } <= set(FIELDS)
 

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from dbbd_cli.core.errors import DataError, DiskError
-from dbbd_cli.core.files import passing_lock
+from dbbd_cli.core.files import best_effort_lock
 from dbbd_cli.core.temporary import discard, temporary_file, temporary_path
 from dbbd_cli.data.array_cache import Arrays, cached_arrays, make_room, read_cached
 from dbbd_cli.data.cache_dir import MARK
@@ -279,7 +279,7 @@ def test_the_files_used_least_recently_make_room(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(bytes(100))
     in_use = temporary_file(tmp_path / "scene-d.arrays")
     in_use.write_bytes(bytes(100))
-    with passing_lock(tmp_path / "scene-d.lock"):
+    with best_effort_lock(tmp_path / "scene-d.lock"):
         make_room(tmp_path, needed=50, limit=270)
         left = sorted(path.name for path in kept(tmp_path))
     assert left == [

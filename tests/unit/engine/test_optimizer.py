@@ -135,14 +135,14 @@ def test_methods_that_are_not_hidden_from_the_compiler_stay_as_they_are() -> Non
 
 @pytest.mark.parametrize("largest", [None, 0.5, 5.0, 6.0, math.inf])
 @pytest.mark.parametrize("values", [(3.0, 4.0), (0.0, 0.0), (math.nan, 1.0), (math.inf, 1.0)])
-@pytest.mark.parametrize("reading_waits", [True, False])
+@pytest.mark.parametrize("is_async", [True, False])
 def test_gradients_are_clipped_as_pytorch_does(
-    largest: float | None, values: tuple[float, float], reading_waits: bool
+    largest: float | None, values: tuple[float, float], is_async: bool
 ) -> None:
     ours, theirs = nn.Linear(1, 1), nn.Linear(1, 1)
     for layer in (ours, theirs):
         layer.weight.grad, layer.bias.grad = torch.tensor([[values[0]]]), torch.tensor([values[1]])
-    norm = clip_gradient(ours, largest, reading_waits=reading_waits)
+    norm = clip_gradient(ours, largest, is_async=is_async)
     wanted = nn.utils.clip_grad_norm_(theirs.parameters(), math.inf if largest is None else largest)
     assert torch.equal(norm, wanted) or (norm.isnan() and wanted.isnan())
     if math.isfinite(norm):
@@ -150,12 +150,12 @@ def test_gradients_are_clipped_as_pytorch_does(
         assert torch.equal(ours.bias.grad, theirs.bias.grad)
 
 
-@pytest.mark.parametrize("reading_waits", [True, False])
-def test_a_gradient_that_is_short_enough_is_left_alone_where_that_can_be_known(reading_waits: bool) -> None:
+@pytest.mark.parametrize("is_async", [True, False])
+def test_a_gradient_that_is_short_enough_is_left_alone_where_that_can_be_known(is_async: bool) -> None:
     layer = nn.Linear(1, 1)
     layer.weight.grad, layer.bias.grad = torch.tensor([[0.3]]), torch.tensor([0.4])
     version = layer.weight.grad._version
-    clip_gradient(layer, 1.0, reading_waits=reading_waits)
-    assert (layer.weight.grad._version == version) != reading_waits
-    clip_gradient(layer, 0.1, reading_waits=reading_waits)
+    clip_gradient(layer, 1.0, is_async=is_async)
+    assert (layer.weight.grad._version == version) != is_async
+    clip_gradient(layer, 0.1, is_async=is_async)
     assert layer.weight.grad._version > version

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from dbbd_cli.engine.state import Sums, TrainState
-from dbbd_cli.model.output import OnReading, StepOutput
+from dbbd_cli.model.output import DeferredMetric, StepOutput
 
 
 def test_the_elements_of_a_vector_are_summed_one_by_one() -> None:
@@ -13,7 +13,7 @@ def test_the_elements_of_a_vector_are_summed_one_by_one() -> None:
         metrics = {
             "counts": torch.tensor([1.0, 2.0, 3.0]) * scale,
             "hits": torch.tensor(scale),
-            "late": OnReading(torch.tensor([scale, scale]), lambda tensor: float(tensor.mean())),
+            "late": DeferredMetric(torch.tensor([scale, scale]), lambda tensor: float(tensor.mean())),
         }
         sums.add(StepOutput(loss=torch.tensor(scale), metrics=metrics, num_samples=2))
     expected = {"loss": 22.0, "hits": 11.0, "late": 22.0, "counts_0": 11.0, "counts_1": 22.0, "counts_2": 33.0}

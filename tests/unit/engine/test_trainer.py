@@ -18,21 +18,21 @@ import pytest
 import torch
 from torch import nn
 
-from dbbd_cli.config.load import config_from_mapping
-from dbbd_cli.config.schema import Config, to_plain
+from dbbd_cli.config.sections import TaskConfig, to_plain
 from dbbd_cli.core.errors import DataError, DiskError, NotFiniteError, StoppedError
 from dbbd_cli.core.progress import Phase, Progress, Silent
 from dbbd_cli.core.signals import StopRequest
 from dbbd_cli.data.loader import BatchLoader, Key
 from dbbd_cli.engine.checkpoint.files import load_checkpoint
-from dbbd_cli.engine.nonfinite import check_weights, step_where
+from dbbd_cli.engine.nonfinite import check_weights, step_if_finite
 from dbbd_cli.engine.optimizer import build_optimizer, load_optimizer
 from dbbd_cli.engine.runtime import Runtime, choose_runtime
 from dbbd_cli.engine.state import Sums, TrainState
 from dbbd_cli.engine.trainer import Trainer, fit
-from dbbd_cli.model.output import OnReading, StepOutput
+from dbbd_cli.model.output import DeferredMetric, StepOutput
 from dbbd_cli.runs.folder import RunLog
 from dbbd_cli.services.smoke import same
+from dbbd_cli.tasks.configs import config_from_mapping
 
 CPU = choose_runtime("cpu", "fp32")
 
@@ -68,11 +68,11 @@ class LineTask:
     """The smallest task: the engine needs no more of one."""
 
     monitor = "loss"
-    noun = "points"
-    headline = ("loss",)
+    sample_unit = "points"
+    progress_metrics = ("loss",)
     model_name = "a line"
     data_description = "points of y = 2x"
-    saves_memory = "draw fewer points"
+    out_of_memory_hint = "draw fewer points"
 
     def __init__(self, batch_size: int = 4) -> None:
         self.module: nn.Module = Regression()
@@ -85,7 +85,7 @@ class LineTask:
     def to_device(self, batch: Any, device: torch.device, *, train: bool) -> tuple[Any, ...]:
         return batch[0], batch[1]
 
-    def summarise(self, sums: Mapping[str, float], num_samples: int) -> dict[str, float]:
+    def summarize(self, sums: Mapping[str, float], num_samples: int) -> dict[str, float]:
         return {name: value / num_samples for name, value in sums.items()}
 
     def warning(self, metrics: Mapping[str, float]) -> str:
@@ -126,7 +126,7 @@ class Late(Runtime):
     """The CPU, treated as a device whose values are read at logging intervals only."""
 
     @property
-    def reading_waits(self) -> bool:
+    def is_async(self) -> bool:
         return True
 
 
@@ -136,7 +136,7 @@ def runtime(request: pytest.FixtureRequest) -> Runtime:
     return made
 
 
-def config(log_every_steps: int = 1, **training: Any) -> Config:
+def config(log_every_steps: int = 1, **training: Any) -> TaskConfig:
     values = {
         "task": "image_classification",
         "run": {"log_every_steps": log_every_steps},
@@ -154,7 +154,7 @@ def run(
     **training: Any,
 ) -> Trainer:
     # Where values are read late, that is once per epoch.
-    trainer = Trainer(task, config(1000 if runtime.reading_waits else 1, **training), runtime)
+    trainer = Trainer(task, config(1000 if runtime.is_async else 1, **training), runtime)
     log = RunLog(folder, step=0, history=[], command=[])
     try:
         fit(trainer, folder, log, progress or Silent(), StopRequest() if stop is None else stop)
@@ -201,8 +201,8 @@ class ScoredTask(LineTask):
         self.accuracies = iter(accuracies)
         self.accuracy = 0.0
 
-    def summarise(self, sums: Mapping[str, float], num_samples: int) -> dict[str, float]:
-        metrics = super().summarise(sums, num_samples)
+    def summarize(self, sums: Mapping[str, float], num_samples: int) -> dict[str, float]:
+        metrics = super().summarize(sums, num_samples)
         if self.module.training:
             self.accuracy = 0.0
             return metrics
@@ -239,7 +239,7 @@ class Records(Silent):
 
     @contextmanager
     def phase(
-        self, title: str, total: int, unit: str = "batches", done: int = 0, noun: str = "samples"
+        self, title: str, total: int, unit: str = "batches", done: int = 0, sample_unit: str = "samples"
     ) -> Iterator[Phase]:
         records = self
 
@@ -266,7 +266,7 @@ def test_what_a_task_warns_of_is_told_and_logged_once(tmp_path: Path) -> None:
 
 def test_the_metrics_of_the_headline_are_shown_and_all_are_logged(tmp_path: Path) -> None:
     class Headline(LineTask):
-        headline = ("loss", "error")
+        progress_metrics = ("loss", "error")
 
     for task, shown in ((LineTask(), {"loss"}), (Headline(), {"loss", "error"})):
         progress, folder = Records(), tmp_path / str(len(shown))
@@ -296,7 +296,7 @@ def test_what_is_computed_on_reading_stands_in_its_place() -> None:
     for n in (3, 5):
         metrics = {
             "a": torch.tensor(1.0),
-            "rank": OnReading(torch.tensor([n, 7]), lambda x: float(x[0])),
+            "rank": DeferredMetric(torch.tensor([n, 7]), lambda x: float(x[0])),
             "b": torch.tensor(2),
         }
         sums.add(StepOutput(torch.tensor(1.0), metrics, n))
@@ -326,7 +326,7 @@ def test_a_step_that_is_left_out_on_the_device_changes_nothing(optimizer: str, f
         module(torch.ones(1, 3)).sum().backward()
         if not finite:
             module.weight.grad.fill_(math.nan)  # type: ignore[union-attr]
-        step_where(torch.tensor(finite), made, scaler)
+        step_if_finite(torch.tensor(finite), made, scaler)
 
     if not first:
         step(finite=True)
@@ -467,12 +467,12 @@ def test_a_step_that_nobody_has_looked_at_is_not_saved(tmp_path: Path, runtime: 
     task.loaders["train"].batches = failing  # type: ignore[method-assign]
     log = RunLog(tmp_path, step=0, history=[], command=[])
     try:
-        with pytest.raises(DataError if skips or runtime.reading_waits else NotFiniteError):
+        with pytest.raises(DataError if skips or runtime.is_async else NotFiniteError):
             fit(trainer, tmp_path, log, Silent(), StopRequest())
         if skips:
             trainer.save(tmp_path, log, proven=False)
             assert load_checkpoint(tmp_path / "ckpt.pth")["state"]["skipped_steps"] == 1
-        elif runtime.reading_waits:
+        elif runtime.is_async:
             with pytest.raises(NotFiniteError):
                 trainer.save(tmp_path, log, proven=False)
     finally:

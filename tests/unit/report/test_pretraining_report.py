@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from dbbd_cli.core.errors import CheckpointError
-from dbbd_cli.report.plots import plot_runs
-from dbbd_cli.report.run import read_evaluation
+from dbbd_cli.report.run import read_bytes, read_evaluation
 from dbbd_cli.report.scenes.evaluation_scene import read_evaluation_scene
+from dbbd_cli.services.plot import plot
 
 Make = Callable[..., Any]
 FIGURES = ["training_history", "level_losses", "probe", "scene_features", "region_tree"]
@@ -37,19 +37,22 @@ def change(evaluation: dict[str, Any], key: str, value: Any) -> None:
 
 def test_an_evaluated_run_is_drawn_from_its_folder(make_run: Make, pretraining_of: Make, scene_of: Make) -> None:
     folder = write(make_run(task="dbbd"), pretraining_of(), scene_of())
-    assert plot_runs([folder], None, "png") == [folder / f"{name}.png" for name in FIGURES]
+    assert plot([folder], out=None, format="png").files == [folder / f"{name}.png" for name in FIGURES]
 
 
 def test_without_the_scene_the_rest_is_drawn(make_run: Make, pretraining_of: Make, tmp_path: Path) -> None:
     folder = write(make_run(task="dbbd"), pretraining_of())
-    files = plot_runs([folder], tmp_path / "out", "svg")
+    files = plot([folder], out=tmp_path / "out", format="svg").files
     assert [file.stem for file in files] == FIGURES[:3]
 
 
 def test_the_scene_of_another_task_is_left_alone(make_run: Make, evaluation_of: Make) -> None:
     folder = write(make_run(), {**evaluation_of(), "curves": None})
     (folder / "evaluation_scene.npz").write_bytes(b"damaged")
-    assert [file.stem for file in plot_runs([folder], None, "png")] == ["training_history", "confusion_matrix"]
+    assert [file.stem for file in plot([folder], out=None, format="png").files] == [
+        "training_history",
+        "confusion_matrix",
+    ]
 
 
 def test_a_damaged_scene_ends_drawing_before_anything_is_written(
@@ -58,7 +61,7 @@ def test_a_damaged_scene_ends_drawing_before_anything_is_written(
     folder = write(make_run(task="dbbd"), pretraining_of())
     (folder / "evaluation_scene.npz").write_bytes(b"damaged")
     with pytest.raises(CheckpointError, match=r"evaluation_scene\.npz"):
-        plot_runs([folder], tmp_path / "out", "png")
+        plot([folder], out=tmp_path / "out", format="png")
     assert not (tmp_path / "out").exists()
 
 
@@ -77,14 +80,14 @@ def test_what_was_not_measured_may_be_null_or_absent(make_run: Make, pretraining
     ):
         write(folder, evaluation)
         assert read_evaluation(folder) == evaluation
-        plot_runs([folder], tmp_path / "out", "html")
+        plot([folder], out=tmp_path / "out", format="html")
 
 
 def test_ignored_labels_are_in_the_page_and_checked(make_run: Make, pretraining_of: Make, tmp_path: Path) -> None:
     folder = make_run(task="dbbd")
     rows = [{"label": 255, "points": 1204}, {"label": None, "points": 2}]
     write(folder, {**pretraining_of(), "ignored_labels": rows})
-    (page,) = plot_runs([folder], tmp_path / "out", "html")
+    (page,) = plot([folder], out=tmp_path / "out", format="html").files
     assert "255 (1,204 points), negative or NaN (2 points)" in page.read_text(encoding="utf-8")
     for wrong in ({}, [255], [{"label": 255}], [{"label": "255", "points": 1}], [{"label": True, "points": 1}]):
         write(folder, {**pretraining_of(), "ignored_labels": wrong or {"label": 1}})
@@ -93,15 +96,13 @@ def test_ignored_labels_are_in_the_page_and_checked(make_run: Make, pretraining_
 
 
 def test_a_scene_is_read(tmp_path: Path, scene_of: Make) -> None:
-    assert read_evaluation_scene(tmp_path) is None
     for scene in (
         scene_of(),
         scene_of(labels=False),
         {**scene_of(), "region": np.asfortranarray(scene_of()["region"])},
     ):
         np.savez(tmp_path / "evaluation_scene.npz", **scene)
-        found = read_evaluation_scene(tmp_path)
-        assert found is not None
+        found = read_evaluation_scene((tmp_path / "evaluation_scene.npz").read_bytes())
         assert found.keys() == scene.keys()
         assert all((found[name] == array).all() and found[name].dtype == array.dtype for name, array in scene.items())
 
@@ -135,7 +136,7 @@ def test_a_damaged_array_is_named(tmp_path: Path, scene_of: Make, name: str, val
     scene = {**scene_of(), name: value}
     np.savez(tmp_path / "evaluation_scene.npz", **{key: array for key, array in scene.items() if array is not None})
     with pytest.raises(CheckpointError, match=problem) as caught:
-        read_evaluation_scene(tmp_path)
+        read_evaluation_scene((tmp_path / "evaluation_scene.npz").read_bytes())
     assert "evaluation_scene.npz" in caught.value.message
     assert "dbbd evaluate" in caught.value.hint
 
@@ -149,10 +150,10 @@ def test_nothing_in_a_scene_is_run(tmp_path: Path, scene_of: Make) -> None:
     for name in ("coord", "segment"):
         np.savez(tmp_path / "evaluation_scene.npz", **{**scene_of(), name: trap})
         with pytest.raises(CheckpointError, match=f"{name} is not an array"):
-            read_evaluation_scene(tmp_path)
+            read_evaluation_scene((tmp_path / "evaluation_scene.npz").read_bytes())
     (tmp_path / "evaluation_scene.npz").write_bytes(trap.dumps())
     with pytest.raises(CheckpointError, match="not an archive"):
-        read_evaluation_scene(tmp_path)
+        read_evaluation_scene((tmp_path / "evaluation_scene.npz").read_bytes())
     assert not (tmp_path / "ran").exists()
 
 
@@ -183,7 +184,7 @@ def test_a_damaged_member_is_named(tmp_path: Path, scene_of: Make, content: byte
     with zipfile.ZipFile(path, "a") as archive:
         archive.writestr("coord.npy", content)
     with pytest.raises(CheckpointError, match=r"evaluation_scene\.npz"):
-        read_evaluation_scene(tmp_path)
+        read_evaluation_scene((tmp_path / "evaluation_scene.npz").read_bytes())
 
 
 def test_a_damaged_archive_is_named(tmp_path: Path, scene_of: Make) -> None:
@@ -196,18 +197,18 @@ def test_a_damaged_archive_is_named(tmp_path: Path, scene_of: Make) -> None:
     for damaged in (b"", b"PK", content[:-30], content[: len(content) // 2], bytes(turned), b"[" * 1000):
         path.write_bytes(damaged)
         with pytest.raises(CheckpointError, match=r"evaluation_scene\.npz"):
-            read_evaluation_scene(tmp_path)
+            read_evaluation_scene((tmp_path / "evaluation_scene.npz").read_bytes())
     with path.open("wb") as file:
         file.truncate(2**40)  # holds nothing, takes no room
     with pytest.raises(CheckpointError, match="it has 1,099,511,627,776 bytes"):
-        read_evaluation_scene(tmp_path)
+        read_bytes(path)
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no named pipes")
 def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "evaluation_scene.npz")
     with pytest.raises(CheckpointError, match="no regular file"):
-        read_evaluation_scene(tmp_path)
+        read_bytes(tmp_path / "evaluation_scene.npz")
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from dbbd_cli.services.plot import plot
 from dbbd_cli.services.resume import resume
 from dbbd_cli.services.train import train
 from dbbd_cli.services.validate import validate
-from dbbd_cli.tasks.dbbd.config import PointPretrainingConfig
+from dbbd_cli.tasks.dbbd.config import DbbdConfig
 from dbbd_cli.tasks.image_classification.config import ImageClassificationConfig
 
 Make = Callable[..., ImageClassificationConfig]
@@ -119,7 +119,7 @@ def test_a_figure_that_cannot_be_drawn_ends_neither_training_nor_evaluation(
 @pytest.mark.parametrize("damage", ["missing", "not JSON", "another one"])
 @pytest.mark.parametrize("task", ["image_classification", "dbbd"])
 def test_a_lost_list_of_synthetic_samples_is_rebuilt(
-    task: str, damage: str, tiny_config: Make, tiny_point_config: Callable[..., PointPretrainingConfig]
+    task: str, damage: str, tiny_config: Make, tiny_point_config: Callable[..., DbbdConfig]
 ) -> None:
     run = train((tiny_config if task == "image_classification" else tiny_point_config)(training__epochs=1)).run
     path, before = run / "splits.json", (run / "splits.json").read_text()
@@ -159,8 +159,8 @@ def test_an_unwritable_folder_is_reported_before_anything_is_computed(
 ) -> None:
     run = train(tiny_config(training__epochs=1)).run
     (tmp_path / "file").touch()
-    monkeypatch.setattr("dbbd_cli.services.evaluate.build_task", lambda *_, **__: pytest.fail("it computes"))
-    monkeypatch.setattr("dbbd_cli.report.plots.training_history", lambda *_: pytest.fail("it draws"))
+    monkeypatch.setattr("dbbd_cli.services.evaluate.build_workload", lambda *_, **__: pytest.fail("it computes"))
+    monkeypatch.setattr("dbbd_cli.services.plot.training_history", lambda *_: pytest.fail("it draws"))
     for command in (evaluate, lambda run, out: plot([run], out=out)):
         with pytest.raises(DiskError, match="can be written to") as caught:
             command(run, out=tmp_path / "file" / "out")

@@ -16,15 +16,16 @@ import pytest
 import torch
 
 from dbbd_cli import __version__
-from dbbd_cli.config.load import Override, load_config
+from dbbd_cli.config.load import Override
 from dbbd_cli.core.errors import CheckpointError
 from dbbd_cli.engine.checkpoint.files import BEST, NEWEST, WRITER, load_checkpoint, previous_name
 from dbbd_cli.engine.environment import ENVIRONMENT
-from dbbd_cli.model.digest import is_intact, write_sealed
+from dbbd_cli.model.digest import digest_matches, write_sealed
 from dbbd_cli.services.evaluate import evaluate
 from dbbd_cli.services.resume import resume
 from dbbd_cli.services.train import train
 from dbbd_cli.services.validate import validate
+from dbbd_cli.tasks.configs import load_config
 
 PREVIOUS = previous_name(1)
 NEWER = "9.8.7"
@@ -67,7 +68,7 @@ def compressed(state: dict[str, Any], path: Path) -> None:
     data = buffer.getvalue()
     comment = b"dbbd sha256 " + hashlib.sha256(data[:-2]).hexdigest().encode()
     path.write_bytes(data[:-2] + struct.pack("<H", len(comment)) + comment)
-    assert is_intact(path)
+    assert digest_matches(path)
 
 
 def of_another_layout(state: dict[str, Any], path: Path) -> None:

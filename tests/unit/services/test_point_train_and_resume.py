@@ -7,9 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from test_train_and_resume import Presses, assert_same_run, epochs
 
-from dbbd_cli.config.load import Override, load_config
+from dbbd_cli.config.load import Override
 from dbbd_cli.core.errors import ConfigError, DataError, StoppedError
 from dbbd_cli.core.progress import Silent
 from dbbd_cli.data.manifest import Manifest
@@ -18,9 +17,11 @@ from dbbd_cli.services.resume import resume
 from dbbd_cli.services.smoke import same
 from dbbd_cli.services.train import forecast, train
 from dbbd_cli.services.validate import validate
-from dbbd_cli.tasks.dbbd.config import PointPretrainingConfig
+from dbbd_cli.tasks.configs import load_config
+from dbbd_cli.tasks.dbbd.config import DbbdConfig
+from unit.services.test_train_and_resume import Presses, assert_same_run, epochs
 
-Make = Callable[..., PointPretrainingConfig]
+Make = Callable[..., DbbdConfig]
 SCHEDULES = [
     (0, {"training.scheduler": "none", "training.warmup_epochs": 1.0}),
     # So fast that the loss does not fall: the rate must, which takes the memory of the epochs before the resume.
@@ -105,7 +106,7 @@ def test_result_and_run_folder_tell_everything(tiny_point_config: Make) -> None:
     result = train(tiny_point_config(run__plots=True))
     facts = result.facts
     assert facts.task == "dbbd"
-    assert facts.noun == "scenes"
+    assert facts.sample_unit == "scenes"
     assert facts.samples == {"train": 6, "val": 1, "test": 1}
     assert facts.batches == {"train": 3, "val": 1, "test": 1}
     assert facts.synthetic
@@ -210,11 +211,11 @@ def test_skipped_scenes_are_counted_and_listed(tiny_point_config: Make, scene_fo
 def test_small_mode_says_what_it_set_and_how_many_scenes_are_used(tiny_point_config: Make) -> None:
     facts = forecast(tiny_point_config(small_mode=True)).facts
     assert facts.samples_in_words() == "4 of 6 train / 1 val / 1 test"
-    assert facts.small_mode == "fewer scenes"  # all else is written in this configuration
+    assert facts.notes == {"Small mode": "fewer scenes"}  # all else is written in this configuration
     enough = forecast(tiny_point_config(small_mode=True, data__synthetic_scenes=4)).facts
     assert enough.samples_in_words() == "2 train / 1 val / 1 test"
-    assert enough.small_mode == "", "a limit that is not reached has no effect"
-    assert forecast(tiny_point_config()).facts.small_mode == ""
+    assert enough.notes == {}, "a limit that is not reached has no effect"
+    assert forecast(tiny_point_config()).facts.notes == {}
 
 
 def test_a_top1_accuracy_can_decide(tiny_point_config: Make) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from dbbd_cli.config.schema import SCHEMAS, Config
+from dbbd_cli.config.sections import TaskConfig
 from dbbd_cli.config.shipped import shipped_configs
 from dbbd_cli.core.errors import ConfigError, DataError, DbbdError, StoppedError
 from dbbd_cli.core.progress import Progress, Silent
@@ -17,6 +17,8 @@ from dbbd_cli.core.signals import stop_on_signals
 from dbbd_cli.services import smoke as service
 from dbbd_cli.services.results import SmokeResult
 from dbbd_cli.services.smoke import smoke
+from dbbd_cli.tasks.configs import SCHEMAS
+from dbbd_cli.tasks.registry import get_task
 
 STEPS = ["train", "interrupt", "resume", "compare", "validate", "evaluate", "plot"]
 BATCHES = 8
@@ -30,13 +32,13 @@ SMALLER = {
 @pytest.fixture(autouse=True)
 def _tiny(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     """The shipped configurations on less data."""
-    assert set(SMALLER) == set(service.CONFIGS) == set(SCHEMAS)
+    assert set(SMALLER) == set(SCHEMAS)
     for task, changes in SMALLER.items():
-        config = yaml.safe_load(shipped_configs()[service.CONFIGS[task]].read_text())
+        config = yaml.safe_load(shipped_configs()[get_task(task).smoke_config].read_text())
         config["data"] |= changes
         file = tmp_path_factory.mktemp("config") / f"{task}.yaml"
         file.write_text(yaml.safe_dump(config))
-        monkeypatch.setitem(service.CONFIGS, task, str(file))
+        monkeypatch.setattr(get_task(task), "smoke_config", str(file))
 
 
 def checkpoints(result: SmokeResult, run: str, task: str = "image_classification") -> set[str]:
@@ -71,7 +73,6 @@ def test_a_resume_that_forgets_is_noticed_even_without_asserts_and_all_is_kept(
     optimised = types.ModuleType(service.__name__)  # as `python -O` has it
     source = Path(service.__file__).read_text(encoding="utf-8")
     exec(compile(source, service.__file__, "exec", optimize=1), optimised.__dict__)
-    monkeypatch.setattr(optimised, "CONFIGS", service.CONFIGS)
     result = optimised.smoke(epochs=1, task="image_classification", device="cpu", runs_dir=tmp_path)
     assert [step.name for step in result.steps if not step.passed] == ["compare"]
     assert "differs from the uninterrupted run" in result.steps[-1].detail
@@ -110,7 +111,7 @@ def fake_training(pressed: dict[str, tuple[int, signal.Signals]]) -> Any:
         pressed: for each run, the batch during which somebody sends a signal, and which.
     """
 
-    def train(config: Config, *, progress: Progress) -> Any:
+    def train(config: TaskConfig, *, progress: Progress) -> Any:
         run = config.run.name.rpartition("-")[2]
         (Path(config.run.runs_dir) / f"now-{config.run.name}").mkdir()
         with stop_on_signals(Silent()) as stop, progress.phase("Epoch 1/1 train", BATCHES) as bar:

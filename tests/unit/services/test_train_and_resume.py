@@ -13,7 +13,7 @@ import pytest
 import torch
 import yaml
 
-from dbbd_cli.config.load import Override, load_config, parse_override
+from dbbd_cli.config.load import Override, parse_override
 from dbbd_cli.core.errors import CheckpointError, ConfigError, DataError, DbbdError, DiskError, InUseError, StoppedError
 from dbbd_cli.core.progress import Phase, Silent
 from dbbd_cli.data.cache_dir import cache_folder
@@ -27,6 +27,7 @@ from dbbd_cli.services.resume import resume
 from dbbd_cli.services.smoke import same
 from dbbd_cli.services.train import forecast, train
 from dbbd_cli.services.validate import validate
+from dbbd_cli.tasks.configs import load_config
 from dbbd_cli.tasks.image_classification.config import ImageClassificationConfig
 
 Config = ImageClassificationConfig
@@ -67,7 +68,7 @@ class Presses(Silent):
 
     @contextmanager
     def phase(
-        self, title: str, total: int, unit: str = "batches", done: int = 0, noun: str = "samples"
+        self, title: str, total: int, unit: str = "batches", done: int = 0, sample_unit: str = "samples"
     ) -> Iterator[Phase]:
         presses = self
 
@@ -411,7 +412,7 @@ def test_mistakes_are_told_before_the_data_is_touched(tiny_config: Make, tmp_pat
 class Untouched(Silent):
     @contextmanager
     def phase(
-        self, title: str, total: int, unit: str = "batches", done: int = 0, noun: str = "samples"
+        self, title: str, total: int, unit: str = "batches", done: int = 0, sample_unit: str = "samples"
     ) -> Iterator[Phase]:
         pytest.fail(f"{title} began")
         yield
@@ -436,7 +437,7 @@ def test_a_cache_that_is_removed_while_a_run_trains_does_no_harm(tiny_config: Ma
     class Removes(Silent):
         @contextmanager
         def phase(
-            self, title: str, total: int, unit: str = "batches", done: int = 0, noun: str = "samples"
+            self, title: str, total: int, unit: str = "batches", done: int = 0, sample_unit: str = "samples"
         ) -> Iterator[Phase]:
             if title.endswith("train"):
                 for file in cache_folder(None).glob("*.u8"):

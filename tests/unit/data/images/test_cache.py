@@ -39,10 +39,10 @@ class Recorder(Silent):
 
     @contextmanager
     def phase(
-        self, title: str, total: int, unit: str = "batches", done: int = 0, noun: str = "samples"
+        self, title: str, total: int, unit: str = "batches", done: int = 0, sample_unit: str = "samples"
     ) -> Iterator[Phase]:
         self.titles.append(title)
-        with super().phase(title, total, unit, done, noun) as phase:
+        with super().phase(title, total, unit, done, sample_unit) as phase:
             yield phase
 
     def facts(self, title: str, rows: Mapping[str, str]) -> None: ...

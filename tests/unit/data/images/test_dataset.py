@@ -139,8 +139,8 @@ def test_images_in_formats_that_are_not_read_trigger_a_warning(
 def test_a_missing_reader_is_named_with_how_to_install_it(
     picture_folder: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in ("image_formats", "image_listing"):
-        monkeypatch.setattr(f"dbbd_cli.data.{module}.can_read", lambda name: name not in ("", "HEIC"))
+    for module in ("formats", "listing"):
+        monkeypatch.setattr(f"dbbd_cli.data.images.{module}.can_read", lambda name: name not in ("", "HEIC"))
     root = picture_folder(("cat", "dog"))
     (root / "cat" / "IMG_0001.HEIC").write_bytes(b"\0\0\0\x18ftypheic")
     told = Told()

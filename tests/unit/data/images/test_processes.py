@@ -56,7 +56,7 @@ def workers_of(parent: psutil.Process) -> list[psutil.Process]:
     found = []
     for child in parent.children(recursive=True):
         try:
-            if any("image_worker" in word for word in child.cmdline()):
+            if any("images.worker" in word for word in child.cmdline()):
                 found.append(child)
         except psutil.NoSuchProcess:
             continue

@@ -260,8 +260,8 @@ class TestFolder:
         ) as caught:
             list_folder(pets)
         assert caught.value.hint == "convert them, to JPEG or PNG for example"
-        for module in ("image_formats", "image_listing"):
-            monkeypatch.setattr(f"dbbd_cli.data.{module}.can_read", lambda name: name not in ("", "HEIC"))
+        for module in ("formats", "listing"):
+            monkeypatch.setattr(f"dbbd_cli.data.images.{module}.can_read", lambda name: name not in ("", "HEIC"))
         (pets / "raw" / "3.heic").write_bytes(b"\0\0\0\x18ftypheic")
         with pytest.raises(DataError, match=r"1 \.heic, 2 \.nef$") as caught:
             list_folder(pets)
@@ -538,8 +538,8 @@ def test_synthetic():
 
 
 def test_worker_processes_start_light():
-    modules = ("qr_code", "url_grammar", "image_file", "image_sources")
-    imports = "import sys; " + "".join(f"import dbbd_cli.data.{module}; " for module in modules)
+    modules = ("qr_code", "url_grammar", "decode", "sources")
+    imports = "import sys; " + "".join(f"import dbbd_cli.data.images.{module}; " for module in modules)
     heavy = "print({'torch', 'torchvision', 'pydantic', 'matplotlib'} & set(sys.modules))"
     result = subprocess.run([sys.executable, "-c", imports + heavy], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "set()"

@@ -15,10 +15,11 @@ from dbbd_cli.engine.checkpoint.files import load_checkpoint
 from dbbd_cli.engine.checkpoint.replay_check import check, prove
 from dbbd_cli.engine.runtime import choose_runtime, random_state
 from dbbd_cli.engine.state import TrainState
+from dbbd_cli.engine.workload import Workload
 from dbbd_cli.model.digest import write_sealed
 from dbbd_cli.services.preparation import prepare_run
 from dbbd_cli.services.resume import resume
-from dbbd_cli.services.session import AnyTask, build_task
+from dbbd_cli.services.session import build_workload
 from dbbd_cli.services.train import train
 
 CPU = choose_runtime("cpu", "fp32")
@@ -26,14 +27,14 @@ Make = Callable[..., Any]
 
 
 @pytest.fixture(params=["image_classification", "dbbd"])
-def task(request: pytest.FixtureRequest, tiny_config: Make, tiny_point_config: Make) -> AnyTask:
+def task(request: pytest.FixtureRequest, tiny_config: Make, tiny_point_config: Make) -> Workload:
     make = tiny_config if request.param == "image_classification" else tiny_point_config
     torch.manual_seed(0)
     config, manifest = prepare_run(make(), Silent())
-    return build_task(config, manifest, splits=("train", "val"), pretrained=True, progress=Silent())[0]
+    return build_workload(config, manifest, splits=("train", "val"), pretrained=True, progress=Silent())[0]
 
 
-def test_proving_changes_nothing_and_holds(task: AnyTask) -> None:
+def test_proving_changes_nothing_and_holds(task: Workload) -> None:
     task.module.train()
     before = {name: value.clone() for name, value in task.module.state_dict().items()}
     streams = random_state()
@@ -48,14 +49,14 @@ def test_proving_changes_nothing_and_holds(task: AnyTask) -> None:
     check(task, CPU, proof)
 
 
-def test_at_the_end_of_an_epoch_the_next_batch_is_the_first_of_the_next(task: AnyTask) -> None:
+def test_at_the_end_of_an_epoch_the_next_batch_is_the_first_of_the_next(task: Workload) -> None:
     proof = prove(task, CPU, TrainState(epoch=1, batch=len(task.loaders["train"])))
     assert proof is not None
     assert (proof["epoch"], proof["batch"]) == (2, 0)
     check(task, CPU, proof)
 
 
-def test_other_weights_are_refused(task: AnyTask) -> None:
+def test_other_weights_are_refused(task: Workload) -> None:
     proof = prove(task, CPU, TrainState())
     assert proof is not None
     with torch.no_grad():
@@ -65,7 +66,7 @@ def test_other_weights_are_refused(task: AnyTask) -> None:
         check(task, CPU, proof)
 
 
-def test_what_differs_is_named(task: AnyTask) -> None:
+def test_what_differs_is_named(task: Workload) -> None:
     proof = prove(task, CPU, TrainState())
     assert proof is not None
     proof["loss"] *= 1.01
@@ -81,14 +82,14 @@ def test_what_differs_is_named(task: AnyTask) -> None:
         check(task, CPU, {**proof, "loss": math.nan})
 
 
-def test_a_proof_is_in_full_precision_whatever_the_run_trains_in(task: AnyTask) -> None:
+def test_a_proof_is_in_full_precision_whatever_the_run_trains_in(task: Workload) -> None:
     proof, reduced = (prove(task, choose_runtime("cpu", name), TrainState()) for name in ("fp32", "bf16"))
     assert proof is not None
     assert reduced is not None
     assert proof["loss"] == reduced["loss"]
 
 
-def test_another_order_is_refused(task: AnyTask) -> None:
+def test_another_order_is_refused(task: Workload) -> None:
     proof = prove(task, CPU, TrainState())
     assert proof is not None
     with pytest.raises(CheckpointError, match="would consist of other samples"):
@@ -102,14 +103,14 @@ def test_another_order_is_refused(task: AnyTask) -> None:
 )
 def test_a_proof_of_another_form_is_refused(change: dict[str, Any], tiny_config: Make) -> None:
     config, manifest = prepare_run(tiny_config(), Silent())
-    task, _ = build_task(config, manifest, splits=("train", "val"), pretrained=True, progress=Silent())
+    task, _ = build_workload(config, manifest, splits=("train", "val"), pretrained=True, progress=Silent())
     proof = prove(task, CPU, TrainState())
     assert proof is not None
     with pytest.raises(CheckpointError, match="the proof in the checkpoint is not what it should be"):
         check(task, CPU, {**proof, **change})
 
 
-def test_a_batch_that_cannot_be_made_does_not_keep_from_saving(task: AnyTask, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_batch_that_cannot_be_made_does_not_keep_from_saving(task: Workload, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(_keys: object) -> None:
         raise DataError("gone")
 

@@ -12,7 +12,7 @@ from dbbd_cli.core.errors import CheckpointError
 from dbbd_cli.engine.state import Sums
 from dbbd_cli.model.dbbd.pretraining import DbbdPretraining, load_pretraining
 from dbbd_cli.model.dbbd.regions import RegionBatch, build_regions
-from dbbd_cli.model.output import OnReading
+from dbbd_cli.model.output import DeferredMetric
 from unit.model.dbbd.dbbd_reference import Tree, random_tree
 
 GOLDEN_SIZES: dict[str, Any] = {
@@ -129,7 +129,7 @@ def test_metrics_are_sums_over_scenes() -> None:
     assert 0 < mean["feature_std"] < 1.1
     assert 1 <= mean["effective_rank"] <= 8
     assert mean["alignment"] > 0 > mean["uniformity"]
-    values = [value.tensor if isinstance(value, OnReading) else value for value in output.metrics.values()]
+    values = [value.tensor if isinstance(value, DeferredMetric) else value for value in output.metrics.values()]
     assert not any(value.requires_grad for value in values)
 
 
@@ -206,7 +206,7 @@ def test_signs_of_a_collapse_are_computed_in_full_precision_under_autocast() -> 
         metrics = module(*batch).metrics
     for name in ("uniformity", "effective_rank", "feature_std"):
         metric = metrics[name]
-        value = metric.tensor if isinstance(metric, OnReading) else metric
+        value = metric.tensor if isinstance(metric, DeferredMetric) else metric
         assert value.dtype == torch.float32, name
         # A number of half precision would have only eight bits.
         assert not torch.equal(value, value.bfloat16().float()), name

@@ -6,15 +6,16 @@ from typing import Any
 
 import pytest
 
-from dbbd_cli.config.load import Override, config_from_mapping
-from dbbd_cli.config.schema import to_plain
+from dbbd_cli.config.load import Override
+from dbbd_cli.config.sections import to_plain
 from dbbd_cli.core.errors import ConfigError
-from dbbd_cli.tasks.dbbd.config import SMALL, PointPretrainingConfig
+from dbbd_cli.tasks.configs import config_from_mapping
+from dbbd_cli.tasks.dbbd.config import SMALL, DbbdConfig
 
 
-def checked(overrides: tuple[Override, ...] = (), **sections: Any) -> PointPretrainingConfig:
+def checked(overrides: tuple[Override, ...] = (), **sections: Any) -> DbbdConfig:
     config = config_from_mapping({"task": "dbbd", **sections}, overrides, origin="test")
-    assert isinstance(config, PointPretrainingConfig)
+    assert isinstance(config, DbbdConfig)
     return config
 
 
@@ -162,7 +163,7 @@ def test_what_decides_how_a_scene_is_prepared() -> None:
 
 
 def test_what_a_run_is_made_with_covers_data_and_network() -> None:
-    fixed = PointPretrainingConfig.fixed_settings
+    fixed = DbbdConfig.fixed_settings
     plain = to_plain(checked())
     for key in fixed:
         place: Any = plain

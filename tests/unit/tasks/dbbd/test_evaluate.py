@@ -21,10 +21,10 @@ from dbbd_cli.model.linear_probe import confusion_counts, segmentation_scores
 from dbbd_cli.services.evaluate import evaluate
 from dbbd_cli.services.train import train
 from dbbd_cli.tasks.dbbd import probe as point_probe
-from dbbd_cli.tasks.dbbd.config import PointPretrainingConfig
-from dbbd_cli.tasks.dbbd.task import PointPretraining
+from dbbd_cli.tasks.dbbd.config import DbbdConfig
+from dbbd_cli.tasks.dbbd.workload import DbbdWorkload
 
-Make = Callable[..., PointPretrainingConfig]
+Make = Callable[..., DbbdConfig]
 PROBES = ["pretrained", "random encoder", "raw features"]
 
 
@@ -119,7 +119,7 @@ def test_the_probes_are_those_of_features_put_together_by_hand(tiny_point_config
     config = tiny_point_config(data__features=["normals", "height"], run__precision="fp32")
     run = train(config).run
     probe = report_of(run)["probe"]
-    task = PointPretraining(
+    task = DbbdWorkload(
         config, Manifest.load(run / "splits.json"), splits=(), pretrained=False, pin_memory=False, progress=Silent()
     )
     task.module.load_state_dict(load_checkpoint(run / "best_model.pth")["module"])

@@ -17,8 +17,8 @@ import numpy as np
 import pytest
 import torch
 
-from dbbd_cli.config.load import Override, config_from_mapping
-from dbbd_cli.config.schema import to_plain
+from dbbd_cli.config.load import Override
+from dbbd_cli.config.sections import to_plain
 from dbbd_cli.core.errors import ConfigError, DataError, ExitCode, NotFiniteError, StoppedError
 from dbbd_cli.core.progress import Progress, Silent
 from dbbd_cli.data.scenes.room_generator import generate_room
@@ -31,18 +31,19 @@ from dbbd_cli.services.resume import resume
 from dbbd_cli.services.smoke import same
 from dbbd_cli.services.train import train
 from dbbd_cli.services.validate import validate
-from dbbd_cli.tasks.dbbd.config import PointPretrainingConfig
-from dbbd_cli.tasks.dbbd.task import PointPretraining
+from dbbd_cli.tasks.configs import config_from_mapping
+from dbbd_cli.tasks.dbbd.config import DbbdConfig
+from dbbd_cli.tasks.dbbd.workload import DbbdWorkload
 
-Make = Callable[..., PointPretrainingConfig]
+Make = Callable[..., DbbdConfig]
 CPU = choose_runtime("cpu", "fp32")
 
 
-def make_task(config: PointPretrainingConfig) -> PointPretraining:
+def make_task(config: DbbdConfig) -> DbbdWorkload:
     prepared, manifest = prepare_run(config, Silent())
-    assert isinstance(prepared, PointPretrainingConfig)
+    assert isinstance(prepared, DbbdConfig)
     seed_everything(prepared.seed)
-    return PointPretraining(
+    return DbbdWorkload(
         prepared, manifest, splits=("train", "val"), pretrained=False, pin_memory=False, progress=Silent()
     )
 
@@ -282,15 +283,15 @@ def test_a_loss_that_is_not_finite_stops_before_the_update_and_names_the_scenes(
 ) -> None:
     """However a NaN comes about: here it slips into one scene on its way to the device."""
     bad_scene = 4
-    to_device = PointPretraining.to_device
+    to_device = DbbdWorkload.to_device
 
-    def spoiling(self: PointPretraining, batch: Any, device: torch.device, *, train: bool) -> Any:
+    def spoiling(self: DbbdWorkload, batch: Any, device: torch.device, *, train: bool) -> Any:
         coord1, feat1, *others = to_device(self, batch, device, train=train)
         if train and int(batch.epoch) == 2 and bad_scene in batch.samples.tolist():
             coord1[0, 0] = math.nan
         return (coord1, feat1, *others)
 
-    monkeypatch.setattr(PointPretraining, "to_device", spoiling)
+    monkeypatch.setattr(DbbdWorkload, "to_device", spoiling)
     config = tiny_point_config(training__epochs=3)
     with pytest.raises(NotFiniteError, match="were not updated") as caught:
         train(config)

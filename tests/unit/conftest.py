@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,19 @@ import numpy as np
 import pytest
 import yaml
 
+from dbbd_cli.engine import efficiency
+from dbbd_cli.model.linear_probe import fit_probe
+from dbbd_cli.tasks.dbbd import probe
+
 Rows = Sequence[dict[str, Any]]
+
+
+@pytest.fixture(autouse=True)
+def _cheap_evaluation(monkeypatch: pytest.MonkeyPatch) -> None:
+    """None of these tests looks at how fast anything is, or at how well a probe is fitted."""
+    monkeypatch.setattr(efficiency, "WARM_UP_RUNS", 1)
+    monkeypatch.setattr(efficiency, "TIMED_RUNS", 2)
+    monkeypatch.setattr(probe, "fit_probe", partial(fit_probe, max_iterations=8))
 
 
 def epoch_row(epoch: int, loss: float | None, accuracy: float | None = None, *, best: bool = False) -> dict[str, Any]:

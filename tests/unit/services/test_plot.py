@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from dbbd_cli.core.errors import CheckpointError, ConfigError, DiskError
-from dbbd_cli.report.plots import plot_runs
+from dbbd_cli.services.plot import plot
 
 Make = Callable[..., Any]
 
@@ -19,7 +19,7 @@ Make = Callable[..., Any]
 def test_one_run_even_given_twice_is_drawn_into_its_folder(make_run: Make) -> None:
     folder = make_run()
     again = folder / ".." / folder.name
-    assert plot_runs([again, folder], None, "png") == [folder / "training_history.png"]
+    assert plot([again, folder], out=None, format="png").files == [folder / "training_history.png"]
     assert (folder / "training_history.png").stat().st_size > 10_000
 
 
@@ -27,7 +27,7 @@ def test_an_evaluated_run_has_its_figures_too(make_run: Make, evaluation_of: Mak
     folder = make_run()
     (folder / "evaluation.json").write_text(json.dumps(evaluation_of()), encoding="utf-8")
     out = tmp_path / "deep" / "out"
-    files = plot_runs([folder], out, "svg")
+    files = plot([folder], out=out, format="svg").files
     names = ["training_history", "confusion_matrix", "roc", "precision_recall", "reliability"]
     assert files == [out / f"{name}.svg" for name in names]
     assert sorted(out.iterdir()) == sorted(files)
@@ -39,16 +39,16 @@ def test_several_runs_are_compared_in_the_current_folder(
     here = tmp_path / "here"
     here.mkdir()
     monkeypatch.chdir(here)
-    assert plot_runs([make_run("a"), make_run("b")], None, "pdf") == [Path("comparison.pdf")]
+    assert plot([make_run("a"), make_run("b")], out=None, format="pdf").files == [Path("comparison.pdf")]
     assert [path.name for path in here.iterdir()] == ["comparison.pdf"]
 
 
 def test_html_is_one_page(make_run: Make, evaluation_of: Make, tmp_path: Path) -> None:
     a, b = make_run("a"), make_run("b")
     (b / "evaluation.json").write_text(json.dumps({**evaluation_of(), "curves": None}), encoding="utf-8")
-    assert plot_runs([b], None, "html") == [b / "report.html"]
+    assert plot([b], out=None, format="html").files == [b / "report.html"]
     assert (b / "report.html").read_text(encoding="utf-8").count("<svg") == 3
-    assert plot_runs([a, b], tmp_path / "out", "html") == [tmp_path / "out" / "report.html"]
+    assert plot([a, b], out=tmp_path / "out", format="html").files == [tmp_path / "out" / "report.html"]
     text = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
     assert text.count("<svg") == 2
     assert "Evaluation of b" in text
@@ -62,7 +62,7 @@ def test_what_was_not_measured_may_be_null(make_run: Make, evaluation_of: Make) 
         whole[key] = None
     whole["efficiency"] = {"deep": {"deeper": {"deepest": [1]}}, "large": 10**4000, "infinite": float("inf")}
     (folder / "evaluation.json").write_text(json.dumps(whole), encoding="utf-8")
-    assert plot_runs([folder], None, "html") == [folder / "report.html"]
+    assert plot([folder], out=None, format="html").files == [folder / "report.html"]
     assert (folder / "report.html").read_text(encoding="utf-8").count("<svg") == 4
 
 
@@ -70,7 +70,7 @@ def test_what_was_not_measured_may_be_null(make_run: Make, evaluation_of: Make) 
 def test_a_link_to_itself_is_not_a_run_folder(tmp_path: Path) -> None:
     (tmp_path / "circle").symlink_to("circle")
     with pytest.raises(CheckpointError, match="circle"):
-        plot_runs([tmp_path / "circle"], None, "png")
+        plot([tmp_path / "circle"], out=None, format="png")
 
 
 def test_nothing_is_written_when_something_is_damaged(make_run: Make, tmp_path: Path) -> None:
@@ -78,22 +78,22 @@ def test_nothing_is_written_when_something_is_damaged(make_run: Make, tmp_path: 
     (bad / "evaluation.json").write_text("{", encoding="utf-8")
     out = tmp_path / "out"
     with pytest.raises(CheckpointError, match=r"evaluation\.json"):
-        plot_runs([bad], out, "png")
+        plot([bad], out=out, format="png")
     (bad / "history.jsonl").write_text("", encoding="utf-8")
     with pytest.raises(CheckpointError, match=r"history\.jsonl"):
-        plot_runs([good, bad], out, "png")
+        plot([good, bad], out=out, format="png")
     assert not out.exists()
 
 
 def test_wrong_use_is_refused(make_run: Make, tmp_path: Path) -> None:
     folder = make_run()
     with pytest.raises(ConfigError, match="gif"):
-        plot_runs([folder], None, "gif")
+        plot([folder], out=None, format="gif")
     with pytest.raises(ConfigError, match="no run folder"):
-        plot_runs([], None, "png")
+        plot([], out=None, format="png")
     (tmp_path / "file").write_text("", encoding="utf-8")
     with pytest.raises(DiskError, match="file"):
-        plot_runs([folder], tmp_path / "file", "png")
+        plot([folder], out=tmp_path / "file", format="png")
 
 
 def test_drawing_loads_nothing_heavy_and_is_silent(make_run: Make, evaluation_of: Make) -> None:
@@ -101,10 +101,10 @@ def test_drawing_loads_nothing_heavy_and_is_silent(make_run: Make, evaluation_of
     evaluation = {**evaluation_of(["猫", "🙂"]), "curves": None}
     (folder / "evaluation.json").write_text(json.dumps(evaluation), encoding="utf-8")
     code = (
-        "import sys; from pathlib import Path; from dbbd_cli.report.plots import plot_runs\n"
+        "import sys; from pathlib import Path; from dbbd_cli.services.plot import plot\n"
         "assert 'matplotlib' not in sys.modules\n"
-        "plot_runs([Path(sys.argv[1])], None, 'png')\n"
-        "heavy = {'torch', 'torchvision', 'pydantic', 'scipy', 'pandas', 'matplotlib.pyplot'} & set(sys.modules)\n"
+        "plot([Path(sys.argv[1])], out=None, format='png')\n"
+        "heavy = {'torch', 'torchvision', 'scipy', 'pandas', 'matplotlib.pyplot'} & set(sys.modules)\n"
         "assert not heavy, heavy\n"
     )
     repository = Path(__file__).parents[3]

@@ -1,15 +1,14 @@
-"""The reference of all settings as Markdown, made from the schema: `python -m dbbd_cli.config.reference FILE`."""
+"""The reference of all settings as Markdown, made from the schemas: `python docs/make_configuration.py`."""
 
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 from dbbd_cli.config.expectations import Expectations
-from dbbd_cli.config.schema import SCHEMAS
 from dbbd_cli.config.sections import Section, settings
+from dbbd_cli.tasks.configs import SCHEMAS
 
 HEAD = """\
 # Configuration
@@ -32,7 +31,7 @@ def reference() -> str:
 
 
 def _rows(schema: type[Section]) -> Iterator[str]:
-    expectations = Expectations(schema)
+    expectations = Expectations(schema, SCHEMAS)
     for key, field in settings(schema):
         default = "*required*" if field.is_required() else f"`{json.dumps(field.default)}`"
         cells = (f"`{'.'.join(key)}`", default, expectations.of(key), field.description or "")
@@ -40,4 +39,4 @@ def _rows(schema: type[Section]) -> Iterator[str]:
 
 
 if __name__ == "__main__":
-    Path(sys.argv[1]).write_text(reference(), encoding="utf-8", newline="\n")
+    Path(__file__).with_name("configuration.md").write_text(reference(), encoding="utf-8", newline="\n")

@@ -19,20 +19,20 @@ from dbbd_cli.core.progress import Silent
 from dbbd_cli.engine.checkpoint.files import load_checkpoint
 from dbbd_cli.model.dbbd.pretraining import pretraining_weights
 from dbbd_cli.model.weights import load_tensors
+from dbbd_cli.services.bare_weights import open_bare_weights
 from dbbd_cli.services.evaluate import evaluate
 from dbbd_cli.services.plot import plot
 from dbbd_cli.services.resume import resume
 from dbbd_cli.services.train import train
 from dbbd_cli.services.validate import validate
-from dbbd_cli.tasks.dbbd.bare_weights import open_bare_weights
-from dbbd_cli.tasks.dbbd.config import PointPretrainingConfig
-from dbbd_cli.tasks.dbbd.task import make_network
+from dbbd_cli.tasks.dbbd.config import DbbdConfig
+from dbbd_cli.tasks.dbbd.workload import make_network
 
-Make = Callable[..., PointPretrainingConfig]
+Make = Callable[..., DbbdConfig]
 SEVEN = 7
 
 
-def state_of(config: PointPretrainingConfig, seed: int = 5) -> dict[str, torch.Tensor]:
+def state_of(config: DbbdConfig, seed: int = 5) -> dict[str, torch.Tensor]:
     torch.manual_seed(seed)
     return make_network(config).state_dict()
 
@@ -206,16 +206,16 @@ def test_its_configuration_is_used_unless_overridden(
     said = TrainingConfig(aggregator_mode="mean", encoder_pooling="mean", temperature=0.2, alpha=2, beta=0.0)
     path = first_implementation(state, tmp_path / "old.pth", config=said)
     settings = [override for override in where(root) if override.key != "data.max_depth"]
-    config = open_bare_weights(path, config=None, overrides=settings, progress=Silent()).config
+    config = open_bare_weights(path, config=None, overrides=settings, progress=Silent())[0]
     assert (config.model.aggregation, config.model.pooling) == ("mean", "mean")
     assert (config.loss.temperature, config.loss.region_weight, config.loss.point_weight) == (0.2, 2.0, 0.0)
     assert (config.loss.point_samples, config.training.batch_size, config.data.max_depth) == (64, 2, 2)
     assert (config.run.device, config.data.path, config.data.max_train_scenes) == ("cpu", str(root), None)
     other = where(root, **{"model.aggregation": "max", "loss.temperature": 0.3})
-    config = open_bare_weights(path, config=None, overrides=other, progress=Silent()).config
+    config = open_bare_weights(path, config=None, overrides=other, progress=Silent())[0]
     assert (config.model.aggregation, config.loss.temperature) == ("max", 0.3)
     as_dict = first_implementation(state, tmp_path / "dict.pth", config=vars(said) | {"data_root": "x"})
-    assert open_bare_weights(as_dict, config=None, overrides=other, progress=Silent()).config.model.pooling == "mean"
+    assert open_bare_weights(as_dict, config=None, overrides=other, progress=Silent())[0].model.pooling == "mean"
 
 
 def test_an_unknown_value_in_its_configuration_is_reported(
@@ -282,10 +282,11 @@ def test_the_first_implementations_own_file(
 ) -> None:
     path, root = tmp_path / "old.pth", scene_folder(labels=False)
     shutil.copyfile(shared / "data" / "first_implementation.pth", path)
-    bare = open_bare_weights(path, config=None, overrides=where(root), progress=Silent())
-    model = bare.config.model
+    config = open_bare_weights(path, config=None, overrides=where(root), progress=Silent())[0]
+    assert isinstance(config, DbbdConfig)
+    model = config.model
     assert (model.encoder_hidden_dims, model.hidden_dim, model.projection_dim) == ([32, 64], 64, 64)
-    assert (bare.config.loss.point_samples, bare.config.training.batch_size) == (512, 2)
+    assert (config.loss.point_samples, config.training.batch_size) == (512, 2)
     report = evaluate(path, plots=False, overrides=where(root)).report
     assert 0 < report["loss"] < 20  # type: ignore[operator]
     sizes = {f"model.{name}": getattr(model, name) for name in ("encoder_hidden_dims", "hidden_dim", "output_dim")}
@@ -306,7 +307,7 @@ def test_an_epoch_that_is_none_is_not_believed(
 ) -> None:
     path = first_implementation(state_of(tiny_point_config()), tmp_path / "old.pth", epoch=epoch)
     overrides = where(scene_folder({"train": 1, "val": 1}))
-    assert open_bare_weights(path, config=None, overrides=overrides, progress=Silent()).epoch == 0
+    assert open_bare_weights(path, config=None, overrides=overrides, progress=Silent())[2] == 0
 
 
 def test_features_of_another_number_are_told(
@@ -330,7 +331,7 @@ def test_no_folder_of_scenes_or_a_wrong_configuration_is_told(tiny_point_config:
     path = first_implementation(state_of(tiny_point_config()), tmp_path / "old.pth")
     with pytest.raises(ConfigError, match=r"data\.path is not set"):
         evaluate(path)
-    with pytest.raises(ConfigError, match="qr_cnn is of the task image_classification"):
+    with pytest.raises(ConfigError, match="the task image_classification does not recognize"):
         evaluate(path, config="qr_cnn")
     with pytest.raises(ConfigError, match="no such file or shipped config"):
         evaluate(path, config=str(tmp_path / "missing.yaml"))

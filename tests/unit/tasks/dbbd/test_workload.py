@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 
-from dbbd_cli.config.load import config_from_mapping
 from dbbd_cli.core.errors import CheckpointError, DataError
 from dbbd_cli.core.progress import Silent
 from dbbd_cli.data.scenes.region_tree import RegionTree
@@ -18,21 +17,22 @@ from dbbd_cli.engine.runtime import choose_runtime, seed_everything
 from dbbd_cli.engine.state import Sums
 from dbbd_cli.model.dbbd.regions import build_regions
 from dbbd_cli.services.preparation import prepare_run
-from dbbd_cli.tasks.dbbd.config import PointPretrainingConfig
-from dbbd_cli.tasks.dbbd.task import LEAST_RANK, LEAST_STD, PointPretraining, make_network
+from dbbd_cli.tasks.configs import config_from_mapping
+from dbbd_cli.tasks.dbbd.config import DbbdConfig
+from dbbd_cli.tasks.dbbd.workload import LEAST_RANK, LEAST_STD, DbbdWorkload, make_network
 
-Make = Callable[..., PointPretrainingConfig]
+Make = Callable[..., DbbdConfig]
 CPU = choose_runtime("cpu", "fp32")
 
 
-def make_task(config: PointPretrainingConfig, splits: tuple[str, ...] = ("train", "val")) -> PointPretraining:
+def make_task(config: DbbdConfig, splits: tuple[str, ...] = ("train", "val")) -> DbbdWorkload:
     prepared, manifest = prepare_run(config, Silent())
-    assert isinstance(prepared, PointPretrainingConfig)
+    assert isinstance(prepared, DbbdConfig)
     seed_everything(prepared.seed)
-    return PointPretraining(prepared, manifest, splits=splits, pretrained=True, pin_memory=False, progress=Silent())
+    return DbbdWorkload(prepared, manifest, splits=splits, pretrained=True, pin_memory=False, progress=Silent())
 
 
-def first_batch(task: PointPretraining, epoch: int = 1) -> Any:
+def first_batch(task: DbbdWorkload, epoch: int = 1) -> Any:
     return next(task.loaders["train"].batches(epoch))
 
 
@@ -130,7 +130,7 @@ def test_means_of_a_level_are_over_the_batches_that_had_it(tiny_point_config: Ma
     assert "loss_level_1" in seen[0]
     assert "loss_level_1" not in seen[1]
     assert "loss_level_0" not in seen[1]
-    metrics = task.summarise(sums.values, sums.num_samples)
+    metrics = task.summarize(sums.values, sums.num_samples)
     assert sums.num_samples == 3
     for name in ("loss_level_0", "loss_level_1", "chance_level_1", "top1_level_1"):
         assert metrics[name] == pytest.approx(seen[0][name], rel=1e-6)
@@ -143,7 +143,7 @@ def test_means_of_a_level_are_over_the_batches_that_had_it(tiny_point_config: Ma
 def test_levels_count_by_their_scenes(tiny_point_config: Make) -> None:
     task = make_task(tiny_point_config())
     sums = {"loss": 12.0, "loss_level_1": 6.0, "scenes_level_1": 2.0, "loss_level_12": 5.0, "scenes_level_12": 1.0}
-    assert task.summarise(sums, 4) == {"loss": 3.0, "loss_level_1": 3.0, "loss_level_12": 5.0}
+    assert task.summarize(sums, 4) == {"loss": 3.0, "loss_level_1": 3.0, "loss_level_12": 5.0}
 
 
 @pytest.mark.parametrize(
@@ -173,7 +173,7 @@ def test_a_network_that_has_collapsed_is_noticed_and_a_fresh_one_is_not(tiny_poi
         sums = Sums()
         sums.add(output)
         sums.flush()
-        return task.warning(task.summarise(sums.values, sums.num_samples))
+        return task.warning(task.summarize(sums.values, sums.num_samples))
 
     assert warning() == ""
     last = task.module.state_dict()["encoder.encoder.backbone.mlp.3.weight"]
@@ -211,7 +211,7 @@ def test_network_and_data_are_put_into_words(tiny_point_config: Make, scene_fold
     root = scene_folder(colours=True)
     task = make_task(tiny_point_config(data__path=str(root), data__features=["height", "colour"]), ())
     assert task.data_description == f"scenes of {root} (features: height, colour)"
-    assert (task.monitor, task.noun) == ("loss", "scenes")
+    assert (task.monitor, task.sample_unit) == ("loss", "scenes")
 
 
 # Single scenes
@@ -243,11 +243,11 @@ def test_a_scene_that_is_gone_is_told_when_the_task_is_made(
     config, manifest = prepare_run(
         tiny_point_config(data__path=str(root), data__cache_dir=str(tmp_path / "cache")), Silent()
     )
-    assert isinstance(config, PointPretrainingConfig)
+    assert isinstance(config, DbbdConfig)
     (root / "train" / "scene0001_00.pkl").unlink()
 
-    def make(split: str) -> PointPretraining:
-        return PointPretraining(config, manifest, splits=(split,), pretrained=True, pin_memory=False, progress=Silent())
+    def make(split: str) -> DbbdWorkload:
+        return DbbdWorkload(config, manifest, splits=(split,), pretrained=True, pin_memory=False, progress=Silent())
 
     assert make("val").loaders["val"].num_samples == 1
     with pytest.raises(DataError, match=r"scene0001_00\.pkl cannot be opened"):
@@ -269,7 +269,7 @@ def test_the_network_has_the_sizes_and_the_loss_of_the_configuration() -> None:
         "loss": {"temperature": 0.3, "region_weight": 0.25, "point_weight": 2.0},
     }  # fmt: skip
     config = config_from_mapping(values, origin="test")
-    assert isinstance(config, PointPretrainingConfig)
+    assert isinstance(config, DbbdConfig)
     network = make_network(config)
     shapes = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
     assert shapes["encoder.raw_projection.mlp.0.weight"] == (6, 4)
@@ -310,11 +310,9 @@ def test_weights_to_start_from_are_followed_only_where_that_is_wanted(tiny_point
     torch.save(source.state_dict(), tmp_path / "weights.pth")
     config = tiny_point_config(model__weights=str(tmp_path / "weights.pth"))
     prepared, manifest = prepare_run(config, Silent())
-    assert isinstance(prepared, PointPretrainingConfig)
+    assert isinstance(prepared, DbbdConfig)
     for pretrained in (True, False):
-        task = PointPretraining(
-            prepared, manifest, splits=(), pretrained=pretrained, pin_memory=False, progress=Silent()
-        )
+        task = DbbdWorkload(prepared, manifest, splits=(), pretrained=pretrained, pin_memory=False, progress=Silent())
         own, other = task.module.state_dict(), source.state_dict()
         assert all(torch.equal(own[name], other[name]) for name in own) == pretrained
 

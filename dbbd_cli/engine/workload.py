@@ -1,0 +1,91 @@
+"""What the engine trains: a task with its data and its network."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+
+from dbbd_cli.core.progress import Progress
+from dbbd_cli.data.loader import BatchLoader
+from dbbd_cli.engine.runtime import Runtime
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What was measured of a network.
+
+    Attributes:
+        report: plain values, the content of `evaluation.json`.
+        files: name to content of the files that belong beside it.
+    """
+
+    report: dict[str, Any]
+    files: dict[str, bytes] = field(default_factory=dict)
+
+
+class Workload(Protocol):
+    """Data and network of one run. The engine needs nothing else, and knows no task by name."""
+
+    @property
+    def module(self) -> nn.Module:
+        """Owns network and loss; called with what `to_device` returns, it returns a `StepOutput`."""
+        ...
+
+    @property
+    def loaders(self) -> Mapping[str, BatchLoader]:
+        """A loader for each split that was asked for; `train` is shuffled."""
+        ...
+
+    @property
+    def monitor(self) -> str:
+        """The validation metric that decides which epoch is best; see `metrics.higher_is_better`."""
+        ...
+
+    @property
+    def sample_unit(self) -> str:
+        """What samples are called, such as images."""
+        ...
+
+    @property
+    def progress_metrics(self) -> tuple[str, ...]:
+        """The metrics that are shown while training; the others are only logged."""
+        ...
+
+    @property
+    def model_name(self) -> str:
+        """The network, in a few words."""
+        ...
+
+    @property
+    def data_description(self) -> str:
+        """Where the samples come from, in words."""
+        ...
+
+    @property
+    def out_of_memory_hint(self) -> str:
+        """What to do where memory is short."""
+        ...
+
+    def to_device(self, batch: Any, device: torch.device, *, train: bool) -> tuple[Any, ...]:
+        """Moves a batch and prepares it there. What is random there depends on seed, epoch and sample alone."""
+        ...
+
+    def summarize(self, sums: Mapping[str, float], num_samples: int) -> dict[str, float]:
+        """Turns sums over samples (`loss` and the metrics of `StepOutput`) into what is logged."""
+        ...
+
+    def warning(self, metrics: Mapping[str, float]) -> str:
+        """What such metrics say is going wrong, and what to do, in words; empty where nothing is."""
+        ...
+
+    def names(self, batch: Any, split: str) -> list[str]:
+        """The files or scenes of a batch, for errors."""
+        ...
+
+    def evaluate(self, split: str, runtime: Runtime, progress: Progress) -> Evaluation:
+        """Measure everything on a split; `evaluation.json` has these values, and what all tasks share."""
+        ...

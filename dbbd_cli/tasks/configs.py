@@ -1,0 +1,45 @@
+"""Loads configurations of any task."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+from dbbd_cli.config import load
+from dbbd_cli.config.sections import TaskConfig
+from dbbd_cli.tasks.registry import BUILT_IN, get_task, task_names
+
+
+class _Schemas(Mapping[str, type[TaskConfig]]):
+    """The schema of each task, imported when it is asked for."""
+
+    def __getitem__(self, name: str) -> type[TaskConfig]:
+        if name not in self:
+            raise KeyError(name)
+        return get_task(name).config_class
+
+    def __contains__(self, name: object) -> bool:
+        return name in BUILT_IN or name in task_names()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(task_names())
+
+    def __len__(self) -> int:
+        return len(task_names())
+
+
+SCHEMAS = _Schemas()
+
+
+def load_config(
+    source: str, overrides: Sequence[load.Override] = (), tell: Callable[[str], None] = lambda _: None
+) -> TaskConfig:
+    """Load a YAML file or a shipped configuration of any task; see `config.load.load_config`."""
+    return load.load_config(source, overrides, tell, schemas=SCHEMAS)
+
+
+def config_from_mapping(
+    values: Mapping[str, Any], overrides: Sequence[load.Override] = (), *, origin: str, new_data: bool = False
+) -> TaskConfig:
+    """Check the settings of any task; see `config.load.config_from_mapping`."""
+    return load.config_from_mapping(values, overrides, origin=origin, new_data=new_data, schemas=SCHEMAS)

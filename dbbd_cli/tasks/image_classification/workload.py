@@ -1,0 +1,202 @@
+"""Image classification: pictures, a network and cross-entropy."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
+from pathlib import Path
+
+import torch
+
+from dbbd_cli.core.errors import ConfigError
+from dbbd_cli.core.progress import Progress
+from dbbd_cli.core.text import counted
+from dbbd_cli.data.cache_dir import cache_folder
+from dbbd_cli.data.images.augment import Augmentation
+from dbbd_cli.data.images.dataset import ImageBatch, ImageDataset
+from dbbd_cli.data.images.manifest import prepare_manifest
+from dbbd_cli.data.loader import BatchLoader
+from dbbd_cli.data.manifest import Manifest
+from dbbd_cli.engine.runtime import Runtime
+from dbbd_cli.engine.workload import Evaluation
+from dbbd_cli.model.images.classifier import Classifier, build_network, macro_f1
+from dbbd_cli.tasks.image_classification.config import ImageClassificationConfig, ImageDataConfig
+
+# The statistics of ImageNet, for red, green and blue.
+MEAN = (0.485, 0.456, 0.406)
+STD = (0.229, 0.224, 0.225)
+_IMAGES_AT_ONCE = 8
+"""On a CPU so many are augmented together: what is made on the way stays in its cache."""
+
+
+class ImageWorkload:
+    """The `Workload` of image classification.
+
+    Args:
+        config: the resolved configuration.
+        manifest: the samples and their splits.
+        splits: splits to make loaders for.
+        pretrained: whether `model.weights` is followed; a finished checkpoint needs none of it.
+        pin_memory: whether batches are put into page-locked memory.
+        progress: told of images that are prepared.
+    """
+
+    sample_unit = "images"
+    progress_metrics = ("loss", "accuracy")
+    out_of_memory_hint = (
+        "lower training.batch_size, and raise training.accumulate_batches by as much; or lower data.image_size"
+    )
+
+    def __init__(
+        self,
+        config: ImageClassificationConfig,
+        manifest: Manifest,
+        *,
+        splits: Iterable[str],
+        pretrained: bool,
+        pin_memory: bool,
+        progress: Progress,
+    ) -> None:
+        self.config = config
+        self.manifest = manifest
+        data, model = config.data, config.model
+        if data.positive_class is not None and data.positive_class not in manifest.classes:
+            raise ConfigError(
+                f"data.positive_class: there is no class {data.positive_class!r}",
+                hint=f"choose one of: {_named(manifest.classes)}",
+            )
+        self.module = Classifier(
+            build_network(
+                model.name,
+                num_classes=len(manifest.classes),
+                image_size=data.image_size,
+                dropout=model.dropout,
+                weights=model.weights if pretrained else "none",
+            ),
+            label_smoothing=config.training.label_smoothing,
+        )
+        splits = tuple(splits)
+        prepared, samples = prepare_manifest(
+            manifest,
+            splits=splits,
+            roots=_roots(data, manifest),
+            image_size=data.image_size,
+            cache_dir=cache_folder(data.cache_dir),
+            progress=progress,
+        )
+        self.loaders: dict[str, BatchLoader] = {}
+        for split in splits:
+            rows = [row for row, sample in enumerate(samples) if sample.split == split]
+            self.loaders[split] = BatchLoader(
+                ImageDataset(prepared, rows, [samples[row].label for row in rows]),
+                batch_size=config.training.batch_size,
+                shuffle=split == "train",
+                seed=config.seed,
+                num_workers=data.num_workers,
+                worker_timeout=data.worker_timeout,
+                pin_memory=pin_memory,
+            )
+
+    def to_device(self, batch: ImageBatch, device: torch.device, *, train: bool) -> tuple[torch.Tensor, torch.Tensor]:
+        """Returns normalised images `(B, 3, S, S)` and labels `(B,)` on the device."""
+        pixels = batch.pixels.to(device, non_blocking=True)
+        num_images, channels, size, _ = pixels.shape
+        changes = self._augmentation(batch, (channels, size), device) if train else None
+        shifts = _shifts(device)
+        images = torch.empty(num_images, 3, size, size, device=device)
+        at_once = _IMAGES_AT_ONCE if device.type == "cpu" else num_images
+        for first in range(0, num_images, at_once):
+            part = slice(first, first + at_once)
+            values = pixels[part].float().div_(255.0) if changes is None else changes.apply(pixels[part], first)
+            # A greyscale image (C = 1) becomes three channels here. Each by itself: their loops are the simplest.
+            planes = zip(images[part].unbind(1), values.expand(-1, 3, -1, -1).unbind(1), shifts, STD, strict=True)
+            for normalised, plane, shift, std in planes:
+                torch.add(shift, plane, alpha=1.0 / std, out=normalised)
+        return images, batch.labels.to(device, non_blocking=True)
+
+    def _augmentation(self, batch: ImageBatch, shape: tuple[int, int], device: torch.device) -> Augmentation:
+        settings = self.config.data.augment
+        return Augmentation(
+            seed=self.config.seed,
+            epoch=int(batch.epoch),
+            samples=batch.samples,
+            shape=shape,
+            device=device,
+            rotation_degrees=settings.rotation_degrees,
+            brightness=settings.brightness,
+            contrast=settings.contrast,
+        )
+
+    def summarize(self, sums: Mapping[str, float], num_samples: int) -> dict[str, float]:
+        """Mean loss and accuracy over samples and, except for training, the mean F1 over classes."""
+        metrics = {"loss": sums["loss"] / num_samples, "accuracy": sums["accuracy"] / num_samples}
+        if "f1_0" in sums:
+            metrics["f1"] = macro_f1([sums[f"f1_{place}"] for place in range(2 * len(self.manifest.classes))])
+        return metrics
+
+    def warning(self, metrics: Mapping[str, float]) -> str:
+        """Nothing to tell: loss and accuracy speak for themselves."""
+        return ""
+
+    def names(self, batch: ImageBatch, split: str) -> list[str]:
+        """Paths or URLs of the batch's images."""
+        samples = self.manifest.of(split)
+        return [samples[index].key for index in batch.samples.tolist()]
+
+    def evaluate(self, split: str, runtime: Runtime, progress: Progress) -> Evaluation:
+        """Every metric, speed and size; `predictions.csv` has the probabilities of each image."""
+        from dbbd_cli.tasks.image_classification.evaluate import evaluate_images
+
+        return evaluate_images(self, runtime, split, progress)
+
+    @property
+    def monitor(self) -> str:
+        """The metric of the configuration."""
+        return self.config.checkpoint.metric
+
+    @property
+    def model_name(self) -> str:
+        """The architecture."""
+        return self.config.model.name
+
+    @property
+    def data_description(self) -> str:
+        """Where the images come from, in words."""
+        data, classes = self.config.data, self.manifest.classes
+        where = {
+            "synthetic": "synthetic URLs as QR codes",
+            "urls": f"URLs of {data.path} as QR codes",
+            "folder": f"images of {data.path}",
+            "classes": "images of a folder for each class",
+        }
+        return f"{where[data.source]} ({counted(len(classes), 'class')}: {_named(classes)})"
+
+    @property
+    def positive_class(self) -> str | None:
+        """The class that counts as positive, where there are two."""
+        classes = self.manifest.classes
+        return (self.config.data.positive_class or classes[-1]) if len(classes) == 2 else None
+
+
+@cache
+def _shifts(device: torch.device) -> tuple[torch.Tensor, ...]:
+    """What normalisation adds to each channel; once per device, since the copy there makes the program wait."""
+    return tuple(torch.tensor(-mean / std, device=device) for mean, std in zip(MEAN, STD, strict=True))
+
+
+def _named(classes: Sequence[str]) -> str:
+    return ", ".join(classes[:8]) + (", …" if len(classes) > 8 else "")
+
+
+def _roots(data: ImageDataConfig, manifest: Manifest) -> list[Path]:
+    """Where the manifest's images are according to the configuration, which may have been told of a move."""
+    if data.source == "folder" and data.path is not None:
+        return [Path(data.path) / name for name in manifest.classes]
+    if data.source == "classes" and data.classes is not None:
+        if set(data.classes) != set(manifest.classes):
+            raise ConfigError(
+                f"data.classes: the run has the classes {_named(manifest.classes)}",
+                hint="give a folder for each of these, and for no other",
+            )
+        return [Path(data.classes[name]) for name in manifest.classes]
+    return []

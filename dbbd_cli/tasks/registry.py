@@ -1,0 +1,52 @@
+"""The tasks by name. Each is imported only when it is asked for."""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib import import_module
+from importlib.metadata import EntryPoint, entry_points
+
+from dbbd_cli.core.errors import ConfigError
+from dbbd_cli.core.text import printable
+from dbbd_cli.tasks.base import Task
+
+BUILT_IN = {
+    "image_classification": "dbbd_cli.tasks.image_classification.task:ImageClassification",
+    "dbbd": "dbbd_cli.tasks.dbbd.task:Dbbd",
+}
+ENTRY_POINTS = "dbbd.tasks"
+"""The group in which other packages announce their tasks, as "module:Class"."""
+
+
+def task_names() -> list[str]:
+    """The names of all tasks, those of other packages last."""
+    return [*BUILT_IN, *(name for name in sorted(_of_other_packages()) if name not in BUILT_IN)]
+
+
+@cache
+def get_task(name: str) -> Task:
+    """The task of that name.
+
+    Raises:
+        ConfigError: there is none, or the package that has it cannot be imported.
+    """
+    if name in BUILT_IN:
+        module, _, attribute = BUILT_IN[name].partition(":")
+        task: Task = getattr(import_module(module), attribute)()
+        return task
+    found = _of_other_packages().get(name)
+    if found is None:
+        raise ConfigError(f"there is no task {printable(name)!r}", hint=f"choose one of: {', '.join(task_names())}")
+    try:
+        task = found.load()()
+    except Exception as error:  # of any kind: it is code of others
+        raise ConfigError(
+            f"the task {name} cannot be imported from {found.value}: {type(error).__name__}: {error}",
+            hint="update or remove the package that has it",
+        ) from error
+    return task
+
+
+@cache
+def _of_other_packages() -> dict[str, EntryPoint]:
+    return {point.name: point for point in entry_points(group=ENTRY_POINTS)}
