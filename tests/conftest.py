@@ -140,7 +140,7 @@ def scene_folder(tmp_path: Path) -> Callable[..., Path]:
         *,
         num_points: int = 1000,
         trees: bool = False,
-        colours: bool = False,
+        colors: bool = False,
         labels: bool = True,
         name: str = "scenes",
     ) -> Path:
@@ -158,8 +158,8 @@ def scene_folder(tmp_path: Path) -> Callable[..., Path]:
                     depth = int(tree.level.max())
                     content |= {"total_regions": tree.num_regions, "max_depth_reached": depth}
                     content |= {"hierarchy": nested_tree(tree)}
-                if colours:
-                    content["colors"] = room.colour
+                if colors:
+                    content["colors"] = room.color
                 if labels:
                     content["segment20"] = room.segment
                 path = tmp_path / name / split / f"scene{index:04d}_00.pkl"
@@ -182,15 +182,15 @@ def nested_tree(tree: RegionTree, row: int = 0) -> dict[str, Any]:
 
 @pytest.fixture
 def picture_folder(tmp_path: Path) -> Callable[..., Path]:
-    """Makes a folder with class sub-folders of small pictures, each of its own colour and content."""
+    """Makes a folder with class sub-folders of small pictures, each of its own color and content."""
 
     def make(classes: tuple[str, ...] = ("cat", "dog", "owl"), count: int = 8, name: str = "pictures") -> Path:
         root = tmp_path / name
         for label, class_name in enumerate(classes):
             (root / class_name).mkdir(parents=True)
             for index in range(count):
-                colour = tuple(80 * (channel == label % 3) + 7 * index for channel in range(3))
-                Image.new("RGB", (40, 30), colour).save(root / class_name / f"{index}.png")
+                color = tuple(80 * (channel == label % 3) + 7 * index for channel in range(3))
+                Image.new("RGB", (40, 30), color).save(root / class_name / f"{index}.png")
         return root
 
     return make

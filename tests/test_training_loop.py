@@ -153,7 +153,7 @@ class TestTrainingConfig:
     def test_from_yaml(self, tmp_path: Path) -> None:
         path = tmp_path / "mine.yaml"
         path.write_text(
-            "task: dbbd\nseed: 7\ndata:\n  source: folder\n  path: scans\n  features: [normals, colour]\n"
+            "task: dbbd\nseed: 7\ndata:\n  source: folder\n  path: scans\n  features: [normals, color]\n"
             "model: {encoder_hidden_dims: [8, 16, 32], aggregation: mean}\ntraining:\n  learning_rate: 2e-4\n",
             encoding="utf-8",
         )
@@ -163,7 +163,7 @@ class TestTrainingConfig:
             "seed": 7,
             "data.source": "folder",
             "data.path": "scans",
-            "data.features": ["normals", "colour"],
+            "data.features": ["normals", "color"],
             "model.encoder_hidden_dims": [8, 16, 32],
             "model.aggregation": "mean",
             "training.learning_rate": 2e-4,
@@ -232,7 +232,7 @@ class TestDataLoading:
         assert {split: loader.num_samples for split, loader in task.loaders.items()} == {"train": 2, "val": 1}
 
     def test_dataloader_batching(self, tiny_point_config: Make) -> None:
-        task = make_trainer(tiny_point_config(data__features=["colour", "normals"])).workload
+        task = make_trainer(tiny_point_config(data__features=["color", "normals"])).workload
         assert isinstance(task, DbbdWorkload)
         dataset = task.dataset(task.refs("train"), point_samples=None)
         scenes = [prepared_scene(ref, dataset.settings, dataset.cache_dir) for ref in dataset.refs]
@@ -245,7 +245,7 @@ class TestDataLoading:
             for tensor, name, dtype in (
                 (batch.coord, "coord", torch.float32),
                 (batch.normal, "normal", torch.float32),
-                (batch.colour, "colour", torch.uint8),
+                (batch.color, "color", torch.uint8),
             ):
                 assert tensor.dtype == dtype
                 assert np.array_equal(tensor.numpy(), np.concatenate([getattr(scene, name) for scene in members]))

@@ -15,7 +15,7 @@ from typer.core import TyperGroup
 
 from dbbd_cli.cli.options import missing_folder
 from dbbd_cli.cli.terminal.help import help_text, with_own_callback
-from dbbd_cli.cli.terminal.streams import coloured, columns, tolerate_any_text, write_result
+from dbbd_cli.cli.terminal.streams import colored, columns, tolerate_any_text, write_result
 from dbbd_cli.cli.terminal.text import clean, wrapped
 from dbbd_cli.core.errors import ConfigError, DbbdError, DiskError, ExitCode, StoppedError
 from dbbd_cli.core.stopping import ignore_signals, received, signal_of
@@ -66,7 +66,7 @@ class Program(TyperGroup):
                 if "--json" in arguments:
                     write_result(json.dumps({"error": _plain(report)}))
             with suppress(OSError):
-                typer.echo(_block(report), err=True, color=coloured(sys.stderr))
+                typer.echo(_block(report), err=True, color=colored(sys.stderr))
             code = int(report.exit_code)
         sys.exit(code or 0)
 
@@ -157,13 +157,13 @@ def _plain(error: DbbdError) -> dict[str, object]:
 def _block(error: DbbdError) -> str:
     """What is wrong, each finding on its line, what to do."""
     width = columns(sys.stderr)
-    label, colour = "Error:", "red"
+    label, color = "Error:", "red"
     message = f"{label} {clean(error.message)}"
     if isinstance(error, StoppedError):
-        label, colour = "Stopped", "yellow"
+        label, color = "Stopped", "yellow"
         message = clean(error.message)
     first, *rest = wrapped(message, width)
-    lines = [typer.style(label, fg=colour, bold=True) + first.removeprefix(label), *rest]
+    lines = [typer.style(label, fg=color, bold=True) + first.removeprefix(label), *rest]
     for detail in error.details:
         lines += wrapped(clean(detail), width, indent="  ")
     if error.hint:

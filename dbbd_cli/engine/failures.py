@@ -31,7 +31,7 @@ def supervised(workload: Workload) -> Iterator[None]:
     except ValueError as error:
         if "Expected more than 1 value per channel" in str(error):
             raise ConfigError(
-                "a batch of one image is too small for the batch normalisation of this network at this image size",
+                "a batch of one image is too small for the batch normalization of this network at this image size",
                 hint="choose another training.batch_size, so that the last batch of an epoch has two images or more",
             ) from error
         raise

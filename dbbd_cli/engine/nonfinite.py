@@ -160,7 +160,7 @@ def last_good(folder: Path) -> str:
 
 
 class BufferSnapshot:
-    """What a forward pass changes beside the loss: the running statistics of batch normalisation.
+    """What a forward pass changes beside the loss: the running statistics of batch normalization.
 
     Args:
         module: its buffers are remembered as they are now.

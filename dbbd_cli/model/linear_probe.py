@@ -1,6 +1,6 @@
 """What frozen features know of classes: multinomial logistic regression on them, and the scores of a segmentation.
 
-Legend: N labelled points, M points to predict, D channels, K classes.
+Legend: N labeled points, M points to predict, D channels, K classes.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def fit_probe(
 ) -> LinearProbe:
     """Fits a probe on features `(N, D)` with labels `(N,)` from 0 to K - 1; float64 stays so, all else is float32.
 
-    It minimises the weighted mean of the cross-entropy plus half of `weight_decay` times the sum of the squared weights
+    It minimizes the weighted mean of the cross-entropy plus half of `weight_decay` times the sum of the squared weights
     (of the standardised features; biases are free). The predictions of its minimum are unique, and nothing in the way
     there is random: no seed, no batches, no learning rate to choose.
 
@@ -161,15 +161,15 @@ def segmentation_scores(confusion: torch.Tensor) -> SegmentationScores:
         ValueError: there are no labels.
     """
     counts = confusion.double()
-    correct, labelled, predicted = counts.diagonal(), counts.sum(dim=1), counts.sum(dim=0)
-    occurs = labelled > 0
+    correct, labeled, predicted = counts.diagonal(), counts.sum(dim=1), counts.sum(dim=0)
+    occurs = labeled > 0
     if not occurs.any():
         raise ValueError("there are no labels to score against")
-    union = labelled + predicted - correct
+    union = labeled + predicted - correct
     iou = correct / union
     return SegmentationScores(
         miou=iou[occurs].mean().item(),
-        mean_accuracy=(correct / labelled)[occurs].mean().item(),
-        overall_accuracy=(correct.sum() / labelled.sum()).item(),
+        mean_accuracy=(correct / labeled)[occurs].mean().item(),
+        overall_accuracy=(correct.sum() / labeled.sum()).item(),
         per_class_iou=[value if there else None for value, there in zip(iou.tolist(), occurs.tolist(), strict=True)],
     )

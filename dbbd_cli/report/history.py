@@ -36,7 +36,7 @@ def training_history(runs: Sequence[RunHistory], *, narrow: bool = False) -> Fig
     """Draws loss, what else says most (accuracy, say) and learning rate, epoch by epoch.
 
     Training is dashed and lighter, validation solid, the best epoch ringed. One run also shows its training loss
-    step by step; several runs have a colour each.
+    step by step; several runs have a color each.
 
     Args:
         runs: at least one run.
@@ -71,7 +71,7 @@ def training_history(runs: Sequence[RunHistory], *, narrow: bool = False) -> Fig
             if down > 1:
                 axes.tick_params(labelbottom=True)
         _scale_epochs(grid[0], runs)
-        styles = _style_entries(runs, metrics, coloured=any(len(panel.curves) > 1 for panel in panels))
+        styles = _style_entries(runs, metrics, colored=any(len(panel.curves) > 1 for panel in panels))
         if len(runs) == 1:
             add_legend(figure, styles, loc="outside lower center", ncols=2 if narrow else len(styles))
         elif narrow:
@@ -154,7 +154,7 @@ def _draw_steps(axes: Axes, run: RunHistory, metric: str) -> None:
     x, values = x[finite], values[finite]
     if not len(x):
         return
-    # Single batches are noisy: means of neighbours, a few per epoch, show the course.
+    # Single batches are noisy: means of neighbors, a few per epoch, show the course.
     num_groups = min(len(x), max(20, min(4 * len(run.epochs), 200)))
     x, values = (np.array([part.mean() for part in np.array_split(row, num_groups)]) for row in (x, values))
     axes.add_artist(Line2D(x, values, linewidth=1.0, **_WITHIN_EPOCHS))
@@ -235,12 +235,12 @@ def _run_entries(runs: Sequence[RunHistory]) -> list[tuple[str, Artist]]:
     return entries
 
 
-def _style_entries(runs: Sequence[RunHistory], metrics: Sequence[str], coloured: bool) -> list[tuple[str, Artist]]:
+def _style_entries(runs: Sequence[RunHistory], metrics: Sequence[str], colored: bool) -> list[tuple[str, Artist]]:
     """What dashes, rings and crosses mean, as far as the figure has them."""
     from matplotlib.lines import Line2D
 
     single = len(runs) == 1
-    color = SERIES[0] if single and not coloured else MUTED
+    color = SERIES[0] if single and not colored else MUTED
     entries: list[tuple[str, Artist]] = [
         ("train", Line2D([], [], color=color, linestyle="--", alpha=_TRAIN_ALPHA)),
         ("validation", Line2D([], [], color=color)),

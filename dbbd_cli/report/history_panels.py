@@ -24,7 +24,7 @@ class Curve:
     Attributes:
         metric: its name in the history.
         label: what the panel calls it; empty where the title says it all.
-        color: empty where each run has a colour of its own.
+        color: empty where each run has a color of its own.
     """
 
     metric: str

@@ -72,7 +72,7 @@ figure.narrow { display: none; }
 }
 """.strip()
 
-# The figures' colours that follow the page's; the others serve on light and on dark.
+# The figures' colors that follow the page's; the others serve on light and on dark.
 _THEME = {
     INK: "var(--ink)",
     MUTED: "var(--muted)",

@@ -1,4 +1,4 @@
-"""Colours for many classes and for regions that touch: K colours."""
+"""Colors for many classes and for regions that touch: K colors."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from numpy import ndarray
 
 # Two pale ones for what tends to come first and to be large, floor and wall; Okabe and Ito's; then, one by one, the
-# colour farthest from all before it to the eyes of people with normal, red-blind and green-blind sight.
+# color farthest from all before it to the eyes of people with normal, red-blind and green-blind sight.
 CLASS_COLORS = (
     "#b9cfe4", "#e5d3ab", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9",
     "#660080", "#990000", "#9980ff", "#b2e64c", "#1a4c4c", "#ff9999", "#4c33b2", "#00ccb2",
@@ -24,33 +24,33 @@ _REGION_COLORS = (*SERIES[:6], "#b2e64c", "#9980ff", "#994c00")
 
 
 def class_color(index: int) -> str:
-    """The colour of a class, the same in every figure; grey where the class is not known (-1)."""
+    """The color of a class, the same in every figure; gray where the class is not known (-1)."""
     return UNKNOWN if index < 0 else CLASS_COLORS[index % len(CLASS_COLORS)]
 
 
 def rgb(colors: Iterable[str]) -> ndarray:
-    """Colours such as `#0072b2` as (K, 3) numbers from 0 to 1."""
+    """Colors such as `#0072b2` as (K, 3) numbers from 0 to 1."""
     import numpy as np
 
     return np.array([[int(color[start : start + 2], 16) / 255 for start in (1, 3, 5)] for color in colors])
 
 
 def region_colors(count: int, touching: Sequence[tuple[int, int]]) -> list[str]:
-    """A colour for each of `count` regions, another one for those that touch, as far as the colours suffice.
+    """A color for each of `count` regions, another one for those that touch, as far as the colors suffice.
 
     Args:
         count: regions, numbered from 0.
         touching: pairs of regions, those that touch most first.
     """
-    neighbours: list[list[int]] = [[] for _ in range(count)]
+    neighbors: list[list[int]] = [[] for _ in range(count)]
     for one, other in touching:
-        neighbours[one].append(other)
-        neighbours[other].append(one)
+        neighbors[one].append(other)
+        neighbors[other].append(one)
     chosen = [-1] * count
     used = [0] * len(_REGION_COLORS)
-    for region in sorted(range(count), key=lambda number: -len(neighbours[number])):
-        taken = [chosen[other] for other in neighbours[region] if chosen[other] >= 0]
-        # The one that the neighbours use least, then the one used least anywhere: all colours appear.
+    for region in sorted(range(count), key=lambda number: -len(neighbors[number])):
+        taken = [chosen[other] for other in neighbors[region] if chosen[other] >= 0]
+        # The one that the neighbors use least, then the one used least anywhere: all colors appear.
         best = min(range(len(used)), key=lambda color: (taken.count(color), used[color]))
         chosen[region] = best
         used[best] += 1

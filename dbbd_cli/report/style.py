@@ -23,11 +23,11 @@ if TYPE_CHECKING:
 INK = "#1f2328"
 MUTED = "#59636e"
 GRID = "#d8dee4"
-# Not quite white: a page in dark colours replaces it, unlike the white text of dark cells.
+# Not quite white: a page in dark colors replaces it, unlike the white text of dark cells.
 PAPER = "#fefefe"
 WARNING = "#c24a00"
 HEAT = "#005a9c"
-# Okabe and Ito's colours, which colour-blind readers tell apart; without yellow, which white paper swallows.
+# Okabe and Ito's colors, which color-blind readers tell apart; without yellow, which white paper swallows.
 SERIES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f7f7f")
 
 _HEADER_INCHES = 0.72
@@ -107,7 +107,7 @@ def headed_figure(
         title: what the figure shows, ASCII.
         facts: short statements, drawable text.
         name: whose figure it is, drawable text that follows the title.
-        warning: what must not be overlooked, such as "synthetic data"; leads the facts in colour. ASCII.
+        warning: what must not be overlooked, such as "synthetic data"; leads the facts in color. ASCII.
         caption: lines of drawable text below the facts; each makes the figure a little taller.
         compress: draw the axes of a fixed aspect ratio, and what belongs to them, close together.
     """

@@ -21,7 +21,7 @@ BATCH = 32
 def image_cache(repeat: int) -> Measured:
     """Pictures per second and core, from the cache to the network's input, relative to decoding them as PNG files.
 
-    Both sides rotate, change brightness and contrast, and normalise, with one thread.
+    Both sides rotate, change brightness and contrast, and normalize, with one thread.
     """
     import torch
     from torchvision import transforms

@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture(autouse=True)
 def _plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same terminal for every test: none, without wishes about colours."""
+    """The same terminal for every test: none, without wishes about colors."""
     for name in ("NO_COLOR", "FORCE_COLOR", "COLUMNS", "_DBBD_COMPLETE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("TERM", "xterm")

@@ -250,7 +250,7 @@ def test_smoke_tells_why_a_step_failed(width: int | None, show: Show) -> None:
     assert "1 of 2 steps failed" in shown
 
 
-def test_colours_on_a_terminal_only(show: Show) -> None:
+def test_colors_on_a_terminal_only(show: Show) -> None:
     assert "\x1b[1m" in show(TRAINED, train, 80)
     assert "\x1b" not in show(TRAINED, train)
 

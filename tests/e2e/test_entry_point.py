@@ -213,7 +213,7 @@ def test_the_wheel_holds_the_shipped_configs(tmp_path: Path) -> None:
         archive.extractall(tmp_path / "installed")
     names = sorted(path.stem for path in (REPOSITORY / "configs").glob("*.yaml"))
     script = (
-        "from dbbd_cli.config.load import load_config; from dbbd_cli.config.shipped import shipped_configs;"
+        "from dbbd_cli.tasks.configs import load_config; from dbbd_cli.config.shipped import shipped_configs;"
         "print(*sorted(shipped_configs())); [load_config(name) for name in shipped_configs()]"
     )
     found = subprocess.run(

@@ -42,7 +42,7 @@ def without(options: Sequence[str], key: str) -> list[str]:
 
 
 def environment(**changes: str) -> dict[str, str]:
-    """The environment of a process: one thread, colours off."""
+    """The environment of a process: one thread, colors off."""
     return {**os.environ, "OMP_NUM_THREADS": "1", "NO_COLOR": "1", **changes}
 
 

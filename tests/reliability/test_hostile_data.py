@@ -31,14 +31,14 @@ SECONDS, MEGABYTES = 2.0, 300.0
 COORD = np.random.default_rng(0).random((200, 3), dtype=np.float32)
 
 
-def png(width: int, height: int, depth: int, colour: int, *chunks: bytes, rows: bytes | None = None) -> bytes:
+def png(width: int, height: int, depth: int, color: int, *chunks: bytes, rows: bytes | None = None) -> bytes:
     """A picture of zeros."""
-    channels = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}[colour]
+    channels = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}[color]
     raw = rows
     if raw is None:
         row, deflate = b"\0" * (1 + -(-width * channels * depth // 8)), zlib.compressobj(9)
         raw = b"".join([*(deflate.compress(row) for _ in range(height)), deflate.flush()])
-    head = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
+    head = struct.pack(">IIBBBBB", width, height, depth, color, 0, 0, 0)
     parts = [chunk(b"IHDR", head), *chunks, chunk(b"IDAT", raw), chunk(b"IEND", b"")]
     return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
 
@@ -128,7 +128,7 @@ BAD_IMAGES: dict[str, tuple[Callable[[], bytes], str]] = {
     "4-billion.png": (lambda: png(2**31 - 1, 2**31 - 1, 8, 2, rows=b"x"), "too large"),
     "wide.png": (lambda: png(2**31 - 1, 1, 8, 0, rows=b"x"), "too large"),
     "9400-16bit.png": (lambda: png(9_400, 9_400, 16, 0, rows=ZEROS), "too large"),
-    "9400.webp": (lambda: WEBP_OF_ONE_COLOUR, "too large"),
+    "9400.webp": (lambda: WEBP_OF_ONE_COLOR, "too large"),
     "60000.gif": (lambda: b"GIF89a" + struct.pack("<HH", 60_000, 60_000) + GIF_REST, "too large"),
     "cut.png": (lambda: GOOD_PNG[: len(GOOD_PNG) // 2], "truncated"),
     "cut.jpg": (lambda: saved(noise(), "JPEG")[:600], "truncated"),
@@ -139,7 +139,7 @@ BAD_IMAGES: dict[str, tuple[Callable[[], bytes], str]] = {
     "svg.png": (lambda: b"<svg><image href='file:///etc/passwd'/></svg>", "is an SVG image, a format that is not read"),
     "script.bmp": (lambda: b"BM#!/bin/sh\ntouch x\n" * 9, "not an image"),
     "empty.png": (lambda: b"", "empty file"),
-    "colours.png": (lambda: png(64, 48, 8, 2, chunk(b"iCCP", b"x\0\0" + ZEROS)), ""),
+    "colors.png": (lambda: png(64, 48, 8, 2, chunk(b"iCCP", b"x\0\0" + ZEROS)), ""),
     "notes.png": (lambda: png(64, 48, 8, 2, *[chunk(b"zTXt", b"x\0\0" + ZEROS)] * 20), "damaged"),
     "letters.png": (lambda: png(64, 48, 8, 2, *[chunk(b"iTXt", b"x\0\1\0\0\0" + ZEROS)] * 20), "damaged"),
     "9000.jpg": (lambda: jpeg_head(9_000, 9_000), "too large"),
@@ -168,7 +168,7 @@ if can_read("HEIC"):
     BAD_IMAGES["grid.heic"] = (lambda: grid_of_grids(), "its parts have")
     BAD_IMAGES["avif.heic"] = (lambda: b"\0\0\0\x18ftypavif\0\0\0\0avifmif1", "is an AVIF but named .heic")
 GIF_REST = b"\x80\0\0\0\0\0\xff\xff\xff,\0\0\0\0" + struct.pack("<HH", 60_000, 60_000) + b"\0\2\2D\1\0;"
-WEBP_OF_ONE_COLOUR = bytes.fromhex("524946461a000000574542505650384c0d0000002fb7e42d19071011118888fe0700")
+WEBP_OF_ONE_COLOR = bytes.fromhex("524946461a000000574542505650384c0d0000002fb7e42d19071011118888fe0700")
 """9400 x 9400 pixels."""
 ODD_IMAGES: dict[str, Callable[[], bytes]] = {
     "moving.gif": lambda: saved(noise(), "GIF", save_all=True, append_images=[noise("L").convert("RGB")] * 20),
@@ -223,8 +223,8 @@ def archived(**files: bytes) -> Callable[[Path], None]:
     return lambda path: path.with_suffix(".npz").write_bytes(zipped(**entries))
 
 
-def region(points: Any, level: int = 0, children: Any = (), centre: int = 0) -> dict[str, Any]:
-    return {"indices": points, "center_idx": centre, "level": level, "children": list(children)}
+def region(points: Any, level: int = 0, children: Any = (), center: int = 0) -> dict[str, Any]:
+    return {"indices": points, "center_idx": center, "level": level, "children": list(children)}
 
 
 EVERY, FIRST, SECOND = list(range(200)), list(range(100)), list(range(100, 200))
@@ -341,7 +341,7 @@ BAD_SCENES: dict[str, tuple[Callable[[Path], object], str]] = {
     "a long cycle": (pickled(hierarchy=cycle(8)), "a cycle"),
     "a tree of depth 100,000": (chain(100_000), "nested too deeply"),
     "a tree of depth 100": (chain(100), "deeper than level"),
-    "a shared node": (pickled(hierarchy=region(EVERY, 0, [region(FIRST, 1, centre=0)] * 2)), ""),
+    "a shared node": (pickled(hierarchy=region(EVERY, 0, [region(FIRST, 1, center=0)] * 2)), ""),
     "a shared leaf": (
         pickled(hierarchy=(lambda leaf: region(EVERY, 0, [leaf, leaf]))(region(FIRST, 1))), "at the same time region"),
     "a child that lists itself": (
@@ -352,7 +352,7 @@ BAD_SCENES: dict[str, tuple[Callable[[Path], object], str]] = {
     "negative indices": (pickled(hierarchy=region([-1, *EVERY[1:]])), "holds point -1"),
     "indices that overlap": (pickled(hierarchy=region(EVERY, 0, [region(FIRST, 1), region(FIRST.copy(), 1)])), ""),
     "indices of 10^30": (pickled(hierarchy=region([10**30] * 200)), "indices that are no list of integers"),
-    "a centre elsewhere": (pickled(hierarchy=region(EVERY, centre=10**9)), "has its centre"),
+    "a center elsewhere": (pickled(hierarchy=region(EVERY, center=10**9)), "has its center"),
     "a wrong level": (pickled(hierarchy=region(EVERY, level=7)), "has level 7"),
     "no tree": (pickled(hierarchy="root"), "hierarchy is no dict"),
     "a pickle of one long number": (

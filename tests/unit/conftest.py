@@ -180,7 +180,7 @@ def make_pretraining(classes: Sequence[str] = ("floor", "wall", "chair")) -> dic
 
 
 def make_scene(points: int = 400, labels: bool = True) -> dict[str, np.ndarray]:
-    """What `evaluation_scene.npz` holds: a room of 4 by 3 by 2.5 metres whose last third is its ceiling."""
+    """What `evaluation_scene.npz` holds: a room of 4 by 3 by 2.5 meters whose last third is its ceiling."""
     rng = np.random.default_rng(0)
     coord = (rng.random((points, 3)) * [4, 3, 1]).astype(np.float32)
     coord[-points // 3 :, 2] = 2.5

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
 from dbbd_cli.cli.options import ProgressStyle
 from dbbd_cli.cli.terminal.progress_lines import LineProgress
-from dbbd_cli.cli.terminal.streams import coloured, columns, is_terminal, write_result
+from dbbd_cli.cli.terminal.streams import colored, columns, is_terminal, write_result
 from dbbd_cli.core.progress import Progress
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def _progress(style: ProgressStyle, quiet: bool, stream: TextIO) -> Progress:
         return LineProgress(stream, only_warnings=True)
     if style is ProgressStyle.NONE:
         return LineProgress(stream, seconds=math.inf)
-    if (style is ProgressStyle.RICH and is_terminal(stream)) or (style is ProgressStyle.AUTO and coloured(stream)):
+    if (style is ProgressStyle.RICH and is_terminal(stream)) or (style is ProgressStyle.AUTO and colored(stream)):
         from dbbd_cli.cli.terminal.progress_bars import BarProgress
 
         return BarProgress(stream)
@@ -69,14 +69,14 @@ def _plain(value: Any) -> Any:
 
 
 def _rendered(parts: list[RenderableType], width: int | None) -> str:
-    """The parts as text; in colour where standard output shows colours, of any width where it is no terminal."""
+    """The parts as text; in color where standard output shows colors, of any width where it is no terminal."""
     from rich.console import Console
 
     text = io.StringIO()
     console = Console(
         file=text,
-        force_terminal=coloured(sys.stdout),
-        color_system="auto" if coloured(sys.stdout) else None,
+        force_terminal=colored(sys.stdout),
+        color_system="auto" if colored(sys.stdout) else None,
         width=width or 1000,
         markup=False,
         emoji=False,

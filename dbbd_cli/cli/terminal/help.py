@@ -11,7 +11,7 @@ from typing import Any
 import typer
 from typer.core import TyperCommand
 
-from dbbd_cli.cli.terminal.streams import coloured, write_result
+from dbbd_cli.cli.terminal.streams import colored, write_result
 from dbbd_cli.cli.terminal.text import wrapped
 
 _WIDEST = 100
@@ -109,10 +109,10 @@ def _columns(rows: list[tuple[str, str]], width: int) -> list[str]:
     typed_width = max(len(typed) for typed, _ in rows) + 2
     for typed, meaning in rows:
         if width < _TWO_COLUMNS:
-            lines += [f"  {_coloured_option(typed.strip())}", *wrapped(meaning, width - 1, indent="      ")]
+            lines += [f"  {_colored_option(typed.strip())}", *wrapped(meaning, width - 1, indent="      ")]
         else:
             first, *rest = wrapped(meaning, width - typed_width)
-            lines.append(_coloured_option(typed) + " " * (typed_width - len(typed)) + first)
+            lines.append(_colored_option(typed) + " " * (typed_width - len(typed)) + first)
             lines += [" " * typed_width + line for line in rest]
     return lines
 
@@ -130,11 +130,11 @@ def _examples(epilog: str, width: int) -> list[str]:
 
 
 def _bold(text: str) -> str:
-    return typer.style(text, bold=True) if coloured(sys.stdout) else text
+    return typer.style(text, bold=True) if colored(sys.stdout) else text
 
 
-def _coloured_option(text: str) -> str:
+def _colored_option(text: str) -> str:
     """Names of options and commands in cyan; what stands for a value in plain."""
-    if not coloured(sys.stdout):
+    if not colored(sys.stdout):
         return text
     return re.sub(r"(?<!\S)(--?[\w-]+|[a-z]+(?=$))", lambda match: typer.style(match.group(), fg="cyan"), text)

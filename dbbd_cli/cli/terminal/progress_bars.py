@@ -12,7 +12,7 @@ from rich.live import Live
 from rich.text import Text
 
 from dbbd_cli.cli.terminal.counter import Clock, Counter
-from dbbd_cli.cli.terminal.streams import best_effort, coloured, drop_unwritten, is_unicode
+from dbbd_cli.cli.terminal.streams import best_effort, colored, drop_unwritten, is_unicode
 from dbbd_cli.cli.terminal.text import clean, clean_line, pairs, wrapped
 from dbbd_cli.core.progress import Phase
 
@@ -39,7 +39,7 @@ class BarProgress:
         self._console = _Console(
             file=stream,
             force_terminal=True,
-            color_system="auto" if coloured(stream) else None,
+            color_system="auto" if colored(stream) else None,
             markup=False,
             emoji=False,
             highlight=False,

@@ -11,7 +11,7 @@ from typing import TextIO
 import typer
 
 from dbbd_cli.cli.terminal.counter import Clock, Counter
-from dbbd_cli.cli.terminal.streams import best_effort, coloured, columns
+from dbbd_cli.cli.terminal.streams import best_effort, colored, columns
 from dbbd_cli.cli.terminal.text import clean, clean_line, pairs, wrapped
 from dbbd_cli.core.progress import Phase
 
@@ -22,7 +22,7 @@ SECONDS_BETWEEN_LINES = 10.0
 class LineProgress:
     """Writes facts, messages, and at most every so many seconds a line that tells how far the work is.
 
-    A phase that is over sooner leaves no progress line. There are no control codes, but for the colour of the word
+    A phase that is over sooner leaves no progress line. There are no control codes, but for the color of the word
     "Warning" on a terminal.
 
     Args:
@@ -67,7 +67,7 @@ class LineProgress:
         """Writes the text as a warning."""
         label = "Warning:"
         message = "\n".join(wrapped(f"{label} {clean(text)}", columns(self._stream)))
-        shown = typer.style(label, fg="yellow", bold=True) if coloured(self._stream) else label
+        shown = typer.style(label, fg="yellow", bold=True) if colored(self._stream) else label
         self._write(shown + message.removeprefix(label))
 
     def show(self, counter: Counter) -> None:

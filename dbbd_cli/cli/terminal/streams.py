@@ -1,4 +1,4 @@
-"""What the standard streams can show: colours, control codes, characters beyond ASCII."""
+"""What the standard streams can show: colors, control codes, characters beyond ASCII."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ def is_terminal(stream: TextIO) -> bool:
     return stream.isatty() and os.environ.get("TERM", "").lower() not in ("dumb", "unknown")
 
 
-def coloured(stream: TextIO) -> bool:
-    """Whether to colour what goes to the stream: on a terminal, unless `NO_COLOR` is set."""
+def colored(stream: TextIO) -> bool:
+    """Whether to color what goes to the stream: on a terminal, unless `NO_COLOR` is set."""
     return is_terminal(stream) and not os.environ.get("NO_COLOR")
 
 

@@ -69,10 +69,10 @@ class Augmentation:
 
 
 class _Rotation:
-    """Rotates square images about their centres by angles `(B,)` in radians, of which none is beyond ± `largest`.
+    """Rotates square images about their centers by angles `(B,)` in radians, of which none is beyond ± `largest`.
 
     By three shears, first of rows, then of columns, then of rows (Paeth, "A fast algorithm for general raster
-    rotation", 1986): each is a shift of whole lines, many times quicker than finding four neighbours for each pixel.
+    rotation", 1986): each is a shift of whole lines, many times quicker than finding four neighbors for each pixel.
     """
 
     def __init__(self, angles: torch.Tensor, largest: float, channels: int, size: int) -> None:

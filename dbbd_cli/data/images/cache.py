@@ -1,6 +1,6 @@
 """Decoded images on disk: each picture is read, checked and resized once, then mapped into memory by every run.
 
-The cache of a data set is one file of shape (N, C, S, S), uint8: images, channels (1 where all are grey, else 3),
+The cache of a data set is one file of shape (N, C, S, S), uint8: images, channels (1 where all are gray, else 3),
 height and width, and checksums at its end. Its name is a hash of the content of all its images and of the way they were
 prepared. A changed image therefore makes another file, and two runs, or two processes, can share one. The pixels are
 verified before they are used; a damaged file is prepared again. Where some images are bad, the file is

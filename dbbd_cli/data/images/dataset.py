@@ -16,7 +16,7 @@ class ImageBatch(NamedTuple):
     """A batch as it comes from the loader.
 
     Attributes:
-        pixels: `(B, C, S, S)`, uint8; C is 1 for greyscale, else 3.
+        pixels: `(B, C, S, S)`, uint8; C is 1 for grayscale, else 3.
         labels: `(B,)`, int64.
         samples: `(B,)`, int64, index of each image in its split.
         epoch: `()`, int64.

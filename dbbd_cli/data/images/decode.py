@@ -214,7 +214,7 @@ _AS_THEY_ARE = ("L", "RGB")
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
-    """The picture in RGB, or in grey."""
+    """The picture in RGB, or in gray."""
     if image.mode in ("I", "F") and image.format != "PNG":
         raise ImageFileError("has 32-bit pixels, whose black and white are not defined; save it with 8 or 16 bits")
     if image.mode in _AS_THEY_ARE and not image.has_transparency_data:
@@ -231,19 +231,19 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 def _strip_to_rgb(strip: Image.Image, image: Image.Image) -> Image.Image:
     """A part of a picture in RGB; `image` is the whole, which knows its format."""
     if strip.mode.startswith("I"):
-        # PIL would clip at 255 instead of scaling. It offers the 12-bit greys of a TIFF in this mode too, as they are.
+        # PIL would clip at 255 instead of scaling. It offers the 12-bit grays of a TIFF in this mode too, as they are.
         tags = image.tag_v2 if isinstance(image, TiffImagePlugin.TiffImageFile) else {}
         white = 4095 if tags.get(TiffImagePlugin.BITSPERSAMPLE) == (12,) else 65535
         values = np.asarray(strip).astype(np.uint32)
-        grey = ((values * 255 + white // 2) // white).astype(np.uint8)
+        gray = ((values * 255 + white // 2) // white).astype(np.uint8)
         if tags.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION) == 0:  # white is 0, which PIL leaves as it is
-            grey = 255 - grey
+            gray = 255 - gray
         if isinstance(color := image.info.get("transparency"), int):
-            grey[values == color] = 255
-        return Image.fromarray(grey).convert("RGB")
+            gray[values == color] = 255
+        return Image.fromarray(gray).convert("RGB")
     if strip.has_transparency_data:
-        coloured = strip.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", strip.size, "white"), coloured).convert("RGB")
+        colored = strip.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", strip.size, "white"), colored).convert("RGB")
     return strip.convert("RGB")
 
 

@@ -25,7 +25,7 @@ _MOST_EXIF_SEGMENTS = 100
 _LONGEST_FRAME = 20
 """Bytes of the segment that tells the size of a picture with four channels."""
 _PROFILE_PIECES = 500
-"""What a colour profile in a PNG counts for: PIL inflates each to up to a megabyte."""
+"""What a color profile in a PNG counts for: PIL inflates each to up to a megabyte."""
 
 _JPEG_SEGMENT = re.compile(rb"\xff([\x02-\xcf\xd9-\xff])", re.DOTALL)
 """What begins a segment: not what stands for a byte 255 within a scan, nor a mark to start again within one.

@@ -90,7 +90,7 @@ def _penalties(codes: np.ndarray) -> np.ndarray:
 
 
 def _of_rows(codes: np.ndarray) -> np.ndarray:
-    """What long runs of one colour, and stretches that look like a finder pattern, cost in the rows."""
+    """What long runs of one color, and stretches that look like a finder pattern, cost in the rows."""
     same = codes[:, :, 1:] == codes[:, :, :-1]
     five = same[:, :, :-3] & same[:, :, 1:-2] & same[:, :, 2:-1] & same[:, :, 3:]
     goes_on = five[:, :, 1:] & five[:, :, :-1]

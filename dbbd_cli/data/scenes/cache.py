@@ -26,7 +26,7 @@ from dbbd_cli.data.scenes.room_generator import GENERATOR_VERSION, generate_room
 from dbbd_cli.data.scenes.scene import Scene
 from dbbd_cli.data.scenes.tree_builder import build_tree
 
-_VERSION = 3
+_VERSION = 4
 """To be raised when the same source and settings make other arrays."""
 _KIND = "scene"
 _NOTES = "notes"
@@ -83,7 +83,7 @@ class PreparedScene:
     Attributes:
         coord: `(N, 3)` float32.
         normal: `(N, 3)` float32.
-        colour: `(N, 3)` uint8, or None.
+        color: `(N, 3)` uint8, or None.
         segment: `(N,)` int32, -1 where the class is not known, or None.
         tree: the regions.
         reserved_label: a label in `segment` that by convention means "ignore", or None; see `Scene`.
@@ -92,7 +92,7 @@ class PreparedScene:
 
     coord: np.ndarray
     normal: np.ndarray
-    colour: np.ndarray | None
+    color: np.ndarray | None
     segment: np.ndarray | None
     tree: RegionTree
     reserved_label: int | None
@@ -162,8 +162,8 @@ def _make(ref: SceneRef, settings: SceneSettings) -> Arrays:
     arrays = {"coord": scene.coord, "normal": normal, **vars(cut_tree(tree, settings.max_depth))}
     notes = json.dumps({"reserved_label": scene.reserved_label, "unusable": dict(scene.unusable)})
     arrays[_NOTES] = np.frombuffer(notes.encode(), np.uint8)
-    if scene.colour is not None:
-        arrays["colour"] = np.rint(scene.colour * 255).astype(np.uint8)
+    if scene.color is not None:
+        arrays["color"] = np.rint(scene.color * 255).astype(np.uint8)
     if scene.segment is not None:
         arrays["segment"] = scene.segment.astype(np.int32)
     return arrays
@@ -187,7 +187,7 @@ def _from_arrays(arrays: Arrays) -> PreparedScene:
     return PreparedScene(
         coord=arrays["coord"],
         normal=arrays["normal"],
-        colour=arrays.get("colour"),
+        color=arrays.get("color"),
         segment=arrays.get("segment"),
         tree=RegionTree(**{name: arrays[name] for name in _TREE}),
         **_notes(arrays),

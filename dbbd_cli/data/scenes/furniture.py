@@ -1,4 +1,4 @@
-"""Pieces of furniture as solids in a frame of their own: metres, z up, standing on z = 0 around the origin."""
+"""Pieces of furniture as solids in a frame of their own: meters, z up, standing on z = 0 around the origin."""
 
 from __future__ import annotations
 

@@ -43,7 +43,7 @@ def make_scene_manifest(
     *,
     shares: Sequence[float],
     max_scenes: Mapping[str, int | None],
-    needs_colour: bool,
+    needs_color: bool,
     needs_normals: bool,
     follow_links: Literal["scenes", "all"],
     on_error: Literal["fail", "skip"],
@@ -60,7 +60,7 @@ def make_scene_manifest(
         root: the folder.
         shares: shares of train, val and test, where the folder is not divided.
         max_scenes: most scenes of each split; None keeps all.
-        needs_colour: whether scenes without colors are refused.
+        needs_color: whether scenes without colors are refused.
         needs_normals: whether scenes with damaged normals are refused; missing ones are estimated.
         follow_links: see `list_scenes`.
         on_error: whether scenes that cannot be used end the run, or are left out.
@@ -82,7 +82,7 @@ def make_scene_manifest(
         verb = "is a link" if source.linked == 1 else "are links"
         progress.line(f"{counted(source.linked, 'scene')} {verb} to places outside the folder.")
     warn_of_unread(source.unread, "scan", progress)
-    needed = {**({COLOR: "colour"} if needs_colour else {}), **({NORMAL: "normals"} if needs_normals else {})}
+    needed = {**({COLOR: "color"} if needs_color else {}), **({NORMAL: "normals"} if needs_normals else {})}
 
     def check(key: str) -> SceneRef:
         path = scene_path(root, key)
@@ -97,7 +97,7 @@ def make_scene_manifest(
                     f"{ref.name}: {printable(scene.unusable[part])}",
                     hint=f"fix or remove the file, or leave {feature} out of data.features",
                 )
-        if needs_colour and scene.colour is None:
+        if needs_color and scene.color is None:
             raise DataError(f"{ref.name} has no colors, which data.features asks for")
         return ref
 

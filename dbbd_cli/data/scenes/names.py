@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 
-COORD, NORMAL, COLOR, SEGMENT = "coord", "normal", "colour", "segment"
+COORD, NORMAL, COLOR, SEGMENT = "coord", "normal", "color", "segment"
 """The parts of a scene, as `Scene` calls them."""
 
 SEGMENT_NAMES = (

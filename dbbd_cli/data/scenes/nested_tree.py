@@ -95,7 +95,7 @@ class _Reader:
                 self.fail(parent, position, f"holds point {point}, and the scene has points 0 to {last}")
         center_idx = self.integer(region, "center_idx", parent, position)
         if not 0 <= center_idx < self.num_points:
-            self.fail(parent, position, f"has its centre at point {center_idx}, which it does not hold")
+            self.fail(parent, position, f"has its center at point {center_idx}, which it does not hold")
         if (stored := self.integer(region, "level", parent, position)) != level:
             self.fail(parent, position, f"has level {stored}, not {level}")
         self.row_of[id(region)] = len(self.parent)

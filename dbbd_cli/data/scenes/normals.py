@@ -6,16 +6,16 @@ import numpy as np
 
 from dbbd_cli.core.errors import DataError
 
-# N = points of the scene, U = places: points that differ from each other, K = neighbours of a place, itself included.
+# N = points of the scene, U = places: points that differ from each other, K = neighbors of a place, itself included.
 
 _CHUNK = 16384
-"""Neighbourhoods at a time: they stay in the processor's cache."""
+"""Neighborhoods at a time: they stay in the processor's cache."""
 _ORIENTING_NEIGHBORS = 8
-"""Neighbours that a normal may be turned to; fewer than those that shape it, as sorting the edges takes long."""
+"""Neighbors that a normal may be turned to; fewer than those that shape it, as sorting the edges takes long."""
 _KNOWN_NEIGHBORS = 8
 """Points with a known normal that determine the direction of an estimated one."""
 _FLAT = 1e-6
-"""A neighbourhood is a line where its second largest variance is at most this part of the whole."""
+"""A neighborhood is a line where its second largest variance is at most this part of the whole."""
 _APART = 1e-3
 """From here on the direction in closed form is off by 1e-10 at most."""
 _UP = np.array([1e-3, 1e-4, 4.0])
@@ -26,20 +26,20 @@ _ASIDE = 0.5
 
 
 def estimate_normals(coord: np.ndarray, *, num_neighbors: int = 16, num_threads: int = 1) -> np.ndarray:
-    """The direction in which each point's nearest neighbours spread least, turned so that neighbours agree.
+    """The direction in which each point's nearest neighbors spread least, turned so that neighbors agree.
 
-    Orientation: the directions are carried along a minimum spanning tree of the neighbour graph whose edges cost
+    Orientation: the directions are carried along a minimum spanning tree of the neighbor graph whose edges cost
     1 - |cos| of the angle between two normals (Hoppe et al., 1992). Each connected part is then turned as a whole, by a
     vote of its points: up (z), as ground, floors and table tops do; where that is a draw, as on a closed body, outward;
     and where that says nothing either, as on a wall, away from the middle of the scene.
 
-    Points in the same place count once. Where the neighbours lie on a line the normal is at right angles to it and as
+    Points in the same place count once. Where the neighbors lie on a line the normal is at right angles to it and as
     upright as can be; a single place has the normal (0, 0, 1).
 
     Args:
         coord: coordinates, `(N, 3)`, however far from the origin.
         num_neighbors: K, the places that a normal is estimated from, the point's own included; at least 3.
-        num_threads: threads that look for neighbours, -1 for all; the result does not depend on them.
+        num_threads: threads that look for neighbors, -1 for all; the result does not depend on them.
 
     Returns:
         Normals of length 1, `(N, 3)` float32.
@@ -126,7 +126,7 @@ def _neighbors(places: np.ndarray, count: int, num_threads: int) -> tuple[np.nda
 
 
 def _covariance(places: np.ndarray, neighbors: np.ndarray) -> np.ndarray:
-    """The spread of each neighbourhood, scaled to a trace of 1: xx, yy, zz, xy, xz, yz `(6, rows)`."""
+    """The spread of each neighborhood, scaled to a trace of 1: xx, yy, zz, xy, xz, yz `(6, rows)`."""
     x, y, z = (axis[neighbors.T] for axis in np.ascontiguousarray(places.T))  # (K, rows) each
     for axis in (x, y, z):
         axis -= axis.mean(axis=0)
@@ -180,12 +180,12 @@ def _upright_across(lines: np.ndarray) -> np.ndarray:
 
 
 def _orient(normals: np.ndarray, places: np.ndarray, distance: np.ndarray, neighbors: np.ndarray) -> None:
-    """Turns the normals `(U, 3)` in place so that they agree with those of their neighbours.
+    """Turns the normals `(U, 3)` in place so that they agree with those of their neighbors.
 
     Args:
         normals: of each place, `(U, 3)`.
         places: `(U, 3)`.
-        distance: of each neighbour, ascending, `(U, K)`.
+        distance: of each neighbor, ascending, `(U, K)`.
         neighbors: rows of `places`, `(U, K)`.
     """
     from scipy.sparse import coo_array, csr_array
@@ -196,7 +196,7 @@ def _orient(normals: np.ndarray, places: np.ndarray, distance: np.ndarray, neigh
     for start in range(0, count, _CHUNK):
         rows = slice(start, start + _CHUNK)
         near = neighbors[rows]
-        # Of two places that are neighbours of each other one edge is enough: sorting them is what takes long.
+        # Of two places that are neighbors of each other one edge is enough: sorting them is what takes long.
         twice = (near < np.arange(start, start + len(near))[:, None]) & (distance[rows] < distance[near, -1])
         cosine = np.einsum("uc,ukc->uk", normals[rows], normals[near])
         cost.append(1 + 1e-6 - np.abs(cosine[~twice]))  # never 0, which would be no edge

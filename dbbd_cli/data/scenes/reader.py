@@ -244,9 +244,9 @@ def _scene(
     hierarchy: dict[Any, Any] | None = None,
     unusable: Mapping[str, str] | None = None,
 ) -> Scene:
-    normal, colour, segment = (parts.get(part) for part in (NORMAL, COLOR, SEGMENT))
+    normal, color, segment = (parts.get(part) for part in (NORMAL, COLOR, SEGMENT))
     return make_scene(
-        name, parts[COORD], normal=normal, colour=colour, segment=segment, hierarchy=hierarchy, unusable=unusable
+        name, parts[COORD], normal=normal, color=color, segment=segment, hierarchy=hierarchy, unusable=unusable
     )
 
 

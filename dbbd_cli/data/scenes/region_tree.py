@@ -24,7 +24,7 @@ class RegionTree:
     Attributes:
         parent: row of the parent, -1 for the root, `(R,)` int32.
         level: 0 for the root, one more than the parent's, `(R,)` int32.
-        center_idx: the point at the centre of the region, one of its own, `(R,)` int32.
+        center_idx: the point at the center of the region, one of its own, `(R,)` int32.
         indices: points of each region, counted within the scene, `(M,)` int32.
         indices_ptr: where the points of each region start, `(R + 1,)` int64.
     """
@@ -109,7 +109,7 @@ def check_tree(tree: RegionTree, num_points: int, source: str = "region tree") -
         fail(0, f"holds {counts[0]:,} points, and the scene has {num_points:,}")
     centered = np.logical_or.reduceat(tree.indices == np.repeat(tree.center_idx, counts), tree.indices_ptr[:-1])
     if (row := _first(~centered)) is not None:
-        fail(row, f"has its centre at point {tree.center_idx[row]}, which it does not hold")
+        fail(row, f"has its center at point {tree.center_idx[row]}, which it does not hold")
     _check_partition(tree, owner, num_points, source)
 
 

@@ -25,7 +25,7 @@ _EVENNESS = 0.6
 """How far thinning evens out the density: at 0 all rays count alike, at 1 all surfaces that are seen."""
 
 _NOISE = 0.004
-"""Standard deviation of a measured distance, metres."""
+"""Standard deviation of a measured distance, meters."""
 
 _MIXED_SHARE = 0.003
 """Share of points that lie between two surfaces, as at edges: their class is not known."""
@@ -42,11 +42,11 @@ class _Piece:
     angle: float
     radius: float
     """Of the circle around it, for placing others."""
-    colour: np.ndarray
+    color: np.ndarray
 
 
 def generate_room(seed: int, index: int, num_points: int | None = None) -> Scene:
-    """Makes a room with points, normals, colours and the classes `ROOM_CLASSES`.
+    """Makes a room with points, normals, colors and the classes `ROOM_CLASSES`.
 
     Args:
         seed: seed of all rooms.
@@ -58,14 +58,14 @@ def generate_room(seed: int, index: int, num_points: int | None = None) -> Scene
     count = int(rng.integers(20_000, 50_001))  # drawn in any case, so that num_points does not change the room
     count = num_points or count
     pieces = _furnish(rng, size)
-    shell_colours = 1 - rng.random((3, 3)) * np.array([[0.6], [0.35], [0.15]])
+    shell_colors = 1 - rng.random((3, 3)) * np.array([[0.6], [0.35], [0.15]])
     scanners = _scanners(rng, size, pieces)
     rays = math.ceil(count * _RAYS_PER_POINT / len(scanners))
-    scans = [_scan(rng, origin, rays, size, pieces, shell_colours) for origin in scanners]
-    coord, normal, colour, segment, area = (np.concatenate(columns) for columns in zip(*scans, strict=True))
+    scans = [_scan(rng, origin, rays, size, pieces, shell_colors) for origin in scanners]
+    coord, normal, color, segment, area = (np.concatenate(columns) for columns in zip(*scans, strict=True))
     # A draw without replacement, weighted by the area that a ray stands for (Efraimidis and Spirakis, 2006).
     kept = np.sort(np.argpartition(rng.exponential(size=len(area)) / area**_EVENNESS, count - 1)[:count])
-    return make_scene(f"room{index:05d}", coord[kept], normal=normal[kept], colour=colour[kept], segment=segment[kept])
+    return make_scene(f"room{index:05d}", coord[kept], normal=normal[kept], color=color[kept], segment=segment[kept])
 
 
 def _furnish(rng: np.random.Generator, size: np.ndarray) -> list[_Piece]:
@@ -128,7 +128,7 @@ def _at_wall(rng: np.random.Generator, size: np.ndarray, half_x: float, half_y: 
 def _chairs_around(
     rng: np.random.Generator, size: np.ndarray, desk: _Piece, half_x: float, half_y: float
 ) -> list[_Piece]:
-    colour = rng.uniform(0.1, 0.95, 3)
+    color = rng.uniform(0.1, 0.95, 3)
     parts = chair(rng)
     chairs = []
     for side in (-1, 1):
@@ -141,7 +141,7 @@ def _chairs_around(
             if not (0.35 < x < size[0] - 0.35 and 0.35 < y < size[1] - 0.35):
                 continue
             turn = desk.angle + (0 if side > 0 else math.pi) + rng.normal(0, 0.15)
-            chairs.append(_Piece("chair", parts, x, y, turn, 0.34, colour))
+            chairs.append(_Piece("chair", parts, x, y, turn, 0.34, color))
     return chairs
 
 
@@ -164,9 +164,9 @@ def _scan(
     count: int,
     size: np.ndarray,
     pieces: list[_Piece],
-    shell_colours: np.ndarray,
+    shell_colors: np.ndarray,
 ) -> tuple[np.ndarray, ...]:
-    """What a scanner at `origin` sees: coordinates, normals and colours (M, 3), classes and areas (M,)."""
+    """What a scanner at `origin` sees: coordinates, normals and colors (M, 3), classes and areas (M,)."""
     rise = rng.uniform(-0.98, 0.65, count)  # a ball's area goes evenly with its height
     turn = rng.uniform(0, 2 * math.pi, count)
     level = np.sqrt(1 - rise * rise)
@@ -182,19 +182,19 @@ def _scan(
     normal[rows, axis] = -np.sign(direction[rows, axis])
     upward = direction[:, 2] > 0
     segment = np.where(axis < 2, 1, np.where(upward, 2, 0))
-    colour = shell_colours[segment].astype(np.float32)
+    color = shell_colors[segment].astype(np.float32)
 
     for piece in pieces:
-        _draw(piece, origin, direction, distance, normal, segment, colour)
+        _draw(piece, origin, direction, distance, normal, segment, color)
 
     facing = np.abs((normal * direction).sum(axis=1))
     shade = 0.65 + 0.35 * facing
-    colour = np.clip(colour * shade[:, None] + rng.normal(0, 0.02, (count, 1)) + rng.normal(0, 0.015, (count, 3)), 0, 1)
+    color = np.clip(color * shade[:, None] + rng.normal(0, 0.02, (count, 1)) + rng.normal(0, 0.015, (count, 3)), 0, 1)
     measured = distance + rng.normal(0, _NOISE, count)
     mixed = rng.random(count) < _MIXED_SHARE
     measured = np.where(mixed, measured * rng.uniform(0.6, 1.0, count), measured)
     segment = np.where(mixed, IGNORE, segment)
-    return origin + measured[:, None] * direction, normal, colour, segment, distance**2 / np.maximum(facing, 0.05)
+    return origin + measured[:, None] * direction, normal, color, segment, distance**2 / np.maximum(facing, 0.05)
 
 
 def _draw(
@@ -204,7 +204,7 @@ def _draw(
     distance: np.ndarray,
     normal: np.ndarray,
     segment: np.ndarray,
-    colour: np.ndarray,
+    color: np.ndarray,
 ) -> None:
     """Lets a piece stop the rays that meet it before they met anything else; changes the arrays in place."""
     cos, sin = math.cos(piece.angle), math.sin(piece.angle)
@@ -224,4 +224,4 @@ def _draw(
         distance[hit_rays] = met[nearer]
         normal[hit_rays] = outward[nearer] @ turn.T
         segment[hit_rays] = ROOM_CLASSES.index(piece.kind)
-        colour[hit_rays] = piece.colour
+        color[hit_rays] = piece.color

@@ -31,7 +31,7 @@ class Scene:
         coord: (N, 3) float32, finite, shifted: x and y lie around 0, the lowest z is 0.
         shift: (3,) float64; `coord + shift` are the coordinates of the source.
         normal: (N, 3) float32 of length 1, or 0 if unknown; None if no point has one.
-        colour: (N, 3) float32, red, green and blue from 0 to 1, or None.
+        color: (N, 3) float32, red, green and blue from 0 to 1, or None.
         segment: (N,) int64, the class of each point, or `IGNORE`; None where the scene has no labels.
         hierarchy: the tree that came with the scene, as nested dicts that nobody has checked; or None.
         reserved_label: the label that is not a class by convention: the largest value of the unsigned type of the
@@ -44,7 +44,7 @@ class Scene:
     coord: np.ndarray
     shift: np.ndarray
     normal: np.ndarray | None = None
-    colour: np.ndarray | None = None
+    color: np.ndarray | None = None
     segment: np.ndarray | None = None
     hierarchy: dict[Any, Any] | None = None
     reserved_label: int | None = None
@@ -67,7 +67,7 @@ def make_scene(
     coord: np.ndarray,
     *,
     normal: np.ndarray | None = None,
-    colour: np.ndarray | None = None,
+    color: np.ndarray | None = None,
     segment: np.ndarray | None = None,
     hierarchy: dict[Any, Any] | None = None,
     unusable: Mapping[str, str] | None = None,
@@ -81,7 +81,7 @@ def make_scene(
         name: what people call it.
         coord: (N, 3), anywhere.
         normal: (N, 3), of any length; those that are zero or not finite are unknown.
-        colour: (N, 3), or (N, 4) with opacity, which is dropped; see `_zero_to_one` for the ranges.
+        color: (N, 3), or (N, 4) with opacity, which is dropped; see `_zero_to_one` for the ranges.
         segment: (N,) whole numbers; negative ones, also as unsigned types hold them (2**32 - 1 for -1), and NaN are
             ignored.
         hierarchy: passed on unchanged.
@@ -112,7 +112,7 @@ def make_scene(
         coord=shifted,
         shift=shift,
         normal=units if units is not None and units.any() else None,
-        colour=usable(COLOR, colour, _zero_to_one),
+        color=usable(COLOR, color, _zero_to_one),
         segment=classes,
         hierarchy=hierarchy,
         reserved_label=None if segment is None or classes is None else _reserved(classes, segment.dtype),
@@ -178,23 +178,23 @@ _BRIGHTEST_FRACTION = 2.0
 """Fractions below this are on a scale to 1, not to 255, where they would all be black."""
 
 
-def _zero_to_one(colour: np.ndarray, count: int) -> np.ndarray:
+def _zero_to_one(color: np.ndarray, count: int) -> np.ndarray:
     """Colors from 0 to 1, (N, 3) float32.
 
     Full brightness depends on the largest value of the scene, not on its type: LAS tools pass on 8-bit values in 16-bit
     fields, and text has no types. It is 1 for fractions, otherwise 255 if no value is larger, otherwise 65,535.
     """
-    colour = _finite(_table(colour, count, "colors", 3, 4)[:, :3], "colors")
-    if colour.dtype == np.int8:  # there are no signed colors: its type was declared by mistake
-        colour = colour.astype(np.uint8)
-    lowest, highest = float(colour.min()), float(colour.max())
-    if colour.dtype.kind in "bf" and highest < _BRIGHTEST_FRACTION:
+    color = _finite(_table(color, count, "colors", 3, 4)[:, :3], "colors")
+    if color.dtype == np.int8:  # there are no signed colors: its type was declared by mistake
+        color = color.astype(np.uint8)
+    lowest, highest = float(color.min()), float(color.max())
+    if color.dtype.kind in "bf" and highest < _BRIGHTEST_FRACTION:
         white = 1.0
     else:
         white = 255.0 if highest <= 255 * (1 + _OUTSIDE) else 65535.0
     if lowest < -_OUTSIDE * white or highest > (1 + _OUTSIDE) * white:
         raise ValueError(f"its colors go from {lowest:g} to {highest:g}; expected 0 to 1, to 255 or to 65,535")
-    return np.clip(colour / np.float64(white), 0, 1).astype(np.float32)
+    return np.clip(color / np.float64(white), 0, 1).astype(np.float32)
 
 
 _WRAPPED = 1000

@@ -12,20 +12,20 @@ import numpy as np
 
 Hit = tuple[np.ndarray, np.ndarray]
 _NEAREST = 0.05
-"""A scanner sees nothing closer than this, metres."""
+"""A scanner sees nothing closer than this, meters."""
 
 
 @dataclass(frozen=True)
 class Box:
-    """A box around `centre` with the given half sides, parallel to the axes."""
+    """A box around `center` with the given half sides, parallel to the axes."""
 
-    centre: tuple[float, float, float]
+    center: tuple[float, float, float]
     half: tuple[float, float, float]
 
     def hit(self, origin: np.ndarray, direction: np.ndarray) -> Hit:
         """Meets rays from (3,) into (M, 3), from outside the box."""
         inverse = 1 / np.where(direction == 0, np.float32(1e-12), direction)
-        middle = (np.asarray(self.centre, np.float32) - origin) * inverse
+        middle = (np.asarray(self.center, np.float32) - origin) * inverse
         reach = np.asarray(self.half, np.float32) * np.abs(inverse)
         near = middle - reach
         axis = near.argmax(axis=1)
@@ -39,15 +39,15 @@ class Box:
 
 @dataclass(frozen=True)
 class Cylinder:
-    """An upright cylinder around `centre`, with its caps."""
+    """An upright cylinder around `center`, with its caps."""
 
-    centre: tuple[float, float, float]
+    center: tuple[float, float, float]
     radius: float
     half_height: float
 
     def hit(self, origin: np.ndarray, direction: np.ndarray) -> Hit:
         """Meets rays from (3,) into (M, 3), from outside the cylinder."""
-        start = origin - np.asarray(self.centre, np.float32)
+        start = origin - np.asarray(self.center, np.float32)
         flat = direction[:, :2]
         a = np.maximum((flat * flat).sum(axis=1), np.float32(1e-9))
         b = flat @ start[:2]
@@ -71,14 +71,14 @@ class Cylinder:
 
 @dataclass(frozen=True)
 class Ball:
-    """A ball around `centre`."""
+    """A ball around `center`."""
 
-    centre: tuple[float, float, float]
+    center: tuple[float, float, float]
     radius: float
 
     def hit(self, origin: np.ndarray, direction: np.ndarray) -> Hit:
         """Meets rays from (3,) into (M, 3), of length 1, from outside the ball."""
-        start = origin - np.asarray(self.centre, np.float32)
+        start = origin - np.asarray(self.center, np.float32)
         b = direction @ start
         under = b * b - (start @ start - np.float32(self.radius**2))
         distance = np.where(under > 0, -b - np.sqrt(np.maximum(under, 0)), np.float32(np.inf))

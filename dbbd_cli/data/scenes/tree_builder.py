@@ -20,7 +20,7 @@ class _Level:
 
     Attributes:
         parent: row of the parent among the regions of the level above, `(R,)`, ascending.
-        center_idx: the point at the centre of each region, `(R,)`.
+        center_idx: the point at the center of each region, `(R,)`.
         indices: the points of each region, ascending, `(P,)`.
         counts: points of each region, `(R,)`.
     """
@@ -34,10 +34,10 @@ class _Level:
 def build_tree(coord: np.ndarray, *, max_depth: int = 4, min_region_points: int = 16) -> RegionTree:
     """Parts a scene into regions, and these into smaller ones, down to `max_depth`.
 
-    A region of at least `2 * min_region_points` points gets up to 8 children: their centres are found by
+    A region of at least `2 * min_region_points` points gets up to 8 children: their centers are found by
     farthest-point sampling from the point that is nearest to its centroid, and every point goes to the nearest of them
     (to the first, where two are as near). Points in the same place stay together, so that a region of fewer places has
-    fewer children, and one of a single place none. The centre of the root is the point nearest to its centroid.
+    fewer children, and one of a single place none. The center of the root is the point nearest to its centroid.
 
     Args:
         coord: coordinates, `(N, 3)`, in any unit and however far from the origin.
@@ -87,7 +87,7 @@ def _nearest_to_centroid(axes: np.ndarray, starts: np.ndarray, counts: np.ndarra
 
 
 def _squared_distance(axes: np.ndarray, centers: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """From each point `(3, P)` to the centre `(3, R)` of its region, `(P,)`."""
+    """From each point `(3, P)` to the center `(3, R)` of its region, `(P,)`."""
     total = np.zeros(axes.shape[1])
     for axis, center in zip(axes, centers, strict=True):
         step = np.repeat(center, counts)
@@ -121,7 +121,7 @@ def _split(scene_axes: np.ndarray, level: _Level, min_points: int) -> _Level | N
     for number in range(NUM_CHILDREN):
         centers[:, number] = indices[center]
         distance = _squared_distance(axes, axes[:, center], counts)
-        # Where a region has no further place, its "next centre" lies on an earlier one and wins no point.
+        # Where a region has no further place, its "next center" lies on an earlier one and wins no point.
         closer = distance < nearest
         child[closer] = number
         np.minimum(nearest, distance, out=nearest)

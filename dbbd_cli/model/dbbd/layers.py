@@ -105,7 +105,7 @@ class Aggregator(nn.Module):
 
         Args:
             x: features of the children, brothers beside each other.
-            relative: `(K, 3)` centre of each child minus that of its parent.
+            relative: `(K, 3)` center of each child minus that of its parent.
             family: `(K,)` the parent of each child, ascending.
             start: `(R,)` first child of each parent.
         """

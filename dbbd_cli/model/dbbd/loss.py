@@ -213,7 +213,7 @@ def feature_std(x: torch.Tensor) -> torch.Tensor:
 
 
 def gram_matrix(x: torch.Tensor) -> torch.Tensor:
-    """Products `(D, D)` of the centred channels of features `(R, D)`; zeros where all rows are equal, or nearly."""
+    """Products `(D, D)` of the centered channels of features `(R, D)`; zeros where all rows are equal, or nearly."""
     x = x.float()
     centered = x - x.mean(dim=0)
     # What rounding leaves of equal rows is not a direction.
@@ -221,7 +221,7 @@ def gram_matrix(x: torch.Tensor) -> torch.Tensor:
 
 
 def effective_rank(gram: torch.Tensor) -> float:
-    """Exponential of the entropy of the singular values of centred features, from 1 to D (Roy, 2007).
+    """Exponential of the entropy of the singular values of centered features, from 1 to D (Roy, 2007).
 
     1 is collapse to a line, and 0 says that all rows are equal.
 

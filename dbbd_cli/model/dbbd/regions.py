@@ -2,7 +2,7 @@
 
 Legend: N points of the batch, S picked points, R regions of a level, Nl points of a level's regions, L levels,
 B scenes. Points are numbered through the batch, scene after scene. Rows of a level are in scene order and, within a
-scene, in depth-first order; children of one parent are neighbours.
+scene, in depth-first order; children of one parent are neighbors.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class PointGroups:
         index: `(Nl,)` point numbers.
         segment: `(Nl,)` the group of each, ascending.
         start: `(R,)` where each group begins in `index`.
-        center: `(R,)` point number of each group's centre.
+        center: `(R,)` point number of each group's center.
         picked: where the picked points of these groups are in `index`.
     """
 

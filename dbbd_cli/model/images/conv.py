@@ -106,7 +106,7 @@ def _from_planes(images: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
 
 
 def _from_rows(images: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
-    """Three products, one per row of the kernel, with three neighbouring pixels in each row of a matrix."""
+    """Three products, one per row of the kernel, with three neighboring pixels in each row of a matrix."""
     num_images, channels, height, width = images.shape
     padded = F.pad(images.permute(0, 2, 3, 1), (0, 0, 1, 1, 1, 1))
     by_image, by_row, by_pixel, _ = padded.stride()

@@ -35,7 +35,7 @@ class QrCnn(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Returns logits `(B, num_classes)` of normalised images `(B, 3, S, S)`."""
+        """Returns logits `(B, num_classes)` of normalized images `(B, 3, S, S)`."""
         x = torch.flatten(self.conv3(self.conv2(self.conv1(images))), 1)
         x = self.dropout(F.relu(self.fc1(x)))
         x = self.dropout(F.relu(self.fc2(x)))

@@ -23,7 +23,7 @@ _DARK = 0.7
 
 
 def confusion_matrix(evaluation: Mapping[str, Any], facts: Sequence[str], warning: str) -> Figure:
-    """Draws counts by true class (rows) and predicted class (columns), coloured by share of the true class.
+    """Draws counts by true class (rows) and predicted class (columns), colored by share of the true class.
 
     Args:
         evaluation: has `classes` and `confusion_matrix`, (classes, classes) counts in the same order.
@@ -42,7 +42,7 @@ def confusion_matrix(evaluation: Mapping[str, Any], facts: Sequence[str], warnin
     facts = [*facts, f"accuracy {percent(evaluation.get('accuracy'))}"]
     figure = headed_figure((side + 2.2, side + 1.6), "Confusion matrix", facts, warning=warning, compress=True)
     axes = figure.subplots()
-    # From nothing to full colour, so that the empty cell has the colour of the paper.
+    # From nothing to full color, so that the empty cell has the color of the paper.
     heat = LinearSegmentedColormap.from_list("heat", [to_rgba(HEAT, 0.0), to_rgba(HEAT, 1.0)])
     image = axes.imshow(shares, cmap=heat, vmin=0, vmax=1)
     _name_classes(axes, [drawable(str(name), 24) for name in evaluation["classes"]])

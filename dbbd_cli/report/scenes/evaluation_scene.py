@@ -15,7 +15,7 @@ SCENE_FILE = "evaluation_scene.npz"
 
 _MOST_POINTS = 100_000
 _MOST_LEVELS = 33
-# Metres. Far more than any scan, and far from where float32 loses what a scene consists of.
+# Meters. Far more than any scan, and far from where float32 loses what a scene consists of.
 _FARTHEST = 1e9
 
 

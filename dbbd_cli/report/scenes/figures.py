@@ -33,7 +33,7 @@ _MOST_PANELS = 6
 
 
 def scene_features(scene: Mapping[str, ndarray], facts: Sequence[str], warning: str, classes: Sequence[str]) -> Figure:
-    """Draws a scene in the colours of its features, beside it in those of its labels where it has any.
+    """Draws a scene in the colors of its features, beside it in those of its labels where it has any.
 
     Args:
         scene: `coord` (N, 3), `color` (N, 3) uint8, and perhaps `segment` (N,), places in `classes` or -1.
@@ -43,19 +43,19 @@ def scene_features(scene: Mapping[str, ndarray], facts: Sequence[str], warning: 
     """
     import numpy as np
 
-    labelled = scene.get("segment") is not None
-    inches = _PANEL_INCHES if labelled else _ALONE_INCHES
+    labeled = scene.get("segment") is not None
+    inches = _PANEL_INCHES if labeled else _ALONE_INCHES
     view = _view(scene, inches)
-    names = _seen_classes(view, scene["segment"], classes) if labelled else []
+    names = _seen_classes(view, scene["segment"], classes) if labeled else []
     rows = math.ceil(len(names) * (max((len(name) for name, _ in names), default=0) + 7) / _LEGEND_CHARACTERS)
     legend = _LEGEND_ROW_INCHES * rows + 0.1 if names else 0
     # Beside a second panel a title has no room for it, in a narrow figure the line of facts has none.
-    colours = "first three principal components as red, green and blue"
-    facts = [*facts, *_cut(view), *([colours] if labelled else [])]
-    figure = _figure("Scene features", facts, warning, view, (1, 1 + labelled), inches, legend)
-    panels = figure.subplots(1, 1 + labelled, squeeze=False)[0]
-    _show(panels[0], view.paint(scene["color"] / 255), "Features" if labelled else f"Features: {colours}")
-    if labelled:
+    colors = "first three principal components as red, green and blue"
+    facts = [*facts, *_cut(view), *([colors] if labeled else [])]
+    figure = _figure("Scene features", facts, warning, view, (1, 1 + labeled), inches, legend)
+    panels = figure.subplots(1, 1 + labeled, squeeze=False)[0]
+    _show(panels[0], view.paint(scene["color"] / 255), "Features" if labeled else f"Features: {colors}")
+    if labeled:
         index, places = np.unique(scene["segment"], return_inverse=True)
         _show(panels[1], view.paint(rgb(map(class_color, index.tolist()))[places]), "Labels")
         add_legend(
@@ -65,7 +65,7 @@ def scene_features(scene: Mapping[str, ndarray], facts: Sequence[str], warning: 
 
 
 def region_tree(scene: Mapping[str, ndarray], facts: Sequence[str], warning: str) -> Figure:
-    """Draws the regions of each level of the tree; neighbours differ in colour, which means nothing else.
+    """Draws the regions of each level of the tree; neighbors differ in color, which means nothing else.
 
     Args:
         scene: `coord` (N, 3) and `region` (L, N): the region of each point on each level.
@@ -124,7 +124,7 @@ def _show(axes: Axes, picture: ndarray, title: str) -> None:
 
 
 def _seen_classes(view: SceneView, segment: ndarray, classes: Sequence[str]) -> list[tuple[str, Artist]]:
-    """Name and colour of the classes in the picture, in their order: of very many, those with the most points."""
+    """Name and color of the classes in the picture, in their order: of very many, those with the most points."""
     import numpy as np
     from matplotlib.patches import Patch
 

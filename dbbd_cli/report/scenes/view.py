@@ -1,6 +1,6 @@
 """A cloud of points as a picture, looked at from above: N points, H by W pixels.
 
-Matplotlib's own three dimensions sort points by the centres of whole collections and have no light. Drawing pixels by
+Matplotlib's own three dimensions sort points by the centers of whole collections and have no light. Drawing pixels by
 hand is as fast, and what is in front hides what is behind.
 """
 
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-# Scenes at least as high as this, metres, are rooms: from above, their ceilings would hide everything else.
+# Scenes at least as high as this, meters, are rooms: from above, their ceilings would hide everything else.
 _ROOM_HEIGHT = 1.8
 _KEPT_HEIGHT = 0.75
 # Distance of the camera from the middle of the scene, in units of half its longest side; how far it leans forward.
@@ -21,7 +21,7 @@ _LEAN = math.radians(24)
 _FIELD_PERCENTILES = (0.3, 99.7)
 _MARGIN = 0.03
 _LEAST_SIDE = 8
-# A point is drawn as a disc that reaches to its neighbours: so far, in units of their usual distance, which is found by
+# A point is drawn as a disc that reaches to its neighbors: so far, in units of their usual distance, which is found by
 # counting in cells of so many points; no farther than so many medians, and than such a part of the picture.
 _REACH = 1.15
 _CELL_POINTS = 6
@@ -49,7 +49,7 @@ class SceneView:
     Attributes:
         owner: the point seen in each pixel, (H, W) int32; -1 where there is none.
         shade: from 0, dark, to 1, (H, W) float32.
-        cut: height above the floor from which on points were left out, metres; None where all were kept.
+        cut: height above the floor from which on points were left out, meters; None where all were kept.
     """
 
     owner: np.ndarray
@@ -61,11 +61,11 @@ class SceneView:
         """The points that are in the picture, ascending."""
         return np.unique(self.owner[self.owner >= 0])
 
-    def paint(self, colour: np.ndarray) -> np.ndarray:
-        """The picture, (H, W, 4) uint8, transparent where nothing is, from the colours (N, 3) from 0 to 1."""
+    def paint(self, color: np.ndarray) -> np.ndarray:
+        """The picture, (H, W, 4) uint8, transparent where nothing is, from the colors (N, 3) from 0 to 1."""
         there = self.owner >= 0
         picture = np.zeros((*self.owner.shape, 4), np.uint8)
-        shaded = colour[self.owner[there]] * self.shade[there][:, None]
+        shaded = color[self.owner[there]] * self.shade[there][:, None]
         picture[there, :3] = np.rint(255 * np.clip(shaded, 0, 1))
         picture[there, 3] = 255
         return picture
@@ -75,7 +75,7 @@ def view_scene(coord: np.ndarray, width: int, height: int) -> SceneView:
     """Looks at a scene from above, through its ceiling, with its longer side across.
 
     Args:
-        coord: metres, z up, (N, 3), finite; N at least 1.
+        coord: meters, z up, (N, 3), finite; N at least 1.
         width: W, most pixels across; the picture is as wide or as high as this allows.
         height: H, most pixels from top to bottom.
     """

@@ -24,7 +24,7 @@ class PointBatch(NamedTuple):
     Attributes:
         coord: `(N, 3)` float32, scene after scene.
         normal: `(N, 3)` float32.
-        colour: `(N, 3)` uint8, or None where it is not wanted.
+        color: `(N, 3)` uint8, or None where it is not wanted.
         segment: `(N,)` int32, -1 where the class is not known, or None where it is not wanted.
         num_points: `(B,)` int64.
         regions: the trees, with the points that are compared.
@@ -34,7 +34,7 @@ class PointBatch(NamedTuple):
 
     coord: torch.Tensor
     normal: torch.Tensor
-    colour: torch.Tensor | None
+    color: torch.Tensor | None
     segment: torch.Tensor | None
     num_points: torch.Tensor
     regions: RegionBatch
@@ -50,7 +50,7 @@ class SceneDataset:
         settings: how they are prepared.
         cache_dir: folder of the caches.
         point_samples: most points of a batch that are compared; None takes all, in their order.
-        with_colour: whether colours are wanted; then every scene has them.
+        with_color: whether colors are wanted; then every scene has them.
         with_segment: whether labels are wanted.
         seed: seed of the choice of points.
     """
@@ -62,7 +62,7 @@ class SceneDataset:
         cache_dir: Path,
         *,
         point_samples: int | None,
-        with_colour: bool,
+        with_color: bool,
         with_segment: bool = False,
         seed: int,
     ) -> None:
@@ -70,7 +70,7 @@ class SceneDataset:
         self.settings = settings
         self.cache_dir = cache_dir
         self.point_samples = point_samples
-        self.with_colour = with_colour
+        self.with_color = with_color
         self.with_segment = with_segment
         self.seed = seed
 
@@ -89,7 +89,7 @@ class SceneDataset:
         return PointBatch(
             coord=_joined([scene.coord for scene in scenes]),
             normal=_joined([scene.normal for scene in scenes]),
-            colour=_joined([_there(scene.colour) for scene in scenes]) if self.with_colour else None,
+            color=_joined([_there(scene.color) for scene in scenes]) if self.with_color else None,
             segment=_joined([_labels(scene) for scene in scenes]) if self.with_segment else None,
             num_points=torch.tensor(num_points),
             regions=build_regions([scene.tree for scene in scenes], num_points, point_index=chosen),
@@ -134,7 +134,7 @@ def _joined(arrays: Sequence[np.ndarray]) -> torch.Tensor:
 
 
 def _there(array: np.ndarray | None) -> np.ndarray:
-    assert array is not None, "scenes without colours were refused when the manifest was made"
+    assert array is not None, "scenes without colors were refused when the manifest was made"
     return array
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, ModelWrapValidatorHandler, PrivateAttr, model_validator
+from pydantic import Field, ModelWrapValidatorHandler, PrivateAttr, field_validator, model_validator
 
 from dbbd_cli.config.sections import (
     FIXED_SETTINGS,
@@ -80,10 +80,10 @@ class DbbdDataConfig(DataConfig):
     on_error: Literal["fail", "skip"] = Field(
         "fail", description="a scene that cannot be used ends the run (fail), or is left out and listed (skip)"
     )
-    features: Annotated[list[Literal["normals", "colour", "height"]], Field(min_length=1)] = Field(
+    features: Annotated[list[Literal["normals", "color", "height"]], Field(min_length=1)] = Field(
         ["normals"],
         description="per-point features besides coordinates: normals (estimated where a scene has none), "
-        "colour (0 to 1), height (above the lowest point, in the scene's unit)",
+        "color (0 to 1), height (above the lowest point, in the scene's unit)",
     )
     normal_neighbors: Annotated[int, Field(ge=3, le=128)] = Field(
         16, description="number of nearest points that a normal is estimated from, where a scene has none"
@@ -110,6 +110,12 @@ class DbbdDataConfig(DataConfig):
         None, description="folder for prepared scenes; null: $DBBD_CACHE_DIR, or the user's cache folder"
     )
 
+    @field_validator("features", mode="before")
+    @classmethod
+    def _older_spelling(cls, value: Any) -> Any:
+        """Earlier versions spelled it "colour"."""
+        return ["color" if name == "colour" else name for name in value] if isinstance(value, list) else value
+
     @model_validator(mode="before")
     @classmethod
     def _source_follows(cls, values: Any) -> Any:
@@ -124,7 +130,7 @@ class DbbdDataConfig(DataConfig):
         if self.class_names and len(set(self.class_names)) < len(self.class_names):
             raise rule_error("class_names", "names that differ from each other")
         if len(set(self.features)) < len(self.features):
-            raise rule_error("features", "each of normals, colour, height at most once")
+            raise rule_error("features", "each of normals, color, height at most once")
         return self
 
     @property

@@ -27,7 +27,7 @@ from dbbd_cli.tasks.dbbd.workload import DbbdWorkload, make_network
 
 POINTS_PER_SCENE = 2048
 PROBE_POINTS = 200_000
-"""Labelled points that a probe is fitted on: so many from each training scene, and not more than this of all."""
+"""Labeled points that a probe is fitted on: so many from each training scene, and not more than this of all."""
 WEIGHT_DECAY = 0.01
 """Strong: the labels are of few scenes, whose points resemble each other."""
 MOST_CLASSES = 200
@@ -119,7 +119,7 @@ def run_probes(
     quota = min(POINTS_PER_SCENE, max(1, PROBE_POINTS // num_trained))
     with progress.phase("Probe: training scenes", num_train, unit="scenes") as bar:
         for number, scene in enumerate(_scenes(workload, "train", ignored)):
-            chosen = _labelled(scene, quota, workload.config.seed, number)
+            chosen = _labeled(scene, quota, workload.config.seed, number)
             targets.append(_class_of(scene, chosen, labels))
             for part, (_, extract) in zip(features, extracts, strict=True):
                 part.append(extract(scene).cpu()[chosen])
@@ -133,7 +133,7 @@ def run_probes(
     counts: dict[str, list[np.ndarray]] = {name: [] for name, _ in extracts}
     with progress.phase(f"Probe: {split} scenes", num_test, unit="scenes") as bar:
         for scene in _scenes(workload, split, ignored):
-            known = _labelled(scene, None, workload.config.seed, 0)
+            known = _labeled(scene, None, workload.config.seed, 0)
             truth = _class_of(scene, known, labels)
             for confusion, probe, (name, extract) in zip(confusions, probes, extracts, strict=True):
                 of_scene = confusion_counts(probe.predict(extract(scene).cpu()[known]), truth, len(labels))
@@ -173,7 +173,7 @@ def _extracts(workload: DbbdWorkload, runtime: Runtime) -> list[tuple[str, _Extr
     ]
 
 
-def _labelled(scene: PointBatch, most: int | None, seed: int, number: int) -> torch.Tensor:
+def _labeled(scene: PointBatch, most: int | None, seed: int, number: int) -> torch.Tensor:
     """The points of a scene that have a label; where there are more than `most`, that many, drawn at random."""
     assert scene.segment is not None
     known = np.flatnonzero(scene.segment.numpy() != IGNORE)

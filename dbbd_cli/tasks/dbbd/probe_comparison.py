@@ -61,9 +61,9 @@ def compare(counts: Mapping[str, np.ndarray], seed: int) -> dict[str, Any]:
 
 def _miou(counts: np.ndarray) -> np.ndarray:
     """The mean IoU `(B,)` of the classes that have labels, from counts `(B, 3, K)`; NaN if none has any."""
-    correct, labelled, predicted = counts.astype(np.float64).transpose(1, 0, 2)
-    occurs = labelled > 0
-    iou = np.divide(correct, labelled + predicted - correct, out=np.zeros_like(correct), where=occurs)
+    correct, labeled, predicted = counts.astype(np.float64).transpose(1, 0, 2)
+    occurs = labeled > 0
+    iou = np.divide(correct, labeled + predicted - correct, out=np.zeros_like(correct), where=occurs)
     with np.errstate(invalid="ignore"):
         means: np.ndarray = iou.sum(axis=1) / occurs.sum(axis=1)
     return means

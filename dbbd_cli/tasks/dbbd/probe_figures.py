@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _MEASURES = (("miou", "mIoU"), ("mean_accuracy", "Mean accuracy"), ("overall_accuracy", "Overall accuracy"))
-# The features that the run is about in blue, what they are compared with in orange and grey.
+# The features that the run is about in blue, what they are compared with in orange and gray.
 _COLORS = (SERIES[0], SERIES[4], SERIES[6], SERIES[2], SERIES[3], SERIES[5], SERIES[1])
 _MARKERS = "osD^vPX"
 # More classes than this cannot be read in one picture.

@@ -1,4 +1,4 @@
-"""What is kept of a scene for drawing it: places, features as colours, labels and regions of some of its points.
+"""What is kept of a scene for drawing it: places, features as colors, labels and regions of some of its points.
 
 Legend: N points of the scene, M of them that are kept, D channels, L levels.
 """
@@ -37,7 +37,7 @@ def scene_picture(
     chosen = np.sort(np.random.default_rng(0).permutation(len(coord))[:MOST_POINTS])
     picture = {
         "coord": coord[chosen],
-        "color": principal_colours(features[chosen]),
+        "color": principal_colors(features[chosen]),
         "region": _regions(tree)[:, chosen],
     }
     assert scene.segment is not None
@@ -48,14 +48,14 @@ def scene_picture(
     return picture
 
 
-def principal_colours(features: np.ndarray) -> np.ndarray:
+def principal_colors(features: np.ndarray) -> np.ndarray:
     """The first three principal components of features `(M, D)` as red, green and blue, `(M, 3)` uint8."""
-    centred = features.astype(np.float64) - features.mean(axis=0, dtype=np.float64)
-    _, vectors = np.linalg.eigh(centred.T @ centred)
+    centered = features.astype(np.float64) - features.mean(axis=0, dtype=np.float64)
+    _, vectors = np.linalg.eigh(centered.T @ centered)
     axes = vectors[:, ::-1][:, :3]
-    # The sign of an axis means nothing: it is set so that equal features have equal colours.
+    # The sign of an axis means nothing: it is set so that equal features have equal colors.
     axes *= np.sign(axes[np.abs(axes).argmax(axis=0), np.arange(axes.shape[1])])
-    values = np.pad(centred @ axes, ((0, 0), (0, max(0, 3 - axes.shape[1]))))
+    values = np.pad(centered @ axes, ((0, 0), (0, max(0, 3 - axes.shape[1]))))
     low, high = np.percentile(values, [1, 99], axis=0)
     scaled = (values - low) / np.where(high > low, high - low, 1.0)
     return np.rint(np.clip(scaled, 0, 1) * 255).astype(np.uint8)

@@ -51,7 +51,7 @@ class Dbbd:
             Path(data.path),
             shares=shares,
             max_scenes=max_scenes,
-            needs_colour="colour" in data.features,
+            needs_color="color" in data.features,
             needs_normals="normals" in data.features,
             follow_links=data.follow_links,
             on_error=data.on_error,

@@ -98,7 +98,7 @@ class DbbdWorkload:
             SceneSettings(**self.config.data.preparation),
             cache_folder(self.config.data.cache_dir),
             point_samples=point_samples,
-            with_colour="colour" in self.config.data.features,
+            with_color="color" in self.config.data.features,
             with_segment=with_segment,
             seed=self.config.seed,
         )
@@ -146,9 +146,9 @@ class DbbdWorkload:
             if feature == "normals":
                 assert view.normal is not None
                 columns.append(view.normal)
-            elif feature == "colour":
-                assert batch.colour is not None
-                columns.append(batch.colour.float() / 255.0)
+            elif feature == "color":
+                assert batch.color is not None
+                columns.append(batch.color.float() / 255.0)
             else:
                 columns.append(view.coord[:, 2:])
         return torch.cat(columns, dim=1)
@@ -245,7 +245,7 @@ def moved(batch: PointBatch, device: torch.device) -> PointBatch:
     return batch._replace(
         coord=there(batch.coord),
         normal=there(batch.normal),
-        colour=None if batch.colour is None else there(batch.colour),
+        color=None if batch.color is None else there(batch.color),
         num_points=there(batch.num_points),
         regions=batch.regions.to(device, non_blocking=True),
     )

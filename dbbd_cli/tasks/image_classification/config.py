@@ -28,7 +28,7 @@ from dbbd_cli.config.sections import (
 
 
 class ImageTrainingConfig(TrainingConfig):
-    """The optimisation of a classifier."""
+    """The optimization of a classifier."""
 
     label_smoothing: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(
         0.0, description="share of the target distributed over all classes (training loss only)"

@@ -98,7 +98,7 @@ class ImageWorkload:
             )
 
     def to_device(self, batch: ImageBatch, device: torch.device, *, train: bool) -> tuple[torch.Tensor, torch.Tensor]:
-        """Returns normalised images `(B, 3, S, S)` and labels `(B,)` on the device."""
+        """Returns normalized images `(B, 3, S, S)` and labels `(B,)` on the device."""
         pixels = batch.pixels.to(device, non_blocking=True)
         num_images, channels, size, _ = pixels.shape
         changes = self._augmentation(batch, (channels, size), device) if train else None
@@ -108,10 +108,10 @@ class ImageWorkload:
         for first in range(0, num_images, at_once):
             part = slice(first, first + at_once)
             values = pixels[part].float().div_(255.0) if changes is None else changes.apply(pixels[part], first)
-            # A greyscale image (C = 1) becomes three channels here. Each by itself: their loops are the simplest.
+            # A grayscale image (C = 1) becomes three channels here. Each by itself: their loops are the simplest.
             planes = zip(images[part].unbind(1), values.expand(-1, 3, -1, -1).unbind(1), shifts, STD, strict=True)
-            for normalised, plane, shift, std in planes:
-                torch.add(shift, plane, alpha=1.0 / std, out=normalised)
+            for normalized, plane, shift, std in planes:
+                torch.add(shift, plane, alpha=1.0 / std, out=normalized)
         return images, batch.labels.to(device, non_blocking=True)
 
     def _augmentation(self, batch: ImageBatch, shape: tuple[int, int], device: torch.device) -> Augmentation:
@@ -180,7 +180,7 @@ class ImageWorkload:
 
 @cache
 def _shifts(device: torch.device) -> tuple[torch.Tensor, ...]:
-    """What normalisation adds to each channel; once per device, since the copy there makes the program wait."""
+    """What normalization adds to each channel; once per device, since the copy there makes the program wait."""
     return tuple(torch.tensor(-mean / std, device=device) for mean, std in zip(MEAN, STD, strict=True))
 
 

@@ -58,6 +58,6 @@ def test_defaults_and_what_is_required(run: Run) -> None:
     assert "--json                           Print the result as one JSON object.\n" in run("train", "--help").stdout
 
 
-def test_colours_on_a_terminal_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dbbd_cli.cli.terminal.help.coloured", lambda stream: True)
+def test_colors_on_a_terminal_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dbbd_cli.cli.terminal.help.colored", lambda stream: True)
     assert "\x1b[1m" in CliRunner().invoke(app, ["--help"], color=True).stdout

@@ -152,7 +152,7 @@ def test_ascii_terminal() -> None:
     assert "----" in terminal.text()
 
 
-def test_no_colour_codes_with_no_color(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_color_codes_with_no_color(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NO_COLOR", "1")
     terminal = Terminal()
     progress = BarProgress(terminal)

@@ -48,21 +48,21 @@ def pictures() -> list[bytes]:
     """The smallest pictures of each format and of the modes that a format has."""
     noise = random.Random(0).randbytes
     base = Image.frombytes("RGB", (9, 7), noise(189))
-    grey = Image.frombytes("I;16", (9, 7), noise(126))
+    gray = Image.frombytes("I;16", (9, 7), noise(126))
     exif = Image.Exif()
     exif[0x0112] = 6
     kinds: list[tuple[Image.Image, str, dict[str, Any]]] = [
         *((base.convert(mode), "PNG", {}) for mode in ("RGB", "RGBA", "L", "LA", "P", "1")),
-        *((grey, "PNG", {}), (base, "PNG", {"exif": exif}), (base.convert("P"), "PNG", {"transparency": 3})),
+        *((gray, "PNG", {}), (base, "PNG", {"exif": exif}), (base.convert("P"), "PNG", {"transparency": 3})),
         *((base, "JPEG", {"exif": exif}), (base.convert("L"), "JPEG", {"progressive": True})),
         *((base.convert("CMYK"), "JPEG", {}), (base, "BMP", {}), (base.convert("P"), "BMP", {})),
         *((base.convert("1"), "BMP", {}), (base, "WEBP", {}), (base, "WEBP", {"lossless": True, "exif": exif})),
         (base.convert("P"), "GIF", {"transparency": 0}),
         (base, "GIF", {"save_all": True, "append_images": [base.rotate(90)]}),
         *((base, "TIFF", {"compression": name}) for name in (None, "tiff_lzw", "tiff_adobe_deflate", "jpeg")),
-        *((grey, "TIFF", {}), (base.convert("P"), "TIFF", {}), (base.convert("RGBA"), "TIFF", {"exif": exif})),
+        *((gray, "TIFF", {}), (base.convert("P"), "TIFF", {}), (base.convert("RGBA"), "TIFF", {"exif": exif})),
         *((base.convert(mode), "PPM", {}) for mode in ("1", "L", "RGB")),
-        *((grey, "PPM", {}), (grey, "PNG", {"transparency": 7})),
+        *((gray, "PPM", {}), (gray, "PNG", {"transparency": 7})),
     ]
     if can_read("HEIC"):
         kinds += [(base, "HEIF", {"exif": exif}), (base.convert("RGBA"), "HEIF", {}), (base.convert("L"), "HEIF", {})]

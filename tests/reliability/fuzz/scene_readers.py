@@ -112,8 +112,8 @@ def check_scene(scene: Scene, name: str) -> None:
         _check_table(scene.normal, (count, 3), np.float32, -1.001, 1.001)
         length = np.linalg.norm(scene.normal.astype(np.float64), axis=1)
         require(((np.abs(length - 1) < 1e-3) | (length == 0)).all(), "a normal is neither of length 1 nor 0")
-    if scene.colour is not None:
-        _check_table(scene.colour, (count, 3), np.float32, 0, 1)
+    if scene.color is not None:
+        _check_table(scene.color, (count, 3), np.float32, 0, 1)
     if scene.segment is not None:
         _check_table(scene.segment, (count,), np.int64, -1, 2**31)
     require(scene.hierarchy is None or isinstance(scene.hierarchy, dict), "its tree is no dict")
@@ -142,7 +142,7 @@ def check_regions(tree: RegionTree, num_points: int) -> None:
     require((tree.parent[0], tree.level[0]) == (-1, 0), "the root is not the first region")
     for row, points in enumerate(members):
         children = np.flatnonzero(tree.parent == row).tolist()
-        require(tree.center_idx[row] in points, "a centre lies outside its region")
+        require(tree.center_idx[row] in points, "a center lies outside its region")
         require(all(child > row and tree.level[child] == tree.level[row] + 1 for child in children), "a wrong level")
         held = [point for child in children for point in members[child]]
         require(not children or sorted(held) == sorted(points), "children do not divide their parent")

@@ -19,7 +19,7 @@ from dbbd_cli.data.array_cache import cached_arrays
 MAGIC = b"\x93NUMPY"
 TREE_POINTS = 6
 COORD = np.random.default_rng(0).random((TREE_POINTS, 3)).astype(np.float32)
-COLOUR = (np.arange(18).reshape(6, 3) * 10).astype(np.uint8)
+COLOR = (np.arange(18).reshape(6, 3) * 10).astype(np.uint8)
 SEGMENT = np.array([0, 1, 2, -1, 1, 0], dtype=np.int64)
 TREE = {
     "indices": {"array": [0, 1, 2, 3, 4, 5], "dtype": "i8"},
@@ -52,9 +52,9 @@ def ply_files() -> list[bytes]:
     for form, order in (("ascii", "="), ("binary_little_endian", "<"), ("binary_big_endian", ">")):
         head = f"ply\nformat {form} 1.0\ncomment made up\nelement vertex 6\n"
         head += "".join(f"property float {axis}\n" for axis in "xyz")
-        head += "".join(f"property uchar {colour}\n" for colour in ("red", "green", "blue")) + "property int label\n"
+        head += "".join(f"property uchar {color}\n" for color in ("red", "green", "blue")) + "property int label\n"
         tail = "element face 1\nproperty list uchar int vertex_indices\nend_header\n"
-        rows = [(*map(float, point), *map(int, COLOUR[i]), int(SEGMENT[i])) for i, point in enumerate(COORD)]
+        rows = [(*map(float, point), *map(int, COLOR[i]), int(SEGMENT[i])) for i, point in enumerate(COORD)]
         if order == "=":
             body = "".join(" ".join(map(str, row)) + "\n" for row in rows).encode() + b"3 0 1 2\n"
         else:
@@ -117,7 +117,7 @@ def npz_files() -> list[bytes]:
     files = []
     for save in (np.savez, np.savez_compressed):
         buffer = io.BytesIO()
-        save(buffer, coord=COORD, normal=COORD - 0.5, color=COLOUR, segment=SEGMENT)
+        save(buffer, coord=COORD, normal=COORD - 0.5, color=COLOR, segment=SEGMENT)
         files.append(buffer.getvalue())
     return files
 
@@ -161,14 +161,14 @@ def scene_pickles() -> list[bytes]:
     base = {"coords": COORD, "num_points": len(COORD)}
     tree = nested_of(json.dumps(TREE).encode())
     contents: list[dict[str, Any]] = [
-        {**base, "normals": COORD - 0.5, "colors": COLOUR, "segment20": SEGMENT, "hierarchy": tree},
-        {"xyz": COORD.tolist(), "labels": SEGMENT.tolist(), "rgb": [tuple(map(int, row)) for row in COLOUR]},
+        {**base, "normals": COORD - 0.5, "colors": COLOR, "segment20": SEGMENT, "hierarchy": tree},
+        {"xyz": COORD.tolist(), "labels": SEGMENT.tolist(), "rgb": [tuple(map(int, row)) for row in COLOR]},
     ]
     return [pickle.dumps(content, protocol) for content in contents for protocol in (2, 4, 5)]
 
 
 def folders() -> list[bytes]:
-    return [b"".join(map(npy_of, (COORD, COORD - 0.5, COLOUR, SEGMENT))), npy_of(COORD)]
+    return [b"".join(map(npy_of, (COORD, COORD - 0.5, COLOR, SEGMENT))), npy_of(COORD)]
 
 
 def nested_trees() -> list[bytes]:

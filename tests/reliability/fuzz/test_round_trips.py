@@ -128,29 +128,29 @@ def test_pickles(value: Any, array: np.ndarray, protocol: int, fortran: bool) ->
 @given(COORDS, st.sampled_from([".pkl", ".npz", ".ply", ""]), st.data())
 def test_scenes(tmp_path: Path, coord: np.ndarray, suffix: str, data: st.DataObject) -> None:
     count = len(coord)
-    colour = data.draw(numpy_strategies.arrays(np.uint8, (count, 3)))
+    color = data.draw(numpy_strategies.arrays(np.uint8, (count, 3)))
     segment = data.draw(numpy_strategies.arrays(np.int32, count, elements=st.integers(-5, 50)))
     path = tmp_path / f"scene{suffix}"
     if suffix == ".pkl":
-        write_once(path, pickle.dumps({"coords": coord, "colors": colour, "segment20": segment}))
+        write_once(path, pickle.dumps({"coords": coord, "colors": color, "segment20": segment}))
     elif suffix == ".npz":
-        np.savez(path, coord=coord, rgb=colour, label=segment)
+        np.savez(path, coord=coord, rgb=color, label=segment)
     elif suffix == ".ply":
         names = (*(f"double {axis}" for axis in "xyz"), "uchar red", "uchar green", "uchar blue", "int label")
         head = f"ply\nformat binary_little_endian 1.0\nelement vertex {count}\n"
         head += "".join(f"property {name}\n" for name in names) + "end_header\n"
-        rows = (struct.pack("<dddBBBi", *coord[i], *colour[i], segment[i]) for i in range(count))
+        rows = (struct.pack("<dddBBBi", *coord[i], *color[i], segment[i]) for i in range(count))
         write_once(path, head.encode() + b"".join(rows))
     else:
         path.mkdir(exist_ok=True)
-        for name, array in {"coord": coord, "color": colour, "segment": segment}.items():
+        for name, array in {"coord": coord, "color": color, "segment": segment}.items():
             np.save(path / f"{name}.npy", array)
     scene = read_scene(path)
     check_scene(scene, "scene")
     np.testing.assert_allclose(scene.coord + scene.shift, coord, atol=0.2)  # float32 within 10 million units
-    assert scene.colour is not None
+    assert scene.color is not None
     assert scene.segment is not None
-    np.testing.assert_array_equal(np.rint(scene.colour * 255), colour)
+    np.testing.assert_array_equal(np.rint(scene.color * 255), color)
     np.testing.assert_array_equal(scene.segment, np.maximum(segment, -1))
 
 

@@ -101,7 +101,7 @@ def evaluation_scene(data: bytes, folder: Path) -> None:
     scene = read_evaluation_scene(data)
     count = len(scene["coord"])
     require(count and np.isfinite(scene["coord"]).all() and scene["coord"].shape == (count, 3), "odd coordinates")
-    require(scene["color"].shape == (count, 3) and scene["color"].dtype == np.uint8, "odd colours")
+    require(scene["color"].shape == (count, 3) and scene["color"].dtype == np.uint8, "odd colors")
     require(scene["region"].shape[1:] == (count,) and scene["region"].dtype == np.int32, "odd regions")
     require("segment" not in scene or scene["segment"].shape == (count,), "odd labels")
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 from reader import SHARED
-from scene_seeds import COLOUR, COORD
+from scene_seeds import COLOR, COORD
 
 from dbbd_cli.config.sections import to_plain
 from dbbd_cli.config.shipped import shipped_configs
@@ -102,7 +102,7 @@ def config_mappings() -> list[bytes]:
 
 
 def overrides() -> list[bytes]:
-    texts = ("seed=3", "data.features=[normals, colour]", "run.name='x'", "data={source: folder}", "run.device=cuda:1")
+    texts = ("seed=3", "data.features=[normals, color]", "run.name='x'", "data={source: folder}", "run.device=cuda:1")
     return [text.encode() for text in texts]
 
 
@@ -135,7 +135,7 @@ def evaluation_scenes() -> list[bytes]:
     files = []
     for save in (np.savez, np.savez_compressed):
         buffer = io.BytesIO()
-        save(buffer, coord=COORD, color=COLOUR, region=region, segment=region[0] - 1)
+        save(buffer, coord=COORD, color=COLOR, region=region, segment=region[0] - 1)
         files.append(buffer.getvalue())
     return files
 

@@ -128,7 +128,7 @@ def test_manifest_without_samples_in_a_split_is_refused(tmp_path: Path) -> None:
         Manifest.load(path)
 
 
-def test_rounding_favours_no_split_over_all_classes() -> None:
+def test_rounding_favors_no_split_over_all_classes() -> None:
     splits = split_of(10, classes=2)
     assert Counter(splits) == {"train": 14, "val": 3, "test": 3}
 

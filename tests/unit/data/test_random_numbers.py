@@ -12,8 +12,8 @@ def test_numbers_are_uniform_and_uncorrelated() -> None:
     assert np.abs(draws.mean(axis=0) - 0.5).max() < 0.01
     assert np.abs(draws.var(axis=0) - 1 / 12).max() < 0.003
     assert np.abs(np.corrcoef(draws.T) - np.eye(3)).max() < 0.03
-    neighbours = np.corrcoef(draws[:-1, 0], draws[1:, 0])[0, 1]
-    assert abs(neighbours) < 0.03
+    neighbors = np.corrcoef(draws[:-1, 0], draws[1:, 0])[0, 1]
+    assert abs(neighbors) < 0.03
 
 
 def test_a_number_depends_on_seed_epoch_and_sample_alone() -> None:

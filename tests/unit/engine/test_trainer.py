@@ -105,15 +105,15 @@ class Lines(Silent):
         self.warnings.append(text)
 
 
-class NormalisedTask(LineTask):
-    """The same with a batch normalisation, whose statistics each forward pass changes."""
+class NormalizedTask(LineTask):
+    """The same with a batch normalization, whose statistics each forward pass changes."""
 
     def __init__(self, batch_size: int = 4) -> None:
         super().__init__(batch_size)
-        self.module = Normalised()
+        self.module = Normalized()
 
 
-class Normalised(Regression):
+class Normalized(Regression):
     def __init__(self) -> None:
         super().__init__()
         self.norm = nn.BatchNorm1d(1)
@@ -422,7 +422,7 @@ def test_a_bad_validation_loss_ends_the_run_and_does_not_become_the_best(tmp_pat
 def test_steps_that_are_not_finite_can_be_left_out(
     tmp_path: Path, runtime: Runtime, optimizer: str, accumulate: int
 ) -> None:
-    task = NormalisedTask()
+    task = NormalizedTask()
     batches = task.loaders["train"].plan(1)
     task.train.x[batches[1][0][1]] = math.nan
     progress = Lines()

@@ -13,7 +13,7 @@ from dbbd_cli.model.linear_probe import LinearProbe, confusion_counts, fit_probe
 def blobs(
     points: int, channels: int, classes: int, *, seed: int = 0, spread: float = 1.0
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Points around one centre per class, with channels of very different scale and offset."""
+    """Points around one center per class, with channels of very different scale and offset."""
     generator = torch.Generator().manual_seed(seed)
     center = 3 * torch.randn(classes, channels, generator=generator, dtype=torch.float64)
     labels = torch.randint(classes, (points,), generator=generator)

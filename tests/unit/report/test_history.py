@@ -161,7 +161,7 @@ def test_several_runs_are_told_apart(make_run: Make) -> None:
     assert "synthetic data in 1 of 3 runs" in texts(figure)
 
 
-def test_many_runs_differ_in_colour_or_marker(make_run: Make) -> None:
+def test_many_runs_differ_in_color_or_marker(make_run: Make) -> None:
     figure = training_history([read_run(make_run(f"{i}", name=f"run {i}" * 6)) for i in range(20)])
     curves = lines(figure.axes[0], "validation")
     assert len({(curve.get_color(), curve.get_marker()) for curve in curves}) == 20

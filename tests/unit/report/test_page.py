@@ -125,7 +125,7 @@ def test_each_figure_refers_to_its_own_parts(text: str) -> None:
     assert references <= set(ids)
 
 
-def test_neutral_colours_follow_the_page(text: str) -> None:
+def test_neutral_colors_follow_the_page(text: str) -> None:
     svg = text.split("<svg", 1)[1]
     assert "#1f2328" not in svg
     assert "var(--ink)" in svg

@@ -122,7 +122,7 @@ def test_levels_are_in_order_and_of_a_deep_tree_the_first() -> None:
     render(figure, "png")
 
 
-def test_several_runs_have_a_colour_each() -> None:
+def test_several_runs_have_a_color_each() -> None:
     figure = training_history([run_of("a"), run_of("b", levels=(1,))])
     assert titles(figure) == SEVERAL
     for axes in figure.axes[:-1]:

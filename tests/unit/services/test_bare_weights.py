@@ -313,18 +313,18 @@ def test_an_epoch_that_is_none_is_not_believed(
 def test_features_of_another_number_are_told(
     tiny_point_config: Make, scene_folder: Callable[..., Path], tmp_path: Path
 ) -> None:
-    root = scene_folder(colours=True, labels=False)
-    state = state_of(tiny_point_config(data__features=["normals", "colour"]))
+    root = scene_folder(colors=True, labels=False)
+    state = state_of(tiny_point_config(data__features=["normals", "color"]))
     path = first_implementation(state, tmp_path / "old.pth")
     with pytest.raises(ConfigError, match=r"trained on 6 features per point, and data\.features gives 3") as caught:
         evaluate(path, overrides=where(root))
-    assert "--set data.features=[normals,colour]" in caught.value.hint
+    assert "--set data.features=[normals,color]" in caught.value.hint
     wide = state_of(tiny_point_config())
     wide["encoder.raw_projection.mlp.0.weight"] = torch.zeros(16, 5)
     with pytest.raises(ConfigError, match=r"trained on 5 features per point") as caught:
         evaluate(first_implementation(wide, tmp_path / "wide.pth"), overrides=where(root))
     assert "no choice of data.features gives 5" in caught.value.hint
-    assert evaluate(path, plots=False, overrides=where(root, data__features=["normals", "colour"])).report["loss"]
+    assert evaluate(path, plots=False, overrides=where(root, data__features=["normals", "color"])).report["loss"]
 
 
 def test_no_folder_of_scenes_or_a_wrong_configuration_is_told(tiny_point_config: Make, tmp_path: Path) -> None:

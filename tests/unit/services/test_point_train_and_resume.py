@@ -163,7 +163,7 @@ def test_a_folder_that_moved_is_named_on_the_command_line(
 @pytest.mark.parametrize(
     ("key", "value"),
     [
-        ("data.features", ["colour"]),
+        ("data.features", ["color"]),
         ("data.max_depth", 3),
         ("data.max_train_scenes", 2),
         ("data.synthetic_points", 2000),

@@ -70,10 +70,10 @@ def test_a_resume_that_forgets_is_noticed_even_without_asserts_and_all_is_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("dbbd_cli.engine.trainer.restore_random_state", lambda state: None)
-    optimised = types.ModuleType(service.__name__)  # as `python -O` has it
+    optimized = types.ModuleType(service.__name__)  # as `python -O` has it
     source = Path(service.__file__).read_text(encoding="utf-8")
-    exec(compile(source, service.__file__, "exec", optimize=1), optimised.__dict__)
-    result = optimised.smoke(epochs=1, task="image_classification", device="cpu", runs_dir=tmp_path)
+    exec(compile(source, service.__file__, "exec", optimize=1), optimized.__dict__)
+    result = optimized.smoke(epochs=1, task="image_classification", device="cpu", runs_dir=tmp_path)
     assert [step.name for step in result.steps if not step.passed] == ["compare"]
     assert "differs from the uninterrupted run" in result.steps[-1].detail
     assert (result.run / "cache").is_dir()

@@ -100,8 +100,8 @@ def test_a_rotation_by_nothing_changes_nothing() -> None:
 
 
 def test_brightness_scales_within_its_range() -> None:
-    grey = torch.full((500, 1, 32, 32), 0.5)
-    values = augment(grey, **{**NONE, "brightness": 0.2})[:, 0, 0, 0]
+    gray = torch.full((500, 1, 32, 32), 0.5)
+    values = augment(gray, **{**NONE, "brightness": 0.2})[:, 0, 0, 0]
     assert 0.4 <= values.min() < 0.41
     assert 0.59 < values.max() <= 0.6
 

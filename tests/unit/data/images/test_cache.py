@@ -78,31 +78,31 @@ def test_rendered_codes_are_those_of_the_renderer_and_are_made_once(tmp_path: Pa
 
 
 @pytest.mark.parametrize("mode", ["L", "RGB", "1"])
-def test_grey_pictures_are_kept_with_one_channel(tmp_path: Path, mode: str) -> None:
-    refs, greys = [], []
+def test_gray_pictures_are_kept_with_one_channel(tmp_path: Path, mode: str) -> None:
+    refs, grays = [], []
     for index in range(70):
-        grey = np.random.default_rng(index).integers(0, 256, (16, 16), dtype=np.uint8)
+        gray = np.random.default_rng(index).integers(0, 256, (16, 16), dtype=np.uint8)
         path = tmp_path / f"{index}.png"
-        Image.fromarray(grey).convert(mode).save(path)
+        Image.fromarray(gray).convert(mode).save(path)
         refs.append(ImageRef(hashlib.sha256(path.read_bytes()).hexdigest(), path=str(path)))
-        greys.append(decode_image(path.read_bytes(), ".png", 16)[..., 0])
+        grays.append(decode_image(path.read_bytes(), ".png", 16)[..., 0])
     cache = tmp_path / "cache"
     pixels = prepare_images(refs, 16, cache, Silent()).open()
-    assert np.array_equal(pixels, np.array(greys)[:, None])
+    assert np.array_equal(pixels, np.array(grays)[:, None])
     assert next(cache.glob("images-*.u8")).stat().st_size == size_with_checksums(70 * 16 * 16)
     found = cached_images(refs, 16, cache, Silent())
     assert found is not None
     assert found.shape == (70, 1, 16, 16)
 
 
-def test_one_picture_in_colour_keeps_the_colours_of_all(tmp_path: Path) -> None:
+def test_one_picture_in_color_keeps_the_colors_of_all(tmp_path: Path) -> None:
     refs = file_refs(tmp_path, 3)  # the first of them is black
     pixels = prepare_images(refs, 16, tmp_path / "cache", Silent()).open()
     assert pixels.shape == (3, 3, 16, 16)
     assert pixels[2, :, 0, 0].tolist() == [2, 0, 0]
 
 
-def test_grey_pictures_of_which_some_are_bad(tmp_path: Path) -> None:
+def test_gray_pictures_of_which_some_are_bad(tmp_path: Path) -> None:
     refs = []
     for index in range(3):
         path = tmp_path / f"{index}.png"

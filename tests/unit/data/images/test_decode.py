@@ -103,7 +103,7 @@ def test_every_suffix_is_documented():
 
 
 def test_only_the_first_frame_counts():
-    frames = [Image.new("RGB", (64, 64), colour) for colour in ("red", "blue")]
+    frames = [Image.new("RGB", (64, 64), color) for color in ("red", "blue")]
     several = ("GIF", "TIFF", "WEBP", "PNG", "HEIF", "AVIF")
     for name, suffix in {name: suffix for name, suffix, _ in FORMATS if name in several}.items():
         data = encoded(frames[0], name, save_all=True, append_images=frames[1:])
@@ -112,7 +112,7 @@ def test_only_the_first_frame_counts():
 
 @pytest.mark.parametrize("mode", ["1", "L", "P"])
 @pytest.mark.parametrize(("name", "suffix"), [("PNG", ".png"), ("BMP", ".bmp"), ("TIFF", ".tif"), ("GIF", ".gif")])
-def test_few_colours(mode, name, suffix):
+def test_few_colors(mode, name, suffix):
     image = Image.new("L", (16, 16), 255)
     image.paste(0, (0, 0, 16, 8))
     pixels = decode_image(encoded(image.convert(mode), name), suffix, SIZE)
@@ -131,7 +131,7 @@ def test_transparency_becomes_white(mode):
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "P", "RGB"])
-def test_a_transparent_colour_becomes_white(mode):
+def test_a_transparent_color_becomes_white(mode):
     image = Image.new("L", (16, 16), 255)
     image.paste(0, (0, 0, 16, 8))
     image = image.convert(mode)

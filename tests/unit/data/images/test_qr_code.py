@@ -49,8 +49,8 @@ def test_resized_picture_is_smooth_and_keeps_the_modules(size):
     assert picture.shape == (size, size)
     if size > 200:
         dark = module_grid(URLS[0]) == 0
-        centres = ((np.arange(len(dark)) + 0.5) * size / len(dark)).astype(int)
-        np.testing.assert_array_equal(picture[np.ix_(centres, centres)] < 128, dark)
+        centers = ((np.arange(len(dark)) + 0.5) * size / len(dark)).astype(int)
+        np.testing.assert_array_equal(picture[np.ix_(centers, centers)] < 128, dark)
     assert len(np.unique(picture)) > 2
 
 

@@ -75,7 +75,7 @@ def save(path: Path, **content: Any) -> SceneRef:
 
 
 def assert_equal(one: PreparedScene, two: PreparedScene) -> None:
-    for name in ("coord", "normal", "colour", "segment"):
+    for name in ("coord", "normal", "color", "segment"):
         a, b = getattr(one, name), getattr(two, name)
         assert (a is None) == (b is None)
         assert a is None or (np.array_equal(a, b) and a.dtype == b.dtype)
@@ -101,15 +101,15 @@ def test_a_scene_is_prepared_once_and_then_neither_read_nor_built_nor_estimated(
 
 
 def test_what_is_prepared_is_what_was_asked_for(tmp_path: Path) -> None:
-    colour, label = points(seed=1), np.arange(400) % 7 - 1
-    ref = save(tmp_path / "scene.pkl", colors=colour, segment20=label)
+    color, label = points(seed=1), np.arange(400) % 7 - 1
+    ref = save(tmp_path / "scene.pkl", colors=color, segment20=label)
     scene = prepared_scene(ref, SETTINGS, tmp_path)
     source = read_scene(tmp_path / "scene.pkl")
     assert np.array_equal(scene.coord, source.coord)
     assert np.array_equal(scene.normal, estimate_normals(source.coord, num_neighbors=8))
-    assert scene.colour is not None
-    assert scene.colour.dtype == np.uint8
-    assert np.abs(scene.colour / 255.0 - colour).max() <= 0.5 / 255 + 1e-6
+    assert scene.color is not None
+    assert scene.color.dtype == np.uint8
+    assert np.abs(scene.color / 255.0 - color).max() <= 0.5 / 255 + 1e-6
     assert scene.segment is not None
     assert scene.segment.tolist() == label.tolist()
     built = build_tree(source.coord, max_depth=2, min_region_points=16)
@@ -122,7 +122,7 @@ def test_normals_of_the_file_are_kept(tmp_path: Path, calls: list[str]) -> None:
     scene = prepared_scene(save(tmp_path / "scene.pkl", normals=normals), SETTINGS, tmp_path)
     assert "estimate_normals" not in calls
     assert scene.normal == pytest.approx(normals)
-    assert scene.colour is None
+    assert scene.color is None
     assert scene.segment is None
 
 
@@ -150,8 +150,8 @@ def test_all_labels_are_kept_and_the_reserved_one_is_noted(tmp_path: Path) -> No
         assert scene.segment is not None
         assert scene.segment.tolist() == labels.tolist()
         assert scene.reserved_label == 255
-        assert scene.colour is None
-        assert scene.unusable == {"colour": "its colors go from -1 to -1; expected 0 to 1, to 255 or to 65,535"}
+        assert scene.color is None
+        assert scene.unusable == {"color": "its colors go from -1 to -1; expected 0 to 1, to 255 or to 65,535"}
     plain = prepared_scene(save(tmp_path / "plain.pkl"), SETTINGS, tmp_path)
     assert (plain.reserved_label, plain.unusable) == (None, {})
 
@@ -245,7 +245,7 @@ def test_rooms_are_cached_like_files(tmp_path: Path, calls: list[str]) -> None:
     source = generate_room(3, 2, 1000)
     assert np.array_equal(scene.coord, source.coord)
     assert np.array_equal(scene.normal, source.normal)
-    assert scene.colour is not None
+    assert scene.color is not None
     assert scene.segment is not None
 
 

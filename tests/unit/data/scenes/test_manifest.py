@@ -62,7 +62,7 @@ def manifest_of(
 ) -> Manifest:
     settings: dict[str, Any] = {
         "shares": SHARES,
-        "needs_colour": False,
+        "needs_color": False,
         "needs_normals": True,
         "follow_links": "scenes",
         "on_error": "fail",
@@ -204,13 +204,13 @@ def test_a_split_of_which_nothing_is_left_ends_the_run(tmp_path: Path, split: st
     assert len(caught.value.details) == 2
 
 
-def test_colours_are_asked_for_only_where_they_are_wanted(tmp_path: Path) -> None:
+def test_colors_are_asked_for_only_where_they_are_wanted(tmp_path: Path) -> None:
     root = divided(tmp_path / "scenes", train=2, val=1)
     save(root / "train" / "scene00.pkl", 0, colors=np.zeros((100, 3), np.uint8))
     assert manifest_of(root, tmp_path / "cache").counts()["train"] == 2
     for _ in range(2):  # the second time from the cache
         with pytest.raises(DataError, match="2 scenes are of no use") as caught:
-            manifest_of(root, tmp_path / "cache", needs_colour=True)
+            manifest_of(root, tmp_path / "cache", needs_color=True)
         assert all("has no colors, which data.features asks for" in detail for detail in caught.value.details)
         manifest = manifest_of(root, tmp_path / "cache")
         prepare_scenes(refs_of(manifest, "train", root), SETTINGS, tmp_path / "cache", Silent())
@@ -218,7 +218,7 @@ def test_colours_are_asked_for_only_where_they_are_wanted(tmp_path: Path) -> Non
 
 DAMAGED = {
     "normals": ("needs_normals", "has 100 points and 99 normals"),
-    "colors": ("needs_colour", "its colors are not finite at point 3 (counted from 0)"),
+    "colors": ("needs_color", "its colors are not finite at point 3 (counted from 0)"),
 }
 
 
@@ -230,7 +230,7 @@ def test_damaged_parts_are_refused_only_if_they_are_used(tmp_path: Path, part: s
     root = divided(tmp_path / "scenes", train=2, val=1)
     bad = {"normals": np.ones((99, 3)), "colors": color}[part]
     save(root / "train" / "scene00.pkl", 0, **{part: bad, "segment20": ["wall"] * 100})
-    unused = {"needs_normals": False, "needs_colour": False}
+    unused = {"needs_normals": False, "needs_color": False}
     for _ in range(2):  # the second time from the cache
         manifest = manifest_of(root, tmp_path / "cache", **unused)
         assert manifest.counts()["train"] == 2

@@ -88,8 +88,8 @@ def test_normals_are_known_by_the_names_of_many_programs(tmp_path: Path, names: 
 def test_colors_are_known_by_the_names_of_many_programs(tmp_path: Path, names: tuple[str, ...]) -> None:
     colors = {name: np.full(6, value) for name, value in zip(names, (0.0, 51.0, 255.0), strict=True)}
     scene = read_scene(written(tmp_path / "a.ply", {**AXES, **colors}))
-    assert scene.colour is not None
-    np.testing.assert_allclose(scene.colour, [[0, 0.2, 1]] * 6, atol=1e-6)
+    assert scene.color is not None
+    np.testing.assert_allclose(scene.color, [[0, 0.2, 1]] * 6, atol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -116,12 +116,12 @@ def test_the_color_of_a_gaussian_splat_is_that_of_its_first_harmonic(tmp_path: P
     harmonics = {f"f_dc_{index}": np.full(6, value) for index, value in enumerate((0.0, 1.0, -9.0))}
     scene = read_scene(written(tmp_path / "a.ply", {**AXES, **rest, **harmonics}))
     assert scene.normal is None
-    assert scene.colour is not None
-    np.testing.assert_allclose(scene.colour, [[0.5, 0.5 + 0.28209479177387814, 0]] * 6, atol=1e-6)
+    assert scene.color is not None
+    np.testing.assert_allclose(scene.color, [[0.5, 0.5 + 0.28209479177387814, 0]] * 6, atol=1e-6)
     both = {**harmonics, **{name: np.full(6, 255.0) for name in ("red", "green", "blue")}}
     scene = read_scene(written(tmp_path / "a.ply", {**AXES, **both}))
-    assert scene.colour is not None
-    assert scene.colour.min() == 1
+    assert scene.color is not None
+    assert scene.color.min() == 1
 
 
 def test_the_first_of_several_names_counts() -> None:

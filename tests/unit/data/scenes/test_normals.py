@@ -23,7 +23,7 @@ def box(count: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def inside_a_face(points: np.ndarray) -> np.ndarray:
-    """Whether the points of `box` lie further from all edges than their neighbours are."""
+    """Whether the points of `box` lie further from all edges than their neighbors are."""
     return np.sort(np.abs(points) - [2.0, 1.0, 0.5], axis=1)[:, 1] < -0.25
 
 
@@ -103,7 +103,7 @@ def test_the_ground_points_up_whatever_rises_above_it() -> None:
     assert cosines(normals[-500:], sphere(500)).min() > 0.9
 
 
-def test_neighbours_agree_on_a_wavy_surface_with_noise() -> None:
+def test_neighbors_agree_on_a_wavy_surface_with_noise() -> None:
     rng = np.random.default_rng(1)
     x, y = rng.uniform(-3, 3, (2, 6000))
     points = np.stack([x, y, np.sin(2 * x) * np.cos(2 * y) + 0.005 * rng.normal(size=6000)], axis=1)
@@ -121,7 +121,7 @@ def test_stray_points_do_not_turn_the_surface_that_they_lie_near() -> None:
 
 
 def test_a_sparse_part_agrees_with_the_dense_one_that_it_goes_on_from() -> None:
-    """The sparse points have dense ones for neighbours, but not the other way round; alone they would turn about."""
+    """The sparse points have dense ones for neighbors, but not the other way round; alone they would turn about."""
     rng = np.random.default_rng(0)
     x = np.concatenate([rng.uniform(0, np.pi, 6000), np.linspace(np.pi, 2 * np.pi, 200)])
     points = np.stack([x, np.sin(x), rng.uniform(0, 0.1, len(x))], axis=1)
@@ -222,7 +222,7 @@ def test_what_is_no_cloud_is_refused(coord: np.ndarray) -> None:
         estimate_normals(coord)
 
 
-def test_too_few_neighbours_are_refused() -> None:
+def test_too_few_neighbors_are_refused() -> None:
     with pytest.raises(ValueError, match="at least 3"):
         estimate_normals(np.zeros((4, 3)), num_neighbors=2)
 

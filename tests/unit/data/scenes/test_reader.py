@@ -22,7 +22,7 @@ N = 12
 COORD = RNG.normal(size=(N, 3)) * [4, 3, 1]
 NORMAL = RNG.normal(size=(N, 3))
 NORMAL /= np.linalg.norm(NORMAL, axis=1, keepdims=True)
-COLOUR = RNG.integers(0, 256, (N, 3)).astype(np.uint8)
+COLOR = RNG.integers(0, 256, (N, 3)).astype(np.uint8)
 SEGMENT = RNG.integers(-1, 20, N)
 TREE = {"indices": np.arange(N), "center_idx": 3, "level": 0, "children": []}
 
@@ -42,7 +42,7 @@ def write_ply(path, arrays, kinds=None):
 
 def write(path, kind, **changes):
     """Writes the scene of this file in one of the kinds; `changes` replace arrays, None leaves one out."""
-    arrays = {"coord": COORD, "normal": NORMAL, "color": COLOUR, "segment": SEGMENT, **changes}
+    arrays = {"coord": COORD, "normal": NORMAL, "color": COLOR, "segment": SEGMENT, **changes}
     arrays = {name: array for name, array in arrays.items() if array is not None}
     if kind == "folder":
         path.mkdir()
@@ -86,11 +86,11 @@ def test_every_kind_gives_the_same_scene(tmp_path, kind):
     scene = read_scene(write(tmp_path / "room", kind))
     assert scene.name == "room"
     assert scene.num_points == N
-    assert scene.coord.dtype == scene.normal.dtype == scene.colour.dtype == np.float32
+    assert scene.coord.dtype == scene.normal.dtype == scene.color.dtype == np.float32
     assert scene.segment.dtype == np.int64
     np.testing.assert_allclose(scene.coord + scene.shift, COORD, atol=1e-6)
     np.testing.assert_allclose(scene.normal, NORMAL, atol=1e-6)
-    np.testing.assert_allclose(scene.colour, COLOUR / 255, atol=1e-6)
+    np.testing.assert_allclose(scene.color, COLOR / 255, atol=1e-6)
     np.testing.assert_array_equal(scene.segment, SEGMENT)
     assert (scene.hierarchy is not None) == (kind == "pkl")
     if kind == "pkl":
@@ -100,11 +100,11 @@ def test_every_kind_gives_the_same_scene(tmp_path, kind):
 @pytest.mark.parametrize("kind", ["pkl", "npz", "folder"])
 def test_all_but_the_coordinates_may_be_missing(tmp_path, kind):
     scene = read_scene(write(tmp_path / "room", kind, normal=None, color=None, segment=None))
-    assert scene.normal is scene.colour is scene.segment is None
+    assert scene.normal is scene.color is scene.segment is None
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_coordinates_far_away_keep_their_millimetres(tmp_path, kind):
+def test_coordinates_far_away_keep_their_millimeters(tmp_path, kind):
     far = COORD + np.array([4_500_000.25, -812_345.5, 1e4])
     scene = read_scene(write(tmp_path / "room", kind, coord=far))
     assert np.abs(scene.coord).max() < 20
@@ -139,7 +139,7 @@ def test_a_scene_all_of_whose_normals_are_unknown_has_none(tmp_path, kind, value
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_damage_to_optional_parts_does_not_prevent_reading(tmp_path, kind):
-    color, label = COLOUR / 255, SEGMENT.astype("f8")
+    color, label = COLOR / 255, SEGMENT.astype("f8")
     color[3, 0], label[4] = np.nan, 0.5
     kinds = ["double"] * 10
     path = tmp_path / "room.ply"
@@ -149,9 +149,9 @@ def test_damage_to_optional_parts_does_not_prevent_reading(tmp_path, kind):
         path = write(tmp_path / "room", kind, color=color, segment=label)
     scene = read_scene(path)
     np.testing.assert_allclose(scene.coord + scene.shift, COORD, atol=1e-6)
-    assert scene.colour is scene.segment is None
+    assert scene.color is scene.segment is None
     assert scene.unusable == {
-        "colour": "its colors are not finite at point 3 (counted from 0)",
+        "color": "its colors are not finite at point 3 (counted from 0)",
         "segment": "its labels are not whole numbers",
     }
 
@@ -166,17 +166,17 @@ def test_arrays_of_another_shape_or_type_are_listed_as_unusable(tmp_path, kind):
         text = np.array([["a"] * 3] * N)
         path = write(tmp_path / "room", kind, normal=NORMAL[:-1], color=text, segment=np.arange(13))
     scene = read_scene(path)
-    assert scene.normal is scene.colour is scene.segment is None
+    assert scene.normal is scene.color is scene.segment is None
     assert scene.unusable["normal"] == "has 12 points and 11 normals"
     assert scene.unusable["segment"] == "has 12 points and 13 labels"
     color = {"npz": "its array color holds <U1", "folder": "its file color.npy holds <U1"}
-    assert color.get(kind, "its colors holds something else than numbers") in scene.unusable["colour"]
+    assert color.get(kind, "its colors holds something else than numbers") in scene.unusable["color"]
 
 
 def test_arrays_without_rows_count_as_missing(tmp_path):
     """Open3D gives a table without rows for the normals that a cloud does not have."""
     scene = read_scene(write(tmp_path / "room", "npz", normal=np.empty((0, 3)), color=np.empty((0, 3))))
-    assert scene.normal is scene.colour is None
+    assert scene.normal is scene.color is None
     assert scene.unusable == {}
 
 
@@ -195,7 +195,7 @@ def test_a_single_number_is_no_part_of_the_scene(tmp_path, kind):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_scenes_that_are_none_are_refused(tmp_path, kind):
-    few = {"coord": COORD[:3], "normal": NORMAL[:3], "color": COLOUR[:3], "segment": SEGMENT[:3]}
+    few = {"coord": COORD[:3], "normal": NORMAL[:3], "color": COLOR[:3], "segment": SEGMENT[:3]}
     assert "has only 3 points" in refused(write(tmp_path / "few", kind, **few))
     same = np.full((N, 3), 1e7 / 3)
     assert "all of its points lie in the same place" in refused(write(tmp_path / "same", kind, coord=same))
@@ -211,7 +211,7 @@ def test_real_scans_of_both_campaigns_are_read(shared: Path):
     assert len(scenes) >= 24
     assert all(len(scene.coord) > 10_000 and np.isfinite(scene.coord).all() for scene in scenes)
     assert all(np.abs(scene.coord).max() < 60 for scene in scenes)
-    assert all(scene.colour.min() >= 0 and scene.colour.max() <= 1 for scene in scenes)
+    assert all(scene.color.min() >= 0 and scene.color.max() <= 1 for scene in scenes)
     assert {scene.normal is not None for scene in scenes} == {True, False}
     assert set(np.unique(np.concatenate([scene.segment for scene in scenes]))) >= {0, 1, 2, 3, 6, 8, 9, 10, 11, 12}
 
@@ -227,7 +227,7 @@ def test_names_of_columns_vary(tmp_path):
     scene = read_scene(path)
     assert (scene.coord + scene.shift)[:, 0].tolist() == [0, 10, 20, 30]
     assert scene.segment.tolist() == [-1, 0, 1, 2]
-    assert scene.colour[:, 1].tolist() == [0, 0.25, 0.5, 0.75]
+    assert scene.color[:, 1].tolist() == [0, 0.25, 0.5, 0.75]
 
 
 def test_a_pickle_may_hold_lists_and_arrays(tmp_path):
@@ -241,8 +241,8 @@ def test_a_pickle_may_hold_lists_and_arrays(tmp_path):
 @pytest.mark.parametrize("rows", [list, tuple, np.array])
 def test_colors_in_lists_of_a_pickle_may_have_an_opacity(tmp_path, rows):
     path = tmp_path / "a.pkl"
-    path.write_bytes(pickle.dumps({"coord": COORD, "rgba": [rows([*color, 9]) for color in COLOUR.tolist()]}))
-    np.testing.assert_allclose(read_scene(path).colour, COLOUR / 255, atol=1e-6)
+    path.write_bytes(pickle.dumps({"coord": COORD, "rgba": [rows([*color, 9]) for color in COLOR.tolist()]}))
+    np.testing.assert_allclose(read_scene(path).color, COLOR / 255, atol=1e-6)
 
 
 def test_of_two_equal_names_in_a_pickle_the_first_counts(tmp_path):
@@ -476,7 +476,7 @@ def test_the_digest_is_that_of_the_content(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("colour", "expected"),
+    ("color", "expected"),
     [
         (np.full((4, 3), 51, np.uint8), 0.2),
         (np.full((4, 3), 1, np.uint8), 1 / 255),
@@ -487,15 +487,15 @@ def test_the_digest_is_that_of_the_content(tmp_path):
         (np.full((4, 3), 13107, np.int32), 0.2),
     ],
 )
-def test_colours_are_scaled_to_one(colour, expected):
-    scene = make_scene("a", np.eye(4, 3), colour=colour)
-    np.testing.assert_allclose(scene.colour, expected, rtol=1e-5)
+def test_colors_are_scaled_to_one(color, expected):
+    scene = make_scene("a", np.eye(4, 3), color=color)
+    np.testing.assert_allclose(scene.color, expected, rtol=1e-5)
 
 
 def color_of(values):
-    scene = make_scene("a", np.eye(len(values), 3), colour=values)
+    scene = make_scene("a", np.eye(len(values), 3), color=values)
     assert scene.unusable == {}
-    return scene.colour
+    return scene.color
 
 
 TYPES = ("u1", "u2", "u4", "u8", "i2", "i4", "i8", "f2", "f4", "f8", ">u2", ">i4", ">f4")
@@ -544,11 +544,11 @@ def test_colors_are_scaled_scene_by_scene():
 
 @pytest.mark.parametrize("value", [-1.0, -0.01, 1.01, 1.9, 70000.0, 2.0**40, np.nan, np.inf])
 def test_invalid_colors_are_listed_as_unusable(value):
-    colour = np.full((4, 3), 0.5)
-    colour[2, 1] = value
-    scene = make_scene("a", np.eye(4, 3), colour=colour)
-    assert scene.colour is None
-    assert "its colors" in scene.unusable["colour"]
+    color = np.full((4, 3), 0.5)
+    color[2, 1] = value
+    scene = make_scene("a", np.eye(4, 3), color=color)
+    assert scene.color is None
+    assert "its colors" in scene.unusable["color"]
 
 
 @pytest.mark.parametrize(

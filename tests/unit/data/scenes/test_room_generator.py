@@ -15,11 +15,11 @@ def rooms():
 def test_rooms_are_scenes_of_the_promised_size(rooms):
     for room in rooms:
         assert 20_000 <= room.num_points <= 50_000
-        assert room.coord.shape == room.normal.shape == room.colour.shape == (room.num_points, 3)
+        assert room.coord.shape == room.normal.shape == room.color.shape == (room.num_points, 3)
         assert np.isfinite(room.coord).all()
         np.testing.assert_allclose(np.linalg.norm(room.normal, axis=1), 1, atol=1e-5)
-        assert room.colour.min() >= 0
-        assert room.colour.max() <= 1
+        assert room.color.min() >= 0
+        assert room.color.max() <= 1
         assert (np.ptp(room.coord, axis=0) < [6.1, 5.1, 3.1]).all()
     assert len({room.num_points for room in rooms}) > 5
 
@@ -38,7 +38,7 @@ def test_all_classes_occur_and_furniture_is_more_than_a_few_points(rooms):
 
 def test_a_room_depends_on_seed_and_index_alone(rooms):
     again = generate_room(0, 5)
-    for name in ("coord", "normal", "colour", "segment", "shift"):
+    for name in ("coord", "normal", "color", "segment", "shift"):
         np.testing.assert_array_equal(getattr(again, name), getattr(rooms[5], name))
     assert not np.array_equal(generate_room(1, 5, num_points=500).coord, generate_room(0, 5, num_points=500).coord)
 
@@ -86,17 +86,17 @@ def test_what_stands_in_front_is_seen_with_the_normals_of_its_turned_sides():
     seen = []
     for order in ((small, large), (large, small)):
         distance, normal = np.full(2000, 100, np.float32), np.zeros((2000, 3), np.float32)
-        segment, colour = np.zeros(2000, int), np.zeros((2000, 3), np.float32)
+        segment, color = np.zeros(2000, int), np.zeros((2000, 3), np.float32)
         for piece in order:
-            _draw(piece, origin, direction, distance, normal, segment, colour)
-        seen.append((distance, normal, segment, colour))
+            _draw(piece, origin, direction, distance, normal, segment, color)
+        seen.append((distance, normal, segment, color))
     for first, second in zip(*seen, strict=True):
         np.testing.assert_array_equal(first, second)
-    distance, normal, segment, colour = seen[0]
+    distance, normal, segment, color = seen[0]
     for piece, half in ((small, 0.2), (large, 1.0)):
         own = segment == ROOM_CLASSES.index(piece.kind)
         assert own.sum() > 100
-        assert (colour[own] == piece.colour).all()
+        assert (color[own] == piece.color).all()
         cos, sin = np.cos(piece.angle), np.sin(piece.angle)
         offset = (origin + distance[own, None] * direction[own])[:, :2] - [piece.x, piece.y]
         local = offset @ np.array([[cos, -sin], [sin, cos]])

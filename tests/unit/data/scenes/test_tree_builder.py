@@ -40,7 +40,7 @@ def nearest_first(distance: np.ndarray) -> int:
 
 
 def slow_tree(coord: np.ndarray, max_depth: int, min_region_points: int) -> list[tuple[int, int, list[int]]]:
-    """Level, centre and points of each region, by recursion, as the definition reads."""
+    """Level, center and points of each region, by recursion, as the definition reads."""
     regions = []
 
     def visit(points: np.ndarray, center: int, level: int) -> None:
@@ -93,7 +93,7 @@ def test_the_tree_is_that_of_the_definition(count: int) -> None:
     assert regions_of(tree) == slow_tree(coord, 4, 4)
 
 
-def test_ties_go_to_the_first_point_and_the_first_centre() -> None:
+def test_ties_go_to_the_first_point_and_the_first_center() -> None:
     """A grid of whole numbers around the origin, where every distance is exact and many are equal."""
     axis = np.arange(-2.0, 3.0)
     coord = np.stack(np.meshgrid(axis, axis, axis), axis=-1).reshape(-1, 3)
@@ -186,7 +186,7 @@ def test_a_real_scan_of_25000_points_has_about_2500_regions(shared: Path) -> Non
     with (shared / "data" / "scans" / "0.ply").open("rb") as file:
         while file.readline() != b"end_header\n":
             pass
-        record = np.dtype([("coord", "<f4", 3), ("colour", "u1", 3), ("intensity", "<f4"), ("label", "<f8")])
+        record = np.dtype([("coord", "<f4", 3), ("color", "u1", 3), ("intensity", "<f4"), ("label", "<f8")])
         coord = np.frombuffer(file.read(), dtype=record)["coord"]
     tree = assert_built_right(coord, max_depth=4, min_region_points=16)
     assert len(coord) == 25_000

@@ -46,7 +46,7 @@ def test_gradients_are_those_of_the_plain_layers(
         assert torch.allclose(gradient.double(), wanted, rtol=1e-5, atol=1e-5)
 
 
-def test_areas_of_one_colour_give_their_gradient_to_one_place() -> None:
+def test_areas_of_one_color_give_their_gradient_to_one_place() -> None:
     torch.manual_seed(0)
     conv = ConvBlock(3, 5)
     images = torch.ones(2, 3, 8, 8)  # all places of a window are equal, as in most of a QR code

@@ -47,7 +47,7 @@ def test_only_what_was_measured_is_drawn(evaluation_of: Make) -> None:
     assert list(evaluation_figures({**evaluation_of(), "curves": None})) == ["confusion_matrix"]
 
 
-def test_the_confusion_matrix_is_coloured_by_share_of_the_true_class(evaluation_of: Make) -> None:
+def test_the_confusion_matrix_is_colored_by_share_of_the_true_class(evaluation_of: Make) -> None:
     evaluation = {**evaluation_of(), "confusion_matrix": [[700, 50], [1000, 9000]]}
     figure = evaluation_figures(evaluation)["confusion_matrix"]
     axes = figure.axes[0]

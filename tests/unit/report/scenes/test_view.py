@@ -56,7 +56,7 @@ def test_points_far_astray_do_not_set_the_scale() -> None:
     assert len(view_scene(coord, 200, 200).seen) > 1000
 
 
-def test_colours_are_those_of_the_points() -> None:
+def test_colors_are_those_of_the_points() -> None:
     coord = plane(0.0, 500)
     view = view_scene(coord, 100, 100)
     picture = view.paint(np.tile([1.0, 0.0, 0.5], (500, 1)))

@@ -96,7 +96,7 @@ def refs() -> list[SceneRef]:
 
 
 def dataset(refs: list[SceneRef], cache: Path, **changes: Any) -> SceneDataset:
-    settings: dict[str, Any] = {"point_samples": 50, "with_colour": True, "with_segment": True, "seed": 5, **changes}
+    settings: dict[str, Any] = {"point_samples": 50, "with_color": True, "with_segment": True, "seed": 5, **changes}
     return SceneDataset(refs, SETTINGS, cache, **settings)
 
 
@@ -125,7 +125,7 @@ def test_a_batch_holds_its_scenes_one_after_the_other(refs: list[SceneRef], tmp_
     assert batch.num_points.tolist() == [1300, 1100]
     assert batch.samples.tolist() == [3, 1]
     assert int(batch.epoch) == 4
-    for name in ("coord", "normal", "colour", "segment"):
+    for name in ("coord", "normal", "color", "segment"):
         assert np.array_equal(getattr(batch, name).numpy(), np.concatenate([getattr(scene, name) for scene in scenes]))
     expected = sample_points([1300, 1100], 50, seed=5, epoch=4, samples=np.array([3, 1]))
     assert expected is not None
@@ -143,8 +143,8 @@ def test_all_points_are_taken_in_order_where_that_is_wanted(refs: list[SceneRef]
 
 
 def test_what_is_not_wanted_is_not_there(refs: list[SceneRef], tmp_path: Path) -> None:
-    batch = dataset(refs, tmp_path, with_colour=False, with_segment=False).__getitems__([(0, 0)])
-    assert batch.colour is None
+    batch = dataset(refs, tmp_path, with_color=False, with_segment=False).__getitems__([(0, 0)])
+    assert batch.color is None
     assert batch.segment is None
 
 
@@ -152,7 +152,7 @@ def test_scenes_without_labels_have_unknown_ones(scene_folder: Callable[..., Pat
     from dbbd_cli.data.scenes.reader import scene_digest
 
     path = scene_folder({"train": 1, "val": 1}, labels=False) / "train" / "scene0000_00.pkl"
-    batch = dataset([SceneRef(path, scene_digest(path))], tmp_path / "cache", with_colour=False).__getitems__([(0, 0)])
+    batch = dataset([SceneRef(path, scene_digest(path))], tmp_path / "cache", with_color=False).__getitems__([(0, 0)])
     assert batch.segment is not None
     assert batch.segment.tolist() == [-1] * 1000
 

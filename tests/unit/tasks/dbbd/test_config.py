@@ -90,8 +90,8 @@ def test_a_section_that_is_none_is_told_as_ever() -> None:
     [
         (["normals"], 3),
         (["height"], 1),
-        (["colour", "height"], 4),
-        (["normals", "colour", "height"], 7),
+        (["color", "height"], 4),
+        (["normals", "color", "height"], 7),
         (["height", "normals"], 4),
     ],
 )
@@ -105,8 +105,8 @@ def test_features_have_so_many_channels(features: list[str], dim: int) -> None:
     ("features", "told"),
     [
         ([], "data.features is []"),
-        (["normals", "normals"], "each of normals, colour, height at most once"),
-        (["color"], "did you mean colour?"),
+        (["normals", "normals"], "each of normals, color, height at most once"),
+        (["colors"], "did you mean color?"),
         ("normals", "expected a list"),
     ],
 )
@@ -175,3 +175,7 @@ def test_what_a_run_is_made_with_covers_data_and_network() -> None:
     )
     assert "model.gradient_checkpointing" not in fixed
     assert "data.path" not in fixed
+
+
+def test_the_older_spelling_of_color_still_loads() -> None:
+    assert checked(data={"features": ["normals", "colour"]}).data.features == ["normals", "color"]

@@ -123,7 +123,7 @@ def test_of_very_many_classes_the_worst_are_drawn(pretraining_of: Make) -> None:
     assert figure.get_figheight() < 14
 
 
-def test_labels_have_the_colours_of_the_legend(pretraining_of: Make, scene_of: Make) -> None:
+def test_labels_have_the_colors_of_the_legend(pretraining_of: Make, scene_of: Make) -> None:
     from matplotlib.colors import to_hex
 
     figure = pretraining_figures(pretraining_of(), scene_of())["scene_features"]
@@ -143,7 +143,7 @@ def test_without_labels_the_features_stand_alone(pretraining_of: Make, scene_of:
 
 def test_a_label_that_has_no_name_has_a_number(pretraining_of: Make, scene_of: Make) -> None:
     scene = scene_of()
-    scene["segment"][:] = 2**31 - 1  # a table of all colours up to here would fill the memory
+    scene["segment"][:] = 2**31 - 1  # a table of all colors up to here would fill the memory
     scene["segment"][:200] = 0
     figure = pretraining_figures({**pretraining_of(), "scene": None}, scene)["scene_features"]
     assert legend(figure) == ["class 0", "class 2147483647"]
@@ -195,13 +195,13 @@ def test_hostile_names_are_shown_as_they_are(pretraining_of: Make, scene_of: Mak
         render(figure, "png")
 
 
-def test_classes_differ_in_colour() -> None:
+def test_classes_differ_in_color() -> None:
     assert len({class_color(index) for index in range(40)} | {class_color(-1)}) == 41
     assert class_color(40) == class_color(0)
     assert rgb(["#0072b2"]).tolist() == [[0, 0x72 / 255, 0xB2 / 255]]
 
 
-def test_regions_that_touch_differ_in_colour() -> None:
+def test_regions_that_touch_differ_in_color() -> None:
     grid = [
         (row * 30 + column, row * 30 + column + step) for row in range(29) for column in range(29) for step in (1, 30)
     ]
@@ -209,4 +209,4 @@ def test_regions_that_touch_differ_in_colour() -> None:
     assert all(colors[one] != colors[other] for one, other in grid)
     assert len(set(colors)) > 4
     everyone = [(one, other) for one in range(20) for other in range(one)]
-    assert len(set(region_colors(20, everyone))) == len(set(colors))  # where colours run out, none is left unused
+    assert len(set(region_colors(20, everyone))) == len(set(colors))  # where colors run out, none is left unused

@@ -9,9 +9,9 @@ from dbbd_cli.tasks.dbbd.probe_comparison import compare
 def counts(iou: float, num_scenes: int, spread: float = 0.0) -> np.ndarray:
     """Counts of scenes with two classes, whose IoU goes up and down by `spread` from scene to scene, `(S, 3, 2)`."""
     ious = iou + spread * np.where(np.arange(num_scenes) % 2, 1, -1)
-    labelled = np.full((num_scenes, 2), 1000)
-    correct = np.rint(labelled * (2 * ious / (1 + ious))[:, None]).astype(np.int64)
-    return np.stack([correct, labelled, labelled], axis=1)
+    labeled = np.full((num_scenes, 2), 1000)
+    correct = np.rint(labeled * (2 * ious / (1 + ious))[:, None]).astype(np.int64)
+    return np.stack([correct, labeled, labeled], axis=1)
 
 
 def result(pretrained: np.ndarray, random: np.ndarray) -> tuple[dict[str, object], str]:

@@ -9,7 +9,7 @@ import torch
 from dbbd_cli.data.scenes.cache import Room, SceneRef, SceneSettings, prepared_scene
 from dbbd_cli.tasks.dbbd import scene_picture as service
 from dbbd_cli.tasks.dbbd.batches import PointBatch, SceneDataset
-from dbbd_cli.tasks.dbbd.scene_picture import principal_colours, scene_picture
+from dbbd_cli.tasks.dbbd.scene_picture import principal_colors, scene_picture
 
 LABELS = [*range(9), 40]
 """Those of the whole data set, of which a scene has some."""
@@ -23,7 +23,7 @@ def scene(tmp_path: Path) -> tuple[PointBatch, SceneDataset]:
         SceneSettings(normal_neighbors=8, max_depth=3, min_region_points=16),
         tmp_path,
         point_samples=None,
-        with_colour=False,
+        with_color=False,
         with_segment=True,
         seed=0,
     )
@@ -57,7 +57,7 @@ def test_every_point_is_described(scene: tuple[PointBatch, SceneDataset]) -> Non
         "segment": ((1500,), "int32"),
     }
     assert np.array_equal(picture["coord"], batch.coord.numpy())
-    assert_same_colors(picture["color"], principal_colours(features()))
+    assert_same_colors(picture["color"], principal_colors(features()))
     assert batch.segment is not None
     segment = batch.segment.numpy()
     assert -1 in segment
@@ -98,7 +98,7 @@ def test_of_large_scenes_some_points_are_chosen_at_random_and_always_the_same(
     assert chosen == sorted(set(chosen))
     assert max(chosen) > 1000
     assert np.array_equal(picture["region"][0], whole["region"][0][chosen])
-    assert_same_colors(picture["color"], principal_colours(features()[chosen]))
+    assert_same_colors(picture["color"], principal_colors(features()[chosen]))
 
 
 @pytest.mark.parametrize("known", [False, True])
@@ -113,47 +113,47 @@ def test_labels_are_there_only_where_a_point_has_one(scene: tuple[PointBatch, Sc
         assert picture["segment"].tolist() == [-1] * 3 + [1] + [-1] * 1496
 
 
-# Colours
+# Colors
 
 
-def test_colours_are_the_first_principal_components() -> None:
+def test_colors_are_the_first_principal_components() -> None:
     values = features()
-    colour = principal_colours(values).astype(float)
-    centred = values.astype(np.float64) - values.mean(axis=0, dtype=np.float64)
-    _, _, axes = np.linalg.svd(centred, full_matrices=False)
+    color = principal_colors(values).astype(float)
+    centered = values.astype(np.float64) - values.mean(axis=0, dtype=np.float64)
+    _, _, axes = np.linalg.svd(centered, full_matrices=False)
     for channel in range(3):
-        component = centred @ axes[channel]
+        component = centered @ axes[channel]
         low, high = np.percentile(component, [1, 99])
         inside = (component > low) & (component < high)
-        assert abs(np.corrcoef(component[inside], colour[inside, channel])[0, 1]) > 0.9999
-        assert set(colour[~inside, channel]) <= {0.0, 255.0}
-        assert colour[:, channel].min() == 0
-        assert colour[:, channel].max() == 255
+        assert abs(np.corrcoef(component[inside], color[inside, channel])[0, 1]) > 0.9999
+        assert set(color[~inside, channel]) <= {0.0, 255.0}
+        assert color[:, channel].min() == 0
+        assert color[:, channel].max() == 255
 
 
 def test_the_largest_part_of_an_axis_points_upwards() -> None:
     spread = np.random.default_rng(0).normal(size=(200, 3)) * [1.0, 9.0, 3.0]
     for turned in (spread, spread * [1.0, -1.0, 1.0]):
-        colour = principal_colours(turned).astype(float)
+        color = principal_colors(turned).astype(float)
         for channel, axis in enumerate((1, 2, 0)):
-            assert np.corrcoef(turned[:, axis], colour[:, channel])[0, 1] > 0.95
+            assert np.corrcoef(turned[:, axis], color[:, channel])[0, 1] > 0.95
 
 
-def test_equal_features_have_equal_colours_and_a_shift_changes_none() -> None:
+def test_equal_features_have_equal_colors_and_a_shift_changes_none() -> None:
     values = np.concatenate([features(100), features(100)])
-    colour = principal_colours(values)
-    assert_same_colors(colour[:100], colour[100:])
-    assert_same_colors(principal_colours(features(100)[::-1].copy()), principal_colours(features(100))[::-1])
-    assert_same_colors(principal_colours(features(100).astype(np.float64) + 3.0), principal_colours(features(100)))
+    color = principal_colors(values)
+    assert_same_colors(color[:100], color[100:])
+    assert_same_colors(principal_colors(features(100)[::-1].copy()), principal_colors(features(100))[::-1])
+    assert_same_colors(principal_colors(features(100).astype(np.float64) + 3.0), principal_colors(features(100)))
 
 
 @pytest.mark.parametrize("dim", [1, 2, 3])
-def test_few_channels_leave_colours_empty(dim: int) -> None:
-    colour = principal_colours(features(50, dim))
-    assert colour.shape == (50, 3)
-    assert all((np.ptp(colour[:, channel]) > 0) == (channel < dim) for channel in range(3))
+def test_few_channels_leave_colors_empty(dim: int) -> None:
+    color = principal_colors(features(50, dim))
+    assert color.shape == (50, 3)
+    assert all((np.ptp(color[:, channel]) > 0) == (channel < dim) for channel in range(3))
 
 
-def test_features_that_are_all_the_same_have_one_colour() -> None:
-    colour = principal_colours(np.full((20, 5), 2.5, np.float32))
-    assert (colour == colour[0]).all()
+def test_features_that_are_all_the_same_have_one_color() -> None:
+    color = principal_colors(np.full((20, 5), 2.5, np.float32))
+    assert (color == color[0]).all()

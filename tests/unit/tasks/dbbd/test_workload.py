@@ -41,7 +41,7 @@ def first_batch(task: DbbdWorkload, epoch: int = 1) -> Any:
 
 @pytest.mark.parametrize(
     "features",
-    [["normals"], ["colour"], ["height"], ["height", "colour"], ["colour", "normals", "height"]],
+    [["normals"], ["color"], ["height"], ["height", "color"], ["color", "normals", "height"]],
     ids="+".join,
 )
 def test_features_are_those_asked_for_in_their_order(tiny_point_config: Make, features: list[str]) -> None:
@@ -63,18 +63,18 @@ def test_features_are_those_asked_for_in_their_order(tiny_point_config: Make, fe
         assert torch.equal(coord, view.coord)
         parts = {
             "normals": view.normal,
-            "colour": None if raw.colour is None else raw.colour / 255.0,
+            "color": None if raw.color is None else raw.color / 255.0,
             "height": view.coord[:, 2:],
         }
         assert torch.equal(feat, torch.cat([parts[feature] for feature in features], dim=1))
         assert feat.shape == (2000, task.config.data.feature_dim)
         assert feat.dtype == torch.float32
-    assert (raw.colour is None) == ("colour" not in features)
+    assert (raw.color is None) == ("color" not in features)
     task.module(coord1, feat1, coord2, feat2, regions).loss.backward()
 
     coord, feat, _ = task.unchanged(raw, CPU.device)
     assert torch.equal(coord, raw.coord)
-    still = {"normals": raw.normal, "colour": parts["colour"], "height": raw.coord[:, 2:]}
+    still = {"normals": raw.normal, "color": parts["color"], "height": raw.coord[:, 2:]}
     assert torch.equal(feat, torch.cat([still[feature] for feature in features], dim=1))
 
 
@@ -208,9 +208,9 @@ def test_network_and_data_are_put_into_words(tiny_point_config: Make, scene_fold
     task = make_task(tiny_point_config(model__aggregation="attention", model__pooling="mean"), ())
     assert task.model_name == "DBBD, attention aggregation, mean pooling"
     assert task.data_description == "synthetic furnished rooms (features: normals)"
-    root = scene_folder(colours=True)
-    task = make_task(tiny_point_config(data__path=str(root), data__features=["height", "colour"]), ())
-    assert task.data_description == f"scenes of {root} (features: height, colour)"
+    root = scene_folder(colors=True)
+    task = make_task(tiny_point_config(data__path=str(root), data__features=["height", "color"]), ())
+    assert task.data_description == f"scenes of {root} (features: height, color)"
     assert (task.monitor, task.sample_unit) == ("loss", "scenes")
 
 
@@ -260,7 +260,7 @@ def test_a_scene_that_is_gone_is_told_when_the_task_is_made(
 def test_the_network_has_the_sizes_and_the_loss_of_the_configuration() -> None:
     values = {
         "task": "dbbd",
-        "data": {"features": ["colour", "height"]},
+        "data": {"features": ["color", "height"]},
         "model": {
             "hidden_dim": 6, "output_dim": 10, "encoder_hidden_dims": [5, 7, 9], "propagator_hidden_dim": 11,
             "projection_dim": 13, "aggregation": "attention", "pooling": "mean", "num_heads": 5,

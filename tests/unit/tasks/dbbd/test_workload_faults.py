@@ -187,11 +187,11 @@ def out_of_range(tree: dict[str, Any]) -> None:
     tree["children"][0]["indices"][3] = 1000
 
 
-def negative_centre(tree: dict[str, Any]) -> None:
+def negative_center(tree: dict[str, Any]) -> None:
     tree["children"][0]["center_idx"] = -5
 
 
-def centre_out_of_range(tree: dict[str, Any]) -> None:
+def center_out_of_range(tree: dict[str, Any]) -> None:
     tree["center_idx"] = 1000
 
 
@@ -222,8 +222,8 @@ WRONG_TREES = {
     twice: "its children hold",
     negative: "holds point -1",
     out_of_range: "holds point 1000",
-    negative_centre: "centre at point -5",
-    centre_out_of_range: "centre at point 1000",
+    negative_center: "center at point -5",
+    center_out_of_range: "center at point 1000",
     point_in_no_leaf: "its children hold 999",
     region_in_no_leaf: "its children hold",
     point_in_no_region: "root holds 999 points, and the scene has 1,000",
