@@ -6,11 +6,12 @@ through the error context (`{"field": ...}`), so that the loader can point at th
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from types import UnionType
 from typing import Annotated, Any, ClassVar, Literal, Union, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticCustomError
 
@@ -31,8 +32,6 @@ FIXED_SETTINGS = (
     "training.optimizer",
 )
 """Settings that cannot change after a run has started. Each task adds its own."""
-PATH_SETTINGS = ("run.runs_dir", "data.path", "data.cache_dir", "model.weights")
-"""Settings that hold a path, which a run stores in full. Each task adds its own."""
 
 
 class Section(BaseModel):
@@ -89,7 +88,13 @@ def is_set(values: Mapping[str, Any], name: str) -> bool:
 
 def rule_error(field: str, message: str) -> PydanticCustomError:
     """An error of a rule across fields, to be shown at `field` of the section that raises it."""
-    return PydanticCustomError("rule", "{message}", {"field": field, "message": message})
+    return PydanticCustomError("rule", "Input should be {message}", {"field": field, "message": message})
+
+
+def _check_device(name: str) -> str:
+    if not re.fullmatch(r"auto|cpu|mps|cuda(:[0-9]+)?", name):
+        raise PydanticCustomError("device", "Input should be auto, cpu, cuda, cuda:N or mps")
+    return name
 
 
 class RunConfig(Section):
@@ -97,7 +102,7 @@ class RunConfig(Section):
 
     name: NotEmpty = Field("run", description="name of the run; its folder is <runs_dir>/<time>-<name>")
     runs_dir: NotEmpty = Field("runs", description="folder that run folders are created in")
-    device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")] = Field(
+    device: Annotated[str, AfterValidator(_check_device)] = Field(
         "auto",
         description="auto, cpu, cuda, cuda:N or mps; auto: the first available of cuda, mps, cpu",
     )
@@ -219,8 +224,8 @@ class TaskConfig(Section):
 
     fixed_settings: ClassVar[tuple[str, ...]] = FIXED_SETTINGS
     """Settings that cannot change after a run has started."""
-    path_settings: ClassVar[tuple[str, ...]] = PATH_SETTINGS
-    """Settings that hold a path, or paths by name."""
+    location_settings: ClassVar[tuple[str, ...]] = ("data.path",)
+    """Settings that say where the data is: each a path, or paths by name."""
     bf16_on_cpu: ClassVar[bool] = False
     """Whether `run.precision: auto` chooses bf16 on CPUs that have instructions for it."""
 
@@ -231,6 +236,11 @@ class TaskConfig(Section):
     model: ModelConfig = section("the network")
     training: TrainingConfig = section("the optimization")
     checkpoint: CheckpointConfig = section("what is saved to disk")
+
+    @property
+    def path_settings(self) -> tuple[str, ...]:
+        """Settings that hold a path, or paths by name."""
+        return ("run.runs_dir", *self.location_settings, "data.cache_dir", "model.weights")
 
     @property
     def is_synthetic(self) -> bool:

@@ -1,3 +1,5 @@
+"""Every shipped config loads, a dumped config reads back equal, and a file that cannot be read says why."""
+
 from __future__ import annotations
 
 import os

@@ -77,7 +77,7 @@ def test_a_small_configuration_reads_back_equal_although_all_is_written_now() ->
 
 @pytest.mark.parametrize("wrong", ["yes", 1, None])
 def test_small_mode_is_true_or_false(wrong: object) -> None:
-    assert "expected true or false" in problem(small_mode=wrong)
+    assert "expected a valid boolean" in problem(small_mode=wrong)
 
 
 def test_a_section_that_is_none_is_told_as_ever() -> None:
@@ -107,7 +107,7 @@ def test_features_have_so_many_channels(features: list[str], dim: int) -> None:
         ([], "data.features is []"),
         (["normals", "normals"], "each of normals, color, height at most once"),
         (["colors"], "did you mean color?"),
-        ("normals", "expected a list"),
+        ("normals", "expected a valid list"),
     ],
 )
 def test_features_that_make_no_sense_are_refused(features: object, told: str) -> None:
