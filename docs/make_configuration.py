@@ -61,9 +61,9 @@ def _in_words(node: Mapping[str, Any], description: str) -> str:
         return f"names, each with {_in_words(node['additionalProperties'], description)}"
     if kind in ("integer", "number"):
         return ("an integer" if kind == "integer" else "a number") + _range(node)
-    words = {"string": "text that is not empty", "boolean": "true or false", "null": "null"}[kind]
-    # What a validator checks is not in the schema; the description of such a setting begins with it.
-    return description.partition(";")[0] if kind == "string" and "minLength" not in node else words
+    if "pattern" in node:  # the description of such a setting begins with what it accepts
+        return description.partition(";")[0]
+    return {"string": "text that is not empty", "boolean": "true or false", "null": "null"}[kind]
 
 
 def _range(node: Mapping[str, Any]) -> str:

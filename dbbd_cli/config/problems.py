@@ -7,6 +7,7 @@ import reprlib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from dbbd_cli.config.sections import Section, settings
@@ -39,13 +40,16 @@ def describe(
     place = document.place(key)
     if kind == "extra_forbidden":
         return Problem(place, f"{dotted(key)} is unknown", _suggestion(key, schema, schemas))
+    field = dict(settings(schema)).get(tuple(map(str, key)))
     advice = _EXPECTED.get(kind) or error["msg"].replace("Input should be", "expected")
+    if kind == "string_pattern_mismatch" and field and field.description:  # it begins with what is accepted
+        advice = f"expected {field.description.partition(';')[0]}"
     if kind == "invalid_key" or key[-1] == "[key]":
         *section, value = key[:-1] if key[-1] == "[key]" else key
         what = f"the key {shown(value)}" + (f" in {dotted(tuple(section))}" if section else "")
     else:
         value = _value(document.values, key)
-        what = f"{dotted(key)} is {_found(value, kind, schema, key)}"
+        what = f"{dotted(key)} is {_found(value, kind, field)}"
     choices = list(schemas) if key == ("task",) else re.findall("'(.*?)'", str(error.get("ctx", {}).get("expected")))
     if key == ("task",):
         advice = f"expected one of: {', '.join(schemas)}"
@@ -80,13 +84,12 @@ def closest(name: str, names: Iterable[str]) -> str:
     return next(iter(difflib.get_close_matches(name, list(names), n=1)), "")
 
 
-def _found(value: object, kind: str, schema: type[Section], key: Key) -> str:
+def _found(value: object, kind: str, field: FieldInfo | None) -> str:
     if value is not _ABSENT:
         return shown(value)
     if kind == "missing":
         return "missing"
-    default = next((field.default for known, field in settings(schema) if known == key), None)
-    return "not set" if default is None else f"{shown(default)}, the default"
+    return "not set" if field is None or field.default is None else f"{shown(field.default)}, the default"
 
 
 def _value(values: Any, key: Key) -> Any:

@@ -6,12 +6,11 @@ through the error context (`{"field": ...}`), so that the loader can point at th
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 from types import UnionType
 from typing import Annotated, Any, ClassVar, Literal, Union, get_args, get_origin
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticCustomError
 
@@ -91,18 +90,12 @@ def rule_error(field: str, message: str) -> PydanticCustomError:
     return PydanticCustomError("rule", "Input should be {message}", {"field": field, "message": message})
 
 
-def _check_device(name: str) -> str:
-    if not re.fullmatch(r"auto|cpu|mps|cuda(:[0-9]+)?", name):
-        raise PydanticCustomError("device", "Input should be auto, cpu, cuda, cuda:N or mps")
-    return name
-
-
 class RunConfig(Section):
     """Where a run is kept and what it runs on."""
 
     name: NotEmpty = Field("run", description="name of the run; its folder is <runs_dir>/<time>-<name>")
     runs_dir: NotEmpty = Field("runs", description="folder that run folders are created in")
-    device: Annotated[str, AfterValidator(_check_device)] = Field(
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")] = Field(
         "auto",
         description="auto, cpu, cuda, cuda:N or mps; auto: the first available of cuda, mps, cpu",
     )
