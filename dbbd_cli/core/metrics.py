@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-
 _HIGHER_IS_BETTER = frozenset({"accuracy", "auc", "f1", "iou", "miou", "precision", "r2", "recall", "score", "top1"})
 """Words of the names of scores. A task says that high values of a metric are better by naming it with one of them."""
 
