@@ -36,7 +36,7 @@ def get_task(name: str) -> Task:
         return task
     found = _of_other_packages().get(name)
     if found is None:
-        raise ConfigError(f"there is no task {printable(name)!r}", hint=f"choose one of: {', '.join(task_names())}")
+        raise ConfigError(f"there is no task '{printable(name)}'", hint=f"choose one of: {', '.join(task_names())}")
     try:
         task = found.load()()
     except Exception as error:  # third-party code may raise anything

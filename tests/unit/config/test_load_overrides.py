@@ -133,7 +133,7 @@ def test_an_override_that_is_not_yaml() -> None:
         ("data={[1]: 2}", "a key must be text", "quote text that starts with { or ["),
     ],
 )
-def test_an_override_that_is_not_plain(text: str, what: str, hint: str) -> None:
+def test_an_override_with_more_than_plain_values(text: str, what: str, hint: str) -> None:
     error = failure(text)
     assert (error.message, error.hint) == (f"--set {text}: {what}", hint)
 
@@ -293,7 +293,7 @@ def test_a_folder_of_scenes_implies_its_source() -> None:
         ("dbbd", "'loss', 'region_loss', 'point_loss', 'region_top1' or 'point_top1'"),
     ],
 )
-def test_a_metric_that_the_task_does_not_have_is_answered_with_those_that_it_has(task: str, known: str) -> None:
+def test_an_unknown_metric_lists_those_of_the_task(task: str, known: str) -> None:
     with pytest.raises(ConfigError) as caught:
         config_from_mapping({"task": task}, [parse_override("checkpoint.metric=auc")], origin="x")
     assert f"expected {known}" in caught.value.details[0]
