@@ -44,12 +44,13 @@ def describe(
     advice = _EXPECTED.get(kind) or error["msg"].replace("Input should be", "expected")
     if kind == "string_pattern_mismatch" and field and field.description:  # it begins with what is accepted
         advice = f"expected {field.description.partition(';')[0]}"
-    if kind == "invalid_key" or key[-1] == "[key]":
-        *section, value = key[:-1] if key[-1] == "[key]" else key
+    is_name = key[-1:] == ("[key]",)  # pydantic's way to say that the name of a value is wrong
+    if is_name or kind == "invalid_key":
+        *section, value = key[:-1] if is_name else key
         what = f"the key {shown(value)}" + (f" in {dotted(tuple(section))}" if section else "")
     else:
         value = _value(document.values, key)
-        what = f"{dotted(key)} is {_found(value, kind, field)}"
+        what = f"{dotted(key) or 'the top level'} is {_found(value, kind, field)}"
     choices = list(schemas) if key == ("task",) else re.findall("'(.*?)'", str(error.get("ctx", {}).get("expected")))
     if key == ("task",):
         advice = f"expected one of: {', '.join(schemas)}"

@@ -227,6 +227,7 @@ def test_errors_of_a_run_name_the_run() -> None:
 def test_values_of_a_run_may_be_damaged() -> None:
     assert failure(values=[1]).message == "runs/x/config.yaml: the top level is [1], not keys with values"
     assert failure(values={**VALUES, 5: 1}).details == ["runs/x/config.yaml: the key 5\n    Keys should be strings"]
+    assert failure(values={**VALUES, "a\udcff": 1}).details[0].endswith("\n    expected text in UTF-8")
     recursive: dict[str, Any] = {"task": "image_classification"}
     recursive["run"] = recursive
     assert "runs/x/config.yaml: run.task is unknown" in failure(values=recursive).details[0]
