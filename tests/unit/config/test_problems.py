@@ -137,6 +137,10 @@ def test_unknown_keys(text: str, key: str, advice: str) -> None:
          "x.yaml:4: training.min_lr is 0.01\n    expected at most learning_rate (0.001)"),
         ("data:\n  source: folder\n  path: x\n  split:\n    train: 0.7\n    group: host",
          "x.yaml:7: data.split.group is 'host'\n    expected none, because only URLs have hosts and source is folder"),
+        ("training:\n  epochs: 2\n  warmup_epochs: 3",
+         "x.yaml:4: training.warmup_epochs is 3\n    expected at most epochs (2)"),
+        ("data:\n  split: {train: 0.7, val: 0.3,\n          test: 0}",
+         "x.yaml:4: data.split.test is 0\n    expected greater than 0: every split is needed"),
         # At the section, where it is not.
         ("training:\n  learning_rate: 1e-7",
          "x.yaml:2: training.min_lr is 1e-06, the default\n    expected at most learning_rate (1e-07)"),
