@@ -17,6 +17,7 @@ _ABSENT = object()
 _REPR = reprlib.Repr()
 _REPR.maxstring = _REPR.maxother = _REPR.maxlong = 60
 _EXPECTED = {
+    "bool_type": "expected true or false",
     "dict_type": "expected a section with keys",
     "model_type": "expected a section with keys",
     "string_too_short": "expected text that is not empty",

@@ -77,7 +77,7 @@ def test_a_small_configuration_reads_back_equal_although_all_is_written_now() ->
 
 @pytest.mark.parametrize("wrong", ["yes", 1, None])
 def test_small_mode_is_true_or_false(wrong: object) -> None:
-    assert "expected a valid boolean" in problem(small_mode=wrong)
+    assert "expected true or false" in problem(small_mode=wrong)
 
 
 def test_a_section_that_is_none_is_told_as_ever() -> None:
