@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import reprlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from pydantic.fields import FieldInfo
@@ -42,29 +42,37 @@ def describe(
     if kind == "extra_forbidden":
         return Problem(place, f"{dotted(key)} is unknown", _suggestion(key, schema, schemas))
     field = dict(settings(schema)).get(tuple(map(str, key)))
-    advice = _EXPECTED.get(kind) or error["msg"].replace("Input should be", "expected")
-    if kind == "string_pattern_mismatch" and field and field.description:  # it begins with what is accepted
-        advice = f"expected {field.description.partition(';')[0]}"
-    is_name = key[-1:] == ("[key]",)  # pydantic's way to say that the name of a value is wrong
-    if is_name or kind == "invalid_key":
-        *section, value = key[:-1] if is_name else key
+    if kind == "invalid_key" or key[-1:] == ("[key]",):  # the name of a value is wrong
+        *section, value = key[:-1] if key[-1] == "[key]" else key
         what = f"the key {shown(value)}" + (f" in {dotted(tuple(section))}" if section else "")
     else:
         value = _value(document.values, key)
         what = f"{dotted(key) or 'the top level'} is {_found(value, kind, field)}"
-    choices = list(schemas) if key == ("task",) else re.findall("'(.*?)'", str(error.get("ctx", {}).get("expected")))
     if key == ("task",):
-        advice = f"expected one of: {', '.join(schemas)}"
+        names = list(schemas)
+        return Problem(place, what, f"expected one of: {', '.join(names)}" + _hint("literal_error", value, names))
+    choices = re.findall("'(.*?)'", str(error.get("ctx", {}).get("expected")))
+    return Problem(place, what, _expected(error, field) + _hint(kind, value, choices))
+
+
+def _expected(error: ErrorDetails, field: FieldInfo | None) -> str:
+    if error["type"] == "string_pattern_mismatch" and field and field.description:
+        return f"expected {field.description.partition(';')[0]}"  # it begins with what is accepted
+    return _EXPECTED.get(error["type"]) or error["msg"].replace("Input should be", "expected")
+
+
+def _hint(kind: str, value: object, choices: Sequence[str]) -> str:
+    """What to change so that `value` is accepted, if that can be guessed."""
     if isinstance(value, str):
         if kind in ("int_type", "float_type", "bool_type") and not isinstance(plain_scalar(value), str):
-            advice += ", without quotes"
-        elif kind == "literal_error" and (near := closest(value, choices)):
-            advice += f"; did you mean {near}?"
+            return ", without quotes"
+        if kind == "literal_error" and (near := closest(value, choices)):
+            return f"; did you mean {near}?"
     elif kind == "string_type" and isinstance(value, (bool, int, float)):
-        advice += ", in quotes"
+        return ", in quotes"
     elif kind == "model_type" and value is None:
-        advice += "; remove the line to use the defaults"
-    return Problem(place, what, advice)
+        return "; remove the line to use the defaults"
+    return ""
 
 
 def key_of(error: ErrorDetails) -> Key:
