@@ -1,1 +1,1 @@
-"""The configuration: its schema, and the loader that reports every mistake at once."""
+"""The configuration: its schema, and the loader that reports all mistakes at once."""

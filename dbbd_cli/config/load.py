@@ -1,4 +1,4 @@
-"""Loads a configuration from a YAML file, a shipped config or a run, and reports all its mistakes at once."""
+"""Load a configuration from a YAML file, a shipped config or a run, and report all its mistakes at once."""
 
 from __future__ import annotations
 
@@ -11,11 +11,10 @@ from typing import Any
 import yaml
 from pydantic_core import ErrorDetails, ValidationError
 
-from dbbd_cli.config.expectations import Expectations, closest, key_of
-from dbbd_cli.config.problems import Document, Key, Place, Problem, brief, dotted, shown
+from dbbd_cli.config.problems import closest, describe, key_of, shown
 from dbbd_cli.config.sections import TaskConfig, to_plain, types_at
 from dbbd_cli.config.shipped import shipped_configs
-from dbbd_cli.config.yaml_text import plain_scalar, read_yaml
+from dbbd_cli.config.yaml_text import Document, Key, Place, Problem, brief, dotted, plain_scalar, read_yaml
 from dbbd_cli.core.errors import ConfigError
 from dbbd_cli.core.paths import shown_path
 from dbbd_cli.core.text import counted, printable
@@ -24,7 +23,6 @@ Schemas = Mapping[str, type[TaskConfig]]
 """The schema of each task, by its name."""
 MAX_BYTES = 1_000_000
 MAX_SHOWN = 50
-_PLACES = ("data.path.", "data.classes.")
 
 
 @dataclass(frozen=True)
@@ -34,7 +32,7 @@ class Override:
     Attributes:
         key: the dotted key, such as "training.epochs".
         value: the value, already parsed, or `Typed`.
-        origin: how errors call it, such as "--epochs".
+        origin: what errors call it, such as "--epochs".
     """
 
     key: str
@@ -44,13 +42,13 @@ class Override:
 
 @dataclass(frozen=True)
 class Typed:
-    """The VALUE of `--set KEY=VALUE`. Its meaning depends on the type of the setting, which the schema knows."""
+    """The VALUE of `--set KEY=VALUE`, whose meaning depends on the type of the setting."""
 
     text: str
 
 
 def parse_override(text: str) -> Override:
-    """Splits the "KEY=VALUE" of `--set`.
+    """Split the "KEY=VALUE" of `--set`.
 
     A setting whose type is text takes VALUE literally, except that `null` is null if the setting may be null. For all
     others VALUE is YAML.
@@ -74,15 +72,15 @@ def load_config(
     *,
     schemas: Schemas,
 ) -> TaskConfig:
-    """Loads the YAML file at the path `source`, or else the shipped config of that name.
+    """Load the YAML file at the path `source`, or else the shipped config of that name.
 
-    If an override says where the data is, but not its source, it replaces the file's `source: synthetic`.
+    An override that says where the data is, without its source, replaces the file's `source: synthetic`.
 
     Args:
         source: path or name.
         overrides: values that replace those of the file.
-        tell: receives what else an override has changed, in words.
-        schemas: of the tasks that the file may be of.
+        tell: receives, in words, what else an override has changed.
+        schemas: those of the tasks that the file may be for.
 
     Raises:
         ConfigError: the file cannot be read, or anything in it or in `overrides` is wrong.
@@ -93,10 +91,9 @@ def load_config(
         path = shipped
     name = brief(shown_path(path), limit=200)
     document = read_yaml(_text(path, name), name)
-    if document.values is None and not document.problems:
+    if document.values is None:
         raise ConfigError(f"{name} is empty", hint=_shipped_hint())
-    place = _data_given(document, overrides)
-    config = _validated(document, overrides, schemas)
+    config, place = _validated(document, overrides, schemas, new_data=True)
     if place:
         file = brief(source, limit=200)
         tell(f"data.source is {config.data.source}, as {place} implies; {file} says synthetic.")
@@ -111,32 +108,14 @@ def config_from_mapping(
     schemas: Schemas,
     new_data: bool = False,
 ) -> TaskConfig:
-    """Checks `values`, such as a checkpoint holds; errors call them `origin`.
+    """Check `values`, such as a checkpoint holds; errors call them `origin`.
 
     With `new_data`, an override that says where the data is implies its source, as in `load_config`.
 
     Raises:
         ConfigError: anything in `values` or in `overrides` is wrong.
     """
-    document = Document(brief(origin, limit=200), values)
-    if new_data:
-        _data_given(document, overrides)
-    return _validated(document, overrides, schemas)
-
-
-def _data_given(document: Document, overrides: Sequence[Override]) -> str:
-    """The key of an override that says where the data is, if the document says `source: synthetic`; otherwise empty.
-
-    That source is removed from the document, so that the schema derives the implied one.
-    """
-    values = document.values if isinstance(document.values, Mapping) else {}
-    data = values.get("data")
-    keys = {override.key: override.value for override in overrides}
-    given = [key for key, value in keys.items() if f"{key}.".startswith(_PLACES) and value not in (None, Typed("null"))]
-    if not given or "data.source" in keys or not isinstance(data, Mapping) or data.get("source") != "synthetic":
-        return ""
-    document.values = {**values, "data": {name: value for name, value in data.items() if name != "source"}}
-    return ".".join(given[0].split(".")[:2])
+    return _validated(Document(brief(origin, limit=200), values), overrides, schemas, new_data)[0]
 
 
 def dump_config(config: TaskConfig) -> str:
@@ -145,18 +124,12 @@ def dump_config(config: TaskConfig) -> str:
 
 
 class _Dumper(yaml.SafeDumper):
-    """Quotes text that this loader, or one that follows YAML 1.1, would take for something else."""
-
-    def write_double_quoted(self, text: str, split: bool = True) -> None:
-        """Writes text with what nobody sees in it, in ASCII."""
-        self.allow_unicode = False
-        super().write_double_quoted(text, split)
-        self.allow_unicode = True
+    """Quotes text that this loader, or one that follows YAML 1.1, would read as something else."""
 
 
 def _represent_text(dumper: _Dumper, text: str) -> yaml.ScalarNode:
     style = None if isinstance(plain_scalar(text), str) else "'"
-    # Other styles write some line breaks as they are, to be read back as spaces.
+    # Only double quotes keep every line break.
     return dumper.represent_scalar("tag:yaml.org,2002:str", text, style if printable(text) == text else '"')
 
 
@@ -170,7 +143,7 @@ def _text(path: Path, name: str) -> str:
     except FileNotFoundError:
         raise _not_found(path, name) from None
     except OSError as error:
-        # Windows refuses to open a folder with a PermissionError.
+        # Windows raises PermissionError for a folder.
         if isinstance(error, (IsADirectoryError, PermissionError)) and path.is_dir():
             files = ", ".join(str(file) for file in _yaml_files(path))
             raise ConfigError(
@@ -203,33 +176,47 @@ def _shipped_hint() -> str:
     return f"shipped configs: {', '.join(shipped_configs())}"
 
 
-def _validated(document: Document, overrides: Sequence[Override], schemas: Schemas) -> TaskConfig:
+def _validated(
+    document: Document, overrides: Sequence[Override], schemas: Schemas, new_data: bool
+) -> tuple[TaskConfig, str]:
+    """The configuration, and the setting that implied its source, if one did."""
     if not isinstance(document.values, Mapping):
-        if document.problems:
-            raise _error(document, document.problems, len(document.problems))
         raise ConfigError(
             f"{document.name}: the top level is {shown(document.values)}, not keys with values",
             hint=f"begin with 'task: {next(iter(schemas))}'",
         )
     document.values = dict(document.values)
-    for override in sorted(overrides, key=lambda override: override.key != "task"):  # the task says how to read others
+    overrides = sorted(overrides, key=lambda override: override.key != "task")  # the task says how to read the others
+    place = ""
+    if new_data and (place := _location(document.values, overrides, _possible(schemas, document.values))):
+        document.values["data"] = {name: v for name, v in document.values["data"].items() if name != "source"}
+    for override in overrides:
         _apply(document, override, _value(override, _possible(schemas, document.values)))
-    first, *others = _possible(schemas, document.values)
-    config, errors = _check(first, document.values)
+    schema, *others = _possible(schemas, document.values)
+    config, errors = _check(schema, document.values)
     for other in others:
         kinds = {(error["type"], error["loc"]) for error in _check(other, document.values)[1]}
         errors = [error for error in errors if (error["type"], error["loc"]) in kinds]
     if config is not None and not document.problems:
-        return config
-    errors = [error for error in errors if not document.is_spoiled(key_of(error))]
+        return config, place
     errors.sort(key=lambda error: _order(document, document.place(key_of(error))))
-    expectations = Expectations(first, schemas)
-    worded = [expectations.problem(document, error) for error in errors[:MAX_SHOWN]]
-    raise _error(document, document.problems + worded, len(document.problems) + len(errors))
+    described = [describe(document, error, schema, schemas) for error in errors[:MAX_SHOWN]]
+    raise _error(document, document.problems + described, len(document.problems) + len(errors))
+
+
+def _location(values: Mapping[str, Any], overrides: Sequence[Override], schemas: Sequence[type[TaskConfig]]) -> str:
+    """The setting in `overrides` that says where the data is, if `values` say `source: synthetic`; otherwise ""."""
+    given = {override.key: override.value for override in overrides}
+    data = values.get("data")
+    if "data.source" in given or not isinstance(data, Mapping) or data.get("source") != "synthetic":
+        return ""
+    locations = [setting for schema in schemas for setting in schema.location_settings]
+    keys = [f"{key}." for key, value in given.items() if value not in (None, Typed("null"))]
+    return next((setting for key in keys for setting in locations if key.startswith(f"{setting}.")), "")
 
 
 def _possible(schemas: Schemas, values: Mapping[str, Any]) -> list[type[TaskConfig]]:
-    """The schema of the task, or all schemas if the task is not known: what is wrong for every task is surely wrong."""
+    """The schema of the task, or all schemas if the task is unknown: only what is wrong for every task is reported."""
     task = values.get("task")
     return [schemas[task]] if isinstance(task, str) and task in schemas else list(schemas.values())
 
@@ -261,7 +248,7 @@ def _check(schema: type[TaskConfig], values: Mapping[str, Any]) -> tuple[TaskCon
 
 
 def _apply(document: Document, override: Override, value: object) -> None:
-    """Sets the override's `value` in `document`, whose source is left as it is: sections on the way are copied."""
+    """Set the override's `value` in `document`. Sections on the way are copied: the source stays unchanged."""
     *sections, name = override.key.split(".")
     key: Key = ()
     parent = document.values
@@ -278,7 +265,6 @@ def _apply(document: Document, override: Override, value: object) -> None:
         parent = parent[part]
     parent[name] = value
     key = (*key, name)
-    document.spoiled = {other for other in document.spoiled if other[: len(key)] != key}
     document.places = {other: place for other, place in document.places.items() if other[: len(key)] != key}
     document.places[key] = override.origin
 

@@ -1,82 +1,136 @@
-"""The values of a configuration that is being read, where each was set, and what is wrong with them."""
+"""Say what is wrong with a configuration: pydantic's errors, with the line, the value and what may be meant."""
 
 from __future__ import annotations
 
+import re
 import reprlib
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from dbbd_cli.core.text import printable
+from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
 
-Key = tuple[str | int, ...]
-Place = int | str
-"""A line of the source, or the origin of an override, or the source as a whole (its name)."""
+from dbbd_cli.config.sections import Section, settings
+from dbbd_cli.config.yaml_text import Document, Key, Problem, dotted, plain_scalar
 
+_ABSENT = object()
 _REPR = reprlib.Repr()
 _REPR.maxstring = _REPR.maxother = _REPR.maxlong = 60
+_EXPECTED = {
+    "bool_type": "expected true or false",
+    "dict_type": "expected a section with keys",
+    "model_type": "expected a section with keys",
+    "string_too_short": "expected text that is not empty",
+    "string_unicode": "expected text in UTF-8",
+}
+"""What reads better than pydantic's own message."""
 
 
-@dataclass(frozen=True)
-class Problem:
-    """One thing to mend.
+def describe(
+    document: Document, error: ErrorDetails, schema: type[Section], schemas: Mapping[str, type[Section]]
+) -> Problem:
+    """What pydantic's `error` means to the person who wrote `document`.
 
-    Attributes:
-        place: where it stands.
-        what: the key and what was found, such as "training.epochs is 0".
-        advice: what is expected, or what to do.
+    Args:
+        document: the values that were checked.
+        error: one of the errors.
+        schema: the one that they were checked with.
+        schemas: those of all tasks.
     """
-
-    place: Place
-    what: str
-    advice: str
-
-    def block(self, source: str) -> str:
-        """Two lines: what and where, and below it, indented, what to do."""
-        where = f"{source}:{self.place}" if isinstance(self.place, int) else self.place
-        return f"{where}: {self.what}\n    {self.advice}"
-
-
-@dataclass
-class Document:
-    """The values of a source, and what is known about them so far.
-
-    Attributes:
-        name: what the source is called in errors.
-        values: the top level; anything but a mapping is an error.
-        places: where each key was set.
-        problems: what was found so far.
-        spoiled: keys whose value could not be read; nothing more is to be said about them.
-    """
-
-    name: str
-    values: Any
-    places: dict[Key, Place] = field(default_factory=dict)
-    problems: list[Problem] = field(default_factory=list)
-    spoiled: set[Key] = field(default_factory=set)
-
-    def place(self, key: Key) -> Place:
-        """Where `key` was set; of an absent key, its section; of the whole, the source."""
-        while key and key not in self.places:
-            key = key[:-1]
-        return self.places.get(key, self.name)
-
-    def is_spoiled(self, key: Key) -> bool:
-        """Whether `key`, or a section around it, could not be read."""
-        return any(key[:length] in self.spoiled for length in range(len(key) + 1))
+    kind, key = error["type"], key_of(error)
+    place = document.place(key)
+    if kind == "extra_forbidden":
+        return Problem(place, f"{dotted(key)} is unknown", _suggestion(key, schema, schemas))
+    field = dict(settings(schema)).get(tuple(map(str, key)))
+    if kind == "invalid_key" or key[-1:] == ("[key]",):  # the name of a value is wrong
+        *section, value = key[:-1] if key[-1] == "[key]" else key
+        what = f"the key {shown(value)}" + (f" in {dotted(tuple(section))}" if section else "")
+    else:
+        value = _value(document.values, key)
+        what = f"{dotted(key) or 'the top level'} is {_found(value, kind, field)}"
+    if key == ("task",):
+        names = list(schemas)
+        return Problem(place, what, f"expected one of: {', '.join(names)}" + _hint("literal_error", value, names))
+    choices = re.findall("'(.*?)'", str(error.get("ctx", {}).get("expected")))
+    return Problem(place, what, _expected(error, field) + _hint(kind, value, choices))
 
 
-def dotted(key: Key) -> str:
-    """A key as it is written on the command line, "training.epochs"."""
-    return ".".join(brief(str(part)) for part in key)
+def _expected(error: ErrorDetails, field: FieldInfo | None) -> str:
+    if error["type"] == "string_pattern_mismatch" and field and field.description:
+        return f"expected {field.description.partition(';')[0]}"  # it begins with what is accepted
+    return _EXPECTED.get(error["type"]) or error["msg"].replace("Input should be", "expected")
+
+
+def _hint(kind: str, value: object, choices: Sequence[str]) -> str:
+    """What to change so that `value` is accepted, if that can be guessed."""
+    if isinstance(value, str):
+        if kind in ("int_type", "float_type", "bool_type") and not isinstance(plain_scalar(value), str):
+            return ", without quotes"
+        if kind == "literal_error" and (near := closest(value, choices)):
+            return f"; did you mean {near}?"
+    elif kind == "string_type" and isinstance(value, (bool, int, float)):
+        return ", in quotes"
+    elif kind == "model_type" and value is None:
+        return "; remove the line to use the defaults"
+    return ""
+
+
+def key_of(error: ErrorDetails) -> Key:
+    """The key that `error` is about; a rule (`sections.rule_error`) names a field of its section."""
+    return (*error["loc"], *error["ctx"]["field"].split(".")) if error["type"] == "rule" else error["loc"]
 
 
 def shown(value: object) -> str:
-    """A value as it reads in YAML, shortened."""
+    """A value as YAML writes it, shortened."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     return _REPR.repr(value)
 
 
-def brief(text: str, limit: int = 60) -> str:
-    """The first `limit` characters of `text`, which may come from anywhere, safe to print."""
-    return printable(text if len(text) <= limit else text[: limit - 1] + "…")
+def closest(name: str, names: Iterable[str]) -> str:
+    """The one of `names` that is most similar to `name`, or ""."""
+    import difflib  # only a mistake needs it
+
+    return next(iter(difflib.get_close_matches(name, list(names), n=1)), "")
+
+
+def _found(value: object, kind: str, field: FieldInfo | None) -> str:
+    if value is not _ABSENT:
+        return shown(value)
+    if kind == "missing":
+        return "missing"
+    return "not set" if field is None or field.default is None else f"{shown(field.default)}, the default"
+
+
+def _value(values: Any, key: Key) -> Any:
+    try:
+        for part in key:
+            values = values[part]
+    except (KeyError, IndexError, TypeError):
+        return _ABSENT
+    return values
+
+
+def _suggestion(key: Key, schema: type[Section], schemas: Mapping[str, type[Section]]) -> str:
+    """What an unknown `key` may be meant for: the same name in another task or section, or else a similar name."""
+    if tasks := [task for task, other in schemas.items() if other is not schema and key in _keys(other)]:
+        return f"it is a setting of the task {' or '.join(tasks)}"
+    known, section, name = _keys(schema), key[:-1], str(key[-1]).lower()
+    spelled_out = (*section, *name.split("."))
+    if len(spelled_out) > len(key) and spelled_out in known:
+        return f"write {spelled_out[-1]} inside the section {dotted(spelled_out[:-1])}"
+    here = [str(other[-1]) for other in known if other[:-1] == section]
+    meant = [other for other in known if other[-1] == name]
+    if near := closest(name, here):
+        meant.append((*section, near))
+    elif not meant:
+        near = closest(name, [str(other[-1]) for other in known])
+        meant = [other for other in known if other[-1] == near]
+    if meant:
+        return f"did you mean {' or '.join(dict.fromkeys(map(dotted, meant)))}?"
+    return f"expected one of: {', '.join(here)}"
+
+
+def _keys(schema: type[Section]) -> list[Key]:
+    """All keys, including those of sections."""
+    return list(dict.fromkeys(key[:end] for key, _ in settings(schema) for end in range(1, len(key) + 1)))

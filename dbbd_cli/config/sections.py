@@ -1,7 +1,7 @@
 """The settings that all tasks share: type, range, default, meaning and unit of each.
 
-An unknown key is an error. A rule across fields stands in the section that it speaks of, and names its field
-through the error context (`{"field": ...}`), so that the loader can point at the line.
+Unknown keys are errors. A rule across fields is part of the section that it is about, and names the offending field
+with `rule_error`, so that the loader can point at the line.
 """
 
 from __future__ import annotations
@@ -31,19 +31,17 @@ FIXED_SETTINGS = (
     "training.optimizer",
 )
 """Settings that cannot change after a run has started. Each task adds its own."""
-PATH_SETTINGS = ("run.runs_dir", "data.path", "data.cache_dir", "model.weights")
-"""Settings that hold a path, which a run stores in full. Each task adds its own."""
 
 
 class Section(BaseModel):
-    """A part of the configuration: strict types, no unknown keys, immutable."""
+    """Base of all sections: strict types, no unknown keys, immutable."""
 
-    # Validators are built when the first configuration is read, and then once for all sections of a task together.
+    # The validator is built when the first configuration is read, and once for all sections of a task together.
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, defer_build=True)
 
 
 def settings(schema: type[Section]) -> Iterator[tuple[tuple[str, ...], FieldInfo]]:
-    """Every setting of a schema, in its order: the names on the way to it, and its field. Sections are left out."""
+    """Every setting of a schema, in order: its key and its field. Sections are not settings."""
     for name, field in schema.model_fields.items():
         kind = field.annotation
         if isinstance(kind, type) and issubclass(kind, Section):
@@ -53,7 +51,7 @@ def settings(schema: type[Section]) -> Iterator[tuple[tuple[str, ...], FieldInfo
 
 
 def types_at(schema: type[Section], key: str) -> list[Any]:
-    """The types that a value of the dotted key may have; empty if the schema has no such key."""
+    """The types that the value of a dotted key may have; empty if the schema has no such key."""
     types: list[Any] = [schema]
     for part in key.split("."):
         inner = []
@@ -75,25 +73,30 @@ def _alternatives(annotation: Any) -> list[Any]:
 
 
 def section(description: str) -> Any:
-    """The field of a section that may be left out: it then has its defaults.
+    """Declare a section that may be omitted, and then has its defaults.
 
-    They are made by the validator of the whole; a factory of sections would need a validator for each of them.
+    The validator of the whole configuration makes them; a factory would need a validator of its own for each section.
     """
     return Field(default_factory=dict, validate_default=True, description=description)
 
 
 def is_set(values: Mapping[str, Any], name: str) -> bool:
-    """Whether a section that has not been validated yet has a value for a key."""
+    """Whether a section, before validation, has a value for a key."""
     return values.get(name) is not None
 
 
 def rule_error(field: str, message: str) -> PydanticCustomError:
-    """An error of a rule across fields, to be shown at `field` of the section that raises it."""
-    return PydanticCustomError("rule", "{message}", {"field": field, "message": message})
+    """An error of a rule across fields, shown at `field` of the section that raises it.
+
+    Args:
+        field: the setting to change.
+        message: what is expected there, such as "at most 3".
+    """
+    return PydanticCustomError("rule", "Input should be {message}", {"field": field, "message": message})
 
 
 class RunConfig(Section):
-    """Where a run is kept and what it runs on."""
+    """Where a run is stored and what it runs on."""
 
     name: NotEmpty = Field("run", description="name of the run; its folder is <runs_dir>/<time>-<name>")
     runs_dir: NotEmpty = Field("runs", description="folder that run folders are created in")
@@ -103,20 +106,21 @@ class RunConfig(Section):
     )
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
         "auto",
-        description="arithmetic of forward and backward; auto is bf16 where the device has instructions for it (CUDA; "
-        "for images also CPUs with AMX or AVX-512 BF16), else fp32; a run keeps what auto chose, on every machine",
+        description="precision of the forward and backward pass; auto: bf16 if the device has instructions for it "
+        "(CUDA; for images also CPUs with AMX or AVX-512 BF16), otherwise fp32; a run keeps the choice of auto, also "
+        "on other machines",
     )
     plots: bool = Field(True, description="draw training_history.png when training ends")
     log_every_steps: Count = Field(10, description="optimizer steps between step entries in history.jsonl")
 
 
 class CheckpointConfig(Section):
-    """When the state of a run is written to disk, and which epoch is best."""
+    """When the state of a run is saved, and which epoch is best."""
 
     every_steps: Count | None = Field(
-        None, description="optimizer steps between checkpoints inside an epoch; null: only when an epoch ends"
+        None, description="optimizer steps between checkpoints within an epoch; null: only at the end of each epoch"
     )
-    keep: Count = Field(2, description="number of newest checkpoints to keep, besides the best model")
+    keep: Count = Field(2, description="number of latest checkpoints to keep, in addition to the best model")
     metric: NotEmpty = Field("loss", description="validation metric that decides which epoch is best")
     save_best: bool = Field(
         True, description="keep best_model.pth, the state after the best epoch (see checkpoint.metric)"
@@ -133,7 +137,7 @@ class TrainingConfig(Section):
     learning_rate: Positive = Field(1e-3, description="learning rate after warm-up")
     weight_decay: NotNegative = Field(0.01, description="decoupled weight decay (L2 for sgd)")
     scheduler: Literal["reduce_on_plateau", "cosine", "step", "none"] = Field(
-        "reduce_on_plateau", description="learning-rate schedule, epoch by epoch"
+        "reduce_on_plateau", description="learning-rate schedule, updated after each epoch"
     )
     scheduler_factor: Annotated[float, Field(gt=0.0, lt=1.0)] = Field(
         0.5, description="factor of each reduction (reduce_on_plateau, step)"
@@ -158,14 +162,14 @@ class TrainingConfig(Section):
     )
     on_nonfinite: Literal["stop", "skip"] = Field(
         "stop",
-        description="whether a NaN or infinite loss or gradient ends the run (stop) or its step is skipped (skip)",
+        description="stop: a NaN or infinite loss or gradient ends the run; skip: its optimizer step is skipped",
     )
     max_skipped_steps: Count = Field(
-        10, description="number of steps that a run may skip before it ends (on_nonfinite: skip)"
+        10, description="number of optimizer steps that a run may skip before it ends (on_nonfinite: skip)"
     )
 
     @model_validator(mode="after")
-    def _rates_fit(self) -> TrainingConfig:
+    def _check_rates(self) -> TrainingConfig:
         if self.min_lr > self.learning_rate:
             raise rule_error("min_lr", f"at most learning_rate ({self.learning_rate:g})")
         if self.warmup_epochs > self.epochs:
@@ -174,14 +178,14 @@ class TrainingConfig(Section):
 
 
 class SplitConfig(Section):
-    """How samples are divided."""
+    """How samples are divided into splits."""
 
     train: Fraction = Field(0.7, description="share of the training split")
     val: Fraction = Field(0.15, description="share of the validation split")
     test: Fraction = Field(0.15, description="share of the test split")
 
     @model_validator(mode="after")
-    def _shares_make_a_whole(self) -> SplitConfig:
+    def _check_shares(self) -> SplitConfig:
         total = self.train + self.val + self.test
         if abs(total - 1.0) > 1e-6:
             raise rule_error("train", f"shares that sum to 1 (train + val + test is {total:g})")
@@ -215,26 +219,31 @@ class ModelConfig(Section):
 
 
 class TaskConfig(Section):
-    """What the configurations of all tasks have in common; each task replaces the types of its sections."""
+    """The settings of a run. Each task extends the sections that differ."""
 
     fixed_settings: ClassVar[tuple[str, ...]] = FIXED_SETTINGS
     """Settings that cannot change after a run has started."""
-    path_settings: ClassVar[tuple[str, ...]] = PATH_SETTINGS
-    """Settings that hold a path, or paths by name."""
+    location_settings: ClassVar[tuple[str, ...]] = ("data.path",)
+    """Settings that say where the data is: each a path, or paths by name."""
     bf16_on_cpu: ClassVar[bool] = False
     """Whether `run.precision: auto` chooses bf16 on CPUs that have instructions for it."""
 
     task: NotEmpty = Field(description="kind of training")
-    seed: Annotated[int, Field(ge=0, lt=2**63)] = Field(42, description="seed for all random choices")
-    run: RunConfig = section("where and on what")
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = Field(42, description="seed of all random choices")
+    run: RunConfig = section("where the run is stored and what it runs on")
     data: DataConfig = section("the samples")
     model: ModelConfig = section("the network")
     training: TrainingConfig = section("the optimization")
     checkpoint: CheckpointConfig = section("what is saved to disk")
 
     @property
+    def path_settings(self) -> tuple[str, ...]:
+        """Settings that hold a path, or paths by name."""
+        return ("run.runs_dir", *self.location_settings, "data.cache_dir", "model.weights")
+
+    @property
     def is_synthetic(self) -> bool:
-        """Whether the samples are generated: the numbers of such a run say nothing about real data."""
+        """Whether the samples are generated, so that the results say nothing about real data."""
         return self.data.source == "synthetic"
 
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+_HIGHER_IS_BETTER = frozenset({"accuracy", "auc", "f1", "iou", "miou", "precision", "r2", "recall", "score", "top1"})
+"""Words of the names of scores. A task says that high values of a metric are better by naming it with one of them."""
+
 
 def is_share(name: str) -> bool:
     """Whether it is a share of correct answers, shown in percent: an accuracy or a top-1 accuracy."""
@@ -12,8 +15,8 @@ def is_share(name: str) -> bool:
 
 
 def higher_is_better(name: str) -> bool:
-    """Whether high values are better; of every other metric, such as a loss, low values are."""
-    return is_share(name) or name == "f1"
+    """Whether high values are better: one word of the name, such as `r2` or `score`, is that of a score."""
+    return not _HIGHER_IS_BETTER.isdisjoint(name.split("_"))
 
 
 def cost(name: str, value: float) -> float:

@@ -1,1 +1,1 @@
-"""Where data and model meet: one module per kind of training."""
+"""The tasks: a protocol, a registry, and a folder for each."""

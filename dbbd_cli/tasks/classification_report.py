@@ -1,8 +1,9 @@
-"""All metrics of a classifier on a split, from its logits."""
+"""All metrics of a classifier on a split, computed from its logits."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,8 +14,8 @@ from dbbd_cli.report.drawing import load_matplotlib
 
 # N = samples, K = classes.
 
-CURVE_POINTS, FEWEST_CURVE_POINTS, ALL_CURVE_POINTS = 500, 20, 100_000
-"""Most and fewest points kept of each curve, and most of the curves of all classes; more would not be visible."""
+MAX_CURVE_POINTS, MIN_CURVE_POINTS, MAX_ALL_CURVE_POINTS = 500, 20, 100_000
+"""Limits to the points that are kept of each curve, and of the curves of all classes together; more are not visible."""
 MAX_CONFUSION_CLASSES = 1000
 """With more classes, the confusion matrix, which has a number for each pair, is left out."""
 CALIBRATION_BINS = 15
@@ -24,12 +25,11 @@ FALSE_POSITIVE_RATES = (0.01, 0.001)
 def classification_report(
     logits: torch.Tensor, labels: torch.Tensor, classes: Sequence[str], positive_class: str | None
 ) -> dict[str, Any]:
-    """Computes loss, accuracy, per-class scores, confusion matrix, ranking scores, curves and calibration.
+    """Compute loss, accuracy, per-class scores, confusion matrix, ranking scores, curves and calibration.
 
     With two classes, ranking scores are those of the positive class; with more, the mean over classes, each against
-    the rest. A class without samples has no ranking score (None) and is left out of such means. One that is not
-    predicted either is left out of macro means, as in the F1 of training. With very many classes there is no confusion
-    matrix (None).
+    the rest. A class without samples has no ranking score (None) and is left out of such means. If it is never
+    predicted either, it is left out of macro means, like in the F1 of training.
 
     Args:
         logits: `(N, K)`.
@@ -40,7 +40,7 @@ def classification_report(
     Returns:
         Plain values, ready for JSON.
     """
-    load_matplotlib()  # TorchMetrics imports it too, and would fail on some settings of the environment
+    load_matplotlib()  # TorchMetrics imports it too, and would fail with some settings of the environment
     # Imported here: it takes seconds, and only evaluation needs it.
     from torchmetrics.functional import classification as metrics
 
@@ -53,22 +53,17 @@ def classification_report(
         "recall": metrics.multiclass_recall,
         "f1": metrics.multiclass_f1_score,
     }
-    scores = {
-        name: function(predicted, labels, num_classes, average="none").tolist() for name, function in functions.items()
-    }
-    support = torch.bincount(labels, minlength=num_classes)
+    scores, macro, weighted = (
+        {name: function(predicted, labels, num_classes, average=mean).tolist() for name, function in functions.items()}
+        for mean in ("none", "macro", "weighted")
+    )
+    support = torch.bincount(labels, minlength=num_classes).tolist()
     confusion = None
     if num_classes <= MAX_CONFUSION_CLASSES:
         confusion = metrics.multiclass_confusion_matrix(predicted, labels, num_classes).tolist()
     ranked = range(num_classes) if positive_class is None else [list(classes).index(positive_class)]
-    points = min(CURVE_POINTS, max(FEWEST_CURVE_POINTS, ALL_CURVE_POINTS // len(ranked)))
-    curves = [_ranking(probabilities[:, k], labels == k, classes[k], metrics, points) for k in ranked]
-    areas = [curve["roc"]["auc"] for curve in curves if curve["roc"]["auc"] is not None]
-    precisions = [
-        curve["precision_recall"]["average_precision"]
-        for curve in curves
-        if curve["precision_recall"]["average_precision"] is not None
-    ]
+    points = min(MAX_CURVE_POINTS, max(MIN_CURVE_POINTS, MAX_ALL_CURVE_POINTS // len(ranked)))
+    curves = [_ranking(probabilities[:, k], labels == k, classes[k], points) for k in ranked]
     calibration, reliability = _calibration(probabilities, predicted == labels)
     return {
         "num_samples": len(labels),
@@ -77,17 +72,14 @@ def classification_report(
         "loss": float(F.cross_entropy(logits, labels)),
         "accuracy": float((predicted == labels).double().mean()),
         "per_class": [
-            {"class": name, **{score: values[k] for score, values in scores.items()}, "support": int(support[k])}
+            {"class": name, **{score: values[k] for score, values in scores.items()}, "support": support[k]}
             for k, name in enumerate(classes)
         ],
-        "macro": {
-            name: float(function(predicted, labels, num_classes, average="macro"))
-            for name, function in functions.items()
-        },
-        "weighted": {score: float(np.average(values, weights=support.numpy())) for score, values in scores.items()},
+        "macro": macro,
+        "weighted": weighted,
         "confusion_matrix": confusion,
-        "roc_auc": float(np.mean(areas)) if areas else None,
-        "average_precision": float(np.mean(precisions)) if precisions else None,
+        "roc_auc": _mean(curve["roc"]["auc"] for curve in curves),
+        "average_precision": _mean(curve["precision_recall"]["average_precision"] for curve in curves),
         "recall_at_fpr": None if positive_class is None else curves[0]["recall_at_fpr"],
         "expected_calibration_error": calibration,
         "curves": {
@@ -98,8 +90,15 @@ def classification_report(
     }
 
 
-def _ranking(scores: torch.Tensor, positive: torch.Tensor, name: str, metrics: Any, points: int) -> dict[str, Any]:
-    """How well the scores `(N,)` of one class put its samples above the others."""
+def _mean(values: Iterable[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if known else None
+
+
+def _ranking(scores: torch.Tensor, positive: torch.Tensor, name: str, points: int) -> dict[str, Any]:
+    """How well the scores `(N,)` of one class rank its samples above the others."""
+    from torchmetrics.functional import classification as metrics
+
     target = positive.long()
     if target.min() == target.max():
         return {
@@ -125,30 +124,28 @@ def _ranking(scores: torch.Tensor, positive: torch.Tensor, name: str, metrics: A
 
 
 def _thinned(points: int, **columns: torch.Tensor) -> dict[str, list[float]]:
-    """At most so many points of a curve, evenly spread, with both ends."""
+    """At most `points` points of a curve, evenly spaced, with both ends."""
     length = len(next(iter(columns.values())))
     kept = np.unique(np.linspace(0, length - 1, min(length, points)).round().astype(int))
-    return {name: [round(float(value), 6) for value in values[kept]] for name, values in columns.items()}
+    return {name: [round(value, 6) for value in values[kept].tolist()] for name, values in columns.items()}
 
 
 def _calibration(probabilities: torch.Tensor, correct: torch.Tensor) -> tuple[float, dict[str, Any]]:
     """Expected calibration error, and the reliability diagram behind it, over equal bins of confidence.
 
-    Guo et al., "On Calibration of Modern Neural Networks", 2017.
+    Guo et al., "On Calibration of Modern Neural Networks", 2017. TorchMetrics computes the error, but not the diagram.
     """
-    confidence = probabilities.max(dim=1).values.numpy()
-    hit = correct.numpy().astype(float)
-    edges = np.linspace(0.0, 1.0, CALIBRATION_BINS + 1)
-    bins = np.clip(np.digitize(confidence, edges, right=True) - 1, 0, CALIBRATION_BINS - 1)
-    count = np.bincount(bins, minlength=CALIBRATION_BINS)
-    with np.errstate(invalid="ignore"):
-        mean_confidence = np.bincount(bins, confidence, CALIBRATION_BINS) / count
-        mean_accuracy = np.bincount(bins, hit, CALIBRATION_BINS) / count
-    filled = count > 0
-    error = float(np.sum(count[filled] * np.abs(mean_confidence - mean_accuracy)[filled]) / count.sum())
+    confidence = probabilities.max(dim=1).values
+    edges = torch.linspace(0, 1, CALIBRATION_BINS + 1, dtype=torch.float64)
+    bins = torch.bucketize(confidence, edges[1:-1])
+    count, confidence_sum, hits = (
+        torch.zeros(CALIBRATION_BINS, dtype=torch.float64).index_add_(0, bins, values.double())
+        for values in (torch.ones_like(confidence), confidence, correct)
+    )
+    error = float((confidence_sum - hits).abs().sum() / len(bins))
+    means = {"confidence": confidence_sum / count, "accuracy": hits / count}
     return error, {
         "bin_edges": edges.tolist(),
-        "confidence": [float(value) if full else None for value, full in zip(mean_confidence, filled, strict=True)],
-        "accuracy": [float(value) if full else None for value, full in zip(mean_accuracy, filled, strict=True)],
-        "count": count.tolist(),
+        **{name: [None if math.isnan(v) else v for v in values.tolist()] for name, values in means.items()},
+        "count": count.int().tolist(),
     }

@@ -1,4 +1,4 @@
-"""Loads configurations of any task."""
+"""Load configurations of any task."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dbbd_cli.tasks.registry import BUILT_IN, get_task, task_names
 
 
 class _Schemas(Mapping[str, type[TaskConfig]]):
-    """The schema of each task, imported when it is asked for."""
+    """The schema of each task, imported when it is needed."""
 
     def __getitem__(self, name: str) -> type[TaskConfig]:
         if name not in self:

@@ -1,4 +1,4 @@
-"""The tasks by name. Each is imported only when it is asked for."""
+"""The tasks by name, each imported only when it is needed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ BUILT_IN = {
     "dbbd": "dbbd_cli.tasks.dbbd.task:Dbbd",
 }
 ENTRY_POINTS = "dbbd.tasks"
-"""The group in which other packages announce their tasks, as "module:Class"."""
+"""The group of entry points in which other packages register their tasks, as "module:Class"."""
 
 
 def task_names() -> list[str]:
@@ -28,7 +28,7 @@ def get_task(name: str) -> Task:
     """The task of that name.
 
     Raises:
-        ConfigError: there is none, or the package that has it cannot be imported.
+        ConfigError: there is none, or its package cannot be imported.
     """
     if name in BUILT_IN:
         module, _, attribute = BUILT_IN[name].partition(":")
@@ -36,13 +36,13 @@ def get_task(name: str) -> Task:
         return task
     found = _of_other_packages().get(name)
     if found is None:
-        raise ConfigError(f"there is no task {printable(name)!r}", hint=f"choose one of: {', '.join(task_names())}")
+        raise ConfigError(f"there is no task '{printable(name)}'", hint=f"choose one of: {', '.join(task_names())}")
     try:
         task = found.load()()
-    except Exception as error:  # of any kind: it is code of others
+    except Exception as error:  # third-party code may raise anything
         raise ConfigError(
             f"the task {name} cannot be imported from {found.value}: {type(error).__name__}: {error}",
-            hint="update or remove the package that has it",
+            hint="update or uninstall its package",
         ) from error
     return task
 

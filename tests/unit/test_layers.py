@@ -1,4 +1,4 @@
-"""The arrows between the layers point one way."""
+"""Every module imports only from the layers below its own."""
 
 from __future__ import annotations
 

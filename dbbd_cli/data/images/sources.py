@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,6 +19,9 @@ from dbbd_cli.data.images.url_table import read_url_table
 
 MAX_CLASSES = 10_000
 """Most classes: an evaluation counts every pair, and a table whose labels are not classes has far more."""
+
+URL_READERS: dict[str, Callable[[Path, str, str], tuple[list[tuple[str, str]], list[str]]]] = {}
+"""Suffix of a file of URLs to its reader, called like `read_url_table`, which reads all other files."""
 
 _SPLIT_NAMES = {"train", "training", "val", "valid", "validation", "test", "testing"}
 
@@ -120,7 +123,8 @@ def list_urls(path: Path, url_column: str, label_column: str) -> Source:
         DataError: the file is missing, unreadable or not UTF-8, lacks a column, or has fewer than two classes or too
             many.
     """
-    samples, problems = read_url_table(path, url_column, label_column)
+    read = URL_READERS.get(path.suffix.lower(), read_url_table)
+    samples, problems = read(path, url_column, label_column)
     names = tuple(sorted({name for _, name in samples}))
     if len(names) < 2:
         found = f"only the class {names[0]}" if names else "no row that can be used"

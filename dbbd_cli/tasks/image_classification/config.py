@@ -10,7 +10,6 @@ from pydantic import Field, model_validator
 
 from dbbd_cli.config.sections import (
     FIXED_SETTINGS,
-    PATH_SETTINGS,
     CheckpointConfig,
     Count,
     DataConfig,
@@ -149,7 +148,7 @@ class ImageClassificationConfig(TaskConfig):
         "model",
     )
 
-    path_settings: ClassVar[tuple[str, ...]] = (*PATH_SETTINGS, "data.classes")
+    location_settings: ClassVar[tuple[str, ...]] = ("data.path", "data.classes")
     bf16_on_cpu: ClassVar[bool] = True
 
     task: Literal["image_classification"] = Field(description="kind of training")

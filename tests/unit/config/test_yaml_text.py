@@ -1,7 +1,7 @@
+"""YAML is read as YAML 1.2 has it, every key has its line, and hostile text is refused at once."""
+
 from __future__ import annotations
 
-import contextlib
-import time
 from typing import Any
 
 import pytest
@@ -123,47 +123,47 @@ def test_every_key_has_its_line() -> None:
 
 
 @pytest.mark.usefixtures("_each_parser")
-def test_findings_are_collected() -> None:
+def test_repeated_keys_and_keys_that_are_not_text_are_collected() -> None:
     text = """\
 a: 1
 a: 2
-b: {c: !!python/object:os.system x, c: 3}
-d: &name [1]
-e: *name
-1: f
-'2': g
-no: h
-? [i]
-: j
-null: k
-a: 3
-l: !path m
+b: {c: [c, c], c: 3}
+d:
+  '1': x
+  1: y
+'a': 3
+null: 4
 """
     assert problems(text) == [
         "x.yaml:2: a is set twice, first on line 1\n    keep one of the two",
-        "x.yaml:3: b.c has the tag !!python/object:os.system, which is not supported\n    remove it",
         "x.yaml:3: b.c is set twice, first on line 3\n    keep one of the two",
-        "x.yaml:4: d has the anchor &name, which is not supported\n    remove it",
-        "x.yaml:5: e has the alias *name, which is not supported\n    write the value out",
-        "x.yaml:6: the key 1 is not text\n    write '1'",
-        "x.yaml:9: a key is not text\n    quote text that starts with {, [ or *",
-        "x.yaml:11: the key null is not text\n    write 'null'",
-        "x.yaml:12: a is set twice, first on line 1\n    keep one of the two",
-        "x.yaml:13: l has the tag !path, which is not supported\n    remove it",
+        "x.yaml:6: the key d.1 is not text\n    write '1', in quotes",
+        "x.yaml:6: d.1 is set twice, first on line 5\n    keep one of the two",
+        "x.yaml:7: a is set twice, first on line 1\n    keep one of the two",
+        "x.yaml:8: the key null is not text\n    write 'null', in quotes",
     ]
 
 
-@pytest.mark.parametrize("text", ["*x", "!t {a: 1}", "&x {a: 1}", "!!set {a}", "!!binary aGk=", "! a"])
-def test_tags_and_aliases_at_the_top(text: str) -> None:
-    assert [block.partition(" has ")[0] for block in problems(text)] == ["x.yaml:1: the top level"]
+@pytest.mark.usefixtures("_each_parser")
+@pytest.mark.parametrize(
+    ("text", "column"),
+    [
+        ("*x", 1), ("!t {a: 1}", 1), ("&x {a: 1}", 1), ("!!set {a}", 1), ("!!binary aGk=", 1), ("! a", 1),
+        ("a: !!python/object:os.system x", 4), ("a: [b, &c d]", 8), ("&a b: c", 1), ("? !a b\n: c", 3), ("a: *b", 4),
+    ],
+)  # fmt: skip
+def test_anchors_aliases_and_tags_are_refused(text: str, column: int) -> None:
+    error = failure(text)
+    assert error.message == f"x.yaml:1:{column}: anchors, aliases and tags are not supported"
+    assert error.hint == "write the value out, or quote text that starts with &, * or !"
 
 
-def test_a_placeholder_of_a_template_is_one_finding() -> None:
-    assert problems("a: {{*b}}") == ["x.yaml:1: a key in a is not text\n    quote text that starts with {, [ or *"]
-
-
-def test_a_tag_is_shown_without_control_characters() -> None:
-    assert problems("a: !%1b%5b31m b") == ["x.yaml:1: a has the tag !\\x1b[31m, which is not supported\n    remove it"]
+@pytest.mark.usefixtures("_each_parser")
+@pytest.mark.parametrize(("text", "column"), [("a: {{b}}", 5), ("? [i]\n: j", 3), ("a: {[b]: c}", 5)])
+def test_a_key_that_is_a_collection_is_refused(text: str, column: int) -> None:
+    error = failure(text)
+    assert error.message == f"x.yaml:1:{column}: a key must be text"
+    assert error.hint == "quote text that starts with { or ["
 
 
 @pytest.mark.skipif(not yaml.__with_libyaml__, reason="words of libyaml")
@@ -203,7 +203,7 @@ def test_a_tag_is_shown_without_control_characters() -> None:
         ("a: 1\n---\nb: 2\n", "x.yaml:2:1: a second document starts here", "---\n^", ""),
         (
             "a: 1\r\nb: \x1b[31m",
-            "x.yaml:2:4: not valid YAML: a control character or half a surrogate pair",
+            "x.yaml:2:4: not valid YAML: a control character",
             "b: \\x1b[31m\n   ^",
             "",
         ),
@@ -245,19 +245,19 @@ def test_too_many_values_are_refused() -> None:
 
 @pytest.mark.skipif(not yaml.__with_libyaml__, reason="the Python parser takes about a second")
 @pytest.mark.parametrize(
-    "text",
+    ("text", "what"),
     [
-        "".join(f"%TAG !a{n}! b\n" for n in range(60_000)) + "---\na: 1\n",
-        "".join(f"k{n}: &a{n} [{f'*a{n - 1}, ' * 9 if n else 'x'}]\n" for n in range(900)),
-        "a: " + "9" * 990_000,
-        "[" * 990_000,
-        "? " * 490_000,
-        "a: !" + "%41" * 330_000 + " b",
+        ("".join(f"%TAG !a{n}! b\n" for n in range(60_000)) + "---\na: 1\n", "%TAG is not supported"),
+        ("".join(f"k{n}: &a{n} [{f'*a{n - 1}, ' * 9 if n else 'x'}]\n" for n in range(900)), "anchors, aliases"),
+        ("[" * 990_000, "nest"),
+        ("? " * 490_000, "a key must be text"),
+        ("a: !" + "%41" * 330_000 + " b", "anchors, aliases and tags"),
     ],
-    ids=["tag directives", "alias bomb", "number", "flow", "keys", "tag"],
+    ids=["tag directives", "alias bomb", "flow", "keys", "tag"],
 )
-def test_hostile_text_is_answered_at_once(text: str) -> None:
-    start = time.process_time()
-    with contextlib.suppress(ConfigError):
-        read_yaml(text, "x.yaml")
-    assert time.process_time() - start < 1.0
+def test_hostile_text_is_refused(text: str, what: str) -> None:
+    assert what in failure(text).message
+
+
+def test_a_number_of_a_million_digits_is_text() -> None:
+    assert read_yaml("a: " + "9" * 990_000, "x.yaml").values["a"] == float("inf")

@@ -16,6 +16,10 @@ from dbbd_cli.core.metrics import best_of, cost, describe_with_best, higher_is_b
         ("point_top1", True, True),
         ("top1_level_0", True, True),
         ("effective_rank", False, False),
+        ("r2", False, True),
+        ("roc_auc", False, True),
+        ("my_score", False, True),
+        ("scores", False, False),
     ],
 )
 def test_the_meaning_of_names(name: str, share: bool, high: bool) -> None:

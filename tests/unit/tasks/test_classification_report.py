@@ -1,3 +1,5 @@
+"""Every score equals one computed by hand, or by another implementation, and the report stays small."""
+
 from __future__ import annotations
 
 import json
@@ -19,7 +21,7 @@ def example(count: int = 400, classes: int = 2, seed: int = 0) -> tuple[torch.Te
     return logits, labels
 
 
-def test_counts_and_scores_equal_those_made_by_hand() -> None:
+def test_counts_and_scores_equal_those_computed_by_hand() -> None:
     logits, labels = example()
     report = classification_report(logits, labels, ["benign", "malicious"], "malicious")
     predicted = logits.argmax(1)
@@ -44,7 +46,7 @@ def test_counts_and_scores_equal_those_made_by_hand() -> None:
     assert report["weighted"]["f1"] == pytest.approx(weighted)
 
 
-def test_ranking_scores_equal_those_made_by_hand() -> None:
+def test_ranking_scores_equal_those_computed_by_hand() -> None:
     logits, labels = example(300)
     report = classification_report(logits, labels, ["benign", "malicious"], "malicious")
     score = F.softmax(logits.double(), dim=1)[:, 1]
@@ -123,7 +125,7 @@ def test_curves_are_thinned_and_keep_their_ends() -> None:
 
 def test_the_report_of_very_many_classes_stays_small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("dbbd_cli.tasks.classification_report.MAX_CONFUSION_CLASSES", 9)
-    monkeypatch.setattr("dbbd_cli.tasks.classification_report.ALL_CURVE_POINTS", 300)
+    monkeypatch.setattr("dbbd_cli.tasks.classification_report.MAX_ALL_CURVE_POINTS", 300)
     logits, labels = example(classes=10)
     report = classification_report(logits, labels, [str(index) for index in range(10)], None)
     assert report["confusion_matrix"] is None

@@ -107,7 +107,7 @@ def test_features_have_so_many_channels(features: list[str], dim: int) -> None:
         ([], "data.features is []"),
         (["normals", "normals"], "each of normals, color, height at most once"),
         (["colors"], "did you mean color?"),
-        ("normals", "expected a list"),
+        ("normals", "expected a valid list"),
     ],
 )
 def test_features_that_make_no_sense_are_refused(features: object, told: str) -> None:

@@ -1,3 +1,5 @@
+"""Every shipped config loads, a dumped config reads back equal, and a file that cannot be read says why."""
+
 from __future__ import annotations
 
 import os
@@ -147,7 +149,7 @@ def test_any_text_reads_back_equal(text: str) -> None:
     assert load_config("x.yaml") == config
 
 
-def test_a_dump_is_read_alike_by_yaml_1_1() -> None:
+def test_yaml_1_1_reads_a_dump_the_same_way() -> None:
     import yaml
 
     values = {"run": {"name": "no", "runs_dir": "1:30"}, "training": {"min_lr": 1e-8}}
@@ -227,7 +229,7 @@ def test_a_large_file() -> None:
     assert failure("x.yaml").message == "x.yaml is larger than 1 MB"
 
 
-def test_a_syntax_error_stands_alone() -> None:
+def test_a_syntax_error_is_reported_alone() -> None:
     Path("x.yaml").write_text("sed: 1\nseed: [1\n", encoding="utf-8")
     error = failure("x.yaml")
     assert error.message.startswith("x.yaml:2:9: not valid YAML: ")

@@ -1,3 +1,5 @@
+"""All problems of a configuration are reported at once: where, what was found, what is expected, what may be meant."""
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -28,12 +30,6 @@ def problems(text: str) -> list[str]:
     return error.details
 
 
-def test_a_top_level_that_cannot_be_made() -> None:
-    assert problems("*x") == [
-        "x.yaml:1: the top level has the alias *x, which is not supported\n    write the value out"
-    ]
-
-
 def test_all_problems_are_reported_at_once_in_the_order_of_the_file() -> None:
     text = """\
 task: image_classification
@@ -46,7 +42,7 @@ data:
   split: {train: 0.8, val: 0.15,
           test: 0.15}
 model:
-  weights: !!python/object:os.system x
+  droput: 1
   dropout: 1.5
 training:
   epochs: 0
@@ -54,13 +50,13 @@ training:
 """
     assert problems(text) == [
         "x.yaml:2: sed is unknown\n    did you mean seed?",
-        "x.yaml:4: run.name is 42\n    expected text that is not empty, in quotes",
+        "x.yaml:4: run.name is 42\n    expected a valid string, in quotes",
         "x.yaml:6: run.device is set twice, first on line 5\n    keep one of the two",
         "x.yaml:6: run.device is 'tpu'\n    expected auto, cpu, cuda, cuda:N or mps",
         "x.yaml:8: data.split.train is 0.8\n    expected shares that sum to 1 (train + val + test is 1.1)",
-        "x.yaml:11: model.weights has the tag !!python/object:os.system, which is not supported\n    remove it",
-        "x.yaml:12: model.dropout is 1.5\n    expected a number of at least 0 and less than 1",
-        "x.yaml:14: training.epochs is 0\n    expected an integer of at least 1",
+        "x.yaml:11: model.droput is unknown\n    did you mean model.dropout?",
+        "x.yaml:12: model.dropout is 1.5\n    expected less than 1",
+        "x.yaml:14: training.epochs is 0\n    expected greater than or equal to 1",
         "x.yaml:15: training.learning-rate is unknown\n    did you mean training.learning_rate?",
     ]
 
@@ -68,39 +64,38 @@ training:
 @pytest.mark.parametrize(
     ("text", "what", "advice"),
     [
-        ("seed: -1", "seed is -1", "expected an integer of at least 0 and less than 9223372036854775808"),
-        ("seed: '3'", "seed is '3'", "expected an integer of at least 0 and less than 9223372036854775808, "
-         "without quotes"),
-        ("training: {epochs: 1.5}", "training.epochs is 1.5", "expected an integer of at least 1"),
-        ("training: {epochs: true}", "training.epochs is true", "expected an integer of at least 1"),
-        ("training: {epochs: null}", "training.epochs is null", "expected an integer of at least 1"),
-        ("training: {epochs: [1, 2]}", "training.epochs is [1, 2]", "expected an integer of at least 1"),
-        ("training: {learning_rate: 0}", "training.learning_rate is 0", "expected a number greater than 0"),
-        ("training: {learning_rate: .inf}", "training.learning_rate is inf", "expected a number greater than 0"),
-        ("training: {learning_rate: .nan}", "training.learning_rate is nan", "expected a number greater than 0"),
-        ("training: {min_lr: fast}", "training.min_lr is 'fast'", "expected a number of at least 0"),
-        ("training: {clip_grad_norm: -1}", "training.clip_grad_norm is -1",
-         "expected a number greater than 0, or null"),
-        ("training: {scheduler_factor: 1}", "training.scheduler_factor is 1",
-         "expected a number greater than 0 and less than 1"),
+        ("seed: -1", "seed is -1", "expected greater than or equal to 0"),
+        ("seed: '3'", "seed is '3'", "expected a valid integer, without quotes"),
+        ("seed: 0o17", "seed is '0o17'", "expected a valid integer"),
+        ("training: {epochs: 1.5}", "training.epochs is 1.5", "expected a valid integer"),
+        ("training: {epochs: true}", "training.epochs is true", "expected a valid integer"),
+        ("training: {epochs: null}", "training.epochs is null", "expected a valid integer"),
+        ("training: {epochs: [1, 2]}", "training.epochs is [1, 2]", "expected a valid integer"),
+        ("training: {learning_rate: 0}", "training.learning_rate is 0", "expected greater than 0"),
+        ("training: {learning_rate: .inf}", "training.learning_rate is inf", "expected a finite number"),
+        ("training: {learning_rate: .nan}", "training.learning_rate is nan", "expected a finite number"),
+        ("training: {min_lr: fast}", "training.min_lr is 'fast'", "expected a valid number"),
+        ("training: {clip_grad_norm: -1}", "training.clip_grad_norm is -1", "expected greater than 0"),
+        ("training: {scheduler_factor: 1}", "training.scheduler_factor is 1", "expected less than 1"),
         ("training: {optimizer: adam}", "training.optimizer is 'adam'",
-         "expected one of: adamw, sgd; did you mean adamw?"),
-        ("training: {optimizer: 7}", "training.optimizer is 7", "expected one of: adamw, sgd"),
-        ("data: {augment: {contrast: 2}}", "data.augment.contrast is 2", "expected a number between 0 and 1"),
-        ("data: {image_size: 100}", "data.image_size is 100",
-         "expected an integer between 32 and 1024, a multiple of 8"),
-        ("data: {classes: 3}", "data.classes is 3", "expected names, each with text that is not empty, or null"),
-        ("data: {classes: {cat: 3}}", "data.classes.cat is 3", "expected text that is not empty, in quotes"),
-        ("data: {classes: {'': x}}", "a name in data.classes is ''", "expected a name that is not empty"),
+         "expected 'adamw' or 'sgd'; did you mean adamw?"),
+        ("training: {optimizer: 7}", "training.optimizer is 7", "expected 'adamw' or 'sgd'"),
+        ("data: {augment: {contrast: 2}}", "data.augment.contrast is 2", "expected less than or equal to 1"),
+        ("data: {image_size: 100}", "data.image_size is 100", "expected a multiple of 8"),
+        ("data: {classes: 3}", "data.classes is 3", "expected a section with keys"),
+        ("data: {classes: {cat: 3}}", "data.classes.cat is 3", "expected a valid string, in quotes"),
+        ("data: {classes: {'': x}}", "the key '' in data.classes", "expected text that is not empty"),
+        ("data: {classes: {3: x, b: y}, source: classes}", "the key data.classes.3 is not text",
+         "write '3', in quotes"),
         ("checkpoint: {save_best: yes}", "checkpoint.save_best is 'yes'", "expected true or false"),
         ("checkpoint: {save_best: 'true'}", "checkpoint.save_best is 'true'",
          "expected true or false, without quotes"),
         ("checkpoint: {save_best: {a: 1}}", "checkpoint.save_best is {'a': 1}", "expected true or false"),
         ("run: {name: ''}", "run.name is ''", "expected text that is not empty"),
-        ("run: {name: true}", "run.name is true", "expected text that is not empty, in quotes"),
+        ("run: {name: true}", "run.name is true", "expected a valid string, in quotes"),
         ('run: {device: "\\e[31m"}', "run.device is '\\x1b[31m'", "expected auto, cpu, cuda, cuda:N or mps"),
         ("run: 5", "run is 5", "expected a section with keys"),
-        ("run:", "run is null", "expected a section with keys; without the line it has its defaults"),
+        ("run:", "run is null", "expected a section with keys; remove the line to use the defaults"),
     ],
 )  # fmt: skip
 def test_what_is_found_and_what_is_expected(text: str, what: str, advice: str) -> None:
@@ -142,6 +137,10 @@ def test_unknown_keys(text: str, key: str, advice: str) -> None:
          "x.yaml:4: training.min_lr is 0.01\n    expected at most learning_rate (0.001)"),
         ("data:\n  source: folder\n  path: x\n  split:\n    train: 0.7\n    group: host",
          "x.yaml:7: data.split.group is 'host'\n    expected none, because only URLs have hosts and source is folder"),
+        ("training:\n  epochs: 2\n  warmup_epochs: 3",
+         "x.yaml:4: training.warmup_epochs is 3\n    expected at most epochs (2)"),
+        ("data:\n  split: {train: 0.7, val: 0.3,\n          test: 0}",
+         "x.yaml:4: data.split.test is 0\n    expected greater than 0: every split is needed"),
         # At the section, where it is not.
         ("training:\n  learning_rate: 1e-7",
          "x.yaml:2: training.min_lr is 1e-06, the default\n    expected at most learning_rate (1e-07)"),
@@ -153,16 +152,6 @@ def test_unknown_keys(text: str, key: str, advice: str) -> None:
 )  # fmt: skip
 def test_rules_across_fields(text: str, problem: str) -> None:
     assert problems(TASK + text) == [problem]
-
-
-def test_nothing_more_is_said_about_what_cannot_be_read() -> None:
-    text = TASK + "data: {source: *x, path: *y}\ntraining: !t {epochs: 0}\nmodel: {1: a}\n"
-    assert [problem.partition(" has ")[0] for problem in problems(text)] == [
-        "x.yaml:2: data.source",
-        "x.yaml:2: data.path",
-        "x.yaml:3: training",
-        "x.yaml:4: the key 1 in model is not text\n    write '1'",
-    ]
 
 
 def test_the_list_of_problems_has_an_end() -> None:
@@ -183,7 +172,7 @@ def test_the_list_of_problems_has_an_end() -> None:
 def test_a_missing_task_is_reported_with_all_else() -> None:
     assert problems("seed: x\nepochs: 3\n") == [
         "x.yaml: task is missing\n    expected one of: image_classification, dbbd",
-        "x.yaml:1: seed is 'x'\n    expected an integer of at least 0 and less than 9223372036854775808",
+        "x.yaml:1: seed is 'x'\n    expected a valid integer",
         "x.yaml:2: epochs is unknown\n    did you mean training.epochs?",
     ]
 
@@ -213,13 +202,13 @@ def test_with_several_tasks_what_is_wrong_for_all_is_reported(monkeypatch: pytes
     monkeypatch.setattr(configs, "SCHEMAS", {**SCHEMAS, "other": OtherConfig})
     text = "points: 1\nsmall_mode: true\nrun: {name: 5}\nepoch: 1\ntask: "
     assert problems(text + "othr") == [
-        "x.yaml:3: run.name is 5\n    expected text that is not empty, in quotes",
+        "x.yaml:3: run.name is 5\n    expected a valid string, in quotes",
         "x.yaml:4: epoch is unknown\n    did you mean training.epochs?",
         "x.yaml:5: task is 'othr'\n    expected one of: image_classification, dbbd, other; did you mean other?",
     ]
     assert problems(text + "other") == [
         "x.yaml:2: small_mode is unknown\n    it is a setting of the task dbbd",
-        "x.yaml:3: run.name is 5\n    expected text that is not empty, in quotes",
+        "x.yaml:3: run.name is 5\n    expected a valid string, in quotes",
         "x.yaml:4: epoch is unknown\n    expected one of: task, run, points",
     ]
 
@@ -233,7 +222,7 @@ def test_with_several_tasks_what_is_wrong_for_all_is_reported(monkeypatch: pytes
         ("image_classification", "model: {hidden_dim: 8}", "dbbd"),
     ],
 )
-def test_a_key_of_another_task_is_told_to_be_one(task: str, key: str, owner: str) -> None:
+def test_an_unknown_key_of_another_task_names_that_task(task: str, key: str, owner: str) -> None:
     (problem,) = problems(f"task: {task}\n{key}\n")
     assert "is unknown" in problem
     assert problem.endswith(f"it is a setting of the task {owner}")

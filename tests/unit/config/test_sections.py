@@ -1,3 +1,5 @@
+"""Every setting says what it means, and every schema names its task."""
+
 from __future__ import annotations
 
 import typing

@@ -1,0 +1,132 @@
+"""A task of another package, found by its entry point, goes through every command without a change to this one."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).parents[2]
+TOY = ROOT / "tests" / "toy_task"
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(TOY)]), "PYTHONUTF8": "1"}
+
+
+def start(*args: str, cwd: Path) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, *args],
+        start_new_session=True,
+        cwd=cwd,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def dbbd(*args: str, cwd: Path, code: int = 0) -> str:
+    """Standard output of the program, or what it says about the error."""
+    process = start("-m", "dbbd_cli", *args, cwd=cwd)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == code, err
+    return err if code else out
+
+
+def one_after_another(*commands: list[str], cwd: Path) -> list[str]:
+    """Standard output of each command; in one process, since starting one with PyTorch takes seconds."""
+    code = """
+import json, sys
+from dbbd_cli.__main__ import main
+for command in json.loads(sys.argv[1]):
+    sys.argv[1:] = command
+    try:
+        main()
+    except SystemExit as end:
+        assert not end.code, command
+    print("END", flush=True)
+"""
+    process = start("-c", code, json.dumps(commands), cwd=cwd)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    return out.split("END\n")[:-1]
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    """A configuration with a table of 60 rows next to it."""
+    random = np.random.default_rng(0)
+    x = random.normal(size=(60, 2))
+    rows = np.column_stack([x, 3 * x[:, 0] - x[:, 1]]).round(4).tolist()
+    lines = ["a,b,price", *(",".join(map(str, row)) for row in rows)]
+    (tmp_path / "table.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    path = tmp_path / "toy.yaml"
+    path.write_text(
+        "task: toy_regression\ndata: {path: table.csv, target: price}\nrun: {device: cpu, plots: false}\n"
+        "training: {batch_size: 16, learning_rate: 0.03, scheduler: none}\ncheckpoint: {metric: r2}\n",
+        encoding="utf-8",
+    )
+    return path
+
+
+@pytest.mark.skipif(os.name != "posix", reason="sends POSIX signals")
+def test_train_ctrl_c_resume_validate_evaluate_and_plot(config: Path, tmp_path: Path) -> None:
+    process = start("-m", "dbbd_cli", "train", "--config", config.name, "--epochs", "100000", cwd=tmp_path)
+    deadline = time.monotonic() + 60
+    while not list(tmp_path.glob("runs/*/best_model.pth")):
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGINT)
+    _, told = process.communicate(timeout=60)
+    assert process.returncode == 130, told
+    assert "dbbd resume" in told
+
+    (run,) = (tmp_path / "runs").iterdir()
+    epochs = 30 + sum('"kind": "epoch"' in line for line in (run / "history.jsonl").read_text().splitlines())
+    resumed, validated, evaluated, _ = one_after_another(
+        ["resume", str(run), "--epochs", str(epochs), "--json"],
+        ["validate", str(run), "--json"],
+        ["evaluate", str(run), "--json"],
+        ["plot", str(run), "--format", "html", "--out", "figures"],
+        cwd=tmp_path,
+    )
+    result = json.loads(resumed)
+    assert (result["epochs"], result["metric"]) == (epochs, "r2")
+    history = [json.loads(line) for line in (run / "history.jsonl").read_text().splitlines()]
+    best = max(row["val"]["r2"] for row in history if row["kind"] == "epoch")
+    assert result["best"]["r2"] == best  # the highest, as the name of the metric says
+    assert json.loads(validated)["metrics"]["r2"] == pytest.approx(best, abs=1e-6)
+    report = json.loads(evaluated)["report"]
+    assert report["mae"] < report["baseline_mae"] / 2
+    assert (run / "predictions.png").stat().st_size > 0
+    assert len((run / "predictions.csv").read_text().splitlines()) == 1 + report["num_samples"]
+    assert "Toy regression" in (tmp_path / "figures" / "report.html").read_text(encoding="utf-8")
+
+
+def test_smoke_passes(tmp_path: Path) -> None:
+    code = "from dbbd_cli.services.smoke import smoke; print(smoke(task='toy_regression', device='cpu').passed)"
+    out, err = start("-c", code, cwd=tmp_path).communicate(timeout=120)
+    assert out == "True\n", err
+
+
+def test_mistakes_in_its_settings_are_reported_like_any_other(config: Path, tmp_path: Path) -> None:
+    config.write_text("task: toy_regresion\nsmall_mode: 1\n", encoding="utf-8")
+    assert "did you mean toy_regression?" in dbbd("train", "--config", config.name, cwd=tmp_path, code=2)
+    config.write_text("task: toy_regression\ndata: {targt: y}\nmodel: {num_heads: 1}\n", encoding="utf-8")
+    told = dbbd("train", "--config", config.name, cwd=tmp_path, code=2)
+    assert "toy.yaml:2: data.targt is unknown" in told
+    assert "it is a setting of the task dbbd" in told
+
+
+def test_its_data_errors_end_with_the_exit_code_for_data(config: Path, tmp_path: Path) -> None:
+    (tmp_path / "table.csv").write_text("a,price\n1,2\n3,x\n", encoding="utf-8")
+    assert "is not a table of numbers" in dbbd("train", "--config", config.name, cwd=tmp_path, code=3)

@@ -1,0 +1,82 @@
+"""The task as the commands see it. PyTorch is imported only in `build`."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dbbd_cli.core.progress import Progress
+from dbbd_cli.data.manifest import Manifest, Sample, assign_splits
+from dbbd_cli.tasks.base import Task
+from toy_regression.config import ToyConfig
+from toy_regression.table import read_table, synthetic_table
+
+if TYPE_CHECKING:
+    import numpy as np
+    from matplotlib.figure import Figure
+
+    from toy_regression.workload import ToyWorkload
+
+
+class ToyRegression(Task):
+    """Predict one column of a table from the others."""
+
+    name = "toy_regression"
+    config_class = ToyConfig
+    smoke_config = str(Path(__file__).with_name("smoke.yaml"))
+
+    def make_manifest(self, config: ToyConfig, progress: Progress) -> Manifest:
+        """List the rows and divide them into splits. Equal rows stay together."""
+        digests = [hashlib.sha256(row.tobytes()).hexdigest() for row in table_of(config)]
+        keys = [f"row {number}" for number in range(1, len(digests) + 1)]
+        split = config.data.split
+        shares = (split.train, split.val, split.test)
+        splits = assign_splits(keys, [0] * len(keys), digests, ["rows"], shares, config.seed)
+        samples = [Sample(key, 0, digest, split) for key, digest, split in zip(keys, digests, splits, strict=True)]
+        return Manifest(config.data.source, classes=(), roots=(), samples=tuple(samples))
+
+    def build(
+        self,
+        config: ToyConfig,
+        manifest: Manifest,
+        *,
+        splits: Iterable[str],
+        pretrained: bool,
+        pin_memory: bool,
+        progress: Progress,
+    ) -> ToyWorkload:
+        """Join the rows and the network."""
+        from toy_regression.workload import ToyWorkload
+
+        return ToyWorkload(config, manifest, table_of(config), splits=splits, pin_memory=pin_memory)
+
+    def notes(self, config: ToyConfig, manifest: Manifest) -> Mapping[str, str]:
+        """The column to predict."""
+        return {"Target": config.data.target}
+
+    def figures(
+        self,
+        evaluation: Mapping[str, Any],
+        read: Callable[[str], bytes | None],
+        failed: Callable[[str, Exception], None] | None = None,
+    ) -> dict[str, Figure]:
+        """Predictions over targets."""
+        from matplotlib.figure import Figure
+
+        content = read("predictions.csv")
+        if content is None:
+            return {}
+        rows = [line.split(",") for line in content.decode().splitlines()[1:]]
+        figure = Figure(layout="constrained")
+        axes = figure.subplots()
+        axes.scatter([float(row[1]) for row in rows], [float(row[2]) for row in rows])
+        axes.set(xlabel="Target", ylabel="Prediction", title=f"R² {evaluation['r2']:.3f}")
+        return {"predictions": figure}
+
+
+def table_of(config: ToyConfig) -> np.ndarray:
+    """The rows that the configuration names, `(N, D + 1)`."""
+    data = config.data
+    return synthetic_table(config.seed) if data.path is None else read_table(Path(data.path), data.target)

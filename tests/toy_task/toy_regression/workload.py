@@ -1,0 +1,140 @@
+"""What the engine trains: rows, a network and its loss."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from dbbd_cli.core.errors import DataError
+from dbbd_cli.core.progress import Progress
+from dbbd_cli.data.loader import BatchLoader
+from dbbd_cli.data.manifest import Manifest
+from dbbd_cli.engine.inference import run_batches
+from dbbd_cli.engine.runtime import Runtime
+from dbbd_cli.engine.workload import Evaluation
+from dbbd_cli.model.output import StepOutput
+from toy_regression.config import ToyConfig
+
+# B = rows of a batch, D = features.
+
+
+class Regressor(nn.Module):
+    """A network with one hidden layer, and the mean squared error."""
+
+    mean: torch.Tensor
+    std: torch.Tensor
+
+    def __init__(self, mean: torch.Tensor, std: torch.Tensor, hidden_dim: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", mean)
+        self.register_buffer("std", std)
+        self.network = nn.Sequential(nn.Linear(len(mean), hidden_dim), nn.Tanh(), nn.Linear(hidden_dim, 1))
+
+    def forward(self, features: torch.Tensor, target: torch.Tensor) -> StepOutput:
+        """The loss of features `(B, D)` and targets `(B,)`; metrics are sums over the batch."""
+        prediction = self.network((features - self.mean) / self.std)
+        error = prediction.squeeze(1) - target
+        return StepOutput(
+            loss=error.square().mean(),
+            metrics={"mae": error.abs().sum(), "target": target.sum(), "target_squared": target.square().sum()},
+            num_samples=len(target),
+            logits=prediction,
+        )
+
+
+class RowDataset:
+    """Makes a batch of the rows that are asked for: their positions, features and targets."""
+
+    def __init__(self, table: np.ndarray) -> None:
+        self.table = torch.from_numpy(table).float()
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    def __getitems__(self, keys: list[tuple[int, int]]) -> tuple[torch.Tensor, ...]:
+        """The batch of `keys`, each (epoch, position)."""
+        positions = torch.tensor([position for _, position in keys])
+        rows = self.table[positions]
+        return positions, rows[:, :-1], rows[:, -1]
+
+
+class ToyWorkload:
+    """The `Workload` of the task."""
+
+    sample_unit = "rows"
+    progress_metrics = ("loss", "mae")
+    out_of_memory_hint = "lower training.batch_size"
+    model_name = "one hidden layer"
+
+    def __init__(
+        self, config: ToyConfig, manifest: Manifest, table: np.ndarray, *, splits: Iterable[str], pin_memory: bool
+    ) -> None:
+        self.manifest = manifest
+        self.monitor = config.checkpoint.metric
+        self.data_description = config.data.path or "synthetic rows"
+        if [hashlib.sha256(row.tobytes()).hexdigest() for row in table] != [s.sha256 for s in manifest.samples]:
+            raise DataError(f"{self.data_description} changed since the run was started", hint="restore the file")
+        rows = {
+            split: table[[sample.split == split for sample in manifest.samples]] for split in ("train", "val", "test")
+        }
+        features = torch.from_numpy(rows["train"][:, :-1]).float()
+        self.mean_target = float(rows["train"][:, -1].mean())
+        self.module = Regressor(features.mean(0), features.std(0).clamp_min(1e-6), config.model.hidden_dim)
+        self.loaders = {
+            split: BatchLoader(
+                RowDataset(rows[split]),
+                batch_size=config.training.batch_size,
+                shuffle=split == "train",
+                seed=config.seed,
+                num_workers=config.data.num_workers,
+                pin_memory=pin_memory,
+            )
+            for split in splits
+        }
+
+    def to_device(self, batch: Any, device: torch.device, *, train: bool) -> tuple[torch.Tensor, torch.Tensor]:
+        """Features `(B, D)` and targets `(B,)`, the arguments of the module."""
+        _, features, target = batch
+        return features.to(device), target.to(device)
+
+    def summarize(self, sums: Mapping[str, float], num_samples: int) -> dict[str, float]:
+        """Mean squared error, mean absolute error and R²."""
+        variance = sums["target_squared"] / num_samples - (sums["target"] / num_samples) ** 2
+        loss = sums["loss"] / num_samples
+        return {"loss": loss, "mae": sums["mae"] / num_samples, "r2": 1 - loss / max(variance, 1e-12)}
+
+    def warning(self, metrics: Mapping[str, float]) -> str:
+        """Nothing to warn about."""
+        return ""
+
+    def names(self, batch: Any, split: str) -> list[str]:
+        """The rows of a batch, for error messages."""
+        samples = self.manifest.of(split)
+        return [samples[position].key for position in batch[0].tolist()]
+
+    def evaluate(self, split: str, runtime: Runtime, progress: Progress) -> Evaluation:
+        """The errors, beside those of always predicting the mean, and every prediction."""
+        loader, samples = self.loaders[split], self.manifest.of(split)
+        target, prediction = torch.zeros(len(samples)), torch.zeros(len(samples))
+        with progress.phase(f"Evaluate {split}", len(loader), sample_unit=self.sample_unit) as bar:
+            for output, batch in run_batches(self, loader, runtime):
+                assert output.logits is not None
+                positions, _, target[positions] = batch
+                prediction[positions] = output.logits.squeeze(1).float().cpu()
+                bar.advance(samples=output.num_samples)
+        error = prediction - target
+        report = {
+            "num_samples": len(samples),
+            "loss": float(error.square().mean()),
+            "mae": float(error.abs().mean()),
+            "r2": float(1 - error.square().mean() / target.var(correction=0)),
+            "baseline_mae": float((target - self.mean_target).abs().mean()),
+        }
+        rows = zip(samples, target.tolist(), prediction.tolist(), strict=True)
+        lines = ["row,target,prediction", *(f"{sample.key},{t:.6g},{p:.6g}" for sample, t, p in rows)]
+        return Evaluation(report, {"predictions.csv": "\n".join(lines).encode() + b"\n"})

@@ -1,0 +1,74 @@
+"""Tasks are found by name, here and in other packages, and a package that is broken says so."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from dbbd_cli.core.errors import ConfigError
+from dbbd_cli.tasks import registry
+from dbbd_cli.tasks.configs import SCHEMAS, config_from_mapping
+from dbbd_cli.tasks.registry import BUILT_IN, get_task, task_names
+
+TOY = Path(__file__).parents[2] / "toy_task"
+Install = Callable[[str], None]
+
+
+@pytest.fixture
+def _fresh_registry() -> Iterator[None]:
+    for found in (get_task, registry._of_other_packages):
+        found.cache_clear()
+    yield
+    for found in (get_task, registry._of_other_packages):
+        found.cache_clear()
+
+
+@pytest.fixture
+def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, _fresh_registry: None) -> Install:
+    """Installs a package whose entry points are the given lines."""
+
+    def make(lines: str) -> None:
+        info = tmp_path / "other-1.0.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text("Metadata-Version: 2.1\nName: other\nVersion: 1.0\n", encoding="utf-8")
+        (info / "entry_points.txt").write_text(f"[dbbd.tasks]\n{lines}\n", encoding="utf-8")
+        monkeypatch.syspath_prepend(str(tmp_path))
+
+    return make
+
+
+def test_every_task_has_the_name_that_it_is_registered_with() -> None:
+    assert [get_task(name).name for name in BUILT_IN] == list(BUILT_IN)
+
+
+@pytest.mark.usefixtures("_fresh_registry")
+def test_the_task_of_another_package_is_found_by_its_entry_point(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(TOY))
+    assert task_names() == [*BUILT_IN, "toy_regression"]
+    assert "toy_regression" in SCHEMAS
+    config = config_from_mapping({"task": "toy_regression", "data": {"path": "x.csv"}}, origin="test")
+    assert (config.data.source, type(config)) == ("csv", SCHEMAS["toy_regression"])
+
+
+def test_an_unknown_task_is_an_error_with_those_that_exist() -> None:
+    with pytest.raises(ConfigError) as caught:
+        get_task("dbdb\x1b")
+    assert caught.value.message == "there is no task 'dbdb\\x1b'"
+    assert caught.value.hint.startswith("choose one of: image_classification, dbbd")
+
+
+def test_a_package_cannot_replace_a_built_in_task(install: Install) -> None:
+    install("dbbd = missing.module:Task")
+    assert task_names() == list(BUILT_IN)
+    assert get_task("dbbd").name == "dbbd"
+
+
+def test_a_broken_package_is_named(install: Install) -> None:
+    install("broken = missing.module:Task")
+    assert task_names() == [*BUILT_IN, "broken"]
+    with pytest.raises(ConfigError) as caught:
+        get_task("broken")
+    assert caught.value.message.startswith("the task broken cannot be imported from missing.module:Task: ModuleNot")
+    assert config_from_mapping({"task": "dbbd"}, origin="test").task == "dbbd"  # the others still work
