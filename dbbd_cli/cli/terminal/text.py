@@ -56,11 +56,16 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.1f} min" if seconds < 3600 else f"{seconds / 3600:.1f} h"
 
 
-def clock_time(seconds: float) -> str:
-    """Time left as on a clock: `0:09`, `1:23`, `2:01:07`."""
+def time_left(seconds: float) -> str:
+    """Time left as on a clock: `0:09 left`, `1:23 left`, `2:01:07 left`."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+    return f"{hours}:{minutes:02}:{rest:02} left" if hours else f"{minutes}:{rest:02} left"
+
+
+def per_second(rate: float) -> str:
+    """A speed: `15.8`, `1,234`."""
+    return f"{rate:.1f}" if rate < 100 else f"{rate:,.0f}"
 
 
 def megabytes(value: float | None) -> str:
