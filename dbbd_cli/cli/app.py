@@ -1,4 +1,4 @@
-"""The program: its commands, and the options that stand before them."""
+"""The program: its commands, and the options that come before them."""
 
 from __future__ import annotations
 

@@ -236,7 +236,7 @@ def test_retrieval_is_a_share_like_accuracy() -> None:
 
 
 def test_not_enough_disk(show: Show) -> None:
-    assert "not enough free disk" in show(FORECAST, forecast)
+    assert "Not enough free disk" in show(FORECAST, forecast)
 
 
 @pytest.mark.parametrize("width", [*WIDTHS, None])

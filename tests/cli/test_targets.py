@@ -1,4 +1,4 @@
-"""What is said where neither a run nor a checkpoint was given."""
+"""Arguments that are neither a run nor a checkpoint are named for what they are."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ("pictures/cat/1.PNG", "is a .png file, not a checkpoint", "Give a run folder"),
         ("urls.csv", "is a .csv file, not a checkpoint", "Give a run folder"),
         ("notes.txt", "is a .txt file, not a checkpoint", "Give a run folder"),
-        ("empty", "is not a run folder: it holds no checkpoint", "Give a run folder"),
+        ("empty", "is not a run folder: it contains no checkpoint", "Give a run folder"),
         (f"{RUN}/config.yaml", "is the configuration of a run, not a checkpoint", f"instead: {RUN}"),
         (f"{RUN}/history.jsonl", "is a .jsonl file, not a checkpoint", f"instead: {RUN}"),
         (f"{RUN}/training_history.png", "is a .png file, not a checkpoint", f"instead: {RUN}"),
