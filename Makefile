@@ -28,7 +28,7 @@ help: ## Show the targets
 	@echo "make bench        how near to the machine's limit everything is, to bench.json; COMPARE=old.json, ONLY=\"name name\""
 	@echo "make check        ruff and mypy"
 	@echo "make format       format the code"
-	@echo "make docs         write docs/configuration.md anew"
+	@echo "make docs         write docs/configuration.md and docs/images/ anew"
 	@echo "make build        build wheel and sdist into dist/"
 	@echo "make clean        remove $(VENV) and everything that was built"
 	@echo
@@ -103,6 +103,7 @@ format: $(VENV)/installed-dev
 
 docs: $(VENV)/installed-dev
 	$(BIN)/python docs/make_configuration.py
+	$(BIN)/python docs/make_terminal_picture.py
 
 build: $(VENV)/installed-dev
 	$(BIN)/python -m build

@@ -22,7 +22,9 @@ def smoke(
     epochs: Annotated[int, typer.Option("--epochs", metavar="N", min=1, help="Number of epochs of each run.")] = 2,
     task: Annotated[
         str,
-        typer.Option("--task", metavar="all|NAME", help="Test only this task.", autocompletion=complete.task),
+        typer.Option(
+            "--task", metavar="all|NAME", help="Name of the task to test, or all.", autocompletion=complete.task
+        ),
     ] = "all",
     device: Annotated[
         str,

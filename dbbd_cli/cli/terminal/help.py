@@ -73,8 +73,10 @@ def help_text(command: Any, ctx: Any) -> str:
     for name, subcommand in getattr(command, "commands", {}).items():
         sections["Commands"].append((f"  {name}", subcommand.help.partition("\n")[0]))
 
-    usage = " ".join([ctx.command_path, *command.collect_usage_pieces(ctx)])
-    first, *rest = wrapped(f"Usage: {usage}", width)
+    arguments = [parameter.metavar for parameter in command.params if parameter.param_type_name == "argument"]
+    if hasattr(command, "commands"):
+        arguments.append("COMMAND [ARGS]...")
+    first, *rest = wrapped(" ".join(["Usage:", ctx.command_path, "[OPTIONS]", *arguments]), width)
     lines = [_bold("Usage:") + first.removeprefix("Usage:"), *(f"  {line}" for line in rest), ""]
     for paragraph in command.help.split("\n\n"):
         lines += [*wrapped(" ".join(paragraph.split()), width - 1), ""]

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import TextIO, cast
 
 from rich.console import Console, RenderableType
+from rich.constrain import Constrain
 from rich.progress import BarColumn, ProgressColumn, Task
 from rich.progress import Progress as RichProgress
 from rich.table import Column
@@ -20,7 +21,9 @@ from dbbd_cli.core.progress import Phase
 _SECONDS_BETWEEN_FRAMES = 0.1
 _SPEED_PERIOD = 600.0
 """Seconds over which speed is averaged: long enough for batches that take minutes."""
-_NARROWEST_BAR = 8
+_NARROWEST_BAR = 6
+_RIGHT_MARGIN = 3
+"""Columns left free for the ^C that the terminal shows: on a full line it would wrap, and a stale bar would remain."""
 
 
 class _TextColumn(ProgressColumn):
@@ -107,10 +110,11 @@ class _Bars(RichProgress):
 
     def get_renderables(self) -> Iterator[RenderableType]:
         """The table of bars, in the widest layout that fits."""
+        width = self._terminal.width - _RIGHT_MARGIN
         for self.columns in _LAYOUTS:
-            if self._least_width() <= self._terminal.width:
+            if self._least_width() <= width:
                 break
-        yield self.make_tasks_table(self.tasks)
+        yield Constrain(self.make_tasks_table(self.tasks), width)
 
     def _least_width(self) -> int:
         widths = [

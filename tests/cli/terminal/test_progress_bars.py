@@ -51,11 +51,11 @@ def last_frame(
     [
         (120, "100/219  loss 0.6931  accuracy 43.75%  256 images/s  0:15 left"),
         (80, "100/219  loss 0.6931  acc 43.75%  256/s  0:15 left"),
-        (75, "100/219  loss 0.6931  acc 43.75%  0:15 left"),
-        (60, "100/219  loss 0.6931  0:15 left"),
-        (50, "100/219  loss 0.6931  0:15 left"),
+        (76, "100/219  loss 0.6931  acc 43.75%  0:15 left"),
+        (62, "100/219  loss 0.6931  0:15 left"),
+        (54, "100/219  loss 0.6931  0:15 left"),
         (40, "100/219  0:15 left"),
-        (30, "100/219"),
+        (38, "100/219"),
     ],
 )
 def test_narrow_terminals_lose_whole_numbers_not_digits(
@@ -65,13 +65,13 @@ def test_narrow_terminals_lose_whole_numbers_not_digits(
     bar = shown.removeprefix("Epoch 1/10 train").removesuffix(numbers)
     assert set(bar) <= set(" ━╸╺")
     assert ("━━━" in bar) is (width >= 60)
-    assert len(shown.rstrip()) <= width
+    assert len(shown.rstrip()) <= width - 3  # so that the ^C of the terminal does not wrap
 
 
-@pytest.mark.parametrize("width", range(26, 130, 3))
+@pytest.mark.parametrize("width", range(30, 130, 3))
 def test_a_bar_fits(width: int, monkeypatch: pytest.MonkeyPatch) -> None:
     shown = last_frame(monkeypatch, width)
-    assert len(shown.rstrip()) <= width
+    assert len(shown.rstrip()) <= width - 3  # so that the ^C of the terminal does not wrap
     assert "…" not in shown
 
 
