@@ -84,7 +84,11 @@ def main() -> None:
 
 
 def run(line: str, folder: str, stop_at: re.Pattern[str] | None = None) -> str:
-    """What a command writes to a terminal; Ctrl-C is pressed after `stop_at`, and a NUL marks the place."""
+    """What a command writes to a terminal; Ctrl-C is pressed after `stop_at`, and a NUL marks the place.
+
+    Raises:
+        RuntimeError: the command failed.
+    """
     unwanted = ("NO_COLOR", "FORCE_COLOR", "COLORTERM", "COLUMNS", "LINES")
     environment = {name: value for name, value in os.environ.items() if name not in unwanted}
     environment |= {"TERM": "xterm-256color", "DBBD_CACHE_DIR": str(Path(folder) / "cache")}
@@ -105,7 +109,11 @@ def run(line: str, folder: str, stop_at: re.Pattern[str] | None = None) -> str:
         child.expect_exact("^C")
         written += child.before + child.after + "\0"
     child.expect(pexpect.EOF)
-    return str(written + child.before)
+    written += child.before
+    child.close()
+    if child.exitstatus != (0 if stop_at is None else 130):
+        raise RuntimeError(f"{line} ended with exit code {child.exitstatus}:\n{written}")
+    return written
 
 
 def screen(written: str) -> list[Text]:

@@ -1,4 +1,4 @@
-"""The commands and options that people and scripts rely on: a change here is a change of the interface."""
+"""The commands and options are frozen: users and scripts rely on them."""
 
 from __future__ import annotations
 

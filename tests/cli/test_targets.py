@@ -56,7 +56,7 @@ def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (f"{RUN}/events.out.tfevents.1.host.2.0", "is a TensorBoard event file", f"instead: {RUN}"),
     ],
 )
-def test_other_targets_are_named_for_what_they_are(target: str, what: str, hint: str) -> None:
+def test_other_paths_are_named_for_what_they_are(target: str, what: str, hint: str) -> None:
     with pytest.raises(CheckpointError) as caught:
         run_or_checkpoint(Path(target))
     assert caught.value.message.startswith(f"{target} {what}")
@@ -64,11 +64,11 @@ def test_other_targets_are_named_for_what_they_are(target: str, what: str, hint:
 
 
 @pytest.mark.parametrize("target", [RUN, f"{RUN}/ckpt.pth", "weights", "weights/old.pth", "weights/state"])
-def test_what_may_be_one_is_left_to_the_service(target: str) -> None:
+def test_possible_runs_and_checkpoints_are_left_to_the_service(target: str) -> None:
     assert run_or_checkpoint(Path(target)) == Path(target)
 
 
-def test_any_file_of_a_run_may_mean_the_run(tmp_path: Path) -> None:
+def test_any_file_of_a_run_may_stand_for_the_run(tmp_path: Path) -> None:
     path = Path(RUN) / "history.jsonl"
     assert run_or_checkpoint(path, any_file=True) == path
     with pytest.raises(CheckpointError, match="is a configuration, not a run"):
