@@ -4,25 +4,20 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TextIO
 
-import typer
-
-from dbbd_cli.cli.terminal.streams import best_effort, colored, columns
-from dbbd_cli.cli.terminal.text import clean, clean_line, metric, metric_name, pairs, per_second, time_left, wrapped
+from dbbd_cli.cli.terminal.messages import Messages
+from dbbd_cli.cli.terminal.text import clean_line, metric, metric_name, per_second, time_left
 from dbbd_cli.core.progress import Phase
 
 SECONDS_BETWEEN_LINES = 10.0
 """The least time between two progress lines, whichever phases they belong to."""
 
 
-class LineProgress:
-    """Writes facts, messages, and a progress line at most every few seconds.
-
-    A phase that ends sooner leaves no progress line. There are no control codes except for the color of the word
-    "Warning" on a terminal.
+class LineProgress(Messages):
+    """Writes messages, and a progress line at most every few seconds; a phase that ends sooner leaves no line.
 
     Args:
         stream: where to write.
@@ -39,9 +34,8 @@ class LineProgress:
         only_warnings: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._stream = stream
+        super().__init__(stream, only_warnings=only_warnings)
         self._seconds = math.inf if only_warnings else seconds
-        self._only_warnings = only_warnings
         self._clock = clock
         self._last_line = -math.inf
 
@@ -52,35 +46,12 @@ class LineProgress:
         """Open a phase of `total` units, `done` of which are done."""
         yield _LinePhase(self, self._clock(), title, total, unit, done, sample_unit)
 
-    def facts(self, title: str, rows: Mapping[str, str]) -> None:
-        """Write the title, and below it names and values in two columns."""
-        if not self._only_warnings:
-            lines = [name + value for name, value in pairs(rows, columns(self._stream))]
-            self._write("\n".join([clean_line(title), *lines]))
-
-    def line(self, text: str) -> None:
-        """Write the text."""
-        if not self._only_warnings:
-            self._write("\n".join(wrapped(clean(text), columns(self._stream))))
-
-    def warn(self, text: str) -> None:
-        """Write the text as a warning."""
-        label = "Warning:"
-        message = "\n".join(wrapped(f"{label} {clean(text)}", columns(self._stream)))
-        shown = typer.style(label, fg="yellow", bold=True) if colored(self._stream) else label
-        self._write(shown + message.removeprefix(label))
-
     def write_if_due(self, phase: _LinePhase) -> None:
         """Write how far the phase is, if the last line is old enough."""
         now = self._clock()
         if now - max(phase.started, self._last_line) >= self._seconds:
             self._last_line = now
             self._write(phase.describe(now))
-
-    def _write(self, text: str) -> None:
-        with best_effort(self._stream):
-            self._stream.write(text + "\n")
-            self._stream.flush()
 
 
 class _LinePhase:

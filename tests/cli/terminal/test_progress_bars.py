@@ -48,13 +48,13 @@ def last_frame(
 @pytest.mark.parametrize(
     ("width", "numbers"),
     [
-        (120, "100/219  loss 0.6931  accuracy 43.75%  256 images/s  0:15 left"),
+        (120, "100/219  loss 0.6931  acc 43.75%  256 images/s  0:15 left"),
         (80, "100/219  loss 0.6931  acc 43.75%  256/s  0:15 left"),
         (76, "100/219  loss 0.6931  acc 43.75%  0:15 left"),
         (62, "100/219  loss 0.6931  0:15 left"),
         (54, "100/219  loss 0.6931  0:15 left"),
         (40, "100/219  0:15 left"),
-        (38, "100/219"),
+        (36, "100/219"),
     ],
 )
 def test_narrow_terminals_lose_whole_numbers_not_digits(
@@ -77,7 +77,7 @@ def test_a_bar_fits(width: int, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_resumed_phase_starts_where_it_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
     # Speed and time left count the 20 batches of this process, not the 100 before.
     assert last_frame(monkeypatch, 120, done=120, done_before=100).endswith(
-        "120/219  loss 0.6931  accuracy 43.75%  256 images/s  0:13 left"
+        "120/219  loss 0.6931  acc 43.75%  256 images/s  0:13 left"
     )
 
 
@@ -165,8 +165,7 @@ def test_no_color_codes_with_no_color(monkeypatch: pytest.MonkeyPatch) -> None:
     with progress.phase("train", 2) as phase:
         phase.advance()
     progress.warn("careful")
-    assert "\x1b[1" not in terminal.text()
-    assert "\x1b[3" not in terminal.text()
+    assert not re.search(r"\x1b\[[0-9;]*m", terminal.text())
 
 
 @pytest.mark.parametrize(
