@@ -11,6 +11,7 @@ import io
 import os
 import re
 import shutil
+import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -100,6 +101,8 @@ def run(line: str, folder: str, stop_at: re.Pattern[str] | None = None) -> str:
         encoding="utf-8",
         dimensions=(50, COLUMNS),
         timeout=900,
+        # A shell that starts this script in the background makes it ignore Ctrl-C, which the command would inherit.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     written = ""
     if stop_at is not None:
@@ -112,7 +115,7 @@ def run(line: str, folder: str, stop_at: re.Pattern[str] | None = None) -> str:
     written += child.before
     child.close()
     if child.exitstatus != (0 if stop_at is None else 130):
-        raise RuntimeError(f"{line} ended with exit code {child.exitstatus}:\n{written}")
+        raise RuntimeError(f"{line} ended with exit code {child.exitstatus}:\n{written[-2000:]}")
     return written
 
 

@@ -66,15 +66,13 @@ Settings = Annotated[
         autocompletion=complete.setting,
     ),
 ]
-Device = Annotated[
-    str | None,
-    typer.Option(
-        "--device",
-        metavar="auto|cpu|cuda|mps",
-        help="Device to run on (cuda:1 is the second GPU).",
-        autocompletion=complete.device,
-    ),
-]
+DEVICE = typer.Option(
+    "--device",
+    metavar="auto|cpu|cuda|mps",
+    help="Device to run on (cuda:1 is the second GPU).",
+    autocompletion=complete.device,
+)
+Device = Annotated[str | None, DEVICE]
 Target = Annotated[
     Path,
     typer.Argument(

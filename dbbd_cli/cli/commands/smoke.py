@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from dbbd_cli.cli.completion import complete
-from dbbd_cli.cli.options import Debug, Json, Progress, ProgressStyle, Quiet
+from dbbd_cli.cli.options import DEVICE, Debug, Json, Progress, ProgressStyle, Quiet
 from dbbd_cli.cli.targets import leave_removed_folder
 from dbbd_cli.cli.terminal.console import Output
 from dbbd_cli.core.errors import ExitCode
@@ -26,15 +26,7 @@ def smoke(
             "--task", metavar="all|NAME", help="Name of the task to test, or all.", autocompletion=complete.task
         ),
     ] = "all",
-    device: Annotated[
-        str,
-        typer.Option(
-            "--device",
-            metavar="auto|cpu|cuda|mps",
-            help="Device to run on (cuda:1 is the second GPU).",
-            autocompletion=complete.device,
-        ),
-    ] = "auto",
+    device: Annotated[str, DEVICE] = "auto",
     runs_dir: Annotated[
         Path,
         typer.Option(

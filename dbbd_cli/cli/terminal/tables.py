@@ -33,8 +33,8 @@ def train(result: TrainResult, width: int | None) -> Parts:
     resume = command_line("dbbd", "resume", run, "--epochs", str(result.epochs * 2))
     if result.finished_before:
         how = "stopped early, after" if result.stopped_early else "has already finished its"
-        told = f"This run {how} {counted(result.epochs, 'epoch')}. To train it further:"
-        return [Text("\n".join(wrapped(told, width))), verbatim([resume])]
+        message = f"This run {how} {counted(result.epochs, 'epoch')}. To train it further:"
+        return [Text("\n".join(wrapped(message, width))), verbatim([resume])]
     names = dict.fromkeys([*result.facts.progress_metrics, result.metric])
     rows = [
         ("Run", run),
@@ -52,11 +52,11 @@ def train(result: TrainResult, width: int | None) -> Parts:
         ("Checkpoint", shown_path(result.checkpoint)),
         *listed("Plots", result.plots),
     ]
-    following = [
+    next_commands = [
         command_line("dbbd", "evaluate", run, *([] if result.facts.samples["test"] else ["--split", "val"])),
         resume,
     ]
-    return [*section("Training finished", rows, width), heading("Next"), verbatim(following)]
+    return [*section("Training finished", rows, width), heading("Next"), verbatim(next_commands)]
 
 
 def _best(name: str, result: TrainResult) -> str:
