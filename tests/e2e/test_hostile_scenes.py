@@ -1,4 +1,4 @@
-"""Scenes that a stranger may have made: each is refused by name, before anything is run, kept or even loaded."""
+"""Hostile scenes are refused by name before training starts, and nothing in them is executed or stored."""
 
 from __future__ import annotations
 
