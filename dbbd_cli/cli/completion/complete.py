@@ -1,7 +1,7 @@
 """Shell completion: configurations, their keys and values, runs, tasks, devices.
 
-Each function takes what was typed so far and returns `(value, help)` pairs. The shell scripts put no
-space after a value that ends in `=` or `/`, because one goes on typing there.
+Each function takes what was typed so far and returns `(value, help)` pairs. The shell scripts put no space
+after a value that ends in `=` or `/`, because the word is not complete yet.
 """
 
 from __future__ import annotations

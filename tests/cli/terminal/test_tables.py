@@ -16,8 +16,6 @@ from dbbd_cli.cli.options import ProgressStyle
 from dbbd_cli.cli.terminal.console import Output
 from dbbd_cli.cli.terminal.evaluation_table import evaluate
 from dbbd_cli.cli.terminal.tables import forecast, smoke, train
-from dbbd_cli.cli.terminal.text import metric, metric_name
-from dbbd_cli.engine.epoch_table import describe_metric
 from dbbd_cli.services.results import BestValue, EvaluateResult, Forecast, SmokeResult, SmokeStep
 
 WIDTHS = (40, 80, 120)
@@ -218,18 +216,6 @@ def test_control_codes_in_class_names_of_a_probe_are_escaped(show: Show) -> None
     assert "y\\x1b[2J\\n\\u202ez" in shown
     assert "\x1b" not in shown
     assert "\x1b" not in show(pretrained(["a", "b"], probe=None, probe_missing="a\x1b[2J"), evaluate)
-
-
-def test_retrieval_is_a_share_like_accuracy() -> None:
-    for name, value, shown in (
-        ("point_top1", 0.3125, "31.25%"),
-        ("top1_level_2", 0.5, "50.00%"),
-        ("accuracy", 0.5, "50.00%"),
-        ("loss_level_2", 0.5, "0.5000"),
-    ):
-        assert metric(name, value) == describe_metric(name, value) == shown
-    assert metric_name("top1_level_2") == "top-1 level 2"
-    assert metric_name("point_top1") == "point top-1"
 
 
 def test_not_enough_disk(show: Show) -> None:
