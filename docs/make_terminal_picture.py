@@ -78,7 +78,7 @@ def main() -> None:
         evaluate = f"dbbd evaluate runs/{path.name}"
         rows = screen(run(evaluate, folder))
         shown += [*command(evaluate), *part(rows, "Evaluation on", "  Loss"), DOTS]
-        shown += part(rows, "Confusion matrix", "Efficiency")
+        shown += [*part(rows, "Confusion matrix", "Efficiency"), Text()]
         IMAGES.mkdir(exist_ok=True)
         (IMAGES / "session.svg").write_text(svg(shown), encoding="utf-8")
         shutil.copyfile(path / "training_history.png", IMAGES / "training_history.png")
