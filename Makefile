@@ -16,7 +16,7 @@ endif
 TORCH_CPU_INDEX := https://download.pytorch.org/whl/cpu
 
 .DEFAULT_GOAL := help
-.PHONY: help torch-choice smoke test test-processors reliability fuzz soak bench check format completions docs build clean
+.PHONY: help torch-choice smoke test test-processors reliability fuzz soak bench check format docs build clean
 
 help: ## Show the targets
 	@echo "make smoke        install into $(VENV), then train, resume, evaluate and plot on synthetic data (about a minute)"
@@ -28,8 +28,7 @@ help: ## Show the targets
 	@echo "make bench        how near to the machine's limit everything is, to bench.json; COMPARE=old.json, ONLY=\"name name\""
 	@echo "make check        ruff and mypy"
 	@echo "make format       format the code"
-	@echo "make completions  write the shell completion scripts anew"
-	@echo "make docs         write docs/configuration.md anew"
+	@echo "make docs         write docs/configuration.md and docs/images/ anew"
 	@echo "make build        build wheel and sdist into dist/"
 	@echo "make clean        remove $(VENV) and everything that was built"
 	@echo
@@ -102,11 +101,9 @@ format: $(VENV)/installed-dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-completions: $(VENV)/installed-dev
-	$(BIN)/python -m dbbd_cli.cli.completion.scripts completions
-
 docs: $(VENV)/installed-dev
 	$(BIN)/python docs/make_configuration.py
+	$(BIN)/python docs/make_terminal_picture.py
 
 build: $(VENV)/installed-dev
 	$(BIN)/python -m build

@@ -1,7 +1,7 @@
 # Completion of dbbd for bash.
 _dbbd_completion() {
     local breaks= words=() index piece joins= typed prefix reply
-    # Bash splits words at the = and the : too, if COMP_WORDBREAKS has them. Such pieces are joined again.
+    # Bash also splits words at = and : if COMP_WORDBREAKS contains them. Join the pieces.
     [[ $COMP_WORDBREAKS == *=* ]] && breaks+='='
     [[ $COMP_WORDBREAKS == *:* ]] && breaks+=':'
     for ((index = 0; index <= COMP_CWORD; index++)); do
@@ -14,7 +14,7 @@ _dbbd_completion() {
         joins=
         [[ -n $breaks && $piece == *[$breaks] ]] && joins=yes
     done
-    # Bash replaces only what follows the last of these signs; the replies must not repeat what precedes it.
+    # Bash replaces only what follows the last of these characters; replies must not repeat what precedes it.
     typed=${words[${#words[@]} - 1]}
     [[ $typed == --*=* ]] && typed=${typed#*=}
     prefix=

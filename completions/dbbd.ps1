@@ -4,7 +4,7 @@ Register-ArgumentCompleter -Native -CommandName dbbd -ScriptBlock {
     $Env:_DBBD_COMPLETE = "complete_powershell"
     $Env:_TYPER_COMPLETE_ARGS = $commandAst.ToString()
     $Env:_TYPER_COMPLETE_WORD_TO_COMPLETE = $wordToComplete
-    # In a word such as --config=qr_ only what follows the = is completed, but the whole word is replaced.
+    # In --config=qr_ only what follows the = is completed, but the whole word is replaced.
     $prefix = if ($wordToComplete -match "^--[^=]+=") { $Matches[0] } else { "" }
     dbbd | ForEach-Object {
         $value, $help = $_ -split ":::"

@@ -10,11 +10,11 @@ from dbbd_cli.core.stopping import ignore_signals, raise_on_signals, signal_of
 
 
 def main() -> None:
-    """Runs the command line and leaves with its exit code."""
-    # How long PyTorch's threads wait for each other before they sleep, in turns of an empty loop of GNU OpenMP. Its
-    # default, milliseconds, makes a run several times slower wherever something else wants the same processors.
+    """Run the command line and exit with its code."""
+    # How long PyTorch's threads spin before they sleep, in iterations of GNU OpenMP. Its default, some milliseconds,
+    # makes a run several times slower if anything else uses the same cores.
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
-    # Pydantic would read what every installed package says of itself, in search of plug-ins for it.
+    # Pydantic would search the metadata of every installed package for plug-ins.
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
     try:
         raise_on_signals()
@@ -27,8 +27,8 @@ def main() -> None:
             app(prog_name="dbbd")
         finally:
             flush_at_exit()
-    except KeyboardInterrupt as error:  # before or after the program proper
-        ignore_signals()  # a second one would end the program in the middle of its last words
+    except KeyboardInterrupt as error:  # before or after the command
+        ignore_signals()  # a second one would interrupt the message
         with suppress(OSError, AttributeError):  # AttributeError: the stream was closed
             sys.stderr.write("Stopped; nothing more was saved.\n")
         sys.exit(128 + signal_of(error))

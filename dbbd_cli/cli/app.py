@@ -1,4 +1,4 @@
-"""The program: its commands, and the options that stand before them."""
+"""The program: its commands, and the options that come before them."""
 
 from __future__ import annotations
 
@@ -45,13 +45,13 @@ def _version(wanted: bool) -> None:
 def _install_completion(wanted: bool) -> None:
     if wanted:
         shell, path = completion_scripts.install()
-        write_result(f"Completion for {shell} is installed in {path}; new shells will have it.")
+        write_result(f"Installed completion for {shell} in {path}. Open a new shell to use it.")
         raise typer.Exit
 
 
 def _show_completion(wanted: bool) -> None:
     if wanted:
-        write_result(completion_scripts.for_this_shell().removesuffix("\n"))
+        write_result(completion_scripts.script_for_this_shell().removesuffix("\n"))
         raise typer.Exit
 
 

@@ -1,4 +1,4 @@
-"""The one place where errors end: a short block on standard error, and the exit code of its kind."""
+"""The one place where errors end: as a short block on standard error, and an exit code."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import typer
 from typer.completion import completion_init  # type: ignore[attr-defined]
 from typer.core import TyperGroup
 
-from dbbd_cli.cli.options import missing_folder
+from dbbd_cli.cli.targets import removed_folder_error
 from dbbd_cli.cli.terminal.help import help_text, with_own_callback
 from dbbd_cli.cli.terminal.streams import colored, columns, tolerate_any_text, write_result
 from dbbd_cli.cli.terminal.text import clean, wrapped
@@ -21,18 +21,17 @@ from dbbd_cli.core.errors import ConfigError, DbbdError, DiskError, ExitCode, St
 from dbbd_cli.core.stopping import ignore_signals, received, signal_of
 
 COMPLETION_VARIABLE = "_DBBD_COMPLETE"
-"""Set by the completion scripts of the shells: Typer then answers with candidates rather than run a command."""
-
+"""Set by the completion scripts: Typer then prints completions instead of running a command."""
 
 _DISK_ERRORS = {errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EPERM, errno.ELOOP, errno.EFBIG, errno.EIO}
 _DISK_ERRORS.add(getattr(errno, "EDQUOT", errno.ENOSPC))
 
 
 class Program(TyperGroup):
-    """The group of all commands. Its `main` serves the entry point and Typer's test runner alike."""
+    """The group of all commands. Both the entry point and Typer's test runner call its `main`."""
 
     def main(self, *positional: Any, **keywords: Any) -> Any:
-        """Runs the command line given as `args`, or else that of the process, and exits."""
+        """Run the command line given as `args`, or else that of the process, and exit."""
         tolerate_any_text()
         completing = bool(os.environ.get(COMPLETION_VARIABLE))
         if completing:
@@ -41,19 +40,19 @@ class Program(TyperGroup):
         arguments = sys.argv[1:] if given is None else list(given)
         try:
             code = super().main(*positional, **{**keywords, "standalone_mode": False})
-            if code == ExitCode.INTERRUPTED:  # Typer's answer to a signal before the command began
+            if code == ExitCode.INTERRUPTED:  # Typer's code for a signal before the command began
                 raise KeyboardInterrupt
             ignore_signals()
         except (Exception, KeyboardInterrupt) as error:
             ignore_signals()
-            if type(error).__name__ == "NoArgsIsHelpError":  # its module depends on Typer's version, as below
+            if type(error).__name__ == "NoArgsIsHelpError":  # in `click` or Typer, as below
                 try:
                     write_result(help_text(self, getattr(error, "ctx", None)))
                     sys.exit(ExitCode.USAGE)
                 except DiskError as unwritten:
                     error = unwritten
             if completing:
-                # Silently: the person is in the middle of typing a line.
+                # Silently: the user is in the middle of typing a line.
                 sys.exit(_code_of_completion(error))
             if "--debug" in arguments:
                 import traceback
@@ -61,7 +60,7 @@ class Program(TyperGroup):
                 with suppress(OSError):
                     typer.echo(clean("".join(traceback.format_exception(error))), err=True)
             report = _as_dbbd_error(error)
-            # The terminal may be gone, or the disk that the output goes to full: the exit code tells all the same.
+            # Even if the terminal is gone, or the disk that receives the output is full, the exit code must be right.
             with suppress(DiskError):
                 if "--json" in arguments:
                     write_result(json.dumps({"error": _plain(report)}))
@@ -71,21 +70,21 @@ class Program(TyperGroup):
         sys.exit(code or 0)
 
     def get_help_option(self, ctx: Any) -> Any:
-        """The option `--help`, off by default: to convert no value at all, Typer would import Pydantic."""
+        """The option `--help`, with a default: to convert a missing value, Typer would import Pydantic."""
         option = with_own_callback(super().get_help_option(ctx))
         if option is not None:
             option.default = False
         return option
 
     def invoke(self, ctx: Any) -> Any:
-        """Runs the command; a signal outside training becomes an error like any other."""
+        """Run the command, and turn a signal outside training into an error like any other."""
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt as error:
             raise _interrupted(error) from None
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
-        """Writes the help into the formatter."""
+        """Write the help text to the formatter."""
         formatter.write(help_text(self, ctx))
 
 
@@ -96,17 +95,17 @@ def _code_of_completion(error: BaseException) -> ExitCode:
 
 
 def _as_dbbd_error(error: BaseException) -> DbbdError:
-    """Any exception as one that can be shown: those of the command-line parser, ours, and bugs."""
+    """Any exception as an error that can be shown: usage errors of the parser, our own errors, and bugs."""
     if isinstance(error, DbbdError) and (received() is None or isinstance(error, StoppedError)):
         return error
     if (interrupt := _interrupt_behind(error)) is not None:
         return _interrupted(interrupt)
     describe = getattr(error, "format_message", None)
-    if describe is not None:  # a usage error: its class is in `click` or inside Typer, depending on Typer's version
+    if describe is not None:  # a usage error; its class is in `click` or Typer, depending on Typer's version
         context = getattr(error, "ctx", None)
         hint = f"`{context.command_path} --help` shows usage." if context else ""
         return ConfigError(describe(), hint=hint)
-    # Only other errors need these: start-up and usage errors must stay light.
+    # Imported late, so that start-up and usage errors stay fast.
     from dbbd_cli.core.files import repair_of
     from dbbd_cli.core.limits import is_out_of_memory, memory_advice, open_files_limit
     from dbbd_cli.core.paths import current_folder_is_gone
@@ -116,10 +115,10 @@ def _as_dbbd_error(error: BaseException) -> DbbdError:
         where = f"{os.fsdecode(place)}: " if isinstance(place, (str, bytes)) else ""
         repair = repair_of(error).capitalize()
         return DiskError(f"{where}{error.strerror}", hint=f"{repair}, or choose a folder that you can write to.")
-    if "Too many open files" in str(error):  # also where a library cannot be loaded for that
+    if "Too many open files" in str(error):  # also if a shared library cannot be loaded
         return DiskError(str(error).splitlines()[0], hint=f"Raise the limit on open files ({open_files_limit()}).")
     if isinstance(error, FileNotFoundError) and not error.filename and current_folder_is_gone():
-        return missing_folder()
+        return removed_folder_error()
     if is_out_of_memory(error):
         return ConfigError(f"out of memory: {error}" if str(error) else "out of memory", hint=memory_advice())
     return DbbdError(
@@ -133,11 +132,11 @@ def _interrupted(error: BaseException) -> StoppedError:
 
 
 def _interrupt_behind(error: BaseException | None) -> BaseException | None:
-    """The signal that is behind an error: libraries that were in the middle of something wrap it in one of theirs."""
+    """The signal that caused an error, if any: libraries wrap it in exceptions of their own."""
     if received() is not None:
         return error
     found: list[BaseException | None] = [error]
-    for one in found:  # grows: an explicit cause does not hide what else was going on
+    for one in found:  # grows: an explicit cause does not hide the context
         if one is None or isinstance(one, KeyboardInterrupt):
             continue
         found += [other for other in (one.__cause__, one.__context__) if other not in found]
@@ -155,7 +154,7 @@ def _plain(error: DbbdError) -> dict[str, object]:
 
 
 def _block(error: DbbdError) -> str:
-    """What is wrong, each finding on its line, what to do."""
+    """What is wrong, one line per detail, what to do."""
     width = columns(sys.stderr)
     label, color = "Error:", "red"
     message = f"{label} {clean(error.message)}"

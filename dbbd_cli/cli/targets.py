@@ -1,13 +1,13 @@
-"""Recognizes arguments that are neither a run folder nor a checkpoint, and says what they are."""
+"""Checks of the paths on the command line, before PyTorch is imported, which takes seconds."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
 
-from dbbd_cli.cli.options import existing
-from dbbd_cli.core.errors import CheckpointError
-from dbbd_cli.core.paths import command_line, shown_path
+from dbbd_cli.cli.completion.complete import run_folders
+from dbbd_cli.core.errors import CheckpointError, DiskError
+from dbbd_cli.core.paths import command_line, current_folder_is_gone, leave_missing_folder, shown_path
 from dbbd_cli.data.images.formats import FORMAT_OF_SUFFIX
 
 _DATA = frozenset({*FORMAT_OF_SUFFIX, *(".ply", ".npz", ".npy", ".las", ".laz", ".pcd", ".xyz", ".obj", ".csv")})
@@ -15,15 +15,15 @@ _OTHER = frozenset({".json", ".jsonl", ".log", ".txt", ".html", ".svg", ".pdf", 
 _RUN_FILES = ("splits.json", "history.jsonl", "ckpt.pth", "best_model.pth")
 _HINT = "Give a run folder, such as runs/<time>-<name>, or a checkpoint file (.pth) in one."
 _MOST_ENTRIES = 10_000
-"""Entries of a folder that are examined: enough to see what it holds."""
+"""Entries examined per folder: enough to tell what it contains."""
 
 
 def run_or_checkpoint(target: Path, *, any_file: bool = False) -> Path:
-    """Returns the target if it may be a run folder or a checkpoint; the service finds out whether it is valid.
+    """Return the target if it may be a run folder or a checkpoint; whether it is valid is for the service to find out.
 
     Args:
         target: the argument.
-        any_file: whether any file of a run folder means the run.
+        any_file: whether any file in a run folder stands for the run.
 
     Raises:
         CheckpointError: it does not exist, or is something else; the message says what.
@@ -33,11 +33,51 @@ def run_or_checkpoint(target: Path, *, any_file: bool = False) -> Path:
     if str(target) in shipped_configs() and not os.path.lexists(target):
         train = command_line("dbbd", "train", "--config", str(target))
         raise CheckpointError(f"{target} is a shipped configuration, not a run", hint=f"To train with it: {train}")
-    existing(target)
+    _check_exists(target)
     problem, hint = _folder(target) if target.is_dir() else _file(target, any_file)
     if problem:
         raise CheckpointError(f"{shown_path(target)} is {problem}", hint=hint)
     return target
+
+
+def removed_folder_error() -> DiskError:
+    """The error for a path that is relative to a removed folder."""
+    return DiskError("the current folder no longer exists", hint="Change to another folder, or give absolute paths.")
+
+
+def leave_removed_folder(*paths: Path | None) -> None:
+    """Change to another folder if the current one has been removed: importing PyTorch fails there.
+
+    Raises:
+        DiskError: one of the paths is relative to the removed folder.
+    """
+    if current_folder_is_gone():
+        if not all(path is None or path.is_absolute() for path in paths):
+            raise removed_folder_error()
+        leave_missing_folder()
+
+
+def _check_exists(target: Path) -> None:
+    """Raise an error that suggests similar paths if there is nothing at the target."""
+    try:
+        if target.exists():
+            return
+    except (OSError, ValueError) as error:  # a name that is too long or contains a NUL, or a folder without permission
+        raise CheckpointError(f"{target} cannot be opened: {error}", hint="Check the path.") from error
+    if target.is_symlink():
+        raise CheckpointError(f"{target} is a broken link", hint="Check where it points.")
+    from difflib import get_close_matches
+
+    siblings = [str(path) for path in target.parent.iterdir()] if target.parent.is_dir() else []
+    runs = [str(path) for path in run_folders()]
+    close = get_close_matches(str(target), siblings + runs, n=1, cutoff=0.6)
+    if close:
+        hint = f"Did you mean {shown_path(Path(close[0]))}?"
+    elif runs:
+        hint = f"The newest run here is {runs[-1]}."
+    else:
+        hint = _HINT
+    raise CheckpointError(f"no such run folder or checkpoint: {target}", hint=hint)
 
 
 def _folder(folder: Path) -> tuple[str, str]:
@@ -55,7 +95,7 @@ def _folder(folder: Path) -> tuple[str, str]:
         return "a folder of configurations, not a run", _HINT
     if suffixes & {*_DATA, ".pkl"}:
         return "a folder of data, not a run", _HINT
-    return "not a run folder: it holds no checkpoint", _HINT
+    return "not a run folder: it contains no checkpoint", _HINT
 
 
 def _file(file: Path, any_file: bool) -> tuple[str, str]:
@@ -64,16 +104,16 @@ def _file(file: Path, any_file: bool) -> tuple[str, str]:
     in_run = _is_run(file.parent)
     if any_file and in_run:
         return "", ""
-    home = f"Give the run folder instead: {shown_path(file.parent)}" if in_run else _HINT
+    instead = f"Give the run folder instead: {shown_path(file.parent)}" if in_run else _HINT
     if file.name.startswith("events.out.tfevents"):
-        return "a TensorBoard event file, not a checkpoint", home
+        return "a TensorBoard event file, not a checkpoint", instead
     if suffix in (".yaml", ".yml") and in_run:
-        return "the configuration of a run, not a checkpoint", home
+        return "the configuration of a run, not a checkpoint", instead
     if suffix in (".yaml", ".yml"):
         train = command_line("dbbd", "train", "--config", shown_path(file))
         return "a configuration, not a run", f"To train with it: {train}"
     if suffix in _DATA | _OTHER:
-        return f"a {suffix} file, not a checkpoint", home
+        return f"a {suffix} file, not a checkpoint", instead
     return "", ""
 
 

@@ -1,3 +1,5 @@
+"""Fixtures of the command-line tests: run the program in this process or in another one, with stand-in services."""
+
 from __future__ import annotations
 
 import os
@@ -19,7 +21,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture(autouse=True)
 def _plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same terminal for every test: none, without wishes about colors."""
+    """Make every test independent of the terminal in which the tests are run."""
     for name in ("NO_COLOR", "FORCE_COLOR", "COLUMNS", "_DBBD_COMPLETE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("TERM", "xterm")
@@ -27,7 +29,7 @@ def _plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def run() -> Callable[..., Result]:
-    """Runs a command line in this process."""
+    """Run a command line in this process."""
 
     def invoke(*arguments: str) -> Result:
         return CliRunner().invoke(app, list(arguments))
@@ -37,7 +39,7 @@ def run() -> Callable[..., Result]:
 
 @pytest.fixture
 def fake_service(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[dict[str, Any]]]:
-    """Puts functions in the place of a service module; gives the list of the arguments of all calls."""
+    """Replace a service module by functions with given results; returns the list that collects all calls."""
 
     def replace(module: str, **results: object) -> list[dict[str, Any]]:
         calls: list[dict[str, Any]] = []
@@ -61,7 +63,7 @@ def fake_service(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[dict[str
 
 @pytest.fixture(scope="session")
 def process_environment(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, str]:
-    """The environment for processes of a test: `dbbd` of this checkout on the PATH, an empty home."""
+    """The environment for child processes: `dbbd` of this checkout on the PATH, and an empty home folder."""
     folder = tmp_path_factory.mktemp("bin")
     program = folder / "dbbd"
     program.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m dbbd_cli "$@"\n')

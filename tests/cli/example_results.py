@@ -1,4 +1,4 @@
-"""Results for the tests of this folder."""
+"""Example results of services."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ TRAINED = TrainResult(
 
 
 def evaluation(classes: list[str]) -> dict[str, object]:
-    """A report as `evaluate` gives it; the F1 of each class is a little higher than that of the one before."""
+    """A report of `evaluate` in which each class has a slightly higher F1 than the one before."""
     two = len(classes) == 2
     mean = {"precision": 0.8, "recall": 0.7, "f1": 0.75}
     spread: dict[str, Any] = {"median": 16.0, "p10": 15.0, "p90": 17.0}
@@ -85,7 +85,7 @@ EVALUATION = evaluation(["benign", "malicious"])
 
 
 def pretraining(classes: list[str]) -> dict[str, object]:
-    """A report as `evaluate` gives it for DBBD; each class has a higher IoU than the one before, the last has none."""
+    """A report of `evaluate` for DBBD; each class has a higher IoU than the one before, and the last has none."""
     ious = [index / len(classes) for index in range(len(classes) - 1)]
     features: list[dict[str, object]] = [
         {

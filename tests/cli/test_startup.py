@@ -1,4 +1,4 @@
-"""What loads before anything is computed: help and mistakes must be answered at once."""
+"""Help, completion and usage errors import nothing slow."""
 
 from __future__ import annotations
 
@@ -15,11 +15,10 @@ from dbbd_cli.config.shipped import shipped_configs
 
 HEAVY = ("torch", "torchvision", "torchmetrics", "matplotlib", "tensorboard", "numpy", "scipy", "PIL", "yaml")
 MOST_FOR_HELP = 45
-"""Modules beyond Typer's, frozen: what adds to the start of every command is to be looked at first."""
+"""Modules beyond Typer's. More would slow down the start of every command: raise this only for a reason."""
 COMMANDS = ("train", "resume", "validate", "evaluate", "plot", "smoke")
 
-# Runs several command lines in one process, and tells after each what it has loaded: a process for each would take
-# most of its time to start.
+# Runs several command lines in one process, which is faster than one process each, and reports the modules after each.
 SCRIPT = """
 import contextlib, io, json, os, sys
 import typer, typer.completion
@@ -27,7 +26,7 @@ typers = set(sys.modules)
 from dbbd_cli.cli.app import app
 loaded = []
 for arguments in json.loads(sys.argv[1]):
-    while arguments and "=" in arguments[0]:  # a variable of the environment, as a shell takes it
+    while arguments and "=" in arguments[0]:  # an environment variable, as in a shell
         name, _, os.environ[name] = arguments.pop(0).partition("=")
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         try:
@@ -40,7 +39,7 @@ print(json.dumps(loaded))
 
 
 def loaded_by(environment: Mapping[str, str], *command_lines: list[str]) -> list[tuple[int, set[str]]]:
-    """The exit code of each command line, and the modules that it and those before it have loaded beyond Typer's."""
+    """The exit code of each command line, and the modules beyond Typer's that are imported after it."""
     process = subprocess.run(
         [sys.executable, "-c", SCRIPT, json.dumps(command_lines)], env=environment, capture_output=True, check=True
     )
@@ -49,7 +48,7 @@ def loaded_by(environment: Mapping[str, str], *command_lines: list[str]) -> list
 
 @pytest.fixture
 def run_folder(tmp_path: Path) -> Path:
-    """What a run left: its settings and its history."""
+    """A run folder with a configuration and a history."""
     folder = tmp_path / "20260131-120000-smoke_qr"
     folder.mkdir()
     shutil.copy(shipped_configs()["smoke_qr"], folder / "config.yaml")
@@ -63,7 +62,7 @@ def run_folder(tmp_path: Path) -> Path:
     return folder
 
 
-def test_help_loads_nothing_heavy(process_environment: Mapping[str, str]) -> None:
+def test_help_imports_nothing_heavy(process_environment: Mapping[str, str]) -> None:
     answers = loaded_by(process_environment, ["--help"], ["--version"], *([name, "--help"] for name in COMMANDS))
     for code, modules in answers:
         assert code == 0
@@ -71,7 +70,7 @@ def test_help_loads_nothing_heavy(process_environment: Mapping[str, str]) -> Non
         assert len(modules) <= MOST_FOR_HELP
 
 
-def test_mistakes_load_nothing_heavy(process_environment: Mapping[str, str]) -> None:
+def test_usage_errors_import_nothing_heavy(process_environment: Mapping[str, str]) -> None:
     option, command, missing, key = loaded_by(
         process_environment,
         ["train", "--epohcs", "3"],
@@ -82,15 +81,15 @@ def test_mistakes_load_nothing_heavy(process_environment: Mapping[str, str]) -> 
     for code, modules in (option, command):
         assert code == 2
         assert modules.isdisjoint({*HEAVY, "rich", "pydantic"})
-    code, modules = missing  # Typer converts what it is given with pydantic
+    code, modules = missing  # Typer converts arguments with pydantic
     assert code == 4
     assert modules.isdisjoint({*HEAVY, "rich", "dbbd_cli.config.sections"})
     code, modules = key
     assert code == 2
-    assert modules.isdisjoint({*HEAVY, "rich"} - {"yaml"})  # the schema is needed here, and with it pydantic
+    assert modules.isdisjoint({*HEAVY, "rich"} - {"yaml"})  # the schema needs pydantic
 
 
-def test_mistakes_in_a_file_or_in_what_a_run_is_given_load_no_pytorch(
+def test_configuration_errors_import_no_pytorch(
     process_environment: Mapping[str, str], run_folder: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "bad.yaml").write_text("run: [", encoding="utf-8")
@@ -105,12 +104,13 @@ def test_mistakes_in_a_file_or_in_what_a_run_is_given_load_no_pytorch(
         ["validate", run, "--device", "gpu"],
         ["resume", run, "--epochs", "0"],
         ["smoke", "--device", "gpu"],
+        ["smoke", "--task", "no-such-task"],
     )
-    assert [code for code, _ in answers] == [2] * 7
+    assert [code for code, _ in answers] == [2] * 8
     assert answers[-1][1].isdisjoint({*HEAVY, "rich"} - {"yaml"})
 
 
-def test_completion_loads_nothing_heavy(process_environment: Mapping[str, str]) -> None:
+def test_completion_imports_nothing_heavy(process_environment: Mapping[str, str]) -> None:
     others = ("dbbd tr", "dbbd train --", "dbbd train --seed 3 --config ", "dbbd evaluate ", "dbbd smoke --device c")
     lines = (*others, "dbbd train --set run.d")
     for shell in ("bash", "zsh", "fish"):
@@ -126,12 +126,12 @@ def test_completion_loads_nothing_heavy(process_environment: Mapping[str, str]) 
         )  # fmt: skip
         assert [code for code, _ in answers] == [0] * len(lines)
         assert answers[len(others) - 1][1].isdisjoint({*HEAVY, "pydantic"})
-        # Typer itself loads Rich for the shells that show help beside what they offer.
+        # For shells that show help texts, Typer itself imports Rich.
         assert answers[-1][1].isdisjoint({*HEAVY} - {"yaml"})
         assert {"dbbd_cli.config.sections"} <= answers[-1][1], "the keys come from the schema"
 
 
-def test_plots_load_no_pytorch(process_environment: Mapping[str, str], run_folder: Path) -> None:
+def test_plot_imports_no_pytorch(process_environment: Mapping[str, str], run_folder: Path) -> None:
     drawn, written = loaded_by(
         process_environment, ["plot", str(run_folder)], ["plot", str(run_folder), "--format=html"]
     )

@@ -1,4 +1,4 @@
-"""What is said where neither a run nor a checkpoint was given."""
+"""Arguments that are neither a run nor a checkpoint are named for what they are."""
 
 from __future__ import annotations
 
@@ -49,14 +49,14 @@ def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ("pictures/cat/1.PNG", "is a .png file, not a checkpoint", "Give a run folder"),
         ("urls.csv", "is a .csv file, not a checkpoint", "Give a run folder"),
         ("notes.txt", "is a .txt file, not a checkpoint", "Give a run folder"),
-        ("empty", "is not a run folder: it holds no checkpoint", "Give a run folder"),
+        ("empty", "is not a run folder: it contains no checkpoint", "Give a run folder"),
         (f"{RUN}/config.yaml", "is the configuration of a run, not a checkpoint", f"instead: {RUN}"),
         (f"{RUN}/history.jsonl", "is a .jsonl file, not a checkpoint", f"instead: {RUN}"),
         (f"{RUN}/training_history.png", "is a .png file, not a checkpoint", f"instead: {RUN}"),
         (f"{RUN}/events.out.tfevents.1.host.2.0", "is a TensorBoard event file", f"instead: {RUN}"),
     ],
 )
-def test_other_targets_are_named_for_what_they_are(target: str, what: str, hint: str) -> None:
+def test_other_paths_are_named_for_what_they_are(target: str, what: str, hint: str) -> None:
     with pytest.raises(CheckpointError) as caught:
         run_or_checkpoint(Path(target))
     assert caught.value.message.startswith(f"{target} {what}")
@@ -64,11 +64,11 @@ def test_other_targets_are_named_for_what_they_are(target: str, what: str, hint:
 
 
 @pytest.mark.parametrize("target", [RUN, f"{RUN}/ckpt.pth", "weights", "weights/old.pth", "weights/state"])
-def test_what_may_be_one_is_left_to_the_service(target: str) -> None:
+def test_possible_runs_and_checkpoints_are_left_to_the_service(target: str) -> None:
     assert run_or_checkpoint(Path(target)) == Path(target)
 
 
-def test_any_file_of_a_run_may_mean_the_run(tmp_path: Path) -> None:
+def test_any_file_of_a_run_may_stand_for_the_run(tmp_path: Path) -> None:
     path = Path(RUN) / "history.jsonl"
     assert run_or_checkpoint(path, any_file=True) == path
     with pytest.raises(CheckpointError, match="is a configuration, not a run"):

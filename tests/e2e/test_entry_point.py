@@ -1,4 +1,4 @@
-"""The program as a user runs it: a process of its own, real files, real signals."""
+"""The program works as users run it: in its own process, with real files and real signals."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SMALL = [
 
 
 def dbbd(*args: str, cwd: Path, code: int = 0) -> subprocess.CompletedProcess[str]:
-    """Runs the installed program and checks its exit code."""
+    """Run the program and check its exit code, and that it prints no traceback or control codes."""
     result = subprocess.run(
         [sys.executable, "-m", "dbbd_cli", *args],
         cwd=cwd,
@@ -74,7 +74,7 @@ def test_from_training_to_plot_with_pictures_in_three_classes(
     assert (tmp_path / "figures" / "report.html").stat().st_size > 0
 
 
-def test_started_from_jupyter_by_a_user_without_a_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_started_from_jupyter_without_a_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MPLBACKEND", "module://matplotlib_inline.missing")
     monkeypatch.setenv("HOME", str(tmp_path / "file" / "home"))
     monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
@@ -92,24 +92,10 @@ def test_started_from_jupyter_by_a_user_without_a_home_folder(tmp_path: Path, mo
 
 @pytest.mark.skipif(os.name != "posix", reason="sends POSIX signals")
 @pytest.mark.parametrize(("number", "code", "workers"), [(signal.SIGINT, 130, 0), (signal.SIGTERM, 143, 2)])
-def test_a_signal_to_the_group_saves_and_resume_goes_on(
-    tmp_path: Path, number: signal.Signals, code: int, workers: int
-) -> None:
+def test_a_signal_saves_and_resume_continues(tmp_path: Path, number: signal.Signals, code: int, workers: int) -> None:
+    settings = [*SMALL, "--epochs", "500", "--no-plots", "--set", f"data.num_workers={workers}"]
     process = subprocess.Popen(
-        [
-            sys.executable,
-            "-m",
-            "dbbd_cli",
-            "train",
-            "--config",
-            "qr_cnn",
-            *SMALL,
-            "--epochs",
-            "500",
-            "--no-plots",
-            "--set",
-            f"data.num_workers={workers}",
-        ],
+        [sys.executable, "-m", "dbbd_cli", "train", "--config", "qr_cnn", *settings],
         start_new_session=True,
         cwd=tmp_path,
         env=environment(),
@@ -134,9 +120,7 @@ def test_a_signal_to_the_group_saves_and_resume_goes_on(
     dbbd("plot", str(run), cwd=tmp_path)
 
 
-def test_mistakes_are_answered_with_what_where_and_what_to_do(
-    picture_folder: Callable[..., Path], tmp_path: Path
-) -> None:
+def test_errors_say_what_where_and_what_to_do(picture_folder: Callable[..., Path], tmp_path: Path) -> None:
     root = picture_folder()
     folder = ["train", "--config", "qr_cnn", *SMALL, "--set", "data.source=folder"]
     missing = dbbd(*folder, "--set", f"data.path={root}x", cwd=tmp_path, code=3).stderr
@@ -147,20 +131,8 @@ def test_mistakes_are_answered_with_what_where_and_what_to_do(
     broken = dbbd(*folder, "--set", f"data.path={root}", cwd=tmp_path, code=3).stderr
     assert "broken.png" in broken
     assert "data.on_error=skip" in broken
-    skipped = dbbd(
-        *(
-            *folder,
-            "--set",
-            f"data.path={root}",
-            "--set",
-            "data.on_error=skip",
-            "--epochs",
-            "1",
-            "--no-plots",
-            "--json",
-        ),
-        cwd=tmp_path,
-    )
+    skipping = ["--set", f"data.path={root}", "--set", "data.on_error=skip", "--epochs", "1", "--no-plots"]
+    skipped = dbbd(*folder, *skipping, "--json", cwd=tmp_path)
     assert json.loads(skipped.stdout)["facts"]["skipped"] == 1
 
     (tmp_path / "my.yaml").write_text("task: image_classification\ntraining:\n  epoch: 3\n  learning_rate: fast\n")
@@ -175,11 +147,11 @@ def test_mistakes_are_answered_with_what_where_and_what_to_do(
     assert not (tmp_path / "ran").exists()
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no device that is always full")
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 @pytest.mark.parametrize(
     "arguments", [["--help"], ["validate", "nowhere", "--json"], ["plot", "nowhere", "--json"], []]
 )
-def test_no_room_for_what_is_printed_ends_with_a_message(arguments: list[str], tmp_path: Path) -> None:
+def test_a_full_standard_output_is_an_error(arguments: list[str], tmp_path: Path) -> None:
     command = [sys.executable, "-m", "dbbd_cli", *arguments]
     with open("/dev/full", "w") as full:  # noqa: PTH123 - a device
         ended = subprocess.run(
@@ -190,8 +162,8 @@ def test_no_room_for_what_is_printed_ends_with_a_message(arguments: list[str], t
     assert ended.returncode == (6 if arguments in ([], ["--help"]) else 4)
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no device that is always full")
-def test_no_room_for_what_is_told_about_an_error_leaves_its_exit_code(tmp_path: Path) -> None:
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_full_standard_error_leaves_the_exit_code_of_the_error(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "dbbd_cli", "plot", "nowhere", "--json", "--debug"]
     with open("/dev/full", "w") as full:  # noqa: PTH123 - a device
         ended = subprocess.run(
@@ -201,7 +173,7 @@ def test_no_room_for_what_is_told_about_an_error_leaves_its_exit_code(tmp_path: 
     assert json.loads(ended.stdout)["error"]["exit_code"] == 4
 
 
-def test_the_wheel_holds_the_shipped_configs(tmp_path: Path) -> None:
+def test_the_wheel_contains_configs_and_completion_scripts(tmp_path: Path) -> None:
     subprocess.run(
         [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)],
         cwd=REPOSITORY,
@@ -214,7 +186,8 @@ def test_the_wheel_holds_the_shipped_configs(tmp_path: Path) -> None:
     names = sorted(path.stem for path in (REPOSITORY / "configs").glob("*.yaml"))
     script = (
         "from dbbd_cli.tasks.configs import load_config; from dbbd_cli.config.shipped import shipped_configs;"
-        "print(*sorted(shipped_configs())); [load_config(name) for name in shipped_configs()]"
+        "from dbbd_cli.cli.completion.scripts import script;"
+        "print(*sorted(shipped_configs())); [load_config(name) for name in shipped_configs()]; script('bash')"
     )
     found = subprocess.run(
         [sys.executable, "-c", script],

@@ -1,4 +1,4 @@
-"""Scenes that a stranger may have made: each is refused by name, before anything is run, kept or even loaded."""
+"""Hostile scenes are refused by name before training starts, and nothing in them is executed or stored."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ def tree() -> dict[str, Any]:
 
 
 class Payload:
-    def __init__(self, proof: Path) -> None:
-        self.proof = proof
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return os.system, (f"touch {self.proof}",)
+        return os.system, (f"touch {self.marker}",)
 
 
 def not_a_number(path: Path) -> Path:
@@ -68,7 +68,7 @@ def index_out_of_range(path: Path) -> Path:
     return scene(path, COORD, hierarchy=root)
 
 
-def promises(path: Path) -> Path:
+def truncated(path: Path) -> Path:
     path = path.with_suffix(".ply")
     properties = "".join(f"property float {axis}\n" for axis in "xyz")
     header = f"ply\nformat binary_little_endian 1.0\nelement vertex 1000000000000\n{properties}end_header\n"
@@ -80,18 +80,18 @@ def payload(path: Path) -> Path:
     return scene(path, COORD, extra=Payload(path.parents[2] / "ran"))
 
 
-TOLD = {
+REASONS = {
     not_a_number: "not finite at point 42",
     three_points: "only 3 points",
     one_place: "all of its points lie in the same place",
     cycle: "cycle",
     index_out_of_range: "holds point 200",
-    promises: "1,000,000,000,000",
+    truncated: "1,000,000,000,000",
     payload: "nothing in it was run",
 }
 
 
-@pytest.mark.parametrize("write", TOLD, ids=lambda write: write.__name__)
+@pytest.mark.parametrize("write", REASONS, ids=lambda write: write.__name__)
 def test_a_hostile_scene_is_refused_by_name_before_torch_is_loaded(
     tmp_path: Path, write: Callable[[Path], Path]
 ) -> None:
@@ -112,14 +112,14 @@ def test_a_hostile_scene_is_refused_by_name_before_torch_is_loaded(
     )  # fmt: skip
     lines = process.stderr.splitlines()
     loaded = {line.rpartition("|")[2].strip() for line in lines if line.startswith("import time:")}
-    told = "\n".join(line for line in lines if not line.startswith("import time:"))
-    assert process.returncode == 3, told
-    assert str(bad) in told
-    assert TOLD[write] in told
-    assert "Traceback" not in told
-    assert "good" not in told
+    output = "\n".join(line for line in lines if not line.startswith("import time:"))
+    assert process.returncode == 3, output
+    assert str(bad) in output
+    assert REASONS[write] in output
+    assert "Traceback" not in output
+    assert "good" not in output
     assert process.stdout == ""
-    assert not CONTROL.search(told)
+    assert not CONTROL.search(output)
     assert {"dbbd_cli.services.preparation", "numpy"} <= loaded  # so that the names are those of modules
     assert not {"torch", "torchvision", "matplotlib", "tensorboard"} & loaded
     assert sorted(path.name for path in tmp_path.iterdir() if path.name != "cache") == ["scenes"]

@@ -1,4 +1,4 @@
-"""Limits that a shell sets (`ulimit`) end in a message that names them."""
+"""Errors caused by limits of the shell (`ulimit`) name the limit."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="limits of Linux
 
 
 def limited(limit: str, folder: Path) -> tuple[int, dict[str, str]]:
-    """The exit code of a training under a limit, and the error that it ended with."""
+    """The exit code and the error of a training run under a limit."""
     env = {**os.environ, "PYTHONPATH": str(REPOSITORY), "DBBD_CACHE_DIR": str(folder / "cache")}
     line = f"ulimit {limit} && exec {TRAIN}"
     done = subprocess.run(["bash", "-c", line], cwd=folder, env=env, capture_output=True, text=True)

@@ -1,4 +1,4 @@
-"""The ways in for people and for continuous integration, with stand-ins for what would install gigabytes."""
+"""`make` and the CI script do what they say; stand-ins replace everything that would install gigabytes."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def run(folder: Path, *command: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
-    """The Makefile in a folder whose .venv holds stand-ins that note in `calls` how they are called."""
+    """The Makefile in a folder whose .venv contains stand-ins that record in `calls` how they are called."""
     shutil.copy(REPOSITORY / "Makefile", tmp_path)
     for name in ("pyproject.toml", ".venv/made"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
@@ -66,7 +66,7 @@ def test_a_choice_of_pytorch_is_kept(first: list[str], kept: str, project: Path)
 
 
 @pytest.mark.parametrize(("there", "wanted"), [("default", "cpu"), ("cpu", "default")])
-def test_another_choice_of_pytorch_needs_a_clean_start(there: str, wanted: str, project: Path) -> None:
+def test_changing_the_choice_of_pytorch_needs_make_clean(there: str, wanted: str, project: Path) -> None:
     assert run(project, "make", "smoke", f"TORCH={there}").returncode == 0
     (project / "calls").unlink()
     for target in ("smoke", "test"):
@@ -80,7 +80,7 @@ def test_another_choice_of_pytorch_needs_a_clean_start(there: str, wanted: str, 
     assert not (project / ".venv").exists()
 
 
-def test_an_unknown_choice_of_pytorch_is_told_before_anything_is_made(project: Path) -> None:
+def test_an_unknown_choice_of_pytorch_is_refused_first(project: Path) -> None:
     shutil.rmtree(project / ".venv")
     result = run(project, "make", "smoke", "TORCH=gpu")
     assert result.returncode == 2
@@ -89,7 +89,7 @@ def test_an_unknown_choice_of_pytorch_is_told_before_anything_is_made(project: P
 
 
 @pytest.mark.parametrize("there_before", [True, False])
-def test_continuous_integration_deletes_only_the_environment_that_it_made(there_before: bool, tmp_path: Path) -> None:
+def test_ci_deletes_only_the_environment_that_it_created(there_before: bool, tmp_path: Path) -> None:
     script = REPOSITORY / ".ci" / "run"
     if not script.exists():
         pytest.skip("not part of the source distribution")
@@ -104,7 +104,7 @@ def test_continuous_integration_deletes_only_the_environment_that_it_made(there_
     assert (tmp_path / ".venv").exists() is there_before
 
 
-def test_numeric_tests_run_in_the_environments_that_are_named(project: Path) -> None:
+def test_numeric_tests_run_in_the_named_environments(project: Path) -> None:
     assert run(project, "make", "test-processors", "ONLY=as-is threads-2").returncode == 0
     calls = (project / "calls").read_text().splitlines()
     assert calls[-1] == "python tests/processors.py -n auto --only as-is threads-2"

@@ -1,4 +1,4 @@
-"""Standard streams that are full, closed or not read: exit codes are the documented ones."""
+"""Standard streams that are full, closed or not read leave the exit codes as documented."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ TRAIN = (
     f"{DBBD} train --config smoke_qr --set data.sample_per_class=24 --set data.image_size=32 --set data.num_workers=2 "
     "--epochs 1 --no-plots --device cpu"
 )
-pytestmark = pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no device that is always full")
+pytestmark = pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 
 
 def ended(program: str, where: str, folder: Path, *, unbuffered: bool = False) -> tuple[int, str]:
-    """The exit code of a program whose streams lead where a shell would put them; and what came out all the same."""
+    """The exit code and the output of a program whose streams are redirected by a shell."""
     env = {
         **os.environ,
         "PYTHONPATH": str(REPOSITORY),
@@ -30,7 +30,7 @@ def ended(program: str, where: str, folder: Path, *, unbuffered: bool = False) -
         "PYTHONUNBUFFERED": "1" if unbuffered else "",
     }
     redirected, pipe, reader = where.partition("|")
-    # The subshell keeps the streams of the `echo` apart from those of the program.
+    # The subshell keeps the streams of `echo` separate from those of the program.
     line = f"{{ ({program}) {redirected}; echo $? > code; }} {pipe} {reader}"
     done = subprocess.run(["sh", "-c", line], cwd=folder, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     return int((folder / "code").read_text()), done.stdout.decode()
@@ -51,7 +51,7 @@ def test_exit_codes(program: str, without_room: int, otherwise: int, unbuffered:
 
 
 @pytest.mark.parametrize(("where", "code"), [("2>&1 | head -1", 0), ("<&- >&- 2>&-", 0), (">/dev/full 2>&1", 6)])
-def test_a_run_is_trained_to_its_end_whoever_reads(where: str, code: int, tmp_path: Path) -> None:
+def test_training_continues_if_nobody_reads_its_output(where: str, code: int, tmp_path: Path) -> None:
     found, said = ended(TRAIN, where, tmp_path)
     assert (found, len(said.splitlines()) <= 1) == (code, True)
     (run,) = (tmp_path / "runs").iterdir()
@@ -83,7 +83,7 @@ def test_the_current_folder_may_be_missing_if_paths_are_absolute(tmp_path: Path)
         assert said.startswith("Error: ")
 
 
-def test_files_do_not_take_the_place_of_closed_streams(tmp_path: Path) -> None:
+def test_files_never_get_the_descriptors_of_closed_streams(tmp_path: Path) -> None:
     script = (
         "from dbbd_cli.cli.terminal.streams import open_closed_streams; open_closed_streams();"
         "import os, subprocess, sys; file = open('file', 'w'); print('out'); print('err', file=sys.stderr, flush=True);"

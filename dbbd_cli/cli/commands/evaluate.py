@@ -19,10 +19,9 @@ from dbbd_cli.cli.options import (
     Settings,
     Target,
     check_overrides,
-    leave_gone_folder,
     overrides,
 )
-from dbbd_cli.cli.targets import run_or_checkpoint
+from dbbd_cli.cli.targets import leave_removed_folder, run_or_checkpoint
 from dbbd_cli.cli.terminal.console import Output
 
 EXAMPLES = """\
@@ -32,7 +31,7 @@ dbbd evaluate runs/20260131-120000-qr_cnn --json > report.json"""
 
 
 class Split(str, Enum):
-    """A part of the data."""
+    """A split of the data."""
 
     TRAIN = "train"
     VAL = "val"
@@ -42,14 +41,14 @@ class Split(str, Enum):
 def evaluate(
     target: Target,
     split: Annotated[
-        Split, typer.Option("--split", metavar="train|val|test", help="Split of the run to evaluate.")
+        Split, typer.Option("--split", metavar="train|val|test", help="Split of the data to evaluate on.")
     ] = Split.TEST,
     out: Annotated[
         Path | None,
         typer.Option(
             "--out",
             metavar="DIR",
-            help="Write the report and its figures here instead of to the run folder.",
+            help="Write the report and figures to this folder instead of the run folder.",
             autocompletion=complete.folder,
         ),
     ] = None,
@@ -60,7 +59,7 @@ def evaluate(
             "--config",
             "-c",
             metavar="FILE|NAME",
-            help="Configuration for DBBD weights outside a run folder, such as those of the first implementation.",
+            help="Configuration for weights that do not belong to a run.",
             autocompletion=complete.configuration,
         ),
     ] = None,
@@ -73,12 +72,12 @@ def evaluate(
 ) -> None:
     """Report every metric, speed and size on the test split, with figures.
 
-    For image classifiers this includes the confusion matrix and ROC curves; for DBBD the losses compared with chance,
-    and a linear probe of its features compared with the same probe on a random network and on the raw input.
+    For a classifier, this includes the confusion matrix and the ROC curve; for pretraining, the losses compared with
+    chance, and a linear probe of the features compared with the same probe on a random network and on the raw input.
 
     A run folder means its best model; give a checkpoint file to evaluate another state.
     """
-    leave_gone_folder(target, out)
+    leave_removed_folder(target, out)
     run_or_checkpoint(target)
     changes = overrides(settings, {"--device": ("run.device", device)})
     check_overrides(target, changes)

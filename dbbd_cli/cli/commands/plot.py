@@ -20,7 +20,7 @@ dbbd plot runs/20260131-120000-qr_cnn --format html"""
 
 
 class Format(str, Enum):
-    """A file format of figures."""
+    """File formats of figures."""
 
     PNG = "png"
     SVG = "svg"
@@ -33,7 +33,7 @@ def plot(
         list[Path],
         typer.Argument(
             metavar="RUN...",
-            help="One run folder, or several to compare in one figure.",
+            help="Run folder; several are compared in one figure.",
             show_default=False,
             autocompletion=complete.target,
         ),
@@ -43,7 +43,7 @@ def plot(
         typer.Option(
             "--out",
             metavar="DIR",
-            help="Write the figures here instead of to the run folder.",
+            help="Write the figures to this folder instead of the run folder.",
             autocompletion=complete.folder,
         ),
     ] = None,
@@ -55,7 +55,7 @@ def plot(
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """Plot loss, accuracy and learning rate of one or more runs over their epochs."""
+    """Plot the loss, metrics and learning rate of one or more runs over their epochs."""
     for target in targets:
         run_or_checkpoint(target, any_file=True)
     output = Output(as_json=json, style=progress, quiet=quiet)

@@ -17,10 +17,9 @@ from dbbd_cli.cli.options import (
     Settings,
     Target,
     check_overrides,
-    leave_gone_folder,
     overrides,
 )
-from dbbd_cli.cli.targets import run_or_checkpoint
+from dbbd_cli.cli.targets import leave_removed_folder, run_or_checkpoint
 from dbbd_cli.cli.terminal.console import Output
 
 EXAMPLES = """\
@@ -33,7 +32,7 @@ def resume(
     target: Target,
     epochs: Annotated[
         int | None,
-        typer.Option("--epochs", metavar="N", help="Train up to this epoch, counted from the start of the run."),
+        typer.Option("--epochs", metavar="N", help="Total number of epochs, counted from the start of the run."),
     ] = None,
     settings: Settings = None,
     device: Device = None,
@@ -41,7 +40,7 @@ def resume(
         bool,
         typer.Option(
             "--force",
-            help="Continue even if data, code or device give a different loss than the one in the checkpoint.",
+            help="Continue even if data, code or device have changed, so that the result will differ.",
         ),
     ] = False,
     json: Json = False,
@@ -51,10 +50,10 @@ def resume(
 ) -> None:
     """Continue an interrupted run, or extend a finished one.
 
-    The result is the same as that of an uninterrupted run. As a check, the loss of the next batch is computed again and
+    The result is the same as that of an uninterrupted run. As a check, the loss of the next batch is recomputed and
     compared with the one stored in the checkpoint.
     """
-    leave_gone_folder(target)
+    leave_removed_folder(target)
     run_or_checkpoint(target)
     flags = {"--epochs": ("training.epochs", epochs), "--device": ("run.device", device)}
     changes = overrides(settings, flags)

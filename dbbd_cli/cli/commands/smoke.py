@@ -1,15 +1,15 @@
-"""`dbbd smoke`: test everything at a small scale."""
+"""`dbbd smoke`: test every command on small runs."""
 
 from __future__ import annotations
 
-from enum import Enum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from dbbd_cli.cli.completion import complete
-from dbbd_cli.cli.options import Debug, Json, Progress, ProgressStyle, Quiet, leave_gone_folder
+from dbbd_cli.cli.options import DEVICE, Debug, Json, Progress, ProgressStyle, Quiet
+from dbbd_cli.cli.targets import leave_removed_folder
 from dbbd_cli.cli.terminal.console import Output
 from dbbd_cli.core.errors import ExitCode
 
@@ -18,32 +18,22 @@ dbbd smoke
 dbbd smoke --epochs 1 --device cpu"""
 
 
-class Task(str, Enum):
-    """The tasks that can be tried: all, or one."""
-
-    ALL = "all"
-    IMAGE_CLASSIFICATION = "image_classification"
-    DBBD = "dbbd"
-
-
 def smoke(
     epochs: Annotated[int, typer.Option("--epochs", metavar="N", min=1, help="Number of epochs of each run.")] = 2,
     task: Annotated[
-        Task, typer.Option("--task", metavar="all|NAME", help="Test only this task, such as image_classification.")
-    ] = Task.ALL,
-    device: Annotated[
         str,
         typer.Option(
-            "--device",
-            metavar="auto|cpu|cuda|mps",
-            help="Run on this device (cuda:1 for the second GPU).",
-            autocompletion=complete.device,
+            "--task", metavar="all|NAME", help="Name of the task to test, or all.", autocompletion=complete.task
         ),
-    ] = "auto",
+    ] = "all",
+    device: Annotated[str, DEVICE] = "auto",
     runs_dir: Annotated[
         Path,
         typer.Option(
-            "--runs-dir", metavar="DIR", help="Create the run folders in this folder.", autocompletion=complete.folder
+            "--runs-dir",
+            metavar="DIR",
+            help="Folder in which to create the run folders.",
+            autocompletion=complete.folder,
         ),
     ] = Path("runs"),
     json: Json = False,
@@ -53,19 +43,22 @@ def smoke(
 ) -> None:
     """Smoke-test everything on synthetic data: train, interrupt, resume, compare, validate, evaluate and plot.
 
-    A table shows which steps passed; the exit code is 1 if one failed.
+    A table shows which steps passed; the exit code is 1 if any failed.
     """
     from dbbd_cli.config.load import Override
     from dbbd_cli.tasks.configs import load_config
+    from dbbd_cli.tasks.registry import get_task, task_names
 
-    load_config("smoke_qr", [Override("run.device", device, "--device")])  # a misspelt name is answered at once
+    # Report an unknown task or device at once, before anything heavy is imported.
+    for name in task_names() if task == "all" else [task]:
+        load_config(get_task(name).smoke_config, [Override("run.device", device, "--device")])
     output = Output(as_json=json, style=progress, quiet=quiet)
-    leave_gone_folder(runs_dir)
+    leave_removed_folder(runs_dir)
 
     from dbbd_cli.cli.terminal import tables
     from dbbd_cli.services import smoke as service
 
-    result = service.smoke(epochs=epochs, task=task.value, device=device, runs_dir=runs_dir, progress=output.progress)
+    result = service.smoke(epochs=epochs, task=task, device=device, runs_dir=runs_dir, progress=output.progress)
     output.show(result, tables.smoke, passed=result.passed)
     if not result.passed:
         raise typer.Exit(ExitCode.BUG)

@@ -26,25 +26,31 @@ def train(
             "--config",
             "-c",
             metavar="FILE|NAME",
-            help="A YAML file, or the name of a shipped configuration such as qr_cnn.",
+            help="YAML file, or name of a shipped configuration such as qr_cnn.",
             autocompletion=complete.configuration,
         ),
     ],
     settings: Settings = None,
     small: Annotated[
         bool,
-        typer.Option("--small", help="Small network, small batches and few scenes, unless overridden (DBBD)."),
+        typer.Option(
+            "--small",
+            help="Turn on small_mode, for tasks that have it: a small network, small batches and few samples.",
+        ),
     ] = False,
     epochs: Annotated[
         int | None, typer.Option("--epochs", metavar="N", help="Number of passes over the training split.")
     ] = None,
     run_name: Annotated[
-        str | None, typer.Option("--run-name", metavar="NAME", help="Name of the run; its folder is named <time>-NAME.")
+        str | None, typer.Option("--run-name", metavar="NAME", help="Name of the run; its folder is <time>-NAME.")
     ] = None,
     runs_dir: Annotated[
         str | None,
         typer.Option(
-            "--runs-dir", metavar="DIR", help="Create the run folder in this folder.", autocompletion=complete.folder
+            "--runs-dir",
+            metavar="DIR",
+            help="Folder in which to create the run folder.",
+            autocompletion=complete.folder,
         ),
     ] = None,
     device: Device = None,
@@ -53,7 +59,7 @@ def train(
         typer.Option("--precision", metavar="auto|fp32|bf16|fp16", help="Arithmetic precision."),
     ] = None,
     seed: Annotated[int | None, typer.Option("--seed", metavar="N", help="Seed for all random choices.")] = None,
-    no_plots: Annotated[bool, typer.Option("--no-plots", help="Draw no figures when training ends.")] = False,
+    no_plots: Annotated[bool, typer.Option("--no-plots", help="Draw no figures at the end of training.")] = False,
     dry_run: Annotated[
         bool,
         typer.Option(
@@ -65,9 +71,9 @@ def train(
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """Train a model, and save everything about it in a new run folder.
+    """Train a model and save everything about it in a new run folder.
 
-    Ctrl-C saves and stops; `dbbd resume` then continues exactly where it stopped.
+    Ctrl-C saves and stops; `dbbd resume` continues exactly from there.
     """
     from dbbd_cli.tasks.configs import load_config
 
@@ -81,7 +87,7 @@ def train(
         "--seed": ("seed", seed),
         "--no-plots": ("run.plots", False if no_plots else None),
     }
-    # Before anything heavy is imported: a mistake in the configuration is answered at once.
+    # Report configuration errors at once, before anything heavy is imported.
     notes: list[str] = []
     checked = load_config(config, overrides(settings, flags), tell=notes.append)
     output = Output(as_json=json, style=progress, quiet=quiet)

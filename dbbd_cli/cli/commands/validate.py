@@ -12,10 +12,9 @@ from dbbd_cli.cli.options import (
     Settings,
     Target,
     check_overrides,
-    leave_gone_folder,
     overrides,
 )
-from dbbd_cli.cli.targets import run_or_checkpoint
+from dbbd_cli.cli.targets import leave_removed_folder, run_or_checkpoint
 from dbbd_cli.cli.terminal.console import Output
 
 EXAMPLES = """\
@@ -33,7 +32,7 @@ def validate(
     debug: Debug = False,
 ) -> None:
     """Measure loss and metrics on the validation split, compared with the logged values."""
-    leave_gone_folder(target)
+    leave_removed_folder(target)
     run_or_checkpoint(target)
     changes = overrides(settings, {"--device": ("run.device", device)})
     check_overrides(target, changes)

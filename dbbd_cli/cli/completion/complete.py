@@ -1,7 +1,7 @@
-"""What the shell offers after a TAB: configurations, their keys, runs, devices.
+"""Shell completion: configurations, their keys and values, runs, tasks, devices.
 
-Each function takes what was typed so far and gives `(value, help)` pairs. A value that ends in `=` or `/` is to
-be typed on: the shell scripts put no space after it.
+Each function takes what was typed so far and returns `(value, help)` pairs. The shell scripts put no space
+after a value that ends in `=` or `/`, because the word is not complete yet.
 """
 
 from __future__ import annotations
@@ -23,19 +23,20 @@ if TYPE_CHECKING:
 Candidates = list[tuple[str, str]]
 
 _MOST_BYTES = 100_000
-"""How much of a configuration is searched for its task."""
-_OBEYED = frozenset("\"'`$;|&<>(){}*?!#\\")
+"""The part of a configuration that is searched for its task."""
+_SPECIAL = frozenset("\"'`$;|&<>(){}*?!#\\")
+"""Characters that a shell interprets."""
 
 _DEVICES: Candidates = [
-    ("auto", "cuda if there is one, else mps, else cpu"),
-    ("cpu", "the processor"),
-    ("cuda", "the first NVIDIA or AMD GPU"),
-    ("mps", "the GPU of an Apple computer"),
+    ("auto", "cuda if available, else mps, else cpu"),
+    ("cpu", "processor"),
+    ("cuda", "first NVIDIA or AMD GPU"),
+    ("mps", "Apple GPU"),
 ]
 
 
 def configuration(incomplete: str) -> Candidates:
-    """Names of shipped configurations, YAML files and folders."""
+    """Shipped configurations by name, YAML files, and folders."""
     from dbbd_cli.config.shipped import shipped_configs
 
     shipped = [(name, "shipped configuration") for name in shipped_configs()]
@@ -43,7 +44,7 @@ def configuration(incomplete: str) -> Candidates:
 
 
 def target(incomplete: str) -> Candidates:
-    """Run folders, checkpoint files and folders on the way to them; before anything is typed, the runs in `runs`."""
+    """Run folders, checkpoint files, and folders; if nothing is typed yet, the runs in `runs`."""
     runs = [(str(path), "run") for path in run_folders() if str(path).startswith(incomplete) and _is_plain(path.name)]
     if not incomplete and runs:
         return runs
@@ -66,22 +67,29 @@ def device(incomplete: str) -> Candidates:
     return [pair for pair in _DEVICES if pair[0].startswith(incomplete)]
 
 
-def setting(ctx: typer.Context, incomplete: str) -> Candidates:
-    """Dotted keys of the configuration, then, after the `=`, the values of a key that has a choice of them.
+def task(incomplete: str) -> Candidates:
+    """Tasks by name, or all."""
+    from dbbd_cli.tasks.registry import task_names
 
-    If the command line names a configuration or a run, they are those of its task, otherwise those of all tasks.
+    return [(name, "") for name in ["all", *task_names()] if name.startswith(incomplete)]
+
+
+def setting(ctx: typer.Context, incomplete: str) -> Candidates:
+    """Dotted keys of the configuration, and after the `=` the values of a key with a fixed choice.
+
+    If the command line names a configuration or a run, only its task's keys are offered, otherwise those of all tasks.
     """
-    # While the value of an option is missing, the parser leaves arguments in `ctx.args`.
+    # While an option still lacks its value, the parser leaves arguments in `ctx.args`.
     run = ctx.params.get("target") or next(iter(ctx.args), None)
     return setting_of(_task_of(ctx.params.get("config"), run), incomplete)
 
 
-def setting_of(task: str, incomplete: str) -> Candidates:
-    """The same for the task of this name, or for all tasks if it is empty."""
+def setting_of(task_name: str, incomplete: str) -> Candidates:
+    """As `setting`, for the task of this name, or for all tasks if the name is empty."""
     key, equals, typed = incomplete.partition("=")
-    fields = list(_fields(task))
+    fields = list(_fields(task_name))
     if not equals:
-        # A key that several tasks have is offered once, as the first one explains it.
+        # A key that several tasks share is offered once, with the description of the first.
         found = list({f"{name}=": field.description or "" for name, field in reversed(fields)}.items())[::-1]
     else:
         choices = [choice for name, field in fields if name == key for choice in _choices(field.annotation)]
@@ -95,13 +103,13 @@ def setting_of(task: str, incomplete: str) -> Candidates:
 
 
 def _task_of(name: str | None, run: str | None) -> str:
-    """The task of the configuration, or else of the run, that a command line names; empty if unknown."""
+    """The task of the configuration or run that a command line names; empty if unknown."""
     from dbbd_cli.config.shipped import shipped_configs
 
     if name:
         shipped = shipped_configs().get(str(name).removesuffix(".yaml"))
-        path = os.path.expanduser(name)  # noqa: PTH111 - a Path raises if there is no such user
-        # A Path raises if a name is too long.
+        path = os.path.expanduser(name)  # noqa: PTH111 - a Path raises for an unknown user
+        # A Path raises for names that are too long.
         return _task_in(Path(path) if shipped is None or os.path.isfile(path) else shipped)  # noqa: PTH113
     if not run:
         return ""
@@ -110,7 +118,7 @@ def _task_of(name: str | None, run: str | None) -> str:
 
 
 def _task_in(path: Path) -> str:
-    """The task that a configuration names, found without parsing it as YAML, which would take longer."""
+    """The task that a configuration names, found by a regular expression because importing YAML would take longer."""
     try:
         with path.open("rb") as file:
             text = file.read(_MOST_BYTES).decode("utf-8", errors="replace")
@@ -120,17 +128,17 @@ def _task_in(path: Path) -> str:
     return found[1] if found else ""
 
 
-def _fields(task: str) -> Iterator[tuple[str, FieldInfo]]:
-    """Every key with its field: of one task, or of all tasks if it is not known."""
+def _fields(task_name: str) -> Iterator[tuple[str, FieldInfo]]:
+    """Every key with its field, of one task, or of all tasks if the task is unknown."""
     from dbbd_cli.config.sections import settings
     from dbbd_cli.tasks.configs import SCHEMAS
 
-    for schema in [SCHEMAS[task]] if task in SCHEMAS else SCHEMAS.values():
+    for schema in [SCHEMAS[task_name]] if task_name in SCHEMAS else SCHEMAS.values():
         yield from ((".".join(key), field) for key, field in settings(schema))
 
 
 def _choices(annotation: Any) -> list[str]:
-    """The values that a type admits, where they can be listed."""
+    """The values that a type allows, if they can be listed."""
     if annotation is bool:
         return ["true", "false"]
     if annotation is type(None):
@@ -143,25 +151,27 @@ def _choices(annotation: Any) -> list[str]:
 
 
 def _is_plain(name: str) -> bool:
-    """Whether a name may stand in a command line as it is: what a shell or a terminal would obey is not offered."""
-    return printable(name) == name and _OBEYED.isdisjoint(name)
+    """Whether a name contains nothing that a shell or a terminal would interpret; other names are not offered."""
+    return printable(name) == name and _SPECIAL.isdisjoint(name)
 
 
 def _paths(incomplete: str, suffixes: tuple[str, ...] | None = None) -> Candidates:
-    """Folders and files that begin with what was typed; hidden ones only if a dot was.
+    """Folders and files that begin with what was typed; hidden ones only after a dot.
 
-    Files must have one of the suffixes, or with None any.
+    Args:
+        incomplete: what was typed.
+        suffixes: suffixes of the files to offer; None: all files.
     """
     typed_folder, name = os.path.split(incomplete)
     prefix = incomplete[: len(incomplete) - len(name)]
     try:
         entries = sorted(Path(typed_folder or ".").expanduser().iterdir())
-    except (OSError, RuntimeError, ValueError):  # RuntimeError: the home of an unknown user; ValueError: a NUL
+    except (OSError, RuntimeError, ValueError):  # RuntimeError: unknown user; ValueError: a NUL
         return []
     found = []
     for entry in entries:
         if entry.name.startswith(name) and (name or not entry.name.startswith(".")) and _is_plain(entry.name):
-            if os.path.isdir(entry):  # noqa: PTH112 - a Path raises where a link leads to a name that is too long
+            if os.path.isdir(entry):  # noqa: PTH112 - a Path raises for a link to a name that is too long
                 found.append((prefix + entry.name + os.sep, "folder"))
             elif suffixes is None or entry.suffix in suffixes:
                 found.append((prefix + entry.name, "file"))

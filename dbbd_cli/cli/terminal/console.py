@@ -1,4 +1,4 @@
-"""What a command shows: its result on standard output, progress and messages on standard error."""
+"""The output of a command: its result on standard output, progress and messages on standard error."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class Output:
-    """Where a command shows how it goes and what came out, in the way that its options ask for."""
+    """Shows the progress and the result of a command as its options ask."""
 
     def __init__(self, *, as_json: bool, style: ProgressStyle, quiet: bool) -> None:
         self._as_json = as_json
@@ -33,19 +33,19 @@ class Output:
     def show(
         self, result: Result, describe: Callable[[Result, int | None], list[RenderableType]], **extra: object
     ) -> None:
-        """Prints the result: as one JSON object, `extra` included, or as `describe` puts it at a given width."""
+        """Print the result: as one JSON object, including `extra`, or as `describe` lays it out for the width."""
         if self._as_json:
             write_result(json.dumps(_plain({**dataclasses.asdict(result), **extra}), allow_nan=False))
         else:
             width = columns(sys.stdout)
             parts = describe(result, width)
-            # A result of several parts stands apart from the messages above it.
+            # An empty line separates a long result from the messages above it.
             gap = "\n" if width is not None and len(parts) > 1 else ""
             write_result(gap + _rendered(parts, width))
 
 
 def _progress(style: ProgressStyle, quiet: bool, stream: TextIO) -> Progress:
-    """Bars on a terminal, lines elsewhere. `NO_COLOR` means lines too, unless bars are asked for by name."""
+    """Bars on a terminal, lines otherwise. With `NO_COLOR`, bars only if `--progress rich` asks for them."""
     if quiet:
         return LineProgress(stream, only_warnings=True)
     if style is ProgressStyle.NONE:
@@ -58,7 +58,7 @@ def _progress(style: ProgressStyle, quiet: bool, stream: TextIO) -> Progress:
 
 
 def _plain(value: Any) -> Any:
-    """The value in the types of JSON, which knows neither paths nor NaN and infinity (they become null)."""
+    """The value in the types of JSON: paths become strings, NaN and infinity become null."""
     if isinstance(value, Mapping):
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
@@ -69,7 +69,7 @@ def _plain(value: Any) -> Any:
 
 
 def _rendered(parts: list[RenderableType], width: int | None) -> str:
-    """The parts as text; in color where standard output shows colors, of any width where it is no terminal."""
+    """The parts as text, in color if standard output shows colors; width None: lines of any length."""
     from rich.console import Console
 
     text = io.StringIO()
@@ -83,6 +83,6 @@ def _rendered(parts: list[RenderableType], width: int | None) -> str:
         highlight=False,
     )
     for part in parts:
-        # Text that must not wrap holds paths or commands: left to the terminal, they can be copied whole.
+        # Paths and commands are left for the terminal to wrap, so that they can be copied whole.
         console.print(part, soft_wrap=bool(getattr(part, "no_wrap", False)))
     return "\n".join(line.rstrip() for line in text.getvalue().rstrip().split("\n"))

@@ -1,4 +1,7 @@
-"""The help texts: two columns where the terminal has room, one below the other where it has not."""
+"""Help texts: options and descriptions in two columns, or one below the other on narrow terminals.
+
+Own code because Typer's help, drawn by Rich, takes 1.6 times as long (docs/performance.md).
+"""
 
 from __future__ import annotations
 
@@ -15,17 +18,17 @@ from dbbd_cli.cli.terminal.streams import colored, write_result
 from dbbd_cli.cli.terminal.text import wrapped
 
 _WIDEST = 100
-"""Columns beyond which lines are hard to read."""
+"""Longer lines are hard to read."""
 _TWO_COLUMNS = 64
-"""Columns below which a description moves under its option."""
+"""On narrower terminals, a description goes below its option."""
 _HEADINGS = ("Arguments", "Commands", "Options", "Output")
 
 
 class Command(TyperCommand):
-    """A command with our help text."""
+    """A command with our help text, whose completion avoids slow imports."""
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
-        """Writes the help into the formatter."""
+        """Write the help text to the formatter."""
         formatter.write(help_text(self, ctx))
 
     def get_help_option(self, ctx: Any) -> Any:
@@ -33,13 +36,12 @@ class Command(TyperCommand):
         return with_own_callback(super().get_help_option(ctx))
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Sorts the arguments; for a completion, only whether they were given matters and not what they mean.
+        """Parse the arguments; for a completion, without converting their values.
 
-        To convert them, Typer would need Pydantic, whose import takes longer than all else of a completion.
+        The conversion would import Pydantic, which takes longer than everything else in a completion.
         """
         if not ctx.resilient_parsing:
             return list(super().parse_args(ctx, args))
-        # With what options begin, the context knows from that of the program.
         given, ctx.args, _ = self.make_parser(ctx).parse_args(args=args)
         for parameter in self.get_params(ctx):
             ctx.params[parameter.name], source = parameter.consume_value(ctx, given)
@@ -48,7 +50,7 @@ class Command(TyperCommand):
 
 
 def with_own_callback(option: Any) -> Any:
-    """The option `--help`, which ignores a closed pipe; Typer would exit with 1."""
+    """The option `--help` with a callback that ignores a closed pipe; with Typer's own, the exit code would be 1."""
     if option is not None:
         option.callback = _show_help
     return option
@@ -61,7 +63,7 @@ def _show_help(ctx: Any, _option: Any, wanted: bool) -> None:
 
 
 def help_text(command: Any, ctx: Any) -> str:
-    """The help of a command or group: usage, what it does, arguments, commands, options, examples."""
+    """The help of a command or group: usage, description, arguments, commands, options, examples."""
     width = min(shutil.get_terminal_size().columns, _WIDEST)
     sections: dict[str, list[tuple[str, str]]] = {heading: [] for heading in _HEADINGS}
     for parameter in command.get_params(ctx):
@@ -71,8 +73,10 @@ def help_text(command: Any, ctx: Any) -> str:
     for name, subcommand in getattr(command, "commands", {}).items():
         sections["Commands"].append((f"  {name}", subcommand.help.partition("\n")[0]))
 
-    usage = " ".join([ctx.command_path, *command.collect_usage_pieces(ctx)])
-    first, *rest = wrapped(f"Usage: {usage}", width)
+    arguments = [parameter.metavar for parameter in command.params if parameter.param_type_name == "argument"]
+    if hasattr(command, "commands"):
+        arguments.append("COMMAND [ARGS]...")
+    first, *rest = wrapped(" ".join(["Usage:", ctx.command_path, "[OPTIONS]", *arguments]), width)
     lines = [_bold("Usage:") + first.removeprefix("Usage:"), *(f"  {line}" for line in rest), ""]
     for paragraph in command.help.split("\n\n"):
         lines += [*wrapped(" ".join(paragraph.split()), width - 1), ""]
@@ -89,7 +93,7 @@ def _argument(parameter: Any) -> tuple[str, str]:
 
 
 def _option(parameter: Any) -> tuple[str, str]:
-    """The option as it is typed, long names in one column, and what it does."""
+    """How the option is typed, long names aligned, and its description."""
     short = [name for name in parameter.opts if not name.startswith("--")]
     long = [name for name in parameter.opts if name.startswith("--")]
     typed = (f"  {short[0]}, " if short else "      ") + ", ".join(long)
@@ -118,7 +122,7 @@ def _columns(rows: list[tuple[str, str]], width: int) -> list[str]:
 
 
 def _examples(epilog: str, width: int) -> list[str]:
-    """One example on each line of the epilog, broken before an option where it is too long."""
+    """The examples of an epilog, one per line, broken before an option if they are too long."""
     lines = []
     for example in epilog.split("\n"):
         line = "  " + example
@@ -134,7 +138,7 @@ def _bold(text: str) -> str:
 
 
 def _colored_option(text: str) -> str:
-    """Names of options and commands in cyan; what stands for a value in plain."""
+    """Names of options and commands in cyan, placeholders in plain text."""
     if not colored(sys.stdout):
         return text
     return re.sub(r"(?<!\S)(--?[\w-]+|[a-z]+(?=$))", lambda match: typer.style(match.group(), fg="cyan"), text)

@@ -1,4 +1,4 @@
-"""The parts that results are made of: headings, names beside values, tables."""
+"""Building blocks of results: headings, rows of names and values, tables."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from dbbd_cli.cli.terminal.text import clean_line, pairs
 from dbbd_cli.core.paths import shown_path
 
 Parts = list[RenderableType]
-"""What rich prints, one below the other."""
+"""What rich prints, in order."""
 
 Rows = list[tuple[str, str]]
 """Names with their values."""
@@ -27,12 +27,12 @@ def heading(text: str) -> Text:
 
 
 def verbatim(lines: Iterable[str], indent: str = "  ") -> Text:
-    """Paths or commands, each on its line, whole whatever the width of the terminal."""
+    """Paths or commands, one per line, never wrapped, so that they can be copied."""
     return Text("\n".join(indent + clean_line(line) for line in lines), no_wrap=True)
 
 
 def section(title: str, rows: Rows, width: int | None) -> Parts:
-    """A title, names and values below it, and an empty line."""
+    """A title, rows of names and values, and an empty line."""
     text = heading(title)
     text.no_wrap = True
     for name, value in pairs(rows, width):
@@ -42,7 +42,7 @@ def section(title: str, rows: Rows, width: int | None) -> Parts:
 
 
 def synthetic(is_synthetic: bool, data: str = "") -> Rows:
-    """The row that says where samples come from, and warns if they are synthetic."""
+    """The row that says where the samples come from, and warns if they are synthetic."""
     if is_synthetic:
         said = "SYNTHETIC: these numbers say nothing about real data"
         return [("Data", f"{said}\n{data}" if data else said)]
@@ -50,12 +50,12 @@ def synthetic(is_synthetic: bool, data: str = "") -> Rows:
 
 
 def listed(name: str, paths: Iterable[Path]) -> Rows:
-    """One row for each path, the name on the first only."""
+    """One row per path, the name on the first row only."""
     return [(name if index == 0 else "", shown_path(path)) for index, path in enumerate(paths)]
 
 
 def grid(headers: list[str], rows: list[list[str | Text]], *, left: int = 1, gap: int = 2) -> RenderableType:
-    """A table without lines. The first `left` columns are aligned left; only these fold where room is short."""
+    """A table without lines. The first `left` columns are left-aligned; only these fold on narrow terminals."""
     table = Table(box=None, pad_edge=False, padding=(0, gap, 0, 0), header_style="bold")
     for index, header in enumerate(headers):
         if index < left:
@@ -68,6 +68,6 @@ def grid(headers: list[str], rows: list[list[str | Text]], *, left: int = 1, gap
 
 
 def grid_width(headers: list[str], rows: list[list[str | Text]]) -> int:
-    """Columns that a grid takes where nothing folds."""
+    """Width of a grid in which nothing folds."""
     cells = zip(headers, *([str(cell) for cell in row] for row in rows), strict=True)
     return sum(max(cell_len(cell) for cell in column) + 2 for column in cells)

@@ -1,34 +1,29 @@
-"""Progress as plain lines: for files, pipes, logs, and whoever prefers them."""
+"""Progress as plain lines, for files, pipes and logs, or by choice."""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TextIO
 
-import typer
-
-from dbbd_cli.cli.terminal.counter import Clock, Counter
-from dbbd_cli.cli.terminal.streams import best_effort, colored, columns
-from dbbd_cli.cli.terminal.text import clean, clean_line, pairs, wrapped
+from dbbd_cli.cli.terminal.messages import Messages
+from dbbd_cli.cli.terminal.text import clean_line, metric, metric_name, per_second, time_left
 from dbbd_cli.core.progress import Phase
 
 SECONDS_BETWEEN_LINES = 10.0
-"""The least time between two progress lines, whatever phases they are of."""
+"""The least time between two progress lines, whichever phases they belong to."""
 
 
-class LineProgress:
-    """Writes facts, messages, and at most every so many seconds a line that tells how far the work is.
-
-    A phase that is over sooner leaves no progress line. There are no control codes, but for the color of the word
-    "Warning" on a terminal.
+class LineProgress(Messages):
+    """Writes messages, and a progress line at most every few seconds; a phase that ends sooner leaves no line.
 
     Args:
-        stream: where to.
-        seconds: least time between two progress lines; `math.inf`: none at all.
-        only_warnings: leaves out everything but warnings.
+        stream: where to write.
+        seconds: least time between two progress lines; `math.inf`: write none.
+        only_warnings: write nothing but warnings.
+        clock: seconds on a clock that never goes back.
     """
 
     def __init__(
@@ -37,11 +32,10 @@ class LineProgress:
         *,
         seconds: float = SECONDS_BETWEEN_LINES,
         only_warnings: bool = False,
-        clock: Clock = time.monotonic,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._stream = stream
+        super().__init__(stream, only_warnings=only_warnings)
         self._seconds = math.inf if only_warnings else seconds
-        self._only_warnings = only_warnings
         self._clock = clock
         self._last_line = -math.inf
 
@@ -49,46 +43,46 @@ class LineProgress:
     def phase(
         self, title: str, total: int, unit: str = "batches", done: int = 0, sample_unit: str = "samples"
     ) -> Iterator[Phase]:
-        """Opens a phase of `total` units of which `done` are already behind it."""
-        yield _LinePhase(self, Counter(title, total, unit, done, self._clock(), sample_unit))
+        """Open a phase of `total` units, `done` of which are done."""
+        yield _LinePhase(self, self._clock(), title, total, unit, done, sample_unit)
 
-    def facts(self, title: str, rows: Mapping[str, str]) -> None:
-        """Writes the title, and below it names and values in two columns."""
-        if not self._only_warnings:
-            lines = [name + value for name, value in pairs(rows, columns(self._stream))]
-            self._write("\n".join([clean_line(title), *lines]))
-
-    def line(self, text: str) -> None:
-        """Writes the text."""
-        if not self._only_warnings:
-            self._write("\n".join(wrapped(clean(text), columns(self._stream))))
-
-    def warn(self, text: str) -> None:
-        """Writes the text as a warning."""
-        label = "Warning:"
-        message = "\n".join(wrapped(f"{label} {clean(text)}", columns(self._stream)))
-        shown = typer.style(label, fg="yellow", bold=True) if colored(self._stream) else label
-        self._write(shown + message.removeprefix(label))
-
-    def show(self, counter: Counter) -> None:
-        """Writes how far a phase is, if it is time to."""
+    def write_if_due(self, phase: _LinePhase) -> None:
+        """Write how far the phase is, if the last line is old enough."""
         now = self._clock()
-        if now - max(counter.started, self._last_line) >= self._seconds:
+        if now - max(phase.started, self._last_line) >= self._seconds:
             self._last_line = now
-            self._write(counter.plain(now))
-
-    def _write(self, text: str) -> None:
-        with best_effort(self._stream):
-            self._stream.write(text + "\n")
-            self._stream.flush()
+            self._write(phase.describe(now))
 
 
 class _LinePhase:
-    def __init__(self, progress: LineProgress, counter: Counter) -> None:
+    def __init__(
+        self, progress: LineProgress, now: float, title: str, total: int, unit: str, done: int, sample_unit: str
+    ) -> None:
+        self.started = now
         self._progress = progress
-        self._counter = counter
+        self._title = clean_line(title)
+        self._total = total
+        self._unit = unit
+        self._sample_unit = sample_unit
+        self._done = self._done_before = done
+        self._samples = 0
+        self._values: dict[str, float] = {}
 
     def advance(self, count: int = 1, samples: int = 0, **values: float) -> None:
-        """Counts, and writes a line if it is time to."""
-        self._counter.add(count, samples, values)
-        self._progress.show(self._counter)
+        """Count units and samples, and write a line if it is time to."""
+        self._done += count
+        self._samples += samples
+        self._values.update(values)
+        self._progress.write_if_due(self)
+
+    def describe(self, now: float) -> str:
+        """The state of the phase in one line. Speed and time left count only what was done since it was opened."""
+        seconds = now - self.started
+        own = self._done - self._done_before
+        parts = [f"{self._done:,}/{self._total:,} {self._unit}"]
+        parts += [f"{metric_name(name)} {metric(name, value)}" for name, value in self._values.items()]
+        if self._samples and seconds > 0:
+            parts.append(f"{per_second(self._samples / seconds)} {self._sample_unit}/s")
+        if own > 0 and self._done <= self._total:
+            parts.append(time_left(seconds / own * (self._total - self._done)))
+        return f"{self._title}: {', '.join(parts)}"

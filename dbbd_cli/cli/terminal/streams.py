@@ -1,4 +1,4 @@
-"""What the standard streams can show: colors, control codes, characters beyond ASCII."""
+"""The standard streams: what they can show, and what happens when they are closed or full."""
 
 from __future__ import annotations
 
@@ -13,27 +13,22 @@ from dbbd_cli.core.errors import DiskError
 
 
 def is_terminal(stream: TextIO) -> bool:
-    """Whether a person watches the stream on a terminal that understands control codes."""
+    """Whether the stream is a terminal that understands control codes."""
     return stream.isatty() and os.environ.get("TERM", "").lower() not in ("dumb", "unknown")
 
 
 def colored(stream: TextIO) -> bool:
-    """Whether to color what goes to the stream: on a terminal, unless `NO_COLOR` is set."""
+    """Whether to write colors to the stream: on a terminal, unless `NO_COLOR` is set."""
     return is_terminal(stream) and not os.environ.get("NO_COLOR")
 
 
-def is_unicode(stream: TextIO) -> bool:
-    """Whether the stream can carry any character."""
-    return (getattr(stream, "encoding", None) or "ascii").lower().replace("-", "").startswith("utf")
-
-
 def columns(stream: TextIO) -> int | None:
-    """Width of the terminal; None where the stream is none, so that lines may have any length."""
+    """Width of the terminal; None if the stream is not a terminal, so that lines may have any length."""
     return shutil.get_terminal_size().columns if stream.isatty() else None
 
 
 def tolerate_any_text() -> None:
-    """Writes characters that a standard stream cannot encode as escapes, rather than failing on them."""
+    """Make the standard streams write characters that they cannot encode as escapes instead of failing."""
     for stream in (sys.stdout, sys.stderr):
         reconfigure = getattr(stream, "reconfigure", None)
         if reconfigure is not None:
@@ -41,10 +36,10 @@ def tolerate_any_text() -> None:
 
 
 def write_result(text: str) -> None:
-    """Writes one or more lines to standard output. A closed pipe (`dbbd ... | head -1`) is not an error.
+    """Write one or more lines to standard output. A closed pipe (`dbbd ... | head -1`) is not an error.
 
     Raises:
-        DiskError: it cannot be written, for example because the disk is full.
+        DiskError: standard output cannot be written, for example because the disk is full.
     """
     try:
         sys.stdout.write(text + "\n")
@@ -62,10 +57,10 @@ def write_result(text: str) -> None:
 
 
 def open_closed_streams() -> None:
-    """Connects standard streams that are closed, as some schedulers leave them, to the null device.
+    """Connect standard streams that are closed, as some batch systems leave them, to the null device.
 
-    Otherwise the next file that is opened would get the descriptor of the stream, and receive what libraries and child
-    processes write to it.
+    Otherwise the next file that is opened would get the descriptor of the stream, and with it the output of libraries
+    and child processes.
     """
     for number in range(3):
         try:
@@ -79,10 +74,10 @@ def open_closed_streams() -> None:
 
 @contextmanager
 def best_effort(stream: TextIO) -> Iterator[None]:
-    """Drops what cannot be written to the stream: that must not end the work.
+    """Drop what cannot be written to the stream, rather than end the command.
 
-    The pipe may be closed, the disk full, or a signal handler may print while a line is being written (a RuntimeError,
-    "reentrant call").
+    The pipe may be closed or the disk full, or a signal handler may print while a line is being written (a
+    RuntimeError, "reentrant call").
     """
     try:
         yield
@@ -93,7 +88,7 @@ def best_effort(stream: TextIO) -> Iterator[None]:
 
 
 def flush_at_exit() -> None:
-    """Drops what the standard streams cannot write; Python would try again at exit, and end with code 120."""
+    """Drop what the standard streams cannot write; Python would try again at exit and end with code 120."""
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
@@ -102,11 +97,11 @@ def flush_at_exit() -> None:
 
 
 def drop_unwritten(stream: TextIO) -> None:
-    """Empties the buffer of a stream that cannot be written.
+    """Empty the buffer of a stream that cannot be written.
 
-    Otherwise the next flush would fail; PyTorch flushes before it starts a process that loads batches.
+    Otherwise the next flush would fail; PyTorch flushes before it starts a worker process.
     """
-    with suppress(OSError, ValueError, RuntimeError):  # ValueError: it is closed, or has no number
+    with suppress(OSError, ValueError, RuntimeError):  # ValueError: closed, or without a descriptor
         number = stream.fileno()
         nowhere, itself = os.open(os.devnull, os.O_WRONLY), os.dup(number)
         try:

@@ -1,6 +1,6 @@
-"""The results of the commands as text and tables for people.
+"""The results of the commands as text and tables.
 
-Each function takes a result and the width of the terminal (None: no terminal, lines may have any length).
+Each function takes a result and the width of the terminal (None: not a terminal, lines may have any length).
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ from dbbd_cli.services.results import Forecast, PlotResult, RunFacts, SmokeResul
 
 
 def train(result: TrainResult, width: int | None) -> Parts:
-    """What a run trained on, how it went, where it is kept, and what to type next."""
+    """The data, the outcome and the files of a run, and what to type next."""
     run = shown_path(result.run)
     resume = command_line("dbbd", "resume", run, "--epochs", str(result.epochs * 2))
     if result.finished_before:
         how = "stopped early, after" if result.stopped_early else "has already finished its"
-        told = f"This run {how} {counted(result.epochs, 'epoch')}. To train it further:"
-        return [Text("\n".join(wrapped(told, width))), verbatim([resume])]
+        message = f"This run {how} {counted(result.epochs, 'epoch')}. To train it further:"
+        return [Text("\n".join(wrapped(message, width))), verbatim([resume])]
     names = dict.fromkeys([*result.facts.progress_metrics, result.metric])
     rows = [
         ("Run", run),
@@ -52,11 +52,11 @@ def train(result: TrainResult, width: int | None) -> Parts:
         ("Checkpoint", shown_path(result.checkpoint)),
         *listed("Plots", result.plots),
     ]
-    following = [
+    next_commands = [
         command_line("dbbd", "evaluate", run, *([] if result.facts.samples["test"] else ["--split", "val"])),
         resume,
     ]
-    return [*section("Training finished", rows, width), heading("Next"), verbatim(following)]
+    return [*section("Training finished", rows, width), heading("Next"), verbatim(next_commands)]
 
 
 def _best(name: str, result: TrainResult) -> str:
@@ -67,7 +67,7 @@ def _best(name: str, result: TrainResult) -> str:
 
 
 def forecast(result: Forecast, width: int | None) -> Parts:
-    """What a run would take."""
+    """The time, memory and disk space that a run would take."""
     rows = [
         *_facts(result.facts),
         ("Epochs", f"{result.epochs:,}"),
@@ -81,7 +81,7 @@ def forecast(result: Forecast, width: int | None) -> Parts:
     ]
     parts = section("Forecast (nothing was trained or saved)", rows, width)
     if result.disk_needed_mb > result.disk_free_mb:
-        parts.append(Text("There is not enough free disk space for this run.", style="bold red"))
+        parts.append(Text("Not enough free disk space for this run.", style="bold red"))
     return parts
 
 
@@ -102,7 +102,7 @@ def _facts(facts: RunFacts) -> Rows:
 
 
 def validate(result: ValidateResult, width: int | None) -> Parts:
-    """Metrics on the validation split, beside what training logged for the same epoch."""
+    """Metrics on the validation split, compared with the values logged for the same epoch."""
     rows = [
         ("Run", shown_path(result.run)),
         ("Checkpoint", shown_path(result.checkpoint)),
@@ -120,12 +120,12 @@ def validate(result: ValidateResult, width: int | None) -> Parts:
 
 
 def plot(result: PlotResult, width: int | None) -> Parts:
-    """The files that were written, one path on a line."""
+    """The files that were written, one path per line."""
     return [verbatim([shown_path(path) for path in result.files], indent="")]
 
 
 def smoke(result: SmokeResult, width: int | None) -> Parts:
-    """What was tried on what, the steps with their times, task by task, and the verdict."""
+    """The steps of each task with their times, and the verdict."""
     wide = width is None or width >= 64
     title = f"Smoke test{' on synthetic data' if result.synthetic else ''}"
     parts = section(title, [("Device", result.device), ("Precision", result.precision)], width)

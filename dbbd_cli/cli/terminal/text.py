@@ -1,4 +1,4 @@
-"""Text for people: names made safe to print, numbers with units, and names beside values at any width."""
+"""Text for the terminal: names made safe to print, numbers with units, and rows of names and values."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from dbbd_cli.core.text import printable
 
 
 def clean(text: str) -> str:
-    """The text, which may have several lines, with what could mislead a reader or the terminal as escapes."""
+    """The text, which may have several lines, with control and invisible characters as escapes."""
     return printable(text, keep="\n")
 
 
 def clean_line(text: str) -> str:
-    """The text on one line, with what could mislead a reader or the terminal as escapes."""
+    """The text on one line, with line breaks, control and invisible characters as escapes."""
     return printable(text)
 
 
 def number(value: float | None, digits: int = 4) -> str:
-    """A metric such as a loss: `0.6931`, `1.2e-05`, `-` where there is none."""
+    """A metric such as a loss: `0.6931`, `1.2e-05`, or `-` if unknown."""
     if value is None or math.isnan(value):
         return "-"
     if value != 0 and math.isfinite(value) and not 1e-3 <= abs(value) < 1e5:
@@ -30,12 +30,12 @@ def number(value: float | None, digits: int = 4) -> str:
 
 
 def percent(value: float | None, digits: int = 2) -> str:
-    """A share as percent: `80.13%`, `-` where there is none."""
+    """A fraction as a percentage: `80.13%`, or `-` if unknown."""
     return "-" if value is None or math.isnan(value) else f"{value:.{digits}%}"
 
 
 def metric(name: str, value: float | None) -> str:
-    """The value of a metric in the form that its name asks for: accuracies and top-1 retrieval are percentages."""
+    """The value of a metric: accuracies, including top-1, as percentages, others as numbers."""
     return percent(value) if is_share(name) else number(value)
 
 
@@ -46,37 +46,42 @@ def metric_name(name: str) -> str:
 
 def task_name(task: str) -> str:
     """The name of a task as words."""
-    return "DBBD" if task == "dbbd" else clean_line(task).replace("_", " ")
+    return clean_line(task).replace("_", " ")
 
 
 def duration(seconds: float) -> str:
-    """A span of time: `12.3 s`, `7.4 min`, `2.3 h`."""
+    """A duration: `12.3 s`, `7.4 min`, `2.3 h`."""
     if seconds < 60:
         return f"{seconds:.1f} s"
     return f"{seconds / 60:.1f} min" if seconds < 3600 else f"{seconds / 3600:.1f} h"
 
 
-def clock_time(seconds: float) -> str:
-    """Time left as on a clock: `0:09`, `1:23`, `2:01:07`."""
+def time_left(seconds: float) -> str:
+    """Time left as on a clock: `0:09 left`, `1:23 left`, `2:01:07 left`."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+    return f"{hours}:{minutes:02}:{rest:02} left" if hours else f"{minutes}:{rest:02} left"
+
+
+def per_second(rate: float) -> str:
+    """A speed: `15.8`, `1,234`."""
+    return f"{rate:.1f}" if rate < 100 else f"{rate:,.0f}"
 
 
 def megabytes(value: float | None) -> str:
-    """A size given in units of 1024² bytes: `196.61 MB`, `4.91 GB`."""
+    """A size, given in units of 1024² bytes: `196.61 MB`, `4.91 GB`."""
     if value is None:
         return "-"
     return f"{value:,.2f} MB" if value < 10_000 else f"{value / 1024:,.2f} GB"
 
 
 def count(value: float | None) -> str:
-    """A whole number with thousands separated: `51,539,906`."""
+    """An integer with separated thousands: `51,539,906`."""
     return "-" if value is None else f"{value:,.0f}"
 
 
 def wrapped(text: str, width: int | None, indent: str = "") -> list[str]:
-    """The text in lines of at most `width`, or longer where a word (a path, say) is; each line is indented.
+    """The text in indented lines of at most `width`, or longer if a single word, such as a path, is longer.
 
     Words are never broken, so that they can be copied.
     """
@@ -93,11 +98,11 @@ def wrapped(text: str, width: int | None, indent: str = "") -> list[str]:
 
 
 def pairs(rows: Mapping[str, str] | Iterable[tuple[str, str]], width: int | None) -> list[tuple[str, str]]:
-    """Names and values in two columns: for each line the padded name and the part of the value on it.
+    """Names and values in two columns: for each line, the padded name and the part of the value on that line.
 
     Args:
         rows: names with their values; a value may have several lines.
-        width: columns of the terminal; None: any length.
+        width: width of the terminal; None: any length.
     """
     entries = [
         (clean_line(name), clean(value)) for name, value in (rows.items() if isinstance(rows, Mapping) else rows)

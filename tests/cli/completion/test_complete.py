@@ -1,4 +1,4 @@
-"""What a TAB offers, asked of the functions directly."""
+"""Completion offers configurations, runs, tasks, devices, and the keys and values of the right task."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from dbbd_cli.cli.app import app
 from dbbd_cli.cli.completion import complete
 from dbbd_cli.cli.completion.complete import setting_of
 from dbbd_cli.config.shipped import shipped_configs
+from dbbd_cli.tasks.registry import task_names
 
 
 def values(candidates: list[tuple[str, str]]) -> list[str]:
@@ -78,7 +79,7 @@ def test_values(typed: str, offered: list[str]) -> None:
 
 
 def keys_for(*words: str) -> set[str]:
-    """The keys of a section that are offered for `--set data.` after these words, by the program itself."""
+    """The keys that the program offers for `--set data.` after these words."""
     line = " ".join(["dbbd", *words, "--set", "data."])
     environment = {"_DBBD_COMPLETE": "complete_zsh", "_TYPER_COMPLETE_ARGS": line}
     result = CliRunner().invoke(app, [], env=environment, prog_name="dbbd")
@@ -129,16 +130,21 @@ def test_folders(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("typed", ["~nobody-of-this-name/", "a\0b/", "/" + "x" * 5000 + "/"])
-def test_what_no_folder_can_be_called(folder: Path, typed: str) -> None:
+def test_nothing_is_offered_for_impossible_paths(folder: Path, typed: str) -> None:
     assert complete.target(typed) == complete.folder(typed) == setting_of("", f"data.path={typed}") == []
 
 
 @pytest.mark.skipif(os.name == "nt", reason="links need a privilege there")
-def test_a_link_to_a_name_that_is_too_long(folder: Path) -> None:
+def test_a_link_to_an_overlong_name_is_not_an_error(folder: Path) -> None:
     (folder / "a").symlink_to("x" * 300)
     (folder / "ab").mkdir()
     assert values(complete.folder("a")) == ["ab/"]
     assert values(setting_of("", "data.path=a")) == ["data.path=a", "data.path=ab/"]
+
+
+def test_tasks() -> None:
+    assert values(complete.task("")) == ["all", *task_names()]
+    assert values(complete.task("al")) == ["all"]
 
 
 def test_devices() -> None:

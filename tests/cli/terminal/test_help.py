@@ -1,4 +1,4 @@
-"""The help texts, at every width that people have."""
+"""The help texts fit every terminal, explain every option, and show examples that can be typed."""
 
 from __future__ import annotations
 
@@ -19,13 +19,15 @@ COMMANDS = ("train", "resume", "validate", "evaluate", "plot", "smoke")
 
 @pytest.mark.parametrize("width", [40, 64, 80, 120])
 @pytest.mark.parametrize("command", [(), *((name,) for name in COMMANDS)])
-def test_fits(width: int, command: tuple[str, ...], run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_help_fits_the_terminal(
+    width: int, command: tuple[str, ...], run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("COLUMNS", str(width))
     result = run(*command, "--help")
     assert result.exit_code == 0
     text, examples = result.stdout.split("\nExamples\n")
     assert max(len(line) for line in text.splitlines()) <= width
-    # An example may be longer where it names run folders, which are not broken.
+    # An example may be longer if it names a run folder, which is never broken.
     assert all(len(line) <= width or "runs/" in line for line in examples.splitlines())
     assert "\x1b" not in result.stdout
 
@@ -38,7 +40,7 @@ def test_examples_can_be_typed(command: str, width: int, run: Run, monkeypatch: 
     for example in re.sub(r" \\\n", " ", examples).splitlines():
         program, name, *arguments = shlex.split(example.partition(" > ")[0])
         assert (program, name) == ("dbbd", command)
-        # Parsing fails on options that do not exist; the command itself is not run.
+        # Parsing fails for unknown options; the command itself is not run.
         group: Any = typer.main.get_command(app)
         group.commands[command].make_context(name, arguments)
 
@@ -51,7 +53,7 @@ def test_every_option_is_explained(run: Run, monkeypatch: pytest.MonkeyPatch) ->
                 assert re.search(r"\S  +[A-Z].*[.\]]$|\S  +[A-Z]", line), line
 
 
-def test_defaults_and_what_is_required(run: Run) -> None:
+def test_defaults_and_required_options_are_marked(run: Run) -> None:
     assert re.search(r"\[default:\s+test\]", run("evaluate", "--help").stdout)
     assert re.search(r"\[default:\s+2\]", run("smoke", "--help").stdout)
     assert "[required]" in run("train", "--help").stdout

@@ -1,4 +1,4 @@
-"""Progress for files and pipes: few lines, and nothing but text in them."""
+"""Progress lines for files and pipes: at most one every 10 s, and nothing but text."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dbbd_cli.cli.terminal.progress_lines import LineProgress
 
 
 class Clock:
-    """Seconds that pass when a test says so."""
+    """A clock that the tests set."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -23,7 +23,7 @@ class Clock:
 
 
 class Gone(io.StringIO):
-    """A stream whose reader has gone."""
+    """A pipe that its reader has closed."""
 
     def write(self, text: str) -> int:
         raise BrokenPipeError
@@ -89,12 +89,12 @@ def test_ten_seconds_hold_across_phases(clock: Clock, stream: io.StringIO) -> No
     assert [line.partition(":")[0] for line in stream.getvalue().splitlines()] == ["outer", "inner"]
 
 
-def test_a_resumed_phase_counts_its_own_work_only(clock: Clock, stream: io.StringIO) -> None:
+def test_a_resumed_phase_counts_only_its_own_work(clock: Clock, stream: io.StringIO) -> None:
     progress = LineProgress(stream, clock=clock)
     with progress.phase("train", 200, done=100) as phase:
         clock.now += 10
         phase.advance(20, samples=640)
-    # 20 of its own units in 10 s leave 80 units for 40 s.
+    # 20 units in 10 s, so the remaining 80 take 40 s.
     assert stream.getvalue() == "train: 120/200 batches, 64.0 samples/s, 0:40 left\n"
 
 
@@ -136,7 +136,7 @@ def test_quiet_shows_warnings_only(clock: Clock, stream: io.StringIO) -> None:
     assert stream.getvalue() == "Warning: careful\n"
 
 
-def test_a_reader_that_has_gone_does_not_stop_the_work(clock: Clock) -> None:
+def test_a_closed_pipe_does_not_stop_the_work(clock: Clock) -> None:
     progress = LineProgress(Gone(), clock=clock)
     progress.line("a line")
     progress.warn("careful")

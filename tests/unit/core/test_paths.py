@@ -38,7 +38,10 @@ def test_the_current_folder_may_be_gone(tmp_path: Path, monkeypatch: pytest.Monk
         env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])},
     )  # fmt: skip
     assert ended.returncode == 6
-    assert ended.stderr == "Error: the current folder no longer exists\nChange to another one, or give full paths.\n"
+    assert (
+        ended.stderr
+        == "Error: the current folder no longer exists\nChange to another folder, or give absolute paths.\n"
+    )
 
 
 def test_a_folder_is_not_taken_for_an_option(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

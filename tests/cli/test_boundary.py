@@ -1,4 +1,4 @@
-"""How errors end: the block on standard error, the object on standard output, the exit code."""
+"""Every error ends as a short block on standard error, an object on standard output with --json, and its exit code."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Run = Callable[..., Any]
 TRAIN = ("train", "--config", "smoke_qr")
 
 
-def test_block(run: Run, fake_service: Run) -> None:
+def test_an_error_is_printed_as_a_block(run: Run, fake_service: Run) -> None:
     fake_service("train", train=DataError("2 files cannot be read", hint="remove them", details=["a.png", "b.png"]))
     result = run(*TRAIN)
     assert result.stderr == "Error: 2 files cannot be read\n  a.png\n  b.png\nremove them\n"
@@ -55,7 +55,7 @@ def test_exit_codes(error: DbbdError, code: int, kind: str, run: Run, fake_servi
     assert result.stderr in ("Error: x\n", "Stopped x\n")
 
 
-def test_json(run: Run, fake_service: Run) -> None:
+def test_an_error_is_printed_as_json(run: Run, fake_service: Run) -> None:
     fake_service("train", train=DataError("what", hint="do", details=["one"]))
     result = run(*TRAIN, "--json")
     expected = {"kind": "data", "message": "what", "details": ["one"], "hint": "do", "exit_code": 3}
@@ -63,7 +63,7 @@ def test_json(run: Run, fake_service: Run) -> None:
     assert result.stderr == "Error: what\n  one\ndo\n"
 
 
-def test_usage_error_as_json(run: Run) -> None:
+def test_a_usage_error_is_printed_as_json(run: Run) -> None:
     result = run("train", "--json", "--epohcs", "3")
     assert result.exit_code == 2
     assert "--epohcs" in json.loads(result.stdout)["error"]["message"]
@@ -86,7 +86,7 @@ def test_no_arguments_show_the_help(run: Run) -> None:
     assert result.stdout.startswith("Usage: dbbd")
 
 
-def test_bug(run: Run, fake_service: Run) -> None:
+def test_an_unexpected_exception_is_reported_as_a_bug(run: Run, fake_service: Run) -> None:
     fake_service("train", train=ZeroDivisionError("division by zero"))
     result = run(*TRAIN)
     assert result.exit_code == 1
@@ -101,7 +101,7 @@ def test_debug_shows_the_traceback(error: Exception, run: Run, fake_service: Run
     assert "Traceback (most recent call last)" in run(*TRAIN, "--debug").stderr
 
 
-def test_interrupted_outside_training(run: Run, fake_service: Run) -> None:
+def test_ctrl_c_outside_training(run: Run, fake_service: Run) -> None:
     fake_service("train", train=KeyboardInterrupt())
     result = run(*TRAIN)
     assert result.exit_code == 130
@@ -113,7 +113,9 @@ def test_control_codes_in_names_are_escaped(run: Run, fake_service: Run) -> None
     assert run(*TRAIN).stderr == "Error: bad \\x1b[31mname\n  \\x9b2J.png\n  [red]x[/red]\n"
 
 
-def test_missing_target_names_a_similar_one(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_run_is_answered_with_a_similar_one(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     folder = tmp_path / "runs" / "20260131-120000-qr"
     folder.mkdir(parents=True)
@@ -124,20 +126,18 @@ def test_missing_target_names_a_similar_one(run: Run, tmp_path: Path, monkeypatc
     assert "20260131-120000-qr" in run("resume", "elsewhere").stderr
 
 
-def test_a_link_that_leads_nowhere_is_not_offered_in_its_own_place(
-    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_broken_link_is_called_that(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     try:
         Path("run").symlink_to("gone")
     except OSError:
-        pytest.skip("links cannot be made here")
+        pytest.skip("cannot create links here")
     result = run("resume", "run")
     assert result.exit_code == 4
     assert result.stderr == "Error: run is a broken link\nCheck where it points.\n"
 
 
-def test_misspelt_key(run: Run) -> None:
+def test_a_misspelled_key_is_answered_with_the_right_one(run: Run) -> None:
     result = run("train", "--config", "qr_cnn", "--set", "trainig.epochs=3")
     assert result.exit_code == 2
     assert "trainig" in result.stderr

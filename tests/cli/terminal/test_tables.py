@@ -1,4 +1,4 @@
-"""Results as people see them, on wide and narrow terminals and in files."""
+"""Results are complete and fit, on wide and narrow terminals and in files."""
 
 from __future__ import annotations
 
@@ -16,8 +16,6 @@ from dbbd_cli.cli.options import ProgressStyle
 from dbbd_cli.cli.terminal.console import Output
 from dbbd_cli.cli.terminal.evaluation_table import evaluate
 from dbbd_cli.cli.terminal.tables import forecast, smoke, train
-from dbbd_cli.cli.terminal.text import metric, metric_name
-from dbbd_cli.engine.epoch_table import describe_metric
 from dbbd_cli.services.results import BestValue, EvaluateResult, Forecast, SmokeResult, SmokeStep
 
 WIDTHS = (40, 80, 120)
@@ -25,17 +23,14 @@ FORECAST = Forecast(FACTS, 10, 444.0, 4440.0, 3000.0, 590.0, 2360.0, 400.0, 0.69
 
 
 class Terminal(io.StringIO):
-    """A terminal that keeps what it is sent."""
+    """A terminal that records what is written to it."""
 
     def isatty(self) -> bool:
         return True
 
 
 class Show:
-    """Shows results on a stand-in for standard output.
-
-    It replaces standard output only for as long as it is written to, because pytest does so too.
-    """
+    """Shows results on a stand-in for standard output, which is replaced only meanwhile because pytest does so too."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self._monkeypatch = monkeypatch
@@ -52,7 +47,7 @@ class Show:
 
 @pytest.fixture
 def show(monkeypatch: pytest.MonkeyPatch) -> Show:
-    """Gives what a result looks like in a file, or on a terminal of some width."""
+    """What a result looks like in a file, or on a terminal of some width."""
     return Show(monkeypatch)
 
 
@@ -78,14 +73,14 @@ def test_train(show: Show) -> None:
     assert "SYNTHETIC" in shown
 
 
-def test_the_metric_that_decides_is_shown_among_those_of_the_best_epoch(show: Show) -> None:
+def test_the_metric_that_decides_is_shown_for_the_best_epoch(show: Show) -> None:
     by_f1 = replace(TRAINED, metric="f1", best_values={**TRAINED.best_values, "f1": BestValue(7, 0.7991)})
     lines = {tuple(re.split(r"\s\s+", line.strip())) for line in show(by_f1, train).splitlines()}
     assert {("Best epoch", "7 (highest validation F1)"), ("Val. F1", "0.7991")} <= lines
 
 
 @pytest.mark.parametrize("width", [None, 40])
-def test_a_run_that_was_finished_before_says_just_that(width: int | None, show: Show) -> None:
+def test_a_run_that_had_already_finished(width: int | None, show: Show) -> None:
     shown = show(replace(TRAINED, finished_before=True), train, width)
     assert " ".join(shown.split()) == (
         f"This run has already finished its 10 epochs. To train it further: dbbd resume {RUN} --epochs 20"
@@ -94,14 +89,14 @@ def test_a_run_that_was_finished_before_says_just_that(width: int | None, show: 
     assert "This run stopped early, after 1 epoch." in " ".join(early.split())
 
 
-def test_files_get_text_only(show: Show) -> None:
+def test_no_control_codes_in_files(show: Show) -> None:
     for shown in (show(TRAINED, train), show(evaluated(["benign", "malicious"]), evaluate)):
         assert "\x1b" not in shown
         assert not any(line.endswith(" ") for line in shown.splitlines())
 
 
 @pytest.mark.parametrize("width", WIDTHS)
-def test_paths_and_commands_stay_whole(width: int, show: Show) -> None:
+def test_paths_and_commands_are_never_broken(width: int, show: Show) -> None:
     shown = show(TRAINED, train, width) + show(evaluated(["benign", "malicious"]), evaluate, width)
     for whole in (TRAINED.best_model, TRAINED.checkpoint, TRAINED.plots[0], RUN / "evaluation.json"):
         assert str(whole) in shown
@@ -111,7 +106,7 @@ def test_paths_and_commands_stay_whole(width: int, show: Show) -> None:
 
 @pytest.mark.parametrize("width", WIDTHS)
 @pytest.mark.parametrize("count", [2, 3, 10, 11])
-def test_everything_else_fits(width: int, count: int, show: Show, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_everything_else_fits_the_terminal(width: int, count: int, show: Show, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NO_COLOR", "1")
     result = evaluated([f"a class with a long name {index}" for index in range(count)])
     shown = show(result, evaluate, width) + show(FORECAST, forecast, width)
@@ -137,14 +132,14 @@ def test_evaluation_of_two_classes(show: Show) -> None:
     ]
 
 
-def test_evaluation_of_many_classes_shows_the_worst(show: Show) -> None:
+def test_of_many_classes_the_worst_are_shown(show: Show) -> None:
     shown = show(evaluated([f"c{index:04}" for index in range(1000)][::-1]), evaluate)
     assert "the 20 of 1,000 with the lowest F1" in shown
     assert re.findall(r"^  (c\d+)", shown, re.MULTILINE) == [f"c{index:04}" for index in range(999, 979, -1)]
     assert "Confusion matrix" not in shown
 
 
-def test_names_from_data_are_harmless(show: Show) -> None:
+def test_control_codes_in_class_names_are_escaped(show: Show) -> None:
     shown = show(evaluated(["[red]x[/red]", "y\x1b[2J\n\u202ez"]), evaluate)
     assert "[red]x[/red]" in shown
     assert "y\\x1b[2J\\n\\u202ez" in shown
@@ -215,7 +210,7 @@ def test_of_many_classes_the_worst_ious_are_shown(show: Show) -> None:
     assert re.findall(r"^  (c\d+)", shown, re.MULTILINE) == [f"c{index:03}" for index in range(20)]
 
 
-def test_names_of_classes_are_harmless_in_a_probe(show: Show) -> None:
+def test_control_codes_in_class_names_of_a_probe_are_escaped(show: Show) -> None:
     shown = show(pretrained(["[red]x[/red]", "y\x1b[2J\n\u202ez"], probe_missing="\x1b"), evaluate)
     assert "[red]x[/red]" in shown
     assert "y\\x1b[2J\\n\\u202ez" in shown
@@ -223,24 +218,12 @@ def test_names_of_classes_are_harmless_in_a_probe(show: Show) -> None:
     assert "\x1b" not in show(pretrained(["a", "b"], probe=None, probe_missing="a\x1b[2J"), evaluate)
 
 
-def test_retrieval_is_a_share_like_accuracy() -> None:
-    for name, value, shown in (
-        ("point_top1", 0.3125, "31.25%"),
-        ("top1_level_2", 0.5, "50.00%"),
-        ("accuracy", 0.5, "50.00%"),
-        ("loss_level_2", 0.5, "0.5000"),
-    ):
-        assert metric(name, value) == describe_metric(name, value) == shown
-    assert metric_name("top1_level_2") == "top-1 level 2"
-    assert metric_name("point_top1") == "point top-1"
-
-
 def test_not_enough_disk(show: Show) -> None:
-    assert "not enough free disk" in show(FORECAST, forecast)
+    assert "Not enough free disk" in show(FORECAST, forecast)
 
 
 @pytest.mark.parametrize("width", [*WIDTHS, None])
-def test_smoke_tells_why_a_step_failed(width: int | None, show: Show) -> None:
+def test_smoke_shows_why_a_step_failed(width: int | None, show: Show) -> None:
     steps = [SmokeStep("t", "train", 1.0, True, "fine"), SmokeStep("t", "plot", 1.0, False, "no figure")]
     shown = show(SmokeResult(Path("runs/smoke"), "cuda:0 (a GPU)", "bf16", steps, 2.0), smoke, width)
     above = shown.split("Step")[0]
@@ -255,7 +238,7 @@ def test_colors_on_a_terminal_only(show: Show) -> None:
     assert "\x1b" not in show(TRAINED, train)
 
 
-def test_a_reader_that_has_gone_is_no_error(show: Show, tmp_path: Path) -> None:
+def test_a_closed_pipe_is_not_an_error(show: Show, tmp_path: Path) -> None:
     with (tmp_path / "stdout").open("w") as stand_in:
 
         class Gone(io.StringIO):

@@ -1,4 +1,4 @@
-"""One small run through every command, with nothing put in the place of the services."""
+"""A small run goes through every command with the real services."""
 
 from __future__ import annotations
 
