@@ -20,8 +20,8 @@ import numpy as np
 from dbbd_cli.core.errors import DiskError
 from dbbd_cli.core.files import best_effort_lock, remove_free_locks, repair_of, require_regular
 from dbbd_cli.core.temporary import discard, remove_strays, temporary_file
-from dbbd_cli.data.cache_dir import make_cache_folder
-from dbbd_cli.data.findings import why
+from dbbd_cli.data.cache import make_cache_folder
+from dbbd_cli.data.problems import why
 
 Arrays = dict[str, np.ndarray]
 _MAGIC = b"dbbdarr1"

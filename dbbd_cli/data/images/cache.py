@@ -28,7 +28,7 @@ from dbbd_cli.core.files import best_effort_lock, read_file, remove_free_locks, 
 from dbbd_cli.core.progress import Progress, Silent
 from dbbd_cli.core.temporary import discard, remove_strays, temporary_file
 from dbbd_cli.core.text import printable
-from dbbd_cli.data.cache_dir import make_cache_folder
+from dbbd_cli.data.cache import make_cache_folder
 from dbbd_cli.data.checked_file import append_checksums, checksums_match, has_checksums, size_with_checksums, written_ns
 from dbbd_cli.data.images.formats import reader_versions, suffix_of
 from dbbd_cli.data.images.processes import prepare_in_workers

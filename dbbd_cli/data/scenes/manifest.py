@@ -13,9 +13,9 @@ from typing import Literal, TypeVar
 from dbbd_cli.core.errors import DataError
 from dbbd_cli.core.progress import Progress
 from dbbd_cli.core.text import counted, printable
-from dbbd_cli.data.findings import shortened
 from dbbd_cli.data.folder_entries import warn_of_unread
 from dbbd_cli.data.manifest import SPLITS, Manifest, Sample, assign_splits
+from dbbd_cli.data.problems import shortened
 from dbbd_cli.data.scenes.cache import (
     PreparedScene,
     Room,

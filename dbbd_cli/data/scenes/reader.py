@@ -14,7 +14,7 @@ import numpy as np
 from dbbd_cli.core.errors import DataError
 from dbbd_cli.core.text import printable
 from dbbd_cli.data.array_file import npz_names, read_npy, read_npz
-from dbbd_cli.data.findings import why
+from dbbd_cli.data.problems import why
 from dbbd_cli.data.scenes.names import (
     ARRAY_NAMES,
     COLOR,

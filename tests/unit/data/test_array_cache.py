@@ -17,7 +17,7 @@ from dbbd_cli.core.errors import DataError, DiskError
 from dbbd_cli.core.files import best_effort_lock
 from dbbd_cli.core.temporary import discard, temporary_file, temporary_path
 from dbbd_cli.data.array_cache import Arrays, cached_arrays, make_room, read_cached
-from dbbd_cli.data.cache_dir import MARK
+from dbbd_cli.data.cache import MARK
 
 KEY = "0" * 32
 

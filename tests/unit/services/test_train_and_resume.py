@@ -16,7 +16,7 @@ import yaml
 from dbbd_cli.config.load import Override, parse_override
 from dbbd_cli.core.errors import CheckpointError, ConfigError, DataError, DbbdError, DiskError, InUseError, StoppedError
 from dbbd_cli.core.progress import Phase, Silent
-from dbbd_cli.data.cache_dir import cache_folder
+from dbbd_cli.data.cache import cache_folder
 from dbbd_cli.data.images.dataset import ImageBatch, ImageDataset
 from dbbd_cli.data.loader import Key
 from dbbd_cli.data.manifest import Manifest

@@ -17,7 +17,7 @@ from PIL import Image
 from dbbd_cli.core.errors import DiskError
 from dbbd_cli.core.progress import Phase, Silent
 from dbbd_cli.core.temporary import discard, temporary_file, temporary_path
-from dbbd_cli.data.cache_dir import MARK
+from dbbd_cli.data.cache import MARK
 from dbbd_cli.data.checked_file import append_checksums, checksums_match, size_with_checksums
 from dbbd_cli.data.images import cache as image_cache
 from dbbd_cli.data.images.cache import ImageRef, cached_images, hash_files, make_room, prepare_images, url_sha256

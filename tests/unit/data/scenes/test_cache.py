@@ -10,7 +10,7 @@ import pytest
 
 from dbbd_cli.core.errors import DataError
 from dbbd_cli.data.array_cache import cached_arrays
-from dbbd_cli.data.cache_dir import MARK
+from dbbd_cli.data.cache import MARK
 from dbbd_cli.data.scenes import cache as scene_cache
 from dbbd_cli.data.scenes.cache import (
     PreparedScene,

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from dbbd_cli.core.errors import DiskError
-from dbbd_cli.data.cache_dir import cache_folder, fallback_note
+from dbbd_cli.data.cache import cache_folder, fallback_note
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="homes and owners of POSIX")
 
