@@ -44,17 +44,6 @@ def size_with_checksums(size: int) -> int:
     return size + 4 * -(-size // BLOCK_BYTES) + _END.size
 
 
-def has_checksums(path: Path) -> bool:
-    """Whether a file ends with checksums, right or wrong.
-
-    Raises:
-        OSError: the file cannot be read.
-    """
-    with path.open("rb") as file:
-        file.seek(-min(len(_MAGIC), path.stat().st_size), os.SEEK_END)
-        return file.read() == _MAGIC
-
-
 def written_ns(path: Path, size: int) -> int | None:
     """When a file whose content has `size` bytes was written, in nanoseconds since 1970; None if that is damaged."""
     found = _stored(path, size)

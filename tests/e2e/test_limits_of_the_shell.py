@@ -28,7 +28,7 @@ def limited(limit: str, folder: Path) -> tuple[int, dict[str, str]]:
 
 
 @pytest.mark.parametrize(
-    ("kilobytes", "what"), [(16, "the image cache"), (4000, "checkpoints are too large: they need about")]
+    ("kilobytes", "what"), [(16, "the cache"), (4000, "checkpoints are too large: they need about")]
 )
 def test_the_size_of_a_file(kilobytes: int, what: str, tmp_path: Path) -> None:
     code, error = limited(f"-f {kilobytes}", tmp_path)

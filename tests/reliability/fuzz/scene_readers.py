@@ -14,7 +14,7 @@ import scene_seeds as seeds
 from reader import Reader, require, write_once
 
 from dbbd_cli.core.errors import DataError
-from dbbd_cli.data.array_cache import read_cached
+from dbbd_cli.data.array_cache import read_arrays
 from dbbd_cli.data.array_file import read_npy, read_npz
 from dbbd_cli.data.scenes.cache import SceneRef, stored_tree
 from dbbd_cli.data.scenes.nested_tree import tree_from_nested
@@ -157,8 +157,7 @@ def array_cache(data: bytes, folder: Path) -> None:
         header = json.dumps({"arrays": data.decode("latin1"), "crc32": checksum}).encode()
         content = b"dbbdarr1" + len(header).to_bytes(8, "little") + header
         data = content.ljust(-(-len(content) // 64) * 64, b"\0") + body
-    write_once(folder / "scene-a.arrays", data)
-    arrays = read_cached(folder, "scene", "a", lambda _: True)
+    arrays = read_arrays(write_once(folder / "scene-a.arrays", data), lambda _: True)
     for array in (arrays or {}).values():
         require(type(array) is np.ndarray and not array.dtype.hasobject, "an odd array")
         array.tobytes()

@@ -225,7 +225,8 @@ def flat_of(data: bytes) -> list[np.ndarray]:
 def cache_files() -> list[bytes]:
     arrays = {"coord": COORD, "parent": np.array(FLAT["parent"], "i4")}
     with tempfile.TemporaryDirectory() as folder:
-        cached_arrays(Path(folder), "scene", "a", lambda: arrays, lambda _: True)
-        whole = (Path(folder) / "scene-a.arrays").read_bytes()
+        path = Path(folder) / "scene-a.arrays"
+        cached_arrays(path, lambda: arrays, lambda _: True)
+        whole = path.read_bytes()
     header = json.dumps([["coord", "<f4", [6, 3]], ["parent", "<i4", [5]]]).encode()
     return [whole, header]

@@ -19,7 +19,7 @@ from reader import write_once
 from scene_readers import check_scene
 from scene_seeds import npy_of
 
-from dbbd_cli.data.array_cache import cached_arrays, read_cached
+from dbbd_cli.data.array_cache import cached_arrays, read_arrays
 from dbbd_cli.data.array_file import read_npy, read_npz
 from dbbd_cli.data.images.decode import decode_image
 from dbbd_cli.data.scenes.nested_tree import tree_from_nested
@@ -193,9 +193,10 @@ def test_pictures(pixels: np.ndarray, form: str) -> None:
 @round_trips
 @given(st.dictionaries(st.text(max_size=6), ARRAYS, min_size=1, max_size=3))
 def test_cached_arrays(tmp_path: Path, arrays: dict[str, np.ndarray]) -> None:
-    (tmp_path / "scene-a.arrays").unlink(missing_ok=True)
-    cached_arrays(tmp_path, "scene", "a", lambda: arrays, lambda _: True)
-    found = read_cached(tmp_path, "scene", "a", lambda _: True)
+    path = tmp_path / "scene-a.arrays"
+    path.unlink(missing_ok=True)
+    cached_arrays(path, lambda: arrays, lambda _: True)
+    found = read_arrays(path, lambda _: True)
     assert found is not None
     assert list(found) == list(arrays)
     assert all(same(found[name], array) for name, array in arrays.items())

@@ -1,14 +1,29 @@
+"""The cache folder is found or chosen, marked, locked, and kept below its one limit."""
+
 from __future__ import annotations
 
+import errno
 import os
 import re
+import shutil
 import tempfile
+import time
 from pathlib import Path
 
 import pytest
 
 from dbbd_cli.core.errors import DiskError
-from dbbd_cli.data.cache import cache_folder, fallback_note
+from dbbd_cli.core.temporary import discard, temporary_file, temporary_path
+from dbbd_cli.data.cache import (
+    MARK,
+    cache_folder,
+    disk_errors,
+    entry_lock,
+    fallback_note,
+    is_cache_folder,
+    make_room,
+    mark_used,
+)
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="homes and owners of POSIX")
 
@@ -64,7 +79,7 @@ def test_without_a_writable_home_too(home: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("HOME", str(home / "file"))
     folder = cache_folder(None)
     assert folder.parent == home.parent / "tmp"
-    assert "cannot be written to" in fallback_note(None)
+    assert "is not writable" in fallback_note(None)
 
 
 @pytest.mark.parametrize("kind", ["link", "file", "writable by others", "of somebody else"])
@@ -94,3 +109,88 @@ def test_without_any_folder_for_temporary_files(no_home: Path, monkeypatch: pyte
     monkeypatch.setattr(tempfile, "tempdir", str(no_home / "gone"))
     with pytest.raises(DiskError, match="No such file or directory"):
         cache_folder(None)
+
+
+def entries(folder: Path) -> list[str]:
+    """Names of the content of a cache folder, without its mark."""
+    return sorted(path.name for path in folder.iterdir() if path.name != MARK)
+
+
+def aged(path: Path, seconds: float, size: int = 100) -> None:
+    """Writes a file that was last used so many seconds ago."""
+    path.write_bytes(bytes(size))
+    last_used = time.time() - seconds
+    os.utime(path, (last_used, last_used))
+
+
+def test_one_limit_holds_for_images_and_scenes_and_the_least_recently_used_go_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dbbd_cli.data.cache.LIMIT_BYTES", 450)
+    for age, name in enumerate(["images-a.u8", "scene-b.arrays", "images-c.u8", "scene-d.arrays"]):
+        aged(tmp_path / name, age)
+    make_room(tmp_path, needed=50)
+    assert len(entries(tmp_path)) == 4
+    make_room(tmp_path, needed=51)
+    assert entries(tmp_path) == ["images-a.u8", "images-c.u8", "scene-b.arrays"]
+    mark_used(tmp_path / "images-c.u8")
+    make_room(tmp_path, needed=300)
+    assert entries(tmp_path) == ["images-c.u8"]
+    make_room(tmp_path, needed=10**6)  # more than the limit: everything else goes, and the file is written
+    assert entries(tmp_path) == []
+
+
+def test_files_that_are_not_of_the_cache_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dbbd_cli.data.cache.LIMIT_BYTES", 0)
+    for name in ("photo.png", "notes.json", "a.tmp"):
+        aged(tmp_path / name, 10**9)
+    make_room(tmp_path, needed=1)
+    assert entries(tmp_path) == ["a.tmp", "notes.json", "photo.png"]
+
+
+def test_old_records_of_bad_images_are_removed(tmp_path: Path) -> None:
+    aged(tmp_path / "images-old.json", 100 * 24 * 3600)
+    aged(tmp_path / "images-new.json", 80 * 24 * 3600)
+    make_room(tmp_path, needed=1)
+    assert entries(tmp_path) == ["images-new.json"]
+
+
+def test_a_file_that_another_process_removes_meanwhile_is_not_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dbbd_cli.data.cache.LIMIT_BYTES", 200)
+    for age, name in enumerate(["images-new.u8", "scene-old.arrays", "images-gone.u8"]):
+        aged(tmp_path / name, age)
+    listed = list(tmp_path.iterdir())
+    (tmp_path / "images-gone.u8").unlink()
+    monkeypatch.setattr(Path, "iterdir", lambda _: iter(listed))
+    make_room(tmp_path, needed=100)
+    monkeypatch.undo()
+    assert entries(tmp_path) == ["images-new.u8"]
+
+
+def test_leftovers_of_killed_processes_go_and_files_in_use_stay(tmp_path: Path) -> None:
+    temporary_path(tmp_path / "images-dead.u8").touch()
+    (tmp_path / "images-dead.lock").touch()
+    in_use = temporary_file(tmp_path / "scene-alive.arrays")
+    with entry_lock(tmp_path / "scene-alive.arrays"):
+        make_room(tmp_path, needed=1)
+        assert entries(tmp_path) == [in_use.name, "scene-alive.lock"]
+    assert entries(tmp_path) == [in_use.name]
+    discard(in_use)
+
+
+def test_a_cache_folder_is_marked_and_a_copy_of_it_is_not_taken_for_it(tmp_path: Path) -> None:
+    folder = tmp_path / "new" / "cache"
+    assert not is_cache_folder(folder)
+    with entry_lock(folder / "scene-a.arrays"):
+        assert is_cache_folder(folder)
+    shutil.copytree(folder, tmp_path / "copy")
+    assert not is_cache_folder(tmp_path / "copy")
+
+
+def test_a_full_disk_names_the_folder_and_the_remedy(tmp_path: Path) -> None:
+    message = re.escape(f"the cache {tmp_path} cannot be written: no space left")
+    with pytest.raises(DiskError, match=message) as caught, disk_errors(tmp_path):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert "free some space" in caught.value.hint
