@@ -50,7 +50,7 @@ def warn_of_unread(suffixes: Mapping[str, int], what: str, progress: Progress) -
     if suffixes:
         total = sum(suffixes.values())
         verb = "was" if total == 1 else "were"
-        progress.warn(f"{counted(total, what)} in formats that are not read {verb} left out: {by_suffix(suffixes)}.")
+        progress.warn(f"{counted(total, what)} in unsupported formats {verb} skipped: {by_suffix(suffixes)}.")
 
 
 def by_suffix(suffixes: Mapping[str, int]) -> str:

@@ -528,7 +528,7 @@ def test_a_pipe_in_a_run_folder_does_not_keep_a_command_waiting(tmp_path: Path) 
     code = "import sys; from pathlib import Path; from dbbd_cli.runs.folder import RunLog\n"
     code += "for name in sys.argv[1:]:\n"
     code += "    try: RunLog(Path(name), step=0, history=[], command=[]).close()\n"
-    code += "    except OSError as error: assert error.strerror == 'it is no regular file'\n"
+    code += "    except OSError as error: assert error.strerror == 'it is not a regular file'\n"
     folders = []
     for name in ("history.jsonl", "run.log"):
         folders.append(tmp_path / name.partition(".")[0])

@@ -1,4 +1,4 @@
-"""Words that are shown."""
+"""Counts agree with their nouns."""
 
 import pytest
 
@@ -6,7 +6,7 @@ from dbbd_cli.core.text import counted
 
 
 @pytest.mark.parametrize(
-    ("count", "sample_unit", "text"),
+    ("count", "noun", "text"),
     [
         (1, "image", "1 image"),
         (0, "image", "0 images"),
@@ -15,5 +15,5 @@ from dbbd_cli.core.text import counted
         (2, "epoch", "2 epochs"),
     ],
 )
-def test_a_number_agrees_with_its_noun(count: int, sample_unit: str, text: str) -> None:
-    assert counted(count, sample_unit) == text
+def test_a_number_agrees_with_its_noun(count: int, noun: str, text: str) -> None:
+    assert counted(count, noun) == text

@@ -101,7 +101,7 @@ def test_files_of_other_users_are_refused(
         monkeypatch.setattr(os, "getuid", lambda: user)
     with pytest.raises(DiskError, match=re.escape(str(no_home / "dbbd-"))) as caught:
         cache_folder(None)
-    assert "it is not a folder of this user alone" in caught.value.message
+    assert "it is not private to this user" in caught.value.message
     assert "DBBD_CACHE_DIR" in caught.value.hint
 
 

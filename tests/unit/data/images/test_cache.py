@@ -386,4 +386,4 @@ def test_a_file_that_is_too_large_for_an_image_is_not_hashed(tmp_path: Path) -> 
         file.truncate(10**12)
     (found,) = hash_files([str(tmp_path / "a")], Silent())
     assert isinstance(found, OSError)
-    assert found.strerror == "it has 1,000,000,000,000 bytes, and at most 268,435,456 are read"
+    assert found.strerror == "it has 1,000,000,000,000 bytes (limit 268,435,456)"
