@@ -16,11 +16,12 @@ endif
 TORCH_CPU_INDEX := https://download.pytorch.org/whl/cpu
 
 .DEFAULT_GOAL := help
-.PHONY: help torch-choice smoke test test-processors reliability fuzz soak bench check format completions docs build clean
+.PHONY: help torch-choice smoke test coverage test-processors reliability fuzz soak bench check format completions docs build clean
 
 help: ## Show the targets
 	@echo "make smoke        install into $(VENV), then train, resume, evaluate and plot on synthetic data (about a minute)"
 	@echo "make test         install with the test tools, then run the tests"
+	@echo "make coverage     run the tests, then show the line coverage of dbbd_cli and the least covered files"
 	@echo "make test-processors  the numeric tests as other processors would run them (20 minutes); ONLY=\"name name\""
 	@echo "make reliability  all experiments on what docs/reliability.md promises, at their full count (hours)"
 	@echo "make fuzz         100,000 damaged inputs for every reader, guided by coverage (Linux, Python 3.11 to 3.13)"
@@ -77,6 +78,12 @@ smoke: $(VENV)/installed
 
 test: $(VENV)/installed-dev
 	$(BIN)/python -m pytest -n auto
+
+coverage: export COVERAGE_FILE := $(CURDIR)/$(VENV)/coverage
+coverage: $(VENV)/installed-dev
+	$(BIN)/python -m pytest -n auto --cov=dbbd_cli --cov-report=
+	@$(BIN)/coverage report --sort=cover --skip-covered | head -25
+	@echo "Lines covered: $$($(BIN)/coverage report --format=total)%"
 
 test-processors: $(VENV)/installed-dev
 	$(BIN)/python tests/processors.py -n auto $(if $(ONLY),--only "$(ONLY)")
