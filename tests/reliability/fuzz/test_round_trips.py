@@ -1,4 +1,4 @@
-"""What was written in a form that is read is read as it was written: scenes, arrays, trees, pictures, tensors."""
+"""Scenes, arrays, trees, pictures and tensors read back equal to what was written."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ PLY_TYPES = {
 
 
 KEY_NUMBERS = st.integers(-(2**63), 2**63 - 1)
-"""Larger numbers could all have the same hash, and are refused as keys."""
+"""Larger integers, which may collide as keys, are refused."""
 
 
 def plain_values(shortest: int) -> st.SearchStrategy[Any]:
-    """Containers, numbers, texts, and bytes of a length of at least `shortest`."""
+    """Return containers, numbers, texts, and bytes of at least `shortest` bytes."""
     texts = st.text(max_size=8) | st.binary(min_size=shortest, max_size=8)
     return st.recursive(
         st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | texts,
@@ -67,7 +67,7 @@ COORDS = numpy_strategies.arrays(
 
 
 def same(first: np.ndarray, second: np.ndarray) -> bool:
-    """Whether two arrays have the same type, shape and bits."""
+    """Return whether two arrays have the same type, shape and bits."""
     return first.dtype == second.dtype and first.shape == second.shape and first.tobytes() == second.tobytes()
 
 
@@ -155,7 +155,7 @@ def test_scenes(tmp_path: Path, coord: np.ndarray, suffix: str, data: st.DataObj
 
 @st.composite
 def trees(draw: st.DrawFn, points: tuple[int, ...] = tuple(range(12)), level: int = 0) -> dict[str, Any]:
-    """A tree as a file may hold it: regions, divided at random."""
+    """Return randomly divided regions in the nested form of a file."""
     order = draw(st.permutations(points))
     region = {"indices": draw(st.sampled_from([list, tuple, np.array]))(order), "level": level}
     region["center_idx"] = draw(st.sampled_from(order))

@@ -1,4 +1,4 @@
-"""Readers of text: configurations, tables, lists of samples, what a run leaves behind, and what is typed."""
+"""Readers of text: configurations, tables, manifests, the records of a run, and command lines."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def _only(path: Path, data: bytes) -> Path:
 
 
 def folders(data: bytes, folder: Path) -> None:
-    """A tree of files: a run folder, a folder of classes or of scenes, and what the shell offers in it."""
+    """Read a tree of files as a run folder, a folder of classes or scenes, and for shell completion."""
     root = seeds.make_tree(seeds.json_of(data), folder)
     for typed in ("", "runs/"):
         _check_offers(complete.target(f"{root}{os.sep}{typed}"), "")
