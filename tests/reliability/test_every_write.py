@@ -318,7 +318,7 @@ def test_a_background_save_interrupted_at_any_call_leaves_an_intact_checkpoint(
             resumed += 1
         shutil.rmtree(folder)
     report(
-        f"{task}, {what}: {len(chosen)} of {len(calls)} calls of a save beside training interrupted; "
+        f"{task}, {what}: {len(chosen)} of {len(calls)} calls of a background save interrupted; "
         f"{resumed} of {resumed} resumed to the same bits"
     )
 

@@ -89,11 +89,11 @@ def _start(
 def _add(outcome: Outcome, state: Path, log: str) -> None:
     """Add the notes that a process wrote before it ended."""
     if state.exists():
-        told = json.loads(state.read_text(encoding="utf-8"))
-        outcome.cases += told["cases"]
-        outcome.accepted += told["accepted"]
-        outcome.slowest = max(outcome.slowest, told["slowest"])
-        for what, file in told["findings"].items():
+        notes = json.loads(state.read_text(encoding="utf-8"))
+        outcome.cases += notes["cases"]
+        outcome.accepted += notes["accepted"]
+        outcome.slowest = max(outcome.slowest, notes["slowest"])
+        for what, file in notes["findings"].items():
             _add_finding(outcome, what, Path(file))
     for edges, features in re.findall(r"cov: (\d+) ft: (\d+)", log):
         outcome.edges, outcome.features = max(outcome.edges, int(edges)), max(outcome.features, int(features))

@@ -1,6 +1,6 @@
 """Readers with planted defects, to check that the fuzzer can find any."""
 
-# ruff: noqa: SIM102 - each condition is a branch of its own
+# ruff: noqa: SIM102 - each condition is a separate branch
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def runs_out_of_memory(data: bytes, _: Path) -> None:
         try:
             bytes(10**12)
         except MemoryError as error:
-            raise DataError("told nicely") from error
+            raise DataError("well reported") from error
 
 
 def crashes(data: bytes, _: Path) -> None:

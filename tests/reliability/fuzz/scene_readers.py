@@ -115,7 +115,7 @@ def check_scene(scene: Scene, name: str) -> None:
         _check_table(scene.color, (count, 3), np.float32, 0, 1)
     if scene.segment is not None:
         _check_table(scene.segment, (count,), np.int64, -1, 2**31)
-    require(scene.hierarchy is None or isinstance(scene.hierarchy, dict), "its tree is no dict")
+    require(scene.hierarchy is None or isinstance(scene.hierarchy, dict), "its tree is not a dict")
 
 
 def _check_table(array: Any, shape: tuple[int, ...], dtype: type, low: float, high: float) -> None:

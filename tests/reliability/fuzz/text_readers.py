@@ -29,7 +29,7 @@ from dbbd_cli.tasks.configs import SCHEMAS, config_from_mapping, load_config
 
 def config(data: bytes, folder: Path) -> None:
     loaded = load_config(str(write_once(folder / "a.yaml", data)))
-    require(type(loaded) in SCHEMAS.values(), "it is no configuration")
+    require(type(loaded) in SCHEMAS.values(), "it is not a configuration")
     again = load_config(str(write_once(folder / "b.yaml", dump_config(loaded).encode("utf-8", "surrogatepass"))))
     require(again == loaded, "it is not read back as it was written")
 
@@ -37,7 +37,7 @@ def config(data: bytes, folder: Path) -> None:
 def mapping(data: bytes, _: Path) -> None:
     values = seeds.json_of(data)
     loaded = config_from_mapping(values, origin="ckpt.pth")
-    require(type(loaded) in SCHEMAS.values(), "it is no configuration")
+    require(type(loaded) in SCHEMAS.values(), "it is not a configuration")
 
 
 def override(data: bytes, _: Path) -> None:
@@ -85,7 +85,7 @@ def _check_run(folder: Path) -> None:
     check_lines(run_labels([run]))
     numbers = [row["epoch"] for row in run.epochs]
     require(numbers and numbers == sorted(set(numbers)), "its epochs are not in order")
-    require(run.best_epoch is None or run.best_epoch in numbers, "its best epoch is none of them")
+    require(run.best_epoch is None or run.best_epoch in numbers, "its best epoch is not among them")
     for row in run.epochs:
         for split in ("train", "val"):
             values = [*row[split].values(), row.get("learning_rate")]

@@ -63,8 +63,8 @@ def process_that_holds(folder: Path, child: str = "none") -> Iterator[tuple[subp
     number = None
     try:
         assert process.stdout is not None
-        told = process.stdout.readline().strip()
-        number = None if told == "None" else int(told)
+        answer = process.stdout.readline().strip()
+        number = None if answer == "None" else int(answer)
         yield process, number
     finally:
         process.kill()
