@@ -32,19 +32,6 @@ class BatchDataset(Protocol):
         ...
 
 
-class _EpochPlan:
-    """A batch sampler whose batches are replaced before each epoch."""
-
-    def __init__(self) -> None:
-        self.batches: list[list[Key]] = []
-
-    def __iter__(self) -> Iterator[list[Key]]:
-        return iter(self.batches)
-
-    def __len__(self) -> int:
-        return len(self.batches)
-
-
 class _ReturnErrors:
     """Returns errors in place of a batch: raised in a worker, they would arrive as a traceback in a RuntimeError."""
 
@@ -63,10 +50,6 @@ class _ReturnErrors:
             if error.errno in TOO_MANY_FILES:
                 return too_many_files(error)
             raise
-
-
-def _whole_batch(batch: Any) -> Any:
-    return batch
 
 
 def _usable_processors() -> int:
@@ -103,14 +86,14 @@ class BatchLoader:
         self.batch_size = batch_size
         self.shuffle = shuffle
         self.seed = seed
-        self._plan = _EpochPlan()
+        self._plan: list[list[Key]] = []  # the batch sampler; replaced for each epoch
         # More would be idle. The batches do not depend on the number of workers.
         workers = min(num_workers, _usable_processors(), len(self))
         self._workers = Workers(worker_timeout)
         self._loader: DataLoader[Any] = DataLoader(
             _ReturnErrors(dataset),  # type: ignore[arg-type]
             batch_sampler=self._plan,
-            collate_fn=self._workers.handover(workers, len(self)) if workers else _whole_batch,
+            collate_fn=self._workers.handover(workers, len(self)) if workers else lambda batch: batch,
             num_workers=workers,
             prefetch_factor=PREFETCH if workers else None,
             worker_init_fn=start_worker if workers else None,
@@ -157,8 +140,9 @@ class BatchLoader:
         Raises:
             DbbdError: the data set cannot make a batch, or a worker has died or hangs.
         """
-        self._plan.batches = self.plan(epoch)[start:]
-        for keys, batch in zip(self._plan.batches, self._workers.batches(self._loader), strict=True):
+        plan = self.plan(epoch)[start:]
+        self._plan[:] = plan
+        for keys, batch in zip(plan, self._workers.batches(self._loader), strict=True):
             if isinstance(batch, DbbdError):
                 raise batch
             # An OSError: the file of the batch was removed. Made here, the batch is the same.
