@@ -32,7 +32,7 @@ MARK = "dbbd-cache.txt"
 _MARK_TEXT = "dbbd keeps prepared data in this folder. You can delete it; it is created again when it is needed."
 LIMIT_BYTES = 40 * 1024**3
 """Size above which the least recently used files are removed."""
-_DATA_SUFFIXES = (".u8", ".arrays")
+_DATA_FILES = ("images-*.u8", "scene-*.arrays")
 _RECORDS = "images-*.json"
 _RECORD_SECONDS = 90 * 24 * 3600
 """Age at which a record of bad images is removed; without one, the images are tried again."""
@@ -146,7 +146,7 @@ def make_room(cache_dir: Path, needed: int) -> None:
     for path in cache_dir.iterdir():
         with suppress(OSError):  # another process removed it, or it is unreadable
             status = path.lstat()
-            if path.suffix in _DATA_SUFFIXES:
+            if any(path.match(pattern) for pattern in _DATA_FILES):
                 files.append((status.st_mtime, status.st_size, path))
             elif path.match(_RECORDS) and time.time() - status.st_mtime > _RECORD_SECONDS:
                 path.unlink()

@@ -142,10 +142,10 @@ def test_one_limit_holds_for_images_and_scenes_and_the_least_recently_used_go_fi
 
 def test_files_that_are_not_of_the_cache_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("dbbd_cli.data.cache.LIMIT_BYTES", 0)
-    for name in ("photo.png", "notes.json", "a.tmp"):
+    for name in ("photo.png", "notes.json", "a.tmp", "mine.arrays", "mine.u8"):
         aged(tmp_path / name, 10**9)
     make_room(tmp_path, needed=1)
-    assert entries(tmp_path) == ["a.tmp", "notes.json", "photo.png"]
+    assert entries(tmp_path) == ["a.tmp", "mine.arrays", "mine.u8", "notes.json", "photo.png"]
 
 
 def test_old_records_of_bad_images_are_removed(tmp_path: Path) -> None:
