@@ -17,7 +17,6 @@ import pytest
 import torch
 
 from dbbd_cli.core.errors import DataError
-from dbbd_cli.data import handover
 from dbbd_cli.data.handover import Handover, shared_folder
 from dbbd_cli.data.loader import BatchLoader, Key
 
@@ -103,7 +102,7 @@ def test_values_without_tensors_are_sent_unchanged(sending: Handover) -> None:
     array, error = np.arange(3), DataError("bad")
     assert sending(array) is array
     assert sending(error) is error
-    assert_equal(sending(batch()._asdict() | {"epoch": 1}).__class__, handover._Parcel)
+    assert_equal(received(sending({"a": torch.ones(2), "b": 1})), {"a": torch.ones(2), "b": 1})
     assert sending(torch.zeros(0)).shape == (0,)
 
 
@@ -175,12 +174,11 @@ def loader() -> Iterator[BatchLoader]:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="/dev/shm is specific to Linux")
 def test_batches_whose_files_were_removed_are_made_in_the_main_process(loader: BatchLoader) -> None:
-    sending = loader._workers._handover
-    assert sending is not None
-    assert sending.folder.parent == IN_MEMORY == shared_folder()
+    assert shared_folder() == IN_MEMORY
     batches = loader.batches(1)
     found = [next(batches)]
-    folder, elsewhere = sending.folder, sending.folder.with_name(f"{sending.folder.name}-moved")
+    (folder,) = IN_MEMORY.glob(f"dbbd.{os.getpid()}-*")
+    elsewhere = folder.with_name(f"{folder.name}-moved")
     folder.rename(elsewhere)  # atomically, as if it had been removed
     try:
         found += batches
@@ -195,12 +193,12 @@ def test_batches_whose_files_were_removed_are_made_in_the_main_process(loader: B
 @pytest.mark.skipif(sys.platform != "linux", reason="/dev/shm is specific to Linux")
 def test_a_program_that_does_not_close_its_loader_leaves_no_file() -> None:
     code = f"""
-import sys
+import os, sys
 sys.path.insert(0, {str(Path(__file__).parents[2])!r})
-from unit.data.test_handover import BatchLoader, Tensors
+from unit.data.test_handover import IN_MEMORY, BatchLoader, Tensors
 loader = BatchLoader(Tensors(), batch_size=4, shuffle=False, seed=5, num_workers=1)
 next(loader.batches(1))
-print(loader._workers._handover.folder, flush=True)
+print(*IN_MEMORY.glob(f"dbbd.{{os.getpid()}}-*"), flush=True)
 """
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=100)
     assert ended.returncode == 0, ended.stderr
