@@ -250,7 +250,7 @@ def resume_commands(text: str) -> list[list[str]]:
 def assert_equal_runs(run: Path, expected: Path) -> None:
     """Assert that an interrupted run equals an uninterrupted one, to the bit."""
     steps = [row["step"] for row in rows(run, "step")]
-    assert steps == list(range(1, len(steps) + 1)), "a step is missing, or there twice"
+    assert steps == list(range(1, len(steps) + 1)), "a step is missing or duplicated"
     for name in ("ckpt.pth", "best_model.pth"):
         assert differences(whole_state(run, name), whole_state(expected, name)) == [], name
     assert (run / "history.jsonl").read_bytes() == (expected / "history.jsonl").read_bytes()

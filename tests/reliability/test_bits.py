@@ -102,7 +102,7 @@ def test_a_run_with_a_damaged_checkpoint_resumes_from_the_one_before(
     assert "ckpt.previous.pth" in output
     assert damaged in content(run).values(), "the damaged checkpoint was deleted"
     assert unlike(run, stored_runs.extended(task, 1, 2)) == []
-    report(f"{task}: went on from step {steps['ckpt.previous.pth']} instead of {steps['ckpt.pth']}, to the same bits")
+    report(f"{task}: resumed from step {steps['ckpt.previous.pth']} instead of {steps['ckpt.pth']}, to the same bits")
 
 
 @pytest.mark.parametrize(

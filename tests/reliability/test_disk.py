@@ -125,7 +125,7 @@ def test_a_run_does_not_start_if_its_checkpoints_do_not_fit(
         empty(disk)
         refused += 1
     assert forks.dbbd("train", *EVERY_STEP[task], "--epochs", "1", folder=disk).code == 0
-    report(f"{task}: {refused} of {refused} runs that would not fit were not begun")
+    report(f"{task}: {refused} of {refused} runs that would not fit were refused")
 
 
 @mounts

@@ -144,7 +144,7 @@ def test_a_save_interrupted_at_any_call_leaves_an_intact_checkpoint(
         if what == LIE:
             assert ended.code == 6, call
         shutil.rmtree(folder)
-    report(f"{task}, {what}: {len(chosen)} of {len(calls)} calls of a save interrupted, a good checkpoint each time")
+    report(f"{task}, {what}: {len(chosen)} of {len(calls)} calls of a save interrupted, an intact checkpoint each time")
 
 
 def last_saved_step(calls: list[Call]) -> int:
@@ -209,13 +209,13 @@ def test_a_run_interrupted_at_any_call_resumes_where_it_was(
     others = [call for call in chosen if kind(call.path) != "ckpt"]
     chosen = sample(of_saves, count(2, 10_000), key=lambda call: call.name)
     chosen += sample(others, count(2 if task == "dbbd" else 0, 10_000), key=lambda call: kind(call.path))
-    resumed, codes, went_on, left_over = 0, Counter[int](), set(), 0
+    resumed, codes, completed, left_over = 0, Counter[int](), set(), 0
     for number, call in enumerate(chosen):
         folder = tmp_path / str(number)
         ended, seen = train(folder, *injection(call, what))
         codes[ended.code] += 1
         if ended.code == 0:
-            went_on.add(f"{call.name} of {kind(call.path)}")
+            completed.add(f"{call.name} of {kind(call.path)}")
         left_over += bool(strays(folder))
         if (
             check_run(folder, what, ended, seen, call, stored_runs, task)
@@ -234,7 +234,7 @@ def test_a_run_interrupted_at_any_call_resumes_where_it_was(
     assert bool(left_over) == (what == FAULTS[0])
     report(
         f"{task}, {what}: {len(chosen)} of {len(calls)} calls of a run interrupted, exit codes {dict(codes)}; "
-        f"{resumed} of {resumed} resumed to the same bits; whole in spite of an error: {sorted(went_on) or 'none'}"
+        f"{resumed} of {resumed} resumed to the same bits; completed despite an error: {sorted(completed) or 'none'}"
     )
 
 

@@ -682,5 +682,5 @@ def test_the_program_reports_a_bad_configuration_within_a_second(
             seconds = min(seconds, measure("train", "--config", "config.yaml", folder=tmp_path)[2])
         if seconds > most:
             most, slowest = seconds, name
-    report(f"{len(chosen)} processes: at most {most:.2f} s of the processor, start and all ({slowest})")
+    report(f"{len(chosen)} processes: at most {most:.2f} s of processor time, including start-up ({slowest})")
     assert most < count(60, 1), slowest

@@ -56,7 +56,7 @@ def test_a_killed_run_resumes_to_the_same_result(
             assert _steps_of_events(place.run) == _steps_of_events(expected)
             place.assert_nothing_left(*programs)
             runs += 1
-    report(f"{kills} kills in training, {early} in starting, {runs} runs: all resumed and bit-identical")
+    report(f"{kills} kills while training, {early} while starting, {runs} runs: all resumed and bit-identical")
 
 
 def test_the_installed_program_resumes_after_a_kill_too(
@@ -98,7 +98,7 @@ def test_killed_preparation_leaves_nothing_behind(
         load_checkpoint(run / "ckpt.pth")  # a folder exists complete or not at all
     place.assert_nothing_left()
     report(
-        f"{kills} kills while a run was prepared, {strays} left something, which a later run removed; {len(runs)} whole"
+        f"{kills} kills during preparation, {strays} left files, which a later run removed; {len(runs)} complete runs"
     )
 
 

@@ -155,4 +155,4 @@ def test_a_signal_before_the_run_folder_exists_ends_the_program_cleanly(
         assert code == 128 + number, f"{library}: {code}\n{program.output()}"
         assert len(program.output().splitlines()) == 1, f"{library}: {program.output()}"
         program.assert_gone()
-    report(f"{sent} times {number.name} while it loads: exit {128 + number}, one line")
+    report(f"{sent} times {number.name} while loading: exit {128 + number}, one line")

@@ -80,7 +80,7 @@ def test_new_runs_with_the_same_name_in_the_same_second_get_separate_folders(
     runs = list((place.folder / "runs").iterdir())
     assert len(runs) == many
     names = {tuple(sorted(_name(path) for path in run.iterdir())) for run in runs}
-    assert len(names) == 1, "not every run folder is whole"
+    assert len(names) == 1, "not every run folder is complete"
     seconds = len({run.name.split("-same")[0] for run in runs})
     assert list(place.temporary.iterdir()) == []
     report(f"{many} runs started in {seconds} s, {len(runs)} folders")
