@@ -52,7 +52,7 @@ class Handover:
         self.num_workers = num_workers
         # The prefetched ones, the one used by the main process, and the one in transit.
         self.max_batches = min(PREFETCH * num_workers + 2, num_batches)
-        # Measured before any worker starts: this loader has written nothing yet.
+        # Measured before any worker offsets: this loader has written nothing yet.
         self.free_bytes = shutil.disk_usage(folder.parent).free
         self._written = 0
 
@@ -62,16 +62,16 @@ class Handover:
             return batch
         storages: dict[tuple[int, int], torch.UntypedStorage] = {}
 
-        def put(tensor: torch.Tensor) -> _Piece:
+        def view_of(tensor: torch.Tensor) -> _View:
             storage = tensor.untyped_storage()
             key = (storage.data_ptr(), storage.nbytes())
-            storages.setdefault(key, storage)
+            storages.setdefault(key, storage)  # once, however many tensors share it
             number = list(storages).index(key)
-            return _Piece(number, tensor.dtype, int(tensor.storage_offset()), tuple(tensor.shape), tensor.stride())
+            return _View(number, tensor.dtype, int(tensor.storage_offset()), tuple(tensor.shape), tensor.stride())
 
-        pieces = _map(batch, torch.Tensor, put)
+        views = _map_nested(batch, torch.Tensor, view_of)
         sizes = [storage.nbytes() for storage in storages.values()]
-        size = _starts(sizes)[-1]
+        size = _offsets(sizes)[-1]
         if not size:
             return batch
         if self._written == 0 and (error := self._out_of_room(size)) is not None:
@@ -84,12 +84,12 @@ class Handover:
             with path.open("xb") as file:
                 file.writelines(padded)
         except FileNotFoundError:  # the folder was removed: systemd empties /dev/shm when a user logs out
-            return _Parcel(b"".join(padded), sizes, pieces)
+            return _Parcel(b"".join(padded), sizes, views)
         except OSError as os_error:
             with suppress(OSError):
                 path.unlink()
             return self._write_error(os_error, size)
-        return _Parcel(str(path), sizes, pieces)
+        return _Parcel(str(path), sizes, views)
 
     def _out_of_room(self, size: int) -> DataError | None:
         """Return an error if the batches that may exist at the same time do not fit, given the size of one."""
@@ -137,7 +137,7 @@ def too_many_files(error: OSError) -> DataError:
 
 
 @dataclass(frozen=True)
-class _Piece:
+class _View:
     """A tensor of a batch: a view of one of its storages."""
 
     storage: int
@@ -153,35 +153,35 @@ class _Parcel:
 
     source: str | bytes
     sizes: list[int]
-    pieces: Any
+    views: Any
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[object, ...]]:
-        return _unpacked, (self.source, self.sizes, self.pieces)
+        return _unpack, (self.source, self.sizes, self.views)
 
 
-def _unpacked(source: str | bytes, sizes: list[int], pieces: Any) -> Any:
+def _unpack(source: str | bytes, sizes: list[int], views: Any) -> Any:
     try:
-        content = np.frombuffer(bytearray(source), np.uint8) if isinstance(source, bytes) else _taken(source)
+        content = np.frombuffer(bytearray(source), np.uint8) if isinstance(source, bytes) else _map_and_remove(source)
     except OSError as error:
         return error
     except ValueError:  # the file is empty
         content = np.empty(0, np.uint8)
-    starts = _starts(sizes)
-    if len(content) != starts[-1]:
+    offsets = _offsets(sizes)
+    if len(content) != offsets[-1]:
         return FileNotFoundError(errno.ENOENT, "the file of the batch is truncated")
     storages = [
         torch.from_numpy(content[start : start + size]).untyped_storage() if size else torch.UntypedStorage(0)
-        for start, size in zip(starts, sizes, strict=False)
+        for start, size in zip(offsets, sizes, strict=False)
     ]
 
-    def view(piece: _Piece) -> torch.Tensor:
-        empty = torch.empty(0, dtype=piece.dtype)
-        return empty.set_(storages[piece.storage], piece.offset, piece.shape, piece.stride)
+    def tensor_of(view: _View) -> torch.Tensor:
+        empty = torch.empty(0, dtype=view.dtype)
+        return empty.set_(storages[view.storage], view.offset, view.shape, view.stride)
 
-    return _map(pieces, _Piece, view)
+    return _map_nested(views, _View, tensor_of)
 
 
-def _taken(path: str) -> np.ndarray:
+def _map_and_remove(path: str) -> np.ndarray:
     """Map a file into memory and remove it: the memory is freed with the last tensor."""
     can_remove_mapped = os.name == "posix"
     content = np.asarray(np.memmap(path, np.uint8, mode="c")) if can_remove_mapped else np.fromfile(path, np.uint8)
@@ -190,29 +190,30 @@ def _taken(path: str) -> np.ndarray:
     return content
 
 
-def _starts(sizes: list[int]) -> list[int]:
+def _offsets(sizes: list[int]) -> list[int]:
     """Return the offset of each storage in the file, and the size of the file."""
-    starts = [0]
+    offsets = [0]
     for size in sizes:
-        starts.append(starts[-1] + size + -size % _ALIGNMENT)
-    return starts
+        offsets.append(offsets[-1] + size + -size % _ALIGNMENT)
+    return offsets
 
 
 def _as_bytes(storage: torch.UntypedStorage) -> torch.Tensor:
     return torch.empty(0, dtype=torch.uint8).set_(storage)
 
 
-def _map(value: Any, kind: type, function: Callable[[Any], Any]) -> Any:
+def _map_nested(value: Any, kind: type, function: Callable[[Any], Any]) -> Any:
     """Apply a function to all values of a type in nested tuples, lists, dicts and dataclasses."""
     if isinstance(value, kind):
         return function(value)
     if isinstance(value, tuple):
-        items = [_map(item, kind, function) for item in value]
+        items = [_map_nested(item, kind, function) for item in value]
         return type(value)(*items) if hasattr(value, "_fields") else tuple(items)
     if isinstance(value, list):
-        return [_map(item, kind, function) for item in value]
+        return [_map_nested(item, kind, function) for item in value]
     if isinstance(value, dict):
-        return {key: _map(item, kind, function) for key, item in value.items()}
+        return {key: _map_nested(item, kind, function) for key, item in value.items()}
     if is_dataclass(value) and not isinstance(value, type):
-        return type(value)(**{field.name: _map(getattr(value, field.name), kind, function) for field in fields(value)})
+        values = {field.name: _map_nested(getattr(value, field.name), kind, function) for field in fields(value)}
+        return type(value)(**values)
     return value
