@@ -310,7 +310,7 @@ def test_files_of_holes_in_a_run_folder_fill_no_memory(tiny_config: Make, pictur
             file.truncate(600_000_000)
     tracemalloc.start()
     try:
-        refused("splits.json is damaged: it has 600,000,000 bytes (limit 536,870,912)")
+        refused(r"splits.json is damaged: it has 600,000,000 bytes \(limit 536,870,912\)")
         (run / "splits.json").write_bytes(bytes(5000))
         refused("splits.json is damaged: not a text file")
         (run / "splits.json").write_bytes(splits)
