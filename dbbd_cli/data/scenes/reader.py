@@ -13,8 +13,7 @@ import numpy as np
 
 from dbbd_cli.core.errors import DataError
 from dbbd_cli.core.text import printable
-from dbbd_cli.data.array_file import npz_names, read_npy, read_npz
-from dbbd_cli.data.findings import why
+from dbbd_cli.data.problems import why
 from dbbd_cli.data.scenes.names import (
     ARRAY_NAMES,
     COLOR,
@@ -26,6 +25,7 @@ from dbbd_cli.data.scenes.names import (
     find_columns,
     simplified,
 )
+from dbbd_cli.data.scenes.numpy_files import npz_names, read_npy, read_npz
 from dbbd_cli.data.scenes.pickled_arrays import load_plain
 from dbbd_cli.data.scenes.pickles.parts import RefusedPickleError
 from dbbd_cli.data.scenes.ply import read_ply
@@ -147,7 +147,7 @@ def _read_folder(path: Path) -> Scene:
 
 
 def _read_npz(path: Path) -> Scene:
-    return _scene_of(path.stem, npz_names(path), lambda name, most: read_npz(path, {name}, most)[name])
+    return _scene_of(path.stem, npz_names(path), lambda name, most: read_npz(path, name, most))
 
 
 def _read_pkl(path: Path) -> Scene:
