@@ -11,7 +11,7 @@ from dbbd_cli.core.text import counted
 from dbbd_cli.report.check import PRETRAINING_TASK
 from dbbd_cli.report.drawing import load_matplotlib
 from dbbd_cli.report.history_panels import Panel, history_panels
-from dbbd_cli.report.run import RunHistory, run_labels, value_at_best_epoch
+from dbbd_cli.runs.reading import RunHistory, run_labels, value_at_best_epoch
 from dbbd_cli.report.style import MUTED, SERIES, WARNING, add_legend, drawable, headed_figure, styled
 from dbbd_cli.report.text import distinct, in_sentence, number, percent, words
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dbbd_cli.report.check import PRETRAINING_TASK
-from dbbd_cli.report.run import RunHistory
+from dbbd_cli.runs.reading import RunHistory
 from dbbd_cli.report.style import SERIES
 from dbbd_cli.report.text import words
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from dbbd_cli.core.metrics import superlative
 from dbbd_cli.report.check import PRETRAINING_TASK
 from dbbd_cli.report.page_tables import evaluation_tables, table
-from dbbd_cli.report.run import RunHistory, run_labels, value_at_best_epoch
+from dbbd_cli.runs.reading import RunHistory, run_labels, value_at_best_epoch
 from dbbd_cli.report.save import render
 from dbbd_cli.report.style import GRID, INK, MUTED, PAPER, SERIES, WARNING
 from dbbd_cli.report.text import in_sentence, number, percent, significant, words

@@ -11,7 +11,7 @@ from dbbd_cli.core.errors import CheckpointError, ConfigError
 from dbbd_cli.core.temporary import remove_strays
 from dbbd_cli.report.history import training_history
 from dbbd_cli.report.page import NARROW, html_page
-from dbbd_cli.report.run import read_bytes, read_evaluation, read_run
+from dbbd_cli.runs.reading import read_bytes, read_evaluation, read_run
 from dbbd_cli.report.save import check_writable, disk_error, save_figure, write_file
 from dbbd_cli.runs.folder import is_run_folder
 from dbbd_cli.services.results import PlotResult

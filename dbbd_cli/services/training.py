@@ -30,7 +30,7 @@ from dbbd_cli.engine.trainer import Trainer, fit
 from dbbd_cli.engine.workload import Workload
 from dbbd_cli.report.drawing import reason_of
 from dbbd_cli.report.history import training_history
-from dbbd_cli.report.run import read_run
+from dbbd_cli.runs.reading import read_run
 from dbbd_cli.report.save import save_figure
 from dbbd_cli.runs.folder import CONFIG, SPLITS, RunLog, create_run_folder, locked
 from dbbd_cli.services.results import BestValue, Forecast, RunFacts, TrainResult

@@ -28,7 +28,7 @@ from dbbd_cli.data.manifest import Manifest, Sample
 from dbbd_cli.engine import environment
 from dbbd_cli.engine.checkpoint.files import WRITER, load_checkpoint, save_checkpoint
 from dbbd_cli.engine.runtime import choose_runtime
-from dbbd_cli.report.run import read_evaluation, read_run
+from dbbd_cli.runs.reading import read_evaluation, read_run
 from dbbd_cli.report.scenes.evaluation_scene import SCENE_FILE, read_evaluation_scene
 from dbbd_cli.tasks.configs import config_from_mapping, load_config
 from dbbd_cli.tasks.dbbd.config import DbbdConfig

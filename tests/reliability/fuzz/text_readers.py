@@ -22,7 +22,7 @@ from dbbd_cli.data.images.url_table import read_url_table
 from dbbd_cli.data.manifest import SPLITS, Manifest
 from dbbd_cli.data.scenes.sources import list_scenes
 from dbbd_cli.report.check import evaluation_problem
-from dbbd_cli.report.run import read_evaluation, read_run, run_labels
+from dbbd_cli.runs.reading import read_evaluation, read_run, run_labels
 from dbbd_cli.report.scenes.evaluation_scene import read_evaluation_scene
 from dbbd_cli.tasks.configs import SCHEMAS, config_from_mapping, load_config
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from dbbd_cli.report.history import training_history
-from dbbd_cli.report.run import read_run
+from dbbd_cli.runs.reading import read_run
 from dbbd_cli.report.save import render
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ import pytest
 from dbbd_cli.report.classification.figures import evaluation_figures
 from dbbd_cli.report.history import training_history
 from dbbd_cli.report.page import NARROW, html_page
-from dbbd_cli.report.run import RunHistory
+from dbbd_cli.runs.reading import RunHistory
 
 Make = Callable[..., Any]
 

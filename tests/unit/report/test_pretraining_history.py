@@ -9,7 +9,7 @@ import pytest
 
 from dbbd_cli.report.history import training_history
 from dbbd_cli.report.page import html_page
-from dbbd_cli.report.run import RunHistory, read_run
+from dbbd_cli.runs.reading import RunHistory, read_run
 from dbbd_cli.report.save import render
 from dbbd_cli.report.style import SERIES
 from dbbd_cli.report.text import words

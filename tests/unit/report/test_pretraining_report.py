@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from dbbd_cli.core.errors import CheckpointError
-from dbbd_cli.report.run import read_bytes, read_evaluation
+from dbbd_cli.runs.reading import read_bytes, read_evaluation
 from dbbd_cli.report.scenes.evaluation_scene import read_evaluation_scene
 from dbbd_cli.services.plot import plot
 

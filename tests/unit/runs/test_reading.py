@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from dbbd_cli.core.errors import CheckpointError, ExitCode
-from dbbd_cli.report.run import read_evaluation, read_run, run_labels
+from dbbd_cli.runs.reading import read_evaluation, read_run, run_labels
 
 Make = Callable[..., Any]
 
