@@ -91,29 +91,40 @@ def folder_run(tiny_config: Make, root: Path) -> Path:
     return train(tiny_config(data__source="folder", data__path=str(root), training__epochs=1)).run
 
 
-def test_a_figure_that_cannot_be_drawn_ends_neither_training_nor_evaluation(
+def test_a_figure_that_cannot_be_drawn_stops_neither_training_nor_evaluation(
     tiny_config: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fails(*_: object) -> None:
+    def fails(*_: object, **__: object) -> None:
         raise ValueError("no axes")
 
-    monkeypatch.setattr("dbbd_cli.report.history._draw_learning_rates", fails)
-    monkeypatch.setattr("dbbd_cli.report.classification.figures._roc", fails)
+    monkeypatch.setattr("dbbd_cli.services.plot.training_history", fails)
+    monkeypatch.setattr("dbbd_cli.report.classification.figures.confusion_matrix", fails)
     lines = Warnings()
     trained = train(tiny_config(training__epochs=1, run__plots=True), progress=lines)
     assert trained.plots == []
     assert lines.warnings == ["training_history.png could not be drawn: ValueError: no axes"]
     lines = Warnings()
     found = evaluate(trained.run, progress=lines)
-    assert lines.warnings == ["roc.png could not be drawn: ValueError: no axes"]
-    assert {"evaluation.json", "predictions.csv", "confusion_matrix.png"} <= {path.name for path in found.files}
-    (trained.run / "reliability-val.png").mkdir()  # a figure that cannot be written is no other case
+    assert lines.warnings == ["confusion_matrix.png could not be drawn: ValueError: no axes"]
+    assert {"evaluation.json", "predictions.csv", "roc.png"} <= {path.name for path in found.files}
+    (trained.run / "reliability-val.png").mkdir()  # a figure that cannot be written
     lines = Warnings()
     evaluate(trained.run, split="val", progress=lines)
     assert [text.split(":")[0] for text in lines.warnings] == [
-        "roc-val.png could not be drawn",
+        "confusion_matrix-val.png could not be drawn",
         "reliability-val.png could not be drawn",
     ]
+
+
+def test_figures_of_an_earlier_evaluation_of_the_split_are_removed(tiny_config: Make) -> None:
+    run = train(tiny_config(training__epochs=1)).run
+    evaluate(run, split="val")
+    drawn = {path.name for path in evaluate(run).files if path.suffix == ".png"}
+    assert drawn == {path.name for path in run.glob("*.png") if "-val" not in path.name}
+    (run / "notes.png").touch()
+    evaluate(run, plots=False)
+    left = {path.name for path in run.glob("*.png")}
+    assert left == {"notes.png", *(name.replace(".png", "-val.png") for name in drawn)}
 
 
 @pytest.mark.parametrize("damage", ["missing", "not JSON", "another one"])
@@ -160,7 +171,7 @@ def test_an_unwritable_folder_is_reported_before_anything_is_computed(
     run = train(tiny_config(training__epochs=1)).run
     (tmp_path / "file").touch()
     monkeypatch.setattr("dbbd_cli.services.evaluate.build_workload", lambda *_, **__: pytest.fail("it computes"))
-    monkeypatch.setattr("dbbd_cli.services.plot.training_history", lambda *_: pytest.fail("it draws"))
+    monkeypatch.setattr("dbbd_cli.services.plot.training_history", lambda *_, **__: pytest.fail("it draws"))
     for command in (evaluate, lambda run, out: plot([run], out=out)):
         with pytest.raises(DiskError, match="can be written to") as caught:
             command(run, out=tmp_path / "file" / "out")
