@@ -11,7 +11,7 @@ from dbbd_cli.core.text import counted
 from dbbd_cli.report.drawing import load_matplotlib
 from dbbd_cli.report.history_panels import Panel, shown_panels
 from dbbd_cli.report.style import MUTED, SERIES, WARNING, add_legend, drawable, headed_figure, styled
-from dbbd_cli.report.text import distinct, in_sentence, run_labels, value_at_best_epoch, words
+from dbbd_cli.report.text import distinct, in_sentence, run_labels, task_title, value_at_best_epoch, words
 from dbbd_cli.runs.reading import RunHistory
 
 if TYPE_CHECKING:
@@ -92,10 +92,10 @@ def training_history(
 def _header(runs: Sequence[RunHistory], metrics: Sequence[str]) -> tuple[str, list[str], str]:
     """The name, facts and warning of the header."""
     if len(runs) > 1:
-        tasks = sorted({drawable(run.task) for run in runs})
+        tasks = sorted({drawable(task_title(run.task)) for run in runs})
         return f"{len(runs)} runs", tasks[:3], synthetic_warning(runs)
     run = runs[0]
-    facts = [drawable(run.task), counted(len(run.epochs), "epoch")]
+    facts = [drawable(task_title(run.task)), counted(len(run.epochs), "epoch")]
     best = next((row["val"] for row in run.epochs if row["epoch"] == run.best_epoch), None)
     if best is not None:
         names = [name for name in dict.fromkeys(["loss", *metrics, run.metric]) if name in best or name == "loss"]

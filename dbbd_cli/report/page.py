@@ -16,7 +16,16 @@ from dbbd_cli.report.history import synthetic_warning
 from dbbd_cli.report.save import render
 from dbbd_cli.report.style import GRID, INK, MUTED, PAPER, SERIES, WARNING
 from dbbd_cli.report.tables import Note, Section, Values
-from dbbd_cli.report.text import count, in_sentence, run_labels, significant, value_at_best_epoch, visible, words
+from dbbd_cli.report.text import (
+    count,
+    in_sentence,
+    run_labels,
+    significant,
+    task_title,
+    value_at_best_epoch,
+    visible,
+    words,
+)
 from dbbd_cli.runs.reading import RunHistory
 
 if TYPE_CHECKING:
@@ -81,7 +90,7 @@ def _run_row(run: RunHistory, label: str, metrics: Sequence[str]) -> list[str]:
     reason = "" if run.best_epoch is None else f" ({superlative(run.metric)} {in_sentence(run.metric)})"
     return [
         label,
-        visible(run.task, 40),
+        task_title(run.task),
         "synthetic" if run.synthetic else "real",
         count(len(run.epochs)),
         count(run.best_epoch) + reason,

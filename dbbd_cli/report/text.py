@@ -60,6 +60,11 @@ def words(name: str) -> str:
     return text if text.startswith("mIoU") else text[:1].upper() + text[1:]
 
 
+def task_title(name: str) -> str:
+    """The name of a task as a title: `image_classification` is `Image classification`; a single word is kept."""
+    return words(name) if "_" in name else visible(name, 60)
+
+
 def count(value: float | None) -> str:
     """A whole number with thousands separators: `51,539,906`."""
     return MISSING if value is None else f"{value:,.0f}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -75,7 +75,7 @@ def _plot_runs(folders: Sequence[Path], out: Path | None, format: str) -> list[P
     ]
     figures = {"training_history" if single else "comparison": history_figure(runs)}
     if single and evaluations[0] is not None:
-        figures |= draw(tasks[0].figures(evaluations[0], _reader(runs[0].folder)))
+        figures |= _evaluation_figures(tasks[0], runs[0].folder, evaluations[0])
     try:
         target.mkdir(parents=True, exist_ok=True)
         remove_strays(target)
@@ -124,12 +124,13 @@ def _tables(task: Task, evaluation: dict[str, Any] | None) -> list[Section]:
     return [Values("Summary", tuple(about(evaluation))), *task.tables(evaluation)]
 
 
-def _reader(folder: Path) -> Callable[[str], bytes | None]:
-    """A function that reads a file of a run folder; None if there is none."""
-
+def _evaluation_figures(task: Task, folder: Path, evaluation: dict[str, Any]) -> dict[str, Figure]:
     def read(name: str) -> bytes | None:
         path = folder / name
         # Not Path.exists: it raises if a link leads to a name that is too long.
         return read_bytes(path) if os.path.exists(path) else None  # noqa: PTH110
 
-    return read
+    try:
+        return draw(task.figures(evaluation, read))
+    except CheckpointError as error:
+        raise CheckpointError(f"{folder}: {error.message}", hint=error.hint) from error

@@ -71,7 +71,7 @@ def test_the_tables_show_the_values(text: str) -> None:
     rows = Page(text).rows
     assert [
         "qr",
-        "image_classification",
+        "Image classification",
         "synthetic",
         "1",
         "1 (lowest loss)",

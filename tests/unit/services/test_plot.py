@@ -27,7 +27,7 @@ def write(folder: Path, evaluation: dict[str, Any], scene: dict[str, Any] | None
     return folder
 
 
-def test_one_run_even_given_twice_is_drawn_into_its_folder(make_run: Make) -> None:
+def test_a_run_is_drawn_into_its_folder_once_even_if_given_twice(make_run: Make) -> None:
     folder = make_run()
     again = folder / ".." / folder.name
     assert plot([again, folder], out=None, format="png").files == [folder / "training_history.png"]
@@ -57,7 +57,7 @@ def test_without_the_scene_the_rest_is_drawn(make_run: Make, pretraining_of: Mak
     assert [file.stem for file in files] == ["training_history", *DBBD_FIGURES[:2]]
 
 
-def test_the_scene_of_another_task_is_left_alone(make_run: Make, evaluation_of: Make) -> None:
+def test_the_scene_of_another_task_is_ignored(make_run: Make, evaluation_of: Make) -> None:
     folder = write(make_run(), {**evaluation_of(), "curves": None})
     (folder / "evaluation_scene.npz").write_bytes(b"damaged")
     assert [file.stem for file in plot([folder], out=None, format="png").files] == [
@@ -66,12 +66,10 @@ def test_the_scene_of_another_task_is_left_alone(make_run: Make, evaluation_of: 
     ]
 
 
-def test_a_damaged_scene_ends_drawing_before_anything_is_written(
-    make_run: Make, pretraining_of: Make, tmp_path: Path
-) -> None:
+def test_nothing_is_written_if_the_scene_is_damaged(make_run: Make, pretraining_of: Make, tmp_path: Path) -> None:
     folder = write(make_run(task="dbbd"), pretraining_of())
     (folder / "evaluation_scene.npz").write_bytes(b"damaged")
-    with pytest.raises(CheckpointError, match=r"evaluation_scene\.npz"):
+    with pytest.raises(CheckpointError, match=r"run-a: evaluation_scene\.npz"):
         plot([folder], out=tmp_path / "out", format="png")
     assert not (tmp_path / "out").exists()
 
@@ -97,7 +95,7 @@ def test_html_is_one_page(make_run: Make, evaluation_of: Make, tmp_path: Path) -
     assert "Evaluation of b" in text
 
 
-def test_what_was_not_measured_may_be_null(make_run: Make, evaluation_of: Make) -> None:
+def test_missing_values_may_be_null(make_run: Make, evaluation_of: Make) -> None:
     folder = make_run()
     whole = evaluation_of()
     whole["curves"] |= {"roc": None, "precision_recall": None}
@@ -116,7 +114,7 @@ def test_a_link_to_itself_is_not_a_run_folder(tmp_path: Path) -> None:
         plot([tmp_path / "circle"], out=None, format="png")
 
 
-def test_nothing_is_written_when_something_is_damaged(make_run: Make, tmp_path: Path) -> None:
+def test_nothing_is_written_if_a_file_is_damaged(make_run: Make, tmp_path: Path) -> None:
     good, bad = make_run("a"), make_run("b")
     (bad / "evaluation.json").write_text("{", encoding="utf-8")
     out = tmp_path / "out"
@@ -128,7 +126,7 @@ def test_nothing_is_written_when_something_is_damaged(make_run: Make, tmp_path: 
     assert not out.exists()
 
 
-def test_wrong_use_is_refused(make_run: Make, tmp_path: Path) -> None:
+def test_wrong_arguments_are_rejected(make_run: Make, tmp_path: Path) -> None:
     folder = make_run()
     with pytest.raises(ConfigError, match="gif"):
         plot([folder], out=None, format="gif")
@@ -139,7 +137,7 @@ def test_wrong_use_is_refused(make_run: Make, tmp_path: Path) -> None:
         plot([folder], out=tmp_path / "file", format="png")
 
 
-def test_drawing_loads_nothing_heavy_and_is_silent(make_run: Make, evaluation_of: Make) -> None:
+def test_plotting_imports_nothing_heavy_and_is_silent(make_run: Make, evaluation_of: Make) -> None:
     folder = make_run(name="猫 🙂 $x$")
     evaluation = {**evaluation_of(["猫", "🙂"]), "curves": None}
     (folder / "evaluation.json").write_text(json.dumps(evaluation), encoding="utf-8")
