@@ -79,9 +79,7 @@ def test_validate_names_the_likely_reason_for_a_different_loss(tiny_config: Make
         write_sealed(checkpoint, run / "ckpt.pth")
         told = Warnings()
         validate(run / "ckpt.pth", overrides=overrides, progress=told)
-        return [
-            text for text in told.warnings if not text.startswith("bf16 is slow here")
-        ]  # as it is on most processors
+        return [text for text in told.warnings if not text.startswith("bf16 is slow here")]  # as on most processors
 
     assert warnings(1.001, []) != []
     assert warnings(1.001, bf16) == []  # rounding in bf16 explains as much
@@ -214,9 +212,7 @@ def test_evaluate_covers_exactly_the_test_images_of_the_manifest_even_if_files_w
     assert {k: second[k] for k in ("loss", "confusion_matrix")} == {k: first[k] for k in ("loss", "confusion_matrix")}
 
 
-def test_predictions_of_a_shuffled_split_are_in_the_order_of_the_manifest(
-    tiny_config: Make, picture_folder: Callable[..., Path]
-) -> None:
+def test_predictions_are_in_the_order_of_the_manifest(tiny_config: Make, picture_folder: Callable[..., Path]) -> None:
     run = folder_run(tiny_config, picture_folder(("cat", "dog"), count=20))
     test_report = evaluate(run, plots=False).report
     report = evaluate(run, split="train", plots=False).report
