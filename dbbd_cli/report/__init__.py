@@ -1,1 +1,1 @@
-"""Tables and figures, made from run folders alone. No torch."""
+"""Figures, tables and the HTML report, from run folders alone. No torch."""

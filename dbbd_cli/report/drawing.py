@@ -1,6 +1,6 @@
-"""Loads matplotlib independently of the environment, and draws figures so that one that fails does not affect others.
+"""Load matplotlib regardless of the environment, and draw figures so that a failure does not affect the others.
 
-Nothing is ever shown on a screen: figures are drawn with Agg. `pyplot` and its backends are not used.
+Figures are drawn with Agg and never shown; `pyplot` and its backends are not used.
 """
 
 from __future__ import annotations
@@ -24,23 +24,21 @@ OnFailure = Callable[[str, Exception], None]
 """Called with the name of a figure that could not be drawn, and the error."""
 
 _INHERITED = ("MPLBACKEND", "MATPLOTLIBRC")
-"""Variables that affect the import of matplotlib, or break it: Jupyter sets the first one for its child processes."""
+"""Variables that can break the import of matplotlib; Jupyter sets the first one for its child processes."""
 
 
 def load_matplotlib() -> None:
-    """Imports matplotlib, unless it is imported already.
-
-    Call it before anything else imports matplotlib, such as TorchMetrics.
+    """Import matplotlib. Call this before anything else imports it, such as TorchMetrics.
 
     Raises:
-        ConfigError: it cannot be imported because it, or a settings file of the user, is broken.
+        ConfigError: it cannot be imported because it, or one of the user's settings files, is broken.
     """
     if "matplotlib" in sys.modules:
         return
     inherited = {name: os.environ.pop(name) for name in _INHERITED if name in os.environ}
     logger = logging.getLogger("matplotlib")
     level = logger.level
-    logger.setLevel(logging.ERROR)  # it warns of settings that do not matter here
+    logger.setLevel(logging.ERROR)  # it warns about settings that do not matter here
     try:
         with suppress(OSError):
             _choose_config_folder()
@@ -61,7 +59,7 @@ def load_matplotlib() -> None:
 
 
 def _choose_config_folder() -> None:
-    """Gives matplotlib a folder for its list of fonts if it has none: some versions fail without one."""
+    """Give matplotlib a folder for its font cache if it has none: some versions fail without one."""
     try:
         chosen = os.environ.get("MPLCONFIGDIR")
         if can_be_made(Path(chosen) if chosen else Path.home() / ".config" / "matplotlib"):
@@ -72,11 +70,11 @@ def _choose_config_folder() -> None:
 
 
 def draw(drawings: Mapping[str, Callable[[], Figure]], failed: OnFailure | None = None) -> dict[str, Figure]:
-    """Draws figures in the common style.
+    """Draw figures in the common style.
 
     Args:
-        drawings: draws each figure, by its name.
-        failed: called for a figure that cannot be drawn, which is left out; if None, the error is raised.
+        drawings: name to a function that draws the figure.
+        failed: called for a figure that cannot be drawn, which is omitted; if None, the error is raised.
     """
     figures = {}
     for name, drawing in drawings.items():
@@ -92,5 +90,5 @@ def draw(drawings: Mapping[str, Callable[[], Figure]], failed: OnFailure | None 
 
 
 def reason_of(error: Exception) -> str:
-    """Why something failed, in words."""
+    """The message of an error, with its type if it is not one of ours."""
     return error.message if isinstance(error, DbbdError) else f"{type(error).__name__}: {error}"

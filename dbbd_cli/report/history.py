@@ -1,4 +1,4 @@
-"""The figure of a run's training, or of several runs laid over each other."""
+"""The training history of one run, or of several runs overlaid, as a figure."""
 
 from __future__ import annotations
 
@@ -6,14 +6,13 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from dbbd_cli.core.metrics import is_share, superlative
+from dbbd_cli.core.metrics import superlative
 from dbbd_cli.core.text import counted
-from dbbd_cli.report.check import PRETRAINING_TASK
 from dbbd_cli.report.drawing import load_matplotlib
-from dbbd_cli.report.history_panels import Panel, history_panels
-from dbbd_cli.report.run import RunHistory, run_labels, value_at_best_epoch
+from dbbd_cli.report.history_panels import Panel, shown_panels
 from dbbd_cli.report.style import MUTED, SERIES, WARNING, add_legend, drawable, headed_figure, styled
-from dbbd_cli.report.text import distinct, in_sentence, number, percent, words
+from dbbd_cli.report.text import distinct, in_sentence, run_labels, task_title, value_at_best_epoch, words
+from dbbd_cli.runs.reading import RunHistory
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
@@ -21,37 +20,44 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _MARKERS = "osD^v"
-# Beyond this many epochs, markers would hide the lines that they sit on, dashes first.
+# With more epochs, markers would hide the lines, dashed ones first.
 _MANY_EPOCHS = 30
 _TRAIN_ALPHA = 0.6
 _LEARNING_RATE = "learning_rate"
-_MOST_ACROSS = 3
+_MAX_COLUMNS = 3
 _COMPACT: dict[str, Any] = {"fontsize": 8.5, "handlelength": 0.8, "handletextpad": 0.35, "columnspacing": 0.6}
 _LEGEND_CHARACTERS = 150
 _RING: dict[str, Any] = {"marker": "o", "markersize": 11, "markerfacecolor": "none", "markeredgewidth": 1.6}
 _WITHIN_EPOCHS: dict[str, Any] = {"color": SERIES[0], "alpha": 0.35, "label": "train, within epochs"}
 
 
-def training_history(runs: Sequence[RunHistory], *, narrow: bool = False) -> Figure:
-    """Draws loss, what else says most (accuracy, say) and learning rate, epoch by epoch.
+def training_history(
+    runs: Sequence[RunHistory],
+    metrics: Sequence[str] = ("loss",),
+    panels: Sequence[Panel] = (),
+    *,
+    narrow: bool = False,
+) -> Figure:
+    """Draw the loss, further metrics and the learning rate, epoch by epoch.
 
-    Training is dashed and lighter, validation solid, the best epoch ringed. One run also shows its training loss
-    step by step; several runs have a color each.
+    Training curves are dashed and lighter, validation curves solid, the best epoch circled. A single run also shows its
+    training loss within epochs; several runs have one color each.
 
     Args:
         runs: at least one run.
+        metrics: the metrics that the header of a single run reports.
+        panels: what to show beyond the loss and the learning rate; curves without values are omitted.
         narrow: stack the panels and omit the facts, for a narrow page that shows them elsewhere.
     """
     load_matplotlib()
-    panels = history_panels(runs)
-    metrics = [curve.metric for panel in panels for curve in panel.curves]
+    panels = shown_panels(runs, panels)
     names = _run_entries(runs)
     characters = _LEGEND_CHARACTERS // 2 if narrow else _LEGEND_CHARACTERS
     num_columns = max(1, characters // (max(len(label) for label, _ in names) + 8))
     with styled():
-        name, facts, warning = _header(runs)
+        name, facts, warning = _header(runs, metrics)
         num_rows = math.ceil(len(names) / num_columns)
-        across = 1 if narrow else 2 if len(panels) == 3 else min(len(panels) + 1, _MOST_ACROSS)
+        across = 1 if narrow else 2 if len(panels) == 3 else min(len(panels) + 1, _MAX_COLUMNS)
         down = math.ceil((len(panels) + 1) / across)
         size = (5.0 if narrow else 12.0, 4.7 + 3.3 * (down - 1) + 0.2 * num_rows)
         facts = [] if narrow else facts
@@ -71,39 +77,40 @@ def training_history(runs: Sequence[RunHistory], *, narrow: bool = False) -> Fig
             if down > 1:
                 axes.tick_params(labelbottom=True)
         _scale_epochs(grid[0], runs)
-        styles = _style_entries(runs, metrics, colored=any(len(panel.curves) > 1 for panel in panels))
+        styles = _style_entries(runs, panels)
         if len(runs) == 1:
             add_legend(figure, styles, loc="outside lower center", ncols=2 if narrow else len(styles))
         elif narrow:
             add_legend(figure, [*names, *styles], loc="outside lower center", ncols=num_columns)
         else:
-            # What lines mean goes beside the title, so that the names of many runs have the space below to themselves.
+            # Line styles go next to the title, to leave the space below to the names of many runs.
             add_legend(figure, styles, loc="upper right", ncols=len(styles)).set_in_layout(False)
             add_legend(figure, names, loc="outside lower center", ncols=num_columns)
         return figure
 
 
-def _header(runs: Sequence[RunHistory]) -> tuple[str, list[str], str]:
-    made_up = sum(run.synthetic for run in runs)
+def _header(runs: Sequence[RunHistory], metrics: Sequence[str]) -> tuple[str, list[str], str]:
+    """The name, facts and warning of the header."""
     if len(runs) > 1:
-        tasks = sorted({drawable(words(run.task)) for run in runs})
-        warning = "synthetic data" if made_up == len(runs) else f"synthetic data in {made_up} of {len(runs)} runs"
-        return f"{len(runs)} runs", tasks[:3], warning if made_up else ""
+        tasks = sorted({drawable(task_title(run.task)) for run in runs})
+        return f"{len(runs)} runs", tasks[:3], synthetic_warning(runs)
     run = runs[0]
-    count = len(run.epochs)
-    facts = [drawable(words(run.task)), counted(count, "epoch")]
+    facts = [drawable(task_title(run.task)), counted(len(run.epochs), "epoch")]
     best = next((row["val"] for row in run.epochs if row["epoch"] == run.best_epoch), None)
     if best is not None:
-        second = "point_top1" if run.task == PRETRAINING_TASK else "accuracy"
-        names = [name for name in dict.fromkeys(["loss", second, run.metric]) if name in best or name == "loss"]
-        told = [f"{drawable(in_sentence(name))} {_best(run, name)}" for name in names]
-        chosen = f"{superlative(run.metric)} validation {drawable(in_sentence(run.metric))}"
-        facts.append(f"best epoch {run.best_epoch} ({chosen}): {', '.join(told)}")
-    return drawable(run.name, 60), facts, "synthetic data" if run.synthetic else ""
+        names = [name for name in dict.fromkeys(["loss", *metrics, run.metric]) if name in best or name == "loss"]
+        values = [f"{drawable(in_sentence(name))} {value_at_best_epoch(run, name)}" for name in names]
+        reason = f"{superlative(run.metric)} validation {drawable(in_sentence(run.metric))}"
+        facts.append(f"best epoch {run.best_epoch} ({reason}): {', '.join(values)}")
+    return drawable(run.name, 60), facts, synthetic_warning(runs)
 
 
-def _best(run: RunHistory, metric: str) -> str:
-    return value_at_best_epoch(run, metric, percent if is_share(metric) else number)
+def synthetic_warning(runs: Sequence[RunHistory]) -> str:
+    """A few words on how many of the runs used synthetic data; empty for none."""
+    count = sum(run.synthetic for run in runs)
+    if count in (0, len(runs)):
+        return "synthetic data" if count else ""
+    return f"synthetic data in {count} of {len(runs)} runs"
 
 
 def _draw_panel(axes: Axes, runs: Sequence[RunHistory], panel: Panel) -> None:
@@ -134,15 +141,15 @@ def _draw_metric(axes: Axes, run: RunHistory, metric: str, look: dict[str, Any])
     axes.plot(epochs, train, **dashes, linestyle="--", alpha=_TRAIN_ALPHA, label="train")
     axes.plot(epochs, val, **look, linestyle="-", label="validation")
     _mark_best(axes, run, metric, look["color"])
-    # Along the bottom edge, so that a curve that ends early is not taken for a run that ended early.
-    missing = [e for e, row in zip(epochs, run.epochs, strict=True) if _lost(row, metric)]
+    # Along the bottom edge, to tell a curve without finite values from a run that ended early.
+    missing = [e for e, row in zip(epochs, run.epochs, strict=True) if _is_missing(row, metric)]
     if missing:
         edge = axes.get_xaxis_transform()
         axes.plot(missing, [0.03] * len(missing), "x", color=WARNING, transform=edge, label="not finite")
 
 
 def _draw_steps(axes: Axes, run: RunHistory, metric: str) -> None:
-    """The training metric step by step, faint, behind the epochs."""
+    """Draw the training metric step by step, faintly, behind the epochs."""
     import numpy as np
     from matplotlib.lines import Line2D
 
@@ -154,11 +161,11 @@ def _draw_steps(axes: Axes, run: RunHistory, metric: str) -> None:
     x, values = x[finite], values[finite]
     if not len(x):
         return
-    # Single batches are noisy: means of neighbors, a few per epoch, show the course.
+    # Single batches are noisy: means over neighboring steps, a few per epoch, show the trend.
     num_groups = min(len(x), max(20, min(4 * len(run.epochs), 200)))
     x, values = (np.array([part.mean() for part in np.array_split(row, num_groups)]) for row in (x, values))
     axes.add_artist(Line2D(x, values, linewidth=1.0, **_WITHIN_EPOCHS))
-    # A spike in a few steps must not flatten the curves: nearly all of them, not all, set the scale.
+    # Spikes must not flatten the curves: only the 5th to 95th percentile set the scale.
     axes.update_datalim([(x[0], value) for value in np.percentile(values, [5, 95], method="nearest")])
 
 
@@ -168,7 +175,7 @@ def _draw_learning_rates(axes: Axes, runs: Sequence[RunHistory]) -> None:
     rates = []
     for index, run in enumerate(runs):
         epochs, values = _by_epoch(run)
-        axes.plot(*_learning_rate(run), color=_look(index, 1)["color"], label="course")
+        axes.plot(*_learning_rate(run), color=_look(index, 1)["color"], label="schedule")
         axes.plot(epochs, values, **_look(index, len(epochs)), linestyle="none", label="learning rate")
         after = [value for epoch, value in zip(epochs, values, strict=True) if epoch >= run.warmup_epochs]
         rates += [value for value in after or values if math.isfinite(value)]
@@ -186,9 +193,9 @@ def _by_epoch(run: RunHistory) -> tuple[list[float], list[float]]:
 
 
 def _learning_rate(run: RunHistory) -> tuple[list[float], list[float]]:
-    """The course of the learning rate: a straight rise within the warm-up, then a staircase.
+    """The learning rate as a curve: a straight line during warm-up, then a staircase.
 
-    As for the steps of the loss, an epoch ends where its number is on the axis.
+    An epoch ends at its number on the axis, as for the loss within epochs.
     """
     steps_per_epoch = max(run.epochs[-1]["step"], 1) / run.epochs[-1]["epoch"]
     known = {row["step"] / steps_per_epoch: _float(row.get(_LEARNING_RATE)) for row in run.steps}
@@ -197,7 +204,7 @@ def _learning_rate(run: RunHistory) -> tuple[list[float], list[float]]:
     points: list[tuple[float, float]] = []
     first, end = 1 / steps_per_epoch, run.warmup_epochs
     if places and end > first:
-        # It rises in proportion to the steps, whether or not any of them were logged.
+        # The rate is proportional to the step, even if no step of the warm-up was logged.
         slope = known[places[0]] / min(places[0], end)
         top = min(end, places[-1])
         points = [(first, slope * first), (top, slope * top)]
@@ -235,10 +242,12 @@ def _run_entries(runs: Sequence[RunHistory]) -> list[tuple[str, Artist]]:
     return entries
 
 
-def _style_entries(runs: Sequence[RunHistory], metrics: Sequence[str], colored: bool) -> list[tuple[str, Artist]]:
-    """What dashes, rings and crosses mean, as far as the figure has them."""
+def _style_entries(runs: Sequence[RunHistory], panels: Sequence[Panel]) -> list[tuple[str, Artist]]:
+    """Legend entries for the line styles and markers that the figure has."""
     from matplotlib.lines import Line2D
 
+    metrics = [curve.metric for panel in panels for curve in panel.curves]
+    colored = any(len(panel.curves) > 1 for panel in panels)
     single = len(runs) == 1
     color = SERIES[0] if single and not colored else MUTED
     entries: list[tuple[str, Artist]] = [
@@ -249,7 +258,7 @@ def _style_entries(runs: Sequence[RunHistory], metrics: Sequence[str], colored: 
         entries.append(("best epoch", Line2D([], [], color=color, linestyle="none", **_RING)))
     if single and any(math.isfinite(_float(row.get(metric))) for row in runs[0].steps for metric in metrics):
         entries.append(("train, within epochs", Line2D([], [], linewidth=1.0, **_WITHIN_EPOCHS)))
-    if any(_lost(row, metric) for run in runs for row in run.epochs for metric in metrics):
+    if any(_is_missing(row, metric) for run in runs for row in run.epochs for metric in metrics):
         entries.append(("not finite", Line2D([], [], color=WARNING, marker="x", linestyle="none")))
     return entries
 
@@ -263,7 +272,7 @@ def _look(index: int, num_epochs: int) -> dict[str, Any]:
     }
 
 
-def _lost(row: dict[str, Any], metric: str) -> bool:
+def _is_missing(row: dict[str, Any], metric: str) -> bool:
     return any(metric in row[split] and row[split][metric] is None for split in ("train", "val"))
 
 

@@ -1,4 +1,4 @@
-"""Colors for many classes and for regions that touch: K colors."""
+"""Colors for many classes and for adjacent regions: K colors."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from dbbd_cli.report.style import SERIES
 if TYPE_CHECKING:
     from numpy import ndarray
 
-# Two pale ones for what tends to come first and to be large, floor and wall; Okabe and Ito's; then, one by one, the
-# color farthest from all before it to the eyes of people with normal, red-blind and green-blind sight.
+# Two pale colors for the first classes, usually floor and wall, which are large; the colors of Okabe and Ito; then, one
+# by one, the color farthest from all earlier ones in normal, red-blind and green-blind vision.
 CLASS_COLORS = (
     "#b9cfe4", "#e5d3ab", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9",
     "#660080", "#990000", "#9980ff", "#b2e64c", "#1a4c4c", "#ff9999", "#4c33b2", "#00ccb2",
@@ -24,23 +24,23 @@ _REGION_COLORS = (*SERIES[:6], "#b2e64c", "#9980ff", "#994c00")
 
 
 def class_color(index: int) -> str:
-    """The color of a class, the same in every figure; gray where the class is not known (-1)."""
+    """The color of a class, the same in every figure; gray for unlabeled (-1)."""
     return UNKNOWN if index < 0 else CLASS_COLORS[index % len(CLASS_COLORS)]
 
 
 def rgb(colors: Iterable[str]) -> ndarray:
-    """Colors such as `#0072b2` as (K, 3) numbers from 0 to 1."""
+    """Colors such as `#0072b2` as an array (K, 3) from 0 to 1."""
     import numpy as np
 
     return np.array([[int(color[start : start + 2], 16) / 255 for start in (1, 3, 5)] for color in colors])
 
 
 def region_colors(count: int, touching: Sequence[tuple[int, int]]) -> list[str]:
-    """A color for each of `count` regions, another one for those that touch, as far as the colors suffice.
+    """Choose a color for each of `count` regions; adjacent ones differ as far as the colors suffice.
 
     Args:
-        count: regions, numbered from 0.
-        touching: pairs of regions, those that touch most first.
+        count: number of regions.
+        touching: pairs of adjacent regions, longest borders first.
     """
     neighbors: list[list[int]] = [[] for _ in range(count)]
     for one, other in touching:
@@ -50,7 +50,7 @@ def region_colors(count: int, touching: Sequence[tuple[int, int]]) -> list[str]:
     used = [0] * len(_REGION_COLORS)
     for region in sorted(range(count), key=lambda number: -len(neighbors[number])):
         taken = [chosen[other] for other in neighbors[region] if chosen[other] >= 0]
-        # The one that the neighbors use least, then the one used least anywhere: all colors appear.
+        # The color that the neighbors use least, and of those the one used least anywhere.
         best = min(range(len(used)), key=lambda color: (taken.count(color), used[color]))
         chosen[region] = best
         used[best] += 1

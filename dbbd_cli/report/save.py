@@ -1,4 +1,4 @@
-"""Writes figures and pages: whole or not at all, and the same bytes for the same content."""
+"""Write figures and pages atomically; equal content has equal bytes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from dbbd_cli.report.style import styled
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# None leaves a field out: dates and versions would make equal figures differ.
+# None omits a field: dates and versions would make equal figures differ.
 _METADATA: dict[str, dict[str, None]] = {
     "png": {"Software": None},
     "svg": {"Date": None, "Creator": None, "Format": None, "Type": None},
@@ -23,23 +23,21 @@ _METADATA: dict[str, dict[str, None]] = {
 
 
 def save_figure(figure: Figure, path: Path) -> Path:
-    """Writes a figure in the format of the path's suffix (png, svg or pdf) and returns the path.
+    """Write a figure in the format of the path's suffix (png, svg or pdf) and return the path.
 
     Raises:
-        ConfigError: the suffix names no such format.
-        DiskError: the disk is full or the folder cannot be written to.
+        ConfigError: the suffix is another one.
+        DiskError: the disk is full or the folder is not writable.
     """
     kind = path.suffix.lower().lstrip(".")
     if kind not in _METADATA:
-        raise ConfigError(
-            f"{path}: figures are not written in this format", hint="use a name that ends in .png, .svg or .pdf"
-        )
+        raise ConfigError(f"{path}: unknown figure format", hint="use a name that ends in .png, .svg or .pdf")
     write_file(path, render(figure, kind))
     return path
 
 
 def render(figure: Figure, kind: str, transparent: bool = False) -> bytes:
-    """The figure as the bytes of a png, svg or pdf file."""
+    """Render a figure as the bytes of a png, svg or pdf file."""
     buffer = BytesIO()
     with styled():
         figure.savefig(buffer, format=kind, metadata=_METADATA[kind], transparent=transparent)
@@ -47,10 +45,10 @@ def render(figure: Figure, kind: str, transparent: bool = False) -> bytes:
 
 
 def write_file(path: Path, content: bytes) -> None:
-    """Writes a file beside its place and moves it there, so that no reader meets half of it.
+    """Write a file atomically.
 
     Raises:
-        DiskError: the disk is full or the folder cannot be written to.
+        DiskError: the disk is full or the folder is not writable.
     """
     try:
         write_bytes(path, content)
@@ -59,19 +57,19 @@ def write_file(path: Path, content: bytes) -> None:
 
 
 def check_writable(folder: Path) -> None:
-    """Checks that files can be written to a folder, before they are computed.
+    """Check that a folder is writable, before anything expensive is computed.
 
     Raises:
-        DiskError: they cannot.
+        DiskError: it is not.
     """
     if not can_be_made(folder):
         raise DiskError(f"no files can be written to {folder}", hint="choose another folder with --out DIR")
 
 
 def disk_error(path: Path, error: OSError) -> DiskError:
-    """The error to show when `path` could not be written."""
+    """The error for a `path` that could not be written."""
     full = error.errno in (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC), errno.EFBIG)
     return DiskError(
         f"{path} cannot be written: {error.strerror or error}",
-        hint=f"{repair_of(error)} and draw again" if full else "make the folder writable, or choose another one",
+        hint=f"{repair_of(error)} and try again" if full else "make the folder writable, or choose another one",
     )

@@ -1,6 +1,6 @@
-"""The look that all figures share, independent of the user's matplotlib settings.
+"""The common style of all figures, independent of the user's matplotlib settings.
 
-Matplotlib is imported inside functions: reading a run must not wait for it.
+Matplotlib is imported inside functions, because reading a run does not need it.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ if TYPE_CHECKING:
 INK = "#1f2328"
 MUTED = "#59636e"
 GRID = "#d8dee4"
-# Not quite white: a page in dark colors replaces it, unlike the white text of dark cells.
+# Not quite white: a dark page replaces it, but not the white text in dark cells.
 PAPER = "#fefefe"
 WARNING = "#c24a00"
 HEAT = "#005a9c"
-# Okabe and Ito's colors, which color-blind readers tell apart; without yellow, which white paper swallows.
+# The color-blind-safe palette of Okabe and Ito, without yellow, which is invisible on white.
 SERIES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f7f7f")
 
 _HEADER_INCHES = 0.72
 _CAPTION_INCHES = 0.22
 _MARGIN_INCHES = 0.16
 
-# Fonts of common systems for scripts that DejaVu Sans, which comes with matplotlib, does not have.
+# System fonts for scripts that DejaVu Sans, which ships with matplotlib, lacks.
 _OTHER_FONTS = (
     "Noto Sans CJK JP",
     "PingFang HK",
@@ -48,7 +48,7 @@ _OTHER_FONTS = (
 
 
 def styled() -> AbstractContextManager[None]:
-    """Matplotlib's defaults with our style, for as long as the context lasts."""
+    """A context with matplotlib's defaults and the common style."""
     import matplotlib.style
 
     return matplotlib.style.context(
@@ -58,7 +58,7 @@ def styled() -> AbstractContextManager[None]:
                 "font.family": list(_families()),
                 "font.size": 10,
                 "text.color": INK,
-                # Names come from data: a dollar sign is a dollar sign.
+                # Names come from data: a dollar sign is not math.
                 "text.parse_math": False,
                 "axes.edgecolor": GRID,
                 "axes.labelcolor": MUTED,
@@ -82,7 +82,7 @@ def styled() -> AbstractContextManager[None]:
                 "legend.frameon": False,
                 "legend.labelcolor": INK,
                 "legend.fontsize": 9.5,
-                # Equal figures make equal bytes.
+                # Equal figures have equal bytes.
                 "svg.hashsalt": "dbbd",
                 "pdf.fonttype": 42,
             },
@@ -100,16 +100,16 @@ def headed_figure(
     caption: Sequence[str] = (),
     compress: bool = False,
 ) -> Figure:
-    """An empty figure with a title, and a line of facts under it.
+    """An empty figure with a title and a line of facts under it. Text must be `drawable`.
 
     Args:
         size: width and height, inches.
         title: what the figure shows, ASCII.
-        facts: short statements, drawable text.
-        name: whose figure it is, drawable text that follows the title.
-        warning: what must not be overlooked, such as "synthetic data"; leads the facts in color. ASCII.
-        caption: lines of drawable text below the facts; each makes the figure a little taller.
-        compress: draw the axes of a fixed aspect ratio, and what belongs to them, close together.
+        facts: short statements.
+        name: text after the title, such as the name of a run.
+        warning: ASCII text before the facts, in a warning color, such as "synthetic data"; empty for none.
+        caption: lines below the facts, which make the figure taller.
+        compress: keep axes of fixed aspect ratio close together.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -121,7 +121,7 @@ def headed_figure(
         compress=compress, rect=(0, 0, 1, top), w_pad=_MARGIN_INCHES, h_pad=_MARGIN_INCHES / 2
     )
     figure = Figure(figsize=size, dpi=150, layout=layout)
-    FigureCanvasAgg(figure)  # whatever backend is set
+    FigureCanvasAgg(figure)  # regardless of the backend
     _write_line(figure, 0.38, title, INK, f"   {name}", 14)
     _write_line(figure, 0.63, warning, WARNING, " · ".join([*([""] if warning else []), *facts]), 10)
     for number, line in enumerate(caption, start=1):
@@ -132,11 +132,11 @@ def headed_figure(
 def _write_line(
     figure: Figure, inches: float, lead: str, lead_color: str, rest: str, size: float, rest_color: str = MUTED
 ) -> None:
-    """Writes bold text, and plain text after it, with its lower edge so far below the figure's upper one."""
+    """Write bold text followed by plain text, with its baseline `inches` below the top of the figure."""
     from matplotlib.text import Annotation
 
     width, height = figure.get_size_inches()
-    # Bold only for our own words: fonts for other scripts often have no bold, and matplotlib would complain.
+    # Only our own words are bold: fonts for other scripts often have no bold, and matplotlib would warn.
     bold = figure.text(
         _MARGIN_INCHES / width,
         1 - inches / height,
@@ -147,7 +147,7 @@ def _write_line(
         fontweight="bold",
         va="bottom",
     )
-    # Where the bold text ends, only the renderer knows.
+    # Only the renderer knows where the bold text ends.
     figure.add_artist(
         Annotation(
             rest,
@@ -163,16 +163,16 @@ def _write_line(
 
 
 def add_legend(host: Figure | Axes, entries: Sequence[tuple[str, Artist]], **placement: Any) -> Legend:
-    """A legend with exactly these entries, drawable texts."""
+    """Add a legend with exactly these entries, whose labels must be `drawable`."""
     legend = host.legend([artist for _, artist in entries], ["x"] * len(entries), **placement)
-    # Matplotlib leaves out labels that start with an underscore, unless they are set afterwards.
+    # Matplotlib drops labels that start with an underscore, unless they are set afterwards.
     for text, (label, _) in zip(legend.get_texts(), entries, strict=True):
         text.set_text(label)
     return legend
 
 
 def drawable(text: str, limit: int = 40) -> str:
-    """Text from data as a figure can show it: without control characters, escapes for what no font has."""
+    """Text from data that a figure can show: control characters and characters without a glyph are escaped."""
     return visible("".join(char if _has_glyph(char) else escaped(char) for char in visible(text)), limit)
 
 

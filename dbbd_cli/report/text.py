@@ -1,20 +1,25 @@
-"""Names that come from data, made safe and short enough to show."""
+"""Text for figures and tables: names from data, made safe and short, and numbers."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any
+import math
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
-from dbbd_cli.core.text import counted, printable
+from dbbd_cli.core.metrics import best_of, describe_with_best, is_share
+from dbbd_cli.core.text import printable
 
-_ABBREVIATIONS = {"auc": "AUC", "dbbd": "DBBD", "f1": "F1", "mb": "MB", "miou": "mIoU", "ms": "ms", "roc": "ROC"}
+if TYPE_CHECKING:
+    from dbbd_cli.runs.reading import RunHistory
 
-MISSING = "–"
-"""What a table shows for a value that is not there."""
+_SPELLINGS = {"auc": "AUC", "f1": "F1", "miou": "mIoU", "roc": "ROC", "top1": "top-1"}
+
+MISSING = "-"
+"""Shown in place of a missing value."""
 
 
 def visible(text: str, limit: int | None = None) -> str:
-    """The text with what could mislead a reader as escapes, cut in the middle to `limit` characters."""
+    """The text with misleading characters escaped, shortened in the middle to `limit` characters."""
     shown = printable(text)
     if limit is None or len(shown) <= limit:
         return shown
@@ -24,7 +29,7 @@ def visible(text: str, limit: int | None = None) -> str:
 
 
 def distinct(labels: list[str]) -> list[str]:
-    """The labels, with a number behind those that occur before."""
+    """The labels, with a number appended to repeated ones."""
     seen: set[str] = set()
     result = []
     for label in labels:
@@ -37,38 +42,59 @@ def distinct(labels: list[str]) -> list[str]:
     return result
 
 
-def words(name: str) -> str:
-    """A metric or task name as words: `region_loss` is `Region loss`, `roc_auc` is `ROC AUC`."""
-    first, *others = ["top-1" if part == "top1" else part for part in visible(name, 60).split("_")]
-    return " ".join(
-        [_ABBREVIATIONS.get(first, first[:1].upper() + first[1:]), *(_ABBREVIATIONS.get(o, o) for o in others)]
-    )
-
-
-def ignored_labels(rows: Iterable[Mapping[str, Any]]) -> str:
-    """The labels that do not count as classes, from `ignored_labels` of an evaluation: `255 (1,204 points)`."""
-    return ", ".join(
-        f"{'negative or NaN' if row.get('label') is None else row['label']} ({counted(row['points'], 'point')})"
-        for row in rows
-    )
+def run_labels(runs: Sequence[RunHistory], limit: int = 40) -> list[str]:
+    """A short, distinct label for each run: its name, or its folder's name if names repeat."""
+    names = [run.name for run in runs]
+    labels = [run.name if names.count(run.name) == 1 else run.folder.resolve().name for run in runs]
+    return distinct([visible(label, limit) for label in labels])
 
 
 def in_sentence(name: str) -> str:
     """A metric name as words within a sentence: `region_loss` is `region loss`, `f1` is `F1`."""
-    text = words(name)
-    return text if name.partition("_")[0] in _ABBREVIATIONS else text[:1].lower() + text[1:]
+    return " ".join(_SPELLINGS.get(word, word) for word in visible(name, 60).split("_"))
 
 
-def number(value: Any, digits: int = 4) -> str:
-    """A number with a fixed count of decimals, or a dash where there is none."""
-    return MISSING if value is None else f"{value:,.{digits}f}"
+def words(name: str) -> str:
+    """A metric name as a title: `region_loss` is `Region loss`, `roc_auc` is `ROC AUC`."""
+    text = in_sentence(name)
+    return text if text.startswith("mIoU") else text[:1].upper() + text[1:]
 
 
-def significant(value: Any) -> str:
-    """A number of any magnitude in four digits that matter, or a dash where there is none."""
+def task_title(name: str) -> str:
+    """The name of a task as a title: `image_classification` is `Image classification`; a single word is kept."""
+    return words(name) if "_" in name else visible(name, 60)
+
+
+def count(value: float | None) -> str:
+    """A whole number with thousands separators: `51,539,906`."""
+    return MISSING if value is None else f"{value:,.0f}"
+
+
+def number(value: float | None, digits: int = 4) -> str:
+    """A number with a fixed number of decimals; in scientific notation if it is tiny or huge: `0.6931`, `1.234e-05`."""
+    if value is None or math.isnan(value):
+        return MISSING
+    if value != 0 and math.isfinite(value) and not 10**-digits <= abs(value) < 1e5:
+        return f"{value:.{digits - 1}e}"
+    return f"{value:,.{digits}f}"
+
+
+def significant(value: float | None) -> str:
+    """A number of any magnitude with four significant digits."""
     return MISSING if value is None else f"{value:.4g}" if abs(value) < 1000 else f"{value:,.0f}"
 
 
-def percent(value: Any, digits: int = 1) -> str:
-    """A share of 1 as a percentage, or a dash where there is none."""
-    return MISSING if value is None else f"{100 * value:.{digits}f}%"
+def percent(value: float | None, digits: int = 1) -> str:
+    """A fraction as a percentage."""
+    return MISSING if value is None or math.isnan(value) else f"{value:.{digits}%}"
+
+
+def formatter(metric: str) -> Callable[[Any], str]:
+    """The format of a metric: a percentage for accuracies, a number for others."""
+    return percent if is_share(metric) else number
+
+
+def value_at_best_epoch(run: RunHistory, metric: str) -> str:
+    """The validation value of a metric at the best epoch, as text; see `describe_with_best`."""
+    value = next((row["val"].get(metric) for row in run.epochs if row["epoch"] == run.best_epoch), None)
+    return describe_with_best(metric, value, best_of(metric, run.epochs), formatter(metric))

@@ -1,9 +1,10 @@
-"""The full report of a checkpoint on a split it was not trained on."""
+"""Evaluate a checkpoint on a split: the full report with figures."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +16,14 @@ from dbbd_cli.core.temporary import remove_strays
 from dbbd_cli.engine.checkpoint.files import BEST
 from dbbd_cli.engine.failures import supervised
 from dbbd_cli.engine.inference import place
-from dbbd_cli.report.drawing import reason_of
+from dbbd_cli.report.drawing import draw, reason_of
+from dbbd_cli.report.evaluation import EVALUATION, EVALUATION_FORMAT
 from dbbd_cli.report.save import check_writable, save_figure
 from dbbd_cli.runs.folder import finite, is_run_folder
 from dbbd_cli.services.bare_weights import open_bare_weights
 from dbbd_cli.services.results import EvaluateResult
 from dbbd_cli.services.session import build_workload, load_module, open_run
 from dbbd_cli.tasks.registry import get_task
-
-EVALUATION_FORMAT = 1
 
 
 def evaluate(
@@ -36,22 +36,22 @@ def evaluate(
     overrides: Sequence[Override] = (),
     progress: Progress | None = None,
 ) -> EvaluateResult:
-    """Evaluates a checkpoint on exactly the samples that the run's manifest gives to a split.
+    """Evaluate a checkpoint on exactly the samples that the run's manifest assigns to a split.
 
-    Writes `evaluation.json` and the figures; `predictions.csv` for images, `evaluation_scene.npz` for scenes.
+    Writes `evaluation.json`, the files of the task, such as predictions, and the figures.
 
     Args:
-        target: a run folder (its best model is taken), a checkpoint file inside one, or a file of DBBD weights that
-            belongs to no run, such as a checkpoint of the first implementation.
+        target: a run folder (meaning its best model), a checkpoint in one, or a file of weights outside a run folder,
+            if a task accepts it.
         split: train, val or test.
-        out: folder of the files; the run's own by default, and beside a file that belongs to no run.
-        plots: whether figures are drawn.
-        config: configuration for a file that belongs to no run, a YAML file or a shipped name.
+        out: folder for the files. None: the run folder, or one next to the weights outside a run folder.
+        plots: whether to draw figures.
+        config: configuration for weights outside a run folder, a YAML file or a shipped name.
         overrides: settings that replace those of the run, such as where the data is now.
-        progress: shows a bar; nothing is shown by default.
+        progress: shows bars; nothing is shown by default.
 
     Raises:
-        DbbdError: see the kinds in `errors`.
+        DbbdError: of any kind in `core.errors`.
     """
     progress = progress or Silent()
     if split not in ("train", "val", "test"):
@@ -87,13 +87,13 @@ def evaluate(
         }
     )
     files = _write(report, evaluation.files, out or home)
-    if plots:
-        files += _draw(report, evaluation.files, out or home, progress)
-    return EvaluateResult(run=home, checkpoint=path, report=report, files=files)
+    figures = _draw(report, evaluation.files, out or home, progress) if plots else []
+    _remove_outdated(report, out or home, figures)
+    return EvaluateResult(run=home, checkpoint=path, report=report, files=[*files, *figures])
 
 
 def _write(report: Mapping[str, Any], extra: Mapping[str, bytes], folder: Path) -> list[Path]:
-    files = {"evaluation.json": (json.dumps(report, indent=1) + "\n").encode("utf-8"), **extra}
+    files = {EVALUATION: (json.dumps(report, indent=1) + "\n").encode("utf-8"), **extra}
     paths = {_named(folder, name, report["split"]): content for name, content in files.items()}
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -109,12 +109,12 @@ def _write(report: Mapping[str, Any], extra: Mapping[str, bytes], folder: Path) 
 
 
 def _draw(report: Mapping[str, Any], files: Mapping[str, bytes], folder: Path, progress: Progress) -> list[Path]:
-    """Draws the figures; a failure is a warning and does not affect the others, as the report has been written."""
+    """Draw the figures. A failure is a warning and does not affect the others: the report is already written."""
 
     def failed(name: str, error: Exception) -> None:
         progress.warn(f"{_named(folder, f'{name}.png', report['split']).name} could not be drawn: {reason_of(error)}")
 
-    figures = get_task(report["task"]).figures(report, files.get, failed)
+    figures = draw(get_task(report["task"]).figures(report, files.get), failed)
     paths = []
     for name, figure in figures.items():
         try:
@@ -124,7 +124,16 @@ def _draw(report: Mapping[str, Any], files: Mapping[str, bytes], folder: Path, p
     return paths
 
 
+def _remove_outdated(report: Mapping[str, Any], folder: Path, drawn: Sequence[Path]) -> None:
+    """Remove the figures of an earlier evaluation of the same split that this one did not draw."""
+    for name in get_task(report["task"]).figure_names:
+        path = _named(folder, f"{name}.png", report["split"])
+        if path not in drawn:
+            with suppress(OSError):
+                path.unlink(missing_ok=True)
+
+
 def _named(folder: Path, name: str, split: str) -> Path:
-    """The file of a split: another one must not take the place of the report on the test split."""
+    """The path of a file of a split: only those of the test split have the plain name."""
     stem, dot, suffix = name.rpartition(".")
     return folder / (name if split == "test" else f"{stem}-{split}{dot}{suffix}")

@@ -29,10 +29,10 @@ from dbbd_cli.engine.state import TrainState
 from dbbd_cli.engine.trainer import Trainer, fit
 from dbbd_cli.engine.workload import Workload
 from dbbd_cli.report.drawing import reason_of
-from dbbd_cli.report.history import training_history
-from dbbd_cli.report.run import read_run
 from dbbd_cli.report.save import save_figure
 from dbbd_cli.runs.folder import CONFIG, SPLITS, RunLog, create_run_folder, locked
+from dbbd_cli.runs.reading import read_run
+from dbbd_cli.services.plot import history_figure
 from dbbd_cli.services.results import BestValue, Forecast, RunFacts, TrainResult
 from dbbd_cli.services.session import build_workload, describe, show_facts
 
@@ -215,7 +215,7 @@ def _best_values(workload: Workload, state: TrainState) -> dict[str, BestValue]:
 def _plots(folder: Path, progress: Progress) -> list[Path]:
     path = folder / FIGURE
     try:
-        return [save_figure(training_history([read_run(folder)]), path)]
+        return [save_figure(history_figure([read_run(folder)]), path)]
     except Exception as error:  # the training is done, and its result must not be lost for a figure
         progress.warn(f"{path.name} could not be drawn: {reason_of(error)}")
         return []

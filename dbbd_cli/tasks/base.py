@@ -1,8 +1,8 @@
-"""What a task gives the commands."""
+"""What a task provides to the commands."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -14,28 +14,37 @@ if TYPE_CHECKING:
     from dbbd_cli.core.progress import Progress
     from dbbd_cli.data.manifest import Manifest
     from dbbd_cli.engine.workload import Workload
+    from dbbd_cli.report.evaluation import Evaluation
+    from dbbd_cli.report.history_panels import Panel
+    from dbbd_cli.report.tables import Section
 
 
 class Task(Protocol):
-    """One kind of training, from its settings to its figures.
+    """One kind of training, from its settings to its figures. Subclass it to inherit the defaults.
 
-    Settings and data are checked before PyTorch is imported, which takes seconds. Therefore everything here is light to
-    import; `build` imports PyTorch and gives the engine a `Workload`.
+    Settings and data are checked before PyTorch is imported, which takes seconds. Everything here is therefore light to
+    import; only `build` imports PyTorch and returns a `Workload` for the engine.
     """
 
     name: str
-    """What `task:` in a configuration says."""
+    """The value of `task:` in a configuration."""
     config_class: type[TaskConfig]
     """The schema of its configuration."""
     smoke_config: str
     """Name or path of the configuration that `dbbd smoke` uses: small, on synthetic data."""
+    sample_unit: str
+    """What samples are called, in the plural, such as images."""
+    progress_metrics: tuple[str, ...]
+    """The metrics that summarize an epoch, the loss first; the others are only logged."""
+    figure_names: tuple[str, ...] = ()
+    """The names of all figures that an evaluation may have."""
 
     def make_manifest(self, config: Any, progress: Progress) -> Manifest:
         """List the samples of a new run and divide them into splits.
 
         Args:
             config: the configuration, with absolute paths.
-            progress: told of every sample that is read.
+            progress: shows a bar.
 
         Raises:
             DataError: the samples cannot be used.
@@ -53,15 +62,15 @@ class Task(Protocol):
         pin_memory: bool,
         progress: Progress,
     ) -> Workload:
-        """Join data and network.
+        """Build the data loaders and the network.
 
         Args:
             config: the configuration.
             manifest: the samples and their splits.
-            splits: splits to make loaders for.
-            pretrained: whether to load `model.weights`; a checkpoint replaces the weights anyway.
+            splits: the splits to build loaders for.
+            pretrained: whether to load `model.weights`; False if a checkpoint replaces the weights anyway.
             pin_memory: whether to put batches into page-locked memory.
-            progress: told of samples that are prepared.
+            progress: shows a bar while samples are prepared.
 
         Raises:
             DataError: samples are missing or have changed.
@@ -70,45 +79,70 @@ class Task(Protocol):
         ...
 
     def notes(self, config: Any, manifest: Manifest) -> Mapping[str, str]:
-        """What else the header of a run should say, by name."""
+        """Return further rows for the header of a run, by name."""
         ...
 
     def config_for_weights(
         self, content: object, path: Path, settings: Mapping[str, Any] | None, overrides: Sequence[Override]
     ) -> TaskConfig | None:
-        """The configuration with which weights that belong to no run can be evaluated.
+        """Return a configuration to evaluate weights outside a run folder.
 
         Args:
-            content: what the file of weights holds.
+            content: the content of the file of weights.
             path: the file.
-            settings: those that the user named; None: take those of the file, or the defaults.
-            overrides: settings that replace those.
+            settings: settings from the user; None: use those in the file, or the defaults.
+            overrides: settings that take precedence.
 
         Returns:
-            The configuration, whose `model.weights` is the file; None if the weights are not of this task.
+            The configuration, whose `model.weights` is the file; None if the weights do not belong to this task.
 
         Raises:
             ConfigError: the settings do not fit the weights.
         """
         ...
 
+    def history_panels(self, metrics: Collection[str], num_runs: int) -> list[Panel]:
+        """Choose the panels of a training history beyond the loss and the learning rate.
+
+        Args:
+            metrics: the metrics that were recorded.
+            num_runs: runs that are overlaid; with several, each has a color, so a panel must have a single curve.
+
+        Returns:
+            By default, a panel for each of `progress_metrics`.
+        """
+        from dbbd_cli.report.history_panels import metric_panel
+
+        return [metric_panel(name) for name in self.progress_metrics if name != "loss"]
+
+    def evaluation_schema(self) -> type[Evaluation]:
+        """Return the model that checks `evaluation.json` before it is drawn."""
+        from dbbd_cli.report.evaluation import Evaluation
+
+        return Evaluation
+
+    def tables(self, evaluation: Mapping[str, Any]) -> list[Section]:
+        """Arrange an evaluation, the content of `evaluation.json`, as tables for the terminal and the HTML report.
+
+        By default, the loss and the efficiency.
+        """
+        from dbbd_cli.report.tables import default_tables
+
+        return default_tables(evaluation, self.sample_unit)
+
     def figures(
-        self,
-        evaluation: Mapping[str, Any],
-        read: Callable[[str], bytes | None],
-        failed: Callable[[str, Exception], None] | None = None,
-    ) -> dict[str, Figure]:
-        """Draw an evaluation.
+        self, evaluation: Mapping[str, Any], read: Callable[[str], bytes | None]
+    ) -> dict[str, Callable[[], Figure]]:
+        """Choose the figures of an evaluation; none by default.
 
         Args:
             evaluation: the content of `evaluation.json`.
-            read: gives the content of a file that the evaluation wrote beside it; None where there is none.
-            failed: told of a figure that cannot be drawn; without it, the error is raised.
+            read: returns the content of a file that the evaluation wrote next to it, None if there is none.
 
         Returns:
-            Name to figure, in the order in which they should be shown.
+            Name, one of `figure_names`, to a function that draws the figure, in the order to show them in.
 
         Raises:
-            CheckpointError: a file beside the evaluation is damaged.
+            CheckpointError: a file next to the evaluation is damaged.
         """
-        ...
+        return {}

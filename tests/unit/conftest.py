@@ -124,6 +124,20 @@ def evaluation_of() -> Callable[..., dict[str, Any]]:
     return make_evaluation
 
 
+def put_value(evaluation: dict[str, Any], key: str, value: object) -> None:
+    """Replaces the value at a dotted key, such as `curves.roc.0.fpr`."""
+    *parents, last = key.split(".")
+    place: Any = evaluation
+    for parent in parents:
+        place = place[int(parent) if parent.isdigit() else parent]
+    place[int(last) if last.isdigit() else last] = value
+
+
+@pytest.fixture(scope="session")
+def put() -> Callable[..., None]:
+    return put_value
+
+
 def make_pretraining(classes: Sequence[str] = ("floor", "wall", "chair")) -> dict[str, Any]:
     """What `evaluation.json` holds for DBBD pretraining; the last class does not occur in the split."""
     count = len(classes)

@@ -9,8 +9,8 @@ import pytest
 
 PACKAGE = Path(__file__).parents[2] / "dbbd_cli"
 LAYERS = {
-    "core": 1, "config": 2, "runs": 2, "model": 3, "data": 3, "report": 3,
-    "engine": 4, "tasks": 5, "services": 6, "cli": 7, "__main__": 8,
+    "core": 1, "config": 2, "runs": 3, "model": 4, "data": 4, "report": 4,
+    "engine": 5, "tasks": 6, "services": 7, "cli": 8, "__main__": 9,
 }  # fmt: skip
 LEFT_OVER = {("model/tensor_file.py", "data"), ("model/weights.py", "data")}
 """Read pickles with the reader of scenes, until `torch.load` reads them."""

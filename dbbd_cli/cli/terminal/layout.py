@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from rich.cells import cell_len
@@ -54,7 +54,7 @@ def listed(name: str, paths: Iterable[Path]) -> Rows:
     return [(name if index == 0 else "", shown_path(path)) for index, path in enumerate(paths)]
 
 
-def grid(headers: list[str], rows: list[list[str | Text]], *, left: int = 1, gap: int = 2) -> RenderableType:
+def grid(headers: list[str], rows: Sequence[Sequence[str | Text]], *, left: int = 1, gap: int = 2) -> RenderableType:
     """A table without lines. The first `left` columns are left-aligned; only these fold on narrow terminals."""
     table = Table(box=None, pad_edge=False, padding=(0, gap, 0, 0), header_style="bold")
     for index, header in enumerate(headers):
@@ -67,7 +67,7 @@ def grid(headers: list[str], rows: list[list[str | Text]], *, left: int = 1, gap
     return Padding(table, (0, 0, 1, 2), expand=False)
 
 
-def grid_width(headers: list[str], rows: list[list[str | Text]]) -> int:
+def grid_width(headers: list[str], rows: Sequence[Sequence[str | Text]]) -> int:
     """Width of a grid in which nothing folds."""
     cells = zip(headers, *([str(cell) for cell in row] for row in rows), strict=True)
     return sum(max(cell_len(cell) for cell in column) + 2 for column in cells)

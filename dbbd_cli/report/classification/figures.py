@@ -1,4 +1,4 @@
-"""The figures of an evaluation: confusion matrix, ROC, precision and recall, reliability."""
+"""Figures of a classification report: confusion matrix, ROC, precision and recall, reliability."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 from dbbd_cli.core.text import counted
 from dbbd_cli.report.classification.confusion import confusion_matrix
-from dbbd_cli.report.drawing import OnFailure, draw
 from dbbd_cli.report.style import GRID, INK, MUTED, PAPER, SERIES, add_legend, drawable, headed_figure
 from dbbd_cli.report.text import number, percent
 
@@ -18,18 +17,17 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# More curves than this cannot be told apart in one picture.
+# More curves than this are hard to tell apart.
 _MAX_CURVES = 7
-# Up to how many curves a legend stands inside the axes.
-_INSIDE = 2
+# Most curves for which the legend fits inside the axes.
+_MAX_INSIDE = 2
 
 
-def evaluation_figures(evaluation: Mapping[str, Any], failed: OnFailure | None = None) -> dict[str, Figure]:
-    """Draws what an evaluation holds: any of `confusion_matrix`, `roc`, `precision_recall`, `reliability`.
+def classification_figures(evaluation: Mapping[str, Any]) -> dict[str, Callable[[], Figure]]:
+    """Functions that draw what an evaluation has of `confusion_matrix`, `roc`, `precision_recall` and `reliability`.
 
     Args:
-        evaluation: the content of `evaluation.json`, as `read_evaluation` returns it.
-        failed: as in `draw`.
+        evaluation: the content of `evaluation.json`; see `ClassificationEvaluation`.
     """
     curves = evaluation.get("curves") or {}
     facts = _facts(evaluation)
@@ -40,7 +38,7 @@ def evaluation_figures(evaluation: Mapping[str, Any], failed: OnFailure | None =
     for name, drawing in (("roc", _roc), ("precision_recall", _precision_recall), ("reliability", _reliability)):
         if curves.get(name):
             drawings[name] = partial(drawing, evaluation, curves[name], facts, warning)
-    return draw(drawings, failed)
+    return drawings
 
 
 def _facts(evaluation: Mapping[str, Any]) -> list[str]:
@@ -54,18 +52,18 @@ def _roc(evaluation: Mapping[str, Any], curves: Sequence[Mapping[str, Any]], fac
     mean = "AUC" if len(curves) == 1 else "mean AUC"
     fact = f"{mean} {number(evaluation.get('roc_auc'), 3)}"
     figure, axes = _unit_square("ROC curve", [*facts, fact], warning, len(curves))
-    axes.set(xlabel="False-positive rate", ylabel="True-positive rate")
+    axes.set(xlabel="False positive rate", ylabel="True positive rate")
     entries: list[tuple[str, Artist]] = []
     for color, curve in zip(SERIES, _worst(curves, "auc"), strict=False):
         (line,) = axes.plot(curve["fpr"], curve["tpr"], color=color)
         entries.append((f"{drawable(curve['class'], 28)} (AUC {number(curve['auc'], 3)})", line))
     (chance,) = axes.plot([0, 1], [0, 1], color=MUTED, linewidth=1, linestyle=":")
-    entries.append(("chance", chance))
+    entries.append(("chance level", chance))
     recalls = sorted((float(rate), recall) for rate, recall in (evaluation.get("recall_at_fpr") or {}).items())
     for marker, (rate, recall) in zip("Dos^v", recalls, strict=False):
         if recall is not None:
             (point,) = axes.plot([rate], [recall], marker, color=INK, markersize=6, clip_on=False, zorder=3)
-            entries.append((f"recall {percent(recall)} at {100 * rate:g}% false positives", point))
+            entries.append((f"recall {percent(recall)} at {100 * rate:g}% FPR", point))
     _add_curve_legend(axes, entries, len(curves), "AUC", "lower right")
     return figure
 
@@ -75,12 +73,12 @@ def _precision_recall(
 ) -> Figure:
     mean = "average precision" if len(curves) == 1 else "mean average precision"
     fact = f"{mean} {number(evaluation.get('average_precision'), 3)}"
-    figure, axes = _unit_square("Precision and recall", [*facts, fact], warning, len(curves))
+    figure, axes = _unit_square("Precision-recall curve", [*facts, fact], warning, len(curves))
     axes.set(xlabel="Recall", ylabel="Precision")
     entries: list[tuple[str, Artist]] = []
     for color, curve in zip(SERIES, _worst(curves, "average_precision"), strict=False):
         recall = curve["recall"]
-        # Between two thresholds precision is that of the higher recall: straight lines would flatter.
+        # Between two thresholds, precision is that of the higher recall: straight lines would be too optimistic.
         rising = recall[0] <= recall[-1]
         (line,) = axes.plot(recall, curve["precision"], color=color, drawstyle="steps-pre" if rising else "steps-post")
         entries.append((f"{drawable(curve['class'], 28)} (AP {number(curve['average_precision'], 3)})", line))
@@ -88,7 +86,7 @@ def _precision_recall(
     if len(curves) == 1 and sum(support.values()):
         share = support.get(curves[0]["class"], 0) / sum(support.values())
         (chance,) = axes.plot([0, 1], [share, share], color=MUTED, linewidth=1, linestyle=":")
-        entries.append((f"chance ({percent(share)} of the samples)", chance))
+        entries.append((f"chance level ({percent(share)} of the samples)", chance))
     _add_curve_legend(axes, entries, len(curves), "average precision", "lower left")
     return figure
 
@@ -97,7 +95,7 @@ def _reliability(evaluation: Mapping[str, Any], bins: Mapping[str, Any], facts: 
     from matplotlib.ticker import PercentFormatter
 
     fact = f"expected calibration error {number(evaluation.get('expected_calibration_error'), 3)}"
-    figure = headed_figure((7.0, 7.0), "Reliability", [*facts, fact], warning=warning)
+    figure = headed_figure((7.0, 7.0), "Reliability diagram", [*facts, fact], warning=warning)
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[4, 1])
     points = [
         (confidence, accuracy)
@@ -108,7 +106,7 @@ def _reliability(evaluation: Mapping[str, Any], bins: Mapping[str, Any], facts: 
     (ideal,) = upper.plot([0, 1], [0, 1], color=MUTED, linewidth=1, linestyle=":")
     gaps = upper.vlines(confidences, confidences, accuracies, color=SERIES[1], linewidth=3, alpha=0.45)
     (line,) = upper.plot(confidences, accuracies, "o-", color=SERIES[0], markersize=5)
-    entries: list[tuple[str, Artist]] = [("accuracy of the bin", line), ("gap", gaps), ("perfectly calibrated", ideal)]
+    entries: list[tuple[str, Artist]] = [("accuracy in the bin", line), ("gap", gaps), ("perfectly calibrated", ideal)]
     add_legend(upper, entries, loc="best")
     upper.set(xlim=(0, 1), ylim=(0, 1), ylabel="Accuracy")
     total = max(sum(bins["count"]), 1)
@@ -116,7 +114,7 @@ def _reliability(evaluation: Mapping[str, Any], bins: Mapping[str, Any], facts: 
     widths = [right - left for left, right in pairwise(edges)]
     shares = [count / total for count in bins["count"]]
     lower.bar(edges[:-1], shares, widths, align="edge", color=SERIES[0], alpha=0.6, edgecolor=PAPER, linewidth=0.8)
-    lower.set(xlabel="Confidence of the prediction", ylabel="Samples")
+    lower.set(xlabel="Confidence", ylabel="Share of samples")
     for axis in (upper.xaxis, upper.yaxis, lower.yaxis):
         axis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     return figure
@@ -125,8 +123,8 @@ def _reliability(evaluation: Mapping[str, Any], bins: Mapping[str, Any], facts: 
 def _unit_square(title: str, facts: list[str], warning: str, num_curves: int) -> tuple[Figure, Axes]:
     from matplotlib.ticker import PercentFormatter
 
-    # Room beside the axes for a legend that would hide too much inside them.
-    figure = headed_figure((7.0 if num_curves <= _INSIDE else 10.4, 7.0), title, facts, warning=warning)
+    # Leave room next to the axes for a legend that would hide too much inside them.
+    figure = headed_figure((7.0 if num_curves <= _MAX_INSIDE else 10.4, 7.0), title, facts, warning=warning)
     axes = figure.subplots()
     axes.set(xlim=(0, 1), ylim=(0, 1.01), aspect="equal", anchor="W")
     for axis in (axes.xaxis, axes.yaxis):
@@ -135,7 +133,7 @@ def _unit_square(title: str, facts: list[str], warning: str, num_curves: int) ->
 
 
 def _worst(curves: Sequence[Mapping[str, Any]], score: str) -> list[Mapping[str, Any]]:
-    """The curves to draw: all, or where there are too many those that score lowest, in the order of the classes."""
+    """The curves to draw: all, or the lowest-scoring ones if there are too many, in the order of the classes."""
     drawn = [index for index, curve in enumerate(curves) if curve[score] is not None]
     lowest = sorted(drawn, key=lambda index: curves[index][score])[:_MAX_CURVES]
     return [curves[index] for index in sorted(lowest)]
@@ -144,7 +142,7 @@ def _worst(curves: Sequence[Mapping[str, Any]], score: str) -> list[Mapping[str,
 def _add_curve_legend(
     axes: Axes, entries: Sequence[tuple[str, Artist]], num_curves: int, score: str, corner: str
 ) -> None:
-    if num_curves <= _INSIDE:
+    if num_curves <= _MAX_INSIDE:
         add_legend(axes, entries, loc=corner, frameon=True, facecolor=PAPER, edgecolor=GRID, framealpha=0.9)
         return
     legend = add_legend(axes, entries, loc="upper left", bbox_to_anchor=(1.02, 1.0), alignment="left")

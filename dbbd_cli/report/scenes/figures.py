@@ -1,4 +1,4 @@
-"""The figures of one scene: its features and labels, and its tree of regions. N points, L levels, H by W pixels."""
+"""Figures of one scene: its features and labels, and its region tree. N points, L levels, H by W pixels."""
 
 from __future__ import annotations
 
@@ -19,26 +19,26 @@ if TYPE_CHECKING:
 
     from dbbd_cli.report.scenes.view import SceneView
 
-# Finer than the 150 dots per inch of the figure, so that edges come out smooth.
+# Finer than the 150 dpi of the figure, for smooth edges.
 _PIXELS_PER_INCH = 190
 _PANEL_INCHES = 5.6
 _REGIONS_INCHES = 4.9
 _ALONE_INCHES = 7.6
-_MOST_HEIGHT = 0.9
+_MAX_HEIGHT = 0.9
 _TITLE_INCHES = 0.36
 _LEGEND_ROW_INCHES = 0.21
 _LEGEND_CHARACTERS = 150
-_MOST_NAMES = 40
-_MOST_PANELS = 6
+_MAX_NAMES = 40
+_MAX_PANELS = 6
 
 
 def scene_features(scene: Mapping[str, ndarray], facts: Sequence[str], warning: str, classes: Sequence[str]) -> Figure:
-    """Draws a scene in the colors of its features, beside it in those of its labels where it has any.
+    """Draw a scene colored by its features and, if it has labels, by its labels.
 
     Args:
-        scene: `coord` (N, 3), `color` (N, 3) uint8, and perhaps `segment` (N,), places in `classes` or -1.
-        facts: statements for the line under the title.
-        warning: leads that line.
+        scene: `coord` (N, 3), `color` (N, 3) uint8, and optionally `segment` (N,), indices into `classes` or -1.
+        facts: the line under the title.
+        warning: the start of that line; empty for none.
         classes: names of the classes.
     """
     import numpy as np
@@ -49,7 +49,7 @@ def scene_features(scene: Mapping[str, ndarray], facts: Sequence[str], warning: 
     names = _seen_classes(view, scene["segment"], classes) if labeled else []
     rows = math.ceil(len(names) * (max((len(name) for name, _ in names), default=0) + 7) / _LEGEND_CHARACTERS)
     legend = _LEGEND_ROW_INCHES * rows + 0.1 if names else 0
-    # Beside a second panel a title has no room for it, in a narrow figure the line of facts has none.
+    # With two panels the titles have no room for this, with one the line of facts has none.
     colors = "first three principal components as red, green and blue"
     facts = [*facts, *_cut(view), *([colors] if labeled else [])]
     figure = _figure("Scene features", facts, warning, view, (1, 1 + labeled), inches, legend)
@@ -65,16 +65,16 @@ def scene_features(scene: Mapping[str, ndarray], facts: Sequence[str], warning: 
 
 
 def region_tree(scene: Mapping[str, ndarray], facts: Sequence[str], warning: str) -> Figure:
-    """Draws the regions of each level of the tree; neighbors differ in color, which means nothing else.
+    """Draw the regions of each level of the tree. Colors only tell neighbors apart.
 
     Args:
         scene: `coord` (N, 3) and `region` (L, N): the region of each point on each level.
-        facts: statements for the line under the title.
-        warning: leads that line.
+        facts: the line under the title.
+        warning: the start of that line; empty for none.
     """
     region = scene["region"]
-    # The root is the whole scene: nothing to see. Of a very deep tree the last levels are hardly different.
-    levels = list(range(1, len(region)))[:_MOST_PANELS] or [0]
+    # The root is the whole scene. The last levels of a very deep tree hardly differ.
+    levels = list(range(1, len(region)))[:_MAX_PANELS] or [0]
     across = 1 if len(levels) == 1 else 2 if len(levels) in (2, 4) else 3
     inches = (_ALONE_INCHES, _REGIONS_INCHES, _REGIONS_INCHES * 2 / 3)[across - 1]
     view = _view(scene, inches)
@@ -95,11 +95,11 @@ def _view(scene: Mapping[str, ndarray], inches: float) -> SceneView:
     from dbbd_cli.report.scenes.view import view_scene
 
     pixels = round(_PIXELS_PER_INCH * inches)
-    return view_scene(scene["coord"], pixels, round(pixels * _MOST_HEIGHT))
+    return view_scene(scene["coord"], pixels, round(pixels * _MAX_HEIGHT))
 
 
 def _cut(view: SceneView) -> list[str]:
-    return ["from above"] if view.cut is None else [f"from above, cut off at a height of {number(view.cut, 1)} m"]
+    return ["seen from above"] if view.cut is None else [f"seen from above, cut at a height of {number(view.cut, 1)} m"]
 
 
 def _figure(
@@ -111,8 +111,8 @@ def _figure(
     inches: float,
     legend: float,
 ) -> Figure:
-    """An empty figure for a grid (rows, columns) of pictures so many inches wide, and a legend so high below it."""
-    height = inches * min(max(view.owner.shape[0] / view.owner.shape[1], 0.3), _MOST_HEIGHT)
+    """An empty figure for a grid (rows, columns) of images `inches` wide, with a legend `legend` inches high."""
+    height = inches * min(max(view.owner.shape[0] / view.owner.shape[1], 0.3), _MAX_HEIGHT)
     size = (grid[1] * (inches + 0.1) + 0.3, 0.9 + grid[0] * (height + _TITLE_INCHES) + legend)
     return headed_figure(size, title, facts, warning=warning, compress=True)
 
@@ -124,22 +124,22 @@ def _show(axes: Axes, picture: ndarray, title: str) -> None:
 
 
 def _seen_classes(view: SceneView, segment: ndarray, classes: Sequence[str]) -> list[tuple[str, Artist]]:
-    """Name and color of the classes in the picture, in their order: of very many, those with the most points."""
+    """Name and color of the visible classes, in order; if there are many, those with the most points."""
     import numpy as np
     from matplotlib.patches import Patch
 
     index, count = np.unique(segment[view.seen], return_counts=True)
-    most = np.sort(index[np.argsort(-count, kind="stable")[:_MOST_NAMES]])
+    most = np.sort(index[np.argsort(-count, kind="stable")[:_MAX_NAMES]])
     known = [int(place) for place in most if place >= 0]
     names = distinct([drawable(classes[i], 24) if i < len(classes) else f"class {i}" for i in known])
     entries: list[tuple[str, Artist]] = [
         (name, Patch(color=class_color(place))) for name, place in zip(names, known, strict=True)
     ]
-    return [*entries, ("not known", Patch(color=UNKNOWN))] if -1 in most else entries
+    return [*entries, ("unlabeled", Patch(color=UNKNOWN))] if -1 in most else entries
 
 
 def _paint_regions(view: SceneView, region: ndarray) -> tuple[int, ndarray]:
-    """How many regions (N,) a level has, and its picture (H, W, 4)."""
+    """The number of regions of a level, given the region (N,) of each point, and its image (H, W, 4)."""
     import numpy as np
 
     numbers, places = np.unique(region, return_inverse=True)

@@ -1,7 +1,7 @@
-"""A cloud of points as a picture, looked at from above: N points, H by W pixels.
+"""Render a point cloud seen from above: N points, H by W pixels.
 
-Matplotlib's own three dimensions sort points by the centers of whole collections and have no light. Drawing pixels by
-hand is as fast, and what is in front hides what is behind.
+Matplotlib's 3D axes sort whole collections by depth and have no shading. Rendering the pixels here is as fast, with
+correct occlusion.
 """
 
 from __future__ import annotations
@@ -11,32 +11,32 @@ from dataclasses import dataclass
 
 import numpy as np
 
-# Scenes at least as high as this, meters, are rooms: from above, their ceilings would hide everything else.
+# Scenes at least this high (meters) are taken for rooms, whose ceilings would hide everything else.
 _ROOM_HEIGHT = 1.8
 _KEPT_HEIGHT = 0.75
-# Distance of the camera from the middle of the scene, in units of half its longest side; how far it leans forward.
+# Distance of the camera from the center of the scene, in units of half its longest side; its tilt.
 _DISTANCE = 2.1
 _LEAN = math.radians(24)
-# The few points that went astray do not set the scale.
+# Outliers do not set the scale.
 _FIELD_PERCENTILES = (0.3, 99.7)
 _MARGIN = 0.03
-_LEAST_SIDE = 8
-# A point is drawn as a disc that reaches to its neighbors: so far, in units of their usual distance, which is found by
-# counting in cells of so many points; no farther than so many medians, and than such a part of the picture.
+_MIN_SIDE = 8
+# A point is drawn as a disc that reaches its neighbors. Radius, in units of the local point spacing, which is estimated
+# from counts in cells of about `_CELL_POINTS` points; limits in medians, pixels, and fractions of the image.
 _REACH = 1.15
 _CELL_POINTS = 6
-_MOST_OF_MEDIAN = 2.2
-_SMALLEST_RADIUS = 1.5
-_LARGEST_RADIUS = 0.025
+_MAX_OF_MEDIAN = 2.2
+_MIN_RADIUS = 1.5
+_MAX_RADIUS = 0.025
 _BEND = 0.012
-# Eye-dome lighting (Boucheny, 2009): a pixel is darker the farther it lies behind its surroundings; the slope of a
-# surface does not count, so much a step.
+# Eye-dome lighting (Boucheny, 2009): a pixel is darker the farther it lies behind its surroundings. Depth steps below
+# `_FLAT`, the slope of a surface, do not count; larger ones count up to `_DEEPEST_STEP`.
 _LIGHT_STRENGTH = 2.2
 _LIGHT_REACH = 0.002
 _FLAT = 0.003
 _DEEPEST_STEP = 0.1
 _DARKEST = 0.35
-# Few shades make small files.
+# Few shades keep files small.
 _SHADES = 16
 _NOWHERE = 1e6
 _NOBODY = np.iinfo(np.uint64).max
@@ -44,12 +44,12 @@ _NOBODY = np.iinfo(np.uint64).max
 
 @dataclass(frozen=True, eq=False)
 class SceneView:
-    """What is seen of a scene.
+    """The visible points of a scene.
 
     Attributes:
-        owner: the point seen in each pixel, (H, W) int32; -1 where there is none.
+        owner: the point visible in each pixel, (H, W) int32; -1 for none.
         shade: from 0, dark, to 1, (H, W) float32.
-        cut: height above the floor from which on points were left out, meters; None where all were kept.
+        cut: height above the floor above which points were removed, meters; None if all were kept.
     """
 
     owner: np.ndarray
@@ -58,11 +58,11 @@ class SceneView:
 
     @property
     def seen(self) -> np.ndarray:
-        """The points that are in the picture, ascending."""
+        """The visible points, ascending."""
         return np.unique(self.owner[self.owner >= 0])
 
     def paint(self, color: np.ndarray) -> np.ndarray:
-        """The picture, (H, W, 4) uint8, transparent where nothing is, from the colors (N, 3) from 0 to 1."""
+        """The image, (H, W, 4) uint8, with a transparent background, from point colors (N, 3) from 0 to 1."""
         there = self.owner >= 0
         picture = np.zeros((*self.owner.shape, 4), np.uint8)
         shaded = color[self.owner[there]] * self.shade[there][:, None]
@@ -72,12 +72,12 @@ class SceneView:
 
 
 def view_scene(coord: np.ndarray, width: int, height: int) -> SceneView:
-    """Looks at a scene from above, through its ceiling, with its longer side across.
+    """View a scene from above, without its ceiling, with its longer side horizontal.
 
     Args:
         coord: meters, z up, (N, 3), finite; N at least 1.
-        width: W, most pixels across; the picture is as wide or as high as this allows.
-        height: H, most pixels from top to bottom.
+        width: maximum W.
+        height: maximum H.
     """
     points = _turned(coord.astype(np.float64))
     floor, top = np.percentile(points[:, 2], [0.5, 99.5])
@@ -92,7 +92,7 @@ def view_scene(coord: np.ndarray, width: int, height: int) -> SceneView:
 
 
 def _turned(points: np.ndarray) -> np.ndarray:
-    """The points turned about z so that their outline fits the smallest box, the longer side along x; around 0."""
+    """The points, centered and rotated about z to the smallest bounding box, the longer side along x."""
     points = points - (points.min(axis=0) + points.max(axis=0)) / 2
     best = (math.inf, 0.0)
     flat = points[:: max(1, len(points) // 5000), :2]
@@ -108,7 +108,7 @@ def _turned(points: np.ndarray) -> np.ndarray:
 
 
 def _projected(points: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Across, upwards and the distance from the camera, each (N,): so near that walls are seen from inside."""
+    """Horizontal and vertical position and depth, each (N,); perspective, so that walls show their inner side."""
     low, high = np.percentile(points, _FIELD_PERCENTILES, axis=0)
     half = max(float((high - low).max()) / 2, 1e-9)
     moved = (points - (low + high) / 2) / half
@@ -119,17 +119,17 @@ def _projected(points: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def _fitted(x: np.ndarray, y: np.ndarray, width: int, height: int) -> tuple[np.ndarray, np.ndarray, tuple[int, int]]:
-    """Column and row of each point, (N,) int64, and the size (H, W) of a picture that just holds nearly all."""
+    """Column and row of each point, (N,) int64, and the size (H, W) of an image that fits all but outliers."""
     (left, right), (bottom, top) = (np.percentile(axis, _FIELD_PERCENTILES) for axis in (x, y))
     spans = max(right - left, 1e-9), max(top - bottom, 1e-9)
     scale = min(width / spans[0], height / spans[1]) * (1 - 2 * _MARGIN)
     columns, rows = (
-        max(_LEAST_SIDE, min(most, math.ceil(scale * span / (1 - 2 * _MARGIN))))
+        max(_MIN_SIDE, min(most, math.ceil(scale * span / (1 - 2 * _MARGIN))))
         for span, most in zip(spans, (width, height), strict=True)
     )
     column = (x - (left + right) / 2) * scale + columns / 2
     row = ((bottom + top) / 2 - y) * scale + rows / 2
-    # Far outside is far enough: larger numbers would not fit into integers.
+    # Clipped far outside the image, to fit into integers.
     column, row = (np.floor(np.clip(place, -1e6, 1e6)).astype(np.int64) for place in (column, row))
     return column, row, (rows, columns)
 
@@ -137,11 +137,11 @@ def _fitted(x: np.ndarray, y: np.ndarray, width: int, height: int) -> tuple[np.n
 def _splat(
     column: np.ndarray, row: np.ndarray, depth: np.ndarray, size: tuple[int, int]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The nearest point of each pixel, -1 for none, and its distance, infinite for none: (H, W) each."""
+    """The nearest point of each pixel, -1 for none, and its depth, infinite for none: (H, W) each."""
     radius = _radii(column, row, size)
     near, far = float(depth.min()), float(depth.max())
     grain = (2**31 - 1) / max(far - near, 1e-9)
-    # The distance in the upper half of a number and the point in the lower: the smallest number wins the pixel.
+    # Depth in the upper 32 bits and point in the lower: the minimum is the nearest point.
     winner = np.full(size[0] * size[1], _NOBODY, np.uint64)
     reach = int(radius.max())
     for down in range(-reach, reach + 1):
@@ -153,7 +153,7 @@ def _splat(
             chosen = np.flatnonzero(
                 (radius >= distance) & (rows >= 0) & (rows < size[0]) & (columns >= 0) & (columns < size[1])
             )
-            # Discs curve away at the rim, so that two of one surface meet half-way.
+            # Discs bend away at the rim, so that two on the same surface meet halfway.
             bent = depth[chosen] - near + _BEND * (distance / radius[chosen]) ** 2
             key = np.minimum(bent * grain, 2.0**32 - 2).astype(np.uint64) << np.uint64(32) | chosen.astype(np.uint64)
             np.minimum.at(winner, rows[chosen] * size[1] + columns[chosen], key)
@@ -164,20 +164,20 @@ def _splat(
 
 
 def _radii(column: np.ndarray, row: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """How far the disc of each point reaches, pixels, (N,): farther where points are sparse."""
+    """The disc radius of each point in pixels, (N,): larger where points are sparse."""
     cell = max(2.0, math.sqrt(size[0] * size[1] * _CELL_POINTS / len(column)))
     across, down = (int(side / cell) + 1 for side in (size[1], size[0]))
     cells = np.clip(row / cell, 0, down - 1).astype(np.int64) * across
     cells += np.clip(column / cell, 0, across - 1).astype(np.int64)
     radius = _REACH * cell / np.sqrt(np.bincount(cells)[cells])
-    largest = min(_MOST_OF_MEDIAN * float(np.median(radius)), max(size) * _LARGEST_RADIUS)
-    return np.clip(radius, _SMALLEST_RADIUS, max(_SMALLEST_RADIUS, largest))
+    largest = min(_MAX_OF_MEDIAN * float(np.median(radius)), max(size) * _MAX_RADIUS)
+    return np.clip(radius, _MIN_RADIUS, max(_MIN_RADIUS, largest))
 
 
 def _light(depth: np.ndarray) -> np.ndarray:
-    """Eye-dome lighting of the distances (H, W), infinite where nothing is: from 0, dark, to 1."""
+    """Eye-dome lighting of depths (H, W), infinite for the background: from 0, dark, to 1."""
     step = max(1, round(max(depth.shape) * _LIGHT_REACH))
-    # What is not there neither darkens nor is darkened: as far away as can be, and subtracted from a finite number.
+    # The background is very far away, but finite so that it can be subtracted; it neither casts nor receives shade.
     log_depth = np.log(np.where(np.isfinite(depth), depth, _NOWHERE))
     around = np.pad(log_depth, 2 * step, constant_values=math.log(_NOWHERE))
     behind = np.zeros_like(log_depth)

@@ -1,4 +1,4 @@
-"""The figure of the linear probe: what a linear classifier reads from the features of points."""
+"""The figure of the linear probe: mean scores and IoU by class for each kind of features."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _MEASURES = (("miou", "mIoU"), ("mean_accuracy", "Mean accuracy"), ("overall_accuracy", "Overall accuracy"))
-# The features that the run is about in blue, what they are compared with in orange and gray.
+# The pretrained features in blue, the ones they are compared with in orange and gray.
 _COLORS = (SERIES[0], SERIES[4], SERIES[6], SERIES[2], SERIES[3], SERIES[5], SERIES[1])
 _MARKERS = "osD^vPX"
-# More classes than this cannot be read in one picture.
-_MOST_CLASSES = 40
+# More classes than this would be too small to read.
+_MAX_CLASSES = 40
 _FEW_CLASSES = 12
 _CAPTION_CHARACTERS = 150
 
 
-def probe(values: Mapping[str, Any], facts: Sequence[str], warning: str) -> Figure:
-    """Draws the mean scores of each kind of features, and beside them the IoU of each class.
+def probe_figure(values: Mapping[str, Any], facts: Sequence[str], warning: str) -> Figure:
+    """Draw the mean scores of each kind of features, and the IoU of each class.
 
     Args:
         values: `probe` of `evaluation.json`, with at least one entry in `features`.
-        facts: statements for the line under the title.
-        warning: leads that line.
+        facts: the line under the title.
+        warning: the start of that line; empty for none.
     """
     from matplotlib.lines import Line2D
 
@@ -58,12 +58,12 @@ def _counts(values: Mapping[str, Any]) -> list[str]:
     trained, tested = values.get("train_scenes"), values.get("test_scenes")
     if trained is None or tested is None:
         return []
-    return [f"trained on the labels of {counted(trained, 'scene')}, tested on {tested:,}"]
+    return [f"trained on {counted(trained, 'labeled scene')}, tested on {tested:,}"]
 
 
 def _with_dim(name: str, entry: Mapping[str, Any]) -> str:
     dim = entry.get("dim")
-    return name if dim is None else f"{name} ({counted(dim, 'number')} per point)"
+    return name if dim is None else f"{name} ({counted(dim, 'dimension')})"
 
 
 def _look(index: int) -> dict[str, Any]:
@@ -83,7 +83,7 @@ def _draw_means(axes: Axes, features: Sequence[Mapping[str, Any]], size: float) 
         for place, (key, _) in enumerate(_MEASURES):
             score = entry.get(key)
             x = place + (index - (len(features) - 1) / 2) * width
-            # Where nothing was measured there is no bar, but a dash: no bar alone would look like nothing at all.
+            # A missing score is a dash instead of a bar.
             axes.bar([x], [score or 0], width=0.92 * width, color=_COLORS[index])
             axes.annotate(
                 percent(score), (x, score or 0), (0, 3), textcoords="offset points", ha="center", va="bottom",
@@ -104,22 +104,22 @@ def _draw_classes(
         if known:
             axes.plot([min(known), max(known)], [place, place], color=MUTED, linewidth=1, alpha=0.5, zorder=1)
         else:
-            axes.text(0.01, place, "not in these scenes", color=MUTED, fontsize=8.5, va="center")
-        # The features of the run last, on top of the others.
+            axes.text(0.01, place, "no points in these scenes", color=MUTED, fontsize=8.5, va="center")
+        # The pretrained features last, on top of the others.
         for index in reversed(range(len(features))):
             if scores[index] is not None:
                 axes.plot([scores[index]], [place], **_look(index), clip_on=False, zorder=3)
     axes.set_yticks(range(len(classes)), [name for _, name in classes], color=INK)
     axes.set_ylim(len(classes) - 0.4, -0.6)
     cut = f": the {len(classes)} of {total:,} with the lowest" if len(classes) < total else ""
-    axes.set_title(f"IoU of each class{cut}")
+    axes.set_title(f"IoU by class{cut}")
     _scale(axes, "x")
     axes.tick_params(axis="y", length=0)
     axes.grid(axis="y", visible=False)
 
 
 def _scale(axes: Axes, which: str) -> None:
-    """A scale from nothing to all, with room for what is written above a bar."""
+    """Scale an axis from 0% to 100%, with room for the text above a bar."""
     from matplotlib.ticker import PercentFormatter
 
     axis = axes.xaxis if which == "x" else axes.yaxis
@@ -129,10 +129,10 @@ def _scale(axes: Axes, which: str) -> None:
 
 
 def _shown_classes(classes: Sequence[str], features: Sequence[Mapping[str, Any]]) -> list[tuple[int, str]]:
-    """Place and name of the classes to draw, best first by the first features; of very many, the worst ones."""
+    """Index and name of the classes to draw, best first by the first features; the worst ones if there are many."""
     ious = features[0].get("per_class_iou")
     if not classes or any(entry.get("per_class_iou") is None for entry in features) or ious is None:
         return []
     ordered = sorted(range(len(classes)), key=lambda index: -1 if ious[index] is None else ious[index], reverse=True)
     names = distinct([drawable(name, 24) for name in classes])
-    return [(index, names[index]) for index in ordered[-_MOST_CLASSES:]]
+    return [(index, names[index]) for index in ordered[-_MAX_CLASSES:]]

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dbbd_cli.core.errors import ConfigError
+from dbbd_cli.tasks.base import Task
 from dbbd_cli.tasks.dbbd.config import DbbdConfig
 
 if TYPE_CHECKING:
@@ -15,15 +16,21 @@ if TYPE_CHECKING:
     from dbbd_cli.config.load import Override
     from dbbd_cli.core.progress import Progress
     from dbbd_cli.data.manifest import Manifest
+    from dbbd_cli.report.history_panels import Panel
+    from dbbd_cli.report.tables import Section
+    from dbbd_cli.tasks.dbbd.evaluation_schema import DbbdEvaluation
     from dbbd_cli.tasks.dbbd.workload import DbbdWorkload
 
 
-class Dbbd:
+class Dbbd(Task):
     """Dual Branch Bi-Directional self-supervised pretraining of point clouds."""
 
     name = "dbbd"
     config_class = DbbdConfig
     smoke_config = "smoke_dbbd"
+    sample_unit = "scenes"
+    progress_metrics = ("loss", "point_top1")
+    figure_names = ("level_losses", "probe", "scene_features", "region_tree")
 
     def make_manifest(self, config: DbbdConfig, progress: Progress) -> Manifest:
         """List the scenes with their splits."""
@@ -99,16 +106,31 @@ class Dbbd:
 
         return config_for_weights(content, path, settings, overrides)
 
+    def history_panels(self, metrics: Collection[str], num_runs: int) -> list[Panel]:
+        """Parts of the loss, top-1 accuracy by level, and signs of collapse."""
+        from dbbd_cli.tasks.dbbd.history_panels import history_panels
+
+        return history_panels(metrics, num_runs)
+
+    def evaluation_schema(self) -> type[DbbdEvaluation]:
+        """Losses compared with chance, and the linear probe."""
+        from dbbd_cli.tasks.dbbd.evaluation_schema import DbbdEvaluation
+
+        return DbbdEvaluation
+
+    def tables(self, evaluation: Mapping[str, Any]) -> list[Section]:
+        """Metrics, losses compared with chance, the linear probe, and efficiency."""
+        from dbbd_cli.tasks.dbbd.tables import dbbd_tables
+
+        return dbbd_tables(evaluation, self.sample_unit)
+
     def figures(
-        self,
-        evaluation: Mapping[str, Any],
-        read: Callable[[str], bytes | None],
-        failed: Callable[[str, Exception], None] | None = None,
-    ) -> dict[str, Figure]:
-        """Losses compared with chance, the probe, and one scene."""
+        self, evaluation: Mapping[str, Any], read: Callable[[str], bytes | None]
+    ) -> dict[str, Callable[[], Figure]]:
+        """Losses compared with chance, the linear probe, and one scene."""
         from dbbd_cli.report.scenes.evaluation_scene import SCENE_FILE, read_evaluation_scene
-        from dbbd_cli.tasks.dbbd.figures import pretraining_figures
+        from dbbd_cli.tasks.dbbd.figures import dbbd_figures
 
         content = read(SCENE_FILE)
         scene = None if content is None else read_evaluation_scene(content)
-        return pretraining_figures(evaluation, scene, failed)
+        return dbbd_figures(evaluation, scene)

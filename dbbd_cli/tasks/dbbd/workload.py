@@ -21,6 +21,7 @@ from dbbd_cli.model.dbbd.pretraining import DbbdPretraining, load_pretraining
 from dbbd_cli.model.dbbd.regions import RegionBatch
 from dbbd_cli.tasks.dbbd.batches import PointBatch, SceneDataset
 from dbbd_cli.tasks.dbbd.config import DbbdConfig
+from dbbd_cli.tasks.dbbd.task import Dbbd
 
 LEAST_STD = 0.1
 LEAST_RANK = 2.0
@@ -43,8 +44,8 @@ class DbbdWorkload:
         CheckpointError: `model.weights` does not fit.
     """
 
-    sample_unit = "scenes"
-    progress_metrics = ("loss", "point_top1")
+    sample_unit = Dbbd.sample_unit
+    progress_metrics = Dbbd.progress_metrics
     out_of_memory_hint = "set model.gradient_checkpointing=true, or start a run with a smaller training.batch_size"
 
     def __init__(

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dbbd_cli.tasks.base import Task
 from dbbd_cli.tasks.image_classification.config import ImageClassificationConfig
 
 if TYPE_CHECKING:
@@ -15,15 +16,20 @@ if TYPE_CHECKING:
     from dbbd_cli.core.progress import Progress
     from dbbd_cli.data.images.sources import Source
     from dbbd_cli.data.manifest import Manifest
+    from dbbd_cli.report.classification.evaluation_schema import ClassificationEvaluation
+    from dbbd_cli.report.tables import Section
     from dbbd_cli.tasks.image_classification.workload import ImageWorkload
 
 
-class ImageClassification:
+class ImageClassification(Task):
     """Classify images: a folder of class sub-folders, or URLs drawn as QR codes."""
 
     name = "image_classification"
     config_class = ImageClassificationConfig
     smoke_config = "smoke_qr"
+    sample_unit = "images"
+    progress_metrics = ("loss", "accuracy")
+    figure_names = ("confusion_matrix", "roc", "precision_recall", "reliability")
 
     def make_manifest(self, config: ImageClassificationConfig, progress: Progress) -> Manifest:
         """List the images and divide each class into splits."""
@@ -70,16 +76,25 @@ class ImageClassification:
     ) -> None:
         """None: weights of a classifier do not say which classes they tell apart."""
 
-    def figures(
-        self,
-        evaluation: Mapping[str, Any],
-        read: Callable[[str], bytes | None],
-        failed: Callable[[str, Exception], None] | None = None,
-    ) -> dict[str, Figure]:
-        """Confusion matrix, ROC, precision and recall, and reliability."""
-        from dbbd_cli.report.classification.figures import evaluation_figures
+    def evaluation_schema(self) -> type[ClassificationEvaluation]:
+        """The report of a classifier."""
+        from dbbd_cli.report.classification.evaluation_schema import ClassificationEvaluation
 
-        return evaluation_figures(evaluation, failed)
+        return ClassificationEvaluation
+
+    def tables(self, evaluation: Mapping[str, Any]) -> list[Section]:
+        """Metrics, scores of each class, confusion matrix, and efficiency."""
+        from dbbd_cli.report.classification.tables import classification_tables
+
+        return classification_tables(evaluation, self.sample_unit)
+
+    def figures(
+        self, evaluation: Mapping[str, Any], read: Callable[[str], bytes | None]
+    ) -> dict[str, Callable[[], Figure]]:
+        """Confusion matrix, ROC, precision and recall, and reliability."""
+        from dbbd_cli.report.classification.figures import classification_figures
+
+        return classification_figures(evaluation)
 
 
 def _list_images(config: ImageClassificationConfig) -> Source:

@@ -21,6 +21,7 @@ from dbbd_cli.engine.runtime import Runtime
 from dbbd_cli.engine.workload import Evaluation
 from dbbd_cli.model.images.classifier import Classifier, build_network, macro_f1
 from dbbd_cli.tasks.image_classification.config import ImageClassificationConfig, ImageDataConfig
+from dbbd_cli.tasks.image_classification.task import ImageClassification
 
 # The statistics of ImageNet, for red, green and blue.
 MEAN = (0.485, 0.456, 0.406)
@@ -41,8 +42,8 @@ class ImageWorkload:
         progress: told of images that are prepared.
     """
 
-    sample_unit = "images"
-    progress_metrics = ("loss", "accuracy")
+    sample_unit = ImageClassification.sample_unit
+    progress_metrics = ImageClassification.progress_metrics
     out_of_memory_hint = (
         "lower training.batch_size, and raise training.accumulate_batches by as much; or lower data.image_size"
     )

@@ -28,8 +28,10 @@ from dbbd_cli.data.problems import UNPRINTABLE
 from dbbd_cli.engine import environment
 from dbbd_cli.engine.checkpoint.files import WRITER, load_checkpoint, save_checkpoint
 from dbbd_cli.engine.runtime import choose_runtime
-from dbbd_cli.report.run import read_evaluation, read_run
+from dbbd_cli.report.classification.evaluation_schema import ClassificationEvaluation
+from dbbd_cli.report.evaluation import read_evaluation
 from dbbd_cli.report.scenes.evaluation_scene import SCENE_FILE, read_evaluation_scene
+from dbbd_cli.runs.reading import read_run
 from dbbd_cli.tasks.configs import config_from_mapping, load_config
 from dbbd_cli.tasks.dbbd.config import DbbdConfig
 
@@ -104,7 +106,7 @@ def test_evaluations(tmp_path: Path, classes: list[str], share: float, data: st.
     matrix = data.draw(st.lists(row, min_size=len(classes), max_size=len(classes)))
     content = {"format": 1, "classes": classes, "accuracy": share, "confusion_matrix": matrix, "loss": None}
     write_once(tmp_path / "evaluation.json", json.dumps(content).encode())
-    assert read_evaluation(tmp_path) == content
+    assert read_evaluation(tmp_path, ClassificationEvaluation) == content
 
 
 @round_trips

@@ -21,10 +21,12 @@ from dbbd_cli.data.images.url_table import read_url_table
 from dbbd_cli.data.manifest import SPLITS, Manifest
 from dbbd_cli.data.problems import UNPRINTABLE
 from dbbd_cli.data.scenes.sources import list_scenes
-from dbbd_cli.report.check import evaluation_problem
-from dbbd_cli.report.run import read_evaluation, read_run, run_labels
+from dbbd_cli.report.evaluation import evaluation_problem, read_evaluation
 from dbbd_cli.report.scenes.evaluation_scene import read_evaluation_scene
+from dbbd_cli.report.text import run_labels
+from dbbd_cli.runs.reading import read_run
 from dbbd_cli.tasks.configs import SCHEMAS, config_from_mapping, load_config
+from dbbd_cli.tasks.registry import get_task, task_names
 
 
 def config(data: bytes, folder: Path) -> None:
@@ -93,8 +95,13 @@ def _check_run(folder: Path) -> None:
 
 
 def evaluation(data: bytes, folder: Path) -> None:
-    content = read_evaluation(_only(folder / "evaluation.json", data))
-    require(isinstance(content, dict) and not evaluation_problem(content), "it is damaged, and was accepted")
+    write_once(folder / "evaluation.json", data)
+    for name in task_names():
+        task = get_task(name)
+        content = read_evaluation(folder, task.evaluation_schema())
+        require(isinstance(content, dict), "it is not an object")
+        require(not evaluation_problem(content, task.evaluation_schema()), "it is damaged, and was accepted")
+        require(isinstance(task.tables(content), list), "no tables")
 
 
 def evaluation_scene(data: bytes, folder: Path) -> None:
@@ -104,10 +111,6 @@ def evaluation_scene(data: bytes, folder: Path) -> None:
     require(scene["color"].shape == (count, 3) and scene["color"].dtype == np.uint8, "odd colors")
     require(scene["region"].shape[1:] == (count,) and scene["region"].dtype == np.int32, "odd regions")
     require("segment" not in scene or scene["segment"].shape == (count,), "odd labels")
-
-
-def _only(path: Path, data: bytes) -> Path:
-    return write_once(path, data).parent
 
 
 def folders(data: bytes, folder: Path) -> None:

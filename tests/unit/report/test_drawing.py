@@ -1,3 +1,5 @@
+"""Figures are drawn whatever the user's environment and settings are, and one failure does not affect the others."""
+
 from __future__ import annotations
 
 import os
@@ -26,7 +28,7 @@ with styled():
 
 
 def drawn_by(folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    """What a process says that draws a figure in a folder, with these variables."""
+    """The output of a process that draws a figure in a folder, with these environment variables."""
     for name in ("home", "tmp"):
         (folder / name).mkdir(exist_ok=True)
     own = {"HOME": str(folder / "home"), "TMPDIR": str(folder / "tmp"), "PYTHONPATH": str(Path(__file__).parents[3])}
@@ -54,7 +56,7 @@ def test_settings_of_the_user_do_not_matter(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(os.name != "posix", reason="folders that cannot be made")
-def test_a_home_folder_that_cannot_be_written_to_does_not_matter(tmp_path: Path) -> None:
+def test_an_unwritable_home_folder_does_not_matter(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     done = drawn_by(tmp_path, HOME=str(tmp_path / "file" / "home"))
     assert (done.stdout, done.stderr) == ("True\n", "")
@@ -67,7 +69,7 @@ def test_a_settings_file_that_matplotlib_cannot_read_is_named(tmp_path: Path) ->
     assert "ConfigError: matplotlib cannot be loaded: UnicodeDecodeError: 'utf-8'" in done.stderr
 
 
-def test_a_figure_that_fails_does_not_take_the_others() -> None:
+def test_a_failure_does_not_affect_other_figures() -> None:
     def fails() -> Figure:
         raise ValueError("no axes")
 

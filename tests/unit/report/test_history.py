@@ -1,3 +1,5 @@
+"""The training history shows the values of the runs, tells runs apart, and draws any value that can be recorded."""
+
 from __future__ import annotations
 
 import math
@@ -6,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from dbbd_cli.report.history import training_history
-from dbbd_cli.report.run import read_run
+from dbbd_cli.report import history
+from dbbd_cli.report.history_panels import metric_panel
 from dbbd_cli.report.save import render
+from dbbd_cli.runs.reading import read_run
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -16,6 +19,11 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.filterwarnings("error::UserWarning")
 Make = Callable[..., Any]
+
+
+def training_history(runs: list[Any], **options: Any) -> Figure:
+    """The history of a classifier."""
+    return history.training_history(runs, ("loss", "accuracy"), [metric_panel("accuracy")], **options)
 
 
 def lines(axes: Axes, label: str) -> list[Any]:
@@ -51,7 +59,7 @@ def test_panels_show_the_values_of_the_history(make_run: Make) -> None:
     assert legend(figure) == ["train", "validation", "best epoch"]
 
 
-def test_the_header_says_what_is_shown(make_run: Make) -> None:
+def test_the_header_summarizes_the_run(make_run: Make) -> None:
     shown = " ".join(texts(training_history([read_run(make_run())])))
     assert "Training history" in shown
     assert "qr" in shown
@@ -60,7 +68,7 @@ def test_the_header_says_what_is_shown(make_run: Make) -> None:
     assert "synthetic" not in " ".join(texts(training_history([read_run(make_run("b", source="folder"))])))
 
 
-def test_the_header_tells_of_a_better_value_of_another_epoch(make_run: Make, row: Make) -> None:
+def test_the_header_names_a_better_value_in_another_epoch(make_run: Make, row: Make) -> None:
     rows = [row(1, 0.6, 0.625, best=True), row(2, 0.7, 0.75)]
     shown = " ".join(texts(training_history([read_run(make_run(rows=rows))])))
     assert "(lowest validation loss): loss 0.6000, accuracy 62.5% (highest 75.0% in epoch 2)" in shown
@@ -78,43 +86,43 @@ def test_the_metric_that_decides_has_a_panel(make_run: Make, row: Make) -> None:
     titles = [axes.get_title(loc="left") for axes in figure.axes]
     assert titles == ["Loss", "Accuracy", "F1", "Learning rate"]
     unknown = read_run(make_run("b", checkpoint={"metric": "auc"}))
-    assert unknown.metric == "loss", "a metric that was never measured decided nothing"
+    assert unknown.metric == "loss", "a metric that was never recorded decided nothing"
 
 
 def with_rates(rows: list[Any], rates: list[float]) -> list[Any]:
     return [{**row, "learning_rate": rate} for row, rate in zip(rows, rates, strict=True)]
 
 
-def test_warm_up_shows_also_where_no_step_of_it_was_logged(make_run: Make, row: Make) -> None:
+def test_warm_up_is_drawn_even_if_none_of_its_steps_was_logged(make_run: Make, row: Make) -> None:
     rows = with_rates([row(1, 0.7), row(2, 0.6), row(3, 0.5, best=True)], [0.5, 1.0, 0.25])
     figure = training_history([read_run(make_run(rows=rows, training={"warmup_epochs": 2.0}))])
     steps = rows[-1]["step"] / 3
-    (course,) = (data(line) for line in lines(figure.axes[-1], "course"))
-    assert course == [(1 / steps, pytest.approx(0.5 / steps)), (2, 1.0), (2, 0.25), (3, 0.25)]
+    (curve,) = (data(line) for line in lines(figure.axes[-1], "schedule"))
+    assert curve == [(1 / steps, pytest.approx(0.5 / steps)), (2, 1.0), (2, 0.25), (3, 0.25)]
     assert data(lines(figure.axes[-1], "learning rate")[0]) == [(1, 0.5), (2, 1.0), (3, 0.25)]
-    assert figure.axes[-1].get_yscale() == "linear", "the warm-up alone is no reason for another scale"
+    assert figure.axes[-1].get_yscale() == "linear", "the warm-up does not choose the scale"
 
 
-def test_steps_show_a_warm_up_within_an_epoch(make_run: Make, row: Make) -> None:
+def test_a_warm_up_within_an_epoch_is_drawn(make_run: Make, row: Make) -> None:
     epochs = with_rates([row(1, 0.7), row(2, 0.6, best=True)], [1.0, 1.0])
     half = epochs[0]["step"] / 2
     logged = [{"kind": "step", "epoch": 1, "step": int(half), "learning_rate": 1.0, "loss": 0.7}]
     figure = training_history([read_run(make_run(rows=[*logged, *epochs], training={"warmup_epochs": 0.4}))])
-    (course,) = (data(line) for line in lines(figure.axes[-1], "course"))
-    assert course[1] == (0.4, pytest.approx(1.0))
-    assert course[0][1] < 0.5
-    assert {value for _, value in course[2:]} == {1.0}
+    (curve,) = (data(line) for line in lines(figure.axes[-1], "schedule"))
+    assert curve[1] == (0.4, pytest.approx(1.0))
+    assert curve[0][1] < 0.5
+    assert {value for _, value in curve[2:]} == {1.0}
 
 
 def test_a_single_epoch_is_visible(make_run: Make, row: Make) -> None:
     figure = training_history([read_run(make_run(rows=[row(1, 0.7, 0.5, best=True)]))])
     for axes in figure.axes:
         assert axes.get_xlim() == (0, 1.5)
-        drawn = [line for line in axes.get_lines() if line.get_label() != "course"]
+        drawn = [line for line in axes.get_lines() if line.get_label() != "schedule"]
         assert all(line.get_marker() not in ("", "None") for line in drawn)
 
 
-def test_values_that_are_not_finite_are_marked(make_run: Make, row: Make) -> None:
+def test_non_finite_values_are_marked(make_run: Make, row: Make) -> None:
     figure = training_history([read_run(make_run(rows=[row(1, 0.7, 0.5, best=True), row(2, None, 0.5), row(3, None)]))])
     loss = figure.axes[0]
     assert math.isnan(data(lines(loss, "validation")[0])[1][1])
@@ -130,16 +138,7 @@ def test_a_run_without_any_finite_value_is_drawn(make_run: Make, row: Make) -> N
     render(figure, "png")
 
 
-def test_another_task_shows_one_more_metric_at_most(make_run: Make, row: Make) -> None:
-    rows = [row(1, 0.7), row(2, 0.6)]
-    for entry in rows:
-        entry["val"] |= {"region_loss": 0.3, "rank": None, "view_loss": 0.2}
-    figure = training_history([read_run(make_run(rows=rows))])
-    assert [axes.get_title(loc="left") for axes in figure.axes] == ["Loss", "Region loss", "Learning rate"]
-    assert [y for _, y in data(lines(figure.axes[1], "validation")[0])] == [0.3, 0.3]
-
-
-def test_steps_run_through_the_epochs_and_a_spike_does_not_set_the_scale(make_run: Make, row: Make) -> None:
+def test_steps_are_drawn_within_epochs_and_spikes_do_not_set_the_scale(make_run: Make, row: Make) -> None:
     steps = [{"kind": "step", "epoch": 1, "step": i, "learning_rate": 0.001, "loss": 0.7} for i in range(1, 21)]
     steps[0]["loss"] = 50.0
     steps[3]["loss"] = None
@@ -171,7 +170,7 @@ def test_many_runs_differ_in_color_or_marker(make_run: Make) -> None:
     assert names.x1 <= figure.bbox.x1
 
 
-def test_accuracy_does_not_pretend_to_exceed_all(make_run: Make, row: Make) -> None:
+def test_the_accuracy_axis_ends_at_100_percent(make_run: Make, row: Make) -> None:
     figure = training_history([read_run(make_run(rows=[row(1, 0.1, 0.2), row(2, 0.0, 1.0)]))])
     assert figure.axes[1].get_ylim()[1] < 1.02
 
@@ -207,7 +206,7 @@ def test_hostile_names_are_shown_as_they_are(make_run: Make) -> None:
     render(figure, "svg")
 
 
-def test_the_users_own_style_neither_matters_nor_changes(make_run: Make) -> None:
+def test_the_style_of_the_user_has_no_effect_and_is_kept(make_run: Make) -> None:
     import matplotlib
 
     run = read_run(make_run())
@@ -216,3 +215,10 @@ def test_the_users_own_style_neither_matters_nor_changes(make_run: Make) -> None
         before = dict(matplotlib.rcParams)
         assert render(training_history([run]), "svg") == plain
         assert dict(matplotlib.rcParams) == before
+
+
+def test_panels_without_values_are_omitted(make_run: Make) -> None:
+    run = read_run(make_run())
+    figure = history.training_history([run], panels=[metric_panel("accuracy"), metric_panel("f1")])
+    assert [axes.get_title(loc="left") for axes in figure.axes] == ["Loss", "Accuracy", "Learning rate"]
+    assert [axes.get_title(loc="left") for axes in history.training_history([run]).axes] == ["Loss", "Learning rate"]

@@ -1,3 +1,5 @@
+"""The HTML report shows all values, needs nothing but itself, and keeps hostile names as text."""
+
 from __future__ import annotations
 
 import re
@@ -8,12 +10,16 @@ from typing import Any
 
 import pytest
 
-from dbbd_cli.report.classification.figures import evaluation_figures
+from dbbd_cli.report.classification.figures import classification_figures
+from dbbd_cli.report.classification.tables import classification_tables
+from dbbd_cli.report.drawing import draw
 from dbbd_cli.report.history import training_history
 from dbbd_cli.report.page import NARROW, html_page
-from dbbd_cli.report.run import RunHistory
+from dbbd_cli.report.tables import Note, Table, Values
+from dbbd_cli.runs.reading import RunHistory
 
 Make = Callable[..., Any]
+METRICS = ("loss", "accuracy")
 
 
 class Page(HTMLParser):
@@ -55,11 +61,10 @@ def run_of(name: str, folder: str = "folder", synthetic: bool = True, loss: floa
 
 @pytest.fixture(scope="module")
 def text(evaluation_of: Make) -> str:
-    """The page of one evaluated run; drawn once, because drawing takes its time."""
+    """The page of one evaluated run; drawn once, because that is slow."""
     run, evaluation = run_of("qr"), evaluation_of()
-    return html_page(
-        [run], [evaluation], {"training_history": training_history([run]), **evaluation_figures(evaluation)}
-    )
+    figures = {"training_history": training_history([run]), **draw(classification_figures(evaluation))}
+    return html_page([run], METRICS, [classification_tables(evaluation, "images")], figures)
 
 
 def test_the_tables_show_the_values(text: str) -> None:
@@ -74,16 +79,16 @@ def test_the_tables_show_the_values(text: str) -> None:
         "62.5%",
         "0.001 → 0.001",
     ] in rows
-    assert ["benign", "75.0%", "75.0%", "75.0%", "4"] in rows
-    assert ["macro mean", "75.0%", "75.0%", "75.0%", "–"] in rows
+    assert ["benign", "75.00%", "75.00%", "75.00%", "4"] in rows
+    assert ["macro mean", "75.00%", "75.00%", "75.00%", ""] in rows
     for name, value in [
-        ("Accuracy", "75.0%"),
+        ("Accuracy", "75.00%"),
         ("ROC AUC", "0.8700"),
-        ("Recall at 0.1% false positives", "10.0%"),
-        ("Samples", "8"),
+        ("Recall at 0.1% FPR", "10.00%"),
+        ("Images", "8"),
         ("Parameters", "51,539,906"),
-        ("Size MB", "196.6"),
-        ("ms per batch median", "6.5"),
+        ("Size", "196.61 MB"),
+        ("Time per batch", "6.5 ms"),
         ("Device", "cpu"),
     ]:
         assert [name, value] in rows
@@ -95,7 +100,7 @@ def test_a_narrow_page_has_names_in_the_cells_and_a_figure_of_its_own() -> None:
     assert narrow.get_figwidth() < 6 < wide.get_figwidth()
     tops = [axes.get_position().y1 for axes in narrow.axes]
     assert tops == sorted(tops, reverse=True), "the panels stand one below the other"
-    text = html_page([run], [None], {"training_history": wide, f"training_history{NARROW}": narrow})
+    text = html_page([run], METRICS, [[]], {"training_history": wide, f"training_history{NARROW}": narrow})
     page = Page(text)
     assert ("data-name", "Validation loss") in page.attributes
     kinds = [value for name, value in page.attributes if name == "class" and value.startswith("card wide")]
@@ -133,22 +138,23 @@ def test_neutral_colors_follow_the_page(text: str) -> None:
 
 def test_hostile_names_stay_text(evaluation_of: Make) -> None:
     hostile = ['<script>alert("1")</script>', "--><img src=x onerror=alert(1)>", "a\x1b[31m\n\u202eb", "\ud800 &amp;"]
-    evaluation = {**evaluation_of(hostile), "split": "<b>test</b>", "checkpoint": '"><script>'}
-    evaluation["efficiency"] = {"<i>key": "<i>value"}
+    evaluation = {**evaluation_of(hostile), "split": "<b>test</b>", "curves": None}
+    evaluation["efficiency"] = {"device": '"><script>'}
     run = run_of("<script>name</script>")
-    matrix = evaluation_figures({**evaluation, "curves": None})
-    text = html_page([run], [evaluation], {"training_history": training_history([run]), **matrix})
+    figures = {"training_history": training_history([run]), **draw(classification_figures(evaluation))}
+    text = html_page([run], METRICS, [[*classification_tables(evaluation, "images"), Note("<i>note\x1b")]], figures)
     page = Page(text)
     assert not {"script", "img", "b", "i"} & set(page.tags)
     shown = {row[0] for row in page.rows}
     assert {"<script>name</script>", hostile[0], hostile[1], "a\\x1b[31m\\n\\u202eb", "\\ud800 &amp;"} <= shown
+    assert ["Device", '"><script>'] in page.rows
     assert "\x1b" not in text
     text.encode("utf-8")
 
 
 def test_several_runs_have_a_row_each(evaluation_of: Make) -> None:
     runs = [run_of("qr", "a"), run_of("qr", "b", synthetic=False)]
-    text = html_page(runs, [None, evaluation_of()], {})
+    text = html_page(runs, METRICS, [[], classification_tables(evaluation_of(), "images")], {})
     rows = Page(text).rows
     assert [row[0] for row in rows[:3]] == ["Run", "a", "b"]
     assert [row[2] for row in rows[1:3]] == ["synthetic", "real"]
@@ -158,5 +164,18 @@ def test_several_runs_have_a_row_each(evaluation_of: Make) -> None:
 
 
 def test_a_run_without_accuracy_or_best_epoch_has_dashes() -> None:
-    rows = Page(html_page([run_of("qr", loss=None)], [None], {})).rows
-    assert rows[1][4:] == ["–", "–", "–", "– → –"]
+    rows = Page(html_page([run_of("qr", loss=None)], METRICS, [[]], {})).rows
+    assert rows[1][4:] == ["-", "-", "-", "- → -"]
+
+
+def test_sections_of_every_kind_are_shown() -> None:
+    sections = [
+        Values("Numbers", (("Loss", "0.5"),)),
+        Table("By class", ("Class", "F1"), (("a", "1"),), footer=(("mean", "2"),), lowest="F1", ranking=(0,)),
+        Note("It did not work.", title="Probe", warning=True),
+    ]
+    text = html_page([run_of("qr")], METRICS, [sections], {})
+    assert Page(text).rows[2:] == [["Loss", "0.5"], ["Class", "F1"], ["a", "1"], ["mean", "2"]]
+    for title in ("Numbers", "By class", "Probe"):
+        assert f"<h3>{title}</h3>" in text
+    assert '<p class="note warning">It did not work.</p>' in text

@@ -1,3 +1,5 @@
+"""Figures are written atomically, with equal bytes for equal figures, and never through links."""
+
 from __future__ import annotations
 
 import errno
@@ -19,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def small_figure() -> Figure:
-    """A figure with what could differ between two drawings: markers, clipping, a picture, names."""
+    """A figure with everything that could differ between two renderings: markers, clipping, an image, names."""
     with styled():
         figure = headed_figure((2, 2), "Title", ["fact"], name="$name", warning="synthetic data")
         axes = figure.subplots()
@@ -54,7 +56,7 @@ def test_figures_are_sharp() -> None:
 
 def test_an_unknown_format_is_refused(tmp_path: Path) -> None:
     for name in ("figure.gif", "figure"):
-        with pytest.raises(ConfigError, match="not written in this format"):
+        with pytest.raises(ConfigError, match="unknown figure format"):
             save_figure(small_figure(), tmp_path / name)
 
 
@@ -76,7 +78,7 @@ def test_a_full_disk_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.Monk
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+def test_an_unwritable_path_is_named(tmp_path: Path) -> None:
     taken = tmp_path / "figure.png"
     taken.mkdir()
     for path in (taken, tmp_path / "missing" / "figure.png"):
@@ -84,7 +86,7 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
             write_file(path, b"new")
         assert str(path) in caught.value.message
         assert "choose another" in caught.value.hint
-        assert "--" not in caught.value.hint  # whose command this is, is not known here
+        assert "--" not in caught.value.hint  # the command is not known here
     assert list(tmp_path.iterdir()) == [taken]
 
 
@@ -101,7 +103,7 @@ def test_nothing_is_written_through_links(tmp_path: Path, monkeypatch: pytest.Mo
     write_file(path, b"new")
     assert path.read_bytes() == b"new"
     assert not path.is_symlink()
-    # Not even through a link whose name was guessed.
+    # Nor through a link with the name of the temporary file.
     temporary_path(path).symlink_to(elsewhere)
     with pytest.raises(DiskError):
         write_file(path, b"newer")

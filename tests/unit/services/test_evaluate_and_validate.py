@@ -1,3 +1,5 @@
+"""`evaluate` and `validate` measure exactly the split of the run, write complete reports, and reject damaged input."""
+
 from __future__ import annotations
 
 import csv
@@ -28,7 +30,7 @@ Make = Callable[..., ImageClassificationConfig]
 
 
 class Warnings(Silent):
-    """Keeps the warnings."""
+    """Records the warnings."""
 
     def __init__(self) -> None:
         self.warnings: list[str] = []
@@ -37,7 +39,7 @@ class Warnings(Silent):
         self.warnings.append(text)
 
 
-def test_validate_gives_back_what_training_logged(tiny_config: Make) -> None:
+def test_validate_reproduces_the_logged_metrics(tiny_config: Make) -> None:
     run = train(tiny_config(training__epochs=3)).run
     for name in ("best_model.pth", "ckpt.pth", "ckpt.previous.pth"):
         history = load_checkpoint(run / name)["state"]["history"]
@@ -64,7 +66,7 @@ def test_validate_warns_if_the_loss_differs_from_the_logged_one(tiny_config: Mak
     assert "is more than rounding explains. Settings, device and precision are the same" in warning
 
 
-def test_validate_names_the_likely_reason_of_another_loss(tiny_config: Make) -> None:
+def test_validate_names_the_likely_reason_for_a_different_loss(tiny_config: Make) -> None:
     run = train(tiny_config(training__epochs=1, run__precision="fp32")).run
     checkpoint = load_checkpoint(run / "ckpt.pth")
     logged = checkpoint["state"]["history"][-1]["val"]
@@ -77,7 +79,7 @@ def test_validate_names_the_likely_reason_of_another_loss(tiny_config: Make) -> 
         write_sealed(checkpoint, run / "ckpt.pth")
         told = Warnings()
         validate(run / "ckpt.pth", overrides=overrides, progress=told)
-        return [text for text in told.warnings if not text.startswith("bf16 is slow here")]  # on most processors it is
+        return [text for text in told.warnings if not text.startswith("bf16 is slow here")]  # as on most processors
 
     assert warnings(1.001, []) != []
     assert warnings(1.001, bf16) == []  # rounding in bf16 explains as much
@@ -91,29 +93,40 @@ def folder_run(tiny_config: Make, root: Path) -> Path:
     return train(tiny_config(data__source="folder", data__path=str(root), training__epochs=1)).run
 
 
-def test_a_figure_that_cannot_be_drawn_ends_neither_training_nor_evaluation(
+def test_a_figure_that_cannot_be_drawn_stops_neither_training_nor_evaluation(
     tiny_config: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fails(*_: object) -> None:
+    def fails(*_: object, **__: object) -> None:
         raise ValueError("no axes")
 
-    monkeypatch.setattr("dbbd_cli.report.history._draw_learning_rates", fails)
-    monkeypatch.setattr("dbbd_cli.report.classification.figures._roc", fails)
+    monkeypatch.setattr("dbbd_cli.services.plot.training_history", fails)
+    monkeypatch.setattr("dbbd_cli.report.classification.figures.confusion_matrix", fails)
     lines = Warnings()
     trained = train(tiny_config(training__epochs=1, run__plots=True), progress=lines)
     assert trained.plots == []
     assert lines.warnings == ["training_history.png could not be drawn: ValueError: no axes"]
     lines = Warnings()
     found = evaluate(trained.run, progress=lines)
-    assert lines.warnings == ["roc.png could not be drawn: ValueError: no axes"]
-    assert {"evaluation.json", "predictions.csv", "confusion_matrix.png"} <= {path.name for path in found.files}
-    (trained.run / "reliability-val.png").mkdir()  # a figure that cannot be written is no other case
+    assert lines.warnings == ["confusion_matrix.png could not be drawn: ValueError: no axes"]
+    assert {"evaluation.json", "predictions.csv", "roc.png"} <= {path.name for path in found.files}
+    (trained.run / "reliability-val.png").mkdir()  # a figure that cannot be written
     lines = Warnings()
     evaluate(trained.run, split="val", progress=lines)
     assert [text.split(":")[0] for text in lines.warnings] == [
-        "roc-val.png could not be drawn",
+        "confusion_matrix-val.png could not be drawn",
         "reliability-val.png could not be drawn",
     ]
+
+
+def test_figures_of_an_earlier_evaluation_of_the_split_are_removed(tiny_config: Make) -> None:
+    run = train(tiny_config(training__epochs=1)).run
+    evaluate(run, split="val")
+    drawn = {path.name for path in evaluate(run).files if path.suffix == ".png"}
+    assert drawn == {path.name for path in run.glob("*.png") if "-val" not in path.name}
+    (run / "notes.png").touch()
+    evaluate(run, plots=False)
+    left = {path.name for path in run.glob("*.png")}
+    assert left == {"notes.png", *(name.replace(".png", "-val.png") for name in drawn)}
 
 
 @pytest.mark.parametrize("damage", ["missing", "not JSON", "another one"])
@@ -146,7 +159,7 @@ def test_a_lost_list_of_own_samples_is_not_rebuilt(tiny_config: Make, picture_fo
             command(run)
 
 
-def test_a_list_of_other_synthetic_samples_is_refused(tiny_config: Make) -> None:
+def test_a_list_of_other_synthetic_samples_is_rejected(tiny_config: Make) -> None:
     run = train(tiny_config(training__epochs=1)).run
     (run / "splits.json").unlink()
     write_sealed({**load_checkpoint(run / "ckpt.pth"), "splits": "0" * 64}, run / "other.pth")
@@ -160,7 +173,7 @@ def test_an_unwritable_folder_is_reported_before_anything_is_computed(
     run = train(tiny_config(training__epochs=1)).run
     (tmp_path / "file").touch()
     monkeypatch.setattr("dbbd_cli.services.evaluate.build_workload", lambda *_, **__: pytest.fail("it computes"))
-    monkeypatch.setattr("dbbd_cli.services.plot.training_history", lambda *_: pytest.fail("it draws"))
+    monkeypatch.setattr("dbbd_cli.services.plot.training_history", lambda *_, **__: pytest.fail("it draws"))
     for command in (evaluate, lambda run, out: plot([run], out=out)):
         with pytest.raises(DiskError, match="can be written to") as caught:
             command(run, out=tmp_path / "file" / "out")
@@ -184,7 +197,7 @@ def predicted_paths(run: Path, name: str = "predictions.csv") -> list[str]:
         return [row["path"] for row in csv.DictReader(file)]
 
 
-def test_evaluate_covers_exactly_the_test_images_of_the_manifest_also_after_files_were_added(
+def test_evaluate_covers_exactly_the_test_images_of_the_manifest_even_if_files_were_added(
     tiny_config: Make, picture_folder: Callable[..., Path]
 ) -> None:
     root = picture_folder(("cat", "dog"), count=20)
@@ -199,7 +212,7 @@ def test_evaluate_covers_exactly_the_test_images_of_the_manifest_also_after_file
     assert {k: second[k] for k in ("loss", "confusion_matrix")} == {k: first[k] for k in ("loss", "confusion_matrix")}
 
 
-def test_the_order_of_a_shuffled_split_is_put_right(tiny_config: Make, picture_folder: Callable[..., Path]) -> None:
+def test_predictions_are_in_the_order_of_the_manifest(tiny_config: Make, picture_folder: Callable[..., Path]) -> None:
     run = folder_run(tiny_config, picture_folder(("cat", "dog"), count=20))
     test_report = evaluate(run, plots=False).report
     report = evaluate(run, split="train", plots=False).report
@@ -212,7 +225,7 @@ def test_the_order_of_a_shuffled_split_is_put_right(tiny_config: Make, picture_f
     assert right / 28 == pytest.approx(report["accuracy"])
 
 
-def test_files_that_are_gone_or_changed_are_named_and_nothing_takes_their_place(
+def test_missing_or_changed_files_are_named_and_not_replaced(
     tiny_config: Make, picture_folder: Callable[..., Path], tmp_path: Path
 ) -> None:
     root = picture_folder(("cat", "dog"), count=20)
@@ -269,7 +282,7 @@ def test_pretrained_weights_are_not_downloaded_for_a_finished_checkpoint(
     evaluate(run / "other.pth", plots=False)
 
 
-def test_wrong_arguments_are_told(tiny_config: Make, tmp_path: Path) -> None:
+def test_wrong_arguments_are_rejected(tiny_config: Make, tmp_path: Path) -> None:
     run = train(tiny_config(training__epochs=1)).run
     with pytest.raises(ConfigError, match="is not a split"):
         evaluate(run, split="holdout")
@@ -289,7 +302,7 @@ def test_plot_draws_a_run_and_several(tiny_config: Make, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("use", [validate, evaluate])
-def test_weights_that_are_not_finite_are_refused(use: Callable[[Path], object], tiny_config: Make) -> None:
+def test_non_finite_weights_are_rejected(use: Callable[[Path], object], tiny_config: Make) -> None:
     run = train(tiny_config(training__epochs=1)).run
     state = load_checkpoint(run / "best_model.pth")
     name, weights = next((key, value) for key, value in state["module"].items() if value.is_floating_point())

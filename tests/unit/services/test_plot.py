@@ -1,3 +1,5 @@
+"""`plot` draws run folders in any format, writes nothing if one is damaged, and stays light and silent."""
+
 from __future__ import annotations
 
 import json
@@ -8,15 +10,24 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from dbbd_cli.core.errors import CheckpointError, ConfigError, DiskError
 from dbbd_cli.services.plot import plot
 
 Make = Callable[..., Any]
+DBBD_FIGURES = ["level_losses", "probe", "scene_features", "region_tree"]
 
 
-def test_one_run_even_given_twice_is_drawn_into_its_folder(make_run: Make) -> None:
+def write(folder: Path, evaluation: dict[str, Any], scene: dict[str, Any] | None = None) -> Path:
+    (folder / "evaluation.json").write_text(json.dumps(evaluation), encoding="utf-8")
+    if scene is not None:
+        np.savez_compressed(folder / "evaluation_scene.npz", **scene)
+    return folder
+
+
+def test_a_run_is_drawn_into_its_folder_once_even_if_given_twice(make_run: Make) -> None:
     folder = make_run()
     again = folder / ".." / folder.name
     assert plot([again, folder], out=None, format="png").files == [folder / "training_history.png"]
@@ -31,6 +42,36 @@ def test_an_evaluated_run_has_its_figures_too(make_run: Make, evaluation_of: Mak
     names = ["training_history", "confusion_matrix", "roc", "precision_recall", "reliability"]
     assert files == [out / f"{name}.svg" for name in names]
     assert sorted(out.iterdir()) == sorted(files)
+
+
+def test_an_evaluated_run_of_dbbd_has_its_figures(make_run: Make, pretraining_of: Make, scene_of: Make) -> None:
+    folder = write(make_run(task="dbbd"), pretraining_of(), scene_of())
+    assert plot([folder], out=None, format="png").files == [
+        folder / f"{name}.png" for name in ["training_history", *DBBD_FIGURES]
+    ]
+
+
+def test_without_the_scene_the_rest_is_drawn(make_run: Make, pretraining_of: Make, tmp_path: Path) -> None:
+    folder = write(make_run(task="dbbd"), pretraining_of())
+    files = plot([folder], out=tmp_path / "out", format="svg").files
+    assert [file.stem for file in files] == ["training_history", *DBBD_FIGURES[:2]]
+
+
+def test_the_scene_of_another_task_is_ignored(make_run: Make, evaluation_of: Make) -> None:
+    folder = write(make_run(), {**evaluation_of(), "curves": None})
+    (folder / "evaluation_scene.npz").write_bytes(b"damaged")
+    assert [file.stem for file in plot([folder], out=None, format="png").files] == [
+        "training_history",
+        "confusion_matrix",
+    ]
+
+
+def test_nothing_is_written_if_the_scene_is_damaged(make_run: Make, pretraining_of: Make, tmp_path: Path) -> None:
+    folder = write(make_run(task="dbbd"), pretraining_of())
+    (folder / "evaluation_scene.npz").write_bytes(b"damaged")
+    with pytest.raises(CheckpointError, match=r"run-a: evaluation_scene\.npz"):
+        plot([folder], out=tmp_path / "out", format="png")
+    assert not (tmp_path / "out").exists()
 
 
 def test_several_runs_are_compared_in_the_current_folder(
@@ -54,13 +95,13 @@ def test_html_is_one_page(make_run: Make, evaluation_of: Make, tmp_path: Path) -
     assert "Evaluation of b" in text
 
 
-def test_what_was_not_measured_may_be_null(make_run: Make, evaluation_of: Make) -> None:
+def test_missing_values_may_be_null(make_run: Make, evaluation_of: Make) -> None:
     folder = make_run()
     whole = evaluation_of()
     whole["curves"] |= {"roc": None, "precision_recall": None}
     for key in whole.keys() - {"format", "classes", "confusion_matrix", "curves"}:
         whole[key] = None
-    whole["efficiency"] = {"deep": {"deeper": {"deepest": [1]}}, "large": 10**4000, "infinite": float("inf")}
+    whole["efficiency"] = {"unknown": {"deeper": {"deepest": [1]}}, "size_mb": float("inf")}
     (folder / "evaluation.json").write_text(json.dumps(whole), encoding="utf-8")
     assert plot([folder], out=None, format="html").files == [folder / "report.html"]
     assert (folder / "report.html").read_text(encoding="utf-8").count("<svg") == 4
@@ -73,7 +114,7 @@ def test_a_link_to_itself_is_not_a_run_folder(tmp_path: Path) -> None:
         plot([tmp_path / "circle"], out=None, format="png")
 
 
-def test_nothing_is_written_when_something_is_damaged(make_run: Make, tmp_path: Path) -> None:
+def test_nothing_is_written_if_a_file_is_damaged(make_run: Make, tmp_path: Path) -> None:
     good, bad = make_run("a"), make_run("b")
     (bad / "evaluation.json").write_text("{", encoding="utf-8")
     out = tmp_path / "out"
@@ -85,7 +126,7 @@ def test_nothing_is_written_when_something_is_damaged(make_run: Make, tmp_path: 
     assert not out.exists()
 
 
-def test_wrong_use_is_refused(make_run: Make, tmp_path: Path) -> None:
+def test_wrong_arguments_are_rejected(make_run: Make, tmp_path: Path) -> None:
     folder = make_run()
     with pytest.raises(ConfigError, match="gif"):
         plot([folder], out=None, format="gif")
@@ -96,7 +137,7 @@ def test_wrong_use_is_refused(make_run: Make, tmp_path: Path) -> None:
         plot([folder], out=tmp_path / "file", format="png")
 
 
-def test_drawing_loads_nothing_heavy_and_is_silent(make_run: Make, evaluation_of: Make) -> None:
+def test_plotting_imports_nothing_heavy_and_is_silent(make_run: Make, evaluation_of: Make) -> None:
     folder = make_run(name="猫 🙂 $x$")
     evaluation = {**evaluation_of(["猫", "🙂"]), "curves": None}
     (folder / "evaluation.json").write_text(json.dumps(evaluation), encoding="utf-8")
@@ -112,3 +153,19 @@ def test_drawing_loads_nothing_heavy_and_is_silent(make_run: Make, evaluation_of
         [sys.executable, "-c", code, str(folder)], capture_output=True, text=True, cwd=repository, check=False
     )
     assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
+
+
+def test_a_run_of_a_task_that_is_not_installed_is_rejected(make_run: Make) -> None:
+    folder = make_run(task="other")
+    with pytest.raises(CheckpointError, match="there is no task 'other'") as caught:
+        plot([folder], out=None, format="png")
+    assert caught.value.message.startswith(str(folder))
+    assert "install" in caught.value.hint
+
+
+def test_runs_of_different_tasks_show_what_they_share(make_run: Make, tmp_path: Path) -> None:
+    runs = [make_run("a"), make_run("b", task="dbbd")]
+    (page,) = plot(runs, out=tmp_path / "out", format="html").files
+    text = page.read_text(encoding="utf-8")
+    assert "Validation accuracy" in text
+    assert "Validation point top-1" in text

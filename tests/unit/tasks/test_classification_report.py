@@ -10,7 +10,8 @@ import torch
 from torch.nn import functional as F
 
 from dbbd_cli.model.images.classifier import Classifier, macro_f1
-from dbbd_cli.report.check import evaluation_problem
+from dbbd_cli.report.classification.evaluation_schema import ClassificationEvaluation
+from dbbd_cli.report.evaluation import evaluation_problem
 from dbbd_cli.tasks.classification_report import classification_report
 
 
@@ -130,4 +131,4 @@ def test_the_report_of_very_many_classes_stays_small(monkeypatch: pytest.MonkeyP
     report = classification_report(logits, labels, [str(index) for index in range(10)], None)
     assert report["confusion_matrix"] is None
     assert {len(curve["fpr"]) for curve in report["curves"]["roc"]} <= set(range(2, 31))
-    assert evaluation_problem({**report, "format": 1}) == ""
+    assert evaluation_problem({**report, "format": 1}, ClassificationEvaluation) == ""

@@ -1,3 +1,5 @@
+"""A point cloud is rendered from above with correct occlusion, without its ceiling, at a bounded size."""
+
 from __future__ import annotations
 
 import numpy as np
@@ -11,14 +13,14 @@ def plane(height: float, points: int = 2000) -> np.ndarray:
     return np.column_stack([rng.random((points, 2)) * [4, 3], np.full(points, height)]).astype(np.float32)
 
 
-def test_what_is_in_front_hides_what_is_behind() -> None:
+def test_near_points_hide_far_ones() -> None:
     view = view_scene(np.concatenate([plane(0.0), plane(1.0, 10_000)]), 200, 200)
     assert view.cut is None
     middle = view.owner[70:100, 80:120]
     assert (middle >= 2000).mean() > 0.95
 
 
-def test_a_ceiling_is_cut_off_and_the_floor_seen() -> None:
+def test_the_ceiling_is_cut_and_the_floor_is_visible() -> None:
     room = np.concatenate([plane(0.0), plane(2.5)])
     view = view_scene(room, 200, 200)
     assert view.cut == pytest.approx(0.75 * 2.5)
@@ -26,7 +28,7 @@ def test_a_ceiling_is_cut_off_and_the_floor_seen() -> None:
     assert len(view.seen) > 1500
 
 
-def test_all_four_walls_are_seen() -> None:
+def test_all_four_walls_are_visible() -> None:
     rng = np.random.default_rng(0)
     walls = []
     for axis, place in ((0, 0.0), (0, 4.0), (1, 0.0), (1, 3.0)):
@@ -38,7 +40,7 @@ def test_all_four_walls_are_seen() -> None:
     assert (seen >= 4000).sum() > 1500  # and none of them hides the floor
 
 
-def test_the_longer_side_lies_across() -> None:
+def test_the_longer_side_is_horizontal() -> None:
     for turned in (False, True):
         coord = plane(0.0) * [1.0, 0.5, 1.0]
         height, width = view_scene(coord[:, [1, 0, 2]] if turned else coord, 300, 300).owner.shape
@@ -46,12 +48,12 @@ def test_the_longer_side_lies_across() -> None:
         assert height < 180
 
 
-def test_a_picture_keeps_within_its_size() -> None:
+def test_an_image_keeps_within_its_size() -> None:
     height, width = view_scene(plane(0.0), 300, 50).owner.shape
     assert (height, width <= 300) == (50, True)
 
 
-def test_points_far_astray_do_not_set_the_scale() -> None:
+def test_outliers_do_not_set_the_scale() -> None:
     coord = np.concatenate([plane(0.0), [[500.0, 500.0, 0.0]]])
     assert len(view_scene(coord, 200, 200).seen) > 1000
 
@@ -90,7 +92,7 @@ def test_edges_are_darker_than_surfaces() -> None:
     ],
     ids=["one point", "one place", "a line", "a pole", "far away", "tiny", "astray"],
 )
-def test_any_points_make_a_picture(coord: np.ndarray) -> None:
+def test_any_points_make_an_image(coord: np.ndarray) -> None:
     view = view_scene(coord.astype(np.float32), 120, 90)
     height, width = view.owner.shape
     assert 8 <= height <= 90

@@ -1,3 +1,5 @@
+"""The figures of an evaluation of DBBD show its numbers and its scene, and hostile names as they are."""
+
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -6,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from dbbd_cli.report.palette import CLASS_COLORS, UNKNOWN, class_color, region_colors, rgb
+from dbbd_cli.report.drawing import draw
+from dbbd_cli.report.palette import CLASS_COLORS, UNKNOWN
 from dbbd_cli.report.save import render
-from dbbd_cli.tasks.dbbd.figures import pretraining_figures
+from dbbd_cli.tasks.dbbd.figures import dbbd_figures
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -17,6 +20,10 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.filterwarnings("error::UserWarning")
 Make = Callable[..., Any]
 NAMES = ["level_losses", "probe", "scene_features", "region_tree"]
+
+
+def drawn(evaluation: dict[str, Any], scene: Any = None) -> dict[str, Figure]:
+    return draw(dbbd_figures(evaluation, scene))
 
 
 def texts(figure: Figure) -> list[str]:
@@ -34,35 +41,35 @@ def names(axes: Axes, axis: str = "y") -> list[str]:
 
 
 def places(axes: Axes, marker: str) -> list[tuple[float, float]]:
-    """Where the marks of a kind stand."""
+    """The positions of all marks of a kind."""
     lines = [line for line in axes.get_lines() if line.get_marker() == marker]
     return [(float(x), float(y)) for line in lines for x, y in line.get_xydata()]
 
 
-def test_all_figures_say_the_split_and_that_data_are_synthetic(pretraining_of: Make, scene_of: Make) -> None:
-    figures = pretraining_figures(pretraining_of(), scene_of())
+def test_all_figures_name_the_split_and_synthetic_data(pretraining_of: Make, scene_of: Make) -> None:
+    figures = drawn(pretraining_of(), scene_of())
     assert list(figures) == NAMES
     for figure in figures.values():
         assert "synthetic data" in texts(figure)
         assert any("test split" in text for text in texts(figure))
     assert any("scene room00003 · 400 points" in text for text in texts(figures["scene_features"]))
-    for figure in pretraining_figures({**pretraining_of(), "synthetic": False}, scene_of()).values():
+    for figure in drawn({**pretraining_of(), "synthetic": False}, scene_of()).values():
         assert not any("synthetic" in text for text in texts(figure))
 
 
 def test_only_what_was_measured_is_drawn(pretraining_of: Make, scene_of: Make) -> None:
-    assert pretraining_figures({"format": 1, "task": "dbbd"}, None) == {}
+    assert drawn({"format": 1, "task": "dbbd"}) == {}
     whole = pretraining_of()
-    assert list(pretraining_figures(whole, None)) == NAMES[:2]
-    assert list(pretraining_figures({**whole, "probe": None, "contrast": None}, scene_of())) == NAMES[2:]
+    assert list(drawn(whole)) == NAMES[:2]
+    assert list(drawn({**whole, "probe": None, "contrast": None}, scene_of())) == NAMES[2:]
     whole["probe"]["features"] = []
-    assert list(pretraining_figures(whole, None)) == NAMES[:1]
+    assert list(drawn(whole)) == NAMES[:1]
 
 
-def test_losses_stand_beside_the_chance_level(pretraining_of: Make) -> None:
-    figure = pretraining_figures(pretraining_of(), None)["level_losses"]
+def test_losses_are_compared_with_the_chance_level(pretraining_of: Make) -> None:
+    figure = drawn(pretraining_of())["level_losses"]
     left, right = figure.axes
-    assert names(left) == ["level 1\namong 32", "points\namong 4,096"]
+    assert names(left) == ["level 1\n32 candidates", "points\n4,096 candidates"]
     assert left.get_ylim()[0] > left.get_ylim()[1]  # the first level stands at the top
     assert places(left, "o") == [(1.5, 0), (8.5, 1)]
     assert places(left, "|") == [(3.4657, 0), (8.3178, 1)]
@@ -71,22 +78,22 @@ def test_losses_stand_beside_the_chance_level(pretraining_of: Make) -> None:
     assert [bar.get_width() for bar in right.patches] == [0.75, 0.125]
     assert places(right, "|") == [(1 / 32, 0), (1 / 4096, 1)]
     assert {"75.0%", "12.5%"} <= set(texts(figure))
-    assert legend(figure) == ["loss", "chance", "top-1"]
+    assert legend(figure) == ["loss", "chance level", "top-1 accuracy"]
     assert any("loss 3.100 · regions 1.500 · points 3.200" in text for text in texts(figure))
 
 
 def test_a_level_without_values_keeps_its_place(pretraining_of: Make) -> None:
     nothing = dict.fromkeys(("rows", "loss", "chance", "top1"))
     contrast = [{"name": "level 0", **nothing}, {"name": "level 1", **nothing, "loss": 0.0, "chance": 0.0, "rows": 0}]
-    figure = pretraining_figures({**pretraining_of(), "contrast": contrast}, None)["level_losses"]
-    assert names(figure.axes[0]) == ["level 0", "level 1\namong 0"]
+    figure = drawn({**pretraining_of(), "contrast": contrast})["level_losses"]
+    assert names(figure.axes[0]) == ["level 0", "level 1\n0 candidates"]
     assert places(figure.axes[0], "o") == [(0, 1)]
     assert len(figure.axes[1].patches) == 0
     render(figure, "png")
 
 
 def test_the_probe_compares_kinds_of_features(pretraining_of: Make) -> None:
-    figure = pretraining_figures(pretraining_of(), None)["probe"]
+    figure = drawn(pretraining_of())["probe"]
     means, classes = figure.axes
     assert names(means, "x") == ["mIoU", "Mean accuracy", "Overall accuracy"]
     assert [bar.get_height() for bar in means.patches] == [
@@ -96,13 +103,13 @@ def test_the_probe_compares_kinds_of_features(pretraining_of: Make) -> None:
     assert names(classes) == ["floor", "wall", "chair"]
     assert places(classes, "o") == [(0.9, 0), (pytest.approx(0.9 - 0.8 / 3), 1)]
     assert [x for x, _ in places(classes, "D")] == [0.225, pytest.approx((0.9 - 0.8 / 3) / 4)]
-    assert "not in these scenes" in texts(figure)
-    assert legend(figure)[0] == "pretrained (192 numbers per point)"
-    assert any("trained on the labels of 28 scenes, tested on 6" in text for text in texts(figure))
+    assert "no points in these scenes" in texts(figure)
+    assert legend(figure)[0] == "pretrained (192 dimensions)"
+    assert any("trained on 28 labeled scenes, tested on 6" in text for text in texts(figure))
     assert "Pretraining did not beat a random encoder" in " ".join(texts(figure))
     without = pretraining_of()
     del without["probe"]["conclusion"]  # of an earlier version
-    assert pretraining_figures(without, None)["probe"].get_figheight() < figure.get_figheight()
+    assert drawn(without)["probe"].get_figheight() < figure.get_figheight()
 
 
 def test_a_probe_without_classes_or_scores_is_drawn(pretraining_of: Make) -> None:
@@ -110,14 +117,14 @@ def test_a_probe_without_classes_or_scores_is_drawn(pretraining_of: Make) -> Non
     for entry in report["probe"]["features"]:
         entry |= {"miou": None, "dim": None, "per_class_iou": []}
     report["probe"] |= {"classes": [], "train_scenes": None}
-    figure = pretraining_figures(report, None)["probe"]
+    figure = drawn(report)["probe"]
     assert len(figure.axes) == 1
-    assert "–" in texts(figure)
+    assert "-" in texts(figure)
     assert legend(figure) == ["pretrained", "random encoder", "raw features"]
 
 
-def test_of_very_many_classes_the_worst_are_drawn(pretraining_of: Make) -> None:
-    figure = pretraining_figures(pretraining_of([f"class {index}" for index in range(200)]), None)["probe"]
+def test_the_worst_of_many_classes_are_drawn(pretraining_of: Make) -> None:
+    figure = drawn(pretraining_of([f"class {index}" for index in range(200)]))["probe"]
     assert names(figure.axes[1]) == [f"class {index}" for index in range(160, 200)]
     assert "the 40 of 200 with the lowest" in figure.axes[1].get_title(loc="left")
     assert figure.get_figheight() < 14
@@ -126,8 +133,8 @@ def test_of_very_many_classes_the_worst_are_drawn(pretraining_of: Make) -> None:
 def test_labels_have_the_colors_of_the_legend(pretraining_of: Make, scene_of: Make) -> None:
     from matplotlib.colors import to_hex
 
-    figure = pretraining_figures(pretraining_of(), scene_of())["scene_features"]
-    assert legend(figure) == ["floor", "wall", "not known"]
+    figure = drawn(pretraining_of(), scene_of())["scene_features"]
+    assert legend(figure) == ["floor", "wall", "unlabeled"]
     patches = figure.legends[0].get_patches()
     assert [to_hex(patch.get_facecolor()) for patch in patches] == [*CLASS_COLORS[:2], UNKNOWN]
     picture = np.asarray(figure.axes[1].images[0].get_array())
@@ -135,41 +142,41 @@ def test_labels_have_the_colors_of_the_legend(pretraining_of: Make, scene_of: Ma
     assert {tuple(int(color[i : i + 2], 16) for i in (1, 3, 5)) for color in (*CLASS_COLORS[:2], UNKNOWN)} <= shown
 
 
-def test_without_labels_the_features_stand_alone(pretraining_of: Make, scene_of: Make) -> None:
-    figure = pretraining_figures(pretraining_of(), scene_of(labels=False))["scene_features"]
+def test_without_labels_only_the_features_are_drawn(pretraining_of: Make, scene_of: Make) -> None:
+    figure = drawn(pretraining_of(), scene_of(labels=False))["scene_features"]
     assert len(figure.axes) == 1
     assert figure.legends == []
 
 
-def test_a_label_that_has_no_name_has_a_number(pretraining_of: Make, scene_of: Make) -> None:
+def test_a_label_without_a_name_has_a_number(pretraining_of: Make, scene_of: Make) -> None:
     scene = scene_of()
     scene["segment"][:] = 2**31 - 1  # a table of all colors up to here would fill the memory
     scene["segment"][:200] = 0
-    figure = pretraining_figures({**pretraining_of(), "scene": None}, scene)["scene_features"]
+    figure = drawn({**pretraining_of(), "scene": None}, scene)["scene_features"]
     assert legend(figure) == ["class 0", "class 2147483647"]
 
 
 def test_the_tree_has_a_panel_for_each_level_but_the_root(pretraining_of: Make, scene_of: Make) -> None:
     scene = scene_of()
-    titles = [axes.get_title(loc="left") for axes in pretraining_figures(pretraining_of(), scene)["region_tree"].axes]
+    titles = [axes.get_title(loc="left") for axes in drawn(pretraining_of(), scene)["region_tree"].axes]
     assert titles == ["Level 1: 4 regions", "Level 2: 8 regions"]
     scene["region"] = scene["region"][:1]
-    figure = pretraining_figures(pretraining_of(), scene)["region_tree"]
+    figure = drawn(pretraining_of(), scene)["region_tree"]
     assert [axes.get_title(loc="left") for axes in figure.axes] == ["Level 0: 1 region"]
     scene["region"] = np.repeat(scene["region"], 33, axis=0)
-    figure = pretraining_figures(pretraining_of(), scene)["region_tree"]
+    figure = drawn(pretraining_of(), scene)["region_tree"]
     assert len(figure.axes) == 6
     assert any("levels 1 to 6 of 32" in text for text in texts(figure))
 
 
 def test_a_whole_scene_makes_small_files(pretraining_of: Make, scene_of: Make) -> None:
-    figures = pretraining_figures({**pretraining_of(), "contrast": None, "probe": None}, scene_of(20_000))
+    figures = drawn({**pretraining_of(), "contrast": None, "probe": None}, scene_of(20_000))
     for figure in figures.values():
-        assert len(render(figure, "svg")) < 2_000_000  # of all formats the one with the largest files
+        assert len(render(figure, "svg")) < 2_000_000  # the format with the largest files
 
 
 def test_equal_evaluations_make_equal_bytes(pretraining_of: Make, scene_of: Make) -> None:
-    first, second = (pretraining_figures(pretraining_of(), scene_of(50)) for _ in range(2))
+    first, second = (drawn(pretraining_of(), scene_of(50)) for _ in range(2))
     for name in NAMES[:3]:  # the tree is drawn as the features are
         assert render(first[name], "svg") == render(second[name], "svg")
 
@@ -183,7 +190,7 @@ def test_hostile_names_are_shown_as_they_are(pretraining_of: Make, scene_of: Mak
     report["scene"]["name"] = "\x1b[2J$\\frac$" * 50
     scene = scene_of()
     scene["segment"] = (np.arange(400) % 6).astype(np.int32)
-    figures = pretraining_figures(report, scene)
+    figures = drawn(report, scene)
     for shown in (legend(figures["scene_features"]), names(figures["level_losses"].axes[0])):
         assert shown[:3] == ["$x^2$", "_hidden", "\\x1b[31mred\\n"]
         assert shown[3].endswith("\\u0378")
@@ -193,20 +200,3 @@ def test_hostile_names_are_shown_as_they_are(pretraining_of: Make, scene_of: Mak
     for figure in figures.values():
         assert not any("\x1b" in text for text in texts(figure))
         render(figure, "png")
-
-
-def test_classes_differ_in_color() -> None:
-    assert len({class_color(index) for index in range(40)} | {class_color(-1)}) == 41
-    assert class_color(40) == class_color(0)
-    assert rgb(["#0072b2"]).tolist() == [[0, 0x72 / 255, 0xB2 / 255]]
-
-
-def test_regions_that_touch_differ_in_color() -> None:
-    grid = [
-        (row * 30 + column, row * 30 + column + step) for row in range(29) for column in range(29) for step in (1, 30)
-    ]
-    colors = region_colors(900, grid)
-    assert all(colors[one] != colors[other] for one, other in grid)
-    assert len(set(colors)) > 4
-    everyone = [(one, other) for one in range(20) for other in range(one)]
-    assert len(set(region_colors(20, everyone))) == len(set(colors))  # where colors run out, none is left unused

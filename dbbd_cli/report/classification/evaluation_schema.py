@@ -1,0 +1,110 @@
+"""What `evaluation.json` holds for a classifier."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import AfterValidator, Field, model_validator
+
+from dbbd_cli.report.evaluation import Count, Evaluation, Fraction, Part, same_length
+
+
+class Scores(Part, extra="forbid"):
+    """Scores of one class, or their mean."""
+
+    precision: Fraction | None = None
+    recall: Fraction | None = None
+    f1: Fraction | None = None
+
+
+class ClassScores(Scores):
+    """Scores of one class and the number of its samples."""
+
+    name: str = Field(alias="class")
+    support: Count
+
+
+class RocCurve(Part):
+    """A ROC curve; `auc` is None for a class without samples."""
+
+    name: str = Field(alias="class")
+    auc: Fraction | None
+    fpr: list[Fraction] = Field(default_factory=list)
+    tpr: list[Fraction] = Field(default_factory=list)
+
+    @model_validator(mode="after")
+    def _lengths(self) -> RocCurve:
+        if self.auc is not None:
+            same_length(self.fpr, self.tpr)
+        return self
+
+
+class PrecisionRecallCurve(Part):
+    """A precision-recall curve; `average_precision` is None for a class without samples."""
+
+    name: str = Field(alias="class")
+    average_precision: Fraction | None
+    recall: list[Fraction] = Field(default_factory=list)
+    precision: list[Fraction] = Field(default_factory=list)
+
+    @model_validator(mode="after")
+    def _lengths(self) -> PrecisionRecallCurve:
+        if self.average_precision is not None:
+            same_length(self.recall, self.precision)
+        return self
+
+
+class Reliability(Part):
+    """A reliability diagram: N bins, N + 1 edges; the means of an empty bin are None."""
+
+    bin_edges: list[Fraction]
+    confidence: list[Fraction | None]
+    accuracy: list[Fraction | None]
+    count: list[Count]
+
+    @model_validator(mode="after")
+    def _lengths(self) -> Reliability:
+        same_length(self.bin_edges[1:], self.confidence, self.accuracy, self.count)
+        return self
+
+
+class Curves(Part):
+    """Everything that is drawn as a curve."""
+
+    roc: list[RocCurve] | None = None
+    precision_recall: list[PrecisionRecallCurve] | None = None
+    reliability: Reliability | None = None
+
+
+def _distinct_rates(recalls: dict[str, float | None]) -> dict[str, float | None]:
+    try:
+        rates = {float(rate) for rate in recalls if 0 <= float(rate) <= 1}
+    except ValueError:
+        rates = set()
+    if len(rates) != len(recalls):  # "0.01" and "1e-2" would be one rate with two recalls
+        raise ValueError("the keys are not distinct rates from 0 to 1")
+    return recalls
+
+
+class ClassificationEvaluation(Evaluation):
+    """The report of a classifier on a split."""
+
+    classes: list[str] | None = None
+    positive_class: str | None = None
+    accuracy: Fraction | None = None
+    roc_auc: Fraction | None = None
+    average_precision: Fraction | None = None
+    expected_calibration_error: Fraction | None = None
+    per_class: list[ClassScores] | None = None
+    macro: Scores | None = None
+    weighted: Scores | None = None
+    recall_at_fpr: Annotated[dict[str, Fraction | None], AfterValidator(_distinct_rates)] | None = None
+    confusion_matrix: list[list[Count]] | None = None
+    curves: Curves | None = None
+
+    @model_validator(mode="after")
+    def _square(self) -> ClassificationEvaluation:
+        matrix, num_classes = self.confusion_matrix, len(self.classes or [])
+        if matrix and {len(matrix), *map(len, matrix)} != {num_classes}:
+            raise ValueError("confusion_matrix does not fit classes")
+        return self

@@ -1,0 +1,83 @@
+"""The evaluation of DBBD is accepted as it is written, and a damaged one is rejected with the wrong key."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from dbbd_cli.report.evaluation import evaluation_problem
+from dbbd_cli.tasks.dbbd.evaluation_schema import DbbdEvaluation
+
+Make = Callable[..., Any]
+
+
+def test_complete_and_partial_evaluations_are_accepted(pretraining_of: Make) -> None:
+    whole = pretraining_of()
+    nulls = pretraining_of()
+    for entry in nulls["contrast"]:
+        entry |= dict.fromkeys(("rows", "loss", "chance", "top1"))
+    for entry in nulls["probe"]["features"]:
+        entry |= dict.fromkeys(("dim", "miou", "mean_accuracy", "overall_accuracy"))
+    labels = [{"label": 255, "points": 1204}, {"label": None, "points": 2}]
+    for evaluation in (
+        whole,
+        nulls,
+        {"format": 1},
+        dict.fromkeys(whole) | {"format": 1},
+        {**whole, "probe": None, "probe_missing": "the scenes have no labels", "scene": {}},
+        {**whole, "ignored_labels": labels},
+    ):
+        assert evaluation_problem(evaluation, DbbdEvaluation) == ""
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "problem"),
+    [
+        ("num_points", -1, "num_points"),
+        ("region_loss", "low", "region_loss"),
+        ("point_loss", 1e308, "point_loss"),
+        ("alignment", True, "alignment"),
+        ("uniformity", [1], "uniformity"),
+        ("feature_std", {}, "feature_std"),
+        ("effective_rank", "31", "effective_rank"),
+        ("contrast", {}, "contrast"),
+        ("contrast", [[]], "contrast"),
+        ("contrast", [{"name": "x"}] * 65, "contrast"),
+        ("contrast.0.name", None, "contrast"),
+        ("contrast.0.loss", "x", "contrast"),
+        ("contrast.0.rows", -1, "contrast"),
+        ("contrast.0.chance", 1e308, "contrast"),
+        ("contrast.1.top1", 1.5, "contrast"),
+        ("probe", [], "probe"),
+        ("probe.classes", None, "probe"),
+        ("probe.classes", ["floor"], "probe"),
+        ("probe.classes.0", 7, "probe"),
+        ("probe.train_scenes", 0.5, "probe"),
+        ("probe.features", None, "probe"),
+        ("probe.features.0", None, "probe"),
+        ("probe.features.0.name", 1, "probe"),
+        ("probe.features.0.dim", "192", "probe"),
+        ("probe.features.0.miou", 2, "probe"),
+        ("probe.features.1.per_class_iou", None, "probe"),
+        ("probe.features.1.per_class_iou", [0.5], "probe"),
+        ("probe.features.1.per_class_iou.0", "x", "probe"),
+        ("probe_missing", 7, "probe_missing"),
+        ("scene", "room", "scene"),
+        ("scene.name", 7, "scene"),
+        ("scene.classes", "floor", "scene"),
+        ("scene.classes.0", None, "scene"),
+        ("ignored_labels", {}, "ignored_labels"),
+        ("ignored_labels", [255], "ignored_labels.0"),
+        ("ignored_labels", [{"label": 255}], "ignored_labels.0.points"),
+        ("ignored_labels", [{"label": "255", "points": 1}], "ignored_labels.0.label"),
+        ("ignored_labels", [{"label": True, "points": 1}], "ignored_labels.0.label"),
+    ],
+)
+def test_a_wrong_value_is_named(
+    pretraining_of: Make, put: Callable[..., None], key: str, value: object, problem: str
+) -> None:
+    evaluation = pretraining_of()
+    put(evaluation, key, value)
+    assert evaluation_problem(evaluation, DbbdEvaluation).startswith(problem)
