@@ -92,10 +92,11 @@ def test_train_ctrl_c_resume_validate_evaluate_and_plot(config: Path, tmp_path: 
 
     (run,) = (tmp_path / "runs").iterdir()
     epochs = 30 + sum('"kind": "epoch"' in line for line in (run / "history.jsonl").read_text().splitlines())
-    resumed, validated, evaluated, _ = one_after_another(
+    resumed, validated, evaluated, _, _ = one_after_another(
         ["resume", str(run), "--epochs", str(epochs), "--json"],
         ["validate", str(run), "--json"],
-        ["evaluate", str(run), "--json"],
+        ["evaluate", str(run)],
+        ["plot", str(run)],
         ["plot", str(run), "--format", "html", "--out", "figures"],
         cwd=tmp_path,
     )
@@ -105,11 +106,14 @@ def test_train_ctrl_c_resume_validate_evaluate_and_plot(config: Path, tmp_path: 
     best = max(row["val"]["r2"] for row in history if row["kind"] == "epoch")
     assert result["best"]["r2"] == best  # the highest, as the name of the metric says
     assert json.loads(validated)["metrics"]["r2"] == pytest.approx(best, abs=1e-6)
-    report = json.loads(evaluated)["report"]
+    assert "Mean absolute error" in evaluated
+    report = json.loads((run / "evaluation.json").read_text(encoding="utf-8"))
     assert report["mae"] < report["baseline_mae"] / 2
     assert (run / "predictions.png").stat().st_size > 0
     assert len((run / "predictions.csv").read_text().splitlines()) == 1 + report["num_samples"]
-    assert "Toy regression" in (tmp_path / "figures" / "report.html").read_text(encoding="utf-8")
+    page = (tmp_path / "figures" / "report.html").read_text(encoding="utf-8")
+    assert "R²" in page
+    assert "of predicting the mean" in page
 
 
 def test_smoke_passes(tmp_path: Path) -> None:

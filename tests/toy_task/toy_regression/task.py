@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     import numpy as np
     from matplotlib.figure import Figure
 
+    from dbbd_cli.report.evaluation import Evaluation
+    from dbbd_cli.report.tables import Section
     from toy_regression.workload import ToyWorkload
 
 
@@ -26,6 +28,9 @@ class ToyRegression(Task):
     name = "toy_regression"
     config_class = ToyConfig
     smoke_config = str(Path(__file__).with_name("smoke.yaml"))
+    sample_unit = "rows"
+    progress_metrics = ("loss", "mae")
+    figure_names = ("predictions",)
 
     def make_manifest(self, config: ToyConfig, progress: Progress) -> Manifest:
         """List the rows and divide them into splits. Equal rows stay together."""
@@ -56,24 +61,42 @@ class ToyRegression(Task):
         """The column to predict."""
         return {"Target": config.data.target}
 
-    def figures(
-        self,
-        evaluation: Mapping[str, Any],
-        read: Callable[[str], bytes | None],
-        failed: Callable[[str, Exception], None] | None = None,
-    ) -> dict[str, Figure]:
-        """Predictions over targets."""
-        from matplotlib.figure import Figure
+    def evaluation_schema(self) -> type[Evaluation]:
+        """The fields of `evaluation.json`, checked before it is drawn."""
+        from toy_regression.evaluation import ToyEvaluation
 
+        return ToyEvaluation
+
+    def tables(self, evaluation: Mapping[str, Any]) -> list[Section]:
+        """Rows and loss, then the errors next to those of always predicting the mean."""
+        from dbbd_cli.report.tables import Values, default_tables, measured
+        from dbbd_cli.report.text import number
+
+        rows = [
+            ("r2", "R²", number),
+            ("mae", "Mean absolute error", number),
+            ("baseline_mae", "… of predicting the mean", number),
+        ]
+        return [*default_tables(evaluation, self.sample_unit), Values("Errors", tuple(measured(evaluation, rows)))]
+
+    def figures(
+        self, evaluation: Mapping[str, Any], read: Callable[[str], bytes | None]
+    ) -> dict[str, Callable[[], Figure]]:
+        """Predictions over targets."""
         content = read("predictions.csv")
-        if content is None:
-            return {}
-        rows = [line.split(",") for line in content.decode().splitlines()[1:]]
-        figure = Figure(layout="constrained")
-        axes = figure.subplots()
-        axes.scatter([float(row[1]) for row in rows], [float(row[2]) for row in rows])
-        axes.set(xlabel="Target", ylabel="Prediction", title=f"R² {evaluation['r2']:.3f}")
-        return {"predictions": figure}
+        return {} if content is None else {"predictions": lambda: draw_predictions(content.decode())}
+
+
+def draw_predictions(table: str) -> Figure:
+    """A point for each row of `predictions.csv`."""
+    from matplotlib.figure import Figure
+
+    rows = [line.split(",") for line in table.splitlines()[1:]]
+    figure = Figure(layout="constrained")
+    axes = figure.subplots()
+    axes.scatter([float(row[1]) for row in rows], [float(row[2]) for row in rows])
+    axes.set(xlabel="Target", ylabel="Prediction")
+    return figure
 
 
 def table_of(config: ToyConfig) -> np.ndarray:

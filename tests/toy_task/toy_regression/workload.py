@@ -19,6 +19,7 @@ from dbbd_cli.engine.runtime import Runtime
 from dbbd_cli.engine.workload import Evaluation
 from dbbd_cli.model.output import StepOutput
 from toy_regression.config import ToyConfig
+from toy_regression.task import ToyRegression
 
 # B = rows of a batch, D = features.
 
@@ -66,8 +67,8 @@ class RowDataset:
 class ToyWorkload:
     """The `Workload` of the task."""
 
-    sample_unit = "rows"
-    progress_metrics = ("loss", "mae")
+    sample_unit = ToyRegression.sample_unit
+    progress_metrics = ToyRegression.progress_metrics
     out_of_memory_hint = "lower training.batch_size"
     model_name = "one hidden layer"
 
