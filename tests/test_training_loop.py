@@ -27,7 +27,7 @@ from dbbd_cli.engine.runtime import choose_runtime, seed_everything
 from dbbd_cli.engine.state import Sums
 from dbbd_cli.engine.trainer import Trainer, fit
 from dbbd_cli.model.output import StepOutput
-from dbbd_cli.runs.folder import RunLog
+from dbbd_cli.runs.log import RunLog
 from dbbd_cli.services.preparation import prepare_run
 from dbbd_cli.services.smoke import same
 from dbbd_cli.tasks.configs import config_from_mapping, load_config

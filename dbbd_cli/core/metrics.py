@@ -11,6 +11,11 @@ def is_share(name: str) -> bool:
     return not {"accuracy", "top1"}.isdisjoint(name.split("_"))
 
 
+def metric_words(name: str) -> str:
+    """The name within a sentence or a table: `point_top1` is `point top-1`, `f1` is `F1`."""
+    return " ".join({"top1": "top-1", "f1": "F1"}.get(word, word) for word in name.split("_"))
+
+
 def higher_is_better(name: str) -> bool:
     """Whether high values are better; of every other metric, such as a loss, low values are."""
     return is_share(name) or name == "f1"

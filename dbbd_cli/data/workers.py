@@ -24,7 +24,7 @@ from torch.utils.data import DataLoader
 
 from dbbd_cli.core.errors import DataError
 from dbbd_cli.core.limits import TOO_MANY_FILES, open_files_limit
-from dbbd_cli.core.stopping import STOP_SIGNALS, exit_reason
+from dbbd_cli.core.signals import STOP_SIGNALS, exit_reason
 from dbbd_cli.core.temporary import hold_folder, release, remove_strays, temporary_path
 from dbbd_cli.data.handover import SHARED_MEMORY, Handover, shared_folder, too_many_files
 from dbbd_cli.data.running_time import LateError, alarm, can_alarm

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cache
@@ -61,7 +60,7 @@ class Sums:
             names += [place for name, vector in vectors.items() for place in _places(name, len(vector))]
         self._pending.append(_Pending(output.num_samples, names, stacked, deferred))
 
-    def count_where(self, finite: torch.Tensor, num_batches: int) -> None:
+    def count_if(self, finite: torch.Tensor, num_batches: int) -> None:
         """Counts the last batches only if `finite` `()` is true."""
         for batch in self._pending[-num_batches:]:
             batch.counts = finite
@@ -120,11 +119,12 @@ class TrainState:
     sums: Sums = field(default_factory=Sums)
     """Sums of the epoch under way."""
 
-    def count_time(self, since: float) -> float:
-        """Adds the time since then (of `time.perf_counter`) to that of the training; returns the time now."""
-        now = time.perf_counter()
-        self.seconds += now - since
-        return now
+    def end_epoch(self, row: Mapping[str, Any]) -> float:
+        """Add the epoch to the history and move on to the next one; return the seconds it took."""
+        self.history.append(dict(row))
+        self.epoch, self.batch, self.sums = self.epoch + 1, 0, Sums()
+        seconds, self.seconds_at_epoch = self.seconds - self.seconds_at_epoch, self.seconds
+        return seconds
 
     def judge(self, cost: float, patience: int | None, min_delta: float) -> bool:
         """Updates the best cost and early stopping with this epoch's cost; returns whether it is the best so far."""

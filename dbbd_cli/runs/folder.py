@@ -1,43 +1,30 @@
-"""The folder of a run: its files, its lock and its logs."""
+"""The folder of a run: the names of its files, how it is made, and who may write to it."""
 
 from __future__ import annotations
 
-import json
-import math
 import os
 import platform
 import re
 import shutil
-import sys
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
 from dbbd_cli.core.errors import ConfigError, DiskError, InUseError
-from dbbd_cli.core.files import (
-    nearest_existing,
-    open_to_append,
-    read_file,
-    read_lines,
-    write_text,
-)
+from dbbd_cli.core.files import nearest_existing, read_file, write_text
 from dbbd_cli.core.temporary import hold_folder, release, remove_strays, temporary_path
 from dbbd_cli.core.text import printable
-from dbbd_cli.runs.event_files import add_hyperparameters, open_event_file
-
-if TYPE_CHECKING:
-    from torch.utils.tensorboard import SummaryWriter
 
 CONFIG = "config.yaml"
 SPLITS = "splits.json"
 ENVIRONMENT = "environment.json"
 HISTORY = "history.jsonl"
 LOG = "run.log"
+FIGURE = "training_history.png"
+SYNTHETIC_NOTE = "SYNTHETIC_DATA.txt"
 LOCK = "run.lock"
 OWNER = "run.owner"
 HINT_RUNS_DIR = "set run.runs_dir to a folder that can be written"
@@ -170,124 +157,3 @@ def _living_owner(folder: Path) -> str | None:
             if found[2] != platform.node() or psutil.Process(int(found[1])).status() != psutil.STATUS_ZOMBIE:
                 return owner
     return None
-
-
-def finite(value: Any) -> Any:
-    """The value with every number that JSON cannot hold replaced by None."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {key: finite(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [finite(item) for item in value]
-    return value
-
-
-class RunLog:
-    """Writes `history.jsonl`, the TensorBoard events and `run.log` of a run.
-
-    `history.jsonl` holds what is reproducible; times go to the other two.
-
-    Args:
-        folder: the run folder.
-        step: optimizer steps that are behind. Later entries, left by a run that was killed between checkpoints, go.
-        history: the epochs that are done, as the checkpoint has them.
-        command: the command line, for `run.log`.
-    """
-
-    def __init__(
-        self, folder: Path, *, step: int, history: Sequence[Mapping[str, Any]], command: Sequence[str]
-    ) -> None:
-        self.folder = folder
-        self._step = step
-        self._restore(step, history)
-        # The last step may have ended an epoch that was validated and logged, but not saved.
-        self._unsaved_from = step + 1 if history and history[-1]["step"] == step else step
-        self._history = open_to_append(folder / HISTORY)
-        self._log = open_to_append(folder / LOG)
-        self._show_error = threading.excepthook
-        threading.excepthook = self._without_writers
-        self._board: SummaryWriter | None = None
-        self.text(f"$ {' '.join(command)}" if command else f"process {os.getpid()}, python {sys.version.split()[0]}")
-
-    def _restore(self, step: int, history: Sequence[Mapping[str, Any]]) -> None:
-        """Makes the file hold the steps that it knows up to `step`, and the epochs of the checkpoint."""
-        path = self.folder / HISTORY
-        self._values_of_step: dict[str, float] = {}
-        rows = [(row["step"], True, json.dumps(finite(row))) for row in history]
-        for line in read_lines(path) if path.is_file() else ():
-            try:
-                row = json.loads(line)
-                if row["kind"] == "step" and row["step"] <= step:
-                    if row["step"] == step:
-                        values = {"learning_rate": row.get("learning_rate"), "train/grad_norm": row.get("grad_norm")}
-                        self._values_of_step = {name: value for name, value in values.items() if type(value) is float}
-                    rows.append((row["step"], False, json.dumps(finite(row))))
-            except (ValueError, KeyError, TypeError, RecursionError):
-                continue  # the torn last line of a run that was killed
-        rows.sort(key=lambda row: row[:2])
-        write_text(path, "".join(f"{line}\n" for _, _, line in rows))
-
-    def entry(self, row: Mapping[str, Any]) -> None:
-        """Adds a line to the history."""
-        self._history.write(json.dumps(finite(row)) + "\n")
-        self._history.flush()
-
-    def logged_step(self, row: Mapping[str, Any]) -> None:
-        """Adds a step to the history and to the TensorBoard events."""
-        self.entry(row)
-        self.scalars(row["step"], {"learning_rate": row["learning_rate"], "train/grad_norm": row["grad_norm"]})
-
-    def epoch(self, row: Mapping[str, Any], seconds: float) -> None:
-        """Adds an epoch to the history and to the TensorBoard events; its learning rate is an event of steps."""
-        self.entry(row)
-        for split in ("train", "val"):
-            self.scalars(row["step"], {f"{split}/{name}": value for name, value in row[split].items()})
-        self.scalars(row["step"], {"seconds_per_epoch": seconds})
-
-    def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        """Adds values to the TensorBoard events."""
-        events = self._events()
-        for name, value in values.items():
-            events.add_scalar(name, value, step)
-
-    def hyperparameters(self, values: Mapping[str, Any], metrics: Mapping[str, float], step: int) -> None:
-        """Adds the settings and the final metrics to the TensorBoard events of this very folder."""
-        events = self._events()
-        add_hyperparameters(events, values, metrics, step)
-        events.flush()  # nobody would hear of an error in closing
-
-    def _events(self) -> SummaryWriter:
-        if self._board is None:
-            # Not before there is something to write: it takes a while to load, and the first step need not wait for it.
-            self._board = open_event_file(self.folder, self._unsaved_from)
-            if self._unsaved_from == self._step:
-                self.scalars(self._step, self._values_of_step)
-        return self._board
-
-    def text(self, text: str) -> None:
-        """Adds a line with the time to `run.log`; what would make a second line of it becomes an escape."""
-        self._log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {printable(text)}\n")
-        self._log.flush()
-
-    def sync(self) -> None:
-        """Writes through to the disk what was logged: a checkpoint must never know more than the logs do."""
-        if self._board is not None:
-            self._board.flush()
-        self._history.flush()
-        os.fsync(self._history.fileno())
-
-    def close(self) -> None:
-        """Closes the files."""
-        try:
-            if self._board is not None:
-                self._board.close()
-        finally:
-            threading.excepthook = self._show_error
-            self._history.close()
-            self._log.close()
-
-    def _without_writers(self, report: threading.ExceptHookArgs) -> None:
-        # The writer of events hands its error on to the next call that adds or flushes.
-        if type(report.thread).__name__ != "_AsyncWriterThread":
-            self._show_error(report)

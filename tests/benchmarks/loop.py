@@ -19,7 +19,7 @@ from dbbd_cli.data.manifest import Manifest
 from dbbd_cli.engine.runtime import seed_everything
 from dbbd_cli.engine.state import Sums
 from dbbd_cli.engine.trainer import Trainer, fit
-from dbbd_cli.runs.folder import RunLog
+from dbbd_cli.runs.log import RunLog
 from dbbd_cli.services.preparation import prepare_run
 from dbbd_cli.services.session import build_workload
 from dbbd_cli.tasks.configs import load_config

@@ -18,7 +18,7 @@ from dbbd_cli.core.progress import Silent
 from dbbd_cli.core.signals import StopRequest
 from dbbd_cli.engine.runtime import Runtime, choose_runtime, seed_everything
 from dbbd_cli.engine.trainer import Trainer, fit
-from dbbd_cli.runs.folder import RunLog
+from dbbd_cli.runs.log import RunLog
 from dbbd_cli.services.preparation import prepare_run
 from dbbd_cli.services.session import build_workload
 

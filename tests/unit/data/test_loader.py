@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from dbbd_cli.core.errors import DataError
-from dbbd_cli.core.stopping import STOP_SIGNALS
+from dbbd_cli.core.signals import STOP_SIGNALS
 from dbbd_cli.data.loader import BatchLoader, Key
 
 

@@ -30,7 +30,7 @@ from dbbd_cli.engine.runtime import Runtime, choose_runtime
 from dbbd_cli.engine.state import Sums, TrainState
 from dbbd_cli.engine.trainer import Trainer, fit
 from dbbd_cli.model.output import DeferredMetric, StepOutput
-from dbbd_cli.runs.folder import RunLog
+from dbbd_cli.runs.log import RunLog
 from dbbd_cli.services.smoke import same
 from dbbd_cli.tasks.configs import config_from_mapping
 

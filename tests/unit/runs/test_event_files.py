@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from dbbd_cli.runs.folder import RunLog
+from dbbd_cli.runs.log import RunLog
 
 
 def values_of(folder: Path) -> dict[str, list[tuple[int, float]]]:

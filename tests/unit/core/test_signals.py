@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from dbbd_cli.core.stopping import exit_reason
+from dbbd_cli.core.signals import exit_reason
 
 
 @pytest.mark.skipif(os.name != "posix", reason="sends POSIX signals")
