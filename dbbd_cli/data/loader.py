@@ -85,6 +85,7 @@ class BatchLoader:
         seed: seed of the order.
         num_workers: most processes that make batches; 0 makes them here.
         worker_timeout: seconds after which a batch that is waited for is given up.
+        batches_in_use: most batches that are used at the same time, such as all those of an optimizer step.
         pin_memory: whether batches are put into page-locked memory, for a quicker way to a GPU.
     """
 
@@ -97,6 +98,7 @@ class BatchLoader:
         seed: int,
         num_workers: int = 0,
         worker_timeout: float = 600,
+        batches_in_use: int = 1,
         pin_memory: bool = False,
     ) -> None:
         self.dataset = dataset
@@ -110,7 +112,7 @@ class BatchLoader:
         self._loader: DataLoader[Any] = DataLoader(
             _Telling(dataset),  # type: ignore[arg-type]
             batch_sampler=self._plan,
-            collate_fn=self._workers.handover(workers, len(self)) if workers else _whole_batch,
+            collate_fn=self._workers.handover(workers, len(self), batches_in_use) if workers else _whole_batch,
             num_workers=workers,
             prefetch_factor=PREFETCH if workers else None,
             worker_init_fn=start_worker if workers else None,

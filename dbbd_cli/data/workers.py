@@ -44,11 +44,11 @@ class Workers:
         self._processes: list[BaseProcess] = []
         self._handover: Handover | None = None
 
-    def handover(self, num_workers: int, num_batches: int) -> Handover:
+    def handover(self, num_workers: int, num_batches: int, in_use: int) -> Handover:
         """How the batches of the processes get to this one."""
         parent = shared_folder()
         remove_strays(parent)
-        self._handover = Handover(temporary_path(parent / "dbbd"), num_workers, num_batches)
+        self._handover = Handover(temporary_path(parent / "dbbd"), num_workers, num_batches, in_use)
         return self._handover
 
     @property
