@@ -31,16 +31,16 @@ HINT_RUNS_DIR = "set run.runs_dir to a folder that can be written"
 
 
 def is_run_folder(folder: Path) -> bool:
-    """Whether a folder is a run folder, even if its list of samples is lost."""
+    """Whether a folder is a run folder, even if its list of samples is missing."""
     return (folder / SPLITS).exists() or all((folder / name).exists() for name in (CONFIG, ENVIRONMENT))
 
 
 def check_run_folder(runs_dir: Path, name: str) -> None:
-    """Finds out whether a run folder can be made, before anything expensive is done.
+    """Check that a run folder can be created, before anything expensive is done.
 
     Raises:
-        ConfigError: the name is not fit to be part of a folder's name.
-        DiskError: the folder cannot be made.
+        ConfigError: the name cannot be part of a folder's name.
+        DiskError: the folder cannot be created.
     """
     fits = re.fullmatch(r"[\w][\w .+=@-]{0,99}", name) and printable(name) == name
     if not fits or name != name.rstrip(" ."):
@@ -50,27 +50,27 @@ def check_run_folder(runs_dir: Path, name: str) -> None:
         )
     if name.casefold().endswith(".tmp"):
         raise ConfigError(
-            f"run.name: {name!r} ends like the name of a file that was not finished",
+            f"run.name: {name!r} ends like the name of a temporary file",
             hint="choose a name that does not end with .tmp",
         )
     existing = nearest_existing(runs_dir)
     if not existing.is_dir() or not os.access(existing, os.W_OK):
-        raise DiskError(f"no folder can be made in {existing}", hint=HINT_RUNS_DIR)
+        raise DiskError(f"no folder can be created in {existing}", hint=HINT_RUNS_DIR)
 
 
 def create_run_folder(runs_dir: Path, name: str, fill: Callable[[Path], None]) -> Path:
-    """Makes `<runs_dir>/<time>-<name>`, a folder that was not there before, with its first content or not at all.
+    """Create `<runs_dir>/<time>-<name>`, a new folder, with its first content or not at all.
 
     Whatever happens, there is never a run folder that cannot be resumed.
 
     Args:
-        runs_dir: where it is made.
+        runs_dir: its parent folder.
         name: name of the run.
-        fill: writes the first content, a file at least, into the folder that it is given, which becomes the run folder.
+        fill: writes the first content, at least one file, into a temporary folder that becomes the run folder.
 
     Raises:
-        ConfigError: the name is not fit to be part of a folder's name.
-        DiskError: the folder cannot be made.
+        ConfigError: the name cannot be part of a folder's name.
+        DiskError: the folder cannot be created.
     """
     check_run_folder(runs_dir, name)
     draft = temporary_path(runs_dir / f".{name}")
@@ -79,7 +79,7 @@ def create_run_folder(runs_dir: Path, name: str, fill: Callable[[Path], None]) -
         remove_strays(runs_dir)
         hold_folder(draft)
     except OSError as error:
-        raise DiskError(f"no run folder can be made in {runs_dir}: {error.strerror}", hint=HINT_RUNS_DIR) from error
+        raise DiskError(f"no run folder can be created in {runs_dir}: {error.strerror}", hint=HINT_RUNS_DIR) from error
     try:
         fill(draft)
         stem = f"{time.strftime('%Y%m%d-%H%M%S')}-{name}"
@@ -90,9 +90,9 @@ def create_run_folder(runs_dir: Path, name: str, fill: Callable[[Path], None]) -
             except OSError as error:
                 if not folder.exists():
                     raise DiskError(
-                        f"the run folder {folder} cannot be made: {error.strerror}", hint=HINT_RUNS_DIR
+                        f"the run folder {folder} cannot be created: {error.strerror}", hint=HINT_RUNS_DIR
                     ) from error
-        raise DiskError(f"the run folder {runs_dir / stem} cannot be made", hint=HINT_RUNS_DIR)
+        raise DiskError(f"the run folder {runs_dir / stem} cannot be created", hint=HINT_RUNS_DIR)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
         release(draft)
@@ -100,17 +100,18 @@ def create_run_folder(runs_dir: Path, name: str, fill: Callable[[Path], None]) -
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Holds the run folder for this process alone; the system lets go of it even if the process is killed.
+    """Lock the run folder for this process; the system releases the lock even if the process is killed.
 
     Raises:
-        InUseError: another process holds it.
+        InUseError: another process has locked it.
+        DiskError: the folder cannot be written to.
     """
     lock = FileLock(folder / LOCK)
     try:
         _acquire(lock, folder)
     except OSError as error:
         raise DiskError(
-            f"the run folder {folder} cannot be written: {error.strerror}", hint="check the rights to it"
+            f"the run folder {folder} cannot be written: {error.strerror}", hint="check its permissions"
         ) from error
     try:
         with suppress(OSError):  # the disk may be full
@@ -125,7 +126,7 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def _acquire(lock: FileLock, folder: Path) -> None:
-    """Takes a lock. Where its owner is dead, waits for its worker processes to be gone too: they hold it still."""
+    """Take the lock. If its owner is dead, wait until its worker processes, which hold it too, are gone."""
     for attempt in range(200):
         try:
             lock.acquire(timeout=0)
@@ -133,18 +134,19 @@ def _acquire(lock: FileLock, folder: Path) -> None:
         except Timeout as error:
             owner = _living_owner(folder)
             if owner is not None or attempt == 199:
+                hint = "wait until it ends, or stop it with Ctrl-C"
+                if owner is None:
+                    hint += f". If no process uses it, as after copying it from another system, remove its {LOCK}"
                 raise InUseError(
-                    f"the run folder {folder} is in use by {owner or 'another process'}",
-                    hint="wait until it ends, or stop it with Ctrl-C"
-                    + ("" if owner else f". If there is none, as after a copy from another system, remove its {LOCK}"),
+                    f"the run folder {folder} is in use by {owner or 'another process'}", hint=hint
                 ) from error
         time.sleep(0.05)
 
 
 def _living_owner(folder: Path) -> str | None:
-    """Who holds the run folder, in words.
+    """Who has locked the run folder, in words.
 
-    It writes so just after it took hold of it; until then the file may be missing, or name a process that is dead.
+    An owner writes the file just after taking the lock; before that, it may be missing or name a dead process.
     """
     import psutil
 

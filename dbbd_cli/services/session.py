@@ -121,7 +121,7 @@ def open_run(
             )
         progress.warn(f"{message}. Continuing because of --force.")
     precision_given = any(override.key in ("run", "run.precision") for override in overrides)
-    kept_runtime = None if precision_given else recorded or RuntimeRecord.from_proof(checkpoint["proof"])
+    kept_runtime = None if precision_given else recorded or RuntimeRecord.from_replay_check(checkpoint["proof"])
     return OpenedRun(folder, path, checkpoint, config, train_state, manifest, recorded, kept_runtime)
 
 
