@@ -83,55 +83,54 @@ def open_run(
         CheckpointError: there is no usable checkpoint.
         ConfigError: an override does not fit.
     """
-    target = target.resolve()
-    if target.is_dir():
-        folder = target
-        path, checkpoint = _first_usable(folder, prefer, progress)
-    elif target.is_file() or target.suffix:
-        folder, path = target.parent, target
-        if target.is_file() and not is_run_folder(folder):
-            load_tensors(target, objects=True)  # report a damaged or unsafe file first
-            raise CheckpointError(
-                f"{target} is not in a run folder: there is no {SPLITS} next to it",
-                hint="give a run folder, or a .pth file inside one; weights alone are for train with --set "
-                "model.weights=PATH and, if they are of DBBD, for evaluate",
-            )
-        checkpoint = load_checkpoint(path)
-    else:
-        raise not_a_file(target)
-    saved_config, state = checkpoint["config"], checkpoint["state"]
+    path, checkpoint = _find_checkpoint(target.resolve(), prefer, progress)
     try:
-        saved = config_from_mapping(saved_config, origin=str(path))
-        train_state = TrainState.from_plain(state)
+        saved = config_from_mapping(checkpoint["config"], origin=str(path))
+        state = TrainState.from_plain(checkpoint["state"])
         recorded = RuntimeRecord.from_plain(checkpoint.get("runtime"))
     except (ConfigError, ValueError, TypeError, AttributeError) as error:
         raise CheckpointError(
             f"{path} is not a usable checkpoint: {error}", hint="use another one of the run"
         ) from error
-    config = with_absolute_paths(config_from_mapping(saved_config, overrides, origin=str(path)))
+    config = with_absolute_paths(config_from_mapping(checkpoint["config"], overrides, origin=str(path)))
     _refuse_fixed(with_absolute_paths(saved), config, overrides)
     config = _with_own_cache(config, overrides, progress)
     report_cache_folder(config, progress)
-    manifest = _manifest_of_run(folder, config, checkpoint["splits"], progress)
-    if checkpoint["splits"] != manifest.digest():
-        message = f"{folder / SPLITS} is not the one that {path.name} was made with: samples could change their split"
-        if not force:
-            raise CheckpointError(
-                message, hint="restore it from a copy of the run folder, or use it anyway with resume --force"
-            )
-        progress.warn(f"{message}. Continuing because of --force.")
+    manifest = _manifest_of_run(path, config, checkpoint["splits"], force, progress)
     precision_given = any(override.key in ("run", "run.precision") for override in overrides)
     kept_runtime = None if precision_given else recorded or RuntimeRecord.from_replay_check(checkpoint["proof"])
-    return OpenedRun(folder, path, checkpoint, config, train_state, manifest, recorded, kept_runtime)
+    return OpenedRun(path.parent, path, checkpoint, config, state, manifest, recorded, kept_runtime)
 
 
-def _manifest_of_run(folder: Path, config: TaskConfig, digest: object, progress: Progress) -> Manifest:
+def _find_checkpoint(target: Path, prefer: str, progress: Progress) -> tuple[Path, dict[str, Any]]:
+    if target.is_dir():
+        return _first_usable(target, prefer, progress)
+    if not target.is_file() and not target.suffix:
+        raise not_a_file(target)
+    if target.is_file() and not is_run_folder(target.parent):
+        load_tensors(target, objects=True)  # report a damaged or unsafe file first
+        raise CheckpointError(
+            f"{target} is not in a run folder: there is no {SPLITS} next to it",
+            hint="give a run folder, or a .pth file inside one; weights alone are for train with --set "
+            "model.weights=PATH, and for evaluate if their task supports it",
+        )
+    return target, load_checkpoint(target)
+
+
+def _manifest_of_run(checkpoint: Path, config: TaskConfig, digest: object, force: bool, progress: Progress) -> Manifest:
     """The list of samples of a run. If it is lost and the data is synthetic, it is rebuilt and stored.
 
+    Args:
+        checkpoint: path of a checkpoint of the run.
+        config: the configuration of the run.
+        digest: digest of the list that the checkpoint was made with.
+        force: whether to accept another list.
+        progress: receives warnings.
+
     Raises:
-        CheckpointError: it is missing or damaged, and cannot be rebuilt as it was.
+        CheckpointError: it is missing or damaged, or is another list.
     """
-    path, lost = folder / SPLITS, None
+    path, lost, manifest = checkpoint.with_name(SPLITS), None, None
     try:
         manifest = Manifest.load(path)
         if manifest.digest() == digest:
@@ -146,8 +145,15 @@ def _manifest_of_run(folder: Path, config: TaskConfig, digest: object, progress:
             with suppress(OSError):  # the folder may be read-only
                 write_text(path, rebuilt.to_json())
             return rebuilt
-    if lost is not None:
+    if manifest is None:
+        assert lost is not None
         raise lost
+    message = f"{path} is not the one that {checkpoint.name} was made with: samples could change their split"
+    if not force:
+        raise CheckpointError(
+            message, hint="restore it from a copy of the run folder, or use it anyway with resume --force"
+        )
+    progress.warn(f"{message}. Continuing because of --force.")
     return manifest
 
 
