@@ -90,10 +90,11 @@ def train_step(trainer: Trainer, micro_batches: Sequence[Any]) -> StepResult:
     buffers = BufferSnapshot(trainer.module) if training.on_nonfinite == "skip" else None
     losses = []
     optimizer.zero_grad(set_to_none=True)
-    for batch in micro_batches:
+    for batch, batch_names in zip(micro_batches, names, strict=True):
         inputs = workload.to_device(batch, runtime.device, train=True)
         with runtime.autocast():
             output = trainer.module(*inputs)
+        assert output.num_samples == len(batch_names), "a workload must name every sample of a batch"
         scaler.scale(output.loss * (output.num_samples / num_samples)).backward()
         state.sums.add(output)
         losses.append(output.loss.detach())
