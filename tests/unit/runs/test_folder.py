@@ -35,7 +35,9 @@ def test_a_folder_whose_first_content_cannot_be_written_does_not_appear(tmp_path
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("name", ["../up", "a/b", ".hidden", "a\nb", "", "con ", "x" * 101, "x.tmp"])
+@pytest.mark.parametrize(
+    "name", ["../up", "/root", "a/b", ".hidden", "a\nb", "\x1b[31m", "", "con ", "x" * 101, "x.1-00000000-00000000.tmp"]
+)
 def test_a_name_that_cannot_be_part_of_a_folder_name_is_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(ConfigError, match=r"run\.name"):
         check_run_folder(tmp_path, name)
