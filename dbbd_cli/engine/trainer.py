@@ -170,7 +170,7 @@ class Trainer:
 
     @property
     def epoch_trained(self) -> bool:
-        """Whether all batches of the epoch are behind, so that only its validation is left."""
+        """Whether all batches of the epoch are done, so that only its validation is left."""
         return self.state.batch >= len(self.workload.loaders["train"])
 
     def metrics_of(self, sums: Sums) -> dict[str, float]:
@@ -187,7 +187,7 @@ class Trainer:
         return self.workload.summarize(sums.values, sums.num_samples)
 
     def to_plain(self, *, replay_check: bool = True) -> dict[str, Any]:
-        """The whole state, for a checkpoint; with the loss of the next batch, unless `replay_check` is off."""
+        """The full state, for a checkpoint; `replay_check` says whether it includes the loss of the next batch."""
         return {
             "module": self.module.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -255,7 +255,7 @@ class Run:
         self._warned = False
 
     def phase(self, name: str, done: int = 0) -> AbstractContextManager[Phase]:
-        """The progress bar of an epoch's training or validation."""
+        """A progress bar for the training or validation of the epoch."""
         trainer = self.trainer
         title = f"Epoch {trainer.state.epoch}/{trainer.config.training.epochs} {name}"
         total = len(trainer.workload.loaders["train" if name == "train" else "val"])
@@ -358,7 +358,7 @@ class Run:
         """Write a checkpoint, after everything logged so far; with `background`, while training continues.
 
         Raises:
-            NotFiniteError: the weights, or a step that nobody has looked at, are not finite; nothing is written.
+            NotFiniteError: the weights, or a step that had not been read yet, are not finite; nothing is written.
             DiskError: it cannot be written; earlier checkpoints are still there.
         """
         self.guard.read()

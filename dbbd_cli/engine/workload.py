@@ -87,5 +87,5 @@ class Workload(Protocol):
         ...
 
     def evaluate(self, split: str, runtime: Runtime, progress: Progress) -> Evaluation:
-        """Measure everything on a split, for `evaluation.json` and the files beside it."""
+        """Measure everything on a split, for `evaluation.json` and the files next to it."""
         ...

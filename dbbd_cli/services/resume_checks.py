@@ -141,11 +141,11 @@ def check_training_settings(trainer: Trainer, saved: Mapping[str, Any], path: Pa
         )
 
 
-def report_schedule_change(made_with: Mapping[str, Any], config: TaskConfig, progress: Progress) -> None:
+def report_schedule_change(saved: Mapping[str, Any], config: TaskConfig, progress: Progress) -> None:
     """Say so if the learning rate will not follow the curve of an uninterrupted run."""
     now = config.training
-    if now.scheduler == "cosine" and now.scheduler_epochs is None and now.epochs != made_with["epochs"]:
+    if now.scheduler == "cosine" and now.scheduler_epochs is None and now.epochs != saved["epochs"]:
         progress.line(
-            f"The cosine schedule was planned for {counted(made_with['epochs'], 'epoch')}: this run will differ from "
+            f"The cosine schedule was planned for {counted(saved['epochs'], 'epoch')}: this run will differ from "
             f"an uninterrupted {now.epochs}-epoch run. To avoid that, set training.scheduler_epochs from the start."
         )

@@ -44,7 +44,7 @@ def smoke(
 ) -> SmokeResult:
     """Train, interrupt, resume, compare, validate, evaluate and plot small runs.
 
-    If a step fails, all files are kept; otherwise, those that nobody needs are removed.
+    If a step fails, all files are kept; otherwise, those that are of no further use are removed.
 
     Args:
         epochs: epochs of each run.
@@ -109,7 +109,7 @@ def _check(holds: bool, otherwise: str) -> None:
 class _Trial:
     """All steps for one task, each timed and judged; the first failure ends them."""
 
-    whole: TrainResult
+    uninterrupted: TrainResult
     """The uninterrupted run; set by the step `train`."""
     interrupted: Path
     """The folder of the other run; set by the step `interrupt`."""
@@ -139,7 +139,7 @@ class _Trial:
 
     def tidy(self) -> None:
         """Delete the checkpoints that only the comparison needed."""
-        for file in [*self.interrupted.glob("*.pth"), self.whole.run / previous_name(1)]:
+        for file in [*self.interrupted.glob("*.pth"), self.uninterrupted.run / previous_name(1)]:
             with suppress(OSError):
                 file.unlink()
 
@@ -178,14 +178,14 @@ class _Trial:
         )
 
     def _train(self) -> str:
-        self.whole = train(self._config(f"{self.task}-whole"), progress=self.progress)
-        loss, accuracy = self.whole.best["loss"], self.whole.best.get("accuracy")
+        self.uninterrupted = train(self._config(f"{self.task}-whole"), progress=self.progress)
+        loss, accuracy = self.uninterrupted.best["loss"], self.uninterrupted.best.get("accuracy")
         shown = "" if accuracy is None else f", accuracy {accuracy:.1%}"
         return f"{counted(self.epochs, 'epoch')}; best epoch: validation loss {loss:.4f}{shown}"
 
     def _interrupt(self) -> str:
         config = self._config(f"{self.task}-interrupted")
-        batches = self.whole.facts.batches["train"]
+        batches = self.uninterrupted.facts.batches["train"]
         bars = InterruptingBars(self.progress, (self.epochs - 1) * batches + batches // 2)
         try:
             train(config, progress=bars)
@@ -202,28 +202,28 @@ class _Trial:
         return f"continued to epoch {result.epochs}"
 
     def _compare(self) -> str:
-        one, two = load_checkpoint(self.whole.checkpoint), load_checkpoint(self.interrupted / NEWEST)
+        one, two = load_checkpoint(self.uninterrupted.checkpoint), load_checkpoint(self.interrupted / NEWEST)
         for part in ("module", "optimizer", "learning_rate"):
             _check(same(one[part], two[part], self.exact), f"{part} differs from the uninterrupted run")
         _check(same(one["state"]["history"], two["state"]["history"], self.exact), "the history differs")
         return "resumed = uninterrupted, bit for bit" if self.exact else "resumed = uninterrupted, within rounding"
 
     def _validate(self) -> str:
-        result = validate(self.whole.run, progress=self.progress)
-        difference = abs(result.metrics["loss"] - self.whole.best["loss"])
+        result = validate(self.uninterrupted.run, progress=self.progress)
+        difference = abs(result.metrics["loss"] - self.uninterrupted.best["loss"])
         _check(difference <= 1e-6, f"the loss differs from the logged one by {difference:g}")
         return f"loss {result.metrics['loss']:.4f}, as logged"
 
     def _evaluate(self) -> str:
-        result = evaluate(self.whole.run, progress=self.progress)
-        expected = self.whole.facts.samples["test"]
+        result = evaluate(self.uninterrupted.run, progress=self.progress)
+        expected = self.uninterrupted.facts.samples["test"]
         found = result.report["num_samples"]
         _check(found == expected, f"{found} samples, not {expected}")
         _check_written(result.files)
         return f"{counted(expected, 'test sample')}, {counted(len(result.files), 'file')}"
 
     def _plot(self) -> str:
-        files = plot([self.whole.run, self.interrupted], out=self.folder).files
+        files = plot([self.uninterrupted.run, self.interrupted], out=self.folder).files
         _check_written(files)
         return ", ".join(file.name for file in files)
 

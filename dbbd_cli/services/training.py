@@ -1,4 +1,4 @@
-"""Train a run in its folder, from wherever it is to its end: the part of `train` and `resume` that needs PyTorch."""
+"""Train a run in its folder to its end: the part of `train` and `resume` that needs PyTorch."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def train_to_the_end(
         stop: says whether a signal has asked for a stop.
     """
     finished_before = trainer.finished
-    with _told_how_to_continue(trainer, folder):
+    with _errors_say_how_to_continue(trainer, folder):
         if facts.synthetic:
             note_synthetic(folder)
         with RunLog(folder, step=trainer.state.step, history=trainer.state.history, command=command) as log:
@@ -106,7 +106,7 @@ def train_to_the_end(
 
 
 @contextmanager
-def _told_how_to_continue(trainer: Trainer, folder: Path) -> Iterator[None]:
+def _errors_say_how_to_continue(trainer: Trainer, folder: Path) -> Iterator[None]:
     """Make errors say how to continue the run."""
     resume = f"continue with: {resume_command(folder)}"
     try:
