@@ -6,7 +6,7 @@ import os
 import sys
 from contextlib import suppress
 
-from dbbd_cli.core.stopping import ignore_signals, raise_on_signals, signal_of
+from dbbd_cli.core.signals import ignore_signals, raise_on_signals, signal_of
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""The 23 tests that the first implementation of DBBD named, on made-up rooms: what each of them promised, checked."""
+"""The 23 tests that the first implementation of DBBD named, on synthetic rooms."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ from dbbd_cli.engine.checkpoint.files import CONTENT, load_checkpoint
 from dbbd_cli.engine.inference import run_split
 from dbbd_cli.engine.runtime import choose_runtime, seed_everything
 from dbbd_cli.engine.state import Sums
-from dbbd_cli.engine.trainer import Trainer, fit
+from dbbd_cli.engine.trainer import Run, Trainer, fit
 from dbbd_cli.model.output import StepOutput
-from dbbd_cli.runs.folder import RunLog
+from dbbd_cli.runs.log import RunLog
 from dbbd_cli.services.preparation import prepare_run
 from dbbd_cli.services.smoke import same
 from dbbd_cli.tasks.configs import config_from_mapping, load_config
@@ -95,7 +95,7 @@ def checked(**sections: Any) -> TaskConfig:
 
 
 def make_trainer(config: DbbdConfig) -> Trainer:
-    """What `dbbd train` makes, without a run folder."""
+    """The trainer that `dbbd train` builds, without a run folder."""
     prepared, manifest = prepare_run(config, Silent())
     assert isinstance(prepared, DbbdConfig)
     seed_everything(prepared.seed)
@@ -107,11 +107,8 @@ def make_trainer(config: DbbdConfig) -> Trainer:
 
 def fitted(trainer: Trainer, folder: Path, stop: StopRequest | None = None) -> Trainer:
     folder.mkdir(exist_ok=True)
-    log = RunLog(folder, step=trainer.state.step, history=trainer.state.history, command=[])
-    try:
-        fit(trainer, folder, log, Silent(), StopRequest() if stop is None else stop)
-    finally:
-        log.close()
+    with RunLog(folder, step=trainer.state.step, history=trainer.state.history, command=[]) as log:
+        fit(Run(trainer, folder, log, Silent(), StopRequest() if stop is None else stop))
     return trainer
 
 

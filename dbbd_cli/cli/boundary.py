@@ -18,7 +18,7 @@ from dbbd_cli.cli.terminal.help import help_text, with_own_callback
 from dbbd_cli.cli.terminal.streams import colored, columns, tolerate_any_text, write_result
 from dbbd_cli.cli.terminal.text import clean, wrapped
 from dbbd_cli.core.errors import ConfigError, DbbdError, DiskError, ExitCode, StoppedError
-from dbbd_cli.core.stopping import ignore_signals, received, signal_of
+from dbbd_cli.core.signals import ignore_signals, received, signal_of
 
 COMPLETION_VARIABLE = "_DBBD_COMPLETE"
 """Set by the completion scripts: Typer then prints completions instead of running a command."""

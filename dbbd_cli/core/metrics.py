@@ -14,6 +14,11 @@ def is_share(name: str) -> bool:
     return not {"accuracy", "top1"}.isdisjoint(name.split("_"))
 
 
+def metric_words(name: str) -> str:
+    """The name within a sentence or a table: `point_top1` is `point top-1`, `f1` is `F1`."""
+    return " ".join({"top1": "top-1", "f1": "F1"}.get(word, word) for word in name.split("_"))
+
+
 def higher_is_better(name: str) -> bool:
     """Return whether higher values are better: one word of the name, such as `r2` or `accuracy`, is that of a score."""
     return not _HIGHER_IS_BETTER.isdisjoint(name.split("_"))

@@ -1,52 +1,65 @@
-"""Asking a run to stop at a moment of its own choice."""
+"""Signals that ask the program to end: as an exception outside training, as a request to stop and save within it."""
 
 from __future__ import annotations
 
 import _thread
 import os
 import signal
+import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any
 
 from dbbd_cli.core.progress import Progress
-from dbbd_cli.core.stopping import STOP_SIGNALS, WaitEndedError
+
+STOP_SIGNALS = tuple(
+    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGHUP", "SIGBREAK") if hasattr(signal, name)
+)
+"""Ctrl-C, the end of a job, the warning that batch systems send before it (SLURM: --signal=USR1), a closed terminal."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """A signal asked the program to end, where nothing more can be saved."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
+class StopRequestedError(Exception):
+    """A signal asked the run to stop, and the run can be saved as it is."""
 
 
 class StopRequest:
-    """Whether a signal has asked the run to stop, and which."""
+    """Whether a signal has asked the run to stop, and which one."""
 
     def __init__(self) -> None:
         self.signal_number: int | None = None
-
         self._waiting = False
 
     def __bool__(self) -> bool:
         return self.signal_number is not None
 
     def ask(self, number: int) -> None:
-        """Asks for a stop: at once where a batch is waited for, else after the step."""
+        """Ask for a stop: at once while a batch is awaited, otherwise at the next `check`."""
         self.signal_number = number
         if self._waiting:
             self._waiting = False
-            raise WaitEndedError
+            raise StopRequestedError
 
-    def interruptible(self, batches: Iterator[Any], may_end: Callable[[], bool]) -> Iterator[Any]:
-        """The batches, up to a stop that is asked for while one is waited for.
+    def check(self) -> None:
+        """Raise `StopRequestedError` if a stop was asked for."""
+        if self:
+            raise StopRequestedError
 
-        Args:
-            batches: takes its time.
-            may_end: whether the run can be saved as it is; if not, the stop comes after the step as always.
-        """
+    def interruptible(self, batches: Iterator[Any]) -> Iterator[Any]:
+        """Yield the batches; a signal that arrives while one is awaited raises `StopRequestedError` at once."""
         while True:
             try:
-                self._waiting = may_end()
+                self._waiting = True
                 batch = next(batches, None)
-                self._waiting = False
-            except WaitEndedError:
-                return
             finally:
                 self._waiting = False
             if batch is None:
@@ -56,7 +69,7 @@ class StopRequest:
 
 @contextmanager
 def stop_on_signals(progress: Progress) -> Iterator[StopRequest]:
-    """While it lasts, the signals of `STOP_SIGNALS` ask for a stop after the step; a second Ctrl-C stops at once."""
+    """Turn the signals of `STOP_SIGNALS` into a request to stop after the step; a second Ctrl-C stops at once."""
     request = StopRequest()
     if threading.current_thread() is not threading.main_thread():
         yield request  # only the main thread may handle signals
@@ -65,12 +78,12 @@ def stop_on_signals(progress: Progress) -> Iterator[StopRequest]:
 
     def handle(number: int, _frame: FrameType | None) -> None:
         if os.getpid() != process:
-            return  # a worker process that has just been forked: the main process decides
+            return  # a worker process that was just forked: the main process decides
         if request and number == signal.SIGINT:
             raise KeyboardInterrupt
         if not request:
-            # From a thread: the main one may be in the middle of writing to the same stream.
-            _thread.start_new_thread(_tell, (progress, number))
+            # From a thread: the main thread may be in the middle of writing to the same stream.
+            _thread.start_new_thread(_announce, (progress, number))
         request.ask(number)
 
     previous = {
@@ -85,7 +98,56 @@ def stop_on_signals(progress: Progress) -> Iterator[StopRequest]:
             signal.signal(number, handler)
 
 
-def _tell(progress: Progress, number: int) -> None:
+def _announce(progress: Progress, number: int) -> None:
     again = " Ctrl-C again stops at once." if number == signal.SIGINT else ""
     with suppress(Exception):  # the terminal may be gone
         progress.line(f"{signal.Signals(number).name}: stopping after this step and saving.{again}")
+
+
+def raise_on_signals() -> None:
+    """Make each stop signal raise `Interrupted`, so that whatever is being written is cleaned up."""
+    if threading.current_thread() is not threading.main_thread():
+        return  # only the main thread may handle signals
+    for number in STOP_SIGNALS:
+        # Ignored signals, as under nohup, stay ignored. Python's own exception for Ctrl-C will not do: if it passes
+        # through an `exec`, as in the creation of a named tuple, Python kills itself at the end of the program.
+        if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
+            signal.signal(number, _interrupt)
+    show = sys.unraisablehook
+    # Python would print a traceback where a library cannot pass an exception on.
+    sys.unraisablehook = lambda report: (
+        None if isinstance(report.exc_value, (Interrupted, StopRequestedError)) else show(report)
+    )
+
+
+def ignore_signals() -> None:
+    """Undo `raise_on_signals` while the program ends and prints its last message."""
+    for number in STOP_SIGNALS:
+        if signal.getsignal(number) is _interrupt:
+            signal.signal(number, signal.SIG_IGN)
+
+
+def received() -> int | None:
+    """The first signal that raised an exception; libraries may have replaced it with one of their own."""
+    return _received[0] if _received else None
+
+
+def signal_of(error: BaseException) -> int:
+    """The number of the signal behind a `KeyboardInterrupt`."""
+    return error.number if isinstance(error, Interrupted) else signal.SIGINT
+
+
+def exit_reason(code: int) -> str:
+    """How a process ended, from the exit code that `subprocess` and `multiprocessing` report, such as "SIGKILL"."""
+    try:
+        return signal.Signals(-code).name if code < 0 else f"exit code {code}"
+    except ValueError:
+        return f"signal {-code}"
+
+
+def _interrupt(number: int, _frame: FrameType | None) -> None:
+    _received.append(number)
+    raise Interrupted(number)
+
+
+_received: list[int] = []

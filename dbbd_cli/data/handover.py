@@ -45,14 +45,16 @@ class Handover:
         folder: folder of the files, in `shared_folder()`.
         num_workers: number of workers of the loader.
         num_batches: number of batches per epoch.
+        in_use: most batches that the main process uses at the same time.
     """
 
-    def __init__(self, folder: Path, num_workers: int, num_batches: int) -> None:
+    def __init__(self, folder: Path, num_workers: int, num_batches: int, in_use: int = 1) -> None:
         self.folder = folder
         self.num_workers = num_workers
-        # The prefetched ones, the one used by the main process, and the one in transit.
-        self.max_batches = min(PREFETCH * num_workers + 2, num_batches)
-        # Measured before any worker offsets: this loader has written nothing yet.
+        self.in_use = in_use
+        # The prefetched ones, those in use by the main process, and the one in transit.
+        self.max_batches = min(PREFETCH * num_workers + in_use + 1, num_batches)
+        # Measured before any worker starts: this loader has written nothing yet.
         self.free_bytes = shutil.disk_usage(folder.parent).free
         self._written = 0
 
@@ -96,7 +98,7 @@ class Handover:
         needed = self.max_batches * size
         if needed <= self.free_bytes:
             return None
-        fitting = max((self.free_bytes // size - 2) // PREFETCH, 0)
+        fitting = max((self.free_bytes // size - self.in_use - 1) // PREFETCH, 0)
         place = self.folder.parent
         return DataError(
             f"{place} has {self.free_bytes / 1e6:,.1f} MB free, and batches of {size / 1e6:,.1f} MB from "

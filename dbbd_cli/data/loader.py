@@ -68,6 +68,7 @@ class BatchLoader:
         seed: seed of the order.
         num_workers: maximum number of worker processes; 0 makes batches in this process.
         worker_timeout: seconds to wait for a batch before giving up.
+        batches_in_use: most batches in use at the same time, such as all those of an optimizer step.
         pin_memory: whether to put batches into page-locked memory, for faster copies to a GPU.
     """
 
@@ -80,6 +81,7 @@ class BatchLoader:
         seed: int,
         num_workers: int = 0,
         worker_timeout: float = 600,
+        batches_in_use: int = 1,
         pin_memory: bool = False,
     ) -> None:
         self.dataset = dataset
@@ -93,7 +95,7 @@ class BatchLoader:
         self._loader: DataLoader[Any] = DataLoader(
             _ReturnErrors(dataset),  # type: ignore[arg-type]
             batch_sampler=self._plan,
-            collate_fn=self._workers.handover(workers, len(self)) if workers else lambda batch: batch,
+            collate_fn=(self._workers.handover(workers, len(self), batches_in_use) if workers else lambda batch: batch),
             num_workers=workers,
             prefetch_factor=PREFETCH if workers else None,
             worker_init_fn=start_worker if workers else None,

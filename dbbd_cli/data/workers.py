@@ -25,7 +25,7 @@ from torch.utils.data import DataLoader
 
 from dbbd_cli.core.errors import DataError
 from dbbd_cli.core.limits import TOO_MANY_FILES, open_files_limit
-from dbbd_cli.core.stopping import STOP_SIGNALS, exit_reason
+from dbbd_cli.core.signals import STOP_SIGNALS, exit_reason
 from dbbd_cli.core.temporary import hold_folder, release, remove_strays, temporary_path
 from dbbd_cli.data.handover import SHARED_MEMORY, Handover, shared_folder, too_many_files
 from dbbd_cli.data.running_time import LateError, alarm, can_alarm
@@ -45,11 +45,11 @@ class Workers:
         self._processes: list[BaseProcess] = []
         self._handover: Handover | None = None
 
-    def handover(self, num_workers: int, num_batches: int) -> Handover:
+    def handover(self, num_workers: int, num_batches: int, in_use: int) -> Handover:
         """Return the collate function with which workers pass batches to this process."""
         parent = shared_folder()
         remove_strays(parent)
-        self._handover = Handover(temporary_path(parent / "dbbd"), num_workers, num_batches)
+        self._handover = Handover(temporary_path(parent / "dbbd"), num_workers, num_batches, in_use)
         return self._handover
 
     @property

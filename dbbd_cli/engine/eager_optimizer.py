@@ -1,8 +1,8 @@
-"""PyTorch's optimizers without what hides them from `torch.compile`.
+"""PyTorch's optimizers without the wrappers that hide them from `torch.compile`.
 
-PyTorch wraps the methods of an optimizer so that its compiler leaves them alone, and these wrappers import the compiler
-(`torch._dynamo`, SymPy and a thousand modules more: as long again as PyTorch itself) when the first of them is called,
-whether anything is compiled or not. Nothing here ever compiles an optimizer.
+PyTorch wraps the methods of an optimizer so that its compiler leaves them alone. The first call of such a wrapper
+imports the compiler (`torch._dynamo`, SymPy and a thousand other modules), which takes as long as importing PyTorch
+itself. This program never compiles an optimizer.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ _METHODS = ("add_param_group", "zero_grad", "state_dict", "load_state_dict")
 
 
 def eager(optimizer: type[_Optimizer]) -> type[_Optimizer]:
-    """A class of optimizers that computes the same, and needs no compiler for it.
+    """An optimizer class that computes the same without importing the compiler.
 
-    Where another PyTorch wraps them otherwise, methods stay as they are: the start takes longer, and nothing is wrong.
+    Methods that another version of PyTorch wraps differently stay as they are; only the start takes longer.
     """
     bare: dict[str, Any] = {name: _beneath_compiler(getattr(optimizer, name)) for name in _METHODS}
     step = _beneath_compiler(optimizer.step)
-    bare["step"] = step and torch.no_grad()(step)  # its wrapper turns gradients off too
+    bare["step"] = step and torch.no_grad()(step)  # the wrapper also turns gradients off
     methods = {name: method for name, method in bare.items() if method is not None}
     return type(optimizer.__name__, (optimizer,), methods)
 
 
 def _beneath_compiler(method: Any) -> Callable[..., Any] | None:
-    """What the wrapper that imports the compiler calls; None where none does."""
+    """The method below the wrapper that imports the compiler; None if there is no such wrapper."""
     while (wrapped := getattr(method, "__wrapped__", None)) is not None:
         if "torch._dynamo" in method.__code__.co_names:
             return wrapped

@@ -1,4 +1,4 @@
-"""What a network costs to use: time, arithmetic and memory, measured on the real thing."""
+"""Measure what inference costs: time, arithmetic and memory."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ TIME_LIMIT_SECONDS = 10.0
 def measure_efficiency(
     network: nn.Module, batch: tuple[Any, ...], runtime: Runtime, *, batch_size: int
 ) -> dict[str, Any]:
-    """Measures inference.
+    """Measure inference.
 
     Args:
         network: in evaluation mode, on the device.
-        batch: what the network is called with, on the device.
+        batch: the arguments of the network, on the device.
         runtime: device and precision.
         batch_size: samples in the batch.
 
@@ -45,7 +45,7 @@ def measure_efficiency(
 
 def count_multiply_adds(network: nn.Module, sample: torch.Tensor) -> int:
     """Multiply-adds of one forward pass, counted operation by operation as PyTorch runs them."""
-    from torch.utils.flop_counter import FlopCounterMode  # it loads Triton, where that is installed
+    from torch.utils.flop_counter import FlopCounterMode  # loads Triton if that is installed
 
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         network(sample)
@@ -53,7 +53,7 @@ def count_multiply_adds(network: nn.Module, sample: torch.Tensor) -> int:
 
 
 def times_ms(network: nn.Module, batch: tuple[Any, ...], runtime: Runtime) -> list[float]:
-    """The time that each of several runs over a batch takes, after some that are not counted."""
+    """The time of each of several runs over a batch, after warm-up runs that are not counted."""
     times = []
     deadline = time.perf_counter() + TIME_LIMIT_SECONDS
     with torch.inference_mode():
@@ -71,7 +71,7 @@ def times_ms(network: nn.Module, batch: tuple[Any, ...], runtime: Runtime) -> li
 
 
 def spread(times: list[float]) -> dict[str, float]:
-    """Median and the limits between which 80 % lie."""
+    """Median, and the range that contains 80 % of the values."""
     ordered = sorted(times)
     return {
         "median": statistics.median(ordered),

@@ -1,4 +1,4 @@
-"""What a run was made with: versions, source, hardware and command line."""
+"""The environment of a run: versions, source, hardware and command line."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ PACKAGES = (
 
 
 def write_environment(folder: Path, command: Sequence[str], runtime: Runtime) -> None:
-    """Records versions, source, hardware, precision and command line; a resume adds its own to `environment.json`."""
+    """Write `environment.json`: versions, source, hardware, precision and command line; a resume adds its own."""
     versions = {"dbbd": __version__, "python": platform.python_version()}
     for package in PACKAGES:
         try:
@@ -64,12 +64,12 @@ def write_environment(folder: Path, command: Sequence[str], runtime: Runtime) ->
         first = json.loads(read_file(folder / ENVIRONMENT))
         content = {**first, "resumed": [*first.get("resumed", []), content]}
     except (OSError, ValueError, TypeError, AttributeError, RecursionError):
-        pass  # a new run, or a file that somebody damaged
+        pass  # a new run, or a damaged file
     write_text(folder / ENVIRONMENT, json.dumps(content, indent=2) + "\n")
 
 
 def other_version(folder: Path) -> str | None:
-    """The last version of this program, other than this one, that worked on a run; None if its record names none."""
+    """The last version of dbbd, other than this one, that worked on a run; None if its record names none."""
     try:
         record = json.loads(read_file(folder / ENVIRONMENT))
         versions = [part["versions"]["dbbd"] for part in (record, *record.get("resumed", []))]
@@ -82,8 +82,8 @@ def other_version(folder: Path) -> str | None:
 def _git_commit() -> dict[str, str] | None:
     """Commit of the working directory.
 
-    Whether files differ from it is not asked: to compare them git runs hooks, filters and more that a repository names,
-    and this one may be a stranger's.
+    Files are not compared with it: to do so, git runs hooks and filters that the repository names, and it may be
+    somebody else's.
     """
     try:
         command = ["git", "rev-parse", "HEAD"]

@@ -1,4 +1,4 @@
-"""Failures of the machine or of PyTorch that a user can do something about."""
+"""Failures of the machine or of PyTorch that a user can fix."""
 
 from __future__ import annotations
 
@@ -12,12 +12,10 @@ from dbbd_cli.engine.workload import Workload
 
 @contextmanager
 def supervised(workload: Workload) -> Iterator[None]:
-    """Turns what PyTorch raises in situations that users bring about into errors that say what to do.
-
-    However it ends, the processes that load batches have ended too.
+    """Turn errors of PyTorch that users can cause into errors that say what to do, and end worker processes.
 
     Args:
-        workload: knows what could be smaller.
+        workload: its loaders are closed at the end; it knows how to save memory.
 
     Raises:
         ConfigError: a batch does not fit into memory, or is too small for the network.

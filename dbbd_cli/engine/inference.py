@@ -17,21 +17,21 @@ from dbbd_cli.engine.workload import Workload
 from dbbd_cli.model.output import StepOutput
 
 _READ_EVERY = 100
-"""Batches after which the values are read where that means to wait: until then they take memory of the device."""
+"""Batches after which values are read if that means waiting for a GPU; until then they take up its memory."""
 
 
 def place(module: nn.Module, runtime: Runtime) -> nn.Module:
-    """Moves a module to the device; convolutions run fastest with channels last."""
+    """Move a module to the device; convolutions run fastest with channels last."""
     return module.to(runtime.device).to(memory_format=torch.channels_last)
 
 
 def run_batches(
     workload: Workload, loader: BatchLoader, runtime: Runtime, stop: StopRequest | None = None
 ) -> Iterator[tuple[StepOutput, Any]]:
-    """Runs the module over a split without training it; gives each output with the batch that it came from."""
+    """Run the module over a split without training it; yield each output with the batch that it came from."""
     workload.module.eval()
     batches = loader.batches(epoch=0)
-    for raw_batch in batches if stop is None else stop.interruptible(batches, lambda: True):
+    for raw_batch in batches if stop is None else stop.interruptible(batches):
         with torch.inference_mode(), runtime.autocast():
             output = workload.module(*workload.to_device(raw_batch, runtime.device, train=False))
         yield output, raw_batch
@@ -40,7 +40,11 @@ def run_batches(
 def run_split(
     workload: Workload, loader: BatchLoader, runtime: Runtime, bar: Phase, stop: StopRequest | None = None
 ) -> Sums:
-    """Sums loss and metrics over a split without training; ends early, with partial sums, when asked to stop."""
+    """Sum loss and metrics over a split without training.
+
+    Raises:
+        StopRequestedError: `stop` was asked for.
+    """
     sums = Sums()
     for number, (output, _) in enumerate(run_batches(workload, loader, runtime, stop), start=1):
         sums.add(output)
@@ -50,6 +54,6 @@ def run_split(
             metrics = workload.summarize(sums.values, sums.num_samples)
             shown = {name: metrics[name] for name in workload.progress_metrics}
         bar.advance(samples=output.num_samples, **shown)  # type: ignore[arg-type]
-        if stop:
-            break
+        if stop is not None:
+            stop.check()
     return sums

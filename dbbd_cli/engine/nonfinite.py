@@ -16,75 +16,99 @@ from dbbd_cli.core.paths import resume_command
 from dbbd_cli.core.progress import Progress
 from dbbd_cli.engine.checkpoint.files import NEWEST
 from dbbd_cli.engine.state import TrainState
-from dbbd_cli.runs.folder import RunLog
+from dbbd_cli.runs.log import RunLog
 
 SMALLEST_SCALE = 1e-4
-"""Loss scaling (fp16) that has found no finite gradient down to here, 30 steps, will find none."""
-LossOfBatch = tuple[list[str], torch.Tensor]
-"""The names of a batch's samples, and its loss."""
+"""If loss scaling (fp16) has found no finite gradient down to here, which takes 30 steps, it will find none."""
+_MOST_NAMES = 64
 
 
-def all_finite(batches: Sequence[LossOfBatch], norm: torch.Tensor, scaler: torch.amp.GradScaler) -> torch.Tensor:
-    """Whether a step may be made with these losses and this norm of the gradient: `()`, on the device."""
-    # With loss scaling, infinite gradients are part of finding the scale: the scaler leaves such a step out itself.
-    values = torch.stack([*(loss for _, loss in batches), *([] if scaler.is_enabled() else [norm])])
-    return torch.isfinite(values).all()
+@dataclass(frozen=True)
+class StepResult:
+    """One optimizer step. Tensors are on the device, because reading them would make the program wait for a GPU.
+
+    Attributes:
+        epoch: epoch of the step, from 1.
+        step: number of the step, from 1.
+        names: the samples of each batch.
+        losses: mean loss of each batch, `()`.
+        grad_norm: norm of the gradient before clipping, `()`.
+        finite: `()`, whether losses and gradient were finite; otherwise the step changed nothing.
+        learning_rate: learning rate of the step.
+    """
+
+    epoch: int
+    step: int
+    names: list[list[str]]
+    losses: list[torch.Tensor]
+    grad_norm: torch.Tensor
+    finite: torch.Tensor
+    learning_rate: float
+
+    @property
+    def num_samples(self) -> int:
+        """Samples in all batches."""
+        return sum(map(len, self.names))
+
+    def error(self, folder: Path) -> NotFiniteError:
+        """The error that names what is not finite, and the samples of the batches that caused it."""
+        bad = [(names, loss) for names, loss in zip(self.names, self.losses, strict=True) if not torch.isfinite(loss)]
+        what = f"loss ({bad[0][1].item()})" if bad else "gradient"
+        suspects = [name for names in ([names for names, _ in bad] or self.names) for name in names]
+        return NotFiniteError(
+            f"epoch {self.epoch}, step {self.step}: the {what} is not finite; the weights were not updated",
+            details=["the batch:", *suspects[:_MOST_NAMES]],
+            hint=f"look at these samples, lower training.learning_rate (now {self.learning_rate:g}), or skip such "
+            f"steps with --set training.on_nonfinite=skip. {last_good(folder)}",
+        )
+
+
+def all_finite(losses: Sequence[torch.Tensor], grad_norm: torch.Tensor, scaler: torch.amp.GradScaler) -> torch.Tensor:
+    """Whether a step can be taken with these losses and this gradient norm: `()`, on the device."""
+    # With loss scaling, infinite gradients are part of finding the scale: the scaler skips such a step itself.
+    return torch.isfinite(torch.stack([*losses, *([] if scaler.is_enabled() else [grad_norm])])).all()
 
 
 def step_if_finite(finite: torch.Tensor, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler) -> None:
-    """Makes the step of the optimizer where that is wanted, which a fused one finds out on the device.
+    """Take the optimizer step if `finite` `()` is true; a fused optimizer decides on the device.
 
-    With loss scaling the device is waited for: the scaler knows of gradients only, not of the loss.
-
-    Args:
-        finite: `()`, whether all that the step comes from is finite.
-        optimizer: makes the step.
-        scaler: leaves out steps whose gradients are not finite, if it is enabled.
+    With loss scaling, the program waits for the device: the scaler checks gradients only, not the loss.
     """
     if scaler.is_enabled():
         if finite:
             scaler.step(optimizer)
     elif optimizer.defaults.get("fused"):
-        # As a scaler tells it, so that the program need not wait for a GPU.
-        told: Any = optimizer
-        told.grad_scale, told.found_inf = None, (~finite).float()
+        # These are the attributes through which a scaler tells it.
+        fused: Any = optimizer
+        fused.grad_scale, fused.found_inf = None, (~finite).float()
         optimizer.step()
-        del told.grad_scale, told.found_inf
+        del fused.grad_scale, fused.found_inf
     elif finite:
         optimizer.step()
 
 
-@dataclass(frozen=True)
-class _Step:
-    """A step of which nobody has read yet whether it was made."""
+class BufferSnapshot:
+    """The buffers of a module, such as the running statistics of batch normalization, which a forward pass changes."""
 
-    epoch: int
-    number: int
-    batches: list[LossOfBatch]
-    finite: torch.Tensor
-    rate: float
+    def __init__(self, module: nn.Module) -> None:
+        self._before = [(buffer, buffer.clone()) for buffer in module.buffers()]
 
-    def error(self, folder: Path) -> NotFiniteError:
-        """What is not finite, with the names of the samples that it came from."""
-        bad = [(names, loss) for names, loss in self.batches if not torch.isfinite(loss)]
-        what = f"loss ({bad[0][1].item()})" if bad else "gradient"
-        return NotFiniteError(
-            f"epoch {self.epoch}, step {self.number}: the {what} is not finite; the weights were not updated",
-            details=["the batch:", *[name for names, _ in bad or self.batches for name in names][:64]],
-            hint=f"look at these samples, lower training.learning_rate (now {self.rate:g}), or leave such steps out "
-            f"with --set training.on_nonfinite=skip. {last_good(folder)}",
-        )
+    def restore_unless(self, finite: torch.Tensor) -> None:
+        """Restore them if `finite` `()` is false, so that a skipped step leaves nothing behind."""
+        with torch.no_grad():
+            for buffer, before in self._before:
+                buffer.copy_(torch.where(finite, buffer, before))
 
 
-class Steps:
-    """The steps since the last look, and what is to happen where one could not be made.
+class NonFiniteGuard:
+    """Keeps the results of steps until they are read, and ends the run where one was not finite, or skips that step.
 
     Args:
-        state: counts the steps that are left out.
-        training: whether they may be, and how many.
+        state: counts the skipped steps.
+        training: whether steps may be skipped, and how many.
         folder: the run folder.
-        log: is told of them.
-        progress: is told of them.
+        log: receives a line for each skipped step.
+        progress: receives a warning for each skipped step.
     """
 
     def __init__(
@@ -95,52 +119,47 @@ class Steps:
         self.folder = folder
         self.log = log
         self.progress = progress
-        self._unread: list[_Step] = []
-        self._last: _Step | None = None
+        self._unread: list[StepResult] = []
 
-    def add(self, batches: list[LossOfBatch], finite: torch.Tensor, rate: float) -> None:
-        """Adds the step that `state` counted last; nothing is read."""
-        self._last = _Step(self.state.epoch, self.state.step, batches, finite, rate)
-        self._unread.append(self._last)
+    def add(self, result: StepResult) -> None:
+        """Add a step; nothing is read."""
+        self._unread.append(result)
 
     def read(self) -> bool:
-        """Looks whether the steps were made; returns whether the last of them was.
+        """Read the steps since the last call; return whether the last of them was finite.
 
         Raises:
-            NotFiniteError: one was not, and steps may not be left out, or no more of them.
+            NotFiniteError: one was not, and may not be skipped.
         """
         if not self._unread:
             return True
-        steps, self._unread = self._unread, []
-        made = torch.stack([step.finite for step in steps]).tolist()
-        for step in (step for step, finite in zip(steps, made, strict=True) if not finite):
-            self._leave_out(step)
-        return bool(made[-1])
+        results, self._unread = self._unread, []
+        finite = torch.stack([result.finite for result in results]).tolist()
+        for result, is_finite in zip(results, finite, strict=True):
+            if not is_finite:
+                self._skip(result)
+        return bool(finite[-1])
 
-    def error_of_last(self) -> NotFiniteError:
-        """The error that the last step is not finite."""
-        assert self._last is not None
-        return self._last.error(self.folder)
-
-    def _leave_out(self, step: _Step) -> None:
-        error, most = step.error(self.folder), self.training.max_skipped_steps
+    def _skip(self, result: StepResult) -> None:
+        error, most = result.error(self.folder), self.training.max_skipped_steps
         if self.training.on_nonfinite != "skip" or self.state.skipped_steps >= most:
             raise error
         self.state.skipped_steps += 1
-        how = f"left out ({self.state.skipped_steps} of at most {most})"
-        text = error.message.replace("the weights were not updated", how)
+        text = error.message.replace(
+            "the weights were not updated", f"skipped ({self.state.skipped_steps} of at most {most})"
+        )
         self.progress.warn(text)
         self.log.text("; ".join([text, *error.details]))
 
 
 def check_weights(weights: Mapping[str, torch.Tensor], state: TrainState, folder: Path) -> None:
-    """Raises where weights are not finite, so that no checkpoint ever holds such ones.
+    """Raise if weights are not finite, so that no checkpoint ever holds such weights.
 
     Raises:
         NotFiniteError: names the first of them.
     """
     floating = {name: value for name, value in weights.items() if value.is_floating_point()}
-    # A sum reads them once and makes nothing. Over NaN or infinity it is never finite; over large values it may not be.
+    # A sum reads each value once and allocates nothing. It is never finite over NaN or infinity, but may overflow.
     if bool(torch.isfinite(torch.stack([value.sum() for value in floating.values()])).all()):
         return
     name = next((name for name, value in floating.items() if not bool(torch.isfinite(value).all())), None)
@@ -153,24 +172,7 @@ def check_weights(weights: Mapping[str, torch.Tensor], state: TrainState, folder
 
 
 def last_good(folder: Path) -> str:
-    """Where a run can go on from, in words."""
+    """How to resume from the last checkpoint, in words."""
     if not (folder / NEWEST).exists():
         return "No checkpoint had been saved yet"
-    return f"The last good state goes on with: {resume_command(folder)}"
-
-
-class BufferSnapshot:
-    """What a forward pass changes beside the loss: the running statistics of batch normalization.
-
-    Args:
-        module: its buffers are remembered as they are now.
-    """
-
-    def __init__(self, module: nn.Module) -> None:
-        self._before = [(buffer, buffer.clone()) for buffer in module.buffers()]
-
-    def restore_unless(self, finite: torch.Tensor) -> None:
-        """Puts them back where `finite` `()` is false, so that a step that is left out leaves nothing behind."""
-        with torch.no_grad():
-            for buffer, before in self._before:
-                buffer.copy_(torch.where(finite, buffer, before))
+    return f"To resume from the last good checkpoint: {resume_command(folder)}"

@@ -30,7 +30,7 @@ def build_optimizer(module: nn.Module, training: TrainingConfig, device: torch.d
 
 
 def _fill_momentum(optimizer: torch.optim.Optimizer) -> None:
-    """Zeros where there is no momentum: the first step is the same, and if that is left out on the device they stay."""
+    """Start momentum at zero rather than at the first step, which the device may skip without the program knowing."""
     for group in optimizer.param_groups:
         for parameter in group["params"]:
             if optimizer.state[parameter].get("momentum_buffer") is None:
@@ -40,16 +40,16 @@ def _fill_momentum(optimizer: torch.optim.Optimizer) -> None:
 def load_optimizer(
     optimizer: torch.optim.Optimizer, saved: dict[str, Any], training: TrainingConfig, saved_training: Mapping[str, Any]
 ) -> None:
-    """Loads the optimizer's memory, and keeps to what the configuration says now of its settings.
+    """Load the optimizer's state, but keep the settings of the current configuration.
 
     Args:
-        optimizer: receives it.
-        saved: its state, from a checkpoint.
-        training: the configuration now.
-        saved_training: that of the checkpoint.
+        optimizer: receives the state.
+        saved: the state, from a checkpoint.
+        training: the current configuration.
+        saved_training: the configuration of the checkpoint.
 
     Raises:
-        ValueError: the state is of another kind.
+        ValueError: the state is invalid.
     """
     kept = [{k: v for k, v in group.items() if k not in ("params", "lr")} for group in optimizer.param_groups]
     optimizer.load_state_dict(saved)
@@ -57,28 +57,28 @@ def load_optimizer(
         _fill_momentum(optimizer)
     for group, settings in zip(optimizer.param_groups, kept, strict=True):
         if type(group["lr"]) is not float:
-            raise ValueError("its learning rate is no number")
+            raise ValueError("its learning rate is not a number")
         group.update(settings)
         if training.learning_rate != saved_training["learning_rate"]:
-            # In proportion, so that reductions on a plateau stay in force.
+            # In proportion, so that earlier reductions on a plateau stay in effect.
             group["lr"] *= training.learning_rate / saved_training["learning_rate"]
 
 
 def clip_gradient(module: nn.Module, largest: float | None, *, is_async: bool) -> torch.Tensor:
-    """Makes the gradient of all parameters as short as it may be.
+    """Scale the gradient of all parameters down to a largest norm.
 
     Args:
         module: holds the parameters.
-        largest: the largest norm; none: no limit.
-        is_async: the device would have to be waited for, to know whether the gradient is short enough: it is then
-            multiplied by 1, and else left alone.
+        largest: the largest norm; None: no limit.
+        is_async: whether comparing the norm would wait for the device; then a gradient within the limit is multiplied
+            by 1 rather than left alone.
 
     Returns:
-        The norm before, `()`, on the device.
+        The norm before clipping, `()`, on the device.
     """
     norm = nn.utils.get_total_norm([parameter.grad for parameter in module.parameters() if parameter.grad is not None])
     limit = math.inf if largest is None else largest
-    # The small number is PyTorch's.
+    # The same small number as in PyTorch.
     if is_async or not norm + 1e-6 <= limit:
         nn.utils.clip_grads_with_norm_(module.parameters(), limit, norm)
     return norm
@@ -87,12 +87,12 @@ def clip_gradient(module: nn.Module, largest: float | None, *, is_async: bool) -
 class LearningRate:
     """The learning rate of each optimizer step.
 
-    It rises linearly over the warm-up, step by step. After that, cosine and step follow from the epoch alone;
-    reduce_on_plateau keeps count of the validation losses. A cosine ends with the run: one extended by `--epochs`
-    follows the longer schedule from there on, unless `scheduler_epochs` gives it a length of its own.
+    It rises linearly during warm-up, step by step. After that, cosine and step depend on the epoch alone, and
+    reduce_on_plateau on the validation losses. A cosine ends with the run: a run extended by `--epochs` follows the
+    longer schedule from there on, unless `scheduler_epochs` sets a length.
 
     Args:
-        optimizer: its learning rate is set.
+        optimizer: receives the learning rate.
         training: the schedule.
         steps_per_epoch: optimizer steps in an epoch.
     """
@@ -111,11 +111,11 @@ class LearningRate:
 
     @property
     def value(self) -> float:
-        """The learning rate now."""
+        """The current learning rate."""
         return float(self.optimizer.param_groups[0]["lr"])
 
     def before_step(self, step: int, epoch: int) -> None:
-        """Sets the rate for optimizer step `step` (from 0) in `epoch` (from 1)."""
+        """Set the rate for optimizer step `step` (from 0) in `epoch` (from 1)."""
         if step < self.warmup_steps:
             self._set(self.training.learning_rate * (step + 1) / self.warmup_steps)
         elif self.training.scheduler != "reduce_on_plateau":
@@ -124,7 +124,7 @@ class LearningRate:
             self._set(self.training.learning_rate)
 
     def after_epoch(self, step: int, val_loss: float) -> None:
-        """Tells the plateau schedule of an epoch that ended after `step` optimizer steps."""
+        """Update the plateau schedule after an epoch that ended after `step` optimizer steps."""
         if self.training.scheduler == "reduce_on_plateau" and step > self.warmup_steps:
             self.plateau.step(val_loss)
 
@@ -145,12 +145,12 @@ class LearningRate:
             group["lr"] = rate
 
     def state_dict(self) -> dict[str, Any]:
-        """What the schedule remembers beside the optimizer's own state."""
+        """The state of the schedule that is not part of the optimizer's state."""
         return {"best": float(self.plateau.best), "num_bad_epochs": self.plateau.num_bad_epochs}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Puts back what `state_dict` gave. The settings come from the configuration, which may have changed."""
+        """Restore what `state_dict` returned. Settings come from the configuration, which may have changed."""
         if type(state["best"]) is not float or type(state["num_bad_epochs"]) is not int:
-            raise ValueError("the memory of its schedule is not what it should be")
+            raise ValueError("the state of its learning-rate schedule is invalid")
         self.plateau.best = state["best"]
         self.plateau.num_bad_epochs = state["num_bad_epochs"]

@@ -33,7 +33,7 @@ _LIMITS = (*_ONEDNN_LIMITS, "MKL_ENABLE_INSTRUCTIONS", "MKL_CBWR")
 
 @dataclass(frozen=True)
 class RuntimeRecord:
-    """What a run is computed with, as its checkpoints store it.
+    """Device, precision and processor of a run, as its checkpoints store them.
 
     Attributes:
         device: kind of device: `cpu`, `cuda` or `mps`.
@@ -49,7 +49,7 @@ class RuntimeRecord:
 
     @classmethod
     def from_plain(cls, values: object) -> RuntimeRecord | None:
-        """The record of a checkpoint; None if an earlier version wrote none.
+        """The record of a checkpoint; None for a checkpoint of an earlier version.
 
         Raises:
             ValueError: it is not a valid record.
@@ -67,8 +67,8 @@ class RuntimeRecord:
         return cls(**{name: values[name] for name in forms})
 
     @classmethod
-    def from_proof(cls, proof: object) -> RuntimeRecord | None:
-        """The device and precision of the replay check in a checkpoint without a record; None if it has none."""
+    def from_replay_check(cls, proof: object) -> RuntimeRecord | None:
+        """Device and precision of the replay check, for a checkpoint without a record; None if it has neither."""
         if not isinstance(proof, Mapping):
             return None
         precision = next((name for name, dtype in _DTYPES.items() if str(dtype) == proof.get("precision")), None)
@@ -79,11 +79,11 @@ class RuntimeRecord:
 
 @dataclass(frozen=True)
 class Runtime:
-    """What the engine computes on.
+    """The device and precision that the engine computes with.
 
     Attributes:
-        device: where the network is.
-        dtype: type of the arithmetic under autocast; float32 means no autocast.
+        device: device of the network.
+        dtype: type for autocast; float32 means no autocast.
         description: device in words, with why it was chosen.
         precision: precision in words.
     """
@@ -95,16 +95,16 @@ class Runtime:
 
     @property
     def is_async(self) -> bool:
-        """Whether the device computes behind the program's back, so that reading a value means to wait for it."""
+        """Whether kernels run asynchronously, so that reading a value waits for the device."""
         return self.device.type != "cpu"
 
     @property
     def is_slow(self) -> bool:
-        """Whether the device has no instructions for the precision, which makes it many times slower than fp32."""
+        """Whether the device lacks instructions for the precision, so that it is many times slower than fp32."""
         return self.dtype == torch.bfloat16 and self.device.type in ("cpu", "cuda") and not _has_fast_bf16(self.device)
 
     def record(self) -> RuntimeRecord:
-        """What a checkpoint stores about this runtime."""
+        """The record that a checkpoint stores."""
         precision = next(name for name, dtype in _DTYPES.items() if dtype == self.dtype)
         return RuntimeRecord(self.device.type, precision, torch.get_num_threads(), describe_processor())
 
@@ -115,11 +115,11 @@ class Runtime:
         return torch.autocast(self.device.type, dtype=self.dtype)
 
     def scaler(self) -> torch.amp.GradScaler:
-        """Loss scaling for fp16; does nothing otherwise."""
+        """Loss scaling for fp16; otherwise it has no effect."""
         return torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)
 
     def synchronize(self) -> None:
-        """Waits until the device has done all that was asked of it."""
+        """Wait until the device has finished all kernels."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
         elif self.device.type == "mps":
@@ -129,16 +129,16 @@ class Runtime:
 def choose_runtime(
     device: str, precision: str, *, bf16_on_cpu: bool = True, recorded: RuntimeRecord | None = None
 ) -> Runtime:
-    """Finds the device and precision of a run.
+    """Choose the device and precision of a run.
 
     Args:
         device: `auto`, `cpu`, `cuda`, `cuda:N` or `mps`.
         precision: `auto`, `fp32`, `bf16` or `fp16`.
         bf16_on_cpu: whether `auto` chooses bf16 on a CPU that has instructions for it.
-        recorded: what the run was computed with so far: `auto` keeps its precision.
+        recorded: what the run was computed with so far; `auto` keeps its precision.
 
     Raises:
-        ConfigError: the device is not there, or cannot do the precision. Nothing is silently replaced.
+        ConfigError: the device does not exist, or does not support the precision. Neither is replaced silently.
     """
     chosen, why = _choose_device(device)
     if precision != "auto":
@@ -158,7 +158,7 @@ def choose_runtime(
 
 
 def _has_fast_bf16(device: torch.device) -> bool:
-    """Whether there are instructions for bf16; without them, a processor takes up to 200 times as long as in fp32."""
+    """Whether there are instructions for bf16; without them, a CPU can take up to 200 times as long as in fp32."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     if device.type == "cpu":
@@ -169,14 +169,14 @@ def _has_fast_bf16(device: torch.device) -> bool:
 
 
 def _cpu_capabilities() -> Mapping[str, Any]:
-    capabilities: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # older versions cannot tell
+    capabilities: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # missing in older versions
     return capabilities
 
 
 def describe_processor() -> str:
-    """The processor, with what determines the kernels that run on it, and so the last bits of every result.
+    """The processor, and what determines which kernels run on it, and so the last bits of every result.
 
-    That is the instruction set of PyTorch's own kernels, instructions for bf16, and variables that limit libraries.
+    This is the instruction set of PyTorch's own kernels, instructions for bf16, and variables that limit libraries.
     """
     capabilities = _cpu_capabilities()
     parts = [str(capabilities.get("cpu_name") or platform.machine()), torch.backends.cpu.get_cpu_capability()]
@@ -186,28 +186,28 @@ def describe_processor() -> str:
 
 
 def start_threads() -> None:
-    """Starts the threads of PyTorch while there is memory for them.
+    """Start PyTorch's threads while there is memory for them.
 
     Raises:
-        MemoryError: there is too little, and GNU OpenMP would end the process.
+        MemoryError: there is too little memory; GNU OpenMP would end the process.
     """
     require_memory(torch.get_num_threads() * _BYTES_OF_THREAD)
     torch.ones(1 << 20).add_(1)
 
 
 def keep_freed_memory() -> None:
-    """Makes the C library keep large blocks that were freed, rather than give them back and get them anew.
+    """Make the C library keep large freed blocks rather than return them to the system.
 
-    With glibc a training step of `qr_cnn` gets a gigabyte anew, page by page, each of them set to zero first: that is a
-    sixth of its time.
+    Otherwise, with glibc, each training step of `qr_cnn` allocates a gigabyte again, page by page, each of them zeroed
+    first: a sixth of its time.
     """
     with contextlib.suppress(AttributeError, OSError, TypeError):  # another C library
         _keep_blocks(ctypes.CDLL(None).mallopt)
 
 
 def _keep_blocks(mallopt: Callable[[int, int], int]) -> None:
-    mmap_threshold, trim_threshold = -3, -1  # of malloc.h
-    # Older versions refuse more than 32 MB. Without the first, the second would do harm: it ends the adaptation.
+    mmap_threshold, trim_threshold = -3, -1  # constants of malloc.h
+    # Older versions refuse more than 32 MB. Setting only the second would turn off adaptation and do harm.
     if mallopt(mmap_threshold, 2**30) or mallopt(mmap_threshold, 2**25):
         mallopt(trim_threshold, 2**31 - 1)
 
@@ -232,14 +232,14 @@ def _choose_device(wanted: str) -> tuple[torch.device, str]:
 
 
 def seed_everything(seed: int) -> None:
-    """Seeds every random stream of the process: Python, NumPy, PyTorch on all devices."""
+    """Seed every random generator of the process: Python, NumPy, PyTorch on all devices."""
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
 
 
 def random_state() -> dict[str, Any]:
-    """The state of every random stream, as tensors and plain values."""
+    """The state of every random generator, as tensors and plain values."""
     name, keys, position, has_gauss, gauss = np.random.get_state(legacy=True)
     version, internal, gauss_next = random.getstate()
     return {
@@ -252,7 +252,7 @@ def random_state() -> dict[str, Any]:
 
 
 def restore_random_state(state: Mapping[str, Any]) -> None:
-    """Puts back what `random_state` gave. Streams of devices that are not here are left out."""
+    """Restore what `random_state` returned, except for devices that this machine does not have."""
     torch.set_rng_state(state["torch"])
     if torch.cuda.is_available() and len(state["cuda"]) == torch.cuda.device_count():
         torch.cuda.set_rng_state_all(state["cuda"])
@@ -265,7 +265,7 @@ def restore_random_state(state: Mapping[str, Any]) -> None:
 
 
 def count_parameters(module: nn.Module) -> int:
-    """Number of trained values."""
+    """Number of parameters."""
     return sum(parameter.numel() for parameter in module.parameters())
 
 
@@ -276,7 +276,7 @@ def size_mb(module: nn.Module) -> float:
 
 
 def peak_memory_mb(device: torch.device) -> float:
-    """Largest memory so far, in units of 1024² bytes: of the device, or of the process where that is the CPU."""
+    """Peak memory in units of 1024² bytes: of the device, or of the process if that is the CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / MIB
     if device.type == "mps":

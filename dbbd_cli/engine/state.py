@@ -1,9 +1,8 @@
-"""Where a run is: everything beside the tensors that a checkpoint carries."""
+"""The position of a run: everything in a checkpoint besides tensors, settings and random states."""
 
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cache
@@ -20,10 +19,10 @@ class _Pending:
 
     Attributes:
         num_samples: samples in the batch.
-        names: names of the values; those of vectors follow the others.
-        values: `(V,)`; zero for those that are computed on reading.
-        deferred: these, by their position.
-        counts: `()`, whether the batch counts; None where it does in any case.
+        names: names of the values; the elements of vectors come last.
+        values: `(V,)`; zero for deferred metrics.
+        deferred: the deferred metrics, by position.
+        counts: `()`, whether the batch counts; None if it always does.
     """
 
     num_samples: int
@@ -37,7 +36,7 @@ class _Pending:
 class Sums:
     """Sums over the samples of an epoch, in double precision and in the order of the batches.
 
-    Values stay on the device until they are asked for, so that adding never waits for it.
+    Values stay on the device until they are read, so that adding never waits for it.
     """
 
     values: dict[str, float] = field(default_factory=dict)
@@ -45,7 +44,7 @@ class Sums:
     _pending: list[_Pending] = field(default_factory=list, repr=False)
 
     def add(self, output: StepOutput) -> None:
-        """Adds the loss and the metrics of a batch."""
+        """Add the loss and the metrics of a batch."""
         loss = output.loss.detach().float()
         vectors = {k: v for k, v in output.metrics.items() if not isinstance(v, DeferredMetric) and v.dim()}
         names = ["loss", *(name for name in output.metrics if name not in vectors)]
@@ -61,17 +60,17 @@ class Sums:
             names += [place for name, vector in vectors.items() for place in _places(name, len(vector))]
         self._pending.append(_Pending(output.num_samples, names, stacked, deferred))
 
-    def count_where(self, finite: torch.Tensor, num_batches: int) -> None:
-        """Counts the last batches only if `finite` `()` is true."""
+    def count_if(self, finite: torch.Tensor, num_batches: int) -> None:
+        """Count the last batches only if `finite` `()` is true."""
         for batch in self._pending[-num_batches:]:
             batch.counts = finite
 
     def flush(self) -> None:
-        """Reads the pending values from the device."""
+        """Read the pending values from the device."""
         batches = list(self._pending)
         self._pending.clear()
         counts = [batch.counts for batch in batches if batch.counts is not None]
-        # All at once: each time that something is read, a GPU is waited for.
+        # All at once, because each read waits for a GPU.
         read = iter(torch.cat([batch.values for batch in batches]).tolist() if batches else [])
         counted = iter(torch.stack(counts).tolist() if counts else [])
         for batch in batches:
@@ -96,38 +95,39 @@ class TrainState:
     """The position of a run, what is best so far, and its history."""
 
     epoch: int = 1
-    """Epoch that is under way, from 1; one more than the last when all are done."""
+    """Current epoch, from 1; one more than the last when all are done."""
     batch: int = 0
-    """Batches of this epoch that are behind."""
+    """Batches of this epoch that have been trained on."""
     step: int = 0
     """Optimizer steps since the run began."""
     skipped_steps: int = 0
-    """Steps whose loss or gradient was not finite, and that were left out."""
+    """Steps that were skipped because their loss or gradient was not finite."""
     best_value: float = math.inf
     """Cost of the best epoch: the value of the deciding metric, or its negative if higher is better."""
     best_epoch: int = 0
     patience_value: float = math.inf
-    """Lowest cost so far for early stopping; costs that are lower by less than min_delta do not change it."""
+    """Lowest cost so far for early stopping; a cost that is lower by less than min_delta does not change it."""
     patience_epochs: int = 0
     """Epochs since then."""
     stopped_early: bool = False
     seconds: float = 0.0
-    """Training time, interruptions left out."""
+    """Training time without interruptions."""
     seconds_at_epoch: float = 0.0
-    """Training time when the epoch under way began."""
+    """Training time at the start of the current epoch."""
     history: list[dict[str, Any]] = field(default_factory=list)
     """One entry per finished epoch, as in history.jsonl."""
     sums: Sums = field(default_factory=Sums)
-    """Sums of the epoch under way."""
+    """Sums of the current epoch."""
 
-    def count_time(self, since: float) -> float:
-        """Adds the time since then (of `time.perf_counter`) to that of the training; returns the time now."""
-        now = time.perf_counter()
-        self.seconds += now - since
-        return now
+    def end_epoch(self, row: Mapping[str, Any]) -> float:
+        """Add the epoch to the history and move on to the next one; return the seconds it took."""
+        self.history.append(dict(row))
+        self.epoch, self.batch, self.sums = self.epoch + 1, 0, Sums()
+        seconds, self.seconds_at_epoch = self.seconds - self.seconds_at_epoch, self.seconds
+        return seconds
 
     def judge(self, cost: float, patience: int | None, min_delta: float) -> bool:
-        """Updates the best cost and early stopping with this epoch's cost; returns whether it is the best so far."""
+        """Update the best cost and early stopping with this epoch's cost; return whether it is the best so far."""
         self._count_patience(cost, patience, min_delta)
         if cost < self.best_value:
             self.best_value, self.best_epoch = cost, self.epoch
@@ -142,7 +142,7 @@ class TrainState:
         self.stopped_early = patience is not None and self.patience_epochs >= patience
 
     def judge_again(self, costs: Sequence[float], patience: int | None, min_delta: float) -> bool:
-        """Judges the finished epochs by another metric.
+        """Judge the finished epochs by another metric.
 
         The weights of most epochs no longer exist. Therefore the best epoch remains the one whose weights were saved,
         unless this state follows a better one.
@@ -168,18 +168,18 @@ class TrainState:
         return True
 
     def to_plain(self) -> dict[str, Any]:
-        """Plain values for a checkpoint. Nothing that is done later changes them: rows of the history stay."""
+        """Plain values for a checkpoint, which later training does not change."""
         return {**self.__dict__, "history": list(self.history), "sums": self.sums.plain()}
 
     @staticmethod
     def from_plain(values: Any) -> TrainState:
-        """Reads what `to_plain` gave.
+        """Read what `to_plain` returned.
 
         Raises:
-            ValueError: it is something else.
+            ValueError: the values are invalid.
         """
         if not isinstance(values, Mapping) or values.keys() != {field.name for field in fields(TrainState)}:
-            raise ValueError("the state of the run does not have the fields that it should")
+            raise ValueError("the state of the run lacks fields, or has unknown ones")
         for name in ("epoch", "batch", "step", "skipped_steps", "best_epoch", "patience_epochs"):
             _require(type(values[name]) is int and 0 <= values[name] < 2**53, name)
         for name in ("best_value", "patience_value", "seconds", "seconds_at_epoch"):
@@ -209,7 +209,7 @@ def _places(name: str, length: int) -> list[str]:
 
 def _require(holds: bool, name: str) -> None:
     if not holds:
-        raise ValueError(f"its {name} is not what it should be")
+        raise ValueError(f"its {name} is invalid")
 
 
 def _are_numbers(values: object) -> bool:

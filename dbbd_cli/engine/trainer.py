@@ -1,23 +1,27 @@
-"""The training loop: one visible function, from the first batch to the last epoch."""
+"""The training loop: `fit` runs epochs, `train_epoch` runs steps, `train_step` updates the weights once."""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from dbbd_cli.config.sections import TaskConfig, to_plain
-from dbbd_cli.core.errors import NotFiniteError, StoppedError
-from dbbd_cli.core.metrics import cost
+from dbbd_cli.core.errors import DataError, NotFiniteError, StoppedError
+from dbbd_cli.core.metrics import cost, metric_words
 from dbbd_cli.core.paths import resume_command
-from dbbd_cli.core.progress import Progress
-from dbbd_cli.core.signals import StopRequest
+from dbbd_cli.core.progress import Phase, Progress
+from dbbd_cli.core.signals import StopRequest, StopRequestedError
 from dbbd_cli.core.text import counted
+from dbbd_cli.engine.checkpoint.files import save_checkpoint
 from dbbd_cli.engine.checkpoint.replay_check import prove
 from dbbd_cli.engine.checkpoint.writer import CheckpointWriter
 from dbbd_cli.engine.epoch_table import EpochTable
@@ -25,8 +29,8 @@ from dbbd_cli.engine.inference import place, run_split
 from dbbd_cli.engine.nonfinite import (
     SMALLEST_SCALE,
     BufferSnapshot,
-    LossOfBatch,
-    Steps,
+    NonFiniteGuard,
+    StepResult,
     all_finite,
     check_weights,
     last_good,
@@ -36,12 +40,103 @@ from dbbd_cli.engine.optimizer import LearningRate, build_optimizer, clip_gradie
 from dbbd_cli.engine.runtime import Runtime, random_state, restore_random_state
 from dbbd_cli.engine.state import Sums, TrainState
 from dbbd_cli.engine.workload import Workload
-from dbbd_cli.runs.folder import RunLog
+from dbbd_cli.runs.log import RunLog
+
+
+def fit(run: Run) -> None:
+    """Train to the last epoch, or until early stopping, saving after every epoch.
+
+    Raises:
+        NotFiniteError: a loss or gradient is NaN or infinite; the weights were not updated with it.
+        StoppedError: a signal asked to stop; everything is saved.
+        DataError: a batch could not be loaded; everything before it is saved.
+        DiskError: a checkpoint could not be written.
+    """
+    with run.writer:
+        try:
+            while not run.trainer.finished:
+                train_metrics = train_epoch(run)
+                val_metrics = validate(run)
+                run.end_epoch(train_metrics, val_metrics)
+        except StopRequestedError:
+            run.save()
+            raise run.stopped() from None
+        except DataError:
+            run.save(replay_check=False)  # the next batch may be the one that cannot be loaded
+            raise
+
+
+def train_epoch(run: Run) -> dict[str, float]:
+    """Train what is left of the epoch; return its metrics."""
+    run.trainer.module.train()
+    with run.phase("train", done=run.trainer.state.batch) as bar:
+        for micro_batches in run.optimizer_steps():
+            result = train_step(run.trainer, micro_batches)
+            run.after_step(result, bar)
+    run.guard.read()
+    return run.trainer.metrics_of(run.trainer.state.sums)
+
+
+def train_step(trainer: Trainer, micro_batches: Sequence[Any]) -> StepResult:
+    """Take one optimizer step on the mean loss over all samples of its batches.
+
+    If the loss or the gradient is not finite, the step changes nothing. The answer stays on the device, because reading
+    it would make the program wait for a GPU.
+    """
+    workload, runtime, training = trainer.workload, trainer.runtime, trainer.config.training
+    state, optimizer, scaler = trainer.state, trainer.optimizer, trainer.scaler
+    names = [workload.names(batch, "train") for batch in micro_batches]
+    num_samples = sum(map(len, names))
+    buffers = BufferSnapshot(trainer.module) if training.on_nonfinite == "skip" else None
+    losses = []
+    optimizer.zero_grad(set_to_none=True)
+    for batch, batch_names in zip(micro_batches, names, strict=True):
+        inputs = workload.to_device(batch, runtime.device, train=True)
+        with runtime.autocast():
+            output = trainer.module(*inputs)
+        assert output.num_samples == len(batch_names), "a workload must name every sample of a batch"
+        scaler.scale(output.loss * (output.num_samples / num_samples)).backward()
+        state.sums.add(output)
+        losses.append(output.loss.detach())
+    scaler.unscale_(optimizer)
+    grad_norm = clip_gradient(trainer.module, training.clip_grad_norm, is_async=runtime.is_async)
+    trainer.learning_rate.before_step(state.step, state.epoch)
+    finite = all_finite(losses, grad_norm, scaler)
+    step_if_finite(finite, optimizer, scaler)
+    scaler.update()
+    if buffers is not None:
+        buffers.restore_unless(finite)
+    state.sums.count_if(finite, len(losses))
+    state.batch += len(micro_batches)
+    state.step += 1
+    return StepResult(state.epoch, state.step, names, losses, grad_norm, finite, trainer.learning_rate.value)
+
+
+def validate(run: Run) -> dict[str, float]:
+    """Compute loss and metrics on the validation split.
+
+    Raises:
+        NotFiniteError: the loss, or the metric that decides which epoch is best, is not finite.
+    """
+    workload = run.trainer.workload
+    run.before_validation()
+    with run.phase("validate") as bar:
+        sums = run_split(workload, workload.loaders["val"], run.trainer.runtime, bar, run.stop)
+    run.count_time()
+    metrics = run.trainer.metrics_of(sums)
+    for name in ("loss", workload.monitor):
+        if not math.isfinite(metrics[name]):
+            raise NotFiniteError(
+                f"epoch {run.trainer.state.epoch}: the validation {metric_words(name)} is {metrics[name]}; the epoch "
+                "was not saved",
+                hint=f"lower training.learning_rate. {last_good(run.folder)}",
+            )
+    return metrics
 
 
 @dataclass
 class Trainer:
-    """All that changes while a run trains.
+    """What changes while a model trains, which is also what a checkpoint holds: weights, optimizer, schedule, position.
 
     Args:
         workload: data and network.
@@ -55,24 +150,46 @@ class Trainer:
     runtime: Runtime
     splits_sha256: str = ""
     state: TrainState = field(default_factory=TrainState)
+    module: nn.Module = field(init=False)
     optimizer: torch.optim.Optimizer = field(init=False)
     learning_rate: LearningRate = field(init=False)
     scaler: torch.amp.GradScaler = field(init=False)
-    writer: CheckpointWriter = field(init=False, default_factory=CheckpointWriter)
-    steps: Steps | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
-        module = place(self.workload.module, self.runtime)
+        self.module = place(self.workload.module, self.runtime)
         training = self.config.training
-        self.optimizer = build_optimizer(module, training, self.runtime.device)
+        self.optimizer = build_optimizer(self.module, training, self.runtime.device)
         steps = math.ceil(len(self.workload.loaders["train"]) / training.accumulate_batches)
         self.learning_rate = LearningRate(self.optimizer, training, steps)
         self.scaler = self.runtime.scaler()
 
-    def to_plain(self, *, proven: bool = True) -> dict[str, Any]:
-        """The whole state, for a checkpoint; with the proof of the next batch, unless that is not to be made."""
+    @property
+    def finished(self) -> bool:
+        """Whether there is nothing left to train."""
+        return self.state.epoch > self.config.training.epochs or self.state.stopped_early
+
+    @property
+    def epoch_trained(self) -> bool:
+        """Whether all batches of the epoch are done, so that only its validation is left."""
+        return self.state.batch >= len(self.workload.loaders["train"])
+
+    def metrics_of(self, sums: Sums) -> dict[str, float]:
+        """Metrics from sums over samples.
+
+        Raises:
+            NotFiniteError: every step so far was skipped.
+        """
+        sums.flush()
+        if not sums.num_samples:
+            raise NotFiniteError(
+                "no step of the epoch had a finite loss and gradient", hint="look at the samples named above"
+            )
+        return self.workload.summarize(sums.values, sums.num_samples)
+
+    def to_plain(self, *, replay_check: bool = True) -> dict[str, Any]:
+        """The full state, for a checkpoint; `replay_check` says whether it includes the loss of the next batch."""
         return {
-            "module": self.workload.module.state_dict(),
+            "module": self.module.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "learning_rate": self.learning_rate.state_dict(),
             "scaler": self.scaler.state_dict(),
@@ -81,35 +198,23 @@ class Trainer:
             "config": to_plain(self.config),
             "runtime": asdict(self.runtime.record()),
             "splits": self.splits_sha256,
-            "proof": prove(self.workload, self.runtime, self.state) if proven else None,
+            "proof": prove(self.workload, self.runtime, self.state) if replay_check else None,
         }
 
-    def save(
-        self, folder: Path, log: RunLog | None = None, *, best: bool = False, proven: bool = True, beside: bool = False
-    ) -> None:
-        """Writes a checkpoint, after what is logged up to here; with `beside` while training goes on, if `writer` can.
+    def save(self, folder: Path, *, best: bool = False) -> None:
+        """Write a checkpoint, and wait until it is on the disk.
 
         Raises:
-            NotFiniteError: the weights, or a step since the last look, are not finite: nothing is written.
-            DiskError: it cannot be written; the checkpoints that were there are still there.
+            NotFiniteError: the weights are not finite; nothing is written.
+            DiskError: it cannot be written; earlier checkpoints are still there.
         """
-        if self.steps is not None:
-            self.steps.read()  # no checkpoint knows of steps that nobody has looked at
-        state = self.to_plain(proven=proven)
+        state = self.to_plain()
         check_weights(state["module"], self.state, folder)
-        if log is not None:
-            log.sync()
-        self.writer.save(state, folder, best=best, keep=self.config.checkpoint.keep, beside=beside)
-
-    @property
-    def at_step_boundary(self) -> bool:
-        """Whether the state is one that can be gone on from, rather than in the middle of accumulating gradients."""
-        batch, whole = self.state.batch, len(self.workload.loaders["train"])
-        return batch % self.config.training.accumulate_batches == 0 or batch == whole
+        save_checkpoint(state, folder, best=best, keep=self.config.checkpoint.keep)
 
     def load(self, checkpoint: Mapping[str, Any]) -> None:
-        """Puts back what `to_plain` gave, so that the run goes on as if it had never stopped."""
-        self.workload.module.load_state_dict(checkpoint["module"])
+        """Restore what `to_plain` returned, so that training continues as if it had never stopped."""
+        self.module.load_state_dict(checkpoint["module"])
         load_optimizer(self.optimizer, checkpoint["optimizer"], self.config.training, checkpoint["config"]["training"])
         self.learning_rate.load_state_dict(checkpoint["learning_rate"])
         if self.scaler.is_enabled() and checkpoint["scaler"]:
@@ -118,180 +223,176 @@ class Trainer:
         restore_random_state(checkpoint["random"])
 
 
-def fit(trainer: Trainer, folder: Path, log: RunLog, progress: Progress, stop: StopRequest) -> None:
-    """Trains until the last epoch, or until early stopping; saves after every epoch, within `trainer.writer` beside it.
+@dataclass
+class Run:
+    """A trainer at work in a run folder: what it logs, shows and saves, and when it stops.
 
     Args:
-        trainer: the run, at its beginning or where a checkpoint left it.
+        trainer: at its beginning, or where a checkpoint left it.
         folder: the run folder.
         log: receives history, events and text.
         progress: shows bars and lines.
-        stop: checked after every step and every validation batch.
-
-    Raises:
-        NotFiniteError: a loss or gradient is NaN or infinite; the weights were not updated with it.
-        StoppedError: a signal asked to stop; everything is saved.
-        DiskError: a checkpoint could not be written.
+        stop: checked after every step, and while a batch is awaited.
     """
-    workload, config, runtime, state = trainer.workload, trainer.config, trainer.runtime, trainer.state
-    module, optimizer, scaler = workload.module, trainer.optimizer, trainer.scaler
-    training, train_loader = config.training, workload.loaders["train"]
-    accumulate = training.accumulate_batches
-    # Reading a value makes the program wait for a GPU, so there it is done at logging intervals only.
-    show_every = config.run.log_every_steps if runtime.is_async else 1
-    table: EpochTable | None = None
-    warned = False
-    buffers: BufferSnapshot | None = None
-    steps = trainer.steps = Steps(state, training, folder, log, progress)
-    clock = time.perf_counter()
 
-    while state.epoch <= training.epochs and not state.stopped_early:
-        module.train()
-        title = f"Epoch {state.epoch}/{training.epochs}"
-        with progress.phase(
-            f"{title} train", len(train_loader), done=state.batch, sample_unit=workload.sample_unit
-        ) as bar:
-            batches = train_loader.batches(state.epoch, start=state.batch)
-            for raw_batch in stop.interruptible(batches, lambda: trainer.at_step_boundary):
-                if state.batch % accumulate == 0:
-                    optimizer.zero_grad(set_to_none=True)
-                    batches_of_step: list[LossOfBatch] = []
-                    buffers = BufferSnapshot(module) if training.on_nonfinite == "skip" else None
-                    samples_left = train_loader.num_samples - state.batch * train_loader.batch_size
-                    samples_of_step = min(accumulate * train_loader.batch_size, samples_left)
-                batch = workload.to_device(raw_batch, runtime.device, train=True)
-                with runtime.autocast():
-                    output = module(*batch)
-                # Weighted, so that the gradient of a step is that of the mean over all its samples.
-                scaler.scale(output.loss * (output.num_samples / samples_of_step)).backward()
-                state.sums.add(output)
-                state.batch += 1
-                batches_of_step.append((workload.names(raw_batch, "train"), output.loss.detach()))
-                if state.batch % accumulate and state.batch < len(train_loader):
-                    bar.advance(samples=output.num_samples)
-                    continue
+    trainer: Trainer
+    folder: Path
+    log: RunLog
+    progress: Progress
+    stop: StopRequest = field(default_factory=StopRequest)
+    writer: CheckpointWriter = field(init=False, default_factory=CheckpointWriter)
+    guard: NonFiniteGuard = field(init=False)
+    table: EpochTable = field(init=False)
 
-                scaler.unscale_(optimizer)
-                norm = clip_gradient(module, training.clip_grad_norm, is_async=runtime.is_async)
-                trainer.learning_rate.before_step(state.step, state.epoch)
-                # Steps with values that are not finite change nothing; whether there were any is read later.
-                finite = all_finite(batches_of_step, norm, scaler)
-                step_if_finite(finite, optimizer, scaler)
-                scaler.update()
-                state.sums.count_where(finite, len(batches_of_step))
-                if buffers is not None:
-                    buffers.restore_unless(finite)
-                state.step += 1
-                steps.add(batches_of_step, finite, trainer.learning_rate.value)
+    def __post_init__(self) -> None:
+        config, workload = self.trainer.config, self.trainer.workload
+        self.guard = NonFiniteGuard(self.trainer.state, config.training, self.folder, self.log, self.progress)
+        self.table = EpochTable(config.training.epochs, workload.progress_metrics, workload.monitor)
+        # Reading a value makes the program wait for a GPU, so there it is done at logging intervals only.
+        self._read_every = config.run.log_every_steps if self.trainer.runtime.is_async else 1
+        self._time = time.perf_counter()
+        self._validated = False
+        self._warned = False
 
-                shown = {}
-                made = steps.read() if state.step % show_every == 0 else False
-                if made:
-                    state.sums.flush()
-                    so_far = workload.summarize(state.sums.values, state.sums.num_samples)
-                    shown = {name: so_far[name] for name in workload.progress_metrics}
-                bar.advance(samples=output.num_samples, **shown)  # type: ignore[arg-type]
-                if made and state.step % config.run.log_every_steps == 0:
-                    if scaler.is_enabled() and scaler.get_scale() < SMALLEST_SCALE:
-                        raise steps.error_of_last()
-                    metrics = _log_step(log, state, workload, trainer.learning_rate.value, float(norm))
-                    warned = warned or _warn(workload.warning(metrics), log, progress)
-                clock = state.count_time(clock)
-                every = config.checkpoint.every_steps
-                trainer.writer.check()
-                if every or state.epoch < training.epochs:
-                    trainer.writer.reserve(module, optimizer)
-                if stop and state.batch < len(train_loader):
-                    _save_and_stop(trainer, folder, log, stop)
-                if every and state.step % every == 0 and state.batch < len(train_loader):
-                    trainer.save(folder, log, beside=True)
+    def phase(self, name: str, done: int = 0) -> AbstractContextManager[Phase]:
+        """A progress bar for the training or validation of the epoch."""
+        trainer = self.trainer
+        title = f"Epoch {trainer.state.epoch}/{trainer.config.training.epochs} {name}"
+        total = len(trainer.workload.loaders["train" if name == "train" else "val"])
+        return self.progress.phase(title, total, done=done, sample_unit=trainer.workload.sample_unit)
 
-        if stop and state.batch < len(train_loader):
-            _save_and_stop(trainer, folder, log, stop)  # asked for while a batch was waited for
-        steps.read()
-        train_metrics = _summary(workload, state.sums)
-        if table is None:
-            trainer.writer.wait()  # what loads validation batches may be forked now, but not beside a thread of ours
-        with progress.phase(f"{title} validate", len(workload.loaders["val"]), sample_unit=workload.sample_unit) as bar:
-            sums = run_split(workload, workload.loaders["val"], runtime, bar, stop)
-        clock = state.count_time(clock)
-        if stop:
-            _save_and_stop(trainer, folder, log, stop)
-        val_metrics = _summary(workload, sums)
-        for name in ("loss", workload.monitor):
-            if not math.isfinite(val_metrics[name]):
-                raise NotFiniteError(
-                    f"epoch {state.epoch}: the validation {name} is {val_metrics[name]}; the epoch was not saved",
-                    hint=f"lower training.learning_rate. {last_good(folder)}",
-                )
-        used_rate = trainer.learning_rate.value
+    def optimizer_steps(self) -> Iterator[list[Any]]:
+        """Yield the batches of each step left in the epoch, all loaded before the step begins.
+
+        Raises:
+            StopRequestedError: a signal arrived while a batch was awaited; no step is under way.
+        """
+        state, training = self.trainer.state, self.trainer.config.training
+        batches = self.stop.interruptible(self.trainer.workload.loaders["train"].batches(state.epoch, state.batch))
+        while micro_batches := list(islice(batches, training.accumulate_batches)):
+            yield micro_batches
+            micro_batches.clear()  # frees them before the next ones are loaded
+
+    def after_step(self, result: StepResult, bar: Phase) -> None:
+        """Show and log the step, write a checkpoint if one is due, and stop if a signal asked for it.
+
+        Raises:
+            NotFiniteError: a step was not finite, and may not be skipped.
+            DiskError: the last checkpoint could not be written.
+            StopRequestedError: a signal asked to stop.
+        """
+        trainer, state, config = self.trainer, self.trainer.state, self.trainer.config
+        self.guard.add(result)
+        metrics = None
+        if state.step % self._read_every == 0 and self.guard.read():
+            metrics = trainer.metrics_of(state.sums)
+        shown = {name: metrics[name] for name in trainer.workload.progress_metrics} if metrics else {}
+        bar.advance(len(result.losses), samples=result.num_samples, **shown)
+        if metrics and state.step % config.run.log_every_steps == 0:
+            self._log_step(result, metrics)
+        self.count_time()
+        self.writer.check()
+        every = config.checkpoint.every_steps
+        if every or state.epoch < config.training.epochs:
+            self.writer.reserve(trainer.module, trainer.optimizer)
+        self.stop.check()
+        if every and state.step % every == 0 and not trainer.epoch_trained:
+            self.save(background=True)
+
+    def _log_step(self, result: StepResult, metrics: Mapping[str, float]) -> None:
+        scaler = self.trainer.scaler
+        if scaler.is_enabled() and scaler.get_scale() < SMALLEST_SCALE:
+            raise result.error(self.folder)
+        self.log.logged_step(
+            {
+                "kind": "step",
+                "epoch": result.epoch,
+                "step": result.step,
+                "learning_rate": result.learning_rate,
+                "grad_norm": float(result.grad_norm),
+                **metrics,
+            }
+        )
+        self._warn_once(metrics)
+
+    def before_validation(self) -> None:
+        """Finish writing before the first validation, which may fork worker processes: a fork copies held locks."""
+        if not self._validated:
+            self.writer.wait()
+        self._validated = True
+
+    def end_epoch(self, train_metrics: Mapping[str, float], val_metrics: Mapping[str, float]) -> None:
+        """Update the schedule and the best epoch, then log, save and show the epoch."""
+        trainer, state, training = self.trainer, self.trainer.state, self.trainer.config.training
+        monitor, rate = trainer.workload.monitor, trainer.learning_rate.value
         trainer.learning_rate.after_epoch(state.step, val_metrics["loss"])
-        value = cost(workload.monitor, val_metrics[workload.monitor])
+        value = cost(monitor, val_metrics[monitor])
         best = state.judge(value, training.early_stopping_patience, training.early_stopping_min_delta)
         row: dict[str, Any] = {
             "kind": "epoch",
             "epoch": state.epoch,
             "step": state.step,
-            "learning_rate": used_rate,
+            "learning_rate": rate,
             "train": train_metrics,
             "val": val_metrics,
             "best": best,
         }
-        state.history.append(row)
-        state.epoch, state.batch, state.sums = state.epoch + 1, 0, Sums()
-        seconds, state.seconds_at_epoch = state.seconds - state.seconds_at_epoch, state.seconds
-        log.epoch(row, seconds)
-        if state.step % config.run.log_every_steps:  # otherwise it has been logged
-            log.scalars(state.step, {"learning_rate": used_rate})
-        save_best = best and config.checkpoint.save_best
-        trainer.save(folder, log, best=save_best, beside=state.epoch <= training.epochs and not state.stopped_early)
-        if table is None:
-            table = EpochTable(training.epochs, workload.progress_metrics, workload.monitor)
-            _say(table.heading(), log, progress)
-        note = "best saved" if save_best else "best" if best else ""
-        line = table.row(row["epoch"], train_metrics, val_metrics, learning_rate=used_rate, seconds=seconds, note=note)
-        _say(line, log, progress)
-        warned = warned or _warn(workload.warning(val_metrics), log, progress)
+        seconds = state.end_epoch(row)
+        self.log.epoch(row, seconds)
+        if state.step % trainer.config.run.log_every_steps:  # otherwise the step has logged it
+            self.log.scalars(state.step, {"learning_rate": rate})
+        save_best = best and trainer.config.checkpoint.save_best
+        self.save(best=save_best, background=not trainer.finished)
+        self._show_epoch(row, seconds, note="best saved" if save_best else "best" if best else "")
+
+    def _show_epoch(self, row: Mapping[str, Any], seconds: float, *, note: str) -> None:
+        for line in self.table.lines(row, seconds=seconds, note=note):
+            self._say(line)
+        self._warn_once(row["val"])
+        state = self.trainer.state
         if state.stopped_early:
-            patience = counted(state.patience_epochs, "epoch")
-            _say(f"Early stopping: no better validation {workload.monitor} for {patience}", log, progress)
+            monitor, patience = metric_words(self.trainer.workload.monitor), counted(state.patience_epochs, "epoch")
+            self._say(f"Early stopping: no better validation {monitor} for {patience}")
 
+    def save(self, *, best: bool = False, replay_check: bool = True, background: bool = False) -> None:
+        """Write a checkpoint, after everything logged so far; with `background`, while training continues.
 
-def _summary(workload: Workload, sums: Sums) -> dict[str, float]:
-    sums.flush()
-    if not sums.num_samples:
-        raise NotFiniteError(
-            "no step of the epoch had a finite loss and gradient", hint="look at the samples named above"
-        )
-    return workload.summarize(sums.values, sums.num_samples)
+        Raises:
+            NotFiniteError: the weights, or a step that had not been read yet, are not finite; nothing is written.
+            DiskError: it cannot be written; earlier checkpoints are still there.
+        """
+        self.guard.read()
+        state = self.trainer.to_plain(replay_check=replay_check)
+        check_weights(state["module"], self.trainer.state, self.folder)
+        self.log.sync()
+        keep = self.trainer.config.checkpoint.keep
+        self.writer.save(state, self.folder, best=best, keep=keep, background=background)
 
+    def stopped(self) -> StoppedError:
+        """The error that ends a run that a signal asked to stop."""
+        assert self.stop.signal_number is not None
+        state = self.trainer.state
+        steps = math.ceil(state.batch / self.trainer.config.training.accumulate_batches)
+        when = f"after step {steps:,}" if steps else "before the first step"
+        message = f"Stopped {when} of epoch {state.epoch}; everything is saved."
+        self.log.text(message)
+        hint = f"continue with: {resume_command(self.folder)}"
+        return StoppedError(message, signal_number=self.stop.signal_number, hint=hint)
 
-def _log_step(log: RunLog, state: TrainState, workload: Workload, rate: float, norm: float) -> dict[str, float]:
-    metrics = _summary(workload, state.sums)
-    about = {"kind": "step", "epoch": state.epoch, "step": state.step, "learning_rate": rate, "grad_norm": norm}
-    log.logged_step({**about, **metrics})
-    return metrics
+    def count_time(self) -> None:
+        """Add the time since the last call to the training time."""
+        now = time.perf_counter()
+        self.trainer.state.seconds += now - self._time
+        self._time = now
 
+    def _warn_once(self, metrics: Mapping[str, float]) -> None:
+        """Pass on what the task finds wrong with the metrics, unless it has warned before."""
+        text = "" if self._warned else self.trainer.workload.warning(metrics)
+        if text:
+            self._warned = True
+            self.progress.warn(text)
+            self.log.text(text)
 
-def _save_and_stop(trainer: Trainer, folder: Path, log: RunLog, stop: StopRequest) -> None:
-    assert stop.signal_number is not None
-    trainer.save(folder, log)
-    state = trainer.state
-    steps = math.ceil(state.batch / trainer.config.training.accumulate_batches)
-    when = f"after step {steps:,}" if steps else "before the first step"
-    message = f"Stopped {when} of epoch {state.epoch}; everything is saved."
-    log.text(message)
-    raise StoppedError(message, signal_number=stop.signal_number, hint=f"continue with: {resume_command(folder)}")
-
-
-def _warn(text: str, log: RunLog, progress: Progress) -> bool:
-    """Warns, unless there is nothing to say; returns whether there was."""
-    if text:
-        progress.warn(text)
-        log.text(text)
-    return bool(text)
-
-
-def _say(text: str, log: RunLog, progress: Progress) -> None:
-    progress.line(text)
-    log.text(text)
+    def _say(self, text: str) -> None:
+        self.progress.line(text)
+        self.log.text(text)

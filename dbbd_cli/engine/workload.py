@@ -1,4 +1,4 @@
-"""What the engine trains: a task with its data and its network."""
+"""What the engine trains: the data and the network of one run."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from dbbd_cli.engine.runtime import Runtime
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What was measured of a network.
+    """The evaluation of a network.
 
     Attributes:
         report: plain values, the content of `evaluation.json`.
-        files: name to content of the files that belong beside it.
+        files: name to content of further files in the same folder.
     """
 
     report: dict[str, Any]
@@ -37,7 +37,7 @@ class Workload(Protocol):
 
     @property
     def loaders(self) -> Mapping[str, BatchLoader]:
-        """A loader for each split that was asked for; `train` is shuffled."""
+        """A loader for each requested split; `train` is shuffled."""
         ...
 
     @property
@@ -47,12 +47,12 @@ class Workload(Protocol):
 
     @property
     def sample_unit(self) -> str:
-        """What samples are called, such as images."""
+        """The word for samples, such as images."""
         ...
 
     @property
     def progress_metrics(self) -> tuple[str, ...]:
-        """The metrics that are shown while training; the others are only logged."""
+        """The metrics shown while training; the others are only logged."""
         ...
 
     @property
@@ -67,25 +67,25 @@ class Workload(Protocol):
 
     @property
     def out_of_memory_hint(self) -> str:
-        """What to do where memory is short."""
+        """What to change if memory runs out."""
         ...
 
     def to_device(self, batch: Any, device: torch.device, *, train: bool) -> tuple[Any, ...]:
-        """Moves a batch and prepares it there. What is random there depends on seed, epoch and sample alone."""
+        """Move a batch to the device and prepare it there. Randomness depends on seed, epoch and sample alone."""
         ...
 
     def summarize(self, sums: Mapping[str, float], num_samples: int) -> dict[str, float]:
-        """Turns sums over samples (`loss` and the metrics of `StepOutput`) into what is logged."""
+        """Turn sums over samples (`loss` and the metrics of `StepOutput`) into the metrics that are logged."""
         ...
 
     def warning(self, metrics: Mapping[str, float]) -> str:
-        """What such metrics say is going wrong, and what to do, in words; empty where nothing is."""
+        """What these metrics show is going wrong, and what to do; empty if nothing is."""
         ...
 
     def names(self, batch: Any, split: str) -> list[str]:
-        """The files or scenes of a batch, for errors."""
+        """The files or scenes of a batch, one name per sample: for errors, and to count the samples."""
         ...
 
     def evaluate(self, split: str, runtime: Runtime, progress: Progress) -> Evaluation:
-        """Measure everything on a split; `evaluation.json` has these values, and what all tasks share."""
+        """Measure everything on a split, for `evaluation.json` and the files next to it."""
         ...

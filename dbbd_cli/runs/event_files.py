@@ -1,4 +1,4 @@
-"""The TensorBoard event files of a run: each step once, however often the run was killed and resumed."""
+"""The TensorBoard event files of a run, with each step once, however often the run was killed and resumed."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _NAME = re.compile(r"(events\.out\.tfevents)\.(\d{1,12})\.(.*)", re.DOTALL)
 
 
 def open_event_file(folder: Path, first_step: int) -> SummaryWriter:
-    """Opens a new event file in a run folder.
+    """Open a new event file in a run folder.
 
     Its first entry makes readers drop the entries of earlier files from `first_step` on: a killed run logged them after
     the checkpoint that it is resumed from.
@@ -32,7 +32,7 @@ def open_event_file(folder: Path, first_step: int) -> SummaryWriter:
 def add_hyperparameters(
     events: SummaryWriter, values: Mapping[str, Any], metrics: Mapping[str, float], step: int
 ) -> None:
-    """Adds the settings and final metrics of a run that ends after `step`.
+    """Add the settings and final metrics of a run that ends after `step`.
 
     The metrics are logged one step later, so that those of a resumed run replace them.
     """
@@ -51,7 +51,7 @@ def add_hyperparameters(
 
 
 def _rename_later_files(folder: Path) -> None:
-    """Makes the name of a new file sort last: readers sort by name, which begins with the time in seconds.
+    """Rename files so that a new one sorts last: readers sort by name, which contains the time in seconds.
 
     The run may have been resumed within the same second, or the clock may have been set back.
     """

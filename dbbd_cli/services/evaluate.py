@@ -19,7 +19,8 @@ from dbbd_cli.engine.inference import place
 from dbbd_cli.report.drawing import draw, reason_of
 from dbbd_cli.report.evaluation import EVALUATION, EVALUATION_FORMAT
 from dbbd_cli.report.save import check_writable, save_figure
-from dbbd_cli.runs.folder import finite, is_run_folder
+from dbbd_cli.runs.folder import is_run_folder
+from dbbd_cli.runs.log import finite
 from dbbd_cli.services.bare_weights import open_bare_weights
 from dbbd_cli.services.results import EvaluateResult
 from dbbd_cli.services.session import build_workload, load_module, open_run

@@ -1,4 +1,4 @@
-"""What each command gives back: plain values that the command line prints as a table or as JSON."""
+"""The results of the commands: plain values that the command line prints as a table or as JSON."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class RunFacts:
-    """What a run trains, on what and with what."""
+    """A run's task, data, model and hardware, for headers and results."""
 
     task: str
     sample_unit: str
-    """What samples are called, such as images."""
+    """The word for samples, such as images."""
     progress_metrics: tuple[str, ...]
-    """The metrics that sum up an epoch; others are details."""
+    """The metrics that summarize an epoch; the others are details."""
     data: str
     """Where the samples come from, in words."""
     synthetic: bool
-    """Whether the samples are made up: then no number of the run says anything about real data."""
+    """Whether the samples are synthetic: then no number of the run says anything about real data."""
     device: str
     precision: str
     model: str
@@ -30,11 +30,11 @@ class RunFacts:
     batches: dict[str, int]
     """Batches in each split."""
     skipped: int = 0
-    """Files left out because they could not be read."""
+    """Files that were skipped because they could not be read."""
     limited_from: dict[str, int] = field(default_factory=dict)
     """Number of available samples in each split that a limit of the configuration reduced."""
     notes: dict[str, str] = field(default_factory=dict)
-    """What else the header says, by name, such as what `small_mode` changed."""
+    """Further rows of the header, by name, such as what `small_mode` changed."""
 
     def samples_in_words(self) -> str:
         """The number of samples of each split, and the number available if a limit applies."""
@@ -59,7 +59,7 @@ class TrainResult:
     epochs: int
     """Epochs finished since the run began."""
     seconds: float
-    """Training time since the run began, interruptions left out."""
+    """Training time since the run began, without interruptions."""
     metric: str
     """The validation metric that decided which epoch is best (`checkpoint.metric`)."""
     best_epoch: int
@@ -72,14 +72,14 @@ class TrainResult:
     plots: list[Path] = field(default_factory=list)
     stopped_early: bool = False
     skipped_steps: int = 0
-    """Steps whose loss or gradient was not finite, and that were left out."""
+    """Steps that were skipped because their loss or gradient was not finite."""
     finished_before: bool = False
-    """Whether there was nothing left to train: the run that was resumed had finished already."""
+    """Whether the resumed run had already finished, so that there was nothing left to train."""
 
 
 @dataclass(frozen=True)
 class Forecast:
-    """The outcome of `train --dry-run`: what the run would take."""
+    """The outcome of `train --dry-run`: the estimated cost of the run."""
 
     facts: RunFacts
     epochs: int
@@ -104,7 +104,7 @@ class ValidateResult:
     synthetic: bool
     metrics: dict[str, float]
     logged: dict[str, float] | None
-    """What training logged for this epoch, where it did."""
+    """What training logged for this epoch; None if it did not."""
     device: str
     precision: str
 
@@ -142,13 +142,13 @@ class SmokeResult:
     """The outcome of `smoke`."""
 
     run: Path
-    """Folder that holds the runs that were made."""
+    """Folder of the small runs."""
     device: str
     precision: str
     steps: list[SmokeStep]
     seconds: float
     synthetic: bool = True
-    """The samples are made up, whatever the task: no number of these runs says anything about real data."""
+    """The samples are synthetic for every task: no number of these runs says anything about real data."""
 
     @property
     def passed(self) -> bool:

@@ -1,6 +1,6 @@
 """Continue a run that was stopped, or extend a finished one.
 
-PyTorch is imported inside the function: it takes seconds to load, and that a folder is in use is told before.
+The run folder is checked and locked before PyTorch is imported, which takes seconds; hence the import inside.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dbbd_cli.config.load import Override
 from dbbd_cli.core.errors import CheckpointError, StoppedError
 from dbbd_cli.core.paths import resume_command
 from dbbd_cli.core.progress import Progress, Silent
-from dbbd_cli.core.stopping import signal_of
+from dbbd_cli.core.signals import signal_of
 from dbbd_cli.runs.folder import SPLITS, is_run_folder, locked
 from dbbd_cli.services.results import TrainResult
 
@@ -25,7 +25,7 @@ def resume(
     progress: Progress | None = None,
     command: Sequence[str] = (),
 ) -> TrainResult:
-    """Continues a run exactly where its checkpoint left it, in its own folder.
+    """Continue a run exactly where its checkpoint left it, in its own folder.
 
     A checkpoint that is not the newest of its folder is continued in a new folder, so that nothing is lost.
 
@@ -37,7 +37,7 @@ def resume(
         command: the command line, for the record.
 
     Raises:
-        DbbdError: see the kinds in `errors`.
+        DbbdError: see the subclasses in `core.errors`.
     """
     progress = progress or Silent()
     target = target.resolve()

@@ -1,13 +1,15 @@
-"""Whether a run that goes on is still the same run, and what a person is told about it."""
+"""Whether a resumed run is still the same run, and what is said about the differences."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from dbbd_cli.config.load import Override
 from dbbd_cli.config.sections import TaskConfig, to_plain
 from dbbd_cli.core.errors import CheckpointError, ConfigError
+from dbbd_cli.core.paths import shown_path
 from dbbd_cli.core.progress import Progress
 from dbbd_cli.core.text import counted, printable
 from dbbd_cli.engine.checkpoint.replay_check import check
@@ -18,12 +20,18 @@ from dbbd_cli.services.session import HARMLESS_SETTINGS, OpenedRun, value_at
 from dbbd_cli.tasks.configs import load_config
 
 
-def check_proof(
+def check_replay(
     trainer: Trainer, checkpoint: Mapping[str, Any], overrides: Sequence[Override], force: bool, progress: Progress
 ) -> None:
-    """Replays the proof of the checkpoint, unless it has none or a setting was changed that the loss depends on."""
-    proof, saved = checkpoint["proof"], checkpoint["config"]
-    if proof is None:
+    """Compute the loss of the next batch again, and compare it with the checkpoint's.
+
+    There is no comparison if the checkpoint has no replay check, or if a setting has changed that the loss depends on.
+
+    Raises:
+        CheckpointError: the loss differs, and `force` is off.
+    """
+    replay, saved = checkpoint["proof"], checkpoint["config"]
+    if replay is None:
         progress.line(
             "Resume not verified: this checkpoint has no replay check, because its next batch could not be loaded."
         )
@@ -38,13 +46,13 @@ def check_proof(
         progress.line(f"Resume not verified, because {', '.join(changed)} changed.")
         return
     try:
-        check(trainer.workload, trainer.runtime, proof)
+        check(trainer.workload, trainer.runtime, replay)
     except CheckpointError as error:
         if not force:
             raise
         progress.warn(f"{error.message}. Continuing because of --force.")
         return
-    before, now = proof.get("precision"), str(trainer.runtime.dtype)
+    before, now = replay.get("precision"), str(trainer.runtime.dtype)
     if before is not None and before != now and "runtime" not in checkpoint:
         progress.warn(
             f"the run was trained in {printable(before[:40])} so far, and continues in {now} here. To keep one, "
@@ -52,8 +60,8 @@ def check_proof(
         )
 
 
-def tell_of_runtime(recorded: RuntimeRecord | None, runtime: Runtime, progress: Progress) -> None:
-    """Says so if the run continues in another precision, or on a device whose results differ in the last digits.
+def report_runtime_change(recorded: RuntimeRecord | None, runtime: Runtime, progress: Progress) -> None:
+    """Say so if the run continues in another precision, or on a device whose results differ in the last digits.
 
     Args:
         recorded: what the run was computed with so far; None in checkpoints of earlier versions.
@@ -80,12 +88,12 @@ def _computed_on(record: RuntimeRecord) -> str:
     return f"a CPU ({printable(record.processor[:200])}) with {counted(record.threads, 'thread')}"
 
 
-def tell_of_config(run: OpenedRun, overrides: Sequence[Override], progress: Progress) -> None:
-    """Warns where the folder's configuration is another than the checkpoint's: edited, or of another run."""
+def report_config_changes(run: OpenedRun, overrides: Sequence[Override], progress: Progress) -> None:
+    """Warn if the folder's config.yaml differs from the checkpoint's configuration: edited, or of another run."""
     path = run.folder / CONFIG
     try:
         written = to_plain(load_config(str(path))) if path.is_file() else {}
-    except ConfigError:  # damaged: it is about to be written anew
+    except ConfigError:  # damaged: it is about to be rewritten
         return
     given = tuple(override.key for override in overrides)
     others = [
@@ -102,7 +110,7 @@ def tell_of_config(run: OpenedRun, overrides: Sequence[Override], progress: Prog
 
 
 def _differences(one: Mapping[str, Any], other: Mapping[str, Any], within: str = "") -> list[tuple[str, Any, Any]]:
-    """The dotted keys of nested mappings that both have, where their values differ."""
+    """The dotted keys present in both nested mappings whose values differ, with both values."""
     found = []
     for key in one.keys() & other.keys():
         if isinstance(one[key], Mapping) and isinstance(other[key], Mapping):
@@ -112,17 +120,32 @@ def _differences(one: Mapping[str, Any], other: Mapping[str, Any], within: str =
     return sorted(found, key=lambda difference: difference[0])
 
 
-def batches_changed(made_with: Mapping[str, Any], config: TaskConfig) -> bool:
-    """Whether an epoch that was begun would go on with batches of another size."""
-    now = config.training
-    return (made_with["batch_size"], made_with["accumulate_batches"]) != (now.batch_size, now.accumulate_batches)
+def check_training_settings(trainer: Trainer, saved: Mapping[str, Any], path: Path) -> None:
+    """Raise if the settings of `training`, which were `saved`, cannot continue from this checkpoint.
+
+    Raises:
+        ConfigError: the batch size has changed in the middle of an epoch, or more epochs are done than are wanted.
+    """
+    training, state = trainer.config.training, trainer.state
+    batches = (training.batch_size, training.accumulate_batches)
+    if state.batch and batches != (saved["batch_size"], saved["accumulate_batches"]):
+        raise ConfigError(
+            f"{shown_path(path)} is in the middle of an epoch, where the batch size cannot change",
+            hint="leave out training.batch_size and training.accumulate_batches until the epoch has ended",
+        )
+    done = len(state.history)
+    if training.epochs < done:
+        raise ConfigError(
+            f"training.epochs: {training.epochs} is less than the {counted(done, 'epoch')} already trained",
+            hint=f"give more than {done} to train further",
+        )
 
 
-def tell_of_schedule(made_with: Mapping[str, Any], config: TaskConfig, progress: Progress) -> None:
-    """Says so where the learning rate will not follow the curve that it would have followed in one go."""
+def report_schedule_change(saved: Mapping[str, Any], config: TaskConfig, progress: Progress) -> None:
+    """Say so if the learning rate will not follow the curve of an uninterrupted run."""
     now = config.training
-    if now.scheduler == "cosine" and now.scheduler_epochs is None and now.epochs != made_with["epochs"]:
+    if now.scheduler == "cosine" and now.scheduler_epochs is None and now.epochs != saved["epochs"]:
         progress.line(
-            f"The cosine schedule was planned for {counted(made_with['epochs'], 'epoch')}: this run will differ from "
+            f"The cosine schedule was planned for {counted(saved['epochs'], 'epoch')}: this run will differ from "
             f"an uninterrupted {now.epochs}-epoch run. To avoid that, set training.scheduler_epochs from the start."
         )

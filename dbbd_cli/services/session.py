@@ -1,8 +1,9 @@
-"""What the commands share: building a task, and opening a run that exists."""
+"""What the commands share: opening an existing run, and building data, network and runtime."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 from dbbd_cli.config.load import Override
 from dbbd_cli.config.sections import TaskConfig, to_plain
 from dbbd_cli.core.errors import CheckpointError, ConfigError, DataError
+from dbbd_cli.core.files import write_text
 from dbbd_cli.core.limits import is_memory_limited
 from dbbd_cli.core.paths import shown_path
 from dbbd_cli.core.progress import Progress
@@ -30,7 +32,7 @@ from dbbd_cli.engine.state import TrainState
 from dbbd_cli.engine.workload import Workload
 from dbbd_cli.model.weights import check_finite, load_tensors, reason_of
 from dbbd_cli.runs.folder import SPLITS, is_run_folder
-from dbbd_cli.services.preparation import manifest_of_run, tell_of_cache, with_absolute_paths
+from dbbd_cli.services.preparation import report_cache_folder, with_absolute_paths
 from dbbd_cli.services.results import RunFacts
 from dbbd_cli.tasks.configs import config_from_mapping
 from dbbd_cli.tasks.registry import get_task
@@ -41,10 +43,10 @@ HARMLESS_SETTINGS = ("data.path", "data.classes", "data.cache_dir", "data.num_wo
 
 @dataclass(frozen=True)
 class OpenedRun:
-    """A checkpoint, with all that is needed to use it.
+    """A checkpoint, with everything needed to use it.
 
     Attributes:
-        folder: the run folder that it lies in.
+        folder: its run folder.
         path: the checkpoint's file.
         checkpoint: its content.
         config: its configuration, with the overrides of the command line.
@@ -68,65 +70,97 @@ class OpenedRun:
 def open_run(
     target: Path, *, prefer: str, overrides: Sequence[Override], force: bool = False, progress: Progress
 ) -> OpenedRun:
-    """Opens a run folder or a checkpoint file.
+    """Open a run folder or a checkpoint file.
 
     Args:
         target: a run folder, or a checkpoint inside one.
-        prefer: the checkpoint to take of a run folder.
+        prefer: the checkpoint to use if `target` is a run folder.
         overrides: settings that replace those of the run.
-        force: whether a list of samples that has changed is taken nevertheless.
-        progress: warned when a damaged checkpoint is passed over.
+        force: whether to accept a list of samples that has changed.
+        progress: receives a warning if a damaged checkpoint is skipped.
 
     Raises:
         CheckpointError: there is no usable checkpoint.
         ConfigError: an override does not fit.
     """
-    target = target.resolve()
-    if target.is_dir():
-        folder = target
-        path, checkpoint = _first_usable(folder, prefer, progress)
-    elif target.is_file() or target.suffix:
-        folder, path = target.parent, target
-        if target.is_file() and not is_run_folder(folder):
-            load_tensors(target, objects=True)  # a file that is damaged, or not to be trusted, is told first
-            raise CheckpointError(
-                f"{target} is not in a run folder: there is no {SPLITS} next to it",
-                hint="give a run folder, or a .pth file inside one; weights alone are for train with --set "
-                "model.weights=PATH and, if they are of DBBD, for evaluate",
-            )
-        checkpoint = load_checkpoint(path)
-    else:
-        raise not_a_file(target)
-    made_with, state = checkpoint["config"], checkpoint["state"]
+    path, checkpoint = _find_checkpoint(target.resolve(), prefer, progress)
     try:
-        saved = config_from_mapping(made_with, origin=str(path))
-        position = TrainState.from_plain(state)
+        saved = config_from_mapping(checkpoint["config"], origin=str(path))
+        state = TrainState.from_plain(checkpoint["state"])
         recorded = RuntimeRecord.from_plain(checkpoint.get("runtime"))
     except (ConfigError, ValueError, TypeError, AttributeError) as error:
         raise CheckpointError(
             f"{path} is not a usable checkpoint: {error}", hint="use another one of the run"
         ) from error
-    config = with_absolute_paths(config_from_mapping(made_with, overrides, origin=str(path)))
+    config = with_absolute_paths(config_from_mapping(checkpoint["config"], overrides, origin=str(path)))
     _refuse_fixed(with_absolute_paths(saved), config, overrides)
     config = _with_own_cache(config, overrides, progress)
-    tell_of_cache(config, progress)
-    manifest = manifest_of_run(folder, config, checkpoint["splits"], progress)
-    if checkpoint["splits"] != manifest.digest():
-        message = f"{folder / SPLITS} is not the one that {path.name} was made with: samples could change their split"
-        if not force:
-            raise CheckpointError(
-                message, hint="restore it from a copy of the run folder, or use it anyway with resume --force"
-            )
-        progress.warn(f"{message}. Continuing because of --force.")
+    report_cache_folder(config, progress)
+    manifest = _manifest_of_run(path, config, checkpoint["splits"], force, progress)
     precision_given = any(override.key in ("run", "run.precision") for override in overrides)
-    kept_runtime = None if precision_given else recorded or RuntimeRecord.from_proof(checkpoint["proof"])
-    return OpenedRun(folder, path, checkpoint, config, position, manifest, recorded, kept_runtime)
+    kept_runtime = None if precision_given else recorded or RuntimeRecord.from_replay_check(checkpoint["proof"])
+    return OpenedRun(path.parent, path, checkpoint, config, state, manifest, recorded, kept_runtime)
+
+
+def _find_checkpoint(target: Path, prefer: str, progress: Progress) -> tuple[Path, dict[str, Any]]:
+    if target.is_dir():
+        return _first_usable(target, prefer, progress)
+    if not target.is_file() and not target.suffix:
+        raise not_a_file(target)
+    if target.is_file() and not is_run_folder(target.parent):
+        load_tensors(target, objects=True)  # report a damaged or unsafe file first
+        raise CheckpointError(
+            f"{target} is not in a run folder: there is no {SPLITS} next to it",
+            hint="give a run folder, or a .pth file inside one; weights alone are for train with --set "
+            "model.weights=PATH, and for evaluate if their task supports it",
+        )
+    return target, load_checkpoint(target)
+
+
+def _manifest_of_run(checkpoint: Path, config: TaskConfig, digest: object, force: bool, progress: Progress) -> Manifest:
+    """The list of samples of a run. If it is lost and the data is synthetic, it is rebuilt and stored.
+
+    Args:
+        checkpoint: path of a checkpoint of the run.
+        config: the configuration of the run.
+        digest: digest of the list that the checkpoint was made with.
+        force: whether to accept another list.
+        progress: receives warnings.
+
+    Raises:
+        CheckpointError: it is missing or damaged, or is another list.
+    """
+    path, lost, manifest = checkpoint.with_name(SPLITS), None, None
+    try:
+        manifest = Manifest.load(path)
+        if manifest.digest() == digest:
+            return manifest
+    except CheckpointError as error:
+        lost = error
+    if config.is_synthetic:
+        rebuilt = get_task(config.task).make_manifest(config, progress)
+        if rebuilt.digest() == digest:
+            what = "is not that of the run" if lost is None else "is damaged" if path.exists() else "is missing"
+            progress.warn(f"{path} {what}. It was rebuilt from the settings and matches the checkpoint.")
+            with suppress(OSError):  # the folder may be read-only
+                write_text(path, rebuilt.to_json())
+            return rebuilt
+    if manifest is None:
+        assert lost is not None
+        raise lost
+    message = f"{path} is not the one that {checkpoint.name} was made with: samples could change their split"
+    if not force:
+        raise CheckpointError(
+            message, hint="restore it from a copy of the run folder, or use it anyway with resume --force"
+        )
+    progress.warn(f"{message}. Continuing because of --force.")
+    return manifest
 
 
 def _with_own_cache(config: TaskConfig, overrides: Sequence[Override], progress: Progress) -> TaskConfig:
     """The configuration without a cache folder that only the checkpoint names.
 
-    Files are written and removed there, and a checkpoint may come from anybody.
+    Files are written to and removed from that folder, and the checkpoint may come from anyone.
     """
     folder = config.data.cache_dir
     if (
@@ -142,9 +176,9 @@ def _with_own_cache(config: TaskConfig, overrides: Sequence[Override], progress:
     return config.model_copy(update={"data": config.data.model_copy(update={"cache_dir": None})})
 
 
-def _refuse_fixed(made_with: TaskConfig, config: TaskConfig, overrides: Sequence[Override]) -> None:
-    """Raises where a setting is given that could have no effect any more, or would break the run."""
-    before, after = to_plain(made_with), to_plain(config)
+def _refuse_fixed(saved: TaskConfig, config: TaskConfig, overrides: Sequence[Override]) -> None:
+    """Raise if an override changes a setting that is fixed once a run has started."""
+    before, after = to_plain(saved), to_plain(config)
     fixed = [o for o in overrides if any(f"{o.key}.".startswith(f"{key}.") for key in config.fixed_settings)]
     changed = [override for override in fixed if value_at(before, override.key) != value_at(after, override.key)]
     if changed:
@@ -156,16 +190,16 @@ def _refuse_fixed(made_with: TaskConfig, config: TaskConfig, overrides: Sequence
 
 
 def value_at(values: Any, key: str) -> Any:
-    """The value of a dotted key in nested mappings; None where there is none."""
+    """The value of a dotted key in nested mappings; None if it is missing."""
     for part in key.split("."):
         values = values.get(part) if isinstance(values, Mapping) else None
     return values
 
 
 def _first_usable(folder: Path, prefer: str, progress: Progress) -> tuple[Path, dict[str, Any]]:
-    """The preferred checkpoint, or if it is damaged or missing, the first one that is neither."""
+    """The preferred checkpoint, or the first usable one if that is damaged or missing."""
     names = [prefer, *[name for name in checkpoint_names(folder) if name != prefer]]
-    findings = []
+    problems = []
     for name in names:
         path = folder / name
         if not path.exists():
@@ -175,18 +209,18 @@ def _first_usable(folder: Path, prefer: str, progress: Progress) -> tuple[Path, 
         except UnreadableCheckpointError:
             raise
         except CheckpointError as error:
-            findings.append(error.message)
+            problems.append(error.message)
             continue
-        if findings:
-            progress.warn(f"{'; '.join(findings)}. Using {name} instead.")
+        if problems:
+            progress.warn(f"{'; '.join(problems)}. Using {name} instead.")
         elif name != prefer:
             progress.line(f"{folder} has no {prefer}; using {name}.")
         return path, checkpoint
-    if findings:
+    if problems:
         raise CheckpointError(
             f"no checkpoint in {folder} can be used",
-            details=findings,
-            hint="nothing was deleted; restore a checkpoint from a copy, or train anew",
+            details=problems,
+            hint="nothing was deleted; restore a checkpoint from a copy, or start a new run",
         )
     raise CheckpointError(
         f"{folder} holds no checkpoint",
@@ -203,14 +237,14 @@ def build_workload(
     progress: Progress,
     recorded: RuntimeRecord | None = None,
 ) -> tuple[Workload, Runtime]:
-    """Builds data, network and runtime of a run.
+    """Build data, network and runtime of a run.
 
     Args:
         config: the resolved configuration.
         manifest: the samples and their splits.
         splits: splits to make loaders for.
-        pretrained: whether `model.weights` is followed.
-        progress: told of the data that is prepared.
+        pretrained: whether to load `model.weights`.
+        progress: receives progress of preparing data, and warnings.
         recorded: what an existing run was computed with; `run.precision: auto` keeps its precision.
     """
     splits = tuple(splits)
@@ -260,7 +294,7 @@ def describe(config: TaskConfig, workload: Workload, runtime: Runtime, manifest:
 
 
 def show_facts(facts: RunFacts, progress: Progress, *, run: Path | None = None) -> None:
-    """Shows the header of a run."""
+    """Show the header of a run."""
     rows = {
         "Data": facts.data,
         facts.sample_unit.capitalize(): facts.samples_in_words(),
@@ -280,7 +314,7 @@ def show_facts(facts: RunFacts, progress: Progress, *, run: Path | None = None) 
 
 
 def load_module(workload: Workload, run: OpenedRun) -> None:
-    """Puts the weights of a checkpoint into the workload's network.
+    """Load the weights of a checkpoint into the workload's network.
 
     Raises:
         CheckpointError: they do not fit, or are not finite.

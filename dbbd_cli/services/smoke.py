@@ -1,13 +1,14 @@
-"""A quick proof that everything works on this machine: each promise of the tool, once, on made-up data."""
+"""Check that everything works on this machine: each promise of the tool, once, on synthetic data."""
 
 from __future__ import annotations
 
 import shutil
+import signal
 import textwrap
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from dbbd_cli.config.load import Override
 from dbbd_cli.config.sections import TaskConfig
 from dbbd_cli.core.errors import ConfigError, DbbdError, DiskError, ExitCode, StoppedError
 from dbbd_cli.core.files import repair_of, write_text
-from dbbd_cli.core.progress import Progress, Silent
+from dbbd_cli.core.progress import Phase, Progress, Silent
 from dbbd_cli.core.text import counted
 from dbbd_cli.engine.checkpoint.files import NEWEST, load_checkpoint, previous_name
 from dbbd_cli.engine.runtime import choose_runtime
@@ -26,7 +27,6 @@ from dbbd_cli.services.evaluate import evaluate
 from dbbd_cli.services.plot import plot
 from dbbd_cli.services.results import SmokeResult, SmokeStep, TrainResult
 from dbbd_cli.services.resume import resume
-from dbbd_cli.services.smoke_progress import InterruptingBars, OnlyBars
 from dbbd_cli.services.train import train
 from dbbd_cli.services.training import note_synthetic
 from dbbd_cli.services.validate import validate
@@ -42,20 +42,20 @@ def smoke(
     runs_dir: Path = Path("runs"),
     progress: Progress | None = None,
 ) -> SmokeResult:
-    """Trains, interrupts, resumes, compares, validates, evaluates and plots small runs.
+    """Train, interrupt, resume, compare, validate, evaluate and plot small runs.
 
-    Everything that was made is kept if a step failed, and otherwise all but what nobody needs.
+    If a step fails, all files are kept; otherwise, those that are of no further use are removed.
 
     Args:
         epochs: epochs of each run.
         task: `all`, or the name of one task.
         device: as in `run.device`.
-        runs_dir: a new folder is made here for the runs.
+        runs_dir: a new folder for the runs is created here.
         progress: shows bars and lines; nothing is shown by default.
 
     Raises:
         ConfigError: there is no such task or device, or epochs is below 1.
-        StoppedError: somebody else than this function asked to stop.
+        StoppedError: a signal from outside asked to stop.
         DiskError: the disk is full, or cannot be written.
     """
     progress = progress or Silent()
@@ -71,7 +71,7 @@ def smoke(
     runtime = runtimes[names[0]]
     start = time.perf_counter()
     folder = create_run_folder(runs_dir.absolute(), "smoke", note_synthetic)
-    # On a GPU sums may be taken in another order; only the CPU promises every bit.
+    # On a GPU, the order of summation may vary; only the CPU guarantees identical bits.
     exact = runtime.device.type == "cpu"
     trials = [_Trial(name, epochs, device, exact, folder, progress) for name in names]
     steps = [step for trial in trials for step in trial.run()]
@@ -97,22 +97,22 @@ def _precisions(precisions: Mapping[str, str]) -> str:
 
 
 class _FailedError(Exception):
-    """A step did not do what it promises."""
+    """A step did not deliver what it promises."""
 
 
 def _check(holds: bool, otherwise: str) -> None:
-    # No `assert`: `python -O` would leave it out, and every step would pass.
+    # Not `assert`: under `python -O`, every step would pass.
     if not holds:
         raise _FailedError(otherwise)
 
 
 class _Trial:
-    """All steps for one task, each timed and judged. The first that fails is the last."""
+    """All steps for one task, each timed and judged; the first failure ends them."""
 
-    whole: TrainResult
-    """The run without an interruption, from the step `train` on."""
+    uninterrupted: TrainResult
+    """The uninterrupted run; set by the step `train`."""
     interrupted: Path
-    """The folder of the other run, from the step `interrupt` on."""
+    """The folder of the other run; set by the step `interrupt`."""
 
     def __init__(self, task: str, epochs: int, device: str, exact: bool, folder: Path, progress: Progress) -> None:
         self.task = task
@@ -138,8 +138,8 @@ class _Trial:
                 break
 
     def tidy(self) -> None:
-        """Deletes the checkpoints that only the comparison needed."""
-        for file in [*self.interrupted.glob("*.pth"), self.whole.run / previous_name(1)]:
+        """Delete the checkpoints that only the comparison needed."""
+        for file in [*self.interrupted.glob("*.pth"), self.uninterrupted.run / previous_name(1)]:
             with suppress(OSError):
                 file.unlink()
 
@@ -150,7 +150,7 @@ class _Trial:
             detail = take()
             passed = True
         except StoppedError:
-            raise  # the user's wish, not a finding
+            raise  # the user's decision, not a failure
         except DiskError as error:
             error.hint = f"{repair_of(error.__cause__)}, then run dbbd smoke again"
             raise
@@ -159,7 +159,7 @@ class _Trial:
         except _FailedError as error:
             detail = str(error)
         except Exception as error:
-            # Whatever it is, the table of steps must appear.
+            # Whatever it is, the table of steps must be shown.
             detail = textwrap.shorten(f"{type(error).__name__}: {error}", 200, placeholder=" …")
             with suppress(OSError):
                 write_text(self.folder / f"{self.task}-{name}.traceback.txt", traceback.format_exc())
@@ -178,14 +178,14 @@ class _Trial:
         )
 
     def _train(self) -> str:
-        self.whole = train(self._config(f"{self.task}-whole"), progress=self.progress)
-        loss, accuracy = self.whole.best["loss"], self.whole.best.get("accuracy")
+        self.uninterrupted = train(self._config(f"{self.task}-whole"), progress=self.progress)
+        loss, accuracy = self.uninterrupted.best["loss"], self.uninterrupted.best.get("accuracy")
         shown = "" if accuracy is None else f", accuracy {accuracy:.1%}"
         return f"{counted(self.epochs, 'epoch')}; best epoch: validation loss {loss:.4f}{shown}"
 
     def _interrupt(self) -> str:
         config = self._config(f"{self.task}-interrupted")
-        batches = self.whole.facts.batches["train"]
+        batches = self.uninterrupted.facts.batches["train"]
         bars = InterruptingBars(self.progress, (self.epochs - 1) * batches + batches // 2)
         try:
             train(config, progress=bars)
@@ -199,31 +199,31 @@ class _Trial:
     def _resume(self) -> str:
         result = resume(self.interrupted, progress=self.progress)
         _check(result.epochs == self.epochs, f"{counted(result.epochs, 'epoch')} instead of {self.epochs}")
-        return f"went on to epoch {result.epochs}"
+        return f"continued to epoch {result.epochs}"
 
     def _compare(self) -> str:
-        one, two = load_checkpoint(self.whole.checkpoint), load_checkpoint(self.interrupted / NEWEST)
+        one, two = load_checkpoint(self.uninterrupted.checkpoint), load_checkpoint(self.interrupted / NEWEST)
         for part in ("module", "optimizer", "learning_rate"):
             _check(same(one[part], two[part], self.exact), f"{part} differs from the uninterrupted run")
         _check(same(one["state"]["history"], two["state"]["history"], self.exact), "the history differs")
         return "resumed = uninterrupted, bit for bit" if self.exact else "resumed = uninterrupted, within rounding"
 
     def _validate(self) -> str:
-        result = validate(self.whole.run, progress=self.progress)
-        difference = abs(result.metrics["loss"] - self.whole.best["loss"])
+        result = validate(self.uninterrupted.run, progress=self.progress)
+        difference = abs(result.metrics["loss"] - self.uninterrupted.best["loss"])
         _check(difference <= 1e-6, f"the loss differs from the logged one by {difference:g}")
         return f"loss {result.metrics['loss']:.4f}, as logged"
 
     def _evaluate(self) -> str:
-        result = evaluate(self.whole.run, progress=self.progress)
-        expected = self.whole.facts.samples["test"]
+        result = evaluate(self.uninterrupted.run, progress=self.progress)
+        expected = self.uninterrupted.facts.samples["test"]
         found = result.report["num_samples"]
         _check(found == expected, f"{found} samples, not {expected}")
         _check_written(result.files)
         return f"{counted(expected, 'test sample')}, {counted(len(result.files), 'file')}"
 
     def _plot(self) -> str:
-        files = plot([self.whole.run, self.interrupted], out=self.folder).files
+        files = plot([self.uninterrupted.run, self.interrupted], out=self.folder).files
         _check_written(files)
         return ", ".join(file.name for file in files)
 
@@ -246,3 +246,61 @@ def same(one: Any, two: Any, exact: bool) -> bool:
     if isinstance(one, float) and not exact:
         return abs(one - two) <= 1e-3 * max(1.0, abs(one))
     return bool(one == two)
+
+
+class OnlyBars:
+    """Passes on bars and warnings only: the headers and tables of every small run would hide the result."""
+
+    def __init__(self, progress: Progress) -> None:
+        self.progress = progress
+
+    @contextmanager
+    def phase(
+        self, title: str, total: int, unit: str = "batches", done: int = 0, sample_unit: str = "samples"
+    ) -> Iterator[Phase]:
+        """Pass the phase on."""
+        with self.progress.phase(title, total, unit, done, sample_unit) as phase:
+            yield phase
+
+    def facts(self, title: str, rows: Mapping[str, str]) -> None:
+        """Show nothing."""
+
+    def line(self, text: str) -> None:
+        """Show nothing."""
+
+    def warn(self, text: str) -> None:
+        """Pass the warning on."""
+        self.progress.warn(text)
+
+
+class InterruptingBars(OnlyBars):
+    """Presses Ctrl-C after a number of training batches.
+
+    Attributes:
+        left: training batches until then; if positive, Ctrl-C was not pressed here.
+    """
+
+    def __init__(self, progress: Progress, batches: int) -> None:
+        super().__init__(progress)
+        self.left = batches
+
+    @contextmanager
+    def phase(
+        self, title: str, total: int, unit: str = "batches", done: int = 0, sample_unit: str = "samples"
+    ) -> Iterator[Phase]:
+        """Pass the phase on, and count its batches if they are for training."""
+        with super().phase(title, total, unit, done, sample_unit) as phase:
+            yield _InterruptingPhase(self, phase) if title.endswith("train") else phase
+
+
+class _InterruptingPhase:
+    def __init__(self, owner: InterruptingBars, phase: Phase) -> None:
+        self.owner = owner
+        self.phase = phase
+
+    def advance(self, count: int = 1, samples: int = 0, **values: float) -> None:
+        self.phase.advance(count, samples, **values)
+        before = self.owner.left
+        self.owner.left -= count
+        if self.owner.left <= 0 < before:
+            signal.raise_signal(signal.SIGINT)

@@ -1,7 +1,6 @@
-"""Training a new run, and forecasting what it would take.
+"""Train a new run, or estimate what it would take.
 
-PyTorch is imported inside the functions: it takes seconds to load, and what is wrong with the settings or with the data
-is told before.
+Settings and data are checked before PyTorch is imported, which takes seconds; hence the imports inside the functions.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from dbbd_cli.services.results import Forecast, TrainResult
 
 
 def train(config: TaskConfig, *, progress: Progress | None = None, command: Sequence[str] = ()) -> TrainResult:
-    """Trains a new run in a new folder.
+    """Train a new run in a new folder.
 
     Args:
         config: the configuration.
@@ -23,7 +22,7 @@ def train(config: TaskConfig, *, progress: Progress | None = None, command: Sequ
         command: the command line, for the record.
 
     Raises:
-        DbbdError: see the kinds in `errors`.
+        DbbdError: see the subclasses in `core.errors`.
     """
     progress = progress or Silent()
     config, manifest = prepare_run(config, progress)
@@ -33,15 +32,15 @@ def train(config: TaskConfig, *, progress: Progress | None = None, command: Sequ
 
 
 def forecast(config: TaskConfig, *, progress: Progress | None = None) -> Forecast:
-    """Checks configuration and data, runs one training and one validation batch, and says what the run would take.
+    """Check configuration and data, run one training and one validation batch, and estimate what the run would take.
 
-    Makes no run folder.
+    No run folder is created.
 
     Raises:
-        DbbdError: see the kinds in `errors`.
+        DbbdError: see the subclasses in `core.errors`.
     """
     progress = progress or Silent()
     config, manifest = prepare_run(config, progress)
-    from dbbd_cli.services.training import measure_run
+    from dbbd_cli.services.dry_run import measure_run
 
     return measure_run(config, manifest, progress)

@@ -1,4 +1,4 @@
-"""The validation loss of a checkpoint, computed as training computes it."""
+"""Compute loss and metrics of a checkpoint on the validation split, as training does."""
 
 from __future__ import annotations
 
@@ -13,13 +13,7 @@ from dbbd_cli.engine.failures import supervised
 from dbbd_cli.engine.inference import place, run_split
 from dbbd_cli.engine.runtime import Runtime, RuntimeRecord
 from dbbd_cli.services.results import ValidateResult
-from dbbd_cli.services.session import (
-    HARMLESS_SETTINGS,
-    OpenedRun,
-    build_workload,
-    load_module,
-    open_run,
-)
+from dbbd_cli.services.session import HARMLESS_SETTINGS, OpenedRun, build_workload, load_module, open_run
 
 _TOLERANCE = {"fp32": 1e-4, "fp16": 2e-3, "bf16": 1.6e-2}
 """Largest relative difference from the logged loss, by precision: four roundings in half precision."""
@@ -28,24 +22,24 @@ _SMALLEST_LOSS = 0.1
 
 
 def validate(target: Path, *, overrides: Sequence[Override] = (), progress: Progress | None = None) -> ValidateResult:
-    """Computes loss and metrics of a checkpoint on the validation split of its run.
+    """Compute loss and metrics of a checkpoint on the validation split of its run.
 
-    Warns if the loss differs from the logged one.
+    A loss that differs from the logged one causes a warning.
 
     Args:
-        target: a run folder (its best model is taken), or a checkpoint file inside one.
-        overrides: settings that replace those of the run, such as where the data is now.
+        target: a run folder (its best model is used), or a checkpoint file inside one.
+        overrides: settings that replace those of the run, such as the path of the data.
         progress: shows a bar; nothing is shown by default.
 
     Raises:
-        DbbdError: see the kinds in `errors`.
+        DbbdError: see the subclasses in `core.errors`.
     """
     progress = progress or Silent()
     run = open_run(target, prefer=BEST, overrides=overrides, progress=progress)
     workload, runtime = build_workload(
         run.config, run.manifest, splits=("val",), pretrained=False, progress=progress, recorded=run.kept_runtime
     )
-    before = _computed_with(run)
+    before = _trained_with(run)
     load_module(workload, run)
     place(workload.module, runtime)
     loader = workload.loaders["val"]
@@ -70,9 +64,9 @@ def validate(target: Path, *, overrides: Sequence[Override] = (), progress: Prog
     )
 
 
-def _computed_with(run: OpenedRun) -> tuple[str, str]:
-    """Device and precision, such as "cpu" and "fp32", that a run was trained with; empty where they are not known."""
-    record = run.recorded or RuntimeRecord.from_proof(run.checkpoint["proof"])
+def _trained_with(run: OpenedRun) -> tuple[str, str]:
+    """Device and precision that a run was trained with, such as "cpu" and "fp32"; empty if unknown."""
+    record = run.recorded or RuntimeRecord.from_replay_check(run.checkpoint["proof"])
     return (record.device, record.precision) if record else ("", "")
 
 
@@ -84,7 +78,7 @@ def _compare(
     overrides: Sequence[Override],
     progress: Progress,
 ) -> None:
-    """Warns if the loss differs from the logged one by more than rounding, with the likely reason."""
+    """Warn if the loss differs from the logged one by more than rounding, with the likely reason."""
     record = runtime.record()
     now = (record.device, record.precision)
     loss, expected = metrics["loss"], logged.get("loss", math.nan)
@@ -95,7 +89,7 @@ def _compare(
         return
     if abs(loss - expected) <= tolerance * max(abs(expected), _SMALLEST_LOSS):
         return
-    # Device and precision, the settings of `run` that matter here, are compared below.
+    # The settings of `run` that matter here, device and precision, are compared below.
     harmless = ("run", *HARMLESS_SETTINGS)
     settings = [o.key for o in overrides if not any(f"{o.key}.".startswith(f"{key}.") for key in harmless)]
     reasons = [f"{', '.join(settings)} {'was' if len(settings) == 1 else 'were'} set"] if settings else []

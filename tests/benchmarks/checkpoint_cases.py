@@ -33,11 +33,11 @@ def pause(repeat: int) -> Measured:
         "checkpoint.every_steps": 1,
     }
     loop = Loop("qr_cnn", settings, Path(tempfile.mkdtemp()))
-    trainer: Any = loop.trainer
+    training: Any = loop.training
     saves = 1 + min(max(repeat, 3), 8)
     pauses: list[float] = []
     there: list[Future[float]] = []
-    save, newest = trainer.save, loop.folder / NEWEST
+    save, newest = training.save, loop.folder / NEWEST
 
     def timed_save(*arguments: Any, **options: Any) -> None:
         for before in there:
@@ -47,8 +47,8 @@ def pause(repeat: int) -> Measured:
         save(*arguments, **options)
         pauses.append(time.perf_counter() - start)
 
-    trainer.save = timed_save
-    with ThreadPoolExecutor(1) as pool, trainer.writer:
+    training.save = timed_save
+    with ThreadPoolExecutor(1) as pool:
         loop.run(1 + saves)  # after the last step the loop is left before it saves
     rate = median(in_turn([copy()], 3)[0])
     size = newest.stat().st_size

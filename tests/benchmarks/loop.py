@@ -14,12 +14,11 @@ from measure import median, spread
 from dbbd_cli.config.load import Override
 from dbbd_cli.config.sections import TaskConfig
 from dbbd_cli.core.progress import Phase, Silent
-from dbbd_cli.core.signals import StopRequest
 from dbbd_cli.data.manifest import Manifest
 from dbbd_cli.engine.runtime import seed_everything
 from dbbd_cli.engine.state import Sums
-from dbbd_cli.engine.trainer import Trainer, fit
-from dbbd_cli.runs.folder import RunLog
+from dbbd_cli.engine.trainer import Run, Trainer, fit
+from dbbd_cli.runs.log import RunLog
 from dbbd_cli.services.preparation import prepare_run
 from dbbd_cli.services.session import build_workload
 from dbbd_cli.tasks.configs import load_config
@@ -59,8 +58,9 @@ class Loop:
         )
         self.trainer = Trainer(task, self.config, runtime, self.manifest.digest())
         self.folder = folder
-        self._log = RunLog(folder, step=0, history=[], command=())
         self._watch = _Watch(self.trainer)
+        log = RunLog(folder, step=0, history=[], command=())
+        self.training = Run(self.trainer, folder, log, self._watch)
 
     def run(self, steps: int) -> list[Step]:
         """Makes so many steps in one go; all of them must fit into one epoch."""
@@ -70,8 +70,9 @@ class Loop:
         if state.batch + steps > whole:
             # A new epoch, without the validation and the checkpoint that come before it.
             state.epoch, state.batch, state.sums = state.epoch + 1, 0, Sums()
+        self._watch.begin(steps)
         try:
-            fit(trainer, self.folder, self._log, self._watch.begin(steps), StopRequest())
+            fit(self.training)
         except _EnoughError:
             return self._watch.steps
         raise AssertionError("the loop ended by itself")
@@ -109,10 +110,9 @@ class _Watch(Silent):
 
         loader.batches, task.to_device = timed_batches, timed_to_device
 
-    def begin(self, steps: int) -> _Watch:
+    def begin(self, steps: int) -> None:
         self._wanted, self._data, self.steps = steps, 0.0, []
         self._since = time.perf_counter()
-        return self
 
     @contextmanager
     def phase(

@@ -1,7 +1,7 @@
 """Trains several small runs of three epochs, and prints which files and folders the second epoch of each touched.
 
-A process of its own, as what Python tells of each opened file cannot be asked to stop. The argument is JSON: for each
-run the name of a shipped configuration and a list of settings as `KEY=VALUE`. The answer is JSON too.
+A separate process, because an audit hook cannot be removed. The argument is JSON: for each run the name of a shipped
+configuration and a list of settings as `KEY=VALUE`. The answer is JSON too.
 """
 
 from __future__ import annotations

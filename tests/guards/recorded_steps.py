@@ -1,4 +1,4 @@
-"""Training steps with every operation that they ask PyTorch for, and those for which a GPU would make them wait."""
+"""Records training steps: every operation they ask PyTorch for, and those that would wait for a GPU."""
 
 from __future__ import annotations
 
@@ -15,10 +15,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import dbbd_cli
 from dbbd_cli.config.sections import TaskConfig
 from dbbd_cli.core.progress import Silent
-from dbbd_cli.core.signals import StopRequest
 from dbbd_cli.engine.runtime import Runtime, choose_runtime, seed_everything
-from dbbd_cli.engine.trainer import Trainer, fit
-from dbbd_cli.runs.folder import RunLog
+from dbbd_cli.engine.trainer import Run, Trainer, fit
+from dbbd_cli.runs.log import RunLog
 from dbbd_cli.services.preparation import prepare_run
 from dbbd_cli.services.session import build_workload
 
@@ -33,7 +32,7 @@ _READING = {torch.Tensor.tolist, torch.Tensor.numpy, torch.Tensor.cpu, torch.Ten
 
 
 class LikeGpu(Runtime):
-    """The CPU, treated as a device that computes behind the program's back."""
+    """The CPU, treated as a device whose kernels run asynchronously."""
 
     @property
     def is_async(self) -> bool:
@@ -42,7 +41,7 @@ class LikeGpu(Runtime):
 
 @dataclass(frozen=True)
 class Operation:
-    """What was asked for, why it would make the program wait on a GPU, and where; both empty where it would not."""
+    """An operation, why it would wait for a GPU, and where it was called; both empty if it would not wait."""
 
     name: str
     waits: str
@@ -50,7 +49,7 @@ class Operation:
 
 
 class _Dispatched(TorchDispatchMode):
-    """Notes all that reaches PyTorch's kernels, from forward, backward and optimizer alike."""
+    """Records everything that reaches PyTorch's kernels, from forward, backward and optimizer alike."""
 
     def __init__(self, operations: list[Operation], host: set[int]) -> None:
         super().__init__()
@@ -65,7 +64,7 @@ class _Dispatched(TorchDispatchMode):
 
 
 class _Called(TorchFunctionMode):
-    """Notes what never reaches a kernel on the CPU, but would on a GPU: copies from and to the host."""
+    """Records what reaches no kernel on the CPU but would on a GPU: copies from and to the host."""
 
     def __init__(self, operations: list[Operation], host: set[int]) -> None:
         super().__init__()
@@ -76,7 +75,7 @@ class _Called(TorchFunctionMode):
         kwargs = kwargs or {}
         why = ""
         if not Path(sys._getframe(1).f_code.co_filename).is_relative_to(PACKAGE):
-            pass  # PyTorch's own, which asks for what is there already
+            pass  # PyTorch's own code
         elif func in _READING and args[0].data_ptr() not in self.host:
             why = "reads from the device"
         elif func is torch.tensor and kwargs.get("device") is not None:
@@ -119,7 +118,7 @@ def _place() -> str:
 
 @dataclass(frozen=True)
 class Recording:
-    """What the steps of an epoch asked for, from the second on, and the batches that they were made with."""
+    """The operations of each step of an epoch, from the second on, and its batches."""
 
     steps: list[list[Operation]]
     batches: list[Any]
@@ -131,18 +130,18 @@ class Recording:
 
     @property
     def waits(self) -> list[str]:
-        """Where the second step would have waited for a GPU, and why."""
+        """Where the second step would wait for a GPU, and why."""
         return [f"{step.place}: {step.name} {step.waits}" for step in self.steps[0] if step.waits]
 
 
 def record(config: TaskConfig, folder: Path, *, precision: str = "fp32") -> Recording:
-    """Trains an epoch with the real loop, as on a GPU.
+    """Train an epoch with the real loop, as on a GPU.
 
-    A step is what lies between two steps of the optimizer; the batches were made before.
+    A recorded step reaches from one optimizer step to the next; the batches are made beforehand.
 
     Args:
-        config: should log no step; has at least 3 batches.
-        folder: an empty one, for the logs.
+        config: logs no step; has at least 3 batches.
+        folder: an empty folder, for the logs.
         precision: fp32 or bf16.
     """
     checked, manifest = prepare_run(config, Silent())
@@ -151,18 +150,18 @@ def record(config: TaskConfig, folder: Path, *, precision: str = "fp32") -> Reco
     trainer = Trainer(task, checked, LikeGpu(**vars(choose_runtime("cpu", precision))))
     host: set[int] = set()
     made = list(task.loaders["train"].batches(1))
-    for batch in made:  # what stays in the host's memory on any device
+    for batch in made:  # stays in host memory on any device
         host |= {batch.samples.data_ptr(), batch.epoch.data_ptr()}
     task.loaders["train"].batches = lambda epoch, start=0: iter(made[start:])  # type: ignore[method-assign]
 
     operations: list[Operation] = []
     ends: list[int] = []
     trainer.optimizer.register_step_post_hook(lambda *_: ends.append(len(operations)))
-    log = RunLog(folder, step=0, history=[], command=[])
-    try:
-        with _Called(operations, host), _Dispatched(operations, host):
-            fit(trainer, folder, log, Silent(), StopRequest())
-    finally:
-        log.close()
+    with (
+        RunLog(folder, step=0, history=[], command=[]) as log,
+        _Called(operations, host),
+        _Dispatched(operations, host),
+    ):
+        fit(Run(trainer, folder, log, Silent()))
     assert len(ends) == len(made) >= 3
     return Recording([operations[first:last] for first, last in pairwise(ends)], made)

@@ -1,4 +1,4 @@
-"""How many files an epoch opens, and how many folders it lists, does not depend on the number of samples."""
+"""The number of files that an epoch opens, and of folders that it lists, does not depend on the number of samples."""
 
 from __future__ import annotations
 
@@ -35,15 +35,15 @@ def test_an_epoch_opens_no_more_files_for_more_samples(tmp_path: Path) -> None:
             assert len(each["others"]) <= MOST_FILES, each["others"]
             assert len(each["listed"]) <= MOST_LISTS, each["listed"]
     for each in (few_images, many_images):
-        assert each["cached"] == []  # their one file stays open
+        assert each["cached"] == []  # one file, which stays open
     for each in (few_scenes, many_scenes):
-        # One file each; the checkpoint's proof makes a batch once more.
+        # One file each; the replay check of the checkpoint makes one batch again.
         assert len(set(each["cached"])) == each["used"]
         assert len(each["cached"]) <= each["used"] + BATCH_SIZE
 
 
 def touched(*runs: tuple[str, list[str]]) -> list[dict[str, Any]]:
-    """What the second epoch of each run opened and listed: in the cache, elsewhere; and the samples that it used."""
+    """The files that the second epoch of each run opened and listed, in the cache and elsewhere, and its samples."""
     process = subprocess.run(
         [sys.executable, str(PROGRAM), json.dumps(runs)],
         env={**os.environ, "PYTHONPATH": str(PROGRAM.parents[2])}, capture_output=True, text=True, check=False,

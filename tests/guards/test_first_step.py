@@ -1,4 +1,4 @@
-"""The first step of a run is reached without whatever it does not need."""
+"""The first step of a run is reached without importing anything it does not need."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ SMALL = ("--no-plots", "--set", "run.device=cpu", "--set", "training.epochs=1")
     ],
     ids=["smoke", "images", "scenes"],
 )
-def test_the_first_step_is_reached_without_what_it_does_not_need(command: tuple[str, ...], tmp_path: Path) -> None:
+def test_the_first_step_imports_nothing_it_does_not_need(command: tuple[str, ...], tmp_path: Path) -> None:
     """PyTorch's compiler above all: it takes as long to load as PyTorch, see `engine/eager_optimizer.py`."""
     process = subprocess.run(
         [sys.executable, "-c", SCRIPT, *command, "--runs-dir", "runs", "--quiet"],

@@ -1,6 +1,6 @@
-"""How many operations a training step asks for does not grow with the data, and how often it would wait for a GPU.
+"""The number of operations of a training step does not grow with the data, and a step never waits for a GPU.
 
-Counts, not times: they are the same on every machine and at any load.
+Counts, not times: they are the same on every machine and under any load.
 """
 
 from __future__ import annotations
@@ -22,11 +22,10 @@ from dbbd_cli.tasks.dbbd.workload import DbbdWorkload
 from dbbd_cli.tasks.image_classification import workload as image_classification
 from dbbd_cli.tasks.image_classification.workload import ImageWorkload
 
-# Today's counts and a little. A loop in Python over scenes, regions or images takes more at once; what a better
-# computation needs is to be written here.
+# Today's counts and a little more. A Python loop over scenes, regions or images exceeds them at once.
 MOST_OF_IMAGES = 380
 MOST_OF_SCENES = 1700
-"""At depth 2, that is for three levels."""
+"""At depth 2, that is, with three levels."""
 
 Make = Callable[..., Any]
 TASKS = ("image_classification", "dbbd")
@@ -44,7 +43,7 @@ def _whole_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def recorded(tmp_path: Path, tiny_config: Make, tiny_point_config: Make) -> Callable[..., Recording]:
-    """Records an epoch of a task that logs nothing between its steps; keyword arguments replace settings."""
+    """Record an epoch of a task that logs nothing between its steps; keyword arguments replace settings."""
 
     def run(task: str, *, precision: str = "fp32", **changes: object) -> Recording:
         make = tiny_config if task == "image_classification" else tiny_point_config
@@ -60,7 +59,7 @@ def num_regions(recording: Recording) -> int:
     return sum(level.num_regions for level in recording.batches[1].regions.levels)
 
 
-def test_images_take_as_many_operations_however_many_they_are(recorded: Callable[..., Recording]) -> None:
+def test_the_number_of_operations_does_not_depend_on_the_number_of_images(recorded: Callable[..., Recording]) -> None:
     small, large = (
         recorded("image_classification"),
         recorded("image_classification", training__batch_size=16, data__sample_per_class=40),
@@ -70,7 +69,7 @@ def test_images_take_as_many_operations_however_many_they_are(recorded: Callable
     assert small.counts[0] <= MOST_OF_IMAGES
 
 
-def test_scenes_take_as_many_operations_however_many_they_are(recorded: Callable[..., Recording]) -> None:
+def test_the_number_of_operations_does_not_depend_on_the_number_of_scenes(recorded: Callable[..., Recording]) -> None:
     one, two, five = (
         recorded("dbbd", training__batch_size=size, data__synthetic_scenes=scenes)
         for size, scenes in ((1, 8), (2, 8), (5, 25))
@@ -78,10 +77,10 @@ def test_scenes_take_as_many_operations_however_many_they_are(recorded: Callable
     assert [len(each.batches[1].num_points) for each in (one, two, five)] == [1, 2, 5]
     assert set(two.counts) == {two.counts[0]}
     assert five.counts[0] == two.counts[0] <= MOST_OF_SCENES
-    assert one.counts[0] < two.counts[0]  # a single root has nothing to be compared with
+    assert one.counts[0] < two.counts[0]  # a single root has no negatives
 
 
-def test_scenes_take_as_many_operations_however_many_points_and_regions_they_have(
+def test_the_number_of_operations_does_not_depend_on_points_and_regions(
     recorded: Callable[..., Recording],
 ) -> None:
     few = recorded("dbbd", data__synthetic_points=2000, data__min_region_points=60, data__max_depth=3)
@@ -102,7 +101,9 @@ def test_a_step_does_not_wait_for_the_device(
 
 
 class TestTheGuardItself:
-    def test_sees_a_loop_over_scenes(self, recorded: Callable[..., Recording], monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_detects_a_loop_over_scenes(
+        self, recorded: Callable[..., Recording], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         to_device = DbbdWorkload.to_device
 
         def looped(self: DbbdWorkload, batch: Any, device: torch.device, *, train: bool) -> Any:
@@ -117,7 +118,7 @@ class TestTheGuardItself:
         )
         assert four.counts[0] == two.counts[0] + 2
 
-    def test_sees_what_waits(self, recorded: Callable[..., Recording], monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_detects_what_waits(self, recorded: Callable[..., Recording], monkeypatch: pytest.MonkeyPatch) -> None:
         to_device = ImageWorkload.to_device
         planted: dict[str, Callable[[torch.Tensor], object]] = {
             "item": lambda x: x.sum().item(),
@@ -147,7 +148,7 @@ class TestTheGuardItself:
 
         before = recorded("image_classification").waits
         monkeypatch.setattr(ImageWorkload, "to_device", reading)
-        # Of what stands outside the package only what reaches a kernel is seen: this file is as if it were inside.
+        # Outside the package, only what reaches a kernel is recorded: treat this file as part of it.
         monkeypatch.setattr(recorded_steps, "PACKAGE", Path(__file__).parent)
         waits = recorded("image_classification").waits
         found = Counter(wait.partition(": ")[2] for wait in waits) - Counter(wait.partition(": ")[2] for wait in before)

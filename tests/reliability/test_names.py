@@ -513,7 +513,7 @@ def test_a_hostile_repository_runs_no_program(tmp_path: Path, monkeypatch: pytes
 
 
 def test_the_log_of_a_run_has_one_entry_per_line(tmp_path: Path) -> None:
-    from dbbd_cli.runs.folder import RunLog
+    from dbbd_cli.runs.log import RunLog
 
     log = RunLog(tmp_path, step=0, history=[], command=["dbbd", "train", "--run-name", *CONTROLLING, *MISLEADING])
     log.text("ended by\nan error\x1b[2J")
@@ -525,7 +525,7 @@ def test_the_log_of_a_run_has_one_entry_per_line(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes")
 def test_a_pipe_in_a_run_folder_does_not_block_a_command(tmp_path: Path) -> None:
-    code = "import sys; from pathlib import Path; from dbbd_cli.runs.folder import RunLog\n"
+    code = "import sys; from pathlib import Path; from dbbd_cli.runs.log import RunLog\n"
     code += "for name in sys.argv[1:]:\n"
     code += "    try: RunLog(Path(name), step=0, history=[], command=[]).close()\n"
     code += "    except OSError as error: assert error.strerror == 'it is not a regular file'\n"

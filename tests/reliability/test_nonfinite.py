@@ -149,7 +149,7 @@ def test_a_skipped_step_leaves_no_trace(task: str, how: str, spoiled: Spoiled) -
     run = only_run(spoiled.folder)
     result = json.loads(ended.out)
     assert result["skipped_steps"] == 1
-    assert "left out (1 of at most 10)" in (run / "run.log").read_text(encoding="utf-8")
+    assert "skipped (1 of at most 10)" in (run / "run.log").read_text(encoding="utf-8")
     saved_steps(run)
     states = [torch.load(spoiled.folder / f"before{call}.pt", weights_only=True) for call in (1, 2)]
     states.append(torch.load(run / "ckpt.pth", weights_only=True)["module"])  # the second step was the last one
@@ -181,7 +181,7 @@ def test_too_many_skipped_steps_end_the_run(task: str, spoiled: Spoiled) -> None
     ended = spoiled.train(*SKIP, "--epochs", "2", "--set", "training.max_skipped_steps=1", bad=(2, 3))
     run = only_run(spoiled.folder)
     check_stopped(ended, run, last_step=2)
-    assert "left out (1 of at most 1)" in (run / "run.log").read_text(encoding="utf-8")
+    assert "skipped (1 of at most 1)" in (run / "run.log").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("task", cases(["dbbd"], TASKS))

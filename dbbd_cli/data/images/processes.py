@@ -21,7 +21,7 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 
 from dbbd_cli.core.errors import DataError
-from dbbd_cli.core.stopping import exit_reason
+from dbbd_cli.core.signals import exit_reason
 from dbbd_cli.data.images.refs import ImageRef
 from dbbd_cli.data.images.worker import Problem, Shape
 from dbbd_cli.data.running_time import RunningTime

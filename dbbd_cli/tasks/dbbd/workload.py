@@ -73,6 +73,7 @@ class DbbdWorkload:
                 seed=config.seed,
                 num_workers=config.data.num_workers,
                 worker_timeout=config.data.worker_timeout,
+                batches_in_use=config.training.accumulate_batches if split == "train" else 1,
                 pin_memory=pin_memory,
             )
 

@@ -95,6 +95,7 @@ class ImageWorkload:
                 seed=config.seed,
                 num_workers=data.num_workers,
                 worker_timeout=data.worker_timeout,
+                batches_in_use=config.training.accumulate_batches if split == "train" else 1,
                 pin_memory=pin_memory,
             )
 

@@ -19,7 +19,7 @@ from dbbd_cli.engine.runtime import choose_runtime
 from dbbd_cli.engine.state import TrainState
 from dbbd_cli.model.dbbd.pretraining import pretraining_weights, sizes_of
 from dbbd_cli.model.weights import load_tensors
-from dbbd_cli.runs.folder import RunLog
+from dbbd_cli.runs.log import RunLog
 from dbbd_cli.runs.reading import read_run
 from dbbd_cli.services.bare_weights import open_bare_weights
 from dbbd_cli.services.session import open_run

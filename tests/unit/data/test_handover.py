@@ -123,6 +123,15 @@ def test_too_little_shared_memory_is_an_error_at_the_first_batch(size: int, fitt
     assert fitting in error.hint
 
 
+def test_all_batches_of_a_step_must_fit(tmp_path: Path) -> None:
+    for in_use, fits in ((1, True), (2, False)):
+        sending = Handover(tmp_path / "batches", num_workers=2, num_batches=100, in_use=in_use)
+        sending.folder.mkdir(exist_ok=True)
+        sending.room = 6 * 10_048
+        answer = sending(torch.zeros(10_000, dtype=torch.uint8))
+        assert isinstance(answer, DataError) != fits
+
+
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EMFILE])
 def test_a_batch_that_cannot_be_written_is_an_error(
     number: int, sending: Handover, monkeypatch: pytest.MonkeyPatch

@@ -1,20 +1,20 @@
+"""Rows of the epoch table line up with their heading and fit a narrow terminal."""
+
 from __future__ import annotations
+
+from typing import Any
 
 from dbbd_cli.engine.epoch_table import EpochTable
 
 
-def test_rows_stand_under_their_heading_and_fit_a_narrow_terminal() -> None:
+def epoch(number: int, train: dict[str, float], val: dict[str, float], rate: float) -> dict[str, Any]:
+    return {"epoch": number, "train": train, "val": val, "learning_rate": rate}
+
+
+def test_rows_line_up_with_their_heading_and_fit_a_narrow_terminal() -> None:
     table = EpochTable(10, ["loss", "accuracy"])
-    rows = [
-        table.row(
-            epoch,
-            {"loss": 0.6843, "accuracy": 0.6263},
-            {"loss": 0.6295, "accuracy": 1.0},
-            learning_rate=1e-6 * epoch,
-            seconds=50.0 * epoch,
-        )
-        for epoch in (1, 10)
-    ]
+    train, val = {"loss": 0.6843, "accuracy": 0.6263}, {"loss": 0.6295, "accuracy": 1.0}
+    rows = [table.row(epoch(number, train, val, 1e-6 * number), seconds=50.0 * number) for number in (1, 10)]
     assert table.heading().split() == ["epoch", "train", "loss", "accuracy", "val", "loss", "accuracy", "lr", "time"]
     assert rows[0].split() == ["1/10", "0.6843", "62.63%", "0.6295", "100.00%", "1e-06", "50.0", "s"]
     assert rows[1].endswith("8.3 min")
@@ -26,7 +26,10 @@ def test_rows_stand_under_their_heading_and_fit_a_narrow_terminal() -> None:
         assert rows[0][end : end + 1].strip() == ""
 
 
-def test_other_metrics_get_columns_and_a_note_comes_last() -> None:
-    table = EpochTable(2, ["loss", "rank"])
-    row = table.row(1, {"loss": 1, "rank": 2}, {"loss": 3, "rank": 4}, learning_rate=0.1, seconds=1, note="best")
-    assert row.split() == ["1/2", "1.0000", "2.0000", "3.0000", "4.0000", "0.1", "1.0", "s", "best"]
+def test_the_heading_comes_once_and_a_note_comes_last() -> None:
+    table = EpochTable(2, ["loss", "rank"], "f1")
+    row = epoch(1, {"loss": 1, "rank": 2}, {"loss": 3, "rank": 4, "f1": 0.5}, 0.1)
+    first, second = (table.lines(row, seconds=1, note="best") for _ in range(2))
+    assert first == [table.heading(), *second]
+    assert table.heading().split()[-4:] == ["val", "F1", "lr", "time"]
+    assert second[0].split() == ["1/2", "1.0000", "2.0000", "3.0000", "4.0000", "0.5000", "0.1", "1.0", "s", "best"]

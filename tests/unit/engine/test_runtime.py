@@ -1,3 +1,5 @@
+"""Device and precision are chosen as documented, and every random generator is seeded, saved and restored."""
+
 from __future__ import annotations
 
 import random
@@ -23,7 +25,7 @@ def draw() -> tuple[float, float, float]:
     return random.random(), float(np.random.rand()), float(torch.rand(1))
 
 
-def test_every_random_stream_is_seeded_saved_and_restored() -> None:
+def test_every_random_generator_is_seeded_saved_and_restored() -> None:
     seed_everything(5)
     first = draw()
     state = random_state()
@@ -47,7 +49,7 @@ def test_random_state_survives_a_checkpoint(tmp_path: object) -> None:
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
-def test_a_device_that_is_not_there_is_an_error_never_a_fallback() -> None:
+def test_a_missing_device_is_an_error_never_a_fallback() -> None:
     for name in ("cuda", "cuda:3"):
         with pytest.raises(ConfigError) as caught:
             choose_runtime(name, "auto")
@@ -67,7 +69,7 @@ def test_auto_says_what_it_chose() -> None:
     ("instructions", "chosen"),
     [({"amx_bf16": True}, "bf16"), ({"avx512_bf16": True}, "bf16"), ({"avx512_f": True}, "fp32"), ({}, "fp32")],
 )
-def test_auto_takes_bf16_only_where_the_processor_has_instructions_for_it(
+def test_auto_chooses_bf16_only_if_the_processor_has_instructions_for_it(
     instructions: dict[str, bool], chosen: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: instructions, raising=False)
@@ -93,13 +95,13 @@ def test_auto_respects_a_limit_on_the_instructions_of_onednn(
     assert f"ONEDNN_MAX_CPU_ISA={limit}" in runtime.record().processor
 
 
-def test_auto_keeps_the_precision_of_a_run_and_a_precision_that_is_given_wins() -> None:
+def test_auto_keeps_the_precision_of_a_run_unless_another_is_given() -> None:
     recorded = RuntimeRecord("cuda", "bf16", threads=8, processor="another")
     assert choose_runtime("cpu", "auto", bf16_on_cpu=False, recorded=recorded).precision == "bf16 (kept from the run)"
     assert choose_runtime("cpu", "fp32", recorded=recorded).precision == "fp32"
 
 
-def test_a_record_holds_what_decides_the_last_digits() -> None:
+def test_a_record_holds_what_determines_the_last_digits() -> None:
     record = choose_runtime("cpu", "bf16").record()
     assert (record.device, record.precision, record.threads) == ("cpu", "bf16", torch.get_num_threads())
     assert torch.backends.cpu.get_cpu_capability() in record.processor
@@ -117,7 +119,9 @@ def test_a_record_holds_what_decides_the_last_digits() -> None:
         (0, [(-3, 2**30), (-3, 2**25)]),
     ],
 )
-def test_what_a_c_library_refuses_is_not_asked_for_by_half(most: int, expected: list[tuple[int, int]]) -> None:
+def test_memory_settings_refused_by_the_c_library_are_not_half_applied(
+    most: int, expected: list[tuple[int, int]]
+) -> None:
     calls = []
 
     def mallopt(name: int, value: int) -> int:
@@ -128,12 +132,12 @@ def test_what_a_c_library_refuses_is_not_asked_for_by_half(most: int, expected: 
     assert calls == expected
 
 
-def test_keeping_freed_memory_does_no_harm_anywhere() -> None:
+def test_keeping_freed_memory_works_with_any_c_library() -> None:
     keep_freed_memory()
     assert torch.zeros(10**7).sum() == 0
 
 
-def test_fp16_on_the_cpu_is_refused_and_bf16_is_done() -> None:
+def test_fp16_on_the_cpu_is_refused_and_bf16_works() -> None:
     with pytest.raises(ConfigError, match="fp16 is for GPUs"):
         choose_runtime("cpu", "fp16")
     with choose_runtime("cpu", "bf16").autocast():

@@ -1,3 +1,5 @@
+"""TensorBoard shows each step of a run once, however often the run was killed and resumed."""
+
 from __future__ import annotations
 
 import time
@@ -7,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from dbbd_cli.runs.folder import RunLog
+from dbbd_cli.runs.log import RunLog
 
 
 def values_of(folder: Path) -> dict[str, list[tuple[int, float]]]:
@@ -42,14 +44,14 @@ def log_run(
 
 
 @pytest.mark.parametrize("resumed_after", [0, 1, 3, 5])
-def test_entries_of_a_killed_run_after_its_checkpoint_are_dropped(tmp_path: Path, resumed_after: int) -> None:
+def test_entries_of_a_killed_run_after_its_checkpoint_are_purged(tmp_path: Path, resumed_after: int) -> None:
     log_run(tmp_path, range(1, 6))
     log_run(tmp_path, range(resumed_after + 1, 8))
     log_run(tmp_path, range(resumed_after + 1, 10))  # no checkpoint in between
     assert steps_of(tmp_path) == {tag: list(range(1, 10)) for tag in ("learning_rate", "train/grad_norm")}
 
 
-def test_an_epoch_that_was_logged_and_not_saved_is_logged_once(tmp_path: Path) -> None:
+def test_an_epoch_logged_but_not_saved_appears_once(tmp_path: Path) -> None:
     log_run(tmp_path, range(1, 4), epoch=3)
     log_run(tmp_path, range(4, 4), epoch=3)  # from a checkpoint after step 3, which did not know of the epoch's end
     values = values_of(tmp_path)
@@ -60,7 +62,7 @@ def test_an_epoch_that_was_logged_and_not_saved_is_logged_once(tmp_path: Path) -
     assert steps_of(tmp_path)["val/loss"] == [3]
 
 
-def test_final_metrics_stand_once(tmp_path: Path) -> None:
+def test_final_metrics_appear_once(tmp_path: Path) -> None:
     log_run(tmp_path, range(1, 4), ended=True)
     log_run(tmp_path, range(4, 4), ended=True)
     assert steps_of(tmp_path)["best/loss"] == [4]

@@ -163,7 +163,7 @@ def test_an_older_checkpoint_given_by_name_continues_in_a_new_folder(
 
 
 @pytest.mark.parametrize("kind", [of_another_format, without_a_part, with_an_object, compressed, not_sealed])
-def test_no_other_takes_its_place_in_validate_and_evaluate(
+def test_validate_and_evaluate_do_not_use_another_instead(
     run: Path, kind: Callable[[dict[str, Any], Path], None]
 ) -> None:
     put_newer(run, BEST, kind)
@@ -190,7 +190,9 @@ def test_no_other_takes_its_place_in_validate_and_evaluate(
         ("damaged", "use the version of dbbd that wrote it"),
     ],
 )
-def test_without_a_version_the_record_of_the_run_names_it(run: Path, record: object, told: str) -> None:
+def test_the_version_is_taken_from_the_record_of_the_run_if_the_checkpoint_has_none(
+    run: Path, record: object, told: str
+) -> None:
     state = load_checkpoint(run / NEWEST)
     state.pop(WRITER)
     (run / NEWEST).unlink()
@@ -202,7 +204,7 @@ def test_without_a_version_the_record_of_the_run_names_it(run: Path, record: obj
     assert "move it out of the run folder" in caught.value.hint
 
 
-def test_a_checkpoint_of_before_that_names_no_version_is_resumed(run: Path) -> None:
+def test_an_earlier_checkpoint_without_a_version_is_resumed(run: Path) -> None:
     state = load_checkpoint(run / NEWEST)
     state.pop(WRITER)
     (run / NEWEST).unlink()
@@ -210,10 +212,10 @@ def test_a_checkpoint_of_before_that_names_no_version_is_resumed(run: Path) -> N
     assert resume(run, overrides=more()).epochs == 3
 
 
-def test_a_damaged_one_is_set_aside_and_kept(run: Path) -> None:
+def test_a_damaged_checkpoint_is_renamed_and_kept(run: Path) -> None:
     (run / NEWEST).write_bytes(damaged := (run / NEWEST).read_bytes()[:-1000])
-    (run / "ckpt.damaged.pth").write_bytes(b"of before")
+    (run / "ckpt.damaged.pth").write_bytes(b"earlier")
     assert resume(run, overrides=more(checkpoint__keep=1)).epochs == 3
-    assert (run / "ckpt.damaged.pth").read_bytes() == b"of before"
+    assert (run / "ckpt.damaged.pth").read_bytes() == b"earlier"
     assert (run / "ckpt.damaged2.pth").read_bytes() == damaged
     assert load_checkpoint(run / NEWEST)["state"]["epoch"] == 4

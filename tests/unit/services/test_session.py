@@ -1,3 +1,5 @@
+"""A run keeps its precision on every processor, and says what has changed since its checkpoint."""
+
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -9,35 +11,17 @@ import torch
 
 from dbbd_cli.config.load import parse_override
 from dbbd_cli.core.errors import CheckpointError, ConfigError
-from dbbd_cli.core.progress import Silent
 from dbbd_cli.engine.checkpoint.files import load_checkpoint
 from dbbd_cli.model.digest import write_sealed
 from dbbd_cli.services.evaluate import evaluate
 from dbbd_cli.services.resume import resume
 from dbbd_cli.services.train import train
 from dbbd_cli.services.validate import validate
+from unit.services.shown_runs import Shown
 
 Make = Callable[..., Any]
 FP32 = [parse_override("run.precision=fp32")]
 MORE = [parse_override("training.epochs=2")]
-
-
-class Told(Silent):
-    """Keeps the rows of the header, the lines and the warnings."""
-
-    def __init__(self) -> None:
-        self.rows: dict[str, str] = {}
-        self.lines: list[str] = []
-        self.warnings: list[str] = []
-
-    def facts(self, title: str, rows: Any) -> None:
-        self.rows.update(rows)
-
-    def line(self, text: str) -> None:
-        self.lines.append(text)
-
-    def warn(self, text: str) -> None:
-        self.warnings.append(text)
 
 
 @pytest.fixture
@@ -60,40 +44,40 @@ def changed(run: Path, **parts: object) -> Path:
     return run / "ckpt.pth"
 
 
-def test_a_run_begun_in_bf16_stays_in_bf16_on_a_processor_without_it_and_says_that_it_is_slow(
+def test_a_run_started_in_bf16_keeps_it_on_a_processor_without_it_with_a_warning(
     tiny_config: Make, processor: Callable[..., None]
 ) -> None:
     processor("avx512_bf16")
-    told = Told()
-    run = train(tiny_config(training__epochs=1), progress=told).run
-    assert told.rows["Precision"] == "bf16 (chosen by auto)"
-    assert not told.warnings
+    shown = Shown()
+    run = train(tiny_config(training__epochs=1), progress=shown).run
+    assert shown.rows["Precision"] == "bf16 (chosen by auto)"
+    assert not shown.warnings
     logged = validate(run).logged
     processor()
 
-    told = Told()
-    result = validate(run, progress=told)
+    shown = Shown()
+    result = validate(run, progress=shown)
     assert result.precision == "bf16 (kept from the run)"
     assert result.metrics == logged  # only what the processor is taken for has changed
-    assert len(told.warnings) == 1
-    assert "bf16 is slow here" in told.warnings[0]
-    assert "--set run.precision=fp32" in told.warnings[0]
+    assert len(shown.warnings) == 1
+    assert "bf16 is slow here" in shown.warnings[0]
+    assert "--set run.precision=fp32" in shown.warnings[0]
 
-    told = Told()
-    report = evaluate(run, plots=False, progress=told).report
+    shown = Shown()
+    report = evaluate(run, plots=False, progress=shown).report
     assert report["efficiency"]["precision"] == "bf16 (kept from the run)"  # type: ignore[index]
-    assert "bf16 is slow here" in told.warnings[0]
+    assert "bf16 is slow here" in shown.warnings[0]
 
-    told = Told()
-    resume(run, overrides=MORE, progress=told)
-    assert told.rows["Precision"] == "bf16 (kept from the run)"
-    assert "bf16 is slow here" in told.warnings[0]
+    shown = Shown()
+    resume(run, overrides=MORE, progress=shown)
+    assert shown.rows["Precision"] == "bf16 (kept from the run)"
+    assert "bf16 is slow here" in shown.warnings[0]
     checkpoint = load_checkpoint(run / "ckpt.pth")
     assert checkpoint["runtime"]["precision"] == "bf16"
     assert checkpoint["config"]["run"]["precision"] == "auto"
 
 
-def test_a_run_begun_in_fp32_stays_in_fp32_on_a_processor_with_bf16(
+def test_a_run_started_in_fp32_keeps_it_on_a_processor_with_bf16(
     tiny_config: Make, processor: Callable[..., None]
 ) -> None:
     processor()
@@ -102,32 +86,32 @@ def test_a_run_begun_in_fp32_stays_in_fp32_on_a_processor_with_bf16(
     assert validate(run).precision == "fp32 (kept from the run)"
 
 
-def test_a_precision_on_the_command_line_comes_before_that_of_the_run(
+def test_a_precision_on_the_command_line_overrides_that_of_the_run(
     tiny_config: Make, processor: Callable[..., None]
 ) -> None:
     processor("avx512_bf16")
     run = train(tiny_config(training__epochs=1)).run
     processor()
-    told = Told()
-    assert validate(run, overrides=FP32, progress=told).precision == "fp32"
-    assert not told.warnings
+    shown = Shown()
+    assert validate(run, overrides=FP32, progress=shown).precision == "fp32"
+    assert not shown.warnings
     assert validate(run, overrides=[parse_override("run.precision=auto")]).precision == "fp32 (chosen by auto)"
-    told = Told()
-    resume(run, overrides=[*MORE, *FP32], progress=told)
-    assert "The run was trained in bf16 so far, and continues in fp32." in told.lines
+    shown = Shown()
+    resume(run, overrides=[*MORE, *FP32], progress=shown)
+    assert "The run was trained in bf16 so far, and continues in fp32." in shown.lines
     assert load_checkpoint(run / "ckpt.pth")["runtime"]["precision"] == "fp32"
 
 
 def test_auto_is_fp32_for_dbbd_on_every_processor(tiny_point_config: Make, processor: Callable[..., None]) -> None:
     processor("amx_bf16", "avx512_bf16")
-    told = Told()
-    run = train(tiny_point_config(training__epochs=1), progress=told).run
-    assert told.rows["Precision"] == "fp32 (chosen by auto)"
+    shown = Shown()
+    run = train(tiny_point_config(training__epochs=1), progress=shown).run
+    assert shown.rows["Precision"] == "fp32 (chosen by auto)"
     assert load_checkpoint(run / "ckpt.pth")["runtime"]["precision"] == "fp32"
 
 
 @pytest.mark.parametrize("proof", [None, 3, {}, {"precision": "torch.int8", "device": "cpu"}], ids=str)
-def test_where_neither_record_nor_replay_check_tells_the_precision_auto_chooses(
+def test_auto_chooses_if_neither_record_nor_replay_check_has_a_precision(
     proof: object, tiny_config: Make, processor: Callable[..., None]
 ) -> None:
     processor("avx512_bf16")
@@ -148,19 +132,19 @@ def test_a_checkpoint_of_an_earlier_version_keeps_the_precision_of_its_replay_ch
     processor()
     assert validate(path).precision == "bf16 (kept from the run)"
     assert validate(path, overrides=FP32).precision == "fp32"
-    told = Told()
-    resume(run, overrides=MORE, progress=told)
-    assert told.rows["Precision"] == "bf16 (kept from the run)"
-    assert ["bf16 is slow here" in warning for warning in told.warnings] == [True]
+    shown = Shown()
+    resume(run, overrides=MORE, progress=shown)
+    assert shown.rows["Precision"] == "bf16 (kept from the run)"
+    assert ["bf16 is slow here" in warning for warning in shown.warnings] == [True]
     assert load_checkpoint(run / "ckpt.pth")["runtime"]["precision"] == "bf16"
 
     changed(run, runtime=None)
-    told = Told()
-    resume(run, overrides=[parse_override("training.epochs=3"), *FP32], progress=told)
-    assert ["trained in torch.bfloat16 so far, and continues in torch.float32" in w for w in told.warnings] == [True]
+    shown = Shown()
+    resume(run, overrides=[parse_override("training.epochs=3"), *FP32], progress=shown)
+    assert ["trained in torch.bfloat16 so far, and continues in torch.float32" in w for w in shown.warnings] == [True]
 
 
-def test_a_run_in_fp16_says_what_to_do_on_a_cpu(tiny_config: Make) -> None:
+def test_a_run_in_fp16_is_refused_on_a_cpu(tiny_config: Make) -> None:
     run = train(tiny_config(training__epochs=1)).run
     recorded = load_checkpoint(run / "ckpt.pth")["runtime"]
     path = changed(run, runtime={**recorded, "device": "cuda", "precision": "fp16"})
@@ -176,7 +160,7 @@ def test_a_run_in_fp16_says_what_to_do_on_a_cpu(tiny_config: Make) -> None:
     [3, {}, {"precision": "fp8"}, {"precision": "auto"}, {"device": "\x1b[2J"}, {"threads": "2"}, {"processor": 1}],
     ids=str,
 )
-def test_a_record_of_another_form_is_refused(wrong: object, tiny_config: Make) -> None:
+def test_an_invalid_record_is_refused(wrong: object, tiny_config: Make) -> None:
     run = train(tiny_config(training__epochs=1)).run
     recorded = load_checkpoint(run / "ckpt.pth")["runtime"]
     path = changed(run, runtime={**recorded, **wrong} if isinstance(wrong, dict) and wrong else wrong)
@@ -184,18 +168,18 @@ def test_a_record_of_another_form_is_refused(wrong: object, tiny_config: Make) -
         validate(path)
 
 
-def test_resume_says_where_threads_or_processor_have_changed(tiny_config: Make) -> None:
+def test_resume_reports_changed_threads_and_processors(tiny_config: Make) -> None:
     run = train(tiny_config(training__epochs=1)).run
-    told = Told()
-    resume(run, overrides=MORE, progress=told)
-    assert not [line for line in told.lines if "last digits" in line]
+    shown = Shown()
+    resume(run, overrides=MORE, progress=shown)
+    assert not [line for line in shown.lines if "last digits" in line]
 
     recorded = load_checkpoint(run / "ckpt.pth")["runtime"]
     for change in ({"threads": recorded["threads"] + 3}, {"processor": "another one\x1b"}, {"device": "cuda"}):
         changed(run, runtime={**recorded, **change})
-        told = Told()
-        resume(run, overrides=[parse_override("training.epochs=2")], progress=told)
-        (line,) = [line for line in told.lines if "last digits" in line]
+        shown = Shown()
+        resume(run, overrides=[parse_override("training.epochs=2")], progress=shown)
+        (line,) = [line for line in shown.lines if "last digits" in line]
         assert line.startswith("The run was computed on ")
         assert "\x1b" not in line
         for value in change.values():

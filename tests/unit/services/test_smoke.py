@@ -1,3 +1,5 @@
+"""`smoke` checks every promise once, reports each failure as a failed step, and stops for its user only."""
+
 from __future__ import annotations
 
 import signal
@@ -46,7 +48,7 @@ def checkpoints(result: SmokeResult, run: str, task: str = "image_classification
     return {path.name for path in folder.glob("*.pth*")}
 
 
-def test_all_steps_pass_and_leave_what_is_needed(tmp_path: Path) -> None:
+def test_all_steps_pass_and_only_what_is_needed_is_kept(tmp_path: Path) -> None:
     result = smoke(epochs=2, device="cpu", runs_dir=tmp_path)
     assert result.passed
     assert [(step.task, step.name) for step in result.steps] == [(task, name) for task in SCHEMAS for name in STEPS]
@@ -60,13 +62,13 @@ def test_all_steps_pass_and_leave_what_is_needed(tmp_path: Path) -> None:
         assert checkpoints(result, "whole", task) == kept
 
 
-def test_one_task_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_single_task_can_be_chosen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(service, "train", fake_training({}))
     for task in SCHEMAS:
         assert {step.task for step in smoke(epochs=1, device="cpu", runs_dir=tmp_path, task=task).steps} == {task}
 
 
-def test_a_resume_that_forgets_is_noticed_even_without_asserts_and_all_is_kept(
+def test_a_resume_that_forgets_a_random_state_fails_the_comparison_even_without_asserts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("dbbd_cli.engine.trainer.restore_random_state", lambda state: None)
@@ -105,10 +107,10 @@ def test_any_error_is_a_failed_step(
 
 
 def fake_training(pressed: dict[str, tuple[int, signal.Signals]]) -> Any:
-    """Stands in for `train`: counts batches and heeds signals as training does.
+    """Replacement for `train` that counts batches and reacts to signals as training does.
 
     Args:
-        pressed: for each run, the batch during which somebody sends a signal, and which.
+        pressed: for each run, the batch during which a signal arrives, and which signal.
     """
 
     def train(config: TaskConfig, *, progress: Progress) -> Any:
@@ -126,7 +128,7 @@ def fake_training(pressed: dict[str, tuple[int, signal.Signals]]) -> Any:
     return train
 
 
-def test_the_planned_signal_is_no_reason_to_stop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_planned_signal_does_not_stop_smoke(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(service, "train", fake_training({}))
     steps = smoke(epochs=1, task="image_classification", device="cpu", runs_dir=tmp_path).steps
     assert [(step.name, step.passed) for step in steps] == [("train", True), ("interrupt", True), ("resume", False)]
@@ -153,7 +155,7 @@ def test_a_signal_of_the_user_stops_smoke(
     assert caught.value.exit_code == code
 
 
-def test_ctrl_c_beside_the_planned_one_or_outside_training_stops_smoke(
+def test_ctrl_c_besides_the_planned_one_or_outside_training_stops_smoke(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(service, "train", fake_training({"interrupted": (PLANNED, signal.SIGINT)}))
@@ -170,7 +172,7 @@ def test_ctrl_c_beside_the_planned_one_or_outside_training_stops_smoke(
 
 
 @pytest.mark.parametrize("wrong", [{"task": "nothing"}, {"epochs": 0}, {"device": "abacus"}])
-def test_wrong_arguments_are_told_before_anything_is_made(wrong: dict[str, Any], tmp_path: Path) -> None:
+def test_wrong_arguments_are_refused_before_anything_is_created(wrong: dict[str, Any], tmp_path: Path) -> None:
     with pytest.raises(DbbdError) as caught:
         smoke(runs_dir=tmp_path, **wrong)
     assert isinstance(caught.value, ConfigError)

@@ -1,4 +1,4 @@
-"""What is promised of every run, for DBBD. The rest of the services is the same for all tasks."""
+"""DBBD keeps the promises of every run; the rest of the services is the same for all tasks."""
 
 from __future__ import annotations
 
@@ -10,16 +10,15 @@ import pytest
 
 from dbbd_cli.config.load import Override
 from dbbd_cli.core.errors import ConfigError, DataError, StoppedError
-from dbbd_cli.core.progress import Silent
 from dbbd_cli.data.manifest import Manifest
 from dbbd_cli.engine.checkpoint.files import load_checkpoint
 from dbbd_cli.services.resume import resume
 from dbbd_cli.services.smoke import same
-from dbbd_cli.services.train import forecast, train
+from dbbd_cli.services.train import train
 from dbbd_cli.services.validate import validate
 from dbbd_cli.tasks.configs import load_config
 from dbbd_cli.tasks.dbbd.config import DbbdConfig
-from unit.services.test_train_and_resume import Presses, assert_same_run, epochs
+from unit.services.shown_runs import PressCtrlC, Shown, assert_same_run, epochs
 
 Make = Callable[..., DbbdConfig]
 SCHEDULES = [
@@ -31,36 +30,28 @@ SCHEDULES = [
 ]
 
 
-class Told(Silent):
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def line(self, text: str) -> None:
-        self.lines.append(text)
-
-
 @pytest.mark.parametrize(("workers", "schedule"), SCHEDULES, ids=lambda value: str(value)[:40])
-def test_two_epochs_extended_to_four_equal_four_in_one_go(
+def test_two_epochs_extended_to_four_equal_four_uninterrupted_ones(
     tiny_point_config: Make, workers: int, schedule: dict[str, object]
 ) -> None:
     settings = {"data.num_workers": workers, **schedule}
     whole = train(tiny_point_config(**settings, **{"training.epochs": 4}))
     half = train(tiny_point_config(**settings, **{"training.epochs": 2}))
-    told = Told()
-    resumed = resume(half.run, overrides=epochs(4), progress=told)
+    shown = Shown()
+    resumed = resume(half.run, overrides=epochs(4), progress=shown)
     assert resumed.epochs == 4
     assert_same_run(whole.run, half.run)
-    assert not any("cosine" in line for line in told.lines)
+    assert not any("cosine" in line for line in shown.lines)
     rates = [row["learning_rate"] for row in load_checkpoint(whole.checkpoint)["state"]["history"]]
     assert (rates[3] < rates[2]) == (schedule["training.scheduler"] != "none")
 
 
-def test_a_cosine_of_the_length_of_the_run_is_told_to_change_when_it_is_extended(tiny_point_config: Make) -> None:
+def test_extending_a_run_with_a_cosine_of_its_length_is_reported(tiny_point_config: Make) -> None:
     whole = train(tiny_point_config(training__epochs=4))
     half = train(tiny_point_config(training__epochs=2))
-    told = Told()
-    resume(half.run, overrides=epochs(4), progress=told)
-    (line,) = [line for line in told.lines if "cosine" in line]
+    shown = Shown()
+    resume(half.run, overrides=epochs(4), progress=shown)
+    (line,) = [line for line in shown.lines if "cosine" in line]
     assert "training.scheduler_epochs" in line
     weights = [load_checkpoint(run / "ckpt.pth")["module"] for run in (whole.run, half.run)]
     assert not same(weights[0], weights[1], exact=True)
@@ -80,7 +71,7 @@ def test_stopped_anywhere_and_resumed_it_equals_the_uninterrupted_run(
     settings = {"data.num_workers": workers}
     whole = train(tiny_point_config(**settings))
     with pytest.raises(StoppedError) as caught:
-        train(tiny_point_config(**settings, run__name="stopped"), progress=Presses(phase, after))
+        train(tiny_point_config(**settings, run__name="stopped"), progress=PressCtrlC(phase, after))
     assert caught.value.exit_code == 130
     (stopped,) = whole.run.parent.glob("*-stopped")
     assert resume(stopped).epochs == 2
@@ -102,7 +93,7 @@ def test_every_kind_of_network_trains_and_resumes(tiny_point_config: Make, key: 
     assert_same_run(whole.run, half.run)
 
 
-def test_result_and_run_folder_tell_everything(tiny_point_config: Make) -> None:
+def test_the_result_and_the_run_folder_are_complete(tiny_point_config: Make) -> None:
     result = train(tiny_point_config(run__plots=True))
     facts = result.facts
     assert facts.task == "dbbd"
@@ -121,7 +112,7 @@ def test_result_and_run_folder_tell_everything(tiny_point_config: Make) -> None:
     assert (manifest.source, manifest.counts()) == ("rooms", facts.samples)
 
 
-def test_validate_gives_back_what_training_logged(tiny_point_config: Make) -> None:
+def test_validate_returns_what_training_logged(tiny_point_config: Make) -> None:
     run = train(tiny_point_config(training__epochs=3)).run
     for name in ("best_model.pth", "ckpt.pth", "ckpt.previous.pth"):
         history = load_checkpoint(run / name)["state"]["history"]
@@ -133,7 +124,7 @@ def test_validate_gives_back_what_training_logged(tiny_point_config: Make) -> No
     assert validate(run).metrics["loss"] == best
 
 
-def test_a_run_goes_on_with_its_own_scenes_although_others_were_added(
+def test_a_run_continues_with_its_own_scenes_after_others_were_added(
     tiny_point_config: Make, scene_folder: Callable[..., Path]
 ) -> None:
     root = scene_folder()
@@ -145,7 +136,7 @@ def test_a_run_goes_on_with_its_own_scenes_although_others_were_added(
     assert resume(run, overrides=epochs(3)).facts.samples == {"train": 4, "val": 2, "test": 1}
 
 
-def test_a_folder_that_moved_is_named_on_the_command_line(
+def test_the_new_path_of_a_moved_folder_can_be_given(
     tiny_point_config: Make, scene_folder: Callable[..., Path], tmp_path: Path
 ) -> None:
     root = scene_folder({"train": 2, "val": 1})
@@ -172,7 +163,7 @@ def test_a_folder_that_moved_is_named_on_the_command_line(
         ("seed", 1),
     ],
 )
-def test_what_a_run_was_made_with_cannot_change(
+def test_fixed_settings_cannot_change(
     tiny_point_config: Make, tmp_path_factory: pytest.TempPathFactory, key: str, value: object
 ) -> None:
     run = train(tiny_point_config(training__epochs=1)).run
@@ -181,20 +172,11 @@ def test_what_a_run_was_made_with_cannot_change(
     assert any(key in detail for detail in caught.value.details)
 
 
-def test_a_source_without_a_path_is_told_and_nothing_is_made(tiny_point_config: Make, tmp_path: Path) -> None:
+def test_a_source_without_a_path_is_refused_and_nothing_is_created(tiny_point_config: Make, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"data\.path is not set") as caught:
         train(tiny_point_config(data__path=None))
     assert "data.source=synthetic" in caught.value.hint
     assert not (tmp_path / "runs").exists()
-
-
-def test_forecast_measures_and_writes_nothing(tiny_point_config: Make, tmp_path: Path) -> None:
-    result = forecast(tiny_point_config(training__epochs=7))
-    assert result.seconds_total == pytest.approx(7 * result.seconds_per_epoch)
-    assert not (tmp_path / "runs").exists()
-    run = train(tiny_point_config(training__epochs=1)).run
-    logged = json.loads((run / "history.jsonl").read_text().splitlines()[0])
-    assert result.train_loss == pytest.approx(logged["loss"], rel=1e-6)  # that of the first batch, before any update
 
 
 def test_skipped_scenes_are_counted_and_listed(tiny_point_config: Make, scene_folder: Callable[..., Path]) -> None:
@@ -206,16 +188,6 @@ def test_skipped_scenes_are_counted_and_listed(tiny_point_config: Make, scene_fo
     assert result.facts.samples == {"train": 2, "val": 1, "test": 0}
     (skipped,) = Manifest.load(result.run / "splits.json").skipped
     assert "scene0001_00.pkl: is an empty file" in skipped
-
-
-def test_small_mode_says_what_it_set_and_how_many_scenes_are_used(tiny_point_config: Make) -> None:
-    facts = forecast(tiny_point_config(small_mode=True)).facts
-    assert facts.samples_in_words() == "4 of 6 train / 1 val / 1 test"
-    assert facts.notes == {"Small mode": "fewer scenes"}  # all else is written in this configuration
-    enough = forecast(tiny_point_config(small_mode=True, data__synthetic_scenes=4)).facts
-    assert enough.samples_in_words() == "2 train / 1 val / 1 test"
-    assert enough.notes == {}, "a limit that is not reached has no effect"
-    assert forecast(tiny_point_config()).facts.notes == {}
 
 
 def test_a_top1_accuracy_can_decide(tiny_point_config: Make) -> None:
