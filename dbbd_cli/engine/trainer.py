@@ -85,9 +85,9 @@ class Trainer:
         }
 
     def save(
-        self, folder: Path, log: RunLog | None = None, *, best: bool = False, proven: bool = True, beside: bool = False
+        self, folder: Path, log: RunLog | None = None, *, best: bool = False, proven: bool = True, background: bool = False
     ) -> None:
-        """Writes a checkpoint, after what is logged up to here; with `beside` while training goes on, if `writer` can.
+        """Writes a checkpoint, after what is logged up to here; with `background` while training goes on, if `writer` can.
 
         Raises:
             NotFiniteError: the weights, or a step since the last look, are not finite: nothing is written.
@@ -99,7 +99,7 @@ class Trainer:
         check_weights(state["module"], self.state, folder)
         if log is not None:
             log.sync()
-        self.writer.save(state, folder, best=best, keep=self.config.checkpoint.keep, beside=beside)
+        self.writer.save(state, folder, best=best, keep=self.config.checkpoint.keep, background=background)
 
     @property
     def at_step_boundary(self) -> bool:
@@ -204,7 +204,7 @@ def fit(trainer: Trainer, folder: Path, log: RunLog, progress: Progress, stop: S
                 if stop and state.batch < len(train_loader):
                     _save_and_stop(trainer, folder, log, stop)
                 if every and state.step % every == 0 and state.batch < len(train_loader):
-                    trainer.save(folder, log, beside=True)
+                    trainer.save(folder, log, background=True)
 
         if stop and state.batch < len(train_loader):
             _save_and_stop(trainer, folder, log, stop)  # asked for while a batch was waited for
@@ -244,7 +244,7 @@ def fit(trainer: Trainer, folder: Path, log: RunLog, progress: Progress, stop: S
         if state.step % config.run.log_every_steps:  # otherwise it has been logged
             log.scalars(state.step, {"learning_rate": used_rate})
         save_best = best and config.checkpoint.save_best
-        trainer.save(folder, log, best=save_best, beside=state.epoch <= training.epochs and not state.stopped_early)
+        trainer.save(folder, log, best=save_best, background=state.epoch <= training.epochs and not state.stopped_early)
         if table is None:
             table = EpochTable(training.epochs, workload.progress_metrics, workload.monitor)
             _say(table.heading(), log, progress)

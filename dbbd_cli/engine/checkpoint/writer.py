@@ -61,7 +61,7 @@ class CheckpointWriter:
             # Nobody reads this copy.
             self._start(self._copy, {"module": module.state_dict(), "optimizer": optimizer.state_dict()})
 
-    def save(self, state: Mapping[str, Any], folder: Path, *, best: bool, keep: int, beside: bool) -> None:
+    def save(self, state: Mapping[str, Any], folder: Path, *, best: bool, keep: int, background: bool) -> None:
         """Makes `state` the newest checkpoint of a run folder, once the save before it is over; see `save_checkpoint`.
 
         Args:
@@ -69,13 +69,13 @@ class CheckpointWriter:
             folder: the run folder.
             best: whether it becomes the best model too.
             keep: how many of the newest are kept.
-            beside: whether to come back as soon as the state is copied, where this is within the context.
+            background: whether to come back as soon as the state is copied, where this is within the context.
 
         Raises:
             DiskError: the state, or the one before it, cannot be written.
         """
         self.wait()
-        if beside and self._within:
+        if background and self._within:
             copied = self._copy({key: state[key] for key in ("module", "optimizer")})
             if copied is not None:
                 self._start(self._write, {**state, **copied}, folder, best, keep)

@@ -71,7 +71,7 @@ def test_what_is_written_is_the_state_of_the_moment_of_the_hand_over(
     state["module"]["same"] = shared[10:20].view(2, 5)
     state["optimizer"] = {"state": {0: {"step": torch.tensor(7.0)}}, "param_groups": [{"lr": 0.1}]}
     with writer, held("_HashingFile", monkeypatch) as (reached, release):
-        writer.save(state, tmp_path, best=False, keep=2, beside=True)
+        writer.save(state, tmp_path, best=False, keep=2, background=True)
         assert reached.wait(30)
         shared += 1  # as training does
         state["module"]["count"] += 1
@@ -103,7 +103,7 @@ def test_the_memory_of_copies_is_used_again(tmp_path: Path) -> None:
         for number in (1, 2):
             writer.reserve(nn.Linear(7, 7), optimizer)  # there is memory already
             state = {**state_of(number), "module": {"weight": torch.full((50,), float(number))}}
-            writer.save(state, tmp_path, best=False, keep=2, beside=True)
+            writer.save(state, tmp_path, best=False, keep=2, background=True)
         writer.wait()
         assert places == {size: [storage.data_ptr() for storage in kept] for size, kept in memory._kept.items()}
     assert writer._memory is None
@@ -112,33 +112,33 @@ def test_the_memory_of_copies_is_used_again(tmp_path: Path) -> None:
 
 def test_saves_come_one_after_the_other_and_are_there_at_the_end(tmp_path: Path) -> None:
     with (writer := CheckpointWriter()):
-        writer.save(state_of(0, LARGE // 10), tmp_path, best=False, keep=3, beside=False)
+        writer.save(state_of(0, LARGE // 10), tmp_path, best=False, keep=3, background=False)
         for number in range(1, 7):
-            writer.save(state_of(number, LARGE // 10), tmp_path, best=number == 4, keep=3, beside=True)
+            writer.save(state_of(number, LARGE // 10), tmp_path, best=number == 4, keep=3, background=True)
             assert number_in(tmp_path / NEWEST) in (number, number - 1)
     assert numbers(tmp_path) == {NEWEST: 6, previous_name(1): 5, previous_name(2): 4, BEST: 4}
 
 
 def test_a_save_that_is_not_beside_waits_and_copies_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     outside = CheckpointWriter()
-    outside.save(state_of(1), tmp_path, best=False, keep=1, beside=True)
+    outside.save(state_of(1), tmp_path, best=False, keep=1, background=True)
     assert numbers(tmp_path) == {NEWEST: 1}
     assert outside._memory is None
     with (writer := CheckpointWriter()), held("_HashingFile", monkeypatch) as (reached, release):
-        writer.save(state_of(2), tmp_path, best=False, keep=1, beside=True)
+        writer.save(state_of(2), tmp_path, best=False, keep=1, background=True)
         memory = writer._memory
         assert reached.wait(30)
         threading.Timer(0.05, release).start()
-        writer.save(state_of(3), tmp_path, best=False, keep=2, beside=False)
+        writer.save(state_of(3), tmp_path, best=False, keep=2, background=False)
         assert numbers(tmp_path) == {NEWEST: 3, previous_name(1): 2}
         assert memory is not None
         assert sum(map(len, memory._kept.values())) == 2, "the third was copied too"
 
 
-@pytest.mark.parametrize("how", ["check", "wait", "save beside", "save", "leave", "leave with an error"])
+@pytest.mark.parametrize("how", ["check", "wait", "save background", "save", "leave", "leave with an error"])
 def test_an_error_comes_to_the_main_thread_once(tmp_path: Path, how: str, monkeypatch: pytest.MonkeyPatch) -> None:
     writer = CheckpointWriter()
-    writer.save(state_of(1), tmp_path, best=True, keep=2, beside=False)
+    writer.save(state_of(1), tmp_path, best=True, keep=2, background=False)
 
     def full(_number: int) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -147,7 +147,7 @@ def test_an_error_comes_to_the_main_thread_once(tmp_path: Path, how: str, monkey
 
     def go_on() -> None:
         with writer:
-            writer.save(state_of(2), tmp_path, best=True, keep=2, beside=True)
+            writer.save(state_of(2), tmp_path, best=True, keep=2, background=True)
             assert writer._thread is not None
             writer._thread.join(30)
             if how == "check":
@@ -155,7 +155,7 @@ def test_an_error_comes_to_the_main_thread_once(tmp_path: Path, how: str, monkey
             elif how == "wait":
                 writer.wait()
             elif how.startswith("save"):
-                writer.save(state_of(3), tmp_path, best=True, keep=2, beside=how.endswith("beside"))
+                writer.save(state_of(3), tmp_path, best=True, keep=2, background=how.endswith("background"))
             elif how == "leave with an error":
                 raise ValueError("of a step")
             assert how == "leave", "it was not raised"
@@ -168,7 +168,7 @@ def test_an_error_comes_to_the_main_thread_once(tmp_path: Path, how: str, monkey
     writer.wait()
     assert numbers(tmp_path) == {NEWEST: 1, BEST: 1}
     with writer:
-        writer.save(state_of(3), tmp_path, best=False, keep=2, beside=True)
+        writer.save(state_of(3), tmp_path, best=False, keep=2, background=True)
     assert numbers(tmp_path) == {NEWEST: 3, previous_name(1): 1, BEST: 1}
 
 
@@ -178,7 +178,7 @@ def test_ctrl_c_gives_up_what_is_being_written(
     tmp_path: Path, where: str, waiting: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     writer = CheckpointWriter()
-    writer.save(state_of(1), tmp_path, best=False, keep=2, beside=False)
+    writer.save(state_of(1), tmp_path, best=False, keep=2, background=False)
     with held(where, monkeypatch) as (reached, release):
 
         def interrupt() -> None:
@@ -189,7 +189,7 @@ def test_ctrl_c_gives_up_what_is_being_written(
 
         def go_on() -> None:
             with writer:
-                writer.save(state_of(2, LARGE), tmp_path, best=True, keep=2, beside=True)
+                writer.save(state_of(2, LARGE), tmp_path, best=True, keep=2, background=True)
                 assert reached.wait(30)
                 assert len(list(tmp_path.glob("*.tmp"))) == 1
                 threading.Thread(target=interrupt).start()
@@ -214,7 +214,7 @@ def test_without_memory_for_a_copy_training_waits_for_the_save(tmp_path: Path, m
             patch.setattr(torch, "empty", fail)
             writer.reserve(module, optimizer)
             writer.wait()
-            writer.save(state, tmp_path, best=False, keep=1, beside=True)
+            writer.save(state, tmp_path, best=False, keep=1, background=True)
         assert numbers(tmp_path) == {NEWEST: 3}
-        writer.save(state_of(4), tmp_path, best=False, keep=1, beside=True)
+        writer.save(state_of(4), tmp_path, best=False, keep=1, background=True)
     assert numbers(tmp_path) == {NEWEST: 4}
