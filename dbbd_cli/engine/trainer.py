@@ -18,7 +18,7 @@ from dbbd_cli.core.paths import resume_command
 from dbbd_cli.core.progress import Progress
 from dbbd_cli.core.signals import StopRequest
 from dbbd_cli.core.text import counted
-from dbbd_cli.engine.checkpoint.replay_check import prove
+from dbbd_cli.engine.checkpoint.replay_check import make_replay_check
 from dbbd_cli.engine.checkpoint.writer import CheckpointWriter
 from dbbd_cli.engine.epoch_table import EpochTable
 from dbbd_cli.engine.inference import place, run_split
@@ -81,13 +81,19 @@ class Trainer:
             "config": to_plain(self.config),
             "runtime": asdict(self.runtime.record()),
             "splits": self.splits_sha256,
-            "proof": prove(self.workload, self.runtime, self.state) if proven else None,
+            "proof": make_replay_check(self.workload, self.runtime, self.state) if proven else None,
         }
 
     def save(
-        self, folder: Path, log: RunLog | None = None, *, best: bool = False, proven: bool = True, background: bool = False
+        self,
+        folder: Path,
+        log: RunLog | None = None,
+        *,
+        best: bool = False,
+        proven: bool = True,
+        background: bool = False,
     ) -> None:
-        """Writes a checkpoint, after what is logged up to here; with `background` while training goes on, if `writer` can.
+        """Writes a checkpoint, after what is logged up to here; `background`: in a background thread, if `writer` can.
 
         Raises:
             NotFiniteError: the weights, or a step since the last look, are not finite: nothing is written.

@@ -25,7 +25,7 @@ _SMALLEST = 0.1
 _NAMES_SHOWN = 8
 
 
-def prove(workload: Workload, runtime: Runtime, state: TrainState) -> dict[str, Any] | None:
+def make_replay_check(workload: Workload, runtime: Runtime, state: TrainState) -> dict[str, Any] | None:
     """The next batch and its loss, as plain values; None where that batch cannot be made.
 
     Changes neither weights nor statistics nor random streams: the forward pass is that of validation.
@@ -50,7 +50,7 @@ def prove(workload: Workload, runtime: Runtime, state: TrainState) -> dict[str, 
     }
 
 
-def check(workload: Workload, runtime: Runtime, proof: Mapping[str, Any]) -> None:
+def verify_replay_check(workload: Workload, runtime: Runtime, proof: Mapping[str, Any]) -> None:
     """Replays a proof.
 
     Raises:
@@ -83,7 +83,7 @@ def check(workload: Workload, runtime: Runtime, proof: Mapping[str, Any]) -> Non
 
 
 def _require_form(proof: Any) -> None:
-    """Raises where a proof is not what `prove` gave: a checkpoint may come from a stranger."""
+    """Raises where a proof is not what `make_replay_check` gave: a checkpoint may come from a stranger."""
     forms = {"epoch": int, "batch": int, "samples": list, "names": list, "loss": float}
     forms |= dict.fromkeys(("device", "torch", "dbbd"), str)
     whole = isinstance(proof, Mapping) and all(type(proof.get(name)) is form for name, form in forms.items())

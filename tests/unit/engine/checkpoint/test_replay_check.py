@@ -12,7 +12,7 @@ from dbbd_cli.config.load import parse_override
 from dbbd_cli.core.errors import CheckpointError, DataError
 from dbbd_cli.core.progress import Silent
 from dbbd_cli.engine.checkpoint.files import load_checkpoint
-from dbbd_cli.engine.checkpoint.replay_check import check, prove
+from dbbd_cli.engine.checkpoint.replay_check import make_replay_check, verify_replay_check
 from dbbd_cli.engine.runtime import choose_runtime, random_state
 from dbbd_cli.engine.state import TrainState
 from dbbd_cli.engine.workload import Workload
@@ -38,7 +38,7 @@ def test_proving_changes_nothing_and_holds(task: Workload) -> None:
     task.module.train()
     before = {name: value.clone() for name, value in task.module.state_dict().items()}
     streams = random_state()
-    proof = prove(task, CPU, TrainState(epoch=2, batch=1))
+    proof = make_replay_check(task, CPU, TrainState(epoch=2, batch=1))
     assert proof is not None
     assert task.module.training
     assert all(torch.equal(before[name], value) for name, value in task.module.state_dict().items())
@@ -46,56 +46,56 @@ def test_proving_changes_nothing_and_holds(task: Workload) -> None:
     assert streams["python"] == random_state()["python"]
     assert [(proof["epoch"], index) for index in proof["samples"]] == task.loaders["train"].plan(2)[1]
     assert len(proof["names"]) == len(proof["samples"])
-    check(task, CPU, proof)
+    verify_replay_check(task, CPU, proof)
 
 
 def test_at_the_end_of_an_epoch_the_next_batch_is_the_first_of_the_next(task: Workload) -> None:
-    proof = prove(task, CPU, TrainState(epoch=1, batch=len(task.loaders["train"])))
+    proof = make_replay_check(task, CPU, TrainState(epoch=1, batch=len(task.loaders["train"])))
     assert proof is not None
     assert (proof["epoch"], proof["batch"]) == (2, 0)
-    check(task, CPU, proof)
+    verify_replay_check(task, CPU, proof)
 
 
 def test_other_weights_are_refused(task: Workload) -> None:
-    proof = prove(task, CPU, TrainState())
+    proof = make_replay_check(task, CPU, TrainState())
     assert proof is not None
     with torch.no_grad():
         for weight in task.module.parameters():
             weight.mul_(1.2)
     with pytest.raises(CheckpointError, match=r"not be the same run: the loss of batch 1 of epoch 1 was .* is .* now"):
-        check(task, CPU, proof)
+        verify_replay_check(task, CPU, proof)
 
 
 def test_what_differs_is_named(task: Workload) -> None:
-    proof = prove(task, CPU, TrainState())
+    proof = make_replay_check(task, CPU, TrainState())
     assert proof is not None
     proof["loss"] *= 1.01
     with pytest.raises(CheckpointError):
-        check(task, CPU, proof)
+        verify_replay_check(task, CPU, proof)
     other = {**proof, "torch": "2.0.0", "names": ["elsewhere"], "device": "cuda"}
     with pytest.raises(CheckpointError) as caught:
-        check(task, CPU, other)
+        verify_replay_check(task, CPU, other)
     assert "device: cuda then, cpu now" in caught.value.details
     assert f"torch: 2.0.0 then, {torch.__version__} now" in caught.value.details
     assert "then they were: elsewhere" in caught.value.details
     with pytest.raises(CheckpointError):
-        check(task, CPU, {**proof, "loss": math.nan})
+        verify_replay_check(task, CPU, {**proof, "loss": math.nan})
 
 
 def test_a_proof_is_in_full_precision_whatever_the_run_trains_in(task: Workload) -> None:
-    proof, reduced = (prove(task, choose_runtime("cpu", name), TrainState()) for name in ("fp32", "bf16"))
+    proof, reduced = (make_replay_check(task, choose_runtime("cpu", name), TrainState()) for name in ("fp32", "bf16"))
     assert proof is not None
     assert reduced is not None
     assert proof["loss"] == reduced["loss"]
 
 
 def test_another_order_is_refused(task: Workload) -> None:
-    proof = prove(task, CPU, TrainState())
+    proof = make_replay_check(task, CPU, TrainState())
     assert proof is not None
     with pytest.raises(CheckpointError, match="would consist of other samples"):
-        check(task, CPU, {**proof, "samples": proof["samples"][::-1]})
+        verify_replay_check(task, CPU, {**proof, "samples": proof["samples"][::-1]})
     with pytest.raises(CheckpointError, match="samples that the training split does not have"):
-        check(task, CPU, {**proof, "samples": [10**6]})
+        verify_replay_check(task, CPU, {**proof, "samples": [10**6]})
 
 
 @pytest.mark.parametrize(
@@ -104,10 +104,10 @@ def test_another_order_is_refused(task: Workload) -> None:
 def test_a_proof_of_another_form_is_refused(change: dict[str, Any], tiny_config: Make) -> None:
     config, manifest = prepare_run(tiny_config(), Silent())
     task, _ = build_workload(config, manifest, splits=("train", "val"), pretrained=True, progress=Silent())
-    proof = prove(task, CPU, TrainState())
+    proof = make_replay_check(task, CPU, TrainState())
     assert proof is not None
     with pytest.raises(CheckpointError, match="the proof in the checkpoint is not what it should be"):
-        check(task, CPU, {**proof, **change})
+        verify_replay_check(task, CPU, {**proof, **change})
 
 
 def test_a_batch_that_cannot_be_made_does_not_keep_from_saving(task: Workload, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -115,7 +115,7 @@ def test_a_batch_that_cannot_be_made_does_not_keep_from_saving(task: Workload, m
         raise DataError("gone")
 
     monkeypatch.setattr(task.loaders["train"], "make", fail)
-    assert prove(task, CPU, TrainState()) is None
+    assert make_replay_check(task, CPU, TrainState()) is None
 
 
 class TestResume:
