@@ -62,7 +62,7 @@ class _HashingFile:
         self.file.flush()
 
 
-def write_sealed(content: Mapping[str, Any], path: Path, between: Callable[[], None] = _nothing) -> None:
+def save_with_digest(content: Mapping[str, Any], path: Path, between: Callable[[], None] = _nothing) -> None:
     """Writes tensors and plain values through to the disk, with their digest, replacing the content of a file.
 
     Args:
@@ -89,8 +89,8 @@ def write_sealed(content: Mapping[str, Any], path: Path, between: Callable[[], N
         os.fsync(file.fileno())
 
 
-def is_sealed(path: Path) -> bool:
-    """Whether a file ends as `write_sealed` ends one, be it right or wrong.
+def has_digest(path: Path) -> bool:
+    """Whether a file ends as `save_with_digest` ends one, be it right or wrong.
 
     Raises:
         OSError: the file cannot be read.
@@ -105,7 +105,7 @@ def has_holes(path: Path) -> bool:
 
 
 def digest_matches(path: Path, between: Callable[[], None] = _nothing) -> bool:
-    """Whether a file is, to the last bit, what `write_sealed` wrote; what is no file is not.
+    """Whether a file is, to the last bit, what `save_with_digest` wrote; what is no file is not.
 
     Args:
         path: the file.

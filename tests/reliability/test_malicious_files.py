@@ -22,7 +22,7 @@ from typer.testing import CliRunner
 
 from dbbd_cli.cli.app import app
 from dbbd_cli.engine.checkpoint.files import BEST, NEWEST, load_checkpoint
-from dbbd_cli.model.digest import write_sealed
+from dbbd_cli.model.digest import save_with_digest
 from dbbd_cli.model.weights import load_tensors
 
 HERE = Path(__file__).parent
@@ -295,7 +295,7 @@ def test_a_checkpoint_of_the_right_form_with_wrong_content_is_refused(
         for number, (place, value) in enumerate(cases[:: count(len(cases) // 8, 3)]):
             state = changed(whole, place, value)
             (copy / NEWEST).unlink(missing_ok=True)
-            write_sealed(state, copy / NEWEST)
+            save_with_digest(state, copy / NEWEST)
             command = ("validate", "resume")[number % 2]
             outcome = dbbd(command, copy / NEWEST, "--quiet")
             codes[outcome.code] += 1

@@ -9,8 +9,8 @@ from typing import Any, get_args
 
 from dbbd_cli.config.load import Override
 from dbbd_cli.core.errors import ConfigError
-from dbbd_cli.data.scenes.pickles.objects import InertObject
 from dbbd_cli.model.dbbd.pretraining import pretraining_weights, sizes_of
+from dbbd_cli.model.weights import InertObject
 from dbbd_cli.tasks.configs import config_from_mapping
 from dbbd_cli.tasks.dbbd.config import DbbdConfig, DbbdDataConfig
 

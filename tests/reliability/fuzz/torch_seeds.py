@@ -20,7 +20,7 @@ from dbbd_cli.config.sections import to_plain
 from dbbd_cli.data.manifest import Manifest, Sample
 from dbbd_cli.engine.checkpoint.files import CHECKPOINT_FORMAT
 from dbbd_cli.engine.state import TrainState
-from dbbd_cli.model.digest import write_sealed
+from dbbd_cli.model.digest import save_with_digest
 from dbbd_cli.tasks.configs import load_config
 
 MANIFEST = Manifest(
@@ -86,7 +86,7 @@ def checkpoint_of(values: Any) -> bytes:
     """A checkpoint with the given values, and the right digest."""
     values = {"format": CHECKPOINT_FORMAT, **values} if isinstance(values, dict) else {"format": CHECKPOINT_FORMAT}
     with tempfile.TemporaryDirectory() as folder:
-        write_sealed(values, path := Path(folder) / "ckpt.pth")
+        save_with_digest(values, path := Path(folder) / "ckpt.pth")
         return path.read_bytes()
 
 

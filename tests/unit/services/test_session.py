@@ -11,7 +11,7 @@ from dbbd_cli.config.load import parse_override
 from dbbd_cli.core.errors import CheckpointError, ConfigError
 from dbbd_cli.core.progress import Silent
 from dbbd_cli.engine.checkpoint.files import load_checkpoint
-from dbbd_cli.model.digest import write_sealed
+from dbbd_cli.model.digest import save_with_digest
 from dbbd_cli.services.evaluate import evaluate
 from dbbd_cli.services.resume import resume
 from dbbd_cli.services.train import train
@@ -56,7 +56,7 @@ def changed(run: Path, **parts: object) -> Path:
     """The newest checkpoint of a run with parts replaced; None removes a part."""
     checkpoint = {**load_checkpoint(run / "ckpt.pth"), **parts}
     (run / "ckpt.pth").unlink()
-    write_sealed({name: part for name, part in checkpoint.items() if part is not None}, run / "ckpt.pth")
+    save_with_digest({name: part for name, part in checkpoint.items() if part is not None}, run / "ckpt.pth")
     return run / "ckpt.pth"
 
 
@@ -134,7 +134,7 @@ def test_where_neither_record_nor_replay_check_tells_the_precision_auto_chooses(
     run = train(tiny_config(training__epochs=1)).run
     whole = load_checkpoint(run / "ckpt.pth")
     content = {name: part for name, part in whole.items() if name != "runtime"}
-    write_sealed({**content, "proof": proof}, run / "best_model.pth")
+    save_with_digest({**content, "proof": proof}, run / "best_model.pth")
     processor()
     assert validate(run).precision == "fp32 (chosen by auto)"
 

@@ -15,7 +15,6 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from dbbd_cli.core.text import printable
-from dbbd_cli.data.scenes.pickles.objects import ClassStandIn, InertObject, InertObjects, refuse_items
 from dbbd_cli.data.scenes.pickles.parts import RefusedPickleError, StandIn, Unbuilt, checked_keys
 from dbbd_cli.data.scenes.pickles.search import name_of, names_of_globals
 
@@ -36,7 +35,6 @@ class PickleMachine:
         stand_ins: what the globals "module.name" mean; all others are refused.
         persistent: what a persistent id means; None refuses them.
         max_steps: most opcodes, over all `load` calls.
-        objects: reads plain objects as inert; None refuses them.
     """
 
     def __init__(
@@ -45,13 +43,11 @@ class PickleMachine:
         stand_ins: Mapping[str, StandIn],
         persistent: Callable[[object], object] | None = None,
         max_steps: int = MAX_STEPS,
-        objects: InertObjects | None = None,
     ) -> None:
         self.data = data
         self.position = 0
         self._stand_ins = stand_ins
         self._persistent = persistent
-        self._objects = objects
         self._max_steps = self._steps_left = max_steps
         self._stack: list[Any] = []
         self._marks: list[list[Any]] = []
@@ -166,14 +162,12 @@ class PickleMachine:
 
     def _append(self, items: list[Any]) -> None:
         target = self._stack[-1]
-        refuse_items(target)
         if type(target) is not list:
             raise ValueError("is no pickle, or a damaged one")
         target.extend(items)
 
     def _set_items(self, items: list[Any]) -> None:
         target = self._stack[-1]
-        refuse_items(target)
         if not isinstance(target, dict) or len(items) % 2:
             raise ValueError("is no pickle, or a damaged one")
         target.update(zip(checked_keys(items[::2], len(target)), items[1::2], strict=True))
@@ -193,27 +187,19 @@ class PickleMachine:
         if not isinstance(module, str) or not isinstance(name, str):
             raise ValueError("is no pickle, or a damaged one")
         stand_in = self._stand_ins.get(f"{module}.{name}")
-        if stand_in is None and self._objects is not None:
-            stand_in = self._objects.stand_in(module, name)
         if stand_in is None:
             raise RefusedPickleError(f"wants the code of {printable(name_of(module, name))}")
         self._stack.append(stand_in)
 
     def _new_object(self) -> None:
-        """Creates an object of a class without arguments, as for every plain object."""
-        arguments, kind = self._stack.pop(), self._stack.pop()
-        if type(kind) is not ClassStandIn or arguments != ():
-            wanted = (
-                f"the code of {kind.name}" if isinstance(kind, StandIn) else "an operation that no plain value needs"
-            )
-            raise RefusedPickleError(f"wants {printable(wanted)}")
-        self._push_container(kind.call(), cost=19)
+        self._stack.pop()
+        kind = self._stack.pop()
+        wanted = f"the code of {kind.name}" if isinstance(kind, StandIn) else "an operation that no plain value needs"
+        raise RefusedPickleError(f"wants {printable(wanted)}")
 
     def _reduce(self) -> None:
         arguments = self._stack.pop()
         function = self._stack.pop()
-        if type(function) is ClassStandIn:
-            raise RefusedPickleError(f"wants the code of {printable(function.name)}")
         if type(function) is not StandIn or type(arguments) is not tuple:
             raise RefusedPickleError("calls something that is no function")
         self._steps_left -= 9
@@ -227,10 +213,6 @@ class PickleMachine:
         target = self._stack.pop()
         if type(target) is OrderedDict and isinstance(state, dict):
             self._stack.append(target)  # state dicts carry notes of versions as an attribute; nothing here reads them
-            return
-        if type(target) is InertObject:
-            target.__setstate__(state)
-            self._stack.append(target)
             return
         if type(target) is not Unbuilt:
             raise RefusedPickleError("changes the inside of an object")

@@ -16,7 +16,7 @@ from dbbd_cli.engine.checkpoint.replay_check import make_replay_check, verify_re
 from dbbd_cli.engine.runtime import choose_runtime, random_state
 from dbbd_cli.engine.state import TrainState
 from dbbd_cli.engine.workload import Workload
-from dbbd_cli.model.digest import write_sealed
+from dbbd_cli.model.digest import save_with_digest
 from dbbd_cli.services.preparation import prepare_run
 from dbbd_cli.services.resume import resume
 from dbbd_cli.services.session import build_workload
@@ -130,7 +130,7 @@ class TestResume:
     def rewritten(self, run: Path, state: dict[str, Any]) -> None:
         """Puts a state in the place of a checkpoint, digest and all."""
         (run / "ckpt.pth").unlink()
-        write_sealed(state, run / "ckpt.pth")
+        save_with_digest(state, run / "ckpt.pth")
 
     @pytest.mark.parametrize("proof", [1e308, "y" * 30, [], {"loss": 1.0}])
     def test_what_is_no_proof_stops_it_and_force_goes_on(self, proof: object, tiny_config: Make) -> None:
