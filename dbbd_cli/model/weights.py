@@ -19,7 +19,7 @@ from dbbd_cli.core.text import printable
 from dbbd_cli.model.digest import digest_matches, has_digest, has_holes
 
 _MAX_DEPTH = 100
-_MAX_VALUES = 3_000_000
+_MAX_VALUES = 1_000_000
 """Values in nested containers; a value in several places counts in each. A run has about 60 per epoch."""
 _PLAIN = (
     *(type(None), bool, int, float, complex, str, bytes, bytearray),
