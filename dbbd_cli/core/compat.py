@@ -5,7 +5,7 @@ from __future__ import annotations
 import pickle
 import re
 
-_REFUSED_GLOBAL = re.compile(r"(?:GLOBAL|[Cc]lass) ([\w.]+)")
+_REFUSED_GLOBAL = re.compile(r"(?:GLOBAL|[Cc]lass) ([\w.]{1,200})")
 
 
 def refused_global(error: BaseException) -> str | None:

@@ -1,4 +1,4 @@
-"""Readers that need PyTorch: files of tensors, checkpoints, and what a run reads of itself when it goes on."""
+"""Readers that need PyTorch: files of tensors, checkpoints, and what a resumed run reads of itself."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from dbbd_cli.engine.checkpoint.files import CONTENT, UnreadableCheckpointError,
 from dbbd_cli.engine.runtime import choose_runtime
 from dbbd_cli.engine.state import TrainState
 from dbbd_cli.model.dbbd.pretraining import pretraining_weights, sizes_of
-from dbbd_cli.model.weights import load_tensors
+from dbbd_cli.model.weights import ContentError, load_tensors
 from dbbd_cli.report.run import read_run
 from dbbd_cli.runs.folder import RunLog
 from dbbd_cli.services.bare_weights import open_bare_weights
@@ -32,7 +32,7 @@ def tensors(data: bytes, folder: Path) -> None:
 
 
 def check_plain(content: object) -> None:
-    """Nothing but tensors within their memory, plain values and containers of them."""
+    """Require tensors within their memory, plain values, and containers of them."""
     waiting, seen = [content], set()
     while waiting:
         value = waiting.pop()
@@ -110,9 +110,9 @@ def run_environment(data: bytes, folder: Path) -> None:
 
 REFUSALS = (CheckpointError, UnreadableCheckpointError)
 READERS = [
-    Reader("tensors", tensors, seeds.tensor_files, (CheckpointError,), seeds.sealed),
+    Reader("tensors", tensors, seeds.tensor_files, (CheckpointError, ContentError), seeds.sealed),
     Reader("checkpoint", checkpoint, seeds.checkpoints, REFUSALS, seeds.sealed),
-    Reader("bare_weights", bare_weights, seeds.weights, (CheckpointError, ConfigError), seeds.sealed),
+    Reader("bare_weights", bare_weights, seeds.weights, (CheckpointError, ContentError, ConfigError), seeds.sealed),
     Reader("run", run, seeds.contents, (*REFUSALS, ConfigError), structured=True),
     Reader("train_state", train_state, seeds.states, (ValueError,), structured=True),
     Reader("resumed_history", resumed_history, histories, (CheckpointError,)),
