@@ -16,7 +16,7 @@ from dbbd_cli.core.compat import refused_global
 from dbbd_cli.core.errors import CheckpointError
 from dbbd_cli.core.files import require_regular
 from dbbd_cli.core.text import printable
-from dbbd_cli.model.digest import digest_matches, has_digest, has_holes
+from dbbd_cli.model.digest import digest_matches, has_digest, is_sparse
 
 _MAX_DEPTH = 100
 _MAX_VALUES = 1_000_000
@@ -78,7 +78,7 @@ def load_tensors(path: Path, *, objects: bool = False, without_data: bool = Fals
         require_regular(path)
         if not without_data:
             _require_memory(path)
-            if has_digest(path) and (has_holes(path) or not digest_matches(path)):
+            if has_digest(path) and (is_sparse(path) or not digest_matches(path)):
                 raise ContentError(f"{path} is damaged: its SHA-256 does not match")
         with warnings.catch_warnings(), torch.serialization.safe_globals(_stand_ins(path) if objects else []):
             warnings.simplefilter("ignore")  # the error below reports what matters

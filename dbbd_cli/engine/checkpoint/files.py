@@ -20,7 +20,7 @@ from dbbd_cli.core.temporary import discard, final_name, temporary_file, tempora
 from dbbd_cli.core.text import printable
 from dbbd_cli.engine.environment import VERSION, other_version
 from dbbd_cli.engine.state import TrainState
-from dbbd_cli.model.digest import digest_matches, has_digest, has_holes, save_with_digest
+from dbbd_cli.model.digest import digest_matches, has_digest, is_sparse, save_with_digest
 from dbbd_cli.model.weights import ContentError, load_tensors, reason_of
 
 CHECKPOINT_FORMAT = 2
@@ -198,7 +198,7 @@ def is_damaged(path: Path) -> bool:
     if not path.is_file():
         return True
     try:
-        return not has_digest(path) or has_holes(path) or not digest_matches(path)
+        return not has_digest(path) or is_sparse(path) or not digest_matches(path)
     except OSError:
         return False
 

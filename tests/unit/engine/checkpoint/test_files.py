@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import io
 import os
 import pickle
 import zipfile
@@ -197,26 +198,20 @@ def test_an_interrupt_while_writing_stays_an_interrupt_and_leaves_no_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     save_checkpoint(content(1), tmp_path)
-    write, left = digest._HashingFile.write, [0]
+    left = [0]
 
-    def write_until(self: Any, data: bytes) -> int:
-        left[0] -= 1
-        if left[0] == 0:
-            self.file.write = interrupt  # from within, where a signal finds the program
-        return write(self, data)
+    class InterruptedFile(io.BufferedWriter):
+        def write(self, data: Any) -> int:
+            left[0] -= 1
+            if left[0] == 0:
+                raise KeyboardInterrupt
+            return super().write(data)
 
-    def interrupt(_data: bytes) -> int:
-        raise KeyboardInterrupt
+    def open_file(path: Path, mode: str = "r", **options: Any) -> Any:
+        return InterruptedFile(io.FileIO(path, "w")) if mode == "wb" else original(path, mode, **options)
 
-    class Writable:
-        def __init__(self, file: Any) -> None:
-            self.write, self.flush = file.write, file.flush
-
-    start = digest._HashingFile.__init__
-    monkeypatch.setattr(
-        digest._HashingFile, "__init__", lambda self, file, between: start(self, Writable(file), between)
-    )
-    monkeypatch.setattr(digest._HashingFile, "write", write_until)
+    original = Path.open
+    monkeypatch.setattr(Path, "open", open_file)
     for fatal in range(1, 1000):
         left[0] = fatal
         try:
