@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import _thread
 import os
 import signal
 import threading
@@ -11,6 +10,7 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any
 
+from dbbd_cli.core.compat import start_thread
 from dbbd_cli.core.progress import Progress
 from dbbd_cli.core.stopping import STOP_SIGNALS, WaitEndedError
 
@@ -70,7 +70,7 @@ def stop_on_signals(progress: Progress) -> Iterator[StopRequest]:
             raise KeyboardInterrupt
         if not request:
             # From a thread: the main one may be in the middle of writing to the same stream.
-            _thread.start_new_thread(_tell, (progress, number))
+            start_thread(_tell, progress, number)
         request.ask(number)
 
     previous = {

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import mmap
 import pickletools
-from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
 from collections.abc import Iterator
+
+from dbbd_cli.core.compat import python3_name
 
 _MOST_BYTES = 1 << 20
 _MOST_OPCODES = 100_000
@@ -14,8 +15,7 @@ _LONGEST_NAME = 200
 
 def name_of(module: str, name: str) -> str:
     """How Python 3 calls the code that a pickle names, which may be by a name of Python 2."""
-    new = NAME_MAPPING.get((module, name)) or (IMPORT_MAPPING.get(module, module), name)
-    return ".".join(new)[:_LONGEST_NAME]
+    return ".".join(python3_name(module, name))[:_LONGEST_NAME]
 
 
 def names_of_globals(data: bytes | mmap.mmap, start: int = 0) -> Iterator[str]:
