@@ -9,7 +9,7 @@ from typing import Any, get_args
 
 from dbbd_cli.config.load import Override
 from dbbd_cli.core.errors import ConfigError
-from dbbd_cli.model.dbbd.pretraining import pretraining_weights, sizes_of
+from dbbd_cli.model.dbbd.weights import sizes_of, weights_in
 from dbbd_cli.model.weights import InertObject
 from dbbd_cli.tasks.configs import config_from_mapping
 from dbbd_cli.tasks.dbbd.config import DbbdConfig, DbbdDataConfig
@@ -23,7 +23,7 @@ def config_for_weights(
     Raises:
         ConfigError: the settings do not fit the weights.
     """
-    sizes = sizes_of(pretraining_weights(content, path) or {})
+    sizes = sizes_of(weights_in(content, path) or {})
     if sizes is None:
         return None
     feature_dim = sizes.pop("feature_dim")

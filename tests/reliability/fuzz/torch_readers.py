@@ -17,7 +17,7 @@ from dbbd_cli.engine import environment
 from dbbd_cli.engine.checkpoint.files import CONTENT, UnreadableCheckpointError, load_checkpoint
 from dbbd_cli.engine.runtime import choose_runtime
 from dbbd_cli.engine.state import TrainState
-from dbbd_cli.model.dbbd.pretraining import pretraining_weights, sizes_of
+from dbbd_cli.model.dbbd.weights import sizes_of, weights_in
 from dbbd_cli.model.weights import ContentError, load_tensors
 from dbbd_cli.report.run import read_run
 from dbbd_cli.runs.folder import RunLog
@@ -58,7 +58,7 @@ def checkpoint(data: bytes, folder: Path) -> None:
 
 def bare_weights(data: bytes, folder: Path) -> None:
     path = write_once(folder / "a.pth", seeds.file_of(data))
-    sizes = sizes_of(pretraining_weights(load_tensors(path, objects=True), path) or {})
+    sizes = sizes_of(weights_in(load_tensors(path, objects=True), path) or {})
     for name, size in (sizes or {}).items():
         values = size if isinstance(size, list) else [size]
         require(name == "aggregation" or all(type(value) is int and value >= 0 for value in values), "an odd size")

@@ -17,7 +17,7 @@ from dbbd_cli.config.load import Override
 from dbbd_cli.core.errors import CheckpointError, ConfigError, DbbdError
 from dbbd_cli.core.progress import Silent
 from dbbd_cli.engine.checkpoint.files import load_checkpoint
-from dbbd_cli.model.dbbd.pretraining import pretraining_weights
+from dbbd_cli.model.dbbd.weights import weights_in
 from dbbd_cli.model.weights import load_tensors
 from dbbd_cli.services.bare_weights import open_bare_weights
 from dbbd_cli.services.evaluate import evaluate
@@ -238,7 +238,7 @@ def test_some_of_the_names_of_a_layer_are_enough(tiny_point_config: Make, tmp_pa
         "some aliases": {key: value for number, (key, value) in enumerate(names.items()) if key in state or number % 3},
         "all aliases": state,
     }[lost]
-    found = pretraining_weights({"module": kept}, tmp_path / "old.pth")
+    found = weights_in({"module": kept}, tmp_path / "old.pth")
     assert found is not None
     assert found.keys() == state.keys()
     assert all(torch.equal(found[key], state[key]) for key in state)
@@ -271,7 +271,7 @@ def test_names_that_a_wrapper_put_a_prefix_to_are_read(tiny_point_config: Make, 
         for part, name in (("encoder", "encoder"), ("loss_fn", "loss"))
     }
     for content in (parts, {f"{prefix}{key}": value for key, value in state.items()}):
-        found = pretraining_weights(content, tmp_path / "old.pth")
+        found = weights_in(content, tmp_path / "old.pth")
         assert found is not None
         assert list(found) == list(state)
 
