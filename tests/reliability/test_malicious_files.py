@@ -141,8 +141,10 @@ def test_no_file_of_weights_runs_code_in_any_place(
                 continue
             tried += 1
             outcome = dbbd(command, target, "--quiet")
-            draws = command == "plot" and target.is_dir()  # plot reads a checkpoint only if one is named
-            found = problem(outcome, marker, (0,) if draws else (4,))
+            if command == "plot":  # draws the run of a checkpoint, which it reads only if one is named
+                found = problem(outcome, marker, (0,) if target.is_dir() else (0, 4), str(tmp_path))
+            else:
+                found = problem(outcome, marker, (4,))
             wrong += [f"{name}: {command}, {place}: {found}"] if found else []
     report(f"{len(every)} files of weights, {tried} commands: {len(wrong)} wrong")
     assert len(every) > count(70, 140)
