@@ -47,7 +47,7 @@ class Call:
         return self.parts
 
     def __call__(self) -> None:
-        """Only what can be called may stand for the function of another call."""
+        """Make an instance callable, so that it can be the function of another call."""
 
 
 def text(value: str) -> bytes:
@@ -64,7 +64,7 @@ def code(marker: str) -> str:
 
 
 def _body(value: Any, protocol: int = 2) -> bytes:
-    """A pickle without its first and last opcode, to be put inside another."""
+    """A pickle without its first and last opcode, to be embedded in another."""
     return pickle.dumps(value, protocol)[2:-1] if protocol < 4 else pickletools.optimize(pickle.dumps(value, 3))[2:-1]
 
 
@@ -112,8 +112,8 @@ def tar(content: bytes) -> bytes:
 CONTAINERS: dict[str, Callable[[bytes], bytes]] = {"zip": archive, "legacy": legacy, "tar": tar}
 
 
-def sealed(data: bytes) -> bytes:
-    """An archive with the digest that the program looks for, as whoever means harm can write it too."""
+def with_digest(data: bytes) -> bytes:
+    """An archive with a matching digest, which an attacker can write, too."""
     assert data.endswith(b"\0\0"), "an archive without a comment"
     comment = b"dbbd sha256 " + hashlib.sha256(data[:-2]).hexdigest().encode()
     return data[:-2] + struct.pack("<H", len(comment)) + comment
@@ -148,7 +148,7 @@ def _script(marker: str) -> str:
 
 
 def _call(module: str, name: str, *arguments: Any) -> bytes:
-    """A call of what a module has under a name, even if it cannot be pickled by reference."""
+    """A call of an attribute of a module, even if it cannot be pickled by reference."""
     inner = b"(" + b"".join(_body(argument) for argument in arguments) + b"t"
     return f"c{module}\n{name}\n".encode() + inner + b"R"
 
@@ -184,7 +184,7 @@ def _persistent(marker: str) -> bytes:
 
 
 def _loaded_anew(marker: str) -> Any:
-    """torch.load, told to trust: an attacker's file asks for it, and nothing here is to do as it asks."""
+    """torch.load without safety, as requested by the file of an attacker."""
     load = _partial_with_keywords(torch.load, weights_only=False)
     return Call(load, Call(io.BytesIO, _nested(marker)))
 
@@ -258,11 +258,11 @@ PAYLOADS: dict[str, tuple[Callable[[str], bytes], str]] = {
         lambda m: pickle.dumps(Call(os.system, touch(m)), 2)[:-1] + b"\xff\xfe broken", "posix.system"),
     "cut off": (lambda m: pickle.dumps([Call(os.system, touch(m)), "x" * 100], 2)[:-60], "posix.system"),
 }  # fmt: skip
-"""Name to what makes the pickle, given the path of the marker, and the code that it wants."""
+"""Name to the function that makes the pickle, given the path of the marker, and the code that it refers to."""
 
 
 def scene_with(payload: bytes) -> bytes:
-    """A scene as a pickle, with a payload of any protocol beside its coordinates."""
+    """A pickled scene with a payload of any protocol in addition to its coordinates."""
     coord = np.random.default_rng(0).random((200, 3)).tolist()
     plain = pickletools.optimize(pickle.dumps(coord, 2))[2:-1]
     inner = payload[2:] if payload.startswith(b"\x80") else payload
@@ -374,7 +374,7 @@ LIES: dict[str, Callable[[str], bytes]] = {
     "a list in itself": _plain(b"\x80\x02]q\x00h\x00a."),
     "a text of 4 GB": _plain(b"\x80\x02X\xff\xff\xff\xffabc."),
 }
-"""Name to what makes the file, given the path of the marker: files that hide code or lie about their content."""
+"""Name to the function that makes the file, given the path of the marker: files that hide code or have false sizes."""
 
 
 def _class(name: str) -> bytes:
@@ -428,7 +428,7 @@ OBJECTS: dict[str, bytes] = {
 
 
 def main(folder: Path) -> None:
-    """Gives every payload to an unpickler without safety, and prints which of them ran."""
+    """Load every payload without safety, and print which of them ran."""
     copyreg.add_extension(os.system.__module__, "system", EXTENSION)
     ran = {}
     for name, (make, _) in PAYLOADS.items():
@@ -437,7 +437,7 @@ def main(folder: Path) -> None:
             payload = make(str(marker))
             path = folder / "control.pth"
             path.write_bytes(scene_with(payload) if how == "scene" else CONTAINERS[how](payload))
-            # Without safety on purpose: were the payloads harmless, that none runs elsewhere would prove nothing.
+            # Without safety on purpose: tests with payloads that do nothing could not fail.
             with suppress(BaseException), path.open("rb") as file:
                 pickle.load(file) if how == "scene" else torch.load(path, weights_only=False)
             ran[f"{name}, {how}"] = marker.exists()

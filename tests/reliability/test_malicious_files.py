@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
-from malicious import CONTAINERS, LIES, OBJECTS, PAYLOADS, scene_with, sealed, with_weights
+from malicious import CONTAINERS, LIES, OBJECTS, PAYLOADS, scene_with, with_digest, with_weights
 from program import TINY, environment, without
 from typer.testing import CliRunner
 
@@ -36,16 +36,16 @@ REASON_IN_SCENES = {  # for payloads inside other payloads
     "array of objects": "an array of Python objects",
     "scalar of objects": "an array of Python objects",
 }
-PLACES = ("run", "alone", "newest", "best", "sealed run")
+PLACES = ("run", "alone", "newest", "best", "run with digest")
 
 
 class Outcome(NamedTuple):
     code: int
-    told: str
+    output: str
 
 
 def dbbd(*arguments: str | Path) -> Outcome:
-    """Runs a command in this process, which has PyTorch loaded already."""
+    """Run a command in this process, which has already imported torch."""
     result = CliRunner().invoke(app, [str(argument) for argument in arguments])
     return Outcome(result.exit_code, result.stderr + result.stdout)
 
@@ -63,7 +63,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Path]]:
     found = {}
     for task in TINY:
         outcome = dbbd("train", *options_of(task, folder / task))
-        assert outcome.code == 0, outcome.told
+        assert outcome.code == 0, outcome.output
         (found[task],) = (folder / task).iterdir()
     yield found
     os.environ.pop("DBBD_CACHE_DIR")
@@ -76,10 +76,10 @@ def targets(run_folder: Path, data: bytes, place: str, folder: Path) -> Path | N
     if place == "alone":
         (folder / "weights.pth").write_bytes(data)
         return folder / "weights.pth"
-    if place == "sealed run":
+    if place == "run with digest":
         if not (data.startswith(b"PK") and data.endswith(b"\0\0")):
             return None
-        data = sealed(data)
+        data = with_digest(data)
     copy = folder / "run"
     if not copy.exists():
         shutil.copytree(run_folder, copy, ignore=shutil.ignore_patterns("*.pth", "events.*"))
@@ -88,7 +88,7 @@ def targets(run_folder: Path, data: bytes, place: str, folder: Path) -> Path | N
     names = {"newest": [NEWEST], "best": [BEST]}.get(place, [NEWEST, BEST])
     for name in names:
         (copy / name).write_bytes(data)
-    return copy if place in ("run", "sealed run") else copy / names[0]
+    return copy if place in ("run", "run with digest") else copy / names[0]
 
 
 def files(folder: Path) -> Iterator[tuple[str, bytes, Path]]:
@@ -108,10 +108,10 @@ def problem(outcome: Outcome, marker: Path, codes: tuple[int, ...], named: str =
     if marker.exists():
         return "ITS CODE RAN"
     if outcome.code not in codes:
-        return f"exit {outcome.code}: {outcome.told[-300:]}"
-    if outcome.code and named not in " ".join(outcome.told.split()):
-        return f"{named!r} is not named: {outcome.told[-300:]}"
-    return f"says {found[0]!r}" if (found := ADVICE.search(outcome.told)) else ""
+        return f"exit {outcome.code}: {outcome.output[-300:]}"
+    if outcome.code and named not in " ".join(outcome.output.split()):
+        return f"{named!r} is not named: {outcome.output[-300:]}"
+    return f"says {found[0]!r}" if (found := ADVICE.search(outcome.output)) else ""
 
 
 def test_an_ordinary_loader_does_run_the_payloads(tmp_path: Path) -> None:
@@ -133,7 +133,7 @@ def test_no_file_of_weights_runs_code_in_any_place(
     for number, (name, data, marker) in enumerate(every):
         task = list(runs)[number % 2]
         chosen = [ways[(7 * number + step) % len(ways)] for step in range(count(1, len(ways)))]
-        if number % count(16, 2) == 0:  # drawing takes a second
+        if number % count(16, 2) == 0:  # plotting takes a second
             chosen += [("plot", place) for place in PLACES[: count(1, len(PLACES))]]
         for command, place in chosen:
             target = targets(runs[task], data, place, tmp_path / task)
@@ -202,7 +202,7 @@ def test_no_scene_runs_code(
         "evaluate": ["evaluate", weights, *where, "--split", "val"],
     }
     for command, arguments in commands.items():
-        assert (outcome := dbbd(*arguments)).code == 0, (command, outcome.told)
+        assert (outcome := dbbd(*arguments)).code == 0, (command, outcome.output)
     shutil.rmtree(tmp_path / "new")
     wrong, tried = [], 0
     path = scenes / "val" / "bad.pkl"
@@ -215,7 +215,7 @@ def test_no_scene_runs_code(
             tried += 1
             outcome = dbbd(*arguments)
             found = problem(outcome, marker, (3,), REASON_IN_SCENES.get(name, reason))
-            found = found or ("" if str(path) in outcome.told else "the file is not named")
+            found = found or ("" if str(path) in outcome.output else "the file is not named")
             wrong += [f"{name}: {command}: {found}"] if found else []
     report(f"{len(PAYLOADS)} scenes, {tried} commands: {len(wrong)} wrong")
     assert not wrong, "\n".join(wrong)
@@ -266,8 +266,8 @@ def test_a_checkpoint_of_the_right_form_with_wrong_content_is_refused(
             codes[outcome.code] += 1
             told = f"{task}: {command}: {'.'.join(place)} = {str(value)[:30]!r}"
             if outcome.code not in (0, 2, 3, 4, 5, 6):
-                wrong.append(f"{told}: exit {outcome.code}: {outcome.told[-300:]}")
-            elif CONTROL.search(outcome.told):
+                wrong.append(f"{told}: exit {outcome.code}: {outcome.output[-300:]}")
+            elif CONTROL.search(outcome.output):
                 wrong.append(f"{told}: control characters")
     report(f"{codes.total()} checkpoints, {len(wrong)} wrong; exit codes {dict(codes)}")
     assert not wrong, "\n".join(wrong)
@@ -282,7 +282,7 @@ def test_no_option_turns_the_safety_off() -> None:
     for command in ("train", "resume", "evaluate", "validate", "plot", "smoke"):
         outcome = dbbd(command, "--help")
         assert outcome.code == 0
-        assert not UNSAFE.search(outcome.told)
+        assert not UNSAFE.search(outcome.output)
 
 
 def test_no_variable_turns_the_safety_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

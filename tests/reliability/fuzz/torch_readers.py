@@ -70,7 +70,7 @@ def bare_weights(data: bytes, folder: Path) -> None:
 
 
 def run(data: bytes, folder: Path) -> None:
-    """A run folder whose checkpoint holds other values than it should, with the right digest."""
+    """A run folder whose checkpoint has wrong values and a matching digest."""
     write_once(folder / "ckpt.pth", seeds.checkpoint_of(json_of(data)))
     write_once(folder / "splits.json", seeds.MANIFEST.to_json().encode())
     opened = open_run(folder, prefer="ckpt.pth", overrides=[], progress=Silent())
@@ -85,7 +85,7 @@ def train_state(data: bytes, _: Path) -> None:
 
 
 def resumed_history(data: bytes, folder: Path) -> None:
-    """What a run that goes on keeps of its history: the rest must be a history again."""
+    """The history that a resumed run keeps must be a valid history again."""
     write_once(folder / "config.yaml", b"task: dbbd\n")
     write_once(folder / "history.jsonl", data)
     epoch = json.loads(HISTORY.splitlines()[1])
@@ -98,7 +98,7 @@ def resumed_history(data: bytes, folder: Path) -> None:
 
 
 def run_environment(data: bytes, folder: Path) -> None:
-    """What is added to the record of a run that goes on, whatever the record holds by then."""
+    """Resuming adds to the record of a run, whatever the record contains."""
     path = write_once(folder / "environment.json", data)
     versions = mock.patch.multiple(environment, _git_commit=lambda: None, PACKAGES=())
     with versions:
