@@ -3,7 +3,7 @@
 Legend: N labeled points, M points to predict, D channels, K classes.
 
 The scores are not those of TorchMetrics: its import takes 2 s of CPU time and 1,900 modules in an evaluation that needs
-nothing else of it, and the confidence intervals need the counts of each scene anyway.
+nothing else of it, and the confidence intervals need the confusion matrix of each scene anyway.
 """
 
 from __future__ import annotations
@@ -135,10 +135,9 @@ def _minimize(
     return step.detach() @ whitening.T, bias.detach()
 
 
-def class_counts(predicted: torch.Tensor, labels: torch.Tensor, num_classes: int) -> torch.Tensor:
-    """Correct, labeled and predicted points of each class, `(3, K)` int64, from classes and labels `(M,)`."""
-    points = (labels[predicted == labels], labels, predicted)
-    return torch.stack([torch.bincount(values, minlength=num_classes) for values in points])
+def confusion_counts(predicted: torch.Tensor, labels: torch.Tensor, num_classes: int) -> torch.Tensor:
+    """The confusion matrix `(K, K)` int64 of points `(M,)`: rows are labels, columns are predictions."""
+    return torch.bincount(labels * num_classes + predicted, minlength=num_classes**2).view(num_classes, num_classes)
 
 
 @dataclass(frozen=True)
@@ -159,13 +158,14 @@ class SegmentationScores:
     per_class_iou: list[float | None]
 
 
-def segmentation_scores(counts: torch.Tensor) -> SegmentationScores:
-    """The scores from `class_counts`, of one scene or summed over several.
+def segmentation_scores(confusion: torch.Tensor) -> SegmentationScores:
+    """The scores of a confusion matrix, of one scene or summed over several.
 
     Raises:
         ValueError: there are no labels.
     """
-    correct, labeled, predicted = counts.double()
+    counts = confusion.double()
+    correct, labeled, predicted = counts.diagonal(), counts.sum(dim=1), counts.sum(dim=0)
     has_labels = labeled > 0
     if not has_labels.any():
         raise ValueError("there are no labels to score against")

@@ -19,7 +19,7 @@ from dbbd_cli.data.scenes.scene import IGNORE
 from dbbd_cli.engine.inference import place
 from dbbd_cli.engine.runtime import Runtime
 from dbbd_cli.model.dbbd.encoder import DbbdEncoder
-from dbbd_cli.model.linear_probe import class_counts, fit_probe, segmentation_scores
+from dbbd_cli.model.linear_probe import confusion_counts, fit_probe, segmentation_scores
 from dbbd_cli.tasks.dbbd.batches import PointBatch
 from dbbd_cli.tasks.dbbd.labels import EMPTY, LabelCensus, label_census, without_ignored
 from dbbd_cli.tasks.dbbd.probe_comparison import compare
@@ -129,29 +129,30 @@ def run_probes(
     probes = [fit_probe(torch.cat(part), target, len(labels), weight_decay=WEIGHT_DECAY) for part in features]
     del features
 
+    confusions = [torch.zeros(len(labels), len(labels), dtype=torch.int64) for _ in probes]
     counts: dict[str, list[np.ndarray]] = {name: [] for name, _ in extracts}
     with progress.phase(f"Probe: {split} scenes", num_test, unit="scenes") as bar:
         for scene in _scenes(workload, split, ignored):
             known = _labeled(scene, None, workload.config.seed, 0)
             truth = _class_of(scene, known, labels)
-            for probe, (name, extract) in zip(probes, extracts, strict=True):
-                of_scene = class_counts(probe.predict(extract(scene).cpu()[known]), truth, len(labels))
+            for confusion, probe, (name, extract) in zip(confusions, probes, extracts, strict=True):
+                of_scene = confusion_counts(probe.predict(extract(scene).cpu()[known]), truth, len(labels))
+                confusion += of_scene
                 if len(known):
-                    counts[name].append(of_scene.numpy())
+                    sums = (of_scene.diagonal(), of_scene.sum(dim=1), of_scene.sum(dim=0))
+                    counts[name].append(torch.stack(sums).numpy())
             bar.advance()
-    by_scene = {name: np.stack(values) for name, values in counts.items()}
-    total = {name: torch.from_numpy(values.sum(axis=0)) for name, values in by_scene.items()}
     return {
         "train_scenes": num_trained,
         "test_scenes": tested.num_scenes(ignored),
         "train_points": len(target),
-        "test_points": int(total[extracts[0][0]][1].sum()),
+        "test_points": int(confusions[0].sum()),
         "classes": [workload.class_name(label) for label in labels],
         "features": [
-            {"name": name, "dim": len(probe.mean), **asdict(segmentation_scores(total[name]))}
-            for (name, _), probe in zip(extracts, probes, strict=True)
+            {"name": name, "dim": len(probe.mean), **asdict(segmentation_scores(confusion))}
+            for (name, _), probe, confusion in zip(extracts, probes, confusions, strict=True)
         ],
-        **compare(by_scene, workload.config.seed),
+        **compare({name: np.stack(values) for name, values in counts.items()}, workload.config.seed),
     }, ""
 
 

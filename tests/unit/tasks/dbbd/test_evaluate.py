@@ -17,7 +17,7 @@ from dbbd_cli.core.errors import ConfigError, DataError
 from dbbd_cli.core.progress import Silent
 from dbbd_cli.data.manifest import Manifest
 from dbbd_cli.engine.checkpoint.files import load_checkpoint
-from dbbd_cli.model.linear_probe import class_counts, segmentation_scores
+from dbbd_cli.model.linear_probe import confusion_counts, segmentation_scores
 from dbbd_cli.services.evaluate import evaluate
 from dbbd_cli.services.train import train
 from dbbd_cli.tasks.dbbd import probe as point_probe
@@ -149,9 +149,9 @@ def test_the_probes_are_those_of_features_put_together_by_hand(tiny_point_config
         fitted = point_probe.fit_probe(
             parts["train"][train_rows], target, len(known), weight_decay=point_probe.WEIGHT_DECAY
         )
-        counts = class_counts(fitted.predict(parts["test"][test_rows]), truth, len(known))
+        confusion = confusion_counts(fitted.predict(parts["test"][test_rows]), truth, len(known))
         (row,) = [row for row in probe["features"] if row["name"] == name]
-        scores = segmentation_scores(counts)
+        scores = segmentation_scores(confusion)
         # Features are computed here in other batches, and in fp32 their last digits decide where the two best classes
         # of a point are nearly equal: of 1 in 200 points at most.
         flipped = math.ceil(0.005 * len(truth))
