@@ -19,8 +19,8 @@ from dbbd_cli.core.text import printable
 from dbbd_cli.model.digest import digest_matches, has_digest, is_sparse
 
 _MAX_DEPTH = 100
-_MAX_VALUES = 1_000_000
-"""Values in nested containers; a value in several places counts in each. A run has about 60 per epoch."""
+_MAX_VALUES = 3_000_000
+"""Values in nested containers, shared ones counted each time. The history of a run has about 60 per epoch."""
 _PLAIN = (
     *(type(None), bool, int, float, complex, str, bytes, bytearray),
     *(torch.dtype, torch.device, torch.layout, torch.UntypedStorage, torch.storage.TypedStorage),
@@ -128,7 +128,7 @@ def _stand_ins(path: Path) -> list[Any]:
 
 
 def _require_plain(content: object, device: str) -> None:
-    """Raise where walking through the values would not end, or a tensor is not an ordinary one."""
+    """Raise unless all values are plain, tensors ordinary, and containers small enough to walk through."""
     num_left, waiting = _MAX_VALUES, [(content, 0)]
     while waiting:
         value, depth = waiting.pop()
