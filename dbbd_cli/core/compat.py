@@ -35,6 +35,13 @@ def python3_name(module: str, name: str) -> tuple[str, str]:
     return NAME_MAPPING.get((module, name)) or (IMPORT_MAPPING.get(module, module), name)
 
 
+def start_completion() -> None:
+    """Make Typer answer completion requests of the shells, outside of the `typer.main` that usually does it."""
+    from typer.completion import completion_init  # type: ignore[attr-defined]
+
+    completion_init()
+
+
 def start_thread(function: Callable[..., object], *arguments: Any) -> None:
     """Start a thread in a signal handler.
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ast
+import os
 import pickle
 import re
+import subprocess
 import sys
 import threading
 from pathlib import Path
@@ -42,6 +44,13 @@ def test_names_of_python_2_are_translated() -> None:
     assert compat.python3_name("__builtin__", "xrange") == ("builtins", "range")
     assert compat.python3_name("commands", "getoutput") == ("subprocess", "getoutput")
     assert compat.python3_name("a.b", "C") == ("a.b", "C")
+
+
+def test_completion_requests_are_answered() -> None:
+    request = {"_DBBD_COMPLETE": "complete_bash", "COMP_WORDS": "dbbd tr", "COMP_CWORD": "1"}
+    command = [sys.executable, "-m", "dbbd_cli"]
+    found = subprocess.run(command, env={**os.environ, **request}, capture_output=True, text=True, check=True)
+    assert found.stdout.split() == ["train"]
 
 
 def test_a_thread_starts_and_gets_its_arguments() -> None:
