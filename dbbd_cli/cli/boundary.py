@@ -10,13 +10,13 @@ from contextlib import suppress
 from typing import Any
 
 import typer
-from typer.completion import completion_init  # type: ignore[attr-defined]
 from typer.core import TyperGroup
 
 from dbbd_cli.cli.targets import removed_folder_error
 from dbbd_cli.cli.terminal.help import help_text, with_own_callback
 from dbbd_cli.cli.terminal.streams import colored, columns, tolerate_any_text, write_result
 from dbbd_cli.cli.terminal.text import clean, wrapped
+from dbbd_cli.core.compat import start_completion
 from dbbd_cli.core.errors import ConfigError, DbbdError, DiskError, ExitCode, StoppedError
 from dbbd_cli.core.signals import ignore_signals, received, signal_of
 
@@ -35,7 +35,7 @@ class Program(TyperGroup):
         tolerate_any_text()
         completing = bool(os.environ.get(COMPLETION_VARIABLE))
         if completing:
-            completion_init()
+            start_completion()
         given = positional[0] if positional else keywords.get("args")
         arguments = sys.argv[1:] if given is None else list(given)
         try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import _thread
 import os
 import signal
 import sys
@@ -12,6 +11,7 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any
 
+from dbbd_cli.core.compat import start_thread
 from dbbd_cli.core.progress import Progress
 
 STOP_SIGNALS = tuple(
@@ -83,7 +83,7 @@ def stop_on_signals(progress: Progress) -> Iterator[StopRequest]:
             raise KeyboardInterrupt
         if not request:
             # From a thread: the main thread may be in the middle of writing to the same stream.
-            _thread.start_new_thread(_announce, (progress, number))
+            start_thread(_announce, progress, number)
         request.ask(number)
 
     previous = {

@@ -7,10 +7,11 @@ itself. This program never compiles an optimizer.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, TypeVar
 
 import torch
+
+from dbbd_cli.core.compat import without_compiler
 
 _Optimizer = TypeVar("_Optimizer", bound=torch.optim.Optimizer)
 _METHODS = ("add_param_group", "zero_grad", "state_dict", "load_state_dict")
@@ -21,17 +22,8 @@ def eager(optimizer: type[_Optimizer]) -> type[_Optimizer]:
 
     Methods that another version of PyTorch wraps differently stay as they are; only the start takes longer.
     """
-    bare: dict[str, Any] = {name: _beneath_compiler(getattr(optimizer, name)) for name in _METHODS}
-    step = _beneath_compiler(optimizer.step)
-    bare["step"] = step and torch.no_grad()(step)  # the wrapper also turns gradients off
+    bare: dict[str, Any] = {name: without_compiler(getattr(optimizer, name)) for name in _METHODS}
+    step = without_compiler(optimizer.step)
+    bare["step"] = step and torch.no_grad()(step)  # its wrapper turns gradients off too
     methods = {name: method for name, method in bare.items() if method is not None}
     return type(optimizer.__name__, (optimizer,), methods)
-
-
-def _beneath_compiler(method: Any) -> Callable[..., Any] | None:
-    """The method below the wrapper that imports the compiler; None if there is no such wrapper."""
-    while (wrapped := getattr(method, "__wrapped__", None)) is not None:
-        if "torch._dynamo" in method.__code__.co_names:
-            return wrapped
-        method = wrapped
-    return None

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from dbbd_cli.core.compat import cpu_capabilities
 from dbbd_cli.core.errors import ConfigError
 from dbbd_cli.core.limits import require_memory
 from dbbd_cli.core.text import counted
@@ -163,14 +164,9 @@ def _has_fast_bf16(device: torch.device) -> bool:
         return torch.cuda.is_bf16_supported(including_emulation=False)
     if device.type == "cpu":
         limits = {os.environ.get(name, "").upper() for name in _ONEDNN_LIMITS}
-        capabilities = _cpu_capabilities()
+        capabilities = cpu_capabilities()
         return any(capabilities.get(name) for name in _BF16_INSTRUCTIONS) and not limits & _LIMITS_WITHOUT_BF16
     return False
-
-
-def _cpu_capabilities() -> Mapping[str, Any]:
-    capabilities: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # missing in older versions
-    return capabilities
 
 
 def describe_processor() -> str:
@@ -178,7 +174,7 @@ def describe_processor() -> str:
 
     This is the instruction set of PyTorch's own kernels, instructions for bf16, and variables that limit libraries.
     """
-    capabilities = _cpu_capabilities()
+    capabilities = cpu_capabilities()
     parts = [str(capabilities.get("cpu_name") or platform.machine()), torch.backends.cpu.get_cpu_capability()]
     parts += [name for name in _BF16_INSTRUCTIONS if capabilities.get(name)]
     parts += [f"{name}={os.environ[name]}" for name in _LIMITS if os.environ.get(name)]

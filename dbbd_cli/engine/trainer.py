@@ -22,7 +22,7 @@ from dbbd_cli.core.progress import Phase, Progress
 from dbbd_cli.core.signals import StopRequest, StopRequestedError
 from dbbd_cli.core.text import counted
 from dbbd_cli.engine.checkpoint.files import save_checkpoint
-from dbbd_cli.engine.checkpoint.replay_check import prove
+from dbbd_cli.engine.checkpoint.replay_check import make_replay_check
 from dbbd_cli.engine.checkpoint.writer import CheckpointWriter
 from dbbd_cli.engine.epoch_table import EpochTable
 from dbbd_cli.engine.inference import place, run_split
@@ -198,7 +198,7 @@ class Trainer:
             "config": to_plain(self.config),
             "runtime": asdict(self.runtime.record()),
             "splits": self.splits_sha256,
-            "proof": prove(self.workload, self.runtime, self.state) if replay_check else None,
+            "proof": make_replay_check(self.workload, self.runtime, self.state) if replay_check else None,
         }
 
     def save(self, folder: Path, *, best: bool = False) -> None:

@@ -1,8 +1,7 @@
-"""Files of tensors that carry their own SHA-256, so that a changed bit shows wherever the file is taken.
+"""Files of tensors that contain their own SHA-256, so that any changed bit is detected wherever the file is copied.
 
-`torch.save` makes a ZIP archive. The digest stands in the archive's comment, at the very end of the file: other
-programs read such a file as any other. It covers all that stands before, but for the two bytes with the length of the
-comment.
+`torch.save` writes a ZIP archive. The digest is the archive's comment, at the very end of the file, so other programs
+read the file as usual. It covers everything before the two bytes that hold the length of the comment.
 """
 
 from __future__ import annotations
@@ -22,12 +21,12 @@ _LENGTH_BYTES = struct.pack("<H", _LENGTH)
 _CHUNK = 1 << 22
 
 
-def _nothing() -> None:
+def _do_nothing() -> None:
     pass
 
 
 class _HashingFile:
-    """Hashes what is written, but for the last two bytes, so that the digest needs no second reading."""
+    """Hashes all written data but the last two bytes, so that the digest does not need a second read."""
 
     def __init__(self, file: IO[bytes], between: Callable[[], None]) -> None:
         self.file = file
@@ -39,10 +38,10 @@ class _HashingFile:
     def write(self, data: bytes) -> int:
         view = memoryview(data).cast("B")
         try:
-            for start in range(0, len(view), _CHUNK):  # torch gives a tensor in one piece, of any size
+            for start in range(0, len(view), _CHUNK):  # torch writes a tensor of any size in one call
                 self.between()
                 self._write_chunk(view[start : start + _CHUNK])
-        except BaseException as error:  # an interrupt too: torch puts an error of its own in the place of any
+        except BaseException as error:  # also an interrupt: torch replaces any error by its own
             self.error = error
             raise
         return len(view)
@@ -62,13 +61,13 @@ class _HashingFile:
         self.file.flush()
 
 
-def write_sealed(content: Mapping[str, Any], path: Path, between: Callable[[], None] = _nothing) -> None:
-    """Writes tensors and plain values through to the disk, with their digest, replacing the content of a file.
+def save_with_digest(content: Mapping[str, Any], path: Path, between: Callable[[], None] = _do_nothing) -> None:
+    """Write tensors and plain values with their digest, replacing the content of a file, and sync them to the disk.
 
     Args:
-        content: what is written.
+        content: tensors and plain values.
         path: the file.
-        between: called every few MB; what it raises ends the writing.
+        between: called every few MB; if it raises, writing ends.
 
     Raises:
         OSError: the file cannot be written.
@@ -77,7 +76,7 @@ def write_sealed(content: Mapping[str, Any], path: Path, between: Callable[[], N
         hashing = _HashingFile(file, between)
         try:
             torch.save(dict(content), cast("IO[bytes]", hashing))
-        except RuntimeError:  # how torch reports that a write failed
+        except RuntimeError:  # raised by torch when a write failed
             if hashing.error is None:
                 raise
             raise hashing.error from None
@@ -89,39 +88,38 @@ def write_sealed(content: Mapping[str, Any], path: Path, between: Callable[[], N
         os.fsync(file.fileno())
 
 
-def is_sealed(path: Path) -> bool:
-    """Whether a file ends as `write_sealed` ends one, be it right or wrong.
+def has_digest(path: Path) -> bool:
+    """Whether a file ends with a digest, matching or not.
 
     Raises:
         OSError: the file cannot be read.
     """
-    return _seal(path) is not None
+    return _stored_digest(path) is not None
 
 
-def has_holes(path: Path) -> bool:
-    """Whether a file is mostly holes: it can have any size, and reading it can take any time."""
+def is_sparse(path: Path) -> bool:
+    """Whether most of a file is not on the disk: such a file can have any size, and hashing it can take hours."""
     status = path.stat()
     return getattr(status, "st_blocks", status.st_size) * 512 < status.st_size // 2
 
 
-def digest_matches(path: Path, between: Callable[[], None] = _nothing) -> bool:
-    """Whether a file is, to the last bit, what `write_sealed` wrote; what is no file is not.
+def digest_matches(path: Path, between: Callable[[], None] = _do_nothing) -> bool:
+    """Whether a file is exactly what `save_with_digest` wrote; False if it is not a regular file.
 
     Args:
         path: the file.
-        between: called every few MB; what it raises ends the reading.
+        between: called every few MB; if it raises, reading ends.
 
     Raises:
         OSError: the file cannot be read.
     """
-    if not path.is_file():  # opening a pipe would wait for somebody to write to it
+    if not path.is_file():  # opening a pipe would block until someone writes to it
         return False
-    seal = _seal(path)
-    return seal is not None and seal == _digest(path, path.stat().st_size - _LENGTH - 2, between)
+    stored = _stored_digest(path)
+    return stored is not None and stored == _computed_digest(path, path.stat().st_size - _LENGTH - 2, between)
 
 
-def _seal(path: Path) -> str | None:
-    """The digest that the file's end gives."""
+def _stored_digest(path: Path) -> str | None:
     with path.open("rb") as file:
         if file.seek(0, os.SEEK_END) < _LENGTH + 2:
             return None
@@ -132,7 +130,7 @@ def _seal(path: Path) -> str | None:
     return end[2 + len(_PREFIX) :].decode("latin1")
 
 
-def _digest(path: Path, size: int, between: Callable[[], None]) -> str:
+def _computed_digest(path: Path, size: int, between: Callable[[], None]) -> str:
     hasher = hashlib.sha256()
     with path.open("rb") as file:
         while size > 0 and (chunk := file.read(min(size, _CHUNK))):

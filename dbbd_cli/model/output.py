@@ -1,4 +1,4 @@
-"""What a forward pass returns to the engine."""
+"""The result of a forward pass."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import torch
 
 @dataclass(frozen=True)
 class DeferredMetric:
-    """A metric that is computed on the CPU, and only once it is read, for it would make the program wait for a GPU.
+    """A metric that is computed on the CPU when it is read: on a GPU it would force a synchronization.
 
     Attributes:
-        tensor: what it is computed from; it stays on the device until then.
-        compute: gives the mean over the samples of the batch.
+        tensor: the input, which stays on the device until then.
+        compute: returns the mean over the samples of the batch.
     """
 
     tensor: torch.Tensor
@@ -26,11 +26,11 @@ class StepOutput:
     """The result of one batch.
 
     Attributes:
-        loss: mean loss over the samples of the batch, a scalar that can be differentiated.
-        metrics: scalars or vectors, each a sum over the samples of the batch, or what a mean is computed from later.
-            An element of a vector is summed under the vector's name and its index, such as `f1_0`.
-        num_samples: samples in the batch.
-        logits: `(B, num_classes)` where the task has them, for a full evaluation.
+        loss: mean loss over the samples of the batch, a differentiable scalar.
+        metrics: scalars or vectors, each a sum over the samples of the batch, or deferred. Elements of a vector get its
+            name and their index, such as `f1_0`.
+        num_samples: number of samples in the batch.
+        logits: `(B, num_classes)` if the task has them, for the full evaluation.
     """
 
     loss: torch.Tensor

@@ -1,91 +1,158 @@
-"""Reading files of tensors that strangers may have made."""
+"""Reading files of tensors from unknown sources: `torch.load(weights_only=True)`, with errors that name the file."""
 
 from __future__ import annotations
 
+import math
+import sys
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import psutil
 import torch
 
+from dbbd_cli.core.compat import refused_global
 from dbbd_cli.core.errors import CheckpointError
 from dbbd_cli.core.files import require_regular
-from dbbd_cli.data.scenes.pickles.objects import InertObject
-from dbbd_cli.data.scenes.pickles.parts import RefusedPickleError
-from dbbd_cli.model.digest import digest_matches, is_sealed
-from dbbd_cli.model.tensor_file import Outline, check_tensor_file
+from dbbd_cli.core.text import printable
+from dbbd_cli.model.digest import digest_matches, has_digest, is_sparse
 
-_DAMAGED = "{} is damaged: its SHA-256 is not the one at its end"
+_MAX_DEPTH = 100
+_MAX_VALUES = 3_000_000
+"""Values in nested containers, shared ones counted each time. The history of a run has about 60 per epoch."""
+_PLAIN = (
+    *(type(None), bool, int, float, complex, str, bytes, bytearray),
+    *(torch.dtype, torch.device, torch.layout, torch.UntypedStorage, torch.storage.TypedStorage),
+)
+_CONFIGURATION_CLASSES = {
+    *("argparse.Namespace", "types.SimpleNamespace"),
+    *(f"{module}.{kind}Path" for module in ("pathlib", "pathlib._local") for kind in ("Posix", "Windows")),
+}
+"""Classes of Python that configurations consist of."""
 
 
-def load_tensors(path: Path, *, objects: bool = False) -> object:
-    """Reads a file that `torch.save` wrote, if it holds tensors and plain values only. No code in it can run.
+class ContentError(CheckpointError):
+    """A file was read, but its content is damaged, unsafe, or not tensors and plain values."""
 
-    A file that carries its digest is read only if it is whole.
+
+class InertObject:
+    """An object read without its class: its attributes and no behavior.
+
+    Attributes:
+        settings: the attributes by name.
+    """
+
+    __slots__ = ("settings",)
+    settings: dict[str, Any]
+
+    def __new__(cls, *_: object) -> InertObject:
+        """Create an object without attributes; in `__new__`, because PyTorch does not call `__init__`."""
+        self = super().__new__(cls)
+        self.settings = {}
+        return self
+
+    def __setstate__(self, state: object) -> None:
+        """Set the attributes: a dict, or None and a dict if the class has slots."""
+        attributes = state[1] if isinstance(state, tuple) and len(state) == 2 and state[0] is None else state
+        if not isinstance(attributes, dict):
+            raise ValueError("has an object whose attributes are not a dict")
+        self.settings = attributes
+
+
+def load_tensors(path: Path, *, objects: bool = False, without_data: bool = False) -> object:
+    """Load a file that `torch.save` wrote and that holds tensors and plain values only. None of its code can run.
 
     Args:
-        path: the file.
-        objects: whether plain objects, such as a configuration, are read as `InertObject`: their attributes, without
-            their class. Otherwise files with objects are refused.
+        path: the file. If it carries its digest, the digest must match.
+        objects: whether to read other objects, such as a configuration, as `InertObject`. Never true for the files of a
+            run. Classes of Python, PyTorch and NumPy stay refused, and so do all objects in files of the format before
+            PyTorch 1.6.
+        without_data: whether to skip the digest and the data of tensors: tensors are then on the meta device.
 
     Raises:
-        CheckpointError: the file is missing, damaged, or holds anything else; the message names what was refused.
+        ContentError: the content is damaged or unsafe; the message names what was refused.
+        CheckpointError: the file is missing, unreadable, or larger than the free memory.
     """
     try:
         require_regular(path)
-        classes = _check(path, objects).classes
+        if not without_data:
+            _require_memory(path)
+            if has_digest(path) and (is_sparse(path) or not digest_matches(path)):
+                raise ContentError(f"{path} is damaged: its SHA-256 does not match")
+        with warnings.catch_warnings(), torch.serialization.safe_globals(_stand_ins(path) if objects else []):
+            warnings.simplefilter("ignore")  # the error below reports what matters
+            content = torch.load(path, map_location="meta" if without_data else "cpu", weights_only=True)
+        _require_plain(content, "meta" if without_data else "cpu")
     except FileNotFoundError as error:
         raise CheckpointError(f"{path} does not exist", hint="check the path") from error
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {reason_of(error)}") from error
-    except RefusedPickleError as error:
-        raise CheckpointError(
-            f"{path} holds more than tensors and plain values, and was not loaded: it {error}",
-            hint="a file that needs code to be run cannot be trusted; save the state dict alone",
+    except CheckpointError:
+        raise
+    except Exception as error:  # torch raises many types, some advising to load without safety
+        if name := refused_global(error):
+            raise ContentError(
+                f"{path} was not loaded: it refers to the code of {printable(name)}, and only tensors and plain values "
+                "are read",
+                hint="do not trust a file that must run code; save the state dict alone",
+            ) from error
+        known = isinstance(error, _UnexpectedValueError)
+        raise ContentError(
+            f"{path} is not a valid file of tensors: it {error if known else 'is damaged, unsafe, or of another kind'}",
+            hint="give a state dict or checkpoint that torch.save wrote; TorchScript and tar archives are not read",
         ) from error
-    except ValueError as error:
-        raise CheckpointError(f"{path} is not a readable file of tensors: it {error}") from error
-    except MemoryError as error:
-        raise CheckpointError(f"{path} does not fit into the memory that is free") from error
-    try:
-        with warnings.catch_warnings(), torch.serialization.safe_globals([(InertObject, name) for name in classes]):
-            warnings.simplefilter("ignore")  # what is odd about a file is told by the error below
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # of many kinds, with texts that advise to do without safety
-        raise CheckpointError(
-            f"{path} is not a readable file of tensors: damaged, cut off or something else"
-        ) from error
+    return content
 
 
-def _check(path: Path, objects: bool) -> Outline:
-    sealed = is_sealed(path)
-    try:
-        # The cheap look first: a file of holes may be of any size, and hashing it take hours.
-        outline = check_tensor_file(path, objects=objects)
-    except (RefusedPickleError, MemoryError):
-        if sealed and not digest_matches(path):
-            raise CheckpointError(_DAMAGED.format(path)) from None
-        raise
-    except ValueError as error:
-        if sealed:
-            reason = str(error)
-            what = reason if reason.startswith("is damaged") else f"is damaged: it {reason}"
-            raise CheckpointError(f"{path} {what}") from error
-        raise
+class _UnexpectedValueError(ValueError):
+    """A value that files of tensors do not need; the message completes "it ..."."""
+
+
+def _require_memory(path: Path) -> None:
     size, free = path.stat().st_size, psutil.virtual_memory().available
     if size > free:
         raise CheckpointError(f"{path} has {size / 1e9:,.1f} GB, and {free / 1e9:,.1f} GB of memory are free")
-    if sealed and not digest_matches(path):
-        raise CheckpointError(_DAMAGED.format(path))
-    return outline
+
+
+def _stand_ins(path: Path) -> list[Any]:
+    """`InertObject` as the stand-in for each class that a file refers to, for `torch.serialization.safe_globals`."""
+    try:
+        names = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+    except Exception:  # damaged, or of the old format: loading it reports the cause
+        return []
+    outside = {*sys.stdlib_module_names, "__builtin__", "torch", "numpy"}
+    return [
+        (InertObject, name) for name in names if name in _CONFIGURATION_CLASSES or name.partition(".")[0] not in outside
+    ]
+
+
+def _require_plain(content: object, device: str) -> None:
+    """Raise unless all values are plain, tensors ordinary, and containers small enough to walk through."""
+    num_left, waiting = _MAX_VALUES, [(content, 0)]
+    while waiting:
+        value, depth = waiting.pop()
+        if isinstance(value, torch.Tensor):
+            if value.layout != torch.strided or value.is_quantized or value.device.type != device:
+                raise _UnexpectedValueError("has a sparse or quantized tensor, or one without data")
+            if math.prod(value.shape) * value.element_size() > value.untyped_storage().nbytes():
+                raise _UnexpectedValueError("has a tensor that repeats its values; save a contiguous one")
+        elif isinstance(value, (dict, list, tuple, set, InertObject)):
+            inner = value.settings if isinstance(value, InertObject) else value
+            items = list(inner.values() if isinstance(inner, dict) else inner)
+            num_left -= len(items)
+            if depth > _MAX_DEPTH or num_left < 0:
+                raise _UnexpectedValueError("has containers that are nested too deeply, or too many values")
+            waiting.extend((item, depth + 1) for item in items)
+        elif not isinstance(value, _PLAIN):
+            raise _UnexpectedValueError("has a class or function among its values")
 
 
 def check_finite(state: object, path: Path) -> None:
-    """Raises where weights are NaN or infinite: nothing that is computed with them means anything.
+    """Raise if a weight is NaN or infinite: results computed with it would be meaningless.
 
     Args:
-        state: a state dict; what is none is left to others.
+        state: a state dict; anything else is accepted.
         path: the file that it comes from.
 
     Raises:
@@ -100,6 +167,6 @@ def check_finite(state: object, path: Path) -> None:
 
 
 def reason_of(error: BaseException) -> str:
-    """The first line of an error, or its kind where it says nothing."""
+    """The first line of an error, or its type if it has no message."""
     text = getattr(error, "strerror", None) or str(error).strip()
     return text.splitlines()[0][:200] if text else type(error).__name__

@@ -9,6 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dbbd_cli.core import compat
 from dbbd_cli.core.text import printable
 
 if TYPE_CHECKING:
@@ -36,16 +37,11 @@ def add_hyperparameters(
 
     The metrics are logged one step later, so that those of a resumed run replace them.
     """
-    from torch.utils.tensorboard.summary import hparams
-
     plain = {
         printable(key): value if isinstance(value, (bool, int, float)) else printable(str(value))
         for key, value in values.items()
     }
-    writer = events.file_writer
-    assert writer is not None
-    for summary in hparams(plain, {f"best/{name}": value for name, value in metrics.items()}):
-        writer.add_summary(summary)
+    compat.add_hyperparameters(events, plain, {f"best/{name}": value for name, value in metrics.items()})
     for name, value in metrics.items():
         events.add_scalar(f"best/{name}", value, step + 1)
 

@@ -1,4 +1,4 @@
-"""Weights that belong to no run, such as a checkpoint of another program."""
+"""Weights outside of any run, such as a checkpoint of another program."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ def open_bare_weights(
 
     Args:
         path: the file.
-        config: a YAML file or a shipped name; None: the settings in the file, or the defaults.
-        overrides: settings that replace those of the configuration, such as where the samples are.
-        progress: told of every sample.
+        config: a YAML file or shipped name; None: the settings in the file, or the defaults.
+        overrides: settings that replace those of the configuration, such as the location of the samples.
+        progress: shows the listing of the samples.
 
     Returns:
-        The configuration, the samples with their splits, and the epochs that the weights were trained for, 0 where the
-        file does not say.
+        The configuration, the samples with their splits, and the number of epochs that the weights were trained for,
+        0 if unknown.
 
     Raises:
-        CheckpointError: no task recognizes the weights, or the file is not safe to read.
-        ConfigError: the configuration does not fit, or the samples are not named.
+        CheckpointError: no task recognizes the weights, or the file is unsafe.
+        ConfigError: the configuration does not fit, or does not name the samples.
     """
     content = load_tensors(path, objects=True)
     names, settings = task_names(), None

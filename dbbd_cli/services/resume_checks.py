@@ -12,7 +12,7 @@ from dbbd_cli.core.errors import CheckpointError, ConfigError
 from dbbd_cli.core.paths import shown_path
 from dbbd_cli.core.progress import Progress
 from dbbd_cli.core.text import counted, printable
-from dbbd_cli.engine.checkpoint.replay_check import check
+from dbbd_cli.engine.checkpoint.replay_check import verify_replay_check
 from dbbd_cli.engine.runtime import Runtime, RuntimeRecord
 from dbbd_cli.engine.trainer import Trainer
 from dbbd_cli.runs.folder import CONFIG
@@ -46,7 +46,7 @@ def check_replay(
         progress.line(f"Resume not verified, because {', '.join(changed)} changed.")
         return
     try:
-        check(trainer.workload, trainer.runtime, replay)
+        verify_replay_check(trainer.workload, trainer.runtime, replay)
     except CheckpointError as error:
         if not force:
             raise

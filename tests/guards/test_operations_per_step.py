@@ -35,7 +35,7 @@ TASKS = ("image_classification", "dbbd")
 def _whole_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     # On the CPU the pass without gradient goes over pieces of the points, and augmentation and the gradients of weights
     # over groups of images, and products over blocks of inputs; their numbers grow with these on purpose.
-    monkeypatch.setattr(dbbd_encoder, "_PIECE", 1 << 20)
+    monkeypatch.setattr(dbbd_encoder, "_CHUNK_ROWS", 1 << 20)
     monkeypatch.setattr(conv, "_IMAGES_AT_ONCE", 1 << 20)
     monkeypatch.setattr(wide_linear, "_INPUTS_AT_ONCE", 1 << 20)
     monkeypatch.setattr(image_classification, "_IMAGES_AT_ONCE", 1 << 20)
@@ -95,7 +95,7 @@ def test_the_number_of_operations_does_not_depend_on_points_and_regions(
 def test_a_step_does_not_wait_for_the_device(
     task: str, precision: str, recorded: Callable[..., Recording], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(dbbd_segments, "WAITING_IS_FREE", ())
+    monkeypatch.setattr(dbbd_segments, "SYNC_FREE_DEVICES", ())
     waits = recorded(task, precision=precision).waits
     assert waits == [], "\n".join(waits)
 

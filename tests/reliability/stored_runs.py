@@ -1,4 +1,4 @@
-"""Small runs on disk, and what must hold of any run folder whatever happened to it."""
+"""Small runs on disk, and invariants of every run folder."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ EVERY_STEP = {
     task: (*options, "--set", "checkpoint.every_steps=1", "--set", "data.num_workers=0")
     for task, options in TINY.items()
 }
-"""Options of `dbbd train` for runs of few and quick steps, each of which is saved."""
+"""Options of `dbbd train` for runs of a few fast steps, each of which is saved."""
 EVERY_STEP["image_classification"] += ("--set", "data.sample_per_class=10", "--set", "training.batch_size=7")
 
 
 def cases(short: list[Any], full: list[Any]) -> list[Any]:
-    """The parameters of a test: some of them in every test run, all of them in the full count."""
+    """The parameters of a test: some in every test run, all with the full counts."""
     return full if os.environ.get("DBBD_RELIABILITY") == "full" else short
 
 
 class StoredRuns:
-    """Makes runs once, and copies of them."""
+    """Trains runs once, and copies them."""
 
     def __init__(self, forks: Forks, folder: Path) -> None:
         self.forks = forks
         self.folder = folder
 
     def done(self, task: str, epochs: int, *options: str) -> Path:
-        """The folder of a run that ended after so many epochs. Not to be changed."""
+        """The folder of a run that ended after this many epochs. It must not be changed."""
         place = self.folder / "-".join([task, str(epochs), *(re.sub(r"\W", "", option) for option in options)])
         if not place.exists():
             place.mkdir()
@@ -46,7 +46,7 @@ class StoredRuns:
         return only_run(place)
 
     def extended(self, task: str, epochs: int, more: int) -> Path:
-        """The folder of a run that ended after `epochs` and was then resumed for as many as `more` in all."""
+        """The folder of a run that ended after `epochs` and was then resumed up to `more` epochs."""
         place = self.folder / f"{task}-{epochs}-{more}"
         if not place.exists():
             self.copy(self.done(task, epochs), place / "runs")
@@ -55,16 +55,16 @@ class StoredRuns:
         return only_run(place)
 
     def copy(self, run: Path, parent: Path) -> Path:
-        """Copies a run folder into another folder, names of its own for shared files included."""
+        """Copy a run folder into another folder; hard links become separate files."""
         return Path(shutil.copytree(run, parent / run.name))
 
     def resume(self, run: Path, epochs: int, *options: str) -> Ended:
-        """Goes on with a run."""
+        """Resume a run."""
         return self.forks.dbbd("resume", str(run), "--epochs", str(epochs), *options, folder=run.parent)
 
 
 def saved_steps(run: Path) -> dict[str, int]:
-    """The step of each checkpoint of a folder, by name; every one of them must verify and hold finite values."""
+    """The step of each checkpoint of a folder by name; all must be intact and finite."""
     found = {}
     for name in checkpoint_names(run):
         state = load_checkpoint(run / name)
@@ -81,7 +81,7 @@ def run_in(folder: Path) -> Path | None:
 
 
 def not_finite(values: Any, where: str = "") -> list[str]:
-    """Where nested tensors hold NaN or infinity."""
+    """The locations of NaN and infinity in nested tensors."""
     if isinstance(values, torch.Tensor):
         return [] if not values.is_floating_point() or bool(torch.isfinite(values).all()) else [where]
     if isinstance(values, dict):
@@ -97,7 +97,7 @@ def strays(folder: Path) -> list[str]:
 
 
 def unlike(run: Path, reference: Path) -> list[str]:
-    """What differs between two runs that should have ended equally, in newest checkpoint, best model or history."""
+    """The differences of two runs in newest checkpoint, best model or history."""
     found = [
         difference
         for name in ("ckpt.pth", "best_model.pth")
@@ -114,7 +114,7 @@ def content(folder: Path) -> dict[str, bytes]:
 
 
 def sample(items: list[Any], most: int, key: Callable[[Any], Any] = lambda item: 0) -> list[Any]:
-    """At most so many of the items, in order: of each `key` the last, then the first, then one in the middle, ..."""
+    """At most `most` items in order: of each `key` the last, then the first, then one in the middle, ..."""
     if len(items) <= most:
         return items
     groups: dict[Any, list[Any]] = {}

@@ -23,7 +23,7 @@ from typer.testing import CliRunner
 
 from dbbd_cli.cli.app import app
 from dbbd_cli.engine.checkpoint.files import BEST, NEWEST, load_checkpoint, previous_name
-from dbbd_cli.model.digest import write_sealed
+from dbbd_cli.model.digest import save_with_digest
 
 REPOSITORY = Path(__file__).parents[2]
 TITLE, CLEAR, C1_CLEAR = "\x1b]0;owned\x07", "\x1b[2J\x1b[H", "\x9b2J"
@@ -362,7 +362,7 @@ def test_hostile_settings_and_file_lists_lead_nowhere(
         config = {**state["config"], "run": {**state["config"]["run"], "name": text}}
         for name in (NEWEST, BEST, previous_name(1)):
             (copy / name).unlink(missing_ok=True)
-            write_sealed({**state, "config": config}, copy / name)
+            save_with_digest({**state, "config": config}, copy / name)
         for arguments in (["resume", copy / previous_name(1), "--epochs", "3"], ["validate", copy]):
             code, out, err = dbbd(*arguments, "--quiet")
             assert code in DOCUMENTED, (text, err)

@@ -12,8 +12,6 @@ LAYERS = {
     "core": 1, "config": 2, "runs": 3, "model": 4, "data": 4, "report": 4,
     "engine": 5, "tasks": 6, "services": 7, "cli": 8, "__main__": 9,
 }  # fmt: skip
-LEFT_OVER = {("model/tensor_file.py", "data"), ("model/weights.py", "data")}
-"""Read pickles with the reader of scenes, until `torch.load` reads them."""
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 
@@ -37,8 +35,5 @@ def test_a_module_imports_only_from_the_layers_under_it(path: Path) -> None:
     if room == "__init__":
         assert not rooms_imported(path)
         return
-    name = path.relative_to(PACKAGE).as_posix()
     for other in rooms_imported(path) - {room}:
-        if (name, other) in LEFT_OVER:
-            continue
         assert LAYERS[other] < LAYERS[room], f"{room} (layer {LAYERS[room]}) imports {other} (layer {LAYERS[other]})"

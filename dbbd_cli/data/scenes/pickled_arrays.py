@@ -83,12 +83,12 @@ class _Rebuilder:
     def _encode(self, text: str, encoding: str) -> bytes:
         """How protocol 2 writes bytes."""
         if encoding != "latin1" or not isinstance(text, str):
-            raise ValueError("is no pickle, or a damaged one")
+            raise ValueError("is not a valid pickle")
         self._spend(len(text))
         try:
             return text.encode("latin1")
         except UnicodeEncodeError as error:
-            raise ValueError("is no pickle, or a damaged one") from error
+            raise ValueError("is not a valid pickle") from error
 
     def _bytes(self, value: bytes = b"") -> bytes:
         if not isinstance(value, bytes):  # a number would ask for so many bytes

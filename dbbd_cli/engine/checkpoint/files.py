@@ -1,4 +1,4 @@
-"""Checkpoints: plain tensors and values, written whole or not at all, and verified when written and when read."""
+"""Checkpoints: tensors and plain values, written atomically, and verified after writing and before use."""
 
 from __future__ import annotations
 
@@ -20,13 +20,12 @@ from dbbd_cli.core.temporary import discard, final_name, temporary_file, tempora
 from dbbd_cli.core.text import printable
 from dbbd_cli.engine.environment import VERSION, other_version
 from dbbd_cli.engine.state import TrainState
-from dbbd_cli.model.digest import digest_matches, has_holes, is_sealed, write_sealed
-from dbbd_cli.model.tensor_file import check_tensor_file
-from dbbd_cli.model.weights import load_tensors, reason_of
+from dbbd_cli.model.digest import digest_matches, has_digest, is_sparse, save_with_digest
+from dbbd_cli.model.weights import ContentError, load_tensors, reason_of
 
 CHECKPOINT_FORMAT = 2
 WRITER = "dbbd_version"
-"""Key of the version that wrote a checkpoint; earlier versions stored none."""
+"""Key of the version that wrote a checkpoint; early versions stored none."""
 NEWEST = "ckpt.pth"
 BEST = "best_model.pth"
 _FULL = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC), errno.EFBIG}
@@ -46,12 +45,12 @@ def previous_name(age: int) -> str:
 
 
 def damaged_path(path: Path, number: int) -> Path:
-    """Where a damaged checkpoint goes when a run goes on from another: nothing is deleted."""
+    """Where a damaged checkpoint is kept when a run resumes from another one: nothing is deleted."""
     return path.with_name(f"{path.stem}.damaged{number if number > 1 else ''}.pth")
 
 
 def checkpoint_names(folder: Path) -> list[str]:
-    """The checkpoints that are there, newest first, the best model last."""
+    """The names of the checkpoints in a folder, newest first, the best model last."""
     ages = [int(found[1] or 1) for path in folder.iterdir() if (found := _PREVIOUS.fullmatch(path.name))]
     names = [NEWEST, *(previous_name(age) for age in sorted(ages)), BEST]
     return [name for name in names if (folder / name).exists()]
@@ -60,32 +59,32 @@ def checkpoint_names(folder: Path) -> list[str]:
 def save_checkpoint(
     state: Mapping[str, Any], folder: Path, *, best: bool, keep: int, between: Callable[[], None] = lambda: None
 ) -> None:
-    """Makes `state` the newest checkpoint of a run folder, and maybe also the best model.
+    """Make `state` the newest checkpoint of a run folder, and optionally also the best model.
 
-    At every moment of it the folder holds a checkpoint that verifies. Older ones give way only once the new one has
-    been read back and verified.
+    The folder holds an intact checkpoint at every moment: older ones are replaced only after the new one has been read
+    back and verified.
 
     Args:
         state: tensors and plain values.
         folder: the run folder.
-        best: whether `best_model.pth` becomes this state too.
-        keep: how many of the newest are kept, this one among them; the best model is kept beside them.
-        between: called every few MB; what it raises gives up the save, and the folder is as it was.
+        best: whether `best_model.pth` becomes this state, too.
+        keep: how many of the newest checkpoints are kept, including this one; the best model is kept in addition.
+        between: called every few MB; if it raises, the save is abandoned and the folder stays as it was.
 
     Raises:
-        DiskError: the disk is full or cannot be written; the checkpoints that were there are still there.
+        DiskError: the disk is full or not writable; existing checkpoints are unchanged.
     """
     newest = folder / NEWEST
     temporary: Path | None = None
     try:
         temporary = temporary_file(newest)
         content = {**state, "format": CHECKPOINT_FORMAT, WRITER: __version__}
-        write_sealed(content, temporary, between)
-        temporary.stat()  # raises where somebody has taken the folder away
+        save_with_digest(content, temporary, between)
+        temporary.stat()  # raises if the folder was moved or removed
         if not digest_matches(temporary, between):
-            raise OSError(f"what was written to {folder} reads back differently")
+            raise OSError(f"data written to {folder} reads back differently")
         if best:
-            # Best before newest: were the run to end in between, the newest would still lead to this best.
+            # Best before newest: if the process dies in between, resuming from the old newest writes this best again.
             _replace_by_link(temporary, folder / BEST)
         for age in range(keep - 1, 1, -1):
             if (folder / previous_name(age - 1)).exists():
@@ -103,7 +102,7 @@ def save_checkpoint(
 
 
 def _replace_by_link(path: Path, target: Path) -> None:
-    """Makes `target` the same file as `path`, or a copy of it where the file system has no hard links."""
+    """Make `target` a hard link to `path`, or a copy where the file system has no hard links."""
     second = temporary_link(path, target)
     try:
         replace_file(second, target)
@@ -112,31 +111,31 @@ def _replace_by_link(path: Path, target: Path) -> None:
 
 
 def disk_error(error: OSError, folder: Path, needed: int) -> DiskError:
-    """An error of writing to a run folder; for a full disk with the room that there is and what is needed, in bytes."""
+    """The error for a failed write to a run folder; for a full disk it tells the free space. `needed` is in bytes."""
     if not folder.exists():
         return DiskError(
-            f"the run folder {folder} is no longer there, and what came after its last checkpoint is lost",
+            f"the run folder {folder} no longer exists, and progress since its last checkpoint is lost",
             hint="put it back, or resume it where it is now",
         )
-    place = error.filename2 or error.filename  # the second of a renaming is the one that people know
-    name = final_name(Path(os.fsdecode(place)).name) if isinstance(place, (str, bytes)) else "what the run writes"
+    place = error.filename2 or error.filename  # of a rename, the target is the name that users know
+    name = final_name(Path(os.fsdecode(place)).name) if isinstance(place, (str, bytes)) else "a file of the run"
     what, repair = f"{name} cannot be written to {folder}: {reason_of(error)}", repair_of(error)
     if error.errno in _FULL:
         free = shutil.disk_usage(folder).free / 1e6
         what += f" ({free:,.1f} MB are free, and a checkpoint needs about {needed / 1e6:,.1f} MB)"
         if error.errno != errno.EFBIG and free > needed / 1e6:
-            repair = "free some space: a quota, or the number of files that the disk can hold, may be what is used up"
+            repair = "free some space: a quota or the number of files on the disk may be exhausted"
     return DiskError(what, hint=f"{repair}, then continue with: {resume_command(folder)}")
 
 
 def not_a_file(path: Path) -> CheckpointError:
-    """The error about a path where there is no file, but nothing at all or a folder, a device, a pipe."""
+    """The error about a path that does not exist, or is not a regular file."""
     what = "is not a file" if path.exists() else "does not exist"
     return CheckpointError(f"{path} {what}", hint="give a run folder, or a .pth file inside one")
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
-    """Reads a checkpoint onto the CPU after checking its digest. Nothing in it can run code.
+    """Read a checkpoint onto the CPU after verifying its digest. None of its code can run.
 
     Raises:
         UnreadableCheckpointError: the file is undamaged, but this version cannot read it.
@@ -144,30 +143,25 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     """
     if not path.is_file():
         raise not_a_file(path)
-    hint = "use another checkpoint of the run; a run folder stands for the newest that is whole"
+    hint = "use another checkpoint of the run; a run folder means its newest intact one"
     try:
         state = load_tensors(path)
-    except CheckpointError as error:
-        error.hint = error.hint or hint
+    except ContentError as error:
+        if is_damaged(path):
+            raise CheckpointError(error.message, hint=hint) from error
+        raise _cannot_read(path, error.message, {}) from error
+    except CheckpointError as error:  # of the system: no permission, too little memory
         if is_damaged(path):
             raise
-        cause = error.__cause__
-        if cause is None or isinstance(cause, (MemoryError, OSError)):
-            raise UnreadableCheckpointError(error.message, hint="fix the cause: the file is undamaged") from error
-        reason = f"it {cause}" if isinstance(cause, ValueError) else "it is not a readable file of tensors"
-        raise _unreadable(
-            path, f"{path} has the right SHA-256, but dbbd {__version__} cannot read it: {reason}", {}
-        ) from error
+        raise UnreadableCheckpointError(error.message, hint="fix the cause: the file is undamaged") from error
     if isinstance(state, dict) and (state.keys() >= {"format", "module"} or state.keys() >= {"format", WRITER}):
         if not _has_known_format(state):
-            found = printable(str(state["format"])[:20])
+            found = printable(str(state["format"])[:20]) if isinstance(state["format"], (int, str)) else "unknown"
             raise _unreadable(
                 path, f"{path} has format {found}, and dbbd {__version__} reads format {CHECKPOINT_FORMAT}", state
             )
         if missing := sorted(CONTENT - state.keys()):
-            raise _unreadable(
-                path, f"{path} has parts that dbbd {__version__} does not know, and lacks {', '.join(missing)}", state
-            )
+            raise _unreadable(path, f"{path} lacks {', '.join(missing)}, which dbbd {__version__} needs", state)
     if not isinstance(state, dict) or not state.keys() >= CONTENT:
         if not is_damaged(path):  # only dbbd writes such a digest
             raise _unreadable(path, f"{path} has the right SHA-256, but dbbd {__version__} does not know its parts", {})
@@ -175,7 +169,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
             f"{path} is not a checkpoint of dbbd",
             hint="to start from bare weights, use train with --set model.weights=PATH",
         )
-    if not is_sealed(path):
+    if not has_digest(path):
         raise CheckpointError(f"{path} is damaged: it does not end with its SHA-256", hint=hint)
     return state
 
@@ -184,8 +178,12 @@ def _has_known_format(state: Mapping[str, Any]) -> bool:
     return type(state["format"]) is int and state["format"] == CHECKPOINT_FORMAT
 
 
+def _cannot_read(path: Path, reason: object, state: Mapping[str, Any]) -> UnreadableCheckpointError:
+    return _unreadable(path, f"dbbd {__version__} cannot read {path}, although its SHA-256 is right: {reason}", state)
+
+
 def _unreadable(path: Path, message: str, state: Mapping[str, Any]) -> UnreadableCheckpointError:
-    """The error about an undamaged checkpoint, with the version that wrote it if the file or its run says so."""
+    """The error about an undamaged checkpoint, naming the version that wrote it if the file or its run records it."""
     writer = state.get(WRITER)
     if not isinstance(writer, str) or not VERSION.fullmatch(writer):
         writer = other_version(path.parent)
@@ -196,22 +194,19 @@ def _unreadable(path: Path, message: str, state: Mapping[str, Any]) -> Unreadabl
 
 
 def is_damaged(path: Path) -> bool:
-    """Whether a checkpoint is not what was written: it is not a file, or its digest is missing or does not match.
-
-    False if unknown.
-    """
+    """Whether a checkpoint is not a file, or its digest is missing or does not match; False if it cannot be read."""
     if not path.is_file():
         return True
     try:
-        return not is_sealed(path) or has_holes(path) or not digest_matches(path)
+        return not has_digest(path) or is_sparse(path) or not digest_matches(path)
     except OSError:
         return False
 
 
 def refuse_unreadable(folder: Path, check_config: Callable[[Any, str], object]) -> None:
-    """Raises if a run folder holds an undamaged checkpoint that this version cannot read: a save would replace it.
+    """Raise if a run folder holds an undamaged checkpoint that this version cannot read: a save would replace it.
 
-    Of readable checkpoints, only the plain values are read.
+    Without the data of tensors, which takes milliseconds whatever the size of the checkpoints.
 
     Raises:
         UnreadableCheckpointError: names it, and the version that wrote it.
@@ -222,20 +217,20 @@ def refuse_unreadable(folder: Path, check_config: Callable[[Any, str], object]) 
             continue
         reason: object = "it has other parts"
         try:
-            outline: Any = check_tensor_file(path).content
-            if isinstance(outline, dict) and outline.keys() >= CONTENT and _has_known_format(outline):
-                TrainState.from_plain(outline["state"])
-                check_config(outline["config"], str(path))
+            content = load_tensors(path, without_data=True)
+            if isinstance(content, dict) and content.keys() >= CONTENT and _has_known_format(content):
+                TrainState.from_plain(content["state"])
+                check_config(content["config"], str(path))
                 continue
-        except (ConfigError, OSError, ValueError, TypeError, AttributeError, MemoryError) as error:
+        except (CheckpointError, ConfigError, ValueError, TypeError, AttributeError) as error:
             reason = error
         try:
             state = load_checkpoint(path)
         except UnreadableCheckpointError:
             raise
         except CheckpointError:
-            continue  # damaged, or no checkpoint at all
-        raise _unreadable(path, f"{path} has the right SHA-256, but dbbd {__version__} cannot read it: {reason}", state)
+            continue  # damaged, or not a checkpoint
+        raise _cannot_read(path, reason, state)
 
 
 def state_bytes(state: Any) -> int:

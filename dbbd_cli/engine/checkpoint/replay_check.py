@@ -1,7 +1,7 @@
-"""The proof that a run goes on as it would have: a checkpoint carries the loss of the batch that comes next.
+"""The replay check: a checkpoint stores the loss of its next batch, and resuming computes it again before any step.
 
-When it is resumed, that batch is made again and its loss computed again, without a step. Where the data, the code or
-the device give another loss, the run would not go on but become another one.
+A different loss means that data, code or device have changed: training on would not continue the same run. The check is
+stored under the key "proof", its name in the first versions.
 """
 
 from __future__ import annotations
@@ -19,23 +19,23 @@ from dbbd_cli.engine.state import TrainState
 from dbbd_cli.engine.workload import Workload
 
 _TOLERANCE = {"cpu": 1e-4, "cuda": 1e-3, "mps": 1e-3}
-"""Largest difference of the loss, relative: other processors and threads add up in other orders."""
-_SMALLEST = 0.1
-"""Losses below are compared as if they were so large: what is left of them is mostly rounding."""
+"""Largest relative difference of the loss: other processors and thread counts sum in another order."""
+_SMALLEST_LOSS = 0.1
+"""Smaller losses are compared with this one's absolute tolerance: they are dominated by rounding."""
 _NAMES_SHOWN = 8
 
 
-def prove(workload: Workload, runtime: Runtime, state: TrainState) -> dict[str, Any] | None:
-    """The next batch and its loss, as plain values; None where that batch cannot be made.
+def make_replay_check(workload: Workload, runtime: Runtime, state: TrainState) -> dict[str, Any] | None:
+    """The next batch and its loss, as plain values; None if that batch cannot be loaded.
 
-    Changes neither weights nor statistics nor random streams: the forward pass is that of validation.
+    Changes neither weights nor statistics nor random streams: the forward pass is in evaluation mode.
     """
     loader = workload.loaders["train"]
     epoch, batch = (state.epoch, state.batch) if state.batch < len(loader) else (state.epoch + 1, 0)
     keys = loader.keys_of(epoch, batch)
     try:
         loss, names = _replay(workload, runtime, keys)
-    except (DbbdError, OSError):  # a sample that cannot be read: training will tell of it, after this state is saved
+    except (DbbdError, OSError):  # an unreadable sample: training reports it, after this state is saved
         return None
     return {
         "epoch": epoch,
@@ -50,66 +50,71 @@ def prove(workload: Workload, runtime: Runtime, state: TrainState) -> dict[str, 
     }
 
 
-def check(workload: Workload, runtime: Runtime, proof: Mapping[str, Any]) -> None:
-    """Replays a proof.
+def verify_replay_check(workload: Workload, runtime: Runtime, saved: Mapping[str, Any]) -> None:
+    """Compute the loss of a replay check again and compare.
 
     Raises:
-        CheckpointError: the loss is another one than when the checkpoint was written, by more than the devices and
-            precisions allow, or the order of the samples is.
+        CheckpointError: the loss differs by more than devices and precisions explain, or the batch has other samples.
     """
-    _require_form(proof)
-    epoch, batch, saved = proof["epoch"], proof["batch"], proof["loss"]
-    keys = [(epoch, index) for index in proof["samples"]]
+    _require_form(saved)
+    epoch, batch, saved_loss = saved["epoch"], saved["batch"], saved["loss"]
+    keys = [(epoch, index) for index in saved["samples"]]
     loader = workload.loaders["train"]
     where = f"batch {batch + 1} of epoch {epoch}"
     if any(not 0 <= index < loader.num_samples for _, index in keys):
-        raise _refusal(f"{where} had samples that the training split does not have now", [])
+        raise _refusal(f"{where} had samples that are no longer in the training split", [])
     if len(keys) == loader.batch_size and loader.keys_of(epoch, batch) != keys:
-        raise _refusal(f"{where} would consist of other samples than it did when the checkpoint was written", [])
+        raise _refusal(f"{where} would consist of other samples than when the checkpoint was written", [])
     loss, names = _replay(workload, runtime, keys)
-    tolerance = max(_TOLERANCE.get(device, 1e-3) for device in (proof["device"], runtime.device.type))
-    if loss == saved or (math.isnan(loss) and math.isnan(saved)):
+    tolerance = max(_TOLERANCE.get(device, 1e-3) for device in (saved["device"], runtime.device.type))
+    if loss == saved_loss or (math.isnan(loss) and math.isnan(saved_loss)):
         return
-    if abs(loss - saved) <= tolerance * max(abs(saved), _SMALLEST):
+    if abs(loss - saved_loss) <= tolerance * max(abs(saved_loss), _SMALLEST_LOSS):
         return
-    details = [f"samples: {', '.join(names[:_NAMES_SHOWN])}{', …' if len(names) > _NAMES_SHOWN else ''}"]
-    if names != proof["names"]:
-        details.append(f"then they were: {', '.join(map(str, proof['names'][:_NAMES_SHOWN]))}")
+    details = [f"samples: {_shortened(names)}"]
+    if names != saved["names"]:
+        details.append(f"samples before: {_shortened(saved['names'])}")
     now = {"device": runtime.device.type, "torch": str(torch.__version__), "dbbd": __version__}
-    details += [f"{name}: {proof[name]} then, {value} now" for name, value in now.items() if proof[name] != value]
+    details += [f"{name}: {saved[name]} before, {value} now" for name, value in now.items() if saved[name] != value]
     raise _refusal(
-        f"the loss of {where} was {saved:.7g} when the checkpoint was written, and is {loss:.7g} now", details
+        f"the loss of {where} was {saved_loss:.7g} when the checkpoint was written, and is now {loss:.7g}", details
     )
 
 
-def _require_form(proof: Any) -> None:
-    """Raises where a proof is not what `prove` gave: a checkpoint may come from a stranger."""
-    forms = {"epoch": int, "batch": int, "samples": list, "names": list, "loss": float}
-    forms |= dict.fromkeys(("device", "torch", "dbbd"), str)
-    whole = isinstance(proof, Mapping) and all(type(proof.get(name)) is form for name, form in forms.items())
+def _shortened(names: list[Any]) -> str:
+    return ", ".join(map(str, names[:_NAMES_SHOWN])) + (", …" if len(names) > _NAMES_SHOWN else "")
+
+
+def _require_form(saved: Any) -> None:
+    """Raise if the values are not from `make_replay_check`: a checkpoint may come from anyone."""
+    types = {"epoch": int, "batch": int, "samples": list, "names": list, "loss": float}
+    types |= dict.fromkeys(("device", "torch", "dbbd"), str)
     if (
-        not whole
-        or not proof["samples"]
-        or not all(type(index) is int for index in proof["samples"])
-        or not 0 <= proof["epoch"] < 2**31
-        or not isinstance(proof.get("precision", ""), str)  # earlier versions wrote none
+        not isinstance(saved, Mapping)
+        or any(type(saved.get(name)) is not kind for name, kind in types.items())
+        or not saved["samples"]
+        or not all(type(index) is int for index in saved["samples"])
+        or not 0 <= saved["epoch"] < 2**31
+        or not isinstance(saved.get("precision", ""), str)  # early versions stored none
     ):
-        raise CheckpointError("the proof in the checkpoint is not what it should be", hint="use another checkpoint")
+        raise CheckpointError(
+            "the replay check in the checkpoint is invalid: expected a batch with its samples and loss",
+            hint="use another checkpoint",
+        )
 
 
 def _refusal(message: str, details: list[str]) -> CheckpointError:
     return CheckpointError(
-        f"this would not be the same run: {message}",
+        f"resuming would not continue the same run: {message}",
         details=details,
-        hint="bring back the data, code and versions of the run (see its environment.json), or go on regardless "
-        "with --force",
+        hint="restore the data, code and versions of the run (see its environment.json), or resume anyway with --force",
     )
 
 
 def _replay(workload: Workload, runtime: Runtime, keys: list[tuple[int, int]]) -> tuple[float, list[str]]:
-    """The loss of a batch in a forward pass, and the names of its samples.
+    """The loss of a batch in evaluation mode, and the names of its samples.
 
-    In fp32, whatever the run trains in: bf16 would hide most of what changes.
+    In fp32 whatever the precision of the run: bf16 would hide most changes.
     """
     raw_batch = workload.loaders["train"].make(keys)
     training = workload.module.training

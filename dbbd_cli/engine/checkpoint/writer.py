@@ -1,4 +1,4 @@
-"""Saving beside training: the state is copied, and a thread writes the copy to the disk while training goes on."""
+"""Background saving: the state is copied, and a thread writes the copy to the disk while training continues."""
 
 from __future__ import annotations
 
@@ -14,68 +14,67 @@ from torch import nn
 
 from dbbd_cli.engine.checkpoint.files import save_checkpoint
 
-_SECONDS_BETWEEN_LOOKS = 0.2
+_POLL_SECONDS = 0.2
 
 
-class _GivenUpError(Exception):
-    """The program is to stop at once, while a checkpoint is written."""
+class _AbandonedError(Exception):
+    """The process stops at once, while a checkpoint is being written."""
 
 
 class CheckpointWriter:
-    """Writes checkpoints, one at a time and in order; within its context beside what the main thread does.
+    """Writes checkpoints one at a time and in order; within its context, in a background thread.
 
-    When the context is left, all that was handed over is on the disk, or its error has been raised. Only a
-    KeyboardInterrupt, which is to stop the program at once, gives up what is being written.
+    On leaving the context, everything is on the disk, or its error has been raised. Only a KeyboardInterrupt, which
+    stops the process at once, abandons the checkpoint that is being written.
     """
 
     def __init__(self) -> None:
-        self._within = False
+        self._in_context = False
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
-        self._given_up = threading.Event()
+        self._abandoned = threading.Event()
         self._memory: _Memory | None = None
 
     def __enter__(self) -> None:
-        self._within = True
-        self._given_up.clear()
+        self._in_context = True
+        self._abandoned.clear()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
             if kind is not None and issubclass(kind, KeyboardInterrupt):
-                self._given_up.set()
+                self._abandoned.set()
             self.wait()
-        except KeyboardInterrupt:  # while it was waited for
-            self._given_up.set()
+        except KeyboardInterrupt:  # while waiting
+            self._abandoned.set()
             self._join()
             raise
         finally:
-            self._within = False
+            self._in_context = False
             self._memory = None
 
     def reserve(self, module: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-        """Takes the memory for copies of these, beside training. Only the first call, after a step, does anything."""
-        if self._within and self._memory is None:
+        """Allocate memory for copies of these, in the background. Only the first call has an effect."""
+        if self._in_context and self._memory is None:
             self._memory = _Memory()
-            # Nobody reads this copy.
             self._start(self._copy, {"module": module.state_dict(), "optimizer": optimizer.state_dict()})
 
     def save(self, state: Mapping[str, Any], folder: Path, *, best: bool, keep: int, background: bool) -> None:
-        """Makes `state` the newest checkpoint of a run folder, once the save before it is over; see `save_checkpoint`.
+        """Make `state` the newest checkpoint of a run folder, after the previous save; see `save_checkpoint`.
 
         Args:
-            state: tensors and plain values. What goes on changing may lie in `module` and `optimizer` only.
+            state: tensors and plain values. Only `module` and `optimizer` may change afterwards.
             folder: the run folder.
-            best: whether it becomes the best model too.
-            keep: how many of the newest are kept.
-            background: whether to return as soon as the state is copied, where this is within the context.
+            best: whether it becomes the best model, too.
+            keep: how many of the newest checkpoints are kept.
+            background: whether a background thread writes a copy of the state; within the context only.
 
         Raises:
-            DiskError: the state, or the one before it, cannot be written.
+            DiskError: this state or the previous one cannot be written.
         """
         self.wait()
-        if background and self._within:
+        if background and self._in_context:
             copied = self._copy({key: state[key] for key in ("module", "optimizer")})
             if copied is not None:
                 self._start(self._write, {**state, **copied}, folder, best, keep)
@@ -83,19 +82,19 @@ class CheckpointWriter:
         save_checkpoint(state, folder, best=best, keep=keep)
 
     def wait(self) -> None:
-        """Waits until what was handed over is on the disk.
+        """Wait until all states are on the disk.
 
         Raises:
-            DiskError: it cannot be written.
+            DiskError: a state cannot be written.
         """
         self._join()
         self.check()
 
     def check(self) -> None:
-        """Raises what has gone wrong with what was handed over; each error once.
+        """Raise the error of a background save, once.
 
         Raises:
-            DiskError: it cannot be written.
+            DiskError: a state cannot be written.
         """
         if (error := self._error) is not None:
             self._error = None
@@ -108,44 +107,44 @@ class CheckpointWriter:
     def _run(self, work: Callable[..., object], *arguments: Any) -> None:
         try:
             work(*arguments)
-        except _GivenUpError:
+        except _AbandonedError:
             pass
-        except BaseException as error:  # whatever it is, the main thread has to hear of it
+        except BaseException as error:  # raised by `check` in the main thread
             self._error = error
 
     def _copy(self, state: Mapping[str, Any]) -> dict[str, Any] | None:
-        """A copy of the state; None where there is no memory for one, and it has to be saved while training waits."""
+        """A copy of the state; None if there is too little memory, and training has to wait for the save."""
         self._memory = self._memory or _Memory()
         try:
             return self._memory.copy(state)
-        except (MemoryError, RuntimeError):  # the latter is how PyTorch says it
+        except (MemoryError, RuntimeError):  # PyTorch raises RuntimeError
             self._memory = _Memory()
             return None
 
     def _write(self, state: Mapping[str, Any], folder: Path, best: bool, keep: int) -> None:
-        save_checkpoint(state, folder, best=best, keep=keep, between=self._go_on)
+        save_checkpoint(state, folder, best=best, keep=keep, between=self._require_not_abandoned)
 
-    def _go_on(self) -> None:
-        if self._given_up.is_set():
-            raise _GivenUpError
+    def _require_not_abandoned(self) -> None:
+        if self._abandoned.is_set():
+            raise _AbandonedError
 
     def _join(self) -> None:
-        # With a time: on Windows no signal is answered in a wait without one.
+        # With a timeout: on Windows, a wait without one does not react to signals.
         while self._thread is not None and self._thread.is_alive():
-            self._thread.join(_SECONDS_BETWEEN_LOOKS)
+            self._thread.join(_POLL_SECONDS)
         self._thread = None
 
 
 class _Memory:
-    """Where copies of a state go. It is kept from one to the next: the system takes long to give so much memory."""
+    """Reusable memory for copies of a state: allocating it anew for each copy is slow."""
 
     def __init__(self) -> None:
         self._kept: dict[int, list[torch.UntypedStorage]] = {}
 
     def copy(self, state: Mapping[str, Any]) -> dict[str, Any]:
-        """A copy on the CPU, down to the last list; it holds until the next one is made."""
+        """A deep copy on the CPU, valid until the next one."""
         free = {size: list(storages) for size, storages in self._kept.items()}
-        copies: dict[int, torch.UntypedStorage] = {}  # tensors that share memory go on sharing it
+        copies: dict[int, torch.UntypedStorage] = {}  # tensors that share memory keep sharing it
         devices = set()
 
         def copied(value: Any) -> Any:
@@ -157,24 +156,24 @@ class _Memory:
                 place = (copies[source.data_ptr()], value.storage_offset(), value.size(), value.stride())
                 return torch.empty(0, dtype=value.dtype).set_(*place)
             if isinstance(value, dict):
-                made = copy.copy(value)  # of the same kind: the weights come in an OrderedDict with notes of versions
-                made.update((key, copied(item)) for key, item in value.items())
-                return made
+                result = copy.copy(value)  # of the same type: state dicts are OrderedDicts with metadata
+                result.update((key, copied(item)) for key, item in value.items())
+                return result
             if isinstance(value, (list, tuple)):
                 return type(value)(map(copied, value))
             return value
 
-        whole = copied(state)
+        result = copied(state)
         for device in devices:
             if device.type == "cuda":
                 torch.cuda.synchronize(device)
-        return whole
+        return result
 
     def _take(self, source: torch.UntypedStorage, free: dict[int, list[torch.UntypedStorage]]) -> torch.UntypedStorage:
         size = source.nbytes()
         if not free.get(size):
             pinned = source.device.type == "cuda"
-            made = torch.empty(size, dtype=torch.uint8, pin_memory=pinned).untyped_storage()
-            self._kept.setdefault(size, []).append(made)
-            return made
+            storage = torch.empty(size, dtype=torch.uint8, pin_memory=pinned).untyped_storage()
+            self._kept.setdefault(size, []).append(storage)
+            return storage
         return free[size].pop()

@@ -3,9 +3,9 @@
 Legend: N points, S picked points, R regions of a level, L levels, n rows of a computation, C input features, H hidden
 and D output channels, P hidden channels of the propagator, E first hidden channels of the backbone.
 
-The mathematics is that of the plain layers; two things make it fast. A linear layer on a concatenation is a sum, and
-two linear layers with nothing between them are one matrix (`_product`). And of a maximum over points only the winners
-have a gradient, so that only they are computed with one (`DbbdEncoder._pool`).
+The results are those of the plain layers; two things make them fast. A linear layer on a concatenation is a sum, and
+two consecutive linear layers are one matrix (`_product`). And in max pooling only the winning points have a gradient,
+so only they are computed with gradient (`DbbdEncoder._pool`).
 """
 
 from __future__ import annotations
@@ -18,30 +18,30 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from dbbd_cli.model.dbbd import segment_ops as dbbd_segments
+from dbbd_cli.model.dbbd import segment_ops
 from dbbd_cli.model.dbbd.layers import (
     Aggregator,
     CombineProjection,
     Mlp,
     RegionEncoder,
     linear_at,
-    run_rest,
+    run_layers,
     two_layers,
 )
 from dbbd_cli.model.dbbd.regions import PointGroups, RegionBatch
 from dbbd_cli.model.dbbd.segment_ops import segment_mean, segment_winner, take_winners
 
-# Rows of one piece of the pass without gradient: its tensors stay in the processor's cache; a GPU wants large ones.
-_PIECE = 4096
-_LARGE_PIECE = 1 << 18
+_CHUNK_ROWS = 4096
+"""Rows per chunk of the pass without gradient, so that its tensors stay in the cache of the CPU."""
+_CHUNK_ROWS_GPU = 1 << 18
 
-# Computes the rows that are asked for, as a slice or by number.
 _Encode = Callable[["slice | torch.Tensor"], torch.Tensor]
+"""Computes the selected rows."""
 
 
 @dataclass(frozen=True)
 class BranchFeatures:
-    """What a branch computes.
+    """The features that a branch computes.
 
     Attributes:
         regions: `(R, D)` for each level from the root down.
@@ -53,7 +53,7 @@ class BranchFeatures:
 
 
 class DbbdEncoder(nn.Module):
-    """Both branches.
+    """Both branches of the network.
 
     Args:
         feature_dim: C.
@@ -64,7 +64,7 @@ class DbbdEncoder(nn.Module):
         aggregation: `max`, `mean` or `attention` over the children of a region.
         pooling: `max` or `mean` over the points of a region.
         num_heads: heads of the attention; they divide D.
-        gradient_checkpointing: compute activations again in the backward pass instead of keeping them.
+        gradient_checkpointing: recompute activations in the backward pass instead of storing them.
     """
 
     def __init__(
@@ -86,7 +86,7 @@ class DbbdEncoder(nn.Module):
         if not encoder_hidden_dims:
             raise ValueError("encoder_hidden_dims is empty")
         if aggregation == "attention" and output_dim % num_heads:
-            raise ValueError(f"output_dim {output_dim} is no multiple of the {num_heads} heads")
+            raise ValueError(f"output_dim {output_dim} is not a multiple of the {num_heads} heads")
         self.pooling = pooling
         self.gradient_checkpointing = gradient_checkpointing
         self.raw_projection = Mlp(two_layers(feature_dim, hidden_dim, hidden_dim))
@@ -101,24 +101,24 @@ class DbbdEncoder(nn.Module):
                 nn.init.zeros_(parameter)
 
     def global_to_local(self, coord: torch.Tensor, feat: torch.Tensor, regions: RegionBatch) -> BranchFeatures:
-        """Walks from the roots to the leaves of `coord` `(N, 3)` and `feat` `(N, C)`."""
-        enter, inject = _Raw(self), _Context(self)
+        """Encode `coord` `(N, 3)` and `feat` `(N, C)` from the roots down to the leaves."""
+        raw, context = _Raw(self), _Context(self)
         features: list[torch.Tensor] = []
         points = []
         for level in regions.levels:
             gather = _Gather(coord, feat, level.points)
             if features:
-                above = inject.of_parents(features[-1]).index_select(0, level.parent)
-                encode = inject.encoder_of(gather, above)
+                above = context.of_parents(features[-1]).index_select(0, level.parent)
+                encode = context.encoder_of(gather, above)
             else:
-                encode = enter.encoder_of(gather)
+                encode = raw.encoder_of(gather)
             region, point = self._pool(encode, level.points)
             features.append(region)
             points.append(point)
         return BranchFeatures(features, torch.cat(points).index_select(0, regions.point_order))
 
     def local_to_global(self, coord: torch.Tensor, feat: torch.Tensor, regions: RegionBatch) -> BranchFeatures:
-        """Encodes the leaves of all levels at once, then walks up to the roots."""
+        """Encode the leaves of all levels at once, then aggregate up to the roots."""
         encode = _Raw(self).encoder_of(_Gather(coord, feat, regions.leaves))
         leaves, points = self._pool(encode, regions.leaves)
         features: list[torch.Tensor] = []
@@ -138,49 +138,49 @@ class DbbdEncoder(nn.Module):
         hidden = nn.Sequential(*rest)
 
         def rows(select: slice | torch.Tensor) -> torch.Tensor:
-            return run_rest(hidden, encode(select))
+            return run_layers(hidden, encode(select))
 
         if self.pooling == "mean":
             # The last layer is linear: the mean of its outputs is its output on the mean.
-            x = self._kept(rows, slice(None))
+            x = self._maybe_checkpointed(rows, slice(None))
             mean = segment_mean(x, groups.segment, len(groups.start))
             return last(mean), last(x.index_select(0, groups.picked))
 
-        if torch.is_grad_enabled() and groups.index.device.type not in dbbd_segments.WAITING_IS_FREE:
-            # Which rows win would have to be read: all are computed with gradient.
-            x = last(self._kept(rows, slice(None)))
+        if torch.is_grad_enabled() and groups.index.device.type not in segment_ops.SYNC_FREE_DEVICES:
+            # Selecting the winning rows would synchronize the device: all are computed with gradient.
+            x = last(self._maybe_checkpointed(rows, slice(None)))
             with torch.no_grad():
                 top, winner = segment_winner(x, groups.segment, groups.start)
             return take_winners(x, winner, top), x.index_select(0, groups.picked)
 
-        # First without gradient, to see which points win a maximum. Only those, and the picked ones, receive any
-        # gradient: the second pass runs on them alone, which is exact, and saves most of the backward pass.
+        # First without gradient, to find the points that win a maximum. Only those and the picked ones receive a
+        # gradient: the second pass runs on them alone, which is exact and saves most of the backward pass.
         num_rows = len(groups.index)
-        piece = _PIECE if groups.index.device.type == "cpu" else _LARGE_PIECE
+        chunk = _CHUNK_ROWS if groups.index.device.type == "cpu" else _CHUNK_ROWS_GPU
         with torch.no_grad(), _uncached_autocast(groups.index.device.type):
-            pieces = [last(rows(slice(first, first + piece))) for first in range(0, num_rows, piece)]
-            x = torch.cat(pieces)
+            chunks = [last(rows(slice(first, first + chunk))) for first in range(0, num_rows, chunk)]
+            x = torch.cat(chunks)
             top, winner = segment_winner(x, groups.segment, groups.start)
         if not torch.is_grad_enabled():
             return top, x.index_select(0, groups.picked)
         needed = torch.zeros(num_rows, dtype=torch.bool, device=x.device)
         needed[winner.view(-1)] = True
         needed[groups.picked] = True
-        place = needed.cumsum(0) - 1
-        del x, pieces
-        x = last(self._kept(rows, needed.nonzero()[:, 0]))
-        return take_winners(x, place[winner], top), x.index_select(0, place[groups.picked])
+        new_row = needed.cumsum(0) - 1
+        del x, chunks
+        x = last(self._maybe_checkpointed(rows, needed.nonzero()[:, 0]))
+        return take_winners(x, new_row[winner], top), x.index_select(0, new_row[groups.picked])
 
-    def _kept(self, rows: _Encode, select: slice | torch.Tensor) -> torch.Tensor:
+    def _maybe_checkpointed(self, rows: _Encode, select: slice | torch.Tensor) -> torch.Tensor:
         if self.gradient_checkpointing and torch.is_grad_enabled():
             return checkpoint(rows, select, use_reentrant=False, preserve_rng_state=False)
         return rows(select)
 
 
 def _uncached_autocast(device_type: str) -> torch.autocast:
-    """The same autocast as now, but without its cache of cast weights.
+    """The current autocast without its cache of cast weights.
 
-    Older versions of PyTorch would use what was cast without gradient where gradients are wanted, and lose them.
+    Older versions of PyTorch reuse weights that were cast without gradient where gradients are needed, and lose them.
     """
     enabled = torch.is_autocast_enabled(device_type)
     dtype = torch.get_autocast_dtype(device_type)
@@ -188,7 +188,7 @@ def _uncached_autocast(device_type: str) -> torch.autocast:
 
 
 class _Gather:
-    """Brings the points of groups into the groups' order, whole or in part."""
+    """The points of groups, in the order of the groups."""
 
     def __init__(self, coord: torch.Tensor, feat: torch.Tensor, groups: PointGroups) -> None:
         self.segment = groups.segment
@@ -198,24 +198,24 @@ class _Gather:
 
 
 class _Raw:
-    """Raw projection and first layer of the backbone, where no region is above."""
+    """Raw projection and first layer of the backbone, for regions without a parent."""
 
     def __init__(self, encoder: DbbdEncoder) -> None:
         layers = encoder.raw_projection.mlp
         self.first, self.norm = layers[0], layers[1]
-        self.enter = _Enter(encoder, linear_at(layers, 3))
+        self.to_backbone = _ToBackbone(encoder, linear_at(layers, 3))
 
     def encoder_of(self, points: _Gather) -> _Encode:
-        """The computation of rows of `points`: `(n, E)`."""
+        """A function that computes selected rows of `points`: `(n, E)`."""
 
         def encode(select: slice | torch.Tensor) -> torch.Tensor:
-            return self.enter(self.norm(self.first(points.feat[select])), points.relative[select])
+            return self.to_backbone(self.norm(self.first(points.feat[select])), points.relative[select])
 
         return encode
 
 
 class _Context:
-    """Propagator, combination and first layer of the backbone, where a region is above."""
+    """Propagator, combination and first layer of the backbone, for regions with a parent."""
 
     def __init__(self, encoder: DbbdEncoder) -> None:
         layers, combine_layers = encoder.propagator.mlp, encoder.combine_projection.projection.mlp
@@ -226,27 +226,27 @@ class _Context:
         self.parent_bias = first.bias
         self.feat_weight, context_weight = combine.weight.split([combine.in_features - channels, channels], dim=1)
         self.context_weight, self.context_bias = _product(context_weight, second, combine.bias)
-        self.enter = _Enter(encoder, linear_at(combine_layers, 3))
+        self.to_backbone = _ToBackbone(encoder, linear_at(combine_layers, 3))
 
     def of_parents(self, features: torch.Tensor) -> torch.Tensor:
-        """What the features of regions `(R, D)` add to the propagator's first layer: `(R, P)`."""
+        """The contribution `(R, P)` of region features `(R, D)` to the first layer of the propagator."""
         return F.linear(features, self.parent_weight, self.parent_bias)
 
     def encoder_of(self, points: _Gather, above: torch.Tensor) -> _Encode:
-        """The computation of rows of `points`: `(n, E)`; `above` `(R, P)` comes from the parent of each region."""
+        """A function that computes selected rows of `points`: `(n, E)`; `above` `(R, P)` is from the parents."""
 
         def encode(select: slice | torch.Tensor) -> torch.Tensor:
             x = above.index_select(0, points.segment[select])
             x = _add_product(x, points.coord[select], self.coord_weight)
             x = F.linear(F.gelu(self.norm(x)), self.context_weight, self.context_bias)
             x = _add_product(x, points.feat[select], self.feat_weight)
-            return self.enter(self.combine_norm(x), points.relative[select])
+            return self.to_backbone(self.combine_norm(x), points.relative[select])
 
         return encode
 
 
-class _Enter:
-    """ReLU, the last layer of a projection and the first of the backbone, as one matrix."""
+class _ToBackbone:
+    """ReLU, then the last layer of a projection and the first of the backbone as one matrix."""
 
     def __init__(self, encoder: DbbdEncoder, projection: nn.Linear) -> None:
         first = linear_at(encoder.encoder.backbone.mlp, 0)
@@ -259,11 +259,11 @@ class _Enter:
 
 
 def _add_product(x: torch.Tensor, inputs: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    """Adds `inputs @ weight.T` to `x`, in its place."""
+    """Add `inputs @ weight.T` to `x` in place."""
     return x.addmm_(inputs.to(x.dtype), weight.T.to(x.dtype))
 
 
 def _product(outer: torch.Tensor, inner: nn.Linear, bias: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Weight and bias of `outer` after `inner`: nothing stands between them. In full precision always."""
+    """Weight and bias of `outer` after `inner` with nothing in between, always in full precision."""
     with torch.autocast(outer.device.type, enabled=False):
         return outer @ inner.weight, outer @ inner.bias + bias

@@ -1,4 +1,4 @@
-"""The parts of the DBBD network. Attribute names are state-dict keys, fixed by the first implementation.
+"""Layers of the DBBD network. Attribute names are state-dict keys, fixed by the first implementation.
 
 Legend: R regions, K children, D channels of region features.
 """
@@ -20,9 +20,9 @@ def two_layers(inputs: int, hidden: int, outputs: int, activation: type[nn.Modul
     return nn.Sequential(nn.Linear(inputs, hidden), nn.LayerNorm(hidden), activation(), nn.Linear(hidden, outputs))
 
 
-def linear_at(layers: nn.Sequential, place: int) -> nn.Linear:
-    """The linear layer at a place."""
-    layer = layers[place]
+def linear_at(layers: nn.Sequential, index: int) -> nn.Linear:
+    """The linear layer at an index."""
+    layer = layers[index]
     assert isinstance(layer, nn.Linear)
     return layer
 
@@ -36,7 +36,7 @@ class Mlp(nn.Module):
 
 
 class CombineProjection(nn.Module):
-    """Joins a point's features with the context from its parent region."""
+    """Combines the features of a point with the context of its parent region."""
 
     def __init__(self, feature_dim: int, context_dim: int, hidden_dim: int) -> None:
         super().__init__()
@@ -60,7 +60,7 @@ class ChildAttention(nn.Module):
 
     Args:
         channels: D, a multiple of `num_heads`.
-        num_heads: heads.
+        num_heads: attention heads.
     """
 
     def __init__(self, channels: int, num_heads: int) -> None:
@@ -73,7 +73,7 @@ class ChildAttention(nn.Module):
         self.out_proj = nn.Linear(channels, channels)
 
     def forward(self, x: torch.Tensor, relative: torch.Tensor, family: torch.Tensor, num_parents: int) -> torch.Tensor:
-        """Parents `(R, D)` of children `(K, D)` at `relative` `(K, 3)` to their parents `family` `(K,)`."""
+        """Parents `(R, D)` of children `(K, D)`; `relative` `(K, 3)` and `family` `(K,)` as in `Aggregator`."""
         x = x + self.spatial_encoder(relative)
         channels = x.shape[1] // self.num_heads
         key = self.key_proj(x).unflatten(1, (self.num_heads, channels))
@@ -84,7 +84,7 @@ class ChildAttention(nn.Module):
 
 
 class Aggregator(nn.Module):
-    """Joins the features of children into one of their parent.
+    """Aggregates the features of children into one of their parent.
 
     Args:
         channels: D.
@@ -101,10 +101,10 @@ class Aggregator(nn.Module):
     def forward(
         self, x: torch.Tensor, relative: torch.Tensor, family: torch.Tensor, start: torch.Tensor
     ) -> torch.Tensor:
-        """Parents `(R, D)` of children `(K, D)`.
+        """Features of parents `(R, D)` from children `(K, D)`.
 
         Args:
-            x: features of the children, brothers beside each other.
+            x: features of the children, siblings adjacent.
             relative: `(K, 3)` center of each child minus that of its parent.
             family: `(K,)` the parent of each child, ascending.
             start: `(R,)` first child of each parent.
@@ -115,13 +115,13 @@ class Aggregator(nn.Module):
         return segment_max(x, family, start) if self.mode == "max" else segment_mean(x, family, len(start))
 
 
-def run_rest(layers: nn.Sequential, x: torch.Tensor) -> torch.Tensor:
-    """Runs LayerNorm and ReLU pairs with the linear layers between them; the ReLU overwrites its input."""
+def run_layers(layers: nn.Sequential, x: torch.Tensor) -> torch.Tensor:
+    """Apply layers in order, ReLU in place."""
     for layer in layers:
         x = F.relu(x, inplace=True) if isinstance(layer, nn.ReLU) else layer(x)
     return x
 
 
 def full_precision(x: torch.Tensor) -> torch.Tensor:
-    """Half precision as float32; float32 and float64 as they are."""
+    """Half precision as float32; float32 and float64 unchanged."""
     return x.to(torch.promote_types(x.dtype, torch.float32))

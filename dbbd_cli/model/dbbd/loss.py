@@ -1,6 +1,6 @@
-"""The contrastive losses of DBBD, and what tells whether features have collapsed.
+"""The contrastive losses of DBBD, and indicators of collapsed features.
 
-Legend: R rows (regions of a level, or sampled points), D channels, L levels.
+Legend: R rows (regions of a level or sampled points), S sampled points, D channels.
 """
 
 from __future__ import annotations
@@ -16,42 +16,42 @@ from torch.nn import functional as F
 
 from dbbd_cli.model.dbbd.layers import full_precision, two_layers
 
-# Logits that are held at once: 16 MB.
-_PIECE = 1 << 22
+_MAX_LOGITS = 1 << 22
+"""Logits in memory at once: 16 MB."""
 
 
 class ProjectionHead(nn.Module):
-    """Maps features to the unit sphere on which they are compared."""
+    """Projects features to the unit sphere on which they are compared."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
         self.layers = two_layers(inputs, 96, outputs)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Unit vectors of rows `(R, D)`, never in half precision."""
+        """Unit vectors `(R, D)` of rows, in at least fp32."""
         return F.normalize(full_precision(self.layers(x)), dim=1)
 
 
 class _InfoNCE(torch.autograd.Function):
-    """Cross-entropy of `q @ k.T / temperature` with the diagonal as target, and the correct answers.
+    """Cross-entropy of `q @ k.T / temperature` with the diagonal as target, and the number of correct rows.
 
-    Loss and gradient are found together, some rows at a time: the R x R logits never exist as a whole.
+    Computes loss and gradient together in chunks of rows: the R x R logits never exist as a whole.
     """
 
     @staticmethod
     def forward(ctx: Any, q: torch.Tensor, k: torch.Tensor, temperature: float) -> tuple[torch.Tensor, torch.Tensor]:
         num_rows = len(q)
-        wants_grad = any(ctx.needs_input_grad)
+        needs_grad = any(ctx.needs_input_grad)
         scaled = q / temperature
         grad_q, grad_k = torch.empty_like(q), torch.zeros_like(k)
         loss, correct = q.new_zeros(()), torch.zeros((), dtype=torch.int64, device=q.device)
-        piece = max(1, _PIECE // num_rows)
-        for first in range(0, num_rows, piece):
-            part = slice(first, first + piece)
+        chunk = max(1, _MAX_LOGITS // num_rows)
+        for first in range(0, num_rows, chunk):
+            part = slice(first, first + chunk)
             logits = scaled[part] @ k.T
             target = logits.diagonal(first)
             positive = target.clone()
-            # The best of the others by itself: searching for the place of a maximum takes six times as long.
+            # The maximum of the negatives alone: argmax takes six times as long.
             target.fill_(-math.inf)
             other = logits.amax(dim=1)
             target.copy_(positive)
@@ -60,12 +60,12 @@ class _InfoNCE(torch.autograd.Function):
             positive = (positive - top[:, 0]).sum()
             total = logits.sub_(top).exp_().sum(dim=1, keepdim=True)
             loss += total.log().sum() - positive
-            if wants_grad:
-                # Softmax less one at the target, over R; the rows' sums go into the narrower factor.
+            if needs_grad:
+                # Softmax minus one at the target; dividing by the row sums is cheaper on the narrower factor.
                 grad_q[part] = (logits @ k) / total - k[part]
                 grad_k.addmm_(logits.T, scaled[part] / total)
                 grad_k[part] -= scaled[part]
-        if wants_grad:
+        if needs_grad:
             ctx.save_for_backward(grad_q / (num_rows * temperature), grad_k / num_rows)
         ctx.mark_non_differentiable(correct)
         return loss / num_rows, correct
@@ -83,7 +83,7 @@ def info_nce(q: torch.Tensor, k: torch.Tensor, temperature: float) -> tuple[torc
     """InfoNCE of unit vectors `(R, D)`: row i of `k` is the positive of row i of `q`, the others are negatives.
 
     Returns:
-        The mean loss, and the number of rows whose positive is nearer than all others: scalars. Computed in full
+        The mean loss, and the number of rows whose positive is nearer than all negatives: scalars, computed in full
         precision.
     """
     with torch.autocast(q.device.type, enabled=False):
@@ -97,8 +97,8 @@ class LevelLoss:
 
     Attributes:
         loss: scalar.
-        top1: share of the regions whose positive is nearer than all others.
-        chance: the loss of a network that knows nothing, `log(R)`.
+        top1: top-1 accuracy, the share of regions whose positive is nearer than all negatives.
+        chance: the chance-level loss, `log(R)`.
     """
 
     loss: torch.Tensor
@@ -112,10 +112,10 @@ class DbbdLosses:
 
     Attributes:
         total: α · region + β · point.
-        region: mean over the levels of at least two rows.
+        region: mean over the levels with at least two rows.
         point: the loss of the sampled points; `point_top1` and `point_chance` as for a level.
-        levels: by level; levels of a single row are missing.
-        query: `(S, D)` unit vectors of the points from the branch G2L; `key` those from L2G.
+        levels: by level; levels with a single row are missing.
+        query: `(S, D)` unit vectors of the points from the G2L branch; `key` from the L2G branch.
     """
 
     total: torch.Tensor
@@ -129,7 +129,7 @@ class DbbdLosses:
 
 
 class DbbdLoss(nn.Module):
-    """Region and point loss with their heads.
+    """Region and point loss with their projection heads.
 
     Args:
         input_dim: channels of region and point features.
@@ -173,7 +173,7 @@ class DbbdLoss(nn.Module):
             levels[number] = LevelLoss(loss, correct / rows, math.log(rows))
         query, key = self.point_projection(points_g2l), self.point_projection(points_l2g)
         point, correct = info_nce(query, key, self.temperature)
-        # A batch with nothing to tell apart has the loss zero, and its backward pass works.
+        # Without negatives the loss is zero, and its backward pass works.
         region = torch.stack([level.loss for level in levels.values()]).mean() if levels else regions_g2l[0].sum() * 0.0
         return DbbdLosses(
             total=self.region_weight * region + self.point_weight * point,
@@ -188,19 +188,19 @@ class DbbdLoss(nn.Module):
 
 
 def alignment(query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
-    """Mean squared distance of positives, unit vectors `(R, D)`: 0 is perfect (Wang and Isola, 2020)."""
+    """Mean squared distance of positive pairs of unit vectors `(R, D)`: 0 is perfect (Wang and Isola, 2020)."""
     return (query - key).square().sum(dim=1).mean()
 
 
-def uniformity(x: torch.Tensor, *, most: int = 512) -> torch.Tensor:
-    """Log of the mean of `exp(-2 d²)` over pairs of unit vectors `(R, D)`: 0 when all are equal, the lower the better.
+def uniformity(x: torch.Tensor, *, max_rows: int = 512) -> torch.Tensor:
+    """Log of the mean of `exp(-2 d²)` over pairs of unit vectors `(R, D)`: 0 if all are equal, lower is better.
 
-    Of more than `most` rows, that many are taken at equal steps.
+    Of more rows, `max_rows` evenly spaced ones are used.
     """
-    x = x.float()[:: max(1, math.ceil(len(x) / most))]
+    x = x.float()[:: max(1, math.ceil(len(x) / max_rows))]
     if len(x) < 2:
         return x.new_zeros(())
-    # By products, as not every device has distances of pairs: d² = 2 - 2 x·y for unit vectors. Each pair stands twice.
+    # Not every device has pairwise distances: d² = 2 - 2 x·y for unit vectors. Each pair counts twice.
     similarity = x @ x.T
     pairs = (similarity - 1.0).mul_(4.0).exp_().fill_diagonal_(0.0)
     return (pairs.sum() / (len(x) * (len(x) - 1))).log()
@@ -213,20 +213,20 @@ def feature_std(x: torch.Tensor) -> torch.Tensor:
 
 
 def gram_matrix(x: torch.Tensor) -> torch.Tensor:
-    """Products `(D, D)` of the centered channels of features `(R, D)`; zeros where all rows are equal, or nearly."""
+    """Products `(D, D)` of the centered channels of features `(R, D)`; zeros if all rows are nearly equal."""
     x = x.float()
     centered = x - x.mean(dim=0)
-    # What rounding leaves of equal rows is not a direction.
+    # The rounding errors of equal rows are not a direction.
     return (centered.T @ centered) * (centered.norm() > 1e-5 * x.norm())
 
 
 def effective_rank(gram: torch.Tensor) -> float:
     """Exponential of the entropy of the singular values of centered features, from 1 to D (Roy, 2007).
 
-    1 is collapse to a line, and 0 says that all rows are equal.
+    1 is collapse to a line; 0 means that all rows are equal.
 
     Args:
-        gram: their `gram_matrix` `(D, D)`, on the CPU: not every device finds eigenvalues, and none without waiting.
+        gram: their `gram_matrix` `(D, D)`, on the CPU: not every device computes eigenvalues, and none without waiting.
     """
     values = torch.linalg.eigvalsh(gram.double().nan_to_num()).clamp(min=0).sqrt()
     top = float(values.amax())

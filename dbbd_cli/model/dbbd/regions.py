@@ -1,27 +1,28 @@
-"""The regions of a batch as flat index tensors: what lets a step run over all regions and scenes at once.
+"""The regions of a batch as flat index tensors, so that a step processes all regions and scenes at once.
 
 Legend: N points of the batch, S picked points, R regions of a level, Nl points of a level's regions, L levels,
-B scenes. Points are numbered through the batch, scene after scene. Rows of a level are in scene order and, within a
-scene, in depth-first order; children of one parent are neighbors.
+B scenes. Point numbers run through the batch, scene after scene. Rows of a level are in scene order and, within a
+scene, in depth-first order; siblings are adjacent.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
-from typing import Any, Protocol
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, is_dataclass
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
 
 from dbbd_cli.core.errors import DataError
-from dbbd_cli.model.dbbd.packing import packed
+
+_T = TypeVar("_T")
 
 
 class FlatTree(Protocol):
-    """The tree of one scene, nodes in depth-first pre-order; node n holds `indices[indices_ptr[n]:indices_ptr[n + 1]]`.
+    """The tree of one scene, nodes in depth-first pre-order; node n has `indices[indices_ptr[n]:indices_ptr[n + 1]]`.
 
-    Point numbers are those of the scene, and the parent of the root is -1.
+    Point numbers are within the scene, and the parent of the root is -1.
     """
 
     @property
@@ -42,14 +43,14 @@ class FlatTree(Protocol):
 
 @dataclass(frozen=True)
 class PointGroups:
-    """Points in groups, group after group.
+    """Points by group, group after group.
 
     Attributes:
         index: `(Nl,)` point numbers.
         segment: `(Nl,)` the group of each, ascending.
         start: `(R,)` where each group begins in `index`.
         center: `(R,)` point number of each group's center.
-        picked: where the picked points of these groups are in `index`.
+        picked: positions in `index` of the picked points of these groups.
     """
 
     index: torch.Tensor
@@ -64,13 +65,13 @@ class RegionLevel:
     """The regions of one level over all scenes.
 
     Attributes:
-        points: the regions' points; picked are those whose leaf is on this level.
+        points: the points of the regions; picked are those whose leaf is on this level.
         parent: `(R,)` row in the level above; zeros at the root.
-        family: `(R,)` rank of the parent among those regions of the level above that have children.
+        family: `(R,)` rank of the parent among the regions of the level above that have children.
         family_start: first row of each family.
-        assemble: `(R,)` rows of [leaves of this level, inner regions], put in the order of the level.
+        assemble: `(R,)` rows of [leaves of this level, inner regions] in the order of the level.
         offset: `(B + 1,)` scene s has the rows `offset[s]` to `offset[s + 1]`.
-        leaves: first leaf of this level and the one after its last, counted over all levels.
+        leaves: range of the leaves of this level among those of all levels.
     """
 
     points: PointGroups
@@ -93,9 +94,9 @@ class RegionBatch:
 
     Attributes:
         levels: from the root down.
-        leaves: the leaves of all levels, level after level; they hold every point once.
+        leaves: the leaves of all levels, level after level; they contain every point once.
         point: `(S,)` numbers of the picked points, in the order of the point features.
-        point_order: `(S,)` puts the picked points of level after level into the order of `point`.
+        point_order: `(S,)` sorts the picked points from the order of levels into the order of `point`.
         num_points: N.
         num_scenes: B.
     """
@@ -108,28 +109,28 @@ class RegionBatch:
     num_scenes: int
 
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> RegionBatch:
-        """The same on a device."""
+        """The batch on a device."""
         if torch.device(device) == self.point.device:
             return self
-        return packed(self, lambda buffer: buffer.to(device, non_blocking=non_blocking))
+        return _packed(self, lambda buffer: buffer.to(device, non_blocking=non_blocking))
 
     def pin_memory(self) -> RegionBatch:
-        """The same in page-locked memory."""
-        return packed(self, torch.Tensor.pin_memory)
+        """The batch in page-locked memory."""
+        return _packed(self, torch.Tensor.pin_memory)
 
 
 def build_regions(
     trees: Sequence[FlatTree], num_points: Sequence[int], *, point_index: np.ndarray | None = None
 ) -> RegionBatch:
-    """Joins the trees of the scenes of a batch.
+    """Join the trees of the scenes of a batch.
 
     Args:
         trees: one per scene.
         num_points: points of each scene.
-        point_index: `(S,)` points, numbered through the batch, whose features are wanted; `None` wants all.
+        point_index: `(S,)` numbers of the points whose features are needed; None: all.
 
     Raises:
-        DataError: leaves do not hold each point exactly once, a region is empty, or nodes are out of order.
+        DataError: leaves do not contain each point exactly once, a region is empty, or nodes are out of order.
     """
     first_point = _starts(num_points)
     total = int(np.sum(num_points))
@@ -173,7 +174,7 @@ def build_regions(
     leaf_nodes = np.flatnonzero(is_leaf)
     leaf_nodes = leaf_nodes[np.argsort(nodes.level[leaf_nodes], kind="stable")]
     leaf_index = np.concatenate([level["index"][level["leaf_rows"]] for level in levels])
-    place = np.empty(total, dtype=np.int64)  # of each point among the points of the leaves
+    place = np.empty(total, dtype=np.int64)  # position of each point among the points of the leaves
     place[leaf_index] = np.arange(total)
     point = np.arange(total) if point_index is None else np.asarray(point_index, dtype=np.int64)
     picked = place[point]
@@ -197,12 +198,12 @@ def build_regions(
         num_points=total,
         num_scenes=len(trees),
     )
-    return packed(regions, lambda buffer: buffer)
+    return _packed(regions, lambda buffer: buffer)
 
 
 @dataclass(frozen=True)
 class _Nodes:
-    """The nodes of all trees, numbered through the batch."""
+    """The nodes of all trees of a batch."""
 
     parent: np.ndarray
     level: np.ndarray
@@ -231,7 +232,7 @@ def _join(trees: Sequence[FlatTree], first_point: np.ndarray) -> _Nodes:
 
 
 def _check(nodes: _Nodes, is_leaf: np.ndarray, num_points: Sequence[int]) -> None:
-    """A point in no leaf would have no feature, and one in two leaves two; neither may pass silently."""
+    """Raise unless every point is in exactly one leaf."""
     if np.any(nodes.length <= 0):
         raise DataError(f"scene {nodes.scene[np.argmin(nodes.length)]} of the batch has a region without points")
     child = nodes.parent >= 0
@@ -240,7 +241,7 @@ def _check(nodes: _Nodes, is_leaf: np.ndarray, num_points: Sequence[int]) -> Non
     held = nodes.indices[_ranges(nodes.start[is_leaf], nodes.length[is_leaf])]
     total = int(np.sum(num_points))
     if len(held) and (held.min() < 0 or held.max() >= total):
-        raise DataError(f"a region holds a point outside 0 to {total - 1}")
+        raise DataError(f"a region contains a point outside 0 to {total - 1}")
     times = np.bincount(held, minlength=total)
     if np.any(times != 1):
         worst = int(np.argmax(times != 1))
@@ -248,7 +249,7 @@ def _check(nodes: _Nodes, is_leaf: np.ndarray, num_points: Sequence[int]) -> Non
         raise DataError(
             f"scene {scene} of the batch: point {worst - _starts(num_points)[scene]} is in {times[worst]} leaves "
             f"of its tree; it must be in one ({int((times != 1).sum())} such points in the batch)",
-            hint="let the tool build the trees, or mend those of the file",
+            hint="let dbbd build the trees, or fix those of the file",
         )
 
 
@@ -257,7 +258,7 @@ def _starts(lengths: Sequence[int] | np.ndarray) -> np.ndarray:
 
 
 def _ranges(start: np.ndarray, length: np.ndarray) -> np.ndarray:
-    """`start[0], start[0] + 1, …` (`length[0]` numbers), then those of the next, in one array."""
+    """`start[0], start[0] + 1, …` (`length[0]` numbers), then the next range, in one array."""
     return np.repeat(start - _starts(length), length) + np.arange(int(length.sum()))
 
 
@@ -274,3 +275,45 @@ def _level(parts: dict[str, Any]) -> RegionLevel:
     points = PointGroups(**{name: _tensor(parts[name]) for name in names})
     others = {name: _tensor(parts[name]) for name in ("parent", "family", "family_start", "assemble", "offset")}
     return RegionLevel(points=points, leaves=parts["leaves"], **others)
+
+
+def _packed(value: _T, move: Callable[[torch.Tensor], torch.Tensor]) -> _T:
+    """The same structure with all tensors as views of one tensor, after `move`.
+
+    One copy to a GPU is faster than dozens, and each separate tensor from another process would take one of the files
+    that a process may have open.
+
+    Args:
+        value: dataclasses and tuples with one-dimensional int64 tensors on one device.
+        move: applied to the one tensor.
+    """
+    tensors: list[torch.Tensor] = []
+
+    def collect(tensor: torch.Tensor) -> torch.Tensor:
+        tensors.append(tensor)
+        return tensor
+
+    _map(value, collect)
+    views = iter(move(_concatenated(tensors)).split([len(tensor) for tensor in tensors]))
+    return _map(value, lambda _: next(views))
+
+
+def _concatenated(tensors: list[torch.Tensor]) -> torch.Tensor:
+    """All tensors in one; without a copy if they already are all of one storage, in this order."""
+    storage = tensors[0].untyped_storage()
+    total = sum(len(tensor) for tensor in tensors)
+    shared = all(tensor.untyped_storage().data_ptr() == storage.data_ptr() for tensor in tensors)
+    if shared and storage.nbytes() == total * tensors[0].element_size():
+        return tensors[0].as_strided((total,), (1,), 0)
+    return torch.cat(tensors)
+
+
+def _map(value: _T, function: Callable[[torch.Tensor], torch.Tensor]) -> _T:
+    """The same structure with every tensor replaced."""
+    if isinstance(value, torch.Tensor):
+        return function(value)  # type: ignore[return-value]
+    if isinstance(value, tuple):
+        return tuple(_map(item, function) for item in value)  # type: ignore[return-value]
+    if is_dataclass(value) and not isinstance(value, type):
+        return type(value)(**{field.name: _map(getattr(value, field.name), function) for field in fields(value)})
+    return value

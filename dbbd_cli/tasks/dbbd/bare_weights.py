@@ -1,4 +1,4 @@
-"""Weights of DBBD that belong to no run, such as a checkpoint of the first implementation."""
+"""Weights of DBBD outside of any run, such as a checkpoint of the first implementation."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any, get_args
 
 from dbbd_cli.config.load import Override
 from dbbd_cli.core.errors import ConfigError
-from dbbd_cli.data.scenes.pickles.objects import InertObject
-from dbbd_cli.model.dbbd.pretraining import pretraining_weights, sizes_of
+from dbbd_cli.model.dbbd.weights import sizes_of, weights_in
+from dbbd_cli.model.weights import InertObject
 from dbbd_cli.tasks.configs import config_from_mapping
 from dbbd_cli.tasks.dbbd.config import DbbdConfig, DbbdDataConfig
 
@@ -18,12 +18,12 @@ from dbbd_cli.tasks.dbbd.config import DbbdConfig, DbbdDataConfig
 def config_for_weights(
     content: object, path: Path, settings: Mapping[str, Any] | None, overrides: Sequence[Override]
 ) -> DbbdConfig | None:
-    """Read the sizes of a network from its weights; see `Task.config_for_weights`.
+    """Infer the configuration of a network from its weights; see `Task.config_for_weights`.
 
     Raises:
         ConfigError: the settings do not fit the weights.
     """
-    sizes = sizes_of(pretraining_weights(content, path) or {})
+    sizes = sizes_of(weights_in(content, path) or {})
     if sizes is None:
         return None
     feature_dim = sizes.pop("feature_dim")
@@ -42,7 +42,7 @@ def config_for_weights(
 
 
 def _features_hint(feature_dim: int) -> str:
-    """The choices of features that have as many channels."""
+    """The choices of `data.features` with this number of channels."""
     names = get_args(get_args(DbbdDataConfig.model_fields["features"].annotation)[0])
     choices = [
         f"[{','.join(chosen)}]"
@@ -52,13 +52,13 @@ def _features_hint(feature_dim: int) -> str:
     ]
     if not choices:
         return f"no choice of data.features gives {feature_dim}: these weights need data that dbbd does not read"
-    return f"name the features that it was trained on: --set data.features={' or '.join(choices)}"
+    return f"set the features that it was trained on: --set data.features={' or '.join(choices)}"
 
 
 def _own_settings(content: object) -> dict[str, Any]:
-    """The settings stored in a checkpoint of this tool or of the first implementation, or else the defaults.
+    """The settings stored in a checkpoint of either implementation, or the defaults.
 
-    Without settings of this tool, the scenes are those of a folder.
+    Unless this tool wrote them, the scenes come from a folder.
     """
     config = content.get("config") if isinstance(content, Mapping) else None
     if isinstance(config, Mapping) and config.get("task") == "dbbd":
@@ -82,7 +82,7 @@ _FIRST_SETTINGS = {
     "batch_size": ("training", "batch_size"),
     "max_hierarchy_depth": ("data", "max_depth"),
 }
-"""The first implementation's settings that determine what its weights compute, and the corresponding settings here.
+"""Settings of the first implementation that affect an evaluation, and the corresponding settings here.
 
-The sizes are inferred from the weights; paths and device of the training do not matter for an evaluation.
+Sizes are inferred from the weights.
 """

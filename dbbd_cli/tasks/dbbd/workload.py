@@ -17,8 +17,9 @@ from dbbd_cli.data.scenes.room_generator import ROOM_CLASSES
 from dbbd_cli.data.scenes.views import View, make_views
 from dbbd_cli.engine.runtime import Runtime
 from dbbd_cli.engine.workload import Evaluation
-from dbbd_cli.model.dbbd.pretraining import DbbdPretraining, load_pretraining
+from dbbd_cli.model.dbbd.pretraining import DbbdPretraining
 from dbbd_cli.model.dbbd.regions import RegionBatch
+from dbbd_cli.model.dbbd.weights import load_weights
 from dbbd_cli.tasks.dbbd.batches import PointBatch, SceneDataset
 from dbbd_cli.tasks.dbbd.config import DbbdConfig
 from dbbd_cli.tasks.dbbd.task import Dbbd
@@ -62,7 +63,7 @@ class DbbdWorkload:
         self.manifest = manifest
         self.module = make_network(config)
         if pretrained and config.model.weights != "none":
-            load_pretraining(self.module, Path(config.model.weights))
+            load_weights(self.module, Path(config.model.weights))
         self.loaders: dict[str, BatchLoader] = {}
         for split in splits:
             self.prepare(split, progress)

@@ -1,4 +1,4 @@
-"""Readers that need PyTorch: files of tensors, checkpoints, and what a run reads of itself when it goes on."""
+"""Readers that need PyTorch: files of tensors, checkpoints, and what a resumed run reads of itself."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from dbbd_cli.engine import environment
 from dbbd_cli.engine.checkpoint.files import CONTENT, UnreadableCheckpointError, load_checkpoint
 from dbbd_cli.engine.runtime import choose_runtime
 from dbbd_cli.engine.state import TrainState
-from dbbd_cli.model.dbbd.pretraining import pretraining_weights, sizes_of
-from dbbd_cli.model.weights import load_tensors
+from dbbd_cli.model.dbbd.weights import sizes_of, weights_in
+from dbbd_cli.model.weights import ContentError, load_tensors
 from dbbd_cli.runs.log import RunLog
 from dbbd_cli.runs.reading import read_run
 from dbbd_cli.services.bare_weights import open_bare_weights
@@ -32,7 +32,7 @@ def tensors(data: bytes, folder: Path) -> None:
 
 
 def check_plain(content: object) -> None:
-    """Nothing but tensors within their memory, plain values and containers of them."""
+    """Require tensors within their memory, plain values, and containers of them."""
     waiting, seen = [content], set()
     while waiting:
         value = waiting.pop()
@@ -58,7 +58,7 @@ def checkpoint(data: bytes, folder: Path) -> None:
 
 def bare_weights(data: bytes, folder: Path) -> None:
     path = write_once(folder / "a.pth", seeds.file_of(data))
-    sizes = sizes_of(pretraining_weights(load_tensors(path, objects=True), path) or {})
+    sizes = sizes_of(weights_in(load_tensors(path, objects=True), path) or {})
     for name, size in (sizes or {}).items():
         values = size if isinstance(size, list) else [size]
         require(name == "aggregation" or all(type(value) is int and value >= 0 for value in values), "an odd size")
@@ -70,7 +70,7 @@ def bare_weights(data: bytes, folder: Path) -> None:
 
 
 def run(data: bytes, folder: Path) -> None:
-    """A run folder whose checkpoint holds other values than it should, with the right digest."""
+    """A run folder whose checkpoint has wrong values and a matching digest."""
     write_once(folder / "ckpt.pth", seeds.checkpoint_of(json_of(data)))
     write_once(folder / "splits.json", seeds.MANIFEST.to_json().encode())
     opened = open_run(folder, prefer="ckpt.pth", overrides=[], progress=Silent())
@@ -85,7 +85,7 @@ def train_state(data: bytes, _: Path) -> None:
 
 
 def resumed_history(data: bytes, folder: Path) -> None:
-    """What a run that goes on keeps of its history: the rest must be a history again."""
+    """The history that a resumed run keeps must be a valid history again."""
     write_once(folder / "config.yaml", b"task: dbbd\n")
     write_once(folder / "history.jsonl", data)
     epoch = json.loads(HISTORY.splitlines()[1])
@@ -98,7 +98,7 @@ def resumed_history(data: bytes, folder: Path) -> None:
 
 
 def run_environment(data: bytes, folder: Path) -> None:
-    """What is added to the record of a run that goes on, whatever the record holds by then."""
+    """Resuming adds to the record of a run, whatever the record contains."""
     path = write_once(folder / "environment.json", data)
     versions = mock.patch.multiple(environment, _git_commit=lambda: None, PACKAGES=())
     with versions:
@@ -110,9 +110,9 @@ def run_environment(data: bytes, folder: Path) -> None:
 
 REFUSALS = (CheckpointError, UnreadableCheckpointError)
 READERS = [
-    Reader("tensors", tensors, seeds.tensor_files, (CheckpointError,), seeds.sealed),
+    Reader("tensors", tensors, seeds.tensor_files, (CheckpointError, ContentError), seeds.sealed),
     Reader("checkpoint", checkpoint, seeds.checkpoints, REFUSALS, seeds.sealed),
-    Reader("bare_weights", bare_weights, seeds.weights, (CheckpointError, ConfigError), seeds.sealed),
+    Reader("bare_weights", bare_weights, seeds.weights, (CheckpointError, ContentError, ConfigError), seeds.sealed),
     Reader("run", run, seeds.contents, (*REFUSALS, ConfigError), structured=True),
     Reader("train_state", train_state, seeds.states, (ValueError,), structured=True),
     Reader("resumed_history", resumed_history, histories, (CheckpointError,)),

@@ -1,4 +1,4 @@
-"""Small valid files of tensors: archives, the format before, bare weights, and checkpoints with their digest."""
+"""Small valid files of tensors: both formats of torch.save, bare weights, and checkpoints with their digest."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from dbbd_cli.config.sections import to_plain
 from dbbd_cli.data.manifest import Manifest, Sample
 from dbbd_cli.engine.checkpoint.files import CHECKPOINT_FORMAT
 from dbbd_cli.engine.state import TrainState
-from dbbd_cli.model.digest import write_sealed
+from dbbd_cli.model.digest import save_with_digest
 from dbbd_cli.tasks.configs import load_config
 
 MANIFEST = Manifest(
@@ -46,13 +46,13 @@ def tensor_files() -> list[bytes]:
 
 
 def pickle_in(archive: bytes) -> bytes:
-    """The pickle alone, which `file_of` puts back among its storages."""
+    """The pickle alone, which `file_of` puts back into an archive."""
     with zipfile.ZipFile(io.BytesIO(archive)) as opened:
         return opened.read(next(name for name in opened.namelist() if name.endswith("data.pkl")))
 
 
 def file_of(data: bytes) -> bytes:
-    """The data; a pickle is put into an archive, with storages of 24, 8 and 0 bytes beside it."""
+    """The data; a pickle is put into an archive with storages of 24, 8 and 0 bytes."""
     if not data.startswith(b"\x80"):
         return data
     buffer = io.BytesIO()
@@ -64,7 +64,7 @@ def file_of(data: bytes) -> bytes:
 
 
 def sealed(data: bytes) -> bytes:
-    """The file with the checksums of its archive made right, and the digest at its end, where it has one."""
+    """The file with correct checksums in its archive, and a matching digest if it has one."""
     data = sealed_zip(data)
     place = data.rfind(_SEAL)
     if place < 0:
@@ -73,7 +73,7 @@ def sealed(data: bytes) -> bytes:
 
 
 def content() -> dict[str, Any]:
-    """What a checkpoint holds, in values that JSON has too, but for the tensors."""
+    """The content of a checkpoint without tensors, in values of JSON."""
     state = TrainState(epoch=2, batch=1, step=3, best_value=0.75, best_epoch=1, seconds=1.5, history=_ROWS).to_plain()
     return {
         **{"format": CHECKPOINT_FORMAT, "module": {}, "optimizer": {}, "learning_rate": {}, "scaler": {}},
@@ -83,10 +83,10 @@ def content() -> dict[str, Any]:
 
 
 def checkpoint_of(values: Any) -> bytes:
-    """A checkpoint with the given values, and the right digest."""
+    """A checkpoint with the given values and a matching digest."""
     values = {"format": CHECKPOINT_FORMAT, **values} if isinstance(values, dict) else {"format": CHECKPOINT_FORMAT}
     with tempfile.TemporaryDirectory() as folder:
-        write_sealed(values, path := Path(folder) / "ckpt.pth")
+        save_with_digest(values, path := Path(folder) / "ckpt.pth")
         return path.read_bytes()
 
 
@@ -111,7 +111,7 @@ class Settings:
 
 
 def weights() -> list[bytes]:
-    """The weights of a small network under both kinds of names, and of none."""
+    """The weights of a small network in the files of both implementations."""
     shapes = {
         "backbone.mlp.0.weight": (4, 8),
         "backbone.mlp.2.weight": (8, 4),

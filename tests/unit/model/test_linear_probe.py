@@ -1,3 +1,5 @@
+"""The probe finds the minimum of its objective, deterministically, and the scores are those of TorchMetrics."""
+
 from __future__ import annotations
 
 import math
@@ -5,6 +7,7 @@ import math
 import pytest
 import torch
 from torch.nn import functional as F
+from torchmetrics.functional.classification import multiclass_accuracy, multiclass_jaccard_index, multiclass_recall
 
 from dbbd_cli.model import linear_probe
 from dbbd_cli.model.linear_probe import LinearProbe, confusion_counts, fit_probe, segmentation_scores
@@ -31,13 +34,13 @@ def objective(
 
 
 def uneven(points: int, classes: int, **options: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """As `blobs`, with most points in class 0."""
+    """Like `blobs`, with most points in class 0."""
     features, labels = blobs(points, 5, classes, **options)  # type: ignore[arg-type]
     kept = (labels == 0) | (torch.arange(points) % 5 == 0)
     return features[kept], labels[kept]
 
 
-def test_classes_that_are_far_apart_are_told_apart() -> None:
+def test_separable_classes_are_separated() -> None:
     features, labels = blobs(600, 6, 5, spread=0.1)
     probe = fit_probe(features[:300].float(), labels[:300], 5)
     assert probe.predict(features[300:].float()).tolist() == labels[300:].tolist()
@@ -56,7 +59,7 @@ def test_the_fit_is_a_minimum(balance: float, weight_decay: float) -> None:
 def test_the_fit_is_that_of_newtons_method() -> None:
     features, labels = blobs(200, 3, 2, spread=4.0)
     probe = fit_probe(features, labels, 2, balance=0.0, weight_decay=0.01)
-    # Of two classes only the difference of the weights matters, and its penalty is halved by sharing it out.
+    # With two classes only the difference of the weights matters; sharing it between them halves its penalty.
     x = (features - features.mean(dim=0)) / features.std(dim=0, correction=0)
     x = torch.cat([x, torch.ones(200, 1, dtype=torch.float64)], dim=1)
     penalty = torch.tensor([0.005, 0.005, 0.005, 0.0], dtype=torch.float64)
@@ -69,7 +72,7 @@ def test_the_fit_is_that_of_newtons_method() -> None:
     torch.testing.assert_close(found, theta, rtol=1e-3, atol=1e-3)
 
 
-def test_balance_lets_rare_classes_be_predicted() -> None:
+def test_balance_makes_rare_classes_more_frequent() -> None:
     features, labels = uneven(3000, 4, spread=6.0)
     found = [(fit_probe(features, labels, 4, balance=balance).predict(features) > 0).sum() for balance in (0, 0.5, 1)]
     assert found[0] < found[1] < found[2]
@@ -91,7 +94,7 @@ def test_equal_inputs_make_equal_probes() -> None:
     assert first.weight.dtype == torch.float32
 
 
-def test_it_can_be_fitted_where_no_gradient_is_recorded() -> None:
+def test_it_can_be_fitted_without_grad_mode() -> None:
     features, labels = blobs(60, 4, 3)
     with torch.no_grad():
         probe = fit_probe(features.requires_grad_(), labels, 3)
@@ -99,7 +102,7 @@ def test_it_can_be_fitted_where_no_gradient_is_recorded() -> None:
     assert probe.weight.abs().max() > 0
 
 
-def test_channels_that_say_nothing_change_nothing() -> None:
+def test_constant_channels_change_nothing() -> None:
     features, labels = blobs(300, 4, 3, spread=3.0)
     dull = torch.full((300, 2), 0.1, dtype=torch.float64)
     dull[::2, 1] += 1e-12
@@ -124,11 +127,11 @@ def test_a_single_class_and_a_single_point() -> None:
 
 
 @pytest.mark.parametrize("piece", [1, 7, 64, 1000])
-def test_pieces_do_not_change_predictions(piece: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_chunks_do_not_change_predictions(piece: int, monkeypatch: pytest.MonkeyPatch) -> None:
     features, labels = blobs(100, 4, 3, spread=3.0)
     probe = fit_probe(features, labels, 3)
     expected = probe.predict(features)
-    monkeypatch.setattr(linear_probe, "_PIECE", piece)
+    monkeypatch.setattr(linear_probe, "_CHUNK_ROWS", piece)
     assert torch.equal(probe.predict(features), expected)
     assert probe.predict(features[:0]).shape == (0,)
     assert expected.dtype == probe.predict(features[:0]).dtype == torch.int64
@@ -137,36 +140,43 @@ def test_pieces_do_not_change_predictions(piece: int, monkeypatch: pytest.Monkey
 @pytest.mark.parametrize(
     ("features", "labels", "message"),
     [
-        (torch.zeros(0, 3), torch.zeros(0, dtype=torch.int64), "no features"),
-        (torch.zeros(4, 3), torch.zeros(3, dtype=torch.int64), "no features"),
+        (torch.zeros(0, 3), torch.zeros(0, dtype=torch.int64), "one label each"),
+        (torch.zeros(4, 3), torch.zeros(3, dtype=torch.int64), "one label each"),
         (torch.zeros(2, 3), torch.tensor([0, 2]), "0 to 1"),
         (torch.zeros(2, 3), torch.tensor([-1, 0]), "-1"),
         (torch.tensor([[0.0], [math.nan]]), torch.tensor([0, 1]), "finite"),
     ],
 )
-def test_what_cannot_be_fitted_is_refused(features: torch.Tensor, labels: torch.Tensor, message: str) -> None:
+def test_invalid_inputs_are_refused(features: torch.Tensor, labels: torch.Tensor, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         fit_probe(features, labels, 2)
 
 
-def test_rows_of_the_confusion_are_labels() -> None:
+def test_rows_of_the_confusion_matrix_are_labels() -> None:
     counts = confusion_counts(torch.tensor([0, 1, 1, 2, 0]), torch.tensor([0, 1, 0, 0, 0]), 3)
     assert counts.tolist() == [[2, 1, 1], [0, 1, 0], [0, 0, 0]]
     assert counts.dtype == torch.int64
-    assert confusion_counts(torch.tensor([], dtype=torch.int64), torch.tensor([], dtype=torch.int64), 2).sum() == 0
+    empty = torch.tensor([], dtype=torch.int64)
+    assert confusion_counts(empty, empty, 2).sum() == 0
 
 
-def test_scores_of_a_confusion_made_by_hand() -> None:
-    # Classes 2 and 3 have no labels: neither has a score, nor is it part of the mean.
+def test_scores_are_those_of_torchmetrics() -> None:
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.randint(5, (2000,), generator=generator)
+    predicted = torch.where(torch.rand(2000, generator=generator) < 0.6, labels, labels.roll(7))
+    scores = segmentation_scores(confusion_counts(predicted, labels, 5))
+    iou = multiclass_jaccard_index(predicted, labels, 5, average="none")
+    assert scores.per_class_iou == pytest.approx(iou.tolist())
+    assert scores.miou == pytest.approx(iou.mean().item())
+    assert scores.mean_accuracy == pytest.approx(multiclass_recall(predicted, labels, 5).item())
+    assert scores.overall_accuracy == pytest.approx(multiclass_accuracy(predicted, labels, 5, average="micro").item())
+
+
+def test_classes_without_labels_have_no_score() -> None:
     scores = segmentation_scores(torch.tensor([[6, 1, 1, 0], [2, 2, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0]]))
     assert scores.per_class_iou == [pytest.approx(6 / 10), pytest.approx(2 / 5), None, None]
     assert scores.miou == pytest.approx((6 / 10 + 2 / 5) / 2)
     assert scores.mean_accuracy == pytest.approx((6 / 8 + 2 / 4) / 2)
     assert scores.overall_accuracy == pytest.approx(8 / 12)
-
-
-def test_perfect_scores_and_no_labels() -> None:
-    scores = segmentation_scores(torch.tensor([[3, 0], [0, 1]]))
-    assert (scores.miou, scores.mean_accuracy, scores.overall_accuracy) == (1.0, 1.0, 1.0)
     with pytest.raises(ValueError, match="no labels"):
         segmentation_scores(torch.zeros(2, 2, dtype=torch.int64))

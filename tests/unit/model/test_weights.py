@@ -1,34 +1,128 @@
+"""Only tensors and plain values are loaded: any other file is refused with its reason, and no code of it runs."""
+
 from __future__ import annotations
 
+import errno
 import os
 import pickle
 import struct
-import zipfile
+from argparse import Namespace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import psutil
 import pytest
 import torch
 
 from dbbd_cli.core.errors import CheckpointError
-from dbbd_cli.model import weights as safe_load
-from dbbd_cli.model.digest import is_sealed
-from dbbd_cli.model.weights import load_tensors
+from dbbd_cli.model.digest import has_digest, save_with_digest
+from dbbd_cli.model.weights import ContentError, InertObject, check_finite, load_tensors
+
+
+class Settings:
+    """A configuration object, as programs store it with the weights."""
+
+    def __init__(self, **settings: Any) -> None:
+        vars(self).update(settings)
+
+
+class Slotted:
+    """An object whose attributes are in slots, too."""
+
+    __slots__ = ("a",)
+
+    def __getstate__(self) -> tuple[None, dict[str, int]]:
+        return None, {"a": 1}
+
+    def __setstate__(self, state: object) -> None:
+        raise AssertionError("the class was loaded")
 
 
 @pytest.mark.parametrize("archive", [True, False])
-def test_data_types_are_plain_values(tmp_path: Path, archive: bool) -> None:
-    content = {"type": torch.bfloat16, "size": torch.Size([1, 2]), "tensor": torch.ones(2)}
+def test_tensors_and_plain_values_are_loaded(tmp_path: Path, archive: bool) -> None:
+    content = {"type": torch.bfloat16, "size": torch.Size([1, 2]), "tensor": torch.ones(2), "set": {1}, "none": None}
     torch.save(content, tmp_path / "a.pth", _use_new_zipfile_serialization=archive)
     assert repr(load_tensors(tmp_path / "a.pth")) == repr(content)
 
 
+def test_without_data_tensors_have_shapes_only(tmp_path: Path) -> None:
+    save_with_digest({"weight": torch.ones(2, 3), "epoch": 4}, tmp_path / "a.pth")
+    content: Any = load_tensors(tmp_path / "a.pth", without_data=True)
+    assert content["epoch"] == 4
+    assert content["weight"].shape == (2, 3)
+    assert content["weight"].device.type == "meta"
+
+
+@pytest.mark.parametrize("settings", [Settings(a=1, inner=Settings()), Namespace(a=1), Slotted()])
+def test_objects_are_read_as_attributes_if_asked_for(tmp_path: Path, settings: object) -> None:
+    torch.save({"weight": torch.ones(2), "config": settings}, tmp_path / "a.pth")
+    content: Any = load_tensors(tmp_path / "a.pth", objects=True)
+    assert type(content["config"]) is InertObject
+    assert content["config"].settings["a"] == 1
+    with pytest.raises(ContentError, match=rf"was not loaded: it refers to the code of .*{type(settings).__name__},"):
+        load_tensors(tmp_path / "a.pth")
+
+
+@pytest.mark.parametrize("function", [os.system, pickle.loads, torch.load, eval])
+@pytest.mark.parametrize("objects", [True, False])
+def test_calls_are_refused_by_name(tmp_path: Path, function: Any, objects: bool) -> None:
+    class Call:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return function, (f"touch {tmp_path / 'ran'}",)
+
+    torch.save({"weight": torch.ones(2), "config": Call()}, tmp_path / "a.pth")
+    with pytest.raises(ContentError, match=rf"was not loaded: it refers to the code of .*{function.__name__},"):
+        load_tensors(tmp_path / "a.pth", objects=objects)
+    assert not (tmp_path / "ran").exists()
+
+
 @pytest.mark.parametrize("archive", [True, False])
 @pytest.mark.parametrize("value", [torch._utils._rebuild_tensor_v2, torch.Size, torch.FloatStorage])
-def test_what_is_named_and_not_called_is_refused(tmp_path: Path, value: object, archive: bool) -> None:
+def test_classes_and_functions_are_not_plain_values(tmp_path: Path, value: object, archive: bool) -> None:
     torch.save({"a": [value]}, tmp_path / "a.pth", _use_new_zipfile_serialization=archive, pickle_module=pickle)
-    with pytest.raises(CheckpointError, match=r"was not loaded: it wants the code of torch\."):
+    with pytest.raises(ContentError, match="not a valid file of tensors: it has a class or function"):
+        load_tensors(tmp_path / "a.pth")
+
+
+def nested(depth: int) -> list[Any]:
+    value: list[Any] = []
+    for _ in range(depth):
+        value = [value, value]
+    return value
+
+
+@pytest.mark.parametrize("value", [nested(101), nested(30)], ids=["too deep", "too many"])
+def test_values_that_are_nested_without_end_are_refused(tmp_path: Path, value: object) -> None:
+    torch.save({"a": value}, tmp_path / "a.pth")
+    with pytest.raises(ContentError, match="nested too deeply, or too many values"):
+        load_tensors(tmp_path / "a.pth")
+
+
+@pytest.mark.parametrize(
+    ("tensor", "reason"),
+    [
+        (torch.zeros(1).expand(10**6, 10**6), "a tensor that repeats its values"),
+        (torch.eye(3).to_sparse(), "a sparse or quantized tensor"),
+        (torch.empty(3, device="meta"), "one without data"),
+    ],
+)
+def test_tensors_of_other_kinds_are_refused(tmp_path: Path, tensor: torch.Tensor, reason: str) -> None:
+    torch.save({"a": tensor}, tmp_path / "a.pth")
+    with pytest.raises(ContentError, match=reason):
+        load_tensors(tmp_path / "a.pth")
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04", b"text", pickle.dumps([1])])
+def test_files_of_other_programs_are_refused(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "a.pth").write_bytes(content)
+    with pytest.raises(ContentError, match=r"a\.pth is not a valid file of tensors") as caught:
+        load_tensors(tmp_path / "a.pth")
+    assert "weights_only" not in caught.value.message + caught.value.hint
+
+
+def test_a_missing_file_is_an_error_that_names_it(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"a\.pth does not exist"):
         load_tensors(tmp_path / "a.pth")
 
 
@@ -39,49 +133,37 @@ def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
         load_tensors(tmp_path / "a.pth")
 
 
-def test_of_a_file_of_holes_that_ends_like_ours_nothing_is_hashed(tmp_path: Path) -> None:
+def test_an_error_of_the_system_is_not_taken_for_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    torch.save({"a": torch.ones(2)}, tmp_path / "a.pth")
+    monkeypatch.setattr(torch, "load", fail)
+    with pytest.raises(CheckpointError, match=r"a\.pth cannot be read: Input/output error") as caught:
+        load_tensors(tmp_path / "a.pth")
+    assert not isinstance(caught.value, ContentError)
+
+
+def test_a_sparse_file_is_damaged_without_hashing_it(tmp_path: Path) -> None:
     with (tmp_path / "a.pth").open("wb") as file:
         file.write(b"PK\x03\x04")
-        file.truncate(10**12)
+        file.truncate(10**9)
         file.seek(0, os.SEEK_END)
         file.write(b"PK\x05\x06" + bytes(16) + struct.pack("<H", 76) + b"dbbd sha256 " + b"0" * 64)
-    assert is_sealed(tmp_path / "a.pth")
-    with pytest.raises(CheckpointError, match=r"a\.pth is damaged: it is no ZIP archive"):
+    assert has_digest(tmp_path / "a.pth")
+    with pytest.raises(ContentError, match=r"a\.pth is damaged: its SHA-256 does not match"):
         load_tensors(tmp_path / "a.pth")
 
 
-def test_a_file_that_is_larger_than_the_free_memory_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_larger_than_the_free_memory_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.save({"a": torch.ones(200)}, tmp_path / "a.pth")
     monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=500))
     with pytest.raises(CheckpointError, match=r"a\.pth has 0\.0 GB, and 0\.0 GB of memory are free"):
         load_tensors(tmp_path / "a.pth")
 
 
-def test_a_file_that_does_not_fit_into_memory_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*_: object, **__: object) -> None:
-        raise MemoryError
-
-    torch.save({"a": torch.ones(2)}, tmp_path / "a.pth")
-    monkeypatch.setattr(safe_load, "check_tensor_file", fail)
-    with pytest.raises(CheckpointError, match="does not fit into the memory that is free"):
-        load_tensors(tmp_path / "a.pth")
-
-
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [
-        ("builtins bytearray", b"B" + struct.pack("<I", 1_000_000) + bytes(1_000_000)),
-        ("builtins set", b"](" + b"".join(b"J" + struct.pack("<i", number) for number in range(10_000)) + b"e"),
-    ],
-    ids=["bytes", "set"],
-)
-def test_a_small_file_cannot_ask_for_copies_without_end(name: str, value: bytes, tmp_path: Path) -> None:
-    function = "\n".join(name.split()).encode() + b"\n"
-    content = b"\x80\x02" + value + b"q\x000c" + function + b"q\x010](" + b"h\x01h\x00\x85R" * 200 + b"e."
-    path = tmp_path / "copies.pth"
-    with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("archive/data.pkl", content)
-        archive.writestr("archive/version", b"3\n")
-        archive.writestr("archive/byteorder", b"little")
-    with pytest.raises(CheckpointError, match="more than 6,000,000 values"):
-        load_tensors(path)
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_named(value: float) -> None:
+    check_finite({"a": torch.ones(2), "step": 3}, Path("a.pth"))
+    with pytest.raises(CheckpointError, match=r"a\.pth: b holds values that are not finite"):
+        check_finite({"a": torch.ones(2), "b": torch.tensor([1.0, value])}, Path("a.pth"))

@@ -1,4 +1,4 @@
-"""Files of weights that belong to no run, above all checkpoints of the first implementation."""
+"""Weights outside of any run, such as checkpoints of the first implementation, are evaluated and trained from."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from dbbd_cli.config.load import Override
 from dbbd_cli.core.errors import CheckpointError, ConfigError, DbbdError
 from dbbd_cli.core.progress import Silent
 from dbbd_cli.engine.checkpoint.files import load_checkpoint
-from dbbd_cli.model.dbbd.pretraining import pretraining_weights
+from dbbd_cli.model.dbbd.weights import weights_in
 from dbbd_cli.model.weights import load_tensors
 from dbbd_cli.services.bare_weights import open_bare_weights
 from dbbd_cli.services.evaluate import evaluate
@@ -37,8 +37,8 @@ def state_of(config: DbbdConfig, seed: int = 5) -> dict[str, torch.Tensor]:
     return make_network(config).state_dict()
 
 
-def first_implementation(state: dict[str, torch.Tensor], path: Path, legacy: bool = False, **more: Any) -> Path:
-    """Writes a checkpoint as the first implementation did."""
+def first_implementation(state: dict[str, torch.Tensor], path: Path, **more: Any) -> Path:
+    """Write a checkpoint as the first implementation did."""
 
     def part(name: str) -> dict[str, torch.Tensor]:
         return {key.removeprefix(f"{name}."): value for key, value in state.items() if key.startswith(f"{name}.")}
@@ -52,12 +52,12 @@ def first_implementation(state: dict[str, torch.Tensor], path: Path, legacy: boo
         "best_val_loss": 3.5,
         **more,
     }
-    torch.save(content, path, _use_new_zipfile_serialization=not legacy)
+    torch.save(content, path)
     return path
 
 
 class TrainingConfig:
-    """Configuration of the first implementation, which its Trainer saves as the object that it is."""
+    """The configuration object of the first implementation, which its Trainer pickles."""
 
     loaded = False
 
@@ -84,7 +84,7 @@ ALIASES = {
 
 
 def with_aliases(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """A state dict with the other names that the first implementation's modules have."""
+    """A state dict with the duplicate names of the first implementation."""
     more = {
         alias + key.removeprefix(name): value
         for key, value in state.items()
@@ -101,7 +101,7 @@ def where(root: Path, **settings: object) -> list[Override]:
     return [Override(key.replace("__", "."), value, f"--set {key}") for key, value in values.items()]
 
 
-def test_a_checkpoint_of_the_first_implementation_is_evaluated_beside_its_file(
+def test_a_checkpoint_of_the_first_implementation_is_evaluated_next_to_its_file(
     tiny_point_config: Make, scene_folder: Callable[..., Path], tmp_path: Path
 ) -> None:
     path = first_implementation(state_of(tiny_point_config()), tmp_path / "checkpoint_best.pth")
@@ -117,7 +117,7 @@ def test_a_checkpoint_of_the_first_implementation_is_evaluated_beside_its_file(
 
 
 @pytest.mark.parametrize("aggregation", ["max", "attention"])
-def test_it_has_the_losses_that_the_same_weights_have_in_a_run(
+def test_its_losses_are_those_of_the_same_weights_in_a_run(
     tiny_point_config: Make, scene_folder: Callable[..., Path], tmp_path: Path, aggregation: str
 ) -> None:
     root = scene_folder()
@@ -138,7 +138,7 @@ def test_it_has_the_losses_that_the_same_weights_have_in_a_run(
         assert probes[0] == probes[1]
 
 
-def test_what_weights_cannot_tell_is_said_on_the_command_line(
+def test_settings_that_weights_do_not_determine_come_from_the_command_line(
     tiny_point_config: Make, scene_folder: Callable[..., Path], tmp_path: Path
 ) -> None:
     path, root = first_implementation(state_of(tiny_point_config()), tmp_path / "old.pth"), scene_folder(labels=False)
@@ -158,10 +158,12 @@ def test_training_starts_from_them(tiny_point_config: Make, scene_folder: Callab
     assert moved.keys() == state.keys()
     assert all(float((moved[name] - state[name]).abs().max()) < 1e-6 for name in state)
     path.unlink()
-    assert evaluate(run, plots=False).report["epoch"] == 1  # a run needs the file no more
+    assert evaluate(run, plots=False).report["epoch"] == 1  # a run no longer needs the file
 
 
-def test_a_bare_state_dict_does_too(tiny_point_config: Make, scene_folder: Callable[..., Path], tmp_path: Path) -> None:
+def test_training_starts_from_a_bare_state_dict(
+    tiny_point_config: Make, scene_folder: Callable[..., Path], tmp_path: Path
+) -> None:
     state, root = state_of(tiny_point_config()), scene_folder(labels=False)
     torch.save(state, tmp_path / "bare.pth")
     bare = evaluate(tmp_path / "bare.pth", plots=False, overrides=where(root)).report
@@ -170,18 +172,17 @@ def test_a_bare_state_dict_does_too(tiny_point_config: Make, scene_folder: Calla
     assert bare["loss"] == evaluate(path, plots=False, overrides=where(root)).report["loss"]
 
 
-@pytest.mark.parametrize("legacy", [False, True])
 @pytest.mark.parametrize("aggregation", ["max", "attention"])
-def test_a_checkpoint_with_its_configuration_and_aliases_is_used_as_one_without(
-    tiny_point_config: Make, scene_folder: Callable[..., Path], tmp_path: Path, aggregation: str, legacy: bool
+def test_a_stored_configuration_and_aliases_change_nothing(
+    tiny_point_config: Make, scene_folder: Callable[..., Path], tmp_path: Path, aggregation: str
 ) -> None:
     state, root = state_of(tiny_point_config(model__aggregation=aggregation)), scene_folder(labels=False)
     settings = {"loss.point_samples": 64, "training.batch_size": 2}
     plain = first_implementation(state, tmp_path / "plain.pth")
     path = first_implementation(
-        with_aliases(state), tmp_path / "old.pth", legacy, config=TrainingConfig(aggregator_mode=aggregation)
+        with_aliases(state), tmp_path / "old.pth", config=TrainingConfig(aggregator_mode=aggregation)
     )
-    overrides = [override for override in where(root) if override.key != "data.max_depth"]  # the file says it
+    overrides = [override for override in where(root) if override.key != "data.max_depth"]  # the file contains it
     found = evaluate(path, plots=False, overrides=overrides).report
     assert found["loss"] == evaluate(plain, plots=False, overrides=where(root, **settings)).report["loss"]
     run = train(tiny_point_config(model__weights=str(path), model__aggregation=aggregation, training__epochs=1)).run
@@ -189,7 +190,7 @@ def test_a_checkpoint_with_its_configuration_and_aliases_is_used_as_one_without(
     assert not TrainingConfig.loaded
 
 
-def test_commands_that_need_a_run_say_so_of_it(tiny_point_config: Make, tmp_path: Path) -> None:
+def test_commands_that_need_a_run_refuse_it(tiny_point_config: Make, tmp_path: Path) -> None:
     path = first_implementation(state_of(tiny_point_config()), tmp_path / "old.pth", config=TrainingConfig())
     for command in (validate, resume):
         with pytest.raises(CheckpointError, match="is not in a run folder"):
@@ -231,7 +232,7 @@ def test_an_unknown_value_in_its_configuration_is_reported(
 
 
 @pytest.mark.parametrize("lost", ["canonical", "some aliases", "all aliases"])
-def test_some_of_the_names_of_a_layer_are_enough(tiny_point_config: Make, tmp_path: Path, lost: str) -> None:
+def test_one_of_the_names_of_a_layer_is_enough(tiny_point_config: Make, tmp_path: Path, lost: str) -> None:
     state = state_of(tiny_point_config(model__aggregation="attention"))
     names = with_aliases(state)
     kept = {
@@ -239,7 +240,7 @@ def test_some_of_the_names_of_a_layer_are_enough(tiny_point_config: Make, tmp_pa
         "some aliases": {key: value for number, (key, value) in enumerate(names.items()) if key in state or number % 3},
         "all aliases": state,
     }[lost]
-    found = pretraining_weights({"module": kept}, tmp_path / "old.pth")
+    found = weights_in({"module": kept}, tmp_path / "old.pth")
     assert found is not None
     assert found.keys() == state.keys()
     assert all(torch.equal(found[key], state[key]) for key in state)
@@ -263,7 +264,7 @@ def test_names_of_a_layer_with_different_weights_are_reported(
 
 
 @pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module."])
-def test_names_that_a_wrapper_put_a_prefix_to_are_read(tiny_point_config: Make, tmp_path: Path, prefix: str) -> None:
+def test_prefixes_of_wrappers_are_removed(tiny_point_config: Make, tmp_path: Path, prefix: str) -> None:
     state = state_of(tiny_point_config())
     parts = {
         f"{part}_state_dict": {
@@ -272,12 +273,12 @@ def test_names_that_a_wrapper_put_a_prefix_to_are_read(tiny_point_config: Make, 
         for part, name in (("encoder", "encoder"), ("loss_fn", "loss"))
     }
     for content in (parts, {f"{prefix}{key}": value for key, value in state.items()}):
-        found = pretraining_weights(content, tmp_path / "old.pth")
+        found = weights_in(content, tmp_path / "old.pth")
         assert found is not None
         assert list(found) == list(state)
 
 
-def test_the_first_implementations_own_file(
+def test_the_real_file_of_the_first_implementation(
     tiny_point_config: Make, scene_folder: Callable[..., Path], tmp_path: Path, shared: Path
 ) -> None:
     path, root = tmp_path / "old.pth", scene_folder(labels=False)
@@ -302,7 +303,7 @@ def test_the_first_implementations_own_file(
 
 
 @pytest.mark.parametrize("epoch", [None, "seven", -1, 2.5, True, torch.tensor(3), 10**12])
-def test_an_epoch_that_is_none_is_not_believed(
+def test_an_invalid_epoch_is_ignored(
     tiny_point_config: Make, scene_folder: Callable[..., Path], tmp_path: Path, epoch: object
 ) -> None:
     path = first_implementation(state_of(tiny_point_config()), tmp_path / "old.pth", epoch=epoch)
@@ -310,7 +311,7 @@ def test_an_epoch_that_is_none_is_not_believed(
     assert open_bare_weights(path, config=None, overrides=overrides, progress=Silent())[2] == 0
 
 
-def test_features_of_another_number_are_told(
+def test_another_number_of_features_is_refused(
     tiny_point_config: Make, scene_folder: Callable[..., Path], tmp_path: Path
 ) -> None:
     root = scene_folder(colors=True, labels=False)
@@ -327,7 +328,9 @@ def test_features_of_another_number_are_told(
     assert evaluate(path, plots=False, overrides=where(root, data__features=["normals", "color"])).report["loss"]
 
 
-def test_no_folder_of_scenes_or_a_wrong_configuration_is_told(tiny_point_config: Make, tmp_path: Path) -> None:
+def test_a_missing_folder_of_scenes_or_a_wrong_configuration_is_refused(
+    tiny_point_config: Make, tmp_path: Path
+) -> None:
     path = first_implementation(state_of(tiny_point_config()), tmp_path / "old.pth")
     with pytest.raises(ConfigError, match=r"data\.path is not set"):
         evaluate(path)
@@ -387,7 +390,7 @@ def no_rows(path: Path, state: dict[str, torch.Tensor]) -> None:
      flat_weights, no_rows],
     ids=lambda write: write.__name__,
 )  # fmt: skip
-def test_files_that_hold_no_such_weights_are_refused(
+def test_files_without_weights_of_dbbd_are_refused(
     tiny_point_config: Make, scene_folder: Callable[..., Path], tmp_path: Path, write: Callable[..., None]
 ) -> None:
     path, root = tmp_path / "wrong.pth", scene_folder(labels=False)
@@ -395,7 +398,7 @@ def test_files_that_hold_no_such_weights_are_refused(
     with pytest.raises(DbbdError, match=r"wrong\.pth") as caught:
         evaluate(path, overrides=where(root))
     assert caught.value.exit_code in (2, 4)
-    if write is not no_rows:  # told as a setting that is out of range
+    if write is not no_rows:  # reported as a setting out of range
         assert isinstance(caught.value, CheckpointError)
     with pytest.raises(CheckpointError, match=r"wrong\.pth"):
         train(tiny_point_config(model__weights=str(path)))
@@ -425,12 +428,12 @@ def test_code_in_the_file_is_not_run(
         lambda: evaluate(path, overrides=where(root)),
         lambda: train(tiny_point_config(model__weights=str(path))),
     ):
-        with pytest.raises(CheckpointError, match=r"posix\.system|no file of tensors"):
+        with pytest.raises(CheckpointError, match=r"posix\.system|not a valid file of tensors"):
             use()
         assert not proof.exists()
 
 
-def test_a_checkpoint_of_a_run_that_was_taken_out_of_its_folder(
+def test_a_checkpoint_that_was_moved_out_of_its_run(
     tiny_point_config: Make, scene_folder: Callable[..., Path], tmp_path: Path
 ) -> None:
     root = scene_folder(labels=False)

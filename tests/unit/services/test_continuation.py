@@ -18,7 +18,7 @@ from dbbd_cli.core.errors import CheckpointError, ConfigError, DataError, DiskEr
 from dbbd_cli.data.images.dataset import ImageBatch, ImageDataset
 from dbbd_cli.data.loader import Key
 from dbbd_cli.engine.checkpoint.files import load_checkpoint, save_checkpoint
-from dbbd_cli.model.digest import write_sealed
+from dbbd_cli.model.digest import save_with_digest
 from dbbd_cli.services.resume import resume
 from dbbd_cli.services.smoke import same
 from dbbd_cli.services.train import train
@@ -80,7 +80,7 @@ def test_a_run_of_a_version_without_the_metric_continues_by_loss_alone(tiny_conf
         for row in state["state"]["history"]:
             del row["val"]["f1"]
         path.unlink()
-        write_sealed(state, path)
+        save_with_digest(state, path)
     with pytest.raises(ConfigError) as caught:
         resume(run, overrides=[Override("checkpoint.metric", "f1", "--set"), *epochs(3)])
     assert caught.value.message == "checkpoint.metric: f1 is not among the metrics of the epochs so far"
@@ -298,7 +298,7 @@ def test_wrong_content_of_a_checkpoint_is_a_checkpoint_error(
     for section in sections:
         place = place[section]
     place[last] = value
-    write_sealed(checkpoint, run / "wrong.pth")
+    save_with_digest(checkpoint, run / "wrong.pth")
     for use in (lambda path: resume(path, overrides=epochs(2)), validate):
         if use is validate and key in ("optimizer", "random"):
             continue  # validate needs neither
@@ -437,7 +437,7 @@ def test_an_invalid_optimizer_state_is_refused(spoil: Callable[[Any], object], t
     state = load_checkpoint(run / "ckpt.pth")
     spoil(state)
     (run / "ckpt.pth").unlink()
-    write_sealed(state, run / "ckpt.pth")
+    save_with_digest(state, run / "ckpt.pth")
     with pytest.raises(CheckpointError, match="does not fit this configuration"):
         resume(run, overrides=epochs(2))
 
@@ -447,7 +447,7 @@ def test_text_in_the_settings_of_an_optimizer_has_no_effect(tiny_config: Make) -
     state = load_checkpoint(run / "ckpt.pth")
     state["optimizer"]["param_groups"][0].update(betas="many", eps="small", amsgrad="yes")
     (run / "ckpt.pth").unlink()
-    write_sealed(state, run / "ckpt.pth")
+    save_with_digest(state, run / "ckpt.pth")
     assert resume(run, overrides=epochs(2)).epochs == 2
 
 

@@ -17,7 +17,7 @@ from dbbd_cli.core.errors import CheckpointError, ConfigError, DataError, DiskEr
 from dbbd_cli.core.progress import Silent
 from dbbd_cli.data.manifest import Manifest
 from dbbd_cli.engine.checkpoint.files import load_checkpoint
-from dbbd_cli.model.digest import write_sealed
+from dbbd_cli.model.digest import save_with_digest
 from dbbd_cli.services.evaluate import evaluate
 from dbbd_cli.services.plot import plot
 from dbbd_cli.services.resume import resume
@@ -60,7 +60,7 @@ def test_validate_warns_if_the_loss_differs_from_the_logged_one(tiny_config: Mak
     checkpoint = load_checkpoint(run / "best_model.pth")
     checkpoint["state"]["history"][-1]["val"]["loss"] *= 1.01
     (run / "best_model.pth").unlink()
-    write_sealed(checkpoint, run / "best_model.pth")
+    save_with_digest(checkpoint, run / "best_model.pth")
     assert validate(run, progress=told).logged is not None
     [warning] = told.warnings
     assert "is more than rounding explains. Settings, device and precision are the same" in warning
@@ -76,7 +76,7 @@ def test_validate_names_the_likely_reason_for_a_different_loss(tiny_config: Make
     def warnings(factor: float, overrides: list[Override]) -> list[str]:
         logged["loss"] = loss * factor
         (run / "ckpt.pth").unlink()
-        write_sealed(checkpoint, run / "ckpt.pth")
+        save_with_digest(checkpoint, run / "ckpt.pth")
         told = Warnings()
         validate(run / "ckpt.pth", overrides=overrides, progress=told)
         return [text for text in told.warnings if not text.startswith("bf16 is slow here")]  # as on most processors
@@ -162,7 +162,7 @@ def test_a_lost_list_of_own_samples_is_not_rebuilt(tiny_config: Make, picture_fo
 def test_a_list_of_other_synthetic_samples_is_rejected(tiny_config: Make) -> None:
     run = train(tiny_config(training__epochs=1)).run
     (run / "splits.json").unlink()
-    write_sealed({**load_checkpoint(run / "ckpt.pth"), "splits": "0" * 64}, run / "other.pth")
+    save_with_digest({**load_checkpoint(run / "ckpt.pth"), "splits": "0" * 64}, run / "other.pth")
     with pytest.raises(CheckpointError, match=r"splits\.json is missing"):
         validate(run / "other.pth")
 
@@ -275,7 +275,7 @@ def test_pretrained_weights_are_not_downloaded_for_a_finished_checkpoint(
     run = train(config).run
     checkpoint = load_checkpoint(run / "best_model.pth")
     checkpoint["config"]["model"]["weights"] = "default"
-    write_sealed(checkpoint, run / "other.pth")
+    save_with_digest(checkpoint, run / "other.pth")
     monkeypatch.setattr(
         "torchvision.models._api.load_state_dict_from_url", lambda *_a, **_k: pytest.fail("weights were downloaded")
     )
@@ -307,6 +307,6 @@ def test_non_finite_weights_are_rejected(use: Callable[[Path], object], tiny_con
     state = load_checkpoint(run / "best_model.pth")
     name, weights = next((key, value) for key, value in state["module"].items() if value.is_floating_point())
     weights[(0,) * weights.ndim] = float("nan")
-    write_sealed(state, run / "spoiled.pth")
+    save_with_digest(state, run / "spoiled.pth")
     with pytest.raises(CheckpointError, match=f"spoiled.pth: {name} holds values that are not finite"):
         use(run / "spoiled.pth")

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
-import io
 import json
 import shutil
-import struct
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,7 +16,7 @@ from dbbd_cli.config.load import Override
 from dbbd_cli.core.errors import CheckpointError
 from dbbd_cli.engine.checkpoint.files import BEST, NEWEST, WRITER, load_checkpoint, previous_name
 from dbbd_cli.engine.environment import ENVIRONMENT
-from dbbd_cli.model.digest import digest_matches, write_sealed
+from dbbd_cli.model.digest import save_with_digest
 from dbbd_cli.services.evaluate import evaluate
 from dbbd_cli.services.resume import resume
 from dbbd_cli.services.train import train
@@ -36,56 +32,44 @@ class Part:
 
 
 def of_another_format(state: dict[str, Any], path: Path) -> None:
-    write_sealed({**state, "format": 3}, path)
+    save_with_digest({**state, "format": 3}, path)
 
 
 def of_another_format_and_content(state: dict[str, Any], path: Path) -> None:
-    write_sealed({"format": 3, WRITER: NEWER, "module": {}, "new": [1, 2]}, path)
+    save_with_digest({"format": 3, WRITER: NEWER, "module": {}, "new": [1, 2]}, path)
 
 
 def without_a_part(state: dict[str, Any], path: Path) -> None:
-    write_sealed({key: value for key, value in state.items() if key != "scaler"}, path)
+    save_with_digest({key: value for key, value in state.items() if key != "scaler"}, path)
 
 
 def with_an_object(state: dict[str, Any], path: Path) -> None:
-    write_sealed({**state, "new": Part()}, path)
+    save_with_digest({**state, "new": Part()}, path)
 
 
 def with_another_state(state: dict[str, Any], path: Path) -> None:
-    write_sealed({**state, "state": {**state["state"], "new": 1}}, path)
+    save_with_digest({**state, "state": {**state["state"], "new": 1}}, path)
 
 
 def with_a_new_setting(state: dict[str, Any], path: Path) -> None:
-    write_sealed({**state, "config": {**state["config"], "new": 1}}, path)
-
-
-def compressed(state: dict[str, Any], path: Path) -> None:
-    write_sealed(state, path)
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(path) as old, zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as new:
-        for entry in old.infolist():
-            new.writestr(entry.filename, old.read(entry))
-    data = buffer.getvalue()
-    comment = b"dbbd sha256 " + hashlib.sha256(data[:-2]).hexdigest().encode()
-    path.write_bytes(data[:-2] + struct.pack("<H", len(comment)) + comment)
-    assert digest_matches(path)
+    save_with_digest({**state, "config": {**state["config"], "new": 1}}, path)
 
 
 def of_another_layout(state: dict[str, Any], path: Path) -> None:
-    write_sealed({"version": 3, "weights": state["module"]}, path)
+    save_with_digest({"version": 3, "weights": state["module"]}, path)
 
 
-def not_sealed(state: dict[str, Any], path: Path) -> None:
+def without_digest(state: dict[str, Any], path: Path) -> None:
     torch.save({**state, "format": 3}, path)
 
 
-def not_sealed_and_of_another_layout(state: dict[str, Any], path: Path) -> None:
+def without_digest_and_of_another_layout(state: dict[str, Any], path: Path) -> None:
     torch.save({"format": 3, WRITER: NEWER, "weights": state["module"]}, path)
 
 
 KINDS = [
     of_another_format, of_another_format_and_content, without_a_part, with_an_object, with_another_state,
-    with_a_new_setting, compressed, of_another_layout, not_sealed, not_sealed_and_of_another_layout,
+    with_a_new_setting, of_another_layout, without_digest, without_digest_and_of_another_layout,
 ]  # fmt: skip
 
 
@@ -123,7 +107,7 @@ def more(**settings: object) -> list[Override]:
 
 
 def test_a_checkpoint_names_the_version_that_wrote_it(run: Path) -> None:
-    put_newer(run, PREVIOUS, lambda state, path: write_sealed(state, path))
+    put_newer(run, PREVIOUS, lambda state, path: save_with_digest(state, path))
     assert load_checkpoint(run / NEWEST)[WRITER] == __version__
     assert load_checkpoint(run / PREVIOUS)[WRITER] == NEWER
     other = resume(run / PREVIOUS, overrides=more()).run
@@ -142,7 +126,7 @@ def test_a_run_folder_with_an_unreadable_checkpoint_is_not_resumed(
         with pytest.raises(CheckpointError, match=name.replace(".", r"\.")) as caught:
             resume(run, overrides=more(**settings))
         assert caught.value.exit_code == 4
-        if kind in (of_another_format, of_another_format_and_content, without_a_part, not_sealed):
+        if kind in (of_another_format, of_another_format_and_content, without_a_part, without_digest):
             assert f"use dbbd {NEWER}" in caught.value.hint
         assert content(run) == before
 
@@ -162,7 +146,7 @@ def test_an_older_checkpoint_given_by_name_continues_in_a_new_folder(
     assert after == before
 
 
-@pytest.mark.parametrize("kind", [of_another_format, without_a_part, with_an_object, compressed, not_sealed])
+@pytest.mark.parametrize("kind", [of_another_format, without_a_part, with_an_object, without_digest])
 def test_validate_and_evaluate_do_not_use_another_instead(
     run: Path, kind: Callable[[dict[str, Any], Path], None]
 ) -> None:
@@ -196,7 +180,7 @@ def test_the_version_is_taken_from_the_record_of_the_run_if_the_checkpoint_has_n
     state = load_checkpoint(run / NEWEST)
     state.pop(WRITER)
     (run / NEWEST).unlink()
-    write_sealed({**state, "format": 3}, run / NEWEST)
+    save_with_digest({**state, "format": 3}, run / NEWEST)
     (run / ENVIRONMENT).write_text(json.dumps(record))
     with pytest.raises(CheckpointError, match=r"has format 3, and dbbd .* reads format 2") as caught:
         resume(run)
@@ -208,7 +192,7 @@ def test_an_earlier_checkpoint_without_a_version_is_resumed(run: Path) -> None:
     state = load_checkpoint(run / NEWEST)
     state.pop(WRITER)
     (run / NEWEST).unlink()
-    write_sealed(state, run / NEWEST)
+    save_with_digest(state, run / NEWEST)
     assert resume(run, overrides=more()).epochs == 3
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from dbbd_cli.core.errors import CheckpointError, InUseError
 from dbbd_cli.engine.checkpoint.files import load_checkpoint
-from dbbd_cli.model.digest import write_sealed
+from dbbd_cli.model.digest import save_with_digest
 from dbbd_cli.runs.folder import locked
 from dbbd_cli.services.resume import resume
 from dbbd_cli.services.train import train
@@ -27,7 +27,7 @@ def test_targets_that_cannot_be_resumed_are_explained(tiny_config: Make, tmp_pat
     checkpoint = load_checkpoint(run / "ckpt.pth")
     checkpoint["module"].pop("network.fc1.weight")
     (run / "ckpt.pth").unlink()
-    write_sealed(checkpoint, run / "ckpt.pth")
+    save_with_digest(checkpoint, run / "ckpt.pth")
     with pytest.raises(CheckpointError, match="does not fit this configuration"):
         resume(run / "ckpt.pth")
     for name in ("splits.json", "config.yaml"):

@@ -12,7 +12,7 @@ import torch
 from dbbd_cli.config.load import parse_override
 from dbbd_cli.core.errors import CheckpointError, ConfigError
 from dbbd_cli.engine.checkpoint.files import load_checkpoint
-from dbbd_cli.model.digest import write_sealed
+from dbbd_cli.model.digest import save_with_digest
 from dbbd_cli.services.evaluate import evaluate
 from dbbd_cli.services.resume import resume
 from dbbd_cli.services.train import train
@@ -40,7 +40,7 @@ def changed(run: Path, **parts: object) -> Path:
     """The newest checkpoint of a run with parts replaced; None removes a part."""
     checkpoint = {**load_checkpoint(run / "ckpt.pth"), **parts}
     (run / "ckpt.pth").unlink()
-    write_sealed({name: part for name, part in checkpoint.items() if part is not None}, run / "ckpt.pth")
+    save_with_digest({name: part for name, part in checkpoint.items() if part is not None}, run / "ckpt.pth")
     return run / "ckpt.pth"
 
 
@@ -118,7 +118,7 @@ def test_auto_chooses_if_neither_record_nor_replay_check_has_a_precision(
     run = train(tiny_config(training__epochs=1)).run
     whole = load_checkpoint(run / "ckpt.pth")
     content = {name: part for name, part in whole.items() if name != "runtime"}
-    write_sealed({**content, "proof": proof}, run / "best_model.pth")
+    save_with_digest({**content, "proof": proof}, run / "best_model.pth")
     processor()
     assert validate(run).precision == "fp32 (chosen by auto)"
 

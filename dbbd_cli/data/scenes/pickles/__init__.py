@@ -1,1 +1,1 @@
-"""Reading pickles of strangers without running anything."""
+"""A reader of pickles that runs no code, for scenes."""

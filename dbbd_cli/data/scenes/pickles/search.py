@@ -1,26 +1,26 @@
-"""Which code a pickle names, found by looking through it."""
+"""The code that a pickle refers to, found by disassembling it."""
 
 from __future__ import annotations
 
 import mmap
 import pickletools
-from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
 from collections.abc import Iterator
 
-_MOST_BYTES = 1 << 20
-_MOST_OPCODES = 100_000
-_LONGEST_NAME = 200
+from dbbd_cli.core.compat import python3_name
+
+_MAX_BYTES = 1 << 20
+_MAX_OPCODES = 100_000
+_MAX_NAME_LENGTH = 200
 
 
 def name_of(module: str, name: str) -> str:
-    """How Python 3 calls the code that a pickle names, which may be by a name of Python 2."""
-    new = NAME_MAPPING.get((module, name)) or (IMPORT_MAPPING.get(module, module), name)
-    return ".".join(new)[:_LONGEST_NAME]
+    """The name "module.name" in Python 3 of the code that a pickle refers to, possibly by its name in Python 2."""
+    return ".".join(python3_name(module, name))[:_MAX_NAME_LENGTH]
 
 
 def names_of_globals(data: bytes | mmap.mmap, start: int = 0) -> Iterator[str]:
-    """The names "module.name" in the pickles that begin at a place, as far as these can be read. Nothing is run."""
-    part = data[start : start + _MOST_BYTES]
+    """The names "module.name" in the pickles from `start`, as far as they can be read. Nothing is run."""
+    part = data[start : start + _MAX_BYTES]
     texts: list[str] = []
     memo: dict[object, str] = {}
     try:
@@ -37,18 +37,18 @@ def names_of_globals(data: bytes | mmap.mmap, start: int = 0) -> Iterator[str]:
                 texts.append(memo.get(argument, ""))
             elif isinstance(argument, str):
                 texts.append(argument)
-    except Exception:  # pickletools raises whatever damaged bytes lead it to
+    except Exception:  # pickletools raises any exception on damaged data
         return
 
 
 def _opcodes(data: bytes) -> Iterator[tuple[str, object]]:
-    """Opcodes with their arguments, of one pickle after the other."""
-    place = count = 0
-    while place < len(data):
-        start = place
-        for opcode, argument, position in pickletools.genops(data[start:]):
+    """Opcodes with their arguments, of consecutive pickles."""
+    position = count = 0
+    while position < len(data):
+        start = position
+        for opcode, argument, offset in pickletools.genops(data[start:]):
             yield opcode.name, argument
-            place = start + (position or 0) + 1
+            position = start + (offset or 0) + 1
             count += 1
-            if count > _MOST_OPCODES:
+            if count > _MAX_OPCODES:
                 return

@@ -1,7 +1,10 @@
+"""Checkpoints survive any interruption of a save, and anything that is not an intact checkpoint is refused."""
+
 from __future__ import annotations
 
 import errno
 import hashlib
+import io
 import os
 import pickle
 import zipfile
@@ -17,8 +20,8 @@ from dbbd_cli.core.temporary import temporary_path
 from dbbd_cli.engine.checkpoint import files as module
 from dbbd_cli.engine.checkpoint.files import BEST, NEWEST, checkpoint_names, disk_error, load_checkpoint, previous_name
 from dbbd_cli.engine.checkpoint.files import save_checkpoint as save
-from dbbd_cli.model import digest as sealed_file
-from dbbd_cli.model.digest import write_sealed
+from dbbd_cli.model import digest as digest
+from dbbd_cli.model.digest import save_with_digest
 
 PREVIOUS = previous_name(1)
 
@@ -47,13 +50,13 @@ def test_newest_previous_and_best_follow_one_another(tmp_path: Path) -> None:
     assert {path.name for path in tmp_path.iterdir()} == {NEWEST, PREVIOUS, BEST}
 
 
-def test_as_many_are_kept_as_is_asked_for(tmp_path: Path) -> None:
+def test_as_many_are_kept_as_configured(tmp_path: Path) -> None:
     for number in range(1, 7):
         save_checkpoint(content(number), tmp_path, best=number == 1, keep=4)
     names = [NEWEST, "ckpt.previous.pth", "ckpt.previous2.pth", "ckpt.previous3.pth", BEST]
     assert checkpoint_names(tmp_path) == names
     assert [number_in(tmp_path / name) for name in names] == [6, 5, 4, 3, 1]
-    (tmp_path / "ckpt.previous.pth").unlink()  # as a save that broke off in between would leave them
+    (tmp_path / "ckpt.previous.pth").unlink()  # as an interrupted save would leave them
     assert checkpoint_names(tmp_path) == [names[0], *names[2:]]
     save_checkpoint(content(7), tmp_path, keep=2)
     assert {path.name for path in tmp_path.iterdir()} == {NEWEST, PREVIOUS, BEST}
@@ -62,19 +65,19 @@ def test_as_many_are_kept_as_is_asked_for(tmp_path: Path) -> None:
     assert number_in(tmp_path / NEWEST) == 8
 
 
-def test_older_ones_stay_where_the_new_one_reads_back_differently(
+def test_older_checkpoints_stay_if_the_new_one_reads_back_differently(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for number in (1, 2):
         save_checkpoint(content(number), tmp_path)
 
     def spoil(state: dict[str, Any], path: Path, *_: object) -> None:
-        write_sealed(state, path)
+        save_with_digest(state, path)
         data = bytearray(path.read_bytes())
         data[100] ^= 1
         path.write_bytes(data)
 
-    monkeypatch.setattr(module, "write_sealed", spoil)
+    monkeypatch.setattr(module, "save_with_digest", spoil)
     with pytest.raises(DiskError, match="reads back differently"):
         save_checkpoint(content(3), tmp_path)
     assert {path.name: number_in(path) for path in tmp_path.iterdir()} == {NEWEST: 2, PREVIOUS: 1}
@@ -90,10 +93,10 @@ def test_file_systems_without_hard_links_get_copies(tmp_path: Path, monkeypatch:
     assert [number_in(tmp_path / name) for name in (NEWEST, PREVIOUS, BEST)] == [2, 1, 2]
 
 
-def test_wherever_saving_breaks_off_every_checkpoint_that_is_there_verifies(
+def test_every_existing_checkpoint_is_intact_wherever_a_save_is_interrupted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Ends the process, so to speak, before each of the renames of a save."""
+    """Simulates the end of the process before each rename of a save."""
 
     class KilledError(BaseException):
         pass
@@ -131,7 +134,7 @@ def test_wherever_saving_breaks_off_every_checkpoint_that_is_there_verifies(
 
 
 @pytest.mark.parametrize("position", [0, 100, 700, -78, -77, -76, -70, -64, -1])
-def test_a_flipped_bit_is_found(tmp_path: Path, position: int) -> None:
+def test_a_flipped_bit_is_detected(tmp_path: Path, position: int) -> None:
     save_checkpoint(content(1), tmp_path, best=False)
     data = bytearray((tmp_path / NEWEST).read_bytes())
     data[position] ^= 1
@@ -141,14 +144,14 @@ def test_a_flipped_bit_is_found(tmp_path: Path, position: int) -> None:
 
 
 @pytest.mark.parametrize("change", [lambda data: data[:-1], lambda data: data + b"x", lambda data: data[:-76]])
-def test_a_cut_or_an_addition_is_found(tmp_path: Path, change: Callable[[bytes], bytes]) -> None:
+def test_truncation_and_appended_data_are_detected(tmp_path: Path, change: Callable[[bytes], bytes]) -> None:
     save_checkpoint(content(1), tmp_path, best=False)
     (tmp_path / NEWEST).write_bytes(change((tmp_path / NEWEST).read_bytes()))
     with pytest.raises(CheckpointError):
         load_checkpoint(tmp_path / NEWEST)
 
 
-def test_other_programs_read_the_file(tmp_path: Path) -> None:
+def test_other_programs_can_read_the_file(tmp_path: Path) -> None:
     save_checkpoint(content(1), tmp_path)
     with zipfile.ZipFile(tmp_path / NEWEST) as archive:
         assert archive.testzip() is None
@@ -174,47 +177,41 @@ def test_a_full_disk_leaves_the_old_checkpoint_and_no_stray_file(
     assert not list(tmp_path.glob("*.tmp"))
 
 
-def test_errors_say_which_limit_was_met(tmp_path: Path) -> None:
+def test_disk_errors_name_the_limit(tmp_path: Path) -> None:
     def told(error: OSError, needed: int = 1) -> str:
         found = disk_error(error, tmp_path, needed)
         return f"{found.message}; {found.hint}"
 
     assert "events.1 cannot be written" in told(OSError(errno.EACCES, "no", os.fsencode(tmp_path / "events.1")))
     assert "config.yaml cannot be written" in told(OSError(errno.EISDIR, "no", "config.yaml.tmp", None, "config.yaml"))
-    temporary = str(temporary_path(tmp_path / NEWEST))  # people know the file by the name that it is to have
+    temporary = str(temporary_path(tmp_path / NEWEST))  # users know the file by its final name
     assert told(OSError(errno.EMFILE, "no", temporary)).startswith(f"{NEWEST} cannot be written")
-    assert "what the run writes cannot" in told(OSError(errno.EIO, "no", 3))
+    assert "a file of the run cannot" in told(OSError(errno.EIO, "no", 3))
     assert "the number of files" in told(OSError(errno.ENOSPC, "full"))
     assert "the number of files" not in told(OSError(errno.ENOSPC, "full"), needed=10**18)
     assert "ulimit -f" in told(OSError(errno.EFBIG, "large"))
     tmp_path.rmdir()
-    assert "is no longer there" in told(OSError(errno.ENOENT, "gone"))
+    assert "no longer exists" in told(OSError(errno.ENOENT, "gone"))
 
 
-def test_an_interrupt_anywhere_in_writing_stays_an_interrupt_and_leaves_nothing(
+def test_an_interrupt_while_writing_stays_an_interrupt_and_leaves_no_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     save_checkpoint(content(1), tmp_path)
-    write, left = sealed_file._HashingFile.write, [0]
+    left = [0]
 
-    def write_until(self: Any, data: bytes) -> int:
-        left[0] -= 1
-        if left[0] == 0:
-            self.file.write = interrupt  # from within, where a signal finds the program
-        return write(self, data)
+    class InterruptedFile(io.BufferedWriter):
+        def write(self, data: Any) -> int:
+            left[0] -= 1
+            if left[0] == 0:
+                raise KeyboardInterrupt
+            return super().write(data)
 
-    def interrupt(_data: bytes) -> int:
-        raise KeyboardInterrupt
+    def open_file(path: Path, mode: str = "r", **options: Any) -> Any:
+        return InterruptedFile(io.FileIO(path, "w")) if mode == "wb" else original(path, mode, **options)
 
-    class Writable:
-        def __init__(self, file: Any) -> None:
-            self.write, self.flush = file.write, file.flush
-
-    start = sealed_file._HashingFile.__init__
-    monkeypatch.setattr(
-        sealed_file._HashingFile, "__init__", lambda self, file, between: start(self, Writable(file), between)
-    )
-    monkeypatch.setattr(sealed_file._HashingFile, "write", write_until)
+    original = Path.open
+    monkeypatch.setattr(Path, "open", open_file)
     for fatal in range(1, 1000):
         left[0] = fatal
         try:
@@ -234,7 +231,7 @@ def test_code_in_a_file_is_not_run_and_is_named(tmp_path: Path) -> None:
             return (Path.touch, (marker,))
 
     torch.save({"format": 1, "module": Payload()}, tmp_path / "evil.pth")
-    with pytest.raises(CheckpointError, match=r"it wants the code of (builtins\.)?getattr$"):
+    with pytest.raises(CheckpointError, match=r"refers to the code of (builtins\.)?getattr,"):
         load_checkpoint(tmp_path / "evil.pth")
     (tmp_path / "evil.pth").write_bytes(pickle.dumps(Payload()))
     with pytest.raises(CheckpointError):
@@ -242,12 +239,12 @@ def test_code_in_a_file_is_not_run_and_is_named(tmp_path: Path) -> None:
     assert not marker.exists()
 
 
-def test_what_is_no_checkpoint_is_told_apart(tmp_path: Path) -> None:
+def test_files_that_are_not_checkpoints_are_refused_with_the_reason(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="does not exist"):
         load_checkpoint(tmp_path / "x.pth")
     for data in (b"", b"text", b"PK\x03\x04 cut"):
         (tmp_path / "x.pth").write_bytes(data)
-        with pytest.raises(CheckpointError, match=r"not a readable|not loaded"):
+        with pytest.raises(CheckpointError, match="is not a valid file of tensors"):
             load_checkpoint(tmp_path / "x.pth")
     torch.save({"weight": torch.zeros(1)}, tmp_path / "x.pth")
     with pytest.raises(CheckpointError, match="not a checkpoint of dbbd"):

@@ -1,3 +1,5 @@
+"""Checkpoints written in the background are complete, ordered and unaffected by training, and errors surface."""
+
 from __future__ import annotations
 
 import _thread
@@ -18,10 +20,9 @@ from dbbd_cli.core.errors import DiskError
 from dbbd_cli.engine.checkpoint import files as checkpoint
 from dbbd_cli.engine.checkpoint.files import BEST, CONTENT, NEWEST, load_checkpoint, previous_name
 from dbbd_cli.engine.checkpoint.writer import CheckpointWriter
-from dbbd_cli.model import digest as sealed_file
 
 LARGE = 3_000_000
-"""Values of a tensor that is written in several pieces."""
+"""Values of a tensor that is written in several chunks."""
 
 
 def state_of(number: int, size: int = 50) -> dict[str, Any]:
@@ -47,8 +48,8 @@ def numbers(folder: Path) -> dict[str, int]:
 
 @contextmanager
 def held(name: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[threading.Event, Callable[[], None]]]:
-    """Holds a thread that is not the main one where it calls a function of `sealed_file`, until it is let go."""
-    reached, released, original = threading.Event(), threading.Event(), getattr(sealed_file, name)
+    """Block background threads where they call a function of `checkpoint`, until released."""
+    reached, released, original = threading.Event(), threading.Event(), getattr(checkpoint, name)
 
     def call(*arguments: Any) -> Any:
         if threading.current_thread() is not threading.main_thread():
@@ -56,21 +57,19 @@ def held(name: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[threading
             assert released.wait(30)
         return original(*arguments)
 
-    monkeypatch.setattr(sealed_file, name, call)
+    monkeypatch.setattr(checkpoint, name, call)
     try:
         yield reached, released.set
     finally:
         released.set()
 
 
-def test_what_is_written_is_the_state_of_the_moment_of_the_hand_over(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_state_at_the_time_of_the_call_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     writer, state = CheckpointWriter(), state_of(3, LARGE)
     shared = state["module"]["weight"]
     state["module"]["same"] = shared[10:20].view(2, 5)
     state["optimizer"] = {"state": {0: {"step": torch.tensor(7.0)}}, "param_groups": [{"lr": 0.1}]}
-    with writer, held("_HashingFile", monkeypatch) as (reached, release):
+    with writer, held("save_with_digest", monkeypatch) as (reached, release):
         writer.save(state, tmp_path, best=False, keep=2, background=True)
         assert reached.wait(30)
         shared += 1  # as training does
@@ -90,7 +89,7 @@ def test_what_is_written_is_the_state_of_the_moment_of_the_hand_over(
     assert module["same"].untyped_storage().data_ptr() == module["weight"].untyped_storage().data_ptr()
 
 
-def test_the_memory_of_copies_is_used_again(tmp_path: Path) -> None:
+def test_the_memory_of_copies_is_reused(tmp_path: Path) -> None:
     module = nn.Linear(50, 1)
     optimizer = torch.optim.SGD(module.parameters())
     with (writer := CheckpointWriter()):
@@ -101,7 +100,7 @@ def test_the_memory_of_copies_is_used_again(tmp_path: Path) -> None:
         places = {size: [storage.data_ptr() for storage in kept] for size, kept in memory._kept.items()}
         assert sorted(places) == [4, 200]
         for number in (1, 2):
-            writer.reserve(nn.Linear(7, 7), optimizer)  # there is memory already
+            writer.reserve(nn.Linear(7, 7), optimizer)  # memory is reserved already
             state = {**state_of(number), "module": {"weight": torch.full((50,), float(number))}}
             writer.save(state, tmp_path, best=False, keep=2, background=True)
         writer.wait()
@@ -110,7 +109,7 @@ def test_the_memory_of_copies_is_used_again(tmp_path: Path) -> None:
     assert numbers(tmp_path) == {NEWEST: 2, previous_name(1): 1}
 
 
-def test_saves_come_one_after_the_other_and_are_there_at_the_end(tmp_path: Path) -> None:
+def test_saves_happen_in_order_and_are_complete_at_the_end(tmp_path: Path) -> None:
     with (writer := CheckpointWriter()):
         writer.save(state_of(0, LARGE // 10), tmp_path, best=False, keep=3, background=False)
         for number in range(1, 7):
@@ -119,12 +118,12 @@ def test_saves_come_one_after_the_other_and_are_there_at_the_end(tmp_path: Path)
     assert numbers(tmp_path) == {NEWEST: 6, previous_name(1): 5, previous_name(2): 4, BEST: 4}
 
 
-def test_a_save_that_is_not_beside_waits_and_copies_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_save_in_the_foreground_waits_and_copies_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     outside = CheckpointWriter()
     outside.save(state_of(1), tmp_path, best=False, keep=1, background=True)
     assert numbers(tmp_path) == {NEWEST: 1}
     assert outside._memory is None
-    with (writer := CheckpointWriter()), held("_HashingFile", monkeypatch) as (reached, release):
+    with (writer := CheckpointWriter()), held("save_with_digest", monkeypatch) as (reached, release):
         writer.save(state_of(2), tmp_path, best=False, keep=1, background=True)
         memory = writer._memory
         assert reached.wait(30)
@@ -135,8 +134,8 @@ def test_a_save_that_is_not_beside_waits_and_copies_nothing(tmp_path: Path, monk
         assert sum(map(len, memory._kept.values())) == 2, "the third was copied too"
 
 
-@pytest.mark.parametrize("how", ["check", "wait", "save beside", "save", "leave", "leave with an error"])
-def test_an_error_comes_to_the_main_thread_once(tmp_path: Path, how: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("how", ["check", "wait", "save background", "save", "leave", "leave with an error"])
+def test_an_error_is_raised_once_in_the_main_thread(tmp_path: Path, how: str, monkeypatch: pytest.MonkeyPatch) -> None:
     writer = CheckpointWriter()
     writer.save(state_of(1), tmp_path, best=True, keep=2, background=False)
 
@@ -145,7 +144,7 @@ def test_an_error_comes_to_the_main_thread_once(tmp_path: Path, how: str, monkey
 
     monkeypatch.setattr(checkpoint.os, "fsync", full)
 
-    def go_on() -> None:
+    def save() -> None:
         with writer:
             writer.save(state_of(2), tmp_path, best=True, keep=2, background=True)
             assert writer._thread is not None
@@ -155,13 +154,13 @@ def test_an_error_comes_to_the_main_thread_once(tmp_path: Path, how: str, monkey
             elif how == "wait":
                 writer.wait()
             elif how.startswith("save"):
-                writer.save(state_of(3), tmp_path, best=True, keep=2, background=how.endswith("beside"))
+                writer.save(state_of(3), tmp_path, best=True, keep=2, background=how.endswith("background"))
             elif how == "leave with an error":
                 raise ValueError("of a step")
             assert how == "leave", "it was not raised"
 
     with pytest.raises(DiskError, match=r"No space left on device \(.* MB are free, and a checkpoint needs") as caught:
-        go_on()
+        save()
     assert caught.value.exit_code == 6
     assert "continue with: " in caught.value.hint
     monkeypatch.undo()
@@ -172,9 +171,9 @@ def test_an_error_comes_to_the_main_thread_once(tmp_path: Path, how: str, monkey
     assert numbers(tmp_path) == {NEWEST: 3, previous_name(1): 1, BEST: 1}
 
 
-@pytest.mark.parametrize("where", ["_HashingFile", "_digest"])
+@pytest.mark.parametrize("where", ["save_with_digest", "digest_matches"])
 @pytest.mark.parametrize("waiting", [False, True])
-def test_ctrl_c_gives_up_what_is_being_written(
+def test_ctrl_c_abandons_the_save_in_progress(
     tmp_path: Path, where: str, waiting: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     writer = CheckpointWriter()
@@ -184,10 +183,10 @@ def test_ctrl_c_gives_up_what_is_being_written(
         def interrupt() -> None:
             if waiting:
                 _thread.interrupt_main()
-            assert writer._given_up.wait(30)
+            assert writer._abandoned.wait(30)
             release()
 
-        def go_on() -> None:
+        def save() -> None:
             with writer:
                 writer.save(state_of(2, LARGE), tmp_path, best=True, keep=2, background=True)
                 assert reached.wait(30)
@@ -198,7 +197,7 @@ def test_ctrl_c_gives_up_what_is_being_written(
                 writer.wait()
 
         with pytest.raises(KeyboardInterrupt):
-            go_on()
+            save()
     assert numbers(tmp_path) == {NEWEST: 1}
     assert "checkpoint" not in [thread.name for thread in threading.enumerate()]
 

@@ -1,3 +1,5 @@
+"""The encoder computes the same features and gradients as plain loops over regions, without a kernel per region."""
+
 from __future__ import annotations
 
 from collections import Counter
@@ -9,7 +11,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from dbbd_cli.model.dbbd import encoder as dbbd_encoder
-from dbbd_cli.model.dbbd import segment_ops as dbbd_segments
+from dbbd_cli.model.dbbd import segment_ops
 from dbbd_cli.model.dbbd.encoder import DbbdEncoder
 from dbbd_cli.model.dbbd.pretraining import DbbdPretraining
 from dbbd_cli.model.dbbd.regions import RegionBatch, build_regions
@@ -27,7 +29,7 @@ def tiny(**changes: Any) -> DbbdPretraining:
         "projection_dim": 5,
     }
     module = DbbdPretraining(**{**sizes, **changes})
-    for parameter in module.parameters():  # biases and norms that do something
+    for parameter in module.parameters():  # so that biases and norms matter
         parameter.data += 0.1 * torch.randn_like(parameter)
     return module
 
@@ -84,7 +86,7 @@ def assert_as_the_reference(
 
 @pytest.mark.parametrize("pooling", ["max", "mean"])
 @pytest.mark.parametrize("aggregation", ["max", "mean", "attention"])
-def test_features_losses_and_gradients_are_those_of_the_plain_loops(aggregation: str, pooling: str) -> None:
+def test_features_losses_and_gradients_equal_those_of_plain_loops(aggregation: str, pooling: str) -> None:
     rng = np.random.default_rng(0)
     sizes = [23, 17]
     trees = [random_tree(rng, size, 3) for size in sizes]
@@ -93,7 +95,7 @@ def test_features_losses_and_gradients_are_those_of_the_plain_loops(aggregation:
 
 
 @pytest.mark.parametrize("aggregation", ["max", "mean", "attention"])
-def test_scenes_of_different_depth_go_together(aggregation: str) -> None:
+def test_scenes_of_different_depth_in_one_batch(aggregation: str) -> None:
     rng = np.random.default_rng(3)
     sizes = [12, 20, 1, 6]
     trees = [random_tree(rng, size, depth) for size, depth in zip(sizes, [1, 4, 2, 0], strict=True)]
@@ -115,15 +117,15 @@ def test_duplicate_points() -> None:
     assert_as_the_reference(tiny(), [random_tree(rng, size, 2) for size in sizes], sizes, views=views)
 
 
-def test_pieces_of_the_pass_without_gradient_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dbbd_encoder, "_PIECE", 3)
+def test_chunks_of_the_pass_without_gradient_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dbbd_encoder, "_CHUNK_ROWS", 3)
     rng = np.random.default_rng(6)
     assert_as_the_reference(tiny(), [random_tree(rng, 20, 2)], [20])
 
 
 @pytest.mark.parametrize("aggregation", ["max", "mean", "attention"])
-def test_where_waiting_is_not_free_one_pass_gives_the_same(aggregation: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dbbd_segments, "WAITING_IS_FREE", ())
+def test_devices_that_synchronize_give_the_same_in_one_pass(aggregation: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(segment_ops, "SYNC_FREE_DEVICES", ())
     rng = np.random.default_rng(11)
     sizes = [40, 25]
     assert_as_the_reference(tiny(aggregation=aggregation), [random_tree(rng, size, 3) for size in sizes], sizes)
@@ -236,7 +238,7 @@ def test_initial_weights() -> None:
             assert 0.8 * bound < parameter.abs().max() <= bound, name
 
 
-def test_settings_that_cannot_be_are_refused() -> None:
+def test_impossible_settings_are_refused() -> None:
     for wrong in ({"aggregation": "sum"}, {"pooling": "sum"}, {"encoder_hidden_dims": []}):
         with pytest.raises(ValueError):
             DbbdEncoder(**wrong)  # type: ignore[arg-type]

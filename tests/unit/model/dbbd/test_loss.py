@@ -1,3 +1,5 @@
+"""The losses equal plain cross-entropy, and the indicators of collapse have their known values."""
+
 from __future__ import annotations
 
 import math
@@ -16,8 +18,8 @@ def unit(rows: int, channels: int, seed: int) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("piece", [1, 60, 1 << 22])
-def test_info_nce_is_cross_entropy_in_pieces_of_any_size(piece: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dbbd_loss, "_PIECE", piece)
+def test_info_nce_is_cross_entropy_in_chunks_of_any_size(piece: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dbbd_loss, "_MAX_LOGITS", piece)
     q, k = unit(17, 5, 0).requires_grad_(), unit(17, 5, 1).requires_grad_()
     logits = q @ k.T / 0.07
     expected = F.cross_entropy(logits, torch.arange(17))
@@ -38,14 +40,14 @@ def test_info_nce_of_one_input_and_of_low_temperatures() -> None:
     assert torch.isfinite(k.grad).all()
 
 
-def test_features_that_are_all_equal_have_the_loss_of_chance() -> None:
+def test_equal_features_have_the_chance_level_loss() -> None:
     same = unit(1, 4, 0).repeat(10, 1)
     loss, correct = info_nce(same, same, 0.1)
     assert loss.item() == pytest.approx(math.log(10))
     assert correct == 0  # nothing is nearer than the others
 
 
-def test_total_is_weighted_and_a_level_of_one_row_says_nothing() -> None:
+def test_the_total_is_weighted_and_skips_levels_with_one_row() -> None:
     torch.manual_seed(0)
     module = DbbdLoss(input_dim=6, projection_dim=4, temperature=0.2, region_weight=2.0, point_weight=0.25)
     down = [torch.randn(rows, 6) for rows in (1, 3, 8)]
@@ -64,7 +66,7 @@ def test_total_is_weighted_and_a_level_of_one_row_says_nothing() -> None:
     assert losses.point_chance == math.log(20)
 
 
-def test_a_batch_with_nothing_to_tell_apart_has_loss_zero() -> None:
+def test_a_batch_without_negatives_has_loss_zero() -> None:
     module = DbbdLoss(input_dim=6, projection_dim=4)
     x = torch.randn(1, 6, requires_grad=True)
     losses = module([x], [x], x, x)
@@ -81,11 +83,11 @@ def test_alignment_and_uniformity_have_their_known_values() -> None:
     corners = torch.tensor([[1.0, 0], [-1, 0], [0, 1], [0, -1]])
     # Two pairs at distance 2, four at the root of 2.
     assert uniformity(corners).item() == pytest.approx(math.log((2 * math.exp(-8) + 4 * math.exp(-4)) / 6))
-    assert uniformity(corners.repeat(1000, 1)[:4001], most=4).item() <= 0
+    assert uniformity(corners.repeat(1000, 1)[:4001], max_rows=4).item() <= 0
     assert uniformity(corners[:1]) == 0
 
 
-def test_feature_std_and_effective_rank_tell_a_collapse() -> None:
+def test_feature_std_and_effective_rank_detect_a_collapse() -> None:
     torch.manual_seed(0)
     spread = torch.randn(4000, 8)
     assert feature_std(spread).item() == pytest.approx(1, abs=0.03)

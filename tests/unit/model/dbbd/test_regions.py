@@ -1,3 +1,5 @@
+"""Regions of a batch are in the documented order, invalid trees are refused, and segments reduce like single ones."""
+
 from __future__ import annotations
 
 import pickle
@@ -54,7 +56,7 @@ def test_rows_of_a_level_are_in_scene_and_depth_first_order() -> None:
         assert level.offset.diff().tolist() == counts
 
 
-def test_leaves_hold_every_point_once_and_picks_keep_their_order() -> None:
+def test_leaves_contain_every_point_once_and_picks_keep_their_order() -> None:
     trees, sizes, regions = batch()
     assert sorted(regions.leaves.index.tolist()) == list(range(80))
     assert regions.leaves.index[regions.leaves.picked].tolist() == list(range(80))
@@ -116,7 +118,7 @@ def outside(nodes: list[Node]) -> None:
         (outside, "outside 0 to 5"),
     ],
 )
-def test_trees_that_are_no_partition_are_refused(harm: Callable[[list[Node]], None], message: str) -> None:
+def test_invalid_trees_are_refused(harm: Callable[[list[Node]], None], message: str) -> None:
     nodes = [root([0, 1, 2, 3]), Node([0, 1], 1, 0, 0), Node([2, 3], 1, 2, 0)]
     build_regions([to_tree([root([0, 1])]), to_tree(nodes)], [2, 4])
     harm(nodes)
@@ -143,7 +145,7 @@ def segments() -> tuple[torch.Tensor, torch.Tensor, list[slice]]:
     return segment, torch.from_numpy(start), [slice(s, s + n) for s, n in zip(start, lengths, strict=True)]
 
 
-def test_segments_are_pooled_as_one_by_one() -> None:
+def test_segments_are_reduced_as_one_by_one() -> None:
     torch.manual_seed(0)
     segment, start, parts = segments()
     x = torch.randn(10, 3, dtype=torch.float64, requires_grad=True)
@@ -158,7 +160,7 @@ def test_segments_are_pooled_as_one_by_one() -> None:
         assert torch.autograd.gradcheck(function, (x,))
 
 
-def test_the_first_of_equals_has_the_whole_gradient() -> None:
+def test_the_first_of_equal_values_gets_the_whole_gradient() -> None:
     segment, start, _ = segments()
     x = torch.tensor([1, 2, 2, 5, 0, 0, 0, 0, -3, -3.0])[:, None].repeat(1, 2).requires_grad_()
     _, winner = segment_winner(x.detach(), segment, start)

@@ -1,0 +1,87 @@
+"""Private or unstable parts of libraries: every use is here, with its reason, and a test that fails when it breaks.
+
+Nothing is imported at module level: the command line imports this module at start-up.
+"""
+
+from __future__ import annotations
+
+import pickle
+import re
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
+
+_REFUSED_GLOBAL = re.compile(r"(?:GLOBAL|[Cc]lass) ([\w.]{1,200})")
+
+
+def refused_global(error: BaseException) -> str | None:
+    """The function or class that `torch.load(weights_only=True)` refused, from the text of its error.
+
+    PyTorch offers it in no other way. With other words, the error no longer names the code.
+    """
+    found = _REFUSED_GLOBAL.search(str(error)) if isinstance(error, pickle.UnpicklingError) else None
+    return found[1] if found else None
+
+
+def python3_name(module: str, name: str) -> tuple[str, str]:
+    """The module and name in Python 3 of what a pickle refers to, possibly by its name in Python 2.
+
+    Python has these tables for its own unpickler only.
+    """
+    from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
+
+    return NAME_MAPPING.get((module, name)) or (IMPORT_MAPPING.get(module, module), name)
+
+
+def start_completion() -> None:
+    """Make Typer answer completion requests of the shells, outside of the `typer.main` that usually does it."""
+    from typer.completion import completion_init  # type: ignore[attr-defined]
+
+    completion_init()
+
+
+def start_thread(function: Callable[..., object], *arguments: Any) -> None:
+    """Start a thread in a signal handler.
+
+    `threading.Thread.start` takes a lock that the interrupted code may hold, and would wait forever.
+    """
+    import _thread
+
+    _thread.start_new_thread(function, arguments)
+
+
+def without_compiler(method: Any) -> Callable[..., Any] | None:
+    """The method of an optimizer under the wrapper that imports `torch._dynamo`; None if there is no such wrapper.
+
+    PyTorch has no switch for it, and the import takes as long as that of PyTorch itself. If PyTorch wraps methods in
+    another way, start-up takes longer, and nothing else changes.
+    """
+    while (wrapped := getattr(method, "__wrapped__", None)) is not None:
+        if "torch._dynamo" in method.__code__.co_names:
+            unwrapped: Callable[..., Any] = wrapped
+            return unwrapped
+        method = wrapped
+    return None
+
+
+def cpu_capabilities() -> Mapping[str, Any]:
+    """The instruction sets of the CPU by name, and `cpu_name`; empty in versions of PyTorch without this function."""
+    import torch
+
+    capabilities: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+    return capabilities
+
+
+def add_hyperparameters(events: SummaryWriter, values: Mapping[str, Any], metrics: Mapping[str, float]) -> None:
+    """Write settings and the names of metrics to an open event file.
+
+    `SummaryWriter.add_hparams` writes a second event file in a folder of its own, as if it were another run.
+    """
+    from torch.utils.tensorboard.summary import hparams
+
+    writer = events.file_writer
+    assert writer is not None
+    for summary in hparams(dict(values), dict(metrics)):
+        writer.add_summary(summary)

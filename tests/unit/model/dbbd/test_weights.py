@@ -1,0 +1,93 @@
+"""Weights of DBBD are loaded from every kind of file that holds them, and others are refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from dbbd_cli.core.errors import CheckpointError
+from dbbd_cli.model.dbbd.pretraining import DbbdPretraining
+from dbbd_cli.model.dbbd.weights import load_weights, sizes_of, weights_in
+
+
+def tiny(**changes: Any) -> DbbdPretraining:
+    sizes: dict[str, Any] = {
+        "hidden_dim": 8, "output_dim": 8, "encoder_hidden_dims": [6, 8], "propagator_hidden_dim": 8, "projection_dim": 4
+    }  # fmt: skip
+    return DbbdPretraining(**{**sizes, **changes})
+
+
+@pytest.mark.parametrize("style", ["first", "ours", "bare"])
+def test_weights_are_loaded_from_checkpoints(style: str, tmp_path: Path) -> None:
+    source, target = tiny(), tiny()
+    state = source.state_dict()
+    parts = {
+        prefix: {key[len(prefix) + 1 :]: value for key, value in state.items() if key.startswith(prefix)}
+        for prefix in ("encoder", "loss")
+    }
+    optimizer = torch.optim.AdamW(source.parameters()).state_dict()
+    content = {
+        "first": {
+            "epoch": 3,
+            "encoder_state_dict": parts["encoder"],
+            "loss_fn_state_dict": parts["loss"],
+            "optimizer_state_dict": optimizer,
+            "best_val_loss": 1.5,
+            "config": {"max_depth": 4},
+        },
+        "ours": {"module": state, "epoch": 3, "optimizer": optimizer},
+        "bare": state,
+    }[style]
+    torch.save(content, tmp_path / "ckpt.pth")
+    load_weights(target, tmp_path / "ckpt.pth")
+    assert all(torch.equal(value, state[key]) for key, value in target.state_dict().items())
+
+
+def test_weights_that_do_not_fit_are_listed(tmp_path: Path) -> None:
+    path = tmp_path / "ckpt.pth"
+    torch.save({"module": tiny(aggregation="attention", output_dim=12).state_dict()}, path)
+    with pytest.raises(CheckpointError, match="does not fit") as caught:
+        load_weights(tiny(aggregation="max"), path)
+    assert any("unknown: encoder.aggregator.attention.query" in line for line in caught.value.details)
+    torch.save({"epoch": 3}, path)
+    with pytest.raises(CheckpointError, match="holds no weights"):
+        load_weights(tiny(), path)
+
+
+def test_a_checkpoint_with_code_is_refused(tmp_path: Path) -> None:
+    marker = tmp_path / "ran"
+
+    class Payload:
+        def __reduce__(self) -> tuple[object, ...]:
+            return (Path.touch, (marker,))
+
+    path = tmp_path / "ckpt.pth"
+    torch.save({"encoder_state_dict": {}, "loss_fn_state_dict": {}, "config": Payload()}, path)
+    with pytest.raises(CheckpointError):
+        load_weights(tiny(), path)
+    assert not marker.exists()
+
+
+def test_sizes_are_inferred_from_the_weights() -> None:
+    state = tiny(aggregation="attention", feature_dim=6).state_dict()
+    assert sizes_of(state) == {
+        "feature_dim": 6, "hidden_dim": 8, "output_dim": 8, "encoder_hidden_dims": [6, 8], "propagator_hidden_dim": 8,
+        "projection_dim": 4, "aggregation": "attention",
+    }  # fmt: skip
+    assert sizes_of({"weight": torch.ones(2)}) is None
+
+
+def test_prefixes_of_wrappers_are_removed() -> None:
+    state = tiny().state_dict()
+    wrapped = {f"module._orig_mod.{name}": value for name, value in state.items()}
+    found = weights_in({"module": wrapped}, Path("a.pth"))
+    assert found is not None
+    assert found.keys() == state.keys()
+
+
+@pytest.mark.parametrize("content", [None, [], {}, {"module": {"module": {}}}, {"a": 1}])
+def test_other_content_holds_no_weights(content: object) -> None:
+    assert weights_in(content, Path("a.pth")) is None
