@@ -18,13 +18,13 @@ import numpy as np
 from dbbd_cli.core.errors import DataError
 from dbbd_cli.core.text import printable
 from dbbd_cli.data.array_cache import Arrays, cached_arrays, read_cached
-from dbbd_cli.data.scenes.nested_tree import tree_from_nested
 from dbbd_cli.data.scenes.normals import complete_normals, estimate_normals
 from dbbd_cli.data.scenes.reader import read_scene, scene_digest
-from dbbd_cli.data.scenes.region_tree import RegionTree, cut_tree
-from dbbd_cli.data.scenes.room_generator import GENERATOR_VERSION, generate_room
 from dbbd_cli.data.scenes.scene import Scene
-from dbbd_cli.data.scenes.tree_builder import build_tree
+from dbbd_cli.data.scenes.synthetic_rooms.generator import GENERATOR_VERSION, generate_room
+from dbbd_cli.data.scenes.trees.builder import build_tree
+from dbbd_cli.data.scenes.trees.nested import tree_from_nested
+from dbbd_cli.data.scenes.trees.region_tree import RegionTree, cut_tree
 
 _VERSION = 4
 """To be raised when the same source and settings make other arrays."""

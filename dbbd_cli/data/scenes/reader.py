@@ -15,7 +15,7 @@ from dbbd_cli.core.errors import DataError
 from dbbd_cli.core.text import printable
 from dbbd_cli.data.array_file import npz_names, read_npy, read_npz
 from dbbd_cli.data.findings import why
-from dbbd_cli.data.scenes.names import (
+from dbbd_cli.data.scenes.formats.names import (
     ARRAY_NAMES,
     COLOR,
     COORD,
@@ -26,9 +26,9 @@ from dbbd_cli.data.scenes.names import (
     find_columns,
     simplified,
 )
+from dbbd_cli.data.scenes.formats.ply import read_ply
 from dbbd_cli.data.scenes.pickled_arrays import load_plain
 from dbbd_cli.data.scenes.pickles.parts import RefusedPickleError
-from dbbd_cli.data.scenes.ply import read_ply
 from dbbd_cli.data.scenes.scene import MAX_POINTS, Scene, make_scene
 
 MAX_BYTES = 2**31

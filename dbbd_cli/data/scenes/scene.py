@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from dbbd_cli.core.text import counted
-from dbbd_cli.data.scenes.names import COLOR, NORMAL, SEGMENT
+from dbbd_cli.data.scenes.formats.names import COLOR, NORMAL, SEGMENT
 
 MIN_POINTS = 4
 MAX_POINTS = 20_000_000

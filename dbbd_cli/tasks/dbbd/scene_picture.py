@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from dbbd_cli.data.scenes.region_tree import RegionTree
+from dbbd_cli.data.scenes.trees.region_tree import RegionTree
 from dbbd_cli.tasks.dbbd.batches import PointBatch
 
 MOST_POINTS = 20_000

@@ -13,7 +13,7 @@ from dbbd_cli.data.loader import BatchLoader
 from dbbd_cli.data.manifest import Manifest
 from dbbd_cli.data.scenes.cache import PreparedScene, SceneRef, SceneSettings, prepared_scene
 from dbbd_cli.data.scenes.manifest import prepare_scenes, scene_refs
-from dbbd_cli.data.scenes.room_generator import ROOM_CLASSES
+from dbbd_cli.data.scenes.synthetic_rooms.generator import ROOM_CLASSES
 from dbbd_cli.data.scenes.views import View, make_views
 from dbbd_cli.engine.runtime import Runtime
 from dbbd_cli.engine.workload import Evaluation

@@ -17,13 +17,13 @@ from dbbd_cli.core.errors import DataError
 from dbbd_cli.data.array_cache import read_cached
 from dbbd_cli.data.array_file import read_npy, read_npz
 from dbbd_cli.data.scenes.cache import SceneRef, stored_tree
-from dbbd_cli.data.scenes.nested_tree import tree_from_nested
+from dbbd_cli.data.scenes.formats.ply import read_ply
 from dbbd_cli.data.scenes.pickled_arrays import load_plain
 from dbbd_cli.data.scenes.pickles.parts import RefusedPickleError, StandIn, Unbuilt
-from dbbd_cli.data.scenes.ply import read_ply
 from dbbd_cli.data.scenes.reader import read_scene
-from dbbd_cli.data.scenes.region_tree import MAX_LEVEL, RegionTree, check_tree
 from dbbd_cli.data.scenes.scene import Scene
+from dbbd_cli.data.scenes.trees.nested import tree_from_nested
+from dbbd_cli.data.scenes.trees.region_tree import MAX_LEVEL, RegionTree, check_tree
 
 MOST = 1000
 NAMES = ("coord", "normal", "color", "segment")

@@ -18,8 +18,8 @@ from typing import BinaryIO
 import numpy as np
 
 from dbbd_cli.core.text import printable
-from dbbd_cli.data.scenes.list_rows import Field, ListError, end_of_rows, read_rows
-from dbbd_cli.data.scenes.ply_header import Element, read_header
+from dbbd_cli.data.scenes.formats.ply_header import Element, read_header
+from dbbd_cli.data.scenes.formats.ply_lists import Field, ListError, end_of_rows, read_rows
 
 _MAX_DATA_LINE = 1 << 20
 _MAX_BLANK = 10_000

@@ -8,7 +8,7 @@ from typing import BinaryIO, Literal
 import numpy as np
 
 from dbbd_cli.core.text import printable
-from dbbd_cli.data.scenes.list_rows import Field
+from dbbd_cli.data.scenes.formats.ply_lists import Field
 
 _TYPES = {
     "char": "i1", "uchar": "u1", "short": "i2", "ushort": "u2", "int": "i4", "uint": "u4",

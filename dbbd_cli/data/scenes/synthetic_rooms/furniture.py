@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from dbbd_cli.data.scenes.solids import Ball, Box, Cylinder, Solid
+from dbbd_cli.data.scenes.synthetic_rooms.solids import Ball, Box, Cylinder, Solid
 
 Parts = list[Solid]
 

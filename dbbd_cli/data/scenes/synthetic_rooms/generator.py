@@ -11,8 +11,17 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dbbd_cli.data.scenes.furniture import Parts, chair, crate, hanging_lamp, shelf, sofa, standing_lamp, table
 from dbbd_cli.data.scenes.scene import IGNORE, Scene, make_scene
+from dbbd_cli.data.scenes.synthetic_rooms.furniture import (
+    Parts,
+    chair,
+    crate,
+    hanging_lamp,
+    shelf,
+    sofa,
+    standing_lamp,
+    table,
+)
 
 ROOM_CLASSES = ("floor", "wall", "ceiling", "table", "chair", "shelf", "lamp", "box", "sofa")
 """Names of the segments 0, 1, ..."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from dbbd_cli.core.errors import DataError
-from dbbd_cli.data.scenes.region_tree import MAX_LEVEL, RegionTree
+from dbbd_cli.data.scenes.trees.region_tree import MAX_LEVEL, RegionTree
 
 # N = points of the scene, P = points of the regions at hand, R = regions at hand, K = children per region.
 

@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from dbbd_cli.data.scenes.region_tree import MAX_LEVEL, RegionTree, check_tree, region_path, tree_error
+from dbbd_cli.data.scenes.trees.region_tree import MAX_LEVEL, RegionTree, check_tree, region_path, tree_error
 
 # N = points of the scene, R = regions.
 

@@ -22,9 +22,9 @@ from dbbd_cli.data.scenes.cache import (
 )
 from dbbd_cli.data.scenes.normals import estimate_normals
 from dbbd_cli.data.scenes.reader import read_scene, scene_digest
-from dbbd_cli.data.scenes.region_tree import RegionTree, check_tree
-from dbbd_cli.data.scenes.room_generator import generate_room
-from dbbd_cli.data.scenes.tree_builder import build_tree
+from dbbd_cli.data.scenes.synthetic_rooms.generator import generate_room
+from dbbd_cli.data.scenes.trees.builder import build_tree
+from dbbd_cli.data.scenes.trees.region_tree import RegionTree, check_tree
 
 SETTINGS = SceneSettings(normal_neighbors=8, max_depth=2, min_region_points=16)
 TREE = ("parent", "level", "center_idx", "indices", "indices_ptr")

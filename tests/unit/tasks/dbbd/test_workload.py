@@ -11,7 +11,7 @@ import torch
 
 from dbbd_cli.core.errors import CheckpointError, DataError
 from dbbd_cli.core.progress import Silent
-from dbbd_cli.data.scenes.region_tree import RegionTree
+from dbbd_cli.data.scenes.trees.region_tree import RegionTree
 from dbbd_cli.data.scenes.views import make_views
 from dbbd_cli.engine.runtime import choose_runtime, seed_everything
 from dbbd_cli.engine.state import Sums

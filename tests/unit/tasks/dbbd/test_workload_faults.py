@@ -21,8 +21,8 @@ from dbbd_cli.config.load import Override
 from dbbd_cli.config.sections import to_plain
 from dbbd_cli.core.errors import ConfigError, DataError, ExitCode, NotFiniteError, StoppedError
 from dbbd_cli.core.progress import Progress, Silent
-from dbbd_cli.data.scenes.room_generator import generate_room
-from dbbd_cli.data.scenes.tree_builder import build_tree
+from dbbd_cli.data.scenes.synthetic_rooms.generator import generate_room
+from dbbd_cli.data.scenes.trees.builder import build_tree
 from dbbd_cli.engine.checkpoint.files import load_checkpoint
 from dbbd_cli.engine.inference import run_split
 from dbbd_cli.engine.runtime import choose_runtime, random_state, seed_everything

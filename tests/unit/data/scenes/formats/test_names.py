@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dbbd_cli.data.scenes.names import (
+from dbbd_cli.data.scenes.formats.names import (
     ARRAY_NAMES,
     COLOR,
     COLUMN_NAMES,
@@ -18,7 +18,7 @@ from dbbd_cli.data.scenes.names import (
 )
 from dbbd_cli.data.scenes.reader import read_scene
 
-FORMATS = Path(__file__).parents[4] / "docs" / "formats.md"
+FORMATS = Path(__file__).parents[5] / "docs" / "formats.md"
 COORD = np.random.default_rng(0).random((6, 3))
 
 

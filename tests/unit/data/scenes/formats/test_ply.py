@@ -6,8 +6,8 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from dbbd_cli.data.scenes import list_rows
-from dbbd_cli.data.scenes.ply import read_ply
+from dbbd_cli.data.scenes.formats import ply_lists as list_rows
+from dbbd_cli.data.scenes.formats.ply import read_ply
 
 ORDERS = {"binary_little_endian": "<", "binary_big_endian": ">"}
 PLY_NAMES = {
@@ -301,7 +301,7 @@ def test_a_list_that_the_header_names_may_have_no_values_in_text(tmp_path):
 
 
 def test_many_equal_lists_take_no_step_each(tmp_path, monkeypatch):
-    monkeypatch.setattr("dbbd_cli.data.scenes.list_rows.MOST_STEPS", 5_000)
+    monkeypatch.setattr("dbbd_cli.data.scenes.formats.ply_lists.MOST_STEPS", 5_000)
     rows = np.full((1_000_000, 13), 3, np.uint8)
     faces = header("binary_little_endian", [("face", len(rows), ["list uchar int a"]), ("vertex", 2, ["float x"])])
     path = save(tmp_path / "a.ply", faces, rows.tobytes(), np.array([1, 2], "<f4").tobytes())
@@ -338,7 +338,7 @@ def test_short_stretches_of_equal_lists_are_not_looked_for_in_large_pieces(tmp_p
 
 
 def test_lists_before_the_points_are_limited(tmp_path, monkeypatch):
-    monkeypatch.setattr("dbbd_cli.data.scenes.ply._MAX_ROWS", 999)
+    monkeypatch.setattr("dbbd_cli.data.scenes.formats.ply._MAX_ROWS", 999)
     elements = [("a", 500, ["list uchar int a"]), ("b", 500, ["list uchar int a"]), ("vertex", 1, ["float x"])]
     path = save(tmp_path / "a.ply", header("binary_little_endian", elements), bytes(1_004))
     with pytest.raises(ValueError, match="more than 999 lists before its points; put the element vertex first"):
@@ -346,7 +346,7 @@ def test_lists_before_the_points_are_limited(tmp_path, monkeypatch):
 
 
 def test_different_lists_are_limited(tmp_path, monkeypatch):
-    monkeypatch.setattr("dbbd_cli.data.scenes.list_rows.MOST_STEPS", 5_000)
+    monkeypatch.setattr("dbbd_cli.data.scenes.formats.ply_lists.MOST_STEPS", 5_000)
     body = b"".join(struct.pack(f"<B{row % 3}i", row % 3, *range(row % 3)) for row in range(6_000))
     data = header("binary_little_endian", [("face", 6_000, ["list uchar int a"]), ("vertex", 1, ["float x"])])
     with pytest.raises(ValueError, match="more than 5,000 lists of different lengths, too many to read"):

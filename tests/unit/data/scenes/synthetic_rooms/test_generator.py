@@ -3,8 +3,8 @@ import time
 import numpy as np
 import pytest
 
-from dbbd_cli.data.scenes.room_generator import ROOM_CLASSES, _draw, _Piece, generate_room
-from dbbd_cli.data.scenes.solids import Ball, Box, Cylinder
+from dbbd_cli.data.scenes.synthetic_rooms.generator import ROOM_CLASSES, _draw, _Piece, generate_room
+from dbbd_cli.data.scenes.synthetic_rooms.solids import Ball, Box, Cylinder
 
 
 @pytest.fixture(scope="module")

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from dbbd_cli.core.errors import DataError
-from dbbd_cli.data.scenes.region_tree import RegionTree, check_tree
-from dbbd_cli.data.scenes.tree_builder import NUM_CHILDREN, build_tree
+from dbbd_cli.data.scenes.trees.builder import NUM_CHILDREN, build_tree
+from dbbd_cli.data.scenes.trees.region_tree import RegionTree, check_tree
 
 ARRAYS = ("parent", "level", "center_idx", "indices", "indices_ptr")
 CLOUDS = ["random", "duplicates", "line", "plane", "upright", "grid", "two heaps", "far", "tiny"]

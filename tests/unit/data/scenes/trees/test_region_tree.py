@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from dbbd_cli.core.errors import DataError
-from dbbd_cli.data.scenes.nested_tree import tree_from_nested
-from dbbd_cli.data.scenes.region_tree import MAX_LEVEL, RegionTree, check_tree, cut_tree, region_path
-from dbbd_cli.data.scenes.tree_builder import build_tree
+from dbbd_cli.data.scenes.trees.builder import build_tree
+from dbbd_cli.data.scenes.trees.nested import tree_from_nested
+from dbbd_cli.data.scenes.trees.region_tree import MAX_LEVEL, RegionTree, check_tree, cut_tree, region_path
 
 ARRAYS = ("parent", "level", "center_idx", "indices", "indices_ptr")
 Nested = dict[str, Any]
