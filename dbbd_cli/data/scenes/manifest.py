@@ -26,9 +26,8 @@ from dbbd_cli.data.scenes.cache import (
     scene_in_cache,
     stored_tree,
 )
-from dbbd_cli.data.scenes.formats.names import COLOR, NORMAL
 from dbbd_cli.data.scenes.reader import scene_digest
-from dbbd_cli.data.scenes.scene import Scene
+from dbbd_cli.data.scenes.scene import COLOR, NORMAL, Scene
 from dbbd_cli.data.scenes.sources import choose_scenes, list_scenes, scene_path
 
 _T = TypeVar("_T")

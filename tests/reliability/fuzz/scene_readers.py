@@ -17,7 +17,7 @@ from dbbd_cli.core.errors import DataError
 from dbbd_cli.data.array_cache import read_cached
 from dbbd_cli.data.array_file import read_npy, read_npz
 from dbbd_cli.data.scenes.cache import SceneRef, stored_tree
-from dbbd_cli.data.scenes.formats.ply import read_ply
+from dbbd_cli.data.scenes.formats.ply import read_vertices
 from dbbd_cli.data.scenes.pickled_arrays import load_plain
 from dbbd_cli.data.scenes.pickles.parts import RefusedPickleError, StandIn, Unbuilt
 from dbbd_cli.data.scenes.reader import read_scene
@@ -31,7 +31,7 @@ _PLAIN = (str, int, float, bytes, bool, type(None), np.generic, np.dtype, StandI
 
 
 def ply(data: bytes, folder: Path) -> None:
-    columns = read_ply(write_once(folder / "a.ply", data), MOST)
+    columns = read_vertices(write_once(folder / "a.ply", data), MOST)
     require(columns and len({len(column) for column in columns.values()}) == 1, "columns differ in length")
     for column in columns.values():
         check_numbers(column, MOST)

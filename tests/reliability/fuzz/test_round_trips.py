@@ -22,7 +22,7 @@ from scene_seeds import npy_of
 from dbbd_cli.data.array_cache import cached_arrays, read_cached
 from dbbd_cli.data.array_file import read_npy, read_npz
 from dbbd_cli.data.images.decode import decode_image
-from dbbd_cli.data.scenes.formats.ply import read_ply
+from dbbd_cli.data.scenes.formats.ply import read_vertices
 from dbbd_cli.data.scenes.pickled_arrays import load_plain
 from dbbd_cli.data.scenes.reader import read_scene
 from dbbd_cli.data.scenes.trees.nested import tree_from_nested
@@ -104,7 +104,7 @@ def test_ply_files(tmp_path: Path, form: str, kinds: list[str], count: int, data
     head = f"ply\nformat {form} 1.0\nelement vertex {count}\n"
     head += "".join(f"property {kind} P{i}\n" for i, kind in enumerate(kinds)) + "end_header\n"
     body = raw if form != "ascii" else "".join(" ".join(map(repr, row)) + "\n" for row in rows).encode()
-    columns = read_ply(write_once(tmp_path / "a.ply", head.encode() + body), 10)
+    columns = read_vertices(write_once(tmp_path / "a.ply", head.encode() + body), 10)
     assert columns.keys() == {f"p{i}" for i in range(len(kinds))}
     for i in range(len(kinds)):
         column = columns[f"p{i}"]

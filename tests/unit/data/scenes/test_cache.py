@@ -151,7 +151,7 @@ def test_all_labels_are_kept_and_the_reserved_one_is_noted(tmp_path: Path) -> No
         assert scene.segment.tolist() == labels.tolist()
         assert scene.reserved_label == 255
         assert scene.color is None
-        assert scene.unusable == {"color": "its colors go from -1 to -1; expected 0 to 1, to 255 or to 65,535"}
+        assert scene.unusable == {"color": "its colors range from -1 to -1; expected 0 to 1, 255 or 65,535"}
     plain = prepared_scene(save(tmp_path / "plain.pkl"), SETTINGS, tmp_path)
     assert (plain.reserved_label, plain.unusable) == (None, {})
 
