@@ -328,7 +328,7 @@ def test_unusable_labels_are_reported_with_their_scene(folder_run: Callable[...,
     )
     assert missing(report).startswith("the scenes of the test split have no labels (test/")
     assert "cannot be used and count as missing: test/" in warning
-    assert "its labels are not whole numbers" in warning
+    assert "its labels are not integers" in warning
 
 
 def test_all_labels_ignored_differs_from_no_labels(folder_run: Callable[..., Path]) -> None:

@@ -8,7 +8,6 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from dbbd_cli.data.scenes.formats import ply_lists as list_rows
 from dbbd_cli.data.scenes.formats.ply import read_vertices
 
 ORDERS = {"binary_little_endian": "<", "binary_big_endian": ">"}
@@ -302,14 +301,6 @@ def test_a_declared_list_may_have_no_values_in_ascii(tmp_path):
         np.testing.assert_array_equal(found[name], column)
 
 
-def test_many_equal_lists_take_no_step_each(tmp_path, monkeypatch):
-    monkeypatch.setattr("dbbd_cli.data.scenes.formats.ply_lists.MAX_STEPS", 5_000)
-    rows = np.full((1_000_000, 13), 3, np.uint8)
-    faces = header("binary_little_endian", [("face", len(rows), ["list uchar int a"]), ("vertex", 2, ["float x"])])
-    path = save(tmp_path / "a.ply", faces, rows.tobytes(), np.array([1, 2], "<f4").tobytes())
-    assert read_vertices(path, 10)["x"].tolist() == [1, 2]
-
-
 def test_wide_rows_with_lists_take_little_extra_memory(tmp_path):
     count, more = 20_000, [f"double p{i}" for i in range(100)]
     data = header("binary_little_endian", [("vertex", count, ["float x", *more, "list uchar int a"])])
@@ -322,37 +313,12 @@ def test_wide_rows_with_lists_take_little_extra_memory(tmp_path):
         tracemalloc.stop()
 
 
-def test_short_stretches_of_equal_lists_are_not_looked_for_in_large_pieces(tmp_path, monkeypatch):
-    looked_at = []
-    equal_rows = list_rows._equal_rows
-
-    def counted(data, start, most, *others):
-        looked_at.append(most)
-        return equal_rows(data, start, most, *others)
-
-    monkeypatch.setattr(list_rows, "_equal_rows", counted)
-    count = 64_000
-    rows = np.repeat(np.arange(count // 64) % 2, 64)
-    body = b"".join(struct.pack(f"<B{length}i", length, *range(length)) for length in rows.tolist())
-    data = header("binary_little_endian", [("face", count, ["list uchar int a"]), ("vertex", 1, ["float x"])])
-    assert read_vertices(save(tmp_path / "a.ply", data, body, bytes(4)), 10)["x"].tolist() == [0]
-    assert sum(looked_at) < 3 * count
-
-
 def test_lists_before_the_points_are_limited(tmp_path, monkeypatch):
     monkeypatch.setattr("dbbd_cli.data.scenes.formats.ply._MAX_SKIPPED_ROWS", 999)
     elements = [("a", 500, ["list uchar int a"]), ("b", 500, ["list uchar int a"]), ("vertex", 1, ["float x"])]
     path = save(tmp_path / "a.ply", header("binary_little_endian", elements), bytes(1_004))
     with pytest.raises(ValueError, match="more than 999 lists before its points; put element vertex first"):
         read_vertices(path, 10)
-
-
-def test_different_lists_are_limited(tmp_path, monkeypatch):
-    monkeypatch.setattr("dbbd_cli.data.scenes.formats.ply_lists.MAX_STEPS", 5_000)
-    body = b"".join(struct.pack(f"<B{row % 3}i", row % 3, *range(row % 3)) for row in range(6_000))
-    data = header("binary_little_endian", [("face", 6_000, ["list uchar int a"]), ("vertex", 1, ["float x"])])
-    with pytest.raises(ValueError, match="more than 5,000 lists of different lengths, too many to read"):
-        read_vertices(save(tmp_path / "a.ply", data, body, bytes(4)), 10)
 
 
 @pytest.mark.parametrize("newline", ["\n", "\r\n", "\r"])
