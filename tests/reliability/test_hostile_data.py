@@ -343,7 +343,7 @@ BAD_SCENES: dict[str, tuple[Callable[[Path], object], str]] = {
     "a tree of depth 100": (chain(100), "deeper than level"),
     "a shared node": (pickled(hierarchy=region(EVERY, 0, [region(FIRST, 1, center=0)] * 2)), ""),
     "a shared leaf": (
-        pickled(hierarchy=(lambda leaf: region(EVERY, 0, [leaf, leaf]))(region(FIRST, 1))), "is the same dict as region"),
+        pickled(hierarchy=(lambda leaf: region(EVERY, 0, [leaf, leaf]))(region(FIRST, 1))), "the same dict as region"),
     "a child that lists itself": (
         pickled(hierarchy=(lambda child: child["children"].append(child) or region(EVERY, 0, [child]))(
             region(EVERY, 1))), "a cycle"),

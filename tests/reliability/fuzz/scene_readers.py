@@ -18,7 +18,7 @@ from dbbd_cli.data.array_cache import read_cached
 from dbbd_cli.data.array_file import read_npy, read_npz
 from dbbd_cli.data.scenes.cache import SceneRef, stored_tree
 from dbbd_cli.data.scenes.formats.ply import read_vertices
-from dbbd_cli.data.scenes.pickled_arrays import load_plain
+from dbbd_cli.data.scenes.pickles.arrays import load_plain
 from dbbd_cli.data.scenes.pickles.parts import RefusedPickleError, StandIn, Unbuilt
 from dbbd_cli.data.scenes.reader import read_scene
 from dbbd_cli.data.scenes.scene import Scene

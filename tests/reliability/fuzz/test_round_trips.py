@@ -23,7 +23,7 @@ from dbbd_cli.data.array_cache import cached_arrays, read_cached
 from dbbd_cli.data.array_file import read_npy, read_npz
 from dbbd_cli.data.images.decode import decode_image
 from dbbd_cli.data.scenes.formats.ply import read_vertices
-from dbbd_cli.data.scenes.pickled_arrays import load_plain
+from dbbd_cli.data.scenes.pickles.arrays import load_plain
 from dbbd_cli.data.scenes.reader import read_scene
 from dbbd_cli.data.scenes.trees.nested import tree_from_nested
 from dbbd_cli.model.weights import load_tensors

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from dbbd_cli.data.scenes.formats.names import scene_arrays
-from dbbd_cli.data.scenes.pickled_arrays import load_plain
+from dbbd_cli.data.scenes.pickles.arrays import load_plain
 from dbbd_cli.data.scenes.scene import COLOR, COORD, MAX_POINTS, NORMAL, SEGMENT, SceneArrays
 
 _WIDTHS = {COORD: (3,), NORMAL: (3,), COLOR: (3, 4), SEGMENT: ()}
