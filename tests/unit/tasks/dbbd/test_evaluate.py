@@ -1,3 +1,5 @@
+"""The report of a run is complete, reproducible, and says why parts of it are missing."""
+
 from __future__ import annotations
 
 import json
@@ -66,11 +68,11 @@ def test_the_report_is_complete_and_strict_json(tiny_point_config: Make, tmp_pat
     assert ratio == pytest.approx(1000)
 
 
-def test_losses_stand_beside_what_guessing_gives(tiny_point_config: Make) -> None:
+def test_losses_come_with_chance_levels(tiny_point_config: Make) -> None:
     run = train(tiny_point_config()).run
     report = report_of(run)
     rows = {row["name"]: row for row in report["contrast"]}
-    # One scene alone: its root has nothing to be told from.
+    # A single scene: its root has no other to be compared with.
     assert list(rows) == ["level 1", "level 2", "points"]
     with np.load(run / "evaluation_scene.npz") as scene:
         regions = [len(np.unique(level)) for level in scene["region"]]
@@ -86,7 +88,7 @@ def test_losses_stand_beside_what_guessing_gives(tiny_point_config: Make) -> Non
     assert report["loss"] == pytest.approx(report["region_loss"] + 0.5 * report["point_loss"], rel=1e-5)
 
 
-def test_another_split_has_its_own_file_and_the_loss_that_training_logged(tiny_point_config: Make) -> None:
+def test_another_split_has_its_own_file_and_reproduces_the_logged_loss(tiny_point_config: Make) -> None:
     run = train(tiny_point_config()).run
     test_report = report_of(run)
     report = report_of(run, split="val")
@@ -101,7 +103,7 @@ def test_another_split_has_its_own_file_and_the_loss_that_training_logged(tiny_p
     assert report["probe"] is not None
 
 
-def test_the_probe_on_the_network_stands_beside_a_random_one_and_the_raw_input(tiny_point_config: Make) -> None:
+def test_the_pretrained_probe_is_compared_with_random_and_raw_ones(tiny_point_config: Make) -> None:
     run = train(tiny_point_config()).run
     probe = report_of(run)["probe"]
     assert [row["name"] for row in probe["features"]] == PROBES
@@ -115,7 +117,7 @@ def test_the_probe_on_the_network_stands_beside_a_random_one_and_the_raw_input(t
     assert again == probe  # to the last digit
 
 
-def test_the_probes_are_those_of_features_put_together_by_hand(tiny_point_config: Make) -> None:
+def test_probes_equal_those_on_features_computed_by_hand(tiny_point_config: Make) -> None:
     config = tiny_point_config(data__features=["normals", "height"], run__precision="fp32")
     run = train(config).run
     probe = report_of(run)["probe"]
@@ -138,10 +140,10 @@ def test_the_probes_are_those_of_features_put_together_by_hand(tiny_point_config
     assert probe["test_points"] == int((labels["test"] >= 0).sum())
     assert probe["classes"] == [task.class_name(label) for label in known]
 
-    def placed(scene: Any) -> torch.Tensor:
+    def raw_input(scene: Any) -> torch.Tensor:
         return torch.cat([scene.coord, raw(scene)], dim=1)
 
-    for name, features in (("pretrained", pretrained), ("raw features", placed)):
+    for name, features in (("pretrained", pretrained), ("raw features", raw_input)):
         parts = {split: torch.cat([features(scene) for scene in scenes[split]]) for split in scenes}
         train_rows, test_rows = labels["train"] >= 0, labels["test"] >= 0
         target = torch.tensor([known.index(int(label)) for label in labels["train"][train_rows]])
@@ -152,8 +154,8 @@ def test_the_probes_are_those_of_features_put_together_by_hand(tiny_point_config
         confusion = confusion_counts(fitted.predict(parts["test"][test_rows]), truth, len(known))
         (row,) = [row for row in probe["features"] if row["name"] == name]
         scores = segmentation_scores(confusion)
-        # Features are computed here in other batches, and in fp32 their last digits decide where the two best classes
-        # of a point are nearly equal: of 1 in 200 points at most.
+        # Here the batches differ, and the last digits of fp32 decide if the two best classes of a point are nearly
+        # tied: for 1 in 200 points at most.
         flipped = math.ceil(0.005 * len(truth))
         assert row["overall_accuracy"] == pytest.approx(scores.overall_accuracy, abs=flipped / len(truth))
         # A flipped point can change the intersection of a class by 1, and its union by 1.
@@ -163,8 +165,8 @@ def test_the_probes_are_those_of_features_put_together_by_hand(tiny_point_config
         assert row["miou"] == pytest.approx(scores.miou, abs=sum(bounds) / len(bounds))
 
 
-def test_the_random_encoder_is_one_that_was_never_trained(tiny_point_config: Make) -> None:
-    """It is the encoder of epoch 0: a run whose weights do not move has two equal probes."""
+def test_the_random_encoder_is_that_of_epoch_0(tiny_point_config: Make) -> None:
+    """A run whose weights do not move has two equal probes."""
     still = {"training.learning_rate": 1e-30, "training.min_lr": 0.0, "training.weight_decay": 0.0}
     probe = report_of(train(tiny_point_config(**still, **{"training.epochs": 1})).run)["probe"]
     pretrained, random, raw = probe["features"]
@@ -176,7 +178,7 @@ def test_the_random_encoder_is_one_that_was_never_trained(tiny_point_config: Mak
 
 
 @pytest.mark.parametrize(("limit", "most"), [("PROBE_POINTS", 600), ("POINTS_PER_SCENE", 100)])
-def test_points_of_a_probe_are_limited_and_always_the_same(
+def test_the_points_of_a_probe_are_limited_and_reproducible(
     tiny_point_config: Make, monkeypatch: pytest.MonkeyPatch, limit: str, most: int
 ) -> None:
     run = train(tiny_point_config(training__epochs=1)).run
@@ -205,7 +207,7 @@ def folder_run(tiny_point_config: Make, scene_folder: Callable[..., Path]) -> Ca
     return make
 
 
-def test_without_labels_there_is_no_probe_and_the_reason_is_told(folder_run: Callable[..., Path]) -> None:
+def test_without_labels_there_is_no_probe_but_a_reason(folder_run: Callable[..., Path]) -> None:
     run = folder_run(lambda split, labels: None)
     result = evaluate(run)
     assert missing(dict(result.report)) == "the scenes of the test split have no labels"
@@ -221,18 +223,18 @@ def test_without_labels_there_is_no_probe_and_the_reason_is_told(folder_run: Cal
     ("change", "told"),
     [
         (lambda split, labels: labels * 0 - 1, "the scenes of the test split have no labels"),
-        (lambda split, labels: labels * 0 + 3, "the training scenes have one class only"),
+        (lambda split, labels: labels * 0 + 3, "the training scenes have only one class"),
         (lambda split, labels: labels if split == "train" else None, "the scenes of the test split have no labels"),
         (lambda split, labels: None if split == "train" else labels, "the training scenes have no labels"),
-        (lambda split, labels: np.arange(len(labels)), "1,000 different labels, too many to be classes"),
+        (lambda split, labels: np.arange(len(labels)), "1,000 different labels, too many for classes"),
     ],
     ids=["unknown", "one class", "not in test", "not in train", "too many"],
 )
-def test_labels_that_do_not_do_are_told(folder_run: Callable[..., Path], change: Any, told: str) -> None:
+def test_unsuitable_labels_are_reported(folder_run: Callable[..., Path], change: Any, told: str) -> None:
     assert told in missing(report_of(folder_run(change)))
 
 
-class Told(Silent):
+class Recorder(Silent):
     def __init__(self) -> None:
         self.warnings: list[str] = []
 
@@ -250,15 +252,15 @@ def some_ignored(kind: str, label: int = 255) -> Callable[[str, np.ndarray], np.
 
 
 def evaluated(run: Path, ignore: list[int] | None = None) -> tuple[dict[str, Any], list[str]]:
-    told = Told()
+    recorder = Recorder()
     overrides = [] if ignore is None else [Override("data.ignore_labels", ignore, "--set")]
-    return report_of(run, overrides=overrides, progress=told), told.warnings
+    return report_of(run, overrides=overrides, progress=recorder), recorder.warnings
 
 
 THREE = ["class 0", "class 1", "class 2"]
 
 
-def test_the_largest_label_of_an_unsigned_type_is_not_a_class_unless_the_user_says_so(
+def test_the_largest_label_of_an_unsigned_type_is_not_a_class_by_default(
     folder_run: Callable[..., Path],
 ) -> None:
     run = folder_run(some_ignored("u1"))
@@ -273,7 +275,7 @@ def test_the_largest_label_of_an_unsigned_type_is_not_a_class_unless_the_user_sa
     assert report["probe"]["classes"] == [*THREE, "class 255"]
     assert report["ignored_labels"] == []
     assert warnings == []
-    report, warnings = evaluated(run, [0])  # what is listed is all that is ignored
+    report, warnings = evaluated(run, [0])  # exactly the listed labels are ignored
     assert report["probe"]["classes"] == ["class 1", "class 2", "class 255"]
     assert [row["label"] for row in report["ignored_labels"]] == [0]
     assert "label 255 counts as a class" in warnings[0]
@@ -293,15 +295,13 @@ def test_a_label_that_looks_like_ignore_triggers_a_warning_and_can_be_ignored(
     assert report["probe"]["classes"] == THREE
     assert report["ignored_labels"] == [{"label": 255, "points": 250}]
     assert warnings == []
-    # Nothing was prepared again.
+    # No scene was prepared again.
     assert sorted(path.name for path in Path(os.environ["DBBD_CACHE_DIR"]).glob("*.arrays")) == cache
 
 
-def test_several_labels_that_look_like_ignore_are_told_together(folder_run: Callable[..., Path]) -> None:
+def test_several_labels_that_look_like_ignore_are_reported_together(folder_run: Callable[..., Path]) -> None:
     _, (warning,) = evaluated(folder_run(lambda split, labels: np.choose(labels % 3, [254, 255, 1])))
-    assert warning.startswith(
-        "labels 254 and 255 count as classes, but look as if they meant 'ignore'. If they do, use"
-    )
+    assert warning.startswith("labels 254 and 255 count as classes, but look like 'ignore'. If they are, use")
     assert "--set data.ignore_labels=[254,255]; if not, set it to [] to hide" in warning
 
 
@@ -312,7 +312,7 @@ def test_negative_labels_are_reported(folder_run: Callable[..., Path]) -> None:
     assert warnings == []
 
 
-def test_a_class_with_a_name_is_a_class(tiny_point_config: Make, scene_folder: Callable[..., Path]) -> None:
+def test_a_named_label_is_always_a_class(tiny_point_config: Make, scene_folder: Callable[..., Path]) -> None:
     root = scene_folder()
     relabel(root, some_ignored("u1"))
     names = [f"kind {number}" for number in range(256)]
@@ -331,17 +331,17 @@ def test_unusable_labels_are_reported_with_their_scene(folder_run: Callable[...,
     assert "its labels are not integers" in warning
 
 
-def test_all_labels_ignored_differs_from_no_labels(folder_run: Callable[..., Path]) -> None:
+def test_only_ignored_labels_are_reported_as_such(folder_run: Callable[..., Path]) -> None:
     report, _ = evaluated(folder_run(lambda split, labels: np.minimum(np.maximum(labels, 0), 1)), [0, 1])
     assert missing(report) == "the scenes of the test split have no labels that are not ignored"
 
 
-def test_all_labels_of_the_training_scenes_ignored_is_not_no_labels(folder_run: Callable[..., Path]) -> None:
+def test_only_ignored_labels_in_training_are_reported_as_such(folder_run: Callable[..., Path]) -> None:
     report, _ = evaluated(folder_run(lambda split, labels: np.full_like(labels, split == "test")), [0])
     assert missing(report) == "the training scenes have no labels that are not ignored"
 
 
-def test_a_class_that_only_one_split_has_is_counted_all_the_same(folder_run: Callable[..., Path]) -> None:
+def test_classes_of_only_one_split_are_counted(folder_run: Callable[..., Path]) -> None:
     run = folder_run(lambda split, labels: np.where(labels == 0, 40 if split == "test" else 7, np.minimum(labels, 1)))
     probe = report_of(run)["probe"]
     assert probe["classes"] == ["class 1", "class 7", "class 40"]
@@ -354,7 +354,7 @@ def test_the_training_split_has_no_probe(tiny_point_config: Make) -> None:
     assert report["num_samples"] == 6
 
 
-def test_a_run_without_a_test_split_says_so(folder_run: Callable[..., Path]) -> None:
+def test_a_run_without_a_test_split_is_refused(folder_run: Callable[..., Path]) -> None:
     run = folder_run(lambda split, labels: labels, {"train": 2, "val": 2})
     with pytest.raises(DataError, match="the run has no test split") as caught:
         evaluate(run)
@@ -362,7 +362,7 @@ def test_a_run_without_a_test_split_says_so(folder_run: Callable[..., Path]) -> 
     assert report_of(run, split="val")["num_samples"] == 2
 
 
-def test_a_run_takes_no_configuration_beside_its_own(tiny_point_config: Make) -> None:
+def test_a_run_accepts_no_other_configuration(tiny_point_config: Make) -> None:
     run = train(tiny_point_config(training__epochs=1)).run
     with pytest.raises(ConfigError, match="a run has a configuration of its own"):
         evaluate(run, config="smoke_dbbd")
@@ -370,13 +370,13 @@ def test_a_run_takes_no_configuration_beside_its_own(tiny_point_config: Make) ->
         evaluate(run, split="holdout")
 
 
-def test_class_names_given_to_evaluate_are_followed(folder_run: Callable[..., Path]) -> None:
+def test_class_names_can_be_set_for_an_evaluation(folder_run: Callable[..., Path]) -> None:
     run = folder_run(lambda split, labels: np.minimum(labels, 1))
     names = [Override("data.class_names", ["ground", "rest"], "--set")]
     assert report_of(run, overrides=names)["probe"]["classes"] == ["ground", "rest"]
 
 
-def test_evaluating_changes_nothing_of_the_run(tiny_point_config: Make) -> None:
+def test_evaluation_does_not_change_the_run(tiny_point_config: Make) -> None:
     run = train(tiny_point_config(training__epochs=1)).run
     before = {path.name: path.read_bytes() for path in run.iterdir()}
     report_of(run)
