@@ -81,13 +81,42 @@ def make_scene_manifest(
     def check(key: str) -> str:
         return _checked_digest(scene_path(root, key), required, settings, cache_dir)
 
+    samples, errors = _check_scenes(by_split, wanted, check, replace_bad=on_error == "skip", progress=progress)
+    problems = [*source.problems, *(error.message for error in errors)]
+    if problems and on_error == "fail":
+        raise _unusable(problems, errors)
+    if problems:
+        progress.warn(f"{_scenes(len(problems))} left out; see splits.json of the run.")
+    if absent := [split for split in ("train", "val") if not any(sample.split == split for sample in samples)]:
+        raise DataError(f"{root} has no usable scenes left for {' and '.join(absent)}", details=shortened(problems))
+    _warn_of_copies(samples, progress)
+    limited = {split: len(keys) for split, keys in by_split.items() if wanted[split] < len(keys)}
+    return Manifest(FOLDER, (), (str(root),), tuple(samples), tuple(problems), limited)
+
+
+def _check_scenes(
+    by_split: Mapping[str, Sequence[str]],
+    wanted: Mapping[str, int],
+    check: Callable[[str], str],
+    *,
+    replace_bad: bool,
+    progress: Progress,
+) -> tuple[list[Sample], list[DataError]]:
+    """Check the first scenes of each split, in threads.
+
+    Args:
+        by_split: keys of the scenes of each split.
+        wanted: number of scenes to check in each split.
+        check: gives the digest of a scene, or raises DataError.
+        replace_bad: whether to check further scenes of the split in place of those with errors.
+        progress: shows a bar.
+    """
     samples: list[Sample] = []
     errors: list[DataError] = []
     with progress.phase("Checking scenes", sum(wanted.values()), unit="scenes") as bar:
         for split, keys in by_split.items():
             remaining = iter(keys)
             missing = wanted[split]
-            # The next scenes by name replace those that are left out.
             while missing and (batch := list(islice(remaining, missing))):
                 for key, found in zip(batch, _in_threads(check, batch), strict=True):
                     if isinstance(found, DataError):
@@ -96,24 +125,20 @@ def make_scene_manifest(
                         samples.append(Sample(key, 0, found, split))
                         missing -= 1
                         bar.advance()
-                if on_error == "fail":
+                if not replace_bad:
                     break
-    problems = [*source.problems, *(error.message for error in errors)]
-    if problems and on_error == "fail":
-        if errors and len(problems) == 1:
-            raise errors[0]
-        raise DataError(
-            f"{_scenes(len(problems))} unusable",
-            details=shortened(problems),
-            hint="fix or remove them, or leave them out with --set data.on_error=skip",
-        )
-    if problems:
-        progress.warn(f"{_scenes(len(problems))} left out; see splits.json of the run.")
-    if absent := [split for split in ("train", "val") if not any(sample.split == split for sample in samples)]:
-        raise DataError(f"{root} has no usable scenes left for {' and '.join(absent)}", details=shortened(problems))
-    _warn_of_copies(samples, progress)
-    limited = {split: len(keys) for split, keys in by_split.items() if wanted[split] < len(keys)}
-    return Manifest(FOLDER, (), (str(root),), tuple(samples), tuple(problems), limited)
+    return samples, errors
+
+
+def _unusable(problems: Sequence[str], errors: Sequence[DataError]) -> DataError:
+    """The error for scenes that cannot be used; a single one has its own hint."""
+    if errors and len(problems) == 1:
+        return errors[0]
+    return DataError(
+        f"{_scenes(len(problems))} unusable",
+        details=shortened(problems),
+        hint="fix or remove them, or leave them out with --set data.on_error=skip",
+    )
 
 
 def _report_other_files(source: SceneSource, progress: Progress) -> None:
