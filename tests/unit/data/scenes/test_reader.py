@@ -259,3 +259,11 @@ def test_the_reserved_label_is_kept_on_request(tmp_path):
     np.savez(tmp_path / "a.npz", coord=np.eye(4, 3), segment=np.array([0, 1, 2, 255], np.uint8))
     assert read_scene(tmp_path / "a.npz").segment.tolist() == [0, 1, 2, -1]
     assert read_scene(tmp_path / "a.npz", keep_reserved_label=True).segment.tolist() == [0, 1, 2, 255]
+
+
+def test_points_without_coordinates_are_refused(tmp_path):
+    path = tmp_path / "a.ply"
+    path.write_text(
+        "ply\nformat ascii 1.0\nelement vertex 4\nproperty float u\nproperty float v\nend_header\n" + "1 2\n" * 4
+    )
+    assert "its points have no x, y and z, only u, v" in refused(path)

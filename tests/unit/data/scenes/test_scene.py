@@ -147,3 +147,13 @@ def test_normals_are_normalized_and_unknown_ones_stay_zero():
     normal = np.array([[0, 0, 2], [0, 0, 0], [1e300, 0, 0], [3e-200, 4e-200, 0]])
     found = scene_with(normal=normal).normal
     np.testing.assert_allclose(found, [[0, 0, 1], [0, 0, 0], [1, 0, 0], [0.6, 0.8, 0]], atol=1e-6)
+
+
+def test_the_number_of_points_is_limited(monkeypatch):
+    monkeypatch.setattr("dbbd_cli.data.scenes.scene.MAX_POINTS", 9)
+    with pytest.raises(ValueError, match="has 10 points; the limit is 9: downsample it first"):
+        scene_with(10)
+
+
+def test_labels_of_two_columns_are_unusable():
+    assert scene_with(segment=np.zeros((4, 2), int)).unusable["segment"].startswith("its labels must be one number")

@@ -179,3 +179,7 @@ def test_fixed_settings_cover_data_and_network() -> None:
 
 def test_the_older_spelling_of_color_still_loads() -> None:
     assert checked(data={"features": ["normals", "colour"]}).data.features == ["normals", "color"]
+
+
+def test_class_names_are_unique() -> None:
+    assert "expected unique names" in problem(data={"class_names": ["wall", "floor", "wall"]})

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from dbbd_cli.config.load import Override
 from dbbd_cli.core.progress import Silent
 from dbbd_cli.data.manifest import Manifest
 from dbbd_cli.engine.checkpoint.files import load_checkpoint
@@ -130,9 +131,13 @@ def test_without_labels_there_is_no_probe_but_a_reason(folder_run: Callable[...,
         (lambda split, labels: labels * 0 + 3, "the training scenes have only one class"),
         (lambda split, labels: labels if split == "train" else None, "the scenes of the test split have no labels"),
         (lambda split, labels: None if split == "train" else labels, "the training scenes have no labels"),
+        (
+            lambda split, labels: labels % 2 + (10 if split == "train" else 20),
+            "no class of the test scenes occurs in the training scenes",
+        ),
         (lambda split, labels: np.arange(len(labels)), "1,000 different labels, too many for classes"),
     ],
-    ids=["unknown", "one class", "not in test", "not in train", "too many"],
+    ids=["unknown", "one class", "not in test", "not in train", "none in common", "too many"],
 )
 def test_unsuitable_labels_are_reported(folder_run: Callable[..., Path], change: Any, told: str) -> None:
     assert told in missing(report_of(folder_run(change)))
@@ -149,3 +154,14 @@ def test_the_training_split_has_no_probe(tiny_point_config: Make) -> None:
     report = report_of(run, split="train")
     assert "trained on the training split" in missing(report)
     assert report["num_samples"] == 6
+
+
+def test_missing_training_scenes_leave_out_the_probe(
+    tiny_point_config: Make, scene_folder: Callable[..., Path], tmp_path: Path
+) -> None:
+    root = scene_folder()
+    run = train(tiny_point_config(data__path=str(root), training__epochs=1)).run
+    (root / "train" / "scene0000_00.pkl").unlink()
+    reason = missing(report_of(run, overrides=[Override("data.cache_dir", str(tmp_path / "empty"), "--set")]))
+    assert reason.startswith("the training scenes cannot be used: ")
+    assert "scene0000_00.pkl cannot be opened" in reason

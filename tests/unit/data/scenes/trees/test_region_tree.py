@@ -11,7 +11,7 @@ import pytest
 from dbbd_cli.core.errors import DataError
 from dbbd_cli.data.scenes.trees.builder import build_tree
 from dbbd_cli.data.scenes.trees.nested import tree_from_nested
-from dbbd_cli.data.scenes.trees.region_tree import RegionTree, check_tree, cut_tree
+from dbbd_cli.data.scenes.trees.region_tree import MAX_LEVEL, RegionTree, check_tree, cut_tree
 from unit.data.scenes.trees.example_trees import ARRAYS, assert_equal, example, nested
 
 
@@ -164,3 +164,11 @@ def test_golden_trees_are_valid_and_rebuilt_from_their_coordinates(golden: Path,
             check_tree(tree, int(stop - start))
             assert_equal(build_tree(stored["view1/coord"][start:stop], max_depth=3, min_region_points=8), tree)
             assert_equal(tree_from_nested(nested(tree), int(stop - start)), tree)
+
+
+def test_a_flat_tree_that_is_too_deep_is_refused() -> None:
+    count = MAX_LEVEL + 2
+    rows = np.arange(count)
+    tree = RegionTree(rows - 1, rows, np.zeros(count, int), np.zeros(count, int), np.arange(count + 1))
+    with pytest.raises(DataError, match=f"lies deeper than level {MAX_LEVEL}"):
+        check_tree(tree, 1)
