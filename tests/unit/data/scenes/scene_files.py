@@ -1,7 +1,6 @@
 """One small scene in every format, and a check of how unreadable files are refused."""
 
 import pickle
-import time
 import tracemalloc
 
 import numpy as np
@@ -57,13 +56,11 @@ def write(path, kind, **changes):
 
 
 def refused(path):
-    """The message of the error that reading raises, which takes little time and memory and names the file."""
+    """The message of the error that reading raises, which takes little memory and names the file."""
     tracemalloc.start()
-    start = time.process_time()
     try:
         with pytest.raises(DataError) as caught:
             read_scene(path)
-        assert time.process_time() - start < 2
         assert tracemalloc.get_traced_memory()[1] < 50 * 2**20
     finally:
         tracemalloc.stop()
