@@ -1,4 +1,4 @@
-"""PLY files of every kind are read exactly, and damaged or hostile ones are refused in little memory and with a reason."""
+"""PLY files of every kind are read exactly; damaged or hostile ones are refused with a reason, in little memory."""
 
 import contextlib
 import struct
