@@ -1,8 +1,10 @@
+"""Fixtures for all tests: tiny configurations, small data sets, and isolation from the files of the user."""
+
 from __future__ import annotations
 
 import os
 
-# Several test processes share the processor; more threads in each would only wait for one another.
+# Several test processes share the processors; more threads in each would only wait for one another.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
@@ -20,7 +22,7 @@ from dbbd_cli.data.scenes.trees.region_tree import RegionTree
 from dbbd_cli.tasks.dbbd.config import DbbdConfig
 from dbbd_cli.tasks.image_classification.config import ImageClassificationConfig
 
-# A shell that starts the tests in the background, or nohup, makes them ignore signals that they send to themselves.
+# In the background of a shell, or under nohup, the tests would ignore signals that they send to themselves.
 for _name in ("SIGINT", "SIGHUP", "SIGTERM", "SIGUSR1"):
     if hasattr(signal, _name) and signal.getsignal(getattr(signal, _name)) is signal.SIG_IGN:
         signal.signal(getattr(signal, _name), signal.default_int_handler if _name == "SIGINT" else signal.SIG_DFL)
@@ -30,14 +32,14 @@ SHARED = Path(__file__).parents[1] / ".." / "shared"
 
 @pytest.fixture(autouse=True)
 def _cache_folder(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Keeps decoded images and prepared scenes out of the user's own cache; shared by the tests of a session."""
+    """Use a cache folder shared by the tests of a session instead of the user's."""
     folder = tmp_path_factory.getbasetemp() / "cache"
     monkeypatch.setenv("DBBD_CACHE_DIR", str(folder))
 
 
 @pytest.fixture(autouse=True)
 def _instructions(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Makes PyTorch report the instructions that $DBBD_TEST_CPU names, for `make test-processors`."""
+    """Make PyTorch report the instruction set named by $DBBD_TEST_CPU, for `make test-processors`."""
     if instructions := os.environ.get("DBBD_TEST_CPU"):
         import torch
 
@@ -46,20 +48,20 @@ def _instructions(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def shared() -> Path:
-    """The folder of real data beside the repository."""
+    """The folder of real data next to the repository."""
     if not SHARED.is_dir():
-        pytest.skip("no folder with real data beside the repository")
+        pytest.skip("no folder with real data next to the repository")
     return SHARED
 
 
 @pytest.fixture
 def golden() -> Path:
-    """The folder of exact values of DBBD; its README.md says what they are."""
+    """The folder of golden values of DBBD, described in its README.md."""
     return Path(__file__).parent / "golden"
 
 
 def _checked(task: str, values: Mapping[str, object], changes: Mapping[str, object]) -> TaskConfig:
-    """The configuration of `values` by dotted key; those of `changes`, where `__` may stand for a dot, come first."""
+    """Return the configuration with `values` by dotted key, overridden by `changes`, in which `__` stands for a dot."""
     from dbbd_cli.tasks.configs import config_from_mapping
 
     nested: dict[str, Any] = {"task": task}
@@ -74,7 +76,7 @@ def _checked(task: str, values: Mapping[str, object], changes: Mapping[str, obje
 
 @pytest.fixture
 def tiny_config(tmp_path: Path) -> Callable[..., ImageClassificationConfig]:
-    """Makes a configuration that trains in a second; keyword arguments replace settings by dotted key."""
+    """Return a function that creates a configuration of a one-second run; keyword arguments override settings."""
 
     def make(**changes: object) -> ImageClassificationConfig:
         values: dict[str, object] = {
@@ -96,7 +98,7 @@ def tiny_config(tmp_path: Path) -> Callable[..., ImageClassificationConfig]:
 
 @pytest.fixture
 def tiny_point_config(tmp_path: Path) -> Callable[..., DbbdConfig]:
-    """Makes a configuration of DBBD that trains in a second; keyword arguments replace settings by dotted key.
+    """Return a function that creates a DBBD configuration of a one-second run; keyword arguments override settings.
 
     Of its 8 rooms, 6 are for training, in 3 batches, and 1 each for validation and test.
     """
@@ -133,7 +135,7 @@ def tiny_point_config(tmp_path: Path) -> Callable[..., DbbdConfig]:
 
 @pytest.fixture
 def scene_folder(tmp_path: Path) -> Callable[..., Path]:
-    """Makes a folder of scenes as ScanNet is stored for DBBD: a dict in a .pkl for each, below a folder per split."""
+    """Return a function that creates a folder of scenes: a .pkl with a dict for each, in a folder per split."""
 
     def make(
         splits: Mapping[str, int] | None = None,
@@ -171,7 +173,7 @@ def scene_folder(tmp_path: Path) -> Callable[..., Path]:
 
 
 def nested_tree(tree: RegionTree, row: int = 0) -> dict[str, Any]:
-    """A tree as a .pkl holds it: nested dicts."""
+    """Return a tree as stored in a .pkl: nested dicts."""
     return {
         "indices": tree.region(row).copy(),
         "center_idx": int(tree.center_idx[row]),
@@ -182,7 +184,7 @@ def nested_tree(tree: RegionTree, row: int = 0) -> dict[str, Any]:
 
 @pytest.fixture
 def picture_folder(tmp_path: Path) -> Callable[..., Path]:
-    """Makes a folder with class sub-folders of small pictures, each of its own color and content."""
+    """Return a function that creates a folder of small pictures by class, each of a different color."""
 
     def make(classes: tuple[str, ...] = ("cat", "dog", "owl"), count: int = 8, name: str = "pictures") -> Path:
         root = tmp_path / name

@@ -1,4 +1,4 @@
-"""Runs the numeric tests as other processors would: other instruction sets, other libraries' kernels, other threads.
+"""Run the numeric tests as other processors would: with other instruction sets, kernels and numbers of threads.
 
 Usage: python tests/processors.py [--only "NAME NAME"] [--list] [PYTEST OPTION ...]
 """
@@ -19,7 +19,7 @@ REPOSITORY = Path(__file__).parents[1]
 ONEDNN_AVX2 = {"ONEDNN_MAX_CPU_ISA": "AVX2"}
 PYTORCH_AVX2 = {"ATEN_CPU_CAPABILITY": "avx2"}
 MKL_AVX2 = {"MKL_ENABLE_INSTRUCTIONS": "AVX2"}
-# Names differ between versions of NumPy, which ignores those that it does not know.
+# The names differ between versions of NumPy, which ignores unknown ones.
 NUMPY_AVX2 = {
     "NPY_DISABLE_CPU_FEATURES": "AVX512F AVX512_SKX AVX512_ICL AVX512_SPR X86_V4",
     "OPENBLAS_CORETYPE": "Haswell",
@@ -37,11 +37,11 @@ ENVIRONMENTS: dict[str, dict[str, str]] = {
     "mkl-compatible": {"MKL_CBWR": "COMPATIBLE"},
     "numpy-avx2": NUMPY_AVX2,
     "all-avx2": {**ONEDNN_AVX2, **PYTORCH_AVX2, **MKL_AVX2, **NUMPY_AVX2},
-    # tests/conftest.py makes PyTorch report these instructions, so that `auto` chooses as it does with them.
+    # tests/conftest.py makes PyTorch report these instructions, so that `auto` selects the precision accordingly.
     "auto-takes-bf16": {"DBBD_TEST_CPU": "avx512_bf16"},
     "auto-takes-fp32": {"DBBD_TEST_CPU": "none"},
 }
-"""The environments by name. They cannot enable instructions that the processor does not have."""
+"""The environments by name. They cannot enable instructions that the processor lacks."""
 
 NUMERIC_TESTS = (
     "tests/guards",
@@ -60,7 +60,7 @@ NUMERIC_TESTS = (
 
 
 def run_tests(environment: str, tests: Sequence[str]) -> subprocess.CompletedProcess[str]:
-    """Runs pytest in an environment of `ENVIRONMENTS`, without what the others set.
+    """Run pytest in an environment of `ENVIRONMENTS`, without the variables of the others.
 
     Args:
         environment: its name.
@@ -79,19 +79,19 @@ def run_tests(environment: str, tests: Sequence[str]) -> subprocess.CompletedPro
 
 
 def describe(variables: Mapping[str, str]) -> str:
-    """The variables of an environment as they are written in a shell."""
+    """Return the variables of an environment in shell syntax."""
     return " ".join(f"{name}={value!r}" if " " in value else f"{name}={value}" for name, value in variables.items())
 
 
 def main() -> int:
-    """Runs the numeric tests in each environment; returns 1 where any failed."""
+    """Run the numeric tests in each environment; return 1 if any failed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default="", metavar="NAMES", help="environments, separated by spaces; all by default")
     parser.add_argument("--list", action="store_true", help="list the environments")
     options, pytest_options = parser.parse_known_args()
     chosen = options.only.split() or list(ENVIRONMENTS)
     if unknown := set(chosen) - set(ENVIRONMENTS):
-        parser.error(f"no such environment: {', '.join(sorted(unknown))}; there are {', '.join(ENVIRONMENTS)}")
+        parser.error(f"unknown environment: {', '.join(sorted(unknown))}; available: {', '.join(ENVIRONMENTS)}")
     if options.list:
         for name in chosen:
             print(f"{name:20} {describe(ENVIRONMENTS[name])}")

@@ -1,3 +1,5 @@
+"""The numeric tests run in the environments of other processors, and a failing environment is named."""
+
 from __future__ import annotations
 
 import subprocess
@@ -14,7 +16,7 @@ QUICK_TESTS = (
 
 
 @pytest.mark.parametrize("environment", ["all-avx2", "pytorch-default", "threads-2"])
-def test_some_numeric_tests_pass_as_other_processors_would_run_them(environment: str, tmp_path: Path) -> None:
+def test_some_numeric_tests_pass_as_on_other_processors(environment: str, tmp_path: Path) -> None:
     done = processors.run_tests(environment, [*QUICK_TESTS, f"--basetemp={tmp_path / 'nested'}"])
     assert done.returncode == 0, done.stdout
     assert " passed" in done.stdout
@@ -37,5 +39,5 @@ def test_an_environment_that_fails_is_named(
     assert f"{1 if broken else 2} of 2 environments passed" in output
 
 
-def test_all_numeric_tests_are_there() -> None:
+def test_all_numeric_tests_exist() -> None:
     assert all((processors.REPOSITORY / path).exists() for path in processors.NUMERIC_TESTS)

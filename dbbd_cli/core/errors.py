@@ -1,4 +1,4 @@
-"""The errors that a user can meet, and the exit code of each."""
+"""Errors for the user, each with its exit code."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from enum import IntEnum
 
 
 class ExitCode(IntEnum):
-    """What the process returns to the shell."""
+    """Exit codes of the program."""
 
     OK = 0
     BUG = 1
@@ -25,12 +25,12 @@ class ExitCode(IntEnum):
 
 
 class DbbdError(Exception):
-    """A mistake that the user can mend: printed as one short block, without a traceback.
+    """An error that the user can fix: printed as one short block, without a traceback.
 
     Args:
         message: what is wrong, and where (file, line, row).
         hint: what to do about it.
-        details: one line per finding, where there are several.
+        details: one line per problem, if there are several.
     """
 
     exit_code: int = ExitCode.BUG
@@ -43,18 +43,18 @@ class DbbdError(Exception):
 
     @property
     def kind(self) -> str:
-        """One word for the kind of error."""
+        """The kind of error in one word."""
         return ExitCode(self.exit_code).name.lower()
 
 
 class ConfigError(DbbdError):
-    """The configuration or the command line cannot be used."""
+    """The configuration or the command line is invalid."""
 
     exit_code = ExitCode.USAGE
 
 
 class DataError(DbbdError):
-    """The data cannot be read, or is not what the configuration promises."""
+    """The data cannot be read, or does not match the configuration."""
 
     exit_code = ExitCode.DATA
 
@@ -84,7 +84,7 @@ class InUseError(DbbdError):
 
 
 class StoppedError(DbbdError):
-    """A signal asked the program to stop; the message begins with "Stopped" and says what was saved."""
+    """The program was stopped by a signal; the message begins with "Stopped" and says what was saved."""
 
     def __init__(self, message: str, *, signal_number: int, hint: str = "") -> None:
         super().__init__(message, hint=hint)
@@ -93,8 +93,8 @@ class StoppedError(DbbdError):
 
     @property
     def kind(self) -> str:
-        """One word for the signal."""
-        # By name: the number of SIGUSR1 is another one on other systems.
+        """The signal in one word."""
+        # By name: the number of SIGUSR1 differs between systems.
         name = signal.Signals(self.signal_number).name
         return {"SIGINT": "interrupted", "SIGTERM": "terminated", "SIGUSR1": "user_signal", "SIGHUP": "hangup"}.get(
             name, name.lower()

@@ -1,4 +1,4 @@
-"""Writing files whole or not at all."""
+"""Reading and writing files: atomically, and without waiting for what is not a file."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ _FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
 
 @contextmanager
 def best_effort_lock(path: Path) -> Iterator[None]:
-    """Holds a lock file that is gone afterwards, for work that may be done twice: it only should not be.
+    """Hold a lock file and remove it afterwards; for work that may be done twice but should not be.
 
-    Whoever opened the file just before holds a lock on one that is no more, while another makes it anew. What both then
-    make must be the same and take its place whole.
+    A process that opens the lock file just before its removal gets a lock that excludes nobody. The results of both
+    processes must then be equal and be put in place atomically.
     """
     from filelock import FileLock
 
@@ -38,7 +38,7 @@ def best_effort_lock(path: Path) -> Iterator[None]:
 
 
 def remove_free_locks(folder: Path) -> None:
-    """Removes the files of passing locks that nobody holds: their processes were killed."""
+    """Remove the files of `best_effort_lock` that killed processes have left."""
     from filelock import FileLock, Timeout
 
     for path in folder.glob("*.lock"):
@@ -47,16 +47,16 @@ def remove_free_locks(folder: Path) -> None:
 
 
 def nearest_existing(path: Path) -> Path:
-    """The path, or the nearest folder above it that exists."""
-    # Not with Path.exists, which raises where a name is too long.
+    """Return the path, or the nearest folder above it that exists."""
+    # Not Path.exists, which raises if a name is too long.
     return next(folder for folder in (path, *path.parents) if os.path.exists(folder))  # noqa: PTH110
 
 
 def repair_of(error: BaseException | None) -> str:
-    """What to do about a file that could not be written; an unknown reason is taken for a full disk."""
+    """Return what to do about a file that could not be written; an unknown reason counts as a full disk."""
     number = error.errno if isinstance(error, OSError) else errno.ENOSPC
     if number == errno.EFBIG:
-        return "raise the limit for the size of a file (ulimit -f)"
+        return "raise the limit on the size of a file (ulimit -f)"
     if number in TOO_MANY_FILES:
         return f"raise the limit on open files ({open_files_limit()})"
     if number in (errno.EACCES, errno.EPERM, errno.EROFS):
@@ -65,22 +65,22 @@ def repair_of(error: BaseException | None) -> str:
 
 
 def can_be_made(folder: Path) -> bool:
-    """Whether a folder can be written to, or created if it is missing."""
+    """Return whether a folder is writable, or can be created if it is missing."""
     existing = nearest_existing(folder)
     return os.path.isdir(existing) and os.access(existing, os.W_OK | os.X_OK)  # noqa: PTH112 - as above
 
 
 def private_folder(name: str) -> Path:
-    """A private folder of this user in the system's temporary folder, created if it is missing.
+    """Return a private folder of this user in the system's temporary folder; create it if it is missing.
 
-    Any user can write to the temporary folder, so a file or folder of this name may belong to an attacker.
+    Any user can write to the temporary folder: a file or folder of this name may belong to an attacker.
 
     Raises:
         OSError: it cannot be created, or others can write to it.
     """
     import tempfile
 
-    if os.name != "posix":  # the folder of temporary files is the user's own
+    if os.name != "posix":  # the temporary folder belongs to the user
         folder = Path(tempfile.gettempdir()) / name
         folder.mkdir(exist_ok=True)
         return folder
@@ -89,12 +89,12 @@ def private_folder(name: str) -> Path:
         folder.mkdir(mode=0o700)
     found = folder.lstat()
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o022:
-        raise OSError(errno.EPERM, "it is not a folder of this user alone", str(folder))
+        raise OSError(errno.EPERM, "it is not private to this user", str(folder))
     return folder
 
 
 def replace_file(source: Path, target: Path) -> None:
-    """Renames `source` to `target`, replacing it, and makes the rename last through a power cut."""
+    """Rename `source` to `target`, replacing it, and flush the folder, so that the rename survives a power cut."""
     source.replace(target)
     if os.name == "posix":
         folder = os.open(target.parent, os.O_RDONLY)
@@ -105,7 +105,7 @@ def replace_file(source: Path, target: Path) -> None:
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Writes a file through a temporary one, so that a reader sees the old content or the new, never a part."""
+    """Write a file atomically and flush it: a reader sees the old content or the new, never a part."""
     temporary = temporary_file(path)
     try:
         with temporary.open("wb") as file:
@@ -118,30 +118,30 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes a text in UTF-8, whole or not at all."""
+    """Write a text in UTF-8, atomically."""
     write_bytes(path, text.encode("utf-8"))
 
 
 def read_file(path: Path, limit: int = 1 << 26) -> bytes:
-    """The whole content of a regular file of at most `limit` bytes.
+    """Return the content of a regular file of at most `limit` bytes.
 
     Raises:
-        OSError: it cannot be read, is larger, or is a pipe or a device, which could be read without end.
+        OSError: it cannot be read, is larger, or is a pipe or a device, which could be endless.
     """
     require_regular(path)
     size = path.stat().st_size
-    if size > limit:  # a file of holes has any size, and takes no room until it is read
-        raise OSError(errno.EFBIG, f"it has {size:,} bytes, and at most {limit:,} are read", str(path))
+    if size > limit:  # a sparse file may have any size, and takes no space until it is read
+        raise OSError(errno.EFBIG, f"it has {size:,} bytes (limit {limit:,})", str(path))
     return path.read_bytes()
 
 
 def read_lines(path: Path) -> Iterator[str]:
-    """The lines of a text file, with U+FFFD where it is not UTF-8.
+    """Yield the lines of a text file, with U+FFFD for what is not UTF-8.
 
-    A line of more than a megabyte is the last one, cut off: this program writes none.
+    Reading ends with the first megabyte of a longer line, which this program never writes.
 
     Raises:
-        OSError: the file cannot be read, or is a pipe or a device, which could be read without end.
+        OSError: the file cannot be read, or is a pipe or a device, which could be endless.
     """
     require_regular(path)
     with path.open("rb") as file:
@@ -152,16 +152,15 @@ def read_lines(path: Path) -> Iterator[str]:
 
 
 def open_to_append(path: Path) -> TextIO:
-    """Opens a text file at its end.
+    """Open a text file for appending.
 
-    A file with other names, as in a hard-linked copy (`cp -al`), is replaced by a copy first: what is appended must not
-    appear in the others.
+    A file with several hard links, as after `cp -al`, is first replaced by a copy: the others must not change.
 
     Raises:
         OSError: it is a link, which could lead anywhere, or cannot be written.
     """
     if path.is_symlink():
-        raise OSError(errno.ELOOP, "it is a link, and links are not followed", str(path))
+        raise OSError(errno.ELOOP, "it is a symbolic link, and links are not followed", str(path))
     require_regular(path)
     if path.exists() and path.stat().st_nlink > 1:
         _copy_in_place(path)
@@ -169,7 +168,7 @@ def open_to_append(path: Path) -> TextIO:
 
 
 def _copy_in_place(path: Path) -> None:
-    """Replaces a file by a copy of itself."""
+    """Replace a file with a copy of itself."""
     temporary = temporary_file(path)
     try:
         shutil.copyfile(path, temporary)
@@ -179,6 +178,6 @@ def _copy_in_place(path: Path) -> None:
 
 
 def require_regular(path: Path) -> None:
-    """Raises OSError where there is something else than a regular file: opening a pipe would wait for ever."""
+    """Raise OSError if the path exists and is not a regular file: opening a pipe would block."""
     if path.exists() and not path.is_file():
-        raise OSError(errno.EINVAL, "it is no regular file", str(path))
+        raise OSError(errno.EINVAL, "it is not a regular file", str(path))

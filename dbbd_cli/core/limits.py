@@ -1,4 +1,4 @@
-"""What the system allows this process: memory, the size of a file, and open files."""
+"""Limits of the system on this process: memory, file size and open files."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import mmap
 import os
 
 TOO_MANY_FILES = (errno.EMFILE, errno.ENFILE)
-"""Error numbers: no more files can be opened, by this process or on this machine."""
+"""Error numbers: the limit on open files of the process or the machine is reached."""
 _WORDS = (
     "out of memory",
     "can't allocate memory",  # PyTorch
@@ -20,28 +20,28 @@ _WORDS = (
     "insufficient resources",
 )
 _UNCLEAR_WORDS = ("could not create a primitive", "could not execute a primitive")
-"""What oneDNN reports for any failure."""
+"""Messages of oneDNN for any failure."""
 
 
 def open_files_limit() -> str:
-    """The command that sets the limit on open files, and its current value: "ulimit -n, 256 now"."""
+    """Return the command that sets the limit on open files, and its value: "ulimit -n, 256 now"."""
     limit = _limit("RLIMIT_NOFILE")
     return "ulimit -n" if math.isinf(limit) else f"ulimit -n, {limit:,.0f} now"
 
 
 def largest_file() -> float:
-    """Largest size of a file of this process in bytes (`ulimit -f`); infinity without a limit."""
+    """Return the limit on the size of a file in bytes (`ulimit -f`); infinity without one."""
     return _limit("RLIMIT_FSIZE")
 
 
 def is_out_of_memory(error: BaseException | None) -> bool:
-    """Whether memory, a thread or a process could not be allocated: every library words it differently."""
+    """Return whether memory, a thread or a process could not be allocated; every library words it differently."""
     words = (*_WORDS, *(_UNCLEAR_WORDS if is_memory_limited() else ()))
     while error is not None:
         text = str(error).lower()
         if isinstance(error, MemoryError) or any(word in text for word in words):
             return True
-        if isinstance(error, SystemError) and is_memory_limited():  # Python's own code for errors had no memory
+        if isinstance(error, SystemError) and is_memory_limited():  # Python ran out of memory while raising an error
             return True
         if isinstance(error, OSError) and error.errno in (errno.ENOMEM, errno.EAGAIN):
             return True
@@ -50,14 +50,14 @@ def is_out_of_memory(error: BaseException | None) -> bool:
 
 
 def is_memory_limited() -> bool:
-    """Whether the address space of this process has a limit (`ulimit -v`)."""
+    """Return whether the address space of this process is limited (`ulimit -v`)."""
     return not math.isinf(_limit("RLIMIT_AS"))
 
 
 def require_memory(size: int) -> None:
-    """Raises MemoryError if a limit leaves less than `size` bytes of address space.
+    """Raise MemoryError if a limit leaves less than `size` bytes of address space.
 
-    Otherwise a threading library would end the process before an error could be shown.
+    Otherwise a threading library would abort the process before an error could be shown.
     """
     if is_memory_limited():
         try:
@@ -67,11 +67,11 @@ def require_memory(size: int) -> None:
 
 
 def memory_advice() -> str:
-    """What to do if memory is short; names the limit if there is one."""
+    """Return what to do if memory is short; names the limit, if any."""
     limit = _limit("RLIMIT_AS")
     if math.isinf(limit):
-        return "end other programs, or use a machine with more memory"
-    return f"this shell allows {limit / 1e6:,.0f} MB of address space: raise that with ulimit -v"
+        return "close other programs, or use a machine with more memory"
+    return f"this shell allows {limit / 1e6:,.0f} MB of address space: raise it with ulimit -v"
 
 
 def _limit(name: str) -> float:

@@ -1,4 +1,4 @@
-"""What the name of a metric says about it: whether it is a share, and whether high or low values are better."""
+"""Properties of a metric that follow from its name: whether it is a share, and whether higher values are better."""
 
 from __future__ import annotations
 
@@ -7,27 +7,27 @@ from typing import Any
 
 
 def is_share(name: str) -> bool:
-    """Whether it is a share of correct answers, shown in percent: an accuracy or a top-1 accuracy."""
+    """Return whether it is a share of correct predictions, shown in percent: an accuracy or a top-1 accuracy."""
     return not {"accuracy", "top1"}.isdisjoint(name.split("_"))
 
 
 def higher_is_better(name: str) -> bool:
-    """Whether high values are better; of every other metric, such as a loss, low values are."""
+    """Return whether higher values are better; for every other metric, such as a loss, lower ones are."""
     return is_share(name) or name == "f1"
 
 
 def cost(name: str, value: float) -> float:
-    """The value as a number of which lower is better."""
+    """Return the value as a number that is better the lower it is."""
     return -value if higher_is_better(name) else value
 
 
 def superlative(name: str) -> str:
-    """What the best value of a metric is: "highest" or "lowest"."""
+    """Return what the best value of a metric is: "highest" or "lowest"."""
     return "highest" if higher_is_better(name) else "lowest"
 
 
 def best_of(name: str, epochs: Iterable[Mapping[str, Any]]) -> tuple[int, float] | None:
-    """The epoch with the best validation value of a metric, the first of equals, and the value.
+    """Return the epoch with the best validation value of a metric, the first if several are equal, and the value.
 
     Args:
         name: the metric.
@@ -43,13 +43,13 @@ def best_of(name: str, epochs: Iterable[Mapping[str, Any]]) -> tuple[int, float]
 def describe_with_best(
     name: str, value: float | None, best: tuple[int, float] | None, describe: Callable[[Any], str]
 ) -> str:
-    """The value of a metric in words, with the best one of any epoch if that is another: "0.7 (lowest 0.6 in epoch 1)".
+    """Return the value of a metric in words, with the best one if that differs: "0.7 (lowest 0.6 in epoch 1)".
 
     Args:
         name: the metric.
-        value: its value; None where it is not known.
-        best: the epoch with the best value, and that value, as `best_of` returns them.
-        describe: puts a value into words.
+        value: its value; None if unknown.
+        best: the best epoch and value, as returned by `best_of`.
+        describe: formats a value.
     """
     if best is None or best[1] == value:
         return describe(value)

@@ -1,4 +1,4 @@
-"""How paths and commands are shown to a person who may want to copy them."""
+"""Paths and commands as shown to the user, ready to be copied into a shell."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from dbbd_cli.core.text import printable
 
 
 def shown_path(path: Path) -> str:
-    """The path as a person would type it here: relative if it is under the current folder, unless that is the root."""
+    """Return the path as the user would type it: relative if under the current folder, unless that is the root."""
     try:
         absolute = Path(os.path.abspath(path))  # noqa: PTH100 - resolve() would follow links and change the name
         here = Path.cwd()
-        # `leave_missing_folder` goes to the root folder, where the person's shell is not.
+        # After `leave_missing_folder`, the current folder is not that of the user's shell.
         return str(path if here == Path(here.anchor) else absolute.relative_to(here))
-    except (ValueError, FileNotFoundError):  # elsewhere, or the current folder has been removed
+    except (ValueError, FileNotFoundError):  # not under it, or the current folder has been removed
         return str(path)
 
 
 def current_folder_is_gone() -> bool:
-    """Whether the current folder has been removed."""
+    """Return whether the current folder has been removed."""
     try:
         os.getcwd()  # noqa: PTH109 - the call itself fails
     except FileNotFoundError:
@@ -32,29 +32,29 @@ def current_folder_is_gone() -> bool:
 
 
 def leave_missing_folder() -> None:
-    """Changes to the root folder if the current folder has been removed; for when all paths are absolute.
+    """Change to the root folder if the current folder has been removed; to be called once all paths are absolute.
 
-    Otherwise oneMKL, which PyTorch loads, would end the process.
+    Otherwise oneMKL, which PyTorch loads, would abort the process.
     """
     if current_folder_is_gone():
-        os.chdir(Path(__file__).anchor)  # a folder that is always there
+        os.chdir(Path(__file__).anchor)  # always exists
 
 
 def command_line(*words: str) -> str:
-    """The words as one would type them in a shell."""
+    """Return the words as a command for a shell."""
     return subprocess.list2cmdline(words) if os.name == "nt" else " ".join(map(_quoted, words))
 
 
 def _quoted(word: str) -> str:
-    """The word as bash, zsh and ksh read it; characters that a terminal would not show as escapes."""
+    """Return the word quoted for bash, zsh and ksh, with invisible characters as escapes."""
     if printable(word) == word:
         return shlex.quote(word)
-    spelt = word.replace("\\", "\\\\").replace("'", "\\'")
-    spelt = re.sub("[\udc80-\udcff]", lambda byte: f"\\x{ord(byte[0]) & 255:02x}", spelt)  # no UTF-8
-    return f"$'{printable(spelt)}'"
+    escaped = word.replace("\\", "\\\\").replace("'", "\\'")
+    escaped = re.sub("[\udc80-\udcff]", lambda byte: f"\\x{ord(byte[0]) & 255:02x}", escaped)  # not UTF-8
+    return f"$'{printable(escaped)}'"
 
 
 def resume_command(folder: Path, *options: str) -> str:
-    """What to type in order to go on with the run in `folder`."""
+    """Return the command that resumes the run in `folder`."""
     shown = shown_path(folder)
     return command_line("dbbd", "resume", f"./{shown}" if shown.startswith("-") else shown, *options)

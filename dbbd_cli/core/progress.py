@@ -1,4 +1,4 @@
-"""How long work tells of itself: an interface that any layer may call and the command line draws."""
+"""The interface through which long work reports its progress; the command line draws it."""
 
 from __future__ import annotations
 
@@ -8,33 +8,33 @@ from typing import Protocol
 
 
 class Phase(Protocol):
-    """One stretch of counted work, such as the batches of an epoch."""
+    """A stretch of counted work, such as the batches of an epoch."""
 
     def advance(self, count: int = 1, samples: int = 0, **values: float) -> None:
-        """Counts `count` units of work and `samples` samples; `values` are shown beside the bar."""
+        """Count `count` units of work and `samples` samples; show `values` next to the bar."""
         ...
 
 
 class Progress(Protocol):
-    """What an engine or a reader needs in order to be followed by a person."""
+    """Where the engine, readers and services report what they do."""
 
     @contextmanager
     def phase(
         self, title: str, total: int, unit: str = "batches", done: int = 0, sample_unit: str = "samples"
     ) -> Iterator[Phase]:
-        """Open a phase of `total` units, `done` of which are done; `sample_unit` is what samples are called."""
+        """Open a phase of `total` units, `done` of which are complete; `sample_unit` is the plural name of samples."""
         ...
 
     def facts(self, title: str, rows: Mapping[str, str]) -> None:
-        """Shows a short table of names and values."""
+        """Show a short table of names and values."""
         ...
 
     def line(self, text: str) -> None:
-        """Prints a line that stays."""
+        """Print a permanent line."""
         ...
 
     def warn(self, text: str) -> None:
-        """Prints a warning that stays."""
+        """Print a permanent warning."""
         ...
 
 
@@ -44,20 +44,20 @@ class _SilentPhase:
 
 
 class Silent:
-    """Shows nothing: the default when the services are called from Python."""
+    """A `Progress` that shows nothing, the default for services called from Python."""
 
     @contextmanager
     def phase(
         self, title: str, total: int, unit: str = "batches", done: int = 0, sample_unit: str = "samples"
     ) -> Iterator[Phase]:
-        """Counts nothing."""
+        """Yield a phase that counts nothing."""
         yield _SilentPhase()
 
     def facts(self, title: str, rows: Mapping[str, str]) -> None:
-        """Shows nothing."""
+        """Show nothing."""
 
     def line(self, text: str) -> None:
-        """Shows nothing."""
+        """Show nothing."""
 
     def warn(self, text: str) -> None:
-        """Shows nothing."""
+        """Show nothing."""

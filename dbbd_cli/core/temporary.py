@@ -1,8 +1,8 @@
-"""Temporary files and folders, held by a lock of the process that creates them; without a lock they are left over.
+"""Temporary files and folders, each locked by the process that creates it, so that leftovers are recognized.
 
-A process that is killed leaves them behind, and the next one removes them. The lock (flock) is on the file or folder
-itself, and the system releases it however the process ends; clocks and process IDs say nothing about that. Where locks
-do not work, as on some network file systems, everything is kept.
+A killed process leaves its files behind, and the next process removes those without a lock. The lock (flock) is on the
+file or folder itself; the system releases it however the process ends, which neither clocks nor process IDs can tell.
+If locks do not work, as on some network file systems, everything is kept.
 """
 
 from __future__ import annotations
@@ -24,35 +24,35 @@ if sys.platform != "win32":
 
 _TEMPORARY = re.compile(r"\.(\d{1,10})-([0-9a-f]{8})-[0-9a-f]{8}\.tmp$")
 _OWN_FOLDERS = (".", "dbbd.")
-"""Prefixes of temporary folders: drafts of run folders, and the folders of workers."""
+"""Prefixes of temporary folders: run folders in preparation, and the folders of data workers."""
 _LOCAL_DISKS = {
     *("ext2", "ext3", "ext4", "xfs", "btrfs", "zfs", "f2fs", "bcachefs", "jfs", "reiserfs", "overlay"),
     *("vfat", "exfat", "ntfs", "ntfs3", "hfsplus", "apfs"),
 }
-"""File systems that only one machine uses at a time."""
+"""File systems that only one machine can use at a time."""
 _MOUNTS = Path("/proc/self/mounts")
 _ATTEMPTS = 100
 _SECONDS_BETWEEN = 0.02
-"""Seconds between attempts: a process that is removing the folder may be waiting for a processor."""
+"""Seconds between attempts: the process that is removing the folder may be waiting for a processor."""
 _held: dict[Path, int] = {}
-"""Open descriptors of what this process holds; closing one releases the lock."""
+"""Open descriptors of the files that this process holds; closing one releases its lock."""
 
 
 def temporary_path(path: Path) -> Path:
-    """A unique name for a file or folder that is to become `path`.
+    """Return a unique name for a file or folder that will be renamed to `path`.
 
-    A fixed name could already be taken by a link that points elsewhere.
+    A fixed name could already be taken, by a link that points elsewhere.
     """
     return path.with_name(f"{path.name}.{os.getpid()}-{_machine()}-{secrets.token_hex(4)}.tmp")
 
 
 def final_name(name: str) -> str:
-    """The name that a file under a temporary name is to have in the end; any other name as it is."""
+    """Return the name to which a file under a temporary name will be renamed; any other name unchanged."""
     return _TEMPORARY.sub("", name)
 
 
 def temporary_file(path: Path) -> Path:
-    """Creates an empty file that is to become `path`, and holds it until `discard`.
+    """Create an empty file that will be renamed to `path`, and hold it until `discard`.
 
     Raises:
         OSError: it cannot be created.
@@ -66,11 +66,11 @@ def temporary_file(path: Path) -> Path:
 
 
 def temporary_link(path: Path, target: Path) -> Path:
-    """Creates a hard link to a file, or a copy if there are no hard links, and holds it until `discard`.
+    """Create a hard link to a file, or a copy where hard links do not work, and hold it until `discard`.
 
     Args:
         path: the file.
-        target: what the link is to become.
+        target: the path to which the link will be renamed.
 
     Raises:
         OSError: it cannot be created.
@@ -93,14 +93,14 @@ def temporary_link(path: Path, target: Path) -> Path:
 
 
 def discard(temporary: Path) -> None:
-    """Releases a file of this module, and removes it if it has not been renamed."""
+    """Release a temporary file, and remove it if it has not been renamed."""
     with suppress(OSError):
         temporary.unlink(missing_ok=True)
     release(temporary)
 
 
 def hold_folder(folder: Path, mode: int = 0o777) -> None:
-    """Creates a folder named by `temporary_path` if it is missing, and holds it until `release`.
+    """Create a folder named by `temporary_path` if it is missing, and hold it until `release`.
 
     Raises:
         OSError: it cannot be created.
@@ -121,13 +121,13 @@ def hold_folder(folder: Path, mode: int = 0o777) -> None:
 
 
 def release(temporary: Path) -> None:
-    """Releases what is held under a name, if anything is."""
+    """Release the file or folder held under a name, if any."""
     if (descriptor := _held.pop(temporary, None)) is not None:
         os.close(descriptor)
 
 
 def _hold(temporary: Path, descriptor: int, path: Path | None = None) -> bool:
-    """Holds an open file or folder; False if another process has removed it, taking it for left over."""
+    """Hold an open file or folder; return False if another process has removed it as a leftover."""
     if sys.platform == "win32":  # an open file could not be renamed
         os.close(descriptor)
         return True
@@ -136,7 +136,7 @@ def _hold(temporary: Path, descriptor: int, path: Path | None = None) -> bool:
     except BlockingIOError:
         os.close(descriptor)
         return False
-    except OSError:  # no locks here, and `remove_strays` will find the same
+    except OSError:  # locks do not work here; `remove_strays` will keep the file
         os.close(descriptor)
         return True
     if not _is_same(descriptor, path or temporary):
@@ -152,8 +152,8 @@ def _is_same(descriptor: int, path: Path) -> bool:
     return False
 
 
-def _let_go_in_child() -> None:
-    """Makes a forked process hold nothing: what its parent holds must be free once the parent is dead."""
+def _release_in_child() -> None:
+    """Release everything in a forked process: the locks must end with the parent."""
     for descriptor in list(_held.values()):
         with suppress(OSError):
             os.close(descriptor)
@@ -161,11 +161,11 @@ def _let_go_in_child() -> None:
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_let_go_in_child)
+    os.register_at_fork(after_in_child=_release_in_child)
 
 
 def remove_strays(folder: Path) -> None:
-    """Removes the temporary files and folders that killed processes have left in a folder."""
+    """Remove the temporary files and folders that killed processes have left in a folder."""
     with suppress(OSError):
         for path in folder.glob("*.tmp"):
             if found := _TEMPORARY.search(path.name):
@@ -180,9 +180,9 @@ def _remove_if_free(path: Path, process: int, machine: str) -> None:
         path.unlink()
         return
     if not stat.S_ISREG(status.st_mode) and not (is_folder and path.name.startswith(_OWN_FOLDERS)):
-        return  # a run is never removed, whatever its name
+        return  # a run folder is never removed, whatever its name
     if machine != _machine() and not _is_on_local_disk(path):
-        return  # of another machine, whose locks may not be visible here
+        return  # from another machine, whose locks may not be visible here
     if sys.platform == "win32":
         import psutil
 
@@ -193,7 +193,7 @@ def _remove_if_free(path: Path, process: int, machine: str) -> None:
     flags = os.O_RDONLY | os.O_DIRECTORY if is_folder else os.O_RDWR | os.O_NONBLOCK
     descriptor = os.open(path, flags | os.O_NOFOLLOW)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)  # raises if it is held, or if there are no locks
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)  # raises if it is held, or if locks do not work
         if _is_same(descriptor, path):
             _remove(path, is_folder)
     finally:
@@ -209,7 +209,7 @@ def _remove(path: Path, is_folder: bool) -> None:
 
 @cache
 def _machine() -> str:
-    """Identifies this boot of this machine: all of its processes, also those in containers, see each other's locks."""
+    """Return an ID of this boot of this machine, whose processes, also in containers, see each other's locks."""
     try:
         name = Path("/proc/sys/kernel/random/boot_id").read_text()
     except OSError:
@@ -220,7 +220,7 @@ def _machine() -> str:
 
 
 def _is_on_local_disk(path: Path) -> bool:
-    """Whether only this machine can write there, so that files of "another" are its own from before a restart.
+    """Return whether only this machine can write there, so that files of "another" are its own from before a reboot.
 
     False if unknown.
     """

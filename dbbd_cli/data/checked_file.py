@@ -1,8 +1,8 @@
-"""Checksums at the end of a large file of pixels, so that damage is found before anything is computed from it.
+"""Checksums at the end of a large file of pixels, to find damage before the pixels are used.
 
-The content is followed by the CRC-32 of each of its blocks, the time of writing, and a CRC-32 of these and of the name
-of the file, so that a file of the same size under another name is found too. Verifying reads the whole file once, in
-several threads, at the speed of the disk, or at a few gigabytes per second from memory.
+The content is followed by the CRC-32 of each block, the time of writing, and a CRC-32 of these and of the file name,
+which reveals a file of the same size under another name. Verification reads the whole file once, in several threads, at
+the speed of the disk, or at a few gigabytes per second from memory.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ BLOCK_BYTES = 4 << 20
 _MAX_THREADS = 8
 _MAGIC = b"dbbdcrc1"
 _END = struct.Struct("<QI8s")
-"""Time of writing in nanoseconds since 1970, CRC-32 of the name, the block checksums and this time, `_MAGIC`."""
+"""Time of writing in nanoseconds since 1970; CRC-32 of name, block checksums and this time; `_MAGIC`."""
 
 
 def append_checksums(path: Path, name: str | None = None, written: int | None = None) -> None:
-    """Appends the checksums of a file's content to it.
+    """Append checksums to a file.
 
     Args:
         path: the file.
-        name: the name under which the file will be read; by default the one that it has.
-        written: the time of writing, in nanoseconds since 1970; by default now.
+        name: name under which the file will be read; its current name by default.
+        written: time of writing in nanoseconds since 1970; now by default.
     """
     size = path.stat().st_size
     checksums = np.array(list(_checksums(path, size)), "<u4").tobytes()
@@ -40,42 +40,31 @@ def append_checksums(path: Path, name: str | None = None, written: int | None = 
 
 
 def size_with_checksums(size: int) -> int:
-    """The size in bytes, with the checksums, of a file whose content has `size` bytes."""
+    """Return the size in bytes of a file with `size` bytes of content and its checksums."""
     return size + 4 * -(-size // BLOCK_BYTES) + _END.size
 
 
-def has_checksums(path: Path) -> bool:
-    """Whether a file ends with checksums, right or wrong.
-
-    Raises:
-        OSError: the file cannot be read.
-    """
-    with path.open("rb") as file:
-        file.seek(-min(len(_MAGIC), path.stat().st_size), os.SEEK_END)
-        return file.read() == _MAGIC
-
-
 def written_ns(path: Path, size: int) -> int | None:
-    """When a file whose content has `size` bytes was written, in nanoseconds since 1970; None if that is damaged."""
+    """Return when a file with `size` bytes of content was written, in nanoseconds since 1970; None if damaged."""
     found = _stored(path, size)
     return found and found[1]
 
 
 def checksums_match(path: Path, size: int) -> bool:
-    """Whether the content, `size` bytes, matches its checksums.
+    """Return whether the content, `size` bytes, matches its checksums.
 
     Raises:
         OSError: the file cannot be read.
     """
     found = _stored(path, size)
-    # Compared one by one: reading ends at the first damaged block.
+    # One by one, to stop at the first damaged block.
     return found is not None and all(
         int(stored) == actual for stored, actual in zip(found[0], _checksums(path, size), strict=True)
     )
 
 
 def _stored(path: Path, size: int) -> tuple[np.ndarray, int] | None:
-    """The stored checksums and the time of writing, if these are undamaged."""
+    """Return the stored checksums and time of writing, or None if they are damaged."""
     if path.stat().st_size != size_with_checksums(size):
         return None
     with path.open("rb") as file:
@@ -93,7 +82,7 @@ def _checksum_of(name: str, checksums: bytes, written: int) -> int:
 
 
 def _checksums(path: Path, size: int) -> Iterator[int]:
-    """The CRC-32 of each block of the first `size` bytes."""
+    """Yield the CRC-32 of each block of the first `size` bytes."""
 
     def checksum(start: int) -> int:
         with path.open("rb") as file:
@@ -103,6 +92,6 @@ def _checksums(path: Path, size: int) -> Iterator[int]:
     threads = min(os.cpu_count() or 1, _MAX_THREADS)
     starts = range(0, size, BLOCK_BYTES)
     with ThreadPoolExecutor(threads) as pool:
-        # A few at a time: blocks after a damaged one need not be read.
+        # A few at a time: blocks after a damaged one are not read.
         for first in range(0, len(starts), 4 * threads):
             yield from pool.map(checksum, starts[first : first + 4 * threads])

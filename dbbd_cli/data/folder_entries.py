@@ -1,4 +1,4 @@
-"""What lies in folders of data besides the data: leftovers of systems and programs, and formats that are not read."""
+"""Entries of data folders that are not data: system files, and files in unsupported formats."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _SYSTEM_FOLDERS = frozenset(
         "system volume information",  # Windows
         "recycler",  # Windows XP
         "recycled",  # Windows 98
-        "found.000",  # Windows: what chkdsk has recovered
+        "found.000",  # Windows: files recovered by chkdsk
         "__macosx",  # zip archives made by macOS: resource forks
         "network trash folder",  # macOS, on shared drives
         "temporary items",  # macOS, on shared drives
@@ -31,28 +31,28 @@ _SYSTEM_FILES = frozenset({"thumbs.db", "ehthumbs.db", "ehthumbs_vista.db", "des
 
 
 def is_system_entry(name: str) -> bool:
-    """Whether a file or folder of this name is a leftover of a system or program, and never data.
+    """Return whether a file or folder of this name was created by a system or program, and is never data.
 
-    Names that begin with a dot are among them: `._x` and `.AppleDouble` of macOS, `.ipynb_checkpoints` of Jupyter.
+    This includes names that begin with a dot: `._x` and `.AppleDouble` of macOS, `.ipynb_checkpoints` of Jupyter.
     """
     lowered = name.lower()
     return lowered.startswith(".") or lowered in _SYSTEM_FOLDERS or lowered in _SYSTEM_FILES
 
 
 def warn_of_unread(suffixes: Mapping[str, int], what: str, progress: Progress) -> None:
-    """Warns of files in formats that are not read, by suffix; `--quiet` does not hide a warning.
+    """Warn about files in unsupported formats; `--quiet` does not hide warnings.
 
     Args:
-        suffixes: suffix, with its dot and in lower case, to the number of files.
-        what: what each file is, such as "image".
+        suffixes: number of files by suffix, with its dot and in lower case.
+        what: kind of file in the singular, such as "image".
         progress: receives the warning.
     """
     if suffixes:
         total = sum(suffixes.values())
         verb = "was" if total == 1 else "were"
-        progress.warn(f"{counted(total, what)} in formats that are not read {verb} left out: {by_suffix(suffixes)}.")
+        progress.warn(f"{counted(total, what)} in unsupported formats {verb} skipped: {by_suffix(suffixes)}.")
 
 
 def by_suffix(suffixes: Mapping[str, int]) -> str:
-    """The number of files of each suffix in words, such as "2 .nef, 1 .psd"."""
+    """Return the number of files of each suffix, such as "2 .nef, 1 .psd"."""
     return ", ".join(f"{count:,} {suffix}" for suffix, count in sorted(suffixes.items()))

@@ -17,7 +17,7 @@ from dbbd_cli.data.random_numbers import permutation
 from dbbd_cli.data.workers import Workers, start_worker
 
 Key = tuple[int, int]
-"""(epoch, index of the sample): all that the randomness of a sample may depend on, beside the seed."""
+"""(epoch, sample index): with the seed, all that the randomness of a sample may depend on."""
 
 
 class BatchDataset(Protocol):
@@ -28,25 +28,12 @@ class BatchDataset(Protocol):
         ...
 
     def __getitems__(self, keys: list[Key]) -> Any:
-        """The batch of the given samples."""
+        """Return the batch of the given samples."""
         ...
 
 
-class _EpochPlan:
-    """The batch sampler: a list of batches that is replaced before each epoch."""
-
-    def __init__(self) -> None:
-        self.batches: list[list[Key]] = []
-
-    def __iter__(self) -> Iterator[list[Key]]:
-        return iter(self.batches)
-
-    def __len__(self) -> int:
-        return len(self.batches)
-
-
-class _Telling:
-    """Gives back an error of ours in the place of a batch: a worker process would turn it into a traceback."""
+class _ReturnErrors:
+    """Returns errors in place of a batch: raised in a worker, they would arrive as a traceback in a RuntimeError."""
 
     def __init__(self, dataset: BatchDataset) -> None:
         self.dataset = dataset
@@ -65,10 +52,6 @@ class _Telling:
             raise
 
 
-def _whole_batch(batch: Any) -> Any:
-    return batch
-
-
 def _usable_processors() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
@@ -79,13 +62,13 @@ class BatchLoader:
     """Iterates over a data set in batches.
 
     Args:
-        dataset: makes batches.
+        dataset: makes the batches.
         batch_size: samples per batch; the last batch of an epoch may be smaller.
         shuffle: whether the order changes from epoch to epoch.
         seed: seed of the order.
-        num_workers: most processes that make batches; 0 makes them here.
-        worker_timeout: seconds after which a batch that is waited for is given up.
-        pin_memory: whether batches are put into page-locked memory, for a quicker way to a GPU.
+        num_workers: maximum number of worker processes; 0 makes batches in this process.
+        worker_timeout: seconds to wait for a batch before giving up.
+        pin_memory: whether to put batches into page-locked memory, for faster copies to a GPU.
     """
 
     def __init__(
@@ -103,21 +86,21 @@ class BatchLoader:
         self.batch_size = batch_size
         self.shuffle = shuffle
         self.seed = seed
-        self._plan = _EpochPlan()
-        # More would only wait for each other, or for something to do. What they make does not depend on their number.
+        self._plan: list[list[Key]] = []  # the batch sampler; replaced for each epoch
+        # More would be idle. The batches do not depend on the number of workers.
         workers = min(num_workers, _usable_processors(), len(self))
         self._workers = Workers(worker_timeout)
         self._loader: DataLoader[Any] = DataLoader(
-            _Telling(dataset),  # type: ignore[arg-type]
+            _ReturnErrors(dataset),  # type: ignore[arg-type]
             batch_sampler=self._plan,
-            collate_fn=self._workers.handover(workers, len(self)) if workers else _whole_batch,
+            collate_fn=self._workers.handover(workers, len(self)) if workers else lambda batch: batch,
             num_workers=workers,
             prefetch_factor=PREFETCH if workers else None,
             worker_init_fn=start_worker if workers else None,
             timeout=self._workers.loader_timeout if workers else 0,
             persistent_workers=workers > 0,
             pin_memory=pin_memory,
-            # Its own generator: the loader must not draw from the stream that dropout uses.
+            # Its own generator: the loader must not draw from the global one, which dropout uses.
             generator=torch.Generator().manual_seed(seed % 2**63),
         )
 
@@ -131,12 +114,12 @@ class BatchLoader:
         return len(self.dataset)
 
     def plan(self, epoch: int) -> list[list[Key]]:
-        """The samples of each batch of an epoch."""
+        """Return the samples of each batch of an epoch."""
         keys = [(epoch, int(index)) for index in self._order(epoch)]
         return [keys[start : start + self.batch_size] for start in range(0, len(keys), self.batch_size)]
 
     def keys_of(self, epoch: int, batch: int) -> list[Key]:
-        """The samples of one batch of an epoch; none where the epoch has no such batch."""
+        """Return the samples of one batch of an epoch; empty if the epoch has no such batch."""
         start = batch * self.batch_size
         return [(epoch, int(index)) for index in self._order(epoch)[start : start + self.batch_size]]
 
@@ -144,26 +127,27 @@ class BatchLoader:
         return permutation(self.seed, epoch, self.num_samples) if self.shuffle else np.arange(self.num_samples)
 
     def make(self, keys: list[Key]) -> Any:
-        """The batch of the given samples, made here and now.
+        """Make the batch of the given samples in this process.
 
         Raises:
-            DbbdError: the data set could not make it.
+            DbbdError: the data set cannot make it.
         """
         return self._workers.make(lambda: self.dataset.__getitems__(keys))
 
     def batches(self, epoch: int, start: int = 0) -> Iterator[Any]:
-        """The batches of an epoch, without the first `start` ones.
+        """Yield the batches of an epoch from position `start` on.
 
         Raises:
-            DbbdError: the data set could not make one, or a process that makes them has died or hangs.
+            DbbdError: the data set cannot make a batch, or a worker has died or hangs.
         """
-        self._plan.batches = self.plan(epoch)[start:]
-        for keys, batch in zip(self._plan.batches, self._workers.batches(self._loader), strict=True):
+        plan = self.plan(epoch)[start:]
+        self._plan[:] = plan
+        for keys, batch in zip(plan, self._workers.batches(self._loader), strict=True):
             if isinstance(batch, DbbdError):
                 raise batch
-            # An OSError: the file of the batch was removed. Batches are the same in whichever process they are made.
+            # An OSError: the file of the batch was removed. Made here, the batch is the same.
             yield self.make(keys) if isinstance(batch, OSError) else batch
 
     def close(self) -> None:
-        """Ends the worker processes, whatever state they are in."""
+        """End the worker processes, even if they hang."""
         self._workers.close()

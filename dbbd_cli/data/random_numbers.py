@@ -1,7 +1,7 @@
 """Random numbers that depend on (seed, epoch, sample) alone, for a whole batch at once.
 
-Counter-based: a number is a hash of what it is for, so that neither workers, processes, batch order nor the place at
-which a run was resumed can change it.
+Counter-based: each number is a hash of its purpose and position, so neither the workers, the order of batches nor the
+point at which a run was resumed can change it.
 """
 
 from __future__ import annotations
@@ -12,18 +12,18 @@ _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
 def _mix(x: np.ndarray) -> np.ndarray:
-    """The finaliser of SplitMix64 (Steele, Lea and Flood, 2014): every input bit sways every output bit."""
+    """Apply the finalizer of SplitMix64 (Steele, Lea and Flood, 2014): every input bit affects every output bit."""
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return x ^ (x >> np.uint64(31))
 
 
 ORDER, AUGMENTATION, POINTS, PROBE, BOOTSTRAP = 1, 2, 3, 4, 5
-"""What numbers are for: numbers for one purpose tell nothing of those for another."""
+"""Purposes: the numbers for one are independent of those for another."""
 
 
 def uniform(seed: int, epoch: int, samples: np.ndarray, count: int, *, purpose: int) -> np.ndarray:
-    """Numbers in [0, 1), shape `(len(samples), count)`, float64."""
+    """Return numbers in [0, 1), shape `(len(samples), count)`, float64."""
     with np.errstate(over="ignore"):
         state = _mix(np.asarray([seed], dtype=np.uint64) + np.uint64(purpose) * _GOLDEN)
         state = _mix(state ^ (np.uint64(epoch) * _GOLDEN + np.uint64(1)))
@@ -33,5 +33,5 @@ def uniform(seed: int, epoch: int, samples: np.ndarray, count: int, *, purpose: 
 
 
 def permutation(seed: int, epoch: int, count: int) -> np.ndarray:
-    """The order of `count` samples in an epoch, int64."""
+    """Return the order of `count` samples in an epoch, int64."""
     return np.argsort(uniform(seed, epoch, np.arange(count), 1, purpose=ORDER)[:, 0], kind="stable")

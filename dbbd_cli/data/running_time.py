@@ -1,4 +1,4 @@
-"""Time limits that count only the time in which this process runs."""
+"""Time limits that do not count the time in which this process is suspended."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from types import FrameType
 
 
 class RunningTime:
-    """Adds up time in short ticks. A much longer gap means that the process or the machine was suspended.
+    """A stopwatch that ignores suspension: a gap much longer than a tick means the process or machine was suspended.
 
     Args:
-        limit: seconds; `over` says whether they have passed.
+        limit: seconds after which `over` is true.
     """
 
     def __init__(self, limit: float) -> None:
@@ -24,7 +24,7 @@ class RunningTime:
         self._last = time.monotonic()
 
     def over(self) -> bool:
-        """Whether the limit has passed; call it about every `tick` seconds."""
+        """Return whether the limit has passed; to be called about every `tick` seconds."""
         now = time.monotonic()
         self._spent += min(now - self._last, 2 * self.tick)
         self._last = now
@@ -36,16 +36,16 @@ class LateError(RuntimeError):
 
 
 def can_alarm() -> bool:
-    """Whether `alarm` works here: on POSIX systems, in the main thread."""
+    """Return whether `alarm` works: on POSIX systems, in the main thread."""
     return hasattr(signal, "SIGALRM") and threading.current_thread() is threading.main_thread()
 
 
 @contextmanager
 def alarm(seconds: float) -> Iterator[None]:
-    """Raises `LateError` in its body after so many seconds in which this process ran; never if 0.
+    """Raise `LateError` in the body once this process has run for so many seconds; never if 0.
 
-    The loader's own limit also counts the time in which the run is suspended (Ctrl-Z), and ends with the first byte of
-    a batch: it would wait forever for the rest.
+    The timeout of `DataLoader` counts time during which the run is suspended (Ctrl-Z), and covers only the wait for the
+    first byte of a batch: it would wait forever for the rest.
     """
     if not seconds or not can_alarm():
         yield

@@ -1,6 +1,7 @@
-"""The processes that make batches: they end with the main process, and their deaths are heard where it waits for them.
+"""Worker processes of a `DataLoader`, reliable enough to train for days.
 
-All that is particular about running a `DataLoader` for days stands here.
+`Workers` is used by the main process: it starts and ends them, and reports a dead or hanging one as an error where a
+batch is waited for. `start_worker` runs in each of them.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ class Workers:
     """The worker processes of one loader.
 
     Args:
-        timeout: seconds after which a batch that is waited for is given up.
+        timeout: seconds to wait for a batch before giving up.
     """
 
     def __init__(self, timeout: float) -> None:
@@ -45,7 +46,7 @@ class Workers:
         self._handover: Handover | None = None
 
     def handover(self, num_workers: int, num_batches: int) -> Handover:
-        """How the batches of the processes get to this one."""
+        """Return the collate function with which workers pass batches to this process."""
         parent = shared_folder()
         remove_strays(parent)
         self._handover = Handover(temporary_path(parent / "dbbd"), num_workers, num_batches)
@@ -53,14 +54,14 @@ class Workers:
 
     @property
     def loader_timeout(self) -> float:
-        """The time limit that the loader itself enforces; 0 if `batches` does."""
+        """The timeout to be enforced by the loader itself; 0 if `batches` enforces it."""
         return 0 if can_alarm() else self.timeout
 
     def batches(self, loader: DataLoader[Any]) -> Iterator[Any]:
-        """The batches of a loader.
+        """Yield the batches of a loader.
 
         Raises:
-            DataError: a process has died, or gives no batch in time. Never raised but where a batch is waited for.
+            DataError: a worker has died or does not deliver in time; raised only while a batch is waited for.
         """
         if self._handover is not None and not self._processes:
             self._prepare(self._handover)
@@ -69,8 +70,8 @@ class Workers:
             try:
                 if not self._processes:
                     iterator = self._start(loader) if iterator is None else iterator
-                with _deaths.heard(), alarm(self.timeout if self._handover is not None else 0):
-                    # The first batch is waited for here too: processes that were there before have to answer.
+                with _deaths.raised(), alarm(self.timeout if self._handover is not None else 0):
+                    # Within the time limit: `iter` waits for workers that are already running.
                     iterator = iter(loader) if iterator is None else iterator
                     batch = next(iterator, _END)
             except (RuntimeError, OSError, EOFError) as error:
@@ -81,59 +82,8 @@ class Workers:
                 raise too_many_files(batch)
             yield batch
 
-    def _prepare(self, handover: Handover) -> None:
-        """Creates what the processes need.
-
-        Raises:
-            DataError: it cannot be created.
-        """
-        # The queues of multiprocessing need shared memory too: without it, no process could be started.
-        if sys.platform == "linux" and handover.folder.parent != SHARED_MEMORY:
-            raise DataError(
-                f"there is no shared memory for the processes that load batches: {SHARED_MEMORY} "
-                f"{'cannot be written to' if SHARED_MEMORY.is_dir() else 'is missing'}",
-                hint=f"mount a tmpfs at {SHARED_MEMORY}, or set data.num_workers=0, which loads in the main process",
-            )
-        _raise_open_files_limit()
-        try:
-            hold_folder(handover.folder, mode=0o700)
-        except OSError as error:
-            raise _no_more(f"{handover.folder} cannot be made: {error.strerror or error}") from error
-        # For callers that do not call `close`: multiprocessing would wait for the processes, which ignore SIGTERM.
-        weakref.finalize(self, _end, self._processes, handover.folder, os.getpid())
-
-    def _start(self, loader: DataLoader[Any]) -> Iterator[Any]:
-        """Starts the processes. Looking for them later would bury a dead one, and PyTorch would not hear of it."""
-        before = active_children()
-        with _signals_held():
-            try:
-                iterator = iter(loader)
-            except (OSError, RuntimeError) as error:
-                raise _no_more(f"the processes that load batches cannot be started: {error}") from error
-            finally:  # also those that were started before one that could not be
-                self._processes += [process for process in active_children() if process not in before]
-            _deaths.listen_to_torch()
-        return iterator
-
-    def _explained(self, error: Exception) -> Exception:
-        text = str(error)
-        if isinstance(error, LateError) or ("timed out" in text and "DataLoader" in text):
-            return DataError(
-                f"no batch came within {self.timeout:g} s: a process that loads batches hangs",
-                hint="look at the disk or network that the data lie on; data.worker_timeout sets the time, "
-                "and data.num_workers=0 loads in the main process",
-            )
-        if "Too many open files" in text:
-            return _no_more("the processes that load batches cannot hand them over: too many open files")
-        # A connection error: the process died while it handed over a batch.
-        if "DataLoader worker" in text or (self._processes and not isinstance(error, RuntimeError)):
-            codes = [process.exitcode for process in self._processes if process.exitcode]
-            how = exit_reason(codes[0]) if codes else (text or type(error).__name__).splitlines()[0]
-            return DataError(f"a process that loads batches has died: {how}", hint=_why_it_died(how))
-        return error
-
     def make(self, batch: Callable[[], Any]) -> Any:
-        """Makes a batch in this process, within the same time.
+        """Make a batch in this process, within the same time limit.
 
         Raises:
             DataError: it takes longer.
@@ -145,17 +95,69 @@ class Workers:
             raise self._explained(error) from error
 
     def close(self) -> None:
-        """Ends the processes, whatever state they are in, and removes what they leave."""
+        """End the workers, even if they hang, and remove their files."""
         if self._handover is not None:
             _end(self._processes, self._handover.folder, os.getpid())
 
+    def _prepare(self, handover: Handover) -> None:
+        """Create what the workers need.
+
+        Raises:
+            DataError: it cannot be created.
+        """
+        # The queues of multiprocessing need shared memory too: without it, no worker could be started.
+        if sys.platform == "linux" and handover.folder.parent != SHARED_MEMORY:
+            raise DataError(
+                f"data workers need shared memory, and {SHARED_MEMORY} "
+                f"{'is not writable' if SHARED_MEMORY.is_dir() else 'is missing'}",
+                hint=f"mount a tmpfs at {SHARED_MEMORY}, or set data.num_workers=0 to load in the main process",
+            )
+        _raise_open_files_limit()
+        try:
+            hold_folder(handover.folder, mode=0o700)
+        except OSError as error:
+            raise _limit_reached(f"{handover.folder} cannot be created: {error.strerror or error}") from error
+        # If `close` is never called, multiprocessing would wait at exit for the workers, which ignore SIGTERM.
+        weakref.finalize(self, _end, self._processes, handover.folder, os.getpid())
+
+    def _start(self, loader: DataLoader[Any]) -> Iterator[Any]:
+        """Start the workers and record them. Later, `active_children` would reap a dead one unnoticed by PyTorch."""
+        before = active_children()
+        with _signals_deferred():
+            try:
+                iterator = iter(loader)
+            except (OSError, RuntimeError) as error:
+                raise _limit_reached(f"data workers cannot be started: {error}") from error
+            finally:  # those started before one that failed, too
+                self._processes += [process for process in active_children() if process not in before]
+            _deaths.replace_handler_of_torch()
+        return iterator
+
+    def _explained(self, error: Exception) -> Exception:
+        """Return the error to raise in place of one from the loader."""
+        text = str(error)
+        if isinstance(error, LateError) or ("timed out" in text and "DataLoader" in text):
+            return DataError(
+                f"no batch arrived within {self.timeout:g} s: a data worker hangs",
+                hint="check the disk or network with the data; data.worker_timeout sets the time limit, "
+                "and data.num_workers=0 loads in the main process",
+            )
+        if "Too many open files" in text:
+            return _limit_reached("data workers cannot pass on batches: too many open files")
+        # A connection error: the worker died while passing on a batch.
+        if "DataLoader worker" in text or (self._processes and not isinstance(error, RuntimeError)):
+            codes = [process.exitcode for process in self._processes if process.exitcode]
+            how = exit_reason(codes[0]) if codes else (text or type(error).__name__).splitlines()[0]
+            return DataError(f"a data worker has died: {how}", hint=_likely_cause(how))
+        return error
+
 
 def _end(processes: list[BaseProcess], folder: Path, owner: int) -> None:
-    """Ends processes and removes their folder, in the process that started them."""
+    """Kill the workers and remove their folder; does nothing in a process that did not start them."""
     if os.getpid() != owner:
         return
     for process in processes:
-        process.kill()  # reading is all they do; a process that was stopped or hangs heeds nothing else
+        process.kill()  # safe: they only read; and nothing else ends a stopped or hanging process
     for process in processes:
         process.join(10)
     processes.clear()
@@ -163,25 +165,25 @@ def _end(processes: list[BaseProcess], folder: Path, owner: int) -> None:
     release(folder)
 
 
-def _no_more(message: str) -> DataError:
+def _limit_reached(message: str) -> DataError:
     return DataError(
         message,
-        hint="lower data.num_workers (0 loads in the main process), or raise the limit that was met: of processes "
-        f"(ulimit -u), of open files ({open_files_limit()}) or of shared memory ({SHARED_MEMORY})",
+        hint="lower data.num_workers (0 loads in the main process), or raise the limit on processes (ulimit -u), "
+        f"open files ({open_files_limit()}) or shared memory ({SHARED_MEMORY})",
     )
 
 
-def _why_it_died(how: str) -> str:
+def _likely_cause(how: str) -> str:
     if how != "SIGBUS":
-        return "it may have been killed for lack of memory: lower data.num_workers; 0 loads in the main process"
+        return "possibly out of memory: lower data.num_workers; 0 loads in the main process"
     free = ""
     if SHARED_MEMORY.is_dir():
         free = f"; {SHARED_MEMORY} has {shutil.disk_usage(SHARED_MEMORY).free / 1e6:,.1f} MB free"
-    return f"a file of the cache was truncated, its disk fails, or shared memory is full{free}"
+    return f"a cache file was truncated, its disk is failing, or shared memory is full{free}"
 
 
 def _raise_open_files_limit() -> None:
-    """Raises the soft limit on open files, as low as 256 on some systems, as far as the hard limit allows."""
+    """Raise the soft limit on open files, as low as 256 on some systems, up to 4,096 or the hard limit."""
     with suppress(ImportError, OSError, ValueError):  # ImportError: Windows
         import resource
 
@@ -192,22 +194,22 @@ def _raise_open_files_limit() -> None:
 
 
 @contextmanager
-def _signals_held() -> Iterator[None]:
-    """Keeps the signals that ask for a stop until its end.
+def _signals_deferred() -> Iterator[None]:
+    """Deliver signals that ask to stop only after the body.
 
-    PyTorch could not be relied on after an exception in the middle of starting processes, and a process that has just
-    been forked would die of a signal that it gets before it ignores them.
+    An exception while workers are being started would leave the loader unusable, and a freshly forked worker would die
+    of a signal that arrives before it ignores it.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    came: list[int] = []
+    received: list[int] = []
     handlers = {
-        number: signal.signal(number, lambda number, _frame: came.append(number))
+        number: signal.signal(number, lambda number, _frame: received.append(number))
         for number in STOP_SIGNALS
         if callable(signal.getsignal(number))
     }
-    # Python answers here what another thread gets too, so that this alone would not do.
+    # Blocking alone would not do: Python runs handlers here for signals that another thread receives.
     blocked = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS) if hasattr(signal, "pthread_sigmask") else None
     try:
         yield
@@ -216,81 +218,81 @@ def _signals_held() -> Iterator[None]:
             signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
         for number, handler in handlers.items():
             signal.signal(number, handler)
-    for number in came:
+    for number in received:
         signal.raise_signal(number)
 
 
-def start_worker(_worker: int) -> None:
-    """What each process does first."""
-    # Ctrl-C reaches every process of a terminal, and batch systems signal every process of a job: only the main process
-    # decides when to stop, and ends its workers itself.
-    for number in STOP_SIGNALS:
-        signal.signal(number, signal.SIG_IGN)
-    if hasattr(os, "setpgrp"):
-        os.setpgrp()
-    _die_with_the_main_process()
-    torch.set_num_threads(1)
-    # A main process that goes away closes the connection over which a batch is handed over; it says itself why.
-    sys.excepthook = lambda kind, error, trace: (
-        None if issubclass(kind, (ConnectionError, EOFError)) else sys.__excepthook__(kind, error, trace)
-    )
-
-
-def _die_with_the_main_process() -> None:
-    main = parent_process()
-    if main is None:
-        return
-    if sys.platform == "linux" and os.getppid() == main.pid:
-        import ctypes
-
-        set_death_signal = 1  # prctl: the system kills this process when its parent ends, however it ends
-        with suppress(OSError, AttributeError):
-            ctypes.CDLL(None).prctl(set_death_signal, signal.SIGKILL)
-    # Where the parent is a process that only starts others, and on other systems, this has to do.
-    threading.Thread(target=_end_after, args=(main,), daemon=True).start()
-
-
-def _end_after(main: BaseProcess) -> None:
-    main.join()
-    os._exit(1)
-
-
 class _Deaths:
-    """Defers what PyTorch raises when a worker dies to the moments when a batch is waited for.
+    """Defers PyTorch's error about a dead worker until a batch is waited for.
 
-    PyTorch raises from a signal handler, in the middle of whatever the main process does then: a step, or a write.
+    PyTorch raises it in a signal handler, which may interrupt a step or a write.
     """
 
     def __init__(self) -> None:
-        self._raise: Callable[[int, FrameType | None], Any] | None = None
+        self._torch_handler: Callable[[int, FrameType | None], Any] | None = None
         self._waiting = False
         self._missed = False
 
-    def listen_to_torch(self) -> None:
-        """Takes the place of PyTorch's handler, which it sets when the first worker starts."""
+    def replace_handler_of_torch(self) -> None:
+        """Take the place of the handler that PyTorch installs when the first worker starts."""
         if not hasattr(signal, "SIGCHLD") or threading.current_thread() is not threading.main_thread():
             return
         handler = signal.getsignal(signal.SIGCHLD)
-        if callable(handler) and handler != self._hear:
-            self._raise = handler
-            signal.signal(signal.SIGCHLD, self._hear)
+        if callable(handler) and handler != self._handle:
+            self._torch_handler = handler
+            signal.signal(signal.SIGCHLD, self._handle)
 
-    def _hear(self, number: int, frame: FrameType | None) -> None:
-        self._missed = True  # also where it is raised now: that may be in a callback which swallows it
-        if self._waiting and self._raise is not None:
-            self._raise(number, frame)
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        self._missed = True  # even if raised now: a callback may swallow the exception
+        if self._waiting and self._torch_handler is not None:
+            self._torch_handler(number, frame)
 
     @contextmanager
-    def heard(self) -> Iterator[None]:
-        """While it lasts, a death is raised at once; one that was missed is raised at its beginning."""
+    def raised(self) -> Iterator[None]:
+        """Raise deaths at once during the body, and those missed before at its beginning."""
         self._waiting = True
         try:
-            if self._missed and self._raise is not None:
+            if self._missed and self._torch_handler is not None:
                 self._missed = False
-                self._raise(signal.SIGCHLD, None)
+                self._torch_handler(signal.SIGCHLD, None)
             yield
         finally:
             self._waiting = False
 
 
 _deaths = _Deaths()
+
+
+def start_worker(_worker: int) -> None:
+    """Prepare a worker process; the first thing that runs in it."""
+    # Ctrl-C reaches every process of a terminal, and batch systems signal every process of a job. Only the main process
+    # decides when to stop, and ends its workers itself.
+    for number in STOP_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+    if hasattr(os, "setpgrp"):
+        os.setpgrp()
+    _die_with_main_process()
+    torch.set_num_threads(1)
+    # No traceback when the main process goes away and closes the connection: it reports the reason itself.
+    sys.excepthook = lambda kind, error, trace: (
+        None if issubclass(kind, (ConnectionError, EOFError)) else sys.__excepthook__(kind, error, trace)
+    )
+
+
+def _die_with_main_process() -> None:
+    main = parent_process()
+    if main is None:
+        return
+    if sys.platform == "linux" and os.getppid() == main.pid:
+        import ctypes
+
+        set_death_signal = 1  # prctl: the kernel kills this process when its parent ends, however it ends
+        with suppress(OSError, AttributeError):
+            ctypes.CDLL(None).prctl(set_death_signal, signal.SIGKILL)
+    # For other systems, and for a parent that is only a fork server.
+    threading.Thread(target=_exit_after, args=(main,), daemon=True).start()
+
+
+def _exit_after(main: BaseProcess) -> None:
+    main.join()
+    os._exit(1)

@@ -14,7 +14,7 @@ from dbbd_cli.core.files import write_text
 from dbbd_cli.core.paths import leave_missing_folder
 from dbbd_cli.core.progress import Progress
 from dbbd_cli.core.text import printable
-from dbbd_cli.data.cache_dir import fallback_note
+from dbbd_cli.data.cache import fallback_note
 from dbbd_cli.data.manifest import Manifest
 from dbbd_cli.runs.folder import SPLITS, check_run_folder
 from dbbd_cli.tasks.registry import get_task

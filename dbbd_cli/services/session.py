@@ -14,7 +14,7 @@ from dbbd_cli.core.limits import is_memory_limited
 from dbbd_cli.core.paths import shown_path
 from dbbd_cli.core.progress import Progress
 from dbbd_cli.core.text import printable
-from dbbd_cli.data.cache_dir import is_cache_folder
+from dbbd_cli.data.cache import is_cache_folder
 from dbbd_cli.data.manifest import Manifest
 from dbbd_cli.engine.checkpoint.files import UnreadableCheckpointError, checkpoint_names, load_checkpoint, not_a_file
 from dbbd_cli.engine.runtime import (

@@ -104,7 +104,7 @@ def check_room(trainer: Trainer, folder: Path) -> None:
         raise DiskError(
             f"checkpoints are too large: they need about {expected_bytes(trainer) / 1e6:,.1f} MB each, and files of at "
             f"most {largest_file() / 1e6:,.1f} MB are allowed",
-            hint="raise the limit for the size of a file (ulimit -f)",
+            hint="raise the limit on the size of a file (ulimit -f)",
         )
     existing = nearest_existing(folder)
     files = [(existing / name).stat() for name in checkpoint_names(existing)] if existing == folder else []

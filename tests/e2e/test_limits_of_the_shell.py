@@ -28,13 +28,13 @@ def limited(limit: str, folder: Path) -> tuple[int, dict[str, str]]:
 
 
 @pytest.mark.parametrize(
-    ("kilobytes", "what"), [(16, "the image cache"), (4000, "checkpoints are too large: they need about")]
+    ("kilobytes", "what"), [(16, "the cache"), (4000, "checkpoints are too large: they need about")]
 )
 def test_the_size_of_a_file(kilobytes: int, what: str, tmp_path: Path) -> None:
     code, error = limited(f"-f {kilobytes}", tmp_path)
     assert (code, error["kind"]) == (6, "disk")
     assert error["message"].startswith(what)
-    assert error["hint"].startswith("raise the limit for the size of a file (ulimit -f)")
+    assert error["hint"].startswith("raise the limit on the size of a file (ulimit -f)")
     assert not (tmp_path / "runs").exists()
     assert not list(tmp_path.rglob("*.tmp"))
 
@@ -43,4 +43,4 @@ def test_memory(tmp_path: Path) -> None:
     code, error = limited(f"-v {700_000}", tmp_path)
     assert (code, error["kind"]) == (2, "usage")
     assert error["message"].startswith("out of memory")
-    assert error["hint"] == "this shell allows 717 MB of address space: raise that with ulimit -v"
+    assert error["hint"] == "this shell allows 717 MB of address space: raise it with ulimit -v"

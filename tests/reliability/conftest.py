@@ -1,4 +1,4 @@
-"""Experiments on what the program promises: a short form in every test run, the full count with `make reliability`."""
+"""Fixtures for experiments on what the program promises: short in every test run, in full with `make reliability`."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ FULL = os.environ.get("DBBD_RELIABILITY") == "full"
 
 @pytest.fixture
 def count() -> Callable[[int, int], int]:
-    """Picks how often an experiment is made: `count(short, full)`."""
+    """Select the size of an experiment: `count(short, full)`."""
     return lambda short, full: full if FULL else short
 
 
 @pytest.fixture
 def report(request: pytest.FixtureRequest) -> Callable[[str], None]:
-    """Takes the result of an experiment in words, for the table at the end."""
+    """Record the result of an experiment, in words, for the summary at the end."""
     return lambda result: request.node.user_properties.append(("reliability", result))
 
 
 @pytest.fixture(scope="session")
 def forks() -> Iterator[Forks]:
-    """Runs the program in copies of a process that has loaded it already."""
+    """Run the program in copies of a process that has already imported it."""
     if not hasattr(os, "fork"):
         pytest.skip("needs fork")
     from forks import Forks
@@ -43,7 +43,7 @@ def forks() -> Iterator[Forks]:
 
 @pytest.fixture(scope="session")
 def stored_runs(forks: Forks, tmp_path_factory: pytest.TempPathFactory) -> StoredRuns:
-    """Small runs that are made once."""
+    """Small runs, created once per session."""
     from stored_runs import StoredRuns
 
     return StoredRuns(forks, tmp_path_factory.mktemp("stored"))
@@ -51,7 +51,7 @@ def stored_runs(forks: Forks, tmp_path_factory: pytest.TempPathFactory) -> Store
 
 @pytest.fixture
 def place(forks: Forks) -> Iterator[Place]:
-    """A folder to run the program in, with caches and temporary files of its own."""
+    """A folder to run the program in, with its own cache and temporary files."""
     from processes import new_place
 
     with new_place(forks) as place:
@@ -60,7 +60,7 @@ def place(forks: Forks) -> Iterator[Place]:
 
 @pytest.fixture(scope="session")
 def uninterrupted(forks: Forks) -> Iterator[Callable[..., Path]]:
-    """Trains without any interruption: gives the run folder for options of `train`, made once in a session."""
+    """Return the folder of an uninterrupted run for options of `train`, created once per session."""
     from processes import new_place
 
     made: dict[tuple[str, ...], Path] = {}
@@ -77,15 +77,15 @@ def uninterrupted(forks: Forks) -> Iterator[Callable[..., Path]]:
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
-    """Shows what each experiment found."""
-    findings = [
-        (result.nodeid.split("::")[-1], value)
+    """Show the result of each experiment."""
+    results = [
+        (outcome_report.nodeid.split("::")[-1], value)
         for outcome in ("passed", "failed")
-        for result in terminalreporter.stats.get(outcome, [])
-        for name, value in result.user_properties
+        for outcome_report in terminalreporter.stats.get(outcome, [])
+        for name, value in outcome_report.user_properties
         if name == "reliability"
     ]
-    if findings:
-        terminalreporter.section("what was found")
-        for name, value in findings:
+    if results:
+        terminalreporter.section("results of the experiments")
+        for name, value in results:
             terminalreporter.write_line(f"{name}: {value}")

@@ -1,4 +1,4 @@
-"""Makes system calls of a process fail, or kills it at one of them, with strace."""
+"""Making system calls of a process fail, or killing it at one of them, with strace."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ CALLS = (
     *("write", "pwrite64", "writev", "fsync", "fdatasync", "rename", "renameat", "renameat2", "link", "linkat"),
     *("unlink", "unlinkat", "openat", "mkdir", "mkdirat", "ftruncate", "fallocate", "copy_file_range", "sendfile"),
 )
-"""The calls by which a program changes files, and `openat`."""
+"""The system calls that change files, and `openat`."""
 _AHEAD = 200
 AHEAD = f"""
 import os
@@ -33,9 +33,10 @@ for _ in range({_AHEAD}):
         except OSError:
             pass
 """
-"""Code after which the main thread has made more calls of a name than any other thread will.
+"""Code after which the main thread has made more calls of each name than any other thread will.
 
-Calls are counted thread by thread, and a fault meets the call of its number in each of them: so it meets this one only.
+strace counts calls per thread and injects a fault into the call with the given number in each thread. With this head
+start, only a call of the main thread has that number.
 """
 _LINE = re.compile(r"^(?:(\d+) +)?(?:(\w+)\((.*)|<\.\.\. (\w+) resumed>(.*))$")
 _OPENED = re.compile(r"^\d+<([^>]*)>")
@@ -48,12 +49,12 @@ class Call:
 
     Attributes:
         name: such as `write`.
-        number: it is the so-many-th of this name in its thread.
-        path: the file that it is about; of two, the one that it makes.
+        number: position among the calls of this name in its thread, from 1.
+        path: the file concerned; of two, the new one.
         changes: whether it changes the file or its folder.
-        main: whether it is one of the main thread.
+        main: whether the main thread made it.
         injected: whether it was made to fail.
-        ended: whether the process saw its result.
+        ended: whether the process received its result.
     """
 
     name: str
@@ -67,7 +68,7 @@ class Call:
 
 @cache
 def why_not() -> str:
-    """Why nothing can be traced here; empty where it can."""
+    """Return why processes cannot be traced here; empty if they can."""
     if not hasattr(os, "fork") or not shutil.which("strace"):
         return "needs strace"
     tried = subprocess.run(["strace", "-f", "-e", "trace=none", "true"], capture_output=True)
@@ -75,13 +76,13 @@ def why_not() -> str:
 
 
 def trace(copy: Copy, folder: Path, *options: str, thread: int = 0) -> tuple[Ended, list[Call]]:
-    """Lets a copy that is held go on under strace.
+    """Continue a held copy under strace.
 
     Args:
-        copy: it was started with `held=True`, or has stopped itself.
+        copy: a copy that was started with `held=True`, or has stopped itself.
         folder: its working directory.
-        options: of strace, such as those of `injection`.
-        thread: the number of the one thread that is traced; 0 for all.
+        options: options of strace, such as those of `injection`.
+        thread: ID of the only thread to trace; 0 for all threads.
 
     Returns:
         How it ended, and its calls in order.
@@ -102,12 +103,12 @@ def trace(copy: Copy, folder: Path, *options: str, thread: int = 0) -> tuple[End
 
 
 def injection(call: Call, what: str) -> Sequence[str]:
-    """The option that makes `what` happen at a call: `signal=KILL`, `error=ENOSPC`."""
+    """Return the strace option that makes `what` happen at a call, such as `signal=KILL` or `error=ENOSPC`."""
     return "-e", f"inject={call.name}:{what}:when={call.number}"
 
 
 def of_main(calls: list[Call]) -> list[Call]:
-    """The calls of a main thread that began with `AHEAD`: a fault can be made to meet any of them and no other."""
+    """Return those calls of a main thread that began with `AHEAD` into which a fault can be injected, and no other."""
     most: Counter[str] = Counter()
     for call in calls:
         most[call.name] = max(most[call.name], 0 if call.main else call.number)

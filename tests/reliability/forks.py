@@ -1,7 +1,7 @@
-"""Runs the program in copies of one process that has loaded everything: a run costs tenths of a second, not seconds.
+"""Running the program in copies of a process that has imported everything, in tenths of a second instead of seconds.
 
-The copies are processes of their own, with real files, signals and exit codes. They can be held before a given place,
-so that a tracer sees what comes after it and nothing else.
+The copies are real processes, with real files, signals and exit codes. They can be held at a given place, so that a
+tracer sees only what comes after it.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from typing import Any
 import psutil
 
 SECONDS = 120.0
-"""A copy that takes longer is stopped: nothing here should take more than a few."""
+"""Time limit for a copy; a few seconds are usual."""
 
 
 @dataclass(frozen=True)
 class Ended:
-    """How a process ended: its exit code, or the negative number of the signal, and what it wrote."""
+    """How a process ended: its exit code, or the negative signal number, and what it printed."""
 
     code: int
     out: str
@@ -48,26 +48,26 @@ class Copy:
     output: Path
 
     def wait_until_held(self) -> None:
-        """Waits until it stops itself."""
+        """Wait until the copy has stopped itself."""
         end = time.monotonic() + SECONDS
         while (status := psutil.Process(self.pid).status()) != psutil.STATUS_STOPPED:
             assert status != psutil.STATUS_ZOMBIE, "it has ended"
-            assert time.monotonic() < end, "it goes on and on"
+            assert time.monotonic() < end, "it does not stop"
             time.sleep(0.002)
 
     def poll(self) -> int | None:
-        """Its exit code once it has ended."""
+        """Return its exit code, or None while it runs."""
         return self.wait().code if psutil.Process(self.pid).status() == psutil.STATUS_ZOMBIE else None
 
     def wait(self) -> Ended:
-        """Waits until it ends."""
+        """Wait until the copy ends."""
         code = self.forks.ask({"do": "wait", "pid": self.pid})
         out, err = (Path(f"{self.output}.{name}").read_text(encoding="utf-8") for name in ("out", "err"))
         return Ended(code, out, err)
 
 
 class Forks:
-    """The process that is copied. Use it as a context."""
+    """The process to copy; a context manager."""
 
     def __enter__(self) -> Forks:
         from program import environment
@@ -92,7 +92,7 @@ class Forks:
         self._folder.cleanup()
 
     def ask(self, request: Mapping[str, Any]) -> int:
-        """Has the process do something; returns its answer."""
+        """Send a request to the process; return its answer."""
         assert self._server.stdin is not None
         assert self._server.stdout is not None
         self._server.stdin.write(json.dumps(request) + "\n")
@@ -100,14 +100,14 @@ class Forks:
         return int(self._server.stdout.readline())
 
     def start(self, code: str, *arguments: str, folder: Path, before: str = "", held: bool = False, **env: str) -> Copy:
-        """Starts a copy that executes `before` and `code`.
+        """Start a copy that executes `before` and `code`.
 
         Args:
-            code: Python.
-            arguments: the command line that the copy sees.
+            code: Python code.
+            arguments: its command line.
             folder: its working directory.
-            before: Python too.
-            held: whether it stops itself between the two, until it is sent SIGCONT.
+            before: Python code to run first.
+            held: whether the copy stops itself between the two, until it receives SIGCONT.
             env: changes to its environment.
         """
         from program import environment
@@ -119,7 +119,7 @@ class Forks:
         return Copy(self, pid, output)
 
     def dbbd(self, *arguments: str, folder: Path, **env: str) -> Ended:
-        """Runs `dbbd ARGUMENTS` to its end."""
+        """Run `dbbd ARGUMENTS` and wait for its end."""
         return self.start(DBBD, *arguments, folder=folder, **env).wait()
 
 
@@ -127,15 +127,15 @@ DBBD = "from dbbd_cli.__main__ import main; main()"
 
 
 def _serve() -> None:
-    """Loads everything, then answers one request per line with one number per line; does not return in a copy."""
+    """Import everything, then answer each line with a request by a line with a number; never returns in a copy."""
     import dbbd_cli
 
     for module in pkgutil.walk_packages(dbbd_cli.__path__, "dbbd_cli."):
         if not module.name.endswith("__main__"):
             import_module(module.name)
-    for name in ("torch.utils.tensorboard", "torch._dynamo"):  # what a run loads later
+    for name in ("torch.utils.tensorboard", "torch._dynamo"):  # imported later in a run
         import_module(name)
-    gc.freeze()  # the copies share these pages for longer
+    gc.freeze()  # so that copies share these pages longer
     for line in sys.stdin:
         request = json.loads(line)
         if request["do"] == "start":
@@ -184,7 +184,7 @@ def _become(request: Mapping[str, Any]) -> None:
     except BaseException:
         traceback.print_exc()
         code = 1
-    # What Python does at its end, but for taking all that is loaded apart, which takes a second.
+    # What Python does at exit, except for destroying all modules, which takes a second.
     threading._shutdown()  # type: ignore[attr-defined]
     atexit._run_exitfuncs()
     sys.stdout.flush()

@@ -1,4 +1,4 @@
-"""Runs of the program as processes that can be killed, signalled and watched."""
+"""Runs of the program as processes that can be killed, signaled and watched."""
 
 from __future__ import annotations
 
@@ -31,20 +31,20 @@ INTERRUPTED = {
     ],
     "dbbd": [*TINY["dbbd"], "--set", "checkpoint.every_steps=3", "--epochs", "30" if FULL else "6"],
 }
-"""Options of runs that are interrupted: with a checkpoint every few steps."""
+"""Options of runs to interrupt: with a checkpoint every few steps."""
 SECONDS = 120.0
-"""No process of these tests takes as long."""
+"""Time limit for each process of these tests."""
 
 
 @dataclass
 class Program:
-    """A run of the program, seen from outside.
+    """A running process of the program, observed from outside.
 
     Attributes:
-        pid: its process, which leads a session of its own.
+        pid: ID of the process, which leads its own session.
         out: file with its standard output.
         err: file with its standard error.
-        poll: gives its exit code, negative where a signal ended it, or None while it runs.
+        poll: returns its exit code, the negative signal number if a signal ended it, or None while it runs.
     """
 
     pid: int
@@ -53,31 +53,31 @@ class Program:
     poll: Callable[[], int | None]
 
     def until(self, condition: Callable[[], Any], seconds: float = SECONDS, pause: float = 0.01) -> int | None:
-        """Waits until a condition holds or the program has ended; gives the exit code of one that has."""
+        """Wait until a condition holds or the program has ended; return the exit code in the latter case."""
         deadline = time.monotonic() + seconds
         while (code := self.poll()) is None and not condition():
-            assert time.monotonic() < deadline, f"still waiting after {seconds} s:\n{self.said()}"
+            assert time.monotonic() < deadline, f"still waiting after {seconds} s:\n{self.output()}"
             time.sleep(pause)
         return code
 
     def wait(self, seconds: float = SECONDS) -> int:
-        """Waits for the end; gives the exit code."""
+        """Wait for the end; return the exit code."""
         code = self.until(lambda: False, seconds)
         assert code is not None
         return code
 
     def listens(self) -> bool:
-        """Whether it has begun to handle signals."""
+        """Return whether the program handles signals yet."""
         status = Path(f"/proc/{self.pid}/status").read_text()
         caught = int(status.split("SigCgt:")[1].split()[0], 16)
         return bool(caught >> (signal.SIGTERM - 1) & 1)
 
-    def said(self) -> str:
-        """What it wrote, errors last."""
+    def output(self) -> str:
+        """Return what the program has printed, standard error last."""
         return self.out.read_text(errors="replace") + self.err.read_text(errors="replace")
 
     def family(self) -> list[int]:
-        """The processes of its session that are not dead: itself, and those that it started."""
+        """Return the live processes of its session: the program and those it started."""
         found = []
         for process in psutil.process_iter():
             try:
@@ -88,11 +88,11 @@ class Program:
         return found
 
     def workers(self) -> list[int]:
-        """The processes that load its batches."""
+        """Return its data workers."""
         return [pid for pid in self.family() if pid != self.pid]
 
     def assert_gone(self, seconds: float = 5.0) -> None:
-        """Fails where a process of its session is still there after some seconds."""
+        """Assert that no process of its session is left after some seconds."""
         deadline = time.monotonic() + seconds
         while left := self.family():
             assert time.monotonic() < deadline, f"processes {left} outlived process {self.pid}"
@@ -108,7 +108,7 @@ for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP):
 if signal.SIGINT not in {ignored}:
     signal.signal(signal.SIGINT, signal.default_int_handler)  # as Python does when it starts
 """
-"""What a copy does first: it leads a session, and has the signals of a terminal whatever the tests run in."""
+"""Code that a copy runs first: it leads its own session, with default signal handling."""
 
 
 def _set_signals(ignored: Sequence[int]) -> None:
@@ -118,7 +118,7 @@ def _set_signals(ignored: Sequence[int]) -> None:
 
 @dataclass
 class Place:
-    """A current folder for runs, with folders of its own for caches and temporary files."""
+    """A working directory for runs, with its own folders for the cache and temporary files."""
 
     folder: Path
     forks: Forks
@@ -126,27 +126,27 @@ class Place:
 
     @property
     def cache(self) -> Path:
-        """Where prepared data is kept."""
+        """The cache folder."""
         return self.folder / "cache"
 
     @property
     def temporary(self) -> Path:
-        """What the system's folder of temporary files is for the runs."""
+        """The folder that the runs use for temporary files."""
         return self.folder / "tmp"
 
     @property
     def run(self) -> Path:
-        """The one run folder."""
+        """The only run folder."""
         return only_run(self.folder)
 
     def start(self, *arguments: str, ignored: Sequence[int] = (), held: bool = False, itself: bool = False) -> Program:
-        """Starts `dbbd ARGUMENTS` here.
+        """Start `dbbd ARGUMENTS` in this folder.
 
         Args:
             arguments: the command line.
-            ignored: signals that are ignored from the start.
-            held: whether it waits until it is sent SIGCONT.
-            itself: whether to start the installed program, with all that it has to import.
+            ignored: signals to ignore from the start.
+            held: whether it waits for SIGCONT.
+            itself: whether to start the installed program, which has to import everything, rather than a copy.
         """
         env = {"DBBD_CACHE_DIR": str(self.cache), "TMPDIR": str(self.temporary)}
         program = (self._start_itself if itself else self._start_copy)(arguments, env, ignored)
@@ -184,18 +184,18 @@ class Place:
         return Program(process.pid, output / "out", output / "err", process.poll)
 
     def complete(self, *arguments: str) -> None:
-        """Runs `dbbd ARGUMENTS`, which must succeed."""
+        """Run `dbbd ARGUMENTS`, which must succeed."""
         program = self.start(*arguments)
-        assert program.wait() == 0, program.said()
+        assert program.wait() == 0, program.output()
 
     def training(self) -> Callable[[], bool]:
-        """Tells whether a process that is started after this call has begun to train."""
+        """Return a function that tells whether a process started after this call has begun to train."""
         before = self._size("run.log")
         start: list[int] = []
 
         def has_begun() -> bool:
             if self._size("run.log") == before:
-                return False  # written to first when the history has been cut back to the checkpoint
+                return False  # first written to when the history has been truncated to the checkpoint
             start.append(self._size("history.jsonl"))
             return start[-1] > start[0]
 
@@ -205,21 +205,21 @@ class Place:
         return sum(path.stat().st_size for path in self.folder.glob(f"runs/*/{name}"))
 
     def assert_nothing_left(self, *programs: Program) -> None:
-        """Fails where dead processes have left something behind that nobody would remove."""
+        """Assert that dead processes have left nothing behind that would stay."""
         for program in programs:
             program.assert_gone()
         folders = (self.folder / "runs", self.cache, self.temporary)
         left = [path.relative_to(self.folder) for folder in folders for path in folder.rglob("*")]
         left = [path for path in left if path.suffix == ".tmp" or path.parts[0] == "tmp"]
-        left = [path for path in left if not path.name.startswith("torchinductor_")]  # PyTorch makes one per user
+        left = [path for path in left if not path.name.startswith("torchinductor_")]  # PyTorch creates one per user
         for program in self.programs:
-            left += Path("/dev/shm").glob(f"dbbd.{program.pid}-*")  # batches of its workers
+            left += Path("/dev/shm").glob(f"dbbd.{program.pid}-*")  # batches of its data workers
         assert left == [], f"left behind: {', '.join(map(str, left))}"
 
 
 @contextmanager
 def new_place(forks: Forks) -> Iterator[Place]:
-    """A new place, removed afterwards. Its path is short: sockets do not work below long ones."""
+    """Yield a new place and remove it afterwards. Its path is short: sockets do not work in long ones."""
     folder = Path(tempfile.mkdtemp(prefix="dbbd-"))
     for name in ("cache", "tmp", "output"):
         (folder / name).mkdir()
@@ -235,7 +235,7 @@ def new_place(forks: Forks) -> Iterator[Place]:
 
 
 def rows(run: Path, kind: str) -> list[dict[str, Any]]:
-    """The entries of a kind in the history of a run; what is torn is left out."""
+    """Return the entries of a kind in the history of a run, without incomplete lines."""
     path = run / "history.jsonl"
     lines = path.read_text().splitlines(keepends=True) if path.exists() else []
     entries = [json.loads(line) for line in lines if line.endswith("}\n")]
@@ -243,19 +243,19 @@ def rows(run: Path, kind: str) -> list[dict[str, Any]]:
 
 
 def resume_commands(text: str) -> list[list[str]]:
-    """The commands that resume a run, one for each line that holds one: what comes after `dbbd`."""
+    """Return the arguments of each `dbbd resume` command in a text."""
     return [shlex.split(line[line.index("dbbd resume") :])[1:] for line in text.splitlines() if "dbbd resume" in line]
 
 
 def assert_equal_runs(run: Path, expected: Path) -> None:
-    """Fails where a run that was interrupted differs from one that was not, in a single bit or line."""
+    """Assert that an interrupted run equals an uninterrupted one, to the bit."""
     steps = [row["step"] for row in rows(run, "step")]
-    assert steps == list(range(1, len(steps) + 1)), "a step is missing, or there twice"
+    assert steps == list(range(1, len(steps) + 1)), "a step is missing or duplicated"
     for name in ("ckpt.pth", "best_model.pth"):
         assert differences(whole_state(run, name), whole_state(expected, name)) == [], name
     assert (run / "history.jsonl").read_bytes() == (expected / "history.jsonl").read_bytes()
 
 
 def options_of(values: Mapping[str, object]) -> list[str]:
-    """Settings as options of a command line."""
+    """Return settings as command-line options."""
     return [word for key, value in values.items() for word in ("--set", f"{key}={value}")]

@@ -1,4 +1,4 @@
-"""Runs the program as a person does: as a process of its own, with real files."""
+"""Running the program as users do: as a process, with real files."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ TINY = {
         *("--set", "loss.point_samples=64", "--set", "training.batch_size=2", "--set", "run.log_every_steps=1"),
     ),
 }
-"""Options of `dbbd train` for runs with steps of milliseconds."""
+"""Options of `dbbd train` for runs whose steps take milliseconds."""
 
 
 def without(options: Sequence[str], key: str) -> list[str]:
-    """The options but for the settings whose keys begin so."""
+    """Return the options without the settings whose keys begin with one of the prefixes."""
     following = [*options[1:], ""]
     return [
         option
@@ -42,12 +42,12 @@ def without(options: Sequence[str], key: str) -> list[str]:
 
 
 def environment(**changes: str) -> dict[str, str]:
-    """The environment of a process: one thread, colors off."""
+    """Return the environment of a process: one thread, no colors."""
     return {**os.environ, "OMP_NUM_THREADS": "1", "NO_COLOR": "1", **changes}
 
 
 def start(*arguments: str, folder: Path, env: Mapping[str, str] | None = None, **options: Any) -> subprocess.Popen[str]:
-    """Starts `dbbd ARGUMENTS` in a folder, with its output in pipes where `options` say nothing else."""
+    """Start `dbbd ARGUMENTS` in a folder, with its output in pipes unless `options` say otherwise."""
     return subprocess.Popen(
         [sys.executable, "-m", "dbbd_cli", *arguments],
         cwd=folder,
@@ -60,7 +60,7 @@ def start(*arguments: str, folder: Path, env: Mapping[str, str] | None = None, *
 def run(
     *arguments: str, folder: Path, env: Mapping[str, str] | None = None, seconds: float = 120
 ) -> tuple[int, str, str]:
-    """Runs `dbbd ARGUMENTS`; returns exit code, standard output and standard error."""
+    """Run `dbbd ARGUMENTS`; return exit code, standard output and standard error."""
     process = start(*arguments, folder=folder, env=env)
     out, err = process.communicate(timeout=seconds)
     return process.returncode, out, err
@@ -75,9 +75,9 @@ json.dump([code, used.ru_utime + used.ru_stime, used.ru_maxrss / 1024], open(sys
 
 
 def measure(*arguments: str, folder: Path, seconds: float = 120) -> tuple[int, str, float, float]:
-    """Runs `dbbd ARGUMENTS`; returns exit code, all that it printed, processor seconds and most memory in MB.
+    """Run `dbbd ARGUMENTS`; return exit code, output, processor seconds and peak memory in MB.
 
-    Linux counts what a process was forked from as its memory: a small one stands in between.
+    Linux counts the memory of the process that forked as that of its child; hence a small process in between.
     """
     with tempfile.TemporaryDirectory() as scratch:
         found = Path(scratch) / "found.json"
@@ -96,9 +96,9 @@ def measure(*arguments: str, folder: Path, seconds: float = 120) -> tuple[int, s
 
 @contextmanager
 def peak_memory() -> Iterator[Callable[[], float]]:
-    """Gives a function for the most memory that this process has held since, in MB above what it held before.
+    """Yield a function that returns the peak memory of this process since then, in MB above its memory before.
 
-    Only Linux tells; elsewhere it is 0.
+    Always 0 on systems other than Linux.
     """
     status, reset = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
@@ -113,13 +113,13 @@ def peak_memory() -> Iterator[Callable[[], float]]:
 
 
 def only_run(folder: Path) -> Path:
-    """The one run folder below `folder/runs`."""
+    """Return the only run folder in `folder/runs`."""
     (found,) = (folder / "runs").iterdir()
     return found
 
 
 def whole_state(run_folder: Path, name: str = "ckpt.pth") -> dict[str, Any]:
-    """The content of a checkpoint without what differs between two equal runs: times and paths."""
+    """Return the content of a checkpoint without what differs between equal runs: times and paths."""
     state = torch.load(run_folder / name, weights_only=True)
     for key in ("seconds", "seconds_at_epoch"):
         state["state"].pop(key)
@@ -128,7 +128,7 @@ def whole_state(run_folder: Path, name: str = "ckpt.pth") -> dict[str, Any]:
 
 
 def differences(first: Any, second: Any, where: str = "") -> list[str]:
-    """Where two nested values are not identical, bit for bit."""
+    """Return the places where two nested values differ in a bit."""
     if isinstance(first, torch.Tensor) and isinstance(second, torch.Tensor):
         same = first.dtype == second.dtype and first.shape == second.shape
         return [] if same and torch.equal(_bytes(first), _bytes(second)) else [where]

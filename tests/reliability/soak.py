@@ -1,4 +1,4 @@
-"""Thousands of short epochs in one process: do memory and open files stay as they are, and is every record there?
+"""Thousands of short epochs in one process: memory and open files must stay constant, and every record be complete.
 
 Usage: python tests/reliability/soak.py --epochs 2000
 """
@@ -31,17 +31,17 @@ OPTIONS = {
         *("--set", "data.num_workers=1"),
     ),
 }
-"""Options that make an epoch of one step, with a process that loads the batches."""
-MOST_KB_PER_100_EPOCHS = 1000.0
-"""What an epoch measured is kept for the checkpoint and the report, and takes some kB: that much is meant."""
+"""Options for epochs of one step, with a data worker."""
+MAX_KB_PER_100_EPOCHS = 1000.0
+"""Limit on memory growth; the history of an epoch, kept for checkpoint and report, takes a few kB."""
 PARTS = 20
 WARM_UP = 0.2
-"""The share of a run that is not looked at: memory is taken in its first epochs, and then kept."""
+"""Share of a run to ignore: memory grows in the first epochs, and then stays."""
 
 
 @dataclass(frozen=True)
 class Sample:
-    """What a process and its children had at a time."""
+    """Resources of a process and its children at one time."""
 
     epoch: int
     memory_kb: float
@@ -50,8 +50,8 @@ class Sample:
 
 
 @dataclass(frozen=True)
-class Findings:
-    """What a long run showed."""
+class Result:
+    """The result of a long run."""
 
     task: str
     epochs: int
@@ -61,13 +61,13 @@ class Findings:
 
     @property
     def settled(self) -> list[Sample]:
-        """The samples after the warm-up, and before the process took itself apart."""
+        """The samples after the warm-up and before the last epoch."""
         return [sample for sample in self.samples if self.epochs * WARM_UP < sample.epoch < self.epochs]
 
     def slope(self, name: str) -> float:
-        """By how much a number grew per 100 epochs, by least squares.
+        """Return the growth of a number per 100 epochs, by least squares.
 
-        It goes up and down within an epoch. So the run is divided into parts, and the least of each part is taken.
+        It varies within an epoch. The run is therefore divided into parts, and the minimum of each part is used.
         """
         parts = [part for part in np.array_split(np.asarray(self.settled, dtype=object), PARTS) if len(part)]
         least = [min(part, key=lambda sample: getattr(sample, name)) for part in parts]
@@ -76,9 +76,9 @@ class Findings:
 
     @property
     def faults(self) -> list[str]:
-        """Why the run is no success; empty if it is one."""
+        """The reasons why the run failed; empty if it succeeded."""
         found = list(self.missing)
-        if self.slope("memory_kb") > MOST_KB_PER_100_EPOCHS:
+        if self.slope("memory_kb") > MAX_KB_PER_100_EPOCHS:
             found.append(f"memory grew by {self.slope('memory_kb'):.0f} kB per 100 epochs")
         slopes = {name: self.slope(name) for name in ("files", "processes")}
         return found + [f"{name} grew by {slope:.1f} per 100 epochs" for name, slope in slopes.items() if slope > 0.5]
@@ -97,25 +97,25 @@ class Findings:
 
 
 class Watched(Protocol):
-    """A process that trains."""
+    """A training process."""
 
     pid: int
 
     def poll(self) -> int | None:
-        """Its exit code once it has ended."""
+        """Return its exit code, or None while it runs."""
 
 
 def soak(
     task: str, epochs: int, folder: Path, begin: Callable[[Sequence[str], Path], Watched], seconds_between: float
-) -> Findings:
-    """Trains for so many epochs, and watches the process.
+) -> Result:
+    """Train for a number of epochs, and watch the process.
 
     Args:
-        task: what is trained.
-        epochs: how many.
-        folder: the working directory of the process.
+        task: the task to train.
+        epochs: number of epochs.
+        folder: working directory of the process.
         begin: starts `dbbd` with the given arguments in a folder.
-        seconds_between: from one look at the process to the next.
+        seconds_between: seconds between samples.
     """
     began = time.monotonic()
     process = begin(("train", *TINY[task], *OPTIONS[task], "--epochs", str(epochs)), folder)
@@ -126,11 +126,11 @@ def soak(
         time.sleep(seconds_between)
     if code:
         raise AssertionError(f"{task}: exit code {code}")
-    return Findings(task, epochs, time.monotonic() - began, samples, missing_records(only_run(folder), epochs))
+    return Result(task, epochs, time.monotonic() - began, samples, missing_records(only_run(folder), epochs))
 
 
 def _sample(watched: psutil.Process, folder: Path) -> Sample | None:
-    """Memory and open files of a process and its children; None while it is starting or ending."""
+    """Return memory and open files of a process and its children; None while it is starting or ending."""
     histories = list(folder.glob("runs/*/run.log"))
     try:
         processes = [watched, *watched.children(recursive=True)]
@@ -149,7 +149,7 @@ def _end_of(path: Path) -> str:
 
 
 def missing_records(run: Path, epochs: int) -> list[str]:
-    """What `history.jsonl` and the TensorBoard events of a run lack."""
+    """Return what is missing from `history.jsonl` and the TensorBoard events of a run."""
     rows = [json.loads(line) for line in (run / "history.jsonl").read_text(encoding="utf-8").splitlines()]
     steps = [row["step"] for row in rows if row["kind"] == "step"]
     of_epochs = [row for row in rows if row["kind"] == "epoch"]
@@ -181,7 +181,7 @@ def _begin(arguments: Sequence[str], folder: Path) -> Watched:
 
 
 def main() -> None:
-    """Reads the command line, runs each task, prints what was found."""
+    """Run each task and print the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--epochs", type=int, default=2000)
     parser.add_argument("--task", choices=TINY, action="append")
@@ -189,9 +189,9 @@ def main() -> None:
     faults = []
     for task in options.task or TINY:
         with tempfile.TemporaryDirectory() as folder:
-            findings = soak(task, options.epochs, Path(folder), _begin, seconds_between=1.0)
-            print(findings, flush=True)  # noqa: T201
-            faults += findings.faults
+            result = soak(task, options.epochs, Path(folder), _begin, seconds_between=1.0)
+            print(result, flush=True)  # noqa: T201
+            faults += result.faults
     sys.exit(bool(faults))
 
 

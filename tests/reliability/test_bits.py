@@ -1,4 +1,4 @@
-"""A changed bit of a checkpoint is detected, wherever it is; a run goes on from the newest checkpoint that is whole."""
+"""A flipped bit anywhere in a checkpoint is detected, and a run resumes from the newest intact checkpoint."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ def is_detected(path: Path) -> bool:
 
 
 def places(size: int, number: int, random_numbers: random.Random) -> list[int]:
-    """Offsets of bytes in a file: half of them anywhere, the others in its first and last thousands."""
+    """Return offsets in a file: half of them anywhere, the others among its first and last thousands of bytes."""
     ranges = [(0, size), (0, size), (0, min(1000, size)), (max(0, size - 3000), size)]
     return [random_numbers.randrange(*ranges[index % len(ranges)]) for index in range(number)]
 
 
 @pytest.mark.parametrize(("task", "short", "full"), [("image_classification", 15, 480), ("dbbd", 285, 540)])
-def test_a_flipped_bit_is_detected_wherever_it_is(
+def test_a_flipped_bit_anywhere_is_detected(
     task: str,
     short: int,
     full: int,
@@ -88,7 +88,7 @@ def test_a_file_that_lost_or_gained_bytes_is_detected(
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_a_run_whose_newest_checkpoint_is_damaged_goes_on_from_the_one_before(
+def test_a_run_with_a_damaged_checkpoint_resumes_from_the_one_before(
     task: str, stored_runs: StoredRuns, tmp_path: Path, report: Callable[[str], None]
 ) -> None:
     run = stored_runs.copy(stored_runs.done(task, 1), tmp_path)
@@ -97,12 +97,12 @@ def test_a_run_whose_newest_checkpoint_is_damaged_goes_on_from_the_one_before(
     damaged = (run / "ckpt.pth").read_bytes()
     ended = stored_runs.resume(run, 2)
     assert ended.code == 0, ended.err
-    said = " ".join(ended.err.split())
-    assert "ckpt.pth is damaged" in said
-    assert "ckpt.previous.pth" in said
+    output = " ".join(ended.err.split())
+    assert "ckpt.pth is damaged" in output
+    assert "ckpt.previous.pth" in output
     assert damaged in content(run).values(), "the damaged checkpoint was deleted"
     assert unlike(run, stored_runs.extended(task, 1, 2)) == []
-    report(f"{task}: went on from step {steps['ckpt.previous.pth']} instead of {steps['ckpt.pth']}, to the same bits")
+    report(f"{task}: resumed from step {steps['ckpt.previous.pth']} instead of {steps['ckpt.pth']}, to the same bits")
 
 
 @pytest.mark.parametrize(
@@ -112,7 +112,7 @@ def test_a_run_whose_newest_checkpoint_is_damaged_goes_on_from_the_one_before(
         [(task, command) for task in TASKS for command in ("resume", "validate", "evaluate")],
     ),
 )
-def test_a_run_without_a_whole_checkpoint_is_refused_and_left_as_it_is(
+def test_a_run_without_an_intact_checkpoint_is_refused_and_left_unchanged(
     task: str, command: str, forks: Forks, stored_runs: StoredRuns, tmp_path: Path
 ) -> None:
     run = stored_runs.copy(stored_runs.done(task, 1), tmp_path)
@@ -128,5 +128,5 @@ def test_a_run_without_a_whole_checkpoint_is_refused_and_left_as_it_is(
 def flip_a_bit(path: Path) -> None:
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
-    path.unlink()  # its content may have a second name
+    path.unlink()  # a hard link may still hold its content
     path.write_bytes(data)

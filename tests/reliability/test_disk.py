@@ -1,4 +1,4 @@
-"""A disk that is full, or cannot be written: exit 6, nothing lost, and the run goes on once there is room."""
+"""On a full or unwritable disk a run exits with 6, loses nothing, and can be resumed once there is space."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from stored_runs import EVERY_STEP, TASKS, StoredRuns, cases, content, saved_ste
 DISK_MB = {"image_classification": 110.0, "dbbd": 20.0}
 LARGER = {
     "image_classification": (),
-    # Large enough for its checkpoints to consist of weights, rather than of names.
+    # Large enough for its checkpoints to consist mainly of weights.
     "dbbd": (
         *("--set", "model.output_dim=128", "--set", "model.hidden_dim=128"),
         *("--set", "model.encoder_hidden_dims=[128]"),
@@ -70,7 +70,7 @@ def test_a_disk_that_fills_up_while_a_run_trains(
             copy = forks.start(DBBD, "train", *options, folder=disk, before=HELD_AT_THE_FOURTH_SAVE)
             copy.wait_until_held()
             run = only_run(disk)
-            fill(disk, leave)  # another program takes all the room but a little
+            fill(disk, leave)  # another program fills almost all of the space
             os.kill(copy.pid, signal.SIGCONT)
             ended = copy.wait()
             codes.append(ended.code)
@@ -85,7 +85,7 @@ def test_a_disk_that_fills_up_while_a_run_trains(
 
 
 def check_full(run: Path, ended: Ended, leave: int, size: int) -> None:
-    """What must hold of a run that met a full disk."""
+    """Check a run that met a full disk."""
     assert strays(run) == [], (leave, ended)
     assert "Traceback" not in ended.err, (leave, ended)
     assert saved_steps(run).keys() >= {"ckpt.pth", "ckpt.previous.pth"}, (leave, ended)
@@ -102,7 +102,7 @@ def check_full(run: Path, ended: Ended, leave: int, size: int) -> None:
 
 @mounts
 @pytest.mark.parametrize("task", TASKS)
-def test_a_run_is_not_begun_where_its_checkpoints_do_not_fit(
+def test_a_run_does_not_start_if_its_checkpoints_do_not_fit(
     task: str,
     forks: Forks,
     stored_runs: StoredRuns,
@@ -112,7 +112,7 @@ def test_a_run_is_not_begun_where_its_checkpoints_do_not_fit(
 ) -> None:
     size = (stored_runs.done(task, 1, *LARGER[task]) / "ckpt.pth").stat().st_size
     refused = 0
-    # Kept, best and the one that is being written; a number of kept ones, and how many checkpoints there is room for.
+    # How many checkpoints to keep, and how many fit on the disk; the best and an unfinished one come on top.
     for keep, room in ((2, 3.5), (4, 5.5), (2, 0.0), (1, 0.5), (1, 2.5))[: count(3, 5)]:
         fill(disk, int(room * size))
         options = (*EVERY_STEP[task], *LARGER[task], "--epochs", "1", "--set", f"checkpoint.keep={keep}")
@@ -125,7 +125,7 @@ def test_a_run_is_not_begun_where_its_checkpoints_do_not_fit(
         empty(disk)
         refused += 1
     assert forks.dbbd("train", *EVERY_STEP[task], "--epochs", "1", folder=disk).code == 0
-    report(f"{task}: {refused} of {refused} runs that would not fit were not begun")
+    report(f"{task}: {refused} of {refused} runs that would not fit were refused")
 
 
 @mounts
@@ -188,7 +188,7 @@ def test_a_folder_that_cannot_be_written(task: str, forks: Forks, stored_runs: S
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_old_checkpoints_are_pruned_to_as_many_as_are_kept(
+def test_old_checkpoints_are_pruned_to_the_configured_number(
     task: str, stored_runs: StoredRuns, count: Callable[[Any, Any], Any]
 ) -> None:
     previous = ["ckpt.previous.pth", "ckpt.previous2.pth", "ckpt.previous3.pth"]
@@ -201,7 +201,7 @@ def test_old_checkpoints_are_pruned_to_as_many_as_are_kept(
         assert list(steps.values()) == list(range(newest, newest - keep, -1))
 
 
-def test_checkpoints_that_are_no_longer_wanted_go_with_the_next_save(stored_runs: StoredRuns, tmp_path: Path) -> None:
+def test_surplus_checkpoints_are_removed_at_the_next_save(stored_runs: StoredRuns, tmp_path: Path) -> None:
     run = stored_runs.copy(stored_runs.done("dbbd", 2, "--set", "checkpoint.keep=4"), tmp_path)
     assert len(saved_steps(run)) == 5
     ended = stored_runs.resume(run, 3, "--set", "checkpoint.keep=2")

@@ -1,4 +1,4 @@
-"""No room for any one of the files that a command writes: exit 6, and nothing lost."""
+"""If any single file that a command writes does not fit on the disk, it exits with 6 and loses nothing."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ traced = pytest.mark.skipif(bool(why_not()), reason=why_not() or "-")
 
 
 def written(calls: list[Call], folder: Path) -> dict[str, Call]:
-    """A call of the main thread that writes to each kind of file below a folder: the last one."""
+    """Return the last writing call of the main thread for each kind of file in a folder."""
     found = {}
     for call in of_main(calls):
         if call.name in ("write", "pwrite64", "writev") and folder in call.path.parents:
@@ -28,7 +28,7 @@ def written(calls: list[Call], folder: Path) -> dict[str, Call]:
 
 
 def kind(path: Path) -> str:
-    """The file that a path is, or becomes, without process numbers and times."""
+    """Return the kind of file at a path: its final name without process IDs and times."""
     return re.sub(r"\.\d+(-[0-9a-f]{8})+\.tmp$", "", path.name)
 
 
@@ -59,10 +59,10 @@ def test_no_room_for_any_file_that_a_run_writes(
         *("config.yaml", "splits.json", "environment.json", "SYNTHETIC_DATA.txt", "history.jsonl", "run.log"),
         "ckpt.pth",
     }
-    files.pop("run.owner", None)  # a note on who works in the folder, without which a run goes on
+    files.pop("run.owner", None)  # information about who uses the folder; a run continues without it
     chosen = list(files)[:: -count(6 if task == "image_classification" else 1, 1)]
     for number, name in enumerate(chosen):
-        # The call is found by its number, and the terminal gets a line more or less from one run to the next.
+        # The call is identified by its number, and runs may differ by a line on the terminal.
         for shift in (0, 1, -1, 2, -2, 3, -3):
             folder = tmp_path / f"{number}{shift:+}"
             call = replace(files[name], number=files[name].number + shift)
@@ -85,7 +85,7 @@ def test_no_room_for_any_file_that_a_run_writes(
 @traced
 @pytest.mark.parametrize("task", cases(["dbbd"], TASKS))
 def test_no_room_for_tensorboard_events(task: str, forks: Forks, stored_runs: StoredRuns, tmp_path: Path) -> None:
-    """They are written by a thread, whose calls can be told by the file alone."""
+    """They are written by another thread, whose calls are identified by the file alone."""
 
     def resume(folder: Path, when: str) -> tuple[Path, Ended, list[Call]]:
         run = stored_runs.copy(stored_runs.done(task, 1), folder)
@@ -137,7 +137,7 @@ def test_no_room_for_any_file_that_an_evaluation_writes(
         folder = tmp_path / name
         ended, seen = evaluate(folder, *injection(files[name], "error=ENOSPC"))
         assert name in [kind(call.path) for call in seen if call.injected], name
-        if name.endswith(".png"):  # the report is there: a figure that is missing is a warning
+        if name.endswith(".png"):  # the report exists; a missing figure is only a warning
             assert ended.code == 0, (name, ended)
             assert f"Warning: {name} could not be drawn" in ended.err
         else:

@@ -1,4 +1,4 @@
-"""A save is interrupted at each of its system calls: a checkpoint that verifies is there, every time."""
+"""A save interrupted at any of its system calls leaves an intact checkpoint."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from dbbd_cli.engine.checkpoint.files import CONTENT, load_checkpoint, save_chec
 KILLED = -9
 FAULTS = ["signal=KILL", "error=ENOSPC", "error=EIO"]
 LIE = "retval=1"
-"""A disk that says it has written a byte, and has not."""
+"""A disk that reports a byte as written but has not written it."""
 KEEP = 3
 SAVE = f"""
 try:
@@ -44,7 +44,7 @@ traced = pytest.mark.skipif(bool(why_not()), reason=why_not() or "-")
 
 
 def small_state(run: Path) -> dict[str, Any]:
-    """The content of a checkpoint with a part of each large tensor, so that it is saved in no time."""
+    """Return the content of a checkpoint with large tensors truncated, so that saving it is fast."""
 
     def part(value: Any) -> Any:
         if isinstance(value, torch.Tensor):
@@ -57,7 +57,7 @@ def small_state(run: Path) -> dict[str, Any]:
 
 
 def save_all(state: dict[str, Any], folder: Path) -> None:
-    """Saves the steps 1 to 4 to `folder/run`, of which 2 is the best, and 5 to `folder/next.pth`."""
+    """Save steps 1 to 4 to `folder/run`, of which 2 is the best, and 5 to `folder/next.pth`."""
     (folder / "run").mkdir(parents=True)
     (folder / "next").mkdir()
     for step in range(1, 6):
@@ -67,7 +67,7 @@ def save_all(state: dict[str, Any], folder: Path) -> None:
 
 
 def check_order(calls: list[Call], run: Path) -> None:
-    """A checkpoint is on the disk before it gets its name, and the name is before the save is over: for power cuts."""
+    """Check that content is flushed before it gets its name, and the name before the save ends: for power cuts."""
     (renamed,) = (
         index for index, call in enumerate(calls) if call.name[:6] == "rename" and call.path.name == "ckpt.pth"
     )
@@ -79,7 +79,7 @@ def check_order(calls: list[Call], run: Path) -> None:
 
 
 def check_save(folder: Path, what: str, ended: Ended, call: Call) -> None:
-    """What must hold of a folder where the save of step 5 was interrupted."""
+    """Check a folder in which the save of step 5 was interrupted."""
     steps = saved_steps(folder / "run")
     newest, best = steps["ckpt.pth"], steps.pop("best_model.pth")
     assert newest in (4, 5), (what, call, steps)
@@ -89,7 +89,7 @@ def check_save(folder: Path, what: str, ended: Ended, call: Call) -> None:
         assert ended.code == KILLED, (call, ended)
         return
     assert strays(folder) == [], (what, call)
-    if ended.code != 6:  # it found another way
+    if ended.code != 6:  # it used a fallback
         assert (ended.code, newest, best) == (0, 5, 5), (what, call, ended)
         assert call.name in ("link", "linkat", "unlink", "unlinkat"), (what, call, ended)
 
@@ -102,7 +102,7 @@ def check_save(folder: Path, what: str, ended: Ended, call: Call) -> None:
         [(task, what) for task in TASKS for what in [*FAULTS, LIE]],
     ),
 )
-def test_a_save_that_is_interrupted_at_any_call_leaves_a_good_checkpoint(
+def test_a_save_interrupted_at_any_call_leaves_an_intact_checkpoint(
     task: str,
     what: str,
     forks: Forks,
@@ -144,18 +144,18 @@ def test_a_save_that_is_interrupted_at_any_call_leaves_a_good_checkpoint(
         if what == LIE:
             assert ended.code == 6, call
         shutil.rmtree(folder)
-    report(f"{task}, {what}: {len(chosen)} of {len(calls)} calls of a save interrupted, a good checkpoint each time")
+    report(f"{task}, {what}: {len(chosen)} of {len(calls)} calls of a save interrupted, an intact checkpoint each time")
 
 
 def last_saved_step(calls: list[Call]) -> int:
-    """The newest step that was saved for certain, of a run that saves every step and was killed at its last call."""
+    """Return the newest step certain to be saved, for a run that saves every step and was killed at its last call."""
     return sum(call.name.startswith("rename") and call.path.name == "ckpt.pth" and call.ended for call in calls) - 1
 
 
 def check_run(
     folder: Path, what: str, ended: Ended, seen: list[Call], call: Call, stored: StoredRuns, task: str
 ) -> bool:
-    """What must hold of a run that was interrupted; returns whether it could be resumed."""
+    """Check an interrupted run; return whether it can be resumed."""
     run = run_in(folder)
     if what == "signal=KILL":
         assert ended.code == KILLED, (call, ended)
@@ -179,13 +179,13 @@ def check_run(
 @traced
 @pytest.mark.parametrize(
     ("task", "what"),
-    # Errors of every kind of file are met in `test_disk.py` too.
+    # `test_disk.py` covers errors of every kind of file, too.
     cases(
         [(task, FAULTS[0]) for task in TASKS],
         [(task, what) for task in TASKS for what in FAULTS],
     ),
 )
-def test_a_run_that_is_interrupted_at_any_call_goes_on_where_it_was(
+def test_a_run_interrupted_at_any_call_resumes_where_it_was(
     task: str,
     what: str,
     forks: Forks,
@@ -209,13 +209,13 @@ def test_a_run_that_is_interrupted_at_any_call_goes_on_where_it_was(
     others = [call for call in chosen if kind(call.path) != "ckpt"]
     chosen = sample(of_saves, count(2, 10_000), key=lambda call: call.name)
     chosen += sample(others, count(2 if task == "dbbd" else 0, 10_000), key=lambda call: kind(call.path))
-    resumed, codes, went_on, left_over = 0, Counter[int](), set(), 0
+    resumed, codes, completed, left_over = 0, Counter[int](), set(), 0
     for number, call in enumerate(chosen):
         folder = tmp_path / str(number)
         ended, seen = train(folder, *injection(call, what))
         codes[ended.code] += 1
         if ended.code == 0:
-            went_on.add(f"{call.name} of {kind(call.path)}")
+            completed.add(f"{call.name} of {kind(call.path)}")
         left_over += bool(strays(folder))
         if (
             check_run(folder, what, ended, seen, call, stored_runs, task)
@@ -227,14 +227,14 @@ def test_a_run_that_is_interrupted_at_any_call_goes_on_where_it_was(
             assert unlike(run, reference) == [], (what, call)
             assert strays(folder) == [], (what, call)
             resumed += 1
-        elif run_in(folder) is None and strays(folder):  # what a run that had no folder yet has left goes with the next
+        elif run_in(folder) is None and strays(folder):  # removed by the next run
             assert forks.dbbd("train", *EVERY_STEP[task], "--epochs", "1", folder=folder).code == 0
             assert strays(folder) == [], (what, call)
         shutil.rmtree(folder)
     assert bool(left_over) == (what == FAULTS[0])
     report(
         f"{task}, {what}: {len(chosen)} of {len(calls)} calls of a run interrupted, exit codes {dict(codes)}; "
-        f"{resumed} of {resumed} resumed to the same bits; whole in spite of an error: {sorted(went_on) or 'none'}"
+        f"{resumed} of {resumed} resumed to the same bits; completed despite an error: {sorted(completed) or 'none'}"
     )
 
 
@@ -251,7 +251,7 @@ def hold(event, arguments):
             signal.pthread_kill(thread.ident, signal.SIGSTOP)  # this thread first: it gets no further
 sys.addaudithook(hold)
 """
-"""Stops the program where it begins to write the second checkpoint beside training, that of the first epoch."""
+"""Code that stops the program where it begins to write the second checkpoint in the background, that of epoch 1."""
 
 
 @traced
@@ -259,7 +259,7 @@ sys.addaudithook(hold)
     ("task", "what"),
     cases([("dbbd", what) for what in [*FAULTS, LIE]], [(task, what) for task in TASKS for what in [*FAULTS, LIE]]),
 )
-def test_a_save_beside_training_that_is_interrupted_at_any_call(
+def test_a_background_save_interrupted_at_any_call_leaves_an_intact_checkpoint(
     task: str,
     what: str,
     forks: Forks,
@@ -302,7 +302,7 @@ def test_a_save_beside_training_that_is_interrupted_at_any_call(
             assert any(found.injected for found in seen), call
             assert "Traceback" not in ended.err, (call, ended)
             assert strays(folder) == [], (call, ended)
-            if ended.code == 0:  # it found another way
+            if ended.code == 0:  # it used a fallback
                 assert call.name in ("link", "linkat", "unlink", "unlinkat"), (call, ended)
                 assert steps["ckpt.pth"] == 4, (call, steps)
             else:
@@ -318,18 +318,18 @@ def test_a_save_beside_training_that_is_interrupted_at_any_call(
             resumed += 1
         shutil.rmtree(folder)
     report(
-        f"{task}, {what}: {len(chosen)} of {len(calls)} calls of a save beside training interrupted; "
+        f"{task}, {what}: {len(chosen)} of {len(calls)} calls of a background save interrupted; "
         f"{resumed} of {resumed} resumed to the same bits"
     )
 
 
 def kind(path: Path) -> str:
-    """What kind of file a path is, without process numbers and times."""
+    """Return the kind of file at a path, without process IDs and times."""
     return "events" if path.name.startswith("events.") else path.name.split(".pth")[0].split(".tmp")[0].split("-")[0]
 
 
 def interesting(calls: list[Call], most: int) -> list[Call]:
-    """The calls without most of those that are one of many writes to the same file."""
+    """Return the calls without most of those that write repeatedly to the same file."""
     groups: dict[tuple[str, Path, bool], list[Call]] = {}
     for call in calls:
         groups.setdefault((call.name, call.path, call.main), []).append(call)
@@ -338,10 +338,10 @@ def interesting(calls: list[Call], most: int) -> list[Call]:
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO])
-def test_a_save_whose_calls_fail_one_by_one_keeps_what_was_there(
+def test_a_save_whose_calls_fail_one_by_one_keeps_the_old_checkpoint(
     number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The same without a tracer, for systems that have none."""
+    """The same without a tracer, for systems without one."""
     parts = {name: {"weight": torch.arange(20.0)} for name in CONTENT - {"format"}}
     save_all(parts, tmp_path / "saved")
     state = load_checkpoint(tmp_path / "saved" / "next.pth")

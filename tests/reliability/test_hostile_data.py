@@ -1,4 +1,4 @@
-"""Data that is broken on purpose: refused with its name and the reason, at once, in little memory."""
+"""Hostile data is refused quickly and in little memory, with its name and the reason."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ from dbbd_cli.cli.app import app
 from dbbd_cli.data.images.formats import can_read
 
 SECONDS, MEGABYTES = 2.0, 300.0
-"""What refusing may take beyond what the program takes anyway; seconds count in the full form only."""
+"""Limits on what refusing may cost beyond what the program needs anyway; seconds apply to the full form only."""
 COORD = np.random.default_rng(0).random((200, 3), dtype=np.float32)
 
 
 def png(width: int, height: int, depth: int, color: int, *chunks: bytes, rows: bytes | None = None) -> bytes:
-    """A picture of zeros."""
+    """Return a black picture."""
     channels = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}[color]
     raw = rows
     if raw is None:
@@ -68,21 +68,21 @@ def noise(mode: str = "RGB", size: tuple[int, int] = (64, 48)) -> Image.Image:
 
 
 def jpeg_head(width: int, height: int) -> bytes:
-    """A picture that ends early, and that its decoder has to keep whole until its end."""
+    """Return a truncated picture that its decoder has to keep in memory as a whole."""
     data = bytearray(saved(noise(), "JPEG", progressive=True, subsampling=0))
     struct.pack_into(">HH", data, data.index(b"\xff\xc2") + 5, height, width)
     return bytes(data)
 
 
 def many_scans(times: int) -> bytes:
-    """A picture of 36 million pixels, which its last scan goes over so often."""
+    """Return a picture of 36 million pixels with so many scans."""
     data = saved(Image.new("L", (6_000, 6_000), 7), "JPEG", progressive=True)
     last = data.rindex(b"\xff\xda")
     return data[:last] + data[last:-2] * times + data[-2:]
 
 
 def tags(*entries: tuple[int, int, int, int], more: int) -> bytes:
-    """A TIFF whose directory is all that it has: tag, type, count, place."""
+    """Return a TIFF that consists of a directory only: tag, type, count, offset."""
     directory = b"".join(struct.pack("<HHII", *entry) for entry in entries)
     return b"II*\0\x08\0\0\0" + struct.pack("<H", len(entries)) + directory + bytes(4 + more)
 
@@ -93,14 +93,14 @@ def segments(kind: bytes, times: int) -> bytes:
 
 
 def lying_avif() -> bytes:
-    """An image that declares a small size and has large data."""
+    """Return an image that declares a small size but contains a large one."""
     data = bytearray(saved(Image.new("L", (5000, 4000)), "AVIF", speed=10))
     struct.pack_into(">II", data, data.index(b"ispe") + 8, 64, 64)
     return bytes(data)
 
 
 def grid_of_grids() -> bytes:
-    """A HEIC whose main image is said to be made of nine grids of hundreds of tiles each, none of which is more."""
+    """Return a HEIC whose main image claims to consist of nine grids of hundreds of tiles each."""
 
     def box(kind: bytes, body: bytes) -> bytes:
         return struct.pack(">I", 8 + len(body)) + kind + body
@@ -153,7 +153,7 @@ BAD_IMAGES: dict[str, tuple[Callable[[], bytes], str]] = {
     "comments.gif": (lambda: b"GIF89a" + bytes(7) + b"!\xfe" + b"\1a" * 20_000_000 + b"\0;", "pieces"),
     "strips.tif": (lambda: tags((273, 4, 10**7, 8), more=4 * 10**7), "its tag 273 has 10,000,000 values"),
     "overlapping.tif": (lambda: tags(*[(n, 1, 10**6, 9) for n in range(999, 65000)], more=10**6), "over each other"),
-    "hole.png": (lambda: GOOD_PNG[:-12] + bytes(260 * 2**20), "at most 268,435,456 are read"),
+    "hole.png": (lambda: GOOD_PNG[:-12] + bytes(260 * 2**20), "(limit 268,435,456)"),
     "no-data.png": (lambda: png(64, 48, 8, 2, rows=zlib.compress(b"")), ""),
     "9400.ppm": (lambda: b"P6 9400 9400 65535\n", "too large"),
     "wide.pgm": (lambda: b"P5 999999999 1 255\n", "too large"),
@@ -186,7 +186,7 @@ ODD_IMAGES: dict[str, Callable[[], bytes]] = {
     "scan.pbm": lambda: saved(noise("L").convert("1"), "PPM"),
     "clear.jfif": lambda: saved(noise(), "JPEG"),
 }
-"""Rare, but pictures all the same."""
+"""Rare but valid pictures."""
 
 
 def pickled(**content: Any) -> Callable[[Path], None]:
@@ -208,7 +208,7 @@ def npy(shape: str, kind: str = "<f4", body: bytes = COORD.tobytes()) -> bytes:
 
 
 def arrays(**files: bytes) -> Callable[[Path], None]:
-    """A scene as a folder of .npy."""
+    """Return a function that writes a scene as a folder of .npy files."""
 
     def write(path: Path) -> None:
         path.mkdir()
@@ -231,7 +231,7 @@ EVERY, FIRST, SECOND = list(range(200)), list(range(100)), list(range(100, 200))
 
 
 def cycle(through: int) -> dict[str, Any]:
-    """A region that is below itself, after so many others."""
+    """Return a region that contains itself, after so many levels."""
     root = region(EVERY)
     place = root
     for level in range(1, through):
@@ -242,7 +242,7 @@ def cycle(through: int) -> dict[str, Any]:
 
 
 def chain(depth: int) -> Callable[[Path], None]:
-    """A tree of one region below the other, written by hand: pickle itself would run out of its stack."""
+    """Write a tree with one region per level by hand: pickle would overflow its stack."""
 
     def write(path: Path) -> None:
         start = b"}(X\x07\0\0\0indices" + b"h\x00X\x0a\0\0\0center_idxK\0X\x05\0\0\0level"
@@ -309,26 +309,26 @@ BAD_SCENES: dict[str, tuple[Callable[[Path], object], str]] = {
     "PLY of one line": (lambda path: path.with_suffix(".ply").write_bytes(b"ply" + b"y" * 10**7), "is not a PLY file"),
     "PLY of NaN": (
         ply("ascii", "element vertex 200", *XYZ, body=b"nan" + TEXT[6:]), "not finite at point 0"),
-    "npy of 10^12": (arrays(coord=npy("(1000000000000, 3)")), "promises 3,000,000,000,000"),
-    "npy of 10^30": (arrays(coord=npy("(" + "1" + "0" * 30 + ", 3)")), "promises"),
-    "npy of -1": (arrays(coord=npy("(-1, 3)")), "promises -3"),
-    "npy of objects": (arrays(coord=npy("(200, 3)", "|O", pickle.dumps([0] * 600))), "Python objects"),
-    "npy of records": (arrays(coord=npy("(200, 3)", "V99999")), "instead of numbers"),
-    "npy that nests": (arrays(coord=npy("(" * 90 + "200" + ")" * 90)), "no array"),
-    "npy with code": (arrays(coord=npy("__import__('os').getpid()")), "no array"),
-    "npy cut off": (arrays(coord=npy("(200, 3)", body=b"")), "is truncated"),
-    "npy of a normal of 10^12": (arrays(coord=npy("(200, 3)"), normal=npy("(10000000000000,)")), "promises"),
-    "npz of 10^12": (archived(coord=npy("(1000000000000, 3)")), "promises"),
+    "npy of 10^12": (arrays(coord=npy("(1000000000000, 3)")), "is not an array of numbers"),
+    "npy of 10^30": (arrays(coord=npy("(" + "1" + "0" * 30 + ", 3)")), "is not an array of numbers"),
+    "npy of -1": (arrays(coord=npy("(-1, 3)")), "is not an array of numbers"),
+    "npy of objects": (arrays(coord=npy("(200, 3)", "|O", pickle.dumps([0] * 600))), "is not an array of numbers"),
+    "npy of records": (arrays(coord=npy("(200, 3)", "V99999")), "is not an array of numbers"),
+    "npy that nests": (arrays(coord=npy("(" * 90 + "200" + ")" * 90)), "is not an array of numbers"),
+    "npy with code": (arrays(coord=npy("__import__('os').getpid()")), "is not an array of numbers"),
+    "npy cut off": (arrays(coord=npy("(200, 3)", body=b"")), "is not an array of numbers"),
+    "npy of a normal of 10^12": (arrays(coord=npy("(200, 3)"), normal=npy("(10000000000000,)")), "is not an array"),
+    "npz of 10^12": (archived(coord=npy("(1000000000000, 3)")), "its array coord "),
     "npz bomb": (
         archived(coord=npy("(60000000, 3)", body=bytes(200_000_000))),
-        "promises 180,000,000 values; at most 60,000,000 are read: thin it out first"),
+        "its array coord is not an array of numbers"),
     "npz bomb of few enough points": (
         archived(coord=npy("(8000000, 3)", body=bytes(96_000_000))), "all of its points are in the same place"),
     "npz bomb behind a small scene": (
         archived(coord=npy("(200, 3)", body=COORD.tobytes() + bytes(200_000_000)), normal=npy("(201, 3)")),
-        "its array normal is truncated"),
-    "npz of objects": (archived(coord=npy("(200, 3)", "|O", pickle.dumps([0] * 600))), "Python objects"),
-    "npz that is a pickle": (lambda path: path.with_suffix(".npz").write_bytes(pickle.dumps({})), "is not an archive"),
+        "its array normal is not an array of numbers"),
+    "npz of objects": (archived(coord=npy("(200, 3)", "|O", pickle.dumps([0] * 600))), "is not an array of numbers"),
+    "npz that is a pickle": (lambda path: path.with_suffix(".npz").write_bytes(pickle.dumps({})), "is not an array"),
     "NaN": (pickled(coords=points_with(np.nan)), "not finite at point 42"),
     "infinity": (pickled(coords=points_with(np.inf)), "not finite at point 42"),
     "10^38": (pickled(coords=points_with(1e38)), "extend over 1.0e+38"),
@@ -394,13 +394,13 @@ BAD_TABLES: dict[str, tuple[Callable[[Path], None], str]] = {
 
 
 def laughs(lines: int) -> str:
-    """A text that means 10**lines values."""
+    """Return a text that stands for 10**lines values."""
     first = "a0: &a0 [lol, lol, lol, lol, lol, lol, lol, lol, lol, lol]\n"
     return first + "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]\n" for n in range(1, lines))
 
 
 def merged(lines: int) -> str:
-    """Keys that are merged into others, twice at each step."""
+    """Return keys that are merged into others, twice at each level."""
     first = "a0: &a0 {x: 1}\n"
     return first + "".join(f"a{n}: &a{n}\n  <<: [*a{n - 1}, *a{n - 1}]\n  k{n}: 1\n" for n in range(1, lines))
 
@@ -443,17 +443,17 @@ BAD_TEXTS: dict[str, bytes] = {
     "a list": b"- 1\n",
     "nothing": b"",
 }
-"""Files that are no configuration."""
+"""Files that are not a configuration."""
 
 
 def dbbd(*arguments: str | Path) -> tuple[int, str]:
-    """Runs a command in this process; returns exit code and what it printed."""
+    """Run a command in this process; return exit code and output."""
     result = CliRunner().invoke(app, [str(argument) for argument in arguments])
     return result.exit_code, result.stderr + result.stdout
 
 
 class Costs:
-    """Runs commands one after the other, and keeps the most that one took."""
+    """Runs commands, and records the maximum of time and memory."""
 
     def __init__(self) -> None:
         self.seconds = self.megabytes = 0.0
@@ -476,15 +476,15 @@ class Costs:
 
 
 def problem(outcome: tuple[int, str], code: int, *said: str) -> str:
-    """What is wrong with an answer; empty where nothing is."""
-    found, told = outcome
-    flat = " ".join(told.split())
+    """Return what is wrong with the outcome of a command; empty if nothing is."""
+    found, printed = outcome
+    flat = " ".join(printed.split())
     if found != code:
-        return f"exit {found}: {told[-300:]}"
+        return f"exit {found}: {printed[-300:]}"
     missing = [text for text in said if text not in flat]
     if missing:
-        return f"does not say {missing}: {told[-300:]}"
-    return "control characters" if re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", told) else ""
+        return f"does not say {missing}: {printed[-300:]}"
+    return "control characters" if re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", printed) else ""
 
 
 def check(wrong: Sequence[str], costs: Costs, seconds: float) -> None:
@@ -530,8 +530,8 @@ def test_bad_pictures_can_be_left_out_and_rare_ones_are_used(tmp_path: Path) -> 
         (tmp_path / "pictures" / "cat" / name).write_bytes(make())
     for name, make in ODD_IMAGES.items():
         (tmp_path / "pictures" / "dog" / name).write_bytes(make())
-    code, told = dbbd("train", *picture_options(tmp_path), "--set", "data.on_error=skip")
-    assert code == 0, told
+    code, printed = dbbd("train", *picture_options(tmp_path), "--set", "data.on_error=skip")
+    assert code == 0, printed
     (run_folder,) = (tmp_path / "runs").iterdir()
     splits = json.loads((run_folder / "splits.json").read_text())
     assert {Path(line.split(": ")[0]).name for line in splits["skipped"]} == set(BAD_IMAGES)
@@ -576,8 +576,8 @@ def test_bad_scenes_can_be_left_out(tmp_path: Path) -> None:
         names[f"bad{number}"] = BAD_SCENES[name][1]
     options = [*without(TINY["dbbd"], "data.synthetic_"), "--epochs", "1", "--quiet", "--set", "data.on_error=skip"]
     where = ["--set", "data.source=folder", "--set", f"data.path={root}", "--set", f"run.runs_dir={tmp_path / 'runs'}"]
-    code, told = dbbd("train", *options, *where)
-    assert code == 0, told
+    code, printed = dbbd("train", *options, *where)
+    assert code == 0, printed
     (run_folder,) = (tmp_path / "runs").iterdir()
     splits = json.loads((run_folder / "splits.json").read_text())
     assert len(splits["skipped"]) == len(names)
@@ -601,7 +601,7 @@ def test_no_table_fills_the_memory(
     check(wrong, costs, count(60, SECONDS))
 
 
-def test_no_text_is_taken_for_a_configuration(
+def test_invalid_texts_are_not_taken_for_a_configuration(
     tmp_path: Path, count: Callable[[float, float], float], report: Callable[[str], None]
 ) -> None:
     costs, wrong = Costs(), []
@@ -613,7 +613,7 @@ def test_no_text_is_taken_for_a_configuration(
     some = list(BAD_TEXTS.items())[:: int(count(3, 1))]
     for name, text in some:
         if len(text) < 100_000 and b"\0" not in text and text.isascii() and name not in ("a list", "nothing"):
-            value = f"data={text.decode()}"  # a section is read as YAML; what is text is taken as it stands
+            value = f"data={text.decode()}"  # a section is read as YAML; other values are taken literally
             found = problem(costs.run(f"--set of {name}", "train", "--config", "qr_cnn", "--set", value), 2)
             wrong += [f"--set of {name}: {found}"] if found else []
     run_folder = tmp_path / "run"
@@ -622,7 +622,7 @@ def test_no_text_is_taken_for_a_configuration(
     (run_folder / "history.jsonl").write_text(json.dumps(row) + "\n")
     for name, text in some:
         (run_folder / "config.yaml").write_bytes(text)
-        # What is no text becomes U+FFFD here, and the seed is of no interest.
+        # Here bytes that are not text become U+FFFD, and the seed is not used.
         if name not in ("half a pair", "no UTF-8") and not text.startswith(b"seed"):
             found = problem(costs.run(f"plot of {name}", "plot", run_folder), 4, "config.yaml")
             wrong += [f"plot of {name}: {found}"] if found else []
@@ -633,15 +633,15 @@ def test_no_text_is_taken_for_a_configuration(
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="measures as Linux counts")
-def test_the_program_itself_needs_little_more_than_for_a_small_file(
+def test_the_program_needs_little_more_than_for_a_small_file(
     tmp_path: Path, count: Callable[[float, float], float], report: Callable[[str], None]
 ) -> None:
-    """As processes of their own: all bad pictures at once, and scenes, beside a picture of four bytes."""
+    """As processes: all bad pictures at once, and bad scenes, compared with a picture of four bytes."""
 
     def measured(name: str, options: Sequence[str]) -> tuple[float, float]:
-        code, told, seconds, megabytes = measure("train", *options, folder=tmp_path)
-        assert code == 3, (name, told)
-        if seconds > SECONDS:  # other programs take their part: the better of two
+        code, printed, seconds, megabytes = measure("train", *options, folder=tmp_path)
+        assert code == 3, (name, printed)
+        if seconds > SECONDS:  # other programs use the processor, too: the better of two
             seconds = min(seconds, measure("train", *options, folder=tmp_path)[2])
         return seconds, megabytes
 
@@ -669,18 +669,18 @@ def test_the_program_itself_needs_little_more_than_for_a_small_file(
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="measures as Linux counts")
-def test_the_program_itself_answers_a_bad_configuration_within_a_second(
+def test_the_program_reports_a_bad_configuration_within_a_second(
     tmp_path: Path, count: Callable[[float, float], float], report: Callable[[str], None]
 ) -> None:
     most, slowest = 0.0, ""
     chosen = list(BAD_TEXTS.items())[:: int(count(18, 1))]
     for name, text in chosen:
         (tmp_path / "config.yaml").write_bytes(text)
-        code, told, seconds, _ = measure("train", "--config", "config.yaml", folder=tmp_path)
-        assert code == 2, (name, told)
-        if seconds > 1:  # other programs take their part: the better of two
+        code, printed, seconds, _ = measure("train", "--config", "config.yaml", folder=tmp_path)
+        assert code == 2, (name, printed)
+        if seconds > 1:  # other programs use the processor, too: the better of two
             seconds = min(seconds, measure("train", "--config", "config.yaml", folder=tmp_path)[2])
         if seconds > most:
             most, slowest = seconds, name
-    report(f"{len(chosen)} processes: at most {most:.2f} s of the processor, start and all ({slowest})")
+    report(f"{len(chosen)} processes: at most {most:.2f} s of processor time, including start-up ({slowest})")
     assert most < count(60, 1), slowest

@@ -1,4 +1,4 @@
-"""A run that is killed again and again gives what an uninterrupted one gives."""
+"""A run that is killed repeatedly ends with the same result as an uninterrupted one."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ CASES = [(task, workers) for task in TASKS for workers in (0, 2)]
 
 
 @pytest.mark.parametrize(("task", "workers"), CASES if FULL else CASES[1:3])
-def test_a_run_that_is_killed_goes_on_as_if_nothing_had_been(
+def test_a_killed_run_resumes_to_the_same_result(
     task: str,
     workers: int,
     forks: Forks,
@@ -35,7 +35,7 @@ def test_a_run_that_is_killed_goes_on_as_if_nothing_had_been(
     report: Callable[[str], None],
 ) -> None:
     wanted, options = count(3, 25), INTERRUPTED[task]
-    expected = uninterrupted(*options)  # without workers: how many there are must make no difference
+    expected = uninterrupted(*options)  # without workers: their number must not matter
     chance = random.Random(f"{task} {workers}")
     kills = early = runs = 0
     while kills < wanted:
@@ -45,30 +45,30 @@ def test_a_run_that_is_killed_goes_on_as_if_nothing_had_been(
             while kills < wanted and _kill(programs[-1], training, chance.uniform(0, 0.4)):
                 kills += 1
                 _assert_whole_batches(place.run)
-                if chance.random() < 0.3:  # once more, while it starts
+                if chance.random() < 0.3:  # again, while it starts
                     programs.append(place.start("resume", str(place.run)))
                     early += _kill(programs[-1], lambda: True, chance.uniform(0, 0.2))
                 training = place.training()
                 programs.append(place.start("resume", str(place.run)))
-            assert programs[-1].wait() == 0, programs[-1].said()
+            assert programs[-1].wait() == 0, programs[-1].output()
             assert_equal_runs(place.run, expected)
             assert _names(place.run) == _names(expected)
             assert _steps_of_events(place.run) == _steps_of_events(expected)
             place.assert_nothing_left(*programs)
             runs += 1
-    report(f"{kills} kills in training, {early} in starting, {runs} runs: all resumed and bit-identical")
+    report(f"{kills} kills while training, {early} while starting, {runs} runs: all resumed and bit-identical")
 
 
-def test_the_installed_program_too_goes_on_after_a_kill(
+def test_the_installed_program_resumes_after_a_kill_too(
     place: Place, uninterrupted: Callable[..., Path], report: Callable[[str], None]
 ) -> None:
     options = INTERRUPTED["dbbd"]
     expected = uninterrupted(*options)
     training = place.training()
     killed = place.start("train", *options, "--set", "data.num_workers=2", itself=True)
-    assert _kill(killed, training, 0.0), killed.said()
+    assert _kill(killed, training, 0.0), killed.output()
     resumed = place.start("resume", str(place.run), itself=FULL)
-    assert resumed.wait() == 0, resumed.said()
+    assert resumed.wait() == 0, resumed.output()
     assert_equal_runs(place.run, expected)
     assert _steps_of_events(place.run) == _steps_of_events(expected)
     place.assert_nothing_left(killed, resumed)
@@ -76,7 +76,7 @@ def test_the_installed_program_too_goes_on_after_a_kill(
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_what_is_prepared_when_the_program_is_killed_does_not_stay(
+def test_killed_preparation_leaves_nothing_behind(
     task: str, place: Place, count: Callable[[int, int], int], report: Callable[[str], None]
 ) -> None:
     much = {
@@ -88,22 +88,22 @@ def test_what_is_prepared_when_the_program_is_killed_does_not_stay(
     for seed in range(kills):
         program = place.start("train", *TINY[task], *much[task], "--epochs", "1", "--seed", str(seed))
         found = program.until(lambda: list(place.cache.rglob("*")))
-        assert found is None, program.said()
+        assert found is None, program.output()
         if not _kill(program, lambda: True, chance.uniform(0, 0.5)):
-            assert program.wait() == 0, program.said()
+            assert program.wait() == 0, program.output()
         strays += any(path.suffix == ".tmp" for path in place.folder.rglob("*"))
     place.complete("train", *TINY[task], "--epochs", "1", "--seed", "1000000")
     runs = list((place.folder / "runs").iterdir())
     for run in runs:
-        load_checkpoint(run / "ckpt.pth")  # a folder is there whole, or not at all
+        load_checkpoint(run / "ckpt.pth")  # a folder exists complete or not at all
     place.assert_nothing_left()
     report(
-        f"{kills} kills while a run was prepared, {strays} left something, which a later run removed; {len(runs)} whole"
+        f"{kills} kills during preparation, {strays} left files, which a later run removed; {len(runs)} complete runs"
     )
 
 
 def _kill(program: Program, condition: Callable[[], bool], delay: float) -> bool:
-    """Kills a program some time after a condition holds; tells whether it was still running."""
+    """Kill a program some time after a condition holds; return whether it was still running."""
     if program.until(condition) is None:
         time.sleep(delay)
         os.kill(program.pid, signal.SIGKILL)
@@ -111,14 +111,14 @@ def _kill(program: Program, condition: Callable[[], bool], delay: float) -> bool
 
 
 def _assert_whole_batches(run: Path) -> None:
-    """The sums of the epoch hold each batch that is behind once."""
+    """Assert that the sums of the epoch include each past batch once."""
     state = torch.load(run / "ckpt.pth", weights_only=True)
     size = state["config"]["training"]["batch_size"]
     assert state["state"]["sums"]["num_samples"] == state["state"]["batch"] * size
 
 
 def _steps_of_events(run: Path) -> dict[str, list[int]]:
-    """The steps of each TensorBoard scalar, each of which is there once."""
+    """Return the steps of each TensorBoard scalar; each step must occur once."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     events = EventAccumulator(str(run), size_guidance={"scalars": 0})

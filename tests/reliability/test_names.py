@@ -1,4 +1,4 @@
-"""Names that do harm where they are shown or followed: on the terminal, in pages and logs, as paths and as links."""
+"""Hostile names do no harm where they are shown or followed: on the terminal, in pages and logs, as paths and links."""
 
 from __future__ import annotations
 
@@ -44,12 +44,12 @@ OUTSIDE = ("../up", "../../up", "/tmp/up", "a/../../up", "~/up", "..", ".")
 RAW = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u2069\u00ad\ufeff\U000e0000-\U000e007f]"
 )
-"""What must not reach a terminal, a page or a log as it is."""
+"""What must not reach a terminal, a page or a log unescaped."""
 DOCUMENTED = (0, 2, 3, 4, 6)
 
 
 def dbbd(*arguments: str | Path) -> tuple[int, str, str]:
-    """Runs a command in this process; returns exit code and both streams."""
+    """Run a command in this process; return exit code and both streams."""
     result = CliRunner().invoke(app, [str(argument) for argument in arguments])
     return result.exit_code, result.stdout, result.stderr
 
@@ -68,7 +68,7 @@ def make_pictures(root: Path, classes: tuple[str, ...], names: tuple[str, ...] =
 
 
 def everything(folder: Path, *left_out: Path) -> dict[str, str]:
-    """Every file and link below a folder, with a digest of what it holds."""
+    """Return every file and link in a folder, with a digest of its content."""
     found = {}
     for path in sorted(folder.rglob("*")):
         if any(path == out or out in path.parents for out in left_out):
@@ -83,7 +83,7 @@ def everything(folder: Path, *left_out: Path) -> dict[str, str]:
 
 
 class Page(HTMLParser):
-    """Collects what a browser would take for markup."""
+    """Collects what a browser would interpret as markup."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -98,7 +98,7 @@ class Page(HTMLParser):
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A folder with a run on pictures of hostile names, evaluated and drawn, and a run on hostile scenes."""
+    """A folder with a run on pictures with hostile names, evaluated and plotted, and a run on hostile scenes."""
     folder = tmp_path_factory.mktemp("names")
     make_pictures(folder / "pictures", (*MISLEADING, *MARKED_UP), (SCRIPT.replace("/", "-"), *MISLEADING))
     before = os.environ.get("DBBD_CACHE_DIR")
@@ -111,8 +111,8 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def hostile_run(home: Path) -> Path:
-    """What the commands printed is in `home/told`."""
-    told = []
+    """The output of the commands is in `home/printed`."""
+    printed = []
     values = yaml.safe_load((REPOSITORY / "configs" / "smoke_qr.yaml").read_text())
     classes = {name: str(home / "pictures" / name) for name in (*MISLEADING, *MARKED_UP)}
     values["data"] = {**values["data"], "source": "classes", "classes": classes}
@@ -120,7 +120,7 @@ def hostile_run(home: Path) -> Path:
     config.write_text(yaml.safe_dump(values))
     code, *streams = dbbd("train", "--config", config, *picture_options(home)[2:])
     assert code == 0, streams
-    told += streams
+    printed += streams
     (run_folder,) = (home / "runs").iterdir()
     for arguments in (
         ["evaluate", run_folder],
@@ -129,21 +129,21 @@ def hostile_run(home: Path) -> Path:
     ):
         code, *streams = dbbd(*arguments)
         assert code == 0, streams
-        told += streams
-    (home / "told").write_text("\n".join(told), encoding="utf-8", errors="surrogatepass")
+        printed += streams
+    (home / "printed").write_text("\n".join(printed), encoding="utf-8", errors="surrogatepass")
     return run_folder
 
 
-def test_nothing_raw_is_printed(home: Path, hostile_run: Path, report: Callable[[str], None]) -> None:
-    told = (home / "told").read_text(encoding="utf-8")
-    assert not RAW.search(told), ascii(RAW.search(told))
-    assert "\\u202egnp.exe" in told
-    assert "\u3164" not in told
-    assert "[red]x[-red]" in told
-    report(f"{len(told):,} characters on both streams")
+def test_hostile_names_are_printed_escaped(home: Path, hostile_run: Path, report: Callable[[str], None]) -> None:
+    printed = (home / "printed").read_text(encoding="utf-8")
+    assert not RAW.search(printed), ascii(RAW.search(printed))
+    assert "\\u202egnp.exe" in printed
+    assert "\u3164" not in printed
+    assert "[red]x[-red]" in printed
+    report(f"{len(printed):,} characters on both streams")
 
 
-def test_pages_and_figures_hold_no_markup_of_names(hostile_run: Path) -> None:
+def test_pages_and_figures_contain_no_markup_from_names(hostile_run: Path) -> None:
     text = (hostile_run / "report.html").read_text(encoding="utf-8")
     page = Page(text)
     assert not page.tags & {"script", "img", "iframe", "object", "embed", "link", "a"}
@@ -151,13 +151,13 @@ def test_pages_and_figures_hold_no_markup_of_names(hostile_run: Path) -> None:
     assert not RAW.search(text)
 
 
-def test_figures_go_where_they_are_sent_and_hold_no_markup_of_names(hostile_run: Path, tmp_path: Path) -> None:
+def test_plots_go_to_the_given_folder_and_contain_no_markup_from_names(hostile_run: Path, tmp_path: Path) -> None:
     run_folder, out = tmp_path / "run", tmp_path / f"{BIDI}{MARKED_UP[2]}"
     shutil.copytree(hostile_run, run_folder, ignore=shutil.ignore_patterns("evaluation.json", "*.pth"))
     before = everything(tmp_path)
-    code, told, err = dbbd("plot", run_folder, "--format", "svg", "--out", out)
+    code, printed, err = dbbd("plot", run_folder, "--format", "svg", "--out", out)
     assert code == 0, err
-    assert not RAW.search(told + err), ascii(told + err)
+    assert not RAW.search(printed + err), ascii(printed + err)
     assert everything(tmp_path, out) == before
     (drawing,) = out.iterdir()
     tags = {element.tag.rpartition("}")[2] for element in ElementTree.parse(drawing).iter()}
@@ -165,7 +165,7 @@ def test_figures_go_where_they_are_sent_and_hold_no_markup_of_names(hostile_run:
     assert not RAW.search(drawing.read_text(encoding="utf-8"))
 
 
-def test_logs_hold_one_entry_in_a_line_and_nothing_raw(hostile_run: Path) -> None:
+def test_logs_have_one_entry_per_line_with_names_escaped(hostile_run: Path) -> None:
     lines = (hostile_run / "run.log").read_text(encoding="utf-8").split("\n")
     assert lines.pop() == ""
     assert all(re.match(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d ", line) for line in lines)
@@ -176,7 +176,7 @@ def test_logs_hold_one_entry_in_a_line_and_nothing_raw(hostile_run: Path) -> Non
         assert isinstance(json.loads(row), dict)
 
 
-def test_tensorboard_shows_nothing_raw(hostile_run: Path) -> None:
+def test_tensorboard_shows_names_escaped(hostile_run: Path) -> None:
     from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 
     (path,) = hostile_run.glob("events.*")
@@ -187,8 +187,8 @@ def test_tensorboard_shows_nothing_raw(hostile_run: Path) -> None:
     assert not names, ascii(names)
 
 
-def test_a_terminal_with_bars_is_shown_nothing_raw(home: Path, tmp_path: Path) -> None:
-    """Bars while pictures are read, and an error of which each line names one."""
+def test_a_terminal_with_progress_bars_shows_names_escaped(home: Path, tmp_path: Path) -> None:
+    """Progress bars while pictures are read, and an error that names a picture per line."""
     pexpect = pytest.importorskip("pexpect")
     if sys.platform == "win32":
         pytest.skip("no pseudo-terminals")
@@ -202,23 +202,23 @@ def test_a_terminal_with_bars_is_shown_nothing_raw(home: Path, tmp_path: Path) -
         env={**environment(PYTHONPATH=str(REPOSITORY)), "TERM": "xterm", "NO_COLOR": ""},
         cwd=str(home), dimensions=(50, 120), encoding="utf-8", timeout=180,
     )  # fmt: skip
-    told = child.read()
+    printed = child.read()
     child.close()
-    assert child.exitstatus == 3, told
-    assert "\x1b[" in told
-    assert "\\u202egnp.exe" in told
-    codes = set(re.findall(r"\x1b(?:\[[0-9;?]*[A-Za-z]|[^\[])", told))
+    assert child.exitstatus == 3, printed
+    assert "\x1b[" in printed
+    assert "\\u202egnp.exe" in printed
+    codes = set(re.findall(r"\x1b(?:\[[0-9;?]*[A-Za-z]|[^\[])", printed))
     assert all(re.fullmatch(r"\x1b\[(\?25[hl]|[0-9;]*[mKAGC])", code) for code in codes), codes
-    rest = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]|[\r]", "", told)
+    rest = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]|[\r]", "", printed)
     assert not RAW.search(rest), ascii(RAW.search(rest))
 
 
 def refused(home: Path, full: bool) -> Iterator[tuple[str, list[str | Path]]]:
-    """Commands that name what does not exist, or is not allowed."""
+    """Return commands with arguments that do not exist or are not allowed."""
     train = ["train", *picture_options(home)]
     sources = {"folder": "data.source=folder", "urls": "data.source=urls"}
     for text in (*CONTROLLING, *MISLEADING, *OUTSIDE, SCRIPT, *MARKED_UP):
-        if text != "blank\u3164":  # a letter, if one that nobody sees: shown as an escape
+        if text != "blank\u3164":  # a letter, but an invisible one: shown escaped
             yield f"run name {text!r}", [*train, "--run-name", text]
         yield f"config {text!r}", ["train", "--config", text]
         yield f"key {text!r}", [*train, "--set", f"data.{text}=1"]
@@ -235,7 +235,7 @@ def refused(home: Path, full: bool) -> Iterator[tuple[str, list[str | Path]]]:
         )
 
 
-def test_what_is_refused_is_told_without_harm(
+def test_errors_show_hostile_arguments_escaped(
     home: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -285,7 +285,7 @@ def test_data_with_names_that_control_a_terminal_is_refused(home: Path, tmp_path
         assert not RAW.search(out + err), ascii(err)
 
 
-def test_scenes_of_misleading_names_are_shown_without_harm(home: Path, tmp_path: Path) -> None:
+def test_misleading_names_of_scenes_are_shown_escaped(home: Path, tmp_path: Path) -> None:
     for split in ("train", "val"):
         (tmp_path / "scenes" / split).mkdir(parents=True)
         for number, name in enumerate((*MISLEADING[:2], *MARKED_UP[:3])):
@@ -293,13 +293,13 @@ def test_scenes_of_misleading_names_are_shown_without_harm(home: Path, tmp_path:
             np.savez(tmp_path / "scenes" / split / f"{split}{name}.npz", coord=coord, segment=np.arange(200) % 3)
     options = [*without(TINY["dbbd"], "data.synthetic_"), "--epochs", "1", "--set", "data.source=folder"]
     where = ["--set", f"data.path={tmp_path / 'scenes'}", "--set", f"run.runs_dir={tmp_path / 'runs'}"]
-    code, *told = dbbd("train", *options, *where)
-    assert code == 0, told
+    code, *printed = dbbd("train", *options, *where)
+    assert code == 0, printed
     (run_folder,) = (tmp_path / "runs").iterdir()
     code, *streams = dbbd("evaluate", run_folder, "--split", "val")
     assert code == 0, streams
-    told += streams
-    assert not RAW.search("".join(told)), ascii(RAW.search("".join(told)))
+    printed += streams
+    assert not RAW.search("".join(printed)), ascii(RAW.search("".join(printed)))
 
 
 LINKED = (
@@ -310,13 +310,13 @@ LINKED = (
 
 
 ALONE = ("run.lock", "run.owner", "run.log")
-"""What a command refuses to go on with where it is a link."""
+"""Files that a command refuses if they are links."""
 
 
 def test_links_in_a_run_folder_are_not_written_through(
     hostile_run: Path, tmp_path: Path, count: Callable[[int, int], int], report: Callable[[str], None]
 ) -> None:
-    """Files that commands write are links to files elsewhere, which have the right content, or any."""
+    """Files that commands write are links to files elsewhere, with valid or arbitrary content."""
     groups = [tuple(name for name in LINKED if name not in ALONE), *[(name,) for name in ALONE]]
     groups += [(name,) for name in LINKED[: count(0, len(LINKED))]]
     wrong, tried = [], 0
@@ -349,10 +349,10 @@ def test_links_in_a_run_folder_are_not_written_through(
     assert not wrong, "\n".join(wrong)
 
 
-def test_settings_and_lists_of_strangers_lead_nowhere(
+def test_hostile_settings_and_file_lists_lead_nowhere(
     hostile_run: Path, tmp_path: Path, count: Callable[[int, int], int]
 ) -> None:
-    """A checkpoint with a correct digest whose settings, and a list of files whose names, point outside."""
+    """A checkpoint with a valid digest, but settings that point outside, and a list of files that do."""
     copy = tmp_path / "place" / "run"
     shutil.copytree(hostile_run, copy)
     splits = json.loads((copy / "splits.json").read_text())
@@ -382,7 +382,7 @@ def test_settings_and_lists_of_strangers_lead_nowhere(
             assert not RAW.search(out + err), ascii(err)
 
 
-def test_links_in_data_are_not_followed_out_of_it(tmp_path: Path) -> None:
+def test_links_out_of_the_data_folder_are_not_followed(tmp_path: Path) -> None:
     make_pictures(tmp_path / "pictures", ("cat", "dog"))
     Image.new("RGB", (40, 30)).save(tmp_path / "secret.png")
     (tmp_path / "pictures" / "cat" / "link.png").symlink_to(tmp_path / "secret.png")
@@ -408,14 +408,14 @@ def test_links_to_scenes_are_read_and_never_written_through(tmp_path: Path) -> N
     options = [*without(TINY["dbbd"], "data.synthetic_"), "--epochs", "1", "--set", "data.source=folder"]
     where = ["--set", f"data.path={root}", "--set", f"run.runs_dir={tmp_path / 'runs'}"]
     cache = ["--set", f"data.cache_dir={tmp_path / 'cache'}"]
-    code, *told = dbbd("train", *options, *where, *cache)
-    assert code == 0, told
-    assert "6 scenes are links to places outside the folder." in "".join(told)
+    code, *printed = dbbd("train", *options, *where, *cache)
+    assert code == 0, printed
+    assert "6 scenes are links to places outside the folder." in "".join(printed)
     (run_folder,) = (tmp_path / "runs").iterdir()
-    shutil.rmtree(tmp_path / "cache")  # so that the scenes are read anew
+    shutil.rmtree(tmp_path / "cache")  # so that the scenes are read again
     for arguments in (["resume", run_folder, "--epochs", "2"], ["evaluate", run_folder, "--no-plots"]):
-        code, *told = dbbd(*arguments, *cache)
-        assert code == 0, told
+        code, *printed = dbbd(*arguments, *cache)
+        assert code == 0, printed
     assert everything(outside) == before
     secret = tmp_path / "secret"
     secret.write_text("precious " * 20)
@@ -433,7 +433,7 @@ def test_links_to_scenes_are_read_and_never_written_through(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
-def test_completion_offers_nothing_raw(tmp_path: Path, shell: str) -> None:
+def test_completion_offers_names_escaped(tmp_path: Path, shell: str) -> None:
     for number, text in enumerate((*CONTROLLING, *MISLEADING, "plain")):
         (tmp_path / "runs" / f"r{number}{text}").mkdir(parents=True)
         (tmp_path / "runs" / f"r{number}{text}" / "config.yaml").touch()
@@ -447,13 +447,13 @@ def test_completion_offers_nothing_raw(tmp_path: Path, shell: str) -> None:
         done = subprocess.run(
             [sys.executable, "-m", "dbbd_cli"], env=env, cwd=tmp_path, capture_output=True, timeout=60, check=False
         )
-        told = (done.stdout + done.stderr).decode("utf-8", "replace")
-        assert not RAW.search(told), (words, ascii(told))
-        offered = [line for line in told.splitlines() if line.strip()]
+        printed = (done.stdout + done.stderr).decode("utf-8", "replace")
+        assert not RAW.search(printed), (words, ascii(printed))
+        offered = [line for line in printed.splitlines() if line.strip()]
         assert all("lines" not in line for line in offered), offered
 
 
-def test_the_traceback_of_debug_shows_nothing_raw(tmp_path: Path) -> None:
+def test_the_traceback_of_debug_shows_names_escaped(tmp_path: Path) -> None:
     code, _, err = dbbd("evaluate", tmp_path / f"x{TITLE}{BIDI}", "--debug")
     assert code == 4
     assert "Traceback" in err
@@ -461,8 +461,8 @@ def test_the_traceback_of_debug_shows_nothing_raw(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(shutil.which("git") is None, reason="no git")
-def test_a_repository_of_a_stranger_runs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The settings of a repository can name programs, and the program asks git about the folder that it runs in."""
+def test_a_hostile_repository_runs_no_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The settings of a repository can name programs to run, and dbbd asks git about the current folder."""
     from dbbd_cli.engine.environment import write_environment
     from dbbd_cli.engine.runtime import choose_runtime
 
@@ -494,7 +494,7 @@ def test_a_repository_of_a_stranger_runs_nothing(tmp_path: Path, monkeypatch: py
     for setting in (*git_alone, *fetching):
         git("config", *setting.split("=", 1))
     (tmp_path / "ran").unlink(missing_ok=True)
-    # The tree is missing, so that whoever looks for it has to fetch it; and the index is out of date.
+    # The tree is missing, so that git would have to fetch it, and the index is out of date.
     tree = subprocess.run(
         ["git", "rev-parse", "HEAD^{tree}"], cwd=tmp_path, capture_output=True, text=True, check=True
     ).stdout.strip()
@@ -509,10 +509,10 @@ def test_a_repository_of_a_stranger_runs_nothing(tmp_path: Path, monkeypatch: py
     commit = json.loads((run_folder / "environment.json").read_text())["git"]
     assert re.fullmatch(r"[0-9a-f]{40,64}", commit["commit"])
     subprocess.run(["git", "status"], cwd=tmp_path, capture_output=True, check=False, timeout=60)
-    assert (tmp_path / "ran").exists()  # so that the test would tell
+    assert (tmp_path / "ran").exists()  # so that the test can fail
 
 
-def test_the_log_of_a_run_holds_one_entry_in_a_line(tmp_path: Path) -> None:
+def test_the_log_of_a_run_has_one_entry_per_line(tmp_path: Path) -> None:
     from dbbd_cli.runs.folder import RunLog
 
     log = RunLog(tmp_path, step=0, history=[], command=["dbbd", "train", "--run-name", *CONTROLLING, *MISLEADING])
@@ -524,11 +524,11 @@ def test_the_log_of_a_run_holds_one_entry_in_a_line(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes")
-def test_a_pipe_in_a_run_folder_does_not_keep_a_command_waiting(tmp_path: Path) -> None:
+def test_a_pipe_in_a_run_folder_does_not_block_a_command(tmp_path: Path) -> None:
     code = "import sys; from pathlib import Path; from dbbd_cli.runs.folder import RunLog\n"
     code += "for name in sys.argv[1:]:\n"
     code += "    try: RunLog(Path(name), step=0, history=[], command=[]).close()\n"
-    code += "    except OSError as error: assert error.strerror == 'it is no regular file'\n"
+    code += "    except OSError as error: assert error.strerror == 'it is not a regular file'\n"
     folders = []
     for name in ("history.jsonl", "run.log"):
         folders.append(tmp_path / name.partition(".")[0])

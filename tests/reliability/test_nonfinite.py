@@ -1,4 +1,4 @@
-"""A loss or gradient that is NaN or infinite: no update, no checkpoint of it, and the samples are named."""
+"""A loss or gradient that is NaN or infinite is never applied or saved, and its samples are named."""
 
 from __future__ import annotations
 
@@ -47,11 +47,11 @@ def forward(self, *batch):
 
 network.forward = forward
 """
-"""Makes the forward passes `bad` of a training give a loss or a gradient that is not finite."""
+"""Code that makes the forward passes `bad` return a loss or a gradient that is not finite."""
 
 
 class Spoiled:
-    """Runs the program with steps that go wrong."""
+    """Runs the program with non-finite steps."""
 
     def __init__(self, task: str, forks: Forks, folder: Path) -> None:
         self.task, self.forks, self.folder = task, forks, folder
@@ -83,7 +83,7 @@ SKIP = ("--set", "training.on_nonfinite=skip")
 
 
 def train_names(run: Path) -> set[str]:
-    """The samples of the training split, by any name that the list of them gives."""
+    """Return the names of the training samples as given in the manifest."""
     rows = json.loads((run / "splits.json").read_text(encoding="utf-8"))["samples"]
     return {str(value) for row in rows if row["split"] == "train" for value in row.values()}
 
@@ -108,14 +108,14 @@ def named_samples(ended: Ended, run: Path) -> set[str]:
         [(task, how) for task in TASKS for how in ("nan", "inf", "gradient")],
     ),
 )
-def test_a_step_that_is_not_finite_stops_the_run_before_the_update(
+def test_a_non_finite_step_stops_the_run_before_the_update(
     task: str, how: str, spoiled: Spoiled, stored_runs: StoredRuns
 ) -> None:
     ended = spoiled.train(bad=(2,), how=how)
     run = only_run(spoiled.folder)
     check_stopped(ended, run, last_step=1)
     assert named_samples(ended, run)
-    # Nothing of the step has come into the state: without the fault the run ends as one that never met it.
+    # The step left no trace in the state: without the fault, the run ends like one that never had it.
     again = spoiled.resume("--epochs", "1")
     assert again.code == 0, again
     assert unlike(run, stored_runs.done(task, 1)) == []
@@ -128,7 +128,7 @@ def test_a_step_that_is_not_finite_stops_the_run_before_the_update(
         [(task, *case) for task in TASKS for case in (("1e10", 1), ("1e30", 1), ("1e37", 1), ("1e300", 0))],
     ),
 )
-def test_a_learning_rate_that_is_far_too_high(task: str, rate: str, last_step: int, spoiled: Spoiled) -> None:
+def test_a_far_too_high_learning_rate_is_an_error(task: str, rate: str, last_step: int, spoiled: Spoiled) -> None:
     ended = spoiled.train("--set", f"training.learning_rate={rate}", "--set", "training.warmup_epochs=0")
     run = only_run(spoiled.folder)
     check_stopped(ended, run, last_step)
@@ -143,7 +143,7 @@ def test_a_learning_rate_that_is_far_too_high(task: str, rate: str, last_step: i
         [(task, how) for task in TASKS for how in ("nan", "inf", "gradient")],
     ),
 )
-def test_a_step_that_is_left_out_leaves_nothing_behind(task: str, how: str, spoiled: Spoiled) -> None:
+def test_a_skipped_step_leaves_no_trace(task: str, how: str, spoiled: Spoiled) -> None:
     ended = spoiled.train(*SKIP, bad=(2,), how=how, watch=True)
     assert ended.code == 0, ended
     run = only_run(spoiled.folder)
@@ -152,13 +152,13 @@ def test_a_step_that_is_left_out_leaves_nothing_behind(task: str, how: str, spoi
     assert "left out (1 of at most 10)" in (run / "run.log").read_text(encoding="utf-8")
     saved_steps(run)
     states = [torch.load(spoiled.folder / f"before{call}.pt", weights_only=True) for call in (1, 2)]
-    states.append(torch.load(run / "ckpt.pth", weights_only=True)["module"])  # the second step was the last
-    assert differences(states[0], states[1]), "the first step changed nothing: the test cannot tell"
+    states.append(torch.load(run / "ckpt.pth", weights_only=True)["module"])  # the second step was the last one
+    assert differences(states[0], states[1]), "the first step changed nothing, so the test proves nothing"
     assert differences(states[1], states[2]) == []
     assert not_finite(states) == []
 
 
-def test_statistics_are_those_of_before_a_step_of_several_batches(forks: Forks, tmp_path: Path) -> None:
+def test_batch_statistics_are_restored_after_a_skipped_step_of_several_batches(forks: Forks, tmp_path: Path) -> None:
     spoiled = Spoiled("image_classification", forks, tmp_path)
     options = (
         "--set",
@@ -176,8 +176,8 @@ def test_statistics_are_those_of_before_a_step_of_several_batches(forks: Forks, 
 
 
 @pytest.mark.parametrize("task", cases(["dbbd"], TASKS))
-def test_more_steps_than_may_be_left_out(task: str, spoiled: Spoiled) -> None:
-    # Two steps make an epoch: each epoch has one that is finite.
+def test_too_many_skipped_steps_end_the_run(task: str, spoiled: Spoiled) -> None:
+    # An epoch has two steps, one of which is finite.
     ended = spoiled.train(*SKIP, "--epochs", "2", "--set", "training.max_skipped_steps=1", bad=(2, 3))
     run = only_run(spoiled.folder)
     check_stopped(ended, run, last_step=2)
@@ -185,7 +185,7 @@ def test_more_steps_than_may_be_left_out(task: str, spoiled: Spoiled) -> None:
 
 
 @pytest.mark.parametrize("task", cases(["dbbd"], TASKS))
-def test_steps_left_out_are_counted_over_a_resume(task: str, spoiled: Spoiled) -> None:
+def test_skipped_steps_are_counted_across_a_resume(task: str, spoiled: Spoiled) -> None:
     at_most_one = (*SKIP, "--epochs", "2", "--set", "training.max_skipped_steps=1")
     assert spoiled.train(*at_most_one, bad=(2,), kill_at=3).code == -9
     run = only_run(spoiled.folder)

@@ -1,4 +1,4 @@
-"""Signals stop a run after its step, with everything saved, and it goes on as if nothing had been."""
+"""A signal stops a run after its step, with everything saved, and it resumes to the same result."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ WITHOUT_END = ("--epochs", "100000")
 
 
 @pytest.mark.parametrize(("task", "workers"), CASES if FULL else CASES[1:3])
-def test_a_run_that_is_stopped_goes_on_as_if_nothing_had_been(
+def test_a_stopped_run_resumes_to_the_same_result(
     task: str,
     workers: int,
     forks: Forks,
@@ -37,7 +37,7 @@ def test_a_run_that_is_stopped_goes_on_as_if_nothing_had_been(
     count: Callable[[int, int], int],
     report: Callable[[str], None],
 ) -> None:
-    wanted = count(3, 39)  # of all kinds, here; 13 of each
+    wanted = count(3, 39)  # of all kinds together; 13 of each
     options = INTERRUPTED[task]
     expected = uninterrupted(*options)
     chance = random.Random(f"{task} {workers}")
@@ -54,12 +54,12 @@ def test_a_run_that_is_stopped_goes_on_as_if_nothing_had_been(
                 if programs[-1].until(lambda: time.monotonic() > moment and listens()) is None:  # noqa: B023
                     send(programs[-1], number)
                 if programs[-1].wait() == 0:
-                    break  # it was done before
+                    break  # it had already finished
                 command = _assert_stopped(programs[-1], number, place)
                 stops += 1
                 number, send = next(numbers), next(ways)
                 programs.append(place.start(*command))
-            assert programs[-1].wait() == 0, programs[-1].said()
+            assert programs[-1].wait() == 0, programs[-1].output()
             assert_equal_runs(place.run, expected)
             place.assert_nothing_left(*programs)
             runs += 1
@@ -71,12 +71,12 @@ def _to_it(program: Program, number: int) -> None:
 
 
 def _to_its_group(program: Program, number: int) -> None:
-    """As a terminal does, or `timeout`."""
+    """Signal the process group, as a terminal or `timeout` does."""
     os.killpg(program.pid, number)
 
 
 def _to_each_process(program: Program, number: int) -> None:
-    """As a batch system does: the workers get it too, some of them first."""
+    """Signal each process, as a batch system does: the workers, too, some of them first."""
     for pid in sorted(program.family(), reverse=True):
         try:
             os.kill(pid, number)
@@ -85,15 +85,15 @@ def _to_each_process(program: Program, number: int) -> None:
 
 
 def _assert_stopped(program: Program, number: int, place: Place) -> list[str]:
-    """The exit code is that of the signal, and one line tells how to go on; gives that command."""
-    assert program.wait() == 128 + number, program.said()
-    said = program.said()
-    assert "Traceback" not in said, said
+    """Assert that the exit code matches the signal and one line shows how to resume; return that command."""
+    assert program.wait() == 128 + number, program.output()
+    output = program.output()
+    assert "Traceback" not in output, output
     load_checkpoint(place.run / "ckpt.pth")
     command = ["resume", str(place.run.relative_to(place.folder))]
-    if len(said.splitlines()) == 1 and said.startswith("Stopped; nothing more was saved"):
-        return command  # it had not yet looked at the command
-    assert resume_commands(said) == [command], said
+    if len(output.splitlines()) == 1 and output.startswith("Stopped; nothing more was saved"):
+        return command  # it had not yet read the command
+    assert resume_commands(output) == [command], output
     return command
 
 
@@ -101,24 +101,24 @@ def _assert_stopped(program: Program, number: int, place: Place) -> list[str]:
 def test_a_second_ctrl_c_stops_at_once(task: str, place: Place) -> None:
     training = place.training()
     program = place.start("train", *TINY[task], *WITHOUT_END, *WORKERS)
-    assert program.until(training) is None, program.said()
+    assert program.until(training) is None, program.output()
     for worker in program.workers():
-        os.kill(worker, signal.SIGSTOP)  # the step that the first one waits for never comes
-    time.sleep(0.5)  # or it would be told of the stopped workers in the same moment: the system may then give
-    os.kill(program.pid, signal.SIGINT)  # the second signal to another of its threads, which wakes nobody
-    assert program.until(lambda: "SIGINT" in program.said()) is None
+        os.kill(worker, signal.SIGSTOP)  # the step that the first Ctrl-C waits for never ends
+    time.sleep(0.5)  # or SIGCHLD for the stopped workers could arrive at the same time: the system may then deliver
+    os.kill(program.pid, signal.SIGINT)  # the second signal to another thread, which wakes nobody
+    assert program.until(lambda: "SIGINT" in program.output()) is None
     os.kill(program.pid, signal.SIGINT)
-    assert program.wait(30) == 130, program.said()
-    assert "Traceback" not in program.said()
+    assert program.wait(30) == 130, program.output()
+    assert "Traceback" not in program.output()
     program.assert_gone()
     load_checkpoint(place.run / "ckpt.pth")
     place.complete("resume", str(place.run), "--epochs", "1")
 
 
-def test_hanging_up_stops_a_run_unless_nohup_protects_it(place: Place, forks: Forks) -> None:
+def test_a_hangup_stops_a_run_unless_nohup_protects_it(place: Place, forks: Forks) -> None:
     training = place.training()
     program = place.start("train", *TINY["dbbd"], *WITHOUT_END)
-    assert program.until(training) is None, program.said()
+    assert program.until(training) is None, program.output()
     os.kill(program.pid, signal.SIGHUP)
     program.wait()
     _assert_stopped(program, signal.SIGHUP, place)
@@ -126,18 +126,18 @@ def test_hanging_up_stops_a_run_unless_nohup_protects_it(place: Place, forks: Fo
     with new_place(forks) as other:
         training = other.training()
         program = other.start("train", *TINY["dbbd"], "--epochs", "8", ignored=[signal.SIGHUP])
-        assert program.until(training) is None, program.said()
+        assert program.until(training) is None, program.output()
         for _ in range(5):
             os.kill(program.pid, signal.SIGHUP)
-        assert program.wait() == 0, program.said()
+        assert program.wait() == 0, program.output()
 
 
 @pytest.mark.parametrize("number", STOPS if FULL else STOPS[1:2])
-def test_before_there_is_a_run_folder_a_signal_ends_the_program_cleanly(
+def test_a_signal_before_the_run_folder_exists_ends_the_program_cleanly(
     number: signal.Signals, place: Place, count: Callable[[int, int], int], report: Callable[[str], None]
 ) -> None:
     chance = random.Random(f"early {number}")
-    loading = ("", "pydantic_core", "libtorch_cpu", "libtorch_python")  # at once, and in the middle of imports
+    loading = ("", "pydantic_core", "libtorch_cpu", "libtorch_python")  # immediately, and during imports
     sent = 0
     for library in (["libtorch_cpu"], [*loading] * 4)[count(0, 1)]:
         program = place.start("train", *TINY["dbbd"], "--epochs", "1", itself=True)
@@ -152,7 +152,7 @@ def test_before_there_is_a_run_folder_a_signal_ends_the_program_cleanly(
         if list(place.folder.glob("runs/*")):
             continue
         sent += 1
-        assert code == 128 + number, f"{library}: {code}\n{program.said()}"
-        assert len(program.said().splitlines()) == 1, f"{library}: {program.said()}"
+        assert code == 128 + number, f"{library}: {code}\n{program.output()}"
+        assert len(program.output().splitlines()) == 1, f"{library}: {program.output()}"
         program.assert_gone()
-    report(f"{sent} times {number.name} while it loads: exit {128 + number}, one line")
+    report(f"{sent} times {number.name} while loading: exit {128 + number}, one line")

@@ -1,4 +1,4 @@
-"""A run of many epochs keeps its open files and processes, and every record; `make soak` looks at memory too."""
+"""A run of many epochs leaks no files or processes and loses no record; `make soak` checks its memory too."""
 
 from __future__ import annotations
 
@@ -12,28 +12,28 @@ from stored_runs import TASKS, StoredRuns, cases
 
 
 @pytest.mark.parametrize("task", cases(["dbbd"], TASKS))
-def test_many_epochs_leave_nothing_open_and_nothing_out(
+def test_many_epochs_leak_nothing_and_record_everything(
     task: str, forks: Forks, tmp_path: Path, count: Callable[[int, int], int], report: Callable[[str], None]
 ) -> None:
     def begin(arguments: Sequence[str], folder: Path) -> Copy:
         return forks.start(DBBD, *arguments, folder=folder)
 
-    findings = soak(task, count(16, 300), tmp_path, begin, seconds_between=0.05)
-    assert findings.missing == []
-    half = len(findings.settled) // 2
+    result = soak(task, count(16, 300), tmp_path, begin, seconds_between=0.05)
+    assert result.missing == []
+    half = len(result.settled) // 2
     assert half >= 2
-    # What is open changes within a step; the least that is open does not.
+    # The number varies within a step; its minimum does not.
     for name in ("files", "processes"):
         early, late = (
             min(getattr(sample, name) for sample in samples)
-            for samples in (findings.settled[:half], findings.settled[half:])
+            for samples in (result.settled[:half], result.settled[half:])
         )
         assert late <= early + 1, (name, early, late)
-    report(f"{task}: {findings.epochs} epochs, all records there, no more files or processes open at the end")
-    assert findings.samples[0].processes >= 2, "no process loads batches"
+    report(f"{task}: {result.epochs} epochs, all records complete, no more files or processes open at the end")
+    assert result.samples[0].processes >= 2, "there is no data worker"
 
 
-def test_what_is_missing_is_found(stored_runs: StoredRuns, tmp_path: Path) -> None:
+def test_missing_records_are_found(stored_runs: StoredRuns, tmp_path: Path) -> None:
     run = stored_runs.copy(stored_runs.done("dbbd", 1), tmp_path)
     assert missing_records(run, 1) == []
     assert missing_records(run, 2) != []

@@ -1,4 +1,4 @@
-"""Processes that load batches: when one of them dies or hangs the run ends and says so, and none outlives it."""
+"""If a data worker dies or hangs, the run saves, ends and says so; no worker outlives its run."""
 
 from __future__ import annotations
 
@@ -23,35 +23,35 @@ CASES = [(task, other) for task in TASKS for other in ("runs", "killed")]
 
 
 def _training(place: Place, task: str, timeout: float = 600) -> tuple[Program, list[int]]:
-    """A run without end that has begun to train, and its workers."""
+    """Start an endless run; return it, once it trains, and its workers."""
     training = place.training()
     options = ["--set", "data.num_workers=2", "--set", f"data.worker_timeout={timeout}", "--epochs", "100000"]
     program = place.start("train", *TINY[task], *options)
-    # Until the first epoch has ended, so that the loaders of both splits have their workers.
-    assert program.until(lambda: training() and (place.run / "best_model.pth").exists()) is None, program.said()
+    # After the first epoch, the loaders of both splits have their workers.
+    assert program.until(lambda: training() and (place.run / "best_model.pth").exists()) is None, program.output()
     workers = program.workers()
     assert len(workers) >= 2
     return program, workers
 
 
 def _assert_ended(program: Program, place: Place, seconds: float) -> str:
-    """The run ends with exit 3, and the command that it names goes on with it; gives what was said."""
-    assert program.wait(seconds) == 3, program.said()
-    said = program.said()
-    assert "Traceback" not in said
-    (command,) = resume_commands(said)
+    """Assert that the run exits with 3 and the command it names resumes it; return its output."""
+    assert program.wait(seconds) == 3, program.output()
+    output = program.output()
+    assert "Traceback" not in output
+    (command,) = resume_commands(output)
     program.assert_gone()
     training = place.training()
     following = place.start(*command)
-    assert following.until(training) is None, following.said()
+    assert following.until(training) is None, following.output()
     os.kill(following.pid, signal.SIGTERM)
-    assert following.wait() == 143, following.said()
+    assert following.wait() == 143, following.output()
     place.assert_nothing_left(following)
-    return said
+    return output
 
 
 @pytest.mark.parametrize("task", TASKS if FULL else TASKS[1:])
-def test_a_worker_that_is_killed_ends_the_run(
+def test_a_killed_worker_ends_the_run(
     task: str, forks: Forks, count: Callable[[int, int], int], report: Callable[[str], None]
 ) -> None:
     times = count(1, 10)
@@ -69,7 +69,7 @@ def test_a_worker_that_is_killed_ends_the_run(
 
 
 @pytest.mark.parametrize(("task", "other"), CASES if FULL else CASES[1:3])
-def test_a_worker_that_hangs_ends_the_run_within_the_configured_time(
+def test_a_hanging_worker_ends_the_run_within_the_configured_time(
     task: str, other: str, place: Place, count: Callable[[int, int], int], report: Callable[[str], None]
 ) -> None:
     timeout = count(3, 5)
@@ -80,8 +80,8 @@ def test_a_worker_that_hangs_ends_the_run_within_the_configured_time(
         os.kill(workers[0], signal.SIGKILL)
     program.wait(timeout + 30)
     seconds = time.monotonic() - start
-    said = _assert_ended(program, place, 0)
-    assert (f"within {timeout} s" if other == "runs" else "has died") in said
+    output = _assert_ended(program, place, 0)
+    assert (f"within {timeout} s" if other == "runs" else "has died") in output
     report(f"data.worker_timeout={timeout}: exit 3 after {seconds:.1f} s, and resumed")
 
 
@@ -92,14 +92,14 @@ def test_a_run_suspended_for_longer_than_the_timeout_continues(place: Place) -> 
         os.kill(pid, signal.SIGSTOP)
     history, size = place.run / "history.jsonl", -1
     while size != (size := history.stat().st_size):
-        time.sleep(0.5)  # until there is no step any more, so that a batch is waited for
+        time.sleep(0.5)  # until there are no more steps: a batch is waited for
     os.kill(program.pid, signal.SIGSTOP)
     time.sleep(timeout + 1)
     for pid in (program.pid, *workers):
         os.kill(pid, signal.SIGCONT)
     log = place.run / "run.log"
-    before = log.stat().st_size  # it gets a line per epoch
-    assert program.until(lambda: log.stat().st_size > before + 500) is None, program.said()
+    before = log.stat().st_size  # gets a line per epoch
+    assert program.until(lambda: log.stat().st_size > before + 500) is None, program.output()
     assert program.workers() == workers
 
 
@@ -118,8 +118,8 @@ def test_signals_to_workers_alone_change_nothing(place: Place) -> None:
         for worker in workers:
             os.kill(worker, number)
     log = place.run / "run.log"
-    before = log.stat().st_size  # it gets a line per epoch
-    assert program.until(lambda: log.stat().st_size > before + 500) is None, program.said()
+    before = log.stat().st_size  # gets a line per epoch
+    assert program.until(lambda: log.stat().st_size > before + 500) is None, program.output()
     assert program.workers() == workers
 
 
@@ -128,7 +128,7 @@ def test_shared_memory_of_killed_workers_is_freed(killed: bool, place: Place) ->
     program, _ = _training(place, "dbbd")
     folders = list(Path("/dev/shm").glob(f"dbbd.{program.pid}-*"))
     assert len(folders) == 2  # one for each split
-    # As if one had been killed between writing a batch and handing it over: moments that cannot be hit at will.
+    # As if a worker had been killed between writing and passing on a batch, which cannot be timed.
     (folders[0] / "left").write_bytes(bytes(1000))
     try:
         os.kill(program.pid, signal.SIGKILL if killed else signal.SIGTERM)
@@ -137,7 +137,7 @@ def test_shared_memory_of_killed_workers_is_freed(killed: bool, place: Place) ->
         if killed:
             training = place.training()
             following = place.start("resume", str(place.run))
-            assert following.until(training) is None, following.said()
+            assert following.until(training) is None, following.output()
         assert not any(folder.exists() for folder in folders)
     finally:
         for folder in folders:

@@ -15,21 +15,19 @@ import hashlib
 import json
 import os
 import shutil
-import time
 from collections.abc import Sequence
-from contextlib import closing, suppress
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from dbbd_cli.core.errors import DiskError
-from dbbd_cli.core.files import best_effort_lock, read_file, remove_free_locks, repair_of, write_text
+from dbbd_cli.core.files import read_file, write_text
 from dbbd_cli.core.progress import Progress, Silent
-from dbbd_cli.core.temporary import discard, remove_strays, temporary_file
+from dbbd_cli.core.temporary import discard, temporary_file
 from dbbd_cli.core.text import printable
-from dbbd_cli.data.cache_dir import make_cache_folder
-from dbbd_cli.data.checked_file import append_checksums, checksums_match, has_checksums, size_with_checksums, written_ns
+from dbbd_cli.data.cache import disk_errors, entry_lock, make_room, mark_used
+from dbbd_cli.data.checked_file import append_checksums, checksums_match, size_with_checksums, written_ns
 from dbbd_cli.data.images.formats import reader_versions, suffix_of
 from dbbd_cli.data.images.processes import prepare_in_workers
 from dbbd_cli.data.images.refs import ImageRef as ImageRef
@@ -38,9 +36,6 @@ from dbbd_cli.data.images.refs import url_sha256 as url_sha256
 from dbbd_cli.data.images.worker import Problem, Shape, prepare_rows
 
 CACHE_FORMAT = 3
-CACHE_LIMIT_BYTES = 40 * 1024**3
-RECORD_SECONDS = 90 * 24 * 3600
-"""Records of bad images are kept for so long; without one, the images are tried again."""
 BYTES_WORTH_A_BAR = 1 << 30
 """Verifying the pixels of a smaller cache takes less than a second."""
 ROWS_PER_JOB = 64
@@ -91,8 +86,8 @@ def prepare_images(
 ) -> PreparedImages:
     """Decodes, checks and resizes images, or finds that this was done before.
 
-    Other caches make room, see `make_room`. A data set that is larger than the limit all by itself is written
-    nevertheless, since there is no training without it, and is then the only cache that is kept.
+    Other files of the cache make room, see `data.cache.make_room`. A data set that exceeds the limit by itself is
+    written nevertheless, since there is no training without it; then nothing else is kept.
 
     Args:
         refs: the images; all files, or all URLs.
@@ -111,18 +106,11 @@ def prepare_images(
     if (done := _done_before(refs, size, cache_dir, progress if verify else None)) is not None:
         return done
     whole = _of(refs, size, cache_dir, {})
-    try:
-        make_cache_folder(cache_dir)
-        with best_effort_lock(whole.path.with_suffix(".lock")):
-            if (done := _done_before(refs, size, cache_dir, Silent())) is not None:  # by another process meanwhile
-                return done
-            make_room(cache_dir, needed=size_with_checksums(whole.num_bytes))
-            return _fill(refs, whole, progress)
-    except OSError as error:
-        raise DiskError(
-            f"the image cache {cache_dir} cannot be written: {error.strerror or error}",
-            hint=f"{repair_of(error)}, or choose another folder with --set data.cache_dir=DIR",
-        ) from error
+    with entry_lock(whole.path), disk_errors(cache_dir):
+        if (done := _done_before(refs, size, cache_dir, Silent())) is not None:  # by another process meanwhile
+            return done
+        make_room(cache_dir, needed=size_with_checksums(whole.num_bytes))
+        return _fill(refs, whole, progress)
 
 
 def _done_before(
@@ -178,7 +166,7 @@ def _usable(prepared: PreparedImages, progress: Progress | None) -> bool:
                 intact = checksums_match(path, size)
                 bar.advance(prepared.shape[0])
         if intact:
-            os.utime(path)  # the time of last use, by which old caches are removed
+            mark_used(path)
         elif progress is not None:
             if not os.path.samestat(checked, path.stat()):  # another process has just replaced it
                 return _usable(prepared, progress)
@@ -202,36 +190,6 @@ def _read_record(path: Path, refs: Sequence[ImageRef]) -> dict[int, str]:
 
 def _readers(refs: Sequence[ImageRef]) -> str:
     return reader_versions({suffix_of(ref.path) for ref in refs if ref.path})
-
-
-def make_room(cache_dir: Path, needed: int, limit: int = CACHE_LIMIT_BYTES) -> None:
-    """Removes the caches that were used least recently until `needed` bytes fit below `limit`, or none is left.
-
-    What killed processes left behind goes first. Other processes may be doing the same in the same folder.
-    """
-    remove_strays(cache_dir)
-    remove_free_locks(cache_dir)
-    for record in cache_dir.glob("images-*.json"):
-        with suppress(OSError):
-            if time.time() - record.stat().st_mtime > RECORD_SECONDS:
-                record.unlink()
-    files = []
-    for file in cache_dir.glob("images-*.u8"):
-        with suppress(OSError):  # another process has just removed it, or it cannot be read
-            if not has_checksums(file):  # of an earlier version
-                file.unlink()
-                continue
-            status = file.stat()
-            files.append((status.st_mtime, status.st_size, file))
-    total = sum(size for _, size, _ in files)
-    for _, size, file in sorted(files):
-        if total + needed <= limit:
-            return
-        try:
-            file.unlink(missing_ok=True)
-        except OSError:  # in use, on systems that forbid removing open files
-            continue
-        total -= size
 
 
 def _fill(refs: Sequence[ImageRef], whole: PreparedImages, progress: Progress) -> PreparedImages:

@@ -7,7 +7,6 @@ from collections import Counter
 from pathlib import Path, PurePath
 
 from dbbd_cli.core.text import printable
-from dbbd_cli.data.findings import UNPRINTABLE, scan_folder, why
 from dbbd_cli.data.folder_entries import is_system_entry
 from dbbd_cli.data.images.formats import (
     FORMAT_OF_SUFFIX,
@@ -19,6 +18,7 @@ from dbbd_cli.data.images.formats import (
     unread_format,
     with_article,
 )
+from dbbd_cli.data.problems import UNPRINTABLE, scan_folder, why
 
 LINKED_FOLDER = "is a link to a folder, which is not followed"
 

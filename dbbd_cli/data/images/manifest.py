@@ -16,7 +16,8 @@ from dbbd_cli.data.images.cache import ImageRef, PreparedImages, cached_images, 
 from dbbd_cli.data.images.formats import ways_to_read
 from dbbd_cli.data.images.sources import Source, file_of
 from dbbd_cli.data.images.url_grammar import host_of
-from dbbd_cli.data.manifest import Manifest, Sample, assign_splits, check_class_sizes, draw_sample
+from dbbd_cli.data.manifest import Manifest, Sample
+from dbbd_cli.data.splitting import assign_splits, check_class_sizes, draw_sample
 
 MAX_LISTED = 50
 """Problems that an error lists; the rest are counted."""

@@ -43,7 +43,7 @@ def hash_files(paths: Sequence[str], progress: Progress) -> list[str | OSError]:
             with open(path, "rb") as file:  # noqa: PTH123 - a Path object per file costs more than hashing it
                 size = os.fstat(file.fileno()).st_size
                 if size > MAX_FILE_BYTES:  # before hours are spent on a file of holes
-                    return OSError(errno.EFBIG, f"it has {size:,} bytes, and at most {MAX_FILE_BYTES:,} are read", path)
+                    return OSError(errno.EFBIG, f"it has {size:,} bytes (limit {MAX_FILE_BYTES:,})", path)
                 while chunk := file.read(1 << 20):
                     hasher.update(chunk)
         except OSError as error:

@@ -10,12 +10,12 @@ from pathlib import Path
 
 from dbbd_cli.core.errors import DataError
 from dbbd_cli.core.text import printable
-from dbbd_cli.data.findings import UNPRINTABLE, scan_folder, shortened
 from dbbd_cli.data.folder_entries import by_suffix, is_system_entry
 from dbbd_cli.data.images.formats import FORMAT_OF_SUFFIX, can_read, ways_to_read
 from dbbd_cli.data.images.listing import LINKED_FOLDER, is_linked_folder, list_class
 from dbbd_cli.data.images.url_grammar import synthetic_urls
 from dbbd_cli.data.images.url_table import read_url_table
+from dbbd_cli.data.problems import UNPRINTABLE, scan_folder, shortened
 
 MAX_CLASSES = 10_000
 """Most classes: an evaluation counts every pair, and a table whose labels are not classes has far more."""

@@ -12,8 +12,8 @@ from typing import IO
 
 from dbbd_cli.core.errors import DataError
 from dbbd_cli.core.text import printable
-from dbbd_cli.data.findings import UNPRINTABLE, shortened, unreadable
 from dbbd_cli.data.images.qr_code import MAX_BYTES
+from dbbd_cli.data.problems import UNPRINTABLE, shortened, unreadable
 
 # NUL stops the CSV reader of Python 3.10, so this stands for it until the row is judged; no text may use it.
 _NUL_MARK = "\ufdd0"

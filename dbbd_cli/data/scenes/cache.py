@@ -19,7 +19,7 @@ import numpy as np
 
 from dbbd_cli.core.errors import DataError
 from dbbd_cli.core.text import printable
-from dbbd_cli.data.array_cache import Arrays, cached_arrays, read_cached
+from dbbd_cli.data.array_cache import SUFFIX, Arrays, cached_arrays, read_arrays
 from dbbd_cli.data.scenes.normals import complete_normals, estimate_normals
 from dbbd_cli.data.scenes.reader import read_scene, scene_digest
 from dbbd_cli.data.scenes.scene import Scene
@@ -30,7 +30,6 @@ from dbbd_cli.data.scenes.trees.region_tree import RegionTree, cut_tree
 
 _VERSION = 4
 """Increase this when the same source and settings give different arrays."""
-_KIND = "scene"
 _NOTES = "notes"
 """Name of the array that holds everything else as the bytes of a JSON object."""
 _TREE = ("parent", "level", "center_idx", "indices", "indices_ptr")
@@ -133,17 +132,18 @@ def prepared_scene(ref: SceneRef, settings: SceneSettings, cache_dir: Path) -> P
         DataError: the file is missing, is not a scene, or has changed since `ref` was made.
         DiskError: the cache cannot be written.
     """
-    return _from_arrays(cached_arrays(cache_dir, _KIND, _key(ref, settings), lambda: _make(ref, settings), _is_whole))
+    return _from_arrays(cached_arrays(_path(ref, settings, cache_dir), lambda: _make(ref, settings), _is_whole))
 
 
 def scene_in_cache(ref: SceneRef, settings: SceneSettings, cache_dir: Path) -> PreparedScene | None:
     """The scene if the cache holds it, otherwise None."""
-    arrays = read_cached(cache_dir, _KIND, _key(ref, settings), _is_whole)
+    arrays = read_arrays(_path(ref, settings, cache_dir), _is_whole)
     return None if arrays is None else _from_arrays(arrays)
 
 
-def _key(ref: SceneRef, settings: SceneSettings) -> str:
-    return hashlib.sha256(json.dumps([_VERSION, ref.sha256, asdict(settings)]).encode()).hexdigest()[:32]
+def _path(ref: SceneRef, settings: SceneSettings, cache_dir: Path) -> Path:
+    key = hashlib.sha256(json.dumps([_VERSION, ref.sha256, asdict(settings)]).encode()).hexdigest()[:32]
+    return cache_dir / f"scene-{key}{SUFFIX}"
 
 
 def _make(ref: SceneRef, settings: SceneSettings) -> Arrays:

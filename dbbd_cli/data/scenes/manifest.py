@@ -13,9 +13,9 @@ from typing import Literal, TypeVar
 from dbbd_cli.core.errors import DataError
 from dbbd_cli.core.progress import Progress
 from dbbd_cli.core.text import counted, printable
-from dbbd_cli.data.findings import shortened
 from dbbd_cli.data.folder_entries import warn_of_unread
-from dbbd_cli.data.manifest import SPLITS, Manifest, Sample, assign_splits
+from dbbd_cli.data.manifest import SPLITS, Manifest, Sample
+from dbbd_cli.data.problems import shortened
 from dbbd_cli.data.scenes.cache import (
     PreparedScene,
     Room,
@@ -29,6 +29,7 @@ from dbbd_cli.data.scenes.cache import (
 from dbbd_cli.data.scenes.reader import scene_digest
 from dbbd_cli.data.scenes.scene import COLOR, NORMAL, Scene
 from dbbd_cli.data.scenes.sources import FollowLinks, SceneSource, choose_scenes, list_scenes, scene_path
+from dbbd_cli.data.splitting import assign_splits
 
 _T = TypeVar("_T")
 _R = TypeVar("_R")

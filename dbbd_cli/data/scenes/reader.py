@@ -29,7 +29,7 @@ from pathlib import Path
 
 from dbbd_cli.core.errors import DataError
 from dbbd_cli.core.text import printable
-from dbbd_cli.data.findings import why
+from dbbd_cli.data.problems import why
 from dbbd_cli.data.scenes.formats.npy import folder_files, read_archive, read_folder
 from dbbd_cli.data.scenes.formats.pkl import read_pickle
 from dbbd_cli.data.scenes.formats.ply import read_ply

@@ -13,11 +13,12 @@ from typing import Literal
 
 from dbbd_cli.core.errors import DataError
 from dbbd_cli.core.text import printable
-from dbbd_cli.data.findings import UNPRINTABLE, scan_folder, shortened, why
 from dbbd_cli.data.folder_entries import by_suffix, is_system_entry
-from dbbd_cli.data.manifest import SPLITS, assign_splits
+from dbbd_cli.data.manifest import SPLITS
+from dbbd_cli.data.problems import UNPRINTABLE, scan_folder, shortened, why
 from dbbd_cli.data.scenes.formats.npy import COORD_FILE, FOLDER_ARRAYS
 from dbbd_cli.data.scenes.reader import READERS
+from dbbd_cli.data.splitting import assign_splits
 
 FollowLinks = Literal["scenes", "all"]
 

@@ -27,7 +27,7 @@ class Dbbd:
 
     def make_manifest(self, config: DbbdConfig, progress: Progress) -> Manifest:
         """List the scenes with their splits."""
-        from dbbd_cli.data.cache_dir import cache_folder
+        from dbbd_cli.data.cache import cache_folder
         from dbbd_cli.data.scenes.cache import SceneSettings
         from dbbd_cli.data.scenes.manifest import make_room_manifest, make_scene_manifest
 

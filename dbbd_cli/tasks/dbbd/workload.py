@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from dbbd_cli.core.progress import Progress
-from dbbd_cli.data.cache_dir import cache_folder
+from dbbd_cli.data.cache import cache_folder
 from dbbd_cli.data.loader import BatchLoader
 from dbbd_cli.data.manifest import Manifest
 from dbbd_cli.data.scenes.cache import PreparedScene, SceneRef, SceneSettings, prepared_scene

@@ -27,7 +27,7 @@ class ImageClassification:
 
     def make_manifest(self, config: ImageClassificationConfig, progress: Progress) -> Manifest:
         """List the images and divide each class into splits."""
-        from dbbd_cli.data.cache_dir import cache_folder
+        from dbbd_cli.data.cache import cache_folder
         from dbbd_cli.data.images.manifest import make_manifest
 
         data = config.data

@@ -11,7 +11,7 @@ import torch
 from dbbd_cli.core.errors import ConfigError
 from dbbd_cli.core.progress import Progress
 from dbbd_cli.core.text import counted
-from dbbd_cli.data.cache_dir import cache_folder
+from dbbd_cli.data.cache import cache_folder
 from dbbd_cli.data.images.augment import Augmentation
 from dbbd_cli.data.images.dataset import ImageBatch, ImageDataset
 from dbbd_cli.data.images.manifest import prepare_manifest

@@ -1,7 +1,7 @@
 """Coverage-guided fuzzing of every reader: `python tests/reliability/fuzz/fuzz.py --cases 100000`.
 
-Each reader runs in a process of its own, which is started again where an input ends it. What is found is kept as a
-file; `--repeat FILE` reads it once more, without the fuzzer, and shows the traceback. Needs Atheris, on Linux or macOS.
+Each reader runs in its own process, which is restarted if an input ends it. An input that reveals a defect is kept as a
+file; `--repeat FILE` reads it again, without the fuzzer, and shows the traceback. Needs Atheris, on Linux or macOS.
 """
 
 # ruff: noqa: T201 - what it prints is its result
@@ -31,24 +31,24 @@ CASE_SECONDS = 2
 
 @dataclass
 class Outcome:
-    """What came of the cases of one reader."""
+    """The outcome of the cases of one reader."""
 
     reader: str
     cases: int = 0
     accepted: int = 0
     seconds: float = 0
     slowest: float = 0
-    """Seconds of processor time that the slowest case took, with the instrumentation."""
+    """Processor seconds of the slowest case, with instrumentation."""
     edges: int = 0
     features: int = 0
     findings: dict[str, Path] = field(default_factory=dict)
-    """What was found, to the input that shows it."""
+    """Each finding, with the input that shows it."""
     error: str = ""
-    """Why the cases could not be run."""
+    """Reason why the cases could not be run."""
 
 
 def fuzz(name: str, cases: int, out: Path, *, most_processes: int = 20) -> Outcome:
-    """Runs the cases of one reader, in one process after another where they end it."""
+    """Run the cases of one reader, in a new process whenever an input ends it."""
     outcome = Outcome(name)
     started = time.monotonic()
     in_memory = Path("/dev/shm")
@@ -87,20 +87,20 @@ def _start(
 
 
 def _add(outcome: Outcome, state: Path, log: str) -> None:
-    """Adds what a process wrote down before it ended."""
+    """Add the notes that a process wrote before it ended."""
     if state.exists():
-        told = json.loads(state.read_text(encoding="utf-8"))
-        outcome.cases += told["cases"]
-        outcome.accepted += told["accepted"]
-        outcome.slowest = max(outcome.slowest, told["slowest"])
-        for what, file in told["findings"].items():
+        notes = json.loads(state.read_text(encoding="utf-8"))
+        outcome.cases += notes["cases"]
+        outcome.accepted += notes["accepted"]
+        outcome.slowest = max(outcome.slowest, notes["slowest"])
+        for what, file in notes["findings"].items():
             _add_finding(outcome, what, Path(file))
     for edges, features in re.findall(r"cov: (\d+) ft: (\d+)", log):
         outcome.edges, outcome.features = max(outcome.edges, int(edges)), max(outcome.features, int(features))
 
 
 def _add_ending(outcome: Outcome, process: subprocess.CompletedProcess[str], out: Path) -> bool:
-    """Adds the input that ended a process; returns whether there is one, so that going on makes sense."""
+    """Add the input that ended a process; return whether there is one, so that it makes sense to continue."""
     code = process.returncode
     how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
     artifacts = re.findall(r"Test unit written to (\S+)", process.stderr)
@@ -115,7 +115,7 @@ def _add_ending(outcome: Outcome, process: subprocess.CompletedProcess[str], out
 
 
 def _add_finding(outcome: Outcome, what: str, file: Path) -> None:
-    """Adds a finding. One of time must show once more without the instrumentation, which makes everything slower."""
+    """Add a finding; one about time only if it recurs without the instrumentation, which slows everything down."""
     if "seconds" in what and what not in outcome.findings:
         command = [sys.executable, "-W", "ignore", __file__, "--repeat", str(file)]
         try:
@@ -128,7 +128,7 @@ def _add_finding(outcome: Outcome, what: str, file: Path) -> None:
 
 
 def table(outcomes: list[Outcome]) -> str:
-    """The outcomes for people."""
+    """Return the outcomes as a table."""
     head = ("reader", "cases", "accepted", "seconds", "edges", "features", "slowest ms", "findings")
     rows = [head] + [
         (
@@ -142,7 +142,7 @@ def table(outcomes: list[Outcome]) -> str:
 
 
 def repeat(file: Path) -> int:
-    """Reads one input again, without the fuzzer; an error that is not documented is shown with its traceback."""
+    """Read an input again, without the fuzzer; show the traceback of an undocumented error."""
     sys.path.insert(0, str(REPOSITORY))
     from fuzz_target import limit_memory
     from reader import examine
@@ -163,7 +163,7 @@ def _all_names() -> list[str]:
 
 
 def self_check(out: Path) -> list[str]:
-    """Looks for the planted defects; returns those that were missed, or told in other words."""
+    """Look for the planted defects; return those that were missed or reported differently."""
     from planted_readers import FINDINGS
 
     wrong = []
@@ -175,7 +175,7 @@ def self_check(out: Path) -> list[str]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Returns 1 where anything was found, 2 where nothing could be tried."""
+    """Return 1 if anything was found, 2 if nothing could be run."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("readers", nargs="*", metavar="READER", help=f"which; all of them by default: {_all_names()}")
     parser.add_argument("--cases", type=int, default=100_000, help="inputs for each reader")

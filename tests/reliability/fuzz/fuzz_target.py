@@ -1,4 +1,4 @@
-"""One process of the fuzzer: gives inputs to one reader, and writes down what it does with them."""
+"""A process of the fuzzer: gives inputs to a reader and records the results."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from typing import Any
 
 CASE_SECONDS = 2
 CASE_MEGABYTES = 300
-"""A case may make the process larger by this."""
+"""Memory by which a case may enlarge the process, in MB."""
 SPARE_MEGABYTES = 1500
-"""What a case can reserve at most, beside what the process has at its start."""
+"""Address space that a case can reserve, beyond that of the process at its start."""
 SAVE_EVERY = 500
 
 INSTRUMENTED = ["dbbd_cli", "planted_readers", "yaml", "zipfile", "PIL", "json"]
-"""Packages whose Python code is watched, so that inputs that reach new parts of it are kept."""
+"""Packages whose Python code is instrumented, so that inputs that reach new parts of it are kept."""
 
 
 def limit_memory() -> None:
-    """Makes a request for very much memory fail, where the system can do that."""
+    """Limit the address space, so that requests for very much memory fail, where the system supports that."""
     if sys.platform == "linux":
         import resource
 
@@ -34,7 +34,7 @@ def limit_memory() -> None:
 
 
 def peak_megabytes() -> float:
-    """The most memory that the process has used so far."""
+    """Return the peak memory of the process so far."""
     import resource
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -42,7 +42,7 @@ def peak_megabytes() -> float:
 
 
 class Notes:
-    """What happened so far; on disk too, for the process may be ended by what it reads."""
+    """Results so far, also on disk: an input may end the process."""
 
     def __init__(self, reader: str, state: Path, out: Path) -> None:
         self.reader = reader
@@ -51,7 +51,7 @@ class Notes:
         self.content: dict[str, Any] = {"cases": 0, "accepted": 0, "slowest": 0.0, "findings": {}}
 
     def found(self, what: str, data: bytes) -> None:
-        """Keeps the first input that shows something."""
+        """Keep the first input that shows a finding."""
         if what not in self.content["findings"]:
             path = self.out / f"{self.reader}-{hashlib.sha256(what.encode()).hexdigest()[:12]}"
             path.write_bytes(data)
@@ -65,7 +65,7 @@ class Notes:
 
 
 def described(error: BaseException) -> str:
-    """The kind of an error and the line of ours that it comes from: what is the same is one finding."""
+    """Return the type of an error and the line of this program it comes from, which identify a finding."""
     frames = traceback.extract_tb(error.__traceback__)
     ours = [frame for frame in frames if "dbbd_cli" in frame.filename or "planted" in frame.filename] or frames
     place = f"{Path(ours[-1].filename).name}:{ours[-1].lineno}" if ours else "?"
@@ -111,7 +111,7 @@ def main() -> None:
             what = f"{CASE_SECONDS} seconds" if used > CASE_SECONDS else f"{CASE_MEGABYTES} MB"
             notes.found(f"took more than {what}", data)
             notes.save()
-            os._exit(0)  # the next process goes on without this input, and with a peak of memory of its own
+            os._exit(0)  # the next process continues without this input, with its own peak of memory
         if notes.content["cases"] % SAVE_EVERY == 0 or notes.content["cases"] >= runs:
             notes.save()
 
@@ -119,7 +119,7 @@ def main() -> None:
     for seed in seeds:
         (corpus / hashlib.sha256(seed).hexdigest()[:16]).write_bytes(seed)
     limit_memory()
-    longest = max(4096, 2 * max(map(len, seeds)))  # what is longer than this is cut off, seeds too
+    longest = max(4096, 2 * max(map(len, seeds)))  # longer inputs are truncated, also seeds
     atheris.Setup([sys.argv[0], f"-max_len={longest}", *options], one_case, custom_mutator=mutator)
     atheris.Fuzz()
 

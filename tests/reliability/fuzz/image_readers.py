@@ -1,4 +1,4 @@
-"""Readers of pictures, and of the cache of prepared pictures."""
+"""Readers of pictures and of the image cache."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from reader import Reader, check_lines, require, write_once
 
 from dbbd_cli.core.progress import Silent
 
-# Only what looks for a cache, and not what makes one where there is none: that draws pictures.
+# Only the functions that look for a cache, not those that create one, which render pictures.
 from dbbd_cli.data.checked_file import append_checksums
 from dbbd_cli.data.images.cache import ImageRef, _done_before, _of, url_sha256
 from dbbd_cli.data.images.decode import ImageFileError, MissingReaderError, decode_image
@@ -45,7 +45,7 @@ PLAIN_NETPBM = (
 
 
 def pictures() -> list[bytes]:
-    """The smallest pictures of each format and of the modes that a format has."""
+    """Return the smallest pictures of each format, in each of its modes."""
     noise = random.Random(0).randbytes
     base = Image.frombytes("RGB", (9, 7), noise(189))
     gray = Image.frombytes("I;16", (9, 7), noise(126))
@@ -78,7 +78,7 @@ def pictures() -> list[bytes]:
 
 
 def sealed_png(data: bytes) -> bytes:
-    """The data with the checksum of every chunk made right, where it is a PNG."""
+    """Return the data with correct checksums of all chunks, if it is a PNG."""
     if not data.startswith(b"\x89PNG\r\n\x1a\n"):
         return data
     sealed, start = bytearray(data), 8
@@ -96,7 +96,7 @@ _SHAPE = (1, SIZE, SIZE)
 
 
 def image_cache(data: bytes, folder: Path) -> None:
-    """The record of bad pictures, beside the cache of the others; data that is no record is the cache itself."""
+    """Read the data as a record of bad pictures, or as a cache file if it is not a record."""
     whole, good = (folder / image_cache_name(refs) for refs in (_REFS, _REFS[1:]))
     if data[:1] == b"{":
         write_once(whole.with_suffix(".json"), data)

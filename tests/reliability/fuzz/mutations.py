@@ -1,4 +1,4 @@
-"""Small damages to valid inputs, chosen by whole numbers: by those of hypothesis, or those of a random generator."""
+"""Small mutations of valid inputs, selected by integers from hypothesis or from a random generator."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 from reader import Reader
 
 Step = tuple[int, int, int]
-"""Which damage, where, and with what; each from 0 to `MOST`."""
+"""Kind of mutation, position and content; each from 0 to `MOST`."""
 MOST = 2**16 - 1
 
 TEXT_NUMBERS = (
@@ -41,13 +41,13 @@ _VALUES: tuple[Any, ...] = (
 
 
 def mutated(reader: Reader, data: bytes, steps: Sequence[Step], others: Sequence[bytes]) -> bytes:
-    """The data after a few damages.
+    """Return the data after a few mutations.
 
     Args:
-        reader: what it is for.
+        reader: the reader of the data.
         data: a valid input.
-        steps: the damages.
-        others: further inputs, pieces of which are spliced in.
+        steps: the mutations.
+        others: other inputs, pieces of which are spliced in.
     """
     for kind, place, value in steps:
         is_json = reader.structured or (kind % 2 and data[:1] in (b"{", b"["))
@@ -112,7 +112,7 @@ def _byte_number(data: bytes, place: int, value: int, _: Sequence[bytes]) -> byt
 
 
 def _structure(data: bytes, place: int, value: int, others: Sequence[bytes]) -> bytes:
-    """Another value somewhere in a text of JSON, or in one line of several; other data is damaged in another way."""
+    """Change a value in a JSON text, or in a line of several; other data is mutated differently."""
     lines = data.split(b"\n")
     number = place % len(lines)
     for part, rest in ((data, None), (lines[number], lines)):
@@ -127,10 +127,10 @@ def _structure(data: bytes, place: int, value: int, others: Sequence[bytes]) -> 
 
 
 def _changed(root: Any, place: int, value: int) -> Any:
-    """The value with one of the values inside it replaced, removed, repeated or nested."""
+    """Return the value with one of its nested values replaced, removed, repeated or nested."""
     slots: list[tuple[Any, Any]] = [([root], 0)]
     holder = slots[0][0]
-    for container, key in slots:  # grows while it is gone through
+    for container, key in slots:  # grows during the iteration
         inner = container[key]
         keys = list(inner) if isinstance(inner, dict) else list(range(len(inner))) if isinstance(inner, list) else []
         slots += [(inner, key) for key in keys]

@@ -1,6 +1,6 @@
-"""Readers with a defect each, which the fuzzer has to find: what finds nothing may be looking at nothing."""
+"""Readers with planted defects, to check that the fuzzer can find any."""
 
-# ruff: noqa: SIM102 - each condition is a branch of its own
+# ruff: noqa: SIM102 - each condition is a separate branch
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from dbbd_cli.core.errors import DataError
 
 
 def raises(data: bytes, _: Path) -> None:
-    # Chance alone would need four thousand million cases: each right byte has to be kept.
+    # Chance alone would need four billion cases: inputs with another correct byte have to be kept.
     if data[:1] == b"B" and len(data) > 4:
         if data[1] == 0x75:
             if data[2] == 0x67:
@@ -23,7 +23,7 @@ def raises(data: bytes, _: Path) -> None:
 
 
 def _is_changed(data: bytes) -> bool:
-    """Whether the fourth byte is another one than in the seed."""
+    """Return whether the fourth byte differs from that of the seed."""
     return len(data) > 3 and data[3] != 0x41
 
 
@@ -57,7 +57,7 @@ def runs_out_of_memory(data: bytes, _: Path) -> None:
         try:
             bytes(10**12)
         except MemoryError as error:
-            raise DataError("told nicely") from error
+            raise DataError("well reported") from error
 
 
 def crashes(data: bytes, _: Path) -> None:
@@ -75,7 +75,7 @@ FINDINGS = {
     "runs_out_of_memory": ("it ran out of memory", 5_000),
     "crashes": ("ended the process", 5_000),
 }
-"""Each reader, what is to be said of it, and within how many cases."""
+"""Each reader, with the expected report and the number of cases within which it must appear."""
 
 _READ = (
     *(raises, raises_at_once, breaks_its_promise, says_two_lines),

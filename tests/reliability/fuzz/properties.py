@@ -1,4 +1,4 @@
-"""How property tests are run here: the same cases in every run, and nothing left behind."""
+"""Settings of property tests: the same cases in every run, and no files left behind."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ FULL = os.environ.get("DBBD_RELIABILITY") == "full"
 
 
 def cases(short: int, full: int) -> Callable[[Any], Any]:
-    """The number of cases of a property, and how they are chosen."""
+    """Return the settings of a property test with a number of cases."""
     return settings(
         max_examples=full if FULL else short,
         derandomize=True,
@@ -20,7 +20,7 @@ def cases(short: int, full: int) -> Callable[[Any], Any]:
         deadline=None,
         print_blob=True,
         phases=(Phase.generate, Phase.shrink),
-        # Files are read again and again in one folder, and a busy machine is no failure.
+        # The cases of a test share a folder, and a busy machine is not a failure.
         suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.function_scoped_fixture],
     )
 

@@ -1,4 +1,4 @@
-"""What is asked of everything that reads: a sound result, or the error that is documented, in one printable line."""
+"""The contract of every reader: a valid result, or the documented error in one printable line."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ from pathlib import Path
 from dbbd_cli.core.errors import DbbdError
 
 SHARED = Path(__file__).parents[3] / ".." / "shared"
-"""Real data beside the repository, where there is some."""
+"""Real data next to the repository, if available."""
 
 MOST_CHARACTERS = 2000
-"""A message is a line for people, whatever stood in the file; the path of the file is part of it."""
+"""Limit on the length of a message, which includes the path of the file."""
 
 _LINE_BREAKING = frozenset({"Cc", "Cs", "Zl", "Zp"})
 
 
 @dataclass(frozen=True)
 class Reader:
-    """Something of the program that reads what others may have written.
+    """A part of the program that reads untrusted input.
 
     Args:
-        name: what it is called in tables.
-        read: reads the bytes, as a file in the given empty folder or as they are, and raises `BrokenPromiseError` where
-            the result is not what the documentation says.
-        seeds: valid inputs.
-        documented: the errors that the documentation names; their subclasses are others.
-        seal: makes the checksums inside an input right, so that what they protect is reached.
-        structured: inputs are texts in JSON that stand for values in memory: only values in them are damaged.
+        name: its name in tables.
+        read: reads the bytes, directly or as a file in the given empty folder, and raises `BrokenPromiseError` if the
+            result contradicts the documentation.
+        seeds: returns valid inputs.
+        documented: the documented errors, not including their subclasses.
+        seal: corrects the checksums in an input, so that the code behind them is reached.
+        structured: whether inputs are JSON texts that represent values in memory: only their values are mutated.
     """
 
     name: str
@@ -42,21 +42,21 @@ class Reader:
 
 
 class BrokenPromiseError(AssertionError):
-    """A reader gave something that it should not have given."""
+    """The result of a reader contradicts its documentation."""
 
 
 def require(holds: object, what: str) -> None:
-    """Raises where a promise is broken."""
+    """Raise BrokenPromiseError unless a promise holds."""
     if not holds:
         raise BrokenPromiseError(what)
 
 
 def examine(reader: Reader, data: bytes, folder: Path) -> bool:
-    """Reads an input; returns whether it was accepted.
+    """Read an input; return whether it was accepted.
 
     Raises:
-        BrokenPromiseError: the result, or the message of the error, is not as it should be.
-        Exception: whatever else the reader raised, which is a defect too.
+        BrokenPromiseError: the result or the error message is invalid.
+        Exception: anything else that the reader raises, which is a defect, too.
     """
     try:
         reader.read(data, folder)
@@ -71,7 +71,7 @@ def examine(reader: Reader, data: bytes, folder: Path) -> bool:
 
 
 def check_error(error: BaseException) -> None:
-    """An error for people says something, in one printable line; its details may have several."""
+    """Check that the message of an error is one printable line; its details may have several."""
     message = error.message if isinstance(error, DbbdError) else str(error)
     require(message.strip(), "the error has no message")
     check_line(message)
@@ -80,7 +80,7 @@ def check_error(error: BaseException) -> None:
         for detail in error.details:
             for line in detail.split("\n"):
                 check_line(line)
-    # A small file that makes the program run out of memory was trusted too much, even where that is then told nicely.
+    # A small file must not make the program run out of memory, even if the error is well reported.
     cause: BaseException | None = error
     while cause is not None:
         require(not isinstance(cause, MemoryError), "it ran out of memory")
@@ -88,20 +88,20 @@ def check_error(error: BaseException) -> None:
 
 
 def check_line(text: str) -> None:
-    """Raises where text could break a line, or the terminal, or fill a screen."""
+    """Raise if a text could break a line, disturb the terminal or fill the screen."""
     bad = [char for char in text if unicodedata.category(char) in _LINE_BREAKING]
     require(not bad, f"characters that are not printable: {text[:200]!r}")
     require(len(text) <= MOST_CHARACTERS, f"a line of so many characters ({len(text):,}): {text[:60]!r}")
 
 
 def check_lines(texts: Iterable[str]) -> None:
-    """`check_line` for each."""
+    """Apply `check_line` to each text."""
     for text in texts:
         check_line(text)
 
 
 def write_once(path: Path, data: bytes) -> Path:
-    """Writes an input as a file; quicker than making a new one."""
+    """Write an input to a file, reusing an existing one, which is faster."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_BINARY", 0)
     file = os.open(path, flags, 0o600)
     try:

@@ -1,4 +1,4 @@
-"""Everything that reads files, or text, that others may have written."""
+"""All readers of untrusted files and text, by module."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ NAMES = {
         *("tensors", "checkpoint", "bare_weights", "run", "train_state", "resumed_history", "environment"),
     ),
 }
-"""The readers in each module: loading a module may take seconds."""
+"""The readers in each module; importing a module may take seconds."""
 
 PLANTED = {
     "planted_readers": (
@@ -28,10 +28,10 @@ PLANTED = {
         *("is_slow", "fills_the_memory", "runs_out_of_memory", "crashes"),
     )
 }
-"""Readers with a defect."""
+"""Readers with planted defects."""
 
 
 def reader_named(name: str) -> Reader:
-    """The reader of a name."""
+    """Return a reader by name."""
     module = next(module for module, names in (NAMES | PLANTED).items() if name in names)
     return next(reader for reader in import_module(module).READERS if reader.name == name)

@@ -1,4 +1,4 @@
-"""Readers of scenes: PLY, pickles, arrays, folders, trees, and the cache of prepared scenes. N: points of a scene."""
+"""Readers of scenes: PLY, pickles, arrays, folders, trees, and the scene cache. N: points of a scene."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ import scene_seeds as seeds
 from reader import Reader, require, write_once
 
 from dbbd_cli.core.errors import DataError
-from dbbd_cli.data.array_cache import read_cached
-from dbbd_cli.data.array_file import read_npy, read_npz
+from dbbd_cli.data.array_cache import read_arrays
 from dbbd_cli.data.scenes.cache import SceneRef, stored_tree
+from dbbd_cli.data.scenes.formats.numpy_files import npz_names, read_npy, read_npz
 from dbbd_cli.data.scenes.formats.ply import read_vertices
 from dbbd_cli.data.scenes.pickles.arrays import load_plain
 from dbbd_cli.data.scenes.pickles.parts import RefusedPickleError, StandIn, Unbuilt
@@ -35,7 +35,7 @@ def ply(data: bytes, folder: Path) -> None:
     require(columns and len({len(column) for column in columns.values()}) == 1, "columns differ in length")
     for column in columns.values():
         check_numbers(column, MOST)
-        require(column.ndim == 1 and column.dtype.isnative, "a column is no row of native numbers")
+        require(column.ndim == 1 and column.dtype.isnative, "a column is not a row of native numbers")
 
 
 def npy(data: bytes, folder: Path) -> None:
@@ -43,16 +43,15 @@ def npy(data: bytes, folder: Path) -> None:
 
 
 def npz(data: bytes, folder: Path) -> None:
-    arrays = read_npz(write_once(folder / "a.npz", data), NAMES, MOST)
-    require(arrays.keys() <= set(NAMES), "an array was not asked for")
-    for array in arrays.values():
-        check_numbers(array, MOST)
+    path = write_once(folder / "a.npz", data)
+    for name in set(npz_names(path)) & set(NAMES):
+        check_numbers(read_npz(path, name, MOST), MOST)
 
 
 def check_numbers(array: Any, most: int) -> None:
-    require(type(array) is np.ndarray and array.dtype.kind in "biuf", "it is no array of numbers")
+    require(type(array) is np.ndarray and array.dtype.kind in "biuf", "not an array of numbers")
     require(array.size <= most, "it has more values than are allowed")
-    array.tobytes()  # touches each of its bytes
+    array.tobytes()  # reads every byte
 
 
 def pickled(data: bytes, _: Path) -> None:
@@ -74,7 +73,7 @@ def pickled(data: bytes, _: Path) -> None:
 
 
 def scene_file(suffix: str) -> Any:
-    """A reader of scenes in files with the suffix."""
+    """Return a reader of scene files with a suffix."""
 
     def read(data: bytes, folder: Path) -> None:
         path = write_once(folder / f"a{suffix}", data)
@@ -88,7 +87,7 @@ def scene_file(suffix: str) -> Any:
 
 
 def scene_folder(data: bytes, folder: Path) -> None:
-    """Each array that begins in the data is a file of the folder."""
+    """Read the data as a folder, with a file for each array that begins in it."""
     (path := folder / "a").mkdir(exist_ok=True)
     before, *arrays = data.split(seeds.MAGIC)
     names = ("coord", "normal", "color", "segment", "segment20")
@@ -100,7 +99,7 @@ def scene_folder(data: bytes, folder: Path) -> None:
 
 
 def check_scene(scene: Scene, name: str) -> None:
-    """What the documentation of `Scene` says."""
+    """Check a scene against the documentation of `Scene`."""
     count = len(scene.coord)
     require(scene.name == name and count >= 4, "it has too few points")
     _check_table(scene.coord, (count, 3), np.float32, -math.inf, math.inf)
@@ -116,7 +115,7 @@ def check_scene(scene: Scene, name: str) -> None:
         _check_table(scene.color, (count, 3), np.float32, 0, 1)
     if scene.segment is not None:
         _check_table(scene.segment, (count,), np.int64, -1, 2**31)
-    require(scene.hierarchy is None or isinstance(scene.hierarchy, dict), "its tree is no dict")
+    require(scene.hierarchy is None or isinstance(scene.hierarchy, dict), "its tree is not a dict")
 
 
 def _check_table(array: Any, shape: tuple[int, ...], dtype: type, low: float, high: float) -> None:
@@ -136,7 +135,7 @@ def flat(data: bytes, _: Path) -> None:
 
 
 def check_regions(tree: RegionTree, num_points: int) -> None:
-    """Compares the points of each region with those of its children, as sets."""
+    """Compare the points of each region with those of its children, as sets."""
     members = [tree.region(row).tolist() for row in range(tree.num_regions)]
     require(sorted(members[0]) == list(range(num_points)), "the root does not hold every point once")
     require((tree.parent[0], tree.level[0]) == (-1, 0), "the root is not the first region")
@@ -150,15 +149,14 @@ def check_regions(tree: RegionTree, num_points: int) -> None:
 
 
 def array_cache(data: bytes, folder: Path) -> None:
-    """A file of the cache; a header in JSON gets a body, and the checksum that it would have."""
+    """Read a cache file; a JSON header is completed with a body and its checksum."""
     if data[:1] == b"[":
         body = bytes(range(256))
         checksum = zlib.crc32(body, zlib.crc32(data))
         header = json.dumps({"arrays": data.decode("latin1"), "crc32": checksum}).encode()
         content = b"dbbdarr1" + len(header).to_bytes(8, "little") + header
         data = content.ljust(-(-len(content) // 64) * 64, b"\0") + body
-    write_once(folder / "scene-a.arrays", data)
-    arrays = read_cached(folder, "scene", "a", lambda _: True)
+    arrays = read_arrays(write_once(folder / "scene-a.arrays", data), lambda _: True)
     for array in (arrays or {}).values():
         require(type(array) is np.ndarray and not array.dtype.hasobject, "an odd array")
         array.tobytes()

@@ -1,4 +1,4 @@
-"""Small valid scenes in every form that is read, and values made of JSON, from which odder ones are made."""
+"""Small valid scenes in every supported format, and values in JSON, from which odd ones are made."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def ply_files() -> list[bytes]:
 
 
 def _points_with_lists(form: str, order: str) -> list[bytes]:
-    """As OpenMVS writes them, and with a header as Rhino writes it; of equal and of different lengths."""
+    """Return PLY files as OpenMVS and Rhino write them, with lists of equal and of different lengths."""
     files = []
     for lengths, newline in (((2, 2, 2, 2), "\r"), ((0, 3, 1, 2), "\n")):
         head = ["ply", f"format {form} 1.0", "element vertex 4", *(f"property float {axis}" for axis in "xyz")]
@@ -96,7 +96,7 @@ def _points_with_lists(form: str, order: str) -> list[bytes]:
 
 
 def _shortened_scan(path: Path) -> bytes:
-    """A real scan with its first rows only."""
+    """Return the first rows of a real scan."""
     head, end, body = path.read_bytes().partition(b"end_header\n")
     count = head.partition(b"element vertex ")[2].partition(b"\n")[0]
     return head.replace(b"vertex " + count, b"vertex 8", 1) + end + body[: 8 * 64]
@@ -123,13 +123,13 @@ def npz_files() -> list[bytes]:
 
 
 def sealed_zip(data: bytes) -> bytes:
-    """The archive with the checksum of every member that is stored uncompressed made right."""
+    """Return the archive with correct checksums of all uncompressed members."""
     sealed = bytearray(data)
     checksums, start = {}, 0
     while (start := data.find(b"PK\x03\x04", start)) >= 0 and start + 30 <= len(data):
         size, name, extra = struct.unpack_from("<I4xHH", data, start + 18)
         body = start + 30 + name + extra
-        if size in (0, 2**32 - 1):  # written as a stream: its size stands elsewhere
+        if size in (0, 2**32 - 1):  # written as a stream: its size is elsewhere
             end = data.find(b"PK", body)
             size = max(end - body, 0)
         checksums[start] = zlib.crc32(data[body : body + size])
@@ -177,7 +177,7 @@ def nested_trees() -> list[bytes]:
 
 
 def nested_of(data: bytes) -> Any:
-    """The value of a text in JSON; {"array": [...], "dtype": D} is an array in it, {"same": N} the dict number N."""
+    """Return the value of a JSON text; {"array": [...], "dtype": D} is an array, {"same": N} the dict number N."""
     try:
         root = json.loads(data)
     except (ValueError, RecursionError):
@@ -203,7 +203,7 @@ def nested_of(data: bytes) -> Any:
 def _array_of(value: dict[str, Any]) -> Any:
     try:
         return np.array(value["array"], dtype=value.get("dtype"))
-    except Exception:  # whatever numpy says of it: it is no array then
+    except Exception:  # whatever numpy raises: it is not an array then
         return value["array"]
 
 
@@ -213,19 +213,20 @@ def flat_trees() -> list[bytes]:
 
 
 def flat_of(data: bytes) -> list[np.ndarray]:
-    """The arrays of a tree, of whatever shapes."""
+    """Return the arrays of a tree, of any shape."""
     types = ("i4", "i4", "i4", "i4", "i8")
     try:
         content = json.loads(data)
         return [np.array(content[name], dtype) for name, dtype in zip(FLAT, types, strict=True)]
-    except Exception:  # they cannot be of these types
+    except Exception:  # these types do not fit
         return [np.array(0)] * len(FLAT)
 
 
 def cache_files() -> list[bytes]:
     arrays = {"coord": COORD, "parent": np.array(FLAT["parent"], "i4")}
     with tempfile.TemporaryDirectory() as folder:
-        cached_arrays(Path(folder), "scene", "a", lambda: arrays, lambda _: True)
-        whole = (Path(folder) / "scene-a.arrays").read_bytes()
+        path = Path(folder) / "scene-a.arrays"
+        cached_arrays(path, lambda: arrays, lambda _: True)
+        whole = path.read_bytes()
     header = json.dumps([["coord", "<f4", [6, 3]], ["parent", "<i4", [5]]]).encode()
     return [whole, header]

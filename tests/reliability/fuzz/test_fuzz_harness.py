@@ -1,4 +1,4 @@
-"""The coverage-guided fuzzer finds what was planted for it to find."""
+"""The coverage-guided fuzzer finds planted defects, and keeps what it finds."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ def test_planted_defects_are_found(tmp_path: Path) -> None:
     assert fuzz("--self-check", folder=tmp_path) == (0, "planted defects: 8 of 8 found\n")
 
 
-def test_a_finding_is_kept_counted_and_can_be_repeated(tmp_path: Path) -> None:
-    code, said = fuzz("says_two_lines", "crashes", "--cases", "3000", "--out", "found", folder=tmp_path)
+def test_a_finding_is_kept_and_counted_and_can_be_repeated(tmp_path: Path) -> None:
+    code, output = fuzz("says_two_lines", "crashes", "--cases", "3000", "--out", "found", folder=tmp_path)
     assert code == 1
-    assert "says_two_lines: BrokenPromiseError" in said
-    assert "crashes: ended the process" in said
+    assert "says_two_lines: BrokenPromiseError" in output
+    assert "crashes: ended the process" in output
     (kept,) = (tmp_path / "found").glob("says_two_lines-*")
-    code, said = fuzz("--repeat", str(kept), folder=tmp_path)
+    code, output = fuzz("--repeat", str(kept), folder=tmp_path)
     assert code == 1
-    assert "characters that are not printable: 'one\\ntwo'" in said
+    assert "characters that are not printable: 'one\\ntwo'" in output

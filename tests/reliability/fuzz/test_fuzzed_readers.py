@@ -1,4 +1,4 @@
-"""Whatever a file holds, its reader gives a sound result or the documented error. Inputs are the same in every run."""
+"""Whatever a file contains, its reader returns a valid result or raises the documented error."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from readers import NAMES, reader_named
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
-# Drawn as bytes, which is quicker than numbers by far.
+# Drawn as bytes, which is much faster than as integers.
 _STEPS = (st.binary(min_size=6, max_size=6) | st.binary(min_size=12, max_size=24)).map(
     lambda raw: list(struct.iter_unpack("<3H", raw[: len(raw) // 6 * 6]))
 )
@@ -33,7 +33,7 @@ _STRUCTURES = st.recursive(
 
 @st.composite
 def inputs(draw: st.DrawFn, reader: Reader, seeds: Sequence[bytes]) -> bytes:
-    """Six times in eight a valid input with a few damages, else an arbitrary structure, arbitrary text, or bytes."""
+    """Return mutated valid inputs in six of eight cases, otherwise arbitrary structures, text or bytes."""
     kind = draw(st.integers(0, 7))
     if kind < 6:
         return mutated(reader, draw(st.sampled_from(seeds)), draw(_STEPS), seeds)
@@ -44,7 +44,7 @@ def inputs(draw: st.DrawFn, reader: Reader, seeds: Sequence[bytes]) -> bytes:
 
 
 def fuzz(reader: Reader, folder: Path) -> tuple[int, int]:
-    """Gives the inputs to the reader; returns how many there were, and how many of them it accepted."""
+    """Give inputs to the reader; return how many there were and how many it accepted."""
     given_inputs = accepted = 0
 
     @fuzzed
@@ -59,10 +59,10 @@ def fuzz(reader: Reader, folder: Path) -> tuple[int, int]:
 
 
 @pytest.mark.parametrize("name", [name for names in NAMES.values() for name in names])
-def test_every_input_is_read_or_refused_as_documented(
+def test_every_input_is_accepted_or_refused_as_documented(
     name: str, report: Callable[[str], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.chdir(tmp_path)  # what the shell offers depends on the folder
+    monkeypatch.chdir(tmp_path)  # completion depends on the current folder
     reader = reader_named(name)
     for seed in reader.seeds():
         assert examine(reader, seed, tmp_path), "a valid input is refused"

@@ -1,4 +1,4 @@
-"""What was written in a form that is read is read as it was written: settings, tables, lists, and what a run keeps."""
+"""Settings, tables, manifests and the records of a run read back equal to what was written."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from test_round_trips import plain_values, same
 from dbbd_cli import __version__
 from dbbd_cli.cli.completion import complete
 from dbbd_cli.config.load import dump_config, parse_override
-from dbbd_cli.data.findings import UNPRINTABLE
 from dbbd_cli.data.images.url_table import read_url_table
 from dbbd_cli.data.manifest import Manifest, Sample
+from dbbd_cli.data.problems import UNPRINTABLE
 from dbbd_cli.engine import environment
 from dbbd_cli.engine.checkpoint.files import WRITER, load_checkpoint, save_checkpoint
 from dbbd_cli.engine.runtime import choose_runtime
@@ -153,7 +153,7 @@ def test_what_the_shell_offers(tmp_path: Path, names: list[str], data: st.DataOb
         path.unlink()
     for name in names:
         (tmp_path / f"{name}.pth").touch()
-    assume(len(list(tmp_path.iterdir())) == len(names))  # some systems take names for equal that are not
+    assume(len(list(tmp_path.iterdir())) == len(names))  # some systems treat different names as equal
     typed = data.draw(st.sampled_from(names or [""]))[:2]
     expected = sorted(f"{tmp_path}/{name}.pth" for name in names if name.startswith(typed))
     assert sorted(value for value, _ in complete.target(f"{tmp_path}/{typed}")) == expected

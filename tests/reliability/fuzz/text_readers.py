@@ -1,4 +1,4 @@
-"""Readers of text: configurations, tables, lists of samples, what a run leaves behind, and what is typed."""
+"""Readers of text: configurations, tables, manifests, the records of a run, and command lines."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from scene_seeds import sealed_zip
 from dbbd_cli.cli.completion import complete
 from dbbd_cli.config.load import dump_config, parse_override
 from dbbd_cli.core.errors import CheckpointError, ConfigError, DataError
-from dbbd_cli.data.findings import UNPRINTABLE
 from dbbd_cli.data.images.sources import list_folder
 from dbbd_cli.data.images.url_grammar import host_of
 from dbbd_cli.data.images.url_table import read_url_table
 from dbbd_cli.data.manifest import SPLITS, Manifest
+from dbbd_cli.data.problems import UNPRINTABLE
 from dbbd_cli.data.scenes.sources import list_scenes
 from dbbd_cli.report.check import evaluation_problem
 from dbbd_cli.report.run import read_evaluation, read_run, run_labels
@@ -29,7 +29,7 @@ from dbbd_cli.tasks.configs import SCHEMAS, config_from_mapping, load_config
 
 def config(data: bytes, folder: Path) -> None:
     loaded = load_config(str(write_once(folder / "a.yaml", data)))
-    require(type(loaded) in SCHEMAS.values(), "it is no configuration")
+    require(type(loaded) in SCHEMAS.values(), "it is not a configuration")
     again = load_config(str(write_once(folder / "b.yaml", dump_config(loaded).encode("utf-8", "surrogatepass"))))
     require(again == loaded, "it is not read back as it was written")
 
@@ -37,7 +37,7 @@ def config(data: bytes, folder: Path) -> None:
 def mapping(data: bytes, _: Path) -> None:
     values = seeds.json_of(data)
     loaded = config_from_mapping(values, origin="ckpt.pth")
-    require(type(loaded) in SCHEMAS.values(), "it is no configuration")
+    require(type(loaded) in SCHEMAS.values(), "it is not a configuration")
 
 
 def override(data: bytes, _: Path) -> None:
@@ -85,7 +85,7 @@ def _check_run(folder: Path) -> None:
     check_lines(run_labels([run]))
     numbers = [row["epoch"] for row in run.epochs]
     require(numbers and numbers == sorted(set(numbers)), "its epochs are not in order")
-    require(run.best_epoch is None or run.best_epoch in numbers, "its best epoch is none of them")
+    require(run.best_epoch is None or run.best_epoch in numbers, "its best epoch is not among them")
     for row in run.epochs:
         for split in ("train", "val"):
             values = [*row[split].values(), row.get("learning_rate")]
@@ -111,7 +111,7 @@ def _only(path: Path, data: bytes) -> Path:
 
 
 def folders(data: bytes, folder: Path) -> None:
-    """A tree of files: a run folder, a folder of classes or of scenes, and what the shell offers in it."""
+    """Read a tree of files as a run folder, a folder of classes or scenes, and for shell completion."""
     root = seeds.make_tree(seeds.json_of(data), folder)
     for typed in ("", "runs/"):
         _check_offers(complete.target(f"{root}{os.sep}{typed}"), "")

@@ -1,4 +1,4 @@
-"""Small valid texts of every kind that is read: configurations, tables, lists, what a run leaves behind, folders."""
+"""Small valid texts of every kind: configurations, tables, manifests, records of a run, folders."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ data:
 
 
 def histories() -> list[bytes]:
-    """One, and one whose rows are in another order, with a line that is torn."""
+    """Return a history, and one with rows in a different order and an incomplete line."""
     lines = HISTORY.splitlines(keepends=True)
     return [HISTORY, b"".join([*lines[::-1], lines[1], lines[0][:20]])]
 
@@ -156,7 +156,7 @@ def typed() -> list[bytes]:
 
 
 def json_of(data: bytes) -> Any:
-    """The value of a text in JSON; a value of another kind where it is none."""
+    """Return the value of a JSON text; a different kind of value if it is invalid."""
     try:
         return json.loads(data)
     except (ValueError, RecursionError):
@@ -164,7 +164,7 @@ def json_of(data: bytes) -> Any:
 
 
 def make_tree(content: Any, folder: Path) -> Path:
-    """Makes files, folders and links (`{"same": TARGET}`), as far as the system has such names, in a new folder."""
+    """Create files, folders and links (`{"same": TARGET}`) in a new folder, if the system allows the names."""
     root = folder / "tree"
     shutil.rmtree(root, ignore_errors=True)
     root.mkdir()
@@ -183,6 +183,6 @@ def make_tree(content: Any, folder: Path) -> Path:
                     waiting.append((path, value))
                 else:
                     path.write_bytes(str(value).encode("utf-8", "surrogatepass"))
-            except (OSError, ValueError):  # a name that no file can have
+            except (OSError, ValueError):  # not a valid file name
                 continue
     return root

@@ -1,3 +1,5 @@
+"""Errors that mean a lack of memory are recognized, and limits are named with the command that raises them."""
+
 from __future__ import annotations
 
 import errno
@@ -21,14 +23,14 @@ pytestmark = pytest.mark.skipif(os.name != "posix", reason="limits of POSIX")
         ImportError("libtorch_cpu.so: failed to map segment from shared object"),
     ],
 )
-def test_errors_that_mean_that_memory_is_short(error: Exception) -> None:
+def test_errors_of_all_libraries_about_a_lack_of_memory_are_recognized(error: Exception) -> None:
     assert limits.is_out_of_memory(error)
     wrapped = RuntimeError("something failed")
     wrapped.__cause__ = error
     assert limits.is_out_of_memory(wrapped)
 
 
-def test_other_errors(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_errors_count_only_under_a_memory_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     unclear = RuntimeError("could not create a primitive")
     for error in (OSError(errno.ENOSPC, "No space left on device"), ValueError("x"), SystemError("x"), unclear):
         assert not limits.is_out_of_memory(error)
@@ -37,12 +39,12 @@ def test_other_errors(monkeypatch: pytest.MonkeyPatch) -> None:
     assert limits.is_out_of_memory(SystemError("error return without exception set"))
 
 
-def test_the_limit_is_named_where_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_memory_limit_is_named_if_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "_limit", lambda _: float("inf"))
-    assert limits.memory_advice() == "end other programs, or use a machine with more memory"
+    assert limits.memory_advice() == "close other programs, or use a machine with more memory"
     limits.require_memory(1 << 62)
     monkeypatch.setattr(limits, "_limit", lambda _: 3e9)
-    assert limits.memory_advice() == "this shell allows 3,000 MB of address space: raise that with ulimit -v"
+    assert limits.memory_advice() == "this shell allows 3,000 MB of address space: raise it with ulimit -v"
     limits.require_memory(1 << 12)
     with pytest.raises(MemoryError):
         limits.require_memory(1 << 62)

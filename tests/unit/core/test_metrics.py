@@ -1,3 +1,5 @@
+"""The name of a metric tells whether it is a share and which of its values are better."""
+
 from __future__ import annotations
 
 import pytest
@@ -18,7 +20,7 @@ from dbbd_cli.core.metrics import best_of, cost, describe_with_best, higher_is_b
         ("effective_rank", False, False),
     ],
 )
-def test_the_meaning_of_names(name: str, share: bool, high: bool) -> None:
+def test_properties_follow_from_the_name(name: str, share: bool, high: bool) -> None:
     assert (is_share(name), higher_is_better(name)) == (share, high)
     assert superlative(name) == ("highest" if high else "lowest")
     assert cost(name, 0.25) == (-0.25 if high else 0.25)

@@ -1,4 +1,4 @@
-"""Commands that a person can copy from the terminal."""
+"""Commands shown on the terminal can be copied into a shell, even if the current folder is gone."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from dbbd_cli.core.paths import command_line, leave_missing_folder, resume_comma
 from dbbd_cli.core.text import printable
 
 
-@pytest.mark.skipif(os.name == "nt" or shutil.which("bash") is None, reason="there is no bash")
+@pytest.mark.skipif(os.name == "nt" or shutil.which("bash") is None, reason="needs bash")
 @pytest.mark.parametrize(
     "word", ["a", "a b", "it's", "a\nb", "it's \x1b[2J\\x", "\u202eabc", "caf\u00e9", "a\udc80b", "-r", ""]
 )
-def test_a_shell_reads_the_words_that_were_meant(word: str) -> None:
+def test_a_shell_reads_the_intended_words(word: str) -> None:
     command = command_line("printf", "%s", word)
     assert printable(command) == command
     said = subprocess.run(["bash", "-c", command], capture_output=True, check=True).stdout
@@ -26,7 +26,7 @@ def test_a_shell_reads_the_words_that_were_meant(word: str) -> None:
 
 
 @pytest.mark.skipif(os.name == "nt", reason="the current folder cannot be removed there")
-def test_the_current_folder_may_be_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_commands_are_shown_and_run_in_a_removed_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "gone").mkdir()
     monkeypatch.chdir(tmp_path / "gone")
     (tmp_path / "gone").rmdir()
@@ -41,16 +41,16 @@ def test_the_current_folder_may_be_gone(tmp_path: Path, monkeypatch: pytest.Monk
     assert ended.stderr == "Error: the current folder no longer exists\nChange to another one, or give full paths.\n"
 
 
-def test_a_folder_is_not_taken_for_an_option(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_that_begins_with_a_dash_is_not_taken_for_an_option(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     assert resume_command(tmp_path / "-r") == "dbbd resume ./-r"
     assert resume_command(tmp_path / "runs" / "-r", "--epochs", "3") == "dbbd resume runs/-r --epochs 3"
 
 
 @pytest.mark.skipif(os.name == "nt", reason="the current folder cannot be removed there")
-def test_a_removed_current_folder_is_left_for_one_that_is_not_part_of_the_package(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_removed_current_folder_is_left_for_the_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "gone").mkdir()
     monkeypatch.chdir(tmp_path / "gone")
     leave_missing_folder()

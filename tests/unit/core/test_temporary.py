@@ -1,4 +1,4 @@
-"""Files of killed processes are removed, and files of living ones stay, whatever the clocks say."""
+"""Leftovers of killed processes are removed and files of living ones stay, whatever the clocks say."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ child = None
 if sys.argv[2] == "fork":
     reading, writing = os.pipe()
     child = os.fork()
-    os.read(reading, 1) if child else os.write(writing, b"x")  # it runs
+    os.read(reading, 1) if child else os.write(writing, b"x")  # it is running
 elif sys.argv[2] == "program":
     child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], stdout=subprocess.DEVNULL).pid
 if child != 0:
@@ -55,7 +55,7 @@ NUM_MADE = 4
 
 @contextmanager
 def process_that_holds(folder: Path, child: str = "none") -> Iterator[tuple[subprocess.Popen[str], int | None]]:
-    """A process that holds files and folders, and the ID of a child process, if any."""
+    """Start a process that holds files and folders; yields it and the ID of its child process, if any."""
     process = subprocess.Popen(
         [sys.executable, "-c", MAKE, str(folder), child], stdout=subprocess.PIPE, text=True,
         env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])},
@@ -63,18 +63,18 @@ def process_that_holds(folder: Path, child: str = "none") -> Iterator[tuple[subp
     number = None
     try:
         assert process.stdout is not None
-        told = process.stdout.readline().strip()
-        number = None if told == "None" else int(told)
+        answer = process.stdout.readline().strip()
+        number = None if answer == "None" else int(answer)
         yield process, number
     finally:
         process.kill()
         if number is not None:
-            os.kill(number, signal.SIGKILL)  # it may have the other end of the pipe
+            os.kill(number, signal.SIGKILL)  # it may hold the other end of the pipe
         process.communicate()
 
 
 def left_over(path: Path, *, folder: bool = False, machine: str | None = None) -> Path:
-    """A temporary file or folder that is not held, with the process ID of a living process."""
+    """Create a temporary file or folder that is not held, named with the ID of a living process."""
     path = temporary_path(path)
     if machine is not None:
         path = path.with_name(re.sub("-[0-9a-f]{8}-", f"-{machine}-", path.name))
@@ -83,7 +83,7 @@ def left_over(path: Path, *, folder: bool = False, machine: str | None = None) -
 
 
 @pytest.mark.parametrize("years", [-50, -1, 0, 1, 50])
-def test_a_living_process_keeps_its_files_and_a_dead_one_does_not_whatever_the_clocks_say(
+def test_files_of_a_living_process_stay_and_those_of_a_dead_one_go_whatever_the_clocks_say(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, years: int
 ) -> None:
     seconds = years * 365 * 24 * 3600
@@ -108,25 +108,25 @@ def test_children_of_a_dead_process_hold_nothing(tmp_path: Path, child: str) -> 
         assert number is not None
         process.kill()
         process.wait()
-        os.kill(number, 0)  # it lives
+        os.kill(number, 0)  # it is alive
         remove_strays(tmp_path)
         assert [path.name for path in tmp_path.iterdir()] == ["ckpt.pth"]
 
 
-def test_a_process_that_is_stopped_keeps_its_files(tmp_path: Path) -> None:
+def test_files_of_a_stopped_process_stay(tmp_path: Path) -> None:
     with process_that_holds(tmp_path) as (process, _):
         process.send_signal(signal.SIGSTOP)
         remove_strays(tmp_path)
         assert len(list(tmp_path.glob("*.tmp"))) == NUM_MADE
 
 
-def test_the_number_of_a_living_process_protects_nothing(tmp_path: Path) -> None:
+def test_the_id_of_a_living_process_alone_protects_nothing(tmp_path: Path) -> None:
     left_over(tmp_path / "ckpt.pth")
     remove_strays(tmp_path)
     assert not list(tmp_path.iterdir())
 
 
-def test_only_what_has_such_a_name_goes(tmp_path: Path) -> None:
+def test_only_files_with_temporary_names_are_removed(tmp_path: Path) -> None:
     others = [tmp_path / name for name in ("ckpt.pth", "mine.tmp", "x.12-0123abcd.tmp", "x.12.tmp")]
     for path in others:
         path.write_text("kept")
@@ -135,10 +135,10 @@ def test_only_what_has_such_a_name_goes(tmp_path: Path) -> None:
     assert set(tmp_path.iterdir()) == {*others, held}
     discard(held)
     assert set(tmp_path.iterdir()) == set(others)
-    remove_strays(tmp_path / "none")  # which is no error
+    remove_strays(tmp_path / "none")  # not an error
 
 
-def test_a_run_folder_is_not_removed_whatever_it_is_called(tmp_path: Path) -> None:
+def test_a_run_folder_is_never_removed(tmp_path: Path) -> None:
     run = left_over(tmp_path / "20260101-000000-run", folder=True)
     (run / "ckpt.pth").write_text("kept")
     (left_over(tmp_path / ".run", folder=True) / "ckpt.pth").write_text("half")
@@ -173,7 +173,7 @@ def test_a_link_is_removed_and_not_followed(tmp_path: Path) -> None:
 def test_files_that_another_machine_may_hold_stay(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mounts: str | None, kept: bool
 ) -> None:
-    """On a local disk it is of this machine before it was restarted."""
+    """On a local disk, they are from this machine before a reboot."""
     folder = tmp_path / "a folder"
     folder.mkdir()
     monkeypatch.setattr(temporary, "_MOUNTS", tmp_path / "mounts")
@@ -181,7 +181,7 @@ def test_files_that_another_machine_may_hold_stay(
         (tmp_path / "mounts").write_text(mounts.format(str(folder).replace(" ", "\\040")))
     stray = left_over(folder / "ckpt.pth", machine="0" * 8)
     os.utime(stray, (1, 1))
-    left_over(folder / "ckpt.pth")  # of this machine, whatever the disk
+    left_over(folder / "ckpt.pth")  # from this machine, whatever the disk
     remove_strays(folder)
     assert list(folder.iterdir()) == ([stray] if kept else [])
 
@@ -251,7 +251,7 @@ def test_files_removed_before_they_are_held_are_created_again(
     def late(descriptor: int, operation: int) -> None:
         calls.append(operation)
         if len(calls) == 1:
-            remove_strays(tmp_path)  # as another process would, which takes it for left over
+            remove_strays(tmp_path)  # as another process would, taking it for a leftover
             assert not list(tmp_path.iterdir())
             if how == "being removed":
                 raise BlockingIOError
@@ -270,11 +270,11 @@ def test_files_removed_before_they_are_held_are_created_again(
     assert not list(tmp_path.iterdir())
 
 
-def test_a_process_that_takes_its_time_to_remove_a_folder_is_waited_for(tmp_path: Path) -> None:
+def test_creating_a_folder_waits_for_a_process_that_is_removing_it(tmp_path: Path) -> None:
     folder = temporary_path(tmp_path / "dbbd")
     folder.mkdir()
     other = os.open(folder, os.O_RDONLY)
-    fcntl.flock(other, fcntl.LOCK_EX)  # as `remove_strays` of another process has it
+    fcntl.flock(other, fcntl.LOCK_EX)  # as `remove_strays` in another process would
 
     def remove() -> None:
         folder.rmdir()

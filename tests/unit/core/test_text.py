@@ -1,12 +1,32 @@
-"""Words that are shown."""
+"""Untrusted text is shown without characters that mislead a reader or a terminal, and counts agree with their nouns."""
 
 import pytest
 
-from dbbd_cli.core.text import counted
+from dbbd_cli.core.text import counted, printable
 
 
 @pytest.mark.parametrize(
-    ("count", "sample_unit", "text"),
+    ("text", "shown"),
+    [
+        ("größe 大 é", "größe 大 é"),
+        ("\x1b[31mred\n", "\\x1b[31mred\\n"),
+        ("\u202egpj.exe", "\\u202egpj.exe"),
+        ("a\u2028b\ud800", "a\\u2028b\\ud800"),
+        ("blank\u3164", "blank\\u3164"),
+        ("hidden a\u200db", "hidden a\\u200db"),
+        ("emoji 👩\u200d🔬", "emoji 👩\u200d🔬"),
+    ],
+)
+def test_invisible_characters_are_escaped(text: str, shown: str) -> None:
+    assert printable(text) == shown
+
+
+def test_characters_to_keep_are_kept() -> None:
+    assert printable("a\nb\x07é", keep="\n") == "a\nb\\x07é"
+
+
+@pytest.mark.parametrize(
+    ("count", "noun", "text"),
     [
         (1, "image", "1 image"),
         (0, "image", "0 images"),
@@ -15,5 +35,5 @@ from dbbd_cli.core.text import counted
         (2, "epoch", "2 epochs"),
     ],
 )
-def test_a_number_agrees_with_its_noun(count: int, sample_unit: str, text: str) -> None:
-    assert counted(count, sample_unit) == text
+def test_a_number_agrees_with_its_noun(count: int, noun: str, text: str) -> None:
+    assert counted(count, noun) == text

@@ -1,3 +1,5 @@
+"""Arrays in the cache come back as they were, are made once, and are made again when their file is damaged."""
+
 from __future__ import annotations
 
 import json
@@ -14,16 +16,14 @@ import numpy as np
 import pytest
 
 from dbbd_cli.core.errors import DataError, DiskError
-from dbbd_cli.core.files import best_effort_lock
-from dbbd_cli.core.temporary import discard, temporary_file, temporary_path
-from dbbd_cli.data.array_cache import Arrays, cached_arrays, make_room, read_cached
-from dbbd_cli.data.cache_dir import MARK
+from dbbd_cli.data.array_cache import Arrays, cached_arrays, read_arrays
+from dbbd_cli.data.cache import MARK
 
-KEY = "0" * 32
+NAME = f"scene-{'0' * 32}.arrays"
 
 
 def kept(folder: Path) -> list[Path]:
-    """What a cache folder holds beside its mark."""
+    """The content of a cache folder without its mark."""
     return [path for path in folder.iterdir() if path.name != MARK]
 
 
@@ -54,35 +54,35 @@ class Values:
 
 
 def the_file(folder: Path) -> Path:
-    (path,) = kept(folder)  # neither locks nor temporary files stay
+    (path,) = kept(folder)  # no lock or temporary file is left
     assert path.suffix == ".arrays"
     return path
 
 
 def test_arrays_are_made_once_and_read_afterwards(tmp_path: Path) -> None:
     folder, make = tmp_path / "new" / "cache", Values()
-    assert read_cached(folder, "scene", KEY, anything) is None
+    assert read_arrays(folder / NAME, anything) is None
     for _ in range(3):
-        make.assert_in(cached_arrays(folder, "scene", KEY, make, anything))
+        make.assert_in(cached_arrays(folder / NAME, make, anything))
     assert make.times == 1
-    assert the_file(folder).name == f"scene-{KEY}.arrays"
-    found = read_cached(folder, "scene", KEY, anything)
+    assert the_file(folder).name == NAME
+    found = read_arrays(folder / NAME, anything)
     assert found is not None
     make.assert_in(found)
 
 
-def test_another_kind_or_key_is_another_file(tmp_path: Path) -> None:
-    makes = [Values(seed) for seed in range(3)]
+def test_each_name_is_a_file_of_its_own(tmp_path: Path) -> None:
+    makes = [Values(seed) for seed in range(2)]
     for _ in range(2):
-        for make, (kind, key) in zip(makes, [("scene", KEY), ("scene", "1" * 32), ("other", KEY)], strict=True):
-            make.assert_in(cached_arrays(tmp_path, kind, key, make, anything))
-    assert [make.times for make in makes] == [1, 1, 1]
-    assert len(kept(tmp_path)) == 3
+        for number, make in enumerate(makes):
+            make.assert_in(cached_arrays(tmp_path / f"scene-{number}.arrays", make, anything))
+    assert [make.times for make in makes] == [1, 1]
+    assert len(kept(tmp_path)) == 2
 
 
 def test_the_arrays_are_mapped_read_only(tmp_path: Path) -> None:
     for _ in range(2):
-        array = cached_arrays(tmp_path, "scene", KEY, Values(), anything)["parent"]
+        array = cached_arrays(tmp_path / NAME, Values(), anything)["parent"]
         assert not array.flags.writeable
         base = array.base
         while isinstance(base, np.ndarray) and not isinstance(base, np.memmap):
@@ -145,12 +145,12 @@ def one_bit(path: Path) -> None:
         "5",
     ],
 )
-def test_a_header_that_describes_no_arrays_is_not_believed(tmp_path: Path, described: str) -> None:
+def test_a_header_that_does_not_describe_arrays_is_rejected(tmp_path: Path, described: str) -> None:
     header = json.dumps({"arrays": described, "crc32": zlib.crc32(bytes(64), zlib.crc32(described.encode()))}).encode()
     content = b"dbbdarr1" + len(header).to_bytes(8, "little") + header
-    path = tmp_path / f"scene-{KEY}.arrays"
+    path = tmp_path / NAME
     path.write_bytes(content.ljust(-(-len(content) // 64) * 64, b"\0") + bytes(64))
-    assert read_cached(tmp_path, "scene", KEY, anything) is None
+    assert read_arrays(tmp_path / NAME, anything) is None
 
 
 @pytest.mark.parametrize(
@@ -158,35 +158,35 @@ def test_a_header_that_describes_no_arrays_is_not_believed(tmp_path: Path, descr
 )
 def test_a_damaged_file_is_made_again(tmp_path: Path, damage: Callable[[Path], None]) -> None:
     make = Values()
-    cached_arrays(tmp_path, "scene", KEY, make, anything)
+    cached_arrays(tmp_path / NAME, make, anything)
     path = the_file(tmp_path)
     whole = path.read_bytes()
     damage(path)
     assert path.read_bytes() != whole
-    assert read_cached(tmp_path, "scene", KEY, anything) is None
-    make.assert_in(cached_arrays(tmp_path, "scene", KEY, make, anything))
+    assert read_arrays(tmp_path / NAME, anything) is None
+    make.assert_in(cached_arrays(tmp_path / NAME, make, anything))
     assert the_file(tmp_path).read_bytes() == whole
     assert make.times == 2
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no named pipes here")
-def test_a_pipe_in_the_place_of_a_file_is_not_waited_for(tmp_path: Path) -> None:
+def test_a_pipe_instead_of_a_file_does_not_block(tmp_path: Path) -> None:
     make = Values()
-    cached_arrays(tmp_path, "scene", KEY, make, anything)
+    cached_arrays(tmp_path / NAME, make, anything)
     path = the_file(tmp_path)
     path.unlink()
     os.mkfifo(path)
-    make.assert_in(cached_arrays(tmp_path, "scene", KEY, make, anything))
+    make.assert_in(cached_arrays(tmp_path / NAME, make, anything))
     assert the_file(tmp_path).is_file()
 
 
-def test_a_whole_file_with_something_else_is_made_again(tmp_path: Path) -> None:
+def test_an_intact_file_with_other_arrays_is_made_again(tmp_path: Path) -> None:
     make = Values()
-    cached_arrays(tmp_path, "scene", KEY, lambda: {"other": np.zeros(3)}, anything)
+    cached_arrays(tmp_path / NAME, lambda: {"other": np.zeros(3)}, anything)
     for _ in range(2):
-        make.assert_in(cached_arrays(tmp_path, "scene", KEY, make, lambda arrays: "coord" in arrays))
+        make.assert_in(cached_arrays(tmp_path / NAME, make, lambda arrays: "coord" in arrays))
     assert make.times == 1
-    assert read_cached(tmp_path, "scene", KEY, lambda arrays: "other" in arrays) is None
+    assert read_arrays(tmp_path / NAME, lambda arrays: "other" in arrays) is None
 
 
 def test_any_arrays_come_back_as_they_were(tmp_path: Path) -> None:
@@ -199,10 +199,10 @@ def test_any_arrays_come_back_as_they_were(tmp_path: Path) -> None:
         "größe": np.array([1, 2], dtype=">i8"),
     }
     for _ in range(2):
-        make.assert_in(cached_arrays(tmp_path, "scene", KEY, make, anything))
+        make.assert_in(cached_arrays(tmp_path / NAME, make, anything))
 
 
-def test_one_of_many_threads_makes_the_arrays_and_the_others_wait(tmp_path: Path) -> None:
+def test_one_of_several_threads_makes_the_arrays_while_the_others_wait(tmp_path: Path) -> None:
     made, together = [], threading.Barrier(4)
 
     def make() -> Arrays:
@@ -212,7 +212,7 @@ def test_one_of_many_threads_makes_the_arrays_and_the_others_wait(tmp_path: Path
 
     def ask() -> Arrays:
         together.wait()
-        return cached_arrays(tmp_path, "scene", "1" * 32, make, anything)
+        return cached_arrays(tmp_path / NAME, make, anything)
 
     with ThreadPoolExecutor(4) as pool:
         results = [future.result() for future in [pool.submit(ask) for _ in range(4)]]
@@ -222,7 +222,8 @@ def test_one_of_many_threads_makes_the_arrays_and_the_others_wait(tmp_path: Path
 
 def sums_in_a_process(folder: Path, seeds: list[int]) -> list[int]:
     return [
-        int(cached_arrays(folder, "scene", f"{seed:032x}", Values(seed), anything)["parent"].sum()) for seed in seeds
+        int(cached_arrays(folder / f"scene-{seed:032x}.arrays", Values(seed), anything)["parent"].sum())
+        for seed in seeds
     ]
 
 
@@ -235,25 +236,25 @@ def test_several_processes_share_a_cache(tmp_path: Path) -> None:
     assert not [path for path in kept(tmp_path) if path.suffix in (".tmp", ".lock")]
 
 
-def test_what_fails_while_it_is_made_leaves_nothing_and_keeps_its_own_error(tmp_path: Path) -> None:
+def test_an_error_while_arrays_are_made_is_raised_unchanged_and_leaves_no_file(tmp_path: Path) -> None:
     for error in (FileNotFoundError("scene.ply"), DataError("no scene")):
 
         def make(error: Exception = error) -> Arrays:
             raise error
 
         with pytest.raises(type(error)) as caught:
-            cached_arrays(tmp_path, "scene", KEY, make, anything)
+            cached_arrays(tmp_path / NAME, make, anything)
         assert caught.value is error
         assert not kept(tmp_path)
 
 
-def test_a_cache_that_cannot_be_written_is_an_error_of_the_disk(tmp_path: Path) -> None:
+def test_an_unwritable_cache_is_a_disk_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(DiskError, match="cannot be written"):
-        cached_arrays(tmp_path / "file" / "cache", "scene", KEY, Values(), anything)
+        cached_arrays(tmp_path / "file" / "cache" / NAME, Values(), anything)
 
 
-def test_a_full_disk_is_an_error_of_the_disk_and_leaves_no_part(
+def test_a_full_disk_is_a_disk_error_and_leaves_no_partial_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(self: Path, target: Path) -> None:
@@ -263,38 +264,17 @@ def test_a_full_disk_is_an_error_of_the_disk_and_leaves_no_part(
     with monkeypatch.context() as patch:
         patch.setattr(Path, "replace", full)
         with pytest.raises(DiskError, match="no space left on device"):
-            cached_arrays(tmp_path, "scene", KEY, make, anything)
+            cached_arrays(tmp_path / NAME, make, anything)
     assert not kept(tmp_path)
-    make.assert_in(cached_arrays(tmp_path, "scene", KEY, make, anything))
+    make.assert_in(cached_arrays(tmp_path / NAME, make, anything))
 
 
-def test_the_files_used_least_recently_make_room(tmp_path: Path) -> None:
-    for age, name in enumerate(["newest", "middle", "oldest"]):
-        path = tmp_path / f"scene-{name}.arrays"
-        path.write_bytes(bytes(100))
-        os.utime(path, (1e9 - age, 1e9 - age))
-    stray = temporary_path(tmp_path / "scene-a.arrays")
-    stray.write_bytes(bytes(100))
-    for name in ("scene-e.lock", "images-c.u8"):
-        (tmp_path / name).write_bytes(bytes(100))
-    in_use = temporary_file(tmp_path / "scene-d.arrays")
-    in_use.write_bytes(bytes(100))
-    with best_effort_lock(tmp_path / "scene-d.lock"):
-        make_room(tmp_path, needed=50, limit=270)
-        left = sorted(path.name for path in kept(tmp_path))
-    assert left == [
-        *("images-c.u8", in_use.name, "scene-d.lock", "scene-middle.arrays", "scene-newest.arrays"),
-    ]
-    assert not (tmp_path / "scene-d.lock").exists()
-    discard(in_use)
-
-
-def test_reading_a_file_is_using_it(tmp_path: Path) -> None:
-    cached_arrays(tmp_path, "scene", KEY, Values(), anything)
+def test_reading_a_file_marks_it_as_used(tmp_path: Path) -> None:
+    cached_arrays(tmp_path / NAME, Values(), anything)
     path = the_file(tmp_path)
     for read in (
-        lambda: cached_arrays(tmp_path, "scene", KEY, Values(), anything),
-        lambda: read_cached(tmp_path, "scene", KEY, anything),
+        lambda: cached_arrays(tmp_path / NAME, Values(), anything),
+        lambda: read_arrays(tmp_path / NAME, anything),
     ):
         os.utime(path, (1e9, 1e9))
         read()

@@ -1,3 +1,5 @@
+"""Every changed byte of a file with checksums is found, and so is the content of another file."""
+
 from __future__ import annotations
 
 import time
@@ -6,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from dbbd_cli.data import checked_file
-from dbbd_cli.data.checked_file import append_checksums, checksums_match, has_checksums, size_with_checksums, written_ns
+from dbbd_cli.data.checked_file import append_checksums, checksums_match, size_with_checksums, written_ns
 
 
 @pytest.fixture
@@ -14,7 +16,7 @@ def blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(checked_file, "BLOCK_BYTES", 10)
 
 
-def made(folder: Path, size: int) -> Path:
+def file_with_checksums(folder: Path, size: int) -> Path:
     path = folder / "file"
     path.write_bytes(bytes(range(size)))
     append_checksums(path)
@@ -25,10 +27,9 @@ def made(folder: Path, size: int) -> Path:
 @pytest.mark.parametrize("size", [0, 1, 10, 11, 95, 200])
 def test_every_changed_byte_is_found(tmp_path: Path, size: int) -> None:
     before = time.time_ns()
-    path = made(tmp_path, size)
+    path = file_with_checksums(tmp_path, size)
     assert path.stat().st_size == size_with_checksums(size)
     assert checksums_match(path, size)
-    assert has_checksums(path)
     assert before <= (written_ns(path, size) or 0) <= time.time_ns()
     data = path.read_bytes()
     assert data[:size] == bytes(range(size))
@@ -41,18 +42,16 @@ def test_every_changed_byte_is_found(tmp_path: Path, size: int) -> None:
 
 @pytest.mark.usefixtures("blocks")
 def test_files_of_another_size_do_not_match(tmp_path: Path) -> None:
-    path = made(tmp_path, 25)
+    path = file_with_checksums(tmp_path, 25)
     data = path.read_bytes()
     assert not checksums_match(path, 24)
     for other in (data[:-1], data + b"\0", data[:25], b"", bytes(len(data)), data[10:20] + data[:10] + data[20:]):
         path.write_bytes(other)
         assert not checksums_match(path, 25)
-    path.write_bytes(b"")
-    assert not has_checksums(path)
 
 
 @pytest.mark.usefixtures("blocks")
-def test_reading_ends_soon_after_the_first_damaged_block(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_verification_stops_soon_after_the_first_damaged_block(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(checked_file.os, "cpu_count", lambda: 1)
     path = tmp_path / "file"
     path.write_bytes(bytes(10_000))
@@ -66,8 +65,8 @@ def test_reading_ends_soon_after_the_first_damaged_block(tmp_path: Path, monkeyp
     assert len(read) < 10
 
 
-def test_the_content_of_another_file_of_the_same_size_is_not_intact(tmp_path: Path) -> None:
-    path = made(tmp_path, 25)
+def test_the_content_of_another_file_of_the_same_size_does_not_match(tmp_path: Path) -> None:
+    path = file_with_checksums(tmp_path, 25)
     other = tmp_path / "other"
     other.write_bytes(bytes(25))
     append_checksums(other)
@@ -76,7 +75,7 @@ def test_the_content_of_another_file_of_the_same_size_is_not_intact(tmp_path: Pa
     assert written_ns(path, 25) is None
 
 
-def test_a_file_can_be_written_under_a_temporary_name(tmp_path: Path) -> None:
+def test_a_file_written_under_a_temporary_name_matches_once_renamed(tmp_path: Path) -> None:
     temporary = tmp_path / "temporary"
     temporary.write_bytes(bytes(25))
     append_checksums(temporary, "name")

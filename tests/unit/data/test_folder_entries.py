@@ -1,4 +1,4 @@
-"""Leftovers of systems and programs, and the warning about formats that are not read."""
+"""System files are recognized as such, and files in unsupported formats are counted in a warning."""
 
 import pytest
 
@@ -13,12 +13,12 @@ from dbbd_cli.data.folder_entries import is_system_entry, warn_of_unread
         *("#snapshot", "@tmp", "@Recently-Snapshot", "RECYCLED", "found.000", "Network Trash Folder", "Thumbs.db"),
     ],
 )
-def test_leftovers_of_systems_and_programs_are_no_data(name: str) -> None:
+def test_files_and_folders_of_systems_are_not_data(name: str) -> None:
     assert is_system_entry(name)
 
 
 @pytest.mark.parametrize("name", ["cat", "recycle", "found", "MACOSX", "thumbs.png", "1.jpg"])
-def test_names_that_people_choose_are(name: str) -> None:
+def test_other_names_may_be_data(name: str) -> None:
     assert not is_system_entry(name)
 
 
@@ -30,12 +30,12 @@ class _Warnings(Silent):
         self.texts.append(text)
 
 
-def test_formats_that_are_not_read_are_counted_and_named() -> None:
+def test_unsupported_formats_are_counted_by_suffix() -> None:
     progress = _Warnings()
     warn_of_unread({".heic": 1200, ".arw": 1}, "image", progress)
     warn_of_unread({".psd": 1}, "image", progress)
     warn_of_unread({}, "image", progress)
     assert progress.texts == [
-        "1,201 images in formats that are not read were left out: 1 .arw, 1,200 .heic.",
-        "1 image in formats that are not read was left out: 1 .psd.",
+        "1,201 images in unsupported formats were skipped: 1 .arw, 1,200 .heic.",
+        "1 image in unsupported formats was skipped: 1 .psd.",
     ]

@@ -1,3 +1,5 @@
+"""Batches arrive from a worker unchanged, in one file that is then removed, and errors arrive as errors."""
+
 from __future__ import annotations
 
 import errno
@@ -15,7 +17,6 @@ import pytest
 import torch
 
 from dbbd_cli.core.errors import DataError
-from dbbd_cli.data import handover
 from dbbd_cli.data.handover import Handover, shared_folder
 from dbbd_cli.data.loader import BatchLoader, Key
 
@@ -74,7 +75,7 @@ def sending(tmp_path: Path) -> Handover:
 
 
 def received(sent: object) -> Any:
-    """What arrives in the other process."""
+    """Return what arrives in the main process."""
     return pickle.loads(pickle.dumps(sent))
 
 
@@ -85,14 +86,14 @@ def test_a_batch_arrives_unchanged_and_its_file_is_removed(sending: Handover) ->
     assert_equal(found, batch())
     assert list(sending.folder.iterdir()) == []
     inner = found.inner[0]
-    # Parts of one tensor stay so: they go to a GPU in one copy.
+    # Views of one tensor share its storage again: it is copied to a GPU once.
     assert inner.index.untyped_storage().data_ptr() == inner.again.untyped_storage().data_ptr()
     assert inner.index.untyped_storage().nbytes() == 40 * 8
-    inner.index[0] = 100  # as with any tensor
+    inner.index[0] = 100  # it is writable
     assert inner.index.tolist() == [100, 4, 5, 6]
 
 
-def test_a_message_holds_no_tensor(sending: Handover) -> None:
+def test_the_message_itself_is_small(sending: Handover) -> None:
     message = pickle.dumps(sending(batch()._replace(pixels=torch.zeros(1_000_000, dtype=torch.uint8))))
     assert len(message) < 4096
 
@@ -101,24 +102,24 @@ def test_values_without_tensors_are_sent_unchanged(sending: Handover) -> None:
     array, error = np.arange(3), DataError("bad")
     assert sending(array) is array
     assert sending(error) is error
-    assert_equal(sending(batch()._asdict() | {"epoch": 1}).__class__, handover._Parcel)
+    assert_equal(received(sending({"a": torch.ones(2), "b": 1})), {"a": torch.ones(2), "b": 1})
     assert sending(torch.zeros(0)).shape == (0,)
 
 
 @pytest.mark.parametrize(("size", "fitting"), [(100, "data.num_workers=1 fits, and 0"), (200, "data.num_workers=0")])
-def test_batches_that_will_not_fit_are_refused_at_the_first(size: int, fitting: str, sending: Handover) -> None:
-    sending.room = 599_999
+def test_too_little_shared_memory_is_an_error_at_the_first_batch(size: int, fitting: str, sending: Handover) -> None:
+    sending.free_bytes = 599_999
     assert len(received(sending(torch.zeros(99_968, dtype=torch.uint8)))) == 99_968
     few = Handover(sending.folder, num_workers=2, num_batches=2)
-    few.room = 599_999
+    few.free_bytes = 599_999
     assert len(received(few(torch.zeros(200_000, dtype=torch.uint8)))) == 200_000
     sending = Handover(sending.folder, num_workers=2, num_batches=100)
-    sending.room = 599_999
+    sending.free_bytes = 599_999
     error = sending(torch.zeros(size * 1000, dtype=torch.uint8))
     assert isinstance(error, DataError)
     needed = 6 * size / 1000
     assert error.message.startswith(f"{sending.folder.parent} has 0.6 MB free, and batches of {size / 1000:.1f} MB")
-    assert error.message.endswith(f"from 2 processes need {needed:.1f} MB")
+    assert error.message.endswith(f"from 2 data workers need {needed:.1f} MB")
     assert fitting in error.hint
 
 
@@ -138,7 +139,7 @@ def test_a_batch_that_cannot_be_written_is_an_error(
     assert list(sending.folder.iterdir()) == []
 
 
-def test_without_the_folder_the_batch_itself_is_sent(sending: Handover) -> None:
+def test_without_the_folder_the_batch_is_sent_in_the_message(sending: Handover) -> None:
     sending.folder.rmdir()
     assert_equal(received(sending(batch())), batch())
 
@@ -155,7 +156,7 @@ def test_a_missing_or_truncated_file_is_an_error(size: int | None, sending: Hand
 
 
 class Tensors:
-    """Batches whose files are removed before they arrive."""
+    """A data set of the keys themselves."""
 
     def __len__(self) -> int:
         return 20
@@ -171,15 +172,14 @@ def loader() -> Iterator[BatchLoader]:
     loader.close()
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere other folders are used")
-def test_batches_whose_files_were_removed_are_made_by_the_main_process(loader: BatchLoader) -> None:
-    sending = loader._workers._handover
-    assert sending is not None
-    assert sending.folder.parent == IN_MEMORY == shared_folder()
+@pytest.mark.skipif(sys.platform != "linux", reason="/dev/shm is specific to Linux")
+def test_batches_whose_files_were_removed_are_made_in_the_main_process(loader: BatchLoader) -> None:
+    assert shared_folder() == IN_MEMORY
     batches = loader.batches(1)
     found = [next(batches)]
-    folder, elsewhere = sending.folder, sending.folder.with_name(f"{sending.folder.name}-moved")
-    folder.rename(elsewhere)  # all at once, as if it had been removed
+    (folder,) = IN_MEMORY.glob(f"dbbd.{os.getpid()}-*")
+    elsewhere = folder.with_name(f"{folder.name}-moved")
+    folder.rename(elsewhere)  # atomically, as if it had been removed
     try:
         found += batches
     finally:
@@ -190,15 +190,15 @@ def test_batches_whose_files_were_removed_are_made_by_the_main_process(loader: B
     assert not folder.exists()
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere other folders are used")
-def test_a_program_that_closes_no_loader_leaves_nothing_behind() -> None:
+@pytest.mark.skipif(sys.platform != "linux", reason="/dev/shm is specific to Linux")
+def test_a_program_that_does_not_close_its_loader_leaves_no_file() -> None:
     code = f"""
-import sys
+import os, sys
 sys.path.insert(0, {str(Path(__file__).parents[2])!r})
-from unit.data.test_handover import BatchLoader, Tensors
+from unit.data.test_handover import IN_MEMORY, BatchLoader, Tensors
 loader = BatchLoader(Tensors(), batch_size=4, shuffle=False, seed=5, num_workers=1)
 next(loader.batches(1))
-print(loader._workers._handover.folder, flush=True)
+print(*IN_MEMORY.glob(f"dbbd.{{os.getpid()}}-*"), flush=True)
 """
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=100)
     assert ended.returncode == 0, ended.stderr

@@ -1,3 +1,5 @@
+"""Random numbers are uniform and depend on seed, epoch and sample alone."""
+
 from __future__ import annotations
 
 import numpy as np

@@ -1,3 +1,5 @@
+"""Time limits end what takes too long, and do not count the time in which the process is suspended."""
+
 from __future__ import annotations
 
 import os
@@ -13,7 +15,7 @@ from dbbd_cli.data.running_time import LateError, RunningTime, alarm
 
 
 class Clock:
-    """Stands for the module `time`."""
+    """Replaces the module `time`."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -38,7 +40,7 @@ def test_time_adds_up_in_ticks(clock: Clock) -> None:
     assert running.over()
 
 
-def test_a_gap_in_which_the_process_was_suspended_does_not_count(clock: Clock) -> None:
+def test_a_gap_due_to_suspension_does_not_count(clock: Clock) -> None:
     running = RunningTime(600.0)
     for _ in range(20):
         clock.now += 10_000
@@ -51,7 +53,7 @@ needs_alarm = pytest.mark.skipif(not hasattr(signal, "SIGALRM"), reason="Windows
 
 
 @needs_alarm
-def test_only_the_body_that_takes_too_long_is_ended() -> None:
+def test_only_a_body_that_takes_too_long_is_interrupted() -> None:
     handler = signal.getsignal(signal.SIGALRM)
     with pytest.raises(LateError), alarm(0.2):
         time.sleep(600)
@@ -64,7 +66,7 @@ def test_only_the_body_that_takes_too_long_is_ended() -> None:
 
 @needs_alarm
 def test_a_process_suspended_for_longer_than_the_limit_continues() -> None:
-    limit = 3.0  # of which it runs for a moment only
+    limit = 3.0  # seconds, of which it runs for a moment only
     code = f"""
 import sys
 from dbbd_cli.data.running_time import alarm

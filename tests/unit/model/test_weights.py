@@ -35,7 +35,7 @@ def test_what_is_named_and_not_called_is_refused(tmp_path: Path, value: object, 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no named pipes here")
 def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "a.pth")
-    with pytest.raises(CheckpointError, match="cannot be read: it is no regular file"):
+    with pytest.raises(CheckpointError, match="cannot be read: it is not a regular file"):
         load_tensors(tmp_path / "a.pth")
 
 

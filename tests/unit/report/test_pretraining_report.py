@@ -207,7 +207,7 @@ def test_a_damaged_archive_is_named(tmp_path: Path, scene_of: Make) -> None:
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no named pipes")
 def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "evaluation_scene.npz")
-    with pytest.raises(CheckpointError, match="no regular file"):
+    with pytest.raises(CheckpointError, match="not a regular file"):
         read_bytes(tmp_path / "evaluation_scene.npz")
 
 

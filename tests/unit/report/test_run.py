@@ -156,7 +156,7 @@ def test_a_pipe_is_not_waited_for(make_run: Make, name: str) -> None:
     folder = make_run()
     (folder / name).unlink(missing_ok=True)
     os.mkfifo(folder / name)
-    with pytest.raises(CheckpointError, match=f"{name} cannot be read: it is no regular file"):
+    with pytest.raises(CheckpointError, match=f"{name} cannot be read: it is not a regular file"):
         (read_evaluation if name == "evaluation.json" else read_run)(folder)
 
 

@@ -16,7 +16,7 @@ import yaml
 from dbbd_cli.config.load import Override, parse_override
 from dbbd_cli.core.errors import CheckpointError, ConfigError, DataError, DbbdError, DiskError, InUseError, StoppedError
 from dbbd_cli.core.progress import Phase, Silent
-from dbbd_cli.data.cache_dir import cache_folder
+from dbbd_cli.data.cache import cache_folder
 from dbbd_cli.data.images.dataset import ImageBatch, ImageDataset
 from dbbd_cli.data.loader import Key
 from dbbd_cli.data.manifest import Manifest
@@ -310,9 +310,9 @@ def test_files_of_holes_in_a_run_folder_fill_no_memory(tiny_config: Make, pictur
             file.truncate(600_000_000)
     tracemalloc.start()
     try:
-        refused("splits.json is damaged: it has 600,000,000 bytes, and at most 536,870,912 are read")
+        refused(r"splits.json is damaged: it has 600,000,000 bytes \(limit 536,870,912\)")
         (run / "splits.json").write_bytes(bytes(5000))
-        refused("splits.json is damaged: is no text")
+        refused("splits.json is damaged: not a text file")
         (run / "splits.json").write_bytes(splits)
         resume(run, overrides=epochs(2))
         assert tracemalloc.get_traced_memory()[1] < 50_000_000

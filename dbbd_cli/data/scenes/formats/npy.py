@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from dbbd_cli.data.array_file import npz_names, read_npy, read_npz
 from dbbd_cli.data.scenes.formats.names import scene_arrays
+from dbbd_cli.data.scenes.formats.numpy_files import npz_names, read_npy, read_npz
 from dbbd_cli.data.scenes.scene import COLOR, COORD, MAX_POINTS, NORMAL, SEGMENT, SceneArrays
 
 COORD_FILE = "coord.npy"
@@ -21,7 +21,7 @@ _MAX_VALUES = {COORD: 3 * MAX_POINTS, NORMAL: 3 * MAX_POINTS, COLOR: 4 * MAX_POI
 
 def read_archive(path: Path) -> SceneArrays:
     """Read a scene from an `.npz` file; see `reader` for what a reader returns and raises."""
-    return scene_arrays(npz_names(path), lambda name, part: read_npz(path, {name}, _MAX_VALUES[part])[name])
+    return scene_arrays(npz_names(path), lambda name, part: read_npz(path, name, _MAX_VALUES[part]))
 
 
 def read_folder(path: Path) -> SceneArrays:

@@ -4,23 +4,20 @@ import hashlib
 import json
 import os
 import threading
-import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
-from filelock import FileLock
 from PIL import Image
 
 from dbbd_cli.core.errors import DiskError
 from dbbd_cli.core.progress import Phase, Silent
-from dbbd_cli.core.temporary import discard, temporary_file, temporary_path
-from dbbd_cli.data.cache_dir import MARK
-from dbbd_cli.data.checked_file import append_checksums, checksums_match, size_with_checksums
+from dbbd_cli.data.cache import MARK
+from dbbd_cli.data.checked_file import checksums_match, size_with_checksums
 from dbbd_cli.data.images import cache as image_cache
-from dbbd_cli.data.images.cache import ImageRef, cached_images, hash_files, make_room, prepare_images, url_sha256
+from dbbd_cli.data.images.cache import ImageRef, cached_images, hash_files, prepare_images, url_sha256
 from dbbd_cli.data.images.decode import decode_image
 from dbbd_cli.data.images.qr_code import render_qr
 from dbbd_cli.data.images.worker import Problem, Shape, prepare_rows
@@ -238,12 +235,6 @@ def test_what_another_process_has_repaired_meanwhile_is_not_removed(
     assert progress.titles == []
 
 
-def test_caches_of_earlier_versions_are_removed(tmp_path: Path) -> None:
-    (tmp_path / "images-old.u8").write_bytes(bytes(100))
-    prepared = prepare_images(url_refs(2), 32, tmp_path, Silent())
-    assert kept(tmp_path) == [prepared.path]
-
-
 def test_what_is_no_file_is_no_cache(tmp_path: Path) -> None:
     refs = url_refs(1)
     first = prepare_images(refs, 64, tmp_path, Silent())
@@ -270,52 +261,6 @@ def test_two_at_once_share_the_work(tmp_path: Path) -> None:
     assert np.array_equal(results[0], results[2])
 
 
-def test_least_recently_used_caches_go_first(tmp_path: Path) -> None:
-    for age, name in enumerate(("new", "middle", "old")):
-        path = tmp_path / f"images-{name}.u8"
-        path.write_bytes(bytes(76))
-        append_checksums(path)  # 100 bytes in all
-        os.utime(path, (1000 - age, 1000 - age))
-    make_room(tmp_path, needed=150, limit=300)
-    assert [path.name for path in kept(tmp_path)] == ["images-new.u8"]
-
-
-def test_a_cache_that_another_process_removes_meanwhile_is_no_error(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for age, name in enumerate(("new", "old", "gone")):
-        path = tmp_path / f"images-{name}.u8"
-        path.write_bytes(bytes(76))
-        append_checksums(path)  # 100 bytes in all
-        os.utime(path, (1000 - age, 1000 - age))
-    for name in ("images-gone.u8", "images-gone.json"):
-        (tmp_path / name).touch()
-    glob = Path.glob
-
-    def glob_then_lose(folder: Path, pattern: str) -> list[Path]:
-        found = sorted(glob(folder, pattern))
-        for path in found:
-            if "gone" in path.name:
-                path.unlink()
-        return found
-
-    monkeypatch.setattr(Path, "glob", glob_then_lose)
-    make_room(tmp_path, needed=100, limit=200)
-    monkeypatch.undo()
-    assert [path.name for path in tmp_path.glob("*.u8")] == ["images-new.u8"]
-
-
-def test_what_a_killed_process_left_goes_at_once_and_what_another_writes_stays(tmp_path: Path) -> None:
-    dead = temporary_path(tmp_path / "images-dead.u8")
-    dead.touch()
-    (tmp_path / "images-dead.lock").touch()
-    alive = temporary_file(tmp_path / "images-alive.u8")
-    with FileLock(tmp_path / "images-alive.lock"):
-        make_room(tmp_path, needed=1)
-        assert sorted(path.name for path in kept(tmp_path)) == ["images-alive.lock", alive.name]
-    discard(alive)
-
-
 def test_nothing_is_left_beside_the_cache(tmp_path: Path) -> None:
     prepared = prepare_images(url_refs(3), 32, tmp_path, Silent())
     assert kept(tmp_path) == [prepared.path]
@@ -325,7 +270,7 @@ def test_a_data_set_above_the_limit_is_written_and_the_others_go(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     prepare_images(url_refs(2), 32, tmp_path, Silent())
-    monkeypatch.setattr(make_room, "__defaults__", (1000,))
+    monkeypatch.setattr("dbbd_cli.data.cache.LIMIT_BYTES", 1000)
     large = prepare_images(url_refs(3), 32, tmp_path, Silent())
     assert list(tmp_path.glob("*.u8")) == [large.path]
 
@@ -412,15 +357,6 @@ def test_a_reason_of_a_record_is_printable(tmp_path: Path) -> None:
     assert prepare_images(refs, 32, tmp_path / "cache", Silent()).problems == {1: r"\x1b[31m\n\ud800"}
 
 
-def test_records_do_not_stay_for_ever(tmp_path: Path) -> None:
-    for name, age in (("old", 100), ("new", 80)):
-        record = tmp_path / f"images-{name}.json"
-        record.touch()
-        os.utime(record, (time.time() - age * 24 * 3600,) * 2)
-    make_room(tmp_path, needed=1)
-    assert [path.name for path in tmp_path.glob("*.json")] == ["images-new.json"]
-
-
 def test_a_url_with_the_hash_of_another_is_not_kept(tmp_path: Path) -> None:
     refs = url_refs(3)
     wrong = [refs[0], ImageRef(refs[1].sha256, url="evil.example"), refs[2]]
@@ -450,4 +386,4 @@ def test_a_file_that_is_too_large_for_an_image_is_not_hashed(tmp_path: Path) -> 
         file.truncate(10**12)
     (found,) = hash_files([str(tmp_path / "a")], Silent())
     assert isinstance(found, OSError)
-    assert found.strerror == "it has 1,000,000,000,000 bytes, and at most 268,435,456 are read"
+    assert found.strerror == "it has 1,000,000,000,000 bytes (limit 268,435,456)"

@@ -12,7 +12,7 @@ import pytest
 
 from dbbd_cli.core.errors import DataError
 from dbbd_cli.data.array_cache import cached_arrays
-from dbbd_cli.data.cache_dir import MARK
+from dbbd_cli.data.cache import MARK
 from dbbd_cli.data.scenes import cache as scene_cache
 from dbbd_cli.data.scenes.cache import (
     PreparedScene,
@@ -163,9 +163,8 @@ def test_a_cached_scene_with_damaged_notes_is_prepared_again(tmp_path: Path, not
     arrays = {name: getattr(good, name) for name in ("coord", "normal")}
     arrays |= {name: getattr(good.tree, name) for name in TREE} | {"notes": np.frombuffer(notes, np.uint8)}
     (path,) = (tmp_path / "cache").glob("*.arrays")
-    kind, _, key = path.stem.partition("-")
     path.unlink()
-    cached_arrays(tmp_path / "cache", kind, key, lambda: arrays, lambda _: True)
+    cached_arrays(path, lambda: arrays, lambda _: True)
     assert scene_in_cache(ref, SETTINGS, tmp_path / "cache") is None
     assert_equal(prepared_scene(ref, SETTINGS, tmp_path / "cache"), good)
 
@@ -262,9 +261,8 @@ def test_a_cached_scene_without_all_arrays_is_prepared_again(tmp_path: Path, cal
     ref = save(tmp_path / "scene.pkl")
     whole = prepared_scene(ref, SETTINGS, tmp_path / "cache")
     (file,) = kept(tmp_path / "cache")
-    key = file.stem.removeprefix("scene-")
     file.unlink()
-    cached_arrays(tmp_path / "cache", "scene", key, lambda: {"coord": points()}, lambda arrays: True)
+    cached_arrays(file, lambda: {"coord": points()}, lambda arrays: True)
     calls.clear()
     assert scene_in_cache(ref, SETTINGS, tmp_path / "cache") is None
     assert_equal(prepared_scene(ref, SETTINGS, tmp_path / "cache"), whole)

@@ -263,7 +263,7 @@ def test_scans_in_unsupported_formats_trigger_a_warning(tmp_path: Path) -> None:
     (root / "train" / "a.las").write_bytes(b"LASF")
     (root / "val" / "b.las").write_bytes(b"LASF")
     manifest_of(root, tmp_path / "cache", recorder)
-    assert recorder.warnings == ["2 scans in formats that are not read were left out: 2 .las."]
+    assert recorder.warnings == ["2 scans in unsupported formats were skipped: 2 .las."]
 
 
 def test_copies_in_more_than_one_split_trigger_a_warning(tmp_path: Path) -> None:

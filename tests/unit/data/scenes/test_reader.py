@@ -104,7 +104,10 @@ def test_arrays_of_the_wrong_shape_or_type_are_listed_as_unusable(tmp_path, kind
     assert scene.normal is scene.color is scene.segment is None
     assert scene.unusable["normal"] == "has 12 points and 11 normals"
     assert scene.unusable["segment"] == "has 12 points and 13 labels"
-    color = {"npz": "its array color holds <U1", "folder": "its file color.npy holds <U1"}
+    color = {
+        "npz": "its array color is not an array of numbers",
+        "folder": "its file color.npy is not an array of numbers",
+    }
     assert color.get(kind, "its colors holds something other than numbers") in scene.unusable["color"]
 
 

@@ -1,4 +1,4 @@
-"""How problems with a user's files are worded, the same for folders and tables."""
+"""Wording of problems with a user's files, the same for folders and tables."""
 
 from __future__ import annotations
 
@@ -12,47 +12,46 @@ from dbbd_cli.core.errors import DataError
 from dbbd_cli.core.text import printable
 
 UNPRINTABLE = re.compile("[\0-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
-"""Control characters, which a terminal would obey, breaks of lines, and lone surrogates (names that are not UTF-8)."""
-
-
-_MOST_DETAILS = 10
+"""Control characters, line separators, and lone surrogates (from names that are not UTF-8)."""
+_MAX_DETAILS = 10
 
 
 def shortened(problems: Sequence[str]) -> list[str]:
-    """The first problems, and how many more there are."""
-    more = len(problems) - _MOST_DETAILS
-    return [*problems[:_MOST_DETAILS], *([f"and {more:,} more"] if more > 0 else [])]
+    """Return the first problems, and a line with the number of the others."""
+    more = len(problems) - _MAX_DETAILS
+    return [*problems[:_MAX_DETAILS], *([f"and {more:,} more"] if more > 0 else [])]
 
 
 def why(error: Exception) -> str:
-    """The reason that an error of the operating system gives, in lower case and without the path."""
-    return (getattr(error, "strerror", None) or str(error)).lower()
+    """Return the reason that an operating-system error gives, without the path, beginning in lower case."""
+    reason = getattr(error, "strerror", None) or str(error)
+    return reason[:1].lower() + reason[1:]
 
 
 def unreadable(path: Path, setting: str, error: Exception) -> DataError:
-    """The error for a path from the configuration that cannot be opened.
+    """Return the error for a path from the configuration that cannot be opened.
 
     Args:
-        path: what could not be opened.
-        setting: the setting that it comes from, such as data.path.
-        error: what opening it raised.
+        path: the path.
+        setting: the setting it comes from, such as data.path.
+        error: the exception raised on opening it.
     """
     if not isinstance(error, FileNotFoundError):
-        return DataError(f"{path} cannot be opened: {why(error)}", hint=f"check {setting} and the rights to the path")
+        return DataError(f"{path} cannot be opened: {why(error)}", hint=f"check {setting} and the permissions")
     try:
         siblings = [sibling.name for sibling in path.parent.iterdir()]
     except OSError:
         siblings = []
     near = [str(path.parent / name) for name in difflib.get_close_matches(path.name, siblings)]
-    hint = f"did you mean {printable(' or '.join(near))}?" if near else f"set {setting} to a path that exists"
+    hint = f"did you mean {printable(' or '.join(near))}?" if near else f"set {setting} to an existing path"
     return DataError(f"{path} does not exist", hint=hint)
 
 
 def scan_folder(path: Path, setting: str) -> list[os.DirEntry[str]]:
-    """The entries of a folder that a setting names.
+    """Return the entries of a folder named by a setting.
 
     Raises:
-        DataError: it is missing, no folder, or closed to this user.
+        DataError: it is missing, not a folder, or not readable.
     """
     try:
         with os.scandir(path) as entries:

@@ -1,0 +1,159 @@
+"""The folder of prepared data: where it is, how its files are locked, and the one limit on the size of all of them.
+
+Images (`images/cache.py`) and scenes (`array_cache.py`) share it. Each file is written under a temporary name and
+renamed when it is complete; its name is a hash of its source, so no file is ever out of date.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+
+from dbbd_cli.core.errors import DiskError
+from dbbd_cli.core.files import (
+    best_effort_lock,
+    can_be_made,
+    private_folder,
+    read_file,
+    remove_free_locks,
+    repair_of,
+    write_text,
+)
+from dbbd_cli.core.temporary import remove_strays
+from dbbd_cli.data.problems import why
+
+MARK = "dbbd-cache.txt"
+"""File that marks a folder as a cache of this program."""
+_MARK_TEXT = "dbbd keeps prepared data in this folder. You can delete it; it is created again when it is needed."
+LIMIT_BYTES = 40 * 1024**3
+"""Size above which the least recently used files are removed."""
+_DATA_FILES = ("images-*.u8", "scene-*.arrays")
+_RECORDS = "images-*.json"
+_RECORD_SECONDS = 90 * 24 * 3600
+"""Age at which a record of bad images is removed; without one, the images are tried again."""
+
+
+def cache_folder(configured: str | None) -> Path:
+    """Return the folder of `data.cache_dir`, `$DBBD_CACHE_DIR`, or the platform's cache folder, in this order.
+
+    If the latter is not writable, as in a container whose user has no home folder, return a private folder in the
+    system's temporary folder.
+
+    Raises:
+        DiskError: no folder can be used.
+    """
+    if chosen := configured or os.environ.get("DBBD_CACHE_DIR"):
+        return Path(os.path.expanduser(chosen))  # noqa: PTH111 - a Path raises if there is no home
+    default = _default_folder()
+    if default is not None and can_be_made(default):
+        return default
+    try:
+        return private_folder("dbbd")
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        raise DiskError(
+            f"no folder is available for prepared data: {where}{error.strerror}",
+            hint="choose one with --set data.cache_dir=DIR, or in DBBD_CACHE_DIR",
+        ) from error
+
+
+def fallback_note(configured: str | None) -> str:
+    """Return the line to show if the cache folder is in the system's temporary folder; otherwise an empty string."""
+    if configured or os.environ.get("DBBD_CACHE_DIR"):
+        return ""
+    folder, default = cache_folder(None), _default_folder()
+    if folder == default:
+        return ""
+    reason = "there is no home folder" if default is None else f"{default} is not writable"
+    return (
+        f"Prepared data is kept in {folder}, because {reason}. "
+        "To choose a folder, use --set data.cache_dir=DIR or DBBD_CACHE_DIR."
+    )
+
+
+def _default_folder() -> Path | None:
+    """Return the platform's cache folder; None if it would be in the home folder and there is none."""
+    try:
+        if sys.platform == "win32":
+            return Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local") / "dbbd" / "cache"
+        if sys.platform == "darwin":
+            return Path.home() / "Library" / "Caches" / "dbbd"
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dbbd"
+    except RuntimeError:
+        return None
+
+
+def is_cache_folder(folder: Path) -> bool:
+    """Return whether this program has used the folder as a cache on this machine."""
+    try:
+        return _identity(folder) in read_file(folder / MARK).decode("utf-8").splitlines()
+    except (OSError, ValueError):
+        return False
+
+
+def _identity(folder: Path) -> str:
+    """Return a hash that identifies this folder, but no copy of it."""
+    return hashlib.sha256(os.fsencode(f"{folder.resolve()}\n{folder.stat().st_ino}")).hexdigest()
+
+
+@contextmanager
+def disk_errors(cache_dir: Path) -> Iterator[None]:
+    """Turn an `OSError` of the body into a `DiskError` that names the cache folder."""
+    try:
+        yield
+    except OSError as error:
+        raise DiskError(
+            f"the cache {cache_dir} cannot be written: {why(error)}",
+            hint=f"{repair_of(error)}, or choose another folder with --set data.cache_dir=DIR",
+        ) from error
+
+
+@contextmanager
+def entry_lock(path: Path) -> Iterator[None]:
+    """Lock a file of the cache while one process makes it and others wait; creates and marks the folder if missing.
+
+    Raises:
+        DiskError: the folder or the lock cannot be created.
+    """
+    with ExitStack() as held:
+        with disk_errors(path.parent):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if not is_cache_folder(path.parent):
+                write_text(path.parent / MARK, f"{_MARK_TEXT}\n{_identity(path.parent)}\n")
+            held.enter_context(best_effort_lock(path.with_suffix(".lock")))
+        yield
+
+
+def mark_used(path: Path) -> None:
+    """Record that a file of the cache was used now; its modification time is the time of last use."""
+    with suppress(OSError):  # the cache may belong to another user
+        os.utime(path)
+
+
+def make_room(cache_dir: Path, needed: int) -> None:
+    """Remove the least recently used files until `needed` more bytes fit within `LIMIT_BYTES`, or none are left.
+
+    Leftovers of killed processes and old records go first. Other processes may do the same at the same time.
+    """
+    remove_strays(cache_dir)
+    remove_free_locks(cache_dir)
+    files = []
+    for path in cache_dir.iterdir():
+        with suppress(OSError):  # another process removed it, or it is unreadable
+            status = path.lstat()
+            if any(path.match(pattern) for pattern in _DATA_FILES):
+                files.append((status.st_mtime, status.st_size, path))
+            elif path.match(_RECORDS) and time.time() - status.st_mtime > _RECORD_SECONDS:
+                path.unlink()
+    total = sum(size for _, size, _ in files)
+    for _, size, path in sorted(files):
+        if total + needed <= LIMIT_BYTES:
+            return
+        with suppress(OSError):  # in use, on systems that cannot remove open files
+            path.unlink(missing_ok=True)
+            total -= size

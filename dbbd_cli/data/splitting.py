@@ -1,0 +1,164 @@
+"""Drawing a sample of a data set, and dividing it into training, validation and test splits.
+
+Randomness comes from hashes of (seed, key): adding a file changes the split of as few others as possible, and neither
+the order of a directory listing nor the Python version matters.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Hashable, Sequence
+
+from dbbd_cli.core.errors import DataError
+from dbbd_cli.core.text import counted
+from dbbd_cli.data.manifest import SPLITS
+
+_MAX_LISTED = 10
+_MIN_SAMPLES = 3
+"""Minimum number of samples of a class: one for each split."""
+_MAX_DRAWS = 50
+"""Draws to try until every class is in every split; large groups may need more than one."""
+
+
+def draw_sample(keys: Sequence[str], labels: Sequence[int], per_class: int | None, seed: int) -> list[int]:
+    """Draw at most `per_class` samples of each class; return their positions, in order."""
+    if per_class is None:
+        return list(range(len(keys)))
+    by_class: dict[int, list[int]] = {}
+    for position, label in enumerate(labels):
+        by_class.setdefault(label, []).append(position)
+    chosen: list[int] = []
+    for positions in by_class.values():
+        if len(positions) > per_class:
+            positions = sorted(positions, key=lambda p: _rank(seed, "sample", keys[p]))[:per_class]
+        chosen += positions
+    return sorted(chosen)
+
+
+def check_class_sizes(labels: Sequence[int], classes: Sequence[str]) -> None:
+    """Check that each class can be in every split.
+
+    Args:
+        labels: class of each sample.
+        classes: names of the classes.
+
+    Raises:
+        DataError: a class has fewer than three samples.
+    """
+    counts = Counter(labels)
+    small = [label for label in range(len(classes)) if counts[label] < _MIN_SAMPLES]
+    if not small:
+        return
+    details = [f"{classes[label]}: {counted(counts[label], 'sample')}" for label in small[:_MAX_LISTED]]
+    if len(small) > _MAX_LISTED:
+        details.append(f"… and {counted(len(small) - _MAX_LISTED, 'more class')}")
+    number = f"{len(small):,} of {counted(len(classes), 'class')} {'is' if len(small) == 1 else 'are'}"
+    raise DataError(
+        f"{number} too small to be in the training, validation and test split",
+        details=details,
+        hint=f"give each class at least {_MIN_SAMPLES} samples, or leave it out; if these are not classes at all, "
+        "choose another column or folder",
+    )
+
+
+def assign_splits(
+    keys: Sequence[str],
+    labels: Sequence[int],
+    groups: Sequence[Hashable],
+    classes: Sequence[str],
+    shares: Sequence[float],
+    seed: int,
+) -> list[str]:
+    """Divide samples into train, val and test, class by class, keeping each group in one split.
+
+    Groups are assigned from large to small, ties in hash order. Each goes to a split drawn with probability
+    proportional to the places left there, among the splits in which the whole group fits; if it fits in none, to the
+    split with the most places left. Groups of one therefore fill the quotas exactly. If a class is then missing from a
+    split, the draw is repeated, regardless of whether groups fit.
+
+    Args:
+        keys: name of each sample.
+        labels: class of each sample.
+        groups: group of each sample; samples of a group stay together.
+        classes: names of the classes, for errors.
+        shares: shares of train, val and test.
+        seed: seed of the draw.
+
+    Raises:
+        DataError: a class is too small to be in every split.
+    """
+    check_class_sizes(labels, classes)
+    groups_of = Counter(label for label, _ in set(zip(labels, groups, strict=True)))
+    possible = min(groups_of.values(), default=0) >= len(SPLITS)
+    for attempt in range(_MAX_DRAWS if possible else 1):
+        splits = _draw_splits(keys, labels, groups, shares, seed, attempt)
+        present = set(zip(labels, splits, strict=True))
+        absent = [
+            f"{classes[label]}: none in {split}"
+            for label in range(len(classes))
+            for split in SPLITS
+            if (label, split) not in present
+        ]
+        if not absent:
+            return splits
+    raise DataError(
+        "after keeping related samples together, a class is missing from a split",
+        details=absent[:_MAX_LISTED],
+        hint="samples with the same content, and with data.split.group=host those of the same host, stay in one split: "
+        "add more distinct samples",
+    )
+
+
+def _draw_splits(
+    keys: Sequence[str],
+    labels: Sequence[int],
+    groups: Sequence[Hashable],
+    shares: Sequence[float],
+    seed: int,
+    attempt: int,
+) -> list[str]:
+    left = {label: _quota(count, shares, label) for label, count in Counter(labels).items()}
+    members: dict[Hashable, list[int]] = {}
+    for position, group in enumerate(groups):
+        members.setdefault(group, []).append(position)
+    ranks = {group: _rank(seed, "split", keys[positions[0]]) for group, positions in members.items()}
+    splits = [""] * len(keys)
+    for group in sorted(members, key=lambda g: (-len(members[g]), ranks[g])):
+        need = Counter(labels[position] for position in members[group])
+        places = [sum(left[label][s] for label in need) for s in range(3)]
+        weights = [places[s] if all(left[label][s] >= n for label, n in need.items()) else 0 for s in range(3)]
+        if attempt:  # the groups are too large to all fit
+            weights = [max(number, 0) for number in places]
+        if sum(weights) == 0:
+            chosen = max(range(3), key=lambda s: places[s])
+        else:
+            # The hash is the random number: 64 bits of it, as a fraction of 1.
+            ticket = int(_rank(seed, f"draw {attempt}", ranks[group])[:16], 16) / 2**64 * sum(weights)
+            chosen = 0 if ticket < weights[0] else 1 if ticket < weights[0] + weights[1] else 2
+        for label, n in need.items():
+            left[label][chosen] -= n
+        for position in members[group]:
+            splits[position] = SPLITS[chosen]
+    return splits
+
+
+def _quota(count: int, shares: Sequence[float], label: int) -> list[int]:
+    """Return whole numbers close to `count` times each share, each at least 1, that sum to `count`.
+
+    The remainder of rounding down goes to the largest fractions; ties go to a different split for the next class.
+    """
+    exact = [round(count * share, 6) for share in shares]
+    quota = [int(value) for value in exact]
+    by_remainder = sorted(range(3), key=lambda s: (quota[s] - exact[s], (s - 1 - label) % 3))
+    for s in by_remainder[: count - sum(quota)]:
+        quota[s] += 1
+    for s in range(3):
+        if quota[s] == 0:
+            quota[s] += 1
+            quota[quota.index(max(quota))] -= 1
+    return quota
+
+
+def _rank(seed: int, purpose: str, text: str) -> str:
+    return hashlib.sha256(f"{seed}:{purpose}:{text}".encode("utf-8", "surrogatepass")).hexdigest()
