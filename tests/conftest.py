@@ -18,7 +18,7 @@ import pytest
 from PIL import Image
 
 from dbbd_cli.config.sections import TaskConfig
-from dbbd_cli.data.scenes.region_tree import RegionTree
+from dbbd_cli.data.scenes.trees.region_tree import RegionTree
 from dbbd_cli.tasks.dbbd.config import DbbdConfig
 from dbbd_cli.tasks.image_classification.config import ImageClassificationConfig
 
@@ -146,8 +146,8 @@ def scene_folder(tmp_path: Path) -> Callable[..., Path]:
         labels: bool = True,
         name: str = "scenes",
     ) -> Path:
-        from dbbd_cli.data.scenes.room_generator import generate_room
-        from dbbd_cli.data.scenes.tree_builder import build_tree
+        from dbbd_cli.data.scenes.synthetic_rooms.generator import generate_room
+        from dbbd_cli.data.scenes.trees.builder import build_tree
 
         number = 0
         for split, count in (splits or {"train": 4, "val": 2, "test": 1}).items():

@@ -19,8 +19,8 @@ from dbbd_cli.core.errors import StoppedError
 from dbbd_cli.core.progress import Silent
 from dbbd_cli.core.signals import StopRequest
 from dbbd_cli.data.scenes.cache import prepared_scene
-from dbbd_cli.data.scenes.region_tree import check_tree
-from dbbd_cli.data.scenes.room_generator import generate_room
+from dbbd_cli.data.scenes.synthetic_rooms.generator import generate_room
+from dbbd_cli.data.scenes.trees.region_tree import check_tree
 from dbbd_cli.engine.checkpoint.files import CONTENT, load_checkpoint
 from dbbd_cli.engine.inference import run_split
 from dbbd_cli.engine.runtime import choose_runtime, seed_everything

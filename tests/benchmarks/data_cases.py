@@ -125,8 +125,8 @@ def _index(settings: dict[str, object]) -> None:
 def tree_150k(repeat: int) -> Measured:
     """The tree of regions and the normals of a room of 150,000 points, as for a scene that has neither."""
     from dbbd_cli.data.scenes.normals import estimate_normals
-    from dbbd_cli.data.scenes.room_generator import generate_room
-    from dbbd_cli.data.scenes.tree_builder import build_tree
+    from dbbd_cli.data.scenes.synthetic_rooms.generator import generate_room
+    from dbbd_cli.data.scenes.trees.builder import build_tree
     from dbbd_cli.tasks.configs import load_config
     from dbbd_cli.tasks.dbbd.config import DbbdConfig
 

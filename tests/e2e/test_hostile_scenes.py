@@ -83,7 +83,7 @@ def payload(path: Path) -> Path:
 REASONS = {
     not_a_number: "not finite at point 42",
     three_points: "only 3 points",
-    one_place: "all of its points lie in the same place",
+    one_place: "all of its points are in the same place",
     cycle: "cycle",
     index_out_of_range: "holds point 200",
     truncated: "1,000,000,000,000",

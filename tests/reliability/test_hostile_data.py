@@ -265,14 +265,14 @@ def points_with(value: float) -> np.ndarray:
 
 BAD_SCENES: dict[str, tuple[Callable[[Path], object], str]] = {
     "binary PLY of 10^12": (ply("binary_little_endian", "element vertex 1000000000000", *XYZ), "1,000,000,000,000"),
-    "ASCII PLY of 10^12": (ply("ascii", "element vertex 1000000000000", *XYZ, body=TEXT), "promises 1,000,000,000,000"),
+    "ASCII PLY of 10^12": (ply("ascii", "element vertex 1000000000000", *XYZ, body=TEXT), "declares 1,000,000,000,000"),
     "binary PLY of 9,000,000": (ply("binary_big_endian", "element vertex 9000000", *XYZ), "is truncated"),
     "ASCII PLY of 9,000,000": (ply("ascii", "element vertex 9000000", *XYZ, body=TEXT), "is truncated"),
-    "PLY of -1": (ply("ascii", "element vertex -1", *XYZ), "a line that is not understood"),
-    "PLY of 10^30": (ply("ascii", "element vertex 1" + "0" * 30, *XYZ), "a line that is not understood"),
+    "PLY of -1": (ply("ascii", "element vertex -1", *XYZ), "an invalid line"),
+    "PLY of 10^30": (ply("ascii", "element vertex 1" + "0" * 30, *XYZ), "an invalid line"),
     "PLY with lists of 10^9": (
         ply("binary_little_endian", "element face 3", "property list uint int i", "element vertex 200", *XYZ,
-            body=struct.pack("<I", 10**9) * 90), "is truncated within its element face"),
+            body=struct.pack("<I", 10**9) * 90), "is truncated in its element face"),
     "PLY with a list of -1": (
         ply("binary_little_endian", "element face 3", "property list int int i", "element vertex 200", *XYZ,
             body=struct.pack("<i", -1) * 90), "negative length"),
@@ -287,16 +287,16 @@ BAD_SCENES: dict[str, tuple[Callable[[Path], object], str]] = {
             body=bytes(100_000_000)), "is truncated: 200 points need"),
     "binary PLY of 10^7 points and too few lists": (
         ply("binary_little_endian", "element vertex 10000000", *XYZ, "property list uchar int i",
-            body=bytes(129_999_999)), "is truncated within its element vertex"),
+            body=bytes(129_999_999)), "is truncated in its element vertex"),
     "PLY of points with a list of 10^9": (
         ply("binary_little_endian", "element vertex 3", *XYZ, "property list uint int i",
-            body=struct.pack("<I", 10**9) * 90), "is truncated within its element vertex"),
+            body=struct.pack("<I", 10**9) * 90), "is truncated in its element vertex"),
     "ASCII PLY of points with a list of 10^9": (
         ply("ascii", "element vertex 3", *XYZ, "property list uint int i", body=b"1 2 3 1000000000 1\n" * 3),
         "a line that does not hold the numbers and lists"),
     "PLY with 900,000 empty lists and no more": (
         ply("binary_little_endian", "element face 900000", "property list uchar int i", "element vertex 200", *XYZ,
-            body=bytes(800_000)), "is truncated within its element face"),
+            body=bytes(800_000)), "is truncated in its element face"),
     "ASCII PLY of 10^8 blank lines": (
         ply("ascii", "element vertex 200", *XYZ, body=b"\n" * 100_000_000), "10,000 more blank lines"),
     "ASCII PLY of one long line": (
@@ -304,7 +304,7 @@ BAD_SCENES: dict[str, tuple[Callable[[Path], object], str]] = {
     "PLY with 5,000 properties": (
         ply("ascii", "element vertex 200", *XYZ, *(f"property float p{n}" for n in range(5000))), "than 1000 lines"),
     "PLY with lists as points": (
-        ply("ascii", "element vertex 200", "property list uchar float x"), "nothing but lists"),
+        ply("ascii", "element vertex 200", "property list uchar float x"), "no numeric properties"),
     "PLY without an end": (lambda path: path.with_suffix(".ply").write_bytes(b"ply\nformat ascii 1.0\n"), "truncated"),
     "PLY of one line": (lambda path: path.with_suffix(".ply").write_bytes(b"ply" + b"y" * 10**7), "is not a PLY file"),
     "PLY of NaN": (
@@ -323,7 +323,7 @@ BAD_SCENES: dict[str, tuple[Callable[[Path], object], str]] = {
         archived(coord=npy("(60000000, 3)", body=bytes(200_000_000))),
         "its array coord is not an array of numbers"),
     "npz bomb of few enough points": (
-        archived(coord=npy("(8000000, 3)", body=bytes(96_000_000))), "all of its points lie in the same place"),
+        archived(coord=npy("(8000000, 3)", body=bytes(96_000_000))), "all of its points are in the same place"),
     "npz bomb behind a small scene": (
         archived(coord=npy("(200, 3)", body=COORD.tobytes() + bytes(200_000_000)), normal=npy("(201, 3)")),
         "its array normal is not an array of numbers"),
@@ -331,10 +331,10 @@ BAD_SCENES: dict[str, tuple[Callable[[Path], object], str]] = {
     "npz that is a pickle": (lambda path: path.with_suffix(".npz").write_bytes(pickle.dumps({})), "is not an array"),
     "NaN": (pickled(coords=points_with(np.nan)), "not finite at point 42"),
     "infinity": (pickled(coords=points_with(np.inf)), "not finite at point 42"),
-    "10^38": (pickled(coords=points_with(1e38)), "reach over 1.0e+38"),
-    "text": (pickled(coords=[["1", "2", "3"]] * 200), "something else than numbers"),
-    "a ragged list": (pickled(coords=[[1, 2, 3], [1, 2]] * 100), "is not a list of rows"),
-    "huge numbers": (pickled(coords=[[10**400, 2, 3]] * 200), "no table of 3 numbers"),
+    "10^38": (pickled(coords=points_with(1e38)), "extend over 1.0e+38"),
+    "text": (pickled(coords=[["1", "2", "3"]] * 200), "something other than numbers"),
+    "a ragged list": (pickled(coords=[[1, 2, 3], [1, 2]] * 100), "not a list of rows"),
+    "huge numbers": (pickled(coords=[[10**400, 2, 3]] * 200), "must be 3 numbers per point"),
     "points of two numbers": (pickled(coords=COORD[:, :2]), ""),
     "normals of another length": (pickled(normals=np.zeros((7, 3))), "200 points and 7 normals"),
     "a cycle": (pickled(hierarchy=cycle(1)), "a cycle"),
@@ -343,7 +343,7 @@ BAD_SCENES: dict[str, tuple[Callable[[Path], object], str]] = {
     "a tree of depth 100": (chain(100), "deeper than level"),
     "a shared node": (pickled(hierarchy=region(EVERY, 0, [region(FIRST, 1, center=0)] * 2)), ""),
     "a shared leaf": (
-        pickled(hierarchy=(lambda leaf: region(EVERY, 0, [leaf, leaf]))(region(FIRST, 1))), "at the same time region"),
+        pickled(hierarchy=(lambda leaf: region(EVERY, 0, [leaf, leaf]))(region(FIRST, 1))), "the same dict as region"),
     "a child that lists itself": (
         pickled(hierarchy=(lambda child: child["children"].append(child) or region(EVERY, 0, [child]))(
             region(EVERY, 1))), "a cycle"),
@@ -351,10 +351,10 @@ BAD_SCENES: dict[str, tuple[Callable[[Path], object], str]] = {
     "indices beyond": (pickled(hierarchy=region([*EVERY[:-1], 200])), "holds point 200"),
     "negative indices": (pickled(hierarchy=region([-1, *EVERY[1:]])), "holds point -1"),
     "indices that overlap": (pickled(hierarchy=region(EVERY, 0, [region(FIRST, 1), region(FIRST.copy(), 1)])), ""),
-    "indices of 10^30": (pickled(hierarchy=region([10**30] * 200)), "indices that are no list of integers"),
+    "indices of 10^30": (pickled(hierarchy=region([10**30] * 200)), "indices that are not a list of integers"),
     "a center elsewhere": (pickled(hierarchy=region(EVERY, center=10**9)), "has its center"),
     "a wrong level": (pickled(hierarchy=region(EVERY, level=7)), "has level 7"),
-    "no tree": (pickled(hierarchy="root"), "hierarchy is no dict"),
+    "no tree": (pickled(hierarchy="root"), "hierarchy is not a dict"),
     "a pickle of one long number": (
         lambda path: path.with_suffix(".pkl").write_bytes(b"\x80\x04\x8b\xff\xff\xff\x7f."), "is truncated"),
     "a pickle of numbers": (

@@ -1,7 +1,9 @@
-"""Scenes as training wants them: normals and tree ready, as flat arrays that are made once and then mapped into memory.
+"""Prepare scenes for training, with normals and region tree, and cache them as arrays that are mapped into memory.
 
-N: points of a scene. A prepared scene is known by the hash of its source and by the settings that it was made with, so
-that neither the second epoch nor the second run reads a scene's file again, estimates a normal or builds a tree.
+The key of a prepared scene is the hash of its source and of the settings that it was prepared with, so that neither the
+second epoch nor the next run reads a scene file, estimates normals or builds a tree again.
+
+Legend: N points of a scene.
 """
 
 from __future__ import annotations
@@ -18,18 +20,18 @@ import numpy as np
 from dbbd_cli.core.errors import DataError
 from dbbd_cli.core.text import printable
 from dbbd_cli.data.array_cache import SUFFIX, Arrays, cached_arrays, read_arrays
-from dbbd_cli.data.scenes.nested_tree import tree_from_nested
 from dbbd_cli.data.scenes.normals import complete_normals, estimate_normals
 from dbbd_cli.data.scenes.reader import read_scene, scene_digest
-from dbbd_cli.data.scenes.region_tree import RegionTree, cut_tree
-from dbbd_cli.data.scenes.room_generator import GENERATOR_VERSION, generate_room
 from dbbd_cli.data.scenes.scene import Scene
-from dbbd_cli.data.scenes.tree_builder import build_tree
+from dbbd_cli.data.scenes.synthetic_rooms.generator import GENERATOR_VERSION, generate_room
+from dbbd_cli.data.scenes.trees.builder import build_tree
+from dbbd_cli.data.scenes.trees.nested import tree_from_nested
+from dbbd_cli.data.scenes.trees.region_tree import RegionTree, cut_tree
 
 _VERSION = 4
-"""To be raised when the same source and settings make other arrays."""
+"""Increase this when the same source and settings give different arrays."""
 _NOTES = "notes"
-"""Name of the array with everything that is not an array, as the bytes of a JSON object."""
+"""Name of the array that holds everything else as the bytes of a JSON object."""
 _TREE = ("parent", "level", "center_idx", "indices", "indices_ptr")
 
 
@@ -38,9 +40,9 @@ class SceneSettings:
     """How scenes are prepared.
 
     Attributes:
-        normal_neighbors: points that a missing normal is estimated from.
-        max_depth: deepest level of the tree; a stored tree is cut there.
-        min_region_points: regions of fewer than twice as many points are not divided.
+        normal_neighbors: nearest points that a missing normal is estimated from.
+        max_depth: maximum level of the tree; deeper stored trees are cut.
+        min_region_points: regions with fewer than twice this many points are not divided.
     """
 
     normal_neighbors: int
@@ -50,7 +52,7 @@ class SceneSettings:
 
 @dataclass(frozen=True)
 class Room:
-    """A made-up room: what `generate_room` is given."""
+    """A synthetic room: the arguments of `generate_room`."""
 
     seed: int
     index: int
@@ -58,34 +60,34 @@ class Room:
 
     @property
     def sha256(self) -> str:
-        """What stands for the hash of its content."""
+        """Stands for the hash of its content."""
         return hashlib.sha256(json.dumps([GENERATOR_VERSION, *asdict(self).values()]).encode()).hexdigest()
 
 
 @dataclass(frozen=True)
 class SceneRef:
-    """A scene that is wanted: where it comes from, and the hash of its content."""
+    """A reference to a scene: its source, and the hash of its content."""
 
     source: Path | Room
     sha256: str
 
     @property
     def name(self) -> str:
-        """What errors call it."""
+        """Its name in messages."""
         return f"room {self.source.index}" if isinstance(self.source, Room) else printable(str(self.source))
 
 
 @dataclass(frozen=True, eq=False)
 class PreparedScene:
-    """A scene with all that a batch needs of it.
+    """A scene with everything that a batch needs.
 
     Attributes:
         coord: `(N, 3)` float32.
         normal: `(N, 3)` float32.
         color: `(N, 3)` uint8, or None.
-        segment: `(N,)` int32, -1 where the class is not known, or None.
-        tree: the regions.
-        reserved_label: a label in `segment` that by convention means "ignore", or None; see `Scene`.
+        segment: `(N,)` int32, -1 if the class is unknown, or None.
+        tree: the region tree.
+        reserved_label: the label in `segment` that means "ignore" by convention, or None; see `Scene`.
         unusable: parts of the source that cannot be used, and why; see `Scene`.
     """
 
@@ -104,10 +106,10 @@ class PreparedScene:
 
 
 def read_source(ref: SceneRef) -> Scene:
-    """Reads, or makes, the scene itself, with all its labels.
+    """Read or generate the scene, with all its labels.
 
     Raises:
-        DataError: the file cannot be read or is no scene; names it and says why.
+        DataError: the file cannot be read, or is not a scene; the message says why.
     """
     if isinstance(ref.source, Room):
         return generate_room(ref.source.seed, ref.source.index, ref.source.num_points)
@@ -115,26 +117,26 @@ def read_source(ref: SceneRef) -> Scene:
 
 
 def stored_tree(scene: Scene, ref: SceneRef) -> RegionTree | None:
-    """The tree that came with a scene, checked; None where none did.
+    """The region tree in the file of a scene, checked; None if there is none.
 
     Raises:
-        DataError: it is no tree; names the file and the region.
+        DataError: the tree is invalid; the message names the file and the region.
     """
     return None if scene.hierarchy is None else tree_from_nested(scene.hierarchy, scene.num_points, ref.name)
 
 
 def prepared_scene(ref: SceneRef, settings: SceneSettings, cache_dir: Path) -> PreparedScene:
-    """The scene, prepared now where the cache does not hold it.
+    """The scene, prepared now unless the cache holds it.
 
     Raises:
-        DataError: the file is missing, is no scene, or is not the one that `ref` means any more.
+        DataError: the file is missing, is not a scene, or has changed since `ref` was made.
         DiskError: the cache cannot be written.
     """
     return _from_arrays(cached_arrays(_path(ref, settings, cache_dir), lambda: _make(ref, settings), _is_whole))
 
 
 def scene_in_cache(ref: SceneRef, settings: SceneSettings, cache_dir: Path) -> PreparedScene | None:
-    """The scene, if the cache holds it."""
+    """The scene if the cache holds it, otherwise None."""
     arrays = read_arrays(_path(ref, settings, cache_dir), _is_whole)
     return None if arrays is None else _from_arrays(arrays)
 
@@ -147,8 +149,8 @@ def _path(ref: SceneRef, settings: SceneSettings, cache_dir: Path) -> Path:
 def _make(ref: SceneRef, settings: SceneSettings) -> Arrays:
     if isinstance(ref.source, Path) and scene_digest(ref.source) != ref.sha256:
         raise DataError(
-            f"{ref.name} is not the scene that it was: its content has changed",
-            hint="restore it from a copy, or start a new run",
+            f"{ref.name} has changed since the run started",
+            hint="restore the original file, or start a new run",
         )
     scene = read_source(ref)
     tree = stored_tree(scene, ref)

@@ -1,4 +1,4 @@
-"""From a folder of scenes, or from made-up rooms, to a manifest; and from a manifest to prepared scenes."""
+"""Make the manifest of a folder of scenes or of synthetic rooms, and prepare the scenes of a manifest."""
 
 from __future__ import annotations
 
@@ -26,17 +26,15 @@ from dbbd_cli.data.scenes.cache import (
     scene_in_cache,
     stored_tree,
 )
-from dbbd_cli.data.scenes.names import COLOR, NORMAL
 from dbbd_cli.data.scenes.reader import scene_digest
-from dbbd_cli.data.scenes.scene import Scene
-from dbbd_cli.data.scenes.sources import choose_scenes, list_scenes, scene_path
+from dbbd_cli.data.scenes.scene import COLOR, NORMAL, Scene
+from dbbd_cli.data.scenes.sources import FollowLinks, SceneSource, choose_scenes, list_scenes, scene_path
 from dbbd_cli.data.splitting import assign_splits
 
 _T = TypeVar("_T")
 _R = TypeVar("_R")
 FOLDER, ROOMS = "scenes", "rooms"
-"""What `Manifest.source` says."""
-_HINT_BAD_SCENES = "mend or remove them, or leave them out with --set data.on_error=skip"
+"""Values of `Manifest.source`."""
 
 
 def make_scene_manifest(
@@ -46,96 +44,139 @@ def make_scene_manifest(
     max_scenes: Mapping[str, int | None],
     needs_color: bool,
     needs_normals: bool,
-    follow_links: Literal["scenes", "all"],
+    follow_links: FollowLinks,
     on_error: Literal["fail", "skip"],
     settings: SceneSettings,
     cache_dir: Path,
     seed: int,
     progress: Progress,
 ) -> Manifest:
-    """Lists a folder, gives every scene its split, and checks each of them, with its tree.
+    """List a folder, give every scene its split, and check each scene with its tree.
 
-    Scenes that are prepared already are only hashed.
+    Scenes in the cache are only hashed.
 
     Args:
         root: the folder.
-        shares: shares of train, val and test, where the folder is not divided.
-        max_scenes: most scenes of each split; None keeps all.
-        needs_color: whether scenes without colors are refused.
-        needs_normals: whether scenes with damaged normals are refused; missing ones are estimated.
+        shares: fractions of train, val and test if the folder is not divided.
+        max_scenes: maximum scenes of each split; None keeps all.
+        needs_color: whether to refuse scenes without colors.
+        needs_normals: whether to refuse scenes with damaged normals; missing ones are estimated.
         follow_links: see `list_scenes`.
-        on_error: whether scenes that cannot be used end the run, or are left out.
+        on_error: whether unusable scenes end the run, or are left out.
         settings: how scenes will be prepared.
         cache_dir: folder of the caches.
         seed: seed of the division.
-        progress: told of every scene.
+        progress: shows a bar, and warnings.
 
     Raises:
-        DataError: the folder has too few scenes, or some that cannot be used and `on_error` is `fail`.
+        DataError: the folder has too few scenes, or unusable ones and `on_error` is `fail`.
     """
     source = list_scenes(root, follow_links=follow_links)
+    _report_other_files(source, progress)
     by_split: dict[str, list[str]] = {split: [] for split in SPLITS}
     for key, split in choose_scenes(source, shares, seed):
         by_split[split].append(key)
+    wanted = {split: min(len(keys), max_scenes.get(split) or len(keys)) for split, keys in by_split.items()}
+    required = {**({COLOR: "color"} if needs_color else {}), **({NORMAL: "normals"} if needs_normals else {})}
+
+    def check(key: str) -> str:
+        return _checked_digest(scene_path(root, key), required, settings, cache_dir)
+
+    samples, errors = _check_scenes(by_split, wanted, check, replace_bad=on_error == "skip", progress=progress)
+    problems = [*source.problems, *(error.message for error in errors)]
+    if problems and on_error == "fail":
+        raise _unusable(problems, errors)
+    if problems:
+        progress.warn(f"{_scenes(len(problems))} left out; see splits.json of the run.")
+    if absent := [split for split in ("train", "val") if not any(sample.split == split for sample in samples)]:
+        raise DataError(f"{root} has no usable scenes left for {' and '.join(absent)}", details=shortened(problems))
+    _warn_of_copies(samples, progress)
+    limited = {split: len(keys) for split, keys in by_split.items() if wanted[split] < len(keys)}
+    return Manifest(FOLDER, (), (str(root),), tuple(samples), tuple(problems), limited)
+
+
+def _check_scenes(
+    by_split: Mapping[str, Sequence[str]],
+    wanted: Mapping[str, int],
+    check: Callable[[str], str],
+    *,
+    replace_bad: bool,
+    progress: Progress,
+) -> tuple[list[Sample], list[DataError]]:
+    """Check the first scenes of each split, in threads.
+
+    Args:
+        by_split: keys of the scenes of each split.
+        wanted: number of scenes to check in each split.
+        check: gives the digest of a scene, or raises DataError.
+        replace_bad: whether to check further scenes of the split in place of those with errors.
+        progress: shows a bar.
+    """
+    samples: list[Sample] = []
+    errors: list[DataError] = []
+    with progress.phase("Checking scenes", sum(wanted.values()), unit="scenes") as bar:
+        for split, keys in by_split.items():
+            remaining = iter(keys)
+            missing = wanted[split]
+            while missing and (batch := list(islice(remaining, missing))):
+                for key, found in zip(batch, _in_threads(check, batch), strict=True):
+                    if isinstance(found, DataError):
+                        errors.append(found)
+                    else:
+                        samples.append(Sample(key, 0, found, split))
+                        missing -= 1
+                        bar.advance()
+                if not replace_bad:
+                    break
+    return samples, errors
+
+
+def _unusable(problems: Sequence[str], errors: Sequence[DataError]) -> DataError:
+    """The error for scenes that cannot be used; a single one has its own hint."""
+    if errors and len(problems) == 1:
+        return errors[0]
+    return DataError(
+        f"{_scenes(len(problems))} unusable",
+        details=shortened(problems),
+        hint="fix or remove them, or leave them out with --set data.on_error=skip",
+    )
+
+
+def _report_other_files(source: SceneSource, progress: Progress) -> None:
     if source.ignored:
         progress.line(f"Files and folders that are not scenes were ignored: {source.ignored:,}.")
     if source.linked:
         verb = "is a link" if source.linked == 1 else "are links"
         progress.line(f"{counted(source.linked, 'scene')} {verb} to places outside the folder.")
     warn_of_unread(source.unread, "scan", progress)
-    needed = {**({COLOR: "color"} if needs_color else {}), **({NORMAL: "normals"} if needs_normals else {})}
 
-    def check(key: str) -> SceneRef:
-        path = scene_path(root, key)
-        ref = SceneRef(path, scene_digest(path))
-        scene: Scene | PreparedScene | None = scene_in_cache(ref, settings, cache_dir)
-        if scene is None:
-            scene = read_source(ref)
-            stored_tree(scene, ref)
-        for part, feature in needed.items():
-            if part in scene.unusable:
-                raise DataError(
-                    f"{ref.name}: {printable(scene.unusable[part])}",
-                    hint=f"fix or remove the file, or leave {feature} out of data.features",
-                )
-        if needs_color and scene.color is None:
-            raise DataError(f"{ref.name} has no colors, which data.features asks for")
-        return ref
 
-    samples: list[Sample] = []
-    problems = list(source.problems)
-    failure: DataError | None = None
-    wanted = {split: min(len(keys), max_scenes.get(split) or len(keys)) for split, keys in by_split.items()}
-    with progress.phase("Checking scenes", sum(wanted.values()), unit="scenes") as bar:
-        for split, keys in by_split.items():
-            rest = iter(keys)
-            missing = wanted[split]
-            # Where scenes are left out, the next ones by name take their places.
-            while missing and (part := list(islice(rest, missing))):
-                for key, found in zip(part, _in_threads(check, part), strict=True):
-                    if isinstance(found, SceneRef):
-                        samples.append(Sample(key, 0, found.sha256, split))
-                        missing -= 1
-                        bar.advance()
-                    else:
-                        problems.append(found.message)
-                        failure = failure or found
-                if on_error == "fail":
-                    break
-    if problems and on_error == "fail":
-        if failure is not None and len(problems) == 1:
-            raise failure
-        raise DataError(f"{_scenes(len(problems))} of no use", details=shortened(problems), hint=_HINT_BAD_SCENES)
-    if problems:
-        progress.warn(f"{_scenes(len(problems))} left out; see splits.json of the run.")
-    absent = [split for split in ("train", "val") if not any(sample.split == split for sample in samples)]
-    if absent:
-        raise DataError(
-            f"no scene of {root} that can be used is left for {' and '.join(absent)}", details=shortened(problems)
-        )
-    _warn_of_copies(samples, progress)
-    limited = {split: len(keys) for split, keys in by_split.items() if wanted[split] < len(keys)}
-    return Manifest(FOLDER, (), (str(root),), tuple(samples), tuple(problems), limited)
+def _checked_digest(path: Path, required: Mapping[str, str], settings: SceneSettings, cache_dir: Path) -> str:
+    """The digest of a scene, after checking that the scene can be used.
+
+    Args:
+        path: the file or folder.
+        required: parts that must not be damaged, to their names in `data.features`; colors must not be missing either.
+        settings: how it will be prepared.
+        cache_dir: folder of the caches.
+
+    Raises:
+        DataError: it cannot be used.
+    """
+    ref = SceneRef(path, scene_digest(path))
+    scene: Scene | PreparedScene | None = scene_in_cache(ref, settings, cache_dir)
+    if scene is None:
+        scene = read_source(ref)
+        stored_tree(scene, ref)
+    for part, feature in required.items():
+        if part in scene.unusable:
+            raise DataError(
+                f"{ref.name}: {printable(scene.unusable[part])}",
+                hint=f"fix or remove the file, or leave {feature} out of data.features",
+            )
+    if COLOR in required and scene.color is None:
+        raise DataError(f"{ref.name} has no colors, which data.features requires")
+    return ref.sha256
 
 
 def make_room_manifest(
@@ -146,7 +187,7 @@ def make_room_manifest(
     max_scenes: Mapping[str, int | None],
     seed: int,
 ) -> Manifest:
-    """The manifest of `count` made-up rooms."""
+    """Make the manifest of `count` synthetic rooms; for the arguments, see `make_scene_manifest`."""
     keys = [f"room{index:05d}" for index in range(count)]
     splits = assign_splits(keys, [0] * count, keys, ["rooms"], shares, seed)
     left = {split: limit if (limit := max_scenes.get(split)) is not None else count for split in SPLITS}
@@ -155,25 +196,25 @@ def make_room_manifest(
         if left[split] > 0:
             left[split] -= 1
             samples.append(Sample(key, 0, Room(seed, index, num_points).sha256, split))
-    there = {split: splits.count(split) for split in SPLITS}
-    limited = {split: total for split, total in there.items() if (max_scenes.get(split) or total) < total}
+    totals = {split: splits.count(split) for split in SPLITS}
+    limited = {split: total for split, total in totals.items() if (max_scenes.get(split) or total) < total}
     return Manifest(ROOMS, (), (), tuple(samples), limited_from=limited)
 
 
 def scene_refs(
     manifest: Manifest, split: str, *, root: Path | None, num_points: int | None, seed: int
 ) -> list[SceneRef]:
-    """Where the scenes of a split are.
+    """References to the scenes of a split.
 
     Args:
-        manifest: the scenes.
+        manifest: the manifest.
         split: train, val or test.
         root: the folder, which may have moved; None for rooms.
-        num_points: points of each room; None lets them differ.
+        num_points: points of each room; None: random.
         seed: seed of the rooms.
 
     Raises:
-        DataError: the manifest was damaged.
+        DataError: the manifest is damaged, or its rooms are from another version of the generator.
     """
     samples = manifest.of(split)
     if root is not None:
@@ -181,8 +222,8 @@ def scene_refs(
     rooms = [Room(seed, _room_index(sample.key), num_points) for sample in samples]
     if any(room.sha256 != sample.sha256 for room, sample in zip(rooms, samples, strict=True)):
         raise DataError(
-            "the rooms of this run were made by another version of the generator",
-            hint="use the version of dbbd that made the run (see environment.json), or start a new run",
+            "the rooms of this run are from another version of the generator",
+            hint="use the version of dbbd that started the run (see environment.json), or start a new run",
         )
     return [SceneRef(room, room.sha256) for room in rooms]
 
@@ -190,15 +231,15 @@ def scene_refs(
 def _room_index(key: str) -> int:
     number = key.removeprefix("room")
     if not (number.isascii() and number.isdigit()):
-        raise DataError(f"{key!r} is not a synthetic room", hint="splits.json of the run was changed; start a new run")
+        raise DataError(f"{key!r} is not a synthetic room", hint="splits.json of the run was edited; start a new run")
     return int(number)
 
 
 def prepare_scenes(refs: Collection[SceneRef], settings: SceneSettings, cache_dir: Path, progress: Progress) -> None:
-    """Makes sure that the cache holds the scenes.
+    """Prepare the scenes that the cache does not hold.
 
     Raises:
-        DataError: a scene is gone, has changed or cannot be used, and the cache lacks it.
+        DataError: a scene is missing, has changed or cannot be used, and is not in the cache.
         DiskError: the cache cannot be written.
     """
 
@@ -208,14 +249,14 @@ def prepare_scenes(refs: Collection[SceneRef], settings: SceneSettings, cache_di
     with progress.phase("Preparing scenes", len(refs), unit="scenes") as bar:
         for found in _in_threads(prepare, list(refs)):
             if isinstance(found, DataError):
-                moved = "if the folder has moved, say where it is with --set data.path=DIR"
+                moved = "if the folder has moved, set its new path with --set data.path=DIR"
                 found.hint = f"{found.hint}; {moved}" if found.hint else moved
                 raise found
             bar.advance()
 
 
 def _in_threads(function: Callable[[_T], _R], items: Sequence[_T]) -> Iterator[_R | DataError]:
-    """The result for each item, in order, or the error of the data that it met. NumPy and SciPy release the lock."""
+    """The result or the DataError of each item, in order. Threads suffice, because NumPy and SciPy release the GIL."""
 
     def guarded(item: _T) -> _R | DataError:
         try:
@@ -232,10 +273,10 @@ def _scenes(count: int) -> str:
 
 
 def _warn_of_copies(samples: Sequence[Sample], progress: Progress) -> None:
-    places: dict[str, list[Sample]] = defaultdict(list)
+    by_content: dict[str, list[Sample]] = defaultdict(list)
     for sample in samples:
-        places[sample.sha256].append(sample)
-    copies = [found for found in places.values() if len({sample.split for sample in found}) > 1]
+        by_content[sample.sha256].append(sample)
+    copies = [found for found in by_content.values() if len({sample.split for sample in found}) > 1]
     if copies:
         examples = "; ".join(" = ".join(f"{s.key} ({s.split})" for s in found[:3]) for found in copies[:3])
         progress.warn(f"{_scenes(len(copies))} in more than one split with the same content: {examples}")

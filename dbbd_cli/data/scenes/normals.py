@@ -1,4 +1,7 @@
-"""Estimates surface normals from coordinates alone."""
+"""Estimate surface normals from coordinates alone.
+
+Legend: N points of the scene, U places (distinct points), K neighbors of a place, itself included.
+"""
 
 from __future__ import annotations
 
@@ -6,40 +9,38 @@ import numpy as np
 
 from dbbd_cli.core.errors import DataError
 
-# N = points of the scene, U = places: points that differ from each other, K = neighbors of a place, itself included.
-
 _CHUNK = 16384
-"""Neighborhoods at a time: they stay in the processor's cache."""
+"""Neighborhoods per pass, so that they stay in the processor's cache."""
 _ORIENTING_NEIGHBORS = 8
-"""Neighbors that a normal may be turned to; fewer than those that shape it, as sorting the edges takes long."""
+"""Neighbors that a normal may be oriented by; fewer than K, because sorting the edges is slow."""
 _KNOWN_NEIGHBORS = 8
-"""Points with a known normal that determine the direction of an estimated one."""
+"""Nearest known normals that decide the orientation of an estimated one."""
 _FLAT = 1e-6
-"""A neighborhood is a line where its second largest variance is at most this part of the whole."""
+"""A neighborhood is a line if its second largest variance is at most this fraction of the total."""
 _APART = 1e-3
-"""From here on the direction in closed form is off by 1e-10 at most."""
+"""From this gap between the roots on, the closed form is accurate to 1e-10."""
 _UP = np.array([1e-3, 1e-4, 4.0])
-"""The vote for up, against 1 for outward: a room without a ceiling has its floor's normals up, and its walls' inside.
-The rest is for a wall through the middle of the scene, which has no side that is up or outside."""
+"""Weight of up, compared with 1 for outward: in a room without a ceiling, the floor's normals point up and the walls'
+inward. x and y decide for a wall through the middle of the scene, which faces neither up nor outward."""
 _ASIDE = 0.5
-"""The vote for away from the middle of the scene."""
+"""Weight of away from the middle of the scene."""
 
 
 def estimate_normals(coord: np.ndarray, *, num_neighbors: int = 16, num_threads: int = 1) -> np.ndarray:
-    """The direction in which each point's nearest neighbors spread least, turned so that neighbors agree.
+    """Estimate consistently oriented normals: the direction in which each point's nearest neighbors vary least.
 
-    Orientation: the directions are carried along a minimum spanning tree of the neighbor graph whose edges cost
-    1 - |cos| of the angle between two normals (Hoppe et al., 1992). Each connected part is then turned as a whole, by a
-    vote of its points: up (z), as ground, floors and table tops do; where that is a draw, as on a closed body, outward;
-    and where that says nothing either, as on a wall, away from the middle of the scene.
+    Orientation is propagated along a minimum spanning tree of the neighbor graph, whose edges cost 1 - |cos| of the
+    angle between two normals (Hoppe et al., 1992). Each connected component is then oriented as a whole, by a vote of
+    its points: up (z), like ground, floors and table tops; if that is a draw, as on a closed body, outward; and if that
+    is a draw too, as on a wall, away from the middle of the scene.
 
-    Points in the same place count once. Where the neighbors lie on a line the normal is at right angles to it and as
-    upright as can be; a single place has the normal (0, 0, 1).
+    Coincident points count once. If the neighbors lie on a line, the normal is perpendicular to it and as upright as
+    possible; a scene with a single place has the normal (0, 0, 1).
 
     Args:
-        coord: coordinates, `(N, 3)`, however far from the origin.
-        num_neighbors: K, the places that a normal is estimated from, the point's own included; at least 3.
-        num_threads: threads that look for neighbors, -1 for all; the result does not depend on them.
+        coord: coordinates, `(N, 3)`, at any distance from the origin.
+        num_neighbors: K, the places that a normal is estimated from, including its own; at least 3.
+        num_threads: threads that search for neighbors, -1 for all; the result does not depend on them.
 
     Returns:
         Normals of length 1, `(N, 3)` float32.
@@ -67,7 +68,7 @@ def estimate_normals(coord: np.ndarray, *, num_neighbors: int = 16, num_threads:
 
 
 def complete_normals(coord: np.ndarray, normal: np.ndarray, *, num_neighbors: int = 16) -> np.ndarray:
-    """Estimates the unknown normals, oriented consistently with the known ones.
+    """Estimate the unknown normals, oriented consistently with the known ones.
 
     If the nearest known normals are opposite to the estimates for the same points, the estimate is flipped: both are
     oriented consistently along the surface.
@@ -99,9 +100,9 @@ def complete_normals(coord: np.ndarray, normal: np.ndarray, *, num_neighbors: in
 
 
 def _distinct(coord: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The places of a scene `(U, 3)`, and that of each point `(N,)`.
+    """The places of a scene, `(U, 3)`, and the place of each point, `(N,)`.
 
-    Places are float64, relative to the middle of the scene and in units of about its size.
+    Places are float64, relative to the middle of the scene, in units of about its size.
     """
     axes = np.ascontiguousarray(coord.T, dtype=np.float64)
     axes = np.ldexp(axes, -np.frexp(np.abs(axes).max())[1])
@@ -119,14 +120,14 @@ def _distinct(coord: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _neighbors(places: np.ndarray, count: int, num_threads: int) -> tuple[np.ndarray, np.ndarray]:
-    """The nearest places of each place, itself first: how far they are, and which they are, both `(U, count)`."""
-    from scipy.spatial import cKDTree  # here and below: SciPy takes long to load, and few scenes need it
+    """The nearest places of each place, itself first: their distances and rows, both `(U, count)`."""
+    from scipy.spatial import cKDTree  # here and below: SciPy is slow to import, and few scenes need it
 
     return cKDTree(places).query(places, k=count, workers=num_threads)
 
 
 def _covariance(places: np.ndarray, neighbors: np.ndarray) -> np.ndarray:
-    """The spread of each neighborhood, scaled to a trace of 1: xx, yy, zz, xy, xz, yz `(6, rows)`."""
+    """The covariance of each neighborhood, scaled to a trace of 1: xx, yy, zz, xy, xz, yz, `(6, rows)`."""
     x, y, z = (axis[neighbors.T] for axis in np.ascontiguousarray(places.T))  # (K, rows) each
     for axis in (x, y, z):
         axis -= axis.mean(axis=0)
@@ -135,11 +136,11 @@ def _covariance(places: np.ndarray, neighbors: np.ndarray) -> np.ndarray:
 
 
 def _least_spread(covariance: np.ndarray) -> np.ndarray:
-    """The directions of the smallest spread for covariances `(6, rows)` of trace 1 or 0: `(rows, 3)`, of length 1.
+    """The eigenvectors of the smallest eigenvalue for covariances `(6, rows)` of trace 1 or 0: `(rows, 3)`, length 1.
 
-    The smallest root of the characteristic polynomial in closed form (Smith, 1961), and the direction that the matrix
-    less this root takes to zero: a tenth of the time of an eigensolver, which is left with the rows whose two smaller
-    roots are too near to each other for that.
+    The smallest root of the characteristic polynomial in closed form (Smith, 1961), and the null vector of the matrix
+    minus this root: ten times as fast as an eigensolver, which handles only the rows whose two smaller roots are too
+    close together.
     """
     xx, yy, zz, xy, xz, yz = covariance
     third = 1 / 3  # of the trace
@@ -149,20 +150,20 @@ def _least_spread(covariance: np.ndarray) -> np.ndarray:
     cosine = np.clip(determinant / np.maximum(2 * radius**3, np.finfo(np.float64).tiny), -1, 1)
     lowest = 2 * radius * np.cos((np.arccos(cosine) + 2 * np.pi) / 3)
     a, b, c = a - lowest, b - lowest, c - lowest
-    # The adjugate: each of its rows has the direction that is looked for, most exactly that of the largest diagonal.
+    # The adjugate: each of its rows is a null vector; the one with the largest diagonal is the most accurate.
     of_x, of_y, of_z = b * c - yz * yz, a * c - xz * xz, a * b - xy * xy
     of_xy, of_xz, of_yz = xz * yz - xy * c, xy * yz - xz * b, xy * xz - a * yz
     rows = np.stack([[of_x, of_xy, of_xz], [of_xy, of_y, of_yz], [of_xz, of_yz, of_z]])
     largest = np.stack([of_x, of_y, of_z]).argmax(axis=0)
     normals = rows[largest, :, np.arange(len(largest))]
-    apart = of_x + of_y + of_z  # the product of the two distances between the smallest root and the others
+    apart = of_x + of_y + of_z  # the product of the gaps between the smallest root and the two others
     near = apart < _APART
     normals[near] = _solved(covariance[:, near])
     return normals / np.linalg.norm(normals, axis=1, keepdims=True)
 
 
 def _solved(covariance: np.ndarray) -> np.ndarray:
-    """The same for any covariances, lines among them."""
+    """The same with an eigensolver, for any covariances, including lines."""
     xx, yy, zz, xy, xz, yz = covariance
     matrix = np.stack([xx, xy, xz, xy, yy, yz, xz, yz, zz], axis=-1).reshape(-1, 3, 3)
     values, vectors = np.linalg.eigh(matrix)  # in ascending order; the vectors are columns
@@ -173,20 +174,20 @@ def _solved(covariance: np.ndarray) -> np.ndarray:
 
 
 def _upright_across(lines: np.ndarray) -> np.ndarray:
-    """Of the directions at right angles to each line `(rows, 3)` the most upright; x where the line itself is."""
+    """The most upright direction perpendicular to each line `(rows, 3)`; x if the line itself is vertical."""
     across = np.array([0.0, 0.0, 1.0]) - lines[:, 2:] * lines
     length = np.linalg.norm(across, axis=1, keepdims=True)
     return np.where(length > _FLAT, across / np.maximum(length, _FLAT), [1.0, 0.0, 0.0])
 
 
 def _orient(normals: np.ndarray, places: np.ndarray, distance: np.ndarray, neighbors: np.ndarray) -> None:
-    """Turns the normals `(U, 3)` in place so that they agree with those of their neighbors.
+    """Flip the normals `(U, 3)` in place so that neighbors agree.
 
     Args:
         normals: of each place, `(U, 3)`.
         places: `(U, 3)`.
-        distance: of each neighbor, ascending, `(U, K)`.
-        neighbors: rows of `places`, `(U, K)`.
+        distance: to each neighbor, ascending, `(U, K)`.
+        neighbors: their rows in `places`, `(U, K)`.
     """
     from scipy.sparse import coo_array, csr_array
     from scipy.sparse.csgraph import breadth_first_order, connected_components, minimum_spanning_tree
@@ -196,17 +197,17 @@ def _orient(normals: np.ndarray, places: np.ndarray, distance: np.ndarray, neigh
     for start in range(0, count, _CHUNK):
         rows = slice(start, start + _CHUNK)
         near = neighbors[rows]
-        # Of two places that are neighbors of each other one edge is enough: sorting them is what takes long.
+        # One edge is enough for two places that are neighbors of each other: sorting the edges is the slow part.
         twice = (near < np.arange(start, start + len(near))[:, None]) & (distance[rows] < distance[near, -1])
         cosine = np.einsum("uc,ukc->uk", normals[rows], normals[near])
-        cost.append(1 + 1e-6 - np.abs(cosine[~twice]))  # never 0, which would be no edge
+        cost.append(1 + 1e-6 - np.abs(cosine[~twice]))  # never 0, which would mean no edge
         toward.append(near[~twice])
         degree.append((~twice).sum(axis=1))
     ends = np.concatenate([[0], np.cumsum(np.concatenate(degree))])
     graph = csr_array((np.concatenate(cost), np.concatenate(toward), ends), shape=(count, count))
     spanning = minimum_spanning_tree(graph).tocoo()
 
-    # One more node before the first place of each part makes a single tree of them all.
+    # An extra node before the first place of each component joins them all into one tree.
     part = connected_components(spanning, directed=False)[1]
     firsts = np.unique(part, return_index=True)[1]
     tails = np.concatenate([spanning.row, np.full(len(firsts), count)])
@@ -215,7 +216,7 @@ def _orient(normals: np.ndarray, places: np.ndarray, distance: np.ndarray, neigh
     before = breadth_first_order(joined, count, directed=False)[1]
     before[count] = count
 
-    # Whether a normal must turn against the one before it; then against the one two, four, eight ... before it.
+    # Whether a normal must flip relative to the one before it; then to the one two, four, eight, ... before it.
     turn = np.zeros(count + 1, dtype=bool)
     turn[:count] = np.einsum("uc,uc->u", normals, normals[np.minimum(before[:count], count - 1)]) < 0
     turn[firsts] = False
@@ -227,7 +228,7 @@ def _orient(normals: np.ndarray, places: np.ndarray, distance: np.ndarray, neigh
 
 
 def _vote(normals: np.ndarray, places: np.ndarray, part: np.ndarray) -> np.ndarray:
-    """How far the normals `(U, 3)` of each part `(U,)` look up and outward, the sum over its places: `(parts,)`."""
+    """How much the normals `(U, 3)` of each component `(U,)` point up and outward, summed: `(components,)`."""
     size = np.bincount(part)
     outward = places - np.stack([np.bincount(part, axis) / size for axis in places.T], axis=1)[part]
     radius = np.sqrt(np.bincount(part, (outward**2).sum(axis=1)) / size)

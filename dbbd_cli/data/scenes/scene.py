@@ -1,4 +1,7 @@
-"""What a scene is, and what must hold of one. N: its points."""
+"""A scene, and the checks that make one of the arrays of a file.
+
+Legend: N points of the scene.
+"""
 
 from __future__ import annotations
 
@@ -9,35 +12,59 @@ from typing import Any
 import numpy as np
 
 from dbbd_cli.core.text import counted
-from dbbd_cli.data.scenes.names import COLOR, NORMAL, SEGMENT
+
+COORD, NORMAL, COLOR, SEGMENT = "coord", "normal", "color", "segment"
+"""The parts of a scene: attributes of `Scene` and `SceneArrays`, and keys of their `unusable`."""
 
 MIN_POINTS = 4
 MAX_POINTS = 20_000_000
-"""More points than this are to be thinned out first; it bounds the memory that a file can ask for."""
+"""Larger scenes must be downsampled first; this bounds the memory that a file can ask for."""
 
 MAX_EXTENT = 1e8
-"""Largest side of a scene, in its own unit: beyond it float32 loses what a scene consists of."""
+"""Maximum side of a scene, in its own unit: beyond this, float32 loses the details."""
 
 IGNORE = -1
-"""The segment of a point whose class is not known."""
+"""The segment of a point whose class is unknown."""
+
+
+@dataclass(frozen=True, eq=False)
+class SceneArrays:
+    """What a file holds of a scene, unchecked; returned by the readers of `formats`.
+
+    Attributes:
+        coord: `(N, 3)`, in any unit and at any distance from the origin.
+        normal: `(N, 3)`, of any length; a row that is zero or not finite is unknown. None if missing, as below.
+        color: `(N, 3)`, or `(N, 4)` with an opacity, which is dropped; see `_zero_to_one` for the ranges.
+        segment: `(N,)` or `(N, 1)` integers; NaN and negative values are unlabeled, also as an unsigned type holds them
+            (2**32 - 1 for -1).
+        hierarchy: the region tree as nested dicts; see `trees.nested`.
+        unusable: optional parts that could not be read, and why.
+    """
+
+    coord: np.ndarray
+    normal: np.ndarray | None = None
+    color: np.ndarray | None = None
+    segment: np.ndarray | None = None
+    hierarchy: dict[Any, Any] | None = None
+    unusable: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
 class Scene:
-    """A cloud of points.
+    """A point cloud.
 
-    Args:
-        name: what people call it.
-        coord: (N, 3) float32, finite, shifted: x and y lie around 0, the lowest z is 0.
-        shift: (3,) float64; `coord + shift` are the coordinates of the source.
-        normal: (N, 3) float32 of length 1, or 0 if unknown; None if no point has one.
-        color: (N, 3) float32, red, green and blue from 0 to 1, or None.
-        segment: (N,) int64, the class of each point, or `IGNORE`; None where the scene has no labels.
-        hierarchy: the tree that came with the scene, as nested dicts that nobody has checked; or None.
-        reserved_label: the label that is not a class by convention: the largest value of the unsigned type of the
-            labels, such as 255, if it occurs and stands apart from the others; otherwise None. It is still in
-            `segment`; `without_reserved_label` removes it.
-        unusable: parts of the source (names of `scene_names`) that cannot be used, and why. They are None here.
+    Attributes:
+        name: name of the file or folder, without its suffix.
+        coord: `(N, 3)` float32, finite, shifted: x and y are centered at 0, the lowest z is 0.
+        shift: `(3,)` float64; `coord + shift` are the original coordinates.
+        normal: `(N, 3)` float32 of length 1, or 0 if unknown; None if no point has one.
+        color: `(N, 3)` float32, red, green and blue from 0 to 1, or None.
+        segment: `(N,)` int64, the class of each point, or `IGNORE`; None if the scene has no labels.
+        hierarchy: the region tree of the file, as nested dicts, unchecked; or None.
+        reserved_label: the label that by convention is not a class: the largest value of the unsigned type of the
+            labels, such as 255, if it occurs and stands apart from the others; otherwise None. `segment` still has it;
+            `without_reserved_label` removes it.
+        unusable: parts of the file that cannot be used, and why. They are None here.
     """
 
     name: str
@@ -62,67 +89,46 @@ class Scene:
         return replace(self, segment=np.where(self.segment == self.reserved_label, IGNORE, self.segment))
 
 
-def make_scene(
-    name: str,
-    coord: np.ndarray,
-    *,
-    normal: np.ndarray | None = None,
-    color: np.ndarray | None = None,
-    segment: np.ndarray | None = None,
-    hierarchy: dict[Any, Any] | None = None,
-    unusable: Mapping[str, str] | None = None,
-) -> Scene:
-    """Makes a scene of arrays of any numeric types, after checking them.
+def make_scene(name: str, arrays: SceneArrays) -> Scene:
+    """Check and convert the arrays of a scene.
 
     Only coordinates are required. Any other part that is invalid is left out and listed in `Scene.unusable`; a part
     without rows, or a single number, counts as missing.
 
-    Args:
-        name: what people call it.
-        coord: (N, 3), anywhere.
-        normal: (N, 3), of any length; those that are zero or not finite are unknown.
-        color: (N, 3), or (N, 4) with opacity, which is dropped; see `_zero_to_one` for the ranges.
-        segment: (N,) whole numbers; negative ones, also as unsigned types hold them (2**32 - 1 for -1), and NaN are
-            ignored.
-        hierarchy: passed on unchanged.
-        unusable: parts that could not be read, and why.
-
     Raises:
-        ValueError: the coordinates are invalid; the message says why, in plain words.
+        ValueError: the coordinates are invalid; the message says why.
     """
-    shifted, shift = _shifted(_finite(_table(coord, None, "coordinates", 3), "coordinates"))
-    count = len(shifted)
-    problems = dict(unusable or {})
+    coord, shift = _shifted(_finite(_rows(arrays.coord, None, "coordinates", 3), "coordinates"))
+    unusable = dict(arrays.unusable)
 
-    def usable(
-        part: str, values: np.ndarray | None, convert: Callable[[np.ndarray, int], np.ndarray]
-    ) -> np.ndarray | None:
+    def usable(part: str, convert: Callable[[np.ndarray, int], np.ndarray]) -> np.ndarray | None:
+        values = getattr(arrays, part)
         if values is None or values.ndim == 0 or len(values) == 0:
             return None
         try:
-            return convert(values, count)
+            return convert(values, len(coord))
         except ValueError as error:
-            problems[part] = str(error)
+            unusable[part] = str(error)
             return None
 
-    units = usable(NORMAL, normal, _unit)
-    classes = usable(SEGMENT, segment, _classes)
+    normal = usable(NORMAL, _unit)
+    segment = usable(SEGMENT, _classes)
     return Scene(
         name=name,
-        coord=shifted,
+        coord=coord,
         shift=shift,
-        normal=units if units is not None and units.any() else None,
-        color=usable(COLOR, color, _zero_to_one),
-        segment=classes,
-        hierarchy=hierarchy,
-        reserved_label=None if segment is None or classes is None else _reserved(classes, segment.dtype),
-        unusable=problems,
+        normal=normal if normal is not None and normal.any() else None,
+        color=usable(COLOR, _zero_to_one),
+        segment=segment,
+        hierarchy=arrays.hierarchy,
+        reserved_label=None if arrays.segment is None or segment is None else _reserved(segment, arrays.segment.dtype),
+        unusable=unusable,
     )
 
 
-def _table(values: np.ndarray, count: int | None, what: str, *widths: int) -> np.ndarray:
+def _rows(values: np.ndarray, count: int | None, what: str, *widths: int) -> np.ndarray:
     if values.ndim != 2 or values.shape[1] not in widths or values.dtype.kind not in "biuf":
-        raise ValueError(f"its {what} are no table of 3 numbers for each point, but {_shape(values)}")
+        raise ValueError(f"its {what} must be 3 numbers per point, not {_described(values)}")
     _check_count(values, count, what)
     return values
 
@@ -142,30 +148,30 @@ def _check_count(values: np.ndarray, count: int | None, what: str) -> None:
     if len(values) < MIN_POINTS:
         raise ValueError(f"has only {counted(len(values), 'point')}; a scene needs at least {MIN_POINTS}")
     if len(values) > MAX_POINTS:
-        raise ValueError(f"has {len(values):,} points; at most {MAX_POINTS:,} are read: thin it out first")
+        raise ValueError(f"has {len(values):,} points; the limit is {MAX_POINTS:,}: downsample it first")
 
 
-def _shape(values: np.ndarray) -> str:
+def _described(values: np.ndarray) -> str:
     return f"{' x '.join(map(str, values.shape)) or 'a single value'} of {values.dtype}"
 
 
 def _shifted(coord: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The coordinates near the origin, (N, 3) float32, and what was taken from them, (3,) float64."""
+    """The coordinates near the origin, `(N, 3)` float32, and what was subtracted from them, `(3,)` float64."""
     lowest, highest = coord.min(axis=0).astype(np.float64), coord.max(axis=0).astype(np.float64)
     extent = (highest / 2 - lowest / 2).max() * 2  # the difference itself might overflow
     if extent > MAX_EXTENT:
-        raise ValueError(f"its coordinates reach over {extent:.1e} units; at most {MAX_EXTENT:.0e} make sense")
+        raise ValueError(f"its coordinates extend over {extent:.1e} units; the limit is {MAX_EXTENT:.0e}")
     shift = np.array([*((lowest + highest) / 2)[:2], lowest[2]])
-    if extent > 0:  # before millions of equal points are copied
+    if extent > 0:  # checked before millions of equal points are copied
         shifted = (coord.astype(np.float64) - shift).astype(np.float32)
         if np.ptp(shifted, axis=0).any():
             return shifted, shift
-    raise ValueError("all of its points lie in the same place")
+    raise ValueError("all of its points are in the same place")
 
 
 def _unit(normal: np.ndarray, count: int) -> np.ndarray:
-    """Normals of length 1; those of length 0 or with a value that is not finite are 0."""
-    normal = _table(normal, count, "normals", 3).astype(np.float64)
+    """Normals of length 1; a row that is zero or not finite becomes 0."""
+    normal = _rows(normal, count, "normals", 3).astype(np.float64)
     normal[~np.isfinite(normal).all(axis=1)] = 0
     normal /= np.maximum(np.abs(normal).max(axis=1, keepdims=True), np.finfo(np.float64).tiny)  # squares may overflow
     length = np.linalg.norm(normal, axis=1, keepdims=True)
@@ -173,19 +179,19 @@ def _unit(normal: np.ndarray, count: int) -> np.ndarray:
 
 
 _OUTSIDE = 0.005
-"""How far colors may be outside their range, relative to it: averaging and resampling give 1.0000001, -1e-7, 255.4."""
+"""How far colors may leave their range, relative to it: averaging and resampling give 1.0000001, -1e-7, 255.4."""
 _BRIGHTEST_FRACTION = 2.0
-"""Fractions below this are on a scale to 1, not to 255, where they would all be black."""
+"""Fractions below this are on a scale from 0 to 1; from 0 to 255 they would all be black."""
 
 
 def _zero_to_one(color: np.ndarray, count: int) -> np.ndarray:
-    """Colors from 0 to 1, (N, 3) float32.
+    """Colors from 0 to 1, `(N, 3)` float32.
 
-    Full brightness depends on the largest value of the scene, not on its type: LAS tools pass on 8-bit values in 16-bit
-    fields, and text has no types. It is 1 for fractions, otherwise 255 if no value is larger, otherwise 65,535.
+    White depends on the largest value of the scene, not on its type: LAS tools write 8-bit values in 16-bit fields, and
+    text has no types. It is 1 for fractions, otherwise 255 if no value is larger, otherwise 65,535.
     """
-    color = _finite(_table(color, count, "colors", 3, 4)[:, :3], "colors")
-    if color.dtype == np.int8:  # there are no signed colors: its type was declared by mistake
+    color = _finite(_rows(color, count, "colors", 3, 4)[:, :3], "colors")
+    if color.dtype == np.int8:  # declared by mistake: colors have no sign
         color = color.astype(np.uint8)
     lowest, highest = float(color.min()), float(color.max())
     if color.dtype.kind in "bf" and highest < _BRIGHTEST_FRACTION:
@@ -193,7 +199,7 @@ def _zero_to_one(color: np.ndarray, count: int) -> np.ndarray:
     else:
         white = 255.0 if highest <= 255 * (1 + _OUTSIDE) else 65535.0
     if lowest < -_OUTSIDE * white or highest > (1 + _OUTSIDE) * white:
-        raise ValueError(f"its colors go from {lowest:g} to {highest:g}; expected 0 to 1, to 255 or to 65,535")
+        raise ValueError(f"its colors range from {lowest:g} to {highest:g}; expected 0 to 1, 255 or 65,535")
     return np.clip(color / np.float64(white), 0, 1).astype(np.float32)
 
 
@@ -205,31 +211,31 @@ def _classes(segment: np.ndarray, count: int) -> np.ndarray:
     if segment.ndim == 2 and segment.shape[1] == 1:
         segment = segment[:, 0]
     if segment.ndim != 1 or segment.dtype.kind not in "biuf":
-        raise ValueError(f"its labels are no number for each point, but {_shape(segment)}")
+        raise ValueError(f"its labels must be one number per point, not {_described(segment)}")
     _check_count(segment, count, "labels")
     is_float = segment.dtype.kind == "f"
     if segment.dtype.kind == "b":
         segment = segment.astype(np.uint8)
     elif segment.dtype == np.float16:
-        segment = segment.astype(np.float32)  # which holds the numbers below
+        segment = segment.astype(np.float32)  # which can represent the limits below
     if is_float:
         segment = np.maximum(np.where(np.isnan(segment), IGNORE, segment), IGNORE)
         if not np.array_equal(segment, np.rint(segment)):
-            raise ValueError("its labels are not whole numbers")
-    # Negative numbers in unsigned types; a float32 rounds them.
+            raise ValueError("its labels are not integers")
+    # Negative numbers in unsigned types; float32 rounds them.
     unknown = np.logical_or.reduce(
         [(segment >= end - _WRAPPED) & (segment <= end) for end in ((2.0**32, 2.0**64) if is_float else (2**32, 2**64))]
     )
     classes = np.where(unknown, 0, segment)
     if classes.max() >= 2**31:
-        raise ValueError(f"its labels go up to {classes.max():g}, too large for classes")
+        raise ValueError(f"its labels reach {classes.max():g}, too large for classes")
     classes = np.maximum(classes.astype(np.int64), IGNORE)
     classes[unknown] = IGNORE
     return classes
 
 
 _APART = 2
-"""A label that means "ignore" is at least this much larger than the classes."""
+"""A label that means "ignore" exceeds all classes by at least this."""
 
 
 def stands_apart(label: int, others: Set[int]) -> bool:
@@ -238,7 +244,7 @@ def stands_apart(label: int, others: Set[int]) -> bool:
 
 
 def _reserved(classes: np.ndarray, dtype: np.dtype) -> int | None:
-    if dtype.kind != "u" or dtype.itemsize > 2:  # those of the wider types are too large to be classes anyway
+    if dtype.kind != "u" or dtype.itemsize > 2:  # the largest values of wider types are too large for classes anyway
         return None
     largest = int(np.iinfo(dtype).max)
     if not (classes == largest).any():

@@ -1,6 +1,6 @@
-"""The two views of a scene: turned and scaled, each in its own way, on whatever device the batch is on.
+"""Make the two random views of each scene: rotated and scaled, on the device of the batch.
 
-Legend: B scenes, N points of all of them.
+Legend: B scenes of the batch, N points of all of them.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ class View(NamedTuple):
 
     Attributes:
         coord: `(N, 3)`.
-        normal: `(N, 3)`, turned with the coordinates, or None.
+        normal: `(N, 3)`, rotated with the coordinates, or None.
     """
 
     coord: torch.Tensor
@@ -37,34 +37,34 @@ def make_views(
     rotation_degrees: float,
     scale: float,
 ) -> tuple[View, View]:
-    """Turns each scene about the vertical and scales it, for each view by other amounts.
+    """Rotate each scene about the vertical axis and scale it, independently for the two views.
 
     Args:
-        coord: `(N, 3)`, scene after scene.
-        normal: `(N, 3)`, or None where they are not wanted.
-        num_points: `(B,)` points of each scene, on the device of `coord`.
+        coord: `(N, 3)`, scene by scene.
+        normal: `(N, 3)`, or None if not needed.
+        num_points: `(B,)`, points of each scene, on the device of `coord`.
         seed: seed of the run.
-        epoch: epoch of the run; 0 makes the fixed views of validation.
-        samples: `(B,)` index of each scene in its split.
-        rotation_degrees: the angle is uniform in ± this.
-        scale: the factor is uniform in 1 ± this.
+        epoch: epoch of the run; 0 gives the fixed views of validation.
+        samples: `(B,)`, index of each scene in its split.
+        rotation_degrees: angles are uniform in ± this.
+        scale: factors are uniform in 1 ± this.
     """
     draws = uniform(seed, epoch, samples, 4, purpose=AUGMENTATION) * 2.0 - 1.0
     angles, factors = draws[:, :2] * math.radians(rotation_degrees), 1.0 + scale * draws[:, 2:]
-    turns = torch.from_numpy(np.stack([np.cos(angles), np.sin(angles), factors], axis=2).astype(np.float32))
-    # (N, 2, 3): the amounts of both views for each point.
-    amounts = turns.to(coord.device, non_blocking=True).repeat_interleave(num_points, dim=0, output_size=len(coord))
+    rotations = torch.from_numpy(np.stack([np.cos(angles), np.sin(angles), factors], axis=2).astype(np.float32))
+    # (N, 2, 3): cosine, sine and factor of both views for each point.
+    amounts = rotations.to(coord.device, non_blocking=True).repeat_interleave(num_points, dim=0, output_size=len(coord))
     first, second = (
         View(
-            _turned(coord, *each[:, :2].unbind(1)) * each[:, 2:],
-            None if normal is None else _turned(normal, *each[:, :2].unbind(1)),
+            _rotated(coord, *each[:, :2].unbind(1)) * each[:, 2:],
+            None if normal is None else _rotated(normal, *each[:, :2].unbind(1)),
         )
         for each in amounts.unbind(1)
     )
     return first, second
 
 
-def _turned(vectors: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    """Vectors `(N, 3)`, turned about the vertical by angles with the given `(N,)` cosines and sines."""
+def _rotated(vectors: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    """Rotate vectors `(N, 3)` about the vertical axis by angles with the given cosines and sines, `(N,)`."""
     x, y, z = vectors.unbind(1)
     return torch.stack([cos * x - sin * y, sin * x + cos * y, z], dim=1)

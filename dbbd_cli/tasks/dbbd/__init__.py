@@ -1,1 +1,1 @@
-"""The task dbbd."""
+"""The task `dbbd`: Dual Branch Bi-Directional self-supervised pretraining on point clouds."""

@@ -1,6 +1,6 @@
-"""Batches of prepared scenes: their points one after the other, and their trees as index tensors.
+"""Batches of prepared scenes: concatenated points, and region trees as index tensors.
 
-Legend: B scenes, N points of all of them.
+Legend: B scenes of the batch, N points of all of them.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from dbbd_cli.model.dbbd.regions import RegionBatch, build_regions
 
 
 class PointBatch(NamedTuple):
-    """A batch as it comes from the loader.
+    """A batch from the loader.
 
     Attributes:
-        coord: `(N, 3)` float32, scene after scene.
+        coord: `(N, 3)` float32, scene by scene.
         normal: `(N, 3)` float32.
-        color: `(N, 3)` uint8, or None where it is not wanted.
-        segment: `(N,)` int32, -1 where the class is not known, or None where it is not wanted.
-        num_points: `(B,)` int64.
-        regions: the trees, with the points that are compared.
+        color: `(N, 3)` uint8, or None if not needed.
+        segment: `(N,)` int32, -1 if the class is unknown, or None if not needed.
+        num_points: `(B,)` int64, points of each scene.
+        regions: the region trees, and the points that the point loss compares.
         samples: `(B,)` int64, index of each scene in its split.
         epoch: `()` int64.
     """
@@ -43,16 +43,16 @@ class PointBatch(NamedTuple):
 
 
 class SceneDataset:
-    """One split of the scenes, a batch at a time, from the cache.
+    """The scenes of a split from the cache, a batch at a time.
 
     Args:
         refs: the scenes.
         settings: how they are prepared.
         cache_dir: folder of the caches.
-        point_samples: most points of a batch that are compared; None takes all, in their order.
-        with_color: whether colors are wanted; then every scene has them.
-        with_segment: whether labels are wanted.
-        seed: seed of the choice of points.
+        point_samples: maximum points of a batch that the point loss compares; None: all, in order.
+        with_color: whether to load colors, which every scene must have.
+        with_segment: whether to load labels.
+        seed: seed of the sampling of points.
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class SceneDataset:
         return len(self.refs)
 
     def __getitems__(self, keys: list[Key]) -> PointBatch:
-        # Mapped anew for each batch: thousands of scenes that stay open would exhaust the files a process may have.
+        # Mapped again for each batch: thousands of open scenes would exceed the limit of open files.
         scenes = [prepared_scene(self.refs[index], self.settings, self.cache_dir) for _, index in keys]
         samples = np.array([index for _, index in keys], dtype=np.int64)
         num_points = [scene.num_points for scene in scenes]
@@ -89,7 +89,7 @@ class SceneDataset:
         return PointBatch(
             coord=_joined([scene.coord for scene in scenes]),
             normal=_joined([scene.normal for scene in scenes]),
-            color=_joined([_there(scene.color) for scene in scenes]) if self.with_color else None,
+            color=_joined([_required(scene.color) for scene in scenes]) if self.with_color else None,
             segment=_joined([_labels(scene) for scene in scenes]) if self.with_segment else None,
             num_points=torch.tensor(num_points),
             regions=build_regions([scene.tree for scene in scenes], num_points, point_index=chosen),
@@ -101,19 +101,19 @@ class SceneDataset:
 def sample_points(
     num_points: Sequence[int], count: int, *, seed: int, epoch: int, samples: np.ndarray
 ) -> np.ndarray | None:
-    """Draws points of a batch without repetition, of each scene in proportion to its size.
+    """Sample points of a batch without replacement, from each scene in proportion to its size.
 
-    Which points of a scene come first depends on (seed, epoch, sample) alone.
+    The order in which the points of a scene are drawn depends on (seed, epoch, sample) alone.
 
     Args:
         num_points: points of each scene.
-        count: points to draw.
+        count: points to sample.
         seed: seed of the run.
         epoch: epoch of the run.
-        samples: `(B,)` index of each scene in its split.
+        samples: `(B,)`, index of each scene in its split.
 
     Returns:
-        `(count,)` numbers through the batch, ascending; None where there are no more points than that.
+        `(count,)` indices into the points of the batch, ascending; None if the batch has no more points than that.
     """
     ends = np.cumsum(num_points)
     total = int(ends[-1])
@@ -133,8 +133,8 @@ def _joined(arrays: Sequence[np.ndarray]) -> torch.Tensor:
     return torch.from_numpy(np.concatenate(arrays))
 
 
-def _there(array: np.ndarray | None) -> np.ndarray:
-    assert array is not None, "scenes without colors were refused when the manifest was made"
+def _required(array: np.ndarray | None) -> np.ndarray:
+    assert array is not None, "the manifest refuses scenes without colors"
     return array
 
 

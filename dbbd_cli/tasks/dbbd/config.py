@@ -1,4 +1,4 @@
-"""The settings of DBBD, the self-supervised pretraining of point clouds."""
+"""The settings of DBBD, self-supervised pretraining on point clouds."""
 
 from __future__ import annotations
 
@@ -39,69 +39,72 @@ SMALL: Mapping[str, Mapping[str, Any]] = {
     "loss": {"point_samples": 512},
     "training": {"batch_size": 2},
 }
-"""What `small_mode` sets where nothing else is written."""
+"""Settings of `small_mode`, unless overridden."""
 
 
 class ViewConfig(Section):
-    """Random changes to a scene; its two views are drawn independently of each other."""
+    """Random augmentation of a scene, drawn independently for its two views."""
 
     rotation_degrees: Annotated[float, Field(ge=0.0, le=180.0)] = Field(
-        180.0, description="maximum rotation about the vertical axis, degrees; normals are rotated too"
+        180.0, description="maximum rotation about the vertical axis, in degrees; normals are rotated too"
     )
     scale: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(
-        0.1, description="the size is scaled by a random factor within 1 ± this"
+        0.1, description="scenes are scaled by a random factor within 1 ± this"
     )
 
 
 class DbbdDataConfig(DataConfig):
-    """Where the scenes come from and how they become batches."""
+    """Where the scenes come from, and how they become batches."""
 
     source: Literal["folder", "synthetic"] = Field(
         "synthetic",
-        description="folder: scenes as .pkl, .ply or .npz files, or as folders of .npy, in train, val and test "
-        "or all together; synthetic: generated furnished rooms; if omitted, path implies folder",
+        description="folder: scenes as .pkl, .ply or .npz files or folders of .npy, divided into train, val and test "
+        "or not; synthetic: generated furnished rooms; if omitted, path implies folder",
     )
-    path: NotEmpty | None = Field(None, description="the folder (source folder)")
+    path: NotEmpty | None = Field(None, description="folder of the scenes (source: folder)")
     synthetic_scenes: Annotated[int, Field(ge=3, le=100_000)] = Field(
-        40, description="number of rooms (source synthetic)"
+        40, description="number of rooms (source: synthetic)"
     )
     synthetic_points: Annotated[int, Field(ge=1000, le=1_000_000)] | None = Field(
-        None, description="points of each room; null: 20,000 to 50,000 (source synthetic)"
+        None, description="number of points of each room; null: 20,000 to 50,000 (source: synthetic)"
     )
-    split: SplitConfig = section("shares of the splits, where the folder is not divided")
+    split: SplitConfig = section("fractions of the splits, if the folder is not divided")
     follow_links: Literal["scenes", "all"] = Field(
         "scenes",
         description="scenes: follow links to scenes, wherever they point; all: also links inside a scene folder that "
-        "point outside it, as in the caches of Hugging Face and git-annex (source folder)",
+        "point outside it, as in the caches of Hugging Face and git-annex (source: folder)",
     )
-    max_train_scenes: Count | None = Field(None, description="first scenes of the training split, by name; null: all")
-    max_val_scenes: Count | None = Field(None, description="first scenes of the validation split; null: all")
-    max_test_scenes: Count | None = Field(None, description="first scenes of the test split; null: all")
+    max_train_scenes: Count | None = Field(
+        None, description="limit of the training split: its first scenes by name; null: all"
+    )
+    max_val_scenes: Count | None = Field(None, description="limit of the validation split; null: all")
+    max_test_scenes: Count | None = Field(None, description="limit of the test split; null: all")
     on_error: Literal["fail", "skip"] = Field(
-        "fail", description="a scene that cannot be used ends the run (fail), or is left out and listed (skip)"
+        "fail", description="fail: an unusable scene ends the run; skip: it is left out and listed in splits.json"
     )
     features: Annotated[list[Literal["normals", "color", "height"]], Field(min_length=1)] = Field(
         ["normals"],
-        description="per-point features besides coordinates: normals (estimated where a scene has none), "
+        description="per-point features besides coordinates: normals (estimated if a scene has none), "
         "color (0 to 1), height (above the lowest point, in the scene's unit)",
     )
     normal_neighbors: Annotated[int, Field(ge=3, le=128)] = Field(
-        16, description="number of nearest points that a normal is estimated from, where a scene has none"
+        16, description="number of nearest points that a missing normal is estimated from"
     )
     max_depth: Annotated[int, Field(ge=1, le=32)] = Field(
-        4, description="maximum depth of the region tree; deeper stored trees are cut off"
+        4, description="maximum depth of the region tree; deeper stored trees are cut"
     )
     min_region_points: Count = Field(
-        16, description="regions with fewer than twice this many points are not divided (trees that are built here)"
+        16,
+        description="regions with fewer than twice this many points are not divided (stored trees are kept)",
     )
-    views: ViewConfig = section("changes to scenes")
+    views: ViewConfig = section("random augmentation")
     class_names: list[NotEmpty] | None = Field(
-        None, description="names of the labels 0, 1, … for reports; null: their numbers"
+        None, description="names of the labels 0, 1, … in reports; null: their numbers"
     )
     ignore_labels: list[Annotated[int, Field(ge=-(2**31), lt=2**31)]] | None = Field(
         None,
-        description="labels that are not classes, such as [0, 255]; negative ones and NaN never are; null: the largest "
-        "value of unsigned 8-bit and 16-bit labels (255, 65535) if all others are smaller by 2 or more; []: none",
+        description="labels that are not classes, such as [0, 255]; negative labels and NaN never are; null: "
+        "255 or 65535 in 8-bit or 16-bit unsigned labels if all others are smaller by 2 or more; []: none",
     )
     num_workers: Annotated[int, Field(ge=0, le=256)] = Field(
         4, description="number of processes that load batches; 0: load them in the training process"
@@ -118,29 +121,29 @@ class DbbdDataConfig(DataConfig):
 
     @model_validator(mode="before")
     @classmethod
-    def _source_follows(cls, values: Any) -> Any:
+    def _path_implies_folder(cls, values: Any) -> Any:
         implied = isinstance(values, Mapping) and is_set(values, "path") and not is_set(values, "source")
         return {**values, "source": "folder"} if implied else values
 
     @model_validator(mode="after")
-    def _source_has_what_it_needs(self) -> DbbdDataConfig:
-        # A missing path is told when scenes are wanted: only the user can know it, and the file is right without.
+    def _check_source(self) -> DbbdDataConfig:
+        # A missing path is reported when scenes are needed: a shared configuration is valid without one.
         if self.source == "synthetic" and self.path is not None:
-            raise rule_error("path", "null, because source is synthetic; leave source out to use your own data")
+            raise rule_error("path", "null, because source is synthetic; omit source to use your own data")
         if self.class_names and len(set(self.class_names)) < len(self.class_names):
-            raise rule_error("class_names", "names that differ from each other")
+            raise rule_error("class_names", "unique names")
         if len(set(self.features)) < len(self.features):
             raise rule_error("features", "each of normals, color, height at most once")
         return self
 
     @property
     def feature_dim(self) -> int:
-        """Channels that the features of a point have together."""
+        """Total number of feature channels of a point."""
         return sum(1 if feature == "height" else 3 for feature in self.features)
 
     @property
     def preparation(self) -> dict[str, int]:
-        """The settings that decide how a scene is prepared."""
+        """The settings that determine how a scene is prepared."""
         return {name: getattr(self, name) for name in ("normal_neighbors", "max_depth", "min_region_points")}
 
 
@@ -155,21 +158,22 @@ class DbbdModelConfig(ModelConfig):
     propagator_hidden_dim: Channels = Field(
         128, description="hidden channels of the propagation from a region to its children"
     )
-    projection_dim: Channels = Field(128, description="channels of the projections that are compared")
+    projection_dim: Channels = Field(128, description="channels of the projections that the loss compares")
     aggregation: Literal["max", "mean", "attention"] = Field(
         "max", description="how the features of child regions are aggregated into their parent's"
     )
     pooling: Literal["max", "mean"] = Field("max", description="how the points of a region are pooled into one feature")
     num_heads: Count = Field(4, description="attention heads, a divisor of output_dim (aggregation: attention)")
     gradient_checkpointing: bool = Field(
-        False, description="recompute activations in the backward pass: less memory, more time, same result"
+        False, description="recompute activations in the backward pass: less memory, more time, same results"
     )
     weights: NotEmpty = Field(
-        "none", description="none: random; or the path of a checkpoint to start from, also of the first implementation"
+        "none",
+        description="none: random; or path of a checkpoint to start from, also of the first implementation",
     )
 
     @model_validator(mode="after")
-    def _heads_fit(self) -> DbbdModelConfig:
+    def _check_heads(self) -> DbbdModelConfig:
         if self.aggregation == "attention" and self.output_dim % self.num_heads:
             raise rule_error("num_heads", f"a divisor of output_dim ({self.output_dim})")
         if self.weights == "default":
@@ -178,7 +182,7 @@ class DbbdModelConfig(ModelConfig):
 
 
 class ContrastConfig(Section):
-    """The contrastive loss over regions, and over sampled points, between the two branches."""
+    """The contrastive loss between the two branches, over regions and over sampled points."""
 
     temperature: Positive = Field(0.1, description="temperature of the InfoNCE loss")
     region_weight: NotNegative = Field(1.0, description="weight of the mean loss over the levels of the tree")
@@ -188,35 +192,35 @@ class ContrastConfig(Section):
     )
 
     @model_validator(mode="after")
-    def _something_is_learned(self) -> ContrastConfig:
+    def _check_weights(self) -> ContrastConfig:
         if self.region_weight == 0.0 and self.point_weight == 0.0:
-            raise rule_error("region_weight", "greater than 0 where point_weight is 0")
+            raise rule_error("region_weight", "greater than 0, because point_weight is 0")
         return self
 
 
 class DbbdTrainingConfig(TrainingConfig):
-    """The optimization of the pretraining."""
+    """Optimization."""
 
-    batch_size: Count = Field(4, description="scenes per batch; regions of the other scenes are negatives too")
+    batch_size: Count = Field(4, description="scenes per batch; regions of all its scenes are negatives of each other")
     scheduler: Literal["reduce_on_plateau", "cosine", "step", "none"] = Field(
-        "cosine", description="learning-rate schedule, epoch by epoch"
+        "cosine", description="learning-rate schedule, updated after each epoch"
     )
-    min_lr: NotNegative = Field(1e-5, description="lower bound of the learning rate in any schedule")
+    min_lr: NotNegative = Field(1e-5, description="minimum learning rate of any schedule")
 
 
 class DbbdCheckpointConfig(CheckpointConfig):
-    """When the state of a run is written to disk, and which epoch is best."""
+    """When the state of a run is saved, and which epoch is best."""
 
     metric: Literal["loss", "region_loss", "point_loss", "region_top1", "point_top1"] = Field(
         "loss",
-        description="validation metric that decides which epoch is best, the first of equals: the lowest of the "
-        "losses, or the highest top-1 accuracy of the points or of the regions (mean over the levels of the tree); "
-        "early stopping follows it too, but reduce_on_plateau always the loss",
+        description="validation metric that decides which epoch is best (the first on ties): the lowest loss, or the "
+        "highest top-1 accuracy of points or regions (mean over the levels of the tree); early stopping uses it too, "
+        "but reduce_on_plateau always uses the loss",
     )
 
 
 class DbbdConfig(TaskConfig):
-    """A run that pretrains on point clouds."""
+    """A pretraining run."""
 
     fixed_settings: ClassVar[tuple[str, ...]] = (
         *FIXED_SETTINGS,
@@ -230,33 +234,33 @@ class DbbdConfig(TaskConfig):
         "data.normal_neighbors",
         "data.max_depth",
         "data.min_region_points",
-        # What the loss is made of: with other values those of before and after could not be compared.
+        # These change the loss, so that values before and after could not be compared.
         "data.views",
         "loss",
         "training.batch_size",
-        # Gradient checkpointing changes what a step costs, and nothing else.
+        # Gradient checkpointing changes only the cost of a step.
         *(f"model.{name}" for name in DbbdModelConfig.model_fields if name != "gradient_checkpointing"),
     )
 
     task: Literal["dbbd"] = Field(description="kind of training")
     small_mode: bool = Field(
-        False, description="a small network, batches of 2 and few scenes, unless overridden: for a laptop"
+        False, description="for laptops: a small network, batches of 2 and few scenes, unless overridden"
     )
-    data: DbbdDataConfig = section("the scenes")
-    model: DbbdModelConfig = section("the network")
-    loss: ContrastConfig = section("what is learned")
-    training: DbbdTrainingConfig = section("the optimization")
-    checkpoint: DbbdCheckpointConfig = section("what is saved to disk")
+    data: DbbdDataConfig = section("scenes")
+    model: DbbdModelConfig = section("network")
+    loss: ContrastConfig = section("loss")
+    training: DbbdTrainingConfig = section("optimization")
+    checkpoint: DbbdCheckpointConfig = section("checkpoints")
 
     _set_by_small_mode: frozenset[str] = PrivateAttr(frozenset())
 
     @property
     def set_by_small_mode(self) -> frozenset[str]:
-        """The dotted keys that `small_mode` set because the configuration did not."""
+        """The dotted keys that `small_mode` set, because the configuration did not."""
         return self._set_by_small_mode
 
     def __eq__(self, other: object) -> bool:
-        """Whether the settings are equal, whoever set them."""
+        """Whether the settings are equal, no matter whether `small_mode` set them."""
         return isinstance(other, DbbdConfig) and self.__dict__ == other.__dict__
 
     __hash__ = Section.__hash__

@@ -1,6 +1,6 @@
-"""The full report of DBBD on a split: losses, retrieval, and what a linear probe finds in the features of points.
+"""The full report of DBBD on a split: losses, retrieval, and linear probes on point features.
 
-Legend: N points of a scene, D channels of point features, K classes.
+Legend: N points of a scene, D channels of point features.
 """
 
 from __future__ import annotations
@@ -20,53 +20,51 @@ from dbbd_cli.report.scenes.evaluation_scene import SCENE_FILE
 from dbbd_cli.tasks.dbbd.labels import (
     ignored_labels,
     label_census,
+    label_warnings,
     report_of_ignored,
     suspected_labels,
-    warnings_of,
     without_ignored,
 )
-from dbbd_cli.tasks.dbbd.probe import MOST_CLASSES, point_features, run_probes, training_census
+from dbbd_cli.tasks.dbbd.probe import MAX_CLASSES, point_features, run_probes, training_census
 from dbbd_cli.tasks.dbbd.scene_picture import scene_picture
 from dbbd_cli.tasks.dbbd.workload import DbbdWorkload
 
+_IN_CONTRAST = ("point_chance", "point_top1")
+"""Metrics that the report has only in its rows `contrast`."""
 
-def evaluate_points(workload: DbbdWorkload, runtime: Runtime, split: str, progress: Progress) -> Evaluation:
-    """Losses beside their chance levels, retrieval and probes, and what is needed to draw the first scene."""
+
+def evaluate(workload: DbbdWorkload, runtime: Runtime, split: str, progress: Progress) -> Evaluation:
+    """Evaluate a split: losses with their chance levels, retrieval, probes, and the data to draw the first scene."""
     loader = workload.loaders[split]
     with progress.phase(f"Evaluate {split}", len(loader), sample_unit=workload.sample_unit) as bar:
         sums = run_split(workload, loader, runtime, bar)
         sums.flush()
     metrics = workload.summarize(sums.values, sums.num_samples)
-    progress.line("Measuring the speed…")
-    raw_batch = next(loader.batches(epoch=0))
-    size = len(raw_batch.num_points)
-    batch = workload.to_device(raw_batch, runtime.device, train=False)
-    speed = measure_efficiency(workload.module, batch, runtime, batch_size=size)
+    progress.line("Measuring speed…")
+    efficiency = _efficiency(workload, runtime, split)
+
     tested = label_census(workload, split)
     trained, missing = training_census(workload, split, tested, progress)
     ignored = ignored_labels(workload, trained, tested)
-    for warning in warnings_of(suspected_labels(workload, ignored, trained, tested), ignored, trained, tested):
+    for warning in label_warnings(suspected_labels(workload, ignored, trained, tested), ignored, trained, tested):
         progress.warn(warning)
     probe = None
     if not missing:
         probe, missing = run_probes(workload, runtime, split, trained, tested, ignored, progress)
-    labels = sorted(tested.labels - ignored)[:MOST_CLASSES]
 
+    labels = sorted(tested.labels - ignored)[:MAX_CLASSES]
     scene = without_ignored(next(workload.single_scenes(split)), ignored)
     features = point_features(workload, workload.module.encoder, scene, runtime).cpu().numpy()
     picture = scene_picture(scene, next(workload.prepared_scenes(split)).tree, features, labels)
     report = {
         "num_samples": sums.num_samples,
         "num_points": sum(scene.num_points for scene in workload.prepared_scenes(split)),
-        **{name: value for name, value in metrics.items() if "_level_" not in name and name not in _OF_POINTS},
+        **{name: value for name, value in metrics.items() if "_level_" not in name and name not in _IN_CONTRAST},
         "contrast": list(_contrast(metrics)),
         "probe": probe,
         "probe_missing": missing,
         "ignored_labels": report_of_ignored(tested, ignored),
-        "efficiency": {
-            **speed,
-            "points_per_second": speed["samples_per_second"] * int(raw_batch.num_points.sum()) / size,
-        },
+        "efficiency": efficiency,
         "scene": {
             "name": workload.names(scene, split)[0],
             "classes": [workload.class_name(label) for label in labels],
@@ -75,15 +73,19 @@ def evaluate_points(workload: DbbdWorkload, runtime: Runtime, split: str, progre
     return Evaluation(report, {SCENE_FILE: _npz(picture)})
 
 
-_OF_POINTS = ("point_chance", "point_top1")
-"""Told in the table of what is compared."""
+def _efficiency(workload: DbbdWorkload, runtime: Runtime, split: str) -> dict[str, Any]:
+    raw_batch = next(workload.loaders[split].batches(epoch=0))
+    size = len(raw_batch.num_points)
+    batch = workload.to_device(raw_batch, runtime.device, train=False)
+    speed = measure_efficiency(workload.module, batch, runtime, batch_size=size)
+    return {**speed, "points_per_second": speed["samples_per_second"] * int(raw_batch.num_points.sum()) / size}
 
 
 def _contrast(metrics: Mapping[str, float]) -> Iterator[dict[str, Any]]:
-    """What is told apart on each level, and among points: rows that compete, loss, chance level, correct answers."""
+    """The contrastive task on each level, and over points: number of candidates, loss, chance level, top-1 accuracy."""
     levels = sorted(int(name.rpartition("_")[2]) for name in metrics if name.startswith("loss_level_"))
     named = [(f"level {level}", *(f"{what}_level_{level}" for what in ("loss", "chance", "top1"))) for level in levels]
-    for title, loss, chance, top1 in [*named, ("points", "point_loss", *_OF_POINTS)]:
+    for title, loss, chance, top1 in [*named, ("points", "point_loss", *_IN_CONTRAST)]:
         yield {
             "name": title,
             "rows": float(np.exp(metrics[chance])),

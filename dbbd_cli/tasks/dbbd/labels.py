@@ -1,4 +1,4 @@
-"""Finds the labels of the scenes of a split, and those that are not classes."""
+"""Find the labels of the scenes of a split, and those that are not classes."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ import numpy as np
 import torch
 
 from dbbd_cli.core.text import counted, printable
-from dbbd_cli.data.scenes.scene import IGNORE, stands_apart
+from dbbd_cli.data.scenes.scene import IGNORE, SEGMENT, stands_apart
 from dbbd_cli.tasks.dbbd.batches import PointBatch
 from dbbd_cli.tasks.dbbd.workload import DbbdWorkload
 
 _CONVENTIONAL = frozenset({254, 255, 65534, 65535, 2**31 - 1})
-"""Labels that often mean "ignore": -1 and -2 in unsigned types, and the largest number."""
+"""Labels that often mean "ignore": -1 and -2 in unsigned types, and the largest signed number."""
 
 
 @dataclass(frozen=True)
@@ -24,9 +24,9 @@ class LabelCensus:
     """The labels of the scenes of a split.
 
     Attributes:
-        points: number of points with each label; `IGNORE` includes all that are negative or NaN.
+        points: number of points with each label; `IGNORE` includes negative labels and NaN.
         scenes: the labels of each scene that has any, without `IGNORE`.
-        reserved: labels that are the largest value of their unsigned type, and stand apart in a scene.
+        reserved: labels that are the largest value of their unsigned type and stand apart in a scene.
         unusable: "scene: reason" for each scene whose labels cannot be used; they count as missing.
     """
 
@@ -41,7 +41,7 @@ class LabelCensus:
         return frozenset().union(*self.scenes)
 
     def num_scenes(self, ignored: Set[int]) -> int:
-        """The number of scenes that have labels other than the ignored ones."""
+        """The number of scenes with labels other than the ignored ones."""
         return sum(bool(labels - ignored) for labels in self.scenes)
 
 
@@ -49,26 +49,26 @@ EMPTY = LabelCensus(Counter(), [], frozenset(), [])
 
 
 def label_census(workload: DbbdWorkload, split: str) -> LabelCensus:
-    """Counts the labels of a split, whose scenes are prepared."""
+    """Count the labels of a split, whose scenes are prepared."""
     points: Counter[int] = Counter()
     scenes, unusable = [], []
     reserved: set[int] = set()
     for sample, scene in zip(workload.manifest.of(split), workload.prepared_scenes(split), strict=True):
-        if "segment" in scene.unusable:
-            unusable.append(f"{printable(sample.key)}: {printable(scene.unusable['segment'])}")
+        if SEGMENT in scene.unusable:
+            unusable.append(f"{printable(sample.key)}: {printable(scene.unusable[SEGMENT])}")
         if scene.segment is None:
             continue
         labels, counts = np.unique(scene.segment, return_counts=True)
         points.update(dict(zip(labels.tolist(), counts.tolist(), strict=True)))
-        found = frozenset(labels.tolist()) - {IGNORE}
-        scenes += [found] if found else []
+        if found := frozenset(labels.tolist()) - {IGNORE}:
+            scenes.append(found)
         if scene.reserved_label is not None:
             reserved.add(scene.reserved_label)
     return LabelCensus(points, scenes, frozenset(reserved), unusable)
 
 
 def ignored_labels(workload: DbbdWorkload, *censuses: LabelCensus) -> frozenset[int]:
-    """The labels that are not classes: those of `data.ignore_labels`, or else those that are reserved in any scene."""
+    """The labels that are not classes: `data.ignore_labels`, or by default those that are reserved in any scene."""
     data = workload.config.data
     if data.ignore_labels is not None:
         return frozenset(data.ignore_labels)
@@ -97,7 +97,7 @@ def without_ignored(scene: PointBatch, ignored: Set[int]) -> PointBatch:
 
 
 def report_of_ignored(census: LabelCensus, ignored: Set[int]) -> list[dict[str, Any]]:
-    """Rows of `evaluation.json`: each ignored label, null for negative ones and NaN, and its points in the split."""
+    """Rows of `evaluation.json`: each ignored label and its points in the split; null for negative labels and NaN."""
     rows: list[dict[str, Any]] = [
         {"label": label, "points": census.points[label]} for label in sorted(ignored) if census.points[label]
     ]
@@ -105,19 +105,19 @@ def report_of_ignored(census: LabelCensus, ignored: Set[int]) -> list[dict[str, 
     return [*rows, *([{"label": None, "points": unknown}] if unknown else [])]
 
 
-def warnings_of(suspected: list[int], ignored: Set[int], *censuses: LabelCensus) -> list[str]:
-    """Warnings about labels that were suspected or cannot be used."""
+def label_warnings(suspected: list[int], ignored: Set[int], *censuses: LabelCensus) -> list[str]:
+    """Warnings about labels that probably mean "ignore", and about labels that cannot be used."""
     warnings = []
     if suspected:
         shown = " and ".join(map(str, suspected))
-        told = (
-            f"label {shown} counts as a class, but looks as if it meant 'ignore'. If it does"
+        problem = (
+            f"label {shown} counts as a class, but looks like 'ignore'. If it is"
             if len(suspected) == 1
-            else f"labels {shown} count as classes, but look as if they meant 'ignore'. If they do"
+            else f"labels {shown} count as classes, but look like 'ignore'. If they are"
         )
-        chosen = ",".join(map(str, sorted({*ignored, *suspected})))  # without spaces, at which a shell would split
+        choice = ",".join(map(str, sorted({*ignored, *suspected})))  # without spaces, at which a shell would split
         warnings.append(
-            f"{told}, use --set data.ignore_labels=[{chosen}]; if not, "
+            f"{problem}, use --set data.ignore_labels=[{choice}]; if not, "
             + ("name all classes with data.class_names" if ignored else "set it to []")
             + " to hide this warning."
         )

@@ -1,4 +1,4 @@
-"""Compares pretrained features with others, in numbers and in words.
+"""Compare the probe on pretrained features with the others, in numbers and in words.
 
 Legend: S scenes, K classes, B resamples.
 """
@@ -15,28 +15,28 @@ from dbbd_cli.data.random_numbers import BOOTSTRAP, uniform
 
 RESAMPLES = 1000
 _FEW_SCENES = 10
-"""Fewer scenes than this give intervals that are too narrow."""
+"""With fewer scenes than this, intervals are unreliable."""
 _PERCENTILES = (2.5, 97.5)
 _VERBS = {
     "yes": "Pretraining beat",
     "no": "Pretraining did not beat",
-    "unclear": "It is not clear whether pretraining beat",
+    "unclear": "It is unclear whether pretraining beat",
 }
 _IN_WORDS = {"random encoder": "a random encoder", "raw features": "the raw features"}
 
 
 def compare(counts: Mapping[str, np.ndarray], seed: int) -> dict[str, Any]:
-    """Compares the mIoU of the first features with that of each of the others.
+    """Compare the mIoU of the first features with that of each of the others.
 
-    Confidence intervals of the differences come from resampling the scenes, in the same way for all features.
+    Confidence intervals of the differences are bootstrapped over scenes, with the same resamples for all features.
 
     Args:
-        counts: counts for each kind of features, `(S, 3, K)`: for each scene and class, the correct points, the points
-            with the label, and the points predicted as the class.
+        counts: counts of each kind of features, `(S, 3, K)`: for each scene and class, correct points, labeled points
+            and predicted points.
         seed: seed of the resamples.
 
     Returns:
-        `comparison`: for each of the others the difference, its 95% interval (None with a single scene) and whether
+        `comparison`: for each of the others, the difference, its 95% interval (None for a single scene) and whether
         pretraining was better; and `conclusion`, the same in words.
     """
     names = list(counts)
@@ -60,7 +60,7 @@ def compare(counts: Mapping[str, np.ndarray], seed: int) -> dict[str, Any]:
 
 
 def _miou(counts: np.ndarray) -> np.ndarray:
-    """The mean IoU `(B,)` of the classes that have labels, from counts `(B, 3, K)`; NaN if none has any."""
+    """Mean IoU `(B,)` over the classes with labels, from counts `(B, 3, K)`; NaN if there are none."""
     correct, labeled, predicted = counts.astype(np.float64).transpose(1, 0, 2)
     occurs = labeled > 0
     iou = np.divide(correct, labeled + predicted - correct, out=np.zeros_like(correct), where=occurs)
@@ -81,8 +81,8 @@ def _conclusion(rows: Sequence[Mapping[str, Any]], num_scenes: int) -> str:
             how += f" (95% interval {100 * row['low']:+.1f} to {100 * row['high']:+.1f})"
         sentences.append(f"{verb} {what}: its mIoU is {how}.")
     if num_scenes == 1:
-        sentences.append("With labels in one test scene only, it is unknown how much of that is chance.")
+        sentences.append("With labels in only one test scene, it is unknown how much of this is chance.")
     else:
-        few = ", too few to rely on them" if num_scenes < _FEW_SCENES else ""
+        few = ", too few for reliable intervals" if num_scenes < _FEW_SCENES else ""
         sentences.append(f"The intervals come from resampling the {counted(num_scenes, 'test scene')}{few}.")
     return " ".join(sentences)

@@ -1,6 +1,6 @@
-"""What is kept of a scene for drawing it: places, features as colors, labels and regions of some of its points.
+"""Select the data to draw a scene: coordinates, features as colors, labels and regions of some of its points.
 
-Legend: N points of the scene, M of them that are kept, D channels, L levels.
+Legend: N points of the scene, M selected points, D channels of point features, L levels of the region tree.
 """
 
 from __future__ import annotations
@@ -9,32 +9,32 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from dbbd_cli.data.scenes.region_tree import RegionTree
+from dbbd_cli.data.scenes.trees.region_tree import RegionTree
 from dbbd_cli.tasks.dbbd.batches import PointBatch
 
-MOST_POINTS = 20_000
+MAX_POINTS = 20_000
 
 
 def scene_picture(
     scene: PointBatch, tree: RegionTree, features: np.ndarray, labels: Sequence[int]
 ) -> dict[str, np.ndarray]:
-    """Chooses points at random, always the same ones, and describes them.
+    """Select random points, the same ones every time, and describe them.
 
     Args:
         scene: a batch of one scene, with its labels.
         tree: its regions.
         features: `(N, D)`.
-        labels: those that have a name, ascending.
+        labels: the labels of the classes, ascending.
 
     Returns:
         Arrays by name:
         coord: `(M, 3)` float32.
         color: `(M, 3)` uint8, the first three principal components of the features.
-        region: `(L, M)` int32, the region on each level; below a leaf, the leaf.
-        segment: `(M,)` int32, the place of the label in `labels`, -1 where it is not known; missing without labels.
+        region: `(L, M)` int32, the region of each level; below a leaf, the leaf.
+        segment: `(M,)` int32, the index of the label in `labels`, or -1; missing if no point has a label.
     """
     coord = scene.coord.numpy()
-    chosen = np.sort(np.random.default_rng(0).permutation(len(coord))[:MOST_POINTS])
+    chosen = np.sort(np.random.default_rng(0).permutation(len(coord))[:MAX_POINTS])
     picture = {
         "coord": coord[chosen],
         "color": principal_colors(features[chosen]),
@@ -53,7 +53,7 @@ def principal_colors(features: np.ndarray) -> np.ndarray:
     centered = features.astype(np.float64) - features.mean(axis=0, dtype=np.float64)
     _, vectors = np.linalg.eigh(centered.T @ centered)
     axes = vectors[:, ::-1][:, :3]
-    # The sign of an axis means nothing: it is set so that equal features have equal colors.
+    # The sign of an axis is arbitrary: it is fixed so that equal features have equal colors.
     axes *= np.sign(axes[np.abs(axes).argmax(axis=0), np.arange(axes.shape[1])])
     values = np.pad(centered @ axes, ((0, 0), (0, max(0, 3 - axes.shape[1]))))
     low, high = np.percentile(values, [1, 99], axis=0)
@@ -62,7 +62,7 @@ def principal_colors(features: np.ndarray) -> np.ndarray:
 
 
 def _regions(tree: RegionTree) -> np.ndarray:
-    """The number of each point's region on each level, `(L, N)` int32."""
+    """The region of each point on each level, numbered from 0, `(L, N)` int32."""
     owner = np.zeros(int(tree.num_points[0]), dtype=np.int64)
     levels = []
     for level in range(tree.num_levels):

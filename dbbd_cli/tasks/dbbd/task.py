@@ -51,8 +51,8 @@ class Dbbd(Task):
             )
         if data.path is None:
             raise ConfigError(
-                "data.path is not set: the scenes are wanted from a folder",
-                hint="say where they are with --set data.path=DIR; without any, try --set data.source=synthetic",
+                "data.path is not set, but data.source is folder",
+                hint="set it with --set data.path=DIR, or try --set data.source=synthetic",
             )
         return make_scene_manifest(
             Path(data.path),
@@ -78,7 +78,7 @@ class Dbbd(Task):
         pin_memory: bool,
         progress: Progress,
     ) -> DbbdWorkload:
-        """Join scenes and network."""
+        """Build the scenes, the loaders and the network."""
         from dbbd_cli.tasks.dbbd.workload import DbbdWorkload
 
         return DbbdWorkload(
@@ -86,14 +86,14 @@ class Dbbd(Task):
         )
 
     def notes(self, config: DbbdConfig, manifest: Manifest) -> Mapping[str, str]:
-        """The settings that `small_mode` changed with an effect."""
+        """The effects of `small_mode`, in words."""
         keys = config.set_by_small_mode
         parts = {
             "fewer scenes": any(f"data.max_{split}_scenes" in keys for split in manifest.limited_from),
             f"batches of {config.training.batch_size}": "training.batch_size" in keys,
             f"a network of {config.model.hidden_dim} channels": any(key.startswith("model.") for key in keys),
             f"{config.loss.point_samples:,} points compared per batch": "loss.point_samples" in keys,
-            "no loading processes": "data.num_workers" in keys,
+            "no worker processes": "data.num_workers" in keys,
         }
         words = ", ".join(words for words, holds in parts.items() if holds)
         return {"Small mode": words} if words else {}

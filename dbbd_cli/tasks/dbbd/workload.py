@@ -1,4 +1,7 @@
-"""DBBD: scenes, the network with its two branches, and the contrastive losses."""
+"""What the engine trains for DBBD: batches of scenes, their views and features, and the network with its losses.
+
+Legend: N points of a batch, C feature channels of a point.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ from dbbd_cli.data.loader import BatchLoader
 from dbbd_cli.data.manifest import Manifest
 from dbbd_cli.data.scenes.cache import PreparedScene, SceneRef, SceneSettings, prepared_scene
 from dbbd_cli.data.scenes.manifest import prepare_scenes, scene_refs
-from dbbd_cli.data.scenes.room_generator import ROOM_CLASSES
+from dbbd_cli.data.scenes.synthetic_rooms.generator import ROOM_CLASSES
 from dbbd_cli.data.scenes.views import View, make_views
 from dbbd_cli.engine.runtime import Runtime
 from dbbd_cli.engine.workload import Evaluation
@@ -24,9 +27,9 @@ from dbbd_cli.tasks.dbbd.batches import PointBatch, SceneDataset
 from dbbd_cli.tasks.dbbd.config import DbbdConfig
 from dbbd_cli.tasks.dbbd.task import Dbbd
 
-LEAST_STD = 0.1
-LEAST_RANK = 2.0
-"""Below these the features of all points are nearly the same, or lie on a line."""
+MIN_FEATURE_STD = 0.1
+MIN_EFFECTIVE_RANK = 2.0
+"""Below these, the features of all points are nearly equal, or lie on a line."""
 
 
 class DbbdWorkload:
@@ -35,13 +38,13 @@ class DbbdWorkload:
     Args:
         config: the resolved configuration.
         manifest: the scenes and their splits.
-        splits: splits to make loaders for.
-        pretrained: whether `model.weights` is followed; a finished checkpoint needs none of it.
-        pin_memory: whether batches are put into page-locked memory.
-        progress: told of scenes that are prepared.
+        splits: splits that need loaders.
+        pretrained: whether to load `model.weights`; a checkpoint replaces them anyway.
+        pin_memory: whether to put batches into page-locked memory.
+        progress: shows scenes that are being prepared.
 
     Raises:
-        DataError: a scene is gone or has changed since the manifest was made, and the cache lacks it.
+        DataError: a scene is missing or has changed since the manifest was made, and is not in the cache.
         CheckpointError: `model.weights` does not fit.
     """
 
@@ -79,7 +82,7 @@ class DbbdWorkload:
             )
 
     def refs(self, split: str) -> list[SceneRef]:
-        """Where the scenes of a split are."""
+        """References to the scenes of a split."""
         data = self.config.data
         return scene_refs(
             self.manifest,
@@ -90,12 +93,12 @@ class DbbdWorkload:
         )
 
     def prepare(self, split: str, progress: Progress) -> None:
-        """Makes sure that the cache holds the scenes of a split."""
+        """Prepare the scenes of a split that the cache does not hold."""
         dataset = self.dataset(self.refs(split), point_samples=None)
         prepare_scenes(dataset.refs, dataset.settings, dataset.cache_dir, progress)
 
     def dataset(self, refs: list[SceneRef], *, point_samples: int | None, with_segment: bool = False) -> SceneDataset:
-        """Batches of scenes, whose points are all taken, in order, where `point_samples` is None."""
+        """The dataset of these scenes; without `point_samples`, the point loss compares all points, in order."""
         return SceneDataset(
             refs,
             SceneSettings(**self.config.data.preparation),
@@ -113,19 +116,19 @@ class DbbdWorkload:
             yield dataset.__getitems__([(0, index)])
 
     def prepared_scenes(self, split: str) -> Iterator[PreparedScene]:
-        """The scenes of a split one by one, as the cache has them."""
+        """The prepared scenes of a split, one by one."""
         dataset = self.dataset(self.refs(split), point_samples=None)
         return (prepared_scene(ref, dataset.settings, dataset.cache_dir) for ref in dataset.refs)
 
     def to_device(
         self, batch: PointBatch, device: torch.device, *, train: bool
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, RegionBatch]:
-        """Returns coordinates `(N, 3)` and features `(N, C)` of both views, and the regions.
+        """Make the arguments of the module: coordinates `(N, 3)` and features `(N, C)` of both views, and the regions.
 
-        The views of validation are drawn too, once and for all: its loss is that of the same task, and always the same.
+        Validation has random views too, but fixed ones, so that its loss is comparable and reproducible.
         """
         data = self.config.data
-        batch = moved(batch, device)
+        batch = _on_device(batch, device)
         first, second = make_views(
             batch.coord,
             batch.normal if "normals" in data.features else None,
@@ -138,9 +141,9 @@ class DbbdWorkload:
         )
         return first.coord, self._features(first, batch), second.coord, self._features(second, batch), batch.regions
 
-    def unchanged(self, batch: PointBatch, device: torch.device) -> tuple[torch.Tensor, torch.Tensor, RegionBatch]:
-        """Coordinates `(N, 3)`, features `(N, C)` and regions of the scenes as they are."""
-        batch = moved(batch, device)
+    def without_views(self, batch: PointBatch, device: torch.device) -> tuple[torch.Tensor, torch.Tensor, RegionBatch]:
+        """Coordinates `(N, 3)`, features `(N, C)` and regions of the scenes without augmentation."""
+        batch = _on_device(batch, device)
         return batch.coord, self._features(View(batch.coord, batch.normal), batch), batch.regions
 
     def _features(self, view: View, batch: PointBatch) -> torch.Tensor:
@@ -157,7 +160,7 @@ class DbbdWorkload:
         return torch.cat(columns, dim=1)
 
     def summarize(self, sums: Mapping[str, float], num_samples: int) -> dict[str, float]:
-        """Means over scenes; those of a level over the scenes of the batches that had it.
+        """Average over scenes; the metrics of a level over the scenes of the batches that have it.
 
         `region_top1` is the mean of the top-1 accuracies of the levels.
         """
@@ -170,17 +173,17 @@ class DbbdWorkload:
         return {**means, "region_top1": sum(levels) / len(levels)} if levels else means
 
     def warning(self, metrics: Mapping[str, float]) -> str:
-        """Tells of a collapse: features that are nearly the same for every point."""
+        """Warn if the network collapses: nearly equal features for all points."""
         spread, rank = metrics["feature_std"], metrics["effective_rank"]
-        if spread < LEAST_STD:
-            what = f"those of all points are nearly the same (deviation {spread:.3f}, where 1 is ideal)"
-        elif rank < LEAST_RANK:
-            what = f"they fill {rank:.1f} of {self.config.model.output_dim} dimensions"
+        if spread < MIN_FEATURE_STD:
+            what = f"those of all points are nearly equal (standard deviation {spread:.3f}; 1 is ideal)"
+        elif rank < MIN_EFFECTIVE_RANK:
+            what = f"they span {rank:.1f} of {self.config.model.output_dim} dimensions"
         else:
             return ""
         return (
-            f"the features are collapsing: {what}. They will be of little use: try a lower "
-            "training.learning_rate, or a new run with more scenes per batch or another loss.temperature"
+            f"the features are collapsing: {what}. Try a lower training.learning_rate, or a new "
+            "run with more scenes per batch or another loss.temperature"
         )
 
     def names(self, batch: PointBatch, split: str) -> list[str]:
@@ -189,38 +192,38 @@ class DbbdWorkload:
         return [samples[index].key for index in batch.samples.tolist()]
 
     def evaluate(self, split: str, runtime: Runtime, progress: Progress) -> Evaluation:
-        """Losses compared with chance, retrieval, and linear probes; `evaluation_scene.npz` has one scene to draw."""
-        from dbbd_cli.tasks.dbbd.evaluate import evaluate_points
+        """Losses with chance levels, retrieval, linear probes, and `evaluation_scene.npz` to draw one scene."""
+        from dbbd_cli.tasks.dbbd.evaluate import evaluate
 
-        return evaluate_points(self, runtime, split, progress)
+        return evaluate(self, runtime, split, progress)
 
     @property
     def monitor(self) -> str:
-        """The metric of the configuration."""
+        """The validation metric that decides which epoch is best."""
         return self.config.checkpoint.metric
 
     @property
     def model_name(self) -> str:
-        """The network."""
+        """The network in words."""
         model = self.config.model
         return f"DBBD, {model.aggregation} aggregation, {model.pooling} pooling"
 
     @property
     def data_description(self) -> str:
-        """Where the scenes come from, in words."""
+        """The scenes and their features in words."""
         data = self.config.data
         where = "synthetic furnished rooms" if data.path is None else f"scenes of {data.path}"
         return f"{where} (features: {', '.join(data.features)})"
 
     def class_name(self, label: int) -> str:
-        """What the class of a label is called."""
+        """The name of the class of a label."""
         data = self.config.data
         names = data.class_names or (ROOM_CLASSES if data.source == "synthetic" else ())
         return names[label] if label < len(names) else f"class {label}"
 
 
 def make_network(config: DbbdConfig) -> DbbdPretraining:
-    """The network with random weights."""
+    """Make the network with random weights."""
     model, loss = config.model, config.loss
     return DbbdPretraining(
         feature_dim=config.data.feature_dim,
@@ -239,16 +242,16 @@ def make_network(config: DbbdConfig) -> DbbdPretraining:
     )
 
 
-def moved(batch: PointBatch, device: torch.device) -> PointBatch:
-    """The batch on a device; what the random numbers come from stays where it is."""
+def _on_device(batch: PointBatch, device: torch.device) -> PointBatch:
+    """The batch on a device, without `samples` and `epoch`, from which random numbers are made on the CPU."""
 
-    def there(tensor: torch.Tensor) -> torch.Tensor:
+    def move(tensor: torch.Tensor) -> torch.Tensor:
         return tensor.to(device, non_blocking=True)
 
     return batch._replace(
-        coord=there(batch.coord),
-        normal=there(batch.normal),
-        color=None if batch.color is None else there(batch.color),
-        num_points=there(batch.num_points),
+        coord=move(batch.coord),
+        normal=move(batch.normal),
+        color=None if batch.color is None else move(batch.color),
+        num_points=move(batch.num_points),
         regions=batch.regions.to(device, non_blocking=True),
     )

@@ -16,14 +16,14 @@ from reader import Reader, require, write_once
 from dbbd_cli.core.errors import DataError
 from dbbd_cli.data.array_cache import read_arrays
 from dbbd_cli.data.scenes.cache import SceneRef, stored_tree
-from dbbd_cli.data.scenes.nested_tree import tree_from_nested
-from dbbd_cli.data.scenes.numpy_files import npz_names, read_npy, read_npz
-from dbbd_cli.data.scenes.pickled_arrays import load_plain
+from dbbd_cli.data.scenes.formats.numpy_files import npz_names, read_npy, read_npz
+from dbbd_cli.data.scenes.formats.ply import read_vertices
+from dbbd_cli.data.scenes.pickles.arrays import load_plain
 from dbbd_cli.data.scenes.pickles.parts import RefusedPickleError, StandIn, Unbuilt
-from dbbd_cli.data.scenes.ply import read_ply
 from dbbd_cli.data.scenes.reader import read_scene
-from dbbd_cli.data.scenes.region_tree import MAX_LEVEL, RegionTree, check_tree
 from dbbd_cli.data.scenes.scene import Scene
+from dbbd_cli.data.scenes.trees.nested import tree_from_nested
+from dbbd_cli.data.scenes.trees.region_tree import MAX_LEVEL, RegionTree, check_tree
 
 MOST = 1000
 NAMES = ("coord", "normal", "color", "segment")
@@ -31,7 +31,7 @@ _PLAIN = (str, int, float, bytes, bool, type(None), np.generic, np.dtype, StandI
 
 
 def ply(data: bytes, folder: Path) -> None:
-    columns = read_ply(write_once(folder / "a.ply", data), MOST)
+    columns = read_vertices(write_once(folder / "a.ply", data), MOST)
     require(columns and len({len(column) for column in columns.values()}) == 1, "columns differ in length")
     for column in columns.values():
         check_numbers(column, MOST)

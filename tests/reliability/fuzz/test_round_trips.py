@@ -21,11 +21,11 @@ from scene_seeds import npy_of
 
 from dbbd_cli.data.array_cache import cached_arrays, read_arrays
 from dbbd_cli.data.images.decode import decode_image
-from dbbd_cli.data.scenes.nested_tree import tree_from_nested
-from dbbd_cli.data.scenes.numpy_files import npz_names, read_npy, read_npz
-from dbbd_cli.data.scenes.pickled_arrays import load_plain
-from dbbd_cli.data.scenes.ply import read_ply
+from dbbd_cli.data.scenes.formats.numpy_files import npz_names, read_npy, read_npz
+from dbbd_cli.data.scenes.formats.ply import read_vertices
+from dbbd_cli.data.scenes.pickles.arrays import load_plain
 from dbbd_cli.data.scenes.reader import read_scene
+from dbbd_cli.data.scenes.trees.nested import tree_from_nested
 from dbbd_cli.model.weights import load_tensors
 
 PLY_TYPES = {
@@ -103,7 +103,7 @@ def test_ply_files(tmp_path: Path, form: str, kinds: list[str], count: int, data
     head = f"ply\nformat {form} 1.0\nelement vertex {count}\n"
     head += "".join(f"property {kind} P{i}\n" for i, kind in enumerate(kinds)) + "end_header\n"
     body = raw if form != "ascii" else "".join(" ".join(map(repr, row)) + "\n" for row in rows).encode()
-    columns = read_ply(write_once(tmp_path / "a.ply", head.encode() + body), 10)
+    columns = read_vertices(write_once(tmp_path / "a.ply", head.encode() + body), 10)
     assert columns.keys() == {f"p{i}" for i in range(len(kinds))}
     for i in range(len(kinds)):
         column = columns[f"p{i}"]

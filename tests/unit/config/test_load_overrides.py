@@ -275,7 +275,7 @@ def test_an_explicit_source_is_never_changed(tmp_path: Path) -> None:
     file.write_text("task: dbbd\ndata: {source: synthetic, path: x}\n", encoding="utf-8")
     with pytest.raises(ConfigError) as caught:
         load_config(str(file))
-    assert "leave source out to use your own data" in caught.value.details[0]
+    assert "omit source to use your own data" in caught.value.details[0]
     values = {"task": "dbbd", "data": {"source": "synthetic"}}
     with pytest.raises(ConfigError):  # a run keeps its source
         config_from_mapping(values, [path], origin="x")

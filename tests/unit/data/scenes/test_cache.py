@@ -1,3 +1,5 @@
+"""A scene is prepared once, as requested, and again if its source, its settings or the cache file changed."""
+
 from __future__ import annotations
 
 import pickle
@@ -22,24 +24,24 @@ from dbbd_cli.data.scenes.cache import (
 )
 from dbbd_cli.data.scenes.normals import estimate_normals
 from dbbd_cli.data.scenes.reader import read_scene, scene_digest
-from dbbd_cli.data.scenes.region_tree import RegionTree, check_tree
-from dbbd_cli.data.scenes.room_generator import generate_room
-from dbbd_cli.data.scenes.tree_builder import build_tree
+from dbbd_cli.data.scenes.synthetic_rooms.generator import generate_room
+from dbbd_cli.data.scenes.trees.builder import build_tree
+from dbbd_cli.data.scenes.trees.region_tree import RegionTree, check_tree
 
 SETTINGS = SceneSettings(normal_neighbors=8, max_depth=2, min_region_points=16)
 TREE = ("parent", "level", "center_idx", "indices", "indices_ptr")
 COSTLY = ("read_scene", "scene_digest", "generate_room", "build_tree", "estimate_normals")
-"""What a scene that is in the cache must not cost again."""
+"""Functions that must not be called for a scene in the cache."""
 
 
 def kept(folder: Path) -> list[Path]:
-    """What a cache folder holds beside its mark."""
+    """The files of a cache folder, except its mark."""
     return [path for path in folder.iterdir() if path.name != MARK]
 
 
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The names of the costly functions, as they are called."""
+    """The names of the costly functions, in the order of their calls."""
     called: list[str] = []
 
     def counting(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
@@ -68,7 +70,7 @@ def nested(tree: RegionTree, row: int = 0) -> dict[str, Any]:
 
 
 def save(path: Path, **content: Any) -> SceneRef:
-    """Writes a scene, and gives what it is known by."""
+    """Write a scene; returns its reference."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(pickle.dumps({"coords": points(), **content}))
     return SceneRef(path, scene_digest(path))
@@ -84,9 +86,7 @@ def assert_equal(one: PreparedScene, two: PreparedScene) -> None:
         assert getattr(one.tree, name).dtype == getattr(two.tree, name).dtype
 
 
-def test_a_scene_is_prepared_once_and_then_neither_read_nor_built_nor_estimated(
-    tmp_path: Path, calls: list[str]
-) -> None:
+def test_a_scene_is_read_and_prepared_only_once(tmp_path: Path, calls: list[str]) -> None:
     ref = save(tmp_path / "scene.pkl")
     assert scene_in_cache(ref, SETTINGS, tmp_path / "cache") is None
     first = prepared_scene(ref, SETTINGS, tmp_path / "cache")
@@ -100,7 +100,7 @@ def test_a_scene_is_prepared_once_and_then_neither_read_nor_built_nor_estimated(
     assert calls == []
 
 
-def test_what_is_prepared_is_what_was_asked_for(tmp_path: Path) -> None:
+def test_a_scene_is_prepared_as_requested(tmp_path: Path) -> None:
     color, label = points(seed=1), np.arange(400) % 7 - 1
     ref = save(tmp_path / "scene.pkl", colors=color, segment20=label)
     scene = prepared_scene(ref, SETTINGS, tmp_path)
@@ -127,13 +127,13 @@ def test_normals_of_the_file_are_kept(tmp_path: Path, calls: list[str]) -> None:
 
 
 @pytest.mark.parametrize("value", [0.0, np.nan, np.inf])
-def test_normals_that_are_all_unknown_are_estimated(tmp_path: Path, value: float) -> None:
+def test_normals_are_estimated_if_all_are_unknown(tmp_path: Path, value: float) -> None:
     ref = save(tmp_path / "scene.pkl", normals=np.full((400, 3), value, np.float32))
     expected = prepared_scene(save(tmp_path / "without.pkl"), SETTINGS, tmp_path)
     assert np.array_equal(prepared_scene(ref, SETTINGS, tmp_path).normal, expected.normal)
 
 
-def test_a_normal_that_is_unknown_is_estimated_and_the_others_are_kept(tmp_path: Path) -> None:
+def test_only_unknown_normals_are_estimated(tmp_path: Path) -> None:
     normals = -estimate_normals(points(), num_neighbors=8)
     known = np.arange(400) % 9 > 0
     given = np.where(known[:, None], normals, [[np.nan, 0, 0]]).astype(np.float32)
@@ -151,13 +151,13 @@ def test_all_labels_are_kept_and_the_reserved_one_is_noted(tmp_path: Path) -> No
         assert scene.segment.tolist() == labels.tolist()
         assert scene.reserved_label == 255
         assert scene.color is None
-        assert scene.unusable == {"color": "its colors go from -1 to -1; expected 0 to 1, to 255 or to 65,535"}
+        assert scene.unusable == {"color": "its colors range from -1 to -1; expected 0 to 1, 255 or 65,535"}
     plain = prepared_scene(save(tmp_path / "plain.pkl"), SETTINGS, tmp_path)
     assert (plain.reserved_label, plain.unusable) == (None, {})
 
 
 @pytest.mark.parametrize("notes", [b"", b"[]", b"{}", b"\xff", b'{"unusable": {}}'])
-def test_a_prepared_scene_with_damaged_notes_is_made_again(tmp_path: Path, notes: bytes) -> None:
+def test_a_cached_scene_with_damaged_notes_is_prepared_again(tmp_path: Path, notes: bytes) -> None:
     ref = save(tmp_path / "scene.pkl")
     good = prepared_scene(ref, SETTINGS, tmp_path / "cache")
     arrays = {name: getattr(good, name) for name in ("coord", "normal")}
@@ -170,7 +170,7 @@ def test_a_prepared_scene_with_damaged_notes_is_made_again(tmp_path: Path, notes
 
 
 @pytest.mark.parametrize(("changed", "value"), [("normal_neighbors", 9), ("max_depth", 1), ("min_region_points", 30)])
-def test_other_settings_make_another_scene(tmp_path: Path, calls: list[str], changed: str, value: int) -> None:
+def test_other_settings_give_another_scene(tmp_path: Path, calls: list[str], changed: str, value: int) -> None:
     ref, other = save(tmp_path / "scene.pkl"), SceneSettings(**{**vars(SETTINGS), changed: value})
     for _ in range(2):
         one, two = (prepared_scene(ref, settings, tmp_path) for settings in (SETTINGS, other))
@@ -179,36 +179,36 @@ def test_other_settings_make_another_scene(tmp_path: Path, calls: list[str], cha
     assert (one.tree.num_regions == two.tree.num_regions) == (changed == "normal_neighbors")
 
 
-def test_other_content_makes_another_scene_even_under_the_same_name(tmp_path: Path) -> None:
+def test_other_content_under_the_same_name_is_another_scene(tmp_path: Path) -> None:
     one = prepared_scene(save(tmp_path / "scene.pkl"), SETTINGS, tmp_path / "cache")
     two = prepared_scene(save(tmp_path / "scene.pkl", coords=points(seed=5)), SETTINGS, tmp_path / "cache")
     assert not np.array_equal(one.coord, two.coord)
 
 
-def test_equal_content_is_one_scene_wherever_it_lies(tmp_path: Path, calls: list[str]) -> None:
+def test_equal_content_is_one_scene_at_any_path(tmp_path: Path, calls: list[str]) -> None:
     refs = [save(tmp_path / folder / "scene.pkl") for folder in ("here", "there")]
     one, two = (prepared_scene(ref, SETTINGS, tmp_path / "cache") for ref in refs)
     assert_equal(one, two)
     assert calls.count("build_tree") == 1
 
 
-def test_a_file_that_changed_is_refused_and_nothing_is_kept(tmp_path: Path) -> None:
+def test_a_file_that_changed_is_refused_and_not_cached(tmp_path: Path) -> None:
     ref = save(tmp_path / "scene.pkl")
     save(tmp_path / "scene.pkl", coords=points(seed=5))
-    with pytest.raises(DataError, match=r"scene\.pkl is not the scene that it was") as caught:
+    with pytest.raises(DataError, match=r"scene\.pkl has changed since the run started") as caught:
         prepared_scene(ref, SETTINGS, tmp_path / "cache")
     assert caught.value.hint
     assert not kept(tmp_path / "cache")
 
 
-def test_a_file_that_is_gone_is_named(tmp_path: Path) -> None:
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
     ref = save(tmp_path / "scene.pkl")
     (tmp_path / "scene.pkl").unlink()
     with pytest.raises(DataError, match=r"scene\.pkl cannot be opened"):
         prepared_scene(ref, SETTINGS, tmp_path / "cache")
 
 
-def test_a_stored_tree_is_used_and_cut_to_the_deepest_level(tmp_path: Path, calls: list[str]) -> None:
+def test_a_stored_tree_is_used_and_cut_to_max_depth(tmp_path: Path, calls: list[str]) -> None:
     coord = points()
     stored = build_tree(coord, max_depth=3, min_region_points=2)
     assert stored.num_levels == 4
@@ -225,7 +225,7 @@ def test_a_stored_tree_is_used_and_cut_to_the_deepest_level(tmp_path: Path, call
     assert "build_tree" not in calls
 
 
-def test_a_wrong_stored_tree_is_named_with_its_file_and_region(tmp_path: Path) -> None:
+def test_an_invalid_stored_tree_is_named_with_its_file_and_region(tmp_path: Path) -> None:
     tree = nested(build_tree(points(), max_depth=2, min_region_points=16))
     tree["children"][1]["indices"][0] = 400
     ref = save(tmp_path / "scene.pkl", hierarchy=tree)
@@ -248,7 +248,7 @@ def test_rooms_are_cached_like_files(tmp_path: Path, calls: list[str]) -> None:
     assert scene.segment is not None
 
 
-def test_rooms_differ_in_all_that_makes_them(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rooms_differ_by_every_argument_and_by_version(monkeypatch: pytest.MonkeyPatch) -> None:
     rooms = [Room(3, 2, 1000), Room(4, 2, 1000), Room(3, 1, 1000), Room(3, 2, 1001), Room(3, 2, None)]
     hashes = {room.sha256 for room in rooms}
     assert len(hashes) == len(rooms)
@@ -257,7 +257,7 @@ def test_rooms_differ_in_all_that_makes_them(monkeypatch: pytest.MonkeyPatch) ->
     assert Room(3, 2, 1000).sha256 not in hashes
 
 
-def test_a_cached_file_without_all_arrays_is_made_again(tmp_path: Path, calls: list[str]) -> None:
+def test_a_cached_scene_without_all_arrays_is_prepared_again(tmp_path: Path, calls: list[str]) -> None:
     ref = save(tmp_path / "scene.pkl")
     whole = prepared_scene(ref, SETTINGS, tmp_path / "cache")
     (file,) = kept(tmp_path / "cache")

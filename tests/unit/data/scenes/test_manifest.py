@@ -1,3 +1,5 @@
+"""A manifest lists usable scenes with their splits, names the others, and leads back to the same scenes."""
+
 from __future__ import annotations
 
 import os
@@ -23,7 +25,7 @@ SETTINGS = SceneSettings(normal_neighbors=8, max_depth=2, min_region_points=16)
 SHARES = (0.5, 0.25, 0.25)
 
 
-class Told(Silent):
+class Recorder(Silent):
     def __init__(self) -> None:
         self.lines: list[str] = []
         self.warnings: list[str] = []
@@ -56,7 +58,7 @@ def hash_of(split: str, number: int) -> int:
 def manifest_of(
     root: Path,
     cache: Path,
-    told: Told | None = None,
+    recorder: Recorder | None = None,
     max_scenes: Mapping[str, int | None] | None = None,
     **changes: Any,
 ) -> Manifest:
@@ -71,7 +73,7 @@ def manifest_of(
         "seed": 1,
         **changes,
     }
-    return make_scene_manifest(root, max_scenes=max_scenes or {}, progress=told or Told(), **settings)
+    return make_scene_manifest(root, max_scenes=max_scenes or {}, progress=recorder or Recorder(), **settings)
 
 
 def keys(manifest: Manifest, split: str) -> list[str]:
@@ -85,7 +87,7 @@ def refs_of(manifest: Manifest, split: str, root: Path | None) -> list[SceneRef]
 # Splits
 
 
-def test_the_folders_of_the_splits_are_followed(tmp_path: Path) -> None:
+def test_split_folders_are_respected(tmp_path: Path) -> None:
     root = divided(tmp_path / "scenes", train=3, val=2, test=1)
     manifest = manifest_of(root, tmp_path / "cache")
     assert manifest.source == "scenes"
@@ -105,7 +107,7 @@ def test_a_folder_without_a_test_split_has_none(tmp_path: Path) -> None:
     assert Manifest.load(tmp_path / "splits.json") == manifest
 
 
-def test_a_folder_that_is_not_divided_is_divided_by_the_shares_and_the_seed(tmp_path: Path) -> None:
+def test_an_undivided_folder_is_divided_by_shares_and_seed(tmp_path: Path) -> None:
     root = tmp_path / "scenes"
     for number in range(8):
         save(root / f"scene{number:02d}.pkl", number)
@@ -128,24 +130,24 @@ def test_the_first_scenes_of_each_split_are_kept(tmp_path: Path) -> None:
 
 def test_scenes_beyond_the_limit_are_not_read(tmp_path: Path) -> None:
     root = divided(tmp_path / "scenes", train=2, val=1)
-    (root / "train" / "scene99.pkl").write_bytes(b"no scene")
+    (root / "train" / "scene99.pkl").write_bytes(b"not a scene")
     manifest = manifest_of(root, tmp_path / "cache", max_scenes={"train": 2})
     assert manifest.skipped == ()
 
 
-def test_what_is_no_scene_is_ignored_and_counted(tmp_path: Path) -> None:
-    root, told = divided(tmp_path / "scenes", train=1, val=1), Told()
+def test_other_files_are_ignored_and_counted(tmp_path: Path) -> None:
+    root, recorder = divided(tmp_path / "scenes", train=1, val=1), Recorder()
     (root / "train" / "notes.txt").write_text("")
     (root / "README.md").write_text("")
-    manifest_of(root, tmp_path / "cache", told)
-    assert told.lines == ["Files and folders that are not scenes were ignored: 2."]
+    manifest_of(root, tmp_path / "cache", recorder)
+    assert recorder.lines == ["Files and folders that are not scenes were ignored: 2."]
 
 
-# Scenes that cannot be used
+# Unusable scenes
 
 
 def spoil(root: Path) -> None:
-    """Three scenes that cannot be used, each in its own way."""
+    """Make three scenes unusable, each in a different way."""
     (root / "train" / "scene00.pkl").write_bytes(b"")
     coord = np.random.default_rng(0).random((100, 3))
     coord[7] = np.nan
@@ -154,10 +156,10 @@ def spoil(root: Path) -> None:
     save(root / "val" / "scene01.pkl", 0, hierarchy=region)
 
 
-def test_all_scenes_that_cannot_be_used_are_named_together(tmp_path: Path) -> None:
+def test_all_unusable_scenes_are_named_together(tmp_path: Path) -> None:
     root = divided(tmp_path / "scenes", train=4, val=3)
     spoil(root)
-    with pytest.raises(DataError, match="3 scenes are of no use") as caught:
+    with pytest.raises(DataError, match="3 scenes are unusable") as caught:
         manifest_of(root, tmp_path / "cache")
     details = caught.value.details
     assert [Path(detail.split(": ")[0]).name for detail in details] == ["scene00.pkl", "scene02.pkl", "scene01.pkl"]
@@ -166,16 +168,16 @@ def test_all_scenes_that_cannot_be_used_are_named_together(tmp_path: Path) -> No
     assert "data.on_error=skip" in caught.value.hint
 
 
-def test_where_scenes_are_left_out_the_next_ones_take_their_places(tmp_path: Path) -> None:
+def test_scenes_that_are_left_out_are_replaced_by_the_next_ones(tmp_path: Path) -> None:
     root = divided(tmp_path / "scenes", train=4, val=3)
     spoil(root)
     manifest = manifest_of(root, tmp_path / "cache", on_error="skip", max_scenes={"train": 2, "val": 1})
     assert keys(manifest, "train") == ["train/scene01.pkl", "train/scene03.pkl"]
     assert keys(manifest, "val") == ["val/scene00.pkl"]
-    assert len(manifest.skipped) == 2  # of those that were looked at
+    assert len(manifest.skipped) == 2  # of those that were checked
 
 
-def test_a_single_one_is_told_with_its_own_advice(tmp_path: Path) -> None:
+def test_a_single_one_is_recorder_with_its_own_advice(tmp_path: Path) -> None:
     root = divided(tmp_path / "scenes", train=2, val=1)
     (root / "train" / "scene01.pkl").write_bytes(b"")
     with pytest.raises(DataError, match=r"train/scene01\.pkl") as caught:
@@ -184,34 +186,34 @@ def test_a_single_one_is_told_with_its_own_advice(tmp_path: Path) -> None:
     assert "fix or remove the file" in caught.value.hint
 
 
-def test_they_are_left_out_listed_and_told_of_where_that_is_wanted(tmp_path: Path) -> None:
-    root, told = divided(tmp_path / "scenes", train=4, val=3), Told()
+def test_unusable_scenes_are_left_out_and_reported_on_request(tmp_path: Path) -> None:
+    root, recorder = divided(tmp_path / "scenes", train=4, val=3), Recorder()
     spoil(root)
-    manifest = manifest_of(root, tmp_path / "cache", told, on_error="skip")
+    manifest = manifest_of(root, tmp_path / "cache", recorder, on_error="skip")
     assert keys(manifest, "train") == ["train/scene01.pkl", "train/scene03.pkl"]
     assert keys(manifest, "val") == ["val/scene00.pkl", "val/scene02.pkl"]
     assert len(manifest.skipped) == 3
-    assert told.warnings == ["3 scenes are left out; see splits.json of the run."]
+    assert recorder.warnings == ["3 scenes are left out; see splits.json of the run."]
 
 
 @pytest.mark.parametrize(("split", "others"), [("train", "val"), ("val", "train")])
-def test_a_split_of_which_nothing_is_left_ends_the_run(tmp_path: Path, split: str, others: str) -> None:
+def test_a_split_without_usable_scenes_is_an_error(tmp_path: Path, split: str, others: str) -> None:
     root = divided(tmp_path / "scenes", **{split: 2, others: 1})
     for path in (root / split).iterdir():
         path.write_bytes(b"")
-    with pytest.raises(DataError, match=f"that can be used is left for {split}") as caught:
+    with pytest.raises(DataError, match=f"no usable scenes left for {split}") as caught:
         manifest_of(root, tmp_path / "cache", on_error="skip")
     assert len(caught.value.details) == 2
 
 
-def test_colors_are_asked_for_only_where_they_are_wanted(tmp_path: Path) -> None:
+def test_colors_are_required_only_if_they_are_used(tmp_path: Path) -> None:
     root = divided(tmp_path / "scenes", train=2, val=1)
     save(root / "train" / "scene00.pkl", 0, colors=np.zeros((100, 3), np.uint8))
     assert manifest_of(root, tmp_path / "cache").counts()["train"] == 2
     for _ in range(2):  # the second time from the cache
-        with pytest.raises(DataError, match="2 scenes are of no use") as caught:
+        with pytest.raises(DataError, match="2 scenes are unusable") as caught:
             manifest_of(root, tmp_path / "cache", needs_color=True)
-        assert all("has no colors, which data.features asks for" in detail for detail in caught.value.details)
+        assert all("has no colors, which data.features requires" in detail for detail in caught.value.details)
         manifest = manifest_of(root, tmp_path / "cache")
         prepare_scenes(refs_of(manifest, "train", root), SETTINGS, tmp_path / "cache", Silent())
 
@@ -241,44 +243,44 @@ def test_damaged_parts_are_refused_only_if_they_are_used(tmp_path: Path, part: s
         prepare_scenes(refs_of(manifest, "train", root), SETTINGS, tmp_path / "cache", Silent())
 
 
-@pytest.mark.skipif(os.name == "nt", reason="links need rights on Windows")
-def test_scenes_behind_links_are_used_and_known_by_their_content(tmp_path: Path) -> None:
-    root, told = divided(tmp_path / "scenes", train=2, val=1), Told()
+@pytest.mark.skipif(os.name == "nt", reason="links need privileges on Windows")
+def test_linked_scenes_are_used_and_identified_by_content(tmp_path: Path) -> None:
+    root, recorder = divided(tmp_path / "scenes", train=2, val=1), Recorder()
     save(tmp_path / "elsewhere" / "a.pkl", 7)
     (root / "train" / "link.pkl").symlink_to(tmp_path / "elsewhere" / "a.pkl")
-    manifest = manifest_of(root, tmp_path / "cache", told)
+    manifest = manifest_of(root, tmp_path / "cache", recorder)
     assert keys(manifest, "train") == ["train/link.pkl", "train/scene00.pkl", "train/scene01.pkl"]
-    assert "1 scene is a link to places outside the folder." in told.lines
+    assert "1 scene is a link to places outside the folder." in recorder.lines
     refs = refs_of(manifest, "train", root)
     assert refs[0].sha256 == scene_digest(tmp_path / "elsewhere" / "a.pkl")
     save(tmp_path / "elsewhere" / "a.pkl", 8)
-    with pytest.raises(DataError, match="its content has changed"):
+    with pytest.raises(DataError, match="has changed since the run started"):
         prepare_scenes(refs, SETTINGS, tmp_path / "cache", Silent())
 
 
-def test_scans_that_are_not_read_trigger_a_warning(tmp_path: Path) -> None:
-    root, told = divided(tmp_path / "scenes", train=2, val=1), Told()
+def test_scans_in_unsupported_formats_trigger_a_warning(tmp_path: Path) -> None:
+    root, recorder = divided(tmp_path / "scenes", train=2, val=1), Recorder()
     (root / "train" / "a.las").write_bytes(b"LASF")
     (root / "val" / "b.las").write_bytes(b"LASF")
-    manifest_of(root, tmp_path / "cache", told)
-    assert told.warnings == ["2 scans in unsupported formats were skipped: 2 .las."]
+    manifest_of(root, tmp_path / "cache", recorder)
+    assert recorder.warnings == ["2 scans in unsupported formats were skipped: 2 .las."]
 
 
-def test_copies_in_more_than_one_split_are_told_of(tmp_path: Path) -> None:
-    root, told = divided(tmp_path / "scenes", train=3, val=2), Told()
-    manifest_of(root, tmp_path / "cache", told)
-    assert told.warnings == []
-    shutil.copy(root / "train" / "scene00.pkl", root / "train" / "scene01.pkl")  # within a split: no harm
-    manifest_of(root, tmp_path / "cache", told)
-    assert told.warnings == []
+def test_copies_in_more_than_one_split_trigger_a_warning(tmp_path: Path) -> None:
+    root, recorder = divided(tmp_path / "scenes", train=3, val=2), Recorder()
+    manifest_of(root, tmp_path / "cache", recorder)
+    assert recorder.warnings == []
+    shutil.copy(root / "train" / "scene00.pkl", root / "train" / "scene01.pkl")  # harmless within a split
+    manifest_of(root, tmp_path / "cache", recorder)
+    assert recorder.warnings == []
     shutil.copy(root / "train" / "scene02.pkl", root / "val" / "scene01.pkl")
-    manifest_of(root, tmp_path / "cache", told)
-    (warning,) = told.warnings
+    manifest_of(root, tmp_path / "cache", recorder)
+    (warning,) = recorder.warnings
     assert "1 scene is in more than one split" in warning
     assert "train/scene02.pkl (train) = val/scene01.pkl (val)" in warning
 
 
-def test_scenes_that_are_prepared_already_are_only_hashed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_prepared_scenes_are_only_hashed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root = divided(tmp_path / "scenes", train=2, val=1)
     manifest = manifest_of(root, tmp_path / "cache")
     for split in ("train", "val"):
@@ -315,7 +317,7 @@ def test_rooms_are_divided_like_scenes(tmp_path: Path) -> None:
     assert ref.source == Room(3, int(keys(manifest, "val")[0][4:]), 1000)
 
 
-def test_rooms_of_another_generator_are_not_taken_for_those_of_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rooms_of_another_generator_version_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     manifest = rooms()
     monkeypatch.setattr("dbbd_cli.data.scenes.cache.GENERATOR_VERSION", 99)
     with pytest.raises(DataError, match="another version of the generator"):
@@ -323,7 +325,7 @@ def test_rooms_of_another_generator_are_not_taken_for_those_of_the_run(monkeypat
 
 
 @pytest.mark.parametrize("key", ["room-1", "room", "../room1", "room²"])
-def test_a_list_of_rooms_that_was_changed_is_refused(key: str) -> None:
+def test_an_edited_list_of_rooms_is_refused(key: str) -> None:
     manifest = rooms()
     samples = (replace(manifest.samples[0], key=key, split="train"), *manifest.samples[1:])
     with pytest.raises(DataError, match="is not a synthetic room"):
@@ -340,27 +342,27 @@ def made(tmp_path: Path) -> tuple[Path, Manifest]:
 
 
 def prepared(refs: Sequence[SceneRef], cache: Path) -> list[int]:
-    """Prepares the scenes; the number of points of each, as the cache holds it now."""
+    """Prepare the scenes; returns the number of points of each in the cache."""
     prepare_scenes(refs, SETTINGS, cache, Silent())
     found = [scene_in_cache(ref, SETTINGS, cache) for ref in refs]
     return [scene.num_points if scene is not None else -1 for scene in found]
 
 
-def test_all_scenes_are_in_the_cache_once_they_are_prepared(tmp_path: Path) -> None:
+def test_prepared_scenes_are_in_the_cache(tmp_path: Path) -> None:
     root = divided(tmp_path / "scenes", train=2, val=1)
     save(root / "train" / "scene01.pkl", 0, coords=np.random.default_rng(0).random((57, 3)), normals=None)
     manifest = manifest_of(root, tmp_path / "cache")
     assert prepared(refs_of(manifest, "train", root), tmp_path / "cache") == [100, 57]
 
 
-def test_a_folder_that_moved_is_found_where_it_is_now(made: tuple[Path, Manifest], tmp_path: Path) -> None:
+def test_a_folder_that_moved_is_found_at_its_new_path(made: tuple[Path, Manifest], tmp_path: Path) -> None:
     root, manifest = made
     moved = root.rename(tmp_path / "moved")
     with pytest.raises(DataError, match=r"scene00\.pkl cannot be opened") as caught:
         prepared(refs_of(manifest, "train", root), tmp_path / "cache")
     assert "--set data.path=DIR" in caught.value.hint
     assert prepared(refs_of(manifest, "train", moved), tmp_path / "cache") == [100, 100]
-    # What is in the cache needs no folder at all.
+    # Scenes in the cache need no folder at all.
     assert prepared(refs_of(manifest, "train", root), tmp_path / "cache") == [100, 100]
 
 
@@ -370,20 +372,20 @@ def test_a_scene_that_changed_is_never_used(made: tuple[Path, Manifest], tmp_pat
     save(root / "train" / "scene01.pkl", 77)
     after = [prepared_scene(ref, SETTINGS, tmp_path / "cache") for ref in refs_of(manifest, "train", root)]
     assert all(np.array_equal(one.coord, two.coord) for one, two in zip(before, after, strict=True))
-    with pytest.raises(DataError, match=r"scene01\.pkl is not the scene that it was") as caught:
+    with pytest.raises(DataError, match=r"scene01\.pkl has changed since the run started") as caught:
         prepared(refs_of(manifest, "train", root), tmp_path / "empty cache")
-    assert "restore it" in caught.value.hint
+    assert "restore the original" in caught.value.hint
     assert "data.path=DIR" in caught.value.hint
 
 
-def test_a_key_that_leads_out_of_the_folder_is_refused(made: tuple[Path, Manifest]) -> None:
+def test_a_key_outside_the_folder_is_refused(made: tuple[Path, Manifest]) -> None:
     root, manifest = made
     samples = (replace(manifest.samples[0], key="../../secret.pkl"), *manifest.samples[1:])
     with pytest.raises(DataError, match="does not name a scene in its folder"):
         refs_of(replace(manifest, samples=samples), "train", root)
 
 
-def test_scenes_of_other_kinds_are_listed_too(tmp_path: Path) -> None:
+def test_scenes_of_every_format_are_listed(tmp_path: Path) -> None:
     root = divided(tmp_path / "scenes", train=1, val=1)
     coord = np.random.default_rng(5).random((60, 3), dtype=np.float32)
     np.savez(root / "train" / "second.npz", coord=coord)

@@ -1,3 +1,5 @@
+"""Normals are perpendicular to the surface and consistently oriented, whatever the cloud, its scale and its order."""
+
 from __future__ import annotations
 
 import numpy as np
@@ -23,7 +25,7 @@ def box(count: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def inside_a_face(points: np.ndarray) -> np.ndarray:
-    """Whether the points of `box` lie further from all edges than their neighbors are."""
+    """Whether the points of `box` are farther from all edges than from their neighbors."""
     return np.sort(np.abs(points) - [2.0, 1.0, 0.5], axis=1)[:, 1] < -0.25
 
 
@@ -68,13 +70,13 @@ def test_the_normals_of_a_floor_point_up_exactly() -> None:
         ([0.8, 0, -0.6], [0, 1, 0], [0.6, 0, 0.8]),
     ],
 )
-def test_the_normals_of_a_plane_all_point_the_same_way(u: list[float], v: list[float], normal: list[float]) -> None:
+def test_all_normals_of_a_plane_point_the_same_way(u: list[float], v: list[float], normal: list[float]) -> None:
     normals = estimate_normals(plane(800, u, v))
     assert np.allclose(normals, np.broadcast_to(normal, (800, 3)), atol=1e-4)
 
 
-def test_separate_parts_are_turned_one_by_one() -> None:
-    """Two walls, far from each other, point away from the middle; a floor and a shelf above it point up."""
+def test_separate_components_are_oriented_one_by_one() -> None:
+    """Two distant walls point away from the middle; a floor and a shelf above it point up."""
     wall, floor = plane(400, [1, 0, 0], [0, 0, 1]), plane(400, [1, 0, 0], [0, 1, 0])
     aside, above = np.array([0, 9, 0]), np.array([0, 0, 5])
     parts = [wall + aside, wall - aside, floor - above, floor + above]
@@ -83,14 +85,14 @@ def test_separate_parts_are_turned_one_by_one() -> None:
     assert cosines(normals, expected).min() > 0.999
 
 
-def test_in_a_room_without_a_ceiling_the_floor_points_up_and_the_walls_inside() -> None:
+def test_in_a_room_without_a_ceiling_the_floor_points_up_and_the_walls_inward() -> None:
     points, outward = box(12_000)
     keep = points[:, 2] < 0.4
     points, outward = points[keep], outward[keep]
     assert cosines(estimate_normals(points), -outward)[inside_a_face(points)].min() > 0.999
 
 
-def test_the_ground_points_up_whatever_rises_above_it() -> None:
+def test_the_ground_points_up_whatever_is_above_it() -> None:
     """A sphere far above it, a pole that touches it, and stray points higher than both."""
     rng = np.random.default_rng(2)
     ground = np.concatenate([rng.uniform(-5, 5, (4000, 2)), 0.01 * rng.normal(size=(4000, 1))], axis=1)
@@ -113,15 +115,15 @@ def test_neighbors_agree_on_a_wavy_surface_with_noise() -> None:
     assert np.median(cosine) > 0.99
 
 
-def test_stray_points_do_not_turn_the_surface_that_they_lie_near() -> None:
-    """The directions must be carried around what agrees with nothing, not through it."""
+def test_outliers_do_not_flip_the_surface_near_them() -> None:
+    """Orientation must propagate around outliers, not through them."""
     radius = np.random.default_rng(1).uniform(0.7, 1.3, (300, 1))
     points = np.concatenate([sphere(3000), sphere(300, seed=1) * radius])
     assert (cosines(estimate_normals(points), points)[:3000] > 0).mean() > 0.999
 
 
-def test_a_sparse_part_agrees_with_the_dense_one_that_it_goes_on_from() -> None:
-    """The sparse points have dense ones for neighbors, but not the other way round; alone they would turn about."""
+def test_a_sparse_part_agrees_with_the_dense_part_that_it_continues() -> None:
+    """Sparse points have dense neighbors, but not the other way round; alone they would flip."""
     rng = np.random.default_rng(0)
     x = np.concatenate([rng.uniform(0, np.pi, 6000), np.linspace(np.pi, 2 * np.pi, 200)])
     points = np.stack([x, np.sin(x), rng.uniform(0, 0.1, len(x))], axis=1)
@@ -130,14 +132,14 @@ def test_a_sparse_part_agrees_with_the_dense_one_that_it_goes_on_from() -> None:
     assert (agreement[:6000] > 0).mean() == (agreement[6000:] > 0).mean() == (agreement[0] > 0)
 
 
-def test_small_closed_bodies_far_from_each_other_point_outward() -> None:
+def test_the_normals_of_distant_small_bodies_point_outward() -> None:
     center = np.random.default_rng(0).uniform(-10, 10, (12, 3))
     outward = np.concatenate([sphere(120, seed=number) for number in range(12)])
     normals = estimate_normals(np.repeat(center, 120, axis=0) + 0.05 * outward)
     assert cosines(normals, outward).min() > 0.7
 
 
-def test_coordinates_far_from_the_origin_have_the_normals_of_those_near_it() -> None:
+def test_normals_do_not_depend_on_the_origin() -> None:
     points = np.round(sphere(1500) * 2.0**20) / 2.0**20  # the sum below is exact
     near = estimate_normals(points)
     far = estimate_normals(points + np.array([2.0**19, 2.0**22, 2.0**8]))
@@ -145,21 +147,21 @@ def test_coordinates_far_from_the_origin_have_the_normals_of_those_near_it() -> 
     assert cosines(far, points).min() > 0.98
 
 
-def test_the_scale_changes_nothing() -> None:
+def test_normals_do_not_depend_on_the_scale() -> None:
     points = sphere(500)
     expected = estimate_normals(points)
     for scale in (2.0**-1000, 2.0**1020):
         assert np.array_equal(estimate_normals(points * scale), expected)
 
 
-def test_normals_turn_with_the_points() -> None:
+def test_normals_rotate_with_the_points() -> None:
     points, _ = box(3000)
     turn = np.array([[0.8, -0.6, 0], [0.6, 0.8, 0], [0, 0, 1]])
     assert np.median(cosines(estimate_normals(points @ turn.T), estimate_normals(points) @ turn.T)) > 0.9999
     assert cosines(estimate_normals(points @ turn.T), estimate_normals(points) @ turn.T).min() > 0.999
 
 
-def test_the_order_of_the_points_the_type_and_the_threads_change_nothing() -> None:
+def test_normals_do_not_depend_on_order_type_or_threads() -> None:
     points, _ = box(1000)
     points = points.astype(np.float32)
     normals = estimate_normals(points)
@@ -170,13 +172,13 @@ def test_the_order_of_the_points_the_type_and_the_threads_change_nothing() -> No
     assert np.array_equal(estimate_normals(points[order]), normals[order])
 
 
-def test_points_in_the_same_place_count_once() -> None:
+def test_coincident_points_count_once() -> None:
     points = sphere(600)
     of = np.concatenate([np.arange(600), np.zeros(5000, dtype=int), np.arange(600)])
     assert np.array_equal(estimate_normals(points[of]), estimate_normals(points)[of])
 
 
-def test_copies_of_points_in_a_grid_count_once() -> None:
+def test_copies_of_grid_points_count_once() -> None:
     grid = np.stack(np.meshgrid(*[np.linspace(0, 1, 8)] * 3), axis=-1).reshape(-1, 3) @ np.diag([1, 2, 3])
     order = np.random.default_rng(0).permutation(np.repeat(np.arange(len(grid)), 30))
     assert np.array_equal(estimate_normals(grid[order]), estimate_normals(grid)[order])
@@ -186,7 +188,7 @@ def test_copies_of_points_in_a_grid_count_once() -> None:
 @pytest.mark.parametrize(
     "line", [[1, 0, 0], [0, 0, 1], [1, 2, 3], [0, 0, 0]], ids=["level", "upright", "slanted", "place"]
 )
-def test_the_normals_of_a_line_are_across_it_and_as_upright_as_can_be(count: int, line: list[float]) -> None:
+def test_the_normals_of_a_line_are_perpendicular_and_as_upright_as_possible(count: int, line: list[float]) -> None:
     points = np.random.default_rng(count).random((count, 1)) * np.array([line], dtype=np.float64)
     normals = estimate_normals(points.astype(np.float32))
     assert_unit(normals, count)
@@ -199,15 +201,15 @@ def test_the_normals_of_a_line_are_across_it_and_as_upright_as_can_be(count: int
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_any_few_points_have_normals(seed: int) -> None:
+def test_a_few_random_points_have_normals(seed: int) -> None:
     rng = np.random.default_rng(seed)
     for count in range(1, 21):
         for points in (rng.random((count, 3)), rng.integers(0, 2, (count, 3)), rng.random((count, 3)) * 1e-200):
             assert_unit(estimate_normals(np.asarray(points, dtype=np.float64)), count)
 
 
-def test_half_of_the_points_in_one_place_take_no_longer() -> None:
-    points = np.concatenate([sphere(2000), np.zeros((100_000, 3))])  # 10^10 distances, were they not told apart
+def test_many_coincident_points_are_handled() -> None:
+    points = np.concatenate([sphere(2000), np.zeros((100_000, 3))])  # 10^10 distances if each were counted
     normals = estimate_normals(points)
     assert_unit(normals, 102_000)
 
@@ -217,7 +219,7 @@ def test_half_of_the_points_in_one_place_take_no_longer() -> None:
     [np.zeros((0, 3)), np.zeros((5, 2)), np.zeros(3), np.array([[0, 0, np.nan]]), np.array([[0, np.inf, 0]])],
     ids=["empty", "flat", "one", "nan", "inf"],
 )
-def test_what_is_no_cloud_is_refused(coord: np.ndarray) -> None:
+def test_invalid_clouds_are_refused(coord: np.ndarray) -> None:
     with pytest.raises(DataError):
         estimate_normals(coord)
 
@@ -233,7 +235,7 @@ def without(normals: np.ndarray, unknown: np.ndarray) -> np.ndarray:
 
 @pytest.mark.parametrize("share", [0.01, 0.5, 0.99])
 @pytest.mark.parametrize("side", [1, -1])
-def test_missing_normals_look_to_the_side_of_the_known_ones(share: float, side: int) -> None:
+def test_missing_normals_point_to_the_side_of_the_known_ones(share: float, side: int) -> None:
     points = sphere(2000)
     unknown = np.random.default_rng(1).random(2000) < share
     known = (side * points / np.linalg.norm(points, axis=1, keepdims=True)).astype(np.float32)
@@ -244,7 +246,7 @@ def test_missing_normals_look_to_the_side_of_the_known_ones(share: float, side: 
     assert (cosines(completed, known) > 0.95).all()
 
 
-def test_each_part_follows_its_own_known_normals() -> None:
+def test_each_component_follows_its_own_known_normals() -> None:
     one, two = sphere(800), sphere(800, seed=1) + np.array([10, 0, 0])
     truth = np.concatenate([sphere(800), -sphere(800, seed=1)])
     unknown = np.random.default_rng(0).random(1600) < 0.3
@@ -259,7 +261,7 @@ def test_a_single_known_normal_decides_for_all() -> None:
     assert np.allclose(complete_normals(points, normals), [0, 0, -1], atol=1e-5)
 
 
-def test_known_normals_in_one_place_take_no_longer() -> None:
+def test_many_coincident_known_normals_are_handled() -> None:
     points = np.concatenate([sphere(2000), np.zeros((50_000, 3))])
     normals = np.zeros((52_000, 3), dtype=np.float32)
     normals[::2] = [0, 0, 1]

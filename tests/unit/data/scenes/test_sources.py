@@ -1,3 +1,5 @@
+"""A folder of scenes is listed and divided into splits; links, other files and odd names are handled safely."""
+
 import os
 from pathlib import Path
 
@@ -7,7 +9,7 @@ from dbbd_cli.core.errors import DataError
 from dbbd_cli.data.scenes.sources import choose_scenes, list_scenes, scene_path
 
 SHARES = (0.7, 0.15, 0.15)
-LINKS = pytest.mark.skipif(os.name == "nt", reason="links need rights on Windows")
+LINKS = pytest.mark.skipif(os.name == "nt", reason="links need privileges on Windows")
 
 
 def touch(path):
@@ -49,7 +51,7 @@ def test_split_folders_are_listed_by_split_and_name(divided):
     assert source.problems == []
 
 
-def test_a_divided_folder_keeps_its_splits_in_the_order_of_names(divided):
+def test_a_divided_folder_keeps_its_splits_sorted_by_name(divided):
     chosen = choose_scenes(list_scenes(divided), SHARES, 0)
     assert chosen == sorted(chosen, key=lambda pair: (("train", "val", "test").index(pair[1]), pair[0]))
     assert chosen[:2] == [("train/a.ply", "train"), ("train/b.pkl", "train")]
@@ -66,7 +68,7 @@ def test_a_flat_folder_is_divided_by_seed_and_shares(tmp_path):
     assert dict(choose_scenes(source, SHARES, 43)) != chosen
 
 
-def test_one_scene_in_two_kinds_of_file_stays_in_one_split(tmp_path):
+def test_one_scene_in_two_formats_stays_in_one_split(tmp_path):
     names = [f"{index}.{kind}" for index in range(20) for kind in ("PLY", "npz")]
     scenes(tmp_path, *names)
     chosen = dict(choose_scenes(list_scenes(tmp_path), SHARES, 1))
@@ -87,7 +89,7 @@ def test_the_real_scans_are_divided(shared: Path):
     assert share == pytest.approx(SHARES[1], abs=0.03)
 
 
-def test_a_wrong_path_is_answered_with_a_near_one(tmp_path):
+def test_a_wrong_path_gets_a_similar_one_suggested(tmp_path):
     (tmp_path / "scannet").mkdir()
     with pytest.raises(DataError, match="does not exist") as caught:
         list_scenes(tmp_path / "scanet")
@@ -95,7 +97,7 @@ def test_a_wrong_path_is_answered_with_a_near_one(tmp_path):
     assert "scannet" in caught.value.hint
 
 
-def test_what_is_no_folder_of_scenes_is_said(tmp_path):
+def test_a_path_that_is_not_a_folder_of_scenes_is_refused(tmp_path):
     with pytest.raises(DataError, match="is a file, not a folder"):
         list_scenes(touch(tmp_path / "x" / "a.ply"))
     with pytest.raises(DataError, match="is a single scene"):
@@ -110,7 +112,7 @@ def test_what_is_no_folder_of_scenes_is_said(tmp_path):
         list_scenes(Path("a\0b"))
 
 
-def test_incomplete_splits_are_said(tmp_path):
+def test_incomplete_splits_are_refused(tmp_path):
     scenes(tmp_path / "train", "a.ply")
     with pytest.raises(DataError, match="none for val"):
         list_scenes(tmp_path)
@@ -119,11 +121,11 @@ def test_incomplete_splits_are_said(tmp_path):
         list_scenes(tmp_path)
     scenes(tmp_path / "val", "b.ply")
     scenes(tmp_path, "c.ply")
-    with pytest.raises(DataError, match=r"scenes beside its folders train, val, such as c\.ply"):
+    with pytest.raises(DataError, match=r"scenes next to its folders train, val, such as c\.ply"):
         list_scenes(tmp_path)
 
 
-def test_a_folder_that_is_no_scene_is_a_problem(divided):
+def test_a_folder_of_other_arrays_is_a_problem(divided):
     touch(divided / "train" / "odd" / "color.npy")
     touch(divided / "train" / "folder.ply" / "normal.npy")
     assert list_scenes(divided).problems == [
@@ -132,7 +134,7 @@ def test_a_folder_that_is_no_scene_is_a_problem(divided):
     ]
 
 
-def test_a_folder_of_something_else_is_ignored(divided):
+def test_an_unrelated_folder_is_ignored(divided):
     before = list_scenes(divided)
     touch(divided / "train" / "notes" / "readme.txt")
     after = list_scenes(divided)
@@ -141,14 +143,14 @@ def test_a_folder_of_something_else_is_ignored(divided):
 
 
 @LINKS
-def test_links_to_scenes_are_followed_wherever_they_lead(divided, tmp_path_factory):
+def test_links_to_scenes_are_followed_anywhere(divided, tmp_path_factory):
     outside = tmp_path_factory.mktemp("outside")
     scenes(outside, "other.ply", "scene")
     train = divided / "train"
     (train / "out.ply").symlink_to(outside / "other.ply")
     (train / "linked").symlink_to(outside / "scene")
     (train / "within.ply").symlink_to(train / "a.ply")
-    (train / "notes").symlink_to(outside / "other.ply")  # its name does not say what it is
+    (train / "notes").symlink_to(outside / "other.ply")  # its name has no known suffix
     source = list_scenes(divided)
     assert {"train/within.ply", "train/out.ply", "train/linked"} <= set(keys(source))
     assert source.linked == 2
@@ -167,7 +169,7 @@ def test_a_folder_of_links_is_a_folder_of_scenes(tmp_path):
 
 
 @LINKS
-def test_a_folder_of_links_that_are_all_broken_says_so(tmp_path):
+def test_a_folder_of_broken_links_is_refused(tmp_path):
     (tmp_path / "scene0000_00").symlink_to("all/scene0000_00")
     with pytest.raises(DataError, match="has no scenes") as caught:
         list_scenes(tmp_path)
@@ -175,13 +177,13 @@ def test_a_folder_of_links_that_are_all_broken_says_so(tmp_path):
 
 
 @LINKS
-def test_links_that_lead_nowhere_are_problems(divided):
+def test_broken_links_are_problems(divided):
     train = divided / "train"
     (train / "missing.ply").symlink_to(train / "nothing.ply")
     (train / "loop.ply").symlink_to(train / "loop.ply")
     os.mkfifo(train / "pipe.ply")
     (train / "null.ply").symlink_to("/dev/null")
-    (train / "gone").symlink_to(train / "nowhere")  # perhaps to the folder of a scene
+    (train / "gone").symlink_to(train / "nowhere")  # perhaps a scene folder
     (train / "readme.md").symlink_to(train / "nowhere")
     source = list_scenes(divided)
     assert dict(line.split(": ", 1) for line in source.problems) == {
@@ -194,7 +196,7 @@ def test_links_that_lead_nowhere_are_problems(divided):
 
 
 @LINKS
-def test_links_within_a_scene_stay_in_its_folder_unless_they_may_leave_it(divided, tmp_path_factory):
+def test_links_inside_a_scene_may_leave_its_folder_only_on_request(divided, tmp_path_factory):
     outside = tmp_path_factory.mktemp("outside")
     scenes(outside, "secret.npy")
     train = divided / "train"
@@ -215,7 +217,7 @@ def test_links_within_a_scene_stay_in_its_folder_unless_they_may_leave_it(divide
 
 
 @LINKS
-def test_a_linked_split_folder_is_read_as_the_user_means_it(tmp_path):
+def test_a_linked_split_folder_is_followed(tmp_path):
     scenes(tmp_path / "elsewhere", "a.ply")
     scenes(tmp_path / "root" / "val", "b.ply")
     (tmp_path / "root" / "train").symlink_to(tmp_path / "elsewhere")
@@ -223,7 +225,7 @@ def test_a_linked_split_folder_is_read_as_the_user_means_it(tmp_path):
 
 
 @LINKS
-def test_a_link_to_a_name_that_is_too_long_is_no_split(tmp_path):
+def test_a_link_to_a_name_that_is_too_long_is_not_a_split(tmp_path):
     scenes(tmp_path, "a.ply", "b.ply")
     (tmp_path / "train").symlink_to("x" * 300)
     source = list_scenes(tmp_path)
@@ -232,33 +234,33 @@ def test_a_link_to_a_name_that_is_too_long_is_no_split(tmp_path):
     assert source.problems[0].startswith("train: cannot be opened")
 
 
-def test_names_that_cannot_be_shown_are_problems(divided):
+def test_unprintable_names_are_problems(divided):
     touch(divided / "train" / "bad\x1b[31m.ply")
     (problem,) = list_scenes(divided).problems
     assert "\x1b" not in problem
-    assert "characters that cannot be shown" in problem
+    assert "unprintable characters" in problem
 
 
 @pytest.mark.parametrize("key", ["", "..", "../a.ply", "/etc/passwd", "a//b", "a/./b", "train/../../x", "a\0b"])
-def test_keys_that_lead_out_are_refused(tmp_path, key):
+def test_keys_outside_the_folder_are_refused(tmp_path, key):
     with pytest.raises(DataError, match="does not name a scene"):
         scene_path(tmp_path, key)
 
 
-def test_keys_lead_back_to_their_files(divided):
+def test_keys_name_their_files(divided):
     assert all(scene_path(divided, key).exists() for key in keys(list_scenes(divided)))
 
 
-def test_a_folder_with_scenes_in_it_is_said_not_dropped(divided):
+def test_a_folder_that_contains_scenes_is_a_problem(divided):
     touch(divided / "train" / "building" / "room.ply")
     touch(divided / "train" / "street" / "scene" / "coord.npy")
     assert list_scenes(divided).problems == [
-        "train/building: is a folder with scenes in it, which is not looked into",
-        "train/street: is a folder with scenes in it, which is not looked into",
+        "train/building: is a folder that contains scenes; subfolders are not searched",
+        "train/street: is a folder that contains scenes; subfolders are not searched",
     ]
 
 
-def test_too_few_rooms_for_three_splits_are_said(tmp_path):
+def test_too_few_rooms_for_three_splits_are_refused(tmp_path):
     scenes(tmp_path, *(f"scene{room:04d}_{scan:02d}.ply" for room in range(2) for scan in range(3)))
     with pytest.raises(DataError, match=r"too few rooms \(scene0000, scene0001\)") as caught:
         choose_scenes(list_scenes(tmp_path), SHARES, 0)
@@ -285,7 +287,7 @@ def test_system_files_are_skipped_at_every_depth(divided):
 POINTS = "".join(f"{index}.5 2 -3e2 255 0 0\n" for index in range(50))
 
 
-def test_scans_in_formats_that_are_not_read_are_counted_by_suffix(divided):
+def test_scans_in_unsupported_formats_are_counted_by_suffix(divided):
     train = divided / "train"
     for name in ("a.las", "b.LAZ", "c.laz", "d.v1.e57", "e.ply.gz", "f.npy", "deep/g.pcd", "deep/h.pcd"):
         touch(train / name)
@@ -301,16 +303,16 @@ def test_scans_in_formats_that_are_not_read_are_counted_by_suffix(divided):
     assert source.problems == []
 
 
-@pytest.mark.skipif(os.name == "nt", reason="no pipes in folders there")
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no named pipes in folders")
 def test_a_pipe_named_like_a_text_file_does_not_block(divided):
     os.mkfifo(divided / "train" / "a.txt")
     assert list_scenes(divided).unread == {}
 
 
-def test_a_folder_with_nothing_but_such_scans_says_how_to_convert_them(tmp_path):
+def test_unsupported_scans_alone_get_a_hint_how_to_convert_them(tmp_path):
     touch(tmp_path / "a.las")
     touch(tmp_path / "b.las")
     touch(tmp_path / "c.e57")
-    with pytest.raises(DataError, match=r"has scans only in formats that are not read: 1 \.e57, 2 \.las") as caught:
+    with pytest.raises(DataError, match=r"has scans only in unsupported formats: 1 \.e57, 2 \.las") as caught:
         list_scenes(tmp_path)
     assert "save them as PLY" in caught.value.hint

@@ -1,3 +1,5 @@
+"""The two views of a scene are random rotations and scalings that depend on seed, epoch and sample alone."""
+
 from __future__ import annotations
 
 import itertools
@@ -16,7 +18,7 @@ SETTINGS: dict[str, Any] = {"seed": 7, "epoch": 3, "rotation_degrees": 180.0, "s
 
 
 def scenes(counts: list[int] = NUM_POINTS) -> tuple[torch.Tensor, torch.Tensor]:
-    """Coordinates and normals of scenes that are known by their number of points."""
+    """Coordinates and normals of scenes, given their numbers of points."""
     coord, normal = [], []
     for count in counts:
         rng = np.random.default_rng(count)
@@ -51,7 +53,7 @@ def slow_views(counts: list[int], samples: list[int], **changes: Any) -> list[tu
 
 
 @pytest.mark.parametrize("samples", [[0, 1, 2], [40, 3, 3]])
-def test_views_are_those_of_a_plain_loop(samples: list[int]) -> None:
+def test_views_equal_those_of_a_plain_loop(samples: list[int]) -> None:
     for changes in ({}, {"rotation_degrees": 25.0, "scale": 0.5}, {"epoch": 0, "seed": 1}):
         for fast, (coord, normal) in zip(
             views(samples=samples, **changes), slow_views(NUM_POINTS, samples, **changes), strict=True
@@ -62,7 +64,7 @@ def test_views_are_those_of_a_plain_loop(samples: list[int]) -> None:
             assert np.abs(fast.normal.numpy() - normal).max() < 1e-6
 
 
-def test_a_scene_turns_about_the_vertical_alone() -> None:
+def test_scenes_rotate_about_the_vertical_axis_only() -> None:
     coord, normal = scenes()
     for view in views(scale=0.0):
         assert view.normal is not None
@@ -84,10 +86,10 @@ def test_a_scene_keeps_its_shape_and_normals_their_length() -> None:
             assert float(factor.max() - factor.min()) < 1e-4
             factors.append(float(factor.mean()))
         assert all(0.7 <= factor <= 1.3 for factor in factors)
-        assert len({round(factor, 4) for factor in factors}) == 3  # each scene by its own
+        assert len({round(factor, 4) for factor in factors}) == 3  # each scene by its own factor
 
 
-def test_nothing_changes_where_nothing_is_wanted() -> None:
+def test_zero_rotation_and_scale_change_nothing() -> None:
     coord, normal = scenes()
     for view in views(rotation_degrees=0.0, scale=0.0):
         assert torch.equal(view.coord, coord)
@@ -103,19 +105,19 @@ def test_the_two_views_differ_in_angle_and_in_size() -> None:
             assert (first.coord[start:end] - second.coord[start:end]).abs().max() > 1e-3
 
 
-def test_a_scene_has_the_same_views_whatever_is_with_it_in_the_batch() -> None:
+def test_the_views_of_a_scene_do_not_depend_on_its_batch() -> None:
     together = views(samples=[4, 8, 9])
     alone = views([17], samples=[8])
     reordered = views([30, 17], samples=[9, 8])
     for view in range(2):
         expected = together[view].coord[5:22]
-        # Coordinates of size 1 in float32. A kernel may round differently where a vector of values begins elsewhere.
+        # Coordinates of size 1 in float32. A kernel may round differently at another alignment.
         assert torch.allclose(alone[view].coord, expected, atol=1e-6)
         assert torch.allclose(reordered[view].coord[30:], expected, atol=1e-6)
         assert torch.allclose(reordered[view].coord[:30], together[view].coord[22:], atol=1e-6)
 
 
-def test_views_depend_on_seed_epoch_and_sample_and_on_nothing_else() -> None:
+def test_views_depend_on_seed_epoch_and_sample_alone() -> None:
     base = views()
     torch.manual_seed(123)
     np.random.seed(123)
@@ -149,7 +151,7 @@ def test_angles_and_factors_fill_their_range_evenly() -> None:
         assert abs(np.corrcoef(factor, angle)[0, 1]) < 0.1
 
 
-def test_normals_that_are_not_wanted_are_not_made() -> None:
+def test_normals_are_optional() -> None:
     coord, _ = scenes()
     made = make_views(coord, None, torch.tensor(NUM_POINTS), samples=np.arange(3), **SETTINGS)
     assert [view.normal for view in made] == [None, None]

@@ -1,3 +1,5 @@
+"""Batches hold their scenes exactly, and sample points by seed, epoch and scene alone."""
+
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
@@ -24,14 +26,14 @@ def drawn(num_points: list[int], count: int, samples: list[int] | None = None, *
 
 
 def per_scene(found: np.ndarray, num_points: list[int]) -> list[np.ndarray]:
-    """The points drawn of each scene, numbered in the scene."""
+    """The points sampled from each scene, as indices into the scene."""
     ends = np.cumsum(num_points)
     return [
         found[(found >= end - size) & (found < end)] - (end - size) for size, end in zip(num_points, ends, strict=True)
     ]
 
 
-def test_each_scene_gives_points_in_proportion_to_its_size_and_none_twice() -> None:
+def test_points_are_sampled_in_proportion_to_scene_size_without_replacement() -> None:
     rng = np.random.default_rng(0)
     for _ in range(200):
         sizes = rng.integers(1, 400, rng.integers(1, 6)).tolist()
@@ -43,7 +45,7 @@ def test_each_scene_gives_points_in_proportion_to_its_size_and_none_twice() -> N
         assert found is not None
         assert len(found) == count
         assert found.dtype == np.int64
-        assert (np.diff(found) > 0).all()  # ascending, and so none twice
+        assert (np.diff(found) > 0).all()  # ascending, hence unique
         assert found.min() >= 0
         assert found.max() < sum(sizes)
         for size, part in zip(sizes, per_scene(found, sizes), strict=True):
@@ -51,18 +53,18 @@ def test_each_scene_gives_points_in_proportion_to_its_size_and_none_twice() -> N
 
 
 @pytest.mark.parametrize(("sizes", "count"), [([10], 10), ([10], 11), ([3, 4], 7)])
-def test_where_there_are_no_more_points_all_are_taken(sizes: list[int], count: int) -> None:
+def test_small_batches_are_not_sampled(sizes: list[int], count: int) -> None:
     assert drawn(sizes, count) is None
     assert drawn(sizes, sum(sizes) - 1) is not None
 
 
-def test_which_points_come_first_depends_on_seed_epoch_and_sample_alone() -> None:
+def test_sampling_depends_on_seed_epoch_and_scene_alone() -> None:
     together = drawn([300, 200], 50, [7, 4])
     alone = drawn([200], 20, [4])
     assert together is not None
     assert alone is not None
     assert per_scene(together, [300, 200])[1].tolist() == alone.tolist()
-    # A larger share holds the smaller one: the order of a scene's points is fixed.
+    # A larger sample contains the smaller one: the order of the points of a scene is fixed.
     more = drawn([200], 60, [4])
     assert more is not None
     assert set(alone) < set(more)
@@ -77,7 +79,7 @@ def test_which_points_come_first_depends_on_seed_epoch_and_sample_alone() -> Non
         assert other.tolist() != alone.tolist()
 
 
-def test_every_point_is_drawn_about_as_often() -> None:
+def test_every_point_is_equally_likely() -> None:
     counts = np.zeros(40)
     for epoch in range(1, 1001):
         found = drawn([40], 10, [0], epoch=epoch)
@@ -119,7 +121,7 @@ def assert_equal(one: PointBatch, two: PointBatch) -> None:
         assert torch.equal(a, b)
 
 
-def test_a_batch_holds_its_scenes_one_after_the_other(refs: list[SceneRef], tmp_path: Path) -> None:
+def test_a_batch_concatenates_its_scenes(refs: list[SceneRef], tmp_path: Path) -> None:
     batch = dataset(refs, tmp_path).__getitems__([(4, 3), (4, 1)])
     scenes = [prepared_scene(refs[index], SETTINGS, tmp_path) for index in (3, 1)]
     assert batch.num_points.tolist() == [1300, 1100]
@@ -136,13 +138,13 @@ def test_a_batch_holds_its_scenes_one_after_the_other(refs: list[SceneRef], tmp_
     )
 
 
-def test_all_points_are_taken_in_order_where_that_is_wanted(refs: list[SceneRef], tmp_path: Path) -> None:
+def test_without_sampling_all_points_are_compared_in_order(refs: list[SceneRef], tmp_path: Path) -> None:
     for point_samples in (None, 5000):
         batch = dataset(refs, tmp_path, point_samples=point_samples).__getitems__([(0, 0), (0, 1)])
         assert batch.regions.point.tolist() == list(range(2100))
 
 
-def test_what_is_not_wanted_is_not_there(refs: list[SceneRef], tmp_path: Path) -> None:
+def test_colors_and_labels_are_optional(refs: list[SceneRef], tmp_path: Path) -> None:
     batch = dataset(refs, tmp_path, with_color=False, with_segment=False).__getitems__([(0, 0)])
     assert batch.color is None
     assert batch.segment is None
@@ -157,9 +159,7 @@ def test_scenes_without_labels_have_unknown_ones(scene_folder: Callable[..., Pat
     assert batch.segment.tolist() == [-1] * 1000
 
 
-def test_batches_are_the_same_with_and_without_workers_and_wherever_they_start(
-    refs: list[SceneRef], tmp_path: Path
-) -> None:
+def test_batches_do_not_depend_on_workers_or_start(refs: list[SceneRef], tmp_path: Path) -> None:
     def batches(workers: int, start: int = 0) -> list[PointBatch]:
         loader = BatchLoader(dataset(refs, tmp_path), batch_size=2, shuffle=True, seed=5, num_workers=workers)
         return list(loader.batches(3, start))

@@ -1,4 +1,4 @@
-"""The settings of DBBD and their rules. What small mode sets is also in `tests/test_training_loop.py`."""
+"""The settings of DBBD are validated, and small mode changes only unset ones."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def problem(**sections: Any) -> str:
     return caught.value.details[0]
 
 
-def test_small_mode_fills_in_what_is_unset_and_nothing_else() -> None:
+def test_small_mode_changes_only_unset_values() -> None:
     config = checked(small_mode=True, model={"hidden_dim": 32}, training={"epochs": 3})
     assert config.model.hidden_dim == 32
     assert config.model.output_dim == 64
@@ -34,22 +34,22 @@ def test_small_mode_fills_in_what_is_unset_and_nothing_else() -> None:
     assert config.training.epochs == 3
 
 
-def test_an_explicit_null_is_a_value_that_stays() -> None:
+def test_an_explicit_null_is_kept() -> None:
     config = checked(small_mode=True, data={"max_train_scenes": None})
     assert config.data.max_train_scenes is None
     assert config.data.max_val_scenes == 2
 
 
-def test_small_mode_knows_what_it_set() -> None:
+def test_small_mode_records_what_it_set() -> None:
     config = checked(small_mode=True, model={"hidden_dim": 64}, training={"epochs": 3})
     assert {"training.batch_size", "model.output_dim", "data.max_train_scenes"} <= config.set_by_small_mode
-    assert not {"model.hidden_dim", "training.epochs"} & config.set_by_small_mode, "it was written, though equal"
+    assert not {"model.hidden_dim", "training.epochs"} & config.set_by_small_mode, "set explicitly to equal values"
     assert config.model_copy(update={"seed": 3}).set_by_small_mode == config.set_by_small_mode
     assert checked().set_by_small_mode == frozenset()
     assert config_from_mapping(to_plain(config), origin="x").set_by_small_mode == frozenset()
 
 
-def test_what_small_mode_fills_in_does_not_reach_other_configurations() -> None:
+def test_values_of_small_mode_are_not_shared_between_configurations() -> None:
     before = {section: dict(settings) for section, settings in SMALL.items()}
     small = checked(small_mode=True)
     small.model.encoder_hidden_dims.append(5)
@@ -58,19 +58,19 @@ def test_what_small_mode_fills_in_does_not_reach_other_configurations() -> None:
 
 
 @pytest.mark.parametrize("off", [{}, {"small_mode": False}])
-def test_without_small_mode_everything_has_its_full_size(off: dict[str, Any]) -> None:
+def test_without_small_mode_defaults_are_full_size(off: dict[str, Any]) -> None:
     config = checked(**off)
     assert config.model.hidden_dim == 96
     assert config.data.max_train_scenes is None
 
 
-def test_small_mode_from_the_command_line_counts_like_the_file() -> None:
+def test_small_mode_on_the_command_line_works_like_in_the_file() -> None:
     config = checked((Override("small_mode", True, "--small"),), model={"hidden_dim": 96})
     assert config.model.hidden_dim == 96
     assert config.model.output_dim == 64
 
 
-def test_a_small_configuration_reads_back_equal_although_all_is_written_now() -> None:
+def test_a_small_configuration_round_trips() -> None:
     config = checked(small_mode=True, data={"max_train_scenes": None}, loss={"point_samples": 4096})
     assert config_from_mapping(to_plain(config), origin="again") == config
 
@@ -80,7 +80,7 @@ def test_small_mode_is_true_or_false(wrong: object) -> None:
     assert "expected true or false" in problem(small_mode=wrong)
 
 
-def test_a_section_that_is_none_is_told_as_ever() -> None:
+def test_an_invalid_section_is_reported_in_small_mode_too() -> None:
     assert "model is 3" in problem(small_mode=True, model=3)
     assert "data is null" in problem(small_mode=True, data=None)
 
@@ -95,7 +95,7 @@ def test_a_section_that_is_none_is_told_as_ever() -> None:
         (["height", "normals"], 4),
     ],
 )
-def test_features_have_so_many_channels(features: list[str], dim: int) -> None:
+def test_the_number_of_feature_channels(features: list[str], dim: int) -> None:
     data = checked(data={"features": features}).data
     assert data.features == features
     assert data.feature_dim == dim
@@ -110,14 +110,14 @@ def test_features_have_so_many_channels(features: list[str], dim: int) -> None:
         ("normals", "expected a valid list"),
     ],
 )
-def test_features_that_make_no_sense_are_refused(features: object, told: str) -> None:
+def test_invalid_features_are_refused(features: object, told: str) -> None:
     assert told in problem(data={"features": features})
 
 
 @pytest.mark.parametrize(("heads", "dim", "fits"), [(4, 96, True), (5, 96, False), (7, 14, True), (3, 64, False)])
-def test_heads_divide_the_output_where_there_is_attention(heads: int, dim: int, fits: bool) -> None:
+def test_heads_must_divide_the_output_of_attention(heads: int, dim: int, fits: bool) -> None:
     model = {"num_heads": heads, "output_dim": dim}
-    assert checked(model=model).model.num_heads == heads  # without attention nobody cares
+    assert checked(model=model).model.num_heads == heads  # irrelevant without attention
     if fits:
         assert checked(model={**model, "aggregation": "attention"}).model.num_heads == heads
     else:
@@ -128,11 +128,11 @@ def test_heads_divide_the_output_where_there_is_attention(heads: int, dim: int, 
 
 def test_rules_across_settings() -> None:
     assert "expected null, because source is synthetic" in problem(data={"source": "synthetic", "path": "scans"})
-    assert "greater than 0 where point_weight is 0" in problem(loss={"region_weight": 0, "point_weight": 0})
+    assert "greater than 0, because point_weight is 0" in problem(loss={"region_weight": 0, "point_weight": 0})
     assert "no pretrained weights to download" in problem(model={"weights": "default"})
     assert "at most learning_rate" in problem(training={"learning_rate": 1e-6})
     assert checked(loss={"region_weight": 0}).loss.point_weight == 0.5
-    assert checked(data={"source": "folder"}).data.path is None  # asked for when scenes are wanted
+    assert checked(data={"source": "folder"}).data.path is None  # required only when scenes are needed
 
 
 @pytest.mark.parametrize(
@@ -153,16 +153,16 @@ def test_rules_across_settings() -> None:
         ("training", "label_smoothing", 0.1),
     ],
 )
-def test_what_is_out_of_range_or_of_another_task_is_refused(section: str, key: str, wrong: object) -> None:
+def test_values_out_of_range_and_keys_of_other_tasks_are_refused(section: str, key: str, wrong: object) -> None:
     assert f"{section}.{key}" in problem(**{section: {key: wrong}})
 
 
-def test_what_decides_how_a_scene_is_prepared() -> None:
+def test_the_settings_of_scene_preparation() -> None:
     data = checked(data={"normal_neighbors": 5, "max_depth": 3, "min_region_points": 7}).data
     assert data.preparation == {"normal_neighbors": 5, "max_depth": 3, "min_region_points": 7}
 
 
-def test_what_a_run_is_made_with_covers_data_and_network() -> None:
+def test_fixed_settings_cover_data_and_network() -> None:
     fixed = DbbdConfig.fixed_settings
     plain = to_plain(checked())
     for key in fixed:
@@ -179,3 +179,7 @@ def test_what_a_run_is_made_with_covers_data_and_network() -> None:
 
 def test_the_older_spelling_of_color_still_loads() -> None:
     assert checked(data={"features": ["normals", "colour"]}).data.features == ["normals", "color"]
+
+
+def test_class_names_are_unique() -> None:
+    assert "expected unique names" in problem(data={"class_names": ["wall", "floor", "wall"]})

@@ -1,3 +1,5 @@
+"""Pretraining is called better only if the difference exceeds chance, in numbers and in words."""
+
 from __future__ import annotations
 
 import numpy as np
@@ -7,7 +9,7 @@ from dbbd_cli.tasks.dbbd.probe_comparison import compare
 
 
 def counts(iou: float, num_scenes: int, spread: float = 0.0) -> np.ndarray:
-    """Counts of scenes with two classes, whose IoU goes up and down by `spread` from scene to scene, `(S, 3, 2)`."""
+    """Counts of scenes with two classes, whose IoU alternates by ± `spread`, `(S, 3, 2)`."""
     ious = iou + spread * np.where(np.arange(num_scenes) % 2, 1, -1)
     labeled = np.full((num_scenes, 2), 1000)
     correct = np.rint(labeled * (2 * ious / (1 + ious))[:, None]).astype(np.int64)
@@ -20,7 +22,7 @@ def result(pretrained: np.ndarray, random: np.ndarray) -> tuple[dict[str, object
     return row, found["conclusion"]
 
 
-def test_a_difference_beyond_chance_counts() -> None:
+def test_a_difference_beyond_chance_is_reported_as_better() -> None:
     row, text = result(counts(0.6, 20, 0.05), counts(0.5, 20, 0.05))
     assert row["better"] == "yes"
     assert row["miou_difference"] == pytest.approx(0.1, abs=0.01)
@@ -38,7 +40,7 @@ def test_features_that_are_not_better_are_reported_as_such() -> None:
     assert text.startswith("Pretraining did not beat a random encoder: its mIoU is the same")
 
 
-def test_a_difference_that_rounds_to_nothing_is_not_called_higher() -> None:
+def test_a_difference_that_rounds_to_zero_is_not_called_higher() -> None:
     better = counts(0.5, 20)
     better[0, 0, 0] += 1
     row, text = result(better, counts(0.5, 20))
@@ -50,17 +52,17 @@ def test_a_difference_that_depends_on_the_scenes_is_unclear() -> None:
     row, text = result(counts(0.51, 6, 0.2), counts(0.5, 6, -0.2))
     assert row["low"] < 0 < row["miou_difference"] < row["high"]  # type: ignore[operator]
     assert row["better"] == "unclear"
-    assert text.startswith("It is not clear whether pretraining beat a random encoder")
-    assert text.endswith("resampling the 6 test scenes, too few to rely on them.")
+    assert text.startswith("It is unclear whether pretraining beat a random encoder")
+    assert text.endswith("resampling the 6 test scenes, too few for reliable intervals.")
 
 
 def test_one_scene_has_no_interval() -> None:
     row, text = result(counts(0.6, 1), counts(0.5, 1))
     assert (row["low"], row["high"], row["better"]) == (None, None, "unclear")
-    assert "one test scene only" in text
+    assert "only one test scene" in text
 
 
-def test_it_is_the_same_each_time_and_scenes_without_a_class_do_no_harm() -> None:
+def test_the_comparison_is_reproducible_and_handles_missing_classes() -> None:
     first, second = counts(0.6, 5), counts(0.5, 5)
     for values in (first, second):
         values[:3, :, 1] = 0

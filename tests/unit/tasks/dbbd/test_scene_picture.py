@@ -1,3 +1,5 @@
+"""The picture of a scene describes selected points: their regions, labels and feature colors."""
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -7,7 +9,7 @@ import pytest
 import torch
 
 from dbbd_cli.data.scenes.cache import Room, SceneRef, SceneSettings, prepared_scene
-from dbbd_cli.tasks.dbbd import scene_picture as service
+from dbbd_cli.tasks.dbbd import scene_picture as module
 from dbbd_cli.tasks.dbbd.batches import PointBatch, SceneDataset
 from dbbd_cli.tasks.dbbd.scene_picture import principal_colors, scene_picture
 
@@ -42,7 +44,7 @@ def tree_of(dataset: SceneDataset):  # type: ignore[no-untyped-def]
 
 
 def assert_same_colors(found: np.ndarray, expected: np.ndarray) -> None:
-    """Colors are rounded to whole numbers: the last digits of a component can move one by 1."""
+    """Compare rounded colors: the last digits of a component can change one by 1."""
     assert found.shape == expected.shape
     assert np.abs(found.astype(int) - expected.astype(int)).max() <= 1
 
@@ -64,14 +66,14 @@ def test_every_point_is_described(scene: tuple[PointBatch, SceneDataset]) -> Non
     assert [LABELS[place] if place >= 0 else -1 for place in picture["segment"].tolist()] == segment.tolist()
 
 
-def test_regions_are_those_of_the_tree_and_below_a_leaf_the_leaf(scene: tuple[PointBatch, SceneDataset]) -> None:
+def test_regions_are_those_of_the_tree_and_leaves_continue_below(scene: tuple[PointBatch, SceneDataset]) -> None:
     batch, dataset = scene
     tree = tree_of(dataset)
     picture = scene_picture(batch, tree, features(), LABELS)
     assert tree.num_levels == 4
     for level in range(4):
         owner = np.full(1500, -1)
-        for row in range(tree.num_regions):  # parents come first, so that the deepest that is not too deep stays
+        for row in range(tree.num_regions):  # parents come first: the deepest region up to this level wins
             if tree.level[row] <= level:
                 owner[tree.region(row)] = row
         found = picture["region"][level]
@@ -79,15 +81,15 @@ def test_regions_are_those_of_the_tree_and_below_a_leaf_the_leaf(scene: tuple[Po
         assert sorted(set(found.tolist())) == list(range(len(set(owner))))
     leaves = int(tree.is_leaf.sum())
     assert len(np.unique(picture["region"][3])) == leaves
-    assert bool((tree.level[tree.is_leaf] < 3).any())  # so that the case is there
+    assert bool((tree.level[tree.is_leaf] < 3).any())  # so that the test covers it
 
 
-def test_of_large_scenes_some_points_are_chosen_at_random_and_always_the_same(
+def test_large_scenes_are_sampled_reproducibly(
     scene: tuple[PointBatch, SceneDataset], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     batch, dataset = scene
     whole = scene_picture(batch, tree_of(dataset), features(), LABELS)
-    monkeypatch.setattr(service, "MOST_POINTS", 200)
+    monkeypatch.setattr(module, "MAX_POINTS", 200)
     np.random.seed(3)
     picture = scene_picture(batch, tree_of(dataset), features(), LABELS)
     again = scene_picture(batch, tree_of(dataset), features(), LABELS)
@@ -102,7 +104,7 @@ def test_of_large_scenes_some_points_are_chosen_at_random_and_always_the_same(
 
 
 @pytest.mark.parametrize("known", [False, True])
-def test_labels_are_there_only_where_a_point_has_one(scene: tuple[PointBatch, SceneDataset], known: bool) -> None:
+def test_labels_are_included_only_if_a_point_has_one(scene: tuple[PointBatch, SceneDataset], known: bool) -> None:
     batch, dataset = scene
     segment = torch.full((1500,), -1, dtype=torch.int32)
     if known:
@@ -131,7 +133,7 @@ def test_colors_are_the_first_principal_components() -> None:
         assert color[:, channel].max() == 255
 
 
-def test_the_largest_part_of_an_axis_points_upwards() -> None:
+def test_the_largest_component_of_an_axis_is_positive() -> None:
     spread = np.random.default_rng(0).normal(size=(200, 3)) * [1.0, 9.0, 3.0]
     for turned in (spread, spread * [1.0, -1.0, 1.0]):
         color = principal_colors(turned).astype(float)
@@ -139,7 +141,7 @@ def test_the_largest_part_of_an_axis_points_upwards() -> None:
             assert np.corrcoef(turned[:, axis], color[:, channel])[0, 1] > 0.95
 
 
-def test_equal_features_have_equal_colors_and_a_shift_changes_none() -> None:
+def test_colors_depend_on_features_up_to_a_shift() -> None:
     values = np.concatenate([features(100), features(100)])
     color = principal_colors(values)
     assert_same_colors(color[:100], color[100:])
@@ -154,6 +156,6 @@ def test_few_channels_leave_colors_empty(dim: int) -> None:
     assert all((np.ptp(color[:, channel]) > 0) == (channel < dim) for channel in range(3))
 
 
-def test_features_that_are_all_the_same_have_one_color() -> None:
+def test_equal_features_have_one_color() -> None:
     color = principal_colors(np.full((20, 5), 2.5, np.float32))
     assert (color == color[0]).all()

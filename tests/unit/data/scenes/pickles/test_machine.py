@@ -21,7 +21,7 @@ import numpy as np
 import pytest
 import torch
 
-from dbbd_cli.data.scenes.pickled_arrays import load_plain
+from dbbd_cli.data.scenes.pickles.arrays import load_plain
 from dbbd_cli.data.scenes.pickles.machine import PickleMachine
 from dbbd_cli.data.scenes.pickles.parts import RefusedPickleError, StandIn, Unbuilt
 

@@ -1,7 +1,9 @@
-"""Where rays meet boxes, cylinders and balls. M rays.
+"""Intersect rays with boxes, cylinders and balls.
 
-A hit is told by its distance along each ray, (M,) float32, infinite where there is none, and the outward normal there,
-(M, 3) float32.
+A hit is the distance along each ray, `(M,)` float32, infinite if there is none, and the outward normal there, `(M, 3)`
+float32. Rays start outside the solid.
+
+Legend: M rays.
 """
 
 from __future__ import annotations
@@ -12,18 +14,18 @@ import numpy as np
 
 Hit = tuple[np.ndarray, np.ndarray]
 _NEAREST = 0.05
-"""A scanner sees nothing closer than this, meters."""
+"""Minimum range of the scanner, meters."""
 
 
 @dataclass(frozen=True)
 class Box:
-    """A box around `center` with the given half sides, parallel to the axes."""
+    """An axis-parallel box around `center`, with its half sides."""
 
     center: tuple[float, float, float]
     half: tuple[float, float, float]
 
     def hit(self, origin: np.ndarray, direction: np.ndarray) -> Hit:
-        """Meets rays from (3,) into (M, 3), from outside the box."""
+        """Intersect rays from `(3,)` in the directions `(M, 3)`."""
         inverse = 1 / np.where(direction == 0, np.float32(1e-12), direction)
         middle = (np.asarray(self.center, np.float32) - origin) * inverse
         reach = np.asarray(self.half, np.float32) * np.abs(inverse)
@@ -39,14 +41,14 @@ class Box:
 
 @dataclass(frozen=True)
 class Cylinder:
-    """An upright cylinder around `center`, with its caps."""
+    """A vertical cylinder around `center`, with its caps."""
 
     center: tuple[float, float, float]
     radius: float
     half_height: float
 
     def hit(self, origin: np.ndarray, direction: np.ndarray) -> Hit:
-        """Meets rays from (3,) into (M, 3), from outside the cylinder."""
+        """Intersect rays from `(3,)` in the directions `(M, 3)`."""
         start = origin - np.asarray(self.center, np.float32)
         flat = direction[:, :2]
         a = np.maximum((flat * flat).sum(axis=1), np.float32(1e-9))
@@ -77,7 +79,7 @@ class Ball:
     radius: float
 
     def hit(self, origin: np.ndarray, direction: np.ndarray) -> Hit:
-        """Meets rays from (3,) into (M, 3), of length 1, from outside the ball."""
+        """Intersect rays from `(3,)` in the directions `(M, 3)`, of length 1."""
         start = origin - np.asarray(self.center, np.float32)
         b = direction @ start
         under = b * b - (start @ start - np.float32(self.radius**2))

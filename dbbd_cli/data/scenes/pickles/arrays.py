@@ -1,7 +1,7 @@
-"""Reading pickles of plain containers, numpy arrays and torch tensors, without numpy's or torch's own loading code.
+"""Read pickles of plain containers, NumPy arrays and PyTorch tensors, without the loading code of NumPy or PyTorch.
 
-Everything becomes plain values and numpy arrays. numpy's and torch's loaders trust what they are given: a data type
-whose inside a file may set, or a tensor that reaches beyond its storage, is a hole in the memory of the process.
+Everything becomes plain values and NumPy arrays. The loaders of NumPy and PyTorch trust their input: a data type whose
+internals a file may set, or a tensor that exceeds its storage, gives access to the memory of the process.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ _STORAGE_VERSION = 1001
 
 
 def load_plain(data: bytes | mmap.mmap) -> Any:
-    """Reads a pickle (protocols 2 to 5) of plain containers, numbers, text, numpy arrays and torch tensors.
+    """Read a pickle (protocols 2 to 5) of plain containers, numbers, text, numpy arrays and torch tensors.
 
-    Tensors become numpy arrays. Nothing from the file is ever run. The result may hold itself (a cycle), or one object
-    in many places.
+    Tensors become numpy arrays. Nothing in the file is ever run. The result may contain itself (a cycle), or one
+    object in many places.
 
     Raises:
         RefusedPickleError: it holds anything else; the message names what.
@@ -42,10 +42,10 @@ def load_plain(data: bytes | mmap.mmap) -> Any:
 
 
 class _Rebuilder:
-    """Makes arrays of what a pickle says about them.
+    """Build arrays from their description in a pickle.
 
     Args:
-        budget: most bytes that are made in all: a file may ask for copies of its bytes again and again.
+        budget: maximum total bytes: a file may ask for copies of its bytes again and again.
     """
 
     def __init__(self, budget: int) -> None:
@@ -78,10 +78,10 @@ class _Rebuilder:
     def _spend(self, count: int) -> None:
         self._budget -= count
         if self._budget < 0:
-            raise ValueError("asks for far more memory than the file has bytes")
+            raise ValueError("needs far more memory than the file has bytes")
 
     def _encode(self, text: str, encoding: str) -> bytes:
-        """How protocol 2 writes bytes."""
+        """Protocol 2 writes bytes like this."""
         if encoding != "latin1" or not isinstance(text, str):
             raise ValueError("is not a valid pickle")
         self._spend(len(text))
@@ -91,7 +91,7 @@ class _Rebuilder:
             raise ValueError("is not a valid pickle") from error
 
     def _bytes(self, value: bytes = b"") -> bytes:
-        if not isinstance(value, bytes):  # a number would ask for so many bytes
+        if not isinstance(value, bytes):  # a number would allocate that many bytes
             raise TypeError
         return value
 
@@ -106,7 +106,7 @@ class _Rebuilder:
         if isinstance(code, str) and code.startswith("O"):
             raise RefusedPickleError("has an array of Python objects")
         if not isinstance(code, str) or not _DTYPE.fullmatch(code):
-            raise RefusedPickleError("has an array of something else than numbers")
+            raise RefusedPickleError("has an array of something other than numbers")
 
         def complete(state: object) -> np.dtype:
             order = state[1] if isinstance(state, tuple) and len(state) > 1 else None
@@ -137,10 +137,10 @@ class _Rebuilder:
         return self._array_of_buffer(raw, dtype, (), "C")[()]
 
     def _storage(self, payload: object) -> np.ndarray:
-        """Reads what `torch.save` wrote in its first format, which is how a storage stands in a pickle."""
+        """Read the first format of `torch.save`, in which a pickle holds a storage."""
         if not isinstance(payload, bytes):
             raise TypeError
-        self._storages_left -= 1  # one payload may stand in many places, and is read in each
+        self._storages_left -= 1  # one payload may occur in many places, and is read each time
         if self._storages_left < 0:
             raise ValueError(f"has more than {_MAX_STORAGES:,} tensors; save arrays")
         machine = PickleMachine(payload, _STORAGE_TYPES, _storage_type, max_steps=1000)
@@ -148,7 +148,7 @@ class _Rebuilder:
         if magic != _STORAGE_MAGIC or version != _STORAGE_VERSION or not isinstance(dtype, str) or len(keys) != 1:
             raise ValueError("has a damaged tensor")
         if not isinstance(system, dict) or system.get("little_endian") is not True:
-            raise ValueError("has a tensor of a big-endian machine, which is not read")
+            raise ValueError("has a tensor of a big-endian machine, which is not supported")
         count = int.from_bytes(machine.take(8), "little")
         item = np.dtype("<u2" if dtype == "bfloat16" else dtype)
         raw = machine.take(count * item.itemsize)
@@ -184,7 +184,7 @@ def _storage_type(identity: object) -> str:
     """The data type that the persistent id of a storage announces."""
     kind = identity[1] if isinstance(identity, tuple) and len(identity) > 1 and identity[0] == "storage" else None
     if type(kind) is not StandIn or kind.name not in _STORAGES:
-        raise RefusedPickleError("has a tensor of something else than numbers")
+        raise RefusedPickleError("has a tensor of something other than numbers")
     return _STORAGES[kind.name]
 
 

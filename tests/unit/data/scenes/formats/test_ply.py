@@ -1,13 +1,13 @@
+"""PLY files of every kind are read exactly; damaged or hostile ones are refused with a reason, in little memory."""
+
 import contextlib
 import struct
-import time
 import tracemalloc
 
 import numpy as np
 import pytest
 
-from dbbd_cli.data.scenes import list_rows
-from dbbd_cli.data.scenes.ply import read_ply
+from dbbd_cli.data.scenes.formats.ply import read_vertices
 
 ORDERS = {"binary_little_endian": "<", "binary_big_endian": ">"}
 PLY_NAMES = {
@@ -65,7 +65,7 @@ def save(path, *parts):
 @pytest.mark.parametrize("newline", ["\n", "\r\n", "\r"])
 @pytest.mark.parametrize("file_format", ["ascii", *ORDERS])
 @pytest.mark.parametrize("around", ["alone", "lists before", "lists after", "fixed before"])
-def test_properties_of_all_types_come_back(tmp_path, file_format, around, newline):
+def test_properties_of_all_types_are_read_exactly(tmp_path, file_format, around, newline):
     vertex = ("vertex", 4, properties_of(POINTS))
     body = vertices(POINTS, file_format)
     camera = b"1.5 2\n" if file_format == "ascii" else struct.pack(ORDERS[file_format] + "dB", 1.5, 2)
@@ -77,7 +77,7 @@ def test_properties_of_all_types_come_back(tmp_path, file_format, around, newlin
     }[around]
     if file_format == "ascii":
         data = data.replace(b"\n", newline.encode())
-    found = read_ply(save(tmp_path / "a.ply", header(file_format, elements, newline), data), 100)
+    found = read_vertices(save(tmp_path / "a.ply", header(file_format, elements, newline), data), 100)
     assert list(found) == list(POINTS) or set(found) == set(POINTS)
     for name, column in POINTS.items():
         np.testing.assert_array_equal(found[name], column)
@@ -88,7 +88,7 @@ def test_properties_of_all_types_come_back(tmp_path, file_format, around, newlin
 
 def test_numbers_that_do_not_fit_their_declared_type_are_kept(tmp_path):
     data = header("ascii", [("vertex", 2, ["uchar red", "int label"])]) + b"300 1.5\n0 2\n"
-    found = read_ply(save(tmp_path / "a.ply", data), 10)
+    found = read_vertices(save(tmp_path / "a.ply", data), 10)
     assert found["red"].tolist() == [300, 0]
     assert found["label"].tolist() == [1.5, 2]
 
@@ -96,16 +96,16 @@ def test_numbers_that_do_not_fit_their_declared_type_are_kept(tmp_path):
 @pytest.mark.parametrize(("kind", "largest"), [("int64", 2**63 - 1), ("uint64", 2**64 - 1), ("uint", 2**32 - 1)])
 def test_the_largest_numbers_of_a_type_are_read_from_text(tmp_path, kind, largest):
     data = header("ascii", [("vertex", 2, [f"{kind} label"])]) + f"{largest}\n1\n".encode()
-    found = read_ply(save(tmp_path / "a.ply", data), 10)
+    found = read_vertices(save(tmp_path / "a.ply", data), 10)
     assert found["label"].astype(np.float64).tolist() == [float(largest), 1]
 
 
 @pytest.mark.parametrize("text", ["nan", "-nan", "-nan(ind)", "nan(snan)", "1.#QNAN", "-1.#IND", "-1.#IND00", "1.#INF"])
 @pytest.mark.parametrize("more", [[], ["list uchar int a"]])
-def test_numbers_that_are_none_are_read_however_they_are_written(tmp_path, text, more):
+def test_nan_and_infinity_are_read_in_every_spelling(tmp_path, text, more):
     data = header("ascii", [("vertex", 2, ["float nx", "float x", *more])])
     rows = f"{text} 1{' 1 7' * len(more)}\n0.5 2{' 0' * len(more)}\n".encode()
-    found = read_ply(save(tmp_path / "a.ply", data, rows), 10)
+    found = read_vertices(save(tmp_path / "a.ply", data, rows), 10)
     np.testing.assert_array_equal(found["nx"], [np.nan, 0.5])
     assert found["x"].tolist() == [1, 2]
 
@@ -115,12 +115,12 @@ def test_numbers_that_are_none_are_read_however_they_are_written(tmp_path, text,
 def test_comments_may_be_long_and_many(tmp_path, newline, comments):
     start, end = header("ascii", [("vertex", 1, ["float x"])]).decode().split("comment made by a test\n")
     data = (start + "\n".join(comments) + "\n" + end + "5\n").replace("\n", newline)
-    assert read_ply(save(tmp_path / "a.ply", data.encode()), 10)["x"].tolist() == [5]
+    assert read_vertices(save(tmp_path / "a.ply", data.encode()), 10)["x"].tolist() == [5]
 
 
 def test_the_first_of_two_equal_names_counts(tmp_path):
     data = header("ascii", [("vertex", 1, ["float x", "float X"])]) + b"1 2\n"
-    assert read_ply(save(tmp_path / "a.ply", data), 10)["x"].tolist() == [1]
+    assert read_vertices(save(tmp_path / "a.ply", data), 10)["x"].tolist() == [1]
 
 
 XYZ = ["float x", "float y", "float z"]
@@ -134,38 +134,38 @@ REFUSED = {
     "endless comments": (b"ply\n" + b"comment\n" * 10**6, "too many comments"),
     "endless comments, CR": (b"ply\r" + b"comment\r" * 10**6, "too many comments"),
     "endless comment, CR": (b"ply\rcomment " + b"x" * 2**25, "header is truncated"),
-    "no format": (b"ply\nend_header\n", "names no format"),
-    "unknown format": (b"ply\nformat binary_mixed 1.0\nend_header\n", "not understood"),
-    "unknown type": (header("ascii", [("vertex", 1, ["quad x"])]), "not understood: property quad x"),
-    "no count": (b"ply\nformat ascii 1.0\nelement vertex\nend_header\n", "not understood"),
-    "negative count": (header("ascii", [("vertex", -5, XYZ)]), "not understood: element vertex -5"),
-    "huge text as a count": (header("ascii", [("vertex", "9" * 3000, XYZ)]), "not understood"),
-    "property of nothing": (b"ply\nformat ascii 1.0\nproperty float x\nend_header\n", "not understood"),
-    "10^12 points": (header("binary_little_endian", [("vertex", 10**12, XYZ)]), "promises 1,000,000,000,000 points"),
-    "10^12 points, ASCII": (header("ascii", [("vertex", 10**12, XYZ)]), "promises 1,000,000,000,000 points"),
+    "no format": (b"ply\nend_header\n", "does not name a format"),
+    "unknown format": (b"ply\nformat binary_mixed 1.0\nend_header\n", "invalid line"),
+    "unknown type": (header("ascii", [("vertex", 1, ["quad x"])]), "invalid line: property quad x"),
+    "no count": (b"ply\nformat ascii 1.0\nelement vertex\nend_header\n", "invalid line"),
+    "negative count": (header("ascii", [("vertex", -5, XYZ)]), "invalid line: element vertex -5"),
+    "huge text as a count": (header("ascii", [("vertex", "9" * 3000, XYZ)]), "invalid line"),
+    "property of nothing": (b"ply\nformat ascii 1.0\nproperty float x\nend_header\n", "invalid line"),
+    "10^12 points": (header("binary_little_endian", [("vertex", 10**12, XYZ)]), "declares 1,000,000,000,000 points"),
+    "10^12 points, ASCII": (header("ascii", [("vertex", 10**12, XYZ)]), "declares 1,000,000,000,000 points"),
     "10^6 points": (header("binary_little_endian", [("vertex", 10**6, XYZ)]) + bytes(24), "is truncated: 1,000,000"),
     "10^6 points, ASCII": (header("ascii", [("vertex", 10**6, XYZ)]) + b"0 0 0\n" * 9, "is truncated: it is too small"),
     "no vertex": (header("ascii", [("face", 0, ["list uchar int a"])]), "no element vertex"),
-    "vertex without properties": (header("ascii", [("vertex", 10**6, [])]), "nothing at all"),
-    "nothing but lists": (header("ascii", [("vertex", 3, ["list uchar int a"])]), "nothing but lists"),
-    "a property without a name": (header("ascii", [("vertex", 3, ["float"])]), "not understood: property float"),
-    "a list without a name": (header("ascii", [("vertex", 3, ["list uchar int"])]), "not understood: property list"),
+    "vertex without properties": (header("ascii", [("vertex", 10**6, [])]), "no numeric properties"),
+    "nothing but lists": (header("ascii", [("vertex", 3, ["list uchar int a"])]), "no numeric properties"),
+    "a property without a name": (header("ascii", [("vertex", 3, ["float"])]), "invalid line: property float"),
+    "a list without a name": (header("ascii", [("vertex", 3, ["list uchar int"])]), "invalid line: property list"),
     "lists of points cut short": (
         header("binary_little_endian", [("vertex", 3, [*XYZ, "list uchar int a"])])
         + (bytes(12) + b"\2" + bytes(8)) * 2,
-        "truncated within its element vertex",
+        "truncated in its element vertex",
     ),
     "a list of points that is too long": (
         header("binary_big_endian", [("vertex", 3, [*XYZ, "list uint int a"])]) + (bytes(12) + b"\xff\xff\xff\xff") * 9,
-        "truncated within its element vertex",
+        "truncated in its element vertex",
     ),
     "a list of points of negative length": (
         header("binary_big_endian", [("vertex", 3, ["list char int a", *XYZ])]) + b"\xfe" * 100,
-        "negative length within its element vertex",
+        "negative length in its element vertex",
     ),
     "10^7 points with lists": (
         header("binary_big_endian", [("vertex", 10**7, [*XYZ, "list uint64 int a"])]) + bytes(10**6),
-        "truncated within its element vertex",
+        "truncated in its element vertex",
     ),
     "lists cut short, ASCII": (
         header("ascii", [("vertex", 3, [*XYZ, "list uchar int a"])]) + b"0.5 0.5 0.5 1 10\n" * 2,
@@ -187,7 +187,7 @@ REFUSED = {
         header("ascii", [("vertex", 2, [*XYZ, "list uchar int a"])]) + b"0 0 0 1 10\n0 0 0 1.5 1\n",
         "does not hold the numbers and lists",
     ),
-    "list of a fraction": (header("ascii", [("face", 3, ["list float int a"])]), "not a whole number"),
+    "list of a fraction": (header("ascii", [("face", 3, ["list float int a"])]), "not an integer"),
     "10^12 faces before": (
         header("binary_little_endian", [("face", 10**12, FACES), ("vertex", 5, XYZ)]) + bytes(100_000),
         "more than 100,000,000 lists before its points",
@@ -198,11 +198,11 @@ REFUSED = {
     ),
     "200,000 faces before": (
         header("binary_little_endian", [("face", 200_000, FACES), ("vertex", 5, XYZ)]) + bytes(100_000),
-        "truncated within its element face",
+        "truncated in its element face",
     ),
     "200,000 faces before, ASCII": (
         header("ascii", [("face", 200_000, FACES), ("vertex", 5, XYZ)]) + b"3 0 1 2\n" * 1000,
-        "truncated within its element face",
+        "truncated in its element face",
     ),
     "blank lines before": (
         header("ascii", [("face", 9, FACES), ("vertex", 5, XYZ)]) + b"\n" * 20_000,
@@ -219,7 +219,7 @@ REFUSED = {
     ),
     "10^18 bytes before": (
         header("binary_big_endian", [("camera", 10**18, ["double a"]), ("vertex", 5, XYZ)]) + bytes(100),
-        "is truncated: 5 points need 60 bytes, and it has 0",
+        "is truncated: 5 points need 60 bytes, but only 0 are left",
     ),
     "negative length": (
         header("binary_big_endian", [("face", 1, ["list int int a"]), ("vertex", 5, XYZ)]) + b"\xff" * 100,
@@ -227,9 +227,9 @@ REFUSED = {
     ),
     "long list": (
         header("binary_big_endian", [("face", 1, ["list uint double a"]), ("vertex", 5, XYZ)]) + b"\xff" * 100,
-        "truncated within its element face",
+        "truncated in its element face",
     ),
-    "cut short": (GOOD + bytes(59), "is truncated: 5 points need 60 bytes, and it has 59"),
+    "cut short": (GOOD + bytes(59), "is truncated: 5 points need 60 bytes, but only 59 are left"),
     "cut short, ASCII": (header("ascii", [("vertex", 3, XYZ)]) + b"10.0 20.0 30.0\n" * 2, "2 of the 3 points"),
     "text in ASCII": (header("ascii", [("vertex", 2, XYZ)]) + b"1 2 3\n1 two 3\n", "does not hold 3 numbers"),
     "lines of two lengths": (header("ascii", [("vertex", 2, XYZ)]) + b"1 2 3\n1 2 3 4\n", "does not hold 3 numbers"),
@@ -238,15 +238,13 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_what_cannot_be_read_is_refused_with_its_reason(tmp_path, name):
+def test_invalid_files_are_refused_with_a_reason(tmp_path, name):
     data, reason = REFUSED[name]
     path = save(tmp_path / "a.ply", data)
     tracemalloc.start()
-    start = time.process_time()
     try:
         with pytest.raises(ValueError, match=reason.replace("^", r"\^")):
-            read_ply(path, 20_000_000)
-        assert time.process_time() - start < 2
+            read_vertices(path, 20_000_000)
         assert tracemalloc.get_traced_memory()[1] < 20 * 2**20
     finally:
         tracemalloc.stop()
@@ -264,7 +262,7 @@ LENGTHS = {
 @pytest.mark.parametrize("lengths", LENGTHS)
 @pytest.mark.parametrize("file_format", ["ascii", *ORDERS])
 @pytest.mark.parametrize("place", [0, 1, 2, 3])
-def test_lists_within_points_are_read_past(tmp_path, file_format, place, lengths):
+def test_lists_in_points_are_skipped(tmp_path, file_format, place, lengths):
     count = 1500
     coord = np.arange(3.0 * count).reshape(count, 3)
     properties = [f"float {axis}" for axis in "xyz"]
@@ -280,81 +278,48 @@ def test_lists_within_points_are_read_past(tmp_path, file_format, place, lengths
         else:
             rows.append(struct.pack(ORDERS[file_format] + "".join(kinds), *values))
     data = header(file_format, [("vertex", count, properties)])
-    found = read_ply(save(tmp_path / "a.ply", data, *rows), count)
+    found = read_vertices(save(tmp_path / "a.ply", data, *rows), count)
     np.testing.assert_array_equal(np.stack([found[axis] for axis in "xyz"], axis=1), coord)
     assert set(found) == {"x", "y", "z", "flag"}
     assert (found["flag"] == 7).all()
-    # The same rows as those of an element before the points.
+    # The same rows in an element before the points.
     data = header(file_format, [("other", count, properties), ("vertex", 4, properties_of(POINTS))])
-    found = read_ply(save(tmp_path / "a.ply", data, *rows, vertices(POINTS, file_format)), count)
+    found = read_vertices(save(tmp_path / "a.ply", data, *rows, vertices(POINTS, file_format)), count)
     np.testing.assert_array_equal(found["y"], POINTS["y"])
 
 
-def test_a_list_that_the_header_names_may_have_no_values_in_text(tmp_path):
-    """Blender 2.7 moves the list of the faces to the points if there are no faces."""
+def test_a_declared_list_may_have_no_values_in_ascii(tmp_path):
+    """Blender 2.7 declares the list of the faces for the points if there are no faces."""
     properties = [*properties_of(POINTS), "list uchar uint vertex_indices"]
     save(tmp_path / "a.ply", header("ascii", [("vertex", 4, properties)]), vertices(POINTS, "ascii"))
-    found = read_ply(tmp_path / "a.ply", 100)
+    found = read_vertices(tmp_path / "a.ply", 100)
     assert found.keys() == POINTS.keys()
     for name, column in POINTS.items():
         np.testing.assert_array_equal(found[name], column)
 
 
-def test_many_equal_lists_take_no_step_each(tmp_path, monkeypatch):
-    monkeypatch.setattr("dbbd_cli.data.scenes.list_rows.MOST_STEPS", 5_000)
-    rows = np.full((1_000_000, 13), 3, np.uint8)
-    faces = header("binary_little_endian", [("face", len(rows), ["list uchar int a"]), ("vertex", 2, ["float x"])])
-    path = save(tmp_path / "a.ply", faces, rows.tobytes(), np.array([1, 2], "<f4").tobytes())
-    assert read_ply(path, 10)["x"].tolist() == [1, 2]
-
-
-def test_wide_rows_with_lists_take_little_memory_beside_their_own(tmp_path):
+def test_wide_rows_with_lists_take_little_extra_memory(tmp_path):
     count, more = 20_000, [f"double p{i}" for i in range(100)]
     data = header("binary_little_endian", [("vertex", count, ["float x", *more, "list uchar int a"])])
     path = save(tmp_path / "a.ply", data, bytes(count * 805))
     tracemalloc.start()
     try:
-        assert len(read_ply(path, count)["p99"]) == count
+        assert len(read_vertices(path, count)["p99"]) == count
         assert tracemalloc.get_traced_memory()[1] < 4 * count * 805
     finally:
         tracemalloc.stop()
 
 
-def test_short_stretches_of_equal_lists_are_not_looked_for_in_large_pieces(tmp_path, monkeypatch):
-    looked_at = []
-    equal_rows = list_rows._equal_rows
-
-    def counted(data, start, most, *others):
-        looked_at.append(most)
-        return equal_rows(data, start, most, *others)
-
-    monkeypatch.setattr(list_rows, "_equal_rows", counted)
-    count = 64_000
-    rows = np.repeat(np.arange(count // 64) % 2, 64)
-    body = b"".join(struct.pack(f"<B{length}i", length, *range(length)) for length in rows.tolist())
-    data = header("binary_little_endian", [("face", count, ["list uchar int a"]), ("vertex", 1, ["float x"])])
-    assert read_ply(save(tmp_path / "a.ply", data, body, bytes(4)), 10)["x"].tolist() == [0]
-    assert sum(looked_at) < 3 * count
-
-
 def test_lists_before_the_points_are_limited(tmp_path, monkeypatch):
-    monkeypatch.setattr("dbbd_cli.data.scenes.ply._MAX_ROWS", 999)
+    monkeypatch.setattr("dbbd_cli.data.scenes.formats.ply._MAX_SKIPPED_ROWS", 999)
     elements = [("a", 500, ["list uchar int a"]), ("b", 500, ["list uchar int a"]), ("vertex", 1, ["float x"])]
     path = save(tmp_path / "a.ply", header("binary_little_endian", elements), bytes(1_004))
-    with pytest.raises(ValueError, match="more than 999 lists before its points; put the element vertex first"):
-        read_ply(path, 10)
-
-
-def test_different_lists_are_limited(tmp_path, monkeypatch):
-    monkeypatch.setattr("dbbd_cli.data.scenes.list_rows.MOST_STEPS", 5_000)
-    body = b"".join(struct.pack(f"<B{row % 3}i", row % 3, *range(row % 3)) for row in range(6_000))
-    data = header("binary_little_endian", [("face", 6_000, ["list uchar int a"]), ("vertex", 1, ["float x"])])
-    with pytest.raises(ValueError, match="more than 5,000 lists of different lengths, too many to read"):
-        read_ply(save(tmp_path / "a.ply", data, body, bytes(4)), 10)
+    with pytest.raises(ValueError, match="more than 999 lists before its points; put element vertex first"):
+        read_vertices(path, 10)
 
 
 @pytest.mark.parametrize("newline", ["\n", "\r\n", "\r"])
-def test_names_may_have_blanks_and_long_comments_stand_before_them(tmp_path, newline):
+def test_names_may_have_spaces_and_comments_may_be_long(tmp_path, newline):
     lines = ["ply", "comment " + "x" * 20_000, "format ascii 1.0", "element Vertex 1"]
     lines += [
         "property float X",
@@ -363,21 +328,21 @@ def test_names_may_have_blanks_and_long_comments_stand_before_them(tmp_path, new
         "end_header",
     ]
     path = save(tmp_path / "a.ply", newline.join([*lines, "1 2 0", ""]).encode())
-    assert read_ply(path, 10) == {"x": [1], "scalar_scalar field #2": [2]}
+    assert read_vertices(path, 10) == {"x": [1], "scalar_scalar field #2": [2]}
 
 
-def test_binary_points_may_begin_with_any_byte_after_a_header_with_carriage_returns(tmp_path):
+def test_binary_points_may_start_with_a_line_ending_after_a_header_with_carriage_returns(tmp_path):
     for first in (b"\n", b"\r"):
         data = header("binary_little_endian", [("vertex", 1, ["uchar x", "uchar y"])], "\r") + first + b"\7"
-        found = read_ply(save(tmp_path / "a.ply", data), 10)
+        found = read_vertices(save(tmp_path / "a.ply", data), 10)
         assert (found["x"].tolist(), found["y"].tolist()) == ([first[0]], [7])
 
 
-def test_no_points_are_no_points_of_another_width(tmp_path):
+def test_a_file_without_points_has_empty_columns(tmp_path):
     path = tmp_path / "empty.ply"
     for file_format in ("ascii", *ORDERS):
         save(path, header(file_format, [("vertex", 0, ["float x", "float y"])]))
-        assert {name: len(column) for name, column in read_ply(path, 10).items()} == {"x": 0, "y": 0}
+        assert {name: len(column) for name, column in read_vertices(path, 10).items()} == {"x": 0, "y": 0}
 
 
 @pytest.mark.parametrize(
@@ -393,13 +358,13 @@ def test_messages_are_short_and_printable(tmp_path, data):
     path = tmp_path / "odd.ply"
     path.write_bytes(data)
     with pytest.raises(ValueError) as caught:
-        read_ply(path, 10)
+        read_vertices(path, 10)
     assert str(caught.value).isprintable()
     assert len(str(caught.value)) < 500
 
 
 @pytest.mark.parametrize("file_format", ["ascii", *ORDERS])
-def test_damaged_files_raise_value_errors_and_nothing_else(tmp_path, file_format):
+def test_damaged_files_raise_only_value_errors(tmp_path, file_format):
     head = header(file_format, [("face", 3, FACES), ("vertex", 4, properties_of(POINTS))])
     good = head + faces(file_format) + vertices(POINTS, file_format)
     rng = np.random.default_rng(0)
@@ -410,4 +375,4 @@ def test_damaged_files_raise_value_errors_and_nothing_else(tmp_path, file_format
             data[place] = rng.integers(256)
         path.write_bytes(data[: int(rng.integers(len(data) // 2, len(data) + 1))])
         with contextlib.suppress(ValueError):
-            read_ply(path, 100)
+            read_vertices(path, 100)

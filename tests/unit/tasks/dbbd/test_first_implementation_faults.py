@@ -1,4 +1,4 @@
-"""The faults of the first implementation, each of which was reproduced there: none of them may come back."""
+"""The faults of the first implementation stay fixed: each test reproduces one."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from dbbd_cli.config.load import Override
 from dbbd_cli.config.sections import to_plain
 from dbbd_cli.core.errors import ConfigError, DataError, ExitCode, NotFiniteError, StoppedError
 from dbbd_cli.core.progress import Progress, Silent
-from dbbd_cli.data.scenes.room_generator import generate_room
-from dbbd_cli.data.scenes.tree_builder import build_tree
+from dbbd_cli.data.scenes.synthetic_rooms.generator import generate_room
+from dbbd_cli.data.scenes.trees.builder import build_tree
 from dbbd_cli.engine.checkpoint.files import load_checkpoint
 from dbbd_cli.engine.inference import run_split
 from dbbd_cli.engine.runtime import choose_runtime, random_state, seed_everything
@@ -58,7 +58,7 @@ def history(run: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def test_normals_are_turned_with_the_coordinates_and_differ_between_the_views(tiny_point_config: Make) -> None:
+def test_normals_rotate_with_the_coordinates_and_differ_between_views(tiny_point_config: Make) -> None:
     task = make_task(tiny_point_config())
     raw_batch = next(task.loaders["train"].batches(epoch=1))
     coord1, feat1, coord2, feat2, _ = task.to_device(raw_batch, CPU.device, train=True)
@@ -66,16 +66,16 @@ def test_normals_are_turned_with_the_coordinates_and_differ_between_the_views(ti
     for coord, feat in ((coord1, feat1), (coord2, feat2)):
         for start, end in itertools.pairwise(ends):
             before, after = raw_batch.coord[start:end].double().numpy(), coord[start:end].double().numpy()
-            # The matrix that took the coordinates where they are: a rotation times a scale.
+            # The matrix that maps the coordinates: a rotation times a scale.
             matrix = np.linalg.lstsq(before, after, rcond=None)[0].T
             scale = np.cbrt(np.linalg.det(matrix))
             turned = raw_batch.normal[start:end].double().numpy() @ (matrix / scale).T
             assert np.abs(turned - feat[start:end].numpy()).max() < 1e-4
-            assert abs(matrix[0, 1]) > 1e-3  # it was turned at all
+            assert abs(matrix[0, 1]) > 1e-3  # it was rotated at all
     assert (feat1 - feat2).abs().max() > 0.1
 
 
-def test_the_validation_loss_of_a_model_is_always_the_same(tiny_point_config: Make) -> None:
+def test_the_validation_loss_is_reproducible(tiny_point_config: Make) -> None:
     task = make_task(tiny_point_config())
     found = []
     for pollution in range(3):
@@ -86,10 +86,10 @@ def test_the_validation_loss_of_a_model_is_always_the_same(tiny_point_config: Ma
             sums = run_split(task, task.loaders["val"], CPU, bar)
         found.append(sums.plain())
     assert found[0] == found[1] == found[2]
-    assert sum(len(batch.coord) for batch in task.loaders["val"].batches(epoch=0)) > 64  # points are indeed drawn
+    assert sum(len(batch.coord) for batch in task.loaders["val"].batches(epoch=0)) > 64  # points are indeed sampled
 
 
-def test_validation_draws_nothing_from_the_random_stream_of_training(tiny_point_config: Make) -> None:
+def test_validation_does_not_consume_the_random_stream_of_training(tiny_point_config: Make) -> None:
     task = make_task(tiny_point_config())
     before = random_state()
     with Silent().phase("validate", 1) as bar:
@@ -127,7 +127,7 @@ def test_two_runs_are_equal_bit_for_bit_and_numpy_is_seeded_too(tiny_point_confi
 
 
 class StopsAfterEpoch(Silent):
-    """Presses Ctrl-C in the first batch after an epoch was told of."""
+    """Press Ctrl-C before the first batch after an epoch."""
 
     def __init__(self, epoch: int) -> None:
         self.epoch = epoch
@@ -138,7 +138,7 @@ class StopsAfterEpoch(Silent):
         return super().phase(title, *args, **kwargs)
 
 
-def test_resuming_neither_repeats_the_finished_epoch_nor_shifts_the_schedule(tiny_point_config: Make) -> None:
+def test_resuming_neither_repeats_an_epoch_nor_shifts_the_schedule(tiny_point_config: Make) -> None:
     settings = {"training.epochs": 4, "training.scheduler": "cosine"}
     whole = train(tiny_point_config(**settings)).run
     progress: Progress = StopsAfterEpoch(2)
@@ -216,7 +216,7 @@ def point_in_two_leaves(tree: dict[str, Any]) -> None:
     second["indices"][0] = first["indices"][0]
 
 
-WRONG_TREES = {
+INVALID_TREES = {
     cycle: "cycle",
     own_child: "cycle",
     twice: "its children hold",
@@ -231,8 +231,8 @@ WRONG_TREES = {
 }
 
 
-@pytest.mark.parametrize("spoil", WRONG_TREES, ids=lambda spoil: spoil.__name__)
-def test_trees_that_are_none_are_refused_before_training(
+@pytest.mark.parametrize("spoil", INVALID_TREES, ids=lambda spoil: spoil.__name__)
+def test_invalid_trees_are_refused_before_training(
     tiny_point_config: Make,
     scene_folder: Callable[..., Path],
     tmp_path: Path,
@@ -245,14 +245,14 @@ def test_trees_that_are_none_are_refused_before_training(
     content["hierarchy"]["children"][0]["children"] = []
     spoil(content["hierarchy"])
     path.write_bytes(pickle.dumps(content))
-    with pytest.raises(DataError, match=WRONG_TREES[spoil]) as caught:
+    with pytest.raises(DataError, match=INVALID_TREES[spoil]) as caught:
         train(tiny_point_config(data__path=str(root)))
     assert "scene0001_00.pkl" in caught.value.message
     assert not (tmp_path / "runs").exists()
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-def test_a_coordinate_that_is_not_finite_is_refused_before_training(
+def test_a_non_finite_coordinate_is_refused_before_training(
     tiny_point_config: Make, scene_folder: Callable[..., Path], tmp_path: Path, value: float
 ) -> None:
     root = scene_folder({"train": 2, "val": 1})
@@ -266,9 +266,7 @@ def test_a_coordinate_that_is_not_finite_is_refused_before_training(
     assert not (tmp_path / "runs").exists()
 
 
-def test_normals_that_are_not_finite_or_zero_are_trained_on_as_estimates(
-    tiny_point_config: Make, scene_folder: Callable[..., Path]
-) -> None:
+def test_invalid_normals_are_replaced_by_estimates(tiny_point_config: Make, scene_folder: Callable[..., Path]) -> None:
     root = scene_folder({"train": 2, "val": 1})
     for path, value in zip(sorted(root.rglob("*.pkl")), (math.nan, math.inf, 0.0), strict=True):
         content = pickle.loads(path.read_bytes())
@@ -278,10 +276,10 @@ def test_normals_that_are_not_finite_or_zero_are_trained_on_as_estimates(
     assert math.isfinite(load_checkpoint(result.run / "ckpt.pth")["state"]["history"][-1]["val"]["loss"])
 
 
-def test_a_loss_that_is_not_finite_stops_before_the_update_and_names_the_scenes(
+def test_a_non_finite_loss_stops_before_the_update_and_names_the_scenes(
     tiny_point_config: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """However a NaN comes about: here it slips into one scene on its way to the device."""
+    """Whatever its cause: here one scene gets a NaN on its way to the device."""
     bad_scene = 4
     to_device = DbbdWorkload.to_device
 
@@ -304,13 +302,13 @@ def test_a_loss_that_is_not_finite_stops_before_the_update_and_names_the_scenes(
     (run,) = (tmp_path / "runs").iterdir()
     assert all(bool(torch.isfinite(tensor).all()) for tensor in weights(run).values())
     assert [row["epoch"] for row in history(run)] == [1]
-    assert resume(run).epochs == 3  # the last good state goes on
+    assert resume(run).epochs == 3  # continues from the last good state
 
 
-def test_points_in_no_leaf_are_refused_also_where_a_tree_is_cut(
+def test_points_in_no_leaf_are_refused_even_if_the_tree_is_cut_above(
     tiny_point_config: Make, scene_folder: Callable[..., Path]
 ) -> None:
-    """Cutting the tree above the fault makes it no better: the file is not what it says."""
+    """The file is damaged, even if the damage is not used."""
     root = scene_folder({"train": 2, "val": 1}, trees=True)
     path = root / "train" / "scene0000_00.pkl"
     content = pickle.loads(path.read_bytes())
@@ -342,22 +340,22 @@ def test_code_in_a_pickle_is_not_run(
         train(tiny_point_config(data__path=str(root)))
     assert not proof.exists()
     assert not (tmp_path / "runs").exists()
-    pickle.loads(path.read_bytes())  # this is what a plain reader does
+    pickle.loads(path.read_bytes())  # a plain unpickler runs it
     assert proof.exists()
 
 
-def test_early_stopping_is_there(tiny_point_config: Make) -> None:
+def test_early_stopping_works(tiny_point_config: Make) -> None:
     settings = {"training.early_stopping_patience": 2, "training.early_stopping_min_delta": 1e6}
     result = train(tiny_point_config(**settings, **{"training.epochs": 9}))
     assert result.stopped_early
-    assert result.epochs == 3  # the first is an improvement over nothing
+    assert result.epochs == 3  # the first epoch always improves
     result = train(tiny_point_config(training__epochs=4))
     assert not result.stopped_early
     assert result.epochs == 4
 
 
 @pytest.mark.parametrize("device", ["cuda", "cuda:0"])
-def test_cuda_that_is_not_there_is_an_error_and_not_the_cpu(
+def test_unavailable_cuda_is_an_error_instead_of_the_cpu(
     tiny_point_config: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, device: str
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
@@ -370,7 +368,7 @@ def test_cuda_that_is_not_there_is_an_error_and_not_the_cpu(
         validate(run, overrides=[Override("run.device", device, "--device")])
 
 
-def test_trees_that_are_built_hold_every_point_in_a_leaf() -> None:
+def test_built_trees_hold_every_point_in_a_leaf() -> None:
     for index in range(3):
         room = generate_room(11, index, 1000)
         tree = build_tree(room.coord, max_depth=4, min_region_points=4)

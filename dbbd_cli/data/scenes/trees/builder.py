@@ -1,4 +1,7 @@
-"""Builds a scene's tree of regions by farthest-point sampling, all regions of a level at once."""
+"""Build the region tree of a scene by farthest-point sampling, all regions of a level at once.
+
+Legend: N points of the scene, R regions of a level, P points of these regions, K children per region.
+"""
 
 from __future__ import annotations
 
@@ -7,22 +10,21 @@ from dataclasses import dataclass
 import numpy as np
 
 from dbbd_cli.core.errors import DataError
-from dbbd_cli.data.scenes.region_tree import MAX_LEVEL, RegionTree
-
-# N = points of the scene, P = points of the regions at hand, R = regions at hand, K = children per region.
+from dbbd_cli.data.scenes.trees.region_tree import MAX_LEVEL, RegionTree
 
 NUM_CHILDREN = 8
+"""K."""
 
 
 @dataclass(frozen=True)
 class _Level:
-    """The regions of one level, one after the other.
+    """The regions of one level, concatenated.
 
     Attributes:
         parent: row of the parent among the regions of the level above, `(R,)`, ascending.
         center_idx: the point at the center of each region, `(R,)`.
         indices: the points of each region, ascending, `(P,)`.
-        counts: points of each region, `(R,)`.
+        counts: number of points of each region, `(R,)`.
     """
 
     parent: np.ndarray
@@ -32,20 +34,21 @@ class _Level:
 
 
 def build_tree(coord: np.ndarray, *, max_depth: int = 4, min_region_points: int = 16) -> RegionTree:
-    """Parts a scene into regions, and these into smaller ones, down to `max_depth`.
+    """Divide a scene into regions, and these into smaller ones, down to `max_depth`.
 
-    A region of at least `2 * min_region_points` points gets up to 8 children: their centers are found by
-    farthest-point sampling from the point that is nearest to its centroid, and every point goes to the nearest of them
-    (to the first, where two are as near). Points in the same place stay together, so that a region of fewer places has
-    fewer children, and one of a single place none. The center of the root is the point nearest to its centroid.
+    A region of at least `2 * min_region_points` points gets up to 8 children: their centers are chosen by
+    farthest-point sampling, starting at the point nearest to the centroid, and every point goes to the nearest center
+    (the first one on ties). Coincident points stay together, so that a region with fewer distinct points has fewer
+    children, and one with a single distinct point has none. The center of the root is the point nearest to its
+    centroid.
 
     Args:
-        coord: coordinates, `(N, 3)`, in any unit and however far from the origin.
-        max_depth: level of the deepest regions; 0 makes the root alone.
+        coord: coordinates, `(N, 3)`, in any unit and at any distance from the origin.
+        max_depth: level of the deepest regions; 0: only the root.
         min_region_points: see above.
 
     Returns:
-        The tree. Equal coordinates make equal trees.
+        The tree; it depends on the coordinates alone.
 
     Raises:
         DataError: there are no points, or a coordinate is not finite.
@@ -67,13 +70,13 @@ def build_tree(coord: np.ndarray, *, max_depth: int = 4, min_region_points: int 
 
 
 def _unit_axes(coord: np.ndarray) -> np.ndarray:
-    """The coordinates moved and scaled into [0, 1), `(3, N)` float64: their squares neither vanish nor overflow."""
+    """The coordinates shifted and scaled into [0, 1), `(3, N)` float64, so that squares neither vanish nor overflow."""
     if coord.ndim != 2 or coord.shape[1] != 3 or len(coord) == 0:
         raise DataError(f"coordinates must have the shape (points, 3), with at least one point, not {coord.shape}")
     axes = np.ascontiguousarray(coord.T, dtype=np.float64)
     if not np.isfinite(axes).all():
         raise DataError("coordinates must be finite numbers")
-    # Scaling by a power of two is exact: it cannot change which of two distances is the smaller one.
+    # Scaling by a power of two is exact: it cannot change which of two distances is smaller.
     exponent = np.frexp(np.abs(axes).max())[1]
     axes = np.ldexp(axes, -exponent)
     axes -= axes.min(axis=1, keepdims=True)
@@ -81,13 +84,13 @@ def _unit_axes(coord: np.ndarray) -> np.ndarray:
 
 
 def _nearest_to_centroid(axes: np.ndarray, starts: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """The column of `axes` `(3, P)` that is nearest to the centroid of each region, `(R,)`."""
+    """The column of `axes` `(3, P)` nearest to the centroid of each region, `(R,)`."""
     centroid = np.add.reduceat(axes, starts, axis=1) / counts
-    return _first_extreme(-_squared_distance(axes, centroid, counts), starts, counts)[0]
+    return _first_maximum(-_squared_distance(axes, centroid, counts), starts, counts)[0]
 
 
 def _squared_distance(axes: np.ndarray, centers: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """From each point `(3, P)` to the center `(3, R)` of its region, `(P,)`."""
+    """The squared distance of each point `(3, P)` to the center `(3, R)` of its region, `(P,)`."""
     total = np.zeros(axes.shape[1])
     for axis, center in zip(axes, centers, strict=True):
         step = np.repeat(center, counts)
@@ -97,15 +100,15 @@ def _squared_distance(axes: np.ndarray, centers: np.ndarray, counts: np.ndarray)
     return total
 
 
-def _first_extreme(values: np.ndarray, starts: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The first place of the largest of the `values` `(P,)` of each region, and that value: both `(R,)`."""
+def _first_maximum(values: np.ndarray, starts: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The first maximum of `values` `(P,)` in each region: its index and its value, both `(R,)`."""
     largest = np.maximum.reduceat(values, starts)
-    places = np.flatnonzero(values == np.repeat(largest, counts))
-    return places[np.searchsorted(places, starts)], largest
+    indices = np.flatnonzero(values == np.repeat(largest, counts))
+    return indices[np.searchsorted(indices, starts)], largest
 
 
 def _split(scene_axes: np.ndarray, level: _Level, min_points: int) -> _Level | None:
-    """The children of the regions of a level, or None where there are none."""
+    """The next level: the children of the regions of this one; None if there are none."""
     rows = np.flatnonzero(level.counts >= min_points)
     if len(rows) == 0:
         return None
@@ -121,15 +124,15 @@ def _split(scene_axes: np.ndarray, level: _Level, min_points: int) -> _Level | N
     for number in range(NUM_CHILDREN):
         centers[:, number] = indices[center]
         distance = _squared_distance(axes, axes[:, center], counts)
-        # Where a region has no further place, its "next center" lies on an earlier one and wins no point.
+        # In a region without further distinct points, the next center coincides with an earlier one and wins no point.
         closer = distance < nearest
         child[closer] = number
         np.minimum(nearest, distance, out=nearest)
-        center, _ = _first_extreme(nearest, starts, counts)
+        center, _ = _first_maximum(nearest, starts, counts)
 
     key = np.repeat(np.arange(len(rows)) * NUM_CHILDREN, counts) + child
     sizes = np.bincount(key, minlength=len(rows) * NUM_CHILDREN)
-    single = (sizes.reshape(-1, NUM_CHILDREN) > 0).sum(axis=1) == 1  # all points in one place: no children
+    single = (sizes.reshape(-1, NUM_CHILDREN) > 0).sum(axis=1) == 1  # all points coincide: no children
     sizes[np.repeat(single, NUM_CHILDREN)] = 0
     filled = np.flatnonzero(sizes)
     if len(filled) == 0:
@@ -137,13 +140,13 @@ def _split(scene_axes: np.ndarray, level: _Level, min_points: int) -> _Level | N
     stay = ~np.repeat(single, counts)
     key, indices = key[stay], indices[stay]
     if len(sizes) <= 1 << 16:
-        key = key.astype(np.uint16)  # NumPy sorts these by counting, ten times as fast
+        key = key.astype(np.uint16)  # NumPy sorts these by radix sort, ten times as fast
     order = np.argsort(key, kind="stable")
     return _Level(rows[filled // NUM_CHILDREN], centers.reshape(-1)[filled], indices[order], sizes[filled])
 
 
 def _in_pre_order(levels: list[_Level]) -> RegionTree:
-    """Puts the regions into depth-first order, children left to right."""
+    """The tree of the levels, its regions in depth-first pre-order, children from left to right."""
     sizes = [np.ones(len(level.counts), dtype=np.int64) for level in levels]  # regions of each subtree
     for depth in range(len(levels) - 1, 0, -1):
         np.add.at(sizes[depth - 1], levels[depth].parent, sizes[depth])

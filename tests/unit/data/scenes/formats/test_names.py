@@ -1,3 +1,5 @@
+"""The names that programs give to coordinates, normals, colors and labels are recognized."""
+
 from __future__ import annotations
 
 import re
@@ -6,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dbbd_cli.data.scenes.names import (
+from dbbd_cli.data.scenes.formats.names import (
     ARRAY_NAMES,
     COLOR,
     COLUMN_NAMES,
@@ -18,7 +20,7 @@ from dbbd_cli.data.scenes.names import (
 )
 from dbbd_cli.data.scenes.reader import read_scene
 
-FORMATS = Path(__file__).parents[4] / "docs" / "formats.md"
+FORMATS = Path(__file__).parents[5] / "docs" / "formats.md"
 COORD = np.random.default_rng(0).random((6, 3))
 
 
@@ -37,7 +39,7 @@ COORD = np.random.default_rng(0).random((6, 3))
         ("Größe", "gre"),
     ],
 )
-def test_names_are_compared_without_what_programs_vary(name: str, simple: str) -> None:
+def test_names_are_compared_without_case_prefix_and_separators(name: str, simple: str) -> None:
     assert simplified(name) == simple
 
 
@@ -143,8 +145,22 @@ def test_the_documentation_has_every_name_in_the_same_order() -> None:
     for part, title in (("coord", "coordinates"), (NORMAL, "normals"), (COLOR, "colors"), (SEGMENT, "labels")):
         columns, arrays = ([*map(simplified, names)] for names in table[title])
         known = [name for names in COLUMN_NAMES[part] for name in names]
-        if part == COLOR:  # those with another prefix are told in words
+        if part == COLOR:  # those with another prefix are described in words
             known = [name for name in known if not name.startswith(("color", "colour", "vertex"))]
             columns = [name for name in columns if name not in ("color", "colour", "vertex", "vertexcolor")]
         assert columns == known
         assert part == SEGMENT or arrays == list(ARRAY_NAMES[part])
+
+
+def test_columns_may_have_any_order_and_case(tmp_path):
+    text = "ply\nformat ascii 1.0\nelement vertex 4\n" + "".join(
+        f"property {p}\n"
+        for p in ("float Z", "float Y", "float X", "float scalar_Label", "float r", "float g", "float b")
+    )
+    rows = "".join(f"{i} 0 {10 * i} {i - 1} 0.5 {i / 4} 1\n" for i in range(4))
+    path = tmp_path / "a.ply"
+    path.write_text(text + "end_header\n" + rows)
+    scene = read_scene(path)
+    assert (scene.coord + scene.shift)[:, 0].tolist() == [0, 10, 20, 30]
+    assert scene.segment.tolist() == [-1, 0, 1, 2]
+    assert scene.color[:, 1].tolist() == [0, 0.25, 0.5, 0.75]

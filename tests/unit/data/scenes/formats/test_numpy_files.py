@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dbbd_cli.data.scenes.numpy_files import npz_names, read_npy, read_npz
+from dbbd_cli.data.scenes.formats.numpy_files import npz_names, read_npy, read_npz
 
 DAMAGED = "is not an array of numbers in NumPy format"
 

@@ -1,4 +1,4 @@
-"""Pieces of furniture as solids in a frame of their own: meters, z up, standing on z = 0 around the origin."""
+"""Furniture as solids in a local frame: meters, z up, standing on z = 0, centered at the origin."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from dbbd_cli.data.scenes.solids import Ball, Box, Cylinder, Solid
+from dbbd_cli.data.scenes.synthetic_rooms.solids import Ball, Box, Cylinder, Solid
 
 Parts = list[Solid]
 
@@ -24,7 +24,7 @@ def _legs(half_x: float, half_y: float, height: float, width: float) -> Parts:
 
 
 def table(rng: np.random.Generator, half_x: float, half_y: float) -> Parts:
-    """A table: a top on four legs, or round on a column."""
+    """A table: a top on four legs, or a round one on a column."""
     height = rng.uniform(0.68, 0.78)
     if rng.random() < 0.3:
         radius = min(half_x, half_y)
@@ -38,7 +38,7 @@ def table(rng: np.random.Generator, half_x: float, half_y: float) -> Parts:
 
 
 def chair(rng: np.random.Generator) -> Parts:
-    """A chair, 0.45 m wide, whose back is on the side of positive y."""
+    """A chair, 0.45 m wide, with its back at positive y."""
     seat = rng.uniform(0.42, 0.48)
     half = rng.uniform(0.2, 0.24)
     back = rng.uniform(0.8, 0.98)
@@ -47,7 +47,7 @@ def chair(rng: np.random.Generator) -> Parts:
 
 
 def shelf(rng: np.random.Generator, half_x: float, half_y: float) -> Parts:
-    """A shelf, open towards negative y: sides, back and boards with books."""
+    """A shelf, open toward negative y: sides, back, and boards with books."""
     height = rng.uniform(1.2, 2.1)
     t = 0.02
     boards = np.linspace(t, height - t, int(rng.integers(4, 7)))
@@ -58,13 +58,13 @@ def shelf(rng: np.random.Generator, half_x: float, half_y: float) -> Parts:
         if rng.random() < 0.7:
             left = rng.uniform(-half_x * 0.9, 0)
             right = left + rng.uniform(0.3, 0.9) * half_x
-            room = above - z - 2 * t
-            parts.append(_box((left, right), (-half_y * 0.5, half_y), (z + t, z + t + room * rng.uniform(0.5, 0.85))))
+            space = above - z - 2 * t
+            parts.append(_box((left, right), (-half_y * 0.5, half_y), (z + t, z + t + space * rng.uniform(0.5, 0.85))))
     return parts
 
 
 def standing_lamp(rng: np.random.Generator) -> Parts:
-    """A lamp on the floor: foot, pole and shade."""
+    """A floor lamp: foot, pole and shade."""
     height = rng.uniform(1.3, 1.7)
     shade: Solid = (
         Cylinder((0, 0, height), rng.uniform(0.16, 0.22), rng.uniform(0.12, 0.17))
@@ -75,7 +75,7 @@ def standing_lamp(rng: np.random.Generator) -> Parts:
 
 
 def hanging_lamp(rng: np.random.Generator, ceiling: float) -> Parts:
-    """A lamp under the ceiling: a ball or drum on a cord."""
+    """A ceiling lamp: a ball or drum on a cord."""
     drop = rng.uniform(0.4, 0.8)
     radius = rng.uniform(0.14, 0.22)
     shade: Solid = (
@@ -97,7 +97,7 @@ def crate(rng: np.random.Generator, half_x: float, half_y: float) -> Parts:
 
 
 def sofa(rng: np.random.Generator, half_x: float) -> Parts:
-    """A sofa, 0.85 m deep, whose back is on the side of positive y."""
+    """A sofa, 0.85 m deep, with its back at positive y."""
     seat, back, arm = rng.uniform(0.38, 0.45), rng.uniform(0.75, 0.9), rng.uniform(0.55, 0.65)
     parts: Parts = [
         _box((-half_x, half_x), (-0.42, 0.42), (0.06, seat)),

@@ -1,4 +1,7 @@
-"""A scene's tree of regions as flat arrays, and what must hold of it."""
+"""The region tree of a scene as flat arrays, and the check that it is valid.
+
+Legend: N points of the scene, R regions, L levels, M points summed over all regions (at most N * L).
+"""
 
 from __future__ import annotations
 
@@ -8,24 +11,22 @@ import numpy as np
 
 from dbbd_cli.core.errors import DataError
 
-# N = points of the scene, R = regions of its tree, L = levels, M = points summed over all regions (at most N * L).
-
 MAX_LEVEL = 32
-"""The deepest level that a tree may have: no scene needs it, and it bounds what a malformed file can cost."""
-_HINT = "mend the tree, or remove it from the scene: one is then built from the coordinates"
+"""Maximum level of a tree: more than any scene needs, but it bounds the cost of a malformed file."""
+_HINT = "fix the tree, or remove it from the scene: dbbd then builds one from the coordinates"
 
 
 @dataclass(frozen=True, eq=False)
 class RegionTree:
-    """Regions in depth-first pre-order, children left to right.
+    """Regions in depth-first pre-order, children from left to right.
 
     Region r holds the points `indices[indices_ptr[r]:indices_ptr[r + 1]]`.
 
     Attributes:
         parent: row of the parent, -1 for the root, `(R,)` int32.
-        level: 0 for the root, one more than the parent's, `(R,)` int32.
-        center_idx: the point at the center of the region, one of its own, `(R,)` int32.
-        indices: points of each region, counted within the scene, `(M,)` int32.
+        level: 0 for the root, otherwise one more than the parent's, `(R,)` int32.
+        center_idx: the point at the center of each region, one of its own, `(R,)` int32.
+        indices: the points of each region as indices into the scene, `(M,)` int32.
         indices_ptr: where the points of each region start, `(R + 1,)` int64.
     """
 
@@ -37,17 +38,17 @@ class RegionTree:
 
     @property
     def num_regions(self) -> int:
-        """R, the root included."""
+        """R, including the root."""
         return len(self.parent)
 
     @property
     def num_levels(self) -> int:
-        """L: 1 where the root is the only region."""
+        """L; 1 if the root is the only region."""
         return int(self.level.max()) + 1
 
     @property
     def num_points(self) -> np.ndarray:
-        """Points of each region, `(R,)` int64."""
+        """Number of points of each region, `(R,)` int64."""
         return np.diff(self.indices_ptr)
 
     @property
@@ -63,14 +64,14 @@ class RegionTree:
 
 
 def tree_error(source: str, path: str, what: str) -> DataError:
-    """The error for one region; `path` is that of `region_path`."""
+    """The error for one region; for `path`, see `region_path`."""
     return DataError(f"{source}: region {path} {what}", hint=_HINT)
 
 
 def region_path(parent: np.ndarray, row: int) -> str:
-    """Where a region is, as the positions among siblings on the way from the root: `root/3/0`.
+    """The path to a region, as positions among siblings from the root: `root/3/0`.
 
-    Only needs every parent on the way to come before its child.
+    Works for invalid trees too, if the parents on the path come before their children.
     """
     steps = []
     while row > 0:
@@ -81,15 +82,15 @@ def region_path(parent: np.ndarray, row: int) -> str:
 
 
 def check_tree(tree: RegionTree, num_points: int, source: str = "region tree") -> None:
-    """Raises where a tree is not one: the regions of each level must part those above them, point by point.
+    """Check that a tree is valid: children partition the points of their parent, and the root holds all points.
 
     Args:
-        tree: the tree, whose arrays may hold anything.
-        num_points: N, the points of the scene.
-        source: what the tree belongs to, for the message.
+        tree: the tree; its arrays may hold anything.
+        num_points: N.
+        source: name of the tree's file, for the message.
 
     Raises:
-        DataError: names the path of the first region that is wrong.
+        DataError: the tree is invalid; the message has the path of the first bad region.
     """
     _check_arrays(tree, source)
     _check_order(tree, source)
@@ -114,12 +115,12 @@ def check_tree(tree: RegionTree, num_points: int, source: str = "region tree") -
 
 
 def cut_tree(tree: RegionTree, max_level: int) -> RegionTree:
-    """The regions down to `max_level`, whose own become leaves."""
+    """The tree without the regions below `max_level`; the regions at that level become leaves."""
     keep = tree.level <= max_level
     if keep.all():
         return tree
     counts = tree.num_points
-    new_row = np.cumsum(keep) - 1  # the parent of a region that stays also stays
+    new_row = np.cumsum(keep) - 1  # the parent of a region that is kept is kept too
     parent = tree.parent[keep]
     parent[1:] = new_row[parent[1:]]
     return RegionTree(
@@ -132,33 +133,33 @@ def cut_tree(tree: RegionTree, max_level: int) -> RegionTree:
 
 
 def _first(wrong: np.ndarray) -> int | None:
-    """The first place that is true."""
-    place = int(wrong.argmax())
-    return place if wrong[place] else None
+    """The first index that is true."""
+    index = int(wrong.argmax())
+    return index if wrong[index] else None
 
 
 def _check_arrays(tree: RegionTree, source: str) -> None:
-    """The shapes and types of the arrays, and the bounds of `indices_ptr`."""
+    """Check the shapes and types of the arrays, and the bounds of `indices_ptr`."""
     arrays = (tree.parent, tree.level, tree.center_idx, tree.indices, tree.indices_ptr)
     shapes = [array.shape for array in arrays]
     regions = len(tree.parent) if tree.parent.ndim == 1 else 0
     if any(array.ndim != 1 or array.dtype.kind != "i" for array in arrays) or (
         regions < 1 or shapes[1:3] != [(regions,)] * 2 or shapes[4] != (regions + 1,)
     ):
-        raise DataError(f"{source}: its arrays do not fit together, they have the shapes {shapes}", hint=_HINT)
+        raise DataError(f"{source}: its arrays have inconsistent types or shapes: {shapes}", hint=_HINT)
     pointers = tree.indices_ptr
     if pointers[0] != 0 or pointers[-1] != len(tree.indices) or (np.diff(pointers) < 0).any():
         raise DataError(f"{source}: indices_ptr does not rise from 0 to {len(tree.indices)}", hint=_HINT)
 
 
 def _check_order(tree: RegionTree, source: str) -> None:
-    """Parents and levels are those of a tree in depth-first pre-order, which leaves no room for a cycle."""
+    """Check that parents and levels form a tree in depth-first pre-order, which rules out cycles."""
     parent, level = tree.parent, tree.level
     rows = np.arange(len(parent))
     if parent[0] != -1 or level[0] != 0:
         raise tree_error(source, "root", f"has parent {parent[0]} and level {level[0]}, not -1 and 0")
     if (row := _first((parent < 0) & (rows > 0) | (parent >= rows))) is not None:
-        raise tree_error(source, f"in row {row}", f"has parent {parent[row]}, which is no row before it")
+        raise tree_error(source, f"in row {row}", f"has parent {parent[row]}, which is not an earlier row")
     if (row := _first((rows > 0) & (level != level[parent] + 1))) is not None:
         wanted = level[parent[row]] + 1
         raise tree_error(source, region_path(parent, row), f"has level {level[row]}, not {wanted}")
@@ -174,7 +175,7 @@ def _check_order(tree: RegionTree, source: str) -> None:
 
 
 def _check_partition(tree: RegionTree, owner: np.ndarray, num_points: int, source: str) -> None:
-    """The children of a region hold each of its points once, and no other; the root holds every point."""
+    """Check that children hold each point of their parent once, and no others; the root holds every point."""
     counts = tree.num_points
     entry_level = np.repeat(tree.level.astype(np.int8), counts)
     above = np.empty(0, dtype=np.int32)

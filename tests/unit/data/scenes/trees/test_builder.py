@@ -1,3 +1,5 @@
+"""The built region tree is that of its definition, for any point cloud, and depends on the coordinates alone."""
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -6,8 +8,8 @@ import numpy as np
 import pytest
 
 from dbbd_cli.core.errors import DataError
-from dbbd_cli.data.scenes.region_tree import RegionTree, check_tree
-from dbbd_cli.data.scenes.tree_builder import NUM_CHILDREN, build_tree
+from dbbd_cli.data.scenes.trees.builder import NUM_CHILDREN, build_tree
+from dbbd_cli.data.scenes.trees.region_tree import RegionTree, check_tree
 
 ARRAYS = ("parent", "level", "center_idx", "indices", "indices_ptr")
 CLOUDS = ["random", "duplicates", "line", "plane", "upright", "grid", "two heaps", "far", "tiny"]
@@ -40,7 +42,7 @@ def nearest_first(distance: np.ndarray) -> int:
 
 
 def slow_tree(coord: np.ndarray, max_depth: int, min_region_points: int) -> list[tuple[int, int, list[int]]]:
-    """Level, center and points of each region, by recursion, as the definition reads."""
+    """Level, center and points of each region, by recursion, straight from the definition."""
     regions = []
 
     def visit(points: np.ndarray, center: int, level: int) -> None:
@@ -86,7 +88,7 @@ def assert_built_right(coord: np.ndarray, *, max_depth: int, min_region_points: 
 
 
 @pytest.mark.parametrize("count", [700, 3000])
-def test_the_tree_is_that_of_the_definition(count: int) -> None:
+def test_the_tree_follows_the_definition(count: int) -> None:
     coord = np.random.default_rng(count).random((count, 3))
     tree = build_tree(coord, max_depth=4, min_region_points=4)
     assert tree.num_levels == 5
@@ -94,7 +96,7 @@ def test_the_tree_is_that_of_the_definition(count: int) -> None:
 
 
 def test_ties_go_to_the_first_point_and_the_first_center() -> None:
-    """A grid of whole numbers around the origin, where every distance is exact and many are equal."""
+    """On an integer grid around the origin, every distance is exact and many are equal."""
     axis = np.arange(-2.0, 3.0)
     coord = np.stack(np.meshgrid(axis, axis, axis), axis=-1).reshape(-1, 3)
     coord = np.random.default_rng(0).permutation(np.repeat(coord, 3, axis=0))
@@ -103,7 +105,7 @@ def test_ties_go_to_the_first_point_and_the_first_center() -> None:
 
 
 @pytest.mark.parametrize("kind", CLOUDS)
-def test_every_cloud_of_1_to_20_points_and_some_larger_ones_has_a_tree(kind: str) -> None:
+def test_small_and_large_clouds_have_trees(kind: str) -> None:
     for count in [*range(1, 21), 33, 150, 500]:
         for seed in range(2):
             coord = cloud(kind, count, seed)
@@ -112,7 +114,7 @@ def test_every_cloud_of_1_to_20_points_and_some_larger_ones_has_a_tree(kind: str
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64, np.int16])
-def test_points_in_one_place_are_a_single_region(dtype: type) -> None:
+def test_coincident_points_are_a_single_region(dtype: type) -> None:
     for count in (1, 2, 40, 300):
         tree = build_tree(np.full((count, 3), 7, dtype=dtype))
         assert tree.num_regions == 1
@@ -120,7 +122,7 @@ def test_points_in_one_place_are_a_single_region(dtype: type) -> None:
         check_tree(tree, count)
 
 
-def test_points_in_one_place_stay_together_and_a_region_of_few_places_has_few_children() -> None:
+def test_coincident_points_stay_together_and_few_places_give_few_children() -> None:
     places = np.array([[0.0, 0, 0], [1, 0, 0], [0, 5, 0]])
     of = np.random.default_rng(0).integers(0, 3, 100)
     tree = build_tree(places[of], max_depth=4, min_region_points=1)
@@ -129,7 +131,7 @@ def test_points_in_one_place_stay_together_and_a_region_of_few_places_has_few_ch
         assert np.array_equal(tree.region(row), np.flatnonzero(of == of[tree.center_idx[row]]))
 
 
-def test_the_tree_is_the_same_twice_and_in_any_memory_layout() -> None:
+def test_the_tree_is_the_same_in_any_memory_layout() -> None:
     coord = np.random.default_rng(2).random((2000, 3)).astype(np.float32)
     first = build_tree(coord)
     wide = np.zeros((2000, 6), dtype=np.float32)
@@ -141,13 +143,13 @@ def test_the_tree_is_the_same_twice_and_in_any_memory_layout() -> None:
 
 
 @pytest.mark.parametrize("offset", [2.0**22, -(2.0**40), 2.0**52])
-def test_coordinates_far_from_the_origin_make_the_tree_of_those_near_it(offset: float) -> None:
+def test_the_tree_does_not_depend_on_the_origin(offset: float) -> None:
     coord = np.random.default_rng(3).integers(0, 1024, (4000, 3)).astype(np.float64)  # the sum below is exact
     near, far = build_tree(coord), build_tree(coord + np.array([offset, -offset, offset / 4]))
     assert regions_of(near) == regions_of(far)
 
 
-def test_the_settings_bound_the_tree() -> None:
+def test_the_settings_limit_the_tree() -> None:
     coord = np.random.default_rng(4).random((5000, 3))
     assert build_tree(coord, max_depth=0).num_regions == 1
     assert build_tree(coord, max_depth=1).num_regions == 1 + NUM_CHILDREN
@@ -163,7 +165,7 @@ def test_the_settings_bound_the_tree() -> None:
     [np.zeros((0, 3)), np.zeros((5, 2)), np.zeros(3), np.array([[0, 0, np.nan]]), np.array([[0, np.inf, 0]])],
     ids=["empty", "flat", "one", "nan", "inf"],
 )
-def test_what_is_no_cloud_is_refused(coord: np.ndarray) -> None:
+def test_invalid_clouds_are_refused(coord: np.ndarray) -> None:
     with pytest.raises(DataError):
         build_tree(coord)
 
@@ -174,7 +176,7 @@ def test_settings_out_of_range_are_refused(settings: dict[str, int]) -> None:
         build_tree(np.zeros((4, 3)), **settings)
 
 
-def test_clouds_at_the_ends_of_the_range_of_numbers_are_parted() -> None:
+def test_clouds_at_the_limits_of_float_are_divided() -> None:
     coord = np.random.default_rng(5).random((200, 3)) - 0.5
     usual = regions_of(build_tree(coord))
     assert len(usual) > 10

@@ -1,7 +1,9 @@
-"""Made-up furnished rooms, seen by a laser scanner from a few places. M rays, N points of them that come back.
+"""Generate synthetic furnished rooms, as a laser scanner sees them from a few positions.
 
-Rays go out from each place and stop at the first surface: so what is behind a table is not seen, and what is near is
-dense. A room depends on (seed, index) alone.
+Rays leave each position and stop at the first surface, so that a table hides what is behind it, and near surfaces are
+sampled densely. A room depends on (seed, index) alone.
+
+Legend: M rays of a scan, N points of the room, a part of all hits.
 """
 
 from __future__ import annotations
@@ -11,29 +13,38 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dbbd_cli.data.scenes.furniture import Parts, chair, crate, hanging_lamp, shelf, sofa, standing_lamp, table
-from dbbd_cli.data.scenes.scene import IGNORE, Scene, make_scene
+from dbbd_cli.data.scenes.scene import IGNORE, Scene, SceneArrays, make_scene
+from dbbd_cli.data.scenes.synthetic_rooms.furniture import (
+    Parts,
+    chair,
+    crate,
+    hanging_lamp,
+    shelf,
+    sofa,
+    standing_lamp,
+    table,
+)
 
 ROOM_CLASSES = ("floor", "wall", "ceiling", "table", "chair", "shelf", "lamp", "box", "sofa")
-"""Names of the segments 0, 1, ..."""
+"""Names of the classes 0, 1, …"""
 
 GENERATOR_VERSION = 1
-"""To be raised when the same seed makes other rooms: they are cached."""
+"""Increase this when the same seed gives different rooms: they are cached."""
 
 _RAYS_PER_POINT = 1.6
 _EVENNESS = 0.6
-"""How far thinning evens out the density: at 0 all rays count alike, at 1 all surfaces that are seen."""
+"""How much downsampling evens out the density: 0 keeps that of the rays, 1 makes it uniform over visible surfaces."""
 
 _NOISE = 0.004
 """Standard deviation of a measured distance, meters."""
 
 _MIXED_SHARE = 0.003
-"""Share of points that lie between two surfaces, as at edges: their class is not known."""
+"""Fraction of points between two surfaces, as at edges; their class is unknown."""
 
 
 @dataclass(frozen=True)
 class _Piece:
-    """A piece of furniture: solids in their own frame, which stands at (x, y), turned by `angle`."""
+    """A piece of furniture: solids in a local frame, whose origin is at (x, y), rotated by `angle`."""
 
     kind: str
     parts: Parts
@@ -41,21 +52,21 @@ class _Piece:
     y: float
     angle: float
     radius: float
-    """Of the circle around it, for placing others."""
+    """Radius of the circle around it, for collision checks."""
     color: np.ndarray
 
 
 def generate_room(seed: int, index: int, num_points: int | None = None) -> Scene:
-    """Makes a room with points, normals, colors and the classes `ROOM_CLASSES`.
+    """Generate a room with normals, colors and the classes `ROOM_CLASSES`.
 
     Args:
         seed: seed of all rooms.
-        index: which room.
-        num_points: N; None: 20,000 to 50,000, differing between rooms.
+        index: number of the room.
+        num_points: N; None: random, 20,000 to 50,000.
     """
     rng = np.random.default_rng([seed, index])
     size = np.array([rng.uniform(3.5, 6.0), rng.uniform(3.0, 5.0), rng.uniform(2.4, 3.0)])
-    count = int(rng.integers(20_000, 50_001))  # drawn in any case, so that num_points does not change the room
+    count = int(rng.integers(20_000, 50_001))  # always drawn, so that num_points does not change the room
     count = num_points or count
     pieces = _furnish(rng, size)
     shell_colors = 1 - rng.random((3, 3)) * np.array([[0.6], [0.35], [0.15]])
@@ -63,16 +74,17 @@ def generate_room(seed: int, index: int, num_points: int | None = None) -> Scene
     rays = math.ceil(count * _RAYS_PER_POINT / len(scanners))
     scans = [_scan(rng, origin, rays, size, pieces, shell_colors) for origin in scanners]
     coord, normal, color, segment, area = (np.concatenate(columns) for columns in zip(*scans, strict=True))
-    # A draw without replacement, weighted by the area that a ray stands for (Efraimidis and Spirakis, 2006).
+    # Sampling without replacement, weighted by the area that a ray covers (Efraimidis and Spirakis, 2006).
     kept = np.sort(np.argpartition(rng.exponential(size=len(area)) / area**_EVENNESS, count - 1)[:count])
-    return make_scene(f"room{index:05d}", coord[kept], normal=normal[kept], color=color[kept], segment=segment[kept])
+    arrays = SceneArrays(coord[kept], normal=normal[kept], color=color[kept], segment=segment[kept])
+    return make_scene(f"room{index:05d}", arrays)
 
 
 def _furnish(rng: np.random.Generator, size: np.ndarray) -> list[_Piece]:
     pieces: list[_Piece] = []
 
     def place(kind: str, parts: Parts, half_x: float, half_y: float, at_wall: bool) -> _Piece | None:
-        """Puts a piece where nothing stands yet; gives up where the room is full."""
+        """Add a piece in a free spot; None if none is found."""
         radius = math.hypot(half_x, half_y)
         for _ in range(20):
             if at_wall:
@@ -113,7 +125,7 @@ def _furnish(rng: np.random.Generator, size: np.ndarray) -> list[_Piece]:
 
 
 def _at_wall(rng: np.random.Generator, size: np.ndarray, half_x: float, half_y: float) -> tuple[float, float, float]:
-    """A place with the side of positive y against one of the four walls: x, y and angle."""
+    """A position with the back (positive y) against one of the four walls: x, y and angle."""
     wall = int(rng.integers(4))
     along, depth = (size[0], size[1]) if wall % 2 == 0 else (size[1], size[0])
     position = rng.uniform(half_x + 0.05, along - half_x - 0.05)
@@ -146,7 +158,7 @@ def _chairs_around(
 
 
 def _scanners(rng: np.random.Generator, size: np.ndarray, pieces: list[_Piece]) -> list[np.ndarray]:
-    """Two to four places for the scanner, clear of the furniture."""
+    """Two to four scanner positions, clear of the furniture."""
     places: list[np.ndarray] = []
     wanted = int(rng.integers(2, 5))
     for attempt in range(200):
@@ -166,13 +178,13 @@ def _scan(
     pieces: list[_Piece],
     shell_colors: np.ndarray,
 ) -> tuple[np.ndarray, ...]:
-    """What a scanner at `origin` sees: coordinates, normals and colors (M, 3), classes and areas (M,)."""
-    rise = rng.uniform(-0.98, 0.65, count)  # a ball's area goes evenly with its height
+    """Scan the room from `origin`: coordinates, normals and colors `(M, 3)`, classes and areas `(M,)`."""
+    rise = rng.uniform(-0.98, 0.65, count)  # uniform on the sphere: its area is proportional to height
     turn = rng.uniform(0, 2 * math.pi, count)
     level = np.sqrt(1 - rise * rise)
     direction = np.stack([level * np.cos(turn), level * np.sin(turn), rise], axis=1).astype(np.float32)
 
-    # The room itself, from inside: the nearest plane on the way.
+    # The room itself, from inside: the nearest plane along each ray.
     planes = np.where(direction > 0, size.astype(np.float32), 0)
     to_planes = (planes - origin) / np.where(direction == 0, np.float32(1e-12), direction)
     axis = to_planes.argmin(axis=1)
@@ -206,11 +218,11 @@ def _draw(
     segment: np.ndarray,
     color: np.ndarray,
 ) -> None:
-    """Lets a piece stop the rays that meet it before they met anything else; changes the arrays in place."""
+    """Stop the rays that hit a piece before anything else; changes the arrays in place."""
     cos, sin = math.cos(piece.angle), math.sin(piece.angle)
-    turn = np.array([[cos, -sin, 0], [sin, cos, 0], [0, 0, 1]], np.float32)  # v @ turn goes into the piece's frame
+    turn = np.array([[cos, -sin, 0], [sin, cos, 0], [0, 0, 1]], np.float32)  # v @ turn is v in the local frame
     offset = np.array([piece.x, piece.y, 0], np.float32)
-    # Rays that pass its upright axis at a distance cannot meet it.
+    # Rays that pass its vertical axis at a distance cannot hit it.
     flat = offset[:2] - origin[:2]
     aside = np.abs(direction[:, 0] * flat[1] - direction[:, 1] * flat[0])
     level = np.sqrt(direction[:, 0] ** 2 + direction[:, 1] ** 2)

@@ -1,4 +1,4 @@
-"""The names that programs give to the parts of a scene, in columns of PLY files and in arrays.
+"""The names that programs give to the parts of a scene: columns of points, and arrays.
 
 `docs/formats.md` shows the same table, and which programs write which names.
 """
@@ -6,10 +6,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
-COORD, NORMAL, COLOR, SEGMENT = "coord", "normal", "color", "segment"
-"""The parts of a scene, as `Scene` calls them."""
+import numpy as np
+
+from dbbd_cli.data.scenes.scene import COLOR, COORD, NORMAL, SEGMENT, SceneArrays
 
 SEGMENT_NAMES = (
     *("segment20", "segment", "segments", "label", "labels", "class", "classification", "semantic"),
@@ -23,12 +25,12 @@ ARRAY_NAMES = {
     COLOR: ("color", "colors", "colour", "colours", "rgb", "rgba", "vertexcolors", "pointcolors"),
     SEGMENT: SEGMENT_NAMES,
 }
-"""Names of arrays, in the form of `simplified`; the first one that a file has is used."""
+"""Names of arrays, as `simplified` writes them; the first one in a file is used."""
 
 _AXES = ("x", "y", "z")
 _CHANNELS = ("red", "green", "blue")
 SPHERICAL_HARMONICS = ("fdc0", "fdc1", "fdc2")
-"""The constant term of the color of a Gaussian splat, which is not a color yet."""
+"""The constant term of a Gaussian splat's color, from which the color is computed."""
 COLUMN_NAMES = {
     COORD: (_AXES,),
     NORMAL: tuple(
@@ -43,13 +45,13 @@ COLUMN_NAMES = {
     ),
     SEGMENT: tuple((name,) for name in SEGMENT_NAMES),
 }
-"""Names of columns that together form a part of a scene, in the form of `simplified`."""
+"""Names of the columns that together form a part of a scene, as `simplified` writes them."""
 
 _SEPARATORS = re.compile(r"[^a-z0-9]+")
 
 
 def simplified(name: str) -> str:
-    """A name in lower case, without the prefix `scalar_` of CloudCompare, underscores, spaces and other separators."""
+    """A name in lower case, without CloudCompare's prefix `scalar_`, underscores, spaces and other separators."""
     short = _SEPARATORS.sub("", name.lower())
     while short.startswith("scalar") and short != "scalar":
         short = short.removeprefix("scalar")
@@ -57,13 +59,13 @@ def simplified(name: str) -> str:
 
 
 def find_arrays(names: Iterable[str]) -> dict[str, str]:
-    """Maps each part of a scene to the name of its array; parts that the file lacks are left out."""
+    """Map each part of a scene to the name of its array; parts that the file lacks are left out."""
     columns = {part: tuple((name,) for name in choices) for part, choices in ARRAY_NAMES.items()}
     return {part: found[0] for part, found in _find(columns, names).items()}
 
 
 def find_columns(names: Iterable[str]) -> dict[str, tuple[str, ...]]:
-    """Maps each part of a scene to the names of its columns, in the order of the axes or channels."""
+    """Map each part of a scene to the names of its columns, in the order of the axes or channels."""
     return _find(COLUMN_NAMES, names)
 
 
@@ -77,3 +79,30 @@ def _find(table: Mapping[str, tuple[tuple[str, ...], ...]], names: Iterable[str]
         if choice is not None:
             found[part] = tuple(known[name] for name in choice)
     return found
+
+
+def scene_arrays(
+    names: Iterable[str], read: Callable[[str, str], np.ndarray], hierarchy: dict[Any, Any] | None = None
+) -> SceneArrays:
+    """The arrays of a file whose names say what they are.
+
+    Args:
+        names: names of the arrays in the file.
+        read: read the array of a name, for a part of the scene; a ValueError says why the array cannot be used.
+        hierarchy: the region tree in the file.
+
+    Raises:
+        ValueError: there are no coordinates, or they cannot be read.
+    """
+    found = find_arrays(names)
+    if COORD not in found:
+        raise ValueError(f"has no coordinates: none of {', '.join(ARRAY_NAMES[COORD][:4])} is in it")
+    coord = read(found.pop(COORD), COORD)
+    parts: dict[str, np.ndarray] = {}
+    unusable: dict[str, str] = {}
+    for part, name in found.items():
+        try:
+            parts[part] = read(name, part)
+        except ValueError as error:
+            unusable[part] = str(error)
+    return SceneArrays(coord, parts.get(NORMAL), parts.get(COLOR), parts.get(SEGMENT), hierarchy, unusable)

@@ -1,4 +1,7 @@
-"""Reads the tree of a `.pkl` scene, nested dicts that may hold anything, into flat arrays."""
+"""Read a region tree from nested dicts, which may hold anything, into flat arrays.
+
+Legend: N points of the scene.
+"""
 
 from __future__ import annotations
 
@@ -8,25 +11,24 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from dbbd_cli.data.scenes.region_tree import MAX_LEVEL, RegionTree, check_tree, region_path, tree_error
+from dbbd_cli.data.scenes.trees.region_tree import MAX_LEVEL, RegionTree, check_tree, region_path, tree_error
 
-# N = points of the scene, R = regions.
+_NOT_INTEGERS = "has indices that are not a list of integers"
 
 
 def tree_from_nested(root: object, num_points: int, source: str = "region tree") -> RegionTree:
-    """Flattens nested dicts with `indices`, `center_idx`, `level` and `children`, and checks that they are a tree.
+    """Flatten nested dicts with `indices`, `center_idx`, `level` and `children`, and check that they are a valid tree.
 
-    What it costs is bounded by the points of the scene and by what the file itself holds: a region is read after the
-    sizes of its siblings were found to fit into their parent, one that was read before is refused, and so is one that
-    lies too deep.
+    The cost is bounded by the points of the scene and the size of the file: a region is read only after the sizes of
+    its siblings are known to fit into their parent, and a region that was read before, or is too deep, is refused.
 
     Args:
         root: the region of the whole scene.
-        num_points: N, the points of the scene.
-        source: what the tree belongs to, for the message.
+        num_points: N.
+        source: name of the tree's file, for the message.
 
     Raises:
-        DataError: names the path of the first region that is wrong.
+        DataError: the tree is invalid; the message has the path of the first bad region.
     """
     reader = _Reader(num_points, source)
     reader.read(root)
@@ -52,43 +54,45 @@ class _Reader:
         self.level: list[int] = []
         self.center_idx: list[int] = []
         self.indices: list[np.ndarray] = []
-        self.row_of: dict[int, int] = {}  # by the identity of the dict
+        self.row_of: dict[int, int] = {}  # by the id of the dict
 
     def read(self, root: object) -> None:
-        """Reads the region of the whole scene and all below it, without recursion, as a file may be nested deep."""
+        """Read the root and all regions below it, without recursion, because a file may be nested deeply."""
         waiting = [(self.new_region(root, -1, 0), -1, 0)]  # region, row of its parent, position among its siblings
         while waiting:
             region, parent, position = waiting.pop()
-            self.new_region(region, parent, position)  # a sibling may have been the same dict
+            self.new_region(region, parent, position)  # a sibling may be the same dict
             row = self.add(region, parent, position)
             waiting.extend((child, row, number) for number, child in reversed(self.children(region, row)))
 
     def new_region(self, region: object, parent: int, position: int) -> Mapping[Any, Any]:
-        """Gives back what looks like a region and was not read before."""
+        """Return a dict that looks like a region and was not read before."""
         if not isinstance(region, Mapping):
             self.fail(parent, position, f"is of type {type(region).__name__}, not a dict")
         if (row := self.row_of.get(id(region))) is not None:
-            what = "is a cycle: it is its own ancestor" if self.is_above(row, parent) else "is at the same time region"
+            what = "is a cycle: it is its own ancestor" if self.is_above(row, parent) else "is the same dict as region"
             self.fail(parent, position, f"{what} {self.path(row)}")
         for key in ("indices", "center_idx", "level"):
             if key not in region:
                 self.fail(parent, position, f"has no {key}")
         count = _length(region["indices"])
         if count < 1:
-            self.fail(parent, position, "holds no points" if count == 0 else "has indices that are no list of integers")
+            self.fail(
+                parent, position, "holds no points" if count == 0 else "has indices that are not a list of integers"
+            )
         if count > self.num_points:
             self.fail(parent, position, f"holds {count:,} points, and the scene has {self.num_points:,}")
         return region
 
     def add(self, region: Mapping[Any, Any], parent: int, position: int) -> int:
-        """Reads what a region holds, apart from its children; returns its row."""
+        """Read a region without its children; returns its row."""
         level = self.level[parent] + 1 if parent >= 0 else 0
         if level > MAX_LEVEL:
             self.fail(parent, position, f"lies deeper than level {MAX_LEVEL}")
         try:
             indices = _integers(region["indices"])
         except (TypeError, ValueError, OverflowError, RuntimeError) as error:
-            self.fail(parent, position, f"has indices that are no list of integers: {error}")
+            self.fail(parent, position, f"{_NOT_INTEGERS}: {error}")
         for point in (int(indices.min()), int(indices.max())):
             if not 0 <= point < self.num_points:
                 last = self.num_points - 1
@@ -106,7 +110,7 @@ class _Reader:
         return len(self.parent) - 1
 
     def children(self, region: Mapping[Any, Any], row: int) -> list[tuple[int, Mapping[Any, Any]]]:
-        """The children of a region with their positions, once their sizes are known to add up to its own."""
+        """The children of a region with their positions, after checking that their sizes add up to its own."""
         children = region.get("children")
         if children is None:
             return []
@@ -125,7 +129,7 @@ class _Reader:
         try:
             value = operator.index(region[key])
         except (TypeError, ValueError, RuntimeError):
-            self.fail(parent, position, f"has a {key} that is no integer")
+            self.fail(parent, position, f"has a {key} that is not an integer")
         if abs(value) >= 1 << 63:
             self.fail(parent, position, f"has a {key} of more than 64 bits")
         return value
@@ -140,12 +144,12 @@ class _Reader:
         return region_path(np.array(self.parent), row)
 
     def fail(self, parent: int, position: int, what: str) -> NoReturn:
-        """Raises for the child of `parent` at a position, which was not added."""
+        """Raise the error for the child of `parent` at a position, which was not added."""
         raise tree_error(self.source, f"{self.path(parent)}/{position}" if parent >= 0 else "root", what)
 
 
 def _length(values: Any) -> int:
-    """The number of values of a list, array or tensor of one dimension; -1 for what is none of these."""
+    """The length of a list, or of a one-dimensional array or tensor; -1 for anything else."""
     if isinstance(values, list | tuple):
         return len(values)
     shape = getattr(values, "shape", None)
@@ -153,10 +157,10 @@ def _length(values: Any) -> int:
 
 
 def _integers(values: Any) -> np.ndarray:
-    """A list, array or tensor of integers as an array `(count,)` of a whole-number type.
+    """A list, array or tensor of integers as an integer array.
 
     Raises:
-        TypeError, ValueError, OverflowError, RuntimeError: it is not that, or a tensor without plain values.
+        TypeError, ValueError, OverflowError, RuntimeError: it is something else, or a tensor without plain values.
     """
     if isinstance(values, list | tuple):
         return np.fromiter(map(operator.index, values), dtype=np.int64, count=len(values))

@@ -1,0 +1,1 @@
+"""The file formats of scenes: one module each; `reader.READERS` lists them."""

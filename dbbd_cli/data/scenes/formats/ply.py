@@ -1,0 +1,363 @@
+"""Read PLY files, ASCII or binary, with any properties, including lists.
+
+This reader is our own: the well-kept libraries are GPL (plyfile), or allocate what a header declares without comparing
+it with the size of the file. Here every size is checked first, and text and lists are read within limits.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from itertools import chain, islice, takewhile
+from pathlib import Path
+from typing import BinaryIO, Literal
+
+import numpy as np
+
+from dbbd_cli.core.text import printable
+from dbbd_cli.data.scenes.formats.names import SPHERICAL_HARMONICS, find_columns, simplified
+from dbbd_cli.data.scenes.formats.ply_lists import Field, ListError, end_of_rows, read_rows
+from dbbd_cli.data.scenes.scene import COLOR, COORD, MAX_POINTS, NORMAL, SEGMENT, SceneArrays
+
+_TYPES = {
+    "char": "i1", "uchar": "u1", "short": "i2", "ushort": "u2", "int": "i4", "uint": "u4",
+    "float": "f4", "double": "f8",
+    "int8": "i1", "uint8": "u1", "int16": "i2", "uint16": "u2", "int32": "i4", "uint32": "u4",
+    "int64": "i8", "uint64": "u8", "float32": "f4", "float64": "f8",
+    "i1": "i1", "u1": "u1", "i2": "i2", "u2": "u2", "i4": "i4", "u4": "u4", "f4": "f4", "f8": "f8",
+}  # fmt: skip
+_Order = Literal["=", "<", ">"]
+_ORDERS: dict[str, _Order] = {"ascii": "=", "binary_little_endian": "<", "binary_big_endian": ">"}
+_MAX_HEADER_LINES = 1000
+"""Comments not included."""
+_MAX_HEADER_BYTES = 1 << 22
+_LINE_OVERHEAD = 100
+"""Bytes charged for a header line in addition to its own, for the time that parsing it takes."""
+_HEADER_CHUNK = 1 << 12
+_MAX_DATA_LINE = 1 << 20
+_MAX_BLANK_LINES = 10_000
+_MAX_SKIPPED_LINES = 1_000_000
+"""Lines of other elements before the points of an ASCII file; skipping this many takes about a second."""
+_MAX_SKIPPED_ROWS = 100_000_000
+"""Rows with lists before the points of a binary file; skipping this many takes a second if all have the same length."""
+_MAX_LINES_TOGETHER, _MAX_CHARACTERS_TOGETHER = 1 << 16, 1 << 23
+"""Lines with lists that are parsed together, and roughly how much text."""
+_NOT_A_NUMBER = re.compile(r"[-+]?(?:\d\.#[A-Za-z]+\d*|nan\([^()\s]*\))")
+"""NaN and infinity as programs built with Microsoft's compilers write them: `-nan(ind)`, `1.#QNAN`, `-1.#IND`."""
+_FIRST_HARMONIC = 0.5 / np.sqrt(np.pi)
+
+
+@dataclass(frozen=True)
+class _Property(Field):
+    """A property of an element; its name is in lower case."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class _Element:
+    """An element: `count` rows with the same properties."""
+
+    name: str
+    count: int
+    properties: list[_Property]
+
+    @property
+    def has_lists(self) -> bool:
+        """Whether rows may differ in length."""
+        return any(p.length is not None for p in self.properties)
+
+    @property
+    def min_row_size(self) -> int:
+        """Bytes of a row whose lists are empty."""
+        return sum(p.min_size for p in self.properties)
+
+    @property
+    def numbers(self) -> list[_Property]:
+        """The properties that are not lists."""
+        return [p for p in self.properties if p.length is None]
+
+    def __str__(self) -> str:
+        return f"element {printable(self.name[:60])}"
+
+
+def read_ply(path: Path) -> SceneArrays:
+    """Read a scene from a PLY file; see `reader` for what a reader returns and raises."""
+    columns = read_vertices(path, MAX_POINTS)
+    found = find_columns(columns)
+    if COORD not in found:
+        raise ValueError(f"its points have no x, y and z, only {', '.join(columns)[:200]}")
+    parts = {part: np.stack([columns[name] for name in names], axis=1) for part, names in found.items()}
+    if COLOR in found and tuple(map(simplified, found[COLOR])) == SPHERICAL_HARMONICS:
+        parts[COLOR] = np.clip(0.5 + _FIRST_HARMONIC * parts[COLOR].astype(np.float64), 0, 1)
+    return SceneArrays(parts[COORD], parts.get(NORMAL), parts.get(COLOR), parts.get(SEGMENT))
+
+
+def read_vertices(path: Path, max_points: int) -> dict[str, np.ndarray]:
+    """Read the numeric properties of the element `vertex`; lists and other elements are skipped.
+
+    Args:
+        path: the file.
+        max_points: maximum number of vertices.
+
+    Returns:
+        Property name, in lower case, to its values, `(N,)`, in the declared type. An ASCII file gives float64 for all
+        but integers, and for integers too large for their type.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: it is not a PLY file, is truncated or too large, or has invalid values; the message says which.
+    """
+    with path.open("rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        order, elements = _read_header(file)
+        before = list(takewhile(lambda element: element.name != "vertex", elements))
+        if len(before) == len(elements):
+            raise ValueError("has no points: its header declares no element vertex")
+        points = elements[len(before)]
+        if points.count > max_points:
+            raise ValueError(
+                f"declares {points.count:,} points; the limit is {max_points:,}: downsample it first, for example "
+                "in CloudCompare"
+            )
+        if not points.numbers:
+            raise ValueError("has no numeric properties for its points")
+        if order == "=":
+            return _read_ascii(file, before, points, size)
+        if sum(element.count for element in before if element.has_lists) > _MAX_SKIPPED_ROWS:
+            raise ValueError(f"has more than {_MAX_SKIPPED_ROWS:,} lists before its points; put element vertex first")
+        for element in before:
+            _skip_binary(file, element, size)
+        return (_read_binary_lists if points.has_lists else _read_binary)(file, points, size)
+
+
+# Header
+
+
+def _read_header(file: BinaryIO) -> tuple[_Order, list[_Element]]:
+    """The byte order of the numbers ("=" for text) and the elements; the file is left at the first byte of data."""
+    start = file.read(5)
+    newline = b"\r" if start[3:4] == b"\r" and start[4:] != b"\n" else b"\n"  # CR alone: Rhino
+    file.seek(0)
+    if _header_line(file, newline, _HEADER_CHUNK).rstrip() != b"ply":
+        raise ValueError("is not a PLY file: it does not begin with the line ply")
+    order: _Order | None = None
+    elements: list[_Element] = []
+    lines_left, bytes_left = _MAX_HEADER_LINES, _MAX_HEADER_BYTES
+    while lines_left > 0 and bytes_left > 0:
+        line = _header_line(file, newline, bytes_left)
+        bytes_left -= len(line) + _LINE_OVERHEAD
+        if not line.endswith(newline):
+            raise ValueError("its header is truncated or invalid")
+        match line.decode("latin1").split():
+            case ["end_header"]:
+                if not order:
+                    raise ValueError("its header does not name a format")
+                return order, elements
+            case [] | ["comment" | "obj_info", *_]:
+                continue
+            case ["format", name, _] if name in _ORDERS and not order:
+                order = _ORDERS[name]
+            case ["element", name, count] if count.isascii() and count.isdigit() and len(count) < 20 and order:
+                elements.append(_Element(name.lower(), int(count), []))
+            case ["property", "list", length, kind, *name] if {length, kind} <= set(_TYPES) and name and elements:
+                if _TYPES[length].startswith("f"):
+                    raise ValueError("its header has a list whose length is not an integer")
+                assert order
+                elements[-1].properties.append(_Property(_dtype(kind, order), _dtype(length, order), _joined(name)))
+            case ["property", kind, *name] if kind in _TYPES and name and elements:
+                assert order
+                elements[-1].properties.append(_Property(_dtype(kind, order), None, _joined(name)))
+            case _:
+                invalid = printable(line[:60].decode("latin1").strip())
+                raise ValueError(f"its header has an invalid line: {invalid}")
+        lines_left -= 1
+    raise ValueError(f"its header has more than {_MAX_HEADER_LINES} lines, or too many comments")
+
+
+def _header_line(file: BinaryIO, newline: bytes, limit: int) -> bytes:
+    """The next line with its ending, or its first `limit` bytes."""
+    if newline == b"\n":
+        return file.readline(limit)
+    position, line = file.tell(), bytearray()
+    while len(line) < limit and (chunk := file.read(_HEADER_CHUNK)):
+        before, end, _ = chunk.partition(newline)
+        line += before + end
+        if end:
+            break
+    file.seek(position + len(line))
+    return bytes(line)
+
+
+def _joined(words: list[str]) -> str:
+    """The name of a property, which some programs write with spaces."""
+    return " ".join(words).lower()
+
+
+def _dtype(kind: str, order: _Order) -> np.dtype:
+    return np.dtype(_TYPES[kind]).newbyteorder(order)
+
+
+def _named(element: _Element, columns: list[np.ndarray]) -> dict[str, np.ndarray]:
+    """The columns by name; of two with the same name, the first counts."""
+    pairs = zip(element.numbers, columns, strict=True)
+    return {p.name: column for p, column in reversed(list(pairs))}
+
+
+# Binary files
+
+
+def _read_binary(file: BinaryIO, element: _Element, size: int) -> dict[str, np.ndarray]:
+    needed = element.count * element.min_row_size
+    left = size - file.tell()
+    if needed > left:
+        raise ValueError(f"is truncated: {element.count:,} points need {needed:,} bytes, but only {left:,} are left")
+    row = np.dtype([(f"f{i}", p.dtype) for i, p in enumerate(element.properties)])
+    points = np.frombuffer(file.read(needed), row)
+    if len(points) != element.count:  # the file shrank in the meantime
+        raise ValueError("is truncated")
+    return _native(element, [points[f"f{i}"] for i in range(len(element.properties))])
+
+
+def _read_binary_lists(file: BinaryIO, element: _Element, size: int) -> dict[str, np.ndarray]:
+    start = file.tell()  # mapping the file moves its position
+    try:
+        columns, _ = read_rows(_mapped(file), start, element.count, element.properties)
+    except ListError as error:
+        raise ValueError(f"{error} in its {element}") from error
+    return _native(element, columns)
+
+
+def _skip_binary(file: BinaryIO, element: _Element, size: int) -> None:
+    start = file.tell()
+    try:
+        if element.has_lists:
+            end = end_of_rows(_mapped(file), start, element.count, element.properties)
+        else:
+            end = min(start + element.count * element.min_row_size, size)
+    except ListError as error:
+        raise ValueError(f"{error} in its {element}") from error
+    file.seek(end)
+
+
+def _mapped(file: BinaryIO) -> np.ndarray:
+    return np.asarray(np.memmap(file, np.uint8, "r"))
+
+
+def _native(element: _Element, columns: list[np.ndarray]) -> dict[str, np.ndarray]:
+    return _named(element, [column.astype(column.dtype.newbyteorder("=")) for column in columns])
+
+
+# ASCII files
+
+
+class _LineError(ValueError):
+    """The lines of an ASCII file are too long, or nearly all blank."""
+
+
+def _read_ascii(file: BinaryIO, before: list[_Element], element: _Element, size: int) -> dict[str, np.ndarray]:
+    width = len(element.properties)
+    if element.count * 2 * width > size - file.tell() + 1:  # each value takes a digit and a separator
+        raise ValueError(f"is truncated: it is too small for the {element.count:,} points that its header declares")
+    if sum(other.count for other in before if other.properties) > _MAX_SKIPPED_LINES:
+        raise ValueError(f"has more than {_MAX_SKIPPED_LINES:,} lines before its points; put element vertex first")
+    lines = _lines(file)
+    for other in before:
+        if other.properties and sum(1 for _ in islice(lines, other.count)) < other.count:
+            raise ValueError(f"is truncated in its {other}")
+    if element.has_lists:
+        first = next(lines, "")
+        lines = chain([first], lines)
+        # Blender 2.7 declares the list of a mesh without faces for its points, and writes no values for it.
+        if len(first.split()) == len(element.numbers):
+            element = replace(element, properties=element.numbers)
+    columns = (_parse_lists if element.has_lists else _parse_numbers)(lines, element)
+    return _named(element, [_as_declared(column, p.dtype) for column, p in zip(columns, element.numbers, strict=True)])
+
+
+def _lines(file: BinaryIO) -> Iterator[str]:
+    """The lines that are not blank, with any line ending."""
+    blank = 0
+    text = io.TextIOWrapper(file, "latin1", newline=None)
+    while line := text.readline(_MAX_DATA_LINE):
+        if not line.isspace():
+            blank -= 1  # a file may be double-spaced
+            if "#" in line or "(" in line:
+                line = _NOT_A_NUMBER.sub("nan", line)
+            yield line
+            if len(line) == _MAX_DATA_LINE:  # a hole in a sparse file is one endless line
+                raise _LineError("has a line that is too long")
+        elif (blank := blank + 1) > _MAX_BLANK_LINES:
+            raise _LineError(f"has {_MAX_BLANK_LINES:,} more blank lines than others")
+
+
+def _parse_numbers(lines: Iterator[str], element: _Element) -> list[np.ndarray]:
+    width = len(element.properties)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # an empty table is reported below
+            rows = np.loadtxt(lines, np.float64, comments=None, max_rows=element.count, ndmin=2, encoding="latin1")
+    except _LineError:
+        raise
+    except ValueError as error:
+        raise _invalid_line(error, f"{width} numbers") from error
+    if len(rows) < element.count:
+        raise _missing_lines(element, len(rows))
+    if not element.count:
+        rows = rows.reshape(0, width)
+    if rows.shape[1] != width:
+        raise ValueError(f"has {rows.shape[1]} numbers in a line; its header declares {width} properties")
+    return list(rows.T)
+
+
+def _parse_lists(lines: Iterator[str], element: _Element) -> list[np.ndarray]:
+    """The numbers of each line that are not in a list."""
+    fields = [Field(np.dtype(np.float64), None if p.length is None else np.dtype(np.int64)) for p in element.properties]
+    found: list[list[np.ndarray]] = [[] for _ in element.numbers]
+    done = 0
+    while done < element.count:
+        block: list[str] = []
+        characters = 0
+        for line in islice(lines, min(element.count - done, _MAX_LINES_TOGETHER)):
+            block.append(line)
+            characters += len(line)
+            if characters > _MAX_CHARACTERS_TOGETHER:
+                break
+        if not block:
+            raise _missing_lines(element, done)
+        done += len(block)
+        try:
+            values = np.fromiter(map(float, "".join(block).split()), np.float64)
+            exact = np.where(np.abs(values) < 2**53, values, -1)
+            lengths = np.where(exact == np.rint(exact), exact, -1).astype(np.int64)
+            columns, end = read_rows(
+                lengths.view(np.uint8), 0, len(block), fields, values=np.ascontiguousarray(values).view(np.uint8)
+            )
+            if end != values.nbytes:
+                raise ListError("more numbers than its lists have")
+        except ValueError as error:
+            raise _invalid_line(error, "the numbers and lists that its header declares") from error
+        for blocks, column in zip(found, columns, strict=True):
+            blocks.append(column)
+    return [np.concatenate([np.empty(0), *blocks]) for blocks in found]
+
+
+def _invalid_line(error: Exception, expected: str) -> ValueError:
+    return ValueError(f"has a line that does not hold {expected} ({printable(str(error).split(';')[0][:200])})")
+
+
+def _missing_lines(element: _Element, found: int) -> ValueError:
+    return ValueError(f"is truncated: it has {found:,} of the {element.count:,} points that its header declares")
+
+
+def _as_declared(values: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    if dtype.kind == "f":
+        return values  # float64 keeps all digits, whatever was declared
+    limits = np.iinfo(dtype)
+    # Not <= limits.max, which a float64 rounds up if the type has 64 bits.
+    fits = len(values) == 0 or (values.min() >= limits.min and values.max() < float(limits.max + 1))
+    return values.astype(dtype) if fits and np.array_equal(values, np.rint(values)) else values

@@ -1,0 +1,1 @@
+"""Synthetic rooms: furnished rooms as a laser scanner would see them."""
