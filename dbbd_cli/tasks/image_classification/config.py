@@ -25,6 +25,7 @@ from dbbd_cli.config.sections import (
     rule_error,
     section,
 )
+from dbbd_cli.model.images.catalog import COMMON_MODELS, model_input
 
 
 class ImageTrainingConfig(TrainingConfig):
@@ -69,8 +70,10 @@ class ImageDataConfig(DataConfig):
     on_error: Literal["fail", "skip"] = Field(
         "fail", description="whether an unreadable file ends the run (fail) or is left out, counted and listed (skip)"
     )
-    image_size: Annotated[int, Field(ge=32, le=1024, multiple_of=8)] = Field(
-        224, description="height and width of the network's input, pixels"
+    image_size: Annotated[int, Field(ge=32, le=1024)] | None = Field(
+        None,
+        description="height and width of the model's input, pixels, a multiple of 8 for qr_cnn; "
+        "null: the model's own size, 224 for most",
     )
     augment: AugmentConfig = section("changes to training images")
     positive_class: NotEmpty | None = Field(None, description="the positive class of two; null: the last one")
@@ -111,16 +114,25 @@ def _is_table(path: str) -> bool:
 class ImageModelConfig(ModelConfig):
     """The classifier."""
 
-    name: Literal["qr_cnn", "resnet18", "resnet34", "resnet50", "efficientnet_b0", "mobilenet_v3_small"] = Field(
-        "qr_cnn", description="architecture; all but qr_cnn come from torchvision"
+    name: Annotated[str, Field(pattern=r"^\w+$")] = Field(
+        "qr_cnn",
+        description="qr_cnn or a torchvision classifier; any name that torchvision.models.list_models knows, "
+        "such as resnet18, convnext_tiny or vit_b_16",
+        examples=list(COMMON_MODELS),
     )
-    dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(0.5, description="dropout before the linear layers")
+    dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(
+        0.5, description="dropout probability before the linear layers of the classifier"
+    )
     weights: NotEmpty = Field(
         "none", description="none: random; default: pretrained on ImageNet, downloaded; or the path of a state dict"
     )
 
     @model_validator(mode="after")
-    def _weights_exist(self) -> ImageModelConfig:
+    def _model_exists(self) -> ImageModelConfig:
+        try:
+            model_input(self.name)
+        except ValueError as error:
+            raise rule_error("name", str(error)) from None
         if self.name == "qr_cnn" and self.weights == "default":
             raise rule_error("weights", "none or a path, because qr_cnn has no pretrained weights to download")
         return self
@@ -157,3 +169,14 @@ class ImageClassificationConfig(TaskConfig):
     model: ImageModelConfig = section("the network")
     training: ImageTrainingConfig = section("the optimization")
     checkpoint: ImageCheckpointConfig = section("what is saved to disk")
+
+    @model_validator(mode="after")
+    def _size_fits_the_model(self) -> ImageClassificationConfig:
+        if self.model.name == "qr_cnn" and self.image_size % 8:
+            raise rule_error("data.image_size", "a multiple of 8, because model.name is qr_cnn")
+        return self
+
+    @property
+    def image_size(self) -> int:
+        """Height and width of the model's input, pixels."""
+        return self.data.image_size or model_input(self.model.name).size

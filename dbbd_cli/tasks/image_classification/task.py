@@ -38,7 +38,7 @@ class ImageClassification:
             shares=(data.split.train, data.split.val, data.split.test),
             group_by_host=data.split.group == "host",
             on_error=data.on_error,
-            image_size=data.image_size,
+            image_size=config.image_size,
             cache_dir=cache_folder(data.cache_dir),
             seed=config.seed,
             progress=progress,

@@ -19,12 +19,10 @@ from dbbd_cli.data.loader import BatchLoader
 from dbbd_cli.data.manifest import Manifest
 from dbbd_cli.engine.runtime import Runtime
 from dbbd_cli.engine.workload import Evaluation
+from dbbd_cli.model.images.catalog import model_input
 from dbbd_cli.model.images.classifier import Classifier, build_network, macro_f1
 from dbbd_cli.tasks.image_classification.config import ImageClassificationConfig, ImageDataConfig
 
-# The statistics of ImageNet, for red, green and blue.
-MEAN = (0.485, 0.456, 0.406)
-STD = (0.229, 0.224, 0.225)
 _IMAGES_AT_ONCE = 8
 """On a CPU so many are augmented together: what is made on the way stays in its cache."""
 
@@ -65,11 +63,13 @@ class ImageWorkload:
                 f"data.positive_class: there is no class {data.positive_class!r}",
                 hint=f"choose one of: {_named(manifest.classes)}",
             )
+        expected = model_input(model.name)
+        self._normalization = expected.mean, expected.std
         self.module = Classifier(
             build_network(
                 model.name,
                 num_classes=len(manifest.classes),
-                image_size=data.image_size,
+                image_size=config.image_size,
                 dropout=model.dropout,
                 weights=model.weights if pretrained else "none",
             ),
@@ -80,7 +80,7 @@ class ImageWorkload:
             manifest,
             splits=splits,
             roots=_roots(data, manifest),
-            image_size=data.image_size,
+            image_size=config.image_size,
             cache_dir=cache_folder(data.cache_dir),
             progress=progress,
         )
@@ -102,16 +102,17 @@ class ImageWorkload:
         pixels = batch.pixels.to(device, non_blocking=True)
         num_images, channels, size, _ = pixels.shape
         changes = self._augmentation(batch, (channels, size), device) if train else None
-        shifts = _shifts(device)
+        mean, std = self._normalization
+        shifts = _shifts(mean, std, device)
         images = torch.empty(num_images, 3, size, size, device=device)
         at_once = _IMAGES_AT_ONCE if device.type == "cpu" else num_images
         for first in range(0, num_images, at_once):
             part = slice(first, first + at_once)
             values = pixels[part].float().div_(255.0) if changes is None else changes.apply(pixels[part], first)
             # A grayscale image (C = 1) becomes three channels here. Each by itself: their loops are the simplest.
-            planes = zip(images[part].unbind(1), values.expand(-1, 3, -1, -1).unbind(1), shifts, STD, strict=True)
-            for normalized, plane, shift, std in planes:
-                torch.add(shift, plane, alpha=1.0 / std, out=normalized)
+            planes = zip(images[part].unbind(1), values.expand(-1, 3, -1, -1).unbind(1), shifts, std, strict=True)
+            for normalized, plane, shift, scale in planes:
+                torch.add(shift, plane, alpha=1.0 / scale, out=normalized)
         return images, batch.labels.to(device, non_blocking=True)
 
     def _augmentation(self, batch: ImageBatch, shape: tuple[int, int], device: torch.device) -> Augmentation:
@@ -179,9 +180,9 @@ class ImageWorkload:
 
 
 @cache
-def _shifts(device: torch.device) -> tuple[torch.Tensor, ...]:
-    """What normalization adds to each channel; once per device, since the copy there makes the program wait."""
-    return tuple(torch.tensor(-mean / std, device=device) for mean, std in zip(MEAN, STD, strict=True))
+def _shifts(mean: tuple[float, ...], std: tuple[float, ...], device: torch.device) -> tuple[torch.Tensor, ...]:
+    """The number added to each channel in normalization; cached, because copying to a GPU blocks."""
+    return tuple(torch.tensor(-m / s, device=device) for m, s in zip(mean, std, strict=True))
 
 
 def _named(classes: Sequence[str]) -> str:

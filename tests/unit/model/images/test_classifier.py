@@ -1,3 +1,5 @@
+"""Image classifiers: every architecture gets its head, and loss, metrics and pretrained weights are right."""
+
 from __future__ import annotations
 
 import pickle
@@ -14,6 +16,7 @@ from dbbd_cli.core.errors import CheckpointError, ConfigError
 from dbbd_cli.engine.efficiency import count_multiply_adds
 from dbbd_cli.engine.runtime import count_parameters, size_mb
 from dbbd_cli.engine.state import Sums
+from dbbd_cli.model.images.catalog import model_input
 from dbbd_cli.model.images.classifier import Classifier, build_network, load_weights, macro_f1
 from dbbd_cli.model.images.qr_cnn import QrCnn
 
@@ -47,11 +50,68 @@ def test_qr_cnn_computes_what_the_first_implementation_did() -> None:
     assert torch.allclose(channels_last, expected, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["resnet18", "efficientnet_b0", "mobilenet_v3_small"])
-def test_torchvision_networks_have_the_classes_and_the_dropout(name: str) -> None:
-    network = build(name, num_classes=5).eval()
-    assert network(torch.zeros(1, 3, 32, 32)).shape == (1, 5)
-    assert [m.p for m in network.modules() if isinstance(m, torch.nn.Dropout)] == [0.5]
+SMALL_OF_EACH_FAMILY = (
+    "alexnet",
+    "convnext_tiny",
+    "densenet121",
+    "efficientnet_b0",
+    "efficientnet_v2_s",
+    "googlenet",
+    "inception_v3",
+    "maxvit_t",
+    "mnasnet0_5",
+    "mobilenet_v3_small",
+    "regnet_y_400mf",
+    "resnet18",
+    "shufflenet_v2_x0_5",
+    "squeezenet1_1",
+    "swin_t",
+    "vit_b_32",
+)
+
+
+@pytest.mark.parametrize("name", SMALL_OF_EACH_FAMILY)
+def test_torchvision_classifiers_have_the_classes_and_the_dropout(name: str) -> None:
+    size = model_input(name).size
+    network = build_network(name, num_classes=5, image_size=size, dropout=0.4, weights="none")
+    assert {m.p for m in network.modules() if isinstance(m, torch.nn.Dropout)} - {0.0} == {0.4}
+    for training in (True, False):  # auxiliary classifiers answer only in training
+        with torch.no_grad():
+            assert network.train(training)(torch.zeros(2, 3, size, size)).shape == (2, 5)
+
+
+@pytest.mark.parametrize(
+    ("name", "added"),
+    [
+        ("resnet18", {"fc.1.weight", "fc.1.bias"}),
+        ("efficientnet_b0", {"classifier.1.weight", "classifier.1.bias"}),
+        ("mobilenet_v3_small", {"classifier.3.weight", "classifier.3.bias"}),
+    ],
+)
+def test_keys_are_those_of_earlier_checkpoints(name: str, added: set[str]) -> None:
+    from torchvision import models
+
+    common = {key for key in models.get_model(name).state_dict() if not key.startswith("fc.")}
+    assert set(build(name).state_dict()) == common | added
+
+
+@pytest.mark.parametrize("name", ["vit_b_32", "maxvit_t"])
+def test_transformers_are_built_for_other_sizes(name: str) -> None:
+    network = build_network(name, num_classes=2, image_size=448, dropout=0.0, weights="none").eval()
+    with torch.no_grad():
+        assert network(torch.zeros(1, 3, 448, 448)).shape == (1, 2)
+
+
+@pytest.mark.parametrize("name", ["alexnet", "inception_v3", "vit_b_32", "maxvit_t"])
+def test_a_size_that_a_network_cannot_take_is_an_error(name: str) -> None:
+    with pytest.raises(ConfigError, match=f"data.image_size: {name} cannot take images of 40 x 40 pixels") as caught:
+        build_network(name, num_classes=2, image_size=40, dropout=0.5, weights="none")
+    assert caught.value.hint == f"leave data.image_size out: {name} then gets {model_input(name).size} pixels"
+
+
+def test_a_checkpoint_of_googlenet_computes_the_same_without_the_download() -> None:
+    """Pretrained weights make googlenet normalize its input again, which no state dict stores."""
+    assert build("googlenet").transform_input
 
 
 def test_multiply_adds_are_counted_on_the_network_itself() -> None:
@@ -121,7 +181,7 @@ def test_weights_of_a_file_are_loaded_also_from_a_checkpoint(tmp_path: Path) -> 
         assert all(torch.equal(a, b) for a, b in zip(source.parameters(), loaded.parameters(), strict=True))
 
 
-@pytest.mark.parametrize("name", ["resnet18", "efficientnet_b0", "mobilenet_v3_small"])
+@pytest.mark.parametrize("name", ["resnet18", "efficientnet_b0", "mobilenet_v3_small", "densenet121", "swin_t"])
 def test_weights_downloaded_from_torchvision_load(name: str, tmp_path: Path) -> None:
     from torchvision import models
 
