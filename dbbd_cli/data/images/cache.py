@@ -31,11 +31,10 @@ from dbbd_cli.core.text import printable
 from dbbd_cli.data.cache_dir import make_cache_folder
 from dbbd_cli.data.checked_file import append_checksums, checksums_match, has_checksums, size_with_checksums, written_ns
 from dbbd_cli.data.images.formats import reader_versions, suffix_of
-from dbbd_cli.data.images.processes import prepare_in_workers
+from dbbd_cli.data.images.processes import Problem, Shape, prepare_in_workers, prepare_rows
 from dbbd_cli.data.images.refs import ImageRef as ImageRef
 from dbbd_cli.data.images.refs import hash_files as hash_files
 from dbbd_cli.data.images.refs import url_sha256 as url_sha256
-from dbbd_cli.data.images.worker import Problem, Shape, prepare_rows
 
 CACHE_FORMAT = 3
 CACHE_LIMIT_BYTES = 40 * 1024**3

@@ -1,4 +1,4 @@
-"""Image formats: which are read, how their names and contents are recognized, and which others are known."""
+"""Image formats: which are read, how names and contents are recognized, and which others are known but not read."""
 
 from __future__ import annotations
 
@@ -33,16 +33,16 @@ FORMAT_OF_SUFFIX = {
     ".avif": "AVIF",
     ".avifs": "AVIF",
 }
-"""Formats by the suffix of a file, in lower case. The first frame or page is used, or the main image of a HEIC."""
+"""Formats by file suffix, in lower case. Only the first frame or page is read, or the main image of a HEIC."""
 
 OPTIONAL = {"HEIC", "AVIF"}
-"""Formats that need more than the dependencies of the program."""
+"""Formats that need optional dependencies."""
 _SAFE_LIBHEIF = (1, 23)
-"""Earlier versions decode data of any size, whatever size the file declares."""
+"""Earlier versions decode data of any size, regardless of the declared size."""
 HEIF_EXTRA = 'pip install "dbbd-cli[heif]"'
 
 HEAD_BYTES = 64
-"""Number of bytes at the start of a file that `image_format` and `unread_format` need."""
+"""Bytes from the start of a file that `image_format` and `unread_format` need."""
 
 _CAMERAS = """
     3fr arw cr2 cr3 crw dcr dng erf fff gpr iiq k25 kdc mef mos mrw nef nrw orf pef raf raw rw2 rwl sr2 srf srw x3f
@@ -87,6 +87,14 @@ _UNREAD_STARTS = {
 }
 
 
+class ImageFileError(ValueError):
+    """An image cannot be used; the message is the reason, in plain words."""
+
+
+class MissingReaderError(ImageFileError):
+    """The image is in a format that this environment cannot read."""
+
+
 def suffix_of(name: str) -> str:
     """The suffix of a file's name in lower case, with its dot, as in the tables here; empty if there is none."""
     stem, dot, suffix = name.rpartition(".")
@@ -94,7 +102,7 @@ def suffix_of(name: str) -> str:
 
 
 def image_format(head: bytes) -> str | None:
-    """The image format of a file that begins with `head` (`HEAD_BYTES` bytes), one of `FORMAT_OF_SUFFIX`, or None."""
+    """The format, one of `FORMAT_OF_SUFFIX`, of a file that begins with `head` (`HEAD_BYTES` bytes), or None."""
     if head.startswith(b"\x89PNG\r\n\x1a\n"):
         return "PNG"
     if head.startswith(b"\xff\xd8\xff"):
@@ -105,7 +113,7 @@ def image_format(head: bytes) -> str | None:
         return "WEBP"
     if head.startswith(_TIFF_STARTS):
         return "TIFF"
-    # Two letters are too little to tell a bitmap from a text.
+    # "BM" alone does not distinguish a bitmap from text.
     if head.startswith(b"BM") and int.from_bytes(head[14:16], "little") in _BMP_HEADER_SIZES:
         return "BMP"
     if _PNM.match(head):
@@ -114,7 +122,7 @@ def image_format(head: bytes) -> str | None:
         brands = {head[start : start + 4] for start in (8, *range(16, min(len(head), _box_size(head)) - 3, 4))}
         if brands & _AVIF_BRANDS:
             return "AVIF"
-        # A HEIF container may hold images of other kinds; its reader finds out.
+        # A HEIF container may hold images of other kinds, which its reader rejects.
         if brands & _HEIC_BRANDS or head[8:12] in (b"mif1", b"msf1"):
             return "HEIC"
     return None
@@ -139,7 +147,7 @@ def can_read(name: str) -> bool:
         try:
             import pillow_heif
 
-            # Thumbnails would be decoded instead of large images, and need not look like them.
+            # Without these options, thumbnails could be decoded in place of large images.
             pillow_heif.register_heif_opener(thumbnails=False, depth_images=False, aux_images=False, decode_threads=1)
         except ImportError:
             return False
@@ -147,7 +155,12 @@ def can_read(name: str) -> bool:
     if name == "AVIF":
         from PIL import features
 
-        return "avif" in features.modules and features.check("avif") is True
+        if "avif" not in features.modules or features.check("avif") is not True:
+            return False
+        from PIL import AvifImagePlugin
+
+        AvifImagePlugin.DEFAULT_MAX_THREADS = 1  # as for HEIC: images are decoded in several processes already
+        return True
     return name in FORMAT_OF_SUFFIX.values()
 
 

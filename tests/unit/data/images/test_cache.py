@@ -22,8 +22,8 @@ from dbbd_cli.data.checked_file import append_checksums, checksums_match, size_w
 from dbbd_cli.data.images import cache as image_cache
 from dbbd_cli.data.images.cache import ImageRef, cached_images, hash_files, make_room, prepare_images, url_sha256
 from dbbd_cli.data.images.decode import decode_image
+from dbbd_cli.data.images.processes import Problem, Shape, prepare_rows
 from dbbd_cli.data.images.qr_code import render_qr
-from dbbd_cli.data.images.worker import Problem, Shape, prepare_rows
 
 
 def kept(folder: Path) -> list[Path]:
