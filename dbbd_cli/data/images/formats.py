@@ -53,7 +53,7 @@ _PROGRAMS = """
     ras xbm xpm fits fit fts dcm dicom djvu
 """
 UNREAD_SUFFIXES = frozenset((_CAMERAS + _SUCCESSORS_OF_JPEG + _PROGRAMS).split())
-"""Suffixes of images in formats that are not read, without the dot."""
+"""Suffixes of unsupported image formats, without the dot."""
 
 _TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _BMP_HEADER_SIZES = (12, 16, 40, 52, 56, 64, 108, 124)
@@ -96,7 +96,7 @@ class MissingReaderError(ImageFileError):
 
 
 def suffix_of(name: str) -> str:
-    """The suffix of a file's name in lower case, with its dot, as in the tables here; empty if there is none."""
+    """The suffix of a file name in lower case, with the dot; empty if there is none."""
     stem, dot, suffix = name.rpartition(".")
     return dot + suffix.lower() if stem and dot else ""
 
@@ -129,7 +129,7 @@ def image_format(head: bytes) -> str | None:
 
 
 def unread_format(head: bytes) -> str | None:
-    """The format, such as "PAM image", of a file that begins with `head`, if it is known but not read, or None."""
+    """The unsupported format, such as "PAM image", of a file that begins with `head`; None if it is unknown."""
     if head[4:12] == b"ftypcrx ":
         return "raw file of a camera"
     return next((name for start, name in _UNREAD_STARTS.items() if head.startswith(start)), None)
@@ -165,7 +165,7 @@ def can_read(name: str) -> bool:
 
 
 def reader_versions(suffixes: set[str]) -> str:
-    """The versions of the libraries that determine which images with these suffixes can be read."""
+    """Versions of the libraries that determine which images with these suffixes can be read."""
     import PIL
 
     if can_read("HEIC") and any(FORMAT_OF_SUFFIX.get(suffix) == "HEIC" for suffix in suffixes):
@@ -176,12 +176,12 @@ def reader_versions(suffixes: set[str]) -> str:
 
 
 def how_to_read(name: str) -> str:
-    """What to install for a format that `can_read` rejects."""
+    """How to install support for a format that `can_read` rejects."""
     return HEIF_EXTRA if name == "HEIC" else 'pip install "pillow>=11.3"'
 
 
 def ways_to_read(suffixes: Iterable[str]) -> dict[str, str]:
-    """What to install for each of these suffixes that could be read then."""
+    """How to install support for those of these suffixes that need it."""
     formats = {suffix: FORMAT_OF_SUFFIX.get(suffix, "") for suffix in sorted(suffixes)}
     return {suffix: how_to_read(name) for suffix, name in formats.items() if name in OPTIONAL and not can_read(name)}
 

@@ -1,4 +1,4 @@
-"""Image classifiers by name, and the module that owns network and loss."""
+"""Build image classifiers by name, load their weights, and combine them with the loss."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ class Classifier(nn.Module):
 
     Args:
         network: maps images `(B, 3, S, S)` to logits `(B, num_classes)`.
-        label_smoothing: share of the target that is spread over all classes.
+        label_smoothing: share of the target that is distributed over all classes.
 
-    In evaluation mode, the metrics include `f1`: counts `(2K,)` from which the F1 of each of K classes is computed. The
-    first half counts the correct predictions of each class, the second half its samples plus its predictions.
+    In evaluation mode, the metrics include `f1`: counts `(2K,)` for the F1 of each of K classes. The first half are the
+    correct predictions of each class, the second half its samples plus its predictions.
     """
 
     def __init__(self, network: nn.Module, *, label_smoothing: float = 0.0) -> None:
@@ -54,12 +54,14 @@ class Classifier(nn.Module):
 
 
 def macro_f1(counts: Sequence[float]) -> float:
-    """The mean F1 over the classes, from the sums of the counts of `Classifier`, `(2K,)`.
+    """Compute the mean F1 over the classes from the summed counts of `Classifier`, `(2K,)`.
 
-    A class that has neither samples nor predictions has no F1 and is left out of the mean.
+    A class with neither samples nor predictions has no F1 and does not count.
     """
     num_classes = len(counts) // 2
-    scores = [2 * hits / told for hits, told in zip(counts[:num_classes], counts[num_classes:], strict=True) if told]
+    scores = [
+        2 * correct / total for correct, total in zip(counts[:num_classes], counts[num_classes:], strict=True) if total
+    ]
     return sum(scores) / len(scores)
 
 
@@ -169,7 +171,7 @@ def _size_error(name: str, image_size: int, error: Exception) -> ConfigError:
 
 
 def _choose_download_folder() -> None:
-    """Gives PyTorch a folder for downloads if there is no home folder: it would create one called `~` here."""
+    """Choose PyTorch's download folder if there is no home folder; otherwise it would create a folder named `~`."""
     if os.path.expanduser("~") == "~" and "XDG_CACHE_HOME" not in os.environ:  # noqa: PTH111 - Path.home() raises
         with suppress(OSError):
             os.environ.setdefault("TORCH_HOME", str(private_folder("dbbd") / "torch"))
@@ -180,33 +182,33 @@ _AUXILIARY = ("aux1.", "aux2.", "AuxLogits.")
 
 
 def load_weights(network: nn.Module, path: Path) -> None:
-    """Fills a network from a file: a state dict, or a checkpoint that holds one.
+    """Load the weights of a network from a state dict, or from a checkpoint that contains one.
 
-    A last layer for another number of classes stays random; everything else must fit exactly.
+    A last layer for a different number of classes stays random; everything else must match exactly.
 
     Raises:
-        CheckpointError: the file is missing, is not safe to read, or has other keys or shapes.
+        CheckpointError: the file is missing or not safe to read, or has different keys or shapes.
     """
     hint = "give a state dict of the same architecture, saved with torch.save(network.state_dict(), path)"
     content = load_tensors(path)
     state = _state_dict_in(content)
     if state is None:
-        raise CheckpointError(f"model.weights: {path} holds no state dict", hint=hint)
+        raise CheckpointError(f"model.weights: {path} contains no state dict", hint=hint)
     own = network.state_dict()
     state = {_own_key(key, own): value for key, value in state.items() if not key.startswith(_AUXILIARY)}
     # Counters that old files lack, and that are never read.
     state |= {k: v for k, v in own.items() if k.endswith("num_batches_tracked") and k not in state}
     output_layer = [key for key in list(own)[-2:] if key in state and state[key].shape != own[key].shape]
     state = {key: value for key, value in state.items() if key not in output_layer}
-    findings = [f"missing: {key}" for key in own if key not in state and key not in output_layer]
-    findings += [f"unknown: {key}" for key in state if key not in own]
-    findings += [
+    problems = [f"missing: {key}" for key in own if key not in state and key not in output_layer]
+    problems += [f"unknown: {key}" for key in state if key not in own]
+    problems += [
         f"{key}: shape {tuple(state[key].shape)}, expected {tuple(own[key].shape)}"
         for key in own
         if key in state and state[key].shape != own[key].shape
     ]
-    if findings:
-        raise CheckpointError(f"model.weights: {path} does not fit the network", hint=hint, details=findings[:10])
+    if problems:
+        raise CheckpointError(f"model.weights: {path} does not fit the network", hint=hint, details=problems[:10])
     network.load_state_dict(state, strict=False)
 
 
@@ -218,7 +220,7 @@ def _own_key(key: str, own: Mapping[str, object]) -> str:
 
 
 def _state_dict_in(content: object) -> dict[str, torch.Tensor] | None:
-    """The state dict of a bare network, of a checkpoint of ours, or of the usual wrappings."""
+    """The state dict of a bare network, of our checkpoints, or of other common checkpoints."""
     if not isinstance(content, Mapping):
         return None
     if content and all(isinstance(value, torch.Tensor) for value in content.values()):

@@ -20,10 +20,11 @@ from dbbd_cli.core.temporary import discard, temporary_file, temporary_path
 from dbbd_cli.data.cache_dir import MARK
 from dbbd_cli.data.checked_file import append_checksums, checksums_match, size_with_checksums
 from dbbd_cli.data.images import cache as image_cache
-from dbbd_cli.data.images.cache import ImageRef, cached_images, hash_files, make_room, prepare_images, url_sha256
+from dbbd_cli.data.images.cache import cached_images, make_room, prepare_images
 from dbbd_cli.data.images.decode import decode_image
 from dbbd_cli.data.images.processes import Problem, Shape, prepare_rows
 from dbbd_cli.data.images.qr_code import render_qr
+from dbbd_cli.data.images.refs import ImageRef, hash_files, url_sha256
 
 
 def kept(folder: Path) -> list[Path]:

@@ -121,8 +121,8 @@ class TestFolder:
             "birds": "is a link to a folder, which is not followed",
             "cat/all": "is a link to a folder, which is not followed",
             "cat/nowhere.png": "is a link to a missing file",
-            "cat/other-class.png": "is a link out of the folder",
-            "cat/out.png": "is a link out of the folder",
+            "cat/other-class.png": "is a link that leads out of the folder",
+            "cat/out.png": "is a link that leads out of the folder",
         }
         assert source.ignored == 1
 
@@ -146,7 +146,7 @@ class TestFolder:
         (pets / "cat" / "esc\033[31m.png").touch()
         (pets / "cat" / os.fsdecode(b"latin\xe9.png")).touch()
         source = list_folder(pets)
-        reason = "its name has characters that cannot be shown; rename it, with plain text in UTF-8"
+        reason = "its name has unprintable characters; rename it"
         assert source.problems == [f"cat/esc\\x1b[31m.png: {reason}", f"cat/latin\\udce9.png: {reason}"]
         (pets / os.fsdecode(b"\xff")).mkdir()
         with pytest.raises(DataError, match=r"class name \\udcff has a slash, or characters"):
@@ -183,7 +183,7 @@ class TestFolder:
             list_folder(Path("a\0b"))
 
     def test_too_few_classes(self, pets):
-        with pytest.raises(DataError, match="no sub-folders: a classifier needs at least two classes"):
+        with pytest.raises(DataError, match="no subfolders: a classifier needs at least two classes"):
             list_folder(pets / "cat")
         (pets / "dog").rename(pets / ".dog")
         with pytest.raises(DataError, match="only one class folder, cat"):
@@ -255,9 +255,7 @@ class TestFolder:
         (pets / "raw").mkdir()
         for name in ("1.nef", "2.NEF"):
             (pets / "raw" / name).write_bytes(b"MM\0*")
-        with pytest.raises(
-            DataError, match=r"class raw has only images in formats that are not read .*: 2 \.nef$"
-        ) as caught:
+        with pytest.raises(DataError, match=r"class raw has only images in unsupported formats .*: 2 \.nef$") as caught:
             list_folder(pets)
         assert caught.value.hint == "convert them, to JPEG or PNG for example"
         for module in ("formats", "listing"):
@@ -433,7 +431,7 @@ class TestUrls:
             "urls.csv line 3: the URL is empty",
             "urls.csv line 4: the class is empty",
             "urls.csv line 5: too few fields: 1 instead of 2",
-            "urls.csv line 6: too many fields: 3 instead of 2; a URL with the separator in it needs quotation marks",
+            "urls.csv line 6: too many fields: 3 instead of 2; a URL that contains the separator must be quoted",
             f"urls.csv line 7: the URL {control}",
             f"urls.csv line 8: the class {control}",
             "urls.csv line 9: the URL is too long for a QR code: 2,332 bytes (limit 2,331)",
@@ -459,9 +457,9 @@ class TestUrls:
         assert keys(source) == ["b.example", "a.example"]
 
     def test_missing_column(self, tmp_path):
-        with pytest.raises(DataError, match="has no column url; its first line names: URL, label, x") as caught:
+        with pytest.raises(DataError, match="has no column url; its columns are: URL, label, x") as caught:
             listed(tmp_path, "URL,label,x\na.example,good,1\n")
-        assert caught.value.hint == "did you mean URL? Say which column it is with --set data.url_column=NAME"
+        assert caught.value.hint == "did you mean URL? Choose the column with --set data.url_column=NAME"
         with pytest.raises(DataError, match="has no column label") as caught:
             listed(tmp_path, "url,Labels\na.example,good\n")
         assert "Labels" in caught.value.hint
@@ -486,10 +484,10 @@ class TestUrls:
         [
             ("", "line 1 is empty"),
             ('"url', "line 1 is not valid CSV"),
-            ("url,label\n", "no row that can be used"),
-            ("url,label\n\n\n", "no row that can be used"),
+            ("url,label\n", "no usable row"),
+            ("url,label\n\n\n", "no usable row"),
             ("url,label\na.example,bad\nb.example,bad\n", "only the class bad"),
-            ("url,label\n,bad\n,good\n", "no row that can be used"),
+            ("url,label\n,bad\n,good\n", "no usable row"),
             (b"url,label\na.example,bad\nb\xe9.example,good\n", "line 3 is not UTF-8"),
             ("url,label\na.example,bad\n".encode("utf-16"), "line 1 is not UTF-8"),
             ("url,label\na.example,bad\n".encode("utf-16-le"), "is not a text file"),
@@ -505,7 +503,7 @@ class TestUrls:
         assert len(caught.value.details) == 11
 
     def test_a_table_of_bad_rows_is_given_up(self, tmp_path):
-        with pytest.raises(DataError, match="has more than 100,000 rows that cannot be used") as caught:
+        with pytest.raises(DataError, match="has more than 100,000 unusable rows") as caught:
             listed(tmp_path, "url,label\n" + "x\n" * 200_000)
         assert len(caught.value.details) == 11
 

@@ -57,7 +57,7 @@ def test_equal_content_falls_in_the_same_split_and_is_reported(
     assert len({split["cat/3.png"], *(split[f"cat/copy{copy}.png"] for copy in range(5))}) == 1
     assert split["cat/7.png"] == split["dog/same.png"]
     text = "\n".join(told.text)
-    assert "the content of 1 image is in more than one class" in text
+    assert "1 image occurs in more than one class" in text
     assert "cat/7.png (cat)" in text
     assert "6 images repeat" in text
 
