@@ -156,7 +156,7 @@ def tree_150k(repeat: int) -> Measured:
 
 
 def _write_pictures(root: Path) -> list[Path]:
-    """QR codes of synthetic URLs as PNG files of about 400 x 400 pixels, as such data sets have them, in two classes."""
+    """QR codes of synthetic URLs as PNG files of about 400 x 400 pixels, in two classes."""
     import segno
 
     from dbbd_cli.data.images.url_grammar import synthetic_urls

@@ -215,7 +215,7 @@ def test_sixteen_bits_are_scaled(name, suffix):
     ],
 )
 def test_tiff_with_more_than_eight_bits_is_scaled(order, bits, row):
-    """A file made by hand, 8 x 8 pixels, all of them half as bright as white."""
+    """The files have 8 x 8 pixels, all half as bright as white."""
     tags = {256: 8, 257: 8, 258: bits, 259: 1, 262: 1, 273: 122, 277: 1, 278: 8, 279: 8 * len(row)}
     entries = b"".join(struct.pack(f"{order}HHIHH", tag, 3, 1, value, 0) for tag, value in tags.items())
     head = (b"MM\0*" if order == ">" else b"II*\0") + struct.pack(f"{order}IH", 8, len(tags))
@@ -224,7 +224,7 @@ def test_tiff_with_more_than_eight_bits_is_scaled(order, bits, row):
 
 
 def png(samples, bits, color, *, transparent=None, palette=None):
-    """A PNG put together by hand from samples `(H, W, channels)` of so many bits."""
+    """Encode samples `(H, W, channels)` of `bits` bits as PNG."""
     rows = samples.reshape(len(samples), -1)
     if bits >= 8:
         packed = [row.astype(">u2" if bits == 16 else "u1").tobytes() for row in rows]
@@ -242,7 +242,7 @@ def png(samples, bits, color, *, transparent=None, palette=None):
 
 
 def over_white(color, alpha):
-    """What values from 0 to 1 look like over white, from 0 to 255."""
+    """Blend values from 0 to 1 with white; the result is from 0 to 255."""
     return 255 * (color * alpha[..., None] + 1 - alpha[..., None])
 
 
@@ -291,7 +291,7 @@ def test_a_tiff_whose_zero_is_white(bits):
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.int32])
-def test_pixels_without_a_defined_white_are_refused(dtype):
+def test_pixels_without_a_defined_white_are_rejected(dtype):
     with pytest.raises(ImageFileError, match="32-bit pixels"):
         decode_image(encoded(Image.fromarray(np.ones((8, 8), dtype)), "TIFF"), ".tif", SIZE)
 
@@ -321,7 +321,7 @@ ORIENTED = {
     ("name", "suffix"),
     [("JPEG", ".jpg"), ("PNG", ".png"), ("WEBP", ".webp"), ("TIFF", ".tif"), ("HEIF", ".heic"), ("AVIF", ".avif")],
 )
-def test_orientation_is_undone(name, suffix, orientation):
+def test_orientation_is_applied(name, suffix, orientation):
     if not can_read(FORMAT_OF_SUFFIX[suffix]):
         pytest.skip("cannot be read here")
     exif = Image.Exif()
@@ -333,7 +333,7 @@ def test_orientation_is_undone(name, suffix, orientation):
 
 @pytest.mark.parametrize(("name", "suffix"), [("JPEG", ".jpg"), ("PNG", ".png"), ("WEBP", ".webp")])
 @pytest.mark.parametrize("exif", [b"", b"II", b"II*\0\xff\xff\xff\xff", b"no header at all"])
-def test_damaged_exif_does_not_cost_the_picture(name, suffix, exif):
+def test_images_with_damaged_exif_are_read(name, suffix, exif):
     data = encoded(picture(), name, exif=b"Exif\0\0" + exif)
     assert_corners(decode_image(data, suffix, SIZE), [RED, GREEN, BLUE, WHITE], tolerance=30)
 
@@ -365,7 +365,7 @@ def test_large_jpeg_decoded_at_a_fraction_looks_the_same():
         ("PNG", "", "is a PNG but named without a suffix"),
     ],
 )
-def test_wrong_name(name, suffix, message):
+def test_a_suffix_of_another_format_is_an_error(name, suffix, message):
     with pytest.raises(ImageFileError) as caught:
         decode_image(encoded(picture(), name), suffix, SIZE)
     assert str(caught.value) == message
@@ -388,7 +388,7 @@ def test_wrong_name(name, suffix, message):
         (b"\0\0\0\x18ftypcrx \0\0\0\1crx isom", "is a raw file of a camera, a format that is not read"),
     ],
 )
-def test_no_image(data, message):
+def test_other_content_is_named(data, message):
     for suffix in FORMAT_OF_SUFFIX:
         with pytest.raises(ImageFileError) as caught:
             decode_image(data, suffix, SIZE)
@@ -396,7 +396,7 @@ def test_no_image(data, message):
 
 
 @pytest.mark.parametrize(("name", "suffix", "options"), FORMATS)
-def test_a_beginning_of_a_file_is_never_taken_for_another_picture(name, suffix, options):
+def test_a_truncated_file_never_gives_a_different_image(name, suffix, options):
     noise = np.random.default_rng(0).integers(0, 256, (24, 24, 3), dtype=np.uint8)
     data = encoded(Image.fromarray(noise), name, **options)
     whole = decode_image(data, suffix, SIZE)
@@ -445,7 +445,7 @@ def png_header(width, height):
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
 
 
-def test_too_many_pixels_are_refused_before_decoding():
+def test_too_many_pixels_are_rejected_before_decoding():
     assert MAX_PIXELS < 13_000**2
     with pytest.raises(ImageFileError) as caught:
         decode_image(png_header(13_000, 13_000), ".png", SIZE)
@@ -468,7 +468,7 @@ def scanned(times):
 
 
 @pytest.mark.parametrize("size", [(100_001, 1), (1, 100_001)])
-def test_a_side_of_far_too_many_pixels_is_refused(size):
+def test_a_side_that_is_too_long_is_rejected(size):
     data = encoded(Image.new("L", size), "PNG")
     with pytest.raises(ImageFileError, match=r"^too large: .* \(limit 100,000 on a side\)$"):
         decode_image(data, ".png", SIZE)
@@ -494,7 +494,7 @@ def test_lack_of_memory_is_reported(monkeypatch):
         decode_image(encoded(picture(), "PNG"), ".png", SIZE)
 
 
-def test_nothing_warns():
+def test_pillow_warnings_are_not_shown():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         with pytest.raises(ImageFileError, match=r"^(truncated|damaged)"):
@@ -505,7 +505,7 @@ def test_nothing_warns():
         assert decode_image(encoded(picture(), "PNG", exif=corrupt), ".png", SIZE).shape == (SIZE, SIZE, 3)
 
 
-def test_formats_are_known_by_their_first_bytes():
+def test_formats_are_recognized_by_their_first_bytes():
     for name, _, options in FORMATS:
         assert image_format(encoded(picture(), name, **options)[:64]) == {"PPM": "PNM", "HEIF": "HEIC"}.get(name, name)
     big_tiff = encoded(picture(), "TIFF", big_tiff=True)

@@ -1,6 +1,7 @@
+"""Manifests keep equal content in one split, report unusable images, and give the right pixels to each sample."""
+
 from __future__ import annotations
 
-import pickle
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -8,18 +9,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 from dbbd_cli.core.errors import DataError
 from dbbd_cli.core.progress import Silent
-from dbbd_cli.data.images.dataset import ImageDataset
 from dbbd_cli.data.images.manifest import make_manifest, prepare_manifest
 from dbbd_cli.data.images.sources import list_folder, list_synthetic, list_urls
 from dbbd_cli.data.images.url_grammar import host_of
 from dbbd_cli.data.manifest import Manifest
 
 
-class Told(Silent):
+class Messages(Silent):
     def __init__(self) -> None:
         self.text: list[str] = []
 
@@ -44,22 +43,22 @@ def manifest_of(source: Any, cache: Path, progress: Silent | None = None, **chan
     return make_manifest(source, **{**settings, **changes}, progress=progress or Silent())
 
 
-def test_equal_content_falls_in_the_same_split_and_is_reported(
+def test_equal_content_goes_into_the_same_split_and_is_reported(
     picture_folder: Callable[..., Path], tmp_path: Path
 ) -> None:
     root = picture_folder(("cat", "dog"), count=20)
     for copy in range(5):
         shutil.copy(root / "cat" / "3.png", root / "cat" / f"copy{copy}.png")
     shutil.copy(root / "cat" / "7.png", root / "dog" / "same.png")
-    told = Told()
-    manifest = manifest_of(list_folder(root), tmp_path / "cache", told)
+    messages = Messages()
+    manifest = manifest_of(list_folder(root), tmp_path / "cache", messages)
     split = {sample.key: sample.split for sample in manifest.samples}
     assert len({split["cat/3.png"], *(split[f"cat/copy{copy}.png"] for copy in range(5))}) == 1
     assert split["cat/7.png"] == split["dog/same.png"]
-    text = "\n".join(told.text)
+    text = "\n".join(messages.text)
     assert "1 image occurs in more than one class" in text
     assert "cat/7.png (cat)" in text
-    assert "6 images repeat" in text
+    assert "6 images are duplicates" in text
 
 
 def test_unreadable_images_end_the_run_with_their_paths(picture_folder: Callable[..., Path], tmp_path: Path) -> None:
@@ -79,32 +78,34 @@ def test_unreadable_images_end_the_run_with_their_paths(picture_folder: Callable
 def test_skipped_images_are_counted_listed_and_in_no_split(picture_folder: Callable[..., Path], tmp_path: Path) -> None:
     root = picture_folder(("cat", "dog"))
     (root / "cat" / "empty.png").write_bytes(b"")
-    told = Told()
-    manifest = manifest_of(list_folder(root), tmp_path / "cache", told, on_error="skip")
+    messages = Messages()
+    manifest = manifest_of(list_folder(root), tmp_path / "cache", messages, on_error="skip")
     assert len(manifest.samples) == 16
     assert all("empty" not in sample.key for sample in manifest.samples)
     assert len(manifest.skipped) == 1
     assert "empty.png" in manifest.skipped[0]
-    assert any("1 file or row was left out" in text for text in told.text)
+    assert any("1 file or row was left out" in text for text in messages.text)
 
 
-def test_fewer_images_than_asked_for_is_told(picture_folder: Callable[..., Path], tmp_path: Path) -> None:
-    told = Told()
-    manifest = manifest_of(list_folder(picture_folder(("cat", "dog"))), tmp_path / "cache", told, sample_per_class=50)
+def test_fewer_images_than_requested_are_reported(picture_folder: Callable[..., Path], tmp_path: Path) -> None:
+    messages = Messages()
+    manifest = manifest_of(
+        list_folder(picture_folder(("cat", "dog"))), tmp_path / "cache", messages, sample_per_class=50
+    )
     assert len(manifest.samples) == 16
-    assert "cat: 8 images, dog: 8 images (limit 50); all of them are used." in told.text
-    told = Told()
-    manifest_of(list_folder(tmp_path / "pictures"), tmp_path / "cache", told, sample_per_class=50, tell_limit=False)
-    assert told.text == []
+    assert "cat: 8 images, dog: 8 images (limit 50); all of them are used." in messages.text
+    messages = Messages()
+    manifest_of(list_folder(tmp_path / "pictures"), tmp_path / "cache", messages, sample_per_class=50, tell_limit=False)
+    assert messages.text == []
 
 
-def test_many_classes_with_fewer_images_than_asked_for_take_one_line(
+def test_many_classes_with_fewer_images_than_requested_take_one_line(
     picture_folder: Callable[..., Path], tmp_path: Path
 ) -> None:
-    told = Told()
+    messages = Messages()
     root = picture_folder(tuple(f"c{number:02}" for number in range(10)), count=3)
-    manifest_of(list_folder(root), tmp_path / "cache", told, sample_per_class=50)
-    [line] = [text for text in told.text if "limit" in text]
+    manifest_of(list_folder(root), tmp_path / "cache", messages, sample_per_class=50)
+    [line] = [text for text in messages.text if "limit" in text]
     assert line.startswith("c00: 3 images, c01: 3 images, ")
     assert line.endswith(" c07: 3 images and 2 more classes (limit 50); all of them are used.")
 
@@ -127,10 +128,10 @@ def test_images_in_formats_that_are_not_read_trigger_a_warning(
         (root / name).parent.mkdir(exist_ok=True)
         (root / name).write_bytes(b"II*\0 something")
     (root / "dog" / "notes.txt").write_text("text")
-    told = Told()
-    manifest = manifest_of(list_folder(root), tmp_path / "cache", told)
+    messages = Messages()
+    manifest = manifest_of(list_folder(root), tmp_path / "cache", messages)
     assert len(manifest.samples) == 16
-    assert told.text == [
+    assert messages.text == [
         "Files that are not images were ignored: 1.",
         "warning: 3 images in formats that are not read were left out: 2 .nef, 1 .psd.",
     ]
@@ -143,15 +144,15 @@ def test_a_missing_reader_is_named_with_how_to_install_it(
         monkeypatch.setattr(f"dbbd_cli.data.images.{module}.can_read", lambda name: name not in ("", "HEIC"))
     root = picture_folder(("cat", "dog"))
     (root / "cat" / "IMG_0001.HEIC").write_bytes(b"\0\0\0\x18ftypheic")
-    told = Told()
-    manifest_of(list_folder(root), tmp_path / "cache", told)
-    assert told.text == [
+    messages = Messages()
+    manifest_of(list_folder(root), tmp_path / "cache", messages)
+    assert messages.text == [
         "warning: 1 image in formats that are not read was left out: 1 .heic.",
         'warning: To read .heic: pip install "dbbd-cli[heif]"',
     ]
 
 
-def test_a_host_stays_in_one_split(tmp_path: Path) -> None:
+def test_urls_of_a_host_go_into_one_split(tmp_path: Path) -> None:
     manifest = manifest_of(list_synthetic(200, 3), tmp_path, group_by_host=True)
     splits: dict[str, set[str]] = {}
     for sample in manifest.samples:
@@ -160,7 +161,7 @@ def test_a_host_stays_in_one_split(tmp_path: Path) -> None:
     assert all(len(found) == 1 for found in splits.values())
 
 
-def test_the_real_urls_split_as_promised(shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_real_urls_are_split_as_configured(shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = list_urls(shared / "data" / "qr_urls.csv", "url", "label")
     monkeypatch.setattr(
         "dbbd_cli.data.images.manifest.prepare_images",
@@ -173,7 +174,7 @@ def test_the_real_urls_split_as_promised(shared: Path, tmp_path: Path, monkeypat
         assert counts == [3500, 750, 750]
 
 
-def test_files_that_changed_since_the_manifest_are_named(picture_folder: Callable[..., Path], tmp_path: Path) -> None:
+def test_files_that_have_changed_since_are_named(picture_folder: Callable[..., Path], tmp_path: Path) -> None:
     root = picture_folder(("cat", "dog"))
     source = list_folder(root)
     manifest = manifest_of(source, tmp_path / "cache")
@@ -191,33 +192,33 @@ def test_files_that_changed_since_the_manifest_are_named(picture_folder: Callabl
     assert len(caught.value.details) == 2
 
 
-def test_files_that_only_the_cache_still_has_are_reported(picture_folder: Callable[..., Path], tmp_path: Path) -> None:
+def test_files_that_remain_only_in_the_cache_are_reported(picture_folder: Callable[..., Path], tmp_path: Path) -> None:
     root = picture_folder(("cat", "dog"))
     source = list_folder(root)
     manifest = manifest_of(source, tmp_path / "cache")
 
-    def told(*splits: str) -> list[str]:
-        told = Told()
+    def messages_for(*splits: str) -> list[str]:
+        messages = Messages()
         settings = {"roots": source.roots, "image_size": 32, "cache_dir": tmp_path / "cache"}
-        prepared, samples = prepare_manifest(manifest, splits=splits, **settings, progress=told)
+        prepared, samples = prepare_manifest(manifest, splits=splits, **settings, progress=messages)
         assert len(samples) == 16
         assert prepared.shape[0] == 16
-        return told.text
+        return messages.text
 
-    assert told("train", "val", "test") == []
+    assert messages_for("train", "val", "test") == []
     first, second = manifest.of("train")[:2]
     (root / first.key).unlink()
-    [line] = told("train", "val")
+    [line] = messages_for("train", "val")
     assert line.startswith("1 image file of 14 is missing or has changed: using the cached pixels")
-    assert told("test") == []
+    assert messages_for("test") == []
     (root / second.key).touch()  # changed in nothing but its time
-    assert told("train", "val") == [line]
+    assert messages_for("train", "val") == [line]
     shutil.copy(root / manifest.of("val")[0].key, root / second.key)
-    [line] = told("train", "val")
+    [line] = messages_for("train", "val")
     assert line.startswith("2 image files of 14 are missing or have changed:")
 
 
-def test_a_damaged_cache_is_rebuilt_or_refused(picture_folder: Callable[..., Path], tmp_path: Path) -> None:
+def test_a_damaged_cache_is_rebuilt_or_rejected(picture_folder: Callable[..., Path], tmp_path: Path) -> None:
     root = picture_folder(("cat", "dog"))
     source = list_folder(root)
     manifest = manifest_of(source, tmp_path / "cache")
@@ -231,17 +232,17 @@ def test_a_damaged_cache_is_rebuilt_or_refused(picture_folder: Callable[..., Pat
         path.write_bytes(data)
 
     damage(intact.path)
-    told = Told()
+    messages = Messages()
     assert manifest_of(source, tmp_path / "cache") == manifest  # a new run meets it, too
-    prepared, samples = prepare_manifest(manifest, **settings, progress=told)
-    assert len(told.text) == 1
-    assert "is damaged: the images are prepared again" in told.text[0]
+    prepared, samples = prepare_manifest(manifest, **settings, progress=messages)
+    assert len(messages.text) == 1
+    assert "is damaged: the images are prepared again" in messages.text[0]
     for sample, row in zip(samples, prepared.open(), strict=True):
         assert np.array_equal(row, expected[sample.key])
     damage(prepared.path)
     (root / samples[0].key).unlink()
     with pytest.raises(DataError, match="1 image of the run's manifest is missing, changed or unreadable"):
-        prepare_manifest(manifest, **settings, progress=Told())
+        prepare_manifest(manifest, **settings, progress=Messages())
 
 
 def test_only_the_files_of_the_needed_split_are_read(picture_folder: Callable[..., Path], tmp_path: Path) -> None:
@@ -260,19 +261,3 @@ def test_only_the_files_of_the_needed_split_are_read(picture_folder: Callable[..
     )
     assert samples == manifest.of("test")
     assert prepared.shape[0] == len(samples)
-
-
-def test_a_batch_holds_the_rows_that_were_asked_for_also_after_pickling(tmp_path: Path) -> None:
-    manifest = manifest_of(list_synthetic(10, 3), tmp_path)
-    prepared, samples = prepare_manifest(
-        manifest, splits=("train",), roots=(), image_size=32, cache_dir=tmp_path, progress=Silent()
-    )
-    rows = [row for row, sample in enumerate(samples) if sample.split == "val"]
-    dataset = ImageDataset(prepared, rows, [samples[row].label for row in rows])
-    batch = dataset.__getitems__([(4, 1), (4, 0)])
-    assert torch.equal(batch.pixels, torch.from_numpy(prepared.open()[[rows[1], rows[0]]].copy()))
-    assert batch.labels.tolist() == [samples[rows[1]].label, samples[rows[0]].label]
-    assert int(batch.epoch) == 4
-    copy = pickle.loads(pickle.dumps(dataset))
-    assert len(pickle.dumps(dataset)) < 5000  # not the pixels
-    assert np.array_equal(copy.__getitems__([(4, 1)]).pixels, batch.pixels[:1])

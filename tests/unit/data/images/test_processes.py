@@ -74,7 +74,7 @@ def test_rows_are_those_of_one_process(work: Callable[..., Work], tmp_path: Path
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems refuse such names")
-def test_names_that_are_not_unicode_are_found_and_bad_content_is_reported(
+def test_names_that_are_not_unicode_are_read_and_bad_content_is_reported(
     work: Callable[..., Work], tmp_path: Path
 ) -> None:
     refs = []
@@ -123,7 +123,7 @@ def test_a_process_that_is_stopped_is_replaced(work: Callable[..., Work], monkey
 
 
 def started_with(change: str) -> str:
-    """How processes are started in which `prepare_image` is `change`, a function of the original and a reference."""
+    """Return code of a worker whose `prepare_image` is `change`, a function of the original and a reference."""
     start, imported, _ = image_processes._START.partition("from")
     assert imported
     return (
@@ -256,7 +256,7 @@ def test_ctrl_c_of_the_terminal_does_not_reach_the_processes(work: Callable[...,
     made.results.close()
 
 
-def test_modules_in_the_current_folder_are_not_taken(
+def test_modules_in_the_current_folder_are_not_imported(
     work: Callable[..., Work], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "json.py").write_text("raise SystemExit('taken')")
@@ -265,7 +265,7 @@ def test_modules_in_the_current_folder_are_not_taken(
     assert list(work(url_refs(4)).results) == [(4, {})]
 
 
-def test_a_process_without_work_ends_with_its_input() -> None:
+def test_a_worker_ends_with_its_input() -> None:
     worker = image_processes._Worker(1)
     try:
         worker.process.stdin.close()
@@ -277,7 +277,7 @@ def test_a_process_without_work_ends_with_its_input() -> None:
 
 
 def unguarded_script(folder: Path, count: int) -> list[str]:
-    """A program as people write them: without `if __name__ == "__main__"`."""
+    """Write a script without `if __name__ == "__main__"`, as users do."""
     script = folder / "script.py"
     script.write_text(
         "import os\n"
@@ -293,7 +293,7 @@ def unguarded_script(folder: Path, count: int) -> list[str]:
     return [sys.executable, str(script)]
 
 
-def test_a_script_without_a_guard_ends(tmp_path: Path) -> None:
+def test_a_script_without_a_main_guard_works(tmp_path: Path) -> None:
     ended = subprocess.run(
         unguarded_script(tmp_path, 520),
         cwd=tmp_path,
@@ -336,3 +336,12 @@ def test_a_url_that_does_not_match_its_hash_is_rejected(ref: ImageRef, tmp_path:
         prepare_image(ref, SIZE)
     (tmp_path / "pixels").write_bytes(bytes(SIZE * SIZE))
     assert not prepare_rows(tmp_path / "pixels", (1, 1, SIZE, SIZE), [(0, ref)])[0].lasting
+
+
+def test_workers_import_nothing_heavy() -> None:
+    code = (
+        "import sys; import dbbd_cli.data.images.processes; "
+        "print({'torch', 'torchvision', 'pydantic', 'matplotlib'} & set(sys.modules))"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "set()"

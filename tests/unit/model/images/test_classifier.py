@@ -14,40 +14,13 @@ from torchmetrics.functional.classification import multiclass_f1_score
 
 from dbbd_cli.core.errors import CheckpointError, ConfigError
 from dbbd_cli.engine.efficiency import count_multiply_adds
-from dbbd_cli.engine.runtime import count_parameters, size_mb
 from dbbd_cli.engine.state import Sums
 from dbbd_cli.model.images.catalog import model_input
 from dbbd_cli.model.images.classifier import Classifier, build_network, load_weights, macro_f1
-from dbbd_cli.model.images.qr_cnn import QrCnn
 
 
 def build(name: str = "qr_cnn", weights: str = "none", num_classes: int = 2) -> torch.nn.Module:
     return build_network(name, num_classes=num_classes, image_size=32, dropout=0.5, weights=weights)
-
-
-def test_parameters_size_and_arithmetic_of_qr_cnn() -> None:
-    with torch.device("meta"):
-        network = QrCnn(num_classes=2)
-        assert count_parameters(network) == 51_539_906
-        assert f"{size_mb(network):.2f}" == "196.61"
-        multiply_adds = count_multiply_adds(network, torch.empty(1, 3, 224, 224))
-    assert round(multiply_adds / 1e6, 1) == 557.2
-
-
-def test_qr_cnn_computes_what_the_first_implementation_did() -> None:
-    network = QrCnn(num_classes=3, image_size=32).eval()
-    assert list(network.state_dict()) == [
-        f"{layer}.{kind}" for layer in ("conv1", "conv2", "conv3", "fc1", "fc2", "fc3") for kind in ("weight", "bias")
-    ]
-    x = torch.randn(2, 3, 32, 32)
-    y = x
-    for conv in (network.conv1, network.conv2, network.conv3):
-        y = F.max_pool2d(F.relu(F.conv2d(y, conv.weight, conv.bias, padding=1)), 2)  # ReLU first, as it was
-    y = F.relu(F.linear(y.view(2, -1), network.fc1.weight, network.fc1.bias))
-    expected = network.fc3(F.relu(network.fc2(y)))
-    assert torch.allclose(network(x), expected, atol=1e-6)
-    channels_last = network(x.contiguous(memory_format=torch.channels_last))
-    assert torch.allclose(channels_last, expected, atol=1e-5)
 
 
 SMALL_OF_EACH_FAMILY = (
@@ -138,7 +111,7 @@ def test_loss_is_smoothed_only_while_training() -> None:
 
 
 @pytest.mark.parametrize("num_classes", [2, 7])
-def test_f1_is_that_of_all_samples_whatever_batches_they_came_in(num_classes: int) -> None:
+def test_f1_does_not_depend_on_the_batches(num_classes: int) -> None:
     generator = torch.Generator().manual_seed(3)
     # The last class neither occurs nor is predicted, and the one before it is predicted only.
     logits = torch.randn(50, num_classes, generator=generator)
@@ -196,7 +169,7 @@ def test_weights_downloaded_from_torchvision_load(name: str, tmp_path: Path) -> 
         assert all(equal[-2:]) == (num_classes == 1000)
 
 
-def test_a_last_layer_for_other_classes_stays_random(tmp_path: Path) -> None:
+def test_a_last_layer_for_a_different_number_of_classes_stays_random(tmp_path: Path) -> None:
     path = tmp_path / "weights.pth"
     source = build(num_classes=7)
     torch.save(source.state_dict(), path)
@@ -205,7 +178,7 @@ def test_a_last_layer_for_other_classes_stays_random(tmp_path: Path) -> None:
     assert loaded.state_dict()["fc3.weight"].shape == (2, 128)
 
 
-def test_weights_that_do_not_fit_are_refused_with_the_keys(tmp_path: Path) -> None:
+def test_weights_that_do_not_fit_are_rejected_with_the_keys(tmp_path: Path) -> None:
     state = build().state_dict()
     del state["conv2.weight"]
     state["extra"] = torch.zeros(1)
@@ -219,7 +192,7 @@ def test_weights_that_do_not_fit_are_refused_with_the_keys(tmp_path: Path) -> No
         assert part in listed
 
 
-def test_files_that_run_code_or_are_no_weights_are_refused(tmp_path: Path) -> None:
+def test_files_that_run_code_or_are_not_weights_are_rejected(tmp_path: Path) -> None:
     marker = tmp_path / "ran"
 
     class Payload:
