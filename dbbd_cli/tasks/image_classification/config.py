@@ -45,11 +45,11 @@ class ImageSplitConfig(SplitConfig):
 
 
 class AugmentConfig(Section):
-    """Random changes to training images. Flips are left out: a mirrored QR code is not a QR code."""
+    """Augmentation of training images. There are no flips: a mirrored QR code is not a QR code."""
 
     rotation_degrees: Annotated[float, Field(ge=0.0, le=180.0)] = Field(5.0, description="maximum rotation, degrees")
-    brightness: Fraction = Field(0.2, description="brightness is scaled by a random factor within 1 ± this")
-    contrast: Fraction = Field(0.2, description="contrast is scaled by a random factor within 1 ± this")
+    brightness: Fraction = Field(0.2, description="brightness is multiplied by a random factor within 1 ± this")
+    contrast: Fraction = Field(0.2, description="contrast is multiplied by a random factor within 1 ± this")
 
 
 class ImageDataConfig(DataConfig):
@@ -57,15 +57,17 @@ class ImageDataConfig(DataConfig):
 
     source: Literal["folder", "classes", "urls", "synthetic"] = Field(
         "synthetic",
-        description="folder: one sub-folder per class; classes: a folder for each class; "
+        description="folder: one subfolder per class; classes: a folder for each class; "
         "urls: a CSV of URL and label, rendered as QR codes; synthetic: generated URLs, rendered as QR codes; "
         "if omitted, path implies folder or, for a file, urls, and classes implies classes",
     )
     path: NotEmpty | None = Field(None, description="the folder (source folder) or the CSV file (source urls)")
-    classes: dict[NotEmpty, NotEmpty] | None = Field(None, description="class name to folder (source classes)")
+    classes: dict[NotEmpty, NotEmpty] | None = Field(None, description="folder by class name (source classes)")
     url_column: NotEmpty = Field("url", description="name of the CSV column with the URL")
     label_column: NotEmpty = Field("label", description="name of the CSV column with the class")
-    sample_per_class: Count | None = Field(5000, description="samples drawn from each class; null: all")
+    sample_per_class: Count | None = Field(
+        5000, description="maximum number of samples drawn from each class; null: all"
+    )
     split: ImageSplitConfig = section("shares of the splits")
     on_error: Literal["fail", "skip"] = Field(
         "fail", description="whether an unreadable file ends the run (fail) or is left out, counted and listed (skip)"
@@ -75,8 +77,8 @@ class ImageDataConfig(DataConfig):
         description="height and width of the model's input, pixels, a multiple of 8 for qr_cnn; "
         "null: the model's own size, 224 for most",
     )
-    augment: AugmentConfig = section("changes to training images")
-    positive_class: NotEmpty | None = Field(None, description="the positive class of two; null: the last one")
+    augment: AugmentConfig = section("augmentation of training images")
+    positive_class: NotEmpty | None = Field(None, description="which of two classes is positive; null: the last")
     cache_dir: NotEmpty | None = Field(
         None, description="folder for decoded images; null: $DBBD_CACHE_DIR, or the user's cache folder"
     )
@@ -106,8 +108,8 @@ class ImageDataConfig(DataConfig):
 
 
 def _is_table(path: str) -> bool:
-    """Whether the path of the data is that of a CSV file, existing or not, rather than a folder."""
-    path = os.path.expanduser(path)  # noqa: PTH111 - a Path raises if its name is too long
+    """Whether a path is that of a CSV file, existing or not, rather than a folder."""
+    path = os.path.expanduser(path)  # noqa: PTH111 - Path raises if the name is too long
     return os.path.isfile(path) or (path.lower().endswith(".csv") and not os.path.isdir(path))  # noqa: PTH112, PTH113
 
 
@@ -134,18 +136,18 @@ class ImageModelConfig(ModelConfig):
         except ValueError as error:
             raise rule_error("name", str(error)) from None
         if self.name == "qr_cnn" and self.weights == "default":
-            raise rule_error("weights", "none or a path, because qr_cnn has no pretrained weights to download")
+            raise rule_error("weights", "none or a path, because qr_cnn has no pretrained weights")
         return self
 
 
 class ImageCheckpointConfig(CheckpointConfig):
-    """When the state of a run is written to disk, and which epoch is best."""
+    """When checkpoints are written, and which epoch is best."""
 
     metric: Literal["loss", "accuracy", "f1"] = Field(
         "loss",
         description="validation metric that decides which epoch is best, the first of equals: the lowest loss, or the "
-        "highest accuracy or f1 (mean F1 over the classes); early stopping follows it too, but reduce_on_plateau "
-        "always the loss",
+        "highest accuracy or f1 (mean F1 over the classes); early stopping uses it too, while reduce_on_plateau "
+        "always uses the loss",
     )
 
 

@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 
 
 class ImageClassification:
-    """Classify images: a folder of class sub-folders, or URLs drawn as QR codes."""
+    """Classification of images, or of URLs rendered as QR codes."""
 
     name = "image_classification"
     config_class = ImageClassificationConfig
     smoke_config = "smoke_qr"
 
     def make_manifest(self, config: ImageClassificationConfig, progress: Progress) -> Manifest:
-        """List the images and divide each class into splits."""
+        """List the images, check them, and divide each class into splits."""
         from dbbd_cli.data.cache_dir import cache_folder
         from dbbd_cli.data.images.manifest import make_manifest
 
@@ -54,7 +54,7 @@ class ImageClassification:
         pin_memory: bool,
         progress: Progress,
     ) -> ImageWorkload:
-        """Join images and classifier."""
+        """Prepare the images and build the classifier."""
         from dbbd_cli.tasks.image_classification.workload import ImageWorkload
 
         return ImageWorkload(
@@ -62,13 +62,13 @@ class ImageClassification:
         )
 
     def notes(self, config: ImageClassificationConfig, manifest: Manifest) -> Mapping[str, str]:
-        """Nothing beyond what every header says."""
+        """Return nothing: the header needs no more."""
         return {}
 
     def config_for_weights(
         self, content: object, path: Path, settings: Mapping[str, Any] | None, overrides: Sequence[Override]
     ) -> None:
-        """None: weights of a classifier do not say which classes they tell apart."""
+        """Return None: the weights of a classifier do not tell its classes."""
 
     def figures(
         self,
@@ -76,7 +76,7 @@ class ImageClassification:
         read: Callable[[str], bytes | None],
         failed: Callable[[str, Exception], None] | None = None,
     ) -> dict[str, Figure]:
-        """Confusion matrix, ROC, precision and recall, and reliability."""
+        """Draw the confusion matrix and the ROC, precision-recall and reliability curves."""
         from dbbd_cli.report.classification.figures import evaluation_figures
 
         return evaluation_figures(evaluation, failed)
