@@ -32,7 +32,7 @@ def make_manifest(
     source: Source,
     *,
     sample_per_class: int | None,
-    tell_limit: bool,
+    report_limit: bool,
     shares: Sequence[float],
     group_by_host: bool,
     on_error: OnError,
@@ -48,7 +48,7 @@ def make_manifest(
     Args:
         source: the classes and possible samples.
         sample_per_class: maximum number of samples of a class; None for all.
-        tell_limit: whether to report classes that have fewer.
+        report_limit: whether to report classes that have fewer.
         shares: shares of the splits train, val and test.
         group_by_host: whether URLs of the same host go into the same split.
         on_error: fail: unreadable images end the run; skip: they are left out.
@@ -69,9 +69,9 @@ def make_manifest(
         progress.line(
             f"Drew {len(labels):,} of {len(source.candidates):,} samples, at most {sample_per_class:,} of each class."
         )
-    if sample_per_class is not None and tell_limit:
-        _tell_limit(source.classes, labels, sample_per_class, progress)
-    _tell_left_out(source, progress)
+    if sample_per_class is not None and report_limit:
+        _report_limit(source.classes, labels, sample_per_class, progress)
+    _report_skipped(source, progress)
     problems = list(source.problems)
     refs: list[ImageRef] = []
     if source.roots:
@@ -92,7 +92,7 @@ def make_manifest(
         problems += [f"{refs[position].name}: {reason}" for position, reason in sorted(prepared.problems.items())]
         good = [position for position in range(len(refs)) if position not in prepared.problems]
         candidates, refs = [candidates[position] for position in good], [refs[position] for position in good]
-    _judge_problems(problems, on_error, progress)
+    _handle_problems(problems, on_error, progress)
 
     _report_duplicates(source.classes, [ref.sha256 for ref in refs], candidates, progress)
     splits = assign_splits(
@@ -115,7 +115,7 @@ def _groups(hashes: Sequence[str], keys: Sequence[str], group_by_host: bool) -> 
     return [host_of(key) for key in keys] if group_by_host else list(hashes)
 
 
-def _tell_limit(classes: Sequence[str], labels: Sequence[int], limit: int, progress: Progress) -> None:
+def _report_limit(classes: Sequence[str], labels: Sequence[int], limit: int, progress: Progress) -> None:
     counts = Counter(labels)
     fewer = [label for label in range(len(classes)) if counts[label] < limit]
     if fewer:
@@ -124,7 +124,7 @@ def _tell_limit(classes: Sequence[str], labels: Sequence[int], limit: int, progr
         progress.line(f"{named}{more} (limit {limit:,}); all of them are used.")
 
 
-def _tell_left_out(source: Source, progress: Progress) -> None:
+def _report_skipped(source: Source, progress: Progress) -> None:
     if source.ignored:
         progress.line(f"Files that are not images were ignored: {source.ignored:,}.")
     warn_of_unread(source.unread, "image", progress)
@@ -132,7 +132,7 @@ def _tell_left_out(source: Source, progress: Progress) -> None:
         progress.warn(f"To read {suffix}: {way}")
 
 
-def _judge_problems(problems: Sequence[str], on_error: OnError, progress: Progress) -> None:
+def _handle_problems(problems: Sequence[str], on_error: OnError, progress: Progress) -> None:
     if not problems:
         return
     if on_error == "skip":
@@ -201,7 +201,7 @@ def prepare_manifest(
     prepared = cached_images(refs, image_size, cache_dir, progress)
     if prepared is not None:
         needed = [ref for ref, sample in zip(refs, samples, strict=True) if sample.split in splits]
-        _tell_changed_files(needed, prepared, progress)
+        _report_changed_files(needed, prepared, progress)
         return prepared, samples
     samples = [sample for sample in samples if sample.split in splits]
     refs = _refs(samples, roots)
@@ -218,7 +218,7 @@ def prepare_manifest(
     return prepared, samples
 
 
-def _tell_changed_files(refs: Sequence[ImageRef], prepared: PreparedImages, progress: Progress) -> None:
+def _report_changed_files(refs: Sequence[ImageRef], prepared: PreparedImages, progress: Progress) -> None:
     """Report files that are missing or have changed, so that their pixels exist only in the cache."""
     written = prepared.written_ns() or 0
     gone, later = 0, []

@@ -32,7 +32,7 @@ class Messages(Silent):
 def manifest_of(source: Any, cache: Path, progress: Silent | None = None, **changes: Any) -> Manifest:
     settings: dict[str, Any] = {
         "sample_per_class": None,
-        "tell_limit": True,
+        "report_limit": True,
         "shares": (0.7, 0.15, 0.15),
         "group_by_host": False,
         "on_error": "fail",
@@ -95,7 +95,9 @@ def test_fewer_images_than_requested_are_reported(picture_folder: Callable[..., 
     assert len(manifest.samples) == 16
     assert "cat: 8 images, dog: 8 images (limit 50); all of them are used." in messages.text
     messages = Messages()
-    manifest_of(list_folder(tmp_path / "pictures"), tmp_path / "cache", messages, sample_per_class=50, tell_limit=False)
+    manifest_of(
+        list_folder(tmp_path / "pictures"), tmp_path / "cache", messages, sample_per_class=50, report_limit=False
+    )
     assert messages.text == []
 
 

@@ -16,7 +16,7 @@ from dbbd_cli.core.errors import CheckpointError, ConfigError
 from dbbd_cli.engine.efficiency import count_multiply_adds
 from dbbd_cli.engine.state import Sums
 from dbbd_cli.model.images.catalog import model_input
-from dbbd_cli.model.images.classifier import Classifier, build_network, load_weights, macro_f1
+from dbbd_cli.model.images.classifier import Classifier, _replace_head, build_network, load_weights, macro_f1
 
 
 def build(name: str = "qr_cnn", weights: str = "none", num_classes: int = 2) -> torch.nn.Module:
@@ -80,6 +80,12 @@ def test_a_size_that_a_network_cannot_take_is_an_error(name: str) -> None:
     with pytest.raises(ConfigError, match=f"data.image_size: {name} cannot take images of 40 x 40 pixels") as caught:
         build_network(name, num_classes=2, image_size=40, dropout=0.5, weights="none")
     assert caught.value.hint == f"leave data.image_size out: {name} then gets {model_input(name).size} pixels"
+
+
+def test_a_model_without_a_replaceable_classifier_is_an_error() -> None:
+    network = torch.nn.Sequential(torch.nn.Linear(8, 1000), torch.nn.Linear(1000, 21))
+    with pytest.raises(ConfigError, match="model.name: the classifier at the end of Sequential cannot be replaced"):
+        _replace_head(network, 2, 0.5)
 
 
 def test_a_checkpoint_of_googlenet_computes_the_same_without_the_download() -> None:
