@@ -84,7 +84,7 @@ def test_a_size_that_a_network_cannot_take_is_an_error(name: str) -> None:
 
 def test_a_model_without_a_replaceable_classifier_is_an_error() -> None:
     network = torch.nn.Sequential(torch.nn.Linear(8, 1000), torch.nn.Linear(1000, 21))
-    with pytest.raises(ConfigError, match="model.name: the classifier at the end of Sequential cannot be replaced"):
+    with pytest.raises(ConfigError, match="the classifier at the end of Sequential cannot be replaced"):
         _replace_head(network, 2, 0.5)
 
 
