@@ -47,8 +47,13 @@ def count_multiply_adds(network: nn.Module, sample: torch.Tensor) -> int:
     """Multiply-adds of one forward pass, counted operation by operation as PyTorch runs them."""
     from torch.utils.flop_counter import FlopCounterMode  # loads Triton if that is installed
 
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        network(sample)
+    fast_path = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)  # its fused attention is one operation that is not counted
+    try:
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            network(sample)
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast_path)
     return int(counter.get_total_flops()) // 2
 
 

@@ -27,8 +27,8 @@ def image_cache(repeat: int) -> Measured:
     from torchvision import transforms
 
     from dbbd_cli.core.progress import Silent
+    from dbbd_cli.model.images.catalog import ModelInput
     from dbbd_cli.services.session import build_workload
-    from dbbd_cli.tasks.image_classification.workload import MEAN, STD
 
     torch.set_num_threads(1)
     files = _write_pictures(Path(tempfile.mkdtemp()))
@@ -65,7 +65,7 @@ def image_cache(repeat: int) -> Measured:
             transforms.RandomRotation(config.data.augment.rotation_degrees, fill=255),
             transforms.ColorJitter(brightness=config.data.augment.brightness, contrast=config.data.augment.contrast),
             transforms.ToTensor(),
-            transforms.Normalize(MEAN, STD),
+            transforms.Normalize(ModelInput().mean, ModelInput().std),
         ]
     )
 
@@ -156,7 +156,7 @@ def tree_150k(repeat: int) -> Measured:
 
 
 def _write_pictures(root: Path) -> list[Path]:
-    """QR codes of made-up URLs as PNG files of about 400 x 400 pixels, as such data sets have them, in two classes."""
+    """QR codes of synthetic URLs as PNG files of about 400 x 400 pixels, in two classes."""
     import segno
 
     from dbbd_cli.data.images.url_grammar import synthetic_urls

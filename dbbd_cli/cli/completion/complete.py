@@ -92,7 +92,12 @@ def setting_of(task_name: str, incomplete: str) -> Candidates:
         # A key that several tasks share is offered once, with the description of the first.
         found = list({f"{name}=": field.description or "" for name, field in reversed(fields)}.items())[::-1]
     else:
-        choices = [choice for name, field in fields if name == key for choice in _choices(field.annotation)]
+        choices = [
+            str(choice)
+            for name, field in fields
+            if name == key
+            for choice in field.examples or _choices(field.annotation)
+        ]
         values = [(value, "") for value in dict.fromkeys(choices)]
         if key == "run.device":
             values = _DEVICES

@@ -1,11 +1,10 @@
-"""Decoded images on disk: each picture is read, checked and resized once, then mapped into memory by every run.
+"""Cache of decoded images: each is read, checked and resized once, then memory-mapped by every run.
 
-The cache of a data set is one file of shape (N, C, S, S), uint8: images, channels (1 where all are gray, else 3),
-height and width, and checksums at its end. Its name is a hash of the content of all its images and of the way they were
-prepared. A changed image therefore makes another file, and two runs, or two processes, can share one. The pixels are
-verified before they are used; a damaged file is prepared again. Where some images are bad, the file is
-named by the good ones, and a small record under the name of all of them says which are bad, so that the next run
-neither tries them again nor misses the file.
+The cache of a data set is one file of shape (N, C, S, S), uint8: images, channels (1 if all are gray, else 3), height
+and width, followed by checksums. Its name is a hash of the content of all images and of the way they were prepared:
+a changed image leads to another file, and runs and processes can share one. The pixels are verified before they are
+used; a damaged file is prepared again. If some images are bad, the file is named after the good ones, and a small
+record, named after all of them, lists the bad ones, so that the next run finds the file and does not try them again.
 """
 
 from __future__ import annotations
@@ -29,18 +28,15 @@ from dbbd_cli.core.text import printable
 from dbbd_cli.data.cache import disk_errors, entry_lock, make_room, mark_used
 from dbbd_cli.data.checked_file import append_checksums, checksums_match, size_with_checksums, written_ns
 from dbbd_cli.data.images.formats import reader_versions, suffix_of
-from dbbd_cli.data.images.processes import prepare_in_workers
-from dbbd_cli.data.images.refs import ImageRef as ImageRef
-from dbbd_cli.data.images.refs import hash_files as hash_files
-from dbbd_cli.data.images.refs import url_sha256 as url_sha256
-from dbbd_cli.data.images.worker import Problem, Shape, prepare_rows
+from dbbd_cli.data.images.processes import Problem, Shape, prepare_in_workers, prepare_rows
+from dbbd_cli.data.images.refs import ImageRef
 
 CACHE_FORMAT = 3
 BYTES_WORTH_A_BAR = 1 << 30
-"""Verifying the pixels of a smaller cache takes less than a second."""
+"""Verifying a smaller cache takes less than a second."""
 ROWS_PER_JOB = 64
 ROWS_WORTH_PROCESSES = 512
-"""Starting processes takes about half a second: fewer QR codes are rendered faster in this one."""
+"""Starting processes takes about half a second; fewer QR codes are rendered faster in this process."""
 
 
 @dataclass(frozen=True)
@@ -50,27 +46,27 @@ class PreparedImages:
     path: Path
     shape: Shape
     problems: dict[int, str]
-    """Position among the given images to reason; the other images are the rows of the file, in order."""
+    """Reason by position among the given images; the other images are the rows of the file, in order."""
 
     @property
     def num_bytes(self) -> int:
-        """Bytes of the pixels."""
+        """Size of the pixels in bytes."""
         return int(np.prod(self.shape))
 
     def written_ns(self) -> int | None:
-        """When the file was written, in nanoseconds since 1970; None if it has been removed or damaged since."""
+        """Time at which the file was written, nanoseconds since 1970; None if it has been removed or damaged since."""
         try:
             return written_ns(self.path, self.num_bytes)
         except OSError:
             return None
 
     def open(self) -> np.ndarray:
-        """Maps the pixels `(N, C, S, S)` into memory, read only."""
+        """Map the pixels `(N, C, S, S)` into memory, read-only."""
         return np.memmap(self.path, dtype=np.uint8, mode="r", shape=self.shape)
 
 
 def cached_images(refs: Sequence[ImageRef], size: int, cache_dir: Path, progress: Progress) -> PreparedImages | None:
-    """The prepared images, if all were prepared before and the pixels are undamaged; otherwise None.
+    """Return the prepared images if all are in the cache and undamaged, otherwise None.
 
     Args:
         refs: the images; all files, or all URLs.
@@ -84,7 +80,7 @@ def cached_images(refs: Sequence[ImageRef], size: int, cache_dir: Path, progress
 def prepare_images(
     refs: Sequence[ImageRef], size: int, cache_dir: Path, progress: Progress, *, verify: bool = True
 ) -> PreparedImages:
-    """Decodes, checks and resizes images, or finds that this was done before.
+    """Decode, check and resize images, unless they are in the cache.
 
     Other files of the cache make room, see `data.cache.make_room`. A data set that exceeds the limit by itself is
     written nevertheless, since there is no training without it; then nothing else is kept.
@@ -94,13 +90,13 @@ def prepare_images(
         size: height and width in pixels.
         cache_dir: folder of the caches.
         progress: receives each image, and a warning about a damaged cache.
-        verify: whether the pixels of an existing cache are verified, which reads all of them.
+        verify: whether to verify the pixels of an existing cache, which reads all of them.
 
     Returns:
-        The prepared images, without those that are unreadable.
+        The prepared images, without the unreadable ones.
 
     Raises:
-        DataError: the processes that prepare images cannot work.
+        DataError: worker processes cannot be started.
         DiskError: the cache cannot be written.
     """
     if (done := _done_before(refs, size, cache_dir, progress if verify else None)) is not None:
@@ -116,7 +112,7 @@ def prepare_images(
 def _done_before(
     refs: Sequence[ImageRef], size: int, cache_dir: Path, progress: Progress | None
 ) -> PreparedImages | None:
-    """What `prepare_images` gave before for these images: all of them, or all but those on record as bad."""
+    """The cache of these images, or of all but those recorded as bad; None if there is none."""
     if (whole := _usable_of(refs, size, cache_dir, {}, progress)) is not None:
         return whole
     record = _of(refs, size, cache_dir, {}).path.with_suffix(".json")
@@ -127,7 +123,7 @@ def _done_before(
 def _usable_of(
     refs: Sequence[ImageRef], size: int, cache_dir: Path, problems: dict[int, str], progress: Progress | None
 ) -> PreparedImages | None:
-    """The cache of the good images, if it exists; its pixels are verified if `progress` is given."""
+    """The cache of the good images if it exists; its pixels are verified if `progress` is given."""
     found = (_of(refs, size, cache_dir, problems, channels) for channels in (1, 3))
     return next((prepared for prepared in found if _usable(prepared, progress)), None)
 
@@ -135,7 +131,7 @@ def _usable_of(
 def _of(
     refs: Sequence[ImageRef], size: int, cache_dir: Path, problems: dict[int, str], channels: int | None = None
 ) -> PreparedImages:
-    """The cache of the images that are no problem, whether it exists or not; with as many channels as they may need."""
+    """The cache of the good images, whether it exists or not, with the most channels that they may need by default."""
     channels = channels or (1 if refs[0].url is not None else 3)
     good = [ref for position, ref in enumerate(refs) if position not in problems]
     return PreparedImages(cache_dir / _cache_name(good, channels, size), (len(good), channels, size, size), problems)
@@ -178,12 +174,12 @@ def _usable(prepared: PreparedImages, progress: Progress | None) -> bool:
 
 
 def _read_record(path: Path, refs: Sequence[ImageRef]) -> dict[int, str]:
-    """The bad images according to a record made with these readers: others may read other images."""
+    """The bad images according to a record that was made with the same readers; others may read more images."""
     try:
         record = json.loads(read_file(path))
         problems = {int(position): printable(str(reason)) for position, reason in record["problems"].items()}
         known = all(0 <= position < len(refs) for position in problems) and record["readers"] == _readers(refs)
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):  # none, or damaged
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):  # missing or damaged
         return {}
     return problems if known else {}
 
@@ -193,7 +189,7 @@ def _readers(refs: Sequence[ImageRef]) -> str:
 
 
 def _fill(refs: Sequence[ImageRef], whole: PreparedImages, progress: Progress) -> PreparedImages:
-    """Writes the cache file, without the images that are unreadable."""
+    """Write the cache file, without unreadable images."""
     temporary = temporary_file(whole.path)
     try:
         _reserve(temporary, whole.num_bytes)
@@ -211,7 +207,7 @@ def _fill(refs: Sequence[ImageRef], whole: PreparedImages, progress: Progress) -
         temporary.replace(prepared.path)
     finally:
         discard(temporary)
-    # What may be mended without a change of content, such as a missing permission, is tried again.
+    # Problems that do not depend on the content, such as a missing permission, are not recorded.
     if found and all(problem.lasting for problem in found.values()):
         record = {"readers": _readers(refs), "problems": prepared.problems}
         write_text(whole.path.with_suffix(".json"), json.dumps(record))
@@ -219,18 +215,17 @@ def _fill(refs: Sequence[ImageRef], whole: PreparedImages, progress: Progress) -
 
 
 def _prepare(path: Path, shape: Shape, refs: Sequence[ImageRef], progress: Progress) -> dict[int, Problem]:
-    """Writes all rows, in processes where that is quicker; returns those that could not be prepared."""
+    """Write all rows, in worker processes except for few QR codes; return the rows that could not be prepared."""
     problems: dict[int, Problem] = {}
     title = "Rendering QR codes" if shape[1] == 1 else "Decoding images"
     jobs = [(start, refs[start : start + ROWS_PER_JOB]) for start in range(0, len(refs), ROWS_PER_JOB)]
     with progress.phase(title, len(refs), unit="images", sample_unit="images") as bar:
-        # An untrusted image may crash its decoder, or keep it busy forever: it is decoded in other processes only.
         if refs[0].path is None and (len(refs) < ROWS_WORTH_PROCESSES or (os.cpu_count() or 1) == 1):
             for start, part in jobs:
                 problems.update(prepare_rows(path, shape, enumerate(part, start)))
                 bar.advance(len(part), samples=len(part))
         else:
-            # An error here, or Ctrl-C, must end the processes at once, not when the last frame lets go of them.
+            # An error or Ctrl-C must end the processes immediately, not when the generator is garbage-collected.
             with closing(prepare_in_workers(path, shape, jobs)) as results:
                 for count, found in results:
                     problems.update(found)
@@ -239,7 +234,7 @@ def _prepare(path: Path, shape: Shape, refs: Sequence[ImageRef], progress: Progr
 
 
 def _reserve(path: Path, size: int) -> None:
-    """Makes a file of zeros whose blocks exist: a disk that fills up under a memory map would end the process."""
+    """Create a file of zeros with allocated blocks: a disk that fills up under a memory map would kill the process."""
     free = shutil.disk_usage(path.parent).free
     if free < size:
         raise OSError(errno.ENOSPC, f"{size / 1e6:,.0f} MB are needed and {free / 1e6:,.0f} MB are free")
@@ -251,7 +246,7 @@ def _reserve(path: Path, size: int) -> None:
 
 
 def _keep_rows(path: Path, shape: Shape, rows: Sequence[int]) -> None:
-    """Moves the given rows to the front of the file and cuts off the rest."""
+    """Move the given rows to the front of the file and truncate it."""
     pixels = np.memmap(path, dtype=np.uint8, mode="r+", shape=shape)
     for target, source in enumerate(rows):
         if target != source:
@@ -262,14 +257,14 @@ def _keep_rows(path: Path, shape: Shape, rows: Sequence[int]) -> None:
 
 
 def _is_gray(path: Path, shape: Shape) -> bool:
-    """Whether all channels of all images are alike, as those of QR codes are."""
+    """Whether the channels of every image are equal."""
     pixels = np.memmap(path, dtype=np.uint8, mode="r", shape=shape)
     parts = (pixels[first : first + ROWS_PER_JOB] for first in range(0, len(pixels), ROWS_PER_JOB))
     return all(bool((part == part[:, :1]).all()) for part in parts)
 
 
 def _keep_one_channel(path: Path, shape: Shape) -> None:
-    """Moves the first channel of each image to the front of the file and cuts off the rest: a third is read faster."""
+    """Move the first channel of each image to the front of the file and truncate it to a third."""
     pixels = np.memmap(path, dtype=np.uint8, mode="r+", shape=shape)
     kept = pixels.reshape(-1)[: len(pixels) * shape[2] * shape[3]].reshape(len(pixels), shape[2], shape[3])
     for row in range(len(pixels)):

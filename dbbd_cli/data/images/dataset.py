@@ -13,7 +13,7 @@ from dbbd_cli.data.loader import Key
 
 
 class ImageBatch(NamedTuple):
-    """A batch as it comes from the loader.
+    """A batch from the loader.
 
     Attributes:
         pixels: `(B, C, S, S)`, uint8; C is 1 for grayscale, else 3.
@@ -29,7 +29,7 @@ class ImageBatch(NamedTuple):
 
 
 class ImageDataset:
-    """One split of the prepared images, a batch at a time.
+    """One split of the prepared images, read in batches.
 
     Args:
         prepared: pixels of all images of the manifest.
@@ -39,7 +39,7 @@ class ImageDataset:
 
     def __init__(self, prepared: PreparedImages, rows: Sequence[int], labels: Sequence[int]) -> None:
         self.prepared = prepared
-        # Opened at once: the map stays even if the cache's file is removed while a run trains.
+        # Opened immediately: the mapping survives the removal of the cache file during training.
         self._pixels: np.ndarray | None = prepared.open()
         self.rows = np.asarray(rows, dtype=np.int64)
         self.labels = np.asarray(labels, dtype=np.int64)
@@ -48,12 +48,12 @@ class ImageDataset:
         return len(self.rows)
 
     def __getstate__(self) -> dict[str, Any]:
-        # A memory map would be copied into a spawned worker; each opens its own.
+        # A spawned worker would get a copy of the mapped pixels; it opens the file itself.
         return {**self.__dict__, "_pixels": None}
 
     def __getitems__(self, keys: list[Key]) -> ImageBatch:
         if self._pixels is None:
-            self._pixels = self.prepared.open()  # in a spawned worker
+            self._pixels = self.prepared.open()
         samples = np.asarray([index for _, index in keys], dtype=np.int64)
         return ImageBatch(
             pixels=torch.from_numpy(self._pixels[self.rows[samples]]),

@@ -1,4 +1,4 @@
-"""Image formats: which are read, how their names and contents are recognized, and which others are known."""
+"""Image formats: which are read, how names and contents are recognized, and which others are known but not read."""
 
 from __future__ import annotations
 
@@ -33,16 +33,16 @@ FORMAT_OF_SUFFIX = {
     ".avif": "AVIF",
     ".avifs": "AVIF",
 }
-"""Formats by the suffix of a file, in lower case. The first frame or page is used, or the main image of a HEIC."""
+"""Formats by file suffix, in lower case. Only the first frame or page is read, or the main image of a HEIC."""
 
 OPTIONAL = {"HEIC", "AVIF"}
-"""Formats that need more than the dependencies of the program."""
+"""Formats that need optional dependencies."""
 _SAFE_LIBHEIF = (1, 23)
-"""Earlier versions decode data of any size, whatever size the file declares."""
+"""Earlier versions decode data of any size, regardless of the declared size."""
 HEIF_EXTRA = 'pip install "dbbd-cli[heif]"'
 
 HEAD_BYTES = 64
-"""Number of bytes at the start of a file that `image_format` and `unread_format` need."""
+"""Bytes from the start of a file that `image_format` and `unread_format` need."""
 
 _CAMERAS = """
     3fr arw cr2 cr3 crw dcr dng erf fff gpr iiq k25 kdc mef mos mrw nef nrw orf pef raf raw rw2 rwl sr2 srf srw x3f
@@ -53,7 +53,7 @@ _PROGRAMS = """
     ras xbm xpm fits fit fts dcm dicom djvu
 """
 UNREAD_SUFFIXES = frozenset((_CAMERAS + _SUCCESSORS_OF_JPEG + _PROGRAMS).split())
-"""Suffixes of images in formats that are not read, without the dot."""
+"""Suffixes of unsupported image formats, without the dot."""
 
 _TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _BMP_HEADER_SIZES = (12, 16, 40, 52, 56, 64, 108, 124)
@@ -87,14 +87,22 @@ _UNREAD_STARTS = {
 }
 
 
+class ImageFileError(ValueError):
+    """An image cannot be used; the message is the reason, in plain words."""
+
+
+class MissingReaderError(ImageFileError):
+    """The image is in a format that this environment cannot read."""
+
+
 def suffix_of(name: str) -> str:
-    """The suffix of a file's name in lower case, with its dot, as in the tables here; empty if there is none."""
+    """The suffix of a file name in lower case, with the dot; empty if there is none."""
     stem, dot, suffix = name.rpartition(".")
     return dot + suffix.lower() if stem and dot else ""
 
 
 def image_format(head: bytes) -> str | None:
-    """The image format of a file that begins with `head` (`HEAD_BYTES` bytes), one of `FORMAT_OF_SUFFIX`, or None."""
+    """The format, one of `FORMAT_OF_SUFFIX`, of a file that begins with `head` (`HEAD_BYTES` bytes), or None."""
     if head.startswith(b"\x89PNG\r\n\x1a\n"):
         return "PNG"
     if head.startswith(b"\xff\xd8\xff"):
@@ -105,7 +113,7 @@ def image_format(head: bytes) -> str | None:
         return "WEBP"
     if head.startswith(_TIFF_STARTS):
         return "TIFF"
-    # Two letters are too little to tell a bitmap from a text.
+    # "BM" alone does not distinguish a bitmap from text.
     if head.startswith(b"BM") and int.from_bytes(head[14:16], "little") in _BMP_HEADER_SIZES:
         return "BMP"
     if _PNM.match(head):
@@ -114,14 +122,14 @@ def image_format(head: bytes) -> str | None:
         brands = {head[start : start + 4] for start in (8, *range(16, min(len(head), _box_size(head)) - 3, 4))}
         if brands & _AVIF_BRANDS:
             return "AVIF"
-        # A HEIF container may hold images of other kinds; its reader finds out.
+        # A HEIF container may hold images of other kinds, which its reader rejects.
         if brands & _HEIC_BRANDS or head[8:12] in (b"mif1", b"msf1"):
             return "HEIC"
     return None
 
 
 def unread_format(head: bytes) -> str | None:
-    """The format, such as "PAM image", of a file that begins with `head`, if it is known but not read, or None."""
+    """The unsupported format, such as "PAM image", of a file that begins with `head`; None if it is unknown."""
     if head[4:12] == b"ftypcrx ":
         return "raw file of a camera"
     return next((name for start, name in _UNREAD_STARTS.items() if head.startswith(start)), None)
@@ -139,7 +147,7 @@ def can_read(name: str) -> bool:
         try:
             import pillow_heif
 
-            # Thumbnails would be decoded instead of large images, and need not look like them.
+            # Without these options, thumbnails could be decoded in place of large images.
             pillow_heif.register_heif_opener(thumbnails=False, depth_images=False, aux_images=False, decode_threads=1)
         except ImportError:
             return False
@@ -147,12 +155,17 @@ def can_read(name: str) -> bool:
     if name == "AVIF":
         from PIL import features
 
-        return "avif" in features.modules and features.check("avif") is True
+        if "avif" not in features.modules or features.check("avif") is not True:
+            return False
+        from PIL import AvifImagePlugin
+
+        AvifImagePlugin.DEFAULT_MAX_THREADS = 1  # as for HEIC: images are decoded in several processes already
+        return True
     return name in FORMAT_OF_SUFFIX.values()
 
 
 def reader_versions(suffixes: set[str]) -> str:
-    """The versions of the libraries that determine which images with these suffixes can be read."""
+    """Versions of the libraries that determine which images with these suffixes can be read."""
     import PIL
 
     if can_read("HEIC") and any(FORMAT_OF_SUFFIX.get(suffix) == "HEIC" for suffix in suffixes):
@@ -163,12 +176,12 @@ def reader_versions(suffixes: set[str]) -> str:
 
 
 def how_to_read(name: str) -> str:
-    """What to install for a format that `can_read` rejects."""
+    """How to install support for a format that `can_read` rejects."""
     return HEIF_EXTRA if name == "HEIC" else 'pip install "pillow>=11.3"'
 
 
 def ways_to_read(suffixes: Iterable[str]) -> dict[str, str]:
-    """What to install for each of these suffixes that could be read then."""
+    """How to install support for those of these suffixes that need it."""
     formats = {suffix: FORMAT_OF_SUFFIX.get(suffix, "") for suffix in sorted(suffixes)}
     return {suffix: how_to_read(name) for suffix, name in formats.items() if name in OPTIONAL and not can_read(name)}
 

@@ -1,4 +1,4 @@
-"""Lists the files in the folder of a class: images, files that should be images and are not, others. Decodes none."""
+"""List the folder of a class: images, files that should be images but are not, and others. Nothing is decoded."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ LINKED_FOLDER = "is a link to a folder, which is not followed"
 
 
 def list_class(name: str, root: Path, setting: str) -> tuple[list[str], list[str], int, Counter[str]]:
-    """Lists the folder of a class, with its subfolders.
+    """List the folder of a class and its subfolders.
 
     Returns:
         The keys of the images and the problems, both sorted, the number of files that are not images, and the number of
-        images in formats that are not read, by suffix.
+        images in unsupported formats by suffix.
 
     Raises:
         DataError: the folder is missing or unreadable.
@@ -65,7 +65,7 @@ def list_class(name: str, root: Path, setting: str) -> tuple[list[str], list[str
 
 
 def _problem(entry: os.DirEntry[str], key: str, real_root: Path) -> str | None:
-    """Why an entry that looks like a sample cannot be one; None if it is an image, or unrelated to images."""
+    """Why an entry that should be an image cannot be used; None if it can, or is not an image."""
     if entry.is_symlink():
         if is_linked_folder(entry):
             return LINKED_FOLDER
@@ -73,13 +73,13 @@ def _problem(entry: os.DirEntry[str], key: str, real_root: Path) -> str | None:
             return None
         target = Path(os.path.realpath(entry.path))
         if not target.is_relative_to(real_root):
-            return "is a link out of the folder"
+            return "is a link that leads out of the folder"
         if not target.is_file():
             return "is a link to a missing file"
     if not _is_image_name(entry.name):
         return _wrong_name(entry)
     if UNPRINTABLE.search(key):
-        return "its name has characters that cannot be shown; rename it, with plain text in UTF-8"
+        return "its name has unprintable characters; rename it"
     return None
 
 
@@ -87,7 +87,7 @@ def is_linked_folder(entry: os.DirEntry[str]) -> bool:
     """Whether an entry is a link to a folder."""
     try:
         return entry.is_symlink() and entry.is_dir()
-    except OSError:  # a link to itself, or into a folder that is closed to this user
+    except OSError:  # a link to itself, or into a folder without permission
         return False
 
 
@@ -96,9 +96,9 @@ def _wrong_name(entry: os.DirEntry[str]) -> str | None:
     suffix = suffix_of(entry.name)
     if (
         announced is None
-        or announced == "PNM"  # three characters, with which a text may begin
+        or announced == "PNM"  # a text may begin with the same three characters
         or announced == FORMAT_OF_SUFFIX.get(suffix)
-        or (announced == "TIFF" and suffix[1:] in UNREAD_SUFFIXES)  # raw files of many cameras are TIFF inside
+        or (announced == "TIFF" and suffix[1:] in UNREAD_SUFFIXES)  # the raw formats of many cameras are TIFF
     ):
         return None
     shown = printable(PurePath(entry.name).suffix)
@@ -106,7 +106,7 @@ def _wrong_name(entry: os.DirEntry[str]) -> str | None:
 
 
 def _is_unread(entry: os.DirEntry[str]) -> bool:
-    """Whether an entry that `_problem` found nothing wrong with is an image in a format that is not read."""
+    """Whether an entry without a `_problem` is an image in an unsupported format."""
     suffix = suffix_of(entry.name)
     if suffix in FORMAT_OF_SUFFIX or suffix[1:] in UNREAD_SUFFIXES:
         return _is_file(entry)
@@ -115,7 +115,7 @@ def _is_unread(entry: os.DirEntry[str]) -> bool:
 
 def _head(entry: os.DirEntry[str]) -> bytes:
     """The first bytes of a file; empty if it is not a file or cannot be read."""
-    if not _is_file(entry):  # opening a pipe would block forever
+    if not _is_file(entry):  # opening a named pipe would block forever
         return b""
     try:
         with open(entry.path, "rb") as file:  # noqa: PTH123 - a Path object per file is slow

@@ -1,4 +1,4 @@
-"""From a source of images to a manifest, and from a manifest to prepared images."""
+"""Make a manifest from a source of images, and prepare the images of a manifest."""
 
 from __future__ import annotations
 
@@ -12,17 +12,18 @@ from dbbd_cli.core.errors import DataError
 from dbbd_cli.core.progress import Progress
 from dbbd_cli.core.text import counted
 from dbbd_cli.data.folder_entries import warn_of_unread
-from dbbd_cli.data.images.cache import ImageRef, PreparedImages, cached_images, hash_files, prepare_images, url_sha256
+from dbbd_cli.data.images.cache import PreparedImages, cached_images, prepare_images
 from dbbd_cli.data.images.formats import ways_to_read
+from dbbd_cli.data.images.refs import ImageRef, hash_files, url_sha256
 from dbbd_cli.data.images.sources import Source, file_of
 from dbbd_cli.data.images.url_grammar import host_of
 from dbbd_cli.data.manifest import Manifest, Sample
 from dbbd_cli.data.splitting import assign_splits, check_class_sizes, draw_sample
 
 MAX_LISTED = 50
-"""Problems that an error lists; the rest are counted."""
+"""Problems that an error lists; the others are counted."""
 MAX_NAMED = 8
-"""Classes that a message names; the rest are counted."""
+"""Classes that a message names; the others are counted."""
 
 OnError = Literal["fail", "skip"]
 HINT_BAD_FILES = "repair or remove them, or leave them out with --set data.on_error=skip"
@@ -32,7 +33,7 @@ def make_manifest(
     source: Source,
     *,
     sample_per_class: int | None,
-    tell_limit: bool,
+    report_limit: bool,
     shares: Sequence[float],
     group_by_host: bool,
     on_error: OnError,
@@ -41,17 +42,17 @@ def make_manifest(
     seed: int,
     progress: Progress,
 ) -> Manifest:
-    """Draws the sample, checks every image of it, and divides the good ones into splits.
+    """Draw the samples, check every image, and divide the good ones into splits.
 
-    Samples with the same content stay together, whatever their classes; so do URLs of the same host when asked.
+    Samples with the same content go into the same split, whatever their classes; so do URLs of a host if requested.
 
     Args:
-        source: the classes and what could be samples.
-        sample_per_class: most samples of a class; None for all.
-        tell_limit: whether to report classes that have fewer than that.
+        source: the classes and possible samples.
+        sample_per_class: maximum number of samples of a class; None for all.
+        report_limit: whether to report classes that have fewer.
         shares: shares of the splits train, val and test.
-        group_by_host: whether URLs of the same host stay together.
-        on_error: what unreadable images do: end the run, or be left out.
+        group_by_host: whether URLs of the same host go into the same split.
+        on_error: fail: unreadable images end the run; skip: they are left out.
         image_size: height and width in pixels.
         cache_dir: folder of the caches.
         seed: seed of the draw.
@@ -64,14 +65,14 @@ def make_manifest(
     chosen = draw_sample([c.key for c in candidates], [c.label for c in candidates], sample_per_class, seed)
     candidates = [candidates[position] for position in chosen]
     labels = [c.label for c in candidates]
-    check_class_sizes(labels, source.classes)  # before hours are spent on the images
+    check_class_sizes(labels, source.classes)  # before spending hours on the images
     if len(labels) < len(source.candidates):
         progress.line(
             f"Drew {len(labels):,} of {len(source.candidates):,} samples, at most {sample_per_class:,} of each class."
         )
-    if sample_per_class is not None and tell_limit:
-        _tell_limit(source.classes, labels, sample_per_class, progress)
-    _tell_left_out(source, progress)
+    if sample_per_class is not None and report_limit:
+        _report_limit(source.classes, labels, sample_per_class, progress)
+    _report_skipped(source, progress)
     problems = list(source.problems)
     refs: list[ImageRef] = []
     if source.roots:
@@ -87,12 +88,12 @@ def make_manifest(
     else:
         refs = [ImageRef(url_sha256(c.key), url=c.key) for c in candidates]
     if refs:
-        # The pixels are verified before they are used, in `prepare_manifest`.
+        # `prepare_manifest` verifies the pixels before they are used.
         prepared = prepare_images(refs, image_size, cache_dir, progress, verify=False)
         problems += [f"{refs[position].name}: {reason}" for position, reason in sorted(prepared.problems.items())]
         good = [position for position in range(len(refs)) if position not in prepared.problems]
         candidates, refs = [candidates[position] for position in good], [refs[position] for position in good]
-    _judge_problems(problems, on_error, progress)
+    _handle_problems(problems, on_error, progress)
 
     _report_duplicates(source.classes, [ref.sha256 for ref in refs], candidates, progress)
     splits = assign_splits(
@@ -111,11 +112,11 @@ def make_manifest(
 
 
 def _groups(hashes: Sequence[str], keys: Sequence[str], group_by_host: bool) -> list[str]:
-    # A URL's content is the URL itself, so equal content implies an equal host.
+    # The content of a URL is the URL itself, so equal content implies the same host.
     return [host_of(key) for key in keys] if group_by_host else list(hashes)
 
 
-def _tell_limit(classes: Sequence[str], labels: Sequence[int], limit: int, progress: Progress) -> None:
+def _report_limit(classes: Sequence[str], labels: Sequence[int], limit: int, progress: Progress) -> None:
     counts = Counter(labels)
     fewer = [label for label in range(len(classes)) if counts[label] < limit]
     if fewer:
@@ -124,7 +125,7 @@ def _tell_limit(classes: Sequence[str], labels: Sequence[int], limit: int, progr
         progress.line(f"{named}{more} (limit {limit:,}); all of them are used.")
 
 
-def _tell_left_out(source: Source, progress: Progress) -> None:
+def _report_skipped(source: Source, progress: Progress) -> None:
     if source.ignored:
         progress.line(f"Files that are not images were ignored: {source.ignored:,}.")
     warn_of_unread(source.unread, "image", progress)
@@ -132,7 +133,7 @@ def _tell_left_out(source: Source, progress: Progress) -> None:
         progress.warn(f"To read {suffix}: {way}")
 
 
-def _judge_problems(problems: Sequence[str], on_error: OnError, progress: Progress) -> None:
+def _handle_problems(problems: Sequence[str], on_error: OnError, progress: Progress) -> None:
     if not problems:
         return
     if on_error == "skip":
@@ -163,12 +164,12 @@ def _report_duplicates(
             for found in across[:3]
         )
         progress.warn(
-            f"the content of {counted(len(across), 'image')} is in more than one class, "
-            f"so no network can get them all right: {examples}"
+            f"{counted(len(across), 'image')} occur{'s' if len(across) == 1 else ''} in more than one class, "
+            f"so no network can classify all of them correctly: {examples}"
         )
     if within:
-        repeat = "repeats" if within == 1 else "repeat"
-        progress.line(f"{counted(within, 'image')} {repeat} the content of another; copies stay in the same split.")
+        duplicates = "is a duplicate" if within == 1 else "are duplicates"
+        progress.line(f"{counted(within, 'image')} {duplicates} of another; duplicates go into the same split.")
 
 
 def prepare_manifest(
@@ -180,28 +181,28 @@ def prepare_manifest(
     cache_dir: Path,
     progress: Progress,
 ) -> tuple[PreparedImages, list[Sample]]:
-    """The pixels of a manifest's images, from the cache or from the files.
+    """Return the pixels of a manifest's images, from the cache or the files.
 
     Args:
         manifest: the samples.
-        splits: the splits that are needed; where nothing is cached, no other file is read.
-        roots: where the folders of the manifest are now; they may have moved. None for URLs.
+        splits: the splits that are needed; without a cache, only their files are read.
+        roots: the current folder of each class, which may have moved; empty for URLs.
         image_size: height and width in pixels.
         cache_dir: folder of the caches.
-        progress: told of every image.
+        progress: receives every image.
 
     Returns:
         The pixels, and the sample of each row.
 
     Raises:
-        DataError: files are gone or have changed since the manifest was made, and the cache lacks them.
+        DataError: files are missing or have changed since the manifest was made, and are not in the cache.
     """
     samples = list(manifest.samples)
     refs = _refs(samples, roots)
     prepared = cached_images(refs, image_size, cache_dir, progress)
     if prepared is not None:
         needed = [ref for ref, sample in zip(refs, samples, strict=True) if sample.split in splits]
-        _tell_changed_files(needed, prepared, progress)
+        _report_changed_files(needed, prepared, progress)
         return prepared, samples
     samples = [sample for sample in samples if sample.split in splits]
     refs = _refs(samples, roots)
@@ -212,14 +213,14 @@ def prepare_manifest(
         raise DataError(
             f"{counted(len(problems), 'image')} of the run's manifest {are} missing, changed or unreadable",
             details=problems[:MAX_LISTED],
-            hint="restore them; if the folder has moved, say where it is with --set data.path=DIR "
+            hint="restore them; if the folder has moved, set the new path with --set data.path=DIR "
             "(or data.classes.NAME=DIR for each class)",
         )
     return prepared, samples
 
 
-def _tell_changed_files(refs: Sequence[ImageRef], prepared: PreparedImages, progress: Progress) -> None:
-    """Reports files that are missing or have changed, so that only the cache still has their pixels."""
+def _report_changed_files(refs: Sequence[ImageRef], prepared: PreparedImages, progress: Progress) -> None:
+    """Report files that are missing or have changed, so that their pixels exist only in the cache."""
     written = prepared.written_ns() or 0
     gone, later = 0, []
     for ref in refs:
@@ -236,8 +237,8 @@ def _tell_changed_files(refs: Sequence[ImageRef], prepared: PreparedImages, prog
     if changed:
         have = "is missing or has" if changed == 1 else "are missing or have"
         progress.line(
-            f"{counted(changed, 'image file')} of {len(refs):,} {have} changed: using the cached pixels, which are "
-            "those from when the run began."
+            f"{counted(changed, 'image file')} of {len(refs):,} {have} changed: "
+            "using the cached pixels from the start of the run."
         )
 
 

@@ -1,6 +1,8 @@
-"""Reads NetPBM images (PBM, PGM and PPM, plain and binary).
+"""Read NetPBM images (PBM, PGM and PPM, plain and binary).
 
-Pillow reads these formats too, but most of them in Python, byte by byte: a malicious file takes minutes.
+Pillow decodes plain text and 16-bit color value by value in Python: a megapixel of 16-bit color takes it 3.2 s (this
+module: 0.02 s), one of plain color 1.6 s (0.1 s). With Pillow, such images of more than 19 and 38 megapixels would miss
+the deadline of a worker process, 60 s, and would no longer be read.
 """
 
 from __future__ import annotations
@@ -10,11 +12,10 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from dbbd_cli.data.images.pieces import ImageFileError
+from dbbd_cli.data.images.formats import ImageFileError
 
-MAX_COMMENTS = 100_000
 _HEADER_BYTES = 100_000
-"""Largest size of the header, with its comments."""
+"""Maximum size of the header, including comments."""
 _COMMENT_OR_TOKEN = re.compile(rb"#[^\r\n]*|[^\s#]+")
 _COMMENT = re.compile(rb"#[^\r\n]*")
 _BLANKS = b" \t\r\n\v\f"
@@ -26,7 +27,7 @@ _VALUES_AT_ONCE = 1 << 20
 
 
 def netpbm_header(data: bytes) -> tuple[int, int, int, int, int]:
-    """Reads the header of the first image in a NetPBM file.
+    """Read the header of the first image in a NetPBM file.
 
     Args:
         data: content of the file, which begins with P1 to P6.
@@ -45,7 +46,7 @@ def netpbm_header(data: bytes) -> tuple[int, int, int, int, int]:
         if token[0].startswith(b"#"):
             continue
         if not token[0].isdigit() or len(token[0]) > 9:
-            raise ImageFileError("damaged: its header has no numbers where width, height and maximum belong")
+            raise ImageFileError("damaged: width, height or maximum in its header is not a number")
         numbers.append(int(token[0]))
         end = token.end()
         if len(numbers) == wanted:
@@ -55,11 +56,11 @@ def netpbm_header(data: bytes) -> tuple[int, int, int, int, int]:
     width, height, white = [*numbers, 1][:3]
     if not width or not height or not 0 < white < 65536:
         raise ImageFileError("damaged: its width, height or maximum is out of range")
-    return kind, width, height, white, end + 1  # one blank ends the header
+    return kind, width, height, white, end + 1  # a single whitespace character ends the header
 
 
 def read_netpbm(data: bytes) -> np.ndarray:
-    """Reads the first image in a NetPBM file, `(H, W)` gray or `(H, W, 3)` RGB, uint8.
+    """Read the first image in a NetPBM file, `(H, W)` gray or `(H, W, 3)` RGB, uint8.
 
     The caller first checks the size that `netpbm_header` returns.
 
@@ -94,9 +95,6 @@ def _available(data: bytes, start: int, count: int, size: int) -> int:
 
 def _plain_values(data: bytes, start: int, count: int, white: int, *, digits: bool) -> np.ndarray:
     """The first `count` numbers of a text, at most `white`; if `digits`, each is a single digit."""
-    comments = data.count(b"#", start)
-    if comments > MAX_COMMENTS:
-        raise ImageFileError(f"has {comments:,} comments; at most {MAX_COMMENTS:,} are read")
     parts: list[np.ndarray] = []
     found = 0
     for block in _blocks(data, start):
@@ -105,7 +103,7 @@ def _plain_values(data: bytes, start: int, count: int, white: int, *, digits: bo
         else:
             values, is_whole = _numbers(block)
             if not is_whole and len(values) < count - found:
-                raise ImageFileError("damaged: it has other text than numbers")
+                raise ImageFileError("damaged: it contains text that is not a number")
         values = values[: count - found]
         _check_range(values, white)
         parts.append(values.astype(np.uint16))
@@ -125,7 +123,7 @@ def _numbers(text: bytes) -> tuple[np.ndarray, bool]:
 
 
 def _blocks(data: bytes, start: int) -> Iterator[bytes]:
-    """Splits a text into blocks that end between two numbers, without comments."""
+    """Split a text into blocks that end between two numbers, without comments."""
     while start < len(data):
         blank = _BLANK.search(data, start + _BLOCK_BYTES)
         end = blank.end() if blank else len(data)
@@ -140,4 +138,4 @@ def _blocks(data: bytes, start: int) -> Iterator[bytes]:
 
 def _check_range(values: np.ndarray, white: int) -> None:
     if values.size and not 0 <= values.min() <= values.max() <= white:
-        raise ImageFileError(f"damaged: it has values that are not between 0 and its maximum, {white}")
+        raise ImageFileError(f"damaged: it has values outside the range from 0 to its maximum, {white}")

@@ -1,12 +1,10 @@
-"""Text rendered as the picture of a QR code."""
+"""Render text as an image of a QR code."""
 
 from __future__ import annotations
 
 import numpy as np
 import segno
 from PIL import Image
-
-from dbbd_cli.data.images.qr_mask import masked_modules
 
 MAX_BYTES = 2331
 """Most UTF-8 bytes that the largest QR code holds at error correction M, in the mode that URLs need."""
@@ -16,29 +14,30 @@ _BORDER_MODULES = 4
 
 
 def render_qr(url: str, size: int) -> np.ndarray:
-    """Renders a text as a QR code (error correction M, border of 4 modules), resized to the asked size.
+    """Render a text as a QR code (error correction M, border of 4 modules), resized to the given size.
 
     Args:
-        url: the text; what is not ASCII is stored as UTF-8.
+        url: the text; characters outside ASCII are stored as UTF-8.
         size: height and width, pixels.
 
     Returns:
         Array of shape (size, size), uint8: 0 is black, 255 is white.
 
     Raises:
-        ValueError: the text is empty, is no valid Unicode, or does not fit into a QR code.
+        ValueError: the text is empty, not valid Unicode, or does not fit into a QR code.
     """
     if not url:
         raise ValueError("the text of a QR code is empty")
-    # Left to itself, segno stores some non-ASCII texts as Shift-JIS, which many scanners then misread.
+    # By default segno stores some non-ASCII texts as Shift-JIS, which many scanners then misread.
     encoding, mode = (None, None) if url.isascii() else ("utf-8", "byte")
     try:
-        code = segno.make(url, error="m", boost_error=False, micro=False, encoding=encoding, mode=mode, mask=0)
+        code = segno.make(url, error="m", boost_error=False, micro=False, encoding=encoding, mode=mode)
     except UnicodeEncodeError:
         raise ValueError("the text of a QR code is not valid Unicode") from None
     except segno.DataOverflowError:
         length = len(url.encode("utf-8"))
         raise ValueError(f"the text is too long for a QR code: {length:,} bytes (limit {MAX_BYTES:,})") from None
-    modules = np.pad(np.where(masked_modules(code), 0, 255).astype(np.uint8), _BORDER_MODULES, constant_values=255)
+    dark = np.frombuffer(b"".join(code.matrix), dtype=bool).reshape(len(code.matrix), -1)
+    modules = np.pad(np.where(dark, 0, 255).astype(np.uint8), _BORDER_MODULES, constant_values=255)
     pixels = modules.repeat(_PIXELS_PER_MODULE, axis=0).repeat(_PIXELS_PER_MODULE, axis=1)
     return np.array(Image.fromarray(pixels).resize((size, size), Image.Resampling.BILINEAR))

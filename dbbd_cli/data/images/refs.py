@@ -1,4 +1,4 @@
-"""Images that are to be prepared, each known by the hash of its content."""
+"""References to images, each identified by the hash of its content."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from dbbd_cli.core.progress import Progress
 
 MAX_FILE_BYTES = 256 * 2**20
-"""Largest file that is read as an image."""
+"""Size limit of image files."""
 
 
 @dataclass(frozen=True)
 class ImageRef:
-    """An image to be prepared: a file with the hash of its content, or a URL to be rendered."""
+    """An image to be prepared: a file, or a URL to be rendered as a QR code, with the hash of its content."""
 
     sha256: str
     path: str | None = None
@@ -25,7 +25,7 @@ class ImageRef:
 
     @property
     def name(self) -> str:
-        """What a person knows the image by."""
+        """The path or URL, for messages."""
         return self.path or self.url or ""
 
 
@@ -35,14 +35,14 @@ def url_sha256(url: str) -> str:
 
 
 def hash_files(paths: Sequence[str], progress: Progress) -> list[str | OSError]:
-    """The SHA-256 of each file, or the error that reading it raised."""
+    """Compute the SHA-256 of each file; an unreadable one gives its error instead."""
 
     def digest(path: str) -> str | OSError:
         hasher = hashlib.sha256()
         try:
             with open(path, "rb") as file:  # noqa: PTH123 - a Path object per file costs more than hashing it
                 size = os.fstat(file.fileno()).st_size
-                if size > MAX_FILE_BYTES:  # before hours are spent on a file of holes
+                if size > MAX_FILE_BYTES:  # a sparse file can take hours to read
                     return OSError(errno.EFBIG, f"it has {size:,} bytes (limit {MAX_FILE_BYTES:,})", path)
                 while chunk := file.read(1 << 20):
                     hasher.update(chunk)

@@ -1,4 +1,4 @@
-"""What a data set consists of: its classes, and the file or URL of each sample. No image is decoded here."""
+"""List data sets: their classes, and the file or URL of each sample. Nothing is decoded."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from dbbd_cli.data.images.url_table import read_url_table
 from dbbd_cli.data.problems import UNPRINTABLE, scan_folder, shortened
 
 MAX_CLASSES = 10_000
-"""Most classes: an evaluation counts every pair, and a table whose labels are not classes has far more."""
+"""Limit on classes: an evaluation counts every pair. A table column that does not hold classes has far more values."""
 
 URL_READERS: dict[str, Callable[[Path, str, str], tuple[list[tuple[str, str]], list[str]]]] = {}
 """Suffix of a file of URLs to its reader, called like `read_url_table`, which reads all other files."""
@@ -28,10 +28,10 @@ _SPLIT_NAMES = {"train", "training", "val", "valid", "validation", "test", "test
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A sample that a source offers.
+    """A possible sample.
 
     Args:
-        key: "class/path/in/it.png" with forward slashes, or the URL.
+        key: "class/path/within/class.png" with forward slashes, or the URL.
         label: position of its class in `Source.classes`.
     """
 
@@ -45,12 +45,12 @@ class Source:
 
     Args:
         kind: folder, classes, urls or synthetic.
-        classes: names, sorted; for kind classes in the order written.
-        candidates: all samples, sorted by label and key.
-        roots: the folder of each class; empty where the samples are URLs.
-        problems: what should be a sample and is not, one line each: "file: reason".
-        ignored: number of files that are not images by name or content; system files are not counted.
-        unread: number of images in formats that are not read, by suffix.
+        classes: names, sorted; for kind classes in the order of the configuration.
+        candidates: all possible samples, sorted by label and key.
+        roots: the folder of each class; empty if the samples are URLs.
+        problems: samples that cannot be used, one line each: "file: reason".
+        ignored: number of files that are not images by name or content, without system files.
+        unread: number of images in unsupported formats by suffix.
     """
 
     kind: str
@@ -63,7 +63,7 @@ class Source:
 
 
 def list_folder(path: Path) -> Source:
-    """Lists a folder that has one sub-folder per class.
+    """List a folder with one subfolder per class.
 
     Raises:
         DataError: the folder is missing or unreadable, has fewer than two classes or too many, is divided into splits,
@@ -80,10 +80,10 @@ def list_folder(path: Path) -> Source:
         else:
             ignored += 1
     if len(names) < 2:
-        found = f"only one class folder, {printable(names[0])}" if names else "no sub-folders"
+        found = f"only one class folder, {printable(names[0])}" if names else "no subfolders"
         raise DataError(
             f"{path} has {found}: a classifier needs at least two classes",
-            hint="give each class a sub-folder with its images, and set data.path to the folder that holds these",
+            hint="give each class a subfolder with its images, and set data.path to the folder that contains them",
             details=shortened(sorted(problems)),
         )
     _check_number(path, names, "give each class a subfolder with its images; folders of single images are not classes")
@@ -92,17 +92,17 @@ def list_folder(path: Path) -> Source:
 
 
 def list_classes(folders: Mapping[str, Path]) -> Source:
-    """Lists data with a folder of its own for each class.
+    """List data with a separate folder for each class.
 
     Args:
-        folders: class name to its folder.
+        folders: folder by class name.
 
     Raises:
-        DataError: there are fewer than two classes, or a folder is missing or unreadable, has no images, or lies in
+        DataError: there are fewer than two classes, or a folder is missing or unreadable, has no images, or lies inside
             that of another class.
     """
     if len(folders) < 2:
-        raise DataError("a classifier needs at least two classes", hint="name a folder for each class in data.classes")
+        raise DataError("a classifier needs at least two classes", hint="set a folder for each class in data.classes")
     _check_number(Path("data.classes"), list(folders), "leave classes out of data.classes")
     real = {name: Path(os.path.realpath(root)) for name, root in folders.items()}
     class_at = {root: name for name, root in real.items()}
@@ -111,13 +111,13 @@ def list_classes(folders: Mapping[str, Path]) -> Source:
         if outer is not None:
             raise DataError(
                 f"the folder of class {inner} ({folders[inner]}) is, or lies in, that of class {outer}",
-                hint="give each class a folder of its own in data.classes, or an image would have two labels",
+                hint="give each class a separate folder in data.classes; otherwise an image would have two labels",
             )
     return _list_roots("classes", folders, "data.classes", [], 0)
 
 
 def list_urls(path: Path, url_column: str, label_column: str) -> Source:
-    """Lists a CSV file with a URL and a class name in each row; a URL that occurs twice makes two candidates.
+    """List a CSV file with a URL and a class name in each row; a URL that occurs twice gives two candidates.
 
     Raises:
         DataError: the file is missing, unreadable or not UTF-8, lacks a column, or has fewer than two classes or too
@@ -127,7 +127,7 @@ def list_urls(path: Path, url_column: str, label_column: str) -> Source:
     samples, problems = read(path, url_column, label_column)
     names = tuple(sorted({name for _, name in samples}))
     if len(names) < 2:
-        found = f"only the class {names[0]}" if names else "no row that can be used"
+        found = f"only the class {names[0]}" if names else "no usable row"
         raise DataError(
             f"{path} has {found}: a classifier needs at least two classes",
             hint=f"check that the column {label_column} holds the class of each URL",
@@ -144,7 +144,7 @@ def list_urls(path: Path, url_column: str, label_column: str) -> Source:
 
 
 def list_synthetic(count_per_class: int, seed: int) -> Source:
-    """Lists made-up URLs of the classes benign and malicious."""
+    """Generate URLs of the classes benign and malicious."""
     urls = synthetic_urls(count_per_class, seed)
     names = tuple(sorted(urls))
     candidates = [Candidate(url, label) for label, name in enumerate(names) for url in sorted(urls[name])]
@@ -152,24 +152,24 @@ def list_synthetic(count_per_class: int, seed: int) -> Source:
 
 
 def file_of(roots: Sequence[Path], key: str, label: int) -> Path:
-    """The file that a candidate's key names.
+    """Return the file that a key names.
 
     Args:
         roots: the folder of each class.
-        key: the key; it may come from a stored file and is not trusted.
-        label: the candidate's label.
+        key: the key, which may come from a stored file and is not trusted.
+        label: label of the sample.
 
     Raises:
         DataError: the key does not lie in the folder of the class.
     """
     _, *parts = key.split("/")
-    # On Windows a backslash separates folders too, and a colon leads to a drive; elsewhere both are plain characters.
+    # On Windows a backslash also separates folders, and a colon selects a drive.
     forbidden = set("\0\\:" if os.name == "nt" else "\0")
     named = parts and not any(part in ("", ".", "..") or forbidden & set(part) for part in parts)
     if not named or not 0 <= label < len(roots):
         raise DataError(
             f"{printable(key)} does not name a file in the folder of a class",
-            hint="the stored list of files was damaged or changed by hand; start a new run",
+            hint="the stored list of files was damaged or edited; start a new run",
         )
     return roots[label].joinpath(*parts)
 
@@ -198,15 +198,15 @@ def _list_roots(kind: str, folders: Mapping[str, Path], setting: str, problems: 
     for label, (name, root) in enumerate(folders.items()):
         if UNPRINTABLE.search(name) or "/" in name:  # the first slash of a key ends the name of its class
             raise DataError(
-                f"the class name {printable(name)} has a slash, or characters that cannot be shown",
-                hint="rename the class, with plain text in UTF-8",
+                f"the class name {printable(name)} has a slash or unprintable characters",
+                hint="rename the class",
             )
-        keys, findings, others, unread_here = list_class(name, root, setting)
+        keys, class_problems, others, class_unread = list_class(name, root, setting)
         if not keys:
-            raise _no_images(name, root, findings, unread_here)
-        unread += unread_here
+            raise _no_images(name, root, class_problems, class_unread)
+        unread += class_unread
         candidates += [Candidate(key, label) for key in keys]
-        problems += findings
+        problems += class_problems
         ignored += others
     return Source(kind, tuple(folders), candidates, tuple(folders.values()), sorted(problems), ignored, unread)
 
@@ -221,7 +221,7 @@ def _no_images(name: str, root: Path, problems: Sequence[str], unread: Mapping[s
         )
     ways = [f"for {suffix}: {way}" for suffix, way in ways_to_read(unread).items()]
     return DataError(
-        f"class {name} has only images in formats that are not read in its folder {root}: {by_suffix(unread)}",
-        hint="; ".join([*ways, f"{'or ' if ways else ''}convert them, to JPEG or PNG for example"]),
+        f"class {name} has only images in unsupported formats in its folder {root}: {by_suffix(unread)}",
+        hint="; ".join([*ways, f"{'or ' if ways else ''}convert them, for example to JPEG or PNG"]),
         details=shortened(problems),
     )

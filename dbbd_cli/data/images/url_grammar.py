@@ -1,10 +1,10 @@
-"""Made-up URLs, benign and malicious in shape, and the host of any URL.
+"""Generate synthetic URLs, benign and malicious in shape, and extract the host of any URL.
 
-All hosts end in the reserved .example, .test or .invalid, or lie in the address ranges set aside for documentation:
-no URL from here can reach anybody.
+All hosts are in the reserved domains .example, .test and .invalid, or in the address ranges reserved for documentation:
+none of these URLs leads anywhere.
 """
 
-# ruff: noqa: SIM905 - lists of words are easiest to read as text
+# ruff: noqa: SIM905 - word lists are most readable as text
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ _HOSTS += [f"{subdomain}.{brand}.example" for subdomain in _SUBDOMAINS for brand
 
 
 class _Dice:
-    """Choices made of `random()` alone: its sequence is the same in every version of Python."""
+    """Random choices based on `random()` alone, whose sequence is the same in every version of Python."""
 
     def __init__(self, seed: int) -> None:
         self._random = random.Random(seed).random  # noqa: S311 - nothing here is secret
@@ -57,7 +57,7 @@ class _Dice:
         return options[self.below(len(options))]
 
     def popular(self, options: Sequence[str]) -> str:
-        """Picks the first options far more often than the last."""
+        """Pick early options far more often than late ones."""
         draw = self._random()
         return options[int(draw * draw * len(options))]
 
@@ -116,7 +116,7 @@ def _device(dice: _Dice) -> str:
 
 
 def _disguised(dice: _Dice) -> str:
-    """A brand, mostly with one letter replaced by what looks alike."""
+    """A brand, usually with one letter replaced by a look-alike."""
     brand = dice.pick(_BRANDS)
     old, new = _LOOK_ALIKES[dice.below(len(_LOOK_ALIKES))]
     return brand.replace(old, new, 1)
@@ -171,8 +171,8 @@ def _short_lure(dice: _Dice) -> str:
 
 Shape = Callable[[_Dice], str]
 
-# A shape is as frequent as it is written here. Some stand in both classes (a broken-into site looks like any other),
-# so that no classifier can be perfect; the malicious ones are longer on the whole, which a picture of the code shows.
+# The frequency of a shape is the number of its repetitions. Some belong to both classes (a hacked site looks like any
+# other), so that no classifier can be perfect. Malicious URLs are longer on average, which shows in the QR code.
 _BENIGN: tuple[Shape, ...] = (
     *(_section, _section, _section, _article, _article, _article, _wiki, _wiki, _profile, _profile),
     *(_product, _product, _product, _search, _search, _script, _script, _campaign, _campaign, _device),
@@ -185,16 +185,16 @@ _MALICIOUS: tuple[Shape, ...] = (
 
 
 def synthetic_urls(count_per_class: int, seed: int) -> dict[str, list[str]]:
-    """Makes URLs of two classes that differ in shape, though not perfectly; many share a host.
+    """Generate URLs of two classes that differ in shape, though not perfectly; many share a host.
 
     The same arguments give the same URLs on every machine and in every version of Python.
 
     Args:
-        count_per_class: URLs in each class; 100,000 is no problem.
+        count_per_class: number of URLs in each class.
         seed: any integer.
 
     Returns:
-        "benign" and "malicious" to their URLs; no URL occurs twice, in neither class.
+        The URLs by class, "benign" and "malicious"; all are distinct.
     """
     dice = _Dice(seed)
     seen: set[str] = set()
@@ -209,9 +209,9 @@ def synthetic_urls(count_per_class: int, seed: int) -> dict[str, list[str]]:
 
 
 def host_of(url: str) -> str:
-    """The host that a URL names, in lower case, without user, port, "www." and final dot.
+    """Return the host of a URL in lower case, without user, port, "www." and final dot.
 
-    Works without a scheme too. Of what is no URL it gives the text up to the first of `/?#`; it never raises.
+    The scheme is optional. Text that is not a URL gives everything up to the first of `/?#`; no error is raised.
     """
     rest = re.sub(r"^\s*(?:[a-zA-Z][a-zA-Z0-9+.-]*:)?//", "", url).strip()
     authority = re.split(r"[/?#]", rest, maxsplit=1)[0].lower()

@@ -1,4 +1,4 @@
-"""A CSV file with a URL and a class in each row."""
+"""Read a CSV file with a URL and a class in each row."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from dbbd_cli.core.text import printable
 from dbbd_cli.data.images.qr_code import MAX_BYTES
 from dbbd_cli.data.problems import UNPRINTABLE, shortened, unreadable
 
-# NUL stops the CSV reader of Python 3.10, so this stands for it until the row is judged; no text may use it.
+# NUL stops the CSV reader of Python 3.10, so this noncharacter replaces it until the row is checked.
 _NUL_MARK = "\ufdd0"
 _MOST_PROBLEMS = 100_000
 _MOST_COLUMNS_NAMED, _LONGEST_COLUMN = 20, 40
@@ -25,12 +25,12 @@ _TOO_LONG = b"x" * (csv.field_size_limit() + 1) + b"\n"
 
 
 def read_url_table(path: Path, url_column: str, label_column: str) -> tuple[list[tuple[str, str]], list[str]]:
-    """Reads the URL and the class of each row.
+    """Read the URL and the class of each row.
 
-    The separator is a comma, a semicolon or a tab, whichever the first line has most of.
+    The separator is a comma, a semicolon or a tab, whichever is most frequent in the first line.
 
     Returns:
-        The pairs (URL, class) in the order of the file, and the problems of the other rows, one line each.
+        The pairs (URL, class) in file order, and the problems of the other rows, one line each.
 
     Raises:
         DataError: the file is missing, unreadable or not UTF-8, or lacks one of the columns.
@@ -38,11 +38,11 @@ def read_url_table(path: Path, url_column: str, label_column: str) -> tuple[list
     if os.path.isdir(path):  # noqa: PTH112 - a Path raises where its name is too long
         raise DataError(
             f"{path} is a folder, not a CSV file",
-            hint="set data.path to the file, or data.source to folder if its sub-folders hold images",
+            hint="set data.path to the file, or data.source to folder if its subfolders contain images",
         )
     try:
-        if path.exists() and not path.is_file():  # opening a pipe would wait for ever
-            raise DataError(f"{path} is no regular file", hint="set data.path to a CSV file")
+        if path.exists() and not path.is_file():  # opening a named pipe would block forever
+            raise DataError(f"{path} is not a regular file", hint="set data.path to a CSV file")
         with path.open("rb") as file:
             return _read_rows(path, _text_lines(path, file), url_column, label_column)
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
@@ -59,7 +59,7 @@ def _read_rows(
     rows = _rows(chain([first], lines), separator)
     where, header = next(rows, ("line 1", "is empty"))
     if isinstance(header, str):
-        raise DataError(f"{path} {where} {header}", hint="the first line has to name the columns")
+        raise DataError(f"{path} {where} {header}", hint="the first line must name the columns")
     header = [name.strip() for name in header]
     url_index = _column(path, header, url_column, "url_column")
     label_index = _column(path, header, label_column, "label_column")
@@ -72,9 +72,9 @@ def _read_rows(
             problems.append(f"{printable(path.name)} {where}: {sample}")
             if len(problems) > _MOST_PROBLEMS:
                 raise DataError(
-                    f"{path} has more than {_MOST_PROBLEMS:,} rows that cannot be used",
+                    f"{path} has more than {_MOST_PROBLEMS:,} unusable rows",
                     details=shortened(problems),
-                    hint="is it the table that was meant, and are its fields separated alike in every line?",
+                    hint="check that it is the right table, and that all lines use the same separator",
                 )
         else:
             samples.append(sample)
@@ -82,7 +82,7 @@ def _read_rows(
 
 
 def _text_lines(path: Path, file: IO[bytes]) -> Iterator[str]:
-    """The lines of a file, with their ends."""
+    """The lines of a file, including line ends."""
     for number, line in enumerate(_lines(file), start=1):
         try:
             yield line.decode("utf-8-sig" if number == 1 else "utf-8").replace("\0", _NUL_MARK)
@@ -91,11 +91,11 @@ def _text_lines(path: Path, file: IO[bytes]) -> Iterator[str]:
 
 
 def _lines(file: IO[bytes]) -> Iterator[bytes]:
-    """The lines in bytes. In the place of one that is too long to be kept stands one that no CSV may have."""
+    """The lines as bytes. A line that is too long to keep is replaced by one that is not valid CSV."""
     rest, is_long = b"", False
     while block := file.read(_BLOCK_BYTES):
         parts = (rest + block).splitlines(keepends=True)
-        # The last one may go on in the next block, and so may the end of a line, which can have two bytes.
+        # The last line may continue in the next block, and so may a line end, which can have two bytes.
         rest = parts.pop()
         for part in parts:
             yield _TOO_LONG if is_long else part
@@ -114,14 +114,14 @@ def _column(path: Path, header: list[str], name: str, setting: str) -> int:
     named = [column[:_LONGEST_COLUMN] for column in header[:_MOST_COLUMNS_NAMED]]
     columns = ", ".join(named) + (", ..." if len(header) > _MOST_COLUMNS_NAMED else "")
     raise DataError(
-        f"{path} has no column {name}; its first line names: {printable(columns)}",
+        f"{path} has no column {name}; its columns are: {printable(columns)}",
         hint=(f"did you mean {printable(spelled[near[0]])}? " if near else "")
-        + f"Say which column it is with --set data.{setting}=NAME",
+        + f"Choose the column with --set data.{setting}=NAME",
     )
 
 
 def _rows(lines: Iterable[str], separator: str) -> Iterator[tuple[str, list[str] | str]]:
-    """Each row that is not blank, or what is wrong with it, after the lines that it stands in."""
+    """Each row that is not blank, or what is wrong with it, preceded by its line numbers in words."""
     reader = csv.reader(lines, delimiter=separator, strict=True)
     while True:
         first = reader.line_num + 1
@@ -138,11 +138,11 @@ def _rows(lines: Iterable[str], separator: str) -> Iterator[tuple[str, list[str]
 
 
 def _sample(row: list[str], width: int, url_index: int, label_index: int) -> tuple[str, str] | str:
-    """The URL and the class of a row, or why there are none."""
+    """The URL and the class of a row, or why it cannot be used."""
     if len(row) <= max(url_index, label_index):
         return f"too few fields: {len(row)} instead of {width}"
     if any(field.strip() for field in row[width:]):
-        return f"too many fields: {len(row)} instead of {width}; a URL with the separator in it needs quotation marks"
+        return f"too many fields: {len(row)} instead of {width}; a URL that contains the separator must be quoted"
     url, label = row[url_index].strip(), row[label_index].strip()
     for name, text in (("URL", url), ("class", label)):
         if not text:

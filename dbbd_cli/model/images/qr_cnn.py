@@ -1,4 +1,4 @@
-"""The CNN of the first quishing experiments: three convolutions, three linear layers."""
+"""The CNN of the first quishing experiments: three convolutions and three linear layers."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class QrCnn(nn.Module):
     Args:
         num_classes: number of logits.
         image_size: height and width of the input in pixels, a multiple of 8.
-        dropout: probability that a hidden unit is dropped, after each hidden linear layer.
+        dropout: dropout probability after each hidden linear layer.
     """
 
     def __init__(self, *, num_classes: int, image_size: int = 224, dropout: float = 0.5) -> None:

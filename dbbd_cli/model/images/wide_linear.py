@@ -1,7 +1,9 @@
-"""A linear layer with many more inputs than samples, whose products are made block by block.
+"""Linear layer with many more inputs than samples that computes matrix products in blocks.
 
-BLAS libraries copy the larger factor of a matrix product into an order of their own first. With few samples that copy
-costs more than the product itself, unless the block that is copied fits into the processor's cache.
+The reason is speed on a CPU: for `fc1` of `qr_cnn` (100,352 inputs, 32 samples) the gradient of the input takes 75 ms
+instead of 107, that of the weights 51 instead of 78, and the forward pass 44 instead of 51. BLAS libraries first copy
+the larger factor of a product into their own layout. With few samples that copy costs more than the product itself,
+unless the copied block fits into the processor's cache.
 
 Legend: B samples, I inputs, O outputs.
 """
@@ -21,7 +23,7 @@ _INPUTS_AT_ONCE = 1024
 
 
 class WideLinear(nn.Linear):
-    """`nn.Linear` for matrices; on a CPU in fp32 its passes are quicker where I is large and B is small.
+    """`nn.Linear` for matrices that is faster on a CPU in fp32 if I is large and B is small.
 
     Args:
         in_features: I.
@@ -42,7 +44,7 @@ class WideLinear(nn.Linear):
 
 
 def _product(values: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
-    # Contiguous, since it depends on the layout of values which of them a dropout drops.
+    # Contiguous, because which values a dropout drops depends on their memory layout.
     return torch.addmm(bias.unsqueeze(1), weight, values.t()).t().contiguous()
 
 

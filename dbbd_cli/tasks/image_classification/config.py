@@ -24,6 +24,7 @@ from dbbd_cli.config.sections import (
     rule_error,
     section,
 )
+from dbbd_cli.model.images.catalog import COMMON_MODELS, model_input
 
 
 class ImageTrainingConfig(TrainingConfig):
@@ -43,11 +44,11 @@ class ImageSplitConfig(SplitConfig):
 
 
 class AugmentConfig(Section):
-    """Random changes to training images. Flips are left out: a mirrored QR code is not a QR code."""
+    """Augmentation of training images. There are no flips: a mirrored QR code is not a QR code."""
 
     rotation_degrees: Annotated[float, Field(ge=0.0, le=180.0)] = Field(5.0, description="maximum rotation, degrees")
-    brightness: Fraction = Field(0.2, description="brightness is scaled by a random factor within 1 ± this")
-    contrast: Fraction = Field(0.2, description="contrast is scaled by a random factor within 1 ± this")
+    brightness: Fraction = Field(0.2, description="brightness is multiplied by a random factor within 1 ± this")
+    contrast: Fraction = Field(0.2, description="contrast is multiplied by a random factor within 1 ± this")
 
 
 class ImageDataConfig(DataConfig):
@@ -55,24 +56,28 @@ class ImageDataConfig(DataConfig):
 
     source: Literal["folder", "classes", "urls", "synthetic"] = Field(
         "synthetic",
-        description="folder: one sub-folder per class; classes: a folder for each class; "
+        description="folder: one subfolder per class; classes: a folder for each class; "
         "urls: a CSV of URL and label, rendered as QR codes; synthetic: generated URLs, rendered as QR codes; "
         "if omitted, path implies folder or, for a file, urls, and classes implies classes",
     )
     path: NotEmpty | None = Field(None, description="the folder (source folder) or the CSV file (source urls)")
-    classes: dict[NotEmpty, NotEmpty] | None = Field(None, description="class name to folder (source classes)")
+    classes: dict[NotEmpty, NotEmpty] | None = Field(None, description="folder by class name (source classes)")
     url_column: NotEmpty = Field("url", description="name of the CSV column with the URL")
     label_column: NotEmpty = Field("label", description="name of the CSV column with the class")
-    sample_per_class: Count | None = Field(5000, description="samples drawn from each class; null: all")
+    sample_per_class: Count | None = Field(
+        5000, description="maximum number of samples drawn from each class; null: all"
+    )
     split: ImageSplitConfig = section("shares of the splits")
     on_error: Literal["fail", "skip"] = Field(
         "fail", description="whether an unreadable file ends the run (fail) or is left out, counted and listed (skip)"
     )
-    image_size: Annotated[int, Field(ge=32, le=1024, multiple_of=8)] = Field(
-        224, description="height and width of the network's input, pixels"
+    image_size: Annotated[int, Field(ge=32, le=1024)] | None = Field(
+        None,
+        description="height and width of the model's input, pixels, a multiple of 8 for qr_cnn; "
+        "null: the model's own size, 224 for most",
     )
-    augment: AugmentConfig = section("changes to training images")
-    positive_class: NotEmpty | None = Field(None, description="the positive class of two; null: the last one")
+    augment: AugmentConfig = section("augmentation of training images")
+    positive_class: NotEmpty | None = Field(None, description="which of two classes is positive; null: the last")
     cache_dir: NotEmpty | None = Field(
         None, description="folder for decoded images; null: $DBBD_CACHE_DIR, or the user's cache folder"
     )
@@ -102,37 +107,46 @@ class ImageDataConfig(DataConfig):
 
 
 def _is_table(path: str) -> bool:
-    """Whether the path of the data is that of a CSV file, existing or not, rather than a folder."""
-    path = os.path.expanduser(path)  # noqa: PTH111 - a Path raises if its name is too long
+    """Whether a path is that of a CSV file, existing or not, rather than a folder."""
+    path = os.path.expanduser(path)  # noqa: PTH111 - Path raises if the name is too long
     return os.path.isfile(path) or (path.lower().endswith(".csv") and not os.path.isdir(path))  # noqa: PTH112, PTH113
 
 
 class ImageModelConfig(ModelConfig):
     """The classifier."""
 
-    name: Literal["qr_cnn", "resnet18", "resnet34", "resnet50", "efficientnet_b0", "mobilenet_v3_small"] = Field(
-        "qr_cnn", description="architecture; all but qr_cnn come from torchvision"
+    name: Annotated[str, Field(pattern=r"^\w+$")] = Field(
+        "qr_cnn",
+        description="qr_cnn or a torchvision classifier; any name that torchvision.models.list_models knows, "
+        "such as resnet18, convnext_tiny or vit_b_16",
+        examples=list(COMMON_MODELS),
     )
-    dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(0.5, description="dropout before the linear layers")
+    dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(
+        0.5, description="dropout probability before the linear layers of the classifier"
+    )
     weights: NotEmpty = Field(
         "none", description="none: random; default: pretrained on ImageNet, downloaded; or the path of a state dict"
     )
 
     @model_validator(mode="after")
-    def _weights_exist(self) -> ImageModelConfig:
+    def _model_exists(self) -> ImageModelConfig:
+        try:
+            model_input(self.name)
+        except ValueError as error:
+            raise rule_error("name", str(error)) from None
         if self.name == "qr_cnn" and self.weights == "default":
-            raise rule_error("weights", "none or a path, because qr_cnn has no pretrained weights to download")
+            raise rule_error("weights", "none or a path, because qr_cnn has no pretrained weights")
         return self
 
 
 class ImageCheckpointConfig(CheckpointConfig):
-    """When the state of a run is written to disk, and which epoch is best."""
+    """When checkpoints are written, and which epoch is best."""
 
     metric: Literal["loss", "accuracy", "f1"] = Field(
         "loss",
         description="validation metric that decides which epoch is best, the first of equals: the lowest loss, or the "
-        "highest accuracy or f1 (mean F1 over the classes); early stopping follows it too, but reduce_on_plateau "
-        "always the loss",
+        "highest accuracy or f1 (mean F1 over the classes); early stopping uses it too, while reduce_on_plateau "
+        "always uses the loss",
     )
 
 
@@ -156,3 +170,14 @@ class ImageClassificationConfig(TaskConfig):
     model: ImageModelConfig = section("the network")
     training: ImageTrainingConfig = section("the optimization")
     checkpoint: ImageCheckpointConfig = section("what is saved to disk")
+
+    @model_validator(mode="after")
+    def _size_fits_the_model(self) -> ImageClassificationConfig:
+        if self.model.name == "qr_cnn" and self.image_size % 8:
+            raise rule_error("data.image_size", "a multiple of 8, because model.name is qr_cnn")
+        return self
+
+    @property
+    def image_size(self) -> int:
+        """Height and width of the model's input, pixels."""
+        return self.data.image_size or model_input(self.model.name).size

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class ImageClassification(Task):
-    """Classify images: a folder of class sub-folders, or URLs drawn as QR codes."""
+    """Classification of images, or of URLs rendered as QR codes."""
 
     name = "image_classification"
     config_class = ImageClassificationConfig
@@ -32,7 +32,7 @@ class ImageClassification(Task):
     figure_names = ("confusion_matrix", "roc", "precision_recall", "reliability")
 
     def make_manifest(self, config: ImageClassificationConfig, progress: Progress) -> Manifest:
-        """List the images and divide each class into splits."""
+        """List the images, check them, and divide each class into splits."""
         from dbbd_cli.data.cache import cache_folder
         from dbbd_cli.data.images.manifest import make_manifest
 
@@ -40,11 +40,11 @@ class ImageClassification(Task):
         return make_manifest(
             _list_images(config),
             sample_per_class=data.sample_per_class,
-            tell_limit="sample_per_class" in data.model_fields_set,
+            report_limit="sample_per_class" in data.model_fields_set,
             shares=(data.split.train, data.split.val, data.split.test),
             group_by_host=data.split.group == "host",
             on_error=data.on_error,
-            image_size=data.image_size,
+            image_size=config.image_size,
             cache_dir=cache_folder(data.cache_dir),
             seed=config.seed,
             progress=progress,
@@ -60,7 +60,7 @@ class ImageClassification(Task):
         pin_memory: bool,
         progress: Progress,
     ) -> ImageWorkload:
-        """Join images and classifier."""
+        """Prepare the images and build the classifier."""
         from dbbd_cli.tasks.image_classification.workload import ImageWorkload
 
         return ImageWorkload(
@@ -68,13 +68,13 @@ class ImageClassification(Task):
         )
 
     def notes(self, config: ImageClassificationConfig, manifest: Manifest) -> Mapping[str, str]:
-        """Nothing beyond what every header says."""
+        """Return nothing: the header needs no more."""
         return {}
 
     def config_for_weights(
         self, content: object, path: Path, settings: Mapping[str, Any] | None, overrides: Sequence[Override]
     ) -> None:
-        """None: weights of a classifier do not say which classes they tell apart."""
+        """Return None: the weights of a classifier do not tell its classes."""
 
     def evaluation_schema(self) -> type[ClassificationEvaluation]:
         """The report of a classifier."""

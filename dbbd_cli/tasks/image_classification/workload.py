@@ -1,4 +1,4 @@
-"""Image classification: pictures, a network and cross-entropy."""
+"""The workload of image classification: images, a classifier and cross-entropy."""
 
 from __future__ import annotations
 
@@ -19,15 +19,13 @@ from dbbd_cli.data.loader import BatchLoader
 from dbbd_cli.data.manifest import Manifest
 from dbbd_cli.engine.runtime import Runtime
 from dbbd_cli.engine.workload import Evaluation
+from dbbd_cli.model.images.catalog import model_input
 from dbbd_cli.model.images.classifier import Classifier, build_network, macro_f1
 from dbbd_cli.tasks.image_classification.config import ImageClassificationConfig, ImageDataConfig
 from dbbd_cli.tasks.image_classification.task import ImageClassification
 
-# The statistics of ImageNet, for red, green and blue.
-MEAN = (0.485, 0.456, 0.406)
-STD = (0.229, 0.224, 0.225)
 _IMAGES_AT_ONCE = 8
-"""On a CPU so many are augmented together: what is made on the way stays in its cache."""
+"""Images that are augmented together on a CPU, so that intermediate results stay in its cache."""
 
 
 class ImageWorkload:
@@ -37,9 +35,9 @@ class ImageWorkload:
         config: the resolved configuration.
         manifest: the samples and their splits.
         splits: splits to make loaders for.
-        pretrained: whether `model.weights` is followed; a finished checkpoint needs none of it.
-        pin_memory: whether batches are put into page-locked memory.
-        progress: told of images that are prepared.
+        pretrained: whether to load `model.weights`; a checkpoint replaces the weights anyway.
+        pin_memory: whether to put batches into page-locked memory.
+        progress: receives the images that are prepared.
     """
 
     sample_unit = ImageClassification.sample_unit
@@ -66,11 +64,13 @@ class ImageWorkload:
                 f"data.positive_class: there is no class {data.positive_class!r}",
                 hint=f"choose one of: {_named(manifest.classes)}",
             )
+        expected = model_input(model.name)
+        self._normalization = expected.mean, expected.std
         self.module = Classifier(
             build_network(
                 model.name,
                 num_classes=len(manifest.classes),
-                image_size=data.image_size,
+                image_size=config.image_size,
                 dropout=model.dropout,
                 weights=model.weights if pretrained else "none",
             ),
@@ -81,7 +81,7 @@ class ImageWorkload:
             manifest,
             splits=splits,
             roots=_roots(data, manifest),
-            image_size=data.image_size,
+            image_size=config.image_size,
             cache_dir=cache_folder(data.cache_dir),
             progress=progress,
         )
@@ -104,16 +104,17 @@ class ImageWorkload:
         pixels = batch.pixels.to(device, non_blocking=True)
         num_images, channels, size, _ = pixels.shape
         changes = self._augmentation(batch, (channels, size), device) if train else None
-        shifts = _shifts(device)
+        mean, std = self._normalization
+        shifts = _shifts(mean, std, device)
         images = torch.empty(num_images, 3, size, size, device=device)
         at_once = _IMAGES_AT_ONCE if device.type == "cpu" else num_images
         for first in range(0, num_images, at_once):
             part = slice(first, first + at_once)
             values = pixels[part].float().div_(255.0) if changes is None else changes.apply(pixels[part], first)
-            # A grayscale image (C = 1) becomes three channels here. Each by itself: their loops are the simplest.
-            planes = zip(images[part].unbind(1), values.expand(-1, 3, -1, -1).unbind(1), shifts, STD, strict=True)
-            for normalized, plane, shift, std in planes:
-                torch.add(shift, plane, alpha=1.0 / std, out=normalized)
+            # A grayscale image (C = 1) gets three channels here. One channel at a time is fastest.
+            planes = zip(images[part].unbind(1), values.expand(-1, 3, -1, -1).unbind(1), shifts, std, strict=True)
+            for normalized, plane, shift, scale in planes:
+                torch.add(shift, plane, alpha=1.0 / scale, out=normalized)
         return images, batch.labels.to(device, non_blocking=True)
 
     def _augmentation(self, batch: ImageBatch, shape: tuple[int, int], device: torch.device) -> Augmentation:
@@ -130,30 +131,30 @@ class ImageWorkload:
         )
 
     def summarize(self, sums: Mapping[str, float], num_samples: int) -> dict[str, float]:
-        """Mean loss and accuracy over samples and, except for training, the mean F1 over classes."""
+        """Compute the mean loss and accuracy over samples and, except in training, the mean F1 over classes."""
         metrics = {"loss": sums["loss"] / num_samples, "accuracy": sums["accuracy"] / num_samples}
         if "f1_0" in sums:
             metrics["f1"] = macro_f1([sums[f"f1_{place}"] for place in range(2 * len(self.manifest.classes))])
         return metrics
 
     def warning(self, metrics: Mapping[str, float]) -> str:
-        """Nothing to tell: loss and accuracy speak for themselves."""
+        """Return no warning."""
         return ""
 
     def names(self, batch: ImageBatch, split: str) -> list[str]:
-        """Paths or URLs of the batch's images."""
+        """Return the paths or URLs of the batch's images."""
         samples = self.manifest.of(split)
         return [samples[index].key for index in batch.samples.tolist()]
 
     def evaluate(self, split: str, runtime: Runtime, progress: Progress) -> Evaluation:
-        """Every metric, speed and size; `predictions.csv` has the probabilities of each image."""
+        """Compute all metrics, speed and size; `predictions.csv` gets the probabilities of each image."""
         from dbbd_cli.tasks.image_classification.evaluate import evaluate_images
 
         return evaluate_images(self, runtime, split, progress)
 
     @property
     def monitor(self) -> str:
-        """The metric of the configuration."""
+        """The metric that decides which epoch is best."""
         return self.config.checkpoint.metric
 
     @property
@@ -163,27 +164,27 @@ class ImageWorkload:
 
     @property
     def data_description(self) -> str:
-        """Where the images come from, in words."""
+        """The origin of the images and the classes, in words."""
         data, classes = self.config.data, self.manifest.classes
         where = {
             "synthetic": "synthetic URLs as QR codes",
-            "urls": f"URLs of {data.path} as QR codes",
-            "folder": f"images of {data.path}",
-            "classes": "images of a folder for each class",
+            "urls": f"URLs in {data.path} as QR codes",
+            "folder": f"images in {data.path}",
+            "classes": "images in a folder for each class",
         }
         return f"{where[data.source]} ({counted(len(classes), 'class')}: {_named(classes)})"
 
     @property
     def positive_class(self) -> str | None:
-        """The class that counts as positive, where there are two."""
+        """The positive class if there are two classes."""
         classes = self.manifest.classes
         return (self.config.data.positive_class or classes[-1]) if len(classes) == 2 else None
 
 
 @cache
-def _shifts(device: torch.device) -> tuple[torch.Tensor, ...]:
-    """What normalization adds to each channel; once per device, since the copy there makes the program wait."""
-    return tuple(torch.tensor(-mean / std, device=device) for mean, std in zip(MEAN, STD, strict=True))
+def _shifts(mean: tuple[float, ...], std: tuple[float, ...], device: torch.device) -> tuple[torch.Tensor, ...]:
+    """The number added to each channel in normalization; cached, because copying to a GPU blocks."""
+    return tuple(torch.tensor(-m / s, device=device) for m, s in zip(mean, std, strict=True))
 
 
 def _named(classes: Sequence[str]) -> str:
@@ -191,14 +192,14 @@ def _named(classes: Sequence[str]) -> str:
 
 
 def _roots(data: ImageDataConfig, manifest: Manifest) -> list[Path]:
-    """Where the manifest's images are according to the configuration, which may have been told of a move."""
+    """The folders of the manifest's classes according to the configuration; they may have moved."""
     if data.source == "folder" and data.path is not None:
         return [Path(data.path) / name for name in manifest.classes]
     if data.source == "classes" and data.classes is not None:
         if set(data.classes) != set(manifest.classes):
             raise ConfigError(
                 f"data.classes: the run has the classes {_named(manifest.classes)}",
-                hint="give a folder for each of these, and for no other",
+                hint="set a folder for each of these classes and no others",
             )
         return [Path(data.classes[name]) for name in manifest.classes]
     return []

@@ -70,6 +70,7 @@ def test_keys_have_their_description() -> None:
         ("run.plots=", ["run.plots=true", "run.plots=false"]),
         ("training.clip_grad_norm=", ["training.clip_grad_norm=null"]),
         ("run.device=c", ["run.device=cpu", "run.device=cuda"]),
+        ("model.name=resnet", ["model.name=resnet18", "model.name=resnet34", "model.name=resnet50"]),
         ("training.learning_rate=", []),
         ("no.such.key=", []),
     ],

@@ -20,9 +20,17 @@ from dbbd_cli.core.progress import Silent
 
 # Only the functions that look for a cache, not those that create one, which render pictures.
 from dbbd_cli.data.checked_file import append_checksums
-from dbbd_cli.data.images.cache import ImageRef, _done_before, _of, url_sha256
-from dbbd_cli.data.images.decode import ImageFileError, MissingReaderError, decode_image
-from dbbd_cli.data.images.formats import FORMAT_OF_SUFFIX, HEAD_BYTES, can_read, image_format
+from dbbd_cli.data.images.cache import _done_before, _of
+from dbbd_cli.data.images.decode import decode_image
+from dbbd_cli.data.images.formats import (
+    FORMAT_OF_SUFFIX,
+    HEAD_BYTES,
+    ImageFileError,
+    MissingReaderError,
+    can_read,
+    image_format,
+)
+from dbbd_cli.data.images.refs import ImageRef, url_sha256
 
 SIZE = 8
 _SUFFIX = {"JPEG": ".jpg", "TIFF": ".tif", "PNM": ".pnm"}

@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 from dbbd_cli.core.errors import DataError
-from dbbd_cli.core.stopping import STOP_SIGNALS
+from dbbd_cli.core.signals import STOP_SIGNALS
 from dbbd_cli.data.loader import BatchLoader, Key
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="inspects processes as Linux has them")

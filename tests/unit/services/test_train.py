@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from dbbd_cli.data.cache_dir import cache_folder
 
 from dbbd_cli.core.errors import ConfigError, DataError
 from dbbd_cli.core.progress import Phase, Silent
+from dbbd_cli.data.cache import cache_folder
 from dbbd_cli.data.manifest import Manifest
 from dbbd_cli.engine.checkpoint.files import load_checkpoint
 from dbbd_cli.services.resume import resume

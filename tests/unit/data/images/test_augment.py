@@ -1,3 +1,5 @@
+"""Augmentation depends on seed, epoch and sample alone, and changes images within the configured limits."""
+
 from __future__ import annotations
 
 import math
@@ -32,13 +34,13 @@ def rotate(x: torch.Tensor, angles: torch.Tensor, largest: float) -> torch.Tenso
     return _Rotation(angles, largest, x.shape[1], x.shape[2]).apply(x, 0)
 
 
-def test_no_settings_change_nothing() -> None:
+def test_images_stay_the_same_without_augmentation() -> None:
     x = images()
     assert torch.allclose(augment(x, **NONE), x, atol=1e-6)
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_a_sample_is_changed_the_same_way_in_any_batch(channels: int) -> None:
+def test_a_sample_is_augmented_the_same_way_in_any_batch(channels: int) -> None:
     x = images()[:, :channels]
     whole = augment(x, seed=1, epoch=2, **ALL)
     alone = changes([2], channels, seed=1, epoch=2, **ALL).apply(x[2:3] * 255)
@@ -52,7 +54,7 @@ def test_a_sample_is_changed_the_same_way_in_any_batch(channels: int) -> None:
 
 
 @pytest.mark.parametrize("degrees", [0.0, 5.0, 180.0])
-def test_whole_numbers_are_changed_like_others_and_stay_as_they_are(degrees: float) -> None:
+def test_uint8_images_are_augmented_like_floats_and_not_modified(degrees: float) -> None:
     bytes_ = torch.randint(0, 256, (4, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     before = bytes_.clone()
     drawn = changes([0, 1, 2, 3], **{**ALL, "rotation_degrees": degrees})
@@ -80,7 +82,7 @@ def test_a_quarter_turn_is_exact(quarters: int) -> None:
 
 
 @pytest.mark.parametrize("degrees", [5, 30, 45, 60, 180])
-def test_rotation_is_that_of_a_smooth_image_sampled_anew(degrees: int) -> None:
+def test_rotation_equals_resampling_of_a_smooth_image(degrees: int) -> None:
     y, x = torch.meshgrid(torch.linspace(0, 6, 96), torch.linspace(0, 6, 96), indexing="ij")
     smooth = torch.stack([torch.sin(x) * torch.cos(0.7 * y), 0.1 * x + 0.2 * y]).repeat(9, 1, 1, 1)
     angles = torch.linspace(-1, 1, 9) * math.radians(degrees)
@@ -94,7 +96,7 @@ def test_rotation_is_that_of_a_smooth_image_sampled_anew(degrees: int) -> None:
     assert (turned - expected).abs().mean() < (2e-3 if degrees == 5 else 0.2)
 
 
-def test_a_rotation_by_nothing_changes_nothing() -> None:
+def test_rotation_by_zero_changes_nothing() -> None:
     x = images(3)
     assert torch.allclose(rotate(x, torch.zeros(3), 0.1), x, atol=1e-6)
 

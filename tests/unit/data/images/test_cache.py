@@ -1,3 +1,5 @@
+"""The image cache returns the right pixels, is written once and shared, and is never used when damaged."""
+
 from __future__ import annotations
 
 import hashlib
@@ -17,10 +19,11 @@ from dbbd_cli.core.progress import Phase, Silent
 from dbbd_cli.data.cache import MARK
 from dbbd_cli.data.checked_file import checksums_match, size_with_checksums
 from dbbd_cli.data.images import cache as image_cache
-from dbbd_cli.data.images.cache import ImageRef, cached_images, hash_files, prepare_images, url_sha256
+from dbbd_cli.data.images.cache import cached_images, prepare_images
 from dbbd_cli.data.images.decode import decode_image
+from dbbd_cli.data.images.processes import Problem, Shape, prepare_rows
 from dbbd_cli.data.images.qr_code import render_qr
-from dbbd_cli.data.images.worker import Problem, Shape, prepare_rows
+from dbbd_cli.data.images.refs import ImageRef, hash_files, url_sha256
 
 
 def kept(folder: Path) -> list[Path]:
@@ -62,7 +65,7 @@ def file_refs(folder: Path, count: int) -> list[ImageRef]:
     return refs
 
 
-def test_rendered_codes_are_those_of_the_renderer_and_are_made_once(tmp_path: Path) -> None:
+def test_qr_codes_are_rendered_once(tmp_path: Path) -> None:
     refs, progress = url_refs(5), Recorder()
     pixels = prepare_images(refs, 64, tmp_path, progress).open()
     assert pixels.shape == (5, 1, 64, 64)
@@ -75,7 +78,7 @@ def test_rendered_codes_are_those_of_the_renderer_and_are_made_once(tmp_path: Pa
 
 
 @pytest.mark.parametrize("mode", ["L", "RGB", "1"])
-def test_gray_pictures_are_kept_with_one_channel(tmp_path: Path, mode: str) -> None:
+def test_gray_images_are_stored_with_one_channel(tmp_path: Path, mode: str) -> None:
     refs, grays = [], []
     for index in range(70):
         gray = np.random.default_rng(index).integers(0, 256, (16, 16), dtype=np.uint8)
@@ -92,14 +95,14 @@ def test_gray_pictures_are_kept_with_one_channel(tmp_path: Path, mode: str) -> N
     assert found.shape == (70, 1, 16, 16)
 
 
-def test_one_picture_in_color_keeps_the_colors_of_all(tmp_path: Path) -> None:
+def test_all_images_are_stored_in_color_if_one_has_colors(tmp_path: Path) -> None:
     refs = file_refs(tmp_path, 3)  # the first of them is black
     pixels = prepare_images(refs, 16, tmp_path / "cache", Silent()).open()
     assert pixels.shape == (3, 3, 16, 16)
     assert pixels[2, :, 0, 0].tolist() == [2, 0, 0]
 
 
-def test_gray_pictures_of_which_some_are_bad(tmp_path: Path) -> None:
+def test_gray_images_are_stored_with_one_channel_without_the_bad_ones(tmp_path: Path) -> None:
     refs = []
     for index in range(3):
         path = tmp_path / f"{index}.png"
@@ -113,7 +116,7 @@ def test_gray_pictures_of_which_some_are_bad(tmp_path: Path) -> None:
         assert prepared.open()[:, :, 0, 0].tolist() == [[0], [2]]
 
 
-def test_processes_give_the_same_pixels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_worker_processes_give_the_same_pixels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     refs = url_refs(130)
     alone = prepare_images(refs, 32, tmp_path / "one", Silent()).open()
     monkeypatch.setattr(image_cache, "ROWS_WORTH_PROCESSES", 1)
@@ -131,7 +134,7 @@ def test_even_a_single_image_is_decoded_in_another_process(
     assert prepare_images(file_refs(tmp_path, 1), 8, tmp_path / "cache", Silent()).problems == {}
 
 
-def test_unreadable_images_are_named_and_left_out_and_nothing_takes_their_place(tmp_path: Path) -> None:
+def test_unreadable_images_are_named_and_left_out(tmp_path: Path) -> None:
     refs = file_refs(tmp_path, 6)
     for position in (0, 3):
         data = b"\x89PNG broken"
@@ -147,7 +150,7 @@ def test_unreadable_images_are_named_and_left_out_and_nothing_takes_their_place(
     assert cached_images(good, 32, tmp_path / "cache", Silent()) is not None
 
 
-def test_nothing_is_kept_when_no_image_can_be_read(tmp_path: Path) -> None:
+def test_no_cache_is_written_if_no_image_can_be_read(tmp_path: Path) -> None:
     path = tmp_path / "a.png"
     path.write_bytes(b"")
     ref = ImageRef(hashlib.sha256(b"").hexdigest(), path=str(path))
@@ -170,7 +173,7 @@ def test_other_content_size_or_order_is_another_cache(tmp_path: Path) -> None:
     assert len(paths) == 4
 
 
-def test_a_cache_that_was_cut_off_is_made_again(tmp_path: Path) -> None:
+def test_a_truncated_cache_is_made_again(tmp_path: Path) -> None:
     refs = url_refs(3)
     first = prepare_images(refs, 32, tmp_path, Silent())
     expected = first.open().copy()
@@ -179,7 +182,7 @@ def test_a_cache_that_was_cut_off_is_made_again(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("place", [0, 5000, -1, -20, -23, "all"])
-def test_damage_that_leaves_the_size_is_found_and_the_cache_made_again(tmp_path: Path, place: int | str) -> None:
+def test_a_cache_with_damaged_bytes_is_made_again(tmp_path: Path, place: int | str) -> None:
     refs, progress = url_refs(3), Recorder()
     first = prepare_images(refs, 64, tmp_path, progress)
     expected, data = first.open().copy(), bytearray(first.path.read_bytes())
@@ -213,7 +216,7 @@ def test_the_pixels_of_other_images_under_the_name_of_a_cache_are_never_used(tmp
     assert np.array_equal(prepare_images(refs[:2], 64, tmp_path, Silent()).open(), expected)
 
 
-def test_what_another_process_has_repaired_meanwhile_is_not_removed(
+def test_a_cache_that_another_process_has_repaired_is_not_removed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     refs, progress = url_refs(3), Recorder()
@@ -245,7 +248,7 @@ def test_what_is_no_file_is_no_cache(tmp_path: Path) -> None:
         prepare_images(refs, 64, tmp_path, Silent())
 
 
-def test_two_at_once_share_the_work(tmp_path: Path) -> None:
+def test_concurrent_runs_share_the_work(tmp_path: Path) -> None:
     refs, progress = url_refs(40), Recorder()
     results: list[np.ndarray] = []
     threads = [
@@ -282,7 +285,7 @@ def with_a_bad_one(folder: Path) -> list[ImageRef]:
     return refs
 
 
-def test_images_that_are_bad_for_good_are_remembered(tmp_path: Path) -> None:
+def test_images_with_bad_content_are_recorded(tmp_path: Path) -> None:
     refs, progress, cache = with_a_bad_one(tmp_path), Recorder(), tmp_path / "cache"
     first = prepare_images(refs, 32, cache, progress)
     again = prepare_images(refs, 32, cache, progress)
@@ -314,7 +317,7 @@ def test_images_are_tried_again_once_their_format_can_be_read(tmp_path: Path, mo
     assert prepare_images(refs, 32, cache, Silent()).problems == {}
 
 
-def test_images_whose_reading_failed_are_tried_again(tmp_path: Path) -> None:
+def test_images_that_could_not_be_opened_are_tried_again(tmp_path: Path) -> None:
     refs, progress = with_a_bad_one(tmp_path), Recorder()
     path = Path(str(refs[2].path))
     data = path.read_bytes()
@@ -364,7 +367,7 @@ def test_a_url_with_the_hash_of_another_is_not_kept(tmp_path: Path) -> None:
     assert cached_images(refs, 32, tmp_path, Silent()) is None
 
 
-def test_full_disk_says_what_is_needed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_reported_with_the_space_needed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Usage:
         free = 10
 
@@ -374,7 +377,7 @@ def test_full_disk_says_what_is_needed(tmp_path: Path, monkeypatch: pytest.Monke
     assert not list(tmp_path.glob("*.tmp"))
 
 
-def test_hashes_are_those_of_the_content_and_a_missing_file_is_told(tmp_path: Path) -> None:
+def test_files_are_hashed_and_missing_ones_reported(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"content")
     hashes = hash_files([str(tmp_path / "a"), str(tmp_path / "b")], Silent())
     assert hashes[0] == hashlib.sha256(b"content").hexdigest()

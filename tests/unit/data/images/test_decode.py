@@ -1,4 +1,4 @@
-"""Real files of every format and mode, made here with PIL, and many that are damaged."""
+"""Images of every format and mode decode to the right pixels, and damaged ones give an error that says why."""
 
 import io
 import re
@@ -13,8 +13,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dbbd_cli.data.images.decode import MAX_PIXELS, ImageFileError, MissingReaderError, decode_image
-from dbbd_cli.data.images.formats import FORMAT_OF_SUFFIX, can_read, image_format
+from dbbd_cli.data.images.decode import MAX_PIXELS, decode_image
+from dbbd_cli.data.images.formats import (
+    FORMAT_OF_SUFFIX,
+    ImageFileError,
+    MissingReaderError,
+    can_read,
+    image_format,
+)
 
 SIZE = 32
 FORMATS_PAGE = Path(__file__).parents[4] / "docs" / "formats.md"
@@ -209,7 +215,7 @@ def test_sixteen_bits_are_scaled(name, suffix):
     ],
 )
 def test_tiff_with_more_than_eight_bits_is_scaled(order, bits, row):
-    """A file made by hand, 8 x 8 pixels, all of them half as bright as white."""
+    """The files have 8 x 8 pixels, all half as bright as white."""
     tags = {256: 8, 257: 8, 258: bits, 259: 1, 262: 1, 273: 122, 277: 1, 278: 8, 279: 8 * len(row)}
     entries = b"".join(struct.pack(f"{order}HHIHH", tag, 3, 1, value, 0) for tag, value in tags.items())
     head = (b"MM\0*" if order == ">" else b"II*\0") + struct.pack(f"{order}IH", 8, len(tags))
@@ -218,7 +224,7 @@ def test_tiff_with_more_than_eight_bits_is_scaled(order, bits, row):
 
 
 def png(samples, bits, color, *, transparent=None, palette=None):
-    """A PNG put together by hand from samples `(H, W, channels)` of so many bits."""
+    """Encode samples `(H, W, channels)` of `bits` bits as PNG."""
     rows = samples.reshape(len(samples), -1)
     if bits >= 8:
         packed = [row.astype(">u2" if bits == 16 else "u1").tobytes() for row in rows]
@@ -236,7 +242,7 @@ def png(samples, bits, color, *, transparent=None, palette=None):
 
 
 def over_white(color, alpha):
-    """What values from 0 to 1 look like over white, from 0 to 255."""
+    """Blend values from 0 to 1 with white; the result is from 0 to 255."""
     return 255 * (color * alpha[..., None] + 1 - alpha[..., None])
 
 
@@ -285,7 +291,7 @@ def test_a_tiff_whose_zero_is_white(bits):
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.int32])
-def test_pixels_without_a_defined_white_are_refused(dtype):
+def test_pixels_without_a_defined_white_are_rejected(dtype):
     with pytest.raises(ImageFileError, match="32-bit pixels"):
         decode_image(encoded(Image.fromarray(np.ones((8, 8), dtype)), "TIFF"), ".tif", SIZE)
 
@@ -315,7 +321,7 @@ ORIENTED = {
     ("name", "suffix"),
     [("JPEG", ".jpg"), ("PNG", ".png"), ("WEBP", ".webp"), ("TIFF", ".tif"), ("HEIF", ".heic"), ("AVIF", ".avif")],
 )
-def test_orientation_is_undone(name, suffix, orientation):
+def test_orientation_is_applied(name, suffix, orientation):
     if not can_read(FORMAT_OF_SUFFIX[suffix]):
         pytest.skip("cannot be read here")
     exif = Image.Exif()
@@ -327,7 +333,7 @@ def test_orientation_is_undone(name, suffix, orientation):
 
 @pytest.mark.parametrize(("name", "suffix"), [("JPEG", ".jpg"), ("PNG", ".png"), ("WEBP", ".webp")])
 @pytest.mark.parametrize("exif", [b"", b"II", b"II*\0\xff\xff\xff\xff", b"no header at all"])
-def test_damaged_exif_does_not_cost_the_picture(name, suffix, exif):
+def test_images_with_damaged_exif_are_read(name, suffix, exif):
     data = encoded(picture(), name, exif=b"Exif\0\0" + exif)
     assert_corners(decode_image(data, suffix, SIZE), [RED, GREEN, BLUE, WHITE], tolerance=30)
 
@@ -359,7 +365,7 @@ def test_large_jpeg_decoded_at_a_fraction_looks_the_same():
         ("PNG", "", "is a PNG but named without a suffix"),
     ],
 )
-def test_wrong_name(name, suffix, message):
+def test_a_suffix_of_another_format_is_an_error(name, suffix, message):
     with pytest.raises(ImageFileError) as caught:
         decode_image(encoded(picture(), name), suffix, SIZE)
     assert str(caught.value) == message
@@ -382,7 +388,7 @@ def test_wrong_name(name, suffix, message):
         (b"\0\0\0\x18ftypcrx \0\0\0\1crx isom", "is a raw file of a camera, a format that is not read"),
     ],
 )
-def test_no_image(data, message):
+def test_other_content_is_named(data, message):
     for suffix in FORMAT_OF_SUFFIX:
         with pytest.raises(ImageFileError) as caught:
             decode_image(data, suffix, SIZE)
@@ -390,7 +396,7 @@ def test_no_image(data, message):
 
 
 @pytest.mark.parametrize(("name", "suffix", "options"), FORMATS)
-def test_a_beginning_of_a_file_is_never_taken_for_another_picture(name, suffix, options):
+def test_a_truncated_file_never_gives_a_different_image(name, suffix, options):
     noise = np.random.default_rng(0).integers(0, 256, (24, 24, 3), dtype=np.uint8)
     data = encoded(Image.fromarray(noise), name, **options)
     whole = decode_image(data, suffix, SIZE)
@@ -439,7 +445,7 @@ def png_header(width, height):
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
 
 
-def test_too_many_pixels_are_refused_before_decoding():
+def test_too_many_pixels_are_rejected_before_decoding():
     assert MAX_PIXELS < 13_000**2
     with pytest.raises(ImageFileError) as caught:
         decode_image(png_header(13_000, 13_000), ".png", SIZE)
@@ -450,179 +456,45 @@ def test_too_many_pixels_are_refused_before_decoding():
         decode_image(png_header(9_000, 9_999), ".png", SIZE)
 
 
-@pytest.mark.parametrize("width", [999, 4_000_001])
-def test_large_bitmaps_of_runs_are_refused(width):
-    head = struct.pack("<IiiHHIIiiII", 40, width, 1, 1, 8, 1, 4, 0, 0, 0, 0)  # compression 1: runs of equal pixels
-    data = b"BM" + struct.pack("<III", 58 + 1024, 0, 54 + 1024) + head + bytes(1024) + b"\xff\0" * 3 + b"\xea\0\0\0\0\1"
-    if width < 1000:
-        assert decode_image(data, ".bmp", SIZE).shape == (SIZE, SIZE, 3)
-        return
-    with pytest.raises(ImageFileError, match=r"^too large: 4000001 x 1 pixels in runs \(limit 4,000,000"):
-        decode_image(data, ".bmp", SIZE)
-
-
 def png_chunk(kind, content=b""):
     return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
 
 
-def scanned(times, width=16):
-    """A progressive JPEG whose last scan comes so often."""
-    data = encoded(picture(width, width), "JPEG", progressive=True)
+def scanned(times):
+    """A progressive JPEG whose last scan is repeated."""
+    data = encoded(picture(16, 16), "JPEG", progressive=True)
     last = data.rindex(b"\xff\xda")
     return data[:last] + data[last:-2] * times + data[-2:]
 
 
-def tiff(*tags):
-    """A directory with these tags alone: number, type, count, place."""
-    entries = b"".join(struct.pack("<HHII", *tag) for tag in tags)
-    return b"II*\0\x08\0\0\0" + struct.pack("<H", len(tags)) + entries + bytes(4)
-
-
-def big_tiff(*tags):
-    entries = b"".join(struct.pack("<HHQQ", *tag) for tag in tags)
-    return b"II+\0\x08\0\0\0\x10" + bytes(7) + struct.pack("<Q", len(tags)) + entries + bytes(8)
-
-
-JPEG, PNG, GIF = (encoded(picture(), name) for name in ("JPEG", "PNG", "GIF"))
-OVERLAPPING = [(1000 + n, 1, 1_000_000, 60_000) for n in range(4000)]
-EXIF = b"Exif\0\0" + tiff(*[(1000 + n, 1, 30_000, 30_000) for n in range(2500)]) + bytes(30_000)
-TOO_MANY = {
-    "segments": (JPEG[:2] + b"\xff\xfe\0\2" * 50_000 + JPEG[2:], ".jpg"),
-    "segments of no length": (JPEG[:2] + b"\xff\xfe\0\0" * 50_000 + JPEG[2:], ".jpg"),
-    "segments in a scan": (JPEG[:-2] + b"\xff\xfe\0\2" * 50_000 + JPEG[-2:], ".jpg"),
-    "segments after an end before the first scan": (
-        JPEG[:2] + b"\xff\xd9" + b"\xff\xfe\0\2" * 50_000 + JPEG[2:],
-        ".jpg",
-    ),
-    "segments behind marks without a length": (
-        JPEG[:2] + (b"\xff\xf0" + b"\xff\xfe\0\2" * 16_000) * 5 + JPEG[2:],
-        ".jpg",
-    ),
-    "a tail of nothing": (b"\xff\xd8\xff\xe0\0\4ab" + bytes(200_000), ".jpg"),
-    "profiles": (PNG[:33] + png_chunk(b"iCCP", b"x\0\0" + zlib.compress(bytes(9))) * 100 + PNG[33:], ".png"),
-    "blocks after an empty one": (
-        GIF[:13] + bytes(3 << ((GIF[10] & 7) + 1)) + b"!\xf9\0," + b"a" * 44 + b"\1a" * 100_000 + b"\0,",
-        ".gif",
-    ),
-    "blocks after the empty one of an application": (
-        GIF[:13] + bytes(3 << ((GIF[10] & 7) + 1)) + b"!\xff\x0bNETSCAPE2.0\0" + b"\1a" * 100_000 + b"\0,",
-        ".gif",
-    ),
-    "filling in a scan": (JPEG[:-2] + b"\xff" * 200_000 + JPEG[-2:], ".jpg"),
-    "filling": (JPEG[:2] + b"\xff" * 200_000 + JPEG[2:], ".jpg"),
-    "bytes of no segment": (JPEG[:20] + b"a" * 200_000 + JPEG[20:], ".jpg"),
-    "chunks": (PNG[:33] + png_chunk(b"teSt") * 40_000 + PNG[33:], ".png"),
-    "chunks of pixels": (PNG[:33] + png_chunk(b"IDAT") * 40_000 + PNG[33:], ".png"),
-    "chunks after the pixels": (PNG[:-12] + png_chunk(b"tEXt", b"a\0b") * 40_000 + PNG[-12:], ".png"),
-    "blocks": (GIF[:13] + bytes(3 << ((GIF[10] & 7) + 1)) + b"!\xfe" + b"\1a" * 100_000 + b"\0,", ".gif"),
-    "extensions": (GIF[:13] + bytes(3 << ((GIF[10] & 7) + 1)) + b"!\xfe\1a\0" * 50_000 + b",", ".gif"),
-    "bytes of no block": (GIF[:13] + bytes(3 << ((GIF[10] & 7) + 1)) + b"\0" * 50_000 + b",", ".gif"),
-}
-TOO_LARGE = {
-    "scans": (
-        JPEG[:2] + (b"\xff\xfe\xea\x60" + bytes(59_998)) * 9 + scanned(1500)[2:],
-        "has 1,[0-9]{3} scans of 256 pixels",
-    ),
-    "scans of many pixels": (lambda: scanned(40, width=6000), "has [0-9]{2} scans of 36,000,000 pixels"),
-    "strips": (tiff((273, 4, 10**6, 8)) + bytes(4 * 10**6), "its tag 273 has 1,000,000 values"),
-    "strips in bytes": (tiff((273, 1, 10**5 + 1, 8)) + bytes(10**5 + 100), "its tag 273 has 100,001 values"),
-    "bits": (big_tiff((258, 3, 2 * 10**5 + 1, 100)) + bytes(500_000), "its tag 258 has 200,001 values"),
-    "two headers": (
-        JPEG[:2] + (b"\xff\xc0" + struct.pack(">HBHHB", 8, 8, 64, 64, 0)) * 2 + JPEG[2:],
-        "has more than one header",
-    ),
-    "a long header": (
-        JPEG[:2] + b"\xff\xc0" + struct.pack(">HBHHB", 3008, 8, 64, 64, 250) + bytes(3000) + JPEG[2:],
-        "has more than one header, or one that is too long",
-    ),
-    "many EXIF segments": (
-        JPEG[:2] + b"\xff\xe1\0\x0cExif\0\0abcd" * 200 + JPEG[2:],
-        "has more than 100 segments of EXIF data",
-    ),
-    "overlapping tags": (tiff(*OVERLAPPING) + bytes(1_100_000), "tags that lie over each other"),
-    "overlapping tags, big": (big_tiff(*OVERLAPPING) + bytes(1_100_000), "tags that lie over each other"),
-    "overlapping EXIF": (
-        JPEG[:2] + b"".join(
-            b"\xff\xe1" + struct.pack(">H", 8 + len(part)) + b"Exif\0\0" + part
-            for part in (EXIF[6:40_006], EXIF[40_006:])
-        ) + JPEG[2:],
-        "EXIF data whose tags lie over each other",
-    ),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("name", TOO_MANY)
-def test_a_file_of_far_too_many_pieces_is_refused_at_once(name, monkeypatch):
-    monkeypatch.setattr(Image, "open", lambda *_, **__: pytest.fail("PIL would take its time"))
-    with pytest.raises(ImageFileError, match=r"^consists of more than [0-9,]+ pieces"):
-        decode_image(*TOO_MANY[name], SIZE)
-
-
-@pytest.mark.parametrize("name", TOO_LARGE)
-def test_what_takes_far_more_than_its_size_justifies_is_refused_at_once(name, monkeypatch):
-    data, reason = TOO_LARGE[name]
-    data = data() if callable(data) else data  # not while tests are collected
-    monkeypatch.setattr(Image.Image, "resize", lambda *_, **__: pytest.fail("it was decoded"))
-    if "scans" not in name:
-        monkeypatch.setattr(Image, "open", lambda *_, **__: pytest.fail("PIL would take its time"))
-    with pytest.raises(ImageFileError, match=reason):
-        decode_image(data, ".tif" if data[:1] == b"I" else ".jpg", SIZE)
-
-
 @pytest.mark.parametrize("size", [(100_001, 1), (1, 100_001)])
-def test_a_side_of_far_too_many_pixels_is_refused(size):
+def test_a_side_that_is_too_long_is_rejected(size):
     data = encoded(Image.new("L", size), "PNG")
     with pytest.raises(ImageFileError, match=r"^too large: .* \(limit 100,000 on a side\)$"):
         decode_image(data, ".png", SIZE)
 
 
-@pytest.mark.parametrize("more", [[], [(258, 3, 1, 16), (277, 3, 1, 4)]])
-def test_a_tile_that_is_much_larger_than_its_picture_is_refused(more, monkeypatch):
-    side = 30_000 if not more else 9_000
-    tile = [(256, 4, 1, 100), (257, 4, 1, 100), (258, 3, 1, 8), (259, 3, 1, 8), (262, 3, 1, 1), (277, 3, 1, 1)]
-    tile += [(322, 4, 1, side), (323, 4, 1, side), (324, 4, 1, 8), (325, 4, 1, 9)]
-    monkeypatch.setattr(Image.Image, "resize", lambda *_, **__: pytest.fail("it was decoded"))
-    if more:
-        tile[2], tile[5] = more
-        tile[4] = (262, 3, 1, 2)
-        tile.append((338, 3, 1, 2))
-    with pytest.raises(ImageFileError, match=r"^too large: 100 x 100 pixels of this kind take more than 400 MB"):
-        decode_image(tiff(*tile), ".tif", SIZE)
-
-
-def test_usual_numbers_of_pieces_are_read():
+def test_files_of_many_pieces_are_read():
+    chunks = encoded(picture(), "PNG")
     assert decode_image(scanned(900), ".jpg", SIZE).shape == (SIZE, SIZE, 3)
-    padded = PNG + bytes(300_000)
+    padded = chunks + bytes(300_000)
     assert decode_image(padded, ".png", SIZE).shape == (SIZE, SIZE, 3)
-    many = PNG[:33] + png_chunk(b"tEXt", b"a\0b") * 9000 + PNG[33:]
+    many = chunks[:33] + png_chunk(b"tEXt", b"a\0b") * 9000 + chunks[33:]
     assert decode_image(many, ".png", SIZE).shape == (SIZE, SIZE, 3)
     rows = encoded(picture(40, 20_000), "TIFF", tiffinfo={278: 1})
     assert decode_image(rows, ".tif", SIZE).shape == (SIZE, SIZE, 3)
 
 
-@pytest.mark.parametrize("name", ["PNG", "WEBP"])
-def test_overlapping_exif_does_not_cost_the_picture_nor_the_memory(name, monkeypatch):
-    monkeypatch.setattr(Image.Image, "getexif", lambda _: pytest.fail("it was read"))
-    data = encoded(picture(), name, exif=EXIF)
-    assert decode_image(data, f".{name.lower()}", SIZE).shape == (SIZE, SIZE, 3)
-
-
-def test_exif_as_text_that_could_fill_the_memory_is_left_alone(monkeypatch):
-    monkeypatch.setattr(Image.Image, "getexif", lambda _: pytest.fail("it was read"))
-    text = png_chunk(b"zTXt", b"Raw profile type exif\0\0" + zlib.compress(b"\nexif\n 0\n" + EXIF.hex().encode() * 2))
-    assert decode_image(PNG[:33] + text + PNG[33:], ".png", SIZE).shape == (SIZE, SIZE, 3)
-
-
-def test_lack_of_memory_is_told(monkeypatch):
+def test_lack_of_memory_is_reported(monkeypatch):
     def fail(*args, **kwargs):
         raise MemoryError
 
     monkeypatch.setattr(Image.Image, "resize", fail)
-    with pytest.raises(ImageFileError, match="too large for the memory"):
+    with pytest.raises(ImageFileError, match="needs too much memory to decode"):
         decode_image(encoded(picture(), "PNG"), ".png", SIZE)
 
 
-def test_nothing_warns():
+def test_pillow_warnings_are_not_shown():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         with pytest.raises(ImageFileError, match=r"^(truncated|damaged)"):
@@ -633,7 +505,7 @@ def test_nothing_warns():
         assert decode_image(encoded(picture(), "PNG", exif=corrupt), ".png", SIZE).shape == (SIZE, SIZE, 3)
 
 
-def test_formats_are_known_by_their_first_bytes():
+def test_formats_are_recognized_by_their_first_bytes():
     for name, _, options in FORMATS:
         assert image_format(encoded(picture(), name, **options)[:64]) == {"PPM": "PNM", "HEIF": "HEIC"}.get(name, name)
     big_tiff = encoded(picture(), "TIFF", big_tiff=True)

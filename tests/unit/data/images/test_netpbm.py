@@ -1,4 +1,4 @@
-"""NetPBM files made by hand and by Pillow, and damaged ones."""
+"""NetPBM images of every kind are read exactly, and damaged ones give an error that says why."""
 
 import io
 
@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dbbd_cli.data.images.decode import ImageFileError, decode_image
+from dbbd_cli.data.images.decode import decode_image
+from dbbd_cli.data.images.formats import ImageFileError
 from dbbd_cli.data.images.netpbm import read_netpbm
 
 
@@ -58,16 +59,16 @@ def test_a_text_of_many_blocks(monkeypatch, comments):
         (b"P4 9 1\n\0", "truncated"),
         (b"P6 1 1 255\naa", "truncated"),
         (b"P5 1 1 65535\na", "truncated"),
-        (b"P5 a 1 255\na", "damaged: its header has no numbers"),
-        (b"P5 -1 1 255\na", "damaged: its header has no numbers"),
+        (b"P5 a 1 255\na", "damaged: width, height or maximum in its header"),
+        (b"P5 -1 1 255\na", "damaged: width, height or maximum in its header"),
         (b"P5 0 1 255\n", "damaged: its width, height or maximum"),
         (b"P2 1 1 65536 3", "damaged: its width, height or maximum"),
-        (b"P2 1 1 255 1.5", "damaged: it has other text than numbers"),
-        (b"P2 1 1 255 x", "damaged: it has other text than numbers"),
-        (b"P2 1 1 255 -3", "damaged: it has other text than numbers"),
-        (b"P2 1 1 255 " + b"9" * 40, "damaged: it has values that are not between 0 and its maximum, 255"),
-        (b"P5 1 1 100\n\xff", "damaged: it has values that are not between 0 and its maximum, 100"),
-        (b"P1 1 1 5", "damaged: it has values that are not between 0 and its maximum, 1"),
+        (b"P2 1 1 255 1.5", "damaged: it contains text that is not a number"),
+        (b"P2 1 1 255 x", "damaged: it contains text that is not a number"),
+        (b"P2 1 1 255 -3", "damaged: it contains text that is not a number"),
+        (b"P2 1 1 255 " + b"9" * 40, "damaged: it has values outside the range from 0 to its maximum, 255"),
+        (b"P5 1 1 100\n\xff", "damaged: it has values outside the range from 0 to its maximum, 100"),
+        (b"P1 1 1 5", "damaged: it has values outside the range from 0 to its maximum, 1"),
         (b"P5 99999 99999 255\n", "too large: 99999 x 99999 pixels"),
         (b"P6 9000 9000 65535\n", "too large: 9000 x 9000 pixels of this kind"),
         (b"P5 200000 1 255\n", r"too large: 200000 x 1 pixels \(limit 100,000 on a side\)"),
@@ -79,7 +80,6 @@ def test_errors_say_what_is_wrong(data, reason):
 
 
 def test_comments_end():
-    with pytest.raises(ImageFileError, match="truncated"):
-        read_netpbm(b"P2" + b"#\n" * 10_000_000)
-    with pytest.raises(ImageFileError, match="has 200,000 comments; at most 100,000 are read"):
-        read_netpbm(b"P2 9 9 255\n" + b"#\n" * 200_000)
+    for kind in (b"P2", b"P2 9 9 255\n"):
+        with pytest.raises(ImageFileError, match="truncated"):
+            read_netpbm(kind + b"#\n" * 1_000_000)

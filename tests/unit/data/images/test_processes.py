@@ -1,3 +1,5 @@
+"""Worker processes prepare the same rows as one process, and survive images that crash, hang or fill the memory."""
+
 from __future__ import annotations
 
 import hashlib
@@ -17,10 +19,9 @@ from PIL import Image
 
 from dbbd_cli.core.errors import DataError
 from dbbd_cli.data.images import processes as image_processes
-from dbbd_cli.data.images.cache import ImageRef, url_sha256
-from dbbd_cli.data.images.processes import prepare_in_workers
+from dbbd_cli.data.images.processes import prepare_image, prepare_in_workers, prepare_rows
 from dbbd_cli.data.images.qr_code import render_qr
-from dbbd_cli.data.images.worker import prepare_rows
+from dbbd_cli.data.images.refs import ImageRef, url_sha256
 
 REPOSITORY = Path(__file__).parents[4]
 SIZE = 16
@@ -56,7 +57,7 @@ def workers_of(parent: psutil.Process) -> list[psutil.Process]:
     found = []
     for child in parent.children(recursive=True):
         try:
-            if any("images.worker" in word for word in child.cmdline()):
+            if any("images.processes" in word for word in child.cmdline()):
                 found.append(child)
         except psutil.NoSuchProcess:
             continue
@@ -73,7 +74,7 @@ def test_rows_are_those_of_one_process(work: Callable[..., Work], tmp_path: Path
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems refuse such names")
-def test_names_that_are_not_unicode_are_found_and_bad_content_is_reported(
+def test_names_that_are_not_unicode_are_read_and_bad_content_is_reported(
     work: Callable[..., Work], tmp_path: Path
 ) -> None:
     refs = []
@@ -122,11 +123,11 @@ def test_a_process_that_is_stopped_is_replaced(work: Callable[..., Work], monkey
 
 
 def started_with(change: str) -> str:
-    """How processes are started in which `prepare_image` is `change`, a function of the original and a reference."""
+    """Return code of a worker whose `prepare_image` is `change`, a function of the original and a reference."""
     start, imported, _ = image_processes._START.partition("from")
     assert imported
     return (
-        f"{start}import os, signal, time; import dbbd_cli.data.images.worker as w; prepare = w.prepare_image; "
+        f"{start}import os, signal, time; import dbbd_cli.data.images.processes as w; prepare = w.prepare_image; "
         f"w.prepare_image = lambda ref, size: ({change})(lambda: prepare(ref, size), ref); w.main()"
     )
 
@@ -152,6 +153,35 @@ def test_images_that_crash_their_process_are_named_and_the_others_prepared(
         assert np.array_equal(made.pixels()[row, 0], render_qr(f"site.example/page/{row}", SIZE))
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems do not enforce the limit")
+def test_an_image_that_fills_the_memory_is_named_and_the_others_prepared(
+    work: Callable[..., Work], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    change = "lambda prepare, ref: bytearray(2 << 30) if ref.url.endswith('/2') else prepare()"
+    monkeypatch.setattr(image_processes, "_START", started_with(change))
+    made = work(url_refs(4))
+    [(_, problems)] = made.results
+    assert problems == {2: ("the process that prepared it ended unexpectedly (exit code 1)", False)}
+    assert np.array_equal(made.pixels()[3, 0], render_qr("site.example/page/3", SIZE))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems do not enforce the limit")
+def test_a_picture_that_fills_the_memory_is_reported(
+    work: Callable[..., Work], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = image_processes._START.replace("main()", "p.MEMORY_BYTES = 8 << 20; p.main()")
+    start = start.replace(
+        "from dbbd_cli.data.images.processes import main", "import dbbd_cli.data.images.processes as p"
+    )
+    monkeypatch.setattr(image_processes, "_START", start)
+    refs = []
+    for name, side in (("large.png", 4000), ("small.png", 40)):
+        Image.new("RGB", (side, side)).save(tmp_path / name)
+        refs.append(ImageRef(hashlib.sha256((tmp_path / name).read_bytes()).hexdigest(), path=str(tmp_path / name)))
+    [(_, problems)] = work(refs).results
+    assert problems == {0: ("needs too much memory to decode", False)}
+
+
 def test_other_bad_images_of_the_same_job_are_reported_too(
     work: Callable[..., Work], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -166,7 +196,7 @@ def test_other_bad_images_of_the_same_job_are_reported_too(
     assert "SHA-256" in problems[1].reason
 
 
-def test_the_last_words_of_a_process_are_in_the_error(
+def test_the_last_output_of_a_process_is_in_the_error(
     work: Callable[..., Work], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(image_processes, "_START", "raise SystemExit('no module named numpy')")
@@ -212,7 +242,7 @@ def test_an_interrupt_ends_the_processes_immediately(work: Callable[..., Work]) 
     assert workers_of(psutil.Process()) == []
     deadline = time.monotonic() + 20
     while threading.active_count() > threads:
-        assert time.monotonic() < deadline, "a thread goes on"
+        assert time.monotonic() < deadline, "a thread is still running"
         time.sleep(0.01)
 
 
@@ -226,7 +256,7 @@ def test_ctrl_c_of_the_terminal_does_not_reach_the_processes(work: Callable[...,
     made.results.close()
 
 
-def test_modules_in_the_current_folder_are_not_taken(
+def test_modules_in_the_current_folder_are_not_imported(
     work: Callable[..., Work], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "json.py").write_text("raise SystemExit('taken')")
@@ -235,7 +265,7 @@ def test_modules_in_the_current_folder_are_not_taken(
     assert list(work(url_refs(4)).results) == [(4, {})]
 
 
-def test_a_process_without_work_ends_with_its_input() -> None:
+def test_a_worker_ends_with_its_input() -> None:
     worker = image_processes._Worker(1)
     try:
         worker.process.stdin.close()
@@ -247,12 +277,13 @@ def test_a_process_without_work_ends_with_its_input() -> None:
 
 
 def unguarded_script(folder: Path, count: int) -> list[str]:
-    """A program as people write them: without `if __name__ == "__main__"`."""
+    """Write a script without `if __name__ == "__main__"`, as users do."""
     script = folder / "script.py"
     script.write_text(
         "import os\n"
         "from pathlib import Path\n"
-        "from dbbd_cli.data.images.cache import ImageRef, prepare_images, url_sha256\n"
+        "from dbbd_cli.data.images.cache import prepare_images\n"
+        "from dbbd_cli.data.images.refs import ImageRef, url_sha256\n"
         "from dbbd_cli.core.progress import Silent\n"
         "os.cpu_count = lambda: 2\n"
         "print('start', flush=True)\n"
@@ -262,7 +293,7 @@ def unguarded_script(folder: Path, count: int) -> list[str]:
     return [sys.executable, str(script)]
 
 
-def test_a_script_without_a_guard_ends(tmp_path: Path) -> None:
+def test_a_script_without_a_main_guard_works(tmp_path: Path) -> None:
     ended = subprocess.run(
         unguarded_script(tmp_path, 520),
         cwd=tmp_path,
@@ -297,3 +328,20 @@ def test_a_parent_that_is_killed_leaves_no_process_behind(tmp_path: Path) -> Non
     for worker in alive:
         worker.kill()
     assert not alive
+
+
+@pytest.mark.parametrize("ref", [ImageRef(url_sha256("a.example"), url="b.example"), ImageRef("", url="a.example")])
+def test_a_url_that_does_not_match_its_hash_is_rejected(ref: ImageRef, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="another URL"):
+        prepare_image(ref, SIZE)
+    (tmp_path / "pixels").write_bytes(bytes(SIZE * SIZE))
+    assert not prepare_rows(tmp_path / "pixels", (1, 1, SIZE, SIZE), [(0, ref)])[0].lasting
+
+
+def test_workers_import_nothing_heavy() -> None:
+    code = (
+        "import sys; import dbbd_cli.data.images.processes; "
+        "print({'torch', 'torchvision', 'pydantic', 'matplotlib'} & set(sys.modules))"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "set()"

@@ -1,4 +1,4 @@
-"""QR codes are compared with segno's module grid, and their error correction is read from the picture itself."""
+"""QR codes have the modules that segno chooses, error correction M, a border, and a limit on their text."""
 
 import numpy as np
 import pytest

@@ -1,3 +1,5 @@
+"""Synthetic URLs are reproducible, distinct and harmless, and the host of any text is found."""
+
 import hashlib
 import random
 import re
@@ -53,7 +55,7 @@ def test_hosts_repeat_and_the_classes_share_some(urls):
     assert hosts["benign"].keys() & hosts["malicious"].keys()
 
 
-def test_length_tells_the_classes_apart_but_not_perfectly(urls):
+def test_length_separates_the_classes_but_not_perfectly(urls):
     def accuracy(limit):
         right = sum(len(url) < limit for url in urls["benign"]) + sum(len(url) >= limit for url in urls["malicious"])
         return right / 10_000

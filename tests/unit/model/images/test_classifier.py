@@ -1,3 +1,5 @@
+"""Image classifiers: every architecture gets its head, and loss, metrics and pretrained weights are right."""
+
 from __future__ import annotations
 
 import pickle
@@ -12,56 +14,90 @@ from torchmetrics.functional.classification import multiclass_f1_score
 
 from dbbd_cli.core.errors import CheckpointError, ConfigError
 from dbbd_cli.engine.efficiency import count_multiply_adds
-from dbbd_cli.engine.runtime import count_parameters, size_mb
 from dbbd_cli.engine.state import Sums
-from dbbd_cli.model.images.classifier import Classifier, build_network, load_weights, macro_f1
-from dbbd_cli.model.images.qr_cnn import QrCnn
+from dbbd_cli.model.images.catalog import model_input
+from dbbd_cli.model.images.classifier import Classifier, _replace_head, build_network, load_weights, macro_f1
 
 
 def build(name: str = "qr_cnn", weights: str = "none", num_classes: int = 2) -> torch.nn.Module:
     return build_network(name, num_classes=num_classes, image_size=32, dropout=0.5, weights=weights)
 
 
-def test_parameters_size_and_arithmetic_of_qr_cnn() -> None:
+SMALL_OF_EACH_FAMILY = (
+    "alexnet",
+    "convnext_tiny",
+    "densenet121",
+    "efficientnet_b0",
+    "efficientnet_v2_s",
+    "googlenet",
+    "inception_v3",
+    "maxvit_t",
+    "mnasnet0_5",
+    "mobilenet_v3_small",
+    "regnet_y_400mf",
+    "resnet18",
+    "shufflenet_v2_x0_5",
+    "squeezenet1_1",
+    "swin_t",
+    "vit_b_32",
+)
+
+
+@pytest.mark.parametrize("name", SMALL_OF_EACH_FAMILY)
+def test_torchvision_classifiers_have_the_classes_and_the_dropout(name: str) -> None:
+    size = model_input(name).size
+    network = build_network(name, num_classes=5, image_size=size, dropout=0.4, weights="none")
+    assert {m.p for m in network.modules() if isinstance(m, torch.nn.Dropout)} - {0.0} == {0.4}
+    for training in (True, False):  # auxiliary classifiers answer only in training
+        with torch.no_grad():
+            assert network.train(training)(torch.zeros(2, 3, size, size)).shape == (2, 5)
+
+
+@pytest.mark.parametrize(
+    ("name", "added"),
+    [
+        ("resnet18", {"fc.1.weight", "fc.1.bias"}),
+        ("efficientnet_b0", {"classifier.1.weight", "classifier.1.bias"}),
+        ("mobilenet_v3_small", {"classifier.3.weight", "classifier.3.bias"}),
+    ],
+)
+def test_keys_are_those_of_earlier_checkpoints(name: str, added: set[str]) -> None:
+    from torchvision import models
+
+    common = {key for key in models.get_model(name).state_dict() if not key.startswith("fc.")}
+    assert set(build(name).state_dict()) == common | added
+
+
+@pytest.mark.parametrize("name", ["vit_b_32", "maxvit_t"])
+def test_transformers_are_built_for_other_sizes(name: str) -> None:
+    network = build_network(name, num_classes=2, image_size=448, dropout=0.0, weights="none").eval()
+    with torch.no_grad():
+        assert network(torch.zeros(1, 3, 448, 448)).shape == (1, 2)
+
+
+@pytest.mark.parametrize("name", ["alexnet", "inception_v3", "vit_b_32", "maxvit_t"])
+def test_a_size_that_a_network_cannot_take_is_an_error(name: str) -> None:
+    with pytest.raises(ConfigError, match=f"data.image_size: {name} cannot take images of 40 x 40 pixels") as caught:
+        build_network(name, num_classes=2, image_size=40, dropout=0.5, weights="none")
+    assert caught.value.hint == f"leave data.image_size out: {name} then gets {model_input(name).size} pixels"
+
+
+def test_a_model_without_a_replaceable_classifier_is_an_error() -> None:
+    network = torch.nn.Sequential(torch.nn.Linear(8, 1000), torch.nn.Linear(1000, 21))
+    with pytest.raises(ConfigError, match="the classifier at the end of Sequential cannot be replaced"):
+        _replace_head(network, 2, 0.5)
+
+
+def test_a_checkpoint_of_googlenet_computes_the_same_without_the_download() -> None:
+    """Pretrained weights make googlenet normalize its input again, which no state dict stores."""
+    assert build("googlenet").transform_input
+
+
+@pytest.mark.parametrize(("name", "expected"), [("resnet18", 1.81e9), ("resnet50", 4.09e9), ("vit_b_32", 4.41e9)])
+def test_multiply_adds_are_those_of_the_papers(name: str, expected: float) -> None:
     with torch.device("meta"):
-        network = QrCnn(num_classes=2)
-        assert count_parameters(network) == 51_539_906
-        assert f"{size_mb(network):.2f}" == "196.61"
-        multiply_adds = count_multiply_adds(network, torch.empty(1, 3, 224, 224))
-    assert round(multiply_adds / 1e6, 1) == 557.2
-
-
-def test_qr_cnn_computes_what_the_first_implementation_did() -> None:
-    network = QrCnn(num_classes=3, image_size=32).eval()
-    assert list(network.state_dict()) == [
-        f"{layer}.{kind}" for layer in ("conv1", "conv2", "conv3", "fc1", "fc2", "fc3") for kind in ("weight", "bias")
-    ]
-    x = torch.randn(2, 3, 32, 32)
-    y = x
-    for conv in (network.conv1, network.conv2, network.conv3):
-        y = F.max_pool2d(F.relu(F.conv2d(y, conv.weight, conv.bias, padding=1)), 2)  # ReLU first, as it was
-    y = F.relu(F.linear(y.view(2, -1), network.fc1.weight, network.fc1.bias))
-    expected = network.fc3(F.relu(network.fc2(y)))
-    assert torch.allclose(network(x), expected, atol=1e-6)
-    channels_last = network(x.contiguous(memory_format=torch.channels_last))
-    assert torch.allclose(channels_last, expected, atol=1e-5)
-
-
-@pytest.mark.parametrize("name", ["resnet18", "efficientnet_b0", "mobilenet_v3_small"])
-def test_torchvision_networks_have_the_classes_and_the_dropout(name: str) -> None:
-    network = build(name, num_classes=5).eval()
-    assert network(torch.zeros(1, 3, 32, 32)).shape == (1, 5)
-    assert [m.p for m in network.modules() if isinstance(m, torch.nn.Dropout)] == [0.5]
-
-
-def test_multiply_adds_are_counted_on_the_network_itself() -> None:
-    with torch.device("meta"):
-        counts = {
-            name: count_multiply_adds(build(name), torch.empty(1, 3, 224, 224)) for name in ("resnet18", "resnet50")
-        }
-    # 1.81 and 4.09 billion by the papers' own count.
-    assert counts["resnet18"] == pytest.approx(1.81e9, rel=0.02)
-    assert counts["resnet50"] == pytest.approx(4.09e9, rel=0.02)
+        network = build_network(name, num_classes=1000, image_size=224, dropout=0.5, weights="none").eval()
+        assert count_multiply_adds(network, torch.empty(1, 3, 224, 224)) == pytest.approx(expected, rel=0.02)
 
 
 def test_loss_is_smoothed_only_while_training() -> None:
@@ -78,7 +114,7 @@ def test_loss_is_smoothed_only_while_training() -> None:
 
 
 @pytest.mark.parametrize("num_classes", [2, 7])
-def test_f1_is_that_of_all_samples_whatever_batches_they_came_in(num_classes: int) -> None:
+def test_f1_does_not_depend_on_the_batches(num_classes: int) -> None:
     generator = torch.Generator().manual_seed(3)
     # The last class neither occurs nor is predicted, and the one before it is predicted only.
     logits = torch.randn(50, num_classes, generator=generator)
@@ -121,7 +157,7 @@ def test_weights_of_a_file_are_loaded_also_from_a_checkpoint(tmp_path: Path) -> 
         assert all(torch.equal(a, b) for a, b in zip(source.parameters(), loaded.parameters(), strict=True))
 
 
-@pytest.mark.parametrize("name", ["resnet18", "efficientnet_b0", "mobilenet_v3_small"])
+@pytest.mark.parametrize("name", ["resnet18", "efficientnet_b0", "mobilenet_v3_small", "densenet121", "swin_t"])
 def test_weights_downloaded_from_torchvision_load(name: str, tmp_path: Path) -> None:
     from torchvision import models
 
@@ -136,7 +172,7 @@ def test_weights_downloaded_from_torchvision_load(name: str, tmp_path: Path) -> 
         assert all(equal[-2:]) == (num_classes == 1000)
 
 
-def test_a_last_layer_for_other_classes_stays_random(tmp_path: Path) -> None:
+def test_a_last_layer_for_a_different_number_of_classes_stays_random(tmp_path: Path) -> None:
     path = tmp_path / "weights.pth"
     source = build(num_classes=7)
     torch.save(source.state_dict(), path)
@@ -145,7 +181,7 @@ def test_a_last_layer_for_other_classes_stays_random(tmp_path: Path) -> None:
     assert loaded.state_dict()["fc3.weight"].shape == (2, 128)
 
 
-def test_weights_that_do_not_fit_are_refused_with_the_keys(tmp_path: Path) -> None:
+def test_weights_that_do_not_fit_are_rejected_with_the_keys(tmp_path: Path) -> None:
     state = build().state_dict()
     del state["conv2.weight"]
     state["extra"] = torch.zeros(1)
@@ -159,7 +195,7 @@ def test_weights_that_do_not_fit_are_refused_with_the_keys(tmp_path: Path) -> No
         assert part in listed
 
 
-def test_files_that_run_code_or_are_no_weights_are_refused(tmp_path: Path) -> None:
+def test_files_that_run_code_or_are_not_weights_are_rejected(tmp_path: Path) -> None:
     marker = tmp_path / "ran"
 
     class Payload:

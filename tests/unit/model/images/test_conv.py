@@ -1,4 +1,4 @@
-"""The quicker backward pass of convolution, maximum and ReLU equals that of PyTorch's layers."""
+"""The faster backward pass of convolution, max-pooling and ReLU equals that of PyTorch's layers."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_gradients_are_those_of_the_plain_layers(
         assert torch.allclose(gradient.double(), wanted, rtol=1e-5, atol=1e-5)
 
 
-def test_areas_of_one_color_give_their_gradient_to_one_place() -> None:
+def test_uniform_areas_pass_their_gradient_to_one_position() -> None:
     torch.manual_seed(0)
     conv = ConvBlock(3, 5)
     images = torch.ones(2, 3, 8, 8)  # all places of a window are equal, as in most of a QR code
@@ -71,7 +71,7 @@ def test_under_autocast_it_is_the_plain_layer() -> None:
 
 
 @pytest.mark.parametrize("frozen", ["input", "weight"])
-def test_no_gradient_is_computed_where_none_is_wanted(frozen: str) -> None:
+def test_only_required_gradients_are_computed(frozen: str) -> None:
     conv, images = ConvBlock(3, 4), torch.randn(2, 3, 8, 8)
     conv.weight.requires_grad_(frozen != "weight")
     images.requires_grad_(frozen != "input")
@@ -92,7 +92,7 @@ def test_an_empty_batch_has_no_gradient() -> None:
     ("capability", "channels", "own"),
     [("AVX2", 3, True), ("AVX2", 32, True), ("AVX512", 3, True), ("AVX512", 32, False), ("DEFAULT", 32, True)],
 )
-def test_the_own_backward_pass_is_left_where_the_library_has_a_quick_one(
+def test_our_backward_pass_is_not_used_where_the_library_is_fast(
     capability: str, channels: int, own: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)

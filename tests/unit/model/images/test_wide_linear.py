@@ -1,4 +1,4 @@
-"""A linear layer whose products are made block by block equals `nn.Linear`."""
+"""A linear layer that computes its products in blocks equals `nn.Linear`."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_output_and_gradients_are_those_of_the_plain_layer(samples: int, inputs:
 
 
 @pytest.mark.parametrize("frozen", ["input", "weight"])
-def test_no_gradient_is_computed_where_none_is_wanted(frozen: str) -> None:
+def test_only_required_gradients_are_computed(frozen: str) -> None:
     layer, values = WideLinear(2000, 3), torch.randn(2, 2000)
     layer.weight.requires_grad_(frozen != "weight")
     values.requires_grad_(frozen != "input")
@@ -42,7 +42,7 @@ def test_no_gradient_is_computed_where_none_is_wanted(frozen: str) -> None:
     assert counter.get_total_flops() == 2 * forward
 
 
-def test_its_own_passes_are_used() -> None:
+def test_products_are_computed_in_blocks() -> None:
     layer, values = WideLinear(2000, 3), torch.randn(2, 2000)
     output = layer(values)
     assert type(output.grad_fn).__name__ == "_ProductBackward"
