@@ -22,7 +22,6 @@ ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "extending.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"<!-- from (\S+) -->\n```python\n(.*?)```", PAGE, re.DOTALL)
 CHANGES = re.findall(r"<!-- in (\S+) -->\n```diff\n(.*?)```", PAGE, re.DOTALL)
-MERGED = hasattr(reader, "READERS")
 
 
 def test_every_block_names_its_file() -> None:
@@ -37,8 +36,6 @@ def test_python_code_is_that_of_its_file(file: str, code: str) -> None:
 
 @pytest.mark.parametrize(("file", "change"), CHANGES, ids=[file for file, _ in CHANGES])
 def test_a_change_applies_to_its_file(file: str, change: str) -> None:
-    if not MERGED and file.endswith("scenes/reader.py"):
-        pytest.skip("the table of readers is not there yet")
     before = "".join(line[1:] for line in change.splitlines(keepends=True) if not line.startswith("+"))
     assert before in (ROOT / file).read_text(encoding="utf-8")
 
@@ -57,7 +54,6 @@ def test_the_model_trains() -> None:
     assert all(parameter.grad is not None for parameter in module.parameters())
 
 
-@pytest.mark.skipif(not MERGED, reason="the table of readers is not there yet")
 def test_the_reader_of_scenes_is_used_for_its_suffix(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from extending.xyz import read_xyz
 

@@ -242,6 +242,11 @@ class TaskConfig(Section):
         return ("run.runs_dir", *self.location_settings, "data.cache_dir", "model.weights")
 
     @property
+    def loading_settings(self) -> tuple[str, ...]:
+        """Settings that say where the data is and how it is loaded, which changes no result."""
+        return (*self.location_settings, "data.cache_dir", "data.num_workers", "data.worker_timeout")
+
+    @property
     def is_synthetic(self) -> bool:
         """Whether the samples are generated, so that the results say nothing about real data."""
         return self.data.source == "synthetic"

@@ -50,7 +50,7 @@ class RunLog:
     ) -> None:
         self.folder = folder
         self._step = step
-        self._values_of_step = _restore_history(folder / HISTORY, step, history)
+        self._values_of_step = restore_history(folder / HISTORY, step, history)
         # The last step may have ended an epoch that was validated and logged, but not saved.
         self._unsaved_from = step + 1 if history and history[-1]["step"] == step else step
         self._history = open_to_append(folder / HISTORY)
@@ -134,7 +134,7 @@ class RunLog:
             self._show_error(report)
 
 
-def _restore_history(path: Path, step: int, history: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+def restore_history(path: Path, step: int, history: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     """Make the file hold its steps up to `step` and the epochs of the checkpoint; return the scalars of `step`."""
     scalars: dict[str, float] = {}
     rows = [(row["step"], True, json.dumps(finite(row))) for row in history]

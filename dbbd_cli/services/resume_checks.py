@@ -16,7 +16,7 @@ from dbbd_cli.engine.checkpoint.replay_check import verify_replay_check
 from dbbd_cli.engine.runtime import Runtime, RuntimeRecord
 from dbbd_cli.engine.trainer import Trainer
 from dbbd_cli.runs.folder import CONFIG
-from dbbd_cli.services.session import HARMLESS_SETTINGS, OpenedRun, value_at
+from dbbd_cli.services.session import OpenedRun, value_at
 from dbbd_cli.tasks.configs import load_config
 
 
@@ -37,11 +37,8 @@ def check_replay(
         )
         return
     changed = [o.key for o in overrides if o.key.split(".")[0] in ("data", "model", "loss")]
-    changed = [
-        key
-        for key in changed
-        if key not in HARMLESS_SETTINGS and value_at(saved, key) != value_at(to_plain(trainer.config), key)
-    ]
+    current, harmless = to_plain(trainer.config), trainer.config.loading_settings
+    changed = [key for key in changed if key not in harmless and value_at(saved, key) != value_at(current, key)]
     if changed:
         progress.line(f"Resume not verified, because {', '.join(changed)} changed.")
         return

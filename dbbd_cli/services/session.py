@@ -37,9 +37,6 @@ from dbbd_cli.services.results import RunFacts
 from dbbd_cli.tasks.configs import config_from_mapping
 from dbbd_cli.tasks.registry import get_task
 
-HARMLESS_SETTINGS = ("data.path", "data.classes", "data.cache_dir", "data.num_workers", "data.worker_timeout")
-"""Settings that say where the data is and how it is loaded, not what it is."""
-
 
 @dataclass(frozen=True)
 class OpenedRun:

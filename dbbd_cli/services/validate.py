@@ -13,7 +13,7 @@ from dbbd_cli.engine.failures import supervised
 from dbbd_cli.engine.inference import place, run_split
 from dbbd_cli.engine.runtime import Runtime, RuntimeRecord
 from dbbd_cli.services.results import ValidateResult
-from dbbd_cli.services.session import HARMLESS_SETTINGS, OpenedRun, build_workload, load_module, open_run
+from dbbd_cli.services.session import OpenedRun, build_workload, load_module, open_run
 
 _TOLERANCE = {"fp32": 1e-4, "fp16": 2e-3, "bf16": 1.6e-2}
 """Largest relative difference from the logged loss, by precision: four roundings in half precision."""
@@ -50,7 +50,7 @@ def validate(target: Path, *, overrides: Sequence[Override] = (), progress: Prog
     metrics = workload.summarize(sums.values, sums.num_samples)
     logged = dict(history[-1]["val"]) if history and run.state.batch == 0 else None
     if logged is not None:
-        _compare(metrics, logged, before, runtime, overrides, progress)
+        _compare(run, metrics, logged, before, runtime, overrides, progress)
     return ValidateResult(
         run=run.folder,
         checkpoint=run.path,
@@ -71,6 +71,7 @@ def _trained_with(run: OpenedRun) -> tuple[str, str]:
 
 
 def _compare(
+    run: OpenedRun,
     metrics: Mapping[str, float],
     logged: Mapping[str, float],
     before: tuple[str, str],
@@ -90,7 +91,7 @@ def _compare(
     if abs(loss - expected) <= tolerance * max(abs(expected), _SMALLEST_LOSS):
         return
     # The settings of `run` that matter here, device and precision, are compared below.
-    harmless = ("run", *HARMLESS_SETTINGS)
+    harmless = ("run", *run.config.loading_settings)
     settings = [o.key for o in overrides if not any(f"{o.key}.".startswith(f"{key}.") for key in harmless)]
     reasons = [f"{', '.join(settings)} {'was' if len(settings) == 1 else 'were'} set"] if settings else []
     for what, then, here in zip(("device", "precision"), before, now, strict=True):

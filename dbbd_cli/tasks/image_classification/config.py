@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
@@ -170,6 +171,20 @@ class ImageClassificationConfig(TaskConfig):
     model: ImageModelConfig = section("the network")
     training: ImageTrainingConfig = section("the optimization")
     checkpoint: ImageCheckpointConfig = section("what is saved to disk")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _model_decides_image_size(cls, values: Any) -> Any:
+        # Resolved here, so that a run stores it: with other pretrained weights, torchvision may change it.
+        if not isinstance(values, Mapping):
+            return values
+        data, model = values.get("data", {}), values.get("model", {})
+        if not isinstance(data, Mapping) or not isinstance(model, Mapping) or is_set(data, "image_size"):
+            return values
+        with suppress(ValueError, TypeError):  # reported at model.name
+            name = model.get("name", ImageModelConfig.model_fields["name"].default)
+            return {**values, "data": {**data, "image_size": model_input(name).size}}
+        return values
 
     @model_validator(mode="after")
     def _size_fits_the_model(self) -> ImageClassificationConfig:

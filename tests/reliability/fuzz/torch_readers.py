@@ -19,7 +19,7 @@ from dbbd_cli.engine.runtime import choose_runtime
 from dbbd_cli.engine.state import TrainState
 from dbbd_cli.model.dbbd.weights import sizes_of, weights_in
 from dbbd_cli.model.weights import ContentError, load_tensors
-from dbbd_cli.runs.log import RunLog
+from dbbd_cli.runs.log import restore_history
 from dbbd_cli.runs.reading import read_run
 from dbbd_cli.services.bare_weights import open_bare_weights
 from dbbd_cli.services.session import open_run
@@ -89,9 +89,7 @@ def resumed_history(data: bytes, folder: Path) -> None:
     write_once(folder / "config.yaml", b"task: dbbd\n")
     write_once(folder / "history.jsonl", data)
     epoch = json.loads(HISTORY.splitlines()[1])
-    log = object.__new__(RunLog)  # without the files that it writes
-    log.folder = folder
-    log._restore(3, [epoch])
+    restore_history(folder / "history.jsonl", 3, [epoch])
     for line in (folder / "history.jsonl").read_text(encoding="utf-8").splitlines():
         json.loads(line, parse_constant=lambda name: require(False, f"{name} is no JSON"))
     read_run(folder)

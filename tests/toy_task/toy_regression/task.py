@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dbbd_cli.core.progress import Progress
-from dbbd_cli.data.manifest import Manifest, Sample, assign_splits
+from dbbd_cli.data.manifest import Manifest, Sample
+from dbbd_cli.data.splitting import assign_splits
 from dbbd_cli.tasks.base import Task
 from toy_regression.config import ToyConfig
 from toy_regression.table import read_table, synthetic_table

@@ -135,7 +135,7 @@ def test_images_in_formats_that_are_not_read_trigger_a_warning(
     assert len(manifest.samples) == 16
     assert messages.text == [
         "Files that are not images were ignored: 1.",
-        "warning: 3 images in formats that are not read were left out: 2 .nef, 1 .psd.",
+        "warning: 3 images in unsupported formats were skipped: 2 .nef, 1 .psd.",
     ]
 
 
@@ -149,7 +149,7 @@ def test_a_missing_reader_is_named_with_how_to_install_it(
     messages = Messages()
     manifest_of(list_folder(root), tmp_path / "cache", messages)
     assert messages.text == [
-        "warning: 1 image in formats that are not read was left out: 1 .heic.",
+        "warning: 1 image in unsupported formats was skipped: 1 .heic.",
         'warning: To read .heic: pip install "dbbd-cli[heif]"',
     ]
 
