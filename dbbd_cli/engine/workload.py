@@ -3,28 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
 from torch import nn
 
-from dbbd_cli.core.progress import Progress
 from dbbd_cli.data.loader import BatchLoader
-from dbbd_cli.engine.runtime import Runtime
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """The evaluation of a network.
-
-    Attributes:
-        report: plain values, the content of `evaluation.json`.
-        files: name to content of further files in the same folder.
-    """
-
-    report: dict[str, Any]
-    files: dict[str, bytes] = field(default_factory=dict)
 
 
 class Workload(Protocol):
@@ -84,8 +68,4 @@ class Workload(Protocol):
 
     def names(self, batch: Any, split: str) -> list[str]:
         """The files or scenes of a batch, one name per sample: for errors, and to count the samples."""
-        ...
-
-    def evaluate(self, split: str, runtime: Runtime, progress: Progress) -> Evaluation:
-        """Measure everything on a split, for `evaluation.json` and the files next to it."""
         ...

@@ -75,7 +75,7 @@ def evaluate(
         load_module(workload, run)
     place(workload.module, runtime)
     with supervised(workload):
-        evaluation = workload.evaluate(split, runtime, progress)
+        evaluation = get_task(settings.task).evaluate(workload, split, runtime, progress)
     report = finite(
         {
             "format": EVALUATION_FORMAT,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -13,17 +14,31 @@ if TYPE_CHECKING:
     from dbbd_cli.config.sections import TaskConfig
     from dbbd_cli.core.progress import Progress
     from dbbd_cli.data.manifest import Manifest
+    from dbbd_cli.engine.runtime import Runtime
     from dbbd_cli.engine.workload import Workload
     from dbbd_cli.report.evaluation import Evaluation
     from dbbd_cli.report.history_panels import Panel
     from dbbd_cli.report.tables import Section
 
 
+@dataclass(frozen=True)
+class EvaluationOutput:
+    """What an evaluation of a network found.
+
+    Attributes:
+        report: plain values, for `evaluation.json`.
+        files: name to content of further files in the same folder.
+    """
+
+    report: dict[str, Any]
+    files: dict[str, bytes] = field(default_factory=dict)
+
+
 class Task(Protocol):
     """One kind of training, from its settings to its figures. Subclass it to inherit the defaults.
 
     Settings and data are checked before PyTorch is imported, which takes seconds. Everything here is therefore light to
-    import; only `build` imports PyTorch and returns a `Workload` for the engine.
+    import; only `build`, which returns a `Workload` for the engine, and `evaluate` import PyTorch.
     """
 
     name: str
@@ -114,6 +129,17 @@ class Task(Protocol):
         from dbbd_cli.report.history_panels import metric_panel
 
         return [metric_panel(name) for name in self.progress_metrics if name != "loss"]
+
+    def evaluate(self, workload: Any, split: str, runtime: Runtime, progress: Progress) -> EvaluationOutput:
+        """Measure a network on a split.
+
+        Args:
+            workload: what `build` returned, on the device.
+            split: the split.
+            runtime: device and precision.
+            progress: shows bars.
+        """
+        ...
 
     def evaluation_schema(self) -> type[Evaluation]:
         """Return the model that checks `evaluation.json` before it is drawn."""

@@ -25,6 +25,10 @@ from dbbd_cli.config.sections import (
     section,
 )
 
+SAMPLE_UNIT = "scenes"
+PROGRESS_METRICS = ("loss", "point_top1")
+"""The metrics that summarize an epoch; the others are only logged."""
+
 Channels = Annotated[int, Field(ge=1, le=4096)]
 
 SMALL: Mapping[str, Mapping[str, Any]] = {

@@ -15,8 +15,8 @@ from dbbd_cli.core.progress import Progress
 from dbbd_cli.engine.efficiency import measure_efficiency
 from dbbd_cli.engine.inference import run_split
 from dbbd_cli.engine.runtime import Runtime
-from dbbd_cli.engine.workload import Evaluation
 from dbbd_cli.report.scenes.evaluation_scene import SCENE_FILE
+from dbbd_cli.tasks.base import EvaluationOutput
 from dbbd_cli.tasks.dbbd.labels import (
     ignored_labels,
     label_census,
@@ -33,7 +33,7 @@ _IN_CONTRAST = ("point_chance", "point_top1")
 """Metrics that the report has only in its rows `contrast`."""
 
 
-def evaluate(workload: DbbdWorkload, runtime: Runtime, split: str, progress: Progress) -> Evaluation:
+def evaluate(workload: DbbdWorkload, split: str, runtime: Runtime, progress: Progress) -> EvaluationOutput:
     """Evaluate a split: losses with their chance levels, retrieval, probes, and the data to draw the first scene."""
     loader = workload.loaders[split]
     with progress.phase(f"Evaluate {split}", len(loader), sample_unit=workload.sample_unit) as bar:
@@ -70,7 +70,7 @@ def evaluate(workload: DbbdWorkload, runtime: Runtime, split: str, progress: Pro
             "classes": [workload.class_name(label) for label in labels],
         },
     }
-    return Evaluation(report, {SCENE_FILE: _npz(picture)})
+    return EvaluationOutput(report, {SCENE_FILE: _npz(picture)})
 
 
 def _efficiency(workload: DbbdWorkload, runtime: Runtime, split: str) -> dict[str, Any]:

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dbbd_cli.core.errors import ConfigError
-from dbbd_cli.tasks.base import Task
-from dbbd_cli.tasks.dbbd.config import DbbdConfig
+from dbbd_cli.tasks.base import EvaluationOutput, Task
+from dbbd_cli.tasks.dbbd.config import PROGRESS_METRICS, SAMPLE_UNIT, DbbdConfig
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from dbbd_cli.config.load import Override
     from dbbd_cli.core.progress import Progress
     from dbbd_cli.data.manifest import Manifest
+    from dbbd_cli.engine.runtime import Runtime
     from dbbd_cli.report.history_panels import Panel
     from dbbd_cli.report.tables import Section
     from dbbd_cli.tasks.dbbd.evaluation_schema import DbbdEvaluation
@@ -28,8 +29,8 @@ class Dbbd(Task):
     name = "dbbd"
     config_class = DbbdConfig
     smoke_config = "smoke_dbbd"
-    sample_unit = "scenes"
-    progress_metrics = ("loss", "point_top1")
+    sample_unit = SAMPLE_UNIT
+    progress_metrics = PROGRESS_METRICS
     figure_names = ("level_losses", "probe", "scene_features", "region_tree")
 
     def make_manifest(self, config: DbbdConfig, progress: Progress) -> Manifest:
@@ -111,6 +112,12 @@ class Dbbd(Task):
         from dbbd_cli.tasks.dbbd.history_panels import history_panels
 
         return history_panels(metrics, num_runs)
+
+    def evaluate(self, workload: DbbdWorkload, split: str, runtime: Runtime, progress: Progress) -> EvaluationOutput:
+        """Losses with chance levels, retrieval, linear probes, and `evaluation_scene.npz` to draw one scene."""
+        from dbbd_cli.tasks.dbbd.evaluate import evaluate
+
+        return evaluate(workload, split, runtime, progress)
 
     def evaluation_schema(self) -> type[DbbdEvaluation]:
         """Losses compared with chance, and the linear probe."""

@@ -18,14 +18,11 @@ from dbbd_cli.data.scenes.cache import PreparedScene, SceneRef, SceneSettings, p
 from dbbd_cli.data.scenes.manifest import prepare_scenes, scene_refs
 from dbbd_cli.data.scenes.synthetic_rooms.generator import ROOM_CLASSES
 from dbbd_cli.data.scenes.views import View, make_views
-from dbbd_cli.engine.runtime import Runtime
-from dbbd_cli.engine.workload import Evaluation
 from dbbd_cli.model.dbbd.pretraining import DbbdPretraining
 from dbbd_cli.model.dbbd.regions import RegionBatch
 from dbbd_cli.model.dbbd.weights import load_weights
 from dbbd_cli.tasks.dbbd.batches import PointBatch, SceneDataset
-from dbbd_cli.tasks.dbbd.config import DbbdConfig
-from dbbd_cli.tasks.dbbd.task import Dbbd
+from dbbd_cli.tasks.dbbd.config import PROGRESS_METRICS, SAMPLE_UNIT, DbbdConfig
 
 MIN_FEATURE_STD = 0.1
 MIN_EFFECTIVE_RANK = 2.0
@@ -48,8 +45,8 @@ class DbbdWorkload:
         CheckpointError: `model.weights` does not fit.
     """
 
-    sample_unit = Dbbd.sample_unit
-    progress_metrics = Dbbd.progress_metrics
+    sample_unit = SAMPLE_UNIT
+    progress_metrics = PROGRESS_METRICS
     out_of_memory_hint = "set model.gradient_checkpointing=true, or start a run with a smaller training.batch_size"
 
     def __init__(
@@ -190,12 +187,6 @@ class DbbdWorkload:
         """The scenes of the batch."""
         samples = self.manifest.of(split)
         return [samples[index].key for index in batch.samples.tolist()]
-
-    def evaluate(self, split: str, runtime: Runtime, progress: Progress) -> Evaluation:
-        """Losses with chance levels, retrieval, linear probes, and `evaluation_scene.npz` to draw one scene."""
-        from dbbd_cli.tasks.dbbd.evaluate import evaluate
-
-        return evaluate(self, runtime, split, progress)
 
     @property
     def monitor(self) -> str:

@@ -27,6 +27,10 @@ from dbbd_cli.config.sections import (
 )
 from dbbd_cli.model.images.catalog import COMMON_MODELS, model_input
 
+SAMPLE_UNIT = "images"
+PROGRESS_METRICS = ("loss", "accuracy")
+"""The metrics that summarize an epoch; the others are only logged."""
+
 
 class ImageTrainingConfig(TrainingConfig):
     """The optimization of a classifier."""

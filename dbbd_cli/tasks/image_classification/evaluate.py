@@ -11,12 +11,12 @@ from dbbd_cli.core.progress import Progress
 from dbbd_cli.engine.efficiency import count_multiply_adds, measure_efficiency, spread, times_ms
 from dbbd_cli.engine.inference import run_batches
 from dbbd_cli.engine.runtime import Runtime
-from dbbd_cli.engine.workload import Evaluation
+from dbbd_cli.tasks.base import EvaluationOutput
 from dbbd_cli.tasks.classification_report import classification_report
 from dbbd_cli.tasks.image_classification.workload import ImageWorkload
 
 
-def evaluate_images(workload: ImageWorkload, runtime: Runtime, split: str, progress: Progress) -> Evaluation:
+def evaluate_images(workload: ImageWorkload, split: str, runtime: Runtime, progress: Progress) -> EvaluationOutput:
     """Every metric, and the predictions as CSV."""
     logits, labels = _run(workload, runtime, split, progress)
     progress.line("Measuring the speed and computing the metrics…")
@@ -29,7 +29,7 @@ def evaluate_images(workload: ImageWorkload, runtime: Runtime, split: str, progr
     }
     report = classification_report(logits, labels, workload.manifest.classes, workload.positive_class)
     predictions = _predictions(workload, split, logits)
-    return Evaluation({**report, "efficiency": efficiency}, {"predictions.csv": predictions.encode("utf-8")})
+    return EvaluationOutput({**report, "efficiency": efficiency}, {"predictions.csv": predictions.encode("utf-8")})
 
 
 def _run(

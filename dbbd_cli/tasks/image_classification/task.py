@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dbbd_cli.tasks.base import Task
-from dbbd_cli.tasks.image_classification.config import ImageClassificationConfig
+from dbbd_cli.tasks.base import EvaluationOutput, Task
+from dbbd_cli.tasks.image_classification.config import PROGRESS_METRICS, SAMPLE_UNIT, ImageClassificationConfig
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from dbbd_cli.core.progress import Progress
     from dbbd_cli.data.images.sources import Source
     from dbbd_cli.data.manifest import Manifest
+    from dbbd_cli.engine.runtime import Runtime
     from dbbd_cli.report.classification.evaluation_schema import ClassificationEvaluation
     from dbbd_cli.report.tables import Section
     from dbbd_cli.tasks.image_classification.workload import ImageWorkload
@@ -27,8 +28,8 @@ class ImageClassification(Task):
     name = "image_classification"
     config_class = ImageClassificationConfig
     smoke_config = "smoke_qr"
-    sample_unit = "images"
-    progress_metrics = ("loss", "accuracy")
+    sample_unit = SAMPLE_UNIT
+    progress_metrics = PROGRESS_METRICS
     figure_names = ("confusion_matrix", "roc", "precision_recall", "reliability")
 
     def make_manifest(self, config: ImageClassificationConfig, progress: Progress) -> Manifest:
@@ -75,6 +76,12 @@ class ImageClassification(Task):
         self, content: object, path: Path, settings: Mapping[str, Any] | None, overrides: Sequence[Override]
     ) -> None:
         """Return None: the weights of a classifier do not tell its classes."""
+
+    def evaluate(self, workload: ImageWorkload, split: str, runtime: Runtime, progress: Progress) -> EvaluationOutput:
+        """Compute all metrics, speed and size; `predictions.csv` gets the probabilities of each image."""
+        from dbbd_cli.tasks.image_classification.evaluate import evaluate_images
+
+        return evaluate_images(workload, split, runtime, progress)
 
     def evaluation_schema(self) -> type[ClassificationEvaluation]:
         """The report of a classifier."""

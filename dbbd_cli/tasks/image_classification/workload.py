@@ -17,12 +17,14 @@ from dbbd_cli.data.images.dataset import ImageBatch, ImageDataset
 from dbbd_cli.data.images.manifest import prepare_manifest
 from dbbd_cli.data.loader import BatchLoader
 from dbbd_cli.data.manifest import Manifest
-from dbbd_cli.engine.runtime import Runtime
-from dbbd_cli.engine.workload import Evaluation
 from dbbd_cli.model.images.catalog import model_input
 from dbbd_cli.model.images.classifier import Classifier, build_network, macro_f1
-from dbbd_cli.tasks.image_classification.config import ImageClassificationConfig, ImageDataConfig
-from dbbd_cli.tasks.image_classification.task import ImageClassification
+from dbbd_cli.tasks.image_classification.config import (
+    PROGRESS_METRICS,
+    SAMPLE_UNIT,
+    ImageClassificationConfig,
+    ImageDataConfig,
+)
 
 _IMAGES_AT_ONCE = 8
 """Images that are augmented together on a CPU, so that intermediate results stay in its cache."""
@@ -40,8 +42,8 @@ class ImageWorkload:
         progress: receives the images that are prepared.
     """
 
-    sample_unit = ImageClassification.sample_unit
-    progress_metrics = ImageClassification.progress_metrics
+    sample_unit = SAMPLE_UNIT
+    progress_metrics = PROGRESS_METRICS
     out_of_memory_hint = (
         "lower training.batch_size, and raise training.accumulate_batches by as much; or lower data.image_size"
     )
@@ -145,12 +147,6 @@ class ImageWorkload:
         """Return the paths or URLs of the batch's images."""
         samples = self.manifest.of(split)
         return [samples[index].key for index in batch.samples.tolist()]
-
-    def evaluate(self, split: str, runtime: Runtime, progress: Progress) -> Evaluation:
-        """Compute all metrics, speed and size; `predictions.csv` gets the probabilities of each image."""
-        from dbbd_cli.tasks.image_classification.evaluate import evaluate_images
-
-        return evaluate_images(self, runtime, split, progress)
 
     @property
     def monitor(self) -> str:

@@ -20,6 +20,9 @@ from dbbd_cli.config.sections import (
     section,
 )
 
+SAMPLE_UNIT = "rows"
+PROGRESS_METRICS = ("loss", "mae")
+
 
 class ToyDataConfig(DataConfig):
     """Where the rows come from."""

@@ -10,14 +10,15 @@ from typing import TYPE_CHECKING, Any
 from dbbd_cli.core.progress import Progress
 from dbbd_cli.data.manifest import Manifest, Sample
 from dbbd_cli.data.splitting import assign_splits
-from dbbd_cli.tasks.base import Task
-from toy_regression.config import ToyConfig
+from dbbd_cli.tasks.base import EvaluationOutput, Task
+from toy_regression.config import PROGRESS_METRICS, SAMPLE_UNIT, ToyConfig
 from toy_regression.table import read_table, synthetic_table
 
 if TYPE_CHECKING:
     import numpy as np
     from matplotlib.figure import Figure
 
+    from dbbd_cli.engine.runtime import Runtime
     from dbbd_cli.report.evaluation import Evaluation
     from dbbd_cli.report.tables import Section
     from toy_regression.workload import ToyWorkload
@@ -29,8 +30,8 @@ class ToyRegression(Task):
     name = "toy_regression"
     config_class = ToyConfig
     smoke_config = str(Path(__file__).with_name("smoke.yaml"))
-    sample_unit = "rows"
-    progress_metrics = ("loss", "mae")
+    sample_unit = SAMPLE_UNIT
+    progress_metrics = PROGRESS_METRICS
     figure_names = ("predictions",)
 
     def make_manifest(self, config: ToyConfig, progress: Progress) -> Manifest:
@@ -61,6 +62,12 @@ class ToyRegression(Task):
     def notes(self, config: ToyConfig, manifest: Manifest) -> Mapping[str, str]:
         """The column to predict."""
         return {"Target": config.data.target}
+
+    def evaluate(self, workload: ToyWorkload, split: str, runtime: Runtime, progress: Progress) -> EvaluationOutput:
+        """Measure the errors, and compare them with those of always predicting the mean."""
+        from toy_regression.evaluate import evaluate
+
+        return evaluate(workload, split, runtime, progress)
 
     def evaluation_schema(self) -> type[Evaluation]:
         """The fields of `evaluation.json`, checked before it is drawn."""

@@ -11,15 +11,10 @@ import torch
 from torch import nn
 
 from dbbd_cli.core.errors import DataError
-from dbbd_cli.core.progress import Progress
 from dbbd_cli.data.loader import BatchLoader
 from dbbd_cli.data.manifest import Manifest
-from dbbd_cli.engine.inference import run_batches
-from dbbd_cli.engine.runtime import Runtime
-from dbbd_cli.engine.workload import Evaluation
 from dbbd_cli.model.output import StepOutput
-from toy_regression.config import ToyConfig
-from toy_regression.task import ToyRegression
+from toy_regression.config import PROGRESS_METRICS, SAMPLE_UNIT, ToyConfig
 
 # B = rows of a batch, D = features.
 
@@ -67,8 +62,8 @@ class RowDataset:
 class ToyWorkload:
     """The `Workload` of the task."""
 
-    sample_unit = ToyRegression.sample_unit
-    progress_metrics = ToyRegression.progress_metrics
+    sample_unit = SAMPLE_UNIT
+    progress_metrics = PROGRESS_METRICS
     out_of_memory_hint = "lower training.batch_size"
     model_name = "one hidden layer"
 
@@ -117,25 +112,3 @@ class ToyWorkload:
         """The rows of a batch, for error messages."""
         samples = self.manifest.of(split)
         return [samples[position].key for position in batch[0].tolist()]
-
-    def evaluate(self, split: str, runtime: Runtime, progress: Progress) -> Evaluation:
-        """The errors, beside those of always predicting the mean, and every prediction."""
-        loader, samples = self.loaders[split], self.manifest.of(split)
-        target, prediction = torch.zeros(len(samples)), torch.zeros(len(samples))
-        with progress.phase(f"Evaluate {split}", len(loader), sample_unit=self.sample_unit) as bar:
-            for output, batch in run_batches(self, loader, runtime):
-                assert output.logits is not None
-                positions, _, target[positions] = batch
-                prediction[positions] = output.logits.squeeze(1).float().cpu()
-                bar.advance(samples=output.num_samples)
-        error = prediction - target
-        report = {
-            "num_samples": len(samples),
-            "loss": float(error.square().mean()),
-            "mae": float(error.abs().mean()),
-            "r2": float(1 - error.square().mean() / target.var(correction=0)),
-            "baseline_mae": float((target - self.mean_target).abs().mean()),
-        }
-        rows = zip(samples, target.tolist(), prediction.tolist(), strict=True)
-        lines = ["row,target,prediction", *(f"{sample.key},{t:.6g},{p:.6g}" for sample, t, p in rows)]
-        return Evaluation(report, {"predictions.csv": "\n".join(lines).encode() + b"\n"})
