@@ -126,17 +126,6 @@ def test_a_missing_run_is_answered_with_a_similar_one(
     assert "20260131-120000-qr" in run("resume", "elsewhere").stderr
 
 
-def test_a_broken_link_is_called_that(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    try:
-        Path("run").symlink_to("gone")
-    except OSError:
-        pytest.skip("cannot create links here")
-    result = run("resume", "run")
-    assert result.exit_code == 4
-    assert result.stderr == "Error: run is a broken link\nCheck where it points.\n"
-
-
 def test_a_misspelled_key_is_answered_with_the_right_one(run: Run) -> None:
     result = run("train", "--config", "qr_cnn", "--set", "trainig.epochs=3")
     assert result.exit_code == 2

@@ -8,9 +8,9 @@ from typing import Annotated
 
 import typer
 
+from dbbd_cli.cli import options
 from dbbd_cli.cli.completion import complete
-from dbbd_cli.cli.options import Debug, Json, Progress, ProgressStyle, Quiet
-from dbbd_cli.cli.targets import run_or_checkpoint
+from dbbd_cli.cli.targets import require_run_or_checkpoint
 from dbbd_cli.cli.terminal.console import Output
 
 EXAMPLES = """\
@@ -50,14 +50,14 @@ def plot(
     format_: Annotated[
         Format, typer.Option("--format", metavar="png|svg|pdf|html", help="File format of the figures.")
     ] = Format.PNG,
-    json: Json = False,
-    progress: Progress = ProgressStyle.AUTO,
-    quiet: Quiet = False,
-    debug: Debug = False,
+    json: options.Json = False,
+    progress: options.Progress = options.ProgressStyle.AUTO,
+    quiet: options.Quiet = False,
+    debug: options.Debug = False,
 ) -> None:
     """Plot the loss, metrics and learning rate of one or more runs over their epochs."""
     for target in targets:
-        run_or_checkpoint(target, any_file=True)
+        require_run_or_checkpoint(target, any_file=True)
     output = Output(as_json=json, style=progress, quiet=quiet)
 
     from dbbd_cli.cli.terminal import tables

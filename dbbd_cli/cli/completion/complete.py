@@ -52,9 +52,9 @@ def target(incomplete: str) -> Candidates:
     return runs + [pair for pair in _paths(incomplete, (".pth",)) if pair[0] not in known]
 
 
-def run_folders() -> list[Path]:
-    """The run folders in `runs`, oldest first (their names begin with the time)."""
-    return sorted(path.parent for path in Path("runs").glob("*/config.yaml"))
+def run_folders(parent: Path = Path("runs")) -> list[Path]:
+    """The run folders in a folder, oldest first (their names begin with the time)."""
+    return sorted(path.parent for path in parent.glob("*/config.yaml"))
 
 
 def folder(incomplete: str) -> Candidates:
