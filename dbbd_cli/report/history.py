@@ -6,12 +6,12 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from dbbd_cli.core.metrics import superlative
+from dbbd_cli.core.metrics import metric_words, superlative
 from dbbd_cli.core.text import counted
 from dbbd_cli.report.drawing import load_matplotlib
 from dbbd_cli.report.history_panels import Panel, shown_panels
 from dbbd_cli.report.style import MUTED, SERIES, WARNING, add_legend, drawable, headed_figure, styled
-from dbbd_cli.report.text import distinct, in_sentence, run_labels, task_title, value_at_best_epoch, words
+from dbbd_cli.report.text import distinct, run_labels, task_title, value_at_best_epoch, words
 from dbbd_cli.runs.reading import RunHistory
 
 if TYPE_CHECKING:
@@ -99,8 +99,8 @@ def _header(runs: Sequence[RunHistory], metrics: Sequence[str]) -> tuple[str, li
     best = next((row["val"] for row in run.epochs if row["epoch"] == run.best_epoch), None)
     if best is not None:
         names = [name for name in dict.fromkeys(["loss", *metrics, run.metric]) if name in best or name == "loss"]
-        values = [f"{drawable(in_sentence(name))} {value_at_best_epoch(run, name)}" for name in names]
-        reason = f"{superlative(run.metric)} validation {drawable(in_sentence(run.metric))}"
+        values = [f"{drawable(metric_words(name))} {value_at_best_epoch(run, name)}" for name in names]
+        reason = f"{superlative(run.metric)} validation {drawable(metric_words(run.metric))}"
         facts.append(f"best epoch {run.best_epoch} ({reason}): {', '.join(values)}")
     return drawable(run.name, 60), facts, synthetic_warning(runs)
 

@@ -11,14 +11,13 @@ from typing import TYPE_CHECKING, Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from dbbd_cli.core.metrics import superlative
+from dbbd_cli.core.metrics import metric_words, superlative
 from dbbd_cli.report.history import synthetic_warning
 from dbbd_cli.report.save import render
 from dbbd_cli.report.style import GRID, INK, MUTED, PAPER, SERIES, WARNING
 from dbbd_cli.report.tables import Note, Section, Values
 from dbbd_cli.report.text import (
     count,
-    in_sentence,
     run_labels,
     significant,
     task_title,
@@ -82,12 +81,12 @@ def html_page(
 
 
 def _run_columns(metrics: Sequence[str]) -> list[str]:
-    named = [f"Validation {in_sentence(metric)}" for metric in metrics]
+    named = [f"Validation {metric_words(metric)}" for metric in metrics]
     return ["Run", "Task", "Data", "Epochs", "Best epoch", *named, "Learning rate"]
 
 
 def _run_row(run: RunHistory, label: str, metrics: Sequence[str]) -> list[str]:
-    reason = "" if run.best_epoch is None else f" ({superlative(run.metric)} {in_sentence(run.metric)})"
+    reason = "" if run.best_epoch is None else f" ({superlative(run.metric)} {metric_words(run.metric)})"
     return [
         label,
         task_title(run.task),

@@ -16,8 +16,10 @@ from rich.text import Text
 
 from dbbd_cli.cli.terminal.messages import Messages
 from dbbd_cli.cli.terminal.streams import best_effort, colored, drop_unwritten
-from dbbd_cli.cli.terminal.text import clean_line, metric, metric_name, per_second, time_left
+from dbbd_cli.cli.terminal.text import clean_line, per_second, time_left
+from dbbd_cli.core.metrics import metric_words
 from dbbd_cli.core.progress import Phase
+from dbbd_cli.report.text import describe_metric
 
 _SECONDS_BETWEEN_FRAMES = 0.1
 _SPEED_PERIOD = 600.0
@@ -41,7 +43,9 @@ class _Numbers(ProgressColumn):
 
 def _metrics(task: Task, most: int | None = None) -> str:
     values = list(task.fields["phase"].values.items())[:most]
-    return "  ".join(f"{metric_name(name)} {metric(name, value)}" for name, value in values).replace("accuracy", "acc")
+    return "  ".join(f"{metric_words(name)} {describe_metric(name, value)}" for name, value in values).replace(
+        "accuracy", "acc"
+    )
 
 
 def _rate(task: Task, unit: str = "") -> str:

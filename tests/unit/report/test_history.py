@@ -64,19 +64,21 @@ def test_the_header_summarizes_the_run(make_run: Make) -> None:
     assert "Training history" in shown
     assert "qr" in shown
     assert "synthetic data" in shown
-    assert "best epoch 2 (lowest validation loss): loss 0.6000, accuracy 62.5%" in shown
+    assert "best epoch 2 (lowest validation loss): loss 0.6000, accuracy 62.50%" in shown
     assert "synthetic" not in " ".join(texts(training_history([read_run(make_run("b", source="folder"))])))
 
 
 def test_the_header_names_a_better_value_in_another_epoch(make_run: Make, row: Make) -> None:
     rows = [row(1, 0.6, 0.625, best=True), row(2, 0.7, 0.75)]
     shown = " ".join(texts(training_history([read_run(make_run(rows=rows))])))
-    assert "(lowest validation loss): loss 0.6000, accuracy 62.5% (highest 75.0% in epoch 2)" in shown
+    assert "(lowest validation loss): loss 0.6000, accuracy 62.50% (highest 75.00% in epoch 2)" in shown
     by_accuracy = make_run(
         "b", rows=[row(1, 0.6, 0.625), row(2, 0.7, 0.75, best=True)], checkpoint={"metric": "accuracy"}
     )
     shown = " ".join(texts(training_history([read_run(by_accuracy)])))
-    assert "best epoch 2 (highest validation accuracy): loss 0.7000 (lowest 0.6000 in epoch 1), accuracy 75.0%" in shown
+    assert (
+        "best epoch 2 (highest validation accuracy): loss 0.7000 (lowest 0.6000 in epoch 1), accuracy 75.00%" in shown
+    )
 
 
 def test_the_metric_that_decides_has_a_panel(make_run: Make, row: Make) -> None:

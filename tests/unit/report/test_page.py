@@ -76,7 +76,7 @@ def test_the_tables_show_the_values(text: str) -> None:
         "1",
         "1 (lowest loss)",
         "0.6000",
-        "62.5%",
+        "62.50%",
         "0.001 → 0.001",
     ] in rows
     assert ["benign", "75.00%", "75.00%", "75.00%", "4"] in rows
