@@ -26,7 +26,6 @@ def train(result: TrainResult, width: int | None) -> Parts:
         how = "stopped early, after" if result.stopped_early else "has already finished its"
         message = f"This run {how} {counted(result.epochs, 'epoch')}. To train it further:"
         return [Text("\n".join(wrapped(message, width))), verbatim([resume])]
-    best = superlative(result.metric)
     names = dict.fromkeys([*result.facts.progress_metrics, result.metric])
     rows = [
         ("Run", run),
