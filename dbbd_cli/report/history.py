@@ -174,8 +174,13 @@ def _draw_learning_rates(axes: Axes, runs: Sequence[RunHistory]) -> None:
 
     rates = []
     for index, run in enumerate(runs):
-        epochs, values = _by_epoch(run)
-        axes.plot(*_learning_rate(run), color=_look(index, 1)["color"], label="schedule")
+        epochs = [row["epoch"] for row in run.epochs]
+        values = [_float(row.get(_LEARNING_RATE)) for row in run.epochs]
+        # An epoch ends at its number on the axis, as for the loss within epochs.
+        epochs_per_step = epochs[-1] / max(run.epochs[-1]["step"], 1)
+        logged = {row["step"] * epochs_per_step: _float(row.get(_LEARNING_RATE)) for row in run.steps}
+        x, y = zip(*sorted({**logged, **dict(zip(epochs, values, strict=True))}.items()), strict=True)
+        axes.plot(x, y, color=_look(index, 1)["color"], drawstyle="steps-pre", label="schedule")
         axes.plot(epochs, values, **_look(index, len(epochs)), linestyle="none", label="learning rate")
         after = [value for epoch, value in zip(epochs, values, strict=True) if epoch >= run.warmup_epochs]
         rates += [value for value in after or values if math.isfinite(value)]
@@ -185,34 +190,6 @@ def _draw_learning_rates(axes: Axes, runs: Sequence[RunHistory]) -> None:
     elif rates and max(rates) > 0:
         axes.set_ylim(0, 1.1 * max(rates))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.6g}"))
-
-
-def _by_epoch(run: RunHistory) -> tuple[list[float], list[float]]:
-    """Each epoch, and the learning rate of its last step."""
-    return [row["epoch"] for row in run.epochs], [_float(row.get(_LEARNING_RATE)) for row in run.epochs]
-
-
-def _learning_rate(run: RunHistory) -> tuple[list[float], list[float]]:
-    """The learning rate as a curve: a straight line during warm-up, then a staircase.
-
-    An epoch ends at its number on the axis, as for the loss within epochs.
-    """
-    steps_per_epoch = max(run.epochs[-1]["step"], 1) / run.epochs[-1]["epoch"]
-    known = {row["step"] / steps_per_epoch: _float(row.get(_LEARNING_RATE)) for row in run.steps}
-    known |= dict(zip(*_by_epoch(run), strict=True))
-    places = sorted(x for x in known if math.isfinite(known[x]))
-    points: list[tuple[float, float]] = []
-    first, end = 1 / steps_per_epoch, run.warmup_epochs
-    if places and end > first:
-        # The rate is proportional to the step, even if no step of the warm-up was logged.
-        slope = known[places[0]] / min(places[0], end)
-        top = min(end, places[-1])
-        points = [(first, slope * first), (top, slope * top)]
-    for x in places:
-        previous = points[-1][0] if points else max(0.0, x - 1)
-        if x > previous:
-            points += [(previous, known[x]), (x, known[x])]
-    return [x for x, _ in points], [value for _, value in points]
 
 
 def _mark_best(axes: Axes, run: RunHistory, metric: str, color: str) -> None:
