@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import inf
 from pathlib import Path
@@ -68,7 +68,6 @@ def parse_override(text: str) -> Override:
 def load_config(
     source: str,
     overrides: Sequence[Override] = (),
-    tell: Callable[[str], None] = lambda _: None,
     *,
     schemas: Schemas,
 ) -> TaskConfig:
@@ -79,7 +78,6 @@ def load_config(
     Args:
         source: path or name.
         overrides: values that replace those of the file.
-        tell: receives, in words, what else an override has changed.
         schemas: those of the tasks that the file may be for.
 
     Raises:
@@ -91,11 +89,7 @@ def load_config(
         path = shipped
     name = brief(shown_path(path), limit=200)
     document = read_yaml(_text(path, name), name)
-    config, place = _validated(document, overrides, schemas, new_data=True)
-    if place:
-        file = brief(source, limit=200)
-        tell(f"data.source is {config.data.source}, as {place} implies; {file} says synthetic.")
-    return config
+    return _validated(document, overrides, schemas, new_data=True)
 
 
 def config_from_mapping(
@@ -113,7 +107,7 @@ def config_from_mapping(
     Raises:
         ConfigError: anything in `values` or in `overrides` is wrong.
     """
-    return _validated(Document(brief(origin, limit=200), values), overrides, schemas, new_data)[0]
+    return _validated(Document(brief(origin, limit=200), values), overrides, schemas, new_data)
 
 
 def dump_config(config: TaskConfig) -> str:
@@ -123,12 +117,6 @@ def dump_config(config: TaskConfig) -> str:
 
 class _Dumper(yaml.SafeDumper):
     """Quotes text that this loader, or one that follows YAML 1.1, would read as something else."""
-
-    def write_double_quoted(self, text: str, split: bool = True) -> None:
-        """Write text that contains invisible characters in ASCII."""
-        self.allow_unicode = False
-        super().write_double_quoted(text, split)
-        self.allow_unicode = True
 
 
 def _represent_text(dumper: _Dumper, text: str) -> yaml.ScalarNode:
@@ -164,10 +152,7 @@ def _shipped_hint() -> str:
     return f"shipped configs: {', '.join(shipped_configs())}"
 
 
-def _validated(
-    document: Document, overrides: Sequence[Override], schemas: Schemas, new_data: bool
-) -> tuple[TaskConfig, str]:
-    """The configuration, and the setting that implied its source, if one did."""
+def _validated(document: Document, overrides: Sequence[Override], schemas: Schemas, new_data: bool) -> TaskConfig:
     if not isinstance(document.values, Mapping):
         raise ConfigError(
             f"{document.name}: the top level is {shown(document.values)}, not keys with values",
@@ -178,8 +163,7 @@ def _validated(
         if override.key == "task":
             _apply(document, override, _value(override, TaskConfig))
     schema = _schema(document, schemas)
-    place = _location(document.values, overrides, schema) if new_data else ""
-    if place:
+    if new_data and _implies_source(document.values, overrides, schema):
         document.values["data"] = {name: v for name, v in document.values["data"].items() if name != "source"}
     for override in overrides:
         if override.key != "task":
@@ -190,7 +174,7 @@ def _validated(
     except ValidationError as failure:
         errors = failure.errors(include_url=False)
     if not errors and not document.problems:
-        return config, place
+        return config
     errors.sort(key=lambda error: _order(document, document.place(key_of(error))))
     described = [describe(document, error, schema, schemas) for error in errors[:MAX_SHOWN]]
     raise _error(document, document.problems + described, len(document.problems) + len(errors))
@@ -212,14 +196,13 @@ def _schema(document: Document, schemas: Schemas) -> type[TaskConfig]:
     raise _error(document, [Problem(document.place(("task",)), f"task is {found}", advice)], 1)
 
 
-def _location(values: Mapping[str, Any], overrides: Sequence[Override], schema: type[TaskConfig]) -> str:
-    """The setting in `overrides` that says where the data is, if `values` say `source: synthetic`; otherwise ""."""
-    given = {override.key: override.value for override in overrides}
+def _implies_source(values: Mapping[str, Any], overrides: Sequence[Override], schema: type[TaskConfig]) -> bool:
+    """Whether `overrides` say where the data is, but not its source, and `values` say `source: synthetic`."""
     data = values.get("data")
+    given = [override.key for override in overrides if override.value not in (None, Typed("null"))]
     if "data.source" in given or not isinstance(data, Mapping) or data.get("source") != "synthetic":
-        return ""
-    keys = [f"{key}." for key, value in given.items() if value not in (None, Typed("null"))]
-    return next((setting for key in keys for setting in schema.location_settings if key.startswith(f"{setting}.")), "")
+        return False
+    return any(f"{key}.".startswith(f"{setting}.") for key in given for setting in schema.location_settings)
 
 
 def _value(override: Override, schema: type[TaskConfig]) -> object:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -19,19 +18,12 @@ dbbd evaluate runs/20260131-120000-qr_cnn --split val --no-plots
 dbbd evaluate runs/20260131-120000-qr_cnn --json > report.json"""
 
 
-class Split(str, Enum):
-    """A split of the data."""
-
-    TRAIN = "train"
-    VAL = "val"
-    TEST = "test"
-
-
 def evaluate(
     target: options.Target,
     split: Annotated[
-        Split, typer.Option("--split", metavar="train|val|test", help="Split of the data to evaluate on.")
-    ] = Split.TEST,
+        Literal["train", "val", "test"],
+        typer.Option("--split", metavar="train|val|test", help="Split of the data to evaluate on."),
+    ] = "test",
     out: Annotated[
         Path | None,
         typer.Option(
@@ -55,7 +47,7 @@ def evaluate(
     settings: options.Settings = None,
     device: options.Device = None,
     json: options.Json = False,
-    progress: options.Progress = options.ProgressStyle.AUTO,
+    progress: options.Progress = "auto",
     quiet: options.Quiet = False,
     debug: options.Debug = False,
 ) -> None:
@@ -76,7 +68,7 @@ def evaluate(
 
     result = service.evaluate(
         target,
-        split=split.value,
+        split=split,
         out=out,
         plots=not no_plots,
         config=config,

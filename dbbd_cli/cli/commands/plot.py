@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -17,15 +16,6 @@ EXAMPLES = """\
 dbbd plot runs/20260131-120000-qr_cnn
 dbbd plot runs/20260131-120000-qr_cnn runs/20260201-093000-qr_resnet18 --out figures
 dbbd plot runs/20260131-120000-qr_cnn --format html"""
-
-
-class Format(str, Enum):
-    """File formats of figures."""
-
-    PNG = "png"
-    SVG = "svg"
-    PDF = "pdf"
-    HTML = "html"
 
 
 def plot(
@@ -48,10 +38,11 @@ def plot(
         ),
     ] = None,
     format_: Annotated[
-        Format, typer.Option("--format", metavar="png|svg|pdf|html", help="File format of the figures.")
-    ] = Format.PNG,
+        Literal["png", "svg", "pdf", "html"],
+        typer.Option("--format", metavar="png|svg|pdf|html", help="File format of the figures."),
+    ] = "png",
     json: options.Json = False,
-    progress: options.Progress = options.ProgressStyle.AUTO,
+    progress: options.Progress = "auto",
     quiet: options.Quiet = False,
     debug: options.Debug = False,
 ) -> None:
@@ -63,4 +54,4 @@ def plot(
     from dbbd_cli.cli.terminal import tables
     from dbbd_cli.services import plot as service
 
-    output.show(service.plot(targets, out=out, format=format_.value), tables.plot)
+    output.show(service.plot(targets, out=out, format=format_), tables.plot)

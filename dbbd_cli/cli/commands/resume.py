@@ -33,7 +33,7 @@ def resume(
         ),
     ] = False,
     json: options.Json = False,
-    progress: options.Progress = options.ProgressStyle.AUTO,
+    progress: options.Progress = "auto",
     quiet: options.Quiet = False,
     debug: options.Debug = False,
 ) -> None:

@@ -36,7 +36,7 @@ def smoke(
         ),
     ] = Path("runs"),
     json: options.Json = False,
-    progress: options.Progress = options.ProgressStyle.AUTO,
+    progress: options.Progress = "auto",
     quiet: options.Quiet = False,
     debug: options.Debug = False,
 ) -> None:

@@ -67,7 +67,7 @@ def train(
         ),
     ] = False,
     json: options.Json = False,
-    progress: options.Progress = options.ProgressStyle.AUTO,
+    progress: options.Progress = "auto",
     quiet: options.Quiet = False,
     debug: options.Debug = False,
 ) -> None:
@@ -83,16 +83,13 @@ def train(
         "--run-name": ("run.name", run_name),
         "--runs-dir": ("run.runs_dir", runs_dir),
         "--device": ("run.device", device),
-        "--precision": ("run.precision", precision.value if precision else None),
+        "--precision": ("run.precision", precision),
         "--seed": ("seed", seed),
         "--no-plots": ("run.plots", False if no_plots else None),
     }
     # Report configuration errors at once, before anything heavy is imported.
-    notes: list[str] = []
-    checked = load_config(config, options.overrides(settings, flags), tell=notes.append)
+    checked = load_config(config, options.overrides(settings, flags))
     output = Output(as_json=json, style=progress, quiet=quiet)
-    for note in notes:
-        output.progress.line(note)
 
     from dbbd_cli.cli.terminal import tables
     from dbbd_cli.services import train as service

@@ -16,7 +16,7 @@ def validate(
     settings: options.Settings = None,
     device: options.Device = None,
     json: options.Json = False,
-    progress: options.Progress = options.ProgressStyle.AUTO,
+    progress: options.Progress = "auto",
     quiet: options.Quiet = False,
     debug: options.Debug = False,
 ) -> None:

@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 from example_results import FACTS, RUN, TRAINED, evaluation, pretraining
 
-from dbbd_cli.cli.options import ProgressStyle
 from dbbd_cli.cli.terminal.console import Output
 from dbbd_cli.cli.terminal.evaluation_table import evaluate
 from dbbd_cli.cli.terminal.tables import forecast, smoke, train
@@ -41,7 +40,7 @@ class Show:
             if width:
                 patch.setenv("COLUMNS", str(width))
             patch.setattr("sys.stdout", stream)
-            Output(as_json=False, style=ProgressStyle.NONE, quiet=False).show(result, describe)
+            Output(as_json=False, style="none", quiet=False).show(result, describe)
         return str(stream.getvalue())
 
 
