@@ -65,12 +65,7 @@ def parse_override(text: str) -> Override:
     return Override(key, Typed(value), origin)
 
 
-def load_config(
-    source: str,
-    overrides: Sequence[Override] = (),
-    *,
-    schemas: Schemas,
-) -> TaskConfig:
+def load_config(source: str, overrides: Sequence[Override] = (), *, schemas: Schemas) -> TaskConfig:
     """Load the YAML file at the path `source`, or else the shipped config of that name.
 
     An override that says where the data is, without its source, replaces the file's `source: synthetic`.
@@ -199,10 +194,11 @@ def _schema(document: Document, schemas: Schemas) -> type[TaskConfig]:
 def _implies_source(values: Mapping[str, Any], overrides: Sequence[Override], schema: type[TaskConfig]) -> bool:
     """Whether `overrides` say where the data is, but not its source, and `values` say `source: synthetic`."""
     data = values.get("data")
-    given = [override.key for override in overrides if override.value not in (None, Typed("null"))]
+    given = {override.key: override.value for override in overrides}
     if "data.source" in given or not isinstance(data, Mapping) or data.get("source") != "synthetic":
         return False
-    return any(f"{key}.".startswith(f"{setting}.") for key in given for setting in schema.location_settings)
+    keys = [f"{key}." for key, value in given.items() if value not in (None, Typed("null"))]
+    return any(key.startswith(f"{setting}.") for key in keys for setting in schema.location_settings)
 
 
 def _value(override: Override, schema: type[TaskConfig]) -> object:

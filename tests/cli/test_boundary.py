@@ -77,6 +77,7 @@ def test_usage_errors(arguments: tuple[str, ...], run: Run) -> None:
     result = run(*arguments)
     assert result.exit_code == 2
     assert result.stderr.startswith("Error: ")
+    assert "Value error" not in result.stderr
     assert result.stdout == ""
 
 
