@@ -1,4 +1,4 @@
-"""The one place where errors end: as a short block on standard error, and an exit code."""
+"""The only place where errors are handled: each becomes a short block on standard error and an exit code."""
 
 from __future__ import annotations
 

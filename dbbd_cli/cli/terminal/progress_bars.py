@@ -30,7 +30,7 @@ _RIGHT_MARGIN = 3
 
 
 class _Numbers(ProgressColumn):
-    """A text about a phase, one more column apart from what stands before it; nothing if the text is empty."""
+    """Text about a phase, with an extra space before it unless it is empty."""
 
     def __init__(self, write: Callable[[Task], str]) -> None:
         super().__init__(Column(no_wrap=True))

@@ -49,7 +49,7 @@ class LineProgress(Messages):
         yield _LinePhase(self, self._clock(), title, total, unit, done, sample_unit)
 
     def write_if_due(self, phase: _LinePhase) -> None:
-        """Write how far the phase is, if the last line is old enough."""
+        """Write the progress of the phase if the last line is old enough."""
         now = self._clock()
         if now - max(phase.started, self._last_line) >= self._seconds:
             self._last_line = now

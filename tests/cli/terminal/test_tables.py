@@ -202,20 +202,6 @@ def test_pretraining_fits(width: int, count: int, show: Show, monkeypatch: pytes
     assert reason in " ".join(shown.split())
 
 
-def test_of_many_classes_the_worst_ious_are_shown(show: Show) -> None:
-    shown = show(pretrained([f"c{index:03}" for index in range(100)]), evaluate)
-    assert "the 20 of 100 with the lowest IoU" in shown
-    assert re.findall(r"^  (c\d+)", shown, re.MULTILINE) == [f"c{index:03}" for index in range(20)]
-
-
-def test_control_codes_in_class_names_of_a_probe_are_escaped(show: Show) -> None:
-    shown = show(pretrained(["[red]x[/red]", "y\x1b[2J\n\u202ez"], probe_missing="\x1b"), evaluate)
-    assert "[red]x[/red]" in shown
-    assert "y\\x1b[2J\\n\\u202ez" in shown
-    assert "\x1b" not in shown
-    assert "\x1b" not in show(pretrained(["a", "b"], probe=None, probe_missing="a\x1b[2J"), evaluate)
-
-
 def test_not_enough_disk(show: Show) -> None:
     assert "Not enough free disk" in show(FORECAST, forecast)
 
