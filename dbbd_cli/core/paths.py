@@ -36,5 +36,4 @@ def _quoted(word: str) -> str:
 
 def resume_command(folder: Path, *options: str) -> str:
     """Return the command that resumes the run in `folder`."""
-    shown = shown_path(folder)
-    return command_line("dbbd", "resume", f"./{shown}" if shown.startswith("-") else shown, *options)
+    return command_line("dbbd", "resume", shown_path(folder), *options)

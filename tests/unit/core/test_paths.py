@@ -24,9 +24,7 @@ def test_a_shell_reads_the_intended_words(word: str) -> None:
     assert said == word.encode("utf-8", "surrogateescape")
 
 
-def test_a_folder_that_begins_with_a_dash_is_not_taken_for_an_option(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_path_is_shown_relative_to_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert resume_command(tmp_path / "-r") == "dbbd resume ./-r"
-    assert resume_command(tmp_path / "runs" / "-r", "--epochs", "3") == "dbbd resume runs/-r --epochs 3"
+    assert resume_command(tmp_path / "runs" / "a b", "--epochs", "3") == "dbbd resume 'runs/a b' --epochs 3"
+    assert resume_command(tmp_path.parent / "x") == f"dbbd resume {tmp_path.parent / 'x'}"
