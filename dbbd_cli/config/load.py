@@ -113,6 +113,12 @@ def dump_config(config: TaskConfig) -> str:
 class _Dumper(yaml.SafeDumper):
     """Quotes text that this loader, or one that follows YAML 1.1, would read as something else."""
 
+    def write_double_quoted(self, text: str, split: bool = True) -> None:
+        """Write text that contains invisible characters in ASCII."""
+        self.allow_unicode = False
+        super().write_double_quoted(text, split)
+        self.allow_unicode = True
+
 
 def _represent_text(dumper: _Dumper, text: str) -> yaml.ScalarNode:
     style = None if isinstance(plain_scalar(text), str) else "'"

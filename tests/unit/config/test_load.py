@@ -13,6 +13,7 @@ import pytest
 from dbbd_cli.config.load import dump_config
 from dbbd_cli.config.shipped import shipped_configs
 from dbbd_cli.core.errors import ConfigError, ExitCode
+from dbbd_cli.core.text import printable
 from dbbd_cli.tasks.configs import config_from_mapping, load_config
 
 TASK = "task: image_classification\n"
@@ -121,7 +122,9 @@ def test_a_dumped_config_reads_back_equal(name: str) -> None:
 def test_any_text_reads_back_equal(text: str) -> None:
     values = {"source": "classes", "classes": {text: text, "other": "x"}}
     config = config_from_mapping({"task": "image_classification", "data": values}, origin="test")
-    Path("x.yaml").write_text(dump_config(config), encoding="utf-8", newline="")
+    dumped = dump_config(config)
+    assert printable(dumped, keep="\n") == dumped, "invisible characters are escaped"
+    Path("x.yaml").write_text(dumped, encoding="utf-8", newline="")
     assert load_config("x.yaml") == config
 
 
