@@ -21,11 +21,10 @@ dbbd evaluate runs/20260131-120000-qr_cnn"""
 app = typer.Typer(
     name="dbbd",
     cls=Program,
-    no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["--help", "-h"]},
+    context_settings={"help_option_names": ["--help", "-h"], "max_content_width": 100},
     epilog=EXAMPLES,
 )
 app.command("train", cls=Command, epilog=train.EXAMPLES)(train.train)

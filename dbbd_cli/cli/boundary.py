@@ -1,4 +1,4 @@
-"""The one place where errors end: as a short block on standard error, and an exit code."""
+"""The only place where errors are handled: each becomes a short block on standard error and an exit code."""
 
 from __future__ import annotations
 
@@ -12,8 +12,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from dbbd_cli.cli.targets import removed_folder_error
-from dbbd_cli.cli.terminal.help import help_text, with_own_callback
+from dbbd_cli.cli.terminal.help import HelpSections
 from dbbd_cli.cli.terminal.streams import colored, columns, tolerate_any_text, write_result
 from dbbd_cli.cli.terminal.text import clean, wrapped
 from dbbd_cli.core.compat import start_completion
@@ -27,7 +26,7 @@ _DISK_ERRORS = {errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EPERM, errno.ELOO
 _DISK_ERRORS.add(getattr(errno, "EDQUOT", errno.ENOSPC))
 
 
-class Program(TyperGroup):
+class Program(HelpSections, TyperGroup):
     """The group of all commands. Both the entry point and Typer's test runner call its `main`."""
 
     def main(self, *positional: Any, **keywords: Any) -> Any:
@@ -45,12 +44,6 @@ class Program(TyperGroup):
             ignore_signals()
         except (Exception, KeyboardInterrupt) as error:
             ignore_signals()
-            if type(error).__name__ == "NoArgsIsHelpError":  # in `click` or Typer, as below
-                try:
-                    write_result(help_text(self, getattr(error, "ctx", None)))
-                    sys.exit(ExitCode.USAGE)
-                except DiskError as unwritten:
-                    error = unwritten
             if completing:
                 # Silently: the user is in the middle of typing a line.
                 sys.exit(_code_of_completion(error))
@@ -63,18 +56,20 @@ class Program(TyperGroup):
             # Even if the terminal is gone, or the disk that receives the output is full, the exit code must be right.
             with suppress(DiskError):
                 if "--json" in arguments:
-                    write_result(json.dumps({"error": _plain(report)}))
+                    keys = ("kind", "message", "details", "hint")
+                    described = {key: getattr(report, key) for key in keys}
+                    write_result(json.dumps({"error": {**described, "exit_code": int(report.exit_code)}}))
             with suppress(OSError):
                 typer.echo(_block(report), err=True, color=colored(sys.stderr))
             code = int(report.exit_code)
         sys.exit(code or 0)
 
-    def get_help_option(self, ctx: Any) -> Any:
-        """The option `--help`, with a default: to convert a missing value, Typer would import Pydantic."""
-        option = with_own_callback(super().get_help_option(ctx))
-        if option is not None:
-            option.default = False
-        return option
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse the arguments; without any, show the help."""
+        if not args and not ctx.resilient_parsing:
+            write_result(ctx.get_help())
+            ctx.exit(ExitCode.USAGE)
+        return list(super().parse_args(ctx, args))
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command, and turn a signal outside training into an error like any other."""
@@ -82,10 +77,6 @@ class Program(TyperGroup):
             return super().invoke(ctx)
         except KeyboardInterrupt as error:
             raise _interrupted(error) from None
-
-    def format_help(self, ctx: Any, formatter: Any) -> None:
-        """Write the help text to the formatter."""
-        formatter.write(help_text(self, ctx))
 
 
 def _code_of_completion(error: BaseException) -> ExitCode:
@@ -104,11 +95,10 @@ def _as_dbbd_error(error: BaseException) -> DbbdError:
     if describe is not None:  # a usage error; its class is in `click` or Typer, depending on Typer's version
         context = getattr(error, "ctx", None)
         hint = f"`{context.command_path} --help` shows usage." if context else ""
-        return ConfigError(describe(), hint=hint)
+        return ConfigError(describe().replace("Value error, ", ""), hint=hint)
     # Imported late, so that start-up and usage errors stay fast.
     from dbbd_cli.core.files import repair_of
     from dbbd_cli.core.limits import is_out_of_memory, memory_advice, open_files_limit
-    from dbbd_cli.core.paths import current_folder_is_gone
 
     if isinstance(error, OSError) and error.errno in _DISK_ERRORS:
         place = error.filename2 or error.filename
@@ -117,8 +107,6 @@ def _as_dbbd_error(error: BaseException) -> DbbdError:
         return DiskError(f"{where}{error.strerror}", hint=f"{repair}, or choose a folder that you can write to.")
     if "Too many open files" in str(error):  # also if a shared library cannot be loaded
         return DiskError(str(error).splitlines()[0], hint=f"Raise the limit on open files ({open_files_limit()}).")
-    if isinstance(error, FileNotFoundError) and not error.filename and current_folder_is_gone():
-        return removed_folder_error()
     if is_out_of_memory(error):
         return ConfigError(f"out of memory: {error}" if str(error) else "out of memory", hint=memory_advice())
     return DbbdError(
@@ -141,16 +129,6 @@ def _interrupt_behind(error: BaseException | None) -> BaseException | None:
             continue
         found += [other for other in (one.__cause__, one.__context__) if other not in found]
     return next((one for one in found if isinstance(one, KeyboardInterrupt)), None)
-
-
-def _plain(error: DbbdError) -> dict[str, object]:
-    return {
-        "kind": error.kind,
-        "message": error.message,
-        "details": error.details,
-        "hint": error.hint,
-        "exit_code": int(error.exit_code),
-    }
 
 
 def _block(error: DbbdError) -> str:

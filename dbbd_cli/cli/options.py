@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -17,29 +16,13 @@ if TYPE_CHECKING:
     from dbbd_cli.config.load import Override
 
 
-class ProgressStyle(str, Enum):
-    """Kinds of progress display."""
-
-    AUTO = "auto"
-    RICH = "rich"
-    PLAIN = "plain"
-    NONE = "none"
-
-
-class Precision(str, Enum):
-    """Precision of the forward and backward pass."""
-
-    AUTO = "auto"
-    FP32 = "fp32"
-    BF16 = "bf16"
-    FP16 = "fp16"
-
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
 
 _OUTPUT = "Output"
 
 Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.", rich_help_panel=_OUTPUT)]
 Progress = Annotated[
-    ProgressStyle,
+    Literal["auto", "rich", "plain", "none"],
     typer.Option(
         "--progress",
         metavar="auto|rich|plain|none",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import inf
 from pathlib import Path
@@ -65,13 +65,7 @@ def parse_override(text: str) -> Override:
     return Override(key, Typed(value), origin)
 
 
-def load_config(
-    source: str,
-    overrides: Sequence[Override] = (),
-    tell: Callable[[str], None] = lambda _: None,
-    *,
-    schemas: Schemas,
-) -> TaskConfig:
+def load_config(source: str, overrides: Sequence[Override] = (), *, schemas: Schemas) -> TaskConfig:
     """Load the YAML file at the path `source`, or else the shipped config of that name.
 
     An override that says where the data is, without its source, replaces the file's `source: synthetic`.
@@ -79,7 +73,6 @@ def load_config(
     Args:
         source: path or name.
         overrides: values that replace those of the file.
-        tell: receives, in words, what else an override has changed.
         schemas: those of the tasks that the file may be for.
 
     Raises:
@@ -91,13 +84,7 @@ def load_config(
         path = shipped
     name = brief(shown_path(path), limit=200)
     document = read_yaml(_text(path, name), name)
-    if document.values is None:
-        raise ConfigError(f"{name} is empty", hint=_shipped_hint())
-    config, place = _validated(document, overrides, schemas, new_data=True)
-    if place:
-        file = brief(source, limit=200)
-        tell(f"data.source is {config.data.source}, as {place} implies; {file} says synthetic.")
-    return config
+    return _validated(document, overrides, schemas, new_data=True)
 
 
 def config_from_mapping(
@@ -115,7 +102,7 @@ def config_from_mapping(
     Raises:
         ConfigError: anything in `values` or in `overrides` is wrong.
     """
-    return _validated(Document(brief(origin, limit=200), values), overrides, schemas, new_data)[0]
+    return _validated(Document(brief(origin, limit=200), values), overrides, schemas, new_data)
 
 
 def dump_config(config: TaskConfig) -> str:
@@ -147,87 +134,80 @@ def _text(path: Path, name: str) -> str:
         with path.open("rb") as file:
             data = file.read(MAX_BYTES + 1)
     except FileNotFoundError:
-        raise _not_found(path, name) from None
+        stems = {stem: stem for stem in shipped_configs()}
+        stems |= {file.stem: str(file) for suffix in (".yaml", ".yml") for file in path.parent.glob(f"*{suffix}")}
+        near = stems.get(closest(path.stem, stems), "")
+        meant = f"did you mean {brief(near, limit=200)}? " if near else ""
+        raise ConfigError(f"{name}: no such file or shipped config", hint=meant + _shipped_hint()) from None
     except OSError as error:
-        # Windows raises PermissionError for a folder.
-        if isinstance(error, (IsADirectoryError, PermissionError)) and path.is_dir():
-            files = ", ".join(str(file) for file in _yaml_files(path))
-            raise ConfigError(
-                f"{name} is a folder", hint=f"name a file: {files}" if files else _shipped_hint()
-            ) from None
-        raise ConfigError(f"{name} cannot be read: {error.strerror}") from None
+        raise ConfigError(f"{name} cannot be read: {error.strerror}", hint=_shipped_hint()) from None
     if len(data) > MAX_BYTES:
         raise ConfigError(f"{name} is larger than {MAX_BYTES // 1_000_000} MB", hint="is this a config file?")
     try:
         return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise ConfigError(f"{name}:{line}: the file is not UTF-8 text", hint="save it as UTF-8") from None
-
-
-def _not_found(path: Path, name: str) -> ConfigError:
-    known = {stem: stem for stem in shipped_configs()} | {file.stem: str(file) for file in _yaml_files(path.parent)}
-    near = known.get(closest(path.stem, known), "")
-    return ConfigError(
-        f"{name}: no such file or shipped config",
-        hint=(f"did you mean {brief(near, limit=200)}? " if near else "") + _shipped_hint(),
-    )
-
-
-def _yaml_files(folder: Path) -> list[Path]:
-    return sorted(file for file in folder.glob("*.y*ml") if file.suffix in (".yaml", ".yml"))
+    except UnicodeDecodeError:
+        raise ConfigError(f"{name} is not UTF-8 text", hint="save it as UTF-8") from None
 
 
 def _shipped_hint() -> str:
     return f"shipped configs: {', '.join(shipped_configs())}"
 
 
-def _validated(
-    document: Document, overrides: Sequence[Override], schemas: Schemas, new_data: bool
-) -> tuple[TaskConfig, str]:
-    """The configuration, and the setting that implied its source, if one did."""
+def _validated(document: Document, overrides: Sequence[Override], schemas: Schemas, new_data: bool) -> TaskConfig:
     if not isinstance(document.values, Mapping):
         raise ConfigError(
             f"{document.name}: the top level is {shown(document.values)}, not keys with values",
             hint=f"begin with 'task: {next(iter(schemas))}'",
         )
     document.values = dict(document.values)
-    overrides = sorted(overrides, key=lambda override: override.key != "task")  # the task says how to read the others
-    place = ""
-    if new_data and (place := _location(document.values, overrides, _possible(schemas, document.values))):
+    for override in overrides:  # the task first: it says how to read the others
+        if override.key == "task":
+            _apply(document, override, _value(override, TaskConfig))
+    schema = _schema(document, schemas)
+    if new_data and _implies_source(document.values, overrides, schema):
         document.values["data"] = {name: v for name, v in document.values["data"].items() if name != "source"}
     for override in overrides:
-        _apply(document, override, _value(override, _possible(schemas, document.values)))
-    schema, *others = _possible(schemas, document.values)
-    config, errors = _check(schema, document.values)
-    for other in others:
-        kinds = {(error["type"], error["loc"]) for error in _check(other, document.values)[1]}
-        errors = [error for error in errors if (error["type"], error["loc"]) in kinds]
-    if config is not None and not document.problems:
-        return config, place
+        if override.key != "task":
+            _apply(document, override, _value(override, schema))
+    errors: list[ErrorDetails] = []
+    try:
+        config = schema.model_validate(document.values)
+    except ValidationError as failure:
+        errors = failure.errors(include_url=False)
+    if not errors and not document.problems:
+        return config
     errors.sort(key=lambda error: _order(document, document.place(key_of(error))))
     described = [describe(document, error, schema, schemas) for error in errors[:MAX_SHOWN]]
     raise _error(document, document.problems + described, len(document.problems) + len(errors))
 
 
-def _location(values: Mapping[str, Any], overrides: Sequence[Override], schemas: Sequence[type[TaskConfig]]) -> str:
-    """The setting in `overrides` that says where the data is, if `values` say `source: synthetic`; otherwise ""."""
-    given = {override.key: override.value for override in overrides}
+def _schema(document: Document, schemas: Schemas) -> type[TaskConfig]:
+    """The schema of the task that the document names.
+
+    Raises:
+        ConfigError: there is no such task, or none is named.
+    """
+    task = document.values.get("task")
+    if isinstance(task, str) and task in schemas:
+        return schemas[task]
+    names = list(schemas)
+    near = closest(task, names) if isinstance(task, str) else ""
+    found = shown(task) if "task" in document.values else "missing"
+    advice = f"expected one of: {', '.join(names)}" + (f"; did you mean {near}?" if near else "")
+    raise _error(document, [Problem(document.place(("task",)), f"task is {found}", advice)], 1)
+
+
+def _implies_source(values: Mapping[str, Any], overrides: Sequence[Override], schema: type[TaskConfig]) -> bool:
+    """Whether `overrides` say where the data is, but not its source, and `values` say `source: synthetic`."""
     data = values.get("data")
+    given = {override.key: override.value for override in overrides}
     if "data.source" in given or not isinstance(data, Mapping) or data.get("source") != "synthetic":
-        return ""
-    locations = [setting for schema in schemas for setting in schema.location_settings]
+        return False
     keys = [f"{key}." for key, value in given.items() if value not in (None, Typed("null"))]
-    return next((setting for key in keys for setting in locations if key.startswith(f"{setting}.")), "")
+    return any(key.startswith(f"{setting}.") for key in keys for setting in schema.location_settings)
 
 
-def _possible(schemas: Schemas, values: Mapping[str, Any]) -> list[type[TaskConfig]]:
-    """The schema of the task, or all schemas if the task is unknown: only what is wrong for every task is reported."""
-    task = values.get("task")
-    return [schemas[task]] if isinstance(task, str) and task in schemas else list(schemas.values())
-
-
-def _value(override: Override, schemas: Sequence[type[TaskConfig]]) -> object:
+def _value(override: Override, schema: type[TaskConfig]) -> object:
     """The override's value. VALUE is text for settings of that type, otherwise YAML.
 
     Raises:
@@ -235,7 +215,7 @@ def _value(override: Override, schemas: Sequence[type[TaskConfig]]) -> object:
     """
     if not isinstance(override.value, Typed):
         return override.value
-    text, types = override.value.text, [kind for schema in schemas for kind in types_at(schema, override.key)]
+    text, types = override.value.text, types_at(schema, override.key)
     if text == "null" and type(None) in types:
         return None
     if str in types or not types:  # no types: the key is unknown, which is reported on its own
@@ -244,13 +224,6 @@ def _value(override: Override, schemas: Sequence[type[TaskConfig]]) -> object:
     if document.problems:
         raise ConfigError(f"{override.origin}: {document.problems[0].what}", hint=document.problems[0].advice)
     return document.values
-
-
-def _check(schema: type[TaskConfig], values: Mapping[str, Any]) -> tuple[TaskConfig | None, list[ErrorDetails]]:
-    try:
-        return schema.model_validate(values), []
-    except ValidationError as failure:
-        return None, failure.errors(include_url=False)
 
 
 def _apply(document: Document, override: Override, value: object) -> None:

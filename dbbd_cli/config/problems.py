@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 import reprlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from pydantic.fields import FieldInfo
@@ -12,6 +13,7 @@ from pydantic_core import ErrorDetails
 
 from dbbd_cli.config.sections import Section, settings
 from dbbd_cli.config.yaml_text import Document, Key, Problem, dotted, plain_scalar
+from dbbd_cli.core.errors import ConfigError
 
 _ABSENT = object()
 _REPR = reprlib.Repr()
@@ -48,9 +50,6 @@ def describe(
     else:
         value = _value(document.values, key)
         what = f"{dotted(key) or 'the top level'} is {_found(value, kind, field)}"
-    if key == ("task",):
-        names = list(schemas)
-        return Problem(place, what, f"expected one of: {', '.join(names)}" + _hint("literal_error", value, names))
     choices = re.findall("'(.*?)'", str(error.get("ctx", {}).get("expected")))
     return Problem(place, what, _expected(error, field) + _hint(kind, value, choices))
 
@@ -113,7 +112,7 @@ def _value(values: Any, key: Key) -> Any:
 
 def _suggestion(key: Key, schema: type[Section], schemas: Mapping[str, type[Section]]) -> str:
     """What an unknown `key` may be meant for: the same name in another task or section, or else a similar name."""
-    if tasks := [task for task, other in schemas.items() if other is not schema and key in _keys(other)]:
+    if tasks := [task for task, other in _others(schema, schemas) if key in _keys(other)]:
         return f"it is a setting of the task {' or '.join(tasks)}"
     known, section, name = _keys(schema), key[:-1], str(key[-1]).lower()
     spelled_out = (*section, *name.split("."))
@@ -129,6 +128,14 @@ def _suggestion(key: Key, schema: type[Section], schemas: Mapping[str, type[Sect
     if meant:
         return f"did you mean {' or '.join(dict.fromkeys(map(dotted, meant)))}?"
     return f"expected one of: {', '.join(here)}"
+
+
+def _others(schema: type[Section], schemas: Mapping[str, type[Section]]) -> Iterator[tuple[str, type[Section]]]:
+    """The other tasks with their schemas, except those of other packages that cannot be imported."""
+    for task in schemas:
+        with suppress(ConfigError):
+            if schemas[task] is not schema:
+                yield task, schemas[task]
 
 
 def _keys(schema: type[Section]) -> list[Key]:

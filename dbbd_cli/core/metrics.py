@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from dbbd_cli.core.text import printable
+
+_SPELLINGS = {"auc": "AUC", "f1": "F1", "miou": "mIoU", "roc": "ROC", "top1": "top-1"}
 _HIGHER_IS_BETTER = frozenset({"accuracy", "auc", "f1", "iou", "miou", "precision", "r2", "recall", "score", "top1"})
 """Words of the names of scores. A task says that high values of a metric are better by naming it with one of them."""
 
@@ -16,7 +19,7 @@ def is_share(name: str) -> bool:
 
 def metric_words(name: str) -> str:
     """The name within a sentence or a table: `point_top1` is `point top-1`, `f1` is `F1`."""
-    return " ".join({"top1": "top-1", "f1": "F1"}.get(word, word) for word in name.split("_"))
+    return " ".join(_SPELLINGS.get(word, word) for word in printable(name).split("_"))
 
 
 def higher_is_better(name: str) -> bool:

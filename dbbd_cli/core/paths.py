@@ -12,32 +12,12 @@ from dbbd_cli.core.text import printable
 
 
 def shown_path(path: Path) -> str:
-    """Return the path as the user would type it: relative if under the current folder, unless that is the root."""
+    """Return the path as the user would type it: relative if under the current folder."""
     try:
         absolute = Path(os.path.abspath(path))  # noqa: PTH100 - resolve() would follow links and change the name
-        here = Path.cwd()
-        # After `leave_missing_folder`, the current folder is not that of the user's shell.
-        return str(path if here == Path(here.anchor) else absolute.relative_to(here))
+        return str(absolute.relative_to(Path.cwd()))
     except (ValueError, FileNotFoundError):  # not under it, or the current folder has been removed
         return str(path)
-
-
-def current_folder_is_gone() -> bool:
-    """Return whether the current folder has been removed."""
-    try:
-        os.getcwd()  # noqa: PTH109 - the call itself fails
-    except FileNotFoundError:
-        return True
-    return False
-
-
-def leave_missing_folder() -> None:
-    """Change to the root folder if the current folder has been removed; to be called once all paths are absolute.
-
-    Otherwise oneMKL, which PyTorch loads, would abort the process.
-    """
-    if current_folder_is_gone():
-        os.chdir(Path(__file__).anchor)  # always exists
 
 
 def command_line(*words: str) -> str:
@@ -56,5 +36,4 @@ def _quoted(word: str) -> str:
 
 def resume_command(folder: Path, *options: str) -> str:
     """Return the command that resumes the run in `folder`."""
-    shown = shown_path(folder)
-    return command_line("dbbd", "resume", f"./{shown}" if shown.startswith("-") else shown, *options)
+    return command_line("dbbd", "resume", shown_path(folder), *options)

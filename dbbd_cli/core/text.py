@@ -8,7 +8,6 @@ _INVISIBLE = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
 """Unicode categories of invisible characters, which a terminal may obey or which change the writing direction."""
 _BLANK_LETTERS = "\u115f\u1160\u2800\u3164\uffa0"
 """Characters of other categories that look blank."""
-_JOINERS = "\u200c\u200d"
 
 
 def printable(text: str, *, keep: str = "") -> str:
@@ -20,10 +19,7 @@ def printable(text: str, *, keep: str = "") -> str:
     """
     if text.isascii() and text.isprintable():
         return text
-    return "".join(
-        char if char in keep or not _is_invisible(char, before) else escaped(char)
-        for before, char in zip(" " + text, text, strict=False)
-    )
+    return "".join(escaped(char) if char not in keep and _is_invisible(char) else char for char in text)
 
 
 def counted(count: int, noun: str) -> str:
@@ -37,8 +33,5 @@ def escaped(char: str) -> str:
     return char.encode("unicode_escape").decode("ascii")
 
 
-def _is_invisible(char: str, before: str) -> bool:
-    if char in _JOINERS:
-        # Part of the spelling of scripts without capitals, and of emoji; invisible elsewhere.
-        return unicodedata.category(before) not in ("Lo", "Mc", "Mn", "So", "Sk")
+def _is_invisible(char: str) -> bool:
     return unicodedata.category(char) in _INVISIBLE or char in _BLANK_LETTERS

@@ -1,4 +1,4 @@
-"""Load matplotlib regardless of the environment, and draw figures so that a failure does not affect the others.
+"""Load matplotlib, and draw figures so that a failure does not affect the others.
 
 Figures are drawn with Agg and never shown; `pyplot` and its backends are not used.
 """
@@ -9,12 +9,9 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Mapping
-from contextlib import suppress
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dbbd_cli.core.errors import ConfigError, DbbdError
-from dbbd_cli.core.files import can_be_made, private_folder
 from dbbd_cli.report.style import styled
 
 if TYPE_CHECKING:
@@ -22,9 +19,6 @@ if TYPE_CHECKING:
 
 OnFailure = Callable[[str, Exception], None]
 """Called with the name of a figure that could not be drawn, and the error."""
-
-_INHERITED = ("MPLBACKEND", "MATPLOTLIBRC")
-"""Variables that can break the import of matplotlib; Jupyter sets the first one for its child processes."""
 
 
 def load_matplotlib() -> None:
@@ -35,19 +29,13 @@ def load_matplotlib() -> None:
     """
     if "matplotlib" in sys.modules:
         return
-    inherited = {name: os.environ.pop(name) for name in _INHERITED if name in os.environ}
+    backend = os.environ.pop("MPLBACKEND", None)  # a backend that is not installed here, as in a child of Jupyter
     logger = logging.getLogger("matplotlib")
     level = logger.level
     logger.setLevel(logging.ERROR)  # it warns about settings that do not matter here
     try:
-        with suppress(OSError):
-            _choose_config_folder()
         import matplotlib.font_manager
-        import matplotlib.style
-
-        if "MPLBACKEND" in inherited:  # for other code in this process that uses pyplot
-            with suppress(ValueError):
-                matplotlib.rcParams["backend"] = inherited["MPLBACKEND"]
+        import matplotlib.style  # noqa: F401
     except Exception as error:
         raise ConfigError(
             f"matplotlib cannot be loaded: {reason_of(error)}",
@@ -55,18 +43,8 @@ def load_matplotlib() -> None:
         ) from error
     finally:
         logger.setLevel(level)
-        os.environ.update(inherited)
-
-
-def _choose_config_folder() -> None:
-    """Give matplotlib a folder for its font cache if it has none: some versions fail without one."""
-    try:
-        chosen = os.environ.get("MPLCONFIGDIR")
-        if can_be_made(Path(chosen) if chosen else Path.home() / ".config" / "matplotlib"):
-            return
-    except RuntimeError:
-        pass  # no home folder
-    os.environ["MPLCONFIGDIR"] = str(private_folder("dbbd") / "matplotlib")
+        if backend is not None:
+            os.environ["MPLBACKEND"] = backend
 
 
 def draw(drawings: Mapping[str, Callable[[], Figure]], failed: OnFailure | None = None) -> dict[str, Figure]:

@@ -6,12 +6,12 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from dbbd_cli.core.metrics import superlative
+from dbbd_cli.core.metrics import metric_words, superlative
 from dbbd_cli.core.text import counted
 from dbbd_cli.report.drawing import load_matplotlib
 from dbbd_cli.report.history_panels import Panel, shown_panels
 from dbbd_cli.report.style import MUTED, SERIES, WARNING, add_legend, drawable, headed_figure, styled
-from dbbd_cli.report.text import distinct, in_sentence, run_labels, task_title, value_at_best_epoch, words
+from dbbd_cli.report.text import distinct, run_labels, task_title, value_at_best_epoch, words
 from dbbd_cli.runs.reading import RunHistory
 
 if TYPE_CHECKING:
@@ -35,8 +35,6 @@ def training_history(
     runs: Sequence[RunHistory],
     metrics: Sequence[str] = ("loss",),
     panels: Sequence[Panel] = (),
-    *,
-    narrow: bool = False,
 ) -> Figure:
     """Draw the loss, further metrics and the learning rate, epoch by epoch.
 
@@ -47,23 +45,18 @@ def training_history(
         runs: at least one run.
         metrics: the metrics that the header of a single run reports.
         panels: what to show beyond the loss and the learning rate; curves without values are omitted.
-        narrow: stack the panels and omit the facts, for a narrow page that shows them elsewhere.
     """
     load_matplotlib()
     panels = shown_panels(runs, panels)
     names = _run_entries(runs)
-    characters = _LEGEND_CHARACTERS // 2 if narrow else _LEGEND_CHARACTERS
-    num_columns = max(1, characters // (max(len(label) for label, _ in names) + 8))
+    num_columns = max(1, _LEGEND_CHARACTERS // (max(len(label) for label, _ in names) + 8))
     with styled():
         name, facts, warning = _header(runs, metrics)
         num_rows = math.ceil(len(names) / num_columns)
-        across = 1 if narrow else 2 if len(panels) == 3 else min(len(panels) + 1, _MAX_COLUMNS)
+        across = 2 if len(panels) == 3 else min(len(panels) + 1, _MAX_COLUMNS)
         down = math.ceil((len(panels) + 1) / across)
-        size = (5.0 if narrow else 12.0, 4.7 + 3.3 * (down - 1) + 0.2 * num_rows)
-        facts = [] if narrow else facts
-        figure = headed_figure(
-            size, "Training history", facts, name=drawable(name, 24) if narrow else name, warning=warning
-        )
+        size = (12.0, 4.7 + 3.3 * (down - 1) + 0.2 * num_rows)
+        figure = headed_figure(size, "Training history", facts, name=name, warning=warning)
         grid = figure.subplots(down, across, sharex=True, squeeze=False).ravel()
         for axes, panel in zip(grid, panels, strict=False):
             axes.set_title(drawable(panel.title))
@@ -79,9 +72,7 @@ def training_history(
         _scale_epochs(grid[0], runs)
         styles = _style_entries(runs, panels)
         if len(runs) == 1:
-            add_legend(figure, styles, loc="outside lower center", ncols=2 if narrow else len(styles))
-        elif narrow:
-            add_legend(figure, [*names, *styles], loc="outside lower center", ncols=num_columns)
+            add_legend(figure, styles, loc="outside lower center", ncols=len(styles))
         else:
             # Line styles go next to the title, to leave the space below to the names of many runs.
             add_legend(figure, styles, loc="upper right", ncols=len(styles)).set_in_layout(False)
@@ -99,8 +90,8 @@ def _header(runs: Sequence[RunHistory], metrics: Sequence[str]) -> tuple[str, li
     best = next((row["val"] for row in run.epochs if row["epoch"] == run.best_epoch), None)
     if best is not None:
         names = [name for name in dict.fromkeys(["loss", *metrics, run.metric]) if name in best or name == "loss"]
-        values = [f"{drawable(in_sentence(name))} {value_at_best_epoch(run, name)}" for name in names]
-        reason = f"{superlative(run.metric)} validation {drawable(in_sentence(run.metric))}"
+        values = [f"{drawable(metric_words(name))} {value_at_best_epoch(run, name)}" for name in names]
+        reason = f"{superlative(run.metric)} validation {drawable(metric_words(run.metric))}"
         facts.append(f"best epoch {run.best_epoch} ({reason}): {', '.join(values)}")
     return drawable(run.name, 60), facts, synthetic_warning(runs)
 
@@ -174,8 +165,13 @@ def _draw_learning_rates(axes: Axes, runs: Sequence[RunHistory]) -> None:
 
     rates = []
     for index, run in enumerate(runs):
-        epochs, values = _by_epoch(run)
-        axes.plot(*_learning_rate(run), color=_look(index, 1)["color"], label="schedule")
+        epochs = [row["epoch"] for row in run.epochs]
+        values = [_float(row.get(_LEARNING_RATE)) for row in run.epochs]
+        # An epoch ends at its number on the axis, as for the loss within epochs.
+        epochs_per_step = epochs[-1] / max(run.epochs[-1]["step"], 1)
+        logged = {row["step"] * epochs_per_step: _float(row.get(_LEARNING_RATE)) for row in run.steps}
+        x, y = zip(*sorted({**logged, **dict(zip(epochs, values, strict=True))}.items()), strict=True)
+        axes.plot(x, y, color=_look(index, 1)["color"], drawstyle="steps-pre", label="schedule")
         axes.plot(epochs, values, **_look(index, len(epochs)), linestyle="none", label="learning rate")
         after = [value for epoch, value in zip(epochs, values, strict=True) if epoch >= run.warmup_epochs]
         rates += [value for value in after or values if math.isfinite(value)]
@@ -185,34 +181,6 @@ def _draw_learning_rates(axes: Axes, runs: Sequence[RunHistory]) -> None:
     elif rates and max(rates) > 0:
         axes.set_ylim(0, 1.1 * max(rates))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.6g}"))
-
-
-def _by_epoch(run: RunHistory) -> tuple[list[float], list[float]]:
-    """Each epoch, and the learning rate of its last step."""
-    return [row["epoch"] for row in run.epochs], [_float(row.get(_LEARNING_RATE)) for row in run.epochs]
-
-
-def _learning_rate(run: RunHistory) -> tuple[list[float], list[float]]:
-    """The learning rate as a curve: a straight line during warm-up, then a staircase.
-
-    An epoch ends at its number on the axis, as for the loss within epochs.
-    """
-    steps_per_epoch = max(run.epochs[-1]["step"], 1) / run.epochs[-1]["epoch"]
-    known = {row["step"] / steps_per_epoch: _float(row.get(_LEARNING_RATE)) for row in run.steps}
-    known |= dict(zip(*_by_epoch(run), strict=True))
-    places = sorted(x for x in known if math.isfinite(known[x]))
-    points: list[tuple[float, float]] = []
-    first, end = 1 / steps_per_epoch, run.warmup_epochs
-    if places and end > first:
-        # The rate is proportional to the step, even if no step of the warm-up was logged.
-        slope = known[places[0]] / min(places[0], end)
-        top = min(end, places[-1])
-        points = [(first, slope * first), (top, slope * top)]
-    for x in places:
-        previous = points[-1][0] if points else max(0.0, x - 1)
-        if x > previous:
-            points += [(previous, known[x]), (x, known[x])]
-    return [x for x, _ in points], [value for _, value in points]
 
 
 def _mark_best(axes: Axes, run: RunHistory, metric: str, color: str) -> None:

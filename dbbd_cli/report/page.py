@@ -11,14 +11,13 @@ from typing import TYPE_CHECKING, Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from dbbd_cli.core.metrics import superlative
+from dbbd_cli.core.metrics import metric_words, superlative
 from dbbd_cli.report.history import synthetic_warning
 from dbbd_cli.report.save import render
 from dbbd_cli.report.style import GRID, INK, MUTED, PAPER, SERIES, WARNING
 from dbbd_cli.report.tables import Note, Section, Values
 from dbbd_cli.report.text import (
     count,
-    in_sentence,
     run_labels,
     significant,
     task_title,
@@ -41,8 +40,6 @@ _THEME = {
     SERIES[0]: "var(--blue)",
 }
 _WIDE_INCHES = 10
-NARROW = "-narrow"
-"""Suffix of the name of a figure that replaces the one without the suffix on a narrow page."""
 
 
 def html_page(
@@ -57,7 +54,7 @@ def html_page(
         runs: at least one run.
         metrics: the metrics of the table of runs.
         evaluations: the tables of each run's evaluation; empty if it was not evaluated.
-        figures: name to figure, in the order of the page; see `NARROW`.
+        figures: name to figure, in the order of the page.
     """
     labels = run_labels(runs, limit=80)
     environment = Environment(
@@ -82,12 +79,12 @@ def html_page(
 
 
 def _run_columns(metrics: Sequence[str]) -> list[str]:
-    named = [f"Validation {in_sentence(metric)}" for metric in metrics]
+    named = [f"Validation {metric_words(metric)}" for metric in metrics]
     return ["Run", "Task", "Data", "Epochs", "Best epoch", *named, "Learning rate"]
 
 
 def _run_row(run: RunHistory, label: str, metrics: Sequence[str]) -> list[str]:
-    reason = "" if run.best_epoch is None else f" ({superlative(run.metric)} {in_sentence(run.metric)})"
+    reason = "" if run.best_epoch is None else f" ({superlative(run.metric)} {metric_words(run.metric)})"
     return [
         label,
         task_title(run.task),
@@ -129,6 +126,5 @@ def _figures(figures: Mapping[str, Figure]) -> Iterator[dict[str, Any]]:
         svg = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>f{index}-", svg)
         for color, variable in _THEME.items():
             svg = svg.replace(color, variable)
-        classes = " wide" if figure.get_figwidth() > _WIDE_INCHES or len(figures) == 1 else ""
-        classes += " wide narrow" if name.endswith(NARROW) else " has-narrow" if name + NARROW in figures else ""
-        yield {"label": words(name.removesuffix(NARROW)), "classes": classes, "svg": Markup(svg)}  # noqa: S704
+        wide = figure.get_figwidth() > _WIDE_INCHES or len(figures) == 1
+        yield {"label": words(name), "classes": " wide" if wide else "", "svg": Markup(svg)}  # noqa: S704

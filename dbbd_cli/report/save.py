@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import errno
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dbbd_cli.core.errors import ConfigError, DiskError
+from dbbd_cli.core.errors import DiskError
 from dbbd_cli.core.files import can_be_made, repair_of, write_bytes
 from dbbd_cli.report.style import styled
 
@@ -26,13 +25,9 @@ def save_figure(figure: Figure, path: Path) -> Path:
     """Write a figure in the format of the path's suffix (png, svg or pdf) and return the path.
 
     Raises:
-        ConfigError: the suffix is another one.
         DiskError: the disk is full or the folder is not writable.
     """
-    kind = path.suffix.lower().lstrip(".")
-    if kind not in _METADATA:
-        raise ConfigError(f"{path}: unknown figure format", hint="use a name that ends in .png, .svg or .pdf")
-    write_file(path, render(figure, kind))
+    write_file(path, render(figure, path.suffix[1:]))
     return path
 
 
@@ -68,8 +63,6 @@ def check_writable(folder: Path) -> None:
 
 def disk_error(path: Path, error: OSError) -> DiskError:
     """The error for a `path` that could not be written."""
-    full = error.errno in (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC), errno.EFBIG)
     return DiskError(
-        f"{path} cannot be written: {error.strerror or error}",
-        hint=f"{repair_of(error)} and try again" if full else "make the folder writable, or choose another one",
+        f"{path} cannot be written: {error.strerror or error}", hint=f"{repair_of(error)}, or choose another folder"
     )

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from dbbd_cli.core.text import counted
-from dbbd_cli.report.text import count, number, percent, significant
+from dbbd_cli.report.text import count, megabytes, number, significant
 
 Row: TypeAlias = tuple[str, ...]
 
@@ -118,16 +118,6 @@ def efficiency(facts: Mapping[str, Any] | None, sample_unit: str) -> list[Values
         ],
     )
     return [Values("Efficiency", tuple(rows))]
-
-
-def megabytes(value: float) -> str:
-    """A size in units of 1024² bytes: `196.61 MB`, `4.91 GB`."""
-    return f"{value:,.2f} MB" if value < 10_000 else f"{value / 1024:,.2f} GB"
-
-
-def share(value: float | None) -> str:
-    """A fraction as a percentage with two decimals."""
-    return percent(value, 2)
 
 
 def _points(facts: Mapping[str, Any]) -> str:

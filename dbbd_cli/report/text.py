@@ -1,18 +1,17 @@
-"""Text for figures and tables: names from data, made safe and short, and numbers."""
+"""Text for figures, tables and the terminal: names from data, made safe and short, and numbers with units."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from functools import partial
+from typing import TYPE_CHECKING
 
-from dbbd_cli.core.metrics import best_of, describe_with_best, is_share
+from dbbd_cli.core.metrics import best_of, describe_with_best, is_share, metric_words
 from dbbd_cli.core.text import printable
 
 if TYPE_CHECKING:
     from dbbd_cli.runs.reading import RunHistory
-
-_SPELLINGS = {"auc": "AUC", "f1": "F1", "miou": "mIoU", "roc": "ROC", "top1": "top-1"}
 
 MISSING = "-"
 """Shown in place of a missing value."""
@@ -49,14 +48,9 @@ def run_labels(runs: Sequence[RunHistory], limit: int = 40) -> list[str]:
     return distinct([visible(label, limit) for label in labels])
 
 
-def in_sentence(name: str) -> str:
-    """A metric name as words within a sentence: `region_loss` is `region loss`, `f1` is `F1`."""
-    return " ".join(_SPELLINGS.get(word, word) for word in visible(name, 60).split("_"))
-
-
 def words(name: str) -> str:
     """A metric name as a title: `region_loss` is `Region loss`, `roc_auc` is `ROC AUC`."""
-    text = in_sentence(name)
+    text = metric_words(name)
     return text if text.startswith("mIoU") else text[:1].upper() + text[1:]
 
 
@@ -89,12 +83,24 @@ def percent(value: float | None, digits: int = 1) -> str:
     return MISSING if value is None or math.isnan(value) else f"{value:.{digits}%}"
 
 
-def formatter(metric: str) -> Callable[[Any], str]:
-    """The format of a metric: a percentage for accuracies, a number for others."""
-    return percent if is_share(metric) else number
+def share(value: float | None) -> str:
+    """A fraction as a percentage with two decimals."""
+    return percent(value, 2)
+
+
+def megabytes(value: float | None) -> str:
+    """A size in units of 1024² bytes: `196.61 MB`, `4.91 GB`."""
+    if value is None:
+        return MISSING
+    return f"{value:,.2f} MB" if value < 10_000 else f"{value / 1024:,.2f} GB"
+
+
+def describe_metric(name: str, value: float | None) -> str:
+    """The value of a metric: accuracies, including top-1, as percentages, others as numbers."""
+    return share(value) if is_share(name) else number(value)
 
 
 def value_at_best_epoch(run: RunHistory, metric: str) -> str:
     """The validation value of a metric at the best epoch, as text; see `describe_with_best`."""
     value = next((row["val"].get(metric) for row in run.epochs if row["epoch"] == run.best_epoch), None)
-    return describe_with_best(metric, value, best_of(metric, run.epochs), formatter(metric))
+    return describe_with_best(metric, value, best_of(metric, run.epochs), partial(describe_metric, metric))

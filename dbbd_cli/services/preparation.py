@@ -9,7 +9,6 @@ from typing import Any
 
 from dbbd_cli.config.sections import TaskConfig
 from dbbd_cli.core.errors import CheckpointError, ConfigError
-from dbbd_cli.core.paths import leave_missing_folder
 from dbbd_cli.core.progress import Progress
 from dbbd_cli.core.text import printable
 from dbbd_cli.data.cache import fallback_note
@@ -28,7 +27,6 @@ def prepare_run(config: TaskConfig, progress: Progress) -> tuple[TaskConfig, Man
         DbbdError: see the subclasses in `core.errors`.
     """
     config = with_absolute_paths(config)
-    leave_missing_folder()
     check_run_folder(Path(config.run.runs_dir), config.run.name)
     if config.run.device not in ("auto", "cpu") or config.run.precision == "fp16":
         # Only PyTorch knows what this machine supports, and preparing the data may take long.

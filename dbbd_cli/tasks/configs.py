@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from dbbd_cli.config import load
@@ -31,11 +31,9 @@ class _Schemas(Mapping[str, type[TaskConfig]]):
 SCHEMAS = _Schemas()
 
 
-def load_config(
-    source: str, overrides: Sequence[load.Override] = (), tell: Callable[[str], None] = lambda _: None
-) -> TaskConfig:
+def load_config(source: str, overrides: Sequence[load.Override] = ()) -> TaskConfig:
     """Load a YAML file or a shipped configuration of any task; see `config.load.load_config`."""
-    return load.load_config(source, overrides, tell, schemas=SCHEMAS)
+    return load.load_config(source, overrides, schemas=SCHEMAS)
 
 
 def config_from_mapping(

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from functools import cache
 from importlib import import_module
-from importlib.metadata import EntryPoint, entry_points
+from typing import TYPE_CHECKING
 
 from dbbd_cli.core.errors import ConfigError
 from dbbd_cli.core.text import printable
 from dbbd_cli.tasks.base import Task
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
 
 BUILT_IN = {
     "image_classification": "dbbd_cli.tasks.image_classification.task:ImageClassification",
@@ -49,4 +52,6 @@ def get_task(name: str) -> Task:
 
 @cache
 def _of_other_packages() -> dict[str, EntryPoint]:
+    from importlib.metadata import entry_points  # takes 30 ms
+
     return {point.name: point for point in entry_points(group=ENTRY_POINTS)}

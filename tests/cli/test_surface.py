@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import typer.main
@@ -54,4 +54,4 @@ def test_version(run: Any) -> None:
 
 
 def test_choices_are_those_of_the_schema() -> None:
-    assert {choice.value for choice in Precision} == set(RunConfig.model_fields["precision"].annotation.__args__)  # type: ignore[union-attr]
+    assert get_args(Precision) == get_args(RunConfig.model_fields["precision"].annotation)

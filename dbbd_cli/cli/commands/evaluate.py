@@ -2,26 +2,14 @@
 
 from __future__ import annotations
 
-from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
+from dbbd_cli.cli import options
 from dbbd_cli.cli.completion import complete
-from dbbd_cli.cli.options import (
-    Debug,
-    Device,
-    Json,
-    Progress,
-    ProgressStyle,
-    Quiet,
-    Settings,
-    Target,
-    check_overrides,
-    overrides,
-)
-from dbbd_cli.cli.targets import leave_removed_folder, run_or_checkpoint
+from dbbd_cli.cli.targets import require_run_or_checkpoint
 from dbbd_cli.cli.terminal.console import Output
 
 EXAMPLES = """\
@@ -30,19 +18,12 @@ dbbd evaluate runs/20260131-120000-qr_cnn --split val --no-plots
 dbbd evaluate runs/20260131-120000-qr_cnn --json > report.json"""
 
 
-class Split(str, Enum):
-    """A split of the data."""
-
-    TRAIN = "train"
-    VAL = "val"
-    TEST = "test"
-
-
 def evaluate(
-    target: Target,
+    target: options.Target,
     split: Annotated[
-        Split, typer.Option("--split", metavar="train|val|test", help="Split of the data to evaluate on.")
-    ] = Split.TEST,
+        Literal["train", "val", "test"],
+        typer.Option("--split", metavar="train|val|test", help="Split of the data to evaluate on."),
+    ] = "test",
     out: Annotated[
         Path | None,
         typer.Option(
@@ -63,12 +44,12 @@ def evaluate(
             autocompletion=complete.configuration,
         ),
     ] = None,
-    settings: Settings = None,
-    device: Device = None,
-    json: Json = False,
-    progress: Progress = ProgressStyle.AUTO,
-    quiet: Quiet = False,
-    debug: Debug = False,
+    settings: options.Settings = None,
+    device: options.Device = None,
+    json: options.Json = False,
+    progress: options.Progress = "auto",
+    quiet: options.Quiet = False,
+    debug: options.Debug = False,
 ) -> None:
     """Report every metric, speed and size on the test split, with figures.
 
@@ -77,10 +58,9 @@ def evaluate(
 
     A run folder means its best model; give a checkpoint file to evaluate another state.
     """
-    leave_removed_folder(target, out)
-    run_or_checkpoint(target)
-    changes = overrides(settings, {"--device": ("run.device", device)})
-    check_overrides(target, changes)
+    require_run_or_checkpoint(target)
+    changes = options.overrides(settings, {"--device": ("run.device", device)})
+    options.check_overrides(target, changes)
     output = Output(as_json=json, style=progress, quiet=quiet)
 
     from dbbd_cli.cli.terminal import evaluation_table
@@ -88,7 +68,7 @@ def evaluate(
 
     result = service.evaluate(
         target,
-        split=split.value,
+        split=split,
         out=out,
         plots=not no_plots,
         config=config,

@@ -2,30 +2,20 @@
 
 from __future__ import annotations
 
-from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
+from dbbd_cli.cli import options
 from dbbd_cli.cli.completion import complete
-from dbbd_cli.cli.options import Debug, Json, Progress, ProgressStyle, Quiet
-from dbbd_cli.cli.targets import run_or_checkpoint
+from dbbd_cli.cli.targets import require_run_or_checkpoint
 from dbbd_cli.cli.terminal.console import Output
 
 EXAMPLES = """\
 dbbd plot runs/20260131-120000-qr_cnn
 dbbd plot runs/20260131-120000-qr_cnn runs/20260201-093000-qr_resnet18 --out figures
 dbbd plot runs/20260131-120000-qr_cnn --format html"""
-
-
-class Format(str, Enum):
-    """File formats of figures."""
-
-    PNG = "png"
-    SVG = "svg"
-    PDF = "pdf"
-    HTML = "html"
 
 
 def plot(
@@ -48,19 +38,20 @@ def plot(
         ),
     ] = None,
     format_: Annotated[
-        Format, typer.Option("--format", metavar="png|svg|pdf|html", help="File format of the figures.")
-    ] = Format.PNG,
-    json: Json = False,
-    progress: Progress = ProgressStyle.AUTO,
-    quiet: Quiet = False,
-    debug: Debug = False,
+        Literal["png", "svg", "pdf", "html"],
+        typer.Option("--format", metavar="png|svg|pdf|html", help="File format of the figures."),
+    ] = "png",
+    json: options.Json = False,
+    progress: options.Progress = "auto",
+    quiet: options.Quiet = False,
+    debug: options.Debug = False,
 ) -> None:
     """Plot the loss, metrics and learning rate of one or more runs over their epochs."""
     for target in targets:
-        run_or_checkpoint(target, any_file=True)
+        require_run_or_checkpoint(target, any_file=True)
     output = Output(as_json=json, style=progress, quiet=quiet)
 
     from dbbd_cli.cli.terminal import tables
     from dbbd_cli.services import plot as service
 
-    output.show(service.plot(targets, out=out, format=format_.value), tables.plot)
+    output.show(service.plot(targets, out=out, format=format_), tables.plot)

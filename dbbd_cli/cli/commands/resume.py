@@ -7,19 +7,8 @@ from typing import Annotated
 
 import typer
 
-from dbbd_cli.cli.options import (
-    Debug,
-    Device,
-    Json,
-    Progress,
-    ProgressStyle,
-    Quiet,
-    Settings,
-    Target,
-    check_overrides,
-    overrides,
-)
-from dbbd_cli.cli.targets import leave_removed_folder, run_or_checkpoint
+from dbbd_cli.cli import options
+from dbbd_cli.cli.targets import require_run_or_checkpoint
 from dbbd_cli.cli.terminal.console import Output
 
 EXAMPLES = """\
@@ -29,13 +18,13 @@ dbbd resume runs/20260131-120000-qr_cnn/ckpt.pth"""
 
 
 def resume(
-    target: Target,
+    target: options.Target,
     epochs: Annotated[
         int | None,
         typer.Option("--epochs", metavar="N", help="Total number of epochs, counted from the start of the run."),
     ] = None,
-    settings: Settings = None,
-    device: Device = None,
+    settings: options.Settings = None,
+    device: options.Device = None,
     force: Annotated[
         bool,
         typer.Option(
@@ -43,21 +32,20 @@ def resume(
             help="Continue even if data, code or device have changed, so that the result will differ.",
         ),
     ] = False,
-    json: Json = False,
-    progress: Progress = ProgressStyle.AUTO,
-    quiet: Quiet = False,
-    debug: Debug = False,
+    json: options.Json = False,
+    progress: options.Progress = "auto",
+    quiet: options.Quiet = False,
+    debug: options.Debug = False,
 ) -> None:
     """Continue an interrupted run, or extend a finished one.
 
     The result is the same as that of an uninterrupted run. As a check, the loss of the next batch is recomputed and
     compared with the one stored in the checkpoint.
     """
-    leave_removed_folder(target)
-    run_or_checkpoint(target)
+    require_run_or_checkpoint(target)
     flags = {"--epochs": ("training.epochs", epochs), "--device": ("run.device", device)}
-    changes = overrides(settings, flags)
-    check_overrides(target, changes)
+    changes = options.overrides(settings, flags)
+    options.check_overrides(target, changes)
     output = Output(as_json=json, style=progress, quiet=quiet)
 
     from dbbd_cli.cli.terminal import tables

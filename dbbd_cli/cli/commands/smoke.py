@@ -7,9 +7,8 @@ from typing import Annotated
 
 import typer
 
+from dbbd_cli.cli import options
 from dbbd_cli.cli.completion import complete
-from dbbd_cli.cli.options import DEVICE, Debug, Json, Progress, ProgressStyle, Quiet
-from dbbd_cli.cli.targets import leave_removed_folder
 from dbbd_cli.cli.terminal.console import Output
 from dbbd_cli.core.errors import ExitCode
 
@@ -26,7 +25,7 @@ def smoke(
             "--task", metavar="all|NAME", help="Name of the task to test, or all.", autocompletion=complete.task
         ),
     ] = "all",
-    device: Annotated[str, DEVICE] = "auto",
+    device: Annotated[str, options.DEVICE] = "auto",
     runs_dir: Annotated[
         Path,
         typer.Option(
@@ -36,10 +35,10 @@ def smoke(
             autocompletion=complete.folder,
         ),
     ] = Path("runs"),
-    json: Json = False,
-    progress: Progress = ProgressStyle.AUTO,
-    quiet: Quiet = False,
-    debug: Debug = False,
+    json: options.Json = False,
+    progress: options.Progress = "auto",
+    quiet: options.Quiet = False,
+    debug: options.Debug = False,
 ) -> None:
     """Smoke-test everything on synthetic data: train, interrupt, resume, compare, validate, evaluate and plot.
 
@@ -53,7 +52,6 @@ def smoke(
     for name in task_names() if task == "all" else [task]:
         load_config(get_task(name).smoke_config, [Override("run.device", device, "--device")])
     output = Output(as_json=json, style=progress, quiet=quiet)
-    leave_removed_folder(runs_dir)
 
     from dbbd_cli.cli.terminal import tables
     from dbbd_cli.services import smoke as service

@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
+from dbbd_cli.cli import options
 from dbbd_cli.cli.completion import complete
-from dbbd_cli.cli.options import Debug, Device, Json, Precision, Progress, ProgressStyle, Quiet, Settings, overrides
 from dbbd_cli.cli.terminal.console import Output
 
 EXAMPLES = """\
@@ -30,7 +30,7 @@ def train(
             autocompletion=complete.configuration,
         ),
     ],
-    settings: Settings = None,
+    settings: options.Settings = None,
     small: Annotated[
         bool,
         typer.Option(
@@ -53,9 +53,9 @@ def train(
             autocompletion=complete.folder,
         ),
     ] = None,
-    device: Device = None,
+    device: options.Device = None,
     precision: Annotated[
-        Precision | None,
+        options.Precision | None,
         typer.Option("--precision", metavar="auto|fp32|bf16|fp16", help="Arithmetic precision."),
     ] = None,
     seed: Annotated[int | None, typer.Option("--seed", metavar="N", help="Seed for all random choices.")] = None,
@@ -66,10 +66,10 @@ def train(
             "--dry-run", help="Check configuration and data, run two batches, and estimate time, memory and disk space."
         ),
     ] = False,
-    json: Json = False,
-    progress: Progress = ProgressStyle.AUTO,
-    quiet: Quiet = False,
-    debug: Debug = False,
+    json: options.Json = False,
+    progress: options.Progress = "auto",
+    quiet: options.Quiet = False,
+    debug: options.Debug = False,
 ) -> None:
     """Train a model and save everything about it in a new run folder.
 
@@ -83,16 +83,13 @@ def train(
         "--run-name": ("run.name", run_name),
         "--runs-dir": ("run.runs_dir", runs_dir),
         "--device": ("run.device", device),
-        "--precision": ("run.precision", precision.value if precision else None),
+        "--precision": ("run.precision", precision),
         "--seed": ("seed", seed),
         "--no-plots": ("run.plots", False if no_plots else None),
     }
     # Report configuration errors at once, before anything heavy is imported.
-    notes: list[str] = []
-    checked = load_config(config, overrides(settings, flags), tell=notes.append)
+    checked = load_config(config, options.overrides(settings, flags))
     output = Output(as_json=json, style=progress, quiet=quiet)
-    for note in notes:
-        output.progress.line(note)
 
     from dbbd_cli.cli.terminal import tables
     from dbbd_cli.services import train as service

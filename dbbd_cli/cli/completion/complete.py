@@ -9,12 +9,14 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from types import UnionType
 from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin
 
 import typer
 
+from dbbd_cli.core.errors import ConfigError
 from dbbd_cli.core.text import printable
 
 if TYPE_CHECKING:
@@ -52,9 +54,9 @@ def target(incomplete: str) -> Candidates:
     return runs + [pair for pair in _paths(incomplete, (".pth",)) if pair[0] not in known]
 
 
-def run_folders() -> list[Path]:
-    """The run folders in `runs`, oldest first (their names begin with the time)."""
-    return sorted(path.parent for path in Path("runs").glob("*/config.yaml"))
+def run_folders(parent: Path = Path("runs")) -> list[Path]:
+    """The run folders in a folder, oldest first (their names begin with the time)."""
+    return sorted(path.parent for path in parent.glob("*/config.yaml"))
 
 
 def folder(incomplete: str) -> Candidates:
@@ -138,8 +140,9 @@ def _fields(task_name: str) -> Iterator[tuple[str, FieldInfo]]:
     from dbbd_cli.config.sections import settings
     from dbbd_cli.tasks.configs import SCHEMAS
 
-    for schema in [SCHEMAS[task_name]] if task_name in SCHEMAS else SCHEMAS.values():
-        yield from ((".".join(key), field) for key, field in settings(schema))
+    for task in [task_name] if task_name in SCHEMAS else SCHEMAS:
+        with suppress(ConfigError):  # the task of another package that cannot be imported
+            yield from ((".".join(key), field) for key, field in settings(SCHEMAS[task]))
 
 
 def _choices(annotation: Any) -> list[str]:

@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
-from dbbd_cli.cli.options import ProgressStyle
 from dbbd_cli.cli.terminal.progress_lines import LineProgress
 from dbbd_cli.cli.terminal.streams import colored, columns, is_terminal, write_result
 from dbbd_cli.core.progress import Progress
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
 class Output:
     """Shows the progress and the result of a command as its options ask."""
 
-    def __init__(self, *, as_json: bool, style: ProgressStyle, quiet: bool) -> None:
+    def __init__(self, *, as_json: bool, style: str, quiet: bool) -> None:
         self._as_json = as_json
         self.progress = _progress(style, quiet, sys.stderr)
 
@@ -44,13 +43,13 @@ class Output:
             write_result(gap + _rendered(parts, width))
 
 
-def _progress(style: ProgressStyle, quiet: bool, stream: TextIO) -> Progress:
+def _progress(style: str, quiet: bool, stream: TextIO) -> Progress:
     """Bars on a terminal, lines otherwise. With `NO_COLOR`, bars only if `--progress rich` asks for them."""
     if quiet:
         return LineProgress(stream, only_warnings=True)
-    if style is ProgressStyle.NONE:
+    if style == "none":
         return LineProgress(stream, seconds=math.inf)
-    if (style is ProgressStyle.RICH and is_terminal(stream)) or (style is ProgressStyle.AUTO and colored(stream)):
+    if (style == "rich" and is_terminal(stream)) or (style == "auto" and colored(stream)):
         from dbbd_cli.cli.terminal.progress_bars import BarProgress
 
         return BarProgress(stream)

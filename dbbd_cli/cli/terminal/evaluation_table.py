@@ -8,9 +8,10 @@ from typing import Any
 from rich.text import Text
 
 from dbbd_cli.cli.terminal.layout import Parts, grid, grid_width, heading, section, synthetic, verbatim
-from dbbd_cli.cli.terminal.text import clean_line, count, wrapped
+from dbbd_cli.cli.terminal.text import clean_line, wrapped
 from dbbd_cli.core.paths import shown_path
 from dbbd_cli.report.tables import Note, Row, Section, Table, Values
+from dbbd_cli.report.text import count
 from dbbd_cli.services.results import EvaluateResult
 from dbbd_cli.tasks.registry import get_task
 

@@ -16,8 +16,10 @@ from rich.text import Text
 
 from dbbd_cli.cli.terminal.messages import Messages
 from dbbd_cli.cli.terminal.streams import best_effort, colored, drop_unwritten
-from dbbd_cli.cli.terminal.text import clean_line, metric, metric_name, per_second, time_left
+from dbbd_cli.cli.terminal.text import clean_line, per_second, time_left
+from dbbd_cli.core.metrics import metric_words
 from dbbd_cli.core.progress import Phase
+from dbbd_cli.report.text import describe_metric
 
 _SECONDS_BETWEEN_FRAMES = 0.1
 _SPEED_PERIOD = 600.0
@@ -28,7 +30,7 @@ _RIGHT_MARGIN = 3
 
 
 class _Numbers(ProgressColumn):
-    """A text about a phase, one more column apart from what stands before it; nothing if the text is empty."""
+    """Text about a phase, with an extra space before it unless it is empty."""
 
     def __init__(self, write: Callable[[Task], str]) -> None:
         super().__init__(Column(no_wrap=True))
@@ -41,7 +43,9 @@ class _Numbers(ProgressColumn):
 
 def _metrics(task: Task, most: int | None = None) -> str:
     values = list(task.fields["phase"].values.items())[:most]
-    return "  ".join(f"{metric_name(name)} {metric(name, value)}" for name, value in values).replace("accuracy", "acc")
+    return "  ".join(f"{metric_words(name)} {describe_metric(name, value)}" for name, value in values).replace(
+        "accuracy", "acc"
+    )
 
 
 def _rate(task: Task, unit: str = "") -> str:

@@ -9,8 +9,10 @@ from contextlib import contextmanager
 from typing import TextIO
 
 from dbbd_cli.cli.terminal.messages import Messages
-from dbbd_cli.cli.terminal.text import clean_line, metric, metric_name, per_second, time_left
+from dbbd_cli.cli.terminal.text import clean_line, per_second, time_left
+from dbbd_cli.core.metrics import metric_words
 from dbbd_cli.core.progress import Phase
+from dbbd_cli.report.text import describe_metric
 
 SECONDS_BETWEEN_LINES = 10.0
 """The least time between two progress lines, whichever phases they belong to."""
@@ -47,7 +49,7 @@ class LineProgress(Messages):
         yield _LinePhase(self, self._clock(), title, total, unit, done, sample_unit)
 
     def write_if_due(self, phase: _LinePhase) -> None:
-        """Write how far the phase is, if the last line is old enough."""
+        """Write the progress of the phase if the last line is old enough."""
         now = self._clock()
         if now - max(phase.started, self._last_line) >= self._seconds:
             self._last_line = now
@@ -80,7 +82,7 @@ class _LinePhase:
         seconds = now - self.started
         own = self._done - self._done_before
         parts = [f"{self._done:,}/{self._total:,} {self._unit}"]
-        parts += [f"{metric_name(name)} {metric(name, value)}" for name, value in self._values.items()]
+        parts += [f"{metric_words(name)} {describe_metric(name, value)}" for name, value in self._values.items()]
         if self._samples and seconds > 0:
             parts.append(f"{per_second(self._samples / seconds)} {self._sample_unit}/s")
         if own > 0 and self._done <= self._total:

@@ -10,20 +10,11 @@ from functools import partial
 from rich.text import Text
 
 from dbbd_cli.cli.terminal.layout import Parts, Rows, grid, heading, listed, section, synthetic, verbatim
-from dbbd_cli.cli.terminal.text import (
-    clean_line,
-    count,
-    duration,
-    megabytes,
-    metric,
-    metric_name,
-    number,
-    task_name,
-    wrapped,
-)
-from dbbd_cli.core.metrics import describe_with_best, superlative
+from dbbd_cli.cli.terminal.text import clean_line, duration, wrapped
+from dbbd_cli.core.metrics import describe_with_best, metric_words, superlative
 from dbbd_cli.core.paths import command_line, shown_path
 from dbbd_cli.core.text import counted
+from dbbd_cli.report.text import count, describe_metric, megabytes, number, task_title
 from dbbd_cli.services.results import Forecast, PlotResult, RunFacts, SmokeResult, TrainResult, ValidateResult
 
 
@@ -46,8 +37,11 @@ def train(result: TrainResult, width: int | None) -> Parts:
             else []
         ),
         ("Total time", duration(result.seconds)),
-        ("Best epoch", f"{result.best_epoch:,} ({superlative(result.metric)} validation {metric_name(result.metric)})"),
-        *((f"Val. {metric_name(name)}", _best(name, result)) for name in names),
+        (
+            "Best epoch",
+            f"{result.best_epoch:,} ({superlative(result.metric)} validation {metric_words(result.metric)})",
+        ),
+        *((f"Val. {metric_words(name)}", _best(name, result)) for name in names),
         ("Best model", shown_path(result.best_model) if result.best_model else "not saved"),
         ("Checkpoint", shown_path(result.checkpoint)),
         *listed("Plots", result.plots),
@@ -62,7 +56,7 @@ def train(result: TrainResult, width: int | None) -> Parts:
 def _best(name: str, result: TrainResult) -> str:
     best = result.best_values.get(name)
     return describe_with_best(
-        name, result.best.get(name), (best.epoch, best.value) if best else None, partial(metric, name)
+        name, result.best.get(name), (best.epoch, best.value) if best else None, partial(describe_metric, name)
     )
 
 
@@ -87,7 +81,7 @@ def forecast(result: Forecast, width: int | None) -> Parts:
 
 def _facts(facts: RunFacts) -> Rows:
     return [
-        ("Task", task_name(facts.task)),
+        ("Task", task_title(facts.task)),
         *synthetic(facts.synthetic, facts.data),
         (facts.sample_unit.capitalize(), facts.samples_in_words()),
         ("Batches", " / ".join(f"{number:,} {split}" for split, number in facts.batches.items())),
@@ -113,7 +107,7 @@ def validate(result: ValidateResult, width: int | None) -> Parts:
     ]
     logged = result.logged or {}
     metrics: list[list[str | Text]] = [
-        [metric_name(name), metric(name, value), metric(name, logged.get(name))]
+        [metric_words(name), describe_metric(name, value), describe_metric(name, logged.get(name))]
         for name, value in result.metrics.items()
     ]
     return [*section("Validation", rows, width), grid(["Metric", "Now", "Logged"], metrics)]
@@ -137,7 +131,7 @@ def smoke(result: SmokeResult, width: int | None) -> Parts:
             details = [clean_line(step.detail)] if wide else []
             rows.append([verdict, Text(duration(step.seconds), justify="right"), clean_line(step.name), *details])
         headers = ["", "Time", "Step", "Detail"] if wide else ["", "Time", "Step"]
-        parts += [heading(task_name(task)), grid(headers, rows, left=4)]
+        parts += [heading(task_title(task)), grid(headers, rows, left=4)]
         if not wide:
             parts += [
                 Text(f"  {clean_line(step.name)}: {clean_line(step.detail)}\n") for step in steps if not step.passed

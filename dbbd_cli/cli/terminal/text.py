@@ -1,12 +1,10 @@
-"""Text for the terminal: names made safe to print, numbers with units, and rows of names and values."""
+"""Text for the terminal: names made safe to print, times and speeds, and rows of names and values."""
 
 from __future__ import annotations
 
-import math
 import textwrap
 from collections.abc import Iterable, Mapping
 
-from dbbd_cli.core.metrics import is_share
 from dbbd_cli.core.text import printable
 
 
@@ -18,35 +16,6 @@ def clean(text: str) -> str:
 def clean_line(text: str) -> str:
     """The text on one line, with line breaks, control and invisible characters as escapes."""
     return printable(text)
-
-
-def number(value: float | None, digits: int = 4) -> str:
-    """A metric such as a loss: `0.6931`, `1.2e-05`, or `-` if unknown."""
-    if value is None or math.isnan(value):
-        return "-"
-    if value != 0 and math.isfinite(value) and not 1e-3 <= abs(value) < 1e5:
-        return f"{value:.{digits - 1}e}"
-    return f"{value:.{digits}f}"
-
-
-def percent(value: float | None, digits: int = 2) -> str:
-    """A fraction as a percentage: `80.13%`, or `-` if unknown."""
-    return "-" if value is None or math.isnan(value) else f"{value:.{digits}%}"
-
-
-def metric(name: str, value: float | None) -> str:
-    """The value of a metric: accuracies, including top-1, as percentages, others as numbers."""
-    return percent(value) if is_share(name) else number(value)
-
-
-def metric_name(name: str) -> str:
-    """The name of a metric as words."""
-    return " ".join({"top1": "top-1", "f1": "F1"}.get(word, word) for word in clean_line(name).split("_"))
-
-
-def task_name(task: str) -> str:
-    """The name of a task as words."""
-    return clean_line(task).replace("_", " ")
 
 
 def duration(seconds: float) -> str:
@@ -66,18 +35,6 @@ def time_left(seconds: float) -> str:
 def per_second(rate: float) -> str:
     """A speed: `15.8`, `1,234`."""
     return f"{rate:.1f}" if rate < 100 else f"{rate:,.0f}"
-
-
-def megabytes(value: float | None) -> str:
-    """A size, given in units of 1024² bytes: `196.61 MB`, `4.91 GB`."""
-    if value is None:
-        return "-"
-    return f"{value:,.2f} MB" if value < 10_000 else f"{value / 1024:,.2f} GB"
-
-
-def count(value: float | None) -> str:
-    """An integer with separated thousands: `51,539,906`."""
-    return "-" if value is None else f"{value:,.0f}"
 
 
 def wrapped(text: str, width: int | None, indent: str = "") -> list[str]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from dbbd_cli.report.tables import Section, Table, Values, efficiency, measured, ranked, share
-from dbbd_cli.report.text import count, number
+from dbbd_cli.report.tables import Section, Table, Values, efficiency, measured, ranked
+from dbbd_cli.report.text import count, number, share
 
 _SCORES = ("precision", "recall", "f1")
 _MAX_MATRIX = 10

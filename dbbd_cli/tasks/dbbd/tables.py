@@ -6,8 +6,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from dbbd_cli.core.text import counted
-from dbbd_cli.report.tables import Note, Section, Table, Values, efficiency, measured, ranked, share
-from dbbd_cli.report.text import count, number, words
+from dbbd_cli.report.tables import Note, Section, Table, Values, efficiency, measured, ranked
+from dbbd_cli.report.text import count, number, share, words
 
 _METRICS = ("loss", "region_loss", "point_loss", "alignment", "uniformity", "feature_std", "effective_rank")
 _SCORES = ("miou", "mean_accuracy", "overall_accuracy")

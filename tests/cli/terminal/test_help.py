@@ -18,26 +18,20 @@ COMMANDS = ("train", "resume", "validate", "evaluate", "plot", "smoke")
 
 
 @pytest.mark.parametrize("width", [40, 64, 80, 120])
-@pytest.mark.parametrize("command", [(), *((name,) for name in COMMANDS)])
-def test_help_fits_the_terminal(
-    width: int, command: tuple[str, ...], run: Run, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("COLUMNS", str(width))
-    result = run(*command, "--help")
-    assert result.exit_code == 0
-    text, examples = result.stdout.split("\nExamples\n")
-    assert max(len(line) for line in text.splitlines()) <= width
-    # An example may be longer if it names a run folder, which is never broken.
-    assert all(len(line) <= width or "runs/" in line for line in examples.splitlines())
-    assert "\x1b" not in result.stdout
+@pytest.mark.parametrize("name", ["", *COMMANDS])
+def test_help_fits_the_terminal(width: int, name: str) -> None:
+    group: Any = typer.main.get_command(app)
+    command = group.commands[name] if name else group
+    text = command.make_context(name, [], resilient_parsing=True, terminal_width=width).get_help()
+    # Examples are never broken.
+    assert max(len(line) for line in text.partition("\nExamples:\n")[0].splitlines()) <= width
+    assert "\x1b" not in text
 
 
-@pytest.mark.parametrize("width", [40, 120])
 @pytest.mark.parametrize("command", COMMANDS)
-def test_examples_can_be_typed(command: str, width: int, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("COLUMNS", str(width))
-    examples = run(command, "--help").stdout.split("\nExamples\n")[1]
-    for example in re.sub(r" \\\n", " ", examples).splitlines():
+def test_examples_can_be_typed(command: str, run: Run) -> None:
+    examples = run(command, "--help").stdout.split("\nExamples:\n")[1]
+    for example in examples.splitlines():
         program, name, *arguments = shlex.split(example.partition(" > ")[0])
         assert (program, name) == ("dbbd", command)
         # Parsing fails for unknown options; the command itself is not run.
@@ -55,7 +49,7 @@ def test_every_option_is_explained(run: Run, monkeypatch: pytest.MonkeyPatch) ->
 
 def test_defaults_and_required_options_are_marked(run: Run) -> None:
     assert re.search(r"\[default:\s+test\]", run("evaluate", "--help").stdout)
-    assert re.search(r"\[default:\s+2\]", run("smoke", "--help").stdout)
+    assert re.search(r"\[default:\s+2\b", run("smoke", "--help").stdout)
     assert "[required]" in run("train", "--help").stdout
     assert "--json                           Print the result as one JSON object.\n" in run("train", "--help").stdout
 

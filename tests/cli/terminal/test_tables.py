@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 from example_results import FACTS, RUN, TRAINED, evaluation, pretraining
 
-from dbbd_cli.cli.options import ProgressStyle
 from dbbd_cli.cli.terminal.console import Output
 from dbbd_cli.cli.terminal.evaluation_table import evaluate
 from dbbd_cli.cli.terminal.tables import forecast, smoke, train
@@ -41,7 +40,7 @@ class Show:
             if width:
                 patch.setenv("COLUMNS", str(width))
             patch.setattr("sys.stdout", stream)
-            Output(as_json=False, style=ProgressStyle.NONE, quiet=False).show(result, describe)
+            Output(as_json=False, style="none", quiet=False).show(result, describe)
         return str(stream.getvalue())
 
 
@@ -201,20 +200,6 @@ def test_pretraining_fits(width: int, count: int, show: Show, monkeypatch: pytes
     assert [line for line in shown.splitlines() if len(line) > width and str(RUN) not in line] == []
     assert "…" not in shown
     assert reason in " ".join(shown.split())
-
-
-def test_of_many_classes_the_worst_ious_are_shown(show: Show) -> None:
-    shown = show(pretrained([f"c{index:03}" for index in range(100)]), evaluate)
-    assert "the 20 of 100 with the lowest IoU" in shown
-    assert re.findall(r"^  (c\d+)", shown, re.MULTILINE) == [f"c{index:03}" for index in range(20)]
-
-
-def test_control_codes_in_class_names_of_a_probe_are_escaped(show: Show) -> None:
-    shown = show(pretrained(["[red]x[/red]", "y\x1b[2J\n\u202ez"], probe_missing="\x1b"), evaluate)
-    assert "[red]x[/red]" in shown
-    assert "y\\x1b[2J\\n\\u202ez" in shown
-    assert "\x1b" not in shown
-    assert "\x1b" not in show(pretrained(["a", "b"], probe=None, probe_missing="a\x1b[2J"), evaluate)
 
 
 def test_not_enough_disk(show: Show) -> None:

@@ -13,6 +13,7 @@ import pytest
 from dbbd_cli.config.load import dump_config
 from dbbd_cli.config.shipped import shipped_configs
 from dbbd_cli.core.errors import ConfigError, ExitCode
+from dbbd_cli.core.text import printable
 from dbbd_cli.tasks.configs import config_from_mapping, load_config
 
 TASK = "task: image_classification\n"
@@ -113,39 +114,17 @@ def test_a_dumped_config_reads_back_equal(name: str) -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        "no",
-        "True",
-        "null",
-        "~",
-        "1",
-        "1e-4",
-        "1:30",
-        "007",
-        "2024-01-31",
-        ".inf",
-        " ",
-        "a: b",
-        "#",
-        "- a",
-        "é 😀",
-        "*x",
-        "two\nlines\n",
-        "next\x85line",
-        "\u2028",
-        "tab\t",
-        "\x00",
-        "'\"\\",
-        "{a}",
-        "@",
-        "%TAG",
-        "!x",
-        "x " * 9999,
+        *("no", "True", "null", "~", "1", "1e-4", "1:30", "007", "2024-01-31", ".inf", " ", "a: b", "#", "- a", "*x"),
+        *("é 😀", "a\u202eb", "two\nlines\n", "next\x85line", "\u2028", "tab\t", "\x00", "'\"\\", "{a}", "@", "%TAG"),
+        *("!x", "x " * 9999),
     ],
 )
 def test_any_text_reads_back_equal(text: str) -> None:
     values = {"source": "classes", "classes": {text: text, "other": "x"}}
     config = config_from_mapping({"task": "image_classification", "data": values}, origin="test")
-    Path("x.yaml").write_text(dump_config(config), encoding="utf-8", newline="")
+    dumped = dump_config(config)
+    assert printable(dumped, keep="\n") == dumped, "invisible characters are escaped"
+    Path("x.yaml").write_text(dumped, encoding="utf-8", newline="")
     assert load_config("x.yaml") == config
 
 
@@ -182,10 +161,7 @@ def test_a_missing_file(source: str, meant: str) -> None:
 def test_a_folder_instead_of_a_file() -> None:
     Path("folder").mkdir()
     error = failure("folder")
-    assert (error.message, error.hint) == ("folder is a folder", SHIPPED)
-    for name in ("b.yml", "a.yaml", "c.txt"):
-        Path("folder", name).touch()
-    assert failure("folder").hint == f"name a file: {Path('folder/a.yaml')}, {Path('folder/b.yml')}"
+    assert (error.message.partition(":")[0], error.hint) == ("folder cannot be read", SHIPPED)
 
 
 def test_a_name_that_no_file_can_have() -> None:
@@ -199,14 +175,9 @@ def test_a_file_without_permission() -> None:
     assert failure("x.yaml").message == "x.yaml cannot be read: Permission denied"
 
 
-@pytest.mark.parametrize("text", ["", "\n\n", "# nothing\n", "---\n", "null\n"])
-def test_an_empty_file(text: str) -> None:
-    Path("x.yaml").write_text(text, encoding="utf-8")
-    error = failure("x.yaml")
-    assert (error.message, error.hint) == ("x.yaml is empty", SHIPPED)
-
-
-@pytest.mark.parametrize(("text", "found"), [("- a\n- b\n", "['a', 'b']"), ("hello", "'hello'"), ("3", "3")])
+@pytest.mark.parametrize(
+    ("text", "found"), [("- a\n- b\n", "['a', 'b']"), ("# nothing", "null"), ("hello", "'hello'"), ("3", "3")]
+)
 def test_a_top_level_without_keys(text: str, found: str) -> None:
     Path("x.yaml").write_text(text, encoding="utf-8")
     error = failure("x.yaml")
@@ -214,11 +185,11 @@ def test_a_top_level_without_keys(text: str, found: str) -> None:
     assert error.hint == "begin with 'task: image_classification'"
 
 
-@pytest.mark.parametrize(("data", "line"), [(b"a: 1\nb: \xe9\n", 2), (TASK.encode("utf-16"), 1)])
-def test_other_encodings(data: bytes, line: int) -> None:
+@pytest.mark.parametrize("data", [b"a: 1\nb: \xe9\n", TASK.encode("utf-16")])
+def test_other_encodings(data: bytes) -> None:
     Path("x.yaml").write_bytes(data)
     error = failure("x.yaml")
-    assert (error.message, error.hint) == (f"x.yaml:{line}: the file is not UTF-8 text", "save it as UTF-8")
+    assert (error.message, error.hint) == ("x.yaml is not UTF-8 text", "save it as UTF-8")
 
 
 def test_a_large_file() -> None:

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
 
 import pytest
 
-from dbbd_cli.config.sections import RunConfig, Section
 from dbbd_cli.core.errors import ConfigError
-from dbbd_cli.tasks import configs
-from dbbd_cli.tasks.configs import SCHEMAS, load_config
+from dbbd_cli.tasks.configs import load_config
 from dbbd_cli.tasks.image_classification.config import ImageClassificationConfig
 
 TASK = "task: image_classification\n"
@@ -174,11 +171,9 @@ def test_the_list_of_problems_has_an_end() -> None:
 # The task
 
 
-def test_a_missing_task_is_reported_with_all_else() -> None:
+def test_a_missing_task_is_reported_alone() -> None:
     assert problems("seed: x\nepochs: 3\n") == [
         "x.yaml: task is missing\n    expected one of: image_classification, dbbd",
-        "x.yaml:1: seed is 'x'\n    expected a valid integer",
-        "x.yaml:2: epochs is unknown\n    did you mean training.epochs?",
     ]
 
 
@@ -195,26 +190,6 @@ def test_a_missing_task_is_reported_with_all_else() -> None:
 def test_an_unknown_task(task: str, found: str, meant: str) -> None:
     assert problems(f"seed: 1\ntask: {task}\n") == [
         f"x.yaml:2: task is {found}\n    expected one of: image_classification, dbbd{meant}"
-    ]
-
-
-def test_with_several_tasks_what_is_wrong_for_all_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
-    class OtherConfig(Section):
-        task: Literal["other"]
-        run: RunConfig = RunConfig()
-        points: int = 3
-
-    monkeypatch.setattr(configs, "SCHEMAS", {**SCHEMAS, "other": OtherConfig})
-    text = "points: 1\nsmall_mode: true\nrun: {name: 5}\nepoch: 1\ntask: "
-    assert problems(text + "othr") == [
-        "x.yaml:3: run.name is 5\n    expected a valid string, in quotes",
-        "x.yaml:4: epoch is unknown\n    did you mean training.epochs?",
-        "x.yaml:5: task is 'othr'\n    expected one of: image_classification, dbbd, other; did you mean other?",
-    ]
-    assert problems(text + "other") == [
-        "x.yaml:2: small_mode is unknown\n    it is a setting of the task dbbd",
-        "x.yaml:3: run.name is 5\n    expected a valid string, in quotes",
-        "x.yaml:4: epoch is unknown\n    expected one of: task, run, points",
     ]
 
 

@@ -1,4 +1,4 @@
-"""Figures are drawn whatever the user's environment and settings are, and one failure does not affect the others."""
+"""Figures are drawn whatever the environment is, and one failure does not affect the others."""
 
 from __future__ import annotations
 
@@ -48,19 +48,11 @@ def test_the_backend_of_the_environment_does_not_matter(backend: str, tmp_path: 
     assert (done.stdout, done.stderr) == ("True\n", "")
 
 
-def test_settings_of_the_user_do_not_matter(tmp_path: Path) -> None:
-    (tmp_path / "broken").write_bytes(b"\xff\xfe: 1\n")
-    (tmp_path / "matplotlibrc").write_text("backend: nosuch\nno.such.key: 1\nfont.size: many\n")
-    done = drawn_by(tmp_path, MATPLOTLIBRC=str(tmp_path / "broken"))
-    assert (done.stdout, done.stderr) == ("True\n", "")
-
-
 @pytest.mark.skipif(os.name != "posix", reason="folders that cannot be made")
 def test_an_unwritable_home_folder_does_not_matter(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     done = drawn_by(tmp_path, HOME=str(tmp_path / "file" / "home"))
     assert (done.stdout, done.stderr) == ("True\n", "")
-    assert (tmp_path / "tmp" / f"dbbd-{os.getuid()}" / "matplotlib").is_dir()
 
 
 def test_a_settings_file_that_matplotlib_cannot_read_is_named(tmp_path: Path) -> None:

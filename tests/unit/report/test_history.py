@@ -64,19 +64,21 @@ def test_the_header_summarizes_the_run(make_run: Make) -> None:
     assert "Training history" in shown
     assert "qr" in shown
     assert "synthetic data" in shown
-    assert "best epoch 2 (lowest validation loss): loss 0.6000, accuracy 62.5%" in shown
+    assert "best epoch 2 (lowest validation loss): loss 0.6000, accuracy 62.50%" in shown
     assert "synthetic" not in " ".join(texts(training_history([read_run(make_run("b", source="folder"))])))
 
 
 def test_the_header_names_a_better_value_in_another_epoch(make_run: Make, row: Make) -> None:
     rows = [row(1, 0.6, 0.625, best=True), row(2, 0.7, 0.75)]
     shown = " ".join(texts(training_history([read_run(make_run(rows=rows))])))
-    assert "(lowest validation loss): loss 0.6000, accuracy 62.5% (highest 75.0% in epoch 2)" in shown
+    assert "(lowest validation loss): loss 0.6000, accuracy 62.50% (highest 75.00% in epoch 2)" in shown
     by_accuracy = make_run(
         "b", rows=[row(1, 0.6, 0.625), row(2, 0.7, 0.75, best=True)], checkpoint={"metric": "accuracy"}
     )
     shown = " ".join(texts(training_history([read_run(by_accuracy)])))
-    assert "best epoch 2 (highest validation accuracy): loss 0.7000 (lowest 0.6000 in epoch 1), accuracy 75.0%" in shown
+    assert (
+        "best epoch 2 (highest validation accuracy): loss 0.7000 (lowest 0.6000 in epoch 1), accuracy 75.00%" in shown
+    )
 
 
 def test_the_metric_that_decides_has_a_panel(make_run: Make, row: Make) -> None:
@@ -93,25 +95,16 @@ def with_rates(rows: list[Any], rates: list[float]) -> list[Any]:
     return [{**row, "learning_rate": rate} for row, rate in zip(rows, rates, strict=True)]
 
 
-def test_warm_up_is_drawn_even_if_none_of_its_steps_was_logged(make_run: Make, row: Make) -> None:
-    rows = with_rates([row(1, 0.7), row(2, 0.6), row(3, 0.5, best=True)], [0.5, 1.0, 0.25])
-    figure = training_history([read_run(make_run(rows=rows, training={"warmup_epochs": 2.0}))])
-    steps = rows[-1]["step"] / 3
-    (curve,) = (data(line) for line in lines(figure.axes[-1], "schedule"))
-    assert curve == [(1 / steps, pytest.approx(0.5 / steps)), (2, 1.0), (2, 0.25), (3, 0.25)]
+def test_the_schedule_is_a_staircase_through_all_that_was_logged(make_run: Make, row: Make) -> None:
+    epochs = with_rates([row(1, 0.7), row(2, 0.6), row(3, 0.5, best=True)], [0.5, 1.0, 0.25])
+    half = epochs[0]["step"] / 2
+    logged = [{"kind": "step", "epoch": 1, "step": int(half), "learning_rate": 0.25, "loss": 0.7}]
+    figure = training_history([read_run(make_run(rows=[*logged, *epochs], training={"warmup_epochs": 2.0}))])
+    (schedule,) = lines(figure.axes[-1], "schedule")
+    assert data(schedule) == [(0.5, 0.25), (1, 0.5), (2, 1.0), (3, 0.25)]
+    assert schedule.get_drawstyle() == "steps-pre"
     assert data(lines(figure.axes[-1], "learning rate")[0]) == [(1, 0.5), (2, 1.0), (3, 0.25)]
     assert figure.axes[-1].get_yscale() == "linear", "the warm-up does not choose the scale"
-
-
-def test_a_warm_up_within_an_epoch_is_drawn(make_run: Make, row: Make) -> None:
-    epochs = with_rates([row(1, 0.7), row(2, 0.6, best=True)], [1.0, 1.0])
-    half = epochs[0]["step"] / 2
-    logged = [{"kind": "step", "epoch": 1, "step": int(half), "learning_rate": 1.0, "loss": 0.7}]
-    figure = training_history([read_run(make_run(rows=[*logged, *epochs], training={"warmup_epochs": 0.4}))])
-    (curve,) = (data(line) for line in lines(figure.axes[-1], "schedule"))
-    assert curve[1] == (0.4, pytest.approx(1.0))
-    assert curve[0][1] < 0.5
-    assert {value for _, value in curve[2:]} == {1.0}
 
 
 def test_a_single_epoch_is_visible(make_run: Make, row: Make) -> None:

@@ -72,3 +72,6 @@ def test_a_broken_package_is_named(install: Install) -> None:
         get_task("broken")
     assert caught.value.message.startswith("the task broken cannot be imported from missing.module:Task: ModuleNot")
     assert config_from_mapping({"task": "dbbd"}, origin="test").task == "dbbd"  # the others still work
+    with pytest.raises(ConfigError) as caught:  # nor does it hide a mistake of the user
+        config_from_mapping({"task": "dbbd", "trainig": {}}, origin="test")
+    assert caught.value.details == ["test: trainig is unknown\n    did you mean training?"]

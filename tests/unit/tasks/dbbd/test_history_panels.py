@@ -98,7 +98,7 @@ def test_the_header_names_task_and_best_epoch() -> None:
 
     shown = " ".join(text.get_text() for text in history_figure([run_of("rooms")]).findobj(Text))  # type: ignore[attr-defined]
     assert "dbbd" in shown
-    assert "best epoch 2 (lowest validation loss): loss 0.1000, point top-1 40.0%" in shown
+    assert "best epoch 2 (lowest validation loss): loss 0.1000, point top-1 40.00%" in shown
 
 
 def test_missing_metrics_leave_no_empty_panel() -> None:
