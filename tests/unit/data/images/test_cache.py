@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import threading
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -21,7 +21,6 @@ from dbbd_cli.data.checked_file import checksums_match, size_with_checksums
 from dbbd_cli.data.images import cache as image_cache
 from dbbd_cli.data.images.cache import cached_images, prepare_images
 from dbbd_cli.data.images.decode import decode_image
-from dbbd_cli.data.images.processes import Problem, Shape, prepare_rows
 from dbbd_cli.data.images.qr_code import render_qr
 from dbbd_cli.data.images.refs import ImageRef, hash_files, url_sha256
 
@@ -85,7 +84,7 @@ def test_gray_images_are_stored_with_one_channel(tmp_path: Path, mode: str) -> N
         path = tmp_path / f"{index}.png"
         Image.fromarray(gray).convert(mode).save(path)
         refs.append(ImageRef(hashlib.sha256(path.read_bytes()).hexdigest(), path=str(path)))
-        grays.append(decode_image(path.read_bytes(), ".png", 16)[..., 0])
+        grays.append(decode_image(path.read_bytes(), 16)[..., 0])
     cache = tmp_path / "cache"
     pixels = prepare_images(refs, 16, cache, Silent()).open()
     assert np.array_equal(pixels, np.array(grays)[:, None])
@@ -145,7 +144,7 @@ def test_unreadable_images_are_named_and_left_out(tmp_path: Path) -> None:
     assert sorted(prepared.problems) == [0, 3]
     good = [refs[position] for position in (1, 2, 4, 5)]
     for row, ref in zip(prepared.open(), good, strict=True):
-        expected = decode_image(Path(str(ref.path)).read_bytes(), ".png", 32).transpose(2, 0, 1)
+        expected = decode_image(Path(str(ref.path)).read_bytes(), 32).transpose(2, 0, 1)
         assert np.array_equal(row, expected)
     assert cached_images(good, 32, tmp_path / "cache", Silent()) is not None
 
@@ -291,30 +290,9 @@ def test_images_with_bad_content_are_recorded(tmp_path: Path) -> None:
     again = prepare_images(refs, 32, cache, progress)
     assert progress.titles == ["Decoding images"]
     assert again == first
-    assert again.problems == {1: "not an image"}
+    assert again.problems == {1: "not an image, damaged, or in an unsupported format"}
     assert again.open().shape == (3, 3, 32, 32)
     assert cached_images(refs, 32, cache, Silent()) is None  # it promises a row for every image
-
-
-def prepared_here(
-    path: Path, shape: Shape, jobs: Sequence[tuple[int, Sequence[ImageRef]]]
-) -> Generator[tuple[int, dict[int, Problem]], None, None]:
-    for start, refs in jobs:
-        yield len(refs), prepare_rows(path, shape, enumerate(refs, start))
-
-
-def test_images_are_tried_again_once_their_format_can_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    refs, cache = file_refs(tmp_path, 3), tmp_path / "cache"
-    path = tmp_path / "3.bmp"
-    Image.new("RGB", (20, 10)).save(path)
-    refs.append(ImageRef(hashlib.sha256(path.read_bytes()).hexdigest(), path=str(path)))
-    with monkeypatch.context() as context:
-        context.setattr("dbbd_cli.data.images.decode.can_read", lambda name: name == "BMP")
-        context.setattr("dbbd_cli.data.images.cache.prepare_in_workers", prepared_here)  # where that holds
-        problems = prepare_images(refs, 32, cache, Silent()).problems
-    assert list(problems) == [0, 1, 2]
-    assert all(reason.startswith("PNG is read after: pip install") for reason in problems.values())
-    assert prepare_images(refs, 32, cache, Silent()).problems == {}
 
 
 def test_images_that_could_not_be_opened_are_tried_again(tmp_path: Path) -> None:
