@@ -150,7 +150,6 @@ def _usable(prepared: PreparedImages, progress: Progress | None) -> bool:
     try:
         if not path.is_file():
             return False
-        checked = path.stat()
         if progress is None:
             intact = written_ns(path, size) is not None
         elif size < BYTES_WORTH_A_BAR:
@@ -164,8 +163,6 @@ def _usable(prepared: PreparedImages, progress: Progress | None) -> bool:
         if intact:
             mark_used(path)
         elif progress is not None:
-            if not os.path.samestat(checked, path.stat()):  # another process has just replaced it
-                return _usable(prepared, progress)
             progress.warn(f"The image cache {printable(str(path))} is damaged: the images are prepared again.")
             path.unlink()
     except OSError:
@@ -177,9 +174,9 @@ def _read_record(path: Path, refs: Sequence[ImageRef]) -> dict[int, str]:
     """The bad images according to a record that was made with the same readers; others may read more images."""
     try:
         record = json.loads(read_file(path))
-        problems = {int(position): printable(str(reason)) for position, reason in record["problems"].items()}
+        problems = {int(position): str(reason) for position, reason in record["problems"].items()}
         known = all(0 <= position < len(refs) for position in problems) and record["readers"] == reader_versions()
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):  # missing or damaged
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):  # missing or damaged
         return {}
     return problems if known else {}
 
