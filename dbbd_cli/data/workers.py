@@ -173,12 +173,9 @@ def _limit_reached(message: str) -> DataError:
 
 
 def _likely_cause(how: str) -> str:
-    if how != "SIGBUS":
-        return "possibly out of memory: lower data.num_workers; 0 loads in the main process"
-    free = ""
-    if SHARED_MEMORY.is_dir():
-        free = f"; {SHARED_MEMORY} has {shutil.disk_usage(SHARED_MEMORY).free / 1e6:,.1f} MB free"
-    return f"a cache file was truncated, its disk is failing, or shared memory is full{free}"
+    if how == "SIGBUS":
+        return f"a cache file was truncated, its disk is failing, or {SHARED_MEMORY} is full"
+    return "possibly out of memory: lower data.num_workers; 0 loads in the main process"
 
 
 @contextmanager
