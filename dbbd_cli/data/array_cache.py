@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import math
-import re
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -23,7 +22,6 @@ from dbbd_cli.data.cache import disk_errors, entry_lock, make_room, mark_used
 Arrays = dict[str, np.ndarray]
 SUFFIX = ".arrays"
 _MAGIC = b"dbbdarr1"
-_DTYPE = re.compile("[<>|][biuf][1248]")
 _ALIGNMENT = 64
 
 
@@ -63,22 +61,19 @@ def read_arrays(path: Path, usable: Callable[[Arrays], bool]) -> Arrays | None:
         return None
     mark_used(path)
     header_size = int.from_bytes(content[8:16].tobytes(), "little")
-    if content[:8].tobytes() != _MAGIC:
-        return None
     arrays = {}
     position = _aligned(16 + header_size)
     try:
         header = json.loads(content[16 : 16 + header_size].tobytes())
-        if zlib.crc32(content[position:].data, zlib.crc32(header["arrays"].encode())) != header["crc32"]:
+        checksum = zlib.crc32(content[position:].data, zlib.crc32(header["arrays"].encode()))
+        if content[:8].tobytes() != _MAGIC or checksum != header["crc32"]:
             return None
-        for name, dtype, shape in json.loads(header["arrays"]):
-            if not _DTYPE.fullmatch(dtype) or not all(type(length) is int and length >= 0 for length in shape):
-                return None
-            size = math.prod(shape) * np.dtype(dtype).itemsize
-            arrays[name] = content[position : position + size].view(dtype).reshape(shape)
-            position += _aligned(size)
     except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError):
         return None
+    for name, dtype, shape in json.loads(header["arrays"]):
+        size = math.prod(shape) * np.dtype(dtype).itemsize
+        arrays[name] = content[position : position + size].view(dtype).reshape(shape)
+        position += _aligned(size)
     return arrays if usable(arrays) else None
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import os
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -32,10 +31,7 @@ MARK = "dbbd-cache.txt"
 _MARK_TEXT = "dbbd keeps prepared data in this folder. You can delete it; it is created again when it is needed."
 LIMIT_BYTES = 40 * 1024**3
 """Size above which the least recently used files are removed."""
-_DATA_FILES = ("images-*.u8", "scene-*.arrays")
-_RECORDS = "images-*.json"
-_RECORD_SECONDS = 90 * 24 * 3600
-"""Age at which a record of bad images is removed; without one, the images are tried again."""
+_FILES = ("images-*.u8", "images-*.json", "scene-*.arrays")
 
 
 def cache_folder(configured: str | None) -> Path:
@@ -138,7 +134,7 @@ def mark_used(path: Path) -> None:
 def make_room(cache_dir: Path, needed: int) -> None:
     """Remove the least recently used files until `needed` more bytes fit within `LIMIT_BYTES`, or none are left.
 
-    Leftovers of killed processes and old records go first. Other processes may do the same at the same time.
+    Leftovers of killed processes go first. Other processes may do the same at the same time.
     """
     remove_strays(cache_dir)
     remove_free_locks(cache_dir)
@@ -146,10 +142,8 @@ def make_room(cache_dir: Path, needed: int) -> None:
     for path in cache_dir.iterdir():
         with suppress(OSError):  # another process removed it, or it is unreadable
             status = path.lstat()
-            if any(path.match(pattern) for pattern in _DATA_FILES):
+            if any(path.match(pattern) for pattern in _FILES):
                 files.append((status.st_mtime, status.st_size, path))
-            elif path.match(_RECORDS) and time.time() - status.st_mtime > _RECORD_SECONDS:
-                path.unlink()
     total = sum(size for _, size, _ in files)
     for _, size, path in sorted(files):
         if total + needed <= LIMIT_BYTES:

@@ -7,7 +7,6 @@ takes one file descriptor instead of dozens.
 
 from __future__ import annotations
 
-import errno
 import math
 import os
 import shutil
@@ -83,10 +82,9 @@ class Handover:
         padded = [part for memory in parts for part in (memory, bytes(-len(memory) % _ALIGNMENT))]
         path = self.folder / f"{os.getpid()}-{self._written}"
         try:
+            self.folder.mkdir(0o700, exist_ok=True)  # systemd empties /dev/shm when a user logs out
             with path.open("xb") as file:
                 file.writelines(padded)
-        except FileNotFoundError:  # the folder was removed: systemd empties /dev/shm when a user logs out
-            return _Parcel(b"".join(padded), sizes, views)
         except OSError as os_error:
             with suppress(OSError):
                 path.unlink()
@@ -110,11 +108,6 @@ class Handover:
         if error.errno in TOO_MANY_FILES:
             return too_many_files(error)
         place = self.folder.parent
-        if error.errno == errno.EFBIG:
-            return DataError(
-                f"a batch of {size / 1e6:,.1f} MB cannot be written to {place}: {error.strerror}",
-                hint="raise the limit on the size of a file (ulimit -f)",
-            )
         free = shutil.disk_usage(place).free
         return DataError(
             f"a batch of {size / 1e6:,.1f} MB cannot be written to {place}, which has {free / 1e6:,.1f} MB free: "
@@ -153,27 +146,22 @@ class _View:
 class _Parcel:
     """A batch in transit; unpickling it gives the batch itself, or an OSError if its file cannot be read."""
 
-    source: str | bytes
+    path: str
     sizes: list[int]
     views: Any
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[object, ...]]:
-        return _unpack, (self.source, self.sizes, self.views)
+        return _unpack, (self.path, self.sizes, self.views)
 
 
-def _unpack(source: str | bytes, sizes: list[int], views: Any) -> Any:
+def _unpack(path: str, sizes: list[int], views: Any) -> Any:
     try:
-        content = np.frombuffer(bytearray(source), np.uint8) if isinstance(source, bytes) else _map_and_remove(source)
+        content = _map_and_remove(path)
     except OSError as error:
         return error
-    except ValueError:  # the file is empty
-        content = np.empty(0, np.uint8)
-    offsets = _offsets(sizes)
-    if len(content) != offsets[-1]:
-        return FileNotFoundError(errno.ENOENT, "the file of the batch is truncated")
     storages = [
         torch.from_numpy(content[start : start + size]).untyped_storage() if size else torch.UntypedStorage(0)
-        for start, size in zip(offsets, sizes, strict=False)
+        for start, size in zip(_offsets(sizes), sizes, strict=False)
     ]
 
     def tensor_of(view: _View) -> torch.Tensor:

@@ -13,7 +13,7 @@ import sys
 import threading
 import weakref
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from multiprocessing import active_children, parent_process
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -112,7 +112,6 @@ class Workers:
                 f"{'is not writable' if SHARED_MEMORY.is_dir() else 'is missing'}",
                 hint=f"mount a tmpfs at {SHARED_MEMORY}, or set data.num_workers=0 to load in the main process",
             )
-        _raise_open_files_limit()
         try:
             hold_folder(handover.folder, mode=0o700)
         except OSError as error:
@@ -174,23 +173,9 @@ def _limit_reached(message: str) -> DataError:
 
 
 def _likely_cause(how: str) -> str:
-    if how != "SIGBUS":
-        return "possibly out of memory: lower data.num_workers; 0 loads in the main process"
-    free = ""
-    if SHARED_MEMORY.is_dir():
-        free = f"; {SHARED_MEMORY} has {shutil.disk_usage(SHARED_MEMORY).free / 1e6:,.1f} MB free"
-    return f"a cache file was truncated, its disk is failing, or shared memory is full{free}"
-
-
-def _raise_open_files_limit() -> None:
-    """Raise the soft limit on open files, as low as 256 on some systems, up to 4,096 or the hard limit."""
-    with suppress(ImportError, OSError, ValueError):  # ImportError: Windows
-        import resource
-
-        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        wanted = 4096 if hard == resource.RLIM_INFINITY else min(hard, 4096)
-        if soft != resource.RLIM_INFINITY and soft < wanted:
-            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    if how == "SIGBUS":
+        return f"a cache file was truncated, its disk is failing, or {SHARED_MEMORY} is full"
+    return "possibly out of memory: lower data.num_workers; 0 loads in the main process"
 
 
 @contextmanager
@@ -271,7 +256,8 @@ def start_worker(_worker: int) -> None:
         signal.signal(number, signal.SIG_IGN)
     if hasattr(os, "setpgrp"):
         os.setpgrp()
-    _die_with_main_process()
+    if (main := parent_process()) is not None:
+        threading.Thread(target=_exit_after, args=(main,), daemon=True).start()
     torch.set_num_threads(1)
     # No traceback when the main process goes away and closes the connection: it reports the reason itself.
     sys.excepthook = lambda kind, error, trace: (
@@ -279,20 +265,7 @@ def start_worker(_worker: int) -> None:
     )
 
 
-def _die_with_main_process() -> None:
-    main = parent_process()
-    if main is None:
-        return
-    if sys.platform == "linux" and os.getppid() == main.pid:
-        import ctypes
-
-        set_death_signal = 1  # prctl: the kernel kills this process when its parent ends, however it ends
-        with suppress(OSError, AttributeError):
-            ctypes.CDLL(None).prctl(set_death_signal, signal.SIGKILL)
-    # For other systems, and for a parent that is only a fork server.
-    threading.Thread(target=_exit_after, args=(main,), daemon=True).start()
-
-
 def _exit_after(main: BaseProcess) -> None:
+    """End this process at once, however the main process ends: it may hold the lock of the run folder."""
     main.join()
     os._exit(1)

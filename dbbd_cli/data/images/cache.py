@@ -27,7 +27,7 @@ from dbbd_cli.core.temporary import discard, temporary_file
 from dbbd_cli.core.text import printable
 from dbbd_cli.data.cache import disk_errors, entry_lock, make_room, mark_used
 from dbbd_cli.data.checked_file import append_checksums, checksums_match, size_with_checksums, written_ns
-from dbbd_cli.data.images.formats import reader_versions, suffix_of
+from dbbd_cli.data.images.formats import reader_versions
 from dbbd_cli.data.images.processes import Problem, Shape, prepare_in_workers, prepare_rows
 from dbbd_cli.data.images.refs import ImageRef
 
@@ -150,7 +150,6 @@ def _usable(prepared: PreparedImages, progress: Progress | None) -> bool:
     try:
         if not path.is_file():
             return False
-        checked = path.stat()
         if progress is None:
             intact = written_ns(path, size) is not None
         elif size < BYTES_WORTH_A_BAR:
@@ -164,8 +163,6 @@ def _usable(prepared: PreparedImages, progress: Progress | None) -> bool:
         if intact:
             mark_used(path)
         elif progress is not None:
-            if not os.path.samestat(checked, path.stat()):  # another process has just replaced it
-                return _usable(prepared, progress)
             progress.warn(f"The image cache {printable(str(path))} is damaged: the images are prepared again.")
             path.unlink()
     except OSError:
@@ -177,15 +174,11 @@ def _read_record(path: Path, refs: Sequence[ImageRef]) -> dict[int, str]:
     """The bad images according to a record that was made with the same readers; others may read more images."""
     try:
         record = json.loads(read_file(path))
-        problems = {int(position): printable(str(reason)) for position, reason in record["problems"].items()}
-        known = all(0 <= position < len(refs) for position in problems) and record["readers"] == _readers(refs)
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):  # missing or damaged
+        problems = {int(position): str(reason) for position, reason in record["problems"].items()}
+        known = all(0 <= position < len(refs) for position in problems) and record["readers"] == reader_versions()
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):  # missing or damaged
         return {}
     return problems if known else {}
-
-
-def _readers(refs: Sequence[ImageRef]) -> str:
-    return reader_versions({suffix_of(ref.path) for ref in refs if ref.path})
 
 
 def _fill(refs: Sequence[ImageRef], whole: PreparedImages, progress: Progress) -> PreparedImages:
@@ -209,7 +202,7 @@ def _fill(refs: Sequence[ImageRef], whole: PreparedImages, progress: Progress) -
         discard(temporary)
     # Problems that do not depend on the content, such as a missing permission, are not recorded.
     if found and all(problem.lasting for problem in found.values()):
-        record = {"readers": _readers(refs), "problems": prepared.problems}
+        record = {"readers": reader_versions(), "problems": prepared.problems}
         write_text(whole.path.with_suffix(".json"), json.dumps(record))
     return prepared
 
@@ -218,13 +211,15 @@ def _prepare(path: Path, shape: Shape, refs: Sequence[ImageRef], progress: Progr
     """Write all rows, in worker processes except for few QR codes; return the rows that could not be prepared."""
     problems: dict[int, Problem] = {}
     title = "Rendering QR codes" if shape[1] == 1 else "Decoding images"
-    jobs = [(start, refs[start : start + ROWS_PER_JOB]) for start in range(0, len(refs), ROWS_PER_JOB)]
     with progress.phase(title, len(refs), unit="images", sample_unit="images") as bar:
         if refs[0].path is None and (len(refs) < ROWS_WORTH_PROCESSES or (os.cpu_count() or 1) == 1):
-            for start, part in jobs:
-                problems.update(prepare_rows(path, shape, enumerate(part, start)))
-                bar.advance(len(part), samples=len(part))
+            pixels = np.memmap(path, dtype=np.uint8, mode="r+", shape=shape)
+            for row, problem in enumerate(prepare_rows(pixels, enumerate(refs))):
+                if problem is not None:
+                    problems[row] = problem
+                bar.advance(samples=1)
         else:
+            jobs = [(start, refs[start : start + ROWS_PER_JOB]) for start in range(0, len(refs), ROWS_PER_JOB)]
             # An error or Ctrl-C must end the processes immediately, not when the generator is garbage-collected.
             with closing(prepare_in_workers(path, shape, jobs)) as results:
                 for count, found in results:

@@ -13,18 +13,7 @@ import warnings
 import numpy as np
 from PIL import ExifTags, Image, JpegImagePlugin, TiffImagePlugin
 
-from dbbd_cli.data.images.formats import (
-    FORMAT_OF_SUFFIX,
-    HEAD_BYTES,
-    ImageFileError,
-    MissingReaderError,
-    can_read,
-    how_to_read,
-    image_format,
-    unread_format,
-    with_article,
-)
-from dbbd_cli.data.images.netpbm import netpbm_header, read_netpbm
+from dbbd_cli.data.images.formats import FORMAT_OF_SUFFIX, can_read
 
 MAX_PIXELS = 90_000_000
 MAX_MEMORY = 400_000_000
@@ -33,12 +22,10 @@ MAX_SIDE = 100_000
 """Largest width and height: to resize an image, PIL needs 16 bytes for each pixel of a side."""
 
 _STRIP_PIXELS = 1_000_000
-_DECODER_BYTES = {"WEBP": 12, "GIF": 4, "TIFF": 4, "HEIF": 4, "AVIF": 5}
+_DECODER_BYTES = {"WEBP": 12, "GIF": 4, "TIFF": 4, "PPM": 8, "HEIF": 4, "AVIF": 5}
 """Bytes that decoders need for each pixel, besides the decoded image."""
-_NETPBM_BYTES = 6
-"""Bytes for each value of a NetPBM image; plain text needs the most."""
-_PIL_NAMES = {"HEIC": "HEIF"}
-"""Formats that have another name in PIL."""
+_FORMATS_OF_FTYP = {"HEIF", "AVIF"}
+"""Formats that begin with a box of this name."""
 
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -52,62 +39,40 @@ _UPRIGHT = {
 """EXIF orientation to the operation that applies it."""
 
 
-def decode_image(data: bytes, suffix: str, size: int) -> np.ndarray:
+class ImageFileError(ValueError):
+    """An image cannot be used; the message is the reason, in plain words."""
+
+
+def decode_image(data: bytes, size: int) -> np.ndarray:
     """Decode the content of an image file and resize it, without keeping its proportions.
 
     The EXIF orientation is applied, transparency becomes white, and 16-bit values are scaled to 8 bits.
 
     Args:
         data: the whole content of the file.
-        suffix: the suffix of its name, such as ".png"; it must match the content.
         size: height and width of the result, pixels.
 
     Returns:
         Array of shape (size, size, 3), uint8, RGB.
 
     Raises:
-        ImageFileError: the content is not an image, is damaged or too large, or does not match the suffix.
-        MissingReaderError: the format needs an optional library that is not installed.
+        ImageFileError: the content is not an image, is damaged or too large.
     """
-    announced = _known_format(data, suffix)
+    if not data:
+        raise ImageFileError("empty file")
+    # The reader of HEIC is loaded only for files that may be one.
+    names = _FORMATS_OF_FTYP if data[4:8] == b"ftyp" else {*FORMAT_OF_SUFFIX.values()} - _FORMATS_OF_FTYP
     try:
-        if announced == "PNM":
-            return _resized(_netpbm(data), size)
         with warnings.catch_warnings():
             # PIL warns about large images, for which there is a limit here, and about odd metadata, which is unused.
             warnings.simplefilter("ignore")
-            with Image.open(io.BytesIO(data), formats=[_PIL_NAMES.get(announced, announced)]) as image:
+            with Image.open(io.BytesIO(data), formats=[name for name in names if can_read(name)]) as image:
                 _scale_transparent_color(image, data)
                 return _decode(image, size)
     except ImageFileError:
         raise
     except Exception as error:  # PIL's parsers raise anything on damaged bytes: SyntaxError, KeyError, zlib.error
         raise ImageFileError(_reason(error)) from error
-
-
-def _known_format(data: bytes, suffix: str) -> str:
-    """The format of the data; raises unless the suffix matches and the format can be read."""
-    if not data:
-        raise ImageFileError("empty file")
-    announced = image_format(data[:HEAD_BYTES])
-    if announced is None:
-        unread = unread_format(data[:HEAD_BYTES])
-        raise ImageFileError(f"is {with_article(unread)}, a format that is not read" if unread else "not an image")
-    named = announced == FORMAT_OF_SUFFIX.get(suffix.lower()) or (announced == "AVIF" and suffix.lower() == ".heif")
-    readable = can_read(announced)
-    if named and readable:
-        return announced
-    name = "" if named else f"is {with_article(announced)} but named {suffix or 'without a suffix'}"
-    install = "" if readable else f"{announced} is read after: {how_to_read(announced)}"
-    reason = "; ".join(part for part in (name, install) if part)
-    raise ImageFileError(reason) if readable else MissingReaderError(reason)
-
-
-def _netpbm(data: bytes) -> Image.Image:
-    kind, width, height, *_ = netpbm_header(data)
-    _check_size(width, height)
-    _check_memory((width, height), width * height * (3 if kind in (3, 6) else 1) * _NETPBM_BYTES)
-    return Image.fromarray(read_netpbm(data))
 
 
 def _check_size(width: int, height: int) -> None:
@@ -144,14 +109,8 @@ def _decode(image: Image.Image, size: int) -> np.ndarray:
     image.load()
     # Some formats are rotated while they load, so the orientation is known only now.
     orientation = _orientation(image)
-    return _resized(_to_rgb(image), size, orientation)
-
-
-def _resized(image: Image.Image, size: int, orientation: object = None) -> np.ndarray:
-    small = image.resize((size, size), Image.Resampling.BILINEAR).convert("RGB")
-    if orientation in _UPRIGHT:
-        small = small.transpose(_UPRIGHT[orientation])
-    return np.array(small)
+    small = _to_rgb(image).resize((size, size), Image.Resampling.BILINEAR).convert("RGB")
+    return np.array(small.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else small)
 
 
 def _decoder_bytes(image: Image.Image) -> int:
@@ -182,7 +141,7 @@ _RESIZED_AS_IS = ("L", "RGB")
 
 def _to_rgb(image: Image.Image) -> Image.Image:
     """The image in RGB or gray."""
-    if image.mode in ("I", "F") and image.format != "PNG":
+    if image.mode == "F" or (image.mode == "I" and image.format not in ("PNG", "PPM")):
         raise ImageFileError("has 32-bit pixels, whose black and white are not defined; save it with 8 or 16 bits")
     if image.mode in _RESIZED_AS_IS and not image.has_transparency_data:
         return image
@@ -221,4 +180,4 @@ def _reason(error: Exception) -> str:
         return "needs too much memory to decode"
     if isinstance(error, (EOFError, struct.error)) or "truncated" in str(error).lower():
         return "truncated"
-    return "damaged, incomplete or of an unsupported kind"
+    return "not an image, damaged, or in an unsupported format"

@@ -11,11 +11,17 @@ from pathlib import Path
 from dbbd_cli.core.errors import DataError
 from dbbd_cli.core.text import printable
 from dbbd_cli.data.folder_entries import by_suffix, is_system_entry
-from dbbd_cli.data.images.formats import FORMAT_OF_SUFFIX, can_read, ways_to_read
-from dbbd_cli.data.images.listing import LINKED_FOLDER, is_linked_folder, list_class
+from dbbd_cli.data.images.formats import (
+    FORMAT_OF_SUFFIX,
+    can_read,
+    is_image_name,
+    is_unread_name,
+    suffix_of,
+    ways_to_read,
+)
 from dbbd_cli.data.images.url_grammar import synthetic_urls
 from dbbd_cli.data.images.url_table import read_url_table
-from dbbd_cli.data.problems import UNPRINTABLE, scan_folder, shortened
+from dbbd_cli.data.problems import UNPRINTABLE, scan_folder, shortened, why
 
 MAX_CLASSES = 10_000
 """Limit on classes: an evaluation counts every pair. A table column that does not hold classes has far more values."""
@@ -23,6 +29,7 @@ MAX_CLASSES = 10_000
 URL_READERS: dict[str, Callable[[Path, str, str], tuple[list[tuple[str, str]], list[str]]]] = {}
 """Suffix of a file of URLs to its reader, called like `read_url_table`, which reads all other files."""
 
+_LINKED_FOLDER = "is a link to a folder, which is not followed"
 _SPLIT_NAMES = {"train", "training", "val", "valid", "validation", "test", "testing"}
 
 
@@ -75,8 +82,8 @@ def list_folder(path: Path) -> Source:
             continue
         if entry.is_dir(follow_symlinks=False):
             names.append(entry.name)
-        elif is_linked_folder(entry):
-            problems.append(f"{printable(entry.name)}: {LINKED_FOLDER}")
+        elif _is_linked_folder(entry):
+            problems.append(f"{printable(entry.name)}: {_LINKED_FOLDER}")
         else:
             ignored += 1
     if len(names) < 2:
@@ -201,7 +208,7 @@ def _list_roots(kind: str, folders: Mapping[str, Path], setting: str, problems: 
                 f"the class name {printable(name)} has a slash or unprintable characters",
                 hint="rename the class",
             )
-        keys, class_problems, others, class_unread = list_class(name, root, setting)
+        keys, class_problems, others, class_unread = _list_class(name, root, setting)
         if not keys:
             raise _no_images(name, root, class_problems, class_unread)
         unread += class_unread
@@ -209,6 +216,72 @@ def _list_roots(kind: str, folders: Mapping[str, Path], setting: str, problems: 
         problems += class_problems
         ignored += others
     return Source(kind, tuple(folders), candidates, tuple(folders.values()), sorted(problems), ignored, unread)
+
+
+def _list_class(name: str, root: Path, setting: str) -> tuple[list[str], list[str], int, Counter[str]]:
+    """List the folder of a class and its subfolders.
+
+    Returns:
+        The keys of the images and the problems, both sorted, the number of files that are not images, and the number of
+        images in unsupported formats by suffix.
+
+    Raises:
+        DataError: the folder is missing or unreadable.
+    """
+    keys: list[str] = []
+    problems: list[str] = []
+    unread: Counter[str] = Counter()
+    ignored = 0
+    real_root = Path(os.path.realpath(root))
+    pending = [(name, scan_folder(root, setting))]
+    while pending:
+        folder, entries = pending.pop()
+        for entry in entries:
+            if is_system_entry(entry.name):
+                continue
+            key = f"{folder}/{entry.name}"
+            try:
+                if entry.is_dir(follow_symlinks=False):
+                    with os.scandir(entry.path) as inner:
+                        pending.append((key, list(inner)))
+                    continue
+                problem = _problem(entry, key, real_root)
+            except OSError as error:
+                problem = f"cannot be opened: {why(error)}"
+            if problem:
+                problems.append(f"{printable(key)}: {problem}")
+            elif is_image_name(entry.name) and entry.is_file():
+                keys.append(key)
+            elif is_unread_name(entry.name):
+                unread[suffix_of(entry.name)] += 1
+            else:
+                ignored += 1
+    return sorted(keys), sorted(problems), ignored, unread
+
+
+def _problem(entry: os.DirEntry[str], key: str, real_root: Path) -> str | None:
+    """Return why an entry that should be an image cannot be used; None if it can, or is not an image."""
+    if _is_linked_folder(entry):
+        return _LINKED_FOLDER
+    if not is_image_name(entry.name):
+        return None
+    if entry.is_symlink():
+        target = Path(os.path.realpath(entry.path))
+        if not target.is_relative_to(real_root):
+            return "is a link that leads out of the folder"
+        if not target.is_file():
+            return "is a link to a missing file"
+    if UNPRINTABLE.search(key):
+        return "its name has unprintable characters; rename it"
+    return None
+
+
+def _is_linked_folder(entry: os.DirEntry[str]) -> bool:
+    """Return whether an entry is a link to a folder."""
+    try:
+        return entry.is_symlink() and entry.is_dir()
+    except OSError:  # a link to itself, or into a folder without permission
+        return False
 
 
 def _no_images(name: str, root: Path, problems: Sequence[str], unread: Mapping[str, int]) -> DataError:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import difflib
 import os
+import re
 from collections.abc import Iterable, Iterator
 from itertools import chain
 from pathlib import Path
@@ -15,13 +16,10 @@ from dbbd_cli.core.text import printable
 from dbbd_cli.data.images.qr_code import MAX_BYTES
 from dbbd_cli.data.problems import UNPRINTABLE, shortened, unreadable
 
-# NUL stops the CSV reader of Python 3.10, so this noncharacter replaces it until the row is checked.
-_NUL_MARK = "\ufdd0"
+_NOT_TEXT = re.compile("[\0\ud800-\udfff]")
 _MOST_PROBLEMS = 100_000
 _MOST_COLUMNS_NAMED, _LONGEST_COLUMN = 20, 40
-_BLOCK_BYTES = 1 << 20
 _LONGEST_LINE = 1 << 20
-_TOO_LONG = b"x" * (csv.field_size_limit() + 1) + b"\n"
 
 
 def read_url_table(path: Path, url_column: str, label_column: str) -> tuple[list[tuple[str, str]], list[str]]:
@@ -43,8 +41,9 @@ def read_url_table(path: Path, url_column: str, label_column: str) -> tuple[list
     try:
         if path.exists() and not path.is_file():  # opening a named pipe would block forever
             raise DataError(f"{path} is not a regular file", hint="set data.path to a CSV file")
-        with path.open("rb") as file:
-            return _read_rows(path, _text_lines(path, file), url_column, label_column)
+        # Bytes that are not UTF-8 become lone surrogates, which `_sample` reports with their line.
+        with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+            return _read_rows(path, _lines(path, file), url_column, label_column)
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
         raise unreadable(path, "data.path", error) from error
 
@@ -53,8 +52,8 @@ def _read_rows(
     path: Path, lines: Iterator[str], url_column: str, label_column: str
 ) -> tuple[list[tuple[str, str]], list[str]]:
     first = next(lines, "")
-    if _NUL_MARK in first:
-        raise DataError(f"{path} is not a text file", hint="save the table as CSV in UTF-8")
+    if _NOT_TEXT.search(first):
+        raise DataError(f"{path} is not a text file in UTF-8", hint="save the table as CSV in UTF-8")
     separator = max(",;\t", key=first.count)
     rows = _rows(chain([first], lines), separator)
     where, header = next(rows, ("line 1", "is empty"))
@@ -81,29 +80,14 @@ def _read_rows(
     return samples, problems
 
 
-def _text_lines(path: Path, file: IO[bytes]) -> Iterator[str]:
-    """The lines of a file, including line ends."""
-    for number, line in enumerate(_lines(file), start=1):
-        try:
-            yield line.decode("utf-8-sig" if number == 1 else "utf-8").replace("\0", _NUL_MARK)
-        except UnicodeDecodeError as error:
-            raise DataError(f"{path} line {number} is not UTF-8", hint="save the file as CSV in UTF-8") from error
-
-
-def _lines(file: IO[bytes]) -> Iterator[bytes]:
-    """The lines as bytes. A line that is too long to keep is replaced by one that is not valid CSV."""
-    rest, is_long = b"", False
-    while block := file.read(_BLOCK_BYTES):
-        parts = (rest + block).splitlines(keepends=True)
-        # The last line may continue in the next block, and so may a line end, which can have two bytes.
-        rest = parts.pop()
-        for part in parts:
-            yield _TOO_LONG if is_long else part
-            is_long = False
-        if len(rest) > _LONGEST_LINE:
-            rest, is_long = rest[-1:], True
-    if rest:
-        yield _TOO_LONG if is_long else rest
+def _lines(path: Path, file: IO[str]) -> Iterator[str]:
+    """Yield the lines of a file, including line ends, whose length is limited to save memory."""
+    while line := file.readline(_LONGEST_LINE):
+        if len(line) == _LONGEST_LINE:
+            raise DataError(
+                f"{path} has a line of over {_LONGEST_LINE:,} characters", hint="check that it is a CSV file"
+            )
+        yield line
 
 
 def _column(path: Path, header: list[str], name: str, setting: str) -> int:
@@ -147,8 +131,8 @@ def _sample(row: list[str], width: int, url_index: int, label_index: int) -> tup
     for name, text in (("URL", url), ("class", label)):
         if not text:
             return f"the {name} is empty"
-        if _NUL_MARK in text or UNPRINTABLE.search(text):
-            return f"the {name} has a NUL, a line break or another control character"
+        if UNPRINTABLE.search(text):
+            return f"the {name} has a control character, a line break, or bytes that are not UTF-8"
     if (length := len(url.encode("utf-8"))) > MAX_BYTES:
         return f"the URL is too long for a QR code: {length:,} bytes (limit {MAX_BYTES:,})"
     return url, label

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from urllib.error import URLError
@@ -14,7 +12,6 @@ from torch import nn
 from torch.nn import functional as F
 
 from dbbd_cli.core.errors import CheckpointError, ConfigError
-from dbbd_cli.core.files import private_folder
 from dbbd_cli.model.images.catalog import COMMON_MODELS, model_input
 from dbbd_cli.model.images.qr_cnn import QrCnn
 from dbbd_cli.model.output import DeferredMetric, StepOutput
@@ -103,8 +100,6 @@ def _torchvision_network(name: str, image_size: int, *, pretrained: bool) -> nn.
     elif name in ("googlenet", "inception_v3"):
         # Pretrained weights turn `transform_input` on, which a checkpoint does not store: it is on for all weights.
         options |= {"transform_input": True, "init_weights": not pretrained}
-    if pretrained:
-        _choose_download_folder()
     try:
         network = models.get_model(name, weights="DEFAULT" if pretrained else None, progress=False, **options)
     except (ValueError, AssertionError) as error:  # only the sizes of vit and maxvit can be wrong
@@ -168,13 +163,6 @@ def _size_error(name: str, image_size: int, error: Exception) -> ConfigError:
         f"data.image_size: {name} cannot take images of {image_size} x {image_size} pixels ({reason})",
         hint=f"leave data.image_size out: {name} then gets {model_input(name).size} pixels",
     )
-
-
-def _choose_download_folder() -> None:
-    """Choose PyTorch's download folder if there is no home folder; otherwise it would create a folder named `~`."""
-    if os.path.expanduser("~") == "~" and "XDG_CACHE_HOME" not in os.environ:  # noqa: PTH111 - Path.home() raises
-        with suppress(OSError):
-            os.environ.setdefault("TORCH_HOME", str(private_folder("dbbd") / "torch"))
 
 
 _AUXILIARY = ("aux1.", "aux2.", "AuxLogits.")

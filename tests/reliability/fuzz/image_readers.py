@@ -21,26 +21,15 @@ from dbbd_cli.core.progress import Silent
 # Only the functions that look for a cache, not those that create one, which render pictures.
 from dbbd_cli.data.checked_file import append_checksums
 from dbbd_cli.data.images.cache import _done_before, _of
-from dbbd_cli.data.images.decode import decode_image
-from dbbd_cli.data.images.formats import (
-    FORMAT_OF_SUFFIX,
-    HEAD_BYTES,
-    ImageFileError,
-    MissingReaderError,
-    can_read,
-    image_format,
-)
+from dbbd_cli.data.images.decode import ImageFileError, decode_image
+from dbbd_cli.data.images.formats import can_read
 from dbbd_cli.data.images.refs import ImageRef, url_sha256
 
 SIZE = 8
-_SUFFIX = {"JPEG": ".jpg", "TIFF": ".tif", "PNM": ".pnm"}
 
 
 def picture(data: bytes, _: Path) -> None:
-    announced = image_format(data[:HEAD_BYTES])
-    suffix = _SUFFIX.get(announced or "", f".{(announced or 'png').lower()}")
-    require(suffix in FORMAT_OF_SUFFIX, "an image format has no suffix")
-    pixels = decode_image(data, suffix, SIZE)
+    pixels = decode_image(data, SIZE)
     require(type(pixels) is np.ndarray and pixels.shape == (SIZE, SIZE, 3) and pixels.dtype == np.uint8, "odd pixels")
     pixels.tobytes()
 
@@ -72,7 +61,7 @@ def pictures() -> list[bytes]:
         *((base.convert(mode), "PPM", {}) for mode in ("1", "L", "RGB")),
         *((gray, "PPM", {}), (gray, "PNG", {"transparency": 7})),
     ]
-    if can_read("HEIC"):
+    if can_read("HEIF"):
         kinds += [(base, "HEIF", {"exif": exif}), (base.convert("RGBA"), "HEIF", {}), (base.convert("L"), "HEIF", {})]
     if can_read("AVIF"):
         animation = {"save_all": True, "append_images": [base.rotate(180).convert("RGBA")], "speed": 10}
@@ -141,6 +130,6 @@ def cache_files() -> list[bytes]:
 
 
 READERS = [
-    Reader("image", picture, pictures, (ImageFileError, MissingReaderError), sealed_png),
+    Reader("image", picture, pictures, (ImageFileError,), sealed_png),
     Reader("image_cache", image_cache, cache_files, ()),
 ]

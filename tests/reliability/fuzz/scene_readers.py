@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import math
-import zlib
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any
@@ -149,13 +147,7 @@ def check_regions(tree: RegionTree, num_points: int) -> None:
 
 
 def array_cache(data: bytes, folder: Path) -> None:
-    """Read a cache file; a JSON header is completed with a body and its checksum."""
-    if data[:1] == b"[":
-        body = bytes(range(256))
-        checksum = zlib.crc32(body, zlib.crc32(data))
-        header = json.dumps({"arrays": data.decode("latin1"), "crc32": checksum}).encode()
-        content = b"dbbdarr1" + len(header).to_bytes(8, "little") + header
-        data = content.ljust(-(-len(content) // 64) * 64, b"\0") + body
+    """Read a cache file."""
     arrays = read_arrays(write_once(folder / "scene-a.arrays", data), lambda _: True)
     for array in (arrays or {}).values():
         require(type(array) is np.ndarray and not array.dtype.hasobject, "an odd array")

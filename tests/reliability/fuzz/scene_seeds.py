@@ -227,6 +227,4 @@ def cache_files() -> list[bytes]:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "scene-a.arrays"
         cached_arrays(path, lambda: arrays, lambda _: True)
-        whole = path.read_bytes()
-    header = json.dumps([["coord", "<f4", [6, 3]], ["parent", "<i4", [5]]]).encode()
-    return [whole, header]
+        return [path.read_bytes()]

@@ -127,15 +127,15 @@ def test_one_limit_holds_for_images_and_scenes_and_the_least_recently_used_go_fi
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("dbbd_cli.data.cache.LIMIT_BYTES", 450)
-    for age, name in enumerate(["images-a.u8", "scene-b.arrays", "images-c.u8", "scene-d.arrays"]):
+    for age, name in enumerate(["images-a.u8", "scene-b.arrays", "images-c.json", "scene-d.arrays"]):
         aged(tmp_path / name, age)
     make_room(tmp_path, needed=50)
     assert len(entries(tmp_path)) == 4
     make_room(tmp_path, needed=51)
-    assert entries(tmp_path) == ["images-a.u8", "images-c.u8", "scene-b.arrays"]
-    mark_used(tmp_path / "images-c.u8")
+    assert entries(tmp_path) == ["images-a.u8", "images-c.json", "scene-b.arrays"]
+    mark_used(tmp_path / "images-c.json")
     make_room(tmp_path, needed=300)
-    assert entries(tmp_path) == ["images-c.u8"]
+    assert entries(tmp_path) == ["images-c.json"]
     make_room(tmp_path, needed=10**6)  # more than the limit: everything else goes, and the file is written
     assert entries(tmp_path) == []
 
@@ -146,13 +146,6 @@ def test_files_that_are_not_of_the_cache_are_kept(tmp_path: Path, monkeypatch: p
         aged(tmp_path / name, 10**9)
     make_room(tmp_path, needed=1)
     assert entries(tmp_path) == ["a.tmp", "mine.arrays", "mine.u8", "notes.json", "photo.png"]
-
-
-def test_old_records_of_bad_images_are_removed(tmp_path: Path) -> None:
-    aged(tmp_path / "images-old.json", 100 * 24 * 3600)
-    aged(tmp_path / "images-new.json", 80 * 24 * 3600)
-    make_room(tmp_path, needed=1)
-    assert entries(tmp_path) == ["images-new.json"]
 
 
 def test_a_file_that_another_process_removes_meanwhile_is_not_an_error(

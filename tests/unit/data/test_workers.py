@@ -95,7 +95,7 @@ def test_a_worker_that_cannot_be_started_is_an_error_and_the_others_are_ended(
     loader.close()
 
 
-@pytest.mark.parametrize(("name", "hint"), [("SIGKILL", "out of memory"), ("SIGBUS", "MB free")])
+@pytest.mark.parametrize(("name", "hint"), [("SIGKILL", "out of memory"), ("SIGBUS", "is full")])
 def test_the_death_of_a_worker_is_raised_where_a_batch_is_waited_for(name: str, hint: str) -> None:
     before = children()
     loader = loader_of(Slow())

@@ -72,7 +72,7 @@ class TestFolder:
         assert len(source.candidates) == 4  # "..x" is hidden
         for candidate in source.candidates:
             file = file_of(source.roots, candidate.key, candidate.label)
-            assert decode_image(file.read_bytes(), file.suffix, 32).shape == (32, 32, 3)
+            assert decode_image(file.read_bytes(), 32).shape == (32, 32, 3)
 
     def test_hidden_entries_are_skipped(self, pets):
         save(pets / ".git" / "1.png")
@@ -92,16 +92,6 @@ class TestFolder:
         (pets / "dog" / "deep" / "labels.csv").write_text("a,b")
         source = list_folder(pets)
         assert (keys(source), source.problems, source.ignored) == (["cat/1.png", "dog/1.png"], [], 5)
-
-    def test_an_image_with_the_wrong_suffix_is_a_problem(self, pets):
-        save(pets / "cat" / "two.txt", "PNG")
-        save(pets / "dog" / "x" / "three", "JPEG")
-        source = list_folder(pets)
-        assert source.problems == [
-            "cat/two.txt: wrongly named: is a PNG but named .txt",
-            "dog/x/three: wrongly named: is a JPEG but named without a suffix",
-        ]
-        assert source.ignored == 0
 
     @POSIX_ONLY
     def test_links(self, pets):
@@ -190,14 +180,15 @@ class TestFolder:
         with pytest.raises(DataError, match="only one class folder, cat"):
             list_folder(pets)
 
+    @POSIX_ONLY
     def test_a_class_without_images_is_named(self, pets):
         (pets / "empty").mkdir()
         for number in range(12):
-            save(pets / "empty" / f"{number:02}.dat", "PNG")
+            (pets / "empty" / f"{number:02}.png").symlink_to("nowhere")
         with pytest.raises(DataError, match="class empty has no images in its folder") as caught:
             list_folder(pets)
         assert len(caught.value.details) == 11
-        assert caught.value.details[0] == "empty/00.dat: wrongly named: is a PNG but named .dat"
+        assert caught.value.details[0] == "empty/00.png: is a link to a missing file"
         assert caught.value.details[-1] == "and 2 more"
 
     @pytest.mark.parametrize(
@@ -241,16 +232,11 @@ class TestFolder:
         for name in ("a.CR2", "b.cr2", "c.psd", "deep/d.jxl", "e.svg"):
             (pets / "cat" / name).parent.mkdir(exist_ok=True)
             (pets / "cat" / name).write_bytes(b"II*\0 a raw file is a TIFF inside")
-        (pets / "dog" / "no suffix").write_bytes(b"8BPS\0\1")
-        (pets / "dog" / "P1 is no image").write_text("P1 1 1 1")
+        save(pets / "dog" / "no suffix", "PNG")
         (pets / "dog" / "notes.txt").write_text("text")
         source = list_folder(pets)
-        assert source.unread == {".cr2": 2, ".psd": 1, ".jxl": 1, ".svg": 1, "without a suffix": 1}
+        assert source.unread == {".cr2": 2, ".psd": 1, ".jxl": 1, ".svg": 1}
         assert (source.ignored, source.problems) == (2, [])
-
-    def test_an_image_with_an_unsupported_suffix_is_a_problem(self, pets):
-        save(pets / "cat" / "2.jxl", "PNG")
-        assert list_folder(pets).problems == ["cat/2.jxl: wrongly named: is a PNG but named .jxl"]
 
     def test_a_class_of_unsupported_images_is_an_error_that_lists_them(self, pets, monkeypatch):
         (pets / "raw").mkdir()
@@ -259,8 +245,7 @@ class TestFolder:
         with pytest.raises(DataError, match=r"class raw has only images in unsupported formats .*: 2 \.nef$") as caught:
             list_folder(pets)
         assert caught.value.hint == "convert them, for example to JPEG or PNG"
-        for module in ("formats", "listing"):
-            monkeypatch.setattr(f"dbbd_cli.data.images.{module}.can_read", lambda name: name not in ("", "HEIC"))
+        monkeypatch.setattr("dbbd_cli.data.images.formats.can_read", lambda name: name not in ("", "HEIF"))
         (pets / "raw" / "3.heic").write_bytes(b"\0\0\0\x18ftypheic")
         with pytest.raises(DataError, match=r"1 \.heic, 2 \.nef$") as caught:
             list_folder(pets)
@@ -268,7 +253,7 @@ class TestFolder:
 
     def test_too_many_classes_are_rejected_before_their_folders_are_read(self, pets, monkeypatch):
         monkeypatch.setattr(image_sources, "MAX_CLASSES", 1)
-        monkeypatch.setattr(image_sources, "list_class", None)
+        monkeypatch.setattr(image_sources, "_list_class", None)
         with pytest.raises(DataError, match=r"has 2 classes \(limit 1\): cat, dog"):
             list_folder(pets)
         with pytest.raises(DataError, match=r"data\.classes has 2 classes \(limit 1\)"):

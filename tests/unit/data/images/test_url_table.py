@@ -72,8 +72,8 @@ def test_bad_rows_are_problems_with_their_line(tmp_path):
         "j.example,bad,,",
         "é.example,bad",
     ]
-    source = listed(tmp_path, "\n".join(rows))
-    control = "has a NUL, a line break or another control character"
+    source = listed(tmp_path, "\n".join(rows).encode() + b"\nk\xe9.example,bad")
+    control = "has a control character, a line break, or bytes that are not UTF-8"
     assert source.problems == [
         "urls.csv line 3: the URL is empty",
         "urls.csv line 4: the class is empty",
@@ -85,6 +85,7 @@ def test_bad_rows_are_problems_with_their_line(tmp_path):
         f"urls.csv lines 11 to 12: the URL {control}",
         f"urls.csv line 13: the URL {control}",
         "urls.csv line 14: is not valid CSV: ',' expected after '\"'",
+        f"urls.csv line 17: the URL {control}",
     ]
     assert keys(source) == [long[:-1], "j.example", "é.example", "a.example"]
 
@@ -142,9 +143,9 @@ def test_columns_can_be_chosen(tmp_path):
         ("url,label\n\n\n", "no usable row"),
         ("url,label\na.example,bad\nb.example,bad\n", "only the class bad"),
         ("url,label\n,bad\n,good\n", "no usable row"),
-        (b"url,label\na.example,bad\nb\xe9.example,good\n", "line 3 is not UTF-8"),
-        ("url,label\na.example,bad\n".encode("utf-16"), "line 1 is not UTF-8"),
-        ("url,label\na.example,bad\n".encode("utf-16-le"), "is not a text file"),
+        ("url,label\na.example,bad\n".encode("utf-16"), "is not a text file in UTF-8"),
+        ("url,label\na.example,bad\n".encode("utf-16-le"), "is not a text file in UTF-8"),
+        ("url,label\n" + "x" * 2_000_000, "has a line of over 1,048,576 characters"),
     ],
 )
 def test_unusable_tables_are_errors(tmp_path, content, message):
