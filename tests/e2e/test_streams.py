@@ -61,6 +61,15 @@ def test_training_continues_if_nobody_reads_its_output(where: str, code: int, tm
     assert (run / "best_model.pth").exists()
 
 
+def test_a_removed_current_folder_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "gone").mkdir()
+    env = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    line = f"cd gone && rmdir ../gone && {DBBD} smoke --runs-dir '{tmp_path}'"
+    done = subprocess.run(["sh", "-c", line], cwd=tmp_path, env=env, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (6, "")
+    assert done.stderr.startswith("Error: the current folder no longer exists")
+
+
 def test_files_never_get_the_descriptors_of_closed_streams(tmp_path: Path) -> None:
     script = (
         "from dbbd_cli.cli.terminal.streams import open_closed_streams; open_closed_streams();"

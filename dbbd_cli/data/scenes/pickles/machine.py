@@ -116,7 +116,7 @@ class PickleMachine:
             raise RefusedPickleError(f"refers to the code of {printable(wanted)}")
         if code in b"SVILFgpPTU":
             raise ValueError(
-                "has an old pickle protocol (0 or 1, or written by Python 2); "
+                "is in an old form of pickle (protocol 0 or 1, or written by Python 2); "
                 "save it again with Python 3, with protocol 2 or later"
             )
         if chr(code) not in {known.code for known in pickletools.opcodes}:
