@@ -23,7 +23,7 @@ from dbbd_cli.data.scenes.pickles.parts import RefusedPickleError, StandIn, Unbu
 from dbbd_cli.data.scenes.reader import read_scene
 from dbbd_cli.data.scenes.scene import Scene
 from dbbd_cli.data.scenes.trees.nested import tree_from_nested
-from dbbd_cli.data.scenes.trees.region_tree import MAX_LEVEL, RegionTree, check_tree
+from dbbd_cli.data.scenes.trees.region_tree import MAX_LEVEL, RegionTree
 
 MOST = 1000
 NAMES = ("coord", "normal", "color", "segment")
@@ -128,12 +128,6 @@ def nested(data: bytes, _: Path) -> None:
     check_regions(tree_from_nested(value, seeds.TREE_POINTS), seeds.TREE_POINTS)
 
 
-def flat(data: bytes, _: Path) -> None:
-    tree = RegionTree(*seeds.flat_of(data))
-    check_tree(tree, seeds.TREE_POINTS)
-    check_regions(tree, seeds.TREE_POINTS)
-
-
 def check_regions(tree: RegionTree, num_points: int) -> None:
     """Compare the points of each region with those of its children, as sets."""
     members = [tree.region(row).tolist() for row in range(tree.num_regions)]
@@ -172,6 +166,5 @@ READERS = [
     Reader("scene_npz", scene_file(".npz"), seeds.npz_files, (DataError,), seeds.sealed_zip),
     Reader("scene_folder", scene_folder, seeds.folders, (DataError,)),
     Reader("nested_tree", nested, seeds.nested_trees, (DataError,), structured=True),
-    Reader("region_tree", flat, seeds.flat_trees, (DataError,), structured=True),
     Reader("array_cache", array_cache, seeds.cache_files, ()),
 ]
