@@ -251,13 +251,13 @@ BAD_SCENES: dict[str, tuple[Callable[[Path], object], str]] = {
             body=struct.pack("<i", -1) * 90), "negative length"),
     "PLY with 10^12 faces": (
         ply("binary_little_endian", "element face 1000000000000", "property list uchar int i", "element vertex 200",
-            *XYZ, body=bytes(3_000_000)), "lists before its points"),
+            *XYZ, body=bytes(3_000_000)), "lists in or before its points"),
     "PLY with 10^12 lines": (
         ply("ascii", "element face 1000000000000", "property list uchar int i", "element vertex 200", *XYZ,
             body=b"0\n" * 1_000_000), "lines before its points"),
     "binary PLY with 10^8 empty lists and no points": (
         ply("binary_little_endian", "element face 100000000", "property list uchar int i", "element vertex 200", *XYZ,
-            body=bytes(100_000_000)), "is truncated: 200 points need"),
+            body=bytes(100_000_000)), "lists in or before its points"),
     "binary PLY of 10^7 points and too few lists": (
         ply("binary_little_endian", "element vertex 10000000", *XYZ, "property list uchar int i",
             body=bytes(129_999_999)), "is truncated in its element vertex"),
@@ -275,7 +275,7 @@ BAD_SCENES: dict[str, tuple[Callable[[Path], object], str]] = {
     "ASCII PLY of one long line": (
         ply("ascii", "element vertex 200", *XYZ, body=b"1 " * 100_000_000), "a line that is too long"),
     "PLY with 5,000 properties": (
-        ply("ascii", "element vertex 200", *XYZ, *(f"property float p{n}" for n in range(5000))), "than 1000 lines"),
+        ply("ascii", "element vertex 200", *XYZ, *(f"property float p{n}" for n in range(5000))), "too small"),
     "PLY with lists as points": (
         ply("ascii", "element vertex 200", "property list uchar float x"), "no numeric properties"),
     "PLY without an end": (lambda path: path.with_suffix(".ply").write_bytes(b"ply\nformat ascii 1.0\n"), "truncated"),
