@@ -329,7 +329,7 @@ BAD_SCENES: dict[str, tuple[Callable[[Path], object], str]] = {
     "a wrong level": (pickled(hierarchy=region(EVERY, level=7)), "has level 7"),
     "no tree": (pickled(hierarchy="root"), "hierarchy is not a dict"),
     "a pickle of one long number": (
-        lambda path: path.with_suffix(".pkl").write_bytes(b"\x80\x04\x8b\xff\xff\xff\x7f."), "is truncated"),
+        lambda path: path.with_suffix(".pkl").write_bytes(b"\x80\x04\x8b\xff\xff\xff\x7f."), "is not a valid pickle"),
     "a pickle of numbers": (
         lambda path: path.with_suffix(".pkl").write_bytes(b"\x80\x04" + b"K\0" * 6_000_000 + b"."), "values"),
     "a pickle of dicts": (

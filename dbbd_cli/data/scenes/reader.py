@@ -33,7 +33,7 @@ from dbbd_cli.data.problems import why
 from dbbd_cli.data.scenes.formats.npy import folder_files, read_archive, read_folder
 from dbbd_cli.data.scenes.formats.pkl import read_pickle
 from dbbd_cli.data.scenes.formats.ply import read_ply
-from dbbd_cli.data.scenes.pickles.parts import RefusedPickleError
+from dbbd_cli.data.scenes.pickles.machine import RefusedPickleError
 from dbbd_cli.data.scenes.scene import Scene, SceneArrays, make_scene
 
 READERS: dict[str, Callable[[Path], SceneArrays]] = {

@@ -19,7 +19,7 @@ from dbbd_cli.data.scenes.cache import SceneRef, stored_tree
 from dbbd_cli.data.scenes.formats.numpy_files import npz_names, read_npy, read_npz
 from dbbd_cli.data.scenes.formats.ply import read_vertices
 from dbbd_cli.data.scenes.pickles.arrays import load_plain
-from dbbd_cli.data.scenes.pickles.parts import RefusedPickleError, StandIn, Unbuilt
+from dbbd_cli.data.scenes.pickles.machine import RefusedPickleError, StandIn, Unbuilt
 from dbbd_cli.data.scenes.reader import read_scene
 from dbbd_cli.data.scenes.scene import Scene
 from dbbd_cli.data.scenes.trees.nested import tree_from_nested
@@ -27,7 +27,7 @@ from dbbd_cli.data.scenes.trees.region_tree import MAX_LEVEL, RegionTree
 
 MOST = 1000
 NAMES = ("coord", "normal", "color", "segment")
-_PLAIN = (str, int, float, bytes, bool, type(None), np.generic, np.dtype, StandIn, Unbuilt)
+_PLAIN = (str, int, float, bytes, bytearray, bool, type(None), np.generic, np.dtype, StandIn, Unbuilt)
 
 
 def ply(data: bytes, folder: Path) -> None:
