@@ -77,7 +77,7 @@ def generate_room(seed: int, index: int, num_points: int | None = None) -> Scene
     # Sampling without replacement, weighted by the area that a ray covers (Efraimidis and Spirakis, 2006).
     kept = np.sort(np.argpartition(rng.exponential(size=len(area)) / area**_EVENNESS, count - 1)[:count])
     arrays = SceneArrays(coord[kept], normal=normal[kept], color=color[kept], segment=segment[kept])
-    return make_scene(f"room{index:05d}", arrays)
+    return make_scene(arrays)
 
 
 def _furnish(rng: np.random.Generator, size: np.ndarray) -> list[_Piece]:
