@@ -119,7 +119,7 @@ class PickleMachine:
             raise _refused_code(argument.replace(" ", "."))
         if opcode.proto > 1 or opcode.name == "OBJ":
             raise RefusedPickleError(f"has an operation ({opcode.name}) that plain values do not need")
-        # Nobody should be told to save again what would run code.
+        # Do not advise to save a file again, and thus to load it, if it would run code.
         names: list[str] = []
         with suppress(ValueError):
             for other, argument in _opcodes(self.stream):

@@ -230,10 +230,10 @@ def _draw(
     local_direction = direction[rays] @ turn
     local_origin = (origin - offset) @ turn
     for part in piece.parts:
-        met, outward = part.hit(local_origin, local_direction)
-        nearer = met < distance[rays]
+        reached, outward = part.hit(local_origin, local_direction)
+        nearer = reached < distance[rays]
         hit_rays = rays[nearer]
-        distance[hit_rays] = met[nearer]
+        distance[hit_rays] = reached[nearer]
         normal[hit_rays] = outward[nearer] @ turn.T
         segment[hit_rays] = ROOM_CLASSES.index(piece.kind)
         color[hit_rays] = piece.color

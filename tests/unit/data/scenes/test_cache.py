@@ -147,19 +147,6 @@ def test_all_labels_are_kept_and_the_reserved_one_is_noted(tmp_path: Path) -> No
     assert (plain.reserved_label, plain.unusable) == (None, {})
 
 
-@pytest.mark.parametrize("notes", [b"", b"[]", b"{}", b"\xff", b'{"unusable": {}}'])
-def test_a_cached_scene_with_damaged_notes_is_prepared_again(tmp_path: Path, notes: bytes) -> None:
-    ref = save(tmp_path / "scene.pkl")
-    good = prepared_scene(ref, SETTINGS, tmp_path / "cache")
-    arrays = {name: getattr(good, name) for name in ("coord", "normal")}
-    arrays |= {name: getattr(good.tree, name) for name in TREE} | {"notes": np.frombuffer(notes, np.uint8)}
-    (path,) = (tmp_path / "cache").glob("*.arrays")
-    path.unlink()
-    cached_arrays(path, lambda: arrays, lambda _: True)
-    assert scene_in_cache(ref, SETTINGS, tmp_path / "cache") is None
-    assert_equal(prepared_scene(ref, SETTINGS, tmp_path / "cache"), good)
-
-
 @pytest.mark.parametrize(("changed", "value"), [("normal_neighbors", 9), ("max_depth", 1), ("min_region_points", 30)])
 def test_other_settings_give_another_scene(tmp_path: Path, calls: list[str], changed: str, value: int) -> None:
     ref, other = save(tmp_path / "scene.pkl"), SceneSettings(**{**vars(SETTINGS), changed: value})

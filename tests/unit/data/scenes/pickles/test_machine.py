@@ -256,8 +256,8 @@ def test_reading_one_storage_many_times_is_limited():
 def test_building_an_object_many_times_takes_linear_time():
     built = []
     target = Unbuilt(lambda state: built.append(state) or state)
-    memoised = b"".join(b"r" + struct.pack("<I", n) for n in range(9))
-    data = b"\x80\x04" + stack_global("a", "b") + b")R" + memoised + b"22K\1bK\2bK\3bh\x08."
+    memoized = b"".join(b"r" + struct.pack("<I", n) for n in range(9))
+    data = b"\x80\x04" + stack_global("a", "b") + b")R" + memoized + b"22K\1bK\2bK\3bh\x08."
     data = data.replace(b"K\2b", b"0K\2b").replace(b"K\3b", b"0K\3b")
     machine = PickleMachine(io.BytesIO(data), {"a.b": StandIn("b", lambda: target)})
     assert machine.load() == 1  # what the first built is what the names mean; the others name nothing
