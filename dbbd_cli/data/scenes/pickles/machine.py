@@ -15,6 +15,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import IO, Any, cast
 
 from dbbd_cli.core.text import printable
@@ -24,6 +25,8 @@ MAX_STEPS = 3_000_000
 
 _MAX_MARKS = 1000
 """Maximum depth of nested containers."""
+_MAX_SEARCHED = 100_000
+"""Opcodes of an old pickle that are searched for code; this takes a tenth of a second."""
 _LARGEST_KEY = 1 << 63
 _MAX_NUMBERS = 20_000
 _INVALID = "is not a valid pickle"
@@ -122,7 +125,7 @@ class PickleMachine:
         # Do not advise to save a file again, and thus to load it, if it would run code.
         names: list[str] = []
         with suppress(ValueError):
-            for other, argument in _opcodes(self.stream):
+            for other, argument in islice(_opcodes(self.stream), _MAX_SEARCHED):
                 if other.name in ("GLOBAL", "INST"):
                     names.append(argument.replace(" ", "."))
         if refused := [name for name in names if name not in self._stand_ins]:

@@ -182,6 +182,14 @@ REFUSED = {
         header("ascii", [("vertex", 2, [*XYZ, "list uchar int a"])]) + b"0 0 0 1 10\n0 0 0 1 10 11\n",
         "does not hold the numbers and lists",
     ),
+    "a list of negative length, ASCII": (
+        header("ascii", [("vertex", 2, [*XYZ, "list int int a"])]) + b"0 0 0 1 10\n0 0 0 -1 1\n",
+        "does not hold the numbers and lists",
+    ),
+    "points cut short after a list": (
+        header("binary_little_endian", [("vertex", 1, ["list uchar char a", "double x"])]) + b"\5" + bytes(8),
+        "truncated in its element vertex",
+    ),
     "a list of half a number, ASCII": (
         header("ascii", [("vertex", 2, [*XYZ, "list uchar int a"])]) + b"0 0 0 1 10\n0 0 0 1.5 1\n",
         "does not hold the numbers and lists",
