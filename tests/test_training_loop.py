@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from unit.data.scenes.trees.example_trees import is_tree
 
 from dbbd_cli.config.load import Override, dump_config
 from dbbd_cli.config.sections import TaskConfig, to_plain
@@ -20,7 +21,6 @@ from dbbd_cli.core.progress import Silent
 from dbbd_cli.core.signals import StopRequest
 from dbbd_cli.data.scenes.cache import prepared_scene
 from dbbd_cli.data.scenes.synthetic_rooms.generator import generate_room
-from dbbd_cli.data.scenes.trees.region_tree import check_tree
 from dbbd_cli.engine.checkpoint.files import CONTENT, load_checkpoint
 from dbbd_cli.engine.inference import run_split
 from dbbd_cli.engine.runtime import choose_runtime, seed_everything
@@ -213,7 +213,7 @@ class TestDataLoading:
             assert scene.coord.shape == (1000, 3)
             assert np.ptp(scene.coord, axis=0) == pytest.approx(np.ptp(room.coord, axis=0), abs=1e-4)
             assert scene.normal == pytest.approx(room.normal, abs=1e-6)
-            check_tree(scene.tree, 1000)
+            assert is_tree(scene.tree, 1000)
             assert scene.tree.num_levels == 4
             assert (scene.tree.num_points[scene.tree.is_leaf]).min() < 16  # the stored tree, not one built with 16
 

@@ -25,16 +25,6 @@ def refused_global(error: BaseException) -> str | None:
     return found[1] if found else None
 
 
-def python3_name(module: str, name: str) -> tuple[str, str]:
-    """The module and name in Python 3 of what a pickle refers to, possibly by its name in Python 2.
-
-    Python has these tables for its own unpickler only.
-    """
-    from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
-
-    return NAME_MAPPING.get((module, name)) or (IMPORT_MAPPING.get(module, module), name)
-
-
 def start_completion() -> None:
     """Make Typer answer completion requests of the shells, outside of the `typer.main` that usually does it."""
     from typer.completion import completion_init  # type: ignore[attr-defined]

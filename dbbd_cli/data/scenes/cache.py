@@ -13,7 +13,6 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -113,7 +112,7 @@ def read_source(ref: SceneRef) -> Scene:
     """
     if isinstance(ref.source, Room):
         return generate_room(ref.source.seed, ref.source.index, ref.source.num_points)
-    return read_scene(ref.source, keep_reserved_label=True)
+    return read_scene(ref.source)
 
 
 def stored_tree(scene: Scene, ref: SceneRef) -> RegionTree | None:
@@ -172,17 +171,7 @@ def _make(ref: SceneRef, settings: SceneSettings) -> Arrays:
 
 
 def _is_whole(arrays: Arrays) -> bool:
-    if not {"coord", "normal", _NOTES, *_TREE} <= arrays.keys():
-        return False
-    try:
-        notes = _notes(arrays)
-    except ValueError:
-        return False
-    return isinstance(notes, dict) and notes.keys() == {"reserved_label", "unusable"}
-
-
-def _notes(arrays: Arrays) -> Any:
-    return json.loads(arrays[_NOTES].tobytes())
+    return {"coord", "normal", _NOTES, *_TREE} <= arrays.keys()
 
 
 def _from_arrays(arrays: Arrays) -> PreparedScene:
@@ -192,5 +181,5 @@ def _from_arrays(arrays: Arrays) -> PreparedScene:
         color=arrays.get("color"),
         segment=arrays.get("segment"),
         tree=RegionTree(**{name: arrays[name] for name in _TREE}),
-        **_notes(arrays),
+        **json.loads(arrays[_NOTES].tobytes()),
     )

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import numpy as np
 
-from dbbd_cli.core.errors import DataError
-
 _CHUNK = 16384
 """Neighborhoods per pass, so that they stay in the processor's cache."""
 _ORIENTING_NEIGHBORS = 8
@@ -38,22 +36,13 @@ def estimate_normals(coord: np.ndarray, *, num_neighbors: int = 16, num_threads:
     possible; a scene with a single place has the normal (0, 0, 1).
 
     Args:
-        coord: coordinates, `(N, 3)`, at any distance from the origin.
+        coord: finite coordinates, `(N, 3)`, at any distance from the origin.
         num_neighbors: K, the places that a normal is estimated from, including its own; at least 3.
         num_threads: threads that search for neighbors, -1 for all; the result does not depend on them.
 
     Returns:
         Normals of length 1, `(N, 3)` float32.
-
-    Raises:
-        DataError: there are no points, or a coordinate is not finite.
     """
-    if num_neighbors < 3:
-        raise ValueError(f"num_neighbors must be at least 3, not {num_neighbors}")
-    if coord.ndim != 2 or coord.shape[1] != 3 or len(coord) == 0:
-        raise DataError(f"coordinates must have the shape (points, 3), with at least one point, not {coord.shape}")
-    if not np.isfinite(coord).all():
-        raise DataError("coordinates must be finite numbers")
     places, place_of = _distinct(coord)
     if len(places) == 1:
         return np.tile(np.array([0, 0, 1], dtype=np.float32), (len(coord), 1))

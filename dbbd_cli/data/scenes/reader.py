@@ -33,7 +33,7 @@ from dbbd_cli.data.problems import why
 from dbbd_cli.data.scenes.formats.npy import folder_files, read_archive, read_folder
 from dbbd_cli.data.scenes.formats.pkl import read_pickle
 from dbbd_cli.data.scenes.formats.ply import read_ply
-from dbbd_cli.data.scenes.pickles.parts import RefusedPickleError
+from dbbd_cli.data.scenes.pickles.machine import RefusedPickleError
 from dbbd_cli.data.scenes.scene import Scene, SceneArrays, make_scene
 
 READERS: dict[str, Callable[[Path], SceneArrays]] = {
@@ -48,25 +48,20 @@ MAX_BYTES = 2**31
 _HINT = "fix or remove the file"
 
 
-def read_scene(path: Path, *, keep_reserved_label: bool = False) -> Scene:
+def read_scene(path: Path) -> Scene:
     """Read a scene: a file with a suffix in `READERS`, or a folder with `coord.npy`.
 
     Damage to anything other than coordinates and tree does not prevent reading: see `Scene.unusable`.
-
-    Args:
-        path: the file or folder.
-        keep_reserved_label: whether points keep the label that means "ignore" by convention (`Scene.reserved_label`).
 
     Raises:
         DataError: it cannot be read, or is not a scene; the message names the file and the reason.
     """
     try:
-        is_folder = path.is_dir()
-        read = read_folder if is_folder else READERS.get(path.suffix.lower())
+        read = read_folder if path.is_dir() else READERS.get(path.suffix.lower())
         if read is None:
             raise ValueError(f"is of an unknown format; scenes are {', '.join(READERS)} or folders of .npy")
         _scene_files(path)
-        scene = make_scene(path.name if is_folder else path.stem, read(path))
+        return make_scene(read(path))
     except RefusedPickleError as error:
         raise DataError(
             f"{printable(str(path))} was not loaded, and nothing in it was run: it {error}",
@@ -76,7 +71,6 @@ def read_scene(path: Path, *, keep_reserved_label: bool = False) -> Scene:
         raise _unreadable(path, error) from error
     except (ValueError, MemoryError) as error:
         raise _invalid(path, str(error) or "does not fit into free memory") from error
-    return scene if keep_reserved_label else scene.without_reserved_label()
 
 
 def scene_digest(path: Path) -> str:

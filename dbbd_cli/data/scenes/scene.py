@@ -6,7 +6,7 @@ Legend: N points of the scene.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Set
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -54,7 +54,6 @@ class Scene:
     """A point cloud.
 
     Attributes:
-        name: name of the file or folder, without its suffix.
         coord: `(N, 3)` float32, finite, shifted: x and y are centered at 0, the lowest z is 0.
         shift: `(3,)` float64; `coord + shift` are the original coordinates.
         normal: `(N, 3)` float32 of length 1, or 0 if unknown; None if no point has one.
@@ -62,12 +61,10 @@ class Scene:
         segment: `(N,)` int64, the class of each point, or `IGNORE`; None if the scene has no labels.
         hierarchy: the region tree of the file, as nested dicts, unchecked; or None.
         reserved_label: the label that by convention is not a class: the largest value of the unsigned type of the
-            labels, such as 255, if it occurs and stands apart from the others; otherwise None. `segment` still has it;
-            `without_reserved_label` removes it.
+            labels, such as 255, if it occurs and stands apart from the others; otherwise None. `segment` still has it.
         unusable: parts of the file that cannot be used, and why. They are None here.
     """
 
-    name: str
     coord: np.ndarray
     shift: np.ndarray
     normal: np.ndarray | None = None
@@ -82,14 +79,8 @@ class Scene:
         """N."""
         return len(self.coord)
 
-    def without_reserved_label(self) -> Scene:
-        """The scene with `IGNORE` instead of `reserved_label`."""
-        if self.segment is None or self.reserved_label is None:
-            return self
-        return replace(self, segment=np.where(self.segment == self.reserved_label, IGNORE, self.segment))
 
-
-def make_scene(name: str, arrays: SceneArrays) -> Scene:
+def make_scene(arrays: SceneArrays) -> Scene:
     """Check and convert the arrays of a scene.
 
     Only coordinates are required. Any other part that is invalid is left out and listed in `Scene.unusable`; a part
@@ -114,7 +105,6 @@ def make_scene(name: str, arrays: SceneArrays) -> Scene:
     normal = usable(NORMAL, _unit)
     segment = usable(SEGMENT, _classes)
     return Scene(
-        name=name,
         coord=coord,
         shift=shift,
         normal=normal if normal is not None and normal.any() else None,

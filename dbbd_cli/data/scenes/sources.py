@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import os
 import re
-import stat
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 from typing import Literal
@@ -36,7 +35,7 @@ class SceneCandidate:
     split: str | None
 
 
-@dataclass(frozen=True)
+@dataclass
 class SceneSource:
     """The contents of a folder of scenes.
 
@@ -50,11 +49,11 @@ class SceneSource:
     """
 
     root: Path
-    candidates: list[SceneCandidate]
-    problems: list[str]
-    ignored: int
-    unread: Mapping[str, int]
-    linked: int
+    candidates: list[SceneCandidate] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+    ignored: int = 0
+    unread: Counter[str] = field(default_factory=Counter)
+    linked: int = 0
 
     @property
     def has_splits(self) -> bool:
@@ -81,38 +80,30 @@ def list_scenes(root: Path, *, follow_links: FollowLinks = "scenes") -> SceneSou
         raise DataError(f"{root} is a single scene", hint="set data.path to the folder that contains it and others")
     # Not with Path, which raises if a link points to a name that is too long.
     folders = [name for name in SPLITS if name in names and os.path.isdir(root / name)]  # noqa: PTH112
-    if not folders or os.path.exists(root / folders[0] / COORD_FILE):  # noqa: PTH110
-        found = _Listing()
-        _list(root, "", entries, follow_links, found)
-        if not found.keys:
-            raise _no_scenes(root, found)
-        return _source(root, [SceneCandidate(key, None) for key in sorted(found.keys)], found)
-
+    if folders and os.path.exists(root / folders[0] / COORD_FILE):  # noqa: PTH110
+        folders = []  # a scene that is called train
     missing = [name for name in ("train", "val") if name not in folders]
-    if missing:
+    if folders and missing:
         raise DataError(
             f"{root} has a folder {' and '.join(folders)}, but none for {' and '.join(missing)}",
             hint=f"add the folder, or put all scenes directly into {root}: dbbd then divides them itself",
         )
-    found = _Listing()
-    _list(root, "", [entry for entry in entries if entry.name not in folders], follow_links, found)
-    if found.keys:
+    source = SceneSource(root)
+    _list(source, None, [entry for entry in entries if entry.name not in folders], follow_links)
+    if folders and source.candidates:
         raise DataError(
-            f"{root} has scenes next to its folders {', '.join(folders)}, such as {printable(min(found.keys))}",
+            f"{root} has scenes next to its folders {', '.join(folders)}, such as "
+            f"{printable(source.candidates[0].key)}",
             hint="move each scene into one of the folders, or remove the folders",
         )
-    candidates: list[SceneCandidate] = []
-    for split in folders:
-        part = _Listing()
-        _list(root / split, f"{split}/", scan_folder(root / split, "data.path"), follow_links, part)
-        if not part.keys:
-            raise _no_scenes(root / split, part)
-        candidates += [SceneCandidate(key, split) for key in sorted(part.keys)]
-        found.problems += part.problems
-        found.ignored += part.ignored
-        found.unread += part.unread
-        found.linked += part.linked
-    return _source(root, candidates, found)
+    for name in folders:
+        _list(source, name, scan_folder(root / name, "data.path"), follow_links)
+    expected: list[str | None] = [*folders] if folders else [None]
+    for split in expected:
+        if not any(candidate.split == split for candidate in source.candidates):
+            raise _no_scenes(root / split if split else root, source)
+    source.problems.sort()
+    return source
 
 
 def choose_scenes(source: SceneSource, shares: Sequence[float], seed: int) -> list[tuple[str, str]]:
@@ -179,22 +170,7 @@ def scene_path(root: Path, key: str) -> Path:
     return root.joinpath(*parts)
 
 
-@dataclass
-class _Listing:
-    """What has been found so far; see `SceneSource`."""
-
-    keys: list[str] = field(default_factory=list)
-    problems: list[str] = field(default_factory=list)
-    ignored: int = 0
-    unread: Counter[str] = field(default_factory=Counter)
-    linked: int = 0
-
-
-def _source(root: Path, candidates: list[SceneCandidate], found: _Listing) -> SceneSource:
-    return SceneSource(root, candidates, sorted(found.problems), found.ignored, found.unread, found.linked)
-
-
-def _no_scenes(folder: Path, found: _Listing) -> DataError:
+def _no_scenes(folder: Path, found: SceneSource) -> DataError:
     details = shortened(sorted(found.problems))
     if found.unread:
         return DataError(
@@ -206,29 +182,34 @@ def _no_scenes(folder: Path, found: _Listing) -> DataError:
     return DataError(f"{folder} has no scenes", hint=hint, details=details)
 
 
-def _list(
-    folder: Path, prefix: str, entries: list[os.DirEntry[str]], follow_links: FollowLinks, found: _Listing
-) -> None:
-    """Add the entries of a folder to `found`; their keys begin with `prefix`."""
-    real_folder = Path(os.path.realpath(folder))
-    for entry in entries:
+def _list(source: SceneSource, split: str | None, entries: list[os.DirEntry[str]], follow_links: FollowLinks) -> None:
+    """Add the entries of the folder, or of the folder of a split, to `source`."""
+    real_folder = Path(os.path.realpath(source.root / split if split else source.root))
+    for entry in sorted(entries, key=lambda entry: entry.name):
         if is_system_entry(entry.name):
             continue
+        key = f"{split}/{entry.name}" if split else entry.name
         try:
-            problem = _add(entry, prefix, real_folder, follow_links, found)
+            problem = _add(entry, SceneCandidate(key, split), source, real_folder, follow_links)
         except OSError as error:
             problem = f"cannot be opened: {why(error)}"
         if problem:
-            found.problems.append(f"{printable(prefix + entry.name)}: {problem}")
+            source.problems.append(f"{printable(key)}: {problem}")
 
 
-def _add(entry: os.DirEntry[str], prefix: str, real_folder: Path, follow_links: FollowLinks, found: _Listing) -> str:
-    """Add an entry of a folder to `found`; returns why it is not a scene if it looks like one."""
+def _add(
+    entry: os.DirEntry[str],
+    candidate: SceneCandidate,
+    source: SceneSource,
+    real_folder: Path,
+    follow_links: FollowLinks,
+) -> str:
+    """Add an entry of a folder to `source`; returns why it is not a scene if it looks like one."""
     if entry.is_dir():
         with os.scandir(entry.path) as opened:
             inside = [file for file in opened if not is_system_entry(file.name)]
         if not Path(entry.path, COORD_FILE).is_file():
-            return _add_other_folder(inside, found)
+            return _add_other_folder(inside, source)
         outside = _link_out_of(entry.path, inside) if follow_links != "all" else None
         if outside:
             return (
@@ -238,33 +219,30 @@ def _add(entry: os.DirEntry[str], prefix: str, real_folder: Path, follow_links: 
     elif not _has_reader(entry.name):
         if entry.is_symlink() and "." not in entry.name and not Path(entry.path).exists():
             return "is a link to a missing file or folder"  # it may be a scene folder
-        if suffix := _unread_suffix(entry):
-            found.unread[suffix] += 1
+        if suffix := _unread_suffix(entry.name):
+            source.unread[suffix] += 1
         else:
-            found.ignored += 1
+            source.ignored += 1
         return ""
     elif not entry.is_file():
-        if not entry.is_symlink():
-            return "is not a regular file"
-        exists = Path(entry.path).exists()
-        return f"is a link to {'something that is not a regular file' if exists else 'a missing file'}"
+        return "is not a regular file" if Path(entry.path).exists() else "is a link to a missing file"
     if UNPRINTABLE.search(entry.name):
         return "its name has unprintable characters; rename it, in UTF-8"
-    found.keys.append(prefix + entry.name)
+    source.candidates.append(candidate)
     if entry.is_symlink() and not Path(os.path.realpath(entry.path)).is_relative_to(real_folder):
-        found.linked += 1
+        source.linked += 1
     return ""
 
 
-def _add_other_folder(inside: Sequence[os.DirEntry[str]], found: _Listing) -> str:
-    """Add a folder that is not a scene to `found`; returns its problem, if any."""
+def _add_other_folder(inside: Sequence[os.DirEntry[str]], source: SceneSource) -> str:
+    """Add a folder that is not a scene to `source`; returns its problem, if any."""
     if any(file.name.endswith(".npy") for file in inside):
         return f"is a folder of arrays without {COORD_FILE}"
     if any(_has_reader(file.name) or Path(file.path, COORD_FILE).is_file() for file in inside):
         return "is a folder that contains scenes; subfolders are not searched"
-    scans = Counter(suffix for file in inside if (suffix := _unread_suffix(file)))
-    found.unread += scans
-    found.ignored += not scans
+    scans = Counter(suffix for file in inside if (suffix := _unread_suffix(file.name)))
+    source.unread += scans
+    source.ignored += not scans
     return ""
 
 
@@ -292,31 +270,9 @@ _UNREAD_SUFFIXES = frozenset(
         *(".ply.gz", ".ply.zip", ".npz.gz", ".pkl.gz", ".las.gz", ".pcd.gz", ".xyz.gz", ".pickle"),
     }
 )
-_TABLE_SUFFIXES = (".txt", ".csv")
-"""Suffixes of scans and of notes."""
-_TABLE_BYTES, _MIN_TABLE_LINES = 4096, 10
-_WORD = re.compile(r"[^\W\dEe_]")
-_NUMBERS = re.compile(r"[-+]?\d+\.?\d*(?:[eE][-+]?\d+)?")
 
 
-def _unread_suffix(entry: os.DirEntry[str]) -> str:
+def _unread_suffix(name: str) -> str:
     """The suffix of a scan in an unsupported format; empty for anything else."""
-    name = entry.name.lower()
-    suffixes = ["".join(PurePath(name).suffixes[-count:]) for count in (2, 1)]
-    suffix = next((suffix for suffix in suffixes if suffix in _UNREAD_SUFFIXES), "")
-    if not suffix and name.endswith(_TABLE_SUFFIXES) and _is_table(entry):
-        suffix = suffixes[1]
-    return suffix
-
-
-def _is_table(entry: os.DirEntry[str]) -> bool:
-    """Whether a text begins with many lines of three or more numbers, as points do, unlike notes and matrices."""
-    try:
-        if not stat.S_ISREG(entry.stat().st_mode):  # opening a pipe would block forever
-            return False
-        with Path(entry.path).open("rb") as file:
-            lines = file.read(_TABLE_BYTES).decode("latin1").splitlines()[:-1]
-    except OSError:
-        return False
-    numeric = [line for line in lines if not _WORD.search(line) and len(_NUMBERS.findall(line)) >= 3]
-    return len(numeric) >= _MIN_TABLE_LINES
+    suffixes = PurePath(name.lower()).suffixes
+    return next((found for count in (2, 1) if (found := "".join(suffixes[-count:])) in _UNREAD_SUFFIXES), "")

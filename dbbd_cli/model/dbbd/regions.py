@@ -14,8 +14,6 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 import torch
 
-from dbbd_cli.core.errors import DataError
-
 _T = TypeVar("_T")
 
 
@@ -125,12 +123,9 @@ def build_regions(
     """Join the trees of the scenes of a batch.
 
     Args:
-        trees: one per scene.
+        trees: one per scene; the leaves of each contain every point of its scene once.
         num_points: points of each scene.
         point_index: `(S,)` numbers of the points whose features are needed; None: all.
-
-    Raises:
-        DataError: leaves do not contain each point exactly once, a region is empty, or nodes are out of order.
     """
     first_point = _starts(num_points)
     total = int(np.sum(num_points))
@@ -138,7 +133,6 @@ def build_regions(
     num_nodes = len(nodes.parent)
     is_leaf = np.ones(num_nodes, dtype=bool)
     is_leaf[nodes.parent[nodes.parent >= 0]] = False
-    _check(nodes, is_leaf, num_points)
 
     row_of_node = np.zeros(num_nodes, dtype=np.int64)
     levels: list[dict[str, Any]] = []
@@ -147,8 +141,6 @@ def build_regions(
         members = np.flatnonzero(nodes.level == number)
         row_of_node[members] = np.arange(len(members))
         parent = row_of_node[nodes.parent[members]] if number else np.zeros(len(members), dtype=np.int64)
-        if np.any(np.diff(parent) < 0):
-            raise DataError(f"the regions of level {number} are not in depth-first order")
         leaf = is_leaf[members]
         count = int(leaf.sum())
         rank = np.where(leaf, np.cumsum(leaf) - 1, np.cumsum(~leaf) - 1)
@@ -229,28 +221,6 @@ def _join(trees: Sequence[FlatTree], first_point: np.ndarray) -> _Nodes:
         scene=scene,
         indices=_concatenate([tree.indices for tree in trees]) + np.repeat(first_point, stored),
     )
-
-
-def _check(nodes: _Nodes, is_leaf: np.ndarray, num_points: Sequence[int]) -> None:
-    """Raise unless every point is in exactly one leaf."""
-    if np.any(nodes.length <= 0):
-        raise DataError(f"scene {nodes.scene[np.argmin(nodes.length)]} of the batch has a region without points")
-    child = nodes.parent >= 0
-    if np.any(nodes.level[child] != nodes.level[nodes.parent[child]] + 1):
-        raise DataError("the level of a region is not that of its parent plus one")
-    held = nodes.indices[_ranges(nodes.start[is_leaf], nodes.length[is_leaf])]
-    total = int(np.sum(num_points))
-    if len(held) and (held.min() < 0 or held.max() >= total):
-        raise DataError(f"a region contains a point outside 0 to {total - 1}")
-    times = np.bincount(held, minlength=total)
-    if np.any(times != 1):
-        worst = int(np.argmax(times != 1))
-        scene = int(np.searchsorted(_starts(num_points), worst, side="right")) - 1
-        raise DataError(
-            f"scene {scene} of the batch: point {worst - _starts(num_points)[scene]} is in {times[worst]} leaves "
-            f"of its tree; it must be in one ({int((times != 1).sum())} such points in the batch)",
-            hint="let dbbd build the trees, or fix those of the file",
-        )
 
 
 def _starts(lengths: Sequence[int] | np.ndarray) -> np.ndarray:

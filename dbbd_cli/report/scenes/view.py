@@ -79,7 +79,7 @@ def view_scene(coord: np.ndarray, width: int, height: int) -> SceneView:
         width: maximum W.
         height: maximum H.
     """
-    points = _turned(coord.astype(np.float64))
+    points = _axis_aligned(coord.astype(np.float64))
     floor, top = np.percentile(points[:, 2], [0.5, 99.5])
     cut = _KEPT_HEIGHT * (top - floor) if top - floor >= _ROOM_HEIGHT else None
     kept = np.arange(len(points)) if cut is None else np.flatnonzero(points[:, 2] <= floor + cut)
@@ -91,7 +91,7 @@ def view_scene(coord: np.ndarray, width: int, height: int) -> SceneView:
     return SceneView(owner, _light(seen_depth), cut)
 
 
-def _turned(points: np.ndarray) -> np.ndarray:
+def _axis_aligned(points: np.ndarray) -> np.ndarray:
     """The points, centered and rotated about z to the smallest bounding box, the longer side along x."""
     points = points - (points.min(axis=0) + points.max(axis=0)) / 2
     best = (math.inf, 0.0)
@@ -103,8 +103,8 @@ def _turned(points: np.ndarray) -> np.ndarray:
         if sides[0] >= sides[1]:
             best = min(best, (sides[0] * sides[1], float(angle)))
     cos, sin = math.cos(best[1]), math.sin(best[1])
-    turned: np.ndarray = points @ np.array([[cos, -sin, 0], [sin, cos, 0], [0, 0, 1]])
-    return turned
+    aligned: np.ndarray = points @ np.array([[cos, -sin, 0], [sin, cos, 0], [0, 0, 1]])
+    return aligned
 
 
 def _projected(points: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, ModelWrapValidatorHandler, PrivateAttr, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from dbbd_cli.config.sections import (
     FIXED_SETTINGS,
@@ -256,30 +256,25 @@ class DbbdConfig(TaskConfig):
     training: DbbdTrainingConfig = section("optimization")
     checkpoint: DbbdCheckpointConfig = section("checkpoints")
 
-    _set_by_small_mode: frozenset[str] = PrivateAttr(frozenset())
-
     @property
     def set_by_small_mode(self) -> frozenset[str]:
-        """The dotted keys that `small_mode` set, because the configuration did not."""
-        return self._set_by_small_mode
+        """The dotted keys that have their values of `small_mode`; none if it is off."""
+        sections = SMALL if self.small_mode else {}
+        return frozenset(
+            f"{name}.{key}"
+            for name, settings in sections.items()
+            for key, value in settings.items()
+            if getattr(getattr(self, name), key) == value
+        )
 
-    def __eq__(self, other: object) -> bool:
-        """Whether the settings are equal, no matter whether `small_mode` set them."""
-        return isinstance(other, DbbdConfig) and self.__dict__ == other.__dict__
-
-    __hash__ = Section.__hash__
-
-    @model_validator(mode="wrap")
+    @model_validator(mode="before")
     @classmethod
-    def _fill_in_small_values(cls, values: Any, check: ModelWrapValidatorHandler[DbbdConfig]) -> DbbdConfig:
+    def _fill_in_small_values(cls, values: Any) -> Any:
         if not isinstance(values, Mapping) or values.get("small_mode") is not True:
-            return check(values)
-        filled, set_here = dict(values), set()
-        for name, settings in SMALL.items():
-            written = filled.get(name, {})
-            if isinstance(written, Mapping):
-                filled[name] = {**settings, **written}
-                set_here |= {f"{name}.{key}" for key in settings.keys() - written.keys()}
-        config = check(filled)
-        config._set_by_small_mode = frozenset(set_here)
-        return config
+            return values
+        small = {
+            name: {**settings, **written}
+            for name, settings in SMALL.items()
+            if isinstance(written := values.get(name, {}), Mapping)
+        }
+        return {**values, **small}

@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 _LOSS: dict[str, Any] = {"marker": "o", "markersize": 9, "linestyle": "none", "color": SERIES[0]}
 _CHANCE: dict[str, Any] = {"marker": "|", "markersize": 17, "markeredgewidth": 2, "linestyle": "none", "color": MUTED}
 _TOP1 = SERIES[2]
-_BESIDE: dict[str, Any] = {"textcoords": "offset points", "fontsize": 9.5}
+_ANNOTATION: dict[str, Any] = {"textcoords": "offset points", "fontsize": 9.5}
 _MEANS = (("loss", "loss"), ("regions", "region_loss"), ("points", "point_loss"))
 
 
 def dbbd_figures(evaluation: Mapping[str, Any], scene: Mapping[str, ndarray] | None) -> dict[str, Callable[[], Figure]]:
-    """Functions that draw what there is of `level_losses`, `probe`, `scene_features` and `region_tree`.
+    """Functions that draw `level_losses`, `probe`, `scene_features` and `region_tree`, as far as there are data.
 
     Args:
         evaluation: the content of `evaluation.json`; see `DbbdEvaluation`.
@@ -99,7 +99,7 @@ def _draw_loss(axes: Axes, place: int, loss: float | None, chance: float | None)
         side = -1 if loss is not None and loss > chance else 1
         align: Literal["left", "right"] = "left" if side > 0 else "right"
         text = number(chance, 2)
-        axes.annotate(text, (chance, place), (9 * side, 0), color=MUTED, ha=align, va="center", **_BESIDE)
+        axes.annotate(text, (chance, place), (9 * side, 0), color=MUTED, ha=align, va="center", **_ANNOTATION)
     if loss is None:
         return
     if chance is not None:
@@ -107,13 +107,13 @@ def _draw_loss(axes: Axes, place: int, loss: float | None, chance: float | None)
         color = SERIES[0] if loss <= chance else WARNING
         axes.plot([loss, chance], [place, place], color=color, linewidth=6, alpha=0.3, solid_capstyle="butt", zorder=1)
     axes.plot([loss], [place], **_LOSS)
-    axes.annotate(number(loss, 2), (loss, place), (0, 7), color=INK, ha="center", va="bottom", **_BESIDE)
+    axes.annotate(number(loss, 2), (loss, place), (0, 7), color=INK, ha="center", va="bottom", **_ANNOTATION)
 
 
 def _draw_top1(axes: Axes, place: int, top1: float | None, rows: float | None) -> None:
     if top1 is not None:
         axes.barh([place], [top1], height=0.5, color=_TOP1)
         end = max(top1, 1 / rows if rows is not None and rows >= 1 else 0)
-        axes.annotate(percent(top1), (end, place), (9, 0), color=INK, ha="left", va="center", **_BESIDE)
+        axes.annotate(percent(top1), (end, place), (9, 0), color=INK, ha="left", va="center", **_ANNOTATION)
     if rows is not None and rows >= 1:
         axes.plot([1 / rows], [place], **_CHANCE)

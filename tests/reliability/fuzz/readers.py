@@ -9,7 +9,7 @@ from reader import Reader
 NAMES = {
     "scene_readers": (
         *("ply", "npy", "npz", "pickle", "scene_ply", "scene_pkl", "scene_npz", "scene_folder", "nested_tree"),
-        *("region_tree", "array_cache"),
+        "array_cache",
     ),
     "image_readers": ("image", "image_cache"),
     "text_readers": (

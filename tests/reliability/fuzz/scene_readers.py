@@ -17,15 +17,15 @@ from dbbd_cli.data.scenes.cache import SceneRef, stored_tree
 from dbbd_cli.data.scenes.formats.numpy_files import npz_names, read_npy, read_npz
 from dbbd_cli.data.scenes.formats.ply import read_vertices
 from dbbd_cli.data.scenes.pickles.arrays import load_plain
-from dbbd_cli.data.scenes.pickles.parts import RefusedPickleError, StandIn, Unbuilt
+from dbbd_cli.data.scenes.pickles.machine import RefusedPickleError, StandIn, Unbuilt
 from dbbd_cli.data.scenes.reader import read_scene
 from dbbd_cli.data.scenes.scene import Scene
 from dbbd_cli.data.scenes.trees.nested import tree_from_nested
-from dbbd_cli.data.scenes.trees.region_tree import MAX_LEVEL, RegionTree, check_tree
+from dbbd_cli.data.scenes.trees.region_tree import MAX_LEVEL, RegionTree
 
 MOST = 1000
 NAMES = ("coord", "normal", "color", "segment")
-_PLAIN = (str, int, float, bytes, bool, type(None), np.generic, np.dtype, StandIn, Unbuilt)
+_PLAIN = (str, int, float, bytes, bytearray, bool, type(None), np.generic, np.dtype, StandIn, Unbuilt)
 
 
 def ply(data: bytes, folder: Path) -> None:
@@ -76,7 +76,7 @@ def scene_file(suffix: str) -> Any:
     def read(data: bytes, folder: Path) -> None:
         path = write_once(folder / f"a{suffix}", data)
         scene = read_scene(path)
-        check_scene(scene, "a")
+        check_scene(scene)
         tree = stored_tree(scene, SceneRef(path, ""))
         if tree is not None:
             check_regions(tree, scene.num_points)
@@ -93,13 +93,13 @@ def scene_folder(data: bytes, folder: Path) -> None:
         (path / f"{name}.npy").unlink(missing_ok=True)
     for name, array in zip(names, arrays, strict=False):
         write_once(path / f"{name}.npy", (before if name == "coord" else b"") + seeds.MAGIC + array)
-    check_scene(read_scene(path), "a")
+    check_scene(read_scene(path))
 
 
-def check_scene(scene: Scene, name: str) -> None:
+def check_scene(scene: Scene) -> None:
     """Check a scene against the documentation of `Scene`."""
     count = len(scene.coord)
-    require(scene.name == name and count >= 4, "it has too few points")
+    require(count >= 4, "it has too few points")
     _check_table(scene.coord, (count, 3), np.float32, -math.inf, math.inf)
     require(scene.coord[:, 2].min() == 0, "its lowest point is not at 0")
     middle = np.abs(scene.coord[:, :2].min(axis=0) + scene.coord[:, :2].max(axis=0)).max()
@@ -124,12 +124,6 @@ def _check_table(array: Any, shape: tuple[int, ...], dtype: type, low: float, hi
 def nested(data: bytes, _: Path) -> None:
     value = seeds.nested_of(data)
     check_regions(tree_from_nested(value, seeds.TREE_POINTS), seeds.TREE_POINTS)
-
-
-def flat(data: bytes, _: Path) -> None:
-    tree = RegionTree(*seeds.flat_of(data))
-    check_tree(tree, seeds.TREE_POINTS)
-    check_regions(tree, seeds.TREE_POINTS)
 
 
 def check_regions(tree: RegionTree, num_points: int) -> None:
@@ -164,6 +158,5 @@ READERS = [
     Reader("scene_npz", scene_file(".npz"), seeds.npz_files, (DataError,), seeds.sealed_zip),
     Reader("scene_folder", scene_folder, seeds.folders, (DataError,)),
     Reader("nested_tree", nested, seeds.nested_trees, (DataError,), structured=True),
-    Reader("region_tree", flat, seeds.flat_trees, (DataError,), structured=True),
     Reader("array_cache", array_cache, seeds.cache_files, ()),
 ]

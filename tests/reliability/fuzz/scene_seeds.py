@@ -38,13 +38,6 @@ TREE = {
         },
     ],
 }
-FLAT = {
-    "parent": [-1, 0, 0, 2, 2],
-    "level": [0, 1, 1, 2, 2],
-    "center_idx": [0, 2, 1, 5, 3],
-    "indices": [0, 1, 2, 3, 4, 5, 0, 2, 4, 1, 3, 5, 5, 1, 3],
-    "indices_ptr": [0, 6, 9, 12, 13, 15],
-}
 
 
 def ply_files() -> list[bytes]:
@@ -207,23 +200,8 @@ def _array_of(value: dict[str, Any]) -> Any:
         return value["array"]
 
 
-def flat_trees() -> list[bytes]:
-    alone = {"parent": [-1], "level": [0], "center_idx": [0], "indices": [0, 1, 2, 3, 4, 5], "indices_ptr": [0, 6]}
-    return [json.dumps(tree).encode() for tree in (FLAT, alone)]
-
-
-def flat_of(data: bytes) -> list[np.ndarray]:
-    """Return the arrays of a tree, of any shape."""
-    types = ("i4", "i4", "i4", "i4", "i8")
-    try:
-        content = json.loads(data)
-        return [np.array(content[name], dtype) for name, dtype in zip(FLAT, types, strict=True)]
-    except Exception:  # these types do not fit
-        return [np.array(0)] * len(FLAT)
-
-
 def cache_files() -> list[bytes]:
-    arrays = {"coord": COORD, "parent": np.array(FLAT["parent"], "i4")}
+    arrays = {"coord": COORD, "parent": np.array([-1, 0, 0, 2, 2], "i4")}
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "scene-a.arrays"
         cached_arrays(path, lambda: arrays, lambda _: True)

@@ -145,7 +145,7 @@ def test_scenes(tmp_path: Path, coord: np.ndarray, suffix: str, data: st.DataObj
         for name, array in {"coord": coord, "color": color, "segment": segment}.items():
             np.save(path / f"{name}.npy", array)
     scene = read_scene(path)
-    check_scene(scene, "scene")
+    check_scene(scene)
     np.testing.assert_allclose(scene.coord + scene.shift, coord, atol=0.2)  # float32 within 10 million units
     assert scene.color is not None
     assert scene.segment is not None

@@ -40,12 +40,6 @@ def test_the_code_that_torch_load_refuses_is_named(tmp_path: Path, archive: bool
     assert compat.refused_global(ValueError("GLOBAL os.system")) is None
 
 
-def test_names_of_python_2_are_translated() -> None:
-    assert compat.python3_name("__builtin__", "xrange") == ("builtins", "range")
-    assert compat.python3_name("commands", "getoutput") == ("subprocess", "getoutput")
-    assert compat.python3_name("a.b", "C") == ("a.b", "C")
-
-
 def test_completion_requests_are_answered() -> None:
     request = {"_DBBD_COMPLETE": "complete_bash", "COMP_WORDS": "dbbd tr", "COMP_CWORD": "1"}
     command = [sys.executable, "-m", "dbbd_cli"]

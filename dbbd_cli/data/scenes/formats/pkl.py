@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from dbbd_cli.data.scenes.formats.names import scene_arrays
-from dbbd_cli.data.scenes.pickles.arrays import load_plain
+from dbbd_cli.data.scenes.pickles.arrays import PickleFile, load_plain
 from dbbd_cli.data.scenes.scene import COLOR, COORD, MAX_POINTS, NORMAL, SEGMENT, SceneArrays
 
 _WIDTHS = {COORD: (3,), NORMAL: (3,), COLOR: (3, 4), SEGMENT: ()}
@@ -23,8 +23,7 @@ def read_pickle(path: Path) -> SceneArrays:
     Raises:
         RefusedPickleError: the pickle holds something other than plain values, arrays and tensors.
     """
-    # Mapped into memory: of a sparse file, only what its pickle refers to is read.
-    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+    with path.open("rb") as file, PickleFile(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         if data[:4] == b"PK\x03\x04":
             raise ValueError("was written by torch.save, not by pickle; save it with pickle.dump")
         content = load_plain(data)

@@ -7,9 +7,11 @@ it with the size of the file. Here every size is checked first, and text and lis
 from __future__ import annotations
 
 import io
+import mmap
 import os
 import re
 import warnings
+from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import chain, islice, takewhile
@@ -17,10 +19,10 @@ from pathlib import Path
 from typing import BinaryIO, Literal
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 
 from dbbd_cli.core.text import printable
 from dbbd_cli.data.scenes.formats.names import SPHERICAL_HARMONICS, find_columns, simplified
-from dbbd_cli.data.scenes.formats.ply_lists import Field, ListError, end_of_rows, read_rows
 from dbbd_cli.data.scenes.scene import COLOR, COORD, MAX_POINTS, NORMAL, SEGMENT, SceneArrays
 
 _TYPES = {
@@ -32,30 +34,33 @@ _TYPES = {
 }  # fmt: skip
 _Order = Literal["=", "<", ">"]
 _ORDERS: dict[str, _Order] = {"ascii": "=", "binary_little_endian": "<", "binary_big_endian": ">"}
-_MAX_HEADER_LINES = 1000
-"""Comments not included."""
-_MAX_HEADER_BYTES = 1 << 22
-_LINE_OVERHEAD = 100
-"""Bytes charged for a header line in addition to its own, for the time that parsing it takes."""
-_HEADER_CHUNK = 1 << 12
+_MAX_HEADER_BYTES = 1 << 20
 _MAX_DATA_LINE = 1 << 20
 _MAX_BLANK_LINES = 10_000
 _MAX_SKIPPED_LINES = 1_000_000
 """Lines of other elements before the points of an ASCII file; skipping this many takes about a second."""
-_MAX_SKIPPED_ROWS = 100_000_000
-"""Rows with lists before the points of a binary file; skipping this many takes a second if all have the same length."""
-_MAX_LINES_TOGETHER, _MAX_CHARACTERS_TOGETHER = 1 << 16, 1 << 23
-"""Lines with lists that are parsed together, and roughly how much text."""
+_MAX_LISTS = 20_000_000
+"""Lists in and before the points of a binary file, read one by one in about ten seconds."""
+_BLOCK = 1 << 16
+"""Rows with lists that are read together."""
 _NOT_A_NUMBER = re.compile(r"[-+]?(?:\d\.#[A-Za-z]+\d*|nan\([^()\s]*\))")
 """NaN and infinity as programs built with Microsoft's compilers write them: `-nan(ind)`, `1.#QNAN`, `-1.#IND`."""
 _FIRST_HARMONIC = 0.5 / np.sqrt(np.pi)
 
 
 @dataclass(frozen=True)
-class _Property(Field):
-    """A property of an element; its name is in lower case."""
+class _Property:
+    """A number in each row, or a list of numbers.
+
+    Attributes:
+        name: its name in lower case.
+        dtype: type of the numbers.
+        length: type of the length that precedes a list; None if the property is not a list.
+    """
 
     name: str
+    dtype: np.dtype
+    length: np.dtype | None
 
 
 @dataclass(frozen=True)
@@ -67,14 +72,14 @@ class _Element:
     properties: list[_Property]
 
     @property
-    def has_lists(self) -> bool:
-        """Whether rows may differ in length."""
-        return any(p.length is not None for p in self.properties)
+    def num_lists(self) -> int:
+        """Lists in each row, whose length depends on them."""
+        return len(self.properties) - len(self.numbers)
 
     @property
     def min_row_size(self) -> int:
         """Bytes of a row whose lists are empty."""
-        return sum(p.min_size for p in self.properties)
+        return sum((p.length or p.dtype).itemsize for p in self.properties)
 
     @property
     def numbers(self) -> list[_Property]:
@@ -128,11 +133,11 @@ def read_vertices(path: Path, max_points: int) -> dict[str, np.ndarray]:
             raise ValueError("has no numeric properties for its points")
         if order == "=":
             return _read_ascii(file, before, points, size)
-        if sum(element.count for element in before if element.has_lists) > _MAX_SKIPPED_ROWS:
-            raise ValueError(f"has more than {_MAX_SKIPPED_ROWS:,} lists before its points; put element vertex first")
+        if sum(element.count * element.num_lists for element in (*before, points)) > _MAX_LISTS:
+            raise ValueError(f"has more than {_MAX_LISTS:,} lists in or before its points; save it without them")
         for element in before:
             _skip_binary(file, element, size)
-        return (_read_binary_lists if points.has_lists else _read_binary)(file, points, size)
+        return (_read_binary_lists if points.num_lists else _read_binary)(file, points, size)
 
 
 # Header
@@ -140,24 +145,19 @@ def read_vertices(path: Path, max_points: int) -> dict[str, np.ndarray]:
 
 def _read_header(file: BinaryIO) -> tuple[_Order, list[_Element]]:
     """The byte order of the numbers ("=" for text) and the elements; the file is left at the first byte of data."""
-    start = file.read(5)
-    newline = b"\r" if start[3:4] == b"\r" and start[4:] != b"\n" else b"\n"  # CR alone: Rhino
-    file.seek(0)
-    if _header_line(file, newline, _HEADER_CHUNK).rstrip() != b"ply":
+    head = file.read(_MAX_HEADER_BYTES)
+    start = re.match(rb"ply[ \t]*(\r\n|\n|\r)", head)
+    if start is None:
         raise ValueError("is not a PLY file: it does not begin with the line ply")
+    newline = start[1][-1:]  # "\r" alone: Rhino
+    end = re.search(newline + rb"end_header[ \t\r]*?" + newline, head)
+    if end is None:
+        raise ValueError(f"its header is truncated, invalid, or longer than {_MAX_HEADER_BYTES:,} bytes")
+    file.seek(end.end())
     order: _Order | None = None
     elements: list[_Element] = []
-    lines_left, bytes_left = _MAX_HEADER_LINES, _MAX_HEADER_BYTES
-    while lines_left > 0 and bytes_left > 0:
-        line = _header_line(file, newline, bytes_left)
-        bytes_left -= len(line) + _LINE_OVERHEAD
-        if not line.endswith(newline):
-            raise ValueError("its header is truncated or invalid")
+    for line in head[start.end() : end.start()].split(newline):
         match line.decode("latin1").split():
-            case ["end_header"]:
-                if not order:
-                    raise ValueError("its header does not name a format")
-                return order, elements
             case [] | ["comment" | "obj_info", *_]:
                 continue
             case ["format", name, _] if name in _ORDERS and not order:
@@ -168,29 +168,16 @@ def _read_header(file: BinaryIO) -> tuple[_Order, list[_Element]]:
                 if _TYPES[length].startswith("f"):
                     raise ValueError("its header has a list whose length is not an integer")
                 assert order
-                elements[-1].properties.append(_Property(_dtype(kind, order), _dtype(length, order), _joined(name)))
+                elements[-1].properties.append(_Property(_joined(name), _dtype(kind, order), _dtype(length, order)))
             case ["property", kind, *name] if kind in _TYPES and name and elements:
                 assert order
-                elements[-1].properties.append(_Property(_dtype(kind, order), None, _joined(name)))
+                elements[-1].properties.append(_Property(_joined(name), _dtype(kind, order), None))
             case _:
                 invalid = printable(line[:60].decode("latin1").strip())
                 raise ValueError(f"its header has an invalid line: {invalid}")
-        lines_left -= 1
-    raise ValueError(f"its header has more than {_MAX_HEADER_LINES} lines, or too many comments")
-
-
-def _header_line(file: BinaryIO, newline: bytes, limit: int) -> bytes:
-    """The next line with its ending, or its first `limit` bytes."""
-    if newline == b"\n":
-        return file.readline(limit)
-    position, line = file.tell(), bytearray()
-    while len(line) < limit and (chunk := file.read(_HEADER_CHUNK)):
-        before, end, _ = chunk.partition(newline)
-        line += before + end
-        if end:
-            break
-    file.seek(position + len(line))
-    return bytes(line)
+    if order is None:
+        raise ValueError("its header does not name a format")
+    return order, elements
 
 
 def _joined(words: list[str]) -> str:
@@ -224,28 +211,75 @@ def _read_binary(file: BinaryIO, element: _Element, size: int) -> dict[str, np.n
 
 
 def _read_binary_lists(file: BinaryIO, element: _Element, size: int) -> dict[str, np.ndarray]:
-    start = file.tell()  # mapping the file moves its position
-    try:
-        columns, _ = read_rows(_mapped(file), start, element.count, element.properties)
-    except ListError as error:
-        raise ValueError(f"{error} in its {element}") from error
+    runs: list[list[tuple[str, np.dtype]]] = [[]]  # the numbers between two lists, which are read together
+    for p in element.properties:
+        if p.length is None:
+            runs[-1].append((f"f{len(runs[-1])}", p.dtype))
+        else:
+            runs.append([])
+    dtypes = [np.dtype(run) for run in runs]
+    found = [[np.empty((0, dtype.itemsize), np.uint8)] for dtype in dtypes]
+    data = mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ)
+    for rows in _rows_with_lists(data, file.tell(), element):
+        for blocks, offsets, dtype in zip(found, rows.T, dtypes, strict=False):
+            blocks.append(sliding_window_view(np.frombuffer(data, np.uint8), dtype.itemsize)[offsets])
+    columns = []
+    for blocks, dtype in zip(found, dtypes, strict=True):
+        if dtype.names:
+            table = np.concatenate(blocks).view(dtype)[:, 0]
+            columns += [table[name] for name in dtype.names]
     return _native(element, columns)
 
 
 def _skip_binary(file: BinaryIO, element: _Element, size: int) -> None:
-    start = file.tell()
-    try:
-        if element.has_lists:
-            end = end_of_rows(_mapped(file), start, element.count, element.properties)
-        else:
-            end = min(start + element.count * element.min_row_size, size)
-    except ListError as error:
-        raise ValueError(f"{error} in its {element}") from error
+    end = file.tell()
+    if element.num_lists:
+        with mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ) as data:
+            for rows in _rows_with_lists(data, end, element):
+                end = int(rows[-1, -1])
+    else:
+        end = min(end + element.count * element.min_row_size, size)
     file.seek(end)
 
 
-def _mapped(file: BinaryIO) -> np.ndarray:
-    return np.asarray(np.memmap(file, np.uint8, "r"))
+def _rows_with_lists(data: mmap.mmap, offset: int, element: _Element) -> Iterator[np.ndarray]:
+    """Walk through the rows of an element with L lists from an offset on, in blocks.
+
+    Yields:
+        Offsets `(rows, L + 2)` int64: of the first number of each row, of the end of each list, and of the next row.
+    """
+    lists: list[tuple[int, int, Literal["big", "little"], bool, int]] = []
+    after = 0  # bytes since the last list
+    for p in element.properties:
+        if p.length is None:
+            after += p.dtype.itemsize
+        else:
+            order: Literal["big", "little"] = "big" if p.length.byteorder == ">" else "little"
+            lists.append((after, p.length.itemsize, order, p.length.kind == "i", p.dtype.itemsize))
+            after = 0
+    size = len(data)
+    truncated = ValueError(f"is truncated in its {element}")
+    if element.count * element.min_row_size > size - offset:
+        raise truncated
+    for first in range(0, element.count, _BLOCK):
+        num_rows = min(_BLOCK, element.count - first)
+        offsets = array("q")
+        for _ in range(num_rows):
+            offsets.append(offset)
+            for before, width, order, signed, item in lists:
+                offset += before + width
+                length = int.from_bytes(data[offset - width : offset], order, signed=signed)
+                if length < 0:
+                    raise ValueError(f"has a list of negative length in its {element}")
+                offset += length * item
+                if offset > size:
+                    raise truncated
+                offsets.append(offset)
+            offset += after
+            offsets.append(offset)
+        if offset > size:
+            raise truncated
+        yield np.frombuffer(offsets, np.int64).reshape(num_rows, -1)
 
 
 def _native(element: _Element, columns: list[np.ndarray]) -> dict[str, np.ndarray]:
@@ -269,13 +303,13 @@ def _read_ascii(file: BinaryIO, before: list[_Element], element: _Element, size:
     for other in before:
         if other.properties and sum(1 for _ in islice(lines, other.count)) < other.count:
             raise ValueError(f"is truncated in its {other}")
-    if element.has_lists:
+    if element.num_lists:
         first = next(lines, "")
         lines = chain([first], lines)
         # Blender 2.7 declares the list of a mesh without faces for its points, and writes no values for it.
         if len(first.split()) == len(element.numbers):
             element = replace(element, properties=element.numbers)
-    columns = (_parse_lists if element.has_lists else _parse_numbers)(lines, element)
+    columns = (_parse_lists if element.num_lists else _parse_numbers)(lines, element)
     return _named(element, [_as_declared(column, p.dtype) for column, p in zip(columns, element.numbers, strict=True)])
 
 
@@ -316,34 +350,27 @@ def _parse_numbers(lines: Iterator[str], element: _Element) -> list[np.ndarray]:
 
 def _parse_lists(lines: Iterator[str], element: _Element) -> list[np.ndarray]:
     """The numbers of each line that are not in a list."""
-    fields = [Field(np.dtype(np.float64), None if p.length is None else np.dtype(np.int64)) for p in element.properties]
-    found: list[list[np.ndarray]] = [[] for _ in element.numbers]
-    done = 0
-    while done < element.count:
-        block: list[str] = []
-        characters = 0
-        for line in islice(lines, min(element.count - done, _MAX_LINES_TOGETHER)):
-            block.append(line)
-            characters += len(line)
-            if characters > _MAX_CHARACTERS_TOGETHER:
-                break
-        if not block:
-            raise _missing_lines(element, done)
-        done += len(block)
+    numbers = array("d")
+    for line in islice(lines, element.count):
+        values, place = line.split(), 0
         try:
-            values = np.fromiter(map(float, "".join(block).split()), np.float64)
-            exact = np.where(np.abs(values) < 2**53, values, -1)
-            lengths = np.where(exact == np.rint(exact), exact, -1).astype(np.int64)
-            columns, end = read_rows(
-                lengths.view(np.uint8), 0, len(block), fields, values=np.ascontiguousarray(values).view(np.uint8)
-            )
-            if end != values.nbytes:
-                raise ListError("more numbers than its lists have")
-        except ValueError as error:
+            for p in element.properties:
+                if p.length is None:
+                    numbers.append(float(values[place]))
+                elif (length := int(values[place])) >= 0:
+                    place += length
+                else:
+                    raise ValueError(f"length {length}")
+                place += 1
+            if place != len(values):
+                raise ValueError(f"{len(values)} numbers instead of {place}")
+        except (IndexError, ValueError) as error:
             raise _invalid_line(error, "the numbers and lists that its header declares") from error
-        for blocks, column in zip(found, columns, strict=True):
-            blocks.append(column)
-    return [np.concatenate([np.empty(0), *blocks]) for blocks in found]
+    table = np.frombuffer(numbers, np.float64) if numbers else np.empty(0)
+    rows = table.reshape(-1, len(element.numbers))
+    if len(rows) < element.count:
+        raise _missing_lines(element, len(rows))
+    return list(rows.T)
 
 
 def _invalid_line(error: Exception, expected: str) -> ValueError:

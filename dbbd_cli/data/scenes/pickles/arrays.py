@@ -6,6 +6,7 @@ internals a file may set, or a tensor that exceeds its storage, gives access to 
 
 from __future__ import annotations
 
+import io
 import math
 import mmap
 import re
@@ -14,8 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from dbbd_cli.data.scenes.pickles.machine import PickleMachine
-from dbbd_cli.data.scenes.pickles.parts import RefusedPickleError, StandIn, Unbuilt, checked_keys
+from dbbd_cli.data.scenes.pickles.machine import PickleMachine, RefusedPickleError, StandIn, Unbuilt, checked_keys
 
 _DTYPE = re.compile(r"b1|[iu][1248]|f[248]|[US][1-9][0-9]{0,4}")
 _STORAGES = {
@@ -28,6 +28,15 @@ _STORAGE_MAGIC = 0x1950A86A20F9469CFC6C
 _STORAGE_VERSION = 1001
 
 
+class PickleFile(mmap.mmap):
+    """A pickle mapped into memory: of a sparse file, only what its opcodes refer to is read."""
+
+    def readline(self) -> bytes:
+        """The next line, or nothing if it has more than 1,000 bytes: a hole in a sparse file is an endless line."""
+        start = self.tell()
+        return self.read(max(self.find(b"\n", start, start + 1000) + 1 - start, 0))
+
+
 def load_plain(data: bytes | mmap.mmap) -> Any:
     """Read a pickle (protocols 2 to 5) of plain containers, numbers, text, numpy arrays and torch tensors.
 
@@ -38,7 +47,8 @@ def load_plain(data: bytes | mmap.mmap) -> Any:
         RefusedPickleError: it holds anything else; the message names what.
         ValueError: it is damaged.
     """
-    return PickleMachine(data, _Rebuilder(4 * len(data) + 65536).stand_ins()).load()
+    stream = io.BytesIO(data) if isinstance(data, bytes) else data
+    return PickleMachine(stream, _Rebuilder(4 * len(data) + 65536).stand_ins()).load()
 
 
 class _Rebuilder:
@@ -55,7 +65,7 @@ class _Rebuilder:
     def stand_ins(self) -> dict[str, StandIn]:
         meanings: dict[str, Any] = {
             "_codecs.encode": self._encode,
-            "collections.OrderedDict": self._ordered_dict,
+            "collections.OrderedDict": lambda: OrderedDict(),
             "numpy.ndarray": None,
             "numpy.dtype": self._dtype,
             "torch.Size": _sizes,
@@ -99,9 +109,6 @@ class _Rebuilder:
         self._spend(64 * len(items))
         return checked_keys(items)
 
-    def _ordered_dict(self) -> OrderedDict[Any, Any]:
-        return OrderedDict()
-
     def _dtype(self, code: str, *_: object) -> Unbuilt:
         if isinstance(code, str) and code.startswith("O"):
             raise RefusedPickleError("has an array of Python objects")
@@ -126,7 +133,7 @@ class _Rebuilder:
         return Unbuilt(complete)
 
     def _array_of_buffer(self, raw: object, dtype: object, shape: object, order: str) -> np.ndarray:
-        if not isinstance(dtype, np.dtype) or not isinstance(raw, bytes) or order not in ("C", "F"):
+        if not isinstance(dtype, np.dtype) or not isinstance(raw, (bytes, bytearray)) or order not in ("C", "F"):
             raise TypeError
         if math.prod(_sizes(shape)) * dtype.itemsize != len(raw):
             raise ValueError("has an array whose size does not fit its bytes")
@@ -143,15 +150,18 @@ class _Rebuilder:
         self._storages_left -= 1  # one payload may occur in many places, and is read each time
         if self._storages_left < 0:
             raise ValueError(f"has more than {_MAX_STORAGES:,} tensors; save arrays")
-        machine = PickleMachine(payload, _STORAGE_TYPES, _storage_type, max_steps=1000)
+        stream = io.BytesIO(payload)
+        machine = PickleMachine(stream, _STORAGE_TYPES, _storage_type, max_steps=1000)
         magic, version, system, dtype, keys = (machine.load() for _ in range(5))
         if magic != _STORAGE_MAGIC or version != _STORAGE_VERSION or not isinstance(dtype, str) or len(keys) != 1:
             raise ValueError("has a damaged tensor")
         if not isinstance(system, dict) or system.get("little_endian") is not True:
             raise ValueError("has a tensor of a big-endian machine, which is not supported")
-        count = int.from_bytes(machine.take(8), "little")
+        count = int.from_bytes(stream.read(8), "little")
         item = np.dtype("<u2" if dtype == "bfloat16" else dtype)
-        raw = machine.take(count * item.itemsize)
+        raw = stream.read(count * item.itemsize)
+        if len(raw) != count * item.itemsize:
+            raise ValueError("has a damaged tensor")
         self._spend(len(raw))
         if dtype == "bfloat16":  # the upper half of a float32
             self._spend(len(raw))

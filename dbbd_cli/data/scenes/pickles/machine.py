@@ -1,38 +1,77 @@
 """A restricted unpickler for scenes: plain values and a fixed list of stand-ins, and no code of the file.
 
-It restarts Python's unpickler because that one trusts the sizes in a file, even with a restricted `find_class`: a file
+It replaces Python's unpickler because that one trusts the sizes in a file, even with a restricted `find_class`: a file
 of 9 bytes made it allocate 1.5 GB in 3 s, and the largest such file asks for 64 GB. Here it takes no memory and less
-than 1 ms. This reader has only the opcodes of plain values, checks every length against the size of the file, counts
-its steps, and calls nothing but the functions that it was given by name.
+than 1 ms. `pickletools` decodes the opcodes, and reads no more than the file holds. Only those of plain values are
+executed; they are counted, and call nothing but the functions that were given by name.
 """
 
 from __future__ import annotations
 
+import io
 import mmap
 import pickletools
-import struct
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import IO, Any, cast
 
 from dbbd_cli.core.text import printable
-from dbbd_cli.data.scenes.pickles.parts import RefusedPickleError, StandIn, Unbuilt, checked_keys
-from dbbd_cli.data.scenes.pickles.search import name_of, names_of_globals
 
 MAX_STEPS = 3_000_000
 """Opcodes in one pickle: a few for each number in a list. Each can take about 50 bytes of memory."""
 
 _MAX_MARKS = 1000
 """Maximum depth of nested containers."""
-_UINT8, _UINT16, _UINT32, _UINT64 = (struct.Struct(f"<{kind}") for kind in "BHIQ")
-_INT32, _FLOAT64 = struct.Struct("<i"), struct.Struct(">d")
+_MAX_SEARCHED = 100_000
+"""Opcodes of an old pickle that are searched for code; this takes a tenth of a second."""
+_LARGEST_KEY = 1 << 63
+_MAX_NUMBERS = 20_000
+_INVALID = "is not a valid pickle"
+_KEY_TYPES = (str, int, float, bytes, type(None))
+
+
+class RefusedPickleError(ValueError):
+    """A pickle contains more than plain values; the message names it."""
+
+
+@dataclass(frozen=True, eq=False)
+class StandIn:
+    """The replacement of a global of the file: `call` instead of the code of that name."""
+
+    name: str
+    call: Callable[..., object]
+
+
+@dataclass(eq=False)
+class Unbuilt:
+    """An object that a later opcode (BUILD) completes."""
+
+    complete: Callable[[object], object]
+    memo_keys: list[int] = field(default_factory=list)
+
+
+def checked_keys(keys: list[Any], held: int = 0) -> list[Any]:
+    """The keys of a dict or items of a set with `held` others; raises unless they are texts or numbers."""
+    # Hashing deeply nested tuples overflows the stack of the process.
+    if not all(isinstance(key, _KEY_TYPES) for key in keys):
+        raise ValueError("has a key that is neither text nor a number")
+    # Any number of larger integers share a hash, and each is compared with all before; of these, eight do.
+    if not all(-_LARGEST_KEY <= key < _LARGEST_KEY for key in keys if type(key) is int):
+        raise ValueError("has a key that is too large a number")
+    # Numbers can be chosen to collide in the table. Hashes of texts are unpredictable.
+    if held + len(keys) > _MAX_NUMBERS and any(isinstance(key, (int, float)) for key in keys):
+        raise ValueError(f"has more than {_MAX_NUMBERS:,} keys, numbers among them")
+    return keys
 
 
 class PickleMachine:
-    """Reads consecutive pickles in `data`.
+    """Reads consecutive pickles.
 
     Args:
-        data: the bytes, possibly a memory-mapped file.
+        stream: the pickles.
         stand_ins: the meaning of globals "module.name"; all others are refused.
         persistent: the meaning of a persistent id; None refuses them.
         max_steps: maximum number of opcodes over all `load` calls.
@@ -40,13 +79,12 @@ class PickleMachine:
 
     def __init__(
         self,
-        data: bytes | mmap.mmap,
+        stream: io.BytesIO | mmap.mmap,
         stand_ins: Mapping[str, StandIn],
         persistent: Callable[[object], object] | None = None,
         max_steps: int = MAX_STEPS,
     ) -> None:
-        self.data = data
-        self.position = 0
+        self.stream = stream
         self._stand_ins = stand_ins
         self._persistent = persistent
         self._max_steps = self._steps_left = max_steps
@@ -63,68 +101,39 @@ class PickleMachine:
         """
         self._stack, self._marks, self._memo = [], [], {}
         try:
-            while True:
-                code = self._byte()
+            for opcode, argument in _opcodes(self.stream):
                 self._steps_left -= 1
                 if self._steps_left < 0:
                     raise ValueError(f"has more than {self._max_steps:,} values")
-                if code == 0x2E:  # STOP
+                name = opcode.name
+                if name in _VALUES:
+                    self._stack.append(argument)
+                elif name == "STOP":
                     return self._stack.pop()
-                action = _ACTIONS.get(code)
-                if action is None:
-                    self._refuse(code)
+                elif name in _ACTIONS:
+                    _ACTIONS[name](self, argument)
                 else:
-                    action(self)
-        except struct.error as error:  # the data ends within a number
-            raise ValueError("is truncated") from error
-        except (IndexError, KeyError, UnicodeDecodeError) as error:
-            raise ValueError("is not a valid pickle") from error
+                    self._refuse(opcode, argument)
+        except (IndexError, KeyError) as error:
+            raise ValueError(_INVALID) from error
 
-    def take(self, count: int) -> bytes:
-        """The next `count` bytes."""
-        end = self.position + count
-        if end > len(self.data):
-            raise ValueError("is truncated")
-        part = self.data[self.position : end]
-        self.position = end
-        return part
-
-    def _byte(self) -> int:
-        start = self.position
-        if start >= len(self.data):
-            raise ValueError("is truncated")
-        self.position = start + 1
-        return self.data[start]
-
-    def _number(self, layout: struct.Struct) -> Any:
-        start = self.position
-        self.position = start + layout.size
-        return layout.unpack_from(self.data, start)[0]
-
-    def _line(self) -> str:
-        end = self.data.find(b"\n", self.position, self.position + 1000)
-        if end < 0:
-            raise ValueError("is not a valid pickle")
-        line = self.take(end - self.position)
-        self.position += 1
-        return line.decode("latin1")
-
-    def _refuse(self, code: int) -> None:
-        names = names_of_globals(self.data, self.position - 1)
-        wanted = next((name for name in names if name not in self._stand_ins), None)
-        if wanted is not None:
-            raise RefusedPickleError(f"refers to the code of {printable(wanted)}")
-        if code in b"SVILFgpPTU":
-            raise ValueError(
-                "is in an old form of pickle (protocol 0 or 1, or written by Python 2); "
-                "save it again with Python 3, with protocol 2 or later"
-            )
-        if chr(code) not in {known.code for known in pickletools.opcodes}:
-            raise ValueError("is not a valid pickle")
-        raise RefusedPickleError(f"has an operation (0x{code:02x}) that plain values do not need")
-
-    def _push(self, value: Any) -> None:
-        self._stack.append(value)
+    def _refuse(self, opcode: pickletools.OpcodeInfo, argument: Any) -> None:
+        if opcode.name == "INST":
+            raise _refused_code(argument.replace(" ", "."))
+        if opcode.proto > 1 or opcode.name == "OBJ":
+            raise RefusedPickleError(f"has an operation ({opcode.name}) that plain values do not need")
+        # Do not advise to save a file again, and thus to load it, if it would run code.
+        names: list[str] = []
+        with suppress(ValueError):
+            for other, argument in islice(_opcodes(self.stream), _MAX_SEARCHED):
+                if other.name in ("GLOBAL", "INST"):
+                    names.append(argument.replace(" ", "."))
+        if refused := [name for name in names if name not in self._stand_ins]:
+            raise _refused_code(refused[0])
+        raise ValueError(
+            "is in an old form of pickle (protocol 0 or 1, or written by Python 2); "
+            "save it again with Python 3, with protocol 2 or later"
+        )
 
     def _push_container(self, value: Any, cost: int = 2) -> None:
         self._steps_left -= cost  # containers take more time and memory than numbers
@@ -139,15 +148,6 @@ class PickleMachine:
             raise ValueError("is nested too deeply")
         self._marks.append(self._stack)
         self._stack = []
-
-    def _push_text(self, layout: struct.Struct) -> None:
-        self._stack.append(str(self.take(self._number(layout)), "utf-8", "surrogatepass"))
-
-    def _push_bytes(self, layout: struct.Struct) -> None:
-        self._stack.append(self.take(self._number(layout)))
-
-    def _push_long(self, layout: struct.Struct) -> None:
-        self._stack.append(int.from_bytes(self.take(self._number(layout)), "little", signed=True))
 
     def _push_tuple(self, count: int) -> None:
         items = tuple(self._stack[-count:])
@@ -164,19 +164,19 @@ class PickleMachine:
     def _append(self, items: list[Any]) -> None:
         target = self._stack[-1]
         if type(target) is not list:
-            raise ValueError("is not a valid pickle")
+            raise ValueError(_INVALID)
         target.extend(items)
 
     def _set_items(self, items: list[Any]) -> None:
         target = self._stack[-1]
         if not isinstance(target, dict) or len(items) % 2:
-            raise ValueError("is not a valid pickle")
+            raise ValueError(_INVALID)
         target.update(zip(checked_keys(items[::2], len(target)), items[1::2], strict=True))
 
     def _add_items(self) -> None:
         items = self._pop_mark()
         if type(self._stack[-1]) is not set:
-            raise ValueError("is not a valid pickle")
+            raise ValueError(_INVALID)
         self._stack[-1].update(checked_keys(items, len(self._stack[-1])))
 
     def _push_dict(self) -> None:
@@ -186,17 +186,17 @@ class PickleMachine:
 
     def _push_global(self, module: object, name: object) -> None:
         if not isinstance(module, str) or not isinstance(name, str):
-            raise ValueError("is not a valid pickle")
+            raise ValueError(_INVALID)
         stand_in = self._stand_ins.get(f"{module}.{name}")
         if stand_in is None:
-            raise RefusedPickleError(f"refers to the code of {printable(name_of(module, name))}")
+            raise _refused_code(f"{module}.{name}")
         self._stack.append(stand_in)
 
     def _new_object(self) -> None:
         self._stack.pop()
         kind = self._stack.pop()
         if isinstance(kind, StandIn):
-            raise RefusedPickleError(f"refers to the code of {printable(kind.name)}")
+            raise _refused_code(kind.name)
         raise RefusedPickleError("creates an object that is not a plain value")
 
     def _reduce(self) -> None:
@@ -233,55 +233,63 @@ class PickleMachine:
         self._stack.append(self._persistent(self._stack.pop()))
 
 
-_ACTIONS: dict[int, Callable[[PickleMachine], object]] = {
-    0x80: lambda m: m.take(1),  # PROTO
-    0x95: lambda m: m.take(8),  # FRAME: a hint for reading ahead
-    ord("("): PickleMachine._push_mark,
-    ord("0"): lambda m: m._stack.pop(),
-    ord("1"): PickleMachine._pop_mark,
-    ord("2"): lambda m: m._push(m._stack[-1]),
-    ord("N"): lambda m: m._push(None),
-    0x88: lambda m: m._push(True),
-    0x89: lambda m: m._push(False),
-    ord("K"): lambda m: m._push(m._byte()),
-    ord("M"): lambda m: m._push(m._number(_UINT16)),
-    ord("J"): lambda m: m._push(m._number(_INT32)),
-    ord("G"): lambda m: m._push(m._number(_FLOAT64)),
-    0x8A: lambda m: m._push_long(_UINT8),
-    0x8B: lambda m: m._push_long(_UINT32),
-    0x8C: lambda m: m._push_text(_UINT8),
-    ord("X"): lambda m: m._push_text(_UINT32),
-    0x8D: lambda m: m._push_text(_UINT64),
-    ord("C"): lambda m: m._push_bytes(_UINT8),
-    ord("B"): lambda m: m._push_bytes(_UINT32),
-    0x8E: lambda m: m._push_bytes(_UINT64),
-    0x96: lambda m: m._push_bytes(_UINT64),  # BYTEARRAY8, which is never modified here
-    ord("]"): lambda m: m._push_container([]),
-    ord("}"): lambda m: m._push_container({}),
-    ord(")"): lambda m: m._push(()),
-    0x8F: lambda m: m._push_container(set(), cost=4),
-    ord("l"): lambda m: m._push_container(m._pop_mark()),
-    ord("t"): lambda m: m._push_container(tuple(m._pop_mark())),
-    ord("d"): PickleMachine._push_dict,
-    0x85: lambda m: m._push_tuple(1),
-    0x86: lambda m: m._push_tuple(2),
-    0x87: lambda m: m._push_tuple(3),
-    0x81: PickleMachine._new_object,
-    0x90: PickleMachine._add_items,
-    0x91: lambda m: m._push_container(frozenset(checked_keys(m._pop_mark())), cost=4),
-    ord("a"): lambda m: m._append([m._stack.pop()]),
-    ord("e"): lambda m: m._append(m._pop_mark()),
-    ord("s"): lambda m: m._set_items([m._stack.pop(-2), m._stack.pop()]),
-    ord("u"): lambda m: m._set_items(m._pop_mark()),
-    ord("q"): lambda m: m._put(m._byte()),
-    ord("r"): lambda m: m._put(m._number(_UINT32)),
-    0x94: lambda m: m._put(len(m._memo)),
-    ord("h"): lambda m: m._push(m._memo[m._byte()]),
-    ord("j"): lambda m: m._push(m._memo[m._number(_UINT32)]),
-    ord("c"): lambda m: m._push_global(m._line(), m._line()),
-    0x93: lambda m: m._push_global(m._stack.pop(-2), m._stack.pop()),
-    ord("R"): PickleMachine._reduce,
-    ord("b"): PickleMachine._build,
-    ord("Q"): PickleMachine._push_persistent,
+def _opcodes(stream: io.BytesIO | mmap.mmap) -> Iterator[tuple[pickletools.OpcodeInfo, Any]]:
+    """The opcodes of the next pickle, with their arguments."""
+    try:
+        for opcode, argument, _ in pickletools.genops(cast("IO[bytes]", stream)):
+            yield opcode, argument
+    except ValueError as error:
+        raise ValueError(_INVALID) from error
+
+
+def _refused_code(name: str) -> RefusedPickleError:
+    return RefusedPickleError(f"refers to the code of {printable(name[:200])}")
+
+
+_VALUES = frozenset(
+    {
+        *("BININT", "BININT1", "BININT2", "LONG1", "LONG4", "BINFLOAT"),
+        *("SHORT_BINUNICODE", "BINUNICODE", "BINUNICODE8"),
+        *("SHORT_BINBYTES", "BINBYTES", "BINBYTES8", "BYTEARRAY8"),
+    }
+)
+"""Opcodes that push their argument."""
+_ACTIONS: dict[str, Callable[[PickleMachine, Any], object]] = {
+    "PROTO": lambda m, _: None,
+    "FRAME": lambda m, _: None,  # a hint for reading ahead
+    "MARK": lambda m, _: m._push_mark(),
+    "POP": lambda m, _: m._stack.pop(),
+    "POP_MARK": lambda m, _: m._pop_mark(),
+    "DUP": lambda m, _: m._stack.append(m._stack[-1]),
+    "NONE": lambda m, _: m._stack.append(None),
+    "NEWTRUE": lambda m, _: m._stack.append(True),
+    "NEWFALSE": lambda m, _: m._stack.append(False),
+    "EMPTY_LIST": lambda m, _: m._push_container([]),
+    "EMPTY_DICT": lambda m, _: m._push_container({}),
+    "EMPTY_TUPLE": lambda m, _: m._stack.append(()),
+    "EMPTY_SET": lambda m, _: m._push_container(set(), cost=4),
+    "LIST": lambda m, _: m._push_container(m._pop_mark()),
+    "TUPLE": lambda m, _: m._push_container(tuple(m._pop_mark())),
+    "DICT": lambda m, _: m._push_dict(),
+    "TUPLE1": lambda m, _: m._push_tuple(1),
+    "TUPLE2": lambda m, _: m._push_tuple(2),
+    "TUPLE3": lambda m, _: m._push_tuple(3),
+    "NEWOBJ": lambda m, _: m._new_object(),
+    "ADDITEMS": lambda m, _: m._add_items(),
+    "FROZENSET": lambda m, _: m._push_container(frozenset(checked_keys(m._pop_mark())), cost=4),
+    "APPEND": lambda m, _: m._append([m._stack.pop()]),
+    "APPENDS": lambda m, _: m._append(m._pop_mark()),
+    "SETITEM": lambda m, _: m._set_items([m._stack.pop(-2), m._stack.pop()]),
+    "SETITEMS": lambda m, _: m._set_items(m._pop_mark()),
+    "BINPUT": lambda m, key: m._put(key),
+    "LONG_BINPUT": lambda m, key: m._put(key),
+    "MEMOIZE": lambda m, _: m._put(len(m._memo)),
+    "BINGET": lambda m, key: m._stack.append(m._memo[key]),
+    "LONG_BINGET": lambda m, key: m._stack.append(m._memo[key]),
+    "GLOBAL": lambda m, names: m._push_global(*names.split(" ", 1)),
+    "STACK_GLOBAL": lambda m, _: m._push_global(m._stack.pop(-2), m._stack.pop()),
+    "REDUCE": lambda m, _: m._reduce(),
+    "BUILD": lambda m, _: m._build(),
+    "BINPERSID": lambda m, _: m._push_persistent(),
 }
 """Actions of opcodes; the others (instances with arguments, extension codes, text formats) are refused."""

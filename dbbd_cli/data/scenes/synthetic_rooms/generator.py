@@ -77,7 +77,7 @@ def generate_room(seed: int, index: int, num_points: int | None = None) -> Scene
     # Sampling without replacement, weighted by the area that a ray covers (Efraimidis and Spirakis, 2006).
     kept = np.sort(np.argpartition(rng.exponential(size=len(area)) / area**_EVENNESS, count - 1)[:count])
     arrays = SceneArrays(coord[kept], normal=normal[kept], color=color[kept], segment=segment[kept])
-    return make_scene(f"room{index:05d}", arrays)
+    return make_scene(arrays)
 
 
 def _furnish(rng: np.random.Generator, size: np.ndarray) -> list[_Piece]:
@@ -230,10 +230,10 @@ def _draw(
     local_direction = direction[rays] @ turn
     local_origin = (origin - offset) @ turn
     for part in piece.parts:
-        met, outward = part.hit(local_origin, local_direction)
-        nearer = met < distance[rays]
+        reached, outward = part.hit(local_origin, local_direction)
+        nearer = reached < distance[rays]
         hit_rays = rays[nearer]
-        distance[hit_rays] = met[nearer]
+        distance[hit_rays] = reached[nearer]
         normal[hit_rays] = outward[nearer] @ turn.T
         segment[hit_rays] = ROOM_CLASSES.index(piece.kind)
         color[hit_rays] = piece.color

@@ -65,9 +65,9 @@ class Cylinder:
         on_cap = (cap > _NEAREST) & ((across * across).sum(axis=1) <= self.radius**2)
         distance = np.minimum(side, np.where(on_cap, cap, np.float32(np.inf)))
         normal = np.zeros_like(direction)
-        met = np.isfinite(side) & (side <= distance)
-        normal[met, :2] = (start[:2] + side[met, None] * flat[met]) / self.radius
-        normal[~met, 2] = np.sign(start[2])
+        hit = np.isfinite(side) & (side <= distance)
+        normal[hit, :2] = (start[:2] + side[hit, None] * flat[hit]) / self.radius
+        normal[~hit, 2] = np.sign(start[2])
         return distance, normal
 
 
@@ -86,8 +86,8 @@ class Ball:
         distance = np.where(under > 0, -b - np.sqrt(np.maximum(under, 0)), np.float32(np.inf))
         distance = np.where(distance > _NEAREST, distance, np.float32(np.inf))
         normal = np.zeros_like(direction)
-        met = np.isfinite(distance)
-        normal[met] = (start + distance[met, None] * direction[met]) / np.float32(self.radius)
+        hit = np.isfinite(distance)
+        normal[hit] = (start + distance[hit, None] * direction[hit]) / np.float32(self.radius)
         return distance, normal
 
 

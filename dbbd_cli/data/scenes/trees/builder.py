@@ -9,8 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dbbd_cli.core.errors import DataError
-from dbbd_cli.data.scenes.trees.region_tree import MAX_LEVEL, RegionTree
+from dbbd_cli.data.scenes.trees.region_tree import RegionTree
 
 NUM_CHILDREN = 8
 """K."""
@@ -43,20 +42,13 @@ def build_tree(coord: np.ndarray, *, max_depth: int = 4, min_region_points: int 
     centroid.
 
     Args:
-        coord: coordinates, `(N, 3)`, in any unit and at any distance from the origin.
-        max_depth: level of the deepest regions; 0: only the root.
-        min_region_points: see above.
+        coord: finite coordinates, `(N, 3)`, in any unit and at any distance from the origin.
+        max_depth: level of the deepest regions, at most `MAX_LEVEL`; 0: only the root.
+        min_region_points: see above; at least 1.
 
     Returns:
         The tree; it depends on the coordinates alone.
-
-    Raises:
-        DataError: there are no points, or a coordinate is not finite.
     """
-    if not 0 <= max_depth <= MAX_LEVEL:
-        raise ValueError(f"max_depth must be from 0 to {MAX_LEVEL}, not {max_depth}")
-    if min_region_points < 1:
-        raise ValueError(f"min_region_points must be at least 1, not {min_region_points}")
     axes = _unit_axes(coord)
     everything = np.arange(len(coord), dtype=np.int32)
     start = _nearest_to_centroid(axes, np.array([0]), np.array([len(coord)]))
@@ -71,11 +63,7 @@ def build_tree(coord: np.ndarray, *, max_depth: int = 4, min_region_points: int 
 
 def _unit_axes(coord: np.ndarray) -> np.ndarray:
     """The coordinates shifted and scaled into [0, 1), `(3, N)` float64, so that squares neither vanish nor overflow."""
-    if coord.ndim != 2 or coord.shape[1] != 3 or len(coord) == 0:
-        raise DataError(f"coordinates must have the shape (points, 3), with at least one point, not {coord.shape}")
     axes = np.ascontiguousarray(coord.T, dtype=np.float64)
-    if not np.isfinite(axes).all():
-        raise DataError("coordinates must be finite numbers")
     # Scaling by a power of two is exact: it cannot change which of two distances is smaller.
     exponent = np.frexp(np.abs(axes).max())[1]
     axes = np.ldexp(axes, -exponent)

@@ -26,7 +26,7 @@ from dbbd_cli.data.scenes.normals import estimate_normals
 from dbbd_cli.data.scenes.reader import read_scene, scene_digest
 from dbbd_cli.data.scenes.synthetic_rooms.generator import generate_room
 from dbbd_cli.data.scenes.trees.builder import build_tree
-from dbbd_cli.data.scenes.trees.region_tree import RegionTree, check_tree
+from unit.data.scenes.trees.example_trees import is_tree, nested
 
 SETTINGS = SceneSettings(normal_neighbors=8, max_depth=2, min_region_points=16)
 TREE = ("parent", "level", "center_idx", "indices", "indices_ptr")
@@ -58,15 +58,6 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 def points(count: int = 400, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).random((count, 3)).astype(np.float32)
-
-
-def nested(tree: RegionTree, row: int = 0) -> dict[str, Any]:
-    return {
-        "indices": tree.region(row).copy(),
-        "center_idx": int(tree.center_idx[row]),
-        "level": int(tree.level[row]),
-        "children": [nested(tree, child) for child in np.flatnonzero(tree.parent == row)],
-    }
 
 
 def save(path: Path, **content: Any) -> SceneRef:
@@ -156,19 +147,6 @@ def test_all_labels_are_kept_and_the_reserved_one_is_noted(tmp_path: Path) -> No
     assert (plain.reserved_label, plain.unusable) == (None, {})
 
 
-@pytest.mark.parametrize("notes", [b"", b"[]", b"{}", b"\xff", b'{"unusable": {}}'])
-def test_a_cached_scene_with_damaged_notes_is_prepared_again(tmp_path: Path, notes: bytes) -> None:
-    ref = save(tmp_path / "scene.pkl")
-    good = prepared_scene(ref, SETTINGS, tmp_path / "cache")
-    arrays = {name: getattr(good, name) for name in ("coord", "normal")}
-    arrays |= {name: getattr(good.tree, name) for name in TREE} | {"notes": np.frombuffer(notes, np.uint8)}
-    (path,) = (tmp_path / "cache").glob("*.arrays")
-    path.unlink()
-    cached_arrays(path, lambda: arrays, lambda _: True)
-    assert scene_in_cache(ref, SETTINGS, tmp_path / "cache") is None
-    assert_equal(prepared_scene(ref, SETTINGS, tmp_path / "cache"), good)
-
-
 @pytest.mark.parametrize(("changed", "value"), [("normal_neighbors", 9), ("max_depth", 1), ("min_region_points", 30)])
 def test_other_settings_give_another_scene(tmp_path: Path, calls: list[str], changed: str, value: int) -> None:
     ref, other = save(tmp_path / "scene.pkl"), SceneSettings(**{**vars(SETTINGS), changed: value})
@@ -216,7 +194,7 @@ def test_a_stored_tree_is_used_and_cut_to_max_depth(tmp_path: Path, calls: list[
     for max_depth in (1, 2, 3, 9):
         settings = SceneSettings(8, max_depth, min_region_points=16)
         tree = prepared_scene(ref, settings, tmp_path / "cache").tree
-        check_tree(tree, 400)
+        assert is_tree(tree, 400)
         kept = stored.level <= max_depth
         assert np.array_equal(tree.level, stored.level[kept])
         assert np.array_equal(tree.center_idx, stored.center_idx[kept])
@@ -229,7 +207,7 @@ def test_an_invalid_stored_tree_is_named_with_its_file_and_region(tmp_path: Path
     tree = nested(build_tree(points(), max_depth=2, min_region_points=16))
     tree["children"][1]["indices"][0] = 400
     ref = save(tmp_path / "scene.pkl", hierarchy=tree)
-    with pytest.raises(DataError, match=r"scene\.pkl.*root/1 holds point 400"):
+    with pytest.raises(DataError, match=r"scene\.pkl: region root has children that do not hold each"):
         prepared_scene(ref, SETTINGS, tmp_path / "cache")
     assert not kept(tmp_path / "cache")
 

@@ -177,7 +177,7 @@ def test_scenes_that_are_left_out_are_replaced_by_the_next_ones(tmp_path: Path) 
     assert len(manifest.skipped) == 2  # of those that were checked
 
 
-def test_a_single_one_is_recorder_with_its_own_advice(tmp_path: Path) -> None:
+def test_a_single_unusable_scene_is_reported_with_its_own_hint(tmp_path: Path) -> None:
     root = divided(tmp_path / "scenes", train=2, val=1)
     (root / "train" / "scene01.pkl").write_bytes(b"")
     with pytest.raises(DataError, match=r"train/scene01\.pkl") as caught:

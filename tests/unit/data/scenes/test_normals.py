@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from dbbd_cli.core.errors import DataError
 from dbbd_cli.data.scenes.normals import complete_normals, estimate_normals
 
 
@@ -212,21 +211,6 @@ def test_many_coincident_points_are_handled() -> None:
     points = np.concatenate([sphere(2000), np.zeros((100_000, 3))])  # 10^10 distances if each were counted
     normals = estimate_normals(points)
     assert_unit(normals, 102_000)
-
-
-@pytest.mark.parametrize(
-    "coord",
-    [np.zeros((0, 3)), np.zeros((5, 2)), np.zeros(3), np.array([[0, 0, np.nan]]), np.array([[0, np.inf, 0]])],
-    ids=["empty", "flat", "one", "nan", "inf"],
-)
-def test_invalid_clouds_are_refused(coord: np.ndarray) -> None:
-    with pytest.raises(DataError):
-        estimate_normals(coord)
-
-
-def test_too_few_neighbors_are_refused() -> None:
-    with pytest.raises(ValueError, match="at least 3"):
-        estimate_normals(np.zeros((4, 3)), num_neighbors=2)
 
 
 def without(normals: np.ndarray, unknown: np.ndarray) -> np.ndarray:

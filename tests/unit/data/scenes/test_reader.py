@@ -19,7 +19,6 @@ from unit.data.scenes.scene_files import COLOR, COORD, KINDS, NORMAL, RNG, SEGME
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_format_gives_the_same_scene(tmp_path, kind):
     scene = read_scene(write(tmp_path / "room", kind))
-    assert scene.name == "room"
     assert scene.num_points == N
     assert scene.coord.dtype == scene.normal.dtype == scene.color.dtype == np.float32
     assert scene.segment.dtype == np.int64
@@ -256,12 +255,6 @@ def test_a_new_format_is_one_function_and_one_entry(tmp_path, monkeypatch):
     assert [candidate.key for candidate in list_scenes(tmp_path).candidates] == ["room.XYZ"]
     (tmp_path / "odd.xyz").write_text("1 2 three 4\n")
     assert "could not convert" in refused(tmp_path / "odd.xyz")
-
-
-def test_the_reserved_label_is_kept_on_request(tmp_path):
-    np.savez(tmp_path / "a.npz", coord=np.eye(4, 3), segment=np.array([0, 1, 2, 255], np.uint8))
-    assert read_scene(tmp_path / "a.npz").segment.tolist() == [0, 1, 2, -1]
-    assert read_scene(tmp_path / "a.npz", keep_reserved_label=True).segment.tolist() == [0, 1, 2, 255]
 
 
 def test_points_without_coordinates_are_refused(tmp_path):

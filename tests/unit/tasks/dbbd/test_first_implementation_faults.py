@@ -217,17 +217,17 @@ def point_in_two_leaves(tree: dict[str, Any]) -> None:
 
 
 INVALID_TREES = {
-    cycle: "cycle",
-    own_child: "cycle",
+    cycle: "its children hold",
+    own_child: "has level 1, not 2",
     twice: "its children hold",
-    negative: "holds point -1",
-    out_of_range: "holds point 1000",
+    negative: "exactly once",
+    out_of_range: "exactly once",
     negative_center: "center at point -5",
     center_out_of_range: "center at point 1000",
     point_in_no_leaf: "its children hold 999",
     region_in_no_leaf: "its children hold",
     point_in_no_region: "root holds 999 points, and the scene has 1,000",
-    point_in_two_leaves: "which region root/0 holds too|which its parent does not hold",
+    point_in_two_leaves: "exactly once",
 }
 
 

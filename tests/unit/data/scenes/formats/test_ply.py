@@ -111,7 +111,7 @@ def test_nan_and_infinity_are_read_in_every_spelling(tmp_path, text, more):
 
 
 @pytest.mark.parametrize("newline", ["\n", "\r\n", "\r"])
-@pytest.mark.parametrize("comments", [["comment " + "x" * 10**6], ["obj_info " + "x" * 5000] * 5, ["comment y"] * 5000])
+@pytest.mark.parametrize("comments", [["comment " + "x" * 10**5], ["obj_info " + "x" * 5000] * 5, ["comment y"] * 5000])
 def test_comments_may_be_long_and_many(tmp_path, newline, comments):
     start, end = header("ascii", [("vertex", 1, ["float x"])]).decode().split("comment made by a test\n")
     data = (start + "\n".join(comments) + "\n" + end + "5\n").replace("\n", newline)
@@ -130,9 +130,8 @@ REFUSED = {
     "picture": (b"\x89PNG\r\n\x1a\n" + bytes(100), "is not a PLY"),
     "no end of the header": (GOOD[:-11], "header is truncated"),
     "endless line": (b"ply\n" + b"comment " + b"x" * 10**6, "header is truncated"),
-    "endless header": (b"ply\nformat ascii 1.0\n" + b"element a 1\n" * 5000, "more than 1000 lines"),
-    "endless comments": (b"ply\n" + b"comment\n" * 10**6, "too many comments"),
-    "endless comments, CR": (b"ply\r" + b"comment\r" * 10**6, "too many comments"),
+    "endless header": (b"ply\nformat ascii 1.0\n" + b"element a 1\n" * 5000, "header is truncated"),
+    "endless comments": (b"ply\n" + b"comment\n" * 10**6 + b"end_header\n", "longer than 1,048,576 bytes"),
     "endless comment, CR": (b"ply\rcomment " + b"x" * 2**25, "header is truncated"),
     "no format": (b"ply\nend_header\n", "does not name a format"),
     "unknown format": (b"ply\nformat binary_mixed 1.0\nend_header\n", "invalid line"),
@@ -167,6 +166,10 @@ REFUSED = {
         header("binary_big_endian", [("vertex", 10**7, [*XYZ, "list uint64 int a"])]) + bytes(10**6),
         "truncated in its element vertex",
     ),
+    "10^7 points with ten lists": (
+        header("binary_big_endian", [("vertex", 10**7, [*XYZ, *(f"list uchar int l{n}" for n in range(10))])]),
+        "more than 20,000,000 lists in or before its points",
+    ),
     "lists cut short, ASCII": (
         header("ascii", [("vertex", 3, [*XYZ, "list uchar int a"])]) + b"0.5 0.5 0.5 1 10\n" * 2,
         "2 of the 3 points",
@@ -179,9 +182,13 @@ REFUSED = {
         header("ascii", [("vertex", 2, [*XYZ, "list uchar int a"])]) + b"0 0 0 1 10\n0 0 0 1 10 11\n",
         "does not hold the numbers and lists",
     ),
-    "a list of text, ASCII": (
-        header("ascii", [("vertex", 2, [*XYZ, "list uchar int a"])]) + b"0 0 0 1 10\n0 0 0 1 x\n",
+    "a list of negative length, ASCII": (
+        header("ascii", [("vertex", 2, [*XYZ, "list int int a"])]) + b"0 0 0 1 10\n0 0 0 -1 1\n",
         "does not hold the numbers and lists",
+    ),
+    "points cut short after a list": (
+        header("binary_little_endian", [("vertex", 1, ["list uchar char a", "double x"])]) + b"\5" + bytes(8),
+        "truncated in its element vertex",
     ),
     "a list of half a number, ASCII": (
         header("ascii", [("vertex", 2, [*XYZ, "list uchar int a"])]) + b"0 0 0 1 10\n0 0 0 1.5 1\n",
@@ -190,7 +197,7 @@ REFUSED = {
     "list of a fraction": (header("ascii", [("face", 3, ["list float int a"])]), "not an integer"),
     "10^12 faces before": (
         header("binary_little_endian", [("face", 10**12, FACES), ("vertex", 5, XYZ)]) + bytes(100_000),
-        "more than 100,000,000 lists before its points",
+        "more than 20,000,000 lists in or before its points",
     ),
     "10^12 faces before, ASCII": (
         header("ascii", [("face", 10**12, FACES), ("vertex", 5, XYZ)]) + b"3 0 1 2\n" * 1000,
@@ -255,7 +262,7 @@ LENGTHS = {
     "all alike": lambda row: (3, 1),
     "none": lambda row: (0, 0),
     "all different": lambda row: (row * 7 % 5, row % 3),
-    "in stretches": lambda row: (2 + row // 300, row // 500 % 2),
+    "in stretches": lambda row: (2 + row // 60, row // 100 % 2),
 }
 
 
@@ -263,7 +270,7 @@ LENGTHS = {
 @pytest.mark.parametrize("file_format", ["ascii", *ORDERS])
 @pytest.mark.parametrize("place", [0, 1, 2, 3])
 def test_lists_in_points_are_skipped(tmp_path, file_format, place, lengths):
-    count = 1500
+    count = 300
     coord = np.arange(3.0 * count).reshape(count, 3)
     properties = [f"float {axis}" for axis in "xyz"]
     properties[place:place] = LISTS
@@ -308,14 +315,6 @@ def test_wide_rows_with_lists_take_little_extra_memory(tmp_path):
         assert tracemalloc.get_traced_memory()[1] < 4 * count * 805
     finally:
         tracemalloc.stop()
-
-
-def test_lists_before_the_points_are_limited(tmp_path, monkeypatch):
-    monkeypatch.setattr("dbbd_cli.data.scenes.formats.ply._MAX_SKIPPED_ROWS", 999)
-    elements = [("a", 500, ["list uchar int a"]), ("b", 500, ["list uchar int a"]), ("vertex", 1, ["float x"])]
-    path = save(tmp_path / "a.ply", header("binary_little_endian", elements), bytes(1_004))
-    with pytest.raises(ValueError, match="more than 999 lists before its points; put element vertex first"):
-        read_vertices(path, 10)
 
 
 @pytest.mark.parametrize("newline", ["\n", "\r\n", "\r"])

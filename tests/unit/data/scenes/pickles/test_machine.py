@@ -22,8 +22,7 @@ import pytest
 import torch
 
 from dbbd_cli.data.scenes.pickles.arrays import load_plain
-from dbbd_cli.data.scenes.pickles.machine import PickleMachine
-from dbbd_cli.data.scenes.pickles.parts import RefusedPickleError, StandIn, Unbuilt
+from dbbd_cli.data.scenes.pickles.machine import PickleMachine, RefusedPickleError, StandIn, Unbuilt
 
 MARKER = "payload-was-run"
 
@@ -88,6 +87,7 @@ MALICIOUS = {
     # Calls by name, in every way that a pickle has.
     "os.system": EVIL,
     "os.system, protocol 0": pickle.dumps(Call(os.system, COMMAND), 0),
+    "os.system after text, protocol 0": pickle.dumps(["text", Call(os.system, COMMAND)], 0),
     "os.system, protocol 2": pickle.dumps(Call(os.system, COMMAND), 2),
     "exec": pickle.dumps(Call(exec, CODE)),
     "eval": pickle.dumps(Call(eval, CODE)),
@@ -207,6 +207,7 @@ def test_no_payload_runs(name):
     ("name", "wanted"),
     [
         ("os.system", f"{os.system.__module__}.system"),
+        ("os.system after text, protocol 0", f"{os.system.__module__}.system"),
         ("Popen", "subprocess.Popen"),
         ("INST", "os.system"),
         ("eval", "builtins.eval"),
@@ -255,11 +256,10 @@ def test_reading_one_storage_many_times_is_limited():
 def test_building_an_object_many_times_takes_linear_time():
     built = []
     target = Unbuilt(lambda state: built.append(state) or state)
-    memoised = b"".join(b"r" + struct.pack("<I", n) for n in range(9))
-    data = b"\x80\x04" + stack_global("a", "b") + b")R" + memoised + b"22K\1bK\2bK\3bh\x08."
-    machine = PickleMachine(
-        data.replace(b"K\2b", b"0K\2b").replace(b"K\3b", b"0K\3b"), {"a.b": StandIn("b", lambda: target)}
-    )
+    memoized = b"".join(b"r" + struct.pack("<I", n) for n in range(9))
+    data = b"\x80\x04" + stack_global("a", "b") + b")R" + memoized + b"22K\1bK\2bK\3bh\x08."
+    data = data.replace(b"K\2b", b"0K\2b").replace(b"K\3b", b"0K\3b")
+    machine = PickleMachine(io.BytesIO(data), {"a.b": StandIn("b", lambda: target)})
     assert machine.load() == 1  # what the first built is what the names mean; the others name nothing
     assert built == [1, 2, 3]
     assert target.memo_keys == []
@@ -293,9 +293,9 @@ def test_a_tensor_beyond_its_storage_is_refused():
 
 def test_the_number_of_values_is_limited():
     data = b"\x80\x04" + b"N" * 1000 + b"."
-    assert PickleMachine(data, {}, max_steps=1002).load() is None
+    assert PickleMachine(io.BytesIO(data), {}, max_steps=1002).load() is None
     with pytest.raises(ValueError, match="has more than 1,001 values"):
-        PickleMachine(data, {}, max_steps=1001).load()
+        PickleMachine(io.BytesIO(data), {}, max_steps=1001).load()
 
 
 VALUES = {

@@ -7,11 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dbbd_cli.core.errors import DataError
 from dbbd_cli.data.scenes.trees.builder import NUM_CHILDREN, build_tree
-from dbbd_cli.data.scenes.trees.region_tree import RegionTree, check_tree
+from dbbd_cli.data.scenes.trees.region_tree import RegionTree
+from unit.data.scenes.trees.example_trees import ARRAYS, is_tree
 
-ARRAYS = ("parent", "level", "center_idx", "indices", "indices_ptr")
 CLOUDS = ["random", "duplicates", "line", "plane", "upright", "grid", "two heaps", "far", "tiny"]
 
 
@@ -73,7 +72,7 @@ def regions_of(tree: RegionTree) -> list[tuple[int, int, list[int]]]:
 
 def assert_built_right(coord: np.ndarray, *, max_depth: int, min_region_points: int) -> RegionTree:
     tree = build_tree(coord, max_depth=max_depth, min_region_points=min_region_points)
-    check_tree(tree, len(coord))
+    assert is_tree(tree, len(coord))
     counts, leaf = tree.num_points, tree.is_leaf
     assert tree.num_levels <= max_depth + 1
     assert (counts[~leaf] >= 2 * min_region_points).all()
@@ -119,7 +118,7 @@ def test_coincident_points_are_a_single_region(dtype: type) -> None:
         tree = build_tree(np.full((count, 3), 7, dtype=dtype))
         assert tree.num_regions == 1
         assert tree.center_idx.tolist() == [0]
-        check_tree(tree, count)
+        assert is_tree(tree, count)
 
 
 def test_coincident_points_stay_together_and_few_places_give_few_children() -> None:
@@ -158,22 +157,6 @@ def test_the_settings_limit_the_tree() -> None:
     fine = assert_built_right(coord, max_depth=6, min_region_points=2)
     coarse = assert_built_right(coord, max_depth=6, min_region_points=100)
     assert fine.num_regions > 5 * coarse.num_regions
-
-
-@pytest.mark.parametrize(
-    "coord",
-    [np.zeros((0, 3)), np.zeros((5, 2)), np.zeros(3), np.array([[0, 0, np.nan]]), np.array([[0, np.inf, 0]])],
-    ids=["empty", "flat", "one", "nan", "inf"],
-)
-def test_invalid_clouds_are_refused(coord: np.ndarray) -> None:
-    with pytest.raises(DataError):
-        build_tree(coord)
-
-
-@pytest.mark.parametrize("settings", [{"max_depth": -1}, {"max_depth": 33}, {"min_region_points": 0}])
-def test_settings_out_of_range_are_refused(settings: dict[str, int]) -> None:
-    with pytest.raises(ValueError, match="must be"):
-        build_tree(np.zeros((4, 3)), **settings)
 
 
 def test_clouds_at_the_limits_of_float_are_divided() -> None:

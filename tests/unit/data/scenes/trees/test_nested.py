@@ -8,12 +8,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 from dbbd_cli.core.errors import DataError
 from dbbd_cli.data.scenes.trees.builder import build_tree
 from dbbd_cli.data.scenes.trees.nested import tree_from_nested
-from dbbd_cli.data.scenes.trees.region_tree import MAX_LEVEL, region_path
+from dbbd_cli.data.scenes.trees.region_tree import MAX_LEVEL
 from unit.data.scenes.trees.example_trees import Nested, assert_equal, example, nested, region
 
 
@@ -27,20 +26,17 @@ def test_nested_dicts_become_flat_arrays_in_depth_first_order() -> None:
     assert tree.region(7).tolist() == [6, 8, 7]
     assert tree.is_leaf.tolist() == [False, False, True, True, True, False, True, True]
     assert (tree.num_regions, tree.num_levels, tree.num_points.tolist()) == (8, 3, [10, 3, 1, 2, 2, 5, 2, 3])
-    assert [region_path(tree.parent, row) for row in (0, 3, 4, 7)] == ["root", "root/0/1", "root/1", "root/2/1"]
     for name in ("parent", "level", "center_idx", "indices"):
         assert getattr(tree, name).dtype == np.int32
     assert tree.indices_ptr.dtype == np.int64
 
 
-@pytest.mark.parametrize(
-    "convert", [list, tuple, np.ndarray.tolist, np.asarray, np.uint16, torch.from_numpy], ids=lambda c: c.__name__
-)
-def test_indices_may_be_lists_arrays_or_tensors(convert: Callable[[np.ndarray], Any]) -> None:
+@pytest.mark.parametrize("convert", [list, tuple, np.ndarray.tolist, np.asarray, np.uint16], ids=lambda c: c.__name__)
+def test_indices_may_be_lists_or_arrays(convert: Callable[[np.ndarray], Any]) -> None:
     tree = build_tree(np.random.default_rng(1).random((500, 3)))
     root = nested(tree, convert)
     assert_equal(tree_from_nested(root, 500), tree)
-    root["center_idx"], root["level"] = torch.tensor(int(tree.center_idx[0])), np.int64(0)
+    root["center_idx"], root["level"] = np.int32(tree.center_idx[0]), np.int64(0)
     root["children"] = tuple(root["children"])
     assert_equal(tree_from_nested(root, 500), tree)
 
@@ -68,6 +64,12 @@ def cyclic() -> Nested:
     return root
 
 
+def own_child() -> Nested:
+    root = region(list(range(10)), 0)
+    root["children"] = [root]
+    return root
+
+
 def shared_child() -> Nested:
     root = example()
     root["children"][1] = at(root, 0, 1)
@@ -81,48 +83,42 @@ def without(key: str, *positions: int) -> Nested:
 
 
 NOT_INTEGERS = "has indices that are not a list of integers"
+CHILDREN = "has children that do not hold each of its points exactly once"
 
 
 @pytest.mark.parametrize(
     ("root", "message"),
     [
-        (cyclic(), "root/2/1/0 is a cycle: it is its own ancestor root/2"),
-        (shared_child(), "root/1 is the same dict as region root/0/1"),
-        (changed(0, 1, indices=[1, 10]), "root/0/1 holds point 10, and the scene has points 0 to 9"),
-        (changed(0, 1, indices=[1, -2]), "root/0/1 holds point -2, and the scene has points 0 to 9"),
-        (changed(0, 1, indices=[1, 1]), "root/0/1 holds point 1 twice"),
-        (changed(0, 1, indices=[1, 0]), "root/0/1 holds point 0, which region root/0/0 holds too"),
-        (changed(0, 1, indices=[1, 3]), "root/0/1 holds point 3, which its parent does not hold"),
+        (cyclic(), "root/2/1 has 3 points, and its children hold 5"),
+        (shared_child(), f"root {CHILDREN} (first at point 1)"),
+        (own_child(), "root/0 has level 0, not 1"),
+        (changed(0, 1, indices=[1, 10]), f"root/0 {CHILDREN} (first at point 2)"),
+        (changed(0, 1, indices=[1, -2]), f"root/0 {CHILDREN} (first at point -2)"),
+        (changed(0, 1, indices=[1, 1]), f"root/0 {CHILDREN} (first at point 1)"),
+        (changed(0, 1, indices=[1, 0]), f"root/0 {CHILDREN} (first at point 0)"),
         (changed(0, 1, indices=[1]), "root/0 has 3 points, and its children hold 2"),
         (changed(0, 1, indices=[1, 2, 0]), "root/0 has 3 points, and its children hold 4"),
         (changed(0, 1, indices=[]), "root/0/1 holds no points"),
         (changed(0, 1, indices=np.zeros(0)), "root/0/1 holds no points"),
-        (changed(indices=list(range(9))), "root has 9 points, and its children hold 10"),
         (changed(indices=[*range(10), 9]), "root holds 11 points, and the scene has 10"),
-        (changed(indices=[*range(9), 8], center_idx=8), "root holds point 8 twice"),
+        (changed(indices=[*range(9), 8]), "root does not hold each of the points 0 to 9 exactly once"),
         (changed(2, level=2), "root/2 has level 2, not 1"),
-        (changed(2, level=0), "root/2 has level 0, not 1"),
-        (changed(2, level=1.0), "root/2 has a level that is not an integer"),
-        (changed(2, level=None), "root/2 has a level that is not an integer"),
+        (changed(2, level=1.0), "root/2 has a level that is not a 64-bit integer"),
         (changed(2, 1, center_idx=5), "root/2/1 has its center at point 5, which it does not hold"),
-        (changed(2, 1, center_idx=-1), "root/2/1 has its center at point -1, which it does not hold"),
-        (changed(2, 1, center_idx=10**6000), "root/2/1 has a center_idx of more than 64 bits"),
-        (changed(2, 1, center_idx=torch.tensor([6, 7])), "root/2/1 has a center_idx that is not an integer"),
+        (changed(2, 1, center_idx=10**6000), "root/2/1 has a center_idx that is not a 64-bit integer"),
+        (changed(2, 1, center_idx=np.array([6, 7])), "root/2/1 has a center_idx that is not a 64-bit integer"),
         (changed(1, children={}), "root/1 has children of type dict, not a list"),
-        (changed(1, children=[region([3], 2)] * 2), "root/1/1 is the same dict as region root/1/0"),
+        (changed(1, children=[region([3], 2)] * 2), f"root/1 {CHILDREN} (first at point 3)"),
         (changed(1, children=[None, None]), "root/1/0 is of type NoneType, not a dict"),
         (changed(1, children=[{}] * 10**6), "root/1 has 1,000,000 children and 2 points"),
         (without("indices", 2, 0), "root/2/0 has no indices"),
         (without("center_idx", 2, 0), "root/2/0 has no center_idx"),
-        (without("level", 2, 0), "root/2/0 has no level"),
         (changed(0, 1, indices="12"), f"root/0/1 {NOT_INTEGERS}"),
-        (changed(0, 1, indices=12), f"root/0/1 {NOT_INTEGERS}"),
         (changed(0, 1, indices=[1.0, 2.0]), f"root/0/1 {NOT_INTEGERS}"),
         (changed(0, 1, indices=[1, 10**6000]), f"root/0/1 {NOT_INTEGERS}"),
         (changed(0, 1, indices=np.array([1.0, 2.0])), f"root/0/1 {NOT_INTEGERS}"),
         (changed(0, 1, indices=np.array([[1, 2]])), f"root/0/1 {NOT_INTEGERS}"),
-        (changed(0, 1, indices=np.array([1, 2**63], dtype=np.uint64)), "root/0/1 holds point 9223372036854775808"),
-        (changed(0, 1, indices=torch.tensor([1, 2]).to_sparse()), f"root/0/1 {NOT_INTEGERS}"),
+        (changed(0, 1, indices=np.array([1, 2**63], dtype=np.uint64)), f"root/0 {CHILDREN} (first at point -"),
         ([example()], "root is of type list, not a dict"),
     ],
 )  # fmt: skip
@@ -153,12 +149,6 @@ def test_the_deepest_tree_is_read_and_one_level_more_is_refused() -> None:
         tree_from_nested(chain(MAX_LEVEL + 2), 2)
 
 
-def own_child() -> Nested:
-    root = region([0, 1], 0)
-    root["children"] = [root]
-    return root
-
-
 def huge_lists() -> Nested:
     everything = list(range(100_000))
     root = region(everything, 0)
@@ -167,8 +157,8 @@ def huge_lists() -> Nested:
     return root
 
 
-def huge_tensor() -> Nested:
-    return {"indices": torch.zeros(1, dtype=torch.long).expand(10**12), "center_idx": 0, "level": 0}
+def huge_array() -> Nested:
+    return {"indices": np.broadcast_to(0, 10**12), "center_idx": 0, "level": 0}
 
 
 def nested_lists() -> Nested:
@@ -180,12 +170,11 @@ def nested_lists() -> Nested:
     ("make", "num_points"),
     [
         (lambda: chain(100_000, 2000), 2000),
-        (own_child, 2),
         (huge_lists, 100_000),
-        (huge_tensor, 1000),
+        (huge_array, 1000),
         (nested_lists, 10**6),
     ],
-    ids=["deep", "cycle", "lists", "tensor", "nested"],
+    ids=["deep", "lists", "array", "nested"],
 )
 def test_a_tree_made_to_exhaust_memory_is_refused(make: Callable[[], Nested], num_points: int) -> None:
     root = make()
