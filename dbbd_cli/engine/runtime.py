@@ -49,14 +49,12 @@ class RuntimeRecord:
     processor: str
 
     @classmethod
-    def from_plain(cls, values: object) -> RuntimeRecord | None:
-        """The record of a checkpoint; None for a checkpoint of an earlier version.
+    def from_plain(cls, values: object) -> RuntimeRecord:
+        """The record of a checkpoint.
 
         Raises:
             ValueError: it is not a valid record.
         """
-        if values is None:
-            return None
         forms = {"device": str, "precision": str, "threads": int, "processor": str}
         if (
             not isinstance(values, Mapping)
@@ -66,16 +64,6 @@ class RuntimeRecord:
         ):
             raise ValueError("its record of device and precision is invalid")
         return cls(**{name: values[name] for name in forms})
-
-    @classmethod
-    def from_replay_check(cls, proof: object) -> RuntimeRecord | None:
-        """Device and precision of the replay check, for a checkpoint without a record; None if it has neither."""
-        if not isinstance(proof, Mapping):
-            return None
-        precision = next((name for name, dtype in _DTYPES.items() if str(dtype) == proof.get("precision")), None)
-        if precision is None or proof.get("device") not in ("cpu", "cuda", "mps"):
-            return None
-        return cls(str(proof["device"]), precision, 0, "")
 
 
 @dataclass(frozen=True)

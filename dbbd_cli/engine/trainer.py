@@ -201,7 +201,7 @@ class Trainer:
             "proof": make_replay_check(self.workload, self.runtime, self.state) if replay_check else None,
         }
 
-    def save(self, folder: Path, *, best: bool = False) -> None:
+    def save(self, folder: Path) -> None:
         """Write a checkpoint, and wait until it is on the disk.
 
         Raises:
@@ -210,7 +210,7 @@ class Trainer:
         """
         state = self.to_plain()
         check_weights(state["module"], self.state, folder)
-        save_checkpoint(state, folder, best=best, keep=self.config.checkpoint.keep)
+        save_checkpoint(state, folder, best=False, keep=self.config.checkpoint.keep)
 
     def load(self, checkpoint: Mapping[str, Any]) -> None:
         """Restore what `to_plain` returned, so that training continues as if it had never stopped."""
@@ -376,7 +376,7 @@ class Run:
         when = f"after step {steps:,}" if steps else "before the first step"
         message = f"Stopped {when} of epoch {state.epoch}; everything is saved."
         self.log.text(message)
-        hint = f"continue with: {resume_command(self.folder)}"
+        hint = f"Continue with: {resume_command(self.folder)}"
         return StoppedError(message, signal_number=self.stop.signal_number, hint=hint)
 
     def count_time(self) -> None:

@@ -18,21 +18,22 @@ from dbbd_cli.core.files import repair_of, replace_file
 from dbbd_cli.core.paths import resume_command
 from dbbd_cli.core.temporary import discard, final_name, temporary_file, temporary_link
 from dbbd_cli.core.text import printable
-from dbbd_cli.engine.environment import VERSION, other_version
 from dbbd_cli.engine.state import TrainState
 from dbbd_cli.model.digest import digest_matches, has_digest, is_sparse, save_with_digest
 from dbbd_cli.model.weights import ContentError, load_tensors, reason_of
 
 CHECKPOINT_FORMAT = 2
 WRITER = "dbbd_version"
-"""Key of the version that wrote a checkpoint; early versions stored none."""
+"""Key of the version that wrote a checkpoint."""
 NEWEST = "ckpt.pth"
 BEST = "best_model.pth"
 _FULL = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC), errno.EFBIG}
+_VERSION = re.compile(r"\d[\w.+!-]{0,39}", re.ASCII)
 _PREVIOUS = re.compile(r"ckpt\.previous(\d{0,6})\.pth")
 CONTENT = {
-    *("format", "module", "optimizer", "learning_rate", "scaler", "state", "random", "config", "splits", "proof")
-}
+    "format", "module", "optimizer", "learning_rate", "scaler", "state", "random", "config", "runtime", "splits",
+    "proof",
+}  # fmt: skip
 
 
 class UnreadableCheckpointError(CheckpointError):
@@ -110,8 +111,8 @@ def _replace_by_link(path: Path, target: Path) -> None:
         discard(second)
 
 
-def disk_error(error: OSError, folder: Path, needed: int) -> DiskError:
-    """The error for a failed write to a run folder; for a full disk it tells the free space. `needed` is in bytes."""
+def disk_error(error: OSError, folder: Path, checkpoint_bytes: int = 0) -> DiskError:
+    """The error for a failed write to a run folder; for a full disk it tells the free space."""
     if not folder.exists():
         return DiskError(
             f"the run folder {folder} no longer exists, and progress since its last checkpoint is lost",
@@ -122,8 +123,9 @@ def disk_error(error: OSError, folder: Path, needed: int) -> DiskError:
     what, repair = f"{name} cannot be written to {folder}: {reason_of(error)}", repair_of(error)
     if error.errno in _FULL:
         free = shutil.disk_usage(folder).free / 1e6
-        what += f" ({free:,.1f} MB are free, and a checkpoint needs about {needed / 1e6:,.1f} MB)"
-        if error.errno != errno.EFBIG and free > needed / 1e6:
+        needed = checkpoint_bytes / 1e6
+        what += f" ({free:,.1f} MB are free" + (f", and a checkpoint needs about {needed:,.1f} MB)" if needed else ")")
+        if error.errno != errno.EFBIG and 0 < needed < free:
             repair = "free some space: a quota or the number of files on the disk may be exhausted"
     return DiskError(what, hint=f"{repair}, then continue with: {resume_command(folder)}")
 
@@ -183,11 +185,12 @@ def _cannot_read(path: Path, reason: object, state: Mapping[str, Any]) -> Unread
 
 
 def _unreadable(path: Path, message: str, state: Mapping[str, Any]) -> UnreadableCheckpointError:
-    """The error about an undamaged checkpoint, naming the version that wrote it if the file or its run records it."""
+    """The error about an undamaged checkpoint, naming the version that wrote it if the file does."""
     writer = state.get(WRITER)
-    if not isinstance(writer, str) or not VERSION.fullmatch(writer):
-        writer = other_version(path.parent)
-    use = f"use dbbd {writer}, which wrote it" if writer else "use the version of dbbd that wrote it"
+    if isinstance(writer, str) and _VERSION.fullmatch(writer):
+        use = f"use dbbd {writer}, which wrote it"
+    else:
+        use = "use the version of dbbd that wrote it (see environment.json)"
     return UnreadableCheckpointError(
         message, hint=f"{use}; to continue without this file, move it out of the run folder: dbbd never replaces it"
     )

@@ -44,7 +44,6 @@ def make_replay_check(workload: Workload, runtime: Runtime, state: TrainState) -
         "names": names,
         "loss": loss,
         "device": runtime.device.type,
-        "precision": str(runtime.dtype),
         "torch": str(torch.__version__),
         "dbbd": __version__,
     }
@@ -95,7 +94,6 @@ def _require_form(saved: Any) -> None:
         or not saved["samples"]
         or not all(type(index) is int for index in saved["samples"])
         or not 0 <= saved["epoch"] < 2**31
-        or not isinstance(saved.get("precision", ""), str)  # early versions stored none
     ):
         raise CheckpointError(
             "the replay check in the checkpoint is invalid: expected a batch with its samples and loss",

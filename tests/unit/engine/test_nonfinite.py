@@ -169,7 +169,7 @@ def test_weights_that_are_not_finite_are_never_saved(tmp_path: Path) -> None:
     with torch.no_grad():
         workload.module.layer.bias.fill_(math.inf)
     with pytest.raises(NotFiniteError, match=r"layer\.bias holds values that are not finite; nothing was saved"):
-        trainer.save(tmp_path, best=True)
+        trainer.save(tmp_path)
     assert (tmp_path / "ckpt.pth").read_bytes() == before
     assert {path.name for path in tmp_path.iterdir()} == {"ckpt.pth"}
 
