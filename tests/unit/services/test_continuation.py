@@ -383,7 +383,7 @@ def test_a_sample_that_cannot_be_read_in_the_middle_of_a_run_loses_nothing(
     make, left = (
         ImageDataset.__getitems__,
         [4],
-    )  # the first batch is made twice: for the replay check, and to be trained on
+    )  # the first batch is made twice: the replay check needs it too
 
     def fail_later(self: ImageDataset, keys: list[Key]) -> ImageBatch:
         left[0] -= 1

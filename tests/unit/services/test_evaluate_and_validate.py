@@ -23,7 +23,6 @@ from dbbd_cli.services.plot import plot
 from dbbd_cli.services.resume import resume
 from dbbd_cli.services.train import train
 from dbbd_cli.services.validate import validate
-from dbbd_cli.tasks.dbbd.config import DbbdConfig
 from dbbd_cli.tasks.image_classification.config import ImageClassificationConfig
 
 Make = Callable[..., ImageClassificationConfig]
