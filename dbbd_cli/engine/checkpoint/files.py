@@ -156,21 +156,20 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         if is_damaged(path):
             raise
         raise UnreadableCheckpointError(error.message, hint="fix the cause: the file is undamaged") from error
-    if isinstance(state, dict) and (state.keys() >= {"format", "module"} or state.keys() >= {"format", WRITER}):
-        if not _has_known_format(state):
-            found = printable(str(state["format"])[:20]) if isinstance(state["format"], (int, str)) else "unknown"
-            raise _unreadable(
-                path, f"{path} has format {found}, and dbbd {__version__} reads format {CHECKPOINT_FORMAT}", state
-            )
-        if missing := sorted(CONTENT - state.keys()):
-            raise _unreadable(path, f"{path} lacks {', '.join(missing)}, which dbbd {__version__} needs", state)
-    if not isinstance(state, dict) or not state.keys() >= CONTENT:
+    if not isinstance(state, dict) or "format" not in state or not state.keys() & {"module", WRITER}:
         if not is_damaged(path):  # only dbbd writes such a digest
             raise _unreadable(path, f"{path} has the right SHA-256, but dbbd {__version__} does not know its parts", {})
         raise CheckpointError(
             f"{path} is not a checkpoint of dbbd",
             hint="to start from bare weights, use train with --set model.weights=PATH",
         )
+    if not _has_known_format(state):
+        found = printable(str(state["format"])[:20]) if isinstance(state["format"], (int, str)) else "unknown"
+        raise _unreadable(
+            path, f"{path} has format {found}, and dbbd {__version__} reads format {CHECKPOINT_FORMAT}", state
+        )
+    if missing := sorted(CONTENT - state.keys()):
+        raise _unreadable(path, f"{path} lacks {', '.join(missing)}, which dbbd {__version__} needs", state)
     if not has_digest(path):
         raise CheckpointError(f"{path} is damaged: it does not end with its SHA-256", hint=hint)
     return state
