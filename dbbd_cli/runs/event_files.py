@@ -31,11 +31,11 @@ def _rename_later_files(folder: Path) -> None:
 
     The run may have been resumed within the same second, or the clock may have been set back.
     """
-    there = sorted(path for path in folder.glob("events.out.tfevents.*") if path.is_file())
-    times = [int(found[2]) for path in there if (found := _NAME.fullmatch(path.name))]
+    paths = sorted(path for path in folder.glob("events.out.tfevents.*") if path.is_file())
+    times = [int(found[2]) for path in paths if (found := _NAME.fullmatch(path.name))]
     if not times or max(times) < int(time.time()):
         return
-    for number, path in enumerate(there, 1):
+    for number, path in enumerate(paths, 1):
         if found := _NAME.fullmatch(path.name):
             with suppress(OSError):
                 path.rename(folder / f"{found[1]}.{number:010d}.{found[3]}")

@@ -1,4 +1,4 @@
-"""Whether a resumed run is still the same run, and what is said about the differences."""
+"""Check that a resumed run is still the same run, and report what has changed."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def check_replay(trainer: Trainer, run: OpenedRun, force: bool, progress: Progre
 
 
 def report_runtime_change(recorded: RuntimeRecord, runtime: Runtime, progress: Progress) -> None:
-    """Say so if the run continues in another precision, or on a device whose results differ in the last digits.
+    """Report another precision, or a device whose results differ in the last digits.
 
     Args:
         recorded: what the run was computed with so far.
@@ -111,7 +111,7 @@ def check_training_settings(run: OpenedRun) -> None:
 
 
 def report_schedule_change(run: OpenedRun, progress: Progress) -> None:
-    """Say so if the learning rate will not follow the curve of an uninterrupted run."""
+    """Report a learning rate that will not follow the curve of an uninterrupted run."""
     now, planned = run.config.training, run.saved.training.epochs
     if now.scheduler == "cosine" and now.scheduler_epochs is None and now.epochs != planned:
         progress.line(

@@ -16,7 +16,7 @@ from dbbd_cli.core.progress import Progress
 from dbbd_cli.core.text import printable
 from dbbd_cli.data.cache import is_cache_folder
 from dbbd_cli.data.manifest import Manifest
-from dbbd_cli.engine.checkpoint.files import UnreadableCheckpointError, checkpoint_names, load_checkpoint, not_a_file
+from dbbd_cli.engine.checkpoint.files import UnreadableCheckpointError, checkpoint_names, load_checkpoint
 from dbbd_cli.engine.runtime import (
     Runtime,
     RuntimeRecord,
@@ -101,8 +101,6 @@ def open_run(
 def _find_checkpoint(target: Path, prefer: str, progress: Progress) -> tuple[Path, dict[str, Any]]:
     if target.is_dir():
         return _first_usable(target, prefer, progress)
-    if not target.is_file() and not target.suffix:
-        raise not_a_file(target)
     if target.is_file() and not is_run_folder(target.parent):
         load_tensors(target, objects=True)  # report a damaged or unsafe file first
         raise CheckpointError(
@@ -213,7 +211,7 @@ def _first_usable(folder: Path, prefer: str, progress: Progress) -> tuple[Path, 
         if problems:
             progress.warn(f"{'; '.join(problems)}. Using {name} instead.")
         elif name != prefer:
-            progress.line(f"{folder} has no {prefer}; using {name}.")
+            progress.line(f"{shown_path(folder)} has no {prefer}; using {name}.")
         return path, checkpoint
     if problems:
         raise CheckpointError(

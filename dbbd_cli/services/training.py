@@ -75,7 +75,7 @@ def train_to_the_end(
     """Train to the last epoch, then draw the figure and sum up.
 
     Args:
-        trainer: at its beginning, or where a checkpoint left it.
+        trainer: new, or restored from a checkpoint.
         folder: the run folder, which this process has locked.
         facts: the facts about the run.
         progress: shows bars and lines.

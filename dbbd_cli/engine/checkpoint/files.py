@@ -130,12 +130,6 @@ def disk_error(error: OSError, folder: Path, checkpoint_bytes: int = 0) -> DiskE
     return DiskError(what, hint=f"{repair}, then continue with: {resume_command(folder)}")
 
 
-def not_a_file(path: Path) -> CheckpointError:
-    """The error about a path that does not exist, or is not a regular file."""
-    what = "is not a file" if path.exists() else "does not exist"
-    return CheckpointError(f"{path} {what}", hint="give a run folder, or a .pth file inside one")
-
-
 def load_checkpoint(path: Path) -> dict[str, Any]:
     """Read a checkpoint onto the CPU after verifying its digest. None of its code can run.
 
@@ -144,7 +138,8 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         CheckpointError: the file is missing, damaged, unsafe, or not a checkpoint of this program.
     """
     if not path.is_file():
-        raise not_a_file(path)
+        what = "is not a file" if path.exists() else "does not exist"
+        raise CheckpointError(f"{path} {what}", hint="give a run folder, or a .pth file inside one")
     hint = "use another checkpoint of the run; a run folder means its newest intact one"
     try:
         state = load_tensors(path)

@@ -55,7 +55,7 @@ def verify_replay_check(workload: Workload, runtime: Runtime, saved: Mapping[str
     Raises:
         CheckpointError: the loss differs by more than devices and precisions explain, or the batch has other samples.
     """
-    _require_form(saved)
+    _check_fields(saved)
     epoch, batch, saved_loss = saved["epoch"], saved["batch"], saved["loss"]
     keys = [(epoch, index) for index in saved["samples"]]
     loader = workload.loaders["train"]
@@ -84,7 +84,7 @@ def _shortened(names: list[Any]) -> str:
     return ", ".join(map(str, names[:_NAMES_SHOWN])) + (", …" if len(names) > _NAMES_SHOWN else "")
 
 
-def _require_form(saved: Any) -> None:
+def _check_fields(saved: Any) -> None:
     """Raise if the values are not from `make_replay_check`: a checkpoint may come from anyone."""
     types = {"epoch": int, "batch": int, "samples": list, "names": list, "loss": float}
     types |= dict.fromkeys(("device", "torch", "dbbd"), str)

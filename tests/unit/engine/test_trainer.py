@@ -28,23 +28,17 @@ from dbbd_cli.runs.log import RunLog
 from dbbd_cli.services.smoke import same
 from dbbd_cli.tasks.configs import config_from_mapping
 from unit.engine.line_workload import CPU, Line, LineWorkload, config, start, train, weight
+from unit.services.shown_runs import Shown
 
 
-class Records(Silent):
-    """Keeps everything that is shown."""
+class Records(Shown):
+    """Keeps everything that is shown, bars included."""
 
     def __init__(self) -> None:
-        self.lines: list[str] = []
-        self.warnings: list[str] = []
+        super().__init__()
         self.shown: set[str] = set()
         self.batches: list[int] = []
         self.samples: list[int] = []
-
-    def line(self, text: str) -> None:
-        self.lines.append(text)
-
-    def warn(self, text: str) -> None:
-        self.warnings.append(text)
 
     @contextmanager
     def phase(

@@ -14,7 +14,6 @@ from PIL import Image
 
 from dbbd_cli.config.load import Override
 from dbbd_cli.core.errors import CheckpointError, ConfigError, DataError, DiskError
-from dbbd_cli.core.progress import Silent
 from dbbd_cli.data.manifest import Manifest
 from dbbd_cli.engine.checkpoint.files import load_checkpoint
 from dbbd_cli.model.digest import save_with_digest
@@ -24,18 +23,9 @@ from dbbd_cli.services.resume import resume
 from dbbd_cli.services.train import train
 from dbbd_cli.services.validate import validate
 from dbbd_cli.tasks.image_classification.config import ImageClassificationConfig
+from unit.services.shown_runs import Shown
 
 Make = Callable[..., ImageClassificationConfig]
-
-
-class Warnings(Silent):
-    """Records the warnings."""
-
-    def __init__(self) -> None:
-        self.warnings: list[str] = []
-
-    def warn(self, text: str) -> None:
-        self.warnings.append(text)
 
 
 def test_validate_reproduces_the_logged_metrics(tiny_config: Make) -> None:
@@ -53,7 +43,7 @@ def test_validate_reproduces_the_logged_metrics(tiny_config: Make) -> None:
 
 def test_validate_warns_if_the_loss_differs_from_the_logged_one(tiny_config: Make) -> None:
     run = train(tiny_config(training__epochs=1, run__precision="fp32")).run
-    told = Warnings()
+    told = Shown()
     validate(run, progress=told)
     assert told.warnings == []
     checkpoint = load_checkpoint(run / "best_model.pth")
@@ -76,7 +66,7 @@ def test_validate_names_the_likely_reason_for_a_different_loss(tiny_config: Make
         logged["loss"] = loss * factor
         (run / "ckpt.pth").unlink()
         save_with_digest(checkpoint, run / "ckpt.pth")
-        told = Warnings()
+        told = Shown()
         validate(run / "ckpt.pth", overrides=overrides, progress=told)
         return [text for text in told.warnings if not text.startswith("bf16 is slow here")]  # as on most processors
 
@@ -100,16 +90,16 @@ def test_a_figure_that_cannot_be_drawn_stops_neither_training_nor_evaluation(
 
     monkeypatch.setattr("dbbd_cli.services.plot.training_history", fails)
     monkeypatch.setattr("dbbd_cli.report.classification.figures.confusion_matrix", fails)
-    lines = Warnings()
+    lines = Shown()
     trained = train(tiny_config(training__epochs=1, run__plots=True), progress=lines)
     assert trained.plots == []
     assert lines.warnings == ["training_history.png could not be drawn: ValueError: no axes"]
-    lines = Warnings()
+    lines = Shown()
     found = evaluate(trained.run, progress=lines)
     assert lines.warnings == ["confusion_matrix.png could not be drawn: ValueError: no axes"]
     assert {"evaluation.json", "predictions.csv", "roc.png"} <= {path.name for path in found.files}
     (trained.run / "reliability-val.png").mkdir()  # a figure that cannot be written
-    lines = Warnings()
+    lines = Shown()
     evaluate(trained.run, split="val", progress=lines)
     assert [text.split(":")[0] for text in lines.warnings] == [
         "confusion_matrix-val.png could not be drawn",
