@@ -78,7 +78,7 @@ def step_if_finite(finite: torch.Tensor, optimizer: torch.optim.Optimizer, scale
         if finite:
             scaler.step(optimizer)
     elif optimizer.defaults.get("fused"):
-        # These are the attributes through which a scaler tells it.
+        # The attributes through which a GradScaler controls a fused optimizer.
         fused: Any = optimizer
         fused.grad_scale, fused.found_inf = None, (~finite).float()
         optimizer.step()

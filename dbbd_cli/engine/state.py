@@ -1,4 +1,4 @@
-"""The position of a run: everything in a checkpoint besides tensors, settings and random states."""
+"""The position of a run: everything in a checkpoint except tensors, settings and random states."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ def finite(value: Any) -> Any:
 class RunLog:
     """Writes `history.jsonl`, the TensorBoard events and `run.log` of a run.
 
-    `history.jsonl` holds what is reproducible; times go to the other two.
+    Everything in `history.jsonl` is reproducible; times go to the other two.
 
     Args:
         folder: the run folder.

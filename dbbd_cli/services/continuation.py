@@ -168,7 +168,7 @@ def _restored_trainer(run: OpenedRun, progress: Progress) -> Trainer:
     trainer = Trainer(workload, config, runtime, manifest.digest())
     try:
         trainer.load(run.checkpoint)
-    except Exception as error:  # whatever is in the file, it does not fit
+    except Exception as error:  # of any kind, as the file may contain anything
         raise CheckpointError(
             f"{run.path} does not fit this configuration: {reason_of(error)}",
             hint="settings of the network and of the optimizer cannot change in the middle of a run",

@@ -220,8 +220,8 @@ def _first_usable(folder: Path, prefer: str, progress: Progress) -> tuple[Path, 
             hint="nothing was deleted; restore a checkpoint from a copy, or start a new run",
         )
     raise CheckpointError(
-        f"{folder} holds no checkpoint",
-        hint="give a run folder made by dbbd train",
+        f"{folder} has no checkpoint",
+        hint="give a run folder created by dbbd train",
     )
 
 
@@ -319,7 +319,7 @@ def load_module(workload: Workload, run: OpenedRun) -> None:
     check_finite(run.checkpoint["module"], run.path)
     try:
         workload.module.load_state_dict(run.checkpoint["module"])
-    except Exception as error:  # whatever is in the file, it does not fit
+    except Exception as error:  # of any kind, as the file may contain anything
         raise CheckpointError(
             f"{run.path} does not fit this configuration: {reason_of(error)}",
             hint="leave out the --set that changes the network",

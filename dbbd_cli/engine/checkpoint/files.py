@@ -62,7 +62,7 @@ def save_checkpoint(
 ) -> None:
     """Make `state` the newest checkpoint of a run folder, and optionally also the best model.
 
-    The folder holds an intact checkpoint at every moment: older ones are replaced only after the new one has been read
+    The folder has an intact checkpoint at every moment: older ones are replaced only after the new one has been read
     back and verified.
 
     Args:
@@ -112,7 +112,7 @@ def _replace_by_link(path: Path, target: Path) -> None:
 
 
 def disk_error(error: OSError, folder: Path, checkpoint_bytes: int = 0) -> DiskError:
-    """The error for a failed write to a run folder; for a full disk it tells the free space."""
+    """The error for a failed write to a run folder, with the free space if the disk is full."""
     if not folder.exists():
         return DiskError(
             f"the run folder {folder} no longer exists, and progress since its last checkpoint is lost",
@@ -203,7 +203,7 @@ def is_damaged(path: Path) -> bool:
 def refuse_unreadable(folder: Path, check_config: Callable[[Any, str], object]) -> None:
     """Raise if a run folder holds an undamaged checkpoint that this version cannot read: a save would replace it.
 
-    Without the data of tensors, which takes milliseconds whatever the size of the checkpoints.
+    Reads no tensor data, so it takes milliseconds for checkpoints of any size.
 
     Raises:
         UnreadableCheckpointError: names it, and the version that wrote it.

@@ -112,7 +112,7 @@ def _refusal(message: str, details: list[str]) -> CheckpointError:
 def _replay(workload: Workload, runtime: Runtime, keys: list[tuple[int, int]]) -> tuple[float, list[str]]:
     """The loss of a batch in evaluation mode, and the names of its samples.
 
-    In fp32 whatever the precision of the run: bf16 would hide most changes.
+    Always in fp32: bf16 would hide most changes.
     """
     raw_batch = workload.loaders["train"].make(keys)
     training = workload.module.training
