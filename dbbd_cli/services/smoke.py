@@ -193,7 +193,7 @@ class _Trial:
     def _resume(self) -> str:
         result = resume(self.interrupted, progress=self.progress)
         _check(result.epochs == self.epochs, f"{counted(result.epochs, 'epoch')} instead of {self.epochs}")
-        return f"continued to epoch {result.epochs}"
+        return f"{counted(result.epochs, 'epoch')} finished"
 
     def _compare(self) -> str:
         one, two = load_checkpoint(self.uninterrupted.checkpoint), load_checkpoint(self.interrupted / NEWEST)
