@@ -29,6 +29,7 @@ FIXED_SETTINGS = (
     "data.split",
     "data.on_error",
     "training.optimizer",
+    "checkpoint.metric",
 )
 """Settings that cannot change after a run has started. Each task adds its own."""
 

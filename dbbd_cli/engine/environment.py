@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import platform
-import re
 import subprocess
 import time
 from collections.abc import Sequence
@@ -21,7 +20,6 @@ from dbbd_cli.core.files import read_file, write_text
 from dbbd_cli.engine.runtime import Runtime
 from dbbd_cli.runs.folder import ENVIRONMENT
 
-VERSION = re.compile(r"\d[\w.+!-]{0,39}", re.ASCII)
 PACKAGES = (
     "torch",
     "torchvision",
@@ -66,17 +64,6 @@ def write_environment(folder: Path, command: Sequence[str], runtime: Runtime) ->
     except (OSError, ValueError, TypeError, AttributeError, RecursionError):
         pass  # a new run, or a damaged file
     write_text(folder / ENVIRONMENT, json.dumps(content, indent=2) + "\n")
-
-
-def other_version(folder: Path) -> str | None:
-    """The last version of dbbd, other than this one, that worked on a run; None if its record names none."""
-    try:
-        record = json.loads(read_file(folder / ENVIRONMENT))
-        versions = [part["versions"]["dbbd"] for part in (record, *record.get("resumed", []))]
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
-        return None
-    others = [found for found in versions if isinstance(found, str) and VERSION.fullmatch(found)]
-    return next((found for found in reversed(others) if found != __version__), None)
 
 
 def _git_commit() -> dict[str, str] | None:

@@ -24,7 +24,8 @@ def supervised(workload: Workload) -> Iterator[None]:
         yield
     except (MemoryError, RuntimeError, OSError) as error:
         if is_out_of_memory(error):
-            raise _out_of_memory(workload) from error
+            hint = f"{workload.out_of_memory_hint}; or {memory_advice()}"
+            raise ConfigError("out of memory: a batch does not fit", hint=hint) from error
         raise
     except ValueError as error:
         if "Expected more than 1 value per channel" in str(error):
@@ -36,9 +37,3 @@ def supervised(workload: Workload) -> Iterator[None]:
     finally:
         for loader in workload.loaders.values():
             loader.close()
-
-
-def _out_of_memory(workload: Workload) -> ConfigError:
-    return ConfigError(
-        "out of memory: a batch does not fit", hint=f"{workload.out_of_memory_hint}; or {memory_advice()}"
-    )

@@ -1,4 +1,4 @@
-"""Losses, gradients and weights that are NaN or infinite: found before they do harm."""
+"""Detection of losses, gradients and weights that are NaN or infinite, before they do harm."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _MOST_NAMES = 64
 
 @dataclass(frozen=True)
 class StepResult:
-    """One optimizer step. Tensors are on the device, because reading them would make the program wait for a GPU.
+    """One optimizer step. Its tensors stay on the device: reading them would wait for the GPU.
 
     Attributes:
         epoch: epoch of the step, from 1.
@@ -78,7 +78,7 @@ def step_if_finite(finite: torch.Tensor, optimizer: torch.optim.Optimizer, scale
         if finite:
             scaler.step(optimizer)
     elif optimizer.defaults.get("fused"):
-        # These are the attributes through which a scaler tells it.
+        # The attributes through which a GradScaler controls a fused optimizer.
         fused: Any = optimizer
         fused.grad_scale, fused.found_inf = None, (~finite).float()
         optimizer.step()

@@ -22,19 +22,13 @@ def build_optimizer(module: nn.Module, training: TrainingConfig, device: torch.d
         sgd = eager(torch.optim.SGD)(
             parameters, lr=training.learning_rate, momentum=0.9, weight_decay=training.weight_decay, fused=fused
         )
-        _fill_momentum(sgd)
+        # Zero from the start: the device may skip the first step without the program knowing.
+        for parameter in parameters:
+            sgd.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
         return sgd
     return eager(torch.optim.AdamW)(
         parameters, lr=training.learning_rate, weight_decay=training.weight_decay, fused=fused
     )
-
-
-def _fill_momentum(optimizer: torch.optim.Optimizer) -> None:
-    """Start momentum at zero rather than at the first step, which the device may skip without the program knowing."""
-    for group in optimizer.param_groups:
-        for parameter in group["params"]:
-            if optimizer.state[parameter].get("momentum_buffer") is None:
-                optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
 
 
 def load_optimizer(
@@ -53,8 +47,6 @@ def load_optimizer(
     """
     kept = [{k: v for k, v in group.items() if k not in ("params", "lr")} for group in optimizer.param_groups]
     optimizer.load_state_dict(saved)
-    if isinstance(optimizer, torch.optim.SGD):
-        _fill_momentum(optimizer)
     for group, settings in zip(optimizer.param_groups, kept, strict=True):
         if type(group["lr"]) is not float:
             raise ValueError("its learning rate is not a number")

@@ -49,33 +49,21 @@ class RuntimeRecord:
     processor: str
 
     @classmethod
-    def from_plain(cls, values: object) -> RuntimeRecord | None:
-        """The record of a checkpoint; None for a checkpoint of an earlier version.
+    def from_plain(cls, values: object) -> RuntimeRecord:
+        """The record of a checkpoint.
 
         Raises:
             ValueError: it is not a valid record.
         """
-        if values is None:
-            return None
-        forms = {"device": str, "precision": str, "threads": int, "processor": str}
+        types = {"device": str, "precision": str, "threads": int, "processor": str}
         if (
             not isinstance(values, Mapping)
-            or not all(type(values.get(name)) is form for name, form in forms.items())
+            or not all(type(values.get(name)) is kind for name, kind in types.items())
             or values["device"] not in ("cpu", "cuda", "mps")
             or values["precision"] not in _DTYPES
         ):
             raise ValueError("its record of device and precision is invalid")
-        return cls(**{name: values[name] for name in forms})
-
-    @classmethod
-    def from_replay_check(cls, proof: object) -> RuntimeRecord | None:
-        """Device and precision of the replay check, for a checkpoint without a record; None if it has neither."""
-        if not isinstance(proof, Mapping):
-            return None
-        precision = next((name for name, dtype in _DTYPES.items() if str(dtype) == proof.get("precision")), None)
-        if precision is None or proof.get("device") not in ("cpu", "cuda", "mps"):
-            return None
-        return cls(str(proof["device"]), precision, 0, "")
+        return cls(**{name: values[name] for name in types})
 
 
 @dataclass(frozen=True)
@@ -209,15 +197,16 @@ def _keep_blocks(mallopt: Callable[[int, int], int]) -> None:
 
 
 def _choose_device(wanted: str) -> tuple[torch.device, str]:
-    there = ["cpu"]
+    available = ["cpu"]
     if torch.backends.mps.is_available():
-        there.insert(0, "mps")
-    there[:0] = [f"cuda:{index}" for index in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
-    name = there[0] if wanted == "auto" else "cuda:0" if wanted == "cuda" else wanted
-    if name not in there:
+        available.insert(0, "mps")
+    if torch.cuda.is_available():
+        available[:0] = [f"cuda:{index}" for index in range(torch.cuda.device_count())]
+    name = available[0] if wanted == "auto" else "cuda:0" if wanted == "cuda" else wanted
+    if name not in available:
         raise ConfigError(
             f"run.device: {wanted} is not available here",
-            hint=f"choose one of: {', '.join(['auto', *there])}",
+            hint=f"choose one of: {', '.join(['auto', *available])}",
         )
     device = torch.device(name)
     if device.type == "cuda":

@@ -1,9 +1,9 @@
-"""The position of a run: everything in a checkpoint besides tensors, settings and random states."""
+"""The position of a run: everything in a checkpoint except tensors, settings and random states."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from functools import cache
 from typing import Any
@@ -128,44 +128,15 @@ class TrainState:
 
     def judge(self, cost: float, patience: int | None, min_delta: float) -> bool:
         """Update the best cost and early stopping with this epoch's cost; return whether it is the best so far."""
-        self._count_patience(cost, patience, min_delta)
-        if cost < self.best_value:
-            self.best_value, self.best_epoch = cost, self.epoch
-            return True
-        return False
-
-    def _count_patience(self, cost: float, patience: int | None, min_delta: float) -> None:
         if cost < self.patience_value - min_delta:
             self.patience_value, self.patience_epochs = cost, 0
         else:
             self.patience_epochs += 1
         self.stopped_early = patience is not None and self.patience_epochs >= patience
-
-    def judge_again(self, costs: Sequence[float], patience: int | None, min_delta: float) -> bool:
-        """Judge the finished epochs by another metric.
-
-        The weights of most epochs no longer exist. Therefore the best epoch remains the one whose weights were saved,
-        unless this state follows a better one.
-
-        Args:
-            costs: cost of each finished epoch, by that metric.
-            patience: as for `judge`.
-            min_delta: as for `judge`.
-
-        Returns:
-            Whether this state is now the best, and was not before.
-        """
-        self.patience_value, self.patience_epochs = math.inf, 0
-        for cost in costs:
-            self._count_patience(cost, patience, min_delta)
-        if math.isfinite(self.best_value):
-            self.best_value = costs[self.best_epoch - 1]
-        last = len(costs)
-        if self.batch or self.best_epoch == last or costs[-1] >= self.best_value:
-            return False
-        self.best_value, self.best_epoch = costs[-1], last
-        self.history[-1] = {**self.history[-1], "best": True}
-        return True
+        if cost < self.best_value:
+            self.best_value, self.best_epoch = cost, self.epoch
+            return True
+        return False
 
     def to_plain(self) -> dict[str, Any]:
         """Plain values for a checkpoint, which later training does not change."""

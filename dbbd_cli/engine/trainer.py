@@ -80,8 +80,8 @@ def train_epoch(run: Run) -> dict[str, float]:
 def train_step(trainer: Trainer, micro_batches: Sequence[Any]) -> StepResult:
     """Take one optimizer step on the mean loss over all samples of its batches.
 
-    If the loss or the gradient is not finite, the step changes nothing. The answer stays on the device, because reading
-    it would make the program wait for a GPU.
+    If the loss or the gradient is not finite, the step changes nothing. The result stays on the device: reading whether
+    they were finite would wait for the GPU.
     """
     workload, runtime, training = trainer.workload, trainer.runtime, trainer.config.training
     state, optimizer, scaler = trainer.state, trainer.optimizer, trainer.scaler
@@ -136,13 +136,13 @@ def validate(run: Run) -> dict[str, float]:
 
 @dataclass
 class Trainer:
-    """What changes while a model trains, which is also what a checkpoint holds: weights, optimizer, schedule, position.
+    """The training state that a checkpoint stores: weights, optimizer, schedule and position.
 
     Args:
         workload: data and network.
         config: the resolved configuration.
         runtime: device and precision.
-        splits_sha256: digest of the list of samples and splits, which a checkpoint is bound to.
+        splits_sha256: digest of the list of samples and splits; a checkpoint resumes only with the same list.
     """
 
     workload: Workload
@@ -201,7 +201,7 @@ class Trainer:
             "proof": make_replay_check(self.workload, self.runtime, self.state) if replay_check else None,
         }
 
-    def save(self, folder: Path, *, best: bool = False) -> None:
+    def save(self, folder: Path) -> None:
         """Write a checkpoint, and wait until it is on the disk.
 
         Raises:
@@ -210,7 +210,7 @@ class Trainer:
         """
         state = self.to_plain()
         check_weights(state["module"], self.state, folder)
-        save_checkpoint(state, folder, best=best, keep=self.config.checkpoint.keep)
+        save_checkpoint(state, folder, best=False, keep=self.config.checkpoint.keep)
 
     def load(self, checkpoint: Mapping[str, Any]) -> None:
         """Restore what `to_plain` returned, so that training continues as if it had never stopped."""
@@ -225,10 +225,10 @@ class Trainer:
 
 @dataclass
 class Run:
-    """A trainer at work in a run folder: what it logs, shows and saves, and when it stops.
+    """A trainer in its run folder: logging, progress, checkpoints and stopping.
 
     Args:
-        trainer: at its beginning, or where a checkpoint left it.
+        trainer: new, or restored from a checkpoint.
         folder: the run folder.
         log: receives history, events and text.
         progress: shows bars and lines.
@@ -376,7 +376,7 @@ class Run:
         when = f"after step {steps:,}" if steps else "before the first step"
         message = f"Stopped {when} of epoch {state.epoch}; everything is saved."
         self.log.text(message)
-        hint = f"continue with: {resume_command(self.folder)}"
+        hint = f"Continue with: {resume_command(self.folder)}"
         return StoppedError(message, signal_number=self.stop.signal_number, hint=hint)
 
     def count_time(self) -> None:
@@ -386,7 +386,7 @@ class Run:
         self._time = now
 
     def _warn_once(self, metrics: Mapping[str, float]) -> None:
-        """Pass on what the task finds wrong with the metrics, unless it has warned before."""
+        """Show and log the task's warning about the metrics, once per run."""
         text = "" if self._warned else self.trainer.workload.warning(metrics)
         if text:
             self._warned = True

@@ -4,13 +4,9 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-from dbbd_cli.core import compat
-from dbbd_cli.core.text import printable
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -30,32 +26,16 @@ def open_event_file(folder: Path, first_step: int) -> SummaryWriter:
     return SummaryWriter(str(folder), purge_step=first_step)
 
 
-def add_hyperparameters(
-    events: SummaryWriter, values: Mapping[str, Any], metrics: Mapping[str, float], step: int
-) -> None:
-    """Add the settings and final metrics of a run that ends after `step`.
-
-    The metrics are logged one step later, so that those of a resumed run replace them.
-    """
-    plain = {
-        printable(key): value if isinstance(value, (bool, int, float)) else printable(str(value))
-        for key, value in values.items()
-    }
-    compat.add_hyperparameters(events, plain, {f"best/{name}": value for name, value in metrics.items()})
-    for name, value in metrics.items():
-        events.add_scalar(f"best/{name}", value, step + 1)
-
-
 def _rename_later_files(folder: Path) -> None:
     """Rename files so that a new one sorts last: readers sort by name, which contains the time in seconds.
 
     The run may have been resumed within the same second, or the clock may have been set back.
     """
-    there = sorted(path for path in folder.glob("events.out.tfevents.*") if path.is_file())
-    times = [int(found[2]) for path in there if (found := _NAME.fullmatch(path.name))]
+    paths = sorted(path for path in folder.glob("events.out.tfevents.*") if path.is_file())
+    times = [int(found[2]) for path in paths if (found := _NAME.fullmatch(path.name))]
     if not times or max(times) < int(time.time()):
         return
-    for number, path in enumerate(there, 1):
+    for number, path in enumerate(paths, 1):
         if found := _NAME.fullmatch(path.name):
             with suppress(OSError):
                 path.rename(folder / f"{found[1]}.{number:010d}.{found[3]}")

@@ -13,9 +13,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dbbd_cli.core import compat
 from dbbd_cli.core.files import open_to_append, read_lines, write_text
 from dbbd_cli.core.text import printable
-from dbbd_cli.runs.event_files import add_hyperparameters, open_event_file
+from dbbd_cli.runs.event_files import open_event_file
 from dbbd_cli.runs.folder import HISTORY, LOG
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ def finite(value: Any) -> Any:
 class RunLog:
     """Writes `history.jsonl`, the TensorBoard events and `run.log` of a run.
 
-    `history.jsonl` holds what is reproducible; times go to the other two.
+    Everything in `history.jsonl` is reproducible; times go to the other two.
 
     Args:
         folder: the run folder.
@@ -93,9 +94,18 @@ class RunLog:
             events.add_scalar(name, value, step)
 
     def hyperparameters(self, values: Mapping[str, Any], metrics: Mapping[str, float], step: int) -> None:
-        """Add the settings and the final metrics to the TensorBoard events of this folder."""
+        """Add the settings and the final metrics of a run that ends after `step` to the TensorBoard events.
+
+        The metrics are logged one step later, so that those of a resumed run replace them.
+        """
         events = self._events()
-        add_hyperparameters(events, values, metrics, step)
+        plain = {
+            printable(key): value if isinstance(value, (bool, int, float)) else printable(str(value))
+            for key, value in values.items()
+        }
+        best = {f"best/{name}": value for name, value in metrics.items()}
+        compat.add_hyperparameters(events, plain, best)
+        self.scalars(step + 1, best)
         events.flush()  # an error while closing would go unnoticed
 
     def _events(self) -> SummaryWriter:

@@ -12,7 +12,6 @@ from pathlib import Path
 from dbbd_cli.config.load import Override, dump_config
 from dbbd_cli.core.errors import CheckpointError, ConfigError, DiskError
 from dbbd_cli.core.files import repair_of, write_text
-from dbbd_cli.core.metrics import cost, metric_words, superlative
 from dbbd_cli.core.paths import resume_command, shown_path
 from dbbd_cli.core.progress import Progress
 from dbbd_cli.core.signals import stop_on_signals
@@ -34,7 +33,7 @@ from dbbd_cli.engine.state import TrainState
 from dbbd_cli.engine.trainer import Trainer
 from dbbd_cli.model.weights import reason_of
 from dbbd_cli.runs.folder import CONFIG, ENVIRONMENT, HISTORY, SPLITS, create_run_folder, locked
-from dbbd_cli.services.disk_space import check_disk_space, checkpoint_bytes
+from dbbd_cli.services.disk_space import check_disk_space
 from dbbd_cli.services.results import TrainResult
 from dbbd_cli.services.resume_checks import (
     check_replay,
@@ -43,7 +42,7 @@ from dbbd_cli.services.resume_checks import (
     report_runtime_change,
     report_schedule_change,
 )
-from dbbd_cli.services.session import OpenedRun, build_workload, describe, open_run, show_facts, value_at
+from dbbd_cli.services.session import OpenedRun, build_workload, describe, open_run, show_facts
 from dbbd_cli.services.training import train_to_the_end
 from dbbd_cli.tasks.configs import config_from_mapping
 
@@ -55,7 +54,7 @@ def continue_run(
     run = open_run(target, prefer=NEWEST, overrides=overrides, force=force, progress=progress)
     if _is_newest(run):
         refuse_unreadable(run.folder, lambda values, origin: config_from_mapping(values, origin=origin))
-        report_config_changes(run, overrides, progress)
+        report_config_changes(run, progress)
         return _continue_in(run.folder, run, overrides, force, progress, command)
     stopped_early = run.state.stopped_early and not _renews_patience(overrides)
     if stopped_early or run.state.epoch > run.config.training.epochs:
@@ -96,7 +95,7 @@ def _branch(run: OpenedRun, progress: Progress) -> Path:
                 if (run.folder / name).is_file():
                     shutil.copyfile(run.folder / name, folder / name)
         except OSError as error:
-            raise disk_error(error, folder, run.path.stat().st_size) from error
+            raise disk_error(error, folder) from error
         is_best = _copy_best(run, folder, progress)
         state = {key: value for key, value in run.checkpoint.items() if key != "format"}
         save_checkpoint(state, folder, best=is_best, keep=run.config.checkpoint.keep)
@@ -136,31 +135,25 @@ def _continue_in(
     folder: Path, run: OpenedRun, overrides: Sequence[Override], force: bool, progress: Progress, command: Sequence[str]
 ) -> TrainResult:
     """Restore the trainer from the checkpoint, check that it is still the same run, and train on in `folder`."""
-    config, saved = run.config, run.checkpoint["config"]
+    check_training_settings(run)
     trainer = _restored_trainer(run, progress)
-    check_training_settings(trainer, saved["training"], run.path)
     with supervised(trainer.workload):
-        check_replay(trainer, run.checkpoint, overrides, force, progress)
+        check_replay(trainer, run, force, progress)
     report_runtime_change(run.recorded, trainer.runtime, progress)
-    previous_metric = value_at(saved, "checkpoint.metric") or "loss"  # the only one in earlier versions
-    metric_changed = previous_metric != trainer.workload.monitor and bool(trainer.state.history)
-    is_best = metric_changed and _judge_by_new_metric(trainer, previous_metric, progress)
     if trainer.state.stopped_early and _renews_patience(overrides):
         trainer.state.stopped_early, trainer.state.patience_epochs = False, 0
-    report_schedule_change(saved["training"], config, progress)
+    report_schedule_change(run, progress)
     run.checkpoint.clear()  # half a gigabyte for qr_cnn
     check_disk_space(trainer, folder)
-    if metric_changed:
-        trainer.save(folder, best=is_best and config.checkpoint.save_best)
-    facts = describe(config, trainer.workload, trainer.runtime, run.manifest)
+    facts = describe(run.config, trainer.workload, trainer.runtime, run.manifest)
     with stop_on_signals(progress) as stop:
         try:
             if folder == run.folder:
                 _set_damaged_aside(run, progress)
-            write_text(folder / CONFIG, dump_config(config))
+            write_text(folder / CONFIG, dump_config(run.config))
             write_environment(folder, command, trainer.runtime)
         except OSError as error:
-            raise disk_error(error, folder, checkpoint_bytes(trainer)) from error
+            raise disk_error(error, folder) from error
         if not trainer.finished:
             show_facts(facts, progress, run=folder)
             progress.line(f"Continuing with {_position(trainer)}, from {run.path.name}")
@@ -175,7 +168,7 @@ def _restored_trainer(run: OpenedRun, progress: Progress) -> Trainer:
     trainer = Trainer(workload, config, runtime, manifest.digest())
     try:
         trainer.load(run.checkpoint)
-    except Exception as error:  # whatever is in the file, it does not fit
+    except Exception as error:  # of any kind, as the file may contain anything
         raise CheckpointError(
             f"{run.path} does not fit this configuration: {reason_of(error)}",
             hint="settings of the network and of the optimizer cannot change in the middle of a run",
@@ -191,28 +184,6 @@ def _position(trainer: Trainer) -> str:
         return f"the validation of {where}"
     batches = len(trainer.workload.loaders["train"])
     return f"{where}, batch {state.batch + 1:,} of {batches:,}" if state.batch else where
-
-
-def _judge_by_new_metric(trainer: Trainer, before: str, progress: Progress) -> bool:
-    """Judge the finished epochs by the new deciding metric; return whether the checkpoint is now the best.
-
-    Raises:
-        ConfigError: the epochs have no values of it.
-    """
-    metric, state, training = trainer.workload.monitor, trainer.state, trainer.config.training
-    values = [row["val"].get(metric) for row in state.history]
-    if None in values:
-        raise ConfigError(
-            f"checkpoint.metric: {metric} is not among the metrics of the epochs so far",
-            hint=f"keep {before}, or start a new run with dbbd train",
-        )
-    costs = [cost(metric, value) for value in values]
-    is_best = state.judge_again(costs, training.early_stopping_patience, training.early_stopping_min_delta)
-    progress.line(
-        f"From now on, the best epoch is the one with the {superlative(metric)} validation {metric_words(metric)}, not "
-        f"{metric_words(before)}. Among the epochs whose weights are kept, that is epoch {state.best_epoch}."
-    )
-    return is_best
 
 
 def _set_damaged_aside(run: OpenedRun, progress: Progress) -> None:

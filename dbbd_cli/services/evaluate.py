@@ -64,7 +64,7 @@ def evaluate(
         path = target
         workload, runtime = build_workload(settings, manifest, splits=(split,), pretrained=True, progress=progress)
     elif config is not None:
-        raise ConfigError("--config: a run has a configuration of its own", hint="change it with --set KEY=VALUE")
+        raise ConfigError("--config: a run has its own configuration", hint="change it with --set KEY=VALUE")
     else:
         run = open_run(target, prefer=BEST, overrides=overrides, progress=progress)
         settings, path, epoch, home = run.config, run.path, len(run.state.history), run.folder

@@ -43,7 +43,7 @@ def prepare_run(config: TaskConfig, progress: Progress) -> tuple[TaskConfig, Man
 
 
 def report_cache_folder(config: TaskConfig, progress: Progress) -> None:
-    """Say so if prepared data is not cached in the usual folder."""
+    """Report that prepared data is not cached in the usual folder."""
     if note := fallback_note(config.data.cache_dir):
         progress.line(printable(note))
 

@@ -58,5 +58,5 @@ def resume(
             raise StoppedError(
                 "Stopped before the first step; the run is unchanged.",
                 signal_number=signal_of(error),
-                hint=f"continue with: {resume_command(folder)}",
+                hint=f"Continue with: {resume_command(folder)}",
             ) from error

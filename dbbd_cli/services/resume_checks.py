@@ -1,13 +1,7 @@
-"""Whether a resumed run is still the same run, and what is said about the differences."""
+"""Check that a resumed run is still the same run, and report what has changed."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any
-
-from dbbd_cli.config.load import Override
-from dbbd_cli.config.sections import TaskConfig, to_plain
 from dbbd_cli.core.errors import CheckpointError, ConfigError
 from dbbd_cli.core.paths import shown_path
 from dbbd_cli.core.progress import Progress
@@ -16,13 +10,11 @@ from dbbd_cli.engine.checkpoint.replay_check import verify_replay_check
 from dbbd_cli.engine.runtime import Runtime, RuntimeRecord
 from dbbd_cli.engine.trainer import Trainer
 from dbbd_cli.runs.folder import CONFIG
-from dbbd_cli.services.session import OpenedRun, value_at
+from dbbd_cli.services.session import OpenedRun, changed_settings
 from dbbd_cli.tasks.configs import load_config
 
 
-def check_replay(
-    trainer: Trainer, checkpoint: Mapping[str, Any], overrides: Sequence[Override], force: bool, progress: Progress
-) -> None:
+def check_replay(trainer: Trainer, run: OpenedRun, force: bool, progress: Progress) -> None:
     """Compute the loss of the next batch again, and compare it with the checkpoint's.
 
     There is no comparison if the checkpoint has no replay check, or if a setting has changed that the loss depends on.
@@ -30,15 +22,15 @@ def check_replay(
     Raises:
         CheckpointError: the loss differs, and `force` is off.
     """
-    replay, saved = checkpoint["proof"], checkpoint["config"]
+    replay = run.checkpoint["proof"]
     if replay is None:
         progress.line(
             "Resume not verified: this checkpoint has no replay check, because its next batch could not be loaded."
         )
         return
-    changed = [o.key for o in overrides if o.key.split(".")[0] in ("data", "model", "loss")]
-    current, harmless = to_plain(trainer.config), trainer.config.loading_settings
-    changed = [key for key in changed if key not in harmless and value_at(saved, key) != value_at(current, key)]
+    harmless = tuple(f"{key}." for key in run.config.loading_settings)
+    relevant = changed_settings(run.saved, run.config, ("data", "model", "loss"))
+    changed = [key for key in relevant if not f"{key}.".startswith(harmless)]
     if changed:
         progress.line(f"Resume not verified, because {', '.join(changed)} changed.")
         return
@@ -48,25 +40,16 @@ def check_replay(
         if not force:
             raise
         progress.warn(f"{error.message}. Continuing because of --force.")
-        return
-    before, now = replay.get("precision"), str(trainer.runtime.dtype)
-    if before is not None and before != now and "runtime" not in checkpoint:
-        progress.warn(
-            f"the run was trained in {printable(before[:40])} so far, and continues in {now} here. To keep one, "
-            "set run.precision to fp32 or bf16"
-        )
 
 
-def report_runtime_change(recorded: RuntimeRecord | None, runtime: Runtime, progress: Progress) -> None:
-    """Say so if the run continues in another precision, or on a device whose results differ in the last digits.
+def report_runtime_change(recorded: RuntimeRecord, runtime: Runtime, progress: Progress) -> None:
+    """Report another precision, or a device whose results differ in the last digits.
 
     Args:
-        recorded: what the run was computed with so far; None in checkpoints of earlier versions.
+        recorded: what the run was computed with so far.
         runtime: device and precision from now on.
         progress: receives the messages.
     """
-    if recorded is None:
-        return
     now = runtime.record()
     if recorded.precision != now.precision:
         progress.line(f"The run was trained in {recorded.precision} so far, and continues in {now.precision}.")
@@ -85,18 +68,18 @@ def _computed_on(record: RuntimeRecord) -> str:
     return f"a CPU ({printable(record.processor[:200])}) with {counted(record.threads, 'thread')}"
 
 
-def report_config_changes(run: OpenedRun, overrides: Sequence[Override], progress: Progress) -> None:
+def report_config_changes(run: OpenedRun, progress: Progress) -> None:
     """Warn if the folder's config.yaml differs from the checkpoint's configuration: edited, or of another run."""
     path = run.folder / CONFIG
     try:
-        written = to_plain(load_config(str(path))) if path.is_file() else {}
+        written = load_config(str(path)) if path.is_file() else run.saved
     except ConfigError:  # damaged: it is about to be rewritten
         return
-    given = tuple(override.key for override in overrides)
+    overridden = changed_settings(run.saved, run.config)
     others = [
-        f"{key} is {printable(str(value))[:40]} there and {printable(str(counts))[:40]} here"
-        for key, value, counts in _differences(written, to_plain(run.config))
-        if key != "data.cache_dir" and not f"{key}.".startswith(tuple(f"{one}." for one in given))
+        f"{key} is {printable(str(there))[:40]} there and {printable(str(here))[:40]} here"
+        for key, (there, here) in changed_settings(written, run.saved).items()
+        if key not in overridden
     ]
     if others:
         more = f", and {len(others) - 3} more" if len(others) > 3 else ""
@@ -106,28 +89,17 @@ def report_config_changes(run: OpenedRun, overrides: Sequence[Override], progres
         )
 
 
-def _differences(one: Mapping[str, Any], other: Mapping[str, Any], within: str = "") -> list[tuple[str, Any, Any]]:
-    """The dotted keys present in both nested mappings whose values differ, with both values."""
-    found = []
-    for key in one.keys() & other.keys():
-        if isinstance(one[key], Mapping) and isinstance(other[key], Mapping):
-            found += _differences(one[key], other[key], f"{within}{key}.")
-        elif one[key] != other[key]:
-            found.append((f"{within}{key}", one[key], other[key]))
-    return sorted(found, key=lambda difference: difference[0])
-
-
-def check_training_settings(trainer: Trainer, saved: Mapping[str, Any], path: Path) -> None:
-    """Raise if the settings of `training`, which were `saved`, cannot continue from this checkpoint.
+def check_training_settings(run: OpenedRun) -> None:
+    """Raise if the settings of `training` cannot continue from this checkpoint.
 
     Raises:
         ConfigError: the batch size has changed in the middle of an epoch, or more epochs are done than are wanted.
     """
-    training, state = trainer.config.training, trainer.state
+    training, saved, state = run.config.training, run.saved.training, run.state
     batches = (training.batch_size, training.accumulate_batches)
-    if state.batch and batches != (saved["batch_size"], saved["accumulate_batches"]):
+    if state.batch and batches != (saved.batch_size, saved.accumulate_batches):
         raise ConfigError(
-            f"{shown_path(path)} is in the middle of an epoch, where the batch size cannot change",
+            f"{shown_path(run.path)} is in the middle of an epoch, where the batch size cannot change",
             hint="leave out training.batch_size and training.accumulate_batches until the epoch has ended",
         )
     done = len(state.history)
@@ -138,11 +110,11 @@ def check_training_settings(trainer: Trainer, saved: Mapping[str, Any], path: Pa
         )
 
 
-def report_schedule_change(saved: Mapping[str, Any], config: TaskConfig, progress: Progress) -> None:
-    """Say so if the learning rate will not follow the curve of an uninterrupted run."""
-    now = config.training
-    if now.scheduler == "cosine" and now.scheduler_epochs is None and now.epochs != saved["epochs"]:
+def report_schedule_change(run: OpenedRun, progress: Progress) -> None:
+    """Report a learning rate that will not follow the curve of an uninterrupted run."""
+    now, planned = run.config.training, run.saved.training.epochs
+    if now.scheduler == "cosine" and now.scheduler_epochs is None and now.epochs != planned:
         progress.line(
-            f"The cosine schedule was planned for {counted(saved['epochs'], 'epoch')}: this run will differ from "
+            f"The cosine schedule was planned for {counted(planned, 'epoch')}: this run will differ from "
             f"an uninterrupted {now.epochs}-epoch run. To avoid that, set training.scheduler_epochs from the start."
         )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,14 +10,13 @@ from typing import Any
 from dbbd_cli.config.load import Override
 from dbbd_cli.config.sections import TaskConfig, to_plain
 from dbbd_cli.core.errors import CheckpointError, ConfigError, DataError
-from dbbd_cli.core.files import write_text
 from dbbd_cli.core.limits import is_memory_limited
 from dbbd_cli.core.paths import shown_path
 from dbbd_cli.core.progress import Progress
 from dbbd_cli.core.text import printable
 from dbbd_cli.data.cache import is_cache_folder
 from dbbd_cli.data.manifest import Manifest
-from dbbd_cli.engine.checkpoint.files import UnreadableCheckpointError, checkpoint_names, load_checkpoint, not_a_file
+from dbbd_cli.engine.checkpoint.files import UnreadableCheckpointError, checkpoint_names, load_checkpoint
 from dbbd_cli.engine.runtime import (
     Runtime,
     RuntimeRecord,
@@ -46,21 +44,22 @@ class OpenedRun:
         folder: its run folder.
         path: the checkpoint's file.
         checkpoint: its content.
-        config: its configuration, with the overrides of the command line.
+        saved: its configuration.
+        config: the same, with the overrides of the command line.
         state: where the run was.
         manifest: the samples of the run and their splits.
-        recorded: what the run was computed with; None in checkpoints of earlier versions.
-        kept_runtime: whose precision `run.precision: auto` keeps: `recorded`, or in checkpoints of earlier versions
-            what the replay check says; None if the command line sets the precision.
+        recorded: what the run was computed with.
+        kept_runtime: whose precision `run.precision: auto` keeps; None if the command line sets the precision.
     """
 
     folder: Path
     path: Path
     checkpoint: dict[str, Any]
+    saved: TaskConfig
     config: TaskConfig
     state: TrainState
     manifest: Manifest
-    recorded: RuntimeRecord | None
+    recorded: RuntimeRecord
     kept_runtime: RuntimeRecord | None
 
 
@@ -82,28 +81,26 @@ def open_run(
     """
     path, checkpoint = _find_checkpoint(target.resolve(), prefer, progress)
     try:
-        saved = config_from_mapping(checkpoint["config"], origin=str(path))
+        saved = with_absolute_paths(config_from_mapping(checkpoint["config"], origin=str(path)))
         state = TrainState.from_plain(checkpoint["state"])
-        recorded = RuntimeRecord.from_plain(checkpoint.get("runtime"))
+        recorded = RuntimeRecord.from_plain(checkpoint["runtime"])
     except (ConfigError, ValueError, TypeError, AttributeError) as error:
         raise CheckpointError(
             f"{path} is not a usable checkpoint: {error}", hint="use another one of the run"
         ) from error
     config = with_absolute_paths(config_from_mapping(checkpoint["config"], overrides, origin=str(path)))
-    _refuse_fixed(with_absolute_paths(saved), config, overrides)
+    _refuse_fixed(saved, config)
     config = _with_own_cache(config, overrides, progress)
     report_cache_folder(config, progress)
-    manifest = _manifest_of_run(path, config, checkpoint["splits"], force, progress)
+    manifest = _manifest_of_run(path, checkpoint["splits"], force, progress)
     precision_given = any(override.key in ("run", "run.precision") for override in overrides)
-    kept_runtime = None if precision_given else recorded or RuntimeRecord.from_replay_check(checkpoint["proof"])
-    return OpenedRun(path.parent, path, checkpoint, config, state, manifest, recorded, kept_runtime)
+    kept_runtime = None if precision_given else recorded
+    return OpenedRun(path.parent, path, checkpoint, saved, config, state, manifest, recorded, kept_runtime)
 
 
 def _find_checkpoint(target: Path, prefer: str, progress: Progress) -> tuple[Path, dict[str, Any]]:
     if target.is_dir():
         return _first_usable(target, prefer, progress)
-    if not target.is_file() and not target.suffix:
-        raise not_a_file(target)
     if target.is_file() and not is_run_folder(target.parent):
         load_tensors(target, objects=True)  # report a damaged or unsafe file first
         raise CheckpointError(
@@ -114,37 +111,22 @@ def _find_checkpoint(target: Path, prefer: str, progress: Progress) -> tuple[Pat
     return target, load_checkpoint(target)
 
 
-def _manifest_of_run(checkpoint: Path, config: TaskConfig, digest: object, force: bool, progress: Progress) -> Manifest:
-    """The list of samples of a run. If it is lost and the data is synthetic, it is rebuilt and stored.
+def _manifest_of_run(checkpoint: Path, digest: object, force: bool, progress: Progress) -> Manifest:
+    """The list of samples of the run to which a checkpoint belongs.
 
     Args:
-        checkpoint: path of a checkpoint of the run.
-        config: the configuration of the run.
+        checkpoint: path of the checkpoint.
         digest: digest of the list that the checkpoint was made with.
         force: whether to accept another list.
-        progress: receives warnings.
+        progress: receives a warning about another list.
 
     Raises:
         CheckpointError: it is missing or damaged, or is another list.
     """
-    path, lost, manifest = checkpoint.with_name(SPLITS), None, None
-    try:
-        manifest = Manifest.load(path)
-        if manifest.digest() == digest:
-            return manifest
-    except CheckpointError as error:
-        lost = error
-    if config.is_synthetic:
-        rebuilt = get_task(config.task).make_manifest(config, progress)
-        if rebuilt.digest() == digest:
-            what = "is not that of the run" if lost is None else "is damaged" if path.exists() else "is missing"
-            progress.warn(f"{path} {what}. It was rebuilt from the settings and matches the checkpoint.")
-            with suppress(OSError):  # the folder may be read-only
-                write_text(path, rebuilt.to_json())
-            return rebuilt
-    if manifest is None:
-        assert lost is not None
-        raise lost
+    path = checkpoint.with_name(SPLITS)
+    manifest = Manifest.load(path)
+    if manifest.digest() == digest:
+        return manifest
     message = f"{path} is not the one that {checkpoint.name} was made with: samples could change their split"
     if not force:
         raise CheckpointError(
@@ -173,24 +155,42 @@ def _with_own_cache(config: TaskConfig, overrides: Sequence[Override], progress:
     return config.model_copy(update={"data": config.data.model_copy(update={"cache_dir": None})})
 
 
-def _refuse_fixed(saved: TaskConfig, config: TaskConfig, overrides: Sequence[Override]) -> None:
+def _refuse_fixed(saved: TaskConfig, config: TaskConfig) -> None:
     """Raise if an override changes a setting that is fixed once a run has started."""
-    before, after = to_plain(saved), to_plain(config)
-    fixed = [o for o in overrides if any(f"{o.key}.".startswith(f"{key}.") for key in config.fixed_settings)]
-    changed = [override for override in fixed if value_at(before, override.key) != value_at(after, override.key)]
+    changed = changed_settings(saved, config, config.fixed_settings)
     if changed:
         raise ConfigError(
-            "this setting cannot change after a run has started",
-            details=[f"{o.origin}: {o.key} was {value_at(before, o.key)!r}" for o in changed],
-            hint="leave it out, or start a new run with dbbd train",
+            "these settings cannot change after a run has started",
+            details=[f"{key} is {before!r} in the run, not {after!r}" for key, (before, after) in changed.items()],
+            hint="leave them out, or start a new run with dbbd train",
         )
 
 
-def value_at(values: Any, key: str) -> Any:
-    """The value of a dotted key in nested mappings; None if it is missing."""
-    for part in key.split("."):
-        values = values.get(part) if isinstance(values, Mapping) else None
-    return values
+def changed_settings(
+    before: TaskConfig, after: TaskConfig, within: Iterable[str] | None = None
+) -> dict[str, tuple[Any, Any]]:
+    """The settings that differ between two configurations, by dotted key, with both values.
+
+    Args:
+        before: a configuration.
+        after: another one of the same task.
+        within: settings and sections to compare. None: all of them.
+    """
+    one, other = flat(to_plain(before)), flat(to_plain(after))
+    sections = ("",) if within is None else tuple(f"{key}." for key in within)
+    return {
+        key: (one.get(key), other.get(key))
+        for key in dict.fromkeys([*one, *other])
+        if one.get(key) != other.get(key) and f"{key}.".startswith(sections)
+    }
+
+
+def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """The values of nested mappings by dotted key."""
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        found |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value}
+    return found
 
 
 def _first_usable(folder: Path, prefer: str, progress: Progress) -> tuple[Path, dict[str, Any]]:
@@ -211,7 +211,7 @@ def _first_usable(folder: Path, prefer: str, progress: Progress) -> tuple[Path, 
         if problems:
             progress.warn(f"{'; '.join(problems)}. Using {name} instead.")
         elif name != prefer:
-            progress.line(f"{folder} has no {prefer}; using {name}.")
+            progress.line(f"{shown_path(folder)} has no {prefer}; using {name}.")
         return path, checkpoint
     if problems:
         raise CheckpointError(
@@ -220,8 +220,8 @@ def _first_usable(folder: Path, prefer: str, progress: Progress) -> tuple[Path, 
             hint="nothing was deleted; restore a checkpoint from a copy, or start a new run",
         )
     raise CheckpointError(
-        f"{folder} holds no checkpoint",
-        hint="give a run folder made by dbbd train",
+        f"{folder} has no checkpoint",
+        hint="give a run folder created by dbbd train",
     )
 
 
@@ -319,7 +319,7 @@ def load_module(workload: Workload, run: OpenedRun) -> None:
     check_finite(run.checkpoint["module"], run.path)
     try:
         workload.module.load_state_dict(run.checkpoint["module"])
-    except Exception as error:  # whatever is in the file, it does not fit
+    except Exception as error:  # of any kind, as the file may contain anything
         raise CheckpointError(
             f"{run.path} does not fit this configuration: {reason_of(error)}",
             hint="leave out the --set that changes the network",

@@ -96,14 +96,10 @@ def _precisions(precisions: Mapping[str, str]) -> str:
     return ", ".join(f"{task}: {precision}" for task, precision in precisions.items())
 
 
-class _FailedError(Exception):
-    """A step did not deliver what it promises."""
-
-
 def _check(holds: bool, otherwise: str) -> None:
     # Not `assert`: under `python -O`, every step would pass.
     if not holds:
-        raise _FailedError(otherwise)
+        raise DbbdError(otherwise)
 
 
 class _Trial:
@@ -156,8 +152,6 @@ class _Trial:
             raise
         except DbbdError as error:
             detail = error.message
-        except _FailedError as error:
-            detail = str(error)
         except Exception as error:
             # Whatever it is, the table of steps must be shown.
             detail = textwrap.shorten(f"{type(error).__name__}: {error}", 200, placeholder=" …")
@@ -194,12 +188,12 @@ class _Trial:
                 raise  # not the planned signal
             (self.interrupted,) = self.folder.glob(f"*-{self.task}-interrupted")
             return stopped.message.rstrip(".")
-        raise _FailedError("Ctrl-C did not stop the run")
+        raise DbbdError("Ctrl-C did not stop the run")
 
     def _resume(self) -> str:
         result = resume(self.interrupted, progress=self.progress)
         _check(result.epochs == self.epochs, f"{counted(result.epochs, 'epoch')} instead of {self.epochs}")
-        return f"continued to epoch {result.epochs}"
+        return f"{counted(result.epochs, 'epoch')} finished"
 
     def _compare(self) -> str:
         one, two = load_checkpoint(self.uninterrupted.checkpoint), load_checkpoint(self.interrupted / NEWEST)
@@ -248,25 +242,17 @@ def same(one: Any, two: Any, exact: bool) -> bool:
     return bool(one == two)
 
 
-class OnlyBars:
+class OnlyBars(Silent):
     """Passes on bars and warnings only: the headers and tables of every small run would hide the result."""
 
     def __init__(self, progress: Progress) -> None:
         self.progress = progress
 
     @contextmanager
-    def phase(
-        self, title: str, total: int, unit: str = "batches", done: int = 0, sample_unit: str = "samples"
-    ) -> Iterator[Phase]:
+    def phase(self, *arguments: Any, **options: Any) -> Iterator[Phase]:
         """Pass the phase on."""
-        with self.progress.phase(title, total, unit, done, sample_unit) as phase:
+        with self.progress.phase(*arguments, **options) as phase:
             yield phase
-
-    def facts(self, title: str, rows: Mapping[str, str]) -> None:
-        """Show nothing."""
-
-    def line(self, text: str) -> None:
-        """Show nothing."""
 
     def warn(self, text: str) -> None:
         """Pass the warning on."""
@@ -283,24 +269,18 @@ class InterruptingBars(OnlyBars):
     def __init__(self, progress: Progress, batches: int) -> None:
         super().__init__(progress)
         self.left = batches
+        self._phase: Phase
 
     @contextmanager
-    def phase(
-        self, title: str, total: int, unit: str = "batches", done: int = 0, sample_unit: str = "samples"
-    ) -> Iterator[Phase]:
+    def phase(self, title: str, *arguments: Any, **options: Any) -> Iterator[Phase]:
         """Pass the phase on, and count its batches if they are for training."""
-        with super().phase(title, total, unit, done, sample_unit) as phase:
-            yield _InterruptingPhase(self, phase) if title.endswith("train") else phase
-
-
-class _InterruptingPhase:
-    def __init__(self, owner: InterruptingBars, phase: Phase) -> None:
-        self.owner = owner
-        self.phase = phase
+        with super().phase(title, *arguments, **options) as self._phase:
+            yield self if title.endswith("train") else self._phase
 
     def advance(self, count: int = 1, samples: int = 0, **values: float) -> None:
-        self.phase.advance(count, samples, **values)
-        before = self.owner.left
-        self.owner.left -= count
-        if self.owner.left <= 0 < before:
+        """Pass on the progress of a training phase, and press Ctrl-C when it is time."""
+        self._phase.advance(count, samples, **values)
+        before = self.left
+        self.left -= count
+        if self.left <= 0 < before:
             signal.raise_signal(signal.SIGINT)

@@ -25,10 +25,10 @@ from dbbd_cli.report.save import save_figure
 from dbbd_cli.runs.folder import CONFIG, FIGURE, SPLITS, SYNTHETIC_NOTE, create_run_folder, locked
 from dbbd_cli.runs.log import RunLog
 from dbbd_cli.runs.reading import read_run
-from dbbd_cli.services.disk_space import check_disk_space, checkpoint_bytes
+from dbbd_cli.services.disk_space import check_disk_space
 from dbbd_cli.services.plot import history_figure
 from dbbd_cli.services.results import BestValue, RunFacts, TrainResult
-from dbbd_cli.services.session import build_workload, describe, show_facts
+from dbbd_cli.services.session import build_workload, describe, flat, show_facts
 
 
 def train_new_run(config: TaskConfig, manifest: Manifest, progress: Progress, command: Sequence[str]) -> TrainResult:
@@ -45,7 +45,7 @@ def train_new_run(config: TaskConfig, manifest: Manifest, progress: Progress, co
             with supervised(trainer.workload):
                 trainer.save(folder)
         except OSError as error:
-            raise disk_error(error, folder, checkpoint_bytes(trainer)) from error
+            raise disk_error(error, folder) from error
 
     # From here on, a signal only asks for a stop, so that a run folder always ends with a message about it.
     with stop_on_signals(progress) as stop:
@@ -75,7 +75,7 @@ def train_to_the_end(
     """Train to the last epoch, then draw the figure and sum up.
 
     Args:
-        trainer: at its beginning, or where a checkpoint left it.
+        trainer: new, or restored from a checkpoint.
         folder: the run folder, which this process has locked.
         facts: the facts about the run.
         progress: shows bars and lines.
@@ -88,8 +88,6 @@ def train_to_the_end(
             note_synthetic(folder)
         with RunLog(folder, step=trainer.state.step, history=trainer.state.history, command=command) as log:
             with supervised(trainer.workload):
-                if not (folder / NEWEST).exists():
-                    trainer.save(folder)  # so that a run killed in its first epoch can be resumed
                 fit(Run(trainer, folder, log, progress, stop))
             if finished_before and ((folder / FIGURE).exists() or not trainer.config.run.plots):
                 plots = [folder / FIGURE] if (folder / FIGURE).exists() else []
@@ -100,7 +98,7 @@ def train_to_the_end(
                 raise StoppedError(
                     "Stopped after the last epoch; everything is saved.",
                     signal_number=stop.signal_number,
-                    hint=f"continue with: {resume_command(folder)}",
+                    hint=f"Continue with: {resume_command(folder)}",
                 )
     return _result(trainer, folder, facts, plots, finished_before=finished_before)
 
@@ -108,19 +106,19 @@ def train_to_the_end(
 @contextmanager
 def _errors_say_how_to_continue(trainer: Trainer, folder: Path) -> Iterator[None]:
     """Make errors say how to continue the run."""
-    resume = f"continue with: {resume_command(folder)}"
+    resume = resume_command(folder)
     try:
         yield
     except DataError as error:
-        error.hint = f"{error.hint}; then {resume}" if error.hint else resume
+        error.hint = f"{error.hint}; then continue with: {resume}" if error.hint else f"Continue with: {resume}"
         raise
     except OSError as error:
-        raise disk_error(error, folder, checkpoint_bytes(trainer)) from error
+        raise disk_error(error, folder) from error
     except KeyboardInterrupt as error:
         raise StoppedError(
             f"Stopped immediately in epoch {trainer.state.epoch}; the steps since the last checkpoint are lost.",
             signal_number=signal_of(error),
-            hint=resume,
+            hint=f"Continue with: {resume}",
         ) from error
 
 
@@ -131,18 +129,9 @@ def note_synthetic(folder: Path) -> None:
 
 def _log_end(trainer: Trainer, log: RunLog) -> None:
     state = trainer.state
-    log.hyperparameters(_flat(to_plain(trainer.config)), state.history[state.best_epoch - 1]["val"], state.step)
+    settings = {key: value for key, value in flat(to_plain(trainer.config)).items() if value is not None}
+    log.hyperparameters(settings, state.history[state.best_epoch - 1]["val"], state.step)
     log.text(f"done after {state.seconds:.0f} s; best epoch {state.best_epoch}")
-
-
-def _flat(values: dict[str, object], prefix: str = "") -> dict[str, object]:
-    flat: dict[str, object] = {}
-    for key, value in values.items():
-        if isinstance(value, dict):
-            flat.update(_flat(value, f"{prefix}{key}."))
-        elif value is not None:
-            flat[prefix + key] = value
-    return flat
 
 
 def _draw(folder: Path, progress: Progress) -> list[Path]:

@@ -8,12 +8,13 @@ from pathlib import Path
 
 from dbbd_cli.config.load import Override
 from dbbd_cli.core.progress import Progress, Silent
+from dbbd_cli.core.text import printable
 from dbbd_cli.engine.checkpoint.files import BEST
 from dbbd_cli.engine.failures import supervised
 from dbbd_cli.engine.inference import place, run_split
-from dbbd_cli.engine.runtime import Runtime, RuntimeRecord
+from dbbd_cli.engine.runtime import Runtime
 from dbbd_cli.services.results import ValidateResult
-from dbbd_cli.services.session import OpenedRun, build_workload, load_module, open_run
+from dbbd_cli.services.session import OpenedRun, build_workload, changed_settings, load_module, open_run
 
 _TOLERANCE = {"fp32": 1e-4, "fp16": 2e-3, "bf16": 1.6e-2}
 """Largest relative difference from the logged loss, by precision: four roundings in half precision."""
@@ -39,7 +40,6 @@ def validate(target: Path, *, overrides: Sequence[Override] = (), progress: Prog
     workload, runtime = build_workload(
         run.config, run.manifest, splits=("val",), pretrained=False, progress=progress, recorded=run.kept_runtime
     )
-    before = _trained_with(run)
     load_module(workload, run)
     place(workload.module, runtime)
     loader = workload.loaders["val"]
@@ -50,7 +50,7 @@ def validate(target: Path, *, overrides: Sequence[Override] = (), progress: Prog
     metrics = workload.summarize(sums.values, sums.num_samples)
     logged = dict(history[-1]["val"]) if history and run.state.batch == 0 else None
     if logged is not None:
-        _compare(run, metrics, logged, before, runtime, overrides, progress)
+        _compare(run, metrics, logged, runtime, progress)
     return ValidateResult(
         run=run.folder,
         checkpoint=run.path,
@@ -64,39 +64,32 @@ def validate(target: Path, *, overrides: Sequence[Override] = (), progress: Prog
     )
 
 
-def _trained_with(run: OpenedRun) -> tuple[str, str]:
-    """Device and precision that a run was trained with, such as "cpu" and "fp32"; empty if unknown."""
-    record = run.recorded or RuntimeRecord.from_replay_check(run.checkpoint["proof"])
-    return (record.device, record.precision) if record else ("", "")
-
-
 def _compare(
     run: OpenedRun,
     metrics: Mapping[str, float],
     logged: Mapping[str, float],
-    before: tuple[str, str],
     runtime: Runtime,
-    overrides: Sequence[Override],
     progress: Progress,
 ) -> None:
     """Warn if the loss differs from the logged one by more than rounding, with the likely reason."""
-    record = runtime.record()
-    now = (record.device, record.precision)
+    before, now = run.recorded, runtime.record()
     loss, expected = metrics["loss"], logged.get("loss", math.nan)
-    tolerance = max(_TOLERANCE.get(precision, 0.0) for precision in (before[1], now[1]))
-    if {before[0], now[0]} - {"", "cpu"}:
+    tolerance = max(_TOLERANCE[before.precision], _TOLERANCE[now.precision])
+    if {before.device, now.device} != {"cpu"}:
         tolerance = max(tolerance, _TOLERANCE_OF_OTHER_DEVICES)
     if loss == expected or (math.isnan(loss) and math.isnan(expected)):
         return
     if abs(loss - expected) <= tolerance * max(abs(expected), _SMALLEST_LOSS):
         return
-    # The settings of `run` that matter here, device and precision, are compared below.
-    harmless = ("run", *run.config.loading_settings)
-    settings = [o.key for o in overrides if not any(f"{o.key}.".startswith(f"{key}.") for key in harmless)]
-    reasons = [f"{', '.join(settings)} {'was' if len(settings) == 1 else 'were'} set"] if settings else []
-    for what, then, here in zip(("device", "precision"), before, now, strict=True):
-        if then and then != here:
-            reasons.append(f"the {what} was {then} then and is {here} now")
+    reasons = [
+        f"{key} was {printable(str(then))[:40]} then and is {printable(str(here))[:40]} now"
+        for key, (then, here) in changed_settings(run.saved, run.config).items()
+        if not f"{key}.".startswith(("run.", "data.cache_dir.", "data.num_workers.", "data.worker_timeout."))
+    ]
+    if before.device != now.device:
+        reasons.append(f"the device was {before.device} then and is {now.device} now")
+    if before.precision != now.precision:
+        reasons.append(f"the precision was {before.precision} then and is {now.precision} now")
     why = (
         f"Likely reason: {'; '.join(reasons)}."
         if reasons

@@ -18,21 +18,22 @@ from dbbd_cli.core.files import repair_of, replace_file
 from dbbd_cli.core.paths import resume_command
 from dbbd_cli.core.temporary import discard, final_name, temporary_file, temporary_link
 from dbbd_cli.core.text import printable
-from dbbd_cli.engine.environment import VERSION, other_version
 from dbbd_cli.engine.state import TrainState
 from dbbd_cli.model.digest import digest_matches, has_digest, is_sparse, save_with_digest
 from dbbd_cli.model.weights import ContentError, load_tensors, reason_of
 
 CHECKPOINT_FORMAT = 2
 WRITER = "dbbd_version"
-"""Key of the version that wrote a checkpoint; early versions stored none."""
+"""Key of the version that wrote a checkpoint."""
 NEWEST = "ckpt.pth"
 BEST = "best_model.pth"
 _FULL = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC), errno.EFBIG}
+_VERSION = re.compile(r"\d[\w.+!-]{0,39}", re.ASCII)
 _PREVIOUS = re.compile(r"ckpt\.previous(\d{0,6})\.pth")
 CONTENT = {
-    *("format", "module", "optimizer", "learning_rate", "scaler", "state", "random", "config", "splits", "proof")
-}
+    "format", "module", "optimizer", "learning_rate", "scaler", "state", "random", "config", "runtime", "splits",
+    "proof",
+}  # fmt: skip
 
 
 class UnreadableCheckpointError(CheckpointError):
@@ -61,7 +62,7 @@ def save_checkpoint(
 ) -> None:
     """Make `state` the newest checkpoint of a run folder, and optionally also the best model.
 
-    The folder holds an intact checkpoint at every moment: older ones are replaced only after the new one has been read
+    The folder has an intact checkpoint at every moment: older ones are replaced only after the new one has been read
     back and verified.
 
     Args:
@@ -110,8 +111,8 @@ def _replace_by_link(path: Path, target: Path) -> None:
         discard(second)
 
 
-def disk_error(error: OSError, folder: Path, needed: int) -> DiskError:
-    """The error for a failed write to a run folder; for a full disk it tells the free space. `needed` is in bytes."""
+def disk_error(error: OSError, folder: Path, checkpoint_bytes: int = 0) -> DiskError:
+    """The error for a failed write to a run folder, with the free space if the disk is full."""
     if not folder.exists():
         return DiskError(
             f"the run folder {folder} no longer exists, and progress since its last checkpoint is lost",
@@ -122,16 +123,11 @@ def disk_error(error: OSError, folder: Path, needed: int) -> DiskError:
     what, repair = f"{name} cannot be written to {folder}: {reason_of(error)}", repair_of(error)
     if error.errno in _FULL:
         free = shutil.disk_usage(folder).free / 1e6
-        what += f" ({free:,.1f} MB are free, and a checkpoint needs about {needed / 1e6:,.1f} MB)"
-        if error.errno != errno.EFBIG and free > needed / 1e6:
+        needed = checkpoint_bytes / 1e6
+        what += f" ({free:,.1f} MB are free" + (f", and a checkpoint needs about {needed:,.1f} MB)" if needed else ")")
+        if error.errno != errno.EFBIG and 0 < needed < free:
             repair = "free some space: a quota or the number of files on the disk may be exhausted"
     return DiskError(what, hint=f"{repair}, then continue with: {resume_command(folder)}")
-
-
-def not_a_file(path: Path) -> CheckpointError:
-    """The error about a path that does not exist, or is not a regular file."""
-    what = "is not a file" if path.exists() else "does not exist"
-    return CheckpointError(f"{path} {what}", hint="give a run folder, or a .pth file inside one")
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
@@ -142,7 +138,8 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         CheckpointError: the file is missing, damaged, unsafe, or not a checkpoint of this program.
     """
     if not path.is_file():
-        raise not_a_file(path)
+        what = "is not a file" if path.exists() else "does not exist"
+        raise CheckpointError(f"{path} {what}", hint="give a run folder, or a .pth file inside one")
     hint = "use another checkpoint of the run; a run folder means its newest intact one"
     try:
         state = load_tensors(path)
@@ -154,21 +151,20 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         if is_damaged(path):
             raise
         raise UnreadableCheckpointError(error.message, hint="fix the cause: the file is undamaged") from error
-    if isinstance(state, dict) and (state.keys() >= {"format", "module"} or state.keys() >= {"format", WRITER}):
-        if not _has_known_format(state):
-            found = printable(str(state["format"])[:20]) if isinstance(state["format"], (int, str)) else "unknown"
-            raise _unreadable(
-                path, f"{path} has format {found}, and dbbd {__version__} reads format {CHECKPOINT_FORMAT}", state
-            )
-        if missing := sorted(CONTENT - state.keys()):
-            raise _unreadable(path, f"{path} lacks {', '.join(missing)}, which dbbd {__version__} needs", state)
-    if not isinstance(state, dict) or not state.keys() >= CONTENT:
+    if not isinstance(state, dict) or "format" not in state or not state.keys() & {"module", WRITER}:
         if not is_damaged(path):  # only dbbd writes such a digest
             raise _unreadable(path, f"{path} has the right SHA-256, but dbbd {__version__} does not know its parts", {})
         raise CheckpointError(
             f"{path} is not a checkpoint of dbbd",
             hint="to start from bare weights, use train with --set model.weights=PATH",
         )
+    if not _has_known_format(state):
+        found = printable(str(state["format"])[:20]) if isinstance(state["format"], (int, str)) else "unknown"
+        raise _unreadable(
+            path, f"{path} has format {found}, and dbbd {__version__} reads format {CHECKPOINT_FORMAT}", state
+        )
+    if missing := sorted(CONTENT - state.keys()):
+        raise _unreadable(path, f"{path} lacks {', '.join(missing)}, which dbbd {__version__} needs", state)
     if not has_digest(path):
         raise CheckpointError(f"{path} is damaged: it does not end with its SHA-256", hint=hint)
     return state
@@ -183,11 +179,12 @@ def _cannot_read(path: Path, reason: object, state: Mapping[str, Any]) -> Unread
 
 
 def _unreadable(path: Path, message: str, state: Mapping[str, Any]) -> UnreadableCheckpointError:
-    """The error about an undamaged checkpoint, naming the version that wrote it if the file or its run records it."""
+    """The error about an undamaged checkpoint, naming the version that wrote it if the file does."""
     writer = state.get(WRITER)
-    if not isinstance(writer, str) or not VERSION.fullmatch(writer):
-        writer = other_version(path.parent)
-    use = f"use dbbd {writer}, which wrote it" if writer else "use the version of dbbd that wrote it"
+    if isinstance(writer, str) and _VERSION.fullmatch(writer):
+        use = f"use dbbd {writer}, which wrote it"
+    else:
+        use = "use the version of dbbd that wrote it (see environment.json)"
     return UnreadableCheckpointError(
         message, hint=f"{use}; to continue without this file, move it out of the run folder: dbbd never replaces it"
     )
@@ -206,7 +203,7 @@ def is_damaged(path: Path) -> bool:
 def refuse_unreadable(folder: Path, check_config: Callable[[Any, str], object]) -> None:
     """Raise if a run folder holds an undamaged checkpoint that this version cannot read: a save would replace it.
 
-    Without the data of tensors, which takes milliseconds whatever the size of the checkpoints.
+    Reads no tensor data, so it takes milliseconds for checkpoints of any size.
 
     Raises:
         UnreadableCheckpointError: names it, and the version that wrote it.

@@ -44,7 +44,6 @@ def make_replay_check(workload: Workload, runtime: Runtime, state: TrainState) -
         "names": names,
         "loss": loss,
         "device": runtime.device.type,
-        "precision": str(runtime.dtype),
         "torch": str(torch.__version__),
         "dbbd": __version__,
     }
@@ -56,7 +55,7 @@ def verify_replay_check(workload: Workload, runtime: Runtime, saved: Mapping[str
     Raises:
         CheckpointError: the loss differs by more than devices and precisions explain, or the batch has other samples.
     """
-    _require_form(saved)
+    _check_fields(saved)
     epoch, batch, saved_loss = saved["epoch"], saved["batch"], saved["loss"]
     keys = [(epoch, index) for index in saved["samples"]]
     loader = workload.loaders["train"]
@@ -85,7 +84,7 @@ def _shortened(names: list[Any]) -> str:
     return ", ".join(map(str, names[:_NAMES_SHOWN])) + (", …" if len(names) > _NAMES_SHOWN else "")
 
 
-def _require_form(saved: Any) -> None:
+def _check_fields(saved: Any) -> None:
     """Raise if the values are not from `make_replay_check`: a checkpoint may come from anyone."""
     types = {"epoch": int, "batch": int, "samples": list, "names": list, "loss": float}
     types |= dict.fromkeys(("device", "torch", "dbbd"), str)
@@ -95,7 +94,6 @@ def _require_form(saved: Any) -> None:
         or not saved["samples"]
         or not all(type(index) is int for index in saved["samples"])
         or not 0 <= saved["epoch"] < 2**31
-        or not isinstance(saved.get("precision", ""), str)  # early versions stored none
     ):
         raise CheckpointError(
             "the replay check in the checkpoint is invalid: expected a batch with its samples and loss",
@@ -114,7 +112,7 @@ def _refusal(message: str, details: list[str]) -> CheckpointError:
 def _replay(workload: Workload, runtime: Runtime, keys: list[tuple[int, int]]) -> tuple[float, list[str]]:
     """The loss of a batch in evaluation mode, and the names of its samples.
 
-    In fp32 whatever the precision of the run: bf16 would hide most changes.
+    Always in fp32: bf16 would hide most changes.
     """
     raw_batch = workload.loaders["train"].make(keys)
     training = workload.module.training

@@ -78,6 +78,7 @@ def content() -> dict[str, Any]:
     return {
         **{"format": CHECKPOINT_FORMAT, "module": {}, "optimizer": {}, "learning_rate": {}, "scaler": {}},
         **{"state": state, "random": {}, "config": to_plain(load_config("smoke_dbbd"))},
+        "runtime": {"device": "cpu", "precision": "fp32", "threads": 2, "processor": "any"},
         **{"splits": MANIFEST.digest(), "proof": None},
     }
 

@@ -13,7 +13,6 @@ import torch
 from torch import nn
 
 from dbbd_cli.core.errors import DataError, NotFiniteError
-from dbbd_cli.core.progress import Silent
 from dbbd_cli.engine.checkpoint.files import load_checkpoint
 from dbbd_cli.engine.nonfinite import check_weights, step_if_finite
 from dbbd_cli.engine.optimizer import build_optimizer
@@ -22,16 +21,7 @@ from dbbd_cli.engine.state import TrainState
 from dbbd_cli.engine.trainer import Trainer
 from dbbd_cli.services.smoke import same
 from unit.engine.line_workload import CPU, AsyncRuntime, LineWorkload, NormalizedWorkload, config, train, weight
-
-
-class Warnings(Silent):
-    """Keeps the warnings."""
-
-    def __init__(self) -> None:
-        self.warnings: list[str] = []
-
-    def warn(self, text: str) -> None:
-        self.warnings.append(text)
+from unit.services.shown_runs import Shown
 
 
 @pytest.fixture(params=[CPU, AsyncRuntime(**vars(CPU))], ids=["read at once", "read late"])
@@ -115,7 +105,7 @@ def test_steps_that_are_not_finite_can_be_skipped(
     workload = NormalizedWorkload()
     batches = workload.loaders["train"].plan(1)
     workload.train.x[batches[1][0][1]] = math.nan
-    progress = Warnings()
+    progress = Shown()
     settings = {"epochs": 1, "on_nonfinite": "skip", "accumulate_batches": accumulate, "optimizer": optimizer}
     trainer = train(workload, tmp_path, progress=progress, runtime=runtime, **settings)
     skipped = batches[:2] if accumulate == 2 else batches[1:2]
@@ -169,7 +159,7 @@ def test_weights_that_are_not_finite_are_never_saved(tmp_path: Path) -> None:
     with torch.no_grad():
         workload.module.layer.bias.fill_(math.inf)
     with pytest.raises(NotFiniteError, match=r"layer\.bias holds values that are not finite; nothing was saved"):
-        trainer.save(tmp_path, best=True)
+        trainer.save(tmp_path)
     assert (tmp_path / "ckpt.pth").read_bytes() == before
     assert {path.name for path in tmp_path.iterdir()} == {"ckpt.pth"}
 

@@ -12,7 +12,7 @@ from torch import nn
 
 from dbbd_cli.config.sections import TrainingConfig
 from dbbd_cli.engine.eager_optimizer import eager
-from dbbd_cli.engine.optimizer import LearningRate, build_optimizer, clip_gradient, load_optimizer
+from dbbd_cli.engine.optimizer import LearningRate, build_optimizer, clip_gradient
 
 STEPS = 4
 
@@ -161,14 +161,3 @@ def test_a_gradient_that_is_short_enough_is_left_alone_where_that_can_be_known(i
     assert (layer.weight.grad._version == version) != is_async
     clip_gradient(layer, 0.1, is_async=is_async)
     assert layer.weight.grad._version > version
-
-
-def test_momentum_missing_from_a_checkpoint_is_zero() -> None:
-    module = nn.Linear(3, 2)
-    training = TrainingConfig(optimizer="sgd")
-    optimizer = build_optimizer(module, training, torch.device("cpu"))
-    load_optimizer(
-        optimizer, {**optimizer.state_dict(), "state": {}}, training, {"learning_rate": training.learning_rate}
-    )
-    for value in module.parameters():
-        assert torch.equal(optimizer.state[value]["momentum_buffer"], torch.zeros_like(value))

@@ -106,7 +106,6 @@ def test_a_record_holds_what_determines_the_last_digits() -> None:
     assert (record.device, record.precision, record.threads) == ("cpu", "bf16", torch.get_num_threads())
     assert torch.backends.cpu.get_cpu_capability() in record.processor
     assert RuntimeRecord.from_plain(asdict(record)) == record
-    assert RuntimeRecord.from_plain(None) is None
     with pytest.raises(ValueError, match="record of device and precision"):
         RuntimeRecord.from_plain({**asdict(record), "precision": "auto"})
 

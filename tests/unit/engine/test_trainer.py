@@ -28,23 +28,17 @@ from dbbd_cli.runs.log import RunLog
 from dbbd_cli.services.smoke import same
 from dbbd_cli.tasks.configs import config_from_mapping
 from unit.engine.line_workload import CPU, Line, LineWorkload, config, start, train, weight
+from unit.services.shown_runs import Shown
 
 
-class Records(Silent):
-    """Keeps everything that is shown."""
+class Records(Shown):
+    """Keeps everything that is shown, bars included."""
 
     def __init__(self) -> None:
-        self.lines: list[str] = []
-        self.warnings: list[str] = []
+        super().__init__()
         self.shown: set[str] = set()
         self.batches: list[int] = []
         self.samples: list[int] = []
-
-    def line(self, text: str) -> None:
-        self.lines.append(text)
-
-    def warn(self, text: str) -> None:
-        self.warnings.append(text)
 
     @contextmanager
     def phase(
@@ -313,7 +307,7 @@ def test_a_run_stopped_at_any_check_and_resumed_ends_like_an_uninterrupted_one(
     with pytest.raises(StoppedError) as caught:
         train(LineWorkload(), stopped, StopAfter(checks), accumulate_batches=accumulate)
     assert caught.value.exit_code == 143
-    assert caught.value.hint.startswith("continue with: dbbd resume")
+    assert caught.value.hint.startswith("Continue with: dbbd resume")
     trainer = resumed(stopped, accumulate_batches=accumulate)
     assert trainer.state.history == expected.state.history
     assert same(trainer.optimizer.state_dict(), expected.optimizer.state_dict(), exact=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from dbbd_cli.config.load import Override
-from dbbd_cli.core.errors import ConfigError, DataError, StoppedError
+from dbbd_cli.core.errors import ConfigError, DataError
 from dbbd_cli.data.manifest import Manifest
 from dbbd_cli.engine.checkpoint.files import load_checkpoint
 from dbbd_cli.services.resume import resume
@@ -18,7 +18,7 @@ from dbbd_cli.services.train import train
 from dbbd_cli.services.validate import validate
 from dbbd_cli.tasks.configs import load_config
 from dbbd_cli.tasks.dbbd.config import DbbdConfig
-from unit.services.shown_runs import PressCtrlC, Shown, assert_same_run, epochs
+from unit.services.shown_runs import Shown, assert_same_run, epochs
 
 Make = Callable[..., DbbdConfig]
 SCHEDULES = [
@@ -60,22 +60,6 @@ def test_extending_a_run_with_a_cosine_of_its_length_is_reported(tiny_point_conf
 def test_workers_change_nothing(tiny_point_config: Make) -> None:
     runs = [train(tiny_point_config(data__num_workers=workers)).run for workers in (0, 2)]
     assert_same_run(*runs)
-
-
-@pytest.mark.parametrize(
-    ("phase", "after", "workers"), [("train", 1, 0), ("train", 5, 2), ("train", 3, 0), ("validate", 1, 0)]
-)
-def test_stopped_anywhere_and_resumed_it_equals_the_uninterrupted_run(
-    tiny_point_config: Make, phase: str, after: int, workers: int
-) -> None:
-    settings = {"data.num_workers": workers}
-    whole = train(tiny_point_config(**settings))
-    with pytest.raises(StoppedError) as caught:
-        train(tiny_point_config(**settings, run__name="stopped"), progress=PressCtrlC(phase, after))
-    assert caught.value.exit_code == 130
-    (stopped,) = whole.run.parent.glob("*-stopped")
-    assert resume(stopped).epochs == 2
-    assert_same_run(whole.run, stopped)
 
 
 def test_gradient_checkpointing_changes_no_bit(tiny_point_config: Make) -> None:
@@ -149,27 +133,6 @@ def test_the_new_path_of_a_moved_folder_can_be_given(
         validate(run, overrides=[elsewhere])
     assert "data.path=DIR" in caught.value.hint
     assert validate(run, overrides=[elsewhere, Override("data.path", str(moved), "--set")]).metrics == expected
-
-
-@pytest.mark.parametrize(
-    ("key", "value"),
-    [
-        ("data.features", ["color"]),
-        ("data.max_depth", 3),
-        ("data.max_train_scenes", 2),
-        ("data.synthetic_points", 2000),
-        ("model.hidden_dim", 8),
-        ("small_mode", True),
-        ("seed", 1),
-    ],
-)
-def test_fixed_settings_cannot_change(
-    tiny_point_config: Make, tmp_path_factory: pytest.TempPathFactory, key: str, value: object
-) -> None:
-    run = train(tiny_point_config(training__epochs=1)).run
-    with pytest.raises(ConfigError, match="cannot change after a run has started") as caught:
-        resume(run, overrides=[*epochs(2), Override(key, value, f"--set {key}")])
-    assert any(key in detail for detail in caught.value.details)
 
 
 def test_a_source_without_a_path_is_refused_and_nothing_is_created(tiny_point_config: Make, tmp_path: Path) -> None:

@@ -14,7 +14,6 @@ from PIL import Image
 
 from dbbd_cli.config.load import Override
 from dbbd_cli.core.errors import CheckpointError, ConfigError, DataError, DiskError
-from dbbd_cli.core.progress import Silent
 from dbbd_cli.data.manifest import Manifest
 from dbbd_cli.engine.checkpoint.files import load_checkpoint
 from dbbd_cli.model.digest import save_with_digest
@@ -23,20 +22,10 @@ from dbbd_cli.services.plot import plot
 from dbbd_cli.services.resume import resume
 from dbbd_cli.services.train import train
 from dbbd_cli.services.validate import validate
-from dbbd_cli.tasks.dbbd.config import DbbdConfig
 from dbbd_cli.tasks.image_classification.config import ImageClassificationConfig
+from unit.services.shown_runs import Shown
 
 Make = Callable[..., ImageClassificationConfig]
-
-
-class Warnings(Silent):
-    """Records the warnings."""
-
-    def __init__(self) -> None:
-        self.warnings: list[str] = []
-
-    def warn(self, text: str) -> None:
-        self.warnings.append(text)
 
 
 def test_validate_reproduces_the_logged_metrics(tiny_config: Make) -> None:
@@ -54,7 +43,7 @@ def test_validate_reproduces_the_logged_metrics(tiny_config: Make) -> None:
 
 def test_validate_warns_if_the_loss_differs_from_the_logged_one(tiny_config: Make) -> None:
     run = train(tiny_config(training__epochs=1, run__precision="fp32")).run
-    told = Warnings()
+    told = Shown()
     validate(run, progress=told)
     assert told.warnings == []
     checkpoint = load_checkpoint(run / "best_model.pth")
@@ -77,7 +66,7 @@ def test_validate_names_the_likely_reason_for_a_different_loss(tiny_config: Make
         logged["loss"] = loss * factor
         (run / "ckpt.pth").unlink()
         save_with_digest(checkpoint, run / "ckpt.pth")
-        told = Warnings()
+        told = Shown()
         validate(run / "ckpt.pth", overrides=overrides, progress=told)
         return [text for text in told.warnings if not text.startswith("bf16 is slow here")]  # as on most processors
 
@@ -86,7 +75,7 @@ def test_validate_names_the_likely_reason_for_a_different_loss(tiny_config: Make
     [warning] = warnings(2.0, [*bf16, Override("data.num_workers", 0, "--set")])
     assert warning.endswith("Likely reason: the precision was fp32 then and is bf16 now.")
     [warning] = warnings(2.0, [Override("training.batch_size", 2, "--set")])
-    assert warning.endswith("Likely reason: training.batch_size was set.")
+    assert warning.endswith("Likely reason: training.batch_size was 8 then and is 2 now.")
 
 
 def folder_run(tiny_config: Make, root: Path) -> Path:
@@ -101,16 +90,16 @@ def test_a_figure_that_cannot_be_drawn_stops_neither_training_nor_evaluation(
 
     monkeypatch.setattr("dbbd_cli.services.plot.training_history", fails)
     monkeypatch.setattr("dbbd_cli.report.classification.figures.confusion_matrix", fails)
-    lines = Warnings()
+    lines = Shown()
     trained = train(tiny_config(training__epochs=1, run__plots=True), progress=lines)
     assert trained.plots == []
     assert lines.warnings == ["training_history.png could not be drawn: ValueError: no axes"]
-    lines = Warnings()
+    lines = Shown()
     found = evaluate(trained.run, progress=lines)
     assert lines.warnings == ["confusion_matrix.png could not be drawn: ValueError: no axes"]
     assert {"evaluation.json", "predictions.csv", "roc.png"} <= {path.name for path in found.files}
     (trained.run / "reliability-val.png").mkdir()  # a figure that cannot be written
-    lines = Warnings()
+    lines = Shown()
     evaluate(trained.run, split="val", progress=lines)
     assert [text.split(":")[0] for text in lines.warnings] == [
         "confusion_matrix-val.png could not be drawn",
@@ -129,42 +118,15 @@ def test_figures_of_an_earlier_evaluation_of_the_split_are_removed(tiny_config: 
     assert left == {"notes.png", *(name.replace(".png", "-val.png") for name in drawn)}
 
 
-@pytest.mark.parametrize("damage", ["missing", "not JSON", "another one"])
-@pytest.mark.parametrize("task", ["image_classification", "dbbd"])
-def test_a_lost_list_of_synthetic_samples_is_rebuilt(
-    task: str, damage: str, tiny_config: Make, tiny_point_config: Callable[..., DbbdConfig]
-) -> None:
-    run = train((tiny_config if task == "image_classification" else tiny_point_config)(training__epochs=1)).run
-    path, before = run / "splits.json", (run / "splits.json").read_text()
-    changed = {"missing": "", "not JSON": before[:-9], "another one": before.replace('"sha256": "', '"sha256": "0', 1)}
-    if damage == "missing":
-        path.unlink()
-    else:
-        path.write_text(changed[damage])
-    what = {"missing": "is missing", "not JSON": "is damaged", "another one": "is not that of the run"}[damage]
-    lines = Warnings()
-    resume(run, progress=lines)
-    assert lines.warnings == [f"{path} {what}. It was rebuilt from the settings and matches the checkpoint."]
-    assert path.read_text() == before
-    path.unlink()
-    assert validate(run / "best_model.pth").logged is not None
-    assert evaluate(run / "best_model.pth", plots=False).report["split"] == "test"
-
-
-def test_a_lost_list_of_own_samples_is_not_rebuilt(tiny_config: Make, picture_folder: Callable[..., Path]) -> None:
-    run = folder_run(tiny_config, picture_folder(("cat", "dog"), count=20))
-    (run / "splits.json").unlink()
-    for command in (validate, evaluate, resume):
-        with pytest.raises(CheckpointError, match=r"splits\.json is missing"):
-            command(run)
-
-
-def test_a_list_of_other_synthetic_samples_is_rejected(tiny_config: Make) -> None:
+def test_a_missing_or_changed_list_of_samples_is_refused(tiny_config: Make) -> None:
     run = train(tiny_config(training__epochs=1)).run
-    (run / "splits.json").unlink()
-    save_with_digest({**load_checkpoint(run / "ckpt.pth"), "splits": "0" * 64}, run / "other.pth")
-    with pytest.raises(CheckpointError, match=r"splits\.json is missing"):
-        validate(run / "other.pth")
+    listed = (run / "splits.json").read_text()
+    (run / "splits.json").write_text(listed.replace('"sha256": "', '"sha256": "0', 1))
+    for reason in ("samples could change their split", "is missing"):
+        for command in (validate, evaluate, resume):
+            with pytest.raises(CheckpointError, match=reason):
+                command(run)
+        (run / "splits.json").unlink(missing_ok=True)
 
 
 def test_an_unwritable_folder_is_reported_before_anything_is_computed(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +14,6 @@ from dbbd_cli import __version__
 from dbbd_cli.config.load import Override
 from dbbd_cli.core.errors import CheckpointError
 from dbbd_cli.engine.checkpoint.files import BEST, NEWEST, WRITER, load_checkpoint, previous_name
-from dbbd_cli.engine.environment import ENVIRONMENT
 from dbbd_cli.model.digest import save_with_digest
 from dbbd_cli.services.evaluate import evaluate
 from dbbd_cli.services.resume import resume
@@ -160,40 +158,6 @@ def test_validate_and_evaluate_do_not_use_another_instead(
     put_newer(run, NEWEST, kind)
     with pytest.raises(CheckpointError, match=r"ckpt\.pth"):
         validate(run)
-
-
-@pytest.mark.parametrize(
-    ("record", "told"),
-    [
-        ({"versions": {"dbbd": "0.7"}}, "use dbbd 0.7,"),
-        ({"versions": {"dbbd": "0.7"}, "resumed": [{"versions": {"dbbd": "0.8.dev1"}}]}, "use dbbd 0.8.dev1,"),
-        ({"versions": {"dbbd": "0.7"}, "resumed": [{"versions": {"dbbd": __version__}}]}, "use dbbd 0.7,"),
-        ({"versions": {"dbbd": __version__}}, "use the version of dbbd that wrote it"),
-        ({"versions": {"dbbd": "\x1b[31m; rm"}}, "use the version of dbbd that wrote it"),
-        ({"versions": {"dbbd": 3}, "resumed": 4}, "use the version of dbbd that wrote it"),
-        ("damaged", "use the version of dbbd that wrote it"),
-    ],
-)
-def test_the_version_is_taken_from_the_record_of_the_run_if_the_checkpoint_has_none(
-    run: Path, record: object, told: str
-) -> None:
-    state = load_checkpoint(run / NEWEST)
-    state.pop(WRITER)
-    (run / NEWEST).unlink()
-    save_with_digest({**state, "format": 3}, run / NEWEST)
-    (run / ENVIRONMENT).write_text(json.dumps(record))
-    with pytest.raises(CheckpointError, match=r"has format 3, and dbbd .* reads format 2") as caught:
-        resume(run)
-    assert caught.value.hint.startswith(told)
-    assert "move it out of the run folder" in caught.value.hint
-
-
-def test_an_earlier_checkpoint_without_a_version_is_resumed(run: Path) -> None:
-    state = load_checkpoint(run / NEWEST)
-    state.pop(WRITER)
-    (run / NEWEST).unlink()
-    save_with_digest(state, run / NEWEST)
-    assert resume(run, overrides=more()).epochs == 3
 
 
 def test_a_damaged_checkpoint_is_renamed_and_kept(run: Path) -> None:

@@ -110,40 +110,6 @@ def test_auto_is_fp32_for_dbbd_on_every_processor(tiny_point_config: Make, proce
     assert load_checkpoint(run / "ckpt.pth")["runtime"]["precision"] == "fp32"
 
 
-@pytest.mark.parametrize("proof", [None, 3, {}, {"precision": "torch.int8", "device": "cpu"}], ids=str)
-def test_auto_chooses_if_neither_record_nor_replay_check_has_a_precision(
-    proof: object, tiny_config: Make, processor: Callable[..., None]
-) -> None:
-    processor("avx512_bf16")
-    run = train(tiny_config(training__epochs=1)).run
-    whole = load_checkpoint(run / "ckpt.pth")
-    content = {name: part for name, part in whole.items() if name != "runtime"}
-    save_with_digest({**content, "proof": proof}, run / "best_model.pth")
-    processor()
-    assert validate(run).precision == "fp32 (chosen by auto)"
-
-
-def test_a_checkpoint_of_an_earlier_version_keeps_the_precision_of_its_replay_check(
-    tiny_config: Make, processor: Callable[..., None]
-) -> None:
-    processor("avx512_bf16")
-    run = train(tiny_config(training__epochs=1)).run
-    path = changed(run, runtime=None)
-    processor()
-    assert validate(path).precision == "bf16 (kept from the run)"
-    assert validate(path, overrides=FP32).precision == "fp32"
-    shown = Shown()
-    resume(run, overrides=MORE, progress=shown)
-    assert shown.rows["Precision"] == "bf16 (kept from the run)"
-    assert ["bf16 is slow here" in warning for warning in shown.warnings] == [True]
-    assert load_checkpoint(run / "ckpt.pth")["runtime"]["precision"] == "bf16"
-
-    changed(run, runtime=None)
-    shown = Shown()
-    resume(run, overrides=[parse_override("training.epochs=3"), *FP32], progress=shown)
-    assert ["trained in torch.bfloat16 so far, and continues in torch.float32" in w for w in shown.warnings] == [True]
-
-
 def test_a_run_in_fp16_is_refused_on_a_cpu(tiny_config: Make) -> None:
     run = train(tiny_config(training__epochs=1)).run
     recorded = load_checkpoint(run / "ckpt.pth")["runtime"]

@@ -27,7 +27,7 @@ PREVIOUS = previous_name(1)
 
 
 def content(number: int) -> dict[str, Any]:
-    parts = ("optimizer", "learning_rate", "scaler", "state", "random", "config", "splits", "proof")
+    parts = ("optimizer", "learning_rate", "scaler", "state", "random", "config", "runtime", "splits", "proof")
     return {"module": {"weight": torch.full((50,), float(number))}, **{part: {"n": number} for part in parts}}
 
 

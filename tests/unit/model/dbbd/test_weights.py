@@ -80,12 +80,20 @@ def test_sizes_are_inferred_from_the_weights() -> None:
     assert sizes_of({"weight": torch.ones(2)}) is None
 
 
-def test_prefixes_of_wrappers_are_removed() -> None:
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module."])
+def test_prefixes_of_wrappers_are_removed(prefix: str) -> None:
     state = tiny().state_dict()
-    wrapped = {f"module._orig_mod.{name}": value for name, value in state.items()}
-    found = weights_in({"module": wrapped}, Path("a.pth"))
-    assert found is not None
-    assert found.keys() == state.keys()
+    parts = {
+        f"{part}_state_dict": {
+            prefix + key.removeprefix(f"{name}."): value for key, value in state.items() if key.startswith(f"{name}.")
+        }
+        for part, name in (("encoder", "encoder"), ("loss_fn", "loss"))
+    }
+    wrapped = {f"{prefix}{key}": value for key, value in state.items()}
+    for content in (parts, wrapped, {"module": wrapped}):
+        found = weights_in(content, Path("a.pth"))
+        assert found is not None
+        assert list(found) == list(state)
 
 
 @pytest.mark.parametrize("content", [None, [], {}, {"module": {"module": {}}}, {"a": 1}])

@@ -92,7 +92,7 @@ def test_a_run_without_a_test_split_is_refused(folder_run: Callable[..., Path]) 
 
 def test_a_run_accepts_no_other_configuration(tiny_point_config: Make) -> None:
     run = train(tiny_point_config(training__epochs=1)).run
-    with pytest.raises(ConfigError, match="a run has a configuration of its own"):
+    with pytest.raises(ConfigError, match="a run has its own configuration"):
         evaluate(run, config="smoke_dbbd")
     with pytest.raises(ConfigError, match="is not a split"):
         evaluate(run, split="holdout")
