@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -39,6 +40,7 @@ class Task(Protocol):
     figure_names: tuple[str, ...] = ()
     """The names of all figures that an evaluation may have."""
 
+    @abstractmethod
     def make_manifest(self, config: Any, progress: Progress) -> Manifest:
         """List the samples of a new run and divide them into splits.
 
@@ -52,6 +54,7 @@ class Task(Protocol):
         """
         ...
 
+    @abstractmethod
     def build(
         self,
         config: Any,
@@ -79,8 +82,8 @@ class Task(Protocol):
         ...
 
     def notes(self, config: Any, manifest: Manifest) -> Mapping[str, str]:
-        """Return further rows for the header of a run, by name."""
-        ...
+        """Return further rows for the header of a run, by name; none by default."""
+        return {}
 
     def config_for_weights(
         self, content: object, path: Path, settings: Mapping[str, Any] | None, overrides: Sequence[Override]
@@ -94,12 +97,13 @@ class Task(Protocol):
             overrides: settings that take precedence.
 
         Returns:
-            The configuration, whose `model.weights` is the file; None if the weights do not belong to this task.
+            The configuration, whose `model.weights` is the file; None, the default, if the weights do not belong to
+            this task.
 
         Raises:
             ConfigError: the settings do not fit the weights.
         """
-        ...
+        return None
 
     def history_panels(self, metrics: Collection[str], num_runs: int) -> list[Panel]:
         """Choose the panels of a training history beyond the loss and the learning rate.
