@@ -128,7 +128,7 @@ class Task(Protocol):
     def tables(self, evaluation: Mapping[str, Any]) -> list[Section]:
         """Arrange an evaluation, the content of `evaluation.json`, as tables for the terminal and the HTML report.
 
-        By default, the loss and the efficiency.
+        By default, the loss, the other numbers of the evaluation, and the efficiency.
         """
         from dbbd_cli.report.tables import default_tables
 
