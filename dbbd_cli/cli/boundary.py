@@ -100,7 +100,7 @@ def _as_dbbd_error(error: BaseException) -> DbbdError:
     if describe is not None:  # a usage error; its class is in `click` or Typer, depending on Typer's version
         context = getattr(error, "ctx", None)
         hint = f"`{context.command_path} --help` shows usage." if context else ""
-        return ConfigError(describe().replace("Value error, ", ""), hint=hint)
+        return ConfigError(describe().replace("Value error, ", ""), hint=hint)  # pydantic's words, by way of Typer
     # Imported late, so that start-up and usage errors stay fast.
     from dbbd_cli.core.files import repair_of
     from dbbd_cli.core.limits import is_out_of_memory, memory_advice, open_files_limit

@@ -22,8 +22,8 @@ class EpochTable:
         self.metrics = list(metrics)
         self.monitor = [monitor] if monitor and monitor not in self.metrics else []
         self.titles = [
-            # Only the last word, so that a row fits into 80 columns.
-            f"{split} {name}" if position == 0 else metric_words(name.rpartition("_")[2])
+            # Only the last word of a long name, so that a row fits into 80 columns.
+            f"{split} {name}" if position == 0 else metric_words(name if len(name) < 10 else name.rpartition("_")[2])
             for split in ("train", "val")
             for position, name in enumerate(self.metrics)
         ] + ["val " + metric_words(name) for name in self.monitor]

@@ -75,6 +75,9 @@ class Evaluation(Part):
     efficiency: Efficiency | None = None
 
 
+SHARED_FIELDS = frozenset(Evaluation.model_fields)
+
+
 def same_length(*lists: list[Any]) -> None:
     """Check that lists are equally long and not empty.
 

@@ -80,13 +80,16 @@ def open_run(
         ConfigError: an override does not fit.
     """
     path, checkpoint = _find_checkpoint(target.resolve(), prefer, progress)
+    _check_task(path, checkpoint["config"])
     try:
         saved = with_absolute_paths(config_from_mapping(checkpoint["config"], origin=str(path)))
         state = TrainState.from_plain(checkpoint["state"])
         recorded = RuntimeRecord.from_plain(checkpoint["runtime"])
     except (ConfigError, ValueError, TypeError, AttributeError) as error:
         raise CheckpointError(
-            f"{path} is not a usable checkpoint: {error}", hint="use another one of the run"
+            f"{path} is not a usable checkpoint: {error}",
+            details=getattr(error, "details", ()),
+            hint="use another one of the run",
         ) from error
     config = with_absolute_paths(config_from_mapping(checkpoint["config"], overrides, origin=str(path)))
     _refuse_fixed(saved, config)
@@ -96,6 +99,15 @@ def open_run(
     precision_given = any(override.key in ("run", "run.precision") for override in overrides)
     kept_runtime = None if precision_given else recorded
     return OpenedRun(path.parent, path, checkpoint, saved, config, state, manifest, recorded, kept_runtime)
+
+
+def _check_task(path: Path, config: Any) -> None:
+    """Check that the task of a checkpoint is installed; its settings mean nothing without it."""
+    try:
+        if isinstance(config, Mapping) and isinstance(config.get("task"), str):
+            get_task(config["task"])
+    except ConfigError as error:
+        raise CheckpointError(f"{path}: {error.message}", hint="install the package that provides the task") from error
 
 
 def _find_checkpoint(target: Path, prefer: str, progress: Progress) -> tuple[Path, dict[str, Any]]:

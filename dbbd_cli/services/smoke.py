@@ -161,6 +161,7 @@ class _Trial:
 
     def _config(self, run_name: str) -> TaskConfig:
         settings = {
+            "task": self.task,
             "training.epochs": self.epochs,
             "run.name": run_name,
             "run.runs_dir": str(self.folder),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -54,6 +55,7 @@ class Task(Protocol):
     figure_names: tuple[str, ...] = ()
     """The names of all figures that an evaluation may have."""
 
+    @abstractmethod
     def make_manifest(self, config: Any, progress: Progress) -> Manifest:
         """List the samples of a new run and divide them into splits.
 
@@ -67,6 +69,7 @@ class Task(Protocol):
         """
         ...
 
+    @abstractmethod
     def build(
         self,
         config: Any,
@@ -94,8 +97,8 @@ class Task(Protocol):
         ...
 
     def notes(self, config: Any, manifest: Manifest) -> Mapping[str, str]:
-        """Return further rows for the header of a run, by name."""
-        ...
+        """Return further rows for the header of a run, by name; none by default."""
+        return {}
 
     def config_for_weights(
         self, content: object, path: Path, settings: Mapping[str, Any] | None, overrides: Sequence[Override]
@@ -109,12 +112,13 @@ class Task(Protocol):
             overrides: settings that take precedence.
 
         Returns:
-            The configuration, whose `model.weights` is the file; None if the weights do not belong to this task.
+            The configuration, whose `model.weights` is the file; None, the default, if the weights do not belong to
+            this task.
 
         Raises:
             ConfigError: the settings do not fit the weights.
         """
-        ...
+        return None
 
     def history_panels(self, metrics: Collection[str], num_runs: int) -> list[Panel]:
         """Choose the panels of a training history beyond the loss and the learning rate.
@@ -150,7 +154,7 @@ class Task(Protocol):
     def tables(self, evaluation: Mapping[str, Any]) -> list[Section]:
         """Arrange an evaluation, the content of `evaluation.json`, as tables for the terminal and the HTML report.
 
-        By default, the loss and the efficiency.
+        By default, the loss, the other numbers of the evaluation, and the efficiency.
         """
         from dbbd_cli.report.tables import default_tables
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from dbbd_cli.config import load
 from dbbd_cli.config.sections import TaskConfig
+from dbbd_cli.core.errors import ConfigError
 from dbbd_cli.tasks.registry import BUILT_IN, get_task, task_names
 
 
@@ -22,10 +24,14 @@ class _Schemas(Mapping[str, type[TaskConfig]]):
         return name in BUILT_IN or name in task_names()
 
     def __iter__(self) -> Iterator[str]:
-        return iter(task_names())
+        """Yield the tasks that can be imported: a broken package must not hide an error in settings of another task."""
+        for name in task_names():
+            with suppress(ConfigError):
+                get_task(name)
+                yield name
 
     def __len__(self) -> int:
-        return len(task_names())
+        return sum(1 for _ in self)
 
 
 SCHEMAS = _Schemas()

@@ -19,6 +19,7 @@ BUILT_IN = {
 }
 ENTRY_POINTS = "dbbd.tasks"
 """The group of entry points in which other packages register their tasks, as "module:Class"."""
+_PARTS = {part for part in [*Task.__annotations__, *vars(Task)] if not part.startswith("_")}
 
 
 def task_names() -> list[str]:
@@ -31,7 +32,7 @@ def get_task(name: str) -> Task:
     """The task of that name.
 
     Raises:
-        ConfigError: there is none, or its package cannot be imported.
+        ConfigError: there is none, or its package is broken.
     """
     if name in BUILT_IN:
         module, _, attribute = BUILT_IN[name].partition(":")
@@ -42,9 +43,13 @@ def get_task(name: str) -> Task:
         raise ConfigError(f"there is no task '{printable(name)}'", hint=f"choose one of: {', '.join(task_names())}")
     try:
         task = found.load()()
+        if missing := sorted(_PARTS - set(dir(task))):
+            raise TypeError(f"it has no {', '.join(missing)}")
+        if task.name != name:
+            raise ValueError(f"its name is {task.name!r}")
     except Exception as error:  # third-party code may raise anything
         raise ConfigError(
-            f"the task {name} cannot be imported from {found.value}: {type(error).__name__}: {error}",
+            f"the task {name} ({found.value}) cannot be used: {type(error).__name__}: {error}",
             hint="update or uninstall its package",
         ) from error
     return task

@@ -50,7 +50,9 @@ def smoke(
 
     # Report an unknown task or device at once, before anything heavy is imported.
     for name in task_names() if task == "all" else [task]:
-        load_config(get_task(name).smoke_config, [Override("run.device", device, "--device")])
+        load_config(
+            get_task(name).smoke_config, [Override("task", name, "--task"), Override("run.device", device, "--device")]
+        )
     output = Output(as_json=json, style=progress, quiet=quiet)
 
     from dbbd_cli.cli.terminal import tables

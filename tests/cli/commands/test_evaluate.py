@@ -22,3 +22,9 @@ def test_options(run: Run, fake_service: Run, tmp_path: Path) -> None:
     chosen, default = calls
     assert (chosen["split"], chosen["out"], chosen["plots"]) == ("val", Path("report"), False)
     assert (default["split"], default["out"], default["plots"]) == ("test", None, True)
+
+
+def test_another_split_is_an_error_with_those_that_exist(run: Run, tmp_path: Path) -> None:
+    result = run("evaluate", str(tmp_path), "--split", "final")
+    assert result.exit_code == 2
+    assert "'--split': 'final' is not one of 'train', 'val', 'test'" in result.stderr

@@ -76,16 +76,17 @@ class ToyRegression(Task):
         return ToyEvaluation
 
     def tables(self, evaluation: Mapping[str, Any]) -> list[Section]:
-        """Rows and loss, then the errors next to those of always predicting the mean."""
-        from dbbd_cli.report.tables import Values, default_tables, measured
-        from dbbd_cli.report.text import number
+        """The errors, next to those of always predicting the mean."""
+        from dbbd_cli.report.tables import Values, measured
+        from dbbd_cli.report.text import count, number
 
         rows = [
+            ("num_samples", "Rows", count),
             ("r2", "R²", number),
             ("mae", "Mean absolute error", number),
             ("baseline_mae", "… of predicting the mean", number),
         ]
-        return [*default_tables(evaluation, self.sample_unit), Values("Errors", tuple(measured(evaluation, rows)))]
+        return [Values("Errors", tuple(measured(evaluation, rows)))]
 
     def figures(
         self, evaluation: Mapping[str, Any], read: Callable[[str], bytes | None]

@@ -12,6 +12,19 @@ def test_missing_values_are_left_out() -> None:
     assert default_tables({"loss": 0.5}, "rows") == [Values("Metrics", (("Loss", "0.5000"),))]
 
 
+def test_the_numbers_of_a_task_are_shown_by_default() -> None:
+    evaluation = {
+        "format": 1,
+        "epoch": 3,
+        "synthetic": True,
+        "loss": 0.5,
+        "abs_error": 0.25,
+        "r2": None,
+        "classes": [1],
+    }
+    assert default_tables(evaluation, "rows") == [Values("Metrics", (("Loss", "0.5000"), ("Abs error", "0.2500")))]
+
+
 def test_rows_are_ranked_with_missing_values_last() -> None:
     assert ranked([0.5, None, 0.1, 0.0]) == (3, 2, 0, 1)
 

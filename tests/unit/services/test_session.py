@@ -150,3 +150,13 @@ def test_resume_reports_changed_threads_and_processors(tiny_config: Make) -> Non
         assert "\x1b" not in line
         for value in change.values():
             assert str(value).rstrip("\x1b") in line
+
+
+def test_a_checkpoint_of_a_task_that_is_not_installed_says_so(tiny_config: Make) -> None:
+    run = train(tiny_config(training__epochs=1)).run
+    config = load_checkpoint(run / "ckpt.pth")["config"]
+    path = changed(run, config={**config, "task": "other", "data": {**config["data"], "source": "elsewhere"}})
+    for command in (resume, validate, evaluate):
+        with pytest.raises(CheckpointError, match="there is no task 'other'") as caught:
+            command(path)
+        assert "install" in caught.value.hint

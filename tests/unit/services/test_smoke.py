@@ -48,6 +48,14 @@ def checkpoints(result: SmokeResult, run: str, task: str = "image_classification
     return {path.name for path in folder.glob("*.pth*")}
 
 
+def test_the_task_is_tested_even_if_its_configuration_is_of_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(get_task("dbbd"), "smoke_config", get_task("image_classification").smoke_config)
+    result = smoke(epochs=2, task="dbbd", device="cpu", runs_dir=tmp_path)
+    assert [(step.passed, "problems" in step.detail) for step in result.steps] == [(False, True)]
+
+
 def test_all_steps_pass_and_only_what_is_needed_is_kept(tmp_path: Path) -> None:
     result = smoke(epochs=2, device="cpu", runs_dir=tmp_path)
     assert result.passed
