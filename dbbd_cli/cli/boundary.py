@@ -7,7 +7,6 @@ import json
 import os
 import sys
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 import typer
@@ -74,10 +73,6 @@ class Program(HelpSections, TyperGroup):
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command, and turn a signal outside training into an error like any other."""
-        try:
-            Path.cwd()
-        except FileNotFoundError:  # oneMKL, which PyTorch loads, would abort the process
-            raise DiskError("the current folder no longer exists", hint="Change to another folder.") from None
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt as error:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from dbbd_cli.cli.completion.complete import run_folders
 from dbbd_cli.core.errors import CheckpointError
-from dbbd_cli.core.paths import command_line, shown_path
+from dbbd_cli.core.paths import command_line, leave_removed_folder, shown_path
 
 _RUN_FILES = ("splits.json", "history.jsonl", "ckpt.pth", "best_model.pth")
 _HINT = "Give a run folder, such as runs/<time>-<name>, or a checkpoint file (.pth) in one."
@@ -23,6 +23,7 @@ def require_run_or_checkpoint(target: Path, *, any_file: bool = False) -> None:
     Raises:
         CheckpointError: it does not exist, or is something else.
     """
+    leave_removed_folder(target)
     if not os.path.exists(target):  # noqa: PTH110 - a Path raises if a name is too long
         raise CheckpointError(f"no such run folder or checkpoint: {target}", hint=_similar(target))
     shown = shown_path(target)

@@ -8,6 +8,7 @@ import shlex
 import subprocess
 from pathlib import Path
 
+from dbbd_cli.core.errors import DiskError
 from dbbd_cli.core.text import printable
 
 
@@ -18,6 +19,21 @@ def shown_path(path: Path) -> str:
         return str(absolute.relative_to(Path.cwd()))
     except (ValueError, FileNotFoundError):  # not under it, or the current folder has been removed
         return str(path)
+
+
+def leave_removed_folder(*paths: Path | None) -> None:
+    """Change to the root folder if the current folder has been removed, where oneMKL would abort the process.
+
+    Raises:
+        DiskError: one of the paths is relative to the removed folder.
+    """
+    try:
+        Path.cwd()
+    except FileNotFoundError:
+        if not all(path is None or path.is_absolute() for path in paths):
+            hint = "change to another folder, or give absolute paths"
+            raise DiskError("the current folder no longer exists", hint=hint) from None
+        os.chdir(Path(__file__).anchor)
 
 
 def command_line(*words: str) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 
 from dbbd_cli.config.sections import TaskConfig
 from dbbd_cli.core.errors import CheckpointError, ConfigError
+from dbbd_cli.core.paths import leave_removed_folder
 from dbbd_cli.core.progress import Progress
 from dbbd_cli.core.text import printable
 from dbbd_cli.data.cache import fallback_note
@@ -53,6 +54,7 @@ def with_absolute_paths(config: TaskConfig) -> TaskConfig:
 
     Raises:
         ConfigError: a path cannot be resolved, such as the home folder of an unknown user.
+        DiskError: a path is relative to a folder that has been removed.
     """
     sections: dict[str, Any] = {}
     for key in config.path_settings:
@@ -72,9 +74,9 @@ def _all_absolute(key: str, value: str | Mapping[str, str] | None) -> Any:
 
 def _absolute(path: str) -> str:
     try:
-        return str(Path(path).expanduser().resolve())
-    except FileNotFoundError:  # the current folder was removed
-        raise
+        full = Path(path).expanduser()
+        leave_removed_folder(full)
+        return str(full.resolve())
     except (RuntimeError, OSError, ValueError) as error:
         raise ConfigError(
             f"{printable(path)}: {getattr(error, 'strerror', None) or error}", hint="write the path in full"

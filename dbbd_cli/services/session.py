@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 from dbbd_cli.config.load import Override
 from dbbd_cli.config.sections import TaskConfig, to_plain
 from dbbd_cli.core.errors import CheckpointError, ConfigError, DataError
+from dbbd_cli.core.files import write_text
 from dbbd_cli.core.limits import is_memory_limited
 from dbbd_cli.core.paths import shown_path
 from dbbd_cli.core.progress import Progress
@@ -95,7 +97,7 @@ def open_run(
     _refuse_fixed(saved, config)
     config = _with_own_cache(config, overrides, progress)
     report_cache_folder(config, progress)
-    manifest = _manifest_of_run(path, checkpoint["splits"], force, progress)
+    manifest = _manifest_of_run(path, config, checkpoint["splits"], force, progress)
     precision_given = any(override.key in ("run", "run.precision") for override in overrides)
     kept_runtime = None if precision_given else recorded
     return OpenedRun(path.parent, path, checkpoint, saved, config, state, manifest, recorded, kept_runtime)
@@ -123,22 +125,37 @@ def _find_checkpoint(target: Path, prefer: str, progress: Progress) -> tuple[Pat
     return target, load_checkpoint(target)
 
 
-def _manifest_of_run(checkpoint: Path, digest: object, force: bool, progress: Progress) -> Manifest:
-    """The list of samples of the run to which a checkpoint belongs.
+def _manifest_of_run(checkpoint: Path, config: TaskConfig, digest: object, force: bool, progress: Progress) -> Manifest:
+    """The list of samples of a run. If it is lost and the data is synthetic, it is rebuilt and stored.
 
     Args:
-        checkpoint: path of the checkpoint.
+        checkpoint: path of a checkpoint of the run.
+        config: the configuration of the run.
         digest: digest of the list that the checkpoint was made with.
         force: whether to accept another list.
-        progress: receives a warning about another list.
+        progress: receives warnings.
 
     Raises:
         CheckpointError: it is missing or damaged, or is another list.
     """
-    path = checkpoint.with_name(SPLITS)
-    manifest = Manifest.load(path)
-    if manifest.digest() == digest:
-        return manifest
+    path, lost, manifest = checkpoint.with_name(SPLITS), None, None
+    try:
+        manifest = Manifest.load(path)
+        if manifest.digest() == digest:
+            return manifest
+    except CheckpointError as error:
+        lost = error
+    if config.is_synthetic:
+        rebuilt = get_task(config.task).make_manifest(config, progress)
+        if rebuilt.digest() == digest:
+            what = "is not that of the run" if lost is None else "is damaged" if path.exists() else "is missing"
+            progress.warn(f"{path} {what}. It was rebuilt from the settings and matches the checkpoint.")
+            with suppress(OSError):  # the folder may be read-only
+                write_text(path, rebuilt.to_json())
+            return rebuilt
+    if manifest is None:
+        assert lost is not None
+        raise lost
     message = f"{path} is not the one that {checkpoint.name} was made with: samples could change their split"
     if not force:
         raise CheckpointError(

@@ -61,13 +61,26 @@ def test_training_continues_if_nobody_reads_its_output(where: str, code: int, tm
     assert (run / "best_model.pth").exists()
 
 
-def test_a_removed_current_folder_is_an_error(tmp_path: Path) -> None:
-    (tmp_path / "gone").mkdir()
-    env = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
-    line = f"cd gone && rmdir ../gone && {DBBD} smoke --runs-dir '{tmp_path}'"
-    done = subprocess.run(["sh", "-c", line], cwd=tmp_path, env=env, capture_output=True, text=True)
-    assert (done.returncode, done.stdout) == (6, "")
-    assert done.stderr.startswith("Error: the current folder no longer exists")
+def test_the_current_folder_may_be_missing_if_paths_are_absolute(tmp_path: Path) -> None:
+    gone = tmp_path / "gone"
+
+    def code_in_missing_folder(arguments: str) -> tuple[int, str]:
+        gone.mkdir()
+        line = f"cd gone && rmdir ../gone && {DBBD} {arguments} 2>&1"
+        env = {**os.environ, "PYTHONPATH": str(REPOSITORY), "PYTHONUTF8": "1"}
+        done = subprocess.run(["sh", "-c", line], cwd=tmp_path, env=env, capture_output=True, text=True)
+        return done.returncode, done.stdout
+
+    options = TRAIN.partition("dbbd_cli ")[2] + " --runs-dir"
+    assert code_in_missing_folder(f"{options} '{tmp_path}/runs'")[0] == 0
+    (run,) = (tmp_path / "runs").iterdir()
+    for command in ("validate", "evaluate --no-plots", "resume"):
+        code, said = code_in_missing_folder(f"{command} '{run}'")
+        assert (code, "oneMKL" in said) == (0, False), said
+    for command in (f"{options} runs", f"validate runs/{run.name}", f"evaluate '{run}' --out figures", "smoke"):
+        code, said = code_in_missing_folder(command)
+        assert code in (2, 6), said
+        assert said.startswith("Error: ")
 
 
 def test_files_never_get_the_descriptors_of_closed_streams(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from dbbd_cli.cli import options
 from dbbd_cli.cli.completion import complete
 from dbbd_cli.cli.targets import require_run_or_checkpoint
 from dbbd_cli.cli.terminal.console import Output
+from dbbd_cli.core.paths import leave_removed_folder
 
 EXAMPLES = """\
 dbbd evaluate runs/20260131-120000-qr_cnn
@@ -58,6 +59,7 @@ def evaluate(
 
     A run folder means its best model; give a checkpoint file to evaluate another state.
     """
+    leave_removed_folder(target, out)
     require_run_or_checkpoint(target)
     changes = options.overrides(settings, {"--device": ("run.device", device)})
     options.check_overrides(target, changes)

@@ -11,6 +11,7 @@ from dbbd_cli.cli import options
 from dbbd_cli.cli.completion import complete
 from dbbd_cli.cli.terminal.console import Output
 from dbbd_cli.core.errors import ExitCode
+from dbbd_cli.core.paths import leave_removed_folder
 
 EXAMPLES = """\
 dbbd smoke
@@ -48,6 +49,7 @@ def smoke(
     from dbbd_cli.tasks.configs import load_config
     from dbbd_cli.tasks.registry import get_task, task_names
 
+    leave_removed_folder(runs_dir)
     # Report an unknown task or device at once, before anything heavy is imported.
     for name in task_names() if task == "all" else [task]:
         load_config(

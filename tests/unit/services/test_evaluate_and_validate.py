@@ -8,6 +8,7 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -118,15 +119,12 @@ def test_figures_of_an_earlier_evaluation_of_the_split_are_removed(tiny_config: 
     assert left == {"notes.png", *(name.replace(".png", "-val.png") for name in drawn)}
 
 
-def test_a_missing_or_changed_list_of_samples_is_refused(tiny_config: Make) -> None:
+def test_a_list_of_other_synthetic_samples_is_rejected(tiny_config: Make) -> None:
     run = train(tiny_config(training__epochs=1)).run
-    listed = (run / "splits.json").read_text()
-    (run / "splits.json").write_text(listed.replace('"sha256": "', '"sha256": "0', 1))
-    for reason in ("samples could change their split", "is missing"):
-        for command in (validate, evaluate, resume):
-            with pytest.raises(CheckpointError, match=reason):
-                command(run)
-        (run / "splits.json").unlink(missing_ok=True)
+    (run / "splits.json").unlink()
+    save_with_digest({**load_checkpoint(run / "ckpt.pth"), "splits": "0" * 64}, run / "other.pth")
+    with pytest.raises(CheckpointError, match=r"splits\.json is missing"):
+        validate(run / "other.pth")
 
 
 def test_an_unwritable_folder_is_reported_before_anything_is_computed(
@@ -272,3 +270,33 @@ def test_non_finite_weights_are_rejected(use: Callable[[Path], object], tiny_con
     save_with_digest(state, run / "spoiled.pth")
     with pytest.raises(CheckpointError, match=f"spoiled.pth: {name} holds values that are not finite"):
         use(run / "spoiled.pth")
+
+
+@pytest.mark.parametrize("damage", ["missing", "not JSON", "another one"])
+@pytest.mark.parametrize("task", ["image_classification", "dbbd"])
+def test_a_lost_list_of_synthetic_samples_is_rebuilt(
+    task: str, damage: str, tiny_config: Make, tiny_point_config: Callable[..., Any]
+) -> None:
+    run = train((tiny_config if task == "image_classification" else tiny_point_config)(training__epochs=1)).run
+    path, before = run / "splits.json", (run / "splits.json").read_text()
+    changed = {"missing": "", "not JSON": before[:-9], "another one": before.replace('"sha256": "', '"sha256": "0', 1)}
+    if damage == "missing":
+        path.unlink()
+    else:
+        path.write_text(changed[damage])
+    what = {"missing": "is missing", "not JSON": "is damaged", "another one": "is not that of the run"}[damage]
+    lines = Shown()
+    resume(run, progress=lines)
+    assert lines.warnings == [f"{path} {what}. It was rebuilt from the settings and matches the checkpoint."]
+    assert path.read_text() == before
+    path.unlink()
+    assert validate(run / "best_model.pth").logged is not None
+    assert evaluate(run / "best_model.pth", plots=False).report["split"] == "test"
+
+
+def test_a_lost_list_of_own_samples_is_not_rebuilt(tiny_config: Make, picture_folder: Callable[..., Path]) -> None:
+    run = folder_run(tiny_config, picture_folder(("cat", "dog"), count=20))
+    (run / "splits.json").unlink()
+    for command in (validate, evaluate, resume):
+        with pytest.raises(CheckpointError, match=r"splits\.json is missing"):
+            command(run)
