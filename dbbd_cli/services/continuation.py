@@ -33,7 +33,7 @@ from dbbd_cli.engine.state import TrainState
 from dbbd_cli.engine.trainer import Trainer
 from dbbd_cli.model.weights import reason_of
 from dbbd_cli.runs.folder import CONFIG, ENVIRONMENT, HISTORY, SPLITS, create_run_folder, locked
-from dbbd_cli.services.disk_space import check_disk_space
+from dbbd_cli.services.disk_space import check_disk_space, checkpoint_bytes
 from dbbd_cli.services.results import TrainResult
 from dbbd_cli.services.resume_checks import (
     check_replay,
@@ -95,7 +95,7 @@ def _branch(run: OpenedRun, progress: Progress) -> Path:
                 if (run.folder / name).is_file():
                     shutil.copyfile(run.folder / name, folder / name)
         except OSError as error:
-            raise disk_error(error, folder) from error
+            raise disk_error(error, folder, run.path.stat().st_size) from error
         is_best = _copy_best(run, folder, progress)
         state = {key: value for key, value in run.checkpoint.items() if key != "format"}
         save_checkpoint(state, folder, best=is_best, keep=run.config.checkpoint.keep)
@@ -153,7 +153,7 @@ def _continue_in(
             write_text(folder / CONFIG, dump_config(run.config))
             write_environment(folder, command, trainer.runtime)
         except OSError as error:
-            raise disk_error(error, folder) from error
+            raise disk_error(error, folder, checkpoint_bytes(trainer)) from error
         if not trainer.finished:
             show_facts(facts, progress, run=folder)
             progress.line(f"Continuing with {_position(trainer)}, from {run.path.name}")

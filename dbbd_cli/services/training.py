@@ -22,10 +22,10 @@ from dbbd_cli.engine.runtime import seed_everything
 from dbbd_cli.engine.trainer import Run, Trainer, fit
 from dbbd_cli.report.drawing import reason_of
 from dbbd_cli.report.save import save_figure
-from dbbd_cli.runs.folder import CONFIG, FIGURE, SPLITS, SYNTHETIC_NOTE, create_run_folder, locked
+from dbbd_cli.runs.folder import CONFIG, FIGURE, LOG, SPLITS, SYNTHETIC_NOTE, create_run_folder, locked
 from dbbd_cli.runs.log import RunLog
 from dbbd_cli.runs.reading import read_run
-from dbbd_cli.services.disk_space import check_disk_space
+from dbbd_cli.services.disk_space import check_disk_space, checkpoint_bytes
 from dbbd_cli.services.plot import history_figure
 from dbbd_cli.services.results import BestValue, RunFacts, TrainResult
 from dbbd_cli.services.session import build_workload, describe, flat, show_facts
@@ -45,7 +45,7 @@ def train_new_run(config: TaskConfig, manifest: Manifest, progress: Progress, co
             with supervised(trainer.workload):
                 trainer.save(folder)
         except OSError as error:
-            raise disk_error(error, folder) from error
+            raise disk_error(error, folder, checkpoint_bytes(trainer)) from error
 
     # From here on, a signal only asks for a stop, so that a run folder always ends with a message about it.
     with stop_on_signals(progress) as stop:
@@ -89,7 +89,11 @@ def train_to_the_end(
         with RunLog(folder, step=trainer.state.step, history=trainer.state.history, command=command) as log:
             with supervised(trainer.workload):
                 fit(Run(trainer, folder, log, progress, stop))
-            if finished_before and ((folder / FIGURE).exists() or not trainer.config.run.plots):
+            if (
+                finished_before
+                and _end_is_logged(folder)
+                and ((folder / FIGURE).exists() or not trainer.config.run.plots)
+            ):
                 plots = [folder / FIGURE] if (folder / FIGURE).exists() else []
             else:
                 _log_end(trainer, log)
@@ -113,7 +117,7 @@ def _errors_say_how_to_continue(trainer: Trainer, folder: Path) -> Iterator[None
         error.hint = f"{error.hint}; then continue with: {resume}" if error.hint else f"Continue with: {resume}"
         raise
     except OSError as error:
-        raise disk_error(error, folder) from error
+        raise disk_error(error, folder, checkpoint_bytes(trainer)) from error
     except KeyboardInterrupt as error:
         raise StoppedError(
             f"Stopped immediately in epoch {trainer.state.epoch}; the steps since the last checkpoint are lost.",
@@ -127,11 +131,19 @@ def note_synthetic(folder: Path) -> None:
     write_text(folder / SYNTHETIC_NOTE, "The data of this run is synthetic: its numbers say nothing about real data.\n")
 
 
+_DONE = "done after"
+
+
 def _log_end(trainer: Trainer, log: RunLog) -> None:
     state = trainer.state
     settings = {key: value for key, value in flat(to_plain(trainer.config)).items() if value is not None}
     log.hyperparameters(settings, state.history[state.best_epoch - 1]["val"], state.step)
-    log.text(f"done after {state.seconds:.0f} s; best epoch {state.best_epoch}")
+    log.text(f"{_DONE} {state.seconds:.0f} s; best epoch {state.best_epoch}")
+
+
+def _end_is_logged(folder: Path) -> bool:
+    """Whether the run was not killed between its last checkpoint and the end of its logs."""
+    return _DONE in (folder / LOG).read_text(encoding="utf-8", errors="replace")
 
 
 def _draw(folder: Path, progress: Progress) -> list[Path]:

@@ -45,10 +45,12 @@ def test_a_forecast_for_dbbd_has_the_loss_of_the_first_step(tiny_point_config: M
 def test_small_mode_reports_what_it_set_and_how_many_scenes_are_used(tiny_point_config: Make) -> None:
     facts = forecast(tiny_point_config(small_mode=True)).facts
     assert facts.samples_in_words() == "4 of 6 train / 1 val / 1 test"
-    assert facts.notes == {"Small mode": "fewer scenes"}  # this configuration sets everything else
+    assert facts.notes == {"Small mode": "fewer scenes, batches of 2, no worker processes"}
     enough = forecast(tiny_point_config(small_mode=True, data__synthetic_scenes=4)).facts
     assert enough.samples_in_words() == "2 train / 1 val / 1 test"
-    assert enough.notes == {}, "a limit that is not reached has no effect"
+    assert enough.notes == {"Small mode": "batches of 2, no worker processes"}, (
+        "a limit that is not reached has no effect"
+    )
     assert forecast(tiny_point_config()).facts.notes == {}
 
 
