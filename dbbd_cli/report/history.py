@@ -35,6 +35,8 @@ def training_history(
     runs: Sequence[RunHistory],
     metrics: Sequence[str] = ("loss",),
     panels: Sequence[Panel] = (),
+    *,
+    narrow: bool = False,
 ) -> Figure:
     """Draw the loss, further metrics and the learning rate, epoch by epoch.
 
@@ -45,18 +47,23 @@ def training_history(
         runs: at least one run.
         metrics: the metrics that the header of a single run reports.
         panels: what to show beyond the loss and the learning rate; curves without values are omitted.
+        narrow: stack the panels and omit the facts, for a narrow page that shows them elsewhere.
     """
     load_matplotlib()
     panels = shown_panels(runs, panels)
     names = _run_entries(runs)
-    num_columns = max(1, _LEGEND_CHARACTERS // (max(len(label) for label, _ in names) + 8))
+    characters = _LEGEND_CHARACTERS // 2 if narrow else _LEGEND_CHARACTERS
+    num_columns = max(1, characters // (max(len(label) for label, _ in names) + 8))
     with styled():
         name, facts, warning = _header(runs, metrics)
         num_rows = math.ceil(len(names) / num_columns)
-        across = 2 if len(panels) == 3 else min(len(panels) + 1, _MAX_COLUMNS)
+        across = 1 if narrow else 2 if len(panels) == 3 else min(len(panels) + 1, _MAX_COLUMNS)
         down = math.ceil((len(panels) + 1) / across)
-        size = (12.0, 4.7 + 3.3 * (down - 1) + 0.2 * num_rows)
-        figure = headed_figure(size, "Training history", facts, name=name, warning=warning)
+        size = (5.0 if narrow else 12.0, 4.7 + 3.3 * (down - 1) + 0.2 * num_rows)
+        facts = [] if narrow else facts
+        figure = headed_figure(
+            size, "Training history", facts, name=drawable(name, 24) if narrow else name, warning=warning
+        )
         grid = figure.subplots(down, across, sharex=True, squeeze=False).ravel()
         for axes, panel in zip(grid, panels, strict=False):
             axes.set_title(drawable(panel.title))
@@ -72,7 +79,9 @@ def training_history(
         _scale_epochs(grid[0], runs)
         styles = _style_entries(runs, panels)
         if len(runs) == 1:
-            add_legend(figure, styles, loc="outside lower center", ncols=len(styles))
+            add_legend(figure, styles, loc="outside lower center", ncols=2 if narrow else len(styles))
+        elif narrow:
+            add_legend(figure, [*names, *styles], loc="outside lower center", ncols=num_columns)
         else:
             # Line styles go next to the title, to leave the space below to the names of many runs.
             add_legend(figure, styles, loc="upper right", ncols=len(styles)).set_in_layout(False)

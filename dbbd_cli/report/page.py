@@ -40,6 +40,8 @@ _THEME = {
     SERIES[0]: "var(--blue)",
 }
 _WIDE_INCHES = 10
+NARROW = "-narrow"
+"""Suffix of the name of a figure that replaces the one without the suffix on a narrow page."""
 
 
 def html_page(
@@ -54,7 +56,7 @@ def html_page(
         runs: at least one run.
         metrics: the metrics of the table of runs.
         evaluations: the tables of each run's evaluation; empty if it was not evaluated.
-        figures: name to figure, in the order of the page.
+        figures: name to figure, in the order of the page; see `NARROW`.
     """
     labels = run_labels(runs, limit=80)
     environment = Environment(
@@ -126,5 +128,6 @@ def _figures(figures: Mapping[str, Figure]) -> Iterator[dict[str, Any]]:
         svg = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>f{index}-", svg)
         for color, variable in _THEME.items():
             svg = svg.replace(color, variable)
-        wide = figure.get_figwidth() > _WIDE_INCHES or len(figures) == 1
-        yield {"label": words(name), "classes": " wide" if wide else "", "svg": Markup(svg)}  # noqa: S704
+        classes = " wide" if figure.get_figwidth() > _WIDE_INCHES or len(figures) == 1 else ""
+        classes += " wide narrow" if name.endswith(NARROW) else " has-narrow" if name + NARROW in figures else ""
+        yield {"label": words(name.removesuffix(NARROW)), "classes": classes, "svg": Markup(svg)}  # noqa: S704

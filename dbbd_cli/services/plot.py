@@ -82,8 +82,10 @@ def _plot_runs(folders: Sequence[Path], out: Path | None, format: str) -> list[P
     except OSError as error:
         raise disk_error(target, error) from error
     if format == "html":
-        from dbbd_cli.report.page import html_page
+        from dbbd_cli.report.page import NARROW, html_page
 
+        name = next(iter(figures))
+        figures = {name: figures[name], name + NARROW: history_figure(runs, narrow=True), **figures}
         tables = [_tables(task, evaluation) for task, evaluation in zip(tasks, evaluations, strict=True)]
         page = target / "report.html"
         write_file(page, html_page(runs, _progress_metrics(tasks), tables, figures).encode("utf-8"))
@@ -91,7 +93,7 @@ def _plot_runs(folders: Sequence[Path], out: Path | None, format: str) -> list[P
     return [save_figure(figure, target / f"{name}.{format}") for name, figure in figures.items()]
 
 
-def history_figure(runs: Sequence[RunHistory]) -> Figure:
+def history_figure(runs: Sequence[RunHistory], *, narrow: bool = False) -> Figure:
     """Draw the training history of runs, with the panels that their task chooses if they have the same one.
 
     Raises:
@@ -100,7 +102,7 @@ def history_figure(runs: Sequence[RunHistory]) -> Figure:
     tasks = [_task_of(run) for run in runs]
     same = all(task is tasks[0] for task in tasks)
     panels = tasks[0].history_panels(recorded_metrics(runs), len(runs)) if same else []
-    return training_history(runs, _progress_metrics(tasks), panels)
+    return training_history(runs, _progress_metrics(tasks), panels, narrow=narrow)
 
 
 def _progress_metrics(tasks: Sequence[Task]) -> list[str]:

@@ -14,7 +14,7 @@ from dbbd_cli.report.classification.figures import classification_figures
 from dbbd_cli.report.classification.tables import classification_tables
 from dbbd_cli.report.drawing import draw
 from dbbd_cli.report.history import training_history
-from dbbd_cli.report.page import html_page
+from dbbd_cli.report.page import NARROW, html_page
 from dbbd_cli.report.tables import Note, Table, Values
 from dbbd_cli.runs.reading import RunHistory
 
@@ -92,6 +92,20 @@ def test_the_tables_show_the_values(text: str) -> None:
         ("Device", "cpu"),
     ]:
         assert [name, value] in rows
+
+
+def test_a_narrow_page_has_names_in_the_cells_and_a_figure_of_its_own() -> None:
+    run = run_of("qr")
+    wide, narrow = training_history([run]), training_history([run], narrow=True)
+    assert narrow.get_figwidth() < 6 < wide.get_figwidth()
+    tops = [axes.get_position().y1 for axes in narrow.axes]
+    assert tops == sorted(tops, reverse=True), "the panels stand one below the other"
+    text = html_page([run], METRICS, [[]], {"training_history": wide, f"training_history{NARROW}": narrow})
+    page = Page(text)
+    assert ("data-name", "Validation loss") in page.attributes
+    kinds = [value for name, value in page.attributes if name == "class" and value.startswith("card wide")]
+    assert kinds == ["card wide has-narrow", "card wide narrow"]
+    assert [value for name, value in page.attributes if name == "aria-label"] == ["Training history"] * 2
 
 
 def test_the_page_needs_nothing_else(text: str) -> None:

@@ -88,10 +88,10 @@ def test_html_is_one_page(make_run: Make, evaluation_of: Make, tmp_path: Path) -
     a, b = make_run("a"), make_run("b")
     (b / "evaluation.json").write_text(json.dumps({**evaluation_of(), "curves": None}), encoding="utf-8")
     assert plot([b], out=None, format="html").files == [b / "report.html"]
-    assert (b / "report.html").read_text(encoding="utf-8").count("<svg") == 2
+    assert (b / "report.html").read_text(encoding="utf-8").count("<svg") == 3
     assert plot([a, b], out=tmp_path / "out", format="html").files == [tmp_path / "out" / "report.html"]
     text = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
-    assert text.count("<svg") == 1
+    assert text.count("<svg") == 2
     assert "Evaluation of b" in text
 
 
@@ -104,7 +104,7 @@ def test_missing_values_may_be_null(make_run: Make, evaluation_of: Make) -> None
     whole["efficiency"] = {"unknown": {"deeper": {"deepest": [1]}}, "size_mb": float("inf")}
     (folder / "evaluation.json").write_text(json.dumps(whole), encoding="utf-8")
     assert plot([folder], out=None, format="html").files == [folder / "report.html"]
-    assert (folder / "report.html").read_text(encoding="utf-8").count("<svg") == 3
+    assert (folder / "report.html").read_text(encoding="utf-8").count("<svg") == 4
 
 
 @pytest.mark.skipif(os.name == "nt", reason="links need rights on Windows")
