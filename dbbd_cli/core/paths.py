@@ -21,6 +21,11 @@ def shown_path(path: Path) -> str:
         return str(path)
 
 
+def removed_folder_error() -> DiskError:
+    """The error for a path that is relative to a removed folder."""
+    return DiskError("the current folder no longer exists", hint="change to another folder, or give absolute paths")
+
+
 def leave_removed_folder(*paths: Path | None) -> None:
     """Change to the root folder if the current folder has been removed, where oneMKL would abort the process.
 
@@ -31,8 +36,7 @@ def leave_removed_folder(*paths: Path | None) -> None:
         Path.cwd()
     except FileNotFoundError:
         if not all(path is None or path.is_absolute() for path in paths):
-            hint = "change to another folder, or give absolute paths"
-            raise DiskError("the current folder no longer exists", hint=hint) from None
+            raise removed_folder_error() from None
         os.chdir(Path(__file__).anchor)
 
 

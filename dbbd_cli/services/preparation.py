@@ -9,7 +9,7 @@ from typing import Any
 
 from dbbd_cli.config.sections import TaskConfig
 from dbbd_cli.core.errors import CheckpointError, ConfigError
-from dbbd_cli.core.paths import leave_removed_folder
+from dbbd_cli.core.paths import leave_removed_folder, removed_folder_error
 from dbbd_cli.core.progress import Progress
 from dbbd_cli.core.text import printable
 from dbbd_cli.data.cache import fallback_note
@@ -28,6 +28,7 @@ def prepare_run(config: TaskConfig, progress: Progress) -> tuple[TaskConfig, Man
         DbbdError: see the subclasses in `core.errors`.
     """
     config = with_absolute_paths(config)
+    leave_removed_folder()  # only now: before, a relative path would come to mean one in the root folder
     check_run_folder(Path(config.run.runs_dir), config.run.name)
     if config.run.device not in ("auto", "cpu") or config.run.precision == "fp16":
         # Only PyTorch knows what this machine supports, and preparing the data may take long.
@@ -74,9 +75,9 @@ def _all_absolute(key: str, value: str | Mapping[str, str] | None) -> Any:
 
 def _absolute(path: str) -> str:
     try:
-        full = Path(path).expanduser()
-        leave_removed_folder(full)
-        return str(full.resolve())
+        return str(Path(path).expanduser().resolve())
+    except FileNotFoundError as error:
+        raise removed_folder_error() from error
     except (RuntimeError, OSError, ValueError) as error:
         raise ConfigError(
             f"{printable(path)}: {getattr(error, 'strerror', None) or error}", hint="write the path in full"

@@ -140,7 +140,7 @@ def epoch_on_gpu(repeat: int) -> Measured:
 
 
 def make_loop(precision: str, steps: int, *, device: str = "cpu", batch: int = BATCH) -> Loop:
-    """A run of qr_cnn on made-up pictures, enough for so many steps of whole batches in an epoch."""
+    """A run of qr_cnn on synthetic images, with the given number of full batches in an epoch."""
     settings: dict[str, object] = {
         "run.precision": precision,
         "run.device": device,

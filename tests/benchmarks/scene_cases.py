@@ -107,7 +107,7 @@ def make_loop(
     device: str = "cpu",
     steps: int = 3,
 ) -> Loop:
-    """A run on made-up rooms, so many batches of them in an epoch; a batch has other rooms than the next."""
+    """A run on synthetic rooms, with the given number of batches in an epoch, each of different rooms."""
     settings: dict[str, object] = {
         "run.precision": precision,
         "run.device": device,

@@ -77,7 +77,14 @@ def test_the_current_folder_may_be_missing_if_paths_are_absolute(tmp_path: Path)
     for command in ("validate", "evaluate --no-plots", "resume"):
         code, said = code_in_missing_folder(f"{command} '{run}'")
         assert (code, "oneMKL" in said) == (0, False), said
-    for command in (f"{options} runs", f"validate runs/{run.name}", f"evaluate '{run}' --out figures", "smoke"):
+    relative = f"{options} '{tmp_path}/runs' --set data.source=folder --set data.path=pictures"
+    for command in (
+        f"{options} runs",
+        relative,
+        f"validate runs/{run.name}",
+        f"evaluate '{run}' --out figures",
+        "smoke",
+    ):
         code, said = code_in_missing_folder(command)
         assert code in (2, 6), said
         assert said.startswith("Error: ")
