@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 from dbbd_cli.cli.completion.complete import run_folders
+from dbbd_cli.config.shipped import shipped_configs
 from dbbd_cli.core.errors import CheckpointError
-from dbbd_cli.core.paths import command_line, leave_removed_folder, shown_path
+from dbbd_cli.core.paths import command_line, shown_path
 
 _RUN_FILES = ("splits.json", "history.jsonl", "ckpt.pth", "best_model.pth")
 _HINT = "Give a run folder, such as runs/<time>-<name>, or a checkpoint file (.pth) in one."
@@ -23,10 +25,11 @@ def require_run_or_checkpoint(target: Path, *, any_file: bool = False) -> None:
     Raises:
         CheckpointError: it does not exist, or is something else.
     """
-    leave_removed_folder(target)
-    if not os.path.exists(target):  # noqa: PTH110 - a Path raises if a name is too long
-        raise CheckpointError(f"no such run folder or checkpoint: {target}", hint=_similar(target))
     shown = shown_path(target)
+    if not os.path.exists(target):  # noqa: PTH110 - a Path raises if a name is too long
+        if str(target) in shipped_configs():
+            raise _is_configuration(shown)
+        raise CheckpointError(f"no such run folder or checkpoint: {target}", hint=_similar(target))
     if target.is_dir():
         if not _is_run(target) and not any(target.glob("*.pth")):
             runs = run_folders(target) or run_folders(target / "runs")
@@ -38,14 +41,20 @@ def require_run_or_checkpoint(target: Path, *, any_file: bool = False) -> None:
                 f"{shown} is not a checkpoint", hint=f"Give the run folder instead: {shown_path(target.parent)}"
             )
     elif target.suffix in (".yaml", ".yml"):
-        train = command_line("dbbd", "train", "--config", shown)
-        raise CheckpointError(f"{shown} is a configuration, not a run", hint=f"To train with it: {train}")
+        raise _is_configuration(shown)
+
+
+def _is_configuration(shown: str) -> CheckpointError:
+    train = command_line("dbbd", "train", "--config", shown)
+    return CheckpointError(f"{shown} is a configuration, not a run", hint=f"To train with it: {train}")
 
 
 def _similar(target: Path) -> str:
     from difflib import get_close_matches
 
-    siblings = [str(path) for path in target.parent.glob("*") if path.exists()]
+    siblings = []
+    with suppress(OSError):  # a path that is too long
+        siblings = [str(path) for path in target.parent.glob("*") if path.exists()]
     runs = [str(path) for path in run_folders()]
     if close := get_close_matches(str(target), siblings + runs, n=1):
         return f"Did you mean {shown_path(Path(close[0]))}?"

@@ -139,6 +139,9 @@ def _text(path: Path, name: str) -> str:
         near = stems.get(closest(path.stem, stems), "")
         meant = f"did you mean {brief(near, limit=200)}? " if near else ""
         raise ConfigError(f"{name}: no such file or shipped config", hint=meant + _shipped_hint()) from None
+    except IsADirectoryError:
+        files = ", ".join(sorted(str(file) for file in path.glob("*.yaml")))
+        raise ConfigError(f"{name} is a folder", hint=f"name a file: {files}" if files else _shipped_hint()) from None
     except OSError as error:
         raise ConfigError(f"{name} cannot be read: {error.strerror}", hint=_shipped_hint()) from None
     if len(data) > MAX_BYTES:
@@ -163,38 +166,45 @@ def _validated(document: Document, overrides: Sequence[Override], schemas: Schem
     for override in overrides:  # the task first: it says how to read the others
         if override.key == "task":
             _apply(document, override, _value(override, TaskConfig))
-    schema = _schema(document, schemas)
+    schema, *others = _candidates(document, schemas)
     if new_data and _implies_source(document.values, overrides, schema):
         document.values["data"] = {name: v for name, v in document.values["data"].items() if name != "source"}
     for override in overrides:
         if override.key != "task":
             _apply(document, override, _value(override, schema))
-    errors: list[ErrorDetails] = []
-    try:
-        config = schema.model_validate(document.values)
-    except ValidationError as failure:
-        errors = failure.errors(include_url=False)
-    if not errors and not document.problems:
+    config, errors = _checked(schema, document.values)
+    for other in others:
+        found = {(error["type"], error["loc"]) for error in _checked(other, document.values)[1]}
+        errors = [error for error in errors if (error["type"], error["loc"]) in found]
+    if config is not None and not document.problems:
         return config
     errors.sort(key=lambda error: _order(document, document.place(key_of(error))))
     described = [describe(document, error, schema, schemas) for error in errors[:MAX_SHOWN]]
     raise _error(document, document.problems + described, len(document.problems) + len(errors))
 
 
-def _schema(document: Document, schemas: Schemas) -> type[TaskConfig]:
+def _candidates(document: Document, schemas: Schemas) -> list[type[TaskConfig]]:
     """The schema of the task that the document names.
 
-    Raises:
-        ConfigError: there is no such task, or none is named.
+    If it names none, that is a problem, and all schemas are returned: what is wrong for every task is surely wrong.
     """
     task = document.values.get("task")
     if isinstance(task, str) and task in schemas:
-        return schemas[task]
+        return [schemas[task]]
     names = list(schemas)
     near = closest(task, names) if isinstance(task, str) else ""
     found = shown(task) if "task" in document.values else "missing"
     advice = f"expected one of: {', '.join(names)}" + (f"; did you mean {near}?" if near else "")
-    raise _error(document, [Problem(document.place(("task",)), f"task is {found}", advice)], 1)
+    document.problems.append(Problem(document.place(("task",)), f"task is {found}", advice))
+    return list(schemas.values())
+
+
+def _checked(schema: type[TaskConfig], values: Mapping[str, Any]) -> tuple[TaskConfig | None, list[ErrorDetails]]:
+    """The configuration, or what is wrong with its values; an invalid task is reported by `_candidates`."""
+    try:
+        return schema.model_validate(values), []
+    except ValidationError as failure:
+        return None, [error for error in failure.errors(include_url=False) if error["loc"][:1] != ("task",)]
 
 
 def _implies_source(values: Mapping[str, Any], overrides: Sequence[Override], schema: type[TaskConfig]) -> bool:

@@ -21,6 +21,7 @@ _REPR.maxstring = _REPR.maxother = _REPR.maxlong = 60
 _EXPECTED = {
     "bool_type": "expected true or false",
     "dict_type": "expected a section with keys",
+    "list_type": "expected a list, such as [a, b]",
     "model_type": "expected a section with keys",
     "string_too_short": "expected text that is not empty",
     "string_unicode": "expected text in UTF-8",

@@ -13,10 +13,12 @@ from dbbd_cli.core.text import printable
 
 
 def shown_path(path: Path) -> str:
-    """Return the path as the user would type it: relative if under the current folder."""
+    """Return the path as the user would type it: relative if under the current folder, unless that is the root."""
     try:
         absolute = Path(os.path.abspath(path))  # noqa: PTH100 - resolve() would follow links and change the name
-        return str(absolute.relative_to(Path.cwd()))
+        here = Path.cwd()
+        # `leave_removed_folder` goes to the root folder, where the user's shell is not.
+        return str(path if here == Path(here.anchor) else absolute.relative_to(here))
     except (ValueError, FileNotFoundError):  # not under it, or the current folder has been removed
         return str(path)
 

@@ -34,6 +34,7 @@ def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ("target", "what", "hint"),
     [
         ("a.yaml", "is a configuration, not a run", "dbbd train --config a.yaml"),
+        ("qr_cnn", "is a configuration, not a run", "dbbd train --config qr_cnn"),
         ("runs", "is not a run folder", RUN),
         (".", "is not a run folder", RUN),
         ("pictures", "is not a run folder", "Give a run folder"),
@@ -45,6 +46,11 @@ def test_other_paths_are_refused_with_what_to_give_instead(target: str, what: st
         require_run_or_checkpoint(Path(target))
     assert caught.value.message.startswith(f"{target} {what}")
     assert hint in caught.value.hint
+
+
+def test_a_path_that_is_too_long_does_not_exist() -> None:
+    with pytest.raises(CheckpointError, match="no such run folder or checkpoint"):
+        require_run_or_checkpoint(Path("a/" * 3000))
 
 
 @pytest.mark.parametrize("target", [RUN, f"{RUN}/ckpt.pth", "weights", "weights/old.pth", "weights/state"])

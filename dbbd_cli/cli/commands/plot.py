@@ -11,6 +11,7 @@ from dbbd_cli.cli import options
 from dbbd_cli.cli.completion import complete
 from dbbd_cli.cli.targets import require_run_or_checkpoint
 from dbbd_cli.cli.terminal.console import Output
+from dbbd_cli.core.paths import leave_removed_folder
 
 EXAMPLES = """\
 dbbd plot runs/20260131-120000-qr_cnn
@@ -47,6 +48,8 @@ def plot(
     debug: options.Debug = False,
 ) -> None:
     """Plot the loss, metrics and learning rate of one or more runs over their epochs."""
+    out = out or (None if len(targets) == 1 else Path())
+    leave_removed_folder(*targets, out)
     for target in targets:
         require_run_or_checkpoint(target, any_file=True)
     output = Output(as_json=json, style=progress, quiet=quiet)

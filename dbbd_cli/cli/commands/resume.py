@@ -10,6 +10,7 @@ import typer
 from dbbd_cli.cli import options
 from dbbd_cli.cli.targets import require_run_or_checkpoint
 from dbbd_cli.cli.terminal.console import Output
+from dbbd_cli.core.paths import leave_removed_folder
 
 EXAMPLES = """\
 dbbd resume runs/20260131-120000-qr_cnn
@@ -42,6 +43,7 @@ def resume(
     The result is the same as that of an uninterrupted run. As a check, the loss of the next batch is recomputed and
     compared with the one stored in the checkpoint.
     """
+    leave_removed_folder(target)
     require_run_or_checkpoint(target)
     flags = {"--epochs": ("training.epochs", epochs), "--device": ("run.device", device)}
     changes = options.overrides(settings, flags)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dbbd_cli.cli import options
 from dbbd_cli.cli.targets import require_run_or_checkpoint
 from dbbd_cli.cli.terminal.console import Output
+from dbbd_cli.core.paths import leave_removed_folder
 
 EXAMPLES = """\
 dbbd validate runs/20260131-120000-qr_cnn
@@ -21,6 +22,7 @@ def validate(
     debug: options.Debug = False,
 ) -> None:
     """Measure loss and metrics on the validation split, compared with the logged values."""
+    leave_removed_folder(target)
     require_run_or_checkpoint(target)
     changes = options.overrides(settings, {"--device": ("run.device", device)})
     options.check_overrides(target, changes)

@@ -161,7 +161,9 @@ def test_a_missing_file(source: str, meant: str) -> None:
 def test_a_folder_instead_of_a_file() -> None:
     Path("folder").mkdir()
     error = failure("folder")
-    assert (error.message.partition(":")[0], error.hint) == ("folder cannot be read", SHIPPED)
+    assert (error.message, error.hint) == ("folder is a folder", SHIPPED)
+    Path("folder/config.yaml").write_text(TASK, encoding="utf-8")
+    assert failure("folder").hint == f"name a file: {Path('folder/config.yaml')}"
 
 
 def test_a_name_that_no_file_can_have() -> None:

@@ -171,9 +171,13 @@ def test_the_list_of_problems_has_an_end() -> None:
 # The task
 
 
-def test_a_missing_task_is_reported_alone() -> None:
-    assert problems("seed: x\nepochs: 3\n") == [
+def test_a_missing_task_is_reported_with_what_is_wrong_for_every_task() -> None:
+    text = "tsk: dbbd\nseed: x\nmodel: {name: resnet18, hidden_dim: 8}\ndata: {pth: scenes}\nloss: {temperature: -1}\n"
+    assert problems(text) == [
         "x.yaml: task is missing\n    expected one of: image_classification, dbbd",
+        "x.yaml:1: tsk is unknown\n    did you mean task?",
+        "x.yaml:2: seed is 'x'\n    expected a valid integer",
+        "x.yaml:4: data.pth is unknown\n    did you mean data.path?",
     ]
 
 
