@@ -30,7 +30,7 @@ def main() -> None:
     except KeyboardInterrupt as error:  # before or after the command
         ignore_signals()  # a second one would interrupt the message
         with suppress(OSError, AttributeError):  # AttributeError: the stream was closed
-            sys.stderr.write("Stopped; nothing more was saved.\n")
+            sys.stderr.write("Stopped.\n")
         sys.exit(128 + signal_of(error))
 
 

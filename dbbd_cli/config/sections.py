@@ -6,7 +6,7 @@ with `rule_error`, so that the loader can point at the line.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from types import UnionType
 from typing import Annotated, Any, ClassVar, Literal, Union, get_args, get_origin
 
@@ -256,3 +256,30 @@ class TaskConfig(Section):
 def to_plain(config: Section) -> dict[str, Any]:
     """The configuration as plain values, defaults included, ready for YAML, JSON or a checkpoint."""
     return config.model_dump(mode="json")
+
+
+def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """The values of nested mappings by dotted key."""
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        found |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value}
+    return found
+
+
+def changed_settings(
+    before: TaskConfig, after: TaskConfig, within: Iterable[str] | None = None
+) -> dict[str, tuple[Any, Any]]:
+    """The settings that differ between two configurations, by dotted key, with both values.
+
+    Args:
+        before: a configuration.
+        after: another one of the same task.
+        within: settings and sections to compare. None: all of them.
+    """
+    one, other = flat(to_plain(before)), flat(to_plain(after))
+    sections = ("",) if within is None else tuple(f"{key}." for key in within)
+    return {
+        key: (one.get(key), other.get(key))
+        for key in dict.fromkeys([*one, *other])
+        if one.get(key) != other.get(key) and f"{key}.".startswith(sections)
+    }

@@ -8,13 +8,14 @@ from typing import Any
 from dbbd_cli.core.text import printable
 
 _SPELLINGS = {"auc": "AUC", "f1": "F1", "miou": "mIoU", "roc": "ROC", "top1": "top-1"}
-_HIGHER_IS_BETTER = frozenset({"accuracy", "auc", "f1", "iou", "miou", "precision", "r2", "recall", "score", "top1"})
+_SHARES = frozenset({"accuracy", "f1", "iou", "miou", "precision", "recall", "top1"})
+_HIGHER_IS_BETTER = _SHARES | {"auc", "r2", "score"}
 """Words of the names of scores. A task says that high values of a metric are better by naming it with one of them."""
 
 
 def is_share(name: str) -> bool:
-    """Return whether it is a share of correct predictions, shown in percent: an accuracy or a top-1 accuracy."""
-    return not {"accuracy", "top1"}.isdisjoint(name.split("_"))
+    """Return whether it is shown in percent: one word of the name is that of a share of correct predictions."""
+    return not _SHARES.isdisjoint(name.split("_"))
 
 
 def metric_words(name: str) -> str:

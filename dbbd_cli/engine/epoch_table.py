@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from dbbd_cli.core.metrics import is_share, metric_words
+from dbbd_cli.core.metrics import metric_words
+from dbbd_cli.report.text import describe_metric
 
 
 class EpochTable:
@@ -61,8 +62,3 @@ class EpochTable:
 
 def _width(title: str) -> int:
     return max(len(title), 8)
-
-
-def describe_metric(name: str, value: float) -> str:
-    """A metric for people: shares of correct answers in percent, everything else with four decimals."""
-    return f"{value:.2%}" if is_share(name) else f"{value:.4f}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dbbd_cli.config.sections import changed_settings
 from dbbd_cli.core.errors import CheckpointError, ConfigError
 from dbbd_cli.core.paths import shown_path
 from dbbd_cli.core.progress import Progress
@@ -10,7 +11,7 @@ from dbbd_cli.engine.checkpoint.replay_check import verify_replay_check
 from dbbd_cli.engine.runtime import Runtime, RuntimeRecord
 from dbbd_cli.engine.trainer import Trainer
 from dbbd_cli.runs.folder import CONFIG
-from dbbd_cli.services.session import OpenedRun, changed_settings
+from dbbd_cli.services.session import OpenedRun
 from dbbd_cli.tasks.configs import load_config
 
 

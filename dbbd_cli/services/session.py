@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from dbbd_cli.config.load import Override
-from dbbd_cli.config.sections import TaskConfig, to_plain
+from dbbd_cli.config.sections import TaskConfig, changed_settings
 from dbbd_cli.core.errors import CheckpointError, ConfigError, DataError
 from dbbd_cli.core.files import write_text
 from dbbd_cli.core.limits import is_memory_limited
@@ -193,33 +193,6 @@ def _refuse_fixed(saved: TaskConfig, config: TaskConfig) -> None:
             details=[f"{key} is {before!r} in the run, not {after!r}" for key, (before, after) in changed.items()],
             hint="leave them out, or start a new run with dbbd train",
         )
-
-
-def changed_settings(
-    before: TaskConfig, after: TaskConfig, within: Iterable[str] | None = None
-) -> dict[str, tuple[Any, Any]]:
-    """The settings that differ between two configurations, by dotted key, with both values.
-
-    Args:
-        before: a configuration.
-        after: another one of the same task.
-        within: settings and sections to compare. None: all of them.
-    """
-    one, other = flat(to_plain(before)), flat(to_plain(after))
-    sections = ("",) if within is None else tuple(f"{key}." for key in within)
-    return {
-        key: (one.get(key), other.get(key))
-        for key in dict.fromkeys([*one, *other])
-        if one.get(key) != other.get(key) and f"{key}.".startswith(sections)
-    }
-
-
-def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """The values of nested mappings by dotted key."""
-    found: dict[str, Any] = {}
-    for key, value in values.items():
-        found |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value}
-    return found
 
 
 def _first_usable(folder: Path, prefer: str, progress: Progress) -> tuple[Path, dict[str, Any]]:

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from dbbd_cli.config.load import dump_config
-from dbbd_cli.config.sections import TaskConfig, to_plain
+from dbbd_cli.config.sections import TaskConfig, flat, to_plain
 from dbbd_cli.core.errors import DataError, DiskError, StoppedError
 from dbbd_cli.core.files import repair_of, write_text
 from dbbd_cli.core.metrics import best_of
@@ -28,7 +28,7 @@ from dbbd_cli.runs.reading import read_run
 from dbbd_cli.services.disk_space import check_disk_space, checkpoint_bytes
 from dbbd_cli.services.plot import history_figure
 from dbbd_cli.services.results import BestValue, RunFacts, TrainResult
-from dbbd_cli.services.session import build_workload, describe, flat, show_facts
+from dbbd_cli.services.session import build_workload, describe, show_facts
 
 
 def train_new_run(config: TaskConfig, manifest: Manifest, progress: Progress, command: Sequence[str]) -> TrainResult:
@@ -89,14 +89,14 @@ def train_to_the_end(
         with RunLog(folder, step=trainer.state.step, history=trainer.state.history, command=command) as log:
             with supervised(trainer.workload):
                 fit(Run(trainer, folder, log, progress, stop))
-            if (
-                finished_before
-                and _end_is_logged(folder)
-                and ((folder / FIGURE).exists() or not trainer.config.run.plots)
-            ):
-                plots = [folder / FIGURE] if (folder / FIGURE).exists() else []
-            else:
-                _log_end(trainer, log)
+            end = f"done after {trainer.state.seconds:.0f} s; best epoch {trainer.state.best_epoch}"
+            # A run that was killed after its last checkpoint is finished, but its logs and its figure are not.
+            ended_before = finished_before and end in (folder / LOG).read_text(encoding="utf-8", errors="replace")
+            if not ended_before:
+                _log_settings(trainer, log)
+                log.text(end)
+            plots = [folder / FIGURE]
+            if not (ended_before and plots[0].exists()):
                 plots = _draw(folder, progress) if trainer.config.run.plots and not stop else []
             if stop.signal_number is not None:
                 raise StoppedError(
@@ -131,19 +131,11 @@ def note_synthetic(folder: Path) -> None:
     write_text(folder / SYNTHETIC_NOTE, "The data of this run is synthetic: its numbers say nothing about real data.\n")
 
 
-_DONE = "done after"
-
-
-def _log_end(trainer: Trainer, log: RunLog) -> None:
+def _log_settings(trainer: Trainer, log: RunLog) -> None:
+    """Log the settings of a finished run with the metrics of its best epoch."""
     state = trainer.state
     settings = {key: value for key, value in flat(to_plain(trainer.config)).items() if value is not None}
     log.hyperparameters(settings, state.history[state.best_epoch - 1]["val"], state.step)
-    log.text(f"{_DONE} {state.seconds:.0f} s; best epoch {state.best_epoch}")
-
-
-def _end_is_logged(folder: Path) -> bool:
-    """Whether the run was not killed between its last checkpoint and the end of its logs."""
-    return _DONE in (folder / LOG).read_text(encoding="utf-8", errors="replace")
 
 
 def _draw(folder: Path, progress: Progress) -> list[Path]:

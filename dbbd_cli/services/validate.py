@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from dbbd_cli.config.load import Override
+from dbbd_cli.config.sections import changed_settings
 from dbbd_cli.core.progress import Progress, Silent
 from dbbd_cli.core.text import printable
 from dbbd_cli.engine.checkpoint.files import BEST
@@ -14,7 +15,7 @@ from dbbd_cli.engine.failures import supervised
 from dbbd_cli.engine.inference import place, run_split
 from dbbd_cli.engine.runtime import Runtime
 from dbbd_cli.services.results import ValidateResult
-from dbbd_cli.services.session import OpenedRun, build_workload, changed_settings, load_module, open_run
+from dbbd_cli.services.session import OpenedRun, build_workload, load_module, open_run
 
 _TOLERANCE = {"fp32": 1e-4, "fp16": 2e-3, "bf16": 1.6e-2}
 """Largest relative difference from the logged loss, by precision: four roundings in half precision."""

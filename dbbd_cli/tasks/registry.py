@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import cache
 from importlib import import_module
+from traceback import walk_tb
 from typing import TYPE_CHECKING
 
 from dbbd_cli.core.errors import ConfigError
@@ -50,9 +51,22 @@ def get_task(name: str) -> Task:
     except Exception as error:  # third-party code may raise anything
         raise ConfigError(
             f"the task {name} ({found.value}) cannot be used: {type(error).__name__}: {error}",
-            hint="update or uninstall its package",
+            hint=f"update or uninstall its package, {_distribution(found)}",
         ) from error
     return task
+
+
+def package_behind(error: BaseException) -> str:
+    """The package of a task in whose code an error arose, such as "toy-regression 1.0"; empty if in this package."""
+    packages = {point.module.partition(".")[0]: _distribution(point) for point in _of_other_packages().values()}
+    modules = [str(frame.f_globals.get("__name__")) for frame, _ in walk_tb(error.__traceback__)]
+    ours = [name for name in (module.partition(".")[0] for module in modules) if name in ("dbbd_cli", *packages)]
+    return packages.get(ours[-1], "") if ours else ""
+
+
+def _distribution(point: EntryPoint) -> str:
+    assert point.dist is not None, "entry points are those of installed packages"
+    return f"{point.dist.name} {point.dist.version}"
 
 
 @cache

@@ -96,6 +96,15 @@ def test_an_unexpected_exception_is_reported_as_a_bug(run: Run, fake_service: Ru
     assert "Traceback" not in result.stderr
 
 
+def test_a_bug_in_the_package_of_a_task_is_for_its_authors(
+    run: Run, fake_service: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dbbd_cli.tasks.registry.package_behind", lambda error: f"other {error}")
+    fake_service("train", train=ZeroDivisionError("1.0"))
+    message = "this is a bug in other 1.0, which provides the task: please report it there (ZeroDivisionError: 1.0)"
+    assert run(*TRAIN).stderr.startswith(f"Error: {message}\n")
+
+
 @pytest.mark.parametrize("error", [ZeroDivisionError("x"), DataError("x")])
 def test_debug_shows_the_traceback(error: Exception, run: Run, fake_service: Run) -> None:
     fake_service("train", train=error)
@@ -106,7 +115,7 @@ def test_ctrl_c_outside_training(run: Run, fake_service: Run) -> None:
     fake_service("train", train=KeyboardInterrupt())
     result = run(*TRAIN)
     assert result.exit_code == 130
-    assert result.stderr == "Stopped; nothing more was saved.\n"
+    assert result.stderr == "Stopped.\n"
 
 
 def test_control_codes_in_names_are_escaped(run: Run, fake_service: Run) -> None:

@@ -74,15 +74,18 @@ def test_the_current_folder_may_be_missing_if_paths_are_absolute(tmp_path: Path)
     options = TRAIN.partition("dbbd_cli ")[2] + " --runs-dir"
     assert code_in_missing_folder(f"{options} '{tmp_path}/runs'")[0] == 0
     (run,) = (tmp_path / "runs").iterdir()
-    for command in ("validate", "evaluate --no-plots", "resume"):
+    for command in ("validate", "evaluate --no-plots", "resume", "plot"):
         code, said = code_in_missing_folder(f"{command} '{run}'")
         assert (code, "oneMKL" in said) == (0, False), said
+        assert said.count(str(run)) == said.count(str(run).removeprefix("/")) > 0  # the paths shown are absolute, too
     relative = f"{options} '{tmp_path}/runs' --set data.source=folder --set data.path=pictures"
     for command in (
         f"{options} runs",
         relative,
         f"validate runs/{run.name}",
         f"evaluate '{run}' --out figures",
+        f"plot '{run}' --out figures",
+        f"plot '{run}' '{run}/..'",
         "smoke",
     ):
         code, said = code_in_missing_folder(command)

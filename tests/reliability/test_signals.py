@@ -91,7 +91,7 @@ def _assert_stopped(program: Program, number: int, place: Place) -> list[str]:
     assert "Traceback" not in output, output
     load_checkpoint(place.run / "ckpt.pth")
     command = ["resume", str(place.run.relative_to(place.folder))]
-    if len(output.splitlines()) == 1 and output.startswith("Stopped; nothing more was saved"):
+    if len(output.splitlines()) == 1 and output.startswith("Stopped."):
         return command  # it had not yet read the command
     assert resume_commands(output) == [command], output
     return command

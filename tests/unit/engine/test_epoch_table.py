@@ -32,7 +32,7 @@ def test_the_heading_comes_once_and_a_note_comes_last() -> None:
     first, second = (table.lines(row, seconds=1, note="best") for _ in range(2))
     assert first == [table.heading(), *second]
     assert table.heading().split()[-4:] == ["val", "F1", "lr", "time"]
-    assert second[0].split() == ["1/2", "1.0000", "2.0000", "3.0000", "4.0000", "0.5000", "0.1", "1.0", "s", "best"]
+    assert second[0].split() == ["1/2", "1.0000", "2.0000", "3.0000", "4.0000", "50.00%", "0.1", "1.0", "s", "best"]
 
 
 def test_only_long_names_are_cut_to_their_last_word() -> None:

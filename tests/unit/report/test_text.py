@@ -44,9 +44,9 @@ def test_metric_names_become_words() -> None:
     assert task_title("dbbd") == "dbbd"
 
 
-def test_only_accuracies_are_percentages() -> None:
-    values = {"point_top1": 0.3125, "top1_level_2": 0.5, "accuracy": 0.5, "loss_level_2": 0.5}
-    assert [describe_metric(*pair) for pair in values.items()] == ["31.25%", "50.00%", "50.00%", "0.5000"]
+def test_shares_are_percentages() -> None:
+    values = {"point_top1": 0.3125, "top1_level_2": 0.5, "accuracy": 0.5, "f1": 0.5, "loss_level_2": 0.5}
+    assert [describe_metric(*pair) for pair in values.items()] == ["31.25%", *["50.00%"] * 3, "0.5000"]
 
 
 def test_numbers_have_a_fixed_format_at_any_magnitude() -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -10,7 +12,7 @@ import pytest
 from dbbd_cli.core.errors import ConfigError
 from dbbd_cli.tasks import registry
 from dbbd_cli.tasks.configs import SCHEMAS, config_from_mapping
-from dbbd_cli.tasks.registry import BUILT_IN, get_task, task_names
+from dbbd_cli.tasks.registry import BUILT_IN, get_task, package_behind, task_names
 
 TOY = Path(__file__).parents[2] / "toy_task"
 Install = Callable[[str], None]
@@ -94,7 +96,30 @@ def test_a_broken_package_is_named(install: Install) -> None:
     with pytest.raises(ConfigError) as caught:
         get_task("broken")
     assert caught.value.message.startswith("the task broken (missing.module:Task) cannot be used: ModuleNot")
+    assert caught.value.hint == "update or uninstall its package, other 1.0"
     assert config_from_mapping({"task": "dbbd"}, origin="test").task == "dbbd"  # the others still work
     with pytest.raises(ConfigError) as caught:  # nor does it hide a mistake of the user
         config_from_mapping({"task": "dbbd", "trainig": {}}, origin="test")
     assert caught.value.details == ["test: trainig is unknown\n    did you mean training?"]
+
+
+@pytest.mark.parametrize(
+    ("code", "package"),
+    [
+        ("1 / 0", "other 1.0"),
+        ("import json; json.loads('')", "other 1.0"),  # in a library that it calls
+        ("from dbbd_cli.core.text import printable; printable(None)", ""),
+    ],
+)
+def test_an_error_that_arises_in_the_code_of_a_package_is_its_own(
+    code: str, package: str, install: Install, tmp_path: Path
+) -> None:
+    install("other = other_task.task:Task")
+    (tmp_path / "other_task").mkdir()
+    (tmp_path / "other_task" / "task.py").write_text(f"def fail():\n    {code}\n", encoding="utf-8")
+    module = import_module("other_task.task")
+    for name in ("other_task", "other_task.task"):
+        del sys.modules[name]
+    with pytest.raises(Exception) as caught:
+        module.fail()
+    assert package_behind(caught.value) == package
