@@ -75,7 +75,7 @@ def test_train(show: Show) -> None:
 def test_the_metric_that_decides_is_shown_for_the_best_epoch(show: Show) -> None:
     by_f1 = replace(TRAINED, metric="f1", best_values={**TRAINED.best_values, "f1": BestValue(7, 0.7991)})
     lines = {tuple(re.split(r"\s\s+", line.strip())) for line in show(by_f1, train).splitlines()}
-    assert {("Best epoch", "7 (highest validation F1)"), ("Val. F1", "0.7991")} <= lines
+    assert {("Best epoch", "7 (highest validation F1)"), ("Val. F1", "79.91%")} <= lines
 
 
 @pytest.mark.parametrize("width", [None, 40])

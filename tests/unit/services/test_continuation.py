@@ -70,6 +70,19 @@ def test_resuming_a_finished_run_does_nothing(tiny_config: Make) -> None:
     assert (first.run / "training_history.png").is_file()
 
 
+def test_a_run_that_was_killed_after_its_last_checkpoint_gets_the_end_of_its_log_and_a_new_figure(
+    tiny_config: Make,
+) -> None:
+    run = train(tiny_config(training__epochs=1, run__plots=True)).run
+    log, figure = run / "run.log", run / "training_history.png"
+    # What it leaves if it was extended: the end and the figure of its first epochs.
+    log.write_text(log.read_text().replace("done after", "done after 1,000"))
+    figure.write_bytes(b"of its first epochs")
+    resume(run)
+    assert log.read_text().count("done after") == 2
+    assert figure.read_bytes().startswith(b"\x89PNG")
+
+
 def test_a_resume_continues_with_the_batch_after_the_last(tiny_config: Make) -> None:
     for phase, after, said in (
         ("train", 2, "Continuing with epoch 1 of 2, batch 3 of 4, from ckpt.pth"),
