@@ -179,8 +179,16 @@ def _draw_learning_rates(axes: Axes, runs: Sequence[RunHistory]) -> None:
         # An epoch ends at its number on the axis, as for the loss within epochs.
         epochs_per_step = epochs[-1] / max(run.epochs[-1]["step"], 1)
         logged = {row["step"] * epochs_per_step: _float(row.get(_LEARNING_RATE)) for row in run.steps}
-        x, y = zip(*sorted({**logged, **dict(zip(epochs, values, strict=True))}.items()), strict=True)
-        axes.plot(x, y, color=_look(index, 1)["color"], drawstyle="steps-pre", label="schedule")
+        schedule = sorted({**logged, **dict(zip(epochs, values, strict=True))}.items())
+        color = _look(index, 1)["color"]
+        warmup = min(run.warmup_epochs, epochs[-1])
+        if warmup > epochs_per_step:
+            # The rate rises in proportion to the steps, whether or not any of them was logged.
+            slope = schedule[0][1] / min(schedule[0][0], run.warmup_epochs)
+            rise = [(epochs_per_step, slope * epochs_per_step), (warmup, slope * warmup)]
+            axes.plot(*zip(*rise, strict=True), color=color, label="warm-up")
+            schedule = [rise[1], *(point for point in schedule if point[0] > warmup)]
+        axes.plot(*zip(*schedule, strict=True), color=color, drawstyle="steps-pre", label="schedule")
         axes.plot(epochs, values, **_look(index, len(epochs)), linestyle="none", label="learning rate")
         after = [value for epoch, value in zip(epochs, values, strict=True) if epoch >= run.warmup_epochs]
         rates += [value for value in after or values if math.isfinite(value)]

@@ -99,11 +99,30 @@ def test_the_schedule_is_a_staircase_through_all_that_was_logged(make_run: Make,
     epochs = with_rates([row(1, 0.7), row(2, 0.6), row(3, 0.5, best=True)], [0.5, 1.0, 0.25])
     half = epochs[0]["step"] / 2
     logged = [{"kind": "step", "epoch": 1, "step": int(half), "learning_rate": 0.25, "loss": 0.7}]
-    figure = training_history([read_run(make_run(rows=[*logged, *epochs], training={"warmup_epochs": 2.0}))])
+    figure = training_history([read_run(make_run(rows=[*logged, *epochs]))])
     (schedule,) = lines(figure.axes[-1], "schedule")
     assert data(schedule) == [(0.5, 0.25), (1, 0.5), (2, 1.0), (3, 0.25)]
     assert schedule.get_drawstyle() == "steps-pre"
     assert data(lines(figure.axes[-1], "learning rate")[0]) == [(1, 0.5), (2, 1.0), (3, 0.25)]
+    assert not lines(figure.axes[-1], "warm-up")
+
+
+@pytest.mark.parametrize(
+    ("warmup", "rates", "rest"),
+    [
+        (2.0, [0.5, 1.0, 0.25], [(2, 1.0), (3, 0.25)]),
+        (0.4, [1.0, 1.0, 0.25], [(0.4, 1.0), (1, 1.0), (2, 1.0), (3, 0.25)]),
+    ],
+)
+def test_warm_up_is_drawn_even_if_none_of_its_steps_was_logged(
+    warmup: float, rates: list[float], rest: list[tuple[float, float]], make_run: Make, row: Make
+) -> None:
+    rows = with_rates([row(1, 0.7), row(2, 0.6), row(3, 0.5, best=True)], rates)
+    figure = training_history([read_run(make_run(rows=rows, training={"warmup_epochs": warmup}))])
+    first = 3 / rows[-1]["step"]
+    rise, schedule = (data(lines(figure.axes[-1], label)[0]) for label in ("warm-up", "schedule"))
+    assert rise == [(first, pytest.approx(first / warmup)), (warmup, pytest.approx(1.0))]
+    assert schedule == [(x, pytest.approx(y)) for x, y in rest]
     assert figure.axes[-1].get_yscale() == "linear", "the warm-up does not choose the scale"
 
 
