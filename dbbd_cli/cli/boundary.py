@@ -99,7 +99,6 @@ def _as_dbbd_error(error: BaseException) -> DbbdError:
     # Imported late, so that start-up and usage errors stay fast.
     from dbbd_cli.core.files import repair_of
     from dbbd_cli.core.limits import is_out_of_memory, memory_advice, open_files_limit
-    from dbbd_cli.tasks.registry import package_behind
 
     if isinstance(error, OSError) and error.errno in _DISK_ERRORS:
         place = error.filename2 or error.filename
@@ -110,6 +109,8 @@ def _as_dbbd_error(error: BaseException) -> DbbdError:
         return DiskError(str(error).splitlines()[0], hint=f"Raise the limit on open files ({open_files_limit()}).")
     if is_out_of_memory(error):
         return ConfigError(f"out of memory: {error}" if str(error) else "out of memory", hint=memory_advice())
+    from dbbd_cli.tasks.registry import package_behind
+
     package = package_behind(error)
     where = f" in {package}, which provides the task" if package else ""
     return DbbdError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import cache
 from importlib import import_module
 from traceback import walk_tb
@@ -58,7 +59,7 @@ def get_task(name: str) -> Task:
 
 def package_behind(error: BaseException) -> str:
     """The package of a task in whose code an error arose, such as "toy-regression 1.0"; empty if in this package."""
-    packages = {point.module.partition(".")[0]: _distribution(point) for point in _of_other_packages().values()}
+    packages = {re.split("[.:]", point.value)[0]: _distribution(point) for point in _of_other_packages().values()}
     modules = [str(frame.f_globals.get("__name__")) for frame, _ in walk_tb(error.__traceback__)]
     ours = [name for name in (module.partition(".")[0] for module in modules) if name in ("dbbd_cli", *packages)]
     return packages.get(ours[-1], "") if ours else ""
