@@ -137,8 +137,8 @@ def _text(path: Path, name: str) -> str:
         stems = {stem: stem for stem in shipped_configs()}
         stems |= {file.stem: str(file) for suffix in (".yaml", ".yml") for file in path.parent.glob(f"*{suffix}")}
         near = stems.get(closest(path.stem, stems), "")
-        meant = f"did you mean {brief(near, limit=200)}? " if near else ""
-        raise ConfigError(f"{name}: no such file or shipped config", hint=meant + _shipped_hint()) from None
+        hint = f"did you mean {brief(near, limit=200)}? ({_shipped_hint()})" if near else _shipped_hint()
+        raise ConfigError(f"{name}: no such file or shipped config", hint=hint) from None
     except OSError as error:
         raise ConfigError(f"{name} cannot be read: {error.strerror}", hint=_shipped_hint()) from None
     if len(data) > MAX_BYTES:

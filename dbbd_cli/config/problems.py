@@ -22,10 +22,22 @@ _EXPECTED = {
     "bool_type": "expected true or false",
     "dict_type": "expected a section with keys",
     "model_type": "expected a section with keys",
-    "string_too_short": "expected text that is not empty",
+    "string_too_short": "expected non-empty text",
     "string_unicode": "expected text in UTF-8",
 }
-"""What reads better than pydantic's own message."""
+"""What is expected, by pydantic's type of error, where its own message does not fit."""
+_WORDS = (
+    ("Input should be", "expected"),
+    ("List should have", "expected"),
+    (" after validation", ""),
+    ("greater than or equal to", "at least"),
+    ("less than or equal to", "at most"),
+    ("a valid integer", "an integer"),
+    ("a valid number", "a number"),
+    ("a valid string", "text"),
+    ("a valid list", "a list"),
+)
+"""Words of pydantic's messages, and plainer ones."""
 
 
 def describe(
@@ -57,7 +69,10 @@ def describe(
 def _expected(error: ErrorDetails, field: FieldInfo | None) -> str:
     if error["type"] == "string_pattern_mismatch" and field and field.description:
         return f"expected {field.description.partition(';')[0]}"  # it begins with what is accepted
-    return _EXPECTED.get(error["type"]) or error["msg"].replace("Input should be", "expected")
+    message = _EXPECTED.get(error["type"]) or error["msg"]
+    for theirs, ours in _WORDS:
+        message = message.replace(theirs, ours)
+    return message
 
 
 def _hint(kind: str, value: object, choices: Sequence[str]) -> str:

@@ -29,7 +29,7 @@ class DbbdError(Exception):
 
     Args:
         message: what is wrong, and where (file, line, row).
-        hint: what to do about it.
+        hint: what to do about it, as a phrase that begins in lower case and has no final period.
         details: one line per problem, if there are several.
     """
 

@@ -59,7 +59,7 @@ class StepResult:
             f"epoch {self.epoch}, step {self.step}: the {what} is not finite; the weights were not updated",
             details=["the batch:", *suspects[:_MOST_NAMES]],
             hint=f"look at these samples, lower training.learning_rate (now {self.learning_rate:g}), or skip such "
-            f"steps with --set training.on_nonfinite=skip. {last_good(folder)}",
+            f"steps with --set training.on_nonfinite=skip; {last_good(folder)}",
         )
 
 
@@ -167,12 +167,12 @@ def check_weights(weights: Mapping[str, torch.Tensor], state: TrainState, folder
         return
     raise NotFiniteError(
         f"epoch {state.epoch}, step {state.step}: {name} holds values that are not finite; nothing was saved",
-        hint=f"lower training.learning_rate. {last_good(folder)}",
+        hint=f"lower training.learning_rate; {last_good(folder)}",
     )
 
 
 def last_good(folder: Path) -> str:
     """How to resume from the last checkpoint, in words."""
     if not (folder / NEWEST).exists():
-        return "No checkpoint had been saved yet"
-    return f"To resume from the last good checkpoint: {resume_command(folder)}"
+        return "no checkpoint had been saved yet"
+    return f"to resume from the last good checkpoint: {resume_command(folder)}"

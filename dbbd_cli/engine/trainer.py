@@ -129,7 +129,7 @@ def validate(run: Run) -> dict[str, float]:
             raise NotFiniteError(
                 f"epoch {run.trainer.state.epoch}: the validation {metric_words(name)} is {metrics[name]}; the epoch "
                 "was not saved",
-                hint=f"lower training.learning_rate. {last_good(run.folder)}",
+                hint=f"lower training.learning_rate; {last_good(run.folder)}",
             )
     return metrics
 
@@ -376,7 +376,7 @@ class Run:
         when = f"after step {steps:,}" if steps else "before the first step"
         message = f"Stopped {when} of epoch {state.epoch}; everything is saved."
         self.log.text(message)
-        hint = f"Continue with: {resume_command(self.folder)}"
+        hint = f"continue with: {resume_command(self.folder)}"
         return StoppedError(message, signal_number=self.stop.signal_number, hint=hint)
 
     def count_time(self) -> None:

@@ -100,7 +100,7 @@ def load_tensors(path: Path, *, objects: bool = False, without_data: bool = Fals
         known = isinstance(error, _UnexpectedValueError)
         raise ContentError(
             f"{path} is not a valid file of tensors: it {error if known else 'is damaged, unsafe, or of another kind'}",
-            hint="give a state dict or checkpoint that torch.save wrote; TorchScript and tar archives are not read",
+            hint="use a state dict or checkpoint that torch.save wrote; TorchScript and tar archives are not read",
         ) from error
     return content
 

@@ -105,7 +105,7 @@ def _reading(path: Path) -> Iterator[None]:
     except (FileNotFoundError, NotADirectoryError) as error:
         folder = path.parent
         problem = f"is not a run folder: it has no {path.name}" if folder.exists() else "does not exist"
-        raise CheckpointError(f"{folder} {problem}", hint="give a run folder, as printed by `dbbd train`") from error
+        raise CheckpointError(f"{folder} {problem}", hint="pass a run folder, as printed by `dbbd train`") from error
     except OSError as error:
         raise CheckpointError(
             f"{path} cannot be read: {error.strerror}",

@@ -48,11 +48,11 @@ def open_bare_weights(
     if config is not None:
         raise ConfigError(
             f"--config: the task {names[0]} does not recognize the weights in {path}",
-            hint="name a configuration of another task, or leave it out",
+            hint="name a configuration of another task, or omit --config",
         )
     raise CheckpointError(
         f"{path} is in no run folder, and no task recognizes its weights",
-        hint="give a run folder, or a .pth file inside one",
+        hint="pass a run folder, or a .pth file inside one",
     )
 
 

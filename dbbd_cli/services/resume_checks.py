@@ -106,7 +106,7 @@ def check_training_settings(run: OpenedRun) -> None:
     if training.epochs < done:
         raise ConfigError(
             f"training.epochs: {training.epochs} is less than the {counted(done, 'epoch')} already trained",
-            hint=f"give more than {done} to train further",
+            hint=f"pass more than {done} to train further",
         )
 
 

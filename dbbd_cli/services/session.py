@@ -119,7 +119,7 @@ def _find_checkpoint(target: Path, prefer: str, progress: Progress) -> tuple[Pat
         load_tensors(target, objects=True)  # report a damaged or unsafe file first
         raise CheckpointError(
             f"{target} is not in a run folder: there is no {SPLITS} next to it",
-            hint="give a run folder, or a .pth file inside one; weights alone are for train with --set "
+            hint="pass a run folder, or a .pth file inside one; weights alone are for train with --set "
             "model.weights=PATH, and for evaluate if their task supports it",
         )
     return target, load_checkpoint(target)
@@ -250,7 +250,7 @@ def _first_usable(folder: Path, prefer: str, progress: Progress) -> tuple[Path, 
         )
     raise CheckpointError(
         f"{folder} has no checkpoint",
-        hint="give a run folder created by dbbd train",
+        hint="pass a run folder created by dbbd train",
     )
 
 

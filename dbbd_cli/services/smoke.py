@@ -63,7 +63,7 @@ def smoke(
     if task != "all" and task not in known:
         raise ConfigError(f"--task: there is no task {task!r}", hint=f"choose one of: all, {', '.join(known)}")
     if epochs < 1:
-        raise ConfigError(f"--epochs: {epochs} is too few", hint="give at least 1")
+        raise ConfigError(f"--epochs: {epochs} is too few", hint="pass at least 1")
     names = known if task == "all" else [task]
     runtimes = {
         name: choose_runtime(device, "auto", bf16_on_cpu=get_task(name).config_class.bf16_on_cpu) for name in names

@@ -139,7 +139,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     """
     if not path.is_file():
         what = "is not a file" if path.exists() else "does not exist"
-        raise CheckpointError(f"{path} {what}", hint="give a run folder, or a .pth file inside one")
+        raise CheckpointError(f"{path} {what}", hint="pass a run folder, or a .pth file inside one")
     hint = "use another checkpoint of the run; a run folder means its newest intact one"
     try:
         state = load_tensors(path)

@@ -25,7 +25,7 @@ def load_weights(module: DbbdPretraining, path: Path) -> None:
     if state is None:
         raise CheckpointError(
             f"{path} holds no weights of DBBD",
-            hint="give a checkpoint of this tool, or one with encoder_state_dict and loss_fn_state_dict",
+            hint="use a checkpoint of this tool, or one with encoder_state_dict and loss_fn_state_dict",
         )
     own = module.state_dict()
     problems = [f"missing: {key}" for key in own if key not in state]

@@ -74,7 +74,7 @@ def test_the_error_names_the_batch_of_the_step_that_has_the_bad_loss(tmp_path: P
     with pytest.raises(NotFiniteError) as caught:
         train(workload, tmp_path, runtime=runtime, accumulate_batches=3)
     assert sorted(caught.value.details[1:]) == sorted(f"train/{index}" for index in order[:4])
-    assert "No checkpoint had been saved yet" in caught.value.hint
+    assert "no checkpoint had been saved yet" in caught.value.hint
 
 
 def test_a_bad_gradient_stops_before_the_update(tmp_path: Path, runtime: Runtime) -> None:

@@ -108,7 +108,7 @@ def test_the_number_of_feature_channels(features: list[str], dim: int) -> None:
         ([], "data.features is []"),
         (["normals", "normals"], "each of normals, color, height at most once"),
         (["colors"], "did you mean color?"),
-        ("normals", "expected a valid list"),
+        ("normals", "expected a list"),
     ],
 )
 def test_invalid_features_are_refused(features: object, told: str) -> None:
