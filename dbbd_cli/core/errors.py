@@ -60,7 +60,7 @@ class DataError(DbbdError):
 
 
 class CheckpointError(DbbdError):
-    """A checkpoint or run folder is missing, damaged or does not fit."""
+    """A checkpoint or run folder is missing or damaged, or does not match the configuration."""
 
     exit_code = ExitCode.CHECKPOINT
 

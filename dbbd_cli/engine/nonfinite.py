@@ -166,7 +166,7 @@ def check_weights(weights: Mapping[str, torch.Tensor], state: TrainState, folder
     if name is None:
         return
     raise NotFiniteError(
-        f"epoch {state.epoch}, step {state.step}: {name} holds values that are not finite; nothing was saved",
+        f"epoch {state.epoch}, step {state.step}: {name} has non-finite values; nothing was saved",
         hint=f"lower training.learning_rate; {last_good(folder)}",
     )
 

@@ -112,7 +112,7 @@ class _UnexpectedValueError(ValueError):
 def _require_memory(path: Path) -> None:
     size, free = path.stat().st_size, psutil.virtual_memory().available
     if size > free:
-        raise CheckpointError(f"{path} has {size / 1e9:,.1f} GB, and {free / 1e9:,.1f} GB of memory are free")
+        raise CheckpointError(f"{path} needs {size / 1e9:,.1f} GB of memory, and only {free / 1e9:,.1f} GB is free")
 
 
 def _stand_ins(path: Path) -> list[Any]:
@@ -161,8 +161,8 @@ def check_finite(state: object, path: Path) -> None:
     for name, value in state.items() if isinstance(state, Mapping) else ():
         if isinstance(value, torch.Tensor) and value.is_floating_point() and not torch.isfinite(value).all():
             raise CheckpointError(
-                f"{path}: {name} holds values that are not finite",
-                hint="use another checkpoint; training has failed here",
+                f"{path}: {name} has non-finite values",
+                hint="use another checkpoint; training had already diverged when this one was saved",
             )
 
 

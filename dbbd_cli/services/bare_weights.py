@@ -33,7 +33,7 @@ def open_bare_weights(
 
     Raises:
         CheckpointError: no task recognizes the weights, or the file is unsafe.
-        ConfigError: the configuration does not fit, or does not name the samples.
+        ConfigError: the configuration does not match the weights, or does not say where the samples are.
     """
     content = load_tensors(path, objects=True)
     names, settings = task_names(), None

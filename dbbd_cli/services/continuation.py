@@ -170,7 +170,7 @@ def _restored_trainer(run: OpenedRun, progress: Progress) -> Trainer:
         trainer.load(run.checkpoint)
     except Exception as error:  # of any kind, as the file may contain anything
         raise CheckpointError(
-            f"{run.path} does not fit this configuration: {reason_of(error)}",
+            f"{run.path} does not match this configuration: {reason_of(error)}",
             hint="settings of the network and of the optimizer cannot change in the middle of a run",
         ) from error
     return trainer

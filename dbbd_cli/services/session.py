@@ -79,7 +79,7 @@ def open_run(
 
     Raises:
         CheckpointError: there is no usable checkpoint.
-        ConfigError: an override does not fit.
+        ConfigError: an override is invalid.
     """
     path, checkpoint = _find_checkpoint(target.resolve(), prefer, progress)
     _check_task(path, checkpoint["config"])
@@ -148,7 +148,7 @@ def _manifest_of_run(checkpoint: Path, config: TaskConfig, digest: object, force
     if config.is_synthetic:
         rebuilt = get_task(config.task).make_manifest(config, progress)
         if rebuilt.digest() == digest:
-            what = "is not that of the run" if lost is None else "is damaged" if path.exists() else "is missing"
+            what = "does not match the run" if lost is None else "is damaged" if path.exists() else "is missing"
             progress.warn(f"{path} {what}. It was rebuilt from the settings and matches the checkpoint.")
             with suppress(OSError):  # the folder may be read-only
                 write_text(path, rebuilt.to_json())
@@ -333,7 +333,7 @@ def show_facts(facts: RunFacts, progress: Progress, *, run: Path | None = None) 
     if facts.synthetic:
         rows = {"SYNTHETIC": "the numbers of this run say nothing about real data", **rows}
     if facts.skipped:
-        rows["Left out"] = f"{facts.skipped:,}; see {SPLITS} for the reasons"
+        rows["Skipped"] = f"{facts.skipped:,}; see {SPLITS} for the reasons"
     if run is not None:
         rows["Run folder"] = shown_path(run)
     progress.facts("Run", rows)
@@ -343,14 +343,14 @@ def load_module(workload: Workload, run: OpenedRun) -> None:
     """Load the weights of a checkpoint into the workload's network.
 
     Raises:
-        CheckpointError: they do not fit, or are not finite.
+        CheckpointError: they do not match, or are not finite.
     """
     check_finite(run.checkpoint["module"], run.path)
     try:
         workload.module.load_state_dict(run.checkpoint["module"])
     except Exception as error:  # of any kind, as the file may contain anything
         raise CheckpointError(
-            f"{run.path} does not fit this configuration: {reason_of(error)}",
+            f"{run.path} does not match this configuration: {reason_of(error)}",
             hint="leave out the --set that changes the network",
         ) from error
     run.checkpoint.clear()  # half a gigabyte for qr_cnn

@@ -92,7 +92,7 @@ class Task(Protocol):
 
         Raises:
             DataError: samples are missing or have changed.
-            CheckpointError: `model.weights` does not fit.
+            CheckpointError: `model.weights` does not match the network.
         """
         ...
 

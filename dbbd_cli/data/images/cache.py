@@ -232,7 +232,7 @@ def _reserve(path: Path, size: int) -> None:
     """Create a file of zeros with allocated blocks: a disk that fills up under a memory map would kill the process."""
     free = shutil.disk_usage(path.parent).free
     if free < size:
-        raise OSError(errno.ENOSPC, f"{size / 1e6:,.0f} MB are needed and {free / 1e6:,.0f} MB are free")
+        raise OSError(errno.ENOSPC, f"{size / 1e6:,.0f} MB needed, {free / 1e6:,.0f} MB free")
     with path.open("wb") as file:
         if hasattr(os, "posix_fallocate"):
             os.posix_fallocate(file.fileno(), 0, size)

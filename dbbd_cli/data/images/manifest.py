@@ -123,7 +123,7 @@ def _handle_problems(problems: Sequence[str], on_error: OnError, progress: Progr
         return
     if on_error == "skip":
         were = "file or row was" if len(problems) == 1 else "files or rows were"
-        progress.warn(f"{len(problems):,} {were} left out; see splits.json of the run for the reasons.")
+        progress.warn(f"{len(problems):,} {were} skipped; see splits.json of the run for the reasons.")
         return
     listed = list(problems[:MAX_LISTED])
     if len(problems) > MAX_LISTED:

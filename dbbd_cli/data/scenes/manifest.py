@@ -87,7 +87,7 @@ def make_scene_manifest(
     if problems and on_error == "fail":
         raise _unusable(problems, errors)
     if problems:
-        progress.warn(f"{_scenes(len(problems))} left out; see splits.json of the run.")
+        progress.warn(f"{counted(len(problems), 'scene')} skipped; see splits.json of the run for the reasons.")
     if absent := [split for split in ("train", "val") if not any(sample.split == split for sample in samples)]:
         raise DataError(f"{root} has no usable scenes left for {' and '.join(absent)}", details=shortened(problems))
     _warn_of_copies(samples, progress)

@@ -124,7 +124,7 @@ def disk_error(error: OSError, folder: Path, checkpoint_bytes: int = 0) -> DiskE
     if error.errno in _FULL:
         free = shutil.disk_usage(folder).free / 1e6
         needed = checkpoint_bytes / 1e6
-        what += f" ({free:,.1f} MB are free" + (f", and a checkpoint needs about {needed:,.1f} MB)" if needed else ")")
+        what += f" ({free:,.1f} MB is free" + (f", and a checkpoint needs about {needed:,.1f} MB)" if needed else ")")
         if error.errno != errno.EFBIG and 0 < needed < free:
             repair = "free some space: a quota or the number of files on the disk may be exhausted"
     return DiskError(what, hint=f"{repair}, then continue with: {resume_command(folder)}")
@@ -153,7 +153,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         raise UnreadableCheckpointError(error.message, hint="fix the cause: the file is undamaged") from error
     if not isinstance(state, dict) or "format" not in state or not state.keys() & {"module", WRITER}:
         if not is_damaged(path):  # only dbbd writes such a digest
-            raise _unreadable(path, f"{path} has the right SHA-256, but dbbd {__version__} does not know its parts", {})
+            raise _unreadable(path, f"{path} has a matching SHA-256, but dbbd {__version__} cannot interpret it", {})
         raise CheckpointError(
             f"{path} is not a checkpoint of dbbd",
             hint="to start from bare weights, use train with --set model.weights=PATH",
@@ -175,7 +175,7 @@ def _has_known_format(state: Mapping[str, Any]) -> bool:
 
 
 def _cannot_read(path: Path, reason: object, state: Mapping[str, Any]) -> UnreadableCheckpointError:
-    return _unreadable(path, f"dbbd {__version__} cannot read {path}, although its SHA-256 is right: {reason}", state)
+    return _unreadable(path, f"dbbd {__version__} cannot read {path}, although its SHA-256 matches: {reason}", state)
 
 
 def _unreadable(path: Path, message: str, state: Mapping[str, Any]) -> UnreadableCheckpointError:

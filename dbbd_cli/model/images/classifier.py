@@ -74,7 +74,7 @@ def build_network(name: str, *, num_classes: int, image_size: int, dropout: floa
 
     Raises:
         ConfigError: the model cannot take images of this size, or the pretrained weights cannot be downloaded.
-        CheckpointError: the file of weights cannot be read or does not fit.
+        CheckpointError: the file of weights cannot be read or does not match.
     """
     if name == "qr_cnn":
         network: nn.Module = QrCnn(num_classes=num_classes, image_size=image_size, dropout=dropout)
@@ -196,7 +196,7 @@ def load_weights(network: nn.Module, path: Path) -> None:
         if key in state and state[key].shape != own[key].shape
     ]
     if problems:
-        raise CheckpointError(f"model.weights: {path} does not fit the network", hint=hint, details=problems[:10])
+        raise CheckpointError(f"model.weights: {path} does not match the network", hint=hint, details=problems[:10])
     network.load_state_dict(state, strict=False)
 
 

@@ -42,7 +42,7 @@ class DbbdWorkload:
 
     Raises:
         DataError: a scene is missing or has changed since the manifest was made, and is not in the cache.
-        CheckpointError: `model.weights` does not fit.
+        CheckpointError: `model.weights` does not match the network.
     """
 
     sample_unit = SAMPLE_UNIT

@@ -83,7 +83,7 @@ def test_skipped_images_are_counted_listed_and_in_no_split(picture_folder: Calla
     assert all("empty" not in sample.key for sample in manifest.samples)
     assert len(manifest.skipped) == 1
     assert "empty.png" in manifest.skipped[0]
-    assert any("1 file or row was left out" in text for text in messages.text)
+    assert any("1 file or row was skipped" in text for text in messages.text)
 
 
 def test_too_small_classes_are_reported_before_any_image_is_read(
