@@ -86,7 +86,7 @@ def _code_of_completion(error: BaseException) -> ExitCode:
 
 
 def _as_dbbd_error(error: BaseException) -> DbbdError:
-    """Any exception as an error that can be shown: usage errors of the parser, our own errors, and bugs."""
+    """Turn any exception into an error that can be shown: usage errors of the parser, our own errors, and bugs."""
     if isinstance(error, DbbdError) and (received() is None or isinstance(error, StoppedError)):
         return error
     if (interrupt := _interrupt_behind(error)) is not None:

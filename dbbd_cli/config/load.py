@@ -1,4 +1,4 @@
-"""Load a configuration from a YAML file, a shipped config or a run, and report all its mistakes at once."""
+"""Load a configuration from a YAML file, a shipped config or a run, and report all its problems at once."""
 
 from __future__ import annotations
 
@@ -160,7 +160,7 @@ def _validated(document: Document, overrides: Sequence[Override], schemas: Schem
             hint=f"begin with 'task: {next(iter(schemas))}'",
         )
     document.values = dict(document.values)
-    for override in overrides:  # the task first: it says how to read the others
+    for override in overrides:  # the task first: it determines how to read the others
         if override.key == "task":
             _apply(document, override, _value(override, TaskConfig))
     schema = _schema(document, schemas)

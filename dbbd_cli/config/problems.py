@@ -1,4 +1,4 @@
-"""Say what is wrong with a configuration: pydantic's errors, with the line, the value and what may be meant."""
+"""Describe what is wrong with a configuration: pydantic's errors, with line, value and suggestion."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ _WORDS = (
 def describe(
     document: Document, error: ErrorDetails, schema: type[Section], schemas: Mapping[str, type[Section]]
 ) -> Problem:
-    """What pydantic's `error` means to the person who wrote `document`.
+    """Explain pydantic's `error` to the person who wrote `document`.
 
     Args:
         document: the values that were checked.
@@ -126,7 +126,7 @@ def _value(values: Any, key: Key) -> Any:
 
 
 def _suggestion(key: Key, schema: type[Section], schemas: Mapping[str, type[Section]]) -> str:
-    """What an unknown `key` may be meant for: the same name in another task or section, or else a similar name."""
+    """What an unknown `key` may stand for: the same name in another task or section, or else a similar name."""
     if tasks := [task for task, other in _others(schema, schemas) if key in _keys(other)]:
         return f"it is a setting of the task {' or '.join(tasks)}"
     known, section, name = _keys(schema), key[:-1], str(key[-1]).lower()

@@ -99,3 +99,9 @@ class StoppedError(DbbdError):
         return {"SIGINT": "interrupted", "SIGTERM": "terminated", "SIGUSR1": "user_signal", "SIGHUP": "hangup"}.get(
             name, name.lower()
         )
+
+
+def reason_of(error: BaseException) -> str:
+    """The first line of an error, or its type if it has no message."""
+    text = getattr(error, "strerror", None) or str(error).strip()
+    return text.splitlines()[0][:200] if text else type(error).__name__

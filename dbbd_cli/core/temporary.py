@@ -1,7 +1,7 @@
 """Temporary files and folders, each locked by the process that creates it, so that leftovers are recognized.
 
 A killed process leaves its files behind, and the next process removes those without a lock. The lock (flock) is on the
-file or folder itself; the system releases it however the process ends, which neither clocks nor process IDs can tell.
+file or folder itself, and the system releases it however the process ends; clocks and process IDs are less reliable.
 If locks do not work, as on some network file systems, everything is kept.
 """
 
@@ -33,9 +33,9 @@ _LOCAL_DISKS = {
 _MOUNTS = Path("/proc/self/mounts")
 _ATTEMPTS = 100
 _SECONDS_BETWEEN = 0.02
-"""Seconds between attempts: the process that is removing the folder may be waiting for a processor."""
+"""Seconds between attempts: the process that is removing the folder may be waiting for CPU time."""
 _held: dict[Path, int] = {}
-"""Open descriptors of the files that this process holds; closing one releases its lock."""
+"""Open descriptors of the files and folders that this process holds; closing one releases its lock."""
 
 
 def temporary_path(path: Path) -> Path:

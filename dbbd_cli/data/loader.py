@@ -68,7 +68,7 @@ class BatchLoader:
         seed: seed of the order.
         num_workers: maximum number of worker processes; 0 makes batches in this process.
         worker_timeout: seconds to wait for a batch before giving up.
-        batches_in_use: most batches in use at the same time, such as all those of an optimizer step.
+        batches_in_use: maximum number of batches in use at the same time, such as all those of an optimizer step.
         pin_memory: whether to put batches into page-locked memory, for faster copies to a GPU.
     """
 

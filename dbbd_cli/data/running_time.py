@@ -1,4 +1,4 @@
-"""Time limits that do not count the time in which this process is suspended."""
+"""Time limits that do not count time during which this process is suspended."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ _MAX_LISTED = 10
 _MIN_SAMPLES = 3
 """Minimum number of samples of a class: one for each split."""
 _MAX_DRAWS = 50
-"""Draws to try until every class is in every split; large groups may need more than one."""
+"""Maximum number of draws until every class is in every split; large groups may need more than one."""
 
 
 def draw_sample(keys: Sequence[str], labels: Sequence[int], per_class: int | None, seed: int) -> list[int]:

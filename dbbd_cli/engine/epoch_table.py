@@ -64,5 +64,5 @@ def _width(title: str) -> int:
 
 
 def describe_metric(name: str, value: float) -> str:
-    """A metric for people: shares of correct answers in percent, everything else with four decimals."""
+    """A metric as text: accuracies as percentages, everything else with four decimals."""
     return f"{value:.2%}" if is_share(name) else f"{value:.4f}"

@@ -1,4 +1,4 @@
-"""Detection of losses, gradients and weights that are NaN or infinite, before they do harm."""
+"""Detect losses, gradients and weights that are NaN or infinite before they do harm."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from dbbd_cli.engine.state import TrainState
 from dbbd_cli.runs.log import RunLog
 
 SMALLEST_SCALE = 1e-4
-"""If loss scaling (fp16) has found no finite gradient down to here, which takes 30 steps, it will find none."""
+"""If loss scaling (fp16) has not found a finite gradient down to this scale, which takes 30 steps, it never will."""
 _MOST_NAMES = 64
 
 
@@ -101,7 +101,7 @@ class BufferSnapshot:
 
 
 class NonFiniteGuard:
-    """Keeps the results of steps until they are read, and ends the run where one was not finite, or skips that step.
+    """Keeps the results of steps until they are read; ends the run if one was not finite, or counts it as skipped.
 
     Args:
         state: counts the skipped steps.

@@ -13,7 +13,7 @@ import psutil
 import torch
 
 from dbbd_cli.core.compat import refused_global
-from dbbd_cli.core.errors import CheckpointError
+from dbbd_cli.core.errors import CheckpointError, reason_of
 from dbbd_cli.core.files import require_regular
 from dbbd_cli.core.text import printable
 from dbbd_cli.model.digest import digest_matches, has_digest, is_sparse
@@ -164,9 +164,3 @@ def check_finite(state: object, path: Path) -> None:
                 f"{path}: {name} has non-finite values",
                 hint="use another checkpoint; training had already diverged when this one was saved",
             )
-
-
-def reason_of(error: BaseException) -> str:
-    """The first line of an error, or its type if it has no message."""
-    text = getattr(error, "strerror", None) or str(error).strip()
-    return text.splitlines()[0][:200] if text else type(error).__name__

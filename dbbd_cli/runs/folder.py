@@ -1,4 +1,4 @@
-"""The folder of a run: the names of its files, how it is made, and who may write to it."""
+"""The folder of a run: the names of its files, its creation, and its lock."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from itertools import count
 from pathlib import Path
 
 from dbbd_cli.config.load import Override, dump_config
-from dbbd_cli.core.errors import CheckpointError, ConfigError, DiskError
+from dbbd_cli.core.errors import CheckpointError, ConfigError, DiskError, reason_of
 from dbbd_cli.core.files import repair_of, write_text
 from dbbd_cli.core.paths import resume_command, shown_path
 from dbbd_cli.core.progress import Progress
@@ -31,7 +31,6 @@ from dbbd_cli.engine.environment import write_environment
 from dbbd_cli.engine.failures import supervised
 from dbbd_cli.engine.state import TrainState
 from dbbd_cli.engine.trainer import Trainer
-from dbbd_cli.model.weights import reason_of
 from dbbd_cli.runs.folder import CONFIG, ENVIRONMENT, HISTORY, SPLITS, create_run_folder, locked
 from dbbd_cli.services.disk_space import check_disk_space, checkpoint_bytes
 from dbbd_cli.services.results import TrainResult
@@ -177,7 +176,7 @@ def _restored_trainer(run: OpenedRun, progress: Progress) -> Trainer:
 
 
 def _position(trainer: Trainer) -> str:
-    """What a run continues with, in words."""
+    """Where a run continues, in words."""
     state = trainer.state
     where = f"epoch {state.epoch:,} of {trainer.config.training.epochs:,}"
     if trainer.epoch_trained:
@@ -187,7 +186,7 @@ def _position(trainer: Trainer) -> str:
 
 
 def _set_damaged_aside(run: OpenedRun, progress: Progress) -> None:
-    """Rename damaged checkpoints, so that the next save neither deletes them nor keeps them in place of good ones.
+    """Rename damaged checkpoints, so that the next save neither deletes them nor counts them among those it keeps.
 
     If the newest is good, the others are not read, except for what is not a file at all and would make that save fail.
     """

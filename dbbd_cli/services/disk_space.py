@@ -1,4 +1,4 @@
-"""Whether the checkpoints of a run fit on the disk."""
+"""Check whether the checkpoints of a run fit on the disk."""
 
 from __future__ import annotations
 

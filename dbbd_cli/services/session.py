@@ -10,7 +10,7 @@ from typing import Any
 
 from dbbd_cli.config.load import Override
 from dbbd_cli.config.sections import TaskConfig, to_plain
-from dbbd_cli.core.errors import CheckpointError, ConfigError, DataError
+from dbbd_cli.core.errors import CheckpointError, ConfigError, DataError, reason_of
 from dbbd_cli.core.files import write_text
 from dbbd_cli.core.limits import is_memory_limited
 from dbbd_cli.core.paths import shown_path
@@ -30,7 +30,7 @@ from dbbd_cli.engine.runtime import (
 )
 from dbbd_cli.engine.state import TrainState
 from dbbd_cli.engine.workload import Workload
-from dbbd_cli.model.weights import check_finite, load_tensors, reason_of
+from dbbd_cli.model.weights import check_finite, load_tensors
 from dbbd_cli.runs.folder import SPLITS, is_run_folder
 from dbbd_cli.services.preparation import report_cache_folder, with_absolute_paths
 from dbbd_cli.services.results import RunFacts
@@ -166,7 +166,7 @@ def _manifest_of_run(checkpoint: Path, config: TaskConfig, digest: object, force
 
 
 def _with_own_cache(config: TaskConfig, overrides: Sequence[Override], progress: Progress) -> TaskConfig:
-    """The configuration without a cache folder that only the checkpoint names.
+    """The configuration without a cache folder that comes only from the checkpoint.
 
     Files are written to and removed from that folder, and the checkpoint may come from anyone.
     """

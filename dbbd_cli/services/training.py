@@ -20,7 +20,7 @@ from dbbd_cli.engine.environment import write_environment
 from dbbd_cli.engine.failures import supervised
 from dbbd_cli.engine.runtime import seed_everything
 from dbbd_cli.engine.trainer import Run, Trainer, fit
-from dbbd_cli.report.drawing import reason_of
+from dbbd_cli.report.drawing import message_of
 from dbbd_cli.report.save import save_figure
 from dbbd_cli.runs.folder import CONFIG, FIGURE, LOG, SPLITS, SYNTHETIC_NOTE, create_run_folder, locked
 from dbbd_cli.runs.log import RunLog
@@ -151,7 +151,7 @@ def _draw(folder: Path, progress: Progress) -> list[Path]:
     try:
         return [save_figure(history_figure([read_run(folder)]), path)]
     except Exception as error:  # training is done, and its result must not be lost over a figure
-        progress.warn(f"{path.name} could not be drawn: {reason_of(error)}")
+        progress.warn(f"{path.name} could not be drawn: {message_of(error)}")
         return []
 
 

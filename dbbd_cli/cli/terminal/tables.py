@@ -19,7 +19,7 @@ from dbbd_cli.services.results import Forecast, PlotResult, RunFacts, SmokeResul
 
 
 def train(result: TrainResult, width: int | None) -> Parts:
-    """The data, the outcome and the files of a run, and what to type next."""
+    """The data, the outcome and the files of a run, and the next commands."""
     run = shown_path(result.run)
     resume = command_line("dbbd", "resume", run, "--epochs", str(result.epochs * 2))
     if result.finished_before:

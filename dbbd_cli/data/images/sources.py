@@ -15,7 +15,7 @@ from dbbd_cli.data.images.formats import (
     FORMAT_OF_SUFFIX,
     can_read,
     is_image_name,
-    is_unread_name,
+    is_unsupported_name,
     suffix_of,
     ways_to_read,
 )
@@ -24,7 +24,7 @@ from dbbd_cli.data.images.url_table import read_url_table
 from dbbd_cli.data.problems import UNPRINTABLE, scan_folder, shortened, why
 
 MAX_CLASSES = 10_000
-"""Limit on classes: an evaluation counts every pair. A table column that does not hold classes has far more values."""
+"""Limit on classes: an evaluation counts every pair. A column that does not contain classes has far more values."""
 
 URL_READERS: dict[str, Callable[[Path, str, str], tuple[list[tuple[str, str]], list[str]]]] = {}
 """Suffix of a file of URLs to its reader, called like `read_url_table`, which reads all other files."""
@@ -57,7 +57,7 @@ class Source:
         roots: the folder of each class; empty if the samples are URLs.
         problems: samples that cannot be used, one line each: "file: reason".
         ignored: number of files that are not images by name or content, without system files.
-        unread: number of images in unsupported formats by suffix.
+        unsupported: number of images in unsupported formats by suffix.
     """
 
     kind: str
@@ -66,7 +66,7 @@ class Source:
     roots: tuple[Path, ...]
     problems: list[str]
     ignored: int
-    unread: Mapping[str, int] = field(default_factory=dict)
+    unsupported: Mapping[str, int] = field(default_factory=dict)
 
 
 def list_folder(path: Path) -> Source:
@@ -201,21 +201,21 @@ def _reject_splits(path: Path, names: list[str]) -> None:
 
 def _list_roots(kind: str, folders: Mapping[str, Path], setting: str, problems: list[str], ignored: int) -> Source:
     candidates: list[Candidate] = []
-    unread: Counter[str] = Counter()
+    unsupported: Counter[str] = Counter()
     for label, (name, root) in enumerate(folders.items()):
         if UNPRINTABLE.search(name) or "/" in name:  # the first slash of a key ends the name of its class
             raise DataError(
                 f"the class name {printable(name)} has a slash or unprintable characters",
                 hint="rename the class",
             )
-        keys, class_problems, others, class_unread = _list_class(name, root, setting)
+        keys, class_problems, others, class_unsupported = _list_class(name, root, setting)
         if not keys:
-            raise _no_images(name, root, class_problems, class_unread)
-        unread += class_unread
+            raise _no_images(name, root, class_problems, class_unsupported)
+        unsupported += class_unsupported
         candidates += [Candidate(key, label) for key in keys]
         problems += class_problems
         ignored += others
-    return Source(kind, tuple(folders), candidates, tuple(folders.values()), sorted(problems), ignored, unread)
+    return Source(kind, tuple(folders), candidates, tuple(folders.values()), sorted(problems), ignored, unsupported)
 
 
 def _list_class(name: str, root: Path, setting: str) -> tuple[list[str], list[str], int, Counter[str]]:
@@ -230,7 +230,7 @@ def _list_class(name: str, root: Path, setting: str) -> tuple[list[str], list[st
     """
     keys: list[str] = []
     problems: list[str] = []
-    unread: Counter[str] = Counter()
+    unsupported: Counter[str] = Counter()
     ignored = 0
     real_root = Path(os.path.realpath(root))
     pending = [(name, scan_folder(root, setting))]
@@ -252,11 +252,11 @@ def _list_class(name: str, root: Path, setting: str) -> tuple[list[str], list[st
                 problems.append(f"{printable(key)}: {problem}")
             elif is_image_name(entry.name) and entry.is_file():
                 keys.append(key)
-            elif is_unread_name(entry.name):
-                unread[suffix_of(entry.name)] += 1
+            elif is_unsupported_name(entry.name):
+                unsupported[suffix_of(entry.name)] += 1
             else:
                 ignored += 1
-    return sorted(keys), sorted(problems), ignored, unread
+    return sorted(keys), sorted(problems), ignored, unsupported
 
 
 def _problem(entry: os.DirEntry[str], key: str, real_root: Path) -> str | None:
@@ -284,17 +284,17 @@ def _is_linked_folder(entry: os.DirEntry[str]) -> bool:
         return False
 
 
-def _no_images(name: str, root: Path, problems: Sequence[str], unread: Mapping[str, int]) -> DataError:
-    if not unread:
+def _no_images(name: str, root: Path, problems: Sequence[str], unsupported: Mapping[str, int]) -> DataError:
+    if not unsupported:
         return DataError(
             f"class {name} has no images in its folder {root}",
             hint=f"add images ({' '.join(suffix for suffix, name in FORMAT_OF_SUFFIX.items() if can_read(name))}), "
             "or remove the class",
             details=shortened(problems),
         )
-    ways = [f"for {suffix}: {way}" for suffix, way in ways_to_read(unread).items()]
+    ways = [f"for {suffix}: {way}" for suffix, way in ways_to_read(unsupported).items()]
     return DataError(
-        f"class {name} has only images in unsupported formats in its folder {root}: {by_suffix(unread)}",
+        f"class {name} has only images in unsupported formats in its folder {root}: {by_suffix(unsupported)}",
         hint="; ".join([*ways, f"{'or ' if ways else ''}convert them, for example to JPEG or PNG"]),
         details=shortened(problems),
     )

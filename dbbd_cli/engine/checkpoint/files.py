@@ -13,14 +13,14 @@ from typing import Any
 import torch
 
 from dbbd_cli import __version__
-from dbbd_cli.core.errors import CheckpointError, ConfigError, DiskError
+from dbbd_cli.core.errors import CheckpointError, ConfigError, DiskError, reason_of
 from dbbd_cli.core.files import repair_of, replace_file
 from dbbd_cli.core.paths import resume_command
 from dbbd_cli.core.temporary import discard, final_name, temporary_file, temporary_link
 from dbbd_cli.core.text import printable
 from dbbd_cli.engine.state import TrainState
 from dbbd_cli.model.digest import digest_matches, has_digest, is_sparse, save_with_digest
-from dbbd_cli.model.weights import ContentError, load_tensors, reason_of
+from dbbd_cli.model.weights import ContentError, load_tensors
 
 CHECKPOINT_FORMAT = 2
 WRITER = "dbbd_version"
@@ -58,7 +58,7 @@ def checkpoint_names(folder: Path) -> list[str]:
 
 
 def save_checkpoint(
-    state: Mapping[str, Any], folder: Path, *, best: bool, keep: int, between: Callable[[], None] = lambda: None
+    state: Mapping[str, Any], folder: Path, *, best: bool, keep: int, on_chunk: Callable[[], None] = lambda: None
 ) -> None:
     """Make `state` the newest checkpoint of a run folder, and optionally also the best model.
 
@@ -70,7 +70,7 @@ def save_checkpoint(
         folder: the run folder.
         best: whether `best_model.pth` becomes this state, too.
         keep: how many of the newest checkpoints are kept, including this one; the best model is kept in addition.
-        between: called every few MB; if it raises, the save is abandoned and the folder stays as it was.
+        on_chunk: called every few MB; if it raises, the save is abandoned and the folder stays as it was.
 
     Raises:
         DiskError: the disk is full or not writable; existing checkpoints are unchanged.
@@ -80,9 +80,9 @@ def save_checkpoint(
     try:
         temporary = temporary_file(newest)
         content = {**state, "format": CHECKPOINT_FORMAT, WRITER: __version__}
-        save_with_digest(content, temporary, between)
+        save_with_digest(content, temporary, on_chunk)
         temporary.stat()  # raises if the folder was moved or removed
-        if not digest_matches(temporary, between):
+        if not digest_matches(temporary, on_chunk):
             raise OSError(f"data written to {folder} reads back differently")
         if best:
             # Best before newest: if the process dies in between, resuming from the old newest writes this best again.

@@ -173,7 +173,7 @@ class DbbdWorkload:
         """Warn if the network collapses: nearly equal features for all points."""
         spread, rank = metrics["feature_std"], metrics["effective_rank"]
         if spread < MIN_FEATURE_STD:
-            what = f"those of all points are nearly equal (standard deviation {spread:.3f}; 1 is ideal)"
+            what = f"they are nearly equal for all points (standard deviation {spread:.3f}; 1 is ideal)"
         elif rank < MIN_EFFECTIVE_RANK:
             what = f"they span {rank:.1f} of {self.config.model.output_dim} dimensions"
         else:

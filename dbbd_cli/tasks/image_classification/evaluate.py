@@ -49,7 +49,7 @@ def _run(
 
 
 def _predictions(workload: ImageWorkload, split: str, logits: torch.Tensor) -> str:
-    """One row per image: what it is, what it was taken for, and the probability of each class."""
+    """One row per image: path, true class, predicted class, and the probability of each class."""
     classes = workload.manifest.classes
     probabilities = torch.softmax(logits, dim=1)
     text = io.StringIO()
