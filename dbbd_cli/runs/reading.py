@@ -196,7 +196,7 @@ def _problem(row: Any) -> str:
         for split in ("train", "val"):
             metrics = row.setdefault(split, {})
             if not isinstance(metrics, dict):
-                return f"{split} does not hold metrics"
+                return f"{split} does not contain metrics"
             values |= {f"{split} {name}": value for name, value in metrics.items()}
     wrong = [name for name, value in values.items() if value is not None and not _is_number(value)]
     if wrong:

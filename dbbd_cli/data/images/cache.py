@@ -163,7 +163,7 @@ def _is_usable(prepared: PreparedImages, progress: Progress | None) -> bool:
         if intact:
             mark_used(path)
         elif progress is not None:
-            progress.warn(f"The image cache {printable(str(path))} is damaged: the images are prepared again.")
+            progress.warn(f"The image cache {printable(str(path))} is damaged; preparing the images again.")
             path.unlink()
     except OSError:
         return False

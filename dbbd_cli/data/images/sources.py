@@ -137,13 +137,13 @@ def list_urls(path: Path, url_column: str, label_column: str) -> Source:
         found = f"only the class {names[0]}" if names else "no usable row"
         raise DataError(
             f"{path} has {found}: a classifier needs at least two classes",
-            hint=f"check that the column {label_column} holds the class of each URL",
+            hint=f"check that the column {label_column} contains the class of each URL",
             details=shortened(problems),
         )
     _check_number(
         path,
         names,
-        f"check that the column {label_column} holds classes; choose another with --set data.label_column=NAME",
+        f"check that the column {label_column} contains classes; choose another with --set data.label_column=NAME",
     )
     label_of = {name: label for label, name in enumerate(names)}
     candidates = [Candidate(url, label_of[name]) for url, name in sorted(samples, key=lambda sample: sample[::-1])]

@@ -236,7 +236,7 @@ def _room_index(key: str) -> int:
 
 
 def prepare_scenes(refs: Collection[SceneRef], settings: SceneSettings, cache_dir: Path, progress: Progress) -> None:
-    """Prepare the scenes that the cache does not hold.
+    """Prepare the scenes that the cache does not contain.
 
     Raises:
         DataError: a scene is missing, has changed or cannot be used, and is not in the cache.

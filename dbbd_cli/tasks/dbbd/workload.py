@@ -90,7 +90,7 @@ class DbbdWorkload:
         )
 
     def prepare(self, split: str, progress: Progress) -> None:
-        """Prepare the scenes of a split that the cache does not hold."""
+        """Prepare the scenes of a split that the cache does not contain."""
         dataset = self.dataset(self.refs(split), point_samples=None)
         prepare_scenes(dataset.refs, dataset.settings, dataset.cache_dir, progress)
 

@@ -192,7 +192,7 @@ def test_a_cache_with_damaged_bytes_is_made_again(tmp_path: Path, place: int | s
     first.path.write_bytes(data)
     assert np.array_equal(prepare_images(refs, 64, tmp_path, progress).open(), expected)
     assert len(progress.titles) == 3
-    assert "is damaged: the images are prepared again" in progress.titles[1]
+    assert "is damaged; preparing the images again" in progress.titles[1]
     assert cached_images(refs, 64, tmp_path, Silent()) is not None
 
 

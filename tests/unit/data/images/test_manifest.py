@@ -211,7 +211,7 @@ def test_a_damaged_cache_is_rebuilt_or_rejected(picture_folder: Callable[..., Pa
     assert manifest_of(source, tmp_path / "cache") == manifest  # a new run meets it, too
     prepared, samples = prepare_manifest(manifest, **settings, progress=messages)
     assert len(messages.text) == 1
-    assert "is damaged: the images are prepared again" in messages.text[0]
+    assert "is damaged; preparing the images again" in messages.text[0]
     for sample, row in zip(samples, prepared.open(), strict=True):
         assert np.array_equal(row, expected[sample.key])
     damage(prepared.path)

@@ -164,7 +164,7 @@ def test_all_unusable_scenes_are_named_together(tmp_path: Path) -> None:
     details = caught.value.details
     assert [Path(detail.split(": ")[0]).name for detail in details] == ["scene00.pkl", "scene02.pkl", "scene01.pkl"]
     assert "not finite at point 7" in details[1]
-    assert "root holds 1 points" in details[2]
+    assert "root contains 1 points" in details[2]
     assert "data.on_error=skip" in caught.value.hint
 
 
