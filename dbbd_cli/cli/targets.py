@@ -18,7 +18,7 @@ def require_run_or_checkpoint(target: Path, *, any_file: bool = False) -> None:
 
     Args:
         target: the argument.
-        any_file: whether any file in a run folder stands for the run.
+        any_file: whether any file in a run folder means the run.
 
     Raises:
         CheckpointError: it does not exist, or is something else.

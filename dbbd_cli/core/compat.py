@@ -67,7 +67,7 @@ def cpu_capabilities() -> Mapping[str, Any]:
 def add_hyperparameters(events: SummaryWriter, values: Mapping[str, Any], metrics: Mapping[str, float]) -> None:
     """Write settings and the names of metrics to an open event file.
 
-    `SummaryWriter.add_hparams` writes a second event file in a folder of its own, as if it were another run.
+    `SummaryWriter.add_hparams` writes a second event file in a separate folder, as if it were another run.
     """
     from torch.utils.tensorboard.summary import hparams
 

@@ -209,7 +209,7 @@ def _remove(path: Path, is_folder: bool) -> None:
 
 @cache
 def _machine() -> str:
-    """Return an ID of this boot of this machine, whose processes, also in containers, see each other's locks."""
+    """Return an ID of this boot of this machine: its processes, even in containers, see each other's locks."""
     try:
         name = Path("/proc/sys/kernel/random/boot_id").read_text()
     except OSError:

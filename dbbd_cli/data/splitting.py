@@ -1,4 +1,4 @@
-"""Drawing a sample of a data set, and dividing it into training, validation and test splits.
+"""Drawing a sample of a dataset, and dividing it into training, validation and test splits.
 
 Randomness comes from hashes of (seed, key): adding a file changes the split of as few others as possible, and neither
 the order of a directory listing nor the Python version matters.

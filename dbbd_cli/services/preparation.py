@@ -19,7 +19,7 @@ from dbbd_cli.tasks.registry import get_task
 
 
 def prepare_run(config: TaskConfig, progress: Progress) -> tuple[TaskConfig, Manifest]:
-    """Check what a new run needs, and make its manifest.
+    """Check what a new run needs, and create its manifest.
 
     Returns:
         The configuration with absolute paths, and the samples with their splits.

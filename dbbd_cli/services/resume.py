@@ -1,6 +1,6 @@
 """Continue a run that was stopped, or extend a finished one.
 
-The run folder is checked and locked before PyTorch is imported, which takes seconds; hence the import inside.
+The run folder is checked and locked before PyTorch is imported, which takes seconds, so `resume` imports what needs it.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Cache of decoded images: each is read, checked and resized once, then memory-mapped by every run.
 
-The cache of a data set is one file of shape (N, C, S, S), uint8: images, channels (1 if all are gray, else 3), height
+The cache of a dataset is one file of shape (N, C, S, S), uint8: images, channels (1 if all are gray, else 3), height
 and width, followed by checksums. Its name is a hash of the content of all images and of the way they were prepared:
 a changed image leads to another file, and runs and processes can share one. The pixels are verified before they are
 used; a damaged file is prepared again. If some images are bad, the file is named after the good ones, and a small
@@ -41,7 +41,7 @@ ROWS_WORTH_PROCESSES = 512
 
 @dataclass(frozen=True)
 class PreparedImages:
-    """The cache of a data set, and the images that could not be prepared."""
+    """The cache of a dataset, and the images that could not be prepared."""
 
     path: Path
     shape: Shape
@@ -82,7 +82,7 @@ def prepare_images(
 ) -> PreparedImages:
     """Decode, check and resize images, unless they are in the cache.
 
-    Other files of the cache make room, see `data.cache.make_room`. A data set that exceeds the limit by itself is
+    Other files of the cache make room, see `data.cache.make_room`. A dataset that exceeds the limit by itself is
     written nevertheless, since there is no training without it; then nothing else is kept.
 
     Args:

@@ -131,7 +131,7 @@ def _image_bytes(image: Image.Image) -> int:
 def _orientation(image: Image.Image) -> object:
     try:
         return image.getexif().get(ExifTags.Base.Orientation)
-    except Exception:  # damaged metadata are no reason to reject the image
+    except Exception:  # damaged metadata is no reason to reject the image
         return None
 
 

@@ -1,4 +1,4 @@
-"""List data sets: their classes, and the file or URL of each sample. Nothing is decoded."""
+"""List datasets: their classes, and the file or URL of each sample. Nothing is decoded."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Source:
-    """The contents of a data set.
+    """The contents of a dataset.
 
     Args:
         kind: folder, classes, urls or synthetic.
@@ -124,7 +124,7 @@ def list_classes(folders: Mapping[str, Path]) -> Source:
 
 
 def list_urls(path: Path, url_column: str, label_column: str) -> Source:
-    """List a CSV file with a URL and a class name in each row; a URL that occurs twice gives two candidates.
+    """List a CSV file with a URL and a class name in each row; a URL that occurs twice yields two candidates.
 
     Raises:
         DataError: the file is missing, unreadable or not UTF-8, lacks a column, or has fewer than two classes or too
