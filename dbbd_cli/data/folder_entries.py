@@ -39,7 +39,7 @@ def is_system_entry(name: str) -> bool:
     return lowered.startswith(".") or lowered in _SYSTEM_FOLDERS or lowered in _SYSTEM_FILES
 
 
-def warn_of_unsupported(suffixes: Mapping[str, int], what: str, progress: Progress) -> None:
+def warn_of_unread(suffixes: Mapping[str, int], what: str, progress: Progress) -> None:
     """Warn about files in unsupported formats; `--quiet` does not hide warnings.
 
     Args:

@@ -43,7 +43,7 @@ _PROGRAMS = """
     psd psb xcf kra ora ai eps svg svgz wmf emf exr hdr pfm pam qoi tga icb vda vst dds pcx ico cur icns sgi rgb rgba
     ras xbm xpm fits fit fts dcm dicom djvu
 """
-_UNSUPPORTED_SUFFIXES = frozenset((_CAMERAS + _SUCCESSORS_OF_JPEG + _PROGRAMS).split())
+_UNREAD_SUFFIXES = frozenset((_CAMERAS + _SUCCESSORS_OF_JPEG + _PROGRAMS).split())
 """Suffixes of unsupported image formats, without the dot."""
 
 _OPTIONAL = {"HEIF": 'pip install "dbbd-cli[heif]"', "AVIF": 'pip install "pillow>=11.3"'}
@@ -61,10 +61,10 @@ def is_image_name(name: str) -> bool:
     return can_read(FORMAT_OF_SUFFIX.get(suffix_of(name), ""))
 
 
-def is_unsupported_name(name: str) -> bool:
+def is_unread_name(name: str) -> bool:
     """Return whether a file of this name is an image that cannot be read."""
     suffix = suffix_of(name)
-    return suffix[1:] in _UNSUPPORTED_SUFFIXES or (suffix in FORMAT_OF_SUFFIX and not is_image_name(name))
+    return suffix[1:] in _UNREAD_SUFFIXES or (suffix in FORMAT_OF_SUFFIX and not is_image_name(name))
 
 
 @cache

@@ -11,7 +11,7 @@ from typing import Literal
 from dbbd_cli.core.errors import DataError
 from dbbd_cli.core.progress import Progress
 from dbbd_cli.core.text import counted
-from dbbd_cli.data.folder_entries import warn_of_unsupported
+from dbbd_cli.data.folder_entries import warn_of_unread
 from dbbd_cli.data.images.cache import PreparedImages, cached_images, prepare_images
 from dbbd_cli.data.images.formats import ways_to_read
 from dbbd_cli.data.images.refs import ImageRef, hash_files, url_sha256
@@ -121,8 +121,8 @@ def _groups(hashes: Sequence[str], keys: Sequence[str], group_by_host: bool) -> 
 def _report_skipped(source: Source, progress: Progress) -> None:
     if source.ignored:
         progress.line(f"Files that are not images were ignored: {source.ignored:,}.")
-    warn_of_unsupported(source.unsupported, "image", progress)
-    for suffix, way in ways_to_read(source.unsupported).items():
+    warn_of_unread(source.unread, "image", progress)
+    for suffix, way in ways_to_read(source.unread).items():
         progress.warn(f"To read {suffix}: {way}")
 
 

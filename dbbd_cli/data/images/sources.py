@@ -15,7 +15,7 @@ from dbbd_cli.data.images.formats import (
     FORMAT_OF_SUFFIX,
     can_read,
     is_image_name,
-    is_unsupported_name,
+    is_unread_name,
     suffix_of,
     ways_to_read,
 )
@@ -57,7 +57,7 @@ class Source:
         roots: the folder of each class; empty if the samples are URLs.
         problems: samples that cannot be used, one line each: "file: reason".
         ignored: number of files that are not images by name or content, without system files.
-        unsupported: number of images in unsupported formats by suffix.
+        unread: number of images in unsupported formats by suffix.
     """
 
     kind: str
@@ -66,7 +66,7 @@ class Source:
     roots: tuple[Path, ...]
     problems: list[str]
     ignored: int
-    unsupported: Mapping[str, int] = field(default_factory=dict)
+    unread: Mapping[str, int] = field(default_factory=dict)
 
 
 def list_folder(path: Path) -> Source:
@@ -201,21 +201,21 @@ def _reject_splits(path: Path, names: list[str]) -> None:
 
 def _list_roots(kind: str, folders: Mapping[str, Path], setting: str, problems: list[str], ignored: int) -> Source:
     candidates: list[Candidate] = []
-    unsupported: Counter[str] = Counter()
+    unread: Counter[str] = Counter()
     for label, (name, root) in enumerate(folders.items()):
         if UNPRINTABLE.search(name) or "/" in name:  # the first slash of a key ends the name of its class
             raise DataError(
                 f"the class name {printable(name)} has a slash or unprintable characters",
                 hint="rename the class",
             )
-        keys, class_problems, others, class_unsupported = _list_class(name, root, setting)
+        keys, class_problems, others, class_unread = _list_class(name, root, setting)
         if not keys:
-            raise _no_images(name, root, class_problems, class_unsupported)
-        unsupported += class_unsupported
+            raise _no_images(name, root, class_problems, class_unread)
+        unread += class_unread
         candidates += [Candidate(key, label) for key in keys]
         problems += class_problems
         ignored += others
-    return Source(kind, tuple(folders), candidates, tuple(folders.values()), sorted(problems), ignored, unsupported)
+    return Source(kind, tuple(folders), candidates, tuple(folders.values()), sorted(problems), ignored, unread)
 
 
 def _list_class(name: str, root: Path, setting: str) -> tuple[list[str], list[str], int, Counter[str]]:
@@ -230,7 +230,7 @@ def _list_class(name: str, root: Path, setting: str) -> tuple[list[str], list[st
     """
     keys: list[str] = []
     problems: list[str] = []
-    unsupported: Counter[str] = Counter()
+    unread: Counter[str] = Counter()
     ignored = 0
     real_root = Path(os.path.realpath(root))
     pending = [(name, scan_folder(root, setting))]
@@ -252,11 +252,11 @@ def _list_class(name: str, root: Path, setting: str) -> tuple[list[str], list[st
                 problems.append(f"{printable(key)}: {problem}")
             elif is_image_name(entry.name) and entry.is_file():
                 keys.append(key)
-            elif is_unsupported_name(entry.name):
-                unsupported[suffix_of(entry.name)] += 1
+            elif is_unread_name(entry.name):
+                unread[suffix_of(entry.name)] += 1
             else:
                 ignored += 1
-    return sorted(keys), sorted(problems), ignored, unsupported
+    return sorted(keys), sorted(problems), ignored, unread
 
 
 def _problem(entry: os.DirEntry[str], key: str, real_root: Path) -> str | None:
@@ -284,17 +284,17 @@ def _is_linked_folder(entry: os.DirEntry[str]) -> bool:
         return False
 
 
-def _no_images(name: str, root: Path, problems: Sequence[str], unsupported: Mapping[str, int]) -> DataError:
-    if not unsupported:
+def _no_images(name: str, root: Path, problems: Sequence[str], unread: Mapping[str, int]) -> DataError:
+    if not unread:
         return DataError(
             f"class {name} has no images in its folder {root}",
             hint=f"add images ({' '.join(suffix for suffix, name in FORMAT_OF_SUFFIX.items() if can_read(name))}), "
             "or remove the class",
             details=shortened(problems),
         )
-    ways = [f"for {suffix}: {way}" for suffix, way in ways_to_read(unsupported).items()]
+    ways = [f"for {suffix}: {way}" for suffix, way in ways_to_read(unread).items()]
     return DataError(
-        f"class {name} has only images in unsupported formats in its folder {root}: {by_suffix(unsupported)}",
+        f"class {name} has only images in unsupported formats in its folder {root}: {by_suffix(unread)}",
         hint="; ".join([*ways, f"{'or ' if ways else ''}convert them, for example to JPEG or PNG"]),
         details=shortened(problems),
     )

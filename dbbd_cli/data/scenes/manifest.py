@@ -13,7 +13,7 @@ from typing import Literal, TypeVar
 from dbbd_cli.core.errors import DataError
 from dbbd_cli.core.progress import Progress
 from dbbd_cli.core.text import counted, printable
-from dbbd_cli.data.folder_entries import warn_of_unsupported
+from dbbd_cli.data.folder_entries import warn_of_unread
 from dbbd_cli.data.manifest import SPLITS, Manifest, Sample
 from dbbd_cli.data.problems import shortened
 from dbbd_cli.data.scenes.cache import (
@@ -148,7 +148,7 @@ def _report_other_files(source: SceneSource, progress: Progress) -> None:
     if source.linked:
         verb = "is a link" if source.linked == 1 else "are links"
         progress.line(f"{counted(source.linked, 'scene')} {verb} to places outside the folder.")
-    warn_of_unsupported(source.unsupported, "scan", progress)
+    warn_of_unread(source.unread, "scan", progress)
 
 
 def _checked_digest(path: Path, required: Mapping[str, str], settings: SceneSettings, cache_dir: Path) -> str:

@@ -44,7 +44,7 @@ class SceneSource:
         candidates: all scenes, sorted by split and key.
         problems: entries that should be scenes but are not, one line each: "file: reason".
         ignored: number of files and folders that are not scenes; system files, such as hidden ones, do not count.
-        unsupported: number of scans in unsupported formats, by suffix.
+        unread: number of scans in unsupported formats, by suffix.
         linked: number of scenes that are links to places outside the folder.
     """
 
@@ -52,7 +52,7 @@ class SceneSource:
     candidates: list[SceneCandidate] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     ignored: int = 0
-    unsupported: Counter[str] = field(default_factory=Counter)
+    unread: Counter[str] = field(default_factory=Counter)
     linked: int = 0
 
     @property
@@ -172,9 +172,9 @@ def scene_path(root: Path, key: str) -> Path:
 
 def _no_scenes(folder: Path, found: SceneSource) -> DataError:
     details = shortened(sorted(found.problems))
-    if found.unsupported:
+    if found.unread:
         return DataError(
-            f"{folder} has scans only in unsupported formats: {by_suffix(found.unsupported)}",
+            f"{folder} has scans only in unsupported formats: {by_suffix(found.unread)}",
             hint="save them as PLY, for example in CloudCompare or MeshLab, or with `pdal translate scan.las scan.ply`",
             details=details,
         )
@@ -219,8 +219,8 @@ def _add(
     elif not _has_reader(entry.name):
         if entry.is_symlink() and "." not in entry.name and not Path(entry.path).exists():
             return "is a link to a missing file or folder"  # it may be a scene folder
-        if suffix := _unsupported_suffix(entry.name):
-            source.unsupported[suffix] += 1
+        if suffix := _unread_suffix(entry.name):
+            source.unread[suffix] += 1
         else:
             source.ignored += 1
         return ""
@@ -240,8 +240,8 @@ def _add_other_folder(inside: Sequence[os.DirEntry[str]], source: SceneSource) -
         return f"is a folder of arrays without {COORD_FILE}"
     if any(_has_reader(file.name) or Path(file.path, COORD_FILE).is_file() for file in inside):
         return "is a folder that contains scenes; subfolders are not searched"
-    scans = Counter(suffix for file in inside if (suffix := _unsupported_suffix(file.name)))
-    source.unsupported += scans
+    scans = Counter(suffix for file in inside if (suffix := _unread_suffix(file.name)))
+    source.unread += scans
     source.ignored += not scans
     return ""
 
@@ -262,7 +262,7 @@ def _link_out_of(folder: str, inside: Sequence[os.DirEntry[str]]) -> str | None:
 
 # Scans in unsupported formats are recognized by name, so that they are reported instead of silently ignored.
 
-_UNSUPPORTED_SUFFIXES = frozenset(
+_UNREAD_SUFFIXES = frozenset(
     {
         *(".las", ".laz", ".e57", ".pcd", ".pts", ".ptx", ".xyz", ".xyzrgb", ".xyzn", ".asc", ".fls", ".rcp", ".rcs"),
         *(".obj", ".stl", ".off", ".glb", ".gltf", ".fbx", ".dae", ".3ds", ".usdz", ".usd", ".vtk", ".vtp", ".drc"),
@@ -272,7 +272,7 @@ _UNSUPPORTED_SUFFIXES = frozenset(
 )
 
 
-def _unsupported_suffix(name: str) -> str:
+def _unread_suffix(name: str) -> str:
     """The suffix of a scan in an unsupported format; empty for anything else."""
     suffixes = PurePath(name.lower()).suffixes
-    return next((found for count in (2, 1) if (found := "".join(suffixes[-count:])) in _UNSUPPORTED_SUFFIXES), "")
+    return next((found for count in (2, 1) if (found := "".join(suffixes[-count:])) in _UNREAD_SUFFIXES), "")

@@ -3,7 +3,7 @@
 import pytest
 
 from dbbd_cli.core.progress import Silent
-from dbbd_cli.data.folder_entries import is_system_entry, warn_of_unsupported
+from dbbd_cli.data.folder_entries import is_system_entry, warn_of_unread
 
 
 @pytest.mark.parametrize(
@@ -32,9 +32,9 @@ class _Warnings(Silent):
 
 def test_unsupported_formats_are_counted_by_suffix() -> None:
     progress = _Warnings()
-    warn_of_unsupported({".heic": 1200, ".arw": 1}, "image", progress)
-    warn_of_unsupported({".psd": 1}, "image", progress)
-    warn_of_unsupported({}, "image", progress)
+    warn_of_unread({".heic": 1200, ".arw": 1}, "image", progress)
+    warn_of_unread({".psd": 1}, "image", progress)
+    warn_of_unread({}, "image", progress)
     assert progress.texts == [
         "1,201 images in unsupported formats were skipped: 1 .arw, 1,200 .heic.",
         "1 image in unsupported formats was skipped: 1 .psd.",

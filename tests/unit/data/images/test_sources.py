@@ -235,7 +235,7 @@ class TestFolder:
         save(pets / "dog" / "no suffix", "PNG")
         (pets / "dog" / "notes.txt").write_text("text")
         source = list_folder(pets)
-        assert source.unsupported == {".cr2": 2, ".psd": 1, ".jxl": 1, ".svg": 1}
+        assert source.unread == {".cr2": 2, ".psd": 1, ".jxl": 1, ".svg": 1}
         assert (source.ignored, source.problems) == (2, [])
 
     def test_a_class_of_unsupported_images_is_an_error_that_lists_them(self, pets, monkeypatch):

@@ -280,7 +280,7 @@ def test_system_files_are_skipped_at_every_depth(divided):
     touch(divided / "train" / "notes" / "__MACOSX" / "coord.npy")
     touch(divided / "train" / "notes" / "@eaDir" / "coord.npy")
     after = list_scenes(divided)
-    assert (after.candidates, after.problems, after.unsupported) == (before.candidates, [], {})
+    assert (after.candidates, after.problems, after.unread) == (before.candidates, [], {})
     assert after.ignored == before.ignored + 1
 
 
@@ -288,7 +288,7 @@ def test_scans_in_unsupported_formats_are_counted_by_suffix(divided):
     for name in ("a.las", "b.LAZ", "c.laz", "d.v1.e57", "e.ply.gz", "f.npy", "deep/g.pcd", "deep/h.pcd", "readme.txt"):
         touch(divided / "train" / name)
     source = list_scenes(divided)
-    assert source.unsupported == {".las": 1, ".laz": 2, ".e57": 1, ".ply.gz": 1, ".npy": 1, ".pcd": 2}
+    assert source.unread == {".las": 1, ".laz": 2, ".e57": 1, ".ply.gz": 1, ".npy": 1, ".pcd": 2}
     assert source.ignored == 2  # notes and readme
     assert source.problems == []
 
