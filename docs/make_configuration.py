@@ -58,12 +58,12 @@ def _in_words(node: Mapping[str, Any], description: str) -> str:
         most = f", at most {node['maxItems']}" if "maxItems" in node else ""
         return f"a list, each entry {_in_words(node['items'], description)}{most}"
     if kind == "object":
-        return f"names, each with {_in_words(node['additionalProperties'], description)}"
+        return f"a mapping of names to {_in_words(node['additionalProperties'], description)}"
     if kind in ("integer", "number"):
         return ("an integer" if kind == "integer" else "a number") + _range(node)
     if "pattern" in node:  # the description of such a setting begins with what it accepts
         return description.partition(";")[0]
-    return {"string": "text that is not empty", "boolean": "true or false", "null": "null"}[kind]
+    return {"string": "non-empty text", "boolean": "true or false", "null": "null"}[kind]
 
 
 def _range(node: Mapping[str, Any]) -> str:
@@ -72,7 +72,7 @@ def _range(node: Mapping[str, Any]) -> str:
         words = f" between {_number(low)} and {_number(high)}"
     else:
         names = {"minimum": "of at least", "exclusiveMinimum": "greater than"}
-        names |= {"maximum": "of at most", "exclusiveMaximum": "less than"}
+        names |= {"maximum": "at most", "exclusiveMaximum": "less than"}
         words = " and".join(f" {words} {_number(node[name])}" for name, words in names.items() if name in node)
     return words + (f", a multiple of {node['multipleOf']}" if "multipleOf" in node else "")
 

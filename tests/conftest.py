@@ -1,4 +1,4 @@
-"""Fixtures for all tests: tiny configurations, small data sets, and isolation from the files of the user."""
+"""Fixtures for all tests: tiny configurations, small datasets, and isolation from the files of the user."""
 
 from __future__ import annotations
 

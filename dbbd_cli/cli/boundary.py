@@ -86,7 +86,7 @@ def _code_of_completion(error: BaseException) -> ExitCode:
 
 
 def _as_dbbd_error(error: BaseException) -> DbbdError:
-    """Any exception as an error that can be shown: usage errors of the parser, our own errors, and bugs."""
+    """Turn any exception into an error that can be shown: usage errors of the parser, our own errors, and bugs."""
     if isinstance(error, DbbdError) and (received() is None or isinstance(error, StoppedError)):
         return error
     if (interrupt := _interrupt_behind(error)) is not None:
@@ -94,7 +94,7 @@ def _as_dbbd_error(error: BaseException) -> DbbdError:
     describe = getattr(error, "format_message", None)
     if describe is not None:  # a usage error; its class is in `click` or Typer, depending on Typer's version
         context = getattr(error, "ctx", None)
-        hint = f"`{context.command_path} --help` shows usage." if context else ""
+        hint = f"`{context.command_path} --help` shows usage" if context else ""
         return ConfigError(describe().replace("Value error, ", ""), hint=hint)  # pydantic's words, by way of Typer
     # Imported late, so that start-up and usage errors stay fast.
     from dbbd_cli.core.files import repair_of
@@ -103,10 +103,11 @@ def _as_dbbd_error(error: BaseException) -> DbbdError:
     if isinstance(error, OSError) and error.errno in _DISK_ERRORS:
         place = error.filename2 or error.filename
         where = f"{os.fsdecode(place)}: " if isinstance(place, (str, bytes)) else ""
-        repair = repair_of(error).capitalize()
-        return DiskError(f"{where}{error.strerror}", hint=f"{repair}, or choose a folder that you can write to.")
+        return DiskError(
+            f"{where}{error.strerror}", hint=f"{repair_of(error)}, or choose a folder that you can write to"
+        )
     if "Too many open files" in str(error):  # also if a shared library cannot be loaded
-        return DiskError(str(error).splitlines()[0], hint=f"Raise the limit on open files ({open_files_limit()}).")
+        return DiskError(str(error).splitlines()[0], hint=f"raise the limit on open files ({open_files_limit()})")
     if is_out_of_memory(error):
         return ConfigError(f"out of memory: {error}" if str(error) else "out of memory", hint=memory_advice())
     from dbbd_cli.tasks.registry import package_behind
@@ -115,7 +116,7 @@ def _as_dbbd_error(error: BaseException) -> DbbdError:
     where = f" in {package}, which provides the task" if package else ""
     return DbbdError(
         f"this is a bug{where}: please report it{' there' if package else ''} ({type(error).__name__}: {error})",
-        hint="Run the same command with --debug and include the traceback in the report.",
+        hint="run the same command with --debug and include the traceback in the report",
     )
 
 
@@ -148,5 +149,10 @@ def _block(error: DbbdError) -> str:
     for detail in error.details:
         lines += wrapped(clean(detail), width, indent="  ")
     if error.hint:
-        lines += wrapped(clean(error.hint), width)
+        lines += wrapped(clean(_capitalized(error.hint)), width)
     return "\n".join(lines)
+
+
+def _capitalized(hint: str) -> str:
+    """The hint with a capital letter, unless it begins with a name such as `data.path` or `splits.json`."""
+    return hint[:1].upper() + hint[1:] if hint.partition(" ")[0].rstrip(",:").isalpha() else hint

@@ -12,7 +12,7 @@ from dbbd_cli.core.errors import CheckpointError
 from dbbd_cli.core.paths import command_line, shown_path
 
 _RUN_FILES = ("splits.json", "history.jsonl", "ckpt.pth", "best_model.pth")
-_HINT = "Give a run folder, such as runs/<time>-<name>, or a checkpoint file (.pth) in one."
+_HINT = "pass a run folder, such as runs/<time>-<name>, or a checkpoint file (.pth) in one"
 
 
 def require_run_or_checkpoint(target: Path, *, any_file: bool = False) -> None:
@@ -20,7 +20,7 @@ def require_run_or_checkpoint(target: Path, *, any_file: bool = False) -> None:
 
     Args:
         target: the argument.
-        any_file: whether any file in a run folder stands for the run.
+        any_file: whether any file in a run folder means the run.
 
     Raises:
         CheckpointError: it does not exist, or is something else.
@@ -33,12 +33,12 @@ def require_run_or_checkpoint(target: Path, *, any_file: bool = False) -> None:
     if target.is_dir():
         if not _is_run(target) and not any(target.glob("*.pth")):
             runs = run_folders(target) or run_folders(target / "runs")
-            hint = f"Give one of the runs in it, such as the newest: {shown_path(runs[-1])}" if runs else _HINT
+            hint = f"pass one of the runs in it, such as the newest: {shown_path(runs[-1])}" if runs else _HINT
             raise CheckpointError(f"{shown} is not a run folder: it contains no checkpoint", hint=hint)
     elif _is_run(target.parent):
         if target.suffix != ".pth" and not any_file:
             raise CheckpointError(
-                f"{shown} is not a checkpoint", hint=f"Give the run folder instead: {shown_path(target.parent)}"
+                f"{shown} is not a checkpoint", hint=f"pass the run folder instead: {shown_path(target.parent)}"
             )
     elif target.suffix in (".yaml", ".yml"):
         raise _is_configuration(shown)
@@ -46,7 +46,7 @@ def require_run_or_checkpoint(target: Path, *, any_file: bool = False) -> None:
 
 def _is_configuration(shown: str) -> CheckpointError:
     train = command_line("dbbd", "train", "--config", shown)
-    return CheckpointError(f"{shown} is a configuration, not a run", hint=f"To train with it: {train}")
+    return CheckpointError(f"{shown} is a configuration, not a run", hint=f"to train with it: {train}")
 
 
 def _similar(target: Path) -> str:
@@ -57,8 +57,8 @@ def _similar(target: Path) -> str:
         siblings = [str(path) for path in target.parent.glob("*") if path.exists()]
     runs = [str(path) for path in run_folders()]
     if close := get_close_matches(str(target), siblings + runs, n=1):
-        return f"Did you mean {shown_path(Path(close[0]))}?"
-    return f"The newest run here is {runs[-1]}." if runs else _HINT
+        return f"did you mean {shown_path(Path(close[0]))}?"
+    return f"the newest run here is {runs[-1]}" if runs else _HINT
 
 
 def _is_run(folder: Path) -> bool:

@@ -1,1 +1,1 @@
-"""The configuration: its schema, and the loader that reports all mistakes at once."""
+"""The configuration: its schema, and the loader that reports all problems at once."""

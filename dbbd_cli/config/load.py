@@ -1,4 +1,4 @@
-"""Load a configuration from a YAML file, a shipped config or a run, and report all its mistakes at once."""
+"""Load a configuration from a YAML file, a shipped config or a run, and report all its problems at once."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Override:
 
     Attributes:
         key: the dotted key, such as "training.epochs".
-        value: the value, already parsed, or `Typed`.
+        value: the value, or the `Unparsed` text of `--set`.
         origin: what errors call it, such as "--epochs".
     """
 
@@ -41,7 +41,7 @@ class Override:
 
 
 @dataclass(frozen=True)
-class Typed:
+class Unparsed:
     """The VALUE of `--set KEY=VALUE`, whose meaning depends on the type of the setting."""
 
     text: str
@@ -62,7 +62,7 @@ def parse_override(text: str) -> Override:
     if not equals or not all(key.split(".")):
         what = "the key, or a part of it, is empty" if equals else "there is no '='"
         raise ConfigError(f"{origin}: {what}", hint="write KEY=VALUE, such as --set training.epochs=3")
-    return Override(key, Typed(value), origin)
+    return Override(key, Unparsed(value), origin)
 
 
 def load_config(source: str, overrides: Sequence[Override] = (), *, schemas: Schemas) -> TaskConfig:
@@ -137,8 +137,8 @@ def _text(path: Path, name: str) -> str:
         stems = {stem: stem for stem in shipped_configs()}
         stems |= {file.stem: str(file) for suffix in (".yaml", ".yml") for file in path.parent.glob(f"*{suffix}")}
         near = stems.get(closest(path.stem, stems), "")
-        meant = f"did you mean {brief(near, limit=200)}? " if near else ""
-        raise ConfigError(f"{name}: no such file or shipped config", hint=meant + _shipped_hint()) from None
+        hint = f"did you mean {brief(near, limit=200)}? ({_shipped_hint()})" if near else _shipped_hint()
+        raise ConfigError(f"{name}: no such file or shipped config", hint=hint) from None
     except IsADirectoryError:
         files = ", ".join(sorted(str(file) for file in path.glob("*.yaml")))
         raise ConfigError(f"{name} is a folder", hint=f"name a file: {files}" if files else _shipped_hint()) from None
@@ -163,7 +163,7 @@ def _validated(document: Document, overrides: Sequence[Override], schemas: Schem
             hint=f"begin with 'task: {next(iter(schemas))}'",
         )
     document.values = dict(document.values)
-    for override in overrides:  # the task first: it says how to read the others
+    for override in overrides:  # the task first: it determines how to read the others
         if override.key == "task":
             _apply(document, override, _value(override, TaskConfig))
     schema, *others = _candidates(document, schemas)
@@ -213,7 +213,7 @@ def _implies_source(values: Mapping[str, Any], overrides: Sequence[Override], sc
     given = {override.key: override.value for override in overrides}
     if "data.source" in given or not isinstance(data, Mapping) or data.get("source") != "synthetic":
         return False
-    keys = [f"{key}." for key, value in given.items() if value not in (None, Typed("null"))]
+    keys = [f"{key}." for key, value in given.items() if value not in (None, Unparsed("null"))]
     return any(key.startswith(f"{setting}.") for key in keys for setting in schema.location_settings)
 
 
@@ -223,7 +223,7 @@ def _value(override: Override, schema: type[TaskConfig]) -> object:
     Raises:
         ConfigError: it should be YAML, and cannot be read.
     """
-    if not isinstance(override.value, Typed):
+    if not isinstance(override.value, Unparsed):
         return override.value
     text, types = override.value.text, types_at(schema, override.key)
     if text == "null" and type(None) in types:

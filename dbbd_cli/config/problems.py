@@ -1,4 +1,4 @@
-"""Say what is wrong with a configuration: pydantic's errors, with the line, the value and what may be meant."""
+"""Describe what is wrong with a configuration: pydantic's errors, with line, value and suggestion."""
 
 from __future__ import annotations
 
@@ -23,16 +23,28 @@ _EXPECTED = {
     "dict_type": "expected a section with keys",
     "list_type": "expected a list, such as [a, b]",
     "model_type": "expected a section with keys",
-    "string_too_short": "expected text that is not empty",
+    "string_too_short": "expected non-empty text",
     "string_unicode": "expected text in UTF-8",
 }
-"""What reads better than pydantic's own message."""
+"""What is expected, by pydantic's type of error, where its own message does not fit."""
+_WORDS = (
+    ("Input should be", "expected"),
+    ("List should have", "expected"),
+    (" after validation", ""),
+    ("greater than or equal to", "at least"),
+    ("less than or equal to", "at most"),
+    ("a valid integer", "an integer"),
+    ("a valid number", "a number"),
+    ("a valid string", "text"),
+    ("a valid list", "a list"),
+)
+"""Words of pydantic's messages, and plainer ones."""
 
 
 def describe(
     document: Document, error: ErrorDetails, schema: type[Section], schemas: Mapping[str, type[Section]]
 ) -> Problem:
-    """What pydantic's `error` means to the person who wrote `document`.
+    """Explain pydantic's `error` to the person who wrote `document`.
 
     Args:
         document: the values that were checked.
@@ -58,7 +70,10 @@ def describe(
 def _expected(error: ErrorDetails, field: FieldInfo | None) -> str:
     if error["type"] == "string_pattern_mismatch" and field and field.description:
         return f"expected {field.description.partition(';')[0]}"  # it begins with what is accepted
-    return _EXPECTED.get(error["type"]) or error["msg"].replace("Input should be", "expected")
+    message = _EXPECTED.get(error["type"]) or error["msg"]
+    for theirs, ours in _WORDS:
+        message = message.replace(theirs, ours)
+    return message
 
 
 def _hint(kind: str, value: object, choices: Sequence[str]) -> str:
@@ -112,7 +127,7 @@ def _value(values: Any, key: Key) -> Any:
 
 
 def _suggestion(key: Key, schema: type[Section], schemas: Mapping[str, type[Section]]) -> str:
-    """What an unknown `key` may be meant for: the same name in another task or section, or else a similar name."""
+    """What an unknown `key` may stand for: the same name in another task or section, or else a similar name."""
     if tasks := [task for task, other in _others(schema, schemas) if key in _keys(other)]:
         return f"it is a setting of the task {' or '.join(tasks)}"
     known, section, name = _keys(schema), key[:-1], str(key[-1]).lower()

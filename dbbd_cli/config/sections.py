@@ -82,7 +82,7 @@ def section(description: str) -> Any:
 
 
 def is_set(values: Mapping[str, Any], name: str) -> bool:
-    """Whether a section, before validation, has a value for a key."""
+    """Whether a section has a value for a key, before validation."""
     return values.get(name) is not None
 
 
@@ -100,7 +100,7 @@ class RunConfig(Section):
     """Where a run is stored and what it runs on."""
 
     name: NotEmpty = Field("run", description="name of the run; its folder is <runs_dir>/<time>-<name>")
-    runs_dir: NotEmpty = Field("runs", description="folder that run folders are created in")
+    runs_dir: NotEmpty = Field("runs", description="folder in which run folders are created")
     device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")] = Field(
         "auto",
         description="auto, cpu, cuda, cuda:N or mps; auto: the first available of cuda, mps, cpu",
@@ -206,7 +206,7 @@ class DataConfig(Section):
         0, description="number of processes that load batches; 0: load them in the training process"
     )
     worker_timeout: Annotated[float, Field(gt=0.0, le=604_800.0)] = Field(
-        600.0, description="seconds to wait for a batch from such a process"
+        600.0, description="seconds to wait for a batch from a worker process"
     )
     cache_dir: NotEmpty | None = Field(
         None, description="folder for prepared samples; null: $DBBD_CACHE_DIR, or the user's cache folder"

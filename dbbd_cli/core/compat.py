@@ -19,7 +19,7 @@ _REFUSED_GLOBAL = re.compile(r"(?:GLOBAL|[Cc]lass) ([\w.]{1,200})")
 def refused_global(error: BaseException) -> str | None:
     """The function or class that `torch.load(weights_only=True)` refused, from the text of its error.
 
-    PyTorch offers it in no other way. With other words, the error no longer names the code.
+    PyTorch does not expose it in any other way. If the wording changes, our error no longer names the code.
     """
     found = _REFUSED_GLOBAL.search(str(error)) if isinstance(error, pickle.UnpicklingError) else None
     return found[1] if found else None
@@ -33,7 +33,7 @@ def start_completion() -> None:
 
 
 def start_thread(function: Callable[..., object], *arguments: Any) -> None:
-    """Start a thread in a signal handler.
+    """Start a thread from a signal handler.
 
     `threading.Thread.start` takes a lock that the interrupted code may hold, and would wait forever.
     """
@@ -45,8 +45,8 @@ def start_thread(function: Callable[..., object], *arguments: Any) -> None:
 def without_compiler(method: Any) -> Callable[..., Any] | None:
     """The method of an optimizer under the wrapper that imports `torch._dynamo`; None if there is no such wrapper.
 
-    PyTorch has no switch for it, and the import takes as long as that of PyTorch itself. If PyTorch wraps methods in
-    another way, start-up takes longer, and nothing else changes.
+    PyTorch has no switch for it, and the import takes as long as that of PyTorch itself. If PyTorch wraps methods
+    differently in the future, start-up takes longer, and nothing else changes.
     """
     while (wrapped := getattr(method, "__wrapped__", None)) is not None:
         if "torch._dynamo" in method.__code__.co_names:
@@ -67,7 +67,7 @@ def cpu_capabilities() -> Mapping[str, Any]:
 def add_hyperparameters(events: SummaryWriter, values: Mapping[str, Any], metrics: Mapping[str, float]) -> None:
     """Write settings and the names of metrics to an open event file.
 
-    `SummaryWriter.add_hparams` writes a second event file in a folder of its own, as if it were another run.
+    `SummaryWriter.add_hparams` writes a second event file in a separate folder, as if it were another run.
     """
     from torch.utils.tensorboard.summary import hparams
 

@@ -29,7 +29,7 @@ class DbbdError(Exception):
 
     Args:
         message: what is wrong, and where (file, line, row).
-        hint: what to do about it.
+        hint: what to do about it, as a phrase that begins in lower case and has no final period.
         details: one line per problem, if there are several.
     """
 
@@ -60,7 +60,7 @@ class DataError(DbbdError):
 
 
 class CheckpointError(DbbdError):
-    """A checkpoint or run folder is missing, damaged or does not fit."""
+    """A checkpoint or run folder is missing or damaged, or does not match the configuration."""
 
     exit_code = ExitCode.CHECKPOINT
 
@@ -99,3 +99,9 @@ class StoppedError(DbbdError):
         return {"SIGINT": "interrupted", "SIGTERM": "terminated", "SIGUSR1": "user_signal", "SIGHUP": "hangup"}.get(
             name, name.lower()
         )
+
+
+def reason_of(error: BaseException) -> str:
+    """The first line of an error, or its type if it has no message."""
+    text = getattr(error, "strerror", None) or str(error).strip()
+    return text.splitlines()[0][:200] if text else type(error).__name__

@@ -20,7 +20,7 @@ _FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
 
 @contextmanager
 def best_effort_lock(path: Path) -> Iterator[None]:
-    """Hold a lock file and remove it afterwards; for work that may be done twice but should not be.
+    """Hold a lock file and remove it afterwards; for work that is wasteful, but not harmful, to do twice.
 
     A process that opens the lock file just before its removal gets a lock that excludes nobody. The results of both
     processes must then be equal and be put in place atomically.
@@ -53,7 +53,7 @@ def nearest_existing(path: Path) -> Path:
 
 
 def repair_of(error: BaseException | None) -> str:
-    """Return what to do about a file that could not be written; an unknown reason counts as a full disk."""
+    """Return what to do about a file that could not be written; without an OSError, the disk is assumed to be full."""
     number = error.errno if isinstance(error, OSError) else errno.ENOSPC
     if number == errno.EFBIG:
         return "raise the limit on the size of a file (ulimit -f)"
@@ -64,7 +64,7 @@ def repair_of(error: BaseException | None) -> str:
     return "free some space" if number in _FULL else "fix the cause"
 
 
-def can_be_made(folder: Path) -> bool:
+def can_write_to(folder: Path) -> bool:
     """Return whether a folder is writable, or can be created if it is missing."""
     existing = nearest_existing(folder)
     return os.path.isdir(existing) and os.access(existing, os.W_OK | os.X_OK)  # noqa: PTH112 - as above
@@ -136,7 +136,7 @@ def read_file(path: Path, limit: int = 1 << 26) -> bytes:
 
 
 def read_lines(path: Path) -> Iterator[str]:
-    """Yield the lines of a text file, with U+FFFD for what is not UTF-8.
+    """Yield the lines of a text file, with U+FFFD in place of bytes that are not UTF-8.
 
     Reading ends with the first megabyte of a longer line, which this program never writes.
 

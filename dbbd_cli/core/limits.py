@@ -9,7 +9,7 @@ import os
 
 TOO_MANY_FILES = (errno.EMFILE, errno.ENFILE)
 """Error numbers: the limit on open files of the process or the machine is reached."""
-_WORDS = (
+_MESSAGES = (
     "out of memory",
     "can't allocate memory",  # PyTorch
     "cannot allocate memory",
@@ -19,8 +19,8 @@ _WORDS = (
     "cannot create thread",
     "insufficient resources",
 )
-_UNCLEAR_WORDS = ("could not create a primitive", "could not execute a primitive")
-"""Messages of oneDNN for any failure."""
+_AMBIGUOUS_MESSAGES = ("could not create a primitive", "could not execute a primitive")
+"""Messages that oneDNN uses for any failure."""
 
 
 def open_files_limit() -> str:
@@ -36,7 +36,7 @@ def largest_file() -> float:
 
 def is_out_of_memory(error: BaseException | None) -> bool:
     """Return whether memory, a thread or a process could not be allocated; every library words it differently."""
-    words = (*_WORDS, *(_UNCLEAR_WORDS if is_memory_limited() else ()))
+    words = (*_MESSAGES, *(_AMBIGUOUS_MESSAGES if is_memory_limited() else ()))
     while error is not None:
         text = str(error).lower()
         if isinstance(error, MemoryError) or any(word in text for word in words):
@@ -67,7 +67,7 @@ def require_memory(size: int) -> None:
 
 
 def memory_advice() -> str:
-    """Return what to do if memory is short; names the limit, if any."""
+    """Return what to do if memory runs out; names the limit, if any."""
     limit = _limit("RLIMIT_AS")
     if math.isinf(limit):
         return "close other programs, or use a machine with more memory"

@@ -10,7 +10,7 @@ from dbbd_cli.core.text import printable
 _SPELLINGS = {"auc": "AUC", "f1": "F1", "miou": "mIoU", "roc": "ROC", "top1": "top-1"}
 _SHARES = frozenset({"accuracy", "f1", "iou", "miou", "precision", "recall", "top1"})
 _HIGHER_IS_BETTER = _SHARES | {"auc", "r2", "score"}
-"""Words of the names of scores. A task says that high values of a metric are better by naming it with one of them."""
+"""Words in the names of scores: a task marks a metric as better when higher by using one of them in its name."""
 
 
 def is_share(name: str) -> bool:

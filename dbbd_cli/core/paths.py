@@ -24,7 +24,7 @@ def shown_path(path: Path) -> str:
 
 
 def removed_folder_error() -> DiskError:
-    """The error for a path that is relative to a removed folder."""
+    """The error for a path that is relative to a folder that was removed."""
     return DiskError("the current folder no longer exists", hint="change to another folder, or give absolute paths")
 
 

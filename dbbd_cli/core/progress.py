@@ -1,4 +1,4 @@
-"""The interface through which long work reports its progress; the command line draws it."""
+"""The interface through which long-running work reports its progress; the command line draws it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Phase(Protocol):
 
 
 class Progress(Protocol):
-    """Where the engine, readers and services report what they do."""
+    """Where the engine, the readers and the services report their progress."""
 
     @contextmanager
     def phase(

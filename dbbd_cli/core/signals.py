@@ -1,4 +1,4 @@
-"""Signals that ask the program to end: as an exception outside training, as a request to stop and save within it."""
+"""Signals that ask the program to end: outside training, an exception; during training, a request to stop and save."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from dbbd_cli.core.progress import Progress
 STOP_SIGNALS = tuple(
     getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGHUP", "SIGBREAK") if hasattr(signal, name)
 )
-"""Ctrl-C, the end of a job, the warning that batch systems send before it (SLURM: --signal=USR1), a closed terminal."""
+"""Ctrl-C, the end of a job, the advance warning of batch systems (SLURM: --signal=USR1), and a closed terminal."""
 
 
 class Interrupted(KeyboardInterrupt):

@@ -1,7 +1,7 @@
 """Temporary files and folders, each locked by the process that creates it, so that leftovers are recognized.
 
 A killed process leaves its files behind, and the next process removes those without a lock. The lock (flock) is on the
-file or folder itself; the system releases it however the process ends, which neither clocks nor process IDs can tell.
+file or folder itself, and the system releases it however the process ends; clocks and process IDs are less reliable.
 If locks do not work, as on some network file systems, everything is kept.
 """
 
@@ -33,9 +33,9 @@ _LOCAL_DISKS = {
 _MOUNTS = Path("/proc/self/mounts")
 _ATTEMPTS = 100
 _SECONDS_BETWEEN = 0.02
-"""Seconds between attempts: the process that is removing the folder may be waiting for a processor."""
+"""Seconds between attempts: the process that is removing the folder may be waiting for CPU time."""
 _held: dict[Path, int] = {}
-"""Open descriptors of the files that this process holds; closing one releases its lock."""
+"""Open descriptors of the files and folders that this process holds; closing one releases its lock."""
 
 
 def temporary_path(path: Path) -> Path:
@@ -209,7 +209,7 @@ def _remove(path: Path, is_folder: bool) -> None:
 
 @cache
 def _machine() -> str:
-    """Return an ID of this boot of this machine, whose processes, also in containers, see each other's locks."""
+    """Return an ID of this boot of this machine: its processes, even in containers, see each other's locks."""
     try:
         name = Path("/proc/sys/kernel/random/boot_id").read_text()
     except OSError:

@@ -1,8 +1,8 @@
 """Named arrays in one file of the cache, mapped into memory by every epoch, run and process that uses them.
 
-The file holds a header (JSON: name, type and shape of each array, and a CRC-32) and the arrays one after the other.
-`numpy.savez` would do, but reading a prepared scene of 150,000 points takes 1.2 ms of processor time here, verified,
-and 4.7 ms from a `.npz` file; of a million points, 7.5 ms and 18 ms. Every sample of every epoch pays for it.
+The file contains a header (JSON: name, type and shape of each array, and a CRC-32) and the arrays one after the other.
+`numpy.savez` would do, but reading and verifying a prepared scene of 150,000 points takes 1.2 ms of CPU time here, and
+4.7 ms from a `.npz` file; of a million points, 7.5 ms and 18 ms. This is paid for every sample of every epoch.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def cached_arrays(path: Path, make: Callable[[], Arrays], usable: Callable[[Arra
     if (arrays := read_arrays(path, usable)) is not None:
         return arrays
     with entry_lock(path):
-        if (arrays := read_arrays(path, usable)) is not None:  # another process made it meanwhile
+        if (arrays := read_arrays(path, usable)) is not None:  # made by another process in the meantime
             return arrays
         made = make()
         with disk_errors(path.parent):

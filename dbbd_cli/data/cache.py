@@ -1,4 +1,4 @@
-"""The folder of prepared data: where it is, how its files are locked, and the one limit on the size of all of them.
+"""The folder of prepared data: its location, the locks of its files, and the limit on their total size.
 
 Images (`images/cache.py`) and scenes (`array_cache.py`) share it. Each file is written under a temporary name and
 renamed when it is complete; its name is a hash of its source, so no file is ever out of date.
@@ -16,7 +16,7 @@ from pathlib import Path
 from dbbd_cli.core.errors import DiskError
 from dbbd_cli.core.files import (
     best_effort_lock,
-    can_be_made,
+    can_write_to,
     private_folder,
     read_file,
     remove_free_locks,
@@ -46,7 +46,7 @@ def cache_folder(configured: str | None) -> Path:
     if chosen := configured or os.environ.get("DBBD_CACHE_DIR"):
         return Path(os.path.expanduser(chosen))  # noqa: PTH111 - a Path raises if there is no home
     default = _default_folder()
-    if default is not None and can_be_made(default):
+    if default is not None and can_write_to(default):
         return default
     try:
         return private_folder("dbbd")
@@ -93,7 +93,7 @@ def is_cache_folder(folder: Path) -> bool:
 
 
 def _identity(folder: Path) -> str:
-    """Return a hash that identifies this folder, but no copy of it."""
+    """Return a hash that identifies this folder and differs for a copy of it."""
     return hashlib.sha256(os.fsencode(f"{folder.resolve()}\n{folder.stat().st_ino}")).hexdigest()
 
 

@@ -44,7 +44,7 @@ class Handover:
         folder: folder of the files, in `shared_folder()`.
         num_workers: number of workers of the loader.
         num_batches: number of batches per epoch.
-        in_use: most batches that the main process uses at the same time.
+        in_use: maximum number of batches that the main process uses at the same time.
     """
 
     def __init__(self, folder: Path, num_workers: int, num_batches: int, in_use: int = 1) -> None:
@@ -124,7 +124,7 @@ def _room_hint(place: Path, needed: int, fitting: int) -> str:
 
 
 def too_many_files(error: OSError) -> DataError:
-    """Return the error for a process that cannot open another file."""
+    """Return the error for a process that cannot open any more files."""
     return DataError(
         f"loading a batch failed: {error.strerror or error}",
         hint=f"raise the limit on open files ({open_files_limit()})",

@@ -21,7 +21,7 @@ Key = tuple[int, int]
 
 
 class BatchDataset(Protocol):
-    """A data set that makes a whole batch at once."""
+    """A dataset that makes a whole batch at once."""
 
     def __len__(self) -> int:
         """Number of samples."""
@@ -59,7 +59,7 @@ def _usable_processors() -> int:
 
 
 class BatchLoader:
-    """Iterates over a data set in batches.
+    """Iterates over a dataset in batches.
 
     Args:
         dataset: makes the batches.
@@ -68,7 +68,7 @@ class BatchLoader:
         seed: seed of the order.
         num_workers: maximum number of worker processes; 0 makes batches in this process.
         worker_timeout: seconds to wait for a batch before giving up.
-        batches_in_use: most batches in use at the same time, such as all those of an optimizer step.
+        batches_in_use: maximum number of batches in use at the same time, such as all those of an optimizer step.
         pin_memory: whether to put batches into page-locked memory, for faster copies to a GPU.
     """
 
@@ -132,7 +132,7 @@ class BatchLoader:
         """Make the batch of the given samples in this process.
 
         Raises:
-            DbbdError: the data set cannot make it.
+            DbbdError: the dataset cannot make it.
         """
         return self._workers.make(lambda: self.dataset.__getitems__(keys))
 
@@ -140,7 +140,7 @@ class BatchLoader:
         """Yield the batches of an epoch from position `start` on.
 
         Raises:
-            DbbdError: the data set cannot make a batch, or a worker has died or hangs.
+            DbbdError: the dataset cannot make a batch, or a worker has died or hangs.
         """
         plan = self.plan(epoch)[start:]
         self._plan[:] = plan

@@ -20,7 +20,7 @@ _MAX_BYTES = 512 * 2**20
 
 @dataclass(frozen=True)
 class Sample:
-    """A file, URL or scene of a data set."""
+    """A file, URL or scene of a dataset."""
 
     key: str
     """Path relative to the root (POSIX), or the URL."""

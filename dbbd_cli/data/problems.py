@@ -1,4 +1,4 @@
-"""Wording of problems with a user's files, the same for folders and tables."""
+"""Wording of problems with a user's files, shared by folders and tables."""
 
 from __future__ import annotations
 

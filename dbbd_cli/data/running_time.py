@@ -1,4 +1,4 @@
-"""Time limits that do not count the time in which this process is suspended."""
+"""Time limits that do not count time during which this process is suspended."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def can_alarm() -> bool:
 
 @contextmanager
 def alarm(seconds: float) -> Iterator[None]:
-    """Raise `LateError` in the body once this process has run for so many seconds; never if 0.
+    """Raise `LateError` in the body once this process has run for the given number of seconds; never if 0.
 
     The timeout of `DataLoader` counts time during which the run is suspended (Ctrl-Z), and covers only the wait for the
     first byte of a batch: it would wait forever for the rest.

@@ -1,4 +1,4 @@
-"""Drawing a sample of a data set, and dividing it into training, validation and test splits.
+"""Drawing a sample of a dataset, and dividing it into training, validation and test splits.
 
 Randomness comes from hashes of (seed, key): adding a file changes the split of as few others as possible, and neither
 the order of a directory listing nor the Python version matters.
@@ -18,7 +18,7 @@ _MAX_LISTED = 10
 _MIN_SAMPLES = 3
 """Minimum number of samples of a class: one for each split."""
 _MAX_DRAWS = 50
-"""Draws to try until every class is in every split; large groups may need more than one."""
+"""Maximum number of draws until every class is in every split; large groups may need more than one."""
 
 
 def draw_sample(keys: Sequence[str], labels: Sequence[int], per_class: int | None, seed: int) -> list[int]:

@@ -1,1 +1,1 @@
-"""The training loop and what it stands on. Knows no task by name."""
+"""The training loop and what it is built on. Knows no task by name."""

@@ -20,7 +20,7 @@ _METHODS = ("add_param_group", "zero_grad", "state_dict", "load_state_dict")
 def eager(optimizer: type[_Optimizer]) -> type[_Optimizer]:
     """An optimizer class that computes the same without importing the compiler.
 
-    Methods that another version of PyTorch wraps differently stay as they are; only the start takes longer.
+    Methods that another version of PyTorch wraps differently stay as they are; only start-up takes longer.
     """
     bare: dict[str, Any] = {name: without_compiler(getattr(optimizer, name)) for name in _METHODS}
     step = without_compiler(optimizer.step)

@@ -69,8 +69,8 @@ def write_environment(folder: Path, command: Sequence[str], runtime: Runtime) ->
 def _git_commit() -> dict[str, str] | None:
     """Commit of the working directory.
 
-    Files are not compared with it: to do so, git runs hooks and filters that the repository names, and it may be
-    somebody else's.
+    Whether files have changed since is not recorded: to find out, git would run hooks and filters of the repository,
+    which may belong to somebody else.
     """
     try:
         command = ["git", "rev-parse", "HEAD"]

@@ -1,4 +1,4 @@
-"""Failures of the machine or of PyTorch that a user can fix."""
+"""Failures of the machine or of PyTorch that users can fix."""
 
 from __future__ import annotations
 

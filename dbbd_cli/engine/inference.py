@@ -17,7 +17,7 @@ from dbbd_cli.engine.workload import Workload
 from dbbd_cli.model.output import StepOutput
 
 _READ_EVERY = 100
-"""Batches after which values are read if that means waiting for a GPU; until then they take up its memory."""
+"""Batches between reads of values if reading means waiting for a GPU; unread values take up its memory."""
 
 
 def place(module: nn.Module, runtime: Runtime) -> nn.Module:

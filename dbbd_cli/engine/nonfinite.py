@@ -1,4 +1,4 @@
-"""Detection of losses, gradients and weights that are NaN or infinite, before they do harm."""
+"""Detect losses, gradients and weights that are NaN or infinite before they do harm."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from dbbd_cli.engine.state import TrainState
 from dbbd_cli.runs.log import RunLog
 
 SMALLEST_SCALE = 1e-4
-"""If loss scaling (fp16) has found no finite gradient down to here, which takes 30 steps, it will find none."""
+"""If loss scaling (fp16) has not found a finite gradient down to this scale, which takes 30 steps, it never will."""
 _MOST_NAMES = 64
 
 
@@ -59,7 +59,7 @@ class StepResult:
             f"epoch {self.epoch}, step {self.step}: the {what} is not finite; the weights were not updated",
             details=["the batch:", *suspects[:_MOST_NAMES]],
             hint=f"look at these samples, lower training.learning_rate (now {self.learning_rate:g}), or skip such "
-            f"steps with --set training.on_nonfinite=skip. {last_good(folder)}",
+            f"steps with --set training.on_nonfinite=skip; {last_good(folder)}",
         )
 
 
@@ -101,7 +101,7 @@ class BufferSnapshot:
 
 
 class NonFiniteGuard:
-    """Keeps the results of steps until they are read, and ends the run where one was not finite, or skips that step.
+    """Keeps the results of steps until they are read; ends the run if one was not finite, or counts it as skipped.
 
     Args:
         state: counts the skipped steps.
@@ -166,13 +166,13 @@ def check_weights(weights: Mapping[str, torch.Tensor], state: TrainState, folder
     if name is None:
         return
     raise NotFiniteError(
-        f"epoch {state.epoch}, step {state.step}: {name} holds values that are not finite; nothing was saved",
-        hint=f"lower training.learning_rate. {last_good(folder)}",
+        f"epoch {state.epoch}, step {state.step}: {name} has non-finite values; nothing was saved",
+        hint=f"lower training.learning_rate; {last_good(folder)}",
     )
 
 
 def last_good(folder: Path) -> str:
     """How to resume from the last checkpoint, in words."""
     if not (folder / NEWEST).exists():
-        return "No checkpoint had been saved yet"
-    return f"To resume from the last good checkpoint: {resume_command(folder)}"
+        return "no checkpoint had been saved yet"
+    return f"to resume from the last good checkpoint: {resume_command(folder)}"

@@ -73,7 +73,7 @@ class Runtime:
     Attributes:
         device: device of the network.
         dtype: type for autocast; float32 means no autocast.
-        description: device in words, with why it was chosen.
+        description: device in words, and whether it was chosen by auto.
         precision: precision in words.
     """
 
@@ -158,7 +158,7 @@ def _has_fast_bf16(device: torch.device) -> bool:
 
 
 def describe_processor() -> str:
-    """The processor, and what determines which kernels run on it, and so the last bits of every result.
+    """The processor, and what else determines which kernels run, and thus the last bits of every result.
 
     This is the instruction set of PyTorch's own kernels, instructions for bf16, and variables that limit libraries.
     """
@@ -182,8 +182,8 @@ def start_threads() -> None:
 def keep_freed_memory() -> None:
     """Make the C library keep large freed blocks rather than return them to the system.
 
-    Otherwise, with glibc, each training step of `qr_cnn` allocates a gigabyte again, page by page, each of them zeroed
-    first: a sixth of its time.
+    Otherwise, with glibc, each training step of `qr_cnn` allocates a gigabyte anew, page by page, and zeroes each page
+    first, which takes a sixth of its time.
     """
     with contextlib.suppress(AttributeError, OSError, TypeError):  # another C library
         _keep_blocks(ctypes.CDLL(None).mallopt)

@@ -126,7 +126,7 @@ class TrainState:
         seconds, self.seconds_at_epoch = self.seconds - self.seconds_at_epoch, self.seconds
         return seconds
 
-    def judge(self, cost: float, patience: int | None, min_delta: float) -> bool:
+    def update_best(self, cost: float, patience: int | None, min_delta: float) -> bool:
         """Update the best cost and early stopping with this epoch's cost; return whether it is the best so far."""
         if cost < self.patience_value - min_delta:
             self.patience_value, self.patience_epochs = cost, 0

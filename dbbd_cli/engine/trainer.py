@@ -129,7 +129,7 @@ def validate(run: Run) -> dict[str, float]:
             raise NotFiniteError(
                 f"epoch {run.trainer.state.epoch}: the validation {metric_words(name)} is {metrics[name]}; the epoch "
                 "was not saved",
-                hint=f"lower training.learning_rate. {last_good(run.folder)}",
+                hint=f"lower training.learning_rate; {last_good(run.folder)}",
             )
     return metrics
 
@@ -248,7 +248,7 @@ class Run:
         config, workload = self.trainer.config, self.trainer.workload
         self.guard = NonFiniteGuard(self.trainer.state, config.training, self.folder, self.log, self.progress)
         self.table = EpochTable(config.training.epochs, workload.progress_metrics, workload.monitor)
-        # Reading a value makes the program wait for a GPU, so there it is done at logging intervals only.
+        # On a GPU, reading a value waits for the device, so it is done only at logging intervals.
         self._read_every = config.run.log_every_steps if self.trainer.runtime.is_async else 1
         self._time = time.perf_counter()
         self._validated = False
@@ -316,7 +316,7 @@ class Run:
         self._warn_once(metrics)
 
     def before_validation(self) -> None:
-        """Finish writing before the first validation, which may fork worker processes: a fork copies held locks."""
+        """Finish writing before the first validation, which may fork worker processes: a fork would copy held locks."""
         if not self._validated:
             self.writer.wait()
         self._validated = True
@@ -327,7 +327,7 @@ class Run:
         monitor, rate = trainer.workload.monitor, trainer.learning_rate.value
         trainer.learning_rate.after_epoch(state.step, val_metrics["loss"])
         value = cost(monitor, val_metrics[monitor])
-        best = state.judge(value, training.early_stopping_patience, training.early_stopping_min_delta)
+        best = state.update_best(value, training.early_stopping_patience, training.early_stopping_min_delta)
         row: dict[str, Any] = {
             "kind": "epoch",
             "epoch": state.epoch,
@@ -339,7 +339,7 @@ class Run:
         }
         seconds = state.end_epoch(row)
         self.log.epoch(row, seconds)
-        if state.step % trainer.config.run.log_every_steps:  # otherwise the step has logged it
+        if state.step % trainer.config.run.log_every_steps:  # otherwise logged with the step
             self.log.scalars(state.step, {"learning_rate": rate})
         save_best = best and trainer.config.checkpoint.save_best
         self.save(best=save_best, background=not trainer.finished)
@@ -376,7 +376,7 @@ class Run:
         when = f"after step {steps:,}" if steps else "before the first step"
         message = f"Stopped {when} of epoch {state.epoch}; everything is saved."
         self.log.text(message)
-        hint = f"Continue with: {resume_command(self.folder)}"
+        hint = f"continue with: {resume_command(self.folder)}"
         return StoppedError(message, signal_number=self.stop.signal_number, hint=hint)
 
     def count_time(self) -> None:

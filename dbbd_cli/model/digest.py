@@ -28,9 +28,9 @@ def _do_nothing() -> None:
 class _HashingFile:
     """Hashes all written data but the last two bytes, so that the digest does not need a second read."""
 
-    def __init__(self, file: IO[bytes], between: Callable[[], None]) -> None:
+    def __init__(self, file: IO[bytes], on_chunk: Callable[[], None]) -> None:
         self.file = file
-        self.between = between
+        self.on_chunk = on_chunk
         self.hasher = hashlib.sha256()
         self.held_back = b""
         self.error: BaseException | None = None
@@ -39,7 +39,7 @@ class _HashingFile:
         view = memoryview(data).cast("B")
         try:
             for start in range(0, len(view), _CHUNK):  # torch writes a tensor of any size in one call
-                self.between()
+                self.on_chunk()
                 self._write_chunk(view[start : start + _CHUNK])
         except BaseException as error:  # also an interrupt: torch replaces any error by its own
             self.error = error
@@ -61,19 +61,19 @@ class _HashingFile:
         self.file.flush()
 
 
-def save_with_digest(content: Mapping[str, Any], path: Path, between: Callable[[], None] = _do_nothing) -> None:
+def save_with_digest(content: Mapping[str, Any], path: Path, on_chunk: Callable[[], None] = _do_nothing) -> None:
     """Write tensors and plain values with their digest, replacing the content of a file, and sync them to the disk.
 
     Args:
         content: tensors and plain values.
         path: the file.
-        between: called every few MB; if it raises, writing ends.
+        on_chunk: called every few MB; if it raises, writing ends.
 
     Raises:
         OSError: the file cannot be written.
     """
     with path.open("wb") as file:
-        hashing = _HashingFile(file, between)
+        hashing = _HashingFile(file, on_chunk)
         try:
             torch.save(dict(content), cast("IO[bytes]", hashing))
         except RuntimeError:  # raised by torch when a write failed
@@ -103,12 +103,12 @@ def is_sparse(path: Path) -> bool:
     return getattr(status, "st_blocks", status.st_size) * 512 < status.st_size // 2
 
 
-def digest_matches(path: Path, between: Callable[[], None] = _do_nothing) -> bool:
+def digest_matches(path: Path, on_chunk: Callable[[], None] = _do_nothing) -> bool:
     """Whether a file is exactly what `save_with_digest` wrote; False if it is not a regular file.
 
     Args:
         path: the file.
-        between: called every few MB; if it raises, reading ends.
+        on_chunk: called every few MB; if it raises, reading ends.
 
     Raises:
         OSError: the file cannot be read.
@@ -116,7 +116,7 @@ def digest_matches(path: Path, between: Callable[[], None] = _do_nothing) -> boo
     if not path.is_file():  # opening a pipe would block until someone writes to it
         return False
     stored = _stored_digest(path)
-    return stored is not None and stored == _computed_digest(path, path.stat().st_size - _LENGTH - 2, between)
+    return stored is not None and stored == _computed_digest(path, path.stat().st_size - _LENGTH - 2, on_chunk)
 
 
 def _stored_digest(path: Path) -> str | None:
@@ -130,11 +130,11 @@ def _stored_digest(path: Path) -> str | None:
     return end[2 + len(_PREFIX) :].decode("latin1")
 
 
-def _computed_digest(path: Path, size: int, between: Callable[[], None]) -> str:
+def _computed_digest(path: Path, size: int, on_chunk: Callable[[], None]) -> str:
     hasher = hashlib.sha256()
     with path.open("rb") as file:
         while size > 0 and (chunk := file.read(min(size, _CHUNK))):
-            between()
+            on_chunk()
             hasher.update(chunk)
             size -= len(chunk)
     return hasher.hexdigest()

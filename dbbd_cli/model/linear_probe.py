@@ -2,8 +2,8 @@
 
 Legend: N labeled points, M points to predict, D channels, K classes.
 
-The scores are not those of TorchMetrics: its import takes 2 s of CPU time and 1,900 modules in an evaluation that needs
-nothing else of it, and the confidence intervals need the confusion matrix of each scene anyway.
+The scores are computed here rather than by TorchMetrics, whose import takes 2 s of CPU time and 1,900 modules; the
+confidence intervals need the confusion matrix of each scene anyway.
 """
 
 from __future__ import annotations
@@ -62,8 +62,8 @@ def fit_probe(
         features: see above.
         labels: see above.
         num_classes: K.
-        balance: a point has the weight (points of its class) ** -balance. At 0 all points have equal weights, and rare
-            classes are hardly ever predicted; at 1 all classes have, and rare classes are predicted far too often.
+        balance: a point has the weight (points of its class) ** -balance. At 0, all points have equal weights, and rare
+            classes are hardly ever predicted; at 1, all classes do, and rare classes are predicted far too often.
         weight_decay: see above.
         max_iterations: maximum number of L-BFGS steps.
 

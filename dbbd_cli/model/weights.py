@@ -13,7 +13,7 @@ import psutil
 import torch
 
 from dbbd_cli.core.compat import refused_global
-from dbbd_cli.core.errors import CheckpointError
+from dbbd_cli.core.errors import CheckpointError, reason_of
 from dbbd_cli.core.files import require_regular
 from dbbd_cli.core.text import printable
 from dbbd_cli.model.digest import digest_matches, has_digest, is_sparse
@@ -100,7 +100,7 @@ def load_tensors(path: Path, *, objects: bool = False, without_data: bool = Fals
         known = isinstance(error, _UnexpectedValueError)
         raise ContentError(
             f"{path} is not a valid file of tensors: it {error if known else 'is damaged, unsafe, or of another kind'}",
-            hint="give a state dict or checkpoint that torch.save wrote; TorchScript and tar archives are not read",
+            hint="use a state dict or checkpoint that torch.save wrote; TorchScript and tar archives are not read",
         ) from error
     return content
 
@@ -112,7 +112,7 @@ class _UnexpectedValueError(ValueError):
 def _require_memory(path: Path) -> None:
     size, free = path.stat().st_size, psutil.virtual_memory().available
     if size > free:
-        raise CheckpointError(f"{path} has {size / 1e9:,.1f} GB, and {free / 1e9:,.1f} GB of memory are free")
+        raise CheckpointError(f"{path} needs {size / 1e9:,.1f} GB of memory, and only {free / 1e9:,.1f} GB is free")
 
 
 def _stand_ins(path: Path) -> list[Any]:
@@ -161,12 +161,6 @@ def check_finite(state: object, path: Path) -> None:
     for name, value in state.items() if isinstance(state, Mapping) else ():
         if isinstance(value, torch.Tensor) and value.is_floating_point() and not torch.isfinite(value).all():
             raise CheckpointError(
-                f"{path}: {name} holds values that are not finite",
-                hint="use another checkpoint; training has failed here",
+                f"{path}: {name} has non-finite values",
+                hint="use another checkpoint; training had already diverged when this one was saved",
             )
-
-
-def reason_of(error: BaseException) -> str:
-    """The first line of an error, or its type if it has no message."""
-    text = getattr(error, "strerror", None) or str(error).strip()
-    return text.splitlines()[0][:200] if text else type(error).__name__

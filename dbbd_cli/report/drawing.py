@@ -38,7 +38,7 @@ def load_matplotlib() -> None:
         import matplotlib.style  # noqa: F401
     except Exception as error:
         raise ConfigError(
-            f"matplotlib cannot be loaded: {reason_of(error)}",
+            f"matplotlib cannot be loaded: {message_of(error)}",
             hint="check the files matplotlibrc and *.mplstyle in the current folder and in ~/.config/matplotlib",
         ) from error
     finally:
@@ -67,6 +67,6 @@ def draw(drawings: Mapping[str, Callable[[], Figure]], failed: OnFailure | None 
     return figures
 
 
-def reason_of(error: Exception) -> str:
+def message_of(error: Exception) -> str:
     """The message of an error, with its type if it is not one of ours."""
     return error.message if isinstance(error, DbbdError) else f"{type(error).__name__}: {error}"

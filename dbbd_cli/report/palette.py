@@ -36,7 +36,7 @@ def rgb(colors: Iterable[str]) -> ndarray:
 
 
 def region_colors(count: int, touching: Sequence[tuple[int, int]]) -> list[str]:
-    """Choose a color for each of `count` regions; adjacent ones differ as far as the colors suffice.
+    """Choose a color for each of `count` regions; adjacent ones differ as long as there are enough colors.
 
     Args:
         count: number of regions.

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dbbd_cli.core.errors import DiskError
-from dbbd_cli.core.files import can_be_made, repair_of, write_bytes
+from dbbd_cli.core.files import can_write_to, repair_of, write_bytes
 from dbbd_cli.report.style import styled
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def check_writable(folder: Path) -> None:
     Raises:
         DiskError: it is not.
     """
-    if not can_be_made(folder):
+    if not can_write_to(folder):
         raise DiskError(f"no files can be written to {folder}", hint="choose another folder with --out DIR")
 
 

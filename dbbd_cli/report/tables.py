@@ -53,12 +53,12 @@ class Table:
         title: what it shows.
         columns: the headers.
         rows: the cells, as many in each row as there are columns.
-        short_columns: headers for narrow displays, if others.
-        short_names: first cells to use with `short_columns`, if others.
+        short_columns: headers for narrow displays, if different.
+        short_names: first cells to use with `short_columns`, if different.
         footer: further rows, such as means.
         lowest: what rows can be ranked by, such as "F1"; empty if all rows must be shown.
         ranking: the indices of the rows, lowest first, if `lowest` is set.
-        must_fit: whether to omit the table where it is too wide.
+        must_fit: whether to omit the table if it is too wide for the display.
     """
 
     title: str

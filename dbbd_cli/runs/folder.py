@@ -1,4 +1,4 @@
-"""The folder of a run: the names of its files, how it is made, and who may write to it."""
+"""The folder of a run: the names of its files, its creation, and its lock."""
 
 from __future__ import annotations
 
@@ -136,7 +136,7 @@ def _acquire(lock: FileLock, folder: Path) -> None:
             if owner is not None or attempt == 199:
                 hint = "wait until it ends, or stop it with Ctrl-C"
                 if owner is None:
-                    hint += f". If no process uses it, as after copying it from another system, remove its {LOCK}"
+                    hint += f"; if no process uses it, as after copying it from another system, remove its {LOCK}"
                 raise InUseError(
                     f"the run folder {folder} is in use by {owner or 'another process'}", hint=hint
                 ) from error

@@ -1,4 +1,4 @@
-"""What a run logs while it trains: `history.jsonl`, TensorBoard events and `run.log`."""
+"""The logs of a run: `history.jsonl`, TensorBoard events and `run.log`."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ class RunLog:
 
     def _events(self) -> SummaryWriter:
         if self._board is None:
-            # Not before there is something to write: TensorBoard loads slowly, and the first step need not wait for it.
+            # Only when there is something to write: TensorBoard is slow to import, and must not delay the first step.
             self._board = open_event_file(self.folder, self._unsaved_from)
             if self._unsaved_from == self._step:
                 self.scalars(self._step, self._values_of_step)

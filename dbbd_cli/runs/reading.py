@@ -105,7 +105,7 @@ def _reading(path: Path) -> Iterator[None]:
     except (FileNotFoundError, NotADirectoryError) as error:
         folder = path.parent
         problem = f"is not a run folder: it has no {path.name}" if folder.exists() else "does not exist"
-        raise CheckpointError(f"{folder} {problem}", hint="give a run folder, as printed by `dbbd train`") from error
+        raise CheckpointError(f"{folder} {problem}", hint="pass a run folder, as printed by `dbbd train`") from error
     except OSError as error:
         raise CheckpointError(
             f"{path} cannot be read: {error.strerror}",
@@ -196,7 +196,7 @@ def _problem(row: Any) -> str:
         for split in ("train", "val"):
             metrics = row.setdefault(split, {})
             if not isinstance(metrics, dict):
-                return f"{split} does not hold metrics"
+                return f"{split} does not contain metrics"
             values |= {f"{split} {name}": value for name, value in metrics.items()}
     wrong = [name for name, value in values.items() if value is not None and not _is_number(value)]
     if wrong:

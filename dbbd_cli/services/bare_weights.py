@@ -33,7 +33,7 @@ def open_bare_weights(
 
     Raises:
         CheckpointError: no task recognizes the weights, or the file is unsafe.
-        ConfigError: the configuration does not fit, or does not name the samples.
+        ConfigError: the configuration does not match the weights, or does not say where the samples are.
     """
     content = load_tensors(path, objects=True)
     names, settings = task_names(), None
@@ -48,11 +48,11 @@ def open_bare_weights(
     if config is not None:
         raise ConfigError(
             f"--config: the task {names[0]} does not recognize the weights in {path}",
-            hint="name a configuration of another task, or leave it out",
+            hint="name a configuration of another task, or omit --config",
         )
     raise CheckpointError(
         f"{path} is in no run folder, and no task recognizes its weights",
-        hint="give a run folder, or a .pth file inside one",
+        hint="pass a run folder, or a .pth file inside one",
     )
 
 

@@ -10,7 +10,7 @@ from itertools import count
 from pathlib import Path
 
 from dbbd_cli.config.load import Override, dump_config
-from dbbd_cli.core.errors import CheckpointError, ConfigError, DiskError
+from dbbd_cli.core.errors import CheckpointError, ConfigError, DiskError, reason_of
 from dbbd_cli.core.files import repair_of, write_text
 from dbbd_cli.core.paths import resume_command, shown_path
 from dbbd_cli.core.progress import Progress
@@ -31,7 +31,6 @@ from dbbd_cli.engine.environment import write_environment
 from dbbd_cli.engine.failures import supervised
 from dbbd_cli.engine.state import TrainState
 from dbbd_cli.engine.trainer import Trainer
-from dbbd_cli.model.weights import reason_of
 from dbbd_cli.runs.folder import CONFIG, ENVIRONMENT, HISTORY, SPLITS, create_run_folder, locked
 from dbbd_cli.services.disk_space import check_disk_space, checkpoint_bytes
 from dbbd_cli.services.results import TrainResult
@@ -60,7 +59,7 @@ def continue_run(
     if stopped_early or run.state.epoch > run.config.training.epochs:
         raise ConfigError(
             f"{shown_path(run.path)} is not the newest checkpoint of its run, and nothing is left to train from it",
-            hint="to train a copy of the run further from there, give more epochs with --epochs",
+            hint="to train a copy of the run further from there, add more epochs with --epochs",
         )
     folder = _branch(run, progress)
     with locked(folder):
@@ -170,14 +169,14 @@ def _restored_trainer(run: OpenedRun, progress: Progress) -> Trainer:
         trainer.load(run.checkpoint)
     except Exception as error:  # of any kind, as the file may contain anything
         raise CheckpointError(
-            f"{run.path} does not fit this configuration: {reason_of(error)}",
+            f"{run.path} does not match this configuration: {reason_of(error)}",
             hint="settings of the network and of the optimizer cannot change in the middle of a run",
         ) from error
     return trainer
 
 
 def _position(trainer: Trainer) -> str:
-    """What a run continues with, in words."""
+    """Where a run continues, in words."""
     state = trainer.state
     where = f"epoch {state.epoch:,} of {trainer.config.training.epochs:,}"
     if trainer.epoch_trained:
@@ -187,7 +186,7 @@ def _position(trainer: Trainer) -> str:
 
 
 def _set_damaged_aside(run: OpenedRun, progress: Progress) -> None:
-    """Rename damaged checkpoints, so that the next save neither deletes them nor keeps them in place of good ones.
+    """Rename damaged checkpoints, so that the next save neither deletes them nor counts them among those it keeps.
 
     If the newest is good, the others are not read, except for what is not a file at all and would make that save fail.
     """

@@ -1,4 +1,4 @@
-"""Whether the checkpoints of a run fit on the disk."""
+"""Check whether the checkpoints of a run fit on the disk."""
 
 from __future__ import annotations
 
@@ -47,11 +47,13 @@ def check_disk_space(trainer: Trainer, folder: Path) -> None:
     present = sum({(file.st_dev, file.st_ino): file.st_size for file in files}.values())
     needed, free = checkpoints_bytes(trainer) - present, shutil.disk_usage(existing).free
     if needed > free:
-        already = f", {present / 1e6:,.1f} MB of which are there" if present else ""
+        already = f", {present / 1e6:,.1f} MB of which already exist" if present else ""
         raise DiskError(
-            f"the checkpoints will not fit on the disk of {folder}: {needed / 1e6:,.1f} MB are needed "
-            f"({_most_checkpoints(trainer)} of {size / 1e6:,.1f} MB{already}), and {free / 1e6:,.1f} MB are free",
-            hint="free some space, or keep fewer with --set checkpoint.keep=1 or --set checkpoint.save_best=false",
+            f"the checkpoints will not fit on the disk of {folder}: they need {needed / 1e6:,.1f} MB "
+            f"({_most_checkpoints(trainer)} of {size / 1e6:,.1f} MB each{already}), "
+            f"and only {free / 1e6:,.1f} MB is free",
+            hint="free some space, or keep fewer checkpoints with --set checkpoint.keep=1 "
+            "or --set checkpoint.save_best=false",
         )
 
 

@@ -1,4 +1,4 @@
-"""What a run would take: the time of a training step and of a validation batch, memory, and disk space."""
+"""Estimate the cost of a run from one training step and one validation batch: time, memory and disk space."""
 
 from __future__ import annotations
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from dbbd_cli.config.load import Override
+from dbbd_cli.config.sections import TaskConfig
 from dbbd_cli.core.errors import ConfigError, DiskError
 from dbbd_cli.core.files import write_bytes
 from dbbd_cli.core.progress import Progress, Silent
@@ -16,7 +18,9 @@ from dbbd_cli.core.temporary import remove_strays
 from dbbd_cli.engine.checkpoint.files import BEST
 from dbbd_cli.engine.failures import supervised
 from dbbd_cli.engine.inference import place
-from dbbd_cli.report.drawing import draw, reason_of
+from dbbd_cli.engine.runtime import Runtime
+from dbbd_cli.engine.workload import Workload
+from dbbd_cli.report.drawing import draw, message_of
 from dbbd_cli.report.evaluation import EVALUATION, EVALUATION_FORMAT
 from dbbd_cli.report.save import check_writable, save_figure
 from dbbd_cli.runs.folder import is_run_folder
@@ -58,39 +62,78 @@ def evaluate(
     if split not in ("train", "val", "test"):
         raise ConfigError(f"--split: {split!r} is not a split", hint="choose one of: train, val, test")
     if target.is_file() and not is_run_folder(target.parent):
-        home = target.with_name(f"{target.stem}-evaluation")
-        check_writable(out or home)
-        settings, manifest, epoch = open_bare_weights(target, config=config, overrides=overrides, progress=progress)
-        path = target
-        workload, runtime = build_workload(settings, manifest, splits=(split,), pretrained=True, progress=progress)
+        loaded = _load_bare_weights(target, split, out, config, overrides, progress)
     elif config is not None:
         raise ConfigError("--config: a run has its own configuration", hint="change it with --set KEY=VALUE")
     else:
-        run = open_run(target, prefer=BEST, overrides=overrides, progress=progress)
-        settings, path, epoch, home = run.config, run.path, len(run.state.history), run.folder
-        check_writable(out or home)
-        workload, runtime = build_workload(
-            settings, run.manifest, splits=(split,), pretrained=False, progress=progress, recorded=run.kept_runtime
-        )
-        load_module(workload, run)
-    place(workload.module, runtime)
-    with supervised(workload):
-        evaluation = get_task(settings.task).evaluate(workload, split, runtime, progress)
+        loaded = _load_run(target, split, out, overrides, progress)
+    place(loaded.workload.module, loaded.runtime)
+    task = get_task(loaded.settings.task)
+    with supervised(loaded.workload):
+        evaluation = task.evaluate(loaded.workload, split, loaded.runtime, progress)
     report = finite(
         {
             "format": EVALUATION_FORMAT,
-            "task": settings.task,
-            "checkpoint": path.name,
-            "epoch": epoch,
+            "task": loaded.settings.task,
+            "checkpoint": loaded.path.name,
+            "epoch": loaded.epoch,
             "split": split,
-            "synthetic": settings.is_synthetic,
+            "synthetic": loaded.settings.is_synthetic,
             **evaluation.report,
         }
     )
-    files = _write(report, evaluation.files, out or home)
-    figures = _draw(report, evaluation.files, out or home, progress) if plots else []
-    _remove_outdated(report, out or home, figures)
-    return EvaluateResult(run=home, checkpoint=path, report=report, files=[*files, *figures])
+    folder = out or loaded.home
+    files = _write(report, evaluation.files, folder)
+    figures = _draw(report, evaluation.files, folder, progress) if plots else []
+    _remove_outdated(report, folder, figures)
+    return EvaluateResult(run=loaded.home, checkpoint=loaded.path, report=report, files=[*files, *figures])
+
+
+@dataclass(frozen=True)
+class _Loaded:
+    """A network with its weights, and the data to evaluate it on.
+
+    Attributes:
+        settings: the configuration.
+        path: the file of the weights.
+        epoch: epochs that the weights were trained for, 0 if unknown.
+        home: the folder for the report by default.
+        workload: data and network.
+        runtime: device and precision.
+    """
+
+    settings: TaskConfig
+    path: Path
+    epoch: int
+    home: Path
+    workload: Workload
+    runtime: Runtime
+
+
+def _load_run(target: Path, split: str, out: Path | None, overrides: Sequence[Override], progress: Progress) -> _Loaded:
+    run = open_run(target, prefer=BEST, overrides=overrides, progress=progress)
+    check_writable(out or run.folder)
+    epoch = len(run.state.history)
+    workload, runtime = build_workload(
+        run.config, run.manifest, splits=(split,), pretrained=False, progress=progress, recorded=run.kept_runtime
+    )
+    load_module(workload, run)
+    return _Loaded(run.config, run.path, epoch, run.folder, workload, runtime)
+
+
+def _load_bare_weights(
+    path: Path,
+    split: str,
+    out: Path | None,
+    config: str | None,
+    overrides: Sequence[Override],
+    progress: Progress,
+) -> _Loaded:
+    home = path.with_name(f"{path.stem}-evaluation")
+    check_writable(out or home)
+    settings, manifest, epoch = open_bare_weights(path, config=config, overrides=overrides, progress=progress)
+    workload, runtime = build_workload(settings, manifest, splits=(split,), pretrained=True, progress=progress)
+    return _Loaded(settings, path, epoch, home, workload, runtime)
 
 
 def _write(report: Mapping[str, Any], extra: Mapping[str, bytes], folder: Path) -> list[Path]:
@@ -113,7 +156,7 @@ def _draw(report: Mapping[str, Any], files: Mapping[str, bytes], folder: Path, p
     """Draw the figures. A failure is a warning and does not affect the others: the report is already written."""
 
     def failed(name: str, error: Exception) -> None:
-        progress.warn(f"{_named(folder, f'{name}.png', report['split']).name} could not be drawn: {reason_of(error)}")
+        progress.warn(f"{_named(folder, f'{name}.png', report['split']).name} could not be drawn: {message_of(error)}")
 
     figures = draw(get_task(report["task"]).figures(report, files.get), failed)
     paths = []

@@ -62,7 +62,7 @@ def _plot_runs(folders: Sequence[Path], out: Path | None, format: str) -> list[P
     # Not Path.resolve(): it fails on links that lead in a circle.
     unique = list({os.path.realpath(folder): folder for folder in folders}.values())
     if not unique:
-        raise ConfigError("no run folder was given", hint="give at least one, as printed by `dbbd train`")
+        raise ConfigError("no run folder was given", hint="pass at least one, as printed by `dbbd train`")
     runs = [read_run(folder) for folder in unique]
     tasks = [_task_of(run) for run in runs]
     single = len(runs) == 1

@@ -19,7 +19,7 @@ from dbbd_cli.tasks.registry import get_task
 
 
 def prepare_run(config: TaskConfig, progress: Progress) -> tuple[TaskConfig, Manifest]:
-    """Check what a new run needs, and make its manifest.
+    """Check what a new run needs, and create its manifest.
 
     Returns:
         The configuration with absolute paths, and the samples with their splits.
@@ -28,7 +28,7 @@ def prepare_run(config: TaskConfig, progress: Progress) -> tuple[TaskConfig, Man
         DbbdError: see the subclasses in `core.errors`.
     """
     config = with_absolute_paths(config)
-    leave_removed_folder()  # only now: before, a relative path would come to mean one in the root folder
+    leave_removed_folder()  # only now, because relative paths would be resolved against the root folder
     check_run_folder(Path(config.run.runs_dir), config.run.name)
     if config.run.device not in ("auto", "cpu") or config.run.precision == "fp16":
         # Only PyTorch knows what this machine supports, and preparing the data may take long.

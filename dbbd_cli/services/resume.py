@@ -1,6 +1,6 @@
 """Continue a run that was stopped, or extend a finished one.
 
-The run folder is checked and locked before PyTorch is imported, which takes seconds; hence the import inside.
+The run folder is checked and locked before PyTorch is imported, which takes seconds, so `resume` imports what needs it.
 """
 
 from __future__ import annotations
@@ -43,11 +43,11 @@ def resume(
     target = target.resolve()
     folder = target if target.is_dir() else target.parent
     if not folder.is_dir():
-        raise CheckpointError(f"{target} does not exist", hint="give a run folder, or a .pth file inside one")
+        raise CheckpointError(f"{target} does not exist", hint="pass a run folder, or a .pth file inside one")
     if not is_run_folder(folder):
         raise CheckpointError(
             f"{target} is not in a run folder: there is no {SPLITS} next to it",
-            hint="give a run folder, or a .pth file inside one",
+            hint="pass a run folder, or a .pth file inside one",
         )
     with locked(folder):
         try:
@@ -58,5 +58,5 @@ def resume(
             raise StoppedError(
                 "Stopped before the first step; the run is unchanged.",
                 signal_number=signal_of(error),
-                hint=f"Continue with: {resume_command(folder)}",
+                hint=f"continue with: {resume_command(folder)}",
             ) from error

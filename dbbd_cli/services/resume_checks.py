@@ -53,12 +53,12 @@ def report_runtime_change(recorded: RuntimeRecord, runtime: Runtime, progress: P
     """
     now = runtime.record()
     if recorded.precision != now.precision:
-        progress.line(f"The run was trained in {recorded.precision} so far, and continues in {now.precision}.")
+        progress.line(f"The run has been trained in {recorded.precision} so far, and continues in {now.precision}.")
     before, after = _computed_on(recorded), _computed_on(now)
     if before != after:
         progress.line(
-            f"The run was computed on {before} so far, and continues on {after}: its results will differ in the last "
-            "digits from those of an uninterrupted run."
+            f"The run has been computed on {before} so far, and continues on {after}: its results will differ in the "
+            "last digits from those of an uninterrupted run."
         )
 
 
@@ -107,7 +107,7 @@ def check_training_settings(run: OpenedRun) -> None:
     if training.epochs < done:
         raise ConfigError(
             f"training.epochs: {training.epochs} is less than the {counted(done, 'epoch')} already trained",
-            hint=f"give more than {done} to train further",
+            hint=f"pass more than {done} to train further",
         )
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from dbbd_cli.config.load import Override
 from dbbd_cli.config.sections import TaskConfig, changed_settings
-from dbbd_cli.core.errors import CheckpointError, ConfigError, DataError
+from dbbd_cli.core.errors import CheckpointError, ConfigError, DataError, reason_of
 from dbbd_cli.core.files import write_text
 from dbbd_cli.core.limits import is_memory_limited
 from dbbd_cli.core.paths import shown_path
@@ -30,7 +30,7 @@ from dbbd_cli.engine.runtime import (
 )
 from dbbd_cli.engine.state import TrainState
 from dbbd_cli.engine.workload import Workload
-from dbbd_cli.model.weights import check_finite, load_tensors, reason_of
+from dbbd_cli.model.weights import check_finite, load_tensors
 from dbbd_cli.runs.folder import SPLITS, is_run_folder
 from dbbd_cli.services.preparation import report_cache_folder, with_absolute_paths
 from dbbd_cli.services.results import RunFacts
@@ -79,7 +79,7 @@ def open_run(
 
     Raises:
         CheckpointError: there is no usable checkpoint.
-        ConfigError: an override does not fit.
+        ConfigError: an override is invalid.
     """
     path, checkpoint = _find_checkpoint(target.resolve(), prefer, progress)
     _check_task(path, checkpoint["config"])
@@ -119,7 +119,7 @@ def _find_checkpoint(target: Path, prefer: str, progress: Progress) -> tuple[Pat
         load_tensors(target, objects=True)  # report a damaged or unsafe file first
         raise CheckpointError(
             f"{target} is not in a run folder: there is no {SPLITS} next to it",
-            hint="give a run folder, or a .pth file inside one; weights alone are for train with --set "
+            hint="pass a run folder, or a .pth file inside one; weights alone are for train with --set "
             "model.weights=PATH, and for evaluate if their task supports it",
         )
     return target, load_checkpoint(target)
@@ -148,7 +148,7 @@ def _manifest_of_run(checkpoint: Path, config: TaskConfig, digest: object, force
     if config.is_synthetic:
         rebuilt = get_task(config.task).make_manifest(config, progress)
         if rebuilt.digest() == digest:
-            what = "is not that of the run" if lost is None else "is damaged" if path.exists() else "is missing"
+            what = "does not match the run" if lost is None else "is damaged" if path.exists() else "is missing"
             progress.warn(f"{path} {what}. It was rebuilt from the settings and matches the checkpoint.")
             with suppress(OSError):  # the folder may be read-only
                 write_text(path, rebuilt.to_json())
@@ -166,7 +166,7 @@ def _manifest_of_run(checkpoint: Path, config: TaskConfig, digest: object, force
 
 
 def _with_own_cache(config: TaskConfig, overrides: Sequence[Override], progress: Progress) -> TaskConfig:
-    """The configuration without a cache folder that only the checkpoint names.
+    """The configuration without a cache folder that comes only from the checkpoint.
 
     Files are written to and removed from that folder, and the checkpoint may come from anyone.
     """
@@ -223,7 +223,7 @@ def _first_usable(folder: Path, prefer: str, progress: Progress) -> tuple[Path, 
         )
     raise CheckpointError(
         f"{folder} has no checkpoint",
-        hint="give a run folder created by dbbd train",
+        hint="pass a run folder created by dbbd train",
     )
 
 
@@ -306,7 +306,7 @@ def show_facts(facts: RunFacts, progress: Progress, *, run: Path | None = None) 
     if facts.synthetic:
         rows = {"SYNTHETIC": "the numbers of this run say nothing about real data", **rows}
     if facts.skipped:
-        rows["Left out"] = f"{facts.skipped:,}; see {SPLITS} for the reasons"
+        rows["Skipped"] = f"{facts.skipped:,}; see {SPLITS} for the reasons"
     if run is not None:
         rows["Run folder"] = shown_path(run)
     progress.facts("Run", rows)
@@ -316,14 +316,14 @@ def load_module(workload: Workload, run: OpenedRun) -> None:
     """Load the weights of a checkpoint into the workload's network.
 
     Raises:
-        CheckpointError: they do not fit, or are not finite.
+        CheckpointError: they do not match, or are not finite.
     """
     check_finite(run.checkpoint["module"], run.path)
     try:
         workload.module.load_state_dict(run.checkpoint["module"])
     except Exception as error:  # of any kind, as the file may contain anything
         raise CheckpointError(
-            f"{run.path} does not fit this configuration: {reason_of(error)}",
+            f"{run.path} does not match this configuration: {reason_of(error)}",
             hint="leave out the --set that changes the network",
         ) from error
     run.checkpoint.clear()  # half a gigabyte for qr_cnn

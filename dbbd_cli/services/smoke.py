@@ -1,4 +1,4 @@
-"""Check that everything works on this machine: each promise of the tool, once, on synthetic data."""
+"""Smoke test: run every command once on synthetic data, and check its result."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def smoke(
     if task != "all" and task not in known:
         raise ConfigError(f"--task: there is no task {task!r}", hint=f"choose one of: all, {', '.join(known)}")
     if epochs < 1:
-        raise ConfigError(f"--epochs: {epochs} is too few", hint="give at least 1")
+        raise ConfigError(f"--epochs: {epochs} is too few", hint="pass at least 1")
     names = known if task == "all" else [task]
     runtimes = {
         name: choose_runtime(device, "auto", bf16_on_cpu=get_task(name).config_class.bf16_on_cpu) for name in names
@@ -96,10 +96,10 @@ def _precisions(precisions: Mapping[str, str]) -> str:
     return ", ".join(f"{task}: {precision}" for task, precision in precisions.items())
 
 
-def _check(holds: bool, otherwise: str) -> None:
+def _require(condition: bool, message: str) -> None:
     # Not `assert`: under `python -O`, every step would pass.
-    if not holds:
-        raise DbbdError(otherwise)
+    if not condition:
+        raise DbbdError(message)
 
 
 class _Trial:
@@ -193,27 +193,27 @@ class _Trial:
 
     def _resume(self) -> str:
         result = resume(self.interrupted, progress=self.progress)
-        _check(result.epochs == self.epochs, f"{counted(result.epochs, 'epoch')} instead of {self.epochs}")
+        _require(result.epochs == self.epochs, f"{counted(result.epochs, 'epoch')} instead of {self.epochs}")
         return f"{counted(result.epochs, 'epoch')} finished"
 
     def _compare(self) -> str:
         one, two = load_checkpoint(self.uninterrupted.checkpoint), load_checkpoint(self.interrupted / NEWEST)
         for part in ("module", "optimizer", "learning_rate"):
-            _check(same(one[part], two[part], self.exact), f"{part} differs from the uninterrupted run")
-        _check(same(one["state"]["history"], two["state"]["history"], self.exact), "the history differs")
+            _require(same(one[part], two[part], self.exact), f"{part} differs from the uninterrupted run")
+        _require(same(one["state"]["history"], two["state"]["history"], self.exact), "the history differs")
         return "resumed = uninterrupted, bit for bit" if self.exact else "resumed = uninterrupted, within rounding"
 
     def _validate(self) -> str:
         result = validate(self.uninterrupted.run, progress=self.progress)
         difference = abs(result.metrics["loss"] - self.uninterrupted.best["loss"])
-        _check(difference <= 1e-6, f"the loss differs from the logged one by {difference:g}")
+        _require(difference <= 1e-6, f"the loss differs from the logged one by {difference:g}")
         return f"loss {result.metrics['loss']:.4f}, as logged"
 
     def _evaluate(self) -> str:
         result = evaluate(self.uninterrupted.run, progress=self.progress)
         expected = self.uninterrupted.facts.samples["test"]
         found = result.report["num_samples"]
-        _check(found == expected, f"{found} samples, not {expected}")
+        _require(found == expected, f"{found} samples, not {expected}")
         _check_written(result.files)
         return f"{counted(expected, 'test sample')}, {counted(len(result.files), 'file')}"
 
@@ -225,7 +225,7 @@ class _Trial:
 
 def _check_written(files: Sequence[Path]) -> None:
     for file in files:
-        _check(file.stat().st_size > 0, f"{file.name} is empty")
+        _require(file.stat().st_size > 0, f"{file.name} is empty")
 
 
 def same(one: Any, two: Any, exact: bool) -> bool:
@@ -244,7 +244,7 @@ def same(one: Any, two: Any, exact: bool) -> bool:
 
 
 class OnlyBars(Silent):
-    """Passes on bars and warnings only: the headers and tables of every small run would hide the result."""
+    """Passes on only bars and warnings: the headers and tables of every small run would bury the result."""
 
     def __init__(self, progress: Progress) -> None:
         self.progress = progress

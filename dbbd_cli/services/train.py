@@ -1,6 +1,6 @@
 """Train a new run, or estimate what it would take.
 
-Settings and data are checked before PyTorch is imported, which takes seconds; hence the imports inside the functions.
+Settings and data are checked before PyTorch is imported, which takes seconds, so the functions import what needs it.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ from dbbd_cli.engine.environment import write_environment
 from dbbd_cli.engine.failures import supervised
 from dbbd_cli.engine.runtime import seed_everything
 from dbbd_cli.engine.trainer import Run, Trainer, fit
-from dbbd_cli.report.drawing import reason_of
+from dbbd_cli.report.drawing import message_of
 from dbbd_cli.report.save import save_figure
 from dbbd_cli.runs.folder import CONFIG, FIGURE, LOG, SPLITS, SYNTHETIC_NOTE, create_run_folder, locked
 from dbbd_cli.runs.log import RunLog
@@ -102,7 +102,7 @@ def train_to_the_end(
                 raise StoppedError(
                     "Stopped after the last epoch; everything is saved.",
                     signal_number=stop.signal_number,
-                    hint=f"Continue with: {resume_command(folder)}",
+                    hint=f"continue with: {resume_command(folder)}",
                 )
     return _result(trainer, folder, facts, plots, finished_before=finished_before)
 
@@ -114,7 +114,7 @@ def _errors_say_how_to_continue(trainer: Trainer, folder: Path) -> Iterator[None
     try:
         yield
     except DataError as error:
-        error.hint = f"{error.hint}; then continue with: {resume}" if error.hint else f"Continue with: {resume}"
+        error.hint = f"{error.hint}; then continue with: {resume}" if error.hint else f"continue with: {resume}"
         raise
     except OSError as error:
         raise disk_error(error, folder, checkpoint_bytes(trainer)) from error
@@ -122,7 +122,7 @@ def _errors_say_how_to_continue(trainer: Trainer, folder: Path) -> Iterator[None
         raise StoppedError(
             f"Stopped immediately in epoch {trainer.state.epoch}; the steps since the last checkpoint are lost.",
             signal_number=signal_of(error),
-            hint=f"Continue with: {resume}",
+            hint=f"continue with: {resume}",
         ) from error
 
 
@@ -143,7 +143,7 @@ def _draw(folder: Path, progress: Progress) -> list[Path]:
     try:
         return [save_figure(history_figure([read_run(folder)]), path)]
     except Exception as error:  # training is done, and its result must not be lost over a figure
-        progress.warn(f"{path.name} could not be drawn: {reason_of(error)}")
+        progress.warn(f"{path.name} could not be drawn: {message_of(error)}")
         return []
 
 

@@ -49,7 +49,7 @@ class Task(Protocol):
     smoke_config: str
     """Name or path of the configuration that `dbbd smoke` uses: small, on synthetic data."""
     sample_unit: str
-    """What samples are called, in the plural, such as images."""
+    """The plural noun for samples, such as images."""
     progress_metrics: tuple[str, ...]
     """The metrics that summarize an epoch, the loss first; the others are only logged."""
     figure_names: tuple[str, ...] = ()
@@ -92,7 +92,7 @@ class Task(Protocol):
 
         Raises:
             DataError: samples are missing or have changed.
-            CheckpointError: `model.weights` does not fit.
+            CheckpointError: `model.weights` does not match the network.
         """
         ...
 

@@ -15,9 +15,9 @@ from dbbd_cli.report.drawing import load_matplotlib
 # N = samples, K = classes.
 
 MAX_CURVE_POINTS, MIN_CURVE_POINTS, MAX_ALL_CURVE_POINTS = 500, 20, 100_000
-"""Limits to the points that are kept of each curve, and of the curves of all classes together; more are not visible."""
+"""Limits on the points kept for each curve, and for the curves of all classes together; more would not be visible."""
 MAX_CONFUSION_CLASSES = 1000
-"""With more classes, the confusion matrix, which has a number for each pair, is left out."""
+"""With more classes, the confusion matrix, which has a number for each pair of classes, is omitted."""
 CALIBRATION_BINS = 15
 FALSE_POSITIVE_RATES = (0.01, 0.001)
 
@@ -41,12 +41,37 @@ def classification_report(
         Plain values, ready for JSON.
     """
     load_matplotlib()  # TorchMetrics imports it too, and would fail with some settings of the environment
-    # Imported here: it takes seconds, and only evaluation needs it.
-    from torchmetrics.functional import classification as metrics
-
     logits, labels = logits.double().cpu(), labels.cpu()
     probabilities = F.softmax(logits, dim=1)
     predicted = logits.argmax(dim=1)
+    calibration, reliability = _calibration(probabilities, predicted == labels)
+    ranked = range(len(classes)) if positive_class is None else [list(classes).index(positive_class)]
+    points = min(MAX_CURVE_POINTS, max(MIN_CURVE_POINTS, MAX_ALL_CURVE_POINTS // len(ranked)))
+    curves = [_ranking(probabilities[:, k], labels == k, classes[k], points) for k in ranked]
+    return {
+        "num_samples": len(labels),
+        "classes": list(classes),
+        "positive_class": positive_class,
+        "loss": float(F.cross_entropy(logits, labels)),
+        "accuracy": float((predicted == labels).double().mean()),
+        **_scores(predicted, labels, classes),
+        "roc_auc": _mean(curve["roc"]["auc"] for curve in curves),
+        "average_precision": _mean(curve["precision_recall"]["average_precision"] for curve in curves),
+        "recall_at_fpr": None if positive_class is None else curves[0]["recall_at_fpr"],
+        "expected_calibration_error": calibration,
+        "curves": {
+            "roc": [curve["roc"] for curve in curves],
+            "precision_recall": [curve["precision_recall"] for curve in curves],
+            "reliability": reliability,
+        },
+    }
+
+
+def _scores(predicted: torch.Tensor, labels: torch.Tensor, classes: Sequence[str]) -> dict[str, Any]:
+    """Precision, recall and F1 of each class and their means, and the confusion matrix."""
+    # Imported here and below: it takes seconds, and only evaluation needs it.
+    from torchmetrics.functional import classification as metrics
+
     num_classes = len(classes)
     functions = {
         "precision": metrics.multiclass_precision,
@@ -61,16 +86,7 @@ def classification_report(
     confusion = None
     if num_classes <= MAX_CONFUSION_CLASSES:
         confusion = metrics.multiclass_confusion_matrix(predicted, labels, num_classes).tolist()
-    ranked = range(num_classes) if positive_class is None else [list(classes).index(positive_class)]
-    points = min(MAX_CURVE_POINTS, max(MIN_CURVE_POINTS, MAX_ALL_CURVE_POINTS // len(ranked)))
-    curves = [_ranking(probabilities[:, k], labels == k, classes[k], points) for k in ranked]
-    calibration, reliability = _calibration(probabilities, predicted == labels)
     return {
-        "num_samples": len(labels),
-        "classes": list(classes),
-        "positive_class": positive_class,
-        "loss": float(F.cross_entropy(logits, labels)),
-        "accuracy": float((predicted == labels).double().mean()),
         "per_class": [
             {"class": name, **{score: values[k] for score, values in scores.items()}, "support": support[k]}
             for k, name in enumerate(classes)
@@ -78,15 +94,6 @@ def classification_report(
         "macro": macro,
         "weighted": weighted,
         "confusion_matrix": confusion,
-        "roc_auc": _mean(curve["roc"]["auc"] for curve in curves),
-        "average_precision": _mean(curve["precision_recall"]["average_precision"] for curve in curves),
-        "recall_at_fpr": None if positive_class is None else curves[0]["recall_at_fpr"],
-        "expected_calibration_error": calibration,
-        "curves": {
-            "roc": [curve["roc"] for curve in curves],
-            "precision_recall": [curve["precision_recall"] for curve in curves],
-            "reliability": reliability,
-        },
     }
 
 

@@ -18,7 +18,7 @@ WARM_UP_STEPS = 2
 
 
 def main() -> None:
-    """Reads the command line, makes a few steps, shows the last one by operator."""
+    """Run a few steps, and show where the last one spends its time, by operator."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("task", choices=("qr_cnn", "dbbd"))
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
@@ -40,7 +40,7 @@ def main() -> None:
     for operator in operators[: options.rows]:
         table.add_row(operator.key, str(operator.count), f"{100 * operator.self_cpu_time_total / total:.1f} %")
     calls = sum(operator.count for operator in operators)
-    table.add_row("all, the batch's data among it", str(calls), f"{total / 1e6:.2f} s")
+    table.add_row("all, including loading the batch", str(calls), f"{total / 1e6:.2f} s")
     Console().print(table)
 
 

@@ -28,9 +28,20 @@ TRAIN = ("train", "--config", "smoke_qr")
 def test_an_error_is_printed_as_a_block(run: Run, fake_service: Run) -> None:
     fake_service("train", train=DataError("2 files cannot be read", hint="remove them", details=["a.png", "b.png"]))
     result = run(*TRAIN)
-    assert result.stderr == "Error: 2 files cannot be read\n  a.png\n  b.png\nremove them\n"
+    assert result.stderr == "Error: 2 files cannot be read\n  a.png\n  b.png\nRemove them\n"
     assert result.stdout == ""
     assert result.exit_code == 3
+
+
+@pytest.mark.parametrize(
+    ("hint", "shown"),
+    [("check it: data.path", "Check it: data.path"), ("splits.json was edited", "splits.json was edited")],
+)
+def test_a_hint_begins_with_a_capital_unless_a_name_comes_first(
+    hint: str, shown: str, run: Run, fake_service: Run
+) -> None:
+    fake_service("train", train=DataError("x", hint=hint))
+    assert run(*TRAIN).stderr == f"Error: x\n{shown}\n"
 
 
 @pytest.mark.parametrize(
@@ -60,7 +71,7 @@ def test_an_error_is_printed_as_json(run: Run, fake_service: Run) -> None:
     result = run(*TRAIN, "--json")
     expected = {"kind": "data", "message": "what", "details": ["one"], "hint": "do", "exit_code": 3}
     assert json.loads(result.stdout) == {"error": expected}
-    assert result.stderr == "Error: what\n  one\ndo\n"
+    assert result.stderr == "Error: what\n  one\nDo\n"
 
 
 def test_a_usage_error_is_printed_as_json(run: Run) -> None:

@@ -37,7 +37,7 @@ def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ("qr_cnn", "is a configuration, not a run", "dbbd train --config qr_cnn"),
         ("runs", "is not a run folder", RUN),
         (".", "is not a run folder", RUN),
-        ("pictures", "is not a run folder", "Give a run folder"),
+        ("pictures", "is not a run folder", "pass a run folder"),
         (f"{RUN}/history.jsonl", "is not a checkpoint", f"instead: {RUN}"),
     ],
 )

@@ -84,7 +84,7 @@ REASONS = {
     not_a_number: "not finite at point 42",
     three_points: "only 3 points",
     one_place: "all of its points are in the same place",
-    cycle: "its children hold 200",
+    cycle: "its children contain 200",
     index_out_of_range: "exactly once",
     truncated: "1,000,000,000,000",
     payload: "nothing in it was run",

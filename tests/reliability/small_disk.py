@@ -65,8 +65,8 @@ def empty(disk: Path) -> None:
 def free_and_needed_mb(text: str) -> tuple[float, float]:
     """Return the sizes named in an error."""
     text = " ".join(text.split()).replace(",", "")
-    free = re.search(r"([\d.]+) MB are free", text)
-    needed = re.search(r"needs about ([\d.]+) MB|([\d.]+) MB are needed", text)
+    free = re.search(r"([\d.]+) MB is free", text)
+    needed = re.search(r"needs about ([\d.]+) MB|they need ([\d.]+) MB", text)
     assert free, text
     assert needed, text
     return float(free[1]), float(needed[1] or needed[2])

@@ -264,7 +264,7 @@ BAD_SCENES: dict[str, tuple[Callable[[Path], object], str]] = {
             body=struct.pack("<I", 10**9) * 90), "is truncated in its element vertex"),
     "ASCII PLY of points with a list of 10^9": (
         ply("ascii", "element vertex 3", *XYZ, "property list uint int i", body=b"1 2 3 1000000000 1\n" * 3),
-        "a line that does not hold the numbers and lists"),
+        "a line that does not contain the numbers and lists"),
     "PLY with 900,000 empty lists and no more": (
         ply("binary_little_endian", "element face 900000", "property list uchar int i", "element vertex 200", *XYZ,
             body=bytes(800_000)), "is truncated in its element face"),

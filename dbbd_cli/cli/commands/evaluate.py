@@ -57,7 +57,7 @@ def evaluate(
     For a classifier, this includes the confusion matrix and the ROC curve; for pretraining, the losses compared with
     chance, and a linear probe of the features compared with the same probe on a random network and on the raw input.
 
-    A run folder means its best model; give a checkpoint file to evaluate another state.
+    A run folder means its best model; pass a checkpoint file to evaluate another state.
     """
     leave_removed_folder(target, out)
     require_run_or_checkpoint(target)

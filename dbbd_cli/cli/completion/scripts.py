@@ -53,7 +53,7 @@ def install() -> tuple[str, Path]:
     except (RuntimeError, OSError) as error:
         raise DiskError(
             f"completion cannot be installed in the home folder: {error}",
-            hint="Write the script to a file with dbbd --show-completion, and source that file in your shell.",
+            hint="write the script to a file with dbbd --show-completion, and source that file in your shell",
         ) from error
 
 
@@ -76,5 +76,5 @@ def _this_shell() -> str:
     except ShellDetectionFailure:
         shell = Path(os.environ.get("SHELL", "unknown")).name
     if shell not in _FILES:
-        raise ConfigError(f"no completion script for this shell: {shell}", hint=f"Available: {', '.join(_FILES)}.")
+        raise ConfigError(f"no completion script for this shell: {shell}", hint=f"available: {', '.join(_FILES)}")
     return shell

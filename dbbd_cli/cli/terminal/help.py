@@ -15,7 +15,7 @@ class HelpSections:
     """Arguments, options by panel, commands and examples of a help text; the rest is Typer's."""
 
     def get_help_option(self: Any, ctx: Any) -> Any:
-        """The option `--help`, with a callback for which a closed pipe is no error."""
+        """The option `--help`, with a callback that tolerates a closed pipe."""
         option = super().get_help_option(ctx)  # type: ignore[misc]
         option.callback = _show_help
         option.default = False  # to convert a missing value, Typer would import Pydantic

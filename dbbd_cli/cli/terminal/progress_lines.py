@@ -15,7 +15,7 @@ from dbbd_cli.core.progress import Phase
 from dbbd_cli.report.text import describe_metric
 
 SECONDS_BETWEEN_LINES = 10.0
-"""The least time between two progress lines, whichever phases they belong to."""
+"""Minimum time between two progress lines, whichever phases they belong to."""
 
 
 class LineProgress(Messages):
@@ -23,7 +23,7 @@ class LineProgress(Messages):
 
     Args:
         stream: where to write.
-        seconds: least time between two progress lines; `math.inf`: write none.
+        seconds: minimum time between two progress lines; `math.inf`: write none.
         only_warnings: write nothing but warnings.
         clock: seconds on a clock that never goes back.
     """

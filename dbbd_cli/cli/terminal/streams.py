@@ -52,7 +52,7 @@ def write_result(text: str) -> None:
         drop_unwritten(sys.stdout)
         raise DiskError(
             f"standard output cannot be written: {error.strerror}",
-            hint=f"{repair_of(error).capitalize()}, or redirect it elsewhere.",
+            hint=f"{repair_of(error)}, or redirect it elsewhere",
         ) from error
 
 

@@ -19,7 +19,7 @@ from dbbd_cli.services.results import Forecast, PlotResult, RunFacts, SmokeResul
 
 
 def train(result: TrainResult, width: int | None) -> Parts:
-    """The data, the outcome and the files of a run, and what to type next."""
+    """The data, the outcome and the files of a run, and the next commands."""
     run = shown_path(result.run)
     resume = command_line("dbbd", "resume", run, "--epochs", str(result.epochs * 2))
     if result.finished_before:
@@ -32,7 +32,7 @@ def train(result: TrainResult, width: int | None) -> Parts:
         *_facts(result.facts),
         ("Epochs", f"{result.epochs:,}{' (stopped early)' if result.stopped_early else ''}"),
         *(
-            [("Left out", f"{counted(result.skipped_steps, 'step')} with a non-finite loss or gradient")]
+            [("Skipped", f"{counted(result.skipped_steps, 'step')} with a non-finite loss or gradient")]
             if result.skipped_steps
             else []
         ),
@@ -85,7 +85,7 @@ def _facts(facts: RunFacts) -> Rows:
         *synthetic(facts.synthetic, facts.data),
         (facts.sample_unit.capitalize(), facts.samples_in_words()),
         ("Batches", " / ".join(f"{number:,} {split}" for split, number in facts.batches.items())),
-        *([("Left out", f"{facts.skipped:,}; see splits.json for the reasons")] if facts.skipped else []),
+        *([("Skipped", f"{facts.skipped:,}; see splits.json for the reasons")] if facts.skipped else []),
         ("Model", facts.model),
         ("Parameters", count(facts.parameters)),
         ("Size", megabytes(facts.size_mb)),

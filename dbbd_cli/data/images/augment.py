@@ -17,7 +17,7 @@ from dbbd_cli.data.random_numbers import AUGMENTATION, uniform
 
 
 class Augmentation:
-    """Rotates images and changes their brightness and contrast, each by its own random amount.
+    """Rotates each image and changes its brightness and contrast by random amounts.
 
     The amounts of a batch are computed once, here; `apply` can then process a few images at a time. Pixels from outside
     a rotated image are those of the nearest edge, so that the quiet zone of a QR code stays white.
@@ -91,10 +91,10 @@ class _Rotation:
         last = math.ceil(math.tan(largest / 2) * half) + 1
         middle = math.ceil(math.sin(largest) * (half + last)) + 1
         first = math.ceil(math.tan(largest / 2) * (half + middle)) + 1
-        self._beside = first + last
+        self._padding = first + last
         height, width = size + 2 * middle, size + 2 * last
         self._shears = (
-            _Shear(rows, channels, size, width + 2 * first, first, above=middle),
+            _Shear(rows, channels, size, width + 2 * first, first, pad_rows=middle),
             _Shear(columns, channels, width, height, middle),
             _Shear(rows, channels, size, width, last),
         )
@@ -102,13 +102,13 @@ class _Rotation:
     def apply(self, images: torch.Tensor, first: int) -> torch.Tensor:
         if self._quarters is not None:
             which = self._quarters[first : first + len(images)]
-            turned = [torch.where(which == number, images.rot90(number, (2, 3)), 0) for number in range(4)]
-            images = torch.stack(turned).sum(0, dtype=images.dtype)
-        left, right = (images[..., edge].expand(-1, -1, -1, self._beside) for edge in (slice(1), slice(-1, None)))
-        of_rows, of_columns, of_rows_again = self._shears
-        images = of_rows.apply(torch.cat([left, images, right], dim=3), first)
-        images = of_columns.apply(images.transpose(2, 3), first)
-        return of_rows_again.apply(images.transpose(2, 3), first)
+            rotated = [torch.where(which == number, images.rot90(number, (2, 3)), 0) for number in range(4)]
+            images = torch.stack(rotated).sum(0, dtype=images.dtype)
+        left, right = (images[..., edge].expand(-1, -1, -1, self._padding) for edge in (slice(1), slice(-1, None)))
+        row_shear, column_shear, last_row_shear = self._shears
+        images = row_shear.apply(torch.cat([left, images, right], dim=3), first)
+        images = column_shear.apply(images.transpose(2, 3), first)
+        return last_row_shear.apply(images.transpose(2, 3), first)
 
 
 class _Shear:
@@ -120,18 +120,18 @@ class _Shear:
         height: H.
         width: W.
         margin: the largest shift, and the number of columns removed on the left and on the right.
-        above: number of rows added above and below, copies of the first and last row.
+        pad_rows: number of rows added above and below, copies of the first and last row.
     """
 
     def __init__(
-        self, slopes: torch.Tensor, channels: int, height: int, width: int, margin: int, above: int = 0
+        self, slopes: torch.Tensor, channels: int, height: int, width: int, margin: int, pad_rows: int = 0
     ) -> None:
-        row = torch.arange(-above, height + above, device=slopes.device)
+        row = torch.arange(-pad_rows, height + pad_rows, device=slopes.device)
         shift = (slopes[:, None] * (row - (height - 1) / 2)).repeat_interleave(channels, dim=0)
         whole = shift.floor()
         plane = torch.arange(len(shift), device=slopes.device)[:, None] * (height * width)
         self._start = plane + (row.clamp(0, height - 1) * width + margin) + whole.long()
-        self._between = shift - whole
+        self._fraction = shift - whole
         self._size, self._kept = height * width, width - 2 * margin
 
     def apply(self, images: torch.Tensor, first: int) -> torch.Tensor:
@@ -142,5 +142,5 @@ class _Shear:
         # A matrix of overlapping rows, one for each possible start: selecting its rows copies whole lines.
         flat = images.contiguous().view(-1)
         lines = flat.as_strided((len(flat) - self._kept, self._kept + 1), (1, 1)).index_select(0, start).float()
-        sheared = torch.lerp(lines[:, :-1], lines[:, 1:], self._between[planes].reshape(-1, 1))
+        sheared = torch.lerp(lines[:, :-1], lines[:, 1:], self._fraction[planes].reshape(-1, 1))
         return sheared.view(num_images, channels, -1, self._kept)

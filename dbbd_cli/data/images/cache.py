@@ -1,6 +1,6 @@
 """Cache of decoded images: each is read, checked and resized once, then memory-mapped by every run.
 
-The cache of a data set is one file of shape (N, C, S, S), uint8: images, channels (1 if all are gray, else 3), height
+The cache of a dataset is one file of shape (N, C, S, S), uint8: images, channels (1 if all are gray, else 3), height
 and width, followed by checksums. Its name is a hash of the content of all images and of the way they were prepared:
 a changed image leads to another file, and runs and processes can share one. The pixels are verified before they are
 used; a damaged file is prepared again. If some images are bad, the file is named after the good ones, and a small
@@ -41,7 +41,7 @@ ROWS_WORTH_PROCESSES = 512
 
 @dataclass(frozen=True)
 class PreparedImages:
-    """The cache of a data set, and the images that could not be prepared."""
+    """The cache of a dataset, and the images that could not be prepared."""
 
     path: Path
     shape: Shape
@@ -74,7 +74,7 @@ def cached_images(refs: Sequence[ImageRef], size: int, cache_dir: Path, progress
         cache_dir: folder of the caches.
         progress: receives a warning about a damaged cache, which is removed.
     """
-    return _usable_of(refs, size, cache_dir, {}, progress)
+    return _usable_entry(refs, size, cache_dir, {}, progress)
 
 
 def prepare_images(
@@ -82,7 +82,7 @@ def prepare_images(
 ) -> PreparedImages:
     """Decode, check and resize images, unless they are in the cache.
 
-    Other files of the cache make room, see `data.cache.make_room`. A data set that exceeds the limit by itself is
+    Other files of the cache make room, see `data.cache.make_room`. A dataset that exceeds the limit by itself is
     written nevertheless, since there is no training without it; then nothing else is kept.
 
     Args:
@@ -99,39 +99,39 @@ def prepare_images(
         DataError: worker processes cannot be started.
         DiskError: the cache cannot be written.
     """
-    if (done := _done_before(refs, size, cache_dir, progress if verify else None)) is not None:
-        return done
-    whole = _of(refs, size, cache_dir, {})
+    if (existing := _existing_entry(refs, size, cache_dir, progress if verify else None)) is not None:
+        return existing
+    whole = _entry(refs, size, cache_dir, {})
     with entry_lock(whole.path), disk_errors(cache_dir):
-        if (done := _done_before(refs, size, cache_dir, Silent())) is not None:  # by another process meanwhile
-            return done
+        if (existing := _existing_entry(refs, size, cache_dir, Silent())) is not None:  # by another process meanwhile
+            return existing
         make_room(cache_dir, needed=size_with_checksums(whole.num_bytes))
         return _fill(refs, whole, progress)
 
 
-def _done_before(
+def _existing_entry(
     refs: Sequence[ImageRef], size: int, cache_dir: Path, progress: Progress | None
 ) -> PreparedImages | None:
-    """The cache of these images, or of all but those recorded as bad; None if there is none."""
-    if (whole := _usable_of(refs, size, cache_dir, {}, progress)) is not None:
+    """The cache entry of these images, or of all but those recorded as bad; None if there is none."""
+    if (whole := _usable_entry(refs, size, cache_dir, {}, progress)) is not None:
         return whole
-    record = _of(refs, size, cache_dir, {}).path.with_suffix(".json")
+    record = _entry(refs, size, cache_dir, {}).path.with_suffix(".json")
     problems = _read_record(record, refs)
-    return _usable_of(refs, size, cache_dir, problems, progress) if problems else None
+    return _usable_entry(refs, size, cache_dir, problems, progress) if problems else None
 
 
-def _usable_of(
+def _usable_entry(
     refs: Sequence[ImageRef], size: int, cache_dir: Path, problems: dict[int, str], progress: Progress | None
 ) -> PreparedImages | None:
-    """The cache of the good images if it exists; its pixels are verified if `progress` is given."""
-    found = (_of(refs, size, cache_dir, problems, channels) for channels in (1, 3))
-    return next((prepared for prepared in found if _usable(prepared, progress)), None)
+    """The cache entry of the good images if it exists; its pixels are verified if `progress` is given."""
+    found = (_entry(refs, size, cache_dir, problems, channels) for channels in (1, 3))
+    return next((prepared for prepared in found if _is_usable(prepared, progress)), None)
 
 
-def _of(
+def _entry(
     refs: Sequence[ImageRef], size: int, cache_dir: Path, problems: dict[int, str], channels: int | None = None
 ) -> PreparedImages:
-    """The cache of the good images, whether it exists or not, with the most channels that they may need by default."""
+    """The cache entry of the good images, existing or not; by default with as many channels as they may need."""
     channels = channels or (1 if refs[0].url is not None else 3)
     good = [ref for position, ref in enumerate(refs) if position not in problems]
     return PreparedImages(cache_dir / _cache_name(good, channels, size), (len(good), channels, size, size), problems)
@@ -145,7 +145,7 @@ def _cache_name(refs: Sequence[ImageRef], channels: int, size: int) -> str:
     return f"images-{hasher.hexdigest()[:32]}.u8"
 
 
-def _usable(prepared: PreparedImages, progress: Progress | None) -> bool:
+def _is_usable(prepared: PreparedImages, progress: Progress | None) -> bool:
     path, size = prepared.path, prepared.num_bytes
     try:
         if not path.is_file():
@@ -163,7 +163,7 @@ def _usable(prepared: PreparedImages, progress: Progress | None) -> bool:
         if intact:
             mark_used(path)
         elif progress is not None:
-            progress.warn(f"The image cache {printable(str(path))} is damaged: the images are prepared again.")
+            progress.warn(f"The image cache {printable(str(path))} is damaged; preparing the images again.")
             path.unlink()
     except OSError:
         return False
@@ -188,14 +188,14 @@ def _fill(refs: Sequence[ImageRef], whole: PreparedImages, progress: Progress) -
         _reserve(temporary, whole.num_bytes)
         found = _prepare(temporary, whole.shape, refs, progress)
         problems = {row: found[row].reason for row in sorted(found)}
-        prepared = _of(refs, whole.shape[2], whole.path.parent, problems)
+        prepared = _entry(refs, whole.shape[2], whole.path.parent, problems)
         if len(found) == len(refs):
             return prepared
         if found:
             _keep_rows(temporary, whole.shape, [row for row in range(len(refs)) if row not in found])
         if prepared.shape[1] > 1 and _is_gray(temporary, prepared.shape):
             _keep_one_channel(temporary, prepared.shape)
-            prepared = _of(refs, whole.shape[2], whole.path.parent, problems, channels=1)
+            prepared = _entry(refs, whole.shape[2], whole.path.parent, problems, channels=1)
         append_checksums(temporary, prepared.path.name)
         temporary.replace(prepared.path)
     finally:
@@ -232,7 +232,7 @@ def _reserve(path: Path, size: int) -> None:
     """Create a file of zeros with allocated blocks: a disk that fills up under a memory map would kill the process."""
     free = shutil.disk_usage(path.parent).free
     if free < size:
-        raise OSError(errno.ENOSPC, f"{size / 1e6:,.0f} MB are needed and {free / 1e6:,.0f} MB are free")
+        raise OSError(errno.ENOSPC, f"{size / 1e6:,.0f} MB needed, {free / 1e6:,.0f} MB free")
     with path.open("wb") as file:
         if hasattr(os, "posix_fallocate"):
             os.posix_fallocate(file.fileno(), 0, size)

@@ -17,9 +17,9 @@ from dbbd_cli.data.images.formats import FORMAT_OF_SUFFIX, can_read
 
 MAX_PIXELS = 90_000_000
 MAX_MEMORY = 400_000_000
-"""Largest image that is decoded, in pixels and in bytes that decoding takes."""
+"""Limits on the size of an image: pixels, and bytes that decoding takes."""
 MAX_SIDE = 100_000
-"""Largest width and height: to resize an image, PIL needs 16 bytes for each pixel of a side."""
+"""Maximum width and height: to resize an image, PIL needs 16 bytes per pixel of a side."""
 
 _STRIP_PIXELS = 1_000_000
 _DECODER_BYTES = {"WEBP": 12, "GIF": 4, "TIFF": 4, "PPM": 8, "HEIF": 4, "AVIF": 5}
@@ -131,7 +131,7 @@ def _image_bytes(image: Image.Image) -> int:
 def _orientation(image: Image.Image) -> object:
     try:
         return image.getexif().get(ExifTags.Base.Orientation)
-    except Exception:  # damaged metadata are no reason to reject the image
+    except Exception:  # damaged metadata is no reason to reject the image
         return None
 
 

@@ -6,7 +6,7 @@ import os
 from collections import defaultdict
 from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from dbbd_cli.core.errors import DataError
 from dbbd_cli.core.progress import Progress
@@ -15,7 +15,7 @@ from dbbd_cli.data.folder_entries import warn_of_unread
 from dbbd_cli.data.images.cache import PreparedImages, cached_images, prepare_images
 from dbbd_cli.data.images.formats import ways_to_read
 from dbbd_cli.data.images.refs import ImageRef, hash_files, url_sha256
-from dbbd_cli.data.images.sources import Source, file_of
+from dbbd_cli.data.images.sources import Candidate, Source, file_of
 from dbbd_cli.data.images.url_grammar import host_of
 from dbbd_cli.data.manifest import Manifest, Sample
 from dbbd_cli.data.splitting import assign_splits, check_class_sizes, draw_sample
@@ -57,52 +57,60 @@ def make_manifest(
     Raises:
         DataError: images are unreadable and `on_error` is `fail`, or a class has too few.
     """
-    candidates = source.candidates
-    chosen = draw_sample([c.key for c in candidates], [c.label for c in candidates], sample_per_class, seed)
-    candidates = [candidates[position] for position in chosen]
-    labels = [c.label for c in candidates]
-    check_class_sizes(labels, source.classes)  # before spending hours on the images
-    if len(labels) < len(source.candidates):
-        progress.line(
-            f"Drew {len(labels):,} of {len(source.candidates):,} samples, at most {sample_per_class:,} of each class."
-        )
+    candidates = _draw(source, sample_per_class, seed, progress)
     _report_skipped(source, progress)
-    problems = list(source.problems)
-    refs: list[ImageRef] = []
-    if source.roots:
-        paths = [str(file_of(source.roots, c.key, c.label)) for c in candidates]
-        readable = []
-        for candidate, path, digest in zip(candidates, paths, hash_files(paths, progress), strict=True):
-            if isinstance(digest, OSError):
-                problems.append(f"{path}: cannot be read: {digest.strerror}")
-            else:
-                readable.append(candidate)
-                refs.append(ImageRef(digest, path=path))
-        candidates = readable
-    else:
-        refs = [ImageRef(url_sha256(c.key), url=c.key) for c in candidates]
-    if refs:
-        # `prepare_manifest` verifies the pixels before they are used.
-        prepared = prepare_images(refs, image_size, cache_dir, progress, verify=False)
-        problems += [f"{refs[position].name}: {reason}" for position, reason in sorted(prepared.problems.items())]
-        good = [position for position in range(len(refs)) if position not in prepared.problems]
-        candidates, refs = [candidates[position] for position in good], [refs[position] for position in good]
+    candidates, refs, unreadable = _hash(candidates, source.roots, progress)
+    candidates, refs, undecodable = _decode(candidates, refs, image_size, cache_dir, progress)
+    problems = [*source.problems, *unreadable, *undecodable]
     _handle_problems(problems, on_error, progress)
 
-    _report_duplicates(source.classes, [ref.sha256 for ref in refs], candidates, progress)
-    splits = assign_splits(
-        [c.key for c in candidates],
-        [c.label for c in candidates],
-        _groups([ref.sha256 for ref in refs], [c.key for c in candidates], group_by_host),
-        source.classes,
-        shares,
-        seed,
-    )
-    samples = tuple(
-        Sample(candidate.key, candidate.label, ref.sha256, split)
-        for candidate, ref, split in zip(candidates, refs, splits, strict=True)
-    )
+    keys, labels, hashes = [c.key for c in candidates], [c.label for c in candidates], [ref.sha256 for ref in refs]
+    _report_duplicates(source.classes, hashes, candidates, progress)
+    groups = _groups(hashes, keys, group_by_host)
+    splits = assign_splits(keys, labels, groups, source.classes, shares, seed)
+    samples = tuple(map(Sample, keys, labels, hashes, splits))
     return Manifest(source.kind, source.classes, tuple(map(str, source.roots)), samples, tuple(problems))
+
+
+def _draw(source: Source, per_class: int | None, seed: int, progress: Progress) -> list[Candidate]:
+    """Draw the samples; raise if a class has too few, before hours are spent on the images."""
+    candidates = source.candidates
+    chosen = draw_sample([c.key for c in candidates], [c.label for c in candidates], per_class, seed)
+    drawn = [candidates[position] for position in chosen]
+    check_class_sizes([c.label for c in drawn], source.classes)
+    if len(drawn) < len(candidates):
+        progress.line(f"Drew {len(drawn):,} of {len(candidates):,} samples, at most {per_class:,} of each class.")
+    return drawn
+
+
+def _hash(
+    candidates: Sequence[Candidate], roots: Sequence[Path], progress: Progress
+) -> tuple[list[Candidate], list[ImageRef], list[str]]:
+    """Return the candidates that can be read, their references, and the problems of the others."""
+    if not roots:
+        return list(candidates), [ImageRef(url_sha256(c.key), url=c.key) for c in candidates], []
+    readable, refs, problems = [], [], []
+    paths = [str(file_of(roots, c.key, c.label)) for c in candidates]
+    for candidate, path, digest in zip(candidates, paths, hash_files(paths, progress), strict=True):
+        if isinstance(digest, OSError):
+            problems.append(f"{path}: cannot be read: {digest.strerror}")
+        else:
+            readable.append(candidate)
+            refs.append(ImageRef(digest, path=path))
+    return readable, refs, problems
+
+
+def _decode(
+    candidates: list[Candidate], refs: list[ImageRef], image_size: int, cache_dir: Path, progress: Progress
+) -> tuple[list[Candidate], list[ImageRef], list[str]]:
+    """Prepare the images; return the good ones, and the problems of the others."""
+    if not refs:
+        return candidates, refs, []
+    # `prepare_manifest` verifies the pixels before they are used.
+    bad = prepare_images(refs, image_size, cache_dir, progress, verify=False).problems
+    good = [position for position in range(len(refs)) if position not in bad]
+    problems = [f"{refs[position].name}: {reason}" for position, reason in sorted(bad.items())]
+    return [candidates[position] for position in good], [refs[position] for position in good], problems
 
 
 def _groups(hashes: Sequence[str], keys: Sequence[str], group_by_host: bool) -> list[str]:
@@ -123,7 +131,7 @@ def _handle_problems(problems: Sequence[str], on_error: OnError, progress: Progr
         return
     if on_error == "skip":
         were = "file or row was" if len(problems) == 1 else "files or rows were"
-        progress.warn(f"{len(problems):,} {were} left out; see splits.json of the run for the reasons.")
+        progress.warn(f"{len(problems):,} {were} skipped; see splits.json of the run for the reasons.")
         return
     listed = list(problems[:MAX_LISTED])
     if len(problems) > MAX_LISTED:
@@ -136,7 +144,7 @@ def _handle_problems(problems: Sequence[str], on_error: OnError, progress: Progr
 
 
 def _report_duplicates(
-    classes: Sequence[str], hashes: Sequence[str], candidates: Sequence[Any], progress: Progress
+    classes: Sequence[str], hashes: Sequence[str], candidates: Sequence[Candidate], progress: Progress
 ) -> None:
     places: dict[str, list[int]] = defaultdict(list)
     for position, digest in enumerate(hashes):

@@ -41,9 +41,9 @@ from dbbd_cli.data.running_time import RunningTime
 
 MAX_WORKERS = 16
 MEMORY_BYTES = 1 << 30
-"""Memory that a worker may allocate, on Linux. The most that an image needs is 0.65 GB: 256 MB of file, 400 decoded."""
+"""Memory that a worker may allocate, on Linux. An image needs at most 0.65 GB: 256 MB of file, 400 MB to decode."""
 IMAGE_SECONDS = 60.0
-"""Deadline for an image. The largest that are read take a second or two."""
+"""Deadline for an image. The largest ones within the limits take a second or two."""
 _START_SECONDS = 60.0
 """Deadline for a process to begin a job."""
 
@@ -142,7 +142,7 @@ def prepare_in_workers(
 
 
 class _LostError(Exception):
-    """A process has died or hangs; the message says which."""
+    """A process has died or hangs; the message, which completes "the process …", says which."""
 
 
 class _Worker:

@@ -7,7 +7,7 @@ import segno
 from PIL import Image
 
 MAX_BYTES = 2331
-"""Most UTF-8 bytes that the largest QR code holds at error correction M, in the mode that URLs need."""
+"""Maximum number of UTF-8 bytes in a QR code with error correction M, in the mode that URLs need."""
 
 _PIXELS_PER_MODULE = 10
 _BORDER_MODULES = 4

@@ -35,7 +35,7 @@ def url_sha256(url: str) -> str:
 
 
 def hash_files(paths: Sequence[str], progress: Progress) -> list[str | OSError]:
-    """Compute the SHA-256 of each file; an unreadable one gives its error instead."""
+    """Compute the SHA-256 of each file; for an unreadable one, return its error instead."""
 
     def digest(path: str) -> str | OSError:
         hasher = hashlib.sha256()

@@ -1,4 +1,4 @@
-"""List data sets: their classes, and the file or URL of each sample. Nothing is decoded."""
+"""List datasets: their classes, and the file or URL of each sample. Nothing is decoded."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from dbbd_cli.data.images.url_table import read_url_table
 from dbbd_cli.data.problems import UNPRINTABLE, scan_folder, shortened, why
 
 MAX_CLASSES = 10_000
-"""Limit on classes: an evaluation counts every pair. A table column that does not hold classes has far more values."""
+"""Limit on classes: an evaluation counts every pair. A column that does not contain classes has far more values."""
 
 URL_READERS: dict[str, Callable[[Path, str, str], tuple[list[tuple[str, str]], list[str]]]] = {}
 """Suffix of a file of URLs to its reader, called like `read_url_table`, which reads all other files."""
@@ -48,7 +48,7 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Source:
-    """The contents of a data set.
+    """The contents of a dataset.
 
     Args:
         kind: folder, classes, urls or synthetic.
@@ -124,7 +124,7 @@ def list_classes(folders: Mapping[str, Path]) -> Source:
 
 
 def list_urls(path: Path, url_column: str, label_column: str) -> Source:
-    """List a CSV file with a URL and a class name in each row; a URL that occurs twice gives two candidates.
+    """List a CSV file with a URL and a class name in each row; a URL that occurs twice yields two candidates.
 
     Raises:
         DataError: the file is missing, unreadable or not UTF-8, lacks a column, or has fewer than two classes or too
@@ -137,13 +137,13 @@ def list_urls(path: Path, url_column: str, label_column: str) -> Source:
         found = f"only the class {names[0]}" if names else "no usable row"
         raise DataError(
             f"{path} has {found}: a classifier needs at least two classes",
-            hint=f"check that the column {label_column} holds the class of each URL",
+            hint=f"check that the column {label_column} contains the class of each URL",
             details=shortened(problems),
         )
     _check_number(
         path,
         names,
-        f"check that the column {label_column} holds classes; choose another with --set data.label_column=NAME",
+        f"check that the column {label_column} contains classes; choose another with --set data.label_column=NAME",
     )
     label_of = {name: label for label, name in enumerate(names)}
     candidates = [Candidate(url, label_of[name]) for url, name in sorted(samples, key=lambda sample: sample[::-1])]

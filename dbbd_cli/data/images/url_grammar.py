@@ -211,7 +211,7 @@ def synthetic_urls(count_per_class: int, seed: int) -> dict[str, list[str]]:
 def host_of(url: str) -> str:
     """Return the host of a URL in lower case, without user, port, "www." and final dot.
 
-    The scheme is optional. Text that is not a URL gives everything up to the first of `/?#`; no error is raised.
+    The scheme is optional. For text that is not a URL, return everything up to the first of `/?#`; no error is raised.
     """
     rest = re.sub(r"^\s*(?:[a-zA-Z][a-zA-Z0-9+.-]*:)?//", "", url).strip()
     authority = re.split(r"[/?#]", rest, maxsplit=1)[0].lower()

@@ -99,8 +99,8 @@ def _column(path: Path, header: list[str], name: str, setting: str) -> int:
     columns = ", ".join(named) + (", ..." if len(header) > _MOST_COLUMNS_NAMED else "")
     raise DataError(
         f"{path} has no column {name}; its columns are: {printable(columns)}",
-        hint=(f"did you mean {printable(spelled[near[0]])}? " if near else "")
-        + f"Choose the column with --set data.{setting}=NAME",
+        hint=(f"did you mean {printable(spelled[near[0]])}? If so, " if near else "")
+        + f"choose the column with --set data.{setting}=NAME",
     )
 
 

@@ -51,7 +51,7 @@ def make_scene_manifest(
     seed: int,
     progress: Progress,
 ) -> Manifest:
-    """List a folder, give every scene its split, and check each scene with its tree.
+    """List a folder, assign every scene to a split, and check each scene with its tree.
 
     Scenes in the cache are only hashed.
 
@@ -87,7 +87,7 @@ def make_scene_manifest(
     if problems and on_error == "fail":
         raise _unusable(problems, errors)
     if problems:
-        progress.warn(f"{_scenes(len(problems))} left out; see splits.json of the run.")
+        progress.warn(f"{counted(len(problems), 'scene')} skipped; see splits.json of the run for the reasons.")
     if absent := [split for split in ("train", "val") if not any(sample.split == split for sample in samples)]:
         raise DataError(f"{root} has no usable scenes left for {' and '.join(absent)}", details=shortened(problems))
     _warn_of_copies(samples, progress)
@@ -236,7 +236,7 @@ def _room_index(key: str) -> int:
 
 
 def prepare_scenes(refs: Collection[SceneRef], settings: SceneSettings, cache_dir: Path, progress: Progress) -> None:
-    """Prepare the scenes that the cache does not hold.
+    """Prepare the scenes that the cache does not contain.
 
     Raises:
         DataError: a scene is missing, has changed or cannot be used, and is not in the cache.

@@ -8,20 +8,21 @@ from __future__ import annotations
 import numpy as np
 
 _CHUNK = 16384
-"""Neighborhoods per pass, so that they stay in the processor's cache."""
+"""Neighborhoods per pass, few enough to stay in the CPU cache."""
 _ORIENTING_NEIGHBORS = 8
 """Neighbors that a normal may be oriented by; fewer than K, because sorting the edges is slow."""
 _KNOWN_NEIGHBORS = 8
 """Nearest known normals that decide the orientation of an estimated one."""
 _FLAT = 1e-6
 """A neighborhood is a line if its second largest variance is at most this fraction of the total."""
-_APART = 1e-3
-"""From this gap between the roots on, the closed form is accurate to 1e-10."""
+_MIN_GAP = 1e-3
+"""With at least this gap between the roots, the closed form is accurate to 1e-10."""
 _UP = np.array([1e-3, 1e-4, 4.0])
-"""Weight of up, compared with 1 for outward: in a room without a ceiling, the floor's normals point up and the walls'
-inward. x and y decide for a wall through the middle of the scene, which faces neither up nor outward."""
-_ASIDE = 0.5
-"""Weight of away from the middle of the scene."""
+"""Weight of the upward direction in the vote, compared with 1 for outward: in a room without a ceiling, the normals of
+the floor point up and those of the walls inward. x and y decide for a wall through the middle of the scene, which faces
+neither up nor outward."""
+_AWAY = 0.5
+"""Weight of the direction away from the middle of the scene."""
 
 
 def estimate_normals(coord: np.ndarray, *, num_neighbors: int = 16, num_threads: int = 1) -> np.ndarray:
@@ -50,7 +51,7 @@ def estimate_normals(coord: np.ndarray, *, num_neighbors: int = 16, num_threads:
     normals = np.empty_like(places)
     for start in range(0, len(places), _CHUNK):
         rows = slice(start, start + _CHUNK)
-        normals[rows] = _least_spread(_covariance(places, neighbors[rows]))
+        normals[rows] = _smallest_eigenvectors(_covariance(places, neighbors[rows]))
     few = slice(1, _ORIENTING_NEIGHBORS + 1)
     _orient(normals, places, distance[:, few], neighbors[:, few])
     return normals.astype(np.float32)[place_of]
@@ -124,7 +125,7 @@ def _covariance(places: np.ndarray, neighbors: np.ndarray) -> np.ndarray:
     return products / np.maximum(products[:3].sum(axis=0), np.finfo(np.float64).tiny)
 
 
-def _least_spread(covariance: np.ndarray) -> np.ndarray:
+def _smallest_eigenvectors(covariance: np.ndarray) -> np.ndarray:
     """The eigenvectors of the smallest eigenvalue for covariances `(6, rows)` of trace 1 or 0: `(rows, 3)`, length 1.
 
     The smallest root of the characteristic polynomial in closed form (Smith, 1961), and the null vector of the matrix
@@ -140,29 +141,29 @@ def _least_spread(covariance: np.ndarray) -> np.ndarray:
     lowest = 2 * radius * np.cos((np.arccos(cosine) + 2 * np.pi) / 3)
     a, b, c = a - lowest, b - lowest, c - lowest
     # The adjugate: each of its rows is a null vector; the one with the largest diagonal is the most accurate.
-    of_x, of_y, of_z = b * c - yz * yz, a * c - xz * xz, a * b - xy * xy
-    of_xy, of_xz, of_yz = xz * yz - xy * c, xy * yz - xz * b, xy * xz - a * yz
-    rows = np.stack([[of_x, of_xy, of_xz], [of_xy, of_y, of_yz], [of_xz, of_yz, of_z]])
-    largest = np.stack([of_x, of_y, of_z]).argmax(axis=0)
+    adj_xx, adj_yy, adj_zz = b * c - yz * yz, a * c - xz * xz, a * b - xy * xy
+    adj_xy, adj_xz, adj_yz = xz * yz - xy * c, xy * yz - xz * b, xy * xz - a * yz
+    rows = np.stack([[adj_xx, adj_xy, adj_xz], [adj_xy, adj_yy, adj_yz], [adj_xz, adj_yz, adj_zz]])
+    largest = np.stack([adj_xx, adj_yy, adj_zz]).argmax(axis=0)
     normals = rows[largest, :, np.arange(len(largest))]
-    apart = of_x + of_y + of_z  # the product of the gaps between the smallest root and the two others
-    near = apart < _APART
-    normals[near] = _solved(covariance[:, near])
+    apart = adj_xx + adj_yy + adj_zz  # the product of the gaps between the smallest root and the two others
+    near = apart < _MIN_GAP
+    normals[near] = _smallest_eigenvectors_by_solver(covariance[:, near])
     return normals / np.linalg.norm(normals, axis=1, keepdims=True)
 
 
-def _solved(covariance: np.ndarray) -> np.ndarray:
+def _smallest_eigenvectors_by_solver(covariance: np.ndarray) -> np.ndarray:
     """The same with an eigensolver, for any covariances, including lines."""
     xx, yy, zz, xy, xz, yz = covariance
     matrix = np.stack([xx, xy, xz, xy, yy, yz, xz, yz, zz], axis=-1).reshape(-1, 3, 3)
     values, vectors = np.linalg.eigh(matrix)  # in ascending order; the vectors are columns
     normals = vectors[:, :, 0]
     thin = values[:, 1] <= _FLAT
-    normals[thin] = _upright_across(vectors[thin, :, 2])
+    normals[thin] = _most_upright_perpendicular(vectors[thin, :, 2])
     return normals
 
 
-def _upright_across(lines: np.ndarray) -> np.ndarray:
+def _most_upright_perpendicular(lines: np.ndarray) -> np.ndarray:
     """The most upright direction perpendicular to each line `(rows, 3)`; x if the line itself is vertical."""
     across = np.array([0.0, 0.0, 1.0]) - lines[:, 2:] * lines
     length = np.linalg.norm(across, axis=1, keepdims=True)
@@ -182,23 +183,23 @@ def _orient(normals: np.ndarray, places: np.ndarray, distance: np.ndarray, neigh
     from scipy.sparse.csgraph import breadth_first_order, connected_components, minimum_spanning_tree
 
     count = len(places)
-    cost, toward, degree = [], [], []
+    cost, target, degree = [], [], []
     for start in range(0, count, _CHUNK):
         rows = slice(start, start + _CHUNK)
         near = neighbors[rows]
         # One edge is enough for two places that are neighbors of each other: sorting the edges is the slow part.
-        twice = (near < np.arange(start, start + len(near))[:, None]) & (distance[rows] < distance[near, -1])
+        duplicate = (near < np.arange(start, start + len(near))[:, None]) & (distance[rows] < distance[near, -1])
         cosine = np.einsum("uc,ukc->uk", normals[rows], normals[near])
-        cost.append(1 + 1e-6 - np.abs(cosine[~twice]))  # never 0, which would mean no edge
-        toward.append(near[~twice])
-        degree.append((~twice).sum(axis=1))
+        cost.append(1 + 1e-6 - np.abs(cosine[~duplicate]))  # never 0, which would mean no edge
+        target.append(near[~duplicate])
+        degree.append((~duplicate).sum(axis=1))
     ends = np.concatenate([[0], np.cumsum(np.concatenate(degree))])
-    graph = csr_array((np.concatenate(cost), np.concatenate(toward), ends), shape=(count, count))
+    graph = csr_array((np.concatenate(cost), np.concatenate(target), ends), shape=(count, count))
     spanning = minimum_spanning_tree(graph).tocoo()
 
     # An extra node before the first place of each component joins them all into one tree.
-    part = connected_components(spanning, directed=False)[1]
-    firsts = np.unique(part, return_index=True)[1]
+    component = connected_components(spanning, directed=False)[1]
+    firsts = np.unique(component, return_index=True)[1]
     tails = np.concatenate([spanning.row, np.full(len(firsts), count)])
     heads = np.concatenate([spanning.col, firsts])
     joined = coo_array((np.ones(len(tails)), (tails, heads)), shape=(count + 1, count + 1)).tocsr()
@@ -206,20 +207,20 @@ def _orient(normals: np.ndarray, places: np.ndarray, distance: np.ndarray, neigh
     before[count] = count
 
     # Whether a normal must flip relative to the one before it; then to the one two, four, eight, ... before it.
-    turn = np.zeros(count + 1, dtype=bool)
-    turn[:count] = np.einsum("uc,uc->u", normals, normals[np.minimum(before[:count], count - 1)]) < 0
-    turn[firsts] = False
+    flip = np.zeros(count + 1, dtype=bool)
+    flip[:count] = np.einsum("uc,uc->u", normals, normals[np.minimum(before[:count], count - 1)]) < 0
+    flip[firsts] = False
     while (before != count).any():
-        turn ^= turn[before]
+        flip ^= flip[before]
         before = before[before]
-    normals[turn[:count]] *= -1
-    normals[_vote(normals, places, part)[part] < 0] *= -1
+    normals[flip[:count]] *= -1
+    normals[_vote(normals, places, component)[component] < 0] *= -1
 
 
-def _vote(normals: np.ndarray, places: np.ndarray, part: np.ndarray) -> np.ndarray:
+def _vote(normals: np.ndarray, places: np.ndarray, component: np.ndarray) -> np.ndarray:
     """How much the normals `(U, 3)` of each component `(U,)` point up and outward, summed: `(components,)`."""
-    size = np.bincount(part)
-    outward = places - np.stack([np.bincount(part, axis) / size for axis in places.T], axis=1)[part]
-    radius = np.sqrt(np.bincount(part, (outward**2).sum(axis=1)) / size)
-    outward /= np.maximum(radius, np.finfo(np.float64).tiny)[part, None]
-    return np.bincount(part, (normals * (_UP + outward + _ASIDE * places)).sum(axis=1))
+    size = np.bincount(component)
+    outward = places - np.stack([np.bincount(component, axis) / size for axis in places.T], axis=1)[component]
+    radius = np.sqrt(np.bincount(component, (outward**2).sum(axis=1)) / size)
+    outward /= np.maximum(radius, np.finfo(np.float64).tiny)[component, None]
+    return np.bincount(component, (normals * (_UP + outward + _AWAY * places)).sum(axis=1))

@@ -6,7 +6,7 @@ To read a new format, add a module to `formats` with one function, and a line to
         table = np.loadtxt(path, ndmin=2, max_rows=MAX_POINTS + 1)
         return SceneArrays(coord=table[:, :3], segment=table[:, 3])
 
-A reader gets the path of a regular file of 1 byte to 2 GiB that has its suffix, and returns what the file holds:
+A reader gets the path of a regular file of 1 byte to 2 GiB with its suffix, and returns the content:
 
 - `coord`: `(N, 3)`, the only part that is required. Any integer or float type, any unit, any distance from the origin.
 - `normal`: `(N, 3)`, of any length; a row of zeros or with NaN means unknown.
@@ -18,7 +18,7 @@ A reader gets the path of a regular file of 1 byte to 2 GiB that has its suffix,
 `read_scene` does the rest: it checks shapes, types and ranges, converts the arrays to those of `Scene`, drops optional
 parts that are invalid, and turns exceptions into a `DataError` that names the file. A reader raises `OSError` if the
 file cannot be read, and `ValueError` if it is damaged or not a scene, with a message that completes "the file …", such
-as "is truncated". It allocates nothing on the word of a header alone, and reads at most `MAX_POINTS` points.
+as "is truncated". It never allocates memory based on a header alone, and reads at most `MAX_POINTS` points.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A scene, and the checks that make one of the arrays of a file.
+"""A scene, and the checks that turn the arrays of a file into one.
 
 Legend: N points of the scene.
 """
@@ -29,7 +29,7 @@ IGNORE = -1
 
 @dataclass(frozen=True, eq=False)
 class SceneArrays:
-    """What a file holds of a scene, unchecked; returned by the readers of `formats`.
+    """The unchecked arrays of a scene file, as returned by the readers in `formats`.
 
     Attributes:
         coord: `(N, 3)`, in any unit and at any distance from the origin.
@@ -168,10 +168,10 @@ def _unit(normal: np.ndarray, count: int) -> np.ndarray:
     return (normal / np.where(length > 0, length, 1)).astype(np.float32)
 
 
-_OUTSIDE = 0.005
-"""How far colors may leave their range, relative to it: averaging and resampling give 1.0000001, -1e-7, 255.4."""
+_COLOR_TOLERANCE = 0.005
+"""Tolerance for colors outside their range, relative to it: averaging and resampling give 1.0000001, -1e-7, 255.4."""
 _BRIGHTEST_FRACTION = 2.0
-"""Fractions below this are on a scale from 0 to 1; from 0 to 255 they would all be black."""
+"""Fractions below this are on a scale from 0 to 1; on a scale from 0 to 255, they would all be black."""
 
 
 def _zero_to_one(color: np.ndarray, count: int) -> np.ndarray:
@@ -187,14 +187,14 @@ def _zero_to_one(color: np.ndarray, count: int) -> np.ndarray:
     if color.dtype.kind in "bf" and highest < _BRIGHTEST_FRACTION:
         white = 1.0
     else:
-        white = 255.0 if highest <= 255 * (1 + _OUTSIDE) else 65535.0
-    if lowest < -_OUTSIDE * white or highest > (1 + _OUTSIDE) * white:
+        white = 255.0 if highest <= 255 * (1 + _COLOR_TOLERANCE) else 65535.0
+    if lowest < -_COLOR_TOLERANCE * white or highest > (1 + _COLOR_TOLERANCE) * white:
         raise ValueError(f"its colors range from {lowest:g} to {highest:g}; expected 0 to 1, 255 or 65,535")
     return np.clip(color / np.float64(white), 0, 1).astype(np.float32)
 
 
 _WRAPPED = 1000
-"""Negative labels down to minus this are recognized in unsigned types: -1, and PyTorch's -100."""
+"""Negative labels down to minus this value are recognized in unsigned types, such as -1, and PyTorch's -100."""
 
 
 def _classes(segment: np.ndarray, count: int) -> np.ndarray:

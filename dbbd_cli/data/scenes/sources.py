@@ -1,4 +1,4 @@
-"""List the scenes of a folder, and give each its split. No scene is read here."""
+"""List the scenes of a folder, and assign each to a split. No scene is read here."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def list_scenes(root: Path, *, follow_links: FollowLinks = "scenes") -> SceneSou
 
 
 def choose_scenes(source: SceneSource, shares: Sequence[float], seed: int) -> list[tuple[str, str]]:
-    """Give every scene its split.
+    """Assign every scene to a split.
 
     Scenes with the same name and different formats (`room.ply`, `room.npz`) stay in one split, and so do the scans of
     one ScanNet room (`scene0000_00`, `scene0000_01`).

@@ -13,14 +13,14 @@ from typing import Any
 import torch
 
 from dbbd_cli import __version__
-from dbbd_cli.core.errors import CheckpointError, ConfigError, DiskError
+from dbbd_cli.core.errors import CheckpointError, ConfigError, DiskError, reason_of
 from dbbd_cli.core.files import repair_of, replace_file
 from dbbd_cli.core.paths import resume_command
 from dbbd_cli.core.temporary import discard, final_name, temporary_file, temporary_link
 from dbbd_cli.core.text import printable
 from dbbd_cli.engine.state import TrainState
 from dbbd_cli.model.digest import digest_matches, has_digest, is_sparse, save_with_digest
-from dbbd_cli.model.weights import ContentError, load_tensors, reason_of
+from dbbd_cli.model.weights import ContentError, load_tensors
 
 CHECKPOINT_FORMAT = 2
 WRITER = "dbbd_version"
@@ -58,7 +58,7 @@ def checkpoint_names(folder: Path) -> list[str]:
 
 
 def save_checkpoint(
-    state: Mapping[str, Any], folder: Path, *, best: bool, keep: int, between: Callable[[], None] = lambda: None
+    state: Mapping[str, Any], folder: Path, *, best: bool, keep: int, on_chunk: Callable[[], None] = lambda: None
 ) -> None:
     """Make `state` the newest checkpoint of a run folder, and optionally also the best model.
 
@@ -70,7 +70,7 @@ def save_checkpoint(
         folder: the run folder.
         best: whether `best_model.pth` becomes this state, too.
         keep: how many of the newest checkpoints are kept, including this one; the best model is kept in addition.
-        between: called every few MB; if it raises, the save is abandoned and the folder stays as it was.
+        on_chunk: called every few MB; if it raises, the save is abandoned and the folder stays as it was.
 
     Raises:
         DiskError: the disk is full or not writable; existing checkpoints are unchanged.
@@ -80,9 +80,9 @@ def save_checkpoint(
     try:
         temporary = temporary_file(newest)
         content = {**state, "format": CHECKPOINT_FORMAT, WRITER: __version__}
-        save_with_digest(content, temporary, between)
+        save_with_digest(content, temporary, on_chunk)
         temporary.stat()  # raises if the folder was moved or removed
-        if not digest_matches(temporary, between):
+        if not digest_matches(temporary, on_chunk):
             raise OSError(f"data written to {folder} reads back differently")
         if best:
             # Best before newest: if the process dies in between, resuming from the old newest writes this best again.
@@ -124,7 +124,7 @@ def disk_error(error: OSError, folder: Path, checkpoint_bytes: int = 0) -> DiskE
     if error.errno in _FULL:
         free = shutil.disk_usage(folder).free / 1e6
         needed = checkpoint_bytes / 1e6
-        what += f" ({free:,.1f} MB are free" + (f", and a checkpoint needs about {needed:,.1f} MB)" if needed else ")")
+        what += f" ({free:,.1f} MB is free" + (f", and a checkpoint needs about {needed:,.1f} MB)" if needed else ")")
         if error.errno != errno.EFBIG and 0 < needed < free:
             repair = "free some space: a quota or the number of files on the disk may be exhausted"
     return DiskError(what, hint=f"{repair}, then continue with: {resume_command(folder)}")
@@ -139,7 +139,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     """
     if not path.is_file():
         what = "is not a file" if path.exists() else "does not exist"
-        raise CheckpointError(f"{path} {what}", hint="give a run folder, or a .pth file inside one")
+        raise CheckpointError(f"{path} {what}", hint="pass a run folder, or a .pth file inside one")
     hint = "use another checkpoint of the run; a run folder means its newest intact one"
     try:
         state = load_tensors(path)
@@ -153,7 +153,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         raise UnreadableCheckpointError(error.message, hint="fix the cause: the file is undamaged") from error
     if not isinstance(state, dict) or "format" not in state or not state.keys() & {"module", WRITER}:
         if not is_damaged(path):  # only dbbd writes such a digest
-            raise _unreadable(path, f"{path} has the right SHA-256, but dbbd {__version__} does not know its parts", {})
+            raise _unreadable(path, f"{path} has a matching SHA-256, but dbbd {__version__} cannot interpret it", {})
         raise CheckpointError(
             f"{path} is not a checkpoint of dbbd",
             hint="to start from bare weights, use train with --set model.weights=PATH",
@@ -175,7 +175,7 @@ def _has_known_format(state: Mapping[str, Any]) -> bool:
 
 
 def _cannot_read(path: Path, reason: object, state: Mapping[str, Any]) -> UnreadableCheckpointError:
-    return _unreadable(path, f"dbbd {__version__} cannot read {path}, although its SHA-256 is right: {reason}", state)
+    return _unreadable(path, f"dbbd {__version__} cannot read {path}, although its SHA-256 matches: {reason}", state)
 
 
 def _unreadable(path: Path, message: str, state: Mapping[str, Any]) -> UnreadableCheckpointError:

@@ -1,7 +1,7 @@
 """The replay check: a checkpoint stores the loss of its next batch, and resuming computes it again before any step.
 
-A different loss means that data, code or device have changed: training on would not continue the same run. The check is
-stored under the key "proof", its name in the first versions.
+A different loss means that data, code or device have changed, so that resuming would not continue the same run. The
+check is stored under the key "proof", its name in the first versions.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from dbbd_cli.engine.workload import Workload
 _TOLERANCE = {"cpu": 1e-4, "cuda": 1e-3, "mps": 1e-3}
 """Largest relative difference of the loss: other processors and thread counts sum in another order."""
 _SMALLEST_LOSS = 0.1
-"""Smaller losses are compared with this one's absolute tolerance: they are dominated by rounding."""
+"""Smaller losses, which are dominated by rounding, get the absolute tolerance of this one."""
 _NAMES_SHOWN = 8
 
 

@@ -18,7 +18,7 @@ _POLL_SECONDS = 0.2
 
 
 class _AbandonedError(Exception):
-    """The process stops at once, while a checkpoint is being written."""
+    """The process stops immediately, while a checkpoint is being written."""
 
 
 class CheckpointWriter:
@@ -122,7 +122,7 @@ class CheckpointWriter:
             return None
 
     def _write(self, state: Mapping[str, Any], folder: Path, best: bool, keep: int) -> None:
-        save_checkpoint(state, folder, best=best, keep=keep, between=self._require_not_abandoned)
+        save_checkpoint(state, folder, best=best, keep=keep, on_chunk=self._require_not_abandoned)
 
     def _require_not_abandoned(self) -> None:
         if self._abandoned.is_set():

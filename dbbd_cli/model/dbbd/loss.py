@@ -216,7 +216,7 @@ def gram_matrix(x: torch.Tensor) -> torch.Tensor:
     """Products `(D, D)` of the centered channels of features `(R, D)`; zeros if all rows are nearly equal."""
     x = x.float()
     centered = x - x.mean(dim=0)
-    # The rounding errors of equal rows are not a direction.
+    # Rounding errors of equal rows must not count as a direction.
     return (centered.T @ centered) * (centered.norm() > 1e-5 * x.norm())
 
 

@@ -127,60 +127,21 @@ def build_regions(
         num_points: points of each scene.
         point_index: `(S,)` numbers of the points whose features are needed; None: all.
     """
-    first_point = _starts(num_points)
     total = int(np.sum(num_points))
-    nodes = _join(trees, first_point)
-    num_nodes = len(nodes.parent)
-    is_leaf = np.ones(num_nodes, dtype=bool)
+    nodes = _join(trees, _starts(num_points))
+    is_leaf = np.ones(len(nodes.parent), dtype=bool)
     is_leaf[nodes.parent[nodes.parent >= 0]] = False
-
-    row_of_node = np.zeros(num_nodes, dtype=np.int64)
-    levels: list[dict[str, Any]] = []
-    num_leaves = 0
-    for number in range(int(nodes.level.max()) + 1):
-        members = np.flatnonzero(nodes.level == number)
-        row_of_node[members] = np.arange(len(members))
-        parent = row_of_node[nodes.parent[members]] if number else np.zeros(len(members), dtype=np.int64)
-        leaf = is_leaf[members]
-        count = int(leaf.sum())
-        rank = np.where(leaf, np.cumsum(leaf) - 1, np.cumsum(~leaf) - 1)
-        segment = np.repeat(np.arange(len(members)), nodes.length[members])
-        levels.append(
-            {
-                "index": nodes.indices[_ranges(nodes.start[members], nodes.length[members])],
-                "segment": segment,
-                "start": _starts(nodes.length[members]),
-                "center": nodes.center[members],
-                "parent": parent,
-                "family": levels[-1]["rank"][parent] if levels else parent,
-                "family_start": np.flatnonzero(np.diff(parent, prepend=-1)),
-                "rank": rank,
-                "assemble": np.where(leaf, rank, count + rank),
-                "offset": np.searchsorted(nodes.scene[members], np.arange(len(trees) + 1)),
-                "leaves": (num_leaves, num_leaves + count),
-                "leaf_rows": np.flatnonzero(leaf[segment]),
-            }
-        )
-        num_leaves += count
-
+    levels = _levels(nodes, is_leaf, len(trees))
+    leaf_index = np.concatenate([level["index"][level["leaf_rows"]] for level in levels])
+    point = np.arange(total) if point_index is None else np.asarray(point_index, dtype=np.int64)
+    picked, order = _pick(levels, leaf_index, point)
     leaf_nodes = np.flatnonzero(is_leaf)
     leaf_nodes = leaf_nodes[np.argsort(nodes.level[leaf_nodes], kind="stable")]
-    leaf_index = np.concatenate([level["index"][level["leaf_rows"]] for level in levels])
-    place = np.empty(total, dtype=np.int64)  # position of each point among the points of the leaves
-    place[leaf_index] = np.arange(total)
-    point = np.arange(total) if point_index is None else np.asarray(point_index, dtype=np.int64)
-    picked = place[point]
-    first_of_level = _starts([len(level["leaf_rows"]) for level in levels])
-    level_of_pick = np.searchsorted(first_of_level, picked, side="right") - 1
-    for number, level in enumerate(levels):
-        level["picked"] = level["leaf_rows"][picked[level_of_pick == number] - first_of_level[number]]
-    order = np.empty(len(point), dtype=np.int64)
-    order[np.argsort(level_of_pick, kind="stable")] = np.arange(len(point))
     regions = RegionBatch(
         levels=tuple(_level(level) for level in levels),
         leaves=PointGroups(
             index=_tensor(leaf_index),
-            segment=_tensor(np.repeat(np.arange(num_leaves), nodes.length[leaf_nodes])),
+            segment=_tensor(np.repeat(np.arange(len(leaf_nodes)), nodes.length[leaf_nodes])),
             start=_tensor(_starts(nodes.length[leaf_nodes])),
             center=_tensor(nodes.center[leaf_nodes]),
             picked=_tensor(picked),
@@ -221,6 +182,60 @@ def _join(trees: Sequence[FlatTree], first_point: np.ndarray) -> _Nodes:
         scene=scene,
         indices=_concatenate([tree.indices for tree in trees]) + np.repeat(first_point, stored),
     )
+
+
+def _levels(nodes: _Nodes, is_leaf: np.ndarray, num_scenes: int) -> list[dict[str, Any]]:
+    """The parts of each `RegionLevel`, without `picked`; also the `rank` of each region, and the `leaf_rows`.
+
+    `rank` counts leaves and inner regions of the level separately; `leaf_rows` are the rows of `index` in leaves.
+    """
+    row_of_node = np.zeros(len(nodes.parent), dtype=np.int64)
+    levels: list[dict[str, Any]] = []
+    num_leaves = 0
+    for number in range(int(nodes.level.max()) + 1):
+        members = np.flatnonzero(nodes.level == number)
+        row_of_node[members] = np.arange(len(members))
+        parent = row_of_node[nodes.parent[members]] if number else np.zeros(len(members), dtype=np.int64)
+        leaf = is_leaf[members]
+        count = int(leaf.sum())
+        rank = np.where(leaf, np.cumsum(leaf) - 1, np.cumsum(~leaf) - 1)
+        segment = np.repeat(np.arange(len(members)), nodes.length[members])
+        levels.append(
+            {
+                "index": nodes.indices[_ranges(nodes.start[members], nodes.length[members])],
+                "segment": segment,
+                "start": _starts(nodes.length[members]),
+                "center": nodes.center[members],
+                "parent": parent,
+                "family": levels[-1]["rank"][parent] if levels else parent,
+                "family_start": np.flatnonzero(np.diff(parent, prepend=-1)),
+                "rank": rank,
+                "assemble": np.where(leaf, rank, count + rank),
+                "offset": np.searchsorted(nodes.scene[members], np.arange(num_scenes + 1)),
+                "leaves": (num_leaves, num_leaves + count),
+                "leaf_rows": np.flatnonzero(leaf[segment]),
+            }
+        )
+        num_leaves += count
+    return levels
+
+
+def _pick(levels: list[dict[str, Any]], leaf_index: np.ndarray, point: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Add to each level the rows of the points `(S,)` whose leaf is on it, as `picked`.
+
+    Returns:
+        The position of each point among the points of the leaves, and `point_order`, both `(S,)`.
+    """
+    place = np.empty(len(leaf_index), dtype=np.int64)
+    place[leaf_index] = np.arange(len(leaf_index))
+    picked = place[point]
+    first_of_level = _starts([len(level["leaf_rows"]) for level in levels])
+    level_of_pick = np.searchsorted(first_of_level, picked, side="right") - 1
+    for number, level in enumerate(levels):
+        level["picked"] = level["leaf_rows"][picked[level_of_pick == number] - first_of_level[number]]
+    order = np.empty(len(point), dtype=np.int64)
+    order[np.argsort(level_of_pick, kind="stable")] = np.arange(len(point))
+    return picked, order
 
 
 def _starts(lengths: Sequence[int] | np.ndarray) -> np.ndarray:

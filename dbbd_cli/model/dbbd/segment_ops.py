@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 
 SYNC_FREE_DEVICES = ("cpu",)
-"""Devices on which a result whose size depends on values costs no synchronization."""
+"""Devices on which outputs with a data-dependent size need no synchronization."""
 
 
 def segment_winner(x: torch.Tensor, segment: torch.Tensor, start: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

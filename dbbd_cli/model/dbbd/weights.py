@@ -24,8 +24,8 @@ def load_weights(module: DbbdPretraining, path: Path) -> None:
     state = weights_in(load_tensors(path, objects=True), path)
     if state is None:
         raise CheckpointError(
-            f"{path} holds no weights of DBBD",
-            hint="give a checkpoint of this tool, or one with encoder_state_dict and loss_fn_state_dict",
+            f"{path} contains no DBBD weights",
+            hint="use a checkpoint of this tool, or one with encoder_state_dict and loss_fn_state_dict",
         )
     own = module.state_dict()
     problems = [f"missing: {key}" for key in own if key not in state]
@@ -39,7 +39,7 @@ def load_weights(module: DbbdPretraining, path: Path) -> None:
         sizes = sizes_of(state) or {}
         suggestion = ", ".join(f"{name} {value}" for name, value in sizes.items() if name != "feature_dim")
         raise CheckpointError(
-            f"{path} does not fit the network",
+            f"{path} does not match the network",
             hint="set the section model of the configuration to the sizes that the checkpoint was trained with"
             + (f": {suggestion}" if suggestion else ""),
             details=problems[:10],

@@ -74,7 +74,7 @@ def build_network(name: str, *, num_classes: int, image_size: int, dropout: floa
 
     Raises:
         ConfigError: the model cannot take images of this size, or the pretrained weights cannot be downloaded.
-        CheckpointError: the file of weights cannot be read or does not fit.
+        CheckpointError: the file of weights cannot be read or does not match.
     """
     if name == "qr_cnn":
         network: nn.Module = QrCnn(num_classes=num_classes, image_size=image_size, dropout=dropout)
@@ -108,7 +108,7 @@ def _torchvision_network(name: str, image_size: int, *, pretrained: bool) -> nn.
         raise ConfigError(
             f"model.weights: the pretrained weights of {name} cannot be downloaded ({error})",
             hint="train from random weights with --set model.weights=none, "
-            "or give a downloaded state dict with --set model.weights=PATH",
+            "or use a downloaded state dict with --set model.weights=PATH",
         ) from error
     if hasattr(network, "aux_logits"):  # the auxiliary classifiers of googlenet and inception_v3
         network.aux_logits = False
@@ -177,7 +177,7 @@ def load_weights(network: nn.Module, path: Path) -> None:
     Raises:
         CheckpointError: the file is missing or not safe to read, or has different keys or shapes.
     """
-    hint = "give a state dict of the same architecture, saved with torch.save(network.state_dict(), path)"
+    hint = "use a state dict of the same architecture, saved with torch.save(network.state_dict(), path)"
     content = load_tensors(path)
     state = _state_dict_in(content)
     if state is None:
@@ -196,7 +196,7 @@ def load_weights(network: nn.Module, path: Path) -> None:
         if key in state and state[key].shape != own[key].shape
     ]
     if problems:
-        raise CheckpointError(f"model.weights: {path} does not fit the network", hint=hint, details=problems[:10])
+        raise CheckpointError(f"model.weights: {path} does not match the network", hint=hint, details=problems[:10])
     network.load_state_dict(state, strict=False)
 
 

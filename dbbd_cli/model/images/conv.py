@@ -54,30 +54,32 @@ def _has_avx512() -> bool:
 class _Block(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, images: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
-        filtered = F.conv2d(images, weight, bias, padding=1)
-        pooled, places = F.max_pool2d(filtered, 2, return_indices=True)
+        convolved = F.conv2d(images, weight, bias, padding=1)
+        pooled, indices = F.max_pool2d(convolved, 2, return_indices=True)
         output = pooled.relu_()
-        ctx.save_for_backward(images, weight, output, places)
+        ctx.save_for_backward(images, weight, output, indices)
         return output
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor]:
-        images, weight, output, places = ctx.saved_tensors
-        of_pooled = torch.ops.aten.threshold_backward(gradient, output, 0)
+    def backward(ctx: Any, grad_output: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor]:
+        images, weight, output, indices = ctx.saved_tensors
+        grad_pooled = torch.ops.aten.threshold_backward(grad_output, output, 0)
         # Only the shape and memory format of this tensor are used.
-        filtered = torch.empty((images.shape[0], weight.shape[0], *images.shape[2:]), memory_format=torch.channels_last)
-        of_filtered = torch.ops.aten.max_pool2d_with_indices_backward(
-            of_pooled, filtered, (2, 2), (2, 2), (0, 0), (1, 1), False, places
+        convolved = torch.empty(
+            (images.shape[0], weight.shape[0], *images.shape[2:]), memory_format=torch.channels_last
         )
-        of_images = None
+        grad_convolved = torch.ops.aten.max_pool2d_with_indices_backward(
+            grad_pooled, convolved, (2, 2), (2, 2), (0, 0), (1, 1), False, indices
+        )
+        grad_images = None
         if ctx.needs_input_grad[0]:
-            of_images = torch.ops.aten.convolution_backward(
-                of_filtered, images, weight, None, (1, 1), (1, 1), (1, 1), False, (0, 0), 1, (True, False, False)
+            grad_images = torch.ops.aten.convolution_backward(
+                grad_convolved, images, weight, None, (1, 1), (1, 1), (1, 1), False, (0, 0), 1, (True, False, False)
             )[0]
-        of_weight = weight_gradient(images, of_filtered) if ctx.needs_input_grad[1] else None
-        # Each value of `of_pooled` goes to one position: the sum is the same, over a quarter of the values.
-        return of_images, of_weight, of_pooled.sum((0, 2, 3))
+        grad_weight = weight_gradient(images, grad_convolved) if ctx.needs_input_grad[1] else None
+        # Each value of `grad_pooled` goes to one position: the sum is the same, over a quarter of the values.
+        return grad_images, grad_weight, grad_pooled.sum((0, 2, 3))
 
 
 def weight_gradient(images: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:

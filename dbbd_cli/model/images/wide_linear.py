@@ -23,7 +23,7 @@ _INPUTS_AT_ONCE = 1024
 
 
 class WideLinear(nn.Linear):
-    """`nn.Linear` for matrices that is faster on a CPU in fp32 if I is large and B is small.
+    """`nn.Linear` for inputs `(B, I)`, faster on a CPU in fp32 if I is large and B is small.
 
     Args:
         in_features: I.
@@ -56,17 +56,19 @@ class _Product(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor]:
+    def backward(ctx: Any, grad_output: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor]:
         values, weight = ctx.saved_tensors
-        by_output = gradient.t()
-        of_values = of_weight = None
+        grad_output_t = grad_output.t()
+        grad_values = grad_weight = None
         if ctx.needs_input_grad[0]:
-            by_input = values.new_empty((weight.shape[1], len(values)))
-            for part, block in zip(by_input.split(_INPUTS_AT_ONCE), weight.split(_INPUTS_AT_ONCE, 1), strict=True):
-                torch.mm(block.t(), by_output, out=part)
-            of_values = by_input.t()
+            grad_values_t = values.new_empty((weight.shape[1], len(values)))
+            for part, block in zip(grad_values_t.split(_INPUTS_AT_ONCE), weight.split(_INPUTS_AT_ONCE, 1), strict=True):
+                torch.mm(block.t(), grad_output_t, out=part)
+            grad_values = grad_values_t.t()
         if ctx.needs_input_grad[1]:
-            of_weight = torch.empty_like(weight)
-            for part, block in zip(of_weight.split(_INPUTS_AT_ONCE, 1), values.split(_INPUTS_AT_ONCE, 1), strict=True):
-                torch.mm(by_output, block, out=part)
-        return of_values, of_weight, gradient.sum(0)
+            grad_weight = torch.empty_like(weight)
+            for part, block in zip(
+                grad_weight.split(_INPUTS_AT_ONCE, 1), values.split(_INPUTS_AT_ONCE, 1), strict=True
+            ):
+                torch.mm(grad_output_t, block, out=part)
+        return grad_values, grad_weight, grad_output.sum(0)

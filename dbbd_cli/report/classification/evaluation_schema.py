@@ -106,5 +106,5 @@ class ClassificationEvaluation(Evaluation):
     def _square(self) -> ClassificationEvaluation:
         matrix, num_classes = self.confusion_matrix, len(self.classes or [])
         if matrix and {len(matrix), *map(len, matrix)} != {num_classes}:
-            raise ValueError("confusion_matrix does not fit classes")
+            raise ValueError("confusion_matrix does not match classes")
         return self

@@ -48,7 +48,7 @@ def read_evaluation_scene(content: bytes) -> dict[str, ndarray]:
     if not (np.abs(scene["coord"]) <= _MAX_COORD).all():  # False for NaN
         raise _damaged("coord is not finite, or too far away")
     if "segment" in scene and scene["segment"].min() < -1:
-        raise _damaged("segment holds numbers below -1")
+        raise _damaged("segment contains numbers below -1")
     return scene
 
 

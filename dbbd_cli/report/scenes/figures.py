@@ -65,7 +65,7 @@ def scene_features(scene: Mapping[str, ndarray], facts: Sequence[str], warning: 
 
 
 def region_tree(scene: Mapping[str, ndarray], facts: Sequence[str], warning: str) -> Figure:
-    """Draw the regions of each level of the tree. Colors only tell neighbors apart.
+    """Draw the regions of each level of the tree. Colors only distinguish neighbors.
 
     Args:
         scene: `coord` (N, 3) and `region` (L, N): the region of each point on each level.
@@ -143,8 +143,8 @@ def _paint_regions(view: SceneView, region: ndarray) -> tuple[int, ndarray]:
     import numpy as np
 
     numbers, places = np.unique(region, return_inverse=True)
-    there = view.owner >= 0
-    seen = np.where(there, places[view.owner], -1)
+    covered = view.owner >= 0
+    seen = np.where(covered, places[view.owner], -1)
     pairs = [
         np.stack([one, other], axis=-1)[(one != other) & (one >= 0) & (other >= 0)]
         for one, other in ((seen[:, :-1], seen[:, 1:]), (seen[:-1], seen[1:]))

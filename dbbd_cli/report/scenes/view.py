@@ -16,7 +16,7 @@ _ROOM_HEIGHT = 1.8
 _KEPT_HEIGHT = 0.75
 # Distance of the camera from the center of the scene, in units of half its longest side; its tilt.
 _DISTANCE = 2.1
-_LEAN = math.radians(24)
+_TILT = math.radians(24)
 # Outliers do not set the scale.
 _FIELD_PERCENTILES = (0.3, 99.7)
 _MARGIN = 0.03
@@ -28,7 +28,7 @@ _CELL_POINTS = 6
 _MAX_OF_MEDIAN = 2.2
 _MIN_RADIUS = 1.5
 _MAX_RADIUS = 0.025
-_BEND = 0.012
+_CURVATURE = 0.012
 # Eye-dome lighting (Boucheny, 2009): a pixel is darker the farther it lies behind its surroundings. Depth steps below
 # `_FLAT`, the slope of a surface, do not count; larger ones count up to `_DEEPEST_STEP`.
 _LIGHT_STRENGTH = 2.2
@@ -38,8 +38,8 @@ _DEEPEST_STEP = 0.1
 _DARKEST = 0.35
 # Few shades keep files small.
 _SHADES = 16
-_NOWHERE = 1e6
-_NOBODY = np.iinfo(np.uint64).max
+_BACKGROUND_DEPTH = 1e6
+_NO_POINT = np.iinfo(np.uint64).max
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,12 +63,12 @@ class SceneView:
 
     def paint(self, color: np.ndarray) -> np.ndarray:
         """The image, (H, W, 4) uint8, with a transparent background, from point colors (N, 3) from 0 to 1."""
-        there = self.owner >= 0
-        picture = np.zeros((*self.owner.shape, 4), np.uint8)
-        shaded = color[self.owner[there]] * self.shade[there][:, None]
-        picture[there, :3] = np.rint(255 * np.clip(shaded, 0, 1))
-        picture[there, 3] = 255
-        return picture
+        covered = self.owner >= 0
+        image = np.zeros((*self.owner.shape, 4), np.uint8)
+        shaded = color[self.owner[covered]] * self.shade[covered][:, None]
+        image[covered, :3] = np.rint(255 * np.clip(shaded, 0, 1))
+        image[covered, 3] = 255
+        return image
 
 
 def view_scene(coord: np.ndarray, width: int, height: int) -> SceneView:
@@ -86,8 +86,8 @@ def view_scene(coord: np.ndarray, width: int, height: int) -> SceneView:
     x, y, depth = _projected(points[kept])
     column, row, size = _fitted(x, y, width, height)
     owner, seen_depth = _splat(column, row, depth, size)
-    there = owner >= 0
-    owner[there] = kept[owner[there]]
+    covered = owner >= 0
+    owner[covered] = kept[owner[covered]]
     return SceneView(owner, _light(seen_depth), cut)
 
 
@@ -112,7 +112,7 @@ def _projected(points: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     low, high = np.percentile(points, _FIELD_PERCENTILES, axis=0)
     half = max(float((high - low).max()) / 2, 1e-9)
     moved = (points - (low + high) / 2) / half
-    cos, sin = math.cos(_LEAN), math.sin(_LEAN)
+    cos, sin = math.cos(_TILT), math.sin(_TILT)
     upwards = moved[:, 1] * cos + moved[:, 2] * sin
     depth = np.maximum(_DISTANCE - (moved[:, 2] * cos - moved[:, 1] * sin), 0.1)
     return moved[:, 0] / depth, upwards / depth, depth
@@ -140,9 +140,9 @@ def _splat(
     """The nearest point of each pixel, -1 for none, and its depth, infinite for none: (H, W) each."""
     radius = _radii(column, row, size)
     near, far = float(depth.min()), float(depth.max())
-    grain = (2**31 - 1) / max(far - near, 1e-9)
+    steps_per_unit = (2**31 - 1) / max(far - near, 1e-9)
     # Depth in the upper 32 bits and point in the lower: the minimum is the nearest point.
-    winner = np.full(size[0] * size[1], _NOBODY, np.uint64)
+    winner = np.full(size[0] * size[1], _NO_POINT, np.uint64)
     reach = int(radius.max())
     for down in range(-reach, reach + 1):
         for right in range(-reach, reach + 1):
@@ -154,12 +154,14 @@ def _splat(
                 (radius >= distance) & (rows >= 0) & (rows < size[0]) & (columns >= 0) & (columns < size[1])
             )
             # Discs bend away at the rim, so that two on the same surface meet halfway.
-            bent = depth[chosen] - near + _BEND * (distance / radius[chosen]) ** 2
-            key = np.minimum(bent * grain, 2.0**32 - 2).astype(np.uint64) << np.uint64(32) | chosen.astype(np.uint64)
+            bent = depth[chosen] - near + _CURVATURE * (distance / radius[chosen]) ** 2
+            key = np.minimum(bent * steps_per_unit, 2.0**32 - 2).astype(np.uint64) << np.uint64(32) | chosen.astype(
+                np.uint64
+            )
             np.minimum.at(winner, rows[chosen] * size[1] + columns[chosen], key)
-    there = winner != _NOBODY
-    owner = np.where(there, (winner & np.uint64(2**32 - 1)).astype(np.int64), -1)
-    seen = np.where(there, near + (winner >> np.uint64(32)) / grain, np.inf)
+    covered = winner != _NO_POINT
+    owner = np.where(covered, (winner & np.uint64(2**32 - 1)).astype(np.int64), -1)
+    seen = np.where(covered, near + (winner >> np.uint64(32)) / steps_per_unit, np.inf)
     return owner.reshape(size), seen.reshape(size)
 
 
@@ -178,8 +180,8 @@ def _light(depth: np.ndarray) -> np.ndarray:
     """Eye-dome lighting of depths (H, W), infinite for the background: from 0, dark, to 1."""
     step = max(1, round(max(depth.shape) * _LIGHT_REACH))
     # The background is very far away, but finite so that it can be subtracted; it neither casts nor receives shade.
-    log_depth = np.log(np.where(np.isfinite(depth), depth, _NOWHERE))
-    around = np.pad(log_depth, 2 * step, constant_values=math.log(_NOWHERE))
+    log_depth = np.log(np.where(np.isfinite(depth), depth, _BACKGROUND_DEPTH))
+    around = np.pad(log_depth, 2 * step, constant_values=math.log(_BACKGROUND_DEPTH))
     behind = np.zeros_like(log_depth)
     height, width = depth.shape
     for reach in (step, 2 * step):

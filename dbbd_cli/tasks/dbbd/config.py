@@ -63,7 +63,7 @@ class DbbdDataConfig(DataConfig):
     source: Literal["folder", "synthetic"] = Field(
         "synthetic",
         description="folder: scenes as .pkl, .ply or .npz files or folders of .npy, divided into train, val and test "
-        "or not; synthetic: generated furnished rooms; if omitted, path implies folder",
+        "or undivided; synthetic: generated furnished rooms; if omitted, path implies folder",
     )
     path: NotEmpty | None = Field(None, description="folder of the scenes (source: folder)")
     synthetic_scenes: Annotated[int, Field(ge=3, le=100_000)] = Field(
@@ -79,10 +79,10 @@ class DbbdDataConfig(DataConfig):
         "point outside it, as in the caches of Hugging Face and git-annex (source: folder)",
     )
     max_train_scenes: Count | None = Field(
-        None, description="limit of the training split: its first scenes by name; null: all"
+        None, description="maximum number of training scenes, the first ones by name; null: all"
     )
-    max_val_scenes: Count | None = Field(None, description="limit of the validation split; null: all")
-    max_test_scenes: Count | None = Field(None, description="limit of the test split; null: all")
+    max_val_scenes: Count | None = Field(None, description="maximum number of validation scenes; null: all")
+    max_test_scenes: Count | None = Field(None, description="maximum number of test scenes; null: all")
     on_error: Literal["fail", "skip"] = Field(
         "fail", description="fail: an unusable scene ends the run; skip: it is left out and listed in splits.json"
     )
@@ -92,7 +92,7 @@ class DbbdDataConfig(DataConfig):
         "color (0 to 1), height (above the lowest point, in the scene's unit)",
     )
     normal_neighbors: Annotated[int, Field(ge=3, le=128)] = Field(
-        16, description="number of nearest points that a missing normal is estimated from"
+        16, description="number of nearest points from which a missing normal is estimated"
     )
     max_depth: Annotated[int, Field(ge=1, le=32)] = Field(
         4, description="maximum depth of the region tree; deeper stored trees are cut"
@@ -209,7 +209,7 @@ class DbbdTrainingConfig(TrainingConfig):
     scheduler: Literal["reduce_on_plateau", "cosine", "step", "none"] = Field(
         "cosine", description="learning-rate schedule, updated after each epoch"
     )
-    min_lr: NotNegative = Field(1e-5, description="minimum learning rate of any schedule")
+    min_lr: NotNegative = Field(1e-5, description="lower bound of the learning rate in any schedule")
 
 
 class DbbdCheckpointConfig(CheckpointConfig):

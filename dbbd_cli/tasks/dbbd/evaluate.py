@@ -30,7 +30,7 @@ from dbbd_cli.tasks.dbbd.scene_picture import scene_picture
 from dbbd_cli.tasks.dbbd.workload import DbbdWorkload
 
 _IN_CONTRAST = ("point_chance", "point_top1")
-"""Metrics that the report has only in its rows `contrast`."""
+"""Metrics that the report contains only in the rows of `contrast`."""
 
 
 def evaluate(workload: DbbdWorkload, split: str, runtime: Runtime, progress: Progress) -> EvaluationOutput:

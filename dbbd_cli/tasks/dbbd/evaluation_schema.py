@@ -51,7 +51,7 @@ class Probe(Part):
     @model_validator(mode="after")
     def _lengths(self) -> Probe:
         if any(len(features.per_class_iou) != len(self.classes) for features in self.features):
-            raise ValueError("per_class_iou does not fit classes")
+            raise ValueError("per_class_iou does not match classes")
         return self
 
 

@@ -16,7 +16,7 @@ from dbbd_cli.tasks.dbbd.batches import PointBatch
 from dbbd_cli.tasks.dbbd.workload import DbbdWorkload
 
 _CONVENTIONAL = frozenset({254, 255, 65534, 65535, 2**31 - 1})
-"""Labels that often mean "ignore": -1 and -2 in unsigned types, and the largest signed number."""
+"""Labels that often mean "ignore": -1 and -2 in unsigned types, and the largest signed 32-bit number."""
 
 
 @dataclass(frozen=True)

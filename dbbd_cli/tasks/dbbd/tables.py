@@ -52,7 +52,7 @@ def _ignored_labels(rows: Iterable[Mapping[str, Any]]) -> str:
 def _contrast(rows: Sequence[Mapping[str, Any]]) -> Iterator[Table]:
     if rows:
         yield Table(
-            "Contrast (chance: the loss of guessing)",
+            "Contrast (chance: the loss of random guessing)",
             ("", "Rows", "Loss", "Chance", "Top-1"),
             tuple(
                 (

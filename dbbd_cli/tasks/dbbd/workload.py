@@ -42,7 +42,7 @@ class DbbdWorkload:
 
     Raises:
         DataError: a scene is missing or has changed since the manifest was made, and is not in the cache.
-        CheckpointError: `model.weights` does not fit.
+        CheckpointError: `model.weights` does not match the network.
     """
 
     sample_unit = SAMPLE_UNIT
@@ -90,7 +90,7 @@ class DbbdWorkload:
         )
 
     def prepare(self, split: str, progress: Progress) -> None:
-        """Prepare the scenes of a split that the cache does not hold."""
+        """Prepare the scenes of a split that the cache does not contain."""
         dataset = self.dataset(self.refs(split), point_samples=None)
         prepare_scenes(dataset.refs, dataset.settings, dataset.cache_dir, progress)
 
@@ -173,7 +173,7 @@ class DbbdWorkload:
         """Warn if the network collapses: nearly equal features for all points."""
         spread, rank = metrics["feature_std"], metrics["effective_rank"]
         if spread < MIN_FEATURE_STD:
-            what = f"those of all points are nearly equal (standard deviation {spread:.3f}; 1 is ideal)"
+            what = f"they are nearly equal for all points (standard deviation {spread:.3f}; 1 is ideal)"
         elif rank < MIN_EFFECTIVE_RANK:
             what = f"they span {rank:.1f} of {self.config.model.output_dim} dimensions"
         else:

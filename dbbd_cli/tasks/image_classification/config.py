@@ -74,7 +74,7 @@ class ImageDataConfig(DataConfig):
     )
     split: ImageSplitConfig = section("shares of the splits")
     on_error: Literal["fail", "skip"] = Field(
-        "fail", description="whether an unreadable file ends the run (fail) or is left out, counted and listed (skip)"
+        "fail", description="fail: an unreadable file ends the run; skip: it is left out and listed in splits.json"
     )
     image_size: Annotated[int, Field(ge=32, le=1024)] | None = Field(
         None,
@@ -82,7 +82,7 @@ class ImageDataConfig(DataConfig):
         "null: the model's own size, 224 for most",
     )
     augment: AugmentConfig = section("augmentation of training images")
-    positive_class: NotEmpty | None = Field(None, description="which of two classes is positive; null: the last")
+    positive_class: NotEmpty | None = Field(None, description="the positive one of two classes; null: the last")
     cache_dir: NotEmpty | None = Field(
         None, description="folder for decoded images; null: $DBBD_CACHE_DIR, or the user's cache folder"
     )
@@ -105,7 +105,7 @@ class ImageDataConfig(DataConfig):
         if self.source != "classes" and self.classes is not None:
             raise rule_error("classes", f"null, because source is {self.source}")
         if self.source == "synthetic" and self.path is not None:
-            raise rule_error("path", "null, because source is synthetic; leave source out to use your own data")
+            raise rule_error("path", "null, because source is synthetic; omit source to use your own data")
         if self.split.group == "host" and self.source not in ("urls", "synthetic"):
             raise rule_error("split.group", f"none, because only URLs have hosts and source is {self.source}")
         return self
@@ -130,7 +130,7 @@ class ImageModelConfig(ModelConfig):
         0.5, description="dropout probability before the linear layers of the classifier"
     )
     weights: NotEmpty = Field(
-        "none", description="none: random; default: pretrained on ImageNet, downloaded; or the path of a state dict"
+        "none", description="none: random; default: pretrained on ImageNet (downloaded); or the path of a state dict"
     )
 
     @model_validator(mode="after")
@@ -149,8 +149,8 @@ class ImageCheckpointConfig(CheckpointConfig):
 
     metric: Literal["loss", "accuracy", "f1"] = Field(
         "loss",
-        description="validation metric that decides which epoch is best, the first of equals: the lowest loss, or the "
-        "highest accuracy or f1 (mean F1 over the classes); early stopping uses it too, while reduce_on_plateau "
+        description="validation metric that decides which epoch is best (the first on ties): the lowest loss, or the "
+        "highest accuracy or f1 (mean F1 over the classes); early stopping uses it too, but reduce_on_plateau "
         "always uses the loss",
     )
 

@@ -19,7 +19,7 @@ from dbbd_cli.tasks.image_classification.workload import ImageWorkload
 def evaluate_images(workload: ImageWorkload, split: str, runtime: Runtime, progress: Progress) -> EvaluationOutput:
     """Every metric, and the predictions as CSV."""
     logits, labels = _run(workload, runtime, split, progress)
-    progress.line("Measuring the speed and computing the metrics…")
+    progress.line("Measuring speed and computing metrics…")
     network = workload.module.network
     images, _ = workload.to_device(next(workload.loaders[split].batches(epoch=0)), runtime.device, train=False)
     efficiency = {
@@ -49,7 +49,7 @@ def _run(
 
 
 def _predictions(workload: ImageWorkload, split: str, logits: torch.Tensor) -> str:
-    """One row per image: what it is, what it was taken for, and the probability of each class."""
+    """One row per image: path, true class, predicted class, and the probability of each class."""
     classes = workload.manifest.classes
     probabilities = torch.softmax(logits, dim=1)
     text = io.StringIO()

@@ -68,7 +68,7 @@ class ImageClassification(Task):
         )
 
     def notes(self, config: ImageClassificationConfig, manifest: Manifest) -> Mapping[str, str]:
-        """Return nothing: the header needs no more."""
+        """Return no further rows."""
         return {}
 
     def config_for_weights(

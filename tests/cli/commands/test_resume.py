@@ -8,7 +8,7 @@ from typing import Any
 
 from example_results import TRAINED
 
-from dbbd_cli.config.load import Typed
+from dbbd_cli.config.load import Unparsed
 
 Run = Callable[..., Any]
 
@@ -21,5 +21,5 @@ def test_options_become_overrides(run: Run, fake_service: Run, tmp_path: Path) -
     assert call["positional"] == (tmp_path,)
     assert call["force"] is False
     given = [(change.key, change.value, change.origin) for change in call["overrides"]]
-    assert given[0][:2] == ("data.num_workers", Typed("2"))
+    assert given[0][:2] == ("data.num_workers", Unparsed("2"))
     assert given[1:] == [("training.epochs", 20, "--epochs"), ("run.device", "cpu", "--device")]

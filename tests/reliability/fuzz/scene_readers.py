@@ -129,7 +129,7 @@ def nested(data: bytes, _: Path) -> None:
 def check_regions(tree: RegionTree, num_points: int) -> None:
     """Compare the points of each region with those of its children, as sets."""
     members = [tree.region(row).tolist() for row in range(tree.num_regions)]
-    require(sorted(members[0]) == list(range(num_points)), "the root does not hold every point once")
+    require(sorted(members[0]) == list(range(num_points)), "the root does not contain every point once")
     require((tree.parent[0], tree.level[0]) == (-1, 0), "the root is not the first region")
     for row, points in enumerate(members):
         children = np.flatnonzero(tree.parent == row).tolist()

@@ -155,7 +155,7 @@ def test_a_missing_file(source: str, meant: str) -> None:
     Path("folder/training.yml").write_text(TASK, encoding="utf-8")
     error = failure(source)
     assert error.message == f"{Path(source)}: no such file or shipped config"
-    assert error.hint == (f"did you mean {meant}? " if meant else "") + SHIPPED
+    assert error.hint == (f"did you mean {meant}? ({SHIPPED})" if meant else SHIPPED)
 
 
 def test_a_folder_instead_of_a_file() -> None:

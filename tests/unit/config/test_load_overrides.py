@@ -94,7 +94,7 @@ def test_the_task_says_how_a_value_is_read() -> None:
 
 
 def test_an_empty_text_is_not_null() -> None:
-    assert failure("data.path=").details == ["--set data.path=: data.path is ''\n    expected text that is not empty"]
+    assert failure("data.path=").details == ["--set data.path=: data.path is ''\n    expected non-empty text"]
 
 
 def test_a_name_that_is_not_utf_8_is_refused() -> None:
@@ -167,19 +167,19 @@ def test_an_override_replaces_what_is_wrong_in_the_file(tmp_path: Path) -> None:
     path.write_text("task: image_classification\ntraining: {epochs: many, batch_size: 0}\n", encoding="utf-8")
     with pytest.raises(ConfigError) as caught:
         load_config(str(path), [Override("training.epochs", 3, "--epochs")])
-    assert caught.value.details == [f"{path}:2: training.batch_size is 0\n    expected greater than or equal to 1"]
+    assert caught.value.details == [f"{path}:2: training.batch_size is 0\n    expected at least 1"]
 
 
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        ("training.epochs=0", "training.epochs is 0\n    expected greater than or equal to 1"),
+        ("training.epochs=0", "training.epochs is 0\n    expected at least 1"),
         ("training.epoch=3", "training.epoch is unknown\n    did you mean training.epochs?"),
         ("epochs=3", "epochs is unknown\n    did you mean training.epochs?"),
         ("trainig.epochs=3", "trainig is unknown\n    did you mean training?"),
         ("run=3", "run is 3\n    expected a section with keys"),
-        ("data.classes={cat: 3}", "data.classes.cat is 3\n    expected a valid string, in quotes"),
-        ("seed.x=3", "seed is {'x': '3'}\n    expected a valid integer"),
+        ("data.classes={cat: 3}", "data.classes.cat is 3\n    expected text, in quotes"),
+        ("seed.x=3", "seed is {'x': '3'}\n    expected an integer"),
         ("training.epochs.x=3", "training.epochs is 10, not a section with keys\n    set training.epochs itself"),
         ("task.x.y=3", "task is 'image_classification', not a section with keys\n    set task itself"),
         ("data.source=folder", "data.path is not set\n    expected a path, because source is folder"),
@@ -208,7 +208,7 @@ def test_an_override_takes_the_place_of_what_the_file_says(tmp_path: Path) -> No
 def test_errors_name_the_flag() -> None:
     with pytest.raises(ConfigError) as caught:
         config_from_mapping(VALUES, [Override("training.epochs", 0, "--epochs")], origin="test")
-    assert caught.value.details == ["--epochs: training.epochs is 0\n    expected greater than or equal to 1"]
+    assert caught.value.details == ["--epochs: training.epochs is 0\n    expected at least 1"]
 
 
 def test_errors_of_a_run_name_the_run() -> None:

@@ -161,7 +161,7 @@ def test_a_missing_file_is_an_error(sending: Handover) -> None:
 
 
 class Tensors:
-    """A data set of the keys themselves."""
+    """A dataset of the keys themselves."""
 
     def __len__(self) -> int:
         return 20

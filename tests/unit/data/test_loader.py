@@ -10,7 +10,7 @@ from dbbd_cli.data.loader import BatchLoader, Key
 
 
 class Numbers:
-    """A data set of the keys themselves."""
+    """A dataset of the keys themselves."""
 
     def __len__(self) -> int:
         return 10

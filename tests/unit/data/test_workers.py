@@ -23,7 +23,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="inspects proces
 
 
 class Numbers:
-    """A data set of the keys themselves."""
+    """A dataset of the keys themselves."""
 
     def __len__(self) -> int:
         return 10
@@ -33,7 +33,7 @@ class Numbers:
 
 
 class Slow(Numbers):
-    """A data set whose last batch never arrives."""
+    """A dataset whose last batch never arrives."""
 
     def __getitems__(self, keys: list[Key]) -> np.ndarray:
         if len(keys) == 2:

@@ -74,7 +74,7 @@ def test_the_error_names_the_batch_of_the_step_that_has_the_bad_loss(tmp_path: P
     with pytest.raises(NotFiniteError) as caught:
         train(workload, tmp_path, runtime=runtime, accumulate_batches=3)
     assert sorted(caught.value.details[1:]) == sorted(f"train/{index}" for index in order[:4])
-    assert "No checkpoint had been saved yet" in caught.value.hint
+    assert "no checkpoint had been saved yet" in caught.value.hint
 
 
 def test_a_bad_gradient_stops_before_the_update(tmp_path: Path, runtime: Runtime) -> None:
@@ -158,7 +158,7 @@ def test_weights_that_are_not_finite_are_never_saved(tmp_path: Path) -> None:
     before = (tmp_path / "ckpt.pth").read_bytes()
     with torch.no_grad():
         workload.module.layer.bias.fill_(math.inf)
-    with pytest.raises(NotFiniteError, match=r"layer\.bias holds values that are not finite; nothing was saved"):
+    with pytest.raises(NotFiniteError, match=r"layer\.bias has non-finite values; nothing was saved"):
         trainer.save(tmp_path)
     assert (tmp_path / "ckpt.pth").read_bytes() == before
     assert {path.name for path in tmp_path.iterdir()} == {"ckpt.pth"}
@@ -173,5 +173,5 @@ def test_one_value_that_is_not_finite_is_found_anywhere(tmp_path: Path, bad: flo
         weights["b"] = torch.ones(1001)
         weights["b"][index] = bad
         weights["b"][index - 1] = -bad
-        with pytest.raises(NotFiniteError, match="b holds values that are not finite"):
+        with pytest.raises(NotFiniteError, match="b has non-finite values"):
             check_weights(weights, TrainState(), tmp_path)

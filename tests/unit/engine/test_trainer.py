@@ -307,7 +307,7 @@ def test_a_run_stopped_at_any_check_and_resumed_ends_like_an_uninterrupted_one(
     with pytest.raises(StoppedError) as caught:
         train(LineWorkload(), stopped, StopAfter(checks), accumulate_batches=accumulate)
     assert caught.value.exit_code == 143
-    assert caught.value.hint.startswith("Continue with: dbbd resume")
+    assert caught.value.hint.startswith("continue with: dbbd resume")
     trainer = resumed(stopped, accumulate_batches=accumulate)
     assert trainer.state.history == expected.state.history
     assert same(trainer.optimizer.state_dict(), expected.optimizer.state_dict(), exact=True)

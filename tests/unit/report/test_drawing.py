@@ -11,7 +11,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from dbbd_cli.core.errors import DiskError
-from dbbd_cli.report.drawing import draw, reason_of
+from dbbd_cli.report.drawing import draw, message_of
 
 SCRIPT = """
 import os
@@ -67,8 +67,8 @@ def test_a_failure_does_not_affect_other_figures() -> None:
 
     told: list[str] = []
     drawings = {"first": fails, "second": Figure}
-    figures = draw(drawings, lambda name, error: told.append(f"{name}: {reason_of(error)}"))
+    figures = draw(drawings, lambda name, error: told.append(f"{name}: {message_of(error)}"))
     assert (list(figures), told) == (["second"], ["first: ValueError: no axes"])
     with pytest.raises(ValueError, match="no axes"):
         draw(drawings)
-    assert reason_of(DiskError("the disk is full")) == "the disk is full"
+    assert message_of(DiskError("the disk is full")) == "the disk is full"

@@ -65,7 +65,7 @@ def test_rows_of_other_kinds_are_ignored(make_run: Make, row: Make) -> None:
         ('{"kind": "epoch", "epoch": "1", "step": 1}', "epoch is not a count"),
         ('{"kind": "step", "epoch": 1, "step": -1}', "step is not a count"),
         ('{"kind": "epoch", "epoch": true, "step": 1}', "epoch is not a count"),
-        ('{"kind": "epoch", "epoch": 1, "step": 1, "val": [1]}', "val does not hold metrics"),
+        ('{"kind": "epoch", "epoch": 1, "step": 1, "val": [1]}', "val does not contain metrics"),
         ('{"kind": "epoch", "epoch": 1, "step": 1, "train": {"loss": "low"}, "val": {"loss": 1}}', "train loss"),
         ('{"kind": "step", "epoch": 1, "step": 1, "loss": 1e999}', "loss is not a number"),
         ('{"kind": "epoch", "epoch": 1, "step": 1, "val": {"loss": 1e308}}', "val loss is not a number"),

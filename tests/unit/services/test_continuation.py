@@ -429,7 +429,7 @@ def test_an_invalid_optimizer_state_is_refused(spoil: Callable[[Any], object], t
     spoil(state)
     (run / "ckpt.pth").unlink()
     save_with_digest(state, run / "ckpt.pth")
-    with pytest.raises(CheckpointError, match="does not fit this configuration"):
+    with pytest.raises(CheckpointError, match="does not match this configuration"):
         resume(run, overrides=epochs(2))
 
 

@@ -268,7 +268,7 @@ def test_non_finite_weights_are_rejected(use: Callable[[Path], object], tiny_con
     name, weights = next((key, value) for key, value in state["module"].items() if value.is_floating_point())
     weights[(0,) * weights.ndim] = float("nan")
     save_with_digest(state, run / "spoiled.pth")
-    with pytest.raises(CheckpointError, match=f"spoiled.pth: {name} holds values that are not finite"):
+    with pytest.raises(CheckpointError, match=f"spoiled.pth: {name} has non-finite values"):
         use(run / "spoiled.pth")
 
 
@@ -284,7 +284,7 @@ def test_a_lost_list_of_synthetic_samples_is_rebuilt(
         path.unlink()
     else:
         path.write_text(changed[damage])
-    what = {"missing": "is missing", "not JSON": "is damaged", "another one": "is not that of the run"}[damage]
+    what = {"missing": "is missing", "not JSON": "is damaged", "another one": "does not match the run"}[damage]
     lines = Shown()
     resume(run, progress=lines)
     assert lines.warnings == [f"{path} {what}. It was rebuilt from the settings and matches the checkpoint."]

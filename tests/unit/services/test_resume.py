@@ -28,7 +28,7 @@ def test_targets_that_cannot_be_resumed_are_explained(tiny_config: Make, tmp_pat
     checkpoint["module"].pop("network.fc1.weight")
     (run / "ckpt.pth").unlink()
     save_with_digest(checkpoint, run / "ckpt.pth")
-    with pytest.raises(CheckpointError, match="does not fit this configuration"):
+    with pytest.raises(CheckpointError, match="does not match this configuration"):
         resume(run / "ckpt.pth")
     for name in ("splits.json", "config.yaml"):
         (run / name).unlink()

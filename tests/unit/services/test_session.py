@@ -98,7 +98,7 @@ def test_a_precision_on_the_command_line_overrides_that_of_the_run(
     assert validate(run, overrides=[parse_override("run.precision=auto")]).precision == "fp32 (chosen by auto)"
     shown = Shown()
     resume(run, overrides=[*MORE, *FP32], progress=shown)
-    assert "The run was trained in bf16 so far, and continues in fp32." in shown.lines
+    assert "The run has been trained in bf16 so far, and continues in fp32." in shown.lines
     assert load_checkpoint(run / "ckpt.pth")["runtime"]["precision"] == "fp32"
 
 
@@ -146,7 +146,7 @@ def test_resume_reports_changed_threads_and_processors(tiny_config: Make) -> Non
         shown = Shown()
         resume(run, overrides=[parse_override("training.epochs=2")], progress=shown)
         (line,) = [line for line in shown.lines if "last digits" in line]
-        assert line.startswith("The run was computed on ")
+        assert line.startswith("The run has been computed on ")
         assert "\x1b" not in line
         for value in change.values():
             assert str(value).rstrip("\x1b") in line

@@ -16,7 +16,7 @@ COORD_FILE = "coord.npy"
 FOLDER_ARRAYS = ("coord", "normal", "color", "segment20", "segment")
 """The files of such a folder, without `.npy`."""
 _MAX_VALUES = {COORD: 3 * MAX_POINTS, NORMAL: 3 * MAX_POINTS, COLOR: 4 * MAX_POINTS, SEGMENT: MAX_POINTS}
-"""Maximum values of each part; colors may have an opacity."""
+"""Maximum number of values of each part; colors may have an opacity."""
 
 
 def read_archive(path: Path) -> SceneArrays:

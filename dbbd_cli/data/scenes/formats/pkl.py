@@ -28,7 +28,7 @@ def read_pickle(path: Path) -> SceneArrays:
             raise ValueError("was written by torch.save, not by pickle; save it with pickle.dump")
         content = load_plain(data)
     if not isinstance(content, dict):
-        raise ValueError("does not hold a dict of the arrays of a scene")
+        raise ValueError("does not contain a dict with the arrays of a scene")
     hierarchy = content.get("hierarchy")
     if hierarchy is not None and not isinstance(hierarchy, dict):
         raise ValueError("its hierarchy is not a dict")
@@ -57,11 +57,11 @@ def _array(name: str, value: object, widths: tuple[int, ...]) -> np.ndarray:
     elif widths:
         raise ValueError(f"its {name} is not a list of rows of {' or '.join(map(str, widths))} numbers")
     if not all(isinstance(item, (int, float, np.number)) for item in flat):
-        raise ValueError(f"its {name} holds something other than numbers")
+        raise ValueError(f"its {name} contains something other than numbers")
     try:
         return np.array(flat).reshape((-1, width) if width else -1)
     except OverflowError as error:
-        raise ValueError(f"its {name} holds numbers that are too large") from error
+        raise ValueError(f"its {name} contains numbers that are too large") from error
 
 
 def _has_width(row: object, width: int) -> bool:

@@ -374,7 +374,7 @@ def _parse_lists(lines: Iterator[str], element: _Element) -> list[np.ndarray]:
 
 
 def _invalid_line(error: Exception, expected: str) -> ValueError:
-    return ValueError(f"has a line that does not hold {expected} ({printable(str(error).split(';')[0][:200])})")
+    return ValueError(f"has a line that does not contain {expected} ({printable(str(error).split(';')[0][:200])})")
 
 
 def _missing_lines(element: _Element, found: int) -> ValueError:

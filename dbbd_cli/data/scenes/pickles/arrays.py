@@ -136,7 +136,7 @@ class _Rebuilder:
         if not isinstance(dtype, np.dtype) or not isinstance(raw, (bytes, bytearray)) or order not in ("C", "F"):
             raise TypeError
         if math.prod(_sizes(shape)) * dtype.itemsize != len(raw):
-            raise ValueError("has an array whose size does not fit its bytes")
+            raise ValueError("has an array whose size does not match its bytes")
         self._spend(len(raw))
         return np.ndarray(_sizes(shape), dtype, buffer=bytearray(raw), order="F" if order == "F" else "C")
 

@@ -1,4 +1,4 @@
-"""A restricted unpickler for scenes: plain values and a fixed list of stand-ins, and no code of the file.
+"""A restricted unpickler for scenes: plain values and a fixed list of stand-ins, and no code from the file.
 
 It replaces Python's unpickler because that one trusts the sizes in a file, even with a restricted `find_class`: a file
 of 9 bytes made it allocate 1.5 GB in 3 s, and the largest such file asks for 64 GB. Here it takes no memory and less

@@ -152,8 +152,8 @@ def _chairs_around(
             y = desk.y + math.sin(desk.angle) * along * half_x + math.cos(desk.angle) * away
             if not (0.35 < x < size[0] - 0.35 and 0.35 < y < size[1] - 0.35):
                 continue
-            turn = desk.angle + (0 if side > 0 else math.pi) + rng.normal(0, 0.15)
-            chairs.append(_Piece("chair", parts, x, y, turn, 0.34, color))
+            angle = desk.angle + (0 if side > 0 else math.pi) + rng.normal(0, 0.15)
+            chairs.append(_Piece("chair", parts, x, y, angle, 0.34, color))
     return chairs
 
 
@@ -179,10 +179,10 @@ def _scan(
     shell_colors: np.ndarray,
 ) -> tuple[np.ndarray, ...]:
     """Scan the room from `origin`: coordinates, normals and colors `(M, 3)`, classes and areas `(M,)`."""
-    rise = rng.uniform(-0.98, 0.65, count)  # uniform on the sphere: its area is proportional to height
-    turn = rng.uniform(0, 2 * math.pi, count)
-    level = np.sqrt(1 - rise * rise)
-    direction = np.stack([level * np.cos(turn), level * np.sin(turn), rise], axis=1).astype(np.float32)
+    z = rng.uniform(-0.98, 0.65, count)  # uniform on the sphere: its area is proportional to height
+    azimuth = rng.uniform(0, 2 * math.pi, count)
+    horizontal = np.sqrt(1 - z * z)
+    direction = np.stack([horizontal * np.cos(azimuth), horizontal * np.sin(azimuth), z], axis=1).astype(np.float32)
 
     # The room itself, from inside: the nearest plane along each ray.
     planes = np.where(direction > 0, size.astype(np.float32), 0)
@@ -220,20 +220,20 @@ def _draw(
 ) -> None:
     """Stop the rays that hit a piece before anything else; changes the arrays in place."""
     cos, sin = math.cos(piece.angle), math.sin(piece.angle)
-    turn = np.array([[cos, -sin, 0], [sin, cos, 0], [0, 0, 1]], np.float32)  # v @ turn is v in the local frame
+    rotation = np.array([[cos, -sin, 0], [sin, cos, 0], [0, 0, 1]], np.float32)  # v @ rotation is v in the local frame
     offset = np.array([piece.x, piece.y, 0], np.float32)
     # Rays that pass its vertical axis at a distance cannot hit it.
-    flat = offset[:2] - origin[:2]
-    aside = np.abs(direction[:, 0] * flat[1] - direction[:, 1] * flat[0])
-    level = np.sqrt(direction[:, 0] ** 2 + direction[:, 1] ** 2)
-    rays = np.flatnonzero(aside <= piece.radius * level)
-    local_direction = direction[rays] @ turn
-    local_origin = (origin - offset) @ turn
+    to_axis = offset[:2] - origin[:2]
+    miss_distance = np.abs(direction[:, 0] * to_axis[1] - direction[:, 1] * to_axis[0])
+    horizontal = np.sqrt(direction[:, 0] ** 2 + direction[:, 1] ** 2)
+    rays = np.flatnonzero(miss_distance <= piece.radius * horizontal)
+    local_direction = direction[rays] @ rotation
+    local_origin = (origin - offset) @ rotation
     for part in piece.parts:
         reached, outward = part.hit(local_origin, local_direction)
         nearer = reached < distance[rays]
         hit_rays = rays[nearer]
         distance[hit_rays] = reached[nearer]
-        normal[hit_rays] = outward[nearer] @ turn.T
+        normal[hit_rays] = outward[nearer] @ rotation.T
         segment[hit_rays] = ROOM_CLASSES.index(piece.kind)
         color[hit_rays] = piece.color

@@ -36,7 +36,7 @@ class _Region(NamedTuple):
 def tree_from_nested(root: object, num_points: int, source: str = "region tree") -> RegionTree:
     """Flatten nested dicts with `indices`, `center_idx`, `level` and `children`, and check that they are a valid tree.
 
-    In a valid tree the root holds every point once, and children hold each point of their parent once.
+    In a valid tree the root contains every point once, and children hold each point of their parent once.
     The cost is bounded by the points of the scene and the size of the file: indices are read only after their number
     is known to fit, and regions that are too deep are refused.
 
@@ -66,7 +66,7 @@ class _Reader:
         """Read all regions, without recursion, because a file may be nested deeply."""
         count = self.length(root, "root")
         if count != self.num_points:
-            self.fail("root", f"holds {count:,} points, and the scene has {self.num_points:,}")
+            self.fail("root", f"contains {count:,} points, but the scene has {self.num_points:,}")
         waiting = self.regions([(root, "root")], -1, np.arange(self.num_points))
         while waiting:
             region = waiting.pop()
@@ -94,7 +94,7 @@ class _Reader:
         ):
             self.fail(path, _NOT_INTEGERS)
         if len(indices) == 0:
-            self.fail(path, "holds no points")
+            self.fail(path, "contains no points")
         return len(indices)
 
     def regions(self, named: list[tuple[Any, str]], parent: int, required: np.ndarray) -> list[_Region]:
@@ -105,9 +105,9 @@ class _Reader:
             first = int((held != required).argmax())
             where = f"exactly once (first at point {min(held[first], required[first])})"
             if parent < 0:
-                self.fail("root", f"does not hold each of the points 0 to {self.num_points - 1} {where}")
+                self.fail("root", f"does not contain each of the points 0 to {self.num_points - 1} {where}")
             above = named[0][1].rpartition("/")[0]
-            self.fail(above, f"has children that do not hold each of its points {where}")
+            self.fail(above, f"has children that do not contain each of its points {where}")
         return regions
 
     def points(self, region: Mapping[Any, Any], path: str) -> np.ndarray:
@@ -127,7 +127,7 @@ class _Reader:
             self.fail(region.path, f"lies deeper than level {MAX_LEVEL}")
         center_idx = self.integer(region, "center_idx")
         if not (region.indices == center_idx).any():
-            self.fail(region.path, f"has its center at point {center_idx}, which it does not hold")
+            self.fail(region.path, f"has its center at point {center_idx}, which it does not contain")
         if (stored := self.integer(region, "level")) != level:
             self.fail(region.path, f"has level {stored}, not {level}")
         self.parent.append(region.parent)
@@ -148,7 +148,7 @@ class _Reader:
         named = [(child, f"{region.path}/{number}") for number, child in enumerate(children)]
         held = sum(self.length(child, path) for child, path in named)
         if named and held != size:
-            self.fail(region.path, f"has {size:,} points, and its children hold {held:,}")
+            self.fail(region.path, f"has {size:,} points, but its children contain {held:,}")
         return self.regions(named, row, region.indices) if named else []
 
     def integer(self, region: _Region, key: str) -> int:

@@ -192,7 +192,7 @@ def test_a_cache_with_damaged_bytes_is_made_again(tmp_path: Path, place: int | s
     first.path.write_bytes(data)
     assert np.array_equal(prepare_images(refs, 64, tmp_path, progress).open(), expected)
     assert len(progress.titles) == 3
-    assert "is damaged: the images are prepared again" in progress.titles[1]
+    assert "is damaged; preparing the images again" in progress.titles[1]
     assert cached_images(refs, 64, tmp_path, Silent()) is not None
 
 
@@ -309,7 +309,7 @@ def test_a_full_disk_is_reported_with_the_space_needed(tmp_path: Path, monkeypat
         free = 10
 
     monkeypatch.setattr(image_cache.shutil, "disk_usage", lambda _: Usage)
-    with pytest.raises(DiskError, match="are needed and 0 MB are free"):
+    with pytest.raises(DiskError, match="needed, 0 MB free"):
         prepare_images(url_refs(3), 1024, tmp_path, Silent())
     assert not list(tmp_path.glob("*.tmp"))
 

@@ -1,4 +1,4 @@
-"""A data set returns the requested rows, also in a spawned worker."""
+"""A dataset returns the requested rows, also in a spawned worker."""
 
 from __future__ import annotations
 

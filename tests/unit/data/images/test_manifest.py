@@ -83,7 +83,7 @@ def test_skipped_images_are_counted_listed_and_in_no_split(picture_folder: Calla
     assert all("empty" not in sample.key for sample in manifest.samples)
     assert len(manifest.skipped) == 1
     assert "empty.png" in manifest.skipped[0]
-    assert any("1 file or row was left out" in text for text in messages.text)
+    assert any("1 file or row was skipped" in text for text in messages.text)
 
 
 def test_too_small_classes_are_reported_before_any_image_is_read(
@@ -211,7 +211,7 @@ def test_a_damaged_cache_is_rebuilt_or_rejected(picture_folder: Callable[..., Pa
     assert manifest_of(source, tmp_path / "cache") == manifest  # a new run meets it, too
     prepared, samples = prepare_manifest(manifest, **settings, progress=messages)
     assert len(messages.text) == 1
-    assert "is damaged: the images are prepared again" in messages.text[0]
+    assert "is damaged; preparing the images again" in messages.text[0]
     for sample, row in zip(samples, prepared.open(), strict=True):
         assert np.array_equal(row, expected[sample.key])
     damage(prepared.path)

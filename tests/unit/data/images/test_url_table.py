@@ -111,7 +111,7 @@ def test_a_huge_field_costs_only_its_row(tmp_path):
 def test_a_missing_column_is_an_error(tmp_path):
     with pytest.raises(DataError, match="has no column url; its columns are: URL, label, x") as caught:
         listed(tmp_path, "URL,label,x\na.example,good,1\n")
-    assert caught.value.hint == "did you mean URL? Choose the column with --set data.url_column=NAME"
+    assert caught.value.hint == "did you mean URL? If so, choose the column with --set data.url_column=NAME"
     with pytest.raises(DataError, match="has no column label") as caught:
         listed(tmp_path, "url,Labels\na.example,good\n")
     assert "Labels" in caught.value.hint

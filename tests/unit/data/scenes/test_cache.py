@@ -207,7 +207,7 @@ def test_an_invalid_stored_tree_is_named_with_its_file_and_region(tmp_path: Path
     tree = nested(build_tree(points(), max_depth=2, min_region_points=16))
     tree["children"][1]["indices"][0] = 400
     ref = save(tmp_path / "scene.pkl", hierarchy=tree)
-    with pytest.raises(DataError, match=r"scene\.pkl: region root has children that do not hold each"):
+    with pytest.raises(DataError, match=r"scene\.pkl: region root has children that do not contain each"):
         prepared_scene(ref, SETTINGS, tmp_path / "cache")
     assert not kept(tmp_path / "cache")
 

@@ -164,7 +164,7 @@ def test_all_unusable_scenes_are_named_together(tmp_path: Path) -> None:
     details = caught.value.details
     assert [Path(detail.split(": ")[0]).name for detail in details] == ["scene00.pkl", "scene02.pkl", "scene01.pkl"]
     assert "not finite at point 7" in details[1]
-    assert "root holds 1 points" in details[2]
+    assert "root contains 1 points" in details[2]
     assert "data.on_error=skip" in caught.value.hint
 
 
@@ -193,7 +193,7 @@ def test_unusable_scenes_are_left_out_and_reported_on_request(tmp_path: Path) ->
     assert keys(manifest, "train") == ["train/scene01.pkl", "train/scene03.pkl"]
     assert keys(manifest, "val") == ["val/scene00.pkl", "val/scene02.pkl"]
     assert len(manifest.skipped) == 3
-    assert recorder.warnings == ["3 scenes are left out; see splits.json of the run."]
+    assert recorder.warnings == ["3 scenes skipped; see splits.json of the run for the reasons."]
 
 
 @pytest.mark.parametrize(("split", "others"), [("train", "val"), ("val", "train")])

@@ -107,7 +107,7 @@ def test_arrays_of_the_wrong_shape_or_type_are_listed_as_unusable(tmp_path, kind
         "npz": "its array color is not an array of numbers",
         "folder": "its file color.npy is not an array of numbers",
     }
-    assert color.get(kind, "its colors holds something other than numbers") in scene.unusable["color"]
+    assert color.get(kind, "its colors contains something other than numbers") in scene.unusable["color"]
 
 
 def test_arrays_without_rows_count_as_missing(tmp_path):

@@ -170,7 +170,7 @@ def test_a_full_disk_leaves_the_old_checkpoint_and_no_stray_file(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(module.os, "fsync", full)
-    with pytest.raises(DiskError, match=r"No space left on device \(.* MB are free, and a checkpoint needs"):
+    with pytest.raises(DiskError, match=r"No space left on device \(.* MB is free, and a checkpoint needs"):
         save_checkpoint(content(2), tmp_path, best=False)
     monkeypatch.undo()
     assert number_in(tmp_path / NEWEST) == 1

@@ -159,7 +159,7 @@ def test_an_error_is_raised_once_in_the_main_thread(tmp_path: Path, how: str, mo
                 raise ValueError("of a step")
             assert how == "leave", "it was not raised"
 
-    with pytest.raises(DiskError, match=r"No space left on device \(.* MB are free, and a checkpoint needs") as caught:
+    with pytest.raises(DiskError, match=r"No space left on device \(.* MB is free, and a checkpoint needs") as caught:
         save()
     assert caught.value.exit_code == 6
     assert "continue with: " in caught.value.hint

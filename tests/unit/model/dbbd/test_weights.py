@@ -49,11 +49,11 @@ def test_weights_are_loaded_from_checkpoints(style: str, tmp_path: Path) -> None
 def test_weights_that_do_not_fit_are_listed(tmp_path: Path) -> None:
     path = tmp_path / "ckpt.pth"
     torch.save({"module": tiny(aggregation="attention", output_dim=12).state_dict()}, path)
-    with pytest.raises(CheckpointError, match="does not fit") as caught:
+    with pytest.raises(CheckpointError, match="does not match") as caught:
         load_weights(tiny(aggregation="max"), path)
     assert any("unknown: encoder.aggregator.attention.query" in line for line in caught.value.details)
     torch.save({"epoch": 3}, path)
-    with pytest.raises(CheckpointError, match="holds no weights"):
+    with pytest.raises(CheckpointError, match="contains no DBBD weights"):
         load_weights(tiny(), path)
 
 

@@ -30,9 +30,9 @@ def test_complete_and_partial_evaluations_are_accepted(evaluation_of: Make) -> N
     [
         ("accuracy", "high", "accuracy"),
         ("classes", ["a", 1], "classes"),
-        ("classes", ["a"], "confusion_matrix does not fit classes"),
-        ("confusion_matrix", [[1, 2]], "confusion_matrix does not fit classes"),
-        ("confusion_matrix", [[1, 2], [3]], "confusion_matrix does not fit classes"),
+        ("classes", ["a"], "confusion_matrix does not match classes"),
+        ("confusion_matrix", [[1, 2]], "confusion_matrix does not match classes"),
+        ("confusion_matrix", [[1, 2], [3]], "confusion_matrix does not match classes"),
         ("confusion_matrix", [[1, -2], [3, 4]], "confusion_matrix"),
         ("confusion_matrix.0.0", 0.5, "confusion_matrix"),
         ("per_class.0.support", None, "per_class"),

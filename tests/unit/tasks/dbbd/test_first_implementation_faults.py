@@ -217,16 +217,16 @@ def point_in_two_leaves(tree: dict[str, Any]) -> None:
 
 
 INVALID_TREES = {
-    cycle: "its children hold",
+    cycle: "its children contain",
     own_child: "has level 1, not 2",
-    twice: "its children hold",
+    twice: "its children contain",
     negative: "exactly once",
     out_of_range: "exactly once",
     negative_center: "center at point -5",
     center_out_of_range: "center at point 1000",
-    point_in_no_leaf: "its children hold 999",
-    region_in_no_leaf: "its children hold",
-    point_in_no_region: "root holds 999 points, and the scene has 1,000",
+    point_in_no_leaf: "its children contain 999",
+    region_in_no_leaf: "its children contain",
+    point_in_no_region: "root contains 999 points, but the scene has 1,000",
     point_in_two_leaves: "exactly once",
 }
 
@@ -315,7 +315,7 @@ def test_points_in_no_leaf_are_refused_even_if_the_tree_is_cut_above(
     inner = next(child for child in content["hierarchy"]["children"] if child["children"])
     del inner["children"][-1]
     path.write_bytes(pickle.dumps(content))
-    with pytest.raises(DataError, match="its children hold"):
+    with pytest.raises(DataError, match="its children contain"):
         train(tiny_point_config(data__path=str(root), data__max_depth=1))
 
 

@@ -14,7 +14,7 @@ from dbbd_cli.tasks.dbbd.batches import PointBatch, SceneDataset
 from dbbd_cli.tasks.dbbd.scene_picture import principal_colors, scene_picture
 
 LABELS = [*range(9), 40]
-"""Those of the whole data set, of which a scene has some."""
+"""Those of the whole dataset, of which a scene has some."""
 
 
 @pytest.fixture

@@ -327,6 +327,6 @@ def test_initial_weights_are_loaded_only_on_request(tiny_point_config: Make, tmp
 
 def test_initial_weights_of_another_size_are_refused(tiny_point_config: Make, tmp_path: Path) -> None:
     torch.save(make_workload(tiny_point_config(), ()).module.state_dict(), tmp_path / "weights.pth")
-    with pytest.raises(CheckpointError, match="does not fit the network") as caught:
+    with pytest.raises(CheckpointError, match="does not match the network") as caught:
         make_workload(tiny_point_config(model__weights=str(tmp_path / "weights.pth"), model__hidden_dim=8))
     assert caught.value.details

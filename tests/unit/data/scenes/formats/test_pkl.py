@@ -35,7 +35,7 @@ def test_the_first_of_two_equal_names_counts(tmp_path):
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        ([1, 2], "does not hold a dict"),
+        ([1, 2], "does not contain a dict"),
         ({}, "has no coordinates"),
         ({"coords": "x"}, "has no coordinates"),
         ({"coords": {"x": 1}}, "is not an array"),

@@ -176,15 +176,15 @@ REFUSED = {
     ),
     "a list that is shorter than it says, ASCII": (
         header("ascii", [("vertex", 2, [*XYZ, "list uchar int a"])]) + b"0 0 0 1 10\n0 0 0 3 10\n",
-        "does not hold the numbers and lists",
+        "does not contain the numbers and lists",
     ),
     "a list that is longer than it says, ASCII": (
         header("ascii", [("vertex", 2, [*XYZ, "list uchar int a"])]) + b"0 0 0 1 10\n0 0 0 1 10 11\n",
-        "does not hold the numbers and lists",
+        "does not contain the numbers and lists",
     ),
     "a list of negative length, ASCII": (
         header("ascii", [("vertex", 2, [*XYZ, "list int int a"])]) + b"0 0 0 1 10\n0 0 0 -1 1\n",
-        "does not hold the numbers and lists",
+        "does not contain the numbers and lists",
     ),
     "points cut short after a list": (
         header("binary_little_endian", [("vertex", 1, ["list uchar char a", "double x"])]) + b"\5" + bytes(8),
@@ -192,7 +192,7 @@ REFUSED = {
     ),
     "a list of half a number, ASCII": (
         header("ascii", [("vertex", 2, [*XYZ, "list uchar int a"])]) + b"0 0 0 1 10\n0 0 0 1.5 1\n",
-        "does not hold the numbers and lists",
+        "does not contain the numbers and lists",
     ),
     "list of a fraction": (header("ascii", [("face", 3, ["list float int a"])]), "not an integer"),
     "10^12 faces before": (
@@ -222,7 +222,7 @@ REFUSED = {
     "blank lines": (header("ascii", [("vertex", 5, XYZ)]) + b"\n" * 20_000, "10,000 more blank lines"),
     "a hole for a line": (
         header("ascii", [("vertex", 5, XYZ)]) + b"1 2 3\n" + bytes(1_500_000),
-        "does not hold 3 numbers",
+        "does not contain 3 numbers",
     ),
     "10^18 bytes before": (
         header("binary_big_endian", [("camera", 10**18, ["double a"]), ("vertex", 5, XYZ)]) + bytes(100),
@@ -238,8 +238,8 @@ REFUSED = {
     ),
     "cut short": (GOOD + bytes(59), "is truncated: 5 points need 60 bytes, but only 59 are left"),
     "cut short, ASCII": (header("ascii", [("vertex", 3, XYZ)]) + b"10.0 20.0 30.0\n" * 2, "2 of the 3 points"),
-    "text in ASCII": (header("ascii", [("vertex", 2, XYZ)]) + b"1 2 3\n1 two 3\n", "does not hold 3 numbers"),
-    "lines of two lengths": (header("ascii", [("vertex", 2, XYZ)]) + b"1 2 3\n1 2 3 4\n", "does not hold 3 numbers"),
+    "text in ASCII": (header("ascii", [("vertex", 2, XYZ)]) + b"1 2 3\n1 two 3\n", "does not contain 3 numbers"),
+    "lines of two lengths": (header("ascii", [("vertex", 2, XYZ)]) + b"1 2 3\n1 2 3 4\n", "does not contain 3 numbers"),
     "short lines": (header("ascii", [("vertex", 2, XYZ)]) + b"100 200\n100 200\n", "has 2 numbers in a line"),
 }
 

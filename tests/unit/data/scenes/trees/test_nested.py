@@ -83,28 +83,28 @@ def without(key: str, *positions: int) -> Nested:
 
 
 NOT_INTEGERS = "has indices that are not a list of integers"
-CHILDREN = "has children that do not hold each of its points exactly once"
+CHILDREN = "has children that do not contain each of its points exactly once"
 
 
 @pytest.mark.parametrize(
     ("root", "message"),
     [
-        (cyclic(), "root/2/1 has 3 points, and its children hold 5"),
+        (cyclic(), "root/2/1 has 3 points, but its children contain 5"),
         (shared_child(), f"root {CHILDREN} (first at point 1)"),
         (own_child(), "root/0 has level 0, not 1"),
         (changed(0, 1, indices=[1, 10]), f"root/0 {CHILDREN} (first at point 2)"),
         (changed(0, 1, indices=[1, -2]), f"root/0 {CHILDREN} (first at point -2)"),
         (changed(0, 1, indices=[1, 1]), f"root/0 {CHILDREN} (first at point 1)"),
         (changed(0, 1, indices=[1, 0]), f"root/0 {CHILDREN} (first at point 0)"),
-        (changed(0, 1, indices=[1]), "root/0 has 3 points, and its children hold 2"),
-        (changed(0, 1, indices=[1, 2, 0]), "root/0 has 3 points, and its children hold 4"),
-        (changed(0, 1, indices=[]), "root/0/1 holds no points"),
-        (changed(0, 1, indices=np.zeros(0)), "root/0/1 holds no points"),
-        (changed(indices=[*range(10), 9]), "root holds 11 points, and the scene has 10"),
-        (changed(indices=[*range(9), 8]), "root does not hold each of the points 0 to 9 exactly once"),
+        (changed(0, 1, indices=[1]), "root/0 has 3 points, but its children contain 2"),
+        (changed(0, 1, indices=[1, 2, 0]), "root/0 has 3 points, but its children contain 4"),
+        (changed(0, 1, indices=[]), "root/0/1 contains no points"),
+        (changed(0, 1, indices=np.zeros(0)), "root/0/1 contains no points"),
+        (changed(indices=[*range(10), 9]), "root contains 11 points, but the scene has 10"),
+        (changed(indices=[*range(9), 8]), "root does not contain each of the points 0 to 9 exactly once"),
         (changed(2, level=2), "root/2 has level 2, not 1"),
         (changed(2, level=1.0), "root/2 has a level that is not a 64-bit integer"),
-        (changed(2, 1, center_idx=5), "root/2/1 has its center at point 5, which it does not hold"),
+        (changed(2, 1, center_idx=5), "root/2/1 has its center at point 5, which it does not contain"),
         (changed(2, 1, center_idx=10**6000), "root/2/1 has a center_idx that is not a 64-bit integer"),
         (changed(2, 1, center_idx=np.array([6, 7])), "root/2/1 has a center_idx that is not a 64-bit integer"),
         (changed(1, children={}), "root/1 has children of type dict, not a list"),
@@ -130,7 +130,7 @@ def test_a_damaged_nested_tree_is_refused_with_the_path(root: object, message: s
 
 
 def test_a_scene_with_more_points_than_the_tree_is_refused() -> None:
-    with pytest.raises(DataError, match="region root holds 10 points, and the scene has 11"):
+    with pytest.raises(DataError, match="region root contains 10 points, but the scene has 11"):
         tree_from_nested(example(), 11)
 
 
