@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -22,6 +22,8 @@ from dbbd_cli.data.splitting import assign_splits, check_class_sizes, draw_sampl
 
 MAX_LISTED = 50
 """Problems that an error lists; the others are counted."""
+MAX_NAMED = 8
+"""Classes that a message names; the others are counted."""
 
 OnError = Literal["fail", "skip"]
 HINT_BAD_FILES = "repair or remove them, or leave them out with --set data.on_error=skip"
@@ -31,6 +33,7 @@ def make_manifest(
     source: Source,
     *,
     sample_per_class: int | None,
+    report_limit: bool,
     shares: Sequence[float],
     group_by_host: bool,
     on_error: OnError,
@@ -46,6 +49,7 @@ def make_manifest(
     Args:
         source: the classes and possible samples.
         sample_per_class: maximum number of samples of a class; None for all.
+        report_limit: whether to report classes that have fewer.
         shares: shares of the splits train, val and test.
         group_by_host: whether URLs of the same host go into the same split.
         on_error: fail: unreadable images end the run; skip: they are left out.
@@ -66,6 +70,8 @@ def make_manifest(
         progress.line(
             f"Drew {len(labels):,} of {len(source.candidates):,} samples, at most {sample_per_class:,} of each class."
         )
+    if sample_per_class is not None and report_limit:
+        _report_limit(source.classes, labels, sample_per_class, progress)
     _report_skipped(source, progress)
     problems = list(source.problems)
     refs: list[ImageRef] = []
@@ -108,6 +114,15 @@ def make_manifest(
 def _groups(hashes: Sequence[str], keys: Sequence[str], group_by_host: bool) -> list[str]:
     # The content of a URL is the URL itself, so equal content implies the same host.
     return [host_of(key) for key in keys] if group_by_host else list(hashes)
+
+
+def _report_limit(classes: Sequence[str], labels: Sequence[int], limit: int, progress: Progress) -> None:
+    counts = Counter(labels)
+    fewer = [label for label in range(len(classes)) if counts[label] < limit]
+    if fewer:
+        named = ", ".join(f"{classes[label]}: {counted(counts[label], 'image')}" for label in fewer[:MAX_NAMED])
+        more = f" and {counted(len(fewer) - MAX_NAMED, 'more class')}" if len(fewer) > MAX_NAMED else ""
+        progress.line(f"{named}{more} (limit {limit:,}); all of them are used.")
 
 
 def _report_skipped(source: Source, progress: Progress) -> None:
