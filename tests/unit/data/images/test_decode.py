@@ -128,14 +128,25 @@ def test_netpbm_with_text_comments_and_sixteen_bits(data, expected):
     np.testing.assert_allclose(decode_image(data, 8)[0, :3, 0], expected, atol=1)
 
 
+@pytest.mark.parametrize("white", [1, 7, 100, 255, 256, 1000, 4095, 65535])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_binary_netpbm_is_scaled_from_any_maximum(white, channels):
+    values = np.linspace(0, white, 8 * 8 * channels).astype(">u2" if white > 255 else "u1").reshape(8, 8, channels)
+    data = b"P%d\n8 8\n%d\n" % (5 if channels == 1 else 6, white) + values.tobytes()
+    expected = np.broadcast_to((values.astype(int) * 255 + white // 2) // white, (8, 8, 3))
+    np.testing.assert_array_equal(decode_image(data, 8), expected)
+
+
 @pytest.mark.parametrize(
     ("data", "reason"),
     [
         (b"P3 1 1 255 1 2", UNUSABLE),
         (b"P5 a 1 255\na", UNUSABLE),
+        (b"P5 2 2 100\n123", "truncated"),
+        (b"P6 2 2 4095\n" + bytes(23), "truncated"),
         (b"P2 1 1 255 -3", UNUSABLE),
         (b"P5 99999 99999 255\n", "too large"),
-        (b"P6 9000 9000 65535\n", "too large: 9000 x 9000 pixels of this kind"),
+        (b"P3 9000 9000 65535\n", "too large: 9000 x 9000 pixels of this kind"),
         (b"Pf 1 1 -1\n\0\0\0\0", "has 32-bit pixels"),
     ],
 )
