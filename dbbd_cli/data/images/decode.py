@@ -13,7 +13,7 @@ import warnings
 import numpy as np
 from PIL import ExifTags, Image, JpegImagePlugin, TiffImagePlugin
 
-from dbbd_cli.data.images.formats import FORMAT_OF_SUFFIX, can_read
+from dbbd_cli.data.images.formats import FORMAT_OF_SUFFIX, can_read, ways_to_read
 
 MAX_PIXELS = 90_000_000
 MAX_MEMORY = 400_000_000
@@ -60,6 +60,8 @@ def decode_image(data: bytes, size: int) -> np.ndarray:
     """
     if not data:
         raise ImageFileError("empty file")
+    if data[4:12] == b"ftypheic" and (ways := ways_to_read([".heic"])):
+        raise ImageFileError(f"is a HEIC image; to read it: {ways['.heic']}")
     # The reader of HEIC is loaded only for files that may be one.
     names = _FORMATS_OF_FTYP if data[4:8] == b"ftyp" else {*FORMAT_OF_SUFFIX.values()} - _FORMATS_OF_FTYP
     try:
@@ -138,7 +140,9 @@ def _binary_netpbm(image: Image.Image, data: bytes) -> Image.Image:
     if len(data) - offset < count * dtype.itemsize:
         raise ImageFileError("truncated")
     values = np.frombuffer(data, dtype, count, offset)
-    scaled = np.minimum((np.arange(1 << 16) * 255 + white // 2) // white, 255).astype(np.uint8)
+    if values.max() > white:
+        raise ImageFileError(f"damaged: it has values above its maximum, {white}")
+    scaled = ((np.arange(white + 1) * 255 + white // 2) // white).astype(np.uint8)
     pixels = np.empty(count, np.uint8)
     for first in range(0, count, _STRIP_PIXELS):
         pixels[first : first + _STRIP_PIXELS] = scaled[values[first : first + _STRIP_PIXELS]]
