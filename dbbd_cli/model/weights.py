@@ -27,7 +27,11 @@ _PLAIN = (
 )
 _CONFIGURATION_CLASSES = {
     *("argparse.Namespace", "types.SimpleNamespace"),
-    *(f"{module}.{kind}Path" for module in ("pathlib", "pathlib._local") for kind in ("Posix", "Windows")),
+    *(
+        f"{module}.{kind}Path"
+        for module in ("pathlib", "pathlib._local")
+        for kind in ("Posix", "Windows", "PurePosix", "PureWindows")
+    ),
 }
 """Classes of Python that configurations consist of."""
 

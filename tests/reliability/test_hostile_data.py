@@ -129,7 +129,7 @@ BAD_IMAGES: dict[str, tuple[Callable[[], bytes], str]] = {
     "overlapping.tif": (lambda: tags(*[(n, 1, 10**6, 9) for n in range(999, 65000)], more=10**6), "damaged"),
     "hole.png": (lambda: GOOD_PNG[:-12] + bytes(260 * 2**20), "(limit 268,435,456)"),
     "no-data.png": (lambda: png(64, 48, 8, 2, rows=zlib.compress(b"")), ""),
-    "9400.ppm": (lambda: b"P6 9400 9400 65535\n", "too large"),
+    "9400.ppm": (lambda: b"P6 9400 9400 65535\n", "truncated"),
     "wide.pgm": (lambda: b"P5 999999999 1 255\n", "too large"),
     "blanks.ppm": (lambda: b"P3 3000 3000 255\n" + b" " * 40_000_000, "damaged"),
     "header.pbm": (lambda: b"P4" + b"#\n" * 2_000_000, "damaged"),

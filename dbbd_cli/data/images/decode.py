@@ -13,7 +13,7 @@ import warnings
 import numpy as np
 from PIL import ExifTags, Image, JpegImagePlugin, TiffImagePlugin
 
-from dbbd_cli.data.images.formats import FORMAT_OF_SUFFIX, can_read
+from dbbd_cli.data.images.formats import FORMAT_OF_SUFFIX, can_read, ways_to_read
 
 MAX_PIXELS = 90_000_000
 MAX_MEMORY = 400_000_000
@@ -22,7 +22,7 @@ MAX_SIDE = 100_000
 """Maximum width and height: to resize an image, PIL needs 16 bytes per pixel of a side."""
 
 _STRIP_PIXELS = 1_000_000
-_DECODER_BYTES = {"WEBP": 12, "GIF": 4, "TIFF": 4, "PPM": 8, "HEIF": 4, "AVIF": 5}
+_DECODER_BYTES = {"WEBP": 12, "GIF": 4, "TIFF": 4, "HEIF": 4, "AVIF": 5}
 """Bytes that decoders need for each pixel, besides the decoded image."""
 _FORMATS_OF_FTYP = {"HEIF", "AVIF"}
 """Formats that begin with a box of this name."""
@@ -60,6 +60,8 @@ def decode_image(data: bytes, size: int) -> np.ndarray:
     """
     if not data:
         raise ImageFileError("empty file")
+    if data[4:12] == b"ftypheic" and (ways := ways_to_read([".heic"])):
+        raise ImageFileError(f"is a HEIC image; to read it: {ways['.heic']}")
     # The reader of HEIC is loaded only for files that may be one.
     names = _FORMATS_OF_FTYP if data[4:8] == b"ftyp" else {*FORMAT_OF_SUFFIX.values()} - _FORMATS_OF_FTYP
     try:
@@ -68,7 +70,7 @@ def decode_image(data: bytes, size: int) -> np.ndarray:
             warnings.simplefilter("ignore")
             with Image.open(io.BytesIO(data), formats=[name for name in names if can_read(name)]) as image:
                 _scale_transparent_color(image, data)
-                return _decode(image, size)
+                return _decode(image, data, size)
     except ImageFileError:
         raise
     except Exception as error:  # PIL's parsers raise anything on damaged bytes: SyntaxError, KeyError, zlib.error
@@ -101,11 +103,13 @@ def _scale_transparent_color(image: Image.Image, data: bytes) -> None:
         image.info["transparency"] = color * 255 // ((1 << bits) - 1)
 
 
-def _decode(image: Image.Image, size: int) -> np.ndarray:
+def _decode(image: Image.Image, data: bytes, size: int) -> np.ndarray:
     _check_size(image.width, image.height)
     whole, needed = image.size, image.width * image.height * _decoder_bytes(image)
     image.draft(None, (2 * size, 2 * size))  # a large JPEG is decoded at a fraction of its size, several times faster
     _check_memory(whole, needed + image.width * image.height * _image_bytes(image))
+    if _codec(image) == "ppm":
+        image = _binary_netpbm(image, data)
     image.load()
     # Some formats are rotated while they load, so the orientation is known only now.
     orientation = _orientation(image)
@@ -119,7 +123,30 @@ def _decoder_bytes(image: Image.Image) -> int:
         # A progressive one is kept whole until its last scan, in 16 bits.
         sizes = [across * down for _, across, down, _ in image.layer]
         return -(-2 * sum(sizes) // max(sizes))
-    return _DECODER_BYTES.get(image.format or "", 0)
+    return 8 if _codec(image) == "ppm_plain" else _DECODER_BYTES.get(image.format or "", 0)
+
+
+def _codec(image: Image.Image) -> str:
+    """Name of Pillow's decoder for an image that is not decoded yet."""
+    tiles = getattr(image, "tile", None)
+    return str(tiles[0][0]) if tiles else ""
+
+
+def _binary_netpbm(image: Image.Image, data: bytes) -> Image.Image:
+    """Decode NetPBM of, for example, 12 bits in 8 bits per channel; Pillow takes seconds per megapixel for that."""
+    _, _, offset, (_, white) = image.tile[0]  # type: ignore[attr-defined]
+    shape = (image.height, image.width, 3)[: 3 if image.mode == "RGB" else 2]
+    count, dtype = int(np.prod(shape)), np.dtype(">u2" if white > 255 else "u1")
+    if len(data) - offset < count * dtype.itemsize:
+        raise ImageFileError("truncated")
+    values = np.frombuffer(data, dtype, count, offset)
+    if values.max() > white:
+        raise ImageFileError(f"damaged: it has values above its maximum, {white}")
+    scaled = ((np.arange(white + 1) * 255 + white // 2) // white).astype(np.uint8)
+    pixels = np.empty(count, np.uint8)
+    for first in range(0, count, _STRIP_PIXELS):
+        pixels[first : first + _STRIP_PIXELS] = scaled[values[first : first + _STRIP_PIXELS]]
+    return Image.fromarray(pixels.reshape(shape))
 
 
 def _image_bytes(image: Image.Image) -> int:

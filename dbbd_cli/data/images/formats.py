@@ -46,6 +46,9 @@ _PROGRAMS = """
 _UNREAD_SUFFIXES = frozenset((_CAMERAS + _SUCCESSORS_OF_JPEG + _PROGRAMS).split())
 """Suffixes of unsupported image formats, without the dot."""
 
+_STARTS = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"GIF8")
+"""First bytes of PNG, JPEG and GIF."""
+
 _OPTIONAL = {"HEIF": 'pip install "dbbd-cli[heif]"', "AVIF": 'pip install "pillow>=11.3"'}
 """How to install support for formats that may not be readable."""
 
@@ -65,6 +68,16 @@ def is_unread_name(name: str) -> bool:
     """Return whether a file of this name is an image that cannot be read."""
     suffix = suffix_of(name)
     return suffix[1:] in _UNREAD_SUFFIXES or (suffix in FORMAT_OF_SUFFIX and not is_image_name(name))
+
+
+def begins_like_image(path: str) -> bool:
+    """Return whether a file begins like one of the most common formats, whatever its name."""
+    try:
+        with open(path, "rb") as file:  # noqa: PTH123 - a Path object per file is slow
+            head = file.read(12)
+    except OSError:
+        return False
+    return head.startswith(_STARTS) or (head[:4] == b"RIFF" and head[8:] == b"WEBP")
 
 
 @cache

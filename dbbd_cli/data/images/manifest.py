@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Literal
@@ -22,6 +22,8 @@ from dbbd_cli.data.splitting import assign_splits, check_class_sizes, draw_sampl
 
 MAX_LISTED = 50
 """Problems that an error lists; the others are counted."""
+MAX_NAMED = 8
+"""Classes that a message names; the others are counted."""
 
 OnError = Literal["fail", "skip"]
 HINT_BAD_FILES = "repair or remove them, or leave them out with --set data.on_error=skip"
@@ -31,6 +33,7 @@ def make_manifest(
     source: Source,
     *,
     sample_per_class: int | None,
+    report_limit: bool,
     shares: Sequence[float],
     group_by_host: bool,
     on_error: OnError,
@@ -46,6 +49,7 @@ def make_manifest(
     Args:
         source: the classes and possible samples.
         sample_per_class: maximum number of samples of a class; None for all.
+        report_limit: whether to report classes that have fewer.
         shares: shares of the splits train, val and test.
         group_by_host: whether URLs of the same host go into the same split.
         on_error: fail: unreadable images end the run; skip: they are left out.
@@ -58,6 +62,8 @@ def make_manifest(
         DataError: images are unreadable and `on_error` is `fail`, or a class has too few.
     """
     candidates = _draw(source, sample_per_class, seed, progress)
+    if sample_per_class is not None and report_limit:
+        _report_limit(source.classes, [c.label for c in candidates], sample_per_class, progress)
     _report_skipped(source, progress)
     candidates, refs, unreadable = _hash(candidates, source.roots, progress)
     candidates, refs, undecodable = _decode(candidates, refs, image_size, cache_dir, progress)
@@ -116,6 +122,15 @@ def _decode(
 def _groups(hashes: Sequence[str], keys: Sequence[str], group_by_host: bool) -> list[str]:
     # The content of a URL is the URL itself, so equal content implies the same host.
     return [host_of(key) for key in keys] if group_by_host else list(hashes)
+
+
+def _report_limit(classes: Sequence[str], labels: Sequence[int], limit: int, progress: Progress) -> None:
+    counts = Counter(labels)
+    fewer = [label for label in range(len(classes)) if counts[label] < limit]
+    if fewer:
+        named = ", ".join(f"{classes[label]}: {counted(counts[label], 'image')}" for label in fewer[:MAX_NAMED])
+        more = f" and {counted(len(fewer) - MAX_NAMED, 'more class')}" if len(fewer) > MAX_NAMED else ""
+        progress.line(f"{named}{more} (limit {limit:,}); all of them are used.")
 
 
 def _report_skipped(source: Source, progress: Progress) -> None:

@@ -13,6 +13,7 @@ from dbbd_cli.core.text import printable
 from dbbd_cli.data.folder_entries import by_suffix, is_system_entry
 from dbbd_cli.data.images.formats import (
     FORMAT_OF_SUFFIX,
+    begins_like_image,
     can_read,
     is_image_name,
     is_unread_name,
@@ -254,6 +255,8 @@ def _list_class(name: str, root: Path, setting: str) -> tuple[list[str], list[st
                 keys.append(key)
             elif is_unread_name(entry.name):
                 unread[suffix_of(entry.name)] += 1
+            elif entry.is_file(follow_symlinks=False) and begins_like_image(entry.path):
+                problems.append(f"{printable(key)}: is an image, but its name does not end like one; rename it")
             else:
                 ignored += 1
     return sorted(keys), sorted(problems), ignored, unread

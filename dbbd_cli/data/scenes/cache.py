@@ -112,7 +112,7 @@ def read_source(ref: SceneRef) -> Scene:
     """
     if isinstance(ref.source, Room):
         return generate_room(ref.source.seed, ref.source.index, ref.source.num_points)
-    return read_scene(ref.source)
+    return read_scene(ref.source, keep_reserved_label=True)
 
 
 def stored_tree(scene: Scene, ref: SceneRef) -> RegionTree | None:

@@ -25,7 +25,10 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+
+import numpy as np
 
 from dbbd_cli.core.errors import DataError
 from dbbd_cli.core.text import printable
@@ -34,7 +37,7 @@ from dbbd_cli.data.scenes.formats.npy import folder_files, read_archive, read_fo
 from dbbd_cli.data.scenes.formats.pkl import read_pickle
 from dbbd_cli.data.scenes.formats.ply import read_ply
 from dbbd_cli.data.scenes.pickles.machine import RefusedPickleError
-from dbbd_cli.data.scenes.scene import Scene, SceneArrays, make_scene
+from dbbd_cli.data.scenes.scene import IGNORE, Scene, SceneArrays, make_scene
 
 READERS: dict[str, Callable[[Path], SceneArrays]] = {
     ".pkl": read_pickle,
@@ -48,10 +51,14 @@ MAX_BYTES = 2**31
 _HINT = "fix or remove the file"
 
 
-def read_scene(path: Path) -> Scene:
+def read_scene(path: Path, *, keep_reserved_label: bool = False) -> Scene:
     """Read a scene: a file with a suffix in `READERS`, or a folder with `coord.npy`.
 
     Damage to anything other than coordinates and tree does not prevent reading: see `Scene.unusable`.
+
+    Args:
+        path: the file or folder.
+        keep_reserved_label: whether points keep the label that by convention is not a class (`Scene.reserved_label`).
 
     Raises:
         DataError: it cannot be read, or is not a scene; the message names the file and the reason.
@@ -61,7 +68,7 @@ def read_scene(path: Path) -> Scene:
         if read is None:
             raise ValueError(f"is of an unknown format; scenes are {', '.join(READERS)} or folders of .npy")
         _scene_files(path)
-        return make_scene(read(path))
+        scene = make_scene(read(path))
     except RefusedPickleError as error:
         raise DataError(
             f"{printable(str(path))} was not loaded, and nothing in it was run: it {error}",
@@ -71,6 +78,9 @@ def read_scene(path: Path) -> Scene:
         raise _unreadable(path, error) from error
     except (ValueError, MemoryError) as error:
         raise _invalid(path, str(error) or "does not fit into free memory") from error
+    if keep_reserved_label or scene.segment is None or scene.reserved_label is None:
+        return scene
+    return replace(scene, segment=np.where(scene.segment == scene.reserved_label, IGNORE, scene.segment))
 
 
 def scene_digest(path: Path) -> str:

@@ -61,7 +61,8 @@ class Scene:
         segment: `(N,)` int64, the class of each point, or `IGNORE`; None if the scene has no labels.
         hierarchy: the region tree of the file, as nested dicts, unchecked; or None.
         reserved_label: the label that by convention is not a class: the largest value of the unsigned type of the
-            labels, such as 255, if it occurs and stands apart from the others; otherwise None. `segment` still has it.
+            labels, such as 255, if it occurs and stands apart from the others; otherwise None. It is not removed
+            from `segment` by `make_scene`.
         unusable: parts of the file that cannot be used, and why. They are None here.
     """
 

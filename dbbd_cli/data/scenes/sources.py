@@ -219,7 +219,7 @@ def _add(
     elif not _has_reader(entry.name):
         if entry.is_symlink() and "." not in entry.name and not Path(entry.path).exists():
             return "is a link to a missing file or folder"  # it may be a scene folder
-        if suffix := _unread_suffix(entry.name):
+        if suffix := _unread_suffix(entry):
             source.unread[suffix] += 1
         else:
             source.ignored += 1
@@ -240,7 +240,7 @@ def _add_other_folder(inside: Sequence[os.DirEntry[str]], source: SceneSource) -
         return f"is a folder of arrays without {COORD_FILE}"
     if any(_has_reader(file.name) or Path(file.path, COORD_FILE).is_file() for file in inside):
         return "is a folder that contains scenes; subfolders are not searched"
-    scans = Counter(suffix for file in inside if (suffix := _unread_suffix(file.name)))
+    scans = Counter(suffix for file in inside if (suffix := _unread_suffix(file)))
     source.unread += scans
     source.ignored += not scans
     return ""
@@ -272,7 +272,27 @@ _UNREAD_SUFFIXES = frozenset(
 )
 
 
-def _unread_suffix(name: str) -> str:
+_TABLE_SUFFIXES = (".txt", ".csv")
+"""Suffixes of scans as well as of notes."""
+_POINT = re.compile(rb"\s*([-+.\deE]+[\s,;]+){2,}[-+.\deE]+[\s,;]*")
+_FIRST_BYTES, _MIN_LINES = 4096, 10
+
+
+def _unread_suffix(entry: os.DirEntry[str]) -> str:
     """The suffix of a scan in an unsupported format; empty for anything else."""
-    suffixes = PurePath(name.lower()).suffixes
-    return next((found for count in (2, 1) if (found := "".join(suffixes[-count:])) in _UNREAD_SUFFIXES), "")
+    suffixes = PurePath(entry.name.lower()).suffixes
+    if suffix := next((found for count in (2, 1) if (found := "".join(suffixes[-count:])) in _UNREAD_SUFFIXES), ""):
+        return suffix
+    return suffixes[-1] if suffixes and suffixes[-1] in _TABLE_SUFFIXES and _is_table(entry) else ""
+
+
+def _is_table(entry: os.DirEntry[str]) -> bool:
+    """Whether a text begins with lines of three or more numbers, as points do, unlike notes and matrices."""
+    try:
+        if not entry.is_file():  # opening a pipe would block forever
+            return False
+        with Path(entry.path).open("rb") as file:
+            lines = file.read(_FIRST_BYTES).splitlines()
+    except OSError:
+        return False
+    return sum(_POINT.fullmatch(line) is not None for line in lines) >= _MIN_LINES

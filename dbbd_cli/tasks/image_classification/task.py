@@ -41,6 +41,7 @@ class ImageClassification(Task):
         return make_manifest(
             _list_images(config),
             sample_per_class=data.sample_per_class,
+            report_limit="sample_per_class" in data.model_fields_set,
             shares=(data.split.train, data.split.val, data.split.test),
             group_by_host=data.split.group == "host",
             on_error=data.on_error,

@@ -7,7 +7,7 @@ import os
 import pickle
 import struct
 from argparse import Namespace
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from types import SimpleNamespace
 from typing import Any
 
@@ -62,6 +62,13 @@ def test_objects_are_read_as_attributes_if_asked_for(tmp_path: Path, settings: o
     assert content["config"].settings["a"] == 1
     with pytest.raises(ContentError, match=rf"was not loaded: it refers to the code of .*{type(settings).__name__},"):
         load_tensors(tmp_path / "a.pth")
+
+
+@pytest.mark.parametrize("path", [Path("x"), PurePosixPath("x"), PureWindowsPath("x")])
+def test_paths_are_read_as_objects_if_asked_for(tmp_path: Path, path: object) -> None:
+    torch.save({"config": Namespace(path=path)}, tmp_path / "a.pth")
+    content: Any = load_tensors(tmp_path / "a.pth", objects=True)
+    assert type(content["config"].settings["path"]) is InertObject
 
 
 @pytest.mark.parametrize("function", [os.system, pickle.loads, torch.load, eval])

@@ -34,13 +34,13 @@ _TYPES = {
 }  # fmt: skip
 _Order = Literal["=", "<", ">"]
 _ORDERS: dict[str, _Order] = {"ascii": "=", "binary_little_endian": "<", "binary_big_endian": ">"}
-_MAX_HEADER_BYTES = 1 << 20
+_MAX_HEADER_BYTES = 1 << 22
 _MAX_DATA_LINE = 1 << 20
 _MAX_BLANK_LINES = 10_000
 _MAX_SKIPPED_LINES = 1_000_000
 """Lines of other elements before the points of an ASCII file; skipping this many takes about a second."""
-_MAX_LISTS = 20_000_000
-"""Lists in and before the points of a binary file, read one by one in about ten seconds."""
+_MAX_LISTS = 2 * MAX_POINTS
+"""Lists in and before the points of a binary file, read one by one in half a minute; OpenMVS writes two a point."""
 _BLOCK = 1 << 16
 """Rows with lists that are read together."""
 _NOT_A_NUMBER = re.compile(r"[-+]?(?:\d\.#[A-Za-z]+\d*|nan\([^()\s]*\))")

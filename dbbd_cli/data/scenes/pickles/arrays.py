@@ -32,9 +32,9 @@ class PickleFile(mmap.mmap):
     """A pickle mapped into memory: of a sparse file, only what its opcodes refer to is read."""
 
     def readline(self) -> bytes:
-        """The next line, or nothing if it has more than 1,000 bytes: a hole in a sparse file is an endless line."""
+        """The next line, or nothing if it is longer than a megabyte: a hole in a sparse file is an endless line."""
         start = self.tell()
-        return self.read(max(self.find(b"\n", start, start + 1000) + 1 - start, 0))
+        return self.read(max(self.find(b"\n", start, start + (1 << 20)) + 1 - start, 0))
 
 
 def load_plain(data: bytes | mmap.mmap) -> Any:

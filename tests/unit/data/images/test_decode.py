@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from dbbd_cli.data.images import formats
 from dbbd_cli.data.images.decode import MAX_PIXELS, ImageFileError, decode_image
 from dbbd_cli.data.images.formats import FORMAT_OF_SUFFIX, can_read
 
@@ -128,14 +129,26 @@ def test_netpbm_with_text_comments_and_sixteen_bits(data, expected):
     np.testing.assert_allclose(decode_image(data, 8)[0, :3, 0], expected, atol=1)
 
 
+@pytest.mark.parametrize("white", [1, 7, 100, 255, 256, 1000, 4095, 65535])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_binary_netpbm_is_scaled_from_any_maximum(white, channels):
+    values = np.linspace(0, white, 8 * 8 * channels).astype(">u2" if white > 255 else "u1").reshape(8, 8, channels)
+    data = b"P%d\n8 8\n%d\n" % (5 if channels == 1 else 6, white) + values.tobytes()
+    expected = np.broadcast_to((values.astype(int) * 255 + white // 2) // white, (8, 8, 3))
+    np.testing.assert_array_equal(decode_image(data, 8), expected)
+
+
 @pytest.mark.parametrize(
     ("data", "reason"),
     [
         (b"P3 1 1 255 1 2", UNUSABLE),
         (b"P5 a 1 255\na", UNUSABLE),
+        (b"P5 2 2 100\n123", "truncated"),
+        (b"P6 2 2 4095\n" + bytes(23), "truncated"),
+        (b"P6 2 2 4095\n" + bytes(22) + b"\x10\0", "above its maximum, 4095"),
         (b"P2 1 1 255 -3", UNUSABLE),
         (b"P5 99999 99999 255\n", "too large"),
-        (b"P6 9000 9000 65535\n", "too large: 9000 x 9000 pixels of this kind"),
+        (b"P3 9000 9000 65535\n", "too large: 9000 x 9000 pixels of this kind"),
         (b"Pf 1 1 -1\n\0\0\0\0", "has 32-bit pixels"),
     ],
 )
@@ -157,6 +170,12 @@ def test_transparent_gif_and_webp_become_white():
     image = Image.new("RGBA", (16, 16), (0, 0, 0, 0))
     for name in ("GIF", "WEBP", "TIFF"):
         assert (decode_image(encoded(image, name), SIZE) == 255).all()
+
+
+def test_a_heic_named_otherwise_says_what_to_install(monkeypatch):
+    monkeypatch.setattr(formats, "can_read", lambda name: name != "HEIF")
+    with pytest.raises(ImageFileError, match=r'is a HEIC image; to read it: pip install "dbbd-cli\[heif\]"'):
+        decode_image(b"\0\0\0\x18ftypheic" + bytes(99), 8)
 
 
 @pytest.mark.skipif(not can_read("HEIF"), reason="pillow-heif is not installed")

@@ -32,6 +32,7 @@ class Messages(Silent):
 def manifest_of(source: Any, cache: Path, progress: Silent | None = None, **changes: Any) -> Manifest:
     settings: dict[str, Any] = {
         "sample_per_class": None,
+        "report_limit": True,
         "shares": (0.7, 0.15, 0.15),
         "group_by_host": False,
         "on_error": "fail",
@@ -84,6 +85,31 @@ def test_skipped_images_are_counted_listed_and_in_no_split(picture_folder: Calla
     assert len(manifest.skipped) == 1
     assert "empty.png" in manifest.skipped[0]
     assert any("1 file or row was skipped" in text for text in messages.text)
+
+
+def test_fewer_images_than_requested_are_reported(picture_folder: Callable[..., Path], tmp_path: Path) -> None:
+    messages = Messages()
+    manifest = manifest_of(
+        list_folder(picture_folder(("cat", "dog"))), tmp_path / "cache", messages, sample_per_class=50
+    )
+    assert len(manifest.samples) == 16
+    assert "cat: 8 images, dog: 8 images (limit 50); all of them are used." in messages.text
+    messages = Messages()
+    manifest_of(
+        list_folder(tmp_path / "pictures"), tmp_path / "cache", messages, sample_per_class=50, report_limit=False
+    )
+    assert messages.text == []
+
+
+def test_many_classes_with_fewer_images_than_requested_take_one_line(
+    picture_folder: Callable[..., Path], tmp_path: Path
+) -> None:
+    messages = Messages()
+    root = picture_folder(tuple(f"c{number:02}" for number in range(10)), count=3)
+    manifest_of(list_folder(root), tmp_path / "cache", messages, sample_per_class=50)
+    [line] = [text for text in messages.text if "limit" in text]
+    assert line.startswith("c00: 3 images, c01: 3 images, ")
+    assert line.endswith(" c07: 3 images and 2 more classes (limit 50); all of them are used.")
 
 
 def test_too_small_classes_are_reported_before_any_image_is_read(

@@ -232,11 +232,20 @@ class TestFolder:
         for name in ("a.CR2", "b.cr2", "c.psd", "deep/d.jxl", "e.svg"):
             (pets / "cat" / name).parent.mkdir(exist_ok=True)
             (pets / "cat" / name).write_bytes(b"II*\0 a raw file is a TIFF inside")
-        save(pets / "dog" / "no suffix", "PNG")
         (pets / "dog" / "notes.txt").write_text("text")
         source = list_folder(pets)
         assert source.unread == {".cr2": 2, ".psd": 1, ".jxl": 1, ".svg": 1}
-        assert (source.ignored, source.problems) == (2, [])
+        assert (source.ignored, source.problems) == (1, [])
+
+    @pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "WEBP"])
+    def test_an_image_without_a_suffix_is_a_problem(self, pets, kind):
+        save(pets / "cat" / "2", kind)
+        save(pets / "cat" / "3.jpg_large", kind)
+        source = list_folder(pets)
+        assert source.ignored == 0
+        assert source.problems == [
+            f"cat/{name}: is an image, but its name does not end like one; rename it" for name in ("2", "3.jpg_large")
+        ]
 
     def test_a_class_of_unsupported_images_is_an_error_that_lists_them(self, pets, monkeypatch):
         (pets / "raw").mkdir()

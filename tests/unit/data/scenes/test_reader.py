@@ -110,6 +110,16 @@ def test_arrays_of_the_wrong_shape_or_type_are_listed_as_unusable(tmp_path, kind
     assert color.get(kind, "its colors contains something other than numbers") in scene.unusable["color"]
 
 
+@pytest.mark.parametrize("keep", [False, True])
+def test_the_label_that_means_ignore_is_removed_unless_it_is_to_be_kept(tmp_path, keep):
+    labels = np.where(np.arange(N) % 4 == 0, 255, np.arange(N) % 3).astype(np.uint8)
+    scene = read_scene(write(tmp_path / "room", "npz", segment=labels), keep_reserved_label=keep)
+    assert scene.reserved_label == 255
+    assert scene.segment.tolist() == [
+        255 if keep and label == 255 else -1 if label == 255 else label for label in labels
+    ]
+
+
 def test_arrays_without_rows_count_as_missing(tmp_path):
     """Open3D gives an empty array for the normals of a cloud without normals."""
     scene = read_scene(write(tmp_path / "room", "npz", normal=np.empty((0, 3)), color=np.empty((0, 3))))

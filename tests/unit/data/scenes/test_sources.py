@@ -284,13 +284,31 @@ def test_system_files_are_skipped_at_every_depth(divided):
     assert after.ignored == before.ignored + 1
 
 
+POINTS = "".join(f"{index}.5 2 -3e2 255 0 0\n" for index in range(50))
+
+
 def test_scans_in_unsupported_formats_are_counted_by_suffix(divided):
-    for name in ("a.las", "b.LAZ", "c.laz", "d.v1.e57", "e.ply.gz", "f.npy", "deep/g.pcd", "deep/h.pcd", "readme.txt"):
-        touch(divided / "train" / name)
+    train = divided / "train"
+    for name in ("a.las", "b.LAZ", "c.laz", "d.v1.e57", "e.ply.gz", "f.npy", "deep/g.pcd", "deep/h.pcd"):
+        touch(train / name)
+    (train / "i.txt").write_text(POINTS)
+    (train / "j.CSV").write_text("//X,Y,Z,R,G,B\n" + POINTS.replace(" ", ","))
+    (train / "deep" / "k.csv").write_text(POINTS.replace(" ", "; ").replace("\n", "\r\n"))
+    (train / "pose.txt").write_text("1 0 0 0\n" * 4)
+    (train / "lengths.txt").write_text("1 2\n" * 50)
+    (train / "readme.txt").write_text("There are 3 rooms: 1, 2, 3\n" * 20)
     source = list_scenes(divided)
-    assert source.unread == {".las": 1, ".laz": 2, ".e57": 1, ".ply.gz": 1, ".npy": 1, ".pcd": 2}
-    assert source.ignored == 2  # notes and readme
+    assert source.unread == {
+        ".las": 1, ".laz": 2, ".e57": 1, ".ply.gz": 1, ".npy": 1, ".pcd": 2, ".txt": 1, ".csv": 2
+    }  # fmt: skip
+    assert source.ignored == 4  # notes, pose, lengths and readme
     assert source.problems == []
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no pipes in folders there")
+def test_a_pipe_named_like_a_table_does_not_block(divided):
+    os.mkfifo(divided / "train" / "pipe.txt")
+    assert list_scenes(divided).unread == {}
 
 
 def test_unsupported_scans_alone_get_a_hint_how_to_convert_them(tmp_path):

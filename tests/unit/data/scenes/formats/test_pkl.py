@@ -71,6 +71,12 @@ def test_a_payload_is_named_but_not_run(tmp_path, monkeypatch):
     assert not (tmp_path / "payload-was-run").exists()
 
 
+def test_a_payload_after_the_long_line_of_an_array_is_named(tmp_path):
+    (tmp_path / "a.pkl").write_bytes(pickle.dumps({"x": np.ones(500), "y": Payload()}, protocol=0))
+    assert max(map(len, (tmp_path / "a.pkl").read_bytes().splitlines())) > 1000
+    assert f"{os.mkdir.__module__}.mkdir" in refused(tmp_path / "a.pkl")
+
+
 @pytest.mark.parametrize("start", [b"}", b"c", b"I"])
 def test_little_of_a_huge_sparse_pickle_is_read(tmp_path, start):
     with (tmp_path / "a.pkl").open("wb") as file:
