@@ -9,6 +9,7 @@ import pytest
 from dbbd_cli.core.errors import ConfigError
 from dbbd_cli.tasks.configs import load_config
 from dbbd_cli.tasks.image_classification.config import ImageClassificationConfig
+from dbbd_cli.tasks.registry import task_names
 
 TASK = "task: image_classification\n"
 
@@ -173,7 +174,7 @@ def test_the_list_of_problems_has_an_end() -> None:
 
 def test_a_missing_task_is_reported_alone() -> None:
     assert problems("seed: x\nepochs: 3\n") == [
-        "x.yaml: task is missing\n    expected one of: image_classification, dbbd",
+        f"x.yaml: task is missing\n    expected one of: {', '.join(task_names())}",
     ]
 
 
@@ -189,7 +190,7 @@ def test_a_missing_task_is_reported_alone() -> None:
 )
 def test_an_unknown_task(task: str, found: str, meant: str) -> None:
     assert problems(f"seed: 1\ntask: {task}\n") == [
-        f"x.yaml:2: task is {found}\n    expected one of: image_classification, dbbd{meant}"
+        f"x.yaml:2: task is {found}\n    expected one of: {', '.join(task_names())}{meant}"
     ]
 
 

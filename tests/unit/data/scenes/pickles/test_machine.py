@@ -359,6 +359,7 @@ def test_shared_objects_and_cycles_are_preserved():
     assert found["children"][0] is found
 
 
+@pytest.mark.filterwarnings("ignore:invalid escape sequence:DeprecationWarning")  # in text damaged at random
 @pytest.mark.parametrize("protocol", [2, 4, 5])
 def test_damaged_pickles_raise_a_documented_error(protocol):
     good = pickle.dumps(
