@@ -166,6 +166,19 @@ def check_finite(state: object, path: Path) -> None:
             )
 
 
+def misfits(state: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tensor]) -> list[str]:
+    """The keys that a state dict lacks, those that it has in excess, and those whose shape differs."""
+    return [
+        *(f"missing: {key}" for key in expected if key not in state),
+        *(f"unknown: {key}" for key in state if key not in expected),
+        *(
+            f"{key}: shape {tuple(state[key].shape)}, expected {tuple(tensor.shape)}"
+            for key, tensor in expected.items()
+            if key in state and state[key].shape != tensor.shape
+        ),
+    ]
+
+
 def reason_of(error: BaseException) -> str:
     """The first line of an error, or its type if it has no message."""
     text = getattr(error, "strerror", None) or str(error).strip()
