@@ -206,4 +206,4 @@ def test_an_unknown_task(task: str, found: str, meant: str) -> None:
 def test_an_unknown_key_of_another_task_names_that_task(task: str, key: str, owner: str) -> None:
     (problem,) = problems(f"task: {task}\n{key}\n")
     assert "is unknown" in problem
-    assert problem.endswith(f"it is a setting of the task {owner}")
+    assert f"\n    it is a setting of the task {owner}" in problem  # first, in case another package has it too
