@@ -56,7 +56,7 @@ def test_the_task_is_tested_even_if_its_configuration_is_of_another(
 
 
 def test_all_steps_pass_and_only_what_is_needed_is_kept(tmp_path: Path) -> None:
-    result = smoke(epochs=2, device="cpu", runs_dir=tmp_path)
+    result = smoke(epochs=1, device="cpu", runs_dir=tmp_path)
     assert result.passed
     assert [(step.task, step.name) for step in result.steps] == [(task, name) for task in BUILT_IN for name in STEPS]
     assert result.device.startswith("cpu")
