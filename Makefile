@@ -76,11 +76,11 @@ smoke: $(VENV)/installed
 	$(BIN)/dbbd smoke --epochs 2
 
 test: $(VENV)/installed-dev
-	$(BIN)/python -m pytest -n auto
+	$(BIN)/python -m pytest -n auto --dist worksteal
 
 coverage: export COVERAGE_FILE := $(CURDIR)/$(VENV)/coverage
 coverage: $(VENV)/installed-dev
-	$(BIN)/python -m pytest -n auto --cov=dbbd_cli --cov-report=
+	$(BIN)/python -m pytest -n auto --dist worksteal --cov=dbbd_cli --cov-report=
 	@$(BIN)/coverage report --sort=cover --skip-covered | head -25
 	@echo "Lines covered: $$($(BIN)/coverage report --format=total)%"
 

@@ -38,6 +38,15 @@ def _cache_folder(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.
 
 
 @pytest.fixture(autouse=True)
+def _no_wait_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Skip flushing to the disk, which takes a third of the time of a small run. Power cuts are the subject elsewhere.
+
+    `tests/reliability/test_every_write.py` looks at what its own processes flush, and when.
+    """
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+
+
+@pytest.fixture(autouse=True)
 def _instructions(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make PyTorch report the instruction set named by $DBBD_TEST_CPU, for `make test-processors`."""
     if instructions := os.environ.get("DBBD_TEST_CPU"):

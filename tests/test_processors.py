@@ -15,9 +15,8 @@ QUICK_TESTS = (
 )
 
 
-@pytest.mark.parametrize("environment", ["all-avx2", "pytorch-default", "threads-2"])
-def test_some_numeric_tests_pass_as_on_other_processors(environment: str, tmp_path: Path) -> None:
-    done = processors.run_tests(environment, [*QUICK_TESTS, f"--basetemp={tmp_path / 'nested'}"])
+def test_some_numeric_tests_pass_as_on_another_processor(tmp_path: Path) -> None:
+    done = processors.run_tests("all-avx2", [*QUICK_TESTS, f"--basetemp={tmp_path / 'nested'}"])
     assert done.returncode == 0, done.stdout
     assert " passed" in done.stdout
 

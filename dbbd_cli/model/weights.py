@@ -168,3 +168,16 @@ def check_finite(state: object, path: Path) -> None:
                 f"{path}: {name} has non-finite values",
                 hint="use another checkpoint; training had already diverged when this one was saved",
             )
+
+
+def mismatches(state: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tensor]) -> list[str]:
+    """The keys that a state dict lacks, those that it has in excess, and those whose shape differs."""
+    return [
+        *(f"missing: {key}" for key in expected if key not in state),
+        *(f"unknown: {key}" for key in state if key not in expected),
+        *(
+            f"{key}: shape {tuple(state[key].shape)}, expected {tuple(tensor.shape)}"
+            for key, tensor in expected.items()
+            if key in state and state[key].shape != tensor.shape
+        ),
+    ]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -14,33 +13,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from real_program import REPOSITORY, dbbd, environment, one_after_another, start
 
-REPOSITORY = Path(__file__).parents[2]
-CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 SMALL = [
     *("--set", "data.image_size=32", "--set", "data.sample_per_class=40", "--set", "training.batch_size=8"),
     *("--device", "cpu"),
 ]
-
-
-def dbbd(*args: str, cwd: Path, code: int = 0) -> subprocess.CompletedProcess[str]:
-    """Run the program and check its exit code, and that it prints no traceback or control codes."""
-    result = subprocess.run(
-        [sys.executable, "-m", "dbbd_cli", *args],
-        cwd=cwd,
-        env=environment(),
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert result.returncode == code, f"exit code {result.returncode}\n{result.stdout}\n{result.stderr}"
-    assert "Traceback" not in result.stderr
-    assert not CONTROL.search(result.stdout + result.stderr), "control codes in a pipe"
-    return result
-
-
-def environment() -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": str(REPOSITORY), "PYTHONUTF8": "1"}
 
 
 def test_from_training_to_plot_with_pictures_in_three_classes(
@@ -59,18 +37,23 @@ def test_from_training_to_plot_with_pictures_in_three_classes(
     progress_lines = [line for line in trained.stderr.splitlines() if "%" in line and "Epoch 1/1  train" not in line]
     assert len(progress_lines) <= 2
 
-    resumed = json.loads(dbbd("resume", str(run / "ckpt.pth"), "--epochs", "2", "--json", cwd=tmp_path).stdout)
+    outputs, _ = one_after_another(
+        ["resume", str(run / "ckpt.pth"), "--epochs", "2", "--json"],
+        ["validate", str(run / "best_model.pth"), "--json"],
+        ["evaluate", str(run)],
+        ["plot", str(run), "--format", "html", "--out", "figures"],
+        cwd=tmp_path,
+    )
+    resumed, validated = (json.loads(output) for output in outputs[:2])
+    evaluated, plotted = outputs[2:]
     assert resumed["epochs"] == 2
     assert resumed["run"] == result["run"]
-    validated = json.loads(dbbd("validate", str(run / "best_model.pth"), "--json", cwd=tmp_path).stdout)
     assert validated["metrics"]["loss"] == pytest.approx(resumed["best"]["loss"], abs=1e-6)
-    evaluated = dbbd("evaluate", str(run), cwd=tmp_path)
     for word in ("cat", "dog", "owl", "accuracy"):
-        assert word in evaluated.stdout.lower()
+        assert word in evaluated.lower()
     report = json.loads((run / "evaluation.json").read_text())
     assert report["num_samples"] == 6
-    plotted = dbbd("plot", str(run), "--format", "html", "--out", "figures", cwd=tmp_path)
-    assert "report.html" in plotted.stdout
+    assert "report.html" in plotted
     assert (tmp_path / "figures" / "report.html").stat().st_size > 0
 
 
@@ -82,42 +65,32 @@ def test_started_from_jupyter_without_a_home_folder(tmp_path: Path, monkeypatch:
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     (tmp_path / "file").touch()
     (tmp_path / "tmp").mkdir()
-    trained = dbbd("train", "--config", "qr_cnn", *SMALL, "--epochs", "1", "--json", cwd=tmp_path)
-    assert trained.stderr.count("Prepared data is kept in") == 1
-    run = Path(json.loads(trained.stdout)["run"])
-    evaluated = dbbd("evaluate", str(run), cwd=tmp_path)
-    assert "Warning" not in trained.stderr + evaluated.stderr
-    assert {"training_history.png", "confusion_matrix.png", "roc.png"} <= {path.name for path in run.iterdir()}
+    _, told = one_after_another(
+        ["train", "--config", "qr_cnn", *SMALL, "--epochs", "1", "--no-plots"], ["evaluate", "RUN"], cwd=tmp_path
+    )
+    assert told.count("Prepared data is kept in") == 2  # once by each command
+    assert "Warning" not in told
+    assert {"confusion_matrix.png", "roc.png"} <= {path.name for path in tmp_path.glob("runs/*/*")}
 
 
 @pytest.mark.skipif(os.name != "posix", reason="sends POSIX signals")
-@pytest.mark.parametrize(("number", "code", "workers"), [(signal.SIGINT, 130, 0), (signal.SIGTERM, 143, 2)])
-def test_a_signal_saves_and_resume_continues(tmp_path: Path, number: signal.Signals, code: int, workers: int) -> None:
-    settings = [*SMALL, "--epochs", "500", "--no-plots", "--set", f"data.num_workers={workers}"]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "dbbd_cli", "train", "--config", "qr_cnn", *settings],
-        start_new_session=True,
-        cwd=tmp_path,
-        env=environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+def test_a_signal_saves_and_resume_continues(tmp_path: Path) -> None:
+    settings = [*SMALL, "--epochs", "500", "--no-plots", "--set", "data.num_workers=2"]
+    process = start("-m", "dbbd_cli", "train", "--config", "qr_cnn", *settings, cwd=tmp_path)
     deadline = time.monotonic() + 60
     while not list(tmp_path.glob("runs/*/best_model.pth")):
-        assert process.poll() is None, process.stdout.read() if process.stdout else ""
+        assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
         time.sleep(0.02)
-    os.killpg(process.pid, number)
-    output, _ = process.communicate(timeout=30)
-    assert process.returncode == code, output
-    assert "dbbd resume" in output
-    assert "Traceback" not in output
+    os.killpg(process.pid, signal.SIGTERM)
+    _, told = process.communicate(timeout=30)
+    assert process.returncode == 143, told
+    assert "dbbd resume" in told
+    assert "Traceback" not in told
     (run,) = (tmp_path / "runs").iterdir()
     epochs = sum('"kind": "epoch"' in line for line in (run / "history.jsonl").read_text().splitlines())
     done = dbbd("resume", str(run), "--set", f"training.epochs={epochs + 1}", "--json", cwd=tmp_path)
     assert json.loads(done.stdout)["epochs"] == epochs + 1
-    dbbd("plot", str(run), cwd=tmp_path)
 
 
 def test_errors_say_what_where_and_what_to_do(picture_folder: Callable[..., Path], tmp_path: Path) -> None:
@@ -131,9 +104,6 @@ def test_errors_say_what_where_and_what_to_do(picture_folder: Callable[..., Path
     broken = dbbd(*folder, "--set", f"data.path={root}", cwd=tmp_path, code=3).stderr
     assert "broken.png" in broken
     assert "data.on_error=skip" in broken
-    skipping = ["--set", f"data.path={root}", "--set", "data.on_error=skip", "--epochs", "1", "--no-plots"]
-    skipped = dbbd(*folder, *skipping, "--json", cwd=tmp_path)
-    assert json.loads(skipped.stdout)["facts"]["skipped"] == 1
 
     (tmp_path / "my.yaml").write_text("task: image_classification\ntraining:\n  epoch: 3\n  learning_rate: fast\n")
     wrong = dbbd("train", "--config", "my.yaml", cwd=tmp_path, code=2).stderr

@@ -48,23 +48,9 @@ def not_a_number(path: Path) -> Path:
     return scene(path, coord)
 
 
-def three_points(path: Path) -> Path:
-    return scene(path, COORD[:3])
-
-
-def one_place(path: Path) -> Path:
-    return scene(path, np.tile(COORD[:1], (200, 1)))
-
-
 def cycle(path: Path) -> Path:
     root = tree()
     root["children"][0]["children"] = [root]
-    return scene(path, COORD, hierarchy=root)
-
-
-def index_out_of_range(path: Path) -> Path:
-    root = tree()
-    root["children"][1]["indices"][7] = 200
     return scene(path, COORD, hierarchy=root)
 
 
@@ -82,10 +68,7 @@ def payload(path: Path) -> Path:
 
 REASONS = {
     not_a_number: "not finite at point 42",
-    three_points: "only 3 points",
-    one_place: "all of its points are in the same place",
     cycle: "its children contain 200",
-    index_out_of_range: "exactly once",
     truncated: "1,000,000,000,000",
     payload: "nothing in it was run",
 }

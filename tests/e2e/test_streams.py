@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from real_program import environment
 
-REPOSITORY = Path(__file__).parents[2]
 DBBD = f"'{sys.executable}' -m dbbd_cli"
 VERSION, HELP, MISTAKE = f"{DBBD} --version", f"{DBBD} train --help", f"{DBBD} train --config nosuch --json"
 COMPLETION = f"_DBBD_COMPLETE=complete_bash COMP_WORDS='dbbd tr' COMP_CWORD=1 {DBBD}"
@@ -23,12 +22,7 @@ pytestmark = pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /d
 
 def ended(program: str, where: str, folder: Path, *, unbuffered: bool = False) -> tuple[int, str]:
     """The exit code and the output of a program whose streams are redirected by a shell."""
-    env = {
-        **os.environ,
-        "PYTHONPATH": str(REPOSITORY),
-        "PYTHONUTF8": "1",
-        "PYTHONUNBUFFERED": "1" if unbuffered else "",
-    }
+    env = {**environment(), "PYTHONUNBUFFERED": "1" if unbuffered else ""}
     redirected, pipe, reader = where.partition("|")
     # The subshell keeps the streams of `echo` separate from those of the program.
     line = f"{{ ({program}) {redirected}; echo $? > code; }} {pipe} {reader}"
@@ -67,14 +61,13 @@ def test_the_current_folder_may_be_missing_if_paths_are_absolute(tmp_path: Path)
     def code_in_missing_folder(arguments: str) -> tuple[int, str]:
         gone.mkdir()
         line = f"cd gone && rmdir ../gone && {DBBD} {arguments} 2>&1"
-        env = {**os.environ, "PYTHONPATH": str(REPOSITORY), "PYTHONUTF8": "1"}
-        done = subprocess.run(["sh", "-c", line], cwd=tmp_path, env=env, capture_output=True, text=True)
+        done = subprocess.run(["sh", "-c", line], cwd=tmp_path, env=environment(), capture_output=True, text=True)
         return done.returncode, done.stdout
 
     options = TRAIN.partition("dbbd_cli ")[2] + " --runs-dir"
     assert code_in_missing_folder(f"{options} '{tmp_path}/runs'")[0] == 0
     (run,) = (tmp_path / "runs").iterdir()
-    for command in ("validate", "evaluate --no-plots", "resume", "plot"):
+    for command in ("evaluate --no-plots", "resume"):
         code, said = code_in_missing_folder(f"{command} '{run}'")
         assert (code, "oneMKL" in said) == (0, False), said
         assert said.count(str(run)) == said.count(str(run).removeprefix("/")) > 0  # the paths shown are absolute, too
@@ -82,7 +75,6 @@ def test_the_current_folder_may_be_missing_if_paths_are_absolute(tmp_path: Path)
     for command in (
         f"{options} runs",
         relative,
-        f"validate runs/{run.name}",
         f"evaluate '{run}' --out figures",
         f"plot '{run}' --out figures",
         f"plot '{run}' '{run}/..'",
@@ -101,8 +93,7 @@ def test_files_never_get_the_descriptors_of_closed_streams(tmp_path: Path) -> No
         "file.write(f'{file.fileno() > 2} {code}')"
     )
     (tmp_path / "script.py").write_text(script)
-    env = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
     for closed in ("<&-", ">&-", "2>&-", "<&- 2>&-", "<&- >&- 2>&-"):
         line = f"'{sys.executable}' script.py {closed}"
-        subprocess.run(["sh", "-c", line], cwd=tmp_path, env=env, check=True, capture_output=True)
+        subprocess.run(["sh", "-c", line], cwd=tmp_path, env=environment(), check=True, capture_output=True)
         assert (tmp_path / "file").read_text() == "True 0"

@@ -5,59 +5,20 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
+from real_program import dbbd, one_after_another, start
 
-ROOT = Path(__file__).parents[2]
-TOY = ROOT / "tests" / "toy_task"
-
-
-def environment() -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(TOY)]), "PYTHONUTF8": "1"}
+TOY = Path(__file__).parents[1] / "toy_task"
 
 
-def start(*args: str, cwd: Path) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, *args],
-        start_new_session=True,
-        cwd=cwd,
-        env=environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-def dbbd(*args: str, cwd: Path, code: int = 0) -> str:
-    """Standard output of the program, or what it says about the error."""
-    process = start("-m", "dbbd_cli", *args, cwd=cwd)
-    out, err = process.communicate(timeout=120)
-    assert process.returncode == code, err
-    return err if code else out
-
-
-def one_after_another(*commands: list[str], cwd: Path) -> list[str]:
-    """Standard output of each command; in one process, since starting one with PyTorch takes seconds."""
-    code = """
-import json, sys
-from dbbd_cli.__main__ import main
-for command in json.loads(sys.argv[1]):
-    sys.argv[1:] = command
-    try:
-        main()
-    except SystemExit as end:
-        assert not end.code, command
-    print("END", flush=True)
-"""
-    process = start("-c", code, json.dumps(commands), cwd=cwd)
-    out, err = process.communicate(timeout=120)
-    assert process.returncode == 0, err
-    return out.split("END\n")[:-1]
+@pytest.fixture(autouse=True)
+def _installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Install the package of the task."""
+    monkeypatch.setenv("PYTHONPATH", str(TOY))
 
 
 @pytest.fixture
@@ -78,7 +39,7 @@ def config(tmp_path: Path) -> Path:
 
 
 @pytest.mark.skipif(os.name != "posix", reason="sends POSIX signals")
-def test_train_ctrl_c_resume_validate_evaluate_and_plot(config: Path, tmp_path: Path) -> None:
+def test_train_ctrl_c_resume_validate_evaluate_plot_and_smoke(config: Path, tmp_path: Path) -> None:
     process = start("-m", "dbbd_cli", "train", "--config", config.name, "--epochs", "100000", cwd=tmp_path)
     deadline = time.monotonic() + 60
     while not list(tmp_path.glob("runs/*/best_model.pth")):
@@ -92,7 +53,8 @@ def test_train_ctrl_c_resume_validate_evaluate_and_plot(config: Path, tmp_path: 
 
     (run,) = (tmp_path / "runs").iterdir()
     epochs = 30 + sum('"kind": "epoch"' in line for line in (run / "history.jsonl").read_text().splitlines())
-    resumed, validated, evaluated, _, _ = one_after_another(
+    outputs, _ = one_after_another(
+        ["smoke", "--task", "toy_regression", "--device", "cpu"],
         ["resume", str(run), "--epochs", str(epochs), "--json"],
         ["validate", str(run), "--json"],
         ["evaluate", str(run)],
@@ -100,6 +62,7 @@ def test_train_ctrl_c_resume_validate_evaluate_and_plot(config: Path, tmp_path: 
         ["plot", str(run), "--format", "html", "--out", "figures"],
         cwd=tmp_path,
     )
+    smoked, resumed, validated, evaluated, _, _ = outputs
     result = json.loads(resumed)
     assert (result["epochs"], result["metric"]) == (epochs, "r2")
     history = [json.loads(line) for line in (run / "history.jsonl").read_text().splitlines()]
@@ -114,22 +77,18 @@ def test_train_ctrl_c_resume_validate_evaluate_and_plot(config: Path, tmp_path: 
     page = (tmp_path / "figures" / "report.html").read_text(encoding="utf-8")
     assert "R²" in page
     assert "of predicting the mean" in page
-
-
-def test_smoke_passes(tmp_path: Path) -> None:
-    told = dbbd("smoke", "--task", "toy_regression", "--device", "cpu", cwd=tmp_path)
-    assert "All 7 steps passed" in told
+    assert "All 7 steps passed" in smoked
 
 
 def test_mistakes_in_its_settings_are_reported_like_any_other(config: Path, tmp_path: Path) -> None:
     config.write_text("task: toy_regresion\nsmall_mode: 1\n", encoding="utf-8")
-    assert "did you mean toy_regression?" in dbbd("train", "--config", config.name, cwd=tmp_path, code=2)
+    assert "did you mean toy_regression?" in dbbd("train", "--config", config.name, cwd=tmp_path, code=2).stderr
     config.write_text("task: toy_regression\ndata: {targt: y}\nmodel: {num_heads: 1}\n", encoding="utf-8")
-    told = dbbd("train", "--config", config.name, cwd=tmp_path, code=2)
+    told = dbbd("train", "--config", config.name, cwd=tmp_path, code=2).stderr
     assert "toy.yaml:2: data.targt is unknown" in told
     assert "it is a setting of the task dbbd" in told
 
 
 def test_its_data_errors_end_with_the_exit_code_for_data(config: Path, tmp_path: Path) -> None:
     (tmp_path / "table.csv").write_text("a,price\n1,2\n3,x\n", encoding="utf-8")
-    assert "is not a table of numbers" in dbbd("train", "--config", config.name, cwd=tmp_path, code=3)
+    assert "is not a table of numbers" in dbbd("train", "--config", config.name, cwd=tmp_path, code=3).stderr

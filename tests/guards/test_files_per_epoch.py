@@ -22,7 +22,8 @@ def test_an_epoch_opens_no_more_files_for_more_samples(tmp_path: Path) -> None:
     ]  # fmt: skip
     images = [*settings, "data.image_size=32"]
     scenes = [*settings, "data.synthetic_points=1000", f"training.batch_size={BATCH_SIZE}"]
-    scenes += ["data.max_train_scenes=null", "data.max_val_scenes=null"]
+    scenes += ["data.max_train_scenes=null", "data.max_val_scenes=null", "data.max_depth=2", "loss.point_samples=64"]
+    scenes += [f"model.{name}=16" for name in ("hidden_dim", "output_dim", "propagator_hidden_dim", "projection_dim")]
     few_images, many_images, few_scenes, many_scenes = touched(
         ("smoke_qr", [*images, "data.sample_per_class=20"]),
         ("smoke_qr", [*images, "data.sample_per_class=60"]),

@@ -14,6 +14,7 @@ import time
 import zipfile
 import zlib
 from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -99,16 +100,22 @@ def grid_of_grids() -> bytes:
 
 
 GOOD_PNG = saved(noise(), "PNG")
-ZEROS = zlib.compress(bytes(200_000_000), 9)
+
+
+@cache
+def zeros() -> bytes:
+    """Return 200 MB of zeros, compressed. It takes a second, which not every collection of tests should."""
+    return zlib.compress(bytes(200_000_000), 9)
+
 
 BAD_IMAGES: dict[str, tuple[Callable[[], bytes], str]] = {
     "13000.png": (lambda: png(13_000, 13_000, 1, 0), "too large"),
     "13000-rgba.png": (lambda: png(13_000, 13_000, 8, 6, rows=b"x"), "too large"),
-    "9400-rgba.png": (lambda: png(9_400, 9_400, 8, 6, rows=ZEROS), "too large"),
+    "9400-rgba.png": (lambda: png(9_400, 9_400, 8, 6, rows=zeros()), "too large"),
     "9400-rgba16.png": (lambda: png(9_400, 9_400, 16, 6, rows=b"x"), "too large"),
     "4-billion.png": (lambda: png(2**31 - 1, 2**31 - 1, 8, 2, rows=b"x"), "too large"),
     "wide.png": (lambda: png(2**31 - 1, 1, 8, 0, rows=b"x"), "too large"),
-    "9400-16bit.png": (lambda: png(9_400, 9_400, 16, 0, rows=ZEROS), "too large"),
+    "9400-16bit.png": (lambda: png(9_400, 9_400, 16, 0, rows=zeros()), "too large"),
     "9400.webp": (lambda: WEBP_OF_ONE_COLOR, "too large"),
     "60000.gif": (lambda: b"GIF89a" + struct.pack("<HH", 60_000, 60_000) + GIF_REST, "too large"),
     "cut.png": (lambda: GOOD_PNG[: len(GOOD_PNG) // 2], "truncated"),
@@ -119,9 +126,9 @@ BAD_IMAGES: dict[str, tuple[Callable[[], bytes], str]] = {
     "svg.png": (lambda: b"<svg><image href='file:///etc/passwd'/></svg>", "not an image"),
     "script.bmp": (lambda: b"BM#!/bin/sh\ntouch x\n" * 9, "truncated"),
     "empty.png": (lambda: b"", "empty file"),
-    "colors.png": (lambda: png(64, 48, 8, 2, chunk(b"iCCP", b"x\0\0" + ZEROS)), ""),
-    "notes.png": (lambda: png(64, 48, 8, 2, *[chunk(b"zTXt", b"x\0\0" + ZEROS)] * 20), "damaged"),
-    "letters.png": (lambda: png(64, 48, 8, 2, *[chunk(b"iTXt", b"x\0\1\0\0\0" + ZEROS)] * 20), "damaged"),
+    "colors.png": (lambda: png(64, 48, 8, 2, chunk(b"iCCP", b"x\0\0" + zeros())), ""),
+    "notes.png": (lambda: png(64, 48, 8, 2, *[chunk(b"zTXt", b"x\0\0" + zeros())] * 20), "damaged"),
+    "letters.png": (lambda: png(64, 48, 8, 2, *[chunk(b"iTXt", b"x\0\1\0\0\0" + zeros())] * 20), "damaged"),
     "9000.jpg": (lambda: jpeg_head(9_000, 9_000), "too large"),
     "float.tif": (lambda: saved(Image.fromarray(np.zeros((4, 4), np.float32)), "TIFF"), "32-bit"),
     "comments.gif": (lambda: b"GIF89a" + bytes(7) + b"!\xfe" + b"\1a" * 2_000_000 + b"\0;", "damaged"),
@@ -149,7 +156,7 @@ ODD_IMAGES: dict[str, Callable[[], bytes]] = {
     "print.tif": lambda: saved(noise("CMYK"), "TIFF"),
     "clear.png": lambda: saved(noise("RGBA"), "PNG"),
     "palette.png": lambda: saved(noise().convert("P"), "PNG"),
-    "too-much-data.png": lambda: png(64, 48, 8, 2, rows=ZEROS),
+    "too-much-data.png": lambda: png(64, 48, 8, 2, rows=zeros()),
     "large.png": lambda: png(8_000, 8_000, 8, 0),
     "plain.ppm": lambda: b"P3 8 6 9\n" + b"1 2 3 # 4\n" * 48,
     "deep.pgm": lambda: saved(Image.fromarray(np.arange(3072, dtype=np.uint16).reshape(48, 64) * 21), "PPM"),

@@ -50,6 +50,14 @@ def _assert_ended(program: Program, place: Place, seconds: float) -> str:
     return output
 
 
+def _assert_it_trains_on(program: Program, workers: list[int], place: Place) -> None:
+    """Assert that the run finishes more epochs with the same workers."""
+    log = place.run / "run.log"
+    before = log.stat().st_size  # gets a line per epoch
+    assert program.until(lambda: log.stat().st_size > before + 500) is None, program.output()
+    assert program.workers() == workers
+
+
 @pytest.mark.parametrize("task", TASKS if FULL else TASKS[1:])
 def test_a_killed_worker_ends_the_run(
     task: str, forks: Forks, count: Callable[[int, int], int], report: Callable[[str], None]
@@ -97,10 +105,7 @@ def test_a_run_suspended_for_longer_than_the_timeout_continues(place: Place) -> 
     time.sleep(timeout + 1)
     for pid in (program.pid, *workers):
         os.kill(pid, signal.SIGCONT)
-    log = place.run / "run.log"
-    before = log.stat().st_size  # gets a line per epoch
-    assert program.until(lambda: log.stat().st_size > before + 500) is None, program.output()
-    assert program.workers() == workers
+    _assert_it_trains_on(program, workers, place)
 
 
 @pytest.mark.parametrize("stopped", [False, True])
@@ -117,10 +122,7 @@ def test_signals_to_workers_alone_change_nothing(place: Place) -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP):
         for worker in workers:
             os.kill(worker, number)
-    log = place.run / "run.log"
-    before = log.stat().st_size  # gets a line per epoch
-    assert program.until(lambda: log.stat().st_size > before + 500) is None, program.output()
-    assert program.workers() == workers
+    _assert_it_trains_on(program, workers, place)
 
 
 @pytest.mark.parametrize("killed", [False, True])

@@ -12,7 +12,7 @@ import torch
 from dbbd_cli.core.errors import CheckpointError
 from dbbd_cli.core.text import printable
 from dbbd_cli.model.dbbd.pretraining import DbbdPretraining
-from dbbd_cli.model.weights import check_finite, load_tensors
+from dbbd_cli.model.weights import check_finite, load_tensors, mismatches
 
 
 def load_weights(module: DbbdPretraining, path: Path) -> None:
@@ -27,15 +27,7 @@ def load_weights(module: DbbdPretraining, path: Path) -> None:
             f"{path} contains no DBBD weights",
             hint="use a checkpoint of this tool, or one with encoder_state_dict and loss_fn_state_dict",
         )
-    own = module.state_dict()
-    problems = [f"missing: {key}" for key in own if key not in state]
-    problems += [f"unknown: {key}" for key in state if key not in own]
-    problems += [
-        f"{key}: shape {tuple(state[key].shape)}, expected {tuple(own[key].shape)}"
-        for key in own
-        if key in state and state[key].shape != own[key].shape
-    ]
-    if problems:
+    if problems := mismatches(state, module.state_dict()):
         sizes = sizes_of(state) or {}
         suggestion = ", ".join(f"{name} {value}" for name, value in sizes.items() if name != "feature_dim")
         raise CheckpointError(

@@ -15,7 +15,7 @@ from dbbd_cli.core.errors import CheckpointError, ConfigError
 from dbbd_cli.model.images.catalog import COMMON_MODELS, model_input
 from dbbd_cli.model.images.qr_cnn import QrCnn
 from dbbd_cli.model.output import DeferredMetric, StepOutput
-from dbbd_cli.model.weights import load_tensors
+from dbbd_cli.model.weights import load_tensors, mismatches
 
 
 class Classifier(nn.Module):
@@ -187,15 +187,10 @@ def load_weights(network: nn.Module, path: Path) -> None:
     # Counters that old files lack, and that are never read.
     state |= {k: v for k, v in own.items() if k.endswith("num_batches_tracked") and k not in state}
     output_layer = [key for key in list(own)[-2:] if key in state and state[key].shape != own[key].shape]
-    state = {key: value for key, value in state.items() if key not in output_layer}
-    problems = [f"missing: {key}" for key in own if key not in state and key not in output_layer]
-    problems += [f"unknown: {key}" for key in state if key not in own]
-    problems += [
-        f"{key}: shape {tuple(state[key].shape)}, expected {tuple(own[key].shape)}"
-        for key in own
-        if key in state and state[key].shape != own[key].shape
-    ]
-    if problems:
+    state, expected = (
+        {key: value for key, value in weights.items() if key not in output_layer} for weights in (state, own)
+    )
+    if problems := mismatches(state, expected):
         raise CheckpointError(f"model.weights: {path} does not match the network", hint=hint, details=problems[:10])
     network.load_state_dict(state, strict=False)
 

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs pseudo-te
 def test_without_a_home_folder_installing_fails_with_advice(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     monkeypatch.setenv("HOME", str(tmp_path / "file"))
-    monkeypatch.setattr(completion_scripts, "_this_shell", lambda: "bash")
+    monkeypatch.setattr("shellingham.detect_shell", lambda: ("bash", "/bin/bash"))
     with pytest.raises(DiskError, match="completion cannot be installed in the home folder") as caught:
         completion_scripts.install()
     assert "dbbd --show-completion" in caught.value.hint

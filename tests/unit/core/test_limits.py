@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import errno
-import os
 
 import pytest
 
 from dbbd_cli.core import limits
 
-pytestmark = pytest.mark.skipif(os.name != "posix", reason="limits of POSIX")
+resource = pytest.importorskip("resource", reason="limits of POSIX")
 
 
 @pytest.mark.parametrize(
@@ -34,25 +33,25 @@ def test_other_errors_count_only_under_a_memory_limit(monkeypatch: pytest.Monkey
     unclear = RuntimeError("could not create a primitive")
     for error in (OSError(errno.ENOSPC, "No space left on device"), ValueError("x"), SystemError("x"), unclear):
         assert not limits.is_out_of_memory(error)
-    monkeypatch.setattr(limits, "_limit", lambda _: 3e9)
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (3 * 10**9, resource.RLIM_INFINITY))
     assert limits.is_out_of_memory(unclear)
     assert limits.is_out_of_memory(SystemError("error return without exception set"))
 
 
 def test_a_memory_limit_is_named_if_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limits, "_limit", lambda _: float("inf"))
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
     assert limits.memory_advice() == "close other programs, or use a machine with more memory"
     limits.require_memory(1 << 62)
-    monkeypatch.setattr(limits, "_limit", lambda _: 3e9)
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (3 * 10**9, resource.RLIM_INFINITY))
     assert limits.memory_advice() == "this shell allows 3,000 MB of address space: raise it with ulimit -v"
     limits.require_memory(1 << 12)
     with pytest.raises(MemoryError):
         limits.require_memory(1 << 62)
 
 
-@pytest.mark.parametrize(("limit", "shown"), [(256, "ulimit -n, 256 now"), (float("inf"), "ulimit -n")])
+@pytest.mark.parametrize(("limit", "shown"), [(256, "ulimit -n, 256 now"), (resource.RLIM_INFINITY, "ulimit -n")])
 def test_the_limit_on_open_files_is_shown_if_there_is_one(
-    limit: float, shown: str, monkeypatch: pytest.MonkeyPatch
+    limit: int, shown: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(limits, "_limit", lambda _: limit)
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (limit, resource.RLIM_INFINITY))
     assert limits.open_files_limit() == shown

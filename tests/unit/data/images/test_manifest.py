@@ -154,11 +154,11 @@ def test_a_missing_reader_is_named_with_how_to_install_it(
 
 
 def test_urls_of_a_host_go_into_one_split(tmp_path: Path) -> None:
-    manifest = manifest_of(list_synthetic(200, 3), tmp_path, group_by_host=True)
+    manifest = manifest_of(list_synthetic(60, 3), tmp_path, group_by_host=True)
     splits: dict[str, set[str]] = {}
     for sample in manifest.samples:
         splits.setdefault(host_of(sample.key), set()).add(sample.split)
-    assert len(splits) < 400
+    assert len(splits) < 120
     assert all(len(found) == 1 for found in splits.values())
 
 
