@@ -42,7 +42,7 @@ _NOT_FINITE = re.compile(r"[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)")
 _LINE_BREAK = re.compile("\r\n|[\r\n\x85\u2028\u2029]")
 # The parser takes quadratic time for %TAG directives, and its errors for control characters have no line.
 _NOT_SUPPORTED = re.compile(
-    "[^\t\n\r -~\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]|(?<![^\r\n\x85\u2028\u2029])%TAG"
+    "[\0-\x08\x0b\x0c\x0e-\x1f\x7f-\x84\x86-\x9f]|[\ud800-\udfff\ufffe\uffff]|(?<![^\r\n\x85\u2028\u2029])%TAG"
 )
 _HINTS = {
     "found character that cannot start any token": "indent with spaces, not tabs; quote text that starts with @ or `",

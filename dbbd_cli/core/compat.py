@@ -5,15 +5,11 @@ Nothing is imported at module level: the command line imports this module at sta
 
 from __future__ import annotations
 
-import pickle
-import re
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
-
-_REFUSED_GLOBAL = re.compile(r"(?:GLOBAL|[Cc]lass) ([\w.]{1,200})")
 
 
 def refused_global(error: BaseException) -> str | None:
@@ -21,7 +17,12 @@ def refused_global(error: BaseException) -> str | None:
 
     PyTorch does not expose it in any other way. If the wording changes, our error no longer names the code.
     """
-    found = _REFUSED_GLOBAL.search(str(error)) if isinstance(error, pickle.UnpicklingError) else None
+    import pickle
+    import re
+
+    if not isinstance(error, pickle.UnpicklingError):
+        return None
+    found = re.search(r"(?:GLOBAL|[Cc]lass) ([\w.]{1,200})", str(error))
     return found[1] if found else None
 
 

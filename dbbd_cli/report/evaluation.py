@@ -34,7 +34,8 @@ Fraction = Annotated[float, Field(ge=-_ROUNDING, le=1 + _ROUNDING)]
 class Part(BaseModel):
     """A JSON object in an evaluation. Unknown keys are ignored, types are not converted."""
 
-    model_config = ConfigDict(strict=True)
+    # The validator is built when the first evaluation is read: most plots have none.
+    model_config = ConfigDict(strict=True, defer_build=True)
 
 
 class Spread(Part):

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from dbbd_cli.config import load
 from dbbd_cli.config.sections import TaskConfig
 from dbbd_cli.core.errors import ConfigError
 from dbbd_cli.tasks.registry import BUILT_IN, get_task, task_names
+
+if TYPE_CHECKING:
+    from dbbd_cli.config.load import Override
 
 
 class _Schemas(Mapping[str, type[TaskConfig]]):
@@ -37,13 +39,17 @@ class _Schemas(Mapping[str, type[TaskConfig]]):
 SCHEMAS = _Schemas()
 
 
-def load_config(source: str, overrides: Sequence[load.Override] = ()) -> TaskConfig:
+def load_config(source: str, overrides: Sequence[Override] = ()) -> TaskConfig:
     """Load a YAML file or a shipped configuration of any task; see `config.load.load_config`."""
+    from dbbd_cli.config import load  # completion needs only the schemas
+
     return load.load_config(source, overrides, schemas=SCHEMAS)
 
 
 def config_from_mapping(
-    values: Mapping[str, Any], overrides: Sequence[load.Override] = (), *, origin: str, new_data: bool = False
+    values: Mapping[str, Any], overrides: Sequence[Override] = (), *, origin: str, new_data: bool = False
 ) -> TaskConfig:
     """Check the settings of any task; see `config.load.config_from_mapping`."""
+    from dbbd_cli.config import load
+
     return load.config_from_mapping(values, overrides, origin=origin, new_data=new_data, schemas=SCHEMAS)

@@ -115,6 +115,7 @@ def in_process(name: str, repeat: int, folder: Path) -> dict[str, Any]:
             # What is prepared once is there for every case; nothing of the user's is used or left behind.
             "DBBD_CACHE_DIR": str(folder / "cache"),
             **dict.fromkeys(("TMPDIR", "TEMP", "TMP"), own),
+            "PYTHONDONTWRITEBYTECODE": "",  # unset: an installed program is not compiled at each start
             "PYTHONPATH": os.pathsep.join([str(HERE.parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])]),
         }
         try:

@@ -98,7 +98,7 @@ def test_errors_say_what_where_and_what_to_do(picture_folder: Callable[..., Path
     folder = ["train", "--config", "qr_cnn", *SMALL, "--set", "data.source=folder"]
     missing = dbbd(*folder, "--set", f"data.path={root}x", cwd=tmp_path, code=3).stderr
     assert f"{root}x" in missing
-    assert f"did you mean {root}" in missing
+    assert f"Did you mean {root}" in missing
 
     (root / "cat" / "broken.png").write_bytes((root / "cat" / "0.png").read_bytes()[:50])
     broken = dbbd(*folder, "--set", f"data.path={root}", cwd=tmp_path, code=3).stderr

@@ -79,7 +79,8 @@ def task(incomplete: str) -> Candidates:
 def setting(ctx: typer.Context, incomplete: str) -> Candidates:
     """Dotted keys of the configuration, and after the `=` the values of a key with a fixed choice.
 
-    If the command line names a configuration or a run, only its task's keys are offered, otherwise those of all tasks.
+    If the command line names a configuration or a run, its task's keys are offered, otherwise those of all built-in
+    tasks: to look for tasks of other packages takes longer than everything else that a completion does.
     """
     # While an option still lacks its value, the parser leaves arguments in `ctx.args`.
     run = ctx.params.get("target") or next(iter(ctx.args), None)
@@ -87,7 +88,7 @@ def setting(ctx: typer.Context, incomplete: str) -> Candidates:
 
 
 def setting_of(task_name: str, incomplete: str) -> Candidates:
-    """As `setting`, for the task of this name, or for all tasks if the name is empty."""
+    """As `setting`, for the task of this name, or for all built-in tasks if the name is empty."""
     key, equals, typed = incomplete.partition("=")
     fields = list(_fields(task_name))
     if not equals:
@@ -136,11 +137,12 @@ def _task_in(path: Path) -> str:
 
 
 def _fields(task_name: str) -> Iterator[tuple[str, FieldInfo]]:
-    """Every key with its field, of one task, or of all tasks if the task is unknown."""
+    """Every key with its field, of one task, or of all built-in tasks if the task is unknown."""
     from dbbd_cli.config.sections import settings
     from dbbd_cli.tasks.configs import SCHEMAS
+    from dbbd_cli.tasks.registry import BUILT_IN
 
-    for task in [task_name] if task_name in SCHEMAS else SCHEMAS:
+    for task in [task_name] if task_name and task_name in SCHEMAS else BUILT_IN:
         with suppress(ConfigError):  # the task of another package that cannot be imported
             yield from ((".".join(key), field) for key, field in settings(SCHEMAS[task]))
 

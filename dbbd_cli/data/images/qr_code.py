@@ -6,6 +6,8 @@ import numpy as np
 import segno
 from PIL import Image
 
+from dbbd_cli.data.images.qr_mask import masked_modules
+
 MAX_BYTES = 2331
 """Maximum number of UTF-8 bytes in a QR code with error correction M, in the mode that URLs need."""
 
@@ -31,13 +33,12 @@ def render_qr(url: str, size: int) -> np.ndarray:
     # By default segno stores some non-ASCII texts as Shift-JIS, which many scanners then misread.
     encoding, mode = (None, None) if url.isascii() else ("utf-8", "byte")
     try:
-        code = segno.make(url, error="m", boost_error=False, micro=False, encoding=encoding, mode=mode)
+        code = segno.make(url, error="m", boost_error=False, micro=False, encoding=encoding, mode=mode, mask=0)
     except UnicodeEncodeError:
         raise ValueError("the text of a QR code is not valid Unicode") from None
     except segno.DataOverflowError:
         length = len(url.encode("utf-8"))
         raise ValueError(f"the text is too long for a QR code: {length:,} bytes (limit {MAX_BYTES:,})") from None
-    dark = np.frombuffer(b"".join(code.matrix), dtype=bool).reshape(len(code.matrix), -1)
-    modules = np.pad(np.where(dark, 0, 255).astype(np.uint8), _BORDER_MODULES, constant_values=255)
+    modules = np.pad(np.where(masked_modules(code), 0, 255).astype(np.uint8), _BORDER_MODULES, constant_values=255)
     pixels = modules.repeat(_PIXELS_PER_MODULE, axis=0).repeat(_PIXELS_PER_MODULE, axis=1)
     return np.array(Image.fromarray(pixels).resize((size, size), Image.Resampling.BILINEAR))

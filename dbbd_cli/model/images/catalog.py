@@ -5,7 +5,6 @@ Imports torchvision, and with it torch, only for names that are not in `COMMON_M
 
 from __future__ import annotations
 
-from difflib import get_close_matches
 from functools import cache
 from typing import NamedTuple
 
@@ -36,6 +35,8 @@ def model_input(name: str) -> ModelInput:
     """
     if name in COMMON_MODELS:
         return ModelInput()
+    from difflib import get_close_matches
+
     from torchvision import models
 
     names = models.list_models(module=models)

@@ -20,7 +20,7 @@ from dbbd_cli.core.progress import Silent
 
 # Only the functions that look for a cache, not those that create one, which render pictures.
 from dbbd_cli.data.checked_file import append_checksums
-from dbbd_cli.data.images.cache import _done_before, _of
+from dbbd_cli.data.images.cache import _entry, _existing_entry
 from dbbd_cli.data.images.decode import ImageFileError, decode_image
 from dbbd_cli.data.images.formats import can_read
 from dbbd_cli.data.images.refs import ImageRef, url_sha256
@@ -100,7 +100,7 @@ def image_cache(data: bytes, folder: Path) -> None:
         write_once(good, _cache(folder, len(_REFS[1:])))
     else:
         write_once(whole, data)
-    prepared = _done_before(_REFS, SIZE, folder, Silent())
+    prepared = _existing_entry(_REFS, SIZE, folder, Silent())
     for path in (whole, good, whole.with_suffix(".json")):
         path.unlink(missing_ok=True)
     if prepared is None:
@@ -120,7 +120,7 @@ def _cache(folder: Path, count: int) -> bytes:
 
 
 def image_cache_name(refs: list[ImageRef]) -> str:
-    return _of(refs, SIZE, Path(), {}).path.name
+    return _entry(refs, SIZE, Path(), {}).path.name
 
 
 def cache_files() -> list[bytes]:

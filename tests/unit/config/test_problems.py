@@ -177,7 +177,7 @@ def test_a_missing_task_is_reported_with_what_is_wrong_for_every_task() -> None:
     assert problems(text) == [
         f"x.yaml: task is missing\n    expected one of: {', '.join(task_names())}",
         "x.yaml:1: tsk is unknown\n    did you mean task?",
-        "x.yaml:2: seed is 'x'\n    expected a valid integer",
+        "x.yaml:2: seed is 'x'\n    expected an integer",
         "x.yaml:4: data.pth is unknown\n    did you mean data.path?",
     ]
 
