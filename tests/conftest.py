@@ -27,6 +27,13 @@ for _name in ("SIGINT", "SIGHUP", "SIGTERM", "SIGUSR1"):
     if hasattr(signal, _name) and signal.getsignal(getattr(signal, _name)) is signal.SIG_IGN:
         signal.signal(getattr(signal, _name), signal.default_int_handler if _name == "SIGINT" else signal.SIG_DFL)
 
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Start one process more than there are processors: some tests mostly wait for other processes."""
+    return (os.cpu_count() or 1) + 1
+
+
 SHARED = Path(__file__).parents[1] / ".." / "shared"
 
 
