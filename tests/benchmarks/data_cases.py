@@ -159,7 +159,7 @@ def _write_pictures(root: Path) -> list[Path]:
     """QR codes of synthetic URLs as PNG files of about 400 x 400 pixels, in two classes."""
     import segno
 
-    from dbbd_cli.data.images.url_grammar import synthetic_urls
+    from dbbd_cli.data.urls.synthetic import synthetic_urls
 
     files = []
     for name, urls in synthetic_urls(PICTURES // 2, seed=42).items():

@@ -16,7 +16,7 @@ from dbbd_cli.data.images.cache import PreparedImages, cached_images, prepare_im
 from dbbd_cli.data.images.formats import ways_to_read
 from dbbd_cli.data.images.refs import ImageRef, hash_files, url_sha256
 from dbbd_cli.data.images.sources import Candidate, Source, file_of
-from dbbd_cli.data.images.url_grammar import host_of
+from dbbd_cli.data.urls.synthetic import host_of
 from dbbd_cli.data.manifest import Manifest, Sample
 from dbbd_cli.data.splitting import assign_splits, check_class_sizes, draw_sample
 

@@ -20,8 +20,8 @@ from dbbd_cli.data.images.formats import (
     suffix_of,
     ways_to_read,
 )
-from dbbd_cli.data.images.url_grammar import synthetic_urls
-from dbbd_cli.data.images.url_table import read_url_table
+from dbbd_cli.data.urls.synthetic import synthetic_urls
+from dbbd_cli.data.urls.table import read_url_table
 from dbbd_cli.data.problems import UNPRINTABLE, scan_folder, shortened, why
 
 MAX_CLASSES = 10_000

@@ -7,7 +7,7 @@ import pytest
 import segno
 
 from dbbd_cli.data.images.qr_mask import masked_modules
-from dbbd_cli.data.images.url_grammar import synthetic_urls
+from dbbd_cli.data.urls.synthetic import synthetic_urls
 
 
 def both(text, version=None):

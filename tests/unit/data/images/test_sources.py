@@ -20,7 +20,7 @@ from dbbd_cli.data.images.sources import (
     list_synthetic,
     list_urls,
 )
-from dbbd_cli.data.images.url_grammar import synthetic_urls
+from dbbd_cli.data.urls.synthetic import synthetic_urls
 
 REAL_URLS = Path(__file__).parents[4] / ".." / "shared" / "data" / "qr_urls.csv"
 POSIX_ONLY = pytest.mark.skipif(os.name == "nt", reason="such file names or links are not for Windows")

@@ -1,0 +1,1 @@
+"""URLs: reading tables of them, cleaning, encoding, synthetic ones."""
