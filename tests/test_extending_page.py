@@ -12,8 +12,8 @@ from extending.tiny_cnn import TinyCnn
 
 from dbbd_cli.config.load import parse_override
 from dbbd_cli.core.progress import Silent
-from dbbd_cli.data.images import sources
 from dbbd_cli.data.scenes import reader
+from dbbd_cli.data.urls import sources
 from dbbd_cli.model.images.classifier import Classifier
 from dbbd_cli.tasks.configs import load_config
 from dbbd_cli.tasks.registry import ENTRY_POINTS, get_task

@@ -3,30 +3,29 @@
 from __future__ import annotations
 
 import os
-from collections import Counter, defaultdict
 from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Literal
 
 from dbbd_cli.core.errors import DataError
 from dbbd_cli.core.progress import Progress
 from dbbd_cli.core.text import counted
+from dbbd_cli.data.candidates import (
+    MAX_LISTED,
+    Candidate,
+    OnError,
+    Source,
+    draw,
+    handle_problems,
+    report_duplicates,
+)
 from dbbd_cli.data.folder_entries import warn_of_unread
 from dbbd_cli.data.images.cache import PreparedImages, cached_images, prepare_images
 from dbbd_cli.data.images.formats import ways_to_read
-from dbbd_cli.data.images.refs import ImageRef, hash_files, url_sha256
-from dbbd_cli.data.images.sources import Candidate, Source, file_of
-from dbbd_cli.data.urls.synthetic import host_of
+from dbbd_cli.data.images.refs import ImageRef, hash_files
+from dbbd_cli.data.images.sources import file_of
 from dbbd_cli.data.manifest import Manifest, Sample
-from dbbd_cli.data.splitting import assign_splits, check_class_sizes, draw_sample
-
-MAX_LISTED = 50
-"""Problems that an error lists; the others are counted."""
-MAX_NAMED = 8
-"""Classes that a message names; the others are counted."""
-
-OnError = Literal["fail", "skip"]
-HINT_BAD_FILES = "repair or remove them, or leave them out with --set data.on_error=skip"
+from dbbd_cli.data.splitting import assign_splits
+from dbbd_cli.data.urls.cleaning import host_of, url_sha256
 
 
 def make_manifest(
@@ -61,32 +60,19 @@ def make_manifest(
     Raises:
         DataError: images are unreadable and `on_error` is `fail`, or a class has too few.
     """
-    candidates = _draw(source, sample_per_class, seed, progress)
-    if sample_per_class is not None and report_limit:
-        _report_limit(source.classes, [c.label for c in candidates], sample_per_class, progress)
+    candidates = draw(source, sample_per_class, report_limit=report_limit, unit="image", seed=seed, progress=progress)
     _report_skipped(source, progress)
     candidates, refs, unreadable = _hash(candidates, source.roots, progress)
     candidates, refs, undecodable = _decode(candidates, refs, image_size, cache_dir, progress)
     problems = [*source.problems, *unreadable, *undecodable]
-    _handle_problems(problems, on_error, progress)
+    handle_problems(problems, on_error, "image", progress)
 
     keys, labels, hashes = [c.key for c in candidates], [c.label for c in candidates], [ref.sha256 for ref in refs]
-    _report_duplicates(source.classes, hashes, candidates, progress)
+    report_duplicates(source.classes, hashes, candidates, "image", progress)
     groups = _groups(hashes, keys, group_by_host)
     splits = assign_splits(keys, labels, groups, source.classes, shares, seed)
     samples = tuple(map(Sample, keys, labels, hashes, splits))
     return Manifest(source.kind, source.classes, tuple(map(str, source.roots)), samples, tuple(problems))
-
-
-def _draw(source: Source, per_class: int | None, seed: int, progress: Progress) -> list[Candidate]:
-    """Draw the samples; raise if a class has too few, before hours are spent on the images."""
-    candidates = source.candidates
-    chosen = draw_sample([c.key for c in candidates], [c.label for c in candidates], per_class, seed)
-    drawn = [candidates[position] for position in chosen]
-    check_class_sizes([c.label for c in drawn], source.classes)
-    if len(drawn) < len(candidates):
-        progress.line(f"Drew {len(drawn):,} of {len(candidates):,} samples, at most {per_class:,} of each class.")
-    return drawn
 
 
 def _hash(
@@ -124,60 +110,12 @@ def _groups(hashes: Sequence[str], keys: Sequence[str], group_by_host: bool) -> 
     return [host_of(key) for key in keys] if group_by_host else list(hashes)
 
 
-def _report_limit(classes: Sequence[str], labels: Sequence[int], limit: int, progress: Progress) -> None:
-    counts = Counter(labels)
-    fewer = [label for label in range(len(classes)) if counts[label] < limit]
-    if fewer:
-        named = ", ".join(f"{classes[label]}: {counted(counts[label], 'image')}" for label in fewer[:MAX_NAMED])
-        more = f" and {counted(len(fewer) - MAX_NAMED, 'more class')}" if len(fewer) > MAX_NAMED else ""
-        progress.line(f"{named}{more} (limit {limit:,}); all of them are used.")
-
-
 def _report_skipped(source: Source, progress: Progress) -> None:
     if source.ignored:
         progress.line(f"Files that are not images were ignored: {source.ignored:,}.")
     warn_of_unread(source.unread, "image", progress)
     for suffix, way in ways_to_read(source.unread).items():
         progress.warn(f"To read {suffix}: {way}")
-
-
-def _handle_problems(problems: Sequence[str], on_error: OnError, progress: Progress) -> None:
-    if not problems:
-        return
-    if on_error == "skip":
-        were = "file or row was" if len(problems) == 1 else "files or rows were"
-        progress.warn(f"{len(problems):,} {were} skipped; see splits.json of the run for the reasons.")
-        return
-    listed = list(problems[:MAX_LISTED])
-    if len(problems) > MAX_LISTED:
-        listed.append(f"… and {len(problems) - MAX_LISTED:,} more")
-    raise DataError(
-        f"{counted(len(problems), 'image')} cannot be used",
-        details=listed,
-        hint=HINT_BAD_FILES,
-    )
-
-
-def _report_duplicates(
-    classes: Sequence[str], hashes: Sequence[str], candidates: Sequence[Candidate], progress: Progress
-) -> None:
-    places: dict[str, list[int]] = defaultdict(list)
-    for position, digest in enumerate(hashes):
-        places[digest].append(position)
-    across = [found for found in places.values() if len({candidates[p].label for p in found}) > 1]
-    within = sum(len(found) - 1 for found in places.values())
-    if across:
-        examples = "; ".join(
-            " = ".join(f"{candidates[p].key} ({classes[candidates[p].label]})" for p in found[:3])
-            for found in across[:3]
-        )
-        progress.warn(
-            f"{counted(len(across), 'image')} occur{'s' if len(across) == 1 else ''} in more than one class, "
-            f"so no network can classify all of them correctly: {examples}"
-        )
-    if within:
-        duplicates = "is a duplicate" if within == 1 else "are duplicates"
-        progress.line(f"{counted(within, 'image')} {duplicates} of another; duplicates go into the same split.")
 
 
 def prepare_manifest(

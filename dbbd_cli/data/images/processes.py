@@ -36,8 +36,9 @@ from dbbd_cli.core.files import read_file
 from dbbd_cli.core.signals import exit_reason
 from dbbd_cli.data.images.decode import ImageFileError, decode_image
 from dbbd_cli.data.images.qr_code import render_qr
-from dbbd_cli.data.images.refs import MAX_FILE_BYTES, ImageRef, url_sha256
+from dbbd_cli.data.images.refs import MAX_FILE_BYTES, ImageRef
 from dbbd_cli.data.running_time import RunningTime
+from dbbd_cli.data.urls.cleaning import url_sha256
 
 MAX_WORKERS = 16
 MEMORY_BYTES = 1 << 30

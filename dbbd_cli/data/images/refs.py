@@ -29,11 +29,6 @@ class ImageRef:
         return self.path or self.url or ""
 
 
-def url_sha256(url: str) -> str:
-    """The content hash of a URL."""
-    return hashlib.sha256(url.encode("utf-8", "surrogatepass")).hexdigest()
-
-
 def hash_files(paths: Sequence[str], progress: Progress) -> list[str | OSError]:
     """Compute the SHA-256 of each file; for an unreadable one, return its error instead."""
 

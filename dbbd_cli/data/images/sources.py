@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from dbbd_cli.core.errors import DataError
 from dbbd_cli.core.text import printable
+from dbbd_cli.data.candidates import Candidate, Source, check_number_of_classes
 from dbbd_cli.data.folder_entries import by_suffix, is_system_entry
 from dbbd_cli.data.images.formats import (
     FORMAT_OF_SUFFIX,
@@ -20,54 +20,10 @@ from dbbd_cli.data.images.formats import (
     suffix_of,
     ways_to_read,
 )
-from dbbd_cli.data.urls.synthetic import synthetic_urls
-from dbbd_cli.data.urls.table import read_url_table
 from dbbd_cli.data.problems import UNPRINTABLE, scan_folder, shortened, why
-
-MAX_CLASSES = 10_000
-"""Limit on classes: an evaluation counts every pair. A column that does not contain classes has far more values."""
-
-URL_READERS: dict[str, Callable[[Path, str, str], tuple[list[tuple[str, str]], list[str]]]] = {}
-"""Suffix of a file of URLs to its reader, called like `read_url_table`, which reads all other files."""
 
 _LINKED_FOLDER = "is a link to a folder, which is not followed"
 _SPLIT_NAMES = {"train", "training", "val", "valid", "validation", "test", "testing"}
-
-
-@dataclass(frozen=True, slots=True)
-class Candidate:
-    """A possible sample.
-
-    Args:
-        key: "class/path/within/class.png" with forward slashes, or the URL.
-        label: position of its class in `Source.classes`.
-    """
-
-    key: str
-    label: int
-
-
-@dataclass(frozen=True)
-class Source:
-    """The contents of a dataset.
-
-    Args:
-        kind: folder, classes, urls or synthetic.
-        classes: names, sorted; for kind classes in the order of the configuration.
-        candidates: all possible samples, sorted by label and key.
-        roots: the folder of each class; empty if the samples are URLs.
-        problems: samples that cannot be used, one line each: "file: reason".
-        ignored: number of files that are not images by name or content, without system files.
-        unread: number of images in unsupported formats by suffix.
-    """
-
-    kind: str
-    classes: tuple[str, ...]
-    candidates: list[Candidate]
-    roots: tuple[Path, ...]
-    problems: list[str]
-    ignored: int
-    unread: Mapping[str, int] = field(default_factory=dict)
 
 
 def list_folder(path: Path) -> Source:
@@ -94,7 +50,9 @@ def list_folder(path: Path) -> Source:
             hint="give each class a subfolder with its images, and set data.path to the folder that contains them",
             details=shortened(sorted(problems)),
         )
-    _check_number(path, names, "give each class a subfolder with its images; folders of single images are not classes")
+    check_number_of_classes(
+        path, names, "give each class a subfolder with its images; folders of single images are not classes"
+    )
     _reject_splits(path, names)
     return _list_roots("folder", {name: path / name for name in sorted(names)}, "data.path", problems, ignored)
 
@@ -111,7 +69,7 @@ def list_classes(folders: Mapping[str, Path]) -> Source:
     """
     if len(folders) < 2:
         raise DataError("a classifier needs at least two classes", hint="set a folder for each class in data.classes")
-    _check_number(Path("data.classes"), list(folders), "leave classes out of data.classes")
+    check_number_of_classes(Path("data.classes"), list(folders), "leave classes out of data.classes")
     real = {name: Path(os.path.realpath(root)) for name, root in folders.items()}
     class_at = {root: name for name, root in real.items()}
     for inner, root in real.items():
@@ -122,41 +80,6 @@ def list_classes(folders: Mapping[str, Path]) -> Source:
                 hint="give each class a separate folder in data.classes; otherwise an image would have two labels",
             )
     return _list_roots("classes", folders, "data.classes", [], 0)
-
-
-def list_urls(path: Path, url_column: str, label_column: str) -> Source:
-    """List a CSV file with a URL and a class name in each row; a URL that occurs twice yields two candidates.
-
-    Raises:
-        DataError: the file is missing, unreadable or not UTF-8, lacks a column, or has fewer than two classes or too
-            many.
-    """
-    read = URL_READERS.get(path.suffix.lower(), read_url_table)
-    samples, problems = read(path, url_column, label_column)
-    names = tuple(sorted({name for _, name in samples}))
-    if len(names) < 2:
-        found = f"only the class {names[0]}" if names else "no usable row"
-        raise DataError(
-            f"{path} has {found}: a classifier needs at least two classes",
-            hint=f"check that the column {label_column} contains the class of each URL",
-            details=shortened(problems),
-        )
-    _check_number(
-        path,
-        names,
-        f"check that the column {label_column} contains classes; choose another with --set data.label_column=NAME",
-    )
-    label_of = {name: label for label, name in enumerate(names)}
-    candidates = [Candidate(url, label_of[name]) for url, name in sorted(samples, key=lambda sample: sample[::-1])]
-    return Source("urls", names, candidates, (), problems, 0)
-
-
-def list_synthetic(count_per_class: int, seed: int) -> Source:
-    """Generate URLs of the classes benign and malicious."""
-    urls = synthetic_urls(count_per_class, seed)
-    names = tuple(sorted(urls))
-    candidates = [Candidate(url, label) for label, name in enumerate(names) for url in sorted(urls[name])]
-    return Source("synthetic", names, candidates, (), [], 0)
 
 
 def file_of(roots: Sequence[Path], key: str, label: int) -> Path:
@@ -180,12 +103,6 @@ def file_of(roots: Sequence[Path], key: str, label: int) -> Path:
             hint="the stored list of files was damaged or edited; start a new run",
         )
     return roots[label].joinpath(*parts)
-
-
-def _check_number(where: Path, names: Sequence[str], hint: str) -> None:
-    if len(names) > MAX_CLASSES:
-        examples = ", ".join(printable(name) for name in sorted(names)[:3])
-        raise DataError(f"{where} has {len(names):,} classes (limit {MAX_CLASSES:,}): {examples}, …", hint=hint)
 
 
 def _reject_splits(path: Path, names: list[str]) -> None:

@@ -1,4 +1,4 @@
-"""Generate synthetic URLs, benign and malicious in shape, and extract the host of any URL.
+"""Generate synthetic URLs, benign and malicious in shape.
 
 All hosts are in the reserved domains .example, .test and .invalid, or in the address ranges reserved for documentation:
 none of these URLs leads anywhere.
@@ -9,7 +9,6 @@ none of these URLs leads anywhere.
 from __future__ import annotations
 
 import random
-import re
 from collections.abc import Callable, Sequence
 
 _BRANDS = (
@@ -206,18 +205,3 @@ def synthetic_urls(count_per_class: int, seed: int) -> dict[str, list[str]]:
                 seen.add(url)
                 urls[name].append(url)
     return urls
-
-
-def host_of(url: str) -> str:
-    """Return the host of a URL in lower case, without user, port, "www." and final dot.
-
-    The scheme is optional. For text that is not a URL, return everything up to the first of `/?#`; no error is raised.
-    """
-    rest = re.sub(r"^\s*(?:[a-zA-Z][a-zA-Z0-9+.-]*:)?//", "", url).strip()
-    authority = re.split(r"[/?#]", rest, maxsplit=1)[0].lower()
-    host = authority.rpartition("@")[2]
-    if bracketed := re.match(r"\[([^\]]*)\]", host):
-        return bracketed[1]
-    if host.count(":") == 1:  # more than one: an IPv6 address without its brackets
-        host = host.partition(":")[0]
-    return host.removesuffix(".").removeprefix("www.")

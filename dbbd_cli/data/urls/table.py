@@ -13,7 +13,6 @@ from typing import IO
 
 from dbbd_cli.core.errors import DataError
 from dbbd_cli.core.text import printable
-from dbbd_cli.data.images.qr_code import MAX_BYTES
 from dbbd_cli.data.problems import UNPRINTABLE, shortened, unreadable
 
 _NOT_TEXT = re.compile("[\0\ud800-\udfff]")
@@ -133,6 +132,4 @@ def _sample(row: list[str], width: int, url_index: int, label_index: int) -> tup
             return f"the {name} is empty"
         if UNPRINTABLE.search(text):
             return f"the {name} has a control character, a line break, or bytes that are not UTF-8"
-    if (length := len(url.encode("utf-8"))) > MAX_BYTES:
-        return f"the URL is too long for a QR code: {length:,} bytes (limit {MAX_BYTES:,})"
     return url, label

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 from urllib.error import URLError
@@ -12,9 +12,10 @@ from torch import nn
 from torch.nn import functional as F
 
 from dbbd_cli.core.errors import CheckpointError, ConfigError
+from dbbd_cli.model.classification import batch_metrics
 from dbbd_cli.model.images.catalog import COMMON_MODELS, model_input
 from dbbd_cli.model.images.qr_cnn import QrCnn
-from dbbd_cli.model.output import DeferredMetric, StepOutput
+from dbbd_cli.model.output import StepOutput
 from dbbd_cli.model.weights import load_tensors, mismatches
 
 
@@ -24,9 +25,6 @@ class Classifier(nn.Module):
     Args:
         network: maps images `(B, 3, S, S)` to logits `(B, num_classes)`.
         label_smoothing: share of the target that is distributed over all classes.
-
-    In evaluation mode, the metrics include `f1`: counts `(2K,)` for the F1 of each of K classes. The first half are the
-    correct predictions of each class, the second half its samples plus its predictions.
     """
 
     def __init__(self, network: nn.Module, *, label_smoothing: float = 0.0) -> None:
@@ -38,28 +36,8 @@ class Classifier(nn.Module):
         """Returns the mean loss and the number of correct predictions of images `(B, 3, S, S)`, labels `(B,)`."""
         logits = self.network(images).float()
         loss = F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing if self.training else 0.0)
-        predicted = logits.detach().argmax(dim=1)
-        correct = predicted == labels
-        metrics: dict[str, torch.Tensor | DeferredMetric] = {"accuracy": correct.sum()}
-        if not self.training:
-            num_classes = logits.shape[1]
-            places = torch.cat([labels, labels + num_classes, predicted + num_classes])
-            ones = torch.ones_like(correct, dtype=torch.float32)
-            counts = torch.cat([correct.float(), ones, ones])
-            metrics["f1"] = counts.new_zeros(2 * num_classes).index_add_(0, places, counts)
+        metrics = batch_metrics(logits, labels, training=self.training)
         return StepOutput(loss=loss, metrics=metrics, num_samples=len(labels), logits=logits)
-
-
-def macro_f1(counts: Sequence[float]) -> float:
-    """Compute the mean F1 over the classes from the summed counts of `Classifier`, `(2K,)`.
-
-    A class with neither samples nor predictions has no F1 and does not count.
-    """
-    num_classes = len(counts) // 2
-    scores = [
-        2 * correct / total for correct, total in zip(counts[:num_classes], counts[num_classes:], strict=True) if total
-    ]
-    return sum(scores) / len(scores)
 
 
 def build_network(name: str, *, num_classes: int, image_size: int, dropout: float, weights: str) -> nn.Module:

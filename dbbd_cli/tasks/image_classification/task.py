@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from dbbd_cli.config.load import Override
     from dbbd_cli.core.progress import Progress
-    from dbbd_cli.data.images.sources import Source
+    from dbbd_cli.data.candidates import Source
     from dbbd_cli.data.manifest import Manifest
     from dbbd_cli.engine.runtime import Runtime
     from dbbd_cli.report.classification.evaluation_schema import ClassificationEvaluation
@@ -79,9 +79,9 @@ class ImageClassification(Task):
 
     def evaluate(self, workload: ImageWorkload, split: str, runtime: Runtime, progress: Progress) -> EvaluationOutput:
         """Compute all metrics, speed and size; `predictions.csv` gets the probabilities of each image."""
-        from dbbd_cli.tasks.image_classification.evaluate import evaluate_images
+        from dbbd_cli.tasks.classifier_evaluation import evaluate_classifier
 
-        return evaluate_images(workload, split, runtime, progress)
+        return evaluate_classifier(workload, split, runtime, progress)
 
     def evaluation_schema(self) -> type[ClassificationEvaluation]:
         """The report of a classifier."""
@@ -105,7 +105,8 @@ class ImageClassification(Task):
 
 
 def _list_images(config: ImageClassificationConfig) -> Source:
-    from dbbd_cli.data.images.sources import list_classes, list_folder, list_synthetic, list_urls
+    from dbbd_cli.data.images.sources import list_classes, list_folder
+    from dbbd_cli.data.urls.sources import list_synthetic, list_urls
 
     data = config.data
     if data.source == "folder":

@@ -17,8 +17,9 @@ from dbbd_cli.data.images.dataset import ImageBatch, ImageDataset
 from dbbd_cli.data.images.manifest import prepare_manifest
 from dbbd_cli.data.loader import BatchLoader
 from dbbd_cli.data.manifest import Manifest
+from dbbd_cli.model.classification import macro_f1
 from dbbd_cli.model.images.catalog import model_input
-from dbbd_cli.model.images.classifier import Classifier, build_network, macro_f1
+from dbbd_cli.model.images.classifier import Classifier, build_network
 from dbbd_cli.tasks.image_classification.config import (
     PROGRESS_METRICS,
     SAMPLE_UNIT,

@@ -23,7 +23,8 @@ from dbbd_cli.data.checked_file import append_checksums
 from dbbd_cli.data.images.cache import _entry, _existing_entry
 from dbbd_cli.data.images.decode import ImageFileError, decode_image
 from dbbd_cli.data.images.formats import can_read
-from dbbd_cli.data.images.refs import ImageRef, url_sha256
+from dbbd_cli.data.images.refs import ImageRef
+from dbbd_cli.data.urls.cleaning import url_sha256
 
 SIZE = 8
 

@@ -22,9 +22,9 @@ from test_round_trips import plain_values, same
 from dbbd_cli import __version__
 from dbbd_cli.cli.completion import complete
 from dbbd_cli.config.load import dump_config, parse_override
-from dbbd_cli.data.urls.table import read_url_table
 from dbbd_cli.data.manifest import Manifest, Sample
 from dbbd_cli.data.problems import UNPRINTABLE
+from dbbd_cli.data.urls.table import read_url_table
 from dbbd_cli.engine import environment
 from dbbd_cli.engine.checkpoint.files import WRITER, load_checkpoint, save_checkpoint
 from dbbd_cli.engine.runtime import choose_runtime

@@ -16,11 +16,11 @@ from dbbd_cli.cli.completion import complete
 from dbbd_cli.config.load import dump_config, parse_override
 from dbbd_cli.core.errors import CheckpointError, ConfigError, DataError
 from dbbd_cli.data.images.sources import list_folder
-from dbbd_cli.data.urls.synthetic import host_of
-from dbbd_cli.data.urls.table import read_url_table
 from dbbd_cli.data.manifest import SPLITS, Manifest
 from dbbd_cli.data.problems import UNPRINTABLE
 from dbbd_cli.data.scenes.sources import list_scenes
+from dbbd_cli.data.urls.cleaning import host_of
+from dbbd_cli.data.urls.table import read_url_table
 from dbbd_cli.report.evaluation import evaluation_problem, read_evaluation
 from dbbd_cli.report.scenes.evaluation_scene import read_evaluation_scene
 from dbbd_cli.report.text import run_labels

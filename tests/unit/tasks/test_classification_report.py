@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from dbbd_cli.model.images.classifier import Classifier, macro_f1
+from dbbd_cli.model.classification import macro_f1
+from dbbd_cli.model.images.classifier import Classifier
 from dbbd_cli.report.classification.evaluation_schema import ClassificationEvaluation
 from dbbd_cli.report.evaluation import evaluation_problem
 from dbbd_cli.tasks.classification_report import classification_report

@@ -22,7 +22,8 @@ from dbbd_cli.data.images import cache as image_cache
 from dbbd_cli.data.images.cache import cached_images, prepare_images
 from dbbd_cli.data.images.decode import decode_image
 from dbbd_cli.data.images.qr_code import render_qr
-from dbbd_cli.data.images.refs import ImageRef, hash_files, url_sha256
+from dbbd_cli.data.images.refs import ImageRef, hash_files
+from dbbd_cli.data.urls.cleaning import url_sha256
 
 
 def kept(folder: Path) -> list[Path]:

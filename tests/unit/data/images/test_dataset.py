@@ -11,7 +11,8 @@ import torch
 from dbbd_cli.core.progress import Silent
 from dbbd_cli.data.images.cache import prepare_images
 from dbbd_cli.data.images.dataset import ImageDataset
-from dbbd_cli.data.images.refs import ImageRef, url_sha256
+from dbbd_cli.data.images.refs import ImageRef
+from dbbd_cli.data.urls.cleaning import url_sha256
 
 
 def test_a_batch_has_the_requested_rows_also_after_pickling(tmp_path: Path) -> None:

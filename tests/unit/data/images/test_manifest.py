@@ -13,9 +13,10 @@ import pytest
 from dbbd_cli.core.errors import DataError
 from dbbd_cli.core.progress import Silent
 from dbbd_cli.data.images.manifest import make_manifest, prepare_manifest
-from dbbd_cli.data.images.sources import list_folder, list_synthetic, list_urls
-from dbbd_cli.data.urls.synthetic import host_of
+from dbbd_cli.data.images.sources import list_folder
 from dbbd_cli.data.manifest import Manifest
+from dbbd_cli.data.urls.cleaning import host_of
+from dbbd_cli.data.urls.sources import list_synthetic, list_urls
 
 
 class Messages(Silent):

@@ -21,7 +21,8 @@ from dbbd_cli.core.errors import DataError
 from dbbd_cli.data.images import processes as image_processes
 from dbbd_cli.data.images.processes import prepare_image, prepare_in_workers, prepare_rows
 from dbbd_cli.data.images.qr_code import render_qr
-from dbbd_cli.data.images.refs import ImageRef, url_sha256
+from dbbd_cli.data.images.refs import ImageRef
+from dbbd_cli.data.urls.cleaning import url_sha256
 
 REPOSITORY = Path(__file__).parents[4]
 SIZE = 16
@@ -285,7 +286,8 @@ def unguarded_script(folder: Path, count: int) -> list[str]:
         "import os\n"
         "from pathlib import Path\n"
         "from dbbd_cli.data.images.cache import prepare_images\n"
-        "from dbbd_cli.data.images.refs import ImageRef, url_sha256\n"
+        "from dbbd_cli.data.images.refs import ImageRef\n"
+        "from dbbd_cli.data.urls.cleaning import url_sha256\n"
         "from dbbd_cli.core.progress import Silent\n"
         "os.cpu_count = lambda: 2\n"
         "print('start', flush=True)\n"

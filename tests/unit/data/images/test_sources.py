@@ -9,17 +9,12 @@ import pytest
 from PIL import Image
 
 from dbbd_cli.core.errors import DataError
+from dbbd_cli.data import candidates
+from dbbd_cli.data.candidates import Candidate, Source
 from dbbd_cli.data.images import sources as image_sources
 from dbbd_cli.data.images.decode import decode_image
-from dbbd_cli.data.images.sources import (
-    Candidate,
-    Source,
-    file_of,
-    list_classes,
-    list_folder,
-    list_synthetic,
-    list_urls,
-)
+from dbbd_cli.data.images.sources import file_of, list_classes, list_folder
+from dbbd_cli.data.urls.sources import list_synthetic, list_urls
 from dbbd_cli.data.urls.synthetic import synthetic_urls
 
 REAL_URLS = Path(__file__).parents[4] / ".." / "shared" / "data" / "qr_urls.csv"
@@ -261,7 +256,7 @@ class TestFolder:
         assert caught.value.hint.startswith('for .heic: pip install "dbbd-cli[heif]"; or convert them')
 
     def test_too_many_classes_are_rejected_before_their_folders_are_read(self, pets, monkeypatch):
-        monkeypatch.setattr(image_sources, "MAX_CLASSES", 1)
+        monkeypatch.setattr(candidates, "MAX_CLASSES", 1)
         monkeypatch.setattr(image_sources, "_list_class", None)
         with pytest.raises(DataError, match=r"has 2 classes \(limit 1\): cat, dog"):
             list_folder(pets)

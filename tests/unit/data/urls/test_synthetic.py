@@ -9,7 +9,8 @@ from collections import Counter
 import pytest
 
 from dbbd_cli.data.images.qr_code import MAX_BYTES
-from dbbd_cli.data.urls.synthetic import host_of, synthetic_urls
+from dbbd_cli.data.urls.cleaning import host_of
+from dbbd_cli.data.urls.synthetic import synthetic_urls
 
 RESERVED = re.compile(r"(.+\.(example|test|invalid)|(192\.0\.2|198\.51\.100|203\.0\.113)\.\d{1,3})")
 

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from dbbd_cli.core.errors import DataError
-from dbbd_cli.data.images.sources import Candidate, Source, list_urls
+from dbbd_cli.data.candidates import Candidate, Source
+from dbbd_cli.data.urls.sources import list_urls
 
 REAL_URLS = Path(__file__).parents[4] / ".." / "shared" / "data" / "qr_urls.csv"
 
@@ -65,7 +66,6 @@ def test_bad_rows_are_problems_with_their_line(tmp_path):
         "e\0.example,bad",
         "f.example,b\0d",
         f"{long},bad",
-        f"{long[:-1]},bad",
         '"g\n.example",bad',
         "h\033[31m.example,bad",
         '"i"x.example,bad',
@@ -81,18 +81,12 @@ def test_bad_rows_are_problems_with_their_line(tmp_path):
         "urls.csv line 6: too many fields: 3 instead of 2; a URL that contains the separator must be quoted",
         f"urls.csv line 7: the URL {control}",
         f"urls.csv line 8: the class {control}",
-        "urls.csv line 9: the URL is too long for a QR code: 2,332 bytes (limit 2,331)",
-        f"urls.csv lines 11 to 12: the URL {control}",
-        f"urls.csv line 13: the URL {control}",
-        "urls.csv line 14: is not valid CSV: ',' expected after '\"'",
-        f"urls.csv line 17: the URL {control}",
+        f"urls.csv lines 10 to 11: the URL {control}",
+        f"urls.csv line 12: the URL {control}",
+        "urls.csv line 13: is not valid CSV: ',' expected after '\"'",
+        f"urls.csv line 16: the URL {control}",
     ]
-    assert keys(source) == [long[:-1], "j.example", "é.example", "a.example"]
-
-
-def test_the_limit_counts_bytes(tmp_path):
-    source = listed(tmp_path, "url,label\n" + "é" * 1166 + ",bad\na.example,bad\nb.example,good\n")
-    assert source.problems == ["urls.csv line 2: the URL is too long for a QR code: 2,332 bytes (limit 2,331)"]
+    assert keys(source) == [long, "j.example", "é.example", "a.example"]
 
 
 def test_an_open_quotation_mark_is_reported_with_the_lines_it_spans(tmp_path):

@@ -15,8 +15,9 @@ from torchmetrics.functional.classification import multiclass_f1_score
 from dbbd_cli.core.errors import CheckpointError, ConfigError
 from dbbd_cli.engine.efficiency import count_multiply_adds
 from dbbd_cli.engine.state import Sums
+from dbbd_cli.model.classification import macro_f1
 from dbbd_cli.model.images.catalog import model_input
-from dbbd_cli.model.images.classifier import Classifier, _replace_head, build_network, load_weights, macro_f1
+from dbbd_cli.model.images.classifier import Classifier, _replace_head, build_network, load_weights
 
 
 def build(name: str = "qr_cnn", weights: str = "none", num_classes: int = 2) -> torch.nn.Module:

@@ -1,31 +1,49 @@
-"""The full report of an image classifier on a split."""
+"""The full report of a classifier on a split."""
 
 from __future__ import annotations
 
 import csv
 import io
+from typing import Protocol
 
 import torch
 
 from dbbd_cli.core.progress import Progress
+from dbbd_cli.data.manifest import Manifest
 from dbbd_cli.engine.efficiency import count_multiply_adds, measure_efficiency, spread, times_ms
 from dbbd_cli.engine.inference import run_batches
 from dbbd_cli.engine.runtime import Runtime
+from dbbd_cli.engine.workload import Workload
 from dbbd_cli.tasks.base import EvaluationOutput
 from dbbd_cli.tasks.classification_report import classification_report
-from dbbd_cli.tasks.image_classification.workload import ImageWorkload
 
 
-def evaluate_images(workload: ImageWorkload, split: str, runtime: Runtime, progress: Progress) -> EvaluationOutput:
+class ClassifierWorkload(Workload, Protocol):
+    """The workload of a classifier, whose module has a `network` that maps inputs to logits `(B, K)`."""
+
+    @property
+    def manifest(self) -> Manifest:
+        """The samples and their classes."""
+        ...
+
+    @property
+    def positive_class(self) -> str | None:
+        """The positive class if there are two classes."""
+        ...
+
+
+def evaluate_classifier(
+    workload: ClassifierWorkload, split: str, runtime: Runtime, progress: Progress
+) -> EvaluationOutput:
     """Every metric, and the predictions as CSV."""
     logits, labels = _run(workload, runtime, split, progress)
     progress.line("Measuring speed and computing metrics…")
-    network = workload.module.network
-    images, _ = workload.to_device(next(workload.loaders[split].batches(epoch=0)), runtime.device, train=False)
+    network = workload.module.get_submodule("network")
+    inputs, _ = workload.to_device(next(workload.loaders[split].batches(epoch=0)), runtime.device, train=False)
     efficiency = {
-        **measure_efficiency(network, (images,), runtime, batch_size=len(images)),
-        "multiply_adds": count_multiply_adds(network, images[:1]),
-        "ms_per_sample": spread(times_ms(network, (images[:1],), runtime)),
+        **measure_efficiency(network, (inputs,), runtime, batch_size=len(inputs)),
+        "multiply_adds": count_multiply_adds(network, inputs[:1]),
+        "ms_per_sample": spread(times_ms(network, (inputs[:1],), runtime)),
     }
     report = classification_report(logits, labels, workload.manifest.classes, workload.positive_class)
     predictions = _predictions(workload, split, logits)
@@ -33,7 +51,7 @@ def evaluate_images(workload: ImageWorkload, split: str, runtime: Runtime, progr
 
 
 def _run(
-    workload: ImageWorkload, runtime: Runtime, split: str, progress: Progress
+    workload: ClassifierWorkload, runtime: Runtime, split: str, progress: Progress
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Logits and labels of the split in the manifest's order, whatever order the loader has."""
     loader = workload.loaders[split]
@@ -48,8 +66,8 @@ def _run(
     return logits, labels
 
 
-def _predictions(workload: ImageWorkload, split: str, logits: torch.Tensor) -> str:
-    """One row per image: path, true class, predicted class, and the probability of each class."""
+def _predictions(workload: ClassifierWorkload, split: str, logits: torch.Tensor) -> str:
+    """One row per sample: path, true class, predicted class, and the probability of each class."""
     classes = workload.manifest.classes
     probabilities = torch.softmax(logits, dim=1)
     text = io.StringIO()

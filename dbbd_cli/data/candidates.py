@@ -1,0 +1,148 @@
+"""Possible samples of a dataset of classes: drawing some of them, and reporting what is wrong with them."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from dbbd_cli.core.errors import DataError
+from dbbd_cli.core.progress import Progress
+from dbbd_cli.core.text import counted, printable
+from dbbd_cli.data.splitting import check_class_sizes, draw_sample
+
+MAX_CLASSES = 10_000
+"""Limit on classes: an evaluation counts every pair. A table column that does not hold classes has far more values."""
+MAX_LISTED = 50
+"""Problems that an error lists; the others are counted."""
+_MAX_NAMED = 8
+"""Classes that a message names; the others are counted."""
+
+OnError = Literal["fail", "skip"]
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A possible sample.
+
+    Args:
+        key: "class/path/within/class.png" with forward slashes, or the URL.
+        label: position of its class in `Source.classes`.
+    """
+
+    key: str
+    label: int
+
+
+@dataclass(frozen=True)
+class Source:
+    """The contents of a dataset.
+
+    Args:
+        kind: folder, classes, urls or synthetic.
+        classes: names, sorted; for kind classes in the order of the configuration.
+        candidates: all possible samples, sorted by label and key.
+        roots: the folder of each class; empty if the samples are URLs.
+        problems: samples that cannot be used, one line each: "file: reason".
+        ignored: number of files that are not images by name or content, without system files.
+        unread: number of images in unsupported formats by suffix.
+    """
+
+    kind: str
+    classes: tuple[str, ...]
+    candidates: list[Candidate]
+    roots: tuple[Path, ...]
+    problems: list[str]
+    ignored: int
+    unread: Mapping[str, int] = field(default_factory=dict)
+
+
+def check_number_of_classes(where: Path, names: Sequence[str], hint: str) -> None:
+    """Raise a `DataError` if there are too many classes; `where` they are, and the hint, are for its message."""
+    if len(names) > MAX_CLASSES:
+        examples = ", ".join(printable(name) for name in sorted(names)[:3])
+        raise DataError(f"{where} has {len(names):,} classes (limit {MAX_CLASSES:,}): {examples}, …", hint=hint)
+
+
+def draw(
+    source: Source, per_class: int | None, *, report_limit: bool, unit: str, seed: int, progress: Progress
+) -> list[Candidate]:
+    """Draw at most `per_class` samples of each class, before hours are spent on preparing them.
+
+    Args:
+        source: the classes and possible samples.
+        per_class: maximum number of samples of a class; None for all.
+        report_limit: whether to report classes that have fewer.
+        unit: what a sample is called, such as image.
+        seed: seed of the draw.
+        progress: receives messages.
+
+    Raises:
+        DataError: a class has too few samples.
+    """
+    candidates = source.candidates
+    chosen = draw_sample([c.key for c in candidates], [c.label for c in candidates], per_class, seed)
+    drawn = [candidates[position] for position in chosen]
+    labels = [c.label for c in drawn]
+    check_class_sizes(labels, source.classes)
+    if len(drawn) < len(candidates):
+        progress.line(f"Drew {len(drawn):,} of {len(candidates):,} samples, at most {per_class:,} of each class.")
+    if per_class is not None and report_limit:
+        _report_limit(source.classes, labels, per_class, unit, progress)
+    return drawn
+
+
+def _report_limit(classes: Sequence[str], labels: Sequence[int], limit: int, unit: str, progress: Progress) -> None:
+    counts = Counter(labels)
+    fewer = [label for label in range(len(classes)) if counts[label] < limit]
+    if fewer:
+        named = ", ".join(f"{classes[label]}: {counted(counts[label], unit)}" for label in fewer[:_MAX_NAMED])
+        more = f" and {counted(len(fewer) - _MAX_NAMED, 'more class')}" if len(fewer) > _MAX_NAMED else ""
+        progress.line(f"{named}{more} (limit {limit:,}); all of them are used.")
+
+
+def handle_problems(problems: Sequence[str], on_error: OnError, unit: str, progress: Progress) -> None:
+    """Report samples that cannot be used.
+
+    Raises:
+        DataError: there are some, and `on_error` is fail.
+    """
+    if not problems:
+        return
+    if on_error == "skip":
+        were = "file or row was" if len(problems) == 1 else "files or rows were"
+        progress.warn(f"{len(problems):,} {were} skipped; see splits.json of the run for the reasons.")
+        return
+    listed = list(problems[:MAX_LISTED])
+    if len(problems) > MAX_LISTED:
+        listed.append(f"… and {len(problems) - MAX_LISTED:,} more")
+    raise DataError(
+        f"{counted(len(problems), unit)} cannot be used",
+        details=listed,
+        hint="repair or remove them, or leave them out with --set data.on_error=skip",
+    )
+
+
+def report_duplicates(
+    classes: Sequence[str], hashes: Sequence[str], candidates: Sequence[Candidate], unit: str, progress: Progress
+) -> None:
+    """Report samples with the same content, given by its hash, within and across classes."""
+    places: dict[str, list[int]] = defaultdict(list)
+    for position, digest in enumerate(hashes):
+        places[digest].append(position)
+    across = [found for found in places.values() if len({candidates[p].label for p in found}) > 1]
+    within = sum(len(found) - 1 for found in places.values())
+    if across:
+        examples = "; ".join(
+            " = ".join(f"{candidates[p].key} ({classes[candidates[p].label]})" for p in found[:3])
+            for found in across[:3]
+        )
+        progress.warn(
+            f"{counted(len(across), unit)} occur{'s' if len(across) == 1 else ''} in more than one class, "
+            f"so no network can classify all of them correctly: {examples}"
+        )
+    if within:
+        duplicates = "is a duplicate" if within == 1 else "are duplicates"
+        progress.line(f"{counted(within, unit)} {duplicates} of another; duplicates go into the same split.")

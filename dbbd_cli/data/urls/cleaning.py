@@ -1,0 +1,98 @@
+"""Clean URLs, so that no classifier learns accidents of how they were collected, such as whether a scheme was kept."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from typing import Literal, NamedTuple
+
+from pydantic import Field
+
+from dbbd_cli.config.sections import Section
+
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+_PORT = re.compile(r":(\d*)$")
+_DEFAULT_PORTS = {"http": "80", "https": "443", "ftp": "21"}
+
+
+class UrlCleaning(Section):
+    """How URLs are changed before anything else sees them. By default, not at all."""
+
+    scheme: Literal["keep", "strip", "https"] = Field(
+        "keep", description="keep; strip: remove http:// and the like; https: replace the scheme, or add one"
+    )
+    www: Literal["keep", "strip"] = Field("keep", description="whether to keep or remove www. at the start of the host")
+    host_case: Literal["keep", "lower"] = Field("keep", description="whether to change the host to lower case")
+    default_port: Literal["keep", "strip"] = Field(
+        "keep", description="whether to keep or remove a port that is the default of the scheme (80, 443 or 21)"
+    )
+
+
+class UrlCleaningForText(UrlCleaning):
+    """How URLs are changed before their text is classified: everything that says nothing about a site is removed."""
+
+    scheme: Literal["keep", "strip", "https"] = Field(
+        "strip", description="keep; strip: remove http:// and the like; https: replace the scheme, or add one"
+    )
+    www: Literal["keep", "strip"] = Field(
+        "strip", description="whether to keep or remove www. at the start of the host"
+    )
+    host_case: Literal["keep", "lower"] = Field("lower", description="whether to change the host to lower case")
+    default_port: Literal["keep", "strip"] = Field(
+        "strip", description="whether to keep or remove a port that is the default of the scheme (80, 443 or 21)"
+    )
+
+
+class UrlParts(NamedTuple):
+    """A URL in pieces, which joined give the URL again. The scheme is optional; any text can be split."""
+
+    scheme: str
+    """With `://`; empty if there is none."""
+    authority: str
+    """User, host and port: everything up to the first of `/?#`."""
+    rest: str
+    """Path, query and fragment."""
+
+
+def split_url(url: str) -> UrlParts:
+    """Split a URL, or any text, into scheme, authority and the rest."""
+    scheme = found[0] if (found := _SCHEME.match(url)) else ""
+    end = next((place for place, char in enumerate(url[len(scheme) :]) if char in "/?#"), len(url) - len(scheme))
+    end += len(scheme)
+    return UrlParts(scheme, url[len(scheme) : end], url[end:])
+
+
+def clean_url(url: str, cleaning: UrlCleaning) -> str:
+    """Change a URL as the settings say. Cleaning twice gives the same as once."""
+    scheme, authority, rest = split_url(url.strip())
+    user, at, host = authority.rpartition("@")
+    if cleaning.host_case == "lower":
+        host = host.lower()
+    if cleaning.www == "strip" and host[:4].lower() == "www." and len(host) > 4:
+        host = host[4:]
+    if cleaning.default_port == "strip" and (found := _PORT.search(host)):
+        known = _DEFAULT_PORTS.get(scheme[:-3].lower())
+        if found[1] in ("", known) or (known is None and found[1] in ("80", "443")):
+            host = host[: found.start()]
+    scheme = {"keep": scheme, "strip": "", "https": "https://"}[cleaning.scheme]
+    return f"{scheme}{user}{at}{host}{rest}"
+
+
+def host_of(url: str) -> str:
+    """Return the host of a URL in lower case, without user, port, "www." and final dot.
+
+    The scheme is optional. For text that is not a URL, return everything up to the first of `/?#`; no error is raised.
+    """
+    rest = re.sub(r"^\s*(?:[a-zA-Z][a-zA-Z0-9+.-]*:)?//", "", url).strip()
+    authority = re.split(r"[/?#]", rest, maxsplit=1)[0].lower()
+    host = authority.rpartition("@")[2]
+    if bracketed := re.match(r"\[([^\]]*)\]", host):
+        return bracketed[1]
+    if host.count(":") == 1:  # more than one: an IPv6 address without its brackets
+        host = host.partition(":")[0]
+    return host.removesuffix(".").removeprefix("www.")
+
+
+def url_sha256(url: str) -> str:
+    """The content hash of a URL."""
+    return hashlib.sha256(url.encode("utf-8", "surrogatepass")).hexdigest()

@@ -1,0 +1,50 @@
+"""List URLs and their classes: from a table, or synthetic ones."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from dbbd_cli.core.errors import DataError
+from dbbd_cli.data.candidates import Candidate, Source, check_number_of_classes
+from dbbd_cli.data.problems import shortened
+from dbbd_cli.data.urls.synthetic import synthetic_urls
+from dbbd_cli.data.urls.table import read_url_table
+
+URL_READERS: dict[str, Callable[[Path, str, str], tuple[list[tuple[str, str]], list[str]]]] = {}
+"""Suffix of a file of URLs to its reader, called like `read_url_table`, which reads all other files."""
+
+
+def list_urls(path: Path, url_column: str, label_column: str) -> Source:
+    """List a CSV file with a URL and a class name in each row; a URL that occurs twice yields two candidates.
+
+    Raises:
+        DataError: the file is missing, unreadable or not UTF-8, lacks a column, or has fewer than two classes or too
+            many.
+    """
+    read = URL_READERS.get(path.suffix.lower(), read_url_table)
+    samples, problems = read(path, url_column, label_column)
+    names = tuple(sorted({name for _, name in samples}))
+    if len(names) < 2:
+        found = f"only the class {names[0]}" if names else "no usable row"
+        raise DataError(
+            f"{path} has {found}: a classifier needs at least two classes",
+            hint=f"check that the column {label_column} contains the class of each URL",
+            details=shortened(problems),
+        )
+    check_number_of_classes(
+        path,
+        names,
+        f"check that the column {label_column} contains classes; choose another with --set data.label_column=NAME",
+    )
+    label_of = {name: label for label, name in enumerate(names)}
+    candidates = [Candidate(url, label_of[name]) for url, name in sorted(samples, key=lambda sample: sample[::-1])]
+    return Source("urls", names, candidates, (), problems, 0)
+
+
+def list_synthetic(count_per_class: int, seed: int) -> Source:
+    """Generate URLs of the classes benign and malicious."""
+    urls = synthetic_urls(count_per_class, seed)
+    names = tuple(sorted(urls))
+    candidates = [Candidate(url, label) for label, name in enumerate(names) for url in sorted(urls[name])]
+    return Source("synthetic", names, candidates, (), [], 0)

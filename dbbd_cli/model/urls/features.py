@@ -1,0 +1,171 @@
+"""What a network sees of URLs besides their bytes: hashed n-grams and words, and lexical properties.
+
+All of it is computed from the encoded bytes (`data/urls/encoding.py`) on the device, for a batch at once.
+
+B = URLs, L = bytes of the longest one, T = tokens, F = lexical features.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch.nn import functional as F
+
+BEFORE_HOST, AFTER_HOST, END = 1, 2, 3
+"""Marks between the parts of an encoded URL; 0 is padding."""
+NGRAMS = (2, 3, 4, 5)
+_MULTIPLIER = 6364136223846793005  # of a well-known linear congruential generator (Knuth, MMIX)
+_INVERSE = pow(_MULTIPLIER, -1, 2**64)
+_MIX = -7046029254386353131  # 2^64 divided by the golden ratio, as a signed number: multiplicative hashing (Knuth)
+
+
+def _signed(value: int) -> int:
+    return (value + 2**63) % 2**64 - 2**63
+
+
+def parts(codes: torch.Tensor) -> torch.Tensor:
+    """The part that each byte belongs to, a mark to the part that it ends: 0 scheme, 1 host, 2 rest; `(B, L)`."""
+    is_mark = (codes >= BEFORE_HOST) & (codes <= END)
+    return is_mark.cumsum(1) - is_mark.long()
+
+
+def tokens(codes: torch.Tensor, bits: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Hash the n-grams of the host and of the rest, and the words of the whole URL.
+
+    An n-gram lies within a part, and may include the marks at its ends. A word is a run of letters, whatever their
+    case, or the length of a run of digits.
+
+    Args:
+        codes: encoded URLs `(B, L)`, int64.
+        bits: number of bits of a hash.
+
+    Returns:
+        Hashes `(B, T)`, int64, and whether each is a token, `(B, T)`.
+    """
+    part = parts(codes)
+    is_mark = (codes >= BEFORE_HOST) & (codes <= END)
+    inner_marks = is_mark.long().cumsum(1)
+    hashes, valid = [], []
+    rolling = torch.zeros_like(codes)
+    for n in range(1, max(NGRAMS) + 1):
+        if codes.shape[1] < n:
+            break
+        last = codes[:, n - 1 :]
+        rolling = rolling[:, : last.shape[1]] * _MULTIPLIER + last + 1
+        if n in NGRAMS:
+            # Marks strictly inside: those up to the byte before the last, without those up to the first.
+            inside = inner_marks[:, n - 2 : codes.shape[1] - 1] - inner_marks[:, : last.shape[1]]
+            hashes.append(_hash(rolling + (part[:, n - 1 :] << 40), bits))
+            valid.append((last > 0) & (inside <= 0))
+    for hashed, is_token in _words(codes):
+        hashes.append(_hash(hashed, bits))
+        valid.append(is_token)
+    return torch.cat(hashes, 1), torch.cat(valid, 1)
+
+
+def _words(codes: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    lower = torch.where((codes >= 65) & (codes <= 90), codes + 32, codes)
+    is_letter, is_digit = (lower >= 97) & (lower <= 122), (codes >= 48) & (codes <= 57)
+    # The polynomial hash of a run is the difference of two prefix sums, shifted back to its start; modulo 2^64.
+    length = codes.shape[1]
+    powers, inverses = [1], [1]
+    for _ in range(length - 1):
+        powers.append(powers[-1] * _MULTIPLIER % 2**64)
+        inverses.append(inverses[-1] * _INVERSE % 2**64)
+    power = torch.tensor([_signed(value) for value in powers], device=codes.device)
+    inverse = torch.tensor([_signed(value) for value in inverses], device=codes.device)
+    sums = F.pad((lower * is_letter * power).cumsum(1), (1, 0))
+    letters, digits = run_lengths(is_letter), run_lengths(is_digit)
+    place = torch.arange(length, device=codes.device).expand_as(codes)
+    start = (place + 1 - letters).clamp(max=length - 1)
+    words = (sums[:, 1:] - sums.gather(1, start)) * inverse[start]
+    numbers = digits + 1_000_003
+    return [(words, _ends(is_letter)), (numbers, _ends(is_digit))]
+
+
+def _hash(values: torch.Tensor, bits: int) -> torch.Tensor:
+    """Fold 64 bits into a few; the highest bits of the product depend on all bits of the value."""
+    mixed = (values ^ (values >> 29)) * _MIX
+    return (mixed >> (64 - bits)) & ((1 << bits) - 1)
+
+
+def run_lengths(member: torch.Tensor) -> torch.Tensor:
+    """The number of members in a row that end at each place; 0 at others. `(B, L)` to `(B, L)`."""
+    place = torch.arange(1, member.shape[1] + 1, device=member.device).expand_as(member)
+    last_other = torch.where(member, 0, place).cummax(1).values
+    return torch.where(member, place - last_other, 0)
+
+
+def _ends(member: torch.Tensor) -> torch.Tensor:
+    """Whether a run of members ends at each place."""
+    return member & ~F.pad(member[:, 1:], (0, 1))
+
+
+_COUNTED = (".", "-", "_", "%", "=", "&", "/", "@", ":", "~", "+", ",")
+
+
+def lexical_features(codes: torch.Tensor) -> torch.Tensor:
+    """Lengths, counts, runs and entropies of the host, the path and the query, `(B, F)`, float32.
+
+    Args:
+        codes: encoded URLs `(B, L)`, int64.
+    """
+    part = parts(codes)
+    text = codes > END
+    in_query = ((codes == ord("?")) & (part == 2)).cumsum(1) > 0
+    host, path, query = text & (part == 1), text & (part == 2) & ~in_query, text & (part == 2) & in_query
+    lower = torch.where((codes >= 65) & (codes <= 90), codes + 32, codes)
+    is_upper, is_digit = lower != codes, (codes >= 48) & (codes <= 57)
+    is_letter = (lower >= 97) & (lower <= 122)
+    is_vowel = torch.isin(lower, torch.tensor([ord(char) for char in "aeiou"], device=codes.device))
+    features: list[torch.Tensor] = [(text & (part == 0)).sum(1).clamp(max=1)]
+    for mask in (host, path, query):
+        digits, letters, consonants = mask & is_digit, mask & is_letter, mask & is_letter & ~is_vowel
+        features += [mask.sum(1), digits.sum(1), letters.sum(1), (mask & is_upper).sum(1), (mask & is_vowel).sum(1)]
+        features += [(mask & (codes == ord(char))).sum(1) for char in _COUNTED]
+        features += [run_lengths(group).amax(1) for group in (digits, letters, consonants)]
+        features += [_ends(group).sum(1) for group in (digits, letters)]
+        features += [letters.sum(1) / _ends(letters).sum(1).clamp(min=1), _entropy(codes, mask)]
+    labels, segments = host & (codes != ord(".")), path & (codes != ord("/"))
+    for group, area in ((labels, host), (segments, path)):
+        lengths, ends = run_lengths(group), _ends(group)
+        features += [ends.sum(1), lengths.amax(1), _last(lengths, ends, 1), _last(lengths, ends, 2)]
+        features += [_last(run_lengths(group & is_digit), ends, 1), _first(lengths, ends), _last(area.long(), area, 1)]
+    features += [(host & (codes == ord("."))).sum(1) + (digits_only := (host & ~is_digit & (codes != ord("."))).any(1))]
+    features += [_suffix_length(codes, path), digits_only, _start(host, codes, "xn--")]
+    return torch.stack([feature.float() for feature in features], dim=1)
+
+
+def _entropy(codes: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """The entropy of the bytes under a mask, in bits; `(B,)`."""
+    counts = torch.zeros(len(codes), 256, device=codes.device).scatter_add_(1, codes, mask.float())
+    share = counts / counts.sum(1, keepdim=True).clamp(min=1)
+    return -(share * share.clamp(min=1e-9).log2()).sum(1)
+
+
+def _last(values: torch.Tensor, at: torch.Tensor, number: int) -> torch.Tensor:
+    """The value at the last (1), last but one (2), … place of a mask; 0 if there is none. `(B,)`."""
+    behind = at.long().flip(1).cumsum(1).flip(1)
+    return (values * (at & (behind == number))).sum(1)
+
+
+def _first(values: torch.Tensor, at: torch.Tensor) -> torch.Tensor:
+    return (values * (at & (at.long().cumsum(1) == 1))).sum(1)
+
+
+def _suffix_length(codes: torch.Tensor, path: torch.Tensor) -> torch.Tensor:
+    """The length of the file suffix at the end of the path, without the dot; 0 if there is none."""
+    length = run_lengths(path & (codes != ord(".")) & (codes != ord("/")))
+    is_end = _ends(path)
+    last = _last(length, is_end, 1)
+    place = torch.arange(codes.shape[1], device=codes.device).expand_as(codes)
+    before = (_last(place, is_end, 1) - last).clamp(min=0)
+    has_dot = (codes.gather(1, before[:, None])[:, 0] == ord(".")) & path.any(1)
+    return torch.where(has_dot, last, 0)
+
+
+def _start(mask: torch.Tensor, codes: torch.Tensor, prefix: str) -> torch.Tensor:
+    """Whether a label of the host starts with a prefix of four characters."""
+    found = torch.ones_like(codes[:, 3:], dtype=torch.bool)
+    for offset, char in enumerate(prefix):
+        found &= codes[:, offset : offset + found.shape[1]] == ord(char)
+    return (found & mask[:, : found.shape[1]]).any(1)
