@@ -38,7 +38,7 @@ def need(shell: str) -> str:
 # The words before the cursor, as bash splits them at COMP_WORDBREAKS, and the replies.
 BASH_CASES = [
     (("dbbd", "tr"), ["train"]),
-    (("dbbd", "train", "--config", "qr_"), ["qr_cnn", "qr_resnet18"]),
+    (("dbbd", "train", "--config", "qr_"), ["qr_cnn", "qr_resnet18", "qr_url"]),
     (("dbbd", "train", "--config", "=", "qr_r"), ["qr_resnet18"]),
     (("dbbd", "train", "--set", "training.lear"), ["training.learning_rate="]),
     (("dbbd", "train", "--set", "data.source", "=", "fo"), ["folder"]),
