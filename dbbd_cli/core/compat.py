@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from torch.utils.tensorboard import SummaryWriter
 
 
@@ -31,6 +33,17 @@ def start_completion() -> None:
     from typer.completion import completion_init  # type: ignore[attr-defined]
 
     completion_init()
+
+
+def install_completion(shell: str) -> tuple[str, Path]:
+    """Let Typer install its completion script for a shell, which it does for its own `--install-completion` only.
+
+    Returns:
+        The name of the shell, and the file with the script.
+    """
+    from typer.completion import install  # type: ignore[attr-defined]
+
+    return install(shell, prog_name="dbbd")
 
 
 def start_thread(function: Callable[..., object], *arguments: Any) -> None:

@@ -47,6 +47,14 @@ def test_completion_requests_are_answered() -> None:
     assert found.stdout.split() == ["train"]
 
 
+def test_completion_is_installed_in_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    shell, path = compat.install_completion("fish")
+    assert shell == "fish"
+    assert tmp_path in path.parents
+    assert "dbbd" in path.read_text(encoding="utf-8")
+
+
 def test_a_thread_starts_and_gets_its_arguments() -> None:
     done, given = threading.Event(), []
 
