@@ -335,7 +335,7 @@ class TestOverfitOneBatch:
             losses.append(float(output.loss.detach()))
         assert losses == sorted(losses, reverse=True)
         assert losses[-1] < 0.75 * losses[0]
-        # Lower than a network can be that takes every region and point for the same: it tells them apart.
+        # Lower than for a network that cannot tell regions and points apart.
         mean = means(output)
         chance = float(np.mean([mean[f"chance_level_{level}"] for level in range(3)])) + 0.5 * mean["point_chance"]
         assert losses[-1] < 0.75 * chance

@@ -127,16 +127,18 @@ def _value(values: Any, key: Key) -> Any:
 
 
 def _suggestion(key: Key, schema: type[Section], schemas: Mapping[str, type[Section]]) -> str:
-    """What an unknown `key` may stand for: the same name in another task or section, or else a similar name."""
-    if tasks := [task for task, other in _others(schema, schemas) if key in _keys(other)]:
-        return f"it is a setting of the task {' or '.join(tasks)}"
+    """What an unknown `key` may stand for: a similar name, or the same name in another task or section."""
     known, section, name = _keys(schema), key[:-1], str(key[-1]).lower()
     spelled_out = (*section, *name.split("."))
     if len(spelled_out) > len(key) and spelled_out in known:
         return f"write {spelled_out[-1]} inside the section {dotted(spelled_out[:-1])}"
     here = [str(other[-1]) for other in known if other[:-1] == section]
     meant = [other for other in known if other[-1] == name]
-    if near := closest(name, here):
+    near = closest(name, here)
+    # The other tasks last: finding those of other packages takes a while.
+    if not near and (tasks := [task for task, other in _others(schema, schemas) if key in _keys(other)]):
+        return f"it is a setting of the task {' or '.join(tasks)}"
+    if near:
         meant.append((*section, near))
     elif not meant:
         near = closest(name, [str(other[-1]) for other in known])

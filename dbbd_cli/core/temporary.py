@@ -62,7 +62,7 @@ def temporary_file(path: Path) -> Path:
         descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
         if _hold(temporary, descriptor):
             return temporary
-    raise OSError(f"{path} cannot be written: another process keeps removing the temporary file")
+    raise OSError(f"{path} cannot be written: another process repeatedly deletes it")
 
 
 def temporary_link(path: Path, target: Path) -> Path:
@@ -117,7 +117,7 @@ def hold_folder(folder: Path, mode: int = 0o777) -> None:
         with suppress(FileNotFoundError):
             if _hold(folder, os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)):
                 return
-    raise OSError(f"{folder} cannot be created: another process keeps removing it")
+    raise OSError(f"{folder} cannot be created: another process repeatedly deletes it")
 
 
 def release(temporary: Path) -> None:

@@ -28,6 +28,11 @@ def counted(count: int, noun: str) -> str:
     return f"{count:,} {noun if count == 1 else noun + ending}"
 
 
+def capitalized(text: str) -> str:
+    """Return the text with a capital first letter; unlike `str.capitalize`, it keeps other capitals, as in URLs."""
+    return text[:1].upper() + text[1:]
+
+
 def escaped(char: str) -> str:
     """Return one character in Python's ASCII notation, such as `\\x1b` or `\\u202e`."""
     return char.encode("unicode_escape").decode("ascii")

@@ -30,8 +30,8 @@ def supervised(workload: Workload) -> Iterator[None]:
     except ValueError as error:
         if "Expected more than 1 value per channel" in str(error):
             raise ConfigError(
-                "a batch of one image is too small for the batch normalization of this network at this image size",
-                hint="choose another training.batch_size, so that the last batch of an epoch has two images or more",
+                "a batch of one sample is too small for the batch normalization of this network at this input size",
+                hint="choose another training.batch_size, so that the last batch of an epoch has two samples or more",
             ) from error
         raise
     finally:

@@ -198,6 +198,7 @@ class Trainer:
             "config": to_plain(self.config),
             "runtime": asdict(self.runtime.record()),
             "splits": self.splits_sha256,
+            # The replay check; the key is that of the format.
             "proof": make_replay_check(self.workload, self.runtime, self.state) if replay_check else None,
         }
 

@@ -67,5 +67,5 @@ class Workload(Protocol):
         ...
 
     def names(self, batch: Any, split: str) -> list[str]:
-        """The files or scenes of a batch, one name per sample: for errors, and to count the samples."""
+        """The name of each sample of a batch, such as its file: for errors, and to count the samples."""
         ...

@@ -8,7 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from dbbd_cli.core.metrics import best_of, describe_with_best, is_share, metric_words
-from dbbd_cli.core.text import printable
+from dbbd_cli.core.text import capitalized, printable
 
 if TYPE_CHECKING:
     from dbbd_cli.runs.reading import RunHistory
@@ -51,7 +51,7 @@ def run_labels(runs: Sequence[RunHistory], limit: int = 40) -> list[str]:
 def words(name: str) -> str:
     """A metric name as a title: `region_loss` is `Region loss`, `roc_auc` is `ROC AUC`."""
     text = metric_words(name)
-    return text if text.startswith("mIoU") else text[:1].upper() + text[1:]
+    return text if text.startswith("mIoU") else capitalized(text)
 
 
 def task_title(name: str) -> str:

@@ -59,7 +59,7 @@ def continue_run(
     if stopped_early or run.state.epoch > run.config.training.epochs:
         raise ConfigError(
             f"{shown_path(run.path)} is not the newest checkpoint of its run, and nothing is left to train from it",
-            hint="to train a copy of the run further from there, add more epochs with --epochs",
+            hint="to continue a copy of the run from there, pass more epochs with --epochs",
         )
     folder = _branch(run, progress)
     with locked(folder):

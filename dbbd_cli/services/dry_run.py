@@ -1,9 +1,10 @@
-"""Estimate the cost of a run from one training step and one validation batch: time, memory and disk space."""
+"""Estimate the cost of a run from one optimizer step and one validation batch: time, memory and disk space."""
 
 from __future__ import annotations
 
 import shutil
 import time
+from itertools import islice
 from pathlib import Path
 
 import torch
@@ -21,16 +22,16 @@ from dbbd_cli.services.training import build_trainer
 
 
 def measure_run(config: TaskConfig, manifest: Manifest, progress: Progress) -> Forecast:
-    """Run one training and one validation batch, twice: the first time sets up memory, the second is measured.
+    """Run one optimizer step and one validation batch, twice: the first time sets up memory, the second is measured.
 
     Raises:
         NotFiniteError: the loss or the gradient of the training batch is not finite.
     """
     trainer, facts = build_trainer(config, manifest, progress)
     with supervised(trainer.workload):
-        loss, train_seconds = _measure_training(trainer)
+        loss, train_seconds = _measure_training(trainer, facts.batches["train"])
         val_seconds = _measure_validation(trainer)
-    epoch_seconds = train_seconds * facts.batches["train"] + val_seconds * facts.batches["val"]
+    epoch_seconds = train_seconds + val_seconds * facts.batches["val"]
     return Forecast(
         facts=facts,
         epochs=config.training.epochs,
@@ -44,19 +45,20 @@ def measure_run(config: TaskConfig, manifest: Manifest, progress: Progress) -> F
     )
 
 
-def _measure_training(trainer: Trainer) -> tuple[float, float]:
-    """The loss before any update, and the seconds of a step."""
-    batch = next(trainer.workload.loaders["train"].batches(epoch=1))
+def _measure_training(trainer: Trainer, num_batches: int) -> tuple[float, float]:
+    """The loss before any update, and the seconds of an epoch's batches."""
+    loader, batches_per_step = trainer.workload.loaders["train"], trainer.config.training.accumulate_batches
+    batches = list(islice(loader.batches(epoch=1), batches_per_step))
     trainer.module.train()
     results, seconds = [], 0.0
     for _ in range(2):
         start = time.perf_counter()
-        results.append(train_step(trainer, [batch]))
+        results.append(train_step(trainer, batches))
         trainer.runtime.synchronize()
         seconds = time.perf_counter() - start
     if not results[0].finite and trainer.config.training.on_nonfinite == "stop":
         raise results[0].error(Path(trainer.config.run.runs_dir))
-    return results[0].losses[0].item(), seconds
+    return results[0].losses[0].item(), seconds * num_batches / len(batches)
 
 
 def _measure_validation(trainer: Trainer) -> float:

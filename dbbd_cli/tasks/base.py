@@ -134,6 +134,7 @@ class Task(Protocol):
 
         return [metric_panel(name) for name in self.progress_metrics if name != "loss"]
 
+    @abstractmethod
     def evaluate(self, workload: Any, split: str, runtime: Runtime, progress: Progress) -> EvaluationOutput:
         """Measure a network on a split.
 

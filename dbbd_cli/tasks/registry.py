@@ -49,7 +49,7 @@ def get_task(name: str) -> Task:
         if missing := sorted(_PARTS - set(dir(task))):
             raise TypeError(f"it has no {', '.join(missing)}")
         if task.name != name:
-            raise ValueError(f"its name is {task.name!r}")
+            raise ValueError(f"it is named {task.name!r}")
     except Exception as error:  # third-party code may raise anything
         raise ConfigError(
             f"the task {name} ({found.value}) cannot be used: {type(error).__name__}: {error}",

@@ -1,11 +1,11 @@
-"""Measures how near `dbbd` is to what the machine can do.
+"""Measure how close `dbbd` comes to the limits of the machine.
 
-Each case runs in a fresh process, so that its memory is its own and one that dies ends no other. Scores are relative to
-the arithmetic of the machine (G: GFLOP/s of an fp32 matrix product, B: of a bf16 one) or to something else that is
-measured beside them, in turn, so that they hold on any machine and while others use it too.
+Each case runs in a fresh process, so cases do not share memory, and a crash ends only one of them. Scores are relative
+to the arithmetic speed of the machine (G: GFLOP/s of an fp32 matrix product, B: of a bf16 one) or to another reference.
+The reference is measured alternately with the case, so scores are comparable between machines, even busy ones.
 
 Usage: python tests/benchmarks/bench.py [--out bench.json] [--compare old.json] [--only "name name"] [--repeat 5]
-Ends with 1 if a case failed or is beyond its limit.
+The exit code is 1 if a case failed or exceeds its limit.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from cases import CASES, Case
-from measure import NotHereError
+from measure import UnsupportedError
 from rich.console import Console
 from tables import comparison, markdown, results, verdict
 
@@ -32,12 +32,12 @@ TIME_LIMIT_SECONDS = 900
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Reads the command line, measures, shows and writes; returns the exit code."""
+    """Parse the command line, run the cases, show and save the results; return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path("bench.json"), help="the JSON file that is written")
+    parser.add_argument("--out", type=Path, default=Path("bench.json"), help="the JSON file to write")
     parser.add_argument("--compare", type=Path, help="the JSON file of an earlier run")
     parser.add_argument("--only", default="", help="names of the cases, separated by spaces")
-    parser.add_argument("--repeat", type=int, default=5, help="runs that a median is taken of")
+    parser.add_argument("--repeat", type=int, default=5, help="runs per median")
     parser.add_argument("--list", action="store_true", help="show the names of all cases")
     parser.add_argument("--markdown", type=Path, metavar="JSON", help="print an earlier run for docs/performance.md")
     parser.add_argument("--case", help=argparse.SUPPRESS)
@@ -54,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(json.dumps(measure_here(options.case, options.repeat)))  # noqa: T201
         return 0
     chosen = choose(options.only, parser)
-    # Read first: a wrong path should not be told after minutes, nor the file be overwritten before it is read.
+    # Read first: a wrong path should be reported at once, and --out may overwrite the file.
     old = json.loads(options.compare.read_text(encoding="utf-8")) if options.compare else None
     with tempfile.TemporaryDirectory(prefix="dbbd-bench-", ignore_cleanup_errors=True) as folder:
         report = run(chosen, options.repeat, Path(folder), options.out)
@@ -63,22 +63,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def choose(only: str, parser: argparse.ArgumentParser) -> list[Case]:
-    """The cases of the given names, or all."""
+    """Return the named cases, or all of them."""
     known = {case.name: case for case in CASES}
     for name in only.split():
         if name not in known:
-            parser.error(f"there is no case {name}; there are: {' '.join(known)}")
+            parser.error(f"unknown case {name}; choose from: {' '.join(known)}")
     return [known[name] for name in only.split()] or list(CASES)
 
 
 def run(chosen: Sequence[Case], repeat: int, folder: Path, out: Path) -> dict[str, Any]:
-    """Measures the machine and each case in a process of its own; returns what the JSON file then holds.
+    """Measure the machine and each case in separate processes; return the content of the JSON file.
 
     Args:
         chosen: the cases.
-        repeat: runs that a median is taken of.
-        folder: an empty folder, for all that the cases write.
-        out: the JSON file; written after each case, so that little is lost when the run is stopped.
+        repeat: runs per median.
+        folder: an empty folder for everything that the cases write.
+        out: the JSON file; written after each case, so that little is lost if the run is stopped.
     """
     machine = in_process(MACHINE, repeat, folder)
     if "error" in machine:
@@ -92,7 +92,7 @@ def run(chosen: Sequence[Case], repeat: int, folder: Path, out: Path) -> dict[st
 
 
 def row_of(case: Case, measured: dict[str, Any]) -> dict[str, Any]:
-    """What the JSON file holds of a case."""
+    """The entry of a case in the JSON file."""
     return {
         "name": case.name,
         **{name: measured.get(name) for name in ("seconds", "score")},
@@ -107,15 +107,15 @@ def row_of(case: Case, measured: dict[str, Any]) -> dict[str, Any]:
 
 
 def in_process(name: str, repeat: int, folder: Path) -> dict[str, Any]:
-    """Runs a case in a process of its own; gives what it measured, or `error`, or why it was `skipped`."""
+    """Run a case in a separate process; return its measurements, or `error`, or the reason why it was `skipped`."""
     command = [sys.executable, str(HERE), "--case", name, "--repeat", str(repeat)]
     with tempfile.TemporaryDirectory(dir=folder, ignore_cleanup_errors=True) as own:
         environment = {
             **os.environ,
-            # What is prepared once is there for every case; nothing of the user's is used or left behind.
+            # All cases share prepared data, and the user's cache is neither used nor changed.
             "DBBD_CACHE_DIR": str(folder / "cache"),
             **dict.fromkeys(("TMPDIR", "TEMP", "TMP"), own),
-            "PYTHONDONTWRITEBYTECODE": "",  # unset: an installed program is not compiled at each start
+            "PYTHONDONTWRITEBYTECODE": "",  # unset: an installed program is not compiled at every start
             "PYTHONPATH": os.pathsep.join([str(HERE.parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])]),
         }
         try:
@@ -127,12 +127,12 @@ def in_process(name: str, repeat: int, folder: Path) -> dict[str, Any]:
     if process.returncode == 0:
         return json.loads(process.stdout.splitlines()[-1])
     sys.stderr.write(process.stderr)
-    last = (process.stderr.strip().splitlines() or ["nothing was said"])[-1]
+    last = (process.stderr.strip().splitlines() or ["no error message"])[-1]
     return {"error": f"exit code {process.returncode}: {last}"}
 
 
 def measure_here(name: str, repeat: int) -> dict[str, Any]:
-    """Runs a case in this process; gives plain values."""
+    """Run a case in this process; return plain values."""
     if name == MACHINE:
         from machine import describe
 
@@ -140,12 +140,12 @@ def measure_here(name: str, repeat: int) -> dict[str, Any]:
     case = next(case for case in CASES if case.name == name)
     try:
         return asdict(case.measure(repeat))
-    except NotHereError as reason:
+    except UnsupportedError as reason:
         return {"skipped": str(reason)}
 
 
 def show(console: Console, report: dict[str, Any], old: dict[str, Any] | None) -> None:
-    """Prints the machine, the table, what was noticed, and the comparison with an earlier run."""
+    """Print the machine, the results with details and errors, and the comparison with an earlier run."""
     machine = report["machine"]
     console.print(
         f"G {machine['gemm_fp32']:,.3g} GFLOP/s, B {machine['gemm_bf16']:,.3g} GFLOP/s, "
@@ -165,7 +165,7 @@ def show(console: Console, report: dict[str, Any], old: dict[str, Any] | None) -
 
 
 def exit_code(report: dict[str, Any]) -> int:
-    """1 if a case failed or is beyond a limit, else 0."""
+    """Return 1 if a case failed or exceeds a limit, otherwise 0."""
     return int(any(verdict(row) == "FAILED" for row in report["cases"]))
 
 

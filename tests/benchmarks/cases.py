@@ -1,4 +1,4 @@
-"""All cases, with what is asked of them. Nothing heavy is imported here: each case runs in a process of its own."""
+"""All cases with their targets and limits. Nothing heavy is imported here: each case runs in a separate process."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from measure import Measured
 
 @dataclass(frozen=True)
 class Case:
-    """Something that is measured.
+    """One measurement.
 
     Attributes:
-        name: what it is called.
+        name: its name.
         function: "module.function"; called with the number of repetitions and `settings`.
-        unit: of the score.
-        better: which scores are better.
-        target: the score that is aimed at; None: the case is shown for comparison.
-        limit: the score beyond which it has failed.
-        limit_mb: the same for its largest memory.
+        unit: unit of the score.
+        better: whether higher or lower scores are better.
+        target: the desired score; None: the case is shown for comparison.
+        limit: a worse score is a failure.
+        limit_mb: limit on peak memory, MB.
         settings: further arguments of the function.
     """
 
@@ -35,7 +35,7 @@ class Case:
     settings: Mapping[str, Any] = field(default_factory=dict)
 
     def measure(self, repeat: int) -> Measured:
-        """Runs it in this process."""
+        """Run it in this process."""
         module, _, function = self.function.partition(".")
         measured = getattr(import_module(module), function)(repeat, **self.settings)
         assert isinstance(measured, Measured)

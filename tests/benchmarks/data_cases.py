@@ -1,4 +1,4 @@
-"""The data side: pictures from the cache, the index of many pictures, trees and normals of scenes."""
+"""Data: images from the cache, listing many images, trees and normals of scenes."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from typing import Any
 from unittest.mock import patch
 
 from loop import prepare
-from measure import Measured, in_turn, median, seconds_of, spread
+from measure import Measured, alternately, median, seconds_of, spread
 
-PICTURES = 192
+IMAGES = 192
 FILES = 200_000
 ROOM_POINTS = 150_000
 BATCH = 32
 
 
 def image_cache(repeat: int) -> Measured:
-    """Pictures per second and core, from the cache to the network's input, relative to decoding them as PNG files.
+    """Measure images per second and core from the cache to the network's input, relative to decoding PNG files.
 
-    Both sides rotate, change brightness and contrast, and normalize, with one thread.
+    Both pipelines rotate, change brightness and contrast, and normalize, in one thread.
     """
     import torch
     from torchvision import transforms
@@ -31,7 +31,7 @@ def image_cache(repeat: int) -> Measured:
     from dbbd_cli.services.session import build_workload
 
     torch.set_num_threads(1)
-    files = _write_pictures(Path(tempfile.mkdtemp()))
+    files = _write_images(Path(tempfile.mkdtemp()))
     settings: dict[str, object] = {
         "data.source": "folder",
         "data.path": str(files[0].parents[1]),
@@ -74,12 +74,12 @@ def image_cache(repeat: int) -> Measured:
 
         def read() -> None:
             for path in files[:BATCH]:
-                with Image.open(path) as picture:
-                    theirs_pipeline(picture.convert("RGB"))
+                with Image.open(path) as image:
+                    theirs_pipeline(image.convert("RGB"))
 
         return BATCH / seconds_of(read)
 
-    own, other = in_turn([ours, theirs], repeat)
+    own, other = alternately([ours, theirs], repeat)
     return Measured(
         seconds=1 / median(own),
         score=median(own) / median(other),
@@ -90,7 +90,7 @@ def image_cache(repeat: int) -> Measured:
 
 
 def index_200k(repeat: int) -> Measured:
-    """200,000 small PNG files, all different, listed, hashed and split as `dbbd train` does it, without decoding."""
+    """Time listing, hashing and splitting 200,000 different small PNG files as `dbbd train` does, without decoding."""
     from dbbd_cli.data.images import manifest as image_manifest
     from dbbd_cli.data.images.cache import PreparedImages
 
@@ -98,7 +98,7 @@ def index_200k(repeat: int) -> Measured:
     _write_many(root)
 
     def prepared(refs: list[Any], size: int, cache_dir: Path, progress: object, *, verify: bool) -> PreparedImages:
-        # The pixels of so many would fill 30 GB. What they cost is measured by `image_cache`.
+        # The pixels would fill 30 GB; `image_cache` measures their cost.
         return PreparedImages(cache_dir / "none", (len(refs), 3, size, size), {})
 
     def index() -> float:
@@ -106,8 +106,8 @@ def index_200k(repeat: int) -> Measured:
         return seconds_of(lambda: _index(settings))
 
     with patch.object(image_manifest, "prepare_images", prepared):
-        # Minutes on a slow disk: fewer runs than elsewhere, the first among them, as it is what a user waits for.
-        (seconds,) = in_turn([index], min(repeat, 3), warm_up=0)
+        # Minutes on a slow disk: fewer runs than elsewhere, including the first, which is the one users wait for.
+        (seconds,) = alternately([index], min(repeat, 3), warm_up=0)
     return Measured(
         seconds=median(seconds),
         score=median(seconds),
@@ -123,7 +123,7 @@ def _index(settings: dict[str, object]) -> None:
 
 
 def tree_150k(repeat: int) -> Measured:
-    """The tree of regions and the normals of a room of 150,000 points, as for a scene that has neither."""
+    """Time building the region tree and the normals of a room of 150,000 points."""
     from dbbd_cli.data.scenes.normals import estimate_normals
     from dbbd_cli.data.scenes.synthetic_rooms.generator import generate_room
     from dbbd_cli.data.scenes.trees.builder import build_tree
@@ -135,7 +135,7 @@ def tree_150k(repeat: int) -> Measured:
     data = config.data
     coord = generate_room(42, 0, ROOM_POINTS).coord
     processor = time.process_time()
-    trees, normals = in_turn(
+    trees, normals = alternately(
         [
             lambda: seconds_of(
                 lambda: build_tree(coord, max_depth=data.max_depth, min_region_points=data.min_region_points)
@@ -155,14 +155,14 @@ def tree_150k(repeat: int) -> Measured:
     )
 
 
-def _write_pictures(root: Path) -> list[Path]:
-    """QR codes of synthetic URLs as PNG files of about 400 x 400 pixels, in two classes."""
+def _write_images(root: Path) -> list[Path]:
+    """Write QR codes of synthetic URLs as PNG files of about 400 x 400 pixels, in two classes."""
     import segno
 
     from dbbd_cli.data.urls.synthetic import synthetic_urls
 
     files = []
-    for name, urls in synthetic_urls(PICTURES // 2, seed=42).items():
+    for name, urls in synthetic_urls(IMAGES // 2, seed=42).items():
         (root / name).mkdir()
         for number, url in enumerate(sorted(urls)):
             files.append(root / name / f"{number:04d}.png")
@@ -171,14 +171,14 @@ def _write_pictures(root: Path) -> list[Path]:
 
 
 def _write_many(root: Path) -> None:
-    """200,000 PNG files of one small picture, each with another comment."""
+    """Write 200,000 PNG files of one small image, each with a different comment."""
     import io
 
     import segno
 
-    picture = io.BytesIO()
-    segno.make("https://example.org/a/path/of/some/length", error="m", micro=False).save(picture, kind="png", scale=10)
-    content = picture.getvalue()
+    png = io.BytesIO()
+    segno.make("https://example.org/a/path/of/some/length", error="m", micro=False).save(png, kind="png", scale=10)
+    content = png.getvalue()
     end = content.rindex(b"IEND") - 4
     for label in ("benign", "malicious"):
         (root / label).mkdir()
@@ -188,6 +188,6 @@ def _write_many(root: Path) -> None:
 
 
 def _comment(text: str) -> bytes:
-    """A chunk of text, as PNG files may have any number of."""
+    """A text chunk of a PNG file."""
     body = b"tEXtComment\0" + text.encode("ascii")
     return (len(body) - 4).to_bytes(4, "big") + body + zlib.crc32(body).to_bytes(4, "big")

@@ -1,6 +1,6 @@
-"""`dbbd`, ended when the optimizer has made its first step; tells when that was.
+"""Run `dbbd` until the optimizer has taken its first step, and print the time of that step.
 
-PyTorch is not imported here, but watched for: what is to be measured includes importing it.
+PyTorch is not imported here, because its import is part of what is measured: a hook waits for it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ WATCHED = "torch.optim.optimizer"
 
 
 class _Watcher(importlib.abc.MetaPathFinder):
-    """Adds a hook to the optimizers of PyTorch as soon as they are imported."""
+    """Add a hook to PyTorch's optimizers when they are imported."""
 
     def find_spec(self, name: str, path: Any, target: ModuleType | None = None) -> ModuleSpec | None:
         if name != WATCHED:

@@ -1,4 +1,4 @@
-"""Pictures: the training step of qr_cnn, inference, and what training waits for."""
+"""Images: the training step of qr_cnn, inference, and the wait for data."""
 
 from __future__ import annotations
 
@@ -9,28 +9,28 @@ from pathlib import Path
 import torch
 from loop import Loop, share
 from machine import gemm, require_bf16
-from measure import WARM_UP, Measured, NotHereError, in_turn, median, seconds_of, spread
+from measure import WARM_UP, Measured, UnsupportedError, alternately, median, seconds_of, spread
 from torch import nn
 from torch.nn import functional as F
 
 BATCH = 32
 STEP_GFLOP = 104.2
-"""Of a training step with 32 pictures of 224 x 224; the gradient of the pixels is not among it."""
+"""Of a training step with 32 images of 224 x 224 pixels, without the gradient of the pixels."""
 FORWARD_GFLOP = 35.7
-"""Of a forward pass with them: 557.2 million multiply-adds each."""
+"""Of a forward pass with them: 557.2 million multiply-adds per image."""
 
 
 def step(repeat: int, precision: str) -> Measured:
-    """Forward, backward, clipping and AdamW, in the loop of `dbbd train`."""
+    """Measure forward, backward, clipping and AdamW in the loop of `dbbd train`."""
     if precision == "bf16":
         require_bf16()
     loop = make_loop(precision, WARM_UP + repeat)
-    seconds, rates = in_turn([loop.step, gemm(loop.trainer.runtime.dtype)], repeat)
+    seconds, rates = alternately([loop.step, gemm(loop.trainer.runtime.dtype)], repeat)
     return _relative(seconds, rates, STEP_GFLOP, precision)
 
 
 def _relative(seconds: list[float], rates: list[float], gflop: float, precision: str) -> Measured:
-    """Times of a batch as a share of the speed of a matrix product, measured in turn with them."""
+    """Times of a batch, relative to the speed of a matrix product, measured alternately."""
     score, noise = share(seconds, rates, gflop)
     return Measured(
         seconds=median(seconds),
@@ -42,15 +42,15 @@ def _relative(seconds: list[float], rates: list[float], gflop: float, precision:
 
 
 def plain_step(repeat: int) -> Measured:
-    """The same step as it is written first, in turn with ours: eager fp32, memory as it comes, ReLU before pooling."""
+    """Measure a straightforward version of the step: fp32, default memory format, ReLU before pooling."""
     plain, ours = _plain_stepper(), {"fp32": make_loop("fp32", WARM_UP + repeat)}
     try:
         require_bf16()
         ours["bf16"] = make_loop("bf16", WARM_UP + repeat)
-    except NotHereError:
+    except UnsupportedError:
         pass
     steppers = [lambda: seconds_of(plain), gemm(torch.float32), *(loop.step for loop in ours.values())]
-    seconds, rates, *others = in_turn(steppers, repeat)
+    seconds, rates, *others = alternately(steppers, repeat)
     score, noise = share(seconds, rates, STEP_GFLOP)
     return Measured(
         seconds=median(seconds),
@@ -91,7 +91,7 @@ def _plain_stepper():
 
 
 def inference(repeat: int, precision: str) -> Measured:
-    """A batch of 32 pictures through the network, as `dbbd evaluate` does it."""
+    """Measure the forward pass of a batch of 32 images, as in `dbbd evaluate`."""
     if precision == "bf16":
         require_bf16()
     loop = make_loop(precision, 1)
@@ -104,12 +104,12 @@ def inference(repeat: int, precision: str) -> Measured:
         with torch.inference_mode(), runtime.autocast():
             return seconds_of(lambda: task.module(*batch))
 
-    seconds, rates = in_turn([forward, gemm(runtime.dtype)], repeat)
+    seconds, rates = alternately([forward, gemm(runtime.dtype)], repeat)
     return _relative(seconds, rates, FORWARD_GFLOP, precision)
 
 
 def epoch_wait(repeat: int) -> Measured:
-    """What part of a step the loop spends on getting its batch, from the cache, without worker processes."""
+    """Measure the part of a step that is spent waiting for its batch from the cache, without worker processes."""
     count = WARM_UP + max(10, repeat)
     steps = make_loop("auto", count).run(count)[WARM_UP:]
     shares = [100 * step.data / (step.data + step.arithmetic) for step in steps]
@@ -123,9 +123,9 @@ def epoch_wait(repeat: int) -> Measured:
 
 
 def epoch_on_gpu(repeat: int) -> Measured:
-    """Pictures per second from the cache to the end of the step, batches of 256, on a GPU."""
+    """Measure images per second from the cache to the end of the step on a GPU, in batches of 256."""
     if not torch.cuda.is_available():
-        raise NotHereError("there is no CUDA device")
+        raise UnsupportedError("no CUDA device")
     count = 40
     loop = make_loop("auto", count, device="cuda", batch=256)
     loop.run(count)
@@ -146,7 +146,7 @@ def make_loop(precision: str, steps: int, *, device: str = "cpu", batch: int = B
         "run.device": device,
         "training.batch_size": batch,
         "data.num_workers": 0,
-        # Two classes, of whose pictures 70 % are for training; one batch more, as the last may be smaller.
+        # Two classes, 70% of whose images are for training; one more batch, because the last may be smaller.
         "data.sample_per_class": math.ceil((steps + 1) * batch / 0.7 / 2) + 1,
     }
     return Loop("qr_cnn", settings, Path(tempfile.mkdtemp()))

@@ -1,4 +1,4 @@
-"""The real training loop, one step at a time: what is timed is `fit` itself, not a copy of it."""
+"""The real training loop, one step at a time: `fit` itself is timed, not a copy of it."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ class Step:
     """One training step, in seconds.
 
     Attributes:
-        arithmetic: forward, backward, clipping, optimizer and what is logged.
-        data: waiting for the batch, and putting it on the device.
+        arithmetic: forward, backward, clipping, optimizer and logging.
+        data: waiting for the batch, and moving it to the device.
     """
 
     arithmetic: float
@@ -38,15 +38,15 @@ class Step:
 
 
 class _EnoughError(Exception):
-    """Ends the loop after the steps that were asked for."""
+    """Ends the loop after the requested number of steps."""
 
 
 class Loop:
-    """A run that makes as many steps as it is asked for, and stays where it is in between.
+    """A run that takes a given number of steps at a time, and continues from there.
 
     Args:
         config: name of a shipped configuration.
-        settings: what replaces its settings, by dotted key.
+        settings: overrides, by dotted key.
         folder: an empty folder for the run.
     """
 
@@ -63,27 +63,27 @@ class Loop:
         self.training = Run(self.trainer, folder, log, self._watch)
 
     def run(self, steps: int) -> list[Step]:
-        """Makes so many steps in one go; all of them must fit into one epoch."""
+        """Take a number of steps in a row; they must fit into one epoch."""
         trainer, state = self.trainer, self.trainer.state
         whole = len(trainer.workload.loaders["train"])
         assert steps <= whole
         if state.batch + steps > whole:
-            # A new epoch, without the validation and the checkpoint that come before it.
+            # Begin a new epoch, without validation and checkpoint.
             state.epoch, state.batch, state.sums = state.epoch + 1, 0, Sums()
         self._watch.begin(steps)
         try:
             fit(self.training)
         except _EnoughError:
             return self._watch.steps
-        raise AssertionError("the loop ended by itself")
+        raise AssertionError("the loop ended too early")
 
     def step(self) -> float:
-        """Makes one step; returns the seconds of its arithmetic."""
+        """Take one step; return the seconds of its arithmetic."""
         return self.run(1)[0].arithmetic
 
 
 class _Watch(Silent):
-    """Follows the loop as a progress bar does, and counts the time of each step."""
+    """Times each step, in the place of a progress bar."""
 
     def __init__(self, trainer: Trainer) -> None:
         self._runtime = trainer.runtime
@@ -122,7 +122,7 @@ class _Watch(Silent):
 
     def advance(self, count: int = 1, samples: int = 0, **values: float) -> None:
         if len(self.steps) + 1 == self._wanted:
-            self._runtime.synchronize()  # not earlier: a GPU may be behind, as in a real run
+            self._runtime.synchronize()  # not earlier: as in a real run, steps are queued on a GPU
         now = time.perf_counter()
         self.steps.append(Step(now - self._since - self._data, self._data))
         self._since, self._data = now, 0.0
@@ -139,17 +139,17 @@ class _Watch(Silent):
 
 
 def prepare(config: str, settings: Mapping[str, object]) -> tuple[TaskConfig, Manifest]:
-    """A shipped configuration with some settings replaced, and its samples: what `dbbd train` does first."""
+    """Load a shipped configuration with overrides, and list its samples, as `dbbd train` does."""
     overrides = [Override(key, value, "benchmark") for key, value in settings.items()]
     return prepare_run(load_config(config, overrides), Silent())
 
 
 def share(seconds: list[float], rates: list[float], gflop: float) -> tuple[float, float]:
-    """What share of the machine's arithmetic was used, in percent, and its spread.
+    """Return the share of the machine's arithmetic speed that was used, in percent, and its spread.
 
     Args:
-        seconds: of each run.
-        rates: GFLOP/s of the machine beside each run.
+        seconds: time of each run.
+        rates: GFLOP/s of the machine, measured next to each run.
         gflop: arithmetic of one run.
     """
     shares = [100 * gflop / (time_ * rate) for time_, rate in zip(seconds, rates, strict=True)]

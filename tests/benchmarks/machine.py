@@ -1,4 +1,4 @@
-"""What the machine can do: the arithmetic and the memory that scores are relative to."""
+"""The speed of the machine, arithmetic and memory, to which scores are relative."""
 
 from __future__ import annotations
 
@@ -9,35 +9,35 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from measure import NotHereError, in_turn, median, seconds_of
+from measure import UnsupportedError, alternately, median, seconds_of
 
 SIZE = 2048
 """Rows and columns of the matrices: 17 GFLOP, enough for full speed."""
-SIZE_OF_TRIAL = 256
-"""The same for processors that only imitate bf16: there a large product takes half a minute."""
+TRIAL_SIZE = 256
+"""The same for processors that emulate bf16, where a large product takes half a minute."""
 COPIED_BYTES = 256 * 1024**2
 
 
 def gemm(dtype: torch.dtype) -> Callable[[], float]:
-    """A product of two square matrices with all threads; each call makes one and returns its GFLOP/s."""
-    imitated = dtype == torch.bfloat16 and _best_of_trials(dtype) < _best_of_trials(torch.float32)
-    return _product(SIZE_OF_TRIAL if imitated else SIZE, dtype)
+    """Return a function that multiplies two square matrices with all threads and returns the GFLOP/s."""
+    emulated = dtype == torch.bfloat16 and _best_of_trials(dtype) < _best_of_trials(torch.float32)
+    return _product(TRIAL_SIZE if emulated else SIZE, dtype)
 
 
 def require_bf16() -> None:
-    """Raises where bf16 products are slower than fp32 ones: no run would use them, and a step takes minutes.
+    """Skip the case if bf16 products are slower than fp32 ones: no run would use them, and a step takes minutes.
 
     Raises:
-        NotHereError: says how fast they are.
+        UnsupportedError: they are slower; the message says by how much.
     """
     fp32, bf16 = _best_of_trials(torch.float32), _best_of_trials(torch.bfloat16)
     if bf16 < fp32:
-        raise NotHereError(f"this processor has no bf16: {bf16:.3g} GFLOP/s, and {fp32:.3g} in fp32")
+        raise UnsupportedError(f"this processor has no fast bf16: {bf16:.3g} GFLOP/s, compared with {fp32:.3g} in fp32")
 
 
 def _best_of_trials(dtype: torch.dtype) -> float:
-    # The best, not the median: whether the processor has it does not depend on what else it is doing.
-    return max(in_turn([_product(SIZE_OF_TRIAL, dtype)], 7)[0])
+    # The best, not the median: other load must not change the answer.
+    return max(alternately([_product(TRIAL_SIZE, dtype)], 7)[0])
 
 
 def _product(size: int, dtype: torch.dtype) -> Callable[[], float]:
@@ -47,16 +47,16 @@ def _product(size: int, dtype: torch.dtype) -> Callable[[], float]:
 
 
 def copy() -> Callable[[], float]:
-    """A copy of 256 MiB with all threads; each call returns GB/s, of bytes read plus bytes written."""
+    """Return a function that copies 256 MiB with all threads and returns GB/s, bytes read plus bytes written."""
     source = torch.ones(COPIED_BYTES, dtype=torch.uint8)
     target = torch.empty_like(source)
     return lambda: 2e-9 * COPIED_BYTES / seconds_of(lambda: target.copy_(source))
 
 
 def describe(repeat: int) -> dict[str, Any]:
-    """The machine in figures and words."""
+    """Measure and describe the machine."""
     functions = {"gemm_fp32": gemm(torch.float32), "gemm_bf16": gemm(torch.bfloat16), "copy_gbs": copy()}
-    columns = in_turn(list(functions.values()), repeat)
+    columns = alternately(list(functions.values()), repeat)
     return {
         **{name: median(column) for name, column in zip(functions, columns, strict=True)},
         "cpu": _processor(),

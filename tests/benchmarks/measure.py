@@ -1,4 +1,4 @@
-"""How a case is timed, and what it tells."""
+"""Timing of a case, and its result."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ from dataclasses import dataclass, field
 import psutil
 
 WARM_UP = 2
-"""Runs of each function that are not counted."""
+"""Runs of each function before the measurement."""
 MIB = 1024**2
 
 
-class NotHereError(Exception):
-    """The case says nothing on this machine; the message says why."""
+class UnsupportedError(Exception):
+    """The case cannot be measured on this machine; the message says why."""
 
 
 @dataclass
 class Measured:
-    """What a case gives.
+    """The result of a case.
 
     Attributes:
-        seconds: the median of its runs.
-        score: what is compared with the target.
-        spread: half of the interquartile range of the score, as a share of it; changes below it are noise.
-        reference: what the score is relative to, as it was measured beside the case.
-        details: other numbers worth knowing.
-        peak_mb: largest memory, of this process up to now where nothing else is said; None: not known.
+        seconds: median time of a run.
+        score: the value to compare with the target.
+        spread: half of the interquartile range of the score, relative to the score; smaller changes are noise.
+        reference: what the score is relative to, measured alternately with the case.
+        details: other useful numbers.
+        peak_mb: peak memory, by default of this process so far; None: unknown.
     """
 
     seconds: float
@@ -42,19 +42,19 @@ class Measured:
 
 
 def seconds_of(function: Callable[[], object]) -> float:
-    """How long a call takes."""
+    """Time a call."""
     start = time.perf_counter()
     function()
     return time.perf_counter() - start
 
 
-def in_turn(functions: Sequence[Callable[[], float]], repeat: int, warm_up: int = WARM_UP) -> list[list[float]]:
-    """Calls each function in turn, again and again: whatever else the machine does meets all of them alike.
+def alternately(functions: Sequence[Callable[[], float]], repeat: int, warm_up: int = WARM_UP) -> list[list[float]]:
+    """Call the functions alternately, so that other load on the machine affects all of them equally.
 
     Args:
-        functions: each returns a number of its own choice, mostly the seconds that it took.
-        repeat: how often each is called, beside the warm-up.
-        warm_up: calls of each whose number is dropped.
+        functions: each returns a number, usually the seconds that it took.
+        repeat: calls of each, not counting the warm-up.
+        warm_up: calls of each whose results are dropped.
 
     Returns:
         The numbers of each function.
@@ -64,12 +64,12 @@ def in_turn(functions: Sequence[Callable[[], float]], repeat: int, warm_up: int 
 
 
 def median(values: Sequence[float]) -> float:
-    """The median."""
+    """Return the median."""
     return statistics.median(values)
 
 
 def spread(values: Sequence[float]) -> float:
-    """Half of the interquartile range, as a share of the median."""
+    """Return half of the interquartile range, relative to the median."""
     if len(values) < 2:
         return 0.0
     lower, middle, upper = statistics.quantiles(values, n=4, method="inclusive")
@@ -77,7 +77,7 @@ def spread(values: Sequence[float]) -> float:
 
 
 def peak_mb() -> float:
-    """Largest memory of this process so far, in units of 1024² bytes."""
+    """Return the peak memory of this process, in units of 1024² bytes."""
     if sys.platform == "win32":
         return float(psutil.Process().memory_info().peak_wset) / MIB
     import resource
@@ -86,7 +86,7 @@ def peak_mb() -> float:
 
 
 def peak_mb_of_children() -> float | None:
-    """Largest memory of any process that was started here and has ended; None where the system does not tell."""
+    """Return the peak memory of any finished child process; None if the system does not report it."""
     if os.name != "posix":
         return None
     import resource

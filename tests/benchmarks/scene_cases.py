@@ -1,4 +1,4 @@
-"""Scenes: the training step of DBBD at its full and its small size, and how its cost grows."""
+"""Scenes: the training step of DBBD at full and small size, and how its cost grows with the data."""
 
 from __future__ import annotations
 
@@ -8,25 +8,25 @@ from pathlib import Path
 import torch
 from loop import Loop
 from machine import gemm, require_bf16
-from measure import Measured, NotHereError, in_turn, median, spread
+from measure import Measured, UnsupportedError, alternately, median, spread
 
 POINTS = 25_000
 
 
 def step(repeat: int, max_depth: int, precision: str = "fp32", small_mode: bool = False) -> Measured:
-    """Seconds of a step with 2 scenes, times G: the GFLOP that the machine could have done meanwhile."""
+    """Measure a step with 2 scenes, in seconds times G: the GFLOP that the machine could have computed in that time."""
     if precision == "bf16":
         require_bf16()
     return _cost(repeat, make_loop(precision, max_depth, small_mode=small_mode))
 
 
 def base(repeat: int, max_depth: int, num_points: int = POINTS) -> Measured:
-    """The same for a single scene: what the growth with points and with scenes begins with."""
+    """Measure the same for one scene: the baseline for growth with points and scenes."""
     return _cost(repeat, make_loop("fp32", max_depth, num_points=num_points, batch=1))
 
 
 def _cost(repeat: int, loop: Loop) -> Measured:
-    seconds, rates = in_turn([loop.step, gemm(torch.float32)], repeat)
+    seconds, rates = alternately([loop.step, gemm(torch.float32)], repeat)
     costs = [second * rate for second, rate in zip(seconds, rates, strict=True)]
     return Measured(
         seconds=median(seconds),
@@ -38,10 +38,10 @@ def _cost(repeat: int, loop: Loop) -> Measured:
 
 
 def depth(repeat: int, precision: str = "fp32") -> Measured:
-    """A step with trees of depth 4, relative to one of depth 3."""
+    """Measure a step with trees of depth 4, relative to depth 3."""
     if precision == "bf16":
         require_bf16()
-    deep, flat, rates = in_turn(
+    deep, flat, rates = alternately(
         [make_loop(precision, 4).step, make_loop(precision, 3).step, gemm(torch.float32)], repeat
     )
     return Measured(
@@ -54,20 +54,20 @@ def depth(repeat: int, precision: str = "fp32") -> Measured:
 
 
 def points(repeat: int, num_points: int, base_points: int) -> Measured:
-    """Cost per point of a step with one scene, depth 4, relative to that of a smaller scene."""
+    """Measure the cost per point of a step with one scene, depth 4, relative to a smaller scene."""
     loops = [make_loop("fp32", 4, num_points=count, batch=1) for count in (num_points, base_points)]
     return _growth(repeat, (num_points / 1000, loops[0]), (base_points / 1000, loops[1]))
 
 
 def scenes(repeat: int, num_scenes: int) -> Measured:
-    """Cost per scene of a step with so many scenes, depth 3, relative to that of one."""
+    """Measure the cost per scene of a step with several scenes, depth 3, relative to one scene."""
     return _growth(repeat, (num_scenes, make_loop("fp32", 3, batch=num_scenes)), (1, make_loop("fp32", 3, batch=1)))
 
 
 def _growth(repeat: int, one: tuple[float, Loop], other: tuple[float, Loop]) -> Measured:
     """Seconds per unit of one run, relative to those of another."""
     (units, loop), (base_units, base) = one, other
-    seconds, base_seconds = in_turn([loop.step, base.step], repeat)
+    seconds, base_seconds = alternately([loop.step, base.step], repeat)
     factor = base_units / units
     return Measured(
         seconds=median(seconds),
@@ -82,9 +82,9 @@ def _growth(repeat: int, one: tuple[float, Loop], other: tuple[float, Loop]) -> 
 
 
 def step_on_gpu(repeat: int) -> Measured:
-    """Milliseconds of a step with 8 scenes on a GPU, the data among it."""
+    """Measure the milliseconds of a step with 8 scenes on a GPU, including data loading."""
     if not torch.cuda.is_available():
-        raise NotHereError("there is no CUDA device")
+        raise UnsupportedError("no CUDA device")
     count = 10
     loop = make_loop("auto", 4, device="cuda", batch=8, steps=count)
     loop.run(count)
@@ -107,14 +107,14 @@ def make_loop(
     device: str = "cpu",
     steps: int = 3,
 ) -> Loop:
-    """A run on synthetic rooms, with the given number of batches in an epoch, each of different rooms."""
+    """Create a run on synthetic rooms with the given number of batches per epoch, each of different rooms."""
     settings: dict[str, object] = {
         "run.precision": precision,
         "run.device": device,
         "small_mode": small_mode,
         "data.source": "synthetic",
         "data.synthetic_points": num_points,
-        # 70 % of them are for training; the last batch may be smaller and is not used.
+        # 70% of them are for training; the last batch may be smaller and is not used.
         "data.synthetic_scenes": round(batch * (steps + 1) / 0.7) + 2,
         "data.max_train_scenes": batch * steps,
         "data.max_val_scenes": 1,

@@ -1,4 +1,4 @@
-"""Start-up: how long until help, a completion, a complaint, or the first training step."""
+"""Start-up: the time to help, a completion, a configuration error, or the first training step."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from measure import Measured, in_turn, median, peak_mb_of_children, seconds_of, spread
+from measure import Measured, alternately, median, peak_mb_of_children, seconds_of, spread
 
 RUNS = 9
-"""Starting takes a fraction of a second, so that more runs are worth it."""
+"""Starting takes a fraction of a second, so more runs are affordable."""
 DBBD = (sys.executable, "-m", "dbbd_cli")
 FIRST_STEP = Path(__file__).resolve().parent / "first_step.py"
 BARE = """
@@ -25,7 +25,7 @@ app = typer.Typer()
 
 @app.command()
 def one(path: str, number: int = typer.Option(1, help="A number.")) -> None:
-    "Does something."
+    "Do something."
 
 
 {commands}
@@ -35,13 +35,13 @@ app()
 
 
 def start(repeat: int, arguments: Sequence[str] = (), complete: str | None = None, exit_code: int = 0) -> Measured:
-    """The time of a command that computes nothing, relative to the help of a bare Typer program of six commands.
+    """Measure a command that computes nothing, relative to the help of a bare Typer program with six commands.
 
     Args:
-        repeat: at least so many runs of both, in turn.
+        repeat: minimum number of runs of both, alternately.
         arguments: the command line.
-        complete: instead of one, the words for the shell completion, one a line.
-        exit_code: with which it has to end.
+        complete: instead of a command line, the words for shell completion, one per line.
+        exit_code: the expected exit code.
     """
     folder = Path(tempfile.mkdtemp())
     environment = dict(os.environ)
@@ -53,7 +53,7 @@ def start(repeat: int, arguments: Sequence[str] = (), complete: str | None = Non
     bare = folder / "bare.py"
     bare.write_text(_bare_program(), encoding="utf-8")
     assert "six" in _call([sys.executable, str(bare), "--help"], folder, dict(os.environ)).stdout
-    own, other = in_turn(
+    own, other = alternately(
         [
             lambda: seconds_of(lambda: _call([*DBBD, *arguments], folder, environment)),
             lambda: seconds_of(lambda: _call([sys.executable, str(bare), "--help"], folder, dict(os.environ))),
@@ -70,7 +70,7 @@ def start(repeat: int, arguments: Sequence[str] = (), complete: str | None = Non
 
 
 def plot(repeat: int) -> Measured:
-    """`dbbd plot` of a run of two short epochs."""
+    """Measure `dbbd plot` of a run with two short epochs."""
     folder = Path(tempfile.mkdtemp())
     settings = {
         "data.sample_per_class": 10,
@@ -86,13 +86,13 @@ def plot(repeat: int) -> Measured:
     (run,) = (folder / "runs").iterdir()
     command = [*DBBD, "plot", str(run)]
     without_torch(command, folder, dict(os.environ), 0)
-    (seconds,) = in_turn([lambda: seconds_of(lambda: _call(command, folder, dict(os.environ)))], repeat, warm_up=0)
-    # The training that came before needed more memory, and the system tells only the most of all children.
+    (seconds,) = alternately([lambda: seconds_of(lambda: _call(command, folder, dict(os.environ)))], repeat, warm_up=0)
+    # The system reports only the maximum over all children, and the training run needed more.
     return Measured(seconds=median(seconds), score=median(seconds), spread=spread(seconds), peak_mb=None)
 
 
 def smoke_first_step(repeat: int) -> Measured:
-    """From the start of `dbbd smoke --epochs 1` to the end of the optimizer's first step."""
+    """Measure from the start of `dbbd smoke --epochs 1` to the end of the optimizer's first step."""
     folder = Path(tempfile.mkdtemp())
 
     def first_step() -> float:
@@ -105,14 +105,14 @@ def smoke_first_step(repeat: int) -> Measured:
         assert ended, process.stderr
         return float(ended[1]) - started
 
-    (seconds,) = in_turn([first_step], repeat, warm_up=1)
+    (seconds,) = alternately([first_step], repeat, warm_up=1)
     return Measured(
         seconds=median(seconds), score=median(seconds), spread=spread(seconds), peak_mb=peak_mb_of_children()
     )
 
 
 def without_torch(command: Sequence[str], folder: Path, environment: dict[str, str], exit_code: int) -> None:
-    """Runs a command once and fails if it ends otherwise than it has to, or imports PyTorch."""
+    """Run a command once; fail if its exit code is unexpected or it imports PyTorch."""
     process = _call(command, folder, {**environment, "PYTHONPROFILEIMPORTTIME": "1"})
     assert process.returncode == exit_code, f"exit code {process.returncode}: {process.stderr[-300:]}"
     imported = re.findall(r"^import time:.*\| +(\S+)$", process.stderr, re.MULTILINE)

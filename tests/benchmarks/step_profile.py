@@ -1,4 +1,4 @@
-"""Where the time of a training step goes: the operators of PyTorch that take most of it.
+"""Profile a training step: the PyTorch operators that take most of its time.
 
 Usage: python tests/benchmarks/step_profile.py qr_cnn|dbbd [--precision fp32|bf16] [--depth 3] [--rows 12]
 """
@@ -22,8 +22,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("task", choices=("qr_cnn", "dbbd"))
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
-    parser.add_argument("--depth", type=int, default=3, help="of the trees (dbbd)")
-    parser.add_argument("--rows", type=int, default=12, help="operators that are shown")
+    parser.add_argument("--depth", type=int, default=3, help="depth of the trees (dbbd)")
+    parser.add_argument("--rows", type=int, default=12, help="number of operators to show")
     options = parser.parse_args()
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # as `dbbd` itself does; read when the first threads start
     if options.task == "qr_cnn":

@@ -1,4 +1,4 @@
-"""The tables of a benchmark run. A row is what the JSON file holds of a case."""
+"""The tables of a benchmark run. A row is the entry of a case in the JSON file."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from rich import box
 from rich.table import Table
 
 Row = Mapping[str, Any]
-LEAST_CHANGE = 0.05
-"""Changes below this part of the score are called noise, whatever the spread of the runs says."""
+MIN_CHANGE = 0.05
+"""Relative changes of the score below this are noise, whatever the spread of the runs."""
 
 
 def reaches(row: Row, bound: float | None) -> bool:
-    """Whether the score is at least as good as the bound; also where there is none."""
+    """Return whether the score is at least as good as the bound, or there is no bound."""
     if bound is None:
         return True
     return row["score"] >= bound if row["better"] == "higher" else row["score"] <= bound
 
 
 def verdict(row: Row) -> str:
-    """`met` or `missed` for the target, `FAILED` beyond a limit or after an error, `skipped`, or nothing to say."""
+    """Return `met` or `missed` (the target), `FAILED` (limit exceeded, or an error), `skipped`, or an empty string."""
     if "skipped" in row:
         return "skipped"
     if "error" in row or not reaches(row, row["limit"]):
@@ -35,10 +35,7 @@ def verdict(row: Row) -> str:
 
 
 def results(rows: Sequence[Row], cases: Sequence[Case]) -> Table:
-    """Time, score, target, limit and memory of each case; without rows, what is asked of every case.
-
-    Eighty columns are enough for it.
-    """
+    """Time, score, target, limit and memory of each case, in 80 columns; without rows, the targets and limits."""
     table = plain_table("case", "time", "score", "unit", "target", "limit", "MB", "")
     if not rows:
         rows = [vars(case) for case in cases]
@@ -58,7 +55,7 @@ def results(rows: Sequence[Row], cases: Sequence[Case]) -> Table:
 
 
 def comparison(old: Sequence[Row], new: Sequence[Row]) -> Table:
-    """Old and new score of each case that both runs have; targets and limits are those of now."""
+    """Old and new score of each case in both runs, with the current targets and limits."""
     before = {row["name"]: row for row in old if row.get("score") is not None}
     table = plain_table("case", "old", "new", "unit", "change", "")
     for row in new:
@@ -76,29 +73,29 @@ def comparison(old: Sequence[Row], new: Sequence[Row]) -> Table:
 
 
 def change(old: Row, new: Row) -> str:
-    """`worse` or `better`, or nothing where the change is no larger than the noise of both runs."""
+    """Return `worse` or `better`, or an empty string if the change is within the noise of both runs."""
     relative = new["score"] / old["score"] - 1
-    if abs(relative) <= max(LEAST_CHANGE, old.get("spread", 0.0) + new.get("spread", 0.0)):
+    if abs(relative) <= max(MIN_CHANGE, old.get("spread", 0.0) + new.get("spread", 0.0)):
         return ""
     return "better" if (relative > 0) == (new["better"] == "higher") else "worse"
 
 
 def number(value: float | None) -> str:
-    """Three digits are enough."""
+    """Return a number with three significant digits."""
     if value is None:
         return "-"
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
 def seconds(value: float | None) -> str:
-    """A time in the unit that fits it."""
+    """Return a time in milliseconds or seconds."""
     if value is None:
         return "-"
     return f"{1000 * value:.3g} ms" if value < 0.9995 else f"{value:.3g} s"
 
 
 def markdown(rows: Sequence[Row]) -> str:
-    """The same as lines of a Markdown file."""
+    """The results as a Markdown table."""
     lines = ["| case | time | score | target | limit | peak MB | |", "|---|---|---|---|---|---|---|"]
     for row in rows:
         sign = "≥ " if row["better"] == "higher" else "≤ "
@@ -112,7 +109,7 @@ def markdown(rows: Sequence[Row]) -> str:
 
 
 def plain_table(*columns: str) -> Table:
-    """A table without lines between its rows."""
+    """Create a table without lines between rows."""
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
     for name in columns:
         words = name in ("case", "operator", "unit", "")

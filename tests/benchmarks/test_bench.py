@@ -1,4 +1,4 @@
-"""What surrounds the measurements: nothing here looks at a clock."""
+"""Cases are well-formed, and their results are judged, compared and shown correctly, whatever the measured times."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import bench
 import pytest
 import tables
 from cases import CASES, Case
-from measure import Measured, in_turn, spread
+from measure import Measured, alternately, spread
 from rich.console import Console
 
 MACHINE = {
@@ -22,13 +22,15 @@ MACHINE = {
 }  # fmt: skip
 
 
-def made_up(repeat: int, score: float) -> Measured:
+def synthetic_result(repeat: int, score: float) -> Measured:
     return Measured(seconds=0.25, score=score, spread=0.02, reference={"gemm_fp32": 160.0}, details={"repeat": repeat})
 
 
-def row(score: float | None = 70.0, *, name: str = "made_up", better: str = "higher", **changes: Any) -> dict[str, Any]:
+def row(
+    score: float | None = 70.0, *, name: str = "synthetic", better: str = "higher", **changes: Any
+) -> dict[str, Any]:
     bounds = (65, 50) if better == "higher" else (100, 125)
-    case = Case(name, "test_bench.made_up", "% of G", better, *bounds, 2000)  # type: ignore[arg-type]
+    case = Case(name, "test_bench.synthetic_result", "% of G", better, *bounds, 2000)  # type: ignore[arg-type]
     return bench.row_of(case, {"seconds": 0.5, "score": score, "peak_mb": 900.0, "spread": 0.02, **changes})
 
 
@@ -73,12 +75,12 @@ def test_the_table_of_all_cases_fits(width: int) -> None:
     text = shown({"machine": MACHINE, "cases": rows}, {"cases": rows}, width)
     assert "…" not in text
     for case in CASES:
-        assert text.count(f"\n{case.name} ") == 2  # among the results, and in the comparison
+        assert text.count(f"\n{case.name} ") == 2  # in the results and in the comparison
 
 
-def test_what_went_wrong_is_shown() -> None:
+def test_errors_are_shown() -> None:
     text = shown({"machine": MACHINE, "cases": [row(None, error="exit code 1: [Errno 2]")]})
-    assert "made_up: error: exit code 1: [Errno 2]" in text
+    assert "synthetic: error: exit code 1: [Errno 2]" in text
 
 
 @pytest.mark.parametrize(
@@ -88,35 +90,33 @@ def test_what_went_wrong_is_shown() -> None:
         (row(70.0), row(80.0), "better"),
         (row(100.0, better="lower"), row(120.0, better="lower"), "worse"),
         (row(100.0, better="lower"), row(80.0, better="lower"), "better"),
-        (row(70.0), row(68.0), ""),  # below 5 %
+        (row(70.0), row(68.0), ""),  # below 5%
         (row(70.0, spread=0.1), row(60.0, spread=0.1), ""),  # within the spread of both
     ],
 )
-def test_only_what_is_more_than_noise_is_called_a_change(
-    old: dict[str, Any], new: dict[str, Any], expected: str
-) -> None:
+def test_changes_within_the_noise_are_not_reported(old: dict[str, Any], new: dict[str, Any], expected: str) -> None:
     assert tables.change(old, new) == expected
 
 
 def test_markdown_for_the_documentation() -> None:
     line = tables.markdown([row(70.0)]).splitlines()[-1]
-    assert line == "| `made_up` | 500 ms | 70 % of G | ≥ 65 | 50 | 900 | met |"
+    assert line == "| `synthetic` | 500 ms | 70 % of G | ≥ 65 | 50 | 900 | met |"
 
 
-def test_limits_are_those_of_now() -> None:
+def test_a_comparison_uses_the_current_limits() -> None:
     text = shown({"machine": MACHINE, "cases": [row(60.0)]}, {"cases": [{**row(40.0), "limit": 10, "target": 20}]})
     assert "missed" in text
     assert "+50.0 %" in text
 
 
-def test_functions_are_called_in_turn() -> None:
+def test_functions_are_called_alternately() -> None:
     calls: list[float] = []
 
     def calling(number: float) -> float:
         calls.append(number)
         return number + len(calls)
 
-    columns = in_turn([lambda: calling(10), lambda: calling(20)], repeat=2, warm_up=1)
+    columns = alternately([lambda: calling(10), lambda: calling(20)], repeat=2, warm_up=1)
     assert calls == [10, 20, 10, 20, 10, 20]
     assert columns == [[13, 15], [24, 26]]
 
@@ -127,7 +127,7 @@ def test_spread_is_relative() -> None:
 
 
 def test_a_whole_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    cases = (Case("good", "test_bench.made_up", "% of G", "higher", 65, 50, settings={"score": 70.0}),)
+    cases = (Case("good", "test_bench.synthetic_result", "% of G", "higher", 65, 50, settings={"score": 70.0}),)
     monkeypatch.setattr(bench, "CASES", cases)
     monkeypatch.setattr(
         bench, "in_process", lambda name, repeat, _: MACHINE if name == "machine" else bench.measure_here(name, repeat)
@@ -147,6 +147,6 @@ def test_a_whole_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
     assert stop.value.code == 2
 
 
-def test_a_case_that_fails_in_its_process_is_told(tmp_path: Path) -> None:
+def test_a_case_that_fails_in_its_process_is_reported(tmp_path: Path) -> None:
     measured = bench.in_process("no-such-case", 1, tmp_path)
     assert measured["error"].startswith("exit code 1: ")

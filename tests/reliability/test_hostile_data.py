@@ -209,7 +209,7 @@ EVERY, FIRST, SECOND = list(range(200)), list(range(100)), list(range(100, 200))
 
 
 def cycle(through: int) -> dict[str, Any]:
-    """Return a region that contains itself, after so many levels."""
+    """Return a region that contains itself, after a number of levels."""
     root = region(EVERY)
     place = root
     for level in range(1, through):

@@ -55,7 +55,7 @@ def evaluate(
     """Report every metric, speed and size on the test split, with figures.
 
     For a classifier, this includes the confusion matrix and the ROC curve; for pretraining, the losses compared with
-    chance, and a linear probe of the features compared with the same probe on a random network and on the raw input.
+    chance, and a linear probe compared with the same probe on a random encoder and on the raw features.
 
     A run folder means its best model; pass a checkpoint file to evaluate another state.
     """

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from dbbd_cli.core.compat import install_completion
 from dbbd_cli.core.errors import ConfigError, DiskError
 
 _FILES = {
@@ -58,9 +59,7 @@ def install() -> tuple[str, Path]:
 
 
 def _install(shell: str) -> tuple[str, Path]:
-    from typer.completion import install as install_typers  # type: ignore[attr-defined]
-
-    shell, path = install_typers(shell, prog_name="dbbd")
+    shell, path = install_completion(shell)
     # Typer has edited the shell's start-up file and written its own script, which ours replaces. In PowerShell both are
     # one file, the user's profile, and Typer's script stays.
     if _FILES[shell] != "dbbd.ps1":

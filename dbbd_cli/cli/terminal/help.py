@@ -22,7 +22,7 @@ class HelpSections:
         return option
 
     def collect_usage_pieces(self: Any, ctx: Any) -> list[str]:
-        """The arguments as they are called in the list below; Typer puts them in braces."""
+        """The arguments, named as in the list below; Typer would put them in braces."""
         arguments = [parameter.metavar for parameter in self.params if parameter.param_type_name == "argument"]
         return ["[OPTIONS]", *arguments, *(["COMMAND [ARGS]..."] if hasattr(self, "commands") else [])]
 

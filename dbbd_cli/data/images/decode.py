@@ -13,6 +13,7 @@ import warnings
 import numpy as np
 from PIL import ExifTags, Image, JpegImagePlugin, TiffImagePlugin
 
+from dbbd_cli.core.compat import jpeg_sampling, pillow_tile
 from dbbd_cli.data.images.formats import FORMAT_OF_SUFFIX, can_read, ways_to_read
 
 MAX_PIXELS = 90_000_000
@@ -121,20 +122,22 @@ def _decoder_bytes(image: Image.Image) -> int:
     """Bytes that the decoder needs for each pixel, besides the decoded image."""
     if isinstance(image, JpegImagePlugin.JpegImageFile):
         # A progressive one is kept whole until its last scan, in 16 bits.
-        sizes = [across * down for _, across, down, _ in image.layer]
+        sizes = jpeg_sampling(image)
         return -(-2 * sum(sizes) // max(sizes))
     return 8 if _codec(image) == "ppm_plain" else _DECODER_BYTES.get(image.format or "", 0)
 
 
 def _codec(image: Image.Image) -> str:
     """Name of Pillow's decoder for an image that is not decoded yet."""
-    tiles = getattr(image, "tile", None)
-    return str(tiles[0][0]) if tiles else ""
+    tile = pillow_tile(image)
+    return tile[0] if tile else ""
 
 
 def _binary_netpbm(image: Image.Image, data: bytes) -> Image.Image:
     """Decode NetPBM of, for example, 12 bits in 8 bits per channel; Pillow takes seconds per megapixel for that."""
-    _, _, offset, (_, white) = image.tile[0]  # type: ignore[attr-defined]
+    tile = pillow_tile(image)
+    assert tile is not None
+    _, offset, (_, white) = tile
     shape = (image.height, image.width, 3)[: 3 if image.mode == "RGB" else 2]
     count, dtype = int(np.prod(shape)), np.dtype(">u2" if white > 255 else "u1")
     if len(data) - offset < count * dtype.itemsize:

@@ -147,7 +147,7 @@ _SCANNET = re.compile(r"(scene\d{4})_\d{2}")
 
 
 def _room(key: str) -> str:
-    """The name of the scanned room, as far as the name of a scene tells."""
+    """The name of the scanned room, if the name of a scene contains it."""
     stem = PurePath(key).stem if _has_reader(key) else key
     scannet = _SCANNET.match(stem)
     return scannet[1] if scannet else stem

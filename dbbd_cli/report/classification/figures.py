@@ -24,7 +24,7 @@ _MAX_INSIDE = 2
 
 
 def classification_figures(evaluation: Mapping[str, Any]) -> dict[str, Callable[[], Figure]]:
-    """Functions that draw what an evaluation has of `confusion_matrix`, `roc`, `precision_recall` and `reliability`.
+    """Functions that draw `confusion_matrix`, `roc`, `precision_recall` and `reliability`, as far as there is data.
 
     Args:
         evaluation: the content of `evaluation.json`; see `ClassificationEvaluation`.

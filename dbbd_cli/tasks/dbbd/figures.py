@@ -26,7 +26,7 @@ _MEANS = (("loss", "loss"), ("regions", "region_loss"), ("points", "point_loss")
 
 
 def dbbd_figures(evaluation: Mapping[str, Any], scene: Mapping[str, ndarray] | None) -> dict[str, Callable[[], Figure]]:
-    """Functions that draw `level_losses`, `probe`, `scene_features` and `region_tree`, as far as there are data.
+    """Functions that draw `level_losses`, `probe`, `scene_features` and `region_tree`, as far as there is data.
 
     Args:
         evaluation: the content of `evaluation.json`; see `DbbdEvaluation`.

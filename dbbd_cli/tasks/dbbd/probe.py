@@ -1,4 +1,4 @@
-"""Linear probes: fit the same linear classifier on pretrained features, on those of a random encoder, and on raw input.
+"""Linear probes: the same linear classifier on the features of the pretrained and of a random encoder, and on raw ones.
 
 Legend: N points of a scene, M labeled points, D channels of point features, K classes, S scenes.
 """

@@ -75,7 +75,7 @@ class ImageClassification(Task):
     def config_for_weights(
         self, content: object, path: Path, settings: Mapping[str, Any] | None, overrides: Sequence[Override]
     ) -> None:
-        """Return None: the weights of a classifier do not tell its classes."""
+        """Return None: the weights of a classifier do not contain the names of its classes."""
 
     def evaluate(self, workload: ImageWorkload, split: str, runtime: Runtime, progress: Progress) -> EvaluationOutput:
         """Compute all metrics, speed and size; `predictions.csv` gets the probabilities of each image."""

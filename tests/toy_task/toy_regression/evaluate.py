@@ -1,4 +1,4 @@
-"""Measures the network on a split."""
+"""Measure the network on a split."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from toy_regression.workload import ToyWorkload
 
 
 def evaluate(workload: ToyWorkload, split: str, runtime: Runtime, progress: Progress) -> EvaluationOutput:
-    """The errors, beside those of always predicting the mean, and every prediction."""
+    """The errors, compared with those of always predicting the mean, and every prediction."""
     loader, samples = workload.loaders[split], workload.manifest.of(split)
     target, prediction = torch.zeros(len(samples)), torch.zeros(len(samples))
     with progress.phase(f"Evaluate {split}", len(loader), sample_unit=workload.sample_unit) as bar:

@@ -44,7 +44,7 @@ class Regressor(nn.Module):
 
 
 class RowDataset:
-    """Makes a batch of the rows that are asked for: their positions, features and targets."""
+    """Makes a batch of the requested rows: their positions, features and targets."""
 
     def __init__(self, table: np.ndarray) -> None:
         self.table = torch.from_numpy(table).float()
@@ -88,6 +88,8 @@ class ToyWorkload:
                 shuffle=split == "train",
                 seed=config.seed,
                 num_workers=config.data.num_workers,
+                worker_timeout=config.data.worker_timeout,
+                batches_in_use=config.training.accumulate_batches if split == "train" else 1,
                 pin_memory=pin_memory,
             )
             for split in splits

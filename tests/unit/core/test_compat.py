@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from torch.utils.tensorboard import SummaryWriter
 
 from dbbd_cli.core import compat
@@ -45,6 +46,25 @@ def test_completion_requests_are_answered() -> None:
     command = [sys.executable, "-m", "dbbd_cli"]
     found = subprocess.run(command, env={**os.environ, **request}, capture_output=True, text=True, check=True)
     assert found.stdout.split() == ["train"]
+
+
+def test_completion_is_installed_in_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    shell, path = compat.install_completion("fish")
+    assert shell == "fish"
+    assert tmp_path in path.parents
+    assert "dbbd" in path.read_text(encoding="utf-8")
+
+
+def test_pillow_tells_the_decoder_before_it_decodes(tmp_path: Path) -> None:
+    (tmp_path / "a.pgm").write_bytes(b"P5 3 2 4095\n" + bytes(12))
+    with Image.open(tmp_path / "a.pgm") as image:
+        tile = compat.pillow_tile(image)
+        assert tile is not None
+        assert (*tile[:2], tile[2][-1]) == ("ppm", 12, 4095)
+    Image.new("RGB", (16, 16)).save(tmp_path / "a.jpg", subsampling="4:2:0")
+    with Image.open(tmp_path / "a.jpg") as image:
+        assert compat.jpeg_sampling(image) == [4, 1, 1]
 
 
 def test_a_thread_starts_and_gets_its_arguments() -> None:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from dbbd_cli.core.text import counted, printable
+from dbbd_cli.core.text import capitalized, counted, printable
 
 
 @pytest.mark.parametrize(
@@ -36,3 +36,8 @@ def test_characters_to_keep_are_kept() -> None:
 )
 def test_a_number_agrees_with_its_noun(count: int, noun: str, text: str) -> None:
     assert counted(count, noun) == text
+
+
+@pytest.mark.parametrize(("text", "title"), [("images", "Images"), ("URLs", "URLs"), ("", "")])
+def test_only_the_first_letter_changes(text: str, title: str) -> None:
+    assert capitalized(text) == title

@@ -117,7 +117,7 @@ def entries(folder: Path) -> list[str]:
 
 
 def aged(path: Path, seconds: float, size: int = 100) -> None:
-    """Writes a file that was last used so many seconds ago."""
+    """Writes a file that was last used a given number of seconds ago."""
     path.write_bytes(bytes(size))
     last_used = time.time() - seconds
     os.utime(path, (last_used, last_used))

@@ -19,7 +19,7 @@ def test_a_batch_that_does_not_fit_into_memory_is_explained(error: Exception) ->
 
 
 def test_a_batch_that_is_too_small_for_batch_normalization_is_explained() -> None:
-    with pytest.raises(ConfigError, match="a batch of one image") as caught, supervised(LineWorkload()):
+    with pytest.raises(ConfigError, match="a batch of one sample") as caught, supervised(LineWorkload()):
         raise ValueError("Expected more than 1 value per channel when training, got input size [1, 8]")
     assert "training.batch_size" in caught.value.hint
 

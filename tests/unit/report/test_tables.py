@@ -19,10 +19,13 @@ def test_the_numbers_of_a_task_are_shown_by_default() -> None:
         "synthetic": True,
         "loss": 0.5,
         "abs_error": 0.25,
+        "roc_auc": 0.75,
+        "accuracy": 0.5,
         "r2": None,
         "classes": [1],
     }
-    assert default_tables(evaluation, "rows") == [Values("Metrics", (("Loss", "0.5000"), ("Abs error", "0.2500")))]
+    shown = (("Loss", "0.5000"), ("Abs error", "0.2500"), ("ROC AUC", "0.7500"), ("Accuracy", "50.00%"))
+    assert default_tables(evaluation, "rows") == [Values("Metrics", shown)]
 
 
 def test_rows_are_ranked_with_missing_values_last() -> None:

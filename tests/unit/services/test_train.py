@@ -70,7 +70,7 @@ def test_a_new_run_never_writes_into_an_old_folder(tiny_config: Make) -> None:
 def test_a_batch_of_one_image_and_a_batch_too_large_are_explained(
     tiny_config: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(ConfigError, match="a batch of one image"):
+    with pytest.raises(ConfigError, match="a batch of one sample"):
         train(tiny_config(model__name="resnet18", training__batch_size=27))
 
     def full(*_: object, **__: object) -> None:

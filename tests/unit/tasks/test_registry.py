@@ -72,7 +72,7 @@ def test_a_package_cannot_replace_a_built_in_task(install: Install) -> None:
     ("point", "problem"),
     [
         ("broken = io:StringIO", "it has no build, config_class, config_for_weights"),
-        ("broken = dbbd_cli.tasks.dbbd.task:Dbbd", "its name is 'dbbd'"),
+        ("broken = dbbd_cli.tasks.dbbd.task:Dbbd", "it is named 'dbbd'"),
         ("broken = dbbd_cli.tasks.base:Task", "abstract method"),
     ],
 )
@@ -81,6 +81,15 @@ def test_a_class_that_is_not_a_task_of_that_name_is_refused(point: str, problem:
     with pytest.raises(ConfigError) as caught:
         get_task("broken")
     assert problem in caught.value.message
+
+
+def test_a_task_without_an_evaluation_is_refused(install: Install, tmp_path: Path) -> None:
+    code = "from dbbd_cli.tasks.base import Task\n\nclass Broken(Task):\n    name = 'broken'\n"
+    code += "    make_manifest = build = lambda *_, **__: None\n"
+    (tmp_path / "task_without_evaluation.py").write_text(code, encoding="utf-8")
+    install("broken = task_without_evaluation:Broken")
+    with pytest.raises(ConfigError, match=r"abstract method '?evaluate"):
+        get_task("broken")
 
 
 def test_a_broken_package_does_not_hide_mistakes_in_the_settings_of_other_tasks(install: Install) -> None:

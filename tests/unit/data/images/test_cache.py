@@ -27,7 +27,7 @@ from dbbd_cli.data.urls.cleaning import url_sha256
 
 
 def kept(folder: Path) -> list[Path]:
-    """What a cache folder holds beside its mark."""
+    """What a cache folder contains besides its marker."""
     return [path for path in folder.iterdir() if path.name != MARK]
 
 
@@ -232,7 +232,7 @@ def test_concurrent_runs_share_the_work(tmp_path: Path) -> None:
     assert np.array_equal(results[0], results[2])
 
 
-def test_nothing_is_left_beside_the_cache(tmp_path: Path) -> None:
+def test_nothing_is_left_next_to_the_cache(tmp_path: Path) -> None:
     prepared = prepare_images(url_refs(3), 32, tmp_path, Silent())
     assert kept(tmp_path) == [prepared.path]
 
