@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
+
+from dbbd_cli.core.errors import ConfigError
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -14,11 +16,13 @@ if TYPE_CHECKING:
     from dbbd_cli.config.load import Override
     from dbbd_cli.config.sections import TaskConfig
     from dbbd_cli.core.progress import Progress
+    from dbbd_cli.data.inputs import Input
     from dbbd_cli.data.manifest import Manifest
     from dbbd_cli.engine.runtime import Runtime
     from dbbd_cli.engine.workload import Workload
     from dbbd_cli.report.evaluation import Evaluation
     from dbbd_cli.report.history_panels import Panel
+    from dbbd_cli.report.prediction import Calibration, Prediction
     from dbbd_cli.report.tables import Section
 
 
@@ -176,3 +180,35 @@ class Task(Protocol):
             CheckpointError: a file next to the evaluation is damaged.
         """
         return {}
+
+    def predict(
+        self,
+        workload: Any,
+        inputs: Iterable[Input],
+        *,
+        runtime: Runtime,
+        calibration: Calibration,
+        explain: bool,
+        progress: Progress,
+    ) -> Iterator[Prediction]:
+        """Judge inputs, one batch after the other; by default, an error that says that the task cannot.
+
+        An input that is unreadable, or contains nothing to judge, has a result that says why; it is never an exception.
+
+        Args:
+            workload: what `build` returned for no splits, on the device.
+            inputs: the inputs.
+            runtime: device and precision.
+            calibration: temperature and threshold.
+            explain: whether to say what in an input moved the verdict.
+            progress: receives messages.
+
+        Returns:
+            At least one result for each input, in order: a folder, a table or a picture of codes may have several.
+
+        Raises:
+            ConfigError: at the call: the task cannot predict, or cannot explain.
+        """
+        raise ConfigError(
+            f"predict: the task {self.name} does not support prediction", hint="pass a run that trained a classifier"
+        )

@@ -64,6 +64,21 @@ def folder(incomplete: str) -> Candidates:
     return _paths(incomplete, ())
 
 
+def anything(incomplete: str) -> Candidates:
+    """Files and folders."""
+    return _paths(incomplete)
+
+
+def table(incomplete: str) -> Candidates:
+    """CSV files and folders."""
+    return _paths(incomplete, (".csv",))
+
+
+def page(incomplete: str) -> Candidates:
+    """HTML files and folders."""
+    return _paths(incomplete, (".html",))
+
+
 def device(incomplete: str) -> Candidates:
     """Devices by name."""
     return [pair for pair in _DEVICES if pair[0].startswith(incomplete)]

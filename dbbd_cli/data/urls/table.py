@@ -133,3 +133,46 @@ def _sample(row: list[str], width: int, url_index: int, label_index: int) -> tup
         if UNPRINTABLE.search(text):
             return f"the {name} has a control character, a line break, or bytes that are not UTF-8"
     return url, label
+
+
+def iterate_urls(path: Path, url_column: str) -> Iterator[tuple[str, str, str]]:
+    """Yield the URL of each row of a CSV file of any size; it needs no classes.
+
+    Yields:
+        Where the row stands, its URL, and why it cannot be used; one of the last two is empty.
+
+    Raises:
+        DataError: the file is unreadable or not UTF-8, has no such column, or has a line that is too long.
+    """
+    try:
+        with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+            lines = _lines(path, file)
+            first = next(lines, "")
+            if _NOT_TEXT.search(first):
+                raise DataError(f"{path} is not a text file in UTF-8", hint="save the table as CSV in UTF-8")
+            separator = max(",;\t", key=first.count)
+            rows = _rows(chain([first], lines), separator)
+            where, header = next(rows, ("line 1", "is empty"))
+            if isinstance(header, str):
+                raise DataError(f"{path} {where} {header}", hint="the first line must name the columns")
+            names = [name.strip() for name in header]
+            index = _column(path, names, url_column, "url_column")
+            for where, row in rows:
+                url, problem = ("", row) if isinstance(row, str) else _url(row, len(names), index)
+                yield where, url, problem
+    except (OSError, ValueError) as error:
+        raise unreadable(path, "the path", error) from error
+
+
+def _url(row: list[str], width: int, index: int) -> tuple[str, str]:
+    """The URL of a row, and why it cannot be used."""
+    if len(row) <= index:
+        return "", f"too few fields: {len(row)} instead of {width}"
+    if any(field.strip() for field in row[width:]):
+        return "", f"too many fields: {len(row)} instead of {width}; a URL that contains the separator must be quoted"
+    url = row[index].strip()
+    if not url:
+        return "", "the URL is empty"
+    if UNPRINTABLE.search(url):
+        return "", "the URL has a control character, a line break, or bytes that are not UTF-8"
+    return url, ""

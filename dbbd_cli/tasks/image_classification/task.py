@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dbbd_cli.core.errors import ConfigError
 from dbbd_cli.tasks.base import EvaluationOutput, Task
 from dbbd_cli.tasks.image_classification.config import PROGRESS_METRICS, SAMPLE_UNIT, ImageClassificationConfig
 
@@ -15,9 +16,11 @@ if TYPE_CHECKING:
     from dbbd_cli.config.load import Override
     from dbbd_cli.core.progress import Progress
     from dbbd_cli.data.candidates import Source
+    from dbbd_cli.data.inputs import Input
     from dbbd_cli.data.manifest import Manifest
     from dbbd_cli.engine.runtime import Runtime
     from dbbd_cli.report.classification.evaluation_schema import ClassificationEvaluation
+    from dbbd_cli.report.prediction import Calibration, Prediction
     from dbbd_cli.report.tables import Section
     from dbbd_cli.tasks.image_classification.workload import ImageWorkload
 
@@ -102,6 +105,25 @@ class ImageClassification(Task):
         from dbbd_cli.report.classification.figures import classification_figures
 
         return classification_figures(evaluation)
+
+    def predict(
+        self,
+        workload: ImageWorkload,
+        inputs: Iterable[Input],
+        *,
+        runtime: Runtime,
+        calibration: Calibration,
+        explain: bool,
+        progress: Progress,
+    ) -> Iterator[Prediction]:
+        """Judge pictures: files, and those in folders."""
+        if explain:
+            raise ConfigError(
+                "--explain: a verdict about a picture cannot be explained", hint="leave the option out for this run"
+            )
+        from dbbd_cli.tasks.image_classification.predict import predict
+
+        return predict(workload, inputs, runtime, calibration, progress)
 
 
 def _list_images(config: ImageClassificationConfig) -> Source:

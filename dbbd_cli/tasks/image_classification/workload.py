@@ -80,6 +80,9 @@ class ImageWorkload:
             label_smoothing=config.training.label_smoothing,
         )
         splits = tuple(splits)
+        self.loaders: dict[str, BatchLoader] = {}
+        if not splits:  # only the network is needed, and the images of the run may be gone
+            return
         prepared, samples = prepare_manifest(
             manifest,
             splits=splits,
@@ -88,7 +91,6 @@ class ImageWorkload:
             cache_dir=cache_folder(data.cache_dir),
             progress=progress,
         )
-        self.loaders: dict[str, BatchLoader] = {}
         for split in splits:
             rows = [row for row, sample in enumerate(samples) if sample.split == split]
             self.loaders[split] = BatchLoader(

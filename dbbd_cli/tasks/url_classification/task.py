@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,9 +13,11 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from dbbd_cli.core.progress import Progress
+    from dbbd_cli.data.inputs import Input
     from dbbd_cli.data.manifest import Manifest
     from dbbd_cli.engine.runtime import Runtime
     from dbbd_cli.report.classification.evaluation_schema import ClassificationEvaluation
+    from dbbd_cli.report.prediction import Calibration, Prediction
     from dbbd_cli.report.tables import Section
     from dbbd_cli.tasks.url_classification.workload import UrlWorkload
 
@@ -93,3 +95,18 @@ class UrlClassification(Task):
         from dbbd_cli.report.classification.figures import classification_figures
 
         return classification_figures(evaluation)
+
+    def predict(
+        self,
+        workload: UrlWorkload,
+        inputs: Iterable[Input],
+        *,
+        runtime: Runtime,
+        calibration: Calibration,
+        explain: bool,
+        progress: Progress,
+    ) -> Iterator[Prediction]:
+        """Judge URLs: texts, those in a table, and those that the codes in pictures hold."""
+        from dbbd_cli.tasks.url_classification.predict import UrlPredictor
+
+        return UrlPredictor(workload, runtime, calibration, explain, progress).predict(inputs)
