@@ -31,8 +31,9 @@ from dbbd_cli.tasks.prediction import pictures_in, probabilities, skipped
 from dbbd_cli.tasks.url_classification.workload import UrlWorkload
 
 _RESULTS_AT_ONCE = 1024
-_URLS_AT_ONCE = 128
-"""URLs in a forward pass: similar lengths are computed together, since all are padded to the longest."""
+_BYTES_AT_ONCE = 16_384
+"""Bytes in a forward pass, padding included, which bounds its memory."""
+_WIDTHS = (32, 48, 64, 96, 128, 192, 256, 384, MAX_ENCODED_BYTES)
 _TABLES = (".csv", ".tsv")
 _MARKS = 3
 
@@ -105,9 +106,7 @@ class UrlPredictor:
         cleaned = [clean_url(item.url, self.workload.config.data.urls) for item in items]
         rows = [encode_url(url) for url in cleaned]
         logits = torch.empty(len(rows), len(self.workload.manifest.classes))
-        order = sorted(range(len(rows)), key=lambda place: len(rows[place]))
-        for start in range(0, len(order), _URLS_AT_ONCE):
-            places = order[start : start + _URLS_AT_ONCE]
+        for places in _of_similar_length([len(row) for row in rows]):
             logits[places] = self._logits([rows[place] for place in places])
         shares = probabilities(logits, self.workload.manifest.classes, self.calibration)
         positive = self.workload.positive_class
@@ -130,9 +129,15 @@ class UrlPredictor:
 
     def _logits(self, rows: list[bytes]) -> torch.Tensor:
         """Logits `(B, K)` of encoded URLs, on the CPU."""
-        codes = torch.from_numpy(padded(rows).copy()).to(self.runtime.device)
+        # A few sizes only: PyTorch's convolutions keep memory for each size that they have seen.
+        size = 1 << (len(rows) - 1).bit_length()
+        width = next(width for width in _WIDTHS if width >= max(map(len, rows)))
+        codes = torch.zeros(size, width, dtype=torch.uint8)
+        found = torch.from_numpy(padded(rows).copy())
+        codes[: len(rows), : found.shape[1]] = found
+        codes[len(rows) :] = codes[0]
         with torch.inference_mode(), self.runtime.autocast():
-            return self.workload.module.network(codes).float().cpu()
+            return self.workload.module.network(codes.to(self.runtime.device))[: len(rows)].float().cpu()
 
     def _explain(self, url: str, target: str) -> Explanation:
         spans = spans_of(url)
@@ -151,6 +156,18 @@ class UrlPredictor:
             found.append(SpanContribution(start, end, span.part, span.content.decode("utf-8", "replace"), contribution))
             start = end
         return Explanation(target, empty, total, tuple(found))
+
+
+def _of_similar_length(lengths: list[int]) -> Iterator[list[int]]:
+    """Group the places of URLs into batches, the shortest first, since all are padded to the longest of a batch."""
+    places: list[int] = []
+    for place in sorted(range(len(lengths)), key=lengths.__getitem__):
+        if places and (len(places) + 1) * lengths[place] > _BYTES_AT_ONCE:
+            yield places
+            places = []
+        places.append(place)
+    if places:
+        yield places
 
 
 def _in_picture(name: str, path: Path) -> Iterator[_Url | Prediction]:
