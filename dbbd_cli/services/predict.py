@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from dbbd_cli.config.load import Override
+from dbbd_cli.core.errors import reason_of
 from dbbd_cli.core.files import read_file
 from dbbd_cli.core.progress import Progress, Silent
 from dbbd_cli.data.inputs import Input, input_of
@@ -107,7 +108,7 @@ def open_predictor(
     """
     progress = progress or Silent()
     run = open_run(target, prefer=BEST, overrides=overrides, progress=progress)
-    calibration = _calibration(run.folder / CALIBRATION, progress)
+    calibration = _calibration(run.folder / CALIBRATION, stored_digest(run.path), progress)
     workload, runtime = build_workload(
         run.config, run.manifest, splits=(), pretrained=False, progress=progress, recorded=run.kept_runtime
     )
@@ -118,19 +119,28 @@ def open_predictor(
     return predictor
 
 
-def _calibration(path: Path, progress: Progress) -> Calibration:
-    """The temperature and the threshold of a run; without a usable file, a message says that there are none."""
+def _calibration(path: Path, digest: str | None, progress: Progress) -> Calibration:
+    """The temperature and the threshold of a checkpoint; if there are none, a message says so.
+
+    Args:
+        path: the file in the run folder.
+        digest: SHA-256 of the checkpoint.
+        progress: receives the message.
+    """
+    so = "the probabilities are not calibrated, and the threshold is 0.5"
     try:
         content: Any = json.loads(read_file(path))
-        temperature, threshold = float(content["temperature"]), float(content["threshold"])
-        if not (0 < temperature < math.inf and 0 <= threshold <= 1):
+        if content["checkpoint_sha256"] != digest:
+            progress.warn(f"{path} belongs to another checkpoint: {so}.")
+            return Calibration()
+        temperature = float(content["temperature"])
+        threshold = 0.5 if content.get("threshold") is None else float(content["threshold"])
+        if not (0 < temperature < math.inf and 0 <= threshold <= math.nextafter(1, 2)):
             raise ValueError(f"temperature {temperature:g} and threshold {threshold:g}")
     except FileNotFoundError:
-        progress.line(
-            "The probabilities are not calibrated, and the threshold is 0.5: the run has no calibration.json."
-        )
+        progress.line(f"The run has no {CALIBRATION}: {so}.")
         return Calibration()
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        progress.warn(f"{path} is unusable ({error}): the probabilities are not calibrated, and the threshold is 0.5.")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        progress.warn(f"{path} is unusable ({reason_of(error)}): {so}.")
         return Calibration()
     return Calibration(temperature, threshold, fitted=True)

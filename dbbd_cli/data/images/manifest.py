@@ -61,7 +61,7 @@ def make_manifest(
         DataError: images are unreadable and `on_error` is `fail`, or a class has too few.
     """
     candidates = draw(source, sample_per_class, report_limit=report_limit, unit="image", seed=seed, progress=progress)
-    _report_skipped(source, progress)
+    report_skipped(source, progress)
     candidates, refs, unreadable = _hash(candidates, source.roots, progress)
     candidates, refs, undecodable = _decode(candidates, refs, image_size, cache_dir, progress)
     problems = [*source.problems, *unreadable, *undecodable]
@@ -110,7 +110,8 @@ def _groups(hashes: Sequence[str], keys: Sequence[str], group_by_host: bool) -> 
     return [host_of(key) for key in keys] if group_by_host else list(hashes)
 
 
-def _report_skipped(source: Source, progress: Progress) -> None:
+def report_skipped(source: Source, progress: Progress) -> None:
+    """Report files that are not images, or are in unsupported formats."""
     if source.ignored:
         progress.line(f"Files that are not images were ignored: {source.ignored:,}.")
     warn_of_unread(source.unread, "image", progress)

@@ -28,6 +28,19 @@ def render_qr(url: str, size: int) -> np.ndarray:
     Raises:
         ValueError: the text is empty, not valid Unicode, or does not fit into a QR code.
     """
+    pixels = render_modules(url, _PIXELS_PER_MODULE)
+    return np.array(Image.fromarray(pixels).resize((size, size), Image.Resampling.BILINEAR))
+
+
+def render_modules(url: str, pixels_per_module: int) -> np.ndarray:
+    """Render a text as a QR code like `render_qr`, with modules of a given size.
+
+    Returns:
+        Array of shape (S, S), uint8; S depends on the length of the text.
+
+    Raises:
+        ValueError: the text is empty, not valid Unicode, or does not fit into a QR code.
+    """
     if not url:
         raise ValueError("the text of a QR code is empty")
     # By default segno stores some non-ASCII texts as Shift-JIS, which many scanners then misread.
@@ -40,5 +53,4 @@ def render_qr(url: str, size: int) -> np.ndarray:
         length = len(url.encode("utf-8"))
         raise ValueError(f"the text is too long for a QR code: {length:,} bytes (limit {MAX_BYTES:,})") from None
     modules = np.pad(np.where(masked_modules(code), 0, 255).astype(np.uint8), _BORDER_MODULES, constant_values=255)
-    pixels = modules.repeat(_PIXELS_PER_MODULE, axis=0).repeat(_PIXELS_PER_MODULE, axis=1)
-    return np.array(Image.fromarray(pixels).resize((size, size), Image.Resampling.BILINEAR))
+    return modules.repeat(pixels_per_module, axis=0).repeat(pixels_per_module, axis=1)

@@ -176,3 +176,9 @@ def _url(row: list[str], width: int, index: int) -> tuple[str, str]:
     if UNPRINTABLE.search(url):
         return "", "the URL has a control character, a line break, or bytes that are not UTF-8"
     return url, ""
+
+
+def is_table(path: str) -> bool:
+    """Return whether a path is that of a CSV file, existing or not, rather than a folder."""
+    path = os.path.expanduser(path)  # noqa: PTH111 - Path raises if the name is too long
+    return os.path.isfile(path) or (path.lower().endswith(".csv") and not os.path.isdir(path))  # noqa: PTH112, PTH113

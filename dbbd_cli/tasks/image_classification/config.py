@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import Annotated, Any, ClassVar, Literal
@@ -25,6 +24,7 @@ from dbbd_cli.config.sections import (
     rule_error,
     section,
 )
+from dbbd_cli.data.urls.table import is_table
 from dbbd_cli.model.images.catalog import COMMON_MODELS, model_input
 
 SAMPLE_UNIT = "images"
@@ -93,7 +93,7 @@ class ImageDataConfig(DataConfig):
         if not isinstance(values, Mapping) or is_set(values, "source"):
             return values
         if isinstance(path := values.get("path"), str):
-            return {**values, "source": "urls" if _is_table(path) else "folder"}
+            return {**values, "source": "urls" if is_table(path) else "folder"}
         return {**values, "source": "classes"} if is_set(values, "classes") else values
 
     @model_validator(mode="after")
@@ -109,12 +109,6 @@ class ImageDataConfig(DataConfig):
         if self.split.group == "host" and self.source not in ("urls", "synthetic"):
             raise rule_error("split.group", f"none, because only URLs have hosts and source is {self.source}")
         return self
-
-
-def _is_table(path: str) -> bool:
-    """Whether a path is that of a CSV file, existing or not, rather than a folder."""
-    path = os.path.expanduser(path)  # noqa: PTH111 - Path raises if the name is too long
-    return os.path.isfile(path) or (path.lower().endswith(".csv") and not os.path.isdir(path))  # noqa: PTH112, PTH113
 
 
 class ImageModelConfig(ModelConfig):

@@ -15,8 +15,9 @@ import torch
 from dbbd_cli.core.errors import DataError
 from dbbd_cli.core.progress import Progress
 from dbbd_cli.core.text import counted
-from dbbd_cli.data.images.codes import read_codes
+from dbbd_cli.data.images.codes import CodesRead, read_all_codes
 from dbbd_cli.data.images.formats import begins_like_image, is_image_name, is_unread_name, suffix_of, ways_to_read
+from dbbd_cli.data.images.qr_reader import NOTHING_FOUND, Picture
 from dbbd_cli.data.inputs import MAX_BYTES, Input
 from dbbd_cli.data.urls.cleaning import clean_url
 from dbbd_cli.data.urls.encoding import MAX_BYTES as MAX_ENCODED_BYTES
@@ -30,7 +31,9 @@ from dbbd_cli.report.prediction import Calibration, Explanation, Prediction, Spa
 from dbbd_cli.tasks.prediction import pictures_in, probabilities, skipped
 from dbbd_cli.tasks.url_classification.workload import UrlWorkload
 
-_RESULTS_AT_ONCE = 1024
+_ITEMS_AT_ONCE = 512
+"""URLs that are judged together, or pictures whose codes are read together."""
+_EXPLAINED_AT_ONCE = 4
 _BYTES_AT_ONCE = 16_384
 """Bytes in a forward pass, padding included, which bounds its memory."""
 _WIDTHS = (32, 48, 64, 96, 128, 192, 256, 384, MAX_ENCODED_BYTES)
@@ -45,6 +48,14 @@ class _Url:
     name: str
     url: str
     note: str = ""
+
+
+@dataclass(frozen=True)
+class _Picture:
+    """A picture whose codes are to be judged."""
+
+    name: str
+    path: Path
 
 
 @dataclass(frozen=True)
@@ -68,14 +79,14 @@ class UrlPredictor:
     def predict(self, inputs: Iterable[Input]) -> Iterator[Prediction]:
         """Judge inputs in batches; the results are in order."""
         self.workload.module.eval()
-        size = 1 if self.explained else _RESULTS_AT_ONCE
+        size = _EXPLAINED_AT_ONCE if self.explained else _ITEMS_AT_ONCE
         found = (item for one in inputs for item in self._items(one))
         while batch := list(islice(found, size)):
-            urls = [item for item in batch if isinstance(item, _Url)]
-            judged = iter(self._judge(urls))
-            yield from (next(judged) if isinstance(item, _Url) else item for item in batch)
+            items = _with_codes_read(batch)
+            judged = iter(self._judge([item for item in items if isinstance(item, _Url)]))
+            yield from (next(judged) if isinstance(item, _Url) else item for item in items)
 
-    def _items(self, given: Input) -> Iterator[_Url | Prediction]:
+    def _items(self, given: Input) -> Iterator[_Url | _Picture | Prediction]:
         if given.problem:
             yield skipped(given.name, given.problem)
         elif given.path is None:
@@ -84,9 +95,9 @@ class UrlPredictor:
             yield skipped(given.name, reason) if kind else _Url(given.name, given.name)
         elif given.path.is_dir():
             for found in pictures_in(given.path, self.progress):
-                yield from [found] if isinstance(found, Prediction) else _in_picture(str(found), found)
+                yield found if isinstance(found, Prediction) else _Picture(str(found), found)
         elif is_image_name(given.path.name) or begins_like_image(str(given.path)):
-            yield from _in_picture(given.name, given.path)
+            yield _Picture(given.name, given.path)
         elif suffix_of(given.path.name) in _TABLES:
             yield from self._in_table(given.name, given.path)
         elif is_unread_name(given.path.name):
@@ -170,13 +181,21 @@ def _of_similar_length(lengths: list[int]) -> Iterator[list[int]]:
         yield places
 
 
-def _in_picture(name: str, path: Path) -> Iterator[_Url | Prediction]:
+def _with_codes_read(items: list[_Url | _Picture | Prediction]) -> list[_Url | Prediction]:
+    """Replace each picture by what its codes hold."""
+    pictures = [item for item in items if isinstance(item, _Picture)]
+    codes = dict(read_all_codes([Picture(str(picture.path)) for picture in pictures])) if pictures else {}
+    found: list[_Url | Prediction] = []
+    read = iter(range(len(pictures)))
+    for item in items:
+        found += _in_codes(item.name, codes[next(read)]) if isinstance(item, _Picture) else [item]
+    return found
+
+
+def _in_codes(name: str, read: CodesRead) -> Iterator[_Url | Prediction]:
     """The URL of each code in a picture, or what the picture or the code contains instead."""
-    read = read_codes(path)
-    if read.problem:
-        yield skipped(name, read.problem)
-    elif not read.texts:
-        yield skipped(name, "no QR code was found")
+    if not read.texts:
+        yield skipped(name, read.problem or NOTHING_FOUND)
     for number, text in enumerate(read.texts, start=1):
         which = f"code {number} of {len(read.texts)}" if len(read.texts) > 1 else ""
         url = text.strip()
@@ -185,7 +204,7 @@ def _in_picture(name: str, path: Path) -> Iterator[_Url | Prediction]:
             note = f"{which or 'the code'} holds no URL, but {kind}"
             yield Prediction(name, "not_judged", note=note, text=text[:MAX_BYTES])
         else:
-            yield _Url(name, url, which)
+            yield _Url(name, url, "; ".join(part for part in (which, read.problem) if part))
 
 
 def _cut(url: str) -> str:

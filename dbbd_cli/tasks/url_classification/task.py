@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from dbbd_cli.core.progress import Progress
+    from dbbd_cli.data.candidates import Source
     from dbbd_cli.data.inputs import Input
     from dbbd_cli.data.manifest import Manifest
     from dbbd_cli.engine.runtime import Runtime
@@ -33,18 +34,12 @@ class UrlClassification(Task):
     figure_names = ("confusion_matrix", "roc", "precision_recall", "reliability")
 
     def make_manifest(self, config: UrlClassificationConfig, progress: Progress) -> Manifest:
-        """List the URLs and divide each class into splits."""
+        """List the URLs, reading pictures of their codes if that is what there is, and divide each class into splits."""
         from dbbd_cli.data.urls.manifest import make_manifest
-        from dbbd_cli.data.urls.sources import list_synthetic, list_urls
 
         data = config.data
-        if data.source == "urls":
-            assert data.path is not None
-            source = list_urls(Path(data.path), data.url_column, data.label_column)
-        else:
-            source = list_synthetic(data.sample_per_class or 5000, config.seed)
         return make_manifest(
-            source,
+            _list_urls(config),
             cleaning=data.urls,
             sample_per_class=data.sample_per_class,
             report_limit="sample_per_class" in data.model_fields_set,
@@ -110,3 +105,20 @@ class UrlClassification(Task):
         from dbbd_cli.tasks.url_classification.predict import UrlPredictor
 
         return UrlPredictor(workload, runtime, calibration, explain, progress).predict(inputs)
+
+
+def _list_urls(config: UrlClassificationConfig) -> Source:
+    from dbbd_cli.data.images.sources import list_classes, list_folder
+    from dbbd_cli.data.urls.sources import list_synthetic, list_urls
+
+    data = config.data
+    if data.source == "folder":
+        assert data.path is not None
+        return list_folder(Path(data.path))
+    if data.source == "classes":
+        assert data.classes is not None
+        return list_classes({name: Path(folder) for name, folder in data.classes.items()})
+    if data.source == "urls":
+        assert data.path is not None
+        return list_urls(Path(data.path), data.url_column, data.label_column)
+    return list_synthetic(data.sample_per_class or 5000, config.seed)

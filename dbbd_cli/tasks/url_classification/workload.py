@@ -74,7 +74,7 @@ class UrlWorkload:
 
     def _dataset(self, split: str) -> UrlDataset:
         samples = self.manifest.of(split)
-        urls = [clean_url(sample.key, self.config.data.urls) for sample in samples]
+        urls = [clean_url(sample.text or sample.key, self.config.data.urls) for sample in samples]
         return UrlDataset(urls, [sample.label for sample in samples])
 
     def to_device(self, batch: UrlBatch, device: torch.device, *, train: bool) -> tuple[torch.Tensor, torch.Tensor]:
@@ -93,7 +93,7 @@ class UrlWorkload:
         return ""
 
     def names(self, batch: UrlBatch, split: str) -> list[str]:
-        """Return the URLs of the batch."""
+        """Return the URLs of the batch, or the paths of the pictures they were read from."""
         samples = self.manifest.of(split)
         return [samples[index].key for index in batch.samples.tolist()]
 
@@ -111,7 +111,12 @@ class UrlWorkload:
     def data_description(self) -> str:
         """The origin of the URLs and the classes, in words."""
         data, classes = self.config.data, self.manifest.classes
-        where = "synthetic URLs" if data.source == "synthetic" else f"URLs in {data.path}"
+        where = {
+            "synthetic": "synthetic URLs",
+            "urls": f"URLs in {data.path}",
+            "folder": f"codes in pictures in {data.path}",
+            "classes": "codes in pictures in a folder for each class",
+        }[data.source]
         named = ", ".join(classes[:8]) + (", …" if len(classes) > 8 else "")
         return f"{where} ({counted(len(classes), 'class')}: {named})"
 
