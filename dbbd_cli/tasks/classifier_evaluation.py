@@ -10,11 +10,13 @@ import torch
 
 from dbbd_cli.core.progress import Progress
 from dbbd_cli.data.manifest import Manifest
+from dbbd_cli.data.urls.cleaning import host_of
 from dbbd_cli.engine.efficiency import count_multiply_adds, measure_efficiency, spread, times_ms
 from dbbd_cli.engine.inference import run_batches
 from dbbd_cli.engine.runtime import Runtime
 from dbbd_cli.engine.workload import Workload
 from dbbd_cli.tasks.base import EvaluationOutput
+from dbbd_cli.tasks.classification_intervals import Resampling
 from dbbd_cli.tasks.classification_report import classification_report
 
 
@@ -31,6 +33,10 @@ class ClassifierWorkload(Workload, Protocol):
         """The positive class if there are two classes."""
         ...
 
+    def urls(self, split: str) -> list[str] | None:
+        """The URLs of a split as the network gets them, in the manifest's order; None if samples are not URLs."""
+        ...
+
 
 def evaluate_classifier(
     workload: ClassifierWorkload, split: str, runtime: Runtime, progress: Progress
@@ -45,7 +51,11 @@ def evaluate_classifier(
         "multiply_adds": count_multiply_adds(network, inputs[:1]),
         "ms_per_sample": spread(times_ms(network, (inputs[:1],), runtime)),
     }
-    report = classification_report(logits, labels, workload.manifest.classes, workload.positive_class)
+    urls = workload.urls(split)
+    groups = None if urls is None else [host_of(url) for url in urls]
+    resampling = Resampling(len(labels), groups)
+    report = classification_report(logits, labels, workload.manifest.classes, workload.positive_class, resampling)
+    report["intervals"]["group"] = "samples" if groups is None else "hosts"
     predictions = _predictions(workload, split, logits)
     return EvaluationOutput({**report, "efficiency": efficiency}, {"predictions.csv": predictions.encode("utf-8")})
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field, model_validator
 
@@ -76,7 +76,7 @@ class Curves(Part):
     reliability: Reliability | None = None
 
 
-def _distinct_rates(recalls: dict[str, float | None]) -> dict[str, float | None]:
+def _distinct_rates(recalls: dict[str, Any]) -> dict[str, Any]:
     try:
         rates = {float(rate) for rate in recalls if 0 <= float(rate) <= 1}
     except ValueError:
@@ -84,6 +84,34 @@ def _distinct_rates(recalls: dict[str, float | None]) -> dict[str, float | None]
     if len(rates) != len(recalls):  # "0.01" and "1e-2" would be one rate with two recalls
         raise ValueError("the keys are not distinct rates from 0 to 1")
     return recalls
+
+
+def _ascending(bounds: list[float]) -> list[float]:
+    if bounds[0] > bounds[1]:
+        raise ValueError("the lower bound exceeds the upper one")
+    return bounds
+
+
+Interval = Annotated[list[Fraction], Field(min_length=2, max_length=2), AfterValidator(_ascending)]
+"""Lower and upper bound of a share."""
+Rates = AfterValidator(_distinct_rates)
+
+
+class Intervals(Part):
+    """Bootstrap intervals of the metrics, at confidence `level`; None for those that have none."""
+
+    level: Fraction | None = None
+    resamples: Count | None = None
+    groups: Count | None = None
+    """What was resampled: this many of `group`."""
+    group: str | None = None
+    accuracy: Interval | None = None
+    f1: Interval | None = None
+    """Of the mean over the classes."""
+    roc_auc: Interval | None = None
+    average_precision: Interval | None = None
+    recall_at_fpr: Annotated[dict[str, Interval | None], Rates] | None = None
+    expected_calibration_error: Interval | None = None
 
 
 class ClassificationEvaluation(Evaluation):
@@ -98,7 +126,8 @@ class ClassificationEvaluation(Evaluation):
     per_class: list[ClassScores] | None = None
     macro: Scores | None = None
     weighted: Scores | None = None
-    recall_at_fpr: Annotated[dict[str, Fraction | None], AfterValidator(_distinct_rates)] | None = None
+    recall_at_fpr: Annotated[dict[str, Fraction | None], Rates] | None = None
+    intervals: Intervals | None = None
     confusion_matrix: list[list[Count]] | None = None
     curves: Curves | None = None
 

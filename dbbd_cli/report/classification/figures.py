@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from dbbd_cli.core.text import counted
 from dbbd_cli.report.classification.confusion import confusion_matrix
 from dbbd_cli.report.style import GRID, INK, MUTED, PAPER, SERIES, add_legend, drawable, headed_figure
-from dbbd_cli.report.text import number, percent
+from dbbd_cli.report.text import number, percent, with_interval
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
@@ -48,9 +48,13 @@ def _facts(evaluation: Mapping[str, Any]) -> list[str]:
     return facts
 
 
+def _with_interval(evaluation: Mapping[str, Any], key: str) -> str:
+    return with_interval(evaluation.get(key), (evaluation.get("intervals") or {}).get(key), partial(number, digits=3))
+
+
 def _roc(evaluation: Mapping[str, Any], curves: Sequence[Mapping[str, Any]], facts: list[str], warning: str) -> Figure:
     mean = "AUC" if len(curves) == 1 else "mean AUC"
-    fact = f"{mean} {number(evaluation.get('roc_auc'), 3)}"
+    fact = f"{mean} {_with_interval(evaluation, 'roc_auc')}"
     figure, axes = _unit_square("ROC curve", [*facts, fact], warning, len(curves))
     axes.set(xlabel="False positive rate", ylabel="True positive rate")
     entries: list[tuple[str, Artist]] = []
@@ -59,11 +63,15 @@ def _roc(evaluation: Mapping[str, Any], curves: Sequence[Mapping[str, Any]], fac
         entries.append((f"{drawable(curve['class'], 28)} (AUC {number(curve['auc'], 3)})", line))
     (chance,) = axes.plot([0, 1], [0, 1], color=MUTED, linewidth=1, linestyle=":")
     entries.append(("chance level", chance))
+    intervals = (evaluation.get("intervals") or {}).get("recall_at_fpr") or {}
     recalls = sorted((float(rate), recall) for rate, recall in (evaluation.get("recall_at_fpr") or {}).items())
     for marker, (rate, recall) in zip("Dos^v", recalls, strict=False):
         if recall is not None:
             (point,) = axes.plot([rate], [recall], marker, color=INK, markersize=6, clip_on=False, zorder=3)
-            entries.append((f"recall {percent(recall)} at {100 * rate:g}% FPR", point))
+            bounds = intervals.get(f"{rate:g}")
+            if bounds is not None:
+                axes.vlines(rate, *bounds, color=INK, linewidth=1.2, clip_on=False)
+            entries.append((f"recall {with_interval(recall, bounds, percent)} at {100 * rate:g}% FPR", point))
     _add_curve_legend(axes, entries, len(curves), "AUC", "lower right")
     return figure
 
@@ -72,7 +80,7 @@ def _precision_recall(
     evaluation: Mapping[str, Any], curves: Sequence[Mapping[str, Any]], facts: list[str], warning: str
 ) -> Figure:
     mean = "average precision" if len(curves) == 1 else "mean average precision"
-    fact = f"{mean} {number(evaluation.get('average_precision'), 3)}"
+    fact = f"{mean} {_with_interval(evaluation, 'average_precision')}"
     figure, axes = _unit_square("Precision-recall curve", [*facts, fact], warning, len(curves))
     axes.set(xlabel="Recall", ylabel="Precision")
     entries: list[tuple[str, Artist]] = []
@@ -94,7 +102,7 @@ def _precision_recall(
 def _reliability(evaluation: Mapping[str, Any], bins: Mapping[str, Any], facts: list[str], warning: str) -> Figure:
     from matplotlib.ticker import PercentFormatter
 
-    fact = f"expected calibration error {number(evaluation.get('expected_calibration_error'), 3)}"
+    fact = f"expected calibration error {_with_interval(evaluation, 'expected_calibration_error')}"
     figure = headed_figure((7.0, 7.0), "Reliability diagram", [*facts, fact], warning=warning)
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[4, 1])
     points = [

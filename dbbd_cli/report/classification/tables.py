@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from dbbd_cli.report.tables import Section, Table, Values, efficiency, measured, ranked
-from dbbd_cli.report.text import count, number, share
+from dbbd_cli.report.text import count, number, share, with_interval
 
 _SCORES = ("precision", "recall", "f1")
 _MAX_MATRIX = 10
@@ -20,27 +20,41 @@ def classification_tables(evaluation: Mapping[str, Any], sample_unit: str) -> li
         evaluation: the content of `evaluation.json`; see `ClassificationEvaluation`.
         sample_unit: what samples are called, such as images.
     """
-    metrics = measured(
-        evaluation,
-        [
-            ("num_samples", sample_unit.capitalize(), count),
-            ("accuracy", "Accuracy", share),
-            ("loss", "Loss", number),
-            ("positive_class", "Positive class", str),
-            ("roc_auc", "ROC AUC", number),
-            ("average_precision", "Average precision", number),
-        ],
-    )
-    for rate, recall in (evaluation.get("recall_at_fpr") or {}).items():
-        if recall is not None:
-            metrics.append((f"Recall at {100 * float(rate):g}% FPR", share(recall)))
-    metrics += measured(evaluation, [("expected_calibration_error", "Calibration error", number)])
     return [
-        Values("Metrics", tuple(metrics)),
+        _metrics(evaluation, sample_unit),
         *_classes(evaluation),
         *_confusion_matrix(evaluation),
         *efficiency(evaluation.get("efficiency"), sample_unit),
     ]
+
+
+def _metrics(evaluation: Mapping[str, Any], sample_unit: str) -> Values:
+    intervals = evaluation.get("intervals") or {}
+
+    def row(key: str, name: str, describe: Any) -> list[tuple[str, str]]:
+        return measured(evaluation, [(key, name, lambda value: with_interval(value, intervals.get(key), describe))])
+
+    metrics = [
+        *row("num_samples", sample_unit.capitalize(), count),
+        *row("accuracy", "Accuracy", share),
+        *row("loss", "Loss", number),
+        *row("positive_class", "Positive class", str),
+        *row("roc_auc", "ROC AUC", number),
+        *row("average_precision", "Average precision", number),
+    ]
+    for rate, recall in (evaluation.get("recall_at_fpr") or {}).items():
+        if recall is not None:
+            bounds = (intervals.get("recall_at_fpr") or {}).get(rate)
+            metrics.append((f"Recall at {100 * float(rate):g}% FPR", with_interval(recall, bounds, share)))
+    metrics += row("expected_calibration_error", "Calibration error", number)
+    title = "Metrics"
+    if intervals.get("level") and intervals.get("groups"):
+        group = {"hosts": "hosts"}.get(str(intervals.get("group")), sample_unit)
+        title += f", with {intervals['level']:.0%} intervals over {count(intervals['groups'])} {group}"
+        metrics.insert(
+            2, ("Mean F1", with_interval((evaluation.get("macro") or {}).get("f1"), intervals.get("f1"), share))
+        )
+    return Values(title, tuple(metrics))
 
 
 def _classes(evaluation: Mapping[str, Any]) -> Iterator[Table]:

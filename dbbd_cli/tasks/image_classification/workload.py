@@ -149,6 +149,12 @@ class ImageWorkload:
         samples = self.manifest.of(split)
         return [samples[index].key for index in batch.samples.tolist()]
 
+    def urls(self, split: str) -> list[str] | None:
+        """Return the URLs of a split that are rendered as QR codes; None if the samples are files."""
+        if self.config.data.source not in ("urls", "synthetic"):
+            return None
+        return [sample.key for sample in self.manifest.of(split)]
+
     @property
     def monitor(self) -> str:
         """The metric that decides which epoch is best."""
