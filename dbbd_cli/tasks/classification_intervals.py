@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Iterator, Sequence
-from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import torch
+
+from dbbd_cli.model.threads import one_thread
 
 LEVEL = 0.95
 RESAMPLES = 1000
@@ -66,20 +67,15 @@ class Resampling:
         """
         among = torch.ones_like(hits) if among is None else among
         columns = torch.stack([hits & among, among], dim=1).double()
-        with _one_thread():
+        with one_thread():
             sums = torch.cat([weights @ columns for weights in self.weights()])
         return widened(interval(sums[:, 0] / sums[:, 1]), int((hits & among).sum()), int(among.sum()))
 
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Compute in one thread: these operations are short, and on a busy machine threads would wait for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
+    def mean(self, values: torch.Tensor) -> Interval:
+        """The interval of the mean of values `(N,)`."""
+        with one_thread():
+            means = [weights @ values.double() / weights.sum(1) for weights in self.weights()]
+            return interval(torch.cat(means))
 
 
 def interval(values: torch.Tensor) -> Interval:
@@ -106,6 +102,37 @@ def widened(bounds: Interval, hits: int, count: int) -> Interval:
     return [min(bounds[0], low), max(bounds[1], high)]
 
 
+def calibration_error_interval(gaps: torch.Tensor, bins: torch.Tensor, resampling: Resampling) -> Interval:
+    """The interval of the expected calibration error.
+
+    Noise raises this error, and resamples have more noise than the data: their mean is shifted to the estimate.
+
+    Args:
+        gaps: confidence minus correctness (0 or 1) of each sample, `(N,)`.
+        bins: the bin of each sample's confidence, `(N,)`.
+        resampling: the resamples.
+    """
+    with one_thread():
+        errors = [_sums(weights * gaps, bins).abs().sum(1) / weights.sum(1) for weights in resampling.weights()]
+        error, estimate = torch.cat(errors), _sums(gaps[None], bins).abs().sum() / len(gaps)
+        return interval((error - error.mean() + estimate).clamp(min=0.0))
+
+
+def ranking_scores(
+    scores: torch.Tensor, positive: torch.Tensor, rates: Sequence[float] = ()
+) -> dict[str, float | None]:
+    """ROC AUC, average precision and recall at false-positive rates of one class; None if undefined.
+
+    Args:
+        scores: `(N,)`.
+        positive: whether each sample belongs to the class, `(N,)`, boolean.
+        rates: the false-positive rates, each giving `recall_<rate>`.
+    """
+    once = torch.ones(1, len(scores), dtype=torch.float64)
+    found = {name: float(value) for name, value in _Ranking(scores, positive).scores(once, rates).items()}
+    return {name: None if math.isnan(value) else value for name, value in found.items()}
+
+
 def classification_intervals(
     probabilities: torch.Tensor,
     labels: torch.Tensor,
@@ -113,9 +140,8 @@ def classification_intervals(
     *,
     positive: int | None,
     rates: Sequence[float],
-    bins: torch.Tensor,
 ) -> dict[str, Any]:
-    """The intervals of accuracy, mean F1, ranking scores and calibration error.
+    """The intervals of accuracy, mean F1 and ranking scores.
 
     Args:
         probabilities: `(N, K)`, float64.
@@ -123,10 +149,9 @@ def classification_intervals(
         resampling: the resamples.
         positive: the positive one of two classes; None with more: then ranking scores are means over the classes.
         rates: false-positive rates at which to compute the recall of the positive class.
-        bins: the bin of each sample's confidence in the calibration error, `(N,)`.
     """
-    with _one_thread():
-        return _intervals(probabilities, labels, resampling, positive, rates, bins)
+    with one_thread():
+        return _intervals(probabilities, labels, resampling, positive, rates)
 
 
 def _intervals(
@@ -135,42 +160,34 @@ def _intervals(
     resampling: Resampling,
     positive: int | None,
     rates: Sequence[float],
-    bins: torch.Tensor,
 ) -> dict[str, Any]:
     num_classes = probabilities.shape[1]
-    confidence, predicted = probabilities.max(dim=1)
+    predicted = probabilities.argmax(dim=1)
     correct = predicted == labels
     present = torch.bincount(torch.cat([labels, predicted]), minlength=num_classes) > 0
     ranked = [positive] if positive is not None else list(range(num_classes))
     if len(ranked) * len(labels) > MAX_RANKED:
         ranked = []
     rankings = [_Ranking(probabilities[:, k], labels == k) for k in ranked]
-    gaps = confidence - correct.double()
     parts: dict[str, list[torch.Tensor]] = {}
     for weights in resampling.weights():
         values = {
             "accuracy": weights @ correct.double() / weights.sum(1),
             "f1": _macro_f1(weights, predicted, labels, present),
-            "expected_calibration_error": _sums(weights * gaps, bins).abs().sum(1) / weights.sum(1),
         }
         scores = [ranking.scores(weights, rates) for ranking in rankings]
         for name in scores[0] if scores else ():
             values[name] = torch.stack([score[name] for score in scores]).nanmean(0)
         for name, value in values.items():
             parts.setdefault(name, []).append(value)
-    found = {name: torch.cat(chunks) for name, chunks in parts.items()}
-    # Noise raises this error, and resamples have more of it than the data; their mean is shifted back to the estimate.
-    estimate = _sums(gaps[None], bins).abs().sum() / len(labels)
-    error = found["expected_calibration_error"]
-    found["expected_calibration_error"] = (error - error.mean() + estimate).clamp(min=0.0)
-    intervals: dict[str, Any] = {name: interval(values) for name, values in found.items()}
+    intervals: dict[str, Any] = {name: interval(torch.cat(chunks)) for name, chunks in parts.items()}
     intervals["accuracy"] = widened(intervals["accuracy"], int(correct.sum()), len(labels))
     recalls = {f"{rate:g}": intervals.pop(f"recall_{rate:g}", None) for rate in rates}
     if positive is not None and rankings:
-        once = rankings[0].scores(torch.ones(1, len(labels), dtype=torch.float64), rates)
+        once = ranking_scores(probabilities[:, positive], labels == positive, rates)
         count = int((labels == positive).sum())
         intervals["recall_at_fpr"] = {
-            rate: bounds and widened(bounds, round(float(once[f"recall_{rate}"]) * count), count)
+            rate: bounds and widened(bounds, round((once[f"recall_{rate}"] or 0.0) * count), count)
             for rate, bounds in recalls.items()
         }
     return intervals

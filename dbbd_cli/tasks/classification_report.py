@@ -11,7 +11,13 @@ import torch
 from torch.nn import functional as F
 
 from dbbd_cli.report.drawing import load_matplotlib
-from dbbd_cli.tasks.classification_intervals import LEVEL, Resampling, classification_intervals
+from dbbd_cli.tasks.classification_intervals import (
+    LEVEL,
+    Interval,
+    Resampling,
+    calibration_error_interval,
+    classification_intervals,
+)
 
 # N = samples, K = classes.
 
@@ -82,8 +88,8 @@ def classification_report(
                 resampling,
                 positive=None if positive_class is None else list(classes).index(positive_class),
                 rates=FALSE_POSITIVE_RATES,
-                bins=_bins(probabilities.max(dim=1).values),
             ),
+            "expected_calibration_error": calibration_interval(probabilities, predicted == labels, resampling),
         }
     return report
 
@@ -185,3 +191,9 @@ def calibration_of(probabilities: torch.Tensor, correct: torch.Tensor) -> tuple[
         **{name: [None if math.isnan(v) else v for v in values.tolist()] for name, values in means.items()},
         "count": count.int().tolist(),
     }
+
+
+def calibration_interval(probabilities: torch.Tensor, correct: torch.Tensor, resampling: Resampling) -> Interval:
+    """The interval of the expected calibration error of `calibration_of`."""
+    confidence = probabilities.max(dim=1).values
+    return calibration_error_interval(confidence - correct.double(), _bins(confidence), resampling)

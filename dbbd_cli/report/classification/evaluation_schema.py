@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field, model_validator
 
-from dbbd_cli.report.evaluation import Count, Evaluation, Fraction, Part, same_length
+from dbbd_cli.report.evaluation import MAX_ROWS, Count, Evaluation, Fraction, Number, Part, same_length
 
 
 class Scores(Part, extra="forbid"):
@@ -114,6 +114,82 @@ class Intervals(Part):
     expected_calibration_error: Interval | None = None
 
 
+class Estimate(Part):
+    """A share and its interval."""
+
+    value: Fraction | None = None
+    interval: Interval | None = None
+
+
+class Achieved(Part):
+    """The false-positive rate of the threshold on the validation split."""
+
+    rate: Fraction | None = None
+    low: Fraction | None = None
+    high: Fraction | None = None
+
+
+class AtThreshold(Part):
+    """What the threshold is worth on the reported split."""
+
+    false_positive_rate: Estimate | None = None
+    recall: Estimate | None = None
+
+
+class AfterScaling(Part):
+    """Calibration on the reported split after temperature scaling."""
+
+    loss: Number | None = None
+    expected_calibration_error: Fraction | None = None
+    interval: Interval | None = None
+    reliability: Reliability | None = None
+
+
+class CalibrationReport(Part):
+    """Temperature and threshold, fitted on the split `split`, and what they are worth on the reported one."""
+
+    split: str | None = None
+    num_samples: Count | None = None
+    temperature: Number | None = None
+    positive_class: str | None = None
+    false_positive_rate: Fraction | None = None
+    threshold: Number | None = None
+    achieved: Achieved | None = None
+    after: AfterScaling | None = None
+    at_threshold: AtThreshold | None = None
+
+
+_Lead = Annotated[float, Field(ge=-1.0, le=1.0)]
+
+
+class Baseline(Part):
+    """A simple classifier on the same split, and how much higher the accuracy of the network is."""
+
+    name: str
+    accuracy: Fraction
+    accuracy_interval: Interval | None = None
+    lead: _Lead | None = None
+    lead_interval: Annotated[list[_Lead], Field(min_length=2, max_length=2), AfterValidator(_ascending)] | None = None
+    roc_auc: Fraction | None = None
+    roc_auc_interval: Interval | None = None
+
+
+class ConfidentError(Part):
+    """A sample that was classified wrongly, and the calibrated probability of the wrong class."""
+
+    sample: str
+    name: str = Field(alias="class")
+    predicted: str
+    probability: Fraction
+
+
+class SharedWithTraining(Part):
+    """Samples of another data set that the training split has too, and samples with a host from it."""
+
+    samples: Count
+    hosts: Count | None = None
+
+
 class ClassificationEvaluation(Evaluation):
     """The report of a classifier on a split."""
 
@@ -128,6 +204,10 @@ class ClassificationEvaluation(Evaluation):
     weighted: Scores | None = None
     recall_at_fpr: Annotated[dict[str, Fraction | None], Rates] | None = None
     intervals: Intervals | None = None
+    calibration: CalibrationReport | None = None
+    baselines: Annotated[list[Baseline], Field(max_length=MAX_ROWS)] | None = None
+    errors: Annotated[list[ConfidentError], Field(max_length=MAX_ROWS)] | None = None
+    shared_with_training: SharedWithTraining | None = None
     confusion_matrix: list[list[Count]] | None = None
     curves: Curves | None = None
 

@@ -149,6 +149,11 @@ class ImageWorkload:
         samples = self.manifest.of(split)
         return [samples[index].key for index in batch.samples.tolist()]
 
+    @property
+    def false_positive_rate(self) -> float:
+        """The false-positive rate that the decision threshold is chosen for."""
+        return self.config.evaluation.false_positive_rate
+
     def urls(self, split: str) -> list[str] | None:
         """Return the URLs of a split that are rendered as QR codes; None if the samples are files."""
         if self.config.data.source not in ("urls", "synthetic"):

@@ -75,6 +75,11 @@ class UrlWorkload:
     def _dataset(self, split: str) -> UrlDataset:
         return UrlDataset(self.urls(split), [sample.label for sample in self.manifest.of(split)])
 
+    @property
+    def false_positive_rate(self) -> float:
+        """The false-positive rate that the decision threshold is chosen for."""
+        return self.config.evaluation.false_positive_rate
+
     def urls(self, split: str) -> list[str]:
         """Return the URLs of a split, cleaned."""
         return [clean_url(sample.key, self.config.data.urls) for sample in self.manifest.of(split)]

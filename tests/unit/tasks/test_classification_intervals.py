@@ -10,7 +10,8 @@ import torch
 from torch.nn import functional as F
 
 from dbbd_cli.tasks import classification_intervals
-from dbbd_cli.tasks.classification_intervals import Resampling, classification_intervals as intervals_of, wilson
+from dbbd_cli.tasks.classification_intervals import Resampling, wilson
+from dbbd_cli.tasks.classification_intervals import classification_intervals as intervals_of
 from dbbd_cli.tasks.classification_report import FALSE_POSITIVE_RATES, classification_report
 
 
@@ -34,7 +35,9 @@ def test_samples_of_a_group_are_drawn_together() -> None:
     once = Resampling(300).share(hits)
     copied = Resampling(3000, [f"host{number % 300}" for number in range(3000)]).share(hits.repeat(10))
     independent = Resampling(3000).share(hits.repeat(10))
-    assert once is not None and copied is not None and independent is not None
+    assert once is not None
+    assert copied is not None
+    assert independent is not None
     assert copied == pytest.approx(once, abs=5e-3)
     assert once[1] - once[0] == pytest.approx(math.sqrt(10) * (independent[1] - independent[0]), rel=0.15)
 
@@ -80,10 +83,9 @@ def test_each_resample_has_the_scores_of_a_report_on_the_drawn_samples(classes: 
 def test_the_size_of_parts_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     logits, labels = example(60)
     arguments = F.softmax(logits.double(), 1), labels, Resampling(60, resamples=50)
-    bins = torch.zeros(60, dtype=torch.long)
-    expected = intervals_of(*arguments, positive=1, rates=(0.01,), bins=bins)
+    expected = intervals_of(*arguments, positive=1, rates=(0.01,))
     monkeypatch.setattr(classification_intervals, "_AT_ONCE", 130)
-    assert intervals_of(*arguments, positive=1, rates=(0.01,), bins=bins) == expected
+    assert intervals_of(*arguments, positive=1, rates=(0.01,)) == expected
 
 
 def test_one_class_alone_has_no_ranking_interval() -> None:
