@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import math
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from dbbd_cli.config.load import Override
-from dbbd_cli.core.errors import reason_of
-from dbbd_cli.core.files import read_file
+from dbbd_cli.core.errors import CheckpointError
 from dbbd_cli.core.progress import Progress, Silent
 from dbbd_cli.data.inputs import Input, input_of
 from dbbd_cli.engine.checkpoint.files import BEST
@@ -19,12 +16,15 @@ from dbbd_cli.engine.failures import supervised
 from dbbd_cli.engine.inference import place
 from dbbd_cli.engine.runtime import Runtime
 from dbbd_cli.engine.workload import Workload
+from dbbd_cli.model.digest import stored_digest
+from dbbd_cli.report.calibration import read_calibration
 from dbbd_cli.report.prediction import Calibration, Prediction
-from dbbd_cli.services.session import build_workload, load_module, open_run
+from dbbd_cli.runs.folder import CALIBRATION
+from dbbd_cli.services.session import OpenedRun, build_workload, load_module, open_run
 from dbbd_cli.tasks.base import Task
 from dbbd_cli.tasks.registry import get_task
 
-CALIBRATION = "calibration.json"
+_NOT_CALIBRATED = "the probabilities are not calibrated, and the threshold is 0.5"
 
 
 def predict(
@@ -108,7 +108,7 @@ def open_predictor(
     """
     progress = progress or Silent()
     run = open_run(target, prefer=BEST, overrides=overrides, progress=progress)
-    calibration = _calibration(run.folder / CALIBRATION, stored_digest(run.path), progress)
+    calibration = _calibration(run, progress)
     workload, runtime = build_workload(
         run.config, run.manifest, splits=(), pretrained=False, progress=progress, recorded=run.kept_runtime
     )
@@ -119,28 +119,17 @@ def open_predictor(
     return predictor
 
 
-def _calibration(path: Path, digest: str | None, progress: Progress) -> Calibration:
-    """The temperature and the threshold of a checkpoint; if there are none, a message says so.
-
-    Args:
-        path: the file in the run folder.
-        digest: SHA-256 of the checkpoint.
-        progress: receives the message.
-    """
-    so = "the probabilities are not calibrated, and the threshold is 0.5"
+def _calibration(run: OpenedRun, progress: Progress) -> Calibration:
+    """The temperature and the threshold of a checkpoint; if there are none, a message says so."""
+    digest = stored_digest(run.path)
     try:
-        content: Any = json.loads(read_file(path))
-        if content["checkpoint_sha256"] != digest:
-            progress.warn(f"{path} belongs to another checkpoint: {so}.")
-            return Calibration()
-        temperature = float(content["temperature"])
-        threshold = 0.5 if content.get("threshold") is None else float(content["threshold"])
-        if not (0 < temperature < math.inf and 0 <= threshold <= math.nextafter(1, 2)):
-            raise ValueError(f"temperature {temperature:g} and threshold {threshold:g}")
-    except FileNotFoundError:
-        progress.line(f"The run has no {CALIBRATION}: {so}.")
+        found = read_calibration(run.folder, digest)
+    except CheckpointError as error:
+        progress.warn(f"{error.message}: {_NOT_CALIBRATED}.")
         return Calibration()
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        progress.warn(f"{path} is unusable ({reason_of(error)}): {so}.")
+    if found is None:
+        path = run.folder / CALIBRATION
+        why = f"{CALIBRATION} belongs to another checkpoint" if os.path.lexists(path) else f"there is no {CALIBRATION}"
+        progress.line(f"{why[:1].upper()}{why[1:]}: {_NOT_CALIBRATED}.")
         return Calibration()
-    return Calibration(temperature, threshold, fitted=True)
+    return Calibration(found.temperature, 0.5 if found.threshold is None else found.threshold, fitted=True)

@@ -33,10 +33,13 @@ class EvaluationOutput:
     Attributes:
         report: plain values, for `evaluation.json`.
         files: name to content of further files in the same folder.
+        calibration: what was fitted on the validation split, for `calibration.json`: the fields of
+            `report.calibration.Calibration` without those of the checkpoint; None if nothing was.
     """
 
     report: dict[str, Any]
     files: dict[str, bytes] = field(default_factory=dict)
+    calibration: dict[str, Any] | None = None
 
 
 class Task(Protocol):
@@ -58,6 +61,8 @@ class Task(Protocol):
     """The metrics that summarize an epoch, the loss first; the others are only logged."""
     figure_names: tuple[str, ...] = ()
     """The names of all figures that an evaluation may have."""
+    evaluation_splits: tuple[str, ...] = ()
+    """Splits that an evaluation needs besides the one that it reports on."""
 
     @abstractmethod
     def make_manifest(self, config: Any, progress: Progress) -> Manifest:
@@ -148,6 +153,32 @@ class Task(Protocol):
             progress: shows bars.
         """
         ...
+
+    def config_for_other_data(self, config: Any, path: Path) -> TaskConfig | None:
+        """Return a configuration to list all samples of another data set with the same classes.
+
+        Args:
+            config: the configuration of the run.
+            path: a file or folder.
+
+        Returns:
+            None, the default, if the task cannot be evaluated on other data.
+
+        Raises:
+            ConfigError: the task has no such source of samples.
+        """
+        return None
+
+    def evaluate_other(self, workload: Any, other: Any, runtime: Runtime, progress: Progress) -> EvaluationOutput:
+        """Measure a network on another data set; only called if `config_for_other_data` returns a configuration.
+
+        Args:
+            workload: what `build` returned for the data of the run, on the device, with `evaluation_splits`.
+            other: the same for the other data set, with the same weights; all of its samples are in the test split.
+            runtime: device and precision.
+            progress: shows bars.
+        """
+        raise NotImplementedError
 
     def evaluation_schema(self) -> type[Evaluation]:
         """Return the model that checks `evaluation.json` before it is drawn."""

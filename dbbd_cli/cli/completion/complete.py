@@ -59,6 +59,11 @@ def run_folders(parent: Path = Path("runs")) -> list[Path]:
     return sorted(path.parent for path in parent.glob("*/config.yaml"))
 
 
+def data(incomplete: str) -> Candidates:
+    """Files and folders."""
+    return _paths(incomplete)
+
+
 def folder(incomplete: str) -> Candidates:
     """Folders."""
     return _paths(incomplete, ())

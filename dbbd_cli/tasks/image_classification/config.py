@@ -11,6 +11,7 @@ from pydantic import Field, model_validator
 from dbbd_cli.config.sections import (
     FIXED_SETTINGS,
     CheckpointConfig,
+    ClassifierEvaluationConfig,
     Count,
     DataConfig,
     Fraction,
@@ -169,6 +170,7 @@ class ImageClassificationConfig(TaskConfig):
     model: ImageModelConfig = section("the network")
     training: ImageTrainingConfig = section("the optimization")
     checkpoint: ImageCheckpointConfig = section("what is saved to disk")
+    evaluation: ClassifierEvaluationConfig = section("the evaluation")
 
     @model_validator(mode="before")
     @classmethod

@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 from dbbd_cli.core.errors import ConfigError
 from dbbd_cli.tasks.base import EvaluationOutput, Task
+from dbbd_cli.tasks.classifier_data import FIGURE_NAMES
 from dbbd_cli.tasks.image_classification.config import PROGRESS_METRICS, SAMPLE_UNIT, ImageClassificationConfig
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from dbbd_cli.config.load import Override
+    from dbbd_cli.config.sections import TaskConfig
     from dbbd_cli.core.progress import Progress
     from dbbd_cli.data.candidates import Source
     from dbbd_cli.data.inputs import Input
@@ -33,7 +35,8 @@ class ImageClassification(Task):
     smoke_config = "smoke_qr"
     sample_unit = SAMPLE_UNIT
     progress_metrics = PROGRESS_METRICS
-    figure_names = ("confusion_matrix", "roc", "precision_recall", "reliability")
+    figure_names = FIGURE_NAMES
+    evaluation_splits = ("val",)
 
     def make_manifest(self, config: ImageClassificationConfig, progress: Progress) -> Manifest:
         """List the images, check them, and divide each class into splits."""
@@ -85,6 +88,20 @@ class ImageClassification(Task):
         from dbbd_cli.tasks.classifier_evaluation import evaluate_classifier
 
         return evaluate_classifier(workload, split, runtime, progress)
+
+    def config_for_other_data(self, config: ImageClassificationConfig, path: Path) -> TaskConfig:
+        """Return the configuration with another source."""
+        from dbbd_cli.tasks.classifier_data import config_for_other_data
+
+        return config_for_other_data(config, path)
+
+    def evaluate_other(
+        self, workload: ImageWorkload, other: ImageWorkload, runtime: Runtime, progress: Progress
+    ) -> EvaluationOutput:
+        """Compute the same on another data set."""
+        from dbbd_cli.tasks.classifier_evaluation import evaluate_classifier
+
+        return evaluate_classifier(workload, "test", runtime, progress, other=other)
 
     def evaluation_schema(self) -> type[ClassificationEvaluation]:
         """The report of a classifier."""

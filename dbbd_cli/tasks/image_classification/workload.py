@@ -152,6 +152,17 @@ class ImageWorkload:
         return [samples[index].key for index in batch.samples.tolist()]
 
     @property
+    def false_positive_rate(self) -> float:
+        """The false-positive rate that the decision threshold is chosen for."""
+        return self.config.evaluation.false_positive_rate
+
+    def urls(self, split: str) -> list[str] | None:
+        """Return the URLs of a split that are rendered as QR codes; None if the samples are files."""
+        if self.config.data.source not in ("urls", "synthetic"):
+            return None
+        return [sample.key for sample in self.manifest.of(split)]
+
+    @property
     def monitor(self) -> str:
         """The metric that decides which epoch is best."""
         return self.config.checkpoint.metric

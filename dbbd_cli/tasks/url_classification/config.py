@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 from dbbd_cli.config.sections import (
     FIXED_SETTINGS,
     CheckpointConfig,
+    ClassifierEvaluationConfig,
     Count,
     DataConfig,
     ModelConfig,
@@ -131,3 +132,4 @@ class UrlClassificationConfig(TaskConfig):
     model: UrlModelConfig = section("the network")
     training: UrlTrainingConfig = section("the optimization")
     checkpoint: UrlCheckpointConfig = section("what is saved to disk")
+    evaluation: ClassifierEvaluationConfig = section("the evaluation")

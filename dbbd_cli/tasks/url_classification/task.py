@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dbbd_cli.tasks.base import EvaluationOutput, Task
+from dbbd_cli.tasks.classifier_data import FIGURE_NAMES
 from dbbd_cli.tasks.url_classification.config import PROGRESS_METRICS, SAMPLE_UNIT, UrlClassificationConfig
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from dbbd_cli.config.sections import TaskConfig
     from dbbd_cli.core.progress import Progress
     from dbbd_cli.data.candidates import Source
     from dbbd_cli.data.inputs import Input
@@ -31,10 +33,11 @@ class UrlClassification(Task):
     smoke_config = "smoke_url"
     sample_unit = SAMPLE_UNIT
     progress_metrics = PROGRESS_METRICS
-    figure_names = ("confusion_matrix", "roc", "precision_recall", "reliability")
+    figure_names = FIGURE_NAMES
+    evaluation_splits = ("val",)
 
     def make_manifest(self, config: UrlClassificationConfig, progress: Progress) -> Manifest:
-        """List the URLs, reading pictures of their codes if that is what there is, and divide each class into splits."""
+        """List the URLs, those of codes from their pictures, and divide each class into splits."""
         from dbbd_cli.data.urls.manifest import make_manifest
 
         data = config.data
@@ -70,6 +73,20 @@ class UrlClassification(Task):
         from dbbd_cli.tasks.classifier_evaluation import evaluate_classifier
 
         return evaluate_classifier(workload, split, runtime, progress)
+
+    def config_for_other_data(self, config: UrlClassificationConfig, path: Path) -> TaskConfig:
+        """Return the configuration with another source."""
+        from dbbd_cli.tasks.classifier_data import config_for_other_data
+
+        return config_for_other_data(config, path)
+
+    def evaluate_other(
+        self, workload: UrlWorkload, other: UrlWorkload, runtime: Runtime, progress: Progress
+    ) -> EvaluationOutput:
+        """Compute the same on another data set."""
+        from dbbd_cli.tasks.classifier_evaluation import evaluate_classifier
+
+        return evaluate_classifier(workload, "test", runtime, progress, other=other)
 
     def evaluation_schema(self) -> type[ClassificationEvaluation]:
         """The report of a classifier."""

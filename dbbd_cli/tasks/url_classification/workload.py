@@ -73,9 +73,16 @@ class UrlWorkload:
             _load_weights(network, Path(model.weights))
 
     def _dataset(self, split: str) -> UrlDataset:
-        samples = self.manifest.of(split)
-        urls = [clean_url(sample.text or sample.key, self.config.data.urls) for sample in samples]
-        return UrlDataset(urls, [sample.label for sample in samples])
+        return UrlDataset(self.urls(split), [sample.label for sample in self.manifest.of(split)])
+
+    @property
+    def false_positive_rate(self) -> float:
+        """The false-positive rate that the decision threshold is chosen for."""
+        return self.config.evaluation.false_positive_rate
+
+    def urls(self, split: str) -> list[str]:
+        """Return the URLs of a split, cleaned."""
+        return [clean_url(sample.text or sample.key, self.config.data.urls) for sample in self.manifest.of(split)]
 
     def to_device(self, batch: UrlBatch, device: torch.device, *, train: bool) -> tuple[torch.Tensor, torch.Tensor]:
         """Returns encoded URLs `(B, L)` and labels `(B,)` on the device."""
