@@ -16,7 +16,7 @@ from dbbd_cli.config.shipped import shipped_configs
 HEAVY = ("torch", "torchvision", "torchmetrics", "matplotlib", "tensorboard", "numpy", "scipy", "PIL", "yaml")
 MOST_FOR_HELP = 45
 """Modules beyond Typer's. More would slow down the start of every command: raise this only for a reason."""
-COMMANDS = ("train", "resume", "validate", "evaluate", "plot", "smoke")
+COMMANDS = ("train", "resume", "validate", "evaluate", "predict", "plot", "smoke")
 
 # Runs several command lines in one process, which is faster than one process each, and reports the modules after each.
 SCRIPT = """
@@ -101,12 +101,13 @@ def test_configuration_errors_import_no_pytorch(
         ["train", "--config", str(tmp_path / "bad.yaml")],
         ["train", "--config", str(tmp_path / "unknown.yaml")],
         ["evaluate", run, "--set", "trainig.epochs=3"],
+        ["predict", run, "example.com", "--set", "trainig.epochs=3"],
         ["validate", run, "--device", "gpu"],
         ["resume", run, "--epochs", "0"],
         ["smoke", "--device", "gpu"],
         ["smoke", "--task", "no-such-task"],
     )
-    assert [code for code, _ in answers] == [2] * 8
+    assert [code for code, _ in answers] == [2] * 9
     assert answers[-1][1].isdisjoint({*HEAVY, "rich"} - {"yaml"})
 
 

@@ -21,6 +21,7 @@ SURFACE = {
     "resume": {"RUN|CKPT", "--epochs", "--set", "--device", "--force"},
     "validate": {"RUN|CKPT", "--set", "--device"},
     "evaluate": {"RUN|CKPT", "--split", "--out", "--data", "--no-plots", "--config", "-c", "--set", "--device"},
+    "predict": {"RUN|CKPT", "INPUT...", "--explain", "--csv", "--html", "--set", "--device"},
     "plot": {"RUN...", "--out", "--format"},
     "smoke": {"--epochs", "--task", "--device", "--runs-dir"},
 }  # fmt: skip

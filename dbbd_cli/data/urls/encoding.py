@@ -38,4 +38,6 @@ def encode_urls(urls: Sequence[str]) -> np.ndarray:
 def padded(rows: Sequence[bytes]) -> np.ndarray:
     """Return encoded URLs as rows `(N, L)`, uint8, padded with zeros."""
     width = max(map(len, rows), default=1)
-    return np.frombuffer(b"".join(row.ljust(width, b"\0") for row in rows), np.uint8).reshape(len(rows), width)
+    # A bytearray, because PyTorch warns about arrays that cannot be written to.
+    joined = bytearray().join(row.ljust(width, b"\0") for row in rows)
+    return np.frombuffer(joined, np.uint8).reshape(len(rows), width)

@@ -36,7 +36,7 @@ def spans_of(url: str, limit: int = MAX_SPANS) -> list[Span]:
     """Divide a URL into scheme, host labels, path segments, query parameters and file ending.
 
     Joined, they are the part of the URL that is used: its first `encoding.MAX_BYTES` bytes, marks included. If there
-    are too many, the two neighbors that are shortest together are merged, again and again.
+    are too many, two neighbors are merged, again and again: of the same kind if possible, and as short as possible.
 
     Args:
         url: the URL, cleaned.
@@ -51,7 +51,7 @@ def spans_of(url: str, limit: int = MAX_SPANS) -> list[Span]:
     spans += _of_rest(rest[:left])
     while len(spans) > limit:
         pairs = [place for place in range(len(spans) - 1) if spans[place].area == spans[place + 1].area]
-        place = min(pairs, key=lambda place: len(spans[place].content) + len(spans[place + 1].content))
+        place = min(pairs, key=lambda place: _cost(*spans[place : place + 2]))
         one, other = spans[place : place + 2]
         names = dict.fromkeys([*one.part.split(", "), *other.part.split(", ")])
         if "path" in names:
@@ -67,6 +67,12 @@ def encode_spans(spans: Sequence[Span], present: Sequence[bool]) -> bytes:
         if is_present:
             areas[span.area] += span.content
     return encode_parts(*areas)
+
+
+def _cost(one: Span, other: Span) -> tuple[bool, int]:
+    """The order in which neighbors are merged: first those of the same kind, the shortest first."""
+    kinds = {"path" if span.part == "file ending" else span.part for span in (one, other)}
+    return len(kinds) > 1, len(one.content) + len(other.content)
 
 
 def _of_authority(authority: bytes) -> list[Span]:

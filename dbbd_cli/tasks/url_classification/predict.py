@@ -144,7 +144,7 @@ class UrlPredictor:
         size = 1 << (len(rows) - 1).bit_length()
         width = next(width for width in _WIDTHS if width >= max(map(len, rows)))
         codes = torch.zeros(size, width, dtype=torch.uint8)
-        found = torch.from_numpy(padded(rows).copy())
+        found = torch.from_numpy(padded(rows))
         codes[: len(rows), : found.shape[1]] = found
         codes[len(rows) :] = codes[0]
         with torch.inference_mode(), self.runtime.autocast():

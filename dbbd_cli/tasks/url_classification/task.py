@@ -37,7 +37,7 @@ class UrlClassification(Task):
     evaluation_splits = ("val",)
 
     def make_manifest(self, config: UrlClassificationConfig, progress: Progress) -> Manifest:
-        """List the URLs, those of codes from their pictures, and divide each class into splits."""
+        """List the URLs or pictures of their codes, which are read, and divide each class into splits."""
         from dbbd_cli.data.urls.manifest import make_manifest
 
         data = config.data
