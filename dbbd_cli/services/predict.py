@@ -113,7 +113,7 @@ def open_predictor(
         run.config, run.manifest, splits=(), pretrained=False, progress=progress, recorded=run.kept_runtime
     )
     load_module(workload, run)
-    place(workload.module, runtime)
+    place(workload.module, runtime).eval()
     predictor = Predictor(get_task(run.config.task), workload, runtime, calibration, explain, progress)
     predictor.predict([])  # a task that cannot predict says so before anything is read
     return predictor

@@ -26,8 +26,12 @@ def encode_url(url: str) -> bytes:
 
 def encode_parts(scheme: bytes, host: bytes, rest: bytes) -> bytes:
     """Return the parts of a URL, in UTF-8, encoded like a whole one."""
-    scheme, host, rest = (part.translate(_CONTROL) for part in (scheme, host, rest))
-    return (b"%b\1%b\2%b" % (scheme, host, rest))[: MAX_BYTES - 1] + b"\3"
+    left = MAX_BYTES - 3  # without the marks
+    parts = []
+    for part in (scheme, host, rest):
+        parts.append(part[:left].translate(_CONTROL))
+        left -= len(parts[-1])
+    return b"%b\1%b\2%b\3" % tuple(parts)
 
 
 def encode_urls(urls: Sequence[str]) -> np.ndarray:

@@ -31,7 +31,6 @@ def predict(
     workload: ImageWorkload, inputs: Iterable[Input], runtime: Runtime, calibration: Calibration, progress: Progress
 ) -> Iterator[Prediction]:
     """Judge pictures in batches; the results are in order."""
-    workload.module.eval()
     found = (item for one in inputs for item in _items(one, progress))
     while batch := list(islice(found, _PICTURES_AT_ONCE)):
         paths = [item for item in batch if isinstance(item, Path)]

@@ -78,7 +78,6 @@ class UrlPredictor:
 
     def predict(self, inputs: Iterable[Input]) -> Iterator[Prediction]:
         """Judge inputs in batches; the results are in order."""
-        self.workload.module.eval()
         size = _EXPLAINED_AT_ONCE if self.explained else _ITEMS_AT_ONCE
         found = (item for one in inputs for item in self._items(one))
         while batch := list(islice(found, size)):

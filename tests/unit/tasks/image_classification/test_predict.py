@@ -36,7 +36,7 @@ def test_pictures(tiny_config: Make, picture_folder: Callable[..., Path], tmp_pa
         expected = {name: float(row[f"p({name})"]) for name in ("cat", "dog", "owl")}
         assert result.probabilities == pytest.approx(expected, abs=1e-4)
         assert (result.predicted, result.verdict, result.threshold) == (row["predicted"], row["predicted"], None)
-    assert results[-3].note == "truncated"
+    assert results[-3].note == "not an image, damaged, or in an unsupported format"
     assert results[-2].note == "there is no such file or folder; this run judges pictures"
     assert results[-1].note == "is not a picture in a supported format"
     assert len(list(predict(run, [str(moved)]))) == 36
