@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from dbbd_cli.core.text import capitalized
 from dbbd_cli.report.tables import Section, Table, Values, efficiency, measured, ranked
 from dbbd_cli.report.text import count, number, share
 
@@ -23,7 +24,7 @@ def classification_tables(evaluation: Mapping[str, Any], sample_unit: str) -> li
     metrics = measured(
         evaluation,
         [
-            ("num_samples", sample_unit.capitalize(), count),
+            ("num_samples", capitalized(sample_unit), count),
             ("accuracy", "Accuracy", share),
             ("loss", "Loss", number),
             ("positive_class", "Positive class", str),
