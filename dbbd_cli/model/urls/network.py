@@ -15,46 +15,34 @@ from dbbd_cli.model.urls.features import END, NUM_CATEGORIES, categories, lexica
 
 
 class TokenView(nn.Module):
-    """A linear model and a small network on hashed tokens, weighted by their rarity (TF-IDF).
+    """A linear model on hashed tokens, weighted by their rarity (TF-IDF).
 
     Args:
         bits: bits of a hash; there are 2^bits rows of weights.
-        dim: width of the embedding.
         num_classes: number of logits.
-        dropout: dropout probability.
     """
 
     idf: torch.Tensor
 
-    def __init__(self, *, bits: int, dim: int, num_classes: int, dropout: float) -> None:
+    def __init__(self, *, bits: int, num_classes: int) -> None:
         super().__init__()
         self.bits = bits
         self.register_buffer("idf", torch.ones(1 << bits))
         self.linear = nn.EmbeddingBag(1 << bits, num_classes, mode="sum")
-        self.embedding = nn.EmbeddingBag(1 << bits, dim, mode="sum")
         self.bias = nn.Parameter(torch.zeros(num_classes))
-        self.deep = nn.Sequential(
-            nn.Dropout(dropout),
-            nn.Linear(dim, 4 * dim),
-            nn.ReLU(),
-            nn.Dropout(dropout),
-            nn.Linear(4 * dim, num_classes),
-        )
         nn.init.zeros_(self.linear.weight)
-        nn.init.normal_(self.embedding.weight, std=0.2)
 
-    def forward(self, codes: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Returns the logits of the linear model and of the network, each `(B, K)`, from codes `(B, L)`."""
+    def forward(self, codes: torch.Tensor) -> torch.Tensor:
+        """Returns logits `(B, K)` from codes `(B, L)`."""
         hashes, valid = tokens(codes, self.bits)
         count = valid.sum(1)
-        offsets, rows = count.cumsum(0) - count, torch.arange(len(codes), device=codes.device).repeat_interleave(count)
+        row = torch.arange(len(codes), device=codes.device).repeat_interleave(count)
         hashes = hashes[valid]
         weights = self.idf[hashes]
-        norm = torch.zeros(len(codes), device=codes.device).index_add_(0, rows, weights.square()).sqrt()
-        weights = weights / norm.clamp(min=1e-6)[rows]
+        norm = torch.zeros(len(codes), device=codes.device).index_add_(0, row, weights.square()).sqrt()
+        weights = weights / norm.clamp(min=1e-6)[row]
         # Ten times the learning rate of the other weights, in effect: the rows are used rarely.
-        linear = 10 * self.linear(hashes, offsets, per_sample_weights=weights) + self.bias
-        return linear, self.deep(self.embedding(hashes, offsets, per_sample_weights=weights))
+        return 10 * self.linear(hashes, count.cumsum(0) - count, per_sample_weights=weights) + self.bias
 
     def fit(self, codes: torch.Tensor) -> None:
         """Set the rarity of each token from the training URLs `(N, L)`; one in fewer than two of them is ignored."""
@@ -119,13 +107,16 @@ class LexicalView(nn.Module):
 
     def forward(self, codes: torch.Tensor) -> torch.Tensor:
         """Returns the logits of all members `(E, B, K)` from codes `(B, L)`."""
-        features, rows = lexical_features(codes), categories(codes, self.bits) + self.first_row
-        pieces = ((features[:, :, None] - self.lower) / self.width).clamp(0, 1)
+        rows = categories(codes, self.bits) + self.first_row
         embedded = self.embedding(rows) * self.known[rows][:, :, None]
-        x = torch.cat([pieces.flatten(1), embedded.flatten(1)], 1)
+        x = torch.cat([self.pieces(lexical_features(codes)).flatten(1), embedded.flatten(1)], 1)
         x = self.dropout(F.relu(self.layer1(x * self.scale1[:, None])))
         x = self.dropout(F.relu(self.layer2(x * self.scale2[:, None])))
         return x @ self.output + self.bias[:, None]
+
+    def pieces(self, features: torch.Tensor) -> torch.Tensor:
+        """Returns the share of each piece that lies below the feature: `(B, F)` to `(B, F, bins)`."""
+        return ((features[:, :, None] - self.lower) / self.width).clamp(0, 1)
 
     def fit(self, codes: torch.Tensor) -> None:
         """Set pieces and known categories from the training URLs `(N, L)`.
@@ -148,7 +139,7 @@ class LexicalView(nn.Module):
 
 
 class ByteView(nn.Module):
-    """Two convolutions over the bytes, and their maximum and mean over the host and over the rest.
+    """Two convolutions over the first bytes, and their maximum and mean over the host and over the rest.
 
     The URLs of a batch stand one behind the other, with a gap as wide as a convolution looks, so that no time is spent
     on padding.
@@ -156,11 +147,12 @@ class ByteView(nn.Module):
     Args:
         dim: width of the embedding of a byte.
         channels: channels of each convolution.
+        max_bytes: bytes of a URL that are seen; few have more.
         num_classes: number of logits.
         dropout: dropout probability.
     """
 
-    def __init__(self, *, dim: int, channels: int, num_classes: int, dropout: float, max_bytes: int = 160) -> None:
+    def __init__(self, *, dim: int, channels: int, max_bytes: int, num_classes: int, dropout: float) -> None:
         super().__init__()
         self.max_bytes = max_bytes
         self.byte = nn.Embedding(256, dim, padding_idx=0)
@@ -212,16 +204,16 @@ class UrlNet(nn.Module):
     def __init__(self, num_classes: int, *, bits: int = 17, dropout: float = 0.3) -> None:
         super().__init__()
         num_features = lexical_features(torch.ones(1, 8, dtype=torch.long)).shape[1]
-        self.token_view = TokenView(bits=bits, dim=16, num_classes=num_classes, dropout=dropout)
+        self.token_view = TokenView(bits=bits, num_classes=num_classes)
         self.lexical_view = LexicalView(
-            num_features, bins=24, bits=12, dim=8, hidden=128, members=8, num_classes=num_classes, dropout=dropout
+            num_features, bins=16, bits=12, dim=8, hidden=128, members=8, num_classes=num_classes, dropout=dropout
         )
-        self.byte_view = ByteView(dim=32, channels=128, num_classes=num_classes, dropout=dropout)
+        self.byte_view = ByteView(dim=32, channels=96, max_bytes=192, num_classes=num_classes, dropout=dropout)
 
     def views(self, codes: torch.Tensor) -> list[torch.Tensor]:
         """The logits of each view, `(B, K)`, the ensemble's as `(E, B, K)`, from codes `(B, L)`, uint8."""
         codes = codes.long()
-        return [*self.token_view(codes), self.lexical_view(codes), self.byte_view(codes)]
+        return [self.token_view(codes), self.lexical_view(codes), self.byte_view(codes)]
 
     def forward(self, codes: torch.Tensor) -> torch.Tensor:
         """Returns logits `(B, K)` from encoded URLs `(B, L)`, uint8."""
@@ -229,8 +221,9 @@ class UrlNet(nn.Module):
 
     @staticmethod
     def combine(views: list[torch.Tensor]) -> torch.Tensor:
-        """The mean logits `(B, K)` of all views, where an ensemble counts as one."""
-        return torch.stack([view.mean(0) if view.dim() == 3 else view for view in views]).mean(0)
+        """The mean logits `(B, K)` of the views, where an ensemble counts as one and the tokens twice."""
+        linear, lexical, text = views
+        return (2 * linear + lexical.mean(0) + text) / 4
 
     def fit(self, codes: torch.Tensor) -> None:
         """Set what depends on the training URLs `(N, L)` as a whole: the rarity of tokens, the range of features."""
