@@ -25,7 +25,8 @@ def test_a_path_implies_a_table() -> None:
 
 
 @pytest.mark.parametrize(
-    "data", [{"source": "urls"}, {"source": "synthetic", "path": "urls.csv"}, {"source": "folder"}, {"urls": {"www": 1}}]
+    "data",
+    [{"source": "urls"}, {"source": "synthetic", "path": "urls.csv"}, {"source": "folder"}, {"urls": {"www": 1}}],
 )
 def test_settings_that_do_not_go_together_are_refused(data: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
