@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from dbbd_cli.core.metrics import metric_words
-from dbbd_cli.core.text import counted
+from dbbd_cli.core.text import capitalized, counted
 from dbbd_cli.report.evaluation import SHARED_FIELDS
 from dbbd_cli.report.text import count, megabytes, number, significant
 
@@ -87,7 +87,7 @@ def measured(values: Mapping[str, Any], rows: Iterable[tuple[str, str, Any]]) ->
 
 def default_tables(evaluation: Mapping[str, Any], sample_unit: str) -> list[Section]:
     """Number of samples, loss, the numbers that the task has added, and efficiency."""
-    rows = [("num_samples", sample_unit.capitalize(), count), ("loss", "Loss", number)]
+    rows = [("num_samples", capitalized(sample_unit), count), ("loss", "Loss", number)]
     added = [key for key, value in evaluation.items() if type(value) in (int, float) and key not in SHARED_FIELDS]
     rows += [(key, metric_words(key).capitalize(), number) for key in added]
     return [

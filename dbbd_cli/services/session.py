@@ -15,7 +15,7 @@ from dbbd_cli.core.files import write_text
 from dbbd_cli.core.limits import is_memory_limited
 from dbbd_cli.core.paths import shown_path
 from dbbd_cli.core.progress import Progress
-from dbbd_cli.core.text import printable
+from dbbd_cli.core.text import capitalized, printable
 from dbbd_cli.data.cache import is_cache_folder
 from dbbd_cli.data.manifest import Manifest
 from dbbd_cli.engine.checkpoint.files import UnreadableCheckpointError, checkpoint_names, load_checkpoint
@@ -296,7 +296,7 @@ def show_facts(facts: RunFacts, progress: Progress, *, run: Path | None = None) 
     """Show the header of a run."""
     rows = {
         "Data": facts.data,
-        facts.sample_unit.capitalize(): facts.samples_in_words(),
+        capitalized(facts.sample_unit): facts.samples_in_words(),
         "Batches": " / ".join(f"{count:,} {split}" for split, count in facts.batches.items()),
         "Model": f"{facts.model}, {facts.parameters:,} parameters, {facts.size_mb:.2f} MB",
         "Device": facts.device,

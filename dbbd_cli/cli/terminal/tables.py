@@ -13,7 +13,7 @@ from dbbd_cli.cli.terminal.layout import Parts, Rows, grid, heading, listed, sec
 from dbbd_cli.cli.terminal.text import clean_line, duration, wrapped
 from dbbd_cli.core.metrics import describe_with_best, metric_words, superlative
 from dbbd_cli.core.paths import command_line, shown_path
-from dbbd_cli.core.text import counted
+from dbbd_cli.core.text import capitalized, counted
 from dbbd_cli.report.text import count, describe_metric, megabytes, number, task_title
 from dbbd_cli.services.results import Forecast, PlotResult, RunFacts, SmokeResult, TrainResult, ValidateResult
 
@@ -83,7 +83,7 @@ def _facts(facts: RunFacts) -> Rows:
     return [
         ("Task", task_title(facts.task)),
         *synthetic(facts.synthetic, facts.data),
-        (facts.sample_unit.capitalize(), facts.samples_in_words()),
+        (capitalized(facts.sample_unit), facts.samples_in_words()),
         ("Batches", " / ".join(f"{number:,} {split}" for split, number in facts.batches.items())),
         *([("Skipped", f"{facts.skipped:,}; see splits.json for the reasons")] if facts.skipped else []),
         ("Model", facts.model),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from dbbd_cli.core.text import capitalized
 from dbbd_cli.report.tables import Note, Section, Table, Values, efficiency, measured, ranked
 from dbbd_cli.report.text import count, number, percent, share, with_interval
 
@@ -39,7 +40,7 @@ def _metrics(evaluation: Mapping[str, Any], sample_unit: str) -> Values:
         return measured(evaluation, [(key, name, lambda value: with_interval(value, intervals.get(key), describe))])
 
     metrics = [
-        *row("num_samples", sample_unit.capitalize(), count),
+        *row("num_samples", capitalized(sample_unit), count),
         *row("accuracy", "Accuracy", share),
         *row("loss", "Loss", number),
         *row("positive_class", "Positive class", str),

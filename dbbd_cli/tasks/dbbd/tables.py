@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from dbbd_cli.core.text import counted
+from dbbd_cli.core.text import capitalized, counted
 from dbbd_cli.report.tables import Note, Section, Table, Values, efficiency, measured, ranked
 from dbbd_cli.report.text import count, number, share, words
 
@@ -23,7 +23,7 @@ def dbbd_tables(evaluation: Mapping[str, Any], sample_unit: str) -> list[Section
     metrics = measured(
         evaluation,
         [
-            ("num_samples", sample_unit.capitalize(), count),
+            ("num_samples", capitalized(sample_unit), count),
             ("num_points", "Points", count),
             *((name, words(name), number) for name in _METRICS),
         ],

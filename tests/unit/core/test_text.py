@@ -2,7 +2,7 @@
 
 import pytest
 
-from dbbd_cli.core.text import counted, printable
+from dbbd_cli.core.text import capitalized, counted, printable
 
 
 @pytest.mark.parametrize(
@@ -36,3 +36,7 @@ def test_characters_to_keep_are_kept() -> None:
 )
 def test_a_number_agrees_with_its_noun(count: int, noun: str, text: str) -> None:
     assert counted(count, noun) == text
+
+
+def test_a_heading_keeps_the_capitals_of_its_words() -> None:
+    assert [capitalized(words) for words in ("images", "URLs", "")] == ["Images", "URLs", ""]
