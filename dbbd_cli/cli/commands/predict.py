@@ -30,7 +30,7 @@ def predict(
             help="Picture, folder of pictures, pattern such as *.png, CSV of URLs, URL, or - for a line each on "
             "standard input. URLs are never fetched.",
             show_default=False,
-            autocompletion=complete.anything,
+            autocompletion=complete.data,
         ),
     ],
     explain: Annotated[
@@ -73,8 +73,9 @@ def predict(
     from dbbd_cli.data.inputs import arguments
     from dbbd_cli.services import predict as service
 
-    with PredictionOutput(output.progress, inputs, as_json=json, csv=csv, html=html) as results:
-        predictor = service.open_predictor(target, explain=explain, overrides=changes, progress=output.progress)
+    results = PredictionOutput(output.progress, inputs, as_json=json, csv=csv, html=html)
+    predictor = service.open_predictor(target, explain=explain, overrides=changes, progress=output.progress)
+    with results:
         blocks = arguments(inputs, sys.stdin.buffer)  # type: ignore[arg-type]  # a BufferedReader has read1
         for result in (result for block in blocks for result in predictor.predict(block)):
             results.add(result)

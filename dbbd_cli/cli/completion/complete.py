@@ -69,11 +69,6 @@ def folder(incomplete: str) -> Candidates:
     return _paths(incomplete, ())
 
 
-def anything(incomplete: str) -> Candidates:
-    """Files and folders."""
-    return _paths(incomplete)
-
-
 def table(incomplete: str) -> Candidates:
     """CSV files and folders."""
     return _paths(incomplete, (".csv",))

@@ -170,14 +170,17 @@ class UrlPredictor:
 
 def _of_similar_length(lengths: list[int]) -> Iterator[list[int]]:
     """Group the places of URLs into batches, the shortest first, since all are padded to the longest of a batch."""
-    places: list[int] = []
-    for place in sorted(range(len(lengths)), key=lengths.__getitem__):
-        if places and (len(places) + 1) * lengths[place] > _BYTES_AT_ONCE:
-            yield places
-            places = []
-        places.append(place)
-    if places:
-        yield places
+    order = sorted(range(len(lengths)), key=lengths.__getitem__)
+    start = 0
+    while start < len(order):
+        size = 1
+        while start + size < len(order):
+            longest = lengths[order[min(start + 2 * size, len(order)) - 1]]
+            if 2 * size * longest > _BYTES_AT_ONCE:
+                break
+            size *= 2
+        yield order[start : start + size]
+        start += size
 
 
 def _with_codes_read(items: list[_Url | _Picture | Prediction]) -> list[_Url | Prediction]:

@@ -12,6 +12,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from dbbd_cli.cli.app import app
+from dbbd_cli.core.errors import CheckpointError
 from dbbd_cli.report.prediction import Explanation, Prediction, SpanContribution
 
 Run = Callable[..., Any]
@@ -103,6 +104,13 @@ def test_a_file_never_replaces_an_input(predict: Callable[..., Result]) -> None:
     assert "--csv: urls.csv is one of the inputs" in result.stderr
     assert Path("urls.csv").read_text() == "url\na.example\n"
     assert predict("a.example", "--html", "no-such-folder/x.html").exit_code == 6
+
+
+def test_a_run_that_cannot_be_opened_leaves_the_files_alone(fake_service: Run, predict: Callable[..., Result]) -> None:
+    Path("out.csv").write_text("old")
+    fake_service("predict", open_predictor=CheckpointError("damaged"))
+    assert predict("a.example", "--csv", "out.csv").exit_code == 4
+    assert Path("out.csv").read_text() == "old"
 
 
 def test_options(predict: Any) -> None:
