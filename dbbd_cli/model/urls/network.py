@@ -1,4 +1,4 @@
-"""A network for URLs: three views of the same bytes, whose logits are averaged.
+"""A network for URLs: two views of the same bytes, whose logits are averaged.
 
 B = URLs, L = bytes, T = tokens, F = lexical features, K = classes, E = members of the ensemble.
 """
@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from dbbd_cli.model.urls.features import END, NUM_CATEGORIES, categories, lexical_features, parts, tokens
+from dbbd_cli.model.urls.features import NUM_CATEGORIES, categories, lexical_features, tokens
 
 
 class TokenView(nn.Module):
@@ -138,60 +138,6 @@ class LexicalView(nn.Module):
         self.known = (rows.bincount(minlength=len(self.known)) >= 5).float()
 
 
-class ByteView(nn.Module):
-    """Two convolutions over the first bytes, and their maximum and mean over the host and over the rest.
-
-    The URLs of a batch stand one behind the other, with a gap as wide as a convolution looks, so that no time is spent
-    on padding.
-
-    Args:
-        dim: width of the embedding of a byte.
-        channels: channels of each convolution.
-        max_bytes: bytes of a URL that are seen; few have more.
-        num_classes: number of logits.
-        dropout: dropout probability.
-    """
-
-    def __init__(self, *, dim: int, channels: int, max_bytes: int, num_classes: int, dropout: float) -> None:
-        super().__init__()
-        self.max_bytes = max_bytes
-        self.byte = nn.Embedding(256, dim, padding_idx=0)
-        self.part = nn.Embedding(4, dim)
-        self.first = nn.Linear(5 * dim, channels)
-        self.second = nn.Linear(3 * channels, channels)
-        self.output = nn.Linear(4 * channels, num_classes)
-        self.dropout = nn.Dropout(dropout)
-
-    def forward(self, codes: torch.Tensor) -> torch.Tensor:
-        """Returns logits `(B, K)` from codes `(B, L)`."""
-        codes = F.pad(codes[:, : self.max_bytes], (0, 2))
-        num_urls, length = codes.shape
-        place = torch.arange(length, device=codes.device)
-        kept = place < (codes > 0).sum(1, keepdim=True) + 2
-        row = torch.arange(num_urls, device=codes.device)[:, None].expand_as(codes)[kept]
-        part_padded = parts(codes)
-        code, part = codes[kept], part_padded[kept]
-        is_text = (code > 0)[:, None]
-        x = (self.byte(code) + self.part(part)) * is_text
-        x = x * self.dropout(torch.ones(num_urls, x.shape[1], device=x.device))[row]
-        x = F.gelu(self.first(_neighbors(x, 2))) * is_text
-        x = x * self.dropout(torch.ones(num_urls, x.shape[1], device=x.device))[row]
-        x = F.gelu(self.second(_neighbors(x, 1)))
-        padded = x.new_zeros(num_urls, length, x.shape[1])
-        padded[kept] = x
-        text = codes > END
-        areas = [(text & (part_padded == 1))[:, :, None], (text & (part_padded == 2))[:, :, None]]
-        pooled = [padded.masked_fill(~area, -1.0).amax(1) for area in areas]
-        pooled += [(padded * area).sum(1) / area.sum(1).clamp(min=1) for area in areas]
-        return self.output(self.dropout(torch.cat(pooled, dim=1)))
-
-
-def _neighbors(x: torch.Tensor, reach: int) -> torch.Tensor:
-    """Each row with `reach` rows before and after it: `(N, C)` to `(N, (2 reach + 1) C)`."""
-    padded = F.pad(x, (0, 0, reach, reach))
-    return torch.cat([padded[shift : shift + len(x)] for shift in range(2 * reach + 1)], dim=1)
-
-
 class UrlNet(nn.Module):
     """Classifies URLs from their bytes.
 
@@ -208,12 +154,11 @@ class UrlNet(nn.Module):
         self.lexical_view = LexicalView(
             num_features, bins=16, bits=12, dim=8, hidden=128, members=8, num_classes=num_classes, dropout=dropout
         )
-        self.byte_view = ByteView(dim=32, channels=96, max_bytes=192, num_classes=num_classes, dropout=dropout)
 
     def views(self, codes: torch.Tensor) -> list[torch.Tensor]:
         """The logits of each view, `(B, K)`, the ensemble's as `(E, B, K)`, from codes `(B, L)`, uint8."""
         codes = codes.long()
-        return [self.token_view(codes), self.lexical_view(codes), self.byte_view(codes)]
+        return [self.token_view(codes), self.lexical_view(codes)]
 
     def forward(self, codes: torch.Tensor) -> torch.Tensor:
         """Returns logits `(B, K)` from encoded URLs `(B, L)`, uint8."""
@@ -221,9 +166,9 @@ class UrlNet(nn.Module):
 
     @staticmethod
     def combine(views: list[torch.Tensor]) -> torch.Tensor:
-        """The mean logits `(B, K)` of the views, where an ensemble counts as one and the tokens twice."""
-        linear, lexical, text = views
-        return (2 * linear + lexical.mean(0) + text) / 4
+        """The mean logits `(B, K)` of both views; the tokens count twice, and the ensemble once."""
+        linear, lexical = views
+        return (2 * linear + lexical.mean(0)) / 3
 
     def fit(self, codes: torch.Tensor) -> None:
         """Set what depends on the training URLs `(N, L)` as a whole: the rarity of tokens, the range of features."""
