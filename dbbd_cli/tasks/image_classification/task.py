@@ -40,6 +40,7 @@ class ImageClassification(Task):
         data = config.data
         return make_manifest(
             _list_images(config),
+            cleaning=data.urls,
             sample_per_class=data.sample_per_class,
             report_limit="sample_per_class" in data.model_fields_set,
             shares=(data.split.train, data.split.val, data.split.test),
