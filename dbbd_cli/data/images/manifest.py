@@ -6,6 +6,8 @@ import os
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
+import numpy as np
+
 from dbbd_cli.core.errors import DataError
 from dbbd_cli.core.progress import Progress
 from dbbd_cli.core.text import counted
@@ -120,6 +122,19 @@ def _report_skipped(source: Source, progress: Progress) -> None:
     warn_of_unread(source.unread, "image", progress)
     for suffix, way in ways_to_read(source.unread).items():
         progress.warn(f"To read {suffix}: {way}")
+
+
+def prepared_pixels(
+    manifest: Manifest, *, cleaning: UrlCleaning, image_size: int, cache_dir: Path, progress: Progress
+) -> np.ndarray | None:
+    """Return the pixels `(N, C, S, S)`, uint8, of the images of a manifest that has just been made, unverified.
+
+    They come from the cache that `make_manifest` has filled; without it, which another process may have removed, from
+    the files. None if these have become unreadable.
+    """
+    refs = _refs(manifest.samples, [Path(root) for root in manifest.roots], cleaning)
+    prepared = prepare_images(refs, image_size, cache_dir, progress, verify=False)
+    return None if prepared.problems else prepared.open()
 
 
 def prepare_manifest(

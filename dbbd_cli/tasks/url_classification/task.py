@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from dbbd_cli.core.progress import Progress
     from dbbd_cli.data.manifest import Manifest
+    from dbbd_cli.data.properties import Property, Relation
     from dbbd_cli.engine.runtime import Runtime
     from dbbd_cli.report.classification.evaluation_schema import ClassificationEvaluation
     from dbbd_cli.report.tables import Section
@@ -52,6 +53,22 @@ class UrlClassification(Task):
             seed=config.seed,
             progress=progress,
         )
+
+    def sample_properties(
+        self, config: UrlClassificationConfig, manifest: Manifest, positions: Sequence[int], progress: Progress
+    ) -> list[Property]:
+        """Scheme, length, top-level domain and the like of the cleaned URLs."""
+        from dbbd_cli.data.urls.properties import url_properties
+
+        return url_properties(_cleaned(config, manifest, positions))
+
+    def sample_relations(
+        self, config: UrlClassificationConfig, manifest: Manifest, positions: Sequence[int], progress: Progress
+    ) -> list[Relation]:
+        """URLs that differ only in case, numbers or query, and URLs of the same host."""
+        from dbbd_cli.data.urls.properties import url_relations
+
+        return url_relations(_cleaned(config, manifest, positions))
 
     def build(
         self,
@@ -93,3 +110,9 @@ class UrlClassification(Task):
         from dbbd_cli.report.classification.figures import classification_figures
 
         return classification_figures(evaluation)
+
+
+def _cleaned(config: UrlClassificationConfig, manifest: Manifest, positions: Sequence[int]) -> list[str]:
+    from dbbd_cli.data.urls.cleaning import clean_url
+
+    return [clean_url(manifest.samples[position].key, config.data.urls) for position in positions]
