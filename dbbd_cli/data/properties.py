@@ -63,7 +63,8 @@ def summary(values: np.ndarray) -> dict[str, Any]:
         values = values[~np.isnan(values)]
         if not len(values):
             return {}
-        return {"median": float(np.median(values)), "min": float(values.min()), "max": float(values.max())}
+        median = np.quantile(values, 0.5, method="lower")  # a value that occurs
+        return {"median": float(median), "min": float(values.min()), "max": float(values.max())}
     if not len(values):
         return {}
     names, counts = np.unique(values, return_counts=True)

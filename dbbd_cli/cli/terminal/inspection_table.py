@@ -72,15 +72,16 @@ def _overlaps(result: InspectResult, width: int | None) -> Parts:
         [
             clean_line(found.name),
             count(found.groups),
-            count(found.groups_across_classes),
+            *([count(found.groups_across_classes)] if result.counts else []),
             count(found.groups_across_splits),
             count(found.held_out),
         ]
         for found in result.overlaps
     ]
-    headers = ["", "Groups", "Classes", "Splits", "Leaks"]
+    kinds = ["Classes", "Splits"] if result.counts else ["Splits"]
+    headers = ["", "Groups", *kinds, "Leaks"]
     note = (
-        f"Groups: of {result.sample_unit} that share it; Classes, Splits: groups in more than one of them; "
+        f"Groups: of {result.sample_unit} that share it; {', '.join(kinds)}: groups in more than one of them; "
         f"Leaks: validation and test {result.sample_unit} that share it with one of the training split."
     )
     title = heading(f"{_title(result.sample_unit)} that share")

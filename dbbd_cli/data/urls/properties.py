@@ -11,6 +11,7 @@ from dbbd_cli.data.urls.cleaning import host_of, split_url
 _SAME_COLLECTION = "collect the URLs of all classes in the same way, or report this rule next to the results"
 _ONE_OF_THEM = "remove all but one of them"
 _BY_HOST = "keep the URLs of a host together with data.split.group: host"
+_DIGITS = re.compile(r"\d+")
 _ADDRESS = re.compile(r"[\d.]+|.*:.*")
 
 
@@ -32,11 +33,9 @@ def url_properties(urls: Sequence[str]) -> list[Property]:
 def url_relations(urls: Sequence[str]) -> list[Relation]:
     """The keys by which URLs are near duplicates, and their hosts."""
     hosts = [host_of(url) for url in urls]
-    digits = re.compile(r"\d+")
+    texts = [_DIGITS.sub("0", url.lower()) for url in urls]
     return [
-        Relation(
-            "the same text but for case and numbers", [digits.sub("0", url.lower()) for url in urls], _ONE_OF_THEM
-        ),
+        Relation("the same text but for case and numbers", texts, _ONE_OF_THEM),
         Relation(
             "the same host and path",
             [host + re.split("[?#]", split_url(url).rest)[0] for host, url in zip(hosts, urls, strict=True)],
