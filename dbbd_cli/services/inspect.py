@@ -27,7 +27,7 @@ from dbbd_cli.services.results import InspectResult
 from dbbd_cli.tasks.registry import get_task
 
 FIGURE = "shortcuts.png"
-_GLIMPSE = 500
+_GLIMPSE = 300
 """Samples of the training and of the validation split that are looked at when a run starts."""
 _MAX_NAMED = 3
 

@@ -21,7 +21,7 @@ from dbbd_cli.data.candidates import (
     report_duplicates,
 )
 from dbbd_cli.data.folder_entries import warn_of_unread
-from dbbd_cli.data.images.cache import PreparedImages, cached_images, prepare_images
+from dbbd_cli.data.images.cache import PreparedImages, cached_images, prepare_images, unverified_images
 from dbbd_cli.data.images.formats import ways_to_read
 from dbbd_cli.data.images.refs import ImageRef, hash_files
 from dbbd_cli.data.images.sources import file_of
@@ -124,17 +124,17 @@ def _report_skipped(source: Source, progress: Progress) -> None:
         progress.warn(f"To read {suffix}: {way}")
 
 
-def prepared_pixels(
-    manifest: Manifest, *, cleaning: UrlCleaning, image_size: int, cache_dir: Path, progress: Progress
-) -> np.ndarray | None:
-    """Return the pixels `(N, C, S, S)`, uint8, of the images of a manifest that has just been made, unverified.
+def prepared_pixels(manifest: Manifest, image_size: int, cache_dir: Path) -> np.ndarray | None:
+    """Return the pixels `(N, C, S, S)`, uint8, of the images of a manifest that has just been made.
 
-    They come from the cache that `make_manifest` has filled; without it, which another process may have removed, from
-    the files. None if these have become unreadable.
+    Nothing is decoded or verified: they come from the cache that `make_manifest` has filled. None if it is gone.
     """
-    refs = _refs(manifest.samples, [Path(root) for root in manifest.roots], cleaning)
-    prepared = prepare_images(refs, image_size, cache_dir, progress, verify=False)
-    return None if prepared.problems else prepared.open()
+    # The cache knows images by their digests and suffixes.
+    refs = [
+        ImageRef(s.sha256, path=s.key) if manifest.roots else ImageRef(s.sha256, url=s.key) for s in manifest.samples
+    ]
+    prepared = unverified_images(refs, image_size, cache_dir)
+    return None if prepared is None else prepared.open()
 
 
 def prepare_manifest(

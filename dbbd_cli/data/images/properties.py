@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from dbbd_cli.data.images.formats import FORMAT_OF_SUFFIX, can_read
+from dbbd_cli.data.images.decode import readable_formats
 from dbbd_cli.data.images.qr_code import qr_version
 from dbbd_cli.data.properties import Property, Relation, categories, numbers
 
@@ -45,13 +45,12 @@ def read_header(path: str) -> ImageHeader:
 
     It is read in this process, so the file must have been decoded before, by the supervised ones of `processes`.
     """
-    names = [name for name in {*FORMAT_OF_SUFFIX.values()} if can_read(name)]
     try:
         with open(path, "rb") as file, warnings.catch_warnings():  # noqa: PTH123 - a Path object per file is slow
             warnings.simplefilter("ignore")
             head = file.read(26)
             file.seek(0)
-            with Image.open(file, formats=names) as image:
+            with Image.open(file, formats=readable_formats(head)) as image:
                 size = os.fstat(file.fileno()).st_size
                 bits = _bit_depth(image, head)
                 return ImageHeader(image.width, image.height, size, bits, image.mode, image.format or "unknown")

@@ -66,7 +66,7 @@ class ImageClassification(Task):
         else:
             urls = _cleaned(config, manifest, positions)
             found = [*url_properties(urls), *code_properties(urls)]
-        pixels = _pixels(config, manifest, progress)
+        pixels = _pixels(config, manifest)
         return found if pixels is None else [*found, *pixel_properties(pixels, positions)]
 
     def sample_relations(
@@ -78,7 +78,7 @@ class ImageClassification(Task):
 
         if not manifest.roots:
             return url_relations(_cleaned(config, manifest, positions))
-        pixels = _pixels(config, manifest, progress)
+        pixels = _pixels(config, manifest)
         return [] if pixels is None else pixel_relations(pixels, positions)
 
     def build(
@@ -165,14 +165,8 @@ def _paths(manifest: Manifest, positions: Sequence[int]) -> list[str]:
     return [str(file_of(roots, sample.key, sample.label)) for sample in samples]
 
 
-def _pixels(config: ImageClassificationConfig, manifest: Manifest, progress: Progress) -> np.ndarray | None:
+def _pixels(config: ImageClassificationConfig, manifest: Manifest) -> np.ndarray | None:
     from dbbd_cli.data.cache import cache_folder
     from dbbd_cli.data.images.manifest import prepared_pixels
 
-    return prepared_pixels(
-        manifest,
-        cleaning=config.data.urls,
-        image_size=config.image_size,
-        cache_dir=cache_folder(config.data.cache_dir),
-        progress=progress,
-    )
+    return prepared_pixels(manifest, config.image_size, cache_folder(config.data.cache_dir))
