@@ -51,7 +51,7 @@ def overlap(relation: Relation, samples: Sequence[Sample]) -> Overlap:
     leaks = [group for group in across_splits if any(sample.split == "train" for sample in group)]
     held_out = sum(sample.split != "train" for group in leaks for sample in group)
     total = sum(sample.split != "train" for sample in samples)
-    shown = [*leaks, *across_splits, *across_classes, *groups]
+    shown = list({id(group): group for group in [*leaks, *across_splits, *across_classes, *groups]}.values())
     return Overlap(
         name=relation.name,
         groups=len(groups),

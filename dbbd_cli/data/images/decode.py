@@ -78,8 +78,10 @@ def decode_image(data: bytes, size: int) -> np.ndarray:
 def readable_formats(data: bytes) -> list[str]:
     """The formats, as Pillow names them, that a file may have whose content begins with `data`, at least 8 bytes."""
     # The reader of HEIC is loaded only for files that may be one.
-    names = _FORMATS_OF_FTYP if data[4:8] == b"ftyp" else {*FORMAT_OF_SUFFIX.values()} - _FORMATS_OF_FTYP
-    return [name for name in names if can_read(name)]
+    is_ftyp = data[4:8] == b"ftyp"
+    # The most common ones come first: Pillow tries them in this order, and loads the readers of the others on demand.
+    names = dict.fromkeys(FORMAT_OF_SUFFIX.values())
+    return [name for name in names if (name in _FORMATS_OF_FTYP) == is_ftyp and can_read(name)]
 
 
 def _check_size(width: int, height: int) -> None:

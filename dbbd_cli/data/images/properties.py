@@ -15,8 +15,10 @@ from dbbd_cli.data.images.decode import readable_formats
 from dbbd_cli.data.images.qr_code import qr_version
 from dbbd_cli.data.properties import Property, Relation, categories, numbers
 
-MAX_DIFFERENT_BITS = 2
-"""Two images look the same if at most this many bits of their 64-bit hashes differ."""
+MAX_DIFFERENT_BITS = 4
+MAX_DIFFERENCE = 8
+"""Two images look the same if at most this many bits of their 64-bit hashes differ, and their thumbnails by at most
+this mean difference of gray values, 0 to 255."""
 MAX_COMPARED = 20_000
 """Beyond this many different hashes, only images with equal hashes count as similar."""
 
@@ -27,6 +29,7 @@ _SAME_LENGTHS = "see length: longer URLs make larger codes"
 _TIFF_BITS_PER_SAMPLE = 258
 _BITS_OF_MODE = {"1": 1, "I": 32, "F": 32, "I;16": 16, "I;16B": 16, "I;16L": 16}
 _BLOCK = 1024
+_THUMBNAIL = 32
 
 
 class ImageHeader(NamedTuple):
@@ -62,7 +65,7 @@ def _bit_depth(image: Image.Image, head: bytes) -> int:
     if image.format == "PNG" and head[12:16] == b"IHDR":
         return head[24]
     if image.format == "TIFF":
-        bits = getattr(image, "tag_v2", {}).get(_TIFF_BITS_PER_SAMPLE, (8,))
+        bits = getattr(image, "tag_v2", {}).get(_TIFF_BITS_PER_SAMPLE, (1,))  # 1 is the default of TIFF
         return int(bits[0] if isinstance(bits, tuple) else bits)
     return _BITS_OF_MODE.get(image.mode, 8)
 
@@ -92,34 +95,58 @@ def pixel_properties(pixels: np.ndarray, rows: Sequence[int]) -> list[Property]:
 
 
 def pixel_relations(pixels: np.ndarray, rows: Sequence[int]) -> list[Relation]:
-    """Groups of rows of prepared images `(N, C, S, S)` that look the same; see `similar_groups`."""
-    hashes = np.array([difference_hash(pixels[row]) for row in rows], dtype=np.uint64)
-    advice = "remove all but one of them"
-    return [Relation("similar pixels", similar_groups(hashes), advice)]
+    """Groups of rows of prepared images `(N, C, S, S)` that look the same, also in other sizes and formats."""
+    grays = [_gray(pixels[row]) for row in rows]
+    hashes = np.array([difference_hash(gray) for gray in grays], dtype=np.uint64)
+    size = (_THUMBNAIL, _THUMBNAIL)
+    thumbnails = np.stack([np.asarray(gray.resize(size, Image.Resampling.BOX)) for gray in grays]).astype(np.int16)
+    return [Relation("similar pixels", similar_groups(hashes, thumbnails), "remove all but one of them")]
 
 
-def difference_hash(pixels: np.ndarray) -> int:
-    """The 64-bit difference hash of an image `(C, S, S)`: whether each of 8 x 8 cells is brighter than its neighbor."""
-    gray = Image.fromarray(pixels.mean(axis=0).astype(np.uint8) if len(pixels) > 1 else pixels[0])
+def _gray(pixels: np.ndarray) -> Image.Image:
+    return Image.fromarray(pixels.mean(axis=0).astype(np.uint8) if len(pixels) > 1 else pixels[0])
+
+
+def difference_hash(gray: Image.Image) -> int:
+    """The 64-bit difference hash of a gray image: whether each of 8 x 8 cells is brighter than its left neighbor."""
     cells = np.asarray(gray.resize((9, 8), Image.Resampling.BOX)).astype(np.int16)
     return int.from_bytes(np.packbits(cells[:, 1:] > cells[:, :-1]).tobytes(), "big")
 
 
-def similar_groups(hashes: np.ndarray) -> list[int]:
-    """The group of each of N hashes `(N,)`, uint64: chains of hashes that differ in at most `MAX_DIFFERENT_BITS`."""
+def similar_groups(hashes: np.ndarray, thumbnails: np.ndarray) -> list[int | None]:
+    """The group of each of N images that look the same, None for an image that looks like no other.
+
+    Hashes alone would not do: those of QR codes, which all have the same corners, agree too often by chance.
+
+    Args:
+        hashes: `(N,)`, uint64.
+        thumbnails: `(N, T, T)`, int16, 0 to 255.
+    """
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 
-    distinct, positions = np.unique(hashes, return_inverse=True)
-    if len(distinct) > MAX_COMPARED:
-        return [int(position) for position in positions]
-    pairs = [np.empty((2, 0), dtype=np.int64)]
-    for start in range(0, len(distinct), _BLOCK):
-        bits = distinct[start : start + _BLOCK, None] ^ distinct[None, start:]
-        for _ in range(MAX_DIFFERENT_BITS):
-            bits &= bits - np.uint64(1)  # clears the lowest bit that is set
-        pairs.append(np.stack(np.nonzero(bits == 0)) + start)
-    left, right = np.concatenate(pairs, axis=1)
+    distinct, firsts, positions = np.unique(hashes, return_index=True, return_inverse=True)
+    left, right = _close_pairs(distinct) if len(distinct) <= MAX_COMPARED else np.empty((2, 0), dtype=np.int64)
+    alike = _look_alike(thumbnails[firsts[left]], thumbnails[firsts[right]])
+    left, right = left[alike], right[alike]
     graph = coo_array((np.ones(len(left), dtype=bool), (left, right)), shape=(len(distinct), len(distinct)))
     groups = connected_components(graph, directed=False)[1]
-    return [int(groups[position]) for position in positions]
+    own = _look_alike(thumbnails, thumbnails[firsts[positions]])
+    return [int(groups[place]) if holds else None for place, holds in zip(positions, own, strict=True)]
+
+
+def _close_pairs(hashes: np.ndarray) -> np.ndarray:
+    """The pairs `(2, P)` of different positions whose hashes differ in at most `MAX_DIFFERENT_BITS` bits."""
+    pairs = [np.empty((2, 0), dtype=np.int64)]
+    for start in range(0, len(hashes), _BLOCK):
+        bits = hashes[start : start + _BLOCK, None] ^ hashes[None, start:]
+        for _ in range(MAX_DIFFERENT_BITS):
+            bits &= bits - np.uint64(1)  # clears the lowest bit that is set
+        found = np.stack(np.nonzero(bits == 0)) + start
+        pairs.append(found[:, found[0] < found[1]])
+    return np.concatenate(pairs, axis=1)
+
+
+def _look_alike(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Whether thumbnails `(P, T, T)` differ by at most `MAX_DIFFERENCE` in the mean, `(P,)` bool."""
+    return np.abs(one - other).mean(axis=(1, 2)) <= MAX_DIFFERENCE
