@@ -22,6 +22,7 @@ SURFACE = {
     "validate": {"RUN|CKPT", "--set", "--device"},
     "evaluate": {"RUN|CKPT", "--split", "--out", "--no-plots", "--config", "-c", "--set", "--device"},
     "plot": {"RUN...", "--out", "--format"},
+    "inspect": {"--config", "-c", "--set", "--seed", "--out"},
     "smoke": {"--epochs", "--task", "--device", "--runs-dir"},
 }  # fmt: skip
 
