@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import difflib
 import os
@@ -16,6 +17,9 @@ from dbbd_cli.core.text import printable
 from dbbd_cli.data.problems import UNPRINTABLE, shortened, unreadable
 
 _NOT_TEXT = re.compile("[\0\ud800-\udfff]")
+_QUOTED = re.compile('"(?:[^"]|"")*"')
+_SEPARATOR_LINE = re.compile(r'"?sep=([^"\w\r\n])"?[\r\n]*', re.IGNORECASE)
+"""A first line by which Excel tells itself the separator; it is not part of the table."""
 _MOST_PROBLEMS = 100_000
 _MOST_COLUMNS_NAMED, _LONGEST_COLUMN = 20, 40
 _LONGEST_LINE = 1 << 20
@@ -24,13 +28,15 @@ _LONGEST_LINE = 1 << 20
 def read_url_table(path: Path, url_column: str, label_column: str) -> tuple[list[tuple[str, str]], list[str]]:
     """Read the URL and the class of each row.
 
-    The separator is a comma, a semicolon or a tab, whichever is most frequent in the first line.
+    The separator is a comma, a semicolon or a tab, whichever is most frequent in the first line outside quotes, or what
+    a first line like `sep=;` says. The encoding is UTF-8, or UTF-16 if the file begins with its byte order mark, like
+    Excel's "Unicode Text".
 
     Returns:
         The pairs (URL, class) in file order, and the problems of the other rows, one line each.
 
     Raises:
-        DataError: the file is missing, unreadable or not UTF-8, or lacks one of the columns.
+        DataError: the file is missing, unreadable or in another encoding, or lacks one of the columns.
     """
     if os.path.isdir(path):  # noqa: PTH112 - a Path raises where its name is too long
         raise DataError(
@@ -40,11 +46,23 @@ def read_url_table(path: Path, url_column: str, label_column: str) -> tuple[list
     try:
         if path.exists() and not path.is_file():  # opening a named pipe would block forever
             raise DataError(f"{path} is not a regular file", hint="set data.path to a CSV file")
-        # Bytes that are not UTF-8 become lone surrogates, which `_sample` reports with their line.
-        with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+        encoding, errors = _encoding(path)
+        with path.open(encoding=encoding, errors=errors, newline="") as file:
             return _read_rows(path, _lines(path, file), url_column, label_column)
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{path} begins like UTF-16, but is not: {error.reason}", hint="save the table as CSV in UTF-8"
+        ) from error
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
         raise unreadable(path, "data.path", error) from error
+
+
+def _encoding(path: Path) -> tuple[str, str]:
+    """The encoding of a file, and how to decode what is invalid: to lone surrogates, which `_sample` reports."""
+    with path.open("rb") as file:
+        head = file.read(4)
+    is_utf16 = head[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) and head != codecs.BOM_UTF32_LE
+    return ("utf-16", "surrogatepass") if is_utf16 else ("utf-8-sig", "surrogateescape")
 
 
 def _read_rows(
@@ -53,9 +71,11 @@ def _read_rows(
     first = next(lines, "")
     if _NOT_TEXT.search(first):
         raise DataError(f"{path} is not a text file in UTF-8", hint="save the table as CSV in UTF-8")
-    separator = max(",;\t", key=first.count)
-    rows = _rows(chain([first], lines), separator)
-    where, header = next(rows, ("line 1", "is empty"))
+    if given := _SEPARATOR_LINE.fullmatch(first):
+        rows = _rows(lines, given[1], lines_before=1)
+    else:
+        rows = _rows(chain([first], lines), max(",;\t", key=_QUOTED.sub("", first).count))
+    where, header = next(rows, ("line 2" if given else "line 1", "is empty"))
     if isinstance(header, str):
         raise DataError(f"{path} {where} {header}", hint="the first line must name the columns")
     header = [name.strip() for name in header]
@@ -103,11 +123,11 @@ def _column(path: Path, header: list[str], name: str, setting: str) -> int:
     )
 
 
-def _rows(lines: Iterable[str], separator: str) -> Iterator[tuple[str, list[str] | str]]:
+def _rows(lines: Iterable[str], separator: str, *, lines_before: int = 0) -> Iterator[tuple[str, list[str] | str]]:
     """Each row that is not blank, or what is wrong with it, preceded by its line numbers in words."""
     reader = csv.reader(lines, delimiter=separator, strict=True)
     while True:
-        first = reader.line_num + 1
+        first = lines_before + reader.line_num + 1
         row: list[str] | str
         try:
             row = next(reader)
@@ -115,7 +135,8 @@ def _rows(lines: Iterable[str], separator: str) -> Iterator[tuple[str, list[str]
             return
         except csv.Error as error:
             row = f"is not valid CSV: {error}"
-        where = f"line {first}" if reader.line_num <= first else f"lines {first} to {reader.line_num}"
+        last = lines_before + reader.line_num
+        where = f"line {first}" if last <= first else f"lines {first} to {last}"
         if row:
             yield where, row
 
