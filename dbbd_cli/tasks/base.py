@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from dbbd_cli.core.progress import Progress
     from dbbd_cli.data.inputs import Input
     from dbbd_cli.data.manifest import Manifest
+    from dbbd_cli.data.properties import Property, Relation
     from dbbd_cli.engine.runtime import Runtime
     from dbbd_cli.engine.workload import Workload
     from dbbd_cli.report.evaluation import Evaluation
@@ -77,6 +78,30 @@ class Task(Protocol):
             ConfigError: they are not where the configuration says.
         """
         ...
+
+    def sample_properties(
+        self, config: Any, manifest: Manifest, positions: Sequence[int], progress: Progress
+    ) -> list[Property]:
+        """Measure trivial properties of samples, which `inspect` tries as classifiers; none by default.
+
+        They are measured before PyTorch is imported, for a part of the samples also at the start of `train`.
+
+        Args:
+            config: the configuration, with absolute paths.
+            manifest: what `make_manifest` has just returned for it.
+            positions: the samples to measure, by their position in the manifest.
+            progress: shows a bar.
+        """
+        return []
+
+    def sample_relations(
+        self, config: Any, manifest: Manifest, positions: Sequence[int], progress: Progress
+    ) -> list[Relation]:
+        """Find what makes samples near duplicates, or dependent in another way; nothing by default.
+
+        `inspect` finds samples with the same content itself. For the arguments, see `sample_properties`.
+        """
+        return []
 
     @abstractmethod
     def build(

@@ -23,6 +23,7 @@ SURFACE = {
     "evaluate": {"RUN|CKPT", "--split", "--out", "--data", "--no-plots", "--config", "-c", "--set", "--device"},
     "predict": {"RUN|CKPT", "INPUT...", "--explain", "--csv", "--html", "--set", "--device"},
     "plot": {"RUN...", "--out", "--format"},
+    "inspect": {"--config", "-c", "--set", "--seed", "--out"},
     "smoke": {"--epochs", "--task", "--device", "--runs-dir"},
 }  # fmt: skip
 

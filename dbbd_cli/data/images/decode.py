@@ -95,19 +95,26 @@ def _opened(data: bytes) -> Iterator[Image.Image]:
         raise ImageFileError("empty file")
     if data[4:12] == b"ftypheic" and (ways := ways_to_read([".heic"])):
         raise ImageFileError(f"is a HEIC image; to read it: {ways['.heic']}")
-    # The reader of HEIC is loaded only for files that may be one.
-    names = _FORMATS_OF_FTYP if data[4:8] == b"ftyp" else {*FORMAT_OF_SUFFIX.values()} - _FORMATS_OF_FTYP
     try:
         with warnings.catch_warnings():
             # PIL warns about large images, for which there is a limit here, and about odd metadata, which is unused.
             warnings.simplefilter("ignore")
-            with Image.open(io.BytesIO(data), formats=[name for name in names if can_read(name)]) as image:
+            with Image.open(io.BytesIO(data), formats=readable_formats(data)) as image:
                 _scale_transparent_color(image, data)
                 yield image
     except ImageFileError:
         raise
     except Exception as error:  # PIL's parsers raise anything on damaged bytes: SyntaxError, KeyError, zlib.error
         raise ImageFileError(_reason(error)) from error
+
+
+def readable_formats(data: bytes) -> list[str]:
+    """The formats, as Pillow names them, that a file may have whose content begins with `data`, at least 8 bytes."""
+    # The reader of HEIC is loaded only for files that may be one.
+    is_ftyp = data[4:8] == b"ftyp"
+    # The most common ones come first: Pillow tries them in this order, and loads the readers of the others on demand.
+    names = dict.fromkeys(FORMAT_OF_SUFFIX.values())
+    return [name for name in names if (name in _FORMATS_OF_FTYP) == is_ftyp and can_read(name)]
 
 
 def _check_size(width: int, height: int) -> None:

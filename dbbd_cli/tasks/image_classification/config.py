@@ -25,6 +25,7 @@ from dbbd_cli.config.sections import (
     rule_error,
     section,
 )
+from dbbd_cli.data.urls.cleaning import UrlCleaning
 from dbbd_cli.data.urls.table import is_table
 from dbbd_cli.model.images.catalog import COMMON_MODELS, model_input
 
@@ -74,6 +75,7 @@ class ImageDataConfig(DataConfig):
         5000, description="maximum number of samples drawn from each class; null: all"
     )
     split: ImageSplitConfig = section("shares of the splits")
+    urls: UrlCleaning = section("how URLs are changed before they are rendered (sources urls and synthetic)")
     on_error: Literal["fail", "skip"] = Field(
         "fail", description="fail: an unreadable file ends the run; skip: it is left out and listed in splits.json"
     )
@@ -109,6 +111,9 @@ class ImageDataConfig(DataConfig):
             raise rule_error("path", "null, because source is synthetic; omit source to use your own data")
         if self.split.group == "host" and self.source not in ("urls", "synthetic"):
             raise rule_error("split.group", f"none, because only URLs have hosts and source is {self.source}")
+        changed = next((name for name, value in self.urls if value != "keep"), None)
+        if changed is not None and self.source not in ("urls", "synthetic"):
+            raise rule_error(f"urls.{changed}", f"keep, because only URLs are cleaned and source is {self.source}")
         return self
 
 
@@ -158,6 +163,7 @@ class ImageClassificationConfig(TaskConfig):
         "data.url_column",
         "data.label_column",
         "data.sample_per_class",
+        "data.urls",
         "data.image_size",
         "model",
     )

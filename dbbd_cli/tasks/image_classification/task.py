@@ -12,6 +12,7 @@ from dbbd_cli.tasks.classifier_data import FIGURE_NAMES
 from dbbd_cli.tasks.image_classification.config import PROGRESS_METRICS, SAMPLE_UNIT, ImageClassificationConfig
 
 if TYPE_CHECKING:
+    import numpy as np
     from matplotlib.figure import Figure
 
     from dbbd_cli.config.load import Override
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from dbbd_cli.data.candidates import Source
     from dbbd_cli.data.inputs import Input
     from dbbd_cli.data.manifest import Manifest
+    from dbbd_cli.data.properties import Property, Relation
     from dbbd_cli.engine.runtime import Runtime
     from dbbd_cli.report.classification.evaluation_schema import ClassificationEvaluation
     from dbbd_cli.report.prediction import Calibration, Prediction
@@ -46,6 +48,7 @@ class ImageClassification(Task):
         data = config.data
         return make_manifest(
             _list_images(config),
+            cleaning=data.urls,
             sample_per_class=data.sample_per_class,
             report_limit="sample_per_class" in data.model_fields_set,
             shares=(data.split.train, data.split.val, data.split.test),
@@ -56,6 +59,33 @@ class ImageClassification(Task):
             seed=config.seed,
             progress=progress,
         )
+
+    def sample_properties(
+        self, config: ImageClassificationConfig, manifest: Manifest, positions: Sequence[int], progress: Progress
+    ) -> list[Property]:
+        """Of files: size, bit depth and the like; of URLs: scheme, length and the like; of both: the mean gray."""
+        from dbbd_cli.data.images.properties import code_properties, file_properties, pixel_properties
+        from dbbd_cli.data.urls.properties import url_properties
+
+        if manifest.roots:
+            found = file_properties(_paths(manifest, positions))
+        else:
+            urls = _cleaned(config, manifest, positions)
+            found = [*url_properties(urls), *code_properties(urls)]
+        pixels = _pixels(config, manifest)
+        return found if pixels is None else [*found, *pixel_properties(pixels, positions)]
+
+    def sample_relations(
+        self, config: ImageClassificationConfig, manifest: Manifest, positions: Sequence[int], progress: Progress
+    ) -> list[Relation]:
+        """Files that look the same; URLs that differ only in case, numbers or query, and URLs of the same host."""
+        from dbbd_cli.data.images.properties import pixel_relations
+        from dbbd_cli.data.urls.properties import url_relations
+
+        if not manifest.roots:
+            return url_relations(_cleaned(config, manifest, positions))
+        pixels = _pixels(config, manifest)
+        return [] if pixels is None else pixel_relations(pixels, positions)
 
     def build(
         self,
@@ -158,3 +188,24 @@ def _list_images(config: ImageClassificationConfig) -> Source:
         assert data.path is not None
         return list_urls(Path(data.path), data.url_column, data.label_column)
     return list_synthetic(data.sample_per_class or 5000, config.seed)
+
+
+def _cleaned(config: ImageClassificationConfig, manifest: Manifest, positions: Sequence[int]) -> list[str]:
+    from dbbd_cli.data.urls.cleaning import clean_url
+
+    return [clean_url(manifest.samples[position].key, config.data.urls) for position in positions]
+
+
+def _paths(manifest: Manifest, positions: Sequence[int]) -> list[str]:
+    from dbbd_cli.data.images.sources import file_of
+
+    roots = [Path(root) for root in manifest.roots]
+    samples = [manifest.samples[position] for position in positions]
+    return [str(file_of(roots, sample.key, sample.label)) for sample in samples]
+
+
+def _pixels(config: ImageClassificationConfig, manifest: Manifest) -> np.ndarray | None:
+    from dbbd_cli.data.cache import cache_folder
+    from dbbd_cli.data.images.manifest import prepared_pixels
+
+    return prepared_pixels(manifest, config.image_size, cache_folder(config.data.cache_dir))

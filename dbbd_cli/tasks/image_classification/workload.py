@@ -87,6 +87,7 @@ class ImageWorkload:
             manifest,
             splits=splits,
             roots=_roots(data, manifest),
+            cleaning=data.urls,
             image_size=config.image_size,
             cache_dir=cache_folder(data.cache_dir),
             progress=progress,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from dbbd_cli.data.candidates import Source
     from dbbd_cli.data.inputs import Input
     from dbbd_cli.data.manifest import Manifest
+    from dbbd_cli.data.properties import Property, Relation
     from dbbd_cli.engine.runtime import Runtime
     from dbbd_cli.report.classification.evaluation_schema import ClassificationEvaluation
     from dbbd_cli.report.prediction import Calibration, Prediction
@@ -52,6 +53,22 @@ class UrlClassification(Task):
             seed=config.seed,
             progress=progress,
         )
+
+    def sample_properties(
+        self, config: UrlClassificationConfig, manifest: Manifest, positions: Sequence[int], progress: Progress
+    ) -> list[Property]:
+        """Scheme, length, top-level domain and the like of the cleaned URLs."""
+        from dbbd_cli.data.urls.properties import url_properties
+
+        return url_properties(_cleaned(config, manifest, positions))
+
+    def sample_relations(
+        self, config: UrlClassificationConfig, manifest: Manifest, positions: Sequence[int], progress: Progress
+    ) -> list[Relation]:
+        """URLs that differ only in case, numbers or query, and URLs of the same host."""
+        from dbbd_cli.data.urls.properties import url_relations
+
+        return url_relations(_cleaned(config, manifest, positions))
 
     def build(
         self,
@@ -139,3 +156,12 @@ def _list_urls(config: UrlClassificationConfig) -> Source:
         assert data.path is not None
         return list_urls(Path(data.path), data.url_column, data.label_column)
     return list_synthetic(data.sample_per_class or 5000, config.seed)
+
+
+def _cleaned(config: UrlClassificationConfig, manifest: Manifest, positions: Sequence[int]) -> list[str]:
+    from dbbd_cli.data.urls.cleaning import clean_url
+
+    return [
+        clean_url(manifest.samples[position].text or manifest.samples[position].key, config.data.urls)
+        for position in positions
+    ]

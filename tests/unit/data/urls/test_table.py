@@ -48,6 +48,39 @@ def test_separators_line_ends_and_byte_order_mark(tmp_path, separator, newline):
     assert source.problems == ["urls.csv line 3: too few fields: 2 instead of 3"]
 
 
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-8-sig"])
+@pytest.mark.parametrize("separator", ["\t", ";", ","])
+def test_what_excel_writes(tmp_path, encoding, separator):
+    lines = ['"url"|label|"note"', "é.example/x|bad|", 'b.example/"q"|good|"two\r\nlines"', "|good|", "c.example|bad|x"]
+    mark = "\ufeff" if encoding.endswith("e") else ""
+    source = listed(tmp_path, (mark + "\r\n".join(lines) + "\r\n").replace("|", separator).encode(encoding))
+    assert keys(source) == ["c.example", "é.example/x", 'b.example/"q"']
+    assert source.problems == ["urls.csv line 5: the URL is empty"]
+
+
+@pytest.mark.parametrize("separator", [";", ",", "\t", "|"])
+@pytest.mark.parametrize("first", ["sep=|\r\n", '"sep=|"\r\n', "SEP=|\n"])
+def test_a_first_line_that_names_the_separator(tmp_path, separator, first):
+    lines = first + "url|label\r\na.example/x,y;z|bad\r\nb.example\r\nc.example|good\r\n"
+    lines = lines.replace("x,y;z", "x" if separator in ",;" else "x,y;z").replace("|", separator)
+    source = listed(tmp_path, lines)
+    assert keys(source) == ["a.example/x" if separator in ",;" else "a.example/x,y;z", "c.example"]
+    assert source.problems == ["urls.csv line 4: too few fields: 1 instead of 2"]
+
+
+def test_separators_in_a_quoted_header_do_not_count(tmp_path):
+    source = listed(tmp_path, 'url;label;"seen, when, where"\na.example;bad;x\nb.example;good;y\n')
+    assert keys(source) == ["a.example", "b.example"]
+
+
+def test_half_a_character_of_utf_16_costs_only_its_row(tmp_path):
+    text = "\ufeffurl,label\na.example,good\nb\ud800.example,bad\nc.example,bad\n"
+    source = listed(tmp_path, text.encode("utf-16-le", "surrogatepass"))
+    assert keys(source) == ["c.example", "a.example"]
+    assert len(source.problems) == 1
+    assert source.problems[0].startswith("urls.csv line 3: the URL has a control character")
+
+
 def test_quoted_fields(tmp_path):
     source = listed(tmp_path, 'url,label,note\n"a.example/x,""y""",bad,"two\nlines"\nb.example,good,\n,bad,\n')
     assert keys(source) == ['a.example/x,"y"', "b.example"]
@@ -137,7 +170,10 @@ def test_columns_can_be_chosen(tmp_path):
         ("url,label\n\n\n", "no usable row"),
         ("url,label\na.example,bad\nb.example,bad\n", "only the class bad"),
         ("url,label\n,bad\n,good\n", "no usable row"),
-        ("url,label\na.example,bad\n".encode("utf-16"), "is not a text file in UTF-8"),
+        ("url,label\na.example,bad\n".encode("utf-32"), "is not a text file in UTF-8"),
+        ("url,label\na.example,bad\n".encode("utf-16")[:-1], "begins like UTF-16, but is not: truncated data"),
+        ("sep=;\n", "line 2 is empty"),
+        ("sep=;\nurl,label\na.example,bad\nb.example,good\n", "has no column url; its columns are: url,label"),
         ("url,label\na.example,bad\n".encode("utf-16-le"), "is not a text file in UTF-8"),
         ("url,label\n" + "x" * 2_000_000, "has a line of over 1,048,576 characters"),
     ],
