@@ -59,6 +59,7 @@ class PredictionOutput:
             if path is not None and any(_is_same(text, path) for text in inputs):
                 raise ConfigError(f"{option}: {path} is one of the inputs", hint="choose another file")
         self._counts: Counter[str] = Counter()
+        self._total = self._skipped = 0
         self._reasons: list[str] = []
         self._has_header = False
         self._files = ExitStack()
@@ -68,11 +69,11 @@ class PredictionOutput:
 
     def __enter__(self) -> PredictionOutput:
         self._csv, self._html = (None if path is None else self._open(path) for path in self._paths.values())
-        self._page = PredictionPage()
         if self._csv is not None:
             self._write("--csv", self._csv, _csv_line(CSV_COLUMNS))
         if self._html is not None:
-            self._write("--html", self._html, self._page.head(self._paths["--html"].stem))  # type: ignore[union-attr]
+            self._page = PredictionPage()
+            self._write("--html", self._html, self._page.head(Path(self._html.name).stem))
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
@@ -86,9 +87,9 @@ class PredictionOutput:
     def add(self, result: Prediction) -> None:
         """Write a result."""
         self._counts[result.status if result.verdict is None else result.verdict] += 1
-        self._counts[""] += 1
+        self._total += 1
         if result.status == "skipped":
-            self._counts["\0"] += 1
+            self._skipped += 1
             if len(self._reasons) < _MAX_REASONS:
                 self._reasons.append(f"{result.input}: {result.note}")
         if self._csv is not None:
@@ -106,23 +107,19 @@ class PredictionOutput:
             DataError: inputs were skipped.
         """
         seconds = max(time.monotonic() - self._start, 1e-9)
-        self._progress.line(f"{self._summary()} {per_second(self._counts[''] / seconds)} per second.")
-        if number := self._counts["\0"]:
+        self._progress.line(f"{self._summary()} {per_second(self._total / seconds)} per second.")
+        if number := self._skipped:
             more = number - len(self._reasons)
             are = "was" if number == 1 else "were"
             raise DataError(
-                f"{number:,} of {counted(self._counts[''], 'result')} {are} skipped: unreadable inputs",
+                f"{number:,} of {counted(self._total, 'result')} {are} skipped: unreadable inputs",
                 details=[*self._reasons, *([f"and {more:,} more"] if more else [])],
                 hint="all other results are complete; fix or leave out these inputs",
             )
 
     def _summary(self) -> str:
-        parts = [
-            f"{number:,} {clean_line(name.replace('_', ' '))}"
-            for name, number in sorted(self._counts.items())
-            if name not in ("", "\0")
-        ]
-        return f"{counted(self._counts[''], 'result')}: {', '.join(parts)}." if parts else "No results."
+        parts = [f"{number:,} {clean_line(name.replace('_', ' '))}" for name, number in sorted(self._counts.items())]
+        return f"{counted(self._total, 'result')}: {', '.join(parts)}." if parts else "No results."
 
     def _open(self, path: Path) -> TextIO:
         try:
