@@ -7,6 +7,7 @@ import pytest
 from dbbd_cli.core.errors import DataError
 from dbbd_cli.data.candidates import Candidate, Source
 from dbbd_cli.data.urls.sources import list_urls
+from dbbd_cli.data.urls.table import iterate_urls
 
 REAL_URLS = Path(__file__).parents[4] / ".." / "shared" / "data" / "qr_urls.csv"
 
@@ -213,3 +214,17 @@ def test_real_urls_are_read():
     assert (source.classes, len(labels), labels.count(0)) == (("benign", "malicious"), 10_000, 5000)
     assert source.problems == []
     assert len(set(keys(source))) > 9_900
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "url,x\na.example,1\nb.example,2\n".encode("utf-8-sig"),
+        "x;url\r\n1;a.example\r\n2;b.example\r\n".encode("utf-16"),
+        b"sep=\t\nurl\tx\na.example\t1\nb.example\t2\n",
+    ],
+)
+def test_urls_without_classes(tmp_path, content):
+    path = tmp_path / "urls.csv"
+    path.write_bytes(content)
+    assert [(url, problem) for _, url, problem in iterate_urls(path, "url")] == [("a.example", ""), ("b.example", "")]
