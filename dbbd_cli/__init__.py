@@ -1,3 +1,3 @@
-"""Train, resume, validate, evaluate, plot and smoke-test PyTorch models from the command line."""
+"""Train, evaluate, plot and smoke-test PyTorch models, and inspect their data, from the command line."""
 
 __version__ = "0.1.0"

@@ -8,7 +8,7 @@ import typer
 
 from dbbd_cli import __version__
 from dbbd_cli.cli.boundary import Program
-from dbbd_cli.cli.commands import evaluate, plot, resume, smoke, train, validate
+from dbbd_cli.cli.commands import evaluate, inspect, plot, predict, resume, smoke, train, validate
 from dbbd_cli.cli.completion import scripts as completion_scripts
 from dbbd_cli.cli.terminal.help import Command
 from dbbd_cli.cli.terminal.streams import write_result
@@ -31,7 +31,9 @@ app.command("train", cls=Command, epilog=train.EXAMPLES)(train.train)
 app.command("resume", cls=Command, epilog=resume.EXAMPLES)(resume.resume)
 app.command("validate", cls=Command, epilog=validate.EXAMPLES)(validate.validate)
 app.command("evaluate", cls=Command, epilog=evaluate.EXAMPLES)(evaluate.evaluate)
+app.command("predict", cls=Command, epilog=predict.EXAMPLES)(predict.predict)
 app.command("plot", cls=Command, epilog=plot.EXAMPLES)(plot.plot)
+app.command("inspect", cls=Command, epilog=inspect.EXAMPLES)(inspect.inspect)
 app.command("smoke", cls=Command, epilog=smoke.EXAMPLES)(smoke.smoke)
 
 
@@ -78,4 +80,4 @@ def program(
         ),
     ] = False,
 ) -> None:
-    """Train, resume, validate, evaluate, plot and smoke-test PyTorch models."""
+    """Train, resume, validate, evaluate, plot and smoke-test PyTorch models, and inspect their data."""

@@ -18,9 +18,10 @@ if TYPE_CHECKING:
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 
-_OUTPUT = "Output"
+OUTPUT = "Output"
+"""The heading of the options about output in a help text."""
 
-Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.", rich_help_panel=_OUTPUT)]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.", rich_help_panel=OUTPUT)]
 Progress = Annotated[
     Literal["auto", "rich", "plain", "none"],
     typer.Option(
@@ -28,15 +29,15 @@ Progress = Annotated[
         metavar="auto|rich|plain|none",
         help="Show progress as bars (rich), as a line every 10 s (plain), or not at all (none); "
         "auto: bars on a terminal, plain lines otherwise.",
-        rich_help_panel=_OUTPUT,
+        rich_help_panel=OUTPUT,
     ),
 ]
 Quiet = Annotated[
     bool,
-    typer.Option("--quiet", "-q", help="Show only warnings, errors and the result.", rich_help_panel=_OUTPUT),
+    typer.Option("--quiet", "-q", help="Show only warnings, errors and the result.", rich_help_panel=OUTPUT),
 ]
 Debug = Annotated[
-    bool, typer.Option("--debug", help="Show the traceback if there is an error.", rich_help_panel=_OUTPUT)
+    bool, typer.Option("--debug", help="Show the traceback if there is an error.", rich_help_panel=OUTPUT)
 ]
 
 Settings = Annotated[

@@ -7,7 +7,7 @@ from typing import Any
 
 from dbbd_cli.core.text import printable
 
-_SPELLINGS = {"auc": "AUC", "f1": "F1", "miou": "mIoU", "roc": "ROC", "top1": "top-1"}
+_SPELLINGS = {"auc": "AUC", "f1": "F1", "miou": "mIoU", "roc": "ROC", "top1": "top-1", "url": "URL"}
 _SHARES = frozenset({"accuracy", "f1", "iou", "miou", "precision", "recall", "top1"})
 _HIGHER_IS_BETTER = _SHARES | {"auc", "r2", "score"}
 """Words in the names of scores: a task marks a metric as better when higher by using one of them in its name."""

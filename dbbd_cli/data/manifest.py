@@ -28,6 +28,8 @@ class Sample:
     """Index of its class; 0 if samples have none."""
     sha256: str
     split: str
+    text: str = ""
+    """The text that was read from the file, if that is what is classified; otherwise empty."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,13 @@ class Manifest:
         }
         rows = ",\n".join(
             json.dumps(
-                {"path": s.key, **({"label": s.label} if self.classes else {}), "sha256": s.sha256, "split": s.split}
+                {
+                    "path": s.key,
+                    **({"label": s.label} if self.classes else {}),
+                    "sha256": s.sha256,
+                    "split": s.split,
+                    **({"text": s.text} if s.text else {}),
+                }
             )
             for s in self.samples
         )
@@ -101,7 +109,13 @@ class Manifest:
                 raise ValueError(f"format {content['format']}, expected {_FORMAT}")
             classes = tuple(map(str, content["classes"]))
             samples = tuple(
-                Sample(str(s["path"]), int(s["label"]) if classes else 0, str(s["sha256"]), str(s["split"]))
+                Sample(
+                    key=str(s["path"]),
+                    label=int(s["label"]) if classes else 0,
+                    sha256=str(s["sha256"]),
+                    split=str(s["split"]),
+                    text=str(s.get("text", "")),
+                )
                 for s in content["samples"]
             )
             manifest = Manifest(
@@ -122,7 +136,7 @@ class Manifest:
                 f"{path} is missing: the split of the run is unknown",
                 hint="restore the file from a copy of the run folder; a new split would mix training and test samples",
             ) from error
-        except (OSError, ValueError, KeyError, TypeError, RecursionError, OverflowError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError) as error:
             raise CheckpointError(
                 f"{path} is damaged: {printable(str(getattr(error, 'strerror', None) or error)[:200])}",
                 hint="restore the file from a copy of the run folder",

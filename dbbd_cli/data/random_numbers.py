@@ -18,7 +18,7 @@ def _mix(x: np.ndarray) -> np.ndarray:
     return x ^ (x >> np.uint64(31))
 
 
-ORDER, AUGMENTATION, POINTS, PROBE, BOOTSTRAP = 1, 2, 3, 4, 5
+ORDER, AUGMENTATION, POINTS, PROBE, BOOTSTRAP, CORRUPTION = 1, 2, 3, 4, 5, 6
 """Purposes: the numbers for one are independent of those for another."""
 
 

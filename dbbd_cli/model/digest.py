@@ -94,7 +94,7 @@ def has_digest(path: Path) -> bool:
     Raises:
         OSError: the file cannot be read.
     """
-    return _stored_digest(path) is not None
+    return stored_digest(path) is not None
 
 
 def is_sparse(path: Path) -> bool:
@@ -115,11 +115,16 @@ def digest_matches(path: Path, on_chunk: Callable[[], None] = _do_nothing) -> bo
     """
     if not path.is_file():  # opening a pipe would block until someone writes to it
         return False
-    stored = _stored_digest(path)
+    stored = stored_digest(path)
     return stored is not None and stored == _computed_digest(path, path.stat().st_size - _LENGTH - 2, on_chunk)
 
 
-def _stored_digest(path: Path) -> str | None:
+def stored_digest(path: Path) -> str | None:
+    """The digest at the end of a file, 64 hexadecimal digits, matching or not; None if there is none.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
     with path.open("rb") as file:
         if file.seek(0, os.SEEK_END) < _LENGTH + 2:
             return None

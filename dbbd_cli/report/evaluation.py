@@ -68,6 +68,8 @@ class Evaluation(Part):
     format: Literal[1]
     task: str | None = None
     split: str | None = None
+    data: str | None = None
+    """The file or folder, if it is not a split of the run."""
     checkpoint: str | None = None
     epoch: Count | None = None
     synthetic: bool | None = None

@@ -139,5 +139,10 @@ def about(evaluation: Mapping[str, Any]) -> list[tuple[str, str]]:
     """What was evaluated: checkpoint, split, epoch and kind of data."""
     synthetic = evaluation.get("synthetic")
     data = [] if synthetic is None else [("Data", "synthetic" if synthetic else "real")]
-    rows = [("checkpoint", "Checkpoint", str), ("split", "Split", str), ("epoch", "Epoch", count)]
+    rows = [
+        ("checkpoint", "Checkpoint", str),
+        ("split", "Split", str),
+        ("data", "Other data", str),
+        ("epoch", "Epoch", count),
+    ]
     return [*measured(evaluation, rows), *data]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -86,6 +86,13 @@ def percent(value: float | None, digits: int = 1) -> str:
 def share(value: float | None) -> str:
     """A fraction as a percentage with two decimals."""
     return percent(value, 2)
+
+
+def with_interval(value: float | None, bounds: Sequence[float] | None, describe: Callable[[float | None], str]) -> str:
+    """A value and its interval, if it has one: `92.10% (90.78% to 93.42%)`."""
+    if value is None or bounds is None:
+        return describe(value)
+    return f"{describe(value)} ({describe(bounds[0])} to {describe(bounds[1])})"
 
 
 def megabytes(value: float | None) -> str:

@@ -3,27 +3,32 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from dbbd_cli.config.load import Override
 from dbbd_cli.config.sections import TaskConfig
-from dbbd_cli.core.errors import ConfigError, DiskError
+from dbbd_cli.core.errors import ConfigError, DataError, DiskError
 from dbbd_cli.core.files import write_bytes
 from dbbd_cli.core.progress import Progress, Silent
 from dbbd_cli.core.temporary import remove_strays
+from dbbd_cli.core.text import printable
+from dbbd_cli.data.manifest import SPLITS, Manifest
 from dbbd_cli.engine.checkpoint.files import BEST
 from dbbd_cli.engine.failures import supervised
 from dbbd_cli.engine.inference import place
 from dbbd_cli.engine.runtime import Runtime
 from dbbd_cli.engine.workload import Workload
+from dbbd_cli.model.digest import stored_digest
+from dbbd_cli.report.calibration import Calibration, calibration_json
 from dbbd_cli.report.drawing import draw, message_of
 from dbbd_cli.report.evaluation import EVALUATION, EVALUATION_FORMAT
 from dbbd_cli.report.save import check_writable, save_figure
-from dbbd_cli.runs.folder import is_run_folder
+from dbbd_cli.runs.folder import CALIBRATION, is_run_folder
 from dbbd_cli.runs.log import finite
 from dbbd_cli.services.bare_weights import open_bare_weights
 from dbbd_cli.services.results import EvaluateResult
@@ -36,6 +41,7 @@ def evaluate(
     *,
     split: str = "test",
     out: Path | None = None,
+    data: Path | None = None,
     plots: bool = True,
     config: str | None = None,
     overrides: Sequence[Override] = (),
@@ -43,13 +49,16 @@ def evaluate(
 ) -> EvaluateResult:
     """Evaluate a checkpoint on exactly the samples that the run's manifest assigns to a split.
 
-    Writes `evaluation.json`, the files of the task, such as predictions, and the figures.
+    Writes `evaluation.json`, the files of the task, such as predictions, the figures and, if the task fits something
+    on the validation split, `calibration.json`. Evaluations of another split or data set have its name in theirs, such
+    as `evaluation-val.json`, and so have their figures.
 
     Args:
         target: a run folder (meaning its best model), a checkpoint in one, or a file of weights outside a run folder,
             if a task accepts it.
         split: train, val or test.
         out: folder for the files. None: the run folder, or one next to the weights outside a run folder.
+        data: another data set with the same classes: all of it is evaluated instead of a split.
         plots: whether to draw figures.
         config: configuration for weights outside a run folder, a YAML file or a shipped name.
         overrides: settings that replace those of the run, such as where the data is now.
@@ -61,31 +70,50 @@ def evaluate(
     progress = progress or Silent()
     if split not in ("train", "val", "test"):
         raise ConfigError(f"--split: {split!r} is not a split", hint="choose one of: train, val, test")
+    if data is not None and split != "test":
+        raise ConfigError(f"--data: all of {data} is evaluated", hint="leave out --split")
+    if data is not None and not data.exists():
+        raise ConfigError(f"--data: {data} does not exist")
     if target.is_file() and not is_run_folder(target.parent):
+        if data is not None:
+            raise ConfigError("--data: weights alone have no data of their own", hint="use --set data.path=PATH")
         loaded = _load_bare_weights(target, split, out, config, overrides, progress)
     elif config is not None:
         raise ConfigError("--config: a run has its own configuration", hint="change it with --set KEY=VALUE")
     else:
-        loaded = _load_run(target, split, out, overrides, progress)
+        loaded = _load_run(target, split, data, out, overrides, progress)
     place(loaded.workload.module, loaded.runtime)
     task = get_task(loaded.settings.task)
     with supervised(loaded.workload):
-        evaluation = task.evaluate(loaded.workload, split, loaded.runtime, progress)
+        if loaded.other is None:
+            evaluation = task.evaluate(loaded.workload, split, loaded.runtime, progress)
+        else:
+            evaluation = task.evaluate_other(loaded.workload, loaded.other, loaded.runtime, progress)
     report = finite(
         {
             "format": EVALUATION_FORMAT,
             "task": loaded.settings.task,
             "checkpoint": loaded.path.name,
             "epoch": loaded.epoch,
-            "split": split,
-            "synthetic": loaded.settings.is_synthetic,
+            "split": split if data is None else None,
+            "data": None if data is None else str(data),
+            "synthetic": loaded.settings.is_synthetic and data is None,
             **evaluation.report,
         }
     )
     folder = out or loaded.home
-    files = _write(report, evaluation.files, folder)
-    figures = _draw(report, evaluation.files, folder, progress) if plots else []
-    _remove_outdated(report, folder, figures)
+    suffix = _suffix(split, data)
+    content = {
+        _named(folder, EVALUATION, suffix): (json.dumps(report, indent=1) + "\n").encode("utf-8"),
+        **{_named(folder, name, suffix): content for name, content in evaluation.files.items()},
+    }
+    digest = stored_digest(loaded.path)
+    if data is None and evaluation.calibration is not None and digest is not None:
+        fitted = {"checkpoint": loaded.path.name, "checkpoint_sha256": digest, **evaluation.calibration}
+        content[folder / CALIBRATION] = calibration_json(Calibration.model_validate(fitted))
+    files = _write(content, folder)
+    figures = _draw(report, evaluation.files, folder, suffix, progress) if plots else []
+    _remove_outdated(report, folder, suffix, figures)
     return EvaluateResult(run=loaded.home, checkpoint=loaded.path, report=report, files=[*files, *figures])
 
 
@@ -100,6 +128,7 @@ class _Loaded:
         home: the folder for the report by default.
         workload: data and network.
         runtime: device and precision.
+        other: another data set to evaluate it on, with the same weights; None: its own.
     """
 
     settings: TaskConfig
@@ -108,17 +137,59 @@ class _Loaded:
     home: Path
     workload: Workload
     runtime: Runtime
+    other: Workload | None = None
 
 
-def _load_run(target: Path, split: str, out: Path | None, overrides: Sequence[Override], progress: Progress) -> _Loaded:
+def _load_run(
+    target: Path, split: str, data: Path | None, out: Path | None, overrides: Sequence[Override], progress: Progress
+) -> _Loaded:
     run = open_run(target, prefer=BEST, overrides=overrides, progress=progress)
     check_writable(out or run.folder)
     epoch = len(run.state.history)
+    needed = get_task(run.config.task).evaluation_splits
+    splits = needed if data is not None else tuple(dict.fromkeys((split, *needed)))
+    listed = None if data is None else _list_other(run.config, run.manifest, data, progress)
     workload, runtime = build_workload(
-        run.config, run.manifest, splits=(split,), pretrained=False, progress=progress, recorded=run.kept_runtime
+        run.config, run.manifest, splits=splits, pretrained=False, progress=progress, recorded=run.kept_runtime
     )
     load_module(workload, run)
-    return _Loaded(run.config, run.path, epoch, run.folder, workload, runtime)
+    other = None
+    if listed is not None:
+        settings, manifest = listed
+        other, _ = build_workload(
+            settings, manifest, splits=("test",), pretrained=False, progress=progress, recorded=run.kept_runtime
+        )
+        other.module.load_state_dict(workload.module.state_dict())
+        place(other.module, runtime)
+    return _Loaded(run.config, run.path, epoch, run.folder, workload, runtime, other)
+
+
+def _list_other(config: TaskConfig, manifest: Manifest, path: Path, progress: Progress) -> tuple[TaskConfig, Manifest]:
+    """List another data set, with all samples in the test split and the classes of the run.
+
+    Raises:
+        ConfigError: the task cannot be evaluated on other data.
+        DataError: the data cannot be used, or has other classes.
+    """
+    task = get_task(config.task)
+    settings = task.config_for_other_data(config, path)
+    if settings is None:
+        raise ConfigError(f"--data: {config.task} cannot be evaluated on another data set")
+    found = task.make_manifest(settings, progress)
+    if set(found.classes) != set(manifest.classes):
+        raise DataError(
+            f"--data: {path} has the classes {_listed(found.classes)}, and the run has {_listed(manifest.classes)}",
+            hint="rename the classes of the data: they are matched by name",
+        )
+    labels = [manifest.classes.index(name) for name in found.classes]
+    roots = dict(zip(found.classes, found.roots, strict=True)) if found.roots else {}
+    samples = tuple(replace(sample, label=labels[sample.label], split="test") for sample in found.samples)
+    ordered = tuple(roots[name] for name in manifest.classes) if roots else ()
+    return settings, replace(found, classes=manifest.classes, roots=ordered, samples=samples)
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(printable(name) for name in names[:8]) + (", …" if len(names) > 8 else "")
 
 
 def _load_bare_weights(
@@ -136,9 +207,7 @@ def _load_bare_weights(
     return _Loaded(settings, path, epoch, home, workload, runtime)
 
 
-def _write(report: Mapping[str, Any], extra: Mapping[str, bytes], folder: Path) -> list[Path]:
-    files = {EVALUATION: (json.dumps(report, indent=1) + "\n").encode("utf-8"), **extra}
-    paths = {_named(folder, name, report["split"]): content for name, content in files.items()}
+def _write(paths: Mapping[Path, bytes], folder: Path) -> list[Path]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         remove_strays(folder)
@@ -152,32 +221,41 @@ def _write(report: Mapping[str, Any], extra: Mapping[str, bytes], folder: Path) 
     return list(paths)
 
 
-def _draw(report: Mapping[str, Any], files: Mapping[str, bytes], folder: Path, progress: Progress) -> list[Path]:
+def _draw(
+    report: Mapping[str, Any], files: Mapping[str, bytes], folder: Path, suffix: str, progress: Progress
+) -> list[Path]:
     """Draw the figures. A failure is a warning and does not affect the others: the report is already written."""
 
     def failed(name: str, error: Exception) -> None:
-        progress.warn(f"{_named(folder, f'{name}.png', report['split']).name} could not be drawn: {message_of(error)}")
+        progress.warn(f"{_named(folder, f'{name}.png', suffix).name} could not be drawn: {message_of(error)}")
 
     figures = draw(get_task(report["task"]).figures(report, files.get), failed)
     paths = []
     for name, figure in figures.items():
         try:
-            paths.append(save_figure(figure, _named(folder, f"{name}.png", report["split"])))
+            paths.append(save_figure(figure, _named(folder, f"{name}.png", suffix)))
         except Exception as error:
             failed(name, error)
     return paths
 
 
-def _remove_outdated(report: Mapping[str, Any], folder: Path, drawn: Sequence[Path]) -> None:
+def _remove_outdated(report: Mapping[str, Any], folder: Path, suffix: str, drawn: Sequence[Path]) -> None:
     """Remove the figures of an earlier evaluation of the same split that this one did not draw."""
     for name in get_task(report["task"]).figure_names:
-        path = _named(folder, f"{name}.png", report["split"])
+        path = _named(folder, f"{name}.png", suffix)
         if path not in drawn:
             with suppress(OSError):
                 path.unlink(missing_ok=True)
 
 
-def _named(folder: Path, name: str, split: str) -> Path:
-    """The path of a file of a split: only those of the test split have the plain name."""
-    stem, dot, suffix = name.rpartition(".")
-    return folder / (name if split == "test" else f"{stem}-{split}{dot}{suffix}")
+def _suffix(split: str, data: Path | None) -> str:
+    """The end of the names of files: empty for the test split, else the split or the name of another data set."""
+    if data is None:
+        return "" if split == "test" else f"-{split}"
+    name = re.sub(r"[^\w.+=@-]+", "_", data.resolve().stem)[:60].strip(".")
+    return f"-{name}-data" if name in ("", *SPLITS) else f"-{name}"
+
+
+def _named(folder: Path, name: str, suffix: str) -> Path:
+    stem, dot, ending = name.rpartition(".")
+    return folder / f"{stem}{suffix}{dot}{ending}"

@@ -4,6 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from dbbd_cli.data.overlap import Overlap
+    from dbbd_cli.data.shortcuts import Shortcut
 
 
 @dataclass(frozen=True)
@@ -124,6 +129,37 @@ class PlotResult:
     """The outcome of `plot`."""
 
     files: list[Path]
+
+
+@dataclass(frozen=True)
+class InspectResult:
+    """The outcome of `inspect`."""
+
+    task: str
+    sample_unit: str
+    """The word for samples, such as images."""
+    source: str
+    """The path of the data, or the name of its source."""
+    synthetic: bool
+    counts: dict[str, dict[str, int]]
+    """Samples of each class in each split; empty if the samples have no classes."""
+    samples: dict[str, int]
+    """Samples in each split."""
+    skipped: int
+    """Samples that were left out because they cannot be used."""
+    properties: dict[str, dict[str, dict[str, object]]]
+    """Of each property, in each split: median, min and max, or the most frequent value and its share."""
+    overlaps: list[Overlap]
+    """Duplicates, near duplicates and other relations."""
+    shortcuts: list[Shortcut]
+    """Each property as a classifier, the most accurate first; empty if the samples have no classes."""
+    chance: float | None
+    """Balanced accuracy on the validation split of a classifier that ignores its input."""
+    clear_above: float | None
+    """A property is clearly above chance if the lower end of its interval is above this."""
+    best_possible: float | None
+    """Balanced accuracy on the validation split of a perfect classifier; below 1 if classes share contents."""
+    files: list[Path] = field(default_factory=list)
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from dbbd_cli.config.sections import TaskConfig
 from dbbd_cli.core.progress import Progress, Silent
+from dbbd_cli.services.inspect import warn_of_shortcuts
 from dbbd_cli.services.preparation import prepare_run
 from dbbd_cli.services.results import Forecast, TrainResult
 
@@ -26,6 +27,7 @@ def train(config: TaskConfig, *, progress: Progress | None = None, command: Sequ
     """
     progress = progress or Silent()
     config, manifest = prepare_run(config, progress)
+    warn_of_shortcuts(config, manifest, progress)
     from dbbd_cli.services.training import train_new_run
 
     return train_new_run(config, manifest, progress, command)
@@ -41,6 +43,7 @@ def forecast(config: TaskConfig, *, progress: Progress | None = None) -> Forecas
     """
     progress = progress or Silent()
     config, manifest = prepare_run(config, progress)
+    warn_of_shortcuts(config, manifest, progress)
     from dbbd_cli.services.dry_run import measure_run
 
     return measure_run(config, manifest, progress)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
+
+from dbbd_cli.core.errors import ConfigError
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -14,11 +16,14 @@ if TYPE_CHECKING:
     from dbbd_cli.config.load import Override
     from dbbd_cli.config.sections import TaskConfig
     from dbbd_cli.core.progress import Progress
+    from dbbd_cli.data.inputs import Input
     from dbbd_cli.data.manifest import Manifest
+    from dbbd_cli.data.properties import Property, Relation
     from dbbd_cli.engine.runtime import Runtime
     from dbbd_cli.engine.workload import Workload
     from dbbd_cli.report.evaluation import Evaluation
     from dbbd_cli.report.history_panels import Panel
+    from dbbd_cli.report.prediction import Calibration, Prediction
     from dbbd_cli.report.tables import Section
 
 
@@ -29,10 +34,13 @@ class EvaluationOutput:
     Attributes:
         report: plain values, for `evaluation.json`.
         files: name to content of further files in the same folder.
+        calibration: what was fitted on the validation split, for `calibration.json`: the fields of
+            `report.calibration.Calibration` without those of the checkpoint; None if nothing was.
     """
 
     report: dict[str, Any]
     files: dict[str, bytes] = field(default_factory=dict)
+    calibration: dict[str, Any] | None = None
 
 
 class Task(Protocol):
@@ -54,6 +62,8 @@ class Task(Protocol):
     """The metrics that summarize an epoch, the loss first; the others are only logged."""
     figure_names: tuple[str, ...] = ()
     """The names of all figures that an evaluation may have."""
+    evaluation_splits: tuple[str, ...] = ()
+    """Splits that an evaluation needs besides the one that it reports on."""
 
     @abstractmethod
     def make_manifest(self, config: Any, progress: Progress) -> Manifest:
@@ -68,6 +78,30 @@ class Task(Protocol):
             ConfigError: they are not where the configuration says.
         """
         ...
+
+    def sample_properties(
+        self, config: Any, manifest: Manifest, positions: Sequence[int], progress: Progress
+    ) -> list[Property]:
+        """Measure trivial properties of samples, which `inspect` tries as classifiers; none by default.
+
+        They are measured before PyTorch is imported, for a part of the samples also at the start of `train`.
+
+        Args:
+            config: the configuration, with absolute paths.
+            manifest: what `make_manifest` has just returned for it.
+            positions: the samples to measure, by their position in the manifest.
+            progress: shows a bar.
+        """
+        return []
+
+    def sample_relations(
+        self, config: Any, manifest: Manifest, positions: Sequence[int], progress: Progress
+    ) -> list[Relation]:
+        """Find what makes samples near duplicates, or dependent in another way; nothing by default.
+
+        `inspect` finds samples with the same content itself. For the arguments, see `sample_properties`.
+        """
+        return []
 
     @abstractmethod
     def build(
@@ -146,6 +180,32 @@ class Task(Protocol):
         """
         ...
 
+    def config_for_other_data(self, config: Any, path: Path) -> TaskConfig | None:
+        """Return a configuration to list all samples of another data set with the same classes.
+
+        Args:
+            config: the configuration of the run.
+            path: a file or folder.
+
+        Returns:
+            None, the default, if the task cannot be evaluated on other data.
+
+        Raises:
+            ConfigError: the task has no such source of samples.
+        """
+        return None
+
+    def evaluate_other(self, workload: Any, other: Any, runtime: Runtime, progress: Progress) -> EvaluationOutput:
+        """Measure a network on another data set; only called if `config_for_other_data` returns a configuration.
+
+        Args:
+            workload: what `build` returned for the data of the run, on the device, with `evaluation_splits`.
+            other: the same for the other data set, with the same weights; all of its samples are in the test split.
+            runtime: device and precision.
+            progress: shows bars.
+        """
+        raise NotImplementedError
+
     def evaluation_schema(self) -> type[Evaluation]:
         """Return the model that checks `evaluation.json` before it is drawn."""
         from dbbd_cli.report.evaluation import Evaluation
@@ -177,3 +237,35 @@ class Task(Protocol):
             CheckpointError: a file next to the evaluation is damaged.
         """
         return {}
+
+    def predict(
+        self,
+        workload: Any,
+        inputs: Iterable[Input],
+        *,
+        runtime: Runtime,
+        calibration: Calibration,
+        explain: bool,
+        progress: Progress,
+    ) -> Iterator[Prediction]:
+        """Judge inputs, one batch after the other; by default, an error that says that the task cannot.
+
+        An input that is unreadable, or contains nothing to judge, has a result that says why; it is never an exception.
+
+        Args:
+            workload: what `build` returned for no splits, on the device.
+            inputs: the inputs.
+            runtime: device and precision.
+            calibration: temperature and threshold.
+            explain: whether to say what in an input moved the verdict.
+            progress: receives messages.
+
+        Returns:
+            At least one result for each input, in order: a folder, a table or a picture of codes may have several.
+
+        Raises:
+            ConfigError: at the call: the task cannot predict, or cannot explain.
+        """
+        raise ConfigError(
+            f"predict: the task {self.name} does not support prediction", hint="pass a run that trained a classifier"
+        )

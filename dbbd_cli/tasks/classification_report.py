@@ -11,6 +11,13 @@ import torch
 from torch.nn import functional as F
 
 from dbbd_cli.report.drawing import load_matplotlib
+from dbbd_cli.tasks.classification_intervals import (
+    LEVEL,
+    Interval,
+    Resampling,
+    calibration_error_interval,
+    classification_intervals,
+)
 
 # N = samples, K = classes.
 
@@ -23,7 +30,11 @@ FALSE_POSITIVE_RATES = (0.01, 0.001)
 
 
 def classification_report(
-    logits: torch.Tensor, labels: torch.Tensor, classes: Sequence[str], positive_class: str | None
+    logits: torch.Tensor,
+    labels: torch.Tensor,
+    classes: Sequence[str],
+    positive_class: str | None,
+    resampling: Resampling | None = None,
 ) -> dict[str, Any]:
     """Compute loss, accuracy, per-class scores, confusion matrix, ranking scores, curves and calibration.
 
@@ -36,6 +47,7 @@ def classification_report(
         labels: `(N,)`.
         classes: names of the K classes.
         positive_class: the positive one of two classes; None with more.
+        resampling: the resamples for intervals; None: no intervals.
 
     Returns:
         Plain values, ready for JSON.
@@ -44,11 +56,11 @@ def classification_report(
     logits, labels = logits.double().cpu(), labels.cpu()
     probabilities = F.softmax(logits, dim=1)
     predicted = logits.argmax(dim=1)
-    calibration, reliability = _calibration(probabilities, predicted == labels)
+    calibration, reliability = calibration_of(probabilities, predicted == labels)
     ranked = range(len(classes)) if positive_class is None else [list(classes).index(positive_class)]
     points = min(MAX_CURVE_POINTS, max(MIN_CURVE_POINTS, MAX_ALL_CURVE_POINTS // len(ranked)))
     curves = [_ranking(probabilities[:, k], labels == k, classes[k], points) for k in ranked]
-    return {
+    report = {
         "num_samples": len(labels),
         "classes": list(classes),
         "positive_class": positive_class,
@@ -65,6 +77,21 @@ def classification_report(
             "reliability": reliability,
         },
     }
+    if resampling is not None:
+        report["intervals"] = {
+            "level": LEVEL,
+            "resamples": resampling.resamples,
+            "groups": resampling.num_groups,
+            **classification_intervals(
+                probabilities,
+                labels,
+                resampling,
+                positive=None if positive_class is None else list(classes).index(positive_class),
+                rates=FALSE_POSITIVE_RATES,
+            ),
+            "expected_calibration_error": calibration_interval(probabilities, predicted == labels, resampling),
+        }
+    return report
 
 
 def _scores(predicted: torch.Tensor, labels: torch.Tensor, classes: Sequence[str]) -> dict[str, Any]:
@@ -137,14 +164,22 @@ def _thinned(points: int, **columns: torch.Tensor) -> dict[str, list[float]]:
     return {name: [round(value, 6) for value in values[kept].tolist()] for name, values in columns.items()}
 
 
-def _calibration(probabilities: torch.Tensor, correct: torch.Tensor) -> tuple[float, dict[str, Any]]:
+def _bins(confidence: torch.Tensor) -> torch.Tensor:
+    """The bin of each confidence `(N,)`."""
+    return torch.bucketize(confidence, _edges()[1:-1])
+
+
+def _edges() -> torch.Tensor:
+    return torch.linspace(0, 1, CALIBRATION_BINS + 1, dtype=torch.float64)
+
+
+def calibration_of(probabilities: torch.Tensor, correct: torch.Tensor) -> tuple[float, dict[str, Any]]:
     """Expected calibration error, and the reliability diagram behind it, over equal bins of confidence.
 
     Guo et al., "On Calibration of Modern Neural Networks", 2017. TorchMetrics computes the error, but not the diagram.
     """
     confidence = probabilities.max(dim=1).values
-    edges = torch.linspace(0, 1, CALIBRATION_BINS + 1, dtype=torch.float64)
-    bins = torch.bucketize(confidence, edges[1:-1])
+    edges, bins = _edges(), _bins(confidence)
     count, confidence_sum, hits = (
         torch.zeros(CALIBRATION_BINS, dtype=torch.float64).index_add_(0, bins, values.double())
         for values in (torch.ones_like(confidence), confidence, correct)
@@ -156,3 +191,9 @@ def _calibration(probabilities: torch.Tensor, correct: torch.Tensor) -> tuple[fl
         **{name: [None if math.isnan(v) else v for v in values.tolist()] for name, values in means.items()},
         "count": count.int().tolist(),
     }
+
+
+def calibration_interval(probabilities: torch.Tensor, correct: torch.Tensor, resampling: Resampling) -> Interval:
+    """The interval of the expected calibration error of `calibration_of`."""
+    confidence = probabilities.max(dim=1).values
+    return calibration_error_interval(confidence - correct.double(), _bins(confidence), resampling)

@@ -4,18 +4,27 @@ from __future__ import annotations
 
 import csv
 import io
-from typing import Protocol
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import torch
+from torch.nn import functional as F
 
 from dbbd_cli.core.progress import Progress
 from dbbd_cli.data.manifest import Manifest
+from dbbd_cli.data.urls.cleaning import host_of
 from dbbd_cli.engine.efficiency import count_multiply_adds, measure_efficiency, spread, times_ms
 from dbbd_cli.engine.inference import run_batches
 from dbbd_cli.engine.runtime import Runtime
 from dbbd_cli.engine.workload import Workload
+from dbbd_cli.model.calibration import choose_threshold, fit_temperature
 from dbbd_cli.tasks.base import EvaluationOutput
-from dbbd_cli.tasks.classification_report import classification_report
+from dbbd_cli.tasks.classification_intervals import Resampling
+from dbbd_cli.tasks.classification_report import calibration_interval, calibration_of, classification_report
+from dbbd_cli.tasks.classifier_baselines import baselines
+
+MAX_ERRORS = 20
+"""Errors that are listed."""
 
 
 class ClassifierWorkload(Workload, Protocol):
@@ -31,28 +40,88 @@ class ClassifierWorkload(Workload, Protocol):
         """The positive class if there are two classes."""
         ...
 
+    @property
+    def false_positive_rate(self) -> float:
+        """The false-positive rate that the decision threshold is chosen for."""
+        ...
+
+    def urls(self, split: str) -> list[str] | None:
+        """The URLs of a split as the network gets them, in the manifest's order; None if samples are not URLs."""
+        ...
+
+
+@dataclass(frozen=True)
+class _Outputs:
+    """What the network says about a split.
+
+    Attributes:
+        logits: `(N, K)`, float64.
+        labels: `(N,)`.
+        hosts: the host of each sample; None if samples are not URLs.
+    """
+
+    logits: torch.Tensor
+    labels: torch.Tensor
+    hosts: list[str] | None
+
+    def resampling(self) -> Resampling:
+        return Resampling(len(self.labels), self.hosts)
+
 
 def evaluate_classifier(
-    workload: ClassifierWorkload, split: str, runtime: Runtime, progress: Progress
+    workload: ClassifierWorkload,
+    split: str,
+    runtime: Runtime,
+    progress: Progress,
+    other: ClassifierWorkload | None = None,
 ) -> EvaluationOutput:
-    """Every metric, and the predictions as CSV."""
-    logits, labels = _run(workload, runtime, split, progress)
+    """Every metric with its interval, calibration, baselines and the worst errors, and the predictions as CSV.
+
+    Args:
+        workload: the data and network of the run, with loaders for the split and for validation.
+        split: the split to report on.
+        runtime: device and precision.
+        progress: shows bars.
+        other: another data set, whose split is reported on instead, with the same network.
+    """
+    measured = other or workload
+    outputs = _run(measured, runtime, split, progress)
+    validation = outputs if other is None and split == "val" else _run(workload, runtime, "val", progress)
     progress.line("Measuring speed and computing metrics…")
-    network = workload.module.get_submodule("network")
-    inputs, _ = workload.to_device(next(workload.loaders[split].batches(epoch=0)), runtime.device, train=False)
+    network = measured.module.get_submodule("network")
+    inputs, _ = measured.to_device(next(measured.loaders[split].batches(epoch=0)), runtime.device, train=False)
     efficiency = {
         **measure_efficiency(network, (inputs,), runtime, batch_size=len(inputs)),
         "multiply_adds": count_multiply_adds(network, inputs[:1]),
         "ms_per_sample": spread(times_ms(network, (inputs[:1],), runtime)),
     }
-    report = classification_report(logits, labels, workload.manifest.classes, workload.positive_class)
-    predictions = _predictions(workload, split, logits)
-    return EvaluationOutput({**report, "efficiency": efficiency}, {"predictions.csv": predictions.encode("utf-8")})
+    classes, positive_class = workload.manifest.classes, workload.positive_class
+    positive = None if positive_class is None else classes.index(positive_class)
+    resampling = outputs.resampling()
+    report = classification_report(outputs.logits, outputs.labels, classes, positive_class, resampling)
+    report["intervals"]["group"] = "samples" if outputs.hosts is None else "hosts"
+    calibration = _calibrate(validation, positive, positive_class, workload.false_positive_rate)
+    report["calibration"] = {**calibration, **_calibrated(outputs, calibration, positive, resampling)}
+    report["baselines"] = baselines(
+        workload.urls("train"),
+        torch.tensor([sample.label for sample in workload.manifest.of("train")]),
+        measured.urls(split),
+        outputs.labels,
+        correct=outputs.logits.argmax(1) == outputs.labels,
+        num_classes=len(classes),
+        positive=positive,
+        resampling=resampling,
+    )
+    report["errors"] = _errors(measured, split, outputs, calibration["temperature"])
+    if other is not None:
+        report["shared_with_training"] = _shared_with_training(workload, other, split)
+    predictions = _predictions(measured, split, outputs.logits)
+    return EvaluationOutput(
+        {**report, "efficiency": efficiency}, {"predictions.csv": predictions.encode("utf-8")}, calibration
+    )
 
 
-def _run(
-    workload: ClassifierWorkload, runtime: Runtime, split: str, progress: Progress
-) -> tuple[torch.Tensor, torch.Tensor]:
+def _run(workload: ClassifierWorkload, runtime: Runtime, split: str, progress: Progress) -> _Outputs:
     """Logits and labels of the split in the manifest's order, whatever order the loader has."""
     loader = workload.loaders[split]
     logits = torch.zeros(loader.num_samples, len(workload.manifest.classes))
@@ -63,7 +132,88 @@ def _run(
             logits[batch.samples] = output.logits.float().cpu()
             labels[batch.samples] = batch.labels
             bar.advance(samples=output.num_samples)
-    return logits, labels
+    urls = workload.urls(split)
+    return _Outputs(logits.double(), labels, None if urls is None else [host_of(url) for url in urls])
+
+
+def _calibrate(
+    validation: _Outputs, positive: int | None, positive_class: str | None, wanted_rate: float
+) -> dict[str, Any]:
+    """Temperature and, with two classes, decision threshold, fitted on the validation split."""
+    temperature = fit_temperature(validation.logits, validation.labels)
+    found: dict[str, Any] = {
+        "split": "val",
+        "num_samples": len(validation.labels),
+        "temperature": temperature,
+        "positive_class": positive_class,
+    }
+    if positive is None or not bool((validation.labels != positive).any()):
+        return found
+    scores = F.softmax(validation.logits / temperature, dim=1)[:, positive]
+    negative = validation.labels != positive
+    threshold = choose_threshold(scores, ~negative, wanted_rate)
+    flagged = scores >= threshold
+    bounds = validation.resampling().share(flagged, negative)
+    assert bounds is not None
+    return {
+        **found,
+        "false_positive_rate": wanted_rate,
+        "threshold": threshold,
+        "achieved": {"rate": float(flagged[negative].double().mean()), "low": bounds[0], "high": bounds[1]},
+    }
+
+
+def _calibrated(
+    outputs: _Outputs, calibration: dict[str, Any], positive: int | None, resampling: Resampling
+) -> dict[str, Any]:
+    """What temperature and threshold are worth on the split."""
+    probabilities = F.softmax(outputs.logits / calibration["temperature"], dim=1)
+    correct = probabilities.argmax(1) == outputs.labels
+    error, reliability = calibration_of(probabilities, correct)
+    found: dict[str, Any] = {
+        "after": {
+            "loss": float(F.nll_loss(probabilities.clamp(min=1e-300).log(), outputs.labels)),
+            "expected_calibration_error": error,
+            "interval": calibration_interval(probabilities, correct, resampling),
+            "reliability": reliability,
+        }
+    }
+    if positive is not None and "threshold" in calibration:
+        flagged, is_positive = probabilities[:, positive] >= calibration["threshold"], outputs.labels == positive
+        found["at_threshold"] = {
+            name: {"value": float((flagged & among).sum() / among.sum()), "interval": resampling.share(flagged, among)}
+            for name, among in (("false_positive_rate", ~is_positive), ("recall", is_positive))
+            if bool(among.any())
+        }
+    return found
+
+
+def _errors(workload: ClassifierWorkload, split: str, outputs: _Outputs, temperature: float) -> list[dict[str, Any]]:
+    """The errors with the highest calibrated probability of the predicted class, highest first."""
+    classes, samples = workload.manifest.classes, workload.manifest.of(split)
+    confidence, predicted = F.softmax(outputs.logits / temperature, dim=1).max(dim=1)
+    order = confidence.sort(descending=True, stable=True).indices
+    wrong = order[predicted[order] != outputs.labels[order]][:MAX_ERRORS].tolist()
+    return [
+        {
+            "sample": samples[place].key,
+            "class": classes[samples[place].label],
+            "predicted": classes[int(predicted[place])],
+            "probability": float(confidence[place]),
+        }
+        for place in wrong
+    ]
+
+
+def _shared_with_training(workload: ClassifierWorkload, other: ClassifierWorkload, split: str) -> dict[str, int | None]:
+    """How many samples of another data set are also in the training split, and how many have a host from it."""
+    known = {sample.sha256 for sample in workload.manifest.of("train")}
+    train_urls, urls = workload.urls("train"), other.urls(split)
+    hosts = None
+    if train_urls is not None and urls is not None:
+        known_hosts = {host_of(url) for url in train_urls}
+        hosts = sum(host_of(url) in known_hosts for url in urls)
+    return {"samples": sum(sample.sha256 in known for sample in other.manifest.of(split)), "hosts": hosts}
 
 
 def _predictions(workload: ClassifierWorkload, split: str, logits: torch.Tensor) -> str:

@@ -16,7 +16,7 @@ from dbbd_cli.config.shipped import shipped_configs
 HEAVY = ("torch", "torchvision", "torchmetrics", "matplotlib", "tensorboard", "numpy", "scipy", "PIL", "yaml")
 MOST_FOR_HELP = 45
 """Modules beyond Typer's. More would slow down the start of every command: raise this only for a reason."""
-COMMANDS = ("train", "resume", "validate", "evaluate", "plot", "smoke")
+COMMANDS = ("train", "resume", "validate", "evaluate", "predict", "plot", "inspect", "smoke")
 
 # Runs several command lines in one process, which is faster than one process each, and reports the modules after each.
 SCRIPT = """
@@ -101,12 +101,13 @@ def test_configuration_errors_import_no_pytorch(
         ["train", "--config", str(tmp_path / "bad.yaml")],
         ["train", "--config", str(tmp_path / "unknown.yaml")],
         ["evaluate", run, "--set", "trainig.epochs=3"],
+        ["predict", run, "example.com", "--set", "trainig.epochs=3"],
         ["validate", run, "--device", "gpu"],
         ["resume", run, "--epochs", "0"],
         ["smoke", "--device", "gpu"],
         ["smoke", "--task", "no-such-task"],
     )
-    assert [code for code, _ in answers] == [2] * 8
+    assert [code for code, _ in answers] == [2] * 9
     assert answers[-1][1].isdisjoint({*HEAVY, "rich"} - {"yaml"})
 
 
@@ -138,6 +139,13 @@ def test_plot_imports_no_pytorch(process_environment: Mapping[str, str], run_fol
     assert (drawn[0], written[0]) == (0, 0)
     assert list(run_folder.glob("*.png"))
     assert written[1].isdisjoint({"torch", "torchvision", "torchmetrics", "tensorboard", "scipy"})
+
+
+def test_inspect_imports_no_pytorch(process_environment: Mapping[str, str], tmp_path: Path) -> None:
+    settings = ["--set", "data.sample_per_class=30", "--set", f"data.cache_dir={tmp_path}"]
+    [[code, modules]] = loaded_by(process_environment, ["inspect", "--config", "smoke_qr", *settings])
+    assert code == 0
+    assert modules.isdisjoint({"torch", "torchvision", "torchmetrics", "tensorboard", "matplotlib"})
 
 
 def test_runs_as_a_module(process_environment: Mapping[str, str]) -> None:

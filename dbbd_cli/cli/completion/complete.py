@@ -59,9 +59,24 @@ def run_folders(parent: Path = Path("runs")) -> list[Path]:
     return sorted(path.parent for path in parent.glob("*/config.yaml"))
 
 
+def data(incomplete: str) -> Candidates:
+    """Files and folders."""
+    return _paths(incomplete)
+
+
 def folder(incomplete: str) -> Candidates:
     """Folders."""
     return _paths(incomplete, ())
+
+
+def table(incomplete: str) -> Candidates:
+    """CSV files and folders."""
+    return _paths(incomplete, (".csv",))
+
+
+def page(incomplete: str) -> Candidates:
+    """HTML files and folders."""
+    return _paths(incomplete, (".html",))
 
 
 def device(incomplete: str) -> Candidates:

@@ -34,7 +34,7 @@ class Output:
     ) -> None:
         """Print the result: as one JSON object, including `extra`, or as `describe` lays it out for the width."""
         if self._as_json:
-            write_result(json.dumps(_plain({**dataclasses.asdict(result), **extra}), allow_nan=False))
+            write_result(json.dumps(plain({**dataclasses.asdict(result), **extra}), allow_nan=False))
         else:
             width = columns(sys.stdout)
             parts = describe(result, width)
@@ -56,12 +56,12 @@ def _progress(style: str, quiet: bool, stream: TextIO) -> Progress:
     return LineProgress(stream)
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """The value in the types of JSON: paths become strings, NaN and infinity become null."""
     if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return str(value) if isinstance(value, Path) else value

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from rich.text import Text
@@ -30,7 +31,8 @@ def evaluate(result: EvaluateResult, width: int | None) -> Parts:
         ("Epoch", count(report["epoch"])),
         *synthetic(report["synthetic"]),
     ]
-    parts = section(f"Evaluation on the {report['split']} split", about, width)
+    where = f"the {report['split']} split" if report["split"] else shown_path(Path(report["data"]))
+    parts = section(f"Evaluation on {where}", about, width)
     for part in get_task(report["task"]).tables(report):
         parts += _rendered(part, width)
     return [*parts, heading("Files"), verbatim(shown_path(path) for path in result.files)]

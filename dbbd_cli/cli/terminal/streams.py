@@ -35,8 +35,11 @@ def tolerate_any_text() -> None:
             reconfigure(errors="backslashreplace")
 
 
-def write_result(text: str) -> None:
+def write_result(text: str) -> bool:
     """Write one or more lines to standard output. A closed pipe (`dbbd ... | head -1`) is not an error.
+
+    Returns:
+        Whether anybody still reads the output.
 
     Raises:
         DiskError: standard output cannot be written, for example because the disk is full.
@@ -46,6 +49,7 @@ def write_result(text: str) -> None:
         sys.stdout.flush()
     except BrokenPipeError:
         drop_unwritten(sys.stdout)
+        return False
     except OSError as error:
         from dbbd_cli.core.files import repair_of
 
@@ -54,6 +58,7 @@ def write_result(text: str) -> None:
             f"standard output cannot be written: {error.strerror}",
             hint=f"{repair_of(error)}, or redirect it elsewhere",
         ) from error
+    return True
 
 
 def open_closed_streams() -> None:

@@ -9,6 +9,8 @@ from __future__ import annotations
 import io
 import struct
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 from PIL import ExifTags, Image, JpegImagePlugin, TiffImagePlugin
@@ -59,23 +61,61 @@ def decode_image(data: bytes, size: int) -> np.ndarray:
     Raises:
         ImageFileError: the content is not an image, is damaged or too large.
     """
+    with _opened(data) as image:
+        whole, orientation = _load(image, data, size)
+        small = whole.resize((size, size), Image.Resampling.BILINEAR).convert("RGB")
+        return np.array(_upright(small, orientation))
+
+
+def decode_gray(data: bytes, max_side: int) -> np.ndarray:
+    """Decode the content of an image file to gray, like `decode_image`, but with its proportions.
+
+    Args:
+        data: the whole content of the file.
+        max_side: maximum height and width of the result, pixels; a larger image is reduced.
+
+    Returns:
+        Array of shape (H, W), uint8.
+
+    Raises:
+        ImageFileError: the content is not an image, is damaged or too large.
+    """
+    with _opened(data) as image:
+        whole, orientation = _load(image, data, max_side)
+        # The longer side becomes `max_side`, the shorter one at least a pixel.
+        scale = min(1.0, max_side / max(whole.size))
+        size = (max(1, round(whole.width * scale)), max(1, round(whole.height * scale)))
+        small = (whole.resize(size, Image.Resampling.BILINEAR) if scale < 1 else whole).convert("L")
+        return np.array(_upright(small, orientation))
+
+
+@contextmanager
+def _opened(data: bytes) -> Iterator[Image.Image]:
+    """Open the content of an image file; errors within the context become an `ImageFileError`."""
     if not data:
         raise ImageFileError("empty file")
     if data[4:12] == b"ftypheic" and (ways := ways_to_read([".heic"])):
         raise ImageFileError(f"is a HEIC image; to read it: {ways['.heic']}")
-    # The reader of HEIC is loaded only for files that may be one.
-    names = _FORMATS_OF_FTYP if data[4:8] == b"ftyp" else {*FORMAT_OF_SUFFIX.values()} - _FORMATS_OF_FTYP
     try:
         with warnings.catch_warnings():
             # PIL warns about large images, for which there is a limit here, and about odd metadata, which is unused.
             warnings.simplefilter("ignore")
-            with Image.open(io.BytesIO(data), formats=[name for name in names if can_read(name)]) as image:
+            with Image.open(io.BytesIO(data), formats=readable_formats(data)) as image:
                 _scale_transparent_color(image, data)
-                return _decode(image, data, size)
+                yield image
     except ImageFileError:
         raise
     except Exception as error:  # PIL's parsers raise anything on damaged bytes: SyntaxError, KeyError, zlib.error
         raise ImageFileError(_reason(error)) from error
+
+
+def readable_formats(data: bytes) -> list[str]:
+    """The formats, as Pillow names them, that a file may have whose content begins with `data`, at least 8 bytes."""
+    # The reader of HEIC is loaded only for files that may be one.
+    is_ftyp = data[4:8] == b"ftyp"
+    # The most common ones come first: Pillow tries them in this order, and loads the readers of the others on demand.
+    names = dict.fromkeys(FORMAT_OF_SUFFIX.values())
+    return [name for name in names if (name in _FORMATS_OF_FTYP) == is_ftyp and can_read(name)]
 
 
 def _check_size(width: int, height: int) -> None:
@@ -104,7 +144,8 @@ def _scale_transparent_color(image: Image.Image, data: bytes) -> None:
         image.info["transparency"] = color * 255 // ((1 << bits) - 1)
 
 
-def _decode(image: Image.Image, data: bytes, size: int) -> np.ndarray:
+def _load(image: Image.Image, data: bytes, size: int) -> tuple[Image.Image, object]:
+    """Return an image in RGB or gray, in a size that serves for `size` pixels a side, and its orientation."""
     _check_size(image.width, image.height)
     whole, needed = image.size, image.width * image.height * _decoder_bytes(image)
     image.draft(None, (2 * size, 2 * size))  # a large JPEG is decoded at a fraction of its size, several times faster
@@ -114,8 +155,11 @@ def _decode(image: Image.Image, data: bytes, size: int) -> np.ndarray:
     image.load()
     # Some formats are rotated while they load, so the orientation is known only now.
     orientation = _orientation(image)
-    small = _to_rgb(image).resize((size, size), Image.Resampling.BILINEAR).convert("RGB")
-    return np.array(small.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else small)
+    return _to_rgb(image), orientation
+
+
+def _upright(image: Image.Image, orientation: object) -> Image.Image:
+    return image.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else image
 
 
 def _decoder_bytes(image: Image.Image) -> int:

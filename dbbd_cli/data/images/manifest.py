@@ -6,6 +6,8 @@ import os
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
+import numpy as np
+
 from dbbd_cli.core.errors import DataError
 from dbbd_cli.core.progress import Progress
 from dbbd_cli.core.text import counted
@@ -19,18 +21,19 @@ from dbbd_cli.data.candidates import (
     report_duplicates,
 )
 from dbbd_cli.data.folder_entries import warn_of_unread
-from dbbd_cli.data.images.cache import PreparedImages, cached_images, prepare_images
+from dbbd_cli.data.images.cache import PreparedImages, cached_images, prepare_images, unverified_images
 from dbbd_cli.data.images.formats import ways_to_read
 from dbbd_cli.data.images.refs import ImageRef, hash_files
 from dbbd_cli.data.images.sources import file_of
 from dbbd_cli.data.manifest import Manifest, Sample
 from dbbd_cli.data.splitting import assign_splits
-from dbbd_cli.data.urls.cleaning import host_of, url_sha256
+from dbbd_cli.data.urls.cleaning import UrlCleaning, clean_url, host_of, url_sha256
 
 
 def make_manifest(
     source: Source,
     *,
+    cleaning: UrlCleaning,
     sample_per_class: int | None,
     report_limit: bool,
     shares: Sequence[float],
@@ -47,6 +50,7 @@ def make_manifest(
 
     Args:
         source: the classes and possible samples.
+        cleaning: how URLs are changed before they are rendered; images that are files ignore it.
         sample_per_class: maximum number of samples of a class; None for all.
         report_limit: whether to report classes that have fewer.
         shares: shares of the splits train, val and test.
@@ -61,8 +65,8 @@ def make_manifest(
         DataError: images are unreadable and `on_error` is `fail`, or a class has too few.
     """
     candidates = draw(source, sample_per_class, report_limit=report_limit, unit="image", seed=seed, progress=progress)
-    _report_skipped(source, progress)
-    candidates, refs, unreadable = _hash(candidates, source.roots, progress)
+    report_skipped(source, progress)
+    candidates, refs, unreadable = _hash(candidates, source.roots, cleaning, progress)
     candidates, refs, undecodable = _decode(candidates, refs, image_size, cache_dir, progress)
     problems = [*source.problems, *unreadable, *undecodable]
     handle_problems(problems, on_error, "image", progress)
@@ -76,11 +80,11 @@ def make_manifest(
 
 
 def _hash(
-    candidates: Sequence[Candidate], roots: Sequence[Path], progress: Progress
+    candidates: Sequence[Candidate], roots: Sequence[Path], cleaning: UrlCleaning, progress: Progress
 ) -> tuple[list[Candidate], list[ImageRef], list[str]]:
     """Return the candidates that can be read, their references, and the problems of the others."""
     if not roots:
-        return list(candidates), [ImageRef(url_sha256(c.key), url=c.key) for c in candidates], []
+        return list(candidates), [_url_ref(c.key, cleaning) for c in candidates], []
     readable, refs, problems = [], [], []
     paths = [str(file_of(roots, c.key, c.label)) for c in candidates]
     for candidate, path, digest in zip(candidates, paths, hash_files(paths, progress), strict=True):
@@ -101,16 +105,19 @@ def _decode(
     # `prepare_manifest` verifies the pixels before they are used.
     bad = prepare_images(refs, image_size, cache_dir, progress, verify=False).problems
     good = [position for position in range(len(refs)) if position not in bad]
-    problems = [f"{refs[position].name}: {reason}" for position, reason in sorted(bad.items())]
+    problems = [
+        f"{refs[position].path or candidates[position].key}: {reason}" for position, reason in sorted(bad.items())
+    ]
     return [candidates[position] for position in good], [refs[position] for position in good], problems
 
 
 def _groups(hashes: Sequence[str], keys: Sequence[str], group_by_host: bool) -> list[str]:
-    # The content of a URL is the URL itself, so equal content implies the same host.
+    # URLs that are the same once they are cleaned have the same host.
     return [host_of(key) for key in keys] if group_by_host else list(hashes)
 
 
-def _report_skipped(source: Source, progress: Progress) -> None:
+def report_skipped(source: Source, progress: Progress) -> None:
+    """Report files that are not images, or are in unsupported formats."""
     if source.ignored:
         progress.line(f"Files that are not images were ignored: {source.ignored:,}.")
     warn_of_unread(source.unread, "image", progress)
@@ -118,11 +125,25 @@ def _report_skipped(source: Source, progress: Progress) -> None:
         progress.warn(f"To read {suffix}: {way}")
 
 
+def prepared_pixels(manifest: Manifest, image_size: int, cache_dir: Path) -> np.ndarray | None:
+    """Return the pixels `(N, C, S, S)`, uint8, of the images of a manifest that has just been made.
+
+    Nothing is decoded or verified: they come from the cache that `make_manifest` has filled. None if it is gone.
+    """
+    # The cache knows images by their digests and suffixes.
+    refs = [
+        ImageRef(s.sha256, path=s.key) if manifest.roots else ImageRef(s.sha256, url=s.key) for s in manifest.samples
+    ]
+    prepared = unverified_images(refs, image_size, cache_dir)
+    return None if prepared is None else prepared.open()
+
+
 def prepare_manifest(
     manifest: Manifest,
     *,
     splits: Collection[str],
     roots: Sequence[Path],
+    cleaning: UrlCleaning,
     image_size: int,
     cache_dir: Path,
     progress: Progress,
@@ -133,6 +154,7 @@ def prepare_manifest(
         manifest: the samples.
         splits: the splits that are needed; without a cache, only their files are read.
         roots: the current folder of each class, which may have moved; empty for URLs.
+        cleaning: how URLs are changed before they are rendered.
         image_size: height and width in pixels.
         cache_dir: folder of the caches.
         progress: receives every image.
@@ -144,14 +166,14 @@ def prepare_manifest(
         DataError: files are missing or have changed since the manifest was made, and are not in the cache.
     """
     samples = list(manifest.samples)
-    refs = _refs(samples, roots)
+    refs = _refs(samples, roots, cleaning)
     prepared = cached_images(refs, image_size, cache_dir, progress)
     if prepared is not None:
         needed = [ref for ref, sample in zip(refs, samples, strict=True) if sample.split in splits]
         _report_changed_files(needed, prepared, progress)
         return prepared, samples
     samples = [sample for sample in samples if sample.split in splits]
-    refs = _refs(samples, roots)
+    refs = _refs(samples, roots, cleaning)
     prepared = prepare_images(refs, image_size, cache_dir, progress)
     if prepared.problems:
         problems = [f"{refs[position].name}: {reason}" for position, reason in sorted(prepared.problems.items())]
@@ -188,7 +210,12 @@ def _report_changed_files(refs: Sequence[ImageRef], prepared: PreparedImages, pr
         )
 
 
-def _refs(samples: Sequence[Sample], roots: Sequence[Path]) -> list[ImageRef]:
+def _refs(samples: Sequence[Sample], roots: Sequence[Path], cleaning: UrlCleaning) -> list[ImageRef]:
     if roots:
         return [ImageRef(s.sha256, path=str(file_of(roots, s.key, s.label))) for s in samples]
-    return [ImageRef(url_sha256(s.key), url=s.key) for s in samples]
+    return [_url_ref(s.key, cleaning) for s in samples]
+
+
+def _url_ref(url: str, cleaning: UrlCleaning) -> ImageRef:
+    cleaned = clean_url(url, cleaning)
+    return ImageRef(url_sha256(cleaned), url=cleaned)

@@ -1,4 +1,4 @@
-"""Prepare the rows of an image cache in supervised worker processes.
+"""Prepare the rows of an image cache, or read the codes of pictures, in supervised worker processes.
 
 An untrusted image may crash its decoder, keep it busy forever, or fill the memory. Files are therefore decoded only in
 other processes, each with a memory limit (`MEMORY_BYTES`) and a deadline for each image (`IMAGE_SECONDS`). A process
@@ -23,11 +23,11 @@ import traceback
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import suppress
+from contextlib import closing, suppress
 from itertools import chain
 from pathlib import Path
 from queue import Empty, SimpleQueue
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -36,9 +36,9 @@ from dbbd_cli.core.files import read_file
 from dbbd_cli.core.signals import exit_reason
 from dbbd_cli.data.images.decode import ImageFileError, decode_image
 from dbbd_cli.data.images.qr_code import render_qr
+from dbbd_cli.data.images.qr_reader import Picture, read_picture
 from dbbd_cli.data.images.refs import MAX_FILE_BYTES, ImageRef
 from dbbd_cli.data.running_time import RunningTime
-from dbbd_cli.data.urls.cleaning import url_sha256
 
 MAX_WORKERS = 16
 MEMORY_BYTES = 1 << 30
@@ -53,6 +53,8 @@ _START = "import sys; sys.path[:] = sys.argv[1:]; from dbbd_cli.data.images.proc
 
 Shape = tuple[int, int, int, int]
 """Of a cache: N images, C channels, height, width."""
+_Rows: TypeAlias = Sequence[tuple[int, list[Any]]]
+"""Of a job: the number of each image, and the fields of its `ImageRef` or `Picture`."""
 
 
 class Problem(NamedTuple):
@@ -74,6 +76,8 @@ def prepare_image(ref: ImageRef, size: int) -> np.ndarray:
     """
     # Pixels are stored under the hash: those of other content would be used in its place from then on.
     if ref.url is not None:
+        from dbbd_cli.data.urls.cleaning import url_sha256  # with the settings, which processes for files do not need
+
         if url_sha256(ref.url) != ref.sha256:
             raise DataError("the SHA-256 given for it is that of another URL")
         return render_qr(ref.url, size)[None]
@@ -115,14 +119,48 @@ def prepare_in_workers(
     Raises:
         DataError: a process cannot be started, or dies before it begins to work.
     """
+    rows = [[(row, [ref.sha256, ref.path, ref.url]) for row, ref in enumerate(refs, start)] for start, refs in jobs]
+    with closing(_in_workers([str(path), shape], rows)) as results:
+        for replies, lost in results:
+            problems = {row: Problem(*reply) for row, reply in replies.items() if reply is not None}
+            problems |= {row: Problem(reason, lasting=False) for row, reason in lost.items()}
+            yield len(replies) + len(lost), problems
+
+
+def read_in_workers(
+    jobs: Sequence[tuple[int, Sequence[Picture]]],
+) -> Generator[dict[int, tuple[list[str], str]], None, None]:
+    """Read the codes of pictures in one or more worker processes.
+
+    Args:
+        jobs: each a number for its first picture, and its pictures.
+
+    Yields:
+        For each job, in order of completion, number of a picture to what `read_picture` returned for it.
+
+    Raises:
+        DataError: a process cannot be started, or dies before it begins to work.
+    """
+    rows = [[(row, list(picture)) for row, picture in enumerate(pictures, start)] for start, pictures in jobs]
+    with closing(_in_workers(None, rows)) as results:
+        for replies, lost in results:
+            yield {row: (texts, problem) for row, (texts, problem) in replies.items()} | {
+                row: ([], reason) for row, reason in lost.items()
+            }
+
+
+def _in_workers(
+    cache_file: list[Any] | None, jobs: Sequence[_Rows]
+) -> Generator[tuple[dict[int, Any], dict[int, str]], None, None]:
+    """Run jobs; yield for each, in order of completion, the reply for each row, and why rows were lost."""
     workers: list[_Worker] = []
     idle: SimpleQueue[_Worker] = SimpleQueue()
     count = min(os.cpu_count() or 1, MAX_WORKERS, len(jobs))
 
-    def prepare(start: int, refs: Sequence[ImageRef]) -> tuple[int, dict[int, Problem]]:
+    def run(rows: _Rows) -> tuple[dict[int, Any], dict[int, str]]:
         worker = idle.get()
         try:
-            return len(refs), worker.prepare(path, shape, enumerate(refs, start))
+            return worker.run(cache_file, rows)
         finally:
             idle.put(worker)
 
@@ -131,7 +169,7 @@ def prepare_in_workers(
         for _ in range(count):
             workers.append(_Worker())
             idle.put(workers[-1])
-        for done in as_completed([pool.submit(prepare, *job) for job in jobs]):
+        for done in as_completed([pool.submit(run, job) for job in jobs]):
             yield done.result()
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
@@ -189,36 +227,43 @@ class _Worker:
                 replies.put(line)
         replies.put(b"")
 
-    def prepare(self, path: Path, shape: Shape, rows: Iterable[tuple[int, ImageRef]]) -> dict[int, Problem]:
-        """Prepare rows of a cache file in the process; return those that could not be prepared.
+    def run(self, cache_file: list[Any] | None, rows: _Rows) -> tuple[dict[int, Any], dict[int, str]]:
+        """Run a job in the process.
+
+        Args:
+            cache_file: path and shape of the cache file to write; None to read codes.
+            rows: number and content of each row.
+
+        Returns:
+            The reply for each row, and for rows at which the process was lost, the reason.
 
         Raises:
             DataError: the process dies or hangs before it begins.
         """
-        problems: dict[int, Problem] = {}
+        replies: dict[int, Any] = {}
+        lost: dict[int, str] = {}
         waiting = deque(rows)
         lost_at: int | None = -1  # row at which the last process was lost; None: before it began
         while waiting:
             current = None
             try:
-                self._send([str(path), shape, [[row, ref.sha256, ref.path, ref.url] for row, ref in waiting]])
+                self._send([cache_file, list(waiting)])
                 self._reply(_START_SECONDS)
                 while waiting:
                     current = waiting[0][0]
-                    if (problem := self._reply(IMAGE_SECONDS)) is not None:
-                        problems[current] = Problem(*problem)
+                    replies[current] = self._reply(IMAGE_SECONDS)
                     waiting.popleft()
             except _LostError as error:
                 if current == lost_at and current is None:
                     raise self._start_error(error) from None
                 if current == lost_at and current is not None:
-                    problems[current] = Problem(f"the process that prepared it {error}", lasting=False)
+                    lost[current] = f"the process that prepared it {error}"
                     waiting.popleft()
                 lost_at = current
                 self._restart()
         self._log.seek(0)
         self._log.truncate()  # the warnings of a million damaged images must not fill the disk
-        return problems
+        return replies, lost
 
     def _send(self, job: list[Any]) -> None:
         assert self.process.stdin is not None
@@ -286,14 +331,20 @@ def main() -> None:
     _limit_memory()
     try:
         while True:
-            path, shape, images = json.loads(jobs.get())
-            pixels = np.memmap(path, dtype=np.uint8, mode="r+", shape=tuple(shape))
-            problems = prepare_rows(pixels, [(row, ImageRef(*ref)) for row, *ref in images])
-            for reply in chain([None], problems):
+            for reply in chain([None], _replies(*json.loads(jobs.get()))):
                 print(json.dumps(reply), file=replies, flush=True)
     except BaseException:
         traceback.print_exc()
         os._exit(1)  # an ordinary exit would wait for the thread that reads
+
+
+def _replies(cache_file: list[Any] | None, rows: _Rows) -> Iterator[Any]:
+    """The reply for each row of a job, as `_Worker.run` sends it."""
+    if cache_file is None:
+        return (read_picture(Picture(*content)) for _, content in rows)
+    path, shape = cache_file
+    pixels = np.memmap(path, dtype=np.uint8, mode="r+", shape=tuple(shape))
+    return prepare_rows(pixels, [(row, ImageRef(*content)) for row, content in rows])
 
 
 def _limit_memory() -> None:

@@ -82,6 +82,20 @@ def list_classes(folders: Mapping[str, Path]) -> Source:
     return _list_roots("classes", folders, "data.classes", [], 0)
 
 
+def list_images(folder: Path) -> tuple[list[Path], list[str], int, Counter[str]]:
+    """List the images of a folder and its subfolders, as those of a class are listed.
+
+    Returns:
+        The images and the problems of others, both sorted, the number of files that are not images, and the number of
+        images in unsupported formats by suffix.
+
+    Raises:
+        DataError: the folder is missing or unreadable.
+    """
+    keys, problems, ignored, unread = _list_class(".", folder, "another input")
+    return [folder / key[2:] for key in keys], [problem[2:] for problem in problems], ignored, unread
+
+
 def file_of(roots: Sequence[Path], key: str, label: int) -> Path:
     """Return the file that a key names.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Set
 from typing import Literal, NamedTuple
 
 from pydantic import Field
@@ -11,7 +12,9 @@ from pydantic import Field
 from dbbd_cli.config.sections import Section
 
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
-_PORT = re.compile(r":(\d*)$")
+_AUTHORITY = re.compile(r"[^/?#]*")
+_SCHEMES = re.compile(r"(?:\s*[A-Za-z][A-Za-z0-9+.-]*://)+\s*")
+_WWW = re.compile(r"(?:\s*www\.)+(?=.)", re.IGNORECASE)
 _DEFAULT_PORTS = {"http": "80", "https": "443", "ftp": "21"}
 
 
@@ -57,25 +60,49 @@ class UrlParts(NamedTuple):
 def split_url(url: str) -> UrlParts:
     """Split a URL, or any text, into scheme, authority and the rest."""
     scheme = found[0] if (found := _SCHEME.match(url)) else ""
-    end = next((place for place, char in enumerate(url[len(scheme) :]) if char in "/?#"), len(url) - len(scheme))
-    end += len(scheme)
-    return UrlParts(scheme, url[len(scheme) : end], url[end:])
+    return UrlParts(scheme, *_split_rest(url[len(scheme) :]))
+
+
+def _split_rest(text: str) -> tuple[str, str]:
+    """The authority and the rest of a URL without its scheme."""
+    authority = _AUTHORITY.match(text)
+    assert authority is not None
+    return authority[0], text[authority.end() :]
 
 
 def clean_url(url: str, cleaning: UrlCleaning) -> str:
     """Change a URL as the settings say. Cleaning twice gives the same as once."""
-    scheme, authority, rest = split_url(url.strip())
+    url = url.strip()
+    while (cleaned := _clean_once(url, cleaning)) != url:  # nested ones, such as http://http://
+        url = cleaned
+    return url
+
+
+def _clean_once(url: str, cleaning: UrlCleaning) -> str:
+    scheme = found[0] if (found := _SCHEME.match(url)) else ""
+    rest = url[len(scheme) :]
+    if cleaning.scheme != "keep" and (found := _SCHEMES.match(url)):
+        rest = url[found.end() :]
+    authority, rest = _split_rest(rest)
     user, at, host = authority.rpartition("@")
     if cleaning.host_case == "lower":
         host = host.lower()
-    if cleaning.www == "strip" and host[:4].lower() == "www." and len(host) > 4:
-        host = host[4:]
-    if cleaning.default_port == "strip" and (found := _PORT.search(host)):
-        known = _DEFAULT_PORTS.get(scheme[:-3].lower())
-        if found[1] in ("", known) or (known is None and found[1] in ("80", "443")):
-            host = host[: found.start()]
+    if cleaning.www == "strip" and (found := _WWW.match(host)):
+        host = host[found.end() :]
+    if cleaning.default_port == "strip":
+        default = _DEFAULT_PORTS.get(scheme[:-3].lower())
+        # Without the scheme, nobody could tell later whose default a port is.
+        kept_scheme = cleaning.scheme == "keep" and default is not None
+        host = _without_ports(host, {"", default} if kept_scheme else {"", "80", "443", default})
     scheme = {"keep": scheme, "strip": "", "https": "https://"}[cleaning.scheme]
-    return f"{scheme}{user}{at}{host}{rest}"
+    return f"{scheme}{user}{at}{host}{rest}".strip()
+
+
+def _without_ports(host: str, ports: Set[str | None]) -> str:
+    end = len(host)
+    while (colon := host.rfind(":", 0, end)) >= 0 and host[colon + 1 : end] in ports:
+        end = colon
+    return host[:end]
 
 
 def host_of(url: str) -> str:

@@ -21,12 +21,27 @@ def encode_url(url: str) -> bytes:
 
     Control characters become spaces, and text that is not valid Unicode question marks.
     """
-    scheme, host, rest = (part.encode("utf-8", "replace").translate(_CONTROL) for part in split_url(url))
-    return (b"%b\1%b\2%b" % (scheme, host, rest))[: MAX_BYTES - 1] + b"\3"
+    return encode_parts(*(part.encode("utf-8", "replace") for part in split_url(url)))
+
+
+def encode_parts(scheme: bytes, host: bytes, rest: bytes) -> bytes:
+    """Return the parts of a URL, in UTF-8, encoded like a whole one."""
+    left = MAX_BYTES - 3  # without the marks
+    parts = []
+    for part in (scheme, host, rest):
+        parts.append(part[:left].translate(_CONTROL))
+        left -= len(parts[-1])
+    return b"%b\1%b\2%b\3" % tuple(parts)
 
 
 def encode_urls(urls: Sequence[str]) -> np.ndarray:
     """Return the encoded URLs as rows `(N, L)`, uint8, padded with zeros."""
-    rows = [encode_url(url) for url in urls]
+    return padded([encode_url(url) for url in urls])
+
+
+def padded(rows: Sequence[bytes]) -> np.ndarray:
+    """Return encoded URLs as rows `(N, L)`, uint8, padded with zeros."""
     width = max(map(len, rows), default=1)
-    return np.frombuffer(b"".join(row.ljust(width, b"\0") for row in rows), np.uint8).reshape(len(rows), width)
+    # A bytearray, because PyTorch warns about arrays that cannot be written to.
+    joined = bytearray().join(row.ljust(width, b"\0") for row in rows)
+    return np.frombuffer(joined, np.uint8).reshape(len(rows), width)

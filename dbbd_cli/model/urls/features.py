@@ -7,6 +7,8 @@ B = URLs, L = bytes of the longest one, T = tokens, F = lexical features.
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import torch
 from torch.nn import functional as F
 
@@ -63,23 +65,38 @@ def tokens(codes: torch.Tensor, bits: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def _words(codes: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    lower = torch.where((codes >= 65) & (codes <= 90), codes + 32, codes)
+    lower = _lower(codes)
     is_letter, is_digit = (lower >= 97) & (lower <= 122), (codes >= 48) & (codes <= 57)
-    # The polynomial hash of a run is the difference of two prefix sums, shifted back to its start; modulo 2^64.
-    length = codes.shape[1]
+    numbers = run_lengths(is_digit) + 1_000_003
+    return [(_run_hashes(lower, is_letter), _ends(is_letter)), (numbers, _ends(is_digit))]
+
+
+def _lower(codes: torch.Tensor) -> torch.Tensor:
+    return torch.where((codes >= 65) & (codes <= 90), codes + 32, codes)
+
+
+@lru_cache(maxsize=8)
+def _powers(length: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """The powers of the multiplier and of its inverse modulo 2^64, each `(length,)`."""
     powers, inverses = [1], [1]
     for _ in range(length - 1):
         powers.append(powers[-1] * _MULTIPLIER % 2**64)
         inverses.append(inverses[-1] * _INVERSE % 2**64)
-    power = torch.tensor([_signed(value) for value in powers], device=codes.device)
-    inverse = torch.tensor([_signed(value) for value in inverses], device=codes.device)
-    sums = F.pad((lower * is_letter * power).cumsum(1), (1, 0))
-    letters, digits = run_lengths(is_letter), run_lengths(is_digit)
+    return (
+        torch.tensor([_signed(value) for value in powers], device=device),
+        torch.tensor([_signed(value) for value in inverses], device=device),
+    )
+
+
+def _run_hashes(codes: torch.Tensor, member: torch.Tensor) -> torch.Tensor:
+    """A hash of the members in a row that end at each place, the same wherever the row stands. `(B, L)`, int64."""
+    # The polynomial hash of a run is the difference of two prefix sums, shifted back to its start; modulo 2^64.
+    length = codes.shape[1]
+    power, inverse = (full[:length] for full in _powers(-(-length // 512) * 512, codes.device))
+    sums = F.pad((codes * member * power).cumsum(1), (1, 0))
     place = torch.arange(length, device=codes.device).expand_as(codes)
-    start = (place + 1 - letters).clamp(max=length - 1)
-    words = (sums[:, 1:] - sums.gather(1, start)) * inverse[start]
-    numbers = digits + 1_000_003
-    return [(words, _ends(is_letter)), (numbers, _ends(is_digit))]
+    start = (place + 1 - run_lengths(member)).clamp(max=length - 1)
+    return (sums[:, 1:] - sums.gather(1, start)) * inverse[start]
 
 
 def _hash(values: torch.Tensor, bits: int) -> torch.Tensor:
@@ -98,6 +115,36 @@ def run_lengths(member: torch.Tensor) -> torch.Tensor:
 def _ends(member: torch.Tensor) -> torch.Tensor:
     """Whether a run of members ends at each place."""
     return member & ~F.pad(member[:, 1:], (0, 1))
+
+
+NUM_CATEGORIES = 6
+
+
+def categories(codes: torch.Tensor, bits: int) -> torch.Tensor:
+    """Hash the last, the last but one and the first label of the host, the first and the last segment of the path, and
+    the file suffix; 0 stands for one that is absent.
+
+    Args:
+        codes: encoded URLs `(B, L)`, int64.
+        bits: number of bits of a hash.
+
+    Returns:
+        `(B, NUM_CATEGORIES)`, int64.
+    """
+    lower, part = _lower(codes), parts(codes)
+    text = codes > END
+    in_query = ((codes == ord("?")) & (part == 2)).cumsum(1) > 0
+    host, path = text & (part == 1), text & (part == 2) & ~in_query
+    found = []
+    labels, segments = host & (codes != ord(".")), path & (codes != ord("/"))
+    for group, wanted in ((labels, (1, 2, 0)), (segments, (0, 1))):
+        hashes, ends = _run_hashes(lower, group), _ends(group)
+        found += [_last(hashes, ends, number) if number else _first(hashes, ends) for number in wanted]
+    suffixes = _run_hashes(lower, path & (codes != ord(".")) & (codes != ord("/")))
+    place, length = _suffixes(codes, path)
+    found.append(torch.where(length > 0, suffixes.gather(1, place[:, None])[:, 0], 0))
+    hashes = torch.stack(found, 1)
+    return torch.where(hashes == 0, 0, _hash(hashes, bits))
 
 
 _COUNTED = (".", "-", "_", "%", "=", "&", "/", "@", ":", "~", "+", ",")
@@ -130,8 +177,8 @@ def lexical_features(codes: torch.Tensor) -> torch.Tensor:
         lengths, ends = run_lengths(group), _ends(group)
         features += [ends.sum(1), lengths.amax(1), _last(lengths, ends, 1), _last(lengths, ends, 2)]
         features += [_last(run_lengths(group & is_digit), ends, 1), _first(lengths, ends), _last(area.long(), area, 1)]
-    features += [(host & (codes == ord("."))).sum(1) + (digits_only := (host & ~is_digit & (codes != ord("."))).any(1))]
-    features += [_suffix_length(codes, path), digits_only, _start(host, codes, "xn--")]
+    digits_only = ~(host & ~is_digit & (codes != ord("."))).any(1)
+    features += [_suffixes(codes, path)[1], digits_only, _start(host, codes, "xn--")]
     return torch.stack([feature.float() for feature in features], dim=1)
 
 
@@ -152,15 +199,15 @@ def _first(values: torch.Tensor, at: torch.Tensor) -> torch.Tensor:
     return (values * (at & (at.long().cumsum(1) == 1))).sum(1)
 
 
-def _suffix_length(codes: torch.Tensor, path: torch.Tensor) -> torch.Tensor:
-    """The length of the file suffix at the end of the path, without the dot; 0 if there is none."""
+def _suffixes(codes: torch.Tensor, path: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The place of the end of the path, and the length of the file suffix there without its dot, 0 if there is none."""
     length = run_lengths(path & (codes != ord(".")) & (codes != ord("/")))
     is_end = _ends(path)
     last = _last(length, is_end, 1)
-    place = torch.arange(codes.shape[1], device=codes.device).expand_as(codes)
-    before = (_last(place, is_end, 1) - last).clamp(min=0)
+    place = _last(torch.arange(codes.shape[1], device=codes.device).expand_as(codes), is_end, 1)
+    before = (place - last).clamp(min=0)
     has_dot = (codes.gather(1, before[:, None])[:, 0] == ord(".")) & path.any(1)
-    return torch.where(has_dot, last, 0)
+    return place, torch.where(has_dot, last, 0)
 
 
 def _start(mask: torch.Tensor, codes: torch.Tensor, prefix: str) -> torch.Tensor:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from dbbd_cli.report.style import GRID, HEAT, INK, drawable, headed_figure
-from dbbd_cli.report.text import distinct, percent
+from dbbd_cli.report.text import distinct, percent, with_interval
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -39,7 +39,8 @@ def confusion_matrix(evaluation: Mapping[str, Any], facts: Sequence[str], warnin
     # A class without samples has no shares: its row stays empty rather than show 0%.
     shares = np.divide(counts, support, out=np.full(counts.shape, np.nan), where=support > 0)
     side = min(max(4.4, 0.72 * len(counts)), 11.0)
-    facts = [*facts, f"accuracy {percent(evaluation.get('accuracy'))}"]
+    bounds = (evaluation.get("intervals") or {}).get("accuracy")
+    facts = [*facts, f"accuracy {with_interval(evaluation.get('accuracy'), bounds, percent)}"]
     figure = headed_figure((side + 2.2, side + 1.6), "Confusion matrix", facts, warning=warning, compress=True)
     axes = figure.subplots()
     # From transparent to opaque, so that an empty cell has the color of the background.

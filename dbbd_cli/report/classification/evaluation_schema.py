@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field, model_validator
 
-from dbbd_cli.report.evaluation import Count, Evaluation, Fraction, Part, same_length
+from dbbd_cli.report.evaluation import MAX_ROWS, Count, Evaluation, Fraction, Number, Part, same_length
 
 
 class Scores(Part, extra="forbid"):
@@ -76,7 +76,7 @@ class Curves(Part):
     reliability: Reliability | None = None
 
 
-def _distinct_rates(recalls: dict[str, float | None]) -> dict[str, float | None]:
+def _distinct_rates(recalls: dict[str, Any]) -> dict[str, Any]:
     try:
         rates = {float(rate) for rate in recalls if 0 <= float(rate) <= 1}
     except ValueError:
@@ -84,6 +84,110 @@ def _distinct_rates(recalls: dict[str, float | None]) -> dict[str, float | None]
     if len(rates) != len(recalls):  # "0.01" and "1e-2" would be one rate with two recalls
         raise ValueError("the keys are not distinct rates from 0 to 1")
     return recalls
+
+
+def _ascending(bounds: list[float]) -> list[float]:
+    if bounds[0] > bounds[1]:
+        raise ValueError("the lower bound exceeds the upper one")
+    return bounds
+
+
+Interval = Annotated[list[Fraction], Field(min_length=2, max_length=2), AfterValidator(_ascending)]
+"""Lower and upper bound of a share."""
+Rates = AfterValidator(_distinct_rates)
+
+
+class Intervals(Part):
+    """Bootstrap intervals of the metrics, at confidence `level`; None for those that have none."""
+
+    level: Fraction | None = None
+    resamples: Count | None = None
+    groups: Count | None = None
+    """What was resampled: this many of `group`."""
+    group: str | None = None
+    accuracy: Interval | None = None
+    f1: Interval | None = None
+    """Of the mean over the classes."""
+    roc_auc: Interval | None = None
+    average_precision: Interval | None = None
+    recall_at_fpr: Annotated[dict[str, Interval | None], Rates] | None = None
+    expected_calibration_error: Interval | None = None
+
+
+class Estimate(Part):
+    """A share and its interval."""
+
+    value: Fraction | None = None
+    interval: Interval | None = None
+
+
+class Achieved(Part):
+    """The false-positive rate of the threshold on the validation split."""
+
+    rate: Fraction | None = None
+    low: Fraction | None = None
+    high: Fraction | None = None
+
+
+class AtThreshold(Part):
+    """What the threshold is worth on the reported split."""
+
+    false_positive_rate: Estimate | None = None
+    recall: Estimate | None = None
+
+
+class AfterScaling(Part):
+    """Calibration on the reported split after temperature scaling."""
+
+    loss: Number | None = None
+    expected_calibration_error: Fraction | None = None
+    interval: Interval | None = None
+    reliability: Reliability | None = None
+
+
+class CalibrationReport(Part):
+    """Temperature and threshold, fitted on the split `split`, and what they are worth on the reported one."""
+
+    split: str | None = None
+    num_samples: Count | None = None
+    temperature: Number | None = None
+    positive_class: str | None = None
+    false_positive_rate: Fraction | None = None
+    threshold: Number | None = None
+    achieved: Achieved | None = None
+    after: AfterScaling | None = None
+    at_threshold: AtThreshold | None = None
+
+
+_Lead = Annotated[float, Field(ge=-1.0, le=1.0)]
+
+
+class Baseline(Part):
+    """A simple classifier on the same split, and how much higher the accuracy of the network is."""
+
+    name: str
+    accuracy: Fraction
+    accuracy_interval: Interval | None = None
+    lead: _Lead | None = None
+    lead_interval: Annotated[list[_Lead], Field(min_length=2, max_length=2), AfterValidator(_ascending)] | None = None
+    roc_auc: Fraction | None = None
+    roc_auc_interval: Interval | None = None
+
+
+class ConfidentError(Part):
+    """A sample that was classified wrongly, and the calibrated probability of the wrong class."""
+
+    sample: str
+    name: str = Field(alias="class")
+    predicted: str
+    probability: Fraction
+
+
+class SharedWithTraining(Part):
+    """Samples of another data set that the training split has too, and samples with a host from it."""
+
+    samples: Count
+    hosts: Count | None = None
 
 
 class ClassificationEvaluation(Evaluation):
@@ -98,7 +202,12 @@ class ClassificationEvaluation(Evaluation):
     per_class: list[ClassScores] | None = None
     macro: Scores | None = None
     weighted: Scores | None = None
-    recall_at_fpr: Annotated[dict[str, Fraction | None], AfterValidator(_distinct_rates)] | None = None
+    recall_at_fpr: Annotated[dict[str, Fraction | None], Rates] | None = None
+    intervals: Intervals | None = None
+    calibration: CalibrationReport | None = None
+    baselines: Annotated[list[Baseline], Field(max_length=MAX_ROWS)] | None = None
+    errors: Annotated[list[ConfidentError], Field(max_length=MAX_ROWS)] | None = None
+    shared_with_training: SharedWithTraining | None = None
     confusion_matrix: list[list[Count]] | None = None
     curves: Curves | None = None
 

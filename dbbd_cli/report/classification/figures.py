@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from itertools import pairwise
+from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 from dbbd_cli.core.text import counted
 from dbbd_cli.report.classification.confusion import confusion_matrix
 from dbbd_cli.report.style import GRID, INK, MUTED, PAPER, SERIES, add_legend, drawable, headed_figure
-from dbbd_cli.report.text import number, percent
+from dbbd_cli.report.text import number, percent, with_interval
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
@@ -24,7 +25,7 @@ _MAX_INSIDE = 2
 
 
 def classification_figures(evaluation: Mapping[str, Any]) -> dict[str, Callable[[], Figure]]:
-    """Functions that draw `confusion_matrix`, `roc`, `precision_recall` and `reliability`, as far as there is data.
+    """Functions that draw the figures of a classifier, by name, as far as there is data.
 
     Args:
         evaluation: the content of `evaluation.json`; see `ClassificationEvaluation`.
@@ -38,19 +39,27 @@ def classification_figures(evaluation: Mapping[str, Any]) -> dict[str, Callable[
     for name, drawing in (("roc", _roc), ("precision_recall", _precision_recall), ("reliability", _reliability)):
         if curves.get(name):
             drawings[name] = partial(drawing, evaluation, curves[name], facts, warning)
+    if evaluation.get("baselines"):
+        drawings["baselines"] = partial(_baselines, evaluation, evaluation["baselines"], facts, warning)
     return drawings
 
 
 def _facts(evaluation: Mapping[str, Any]) -> list[str]:
     facts = [f"{drawable(evaluation['split'], 20)} split"] if evaluation.get("split") else []
+    if evaluation.get("data"):
+        facts.append(drawable(PurePath(evaluation["data"]).name, 24))
     if evaluation.get("num_samples") is not None:
         facts.append(counted(evaluation["num_samples"], "sample"))
     return facts
 
 
+def _with_interval(evaluation: Mapping[str, Any], key: str) -> str:
+    return with_interval(evaluation.get(key), (evaluation.get("intervals") or {}).get(key), partial(number, digits=3))
+
+
 def _roc(evaluation: Mapping[str, Any], curves: Sequence[Mapping[str, Any]], facts: list[str], warning: str) -> Figure:
     mean = "AUC" if len(curves) == 1 else "mean AUC"
-    fact = f"{mean} {number(evaluation.get('roc_auc'), 3)}"
+    fact = f"{mean} {_with_interval(evaluation, 'roc_auc')}"
     figure, axes = _unit_square("ROC curve", [*facts, fact], warning, len(curves))
     axes.set(xlabel="False positive rate", ylabel="True positive rate")
     entries: list[tuple[str, Artist]] = []
@@ -59,11 +68,15 @@ def _roc(evaluation: Mapping[str, Any], curves: Sequence[Mapping[str, Any]], fac
         entries.append((f"{drawable(curve['class'], 28)} (AUC {number(curve['auc'], 3)})", line))
     (chance,) = axes.plot([0, 1], [0, 1], color=MUTED, linewidth=1, linestyle=":")
     entries.append(("chance level", chance))
+    intervals = (evaluation.get("intervals") or {}).get("recall_at_fpr") or {}
     recalls = sorted((float(rate), recall) for rate, recall in (evaluation.get("recall_at_fpr") or {}).items())
     for marker, (rate, recall) in zip("Dos^v", recalls, strict=False):
         if recall is not None:
             (point,) = axes.plot([rate], [recall], marker, color=INK, markersize=6, clip_on=False, zorder=3)
-            entries.append((f"recall {percent(recall)} at {100 * rate:g}% FPR", point))
+            bounds = intervals.get(f"{rate:g}")
+            if bounds is not None:
+                axes.vlines(rate, *bounds, color=INK, linewidth=1.2, clip_on=False)
+            entries.append((f"recall {with_interval(recall, bounds, percent)} at {100 * rate:g}% FPR", point))
     _add_curve_legend(axes, entries, len(curves), "AUC", "lower right")
     return figure
 
@@ -72,7 +85,7 @@ def _precision_recall(
     evaluation: Mapping[str, Any], curves: Sequence[Mapping[str, Any]], facts: list[str], warning: str
 ) -> Figure:
     mean = "average precision" if len(curves) == 1 else "mean average precision"
-    fact = f"{mean} {number(evaluation.get('average_precision'), 3)}"
+    fact = f"{mean} {_with_interval(evaluation, 'average_precision')}"
     figure, axes = _unit_square("Precision-recall curve", [*facts, fact], warning, len(curves))
     axes.set(xlabel="Recall", ylabel="Precision")
     entries: list[tuple[str, Artist]] = []
@@ -94,19 +107,20 @@ def _precision_recall(
 def _reliability(evaluation: Mapping[str, Any], bins: Mapping[str, Any], facts: list[str], warning: str) -> Figure:
     from matplotlib.ticker import PercentFormatter
 
-    fact = f"expected calibration error {number(evaluation.get('expected_calibration_error'), 3)}"
+    fact = f"expected calibration error {_with_interval(evaluation, 'expected_calibration_error')}"
     figure = headed_figure((7.0, 7.0), "Reliability diagram", [*facts, fact], warning=warning)
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[4, 1])
-    points = [
-        (confidence, accuracy)
-        for confidence, accuracy in zip(bins["confidence"], bins["accuracy"], strict=True)
-        if confidence is not None and accuracy is not None
-    ]
-    confidences, accuracies = [list(values) for values in zip(*points, strict=True)] or [[], []]
+    confidences, accuracies = _points(bins)
     (ideal,) = upper.plot([0, 1], [0, 1], color=MUTED, linewidth=1, linestyle=":")
     gaps = upper.vlines(confidences, confidences, accuracies, color=SERIES[1], linewidth=3, alpha=0.45)
     (line,) = upper.plot(confidences, accuracies, "o-", color=SERIES[0], markersize=5)
     entries: list[tuple[str, Artist]] = [("accuracy in the bin", line), ("gap", gaps), ("perfectly calibrated", ideal)]
+    calibration = evaluation.get("calibration") or {}
+    after = calibration.get("after") or {}
+    if after.get("reliability") and calibration.get("temperature") is not None:
+        (scaled,) = upper.plot(*_points(after["reliability"]), "s--", color=SERIES[2], markersize=4, linewidth=1.4)
+        error = with_interval(after.get("expected_calibration_error"), after.get("interval"), partial(number, digits=3))
+        entries.insert(2, (f"at temperature {number(calibration['temperature'], 2)}: error {error}", scaled))
     add_legend(upper, entries, loc="best")
     upper.set(xlim=(0, 1), ylim=(0, 1), ylabel="Accuracy")
     total = max(sum(bins["count"]), 1)
@@ -117,6 +131,53 @@ def _reliability(evaluation: Mapping[str, Any], bins: Mapping[str, Any], facts: 
     lower.set(xlabel="Confidence", ylabel="Share of samples")
     for axis in (upper.xaxis, upper.yaxis, lower.yaxis):
         axis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    return figure
+
+
+def _points(bins: Mapping[str, Any]) -> tuple[list[float], list[float]]:
+    """Confidence and accuracy of the bins that are not empty."""
+    known = [
+        (confidence, accuracy)
+        for confidence, accuracy in zip(bins["confidence"], bins["accuracy"], strict=True)
+        if confidence is not None and accuracy is not None
+    ]
+    return [confidence for confidence, _ in known], [accuracy for _, accuracy in known]
+
+
+def _baselines(
+    evaluation: Mapping[str, Any], baselines: Sequence[Mapping[str, Any]], facts: list[str], warning: str
+) -> Figure:
+    """The accuracy of each baseline and of the network, with intervals."""
+    from matplotlib.ticker import PercentFormatter
+
+    bounds = (evaluation.get("intervals") or {}).get("accuracy")
+    rows = [(drawable(row["name"], 28), row["accuracy"], row.get("accuracy_interval")) for row in baselines]
+    if evaluation.get("accuracy") is not None:
+        rows.append(("network", evaluation["accuracy"], bounds))
+    facts = [*facts, "accuracy with 95% intervals"]
+    figure = headed_figure((7.0, 1.6 + 0.36 * len(rows)), "Baselines", facts, warning=warning)
+    axes = figure.subplots()
+    for place, (_, accuracy, interval) in enumerate(rows):
+        color = SERIES[0] if place == len(baselines) else MUTED
+        if interval is not None:
+            axes.hlines(place, *interval, color=color, linewidth=2, alpha=0.6)
+        axes.plot([accuracy], [place], "o", color=color, markersize=6)
+        right = max([accuracy, *(interval or [])])
+        axes.annotate(
+            percent(accuracy),
+            (right, place),
+            xytext=(8, 0),
+            textcoords="offset points",
+            va="center",
+            fontsize=9,
+            color=color,
+            annotation_clip=False,
+        )
+    axes.set_yticks(range(len(rows)), [name for name, _, _ in rows], color=INK)
+    lowest = min([accuracy for _, accuracy, _ in rows] + [interval[0] for _, _, interval in rows if interval])
+    axes.set(xlim=(max(0.0, lowest - 0.05), 1.0), ylim=(-0.6, len(rows) - 0.4), xlabel="Accuracy")
+    axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    axes.tick_params(axis="y", length=0)
     return figure
 
 

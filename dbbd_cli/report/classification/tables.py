@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from dbbd_cli.core.text import capitalized
-from dbbd_cli.report.tables import Section, Table, Values, efficiency, measured, ranked
-from dbbd_cli.report.text import count, number, share
+from dbbd_cli.report.tables import Note, Section, Table, Values, efficiency, measured, ranked
+from dbbd_cli.report.text import count, number, percent, share, with_interval
 
 _SCORES = ("precision", "recall", "f1")
 _MAX_MATRIX = 10
@@ -21,27 +21,140 @@ def classification_tables(evaluation: Mapping[str, Any], sample_unit: str) -> li
         evaluation: the content of `evaluation.json`; see `ClassificationEvaluation`.
         sample_unit: what samples are called, such as images.
     """
-    metrics = measured(
-        evaluation,
-        [
-            ("num_samples", capitalized(sample_unit), count),
-            ("accuracy", "Accuracy", share),
-            ("loss", "Loss", number),
-            ("positive_class", "Positive class", str),
-            ("roc_auc", "ROC AUC", number),
-            ("average_precision", "Average precision", number),
-        ],
-    )
-    for rate, recall in (evaluation.get("recall_at_fpr") or {}).items():
-        if recall is not None:
-            metrics.append((f"Recall at {100 * float(rate):g}% FPR", share(recall)))
-    metrics += measured(evaluation, [("expected_calibration_error", "Calibration error", number)])
     return [
-        Values("Metrics", tuple(metrics)),
+        _metrics(evaluation, sample_unit),
+        *_shared(evaluation, sample_unit),
+        *_calibration(evaluation, sample_unit),
+        *_baselines(evaluation),
         *_classes(evaluation),
         *_confusion_matrix(evaluation),
+        *_errors(evaluation, sample_unit),
         *efficiency(evaluation.get("efficiency"), sample_unit),
     ]
+
+
+def _metrics(evaluation: Mapping[str, Any], sample_unit: str) -> Values:
+    intervals = evaluation.get("intervals") or {}
+
+    def row(key: str, name: str, describe: Any) -> list[tuple[str, str]]:
+        return measured(evaluation, [(key, name, lambda value: with_interval(value, intervals.get(key), describe))])
+
+    metrics = [
+        *row("num_samples", capitalized(sample_unit), count),
+        *row("accuracy", "Accuracy", share),
+        *row("loss", "Loss", number),
+        *row("positive_class", "Positive class", str),
+        *row("roc_auc", "ROC AUC", number),
+        *row("average_precision", "Average precision", number),
+    ]
+    for rate, recall in (evaluation.get("recall_at_fpr") or {}).items():
+        if recall is not None:
+            bounds = (intervals.get("recall_at_fpr") or {}).get(rate)
+            metrics.append((f"Recall at {100 * float(rate):g}% FPR", with_interval(recall, bounds, share)))
+    metrics += row("expected_calibration_error", "Calibration error", number)
+    title = "Metrics"
+    if intervals.get("level") and intervals.get("groups"):
+        group = {"hosts": "hosts"}.get(str(intervals.get("group")), sample_unit)
+        title += f", with {intervals['level']:.0%} intervals over {count(intervals['groups'])} {group}"
+        metrics.insert(
+            2, ("Mean F1", with_interval((evaluation.get("macro") or {}).get("f1"), intervals.get("f1"), share))
+        )
+    return Values(title, tuple(metrics))
+
+
+def _shared(evaluation: Mapping[str, Any], sample_unit: str) -> Iterator[Note]:
+    shared, total = evaluation.get("shared_with_training"), evaluation.get("num_samples")
+    if not shared or not total:
+        return
+    text = f"{count(shared['samples'])} of {count(total)} {sample_unit} are also in the training split"
+    if shared.get("hosts") is not None:
+        text += f", and {count(shared['hosts'])} have a host from it"
+    yield Note(f"{text}.", warning=bool(shared["samples"] or shared.get("hosts")))
+
+
+def _calibration(evaluation: Mapping[str, Any], sample_unit: str) -> Iterator[Values | Note]:
+    fitted = evaluation.get("calibration") or {}
+    if fitted.get("temperature") is None:
+        return
+    after, at = fitted.get("after") or {}, fitted.get("at_threshold") or {}
+    before = (evaluation.get("intervals") or {}).get("expected_calibration_error")
+    rows = [
+        ("Temperature", number(fitted["temperature"], 3)),
+        ("Loss", f"{number(evaluation.get('loss'))} before, {number(after.get('loss'))} after"),
+        ("Calibration error before", with_interval(evaluation.get("expected_calibration_error"), before, number)),
+        (
+            "Calibration error after",
+            with_interval(after.get("expected_calibration_error"), after.get("interval"), number),
+        ),
+    ]
+    if fitted.get("threshold") is not None:
+        achieved = fitted.get("achieved") or {}
+        bounds = [achieved["low"], achieved["high"]] if achieved.get("low") is not None else None
+        wanted = fitted.get("false_positive_rate")
+        rows += [
+            (
+                f"Threshold for {100 * wanted:g}% FPR" if wanted is not None else "Threshold",
+                number(fitted["threshold"]),
+            ),
+            ("FPR on validation", with_interval(achieved.get("rate"), bounds, share)),
+        ]
+        for key, name in (("false_positive_rate", "FPR"), ("recall", "Recall")):
+            if estimate := at.get(key):
+                rows.append((f"{name} here", with_interval(estimate.get("value"), estimate.get("interval"), share)))
+    yield Values(f"Calibration, fitted on {count(fitted.get('num_samples'))} validation {sample_unit}", tuple(rows))
+    if evaluation.get("split") == fitted.get("split"):
+        yield Note(
+            "Temperature and threshold were fitted on this very split: what they achieve here is too optimistic.",
+            warning=True,
+        )
+
+
+def _baselines(evaluation: Mapping[str, Any]) -> Iterator[Table]:
+    baselines = evaluation.get("baselines") or []
+    if not baselines:
+        return
+    intervals = evaluation.get("intervals") or {}
+    network = (
+        "network",
+        with_interval(evaluation.get("accuracy"), intervals.get("accuracy"), percent),
+        with_interval(evaluation.get("roc_auc"), intervals.get("roc_auc"), _three_digits),
+        "",
+    )
+    rows = [
+        (
+            row["name"],
+            with_interval(row["accuracy"], row.get("accuracy_interval"), percent),
+            with_interval(row.get("roc_auc"), row.get("roc_auc_interval"), _three_digits),
+            with_interval(row.get("lead"), row.get("lead_interval"), _points),
+        )
+        for row in baselines
+    ]
+    columns = ("Classifier", "Accuracy", "ROC AUC", "The network's lead in points")
+    yield Table(
+        "Baselines on the same samples",
+        columns,
+        (*rows, network),
+        short_columns=("Classifier", "Accuracy", "AUC", "Lead"),
+    )
+
+
+def _three_digits(value: float | None) -> str:
+    return number(value, 3)
+
+
+def _points(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:+.1f}"
+
+
+def _errors(evaluation: Mapping[str, Any], sample_unit: str) -> Iterator[Table]:
+    errors = evaluation.get("errors") or []
+    if errors:
+        yield Table(
+            "Most confident errors",
+            (sample_unit.removesuffix("s").capitalize(), "Class", "Predicted", "Probability"),
+            tuple((row["sample"], row["class"], row["predicted"], percent(row["probability"])) for row in errors),
+            short_columns=("Sample", "Class", "Predicted", "Prob."),
+        )
 
 
 def _classes(evaluation: Mapping[str, Any]) -> Iterator[Table]:

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from dbbd_cli.config.load import Override
     from dbbd_cli.core.progress import Progress
     from dbbd_cli.data.manifest import Manifest
+    from dbbd_cli.data.properties import Property, Relation
+    from dbbd_cli.data.scenes.properties import SceneFacts
     from dbbd_cli.engine.runtime import Runtime
     from dbbd_cli.report.history_panels import Panel
     from dbbd_cli.report.tables import Section
@@ -68,6 +70,22 @@ class Dbbd(Task):
             seed=config.seed,
             progress=progress,
         )
+
+    def sample_properties(
+        self, config: DbbdConfig, manifest: Manifest, positions: Sequence[int], progress: Progress
+    ) -> list[Property]:
+        """Number of points, extent, and the parts of the files."""
+        from dbbd_cli.data.scenes.properties import scene_properties
+
+        return scene_properties(_scene_facts(config, manifest, positions, progress))
+
+    def sample_relations(
+        self, config: DbbdConfig, manifest: Manifest, positions: Sequence[int], progress: Progress
+    ) -> list[Relation]:
+        """Scenes with the same points in another order or unit."""
+        from dbbd_cli.data.scenes.properties import scene_relations
+
+        return scene_relations(_scene_facts(config, manifest, positions, progress))
 
     def build(
         self,
@@ -141,3 +159,30 @@ class Dbbd(Task):
         content = read(SCENE_FILE)
         scene = None if content is None else read_evaluation_scene(content)
         return dbbd_figures(evaluation, scene)
+
+
+def _scene_facts(
+    config: DbbdConfig, manifest: Manifest, positions: Sequence[int], progress: Progress
+) -> list[SceneFacts]:
+    from dbbd_cli.data.manifest import SPLITS
+    from dbbd_cli.data.scenes.manifest import scene_refs
+    from dbbd_cli.data.scenes.properties import scene_facts
+
+    root = Path(manifest.roots[0]) if manifest.roots else None
+    num_points = config.data.synthetic_points
+    refs = {
+        (split, sample.key): ref
+        for split in SPLITS
+        for sample, ref in zip(
+            manifest.of(split),
+            scene_refs(manifest, split, root=root, num_points=num_points, seed=config.seed),
+            strict=True,
+        )
+    }
+    samples = [manifest.samples[position] for position in positions]
+    with progress.phase("Reading scenes", len(samples), unit="scenes") as bar:
+        facts = []
+        for sample in samples:
+            facts.append(scene_facts(refs[sample.split, sample.key]))
+            bar.advance()
+    return facts

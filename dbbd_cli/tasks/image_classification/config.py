@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import Annotated, Any, ClassVar, Literal
@@ -12,6 +11,7 @@ from pydantic import Field, model_validator
 from dbbd_cli.config.sections import (
     FIXED_SETTINGS,
     CheckpointConfig,
+    ClassifierEvaluationConfig,
     Count,
     DataConfig,
     Fraction,
@@ -25,6 +25,8 @@ from dbbd_cli.config.sections import (
     rule_error,
     section,
 )
+from dbbd_cli.data.urls.cleaning import UrlCleaning
+from dbbd_cli.data.urls.table import is_table
 from dbbd_cli.model.images.catalog import COMMON_MODELS, model_input
 
 SAMPLE_UNIT = "images"
@@ -73,6 +75,7 @@ class ImageDataConfig(DataConfig):
         5000, description="maximum number of samples drawn from each class; null: all"
     )
     split: ImageSplitConfig = section("shares of the splits")
+    urls: UrlCleaning = section("how URLs are changed before they are rendered (sources urls and synthetic)")
     on_error: Literal["fail", "skip"] = Field(
         "fail", description="fail: an unreadable file ends the run; skip: it is left out and listed in splits.json"
     )
@@ -93,7 +96,7 @@ class ImageDataConfig(DataConfig):
         if not isinstance(values, Mapping) or is_set(values, "source"):
             return values
         if isinstance(path := values.get("path"), str):
-            return {**values, "source": "urls" if _is_table(path) else "folder"}
+            return {**values, "source": "urls" if is_table(path) else "folder"}
         return {**values, "source": "classes"} if is_set(values, "classes") else values
 
     @model_validator(mode="after")
@@ -108,13 +111,10 @@ class ImageDataConfig(DataConfig):
             raise rule_error("path", "null, because source is synthetic; omit source to use your own data")
         if self.split.group == "host" and self.source not in ("urls", "synthetic"):
             raise rule_error("split.group", f"none, because only URLs have hosts and source is {self.source}")
+        changed = next((name for name, value in self.urls if value != "keep"), None)
+        if changed is not None and self.source not in ("urls", "synthetic"):
+            raise rule_error(f"urls.{changed}", f"keep, because only URLs are cleaned and source is {self.source}")
         return self
-
-
-def _is_table(path: str) -> bool:
-    """Whether a path is that of a CSV file, existing or not, rather than a folder."""
-    path = os.path.expanduser(path)  # noqa: PTH111 - Path raises if the name is too long
-    return os.path.isfile(path) or (path.lower().endswith(".csv") and not os.path.isdir(path))  # noqa: PTH112, PTH113
 
 
 class ImageModelConfig(ModelConfig):
@@ -163,6 +163,7 @@ class ImageClassificationConfig(TaskConfig):
         "data.url_column",
         "data.label_column",
         "data.sample_per_class",
+        "data.urls",
         "data.image_size",
         "model",
     )
@@ -175,6 +176,7 @@ class ImageClassificationConfig(TaskConfig):
     model: ImageModelConfig = section("the network")
     training: ImageTrainingConfig = section("the optimization")
     checkpoint: ImageCheckpointConfig = section("what is saved to disk")
+    evaluation: ClassifierEvaluationConfig = section("the evaluation")
 
     @model_validator(mode="before")
     @classmethod

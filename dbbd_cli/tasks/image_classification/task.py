@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dbbd_cli.core.errors import ConfigError
 from dbbd_cli.tasks.base import EvaluationOutput, Task
+from dbbd_cli.tasks.classifier_data import FIGURE_NAMES
 from dbbd_cli.tasks.image_classification.config import PROGRESS_METRICS, SAMPLE_UNIT, ImageClassificationConfig
 
 if TYPE_CHECKING:
+    import numpy as np
     from matplotlib.figure import Figure
 
     from dbbd_cli.config.load import Override
+    from dbbd_cli.config.sections import TaskConfig
     from dbbd_cli.core.progress import Progress
     from dbbd_cli.data.candidates import Source
+    from dbbd_cli.data.inputs import Input
     from dbbd_cli.data.manifest import Manifest
+    from dbbd_cli.data.properties import Property, Relation
     from dbbd_cli.engine.runtime import Runtime
     from dbbd_cli.report.classification.evaluation_schema import ClassificationEvaluation
+    from dbbd_cli.report.prediction import Calibration, Prediction
     from dbbd_cli.report.tables import Section
     from dbbd_cli.tasks.image_classification.workload import ImageWorkload
 
@@ -30,7 +37,8 @@ class ImageClassification(Task):
     smoke_config = "smoke_qr"
     sample_unit = SAMPLE_UNIT
     progress_metrics = PROGRESS_METRICS
-    figure_names = ("confusion_matrix", "roc", "precision_recall", "reliability")
+    figure_names = FIGURE_NAMES
+    evaluation_splits = ("val",)
 
     def make_manifest(self, config: ImageClassificationConfig, progress: Progress) -> Manifest:
         """List the images, check them, and divide each class into splits."""
@@ -40,6 +48,7 @@ class ImageClassification(Task):
         data = config.data
         return make_manifest(
             _list_images(config),
+            cleaning=data.urls,
             sample_per_class=data.sample_per_class,
             report_limit="sample_per_class" in data.model_fields_set,
             shares=(data.split.train, data.split.val, data.split.test),
@@ -50,6 +59,33 @@ class ImageClassification(Task):
             seed=config.seed,
             progress=progress,
         )
+
+    def sample_properties(
+        self, config: ImageClassificationConfig, manifest: Manifest, positions: Sequence[int], progress: Progress
+    ) -> list[Property]:
+        """Of files: size, bit depth and the like; of URLs: scheme, length and the like; of both: the mean gray."""
+        from dbbd_cli.data.images.properties import code_properties, file_properties, pixel_properties
+        from dbbd_cli.data.urls.properties import url_properties
+
+        if manifest.roots:
+            found = file_properties(_paths(manifest, positions))
+        else:
+            urls = _cleaned(config, manifest, positions)
+            found = [*url_properties(urls), *code_properties(urls)]
+        pixels = _pixels(config, manifest)
+        return found if pixels is None else [*found, *pixel_properties(pixels, positions)]
+
+    def sample_relations(
+        self, config: ImageClassificationConfig, manifest: Manifest, positions: Sequence[int], progress: Progress
+    ) -> list[Relation]:
+        """Files that look the same; URLs that differ only in case, numbers or query, and URLs of the same host."""
+        from dbbd_cli.data.images.properties import pixel_relations
+        from dbbd_cli.data.urls.properties import url_relations
+
+        if not manifest.roots:
+            return url_relations(_cleaned(config, manifest, positions))
+        pixels = _pixels(config, manifest)
+        return [] if pixels is None else pixel_relations(pixels, positions)
 
     def build(
         self,
@@ -83,6 +119,20 @@ class ImageClassification(Task):
 
         return evaluate_classifier(workload, split, runtime, progress)
 
+    def config_for_other_data(self, config: ImageClassificationConfig, path: Path) -> TaskConfig:
+        """Return the configuration with another source."""
+        from dbbd_cli.tasks.classifier_data import config_for_other_data
+
+        return config_for_other_data(config, path)
+
+    def evaluate_other(
+        self, workload: ImageWorkload, other: ImageWorkload, runtime: Runtime, progress: Progress
+    ) -> EvaluationOutput:
+        """Compute the same on another data set."""
+        from dbbd_cli.tasks.classifier_evaluation import evaluate_classifier
+
+        return evaluate_classifier(workload, "test", runtime, progress, other=other)
+
     def evaluation_schema(self) -> type[ClassificationEvaluation]:
         """The report of a classifier."""
         from dbbd_cli.report.classification.evaluation_schema import ClassificationEvaluation
@@ -103,6 +153,25 @@ class ImageClassification(Task):
 
         return classification_figures(evaluation)
 
+    def predict(
+        self,
+        workload: ImageWorkload,
+        inputs: Iterable[Input],
+        *,
+        runtime: Runtime,
+        calibration: Calibration,
+        explain: bool,
+        progress: Progress,
+    ) -> Iterator[Prediction]:
+        """Judge pictures: files, and those in folders."""
+        if explain:
+            raise ConfigError(
+                "--explain: a verdict about a picture cannot be explained", hint="leave the option out for this run"
+            )
+        from dbbd_cli.tasks.image_classification.predict import predict
+
+        return predict(workload, inputs, runtime, calibration, progress)
+
 
 def _list_images(config: ImageClassificationConfig) -> Source:
     from dbbd_cli.data.images.sources import list_classes, list_folder
@@ -119,3 +188,24 @@ def _list_images(config: ImageClassificationConfig) -> Source:
         assert data.path is not None
         return list_urls(Path(data.path), data.url_column, data.label_column)
     return list_synthetic(data.sample_per_class or 5000, config.seed)
+
+
+def _cleaned(config: ImageClassificationConfig, manifest: Manifest, positions: Sequence[int]) -> list[str]:
+    from dbbd_cli.data.urls.cleaning import clean_url
+
+    return [clean_url(manifest.samples[position].key, config.data.urls) for position in positions]
+
+
+def _paths(manifest: Manifest, positions: Sequence[int]) -> list[str]:
+    from dbbd_cli.data.images.sources import file_of
+
+    roots = [Path(root) for root in manifest.roots]
+    samples = [manifest.samples[position] for position in positions]
+    return [str(file_of(roots, sample.key, sample.label)) for sample in samples]
+
+
+def _pixels(config: ImageClassificationConfig, manifest: Manifest) -> np.ndarray | None:
+    from dbbd_cli.data.cache import cache_folder
+    from dbbd_cli.data.images.manifest import prepared_pixels
+
+    return prepared_pixels(manifest, config.image_size, cache_folder(config.data.cache_dir))

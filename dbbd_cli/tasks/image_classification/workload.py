@@ -80,15 +80,18 @@ class ImageWorkload:
             label_smoothing=config.training.label_smoothing,
         )
         splits = tuple(splits)
+        self.loaders: dict[str, BatchLoader] = {}
+        if not splits:  # only the network is needed, and the images of the run may be gone
+            return
         prepared, samples = prepare_manifest(
             manifest,
             splits=splits,
             roots=_roots(data, manifest),
+            cleaning=data.urls,
             image_size=config.image_size,
             cache_dir=cache_folder(data.cache_dir),
             progress=progress,
         )
-        self.loaders: dict[str, BatchLoader] = {}
         for split in splits:
             rows = [row for row, sample in enumerate(samples) if sample.split == split]
             self.loaders[split] = BatchLoader(
@@ -148,6 +151,17 @@ class ImageWorkload:
         """Return the paths or URLs of the batch's images."""
         samples = self.manifest.of(split)
         return [samples[index].key for index in batch.samples.tolist()]
+
+    @property
+    def false_positive_rate(self) -> float:
+        """The false-positive rate that the decision threshold is chosen for."""
+        return self.config.evaluation.false_positive_rate
+
+    def urls(self, split: str) -> list[str] | None:
+        """Return the URLs of a split that are rendered as QR codes; None if the samples are files."""
+        if self.config.data.source not in ("urls", "synthetic"):
+            return None
+        return [sample.key for sample in self.manifest.of(split)]
 
     @property
     def monitor(self) -> str:

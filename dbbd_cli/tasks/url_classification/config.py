@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 from dbbd_cli.config.sections import (
     FIXED_SETTINGS,
     CheckpointConfig,
+    ClassifierEvaluationConfig,
     Count,
     DataConfig,
     ModelConfig,
@@ -22,6 +23,7 @@ from dbbd_cli.config.sections import (
     section,
 )
 from dbbd_cli.data.urls.cleaning import UrlCleaningForText
+from dbbd_cli.data.urls.table import is_table
 
 SAMPLE_UNIT = "URLs"
 PROGRESS_METRICS = ("loss", "accuracy")
@@ -47,11 +49,14 @@ class UrlSplitConfig(SplitConfig):
 class UrlDataConfig(DataConfig):
     """Where the URLs come from."""
 
-    source: Literal["urls", "synthetic"] = Field(
+    source: Literal["urls", "folder", "classes", "synthetic"] = Field(
         "synthetic",
-        description="urls: a CSV of URL and label; synthetic: generated URLs; if omitted, path implies urls",
+        description="urls: a CSV of URL and label; folder: pictures of QR codes, one subfolder per class; classes: a "
+        "folder of such pictures for each class; synthetic: generated URLs; "
+        "if omitted, path implies folder or, for a file, urls, and classes implies classes",
     )
-    path: NotEmpty | None = Field(None, description="the CSV file (source urls)")
+    path: NotEmpty | None = Field(None, description="the folder (source folder) or the CSV file (source urls)")
+    classes: dict[NotEmpty, NotEmpty] | None = Field(None, description="folder by class name (source classes)")
     url_column: NotEmpty = Field("url", description="name of the CSV column with the URL")
     label_column: NotEmpty = Field("label", description="name of the CSV column with the class")
     sample_per_class: Count | None = Field(
@@ -60,21 +65,29 @@ class UrlDataConfig(DataConfig):
     split: UrlSplitConfig = section("shares of the splits")
     urls: UrlCleaningForText = section("how URLs are changed before they are classified")
     on_error: Literal["fail", "skip"] = Field(
-        "fail", description="whether an unusable row ends the run (fail) or is left out, counted and listed (skip)"
+        "fail",
+        description="whether an unusable row, or a picture without exactly one code that holds a URL, ends the run "
+        "(fail) or is left out, counted and listed in splits.json (skip)",
     )
     positive_class: NotEmpty | None = Field(None, description="which of two classes is positive; null: the last")
 
     @model_validator(mode="before")
     @classmethod
     def _source_follows(cls, values: Any) -> Any:
-        if isinstance(values, Mapping) and not is_set(values, "source") and is_set(values, "path"):
-            return {**values, "source": "urls"}
-        return values
+        if not isinstance(values, Mapping) or is_set(values, "source"):
+            return values
+        if isinstance(path := values.get("path"), str):
+            return {**values, "source": "urls" if is_table(path) else "folder"}
+        return {**values, "source": "classes"} if is_set(values, "classes") else values
 
     @model_validator(mode="after")
     def _source_has_what_it_needs(self) -> UrlDataConfig:
-        if self.source == "urls" and self.path is None:
-            raise rule_error("path", "a path, because source is urls")
+        if self.source in ("folder", "urls") and self.path is None:
+            raise rule_error("path", f"a path, because source is {self.source}")
+        if self.source == "classes" and len(self.classes or {}) < 2:
+            raise rule_error("classes", "at least two classes with a folder each, because source is classes")
+        if self.source != "classes" and self.classes is not None:
+            raise rule_error("classes", f"null, because source is {self.source}")
         if self.source == "synthetic" and self.path is not None:
             raise rule_error("path", "null, because source is synthetic; leave source out to use your own data")
         return self
@@ -112,8 +125,11 @@ class UrlClassificationConfig(TaskConfig):
         "model",
     )
 
+    location_settings: ClassVar[tuple[str, ...]] = ("data.path", "data.classes")
+
     task: Literal["url_classification"] = Field(description="kind of training")
     data: UrlDataConfig = section("the URLs")
     model: UrlModelConfig = section("the network")
     training: UrlTrainingConfig = section("the optimization")
     checkpoint: UrlCheckpointConfig = section("what is saved to disk")
+    evaluation: ClassifierEvaluationConfig = section("the evaluation")

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dbbd_cli.tasks.base import EvaluationOutput, Task
+from dbbd_cli.tasks.classifier_data import FIGURE_NAMES
 from dbbd_cli.tasks.url_classification.config import PROGRESS_METRICS, SAMPLE_UNIT, UrlClassificationConfig
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from dbbd_cli.config.sections import TaskConfig
     from dbbd_cli.core.progress import Progress
+    from dbbd_cli.data.candidates import Source
+    from dbbd_cli.data.inputs import Input
     from dbbd_cli.data.manifest import Manifest
+    from dbbd_cli.data.properties import Property, Relation
     from dbbd_cli.engine.runtime import Runtime
     from dbbd_cli.report.classification.evaluation_schema import ClassificationEvaluation
+    from dbbd_cli.report.prediction import Calibration, Prediction
     from dbbd_cli.report.tables import Section
     from dbbd_cli.tasks.url_classification.workload import UrlWorkload
 
@@ -28,21 +34,16 @@ class UrlClassification(Task):
     smoke_config = "smoke_url"
     sample_unit = SAMPLE_UNIT
     progress_metrics = PROGRESS_METRICS
-    figure_names = ("confusion_matrix", "roc", "precision_recall", "reliability")
+    figure_names = FIGURE_NAMES
+    evaluation_splits = ("val",)
 
     def make_manifest(self, config: UrlClassificationConfig, progress: Progress) -> Manifest:
-        """List the URLs and divide each class into splits."""
+        """List the URLs or pictures of their codes, which are read, and divide each class into splits."""
         from dbbd_cli.data.urls.manifest import make_manifest
-        from dbbd_cli.data.urls.sources import list_synthetic, list_urls
 
         data = config.data
-        if data.source == "urls":
-            assert data.path is not None
-            source = list_urls(Path(data.path), data.url_column, data.label_column)
-        else:
-            source = list_synthetic(data.sample_per_class or 5000, config.seed)
         return make_manifest(
-            source,
+            _list_urls(config),
             cleaning=data.urls,
             sample_per_class=data.sample_per_class,
             report_limit="sample_per_class" in data.model_fields_set,
@@ -52,6 +53,22 @@ class UrlClassification(Task):
             seed=config.seed,
             progress=progress,
         )
+
+    def sample_properties(
+        self, config: UrlClassificationConfig, manifest: Manifest, positions: Sequence[int], progress: Progress
+    ) -> list[Property]:
+        """Scheme, length, top-level domain and the like of the cleaned URLs."""
+        from dbbd_cli.data.urls.properties import url_properties
+
+        return url_properties(_cleaned(config, manifest, positions))
+
+    def sample_relations(
+        self, config: UrlClassificationConfig, manifest: Manifest, positions: Sequence[int], progress: Progress
+    ) -> list[Relation]:
+        """URLs that differ only in case, numbers or query, and URLs of the same host."""
+        from dbbd_cli.data.urls.properties import url_relations
+
+        return url_relations(_cleaned(config, manifest, positions))
 
     def build(
         self,
@@ -74,6 +91,20 @@ class UrlClassification(Task):
 
         return evaluate_classifier(workload, split, runtime, progress)
 
+    def config_for_other_data(self, config: UrlClassificationConfig, path: Path) -> TaskConfig:
+        """Return the configuration with another source."""
+        from dbbd_cli.tasks.classifier_data import config_for_other_data
+
+        return config_for_other_data(config, path)
+
+    def evaluate_other(
+        self, workload: UrlWorkload, other: UrlWorkload, runtime: Runtime, progress: Progress
+    ) -> EvaluationOutput:
+        """Compute the same on another data set."""
+        from dbbd_cli.tasks.classifier_evaluation import evaluate_classifier
+
+        return evaluate_classifier(workload, "test", runtime, progress, other=other)
+
     def evaluation_schema(self) -> type[ClassificationEvaluation]:
         """The report of a classifier."""
         from dbbd_cli.report.classification.evaluation_schema import ClassificationEvaluation
@@ -93,3 +124,44 @@ class UrlClassification(Task):
         from dbbd_cli.report.classification.figures import classification_figures
 
         return classification_figures(evaluation)
+
+    def predict(
+        self,
+        workload: UrlWorkload,
+        inputs: Iterable[Input],
+        *,
+        runtime: Runtime,
+        calibration: Calibration,
+        explain: bool,
+        progress: Progress,
+    ) -> Iterator[Prediction]:
+        """Judge URLs: texts, those in a table, and those that the codes in pictures hold."""
+        from dbbd_cli.tasks.url_classification.predict import UrlPredictor
+
+        return UrlPredictor(workload, runtime, calibration, explain, progress).predict(inputs)
+
+
+def _list_urls(config: UrlClassificationConfig) -> Source:
+    from dbbd_cli.data.images.sources import list_classes, list_folder
+    from dbbd_cli.data.urls.sources import list_synthetic, list_urls
+
+    data = config.data
+    if data.source == "folder":
+        assert data.path is not None
+        return list_folder(Path(data.path))
+    if data.source == "classes":
+        assert data.classes is not None
+        return list_classes({name: Path(folder) for name, folder in data.classes.items()})
+    if data.source == "urls":
+        assert data.path is not None
+        return list_urls(Path(data.path), data.url_column, data.label_column)
+    return list_synthetic(data.sample_per_class or 5000, config.seed)
+
+
+def _cleaned(config: UrlClassificationConfig, manifest: Manifest, positions: Sequence[int]) -> list[str]:
+    from dbbd_cli.data.urls.cleaning import clean_url
+
+    return [
+        clean_url(manifest.samples[position].text or manifest.samples[position].key, config.data.urls)
+        for position in positions
+    ]

@@ -73,9 +73,16 @@ class UrlWorkload:
             _load_weights(network, Path(model.weights))
 
     def _dataset(self, split: str) -> UrlDataset:
-        samples = self.manifest.of(split)
-        urls = [clean_url(sample.key, self.config.data.urls) for sample in samples]
-        return UrlDataset(urls, [sample.label for sample in samples])
+        return UrlDataset(self.urls(split), [sample.label for sample in self.manifest.of(split)])
+
+    @property
+    def false_positive_rate(self) -> float:
+        """The false-positive rate that the decision threshold is chosen for."""
+        return self.config.evaluation.false_positive_rate
+
+    def urls(self, split: str) -> list[str]:
+        """Return the URLs of a split, cleaned."""
+        return [clean_url(sample.text or sample.key, self.config.data.urls) for sample in self.manifest.of(split)]
 
     def to_device(self, batch: UrlBatch, device: torch.device, *, train: bool) -> tuple[torch.Tensor, torch.Tensor]:
         """Returns encoded URLs `(B, L)` and labels `(B,)` on the device."""
@@ -93,7 +100,7 @@ class UrlWorkload:
         return ""
 
     def names(self, batch: UrlBatch, split: str) -> list[str]:
-        """Return the URLs of the batch."""
+        """Return the URLs of the batch, or the paths of the pictures they were read from."""
         samples = self.manifest.of(split)
         return [samples[index].key for index in batch.samples.tolist()]
 
@@ -111,7 +118,12 @@ class UrlWorkload:
     def data_description(self) -> str:
         """The origin of the URLs and the classes, in words."""
         data, classes = self.config.data, self.manifest.classes
-        where = "synthetic URLs" if data.source == "synthetic" else f"URLs in {data.path}"
+        where = {
+            "synthetic": "synthetic URLs",
+            "urls": f"URLs in {data.path}",
+            "folder": f"codes in pictures in {data.path}",
+            "classes": "codes in pictures in a folder for each class",
+        }[data.source]
         named = ", ".join(classes[:8]) + (", …" if len(classes) > 8 else "")
         return f"{where} ({counted(len(classes), 'class')}: {named})"
 

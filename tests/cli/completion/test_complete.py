@@ -150,3 +150,12 @@ def test_tasks() -> None:
 
 def test_devices() -> None:
     assert values(complete.device("")) == ["auto", "cpu", "cuda", "mps"]
+
+
+def test_inputs_and_files_of_predictions(folder: Path) -> None:
+    for name in ("a.png", "b.csv", "c.html"):
+        (folder / name).touch()
+    (folder / "pictures").mkdir()
+    assert values(complete.data("")) == ["a.png", "b.csv", "c.html", f"pictures{os.sep}"]
+    assert values(complete.table("")) == ["b.csv", f"pictures{os.sep}"]
+    assert values(complete.page("")) == ["c.html", f"pictures{os.sep}"]

@@ -140,6 +140,8 @@ def test_unknown_keys(text: str, key: str, advice: str) -> None:
          "x.yaml:4: training.min_lr is 0.01\n    expected at most learning_rate (0.001)"),
         ("data:\n  source: folder\n  path: x\n  split:\n    train: 0.7\n    group: host",
          "x.yaml:7: data.split.group is 'host'\n    expected none, because only URLs have hosts and source is folder"),
+        ("data:\n  source: folder\n  path: x\n  urls:\n    www: strip",
+         "x.yaml:6: data.urls.www is 'strip'\n    expected keep, because only URLs are cleaned and source is folder"),
         ("training:\n  epochs: 2\n  warmup_epochs: 3",
          "x.yaml:4: training.warmup_epochs is 3\n    expected at most epochs (2)"),
         ("data:\n  split: {train: 0.7, val: 0.3,\n          test: 0}",

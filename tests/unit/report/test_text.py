@@ -41,6 +41,7 @@ def test_metric_names_become_words() -> None:
     titles = {"accuracy": "Accuracy", "f1": "F1", "miou": "mIoU", "roc_auc": "ROC AUC", "top1_level_2": "Top-1 level 2"}
     assert {name: words(name) for name in titles} == titles
     assert task_title("image_classification") == "Image classification"
+    assert task_title("url_classification") == "URL classification"
     assert task_title("dbbd") == "dbbd"
 
 

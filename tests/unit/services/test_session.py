@@ -160,3 +160,16 @@ def test_a_checkpoint_of_a_task_that_is_not_installed_says_so(tiny_config: Make)
         with pytest.raises(CheckpointError, match="there is no task 'other'") as caught:
             command(path)
         assert "install" in caught.value.hint
+
+
+def test_the_cleaning_of_urls_is_fixed_for_a_run_and_keeps_them_in_runs_that_know_no_cleaning(
+    tiny_config: Make,
+) -> None:
+    run = train(tiny_config(training__epochs=1)).run
+    with pytest.raises(ConfigError, match="cannot change") as caught:
+        validate(run, overrides=[parse_override("data.urls.scheme=strip")])
+    assert caught.value.details == ["data.urls.scheme is 'keep' in the run, not 'strip'"]
+    config = load_checkpoint(run / "ckpt.pth")["config"]
+    del config["data"]["urls"]
+    measured = validate(changed(run, config=config))
+    assert measured.metrics["loss"] == pytest.approx(measured.logged["loss"], rel=1e-4)

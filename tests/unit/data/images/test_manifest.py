@@ -13,9 +13,10 @@ import pytest
 from dbbd_cli.core.errors import DataError
 from dbbd_cli.core.progress import Silent
 from dbbd_cli.data.images.manifest import make_manifest, prepare_manifest
+from dbbd_cli.data.images.qr_code import render_qr
 from dbbd_cli.data.images.sources import list_folder
 from dbbd_cli.data.manifest import Manifest
-from dbbd_cli.data.urls.cleaning import host_of
+from dbbd_cli.data.urls.cleaning import UrlCleaning, host_of, url_sha256
 from dbbd_cli.data.urls.sources import list_synthetic, list_urls
 
 
@@ -32,6 +33,7 @@ class Messages(Silent):
 
 def manifest_of(source: Any, cache: Path, progress: Silent | None = None, **changes: Any) -> Manifest:
     settings: dict[str, Any] = {
+        "cleaning": UrlCleaning(),
         "sample_per_class": None,
         "report_limit": True,
         "shares": (0.7, 0.15, 0.15),
@@ -163,6 +165,53 @@ def test_urls_of_a_host_go_into_one_split(tmp_path: Path) -> None:
     assert all(len(found) == 1 for found in splits.values())
 
 
+CLEANED_URLS = """url,label
+http://www.a.example/x,bad
+a.example/x,good
+b.example,bad
+https://c.example,bad
+d.example,good
+https://e.example,good
+"""
+
+
+def test_cleaned_urls_are_rendered_and_hashed_but_the_keys_stay(tmp_path: Path) -> None:
+    table = tmp_path / "urls.csv"
+    table.write_text(CLEANED_URLS)
+    source = list_urls(table, "url", "label")
+    cleaning = UrlCleaning(scheme="strip", www="strip")
+    messages = Messages()
+    manifest = manifest_of(source, tmp_path / "cache", messages, cleaning=cleaning)
+    assert {sample.key for sample in manifest.samples} == {candidate.key for candidate in source.candidates}
+    digests = {sample.key: sample.sha256 for sample in manifest.samples}
+    assert digests["http://www.a.example/x"] == digests["a.example/x"] == url_sha256("a.example/x")
+    assert digests["https://c.example"] == url_sha256("c.example")
+    assert any("1 image occurs in more than one class" in text for text in messages.text)
+
+    settings: dict[str, Any] = {
+        "splits": ("train", "val", "test"),
+        "roots": (),
+        "image_size": 32,
+        "cache_dir": tmp_path / "cache",
+        "progress": Silent(),
+    }
+    prepared, samples = prepare_manifest(manifest, cleaning=cleaning, **settings)
+    pixels = {sample.key: image[0] for sample, image in zip(samples, prepared.open(), strict=True)}
+    for url, cleaned in {"http://www.a.example/x": "a.example/x", "https://e.example": "e.example"}.items():
+        assert np.array_equal(pixels[url], render_qr(cleaned, 32))
+    prepared, samples = prepare_manifest(manifest, cleaning=UrlCleaning(), **settings)
+    pixels = {sample.key: image[0] for sample, image in zip(samples, prepared.open(), strict=True)}
+    assert np.array_equal(pixels["https://e.example"], render_qr("https://e.example", 32))
+
+
+def test_a_url_of_which_cleaning_leaves_nothing_is_reported_as_it_is_in_the_table(tmp_path: Path) -> None:
+    table = tmp_path / "urls.csv"
+    table.write_text(CLEANED_URLS + "https://,bad\n")
+    with pytest.raises(DataError) as caught:
+        manifest_of(list_urls(table, "url", "label"), tmp_path / "cache", cleaning=UrlCleaning(scheme="strip"))
+    assert caught.value.details == ["https://: the text of a QR code is empty"]
+
+
 def test_real_urls_are_split_as_configured(shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = list_urls(shared / "data" / "qr_urls.csv", "url", "label")
     monkeypatch.setattr(
@@ -187,6 +236,7 @@ def test_files_that_have_changed_since_are_named(picture_folder: Callable[..., P
             manifest,
             splits=("train", "val", "test"),
             roots=source.roots,
+            cleaning=UrlCleaning(),
             image_size=32,
             cache_dir=tmp_path / "empty cache",
             progress=Silent(),
@@ -201,7 +251,7 @@ def test_files_that_remain_only_in_the_cache_are_reported(picture_folder: Callab
 
     def messages_for(*splits: str) -> list[str]:
         messages = Messages()
-        settings = {"roots": source.roots, "image_size": 32, "cache_dir": tmp_path / "cache"}
+        settings = {"roots": source.roots, "cleaning": UrlCleaning(), "image_size": 32, "cache_dir": tmp_path / "cache"}
         prepared, samples = prepare_manifest(manifest, splits=splits, **settings, progress=messages)
         assert len(samples) == 16
         assert prepared.shape[0] == 16
@@ -224,7 +274,13 @@ def test_a_damaged_cache_is_rebuilt_or_rejected(picture_folder: Callable[..., Pa
     root = picture_folder(("cat", "dog"))
     source = list_folder(root)
     manifest = manifest_of(source, tmp_path / "cache")
-    settings = {"splits": ("test",), "roots": source.roots, "image_size": 32, "cache_dir": tmp_path / "cache"}
+    settings = {
+        "splits": ("test",),
+        "roots": source.roots,
+        "cleaning": UrlCleaning(),
+        "image_size": 32,
+        "cache_dir": tmp_path / "cache",
+    }
     intact, _ = prepare_manifest(manifest, **settings, progress=Silent())
     expected = {s.key: row for s, row in zip(manifest.samples, intact.open().copy(), strict=True)}
 
@@ -257,6 +313,7 @@ def test_only_the_files_of_the_needed_split_are_read(picture_folder: Callable[..
         manifest,
         splits=("test",),
         roots=source.roots,
+        cleaning=UrlCleaning(),
         image_size=32,
         cache_dir=tmp_path / "empty cache",
         progress=Silent(),

@@ -7,6 +7,7 @@ import pytest
 from dbbd_cli.core.errors import DataError
 from dbbd_cli.data.candidates import Candidate, Source
 from dbbd_cli.data.urls.sources import list_urls
+from dbbd_cli.data.urls.table import iterate_urls
 
 REAL_URLS = Path(__file__).parents[4] / ".." / "shared" / "data" / "qr_urls.csv"
 
@@ -46,6 +47,39 @@ def test_separators_line_ends_and_byte_order_mark(tmp_path, separator, newline):
     source = listed(tmp_path, b"\xef\xbb\xbf" + text.encode())
     assert keys(source) == ["a.example", "b.example"]
     assert source.problems == ["urls.csv line 3: too few fields: 2 instead of 3"]
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-8-sig"])
+@pytest.mark.parametrize("separator", ["\t", ";", ","])
+def test_what_excel_writes(tmp_path, encoding, separator):
+    lines = ['"url"|label|"note"', "é.example/x|bad|", 'b.example/"q"|good|"two\r\nlines"', "|good|", "c.example|bad|x"]
+    mark = "\ufeff" if encoding.endswith("e") else ""
+    source = listed(tmp_path, (mark + "\r\n".join(lines) + "\r\n").replace("|", separator).encode(encoding))
+    assert keys(source) == ["c.example", "é.example/x", 'b.example/"q"']
+    assert source.problems == ["urls.csv line 5: the URL is empty"]
+
+
+@pytest.mark.parametrize("separator", [";", ",", "\t", "|"])
+@pytest.mark.parametrize("first", ["sep=|\r\n", '"sep=|"\r\n', "SEP=|\n"])
+def test_a_first_line_that_names_the_separator(tmp_path, separator, first):
+    lines = first + "url|label\r\na.example/x,y;z|bad\r\nb.example\r\nc.example|good\r\n"
+    lines = lines.replace("x,y;z", "x" if separator in ",;" else "x,y;z").replace("|", separator)
+    source = listed(tmp_path, lines)
+    assert keys(source) == ["a.example/x" if separator in ",;" else "a.example/x,y;z", "c.example"]
+    assert source.problems == ["urls.csv line 4: too few fields: 1 instead of 2"]
+
+
+def test_separators_in_a_quoted_header_do_not_count(tmp_path):
+    source = listed(tmp_path, 'url;label;"seen, when, where"\na.example;bad;x\nb.example;good;y\n')
+    assert keys(source) == ["a.example", "b.example"]
+
+
+def test_half_a_character_of_utf_16_costs_only_its_row(tmp_path):
+    text = "\ufeffurl,label\na.example,good\nb\ud800.example,bad\nc.example,bad\n"
+    source = listed(tmp_path, text.encode("utf-16-le", "surrogatepass"))
+    assert keys(source) == ["c.example", "a.example"]
+    assert len(source.problems) == 1
+    assert source.problems[0].startswith("urls.csv line 3: the URL has a control character")
 
 
 def test_quoted_fields(tmp_path):
@@ -137,7 +171,10 @@ def test_columns_can_be_chosen(tmp_path):
         ("url,label\n\n\n", "no usable row"),
         ("url,label\na.example,bad\nb.example,bad\n", "only the class bad"),
         ("url,label\n,bad\n,good\n", "no usable row"),
-        ("url,label\na.example,bad\n".encode("utf-16"), "is not a text file in UTF-8"),
+        ("url,label\na.example,bad\n".encode("utf-32"), "is not a text file in UTF-8"),
+        ("url,label\na.example,bad\n".encode("utf-16")[:-1], "begins like UTF-16, but is not: truncated data"),
+        ("sep=;\n", "line 2 is empty"),
+        ("sep=;\nurl,label\na.example,bad\nb.example,good\n", "has no column url; its columns are: url,label"),
         ("url,label\na.example,bad\n".encode("utf-16-le"), "is not a text file in UTF-8"),
         ("url,label\n" + "x" * 2_000_000, "has a line of over 1,048,576 characters"),
     ],
@@ -177,3 +214,17 @@ def test_real_urls_are_read():
     assert (source.classes, len(labels), labels.count(0)) == (("benign", "malicious"), 10_000, 5000)
     assert source.problems == []
     assert len(set(keys(source))) > 9_900
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "url,x\na.example,1\nb.example,2\n".encode("utf-8-sig"),
+        "x;url\r\n1;a.example\r\n2;b.example\r\n".encode("utf-16"),
+        b"sep=\t\nurl\tx\na.example\t1\nb.example\t2\n",
+    ],
+)
+def test_urls_without_classes(tmp_path, content):
+    path = tmp_path / "urls.csv"
+    path.write_bytes(content)
+    assert [(url, problem) for _, url, problem in iterate_urls(path, "url")] == [("a.example", ""), ("b.example", "")]

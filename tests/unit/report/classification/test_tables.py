@@ -42,3 +42,22 @@ def test_many_classes_have_no_matrix_and_missing_parts_no_table(evaluation_of: M
     assert [section.title for section in many] == ["Metrics", "Classes", "Efficiency"]
     (metrics,) = classification_tables({"format": 1, "loss": 0.5}, "images")
     assert metrics.rows == (("Loss", "0.5000"),)
+
+
+def test_intervals_stand_beside_the_metrics(evaluation_of: Make) -> None:
+    intervals = {
+        "level": 0.95,
+        "groups": 8,
+        "group": "hosts",
+        "accuracy": [0.5, 0.9],
+        "f1": [0.4, 0.8],
+        "roc_auc": None,
+        "recall_at_fpr": {"0.01": [0.1, 0.5], "0.001": None},
+    }
+    (metrics, *_) = classification_tables({**evaluation_of(), "intervals": intervals}, "URLs")
+    assert metrics.title == "Metrics, with 95% intervals over 8 hosts"
+    assert ("Accuracy", "75.00% (50.00% to 90.00%)") in metrics.rows
+    assert ("Mean F1", "75.00% (40.00% to 80.00%)") in metrics.rows
+    assert ("ROC AUC", "0.8700") in metrics.rows
+    assert ("Recall at 1% FPR", "30.00% (10.00% to 50.00%)") in metrics.rows
+    assert ("Recall at 0.1% FPR", "10.00%") in metrics.rows

@@ -1,0 +1,198 @@
+"""The results of `predict`, written as they come: lines on standard output, rows of a CSV file and of a page."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import sys
+import time
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TextIO
+
+import typer
+
+from dbbd_cli.cli.terminal.console import plain
+from dbbd_cli.cli.terminal.streams import colored, write_result
+from dbbd_cli.cli.terminal.text import clean_line, per_second
+from dbbd_cli.core.errors import ConfigError, DataError
+from dbbd_cli.core.progress import Progress
+from dbbd_cli.core.text import counted
+from dbbd_cli.report.prediction import CSV_COLUMNS, Explanation, Prediction
+from dbbd_cli.report.prediction_page import PredictionPage
+from dbbd_cli.report.save import disk_error
+from dbbd_cli.report.text import visible
+
+_CLASS_COLUMNS, _PROBABILITY_COLUMNS = 12, 12
+_BAR, _LONGEST_SPAN = 20, 48
+_MAX_REASONS = 10
+
+
+class PredictionOutput:
+    """Where results go. The context opens and closes the files.
+
+    Args:
+        progress: receives the summary.
+        inputs: the inputs as given, which no file may replace.
+        as_json: whether to print JSON lines instead of a table.
+        csv: the CSV file, if any.
+        html: the page, if any.
+
+    Raises:
+        ConfigError: a file is one of the inputs.
+        DiskError: a file cannot be written.
+    """
+
+    def __init__(
+        self, progress: Progress, inputs: Sequence[str], *, as_json: bool, csv: Path | None, html: Path | None
+    ) -> None:
+        self.wanted = True
+        self._progress = progress
+        self._as_json = as_json
+        self._paths = {"--csv": csv, "--html": html}
+        for option, path in self._paths.items():
+            if path is not None and any(_is_same(text, path) for text in inputs):
+                raise ConfigError(f"{option}: {path} is one of the inputs", hint="choose another file")
+        self._counts: Counter[str] = Counter()
+        self._total = self._skipped = 0
+        self._reasons: list[str] = []
+        self._has_header = False
+        self._files = ExitStack()
+        self._csv: TextIO | None = None
+        self._html: TextIO | None = None
+        self._start = time.monotonic()
+
+    def __enter__(self) -> PredictionOutput:
+        self._csv, self._html = (None if path is None else self._open(path) for path in self._paths.values())
+        if self._csv is not None:
+            self._write("--csv", self._csv, _csv_line(CSV_COLUMNS))
+        if self._html is not None:
+            self._page = PredictionPage()
+            self._write("--html", self._html, self._page.head(Path(self._html.name).stem))
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        try:
+            if self._html is not None:
+                end = self._summary() if kind is None or isinstance(error, DataError) else "Interrupted."
+                self._write("--html", self._html, self._page.tail(end))
+        finally:
+            self._files.close()
+
+    def add(self, result: Prediction) -> None:
+        """Write a result."""
+        self._counts[result.status if result.verdict is None else result.verdict] += 1
+        self._total += 1
+        if result.status == "skipped":
+            self._skipped += 1
+            if len(self._reasons) < _MAX_REASONS:
+                self._reasons.append(f"{result.input}: {result.note}")
+        if self._csv is not None:
+            self._write("--csv", self._csv, _csv_line(result.to_row()))
+        if self._html is not None:
+            self._write("--html", self._html, self._page.row(result))
+        text = json.dumps(plain(result.to_plain()), allow_nan=False) if self._as_json else self._described(result)
+        is_read = write_result(text)
+        self.wanted = self.wanted and (is_read or self._csv is not None or self._html is not None)
+
+    def finish(self) -> None:
+        """Show the summary.
+
+        Raises:
+            DataError: inputs were skipped.
+        """
+        seconds = max(time.monotonic() - self._start, 1e-9)
+        self._progress.line(f"{self._summary()} {per_second(self._total / seconds)} per second.")
+        if number := self._skipped:
+            more = number - len(self._reasons)
+            are = "was" if number == 1 else "were"
+            raise DataError(
+                f"{number:,} of {counted(self._total, 'result')} {are} skipped: unreadable inputs",
+                details=[*self._reasons, *([f"and {more:,} more"] if more else [])],
+                hint="all other results are complete; fix or leave out these inputs",
+            )
+
+    def _summary(self) -> str:
+        parts = [f"{number:,} {clean_line(name.replace('_', ' '))}" for name, number in sorted(self._counts.items())]
+        return f"{counted(self._total, 'result')}: {', '.join(parts)}." if parts else "No results."
+
+    def _open(self, path: Path) -> TextIO:
+        try:
+            file = path.open("w", encoding="utf-8", errors="backslashreplace", newline="", buffering=1)
+        except OSError as error:
+            raise disk_error(path, error) from error
+        return self._files.enter_context(file)
+
+    def _write(self, option: str, file: TextIO, text: str) -> None:
+        try:
+            file.write(text)
+        except OSError as error:
+            raise disk_error(self._paths[option] or Path(), error) from error
+
+    def _described(self, result: Prediction) -> str:
+        """The result as a line, preceded by the names of the columns, followed by the explanation."""
+        color = colored(sys.stdout)
+        lines = []
+        verdict = clean_line(result.verdict or "")
+        name = clean_line(result.predicted or result.status.replace("_", " "))
+        probability = "" if result.probability is None else f"{result.probability:.2%}"
+        what = clean_line(result.input)
+        if result.text and result.text.lower() not in result.input.lower():
+            what += f" -> {clean_line(result.text)}"
+        if result.note:
+            what += f": {clean_line(result.note)}" if result.verdict is None else f" ({clean_line(result.note)})"
+        if result.verdict is not None and not self._has_header:
+            self._has_header = True
+            title = f"p({clean_line(result.positive_class)})" if result.positive_class else "Probability"
+            lines.append(_style(_columns("Class", title, "Verdict", "Input"), color, bold=True))
+        line = _columns(name, probability, verdict, what)
+        if result.verdict is None:
+            line = _style(line, color, dim=True)
+        elif result.verdict == result.positive_class:
+            line = _style(line, color, fg="yellow")
+        lines.append(line)
+        if result.explanation is not None:
+            lines += _explained(result.explanation, color)
+        return "\n".join(lines)
+
+
+def _columns(name: str, probability: str, verdict: str, what: str) -> str:
+    width = _CLASS_COLUMNS
+    return f"{name:<{width}}  {probability:>{_PROBABILITY_COLUMNS}}  {verdict:<{width}}  {what}"
+
+
+def _explained(explanation: Explanation, color: bool) -> list[str]:
+    """A line for each part: its contribution as a number and as a bar of signs, and its text."""
+    largest = max((abs(span.contribution) for span in explanation.spans), default=0.0) or 1.0
+    lines = [
+        f"    log-odds of {clean_line(explanation.target)}: {explanation.empty:+.2f} for an empty text, "
+        f"{explanation.total:+.2f} for this one"
+    ]
+    for span in explanation.spans:
+        sign, shade = ("+", "yellow") if span.contribution > 0 else ("-", "cyan")
+        bar = sign * round(abs(span.contribution) / largest * _BAR)
+        styled = _style(f"{bar:<{_BAR}}", color, fg=shade)
+        lines.append(f"    {span.contribution:+7.2f}  {styled}  {span.part:<11}  {visible(span.text, _LONGEST_SPAN)}")
+    return lines
+
+
+def _style(text: str, color: bool, **style: Any) -> str:
+    return typer.style(text, **style) if color else text
+
+
+def _csv_line(row: Sequence[str]) -> str:
+    line = io.StringIO()
+    csv.writer(line, lineterminator="\n").writerow(row)
+    return line.getvalue()
+
+
+def _is_same(text: str, path: Path) -> bool:
+    try:
+        return os.path.samefile(text, path)  # noqa: PTH121 - a Path raises for a NUL
+    except (OSError, ValueError):
+        return False

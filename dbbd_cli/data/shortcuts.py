@@ -1,0 +1,172 @@
+"""Find shortcuts: trivial properties that give away the class, so that a network may learn nothing else.
+
+Each property becomes a classifier with one rule (after Holte, "Very simple classification rules perform well on most
+commonly used datasets", 1993), learnt on the training split and scored on the validation split.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from dbbd_cli.data.properties import Property
+
+MARGIN = 0.05
+"""A rule is clearly above chance if the lower end of its interval is above chance by more than this."""
+MIN_COUNT = 5
+"""Training samples that a value needs for a rule of its own; rarer values are taken together."""
+MAX_BINS = 32
+_MAX_DISTINCT = 16
+"""Numbers with at most this many different values are treated as names."""
+_Z = 1.959964
+"""Of a 95% interval."""
+
+
+@dataclass(frozen=True)
+class Shortcut:
+    """A property as a classifier.
+
+    Attributes:
+        name: the property.
+        balanced_accuracy: mean recall of the classes on the validation split.
+        low, high: its 95% interval.
+        accuracy: share of the validation samples that it classifies correctly.
+        clear: whether it is clearly above chance.
+        rule: what it says of the most frequent values, in words.
+        advice: what to do about it.
+    """
+
+    name: str
+    balanced_accuracy: float
+    low: float
+    high: float
+    accuracy: float
+    clear: bool
+    rule: str
+    advice: str
+
+
+def find_shortcuts(
+    properties: Sequence[Property], labels: np.ndarray, is_train: np.ndarray, is_val: np.ndarray, classes: Sequence[str]
+) -> list[Shortcut]:
+    """Score every property as a classifier, the most accurate first.
+
+    Args:
+        properties: of N samples.
+        labels: `(N,)` int64, class of each.
+        is_train: `(N,)` bool, the samples to learn rules from.
+        is_val: `(N,)` bool, the samples to score them on.
+        classes: names of the classes.
+    """
+    if not (is_train.any() and is_val.any()):
+        return []
+    found = [_score(part, labels, is_train, is_val, classes) for part in properties]
+    return sorted(found, key=lambda shortcut: -shortcut.balanced_accuracy)
+
+
+def chance_level(labels: np.ndarray) -> float:
+    """The balanced accuracy of any classifier that ignores its input, on samples with these labels `(N,)`."""
+    return 1 / max(1, len(np.unique(labels)))
+
+
+def best_possible(labels: np.ndarray, contents: Sequence[str]) -> float:
+    """The highest balanced accuracy that is possible if the same content occurs in several classes.
+
+    Args:
+        labels: `(N,)` int64, class of each sample.
+        contents: hash of the content of each.
+    """
+    sizes = np.bincount(labels)
+    weights: dict[str, dict[int, float]] = defaultdict(lambda: defaultdict(float))
+    for label, content in zip(labels.tolist(), contents, strict=True):
+        weights[content][label] += 1 / sizes[label]
+    # Rounding must not turn 1 into 0.9999999.
+    return min(1.0, round(sum(max(found.values()) for found in weights.values()) / np.count_nonzero(sizes), 9))
+
+
+def _score(
+    part: Property, labels: np.ndarray, is_train: np.ndarray, is_val: np.ndarray, classes: Sequence[str]
+) -> Shortcut:
+    codes, names = _codes(part, is_train)
+    counts = np.zeros((len(names), len(classes)))
+    np.add.at(counts, (codes[is_train], labels[is_train]), 1)
+    # Each class has the same weight, so that the rules do not just name the largest one.
+    predicted = (counts / np.maximum(counts.sum(axis=0), 1)).argmax(axis=1)
+    correct = predicted[codes[is_val]] == labels[is_val]
+    sizes = np.bincount(labels[is_val], minlength=len(classes))
+    right = np.bincount(labels[is_val], weights=correct, minlength=len(classes))
+    present = sizes > 0
+    score, low, high = _mean_recall(right[present], sizes[present])
+    return Shortcut(
+        name=part.name,
+        balanced_accuracy=score,
+        low=low,
+        high=high,
+        accuracy=float(correct.mean()),
+        clear=low > chance_level(labels[is_val]) + MARGIN,
+        rule=_in_words(part, labels, is_train, classes, counts, predicted, names),
+        advice=part.advice,
+    )
+
+
+def _codes(part: Property, is_train: np.ndarray) -> tuple[np.ndarray, list[str]]:
+    """The number of the value, or range of values, of each sample `(N,)`, and the names of these numbers."""
+    values = part.values
+    known = values[is_train]
+    if part.is_number:
+        known = known[~np.isnan(known)]
+        if len(np.unique(known)) > _MAX_DISTINCT:
+            bins = max(2, min(MAX_BINS, len(known) // (2 * MIN_COUNT)))
+            edges = np.unique(np.quantile(known, np.linspace(0, 1, bins + 1)[1:-1]))
+            codes = np.searchsorted(edges, values, side="left")
+            codes[np.isnan(values)] = len(edges) + 1
+            return codes, [*(f"up to {edge:.4g}" for edge in edges), f"above {edges[-1]:.4g}", "unknown"]
+    distinct, counts = np.unique(known, return_counts=True)
+    distinct = distinct[counts >= MIN_COUNT]
+    if not len(distinct):
+        return np.zeros(len(values), dtype=np.int64), ["other"]
+    codes = np.minimum(np.searchsorted(distinct, values), len(distinct) - 1)
+    codes[distinct[codes] != values] = len(distinct)
+    return codes, [*(f"{value:.6g}" if part.is_number else str(value) for value in distinct), "other"]
+
+
+def _mean_recall(right: np.ndarray, sizes: np.ndarray) -> tuple[float, float, float]:
+    """The mean of recalls with its 95% interval.
+
+    Two samples are added to each side, as by Agresti and Coull (1998), so that the interval of a recall of 1 is not
+    empty.
+
+    Args:
+        right: `(C,)`, correctly classified samples of each class.
+        sizes: `(C,)`, all samples of each.
+    """
+    mean = float((right / sizes).mean())
+    shares = (right + 2) / (sizes + 4)
+    half = _Z * float(np.sqrt((shares * (1 - shares) / (sizes + 4)).sum())) / len(sizes)
+    center = float(shares.mean())
+    return mean, max(0.0, min(mean, center - half)), min(1.0, max(mean, center + half))
+
+
+def _in_words(
+    part: Property,
+    labels: np.ndarray,
+    is_train: np.ndarray,
+    classes: Sequence[str],
+    counts: np.ndarray,
+    predicted: np.ndarray,
+    names: Sequence[str],
+) -> str:
+    if part.is_number and len(names) > 4:
+        medians = []
+        for label, name in list(enumerate(classes))[:3]:
+            values = part.values[is_train & (labels == label)]
+            values = values[~np.isnan(values)]
+            medians.append(f"{name} {np.median(values):.4g}" if len(values) else f"{name} unknown")
+        return f"medians: {', '.join(medians)}{', …' if len(classes) > 3 else ''}"
+    order = np.argsort(-counts.sum(axis=1), kind="stable")
+    seen = [code for code in order if counts[code].any()]
+    said = ", ".join(f"{names[code]}: {classes[predicted[code]]}" for code in seen[:3])
+    return said + (", …" if len(seen) > 3 else "")

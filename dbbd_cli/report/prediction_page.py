@@ -1,0 +1,66 @@
+"""The results of `predict` as a page that is written row by row, so that it may have any number of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from dbbd_cli.report.prediction import Prediction
+from dbbd_cli.report.text import MISSING, visible
+
+_LONGEST = 1000
+
+
+class PredictionPage:
+    """Makes the parts of a page: its head, a row for each result, and its tail; all text is escaped."""
+
+    def __init__(self) -> None:
+        environment = Environment(
+            loader=FileSystemLoader(Path(__file__).parent),
+            autoescape=True,
+            undefined=StrictUndefined,
+            trim_blocks=True,
+            lstrip_blocks=True,
+        )
+        self._parts: Any = environment.get_template("predictions.html.j2").module
+
+    def head(self, title: str) -> str:
+        """The beginning of the page."""
+        return str(self._parts.head(visible(title, 80))).lstrip()
+
+    def row(self, result: Prediction) -> str:
+        """A row, and below the text its explanation."""
+        explained = result.explanation
+        return str(
+            self._parts.row(
+                {
+                    "input": visible(result.input, _LONGEST),
+                    "text": visible(result.text, _LONGEST) if result.text else "",
+                    "note": visible(result.note, _LONGEST),
+                    "predicted": visible(result.predicted or result.status.replace("_", " "), 80),
+                    "probability": MISSING if result.probability is None else f"{result.probability:.2%}",
+                    "verdict": visible(result.verdict or MISSING, 80),
+                    "is_positive": result.verdict is not None and result.verdict == result.positive_class,
+                    "target": visible(explained.target, 80) if explained else "",
+                    "empty": f"{explained.empty:+.2f}" if explained else "",
+                    "total": f"{explained.total:+.2f}" if explained else "",
+                    "spans": [
+                        {
+                            "start": span.start,
+                            "end": span.end,
+                            "part": span.part,
+                            "text": visible(span.text, _LONGEST),
+                            "contribution": f"{span.contribution:+.2f}",
+                            "direction": "for" if span.contribution > 0 else "against",
+                        }
+                        for span in (explained.spans if explained else ())
+                    ],
+                }
+            )
+        )
+
+    def tail(self, note: str) -> str:
+        """The end of the page, with a last line."""
+        return str(self._parts.tail(visible(note, _LONGEST)))

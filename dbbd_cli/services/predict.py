@@ -1,0 +1,135 @@
+"""Judge new samples with the network of a run."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from dbbd_cli.config.load import Override
+from dbbd_cli.core.errors import CheckpointError
+from dbbd_cli.core.progress import Progress, Silent
+from dbbd_cli.data.inputs import Input, input_of
+from dbbd_cli.engine.checkpoint.files import BEST
+from dbbd_cli.engine.failures import supervised
+from dbbd_cli.engine.inference import place
+from dbbd_cli.engine.runtime import Runtime
+from dbbd_cli.engine.workload import Workload
+from dbbd_cli.model.digest import stored_digest
+from dbbd_cli.report.calibration import read_calibration
+from dbbd_cli.report.prediction import Calibration, Prediction
+from dbbd_cli.runs.folder import CALIBRATION
+from dbbd_cli.services.session import OpenedRun, build_workload, load_module, open_run
+from dbbd_cli.tasks.base import Task
+from dbbd_cli.tasks.registry import get_task
+
+_NOT_CALIBRATED = "the probabilities are not calibrated, and the threshold is 0.5"
+
+
+def predict(
+    target: Path,
+    inputs: Iterable[str],
+    *,
+    explain: bool = False,
+    overrides: Sequence[Override] = (),
+    progress: Progress | None = None,
+) -> Iterator[Prediction]:
+    """Judge a stream of inputs, in order, one batch after the other; memory does not grow with their number.
+
+    The network is loaded at the call; the inputs are read as the results are asked for.
+
+    Args:
+        target: a run folder (its best model is used), or a checkpoint file inside one.
+        inputs: paths of files and folders, and URLs if the run judges these; see `data.inputs`.
+        explain: whether to say what in an input moved the verdict.
+        overrides: settings that replace those of the run, such as the device.
+        progress: receives messages; nothing is shown by default.
+
+    Raises:
+        DbbdError: see the subclasses in `core.errors`. An unreadable input is a result, not an error.
+    """
+    predictor = open_predictor(target, explain=explain, overrides=overrides, progress=progress)
+    return predictor.predict(map(input_of, inputs))
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """The network of a run, ready to judge inputs.
+
+    Attributes:
+        task: the task of the run.
+        workload: its network, on the device.
+        runtime: device and precision.
+        calibration: temperature and threshold.
+        explain: whether to explain each verdict.
+        progress: receives messages.
+    """
+
+    task: Task
+    workload: Workload
+    runtime: Runtime
+    calibration: Calibration
+    explain: bool
+    progress: Progress
+
+    def predict(self, inputs: Iterable[Input]) -> Iterator[Prediction]:
+        """Judge inputs, one batch after the other; the last batch is judged when the inputs end.
+
+        Raises:
+            ConfigError: the task cannot predict or explain.
+        """
+        results = self.task.predict(
+            self.workload,
+            inputs,
+            runtime=self.runtime,
+            calibration=self.calibration,
+            explain=self.explain,
+            progress=self.progress,
+        )
+        return self._supervised(results)
+
+    def _supervised(self, results: Iterator[Prediction]) -> Iterator[Prediction]:
+        with supervised(self.workload):
+            yield from results
+
+
+def open_predictor(
+    target: Path,
+    *,
+    explain: bool = False,
+    overrides: Sequence[Override] = (),
+    progress: Progress | None = None,
+) -> Predictor:
+    """Load the network of a run, with its calibration; for the arguments, see `predict`.
+
+    Raises:
+        DbbdError: see the subclasses in `core.errors`.
+    """
+    progress = progress or Silent()
+    run = open_run(target, prefer=BEST, overrides=overrides, progress=progress)
+    calibration = _calibration(run, progress)
+    workload, runtime = build_workload(
+        run.config, run.manifest, splits=(), pretrained=False, progress=progress, recorded=run.kept_runtime
+    )
+    load_module(workload, run)
+    place(workload.module, runtime).eval()
+    predictor = Predictor(get_task(run.config.task), workload, runtime, calibration, explain, progress)
+    predictor.predict([])  # a task that cannot predict says so before anything is read
+    return predictor
+
+
+def _calibration(run: OpenedRun, progress: Progress) -> Calibration:
+    """The temperature and the threshold of a checkpoint; if there are none, a message says so."""
+    digest = stored_digest(run.path)
+    try:
+        found = read_calibration(run.folder, digest)
+    except CheckpointError as error:
+        progress.warn(f"{error.message}: {_NOT_CALIBRATED}.")
+        return Calibration()
+    if found is None:
+        path = run.folder / CALIBRATION
+        why = f"{CALIBRATION} belongs to another checkpoint" if os.path.lexists(path) else f"there is no {CALIBRATION}"
+        progress.line(f"{why[:1].upper()}{why[1:]}: {_NOT_CALIBRATED}.")
+        return Calibration()
+    return Calibration(found.temperature, 0.5 if found.threshold is None else found.threshold, fitted=True)

@@ -1,0 +1,77 @@
+"""What a classifier must beat: trivial rules and a simple model, learned from the same training split."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from dbbd_cli.data.urls.encoding import encode_urls
+from dbbd_cli.data.urls.rules import one_rule_predictions, url_properties
+from dbbd_cli.model.urls.ngrams import NgramBaseline
+from dbbd_cli.tasks.classification_intervals import Resampling, classification_intervals, ranking_scores
+
+MAX_CLASSES = 20
+"""With more classes, only the most frequent class is a baseline: fitting n-grams would take long."""
+
+
+def baselines(
+    train_urls: Sequence[str] | None,
+    train_labels: torch.Tensor,
+    urls: Sequence[str] | None,
+    labels: torch.Tensor,
+    *,
+    correct: torch.Tensor,
+    num_classes: int,
+    positive: int | None,
+    resampling: Resampling,
+) -> list[dict[str, Any]]:
+    """Score the baselines on a split: the most frequent class and, for URLs, one-rule classifiers and n-grams.
+
+    Args:
+        train_urls: the URLs of the training split as the network gets them; None if samples are not URLs.
+        train_labels: classes of the training split.
+        urls: the URLs of the split; None if samples are not URLs.
+        labels: classes of the split, `(N,)`.
+        correct: whether the network is right, `(N,)`, boolean.
+        num_classes: number of classes.
+        positive: the positive one of two classes; None with more.
+        resampling: the resamples of the split.
+
+    Returns:
+        For each baseline, its name, accuracy, how much higher that of the network is (`lead`), intervals of both and,
+        if it has scores, `roc_auc` with its interval.
+    """
+    most_frequent = int(torch.bincount(train_labels).argmax())
+    rows = [_row("most frequent class", labels == most_frequent, correct, resampling)]
+    if train_urls is None or urls is None or num_classes > MAX_CLASSES:
+        return rows
+    predictions = one_rule_predictions(
+        [url_properties(url) for url in train_urls], train_labels.tolist(), [url_properties(url) for url in urls]
+    )
+    rules = [
+        _row(f"rule: {name}", torch.from_numpy(np.asarray(predicted)) == labels, correct, resampling)
+        for name, predicted in predictions.items()
+    ]
+    rows += sorted(rules, key=lambda row: row["accuracy"])
+    codes, others = (torch.from_numpy(encode_urls(texts).copy()) for texts in (train_urls, urls))
+    probabilities = NgramBaseline(codes, train_labels, num_classes).logits(others).double().softmax(dim=1)
+    row = _row("n-grams", probabilities.argmax(1) == labels, correct, resampling)
+    if positive is not None:
+        intervals = classification_intervals(probabilities, labels, resampling, positive=positive, rates=())
+        row["roc_auc"] = ranking_scores(probabilities[:, positive], labels == positive)["roc_auc"]
+        row["roc_auc_interval"] = intervals.get("roc_auc")
+    return [*rows, row]
+
+
+def _row(name: str, hits: torch.Tensor, correct: torch.Tensor, resampling: Resampling) -> dict[str, Any]:
+    lead = correct.double() - hits.double()
+    return {
+        "name": name,
+        "accuracy": float(hits.double().mean()),
+        "accuracy_interval": resampling.share(hits),
+        "lead": float(lead.mean()),
+        "lead_interval": resampling.mean(lead),
+    }

@@ -1,0 +1,46 @@
+"""What the tasks that classify share when they predict."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import torch
+
+from dbbd_cli.core.errors import DataError
+from dbbd_cli.core.progress import Progress
+from dbbd_cli.core.text import counted
+from dbbd_cli.data.folder_entries import by_suffix
+from dbbd_cli.data.images.formats import ways_to_read
+from dbbd_cli.data.images.sources import list_images
+from dbbd_cli.report.prediction import Calibration, Prediction
+
+
+def probabilities(logits: torch.Tensor, classes: Sequence[str], calibration: Calibration) -> list[Mapping[str, float]]:
+    """Return the calibrated probability of each class, for logits `(B, K)`."""
+    shares = torch.softmax(logits.double() / calibration.temperature, dim=1).tolist()
+    return [dict(zip(classes, row, strict=True)) for row in shares]
+
+
+def skipped(name: str, reason: str) -> Prediction:
+    """The result of an unreadable input."""
+    return Prediction(name, "skipped", note=reason)
+
+
+def pictures_in(folder: Path, progress: Progress) -> Iterator[Path | Prediction]:
+    """Yield the pictures of a folder, and a result for everything in it that should be one but is unreadable."""
+    try:
+        paths, problems, ignored, unread = list_images(folder)
+    except DataError as error:
+        yield skipped(str(folder), error.message)
+        return
+    yield from paths
+    yield from (skipped(str(folder), problem) for problem in problems)
+    if unread:
+        ways = "".join(f"; to read {suffix}: {way}" for suffix, way in ways_to_read(unread).items())
+        number = counted(sum(unread.values()), "image")
+        yield skipped(str(folder), f"{number} in unsupported formats: {by_suffix(unread)}{ways}")
+    elif not paths and not problems:
+        yield skipped(str(folder), "contains no pictures")
+    if ignored:
+        progress.line(f"Files in {folder} that are not pictures were ignored: {ignored:,}.")

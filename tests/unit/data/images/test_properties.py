@@ -1,0 +1,99 @@
+"""Headers of image files are read without decoding, and copies in other sizes and formats look the same."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import segno
+from PIL import Image
+
+from dbbd_cli.data.images.properties import (
+    ImageHeader,
+    code_properties,
+    pixel_properties,
+    pixel_relations,
+    read_header,
+    similar_groups,
+)
+from dbbd_cli.data.images.qr_code import qr_version, render_qr
+
+
+@pytest.mark.parametrize(
+    ("mode", "suffix", "bits", "format_"),
+    [
+        ("1", ".png", 1, "PNG"),
+        ("L", ".png", 8, "PNG"),
+        ("I;16", ".png", 16, "PNG"),
+        ("RGB", ".jpg", 8, "JPEG"),
+        ("I;16", ".tif", 16, "TIFF"),
+        ("1", ".tif", 1, "TIFF"),
+        ("L", ".bmp", 8, "BMP"),
+    ],
+)
+def test_a_header(tmp_path: Path, mode: str, suffix: str, bits: int, format_: str) -> None:
+    path = tmp_path / f"image{suffix}"
+    Image.new(mode, (30, 20)).save(path)
+    assert read_header(str(path)) == ImageHeader(30, 20, path.stat().st_size, bits, mode, format_)
+
+
+def test_a_header_of_a_palette_has_the_depth_of_the_file(tmp_path: Path) -> None:
+    palette = Image.new("P", (8, 8))
+    palette.putpalette([0, 0, 0] * 16)
+    palette.save(tmp_path / "a.png", bits=4)
+    assert read_header(str(tmp_path / "a.png"))[3:] == (4, "P", "PNG")
+
+
+def test_a_file_that_is_gone_or_no_image_is_unknown(tmp_path: Path) -> None:
+    (tmp_path / "text.png").write_text("text")
+    for name in ("gone.png", "text.png"):
+        header = read_header(str(tmp_path / name))
+        assert math.isnan(header.width)
+        assert header.format == "unknown"
+
+
+@pytest.mark.parametrize(
+    "text", ["a.example", "https://a.example/" + "x" * 200, "HTTP://A.EXAMPLE/X1", "0123456789" * 9]
+)
+def test_the_version_of_a_code_is_that_of_segno(text: str) -> None:
+    for length in range(1, len(text) + 1, 7):
+        part = text[:length]
+        assert qr_version(part) == segno.make(part, error="m", boost_error=False, micro=False).version
+    assert code_properties([text])[0].values[0] == qr_version(text)
+
+
+def test_versions_at_their_limits() -> None:
+    for count in (14, 15, 180, 181, 213, 1059, 1060, 2331):
+        code = segno.make("x" * count, error="m", boost_error=False, micro=False, mode="byte", mask=0)
+        assert qr_version("x" * count) == code.version
+    assert qr_version("x" * 2332) == 41
+    umlauts = segno.make("ü" * 100, error="m", boost_error=False, micro=False, encoding="utf-8", mode="byte", mask=0)
+    assert qr_version("ü" * 100) == umlauts.version
+
+
+def test_copies_in_other_sizes_look_the_same_and_other_codes_do_not() -> None:
+    codes = [render_qr(f"https://{place * 7919}.example/{place}", 256) for place in range(30)]
+    copies = [np.array(Image.fromarray(code).resize((90, 90)).resize((256, 256))) for code in codes[:5]]
+    images = np.stack([*codes, *copies])[:, None]
+    [relation] = pixel_relations(images, range(35))
+    keys = list(relation.keys)
+    assert keys[30:] == keys[:5]
+    assert len(set(keys)) == 30
+    [colored] = pixel_relations(np.repeat(images, 3, axis=1), range(35))
+    assert list(colored.keys) == keys
+    [gray] = pixel_properties(images, [3])
+    assert gray.values[0] == pytest.approx(images[3].mean(), abs=5)
+
+
+def test_images_are_similar_if_at_most_four_bits_and_few_gray_values_differ() -> None:
+    hashes = np.array([0, 0b1111, 0b11111_00000, 1 << 63, 2**64 - 1, 0b1111, 0b1111], dtype=np.uint64)
+    thumbnails = np.zeros((7, 4, 4), dtype=np.int16)
+    thumbnails[3] = 200
+    thumbnails[5] = 7
+    thumbnails[6] = 100
+    groups = similar_groups(hashes, thumbnails)
+    assert groups[0] == groups[1] == groups[5]
+    assert groups[6] is None
+    assert len({groups[0], groups[2], groups[3], groups[4]}) == 4

@@ -1,0 +1,105 @@
+"""Trivial properties that give away the class are found, those that do not are not, and intervals are honest."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from dbbd_cli.data.properties import Property, categories, numbers, summary
+from dbbd_cli.data.shortcuts import Shortcut, best_possible, chance_level, find_shortcuts
+
+CLASSES = ("benign", "malicious")
+NUM = 2000
+LABELS = np.arange(NUM) % 2
+IS_TRAIN = np.arange(NUM) < 1400
+RANDOM = np.random.default_rng(0)
+
+
+def shortcut(part: Property, labels: np.ndarray = LABELS, classes: tuple[str, ...] = CLASSES) -> Shortcut:
+    [found] = find_shortcuts([part], labels, IS_TRAIN, ~IS_TRAIN, classes)
+    return found
+
+
+def test_a_name_that_tells_the_class_in_four_of_five_samples_is_found() -> None:
+    wrong = np.arange(NUM) // 2 % 5 == 0
+    found = shortcut(categories("scheme", np.where((LABELS == 1) ^ wrong, "http", "none").tolist(), "strip it"))
+    assert found.balanced_accuracy == pytest.approx(0.8)
+    assert found.accuracy == pytest.approx(0.8)
+    assert found.low < 0.8 < found.high
+    # Wald's interval of the mean of two recalls of 0.8, from 300 samples each.
+    assert found.high - found.low == pytest.approx(2 * 1.96 * np.sqrt(2 * 0.8 * 0.2 / 300) / 2, rel=0.02)
+    assert found.clear
+    assert found.rule == "http: malicious, none: benign"  # equally frequent: in the order of the alphabet
+    assert found.advice == "strip it"
+
+
+@pytest.mark.parametrize("distinct", [3, 400])
+def test_values_without_relation_to_the_class_are_not_found(distinct: int) -> None:
+    values = RANDOM.integers(distinct, size=NUM)
+    for part in (numbers("size", values.tolist(), ""), categories("name", [str(v) for v in values], "")):
+        found = shortcut(part)
+        assert not found.clear
+        assert found.low < 0.5 < found.high
+
+
+def test_numbers_are_divided_into_ranges_that_are_not_monotonic() -> None:
+    values = np.where(LABELS == 1, RANDOM.choice([1.0, 3.0], NUM), 2.0) + RANDOM.random(NUM) / 10
+    found = shortcut(numbers("length", values.tolist(), ""))
+    assert found.balanced_accuracy > 0.9
+    assert found.rule.startswith("medians: benign 2.0")
+
+
+def test_few_different_numbers_are_names_and_rare_ones_are_taken_together() -> None:
+    values = np.where(LABELS == 1, 8.0, 1.0)
+    values[:4] = [2, 3, 4, 5]  # each too rare for a rule
+    found = shortcut(numbers("bit depth", values.tolist(), ""))
+    assert found.balanced_accuracy == 1.0
+    assert 0.97 < found.low < 1.0  # not 1: there are 300 samples of each class
+    assert found.high == 1.0
+
+
+def test_values_that_are_unknown_or_new_in_validation_are_no_error() -> None:
+    values = np.where(LABELS == 1, RANDOM.random(NUM), RANDOM.random(NUM) + 0.5)
+    values[::7] = np.nan
+    values[-20:] = 99.0
+    assert shortcut(numbers("extent", values.tolist(), "")).clear
+    assert not shortcut(numbers("extent", [np.nan] * NUM, "")).clear
+    names = ["old" if train else f"new{place}" for place, train in enumerate(IS_TRAIN)]
+    assert not shortcut(categories("name", names, "")).clear
+
+
+def test_small_classes_count_as_much_as_large_ones() -> None:
+    labels = (np.arange(NUM) % 10 == 0).astype(np.int64)
+    found = shortcut(categories("constant", ["x"] * NUM, ""), labels)
+    assert found.balanced_accuracy == pytest.approx(0.5)
+    assert found.accuracy in (pytest.approx(0.1), pytest.approx(0.9))
+    assert shortcut(categories("telling", [str(label) for label in labels], ""), labels).balanced_accuracy == 1.0
+
+
+def test_a_perfect_rule_on_few_samples_is_not_clear() -> None:
+    labels = np.array([0, 1] * 8)
+    is_train = np.arange(16) < 12
+    [found] = find_shortcuts([numbers("width", labels.tolist(), "")], labels, is_train, ~is_train, CLASSES)
+    assert found.balanced_accuracy == 1.0
+    assert not found.clear
+
+
+def test_the_most_accurate_come_first_and_a_split_without_samples_gives_none() -> None:
+    parts = [categories("a", ["x"] * NUM, ""), categories("b", [str(label) for label in LABELS], "")]
+    assert [found.name for found in find_shortcuts(parts, LABELS, IS_TRAIN, ~IS_TRAIN, CLASSES)] == ["b", "a"]
+    assert find_shortcuts(parts, LABELS, IS_TRAIN, np.zeros(NUM, dtype=bool), CLASSES) == []
+
+
+def test_chance_and_the_best_possible_result() -> None:
+    labels = np.array([0, 0, 0, 1, 1, 2])
+    assert chance_level(labels) == pytest.approx(1 / 3)
+    assert best_possible(labels, list("abcdef")) == 1.0
+    # "x" is in classes 0 and 1: at best one of the three samples of class 0 is wrong.
+    assert best_possible(labels, ["x", "b", "c", "x", "e", "f"]) == pytest.approx((2 / 3 + 1 + 1) / 3)
+
+
+def test_summaries() -> None:
+    assert summary(np.array([3.0, np.nan, 1.0, 2.0])) == {"median": 2.0, "min": 1.0, "max": 3.0}
+    assert summary(np.array([np.nan])) == {}
+    assert summary(np.array(["a", "b", "a"])) == {"most_frequent": "a", "share": pytest.approx(2 / 3)}
+    assert summary(np.array([], dtype=str)) == {}

@@ -1,0 +1,65 @@
+"""Cleaning removes what says nothing about a site, is the same when repeated, and loses nothing else."""
+
+from __future__ import annotations
+
+from itertools import product
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dbbd_cli.data.urls.cleaning import UrlCleaning, UrlCleaningForText, clean_url, split_url
+
+SETTINGS = [
+    UrlCleaning(scheme=scheme, www=www, host_case=case, default_port=port)
+    for scheme, www, case, port in product(
+        ("keep", "strip", "https"), ("keep", "strip"), ("keep", "lower"), ("keep", "strip")
+    )
+]
+url_text = st.text(max_size=40) | st.builds(
+    "".join,
+    st.tuples(
+        st.sampled_from(["", "http://", "HTTPS://", "ftp://", "http:", "://", " "]),
+        st.sampled_from(["", "u@", "u:p@"]),
+        st.sampled_from(["www.", "WWW.www.", "", "www"]),
+        st.text(alphabet="aB.1[]:é", max_size=8),
+        st.sampled_from(["", ":80", ":443", ":8080", ":"]),
+        st.text(alphabet="/?#aB: @", max_size=8),
+    ),
+)
+
+
+@pytest.mark.parametrize(
+    ("url", "cleaned"),
+    [
+        ("https://www.A.example/B", "a.example/B"),
+        ("http://a.example:80/", "a.example/"),
+        ("http://a.example:443/", "a.example/"),
+        ("http://http://www.www.a.example:80:443", "a.example"),
+        ("www. a.example", "a.example"),
+        ("a.example:443", "a.example"),
+        ("http://a.example:8080/?q", "a.example:8080/?q"),
+        ("http://User@www.a.example#x", "User@a.example#x"),
+        (" a.example ", "a.example"),
+        ("mailto:a@b.example", "mailto:a@b.example"),
+        ("", ""),
+    ],
+)
+def test_everything_that_says_nothing_about_a_site_is_removed(url: str, cleaned: str) -> None:
+    assert clean_url(url, UrlCleaningForText()) == cleaned
+
+
+@given(url_text)
+def test_a_url_in_parts_is_complete(url: str) -> None:
+    assert "".join(split_url(url)) == url
+
+
+@given(url_text, st.sampled_from([UrlCleaningForText(), *SETTINGS]))
+def test_cleaning_twice_is_the_same_as_once(url: str, cleaning: UrlCleaning) -> None:
+    cleaned = clean_url(url, cleaning)
+    assert clean_url(cleaned, cleaning) == cleaned
+
+
+@given(url_text)
+def test_by_default_only_spaces_around_a_url_are_removed(url: str) -> None:
+    assert clean_url(url, UrlCleaning()) == url.strip()

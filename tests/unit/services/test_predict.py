@@ -1,0 +1,75 @@
+"""`predict` uses the calibration of its checkpoint and no other, and refuses what a task cannot do."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dbbd_cli.core.errors import ConfigError
+from dbbd_cli.model.digest import stored_digest
+from dbbd_cli.services.predict import predict
+from dbbd_cli.services.train import train
+from unit.services.shown_runs import Shown
+
+Make = Callable[..., Any]
+
+
+def write_calibration(run: Path, **changes: object) -> None:
+    values = {
+        "format": 1,
+        "checkpoint": "best_model.pth",
+        "checkpoint_sha256": stored_digest(run / "best_model.pth"),
+        "split": "val",
+        "num_samples": 4,
+        "temperature": 2.0,
+        "positive_class": "malicious",
+        "false_positive_rate": 0.01,
+        "threshold": 0.9,
+        "achieved": None,
+    }
+    (run / "calibration.json").write_text(json.dumps({**values, **changes}))
+
+
+def test_calibration(tiny_config: Make, picture_folder: Make) -> None:
+    root = picture_folder(classes=("benign", "malicious"))
+    run = train(tiny_config(data__source="folder", data__path=str(root), training__epochs=1)).run
+    picture = str(root / "benign" / "0.png")
+
+    def judge() -> tuple[Any, Shown]:
+        shown = Shown()
+        [result] = predict(run, [picture], progress=shown)
+        return result, shown
+
+    plain, shown = judge()
+    assert (plain.calibrated, plain.threshold, plain.positive_class) == (False, 0.5, "malicious")
+    [line] = [line for line in shown.lines if "calibrat" in line]
+    assert line == "There is no calibration.json: the probabilities are not calibrated, and the threshold is 0.5."
+
+    write_calibration(run)
+    fitted, shown = judge()
+    assert (fitted.calibrated, fitted.threshold) == (True, 0.9)
+    odds = [result.probability / (1 - result.probability) for result in (plain, fitted)]
+    assert odds[1] ** 2 == pytest.approx(odds[0], rel=1e-4)  # a temperature of 2 halves the logits
+    assert fitted.verdict == "benign"
+    write_calibration(run, threshold=0.0)
+    assert judge()[0].verdict == "malicious"
+
+    write_calibration(run, checkpoint_sha256="0" * 64)
+    other, shown = judge()
+    assert (other.calibrated, other.probability) == (False, plain.probability)
+    assert any("belongs to another checkpoint" in line for line in shown.lines)
+
+    (run / "calibration.json").write_text("{")
+    damaged, shown = judge()
+    assert not damaged.calibrated
+    assert "is damaged" in shown.warnings[-1]
+
+
+def test_a_task_without_prediction_says_so(tiny_point_config: Make) -> None:
+    run = train(tiny_point_config(training__epochs=1)).run
+    with pytest.raises(ConfigError, match="predict: the task dbbd does not support prediction"):
+        predict(run, [])
