@@ -162,16 +162,9 @@ def _baselines(
         if interval is not None:
             axes.hlines(place, *interval, color=color, linewidth=2, alpha=0.6)
         axes.plot([accuracy], [place], "o", color=color, markersize=6)
-        right = max([accuracy, *(interval or [])])
-        axes.annotate(
-            percent(accuracy),
-            (right, place),
-            xytext=(8, 0),
-            textcoords="offset points",
-            va="center",
-            fontsize=9,
-            color=color,
-            annotation_clip=False,
+        # In a column of their own, so that none leaves the figure.
+        axes.text(
+            1.02, place, percent(accuracy), transform=axes.get_yaxis_transform(), va="center", fontsize=9.5, color=color
         )
     axes.set_yticks(range(len(rows)), [name for name, _, _ in rows], color=INK)
     lowest = min([accuracy for _, accuracy, _ in rows] + [interval[0] for _, _, interval in rows if interval])

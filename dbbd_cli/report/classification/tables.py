@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from dbbd_cli.report.tables import Note, Section, Table, Values, efficiency, measured, ranked
-from dbbd_cli.report.text import count, number, percent, share, with_interval
+from dbbd_cli.report.text import count, number, percent, share, visible, with_interval
 
 _SCORES = ("precision", "recall", "f1")
 _MAX_MATRIX = 10
@@ -116,14 +116,14 @@ def _baselines(evaluation: Mapping[str, Any]) -> Iterator[Table]:
     network = (
         "network",
         with_interval(evaluation.get("accuracy"), intervals.get("accuracy"), percent),
-        with_interval(evaluation.get("roc_auc"), intervals.get("roc_auc"), _three_digits),
+        number(evaluation.get("roc_auc"), 3),
         "",
     )
     rows = [
         (
             row["name"],
             with_interval(row["accuracy"], row.get("accuracy_interval"), percent),
-            with_interval(row.get("roc_auc"), row.get("roc_auc_interval"), _three_digits),
+            number(row.get("roc_auc"), 3),
             with_interval(row.get("lead"), row.get("lead_interval"), _points),
         )
         for row in baselines
@@ -137,10 +137,6 @@ def _baselines(evaluation: Mapping[str, Any]) -> Iterator[Table]:
     )
 
 
-def _three_digits(value: float | None) -> str:
-    return number(value, 3)
-
-
 def _points(value: float | None) -> str:
     return "-" if value is None else f"{100 * value:+.1f}"
 
@@ -151,7 +147,7 @@ def _errors(evaluation: Mapping[str, Any], sample_unit: str) -> Iterator[Table]:
         yield Table(
             "Most confident errors",
             (sample_unit.removesuffix("s").capitalize(), "Class", "Predicted", "Probability"),
-            tuple((row["sample"], row["class"], row["predicted"], percent(row["probability"])) for row in errors),
+            tuple((visible(row["sample"], 100), row["class"], row["predicted"], percent(row["probability"])) for row in errors),
             short_columns=("Sample", "Class", "Predicted", "Prob."),
         )
 
