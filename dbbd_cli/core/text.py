@@ -28,6 +28,11 @@ def counted(count: int, noun: str) -> str:
     return f"{count:,} {noun if count == 1 else noun + ending}"
 
 
+def capitalized(words: str) -> str:
+    """Return words with a capital at the start, the other letters as they are: `URLs`, not `Urls`."""
+    return words[:1].upper() + words[1:]
+
+
 def escaped(char: str) -> str:
     """Return one character in Python's ASCII notation, such as `\\x1b` or `\\u202e`."""
     return char.encode("unicode_escape").decode("ascii")

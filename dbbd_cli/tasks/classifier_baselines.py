@@ -56,7 +56,7 @@ def baselines(
         for name, predicted in predictions.items()
     ]
     rows += sorted(rules, key=lambda row: row["accuracy"])
-    codes, others = (torch.from_numpy(encode_urls(texts).copy()) for texts in (train_urls, urls))
+    codes, others = (torch.from_numpy(encode_urls(texts)) for texts in (train_urls, urls))
     probabilities = NgramBaseline(codes, train_labels, num_classes).logits(others).double().softmax(dim=1)
     row = _row("n-grams", probabilities.argmax(1) == labels, correct, resampling)
     if positive is not None:

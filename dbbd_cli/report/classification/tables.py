@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from dbbd_cli.core.text import capitalized
 from dbbd_cli.report.tables import Note, Section, Table, Values, efficiency, measured, ranked
 from dbbd_cli.report.text import count, number, percent, share, visible, with_interval
 
 _SCORES = ("precision", "recall", "f1")
+_MAX_NAME = 100
+"""Characters of the name of a sample; longer ones are shortened in the middle."""
 _MAX_MATRIX = 10
 """Most classes of a confusion matrix that is shown as a table."""
 
@@ -39,7 +42,7 @@ def _metrics(evaluation: Mapping[str, Any], sample_unit: str) -> Values:
         return measured(evaluation, [(key, name, lambda value: with_interval(value, intervals.get(key), describe))])
 
     metrics = [
-        *row("num_samples", sample_unit.capitalize(), count),
+        *row("num_samples", capitalized(sample_unit), count),
         *row("accuracy", "Accuracy", share),
         *row("loss", "Loss", number),
         *row("positive_class", "Positive class", str),
@@ -146,8 +149,11 @@ def _errors(evaluation: Mapping[str, Any], sample_unit: str) -> Iterator[Table]:
     if errors:
         yield Table(
             "Most confident errors",
-            (sample_unit.removesuffix("s").capitalize(), "Class", "Predicted", "Probability"),
-            tuple((visible(row["sample"], 100), row["class"], row["predicted"], percent(row["probability"])) for row in errors),
+            (capitalized(sample_unit.removesuffix("s")), "Class", "Predicted", "Probability"),
+            tuple(
+                (visible(row["sample"], 100), row["class"], row["predicted"], percent(row["probability"]))
+                for row in errors
+            ),
             short_columns=("Sample", "Class", "Predicted", "Prob."),
         )
 

@@ -41,7 +41,9 @@ def test_two_logits_have_the_temperature_of_the_closed_form() -> None:
 
 
 def test_without_errors_the_temperature_is_limited() -> None:
-    assert fit_temperature(torch.tensor([[0.0, 1.0], [1.0, 0.0]]), torch.tensor([1, 0])) == pytest.approx(MIN_TEMPERATURE)
+    assert fit_temperature(torch.tensor([[0.0, 1.0], [1.0, 0.0]]), torch.tensor([1, 0])) == pytest.approx(
+        MIN_TEMPERATURE
+    )
 
 
 def test_the_threshold_lies_between_the_planted_scores() -> None:

@@ -14,15 +14,15 @@ LABELS = torch.arange(80) % 2
 
 
 def encoded(urls: list[str]) -> torch.Tensor:
-    return torch.from_numpy(encode_urls(urls).copy())
+    return torch.from_numpy(encode_urls(urls))
 
 
 def test_a_planted_word_decides() -> None:
-    model = NgramBaseline(encoded(URLS), LABELS, 2)
-    logits = model.logits(encoded(["other.example/login/5", "other.example/garden/5", "unknown"]))
+    others = encoded(["other.example/login/5", "other.example/garden/5", "unknown"])
+    logits = NgramBaseline(encoded(URLS), LABELS, 2).logits(others)
     assert logits.argmax(1)[:2].tolist() == [1, 0]
     assert logits.isfinite().all()
-    assert logits.equal(NgramBaseline(encoded(URLS), LABELS, 2).logits(encoded(["other.example/login/5", "other.example/garden/5", "unknown"])))
+    assert logits.equal(NgramBaseline(encoded(URLS), LABELS, 2).logits(others))
 
 
 def test_the_fit_is_a_minimum_of_the_regularized_loss() -> None:
