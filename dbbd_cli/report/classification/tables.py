@@ -151,7 +151,7 @@ def _errors(evaluation: Mapping[str, Any], sample_unit: str) -> Iterator[Table]:
             "Most confident errors",
             (capitalized(sample_unit.removesuffix("s")), "Class", "Predicted", "Probability"),
             tuple(
-                (visible(row["sample"], 100), row["class"], row["predicted"], percent(row["probability"]))
+                (visible(row["sample"], _MAX_NAME), row["class"], row["predicted"], percent(row["probability"]))
                 for row in errors
             ),
             short_columns=("Sample", "Class", "Predicted", "Prob."),
