@@ -111,7 +111,7 @@ def _calibration(evaluation: Mapping[str, Any], sample_unit: str) -> Iterator[Va
         )
 
 
-def _baselines(evaluation: Mapping[str, Any]) -> Iterator[Table]:
+def _baselines(evaluation: Mapping[str, Any]) -> Iterator[Table | Note]:
     baselines = evaluation.get("baselines") or []
     if not baselines:
         return
@@ -138,6 +138,9 @@ def _baselines(evaluation: Mapping[str, Any]) -> Iterator[Table]:
         (*rows, network),
         short_columns=("Classifier", "Accuracy", "AUC", "Lead"),
     )
+    close = [row["name"] for row in baselines if row.get("lead_interval") and row["lead_interval"][0] <= 0]
+    if close:
+        yield Note(f"The network is not clearly better than: {', '.join(close)}.", warning=True)
 
 
 def _points(value: float | None) -> str:
