@@ -102,7 +102,12 @@ def _calibration(evaluation: Mapping[str, Any], sample_unit: str) -> Iterator[Va
         ]
         for key, name in (("false_positive_rate", "FPR"), ("recall", "Recall")):
             if estimate := at.get(key):
-                rows.append((f"{name} here", with_interval(estimate.get("value"), estimate.get("interval"), share)))
+                rows.append(
+                    (
+                        f"{name} on these {sample_unit}",
+                        with_interval(estimate.get("value"), estimate.get("interval"), share),
+                    )
+                )
     yield Values(f"Calibration, fitted on {count(fitted.get('num_samples'))} validation {sample_unit}", tuple(rows))
     if evaluation.get("split") == fitted.get("split"):
         yield Note(
