@@ -161,10 +161,28 @@ def test_equal_commands_write_equal_reports(run: Path) -> None:
     assert torch.get_num_threads() == threads
 
 
-def test_images_have_intervals_over_samples(
+def test_images_of_another_folder_and_the_gallery(
     tiny_config: Callable[..., Any], picture_folder: Callable[..., Path]
 ) -> None:
+    """The classes of the other folder are the same, its pictures are not."""
     config = tiny_config(data__source="folder", data__path=str(picture_folder()), training__epochs=1)
-    report = evaluate(train(config).run, plots=False).report
+    run = train(config).run
+    report = evaluate(run, plots=False).report
     assert report["intervals"]["group"] == "samples"  # type: ignore[index]
     assert [row["name"] for row in report["baselines"]] == ["most frequent class"]  # type: ignore[attr-defined]
+    other = evaluate(run, data=picture_folder(count=5, name="others"), plots=True)
+    assert other.report["num_samples"] == 15
+    assert other.report["shared_with_training"]["hosts"] is None  # type: ignore[index]
+    assert other.report["shared_with_training"]["samples"] > 0  # type: ignore[index]
+    assert {"evaluation-others.json", "errors-others.npy", "errors-others.png"} <= {path.name for path in other.files}
+    before = (run / "evaluation.json").read_bytes()
+    with pytest.raises(DataError, match="has the classes ant, bee, and the run has cat, dog, owl"):
+        evaluate(run, data=picture_folder(("ant", "bee"), name="insects"))
+    assert (run / "evaluation.json").read_bytes() == before
+
+
+def test_pretraining_has_no_other_data(tiny_point_config: Callable[..., Any], tmp_path: Path) -> None:
+    run = train(tiny_point_config(training__epochs=1)).run
+    with pytest.raises(ConfigError, match="dbbd cannot be evaluated on another data set"):
+        evaluate(run, data=tmp_path)
+    assert not (run / "calibration.json").exists()
