@@ -38,3 +38,10 @@ def test_the_fit_is_a_minimum_of_the_regularized_loss() -> None:
     loss.backward()
     assert weight.grad is not None
     assert float(weight.grad.abs().max()) < 1e-3
+
+
+def test_urls_without_a_common_token_give_the_shares_of_the_classes() -> None:
+    model = NgramBaseline(encoded(["a", "b", "c"]), torch.tensor([0, 1, 1]), 2)
+    logits = model.logits(encoded(["", "d"]))
+    assert logits.isfinite().all()
+    assert logits.argmax(1).tolist() == [1, 1]
