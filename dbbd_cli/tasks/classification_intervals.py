@@ -20,6 +20,8 @@ from dbbd_cli.model.threads import one_thread
 
 LEVEL = 0.95
 RESAMPLES = 1000
+_MIN_RESAMPLES, _MAX_DRAWS = 200, 20_000_000
+"""With more samples times resamples, there are fewer resamples, but not fewer than this: it would take long."""
 MAX_RANKED = 50_000
 """With more samples times ranked classes, ranking scores have no interval: it would take long."""
 _AT_ONCE = 400_000
@@ -35,17 +37,18 @@ class Resampling:
     Args:
         groups: the group of each sample; None if samples are independent.
         num_samples: N.
-        resamples: R.
+        resamples: R; None: 1,000, or fewer with more than 20,000 samples.
         seed: of the draws.
     """
 
     def __init__(
-        self, num_samples: int, groups: Sequence[Hashable] | None = None, *, resamples: int = RESAMPLES, seed: int = 0
+        self, num_samples: int, groups: Sequence[Hashable] | None = None, *, resamples: int | None = None, seed: int = 0
     ) -> None:
         numbers = {group: number for number, group in enumerate(dict.fromkeys(groups or ()))}
         self.group = torch.tensor([numbers[group] for group in groups]) if groups else torch.arange(num_samples)
         self.num_groups = len(numbers) or num_samples
-        self.resamples = resamples
+        affordable = max(_MIN_RESAMPLES, _MAX_DRAWS // max(1, num_samples))
+        self.resamples = min(RESAMPLES, affordable) if resamples is None else resamples
         self.seed = seed
 
     def weights(self) -> Iterator[torch.Tensor]:

@@ -17,6 +17,11 @@ MAX_CLASSES = 20
 """With more classes, only the most frequent class is a baseline: fitting n-grams would take long."""
 
 
+MAX_NGRAM_URLS = 50_000
+"""Training URLs that the n-grams are fitted to; of more, some are drawn: it would take long."""
+_AT_ONCE = 8192
+
+
 def baselines(
     train_urls: Sequence[str] | None,
     train_labels: torch.Tensor,
@@ -56,8 +61,14 @@ def baselines(
         for name, predicted in predictions.items()
     ]
     rows += sorted(rules, key=lambda row: row["accuracy"])
-    codes, others = (torch.from_numpy(encode_urls(texts).copy()) for texts in (train_urls, urls))
-    probabilities = NgramBaseline(codes, train_labels, num_classes).logits(others).double().softmax(dim=1)
+    chosen = np.sort(np.random.default_rng(0).permutation(len(train_urls))[:MAX_NGRAM_URLS])
+    codes = torch.from_numpy(encode_urls([train_urls[place] for place in chosen]))
+    model = NgramBaseline(codes, train_labels[torch.from_numpy(chosen)], num_classes)
+    logits = [
+        model.logits(torch.from_numpy(encode_urls(urls[start : start + _AT_ONCE])))
+        for start in range(0, len(urls), _AT_ONCE)
+    ]
+    probabilities = torch.cat(logits).double().softmax(dim=1)
     row = _row("n-grams", probabilities.argmax(1) == labels, correct, resampling)
     if positive is not None:
         intervals = classification_intervals(probabilities, labels, resampling, positive=positive, rates=())

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from dbbd_cli.config.sections import TaskConfig
 
-FIGURE_NAMES = ("confusion_matrix", "roc", "precision_recall", "reliability", "baselines")
+FIGURE_NAMES = ("confusion_matrix", "roc", "precision_recall", "reliability", "baselines", "errors")
 """The figures of a classifier's evaluation."""
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch.nn import functional as F
 
@@ -18,6 +20,7 @@ from dbbd_cli.engine.inference import run_batches
 from dbbd_cli.engine.runtime import Runtime
 from dbbd_cli.engine.workload import Workload
 from dbbd_cli.model.calibration import choose_threshold, fit_temperature
+from dbbd_cli.report.classification.gallery import MAX_PICTURES, PICTURES_FILE, pictures_file
 from dbbd_cli.tasks.base import EvaluationOutput
 from dbbd_cli.tasks.classification_intervals import Resampling
 from dbbd_cli.tasks.classification_report import calibration_interval, calibration_of, classification_report
@@ -43,6 +46,10 @@ class ClassifierWorkload(Workload, Protocol):
     @property
     def false_positive_rate(self) -> float:
         """The false-positive rate that the decision threshold is chosen for."""
+        ...
+
+    def pictures(self, split: str, places: Sequence[int]) -> np.ndarray | None:
+        """Some samples of a split, by place in the manifest's order, `(P, S, S, C)`; None if they are not pictures."""
         ...
 
     def urls(self, split: str) -> list[str] | None:
@@ -112,13 +119,15 @@ def evaluate_classifier(
         positive=positive,
         resampling=resampling,
     )
-    report["errors"] = _errors(measured, split, outputs, calibration["temperature"])
+    files = {"predictions.csv": _predictions(measured, split, outputs.logits).encode("utf-8")}
+    wrong = _most_confident_errors(outputs, calibration["temperature"])
+    report["errors"] = _errors(measured, split, outputs, calibration["temperature"], wrong)
+    pictures = measured.pictures(split, wrong[:MAX_PICTURES]) if wrong else None
+    if pictures is not None:
+        files[PICTURES_FILE] = pictures_file(pictures)
     if other is not None:
         report["shared_with_training"] = _shared_with_training(workload, other, split)
-    predictions = _predictions(measured, split, outputs.logits)
-    return EvaluationOutput(
-        {**report, "efficiency": efficiency}, {"predictions.csv": predictions.encode("utf-8")}, calibration
-    )
+    return EvaluationOutput({**report, "efficiency": efficiency}, files, calibration)
 
 
 def _run(workload: ClassifierWorkload, runtime: Runtime, split: str, progress: Progress) -> _Outputs:
@@ -188,12 +197,19 @@ def _calibrated(
     return found
 
 
-def _errors(workload: ClassifierWorkload, split: str, outputs: _Outputs, temperature: float) -> list[dict[str, Any]]:
-    """The errors with the highest calibrated probability of the predicted class, highest first."""
-    classes, samples = workload.manifest.classes, workload.manifest.of(split)
+def _most_confident_errors(outputs: _Outputs, temperature: float) -> list[int]:
+    """The places of the wrong predictions with the highest calibrated probability, highest first."""
     confidence, predicted = F.softmax(outputs.logits / temperature, dim=1).max(dim=1)
     order = confidence.sort(descending=True, stable=True).indices
-    wrong = order[predicted[order] != outputs.labels[order]][:MAX_ERRORS].tolist()
+    return order[predicted[order] != outputs.labels[order]][:MAX_ERRORS].tolist()
+
+
+def _errors(
+    workload: ClassifierWorkload, split: str, outputs: _Outputs, temperature: float, places: Sequence[int]
+) -> list[dict[str, Any]]:
+    """Samples with their true and predicted class, and the calibrated probability of the latter."""
+    classes, samples = workload.manifest.classes, workload.manifest.of(split)
+    confidence, predicted = F.softmax(outputs.logits / temperature, dim=1).max(dim=1)
     return [
         {
             "sample": samples[place].key,
@@ -201,7 +217,7 @@ def _errors(workload: ClassifierWorkload, split: str, outputs: _Outputs, tempera
             "predicted": classes[int(predicted[place])],
             "probability": float(confidence[place]),
         }
-        for place in wrong
+        for place in places
     ]
 
 

@@ -27,7 +27,7 @@ def url_properties(url: str) -> dict[str, str | int]:
         "has a path": str(len(path) > 1),
         "has a query": str(bool(query)),
         "dots": url.count("."),
-        "top-level domain": host.rpartition(".")[2],
+        "TLD": host.rpartition(".")[2],
     }
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from dbbd_cli.core.text import counted
 from dbbd_cli.report.classification.confusion import confusion_matrix
+from dbbd_cli.report.classification.gallery import error_gallery
 from dbbd_cli.report.style import GRID, INK, MUTED, PAPER, SERIES, add_legend, drawable, headed_figure
 from dbbd_cli.report.text import number, percent, with_interval
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.artist import Artist
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from numpy import ndarray
 
 # More curves than this are hard to tell apart.
 _MAX_CURVES = 7
@@ -24,11 +26,14 @@ _MAX_CURVES = 7
 _MAX_INSIDE = 2
 
 
-def classification_figures(evaluation: Mapping[str, Any]) -> dict[str, Callable[[], Figure]]:
+def classification_figures(
+    evaluation: Mapping[str, Any], pictures: ndarray | None = None
+) -> dict[str, Callable[[], Figure]]:
     """Functions that draw the figures of a classifier, by name, as far as there is data.
 
     Args:
         evaluation: the content of `evaluation.json`; see `ClassificationEvaluation`.
+        pictures: those of the most confident errors, as returned by `read_pictures`; None if there are none.
     """
     curves = evaluation.get("curves") or {}
     facts = _facts(evaluation)
@@ -41,6 +46,9 @@ def classification_figures(evaluation: Mapping[str, Any]) -> dict[str, Callable[
             drawings[name] = partial(drawing, evaluation, curves[name], facts, warning)
     if evaluation.get("baselines"):
         drawings["baselines"] = partial(_baselines, evaluation, evaluation["baselines"], facts, warning)
+    errors = evaluation.get("errors") or []
+    if pictures is not None and errors:
+        drawings["errors"] = partial(error_gallery, errors, pictures, facts, warning)
     return drawings
 
 
@@ -162,16 +170,9 @@ def _baselines(
         if interval is not None:
             axes.hlines(place, *interval, color=color, linewidth=2, alpha=0.6)
         axes.plot([accuracy], [place], "o", color=color, markersize=6)
-        right = max([accuracy, *(interval or [])])
-        axes.annotate(
-            percent(accuracy),
-            (right, place),
-            xytext=(8, 0),
-            textcoords="offset points",
-            va="center",
-            fontsize=9,
-            color=color,
-            annotation_clip=False,
+        # In a column of their own, so that none leaves the figure.
+        axes.text(
+            1.02, place, percent(accuracy), transform=axes.get_yaxis_transform(), va="center", fontsize=9.5, color=color
         )
     axes.set_yticks(range(len(rows)), [name for name, _, _ in rows], color=INK)
     lowest = min([accuracy for _, accuracy, _ in rows] + [interval[0] for _, _, interval in rows if interval])

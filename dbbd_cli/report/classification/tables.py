@@ -7,9 +7,11 @@ from typing import Any
 
 from dbbd_cli.core.text import capitalized
 from dbbd_cli.report.tables import Note, Section, Table, Values, efficiency, measured, ranked
-from dbbd_cli.report.text import count, number, percent, share, with_interval
+from dbbd_cli.report.text import count, number, percent, share, visible, with_interval
 
 _SCORES = ("precision", "recall", "f1")
+_MAX_NAME = 100
+"""Characters of the name of a sample; longer ones are shortened in the middle."""
 _MAX_MATRIX = 10
 """Most classes of a confusion matrix that is shown as a table."""
 
@@ -100,7 +102,12 @@ def _calibration(evaluation: Mapping[str, Any], sample_unit: str) -> Iterator[Va
         ]
         for key, name in (("false_positive_rate", "FPR"), ("recall", "Recall")):
             if estimate := at.get(key):
-                rows.append((f"{name} here", with_interval(estimate.get("value"), estimate.get("interval"), share)))
+                rows.append(
+                    (
+                        f"{name} on these {sample_unit}",
+                        with_interval(estimate.get("value"), estimate.get("interval"), share),
+                    )
+                )
     yield Values(f"Calibration, fitted on {count(fitted.get('num_samples'))} validation {sample_unit}", tuple(rows))
     if evaluation.get("split") == fitted.get("split"):
         yield Note(
@@ -109,7 +116,7 @@ def _calibration(evaluation: Mapping[str, Any], sample_unit: str) -> Iterator[Va
         )
 
 
-def _baselines(evaluation: Mapping[str, Any]) -> Iterator[Table]:
+def _baselines(evaluation: Mapping[str, Any]) -> Iterator[Table | Note]:
     baselines = evaluation.get("baselines") or []
     if not baselines:
         return
@@ -117,14 +124,14 @@ def _baselines(evaluation: Mapping[str, Any]) -> Iterator[Table]:
     network = (
         "network",
         with_interval(evaluation.get("accuracy"), intervals.get("accuracy"), percent),
-        with_interval(evaluation.get("roc_auc"), intervals.get("roc_auc"), _three_digits),
+        number(evaluation.get("roc_auc"), 3),
         "",
     )
     rows = [
         (
             row["name"],
             with_interval(row["accuracy"], row.get("accuracy_interval"), percent),
-            with_interval(row.get("roc_auc"), row.get("roc_auc_interval"), _three_digits),
+            number(row.get("roc_auc"), 3),
             with_interval(row.get("lead"), row.get("lead_interval"), _points),
         )
         for row in baselines
@@ -136,10 +143,9 @@ def _baselines(evaluation: Mapping[str, Any]) -> Iterator[Table]:
         (*rows, network),
         short_columns=("Classifier", "Accuracy", "AUC", "Lead"),
     )
-
-
-def _three_digits(value: float | None) -> str:
-    return number(value, 3)
+    close = [row["name"] for row in baselines if row.get("lead_interval") and row["lead_interval"][0] <= 0]
+    if close:
+        yield Note(f"The network is not clearly better than: {', '.join(close)}.", warning=True)
 
 
 def _points(value: float | None) -> str:
@@ -151,8 +157,11 @@ def _errors(evaluation: Mapping[str, Any], sample_unit: str) -> Iterator[Table]:
     if errors:
         yield Table(
             "Most confident errors",
-            (sample_unit.removesuffix("s").capitalize(), "Class", "Predicted", "Probability"),
-            tuple((row["sample"], row["class"], row["predicted"], percent(row["probability"])) for row in errors),
+            (capitalized(sample_unit.removesuffix("s")), "Class", "Predicted", "Probability"),
+            tuple(
+                (visible(row["sample"], _MAX_NAME), row["class"], row["predicted"], percent(row["probability"]))
+                for row in errors
+            ),
             short_columns=("Sample", "Class", "Predicted", "Prob."),
         )
 

@@ -148,10 +148,12 @@ class ImageClassification(Task):
     def figures(
         self, evaluation: Mapping[str, Any], read: Callable[[str], bytes | None]
     ) -> dict[str, Callable[[], Figure]]:
-        """Confusion matrix, ROC, precision and recall, and reliability."""
+        """Confusion matrix, curves, reliability, baselines, and the pictures of the most confident errors."""
         from dbbd_cli.report.classification.figures import classification_figures
+        from dbbd_cli.report.classification.gallery import PICTURES_FILE, read_pictures
 
-        return classification_figures(evaluation)
+        content = read(PICTURES_FILE) if evaluation.get("errors") else None
+        return classification_figures(evaluation, None if content is None else read_pictures(content))
 
     def predict(
         self,

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from dbbd_cli.core.errors import ConfigError
@@ -162,6 +163,12 @@ class ImageWorkload:
         if self.config.data.source not in ("urls", "synthetic"):
             return None
         return [sample.key for sample in self.manifest.of(split)]
+
+    def pictures(self, split: str, places: Sequence[int]) -> np.ndarray:
+        """Return images of a split as the network gets them, without augmentation: `(P, S, S, C)`, uint8."""
+        batch = self.loaders[split].dataset.__getitems__([(0, place) for place in places])
+        pixels: np.ndarray = batch.pixels.numpy()
+        return pixels.transpose(0, 2, 3, 1)
 
     @property
     def monitor(self) -> str:

@@ -120,7 +120,7 @@ class UrlClassification(Task):
     def figures(
         self, evaluation: Mapping[str, Any], read: Callable[[str], bytes | None]
     ) -> dict[str, Callable[[], Figure]]:
-        """Confusion matrix, ROC, precision and recall, and reliability."""
+        """Confusion matrix, curves, reliability and baselines."""
         from dbbd_cli.report.classification.figures import classification_figures
 
         return classification_figures(evaluation)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -103,6 +103,9 @@ class UrlWorkload:
         """Return the URLs of the batch, or the paths of the pictures they were read from."""
         samples = self.manifest.of(split)
         return [samples[index].key for index in batch.samples.tolist()]
+
+    def pictures(self, split: str, places: Sequence[int]) -> None:
+        """Return None: samples are text."""
 
     @property
     def monitor(self) -> str:

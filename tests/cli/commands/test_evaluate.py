@@ -19,7 +19,9 @@ def test_options(run: Run, fake_service: Run, tmp_path: Path) -> None:
     calls = fake_service("evaluate", evaluate=answer)
     run("evaluate", str(tmp_path), "--split", "val", "--out", "report", "--no-plots")
     run("evaluate", str(tmp_path))
-    chosen, default = calls
+    run("evaluate", str(tmp_path), "--data", "urls2.csv")
+    chosen, default, other = calls
+    assert (chosen["data"], default["data"], other["data"]) == (None, None, Path("urls2.csv"))
     assert (chosen["split"], chosen["out"], chosen["plots"]) == ("val", Path("report"), False)
     assert (default["split"], default["out"], default["plots"]) == ("test", None, True)
 

@@ -14,7 +14,7 @@ NAMES = {
     "image_readers": ("image", "image_cache"),
     "text_readers": (
         *("config", "config_mapping", "override", "url_table", "splits", "history", "run_config", "evaluation"),
-        *("evaluation_scene", "folders", "completion"),
+        *("calibration", "error_pictures", "evaluation_scene", "folders", "completion"),
     ),
     "torch_readers": (
         *("tensors", "checkpoint", "bare_weights", "run", "train_state", "resumed_history", "environment"),

@@ -21,6 +21,8 @@ from dbbd_cli.data.problems import UNPRINTABLE
 from dbbd_cli.data.scenes.sources import list_scenes
 from dbbd_cli.data.urls.cleaning import host_of
 from dbbd_cli.data.urls.table import read_url_table
+from dbbd_cli.report.calibration import read_calibration
+from dbbd_cli.report.classification.gallery import read_pictures
 from dbbd_cli.report.evaluation import evaluation_problem, read_evaluation
 from dbbd_cli.report.scenes.evaluation_scene import read_evaluation_scene
 from dbbd_cli.report.text import run_labels
@@ -104,6 +106,19 @@ def evaluation(data: bytes, folder: Path) -> None:
         require(isinstance(task.tables(content), list), "no tables")
 
 
+def calibration(data: bytes, folder: Path) -> None:
+    write_once(folder / "calibration.json", data)
+    found = read_calibration(folder, seeds.DIGEST)
+    if found is not None:
+        require(math.isfinite(found.temperature) and found.temperature > 0, "an odd temperature")
+        require(found.threshold is None or 0 <= found.threshold < 1.1, "an odd threshold")
+
+
+def error_pictures(data: bytes, folder: Path) -> None:
+    pictures = read_pictures(data)
+    require(pictures.dtype == np.uint8 and pictures.ndim == 4 and pictures.size, "no pictures")
+
+
 def evaluation_scene(data: bytes, folder: Path) -> None:
     scene = read_evaluation_scene(data)
     count = len(scene["coord"])
@@ -157,6 +172,8 @@ READERS = [
     Reader("history", history, seeds.histories, (CheckpointError,)),
     Reader("run_config", run_config, seeds.configs, (CheckpointError,)),
     Reader("evaluation", evaluation, seeds.evaluations, (CheckpointError,)),
+    Reader("calibration", calibration, seeds.calibrations, (CheckpointError,)),
+    Reader("error_pictures", error_pictures, seeds.error_pictures, (CheckpointError,)),
     Reader("evaluation_scene", evaluation_scene, seeds.evaluation_scenes, (CheckpointError,), sealed_zip),
     Reader("folders", folders, seeds.trees, (), structured=True),
     Reader("completion", completion, seeds.typed, ()),

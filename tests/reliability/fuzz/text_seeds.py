@@ -17,7 +17,11 @@ from scene_seeds import COLOR, COORD
 from dbbd_cli.config.sections import to_plain
 from dbbd_cli.config.shipped import shipped_configs
 from dbbd_cli.data.manifest import Manifest, Sample
+from dbbd_cli.report.calibration import Calibration, calibration_json
+from dbbd_cli.report.classification.gallery import pictures_file
 from dbbd_cli.tasks.configs import load_config
+
+DIGEST = 64 * "a"
 
 HISTORY = b"".join(
     json.dumps(row).encode() + b"\n"
@@ -38,6 +42,17 @@ _EVALUATION = {
     "synthetic": True,
     "num_samples": 8,
     "classes": ["benign", "malicious"],
+    "intervals": {
+        "level": 0.95,
+        "groups": 8,
+        "group": "hosts",
+        "accuracy": [0.5, 1.0],
+        "recall_at_fpr": {"0.01": None},
+    },
+    "calibration": {"split": "val", "temperature": 1.5, "threshold": 0.9, "after": {"interval": [0.0, 0.5]}},
+    "baselines": [{"name": "n-grams", "accuracy": 0.5, "lead": 0.1, "lead_interval": [-0.1, 0.2]}],
+    "errors": [{"sample": "a.png", "class": "benign", "predicted": "malicious", "probability": 0.9}],
+    "shared_with_training": {"samples": 0, "hosts": None},
     "positive_class": "malicious",
     "loss": 0.5,
     "accuracy": 0.75,
@@ -128,6 +143,21 @@ def manifests() -> list[bytes]:
 
 def evaluations() -> list[bytes]:
     return [json.dumps(content, indent=1).encode() for content in (_EVALUATION, _PRETRAINING)]
+
+
+def calibrations() -> list[bytes]:
+    fitted = {"checkpoint": "best_model.pth", "checkpoint_sha256": DIGEST, "num_samples": 40, "temperature": 1.25}
+    threshold = {
+        "positive_class": "malicious",
+        "false_positive_rate": 0.01,
+        "threshold": 0.9,
+        "achieved": {"rate": 0.0, "low": 0.0, "high": 0.1},
+    }
+    return [calibration_json(Calibration.model_validate(values)) for values in (fitted, {**fitted, **threshold})]
+
+
+def error_pictures() -> list[bytes]:
+    return [pictures_file(np.full((2, 4, 4, channels), 7, np.uint8)) for channels in (1, 3)]
 
 
 def evaluation_scenes() -> list[bytes]:

@@ -210,8 +210,15 @@ def test_evaluation_is_complete_and_strict_json(tiny_config: Make, tmp_path: Pat
     run = train(tiny_config(training__epochs=1)).run
     result = evaluate(run, out=tmp_path / "out")
     names = sorted(path.name for path in result.files)
-    figures = ["confusion_matrix.png", "precision_recall.png", "reliability.png", "roc.png"]
-    assert names == sorted(["evaluation.json", "predictions.csv", *figures])
+    figures = [
+        "baselines.png",
+        "confusion_matrix.png",
+        "errors.png",
+        "precision_recall.png",
+        "reliability.png",
+        "roc.png",
+    ]
+    assert names == sorted(["calibration.json", "errors.npy", "evaluation.json", "predictions.csv", *figures])
     assert all(path.parent == tmp_path / "out" and path.stat().st_size > 0 for path in result.files)
     text = (tmp_path / "out" / "evaluation.json").read_text()
     report = json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} in JSON"))

@@ -100,3 +100,8 @@ def test_ranking_scores_of_many_classes_and_samples_have_no_interval(monkeypatch
     logits, labels = example(60, 3)
     found = classification_report(logits, labels, ["a", "b", "c"], None, Resampling(60, resamples=5))
     assert "roc_auc" not in found["intervals"]
+
+
+@pytest.mark.parametrize(("num_samples", "resamples"), [(10, 1000), (20_000, 1000), (40_000, 500), (1_000_000, 200)])
+def test_more_samples_have_fewer_resamples(num_samples: int, resamples: int) -> None:
+    assert Resampling(num_samples).resamples == resamples
