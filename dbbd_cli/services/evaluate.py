@@ -37,6 +37,7 @@ def evaluate(
     split: str = "test",
     out: Path | None = None,
     plots: bool = True,
+    corrupt: int | None = None,
     config: str | None = None,
     overrides: Sequence[Override] = (),
     progress: Progress | None = None,
@@ -51,6 +52,7 @@ def evaluate(
         split: train, val or test.
         out: folder for the files. None: the run folder, or one next to the weights outside a run folder.
         plots: whether to draw figures.
+        corrupt: maximum number of pictures to evaluate corrupted as well; None: none.
         config: configuration for weights outside a run folder, a YAML file or a shipped name.
         overrides: settings that replace those of the run, such as where the data is now.
         progress: shows bars; nothing is shown by default.
@@ -69,8 +71,15 @@ def evaluate(
         loaded = _load_run(target, split, out, overrides, progress)
     place(loaded.workload.module, loaded.runtime)
     task = get_task(loaded.settings.task)
+    if corrupt is not None and not task.can_corrupt:
+        raise ConfigError(
+            f"--corruptions: a run of {loaded.settings.task} has no pictures to corrupt", hint="leave the option out"
+        )
     with supervised(loaded.workload):
         evaluation = task.evaluate(loaded.workload, split, loaded.runtime, progress)
+        further = {}
+        if corrupt is not None:
+            further["corruptions"] = task.evaluate_corrupted(loaded.workload, split, loaded.runtime, corrupt, progress)
     report = finite(
         {
             "format": EVALUATION_FORMAT,
@@ -80,6 +89,7 @@ def evaluate(
             "split": split,
             "synthetic": loaded.settings.is_synthetic,
             **evaluation.report,
+            **further,
         }
     )
     folder = out or loaded.home

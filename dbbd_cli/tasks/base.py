@@ -54,6 +54,8 @@ class Task(Protocol):
     """The metrics that summarize an epoch, the loss first; the others are only logged."""
     figure_names: tuple[str, ...] = ()
     """The names of all figures that an evaluation may have."""
+    can_corrupt: bool = False
+    """Whether samples are pictures, or can be shown as such, so that `evaluate_corrupted` works."""
 
     @abstractmethod
     def make_manifest(self, config: Any, progress: Progress) -> Manifest:
@@ -144,6 +146,23 @@ class Task(Protocol):
             progress: shows bars.
         """
         ...
+
+    def evaluate_corrupted(
+        self, workload: Any, split: str, runtime: Runtime, num_samples: int, progress: Progress
+    ) -> dict[str, Any]:
+        """Measure a network on corrupted pictures, if `can_corrupt`.
+
+        Args:
+            workload: what `build` returned, on the device.
+            split: the split.
+            runtime: device and precision.
+            num_samples: maximum number of samples to corrupt, chosen at random.
+            progress: shows a bar.
+
+        Returns:
+            `corruptions` of `evaluation.json`: plain values.
+        """
+        raise NotImplementedError
 
     def evaluation_schema(self) -> type[Evaluation]:
         """Return the model that checks `evaluation.json` before it is drawn."""

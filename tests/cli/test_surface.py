@@ -20,7 +20,10 @@ SURFACE = {
     },
     "resume": {"RUN|CKPT", "--epochs", "--set", "--device", "--force"},
     "validate": {"RUN|CKPT", "--set", "--device"},
-    "evaluate": {"RUN|CKPT", "--split", "--out", "--no-plots", "--config", "-c", "--set", "--device"},
+    "evaluate": {
+        "RUN|CKPT", "--split", "--out", "--no-plots", "--corruptions", "--corruption-samples", "--config", "-c",
+        "--set", "--device",
+    },
     "plot": {"RUN...", "--out", "--format"},
     "smoke": {"--epochs", "--task", "--device", "--runs-dir"},
 }  # fmt: skip

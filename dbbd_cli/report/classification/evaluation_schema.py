@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field, model_validator
 
-from dbbd_cli.report.evaluation import Count, Evaluation, Fraction, Part, same_length
+from dbbd_cli.report.evaluation import MAX_ROWS, Count, Evaluation, Fraction, Number, Part, same_length
 
 
 class Scores(Part, extra="forbid"):
@@ -86,6 +86,33 @@ def _distinct_rates(recalls: dict[str, float | None]) -> dict[str, float | None]
     return recalls
 
 
+class Share(Part):
+    """A share with its 95% interval."""
+
+    value: Fraction
+    low: Fraction
+    high: Fraction
+
+
+class CorruptionRow(Part):
+    """Results on pictures with one corruption of one strength; without a strength, on pictures as they are."""
+
+    corruption: str
+    strength: Number | None = None
+    unit: str | None = None
+    read: Share | None = None
+    read_right: Share | None = None
+    accuracy: Share | None = None
+
+
+class Corruptions(Part):
+    """Results on corrupted pictures."""
+
+    num_samples: Count
+    seconds: Number | None = None
+    rows: Annotated[list[CorruptionRow], Field(max_length=MAX_ROWS)]
+
+
 class ClassificationEvaluation(Evaluation):
     """The report of a classifier on a split."""
 
@@ -101,6 +128,7 @@ class ClassificationEvaluation(Evaluation):
     recall_at_fpr: Annotated[dict[str, Fraction | None], AfterValidator(_distinct_rates)] | None = None
     confusion_matrix: list[list[Count]] | None = None
     curves: Curves | None = None
+    corruptions: Corruptions | None = None
 
     @model_validator(mode="after")
     def _square(self) -> ClassificationEvaluation:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from dbbd_cli.core.text import counted
 from dbbd_cli.report.classification.confusion import confusion_matrix
+from dbbd_cli.report.classification.corruptions import corruption_figure
 from dbbd_cli.report.style import GRID, INK, MUTED, PAPER, SERIES, add_legend, drawable, headed_figure
 from dbbd_cli.report.text import number, percent
 
@@ -24,7 +25,8 @@ _MAX_INSIDE = 2
 
 
 def classification_figures(evaluation: Mapping[str, Any]) -> dict[str, Callable[[], Figure]]:
-    """Functions that draw what an evaluation has of `confusion_matrix`, `roc`, `precision_recall` and `reliability`.
+    """Functions that draw what an evaluation has of `confusion_matrix`, `roc`, `precision_recall`,
+    `reliability` and `corruptions`.
 
     Args:
         evaluation: the content of `evaluation.json`; see `ClassificationEvaluation`.
@@ -38,6 +40,8 @@ def classification_figures(evaluation: Mapping[str, Any]) -> dict[str, Callable[
     for name, drawing in (("roc", _roc), ("precision_recall", _precision_recall), ("reliability", _reliability)):
         if curves.get(name):
             drawings[name] = partial(drawing, evaluation, curves[name], facts, warning)
+    if evaluation.get("corruptions"):
+        drawings["corruptions"] = partial(corruption_figure, evaluation, warning)
     return drawings
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from dbbd_cli.report.classification.corruptions import corruption_tables
 from dbbd_cli.report.tables import Section, Table, Values, efficiency, measured, ranked
 from dbbd_cli.report.text import count, number, share
 
@@ -39,6 +40,7 @@ def classification_tables(evaluation: Mapping[str, Any], sample_unit: str) -> li
         Values("Metrics", tuple(metrics)),
         *_classes(evaluation),
         *_confusion_matrix(evaluation),
+        *corruption_tables(evaluation),
         *efficiency(evaluation.get("efficiency"), sample_unit),
     ]
 

@@ -30,7 +30,8 @@ class ImageClassification(Task):
     smoke_config = "smoke_qr"
     sample_unit = SAMPLE_UNIT
     progress_metrics = PROGRESS_METRICS
-    figure_names = ("confusion_matrix", "roc", "precision_recall", "reliability")
+    figure_names = ("confusion_matrix", "roc", "precision_recall", "reliability", "corruptions")
+    can_corrupt = True
 
     def make_manifest(self, config: ImageClassificationConfig, progress: Progress) -> Manifest:
         """List the images, check them, and divide each class into splits."""
@@ -82,6 +83,14 @@ class ImageClassification(Task):
         from dbbd_cli.tasks.classifier_evaluation import evaluate_classifier
 
         return evaluate_classifier(workload, split, runtime, progress)
+
+    def evaluate_corrupted(
+        self, workload: ImageWorkload, split: str, runtime: Runtime, num_samples: int, progress: Progress
+    ) -> dict[str, Any]:
+        """Classify images whose pixels were corrupted."""
+        from dbbd_cli.tasks.image_classification.corruptions import measure_corruptions
+
+        return measure_corruptions(workload, split, runtime, num_samples, progress)
 
     def evaluation_schema(self) -> type[ClassificationEvaluation]:
         """The report of a classifier."""

@@ -29,10 +29,11 @@ class UrlClassification(Task):
     smoke_config = "smoke_url"
     sample_unit = SAMPLE_UNIT
     progress_metrics = PROGRESS_METRICS
-    figure_names = ("confusion_matrix", "roc", "precision_recall", "reliability")
+    figure_names = ("confusion_matrix", "roc", "precision_recall", "reliability", "corruptions")
+    can_corrupt = True
 
     def make_manifest(self, config: UrlClassificationConfig, progress: Progress) -> Manifest:
-        """List the URLs, reading pictures of their codes if that is what there is, and divide each class into splits."""
+        """List the URLs or pictures of their codes, which are read, and divide each class into splits."""
         from dbbd_cli.data.urls.manifest import make_manifest
 
         data = config.data
@@ -68,6 +69,14 @@ class UrlClassification(Task):
         from dbbd_cli.tasks.classifier_evaluation import evaluate_classifier
 
         return evaluate_classifier(workload, split, runtime, progress)
+
+    def evaluate_corrupted(
+        self, workload: UrlWorkload, split: str, runtime: Runtime, num_samples: int, progress: Progress
+    ) -> dict[str, Any]:
+        """Read corrupted codes and classify what was read; URLs that were not pictures are rendered first."""
+        from dbbd_cli.tasks.url_classification.corruptions import measure_corruptions
+
+        return measure_corruptions(workload, split, runtime, num_samples, progress)
 
     def evaluation_schema(self) -> type[ClassificationEvaluation]:
         """The report of a classifier."""
