@@ -29,4 +29,5 @@ def encode_urls(urls: Sequence[str]) -> np.ndarray:
     """Return the encoded URLs as rows `(N, L)`, uint8, padded with zeros."""
     rows = [encode_url(url) for url in urls]
     width = max(map(len, rows), default=1)
-    return np.frombuffer(b"".join(row.ljust(width, b"\0") for row in rows), np.uint8).reshape(len(rows), width)
+    padded = bytearray().join(row.ljust(width, b"\0") for row in rows)  # unlike bytes, writable as PyTorch wants it
+    return np.frombuffer(padded, np.uint8).reshape(len(rows), width)
