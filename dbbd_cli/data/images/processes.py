@@ -39,7 +39,6 @@ from dbbd_cli.data.images.qr_code import render_qr
 from dbbd_cli.data.images.qr_reader import Picture, read_picture
 from dbbd_cli.data.images.refs import MAX_FILE_BYTES, ImageRef
 from dbbd_cli.data.running_time import RunningTime
-from dbbd_cli.data.urls.cleaning import url_sha256
 
 MAX_WORKERS = 16
 MEMORY_BYTES = 1 << 30
@@ -77,6 +76,8 @@ def prepare_image(ref: ImageRef, size: int) -> np.ndarray:
     """
     # Pixels are stored under the hash: those of other content would be used in its place from then on.
     if ref.url is not None:
+        from dbbd_cli.data.urls.cleaning import url_sha256  # with the settings, which processes for files do not need
+
         if url_sha256(ref.url) != ref.sha256:
             raise DataError("the SHA-256 given for it is that of another URL")
         return render_qr(ref.url, size)[None]
