@@ -98,12 +98,12 @@ def test_nothing_is_found_where_there_is_no_code(shape: tuple[int, int]) -> None
         assert find_codes(pixels) == ([], "")
 
 
-def test_heavy_blur_does_not_lead_to_false_micro_codes() -> None:
-    """Sharpened, this picture looks like a Micro QR code of the number 3394."""
-    url = "http://depositphotos.example/34608617/stock-illustration-vector-"
-    for sample in range(8):
-        texts, _ = find_codes(corrupt(render_modules(url, 4), Corrupted("blur", 1.5, 0, sample)))
-        assert texts in ([], [url])
+@pytest.mark.parametrize("strength", [2, 2.5])
+def test_micro_codes_are_not_read_from_sharpened_pictures(strength: float) -> None:
+    """Noise that was sharpened can look like one: a real URL, blurred, was once read as the Micro QR code 3394."""
+    pixels = image_of(segno.make("EX.CO/A", micro=True))
+    assert find_codes(corrupt(pixels, Corrupted("blur", 1, 0, 0))) == (["EX.CO/A"], "")
+    assert find_codes(corrupt(pixels, Corrupted("blur", strength, 0, 0))) == ([], "")
 
 
 def test_a_url_is_rendered_and_harmed_before_it_is_read() -> None:
