@@ -43,6 +43,7 @@ def evaluate(
     out: Path | None = None,
     data: Path | None = None,
     plots: bool = True,
+    corrupt: int | None = None,
     config: str | None = None,
     overrides: Sequence[Override] = (),
     progress: Progress | None = None,
@@ -60,6 +61,7 @@ def evaluate(
         out: folder for the files. None: the run folder, or one next to the weights outside a run folder.
         data: another data set with the same classes: all of it is evaluated instead of a split.
         plots: whether to draw figures.
+        corrupt: maximum number of pictures to evaluate corrupted as well; None: none.
         config: configuration for weights outside a run folder, a YAML file or a shipped name.
         overrides: settings that replace those of the run, such as where the data is now.
         progress: shows bars; nothing is shown by default.
@@ -84,11 +86,19 @@ def evaluate(
         loaded = _load_run(target, split, data, out, overrides, progress)
     place(loaded.workload.module, loaded.runtime)
     task = get_task(loaded.settings.task)
+    if corrupt is not None and not task.can_corrupt:
+        raise ConfigError(
+            f"--corruptions: a run of {loaded.settings.task} has no pictures to corrupt", hint="leave the option out"
+        )
     with supervised(loaded.workload):
         if loaded.other is None:
             evaluation = task.evaluate(loaded.workload, split, loaded.runtime, progress)
         else:
             evaluation = task.evaluate_other(loaded.workload, loaded.other, loaded.runtime, progress)
+        further = {}
+        if corrupt is not None:
+            corrupted = (loaded.workload, split) if loaded.other is None else (loaded.other, "test")
+            further["corruptions"] = task.evaluate_corrupted(*corrupted, loaded.runtime, corrupt, progress)
     report = finite(
         {
             "format": EVALUATION_FORMAT,
@@ -99,6 +109,7 @@ def evaluate(
             "data": None if data is None else str(data),
             "synthetic": loaded.settings.is_synthetic and data is None,
             **evaluation.report,
+            **further,
         }
     )
     folder = out or loaded.home

@@ -64,6 +64,8 @@ class Task(Protocol):
     """The names of all figures that an evaluation may have."""
     evaluation_splits: tuple[str, ...] = ()
     """Splits that an evaluation needs besides the one that it reports on."""
+    can_corrupt: bool = False
+    """Whether samples are pictures, or can be shown as such, so that `evaluate_corrupted` works."""
 
     @abstractmethod
     def make_manifest(self, config: Any, progress: Progress) -> Manifest:
@@ -203,6 +205,23 @@ class Task(Protocol):
             other: the same for the other data set, with the same weights; all of its samples are in the test split.
             runtime: device and precision.
             progress: shows bars.
+        """
+        raise NotImplementedError
+
+    def evaluate_corrupted(
+        self, workload: Any, split: str, runtime: Runtime, num_samples: int, progress: Progress
+    ) -> dict[str, Any]:
+        """Measure a network on corrupted pictures, if `can_corrupt`.
+
+        Args:
+            workload: what `build` returned, on the device.
+            split: the split.
+            runtime: device and precision.
+            num_samples: maximum number of samples to corrupt, chosen at random.
+            progress: shows a bar.
+
+        Returns:
+            `corruptions` of `evaluation.json`: plain values.
         """
         raise NotImplementedError
 

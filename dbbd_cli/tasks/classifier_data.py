@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from dbbd_cli.config.sections import TaskConfig
 
-FIGURE_NAMES = ("confusion_matrix", "roc", "precision_recall", "reliability", "baselines", "errors")
+FIGURE_NAMES = ("confusion_matrix", "roc", "precision_recall", "reliability", "baselines", "errors", "corruptions")
 """The figures of a classifier's evaluation."""
 
 

@@ -20,7 +20,10 @@ SURFACE = {
     },
     "resume": {"RUN|CKPT", "--epochs", "--set", "--device", "--force"},
     "validate": {"RUN|CKPT", "--set", "--device"},
-    "evaluate": {"RUN|CKPT", "--split", "--out", "--data", "--no-plots", "--config", "-c", "--set", "--device"},
+    "evaluate": {
+        "RUN|CKPT", "--split", "--out", "--data", "--no-plots", "--corruptions", "--corruption-samples", "--config",
+        "-c", "--set", "--device",
+    },
     "predict": {"RUN|CKPT", "INPUT...", "--explain", "--csv", "--html", "--set", "--device"},
     "plot": {"RUN...", "--out", "--format"},
     "inspect": {"--config", "-c", "--set", "--seed", "--out"},

@@ -17,6 +17,7 @@ EXAMPLES = """\
 dbbd evaluate runs/20260131-120000-qr_cnn
 dbbd evaluate runs/20260131-120000-qr_cnn --split val --no-plots
 dbbd evaluate runs/20260131-120000-qr_cnn --data other_urls.csv
+dbbd evaluate runs/20260131-120000-qr_cnn --corruptions
 dbbd evaluate runs/20260131-120000-qr_cnn --json > report.json"""
 
 
@@ -45,6 +46,15 @@ def evaluate(
         ),
     ] = None,
     no_plots: Annotated[bool, typer.Option("--no-plots", help="Draw no figures.")] = False,
+    corruptions: Annotated[
+        bool,
+        typer.Option(
+            "--corruptions", help="Also evaluate on rotated, blurred, noisy and otherwise corrupted pictures or codes."
+        ),
+    ] = False,
+    corruption_samples: Annotated[
+        int, typer.Option("--corruption-samples", metavar="N", min=1, help="Number of pictures to corrupt, at most.")
+    ] = 400,
     config: Annotated[
         str | None,
         typer.Option(
@@ -88,6 +98,7 @@ def evaluate(
         out=out,
         data=data,
         plots=not no_plots,
+        corrupt=corruption_samples if corruptions else None,
         config=config,
         overrides=changes,
         progress=output.progress,

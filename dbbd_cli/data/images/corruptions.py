@@ -42,8 +42,6 @@ class Corruption(NamedTuple):
     unit: str
     strengths: tuple[float, ...]
     """The strengths that are measured, ascending in harm."""
-    meaning: str
-    """What the strength is."""
 
 
 def corrupt(pixels: np.ndarray, how: Corrupted) -> np.ndarray:
@@ -121,11 +119,18 @@ def _fill(image: Image.Image, gray: int) -> int | tuple[int, int, int]:
 
 
 CORRUPTIONS: dict[str, Corruption] = {
-    "rotation": Corruption(_rotate, "°", (10, 20, 30, 45), "angle, either way"),
-    "perspective": Corruption(_perspective, "%", (10, 20, 30, 40), "how far corners move inward at most"),
-    "blur": Corruption(_blur, "%", (0.25, 0.5, 1, 1.5), "standard deviation, of the picture's shorter side"),
-    "noise": Corruption(_noise, "", (20, 40, 60, 80), "standard deviation, of 255 gray values"),
-    "jpeg": Corruption(_jpeg, "", (50, 20, 10, 5), "quality"),
-    "low contrast": Corruption(_low_contrast, "%", (50, 25, 10, 5), "contrast that is left"),
-    "cover": Corruption(_cover, "%", (10, 20, 30, 40), "side of a gray square at a random place, of the shorter side"),
+    # Angle, either way.
+    "rotation": Corruption(_rotate, "°", (10, 20, 30, 45)),
+    # How far each corner moves inward at most, of width and height.
+    "perspective": Corruption(_perspective, "%", (10, 20, 30, 40)),
+    # Standard deviation, of the shorter side.
+    "blur": Corruption(_blur, "%", (0.25, 0.5, 1, 1.5)),
+    # Standard deviation, in gray values from 0 to 255.
+    "noise": Corruption(_noise, "", (20, 40, 60, 80)),
+    # Quality of the compression.
+    "JPEG": Corruption(_jpeg, "", (50, 20, 10, 5)),
+    # Contrast that is left.
+    "low contrast": Corruption(_low_contrast, "%", (50, 25, 10, 5)),
+    # Side of a gray square at a random place, of the shorter side.
+    "cover": Corruption(_cover, "%", (10, 20, 30, 40)),
 }

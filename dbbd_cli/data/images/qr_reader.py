@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -80,64 +79,68 @@ def find_codes(gray: np.ndarray) -> tuple[list[str], str]:
     Returns:
         The different texts in the order they were found, and what is doubtful about them; empty if nothing is.
     """
-    for image, binarizer in _attempts(gray):
-        if found := _read(image, binarizer):
-            texts = [_text(code) for code in found]
-            return list(dict.fromkeys(texts)), _doubt(image, binarizer, found)
+    for attempt in _attempts(gray):
+        if found := attempt.read():
+            return list(dict.fromkeys(_text(code) for code in found)), _doubt(attempt, found)
     return [], ""
 
 
-def _attempts(gray: np.ndarray) -> Iterator[tuple[np.ndarray, str]]:
-    """Versions of the picture to read, and how to make them black and white, the most successful first."""
-    yield gray, "LocalAverage"
-    yield gray, "GlobalHistogram"
+class _Attempt(NamedTuple):
+    """A version of a picture, and how to read it."""
+
+    image: np.ndarray
+    binarizer: str = "LocalAverage"
+    """How the image is made black and white."""
+    micro: bool = False
+    """Whether to read Micro QR codes too: their few check bits do not tell them from noise that was sharpened."""
+
+    def read(self, text_mode: str = "Plain") -> list[Any]:
+        """Return the codes, as ZXing's objects."""
+        import zxingcpp  # only reading pictures needs it
+
+        kinds = zxingcpp.BarcodeFormat
+        return zxingcpp.read_barcodes(
+            np.ascontiguousarray(self.image),
+            formats=zxingcpp.BarcodeFormats([kinds.QRCodeModel2, *([kinds.MicroQRCode] if self.micro else [])]),
+            binarizer=getattr(zxingcpp.Binarizer, self.binarizer),
+            text_mode=getattr(zxingcpp.TextMode, text_mode),
+        )
+
+
+def _attempts(gray: np.ndarray) -> Iterator[_Attempt]:
+    """Versions of a picture, the most successful first."""
+    yield _Attempt(gray, micro=True)
+    yield _Attempt(gray, "GlobalHistogram", micro=True)
     image = Image.fromarray(gray)
     longest = max(image.size)
-    for changed in (image.filter(ImageFilter.MedianFilter(3)), image.filter(ImageFilter.GaussianBlur(1.5))):
-        yield np.asarray(changed), "LocalAverage"
+    yield _Attempt(np.asarray(image.filter(ImageFilter.MedianFilter(3))))
+    yield _Attempt(np.asarray(image.filter(ImageFilter.GaussianBlur(1.5))))
     if longest <= _UPSCALED_SIDE:
-        clear = ImageOps.autocontrast(image)
-        doubled, tripled = (
-            clear.resize((factor * image.width, factor * image.height), Image.Resampling.BICUBIC) for factor in (2, 3)
-        )
-        yield np.asarray(doubled), "LocalAverage"
-        yield np.asarray(tripled.filter(ImageFilter.UnsharpMask(6, 400, 0))), "LocalAverage"
+        yield _Attempt(_enlarged(image, 2))
+        for smooth in (image.filter(ImageFilter.GaussianBlur(0.7)), image):
+            yield _Attempt(_enlarged(smooth, 3, sharpen=True))
     if longest >= _REDUCED_SIDE:
-        yield np.asarray(image.reduce(2)), "LocalAverage"
+        yield _Attempt(np.asarray(image.reduce(2)))
     for color in (255, 0):
-        yield np.pad(gray, round(_MARGIN * longest), constant_values=color), "LocalAverage"
+        yield _Attempt(np.pad(gray, round(_MARGIN * longest), constant_values=color), micro=True)
 
 
-def _read(image: np.ndarray, binarizer: str, text_mode: str = "Plain") -> list[Any]:
-    import zxingcpp  # only reading pictures needs it
-
-    return zxingcpp.read_barcodes(
-        np.ascontiguousarray(image),
-        formats=_formats(),
-        binarizer=getattr(zxingcpp.Binarizer, binarizer),
-        text_mode=getattr(zxingcpp.TextMode, text_mode),
-    )
-
-
-@cache
-def _formats() -> Any:
-    import zxingcpp
-
-    return zxingcpp.BarcodeFormats((zxingcpp.BarcodeFormat.QRCode, zxingcpp.BarcodeFormat.MicroQRCode))
+def _enlarged(image: Image.Image, factor: int, *, sharpen: bool = False) -> np.ndarray:
+    """An image with full contrast, enlarged."""
+    clear = ImageOps.autocontrast(image)
+    large = clear.resize((factor * clear.width, factor * clear.height), Image.Resampling.BICUBIC)
+    return np.asarray(large.filter(ImageFilter.UnsharpMask(2 * factor, 400, 0)) if sharpen else large)
 
 
 def _text(code: Any) -> str:
-    """The text of a code: its bytes as UTF-8, else as the code declares, else as the reader guesses."""
-    try:
-        return bytes(code.bytes).decode("utf-8")
-    except UnicodeDecodeError:
-        return str(code.text)
+    """The text of a code: its bytes as UTF-8, else as the code declares, else as ZXing guesses."""
+    return bytes(code.bytes).decode("utf-8") if _is_utf8(code) else str(code.text)
 
 
-def _doubt(image: np.ndarray, binarizer: str, found: list[Any]) -> str:
+def _doubt(attempt: _Attempt, found: list[Any]) -> str:
     if all(_is_utf8(code) for code in found):
         return ""
-    declared = [code.text.startswith(_DECLARED) for code in _read(image, binarizer, "HexECI")]
+    declared = [code.text.startswith(_DECLARED) for code in attempt.read("HexECI")]
     if all(known or _is_utf8(code) for known, code in zip(declared, found, strict=True)):
         return ""
     return "the bytes of its code are not UTF-8, and it does not declare another encoding"

@@ -190,6 +190,33 @@ class SharedWithTraining(Part):
     hosts: Count | None = None
 
 
+class Share(Part):
+    """A share with its 95% interval."""
+
+    value: Fraction
+    low: Fraction
+    high: Fraction
+
+
+class CorruptionRow(Part):
+    """Results on pictures with one corruption of one strength; without a strength, on pictures as they are."""
+
+    corruption: str
+    strength: Number | None = None
+    unit: str | None = None
+    read: Share | None = None
+    read_right: Share | None = None
+    accuracy: Share | None = None
+
+
+class Corruptions(Part):
+    """Results on corrupted pictures."""
+
+    num_samples: Count
+    seconds: Number | None = None
+    rows: Annotated[list[CorruptionRow], Field(max_length=MAX_ROWS)]
+
+
 class ClassificationEvaluation(Evaluation):
     """The report of a classifier on a split."""
 
@@ -210,6 +237,7 @@ class ClassificationEvaluation(Evaluation):
     shared_with_training: SharedWithTraining | None = None
     confusion_matrix: list[list[Count]] | None = None
     curves: Curves | None = None
+    corruptions: Corruptions | None = None
 
     @model_validator(mode="after")
     def _square(self) -> ClassificationEvaluation:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from dbbd_cli.core.text import counted
 from dbbd_cli.report.classification.confusion import confusion_matrix
+from dbbd_cli.report.classification.corruptions import corruption_figure
 from dbbd_cli.report.classification.gallery import error_gallery
 from dbbd_cli.report.style import GRID, INK, MUTED, PAPER, SERIES, add_legend, drawable, headed_figure
 from dbbd_cli.report.text import number, percent, with_interval
@@ -44,6 +45,8 @@ def classification_figures(
     for name, drawing in (("roc", _roc), ("precision_recall", _precision_recall), ("reliability", _reliability)):
         if curves.get(name):
             drawings[name] = partial(drawing, evaluation, curves[name], facts, warning)
+    if evaluation.get("corruptions"):
+        drawings["corruptions"] = partial(corruption_figure, evaluation, warning)
     if evaluation.get("baselines"):
         drawings["baselines"] = partial(_baselines, evaluation, evaluation["baselines"], facts, warning)
     errors = evaluation.get("errors") or []

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from dbbd_cli.core.text import capitalized
+from dbbd_cli.report.classification.corruptions import corruption_tables
 from dbbd_cli.report.tables import Note, Section, Table, Values, efficiency, measured, ranked
 from dbbd_cli.report.text import count, number, percent, share, visible, with_interval
 
@@ -30,6 +31,7 @@ def classification_tables(evaluation: Mapping[str, Any], sample_unit: str) -> li
         *_baselines(evaluation),
         *_classes(evaluation),
         *_confusion_matrix(evaluation),
+        *corruption_tables(evaluation),
         *_errors(evaluation, sample_unit),
         *efficiency(evaluation.get("efficiency"), sample_unit),
     ]

@@ -39,6 +39,7 @@ class ImageClassification(Task):
     progress_metrics = PROGRESS_METRICS
     figure_names = FIGURE_NAMES
     evaluation_splits = ("val",)
+    can_corrupt = True
 
     def make_manifest(self, config: ImageClassificationConfig, progress: Progress) -> Manifest:
         """List the images, check them, and divide each class into splits."""
@@ -132,6 +133,14 @@ class ImageClassification(Task):
         from dbbd_cli.tasks.classifier_evaluation import evaluate_classifier
 
         return evaluate_classifier(workload, "test", runtime, progress, other=other)
+
+    def evaluate_corrupted(
+        self, workload: ImageWorkload, split: str, runtime: Runtime, num_samples: int, progress: Progress
+    ) -> dict[str, Any]:
+        """Classify images whose pixels were corrupted."""
+        from dbbd_cli.tasks.image_classification.corruptions import measure_corruptions
+
+        return measure_corruptions(workload, split, runtime, num_samples, progress)
 
     def evaluation_schema(self) -> type[ClassificationEvaluation]:
         """The report of a classifier."""

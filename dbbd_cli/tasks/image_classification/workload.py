@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -21,11 +20,11 @@ from dbbd_cli.data.manifest import Manifest
 from dbbd_cli.model.classification import macro_f1
 from dbbd_cli.model.images.catalog import model_input
 from dbbd_cli.model.images.classifier import Classifier, build_network
+from dbbd_cli.tasks.class_folders import class_folders
 from dbbd_cli.tasks.image_classification.config import (
     PROGRESS_METRICS,
     SAMPLE_UNIT,
     ImageClassificationConfig,
-    ImageDataConfig,
 )
 
 _IMAGES_AT_ONCE = 8
@@ -87,7 +86,7 @@ class ImageWorkload:
         prepared, samples = prepare_manifest(
             manifest,
             splits=splits,
-            roots=_roots(data, manifest),
+            roots=class_folders(data, manifest),
             cleaning=data.urls,
             image_size=config.image_size,
             cache_dir=cache_folder(data.cache_dir),
@@ -207,17 +206,3 @@ def _shifts(mean: tuple[float, ...], std: tuple[float, ...], device: torch.devic
 
 def _named(classes: Sequence[str]) -> str:
     return ", ".join(classes[:8]) + (", …" if len(classes) > 8 else "")
-
-
-def _roots(data: ImageDataConfig, manifest: Manifest) -> list[Path]:
-    """The folders of the manifest's classes according to the configuration; they may have moved."""
-    if data.source == "folder" and data.path is not None:
-        return [Path(data.path) / name for name in manifest.classes]
-    if data.source == "classes" and data.classes is not None:
-        if set(data.classes) != set(manifest.classes):
-            raise ConfigError(
-                f"data.classes: the run has the classes {_named(manifest.classes)}",
-                hint="set a folder for each of these classes and no others",
-            )
-        return [Path(data.classes[name]) for name in manifest.classes]
-    return []

@@ -36,6 +36,7 @@ class UrlClassification(Task):
     progress_metrics = PROGRESS_METRICS
     figure_names = FIGURE_NAMES
     evaluation_splits = ("val",)
+    can_corrupt = True
 
     def make_manifest(self, config: UrlClassificationConfig, progress: Progress) -> Manifest:
         """List the URLs or pictures of their codes, which are read, and divide each class into splits."""
@@ -104,6 +105,14 @@ class UrlClassification(Task):
         from dbbd_cli.tasks.classifier_evaluation import evaluate_classifier
 
         return evaluate_classifier(workload, "test", runtime, progress, other=other)
+
+    def evaluate_corrupted(
+        self, workload: UrlWorkload, split: str, runtime: Runtime, num_samples: int, progress: Progress
+    ) -> dict[str, Any]:
+        """Read corrupted codes and classify what was read; URLs that were not pictures are rendered first."""
+        from dbbd_cli.tasks.url_classification.corruptions import measure_corruptions
+
+        return measure_corruptions(workload, split, runtime, num_samples, progress)
 
     def evaluation_schema(self) -> type[ClassificationEvaluation]:
         """The report of a classifier."""

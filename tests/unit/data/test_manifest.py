@@ -19,6 +19,15 @@ def test_manifest_reads_back_equal(tmp_path: Path) -> None:
     assert Manifest.load(path) == manifest
 
 
+def test_texts_that_were_read_are_stored_only_where_there_are_any(tmp_path: Path) -> None:
+    texts = ("http://a.example/ü", "", "")
+    samples = tuple(Sample(f"cat/{index}.png", 0, "ab" * 32, SPLITS[index], texts[index]) for index in range(3))
+    path = tmp_path / "splits.json"
+    path.write_text(Manifest("folder", ("cat", "dog"), (), samples).to_json(), encoding="utf-8")
+    assert ["text" in row for row in json.loads(path.read_text())["samples"]] == [True, False, False]
+    assert Manifest.load(path).samples == samples
+
+
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"format": 1}', '{"format": 9}', "null", '"x"', "[" * 100_000])
 def test_damaged_manifest_is_a_checkpoint_error(tmp_path: Path, text: str) -> None:
     path = tmp_path / "splits.json"

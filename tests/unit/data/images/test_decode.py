@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from dbbd_cli.data.images import formats
-from dbbd_cli.data.images.decode import MAX_PIXELS, ImageFileError, decode_image
+from dbbd_cli.data.images.decode import MAX_PIXELS, ImageFileError, decode_gray, decode_image
 from dbbd_cli.data.images.formats import FORMAT_OF_SUFFIX, can_read
 
 SIZE = 32
@@ -491,3 +491,21 @@ def test_pillow_warnings_are_not_shown():
             decode_image(png_header(9_500, 9_500), SIZE)
         corrupt = b"Exif\0\0II*\0\x08\0\0\0\xff\0"  # and of such a note
         assert decode_image(encoded(picture(), "PNG", exif=corrupt), SIZE).shape == (SIZE, SIZE, 3)
+
+
+@pytest.mark.parametrize("orientation", [1, 6])
+@pytest.mark.parametrize(("name", "options"), [("PNG", {}), ("JPEG", {"quality": 95})])
+def test_gray_pixels_keep_proportions_and_are_upright(name, options, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = encoded(picture(400, 200), name, exif=exif.tobytes(), **options)
+    whole, reduced = decode_gray(data, 1000), decode_gray(data, 100)
+    assert whole.shape == ((200, 400) if orientation == 1 else (400, 200))
+    assert reduced.shape == ((50, 100) if orientation == 1 else (100, 50))
+    red, white = (76, 255)  # the luma of red and white
+    corners = [(2, 2), (-3, -3)] if orientation == 1 else [(2, -3), (-3, 2)]
+    for pixels in (whole, reduced):
+        for corner, expected in zip(corners, (red, white), strict=True):
+            assert abs(int(pixels[corner]) - expected) <= 4
+    with pytest.raises(ImageFileError, match="empty file"):
+        decode_gray(b"", 100)
