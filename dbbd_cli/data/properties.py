@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 
-
 _LONGEST_NAME = 64
 
 
