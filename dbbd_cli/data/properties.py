@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 
+_LONGEST_NAME = 64
+
 
 @dataclass(frozen=True)
 class Property:
@@ -53,8 +55,9 @@ def numbers(name: str, values: Sequence[float], advice: str) -> Property:
 
 
 def categories(name: str, values: Sequence[str], advice: str) -> Property:
-    """A property whose values are names."""
-    return Property(name, np.asarray(values, dtype=object).astype(str), advice)
+    """A property whose values are names, of which the first 64 characters count."""
+    # All elements of an array take the space of the longest, and names from data may have any length.
+    return Property(name, np.array([value[:_LONGEST_NAME] for value in values], dtype=str), advice)
 
 
 def summary(values: np.ndarray) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from dbbd_cli.data.images.decode import readable_formats
-from dbbd_cli.data.images.qr_code import qr_version
+from dbbd_cli.data.images.qr_version import qr_version
 from dbbd_cli.data.properties import Property, Relation, categories, numbers
 
 MAX_DIFFERENT_BITS = 4

@@ -50,7 +50,7 @@ def test_shipped_configs_are_those_of_the_repository() -> None:
 
 def test_an_installed_package_carries_its_configs(tmp_path: Path) -> None:
     root = Path(__file__).parents[3]
-    for room in ("config", "core", "model", "tasks"):
+    for room in ("config", "core", "data", "model", "tasks"):
         shutil.copytree(root / "dbbd_cli" / room, tmp_path / "dbbd_cli" / room)
     shutil.copy(root / "dbbd_cli" / "__init__.py", tmp_path / "dbbd_cli")
     for folder, name in ((tmp_path / "dbbd_cli" / "configs", "inside"), (tmp_path / "configs", "another_package")):

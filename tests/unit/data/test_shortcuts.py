@@ -73,6 +73,9 @@ def test_small_classes_count_as_much_as_large_ones() -> None:
     found = shortcut(categories("constant", ["x"] * NUM, ""), labels)
     assert found.balanced_accuracy == pytest.approx(0.5)
     assert found.accuracy in (pytest.approx(0.1), pytest.approx(0.9))
+    # Two of three samples with "x" are of the large class, but so are all others: "x" points to the small one.
+    values = ["x" if label or place % 10 in (1, 2) else "y" for place, label in enumerate(labels)]
+    assert shortcut(categories("half", values, ""), labels).rule == "y: benign, x: malicious"
     assert shortcut(categories("telling", [str(label) for label in labels], ""), labels).balanced_accuracy == 1.0
 
 

@@ -7,18 +7,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import segno
 from PIL import Image
 
 from dbbd_cli.data.images.properties import (
     ImageHeader,
-    code_properties,
     pixel_properties,
     pixel_relations,
     read_header,
     similar_groups,
 )
-from dbbd_cli.data.images.qr_code import qr_version, render_qr
+from dbbd_cli.data.images.qr_code import render_qr
 
 
 @pytest.mark.parametrize(
@@ -52,25 +50,6 @@ def test_a_file_that_is_gone_or_no_image_is_unknown(tmp_path: Path) -> None:
         header = read_header(str(tmp_path / name))
         assert math.isnan(header.width)
         assert header.format == "unknown"
-
-
-@pytest.mark.parametrize(
-    "text", ["a.example", "https://a.example/" + "x" * 200, "HTTP://A.EXAMPLE/X1", "0123456789" * 9]
-)
-def test_the_version_of_a_code_is_that_of_segno(text: str) -> None:
-    for length in range(1, len(text) + 1, 7):
-        part = text[:length]
-        assert qr_version(part) == segno.make(part, error="m", boost_error=False, micro=False).version
-    assert code_properties([text])[0].values[0] == qr_version(text)
-
-
-def test_versions_at_their_limits() -> None:
-    for count in (14, 15, 180, 181, 213, 1059, 1060, 2331):
-        code = segno.make("x" * count, error="m", boost_error=False, micro=False, mode="byte", mask=0)
-        assert qr_version("x" * count) == code.version
-    assert qr_version("x" * 2332) == 41
-    umlauts = segno.make("ü" * 100, error="m", boost_error=False, micro=False, encoding="utf-8", mode="byte", mask=0)
-    assert qr_version("ü" * 100) == umlauts.version
 
 
 def test_copies_in_other_sizes_look_the_same_and_other_codes_do_not() -> None:

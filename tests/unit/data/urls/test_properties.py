@@ -25,6 +25,11 @@ def test_properties(url: str, expected: list[str | int]) -> None:
     assert [part.values[0] for part in found] == expected
 
 
+def test_a_huge_url_does_not_fill_the_memory() -> None:
+    found = url_properties([f"a.{'x' * 10**6}", f"{'y' * 10**6}://b.example"])
+    assert max(part.values.nbytes for part in found) < 1000
+
+
 def test_relations() -> None:
     urls = ["a.example/x1?s=7", "A.example/X22?s=8", "http://www.a.example/x1#top", "b.example/x1", "?"]
     text, path, host = (list(relation.keys) for relation in url_relations(urls))
