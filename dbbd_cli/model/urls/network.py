@@ -76,6 +76,7 @@ class LexicalView(nn.Module):
     lower: torch.Tensor
     width: torch.Tensor
     known: torch.Tensor
+    first_row: torch.Tensor
 
     def __init__(
         self,
