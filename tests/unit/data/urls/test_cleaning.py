@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import product
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dbbd_cli.data.urls.cleaning import UrlCleaning, UrlCleaningForText, clean_url, split_url
@@ -50,16 +50,19 @@ def test_everything_that_says_nothing_about_a_site_is_removed(url: str, cleaned:
 
 
 @given(url_text)
+@settings(deadline=None)
 def test_a_url_in_parts_is_complete(url: str) -> None:
     assert "".join(split_url(url)) == url
 
 
 @given(url_text, st.sampled_from([UrlCleaningForText(), *SETTINGS]))
+@settings(deadline=None)
 def test_cleaning_twice_is_the_same_as_once(url: str, cleaning: UrlCleaning) -> None:
     cleaned = clean_url(url, cleaning)
     assert clean_url(cleaned, cleaning) == cleaned
 
 
 @given(url_text)
+@settings(deadline=None)
 def test_by_default_only_spaces_around_a_url_are_removed(url: str) -> None:
     assert clean_url(url, UrlCleaning()) == url.strip()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dbbd_cli.data.urls.cleaning import split_url
@@ -29,6 +29,7 @@ def test_the_parts_stand_between_marks(url: str, encoded: bytes) -> None:
 
 
 @given(st.text(max_size=700))
+@settings(deadline=None)
 def test_every_text_can_be_encoded(url: str) -> None:
     encoded = encode_url(url)
     assert len(encoded) <= MAX_BYTES
