@@ -17,6 +17,7 @@ from dbbd_cli.data.images.dataset import ImageBatch, ImageDataset
 from dbbd_cli.data.images.manifest import prepare_manifest
 from dbbd_cli.data.loader import BatchLoader
 from dbbd_cli.data.manifest import Manifest
+from dbbd_cli.data.urls.cleaning import clean_url
 from dbbd_cli.model.classification import macro_f1
 from dbbd_cli.model.images.catalog import model_input
 from dbbd_cli.model.images.classifier import Classifier, build_network
@@ -161,7 +162,7 @@ class ImageWorkload:
         """Return the URLs of a split that are rendered as QR codes; None if the samples are files."""
         if self.config.data.source not in ("urls", "synthetic"):
             return None
-        return [sample.key for sample in self.manifest.of(split)]
+        return [clean_url(sample.key, self.config.data.urls) for sample in self.manifest.of(split)]
 
     def pictures(self, split: str, places: Sequence[int]) -> np.ndarray:
         """Return images of a split as the network gets them, without augmentation: `(P, S, S, C)`, uint8."""
