@@ -25,8 +25,8 @@ class ImageRef:
 
     @property
     def name(self) -> str:
-        """The path or URL, for messages."""
-        return self.path or self.url or ""
+        """The path, or the URL up to a length that a line of a message can hold."""
+        return self.path or ((self.url or "") if len(self.url or "") <= 200 else f"{self.url:.200}…")
 
 
 def hash_files(paths: Sequence[str], progress: Progress) -> list[str | OSError]:

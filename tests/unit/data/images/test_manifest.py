@@ -320,3 +320,14 @@ def test_only_the_files_of_the_needed_split_are_read(picture_folder: Callable[..
     )
     assert samples == manifest.of("test")
     assert prepared.shape[0] == len(samples)
+
+
+def test_a_url_that_no_code_can_hold_is_named_in_short(tmp_path: Path) -> None:
+    table = tmp_path / "urls.csv"
+    rows = [f"{name}{place}.example,{name}" for name in ("good", "bad") for place in range(5)]
+    table.write_text("\n".join(["url,label", "https://" + "x" * 10**5 + ",bad", *rows]), encoding="utf-8")
+    with pytest.raises(DataError) as caught:
+        manifest_of(list_urls(table, "url", "label"), tmp_path)
+    (line,) = caught.value.details
+    assert line.endswith("x…: the text is too long for a QR code: 100,008 bytes (limit 2,331)")
+    assert len(line) < 300
