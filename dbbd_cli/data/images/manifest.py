@@ -105,9 +105,7 @@ def _decode(
     # `prepare_manifest` verifies the pixels before they are used.
     bad = prepare_images(refs, image_size, cache_dir, progress, verify=False).problems
     good = [position for position in range(len(refs)) if position not in bad]
-    problems = [
-        f"{refs[position].path or candidates[position].key}: {reason}" for position, reason in sorted(bad.items())
-    ]
+    problems = [f"{refs[position].name}: {reason}" for position, reason in sorted(bad.items())]
     return [candidates[position] for position in good], [refs[position] for position in good], problems
 
 
