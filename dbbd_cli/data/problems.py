@@ -22,6 +22,11 @@ def shortened(problems: Sequence[str]) -> list[str]:
     return [*problems[:_MAX_DETAILS], *([f"and {more:,} more"] if more > 0 else [])]
 
 
+def short(url: str) -> str:
+    """Return a URL, or the first 200 characters of a longer one, for a message."""
+    return url if len(url) <= 200 else f"{url[:200]}…"
+
+
 def why(error: Exception) -> str:
     """Return the reason that an operating-system error gives, without the path, beginning in lower case."""
     reason = getattr(error, "strerror", None) or str(error)

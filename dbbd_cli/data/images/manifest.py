@@ -26,6 +26,7 @@ from dbbd_cli.data.images.formats import ways_to_read
 from dbbd_cli.data.images.refs import ImageRef, hash_files
 from dbbd_cli.data.images.sources import file_of
 from dbbd_cli.data.manifest import Manifest, Sample
+from dbbd_cli.data.problems import short
 from dbbd_cli.data.splitting import assign_splits
 from dbbd_cli.data.urls.cleaning import UrlCleaning, clean_url, host_of, url_sha256
 
@@ -105,7 +106,8 @@ def _decode(
     # `prepare_manifest` verifies the pixels before they are used.
     bad = prepare_images(refs, image_size, cache_dir, progress, verify=False).problems
     good = [position for position in range(len(refs)) if position not in bad]
-    problems = [f"{refs[position].name}: {reason}" for position, reason in sorted(bad.items())]
+    # A URL as it is in the table: cleaning may leave nothing of it.
+    problems = [f"{refs[p].path or short(candidates[p].key)}: {reason}" for p, reason in sorted(bad.items())]
     return [candidates[position] for position in good], [refs[position] for position in good], problems
 
 

@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from dbbd_cli.core.progress import Progress
+from dbbd_cli.data.problems import short
 
 MAX_FILE_BYTES = 256 * 2**20
 """Size limit of image files."""
@@ -26,7 +27,7 @@ class ImageRef:
     @property
     def name(self) -> str:
         """The path, or the URL up to a length that a line of a message can hold."""
-        return self.path or ((self.url or "") if len(self.url or "") <= 200 else f"{self.url:.200}…")
+        return self.path or short(self.url or "")
 
 
 def hash_files(paths: Sequence[str], progress: Progress) -> list[str | OSError]:
