@@ -33,6 +33,7 @@ from dbbd_cli.runs.log import finite
 from dbbd_cli.services.bare_weights import open_bare_weights
 from dbbd_cli.services.results import EvaluateResult
 from dbbd_cli.services.session import build_workload, load_module, open_run
+from dbbd_cli.tasks.base import EvaluationOutput
 from dbbd_cli.tasks.registry import get_task
 
 
@@ -70,12 +71,7 @@ def evaluate(
         DbbdError: of any kind in `core.errors`.
     """
     progress = progress or Silent()
-    if split not in ("train", "val", "test"):
-        raise ConfigError(f"--split: {split!r} is not a split", hint="choose one of: train, val, test")
-    if data is not None and split != "test":
-        raise ConfigError(f"--data: all of {data} is evaluated", hint="leave out --split")
-    if data is not None and not data.exists():
-        raise ConfigError(f"--data: {data} does not exist")
+    _check_choice(split, data)
     if target.is_file() and not is_run_folder(target.parent):
         if data is not None:
             raise ConfigError("--data: weights alone have no data of their own", hint="use --set data.path=PATH")
@@ -85,20 +81,11 @@ def evaluate(
     else:
         loaded = _load_run(target, split, data, out, overrides, progress)
     place(loaded.workload.module, loaded.runtime)
-    task = get_task(loaded.settings.task)
-    if corrupt is not None and not task.can_corrupt:
+    if corrupt is not None and not get_task(loaded.settings.task).can_corrupt:
         raise ConfigError(
             f"--corruptions: a run of {loaded.settings.task} has no pictures to corrupt", hint="leave the option out"
         )
-    with supervised(loaded.workload):
-        if loaded.other is None:
-            evaluation = task.evaluate(loaded.workload, split, loaded.runtime, progress)
-        else:
-            evaluation = task.evaluate_other(loaded.workload, loaded.other, loaded.runtime, progress)
-        further = {}
-        if corrupt is not None:
-            corrupted = (loaded.workload, split) if loaded.other is None else (loaded.other, "test")
-            further["corruptions"] = task.evaluate_corrupted(*corrupted, loaded.runtime, corrupt, progress)
+    evaluation, further = _measure(loaded, split, corrupt, progress)
     report = finite(
         {
             "format": EVALUATION_FORMAT,
@@ -128,6 +115,16 @@ def evaluate(
     return EvaluateResult(run=loaded.home, checkpoint=loaded.path, report=report, files=[*files, *figures])
 
 
+def _check_choice(split: str, data: Path | None) -> None:
+    """Raise unless it is clear what to evaluate: a split, or an existing data set instead of one."""
+    if split not in ("train", "val", "test"):
+        raise ConfigError(f"--split: {split!r} is not a split", hint="choose one of: train, val, test")
+    if data is not None and split != "test":
+        raise ConfigError(f"--data: all of {data} is evaluated", hint="leave out --split")
+    if data is not None and not data.exists():
+        raise ConfigError(f"--data: {data} does not exist")
+
+
 @dataclass(frozen=True)
 class _Loaded:
     """A network with its weights, and the data to evaluate it on.
@@ -149,6 +146,23 @@ class _Loaded:
     workload: Workload
     runtime: Runtime
     other: Workload | None = None
+
+
+def _measure(
+    loaded: _Loaded, split: str, corrupt: int | None, progress: Progress
+) -> tuple[EvaluationOutput, dict[str, Any]]:
+    """Evaluate the network; return what the task found, and the results on corrupted pictures if they are asked for."""
+    task = get_task(loaded.settings.task)
+    further: dict[str, Any] = {}
+    with supervised(loaded.workload):
+        if loaded.other is None:
+            evaluation = task.evaluate(loaded.workload, split, loaded.runtime, progress)
+        else:
+            evaluation = task.evaluate_other(loaded.workload, loaded.other, loaded.runtime, progress)
+        if corrupt is not None:
+            corrupted = (loaded.workload, split) if loaded.other is None else (loaded.other, "test")
+            further["corruptions"] = task.evaluate_corrupted(*corrupted, loaded.runtime, corrupt, progress)
+    return evaluation, further
 
 
 def _load_run(

@@ -22,7 +22,7 @@ class SceneFacts(NamedTuple):
     Attributes:
         num_points: number of points.
         extent: longest side of its bounding box, in its own unit.
-        suffix: of its file; "folder" or "synthetic" if it is no file.
+        suffix: of its file; "folder" or "synthetic" for a scene without a file.
         has_color, has_normals, has_labels: whether the source has them for its points.
         shape: `(9,)`, numbers that depend neither on the order nor on the unit of the points.
     """

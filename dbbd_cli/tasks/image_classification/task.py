@@ -2,34 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dbbd_cli.core.errors import ConfigError
-from dbbd_cli.tasks.base import EvaluationOutput, Task
-from dbbd_cli.tasks.classifier_data import FIGURE_NAMES
+from dbbd_cli.tasks.classifier import ClassifierTask
 from dbbd_cli.tasks.image_classification.config import PROGRESS_METRICS, SAMPLE_UNIT, ImageClassificationConfig
 
 if TYPE_CHECKING:
     import numpy as np
-    from matplotlib.figure import Figure
 
-    from dbbd_cli.config.load import Override
-    from dbbd_cli.config.sections import TaskConfig
     from dbbd_cli.core.progress import Progress
     from dbbd_cli.data.candidates import Source
     from dbbd_cli.data.inputs import Input
     from dbbd_cli.data.manifest import Manifest
     from dbbd_cli.data.properties import Property, Relation
     from dbbd_cli.engine.runtime import Runtime
-    from dbbd_cli.report.classification.evaluation_schema import ClassificationEvaluation
     from dbbd_cli.report.prediction import Calibration, Prediction
-    from dbbd_cli.report.tables import Section
     from dbbd_cli.tasks.image_classification.workload import ImageWorkload
 
 
-class ImageClassification(Task):
+class ImageClassification(ClassifierTask):
     """Classification of images, or of URLs rendered as QR codes."""
 
     name = "image_classification"
@@ -37,9 +31,6 @@ class ImageClassification(Task):
     smoke_config = "smoke_qr"
     sample_unit = SAMPLE_UNIT
     progress_metrics = PROGRESS_METRICS
-    figure_names = FIGURE_NAMES
-    evaluation_splits = ("val",)
-    can_corrupt = True
 
     def make_manifest(self, config: ImageClassificationConfig, progress: Progress) -> Manifest:
         """List the images, check them, and divide each class into splits."""
@@ -105,35 +96,6 @@ class ImageClassification(Task):
             config, manifest, splits=splits, pretrained=pretrained, pin_memory=pin_memory, progress=progress
         )
 
-    def notes(self, config: ImageClassificationConfig, manifest: Manifest) -> Mapping[str, str]:
-        """Return no further rows."""
-        return {}
-
-    def config_for_weights(
-        self, content: object, path: Path, settings: Mapping[str, Any] | None, overrides: Sequence[Override]
-    ) -> None:
-        """Return None: the weights of a classifier do not contain the names of its classes."""
-
-    def evaluate(self, workload: ImageWorkload, split: str, runtime: Runtime, progress: Progress) -> EvaluationOutput:
-        """Compute all metrics, speed and size; `predictions.csv` gets the probabilities of each image."""
-        from dbbd_cli.tasks.classifier_evaluation import evaluate_classifier
-
-        return evaluate_classifier(workload, split, runtime, progress)
-
-    def config_for_other_data(self, config: ImageClassificationConfig, path: Path) -> TaskConfig:
-        """Return the configuration with another source."""
-        from dbbd_cli.tasks.classifier_data import config_for_other_data
-
-        return config_for_other_data(config, path)
-
-    def evaluate_other(
-        self, workload: ImageWorkload, other: ImageWorkload, runtime: Runtime, progress: Progress
-    ) -> EvaluationOutput:
-        """Compute the same on another data set."""
-        from dbbd_cli.tasks.classifier_evaluation import evaluate_classifier
-
-        return evaluate_classifier(workload, "test", runtime, progress, other=other)
-
     def evaluate_corrupted(
         self, workload: ImageWorkload, split: str, runtime: Runtime, num_samples: int, progress: Progress
     ) -> dict[str, Any]:
@@ -141,28 +103,6 @@ class ImageClassification(Task):
         from dbbd_cli.tasks.image_classification.corruptions import measure_corruptions
 
         return measure_corruptions(workload, split, runtime, num_samples, progress)
-
-    def evaluation_schema(self) -> type[ClassificationEvaluation]:
-        """The report of a classifier."""
-        from dbbd_cli.report.classification.evaluation_schema import ClassificationEvaluation
-
-        return ClassificationEvaluation
-
-    def tables(self, evaluation: Mapping[str, Any]) -> list[Section]:
-        """Metrics, scores of each class, confusion matrix, and efficiency."""
-        from dbbd_cli.report.classification.tables import classification_tables
-
-        return classification_tables(evaluation, self.sample_unit)
-
-    def figures(
-        self, evaluation: Mapping[str, Any], read: Callable[[str], bytes | None]
-    ) -> dict[str, Callable[[], Figure]]:
-        """Confusion matrix, curves, reliability, baselines, and the pictures of the most confident errors."""
-        from dbbd_cli.report.classification.figures import classification_figures
-        from dbbd_cli.report.classification.gallery import PICTURES_FILE, read_pictures
-
-        content = read(PICTURES_FILE) if evaluation.get("errors") else None
-        return classification_figures(evaluation, None if content is None else read_pictures(content))
 
     def predict(
         self,

@@ -1,0 +1,82 @@
+"""What the tasks that train classifiers share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dbbd_cli.tasks.base import EvaluationOutput, Task
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from dbbd_cli.config.sections import TaskConfig
+    from dbbd_cli.core.progress import Progress
+    from dbbd_cli.engine.runtime import Runtime
+    from dbbd_cli.report.classification.evaluation_schema import ClassificationEvaluation
+    from dbbd_cli.report.tables import Section
+
+
+class ClassifierTask(Task):
+    """A task that trains a classifier: how it is evaluated, drawn and tabulated."""
+
+    figure_names = ("confusion_matrix", "roc", "precision_recall", "reliability", "baselines", "errors", "corruptions")
+    evaluation_splits = ("val",)
+    can_corrupt = True
+
+    def evaluate(self, workload: Any, split: str, runtime: Runtime, progress: Progress) -> EvaluationOutput:
+        """Compute all metrics, speed and size; `predictions.csv` gets the probabilities of each sample."""
+        from dbbd_cli.tasks.classifier_evaluation import evaluate_classifier
+
+        return evaluate_classifier(workload, split, runtime, progress)
+
+    def config_for_other_data(self, config: TaskConfig, path: Path) -> TaskConfig:
+        """Return the configuration with another source: the URLs in a file, or a folder with one per class.
+
+        Raises:
+            ConfigError: the task has no such source.
+        """
+        from dbbd_cli.config.load import Override
+        from dbbd_cli.config.sections import to_plain
+        from dbbd_cli.tasks.configs import config_from_mapping
+
+        values = to_plain(config)
+        changes = {
+            "source": "urls" if path.is_file() else "folder",
+            "path": str(path.resolve()),
+            "classes": None,
+            "sample_per_class": None,
+        }
+        known = {key: value for key, value in changes.items() if key in values["data"]}
+        overrides = [Override(f"data.{key}", value, "--data") for key, value in known.items()]
+        overrides.append(Override("data.split.group", "none", "--data"))
+        return config_from_mapping(values, overrides, origin="--data")
+
+    def evaluate_other(self, workload: Any, other: Any, runtime: Runtime, progress: Progress) -> EvaluationOutput:
+        """Compute the same on another data set."""
+        from dbbd_cli.tasks.classifier_evaluation import evaluate_classifier
+
+        return evaluate_classifier(workload, "test", runtime, progress, other=other)
+
+    def evaluation_schema(self) -> type[ClassificationEvaluation]:
+        """The report of a classifier."""
+        from dbbd_cli.report.classification.evaluation_schema import ClassificationEvaluation
+
+        return ClassificationEvaluation
+
+    def tables(self, evaluation: Mapping[str, Any]) -> list[Section]:
+        """Metrics, scores of each class, confusion matrix, and efficiency."""
+        from dbbd_cli.report.classification.tables import classification_tables
+
+        return classification_tables(evaluation, self.sample_unit)
+
+    def figures(
+        self, evaluation: Mapping[str, Any], read: Callable[[str], bytes | None]
+    ) -> dict[str, Callable[[], Figure]]:
+        """Confusion matrix, curves, reliability, baselines, and the pictures of the most confident errors if any."""
+        from dbbd_cli.report.classification.figures import classification_figures
+        from dbbd_cli.report.classification.gallery import PICTURES_FILE, read_pictures
+
+        content = read(PICTURES_FILE) if evaluation.get("errors") else None
+        return classification_figures(evaluation, None if content is None else read_pictures(content))
