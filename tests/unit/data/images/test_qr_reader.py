@@ -19,8 +19,11 @@ def image_of(code: segno.QRCode, pixels_per_module: int = 4, border: int = 4) ->
     return np.where(dark, 0, 255).astype(np.uint8)
 
 
-def harmed(*harms: tuple[str, float]) -> np.ndarray:
-    pixels = render_modules(URL, 4)
+LONG_URL = f"{URL}?{'&'.join(f'item{number}={number**2}' for number in range(16))}"
+
+
+def harmed(*harms: tuple[str, float], url: str = URL) -> np.ndarray:
+    pixels = render_modules(url, 4)
     for name, strength in harms:
         pixels = corrupt(pixels, Corrupted(name, strength, 0, 3))
     return pixels
@@ -49,6 +52,11 @@ def harmed(*harms: tuple[str, float]) -> np.ndarray:
 )  # fmt: skip
 def test_a_code_is_read(pixels: np.ndarray) -> None:
     assert find_codes(pixels) == ([URL], "")
+
+
+def test_a_long_url_is_read_rotated_blurred_and_noisy() -> None:
+    pixels = harmed(("rotation", 20), ("blur", 0.5), ("noise", 40), url=LONG_URL)
+    assert find_codes(pixels) == ([LONG_URL], "")
 
 
 @pytest.mark.parametrize("inverted", [False, True])
