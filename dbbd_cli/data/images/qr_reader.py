@@ -72,7 +72,7 @@ def _load(picture: Picture) -> np.ndarray:
 
 
 def find_codes(gray: np.ndarray) -> tuple[list[str], str]:
-    """Find the texts of all QR and Micro QR codes in a picture, at any angle, inverted or mirrored.
+    """Find the texts of all QR, Micro QR and rMQR codes in a picture, at any angle, inverted or mirrored.
 
     The picture is read as it is; if nothing is found, then after changes that help with blur, noise, small codes and
     codes without a margin.
@@ -96,7 +96,7 @@ class _Attempt(NamedTuple):
     binarizer: str = "LocalAverage"
     """How the image is made black and white."""
     micro: bool = False
-    """Whether to read Micro QR codes too: their few check bits do not tell them from noise that was sharpened."""
+    """Whether to read Micro QR and rMQR codes too: their few check bits do not tell them from sharpened noise."""
 
     def read(self, text_mode: str = "Plain") -> list[Any]:
         """Return the codes, as ZXing's objects."""
@@ -105,7 +105,9 @@ class _Attempt(NamedTuple):
         kinds = zxingcpp.BarcodeFormat
         return zxingcpp.read_barcodes(
             np.ascontiguousarray(self.image),
-            formats=zxingcpp.BarcodeFormats([kinds.QRCodeModel2, *([kinds.MicroQRCode] if self.micro else [])]),
+            formats=zxingcpp.BarcodeFormats(
+                [kinds.QRCodeModel2, *([kinds.MicroQRCode, kinds.RMQRCode] if self.micro else [])]
+            ),
             binarizer=getattr(zxingcpp.Binarizer, self.binarizer),
             text_mode=getattr(zxingcpp.TextMode, text_mode),
         )

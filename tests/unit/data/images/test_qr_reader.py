@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import segno
+import zxingcpp
 from segno import helpers
 
 from dbbd_cli.data.images.corruptions import Corrupted, corrupt
@@ -63,6 +64,11 @@ def test_a_long_url_is_read_rotated_blurred_and_noisy() -> None:
 def test_a_micro_code_is_read(inverted: bool) -> None:
     pixels = image_of(segno.make("EX.CO/A", micro=True))
     assert find_codes(255 - pixels if inverted else pixels) == (["EX.CO/A"], "")
+
+
+def test_a_rectangular_micro_code_is_read() -> None:
+    code = zxingcpp.create_barcode("https://a.example/1", zxingcpp.BarcodeFormat.RMQRCode)
+    assert find_codes(np.asarray(code.to_image(scale=4, add_quiet_zones=True))) == (["https://a.example/1"], "")
 
 
 def test_all_codes_of_a_picture_are_read_and_equal_ones_once() -> None:
