@@ -103,7 +103,7 @@ class _Attempt(NamedTuple):
         import zxingcpp  # only reading pictures needs it
 
         kinds = zxingcpp.BarcodeFormat
-        return zxingcpp.read_barcodes(
+        found: list[Any] = zxingcpp.read_barcodes(
             np.ascontiguousarray(self.image),
             formats=zxingcpp.BarcodeFormats(
                 [kinds.QRCodeModel2, *([kinds.MicroQRCode, kinds.RMQRCode] if self.micro else [])]
@@ -111,6 +111,8 @@ class _Attempt(NamedTuple):
             binarizer=getattr(zxingcpp.Binarizer, self.binarizer),
             text_mode=getattr(zxingcpp.TextMode, text_mode),
         )
+        # M1, for up to five digits, only detects errors, and blurred QR codes have been read as one.
+        return [code for code in found if code.extra.get("Version") != "M1"]
 
 
 def _attempts(gray: np.ndarray) -> Iterator[_Attempt]:

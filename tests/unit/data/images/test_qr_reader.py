@@ -66,6 +66,13 @@ def test_a_micro_code_is_read(inverted: bool) -> None:
     assert find_codes(255 - pixels if inverted else pixels) == (["EX.CO/A"], "")
 
 
+def test_a_blurred_code_is_not_read_as_a_micro_code_without_error_correction() -> None:
+    url = "innovations.harvard.edu/news/1980535.html"
+    pixels = corrupt(render_modules(url, 4), Corrupted("blur", 1.5, 0, 0))
+    assert find_codes(pixels) == ([url], "")
+    assert find_codes(image_of(segno.make("12345", version="M1"))) == ([], "")
+
+
 def test_a_rectangular_micro_code_is_read() -> None:
     code = zxingcpp.create_barcode("https://a.example/1", zxingcpp.BarcodeFormat.RMQRCode)
     assert find_codes(np.asarray(code.to_image(scale=4, add_quiet_zones=True))) == (["https://a.example/1"], "")
