@@ -70,6 +70,8 @@ def decode_image(data: bytes, size: int) -> np.ndarray:
 def decode_gray(data: bytes, max_side: int) -> np.ndarray:
     """Decode the content of an image file to gray, like `decode_image`, but with its proportions.
 
+    Transparency becomes black in a picture that would be nothing but white otherwise.
+
     Args:
         data: the whole content of the file.
         max_side: maximum height and width of the result, pixels; a larger image is reduced.
@@ -82,6 +84,8 @@ def decode_gray(data: bytes, max_side: int) -> np.ndarray:
     """
     with _opened(data) as image:
         whole, orientation = _load(image, data, max_side)
+        if image.has_transparency_data and whole.convert("L").getextrema() == (255, 255):
+            whole = _to_rgb(image, "black")
         # The longer side becomes `max_side`, the shorter one at least a pixel.
         scale = min(1.0, max_side / max(whole.size))
         size = (max(1, round(whole.width * scale)), max(1, round(whole.height * scale)))
@@ -213,8 +217,8 @@ _RESIZED_AS_IS = ("L", "RGB")
 """Modes of images that can be resized before conversion to RGB: the result is the same."""
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
-    """The image in RGB or gray."""
+def _to_rgb(image: Image.Image, background: str = "white") -> Image.Image:
+    """The image in RGB or gray, on a background of this color if it is transparent."""
     if image.mode == "F" or (image.mode == "I" and image.format not in ("PNG", "PPM")):
         raise ImageFileError("has 32-bit pixels, whose black and white are not defined; save it with 8 or 16 bits")
     if image.mode in _RESIZED_AS_IS and not image.has_transparency_data:
@@ -224,11 +228,11 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     height = max(1, _STRIP_PIXELS // image.width)
     for top in range(0, image.height, height):
         strip = image.crop((0, top, image.width, min(top + height, image.height)))
-        whole.paste(_strip_to_rgb(strip, image), (0, top))
+        whole.paste(_strip_to_rgb(strip, image, background), (0, top))
     return whole
 
 
-def _strip_to_rgb(strip: Image.Image, image: Image.Image) -> Image.Image:
+def _strip_to_rgb(strip: Image.Image, image: Image.Image, background: str) -> Image.Image:
     """A part of `image` in RGB."""
     if strip.mode.startswith("I"):
         # PIL would clip at 255 instead of scaling. It also decodes 12-bit gray TIFFs to this mode, unscaled.
@@ -243,7 +247,7 @@ def _strip_to_rgb(strip: Image.Image, image: Image.Image) -> Image.Image:
         return Image.fromarray(gray).convert("RGB")
     if strip.has_transparency_data:
         colored = strip.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", strip.size, "white"), colored).convert("RGB")
+        return Image.alpha_composite(Image.new("RGBA", strip.size, background), colored).convert("RGB")
     return strip.convert("RGB")
 
 

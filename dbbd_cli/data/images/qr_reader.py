@@ -21,8 +21,12 @@ PIXELS_PER_MODULE = 4
 """Size at which URLs are rendered to be read."""
 _UPSCALED_SIDE = 800
 """Pictures whose longer side is at most this are also read at two and three times the size."""
-_REDUCED_SIDE = 400
+_REDUCED_SIDE = 200
 """Pictures whose longer side is at least this are also read at half the size."""
+_DEBLURRED = ((0.005, 0.1), (0.0075, 0.01))
+"""Blurs to undo: standard deviation, of the shorter side, and power of the noise, of that of the picture."""
+_FILTER_MARGIN = 16
+"""Pixels that are added on each side of a picture before it is filtered."""
 _MARGIN = 0.1
 """Width of the margin that is added for codes that fill the picture, of its longer side."""
 _DECLARED = "5D 51 32"
@@ -68,7 +72,7 @@ def _load(picture: Picture) -> np.ndarray:
 
 
 def find_codes(gray: np.ndarray) -> tuple[list[str], str]:
-    """Find the texts of all QR and Micro QR codes in a picture, at any angle, inverted or mirrored.
+    """Find the texts of all QR, Micro QR and rMQR codes in a picture, at any angle, inverted or mirrored.
 
     The picture is read as it is; if nothing is found, then after changes that help with blur, noise, small codes and
     codes without a margin.
@@ -92,44 +96,74 @@ class _Attempt(NamedTuple):
     binarizer: str = "LocalAverage"
     """How the image is made black and white."""
     micro: bool = False
-    """Whether to read Micro QR codes too: their few check bits do not tell them from noise that was sharpened."""
+    """Whether to read Micro QR and rMQR codes too: their few check bits do not tell them from sharpened noise."""
 
     def read(self, text_mode: str = "Plain") -> list[Any]:
         """Return the codes, as ZXing's objects."""
         import zxingcpp  # only reading pictures needs it
 
         kinds = zxingcpp.BarcodeFormat
-        return zxingcpp.read_barcodes(
+        found: list[Any] = zxingcpp.read_barcodes(
             np.ascontiguousarray(self.image),
-            formats=zxingcpp.BarcodeFormats([kinds.QRCodeModel2, *([kinds.MicroQRCode] if self.micro else [])]),
+            formats=zxingcpp.BarcodeFormats(
+                [kinds.QRCodeModel2, *([kinds.MicroQRCode, kinds.RMQRCode] if self.micro else [])]
+            ),
             binarizer=getattr(zxingcpp.Binarizer, self.binarizer),
             text_mode=getattr(zxingcpp.TextMode, text_mode),
         )
+        # M1, for up to five digits, only detects errors, and blurred QR codes have been read as one.
+        return [code for code in found if code.extra.get("Version") != "M1"]
 
 
 def _attempts(gray: np.ndarray) -> Iterator[_Attempt]:
-    """Versions of a picture, the most successful first."""
+    """Versions of a picture, the most successful and the fastest first."""
     yield _Attempt(gray, micro=True)
     yield _Attempt(gray, "GlobalHistogram", micro=True)
     image = Image.fromarray(gray)
     longest = max(image.size)
-    yield _Attempt(np.asarray(image.filter(ImageFilter.MedianFilter(3))))
-    yield _Attempt(np.asarray(image.filter(ImageFilter.GaussianBlur(1.5))))
-    if longest <= _UPSCALED_SIDE:
-        yield _Attempt(_enlarged(image, 2))
-        for smooth in (image.filter(ImageFilter.GaussianBlur(0.7)), image):
-            yield _Attempt(_enlarged(smooth, 3, sharpen=True))
     if longest >= _REDUCED_SIDE:
         yield _Attempt(np.asarray(image.reduce(2)))
+    clear = ImageOps.autocontrast(image)
+    yield _Attempt(_sharpened(clear.filter(ImageFilter.GaussianBlur(1.5)), 2))
+    for width, noise in _DEBLURRED:
+        yield _Attempt(_deblurred(image, width, noise))
+    if longest <= _UPSCALED_SIDE:
+        for smooth in (clear.filter(ImageFilter.GaussianBlur(0.7)), clear):
+            yield _Attempt(_sharpened(_enlarged(smooth, 3), 6))
     for color in (255, 0):
         yield _Attempt(np.pad(gray, round(_MARGIN * longest), constant_values=color), micro=True)
 
 
-def _enlarged(image: Image.Image, factor: int, *, sharpen: bool = False) -> np.ndarray:
-    """An image with full contrast, enlarged."""
-    clear = ImageOps.autocontrast(image)
-    large = clear.resize((factor * clear.width, factor * clear.height), Image.Resampling.BICUBIC)
-    return np.asarray(large.filter(ImageFilter.UnsharpMask(2 * factor, 400, 0)) if sharpen else large)
+def _enlarged(image: Image.Image, factor: int) -> Image.Image:
+    return image.resize((factor * image.width, factor * image.height), Image.Resampling.BICUBIC)
+
+
+def _sharpened(image: Image.Image, radius: int) -> np.ndarray:
+    return np.asarray(image.filter(ImageFilter.UnsharpMask(radius, 400, 0)))
+
+
+def _deblurred(image: Image.Image, width: float, noise: float) -> np.ndarray:
+    """Undo a blur where the picture exceeds the noise (Wiener's filter), and enlarge the result.
+
+    Args:
+        image: a gray picture; a large one is reduced first.
+        width: standard deviation of the Gaussian blur, of the shorter side.
+        noise: power of the noise, of that of the picture.
+    """
+    small = image.copy()
+    small.thumbnail((_UPSCALED_SIDE, _UPSCALED_SIDE), Image.Resampling.BOX)
+    # The filter acts on a picture that continues at the opposite side, so both sides get the same margin.
+    pixels = np.pad(np.asarray(small, dtype=np.float32), _FILTER_MARGIN, mode="edge")
+    rows, columns = (frequencies(size).astype(np.float32) for frequencies, size in
+                     zip((np.fft.fftfreq, np.fft.rfftfreq), pixels.shape, strict=True))  # fmt: skip
+    sigma = width * min(small.size)
+    blur = np.exp(-2 * (np.pi * sigma) ** 2 * (rows[:, None] ** 2 + columns**2))
+    spectrum = np.fft.rfft2(pixels) * (blur / (blur**2 + noise))
+    inner = slice(_FILTER_MARGIN, -_FILTER_MARGIN)
+    clear = np.fft.irfft2(spectrum, s=pixels.shape)[inner, inner]
+    dark, light = np.quantile(clear, (0.02, 0.98))
+    scaled = (clear - dark) * (255 / max(light - dark, 1))
+    return np.asarray(_enlarged(Image.fromarray(np.clip(scaled, 0, 255).astype(np.uint8)), 2))
 
 
 def _text(code: Any) -> str:

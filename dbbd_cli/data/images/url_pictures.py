@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dbbd_cli.core.progress import Progress
 from dbbd_cli.data.images.codes import CodesRead, read_all_codes
 from dbbd_cli.data.images.qr_reader import Picture
-from dbbd_cli.data.urls.kinds import other_kind
+from dbbd_cli.data.urls.kinds import other_kind, unwrapped
 
 
 def read_urls(paths: Sequence[str], progress: Progress) -> list[tuple[str, str]]:
@@ -37,7 +37,7 @@ def url_of(found: CodesRead) -> tuple[str, str]:
         return "", found.problem
     if len(found.texts) > 1:
         return "", f"has {len(found.texts)} different codes; each picture must show only one"
-    url = found.texts[0].strip()
+    url = unwrapped(found.texts[0])
     if kind := other_kind(url):
         return "", f"its code does not hold a URL, but {kind}"
     return url, ""

@@ -33,9 +33,16 @@ _KINDS = {
     "bcd\r": "a bank transfer (EPC)",
     "spc\r": "a bank transfer (Swiss QR)",
     "data:": "embedded data (data:)",
+    "blob:": "embedded data (blob:)",
     "javascript:": "a script (javascript:)",
+    "vbscript:": "a script (vbscript:)",
 }
-_OTHER_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
+_PREFIX = re.compile(r"(?:URL|URLTO):\s*(?=\S)", re.IGNORECASE)
+_BOOKMARK = re.compile(r"MEBKM:(?:.*;)?URL:((?:[^;\\]|\\.)+)", re.IGNORECASE | re.DOTALL)
+_ESCAPED = re.compile(r"\\(.)")
+_MALFORMED = re.compile(r"https?:", re.IGNORECASE)
+_INSIDE = re.compile(r"\bhttps?://\w", re.IGNORECASE)
+_SEVERAL_LINES = "text with line breaks or control characters"
 _LABEL = r"[^\W_](?:[\w-]*[^\W])?|_[\w-]+"
 _HOST = re.compile(rf"(?:(?:{_LABEL})\.)+([^\W\d_][\w-]*[^\W_])\.?")
 _IPV4 = re.compile(r"(?:\d{1,3}\.){3}\d{1,3}")
@@ -45,23 +52,42 @@ _FILE_ENDINGS = frozenset(suffix[1:] for suffix in FORMAT_OF_SUFFIX) | {"csv", "
 """Endings of file names that are no top-level domains."""
 
 
+def unwrapped(text: str) -> str:
+    """Return the web address in a text that phones open as one: a bookmark (MEBKM) or one after "URL:" or "URLTO:".
+
+    Any other text is returned as it is, without white space and a byte-order mark at its ends.
+    """
+    text = text.strip().removeprefix("\ufeff").lstrip()
+    if found := _BOOKMARK.match(text):
+        return _ESCAPED.sub(r"\1", found[1]).strip()
+    return _PREFIX.sub("", text, count=1) if _PREFIX.match(text) else text
+
+
 def other_kind(text: str) -> str:
     """Return what a text is if it is not a web address, such as "plain text"; empty if it is one.
 
     A web address begins with http://, https:// or ftp://, or with a host that has a dot, and then has no spaces.
     """
+    kind = _other_kind(text)
+    inside = kind in ("plain text", _SEVERAL_LINES) and _INSIDE.search(text)
+    return f"{kind} that contains a web address" if inside else kind
+
+
+def _other_kind(text: str) -> str:
     lowered = text[:32].lower()
     for beginning, kind in _KINDS.items():
         if lowered.startswith(beginning):
             return kind
     if UNPRINTABLE.search(text):
-        return "text with line breaks or control characters"
+        return _SEVERAL_LINES
     scheme, authority, rest = split_url(text)
     host = _PORT.sub("", authority.rpartition("@")[2])
     if scheme.lower() in _WEB_SCHEMES:
         return "" if host else f"a URL without a host ({scheme})"
     if scheme:
         return f"a link to an app or service ({scheme})"
+    if _MALFORMED.match(text):
+        return "a malformed web address"
     if re.search(r"\s", text):
         return "plain text"
     if "@" in authority and not rest:

@@ -22,7 +22,7 @@ from dbbd_cli.data.inputs import MAX_BYTES, Input
 from dbbd_cli.data.urls.cleaning import clean_url
 from dbbd_cli.data.urls.encoding import MAX_BYTES as MAX_ENCODED_BYTES
 from dbbd_cli.data.urls.encoding import encode_url, padded
-from dbbd_cli.data.urls.kinds import other_kind
+from dbbd_cli.data.urls.kinds import other_kind, unwrapped
 from dbbd_cli.data.urls.spans import encode_spans, spans_of
 from dbbd_cli.data.urls.table import iterate_urls
 from dbbd_cli.engine.runtime import Runtime
@@ -200,10 +200,10 @@ def _in_codes(name: str, read: CodesRead) -> Iterator[_Url | Prediction]:
         yield skipped(name, read.problem or NOTHING_FOUND)
     for number, text in enumerate(read.texts, start=1):
         which = f"code {number} of {len(read.texts)}" if len(read.texts) > 1 else ""
-        url = text.strip()
+        url = unwrapped(text)
         size = len(url.encode("utf-8", "surrogatepass"))
         if kind := "a text that is too long" if size > MAX_BYTES else other_kind(url):
-            note = f"{which or 'the code'} holds no URL, but {kind}"
+            note = "; ".join(filter(None, (f"{which or 'the code'} holds no URL, but {kind}", read.problem)))
             yield Prediction(name, "not_judged", note=note, text=text[:MAX_BYTES])
         else:
             yield _Url(name, url, "; ".join(part for part in (which, read.problem) if part))

@@ -42,8 +42,11 @@ def test_a_photo_on_its_side_with_transparency_and_color_is_read(tmp_path: Path)
     clear = np.zeros((*np.asarray(gray).shape, 4), np.uint8)
     clear[..., 3] = 255 - np.asarray(gray)  # black on nothing
     Image.fromarray(clear).save(tmp_path / "clear.png")
-    found = dict(read_all_codes([Picture(str(tmp_path / name)) for name in ("turned.jpg", "clear.png")]))
-    assert found == {0: CodesRead(("a.example/1",)), 1: CodesRead(("a.example/1",))}
+    clear[..., :3] = 255  # white on nothing, for dark pages
+    Image.fromarray(clear).save(tmp_path / "white.png")
+    names = ("turned.jpg", "clear.png", "white.png")
+    found = dict(read_all_codes([Picture(str(tmp_path / name)) for name in names]))
+    assert found == dict.fromkeys(range(3), CodesRead(("a.example/1",)))
 
 
 def test_a_picture_that_hangs_or_kills_its_process_is_named_and_the_others_are_read(
@@ -73,6 +76,7 @@ def test_a_picture_that_hangs_or_kills_its_process_is_named_and_the_others_are_r
     [
         (CodesRead((" http://a.example/1\n",)), "http://a.example/1", ""),
         (CodesRead(("a.example/b",)), "a.example/b", ""),
+        (CodesRead(("URL:http://a.example",)), "http://a.example", ""),
         (CodesRead((), NOTHING_FOUND), "", "no QR code"),
         (CodesRead(("a.example", "b.example")), "", "2 different codes"),
         (CodesRead(("WIFI:T:WPA;S:net;P:secret;;",)), "", "Wi-Fi"),

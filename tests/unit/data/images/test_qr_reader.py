@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import segno
+import zxingcpp
 from segno import helpers
 
 from dbbd_cli.data.images.corruptions import Corrupted, corrupt
@@ -19,8 +20,11 @@ def image_of(code: segno.QRCode, pixels_per_module: int = 4, border: int = 4) ->
     return np.where(dark, 0, 255).astype(np.uint8)
 
 
-def harmed(*harms: tuple[str, float]) -> np.ndarray:
-    pixels = render_modules(URL, 4)
+LONG_URL = f"{URL}?{'&'.join(f'item{number}={number**2}' for number in range(16))}"
+
+
+def harmed(*harms: tuple[str, float], url: str = URL) -> np.ndarray:
+    pixels = render_modules(url, 4)
     for name, strength in harms:
         pixels = corrupt(pixels, Corrupted(name, strength, 0, 3))
     return pixels
@@ -51,10 +55,27 @@ def test_a_code_is_read(pixels: np.ndarray) -> None:
     assert find_codes(pixels) == ([URL], "")
 
 
+def test_a_long_url_is_read_rotated_blurred_and_noisy() -> None:
+    pixels = harmed(("rotation", 20), ("blur", 0.5), ("noise", 40), url=LONG_URL)
+    assert find_codes(pixels) == ([LONG_URL], "")
+
+
 @pytest.mark.parametrize("inverted", [False, True])
 def test_a_micro_code_is_read(inverted: bool) -> None:
     pixels = image_of(segno.make("EX.CO/A", micro=True))
     assert find_codes(255 - pixels if inverted else pixels) == (["EX.CO/A"], "")
+
+
+def test_a_blurred_code_is_not_read_as_a_micro_code_without_error_correction() -> None:
+    url = "innovations.harvard.edu/news/1980535.html"
+    pixels = corrupt(render_modules(url, 4), Corrupted("blur", 1.5, 0, 0))
+    assert find_codes(pixels) == ([url], "")
+    assert find_codes(image_of(segno.make("12345", version="M1"))) == ([], "")
+
+
+def test_a_rectangular_micro_code_is_read() -> None:
+    code = zxingcpp.create_barcode("https://a.example/1", zxingcpp.BarcodeFormat.RMQRCode)
+    assert find_codes(np.asarray(code.to_image(scale=4, add_quiet_zones=True))) == (["https://a.example/1"], "")
 
 
 def test_all_codes_of_a_picture_are_read_and_equal_ones_once() -> None:

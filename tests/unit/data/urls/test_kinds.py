@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from dbbd_cli.data.urls.kinds import other_kind
+from dbbd_cli.data.urls.kinds import other_kind, unwrapped
 
 
 @pytest.mark.parametrize(
@@ -52,11 +52,37 @@ def test_web_addresses(text: str) -> None:
         ("", "plain text"),
         ("photo.png", "the name of a file"),
         ("folder/photo.png", "plain text"),
-        ("http://a.example\nhttp://b.example", "text with line breaks or control characters"),
+        ("one\ntwo", "text with line breaks or control characters"),
+        (
+            "http://a.example\nhttp://b.example",
+            "text with line breaks or control characters that contains a web address",
+        ),
+        ("see http://a.example", "plain text that contains a web address"),
+        ("http:/a.example", "a malformed web address"),
+        ("HTTPS:a.example/x", "a malformed web address"),
+        ("upi://pay?pa=a@b", "a link to an app or service (upi://)"),
     ],
 )
 def test_other_texts(text: str, kind: str) -> None:
     assert other_kind(text) == kind
+
+
+@pytest.mark.parametrize(
+    ("text", "url"),
+    [
+        ("URL:http://a.example/b", "http://a.example/b"),
+        ("urlto: a.example", "a.example"),
+        ("MEBKM:TITLE:a\\;b;URL:http\\://a.example/b\\;c;;", "http://a.example/b;c"),
+        ("MEBKM:URL:a.example;TITLE:c;;", "a.example"),
+        ("\ufeffhttp://a.example\n", "http://a.example"),
+        (" a.example/?u=URL:x ", "a.example/?u=URL:x"),
+        ("URL: ", "URL:"),
+        ("MEBKM:TITLE:only;;", "MEBKM:TITLE:only;;"),
+        ("URLS: a.example", "URLS: a.example"),
+    ],
+)
+def test_bookmarks_are_unwrapped(text: str, url: str) -> None:
+    assert unwrapped(text) == url
 
 
 def test_all_real_urls_are_web_addresses(shared: Path) -> None:
