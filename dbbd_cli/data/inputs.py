@@ -2,7 +2,8 @@
 
 1. A text with a scheme, such as `https://`, is never a path, whatever files exist.
 2. Else the name of an existing file or folder is that file or folder.
-3. Else everything is text; it is for the task to judge or reject it.
+3. Else a path whose first part is an existing folder is that of a missing file.
+4. Else everything is text; it is for the task to judge or reject it.
 """
 
 from __future__ import annotations
@@ -17,11 +18,14 @@ from typing import Protocol
 from dbbd_cli.core.text import printable
 from dbbd_cli.data.problems import UNPRINTABLE
 from dbbd_cli.data.urls.cleaning import split_url
+from dbbd_cli.data.urls.kinds import other_kind
 
 MAX_BYTES = 1 << 16
 """Length limit of a line or an argument; a QR code holds at most 2,953 bytes."""
 _CHUNK_BYTES = 1 << 16
 _SHOWN = 80
+OR_A_URL = "; if it is a URL, write https:// before it"
+"""What to do if a text was taken for a mistyped path."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +58,8 @@ def input_of(text: str) -> Input:
     size = len(text.encode("utf-8", "surrogatepass"))
     if size > MAX_BYTES:
         return Input(_beginning(text), problem=f"the text is too long: {size:,} bytes (limit {MAX_BYTES:,})")
-    if not split_url(text).scheme and os.path.exists(text):  # noqa: PTH110 - a Path raises for a NUL or a long name
+    is_url = bool(split_url(text).scheme)
+    if not is_url and os.path.exists(text):  # noqa: PTH110 - a Path raises for a NUL or a long name
         path = Path(text)
         if not path.is_dir() and not path.is_file():
             return Input(text, problem="is neither a regular file nor a folder")
@@ -62,6 +67,9 @@ def input_of(text: str) -> Input:
     if UNPRINTABLE.search(text):
         name = _beginning(printable(text))
         return Input(name, problem="has a control character, a line break, or bytes that are not UTF-8")
+    first, slash, _ = text.partition("/")
+    if slash and not is_url and os.path.isdir(first or slash):  # noqa: PTH112
+        return Input(text, problem=f"there is no such file or folder{OR_A_URL * bool(first)}")
     return Input(text)
 
 
@@ -80,8 +88,15 @@ def arguments(given: Sequence[str], stream: ByteStream) -> Iterator[list[Input]]
             yield from lines(stream)
             block = []
         else:
-            block += [Input(name, Path(name)) for name in _matches(text)] or [input_of(text)]
+            block += [Input(name, Path(name)) for name in _matches(text)] or [_without_match(text)]
     yield block
+
+
+def _without_match(text: str) -> Input:
+    found = input_of(text)
+    if not found.path and not found.problem and glob.has_magic(text) and other_kind(text):
+        return Input(text, problem="no file matches this pattern")
+    return found
 
 
 def _matches(text: str) -> list[str]:

@@ -7,6 +7,7 @@ import re
 from dbbd_cli.data.images.formats import FORMAT_OF_SUFFIX
 from dbbd_cli.data.problems import UNPRINTABLE
 from dbbd_cli.data.urls.cleaning import split_url
+from dbbd_cli.data.urls.top_level_domains import is_top_level_domain
 
 _WEB_SCHEMES = ("http://", "https://", "ftp://")
 _KINDS = {
@@ -48,7 +49,8 @@ _FILE_ENDINGS = frozenset(suffix[1:] for suffix in FORMAT_OF_SUFFIX) | {"csv", "
 def other_kind(text: str) -> str:
     """Return what a text is if it is not a web address, such as "plain text"; empty if it is one.
 
-    A web address begins with http://, https:// or ftp://, or with a host that has a dot, and then has no spaces.
+    A web address begins with http://, https:// or ftp://, or with a host that has a dot, and then has no spaces. A host
+    alone must also end in a top-level domain that exists.
     """
     lowered = text[:32].lower()
     for beginning, kind in _KINDS.items():
@@ -71,4 +73,9 @@ def other_kind(text: str) -> str:
     found = _HOST.fullmatch(host)
     if not found:
         return "plain text"
-    return "the name of a file" if found[1].lower() in _FILE_ENDINGS else ""
+    ending = found[1].lower()
+    if ending in _FILE_ENDINGS:
+        return "the name of a file"
+    if text == host and not is_top_level_domain(ending):
+        return "plain text that ends in no top-level domain"
+    return ""

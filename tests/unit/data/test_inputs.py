@@ -33,6 +33,21 @@ def test_an_existing_file_or_folder_is_a_path_and_everything_else_is_text(tmp_pa
     assert input_of("example.org") == Input("example.org")
 
 
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("scans.old/a.png", "there is no such file or folder; if it is a URL, write https:// before it"),
+        ("./a.png", "there is no such file or folder; if it is a URL, write https:// before it"),
+        ("/no-such/a.png", "there is no such file or folder"),
+        ("https://scans.old/a.png", ""),
+        ("example.com/a.png", ""),
+    ],
+)
+def test_a_missing_file_in_an_existing_folder_is_no_url(text: str, problem: str) -> None:
+    Path("scans.old").mkdir()
+    assert input_of(text).problem == problem
+
+
 def test_a_text_with_a_scheme_is_never_a_path() -> None:
     Path("https:/example.com").mkdir(parents=True)
     assert os.path.isdir("https://example.com")  # noqa: PTH112
@@ -68,6 +83,7 @@ def test_patterns_stand_for_files_that_match_and_are_text_otherwise() -> None:
     assert [one.name for one in of_arguments("?.png")] == ["a.png", "b.png"]
     assert of_arguments("[x].png") == [Input("[x].png", Path("[x].png"))]
     assert of_arguments("example.com/?q=*") == [Input("example.com/?q=*")]
+    assert [one.problem for one in of_arguments("*.jpg", "no-such/[ab]?")] == ["no file matches this pattern"] * 2
     assert of_arguments("-", stream=b"*.png\n") == [Input("*.png")], "lines are taken literally"
 
 

@@ -28,6 +28,12 @@ from dbbd_cli.data.urls.kinds import other_kind
         "例え.テスト/道",
         "under_score.example.com",
         "example.com./",
+        "example.com.",
+        "example.museum",
+        "example.рф",
+        "a.example",
+        "photo.jgp:8080/x",
+        "example.com/photo.jpg",
     ],
 )
 def test_web_addresses(text: str) -> None:
@@ -51,7 +57,11 @@ def test_web_addresses(text: str) -> None:
         ("3.14", "plain text"),
         ("", "plain text"),
         ("photo.png", "the name of a file"),
+        ("photo.jgp", "plain text that ends in no top-level domain"),
+        ("urls.csv.nope", "plain text that ends in no top-level domain"),
+        ("Dr.Who", "plain text that ends in no top-level domain"),
         ("folder/photo.png", "plain text"),
+        ("photos/", "plain text"),
         ("http://a.example\nhttp://b.example", "text with line breaks or control characters"),
     ],
 )
