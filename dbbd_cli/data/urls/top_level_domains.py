@@ -1,4 +1,4 @@
-"""The top-level domains of the Internet, to tell `example.com` from the mistyped name of a file, such as `photo.jgp`."""
+"""The top-level domains: they tell `example.com` from the mistyped name of a file, such as `photo.jgp`."""
 
 from __future__ import annotations
 
