@@ -22,14 +22,17 @@ import psutil
 from forks import DBBD, Forks
 from program import TINY, differences, environment, only_run, whole_state
 
-TASKS = ("image_classification", "dbbd")
+TASKS = tuple(TINY)
 FULL = os.environ.get("DBBD_RELIABILITY") == "full"
 INTERRUPTED = {
     "image_classification": [
         *(*TINY["image_classification"], "--set", "training.batch_size=8"),
         *("--set", "checkpoint.every_steps=2", "--epochs", "16" if FULL else "3"),
     ],
-    "dbbd": [*TINY["dbbd"], "--set", "checkpoint.every_steps=3", "--epochs", "30" if FULL else "6"],
+    **{
+        task: [*TINY[task], "--set", "checkpoint.every_steps=3", "--epochs", "30" if FULL else "6"]
+        for task in ("dbbd", "url_classification")
+    },
 }
 """Options of runs to interrupt: with a checkpoint every few steps."""
 SECONDS = 120.0
