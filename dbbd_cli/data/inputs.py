@@ -2,7 +2,7 @@
 
 1. A text with a scheme, such as `https://`, is never a path, whatever files exist.
 2. Else the name of an existing file or folder is that file or folder.
-3. Else a path whose first part is an existing folder is that of a missing file.
+3. Else a path whose first part is an existing folder, or cannot be a host, is that of a missing file.
 4. Else everything is text; it is for the task to judge or reject it.
 """
 
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import glob
 import os
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,8 +25,7 @@ MAX_BYTES = 1 << 16
 """Length limit of a line or an argument; a QR code holds at most 2,953 bytes."""
 _CHUNK_BYTES = 1 << 16
 _SHOWN = 80
-OR_A_URL = "; if it is a URL, write https:// before it"
-"""What to do if a text was taken for a mistyped path."""
+_HOST_MARK = re.compile(r"[.:\[@]")
 
 
 @dataclass(frozen=True)
@@ -36,11 +36,13 @@ class Input:
         name: the text as given, or where it stands if it is too long to repeat.
         path: the file or folder that it names, if any.
         problem: why it cannot be used; empty if it can.
+        is_missing: whether it is the path of a missing file or folder.
     """
 
     name: str
     path: Path | None = None
     problem: str = ""
+    is_missing: bool = False
 
 
 class ByteStream(Protocol):
@@ -68,9 +70,8 @@ def input_of(text: str) -> Input:
         name = _beginning(printable(text))
         return Input(name, problem="has a control character, a line break, or bytes that are not UTF-8")
     first, slash, _ = text.partition("/")
-    if slash and not is_url and os.path.isdir(first or slash):  # noqa: PTH112
-        return Input(text, problem=f"there is no such file or folder{OR_A_URL * bool(first)}")
-    return Input(text)
+    is_path = slash and not is_url and (not _HOST_MARK.search(first) or os.path.isdir(first))  # noqa: PTH112
+    return Input(text, is_missing=bool(is_path))
 
 
 def arguments(given: Sequence[str], stream: ByteStream) -> Iterator[list[Input]]:

@@ -31,7 +31,11 @@ def places(size: int, number: int, random_numbers: random.Random) -> list[int]:
 
 
 @pytest.mark.parametrize(
-    ("task", "short", "full"), [("image_classification", 15, 480), ("dbbd", 240, 540), ("url_classification", 45, 480)]
+    ("task", "short", "full"),
+    cases(
+        [("dbbd", 240, 540), ("url_classification", 60, 480)],
+        [("image_classification", 15, 480), ("dbbd", 240, 540), ("url_classification", 60, 480)],
+    ),
 )
 def test_a_flipped_bit_anywhere_is_detected(
     task: str,

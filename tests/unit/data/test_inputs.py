@@ -33,19 +33,17 @@ def test_an_existing_file_or_folder_is_a_path_and_everything_else_is_text(tmp_pa
     assert input_of("example.org") == Input("example.org")
 
 
-@pytest.mark.parametrize(
-    ("text", "problem"),
-    [
-        ("scans.old/a.png", "there is no such file or folder; if it is a URL, write https:// before it"),
-        ("./a.png", "there is no such file or folder; if it is a URL, write https:// before it"),
-        ("/no-such/a.png", "there is no such file or folder"),
-        ("https://scans.old/a.png", ""),
-        ("example.com/a.png", ""),
-    ],
-)
-def test_a_missing_file_in_an_existing_folder_is_no_url(text: str, problem: str) -> None:
+@pytest.mark.parametrize("text", ["scans.old/a.png", "./a.png", "/no-such/a.png", "picturs/", "no-such/a.png"])
+def test_the_path_of_a_missing_file(text: str) -> None:
     Path("scans.old").mkdir()
-    assert input_of(text).problem == problem
+    assert input_of(text) == Input(text, is_missing=True)
+    url = f"https://{text}"
+    assert input_of(url) == Input(url)
+
+
+@pytest.mark.parametrize("text", ["example.com/a.png", "host:80/x", "[::1]/x", "user@host/x", "photo.jgp"])
+def test_what_may_be_a_url_is_left_to_the_task(text: str) -> None:
+    assert input_of(text) == Input(text)
 
 
 def test_a_text_with_a_scheme_is_never_a_path() -> None:
