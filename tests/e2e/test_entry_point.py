@@ -19,11 +19,18 @@ SMALL = [
 ]
 
 
-def test_from_training_to_plot_with_pictures_in_three_classes(
-    picture_folder: Callable[..., Path], tmp_path: Path
+def test_from_training_to_plot_as_from_jupyter_without_a_home_folder(
+    picture_folder: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("MPLBACKEND", "module://matplotlib_inline.missing")
+    monkeypatch.setenv("HOME", str(tmp_path / "file" / "home"))
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
+    monkeypatch.delenv("DBBD_CACHE_DIR")
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    (tmp_path / "file").touch()
+    (tmp_path / "tmp").mkdir()
     root = picture_folder(count=12)
-    (trained, *outputs), (lines, *_) = one_after_another(
+    (trained, *outputs), told = one_after_another(
         [
             *("train", "--config", "qr_cnn", "--set", "data.source=folder", "--set", f"data.path={root}"),
             *(*SMALL, "--epochs", "1", "--json"),
@@ -38,8 +45,11 @@ def test_from_training_to_plot_with_pictures_in_three_classes(
     run = tmp_path / result["run"]
     assert result["facts"]["samples"] == {"train": 24, "val": 6, "test": 6}
     assert (run / "training_history.png").stat().st_size > 0
-    assert len([line for line in lines.splitlines() if "%" in line and "Epoch 1/1  train" not in line]) <= 2
+    assert len([line for line in told[0].splitlines() if "%" in line and "Epoch 1/1  train" not in line]) <= 2
 
+    assert all(text.count("Prepared data is kept in") == 1 for text in told[:4])  # once by each command
+    assert "Warning" not in "".join(told)
+    assert {"confusion_matrix.png", "roc.png"} <= {path.name for path in run.iterdir()}
     resumed, validated = (json.loads(output) for output in outputs[:2])
     evaluated, plotted = outputs[2:]
     assert resumed["epochs"] == 2
@@ -51,22 +61,6 @@ def test_from_training_to_plot_with_pictures_in_three_classes(
     assert report["num_samples"] == 6
     assert "report.html" in plotted
     assert (tmp_path / "figures" / "report.html").stat().st_size > 0
-
-
-def test_started_from_jupyter_without_a_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MPLBACKEND", "module://matplotlib_inline.missing")
-    monkeypatch.setenv("HOME", str(tmp_path / "file" / "home"))
-    monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
-    monkeypatch.delenv("DBBD_CACHE_DIR")
-    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
-    (tmp_path / "file").touch()
-    (tmp_path / "tmp").mkdir()
-    _, told = one_after_another(
-        ["train", "--config", "qr_cnn", *SMALL, "--epochs", "1", "--no-plots"], ["evaluate", "RUN"], cwd=tmp_path
-    )
-    assert [text.count("Prepared data is kept in") for text in told] == [1, 1]
-    assert "Warning" not in "".join(told)
-    assert {"confusion_matrix.png", "roc.png"} <= {path.name for path in tmp_path.glob("runs/*/*")}
 
 
 def test_errors_say_what_where_and_what_to_do(picture_folder: Callable[..., Path], tmp_path: Path) -> None:

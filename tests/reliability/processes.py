@@ -29,10 +29,10 @@ INTERRUPTED = {
         *(*TINY["image_classification"], "--set", "training.batch_size=8"),
         *("--set", "checkpoint.every_steps=2", "--epochs", "16" if FULL else "3"),
     ],
-    **{
-        task: [*TINY[task], "--set", "checkpoint.every_steps=3", "--epochs", "30" if FULL else "6"]
-        for task in ("dbbd", "url_classification")
-    },
+    "dbbd": [*TINY["dbbd"], "--set", "checkpoint.every_steps=3", "--epochs", "30" if FULL else "6"],
+    "url_classification": [
+        *(*TINY["url_classification"], "--set", "checkpoint.every_steps=3", "--epochs", "20" if FULL else "3"),
+    ],
 }
 """Options of runs to interrupt: with a checkpoint every few steps."""
 SECONDS = 120.0
