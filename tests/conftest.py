@@ -10,6 +10,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import pickle
 import signal
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,10 @@ from dbbd_cli.config.sections import TaskConfig
 from dbbd_cli.data.scenes.trees.region_tree import RegionTree
 from dbbd_cli.tasks.dbbd.config import DbbdConfig
 from dbbd_cli.tasks.image_classification.config import ImageClassificationConfig
+
+# Bytecode is kept, as for an installed program: else each of hundreds of processes would compile the program anew.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 
 # In the background of a shell, or under nohup, the tests would ignore signals that they send to themselves.
 for _name in ("SIGINT", "SIGHUP", "SIGTERM", "SIGUSR1"):

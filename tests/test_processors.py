@@ -10,7 +10,6 @@ import pytest
 
 QUICK_TESTS = (
     "tests/unit/model/dbbd/test_pretraining.py::test_golden_files",
-    "tests/unit/model/images/test_conv.py",
     "tests/unit/data/scenes/test_views.py",
 )
 

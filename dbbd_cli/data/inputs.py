@@ -2,13 +2,15 @@
 
 1. A text with a scheme, such as `https://`, is never a path, whatever files exist.
 2. Else the name of an existing file or folder is that file or folder.
-3. Else everything is text; it is for the task to judge or reject it.
+3. Else a path whose first part is an existing folder, or cannot be a host, is that of a missing file.
+4. Else everything is text; it is for the task to judge or reject it.
 """
 
 from __future__ import annotations
 
 import glob
 import os
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,11 +19,13 @@ from typing import Protocol
 from dbbd_cli.core.text import printable
 from dbbd_cli.data.problems import UNPRINTABLE
 from dbbd_cli.data.urls.cleaning import split_url
+from dbbd_cli.data.urls.kinds import other_kind
 
 MAX_BYTES = 1 << 16
 """Length limit of a line or an argument; a QR code holds at most 2,953 bytes."""
 _CHUNK_BYTES = 1 << 16
 _SHOWN = 80
+_HOST_MARK = re.compile(r"[.:\[@]")
 
 
 @dataclass(frozen=True)
@@ -32,11 +36,13 @@ class Input:
         name: the text as given, or where it stands if it is too long to repeat.
         path: the file or folder that it names, if any.
         problem: why it cannot be used; empty if it can.
+        is_missing: whether it is the path of a missing file or folder.
     """
 
     name: str
     path: Path | None = None
     problem: str = ""
+    is_missing: bool = False
 
 
 class ByteStream(Protocol):
@@ -54,7 +60,8 @@ def input_of(text: str) -> Input:
     size = len(text.encode("utf-8", "surrogatepass"))
     if size > MAX_BYTES:
         return Input(_beginning(text), problem=f"the text is too long: {size:,} bytes (limit {MAX_BYTES:,})")
-    if not split_url(text).scheme and os.path.exists(text):  # noqa: PTH110 - a Path raises for a NUL or a long name
+    is_url = bool(split_url(text).scheme)
+    if not is_url and os.path.exists(text):  # noqa: PTH110 - a Path raises for a NUL or a long name
         path = Path(text)
         if not path.is_dir() and not path.is_file():
             return Input(text, problem="is neither a regular file nor a folder")
@@ -62,7 +69,9 @@ def input_of(text: str) -> Input:
     if UNPRINTABLE.search(text):
         name = _beginning(printable(text))
         return Input(name, problem="has a control character, a line break, or bytes that are not UTF-8")
-    return Input(text)
+    first, slash, _ = text.partition("/")
+    is_path = slash and not is_url and (not _HOST_MARK.search(first) or os.path.isdir(first))  # noqa: PTH112
+    return Input(text, is_missing=bool(is_path))
 
 
 def arguments(given: Sequence[str], stream: ByteStream) -> Iterator[list[Input]]:
@@ -80,8 +89,15 @@ def arguments(given: Sequence[str], stream: ByteStream) -> Iterator[list[Input]]
             yield from lines(stream)
             block = []
         else:
-            block += [Input(name, Path(name)) for name in _matches(text)] or [input_of(text)]
+            block += [Input(name, Path(name)) for name in _matches(text)] or [_without_match(text)]
     yield block
+
+
+def _without_match(text: str) -> Input:
+    found = input_of(text)
+    if not found.path and not found.problem and glob.has_magic(text) and other_kind(text):
+        return Input(text, problem="no file matches this pattern")
+    return found
 
 
 def _matches(text: str) -> list[str]:

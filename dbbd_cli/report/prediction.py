@@ -106,6 +106,11 @@ class Prediction:
             return self.positive_class
         return next(name for name in self.probabilities if name != self.positive_class)
 
+    @property
+    def other_text(self) -> str:
+        """The text that was judged, if it is not part of the input, such as the content of a QR code; else empty."""
+        return self.text if self.text and self.text.lower() not in self.input.lower() else ""
+
     def to_plain(self) -> dict[str, Any]:
         """The result as one JSON object; a field without a value is null."""
         explained = self.explanation

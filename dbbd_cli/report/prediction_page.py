@@ -10,7 +10,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from dbbd_cli.report.prediction import Prediction
 from dbbd_cli.report.text import MISSING, visible
 
-_LONGEST = 1000
+_LONGEST, _LONGEST_SPAN = 500, 120
 
 
 class PredictionPage:
@@ -26,9 +26,9 @@ class PredictionPage:
         )
         self._parts: Any = environment.get_template("predictions.html.j2").module
 
-    def head(self, title: str) -> str:
-        """The beginning of the page."""
-        return str(self._parts.head(visible(title, 80))).lstrip()
+    def head(self, title: str, *, explained: bool) -> str:
+        """The beginning of the page; it tells how to read explanations if there will be any."""
+        return str(self._parts.head(visible(title, 80), explained)).lstrip()
 
     def row(self, result: Prediction) -> str:
         """A row, and below the text its explanation."""
@@ -37,7 +37,7 @@ class PredictionPage:
             self._parts.row(
                 {
                     "input": visible(result.input, _LONGEST),
-                    "text": visible(result.text, _LONGEST) if result.text else "",
+                    "text": visible(result.other_text, _LONGEST),
                     "note": visible(result.note, _LONGEST),
                     "predicted": visible(result.predicted or result.status.replace("_", " "), 80),
                     "probability": MISSING if result.probability is None else f"{result.probability:.2%}",
@@ -51,7 +51,7 @@ class PredictionPage:
                             "start": span.start,
                             "end": span.end,
                             "part": span.part,
-                            "text": visible(span.text, _LONGEST),
+                            "text": visible(span.text, _LONGEST_SPAN),
                             "contribution": f"{span.contribution:+.2f}",
                             "direction": "for" if span.contribution > 0 else "against",
                         }

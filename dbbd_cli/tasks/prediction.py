@@ -11,7 +11,7 @@ from dbbd_cli.core.errors import DataError
 from dbbd_cli.core.progress import Progress
 from dbbd_cli.core.text import counted
 from dbbd_cli.data.folder_entries import by_suffix
-from dbbd_cli.data.images.formats import ways_to_read
+from dbbd_cli.data.images.formats import suffix_of, ways_to_read
 from dbbd_cli.data.images.sources import list_images
 from dbbd_cli.report.prediction import Calibration, Prediction
 
@@ -25,6 +25,12 @@ def probabilities(logits: torch.Tensor, classes: Sequence[str], calibration: Cal
 def skipped(name: str, reason: str) -> Prediction:
     """The result of an unreadable input."""
     return Prediction(name, "skipped", note=reason)
+
+
+def unsupported(name: str) -> Prediction:
+    """The result of a picture in a format that cannot be read."""
+    ways = "".join(f"; to read it: {way}" for way in ways_to_read([suffix_of(name)]).values())
+    return skipped(name, f"is a picture in an unsupported format{ways}")
 
 
 def pictures_in(folder: Path, progress: Progress) -> Iterator[Path | Prediction]:

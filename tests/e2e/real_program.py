@@ -17,11 +17,13 @@ import json, pathlib, sys
 from dbbd_cli.__main__ import main
 for command in json.loads(sys.argv[1]):
     sys.argv[1:] = [str(next(pathlib.Path("runs").iterdir())) if word == "RUN" else word for word in command]
+    code = 0
     try:
         main()
     except SystemExit as end:
-        assert not end.code, command
-    print("END", flush=True)
+        code = end.code or 0
+    for stream in (sys.stdout, sys.stderr):
+        print(f"END {code}", file=stream, flush=True)
 """
 
 
@@ -49,15 +51,21 @@ def dbbd(*arguments: str, cwd: Path, code: int = 0) -> subprocess.CompletedProce
     return _ended(start("-m", "dbbd_cli", *arguments, cwd=cwd), code)
 
 
-def one_after_another(*commands: Sequence[str], cwd: Path) -> tuple[list[str], str]:
-    """Return the output of each command, and all errors; in one process, since starting one with PyTorch takes seconds.
+def one_after_another(
+    *commands: Sequence[str], cwd: Path, codes: Sequence[int] | None = None
+) -> tuple[list[str], list[str]]:
+    """Return what each command printed as output and as errors; in one process: starting PyTorch takes seconds.
 
     Args:
         commands: command lines; the word RUN stands for the folder in `runs`.
         cwd: the working directory.
+        codes: their exit codes; 0 by default.
     """
     ended = _ended(start("-c", _ONE_AFTER_ANOTHER, json.dumps(commands), cwd=cwd), 0)
-    return ended.stdout.split("END\n")[:-1], ended.stderr
+    outputs, errors = (re.split(r"END (\d+)\n", text) for text in (ended.stdout, ended.stderr))
+    found = [int(code) for code in outputs[1::2]]
+    assert found == list(codes or [0] * len(commands)), f"{found}\n{ended.stderr}"
+    return outputs[:-1:2], errors[:-1:2]
 
 
 def _ended(process: subprocess.Popen[str], code: int) -> subprocess.CompletedProcess[str]:

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
-import time
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from real_program import REPOSITORY, dbbd, environment, one_after_another, start
+from real_program import REPOSITORY, environment, one_after_another
 
 SMALL = [
     *("--set", "data.image_size=32", "--set", "data.sample_per_class=40", "--set", "training.batch_size=8"),
@@ -21,29 +19,37 @@ SMALL = [
 ]
 
 
-def test_from_training_to_plot_with_pictures_in_three_classes(
-    picture_folder: Callable[..., Path], tmp_path: Path
+def test_from_training_to_plot_as_from_jupyter_without_a_home_folder(
+    picture_folder: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("MPLBACKEND", "module://matplotlib_inline.missing")
+    monkeypatch.setenv("HOME", str(tmp_path / "file" / "home"))
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
+    monkeypatch.delenv("DBBD_CACHE_DIR")
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    (tmp_path / "file").touch()
+    (tmp_path / "tmp").mkdir()
     root = picture_folder(count=12)
-    trained = dbbd(
-        *("train", "--config", "qr_cnn", "--set", "data.source=folder", "--set", f"data.path={root}"),
-        *(*SMALL, "--epochs", "1", "--json"),
+    (trained, *outputs), told = one_after_another(
+        [
+            *("train", "--config", "qr_cnn", "--set", "data.source=folder", "--set", f"data.path={root}"),
+            *(*SMALL, "--epochs", "1", "--json"),
+        ],
+        ["resume", "RUN", "--epochs", "2", "--json"],
+        ["validate", "RUN", "--json"],
+        ["evaluate", "RUN"],
+        ["plot", "RUN", "--format", "html", "--out", "figures"],
         cwd=tmp_path,
     )
-    result = json.loads(trained.stdout)
+    result = json.loads(trained)
     run = tmp_path / result["run"]
     assert result["facts"]["samples"] == {"train": 24, "val": 6, "test": 6}
     assert (run / "training_history.png").stat().st_size > 0
-    progress_lines = [line for line in trained.stderr.splitlines() if "%" in line and "Epoch 1/1  train" not in line]
-    assert len(progress_lines) <= 2
+    assert len([line for line in told[0].splitlines() if "%" in line and "Epoch 1/1  train" not in line]) <= 2
 
-    outputs, _ = one_after_another(
-        ["resume", str(run / "ckpt.pth"), "--epochs", "2", "--json"],
-        ["validate", str(run / "best_model.pth"), "--json"],
-        ["evaluate", str(run)],
-        ["plot", str(run), "--format", "html", "--out", "figures"],
-        cwd=tmp_path,
-    )
+    assert all(text.count("Prepared data is kept in") == 1 for text in told[:4])  # once by each command
+    assert "Warning" not in "".join(told)
+    assert {"confusion_matrix.png", "roc.png"} <= {path.name for path in run.iterdir()}
     resumed, validated = (json.loads(output) for output in outputs[:2])
     evaluated, plotted = outputs[2:]
     assert resumed["epochs"] == 2
@@ -57,63 +63,31 @@ def test_from_training_to_plot_with_pictures_in_three_classes(
     assert (tmp_path / "figures" / "report.html").stat().st_size > 0
 
 
-def test_started_from_jupyter_without_a_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MPLBACKEND", "module://matplotlib_inline.missing")
-    monkeypatch.setenv("HOME", str(tmp_path / "file" / "home"))
-    monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
-    monkeypatch.delenv("DBBD_CACHE_DIR")
-    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
-    (tmp_path / "file").touch()
-    (tmp_path / "tmp").mkdir()
-    _, told = one_after_another(
-        ["train", "--config", "qr_cnn", *SMALL, "--epochs", "1", "--no-plots"], ["evaluate", "RUN"], cwd=tmp_path
-    )
-    assert told.count("Prepared data is kept in") == 2  # once by each command
-    assert "Warning" not in told
-    assert {"confusion_matrix.png", "roc.png"} <= {path.name for path in tmp_path.glob("runs/*/*")}
-
-
-@pytest.mark.skipif(os.name != "posix", reason="sends POSIX signals")
-def test_a_signal_saves_and_resume_continues(tmp_path: Path) -> None:
-    settings = [*SMALL, "--epochs", "500", "--no-plots", "--set", "data.num_workers=2"]
-    process = start("-m", "dbbd_cli", "train", "--config", "qr_cnn", *settings, cwd=tmp_path)
-    deadline = time.monotonic() + 60
-    while not list(tmp_path.glob("runs/*/best_model.pth")):
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    os.killpg(process.pid, signal.SIGTERM)
-    _, told = process.communicate(timeout=30)
-    assert process.returncode == 143, told
-    assert "dbbd resume" in told
-    assert "Traceback" not in told
-    (run,) = (tmp_path / "runs").iterdir()
-    epochs = sum('"kind": "epoch"' in line for line in (run / "history.jsonl").read_text().splitlines())
-    done = dbbd("resume", str(run), "--set", f"training.epochs={epochs + 1}", "--json", cwd=tmp_path)
-    assert json.loads(done.stdout)["epochs"] == epochs + 1
-
-
 def test_errors_say_what_where_and_what_to_do(picture_folder: Callable[..., Path], tmp_path: Path) -> None:
     root = picture_folder()
-    folder = ["train", "--config", "qr_cnn", *SMALL, "--set", "data.source=folder"]
-    missing = dbbd(*folder, "--set", f"data.path={root}x", cwd=tmp_path, code=3).stderr
+    broken = picture_folder(name="more")
+    (broken / "cat" / "broken.png").write_bytes((root / "cat" / "0.png").read_bytes()[:50])
+    (tmp_path / "my.yaml").write_text("task: image_classification\ntraining:\n  epoch: 3\n  learning_rate: fast\n")
+    (tmp_path / "evil.pth").write_bytes(b"cposix\nsystem\n(S'touch ran'\ntR.")
+    folder = ["train", "--config", "qr_cnn", *SMALL, "--set", "data.source=folder", "--set"]
+    _, (missing, damaged, wrong, nothing, evil) = one_after_another(
+        [*folder, f"data.path={root}x"],
+        [*folder, f"data.path={broken}"],
+        ["train", "--config", "my.yaml"],
+        ["resume", "runs/nothing"],
+        ["evaluate", "evil.pth"],
+        cwd=tmp_path,
+        codes=[3, 3, 2, 4, 4],
+    )
     assert f"{root}x" in missing
     assert f"Did you mean {root}" in missing
-
-    (root / "cat" / "broken.png").write_bytes((root / "cat" / "0.png").read_bytes()[:50])
-    broken = dbbd(*folder, "--set", f"data.path={root}", cwd=tmp_path, code=3).stderr
-    assert "broken.png" in broken
-    assert "data.on_error=skip" in broken
-
-    (tmp_path / "my.yaml").write_text("task: image_classification\ntraining:\n  epoch: 3\n  learning_rate: fast\n")
-    wrong = dbbd("train", "--config", "my.yaml", cwd=tmp_path, code=2).stderr
+    assert "broken.png" in damaged
+    assert "data.on_error=skip" in damaged
     assert "my.yaml:3" in wrong
     assert "did you mean" in wrong
     assert "my.yaml:4" in wrong
-
-    assert "runs/nothing" in dbbd("resume", "runs/nothing", cwd=tmp_path, code=4).stderr
-    (tmp_path / "evil.pth").write_bytes(b"cposix\nsystem\n(S'touch ran'\ntR.")
-    assert "posix.system" in dbbd("evaluate", "evil.pth", cwd=tmp_path, code=4).stderr
+    assert "runs/nothing" in nothing
+    assert "posix.system" in evil
     assert not (tmp_path / "ran").exists()
 
 

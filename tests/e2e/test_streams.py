@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +19,27 @@ TRAIN = (
     f"{DBBD} train --config smoke_qr --set data.sample_per_class=24 --set data.image_size=32 --set data.num_workers=2 "
     "--epochs 1 --no-plots --device cpu"
 )
+IN_MISSING = """
+import json, os, pathlib, sys
+commands, gone = sys.argv[1:]
+for number, command in enumerate(json.loads(commands)):
+    if number:
+        os.mkdir(gone)
+        os.chdir(gone)
+        os.rmdir(gone)
+    if any("RUN" in word for word in command):
+        (run,) = (pathlib.Path(gone).parent / "runs").iterdir()
+        command = [word.replace("RUN", str(run)) for word in command]
+    sys.argv[1:] = command
+    from dbbd_cli.__main__ import main
+    try:
+        main()
+        code = 0
+    except SystemExit as end:
+        code = end.code or 0
+    sys.stdout.flush()
+    print(f"END {code}", file=sys.stderr, flush=True)
+"""
 pytestmark = pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 
 
@@ -56,31 +79,36 @@ def test_training_continues_if_nobody_reads_its_output(where: str, code: int, tm
 
 
 def test_the_current_folder_may_be_missing_if_paths_are_absolute(tmp_path: Path) -> None:
-    gone = tmp_path / "gone"
-
-    def code_in_missing_folder(arguments: str) -> tuple[int, str]:
-        gone.mkdir()
-        line = f"cd gone && rmdir ../gone && {DBBD} {arguments} 2>&1"
-        done = subprocess.run(["sh", "-c", line], cwd=tmp_path, env=environment(), capture_output=True, text=True)
-        return done.returncode, done.stdout
+    def in_missing_folder(*commands: str) -> list[tuple[int, str]]:
+        """The exit code and the output of each command; all run in one process, which starts in a missing folder."""
+        arguments = json.dumps([shlex.split(command) for command in commands])
+        command = [sys.executable, "-c", IN_MISSING, arguments, str(tmp_path / "gone")]
+        line = f"mkdir gone; cd gone && rmdir ../gone && exec {shlex.join(command)}"
+        done = subprocess.run(
+            ["sh", "-c", line], cwd=tmp_path, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        )
+        parts = re.split(r"END (\d+)\n", done.stdout.decode())
+        assert len(parts) == 2 * len(commands) + 1, parts
+        return [(int(code), said) for said, code in zip(parts[::2], parts[1::2], strict=False)]
 
     options = TRAIN.partition("dbbd_cli ")[2] + " --runs-dir"
-    assert code_in_missing_folder(f"{options} '{tmp_path}/runs'")[0] == 0
-    (run,) = (tmp_path / "runs").iterdir()
-    for command in ("evaluate --no-plots", "resume"):
-        code, said = code_in_missing_folder(f"{command} '{run}'")
-        assert (code, "oneMKL" in said) == (0, False), said
-        assert said.count(str(run)) == said.count(str(run).removeprefix("/")) > 0  # the paths shown are absolute, too
-    relative = f"{options} '{tmp_path}/runs' --set data.source=folder --set data.path=pictures"
-    for command in (
+    trained, evaluated, resumed, *failed = in_missing_folder(
+        f"{options} '{tmp_path}/runs'",
+        "evaluate --no-plots RUN",
+        "resume RUN",
         f"{options} runs",
-        relative,
-        f"evaluate '{run}' --out figures",
-        f"plot '{run}' --out figures",
-        f"plot '{run}' '{run}/..'",
+        f"{options} '{tmp_path}/runs' --set data.source=folder --set data.path=pictures",
+        "evaluate RUN --out figures",
+        "plot RUN --out figures",
+        "plot RUN RUN/..",
         "smoke",
-    ):
-        code, said = code_in_missing_folder(command)
+    )
+    assert trained[0] == 0, trained
+    (run,) = map(str, (tmp_path / "runs").iterdir())
+    for code, said in (evaluated, resumed):
+        assert (code, "oneMKL" in said) == (0, False), said
+        assert said.count(run) == said.count(run.removeprefix("/")) > 0  # the paths shown are absolute, too
+    for code, said in failed:
         assert code in (2, 6), said
         assert said.startswith("Error: ")
 

@@ -78,7 +78,8 @@ class Forks:
         path = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
         self._server = subprocess.Popen(
             [sys.executable, __file__],
-            env=environment(PYTHONPATH=path),
+            # No bytecode is written: a traced copy would make calls that the next one does not make.
+            env=environment(PYTHONPATH=path, PYTHONDONTWRITEBYTECODE="1"),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

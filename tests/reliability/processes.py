@@ -22,7 +22,7 @@ import psutil
 from forks import DBBD, Forks
 from program import TINY, differences, environment, only_run, whole_state
 
-TASKS = ("image_classification", "dbbd")
+TASKS = tuple(TINY)
 FULL = os.environ.get("DBBD_RELIABILITY") == "full"
 INTERRUPTED = {
     "image_classification": [
@@ -30,6 +30,9 @@ INTERRUPTED = {
         *("--set", "checkpoint.every_steps=2", "--epochs", "16" if FULL else "3"),
     ],
     "dbbd": [*TINY["dbbd"], "--set", "checkpoint.every_steps=3", "--epochs", "30" if FULL else "6"],
+    "url_classification": [
+        *(*TINY["url_classification"], "--set", "checkpoint.every_steps=3", "--epochs", "20" if FULL else "3"),
+    ],
 }
 """Options of runs to interrupt: with a checkpoint every few steps."""
 SECONDS = 120.0

@@ -27,6 +27,11 @@ TINY = {
         *("--set", "model.propagator_hidden_dim=16", "--set", "model.projection_dim=16"),
         *("--set", "loss.point_samples=64", "--set", "training.batch_size=2", "--set", "run.log_every_steps=1"),
     ),
+    "url_classification": (
+        *("--config", "smoke_url", "--no-plots", "--device", "cpu"),
+        *("--set", "data.sample_per_class=30", "--set", "model.hash_bits=10", "--set", "training.batch_size=4"),
+        *("--set", "run.log_every_steps=1"),
+    ),
 }
 """Options of `dbbd train` for runs whose steps take milliseconds."""
 

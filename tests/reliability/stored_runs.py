@@ -22,6 +22,9 @@ EVERY_STEP = {
 }
 """Options of `dbbd train` for runs of a few fast steps, each of which is saved."""
 EVERY_STEP["image_classification"] += ("--set", "data.sample_per_class=10", "--set", "training.batch_size=7")
+EVERY_STEP["url_classification"] += ("--set", "data.sample_per_class=10", "--set", "training.batch_size=8")
+SHORT = ["dbbd", "url_classification"]
+"""The tasks of most short experiments; those of images save 50 times as much per step."""
 
 
 def cases(short: list[Any], full: list[Any]) -> list[Any]:

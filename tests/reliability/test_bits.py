@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from forks import Forks
-from stored_runs import TASKS, StoredRuns, cases, content, saved_steps, unlike
+from stored_runs import SHORT, TASKS, StoredRuns, cases, content, saved_steps, unlike
 
 from dbbd_cli.core.errors import CheckpointError
 from dbbd_cli.engine.checkpoint.files import load_checkpoint
@@ -30,7 +30,13 @@ def places(size: int, number: int, random_numbers: random.Random) -> list[int]:
     return [random_numbers.randrange(*ranges[index % len(ranges)]) for index in range(number)]
 
 
-@pytest.mark.parametrize(("task", "short", "full"), [("image_classification", 15, 480), ("dbbd", 285, 540)])
+@pytest.mark.parametrize(
+    ("task", "short", "full"),
+    cases(
+        [("dbbd", 240, 540), ("url_classification", 60, 480)],
+        [("image_classification", 15, 480), ("dbbd", 240, 540), ("url_classification", 60, 480)],
+    ),
+)
 def test_a_flipped_bit_anywhere_is_detected(
     task: str,
     short: int,
@@ -63,7 +69,7 @@ def test_a_flipped_bit_anywhere_is_detected(
     assert missed == []
 
 
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("task", cases(SHORT, TASKS))
 def test_a_file_that_lost_or_gained_bytes_is_detected(
     task: str, stored_runs: StoredRuns, tmp_path: Path, count: Callable[[int, int], int], report: Callable[[str], None]
 ) -> None:
@@ -87,7 +93,7 @@ def test_a_file_that_lost_or_gained_bytes_is_detected(
     report(f"{task}: {found} of {len(damaged)} files with bytes lost, added or zeroed detected")
 
 
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("task", cases(SHORT, TASKS))
 def test_a_run_with_a_damaged_checkpoint_resumes_from_the_one_before(
     task: str, stored_runs: StoredRuns, tmp_path: Path, report: Callable[[str], None]
 ) -> None:
@@ -108,7 +114,7 @@ def test_a_run_with_a_damaged_checkpoint_resumes_from_the_one_before(
 @pytest.mark.parametrize(
     ("task", "command"),
     cases(
-        [("image_classification", "resume"), ("dbbd", "resume"), ("dbbd", "validate"), ("dbbd", "evaluate")],
+        [("url_classification", "resume"), ("dbbd", "resume"), ("dbbd", "validate"), ("dbbd", "evaluate")],
         [(task, command) for task in TASKS for command in ("resume", "validate", "evaluate")],
     ),
 )

@@ -13,11 +13,12 @@ from forks import DBBD, Ended, Forks
 from program import only_run
 from small_disk import empty, fill, free_and_needed_mb, make_read_only, small_disk
 from small_disk import why_not as why_no_disk
-from stored_runs import EVERY_STEP, TASKS, StoredRuns, cases, content, saved_steps, strays, unlike
+from stored_runs import EVERY_STEP, SHORT, TASKS, StoredRuns, cases, content, saved_steps, strays, unlike
 
-DISK_MB = {"image_classification": 110.0, "dbbd": 20.0}
+DISK_MB = {"image_classification": 110.0, "dbbd": 20.0, "url_classification": 50.0}
 LARGER = {
     "image_classification": (),
+    "url_classification": (),
     # Large enough for its checkpoints to consist mainly of weights.
     "dbbd": (
         *("--set", "model.output_dim=128", "--set", "model.hidden_dim=128"),
@@ -50,7 +51,7 @@ def checkpoint_size(stored: StoredRuns, task: str) -> int:
 
 
 @mounts
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("task", cases(SHORT, TASKS))
 def test_a_disk_that_fills_up_while_a_run_trains(
     task: str,
     forks: Forks,
@@ -61,7 +62,7 @@ def test_a_disk_that_fills_up_while_a_run_trains(
 ) -> None:
     size, epochs = checkpoint_size(stored_runs, task), EPOCHS
     reference = stored_runs.done(task, epochs)
-    levels = count({"image_classification": 1, "dbbd": 2}[task], 20)
+    levels = count({"dbbd": 2}.get(task, 1), 20)
     codes = []
     for number in range(levels):
         leave = int(1.25 * size * number / levels)
@@ -101,7 +102,7 @@ def check_full(run: Path, ended: Ended, leave: int, size: int) -> None:
 
 
 @mounts
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("task", cases(SHORT, TASKS))
 def test_a_run_does_not_start_if_its_checkpoints_do_not_fit(
     task: str,
     forks: Forks,
@@ -149,7 +150,7 @@ def test_commands_on_a_full_disk_change_nothing(task: str, forks: Forks, stored_
 
 
 @mounts
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("task", ["image_classification", "dbbd"])  # URLs have no cache
 def test_a_cache_on_a_full_disk(task: str, forks: Forks, disk: Path, count: Callable[[int, int], int]) -> None:
     levels = {"image_classification": (8_000, 0, 4_000, 12_000, 16_000), "dbbd": (20_000, 0, 45_000, 90_000, 150_000)}
     for leave in levels[task][: count(1, 5)]:
@@ -187,12 +188,12 @@ def test_a_folder_that_cannot_be_written(task: str, forks: Forks, stored_runs: S
     assert list(disk.parent.glob("runs/*")) == []
 
 
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("task", cases(SHORT, TASKS))
 def test_old_checkpoints_are_pruned_to_the_configured_number(
     task: str, stored_runs: StoredRuns, count: Callable[[Any, Any], Any]
 ) -> None:
     previous = ["ckpt.previous.pth", "ckpt.previous2.pth", "ckpt.previous3.pth"]
-    for keep in count({"image_classification": (4,), "dbbd": (1, 4)}[task], (1, 2, 3, 4)):
+    for keep in count({"dbbd": (1, 4)}.get(task, (4,)), (1, 2, 3, 4)):
         run = stored_runs.done(task, 2, "--set", f"checkpoint.keep={keep}")
         steps = saved_steps(run)
         steps.pop("best_model.pth")

@@ -16,7 +16,19 @@ import torch
 from faults import AHEAD, Call, injection, of_main, trace, why_not
 from forks import DBBD, Ended, Forks
 from program import only_run
-from stored_runs import EVERY_STEP, TASKS, StoredRuns, cases, content, run_in, sample, saved_steps, strays, unlike
+from stored_runs import (
+    EVERY_STEP,
+    SHORT,
+    TASKS,
+    StoredRuns,
+    cases,
+    content,
+    run_in,
+    sample,
+    saved_steps,
+    strays,
+    unlike,
+)
 
 from dbbd_cli.core.errors import DiskError
 from dbbd_cli.engine.checkpoint.files import CONTENT, load_checkpoint, save_checkpoint
@@ -98,7 +110,7 @@ def check_save(folder: Path, what: str, ended: Ended, call: Call) -> None:
 @pytest.mark.parametrize(
     ("task", "what"),
     cases(
-        [("image_classification", FAULTS[0]), *(("dbbd", what) for what in [*FAULTS, LIE])],
+        [("url_classification", FAULTS[0]), *(("dbbd", what) for what in [*FAULTS, LIE])],
         [(task, what) for task in TASKS for what in [*FAULTS, LIE]],
     ),
 )
@@ -181,7 +193,7 @@ def check_run(
     ("task", "what"),
     # `test_disk.py` covers errors of every kind of file, too.
     cases(
-        [(task, FAULTS[0]) for task in TASKS],
+        [(task, FAULTS[0]) for task in SHORT],
         [(task, what) for task in TASKS for what in FAULTS],
     ),
 )

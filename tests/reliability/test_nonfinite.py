@@ -16,6 +16,7 @@ from stored_runs import EVERY_STEP, TASKS, StoredRuns, cases, not_finite, saved_
 NETWORK = {
     "image_classification": "dbbd_cli.model.images.classifier.Classifier",
     "dbbd": "dbbd_cli.model.dbbd.pretraining.DbbdPretraining",
+    "url_classification": "dbbd_cli.model.urls.classifier.UrlClassifier",
 }
 SPOILED = """
 import importlib, os, signal, threading, torch
@@ -104,7 +105,7 @@ def named_samples(ended: Ended, run: Path) -> set[str]:
 @pytest.mark.parametrize(
     ("task", "how"),
     cases(
-        [("image_classification", "gradient"), ("dbbd", "nan")],
+        [("url_classification", "gradient"), ("dbbd", "nan")],
         [(task, how) for task in TASKS for how in ("nan", "inf", "gradient")],
     ),
 )
@@ -139,7 +140,7 @@ def test_a_far_too_high_learning_rate_is_an_error(task: str, rate: str, last_ste
 @pytest.mark.parametrize(
     ("task", "how"),
     cases(
-        [("image_classification", "nan"), ("dbbd", "gradient")],
+        [("url_classification", "nan"), ("dbbd", "gradient")],
         [(task, how) for task in TASKS for how in ("nan", "inf", "gradient")],
     ),
 )

@@ -73,7 +73,7 @@ def predict(
     from dbbd_cli.data.inputs import arguments
     from dbbd_cli.services import predict as service
 
-    results = PredictionOutput(output.progress, inputs, as_json=json, csv=csv, html=html)
+    results = PredictionOutput(output.progress, inputs, explained=explain, as_json=json, csv=csv, html=html)
     predictor = service.open_predictor(target, explain=explain, overrides=changes, progress=output.progress)
     with results:
         blocks = arguments(inputs, sys.stdin.buffer)  # type: ignore[arg-type]  # a BufferedReader has read1

@@ -16,20 +16,22 @@ from types import TracebackType
 from typing import Any, TextIO
 
 import typer
+from rich.cells import cell_len
 
 from dbbd_cli.cli.terminal.console import plain
-from dbbd_cli.cli.terminal.streams import colored, write_result
+from dbbd_cli.cli.terminal.streams import colored, columns, write_result
 from dbbd_cli.cli.terminal.text import clean_line, per_second
 from dbbd_cli.core.errors import ConfigError, DataError
 from dbbd_cli.core.progress import Progress
-from dbbd_cli.core.text import counted
+from dbbd_cli.core.text import counted, printable
 from dbbd_cli.report.prediction import CSV_COLUMNS, Explanation, Prediction
 from dbbd_cli.report.prediction_page import PredictionPage
 from dbbd_cli.report.save import disk_error
 from dbbd_cli.report.text import visible
 
 _CLASS_COLUMNS, _PROBABILITY_COLUMNS = 12, 12
-_BAR, _LONGEST_SPAN = 20, 48
+_BAR, _LONGEST_SPAN, _SPAN_INDENT = 20, 48, 28
+_LONGEST_ON_TERMINAL = 400
 _MAX_REASONS = 10
 
 
@@ -39,6 +41,7 @@ class PredictionOutput:
     Args:
         progress: receives the summary.
         inputs: the inputs as given, which no file may replace.
+        explained: whether the results have explanations.
         as_json: whether to print JSON lines instead of a table.
         csv: the CSV file, if any.
         html: the page, if any.
@@ -49,10 +52,18 @@ class PredictionOutput:
     """
 
     def __init__(
-        self, progress: Progress, inputs: Sequence[str], *, as_json: bool, csv: Path | None, html: Path | None
+        self,
+        progress: Progress,
+        inputs: Sequence[str],
+        *,
+        explained: bool,
+        as_json: bool,
+        csv: Path | None,
+        html: Path | None,
     ) -> None:
         self.wanted = True
         self._progress = progress
+        self._explained = explained
         self._as_json = as_json
         self._paths = {"--csv": csv, "--html": html}
         for option, path in self._paths.items():
@@ -73,7 +84,7 @@ class PredictionOutput:
             self._write("--csv", self._csv, _csv_line(CSV_COLUMNS))
         if self._html is not None:
             self._page = PredictionPage()
-            self._write("--html", self._html, self._page.head(Path(self._html.name).stem))
+            self._write("--html", self._html, self._page.head(Path(self._html.name).stem, explained=self._explained))
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
@@ -91,7 +102,7 @@ class PredictionOutput:
         if result.status == "skipped":
             self._skipped += 1
             if len(self._reasons) < _MAX_REASONS:
-                self._reasons.append(f"{result.input}: {result.note}")
+                self._reasons.append(f"{visible(result.input, _LONGEST_ON_TERMINAL)}: {result.note}")
         if self._csv is not None:
             self._write("--csv", self._csv, _csv_line(result.to_row()))
         if self._html is not None:
@@ -141,9 +152,11 @@ class PredictionOutput:
         verdict = clean_line(result.verdict or "")
         name = clean_line(result.predicted or result.status.replace("_", " "))
         probability = "" if result.probability is None else f"{result.probability:.2%}"
-        what = clean_line(result.input)
-        if result.text and result.text.lower() not in result.input.lower():
-            what += f" -> {clean_line(result.text)}"
+        width = columns(sys.stdout)
+        limit = None if width is None else _LONGEST_ON_TERMINAL
+        what = visible(result.input, limit)
+        if result.other_text:
+            what += f" -> {visible(result.other_text, limit)}"
         if result.note:
             what += f": {clean_line(result.note)}" if result.verdict is None else f" ({clean_line(result.note)})"
         if result.verdict is not None and not self._has_header:
@@ -157,7 +170,7 @@ class PredictionOutput:
             line = _style(line, color, fg="yellow")
         lines.append(line)
         if result.explanation is not None:
-            lines += _explained(result.explanation, color)
+            lines += _explained(result.explanation, width, color)
         return "\n".join(lines)
 
 
@@ -166,18 +179,22 @@ def _columns(name: str, probability: str, verdict: str, what: str) -> str:
     return f"{name:<{width}}  {probability:>{_PROBABILITY_COLUMNS}}  {verdict:<{width}}  {what}"
 
 
-def _explained(explanation: Explanation, color: bool) -> list[str]:
+def _explained(explanation: Explanation, width: int | None, color: bool) -> list[str]:
     """A line for each part: its contribution as a number and as a bar of signs, and its text."""
     largest = max((abs(span.contribution) for span in explanation.spans), default=0.0) or 1.0
+    bar_width = _BAR if width is None else min(_BAR, width // 5)
+    room = _LONGEST_SPAN if width is None else max(12, width - bar_width - _SPAN_INDENT)
     lines = [
         f"    log-odds of {clean_line(explanation.target)}: {explanation.empty:+.2f} for an empty text, "
         f"{explanation.total:+.2f} for this one"
     ]
     for span in explanation.spans:
         sign, shade = ("+", "yellow") if span.contribution > 0 else ("-", "cyan")
-        bar = sign * round(abs(span.contribution) / largest * _BAR)
-        styled = _style(f"{bar:<{_BAR}}", color, fg=shade)
-        lines.append(f"    {span.contribution:+7.2f}  {styled}  {span.part:<11}  {visible(span.text, _LONGEST_SPAN)}")
+        bar = sign * round(abs(span.contribution) / largest * bar_width)
+        styled = _style(f"{bar:<{bar_width}}", color, fg=shade)
+        text = printable(span.text)
+        text = visible(text, room * len(text) // max(cell_len(text), 1))  # Chinese characters take two columns each
+        lines.append(f"    {span.contribution:+7.2f}  {styled}  {span.part:<11}  {text}")
     return lines
 
 

@@ -7,6 +7,7 @@ import re
 from dbbd_cli.data.images.formats import FORMAT_OF_SUFFIX
 from dbbd_cli.data.problems import UNPRINTABLE
 from dbbd_cli.data.urls.cleaning import split_url
+from dbbd_cli.data.urls.top_level_domains import is_top_level_domain
 
 _WEB_SCHEMES = ("http://", "https://", "ftp://")
 _KINDS = {
@@ -66,7 +67,8 @@ def unwrapped(text: str) -> str:
 def other_kind(text: str) -> str:
     """Return what a text is if it is not a web address, such as "plain text"; empty if it is one.
 
-    A web address begins with http://, https:// or ftp://, or with a host that has a dot, and then has no spaces.
+    A web address begins with http://, https:// or ftp://, or with a host that has a dot, and then has no spaces. A host
+    alone must also end in a top-level domain that exists.
     """
     kind = _other_kind(text)
     inside = kind in ("plain text", _SEVERAL_LINES) and _INSIDE.search(text)
@@ -97,4 +99,9 @@ def _other_kind(text: str) -> str:
     found = _HOST.fullmatch(host)
     if not found:
         return "plain text"
-    return "the name of a file" if found[1].lower() in _FILE_ENDINGS else ""
+    ending = found[1].lower()
+    if ending in _FILE_ENDINGS:
+        return "the name of a file"
+    if text == host and not is_top_level_domain(ending):
+        return "plain text that ends in no top-level domain"
+    return ""

@@ -12,15 +12,16 @@ import torch
 
 from dbbd_cli.core.progress import Progress, Silent
 from dbbd_cli.data.images.dataset import ImageBatch
-from dbbd_cli.data.images.formats import begins_like_image, is_image_name
+from dbbd_cli.data.images.formats import begins_like_image, is_image_name, is_unread_name
 from dbbd_cli.data.images.processes import prepare_in_workers
 from dbbd_cli.data.images.refs import ImageRef, hash_files
 from dbbd_cli.data.inputs import Input
 from dbbd_cli.data.problems import why
+from dbbd_cli.data.urls.cleaning import split_url
 from dbbd_cli.engine.runtime import Runtime
 from dbbd_cli.report.prediction import Calibration, Prediction
 from dbbd_cli.tasks.image_classification.workload import ImageWorkload
-from dbbd_cli.tasks.prediction import pictures_in, probabilities, skipped
+from dbbd_cli.tasks.prediction import pictures_in, probabilities, skipped, unsupported
 
 _PICTURES_AT_ONCE = 256
 """Pictures that are decoded by one set of worker processes, which take half a second to start."""
@@ -42,13 +43,17 @@ def _items(given: Input, progress: Progress) -> Iterator[Path | Prediction]:
     if given.problem:
         yield skipped(given.name, given.problem)
     elif given.path is None:
-        yield skipped(given.name, "there is no such file or folder; this run judges pictures")
+        is_url = bool(split_url(given.name).scheme)
+        what = "is a URL, and URLs are never fetched" if is_url else "there is no such file or folder"
+        yield skipped(given.name, f"{what}; this run judges pictures")
     elif given.path.is_dir():
         yield from pictures_in(given.path, progress)
     elif is_image_name(given.path.name) or begins_like_image(str(given.path)):
         yield given.path
+    elif is_unread_name(given.path.name):
+        yield unsupported(given.name)
     else:
-        yield skipped(given.name, "is not a picture in a supported format")
+        yield skipped(given.name, "is not a picture; this run judges pictures")
 
 
 def _judge(

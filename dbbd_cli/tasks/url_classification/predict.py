@@ -16,10 +16,10 @@ from dbbd_cli.core.errors import DataError
 from dbbd_cli.core.progress import Progress
 from dbbd_cli.core.text import counted
 from dbbd_cli.data.images.codes import CodesRead, read_all_codes
-from dbbd_cli.data.images.formats import begins_like_image, is_image_name, is_unread_name, suffix_of, ways_to_read
+from dbbd_cli.data.images.formats import begins_like_image, is_image_name, is_unread_name, suffix_of
 from dbbd_cli.data.images.qr_reader import NOTHING_FOUND, Picture
 from dbbd_cli.data.inputs import MAX_BYTES, Input
-from dbbd_cli.data.urls.cleaning import clean_url
+from dbbd_cli.data.urls.cleaning import clean_url, split_url
 from dbbd_cli.data.urls.encoding import MAX_BYTES as MAX_ENCODED_BYTES
 from dbbd_cli.data.urls.encoding import encode_url, padded
 from dbbd_cli.data.urls.kinds import other_kind, unwrapped
@@ -28,7 +28,7 @@ from dbbd_cli.data.urls.table import iterate_urls
 from dbbd_cli.engine.runtime import Runtime
 from dbbd_cli.model.urls.explain import explain
 from dbbd_cli.report.prediction import Calibration, Explanation, Prediction, SpanContribution
-from dbbd_cli.tasks.prediction import pictures_in, probabilities, skipped
+from dbbd_cli.tasks.prediction import pictures_in, probabilities, skipped, unsupported
 from dbbd_cli.tasks.url_classification.workload import UrlWorkload
 
 _ITEMS_AT_ONCE = 512
@@ -39,6 +39,7 @@ _BYTES_AT_ONCE = 16_384
 _WIDTHS = (32, 48, 64, 96, 128, 192, 256, 384, MAX_ENCODED_BYTES)
 _TABLES = (".csv", ".tsv")
 _MARKS = 3
+_OR_A_URL = "; if it is a URL, write https:// before it"
 
 
 @dataclass(frozen=True)
@@ -88,9 +89,12 @@ class UrlPredictor:
     def _items(self, given: Input) -> Iterator[_Url | _Picture | Prediction]:
         if given.problem:
             yield skipped(given.name, given.problem)
+        elif given.is_missing:
+            yield skipped(given.name, f"there is no such file or folder{_OR_A_URL}")
         elif given.path is None:
             kind = other_kind(given.name)
-            reason = f"is neither an existing file or folder nor a web address, but {kind}"
+            may_be_url = "." in given.name and not split_url(given.name).scheme
+            reason = f"is neither an existing file or folder nor a web address, but {kind}{_OR_A_URL * may_be_url}"
             yield skipped(given.name, reason) if kind else _Url(given.name, given.name)
         elif given.path.is_dir():
             for found in pictures_in(given.path, self.progress):
@@ -100,8 +104,7 @@ class UrlPredictor:
         elif suffix_of(given.path.name) in _TABLES:
             yield from self._in_table(given.name, given.path)
         elif is_unread_name(given.path.name):
-            ways = "".join(f"; to read it: {way}" for way in ways_to_read([suffix_of(given.path.name)]).values())
-            yield skipped(given.name, f"is a picture in an unsupported format{ways}")
+            yield unsupported(given.name)
         else:
             yield skipped(given.name, "is neither a picture nor a table (.csv or .tsv)")
 

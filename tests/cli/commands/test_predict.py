@@ -106,6 +106,14 @@ def test_a_file_never_replaces_an_input(predict: Callable[..., Result]) -> None:
     assert predict("a.example", "--html", "no-such-folder/x.html").exit_code == 6
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+@pytest.mark.parametrize("option", ["--csv", "--html"])
+def test_a_full_disk(option: str, predict: Callable[..., Result]) -> None:
+    result = predict("a.example", "b.example", option, "/dev/full")
+    assert result.exit_code == 6
+    assert "/dev/full cannot be written: No space left on device" in result.stderr
+
+
 def test_a_run_that_cannot_be_opened_leaves_the_files_alone(fake_service: Run, predict: Callable[..., Result]) -> None:
     Path("out.csv").write_text("old")
     fake_service("predict", open_predictor=CheckpointError("damaged"))

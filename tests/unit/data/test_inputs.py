@@ -33,6 +33,19 @@ def test_an_existing_file_or_folder_is_a_path_and_everything_else_is_text(tmp_pa
     assert input_of("example.org") == Input("example.org")
 
 
+@pytest.mark.parametrize("text", ["scans.old/a.png", "./a.png", "/no-such/a.png", "picturs/", "no-such/a.png"])
+def test_the_path_of_a_missing_file(text: str) -> None:
+    Path("scans.old").mkdir()
+    assert input_of(text) == Input(text, is_missing=True)
+    url = f"https://{text}"
+    assert input_of(url) == Input(url)
+
+
+@pytest.mark.parametrize("text", ["example.com/a.png", "host:80/x", "[::1]/x", "user@host/x", "photo.jgp"])
+def test_what_may_be_a_url_is_left_to_the_task(text: str) -> None:
+    assert input_of(text) == Input(text)
+
+
 def test_a_text_with_a_scheme_is_never_a_path() -> None:
     Path("https:/example.com").mkdir(parents=True)
     assert os.path.isdir("https://example.com")  # noqa: PTH112
@@ -68,6 +81,7 @@ def test_patterns_stand_for_files_that_match_and_are_text_otherwise() -> None:
     assert [one.name for one in of_arguments("?.png")] == ["a.png", "b.png"]
     assert of_arguments("[x].png") == [Input("[x].png", Path("[x].png"))]
     assert of_arguments("example.com/?q=*") == [Input("example.com/?q=*")]
+    assert [one.problem for one in of_arguments("*.jpg", "no-such/[ab]?")] == ["no file matches this pattern"] * 2
     assert of_arguments("-", stream=b"*.png\n") == [Input("*.png")], "lines are taken literally"
 
 

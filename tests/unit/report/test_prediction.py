@@ -27,6 +27,12 @@ def test_a_result_without_a_verdict() -> None:
     assert result.to_row() == ["x", "skipped", "", "", "", "", "empty"]
 
 
+def test_a_text_is_told_only_if_it_is_not_part_of_the_input() -> None:
+    assert Prediction("photo.jpg", "judged", text="a.example").other_text == "a.example"
+    assert Prediction("https://A.example/X", "judged", text="a.example/X").other_text == ""
+    assert Prediction("a.example", "judged").other_text == ""
+
+
 def test_plain_values() -> None:
     explanation = Explanation("bad", -1.0, 0.5, (SpanContribution(0, 3, "host", "x.y", 1.5),))
     result = Prediction("x", "judged", probabilities={"bad": 0.6, "good": 0.4}, explanation=explanation)

@@ -36,7 +36,12 @@ def test_page() -> None:
         explanation=Explanation(EVIL, -0.1, 0.65, spans),
     )
     page = PredictionPage()
-    parts = [page.head(EVIL), page.row(result), page.row(Prediction("x", "skipped", note="empty")), page.tail(EVIL)]
+    parts = [
+        page.head(EVIL, explained=True),
+        page.row(result),
+        page.row(Prediction("x", "skipped", note="empty")),
+        page.tail(EVIL),
+    ]
     tags = Tags()
     tags.feed("".join(parts))
     assert not {"script", "img", "a", "link"} & set(tags.tags)

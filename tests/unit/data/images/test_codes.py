@@ -49,25 +49,20 @@ def test_a_photo_on_its_side_with_transparency_and_color_is_read(tmp_path: Path)
     assert found == dict.fromkeys(range(3), CodesRead(("a.example/1",)))
 
 
-def test_a_picture_that_hangs_or_kills_its_process_is_named_and_the_others_are_read(
+def test_a_picture_that_kills_its_process_is_named_and_the_others_are_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    paths = [saved(tmp_path / f"{name}.png", f"{name}.example") for name in ("a", "dead", "b", "hangs", "c")]
+    paths = [saved(tmp_path / f"{name}.png", f"{name}.example") for name in ("a", "dead", "b")]
     start, _, _ = processes._START.partition("from")
-    harm = (
-        "os._exit(9) if p.path.endswith('dead.png') else time.sleep(600) if p.path.endswith('hangs.png') else read(p)"
-    )
-    imports = "import os, time; import dbbd_cli.data.images.processes as w; read = w.read_picture; "
+    harm = "os._exit(9) if p.path.endswith('dead.png') else read(p)"
+    imports = "import os; import dbbd_cli.data.images.processes as w; read = w.read_picture; "
     change = f"{imports}w.read_picture = lambda p: {harm}; w.main()"
     monkeypatch.setattr(processes, "_START", start + change)
-    monkeypatch.setattr(processes, "IMAGE_SECONDS", 3.0)
     found = read_urls([str(path) for path in paths], Silent())
     assert found == [
         ("a.example", ""),
         ("", "the process that prepared it ended unexpectedly (exit code 9)"),
         ("b.example", ""),
-        ("", "the process that prepared it did not respond for 3 s"),
-        ("c.example", ""),
     ]
 
 

@@ -113,7 +113,7 @@ def test_processes_that_are_killed_are_replaced(work: Callable[..., Work]) -> No
 
 @pytest.mark.skipif(not hasattr(signal, "SIGSTOP"), reason="processes cannot be stopped there")
 def test_a_process_that_is_stopped_is_replaced(work: Callable[..., Work], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(image_processes, "IMAGE_SECONDS", 3.0)
+    monkeypatch.setattr(image_processes, "IMAGE_SECONDS", 1.5)
     monkeypatch.setattr(os, "cpu_count", lambda: 1)
     made = work(url_refs(400))
     results = [next(made.results)]  # so that it has begun
@@ -138,14 +138,14 @@ def started_with(change: str) -> str:
 @pytest.mark.parametrize(
     ("harm", "reason", "bad"),
     [
-        ("time.sleep(600)", "did not respond for 3 s", (5,)),
+        ("time.sleep(600)", "did not respond for 1.5 s", (5,)),
         ("os._exit(9)", "ended unexpectedly (exit code 9)", (5, 7)),
     ],
 )
 def test_images_that_crash_their_process_are_named_and_the_others_prepared(
     harm: str, reason: str, bad: tuple[int, ...], work: Callable[..., Work], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(image_processes, "IMAGE_SECONDS", 3.0)
+    monkeypatch.setattr(image_processes, "IMAGE_SECONDS", 1.5)
     names = tuple(f"/{row}" for row in bad)
     change = f"lambda prepare, ref: {harm} if ref.url.endswith({names}) else prepare()"
     monkeypatch.setattr(image_processes, "_START", started_with(change))

@@ -28,6 +28,12 @@ from dbbd_cli.data.urls.kinds import other_kind, unwrapped
         "例え.テスト/道",
         "under_score.example.com",
         "example.com./",
+        "example.com.",
+        "example.museum",
+        "example.рф",
+        "a.example",
+        "photo.jgp:8080/x",
+        "example.com/photo.jpg",
     ],
 )
 def test_web_addresses(text: str) -> None:
@@ -51,6 +57,9 @@ def test_web_addresses(text: str) -> None:
         ("3.14", "plain text"),
         ("", "plain text"),
         ("photo.png", "the name of a file"),
+        ("photo.jgp", "plain text that ends in no top-level domain"),
+        ("urls.csv.nope", "plain text that ends in no top-level domain"),
+        ("Dr.Who", "plain text that ends in no top-level domain"),
         ("folder/photo.png", "plain text"),
         ("one\ntwo", "text with line breaks or control characters"),
         (
@@ -61,6 +70,7 @@ def test_web_addresses(text: str) -> None:
         ("http:/a.example", "a malformed web address"),
         ("HTTPS:a.example/x", "a malformed web address"),
         ("upi://pay?pa=a@b", "a link to an app or service (upi://)"),
+        ("photos/", "plain text"),
     ],
 )
 def test_other_texts(text: str, kind: str) -> None:

@@ -25,20 +25,31 @@ def test_pictures(tiny_config: Make, picture_folder: Callable[..., Path], tmp_pa
     with (run / "predictions.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     (tmp_path / "damaged.png").write_bytes(b"\x89PNG\r\n\x1a\n")
-    other = [str(tmp_path / "damaged.png"), "http://a.example", str(run / "splits.json")]
+    (tmp_path / "raw.cr2").write_bytes(b"raw")
+    other = [
+        str(tmp_path / "damaged.png"),
+        "http://a.example",
+        str(run / "splits.json"),
+        "a.jgp",
+        f"{tmp_path}/raw.cr2",
+    ]
     assert all(result.calibrated for result in predict(run, [str(root / rows[0]["path"])]))
     (run / "calibration.json").unlink()
     # The pictures of the run are not needed: its folder may have moved.
     moved = root.rename(tmp_path / "moved")
     results = list(predict(run, [*(str(moved / row["path"]) for row in rows), *other]))
-    assert [result.status for result in results] == ["judged"] * len(rows) + ["skipped"] * 3
+    assert [result.status for result in results] == ["judged"] * len(rows) + ["skipped"] * 5
     for row, result in zip(rows, results, strict=False):
         expected = {name: float(row[f"p({name})"]) for name in ("cat", "dog", "owl")}
         assert result.probabilities == pytest.approx(expected, abs=1e-4)
         assert (result.predicted, result.verdict, result.threshold) == (row["predicted"], row["predicted"], None)
-    assert results[-3].note == "not an image, damaged, or in an unsupported format"
-    assert results[-2].note == "there is no such file or folder; this run judges pictures"
-    assert results[-1].note == "is not a picture in a supported format"
+    assert [result.note for result in results[-5:]] == [
+        "not an image, damaged, or in an unsupported format",
+        "is a URL, and URLs are never fetched; this run judges pictures",
+        "is not a picture; this run judges pictures",
+        "there is no such file or folder; this run judges pictures",
+        "is a picture in an unsupported format",
+    ]
     assert len(list(predict(run, [str(moved)]))) == 36
     with pytest.raises(ConfigError, match="--explain: a verdict about a picture cannot be explained"):
         predict(run, [], explain=True)
