@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -47,6 +48,52 @@ class Shortcut:
     clear: bool
     rule: str
     advice: str
+
+
+class OneRule(NamedTuple):
+    """A classifier that looks at one property only.
+
+    Attributes:
+        names: the V values, or ranges of values, that the rule tells apart.
+        codes: which of them each sample has, `(N,)`.
+        counts: training samples of each value and class, `(V, C)`.
+        classes: the class that the rule predicts for each value, `(V,)`.
+    """
+
+    names: list[str]
+    codes: np.ndarray
+    counts: np.ndarray
+    classes: np.ndarray
+
+    @property
+    def predicted(self) -> np.ndarray:
+        """The predicted class of each sample, `(N,)`."""
+        return self.classes[self.codes]
+
+    @property
+    def is_constant(self) -> bool:
+        """Whether all training samples have the same value."""
+        return int(np.count_nonzero(self.counts.sum(axis=1))) < 2
+
+
+def learn_rule(
+    part: Property, labels: np.ndarray, is_train: np.ndarray, num_classes: int, *, balanced: bool
+) -> OneRule:
+    """Learn the rule of a property.
+
+    Args:
+        part: the property of N samples.
+        labels: `(N,)` int64, class of each; only those of training samples matter.
+        is_train: `(N,)` bool, the samples to learn from.
+        num_classes: C.
+        balanced: whether each class has the same weight, for a high mean recall rather than accuracy.
+    """
+    codes, names = _codes(part, is_train)
+    counts = np.zeros((len(names), num_classes))
+    np.add.at(counts, (codes[is_train], labels[is_train]), 1)
+    weights = counts / np.maximum(counts.sum(axis=0), 1) if balanced else counts
+    classes = np.where(weights.any(axis=1), weights.argmax(axis=1), weights.sum(axis=0).argmax())
+    return OneRule(names, codes, counts, classes)
 
 
 def find_shortcuts(
@@ -90,12 +137,9 @@ def best_possible(labels: np.ndarray, contents: Sequence[str]) -> float:
 def _score(
     part: Property, labels: np.ndarray, is_train: np.ndarray, is_val: np.ndarray, classes: Sequence[str]
 ) -> Shortcut:
-    codes, names = _codes(part, is_train)
-    counts = np.zeros((len(names), len(classes)))
-    np.add.at(counts, (codes[is_train], labels[is_train]), 1)
     # Each class has the same weight, so that the rules do not just name the largest one.
-    predicted = (counts / np.maximum(counts.sum(axis=0), 1)).argmax(axis=1)
-    correct = predicted[codes[is_val]] == labels[is_val]
+    rule = learn_rule(part, labels, is_train, len(classes), balanced=True)
+    correct = rule.predicted[is_val] == labels[is_val]
     sizes = np.bincount(labels[is_val], minlength=len(classes))
     right = np.bincount(labels[is_val], weights=correct, minlength=len(classes))
     present = sizes > 0
@@ -107,7 +151,7 @@ def _score(
         high=high,
         accuracy=float(correct.mean()),
         clear=low > chance_level(labels[is_val]) + MARGIN,
-        rule=_in_words(part, labels, is_train, classes, counts, predicted, names),
+        rule=_in_words(part, labels, is_train, classes, rule),
         advice=part.advice,
     )
 
@@ -150,23 +194,15 @@ def _mean_recall(right: np.ndarray, sizes: np.ndarray) -> tuple[float, float, fl
     return mean, max(0.0, min(mean, center - half)), min(1.0, max(mean, center + half))
 
 
-def _in_words(
-    part: Property,
-    labels: np.ndarray,
-    is_train: np.ndarray,
-    classes: Sequence[str],
-    counts: np.ndarray,
-    predicted: np.ndarray,
-    names: Sequence[str],
-) -> str:
-    if part.is_number and len(names) > 4:
+def _in_words(part: Property, labels: np.ndarray, is_train: np.ndarray, classes: Sequence[str], rule: OneRule) -> str:
+    if part.is_number and len(rule.names) > 4:
         medians = []
         for label, name in list(enumerate(classes))[:3]:
             values = part.values[is_train & (labels == label)]
             values = values[~np.isnan(values)]
             medians.append(f"{name} {np.median(values):.4g}" if len(values) else f"{name} unknown")
         return f"medians: {', '.join(medians)}{', …' if len(classes) > 3 else ''}"
-    order = np.argsort(-counts.sum(axis=1), kind="stable")
-    seen = [code for code in order if counts[code].any()]
-    said = ", ".join(f"{names[code]}: {classes[predicted[code]]}" for code in seen[:3])
+    order = np.argsort(-rule.counts.sum(axis=1), kind="stable")
+    seen = [code for code in order if rule.counts[code].any()]
+    said = ", ".join(f"{rule.names[code]}: {classes[rule.classes[code]]}" for code in seen[:3])
     return said + (", …" if len(seen) > 3 else "")

@@ -89,6 +89,8 @@ def evaluate_classifier(
         num_classes=len(classes),
         positive=positive,
         resampling=resampling,
+        train_properties=workload.properties("train"),
+        properties=measured.properties(split),
     )
     files = {"predictions.csv": _predictions(measured, split, outputs.logits).encode("utf-8")}
     wrong = _most_confident_errors(outputs, calibration["temperature"])

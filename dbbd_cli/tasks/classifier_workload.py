@@ -14,6 +14,7 @@ from dbbd_cli.core.errors import ConfigError
 from dbbd_cli.core.text import counted
 from dbbd_cli.data.loader import BatchDataset, BatchLoader
 from dbbd_cli.data.manifest import Manifest
+from dbbd_cli.data.properties import Property
 from dbbd_cli.model.classification import macro_f1
 from dbbd_cli.tasks.classifier_config import PROGRESS_METRICS, ClassifierConfig
 from dbbd_cli.tasks.classifier_data import cleaned_urls, named
@@ -71,6 +72,10 @@ class ClassifierWorkload(ABC):
     @abstractmethod
     def origin(self) -> str:
         """Where the samples come from, in words."""
+
+    @abstractmethod
+    def properties(self, split: str) -> list[Property]:
+        """The trivial properties of the samples of a split, in the manifest's order, as far as they are known."""
 
     def urls(self, split: str) -> list[str] | None:
         """The URLs of a split as the network gets them, in the manifest's order; None if samples are not URLs."""

@@ -14,6 +14,7 @@ from PIL import Image
 from dbbd_cli.data.images.decode import readable_formats
 from dbbd_cli.data.images.qr_version import qr_version
 from dbbd_cli.data.properties import Property, Relation, categories, numbers
+from dbbd_cli.data.urls.properties import url_properties
 
 MAX_DIFFERENT_BITS = 4
 MAX_DIFFERENCE = 8
@@ -71,8 +72,13 @@ def _bit_depth(image: Image.Image, head: bytes) -> int:
 
 
 def file_properties(paths: Sequence[str]) -> list[Property]:
-    """Width, height, file size, bit depth, mode and format of image files that have been decoded before."""
+    """Width, height, file size, bit depth, mode and format of image files that have been decoded before.
+
+    Nothing is returned if none of the files is there any more.
+    """
     headers = [read_header(path) for path in paths]
+    if all(header.format == "unknown" for header in headers):
+        return []
     return [
         numbers("width", [header.width for header in headers], _ONE_SIZE),
         numbers("height", [header.height for header in headers], _ONE_SIZE),
@@ -83,9 +89,9 @@ def file_properties(paths: Sequence[str]) -> list[Property]:
     ]
 
 
-def code_properties(urls: Sequence[str]) -> list[Property]:
-    """The version of the QR code of each URL."""
-    return [numbers("QR version", [qr_version(url) for url in urls], _SAME_LENGTHS)]
+def rendered_properties(urls: Sequence[str]) -> list[Property]:
+    """The properties of URLs, and the versions of their QR codes."""
+    return [*url_properties(urls), numbers("QR version", [qr_version(url) for url in urls], _SAME_LENGTHS)]
 
 
 def pixel_properties(pixels: np.ndarray, rows: Sequence[int]) -> list[Property]:

@@ -49,15 +49,14 @@ class ImageClassification(ClassifierTask):
         self, config: ImageClassificationConfig, manifest: Manifest, positions: Sequence[int], progress: Progress
     ) -> list[Property]:
         """Of files: size, bit depth and the like; of URLs: scheme, length and the like; of both: the mean gray."""
-        from dbbd_cli.data.images.properties import code_properties, file_properties, pixel_properties
-        from dbbd_cli.data.urls.properties import url_properties
+        from dbbd_cli.data.images.properties import file_properties, pixel_properties, rendered_properties
         from dbbd_cli.tasks.classifier_data import cleaned_urls
 
         if manifest.roots:
             found = file_properties(_paths(manifest, positions))
         else:
             urls = cleaned_urls(config, [manifest.samples[position] for position in positions])
-            found = [*url_properties(urls), *code_properties(urls)]
+            found = rendered_properties(urls)
         pixels = _pixels(config, manifest)
         return found if pixels is None else [*found, *pixel_properties(pixels, positions)]
 

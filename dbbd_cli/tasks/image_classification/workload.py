@@ -13,10 +13,13 @@ from dbbd_cli.data.cache import cache_folder
 from dbbd_cli.data.images.augment import Augmentation
 from dbbd_cli.data.images.dataset import ImageBatch, ImageDataset
 from dbbd_cli.data.images.manifest import prepare_manifest
-from dbbd_cli.data.manifest import Manifest
+from dbbd_cli.data.images.properties import file_properties, pixel_properties, rendered_properties
+from dbbd_cli.data.images.sources import file_of
+from dbbd_cli.data.manifest import SPLITS, Manifest
+from dbbd_cli.data.properties import Property
 from dbbd_cli.model.images.catalog import model_input
 from dbbd_cli.model.images.classifier import Classifier, build_network
-from dbbd_cli.tasks.classifier_data import class_folders
+from dbbd_cli.tasks.classifier_data import class_folders, cleaned_urls
 from dbbd_cli.tasks.classifier_workload import ClassifierWorkload
 from dbbd_cli.tasks.image_classification.config import (
     SAMPLE_UNIT,
@@ -82,8 +85,10 @@ class ImageWorkload(ClassifierWorkload):
             cache_dir=cache_folder(data.cache_dir),
             progress=progress,
         )
+        self._pixels = prepared.open()
+        self._rows = {split: [row for row, sample in enumerate(samples) if sample.split == split] for split in SPLITS}
         for split in splits:
-            rows = [row for row, sample in enumerate(samples) if sample.split == split]
+            rows = self._rows[split]
             dataset = ImageDataset(prepared, rows, [samples[row].label for row in rows])
             self.loaders[split] = self._loader(dataset, split, pin_memory=pin_memory)
 
@@ -121,6 +126,17 @@ class ImageWorkload(ClassifierWorkload):
     def urls(self, split: str) -> list[str] | None:
         """Return the URLs of a split that are rendered as QR codes; None if the samples are files."""
         return None if self.manifest.roots else super().urls(split)
+
+    def properties(self, split: str) -> list[Property]:
+        """The trivial properties of the files, URLs and pixels of a split, if files and pixels are still there."""
+        samples = self.manifest.of(split)
+        if self.manifest.roots:
+            roots = class_folders(self.config.data, self.manifest)
+            found = file_properties([str(file_of(roots, sample.key, sample.label)) for sample in samples])
+        else:
+            found = rendered_properties(cleaned_urls(self.config, samples))
+        rows = self._rows[split]
+        return [*found, *pixel_properties(self._pixels, rows)] if rows else found
 
     def pictures(self, split: str, places: Sequence[int]) -> np.ndarray:
         """Return images of a split as the network gets them, without augmentation: `(P, S, S, C)`, uint8."""

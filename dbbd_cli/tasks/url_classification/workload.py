@@ -9,7 +9,9 @@ import torch
 
 from dbbd_cli.core.errors import CheckpointError
 from dbbd_cli.data.manifest import Manifest
+from dbbd_cli.data.properties import Property
 from dbbd_cli.data.urls.dataset import UrlBatch, UrlDataset
+from dbbd_cli.data.urls.properties import url_properties
 from dbbd_cli.model.urls.classifier import UrlClassifier
 from dbbd_cli.model.urls.network import UrlNet
 from dbbd_cli.model.weights import load_tensors, mismatches
@@ -62,6 +64,10 @@ class UrlWorkload(ClassifierWorkload):
     def to_device(self, batch: UrlBatch, device: torch.device, *, train: bool) -> tuple[torch.Tensor, torch.Tensor]:
         """Returns encoded URLs `(B, L)` and labels `(B,)` on the device."""
         return batch.codes.to(device, non_blocking=True), batch.labels.to(device, non_blocking=True)
+
+    def properties(self, split: str) -> list[Property]:
+        """The trivial properties of the URLs of a split."""
+        return url_properties(cleaned_urls(self.config, self.manifest.of(split)))
 
     def pictures(self, split: str, places: Sequence[int]) -> None:
         """Return None: samples are text."""
