@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dbbd_cli.core.errors import ConfigError
@@ -11,8 +10,6 @@ from dbbd_cli.tasks.classifier import ClassifierTask
 from dbbd_cli.tasks.image_classification.config import SAMPLE_UNIT, ImageClassificationConfig
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from dbbd_cli.core.progress import Progress
     from dbbd_cli.data.inputs import Input
     from dbbd_cli.data.manifest import Manifest
@@ -45,33 +42,19 @@ class ImageClassification(ClassifierTask):
             progress=progress,
         )
 
-    def sample_properties(
-        self, config: ImageClassificationConfig, manifest: Manifest, positions: Sequence[int], progress: Progress
-    ) -> list[Property]:
-        """Of files: size, bit depth and the like; of URLs: scheme, length and the like; of both: the mean gray."""
-        from dbbd_cli.data.images.properties import file_properties, pixel_properties, rendered_properties
-        from dbbd_cli.tasks.classifier_data import cleaned_urls
+    def inspect_samples(
+        self,
+        config: ImageClassificationConfig,
+        manifest: Manifest,
+        positions: Sequence[int],
+        progress: Progress,
+        *,
+        in_short: bool,
+    ) -> tuple[list[Property], list[Relation]]:
+        """Properties of files, or of URLs, and of pixels; files that look the same, and URLs that are similar."""
+        from dbbd_cli.tasks.image_classification.inspection import inspect_images
 
-        if manifest.roots:
-            found = file_properties(_paths(manifest, positions))
-        else:
-            urls = cleaned_urls(config, [manifest.samples[position] for position in positions])
-            found = rendered_properties(urls)
-        pixels = _pixels(config, manifest)
-        return found if pixels is None else [*found, *pixel_properties(pixels, positions)]
-
-    def sample_relations(
-        self, config: ImageClassificationConfig, manifest: Manifest, positions: Sequence[int], progress: Progress
-    ) -> list[Relation]:
-        """Files that look the same; URLs that differ only in case, numbers or query, and URLs of the same host."""
-        from dbbd_cli.data.images.properties import pixel_relations
-        from dbbd_cli.data.urls.properties import url_relations
-        from dbbd_cli.tasks.classifier_data import cleaned_urls
-
-        if not manifest.roots:
-            return url_relations(cleaned_urls(config, [manifest.samples[position] for position in positions]))
-        pixels = _pixels(config, manifest)
-        return [] if pixels is None else pixel_relations(pixels, positions)
+        return inspect_images(config, manifest, positions, progress, in_short=in_short)
 
     def build(
         self,
@@ -116,18 +99,3 @@ class ImageClassification(ClassifierTask):
         from dbbd_cli.tasks.image_classification.predict import predict
 
         return predict(workload, inputs, runtime, calibration, progress)
-
-
-def _paths(manifest: Manifest, positions: Sequence[int]) -> list[str]:
-    from dbbd_cli.data.images.sources import file_of
-
-    roots = [Path(root) for root in manifest.roots]
-    samples = [manifest.samples[position] for position in positions]
-    return [str(file_of(roots, sample.key, sample.label)) for sample in samples]
-
-
-def _pixels(config: ImageClassificationConfig, manifest: Manifest) -> np.ndarray | None:
-    from dbbd_cli.data.cache import cache_folder
-    from dbbd_cli.data.images.manifest import prepared_pixels
-
-    return prepared_pixels(manifest, config.image_size, cache_folder(config.data.cache_dir))

@@ -35,23 +35,21 @@ class UrlClassification(ClassifierTask):
             list_samples(config), cleaning=config.data.urls, sampling=sampling(config), progress=progress
         )
 
-    def sample_properties(
-        self, config: UrlClassificationConfig, manifest: Manifest, positions: Sequence[int], progress: Progress
-    ) -> list[Property]:
-        """Scheme, length, top-level domain and the like of the cleaned URLs."""
-        from dbbd_cli.data.urls.properties import url_properties
+    def inspect_samples(
+        self,
+        config: UrlClassificationConfig,
+        manifest: Manifest,
+        positions: Sequence[int],
+        progress: Progress,
+        *,
+        in_short: bool,
+    ) -> tuple[list[Property], list[Relation]]:
+        """Scheme, length, top-level domain and the like of cleaned URLs; URLs that are similar or of the same host."""
+        from dbbd_cli.data.urls.properties import url_properties, url_relations
         from dbbd_cli.tasks.classifier_data import cleaned_urls
 
-        return url_properties(cleaned_urls(config, [manifest.samples[position] for position in positions]))
-
-    def sample_relations(
-        self, config: UrlClassificationConfig, manifest: Manifest, positions: Sequence[int], progress: Progress
-    ) -> list[Relation]:
-        """URLs that differ only in case, numbers or query, and URLs of the same host."""
-        from dbbd_cli.data.urls.properties import url_relations
-        from dbbd_cli.tasks.classifier_data import cleaned_urls
-
-        return url_relations(cleaned_urls(config, [manifest.samples[position] for position in positions]))
+        urls = cleaned_urls(config, [manifest.samples[position] for position in positions])
+        return url_properties(urls), [] if in_short else url_relations(urls)
 
     def build(
         self,

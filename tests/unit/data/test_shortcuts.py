@@ -42,6 +42,26 @@ def test_values_without_relation_to_the_class_are_not_found(distinct: int) -> No
         assert found.low < 0.5 < found.high
 
 
+@pytest.mark.parametrize("num", [200, 1000])
+def test_of_many_properties_that_say_nothing_none_is_named(num: int) -> None:
+    """Ten draws with eight properties each, as different as those of pictures and URLs are."""
+    for seed in range(10):
+        random = np.random.default_rng(seed)
+        labels, is_train = random.permutation(num) % 2, np.arange(num) < 0.7 * num
+        parts = [
+            numbers("normal", random.normal(size=num).tolist(), ""),
+            numbers("skewed", random.lognormal(5, 1, num).round().tolist(), ""),
+            numbers("few", random.choice([1, 8, 16], num, p=[0.1, 0.8, 0.1]).tolist(), ""),
+            numbers("version", random.poisson(4, num).tolist(), ""),
+            numbers("unknown", np.where(random.random(num) < 0.3, np.nan, random.random(num)).tolist(), ""),
+            categories("same", ["x"] * num, ""),
+            categories("rare", [str(value) for value in random.zipf(1.5, num)], ""),
+            categories("coin", random.choice(["yes", "no"], num).tolist(), ""),
+        ]
+        found = find_shortcuts(parts, labels, is_train, ~is_train, CLASSES)
+        assert [part.name for part in found if part.clear] == []
+
+
 def test_numbers_are_divided_into_ranges_that_are_not_monotonic() -> None:
     values = np.where(LABELS == 1, RANDOM.choice([1.0, 3.0], NUM), 2.0) + RANDOM.random(NUM) / 10
     found = shortcut(numbers("length", values.tolist(), ""))
