@@ -1,4 +1,4 @@
-"""Possible samples of a dataset of classes: drawing some of them, and reporting what is wrong with them."""
+"""Possible samples of a dataset of classes: draw some of them, report what is wrong with them, divide the others."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from typing import Literal
 from dbbd_cli.core.errors import DataError
 from dbbd_cli.core.progress import Progress
 from dbbd_cli.core.text import counted, printable
-from dbbd_cli.data.splitting import check_class_sizes, draw_sample
+from dbbd_cli.data.manifest import Manifest, Sample
+from dbbd_cli.data.splitting import assign_splits, check_class_sizes, draw_sample
+from dbbd_cli.data.urls.cleaning import host_of
 
 MAX_CLASSES = 10_000
 """Limit on classes: an evaluation counts every pair. A table column that does not hold classes has far more values."""
@@ -66,30 +68,47 @@ def check_number_of_classes(where: Path, names: Sequence[str], hint: str) -> Non
         raise DataError(f"{where} has {len(names):,} classes (limit {MAX_CLASSES:,}): {examples}, …", hint=hint)
 
 
-def draw(
-    source: Source, per_class: int | None, *, report_limit: bool, unit: str, seed: int, progress: Progress
-) -> list[Candidate]:
-    """Draw at most `per_class` samples of each class, before hours are spent on preparing them.
+@dataclass(frozen=True)
+class Sampling:
+    """How samples are drawn from a source and divided into splits.
+
+    Args:
+        per_class: maximum number of samples of a class; None for all.
+        report_limit: whether to report classes that have fewer.
+        shares: shares of the splits train, val and test.
+        group_by_host: whether URLs of the same host go into the same split.
+        on_error: fail: unusable samples end the run; skip: they are left out.
+        seed: seed of the draw and of the division.
+    """
+
+    per_class: int | None
+    report_limit: bool
+    shares: Sequence[float]
+    group_by_host: bool
+    on_error: OnError
+    seed: int
+
+
+def draw(source: Source, sampling: Sampling, unit: str, progress: Progress) -> list[Candidate]:
+    """Draw the samples of each class, before hours are spent on preparing them.
 
     Args:
         source: the classes and possible samples.
-        per_class: maximum number of samples of a class; None for all.
-        report_limit: whether to report classes that have fewer.
+        sampling: how to draw.
         unit: what a sample is called, such as image.
-        seed: seed of the draw.
         progress: receives messages.
 
     Raises:
         DataError: a class has too few samples.
     """
-    candidates = source.candidates
-    chosen = draw_sample([c.key for c in candidates], [c.label for c in candidates], per_class, seed)
+    candidates, per_class = source.candidates, sampling.per_class
+    chosen = draw_sample([c.key for c in candidates], [c.label for c in candidates], per_class, sampling.seed)
     drawn = [candidates[position] for position in chosen]
     labels = [c.label for c in drawn]
     check_class_sizes(labels, source.classes)
     if len(drawn) < len(candidates):
         progress.line(f"Drew {len(drawn):,} of {len(candidates):,} samples, at most {per_class:,} of each class.")
-    if per_class is not None and report_limit:
+    if per_class is not None and sampling.report_limit:
         _report_limit(source.classes, labels, per_class, unit, progress)
     return drawn
 
@@ -103,7 +122,45 @@ def _report_limit(classes: Sequence[str], labels: Sequence[int], limit: int, uni
         progress.line(f"{named}{more} (limit {limit:,}); all of them are used.")
 
 
-def handle_problems(problems: Sequence[str], on_error: OnError, unit: str, progress: Progress) -> None:
+def divide(
+    source: Source,
+    samples: Sequence[Candidate],
+    hashes: Sequence[str],
+    texts: Sequence[str],
+    problems: Sequence[str],
+    sampling: Sampling,
+    unit: str,
+    progress: Progress,
+) -> Manifest:
+    """Divide usable samples into splits.
+
+    Samples with the same content go into the same split, whatever their classes; so do URLs of a host if requested.
+
+    Args:
+        source: the classes.
+        samples: N samples that were drawn and can be used.
+        hashes: the SHA-256 of the content of each.
+        texts: the URL that was read from each file; empty for samples that are URLs or only images.
+        problems: why the other samples cannot be used.
+        sampling: how to divide.
+        unit: what a sample is called, such as image.
+        progress: receives messages.
+
+    Raises:
+        DataError: there are problems that must not be skipped, or a class has too few samples left.
+    """
+    _handle_problems(problems, sampling.on_error, unit, progress)
+    keys, labels = [sample.key for sample in samples], [sample.label for sample in samples]
+    _report_duplicates(source.classes, hashes, samples, unit, progress)
+    # URLs that are the same once they are cleaned have the same host.
+    urls = [text or key for text, key in zip(texts, keys, strict=True)]
+    groups = [host_of(url) for url in urls] if sampling.group_by_host else list(hashes)
+    splits = assign_splits(keys, labels, groups, source.classes, sampling.shares, sampling.seed)
+    divided = tuple(map(Sample, keys, labels, hashes, splits, texts))
+    return Manifest(source.kind, source.classes, tuple(map(str, source.roots)), divided, tuple(problems))
+
+
+def _handle_problems(problems: Sequence[str], on_error: OnError, unit: str, progress: Progress) -> None:
     """Report samples that cannot be used.
 
     Raises:
@@ -125,7 +182,7 @@ def handle_problems(problems: Sequence[str], on_error: OnError, unit: str, progr
     )
 
 
-def report_duplicates(
+def _report_duplicates(
     classes: Sequence[str], hashes: Sequence[str], candidates: Sequence[Candidate], unit: str, progress: Progress
 ) -> None:
     """Report samples with the same content, given by its hash, within and across classes."""

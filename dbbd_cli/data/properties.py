@@ -60,6 +60,16 @@ def categories(name: str, values: Sequence[str], advice: str) -> Property:
     return Property(name, np.array([value[:_LONGEST_NAME] for value in values], dtype=str), advice)
 
 
+def joined(one: Sequence[Property], other: Sequence[Property]) -> list[Property]:
+    """The properties that two lists of samples both have, of the samples of both: those of `one` first."""
+    others = {part.name: part.values for part in other}
+    return [
+        Property(part.name, np.concatenate([part.values, others[part.name]]), part.advice)
+        for part in one
+        if part.name in others
+    ]
+
+
 def summary(values: np.ndarray) -> dict[str, Any]:
     """The median and range of numbers, or the most frequent name and its share; empty if nothing is known."""
     if values.dtype.kind == "f":

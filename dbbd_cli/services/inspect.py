@@ -27,7 +27,7 @@ from dbbd_cli.services.results import InspectResult
 from dbbd_cli.tasks.registry import get_task
 
 FIGURE = "shortcuts.png"
-_GLIMPSE = 300
+_GLIMPSE = 150
 """Samples of the training and of the validation split that are looked at when a run starts."""
 _MAX_NAMED = 3
 
@@ -52,9 +52,8 @@ def inspect(config: TaskConfig, *, out: Path | None = None, progress: Progress |
     task = get_task(config.task)
     manifest = task.make_manifest(config, progress)
     samples, positions = manifest.samples, range(len(manifest.samples))
-    properties = task.sample_properties(config, manifest, positions, progress)
+    properties, related = task.inspect_samples(config, manifest, positions, progress, in_short=False)
     content = Relation("the same content", [sample.sha256 for sample in samples], "remove all but one of them")
-    relations = [content, *task.sample_relations(config, manifest, positions, progress)]
     validation = manifest.of("val")
     labels = np.array([sample.label for sample in validation], dtype=np.int64)
     result = InspectResult(
@@ -66,7 +65,7 @@ def inspect(config: TaskConfig, *, out: Path | None = None, progress: Progress |
         samples=manifest.counts(),
         skipped=len(manifest.skipped),
         properties={part.name: _by_split(part, samples) for part in properties},
-        overlaps=[overlap(relation, samples) for relation in relations],
+        overlaps=[overlap(relation, samples) for relation in (content, *related)],
         shortcuts=_shortcuts(properties, samples, manifest),
         chance=chance_level(labels) if manifest.classes else None,
         clear_above=chance_level(labels) + MARGIN if manifest.classes else None,
@@ -97,7 +96,7 @@ def warn_of_shortcuts(config: TaskConfig, manifest: Manifest, progress: Progress
         for split in ("train", "val")
         for position in _spread([place for place, s in enumerate(manifest.samples) if s.split == split], _GLIMPSE)
     ]
-    properties = get_task(config.task).sample_properties(config, manifest, positions, progress)
+    properties, _ = get_task(config.task).inspect_samples(config, manifest, positions, progress, in_short=True)
     samples = [manifest.samples[position] for position in positions]
     clear = [shortcut for shortcut in _shortcuts(properties, samples, manifest) if shortcut.clear]
     if clear:

@@ -81,29 +81,23 @@ class Task(Protocol):
         """
         ...
 
-    def sample_properties(
-        self, config: Any, manifest: Manifest, positions: Sequence[int], progress: Progress
-    ) -> list[Property]:
-        """Measure trivial properties of samples, which `inspect` tries as classifiers; none by default.
+    def inspect_samples(
+        self, config: Any, manifest: Manifest, positions: Sequence[int], progress: Progress, *, in_short: bool
+    ) -> tuple[list[Property], list[Relation]]:
+        """Measure trivial properties of samples, and find what makes samples near duplicates; nothing by default.
 
-        They are measured before PyTorch is imported, for a part of the samples also at the start of `train`.
+        `inspect` tries the properties as classifiers, and finds samples with the same content itself. All this happens
+        before PyTorch is imported.
 
         Args:
             config: the configuration, with absolute paths.
             manifest: what `make_manifest` has just returned for it.
             positions: the samples to measure, by their position in the manifest.
             progress: shows a bar.
+            in_short: whether a new run only looks at some samples: then relations, and properties that take long to
+                measure, are left out.
         """
-        return []
-
-    def sample_relations(
-        self, config: Any, manifest: Manifest, positions: Sequence[int], progress: Progress
-    ) -> list[Relation]:
-        """Find what makes samples near duplicates, or dependent in another way; nothing by default.
-
-        `inspect` finds samples with the same content itself. For the arguments, see `sample_properties`.
-        """
-        return []
+        return [], []
 
     @abstractmethod
     def build(

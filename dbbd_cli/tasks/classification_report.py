@@ -54,12 +54,10 @@ def classification_report(
     """
     load_matplotlib()  # TorchMetrics imports it too, and would fail with some settings of the environment
     logits, labels = logits.double().cpu(), labels.cpu()
-    probabilities = F.softmax(logits, dim=1)
-    predicted = logits.argmax(dim=1)
+    probabilities, predicted = F.softmax(logits, dim=1), logits.argmax(dim=1)
+    positive = None if positive_class is None else list(classes).index(positive_class)
     calibration, reliability = calibration_of(probabilities, predicted == labels)
-    ranked = range(len(classes)) if positive_class is None else [list(classes).index(positive_class)]
-    points = min(MAX_CURVE_POINTS, max(MIN_CURVE_POINTS, MAX_ALL_CURVE_POINTS // len(ranked)))
-    curves = [_ranking(probabilities[:, k], labels == k, classes[k], points) for k in ranked]
+    ranking, curves = _rankings(probabilities, labels, classes, positive)
     report = {
         "num_samples": len(labels),
         "classes": list(classes),
@@ -67,31 +65,41 @@ def classification_report(
         "loss": float(F.cross_entropy(logits, labels)),
         "accuracy": float((predicted == labels).double().mean()),
         **_scores(predicted, labels, classes),
-        "roc_auc": _mean(curve["roc"]["auc"] for curve in curves),
-        "average_precision": _mean(curve["precision_recall"]["average_precision"] for curve in curves),
-        "recall_at_fpr": None if positive_class is None else curves[0]["recall_at_fpr"],
+        **ranking,
         "expected_calibration_error": calibration,
-        "curves": {
-            "roc": [curve["roc"] for curve in curves],
-            "precision_recall": [curve["precision_recall"] for curve in curves],
-            "reliability": reliability,
-        },
+        "curves": {**curves, "reliability": reliability},
     }
     if resampling is not None:
-        report["intervals"] = {
-            "level": LEVEL,
-            "resamples": resampling.resamples,
-            "groups": resampling.num_groups,
-            **classification_intervals(
-                probabilities,
-                labels,
-                resampling,
-                positive=None if positive_class is None else list(classes).index(positive_class),
-                rates=FALSE_POSITIVE_RATES,
-            ),
-            "expected_calibration_error": calibration_interval(probabilities, predicted == labels, resampling),
-        }
+        report["intervals"] = _intervals(probabilities, labels, resampling, positive)
     return report
+
+
+def _rankings(
+    probabilities: torch.Tensor, labels: torch.Tensor, classes: Sequence[str], positive: int | None
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Ranking scores and curves of the positive class, or else the mean scores and the curves of all classes."""
+    ranked = range(len(classes)) if positive is None else [positive]
+    points = min(MAX_CURVE_POINTS, max(MIN_CURVE_POINTS, MAX_ALL_CURVE_POINTS // len(ranked)))
+    found = [_ranking(probabilities[:, k], labels == k, classes[k], points) for k in ranked]
+    scores = {
+        "roc_auc": _mean(ranking["roc"]["auc"] for ranking in found),
+        "average_precision": _mean(ranking["precision_recall"]["average_precision"] for ranking in found),
+        "recall_at_fpr": None if positive is None else found[0]["recall_at_fpr"],
+    }
+    return scores, {curve: [ranking[curve] for ranking in found] for curve in ("roc", "precision_recall")}
+
+
+def _intervals(
+    probabilities: torch.Tensor, labels: torch.Tensor, resampling: Resampling, positive: int | None
+) -> dict[str, Any]:
+    correct = probabilities.argmax(dim=1) == labels
+    return {
+        "level": LEVEL,
+        "resamples": resampling.resamples,
+        "groups": resampling.num_groups,
+        **classification_intervals(probabilities, labels, resampling, positive=positive, rates=FALSE_POSITIVE_RATES),
+        "expected_calibration_error": calibration_interval(probabilities, correct, resampling),
+    }
 
 
 def _scores(predicted: torch.Tensor, labels: torch.Tensor, classes: Sequence[str]) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dbbd_cli.tasks.base import EvaluationOutput, Task
+from dbbd_cli.tasks.classifier_config import PROGRESS_METRICS
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 class ClassifierTask(Task):
     """A task that trains a classifier: how it is evaluated, drawn and tabulated."""
 
+    progress_metrics = PROGRESS_METRICS
     figure_names = ("confusion_matrix", "roc", "precision_recall", "reliability", "baselines", "errors", "corruptions")
     evaluation_splits = ("val",)
     can_corrupt = True

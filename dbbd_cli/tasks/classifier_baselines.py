@@ -8,15 +8,14 @@ from typing import Any
 import numpy as np
 import torch
 
+from dbbd_cli.data.properties import Property, joined
+from dbbd_cli.data.shortcuts import MARGIN, learn_rule
 from dbbd_cli.data.urls.encoding import encode_urls
-from dbbd_cli.data.urls.rules import one_rule_predictions, url_properties
 from dbbd_cli.model.urls.ngrams import NgramBaseline
 from dbbd_cli.tasks.classification_intervals import Resampling, classification_intervals, ranking_scores
 
 MAX_CLASSES = 20
 """With more classes, only the most frequent class is a baseline: fitting n-grams would take long."""
-
-
 MAX_NGRAM_URLS = 50_000
 """Training URLs that the n-grams are fitted to; of more, some are drawn: it would take long."""
 _AT_ONCE = 8192
@@ -32,8 +31,10 @@ def baselines(
     num_classes: int,
     positive: int | None,
     resampling: Resampling,
+    train_properties: Sequence[Property],
+    properties: Sequence[Property],
 ) -> list[dict[str, Any]]:
-    """Score the baselines on a split: the most frequent class and, for URLs, one-rule classifiers and n-grams.
+    """Score the baselines on a split: the most frequent class, one-rule classifiers and, for URLs, n-grams.
 
     Args:
         train_urls: the URLs of the training split as the network gets them; None if samples are not URLs.
@@ -44,23 +45,30 @@ def baselines(
         num_classes: number of classes.
         positive: the positive one of two classes; None with more.
         resampling: the resamples of the split.
+        train_properties: trivial properties of the training split.
+        properties: those of the split.
 
     Returns:
-        For each baseline, its name, accuracy, how much higher that of the network is (`lead`), intervals of both and,
-        if it has scores, `roc_auc` with its interval.
+        For each baseline, its name, accuracy, how much higher that of the network is (`lead`), intervals of both, for
+        a rule whether it `is_shortcut`, clearly above the most frequent class, and for n-grams `roc_auc` with its
+        interval.
     """
     most_frequent = int(torch.bincount(train_labels).argmax())
     rows = [_row("most frequent class", labels == most_frequent, correct, resampling)]
-    if train_urls is None or urls is None or num_classes > MAX_CLASSES:
+    if num_classes > MAX_CLASSES:
         return rows
-    predictions = one_rule_predictions(
-        [url_properties(url) for url in train_urls], train_labels.tolist(), [url_properties(url) for url in urls]
-    )
-    rules = [
-        _row(f"rule: {name}", torch.from_numpy(np.asarray(predicted)) == labels, correct, resampling)
-        for name, predicted in predictions.items()
-    ]
+    every_label = torch.cat([train_labels, labels]).numpy()
+    is_train = np.arange(len(every_label)) < len(train_labels)
+    rules = []
+    for part in joined(train_properties, properties):
+        rule = learn_rule(part, every_label, is_train, num_classes, balanced=False)
+        if not rule.is_constant:
+            row = _row(f"rule: {part.name}", torch.from_numpy(rule.predicted[~is_train]) == labels, correct, resampling)
+            low, _ = row["accuracy_interval"]
+            rules.append({**row, "is_shortcut": low > rows[0]["accuracy"] + MARGIN})
     rows += sorted(rules, key=lambda row: row["accuracy"])
+    if train_urls is None or urls is None:
+        return rows
     chosen = np.sort(np.random.default_rng(0).permutation(len(train_urls))[:MAX_NGRAM_URLS])
     codes = torch.from_numpy(encode_urls([train_urls[place] for place in chosen]))
     model = NgramBaseline(codes, train_labels[torch.from_numpy(chosen)], num_classes)

@@ -6,55 +6,26 @@ import csv
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
-import numpy as np
 import torch
 from torch.nn import functional as F
 
 from dbbd_cli.core.progress import Progress
-from dbbd_cli.data.manifest import Manifest
 from dbbd_cli.data.urls.cleaning import host_of
 from dbbd_cli.engine.efficiency import count_multiply_adds, measure_efficiency, spread, times_ms
 from dbbd_cli.engine.inference import run_batches
 from dbbd_cli.engine.runtime import Runtime
-from dbbd_cli.engine.workload import Workload
 from dbbd_cli.model.calibration import choose_threshold, fit_temperature
 from dbbd_cli.report.classification.gallery import MAX_PICTURES, PICTURES_FILE, pictures_file
 from dbbd_cli.tasks.base import EvaluationOutput
 from dbbd_cli.tasks.classification_intervals import Resampling
 from dbbd_cli.tasks.classification_report import calibration_interval, calibration_of, classification_report
 from dbbd_cli.tasks.classifier_baselines import baselines
+from dbbd_cli.tasks.classifier_workload import ClassifierWorkload
 
 MAX_ERRORS = 20
 """Errors that are listed."""
-
-
-class ClassifierWorkload(Workload, Protocol):
-    """The workload of a classifier, whose module has a `network` that maps inputs to logits `(B, K)`."""
-
-    @property
-    def manifest(self) -> Manifest:
-        """The samples and their classes."""
-        ...
-
-    @property
-    def positive_class(self) -> str | None:
-        """The positive class if there are two classes."""
-        ...
-
-    @property
-    def false_positive_rate(self) -> float:
-        """The false-positive rate that the decision threshold is chosen for."""
-        ...
-
-    def pictures(self, split: str, places: Sequence[int]) -> np.ndarray | None:
-        """Some samples of a split, by place in the manifest's order, `(P, S, S, C)`; None if they are not pictures."""
-        ...
-
-    def urls(self, split: str) -> list[str] | None:
-        """The URLs of a split as the network gets them, in the manifest's order; None if samples are not URLs."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -118,6 +89,8 @@ def evaluate_classifier(
         num_classes=len(classes),
         positive=positive,
         resampling=resampling,
+        train_properties=workload.properties("train"),
+        properties=measured.properties(split),
     )
     files = {"predictions.csv": _predictions(measured, split, outputs.logits).encode("utf-8")}
     wrong = _most_confident_errors(outputs, calibration["temperature"])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,9 +9,8 @@ import numpy as np
 
 from dbbd_cli.data.images.corruptions import CORRUPTIONS, Corrupted
 from dbbd_cli.data.random_numbers import CORRUPTION, uniform
+from dbbd_cli.tasks.classification_intervals import wilson
 
-_NORMAL_QUANTILE = 1.959963984540054
-"""Of 95% intervals."""
 CONDITIONS: tuple[tuple[str, float] | None, ...] = (
     None,
     *((name, strength) for name, corruption in CORRUPTIONS.items() for strength in corruption.strengths),
@@ -49,9 +47,6 @@ def row(condition: tuple[str, float] | None, **hits: Sequence[bool]) -> dict[str
 
 
 def share_with_interval(successes: int, trials: int) -> dict[str, float]:
-    """Return a share and its 95% interval (Wilson, 1927, which also holds for shares near 0 and 1)."""
-    square = _NORMAL_QUANTILE**2
-    share = successes / trials
-    center = (share + square / (2 * trials)) / (1 + square / trials)
-    half = _NORMAL_QUANTILE * math.sqrt(share * (1 - share) / trials + square / (4 * trials**2)) / (1 + square / trials)
-    return {"value": share, "low": max(0.0, center - half), "high": min(1.0, center + half)}
+    """Return a share and its 95% interval."""
+    low, high = wilson(successes, trials)
+    return {"value": successes / trials, "low": low, "high": high}

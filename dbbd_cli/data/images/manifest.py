@@ -11,15 +11,7 @@ import numpy as np
 from dbbd_cli.core.errors import DataError
 from dbbd_cli.core.progress import Progress
 from dbbd_cli.core.text import counted
-from dbbd_cli.data.candidates import (
-    MAX_LISTED,
-    Candidate,
-    OnError,
-    Source,
-    draw,
-    handle_problems,
-    report_duplicates,
-)
+from dbbd_cli.data.candidates import MAX_LISTED, Candidate, Sampling, Source, divide, draw
 from dbbd_cli.data.folder_entries import warn_of_unread
 from dbbd_cli.data.images.cache import PreparedImages, cached_images, prepare_images, unverified_images
 from dbbd_cli.data.images.formats import ways_to_read
@@ -27,57 +19,38 @@ from dbbd_cli.data.images.refs import ImageRef, hash_files
 from dbbd_cli.data.images.sources import file_of
 from dbbd_cli.data.manifest import Manifest, Sample
 from dbbd_cli.data.problems import short
-from dbbd_cli.data.splitting import assign_splits
-from dbbd_cli.data.urls.cleaning import UrlCleaning, clean_url, host_of, url_sha256
+from dbbd_cli.data.urls.cleaning import UrlCleaning, clean_url, url_sha256
 
 
 def make_manifest(
     source: Source,
     *,
     cleaning: UrlCleaning,
-    sample_per_class: int | None,
-    report_limit: bool,
-    shares: Sequence[float],
-    group_by_host: bool,
-    on_error: OnError,
+    sampling: Sampling,
     image_size: int,
     cache_dir: Path,
-    seed: int,
     progress: Progress,
 ) -> Manifest:
     """Draw the samples, check every image, and divide the good ones into splits.
 
-    Samples with the same content go into the same split, whatever their classes; so do URLs of a host if requested.
-
     Args:
         source: the classes and possible samples.
         cleaning: how URLs are changed before they are rendered; images that are files ignore it.
-        sample_per_class: maximum number of samples of a class; None for all.
-        report_limit: whether to report classes that have fewer.
-        shares: shares of the splits train, val and test.
-        group_by_host: whether URLs of the same host go into the same split.
-        on_error: fail: unreadable images end the run; skip: they are left out.
+        sampling: how samples are drawn and divided.
         image_size: height and width in pixels.
         cache_dir: folder of the caches.
-        seed: seed of the draw.
         progress: receives messages.
 
     Raises:
-        DataError: images are unreadable and `on_error` is `fail`, or a class has too few.
+        DataError: images are unreadable and must not be skipped, or a class has too few.
     """
-    candidates = draw(source, sample_per_class, report_limit=report_limit, unit="image", seed=seed, progress=progress)
+    candidates = draw(source, sampling, "image", progress)
     report_skipped(source, progress)
     candidates, refs, unreadable = _hash(candidates, source.roots, cleaning, progress)
     candidates, refs, undecodable = _decode(candidates, refs, image_size, cache_dir, progress)
     problems = [*source.problems, *unreadable, *undecodable]
-    handle_problems(problems, on_error, "image", progress)
-
-    keys, labels, hashes = [c.key for c in candidates], [c.label for c in candidates], [ref.sha256 for ref in refs]
-    report_duplicates(source.classes, hashes, candidates, "image", progress)
-    groups = _groups(hashes, keys, group_by_host)
-    splits = assign_splits(keys, labels, groups, source.classes, shares, seed)
-    samples = tuple(map(Sample, keys, labels, hashes, splits))
-    return Manifest(source.kind, source.classes, tuple(map(str, source.roots)), samples, tuple(problems))
+    hashes = [ref.sha256 for ref in refs]
+    return divide(source, candidates, hashes, [""] * len(refs), problems, sampling, "image", progress)
 
 
 def _hash(
@@ -109,11 +82,6 @@ def _decode(
     # A URL as it is in the table: cleaning may leave nothing of it.
     problems = [f"{refs[p].path or short(candidates[p].key)}: {reason}" for p, reason in sorted(bad.items())]
     return [candidates[position] for position in good], [refs[position] for position in good], problems
-
-
-def _groups(hashes: Sequence[str], keys: Sequence[str], group_by_host: bool) -> list[str]:
-    # URLs that are the same once they are cleaned have the same host.
-    return [host_of(key) for key in keys] if group_by_host else list(hashes)
 
 
 def report_skipped(source: Source, progress: Progress) -> None:

@@ -11,9 +11,12 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
+from dbbd_cli.core.progress import Progress, Silent
 from dbbd_cli.data.images.decode import readable_formats
 from dbbd_cli.data.images.qr_version import qr_version
+from dbbd_cli.data.images.url_pictures import read_versions
 from dbbd_cli.data.properties import Property, Relation, categories, numbers
+from dbbd_cli.data.urls.properties import url_properties
 
 MAX_DIFFERENT_BITS = 4
 MAX_DIFFERENCE = 8
@@ -25,9 +28,12 @@ MAX_COMPARED = 20_000
 _ONE_FORMAT = "save the images of all classes again, in one format with the same settings"
 _ONE_SIZE = "crop or pad the images of all classes to one size"
 _ONE_BRIGHTNESS = "record the images of all classes in the same way, or raise data.augment.brightness"
+_ONE_VERSION = "longer URLs make larger codes: use codes of one version, or report this rule next to the results"
 _SAME_LENGTHS = "see length: longer URLs make larger codes"
 _TIFF_BITS_PER_SAMPLE = 258
 _BITS_OF_MODE = {"1": 1, "I": 32, "F": 32, "I;16": 16, "I;16B": 16, "I;16L": 16}
+_TRIED_FOR_CODES = 64
+"""Files that are tried before the codes of all are read."""
 _BLOCK = 1024
 _THUMBNAIL = 32
 
@@ -71,8 +77,13 @@ def _bit_depth(image: Image.Image, head: bytes) -> int:
 
 
 def file_properties(paths: Sequence[str]) -> list[Property]:
-    """Width, height, file size, bit depth, mode and format of image files that have been decoded before."""
+    """Width, height, file size, bit depth, mode and format of image files that have been decoded before.
+
+    Nothing is returned if none of the files is there any more.
+    """
     headers = [read_header(path) for path in paths]
+    if all(header.format == "unknown" for header in headers):
+        return []
     return [
         numbers("width", [header.width for header in headers], _ONE_SIZE),
         numbers("height", [header.height for header in headers], _ONE_SIZE),
@@ -83,13 +94,25 @@ def file_properties(paths: Sequence[str]) -> list[Property]:
     ]
 
 
-def code_properties(urls: Sequence[str]) -> list[Property]:
-    """The version of the QR code of each URL."""
-    return [numbers("QR version", [qr_version(url) for url in urls], _SAME_LENGTHS)]
+def rendered_properties(urls: Sequence[str]) -> list[Property]:
+    """The properties of URLs, and the versions of their QR codes."""
+    return [*url_properties(urls), numbers("QR version", [qr_version(url) for url in urls], _SAME_LENGTHS)]
+
+
+def file_code_properties(paths: Sequence[str], progress: Progress) -> list[Property]:
+    """The versions of the QR codes in image files, which are read in worker processes; nothing if there are no codes.
+
+    Whether there are any is tried with a few files.
+    """
+    tried = paths[:: max(1, len(paths) // _TRIED_FOR_CODES)]
+    if all(math.isnan(version) for version in read_versions(tried, Silent())):
+        return []
+    return [numbers("QR version", read_versions(paths, progress), _ONE_VERSION)]
 
 
 def pixel_properties(pixels: np.ndarray, rows: Sequence[int]) -> list[Property]:
     """The mean gray, 0 to 255, of some rows of prepared images `(N, C, S, S)`, from every fourth pixel."""
+    pixels = np.asarray(pixels)  # a memory map is slow to index
     gray = [float(pixels[row, :, ::4, ::4].mean()) for row in rows]
     return [numbers("mean gray", gray, _ONE_BRIGHTNESS)]
 

@@ -40,13 +40,16 @@ class Picture(NamedTuple):
     url: str | None = None
     corruption: tuple[str, float, int, int] | None = None
     """Fields of the `Corrupted` to apply before reading; None for none."""
+    version_only: bool = False
+    """Whether to read only the version of a clear code, which is much faster, rather than texts."""
 
 
 def read_picture(picture: Picture) -> tuple[list[str], str]:
     """Read the codes of a picture.
 
     Returns:
-        The different texts, and why they cannot be relied on, or are none; empty if there is no problem.
+        The different texts, or the version of one code; and why they cannot be relied on, or are none, which is empty
+        if there is no problem.
     """
     try:
         gray = _load(picture)
@@ -54,8 +57,13 @@ def read_picture(picture: Picture) -> tuple[list[str], str]:
         return [], f"cannot be read: {error.strerror or error}"
     except ValueError as error:  # includes ImageFileError
         return [], str(error)
-    texts, doubt = find_codes(gray)
+    texts, doubt = (_version(gray), "") if picture.version_only else find_codes(gray)
     return texts, doubt if texts else NOTHING_FOUND
+
+
+def _version(gray: np.ndarray) -> list[str]:
+    """The version, 1 to 40, of the first QR code in a picture as it is; none if there is no code."""
+    return [str(code.extra["Version"]) for code in _Attempt(gray).read()[:1]]
 
 
 def _load(picture: Picture) -> np.ndarray:

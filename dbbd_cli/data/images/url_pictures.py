@@ -1,7 +1,8 @@
-"""Read the URL in each of many pictures of QR codes."""
+"""Read the URL, or the version of the code, in each of many pictures of QR codes."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from dbbd_cli.core.progress import Progress
@@ -29,6 +30,20 @@ def read_urls(paths: Sequence[str], progress: Progress) -> list[tuple[str, str]]
             urls[position] = url_of(found)
             bar.advance(samples=1)
     return urls
+
+
+def read_versions(paths: Sequence[str], progress: Progress) -> list[float]:
+    """Read the versions of the codes of pictures in parallel; NaN for a picture without a clear code.
+
+    For the arguments, see `read_urls`.
+    """
+    versions = [math.nan] * len(paths)
+    with progress.phase("Reading QR versions", len(paths), unit="pictures", sample_unit="pictures") as bar:
+        for position, found in read_all_codes([Picture(path, version_only=True) for path in paths]):
+            if found.texts:
+                versions[position] = float(found.texts[0])
+            bar.advance(samples=1)
+    return versions
 
 
 def url_of(found: CodesRead) -> tuple[str, str]:

@@ -6,62 +6,43 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dbbd_cli.core.progress import Progress
-from dbbd_cli.data.candidates import Candidate, OnError, Source, draw, handle_problems, report_duplicates
+from dbbd_cli.data.candidates import Candidate, Sampling, Source, divide, draw
 from dbbd_cli.data.images.manifest import report_skipped
 from dbbd_cli.data.images.sources import file_of
 from dbbd_cli.data.images.url_pictures import read_urls
-from dbbd_cli.data.manifest import Manifest, Sample
-from dbbd_cli.data.splitting import assign_splits
-from dbbd_cli.data.urls.cleaning import UrlCleaning, clean_url, host_of, url_sha256
+from dbbd_cli.data.manifest import Manifest
+from dbbd_cli.data.urls.cleaning import UrlCleaning, clean_url, url_sha256
 
 
 def make_manifest(
     source: Source,
     *,
     cleaning: UrlCleaning,
-    sample_per_class: int | None,
-    report_limit: bool,
-    shares: Sequence[float],
-    group_by_host: bool,
-    on_error: OnError,
-    seed: int,
+    sampling: Sampling,
     progress: Progress,
 ) -> Manifest:
     """Draw the samples, read the codes of pictures, and divide the usable samples into splits.
 
-    URLs that are the same once they are cleaned go into the same split, whatever their classes; so do URLs of a host if
-    requested.
+    URLs that are the same once they are cleaned are the same sample, and go into the same split.
 
     Args:
         source: the classes and possible samples.
         cleaning: how URLs are changed before they are classified.
-        sample_per_class: maximum number of samples of a class; None for all.
-        report_limit: whether to report classes that have fewer.
-        shares: shares of the splits train, val and test.
-        group_by_host: whether URLs of the same host go into the same split.
-        on_error: fail: unusable rows and pictures end the run; skip: they are left out.
-        seed: seed of the draw.
+        sampling: how samples are drawn and divided.
         progress: receives messages.
 
     Raises:
-        DataError: rows or pictures are unusable and `on_error` is `fail`, or a class has too few.
+        DataError: rows or pictures are unusable and must not be skipped, or a class has too few.
     """
     unit = "picture" if source.roots else "URL"
-    candidates = draw(source, sample_per_class, report_limit=report_limit, unit=unit, seed=seed, progress=progress)
+    candidates = draw(source, sampling, unit, progress)
     problems, texts = list(source.problems), [""] * len(candidates)
     if source.roots:
         report_skipped(source, progress)
         candidates, texts, unusable = _read(candidates, source.roots, progress)
         problems += unusable
-    handle_problems(problems, on_error, unit, progress)
-    keys, labels = [c.key for c in candidates], [c.label for c in candidates]
-    urls = [text or key for text, key in zip(texts, keys, strict=True)]
-    hashes = [url_sha256(clean_url(url, cleaning)) for url in urls]
-    report_duplicates(source.classes, hashes, candidates, unit, progress)
-    groups = [host_of(url) for url in urls] if group_by_host else hashes
-    splits = assign_splits(keys, labels, groups, source.classes, shares, seed)
-    samples = tuple(map(Sample, keys, labels, hashes, splits, texts))
-    return Manifest(source.kind, source.classes, tuple(map(str, source.roots)), samples, tuple(problems))
+    hashes = [url_sha256(clean_url(text or c.key, cleaning)) for text, c in zip(texts, candidates, strict=True)]
+    return divide(source, candidates, hashes, texts, problems, sampling, unit, progress)
 
 
 def _read(

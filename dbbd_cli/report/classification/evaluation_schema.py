@@ -163,7 +163,10 @@ _Lead = Annotated[float, Field(ge=-1.0, le=1.0)]
 
 
 class Baseline(Part):
-    """A simple classifier on the same split, and how much higher the accuracy of the network is."""
+    """A simple classifier on the same split, and how much higher the accuracy of the network is.
+
+    `is_shortcut`: whether one trivial property classifies far better than the most frequent class.
+    """
 
     name: str
     accuracy: Fraction
@@ -172,6 +175,7 @@ class Baseline(Part):
     lead_interval: Annotated[list[_Lead], Field(min_length=2, max_length=2), AfterValidator(_ascending)] | None = None
     roc_auc: Fraction | None = None
     roc_auc_interval: Interval | None = None
+    is_shortcut: bool = False
 
 
 class ConfidentError(Part):

@@ -12,7 +12,7 @@ from dbbd_cli.core.text import counted
 from dbbd_cli.report.classification.confusion import confusion_matrix
 from dbbd_cli.report.classification.corruptions import corruption_figure
 from dbbd_cli.report.classification.gallery import error_gallery
-from dbbd_cli.report.style import GRID, INK, MUTED, PAPER, SERIES, add_legend, drawable, headed_figure
+from dbbd_cli.report.style import GRID, INK, MUTED, PAPER, SERIES, WARNING, add_legend, drawable, headed_figure
 from dbbd_cli.report.text import number, percent, with_interval
 
 if TYPE_CHECKING:
@@ -158,21 +158,22 @@ def _points(bins: Mapping[str, Any]) -> tuple[list[float], list[float]]:
 def _baselines(
     evaluation: Mapping[str, Any], baselines: Sequence[Mapping[str, Any]], facts: list[str], warning: str
 ) -> Figure:
-    """The accuracy of each baseline and of the network, with intervals."""
+    """The accuracy of each baseline and of the network, with intervals; shortcuts have the color of warnings."""
     from matplotlib.ticker import PercentFormatter
 
     bounds = (evaluation.get("intervals") or {}).get("accuracy")
     rows = [(drawable(row["name"], 28), row["accuracy"], row.get("accuracy_interval")) for row in baselines]
+    colors = [*(WARNING if row.get("is_shortcut") else MUTED for row in baselines), SERIES[0]]
     if evaluation.get("accuracy") is not None:
         rows.append(("network", evaluation["accuracy"], bounds))
     facts = [*facts, "accuracy with 95% intervals"]
     figure = headed_figure((7.0, 1.6 + 0.36 * len(rows)), "Baselines", facts, warning=warning)
     axes = figure.subplots()
     for place, (_, accuracy, interval) in enumerate(rows):
-        color = SERIES[0] if place == len(baselines) else MUTED
+        color = colors[place]
         if interval is not None:
             axes.hlines(place, *interval, color=color, linewidth=2, alpha=0.6)
-        axes.plot([accuracy], [place], "o", color=color, markersize=6)
+        axes.plot([accuracy], [place], "o", color=color, markersize=6, clip_on=False, zorder=3)
         # In a column of their own, so that none leaves the figure.
         axes.text(
             1.02, place, percent(accuracy), transform=axes.get_yaxis_transform(), va="center", fontsize=9.5, color=color

@@ -29,6 +29,7 @@ def classification_tables(evaluation: Mapping[str, Any], sample_unit: str) -> li
         *_shared(evaluation, sample_unit),
         *_calibration(evaluation, sample_unit),
         *_baselines(evaluation),
+        *_shortcuts(evaluation),
         *_classes(evaluation),
         *_confusion_matrix(evaluation),
         *corruption_tables(evaluation),
@@ -148,6 +149,16 @@ def _baselines(evaluation: Mapping[str, Any]) -> Iterator[Table | Note]:
     close = [row["name"] for row in baselines if row.get("lead_interval") and row["lead_interval"][0] <= 0]
     if close:
         yield Note(f"The network is not clearly better than: {', '.join(close)}.", warning=True)
+
+
+def _shortcuts(evaluation: Mapping[str, Any]) -> Iterator[Note]:
+    clear = [row for row in evaluation.get("baselines") or [] if row.get("is_shortcut")]
+    if clear:
+        found = ", ".join(f"{row['name'].removeprefix('rule: ')} ({percent(row['accuracy'])})" for row in clear[::-1])
+        yield Note(
+            f"Trivial properties that the network could use as shortcuts: {found}; dbbd inspect says what to do.",
+            warning=True,
+        )
 
 
 def _points(value: float | None) -> str:

@@ -71,21 +71,14 @@ class Dbbd(Task):
             progress=progress,
         )
 
-    def sample_properties(
-        self, config: DbbdConfig, manifest: Manifest, positions: Sequence[int], progress: Progress
-    ) -> list[Property]:
-        """Number of points, extent, and the parts of the files."""
-        from dbbd_cli.data.scenes.properties import scene_properties
+    def inspect_samples(
+        self, config: DbbdConfig, manifest: Manifest, positions: Sequence[int], progress: Progress, *, in_short: bool
+    ) -> tuple[list[Property], list[Relation]]:
+        """Number of points, extent, parts of the files; scenes with the same points in another order or unit."""
+        from dbbd_cli.data.scenes.properties import scene_properties, scene_relations
 
-        return scene_properties(_scene_facts(config, manifest, positions, progress))
-
-    def sample_relations(
-        self, config: DbbdConfig, manifest: Manifest, positions: Sequence[int], progress: Progress
-    ) -> list[Relation]:
-        """Scenes with the same points in another order or unit."""
-        from dbbd_cli.data.scenes.properties import scene_relations
-
-        return scene_relations(_scene_facts(config, manifest, positions, progress))
+        facts = _scene_facts(config, manifest, positions, progress)
+        return scene_properties(facts), scene_relations(facts)
 
     def build(
         self,

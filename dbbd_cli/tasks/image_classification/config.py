@@ -8,46 +8,11 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from dbbd_cli.config.sections import (
-    FIXED_SETTINGS,
-    CheckpointConfig,
-    ClassifierEvaluationConfig,
-    Count,
-    DataConfig,
-    Fraction,
-    ModelConfig,
-    NotEmpty,
-    Section,
-    SplitConfig,
-    TaskConfig,
-    TrainingConfig,
-    is_set,
-    rule_error,
-    section,
-)
-from dbbd_cli.data.urls.cleaning import UrlCleaning
-from dbbd_cli.data.urls.table import is_table
+from dbbd_cli.config.sections import Count, Fraction, NotEmpty, Section, is_set, rule_error, section
 from dbbd_cli.model.images.catalog import COMMON_MODELS, model_input
+from dbbd_cli.tasks.classifier_config import ClassifierConfig, ClassifierDataConfig, ClassifierModelConfig
 
 SAMPLE_UNIT = "images"
-PROGRESS_METRICS = ("loss", "accuracy")
-"""The metrics that summarize an epoch; the others are only logged."""
-
-
-class ImageTrainingConfig(TrainingConfig):
-    """The optimization of a classifier."""
-
-    label_smoothing: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(
-        0.0, description="share of the target distributed over all classes (training loss only)"
-    )
-
-
-class ImageSplitConfig(SplitConfig):
-    """How samples are divided, class by class."""
-
-    group: Literal["none", "host"] = Field(
-        "none", description="host: keep all URLs of a host in the same split (sources urls and synthetic)"
-    )
 
 
 class AugmentConfig(Section):
@@ -58,7 +23,7 @@ class AugmentConfig(Section):
     contrast: Fraction = Field(0.2, description="contrast is multiplied by a random factor within 1 ± this")
 
 
-class ImageDataConfig(DataConfig):
+class ImageDataConfig(ClassifierDataConfig):
     """Where the images come from and how they become batches."""
 
     source: Literal["folder", "classes", "urls", "synthetic"] = Field(
@@ -67,17 +32,8 @@ class ImageDataConfig(DataConfig):
         "urls: a CSV of URL and label, rendered as QR codes; synthetic: generated URLs, rendered as QR codes; "
         "if omitted, path implies folder or, for a file, urls, and classes implies classes",
     )
-    path: NotEmpty | None = Field(None, description="the folder (source folder) or the CSV file (source urls)")
-    classes: dict[NotEmpty, NotEmpty] | None = Field(None, description="folder by class name (source classes)")
-    url_column: NotEmpty = Field("url", description="name of the CSV column with the URL")
-    label_column: NotEmpty = Field("label", description="name of the CSV column with the class")
     sample_per_class: Count | None = Field(
         5000, description="maximum number of samples drawn from each class; null: all"
-    )
-    split: ImageSplitConfig = section("shares of the splits")
-    urls: UrlCleaning = section("how URLs are changed before they are rendered (sources urls and synthetic)")
-    on_error: Literal["fail", "skip"] = Field(
-        "fail", description="fail: an unreadable file ends the run; skip: it is left out and listed in splits.json"
     )
     image_size: Annotated[int, Field(ge=32, le=1024)] | None = Field(
         None,
@@ -85,39 +41,23 @@ class ImageDataConfig(DataConfig):
         "null: the model's own size, 224 for most",
     )
     augment: AugmentConfig = section("augmentation of training images")
-    positive_class: NotEmpty | None = Field(None, description="the positive one of two classes; null: the last")
     cache_dir: NotEmpty | None = Field(
         None, description="folder for decoded images; null: $DBBD_CACHE_DIR, or the user's cache folder"
     )
 
-    @model_validator(mode="before")
-    @classmethod
-    def _source_follows(cls, values: Any) -> Any:
-        if not isinstance(values, Mapping) or is_set(values, "source"):
-            return values
-        if isinstance(path := values.get("path"), str):
-            return {**values, "source": "urls" if is_table(path) else "folder"}
-        return {**values, "source": "classes"} if is_set(values, "classes") else values
-
     @model_validator(mode="after")
-    def _source_has_what_it_needs(self) -> ImageDataConfig:
-        if self.source in ("folder", "urls") and self.path is None:
-            raise rule_error("path", f"a path, because source is {self.source}")
-        if self.source == "classes" and len(self.classes or {}) < 2:
-            raise rule_error("classes", "at least two classes with a folder each, because source is classes")
-        if self.source != "classes" and self.classes is not None:
-            raise rule_error("classes", f"null, because source is {self.source}")
-        if self.source == "synthetic" and self.path is not None:
-            raise rule_error("path", "null, because source is synthetic; omit source to use your own data")
-        if self.split.group == "host" and self.source not in ("urls", "synthetic"):
+    def _only_urls_have_hosts_and_are_cleaned(self) -> ImageDataConfig:
+        if self.source in ("urls", "synthetic"):
+            return self
+        if self.split.group == "host":
             raise rule_error("split.group", f"none, because only URLs have hosts and source is {self.source}")
         changed = next((name for name, value in self.urls if value != "keep"), None)
-        if changed is not None and self.source not in ("urls", "synthetic"):
+        if changed is not None:
             raise rule_error(f"urls.{changed}", f"keep, because only URLs are cleaned and source is {self.source}")
         return self
 
 
-class ImageModelConfig(ModelConfig):
+class ImageModelConfig(ClassifierModelConfig):
     """The classifier."""
 
     name: Annotated[str, Field(pattern=r"^\w+$")] = Field(
@@ -144,39 +84,15 @@ class ImageModelConfig(ModelConfig):
         return self
 
 
-class ImageCheckpointConfig(CheckpointConfig):
-    """When checkpoints are written, and which epoch is best."""
-
-    metric: Literal["loss", "accuracy", "f1"] = Field(
-        "loss",
-        description="validation metric that decides which epoch is best (the first on ties): the lowest loss, or the "
-        "highest accuracy or f1 (mean F1 over the classes); early stopping uses it too, but reduce_on_plateau "
-        "always uses the loss",
-    )
-
-
-class ImageClassificationConfig(TaskConfig):
+class ImageClassificationConfig(ClassifierConfig):
     """A run that trains an image classifier."""
 
-    fixed_settings: ClassVar[tuple[str, ...]] = (
-        *FIXED_SETTINGS,
-        "data.url_column",
-        "data.label_column",
-        "data.sample_per_class",
-        "data.urls",
-        "data.image_size",
-        "model",
-    )
-
-    location_settings: ClassVar[tuple[str, ...]] = ("data.path", "data.classes")
+    fixed_settings: ClassVar[tuple[str, ...]] = (*ClassifierConfig.fixed_settings, "data.image_size")
     bf16_on_cpu: ClassVar[bool] = True
 
     task: Literal["image_classification"] = Field(description="kind of training")
     data: ImageDataConfig = section("the images")
     model: ImageModelConfig = section("the network")
-    training: ImageTrainingConfig = section("the optimization")
-    checkpoint: ImageCheckpointConfig = section("what is saved to disk")
-    evaluation: ClassifierEvaluationConfig = section("the evaluation")
 
     @model_validator(mode="before")
     @classmethod

@@ -21,7 +21,7 @@ from dbbd_cli.data.problems import shortened
 from dbbd_cli.data.urls.cleaning import clean_url
 from dbbd_cli.data.urls.encoding import encode_urls
 from dbbd_cli.engine.runtime import Runtime
-from dbbd_cli.tasks.class_folders import class_folders
+from dbbd_cli.tasks.classifier_data import class_folders
 from dbbd_cli.tasks.corruption_report import CONDITIONS, chosen_samples, corrupted, row
 from dbbd_cli.tasks.url_classification.workload import UrlWorkload
 

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dbbd_cli.tasks.classifier import ClassifierTask
-from dbbd_cli.tasks.url_classification.config import PROGRESS_METRICS, SAMPLE_UNIT, UrlClassificationConfig
+from dbbd_cli.tasks.url_classification.config import SAMPLE_UNIT, UrlClassificationConfig
 
 if TYPE_CHECKING:
     from dbbd_cli.core.progress import Progress
-    from dbbd_cli.data.candidates import Source
     from dbbd_cli.data.inputs import Input
     from dbbd_cli.data.manifest import Manifest
     from dbbd_cli.data.properties import Property, Relation
@@ -27,40 +25,31 @@ class UrlClassification(ClassifierTask):
     config_class = UrlClassificationConfig
     smoke_config = "smoke_url"
     sample_unit = SAMPLE_UNIT
-    progress_metrics = PROGRESS_METRICS
 
     def make_manifest(self, config: UrlClassificationConfig, progress: Progress) -> Manifest:
         """List the URLs or pictures of their codes, which are read, and divide each class into splits."""
         from dbbd_cli.data.urls.manifest import make_manifest
+        from dbbd_cli.tasks.classifier_data import list_samples, sampling
 
-        data = config.data
         return make_manifest(
-            _list_urls(config),
-            cleaning=data.urls,
-            sample_per_class=data.sample_per_class,
-            report_limit="sample_per_class" in data.model_fields_set,
-            shares=(data.split.train, data.split.val, data.split.test),
-            group_by_host=data.split.group == "host",
-            on_error=data.on_error,
-            seed=config.seed,
-            progress=progress,
+            list_samples(config), cleaning=config.data.urls, sampling=sampling(config), progress=progress
         )
 
-    def sample_properties(
-        self, config: UrlClassificationConfig, manifest: Manifest, positions: Sequence[int], progress: Progress
-    ) -> list[Property]:
-        """Scheme, length, top-level domain and the like of the cleaned URLs."""
-        from dbbd_cli.data.urls.properties import url_properties
+    def inspect_samples(
+        self,
+        config: UrlClassificationConfig,
+        manifest: Manifest,
+        positions: Sequence[int],
+        progress: Progress,
+        *,
+        in_short: bool,
+    ) -> tuple[list[Property], list[Relation]]:
+        """Scheme, length, top-level domain and the like of cleaned URLs; URLs that are similar or of the same host."""
+        from dbbd_cli.data.urls.properties import url_properties, url_relations
+        from dbbd_cli.tasks.classifier_data import cleaned_urls
 
-        return url_properties(_cleaned(config, manifest, positions))
-
-    def sample_relations(
-        self, config: UrlClassificationConfig, manifest: Manifest, positions: Sequence[int], progress: Progress
-    ) -> list[Relation]:
-        """URLs that differ only in case, numbers or query, and URLs of the same host."""
-        from dbbd_cli.data.urls.properties import url_relations
-
-        return url_relations(_cleaned(config, manifest, positions))
+        urls = cleaned_urls(config, [manifest.samples[position] for position in positions])
+        return url_properties(urls), [] if in_short else url_relations(urls)
 
     def build(
         self,
@@ -99,29 +88,3 @@ class UrlClassification(ClassifierTask):
         from dbbd_cli.tasks.url_classification.predict import UrlPredictor
 
         return UrlPredictor(workload, runtime, calibration, explain, progress).predict(inputs)
-
-
-def _list_urls(config: UrlClassificationConfig) -> Source:
-    from dbbd_cli.data.images.sources import list_classes, list_folder
-    from dbbd_cli.data.urls.sources import list_synthetic, list_urls
-
-    data = config.data
-    if data.source == "folder":
-        assert data.path is not None
-        return list_folder(Path(data.path))
-    if data.source == "classes":
-        assert data.classes is not None
-        return list_classes({name: Path(folder) for name, folder in data.classes.items()})
-    if data.source == "urls":
-        assert data.path is not None
-        return list_urls(Path(data.path), data.url_column, data.label_column)
-    return list_synthetic(data.sample_per_class or 5000, config.seed)
-
-
-def _cleaned(config: UrlClassificationConfig, manifest: Manifest, positions: Sequence[int]) -> list[str]:
-    from dbbd_cli.data.urls.cleaning import clean_url
-
-    return [
-        clean_url(manifest.samples[position].text or manifest.samples[position].key, config.data.urls)
-        for position in positions
-    ]

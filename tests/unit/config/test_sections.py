@@ -30,9 +30,9 @@ FIELDS = {
 def test_sections_are_found() -> None:
     assert {
         "ImageClassificationConfig.seed",
-        "ImageSplitConfig.group",
+        "ClassifierSplitConfig.group",
         "DbbdModelConfig.hidden_dim",
-        "ImageTrainingConfig.epochs",
+        "ClassifierTrainingConfig.epochs",
     } <= set(FIELDS)
 
 

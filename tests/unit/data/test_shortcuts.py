@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from dbbd_cli.data.properties import Property, categories, numbers, summary
-from dbbd_cli.data.shortcuts import Shortcut, best_possible, chance_level, find_shortcuts
+from dbbd_cli.data.properties import Property, categories, joined, numbers, summary
+from dbbd_cli.data.shortcuts import Shortcut, best_possible, chance_level, find_shortcuts, learn_rule
 
 CLASSES = ("benign", "malicious")
 NUM = 2000
@@ -40,6 +40,26 @@ def test_values_without_relation_to_the_class_are_not_found(distinct: int) -> No
         found = shortcut(part)
         assert not found.clear
         assert found.low < 0.5 < found.high
+
+
+@pytest.mark.parametrize("num", [200, 1000])
+def test_of_many_properties_that_say_nothing_none_is_named(num: int) -> None:
+    """Ten draws with eight properties each, as different as those of pictures and URLs are."""
+    for seed in range(10):
+        random = np.random.default_rng(seed)
+        labels, is_train = random.permutation(num) % 2, np.arange(num) < 0.7 * num
+        parts = [
+            numbers("normal", random.normal(size=num).tolist(), ""),
+            numbers("skewed", random.lognormal(5, 1, num).round().tolist(), ""),
+            numbers("few", random.choice([1, 8, 16], num, p=[0.1, 0.8, 0.1]).tolist(), ""),
+            numbers("version", random.poisson(4, num).tolist(), ""),
+            numbers("unknown", np.where(random.random(num) < 0.3, np.nan, random.random(num)).tolist(), ""),
+            categories("same", ["x"] * num, ""),
+            categories("rare", [str(value) for value in random.zipf(1.5, num)], ""),
+            categories("coin", random.choice(["yes", "no"], num).tolist(), ""),
+        ]
+        found = find_shortcuts(parts, labels, is_train, ~is_train, CLASSES)
+        assert [part.name for part in found if part.clear] == []
 
 
 def test_numbers_are_divided_into_ranges_that_are_not_monotonic() -> None:
@@ -77,6 +97,28 @@ def test_small_classes_count_as_much_as_large_ones() -> None:
     values = ["x" if label or place % 10 in (1, 2) else "y" for place, label in enumerate(labels)]
     assert shortcut(categories("half", values, ""), labels).rule == "y: benign, x: malicious"
     assert shortcut(categories("telling", [str(label) for label in labels], ""), labels).balanced_accuracy == 1.0
+
+
+def test_a_rule_for_accuracy_names_the_most_frequent_class_where_it_knows_no_better() -> None:
+    labels = np.array([0] * 12 + [1] * 8 + [0, 0, 0])
+    is_train = np.arange(23) < 20
+    word = categories("word", ["a"] * 14 + ["b"] * 6 + ["a", "b", "new"], "")
+    rule = learn_rule(word, labels, is_train, 2, balanced=False)
+    assert rule.predicted[~is_train].tolist() == [0, 1, 0]
+    assert not rule.is_constant
+    # Of 12 and 8 training samples, "x" has 7 and 5: most are of class 0, but a larger share of class 1.
+    half = categories("half", ["x"] * 7 + ["y"] * 5 + ["x"] * 5 + ["y"] * 3 + ["x"] * 3, "")
+    assert learn_rule(half, labels, is_train, 2, balanced=False).predicted[20] == 0
+    assert learn_rule(half, labels, is_train, 2, balanced=True).predicted[20] == 1
+    same = learn_rule(numbers("same", [3.0] * 20 + [4.0] * 3, ""), labels, is_train, 2, balanced=False)
+    assert same.is_constant
+    assert same.predicted.tolist() == [0] * 23
+
+
+def test_properties_of_two_lists_of_samples_are_joined_by_name() -> None:
+    one = [numbers("size", [1, 2], "crop"), numbers("only here", [0, 0], "")]
+    [size] = joined(one, [categories("other", ["x"], ""), numbers("size", [3], "crop")])
+    assert (size.name, size.values.tolist(), size.advice) == ("size", [1, 2, 3], "crop")
 
 
 def test_a_perfect_rule_on_few_samples_is_not_clear() -> None:

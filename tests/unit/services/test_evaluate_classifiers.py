@@ -9,8 +9,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from dbbd_cli.config.load import Override
 from dbbd_cli.core.errors import CheckpointError, ConfigError, DataError
@@ -19,10 +21,12 @@ from dbbd_cli.model.digest import stored_digest
 from dbbd_cli.report.calibration import read_calibration
 from dbbd_cli.report.classification.evaluation_schema import ClassificationEvaluation
 from dbbd_cli.report.evaluation import read_evaluation
+from dbbd_cli.report.tables import Note
 from dbbd_cli.services.evaluate import evaluate
 from dbbd_cli.services.plot import plot
 from dbbd_cli.services.train import train
 from dbbd_cli.tasks.configs import config_from_mapping
+from dbbd_cli.tasks.registry import get_task
 from unit.services.shown_runs import Shown
 
 
@@ -169,7 +173,10 @@ def test_images_of_another_folder_and_the_gallery(
     run = train(config).run
     report = evaluate(run, plots=False).report
     assert report["intervals"]["group"] == "samples"  # type: ignore[index]
-    assert [row["name"] for row in report["baselines"]] == ["most frequent class"]  # type: ignore[attr-defined]
+    names = [row["name"] for row in report["baselines"]]  # type: ignore[attr-defined]
+    assert names[0] == "most frequent class"
+    assert "rule: file size" in names
+    assert "rule: width" not in names  # all are equally wide
     other = evaluate(run, data=picture_folder(count=5, name="others"), plots=True)
     assert other.report["num_samples"] == 15
     assert other.report["shared_with_training"]["hosts"] is None  # type: ignore[index]
@@ -186,3 +193,28 @@ def test_pretraining_has_no_other_data(tiny_point_config: Callable[..., Any], tm
     with pytest.raises(ConfigError, match="dbbd cannot be evaluated on another data set"):
         evaluate(run, data=tmp_path)
     assert not (run / "calibration.json").exists()
+
+
+def test_pictures_whose_files_give_the_class_away(tiny_config: Callable[..., Any], tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    root = tmp_path / "pictures"
+    for name, mode in (("benign", "L"), ("malicious", "1")):
+        (root / name).mkdir(parents=True)
+        for place in range(80):
+            noise = Image.fromarray((random.random((10, 10)) < 0.5).astype(np.uint8) * 255)
+            noise.resize((40, 40), 0).convert(mode).save(root / name / f"{place}.png")
+    config = tiny_config(data__source="folder", data__path=str(root), data__sample_per_class=None, training__epochs=1)
+    run = train(config).run
+    found = evaluate(run, plots=False)
+    rules = {row["name"]: row for row in found.report["baselines"]}  # type: ignore[attr-defined]
+    assert rules["rule: bit depth"]["accuracy"] == rules["rule: mode"]["accuracy"] == 1.0
+    assert rules["rule: bit depth"]["is_shortcut"]
+    assert not rules["rule: mean gray"]["is_shortcut"]
+    tables = get_task("image_classification").tables(found.report)
+    [note] = [part.text for part in tables if isinstance(part, Note) and "shortcuts" in part.text]
+    assert "bit depth (100.0%)" in note
+    assert "mean gray" not in note
+    # The pixels are in the cache, but the files are gone.
+    shutil.rmtree(root)
+    names = [row["name"] for row in evaluate(run, plots=False).report["baselines"]]  # type: ignore[attr-defined]
+    assert names == ["most frequent class", "rule: mean gray"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,9 @@ from PIL import Image
 
 from dbbd_cli.config.load import parse_override
 from dbbd_cli.config.sections import TaskConfig
+from dbbd_cli.data.images.qr_code import render_modules
+from dbbd_cli.data.scenes import properties
+from dbbd_cli.data.scenes.properties import scene_facts
 from dbbd_cli.data.urls.synthetic import synthetic_urls
 from dbbd_cli.services.inspect import inspect, warn_of_shortcuts
 from dbbd_cli.services.preparation import prepare_run
@@ -96,15 +100,62 @@ def test_pictures_that_give_the_class_away_by_their_files(telling_pictures: Path
         assert figure.width > 1000
 
 
-def test_scenes_have_no_shortcuts_but_copies_and_properties(tmp_path: Path) -> None:
+def qr_codes(root: Path, seed: int, save: Callable[[Image.Image, bool, Path], None], count: int = 80) -> Path:
+    """QR codes of URLs that say nothing about the class; `save` gets the code, whether it is malicious, and a path."""
+    urls = [url for urls in synthetic_urls(count, seed).values() for url in urls]
+    order = np.random.default_rng(seed).permutation(len(urls))
+    for place, number in enumerate(order):
+        label = ("benign", "malicious")[place % 2]
+        (root / label).mkdir(parents=True, exist_ok=True)
+        save(Image.fromarray(render_modules(urls[number], 3)), place % 2 == 1, root / label / f"{place}.png")
+    return root
+
+
+def save_as_one_bit(code: Image.Image, malicious: bool, path: Path) -> None:
+    code.convert("1" if malicious else "L").save(path)
+
+
+def save_as_palette(code: Image.Image, malicious: bool, path: Path) -> None:
+    (code.quantize(2) if malicious else code).save(path)
+
+
+def save_larger(code: Image.Image, malicious: bool, path: Path) -> None:
+    code.resize((4 * code.width // 3, 4 * code.height // 3), 0).save(path) if malicious else code.save(path)
+
+
+@pytest.mark.parametrize(
+    ("save", "telling", "others"),
+    [
+        (save_as_one_bit, {"bit depth", "mode", "file size"}, {"width", "height", "format", "QR version", "mean gray"}),
+        (save_as_palette, {"bit depth", "mode"}, {"width", "height", "format", "QR version", "mean gray"}),
+        (save_larger, {"width", "height"}, {"bit depth", "mode", "format", "QR version", "mean gray"}),
+    ],
+)
+def test_codes_whose_files_alone_tell_the_class(
+    save: Callable[[Image.Image, bool, Path], None], telling: set[str], others: set[str], tmp_path: Path
+) -> None:
+    root = qr_codes(tmp_path / "codes", 1, save)
+    found = inspect(config_of("qr_cnn", "data.image_size=64", f"data.path={root}"))
+    assert telling <= named(found)
+    assert not others & named(found)
+    assert {part.name for part in found.shortcuts} >= telling | others
+    best = found.shortcuts[0]
+    assert best.name in telling
+    assert best.balanced_accuracy > 0.9
+    assert best.advice.startswith(("save the images of all classes again", "crop or pad the images of all classes"))
+
+
+def test_scenes_have_no_shortcuts_but_copies_and_properties(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     random = np.random.default_rng(0)
     for place in range(6):
         np.savez(tmp_path / f"{place}.npz", coord=random.random((100, 3)))
     coord = np.load(tmp_path / "0.npz")["coord"]
     np.savez(tmp_path / "copy.npz", coord=coord[::-1] * 1000)
+    read = []
+    monkeypatch.setattr(properties, "scene_facts", lambda ref: read.append(ref) or scene_facts(ref))
     result = inspect(config_of("debug_local", "data.source=folder", f"data.path={tmp_path}", "data.max_train_scenes=9"))
     assert (result.counts, result.shortcuts, result.chance) == ({}, [], None)
-    assert sum(result.samples.values()) == 7
+    assert sum(result.samples.values()) == len(read) == 7  # each is read once
     assert result.properties["suffix"]["train"] == {"most_frequent": ".npz", "share": 1.0}
     assert {found.name: found.groups for found in result.overlaps} == {
         "the same content": 0,
@@ -129,7 +180,7 @@ def test_train_decodes_nothing_for_the_warning_and_needs_no_cache(
     config, manifest = prepare_run(config_of("qr_cnn", *settings), Shown())
     for path in (tmp_path / "cache").glob("images-*"):
         path.unlink()
-    monkeypatch.setattr("dbbd_cli.data.images.cache.prepare_in_workers", lambda *_: pytest.fail("decoded again"))
+    monkeypatch.setattr("dbbd_cli.data.images.processes._in_workers", lambda *_: pytest.fail("decoded again"))
     shown = Shown()
     warn_of_shortcuts(config, manifest, shown)
     assert len(shown.warnings) == 1
@@ -163,8 +214,7 @@ def test_a_task_that_measures_nothing_is_inspected_all_the_same(monkeypatch: pyt
     from dbbd_cli.tasks.base import Task
     from dbbd_cli.tasks.url_classification.task import UrlClassification
 
-    for method in ("sample_properties", "sample_relations"):
-        monkeypatch.setattr(UrlClassification, method, getattr(Task, method))
+    monkeypatch.setattr(UrlClassification, "inspect_samples", Task.inspect_samples)
     result = inspect(config_of("qr_url", "data.sample_per_class=20"))
     assert (result.shortcuts, result.properties) == ([], {})
     assert [found.name for found in result.overlaps] == ["the same content"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 
 from dbbd_cli.core.errors import DataError
 from dbbd_cli.core.progress import Silent
+from dbbd_cli.data.candidates import Sampling
 from dbbd_cli.data.images.manifest import make_manifest, prepare_manifest
 from dbbd_cli.data.images.qr_code import render_qr
 from dbbd_cli.data.images.sources import list_folder
@@ -32,18 +34,12 @@ class Messages(Silent):
 
 
 def manifest_of(source: Any, cache: Path, progress: Silent | None = None, **changes: Any) -> Manifest:
-    settings: dict[str, Any] = {
-        "cleaning": UrlCleaning(),
-        "sample_per_class": None,
-        "report_limit": True,
-        "shares": (0.7, 0.15, 0.15),
-        "group_by_host": False,
-        "on_error": "fail",
-        "image_size": 32,
-        "cache_dir": cache,
-        "seed": 1,
-    }
-    return make_manifest(source, **{**settings, **changes}, progress=progress or Silent())
+    settings = {"cleaning": UrlCleaning(), "image_size": 32, "cache_dir": cache}
+    sampling = Sampling(
+        per_class=None, report_limit=True, shares=(0.7, 0.15, 0.15), group_by_host=False, on_error="fail", seed=1
+    )
+    settings |= {name: changes.pop(name) for name in settings if name in changes}
+    return make_manifest(source, **settings, sampling=replace(sampling, **changes), progress=progress or Silent())
 
 
 def test_equal_content_goes_into_the_same_split_and_is_reported(
@@ -92,15 +88,11 @@ def test_skipped_images_are_counted_listed_and_in_no_split(picture_folder: Calla
 
 def test_fewer_images_than_requested_are_reported(picture_folder: Callable[..., Path], tmp_path: Path) -> None:
     messages = Messages()
-    manifest = manifest_of(
-        list_folder(picture_folder(("cat", "dog"))), tmp_path / "cache", messages, sample_per_class=50
-    )
+    manifest = manifest_of(list_folder(picture_folder(("cat", "dog"))), tmp_path / "cache", messages, per_class=50)
     assert len(manifest.samples) == 16
     assert "cat: 8 images, dog: 8 images (limit 50); all of them are used." in messages.text
     messages = Messages()
-    manifest_of(
-        list_folder(tmp_path / "pictures"), tmp_path / "cache", messages, sample_per_class=50, report_limit=False
-    )
+    manifest_of(list_folder(tmp_path / "pictures"), tmp_path / "cache", messages, per_class=50, report_limit=False)
     assert messages.text == []
 
 
@@ -109,7 +101,7 @@ def test_many_classes_with_fewer_images_than_requested_take_one_line(
 ) -> None:
     messages = Messages()
     root = picture_folder(tuple(f"c{number:02}" for number in range(10)), count=3)
-    manifest_of(list_folder(root), tmp_path / "cache", messages, sample_per_class=50)
+    manifest_of(list_folder(root), tmp_path / "cache", messages, per_class=50)
     [line] = [text for text in messages.text if "limit" in text]
     assert line.startswith("c00: 3 images, c01: 3 images, ")
     assert line.endswith(" c07: 3 images and 2 more classes (limit 50); all of them are used.")
@@ -218,7 +210,7 @@ def test_real_urls_are_split_as_configured(shared: Path, tmp_path: Path, monkeyp
         "dbbd_cli.data.images.manifest.prepare_images",
         lambda refs, *_, **__: type("Prepared", (), {"problems": {}})(),  # 10,000 codes take half a minute to render
     )
-    manifest = manifest_of(source, tmp_path, sample_per_class=5000, seed=42)
+    manifest = manifest_of(source, tmp_path, per_class=5000, seed=42)
     assert [len(manifest.of(split)) for split in ("train", "val", "test")] == [7000, 1500, 1500]
     for label in range(2):
         counts = [sum(s.label == label for s in manifest.of(split)) for split in ("train", "val", "test")]

@@ -9,14 +9,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from dbbd_cli.core.progress import Silent
 from dbbd_cli.data.images.properties import (
     ImageHeader,
+    file_code_properties,
     pixel_properties,
     pixel_relations,
     read_header,
     similar_groups,
 )
-from dbbd_cli.data.images.qr_code import render_qr
+from dbbd_cli.data.images.qr_code import render_modules, render_qr
+from dbbd_cli.data.images.qr_version import qr_version
 
 
 @pytest.mark.parametrize(
@@ -50,6 +53,22 @@ def test_a_file_that_is_gone_or_no_image_is_unknown(tmp_path: Path) -> None:
         header = read_header(str(tmp_path / name))
         assert math.isnan(header.width)
         assert header.format == "unknown"
+
+
+def test_the_versions_of_codes_in_files(tmp_path: Path) -> None:
+    urls = ["https://a.example/", "https://a.example/" + "x" * 60, "https://a.example/" + "x" * 200]
+    for place, url in enumerate(urls):
+        Image.fromarray(render_modules(url, 3)).save(tmp_path / f"{place}.png")
+    noise = np.random.default_rng(0).integers(255, size=(90, 90), dtype=np.uint8)
+    Image.fromarray(noise).save(tmp_path / "noise.png")
+    paths = [str(tmp_path / f"{name}.png") for name in (0, "noise", 1, 2, "gone")]
+    [part] = file_code_properties(paths, Silent())
+    known = [qr_version(url) for url in urls]
+    assert part.name == "QR version"
+    assert part.values[[0, 2, 3]].tolist() == known
+    assert np.isnan(part.values[[1, 4]]).all()
+    assert len(set(known)) == 3
+    assert file_code_properties(paths[1:2], Silent()) == []
 
 
 def test_copies_in_other_sizes_look_the_same_and_other_codes_do_not() -> None:

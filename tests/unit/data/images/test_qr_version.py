@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import segno
 
-from dbbd_cli.data.images.properties import code_properties
+from dbbd_cli.data.images.properties import rendered_properties
 from dbbd_cli.data.images.qr_version import qr_version
 
 
@@ -16,7 +16,7 @@ def test_the_version_of_a_code_is_that_of_segno(text: str) -> None:
     for length in range(1, len(text) + 1, 7):
         part = text[:length]
         assert qr_version(part) == segno.make(part, error="m", boost_error=False, micro=False).version
-    assert code_properties([text])[0].values[0] == qr_version(text)
+    assert rendered_properties([text])[-1].values[0] == qr_version(text)
 
 
 def test_versions_at_their_limits() -> None:

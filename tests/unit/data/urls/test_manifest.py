@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from segno import helpers
 
 from dbbd_cli.core.errors import DataError
 from dbbd_cli.core.progress import Silent
+from dbbd_cli.data.candidates import Sampling
 from dbbd_cli.data.images.qr_code import render_modules
 from dbbd_cli.data.images.sources import list_folder
 from dbbd_cli.data.manifest import Manifest
@@ -21,11 +23,10 @@ CLEANING = UrlCleaning(scheme="strip", www="strip")
 
 
 def manifest_of(root: Path, **changes: Any) -> Manifest:
-    settings: dict[str, Any] = {
-        "cleaning": CLEANING, "sample_per_class": None, "report_limit": False, "shares": (0.6, 0.2, 0.2),
-        "group_by_host": True, "on_error": "fail", "seed": 1,
-    }  # fmt: skip
-    return make_manifest(list_folder(root), **{**settings, **changes}, progress=Silent())
+    sampling = Sampling(
+        per_class=None, report_limit=False, shares=(0.6, 0.2, 0.2), group_by_host=True, on_error="fail", seed=1
+    )
+    return make_manifest(list_folder(root), cleaning=CLEANING, sampling=replace(sampling, **changes), progress=Silent())
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ from dbbd_cli.report.classification.figures import classification_figures
 from dbbd_cli.report.classification.gallery import MAX_PICTURES, pictures_file, read_pictures
 from dbbd_cli.report.drawing import draw
 from dbbd_cli.report.save import render
+from dbbd_cli.report.style import MUTED, SERIES, WARNING
 
 pytestmark = pytest.mark.filterwarnings("error::UserWarning")
 PICTURES = np.arange(2 * 8 * 8 * 3, dtype=np.uint8).reshape(2, 8, 8, 3)
@@ -70,13 +71,14 @@ def test_the_gallery_names_classes_and_samples(evaluation_of: Callable[..., Any]
 
 def test_baselines_and_the_network_are_drawn_with_intervals(evaluation_of: Callable[..., Any]) -> None:
     rows = [
-        {"name": "rule: x", "accuracy": 1.0, "accuracy_interval": [0.9, 1.0]},
+        {"name": "rule: x", "accuracy": 1.0, "accuracy_interval": [0.9, 1.0], "is_shortcut": True},
         {"name": "n-grams", "accuracy": 0.6},
     ]
     evaluation = {**evaluation_of(), "baselines": rows, "intervals": {"accuracy": [0.7, 0.8]}}
     (axes,) = draw(classification_figures(evaluation))["baselines"].axes
     assert [label.get_text() for label in axes.get_yticklabels()] == ["rule: x", "n-grams", "network"]
     assert [line.get_xdata()[0] for line in axes.get_lines()] == [1.0, 0.6, 0.75]
+    assert [line.get_color() for line in axes.get_lines()] == [WARNING, MUTED, SERIES[0]]
     spans = [part.get_segments()[0][:, 0].tolist() for part in axes.collections]
     assert spans == [[0.9, 1.0], [0.7, 0.8]]
     assert [text.get_text() for text in axes.texts] == ["100.0%", "60.0%", "75.0%"]

@@ -108,15 +108,17 @@ def test_baselines_that_are_as_good_are_named(evaluation_of: Make) -> None:
             "accuracy_interval": [0.6, 0.9],
             "lead": -0.05,
             "lead_interval": [-0.2, 0.1],
+            "is_shortcut": True,
         },
     ]
-    _, table, note, *_ = classification_tables({**evaluation_of(), "baselines": rows}, "URLs")
+    _, table, note, shortcuts, *_ = classification_tables({**evaluation_of(), "baselines": rows}, "URLs")
     assert table.rows == (
         ("most frequent class", "50.0%", "-", "+25.0 (+10.0 to +40.0)"),
         ("rule: scheme", "80.0% (60.0% to 90.0%)", "-", "-5.0 (-20.0 to +10.0)"),
         ("network", "75.0%", "0.870", ""),
     )
     assert note.text == "The network is not clearly better than: rule: scheme."
+    assert "shortcuts: scheme (80.0%); dbbd inspect says what to do." in shortcuts.text
     beaten = classification_tables({**evaluation_of(), "baselines": rows[:1]}, "URLs")
     assert not any(isinstance(part, Note) for part in beaten)
 

@@ -1,0 +1,126 @@
+"""The settings that the tasks that train classifiers share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Field, model_validator
+
+from dbbd_cli.config.sections import (
+    FIXED_SETTINGS,
+    CheckpointConfig,
+    ClassifierEvaluationConfig,
+    Count,
+    DataConfig,
+    ModelConfig,
+    NotEmpty,
+    SplitConfig,
+    TaskConfig,
+    TrainingConfig,
+    is_set,
+    rule_error,
+    section,
+)
+from dbbd_cli.data.urls.cleaning import UrlCleaning
+from dbbd_cli.data.urls.table import is_table
+
+PROGRESS_METRICS = ("loss", "accuracy")
+"""The metrics that summarize an epoch; the others are only logged."""
+
+
+class ClassifierTrainingConfig(TrainingConfig):
+    """The optimization of a classifier."""
+
+    label_smoothing: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(
+        0.0, description="share of the target distributed over all classes (training loss only)"
+    )
+
+
+class ClassifierSplitConfig(SplitConfig):
+    """How samples are divided, class by class."""
+
+    group: Literal["none", "host"] = Field(
+        "none", description="host: keep all URLs of a host in the same split, so that hosts cannot be memorized"
+    )
+
+
+class ClassifierDataConfig(DataConfig):
+    """Where the samples of each class come from."""
+
+    source: Literal["folder", "classes", "urls", "synthetic"] = Field(
+        "synthetic",
+        description="folder: one subfolder per class; classes: a folder for each class; urls: a CSV of URL and label; "
+        "synthetic: generated URLs; if omitted, path implies folder or, for a file, urls, and classes implies classes",
+    )
+    path: NotEmpty | None = Field(None, description="the folder (source folder) or the CSV file (source urls)")
+    classes: dict[NotEmpty, NotEmpty] | None = Field(None, description="folder by class name (source classes)")
+    url_column: NotEmpty = Field("url", description="name of the CSV column with the URL")
+    label_column: NotEmpty = Field("label", description="name of the CSV column with the class")
+    sample_per_class: Count | None = Field(
+        None, description="maximum number of samples drawn from each class; null: all"
+    )
+    split: ClassifierSplitConfig = section("shares of the splits")
+    urls: UrlCleaning = section("how URLs are changed before anything else sees them")
+    on_error: Literal["fail", "skip"] = Field(
+        "fail", description="fail: an unusable sample ends the run; skip: it is left out and listed in splits.json"
+    )
+    positive_class: NotEmpty | None = Field(None, description="the positive one of two classes; null: the last")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _source_follows(cls, values: Any) -> Any:
+        if not isinstance(values, Mapping) or is_set(values, "source"):
+            return values
+        if isinstance(path := values.get("path"), str):
+            return {**values, "source": "urls" if is_table(path) else "folder"}
+        return {**values, "source": "classes"} if is_set(values, "classes") else values
+
+    @model_validator(mode="after")
+    def _source_has_what_it_needs(self) -> ClassifierDataConfig:
+        if self.source in ("folder", "urls") and self.path is None:
+            raise rule_error("path", f"a path, because source is {self.source}")
+        if self.source == "classes" and len(self.classes or {}) < 2:
+            raise rule_error("classes", "at least two classes with a folder each, because source is classes")
+        if self.source != "classes" and self.classes is not None:
+            raise rule_error("classes", f"null, because source is {self.source}")
+        if self.source == "synthetic" and self.path is not None:
+            raise rule_error("path", "null, because source is synthetic; omit source to use your own data")
+        return self
+
+
+class ClassifierCheckpointConfig(CheckpointConfig):
+    """When checkpoints are written, and which epoch is best."""
+
+    metric: Literal["loss", "accuracy", "f1"] = Field(
+        "loss",
+        description="validation metric that decides which epoch is best (the first on ties): the lowest loss, or the "
+        "highest accuracy or f1 (mean F1 over the classes); early stopping uses it too, but reduce_on_plateau "
+        "always uses the loss",
+    )
+
+
+class ClassifierModelConfig(ModelConfig):
+    """The classifier."""
+
+    name: NotEmpty = Field(description="the network")
+
+
+class ClassifierConfig(TaskConfig):
+    """A run that trains a classifier."""
+
+    fixed_settings: ClassVar[tuple[str, ...]] = (
+        *FIXED_SETTINGS,
+        "data.url_column",
+        "data.label_column",
+        "data.sample_per_class",
+        "data.urls",
+        "model",
+    )
+    location_settings: ClassVar[tuple[str, ...]] = ("data.path", "data.classes")
+
+    data: ClassifierDataConfig = section("the samples")
+    model: ClassifierModelConfig = section("the network")
+    training: ClassifierTrainingConfig = section("the optimization")
+    checkpoint: ClassifierCheckpointConfig = section("what is saved to disk")
+    evaluation: ClassifierEvaluationConfig = section("the evaluation")
