@@ -22,6 +22,7 @@ from dbbd_cli.report.evaluation import read_evaluation
 from dbbd_cli.services.evaluate import evaluate
 from dbbd_cli.services.plot import plot
 from dbbd_cli.services.train import train
+from dbbd_cli.services.validate import validate
 from dbbd_cli.tasks.configs import config_from_mapping
 from unit.services.shown_runs import Shown
 
@@ -104,7 +105,11 @@ def test_calibration_depends_on_validation_alone_and_belongs_to_the_weights(run:
     assert other.threshold is not None
     assert calibration.threshold is not None
     assert other.threshold < calibration.threshold
-    assert other.temperature == calibration.temperature
+    assert (other.temperature, other.bias) == (calibration.temperature, calibration.bias)
+    before = validation["calibration"]["before"]
+    logged = validate(run).metrics
+    assert (before["loss"], before["accuracy"]) == pytest.approx((logged["loss"], logged["accuracy"]), abs=1e-6)
+    assert validation["loss"] <= before["loss"]
 
 
 @pytest.mark.parametrize("content", ["{", "[]", '{"format": 2}', '{"temperature": "1"}', "[" * 100_000])
