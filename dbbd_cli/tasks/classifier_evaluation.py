@@ -109,7 +109,9 @@ def evaluate_classifier(
     logits = calibrated(outputs.logits, calibration["temperature"], calibration["bias"])
     report = classification_report(logits, outputs.labels, classes, positive_class, resampling)
     report["intervals"]["group"] = "samples" if outputs.hosts is None else "hosts"
-    report["calibration"] = {**calibration, "before": _before(outputs, resampling)}
+    report["calibration"] = {**calibration, "loss": report["loss"], "before": _before(outputs, resampling)}
+    # That of training and validation, which other runs can be compared by.
+    report["loss"] = float(F.cross_entropy(outputs.logits, outputs.labels))
     if positive is not None and "threshold" in calibration:
         report["calibration"]["at_threshold"] = _at_threshold(
             F.softmax(logits, dim=1)[:, positive] >= calibration["threshold"], outputs.labels == positive, resampling
@@ -179,12 +181,11 @@ def _calibrate(
 
 
 def _before(outputs: _Outputs, resampling: Resampling) -> dict[str, Any]:
-    """What calibration changes, as it was before: what `train` and `validate` report."""
+    """Accuracy and reliability before calibration; `train` and `validate` report this accuracy."""
     probabilities = F.softmax(outputs.logits, dim=1)
     correct = probabilities.argmax(1) == outputs.labels
     error, reliability = calibration_of(probabilities, correct)
     return {
-        "loss": float(F.cross_entropy(outputs.logits, outputs.labels)),
         "accuracy": float(correct.double().mean()),
         "expected_calibration_error": error,
         "interval": calibration_interval(probabilities, correct, resampling),

@@ -137,9 +137,8 @@ class AtThreshold(Part):
 
 
 class BeforeCalibration(Part):
-    """What calibration changes on the reported split, as it was before."""
+    """Accuracy and reliability on the reported split before calibration."""
 
-    loss: Number | None = None
     accuracy: Fraction | None = None
     expected_calibration_error: Fraction | None = None
     interval: Interval | None = None
@@ -158,6 +157,8 @@ class CalibrationReport(Part):
     false_positive_rate: Fraction | None = None
     threshold: Number | None = None
     achieved: Achieved | None = None
+    loss: Number | None = None
+    """Of the calibrated probabilities on the reported split."""
     before: BeforeCalibration | None = None
     at_threshold: AtThreshold | None = None
 

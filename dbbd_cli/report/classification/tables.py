@@ -86,7 +86,7 @@ def _calibration(evaluation: Mapping[str, Any], sample_unit: str) -> Iterator[Va
         ("Temperature", number(fitted["temperature"], 3)),
         *_bias(evaluation, fitted),
         ("Accuracy", f"{share(before.get('accuracy'))} before, {share(evaluation.get('accuracy'))} after"),
-        ("Loss", f"{number(before.get('loss'))} before, {number(evaluation.get('loss'))} after"),
+        ("Loss", f"{number(evaluation.get('loss'))} before, {number(fitted.get('loss'))} after"),
         (
             "Calibration error before",
             with_interval(before.get("expected_calibration_error"), before.get("interval"), number),
