@@ -10,6 +10,7 @@ import torch
 
 from dbbd_cli.data.urls.encoding import encode_urls
 from dbbd_cli.data.urls.rules import one_rule_predictions, url_properties
+from dbbd_cli.model.calibration import calibrated, fit_calibration
 from dbbd_cli.model.urls.ngrams import NgramBaseline
 from dbbd_cli.tasks.classification_intervals import Resampling, classification_intervals, ranking_scores
 
@@ -25,6 +26,8 @@ _AT_ONCE = 8192
 def baselines(
     train_urls: Sequence[str] | None,
     train_labels: torch.Tensor,
+    val_urls: Sequence[str] | None,
+    val_labels: torch.Tensor,
     urls: Sequence[str] | None,
     labels: torch.Tensor,
     *,
@@ -38,6 +41,9 @@ def baselines(
     Args:
         train_urls: the URLs of the training split as the network gets them; None if samples are not URLs.
         train_labels: classes of the training split.
+        val_urls: the URLs of the validation split, which the n-grams are calibrated on, like the network; None if
+            samples are not URLs.
+        val_labels: classes of the validation split.
         urls: the URLs of the split; None if samples are not URLs.
         labels: classes of the split, `(N,)`.
         correct: whether the network is right, `(N,)`, boolean.
@@ -51,7 +57,7 @@ def baselines(
     """
     most_frequent = int(torch.bincount(train_labels).argmax())
     rows = [_row("most frequent class", labels == most_frequent, correct, resampling)]
-    if train_urls is None or urls is None or num_classes > MAX_CLASSES:
+    if train_urls is None or val_urls is None or urls is None or num_classes > MAX_CLASSES:
         return rows
     predictions = one_rule_predictions(
         [url_properties(url) for url in train_urls], train_labels.tolist(), [url_properties(url) for url in urls]
@@ -64,17 +70,19 @@ def baselines(
     chosen = np.sort(np.random.default_rng(0).permutation(len(train_urls))[:MAX_NGRAM_URLS])
     codes = torch.from_numpy(encode_urls([train_urls[place] for place in chosen]))
     model = NgramBaseline(codes, train_labels[torch.from_numpy(chosen)], num_classes)
-    logits = [
-        model.logits(torch.from_numpy(encode_urls(urls[start : start + _AT_ONCE])))
-        for start in range(0, len(urls), _AT_ONCE)
-    ]
-    probabilities = torch.cat(logits).double().softmax(dim=1)
+    temperature, bias = fit_calibration(_logits(model, val_urls), val_labels)
+    probabilities = calibrated(_logits(model, urls), temperature, bias).softmax(dim=1)
     row = _row("n-grams", probabilities.argmax(1) == labels, correct, resampling)
     if positive is not None:
         intervals = classification_intervals(probabilities, labels, resampling, positive=positive, rates=())
         row["roc_auc"] = ranking_scores(probabilities[:, positive], labels == positive)["roc_auc"]
         row["roc_auc_interval"] = intervals.get("roc_auc")
     return [*rows, row]
+
+
+def _logits(model: NgramBaseline, urls: Sequence[str]) -> torch.Tensor:
+    parts = range(0, len(urls), _AT_ONCE)
+    return torch.cat([model.logits(torch.from_numpy(encode_urls(urls[start : start + _AT_ONCE]))) for start in parts])
 
 
 def _row(name: str, hits: torch.Tensor, correct: torch.Tensor, resampling: Resampling) -> dict[str, Any]:

@@ -119,6 +119,8 @@ def evaluate_classifier(
     report["baselines"] = baselines(
         workload.urls("train"),
         torch.tensor([sample.label for sample in workload.manifest.of("train")]),
+        workload.urls("val"),
+        validation.labels,
         measured.urls(split),
         outputs.labels,
         correct=logits.argmax(1) == outputs.labels,
