@@ -1,4 +1,4 @@
-"""The `calibration.json` of a run folder: temperature and decision threshold, fitted on the validation split."""
+"""The `calibration.json` of a run folder: temperature, biases and decision threshold, fitted on validation."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from dbbd_cli.runs.reading import MAX_COUNT, parse_json, read_bytes
 
 _MAX_BYTES = 1_000_000
 _Share = Annotated[float, Field(ge=0.0, le=1.0)]
+_Bias = Annotated[float, Field(ge=-1e3, le=1e3)]
 _Text = Annotated[str, Field(max_length=10_000)]
 
 
@@ -42,7 +43,9 @@ class Calibration(BaseModel):
     split: Literal["val"] = "val"
     num_samples: Annotated[int, Field(ge=1, le=MAX_COUNT)]
     temperature: Annotated[float, Field(ge=1e-3, le=1e3)]
-    """Probabilities are `softmax(logits / temperature)`."""
+    """Probabilities are `softmax(logits / temperature + bias)`."""
+    bias: Annotated[list[_Bias], Field(min_length=1, max_length=MAX_COUNT)] | None = None
+    """One number per class; None in files of earlier versions, which had no bias."""
     positive_class: _Text | None = None
     """The positive one of two classes; None with more, which have no threshold."""
     false_positive_rate: _Share | None = None

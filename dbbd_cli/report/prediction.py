@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -15,11 +15,13 @@ class Calibration:
 
     Attributes:
         temperature: what logits are divided by.
+        bias: what is then added to the logit of each class; None: nothing.
         threshold: probability of the positive class from which on a sample is called positive (two classes).
-        fitted: whether the two were fitted on validation data; otherwise they are 1 and 0.5.
+        fitted: whether these were fitted on validation data.
     """
 
     temperature: float = 1.0
+    bias: Sequence[float] | None = None
     threshold: float = 0.5
     fitted: bool = False
 

@@ -27,6 +27,7 @@ from dbbd_cli.model.digest import stored_digest
 from dbbd_cli.report.calibration import Calibration, calibration_json
 from dbbd_cli.report.drawing import draw, message_of
 from dbbd_cli.report.evaluation import EVALUATION, EVALUATION_FORMAT
+from dbbd_cli.report.prediction import Calibration as Fitted
 from dbbd_cli.report.save import check_writable, save_figure
 from dbbd_cli.runs.folder import CALIBRATION, is_run_folder
 from dbbd_cli.runs.log import finite
@@ -161,7 +162,14 @@ def _measure(
             evaluation = task.evaluate_other(loaded.workload, loaded.other, loaded.runtime, progress)
         if corrupt is not None:
             corrupted = (loaded.workload, split) if loaded.other is None else (loaded.other, "test")
-            further["corruptions"] = task.evaluate_corrupted(*corrupted, loaded.runtime, corrupt, progress)
+            fitted = evaluation.calibration or {}
+            further["corruptions"] = task.evaluate_corrupted(
+                *corrupted,
+                runtime=loaded.runtime,
+                calibration=Fitted(fitted.get("temperature", 1.0), fitted.get("bias"), fitted=bool(fitted)),
+                num_samples=corrupt,
+                progress=progress,
+            )
     return evaluation, further
 
 

@@ -61,7 +61,7 @@ class Predictor:
         task: the task of the run.
         workload: its network, on the device.
         runtime: device and precision.
-        calibration: temperature and threshold.
+        calibration: temperature, biases and threshold.
         explain: whether to explain each verdict.
         progress: receives messages.
     """
@@ -120,7 +120,7 @@ def open_predictor(
 
 
 def _calibration(run: OpenedRun, progress: Progress) -> Calibration:
-    """The temperature and the threshold of a checkpoint; if there are none, a message says so."""
+    """What was fitted for a checkpoint; if there are none, a message says so."""
     digest = stored_digest(run.path)
     try:
         found = read_calibration(run.folder, digest)
@@ -132,4 +132,12 @@ def _calibration(run: OpenedRun, progress: Progress) -> Calibration:
         why = f"{CALIBRATION} belongs to another checkpoint" if os.path.lexists(path) else f"there is no {CALIBRATION}"
         progress.line(f"{why[:1].upper()}{why[1:]}: {_NOT_CALIBRATED}.")
         return Calibration()
-    return Calibration(found.temperature, 0.5 if found.threshold is None else found.threshold, fitted=True)
+    if found.bias is not None and len(found.bias) != len(run.manifest.classes):
+        progress.warn(f"{run.folder / CALIBRATION} is damaged: not one bias per class: {_NOT_CALIBRATED}.")
+        return Calibration()
+    return Calibration(
+        found.temperature,
+        found.bias,
+        0.5 if found.threshold is None else found.threshold,
+        fitted=True,
+    )

@@ -203,7 +203,14 @@ class Task(Protocol):
         raise NotImplementedError
 
     def evaluate_corrupted(
-        self, workload: Any, split: str, runtime: Runtime, num_samples: int, progress: Progress
+        self,
+        workload: Any,
+        split: str,
+        *,
+        runtime: Runtime,
+        calibration: Calibration,
+        num_samples: int,
+        progress: Progress,
     ) -> dict[str, Any]:
         """Measure a network on corrupted pictures, if `can_corrupt`.
 
@@ -211,6 +218,7 @@ class Task(Protocol):
             workload: what `build` returned, on the device.
             split: the split.
             runtime: device and precision.
+            calibration: temperature and biases that `evaluate` fitted.
             num_samples: maximum number of samples to corrupt, chosen at random.
             progress: shows a bar.
 
@@ -269,7 +277,7 @@ class Task(Protocol):
             workload: what `build` returned for no splits, on the device.
             inputs: the inputs.
             runtime: device and precision.
-            calibration: temperature and threshold.
+            calibration: temperature, biases and threshold.
             explain: whether to say what in an input moved the verdict.
             progress: receives messages.
 

@@ -11,6 +11,7 @@ import torch
 from dbbd_cli.data.properties import Property, joined
 from dbbd_cli.data.shortcuts import MARGIN, learn_rule
 from dbbd_cli.data.urls.encoding import encode_urls
+from dbbd_cli.model.calibration import calibrated, fit_calibration
 from dbbd_cli.model.urls.ngrams import NgramBaseline
 from dbbd_cli.tasks.classification_intervals import Resampling, classification_intervals, ranking_scores
 
@@ -24,6 +25,8 @@ _AT_ONCE = 8192
 def baselines(
     train_urls: Sequence[str] | None,
     train_labels: torch.Tensor,
+    val_urls: Sequence[str] | None,
+    val_labels: torch.Tensor,
     urls: Sequence[str] | None,
     labels: torch.Tensor,
     *,
@@ -39,6 +42,9 @@ def baselines(
     Args:
         train_urls: the URLs of the training split as the network gets them; None if samples are not URLs.
         train_labels: classes of the training split.
+        val_urls: the URLs of the validation split, which the n-grams are calibrated on, like the network; None if
+            samples are not URLs.
+        val_labels: classes of the validation split.
         urls: the URLs of the split; None if samples are not URLs.
         labels: classes of the split, `(N,)`.
         correct: whether the network is right, `(N,)`, boolean.
@@ -67,22 +73,24 @@ def baselines(
             low, _ = row["accuracy_interval"]
             rules.append({**row, "is_shortcut": low > rows[0]["accuracy"] + MARGIN})
     rows += sorted(rules, key=lambda row: row["accuracy"])
-    if train_urls is None or urls is None:
+    if train_urls is None or val_urls is None or urls is None:
         return rows
     chosen = np.sort(np.random.default_rng(0).permutation(len(train_urls))[:MAX_NGRAM_URLS])
     codes = torch.from_numpy(encode_urls([train_urls[place] for place in chosen]))
     model = NgramBaseline(codes, train_labels[torch.from_numpy(chosen)], num_classes)
-    logits = [
-        model.logits(torch.from_numpy(encode_urls(urls[start : start + _AT_ONCE])))
-        for start in range(0, len(urls), _AT_ONCE)
-    ]
-    probabilities = torch.cat(logits).double().softmax(dim=1)
+    temperature, bias = fit_calibration(_logits(model, val_urls), val_labels)
+    probabilities = calibrated(_logits(model, urls), temperature, bias).softmax(dim=1)
     row = _row("n-grams", probabilities.argmax(1) == labels, correct, resampling)
     if positive is not None:
         intervals = classification_intervals(probabilities, labels, resampling, positive=positive, rates=())
         row["roc_auc"] = ranking_scores(probabilities[:, positive], labels == positive)["roc_auc"]
         row["roc_auc_interval"] = intervals.get("roc_auc")
     return [*rows, row]
+
+
+def _logits(model: NgramBaseline, urls: Sequence[str]) -> torch.Tensor:
+    parts = range(0, len(urls), _AT_ONCE)
+    return torch.cat([model.logits(torch.from_numpy(encode_urls(urls[start : start + _AT_ONCE]))) for start in parts])
 
 
 def _row(name: str, hits: torch.Tensor, correct: torch.Tensor, resampling: Resampling) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from dbbd_cli.data.urls.cleaning import host_of
 from dbbd_cli.engine.efficiency import count_multiply_adds, measure_efficiency, spread, times_ms
 from dbbd_cli.engine.inference import run_batches
 from dbbd_cli.engine.runtime import Runtime
-from dbbd_cli.model.calibration import choose_threshold, fit_temperature
+from dbbd_cli.model.calibration import calibrated, choose_threshold, fit_calibration
 from dbbd_cli.report.classification.gallery import MAX_PICTURES, PICTURES_FILE, pictures_file
 from dbbd_cli.tasks.base import EvaluationOutput
 from dbbd_cli.tasks.classification_intervals import Resampling
@@ -76,25 +76,34 @@ def evaluate_classifier(
     classes, positive_class = workload.manifest.classes, workload.positive_class
     positive = None if positive_class is None else classes.index(positive_class)
     resampling = outputs.resampling()
-    report = classification_report(outputs.logits, outputs.labels, classes, positive_class, resampling)
-    report["intervals"]["group"] = "samples" if outputs.hosts is None else "hosts"
     calibration = _calibrate(validation, positive, positive_class, workload.false_positive_rate)
-    report["calibration"] = {**calibration, **_calibrated(outputs, calibration, positive, resampling)}
+    logits = calibrated(outputs.logits, calibration["temperature"], calibration["bias"])
+    report = classification_report(logits, outputs.labels, classes, positive_class, resampling)
+    report["intervals"]["group"] = "samples" if outputs.hosts is None else "hosts"
+    report["calibration"] = {**calibration, "loss": report["loss"], "before": _before(outputs, resampling)}
+    # That of training and validation, which other runs can be compared by.
+    report["loss"] = float(F.cross_entropy(outputs.logits, outputs.labels))
+    if positive is not None and "threshold" in calibration:
+        report["calibration"]["at_threshold"] = _at_threshold(
+            F.softmax(logits, dim=1)[:, positive] >= calibration["threshold"], outputs.labels == positive, resampling
+        )
     report["baselines"] = baselines(
         workload.urls("train"),
         torch.tensor([sample.label for sample in workload.manifest.of("train")]),
+        workload.urls("val"),
+        validation.labels,
         measured.urls(split),
         outputs.labels,
-        correct=outputs.logits.argmax(1) == outputs.labels,
+        correct=logits.argmax(1) == outputs.labels,
         num_classes=len(classes),
         positive=positive,
         resampling=resampling,
         train_properties=workload.properties("train"),
         properties=measured.properties(split),
     )
-    files = {"predictions.csv": _predictions(measured, split, outputs.logits).encode("utf-8")}
-    wrong = _most_confident_errors(outputs, calibration["temperature"])
-    report["errors"] = _errors(measured, split, outputs, calibration["temperature"], wrong)
+    files = {"predictions.csv": _predictions(measured, split, logits).encode("utf-8")}
+    wrong = _most_confident_errors(logits, outputs.labels)
+    report["errors"] = _errors(measured, split, logits, wrong)
     pictures = measured.pictures(split, wrong[:MAX_PICTURES]) if wrong else None
     if pictures is not None:
         files[PICTURES_FILE] = pictures_file(pictures)
@@ -121,17 +130,18 @@ def _run(workload: ClassifierWorkload, runtime: Runtime, split: str, progress: P
 def _calibrate(
     validation: _Outputs, positive: int | None, positive_class: str | None, wanted_rate: float
 ) -> dict[str, Any]:
-    """Temperature and, with two classes, decision threshold, fitted on the validation split."""
-    temperature = fit_temperature(validation.logits, validation.labels)
+    """Temperature, biases and, with two classes, decision threshold, fitted on the validation split."""
+    temperature, bias = fit_calibration(validation.logits, validation.labels)
     found: dict[str, Any] = {
         "split": "val",
         "num_samples": len(validation.labels),
         "temperature": temperature,
+        "bias": bias,
         "positive_class": positive_class,
     }
     if positive is None or not bool((validation.labels != positive).any()):
         return found
-    scores = F.softmax(validation.logits / temperature, dim=1)[:, positive]
+    scores = F.softmax(calibrated(validation.logits, temperature, bias), dim=1)[:, positive]
     negative = validation.labels != positive
     threshold = choose_threshold(scores, ~negative, wanted_rate)
     flagged = scores >= threshold
@@ -145,44 +155,41 @@ def _calibrate(
     }
 
 
-def _calibrated(
-    outputs: _Outputs, calibration: dict[str, Any], positive: int | None, resampling: Resampling
-) -> dict[str, Any]:
-    """What temperature and threshold are worth on the split."""
-    probabilities = F.softmax(outputs.logits / calibration["temperature"], dim=1)
+def _before(outputs: _Outputs, resampling: Resampling) -> dict[str, Any]:
+    """Accuracy and reliability before calibration; `train` and `validate` report this accuracy."""
+    probabilities = F.softmax(outputs.logits, dim=1)
     correct = probabilities.argmax(1) == outputs.labels
     error, reliability = calibration_of(probabilities, correct)
-    found: dict[str, Any] = {
-        "after": {
-            "loss": float(F.nll_loss(probabilities.clamp(min=1e-300).log(), outputs.labels)),
-            "expected_calibration_error": error,
-            "interval": calibration_interval(probabilities, correct, resampling),
-            "reliability": reliability,
-        }
+    return {
+        "accuracy": float(correct.double().mean()),
+        "expected_calibration_error": error,
+        "interval": calibration_interval(probabilities, correct, resampling),
+        "reliability": reliability,
     }
-    if positive is not None and "threshold" in calibration:
-        flagged, is_positive = probabilities[:, positive] >= calibration["threshold"], outputs.labels == positive
-        found["at_threshold"] = {
-            name: {"value": float((flagged & among).sum() / among.sum()), "interval": resampling.share(flagged, among)}
-            for name, among in (("false_positive_rate", ~is_positive), ("recall", is_positive))
-            if bool(among.any())
-        }
-    return found
 
 
-def _most_confident_errors(outputs: _Outputs, temperature: float) -> list[int]:
+def _at_threshold(flagged: torch.Tensor, is_positive: torch.Tensor, resampling: Resampling) -> dict[str, Any]:
+    """What the threshold is worth on the split."""
+    return {
+        name: {"value": float((flagged & among).sum() / among.sum()), "interval": resampling.share(flagged, among)}
+        for name, among in (("false_positive_rate", ~is_positive), ("recall", is_positive))
+        if bool(among.any())
+    }
+
+
+def _most_confident_errors(logits: torch.Tensor, labels: torch.Tensor) -> list[int]:
     """The places of the wrong predictions with the highest calibrated probability, highest first."""
-    confidence, predicted = F.softmax(outputs.logits / temperature, dim=1).max(dim=1)
+    confidence, predicted = F.softmax(logits, dim=1).max(dim=1)
     order = confidence.sort(descending=True, stable=True).indices
-    return order[predicted[order] != outputs.labels[order]][:MAX_ERRORS].tolist()
+    return order[predicted[order] != labels[order]][:MAX_ERRORS].tolist()
 
 
 def _errors(
-    workload: ClassifierWorkload, split: str, outputs: _Outputs, temperature: float, places: Sequence[int]
+    workload: ClassifierWorkload, split: str, logits: torch.Tensor, places: Sequence[int]
 ) -> list[dict[str, Any]]:
     """Samples with their true and predicted class, and the calibrated probability of the latter."""
     classes, samples = workload.manifest.classes, workload.manifest.of(split)
-    confidence, predicted = F.softmax(outputs.logits / temperature, dim=1).max(dim=1)
+    confidence, predicted = F.softmax(logits, dim=1).max(dim=1)
     return [
         {
             "sample": samples[place].key,
@@ -206,7 +213,7 @@ def _shared_with_training(workload: ClassifierWorkload, other: ClassifierWorkloa
 
 
 def _predictions(workload: ClassifierWorkload, split: str, logits: torch.Tensor) -> str:
-    """One row per sample: path, true class, predicted class, and the probability of each class."""
+    """One row per sample: path, true class, predicted class, and the calibrated probability of each class."""
     classes = workload.manifest.classes
     probabilities = torch.softmax(logits, dim=1)
     text = io.StringIO()

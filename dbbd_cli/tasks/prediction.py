@@ -13,12 +13,13 @@ from dbbd_cli.core.text import counted
 from dbbd_cli.data.folder_entries import by_suffix
 from dbbd_cli.data.images.formats import suffix_of, ways_to_read
 from dbbd_cli.data.images.sources import list_images
+from dbbd_cli.model.calibration import calibrated
 from dbbd_cli.report.prediction import Calibration, Prediction
 
 
 def probabilities(logits: torch.Tensor, classes: Sequence[str], calibration: Calibration) -> list[Mapping[str, float]]:
     """Return the calibrated probability of each class, for logits `(B, K)`."""
-    shares = torch.softmax(logits.double() / calibration.temperature, dim=1).tolist()
+    shares = torch.softmax(calibrated(logits, calibration.temperature, calibration.bias), dim=1).tolist()
     return [dict(zip(classes, row, strict=True)) for row in shares]
 
 

@@ -136,26 +136,30 @@ class AtThreshold(Part):
     recall: Estimate | None = None
 
 
-class AfterScaling(Part):
-    """Calibration on the reported split after temperature scaling."""
+class BeforeCalibration(Part):
+    """Accuracy and reliability on the reported split before calibration."""
 
-    loss: Number | None = None
+    accuracy: Fraction | None = None
     expected_calibration_error: Fraction | None = None
     interval: Interval | None = None
     reliability: Reliability | None = None
 
 
 class CalibrationReport(Part):
-    """Temperature and threshold, fitted on the split `split`, and what they are worth on the reported one."""
+    """Temperature, biases and threshold, fitted on the split `split`, and what they are worth on the reported one."""
 
     split: str | None = None
     num_samples: Count | None = None
     temperature: Number | None = None
+    bias: list[Number] | None = None
+    """One number per class."""
     positive_class: str | None = None
     false_positive_rate: Fraction | None = None
     threshold: Number | None = None
     achieved: Achieved | None = None
-    after: AfterScaling | None = None
+    loss: Number | None = None
+    """Of the calibrated probabilities on the reported split."""
+    before: BeforeCalibration | None = None
     at_threshold: AtThreshold | None = None
 
 

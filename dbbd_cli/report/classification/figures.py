@@ -127,11 +127,13 @@ def _reliability(evaluation: Mapping[str, Any], bins: Mapping[str, Any], facts: 
     (line,) = upper.plot(confidences, accuracies, "o-", color=SERIES[0], markersize=5)
     entries: list[tuple[str, Artist]] = [("accuracy in the bin", line), ("gap", gaps), ("perfectly calibrated", ideal)]
     calibration = evaluation.get("calibration") or {}
-    after = calibration.get("after") or {}
-    if after.get("reliability") and calibration.get("temperature") is not None:
-        (scaled,) = upper.plot(*_points(after["reliability"]), "s--", color=SERIES[2], markersize=4, linewidth=1.4)
-        error = with_interval(after.get("expected_calibration_error"), after.get("interval"), partial(number, digits=3))
-        entries.insert(2, (f"at temperature {number(calibration['temperature'], 2)}: error {error}", scaled))
+    before = calibration.get("before") or {}
+    if before.get("reliability"):
+        (raw,) = upper.plot(*_points(before["reliability"]), "s--", color=SERIES[2], markersize=4, linewidth=1.4)
+        error = with_interval(
+            before.get("expected_calibration_error"), before.get("interval"), partial(number, digits=3)
+        )
+        entries.insert(2, (f"before calibration: error {error}", raw))
     add_legend(upper, entries, loc="best")
     upper.set(xlim=(0, 1), ylim=(0, 1), ylabel="Accuracy")
     total = max(sum(bins["count"]), 1)

@@ -81,16 +81,18 @@ def _calibration(evaluation: Mapping[str, Any], sample_unit: str) -> Iterator[Va
     fitted = evaluation.get("calibration") or {}
     if fitted.get("temperature") is None:
         return
-    after, at = fitted.get("after") or {}, fitted.get("at_threshold") or {}
-    before = (evaluation.get("intervals") or {}).get("expected_calibration_error")
+    before, at = fitted.get("before") or {}, fitted.get("at_threshold") or {}
+    after = (evaluation.get("intervals") or {}).get("expected_calibration_error")
     rows = [
         ("Temperature", number(fitted["temperature"], 3)),
-        ("Loss", f"{number(evaluation.get('loss'))} before, {number(after.get('loss'))} after"),
-        ("Calibration error before", with_interval(evaluation.get("expected_calibration_error"), before, number)),
+        *_bias(evaluation, fitted),
+        ("Accuracy", f"{share(before.get('accuracy'))} before, {share(evaluation.get('accuracy'))} after"),
+        ("Loss", f"{number(evaluation.get('loss'))} before, {number(fitted.get('loss'))} after"),
         (
-            "Calibration error after",
-            with_interval(after.get("expected_calibration_error"), after.get("interval"), number),
+            "Calibration error before",
+            with_interval(before.get("expected_calibration_error"), before.get("interval"), number),
         ),
+        ("Calibration error after", with_interval(evaluation.get("expected_calibration_error"), after, number)),
     ]
     if fitted.get("threshold") is not None:
         achieved = fitted.get("achieved") or {}
@@ -114,9 +116,18 @@ def _calibration(evaluation: Mapping[str, Any], sample_unit: str) -> Iterator[Va
     yield Values(f"Calibration, fitted on {count(fitted.get('num_samples'))} validation {sample_unit}", tuple(rows))
     if evaluation.get("split") == fitted.get("split"):
         yield Note(
-            "Temperature and threshold were fitted on this very split: what they achieve here is too optimistic.",
+            "The calibration was fitted on this very split: what it achieves here is too optimistic.",
             warning=True,
         )
+
+
+def _bias(evaluation: Mapping[str, Any], fitted: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What the biases add to the log-odds of the positive class; nothing with more than two classes."""
+    biases = dict(zip(evaluation.get("classes") or [], fitted.get("bias") or [], strict=False))
+    positive = fitted.get("positive_class")
+    if len(biases) != 2 or positive not in biases:
+        return []
+    return [(f"Bias toward {visible(str(positive))}", number(2 * biases[positive] - sum(biases.values()), 3))]
 
 
 def _baselines(evaluation: Mapping[str, Any]) -> Iterator[Table | Note]:

@@ -11,12 +11,19 @@ import torch
 from dbbd_cli.core.progress import Progress
 from dbbd_cli.data.images.corruptions import Corrupted, corrupt
 from dbbd_cli.engine.runtime import Runtime
+from dbbd_cli.model.calibration import calibrated
+from dbbd_cli.report.prediction import Calibration
 from dbbd_cli.tasks.corruption_report import CONDITIONS, chosen_samples, corrupted, row
 from dbbd_cli.tasks.image_classification.workload import ImageWorkload
 
 
 def measure_corruptions(
-    workload: ImageWorkload, split: str, runtime: Runtime, num_samples: int, progress: Progress
+    workload: ImageWorkload,
+    split: str,
+    runtime: Runtime,
+    calibration: Calibration,
+    num_samples: int,
+    progress: Progress,
 ) -> dict[str, Any]:
     """Corrupt the pixels of images of a split in every way, and classify them."""
     begin = time.perf_counter()
@@ -40,7 +47,8 @@ def measure_corruptions(
                 )
                 images, _ = workload.to_device(part._replace(pixels=pixels), runtime.device, train=False)
                 with torch.inference_mode(), runtime.autocast():
-                    predicted = network(images).argmax(dim=1).cpu()
+                    logits = network(images).float().cpu()
+                predicted = calibrated(logits, calibration.temperature, calibration.bias).argmax(dim=1)
                 hits += (predicted == part.labels).tolist()
             bar.advance(len(part.labels), samples=len(part.labels))
     rows = [row(condition, accuracy=hits) for condition, hits in zip(CONDITIONS, right, strict=True)]

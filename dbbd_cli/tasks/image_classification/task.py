@@ -74,12 +74,19 @@ class ImageClassification(ClassifierTask):
         )
 
     def evaluate_corrupted(
-        self, workload: ImageWorkload, split: str, runtime: Runtime, num_samples: int, progress: Progress
+        self,
+        workload: ImageWorkload,
+        split: str,
+        *,
+        runtime: Runtime,
+        calibration: Calibration,
+        num_samples: int,
+        progress: Progress,
     ) -> dict[str, Any]:
         """Classify images whose pixels were corrupted."""
         from dbbd_cli.tasks.image_classification.corruptions import measure_corruptions
 
-        return measure_corruptions(workload, split, runtime, num_samples, progress)
+        return measure_corruptions(workload, split, runtime, calibration, num_samples, progress)
 
     def predict(
         self,

@@ -21,13 +21,15 @@ from dbbd_cli.data.problems import shortened
 from dbbd_cli.data.urls.cleaning import clean_url
 from dbbd_cli.data.urls.encoding import encode_urls
 from dbbd_cli.engine.runtime import Runtime
+from dbbd_cli.model.calibration import calibrated
+from dbbd_cli.report.prediction import Calibration
 from dbbd_cli.tasks.classifier_data import class_folders
 from dbbd_cli.tasks.corruption_report import CONDITIONS, chosen_samples, corrupted, row
 from dbbd_cli.tasks.url_classification.workload import UrlWorkload
 
 
 def measure_corruptions(
-    workload: UrlWorkload, split: str, runtime: Runtime, num_samples: int, progress: Progress
+    workload: UrlWorkload, split: str, runtime: Runtime, calibration: Calibration, num_samples: int, progress: Progress
 ) -> dict[str, Any]:
     """Corrupt pictures of a split in every way, read their codes, and classify the URLs that were read.
 
@@ -53,7 +55,7 @@ def measure_corruptions(
             codes[position] = found
             bar.advance(samples=1)
     urls = [url_of(found)[0] for found in codes]
-    verdicts = _classify(workload, set(urls) - {""}, runtime)
+    verdicts = _classify(workload, set(urls) - {""}, runtime, calibration)
     rows = []
     for place, condition in enumerate(CONDITIONS):
         part = slice(place * len(used), (place + 1) * len(used))
@@ -83,7 +85,7 @@ def _pictures(workload: UrlWorkload, samples: Sequence[Sample]) -> list[Picture]
     return [Picture(path) for path in paths]
 
 
-def _classify(workload: UrlWorkload, urls: Iterable[str], runtime: Runtime) -> dict[str, int]:
+def _classify(workload: UrlWorkload, urls: Iterable[str], runtime: Runtime, calibration: Calibration) -> dict[str, int]:
     """The class that the network names for each URL."""
     ordered = sorted(urls)
     network = workload.module.get_submodule("network").eval()
@@ -92,6 +94,7 @@ def _classify(workload: UrlWorkload, urls: Iterable[str], runtime: Runtime) -> d
         batch = ordered[first : first + workload.config.training.batch_size]
         encoded = torch.tensor(encode_urls([clean_url(url, workload.config.data.urls) for url in batch]))
         with torch.inference_mode(), runtime.autocast():
-            logits = network(encoded.to(runtime.device))
-        verdicts.update(zip(batch, logits.argmax(dim=1).tolist(), strict=True))
+            logits = network(encoded.to(runtime.device)).float().cpu()
+        predicted = calibrated(logits, calibration.temperature, calibration.bias).argmax(dim=1)
+        verdicts.update(zip(batch, predicted.tolist(), strict=True))
     return verdicts

@@ -26,6 +26,7 @@ from dbbd_cli.data.urls.kinds import other_kind, unwrapped
 from dbbd_cli.data.urls.spans import encode_spans, spans_of
 from dbbd_cli.data.urls.table import iterate_urls
 from dbbd_cli.engine.runtime import Runtime
+from dbbd_cli.model.calibration import calibrated
 from dbbd_cli.model.urls.explain import explain
 from dbbd_cli.report.prediction import Calibration, Explanation, Prediction, SpanContribution
 from dbbd_cli.tasks.prediction import pictures_in, probabilities, skipped, unsupported
@@ -66,7 +67,7 @@ class UrlPredictor:
     Attributes:
         workload: the network, on the device.
         runtime: device and precision.
-        calibration: temperature and threshold.
+        calibration: temperature, biases and threshold.
         explained: whether to explain each verdict.
         progress: receives messages.
     """
@@ -158,8 +159,8 @@ class UrlPredictor:
         others = [place for place in range(len(self.workload.manifest.classes)) if place != label]
 
         def log_odds(present: torch.Tensor) -> torch.Tensor:
-            logits = self._logits([encode_spans(spans, row) for row in present.tolist()]).double()
-            logits = logits / self.calibration.temperature
+            logits = self._logits([encode_spans(spans, row) for row in present.tolist()])
+            logits = calibrated(logits, self.calibration.temperature, self.calibration.bias)
             return logits[:, label] - logits[:, others].logsumexp(1)
 
         contributions, empty, total = explain(log_odds, len(spans))

@@ -67,12 +67,19 @@ class UrlClassification(ClassifierTask):
         return UrlWorkload(config, manifest, splits=splits, pretrained=pretrained, pin_memory=pin_memory)
 
     def evaluate_corrupted(
-        self, workload: UrlWorkload, split: str, runtime: Runtime, num_samples: int, progress: Progress
+        self,
+        workload: UrlWorkload,
+        split: str,
+        *,
+        runtime: Runtime,
+        calibration: Calibration,
+        num_samples: int,
+        progress: Progress,
     ) -> dict[str, Any]:
         """Read corrupted codes and classify what was read; URLs that were not pictures are rendered first."""
         from dbbd_cli.tasks.url_classification.corruptions import measure_corruptions
 
-        return measure_corruptions(workload, split, runtime, num_samples, progress)
+        return measure_corruptions(workload, split, runtime, calibration, num_samples, progress)
 
     def predict(
         self,

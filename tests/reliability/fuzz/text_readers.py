@@ -111,6 +111,7 @@ def calibration(data: bytes, folder: Path) -> None:
     found = read_calibration(folder, seeds.DIGEST)
     if found is not None:
         require(math.isfinite(found.temperature) and found.temperature > 0, "an odd temperature")
+        require(all(map(math.isfinite, found.bias or ())), "an odd bias")
         require(found.threshold is None or 0 <= found.threshold < 1.1, "an odd threshold")
 
 

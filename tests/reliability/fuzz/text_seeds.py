@@ -49,7 +49,7 @@ _EVALUATION = {
         "accuracy": [0.5, 1.0],
         "recall_at_fpr": {"0.01": None},
     },
-    "calibration": {"split": "val", "temperature": 1.5, "threshold": 0.9, "after": {"interval": [0.0, 0.5]}},
+    "calibration": {"split": "val", "temperature": 1.5, "bias": [0.1, -0.1], "before": {"interval": [0.0, 0.5]}},
     "baselines": [{"name": "n-grams", "accuracy": 0.5, "lead": 0.1, "lead_interval": [-0.1, 0.2]}],
     "errors": [{"sample": "a.png", "class": "benign", "predicted": "malicious", "probability": 0.9}],
     "shared_with_training": {"samples": 0, "hosts": None},
@@ -148,6 +148,7 @@ def evaluations() -> list[bytes]:
 def calibrations() -> list[bytes]:
     fitted = {"checkpoint": "best_model.pth", "checkpoint_sha256": DIGEST, "num_samples": 40, "temperature": 1.25}
     threshold = {
+        "bias": [0.5, -0.5],
         "positive_class": "malicious",
         "false_positive_rate": 0.01,
         "threshold": 0.9,

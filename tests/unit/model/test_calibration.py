@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from dbbd_cli.model.calibration import MIN_TEMPERATURE, choose_threshold, fit_temperature
+from dbbd_cli.model.calibration import MIN_TEMPERATURE, calibrated, choose_threshold, fit_calibration, fit_temperature
 
 
 def drawn(count: int, classes: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -44,6 +44,34 @@ def test_without_errors_the_temperature_is_limited() -> None:
     assert fit_temperature(torch.tensor([[0.0, 1.0], [1.0, 0.0]]), torch.tensor([1, 0])) == pytest.approx(
         MIN_TEMPERATURE
     )
+
+
+@pytest.mark.parametrize("shift", [(0.0, 0.0, 0.0), (0.5, -1.0, 0.5)])
+def test_a_planted_temperature_and_bias_are_found(shift: tuple[float, ...]) -> None:
+    logits, labels = drawn(20_000, 3)
+    temperature, bias = fit_calibration(2.0 * (logits - torch.tensor(shift)), labels)
+    assert temperature == pytest.approx(2.0, rel=0.03)
+    assert bias == pytest.approx(shift, abs=0.06)
+    # It is the maximum: no step in any direction is better.
+    found = calibrated(2.0 * (logits - torch.tensor(shift)), temperature, bias)
+    best = F.cross_entropy(found, labels) + torch.tensor(bias).square().sum() / (2 * len(labels))
+    for step in (*torch.eye(3, dtype=torch.float64), *-torch.eye(3, dtype=torch.float64)):
+        prior = (torch.tensor(bias, dtype=torch.float64) + 0.01 * step).square().sum() / (2 * len(labels))
+        assert F.cross_entropy(found + 0.01 * step, labels) + prior > best
+
+
+def test_a_class_without_samples_has_a_finite_bias() -> None:
+    logits, labels = drawn(200, 3)
+    logits, labels = logits[labels < 2], labels[labels < 2]
+    temperature, bias = fit_calibration(logits, labels)
+    assert all(math.isfinite(value) for value in (temperature, *bias))
+    assert -10 < bias[2] < min(bias[:2])
+
+
+def test_without_errors_temperature_and_bias_are_limited() -> None:
+    temperature, bias = fit_calibration(torch.tensor([[0.0, 1.0], [1.0, 0.0]]), torch.tensor([1, 0]))
+    assert temperature == pytest.approx(MIN_TEMPERATURE)
+    assert bias == pytest.approx([0.0, 0.0], abs=1e-6)
 
 
 def test_the_threshold_lies_between_the_planted_scores() -> None:

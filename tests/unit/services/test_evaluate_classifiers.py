@@ -25,6 +25,7 @@ from dbbd_cli.report.tables import Note
 from dbbd_cli.services.evaluate import evaluate
 from dbbd_cli.services.plot import plot
 from dbbd_cli.services.train import train
+from dbbd_cli.services.validate import validate
 from dbbd_cli.tasks.configs import config_from_mapping
 from dbbd_cli.tasks.registry import get_task
 from unit.services.shown_runs import Shown
@@ -108,7 +109,11 @@ def test_calibration_depends_on_validation_alone_and_belongs_to_the_weights(run:
     assert other.threshold is not None
     assert calibration.threshold is not None
     assert other.threshold < calibration.threshold
-    assert other.temperature == calibration.temperature
+    assert (other.temperature, other.bias) == (calibration.temperature, calibration.bias)
+    found = (validation["loss"], validation["calibration"]["before"]["accuracy"])
+    logged = validate(run).metrics
+    assert found == pytest.approx((logged["loss"], logged["accuracy"]), abs=1e-6)
+    assert validation["calibration"]["loss"] <= validation["loss"]
 
 
 @pytest.mark.parametrize("content", ["{", "[]", '{"format": 2}', '{"temperature": "1"}', "[" * 100_000])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -55,6 +56,14 @@ def test_calibration(tiny_config: Make, picture_folder: Make) -> None:
     odds = [result.probability / (1 - result.probability) for result in (plain, fitted)]
     assert odds[1] ** 2 == pytest.approx(odds[0], rel=1e-4)  # a temperature of 2 halves the logits
     assert fitted.verdict == "benign"
+    write_calibration(run, bias=[0.5, -0.5])
+    biased = judge()[0].probability
+    assert biased / (1 - biased) == pytest.approx(odds[1] * math.exp(-1.0), rel=1e-4)
+    write_calibration(run, bias=[0.5])
+    damaged, shown = judge()
+    assert not damaged.calibrated
+    assert "not one bias per class" in shown.warnings[-1]
+
     write_calibration(run, threshold=0.0)
     assert judge()[0].verdict == "malicious"
 

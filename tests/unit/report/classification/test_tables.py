@@ -72,7 +72,9 @@ CALIBRATION = {
     "false_positive_rate": 0.01,
     "threshold": 0.9,
     "achieved": {"rate": 0.005, "low": 0.0, "high": 0.1},
-    "after": {"loss": 0.4, "expected_calibration_error": 0.02, "interval": [0.01, 0.03]},
+    "bias": [-0.2, 0.3],
+    "loss": 0.4,
+    "before": {"accuracy": 0.5, "expected_calibration_error": 0.05, "interval": [0.03, 0.07]},
     "at_threshold": {
         "false_positive_rate": {"value": 0.25, "interval": [0.1, 0.6]},
         "recall": {"value": 0.5, "interval": None},
@@ -86,9 +88,11 @@ def test_calibration_and_what_the_threshold_is_worth(evaluation_of: Make) -> Non
     assert calibration.title == "Calibration, fitted on 40 validation URLs"
     assert calibration.rows == (
         ("Temperature", "1.500"),
+        ("Bias toward malicious", "0.500"),
+        ("Accuracy", "50.00% before, 75.00% after"),
         ("Loss", "0.5000 before, 0.4000 after"),
-        ("Calibration error before", "0.0400"),
-        ("Calibration error after", "0.0200 (0.0100 to 0.0300)"),
+        ("Calibration error before", "0.0500 (0.0300 to 0.0700)"),
+        ("Calibration error after", "0.0400"),
         ("Threshold for 1% FPR", "0.9000"),
         ("FPR on validation", "0.50% (0.00% to 10.00%)"),
         ("FPR on these URLs", "25.00% (10.00% to 60.00%)"),
