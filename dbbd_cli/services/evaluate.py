@@ -162,15 +162,21 @@ def _measure(
             evaluation = task.evaluate_other(loaded.workload, loaded.other, loaded.runtime, progress)
         if corrupt is not None:
             corrupted = (loaded.workload, split) if loaded.other is None else (loaded.other, "test")
-            fitted = evaluation.calibration or {}
             further["corruptions"] = task.evaluate_corrupted(
                 *corrupted,
                 runtime=loaded.runtime,
-                calibration=Fitted(fitted.get("temperature", 1.0), fitted.get("bias"), fitted=bool(fitted)),
+                calibration=_as_predict_uses_it(evaluation.calibration),
                 num_samples=corrupt,
                 progress=progress,
             )
     return evaluation, further
+
+
+def _as_predict_uses_it(fitted: Mapping[str, Any] | None) -> Fitted:
+    if not fitted:
+        return Fitted()
+    threshold = fitted.get("threshold")
+    return Fitted(fitted["temperature"], fitted.get("bias"), 0.5 if threshold is None else threshold, fitted=True)
 
 
 def _load_run(

@@ -23,6 +23,25 @@ def probabilities(logits: torch.Tensor, classes: Sequence[str], calibration: Cal
     return [dict(zip(classes, row, strict=True)) for row in shares]
 
 
+def judged(
+    logits: torch.Tensor, positive: int | None, calibration: Calibration
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Return the most probable class and, with two classes, the verdict of each sample, as `Prediction` has them.
+
+    Args:
+        logits: `(B, K)`.
+        positive: the positive class of two; None with more.
+        calibration: temperature, biases and threshold.
+
+    Returns:
+        Two times the number of a class, `(B,)`; None for the verdict if there is no threshold.
+    """
+    shares = torch.softmax(calibrated(logits.cpu(), calibration.temperature, calibration.bias), dim=1)
+    if positive is None:
+        return shares.argmax(dim=1), None
+    return shares.argmax(dim=1), torch.where(shares[:, positive] >= calibration.threshold, positive, 1 - positive)
+
+
 def skipped(name: str, reason: str) -> Prediction:
     """The result of an unreadable input."""
     return Prediction(name, "skipped", note=reason)

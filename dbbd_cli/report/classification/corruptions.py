@@ -7,19 +7,24 @@ from typing import TYPE_CHECKING, Any
 
 from dbbd_cli.core.text import counted
 from dbbd_cli.report.style import GRID, SERIES, add_legend, drawable, headed_figure
-from dbbd_cli.report.tables import Table
-from dbbd_cli.report.text import MISSING, percent
+from dbbd_cli.report.tables import Note, Table
+from dbbd_cli.report.text import MISSING, number, percent
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_MEASURED = (("read", "Code read"), ("read_right", "Read right"), ("accuracy", "Verdict right"))
+_MEASURED = (
+    ("read", "Code read"),
+    ("read_right", "Read right"),
+    ("accuracy", "Class right"),
+    ("verdict", "Verdict right"),
+)
 _COLUMNS = 4
 
 
-def corruption_tables(evaluation: Mapping[str, Any]) -> Iterator[Table]:
+def corruption_tables(evaluation: Mapping[str, Any]) -> Iterator[Table | Note]:
     """One row for each corruption and strength, if they were measured."""
     found = evaluation.get("corruptions")
     if not found:
@@ -30,6 +35,12 @@ def corruption_tables(evaluation: Mapping[str, Any]) -> Iterator[Table]:
         ("Corruption", *(name for _, name in measured)),
         tuple((_name(row), *(_share(row.get(key)) for key, _ in measured)) for row in found["rows"]),
     )
+    threshold = (evaluation.get("calibration") or {}).get("threshold")
+    if threshold is not None and any(key == "verdict" for key, _ in measured):
+        yield Note(
+            "Class right: the most probable class is the true one. Verdict right: so is the verdict of predict, "
+            f"at the threshold {number(threshold)}."
+        )
 
 
 def _name(row: Mapping[str, Any]) -> str:

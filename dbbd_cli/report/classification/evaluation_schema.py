@@ -215,6 +215,7 @@ class CorruptionRow(Part):
     read: Share | None = None
     read_right: Share | None = None
     accuracy: Share | None = None
+    verdict: Share | None = None
 
 
 class Corruptions(Part):

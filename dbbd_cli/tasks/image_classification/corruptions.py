@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import defaultdict
 from typing import Any
 
 import numpy as np
@@ -11,10 +12,10 @@ import torch
 from dbbd_cli.core.progress import Progress
 from dbbd_cli.data.images.corruptions import Corrupted, corrupt
 from dbbd_cli.engine.runtime import Runtime
-from dbbd_cli.model.calibration import calibrated
 from dbbd_cli.report.prediction import Calibration
 from dbbd_cli.tasks.corruption_report import CONDITIONS, chosen_samples, corrupted, row
 from dbbd_cli.tasks.image_classification.workload import ImageWorkload
+from dbbd_cli.tasks.prediction import judged
 
 
 def measure_corruptions(
@@ -25,13 +26,17 @@ def measure_corruptions(
     num_samples: int,
     progress: Progress,
 ) -> dict[str, Any]:
-    """Corrupt the pixels of images of a split in every way, and classify them."""
+    """Corrupt the pixels of images of a split in every way, and classify them.
+
+    `accuracy` is about the most probable class, `verdict` about that at the threshold, as `predict` says it.
+    """
     begin = time.perf_counter()
     seed = workload.config.seed
     loader = workload.loaders[split]
     chosen = chosen_samples(loader.num_samples, num_samples, seed)
     network = workload.module.get_submodule("network").eval()
-    right: list[list[bool]] = [[] for _ in CONDITIONS]
+    positive = None if workload.positive_class is None else workload.manifest.classes.index(workload.positive_class)
+    right: list[dict[str, list[bool]]] = [defaultdict(list) for _ in CONDITIONS]
     with progress.phase("Classifying corrupted images", len(chosen), unit="images", sample_unit="images") as bar:
         for batch in loader.batches(epoch=0):
             kept = torch.from_numpy(np.isin(batch.samples.numpy(), chosen))
@@ -47,11 +52,12 @@ def measure_corruptions(
                 )
                 images, _ = workload.to_device(part._replace(pixels=pixels), runtime.device, train=False)
                 with torch.inference_mode(), runtime.autocast():
-                    logits = network(images).float().cpu()
-                predicted = calibrated(logits, calibration.temperature, calibration.bias).argmax(dim=1)
-                hits += (predicted == part.labels).tolist()
+                    logits = network(images).float()
+                for name, found in zip(("accuracy", "verdict"), judged(logits, positive, calibration), strict=True):
+                    if found is not None:
+                        hits[name] += (found == part.labels).tolist()
             bar.advance(len(part.labels), samples=len(part.labels))
-    rows = [row(condition, accuracy=hits) for condition, hits in zip(CONDITIONS, right, strict=True)]
+    rows = [row(condition, **hits) for condition, hits in zip(CONDITIONS, right, strict=True)]
     return {"num_samples": len(chosen), "seconds": time.perf_counter() - begin, "rows": rows}
 
 

@@ -21,10 +21,10 @@ from dbbd_cli.data.problems import shortened
 from dbbd_cli.data.urls.cleaning import clean_url
 from dbbd_cli.data.urls.encoding import encode_urls
 from dbbd_cli.engine.runtime import Runtime
-from dbbd_cli.model.calibration import calibrated
 from dbbd_cli.report.prediction import Calibration
 from dbbd_cli.tasks.classifier_data import class_folders
 from dbbd_cli.tasks.corruption_report import CONDITIONS, chosen_samples, corrupted, row
+from dbbd_cli.tasks.prediction import judged
 from dbbd_cli.tasks.url_classification.workload import UrlWorkload
 
 
@@ -33,8 +33,8 @@ def measure_corruptions(
 ) -> dict[str, Any]:
     """Corrupt pictures of a split in every way, read their codes, and classify the URLs that were read.
 
-    URLs that were not pictures are rendered as QR codes first. A verdict is right if a URL was read and the network
-    names the class of the sample; a picture that was not read has no verdict.
+    URLs that were not pictures are rendered as QR codes first. `accuracy` is about the most probable class, `verdict`
+    about that at the threshold, as `predict` says it. Both are wrong for a picture that was not read.
 
     Raises:
         DataError: pictures are missing.
@@ -55,7 +55,7 @@ def measure_corruptions(
             codes[position] = found
             bar.advance(samples=1)
     urls = [url_of(found)[0] for found in codes]
-    verdicts = _classify(workload, set(urls) - {""}, runtime, calibration)
+    classes, verdicts = _classify(workload, set(urls) - {""}, runtime, calibration)
     rows = []
     for place, condition in enumerate(CONDITIONS):
         part = slice(place * len(used), (place + 1) * len(used))
@@ -64,7 +64,11 @@ def measure_corruptions(
                 condition,
                 read=[bool(found.texts) for found in codes[part]],
                 read_right=[url == (sample.text or sample.key) for url, sample in zip(urls[part], used, strict=True)],
-                accuracy=[verdicts.get(url) == s.label for url, s in zip(urls[part], used, strict=True)],
+                **{
+                    name: [found.get(url) == sample.label for url, sample in zip(urls[part], used, strict=True)]
+                    for name, found in (("accuracy", classes), ("verdict", verdicts))
+                    if found is not None
+                },
             )
         )
     return {"num_samples": len(used), "seconds": time.perf_counter() - begin, "rows": rows}
@@ -85,16 +89,22 @@ def _pictures(workload: UrlWorkload, samples: Sequence[Sample]) -> list[Picture]
     return [Picture(path) for path in paths]
 
 
-def _classify(workload: UrlWorkload, urls: Iterable[str], runtime: Runtime, calibration: Calibration) -> dict[str, int]:
-    """The class that the network names for each URL."""
+def _classify(
+    workload: UrlWorkload, urls: Iterable[str], runtime: Runtime, calibration: Calibration
+) -> tuple[dict[str, int], dict[str, int] | None]:
+    """The most probable class of each URL and, with two classes, the verdict."""
     ordered = sorted(urls)
     network = workload.module.get_submodule("network").eval()
+    positive = None if workload.positive_class is None else workload.manifest.classes.index(workload.positive_class)
+    classes: dict[str, int] = {}
     verdicts: dict[str, int] = {}
     for first in range(0, len(ordered), workload.config.training.batch_size):
         batch = ordered[first : first + workload.config.training.batch_size]
         encoded = torch.tensor(encode_urls([clean_url(url, workload.config.data.urls) for url in batch]))
         with torch.inference_mode(), runtime.autocast():
-            logits = network(encoded.to(runtime.device)).float().cpu()
-        predicted = calibrated(logits, calibration.temperature, calibration.bias).argmax(dim=1)
-        verdicts.update(zip(batch, predicted.tolist(), strict=True))
-    return verdicts
+            logits = network(encoded.to(runtime.device)).float()
+        predicted, verdict = judged(logits, positive, calibration)
+        classes.update(zip(batch, predicted.tolist(), strict=True))
+        if verdict is not None:
+            verdicts.update(zip(batch, verdict.tolist(), strict=True))
+    return classes, None if positive is None else verdicts

@@ -11,6 +11,7 @@ from dbbd_cli.report.classification.figures import classification_figures
 from dbbd_cli.report.classification.tables import classification_tables
 from dbbd_cli.report.drawing import draw
 from dbbd_cli.report.evaluation import evaluation_problem
+from dbbd_cli.report.tables import Note
 
 SHARE = {"value": 0.9, "low": 0.85, "high": 0.93}
 
@@ -25,8 +26,11 @@ def evaluation(*measured: str) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("measured", "columns"),
     [
-        (("read", "read_right", "accuracy"), ("Corruption", "Code read", "Read right", "Verdict right")),
-        (("accuracy",), ("Corruption", "Verdict right")),
+        (
+            ("read", "read_right", "accuracy", "verdict"),
+            ("Corruption", "Code read", "Read right", "Class right", "Verdict right"),
+        ),
+        (("accuracy",), ("Corruption", "Class right")),
     ],
 )
 def test_table_and_figure(measured: tuple[str, ...], columns: tuple[str, ...]) -> None:
@@ -42,6 +46,12 @@ def test_table_and_figure(measured: tuple[str, ...], columns: tuple[str, ...]) -
     assert [axes.get_title(loc="left") for axes in panels] == ["Blur", "Cover"]
     assert [label.get_text() for label in panels[0].get_xticklabels()] == ["none", "0.5%", "10%"]
     assert all(len(axes.lines) == len(measured) + 1 for axes in panels)
+
+
+def test_a_note_says_which_threshold_the_verdict_has() -> None:
+    content = {**evaluation("accuracy", "verdict"), "calibration": {"temperature": 1.0, "threshold": 0.8125}}
+    notes = [part.text for part in classification_tables(content, "images") if isinstance(part, Note)]
+    assert any("at the threshold 0.8125" in text for text in notes)
 
 
 def test_a_damaged_part_is_reported() -> None:

@@ -28,6 +28,9 @@ def test_the_first_row_is_the_accuracy_of_the_evaluation(tiny_config: Make, monk
     assert found["num_samples"] == report["num_samples"]
     assert clean["accuracy"]["value"] == pytest.approx(report["accuracy"])
     assert covered["accuracy"]["value"] == 0.5, "all images are gray, so all get the same verdict"
+    at, support = report["calibration"]["at_threshold"], [entry["support"] for entry in report["per_class"]]
+    right = at["recall"]["value"] * support[1] + (1 - at["false_positive_rate"]["value"]) * support[0]
+    assert clean["verdict"]["value"] == pytest.approx(right / sum(support))
     assert "read" not in clean
     some = evaluate(run, plots=False, corrupt=3).report["corruptions"]
     assert some["num_samples"] == 3

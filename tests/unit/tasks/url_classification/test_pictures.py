@@ -65,7 +65,11 @@ def test_a_run_on_pictures(pictures: Path, tmp_path: Path, monkeypatch: pytest.M
     clean, rotated, covered = found["rows"]
     assert clean["read_right"]["value"] == rotated["read_right"]["value"] == 1
     assert clean["accuracy"]["value"] == rotated["accuracy"]["value"] == pytest.approx(report["accuracy"])
-    assert covered["read"]["value"] == covered["accuracy"]["value"] == 0
+    assert covered["read"]["value"] == covered["accuracy"]["value"] == covered["verdict"]["value"] == 0
+    at = report["calibration"]["at_threshold"]
+    negative, positive = (entry["support"] for entry in report["per_class"])
+    right = at["recall"]["value"] * positive + (1 - at["false_positive_rate"]["value"]) * negative
+    assert clean["verdict"]["value"] == rotated["verdict"]["value"] == pytest.approx(right / 6)
     assert evaluate(run, plots=False, corrupt=100, overrides=here).report["corruptions"]["rows"] == found["rows"]
 
 
