@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-CSV_COLUMNS = ("input", "status", "class", "probability", "verdict", "text", "note")
+CSV_COLUMNS = ("input", "status", "class", "probability", "verdict", "text", "judged", "note")
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,8 @@ class Prediction:
         input: the input as given: a path, a URL, or the place of a line.
         status: judged; not_judged: it was read, but contains nothing that the run can judge; skipped: it is unreadable.
         note: why it was not judged or was skipped; a remark if it was judged.
-        text: the text that was judged, if it is not the input itself, such as the content of a QR code.
+        text: the text that was read, if it is not the input itself, such as the content of a QR code.
+        judged: the text as it was judged, if cleaning changed it.
         probabilities: calibrated probability of each class.
         positive_class: the class that the threshold is about, if there are two.
         threshold: see `Calibration`; None if there are more than two classes.
@@ -82,6 +83,7 @@ class Prediction:
     status: Literal["judged", "not_judged", "skipped"]
     note: str = ""
     text: str | None = None
+    judged: str | None = None
     probabilities: Mapping[str, float] = field(default_factory=dict)
     positive_class: str | None = None
     threshold: float | None = None
@@ -108,11 +110,6 @@ class Prediction:
             return self.positive_class
         return next(name for name in self.probabilities if name != self.positive_class)
 
-    @property
-    def other_text(self) -> str:
-        """The text that was judged, if it is not part of the input, such as the content of a QR code; else empty."""
-        return self.text if self.text and self.text.lower() not in self.input.lower() else ""
-
     def to_plain(self) -> dict[str, Any]:
         """The result as one JSON object; a field without a value is null."""
         explained = self.explanation
@@ -121,6 +118,7 @@ class Prediction:
             "status": self.status,
             "note": self.note or None,
             "text": self.text,
+            "judged": self.judged,
             "class": self.predicted,
             "probability": self.probability,
             "verdict": self.verdict,
@@ -141,4 +139,4 @@ class Prediction:
         """The result as a row of `CSV_COLUMNS`."""
         probability = "" if self.probability is None else f"{self.probability:.6f}"
         verdict = [self.predicted or "", probability, self.verdict or ""]
-        return [self.input, self.status, *verdict, self.text or "", self.note]
+        return [self.input, self.status, *verdict, self.text or "", self.judged or "", self.note]

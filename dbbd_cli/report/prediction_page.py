@@ -37,7 +37,7 @@ class PredictionPage:
             self._parts.row(
                 {
                     "input": visible(result.input, _LONGEST),
-                    "text": visible(result.other_text, _LONGEST),
+                    "text": visible(result.text or "", _LONGEST),
                     "note": visible(result.note, _LONGEST),
                     "predicted": visible(result.predicted or result.status.replace("_", " "), 80),
                     "probability": MISSING if result.probability is None else f"{result.probability:.2%}",

@@ -155,8 +155,8 @@ class PredictionOutput:
         width = columns(sys.stdout)
         limit = None if width is None else _LONGEST_ON_TERMINAL
         what = visible(result.input, limit)
-        if result.other_text:
-            what += f" -> {visible(result.other_text, limit)}"
+        if result.text:
+            what += f" -> {visible(result.text, limit)}"
         if result.note:
             what += f": {clean_line(result.note)}" if result.verdict is None else f" ({clean_line(result.note)})"
         if result.verdict is not None and not self._has_header:

@@ -89,7 +89,7 @@ def test_files(predict: Callable[..., Result]) -> None:
         rows = list(csv.DictReader(file))
     assert rows[0] == {
         "input": "login.a.example", "status": "judged", "class": "malicious", "probability": "0.900000",
-        "verdict": "malicious", "text": "", "note": "",
+        "verdict": "malicious", "text": "", "judged": "", "note": "",
     }  # fmt: skip
     assert (rows[1]["input"], rows[1]["note"]) == ("bad,x", "unreadable")
     page = Path("out.html").read_text(encoding="utf-8")

@@ -24,13 +24,7 @@ def test_more_classes() -> None:
 def test_a_result_without_a_verdict() -> None:
     result = Prediction("x", "skipped", note="empty")
     assert (result.predicted, result.probability, result.verdict) == (None, None, None)
-    assert result.to_row() == ["x", "skipped", "", "", "", "", "empty"]
-
-
-def test_a_text_is_told_only_if_it_is_not_part_of_the_input() -> None:
-    assert Prediction("photo.jpg", "judged", text="a.example").other_text == "a.example"
-    assert Prediction("https://A.example/X", "judged", text="a.example/X").other_text == ""
-    assert Prediction("a.example", "judged").other_text == ""
+    assert result.to_row() == ["x", "skipped", "", "", "", "", "", "empty"]
 
 
 def test_plain_values() -> None:

@@ -72,7 +72,7 @@ def test_probabilities_are_those_of_the_network_on_cleaned_urls(run: Path, predi
     assert [list(result.probabilities) for result in results] == [list(workload.manifest.classes)] * len(URLS)
     found = [list(result.probabilities.values()) for result in results]
     assert torch.tensor(found) == pytest.approx(torch.softmax(logits, 1), abs=1e-5)
-    assert [result.text for result in results] == ["news.example/a?b=1", None, None, None]
+    assert [result.judged for result in results] == ["news.example/a?b=1", None, None, None]
     assert all(result.status == "judged" and not result.calibrated for result in results)
 
 
@@ -142,13 +142,14 @@ def test_the_codes_of_pictures(predictor: Predictor, picture: Callable[..., Path
     found = judge(predictor, paths[0], "d.example", *paths[1:])
     assert [result.input for result in found[:2]] == [str(paths[0]), "d.example"]
     assert [(result.status, result.text) for result in found] == [
-        ("judged", "a.example/x"),
+        ("judged", "https://www.a.example/x"),
         ("judged", None),
-        ("judged", "b.example/1"),
-        ("judged", "c.example/2"),
+        ("judged", "http://b.example/1"),
+        ("judged", "http://c.example/2"),
         ("not_judged", "WIFI:T:WPA;S:net;P:secret;;"),
         ("skipped", None),
     ]
+    assert [result.judged for result in found[:4]] == ["a.example/x", None, "b.example/1", "c.example/2"]
     assert [result.note for result in found[2:4]] == ["code 1 of 2", "code 2 of 2"]
     assert found[4].note == "the code holds no URL, but the settings of a Wi-Fi network"
     assert found[5].note == "no QR code was found in it"
@@ -164,7 +165,7 @@ def test_a_folder_named_like_a_url(predictor: Predictor, picture: Callable[..., 
     (folder / "raw.nef").touch()
     results = judge(predictor, folder)
     assert [(result.status, result.text or result.note) for result in results] == [
-        ("judged", "a.example"),
+        ("judged", "http://a.example"),
         ("skipped", "1 image in unsupported formats: 1 .nef"),
     ]
     (tmp_path / "empty").mkdir()
@@ -189,6 +190,6 @@ def test_contributions_add_up_to_the_difference_from_an_empty_url(run: Path, url
     assert len(explained.spans) <= 10
     assert explained.empty + sum(span.contribution for span in explained.spans) == pytest.approx(explained.total)
     assert explained.total == pytest.approx(math.log(result.probability / (1 - result.probability)), abs=1e-4)
-    whole = (result.text or url).encode()
+    whole = (result.judged or url).encode()
     for span in explained.spans:
         assert whole[span.start : span.end].decode() == span.text
