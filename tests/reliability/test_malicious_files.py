@@ -73,6 +73,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Path]]:
 
 def targets(run_folder: Path, data: bytes, place: str, folder: Path) -> Path | None:
     """Put a file where a command may find it; returns the argument of the command, None if the place makes no sense."""
+    folder.mkdir(exist_ok=True)
     if place == "alone":
         (folder / "weights.pth").write_bytes(data)
         return folder / "weights.pth"

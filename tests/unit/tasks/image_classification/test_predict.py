@@ -33,12 +33,11 @@ def test_pictures(tiny_config: Make, picture_folder: Callable[..., Path], tmp_pa
         "a.jgp",
         f"{tmp_path}/raw.cr2",
     ]
-    assert all(result.calibrated for result in predict(run, [str(root / rows[0]["path"])]))
-    (run / "calibration.json").unlink()
     # The pictures of the run are not needed: its folder may have moved.
     moved = root.rename(tmp_path / "moved")
     results = list(predict(run, [*(str(moved / row["path"]) for row in rows), *other]))
     assert [result.status for result in results] == ["judged"] * len(rows) + ["skipped"] * 5
+    assert all(result.calibrated for result in results[: len(rows)])
     for row, result in zip(rows, results, strict=False):
         expected = {name: float(row[f"p({name})"]) for name in ("cat", "dog", "owl")}
         assert result.probabilities == pytest.approx(expected, abs=1e-4)
@@ -50,6 +49,9 @@ def test_pictures(tiny_config: Make, picture_folder: Callable[..., Path], tmp_pa
         "there is no such file or folder; this run judges pictures",
         "is a picture in an unsupported format",
     ]
-    assert len(list(predict(run, [str(moved)]))) == 36
+    found = list(predict(run, [str(moved)]))
+    assert len(found) == 36
+    (run / "calibration.json").unlink()
+    assert not any(result.calibrated for result in predict(run, [str(moved)]))
     with pytest.raises(ConfigError, match="--explain: a verdict about a picture cannot be explained"):
         predict(run, [], explain=True)
