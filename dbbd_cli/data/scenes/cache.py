@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -19,6 +19,8 @@ import numpy as np
 from dbbd_cli.core.errors import DataError
 from dbbd_cli.core.text import printable
 from dbbd_cli.data.array_cache import SUFFIX, Arrays, cached_arrays, read_arrays
+from dbbd_cli.data.scenes.formats.names import simplified
+from dbbd_cli.data.scenes.geometry import geometry_features
 from dbbd_cli.data.scenes.normals import complete_normals, estimate_normals
 from dbbd_cli.data.scenes.reader import read_scene, scene_digest
 from dbbd_cli.data.scenes.scene import Scene
@@ -27,10 +29,12 @@ from dbbd_cli.data.scenes.trees.builder import build_tree
 from dbbd_cli.data.scenes.trees.nested import tree_from_nested
 from dbbd_cli.data.scenes.trees.region_tree import RegionTree, cut_tree
 
-_VERSION = 4
+_VERSION = 5
 """Increase this when the same source and settings give different arrays."""
 _NOTES = "notes"
 """Name of the array that holds everything else as the bytes of a JSON object."""
+_FARTHEST = 5.0
+"""Standard deviations at which a property is cut off."""
 _TREE = ("parent", "level", "center_idx", "indices", "indices_ptr")
 
 
@@ -42,11 +46,15 @@ class SceneSettings:
         normal_neighbors: nearest points that a missing normal is estimated from.
         max_depth: maximum level of the tree; deeper stored trees are cut.
         min_region_points: regions with fewer than twice this many points are not divided.
+        geometry: whether to compute geometry features.
+        properties: other numbers of each point to keep, by name.
     """
 
     normal_neighbors: int
     max_depth: int
     min_region_points: int
+    geometry: bool = False
+    properties: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -85,6 +93,8 @@ class PreparedScene:
         normal: `(N, 3)` float32.
         color: `(N, 3)` uint8, or None.
         segment: `(N,)` int32, -1 if the class is unknown, or None.
+        geometry: `(N, 29)` float16, see `geometry_features`; or None.
+        properties: `(N, P)` float32, the wanted properties in their order, standardized; or None.
         tree: the region tree.
         reserved_label: the label in `segment` that means "ignore" by convention, or None; see `Scene`.
         unusable: parts of the source that cannot be used, and why; see `Scene`.
@@ -94,6 +104,8 @@ class PreparedScene:
     normal: np.ndarray
     color: np.ndarray | None
     segment: np.ndarray | None
+    geometry: np.ndarray | None
+    properties: np.ndarray | None
     tree: RegionTree
     reserved_label: int | None
     unusable: Mapping[str, str]
@@ -122,6 +134,37 @@ def stored_tree(scene: Scene, ref: SceneRef) -> RegionTree | None:
         DataError: the tree is invalid; the message names the file and the region.
     """
     return None if scene.hierarchy is None else tree_from_nested(scene.hierarchy, scene.num_points, ref.name)
+
+
+def wanted_properties(scene: Scene, names: Sequence[str], ref: SceneRef) -> np.ndarray:
+    """The properties of these names, `(N, P)` float32, each with mean 0 and standard deviation 1, within ± 5.
+
+    They are standardized within the scene, because sensors have scales of their own.
+
+    Raises:
+        DataError: a property is missing, or not finite; the message names the file and the properties there are.
+    """
+    if not names:
+        return np.empty((scene.num_points, 0), np.float32)
+    found = {simplified(name): values for name, values in scene.properties.items()}
+    columns = []
+    for name in names:
+        values = found.get(simplified(name))
+        if values is None:
+            there = ", ".join(map(printable, scene.properties)) or "none"
+            raise DataError(
+                f"{ref.name} has no property {name!r}, which data.features requires; it has: {there}",
+                hint="leave it out of data.features, or fix or remove the file",
+            )
+        values = values.astype(np.float64)
+        if not np.isfinite(values).all():
+            raise DataError(
+                f"{ref.name}: its property {name!r} is not finite at point {np.flatnonzero(~np.isfinite(values))[0]:,}",
+                hint="leave it out of data.features, or fix or remove the file",
+            )
+        values -= values.mean()
+        columns.append(np.clip(values / max(values.std(), np.finfo(np.float32).tiny), -_FARTHEST, _FARTHEST))
+    return np.stack(columns, axis=1).astype(np.float32)
 
 
 def prepared_scene(ref: SceneRef, settings: SceneSettings, cache_dir: Path) -> PreparedScene:
@@ -161,6 +204,10 @@ def _make(ref: SceneRef, settings: SceneSettings) -> Arrays:
     else:
         normal = complete_normals(scene.coord, normal, num_neighbors=settings.normal_neighbors)
     arrays = {"coord": scene.coord, "normal": normal, **vars(cut_tree(tree, settings.max_depth))}
+    if settings.geometry:
+        arrays["geometry"] = geometry_features(scene.coord, num_threads=-1)
+    if settings.properties:
+        arrays["properties"] = wanted_properties(scene, settings.properties, ref)
     notes = json.dumps({"reserved_label": scene.reserved_label, "unusable": dict(scene.unusable)})
     arrays[_NOTES] = np.frombuffer(notes.encode(), np.uint8)
     if scene.color is not None:
@@ -180,6 +227,8 @@ def _from_arrays(arrays: Arrays) -> PreparedScene:
         normal=arrays["normal"],
         color=arrays.get("color"),
         segment=arrays.get("segment"),
+        geometry=arrays.get("geometry"),
+        properties=arrays.get("properties"),
         tree=RegionTree(**{name: arrays[name] for name in _TREE}),
         **json.loads(arrays[_NOTES].tobytes()),
     )

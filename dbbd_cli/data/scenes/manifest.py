@@ -25,6 +25,7 @@ from dbbd_cli.data.scenes.cache import (
     read_source,
     scene_in_cache,
     stored_tree,
+    wanted_properties,
 )
 from dbbd_cli.data.scenes.reader import scene_digest
 from dbbd_cli.data.scenes.scene import COLOR, NORMAL, Scene
@@ -168,6 +169,7 @@ def _checked_digest(path: Path, required: Mapping[str, str], settings: SceneSett
     if scene is None:
         scene = read_source(ref)
         stored_tree(scene, ref)
+        wanted_properties(scene, settings.properties, ref)
     for part, feature in required.items():
         if part in scene.unusable:
             raise DataError(

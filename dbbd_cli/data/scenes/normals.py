@@ -44,14 +44,14 @@ def estimate_normals(coord: np.ndarray, *, num_neighbors: int = 16, num_threads:
     Returns:
         Normals of length 1, `(N, 3)` float32.
     """
-    places, place_of = _distinct(coord)
+    places, place_of = distinct_places(coord)
     if len(places) == 1:
         return np.tile(np.array([0, 0, 1], dtype=np.float32), (len(coord), 1))
     distance, neighbors = _neighbors(places, min(num_neighbors, len(places)), num_threads)
     normals = np.empty_like(places)
     for start in range(0, len(places), _CHUNK):
         rows = slice(start, start + _CHUNK)
-        normals[rows] = _smallest_eigenvectors(_covariance(places, neighbors[rows]))
+        normals[rows] = smallest_eigenvectors(_covariance(places, neighbors[rows]))
     few = slice(1, _ORIENTING_NEIGHBORS + 1)
     _orient(normals, places, distance[:, few], neighbors[:, few])
     return normals.astype(np.float32)[place_of]
@@ -77,7 +77,7 @@ def complete_normals(coord: np.ndarray, normal: np.ndarray, *, num_neighbors: in
     from scipy.spatial import cKDTree
 
     estimate = estimate_normals(coord, num_neighbors=num_neighbors, num_threads=-1)
-    places, place_of = _distinct(coord)
+    places, place_of = distinct_places(coord)
     agreement = (estimate[known].astype(np.float64) * normal[known]).sum(axis=1)
     agreement = np.bincount(place_of[known], agreement, minlength=len(places))
     near = np.flatnonzero(np.bincount(place_of[known], minlength=len(places)))
@@ -89,7 +89,7 @@ def complete_normals(coord: np.ndarray, normal: np.ndarray, *, num_neighbors: in
     return completed
 
 
-def _distinct(coord: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def distinct_places(coord: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The places of a scene, `(U, 3)`, and the place of each point, `(N,)`.
 
     Places are float64, relative to the middle of the scene, in units of about its size.
@@ -125,7 +125,7 @@ def _covariance(places: np.ndarray, neighbors: np.ndarray) -> np.ndarray:
     return products / np.maximum(products[:3].sum(axis=0), np.finfo(np.float64).tiny)
 
 
-def _smallest_eigenvectors(covariance: np.ndarray) -> np.ndarray:
+def smallest_eigenvectors(covariance: np.ndarray) -> np.ndarray:
     """The eigenvectors of the smallest eigenvalue for covariances `(6, rows)` of trace 1 or 0: `(rows, 3)`, length 1.
 
     The smallest root of the characteristic polynomial in closed form (Smith, 1961), and the null vector of the matrix

@@ -13,6 +13,7 @@ A reader gets the path of a regular file of 1 byte to 2 GiB with its suffix, and
 - `color`: `(N, 3)`, or `(N, 4)` with an opacity, which is dropped; 0 to 1, 0 to 255 or 0 to 65,535, in any type.
 - `segment`: `(N,)` integer labels, in any type; negative values and NaN mean unlabeled.
 - `hierarchy`: the region tree as nested dicts; see `trees.nested`.
+- `properties`: other numbers of each point by name, `(N,)` each, such as intensity.
 - `unusable`: optional parts that could not be read, and why: `{"color": "…"}`.
 
 `read_scene` does the rest: it checks shapes, types and ranges, converts the arrays to those of `Scene`, drops optional

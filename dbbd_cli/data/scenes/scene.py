@@ -38,6 +38,7 @@ class SceneArrays:
         segment: `(N,)` or `(N, 1)` integers; NaN and negative values are unlabeled, also as an unsigned type holds them
             (2**32 - 1 for -1).
         hierarchy: the region tree as nested dicts; see `trees.nested`.
+        properties: other numbers of each point by name, such as intensity, `(N,)` each; others are dropped.
         unusable: optional parts that could not be read, and why.
     """
 
@@ -46,6 +47,7 @@ class SceneArrays:
     color: np.ndarray | None = None
     segment: np.ndarray | None = None
     hierarchy: dict[Any, Any] | None = None
+    properties: Mapping[str, np.ndarray] = field(default_factory=dict)
     unusable: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -63,6 +65,7 @@ class Scene:
         reserved_label: the label that by convention is not a class: the largest value of the unsigned type of the
             labels, such as 255, if it occurs and stands apart from the others; otherwise None. It is not removed
             from `segment` by `make_scene`.
+        properties: other numbers of each point by name, such as intensity, `(N,)` each.
         unusable: parts of the file that cannot be used, and why. They are None here.
     """
 
@@ -73,6 +76,7 @@ class Scene:
     segment: np.ndarray | None = None
     hierarchy: dict[Any, Any] | None = None
     reserved_label: int | None = None
+    properties: Mapping[str, np.ndarray] = field(default_factory=dict)
     unusable: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -113,6 +117,11 @@ def make_scene(arrays: SceneArrays) -> Scene:
         segment=segment,
         hierarchy=arrays.hierarchy,
         reserved_label=None if arrays.segment is None or segment is None else _reserved(segment, arrays.segment.dtype),
+        properties={
+            name: values
+            for name, values in arrays.properties.items()
+            if values.shape == (len(coord),) and values.dtype.kind in "biuf"
+        },
         unusable=unusable,
     )
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from dbbd_cli.config.load import Override
 from dbbd_cli.core.errors import ConfigError
 from dbbd_cli.model.dbbd.weights import sizes_of, weights_in
 from dbbd_cli.model.weights import InertObject
 from dbbd_cli.tasks.configs import config_from_mapping
-from dbbd_cli.tasks.dbbd.config import DbbdConfig, DbbdDataConfig
+from dbbd_cli.tasks.dbbd.config import FEATURE_CHANNELS, DbbdConfig, DbbdDataConfig
 
 
 def config_for_weights(
@@ -43,7 +43,7 @@ def config_for_weights(
 
 def _features_hint(feature_dim: int) -> str:
     """The choices of `data.features` with this number of channels."""
-    names = get_args(get_args(DbbdDataConfig.model_fields["features"].annotation)[0])
+    names = tuple(FEATURE_CHANNELS)
     choices = [
         f"[{','.join(chosen)}]"
         for number in range(1, len(names) + 1)

@@ -26,6 +26,8 @@ class PointBatch(NamedTuple):
         normal: `(N, 3)` float32.
         color: `(N, 3)` uint8, or None if not needed.
         segment: `(N,)` int32, -1 if the class is unknown, or None if not needed.
+        geometry: `(N, 29)` float16, or None if not needed.
+        properties: `(N, P)` float32, or None if not needed.
         num_points: `(B,)` int64, points of each scene.
         regions: the region trees, and the points that the point loss compares.
         samples: `(B,)` int64, index of each scene in its split.
@@ -36,6 +38,8 @@ class PointBatch(NamedTuple):
     normal: torch.Tensor
     color: torch.Tensor | None
     segment: torch.Tensor | None
+    geometry: torch.Tensor | None
+    properties: torch.Tensor | None
     num_points: torch.Tensor
     regions: RegionBatch
     samples: torch.Tensor
@@ -91,6 +95,8 @@ class SceneDataset:
             normal=_joined([scene.normal for scene in scenes]),
             color=_joined([_required(scene.color) for scene in scenes]) if self.with_color else None,
             segment=_joined([_labels(scene) for scene in scenes]) if self.with_segment else None,
+            geometry=_joined([_required(scene.geometry) for scene in scenes]) if self.settings.geometry else None,
+            properties=_joined([_required(scene.properties) for scene in scenes]) if self.settings.properties else None,
             num_points=torch.tensor(num_points),
             regions=build_regions([scene.tree for scene in scenes], num_points, point_index=chosen),
             samples=torch.from_numpy(samples),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from difflib import get_close_matches
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -28,6 +29,10 @@ from dbbd_cli.config.sections import (
 SAMPLE_UNIT = "scenes"
 PROGRESS_METRICS = ("loss", "point_top1")
 """The metrics that summarize an epoch; the others are only logged."""
+
+FEATURE_CHANNELS = {"normals": 3, "color": 3, "height": 1, "geometry": 29}
+"""The features of every scene, and their channels; others are properties of the files."""
+FeatureName = Annotated[str, Field(min_length=1, max_length=64)]
 
 Channels = Annotated[int, Field(ge=1, le=4096)]
 
@@ -86,10 +91,12 @@ class DbbdDataConfig(DataConfig):
     on_error: Literal["fail", "skip"] = Field(
         "fail", description="fail: an unusable scene ends the run; skip: it is left out and listed in splits.json"
     )
-    features: Annotated[list[Literal["normals", "color", "height"]], Field(min_length=1)] = Field(
+    features: Annotated[list[FeatureName], Field(min_length=1, max_length=32)] = Field(
         ["normals"],
         description="per-point features besides coordinates: normals (estimated if a scene has none), "
-        "color (0 to 1), height (above the lowest point, in the scene's unit)",
+        "color (0 to 1), height (above the lowest point, in the scene's unit), geometry (29 features of the "
+        "neighborhood and the column of each point), or the name of another property in the files, such as intensity "
+        "(standardized within each scene)",
     )
     normal_neighbors: Annotated[int, Field(ge=3, le=128)] = Field(
         16, description="number of nearest points from which a missing normal is estimated"
@@ -134,21 +141,33 @@ class DbbdDataConfig(DataConfig):
         # A missing path is reported when scenes are needed: a shared configuration is valid without one.
         if self.source == "synthetic" and self.path is not None:
             raise rule_error("path", "null, because source is synthetic; omit source to use your own data")
+        for name in self.properties:
+            if meant := get_close_matches(name, FEATURE_CHANNELS, n=1, cutoff=0.85):
+                raise rule_error("features", f"{meant[0]} rather than {name}")
+        if self.source == "synthetic" and self.properties:
+            known = ", ".join(FEATURE_CHANNELS)
+            raise rule_error("features", f"only {known}, because synthetic rooms have no other properties")
         if self.class_names and len(set(self.class_names)) < len(self.class_names):
             raise rule_error("class_names", "unique names")
         if len(set(self.features)) < len(self.features):
-            raise rule_error("features", "each of normals, color, height at most once")
+            raise rule_error("features", "each feature at most once")
         return self
 
     @property
     def feature_dim(self) -> int:
         """Total number of feature channels of a point."""
-        return sum(1 if feature == "height" else 3 for feature in self.features)
+        return sum(FEATURE_CHANNELS.get(feature, 1) for feature in self.features)
 
     @property
-    def preparation(self) -> dict[str, int]:
+    def properties(self) -> tuple[str, ...]:
+        """The features that are properties of the files."""
+        return tuple(feature for feature in self.features if feature not in FEATURE_CHANNELS)
+
+    @property
+    def preparation(self) -> dict[str, Any]:
         """The settings that determine how a scene is prepared."""
-        return {name: getattr(self, name) for name in ("normal_neighbors", "max_depth", "min_region_points")}
+        settings = {name: getattr(self, name) for name in ("normal_neighbors", "max_depth", "min_region_points")}
+        return {**settings, "geometry": "geometry" in self.features, "properties": self.properties}
 
 
 class DbbdModelConfig(ModelConfig):

@@ -152,8 +152,15 @@ class DbbdWorkload:
             elif feature == "color":
                 assert batch.color is not None
                 columns.append(batch.color.float() / 255.0)
-            else:
+            elif feature == "height":
                 columns.append(view.coord[:, 2:])
+            elif feature == "geometry":
+                assert batch.geometry is not None
+                columns.append(batch.geometry.float())
+            else:
+                assert batch.properties is not None
+                place = self.config.data.properties.index(feature)
+                columns.append(batch.properties[:, place : place + 1])
         return torch.cat(columns, dim=1)
 
     def summarize(self, sums: Mapping[str, float], num_samples: int) -> dict[str, float]:
@@ -243,6 +250,8 @@ def _on_device(batch: PointBatch, device: torch.device) -> PointBatch:
         coord=move(batch.coord),
         normal=move(batch.normal),
         color=None if batch.color is None else move(batch.color),
+        geometry=None if batch.geometry is None else move(batch.geometry),
+        properties=None if batch.properties is None else move(batch.properties),
         num_points=move(batch.num_points),
         regions=batch.regions.to(device, non_blocking=True),
     )

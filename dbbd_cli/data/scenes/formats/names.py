@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,11 @@ ARRAY_NAMES = {
     SEGMENT: SEGMENT_NAMES,
 }
 """Names of arrays, as `simplified` writes them; the first one in a file is used."""
+
+PROPERTY = "property"
+"""What is read for other numbers of each point."""
+_MAX_PROPERTIES = 16
+"""This bounds the memory that an archive of many arrays can ask for."""
 
 _AXES = ("x", "y", "z")
 _CHANNELS = ("red", "green", "blue")
@@ -82,21 +88,26 @@ def _find(table: Mapping[str, tuple[tuple[str, ...], ...]], names: Iterable[str]
 
 
 def scene_arrays(
-    names: Iterable[str], read: Callable[[str, str], np.ndarray], hierarchy: dict[Any, Any] | None = None
+    names: Iterable[str],
+    read: Callable[[str, str], np.ndarray],
+    hierarchy: dict[Any, Any] | None = None,
 ) -> SceneArrays:
     """The arrays of a file whose names say what they are.
 
     Args:
         names: names of the arrays in the file.
-        read: read the array of a name, for a part of the scene; a ValueError says why the array cannot be used.
+        read: read the array of a name, for a part of the scene or as `PROPERTY`; a ValueError says why the array
+            cannot be used.
         hierarchy: the region tree in the file.
 
     Raises:
         ValueError: there are no coordinates, or they cannot be read.
     """
+    names = list(names)
     found = find_arrays(names)
     if COORD not in found:
         raise ValueError(f"has no coordinates: none of {', '.join(ARRAY_NAMES[COORD][:4])} is in it")
+    used = set(found.values())
     coord = read(found.pop(COORD), COORD)
     parts: dict[str, np.ndarray] = {}
     unusable: dict[str, str] = {}
@@ -105,4 +116,8 @@ def scene_arrays(
             parts[part] = read(name, part)
         except ValueError as error:
             unusable[part] = str(error)
-    return SceneArrays(coord, parts.get(NORMAL), parts.get(COLOR), parts.get(SEGMENT), hierarchy, unusable)
+    properties = {}
+    for name in [name for name in names if name not in used][:_MAX_PROPERTIES]:
+        with suppress(ValueError):
+            properties[name] = read(name, PROPERTY)
+    return SceneArrays(coord, parts.get(NORMAL), parts.get(COLOR), parts.get(SEGMENT), hierarchy, properties, unusable)

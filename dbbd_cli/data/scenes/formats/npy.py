@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dbbd_cli.data.scenes.formats.names import scene_arrays
+from dbbd_cli.data.scenes.formats.names import PROPERTY, scene_arrays
 from dbbd_cli.data.scenes.formats.numpy_files import npz_names, read_npy, read_npz
 from dbbd_cli.data.scenes.scene import COLOR, COORD, MAX_POINTS, NORMAL, SEGMENT, SceneArrays
 
@@ -15,7 +15,13 @@ COORD_FILE = "coord.npy"
 """A folder with this file is a scene."""
 FOLDER_ARRAYS = ("coord", "normal", "color", "segment20", "segment")
 """The files of such a folder, without `.npy`."""
-_MAX_VALUES = {COORD: 3 * MAX_POINTS, NORMAL: 3 * MAX_POINTS, COLOR: 4 * MAX_POINTS, SEGMENT: MAX_POINTS}
+_MAX_VALUES = {
+    COORD: 3 * MAX_POINTS,
+    NORMAL: 3 * MAX_POINTS,
+    COLOR: 4 * MAX_POINTS,
+    SEGMENT: MAX_POINTS,
+    PROPERTY: MAX_POINTS,
+}
 """Maximum number of values of each part; colors may have an opacity."""
 
 

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
-from dbbd_cli.data.scenes.formats.names import scene_arrays
+from dbbd_cli.data.scenes.formats.names import PROPERTY, scene_arrays
 from dbbd_cli.data.scenes.pickles.arrays import PickleFile, load_plain
 from dbbd_cli.data.scenes.scene import COLOR, COORD, MAX_POINTS, NORMAL, SEGMENT, SceneArrays
 
-_WIDTHS = {COORD: (3,), NORMAL: (3,), COLOR: (3, 4), SEGMENT: ()}
+_WIDTHS = {COORD: (3,), NORMAL: (3,), COLOR: (3, 4), SEGMENT: (), PROPERTY: ()}
 """Numbers per row of each part; empty if a row is a single number."""
 _SCALARS = (str, int, float, np.number)
 """Types of values that describe the scene as a whole, such as the `category` of an object."""

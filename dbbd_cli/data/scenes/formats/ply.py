@@ -99,7 +99,9 @@ def read_ply(path: Path) -> SceneArrays:
     parts = {part: np.stack([columns[name] for name in names], axis=1) for part, names in found.items()}
     if COLOR in found and tuple(map(simplified, found[COLOR])) == SPHERICAL_HARMONICS:
         parts[COLOR] = np.clip(0.5 + _FIRST_HARMONIC * parts[COLOR].astype(np.float64), 0, 1)
-    return SceneArrays(parts[COORD], parts.get(NORMAL), parts.get(COLOR), parts.get(SEGMENT))
+    used = {name for names in found.values() for name in names}
+    properties = {name: values for name, values in columns.items() if name not in used}
+    return SceneArrays(parts[COORD], parts.get(NORMAL), parts.get(COLOR), parts.get(SEGMENT), properties=properties)
 
 
 def read_vertices(path: Path, max_points: int) -> dict[str, np.ndarray]:

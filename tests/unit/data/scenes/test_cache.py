@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from dbbd_cli.data.scenes.cache import (
     prepared_scene,
     scene_in_cache,
 )
+from dbbd_cli.data.scenes.geometry import geometry_features
 from dbbd_cli.data.scenes.normals import estimate_normals
 from dbbd_cli.data.scenes.reader import read_scene, scene_digest
 from dbbd_cli.data.scenes.synthetic_rooms.generator import generate_room
@@ -245,3 +247,38 @@ def test_a_cached_scene_without_all_arrays_is_prepared_again(tmp_path: Path, cal
     assert scene_in_cache(ref, SETTINGS, tmp_path / "cache") is None
     assert_equal(prepared_scene(ref, SETTINGS, tmp_path / "cache"), whole)
     assert calls.count("build_tree") == 1
+
+
+def test_properties_are_standardized_by_name_and_kept_if_they_are_wanted(tmp_path: Path) -> None:
+    intensity = np.random.default_rng(2).integers(0, 60_000, 400).astype(np.uint16)
+    intensity[0] = 65_535
+    flat = np.full(400, 7.5)
+    ref = save(tmp_path / "scene.pkl", scalar_Intensity=intensity, flat=flat, names=["a"] * 400, one=np.ones(3))
+    settings = replace(SETTINGS, properties=("flat", "intensity"))
+    for _ in range(2):  # the second time from the cache
+        found = prepared_scene(ref, settings, tmp_path / "cache").properties
+        assert found is not None
+        assert found.dtype == np.float32
+        assert found[:, 0].tolist() == [0.0] * 400
+        expected = (intensity - intensity.mean()) / intensity.std()
+        assert np.allclose(found[:, 1], expected, atol=1e-5)
+    assert prepared_scene(ref, SETTINGS, tmp_path / "cache").properties is None
+    with pytest.raises(DataError, match=r"no property 'curvature'.*; it has: scalar_intensity, flat"):
+        prepared_scene(ref, replace(SETTINGS, properties=("curvature",)), tmp_path / "cache")
+
+
+def test_a_property_that_is_not_finite_is_refused_only_if_it_is_wanted(tmp_path: Path) -> None:
+    bad = np.ones(400)
+    bad[5] = np.nan
+    ref = save(tmp_path / "scene.pkl", intensity=bad)
+    assert prepared_scene(ref, SETTINGS, tmp_path / "cache").num_points == 400
+    with pytest.raises(DataError, match="its property 'intensity' is not finite at point 5"):
+        prepared_scene(ref, replace(SETTINGS, properties=("intensity",)), tmp_path / "cache")
+
+
+def test_geometry_is_computed_once_if_it_is_wanted(tmp_path: Path) -> None:
+    ref = save(tmp_path / "scene.pkl")
+    assert prepared_scene(ref, SETTINGS, tmp_path / "cache").geometry is None
+    scene = prepared_scene(ref, replace(SETTINGS, geometry=True), tmp_path / "cache")
+    assert scene.geometry is not None
+    assert np.array_equal(scene.geometry, geometry_features(scene.coord))

@@ -218,6 +218,16 @@ def test_colors_are_required_only_if_they_are_used(tmp_path: Path) -> None:
         prepare_scenes(refs_of(manifest, "train", root), SETTINGS, tmp_path / "cache", Silent())
 
 
+def test_a_scene_without_a_wanted_property_is_unusable(tmp_path: Path) -> None:
+    root = divided(tmp_path / "scenes", train=2, val=1)
+    save(root / "train" / "scene00.pkl", 0, intensity=np.arange(100))
+    for path in (root / "train" / "scene01.pkl", root / "val" / "scene00.pkl"):
+        save(path, hash_of("val", 5), intensity=np.arange(99))  # not of each point
+    with pytest.raises(DataError, match="2 scenes are unusable") as caught:
+        manifest_of(root, tmp_path / "cache", settings=replace(SETTINGS, properties=("intensity",)))
+    assert all("has no property 'intensity'" in detail for detail in caught.value.details)
+
+
 DAMAGED = {
     "normals": ("needs_normals", "has 100 points and 99 normals"),
     "colors": ("needs_color", "its colors are not finite at point 3 (counted from 0)"),

@@ -106,8 +106,9 @@ def test_the_number_of_feature_channels(features: list[str], dim: int) -> None:
     ("features", "told"),
     [
         ([], "data.features is []"),
-        (["normals", "normals"], "each of normals, color, height at most once"),
-        (["colors"], "did you mean color?"),
+        (["normals", "normals"], "each feature at most once"),
+        (["colors"], "expected color rather than colors"),
+        (["intensity"], "synthetic rooms have no other properties"),
         ("normals", "expected a list, such as [a, b]"),
     ],
 )
@@ -160,7 +161,11 @@ def test_values_out_of_range_and_keys_of_other_tasks_are_refused(section: str, k
 
 def test_the_settings_of_scene_preparation() -> None:
     data = checked(data={"normal_neighbors": 5, "max_depth": 3, "min_region_points": 7}).data
-    assert data.preparation == {"normal_neighbors": 5, "max_depth": 3, "min_region_points": 7}
+    settings = {"normal_neighbors": 5, "max_depth": 3, "min_region_points": 7}
+    assert data.preparation == {**settings, "geometry": False, "properties": ()}
+    data = checked(data={"source": "folder", "features": ["intensity", "geometry", "normals", "curvature"]}).data
+    assert (data.preparation["geometry"], data.preparation["properties"]) == (True, ("intensity", "curvature"))
+    assert data.feature_dim == 1 + 29 + 3 + 1
 
 
 def test_fixed_settings_cover_data_and_network() -> None:

@@ -41,9 +41,26 @@ def first_batch(workload: DbbdWorkload, epoch: int = 1) -> Any:
 # Features
 
 
+def test_properties_of_the_files_are_features_by_name(tiny_point_config: Make, tmp_path: Path) -> None:
+    random = np.random.default_rng(3)
+    for number in range(3):
+        values = {name: random.random(500) for name in ("scalar_intensity", "curvature")}
+        np.savez(tmp_path / f"{number}.npz", coord=random.random((500, 3)), **values)
+    features = ["curvature", "normals", "intensity"]
+    workload = make_workload(
+        tiny_point_config(data__path=str(tmp_path), data__source="folder", data__features=features)
+    )
+    raw = first_batch(workload)
+    found = workload.to_device(raw, CPU.device, train=True)[1]
+    with np.load(tmp_path / workload.names(raw, "train")[0]) as scene:
+        for column, name in ((0, "curvature"), (4, "scalar_intensity")):
+            values = scene[name]
+            assert np.allclose(found[:500, column], (values - values.mean()) / values.std(), atol=1e-5)
+
+
 @pytest.mark.parametrize(
     "features",
-    [["normals"], ["color"], ["height"], ["height", "color"], ["color", "normals", "height"]],
+    [["normals"], ["color"], ["height"], ["height", "color"], ["color", "normals", "height"], ["geometry", "height"]],
     ids="+".join,
 )
 def test_features_are_the_configured_ones_in_order(tiny_point_config: Make, features: list[str]) -> None:
@@ -67,6 +84,7 @@ def test_features_are_the_configured_ones_in_order(tiny_point_config: Make, feat
             "normals": view.normal,
             "color": None if raw.color is None else raw.color / 255.0,
             "height": view.coord[:, 2:],
+            "geometry": None if raw.geometry is None else raw.geometry.float(),
         }
         assert torch.equal(feat, torch.cat([parts[feature] for feature in features], dim=1))
         assert feat.shape == (2000, workload.config.data.feature_dim)
@@ -76,7 +94,7 @@ def test_features_are_the_configured_ones_in_order(tiny_point_config: Make, feat
 
     coord, feat, _ = workload.without_views(raw, CPU.device)
     assert torch.equal(coord, raw.coord)
-    still = {"normals": raw.normal, "color": parts["color"], "height": raw.coord[:, 2:]}
+    still = {**parts, "normals": raw.normal, "height": raw.coord[:, 2:]}
     assert torch.equal(feat, torch.cat([still[feature] for feature in features], dim=1))
 
 
