@@ -110,9 +110,13 @@ class UrlPredictor:
             yield skipped(given.name, "is neither a picture nor a table (.csv or .tsv)")
 
     def _in_table(self, name: str, path: Path) -> Iterator[_Url | Prediction]:
+        is_empty = True
         try:
             for where, url, problem in iterate_urls(path, self.workload.config.data.url_column):
+                is_empty = False
                 yield skipped(f"{name} {where}", problem) if problem else _Url(url, url)
+            if is_empty:
+                yield skipped(name, "has no rows below the names of its columns")
         except DataError as error:
             yield skipped(name, f"{error.message}; {error.hint}" if error.hint else error.message)
 

@@ -130,6 +130,9 @@ def test_a_table(predictor: Predictor, tmp_path: Path) -> None:
     [result] = judge(predictor, table)
     assert (result.status, result.input) == ("skipped", str(table))
     assert "has no column url; its columns are: address" in result.note
+    table.write_text("url\n\n")
+    [result] = judge(predictor, table)
+    assert (result.status, result.note) == ("skipped", "has no rows below the names of its columns")
 
 
 def test_the_codes_of_pictures(predictor: Predictor, picture: Callable[..., Path]) -> None:
