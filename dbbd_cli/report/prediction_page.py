@@ -41,6 +41,7 @@ class PredictionPage:
                     "note": visible(result.note, _LONGEST),
                     "predicted": visible(result.predicted or result.status.replace("_", " "), 80),
                     "probability": MISSING if result.probability is None else f"{result.probability:.2%}",
+                    "of": "" if result.probability is None else visible(result.positive_class or "", 80),
                     "verdict": visible(result.verdict or MISSING, 80),
                     "is_positive": result.verdict is not None and result.verdict == result.positive_class,
                     "target": visible(explained.target, 80) if explained else "",

@@ -71,6 +71,7 @@ class PredictionOutput:
                 raise ConfigError(f"{option}: {path} is one of the inputs", hint="choose another file")
         self._counts: Counter[str] = Counter()
         self._total = self._skipped = 0
+        self._rule = ""
         self._reasons: list[str] = []
         self._has_header = False
         self._files = ExitStack()
@@ -90,7 +91,8 @@ class PredictionOutput:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         try:
             if self._html is not None:
-                end = self._summary() if kind is None or isinstance(error, DataError) else "Interrupted."
+                is_complete = kind is None or isinstance(error, DataError)
+                end = f"{self._summary()} {self._rule}".rstrip() if is_complete else "Interrupted."
                 self._write("--html", self._html, self._page.tail(end))
         finally:
             self._files.close()
@@ -99,6 +101,9 @@ class PredictionOutput:
         """Write a result."""
         self._counts[result.status if result.verdict is None else result.verdict] += 1
         self._total += 1
+        if result.threshold is not None and result.positive_class:
+            positive = clean_line(result.positive_class)
+            self._rule = f"The verdict is {positive} if p({positive}) is at least {result.threshold:.2%}."
         if result.status == "skipped":
             self._skipped += 1
             if len(self._reasons) < _MAX_REASONS:
@@ -119,6 +124,8 @@ class PredictionOutput:
         """
         seconds = max(time.monotonic() - self._start, 1e-9)
         self._progress.line(f"{self._summary()} {per_second(self._total / seconds)} per second.")
+        if self._rule:
+            self._progress.line(self._rule)
         if number := self._skipped:
             more = number - len(self._reasons)
             are = "was" if number == 1 else "were"

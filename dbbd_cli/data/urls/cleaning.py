@@ -15,6 +15,7 @@ _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _AUTHORITY = re.compile(r"[^/?#]*")
 _SCHEMES = re.compile(r"(?:\s*[A-Za-z][A-Za-z0-9+.-]*://)+\s*")
 _WWW = re.compile(r"(?:\s*www\.)+(?=.)", re.IGNORECASE)
+_EMPTY_PATH = re.compile(r"/(?=[?#]|$)")
 _DEFAULT_PORTS = {"http": "80", "https": "443", "ftp": "21"}
 
 
@@ -28,6 +29,10 @@ class UrlCleaning(Section):
     host_case: Literal["keep", "lower"] = Field("keep", description="whether to change the host to lower case")
     default_port: Literal["keep", "strip"] = Field(
         "keep", description="whether to keep or remove a port that is the default of the scheme (80, 443 or 21)"
+    )
+    empty_path: Literal["keep", "strip"] = Field(
+        "keep",
+        description="whether to keep or remove the slash of an empty path; with and without it, a URL is the same",
     )
 
 
@@ -94,6 +99,8 @@ def _clean_once(url: str, cleaning: UrlCleaning) -> str:
         # Without the scheme, nobody could tell later whose default a port is.
         kept_scheme = cleaning.scheme == "keep" and default is not None
         host = _without_ports(host, {"", default} if kept_scheme else {"", "80", "443", default})
+    if cleaning.empty_path == "strip" and _EMPTY_PATH.match(rest):
+        rest = rest[1:]
     scheme = {"keep": scheme, "strip": "", "https": "https://"}[cleaning.scheme]
     return f"{scheme}{user}{at}{host}{rest}".strip()
 

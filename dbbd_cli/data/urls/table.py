@@ -24,6 +24,8 @@ _SEPARATOR_LINE = re.compile(r'"?sep=([^"\w\r\n])"?[\r\n]*', re.IGNORECASE)
 _MOST_PROBLEMS = 100_000
 _MOST_COLUMNS_NAMED, _LONGEST_COLUMN = 20, 40
 _LONGEST_LINE = 1 << 20
+_TOO_LONG = "x" * (csv.field_size_limit() + 1) + "\n"
+"""Stands for a line that is too long: `csv` rejects the row for the length of its field."""
 
 
 def read_url_table(path: Path, url_column: str, label_column: str) -> tuple[list[tuple[str, str]], list[str]]:
@@ -113,13 +115,21 @@ def _read_rows(
 
 
 def _lines(path: Path, file: IO[str]) -> Iterator[str]:
-    """Yield the lines of a file, including line ends, whose length is limited to save memory."""
-    while line := file.readline(_LONGEST_LINE):
-        if len(line) == _LONGEST_LINE:
-            raise DataError(
-                f"{path} has a line of over {_LONGEST_LINE:,} characters", hint="check that it is a CSV file"
-            )
+    """Yield the lines of a file, including line ends. Of one that is too long, little is kept in memory.
+
+    Raises:
+        DataError: the first line is too long, as in a file that is no table.
+    """
+    line = file.readline(_LONGEST_LINE)
+    if len(line) == _LONGEST_LINE:
+        raise DataError(f"{path} has a line of over {_LONGEST_LINE:,} characters", hint="check that it is a CSV file")
+    while line:
         yield line
+        line = part = file.readline(_LONGEST_LINE)
+        if len(part) == _LONGEST_LINE:
+            line = _TOO_LONG
+        while len(part) == _LONGEST_LINE and not part.endswith(("\n", "\r")):
+            part = file.readline(_LONGEST_LINE)
 
 
 def _column(path: Path, header: list[str], name: str, setting: str) -> int:
@@ -148,6 +158,8 @@ def _rows(lines: Iterable[str], separator: str, *, lines_before: int = 0) -> Ite
             return
         except csv.Error as error:
             row = f"is not valid CSV: {error}"
+            if "field limit" in row:
+                row = f"is not valid CSV: a field has over {csv.field_size_limit():,} characters"
         last = lines_before + reader.line_num
         where = f"line {first}" if last <= first else f"lines {first} to {last}"
         if row:
@@ -176,7 +188,8 @@ def iterate_urls(path: Path, url_column: str) -> Iterator[tuple[str, str, str]]:
         Where the row stands, its URL, and why it cannot be used; one of the last two is empty.
 
     Raises:
-        DataError: the file is unreadable or in another encoding, has no such column, or has a line that is too long.
+        DataError: the file is unreadable or in another encoding, has no such column, or begins with a line that is too
+            long.
     """
     with _opened(path) as lines:
         header, rows = _table(path, lines)

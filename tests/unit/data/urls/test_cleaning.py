@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from dbbd_cli.data.urls.cleaning import UrlCleaning, UrlCleaningForText, clean_url, split_url
 
 SETTINGS = [
-    UrlCleaning(scheme=scheme, www=www, host_case=case, default_port=port)
-    for scheme, www, case, port in product(
-        ("keep", "strip", "https"), ("keep", "strip"), ("keep", "lower"), ("keep", "strip")
+    UrlCleaning(scheme=scheme, www=www, host_case=case, default_port=port, empty_path=empty)
+    for scheme, www, case, port, empty in product(
+        ("keep", "strip", "https"), ("keep", "strip"), ("keep", "lower"), ("keep", "strip"), ("keep", "strip")
     )
 ]
 url_text = st.text(max_size=40) | st.builds(
@@ -47,6 +47,22 @@ url_text = st.text(max_size=40) | st.builds(
 )
 def test_everything_that_says_nothing_about_a_site_is_removed(url: str, cleaned: str) -> None:
     assert clean_url(url, UrlCleaningForText()) == cleaned
+
+
+@pytest.mark.parametrize(
+    ("url", "cleaned"),
+    [
+        ("http://a.example/", "http://a.example"),
+        ("a.example/?q=/", "a.example?q=/"),
+        ("a.example/#x", "a.example#x"),
+        ("a.example/b/", "a.example/b/"),
+        ("a.example//", "a.example//"),
+        ("a.example?q/", "a.example?q/"),
+    ],
+)
+def test_the_slash_of_an_empty_path_is_removed(url: str, cleaned: str) -> None:
+    assert clean_url(url, UrlCleaning(empty_path="strip")) == cleaned
+    assert clean_url(url, UrlCleaning()) == url
 
 
 @given(url_text)

@@ -103,8 +103,10 @@ def test_results_come_before_the_stream_ends(predictor: Predictor) -> None:
 
 
 def test_texts_that_are_no_urls_are_skipped_with_the_reason(predictor: Predictor) -> None:
-    results = judge(predictor, "no-such-file", "photo.png", "WIFI:T:WPA;;", "a\0b", "", "picturs/")
-    assert [result.status for result in results] == ["skipped"] * 6
+    results = judge(
+        predictor, "no-such-file", "photo.png", "WIFI:T:WPA;;", "a\0b", "", "picturs/", "mailto:a@b.example"
+    )
+    assert [result.status for result in results] == ["skipped"] * 7
     assert results[0].note == "is neither an existing file or folder nor a web address, but plain text"
     assert results[1].note == (
         "is neither an existing file or folder nor a web address, but the name of a file; "
@@ -112,6 +114,7 @@ def test_texts_that_are_no_urls_are_skipped_with_the_reason(predictor: Predictor
     )
     assert results[4].note == "the text is empty"
     assert results[5].note == "there is no such file or folder; if it is a URL, write https:// before it"
+    assert results[6].note == "is neither an existing file or folder nor a web address, but an e-mail address"
 
 
 def test_a_table(predictor: Predictor, tmp_path: Path) -> None:
@@ -130,6 +133,9 @@ def test_a_table(predictor: Predictor, tmp_path: Path) -> None:
     [result] = judge(predictor, table)
     assert (result.status, result.input) == ("skipped", str(table))
     assert "has no column url; its columns are: address" in result.note
+    table.write_text("url\n\n")
+    [result] = judge(predictor, table)
+    assert (result.status, result.note) == ("skipped", "has no rows below the names of its columns")
 
 
 def test_the_codes_of_pictures(predictor: Predictor, picture: Callable[..., Path]) -> None:
