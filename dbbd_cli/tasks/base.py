@@ -285,7 +285,8 @@ class Task(Protocol):
             At least one result for each input, in order: a folder, a table or a picture of codes may have several.
 
         Raises:
-            ConfigError: at the call: the task cannot predict, or cannot explain.
+            ConfigError: at the call: the task cannot predict or explain, or the threshold is about another class than
+                the configuration.
         """
         raise ConfigError(
             f"predict: the task {self.name} does not support prediction", hint="pass a run that trained a classifier"

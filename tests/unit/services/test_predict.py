@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from dbbd_cli.config.load import parse_override
 from dbbd_cli.core.errors import ConfigError
 from dbbd_cli.model.digest import stored_digest
 from dbbd_cli.services.predict import predict
@@ -76,6 +77,21 @@ def test_calibration(tiny_config: Make, picture_folder: Make) -> None:
     damaged, shown = judge()
     assert not damaged.calibrated
     assert "is damaged" in shown.warnings[-1]
+
+
+def test_the_threshold_is_only_used_for_the_class_that_it_was_chosen_for(tiny_config: Make) -> None:
+    run = train(tiny_config(training__epochs=1)).run
+    positive = [parse_override("data.positive_class=benign")]
+    [result] = predict(run, ["no-such.png"], overrides=positive)
+    assert result.status == "skipped"
+    write_calibration(run)
+    message = "it is benign, but the run's threshold was chosen for malicious"
+    with pytest.raises(ConfigError, match=message):
+        predict(run, [], overrides=positive)
+    write_calibration(run, positive_class="benign")
+    with pytest.raises(ConfigError, match="chosen for benign"):
+        predict(run, [])
+    predict(run, [], overrides=positive)
 
 
 def test_a_task_without_prediction_says_so(tiny_point_config: Make) -> None:
