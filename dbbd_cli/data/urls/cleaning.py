@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import unicodedata
 from collections.abc import Set
 from typing import Literal, NamedTuple
 
@@ -15,6 +16,7 @@ _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _AUTHORITY = re.compile(r"[^/?#]*")
 _SCHEMES = re.compile(r"(?:\s*[A-Za-z][A-Za-z0-9+.-]*://)+\s*")
 _WWW = re.compile(r"(?:\s*www\.)+(?=.)", re.IGNORECASE)
+_MAX_HOST = 253
 _DEFAULT_PORTS = {"http": "80", "https": "443", "ftp": "21"}
 
 
@@ -118,6 +120,18 @@ def host_of(url: str) -> str:
     if host.count(":") == 1:  # more than one: an IPv6 address without its brackets
         host = host.partition(":")[0]
     return host.removesuffix(".").removeprefix("www.")
+
+
+def ascii_host(url: str) -> str:
+    """Return the host of a URL as it is looked up, such as `xn--pple-43d.com` for one with a Cyrillic letter.
+
+    After UTS #46 and Punycode (RFC 3492). Empty for text that is longer than a host may be.
+    """
+    host = unicodedata.normalize("NFKC", host_of(url)).lower()
+    if len(host) > _MAX_HOST:
+        return ""
+    labels = host.replace("\u3002", ".").split(".")  # the ideographic full stop separates labels too
+    return ".".join(label if label.isascii() else f"xn--{label.encode('punycode').decode()}" for label in labels)
 
 
 def url_sha256(url: str) -> str:
