@@ -200,7 +200,7 @@ class Task(Protocol):
             runtime: device and precision.
             progress: shows bars.
         """
-        raise NotImplementedError
+        raise ConfigError(f"--data: {self.name} cannot be evaluated on another data set")
 
     def evaluate_corrupted(
         self,
@@ -225,7 +225,7 @@ class Task(Protocol):
         Returns:
             `corruptions` of `evaluation.json`: plain values.
         """
-        raise NotImplementedError
+        raise ConfigError(f"--corruptions: a run of {self.name} has no pictures to corrupt")
 
     def evaluation_schema(self) -> type[Evaluation]:
         """Return the model that checks `evaluation.json` before it is drawn."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,7 +11,7 @@ import numpy as np
 from PIL import Image, ImageFilter, ImageOps
 
 from dbbd_cli.core.files import read_file
-from dbbd_cli.data.images.decode import decode_gray
+from dbbd_cli.data.images.decode import ImageFileError, decode_gray, has_more_frames
 from dbbd_cli.data.images.qr_code import render_modules
 from dbbd_cli.data.images.refs import MAX_FILE_BYTES
 
@@ -54,13 +55,19 @@ def read_picture(picture: Picture) -> tuple[list[str], str]:
         if there is no problem.
     """
     try:
-        gray = _load(picture)
+        data = None if picture.path is None else read_file(Path(picture.path), MAX_FILE_BYTES)
+        gray = _load(picture, data)
     except OSError as error:
         return [], f"cannot be read: {error.strerror or error}"
     except ValueError as error:  # includes ImageFileError
         return [], str(error)
     texts, doubt = (_version(gray), "") if picture.version_only else find_codes(gray)
-    return texts, doubt if texts else NOTHING_FOUND
+    if not texts:
+        doubt = NOTHING_FOUND
+        with suppress(ImageFileError):
+            if data is not None and has_more_frames(data):
+                doubt += ", whose first frame or page alone was read"
+    return texts, doubt
 
 
 def _version(gray: np.ndarray) -> list[str]:
@@ -68,12 +75,13 @@ def _version(gray: np.ndarray) -> list[str]:
     return [str(code.extra["Version"]) for code in _Attempt(gray).read()[:1]]
 
 
-def _load(picture: Picture) -> np.ndarray:
-    if picture.url is not None:
-        gray = render_modules(picture.url, PIXELS_PER_MODULE)
+def _load(picture: Picture, data: bytes | None) -> np.ndarray:
+    """The pixels of a picture `(H, W)`, uint8, given the content of its file if it is one."""
+    if data is not None:
+        gray = decode_gray(data, MAX_SIDE)
     else:
-        assert picture.path is not None
-        gray = decode_gray(read_file(Path(picture.path), MAX_FILE_BYTES), MAX_SIDE)
+        assert picture.url is not None
+        gray = render_modules(picture.url, PIXELS_PER_MODULE)
     if picture.corruption is None:
         return gray
     from dbbd_cli.data.images.corruptions import Corrupted, corrupt  # imports SciPy

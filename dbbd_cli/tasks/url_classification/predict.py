@@ -17,7 +17,7 @@ from dbbd_cli.core.progress import Progress
 from dbbd_cli.core.text import counted
 from dbbd_cli.data.images.codes import CodesRead, read_all_codes
 from dbbd_cli.data.images.formats import begins_like_image, is_image_name, is_unread_name, suffix_of
-from dbbd_cli.data.images.qr_reader import NOTHING_FOUND, Picture
+from dbbd_cli.data.images.qr_reader import Picture
 from dbbd_cli.data.inputs import MAX_BYTES, Input
 from dbbd_cli.data.urls.cleaning import ascii_host, clean_url, host_of, split_url
 from dbbd_cli.data.urls.encoding import MAX_BYTES as MAX_ENCODED_BYTES
@@ -202,7 +202,7 @@ def _with_codes_read(items: list[_Url | _Picture | Prediction]) -> list[_Url | P
 def _in_codes(name: str, read: CodesRead) -> Iterator[_Url | Prediction]:
     """The URL of each code in a picture, or what the picture or the code contains instead."""
     if not read.texts:
-        yield skipped(name, read.problem or NOTHING_FOUND)
+        yield skipped(name, read.problem)
     for number, text in enumerate(read.texts, start=1):
         which = f"code {number} of {len(read.texts)}" if len(read.texts) > 1 else ""
         url = unwrapped(text)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import segno
 import zxingcpp
+from PIL import Image
 from segno import helpers
 
 from dbbd_cli.data.images.corruptions import Corrupted, corrupt
@@ -140,3 +143,15 @@ def test_a_url_is_rendered_and_harmed_before_it_is_read() -> None:
     texts, problem = read_picture(Picture(url="a" * 5000))
     assert texts == []
     assert "too long" in problem
+
+
+@pytest.mark.parametrize("suffix", [".gif", ".tif", ".png"])
+def test_where_nothing_is_found_further_frames_are_mentioned(tmp_path: Path, suffix: str) -> None:
+    empty, code = Image.new("L", (200, 200), "white"), Image.fromarray(render_modules("a.example/1", 4))
+    path = tmp_path / f"frames{suffix}"
+    empty.save(path, save_all=True, append_images=[code.resize(empty.size)])
+    assert read_picture(Picture(str(path))) == ([], f"{NOTHING_FOUND}, whose first frame or page alone was read")
+    empty.save(path)
+    assert read_picture(Picture(str(path))) == ([], NOTHING_FOUND)
+    code.save(path, save_all=True, append_images=[empty.resize(code.size)])
+    assert read_picture(Picture(str(path))) == (["a.example/1"], "")
