@@ -199,6 +199,9 @@ class Task(Protocol):
             other: the same for the other data set, with the same weights; all of its samples are in the test split.
             runtime: device and precision.
             progress: shows bars.
+
+        Raises:
+            ConfigError: by default.
         """
         raise ConfigError(f"--data: {self.name} cannot be evaluated on another data set")
 
@@ -224,6 +227,9 @@ class Task(Protocol):
 
         Returns:
             `corruptions` of `evaluation.json`: plain values.
+
+        Raises:
+            ConfigError: by default.
         """
         raise ConfigError(f"--corruptions: a run of {self.name} has no pictures to corrupt")
 
