@@ -15,7 +15,8 @@ from dbbd_cli.config.sections import Section
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _AUTHORITY = re.compile(r"[^/?#]*")
 _SCHEMES = re.compile(r"(?:\s*[A-Za-z][A-Za-z0-9+.-]*://)+\s*")
-_WWW = re.compile(r"(?:\s*www\.)+(?=.)", re.IGNORECASE)
+_WWW = re.compile(r"^(?:\s*www\.)+(?=.)", re.IGNORECASE)
+_BEFORE_AUTHORITY = re.compile(r"^(?:\s*(?:[A-Za-z][A-Za-z0-9+.-]*:)?//)+")
 _MAX_HOST = 253
 _DEFAULT_PORTS = {"http": "80", "https": "443", "ftp": "21"}
 
@@ -81,23 +82,20 @@ def clean_url(url: str, cleaning: UrlCleaning) -> str:
 
 
 def _clean_once(url: str, cleaning: UrlCleaning) -> str:
-    scheme = found[0] if (found := _SCHEME.match(url)) else ""
-    rest = url[len(scheme) :]
-    if cleaning.scheme != "keep" and (found := _SCHEMES.match(url)):
-        rest = url[found.end() :]
-    authority, rest = _split_rest(rest)
+    schemes = found[0] if (found := _SCHEMES.match(url)) else ""
+    authority, rest = _split_rest(url[len(schemes) :])
     user, at, host = authority.rpartition("@")
     if cleaning.host_case == "lower":
         host = host.lower()
     if cleaning.www == "strip" and (found := _WWW.match(host)):
         host = host[found.end() :]
     if cleaning.default_port == "strip":
-        default = _DEFAULT_PORTS.get(scheme[:-3].lower())
+        default = _DEFAULT_PORTS.get(schemes.strip()[:-3].rpartition("/")[2].strip().lower())
         # Without the scheme, nobody could tell later whose default a port is.
         kept_scheme = cleaning.scheme == "keep" and default is not None
         host = _without_ports(host, {"", default} if kept_scheme else {"", "80", "443", default})
-    scheme = {"keep": scheme, "strip": "", "https": "https://"}[cleaning.scheme]
-    return f"{scheme}{user}{at}{host}{rest}".strip()
+    schemes = {"keep": schemes, "strip": "", "https": "https://"}[cleaning.scheme]
+    return f"{schemes}{user}{at}{host}{rest}".strip()
 
 
 def _without_ports(host: str, ports: Set[str | None]) -> str:
@@ -108,18 +106,18 @@ def _without_ports(host: str, ports: Set[str | None]) -> str:
 
 
 def host_of(url: str) -> str:
-    """Return the host of a URL in lower case, without user, port, "www." and final dot.
+    """Return the host of a URL in lower case, without user, port, "www." and final dot: the same however it is cleaned.
 
     The scheme is optional. For text that is not a URL, return everything up to the first of `/?#`; no error is raised.
     """
-    rest = re.sub(r"^\s*(?:[a-zA-Z][a-zA-Z0-9+.-]*:)?//", "", url).strip()
+    rest = _BEFORE_AUTHORITY.sub("", url).strip()
     authority = re.split(r"[/?#]", rest, maxsplit=1)[0].lower()
     host = authority.rpartition("@")[2]
     if bracketed := re.match(r"\[([^\]]*)\]", host):
         return bracketed[1]
     if host.count(":") == 1:  # more than one: an IPv6 address without its brackets
         host = host.partition(":")[0]
-    return host.removesuffix(".").removeprefix("www.")
+    return _WWW.sub("", host.removesuffix("."), count=1)
 
 
 def ascii_host(url: str) -> str:
