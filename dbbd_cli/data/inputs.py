@@ -95,7 +95,7 @@ def arguments(given: Sequence[str], stream: ByteStream) -> Iterator[list[Input]]
             yield from lines(stream)
             block = []
         else:
-            block += [_existing(name) for name in _matches(text)] or [_without_match(text)]
+            block += [_existing(name) for name in matches(text)] or [_without_match(text)]
     yield block
 
 
@@ -106,8 +106,8 @@ def _without_match(text: str) -> Input:
     return found
 
 
-def _matches(text: str) -> list[str]:
-    """The files that a pattern matches, sorted."""
+def matches(text: str) -> list[str]:
+    """The files that a pattern matches, sorted; none for a text that is not a pattern."""
     if not glob.has_magic(text) or split_url(text).scheme or "\0" in text or os.path.exists(text):  # noqa: PTH110
         return []
     return sorted(glob.glob(text, recursive=True))  # noqa: PTH207 - a Path would change how the names are written
