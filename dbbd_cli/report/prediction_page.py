@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
 from dbbd_cli.report.prediction import Prediction
+from dbbd_cli.report.templates import templates
 from dbbd_cli.report.text import MISSING, visible
 
 _LONGEST, _LONGEST_SPAN = 500, 120
@@ -17,14 +15,7 @@ class PredictionPage:
     """Makes the parts of a page: its head, a row for each result, and its tail; all text is escaped."""
 
     def __init__(self) -> None:
-        environment = Environment(
-            loader=FileSystemLoader(Path(__file__).parent),
-            autoescape=True,
-            undefined=StrictUndefined,
-            trim_blocks=True,
-            lstrip_blocks=True,
-        )
-        self._parts: Any = environment.get_template("predictions.html.j2").module
+        self._parts: Any = templates().get_template("predictions.html.j2").module
 
     def head(self, title: str, *, explained: bool) -> str:
         """The beginning of the page; it tells how to read explanations if there will be any."""

@@ -24,6 +24,7 @@ from dbbd_cli.cli.terminal.text import clean_line, per_second
 from dbbd_cli.core.errors import ConfigError, DataError
 from dbbd_cli.core.progress import Progress
 from dbbd_cli.core.text import counted, printable
+from dbbd_cli.data.inputs import matches
 from dbbd_cli.report.prediction import CSV_COLUMNS, Explanation, Prediction
 from dbbd_cli.report.prediction_page import PredictionPage
 from dbbd_cli.report.save import disk_error
@@ -47,7 +48,7 @@ class PredictionOutput:
         html: the page, if any.
 
     Raises:
-        ConfigError: a file is one of the inputs.
+        ConfigError: a file is one of the inputs, or both files are the same.
         DiskError: a file cannot be written.
     """
 
@@ -66,9 +67,12 @@ class PredictionOutput:
         self._explained = explained
         self._as_json = as_json
         self._paths = {"--csv": csv, "--html": html}
+        named = [name for text in inputs for name in (text, *matches(text))]
         for option, path in self._paths.items():
-            if path is not None and any(_is_same(text, path) for text in inputs):
+            if path is not None and any(_is_same(name, path) for name in named):
                 raise ConfigError(f"{option}: {path} is one of the inputs", hint="choose another file")
+        if csv is not None and html is not None and csv.absolute() == html.absolute():
+            raise ConfigError(f"--csv and --html: both are {csv}", hint="choose two files")
         self._counts: Counter[str] = Counter()
         self._total = self._skipped = 0
         self._rule = ""

@@ -7,7 +7,7 @@ import csv
 import difflib
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
@@ -68,7 +68,7 @@ def _opened(path: Path) -> Iterator[Iterator[str]]:
 
 
 def _encoding(path: Path) -> tuple[str, str]:
-    """The encoding of a file, and how to decode what is invalid: to lone surrogates, which `_sample` reports."""
+    """The encoding of a file, and how to decode what is invalid: to lone surrogates, which `_fields` reports."""
     with path.open("rb") as file:
         head = file.read(4)
     is_utf16 = head[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) and head != codecs.BOM_UTF32_LE
@@ -94,15 +94,17 @@ def _read_rows(
     path: Path, lines: Iterator[str], url_column: str, label_column: str
 ) -> tuple[list[tuple[str, str]], list[str]]:
     header, rows = _table(path, lines)
-    url_index = _column(path, header, url_column, "url_column")
-    label_index = _column(path, header, label_column, "label_column")
+    places = {
+        "URL": _column(path, header, url_column, "url_column"),
+        "class": _column(path, header, label_column, "label_column"),
+    }
 
     samples: list[tuple[str, str]] = []
     problems = []
     for where, row in rows:
-        sample = row if isinstance(row, str) else _sample(row, len(header), url_index, label_index)
-        if isinstance(sample, str):
-            problems.append(f"{printable(path.name)} {where}: {sample}")
+        found = _fields(row, len(header), places)
+        if isinstance(found, str):
+            problems.append(f"{printable(path.name)} {where}: {found}")
             if len(problems) > _MOST_PROBLEMS:
                 raise DataError(
                     f"{path} has more than {_MOST_PROBLEMS:,} unusable rows",
@@ -110,7 +112,8 @@ def _read_rows(
                     hint="check that it is the right table, and that all lines use the same separator",
                 )
         else:
-            samples.append(sample)
+            url, label = found
+            samples.append((url, label))
     return samples, problems
 
 
@@ -166,19 +169,28 @@ def _rows(lines: Iterable[str], separator: str, *, lines_before: int = 0) -> Ite
             yield where, row
 
 
-def _sample(row: list[str], width: int, url_index: int, label_index: int) -> tuple[str, str] | str:
-    """The URL and the class of a row, or why it cannot be used."""
-    if len(row) <= max(url_index, label_index):
+def _fields(row: list[str] | str, width: int, places: Mapping[str, int]) -> list[str] | str:
+    """The fields of a row at some places, given by what they hold, or why the row cannot be used.
+
+    Args:
+        row: the row, or what is wrong with it.
+        width: number of columns.
+        places: the column of each field, by what the field is called in messages.
+    """
+    if isinstance(row, str):
+        return row
+    if len(row) <= max(places.values()):
         return f"too few fields: {len(row)} instead of {width}"
     if any(field.strip() for field in row[width:]):
         return f"too many fields: {len(row)} instead of {width}; a URL that contains the separator must be quoted"
-    url, label = row[url_index].strip(), row[label_index].strip()
-    for name, text in (("URL", url), ("class", label)):
-        if not text:
+    found = []
+    for name, place in places.items():
+        found.append(row[place].strip())
+        if not found[-1]:
             return f"the {name} is empty"
-        if UNPRINTABLE.search(text):
+        if UNPRINTABLE.search(found[-1]):
             return f"the {name} has a control character, a line break, or bytes that are not UTF-8"
-    return url, label
+    return found
 
 
 def iterate_urls(path: Path, url_column: str) -> Iterator[tuple[str, str, str]]:
@@ -195,22 +207,8 @@ def iterate_urls(path: Path, url_column: str) -> Iterator[tuple[str, str, str]]:
         header, rows = _table(path, lines)
         index = _column(path, header, url_column, "url_column")
         for where, row in rows:
-            url, problem = ("", row) if isinstance(row, str) else _url(row, len(header), index)
-            yield where, url, problem
-
-
-def _url(row: list[str], width: int, index: int) -> tuple[str, str]:
-    """The URL of a row, and why it cannot be used."""
-    if len(row) <= index:
-        return "", f"too few fields: {len(row)} instead of {width}"
-    if any(field.strip() for field in row[width:]):
-        return "", f"too many fields: {len(row)} instead of {width}; a URL that contains the separator must be quoted"
-    url = row[index].strip()
-    if not url:
-        return "", "the URL is empty"
-    if UNPRINTABLE.search(url):
-        return "", "the URL has a control character, a line break, or bytes that are not UTF-8"
-    return url, ""
+            found = _fields(row, len(header), {"URL": index})
+            yield (where, "", found) if isinstance(found, str) else (where, found[0], "")
 
 
 def is_table(path: str) -> bool:

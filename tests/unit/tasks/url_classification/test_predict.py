@@ -91,6 +91,22 @@ def test_a_url_beyond_what_the_network_sees_is_judged_with_a_remark(predictor: P
     assert (result.status, result.note) == ("judged", "only the first 509 of its 4,010 bytes were judged")
 
 
+@pytest.mark.parametrize(
+    ("url", "note"),
+    [
+        (
+            "https://www.аpple.example/login",
+            "its host is not ASCII: xn--pple-43d.example",
+        ),  # its first letter is Cyrillic
+        ("https://a.example/é", ""),
+        ("bücher.example/" + "x" * 600, "its host is not ASCII: xn--bcher-kva.example; only the first 509 of its 616"),
+    ],
+)
+def test_a_host_that_is_not_ascii_is_also_shown_as_it_is_looked_up(predictor: Predictor, url: str, note: str) -> None:
+    [result] = judge(predictor, url)
+    assert (result.status, result.note.startswith(note), bool(result.note)) == ("judged", True, bool(note))
+
+
 def test_results_come_before_the_stream_ends(predictor: Predictor) -> None:
     from dbbd_cli.data.inputs import Input
 
