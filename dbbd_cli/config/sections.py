@@ -219,16 +219,6 @@ class ModelConfig(Section):
     weights: NotEmpty = Field("none", description="none: random; or the path of weights to start from")
 
 
-class ClassifierEvaluationConfig(Section):
-    """How a classifier is evaluated."""
-
-    false_positive_rate: Annotated[float, Field(gt=0.0, lt=1.0)] = Field(
-        0.01,
-        description="the false-positive rate that the decision threshold is chosen for, on the validation split (with "
-        "two classes)",
-    )
-
-
 class TaskConfig(Section):
     """The settings of a run. Each task extends the sections that differ."""
 

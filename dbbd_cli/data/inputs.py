@@ -62,16 +62,22 @@ def input_of(text: str) -> Input:
         return Input(_beginning(text), problem=f"the text is too long: {size:,} bytes (limit {MAX_BYTES:,})")
     is_url = bool(split_url(text).scheme)
     if not is_url and os.path.exists(text):  # noqa: PTH110 - a Path raises for a NUL or a long name
-        path = Path(text)
-        if not path.is_dir() and not path.is_file():
-            return Input(text, problem="is neither a regular file nor a folder")
-        return Input(text, path)
+        return _existing(text)
     if UNPRINTABLE.search(text):
         name = _beginning(printable(text))
         return Input(name, problem="has a control character, a line break, or bytes that are not UTF-8")
     first, slash, _ = text.partition("/")
     is_path = slash and not is_url and (not _HOST_MARK.search(first) or os.path.isdir(first))  # noqa: PTH112
     return Input(text, is_missing=bool(is_path))
+
+
+def _existing(name: str) -> Input:
+    path = Path(name)
+    if path.is_dir() or path.is_file():
+        return Input(name, path)
+    # Opening a named pipe would block forever.
+    what = "is neither a regular file nor a folder" if path.exists() else "is a link to a missing file"
+    return Input(name, problem=what)
 
 
 def arguments(given: Sequence[str], stream: ByteStream) -> Iterator[list[Input]]:
@@ -89,7 +95,7 @@ def arguments(given: Sequence[str], stream: ByteStream) -> Iterator[list[Input]]
             yield from lines(stream)
             block = []
         else:
-            block += [Input(name, Path(name)) for name in _matches(text)] or [_without_match(text)]
+            block += [_existing(name) for name in matches(text)] or [_without_match(text)]
     yield block
 
 
@@ -100,8 +106,8 @@ def _without_match(text: str) -> Input:
     return found
 
 
-def _matches(text: str) -> list[str]:
-    """The files that a pattern matches, sorted."""
+def matches(text: str) -> list[str]:
+    """The files that a pattern matches, sorted; none for a text that is not a pattern."""
     if not glob.has_magic(text) or split_url(text).scheme or "\0" in text or os.path.exists(text):  # noqa: PTH110
         return []
     return sorted(glob.glob(text, recursive=True))  # noqa: PTH207 - a Path would change how the names are written

@@ -1,7 +1,7 @@
 """Find shortcuts: trivial properties that give away the class, so that a network may learn nothing else.
 
 Each property becomes a classifier with one rule (after Holte, "Very simple classification rules perform well on most
-commonly used datasets", 1993), learnt on the training split and scored on the validation split.
+commonly used datasets", 1993), learned on the training split and scored on the validation split.
 """
 
 from __future__ import annotations

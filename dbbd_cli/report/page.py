@@ -5,10 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from dbbd_cli.core.metrics import metric_words, superlative
@@ -16,6 +14,7 @@ from dbbd_cli.report.history import synthetic_warning
 from dbbd_cli.report.save import render
 from dbbd_cli.report.style import GRID, INK, MUTED, PAPER, SERIES, WARNING
 from dbbd_cli.report.tables import Note, Section, Values
+from dbbd_cli.report.templates import templates
 from dbbd_cli.report.text import (
     count,
     run_labels,
@@ -59,24 +58,21 @@ def html_page(
         figures: name to figure, in the order of the page; see `NARROW`.
     """
     labels = run_labels(runs, limit=80)
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("report.html.j2").render(
-        title=labels[0] if len(runs) == 1 else f"{len(runs)} runs",
-        warning=synthetic_warning(runs),
-        run_columns=_run_columns(metrics),
-        run_rows=[_run_row(run, label, metrics) for run, label in zip(runs, labels, strict=True)],
-        figures=list(_figures(figures)),
-        evaluations=[
-            _evaluation("Evaluation" if len(runs) == 1 else f"Evaluation of {label}", sections)
-            for label, sections in zip(labels, evaluations, strict=True)
-            if sections
-        ],
+    return (
+        templates()
+        .get_template("report.html.j2")
+        .render(
+            title=labels[0] if len(runs) == 1 else f"{len(runs)} runs",
+            warning=synthetic_warning(runs),
+            run_columns=_run_columns(metrics),
+            run_rows=[_run_row(run, label, metrics) for run, label in zip(runs, labels, strict=True)],
+            figures=list(_figures(figures)),
+            evaluations=[
+                _evaluation("Evaluation" if len(runs) == 1 else f"Evaluation of {label}", sections)
+                for label, sections in zip(labels, evaluations, strict=True)
+                if sections
+            ],
+        )
     )
 
 

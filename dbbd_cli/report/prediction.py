@@ -17,12 +17,14 @@ class Calibration:
         temperature: what logits are divided by.
         bias: what is then added to the logit of each class; None: nothing.
         threshold: probability of the positive class from which on a sample is called positive (two classes).
+        positive_class: the class that the threshold was chosen for; None if none was chosen.
         fitted: whether these were fitted on validation data.
     """
 
     temperature: float = 1.0
     bias: Sequence[float] | None = None
     threshold: float = 0.5
+    positive_class: str | None = None
     fitted: bool = False
 
 

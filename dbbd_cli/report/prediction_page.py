@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
 from dbbd_cli.report.prediction import Prediction
+from dbbd_cli.report.templates import templates
 from dbbd_cli.report.text import MISSING, visible
 
 _LONGEST, _LONGEST_SPAN = 500, 120
@@ -17,14 +15,7 @@ class PredictionPage:
     """Makes the parts of a page: its head, a row for each result, and its tail; all text is escaped."""
 
     def __init__(self) -> None:
-        environment = Environment(
-            loader=FileSystemLoader(Path(__file__).parent),
-            autoescape=True,
-            undefined=StrictUndefined,
-            trim_blocks=True,
-            lstrip_blocks=True,
-        )
-        self._parts: Any = environment.get_template("predictions.html.j2").module
+        self._parts: Any = templates().get_template("predictions.html.j2").module
 
     def head(self, title: str, *, explained: bool) -> str:
         """The beginning of the page; it tells how to read explanations if there will be any."""
@@ -41,6 +32,7 @@ class PredictionPage:
                     "note": visible(result.note, _LONGEST),
                     "predicted": visible(result.predicted or result.status.replace("_", " "), 80),
                     "probability": MISSING if result.probability is None else f"{result.probability:.2%}",
+                    "of": "" if result.probability is None else visible(result.positive_class or "", 80),
                     "verdict": visible(result.verdict or MISSING, 80),
                     "is_positive": result.verdict is not None and result.verdict == result.positive_class,
                     "target": visible(explained.target, 80) if explained else "",

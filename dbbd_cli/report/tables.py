@@ -55,6 +55,8 @@ class Table:
         rows: the cells, as many in each row as there are columns.
         short_columns: headers for narrow displays, if different.
         short_names: first cells to use with `short_columns`, if different.
+        short_rows: the cells without intervals, to use with `short_columns` if these alone are still too wide.
+        short_title: the title to use with `short_rows`.
         footer: further rows, such as means.
         lowest: what rows can be ranked by, such as "F1"; empty if all rows must be shown.
         ranking: the indices of the rows, lowest first, if `lowest` is set.
@@ -66,6 +68,8 @@ class Table:
     rows: tuple[Row, ...]
     short_columns: Row = ()
     short_names: Row = ()
+    short_rows: tuple[Row, ...] = ()
+    short_title: str = ""
     footer: tuple[Row, ...] = ()
     lowest: str = ""
     ranking: tuple[int, ...] = ()

@@ -96,16 +96,18 @@ def warn_of_shortcuts(config: TaskConfig, manifest: Manifest, progress: Progress
         for split in ("train", "val")
         for position in _spread([place for place, s in enumerate(manifest.samples) if s.split == split], _GLIMPSE)
     ]
-    properties, _ = get_task(config.task).inspect_samples(config, manifest, positions, progress, in_short=True)
+    task = get_task(config.task)
+    properties, _ = task.inspect_samples(config, manifest, positions, progress, in_short=True)
     samples = [manifest.samples[position] for position in positions]
     clear = [shortcut for shortcut in _shortcuts(properties, samples, manifest) if shortcut.clear]
     if clear:
         named = ", ".join(f"{s.name} ({s.balanced_accuracy:.0%})" for s in clear[:_MAX_NAMED])
         more = f" and {len(clear) - _MAX_NAMED} more" if len(clear) > _MAX_NAMED else ""
-        chance = chance_level(np.array([sample.label for sample in samples if sample.split == "val"]))
+        labels = np.array([sample.label for sample in samples if sample.split == "val"])
         progress.warn(
-            f"Trivial properties alone classify the validation split far better than chance ({chance:.0%}): "
-            f"{named}{more}. The network may learn only these; dbbd inspect says what to do."
+            f"Trivial properties alone classify {len(labels):,} validation {task.sample_unit} far better than chance "
+            f"({chance_level(labels):.0%}): {named}{more}. The network may learn only these; "
+            "dbbd inspect says what to do."
         )
 
 

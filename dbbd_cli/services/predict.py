@@ -77,7 +77,7 @@ class Predictor:
         """Judge inputs, one batch after the other; the last batch is judged when the inputs end.
 
         Raises:
-            ConfigError: the task cannot predict or explain.
+            ConfigError: the task cannot predict or explain, or the threshold is about another class.
         """
         results = self.task.predict(
             self.workload,
@@ -139,5 +139,6 @@ def _calibration(run: OpenedRun, progress: Progress) -> Calibration:
         found.temperature,
         found.bias,
         0.5 if found.threshold is None else found.threshold,
+        None if found.threshold is None else found.positive_class,
         fitted=True,
     )

@@ -199,8 +199,11 @@ class Task(Protocol):
             other: the same for the other data set, with the same weights; all of its samples are in the test split.
             runtime: device and precision.
             progress: shows bars.
+
+        Raises:
+            ConfigError: by default.
         """
-        raise NotImplementedError
+        raise ConfigError(f"--data: {self.name} cannot be evaluated on another data set")
 
     def evaluate_corrupted(
         self,
@@ -224,8 +227,11 @@ class Task(Protocol):
 
         Returns:
             `corruptions` of `evaluation.json`: plain values.
+
+        Raises:
+            ConfigError: by default.
         """
-        raise NotImplementedError
+        raise ConfigError(f"--corruptions: a run of {self.name} has no pictures to corrupt")
 
     def evaluation_schema(self) -> type[Evaluation]:
         """Return the model that checks `evaluation.json` before it is drawn."""
@@ -285,7 +291,8 @@ class Task(Protocol):
             At least one result for each input, in order: a folder, a table or a picture of codes may have several.
 
         Raises:
-            ConfigError: at the call: the task cannot predict, or cannot explain.
+            ConfigError: at the call: the task cannot predict or explain, or the threshold is about another class than
+                the configuration.
         """
         raise ConfigError(
             f"predict: the task {self.name} does not support prediction", hint="pass a run that trained a classifier"

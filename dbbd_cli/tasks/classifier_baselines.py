@@ -75,9 +75,7 @@ def baselines(
     rows += sorted(rules, key=lambda row: row["accuracy"])
     if train_urls is None or val_urls is None or urls is None:
         return rows
-    chosen = np.sort(np.random.default_rng(0).permutation(len(train_urls))[:MAX_NGRAM_URLS])
-    codes = torch.from_numpy(encode_urls([train_urls[place] for place in chosen]))
-    model = NgramBaseline(codes, train_labels[torch.from_numpy(chosen)], num_classes)
+    model = _ngrams(train_urls, train_labels, num_classes)
     temperature, bias = fit_calibration(_logits(model, val_urls), val_labels)
     probabilities = calibrated(_logits(model, urls), temperature, bias).softmax(dim=1)
     row = _row("n-grams", probabilities.argmax(1) == labels, correct, resampling)
@@ -86,6 +84,12 @@ def baselines(
         row["roc_auc"] = ranking_scores(probabilities[:, positive], labels == positive)["roc_auc"]
         row["roc_auc_interval"] = intervals.get("roc_auc")
     return [*rows, row]
+
+
+def _ngrams(urls: Sequence[str], labels: torch.Tensor, num_classes: int) -> NgramBaseline:
+    chosen = np.sort(np.random.default_rng(0).permutation(len(urls))[:MAX_NGRAM_URLS])
+    codes = torch.from_numpy(encode_urls([urls[place] for place in chosen]))
+    return NgramBaseline(codes, labels[torch.from_numpy(chosen)], num_classes)
 
 
 def _logits(model: NgramBaseline, urls: Sequence[str]) -> torch.Tensor:

@@ -10,11 +10,11 @@ from pydantic import Field, model_validator
 from dbbd_cli.config.sections import (
     FIXED_SETTINGS,
     CheckpointConfig,
-    ClassifierEvaluationConfig,
     Count,
     DataConfig,
     ModelConfig,
     NotEmpty,
+    Section,
     SplitConfig,
     TaskConfig,
     TrainingConfig,
@@ -41,7 +41,9 @@ class ClassifierSplitConfig(SplitConfig):
     """How samples are divided, class by class."""
 
     group: Literal["none", "host"] = Field(
-        "none", description="host: keep all URLs of a host in the same split, so that hosts cannot be memorized"
+        "none",
+        description="host (sources urls and synthetic only): keep all URLs of a host in the same split, so that hosts "
+        "cannot be memorized",
     )
 
 
@@ -104,6 +106,16 @@ class ClassifierModelConfig(ModelConfig):
     """The classifier."""
 
     name: NotEmpty = Field(description="the network")
+
+
+class ClassifierEvaluationConfig(Section):
+    """How a classifier is evaluated."""
+
+    false_positive_rate: Annotated[float, Field(gt=0.0, lt=1.0)] = Field(
+        0.01,
+        description="the false-positive rate that the decision threshold is chosen for, on the validation split (with "
+        "two classes)",
+    )
 
 
 class ClassifierConfig(TaskConfig):

@@ -66,13 +66,7 @@ def evaluate_classifier(
     outputs = _run(measured, runtime, split, progress)
     validation = outputs if other is None and split == "val" else _run(workload, runtime, "val", progress)
     progress.line("Measuring speed and computing metrics…")
-    network = measured.module.get_submodule("network")
-    inputs, _ = measured.to_device(next(measured.loaders[split].batches(epoch=0)), runtime.device, train=False)
-    efficiency = {
-        **measure_efficiency(network, (inputs,), runtime, batch_size=len(inputs)),
-        "multiply_adds": count_multiply_adds(network, inputs[:1]),
-        "ms_per_sample": spread(times_ms(network, (inputs[:1],), runtime)),
-    }
+    efficiency = _efficiency(measured, split, runtime)
     classes, positive_class = workload.manifest.classes, workload.positive_class
     positive = None if positive_class is None else classes.index(positive_class)
     resampling = outputs.resampling()
@@ -125,6 +119,17 @@ def _run(workload: ClassifierWorkload, runtime: Runtime, split: str, progress: P
             bar.advance(samples=output.num_samples)
     urls = workload.urls(split)
     return _Outputs(logits.double(), labels, None if urls is None else [host_of(url) for url in urls])
+
+
+def _efficiency(workload: ClassifierWorkload, split: str, runtime: Runtime) -> dict[str, Any]:
+    """Size and speed of the network, measured on the first batch of a split."""
+    network = workload.module.get_submodule("network")
+    inputs, _ = workload.to_device(next(workload.loaders[split].batches(epoch=0)), runtime.device, train=False)
+    return {
+        **measure_efficiency(network, (inputs,), runtime, batch_size=len(inputs)),
+        "multiply_adds": count_multiply_adds(network, inputs[:1]),
+        "ms_per_sample": spread(times_ms(network, (inputs[:1],), runtime)),
+    }
 
 
 def _calibrate(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from dbbd_cli.core.errors import DataError
+from dbbd_cli.core.errors import ConfigError, DataError
 from dbbd_cli.core.progress import Progress
 from dbbd_cli.core.text import counted
 from dbbd_cli.data.folder_entries import by_suffix
@@ -40,6 +40,17 @@ def judged(
     if positive is None:
         return shares.argmax(dim=1), None
     return shares.argmax(dim=1), torch.where(shares[:, positive] >= calibration.threshold, positive, 1 - positive)
+
+
+def check_threshold(calibration: Calibration, positive_class: str | None) -> None:
+    """Raise a `ConfigError` if the threshold was chosen for another class: it says nothing about this one."""
+    if calibration.positive_class not in (None, positive_class):
+        raise ConfigError(
+            f"data.positive_class: it is {positive_class}, but the run's threshold was chosen for "
+            f"{calibration.positive_class}",
+            hint=f"add --set data.positive_class={calibration.positive_class}, or choose a threshold for "
+            f"{positive_class} with dbbd evaluate",
+        )
 
 
 def skipped(name: str, reason: str) -> Prediction:

@@ -352,7 +352,7 @@ ROWS = "".join(f"https://example.com/{n},{'benign' if n % 2 else 'malicious'}\n"
 BAD_TABLES: dict[str, tuple[Callable[[Path], None], str]] = {
     "a field of 10^8": (
         table(b"url,label\n" + b"x" * 10**8 + b",benign\n" + ROWS.encode()),
-        "has a line of over",
+        "line 2: is not valid CSV: a field has over 131,072 characters",
     ),
     "a quotation without end": (table("url,label\n" + ROWS + '"' + "x" * 10**6), "is not valid CSV"),
     "NUL": (table("url,label\nhttps://a\0b,benign\n" + ROWS), "line 2: the URL has a control character"),

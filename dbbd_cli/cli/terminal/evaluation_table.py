@@ -59,6 +59,9 @@ def _table(table: Table, width: int | None) -> Parts:
         columns = _cleaned(table.short_columns)
         if table.short_names:
             cells = [[clean_line(name), *row[1:]] for name, row in zip(table.short_names, cells, strict=True)]
+        if table.short_rows and not _fits(table, columns, cells, width):
+            cells = [_cleaned(row) for row in table.short_rows]
+            title = table.short_title or title
     fits = _fits(table, columns, cells, width)
     if table.must_fit and not fits:
         return [heading(title), Text("  too wide for this terminal: see evaluation.json\n")]

@@ -97,7 +97,7 @@ def _shortcuts(result: InspectResult, wide: bool, width: int | None) -> Parts:
         rows.append([clean_line(found.name), *rule, Text(percent(found.balanced_accuracy), style=style), interval])
     headers = ["", *(["Rule"] if wide else []), "Accuracy", "95% interval"]
     note = (
-        "Each property as a classifier with one rule, learnt on the training split; balanced accuracy on the "
+        "Each property as a classifier with one rule, learned on the training split; balanced accuracy on the "
         f"validation split. Chance is {percent(result.chance)}, the best possible result "
         f"{percent(result.best_possible)}. A property is clearly above chance if its interval begins above "
         f"{percent(result.clear_above)}."

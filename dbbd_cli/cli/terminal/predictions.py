@@ -24,6 +24,7 @@ from dbbd_cli.cli.terminal.text import clean_line, per_second
 from dbbd_cli.core.errors import ConfigError, DataError
 from dbbd_cli.core.progress import Progress
 from dbbd_cli.core.text import counted, printable
+from dbbd_cli.data.inputs import matches
 from dbbd_cli.report.prediction import CSV_COLUMNS, Explanation, Prediction
 from dbbd_cli.report.prediction_page import PredictionPage
 from dbbd_cli.report.save import disk_error
@@ -47,7 +48,7 @@ class PredictionOutput:
         html: the page, if any.
 
     Raises:
-        ConfigError: a file is one of the inputs.
+        ConfigError: a file is one of the inputs, or both files are the same.
         DiskError: a file cannot be written.
     """
 
@@ -66,11 +67,15 @@ class PredictionOutput:
         self._explained = explained
         self._as_json = as_json
         self._paths = {"--csv": csv, "--html": html}
+        named = [name for text in inputs for name in (text, *matches(text))]
         for option, path in self._paths.items():
-            if path is not None and any(_is_same(text, path) for text in inputs):
+            if path is not None and any(_is_same(name, path) for name in named):
                 raise ConfigError(f"{option}: {path} is one of the inputs", hint="choose another file")
+        if csv is not None and html is not None and csv.absolute() == html.absolute():
+            raise ConfigError(f"--csv and --html: both are {csv}", hint="choose two files")
         self._counts: Counter[str] = Counter()
         self._total = self._skipped = 0
+        self._rule = ""
         self._reasons: list[str] = []
         self._has_header = False
         self._files = ExitStack()
@@ -90,7 +95,8 @@ class PredictionOutput:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         try:
             if self._html is not None:
-                end = self._summary() if kind is None or isinstance(error, DataError) else "Interrupted."
+                is_complete = kind is None or isinstance(error, DataError)
+                end = f"{self._summary()} {self._rule}".rstrip() if is_complete else "Interrupted."
                 self._write("--html", self._html, self._page.tail(end))
         finally:
             self._files.close()
@@ -99,6 +105,9 @@ class PredictionOutput:
         """Write a result."""
         self._counts[result.status if result.verdict is None else result.verdict] += 1
         self._total += 1
+        if result.threshold is not None and result.positive_class:
+            positive = clean_line(result.positive_class)
+            self._rule = f"The verdict is {positive} if p({positive}) is at least {result.threshold:.2%}."
         if result.status == "skipped":
             self._skipped += 1
             if len(self._reasons) < _MAX_REASONS:
@@ -119,6 +128,8 @@ class PredictionOutput:
         """
         seconds = max(time.monotonic() - self._start, 1e-9)
         self._progress.line(f"{self._summary()} {per_second(self._total / seconds)} per second.")
+        if self._rule:
+            self._progress.line(self._rule)
         if number := self._skipped:
             more = number - len(self._reasons)
             are = "was" if number == 1 else "were"

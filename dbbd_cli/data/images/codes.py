@@ -20,8 +20,8 @@ class CodesRead(NamedTuple):
     texts: tuple[str, ...]
     """The different texts of all QR, Micro QR and rMQR codes in the picture, in the order they were found."""
     problem: str = ""
-    """Why there are none, or why they cannot be relied on: a code whose bytes are not UTF-8 and that does not declare
-    another encoding is read as the reader's best guess. Empty if there is no problem."""
+    """Why there are none, or why they cannot be relied on: a code whose bytes are not UTF-8, in no known encoding, is
+    read as the reader's best guess. Empty if there is no problem."""
 
 
 def read_codes(source: Path | bytes) -> CodesRead:

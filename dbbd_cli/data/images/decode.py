@@ -93,6 +93,20 @@ def decode_gray(data: bytes, max_side: int) -> np.ndarray:
         return np.array(_upright(small, orientation))
 
 
+def has_more_frames(data: bytes) -> bool:
+    """Return whether an image file has frames or pages beyond the first, which is the only one that is decoded.
+
+    Args:
+        data: the whole content of the file.
+
+    Raises:
+        ImageFileError: the content is not an image, or is damaged.
+    """
+    with _opened(data) as image:
+        # The further images in the MPO files of phones are previews and maps of brightness.
+        return image.format != "MPO" and getattr(image, "is_animated", False)
+
+
 @contextmanager
 def _opened(data: bytes) -> Iterator[Image.Image]:
     """Open the content of an image file; errors within the context become an `ImageFileError`."""

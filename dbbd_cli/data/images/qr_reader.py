@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,7 +11,7 @@ import numpy as np
 from PIL import Image, ImageFilter, ImageOps
 
 from dbbd_cli.core.files import read_file
-from dbbd_cli.data.images.decode import decode_gray
+from dbbd_cli.data.images.decode import ImageFileError, decode_gray, has_more_frames
 from dbbd_cli.data.images.qr_code import render_modules
 from dbbd_cli.data.images.refs import MAX_FILE_BYTES
 
@@ -31,6 +32,8 @@ _MARGIN = 0.1
 """Width of the margin that is added for codes that fill the picture, of its longer side."""
 _DECLARED = "5D 51 32"
 """How text in hexadecimal digits begins ("]Q2") if the code declares the encoding of its bytes."""
+_UNKNOWN_ENCODING = "its text may be wrong: its bytes are not UTF-8, and no other encoding is known"
+"""Also of Kanji mode, which implies Shift JIS: ZXing does not tell it from bytes."""
 
 
 class Picture(NamedTuple):
@@ -52,13 +55,19 @@ def read_picture(picture: Picture) -> tuple[list[str], str]:
         if there is no problem.
     """
     try:
-        gray = _load(picture)
+        data = None if picture.path is None else read_file(Path(picture.path), MAX_FILE_BYTES)
+        gray = _load(picture, data)
     except OSError as error:
         return [], f"cannot be read: {error.strerror or error}"
     except ValueError as error:  # includes ImageFileError
         return [], str(error)
     texts, doubt = (_version(gray), "") if picture.version_only else find_codes(gray)
-    return texts, doubt if texts else NOTHING_FOUND
+    if not texts:
+        doubt = NOTHING_FOUND
+        with suppress(ImageFileError):
+            if data is not None and has_more_frames(data):
+                doubt += ", whose first frame or page alone was read"
+    return texts, doubt
 
 
 def _version(gray: np.ndarray) -> list[str]:
@@ -66,12 +75,13 @@ def _version(gray: np.ndarray) -> list[str]:
     return [str(code.extra["Version"]) for code in _Attempt(gray).read()[:1]]
 
 
-def _load(picture: Picture) -> np.ndarray:
-    if picture.url is not None:
-        gray = render_modules(picture.url, PIXELS_PER_MODULE)
+def _load(picture: Picture, data: bytes | None) -> np.ndarray:
+    """The pixels of a picture `(H, W)`, uint8, given the content of its file if it is one."""
+    if data is not None:
+        gray = decode_gray(data, MAX_SIDE)
     else:
-        assert picture.path is not None
-        gray = decode_gray(read_file(Path(picture.path), MAX_FILE_BYTES), MAX_SIDE)
+        assert picture.url is not None
+        gray = render_modules(picture.url, PIXELS_PER_MODULE)
     if picture.corruption is None:
         return gray
     from dbbd_cli.data.images.corruptions import Corrupted, corrupt  # imports SciPy
@@ -93,7 +103,8 @@ def find_codes(gray: np.ndarray) -> tuple[list[str], str]:
     """
     for attempt in _attempts(gray):
         if found := attempt.read():
-            return list(dict.fromkeys(_text(code) for code in found)), _doubt(attempt, found)
+            texts, doubt = _texts(attempt, found)
+            return list(dict.fromkeys(texts)), doubt
     return [], ""
 
 
@@ -174,23 +185,23 @@ def _deblurred(image: Image.Image, width: float, noise: float) -> np.ndarray:
     return np.asarray(_enlarged(Image.fromarray(np.clip(scaled, 0, 255).astype(np.uint8)), 2))
 
 
-def _text(code: Any) -> str:
-    """The text of a code: its bytes as UTF-8, else as the code declares, else as ZXing guesses."""
-    return bytes(code.bytes).decode("utf-8") if _is_utf8(code) else str(code.text)
+def _texts(attempt: _Attempt, found: list[Any]) -> tuple[list[str], str]:
+    """The text of each code, as it declares, else in UTF-8, else as ZXing guesses; and what is doubtful about them."""
+    as_utf8, guessed = [_as_utf8(code) for code in found], [str(code.text) for code in found]
+    if as_utf8 == guessed:
+        return guessed, ""
+    # What a code declares is only visible in another form of its text.
+    declares = [code.text.startswith(_DECLARED) for code in attempt.read("HexECI")]
+    texts = [
+        guess if declared or text is None else text
+        for text, guess, declared in zip(as_utf8, guessed, declares, strict=True)
+    ]
+    doubtful = any(text is None and not declared for text, declared in zip(as_utf8, declares, strict=True))
+    return texts, _UNKNOWN_ENCODING if doubtful else ""
 
 
-def _doubt(attempt: _Attempt, found: list[Any]) -> str:
-    if all(_is_utf8(code) for code in found):
-        return ""
-    declared = [code.text.startswith(_DECLARED) for code in attempt.read("HexECI")]
-    if all(known or _is_utf8(code) for known, code in zip(declared, found, strict=True)):
-        return ""
-    return "the bytes of its code are not UTF-8, and it does not declare another encoding"
-
-
-def _is_utf8(code: Any) -> bool:
+def _as_utf8(code: Any) -> str | None:
     try:
-        bytes(code.bytes).decode("utf-8")
+        return bytes(code.bytes).decode("utf-8")
     except UnicodeDecodeError:
-        return False
-    return True
+        return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import unicodedata
 from collections.abc import Set
 from typing import Literal, NamedTuple
 
@@ -14,7 +15,10 @@ from dbbd_cli.config.sections import Section
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _AUTHORITY = re.compile(r"[^/?#]*")
 _SCHEMES = re.compile(r"(?:\s*[A-Za-z][A-Za-z0-9+.-]*://)+\s*")
-_WWW = re.compile(r"(?:\s*www\.)+(?=.)", re.IGNORECASE)
+_EMPTY_PATH = re.compile(r"/(?=[?#]|$)")
+_WWW = re.compile(r"^(?:\s*www\.)+(?=.)", re.IGNORECASE)
+_BEFORE_AUTHORITY = re.compile(r"^(?:\s*(?:[A-Za-z][A-Za-z0-9+.-]*:)?//)+")
+_MAX_HOST = 253
 _DEFAULT_PORTS = {"http": "80", "https": "443", "ftp": "21"}
 
 
@@ -28,6 +32,10 @@ class UrlCleaning(Section):
     host_case: Literal["keep", "lower"] = Field("keep", description="whether to change the host to lower case")
     default_port: Literal["keep", "strip"] = Field(
         "keep", description="whether to keep or remove a port that is the default of the scheme (80, 443 or 21)"
+    )
+    empty_path: Literal["keep", "strip"] = Field(
+        "keep",
+        description="whether to keep or remove the slash of an empty path; with and without it, a URL is the same",
     )
 
 
@@ -79,23 +87,22 @@ def clean_url(url: str, cleaning: UrlCleaning) -> str:
 
 
 def _clean_once(url: str, cleaning: UrlCleaning) -> str:
-    scheme = found[0] if (found := _SCHEME.match(url)) else ""
-    rest = url[len(scheme) :]
-    if cleaning.scheme != "keep" and (found := _SCHEMES.match(url)):
-        rest = url[found.end() :]
-    authority, rest = _split_rest(rest)
+    schemes = found[0] if (found := _SCHEMES.match(url)) else ""
+    authority, rest = _split_rest(url[len(schemes) :])
     user, at, host = authority.rpartition("@")
     if cleaning.host_case == "lower":
         host = host.lower()
     if cleaning.www == "strip" and (found := _WWW.match(host)):
         host = host[found.end() :]
     if cleaning.default_port == "strip":
-        default = _DEFAULT_PORTS.get(scheme[:-3].lower())
+        default = _DEFAULT_PORTS.get(schemes.strip()[:-3].rpartition("/")[2].strip().lower())
         # Without the scheme, nobody could tell later whose default a port is.
         kept_scheme = cleaning.scheme == "keep" and default is not None
         host = _without_ports(host, {"", default} if kept_scheme else {"", "80", "443", default})
-    scheme = {"keep": scheme, "strip": "", "https": "https://"}[cleaning.scheme]
-    return f"{scheme}{user}{at}{host}{rest}".strip()
+    if cleaning.empty_path == "strip" and _EMPTY_PATH.match(rest):
+        rest = rest[1:]
+    schemes = {"keep": schemes, "strip": "", "https": "https://"}[cleaning.scheme]
+    return f"{schemes}{user}{at}{host}{rest}".strip()
 
 
 def _without_ports(host: str, ports: Set[str | None]) -> str:
@@ -106,18 +113,30 @@ def _without_ports(host: str, ports: Set[str | None]) -> str:
 
 
 def host_of(url: str) -> str:
-    """Return the host of a URL in lower case, without user, port, "www." and final dot.
+    """Return the host of a URL in lower case, without user, port, "www." and final dot: the same however it is cleaned.
 
     The scheme is optional. For text that is not a URL, return everything up to the first of `/?#`; no error is raised.
     """
-    rest = re.sub(r"^\s*(?:[a-zA-Z][a-zA-Z0-9+.-]*:)?//", "", url).strip()
+    rest = _BEFORE_AUTHORITY.sub("", url).strip()
     authority = re.split(r"[/?#]", rest, maxsplit=1)[0].lower()
     host = authority.rpartition("@")[2]
     if bracketed := re.match(r"\[([^\]]*)\]", host):
         return bracketed[1]
     if host.count(":") == 1:  # more than one: an IPv6 address without its brackets
         host = host.partition(":")[0]
-    return host.removesuffix(".").removeprefix("www.")
+    return _WWW.sub("", host.removesuffix("."), count=1)
+
+
+def ascii_host(url: str) -> str:
+    """Return the host of a URL as it is looked up, such as `xn--pple-43d.com` for one with a Cyrillic letter.
+
+    After UTS #46 and Punycode (RFC 3492). Empty for text that is longer than a host may be.
+    """
+    host = unicodedata.normalize("NFKC", host_of(url)).lower()
+    if len(host) > _MAX_HOST:
+        return ""
+    labels = host.replace("\u3002", ".").split(".")  # the ideographic full stop separates labels too
+    return ".".join(label if label.isascii() else f"xn--{label.encode('punycode').decode()}" for label in labels)
 
 
 def url_sha256(url: str) -> str:

@@ -9,6 +9,7 @@ from dbbd_cli.data.properties import Property, Relation, categories, numbers
 from dbbd_cli.data.urls.cleaning import host_of, split_url
 
 _SAME_COLLECTION = "collect the URLs of all classes in the same way, or report this rule next to the results"
+_EMPTY_PATH = f"set data.urls.empty_path: strip, {_SAME_COLLECTION}"
 _ONE_OF_THEM = "remove all but one of them"
 _BY_HOST = "keep the URLs of a host together with data.split.group: host"
 _DIGITS = re.compile(r"\d+")
@@ -23,7 +24,7 @@ def url_properties(urls: Sequence[str]) -> list[Property]:
         categories("scheme", [scheme[:-3].lower() or "none" for scheme, _, _ in parts], "set data.urls.scheme: strip"),
         categories("www.", [_yes(host.startswith("www.")) for host in hosts], "set data.urls.www: strip"),
         numbers("length", [len(url) for url in urls], _SAME_COLLECTION),
-        categories("path", [_path(rest) for _, _, rest in parts], _SAME_COLLECTION),
+        categories("path", [_path(rest) for _, _, rest in parts], _EMPTY_PATH),
         categories("query", [_yes("?" in rest) for _, _, rest in parts], _SAME_COLLECTION),
         numbers("number of dots", [url.count(".") for url in urls], _SAME_COLLECTION),
         categories("top-level domain", [_top_level(url) for url in urls], _SAME_COLLECTION),

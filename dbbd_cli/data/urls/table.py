@@ -7,7 +7,7 @@ import csv
 import difflib
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
@@ -24,6 +24,8 @@ _SEPARATOR_LINE = re.compile(r'"?sep=([^"\w\r\n])"?[\r\n]*', re.IGNORECASE)
 _MOST_PROBLEMS = 100_000
 _MOST_COLUMNS_NAMED, _LONGEST_COLUMN = 20, 40
 _LONGEST_LINE = 1 << 20
+_TOO_LONG = "x" * (csv.field_size_limit() + 1) + "\n"
+"""Stands for a line that is too long: `csv` rejects the row for the length of its field."""
 
 
 def read_url_table(path: Path, url_column: str, label_column: str) -> tuple[list[tuple[str, str]], list[str]]:
@@ -66,7 +68,7 @@ def _opened(path: Path) -> Iterator[Iterator[str]]:
 
 
 def _encoding(path: Path) -> tuple[str, str]:
-    """The encoding of a file, and how to decode what is invalid: to lone surrogates, which `_sample` reports."""
+    """The encoding of a file, and how to decode what is invalid: to lone surrogates, which `_fields` reports."""
     with path.open("rb") as file:
         head = file.read(4)
     is_utf16 = head[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) and head != codecs.BOM_UTF32_LE
@@ -92,15 +94,17 @@ def _read_rows(
     path: Path, lines: Iterator[str], url_column: str, label_column: str
 ) -> tuple[list[tuple[str, str]], list[str]]:
     header, rows = _table(path, lines)
-    url_index = _column(path, header, url_column, "url_column")
-    label_index = _column(path, header, label_column, "label_column")
+    places = {
+        "URL": _column(path, header, url_column, "url_column"),
+        "class": _column(path, header, label_column, "label_column"),
+    }
 
     samples: list[tuple[str, str]] = []
     problems = []
     for where, row in rows:
-        sample = row if isinstance(row, str) else _sample(row, len(header), url_index, label_index)
-        if isinstance(sample, str):
-            problems.append(f"{printable(path.name)} {where}: {sample}")
+        found = _fields(row, len(header), places)
+        if isinstance(found, str):
+            problems.append(f"{printable(path.name)} {where}: {found}")
             if len(problems) > _MOST_PROBLEMS:
                 raise DataError(
                     f"{path} has more than {_MOST_PROBLEMS:,} unusable rows",
@@ -108,18 +112,27 @@ def _read_rows(
                     hint="check that it is the right table, and that all lines use the same separator",
                 )
         else:
-            samples.append(sample)
+            url, label = found
+            samples.append((url, label))
     return samples, problems
 
 
 def _lines(path: Path, file: IO[str]) -> Iterator[str]:
-    """Yield the lines of a file, including line ends, whose length is limited to save memory."""
-    while line := file.readline(_LONGEST_LINE):
-        if len(line) == _LONGEST_LINE:
-            raise DataError(
-                f"{path} has a line of over {_LONGEST_LINE:,} characters", hint="check that it is a CSV file"
-            )
+    """Yield the lines of a file, including line ends. Of one that is too long, little is kept in memory.
+
+    Raises:
+        DataError: the first line is too long, as in a file that is no table.
+    """
+    line = file.readline(_LONGEST_LINE)
+    if len(line) == _LONGEST_LINE:
+        raise DataError(f"{path} has a line of over {_LONGEST_LINE:,} characters", hint="check that it is a CSV file")
+    while line:
         yield line
+        line = part = file.readline(_LONGEST_LINE)
+        if len(part) == _LONGEST_LINE:
+            line = _TOO_LONG
+        while len(part) == _LONGEST_LINE and not part.endswith(("\n", "\r")):
+            part = file.readline(_LONGEST_LINE)
 
 
 def _column(path: Path, header: list[str], name: str, setting: str) -> int:
@@ -148,25 +161,36 @@ def _rows(lines: Iterable[str], separator: str, *, lines_before: int = 0) -> Ite
             return
         except csv.Error as error:
             row = f"is not valid CSV: {error}"
+            if "field limit" in row:
+                row = f"is not valid CSV: a field has over {csv.field_size_limit():,} characters"
         last = lines_before + reader.line_num
         where = f"line {first}" if last <= first else f"lines {first} to {last}"
         if row:
             yield where, row
 
 
-def _sample(row: list[str], width: int, url_index: int, label_index: int) -> tuple[str, str] | str:
-    """The URL and the class of a row, or why it cannot be used."""
-    if len(row) <= max(url_index, label_index):
+def _fields(row: list[str] | str, width: int, places: Mapping[str, int]) -> list[str] | str:
+    """The fields of a row at some places, given by what they hold, or why the row cannot be used.
+
+    Args:
+        row: the row, or what is wrong with it.
+        width: number of columns.
+        places: the column of each field, by what the field is called in messages.
+    """
+    if isinstance(row, str):
+        return row
+    if len(row) <= max(places.values()):
         return f"too few fields: {len(row)} instead of {width}"
     if any(field.strip() for field in row[width:]):
         return f"too many fields: {len(row)} instead of {width}; a URL that contains the separator must be quoted"
-    url, label = row[url_index].strip(), row[label_index].strip()
-    for name, text in (("URL", url), ("class", label)):
-        if not text:
+    found = []
+    for name, place in places.items():
+        found.append(row[place].strip())
+        if not found[-1]:
             return f"the {name} is empty"
-        if UNPRINTABLE.search(text):
+        if UNPRINTABLE.search(found[-1]):
             return f"the {name} has a control character, a line break, or bytes that are not UTF-8"
-    return url, label
+    return found
 
 
 def iterate_urls(path: Path, url_column: str) -> Iterator[tuple[str, str, str]]:
@@ -176,28 +200,15 @@ def iterate_urls(path: Path, url_column: str) -> Iterator[tuple[str, str, str]]:
         Where the row stands, its URL, and why it cannot be used; one of the last two is empty.
 
     Raises:
-        DataError: the file is unreadable or in another encoding, has no such column, or has a line that is too long.
+        DataError: the file is unreadable or in another encoding, has no such column, or begins with a line that is too
+            long.
     """
     with _opened(path) as lines:
         header, rows = _table(path, lines)
         index = _column(path, header, url_column, "url_column")
         for where, row in rows:
-            url, problem = ("", row) if isinstance(row, str) else _url(row, len(header), index)
-            yield where, url, problem
-
-
-def _url(row: list[str], width: int, index: int) -> tuple[str, str]:
-    """The URL of a row, and why it cannot be used."""
-    if len(row) <= index:
-        return "", f"too few fields: {len(row)} instead of {width}"
-    if any(field.strip() for field in row[width:]):
-        return "", f"too many fields: {len(row)} instead of {width}; a URL that contains the separator must be quoted"
-    url = row[index].strip()
-    if not url:
-        return "", "the URL is empty"
-    if UNPRINTABLE.search(url):
-        return "", "the URL has a control character, a line break, or bytes that are not UTF-8"
-    return url, ""
+            found = _fields(row, len(header), {"URL": index})
+            yield (where, "", found) if isinstance(found, str) else (where, found[0], "")
 
 
 def is_table(path: str) -> bool:

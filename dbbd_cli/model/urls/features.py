@@ -158,35 +158,59 @@ def lexical_features(codes: torch.Tensor) -> torch.Tensor:
     """
     part = parts(codes)
     text = codes > END
+    rest = text & (part == 2)
     in_query = ((codes == ord("?")) & (part == 2)).cumsum(1) > 0
-    host, path, query = text & (part == 1), text & (part == 2) & ~in_query, text & (part == 2) & in_query
-    lower = torch.where((codes >= 65) & (codes <= 90), codes + 32, codes)
-    is_upper, is_digit = lower != codes, (codes >= 48) & (codes <= 57)
-    is_letter = (lower >= 97) & (lower <= 122)
-    is_vowel = torch.isin(lower, torch.tensor([ord(char) for char in "aeiou"], device=codes.device))
-    features: list[torch.Tensor] = [(text & (part == 0)).sum(1).clamp(max=1)]
-    for mask in (host, path, query):
-        digits, letters, consonants = mask & is_digit, mask & is_letter, mask & is_letter & ~is_vowel
-        features += [mask.sum(1), digits.sum(1), letters.sum(1), (mask & is_upper).sum(1), (mask & is_vowel).sum(1)]
-        features += [(mask & (codes == ord(char))).sum(1) for char in _COUNTED]
-        features += [run_lengths(group).amax(1) for group in (digits, letters, consonants)]
-        features += [_ends(group).sum(1) for group in (digits, letters)]
-        features += [letters.sum(1) / _ends(letters).sum(1).clamp(min=1), _entropy(codes, mask)]
-    labels, segments = host & (codes != ord(".")), path & (codes != ord("/"))
-    for group, area in ((labels, host), (segments, path)):
-        lengths, ends = run_lengths(group), _ends(group)
-        features += [ends.sum(1), lengths.amax(1), _last(lengths, ends, 1), _last(lengths, ends, 2)]
-        features += [_last(run_lengths(group & is_digit), ends, 1), _first(lengths, ends), _last(area.long(), area, 1)]
+    host, path = text & (part == 1), rest & ~in_query
+    is_digit = (codes >= 48) & (codes <= 57)
+    has_scheme = (text & (part == 0)).any(1)
     digits_only = ~(host & ~is_digit & (codes != ord("."))).any(1)
-    features += [_suffixes(codes, path)[1], digits_only, _start(host, codes, "xn--")]
-    return torch.stack([feature.float() for feature in features], dim=1)
+    others = [_suffixes(codes, path)[1], digits_only, _start(host, codes, "xn--")]
+    return torch.cat(
+        [
+            has_scheme[:, None],
+            _area_features(codes, torch.stack([host, path, rest & in_query]), is_digit),
+            _piece_features(codes, torch.stack([host, path]), is_digit),
+            torch.stack(others, 1),
+        ],
+        1,
+    ).float()
 
 
-def _entropy(codes: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """The entropy of the bytes under a mask, in bits; `(B,)`."""
-    counts = torch.zeros(len(codes), 256, device=codes.device).scatter_add_(1, codes, mask.float())
-    share = counts / counts.sum(1, keepdim=True).clamp(min=1)
-    return -(share * share.clamp(min=1e-9).log2()).sum(1)
+def _area_features(codes: torch.Tensor, areas: torch.Tensor, is_digit: torch.Tensor) -> torch.Tensor:
+    """Counts, runs and entropies of each area `(A, B, L)` of URLs `(B, L)`; `(B, A * features)`."""
+    counts = torch.zeros(*areas.shape[:2], 256, device=codes.device)
+    counts.scatter_add_(2, codes.expand_as(areas), areas.float())
+    length = counts.sum(2)
+    upper = counts[:, :, 65:91].sum(2)
+    letters = upper + counts[:, :, 97:123].sum(2)
+    vowels, counted = (counts[:, :, _codes_of(chars, codes.device)] for chars in ("aeiouAEIOU", "".join(_COUNTED)))
+    lower = _lower(codes)
+    is_letter = (lower >= 97) & (lower <= 122)
+    is_vowel = torch.isin(lower, _codes_of("aeiou", codes.device))
+    groups = areas & torch.stack([is_digit, is_letter, is_letter & ~is_vowel])[:, None]
+    longest = run_lengths(groups.flatten(0, 2)).amax(1).unflatten(0, groups.shape[:3])
+    num_runs = _ends(groups[:2].flatten(0, 2)).sum(1).unflatten(0, groups[:2].shape[:3])
+    share = counts / length[:, :, None].clamp(min=1)
+    entropy = -(share * share.clamp(min=1e-9).log2()).sum(2)
+    found = [length, counts[:, :, 48:58].sum(2), letters, upper, vowels.sum(2), *counted.unbind(2)]
+    found += [*longest, *num_runs, letters / num_runs[1].clamp(min=1), entropy]
+    return torch.stack([feature.float() for feature in found], 2).transpose(0, 1).flatten(1)
+
+
+def _piece_features(codes: torch.Tensor, areas: torch.Tensor, is_digit: torch.Tensor) -> torch.Tensor:
+    """Number and lengths of the labels of the host and the segments of the path, `(2, B, L)`; `(B, 2 * features)`."""
+    separators = torch.tensor([[[ord(".")]], [[ord("/")]]], device=codes.device)
+    group, area = (areas & (codes != separators)).flatten(0, 1), areas.flatten(0, 1)
+    lengths, ends = run_lengths(group), _ends(group)
+    digits = run_lengths(group & is_digit.repeat(len(areas), 1))
+    found = [ends.sum(1), lengths.amax(1), _last(lengths, ends, 1), _last(lengths, ends, 2)]
+    found += [_last(digits, ends, 1), _first(lengths, ends), _last(area.long(), area, 1)]
+    return torch.stack(found, 1).unflatten(0, areas.shape[:2]).transpose(0, 1).flatten(1)
+
+
+@lru_cache(maxsize=8)
+def _codes_of(chars: str, device: torch.device) -> torch.Tensor:
+    return torch.tensor([ord(char) for char in chars], device=device)
 
 
 def _last(values: torch.Tensor, at: torch.Tensor, number: int) -> torch.Tensor:

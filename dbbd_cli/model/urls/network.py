@@ -127,9 +127,10 @@ class LexicalView(nn.Module):
         chunks = [chunk.long() for chunk in codes.split(1024)]
         features = torch.cat([lexical_features(chunk) for chunk in chunks])
         num_bins = self.lower.shape[1]
-        edges = torch.quantile(features, torch.linspace(0, 1, num_bins + 1), dim=0).T.contiguous()
-        for row, values in enumerate(edges):
-            unique = values.unique()
+        shares = torch.linspace(0, 1, num_bins + 1)
+        # One feature at a time: some versions of PyTorch refuse more than 16 million numbers.
+        for row, values in enumerate(features.T):
+            unique = torch.quantile(values, shares).unique()
             if len(unique) < 2:
                 unique = torch.cat([unique, unique + 1])
             count = len(unique) - 1

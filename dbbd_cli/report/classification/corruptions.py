@@ -15,12 +15,13 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_MEASURED = (
-    ("read", "Code read"),
-    ("read_right", "Read right"),
-    ("accuracy", "Class right"),
-    ("verdict", "Verdict right"),
-)
+_MEASURED = {
+    "read": "Code read",
+    "read_right": "Read right",
+    "accuracy": "Class right",
+    "verdict": "Verdict right",
+}
+_SHORT = {"read": "Read", "read_right": "Right", "accuracy": "Class", "verdict": "Verdict"}
 _COLUMNS = 4
 
 
@@ -29,18 +30,29 @@ def corruption_tables(evaluation: Mapping[str, Any]) -> Iterator[Table | Note]:
     found = evaluation.get("corruptions")
     if not found:
         return
-    measured = [(key, name) for key, name in _MEASURED if any(row.get(key) for row in found["rows"])]
+    measured = _measured(found["rows"])
+    title = f"Corruptions, {counted(found['num_samples'], 'picture')} each"
     yield Table(
-        f"Corruptions, {counted(found['num_samples'], 'picture')} each, with 95% intervals",
-        ("Corruption", *(name for _, name in measured)),
-        tuple((_name(row), *(_share(row.get(key)) for key, _ in measured)) for row in found["rows"]),
+        f"{title}, with 95% intervals",
+        ("Corruption", *(_MEASURED[key] for key in measured)),
+        tuple((_name(row), *(_share(row.get(key)) for key in measured)) for row in found["rows"]),
+        short_columns=("Corruption", *(_SHORT[key] for key in measured)),
+        short_title=f"{title}; evaluation.json has the intervals",
+        short_rows=tuple(
+            (_name(row), *(percent((row.get(key) or {}).get("value")) for key in measured)) for row in found["rows"]
+        ),
     )
     threshold = (evaluation.get("calibration") or {}).get("threshold")
-    if threshold is not None and any(key == "verdict" for key, _ in measured):
+    if threshold is not None and "verdict" in measured:
         yield Note(
             "Class right: the most probable class is the true one. Verdict right: so is the verdict of predict, "
             f"at the threshold {number(threshold)}."
         )
+
+
+def _measured(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The shares that were measured."""
+    return [key for key in _MEASURED if any(row.get(key) for row in rows)]
 
 
 def _name(row: Mapping[str, Any]) -> str:
@@ -64,7 +76,7 @@ def corruption_figure(evaluation: Mapping[str, Any], warning: str) -> Figure:
     found = evaluation["corruptions"]
     rows = found["rows"]
     names = list(dict.fromkeys(row["corruption"] for row in rows if row.get("strength") is not None))
-    measured = [(key, name) for key, name in _MEASURED if any(row.get(key) for row in rows)]
+    measured = _measured(rows)
     num_rows = -(-(len(names) + 1) // _COLUMNS)
     about = [f"{drawable(evaluation['split'], 20)} split"] if evaluation.get("split") else []
     about.append(f"{counted(found['num_samples'], 'picture')} each")
@@ -85,10 +97,10 @@ def corruption_figure(evaluation: Mapping[str, Any], warning: str) -> Figure:
 
 
 def _panel(
-    axes: Axes, title: str, rows: Sequence[Mapping[str, Any]], measured: Sequence[tuple[str, str]]
+    axes: Axes, title: str, rows: Sequence[Mapping[str, Any]], measured: Sequence[str]
 ) -> list[tuple[str, Artist]]:
     entries: list[tuple[str, Artist]] = []
-    for place, (key, name) in enumerate(measured):
+    for place, key in enumerate(measured):
         points = [(x, row[key]) for x, row in enumerate(rows) if row.get(key)]
         # Side by side, so that intervals do not hide each other.
         across = [x + 0.12 * (place - (len(measured) - 1) / 2) for x, _ in points]
@@ -102,7 +114,7 @@ def _panel(
             alpha=0.5,
         )
         (line,) = axes.plot(across, values, "o-", color=color, markersize=4, linewidth=1.4)
-        entries.append((name, line))
+        entries.append((_MEASURED[key], line))
     axes.set_title(title)
     axes.set_xticks(range(len(rows)), [_strength(row) or "none" for row in rows])
     axes.set(ylim=(-0.03, 1.03), xlim=(-0.4, len(rows) - 0.6))

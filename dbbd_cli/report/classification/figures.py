@@ -169,6 +169,8 @@ def _baselines(
     if evaluation.get("accuracy") is not None:
         rows.append(("network", evaluation["accuracy"], bounds))
     facts = [*facts, "accuracy with 95% intervals"]
+    if any(row.get("is_shortcut") for row in baselines):
+        facts.append("orange: shortcuts")
     figure = headed_figure((7.0, 1.6 + 0.36 * len(rows)), "Baselines", facts, warning=warning)
     axes = figure.subplots()
     for place, (_, accuracy, interval) in enumerate(rows):

@@ -156,6 +156,14 @@ def _baselines(evaluation: Mapping[str, Any]) -> Iterator[Table | Note]:
         columns,
         (*rows, network),
         short_columns=("Classifier", "Accuracy", "AUC", "Lead"),
+        short_title="Baselines; evaluation.json has the intervals",
+        short_rows=(
+            *(
+                (row["name"], percent(row["accuracy"]), number(row.get("roc_auc"), 3), _points(row.get("lead")))
+                for row in baselines
+            ),
+            ("network", percent(evaluation.get("accuracy")), number(evaluation.get("roc_auc"), 3), ""),
+        ),
     )
     close = [row["name"] for row in baselines if row.get("lead_interval") and row["lead_interval"][0] <= 0]
     if close:

@@ -104,5 +104,7 @@ class ImageClassification(ClassifierTask):
                 "--explain: a verdict about a picture cannot be explained", hint="leave the option out for this run"
             )
         from dbbd_cli.tasks.image_classification.predict import predict
+        from dbbd_cli.tasks.prediction import check_threshold
 
+        check_threshold(calibration, workload.positive_class)
         return predict(workload, inputs, runtime, calibration, progress)

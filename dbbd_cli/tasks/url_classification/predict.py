@@ -17,9 +17,9 @@ from dbbd_cli.core.progress import Progress
 from dbbd_cli.core.text import counted
 from dbbd_cli.data.images.codes import CodesRead, read_all_codes
 from dbbd_cli.data.images.formats import begins_like_image, is_image_name, is_unread_name, suffix_of
-from dbbd_cli.data.images.qr_reader import NOTHING_FOUND, Picture
+from dbbd_cli.data.images.qr_reader import Picture
 from dbbd_cli.data.inputs import MAX_BYTES, Input
-from dbbd_cli.data.urls.cleaning import clean_url, split_url
+from dbbd_cli.data.urls.cleaning import ascii_host, clean_url, host_of
 from dbbd_cli.data.urls.encoding import MAX_BYTES as MAX_ENCODED_BYTES
 from dbbd_cli.data.urls.encoding import encode_url, padded
 from dbbd_cli.data.urls.kinds import other_kind, unwrapped
@@ -94,7 +94,7 @@ class UrlPredictor:
             yield skipped(given.name, f"there is no such file or folder{_OR_A_URL}")
         elif given.path is None:
             kind = other_kind(given.name)
-            may_be_url = "." in given.name and not split_url(given.name).scheme
+            may_be_url = "." in given.name and ("plain text" in kind or kind == "the name of a file")
             reason = f"is neither an existing file or folder nor a web address, but {kind}{_OR_A_URL * may_be_url}"
             yield skipped(given.name, reason) if kind else _Url(given.name, given.name)
         elif given.path.is_dir():
@@ -110,9 +110,13 @@ class UrlPredictor:
             yield skipped(given.name, "is neither a picture nor a table (.csv or .tsv)")
 
     def _in_table(self, name: str, path: Path) -> Iterator[_Url | Prediction]:
+        is_empty = True
         try:
             for where, url, problem in iterate_urls(path, self.workload.config.data.url_column):
+                is_empty = False
                 yield skipped(f"{name} {where}", problem) if problem else _Url(url, url)
+            if is_empty:
+                yield skipped(name, "has no rows below the names of its columns")
         except DataError as error:
             yield skipped(name, f"{error.message}; {error.hint}" if error.hint else error.message)
 
@@ -128,7 +132,7 @@ class UrlPredictor:
             Prediction(
                 item.name,
                 "judged",
-                note=item.note or _cut(url),
+                note="; ".join(filter(None, (item.note, _unicode_host(item.url), _cut(url)))),
                 text=None if item.url == item.name else item.url,
                 judged=None if url == item.url else url,
                 probabilities=share,
@@ -202,7 +206,7 @@ def _with_codes_read(items: list[_Url | _Picture | Prediction]) -> list[_Url | P
 def _in_codes(name: str, read: CodesRead) -> Iterator[_Url | Prediction]:
     """The URL of each code in a picture, or what the picture or the code contains instead."""
     if not read.texts:
-        yield skipped(name, read.problem or NOTHING_FOUND)
+        yield skipped(name, read.problem)
     for number, text in enumerate(read.texts, start=1):
         which = f"code {number} of {len(read.texts)}" if len(read.texts) > 1 else ""
         url = unwrapped(text)
@@ -212,6 +216,13 @@ def _in_codes(name: str, read: CodesRead) -> Iterator[_Url | Prediction]:
             yield Prediction(name, "not_judged", note=note, text=text[:MAX_BYTES])
         else:
             yield _Url(name, url, "; ".join(part for part in (which, read.problem) if part))
+
+
+def _unicode_host(url: str) -> str:
+    """A remark about a host that may look like another one."""
+    if url.isascii() or host_of(url).isascii() or not (name := ascii_host(url)):
+        return ""
+    return f"its host is not ASCII: {name}"
 
 
 def _cut(url: str) -> str:

@@ -92,6 +92,8 @@ class UrlClassification(ClassifierTask):
         progress: Progress,
     ) -> Iterator[Prediction]:
         """Judge URLs: texts, those in a table, and those that the codes in pictures hold."""
+        from dbbd_cli.tasks.prediction import check_threshold
         from dbbd_cli.tasks.url_classification.predict import UrlPredictor
 
+        check_threshold(calibration, workload.positive_class)
         return UrlPredictor(workload, runtime, calibration, explain, progress).predict(inputs)

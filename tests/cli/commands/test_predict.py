@@ -65,6 +65,7 @@ def test_table(predict: Callable[..., Result]) -> None:
         "benign              20.00%  benign        b.example",
     ]
     assert "2 results: 1 benign, 1 malicious." in result.stderr
+    assert "The verdict is malicious if p(malicious) is at least 50.00%." in result.stderr
 
 
 def test_skipped_inputs_end_with_exit_code_3(predict: Callable[..., Result]) -> None:
@@ -93,7 +94,8 @@ def test_files(predict: Callable[..., Result]) -> None:
     }  # fmt: skip
     assert (rows[1]["input"], rows[1]["note"]) == ("bad,x", "unreadable")
     page = Path("out.html").read_text(encoding="utf-8")
-    assert "2 results: 1 malicious, 1 skipped." in page
+    assert "2 results: 1 malicious, 1 skipped. The verdict is malicious if p(malicious) is at least 50.00%." in page
+    assert '90.00% <span class="muted">malicious</span>' in page
     assert page.endswith("</html>\n")
 
 

@@ -76,6 +76,19 @@ def test_a_narrow_terminal_gets_short_headers(show: Any, width: int, header: str
     assert max(map(len, shown.splitlines())) <= width
 
 
+def test_a_narrow_terminal_gets_no_intervals(show: Any) -> None:
+    rows = (("a long name of a rule", "50.0% (40.0% to 60.0%)", "60.0% (50.0% to 70.0%)"),)
+    short = (("a long name of a rule", "50.0%", "60.0%"),)
+    table = Table(
+        "T", ("", "First column", "Second"), rows, short_columns=("", "First", "Second"), short_rows=short,
+        short_title="T without intervals",
+    )  # fmt: skip
+    assert "T without intervals" not in show([table], 70)
+    narrow = show([table], 60)
+    assert "T without intervals" in narrow
+    assert "a long name of a rule  50.0%   60.0%" in narrow
+
+
 def test_a_matrix_has_names_numbers_or_is_omitted(show: Any) -> None:
     assert "a long name  another long name" in " ".join(show([MATRIX], 80).split("\n"))
     assert "2 another long name" in show([MATRIX], 40)

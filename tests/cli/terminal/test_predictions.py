@@ -9,7 +9,7 @@ import pytest
 from rich.cells import cell_len
 
 from dbbd_cli.cli.terminal.predictions import PredictionOutput
-from dbbd_cli.core.errors import DataError
+from dbbd_cli.core.errors import ConfigError, DataError
 from dbbd_cli.core.progress import Silent
 from dbbd_cli.report.prediction import Explanation, Prediction, SpanContribution
 
@@ -57,6 +57,17 @@ def test_an_explanation_fits(width: int, monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_a_file_has_the_whole_text(monkeypatch: pytest.MonkeyPatch) -> None:
     assert shown(io.StringIO(), monkeypatch)[1].endswith(URL)
+
+
+@pytest.mark.parametrize("given", ["urls.csv", "./url?.csv", "*"])
+def test_no_input_is_overwritten(given: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("urls.csv").touch()
+    for csv, html in ((Path("urls.csv"), None), (None, Path("urls.csv"))):
+        with pytest.raises(ConfigError, match=r"urls\.csv is one of the inputs"):
+            PredictionOutput(Silent(), [given], explained=False, as_json=False, csv=csv, html=html)
+    with pytest.raises(ConfigError, match="--csv and --html: both are out"):
+        PredictionOutput(Silent(), [given], explained=False, as_json=False, csv=Path("out"), html=Path("out"))
 
 
 def test_the_reasons_of_an_error_are_short(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

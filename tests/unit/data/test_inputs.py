@@ -70,9 +70,12 @@ def test_unusable_texts(text: str, problem: str) -> None:
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes")
-def test_a_named_pipe_is_not_opened() -> None:
+def test_a_named_pipe_and_a_broken_link_are_not_opened() -> None:
     os.mkfifo("pipe")
-    assert input_of("pipe").problem == "is neither a regular file nor a folder"
+    Path("broken").symlink_to("nowhere")
+    assert of_arguments("brok?n") == [Input("broken", problem="is a link to a missing file")]
+    for found in (input_of("pipe"), *of_arguments("pip?")):
+        assert found == Input("pipe", problem="is neither a regular file nor a folder")
 
 
 def test_patterns_stand_for_files_that_match_and_are_text_otherwise() -> None:

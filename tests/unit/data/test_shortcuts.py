@@ -148,3 +148,16 @@ def test_summaries() -> None:
     assert summary(np.array([np.nan])) == {}
     assert summary(np.array(["a", "b", "a"])) == {"most_frequent": "a", "share": pytest.approx(2 / 3)}
     assert summary(np.array([], dtype=str)) == {}
+
+
+def test_ranges_come_from_the_training_split_and_unknown_numbers_are_apart() -> None:
+    train = np.arange(640.0)
+    others = np.array([-5.0, 19.0, 19.5, 1e6, np.nan])  # 19 ends the first of 32 ranges
+    is_train = np.arange(645) < 640
+    part = numbers("length", np.concatenate([train, others]).tolist(), "")
+    rule = learn_rule(part, np.zeros(645, dtype=np.int64), is_train, 1, balanced=True)
+    assert rule.names[:2] == ["up to 19", "up to 39"]
+    assert rule.counts[:-1].tolist() == [[20.0]] * 32
+    assert [rule.names[code] for code in rule.codes[640:]] == [
+        "up to 19", "up to 19", "up to 39", "above 619", "unknown",
+    ]  # fmt: skip

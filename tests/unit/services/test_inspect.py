@@ -169,6 +169,7 @@ def test_train_warns_once_of_the_strongest_shortcuts(telling_pictures: Path, tmp
     shown = Shown()
     warn_of_shortcuts(config, manifest, shown)
     [warning] = shown.warnings
+    assert f"{manifest.counts()['val']} validation images far better" in warning
     assert "far better than chance (50%): width (100%), height (100%), " in warning
     assert warning.endswith("dbbd inspect says what to do.")
 

@@ -10,8 +10,10 @@ from typing import Any
 
 import pytest
 
+from dbbd_cli.config.load import parse_override
 from dbbd_cli.core.errors import ConfigError
 from dbbd_cli.model.digest import stored_digest
+from dbbd_cli.report.prediction import Prediction
 from dbbd_cli.services.predict import predict
 from dbbd_cli.services.train import train
 from unit.services.shown_runs import Shown
@@ -78,7 +80,29 @@ def test_calibration(tiny_config: Make, picture_folder: Make) -> None:
     assert "is damaged" in shown.warnings[-1]
 
 
+def test_the_threshold_is_only_used_for_the_class_that_it_was_chosen_for(tiny_config: Make) -> None:
+    run = train(tiny_config(training__epochs=1)).run
+    positive = [parse_override("data.positive_class=benign")]
+    [result] = predict(run, ["no-such.png"], overrides=positive)
+    assert result.status == "skipped"
+    write_calibration(run)
+    message = "it is benign, but the run's threshold was chosen for malicious"
+    with pytest.raises(ConfigError, match=message):
+        predict(run, [], overrides=positive)
+    write_calibration(run, positive_class="benign")
+    with pytest.raises(ConfigError, match="chosen for benign"):
+        predict(run, [])
+    predict(run, [], overrides=positive)
+
+
 def test_a_task_without_prediction_says_so(tiny_point_config: Make) -> None:
     run = train(tiny_point_config(training__epochs=1)).run
     with pytest.raises(ConfigError, match="predict: the task dbbd does not support prediction"):
         predict(run, [])
+
+
+@pytest.mark.parametrize(("probability", "verdict"), [(0.6, "bad"), (0.5999, "good")])
+def test_a_probability_equal_to_the_threshold_reaches_it(probability: float, verdict: str) -> None:
+    shares = {"bad": probability, "good": 1 - probability}
+    found = Prediction("a", "judged", probabilities=shares, positive_class="bad", threshold=0.6)
+    assert found.verdict == verdict

@@ -42,6 +42,11 @@ def test_samples_of_a_group_are_drawn_together() -> None:
     assert once[1] - once[0] == pytest.approx(math.sqrt(10) * (independent[1] - independent[0]), rel=0.15)
 
 
+def test_the_mean_of_equal_values_has_no_width_whatever_the_sizes_of_groups() -> None:
+    groups = [0] * 50 + list(range(1, 51))
+    assert Resampling(100, groups).mean(torch.full((100,), 0.25)) == pytest.approx([0.25, 0.25])
+
+
 def test_a_share_of_all_or_none_has_an_interval() -> None:
     z = 1.959963984540054
     assert Resampling(50).share(torch.ones(50, dtype=torch.bool)) == pytest.approx([50 / (50 + z * z), 1.0])

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import segno
 import zxingcpp
+from PIL import Image
 from segno import helpers
 
 from dbbd_cli.data.images.corruptions import Corrupted, corrupt
@@ -98,18 +101,25 @@ def test_other_texts_are_read_as_they_are(code: segno.QRCode) -> None:
 
 @pytest.mark.parametrize(
     ("text", "encoding", "declared"),
-    [("a.example/ä", "utf-8", False), ("a.example/ä", "latin1", True), ("пример.example", "cp1251", True)],
+    [
+        ("a.example/ä", "utf-8", False),
+        ("a.example/ä", "latin1", True),
+        ("a.example/Ã¤", "latin1", True),  # its bytes are valid UTF-8 too
+        ("http://a.example/1", "utf-16be", True),
+        ("пример.example", "cp1251", True),
+    ],
 )
 def test_utf8_and_declared_encodings_are_read_without_doubt(text: str, encoding: str, declared: bool) -> None:
     code = segno.make(text, micro=False, mode="byte", encoding=encoding, eci=declared)
     assert find_codes(image_of(code)) == ([text], "")
 
 
-def test_an_encoding_that_is_not_declared_is_reported() -> None:
-    code = segno.make("http://münchen.example/ä", micro=False, mode="byte", encoding="iso-8859-1")
-    texts, doubt = find_codes(image_of(code))
-    assert texts == ["http://münchen.example/ä"]
-    assert "not UTF-8" in doubt
+@pytest.mark.parametrize(
+    ("text", "how"), [("http://münchen.example/ä", {"mode": "byte", "encoding": "latin1"}), ("漢字", {"mode": "kanji"})]
+)
+def test_the_text_of_a_code_whose_encoding_is_unknown_is_doubtful(text: str, how: dict[str, str]) -> None:
+    doubt = "its text may be wrong: its bytes are not UTF-8, and no other encoding is known"
+    assert find_codes(image_of(segno.make(text, micro=False, **how))) == ([text], doubt)
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 2000), (300, 200)])
@@ -133,3 +143,15 @@ def test_a_url_is_rendered_and_harmed_before_it_is_read() -> None:
     texts, problem = read_picture(Picture(url="a" * 5000))
     assert texts == []
     assert "too long" in problem
+
+
+@pytest.mark.parametrize("suffix", [".gif", ".tif", ".png"])
+def test_where_nothing_is_found_further_frames_are_mentioned(tmp_path: Path, suffix: str) -> None:
+    empty, code = Image.new("L", (200, 200), "white"), Image.fromarray(render_modules("a.example/1", 4))
+    path = tmp_path / f"frames{suffix}"
+    empty.save(path, save_all=True, append_images=[code.resize(empty.size)])
+    assert read_picture(Picture(str(path))) == ([], f"{NOTHING_FOUND}, whose first frame or page alone was read")
+    empty.save(path)
+    assert read_picture(Picture(str(path))) == ([], NOTHING_FOUND)
+    code.save(path, save_all=True, append_images=[empty.resize(code.size)])
+    assert read_picture(Picture(str(path))) == (["a.example/1"], "")

@@ -41,6 +41,8 @@ def test_table_and_figure(measured: tuple[str, ...], columns: tuple[str, ...]) -
     assert table.columns == columns
     assert [row[0] for row in table.rows] == ["none", "blur 0.5%", "blur 10%", "cover 0.5%", "cover 10%"]
     assert table.rows[1][-1] == "90.0% (85.0% to 93.0%)"
+    assert table.short_title == "Corruptions, 200 pictures each; evaluation.json has the intervals"
+    assert table.short_rows[1] == ("blur 0.5%", *["90.0%"] * len(measured))
     figure = draw(classification_figures(content))["corruptions"]
     panels = [axes for axes in figure.axes if axes.get_title(loc="left")]
     assert [axes.get_title(loc="left") for axes in panels] == ["Blur", "Cover"]

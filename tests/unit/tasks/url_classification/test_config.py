@@ -36,7 +36,8 @@ def test_settings_that_do_not_go_together_are_refused(data: dict[str, Any]) -> N
 def test_what_says_nothing_about_a_site_is_removed_and_hosts_are_kept_apart_by_default() -> None:
     data = config().data
     assert data.split.group == "host"
-    assert data.urls.model_dump() == {"scheme": "strip", "www": "strip", "host_case": "lower", "default_port": "strip"}
+    cleaning = {"scheme": "strip", "www": "strip", "host_case": "lower", "default_port": "strip"}
+    assert data.urls.model_dump() == {**cleaning, "empty_path": "keep"}
 
 
 @pytest.mark.parametrize("name", ["qr_url", "smoke_url"])

@@ -91,6 +91,22 @@ def test_a_url_beyond_what_the_network_sees_is_judged_with_a_remark(predictor: P
     assert (result.status, result.note) == ("judged", "only the first 509 of its 4,010 bytes were judged")
 
 
+@pytest.mark.parametrize(
+    ("url", "note"),
+    [
+        (
+            "https://www.аpple.example/login",
+            "its host is not ASCII: xn--pple-43d.example",
+        ),  # its first letter is Cyrillic
+        ("https://a.example/é", ""),
+        ("bücher.example/" + "x" * 600, "its host is not ASCII: xn--bcher-kva.example; only the first 509 of its 616"),
+    ],
+)
+def test_a_host_that_is_not_ascii_is_also_shown_as_it_is_looked_up(predictor: Predictor, url: str, note: str) -> None:
+    [result] = judge(predictor, url)
+    assert (result.status, result.note.startswith(note), bool(result.note)) == ("judged", True, bool(note))
+
+
 def test_results_come_before_the_stream_ends(predictor: Predictor) -> None:
     from dbbd_cli.data.inputs import Input
 
@@ -103,8 +119,10 @@ def test_results_come_before_the_stream_ends(predictor: Predictor) -> None:
 
 
 def test_texts_that_are_no_urls_are_skipped_with_the_reason(predictor: Predictor) -> None:
-    results = judge(predictor, "no-such-file", "photo.png", "WIFI:T:WPA;;", "a\0b", "", "picturs/")
-    assert [result.status for result in results] == ["skipped"] * 6
+    results = judge(
+        predictor, "no-such-file", "photo.png", "WIFI:T:WPA;;", "a\0b", "", "picturs/", "mailto:a@b.example"
+    )
+    assert [result.status for result in results] == ["skipped"] * 7
     assert results[0].note == "is neither an existing file or folder nor a web address, but plain text"
     assert results[1].note == (
         "is neither an existing file or folder nor a web address, but the name of a file; "
@@ -112,6 +130,7 @@ def test_texts_that_are_no_urls_are_skipped_with_the_reason(predictor: Predictor
     )
     assert results[4].note == "the text is empty"
     assert results[5].note == "there is no such file or folder; if it is a URL, write https:// before it"
+    assert results[6].note == "is neither an existing file or folder nor a web address, but an e-mail address"
 
 
 def test_a_table(predictor: Predictor, tmp_path: Path) -> None:
@@ -130,6 +149,9 @@ def test_a_table(predictor: Predictor, tmp_path: Path) -> None:
     [result] = judge(predictor, table)
     assert (result.status, result.input) == ("skipped", str(table))
     assert "has no column url; its columns are: address" in result.note
+    table.write_text("url\n\n")
+    [result] = judge(predictor, table)
+    assert (result.status, result.note) == ("skipped", "has no rows below the names of its columns")
 
 
 def test_the_codes_of_pictures(predictor: Predictor, picture: Callable[..., Path]) -> None:
