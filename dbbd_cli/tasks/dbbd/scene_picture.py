@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from dbbd_cli.data.scenes.trees.region_tree import RegionTree
-from dbbd_cli.tasks.dbbd.batches import PointBatch
+from dbbd_cli.tasks.scene_batches import PointBatch
 
 MAX_POINTS = 20_000
 

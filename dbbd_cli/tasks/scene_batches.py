@@ -5,7 +5,7 @@ Legend: B scenes of the batch, N points of all of them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,6 +15,7 @@ import torch
 from dbbd_cli.data.loader import Key
 from dbbd_cli.data.random_numbers import POINTS, uniform
 from dbbd_cli.data.scenes.cache import PreparedScene, SceneRef, SceneSettings, prepared_scene
+from dbbd_cli.data.scenes.scene import IGNORE
 from dbbd_cli.model.dbbd.regions import RegionBatch, build_regions
 
 
@@ -133,6 +134,13 @@ def sample_points(
             rank = uniform(seed, epoch, samples[scene : scene + 1], size, purpose=POINTS)[0]
             parts.append(first + np.sort(np.argpartition(rank, quota - 1)[:quota]))
     return np.concatenate(parts)
+
+
+def without_ignored(scene: PointBatch, ignored: Set[int]) -> PointBatch:
+    """The batch with `IGNORE` instead of the ignored labels."""
+    assert scene.segment is not None
+    is_ignored = torch.isin(scene.segment, torch.tensor(sorted(ignored), dtype=scene.segment.dtype))
+    return scene._replace(segment=scene.segment.masked_fill(is_ignored, IGNORE))
 
 
 def _joined(arrays: Sequence[np.ndarray]) -> torch.Tensor:
