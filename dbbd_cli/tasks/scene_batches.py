@@ -88,9 +88,7 @@ class SceneDataset:
         samples = np.array([index for _, index in keys], dtype=np.int64)
         num_points = [scene.num_points for scene in scenes]
         epoch = keys[0][0]
-        chosen = None
-        if self.point_samples is not None:
-            chosen = sample_points(num_points, self.point_samples, seed=self.seed, epoch=epoch, samples=samples)
+        chosen = self._pick(scenes, epoch, samples)
         return PointBatch(
             coord=_joined([scene.coord for scene in scenes]),
             normal=_joined([scene.normal for scene in scenes]),
@@ -103,6 +101,13 @@ class SceneDataset:
             samples=torch.from_numpy(samples),
             epoch=torch.tensor(epoch),
         )
+
+    def _pick(self, scenes: Sequence[PreparedScene], epoch: int, samples: np.ndarray) -> np.ndarray | None:
+        """The points of a batch whose features are needed, as indices into its points; None: all."""
+        if self.point_samples is None:
+            return None
+        sizes = [scene.num_points for scene in scenes]
+        return sample_points(sizes, self.point_samples, seed=self.seed, epoch=epoch, samples=samples)
 
 
 def sample_points(

@@ -82,10 +82,10 @@ class SceneWorkload(ABC):
             seed=self.config.seed,
         )
 
-    def single_scenes(self, split: str) -> Iterator[PointBatch]:
-        """The scenes of a split one by one, with all points and labels."""
+    def single_scenes(self, split: str, step: int = 1) -> Iterator[PointBatch]:
+        """The scenes of a split one by one, or every `step`-th, with all points and labels."""
         dataset = self.dataset(self.refs(split), point_samples=None, with_segment=True)
-        for index in range(len(dataset)):
+        for index in range(0, len(dataset), step):
             yield dataset.__getitems__([(0, index)])
 
     def prepared_scenes(self, split: str) -> Iterator[PreparedScene]:

@@ -18,7 +18,6 @@ from dbbd_cli.engine.runtime import Runtime
 from dbbd_cli.report.scenes.evaluation_scene import SCENE_FILE
 from dbbd_cli.tasks.base import EvaluationOutput
 from dbbd_cli.tasks.dbbd.probe import MAX_CLASSES, point_features, run_probes, training_census
-from dbbd_cli.tasks.dbbd.scene_picture import scene_picture
 from dbbd_cli.tasks.dbbd.workload import DbbdWorkload
 from dbbd_cli.tasks.scene_batches import without_ignored
 from dbbd_cli.tasks.scene_labels import (
@@ -28,6 +27,7 @@ from dbbd_cli.tasks.scene_labels import (
     report_of_ignored,
     suspected_labels,
 )
+from dbbd_cli.tasks.scene_picture import scene_picture
 
 _IN_CONTRAST = ("point_chance", "point_top1")
 """Metrics that the report contains only in the rows of `contrast`."""

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from dbbd_cli.data.scenes.cache import Room, SceneRef, SceneSettings, prepared_scene
-from dbbd_cli.tasks.dbbd import scene_picture as module
-from dbbd_cli.tasks.dbbd.scene_picture import principal_colors, scene_picture
+from dbbd_cli.tasks import scene_picture as module
+from dbbd_cli.tasks.scene_picture import principal_colors, scene_picture
 from dbbd_cli.tasks.scene_batches import PointBatch, SceneDataset
 
 LABELS = [*range(9), 40]
