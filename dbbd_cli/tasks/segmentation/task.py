@@ -71,9 +71,13 @@ class Segmentation(SceneTask):
 
     def config_for_other_data(self, config: SegmentationConfig, path: Path) -> SegmentationConfig:
         """The configuration for another folder of scenes, with the labels of the run."""
+        from dbbd_cli.data.scenes.synthetic_rooms.generator import ROOM_CLASSES
+
+        rooms = list(ROOM_CLASSES) if config.is_synthetic else None
         changes = {
             "source": "folder",
             "path": str(path.resolve()),
+            "class_names": config.data.class_names or rooms,
             **dict.fromkeys(("max_train_scenes", "max_val_scenes", "max_test_scenes")),
         }
         return config.model_copy(update={"data": config.data.model_copy(update=changes)})
