@@ -113,7 +113,9 @@ class SegmentationLossConfig(Section):
     """The loss of a step."""
 
     class_weights: Literal["none", "inverse_sqrt", "inverse"] = Field(
-        "none", description="weight of a class in the cross-entropy: the power of its share of the training points"
+        "inverse_sqrt",
+        description="weight of a class in the cross-entropy, from its share of the training points: none (1), "
+        "inverse_sqrt or inverse",
     )
     lovasz_weight: NotNegative = Field(
         0.5, description="weight of the Lovász-softmax loss, which stands for the mean IoU"
@@ -126,7 +128,7 @@ class SegmentationLossConfig(Section):
 class SegmentationTrainingConfig(TrainingConfig):
     """Optimization."""
 
-    epochs: Count = Field(60, description="passes over the training split")
+    epochs: Count = Field(100, description="passes over the training split")
     batch_size: Count = Field(2, description="scenes per batch")
     learning_rate: Annotated[float, Field(gt=0.0, allow_inf_nan=False)] = Field(
         2e-3, description="learning rate after warm-up"

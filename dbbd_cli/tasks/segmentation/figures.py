@@ -83,7 +83,8 @@ def _class_iou(evaluation: Mapping[str, Any], facts: Sequence[str], warning: str
             percent(iou), (end, place), (6, 0), textcoords="offset points", va="center", fontsize=9, color=INK
         )
     baselines = (evaluation.get("baselines") or [])[: len(_COLORS) - 1]
-    entries: list[tuple[str, Artist]] = [("this network, with 95% interval over scenes", Patch(color=_COLORS[0]))]
+    about = ", with 95% interval over scenes" if evaluation.get("miou_interval") else ""
+    entries: list[tuple[str, Artist]] = [(f"this network{about}", Patch(color=_COLORS[0]))]
     for baseline, color in zip(baselines, _COLORS[1:], strict=False):
         look: dict[str, Any] = {"marker": "|", "markersize": 14, "markeredgewidth": 2.5, "linestyle": "none"}
         ious = baseline.get("per_class_iou") or []
