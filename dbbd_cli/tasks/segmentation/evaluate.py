@@ -79,16 +79,16 @@ def evaluate(
         "mean_accuracy": scores.mean_accuracy,
         "overall_accuracy": scores.overall_accuracy,
         "miou_interval": intervals[0],
-        "classes": [
+        "classes": tested.class_names,
+        "class_scores": [
             {
-                "name": name,
                 "iou": scores.per_class_iou[place],
                 "iou_interval": intervals[1 + place] if scores.per_class_iou[place] is not None else None,
                 "accuracy": correct[place] / labeled[place] if labeled[place] else None,
                 "precision": correct[place] / predicted[place] if predicted[place] else None,
                 "points": labeled[place],
             }
-            for place, name in enumerate(tested.class_names)
+            for place in range(len(labels))
         ],
         "confusion_matrix": confusion.tolist(),
         **baselines(workload, tested, split, by_scene, progress),

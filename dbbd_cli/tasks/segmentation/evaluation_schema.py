@@ -14,7 +14,6 @@ Interval = Annotated[list[Fraction], Field(min_length=2, max_length=2)]
 class ClassScores(Part):
     """The scores of one class; None without labeled or predicted points."""
 
-    name: str
     iou: Fraction | None = None
     iou_interval: Interval | None = None
     accuracy: Fraction | None = None
@@ -48,7 +47,8 @@ class SegmentationEvaluation(Evaluation):
     mean_accuracy: Fraction | None = None
     overall_accuracy: Fraction | None = None
     miou_interval: Interval | None = None
-    classes: list[ClassScores] | None = None
+    classes: list[str] | None = None
+    class_scores: list[ClassScores] | None = None
     confusion_matrix: list[list[Count]] | None = None
     baselines: Annotated[list[Baseline], Field(max_length=MAX_ROWS)] | None = None
     baseline_missing: str | None = None
@@ -59,6 +59,8 @@ class SegmentationEvaluation(Evaluation):
         matrix, num_classes = self.confusion_matrix, len(self.classes or [])
         if matrix and {len(matrix), *map(len, matrix)} != {num_classes}:
             raise ValueError("confusion_matrix does not match classes")
+        if self.class_scores and len(self.class_scores) != num_classes:
+            raise ValueError("class_scores do not match classes")
         if any(row.per_class_iou is not None and len(row.per_class_iou) != num_classes for row in self.baselines or []):
             raise ValueError("per_class_iou does not match classes")
         return self

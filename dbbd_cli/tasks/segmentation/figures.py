@@ -36,15 +36,10 @@ def segmentation_figures(
     num_samples = evaluation.get("num_samples")
     facts = [*split, *([counted(num_samples, "scene")] if num_samples is not None else [])]
     drawings: dict[str, Callable[[], Figure]] = {}
-    classes = evaluation.get("classes") or []
-    if classes:
+    if evaluation.get("class_scores"):
         drawings["class_iou"] = partial(_class_iou, evaluation, facts, warning)
-    if classes and evaluation.get("confusion_matrix"):
-        values = {
-            "classes": [row["name"] for row in classes],
-            "confusion_matrix": evaluation["confusion_matrix"],
-            "accuracy": evaluation.get("overall_accuracy"),
-        }
+    if evaluation.get("confusion_matrix"):
+        values = {**evaluation, "accuracy": evaluation.get("overall_accuracy")}
         drawings["confusion_matrix"] = partial(confusion_matrix, values, [*facts, "points"], warning)
     if scene is not None and "segment" in scene and "prediction" in scene:
         about = evaluation.get("scene") or {}
@@ -62,9 +57,9 @@ def _class_iou(evaluation: Mapping[str, Any], facts: Sequence[str], warning: str
     from matplotlib.patches import Patch
     from matplotlib.ticker import PercentFormatter
 
-    classes = evaluation["classes"]
+    classes = evaluation["class_scores"]
     order = sorted(range(len(classes)), key=lambda place: -(classes[place].get("iou") or 0))[:_MAX_CLASSES]
-    names = distinct([drawable(row["name"], 24) for row in classes])
+    names = distinct([drawable(name, 24) for name in evaluation["classes"]])
     facts = [*facts, f"mIoU {with_interval(evaluation.get('miou'), evaluation.get('miou_interval'), percent)}"]
     if len(order) < len(classes):
         facts = [*facts, f"the {len(order)} of {len(classes)} classes with the highest"]

@@ -62,20 +62,20 @@ def _baselines(evaluation: Mapping[str, Any]) -> Iterator[Section]:
 
 
 def _classes(evaluation: Mapping[str, Any]) -> Iterator[Table]:
-    rows = evaluation.get("classes") or []
+    rows = evaluation.get("class_scores") or []
     if rows:
         yield Table(
             "Classes",
             ("", "IoU", "Accuracy", "Precision", "Points"),
             tuple(
                 (
-                    row["name"],
+                    name,
                     with_interval(row.get("iou"), row.get("iou_interval"), share),
                     share(row.get("accuracy")),
                     share(row.get("precision")),
                     count(row.get("points")),
                 )
-                for row in rows
+                for name, row in zip(evaluation["classes"], rows, strict=True)
             ),
             lowest="IoU",
             ranking=ranked([row.get("iou") for row in rows]),

@@ -253,6 +253,6 @@ def test_a_run_is_evaluated_on_another_folder_with_its_own_classes(
     relabel(root, lambda split, segment: np.where(segment == 0, 77, segment))
     report = evaluate(run, data=root, plots=False).report
     assert report["num_samples"] == 7
-    assert report["classes"][0]["name"] == "floor"
-    assert report["classes"][0]["points"] == 0
-    assert report["classes"][0]["iou"] is None
+    assert report["classes"][0] == "floor"
+    assert report["class_scores"][0]["points"] == 0
+    assert report["class_scores"][0]["iou"] is None
