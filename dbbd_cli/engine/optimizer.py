@@ -14,21 +14,43 @@ from dbbd_cli.config.sections import TrainingConfig
 from dbbd_cli.engine.eager_optimizer import eager
 
 
-def build_optimizer(module: nn.Module, training: TrainingConfig, device: torch.device) -> torch.optim.Optimizer:
-    """AdamW, or SGD with momentum 0.9, over all parameters; fused into one kernel where PyTorch can."""
+def build_optimizer(
+    module: nn.Module, training: TrainingConfig, device: torch.device, lr_factors: Mapping[str, float] | None = None
+) -> torch.optim.Optimizer:
+    """AdamW, or SGD with momentum 0.9, over all parameters; fused into one kernel where PyTorch can.
+
+    Args:
+        module: holds the parameters.
+        training: the settings.
+        device: the device of the parameters.
+        lr_factors: start of the names of parameters to the factor of their learning rate; 1 for all others.
+    """
     parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    groups = _groups(module, training, lr_factors) if lr_factors else parameters
     fused = device.type in ("cpu", "cuda")
     if training.optimizer == "sgd":
         sgd = eager(torch.optim.SGD)(
-            parameters, lr=training.learning_rate, momentum=0.9, weight_decay=training.weight_decay, fused=fused
+            groups, lr=training.learning_rate, momentum=0.9, weight_decay=training.weight_decay, fused=fused
         )
         # Zero from the start: the device may skip the first step without the program knowing.
         for parameter in parameters:
             sgd.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
         return sgd
-    return eager(torch.optim.AdamW)(
-        parameters, lr=training.learning_rate, weight_decay=training.weight_decay, fused=fused
-    )
+    return eager(torch.optim.AdamW)(groups, lr=training.learning_rate, weight_decay=training.weight_decay, fused=fused)
+
+
+def _groups(module: nn.Module, training: TrainingConfig, lr_factors: Mapping[str, float]) -> list[dict[str, Any]]:
+    """A group of parameters for each factor of the learning rate, that for the factor 1 first."""
+    by_factor: dict[float, list[nn.Parameter]] = {1.0: []}
+    for name, parameter in module.named_parameters():
+        if parameter.requires_grad:
+            factor = next((factor for start, factor in lr_factors.items() if name.startswith(start)), 1.0)
+            by_factor.setdefault(factor, []).append(parameter)
+    return [
+        {"params": parameters, "lr": training.learning_rate * factor, "lr_factor": factor}
+        for factor, parameters in by_factor.items()
+        if parameters
+    ]
 
 
 def load_optimizer(
@@ -97,14 +119,15 @@ class LearningRate:
             optimizer,
             factor=training.scheduler_factor,
             patience=training.scheduler_patience,
-            min_lr=training.min_lr,
+            min_lr=[training.min_lr * group.get("lr_factor", 1.0) for group in optimizer.param_groups],
             threshold=0.0,  # any lower loss counts
         )
 
     @property
     def value(self) -> float:
-        """The current learning rate."""
-        return float(self.optimizer.param_groups[0]["lr"])
+        """The current learning rate, without the factor of a group of parameters."""
+        group = self.optimizer.param_groups[0]
+        return float(group["lr"] / group.get("lr_factor", 1.0))
 
     def before_step(self, step: int, epoch: int) -> None:
         """Set the rate for optimizer step `step` (from 0) in `epoch` (from 1)."""
@@ -134,7 +157,7 @@ class LearningRate:
 
     def _set(self, rate: float) -> None:
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group.get("lr_factor", 1.0)
 
     def state_dict(self) -> dict[str, Any]:
         """The state of the schedule that is not part of the optimizer's state."""

@@ -158,7 +158,8 @@ class Trainer:
     def __post_init__(self) -> None:
         self.module = place(self.workload.module, self.runtime)
         training = self.config.training
-        self.optimizer = build_optimizer(self.module, training, self.runtime.device)
+        factors = getattr(self.workload, "lr_factors", None)
+        self.optimizer = build_optimizer(self.module, training, self.runtime.device, factors)
         steps = math.ceil(len(self.workload.loaders["train"]) / training.accumulate_batches)
         self.learning_rate = LearningRate(self.optimizer, training, steps)
         self.scaler = self.runtime.scaler()

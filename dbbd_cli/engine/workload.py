@@ -12,7 +12,11 @@ from dbbd_cli.data.loader import BatchLoader
 
 
 class Workload(Protocol):
-    """Data and network of one run. The engine needs nothing else, and knows no task by name."""
+    """Data and network of one run. The engine needs nothing else, and knows no task by name.
+
+    A workload may also have `lr_factors`, a mapping: parameters whose names start with a key train at the learning rate
+    times its value.
+    """
 
     @property
     def module(self) -> nn.Module:

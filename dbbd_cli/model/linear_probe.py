@@ -155,7 +155,15 @@ class SegmentationScores:
 def segmentation_scores(confusion: torch.Tensor) -> SegmentationScores:
     """The scores of a confusion matrix with labels, of one scene or summed over several."""
     counts = confusion.double()
-    correct, labeled, predicted = counts.diagonal(), counts.sum(dim=1), counts.sum(dim=0)
+    return scores_of_counts(torch.stack([counts.diagonal(), counts.sum(dim=1), counts.sum(dim=0)]))
+
+
+def scores_of_counts(counts: torch.Tensor) -> SegmentationScores:
+    """The scores from the correct, labeled and predicted points of each class, `(3, K)` float64.
+
+    Without any labeled points, the means are NaN.
+    """
+    correct, labeled, predicted = counts
     has_labels = labeled > 0
     iou = correct / (labeled + predicted - correct)
     return SegmentationScores(

@@ -20,6 +20,7 @@ CLASS_COLORS = (
     "#804ccc", "#4c9999", "#4c80cc", "#336680", "#664c33", "#66ccff", "#e6801a", "#ff99cc",
 )  # fmt: skip
 UNKNOWN = "#8c959f"
+CORRECT, WRONG = "#d0d7de", "#cf222e"
 _REGION_COLORS = (*SERIES[:6], "#b2e64c", "#9980ff", "#994c00")
 
 

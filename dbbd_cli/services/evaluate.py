@@ -220,6 +220,8 @@ def _list_other(config: TaskConfig, manifest: Manifest, path: Path, progress: Pr
             f"--data: {path} has the classes {_listed(found.classes)}, and the run has {_listed(manifest.classes)}",
             hint="rename the classes of the data: they are matched by name",
         )
+    if not found.classes:  # samples have none
+        return settings, replace(found, samples=tuple(replace(sample, split="test") for sample in found.samples))
     labels = [manifest.classes.index(name) for name in found.classes]
     roots = dict(zip(found.classes, found.roots, strict=True)) if found.roots else {}
     samples = tuple(replace(sample, label=labels[sample.label], split="test") for sample in found.samples)

@@ -14,7 +14,7 @@ from dbbd_cli.core.progress import Progress
 from dbbd_cli.core.text import printable
 from dbbd_cli.data.cache import fallback_note
 from dbbd_cli.data.manifest import Manifest
-from dbbd_cli.runs.folder import check_run_folder
+from dbbd_cli.runs.folder import check_run_folder, is_run_folder
 from dbbd_cli.tasks.registry import get_task
 
 
@@ -35,13 +35,30 @@ def prepare_run(config: TaskConfig, progress: Progress) -> tuple[TaskConfig, Man
         from dbbd_cli.engine.runtime import choose_runtime
 
         choose_runtime(config.run.device, config.run.precision)
+    config = _with_file_of_weights(config)
     weights = config.model.weights
     if weights not in ("none", "default") and not os.path.isfile(weights):  # noqa: PTH113 - a Path raises where its name is too long
         raise CheckpointError(
             f"model.weights: {printable(weights)} does not exist", hint="check the path, or set it to none"
         )
     report_cache_folder(config, progress)
-    return config, get_task(config.task).make_manifest(config, progress)
+    task = get_task(config.task)
+    config = task.with_weights(config)
+    manifest = task.make_manifest(config, progress)
+    return task.with_samples(config, manifest, progress), manifest
+
+
+def _with_file_of_weights(config: TaskConfig) -> TaskConfig:
+    """The configuration with the best model in place of a run folder as `model.weights`."""
+    folder = config.model.weights
+    if folder in ("none", "default") or not os.path.isdir(folder) or not is_run_folder(Path(folder)):  # noqa: PTH112
+        return config
+    from dbbd_cli.engine.checkpoint.files import BEST, NEWEST  # imports PyTorch
+
+    found = [path for name in (BEST, NEWEST) if (path := Path(folder, name)).is_file()]
+    if not found:
+        raise CheckpointError(f"model.weights: {folder} has no checkpoint", hint="pass a run that has been trained")
+    return config.model_copy(update={"model": config.model.model_copy(update={"weights": str(found[0])})})
 
 
 def report_cache_folder(config: TaskConfig, progress: Progress) -> None:

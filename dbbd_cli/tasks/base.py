@@ -67,6 +67,18 @@ class Task(Protocol):
     can_corrupt: bool = False
     """Whether samples are pictures, or can be shown as such, so that `evaluate_corrupted` works."""
 
+    def with_weights(self, config: Any) -> TaskConfig:
+        """Return the configuration of a new run with what `model.weights` determines; unchanged by default.
+
+        Args:
+            config: the configuration, with absolute paths; `model_fields_set` of a section tells what the user set.
+
+        Raises:
+            CheckpointError: the weights cannot be used.
+            ConfigError: a setting contradicts them.
+        """
+        return config
+
     @abstractmethod
     def make_manifest(self, config: Any, progress: Progress) -> Manifest:
         """List the samples of a new run and divide them into splits.
@@ -80,6 +92,19 @@ class Task(Protocol):
             ConfigError: they are not where the configuration says.
         """
         ...
+
+    def with_samples(self, config: Any, manifest: Manifest, progress: Progress) -> TaskConfig:
+        """Return the configuration of a new run with what its samples determine; unchanged by default.
+
+        Args:
+            config: the configuration, with absolute paths.
+            manifest: what `make_manifest` has just returned for it.
+            progress: shows bars, and warnings.
+
+        Raises:
+            DataError: the samples do not suffice.
+        """
+        return config
 
     def inspect_samples(
         self, config: Any, manifest: Manifest, positions: Sequence[int], progress: Progress, *, in_short: bool

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 BUILT_IN = {
     "image_classification": "dbbd_cli.tasks.image_classification.task:ImageClassification",
     "dbbd": "dbbd_cli.tasks.dbbd.task:Dbbd",
+    "segmentation": "dbbd_cli.tasks.segmentation.task:Segmentation",
     "url_classification": "dbbd_cli.tasks.url_classification.task:UrlClassification",
 }
 ENTRY_POINTS = "dbbd.tasks"

@@ -12,7 +12,11 @@ from dbbd_cli.tasks.configs import SCHEMAS
 from dbbd_cli.tasks.registry import BUILT_IN
 
 PACKAGE = Path(__file__).parents[2] / "dbbd_cli"
-MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path.relative_to(PACKAGE).parts[0] != "tasks")
+PROPERTIES = PACKAGE / "data" / "scenes" / "formats" / "names.py"
+"""Lists names of properties in files, one of which is also that of a task."""
+MODULES = sorted(
+    path for path in PACKAGE.rglob("*.py") if path.relative_to(PACKAGE).parts[0] != "tasks" and path != PROPERTIES
+)
 SHARED = ("dbbd_cli.tasks", "dbbd_cli.tasks.base", "dbbd_cli.tasks.configs", "dbbd_cli.tasks.registry")
 """What other rooms may import of tasks; which rooms may, test_layers.py says."""
 CLASSES = {schema.__name__ for schema in SCHEMAS.values()} | {path.rpartition(":")[2] for path in BUILT_IN.values()}

@@ -8,7 +8,7 @@ scene, in depth-first order; siblings are adjacent.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
@@ -105,6 +105,22 @@ class RegionBatch:
     point_order: torch.Tensor
     num_points: int
     num_scenes: int
+
+    def rows_of_points(self) -> list[torch.Tensor]:
+        """The row on each level of the region of each picked point, `(S,)`; -1 below its leaf."""
+        found = []
+        for level in self.levels:
+            row = level.points.index.new_full((self.num_points,), -1)
+            row[level.points.index] = level.points.segment
+            found.append(row.index_select(0, self.point))
+        return found
+
+    def without_picked(self) -> RegionBatch:
+        """The same trees, of which no point features are needed."""
+        none = self.point[:0]
+        levels = tuple(replace(level, points=replace(level.points, picked=none)) for level in self.levels)
+        leaves = replace(self.leaves, picked=none)
+        return replace(self, levels=levels, leaves=leaves, point=none, point_order=none)
 
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> RegionBatch:
         """The batch on a device."""

@@ -11,6 +11,7 @@ import torch
 
 from dbbd_cli.core.errors import CheckpointError
 from dbbd_cli.core.text import printable
+from dbbd_cli.model.dbbd.encoder import DbbdEncoder
 from dbbd_cli.model.dbbd.pretraining import DbbdPretraining
 from dbbd_cli.model.weights import check_finite, load_tensors, mismatches
 
@@ -70,6 +71,23 @@ def weights_in(content: object, path: Path) -> dict[str, torch.Tensor] | None:
     return weights
 
 
+def load_encoder(encoder: DbbdEncoder, path: Path) -> None:
+    """Load the encoder alone from any file of weights that contains one.
+
+    Raises:
+        CheckpointError: the file is missing, unsafe, not finite, or has other keys or shapes.
+    """
+    state = weights_in(load_tensors(path, objects=True), path) or {}
+    own = {name.removeprefix("encoder."): value for name, value in state.items() if name.startswith("encoder.")}
+    if problems := mismatches(own, encoder.state_dict()):
+        raise CheckpointError(
+            f"model.weights: {path} does not match the encoder",
+            hint="use a run of DBBD or of segmentation with the same sizes",
+            details=problems[:10],
+        )
+    encoder.load_state_dict(own)
+
+
 _ALIASES = (
     (r"encoder\.g2l_traversal\.(raw_projection|combine_projection|encoder|propagator|aggregator)\.", r"encoder.\1."),
     (r"encoder\.l2g_traversal\.(raw_projection|combine_projection|encoder|propagator|aggregator)\.", r"encoder.\1."),
@@ -91,26 +109,34 @@ def sizes_of(state: Mapping[str, torch.Tensor]) -> dict[str, Any] | None:
     Args:
         state: weights as `weights_in` returns them.
     """
+    sizes = encoder_sizes_of(state)
+    projection = state.get("loss.region_projection.layers.3.weight")
+    if sizes is None or projection is None or projection.ndim != 2:
+        return None
+    return {**sizes, "projection_dim": projection.shape[0]}
+
+
+def encoder_sizes_of(state: Mapping[str, torch.Tensor]) -> dict[str, Any] | None:
+    """The arguments of `DbbdEncoder`, inferred from the shapes of its weights; None if they are not its weights.
+
+    Args:
+        state: weights as `weights_in` returns them, also of a network that contains the encoder as `encoder`.
+    """
     prefix = "encoder.encoder.backbone.mlp."
     layers = sorted(
         int(name.split(".")[-2]) for name in state if re.fullmatch(rf"{re.escape(prefix)}\d+\.weight", name)
     )
     matrices = [state[f"{prefix}{layer}.weight"] for layer in layers if state[f"{prefix}{layer}.weight"].ndim == 2]
-    others = (
-        "encoder.raw_projection.mlp.0.weight",
-        "encoder.propagator.mlp.0.weight",
-        "loss.region_projection.layers.3.weight",
-    )
+    others = ("encoder.raw_projection.mlp.0.weight", "encoder.propagator.mlp.0.weight")
     if len(matrices) < 2 or any(name not in state or state[name].ndim != 2 for name in others):
         return None
-    raw, propagator, projection = (state[name] for name in others)
+    raw, propagator = (state[name] for name in others)
     sizes: dict[str, Any] = {
         "feature_dim": raw.shape[1],
         "hidden_dim": raw.shape[0],
         "output_dim": matrices[-1].shape[0],
         "encoder_hidden_dims": [matrix.shape[0] for matrix in matrices[:-1]],
         "propagator_hidden_dim": propagator.shape[0],
-        "projection_dim": projection.shape[0],
     }
     if any(name.startswith("encoder.aggregator.attention.") for name in state):
         sizes["aggregation"] = "attention"  # max and mean have the same weights

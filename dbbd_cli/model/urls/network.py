@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from dbbd_cli.model.numeric_pieces import encode_pieces, fit_pieces
 from dbbd_cli.model.urls.features import NUM_CATEGORIES, categories, lexical_features, tokens
 
 
@@ -110,14 +111,11 @@ class LexicalView(nn.Module):
         """Returns the logits of all members `(E, B, K)` from codes `(B, L)`."""
         rows = categories(codes, self.bits) + self.first_row
         embedded = self.embedding(rows) * self.known[rows][:, :, None]
-        x = torch.cat([self.pieces(lexical_features(codes)).flatten(1), embedded.flatten(1)], 1)
+        pieces = encode_pieces(lexical_features(codes), self.lower, self.width)
+        x = torch.cat([pieces.flatten(1), embedded.flatten(1)], 1)
         x = self.dropout(F.relu(self.layer1(x * self.scale1[:, None])))
         x = self.dropout(F.relu(self.layer2(x * self.scale2[:, None])))
         return x @ self.output + self.bias[:, None]
-
-    def pieces(self, features: torch.Tensor) -> torch.Tensor:
-        """Returns the share of each piece that lies below the feature: `(B, F)` to `(B, F, bins)`."""
-        return ((features[:, :, None] - self.lower) / self.width).clamp(0, 1)
 
     def fit(self, codes: torch.Tensor) -> None:
         """Set pieces and known categories from the training URLs `(N, L)`.
@@ -126,16 +124,7 @@ class LexicalView(nn.Module):
         """
         chunks = [chunk.long() for chunk in codes.split(1024)]
         features = torch.cat([lexical_features(chunk) for chunk in chunks])
-        num_bins = self.lower.shape[1]
-        shares = torch.linspace(0, 1, num_bins + 1)
-        # One feature at a time: some versions of PyTorch refuse more than 16 million numbers.
-        for row, values in enumerate(features.T):
-            unique = torch.quantile(values, shares).unique()
-            if len(unique) < 2:
-                unique = torch.cat([unique, unique + 1])
-            count = len(unique) - 1
-            self.lower[row], self.width[row] = 1e9, 1.0  # out of reach
-            self.lower[row, :count], self.width[row, :count] = unique[:-1], unique.diff()
+        self.lower, self.width = fit_pieces(features, self.lower.shape[1])
         rows = torch.cat([categories(chunk, self.bits) + self.first_row for chunk in chunks]).flatten()
         self.known = (rows.bincount(minlength=len(self.known)) >= 5).float()
 

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from dbbd_cli.core.text import counted
-from dbbd_cli.report.palette import UNKNOWN, class_color, region_colors, rgb
+from dbbd_cli.report.palette import CORRECT, UNKNOWN, WRONG, class_color, region_colors, rgb
 from dbbd_cli.report.style import add_legend, drawable, headed_figure
-from dbbd_cli.report.text import distinct, number
+from dbbd_cli.report.text import distinct, number, percent
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
@@ -61,6 +61,39 @@ def scene_features(scene: Mapping[str, ndarray], facts: Sequence[str], warning: 
         add_legend(
             figure, names, loc="outside lower center", ncols=math.ceil(len(names) / max(rows, 1)), handlelength=1.2
         )
+    return figure
+
+
+def scene_segmentation(
+    scene: Mapping[str, ndarray], facts: Sequence[str], warning: str, classes: Sequence[str]
+) -> Figure:
+    """Draw a scene three times: its labels, the predicted ones, and where they differ.
+
+    Args:
+        scene: `coord` (N, 3), and `segment` and `prediction`, both (N,), indices into `classes` or -1.
+        facts: the line under the title.
+        warning: the start of that line; empty for none.
+        classes: names of the classes.
+    """
+    import numpy as np
+
+    view = _view(scene, _REGIONS_INCHES)
+    both = np.concatenate([scene["segment"][view.seen], scene["prediction"][view.seen]])
+    names = _class_entries(both, classes)
+    rows = math.ceil(len(names) * (max(len(name) for name, _ in names) + 7) / _LEGEND_CHARACTERS)
+    figure = _figure(
+        "Segmentation", [*facts, *_cut(view)], warning, view, (1, 3), _REGIONS_INCHES, _LEGEND_ROW_INCHES * rows + 0.1
+    )
+    panels = figure.subplots(1, 3, squeeze=False)[0]
+    for axes, name, title in zip(panels, ("segment", "prediction"), ("Labels", "Prediction"), strict=False):
+        index, places = np.unique(scene[name], return_inverse=True)
+        _show(axes, view.paint(rgb(map(class_color, index.tolist()))[places]), title)
+    labeled = scene["segment"] >= 0
+    wrong = labeled & (scene["segment"] != scene["prediction"])
+    colors = rgb([UNKNOWN, CORRECT, WRONG])
+    share = wrong.sum() / max(labeled.sum(), 1)
+    _show(panels[2], view.paint(colors[labeled.astype(int) + wrong]), f"Errors (red): {percent(float(share))}")
+    add_legend(figure, names, loc="outside lower center", ncols=math.ceil(len(names) / rows), handlelength=1.2)
     return figure
 
 
@@ -124,11 +157,16 @@ def _show(axes: Axes, picture: ndarray, title: str) -> None:
 
 
 def _seen_classes(view: SceneView, segment: ndarray, classes: Sequence[str]) -> list[tuple[str, Artist]]:
-    """Name and color of the visible classes, in order; if there are many, those with the most points."""
+    """Name and color of the visible classes."""
+    return _class_entries(segment[view.seen], classes)
+
+
+def _class_entries(segment: ndarray, classes: Sequence[str]) -> list[tuple[str, Artist]]:
+    """Name and color of the classes that occur, in order; if there are many, those with the most points."""
     import numpy as np
     from matplotlib.patches import Patch
 
-    index, count = np.unique(segment[view.seen], return_counts=True)
+    index, count = np.unique(segment, return_counts=True)
     most = np.sort(index[np.argsort(-count, kind="stable")[:_MAX_NAMES]])
     known = [int(place) for place in most if place >= 0]
     names = distinct([drawable(classes[i], 24) if i < len(classes) else f"class {i}" for i in known])

@@ -12,7 +12,8 @@ from dbbd_cli.core.errors import ConfigError
 from dbbd_cli.model.dbbd.weights import sizes_of, weights_in
 from dbbd_cli.model.weights import InertObject
 from dbbd_cli.tasks.configs import config_from_mapping
-from dbbd_cli.tasks.dbbd.config import FEATURE_CHANNELS, DbbdConfig, DbbdDataConfig
+from dbbd_cli.tasks.dbbd.config import DbbdConfig, DbbdDataConfig
+from dbbd_cli.tasks.scene_config import FEATURE_CHANNELS
 
 
 def config_for_weights(

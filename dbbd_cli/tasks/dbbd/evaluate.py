@@ -17,17 +17,17 @@ from dbbd_cli.engine.inference import run_split
 from dbbd_cli.engine.runtime import Runtime
 from dbbd_cli.report.scenes.evaluation_scene import SCENE_FILE
 from dbbd_cli.tasks.base import EvaluationOutput
-from dbbd_cli.tasks.dbbd.labels import (
+from dbbd_cli.tasks.dbbd.probe import MAX_CLASSES, point_features, run_probes, training_census
+from dbbd_cli.tasks.dbbd.workload import DbbdWorkload
+from dbbd_cli.tasks.scene_batches import without_ignored
+from dbbd_cli.tasks.scene_labels import (
     ignored_labels,
     label_census,
     label_warnings,
     report_of_ignored,
     suspected_labels,
-    without_ignored,
 )
-from dbbd_cli.tasks.dbbd.probe import MAX_CLASSES, point_features, run_probes, training_census
-from dbbd_cli.tasks.dbbd.scene_picture import scene_picture
-from dbbd_cli.tasks.dbbd.workload import DbbdWorkload
+from dbbd_cli.tasks.scene_picture import scene_picture
 
 _IN_CONTRAST = ("point_chance", "point_top1")
 """Metrics that the report contains only in the rows of `contrast`."""
@@ -43,10 +43,10 @@ def evaluate(workload: DbbdWorkload, split: str, runtime: Runtime, progress: Pro
     progress.line("Measuring speed…")
     efficiency = _efficiency(workload, runtime, split)
 
-    tested = label_census(workload, split)
+    tested = label_census(workload.config, workload.manifest, split)
     trained, missing = training_census(workload, split, tested, progress)
-    ignored = ignored_labels(workload, trained, tested)
-    for warning in label_warnings(suspected_labels(workload, ignored, trained, tested), ignored, trained, tested):
+    ignored = ignored_labels(workload.data, trained, tested)
+    for warning in label_warnings(suspected_labels(workload.data, ignored, trained, tested), ignored, trained, tested):
         progress.warn(warning)
     probe = None
     if not missing:

@@ -20,10 +20,10 @@ from dbbd_cli.engine.inference import place
 from dbbd_cli.engine.runtime import Runtime
 from dbbd_cli.model.dbbd.encoder import DbbdEncoder
 from dbbd_cli.model.linear_probe import LinearProbe, confusion_counts, fit_probe, segmentation_scores
-from dbbd_cli.tasks.dbbd.batches import PointBatch
-from dbbd_cli.tasks.dbbd.labels import EMPTY, LabelCensus, label_census, without_ignored
 from dbbd_cli.tasks.dbbd.probe_comparison import compare
 from dbbd_cli.tasks.dbbd.workload import DbbdWorkload, make_network
+from dbbd_cli.tasks.scene_batches import PointBatch, without_ignored
+from dbbd_cli.tasks.scene_labels import EMPTY, LabelCensus, label_census
 
 POINTS_PER_SCENE = 2048
 PROBE_POINTS = 200_000
@@ -68,7 +68,7 @@ def training_census(
         workload.prepare("train", progress)
     except DataError as error:
         return EMPTY, f"the training scenes cannot be used: {error.message}; {error.hint}"
-    return label_census(workload, "train"), ""
+    return label_census(workload.config, workload.manifest, "train"), ""
 
 
 def run_probes(

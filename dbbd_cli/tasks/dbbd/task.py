@@ -6,9 +6,9 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dbbd_cli.core.errors import ConfigError
-from dbbd_cli.tasks.base import EvaluationOutput, Task
-from dbbd_cli.tasks.dbbd.config import PROGRESS_METRICS, SAMPLE_UNIT, DbbdConfig
+from dbbd_cli.tasks.base import EvaluationOutput
+from dbbd_cli.tasks.dbbd.config import PROGRESS_METRICS, DbbdConfig
+from dbbd_cli.tasks.scene import SceneTask
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from dbbd_cli.config.load import Override
     from dbbd_cli.core.progress import Progress
     from dbbd_cli.data.manifest import Manifest
-    from dbbd_cli.data.properties import Property, Relation
-    from dbbd_cli.data.scenes.properties import SceneFacts
     from dbbd_cli.engine.runtime import Runtime
     from dbbd_cli.report.history_panels import Panel
     from dbbd_cli.report.tables import Section
@@ -25,60 +23,14 @@ if TYPE_CHECKING:
     from dbbd_cli.tasks.dbbd.workload import DbbdWorkload
 
 
-class Dbbd(Task):
+class Dbbd(SceneTask):
     """Dual Branch Bi-Directional self-supervised pretraining of point clouds."""
 
     name = "dbbd"
     config_class = DbbdConfig
     smoke_config = "smoke_dbbd"
-    sample_unit = SAMPLE_UNIT
     progress_metrics = PROGRESS_METRICS
     figure_names = ("level_losses", "probe", "scene_features", "region_tree")
-
-    def make_manifest(self, config: DbbdConfig, progress: Progress) -> Manifest:
-        """List the scenes with their splits."""
-        from dbbd_cli.data.cache import cache_folder
-        from dbbd_cli.data.scenes.cache import SceneSettings
-        from dbbd_cli.data.scenes.manifest import make_room_manifest, make_scene_manifest
-
-        data = config.data
-        shares = (data.split.train, data.split.val, data.split.test)
-        max_scenes = {"train": data.max_train_scenes, "val": data.max_val_scenes, "test": data.max_test_scenes}
-        if data.source == "synthetic":
-            return make_room_manifest(
-                data.synthetic_scenes,
-                num_points=data.synthetic_points,
-                shares=shares,
-                max_scenes=max_scenes,
-                seed=config.seed,
-            )
-        if data.path is None:
-            raise ConfigError(
-                "data.path is not set, but data.source is folder",
-                hint="set it with --set data.path=DIR, or try --set data.source=synthetic",
-            )
-        return make_scene_manifest(
-            Path(data.path),
-            shares=shares,
-            max_scenes=max_scenes,
-            needs_color="color" in data.features,
-            needs_normals="normals" in data.features,
-            follow_links=data.follow_links,
-            on_error=data.on_error,
-            settings=SceneSettings(**data.preparation),
-            cache_dir=cache_folder(data.cache_dir),
-            seed=config.seed,
-            progress=progress,
-        )
-
-    def inspect_samples(
-        self, config: DbbdConfig, manifest: Manifest, positions: Sequence[int], progress: Progress, *, in_short: bool
-    ) -> tuple[list[Property], list[Relation]]:
-        """Number of points, extent, parts of the files; scenes with the same points in another order or unit."""
-        from dbbd_cli.data.scenes.properties import scene_properties, scene_relations
-
-        facts = _scene_facts(config, manifest, positions, progress)
-        return scene_properties(facts), scene_relations(facts)
 
     def build(
         self,
@@ -152,30 +104,3 @@ class Dbbd(Task):
         content = read(SCENE_FILE)
         scene = None if content is None else read_evaluation_scene(content)
         return dbbd_figures(evaluation, scene)
-
-
-def _scene_facts(
-    config: DbbdConfig, manifest: Manifest, positions: Sequence[int], progress: Progress
-) -> list[SceneFacts]:
-    from dbbd_cli.data.manifest import SPLITS
-    from dbbd_cli.data.scenes.manifest import scene_refs
-    from dbbd_cli.data.scenes.properties import scene_facts
-
-    root = Path(manifest.roots[0]) if manifest.roots else None
-    num_points = config.data.synthetic_points
-    refs = {
-        (split, sample.key): ref
-        for split in SPLITS
-        for sample, ref in zip(
-            manifest.of(split),
-            scene_refs(manifest, split, root=root, num_points=num_points, seed=config.seed),
-            strict=True,
-        )
-    }
-    samples = [manifest.samples[position] for position in positions]
-    with progress.phase("Reading scenes", len(samples), unit="scenes") as bar:
-        facts = []
-        for sample in samples:
-            facts.append(scene_facts(refs[sample.split, sample.key]))
-            bar.advance()
-    return facts

@@ -12,7 +12,7 @@ from torch import nn
 
 from dbbd_cli.config.sections import TrainingConfig
 from dbbd_cli.engine.eager_optimizer import eager
-from dbbd_cli.engine.optimizer import LearningRate, build_optimizer, clip_gradient
+from dbbd_cli.engine.optimizer import LearningRate, build_optimizer, clip_gradient, load_optimizer
 
 STEPS = 4
 
@@ -161,3 +161,53 @@ def test_a_gradient_that_is_short_enough_is_left_alone_where_that_can_be_known(i
     assert (layer.weight.grad._version == version) != is_async
     clip_gradient(layer, 0.1, is_async=is_async)
     assert layer.weight.grad._version > version
+
+
+@pytest.mark.parametrize("scheduler", ["cosine", "step", "reduce_on_plateau"])
+@pytest.mark.parametrize("kind", ["adamw", "sgd"])
+def test_groups_keep_their_ratio_to_the_learning_rate_in_every_schedule(scheduler: str, kind: str) -> None:
+    training = TrainingConfig(
+        epochs=6, learning_rate=1.0, min_lr=0.2, optimizer=kind, scheduler=scheduler, warmup_epochs=0.5,
+        scheduler_patience=0, scheduler_step_size=1,
+    )  # fmt: skip
+    module = nn.ModuleDict({"encoder": nn.Linear(2, 2), "head": nn.Linear(2, 2)})
+    optimizer = build_optimizer(module, training, torch.device("cpu"), {"encoder.": 0.1})
+    assert [len(group["params"]) for group in optimizer.param_groups] == [2, 2]
+    assert optimizer.param_groups[1]["params"][0] is module["encoder"].weight
+    schedule = LearningRate(optimizer, training, STEPS)
+    for epoch in range(1, 7):
+        for step in range(STEPS):
+            schedule.before_step((epoch - 1) * STEPS + step, epoch)
+            head, encoder = (group["lr"] for group in optimizer.param_groups)
+            assert encoder == pytest.approx(0.1 * head)
+            assert schedule.value == head
+        schedule.after_epoch(epoch * STEPS, 1.0)
+    assert schedule.value < 0.3
+
+
+def test_parameters_without_gradient_have_no_group() -> None:
+    module = nn.ModuleDict({"encoder": nn.Linear(2, 2), "head": nn.Linear(2, 2)})
+    module["encoder"].requires_grad_(False)
+    optimizer = build_optimizer(module, TrainingConfig(), torch.device("cpu"), {"encoder.": 0.1})
+    assert [group["lr_factor"] for group in optimizer.param_groups] == [1.0]
+
+
+def test_the_state_of_groups_is_restored_and_keeps_their_factors() -> None:
+    torch.manual_seed(0)
+    training = TrainingConfig(scheduler="none")
+    module = nn.ModuleDict({"encoder": nn.Linear(2, 2), "head": nn.Linear(2, 2)})
+    optimizer = build_optimizer(module, training, torch.device("cpu"), {"encoder.": 0.5})
+
+    def step(one: nn.ModuleDict, by: torch.optim.Optimizer) -> None:
+        by.zero_grad()
+        one["head"](one["encoder"](torch.ones(1, 2))).sum().backward()
+        by.step()
+
+    step(module, optimizer)
+    again = copy.deepcopy(module)
+    restored = build_optimizer(again, training, torch.device("cpu"), {"encoder.": 0.5})
+    load_optimizer(restored, copy.deepcopy(optimizer.state_dict()), training, training.model_dump())
+    for one, by in ((module, optimizer), (again, restored)):
+        step(one, by)
+    assert all(torch.equal(a, b) for a, b in zip(module.parameters(), again.parameters(), strict=True))
+    assert [group["lr"] for group in restored.param_groups] == pytest.approx([1e-3, 5e-4])

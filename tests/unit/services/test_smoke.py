@@ -25,11 +25,13 @@ STEPS = ["train", "interrupt", "resume", "compare", "validate", "evaluate", "plo
 BATCHES = 8
 BF16_FOR_IMAGES = (
     "image_classification: bf16 (chosen by auto), dbbd: fp32 (chosen by auto), "
+    "segmentation: fp32 (chosen by auto), "
     "url_classification: fp32 (chosen by auto)"
 )
 SMALLER = {
     "image_classification": {"sample_per_class": 40, "image_size": 32},
     "dbbd": {"synthetic_points": 1000, "max_depth": 2, "synthetic_scenes": 8},
+    "segmentation": {"synthetic_points": 1000, "max_depth": 2},
     "url_classification": {"sample_per_class": 40},
 }
 

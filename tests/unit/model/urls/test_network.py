@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from dbbd_cli.data.urls.encoding import MAX_BYTES, encode_urls
 from dbbd_cli.data.urls.synthetic import synthetic_urls
+from dbbd_cli.model.numeric_pieces import encode_pieces
 from dbbd_cli.model.urls.classifier import UrlClassifier
 from dbbd_cli.model.urls.features import lexical_features, tokens
 from dbbd_cli.model.urls.network import LexicalView, TokenView, UrlNet
@@ -110,7 +111,7 @@ def test_pieces_of_a_feature_lie_between_quantiles_of_the_training_urls(network:
     features = lexical_features(codes.long())
     view = network.lexical_view
     assert isinstance(view, LexicalView)
-    pieces = view.pieces(features)
+    pieces = encode_pieces(features, view.lower, view.width)
     assert pieces.shape == (len(URLS), *view.lower.shape)
     assert 0.0 <= float(pieces.min()) <= float(pieces.max()) <= 1.0
     # The sum over the pieces rises with the feature.

@@ -13,8 +13,8 @@ import torch
 
 from dbbd_cli.data.loader import BatchLoader
 from dbbd_cli.data.scenes.cache import Room, SceneRef, SceneSettings, prepared_scene
-from dbbd_cli.tasks.dbbd.batches import PointBatch, SceneDataset, sample_points
 from dbbd_cli.tasks.dbbd.config import DbbdConfig
+from dbbd_cli.tasks.scene_batches import PointBatch, SceneDataset, sample_points
 
 Make = Callable[..., DbbdConfig]
 SETTINGS = SceneSettings(normal_neighbors=8, max_depth=2, min_region_points=16)

@@ -5,7 +5,7 @@ Legend: B scenes of the batch, N points of all of them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,6 +15,7 @@ import torch
 from dbbd_cli.data.loader import Key
 from dbbd_cli.data.random_numbers import POINTS, uniform
 from dbbd_cli.data.scenes.cache import PreparedScene, SceneRef, SceneSettings, prepared_scene
+from dbbd_cli.data.scenes.scene import IGNORE
 from dbbd_cli.model.dbbd.regions import RegionBatch, build_regions
 
 
@@ -87,9 +88,7 @@ class SceneDataset:
         samples = np.array([index for _, index in keys], dtype=np.int64)
         num_points = [scene.num_points for scene in scenes]
         epoch = keys[0][0]
-        chosen = None
-        if self.point_samples is not None:
-            chosen = sample_points(num_points, self.point_samples, seed=self.seed, epoch=epoch, samples=samples)
+        chosen = self._pick(scenes, epoch, samples)
         return PointBatch(
             coord=_joined([scene.coord for scene in scenes]),
             normal=_joined([scene.normal for scene in scenes]),
@@ -102,6 +101,13 @@ class SceneDataset:
             samples=torch.from_numpy(samples),
             epoch=torch.tensor(epoch),
         )
+
+    def _pick(self, scenes: Sequence[PreparedScene], epoch: int, samples: np.ndarray) -> np.ndarray | None:
+        """The points of a batch whose features are needed, as indices into its points; None: all."""
+        if self.point_samples is None:
+            return None
+        sizes = [scene.num_points for scene in scenes]
+        return sample_points(sizes, self.point_samples, seed=self.seed, epoch=epoch, samples=samples)
 
 
 def sample_points(
@@ -133,6 +139,13 @@ def sample_points(
             rank = uniform(seed, epoch, samples[scene : scene + 1], size, purpose=POINTS)[0]
             parts.append(first + np.sort(np.argpartition(rank, quota - 1)[:quota]))
     return np.concatenate(parts)
+
+
+def without_ignored(scene: PointBatch, ignored: Set[int]) -> PointBatch:
+    """The batch with `IGNORE` instead of the ignored labels."""
+    assert scene.segment is not None
+    is_ignored = torch.isin(scene.segment, torch.tensor(sorted(ignored), dtype=scene.segment.dtype))
+    return scene._replace(segment=scene.segment.masked_fill(is_ignored, IGNORE))
 
 
 def _joined(arrays: Sequence[np.ndarray]) -> torch.Tensor:

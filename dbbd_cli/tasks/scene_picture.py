@@ -10,13 +10,17 @@ from collections.abc import Sequence
 import numpy as np
 
 from dbbd_cli.data.scenes.trees.region_tree import RegionTree
-from dbbd_cli.tasks.dbbd.batches import PointBatch
+from dbbd_cli.tasks.scene_batches import PointBatch
 
 MAX_POINTS = 20_000
 
 
 def scene_picture(
-    scene: PointBatch, tree: RegionTree, features: np.ndarray, labels: Sequence[int]
+    scene: PointBatch,
+    tree: RegionTree,
+    features: np.ndarray,
+    labels: Sequence[int],
+    prediction: np.ndarray | None = None,
 ) -> dict[str, np.ndarray]:
     """Select random points, the same ones every time, and describe them.
 
@@ -25,6 +29,7 @@ def scene_picture(
         tree: its regions.
         features: `(N, D)`.
         labels: the labels of the classes, ascending.
+        prediction: `(N,)`, the index of the predicted label in `labels`.
 
     Returns:
         Arrays by name:
@@ -32,6 +37,7 @@ def scene_picture(
         color: `(M, 3)` uint8, the first three principal components of the features.
         region: `(L, M)` int32, the region of each level; below a leaf, the leaf.
         segment: `(M,)` int32, the index of the label in `labels`, or -1; missing if no point has a label.
+        prediction: `(M,)` int32, if it was given.
     """
     coord = scene.coord.numpy()
     chosen = np.sort(np.random.default_rng(0).permutation(len(coord))[:MAX_POINTS])
@@ -40,6 +46,8 @@ def scene_picture(
         "color": principal_colors(features[chosen]),
         "region": _regions(tree)[:, chosen],
     }
+    if prediction is not None:
+        picture["prediction"] = prediction[chosen].astype(np.int32)
     assert scene.segment is not None
     segment = scene.segment.numpy()[chosen]
     known = np.isin(segment, labels)

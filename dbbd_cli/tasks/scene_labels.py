@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 
 from dbbd_cli.core.text import counted, printable
+from dbbd_cli.data.manifest import Manifest
 from dbbd_cli.data.scenes.scene import IGNORE, SEGMENT, stands_apart
-from dbbd_cli.tasks.dbbd.batches import PointBatch
-from dbbd_cli.tasks.dbbd.workload import DbbdWorkload
+from dbbd_cli.tasks.scene_config import SceneDataConfig
+from dbbd_cli.tasks.scene_data import prepared_scenes
 
 _CONVENTIONAL = frozenset({254, 255, 65534, 65535, 2**31 - 1})
 """Labels that often mean "ignore": -1 and -2 in unsigned types, and the largest signed 32-bit number."""
@@ -48,12 +48,12 @@ class LabelCensus:
 EMPTY = LabelCensus(Counter(), [], frozenset(), [])
 
 
-def label_census(workload: DbbdWorkload, split: str) -> LabelCensus:
+def label_census(config: Any, manifest: Manifest, split: str) -> LabelCensus:
     """Count the labels of a split, whose scenes are prepared."""
     points: Counter[int] = Counter()
     scenes, unusable = [], []
     reserved: set[int] = set()
-    for sample, scene in zip(workload.manifest.of(split), workload.prepared_scenes(split), strict=True):
+    for sample, scene in zip(manifest.of(split), prepared_scenes(config, manifest, split), strict=True):
         if SEGMENT in scene.unusable:
             unusable.append(f"{printable(sample.key)}: {printable(scene.unusable[SEGMENT])}")
         if scene.segment is None:
@@ -67,18 +67,16 @@ def label_census(workload: DbbdWorkload, split: str) -> LabelCensus:
     return LabelCensus(points, scenes, frozenset(reserved), unusable)
 
 
-def ignored_labels(workload: DbbdWorkload, *censuses: LabelCensus) -> frozenset[int]:
+def ignored_labels(data: SceneDataConfig, *censuses: LabelCensus) -> frozenset[int]:
     """The labels that are not classes: `data.ignore_labels`, or by default those that are reserved in any scene."""
-    data = workload.config.data
     if data.ignore_labels is not None:
         return frozenset(data.ignore_labels)
     reserved = frozenset().union(*(census.reserved for census in censuses))
     return frozenset(label for label in reserved & _apart(censuses) if label >= len(data.class_names or ()))
 
 
-def suspected_labels(workload: DbbdWorkload, ignored: Set[int], *censuses: LabelCensus) -> list[int]:
+def suspected_labels(data: SceneDataConfig, ignored: Set[int], *censuses: LabelCensus) -> list[int]:
     """Labels that count as classes but probably mean "ignore"."""
-    data = workload.config.data
     if data.ignore_labels == []:  # the user wants none ignored
         return []
     return sorted(label for label in _apart(censuses) - ignored if label >= len(data.class_names or ()))
@@ -87,13 +85,6 @@ def suspected_labels(workload: DbbdWorkload, ignored: Set[int], *censuses: Label
 def _apart(censuses: tuple[LabelCensus, ...]) -> frozenset[int]:
     labels = frozenset().union(*(census.labels for census in censuses))
     return frozenset(label for label in labels & _CONVENTIONAL if stands_apart(label, labels - _CONVENTIONAL))
-
-
-def without_ignored(scene: PointBatch, ignored: Set[int]) -> PointBatch:
-    """The batch with `IGNORE` instead of the ignored labels."""
-    assert scene.segment is not None
-    is_ignored = torch.isin(scene.segment, torch.tensor(sorted(ignored), dtype=scene.segment.dtype))
-    return scene._replace(segment=scene.segment.masked_fill(is_ignored, IGNORE))
 
 
 def report_of_ignored(census: LabelCensus, ignored: Set[int]) -> list[dict[str, Any]]:

@@ -1,0 +1,87 @@
+"""What the tasks on 3D scenes share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dbbd_cli.core.errors import ConfigError
+from dbbd_cli.tasks.base import Task
+from dbbd_cli.tasks.scene_config import SAMPLE_UNIT
+
+if TYPE_CHECKING:
+    from dbbd_cli.core.progress import Progress
+    from dbbd_cli.data.manifest import Manifest
+    from dbbd_cli.data.properties import Property, Relation
+    from dbbd_cli.data.scenes.properties import SceneFacts
+
+
+class SceneTask(Task):
+    """A task on scenes: how they are listed and inspected."""
+
+    sample_unit = SAMPLE_UNIT
+
+    def make_manifest(self, config: Any, progress: Progress) -> Manifest:
+        """List the scenes with their splits."""
+        from dbbd_cli.data.cache import cache_folder
+        from dbbd_cli.data.scenes.cache import SceneSettings
+        from dbbd_cli.data.scenes.manifest import make_room_manifest, make_scene_manifest
+
+        data = config.data
+        shares = (data.split.train, data.split.val, data.split.test)
+        max_scenes = {"train": data.max_train_scenes, "val": data.max_val_scenes, "test": data.max_test_scenes}
+        if data.source == "synthetic":
+            return make_room_manifest(
+                data.synthetic_scenes,
+                num_points=data.synthetic_points,
+                shares=shares,
+                max_scenes=max_scenes,
+                seed=config.seed,
+            )
+        if data.path is None:
+            raise ConfigError(
+                "data.path is not set, but data.source is folder",
+                hint="set it with --set data.path=DIR, or try --set data.source=synthetic",
+            )
+        return make_scene_manifest(
+            Path(data.path),
+            shares=shares,
+            max_scenes=max_scenes,
+            needs_color="color" in data.all_features,
+            needs_normals="normals" in data.all_features,
+            follow_links=data.follow_links,
+            on_error=data.on_error,
+            settings=SceneSettings(**data.preparation),
+            cache_dir=cache_folder(data.cache_dir),
+            seed=config.seed,
+            progress=progress,
+        )
+
+    def inspect_samples(
+        self, config: Any, manifest: Manifest, positions: Sequence[int], progress: Progress, *, in_short: bool
+    ) -> tuple[list[Property], list[Relation]]:
+        """Number of points, extent, parts of the files; scenes with the same points in another order or unit."""
+        from dbbd_cli.data.scenes.properties import scene_properties, scene_relations
+
+        facts = _scene_facts(config, manifest, positions, progress)
+        return scene_properties(facts), scene_relations(facts)
+
+
+def _scene_facts(config: Any, manifest: Manifest, positions: Sequence[int], progress: Progress) -> list[SceneFacts]:
+    from dbbd_cli.data.manifest import SPLITS
+    from dbbd_cli.data.scenes.properties import scene_facts
+    from dbbd_cli.tasks.scene_data import split_refs
+
+    refs = {
+        (split, sample.key): ref
+        for split in SPLITS
+        for sample, ref in zip(manifest.of(split), split_refs(config, manifest, split), strict=True)
+    }
+    samples = [manifest.samples[position] for position in positions]
+    with progress.phase("Reading scenes", len(samples), unit="scenes") as bar:
+        facts = []
+        for sample in samples:
+            facts.append(scene_facts(refs[sample.split, sample.key]))
+            bar.advance()
+    return facts

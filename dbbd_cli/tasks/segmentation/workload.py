@@ -1,0 +1,209 @@
+"""What the engine trains for segmentation: batches of labeled scenes, and the network with its loss.
+
+Legend: N points of a batch, C channels of the encoder's and F of the head's features, K classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from dbbd_cli.core.progress import Progress
+from dbbd_cli.data.cache import cache_folder
+from dbbd_cli.data.manifest import Manifest
+from dbbd_cli.data.scenes.cache import SceneSettings
+from dbbd_cli.data.scenes.views import View
+from dbbd_cli.engine.runtime import Runtime
+from dbbd_cli.model.dbbd.encoder import DbbdEncoder
+from dbbd_cli.model.dbbd.regions import RegionBatch
+from dbbd_cli.model.dbbd.segmentation import IGNORED, PointHead, SceneSegmenter
+from dbbd_cli.model.dbbd.weights import load_encoder
+from dbbd_cli.model.linear_probe import scores_of_counts
+from dbbd_cli.tasks.scene_batches import PointBatch
+from dbbd_cli.tasks.scene_config import num_channels
+from dbbd_cli.tasks.scene_workload import SceneWorkload, on_device
+from dbbd_cli.tasks.segmentation.augmentation import augment
+from dbbd_cli.tasks.segmentation.batches import LabeledDataset
+from dbbd_cli.tasks.segmentation.config import PROGRESS_METRICS, SegmentationConfig
+
+_FITTED_POINTS = 100_000
+"""Training points from which the quantiles of the features are estimated."""
+_FITTED_SCENES = 64
+
+
+class SegmentationWorkload(SceneWorkload):
+    """The `Workload` of segmentation.
+
+    Args:
+        config: the resolved configuration, with `data.labels`.
+        manifest: the scenes and their splits.
+        splits: splits that need loaders.
+        pretrained: whether to load `model.weights`, and to fit the network to the training split; a checkpoint replaces
+            both.
+        pin_memory: whether to put batches into page-locked memory.
+        progress: shows scenes that are being prepared.
+
+    Raises:
+        DataError: a scene is missing or has changed since the manifest was made, and is not in the cache.
+        CheckpointError: `model.weights` does not match the network.
+    """
+
+    config: SegmentationConfig
+    module: SceneSegmenter
+    progress_metrics = PROGRESS_METRICS
+    out_of_memory_hint = "lower loss.point_samples or training.batch_size"
+
+    def __init__(
+        self,
+        config: SegmentationConfig,
+        manifest: Manifest,
+        *,
+        splits: Iterable[str],
+        pretrained: bool,
+        pin_memory: bool,
+        progress: Progress,
+    ) -> None:
+        super().__init__(config, manifest)
+        assert config.data.labels is not None, "with_samples has set them"
+        self.labels = config.data.labels
+        self.module = make_network(config)
+        for split in splits:
+            self.prepare(split, progress)
+            dataset = LabeledDataset(
+                self.refs(split),
+                SceneSettings(**config.data.preparation),
+                cache_folder(config.data.cache_dir),
+                point_samples=config.loss.point_samples if split == "train" else None,
+                with_color="color" in config.data.all_features,
+                seed=config.seed,
+                labels=self.labels,
+            )
+            self.add_loader(split, dataset, batch_size=config.training.batch_size, pin_memory=pin_memory)
+            if split == "train" and pretrained:
+                self._fit()
+        if pretrained and config.model.weights != "none":
+            load_encoder(self.module.encoder, Path(config.model.weights))
+
+    def _fit(self) -> None:
+        """Fit what depends on the training data as a whole."""
+        counts = torch.zeros(len(self.labels), dtype=torch.int64)
+        for scene in self.prepared_scenes("train"):
+            if scene.segment is not None:
+                classes = self.classes(torch.from_numpy(np.array(scene.segment)))
+                counts += torch.bincount(classes[classes != IGNORED], minlength=len(self.labels))
+        total = len(self.manifest.of("train"))
+        step = -(-total // _FITTED_SCENES)
+        limit = _FITTED_POINTS // -(-total // step)
+        parts = []
+        for batch in self.single_scenes("train", step=step):
+            features = self.features(self.config.data.head_features, View(batch.coord, batch.normal), batch)
+            parts.append(features[:: max(1, len(features) // limit)])
+        self.module.fit(torch.cat(parts), counts, self.config.loss.class_weights)
+
+    def classes(self, segment: torch.Tensor) -> torch.Tensor:
+        """The index in `labels` of each label, int64; `IGNORED` for others."""
+        labels = torch.tensor(self.labels, device=segment.device, dtype=segment.dtype)
+        place = torch.searchsorted(labels, segment).clamp(max=len(labels) - 1)
+        return torch.where(labels[place] == segment, place, IGNORED)
+
+    def to_device(
+        self, batch: PointBatch, device: torch.device, *, train: bool
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, RegionBatch, torch.Tensor]:
+        """Make the arguments of the module; in training, after augmentation."""
+        batch = on_device(batch, device)
+        assert batch.segment is not None
+        classes = self.classes(batch.segment)
+        if not train:
+            return *self.inputs(batch), classes
+        changed = augment(
+            batch.coord,
+            batch.normal,
+            batch.color,
+            batch.num_points,
+            self.config.data.augment,
+            seed=self.config.seed,
+            epoch=int(batch.epoch),
+            samples=batch.samples.numpy(),
+        )
+        batch = batch._replace(coord=changed.coord, normal=changed.normal, color=changed.color)
+        coord, encoder_features, head_features, regions = self.inputs(batch)
+        if changed.is_hidden is not None:
+            hidden = changed.is_hidden[:, None]
+            encoder_features = encoder_features.masked_fill(hidden, 0.0)
+            head_features = head_features.masked_fill(hidden, 0.0)
+            classes = classes.masked_fill(changed.is_hidden, IGNORED)
+        return coord, encoder_features, head_features, regions, classes
+
+    def inputs(self, batch: PointBatch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, RegionBatch]:
+        """The arguments of `SceneSegmenter.log_shares` for a batch on the device."""
+        view, data = View(batch.coord, batch.normal), self.config.data
+        seen = self.features(data.features, view, batch)
+        judged = seen if data.head_features == data.features else self.features(data.head_features, view, batch)
+        return batch.coord, seen, judged, batch.regions
+
+    def shares(self, scene: PointBatch, runtime: Runtime) -> torch.Tensor:
+        """The probabilities of the classes for each point of a scene, `(N, K)` float32, on the CPU."""
+        self.module.eval()
+        with torch.inference_mode(), runtime.autocast():
+            log_shares = self.module.log_shares(*self.inputs(on_device(scene, runtime.device)))
+        return log_shares.exp().cpu()
+
+    @property
+    def lr_factors(self) -> dict[str, float]:
+        """Factors of the learning rate, by the start of the names of parameters."""
+        factor = self.config.training.encoder_lr_factor
+        return {} if factor == 1.0 else {"encoder.": factor}
+
+    def summarize(self, sums: Mapping[str, float], num_samples: int) -> dict[str, float]:
+        """The mean loss over scenes, and scores over all points."""
+        counts = [sums[f"counts_{place}"] for place in range(3 * len(self.labels))]
+        scores = scores_of_counts(torch.tensor(counts, dtype=torch.float64).view(3, -1))
+        return {
+            "loss": sums["loss"] / num_samples,
+            "miou": scores.miou,
+            "mean_accuracy": scores.mean_accuracy,
+            "overall_accuracy": scores.overall_accuracy,
+        }
+
+    def warning(self, metrics: Mapping[str, float]) -> str:
+        """Return no warning."""
+        return ""
+
+    @property
+    def model_name(self) -> str:
+        """The network in words."""
+        branches = {"both": "both branches"}.get(self.config.model.branches, self.config.model.branches.upper())
+        return f"DBBD encoder ({branches}) with a head for {len(self.labels)} classes"
+
+    @property
+    def class_names(self) -> list[str]:
+        """The names of the classes."""
+        return [self.class_name(label) for label in self.labels]
+
+
+def make_network(config: SegmentationConfig) -> SceneSegmenter:
+    """Make the network with random weights."""
+    data, model = config.data, config.model
+    assert data.labels is not None
+    encoder = DbbdEncoder(feature_dim=data.feature_dim, **model.encoder_sizes)
+    head = PointHead(
+        feature_dim=num_channels(data.head_features),
+        num_pieces=model.head_pieces,
+        region_dim=model.output_dim,
+        num_levels=data.max_depth + 1,
+        num_branches=2 if model.branches == "both" else 1,
+        hidden_dim=model.head_hidden_dim,
+        members=model.head_members,
+        num_classes=len(data.labels),
+        dropout=model.dropout,
+    )
+    return SceneSegmenter(
+        encoder,
+        head,
+        branches=model.branches,
+        freeze_encoder=config.training.freeze == "encoder",
+        lovasz_weight=config.loss.lovasz_weight,
+    )
