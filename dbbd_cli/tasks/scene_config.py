@@ -185,6 +185,11 @@ class SceneModelConfig(ModelConfig):
     )
     pooling: Literal["max", "mean"] = Field("max", description="how the points of a region are pooled into one feature")
     num_heads: Count = Field(4, description="attention heads, a divisor of output_dim (aggregation: attention)")
+    relative_propagation: bool = Field(
+        False,
+        description="whether a region passes its feature on to its points with coordinates relative to its center "
+        "instead of those in the scene",
+    )
     gradient_checkpointing: bool = Field(
         False, description="recompute activations in the backward pass: less memory, more time, same results"
     )

@@ -64,6 +64,8 @@ class DbbdEncoder(nn.Module):
         aggregation: `max`, `mean` or `attention` over the children of a region.
         pooling: `max` or `mean` over the points of a region.
         num_heads: heads of the attention; they divide D.
+        relative_propagation: whether the propagator sees a point relative to the center of the parent region, so that
+            features do not depend on where in the scene a region lies; by default, it sees the coordinates themselves.
         gradient_checkpointing: recompute activations in the backward pass instead of storing them.
     """
 
@@ -78,6 +80,7 @@ class DbbdEncoder(nn.Module):
         aggregation: str = "max",
         pooling: str = "max",
         num_heads: int = 4,
+        relative_propagation: bool = False,
         gradient_checkpointing: bool = False,
     ) -> None:
         super().__init__()
@@ -88,6 +91,7 @@ class DbbdEncoder(nn.Module):
         if aggregation == "attention" and output_dim % num_heads:
             raise ValueError(f"output_dim {output_dim} is not a multiple of the {num_heads} heads")
         self.pooling = pooling
+        self.relative_propagation = relative_propagation
         self.gradient_checkpointing = gradient_checkpointing
         self.raw_projection = Mlp(two_layers(feature_dim, hidden_dim, hidden_dim))
         self.combine_projection = CombineProjection(feature_dim, output_dim, hidden_dim)
@@ -105,16 +109,18 @@ class DbbdEncoder(nn.Module):
         raw, context = _Raw(self), _Context(self)
         features: list[torch.Tensor] = []
         points = []
+        center = coord[:0]
         for level in regions.levels:
             gather = _Gather(coord, feat, level.points)
             if features:
-                above = context.of_parents(features[-1]).index_select(0, level.parent)
+                above = context.of_parents(features[-1], center).index_select(0, level.parent)
                 encode = context.encoder_of(gather, above)
             else:
                 encode = raw.encoder_of(gather)
             region, point = self._pool(encode, level.points)
             features.append(region)
             points.append(point)
+            center = coord.index_select(0, level.points.center)
         return BranchFeatures(features, torch.cat(points).index_select(0, regions.point_order))
 
     def local_to_global(self, coord: torch.Tensor, feat: torch.Tensor, regions: RegionBatch) -> BranchFeatures:
@@ -224,13 +230,21 @@ class _Context:
         channels = second.out_features
         self.parent_weight, self.coord_weight = first.weight.split([channels, 3], dim=1)
         self.parent_bias = first.bias
+        self.relative = encoder.relative_propagation
         self.feat_weight, context_weight = combine.weight.split([combine.in_features - channels, channels], dim=1)
         self.context_weight, self.context_bias = _product(context_weight, second, combine.bias)
         self.to_backbone = _ToBackbone(encoder, linear_at(combine_layers, 3))
 
-    def of_parents(self, features: torch.Tensor) -> torch.Tensor:
-        """The contribution `(R, P)` of region features `(R, D)` to the first layer of the propagator."""
-        return F.linear(features, self.parent_weight, self.parent_bias)
+    def of_parents(self, features: torch.Tensor, center: torch.Tensor) -> torch.Tensor:
+        """The contribution `(R, P)` of parents to the first layer of the propagator.
+
+        Args:
+            features: of the parents, `(R, D)`.
+            center: their centers, `(R, 3)`.
+        """
+        x = F.linear(features, self.parent_weight, self.parent_bias)
+        # Linear in the coordinates: subtracting the center from each point is subtracting its product once.
+        return _add_product(x, -center, self.coord_weight) if self.relative else x
 
     def encoder_of(self, points: _Gather, above: torch.Tensor) -> _Encode:
         """A function that computes selected rows of `points`: `(n, E)`; `above` `(R, P)` is from the parents."""

@@ -92,18 +92,49 @@ def info_nce(q: torch.Tensor, k: torch.Tensor, temperature: float) -> tuple[torc
 
 
 @dataclass(frozen=True)
-class LevelLoss:
-    """The region loss of one level.
+class Contrast:
+    """How well rows find their positives.
 
     Attributes:
         loss: scalar.
-        top1: top-1 accuracy, the share of regions whose positive is nearer than all negatives.
-        chance: the chance-level loss, `log(R)`.
+        top1: top-1 accuracy, the share of rows whose positive is nearer than all negatives.
+        chance: the chance-level loss, `log(R)`; with groups, the mean over rows.
     """
 
     loss: torch.Tensor
     top1: torch.Tensor
     chance: float
+
+
+def contrast(
+    q: torch.Tensor, k: torch.Tensor, temperature: float, *, symmetric: bool, groups: Sequence[int]
+) -> Contrast:
+    """InfoNCE of unit vectors `(R, D)`, also in both directions and within groups.
+
+    Args:
+        q: the queries.
+        k: their positives, row by row.
+        temperature: τ.
+        symmetric: whether to average with the loss of `k` as queries.
+        groups: numbers of consecutive rows that are negatives of each other, such as the rows of a scene; a row that is
+            alone in its group has no negatives, and is left out unless all are.
+    """
+    parts = [(one, other) for one, other in zip(q.split([*groups]), k.split([*groups]), strict=True) if len(one) > 1]
+    found = []
+    for one, other in parts or [(q, k)]:
+        loss, correct = info_nce(one, other, temperature)
+        if symmetric:
+            loss = (loss + info_nce(other, one, temperature)[0]) / 2
+        found.append((Contrast(loss, correct / len(one), math.log(len(one))), len(one)))
+    if len(found) == 1:
+        return found[0][0]
+    total = sum(rows for _, rows in found)
+    shares = [(part, rows / total) for part, rows in found]
+    return Contrast(
+        torch.stack([part.loss * share for part, share in shares]).sum(),
+        torch.stack([part.top1 * share for part, share in shares]).sum(),
+        sum(part.chance * share for part, share in shares),
+    )
 
 
 @dataclass(frozen=True)
@@ -112,7 +143,7 @@ class DbbdLosses:
 
     Attributes:
         total: α · region + β · point.
-        region: mean over the levels with at least two rows.
+        region: weighted mean over the levels with at least two rows.
         point: the loss of the sampled points; `point_top1` and `point_chance` as for a level.
         levels: by level; levels with a single row are missing.
         query: `(S, D)` unit vectors of the points from the G2L branch; `key` from the L2G branch.
@@ -123,7 +154,7 @@ class DbbdLosses:
     point: torch.Tensor
     point_top1: torch.Tensor
     point_chance: float
-    levels: dict[int, LevelLoss]
+    levels: dict[int, Contrast]
     query: torch.Tensor
     key: torch.Tensor
 
@@ -137,6 +168,10 @@ class DbbdLoss(nn.Module):
         temperature: τ.
         region_weight: α.
         point_weight: β.
+        symmetric: whether each branch is the query in turn; by default, only G2L is.
+        level_weights: relative weights of the levels from the root down; the last one also holds for deeper levels.
+        relative_to_chance: whether each loss is divided by its chance level, so that levels of many regions do not
+            outweigh those of few.
     """
 
     def __init__(
@@ -147,9 +182,15 @@ class DbbdLoss(nn.Module):
         temperature: float = 0.1,
         region_weight: float = 1.0,
         point_weight: float = 0.5,
+        symmetric: bool = False,
+        level_weights: Sequence[float] = (1.0,),
+        relative_to_chance: bool = False,
     ) -> None:
         super().__init__()
         self.temperature = temperature
+        self.symmetric = symmetric
+        self.level_weights = tuple(level_weights)
+        self.relative_to_chance = relative_to_chance
         self.region_weight = region_weight
         self.point_weight = point_weight
         self.region_projection = ProjectionHead(input_dim, projection_dim)
@@ -161,30 +202,50 @@ class DbbdLoss(nn.Module):
         regions_l2g: Sequence[torch.Tensor],
         points_g2l: torch.Tensor,
         points_l2g: torch.Tensor,
+        *,
+        region_groups: Sequence[Sequence[int]] | None = None,
+        point_groups: Sequence[int] | None = None,
     ) -> DbbdLosses:
-        """The losses of region features `(R, D)` by level and of point features `(S, D)`."""
-        levels = {}
+        """The losses of region features `(R, D)` by level and of point features `(S, D)`.
+
+        With groups, the numbers of consecutive rows of each scene, negatives are only from the same scene.
+        """
+        levels, weights = {}, {}
         for number, (top_down, bottom_up) in enumerate(zip(regions_g2l, regions_l2g, strict=True)):
-            rows = len(top_down)
-            if rows < 2:
+            groups = [len(top_down)] if region_groups is None else region_groups[number]
+            if max(groups) < 2:
                 continue
-            query, key = self.region_projection(top_down), self.region_projection(bottom_up)
-            loss, correct = info_nce(query, key, self.temperature)
-            levels[number] = LevelLoss(loss, correct / rows, math.log(rows))
+            levels[number] = self._contrast(self.region_projection, top_down, bottom_up, groups)
+            weights[number] = self.level_weights[min(number, len(self.level_weights) - 1)]
+        groups = [len(points_g2l)] if point_groups is None else point_groups
         query, key = self.point_projection(points_g2l), self.point_projection(points_l2g)
-        point, correct = info_nce(query, key, self.temperature)
+        point = contrast(query, key, self.temperature, symmetric=self.symmetric, groups=groups)
         # Without negatives the loss is zero, and its backward pass works.
-        region = torch.stack([level.loss for level in levels.values()]).mean() if levels else regions_g2l[0].sum() * 0.0
+        region, weight = regions_g2l[0].sum() * 0.0, sum(weights.values())
+        if weight and len(set(weights.values())) == 1:
+            region = torch.stack([self._scaled(level) for level in levels.values()]).mean()
+        elif weight:
+            parts = [self._scaled(level) * (weights[number] / weight) for number, level in levels.items()]
+            region = torch.stack(parts).sum()
         return DbbdLosses(
-            total=self.region_weight * region + self.point_weight * point,
+            total=self.region_weight * region + self.point_weight * self._scaled(point),
             region=region,
-            point=point,
-            point_top1=correct / len(query),
-            point_chance=math.log(len(query)),
+            point=point.loss,
+            point_top1=point.top1,
+            point_chance=point.chance,
             levels=levels,
             query=query.detach(),
             key=key.detach(),
         )
+
+    def _contrast(
+        self, projection: ProjectionHead, top_down: torch.Tensor, bottom_up: torch.Tensor, groups: Sequence[int]
+    ) -> Contrast:
+        query, key = projection(top_down), projection(bottom_up)
+        return contrast(query, key, self.temperature, symmetric=self.symmetric, groups=groups)
+
+    def _scaled(self, part: Contrast) -> torch.Tensor:
+        return part.loss / part.chance if self.relative_to_chance and part.chance else part.loss
 
 
 def alignment(query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:

@@ -25,7 +25,11 @@ from dbbd_cli.model.output import DeferredMetric, StepOutput
 
 
 class DbbdPretraining(nn.Module):
-    """Network and losses, with the arguments of `DbbdEncoder` and `DbbdLoss`."""
+    """Network and losses, with the arguments of `DbbdEncoder` and `DbbdLoss`.
+
+    Args:
+        negatives: `batch`: all other rows of a batch are negatives; `scene`: only those of the same scene.
+    """
 
     def __init__(
         self,
@@ -42,9 +46,15 @@ class DbbdPretraining(nn.Module):
         temperature: float = 0.1,
         region_weight: float = 1.0,
         point_weight: float = 0.5,
+        relative_propagation: bool = False,
+        symmetric: bool = False,
+        negatives: str = "batch",
+        level_weights: Sequence[float] = (1.0,),
+        relative_to_chance: bool = False,
         gradient_checkpointing: bool = False,
     ) -> None:
         super().__init__()
+        self.negatives = negatives
         self.encoder = DbbdEncoder(
             feature_dim=feature_dim,
             hidden_dim=hidden_dim,
@@ -54,6 +64,7 @@ class DbbdPretraining(nn.Module):
             aggregation=aggregation,
             pooling=pooling,
             num_heads=num_heads,
+            relative_propagation=relative_propagation,
             gradient_checkpointing=gradient_checkpointing,
         )
         self.loss = DbbdLoss(
@@ -62,6 +73,9 @@ class DbbdPretraining(nn.Module):
             temperature=temperature,
             region_weight=region_weight,
             point_weight=point_weight,
+            symmetric=symmetric,
+            level_weights=level_weights,
+            relative_to_chance=relative_to_chance,
         )
 
     def forward(
@@ -102,7 +116,22 @@ class DbbdPretraining(nn.Module):
         """The features of both branches, G2L on view 1 and L2G on view 2, and all losses."""
         top_down = self.encoder.global_to_local(coord1, feat1, regions)
         bottom_up = self.encoder.local_to_global(coord2, feat2, regions)
-        return top_down, bottom_up, self.loss(top_down.regions, bottom_up.regions, top_down.points, bottom_up.points)
+        within = self.negatives == "scene"
+        losses = self.loss(
+            top_down.regions,
+            bottom_up.regions,
+            top_down.points,
+            bottom_up.points,
+            region_groups=[level.offset.diff().tolist() for level in regions.levels] if within else None,
+            point_groups=_points_of_scenes(regions) if within else None,
+        )
+        return top_down, bottom_up, losses
+
+
+def _points_of_scenes(regions: RegionBatch) -> list[int]:
+    """How many of the picked points, which are in scene order, each scene has."""
+    first = torch.searchsorted(regions.point, regions.levels[0].points.start)
+    return first.diff(append=first.new_tensor([len(regions.point)])).tolist()
 
 
 def _metrics(

@@ -75,11 +75,24 @@ class ContrastConfig(Section):
     point_samples: Annotated[int, Field(ge=2, le=65_536)] = Field(
         4096, description="number of points compared per batch"
     )
+    symmetric: bool = Field(False, description="whether each of the two branches is the query in turn")
+    negatives: Literal["batch", "scene"] = Field(
+        "batch", description="batch: negatives come from all scenes of a batch; scene: only from the same scene"
+    )
+    level_weights: Annotated[list[NotNegative], Field(min_length=1, max_length=33)] = Field(
+        [1.0],
+        description="relative weights of the levels from the root down; the last one holds for all further levels",
+    )
+    relative_to_chance: bool = Field(
+        False, description="divide each loss by its chance level, so that levels of many regions do not outweigh others"
+    )
 
     @model_validator(mode="after")
     def _check_weights(self) -> ContrastConfig:
         if self.region_weight == 0.0 and self.point_weight == 0.0:
             raise rule_error("region_weight", "greater than 0, because point_weight is 0")
+        if self.region_weight > 0.0 and not any(self.level_weights):
+            raise rule_error("level_weights", "a weight greater than 0")
         return self
 
 

@@ -142,4 +142,9 @@ def make_network(config: DbbdConfig) -> DbbdPretraining:
         temperature=loss.temperature,
         region_weight=loss.region_weight,
         point_weight=loss.point_weight,
+        relative_propagation=model.relative_propagation,
+        symmetric=loss.symmetric,
+        negatives=loss.negatives,
+        level_weights=loss.level_weights,
+        relative_to_chance=loss.relative_to_chance,
     )

@@ -244,3 +244,15 @@ def test_impossible_settings_are_refused() -> None:
             DbbdEncoder(**wrong)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="heads"):
         DbbdEncoder(aggregation="attention", output_dim=10)
+
+
+def test_relative_propagation_does_not_see_where_a_scene_lies() -> None:
+    rng = np.random.default_rng(0)
+    regions = build_regions([random_tree(rng, 60, 2)], [60])
+    coord, feat = scenes([60])[0]
+    moved = coord + torch.tensor([5.0, -3.0, 2.0], dtype=coord.dtype)
+    for relative in (True, False):
+        encoder = tiny(relative_propagation=relative).double().encoder
+        here, there = (encoder.global_to_local(place, feat, regions) for place in (coord, moved))
+        same = all(torch.allclose(a, b, atol=1e-9) for a, b in zip(here.regions, there.regions, strict=True))
+        assert same == relative

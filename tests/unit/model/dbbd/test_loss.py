@@ -9,7 +9,16 @@ import torch
 from torch.nn import functional as F
 
 from dbbd_cli.model.dbbd import loss as dbbd_loss
-from dbbd_cli.model.dbbd.loss import DbbdLoss, alignment, effective_rank, feature_std, gram_matrix, info_nce, uniformity
+from dbbd_cli.model.dbbd.loss import (
+    DbbdLoss,
+    alignment,
+    contrast,
+    effective_rank,
+    feature_std,
+    gram_matrix,
+    info_nce,
+    uniformity,
+)
 
 
 def unit(rows: int, channels: int, seed: int) -> torch.Tensor:
@@ -73,6 +82,35 @@ def test_a_batch_without_negatives_has_loss_zero() -> None:
     losses.total.backward()
     assert losses.total == 0
     assert losses.levels == {}
+
+
+def test_negatives_of_a_group_are_of_that_group_and_both_directions_count() -> None:
+    q, k = unit(10, 4, 0), unit(10, 4, 1)
+    parts = [slice(0, 3), slice(4, 10)]  # row 3 is alone in its group
+
+    def entropy(rows: slice, one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+        return F.cross_entropy(one[rows] @ other[rows].T / 0.2, torch.arange(rows.stop - rows.start))
+
+    found = contrast(q, k, 0.2, symmetric=True, groups=[3, 1, 6])
+    both = [(entropy(rows, q, k) + entropy(rows, k, q)) / 2 for rows in parts]
+    torch.testing.assert_close(found.loss, (3 * both[0] + 6 * both[1]) / 9)
+    assert found.chance == pytest.approx((3 * math.log(3) + 6 * math.log(6)) / 9)
+    hits = sum(int(((q[rows] @ k[rows].T).argmax(1) == torch.arange(rows.stop - rows.start)).sum()) for rows in parts)
+    assert float(found.top1) == pytest.approx(hits / 9)
+    one_way = contrast(q, k, 0.2, symmetric=False, groups=[10])
+    torch.testing.assert_close(one_way.loss, entropy(slice(0, 10), q, k))
+    assert contrast(q, k, 0.2, symmetric=False, groups=[1] * 10).loss > 0  # all are alone: then all are negatives
+
+
+def test_levels_are_weighted_and_compared_with_chance() -> None:
+    torch.manual_seed(0)
+    module = DbbdLoss(input_dim=6, projection_dim=4, level_weights=[9.0, 2.0, 1.0], relative_to_chance=True)
+    down, up = ([torch.randn(rows, 6) for rows in (1, 3, 8, 9)] for _ in range(2))
+    points = torch.randn(2, 20, 6)
+    losses = module(down, up, *points)
+    relative = [level.loss / level.chance for level in losses.levels.values()]
+    torch.testing.assert_close(losses.region, (2 * relative[0] + relative[1] + relative[2]) / 4)
+    torch.testing.assert_close(losses.total, losses.region + 0.5 * losses.point / math.log(20))
 
 
 def test_alignment_and_uniformity_have_their_known_values() -> None:

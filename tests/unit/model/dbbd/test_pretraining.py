@@ -160,3 +160,27 @@ def test_indicators_of_collapse_are_computed_in_full_precision_under_autocast() 
         assert value.dtype == torch.float32, name
         # A value in bf16 would have only eight bits.
         assert not torch.equal(value, value.bfloat16().float()), name
+
+
+def test_negatives_of_the_same_scene_give_the_losses_of_the_scenes_alone() -> None:
+    rng = np.random.default_rng(0)
+    sizes = [40, 30]
+    trees = [random_tree(rng, size, 2) for size in sizes]
+    coord1, feat1, coord2, feat2 = (torch.randn(70, 3, dtype=torch.float64) for _ in range(4))
+    module = tiny(negatives="scene").double()
+    together = module.compare(coord1, feat1, coord2, feat2, build_regions(trees, sizes))[2]
+    alone = []
+    for tree, rows in zip(trees, (slice(0, 40), slice(40, 70)), strict=True):
+        parts = [part[rows] for part in (coord1, feat1, coord2, feat2)]
+        alone.append(module.compare(*parts, build_regions([tree], [rows.stop - rows.start]))[2])
+    torch.testing.assert_close(together.point, (40 * alone[0].point + 30 * alone[1].point) / 70)
+    for number, level in together.levels.items():
+        counts = [len(tree.level[tree.level == number]) for tree in trees]
+        expected = sum(one.levels[number].loss * count for one, count in zip(alone, counts, strict=True))
+        torch.testing.assert_close(level.loss, expected / sum(counts))
+    assert together.levels.keys() == {1, 2}
+    assert tiny().double().compare(coord1, feat1, coord2, feat2, build_regions(trees, sizes))[2].levels.keys() == {
+        0,
+        1,
+        2,
+    }
