@@ -65,8 +65,17 @@ def read_scene(path: Path, *, keep_reserved_label: bool = False) -> Scene:
     Raises:
         DataError: it cannot be read, or is not a scene; the message names the file and the reason.
     """
+    return checked_scene(path, read_arrays(path), keep_reserved_label=keep_reserved_label)
+
+
+def checked_scene(path: Path, arrays: SceneArrays, *, keep_reserved_label: bool = False) -> Scene:
+    """The scene of the arrays that `read_arrays` has returned for a path; see `read_scene`.
+
+    Raises:
+        DataError: they are not a scene.
+    """
     with _errors_named(path):
-        scene = make_scene(read_arrays(path))
+        scene = make_scene(arrays)
     if keep_reserved_label or scene.segment is None or scene.reserved_label is None:
         return scene
     return replace(scene, segment=np.where(scene.segment == scene.reserved_label, IGNORE, scene.segment))

@@ -90,6 +90,17 @@ class SceneDataset:
         chosen = None
         if self.point_samples is not None:
             chosen = sample_points(num_points, self.point_samples, seed=self.seed, epoch=epoch, samples=samples)
+        batch = self.batch(scenes, point_index=chosen)
+        return batch._replace(samples=torch.from_numpy(samples), epoch=torch.tensor(epoch))
+
+    def batch(self, scenes: Sequence[PreparedScene], *, point_index: np.ndarray | None = None) -> PointBatch:
+        """Scenes as a batch, even if they are not in the split.
+
+        Args:
+            scenes: at least one scene, prepared with `settings`.
+            point_index: see `build_regions`.
+        """
+        num_points = [scene.num_points for scene in scenes]
         return PointBatch(
             coord=_joined([scene.coord for scene in scenes]),
             normal=_joined([scene.normal for scene in scenes]),
@@ -98,9 +109,9 @@ class SceneDataset:
             geometry=_joined([_required(scene.geometry) for scene in scenes]) if self.settings.geometry else None,
             properties=_joined([_required(scene.properties) for scene in scenes]) if self.settings.properties else None,
             num_points=torch.tensor(num_points),
-            regions=build_regions([scene.tree for scene in scenes], num_points, point_index=chosen),
-            samples=torch.from_numpy(samples),
-            epoch=torch.tensor(epoch),
+            regions=build_regions([scene.tree for scene in scenes], num_points, point_index=point_index),
+            samples=torch.arange(len(scenes)),
+            epoch=torch.tensor(0),
         )
 
 

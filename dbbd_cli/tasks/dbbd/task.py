@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,12 +15,15 @@ if TYPE_CHECKING:
 
     from dbbd_cli.config.load import Override
     from dbbd_cli.core.progress import Progress
+    from dbbd_cli.data.inputs import Input
     from dbbd_cli.data.manifest import Manifest
     from dbbd_cli.data.properties import Property, Relation
     from dbbd_cli.data.scenes.properties import SceneFacts
     from dbbd_cli.engine.runtime import Runtime
     from dbbd_cli.report.history_panels import Panel
+    from dbbd_cli.report.prediction import Calibration, FilePrediction
     from dbbd_cli.report.tables import Section
+    from dbbd_cli.runs.output_folder import OutputFolder
     from dbbd_cli.tasks.dbbd.evaluation_schema import DbbdEvaluation
     from dbbd_cli.tasks.dbbd.workload import DbbdWorkload
 
@@ -33,6 +36,7 @@ class Dbbd(Task):
     smoke_config = "smoke_dbbd"
     sample_unit = SAMPLE_UNIT
     progress_metrics = PROGRESS_METRICS
+    predicts_files = True
     figure_names = ("level_losses", "probe", "scene_features", "region_tree")
 
     def make_manifest(self, config: DbbdConfig, progress: Progress) -> Manifest:
@@ -129,6 +133,24 @@ class Dbbd(Task):
         from dbbd_cli.tasks.dbbd.evaluate import evaluate
 
         return evaluate(workload, split, runtime, progress)
+
+    def predict(
+        self,
+        workload: DbbdWorkload,
+        inputs: Iterable[Input],
+        *,
+        runtime: Runtime,
+        calibration: Calibration,
+        explain: bool,
+        out: OutputFolder,
+        progress: Progress,
+    ) -> Iterator[FilePrediction]:
+        """Write the features of the points of scenes, and the scenes colored by them."""
+        if explain:
+            raise ConfigError("--explain: features cannot be explained", hint="leave the option out for this run")
+        from dbbd_cli.tasks.dbbd.predict import predict_features
+
+        return predict_features(workload, inputs, runtime, out, progress)
 
     def evaluation_schema(self) -> type[DbbdEvaluation]:
         """Losses compared with chance, and the linear probe."""

@@ -14,6 +14,8 @@ from dbbd_cli.core.errors import ConfigError
 from dbbd_cli.model.digest import stored_digest
 from dbbd_cli.services.predict import predict
 from dbbd_cli.services.train import train
+from dbbd_cli.tasks.base import Task
+from dbbd_cli.tasks.registry import get_task
 from unit.services.shown_runs import Shown
 
 Make = Callable[..., Any]
@@ -78,7 +80,14 @@ def test_calibration(tiny_config: Make, picture_folder: Make) -> None:
     assert "is damaged" in shown.warnings[-1]
 
 
-def test_a_task_without_prediction_says_so(tiny_point_config: Make) -> None:
+def test_a_task_without_prediction_says_so(tiny_point_config: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     run = train(tiny_point_config(training__epochs=1)).run
+    monkeypatch.setattr(type(get_task("dbbd")), "predict", Task.predict)
     with pytest.raises(ConfigError, match="predict: the task dbbd does not support prediction"):
         predict(run, [])
+
+
+def test_a_run_without_files_takes_no_folder_for_them(tiny_config: Make, tmp_path: Path) -> None:
+    run = train(tiny_config(training__epochs=1)).run
+    with pytest.raises(ConfigError, match="--out: a run of image_classification writes no files"):
+        predict(run, [], out=tmp_path)
