@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from dbbd_cli.report.evaluation import Evaluation
     from dbbd_cli.report.history_panels import Panel
     from dbbd_cli.report.prediction import Calibration, Result
+    from dbbd_cli.report.scenes.viewer import PointCloud
     from dbbd_cli.report.tables import Section
     from dbbd_cli.runs.output_folder import OutputFolder
 
@@ -259,6 +260,18 @@ class Task(Protocol):
 
         Raises:
             CheckpointError: a file next to the evaluation is damaged.
+        """
+        return {}
+
+    def clouds(self, evaluation: Mapping[str, Any], read: Callable[[str], bytes | None]) -> Mapping[str, PointCloud]:
+        """Choose figures that the HTML report replaces with points to turn in 3D; none by default.
+
+        Args:
+            evaluation: the content of `evaluation.json`.
+            read: see `figures`.
+
+        Returns:
+            Name of a figure to the points.
         """
         return {}
 
