@@ -9,7 +9,7 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TextIO
+from typing import BinaryIO, TextIO
 
 from dbbd_cli.core.limits import TOO_MANY_FILES, open_files_limit
 from dbbd_cli.core.temporary import discard, temporary_file
@@ -104,17 +104,27 @@ def replace_file(source: Path, target: Path) -> None:
             os.close(folder)
 
 
-def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file atomically and flush it: a reader sees the old content or the new, never a part."""
+@contextmanager
+def atomic_file(path: Path) -> Iterator[BinaryIO]:
+    """Open a file for writing that replaces `path` when the context ends without an exception.
+
+    It is flushed to the disk: a reader sees the old content or the new, never a part.
+    """
     temporary = temporary_file(path)
     try:
         with temporary.open("wb") as file:
-            file.write(content)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         replace_file(temporary, path)
     finally:
         discard(temporary)
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file atomically and flush it: a reader sees the old content or the new, never a part."""
+    with atomic_file(path) as file:
+        file.write(content)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -1,4 +1,4 @@
-"""The report as one self-contained HTML file: no scripts, no links, light and dark."""
+"""The report as one self-contained HTML file, light and dark: no links, and no script but the one for scenes."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from markupsafe import Markup
 from dbbd_cli.core.metrics import metric_words, superlative
 from dbbd_cli.report.history import synthetic_warning
 from dbbd_cli.report.save import render
+from dbbd_cli.report.scenes.viewer import PointCloud, viewer_data, viewer_script
 from dbbd_cli.report.style import GRID, INK, MUTED, PAPER, SERIES, WARNING
 from dbbd_cli.report.tables import Note, Section, Values
 from dbbd_cli.report.templates import templates
@@ -48,6 +49,7 @@ def html_page(
     metrics: Sequence[str],
     evaluations: Sequence[Sequence[Section]],
     figures: Mapping[str, Figure],
+    clouds: Mapping[str, PointCloud] | None = None,
 ) -> str:
     """Render the report: a table of the runs, the figures, and the tables of each evaluation.
 
@@ -56,17 +58,21 @@ def html_page(
         metrics: the metrics of the table of runs.
         evaluations: the tables of each run's evaluation; empty if it was not evaluated.
         figures: name to figure, in the order of the page; see `NARROW`.
+        clouds: name of a figure to the points that replace it where the browser can draw them.
     """
     labels = run_labels(runs, limit=80)
+    script, script_source = viewer_script() if clouds else ("", "")
     return (
         templates()
         .get_template("report.html.j2")
         .render(
+            script=Markup(script),  # noqa: S704 - ours
+            script_source=script_source,
             title=labels[0] if len(runs) == 1 else f"{len(runs)} runs",
             warning=synthetic_warning(runs),
             run_columns=_run_columns(metrics),
             run_rows=[_run_row(run, label, metrics) for run, label in zip(runs, labels, strict=True)],
-            figures=list(_figures(figures)),
+            figures=list(_figures(figures, clouds or {})),
             evaluations=[
                 _evaluation("Evaluation" if len(runs) == 1 else f"Evaluation of {label}", sections)
                 for label, sections in zip(labels, evaluations, strict=True)
@@ -116,7 +122,7 @@ def _visible(section: Section) -> Section:
     )
 
 
-def _figures(figures: Mapping[str, Figure]) -> Iterator[dict[str, Any]]:
+def _figures(figures: Mapping[str, Figure], clouds: Mapping[str, PointCloud]) -> Iterator[dict[str, Any]]:
     for index, (name, figure) in enumerate(figures.items()):
         text = render(figure, "svg", transparent=True).decode("utf-8")
         svg = text[text.index("<svg") :]
@@ -126,4 +132,10 @@ def _figures(figures: Mapping[str, Figure]) -> Iterator[dict[str, Any]]:
             svg = svg.replace(color, variable)
         classes = " wide" if figure.get_figwidth() > _WIDE_INCHES or len(figures) == 1 else ""
         classes += " wide narrow" if name.endswith(NARROW) else " has-narrow" if name + NARROW in figures else ""
-        yield {"label": words(name.removesuffix(NARROW)), "classes": classes, "svg": Markup(svg)}  # noqa: S704
+        cloud = clouds.get(name)
+        yield {
+            "label": words(name.removesuffix(NARROW)),
+            "classes": f"{classes} wide points" if cloud else classes,
+            "svg": Markup(svg),  # noqa: S704
+            "cloud": None if cloud is None else Markup(viewer_data(cloud)),  # noqa: S704 - has no markup
+        }

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 CSV_COLUMNS = ("input", "status", "class", "probability", "verdict", "text", "judged", "note")
+FILE_CSV_COLUMNS = ("input", "status", "points", "seconds", "files", "note")
 
 
 @dataclass(frozen=True)
@@ -81,6 +82,8 @@ class Prediction:
         explanation: what moved the verdict, if requested.
     """
 
+    csv_columns: ClassVar[tuple[str, ...]] = CSV_COLUMNS
+
     input: str
     status: Literal["judged", "not_judged", "skipped"]
     note: str = ""
@@ -138,7 +141,51 @@ class Prediction:
         }
 
     def to_row(self) -> list[str]:
-        """The result as a row of `CSV_COLUMNS`."""
+        """The result as a row of `csv_columns`."""
         probability = "" if self.probability is None else f"{self.probability:.6f}"
         verdict = [self.predicted or "", probability, self.verdict or ""]
         return [self.input, self.status, *verdict, self.text or "", self.judged or "", self.note]
+
+
+@dataclass(frozen=True)
+class FilePrediction:
+    """The files that were written for one input.
+
+    Attributes:
+        input: the path of the input.
+        status: written; skipped: it is unreadable.
+        note: why it was skipped; a remark if it was not.
+        num_points: points of the scene.
+        seconds: time that it took, from reading to writing.
+        files: what was written: files, and folders of arrays.
+    """
+
+    csv_columns: ClassVar[tuple[str, ...]] = FILE_CSV_COLUMNS
+
+    input: str
+    status: Literal["written", "skipped"]
+    note: str = ""
+    num_points: int | None = None
+    seconds: float | None = None
+    files: tuple[str, ...] = ()
+
+    def to_plain(self) -> dict[str, Any]:
+        """The result as one JSON object; a field without a value is null."""
+        return {
+            "input": self.input,
+            "status": self.status,
+            "note": self.note or None,
+            "points": self.num_points,
+            "seconds": None if self.seconds is None else round(self.seconds, 3),
+            "files": list(self.files),
+        }
+
+    def to_row(self) -> list[str]:
+        """The result as a row of `csv_columns`; files are separated by semicolons."""
+        points = "" if self.num_points is None else str(self.num_points)
+        seconds = "" if self.seconds is None else f"{self.seconds:.3f}"
+        return [self.input, self.status, points, seconds, ";".join(self.files), self.note]
+
+
+Result = Prediction | FilePrediction
+"""What `predict` returns for an input."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from dbbd_cli.report.prediction import Prediction
+from dbbd_cli.core.text import counted
+from dbbd_cli.report.prediction import FilePrediction, Result
 from dbbd_cli.report.templates import templates
 from dbbd_cli.report.text import MISSING, visible
 
@@ -21,8 +22,10 @@ class PredictionPage:
         """The beginning of the page; it tells how to read explanations if there will be any."""
         return str(self._parts.head(visible(title, 80), explained)).lstrip()
 
-    def row(self, result: Prediction) -> str:
-        """A row, and below the text its explanation."""
+    def row(self, result: Result) -> str:
+        """A row, and below the text its explanation, or below the input its files."""
+        if isinstance(result, FilePrediction):
+            return self._row_of_files(result)
         explained = result.explanation
         return str(
             self._parts.row(
@@ -49,6 +52,23 @@ class PredictionPage:
                         }
                         for span in (explained.spans if explained else ())
                     ],
+                }
+            )
+        )
+
+    def _row_of_files(self, result: FilePrediction) -> str:
+        facts = "" if result.num_points is None else f"{counted(result.num_points, 'point')}, {result.seconds:.1f} s"
+        return str(
+            self._parts.row(
+                {
+                    "input": visible(result.input, _LONGEST),
+                    "text": visible(", ".join(result.files), _LONGEST),
+                    "note": visible(result.note or facts, _LONGEST),
+                    "predicted": result.status,
+                    "probability": MISSING,
+                    "verdict": MISSING,
+                    "is_positive": False,
+                    "spans": [],
                 }
             )
         )

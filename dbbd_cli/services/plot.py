@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from dbbd_cli.core.errors import CheckpointError, ConfigError
 from dbbd_cli.core.temporary import remove_strays
@@ -24,8 +24,11 @@ from dbbd_cli.tasks.registry import get_task
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from dbbd_cli.report.scenes.viewer import PointCloud
     from dbbd_cli.report.tables import Section
 
+_Chosen = TypeVar("_Chosen")
+_Made = TypeVar("_Made")
 _FORMATS = ("png", "svg", "pdf", "html")
 
 
@@ -73,9 +76,12 @@ def _plot_runs(folders: Sequence[Path], out: Path | None, format: str) -> list[P
         read_evaluation(run.folder, task.evaluation_schema()) if single or format == "html" else None
         for run, task in zip(runs, tasks, strict=True)
     ]
+    clouds: Mapping[str, PointCloud] = {}
     figures = {"training_history" if single else "comparison": history_figure(runs)}
     if single and evaluations[0] is not None:
-        figures |= _evaluation_figures(tasks[0], runs[0].folder, evaluations[0])
+        figures |= _from_evaluation(tasks[0].figures, runs[0].folder, evaluations[0], draw)
+        if format == "html":
+            clouds = _from_evaluation(tasks[0].clouds, runs[0].folder, evaluations[0], dict)
     try:
         target.mkdir(parents=True, exist_ok=True)
         remove_strays(target)
@@ -88,7 +94,7 @@ def _plot_runs(folders: Sequence[Path], out: Path | None, format: str) -> list[P
         figures = {name: figures[name], name + NARROW: history_figure(runs, narrow=True), **figures}
         tables = [_tables(task, evaluation) for task, evaluation in zip(tasks, evaluations, strict=True)]
         page = target / "report.html"
-        write_file(page, html_page(runs, _progress_metrics(tasks), tables, figures).encode("utf-8"))
+        write_file(page, html_page(runs, _progress_metrics(tasks), tables, figures, clouds).encode("utf-8"))
         return [page]
     return [save_figure(figure, target / f"{name}.{format}") for name, figure in figures.items()]
 
@@ -124,13 +130,20 @@ def _tables(task: Task, evaluation: dict[str, Any] | None) -> list[Section]:
     return [Values("Summary", tuple(about(evaluation))), *task.tables(evaluation)]
 
 
-def _evaluation_figures(task: Task, folder: Path, evaluation: dict[str, Any]) -> dict[str, Figure]:
+def _from_evaluation(
+    choose: Callable[[Mapping[str, Any], Callable[[str], bytes | None]], _Chosen],
+    folder: Path,
+    evaluation: dict[str, Any],
+    make: Callable[[_Chosen], dict[str, _Made]],
+) -> dict[str, _Made]:
+    """What a task chooses to show of an evaluation; errors name the run folder."""
+
     def read(name: str) -> bytes | None:
         path = folder / name
         # Not Path.exists: it raises if a link leads to a name that is too long.
         return read_bytes(path) if os.path.exists(path) else None  # noqa: PTH110
 
     try:
-        return draw(task.figures(evaluation, read))
+        return make(choose(evaluation, read))
     except CheckpointError as error:
         raise CheckpointError(f"{folder}: {error.message}", hint=error.hint) from error

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dbbd_cli.config.load import Override
-from dbbd_cli.core.errors import CheckpointError
+from dbbd_cli.core.errors import CheckpointError, ConfigError
 from dbbd_cli.core.progress import Progress, Silent
 from dbbd_cli.data.inputs import Input, input_of
 from dbbd_cli.engine.checkpoint.files import BEST
@@ -18,8 +18,10 @@ from dbbd_cli.engine.runtime import Runtime
 from dbbd_cli.engine.workload import Workload
 from dbbd_cli.model.digest import stored_digest
 from dbbd_cli.report.calibration import read_calibration
-from dbbd_cli.report.prediction import Calibration, Prediction
-from dbbd_cli.runs.folder import CALIBRATION
+from dbbd_cli.report.prediction import Calibration, Result
+from dbbd_cli.report.save import check_writable
+from dbbd_cli.runs.folder import CALIBRATION, PREDICTIONS
+from dbbd_cli.runs.output_folder import OutputFolder
 from dbbd_cli.services.session import OpenedRun, build_workload, load_module, open_run
 from dbbd_cli.tasks.base import Task
 from dbbd_cli.tasks.registry import get_task
@@ -32,10 +34,13 @@ def predict(
     inputs: Iterable[str],
     *,
     explain: bool = False,
+    out: Path | None = None,
     overrides: Sequence[Override] = (),
     progress: Progress | None = None,
-) -> Iterator[Prediction]:
+) -> Iterator[Result]:
     """Judge a stream of inputs, in order, one batch after the other; memory does not grow with their number.
+
+    A run on scenes writes files for each scene instead.
 
     The network is loaded at the call; the inputs are read as the results are asked for.
 
@@ -43,13 +48,14 @@ def predict(
         target: a run folder (its best model is used), or a checkpoint file inside one.
         inputs: paths of files and folders, and URLs if the run judges these; see `data.inputs`.
         explain: whether to say what in an input moved the verdict.
+        out: folder for the files of a run that writes some; None: `predictions` in the run folder.
         overrides: settings that replace those of the run, such as the device.
         progress: receives messages; nothing is shown by default.
 
     Raises:
         DbbdError: see the subclasses in `core.errors`. An unreadable input is a result, not an error.
     """
-    predictor = open_predictor(target, explain=explain, overrides=overrides, progress=progress)
+    predictor = open_predictor(target, explain=explain, out=out, overrides=overrides, progress=progress)
     return predictor.predict(map(input_of, inputs))
 
 
@@ -63,6 +69,7 @@ class Predictor:
         runtime: device and precision.
         calibration: temperature, biases and threshold.
         explain: whether to explain each verdict.
+        out: where files go, if the task writes any.
         progress: receives messages.
     """
 
@@ -71,9 +78,10 @@ class Predictor:
     runtime: Runtime
     calibration: Calibration
     explain: bool
+    out: OutputFolder
     progress: Progress
 
-    def predict(self, inputs: Iterable[Input]) -> Iterator[Prediction]:
+    def predict(self, inputs: Iterable[Input]) -> Iterator[Result]:
         """Judge inputs, one batch after the other; the last batch is judged when the inputs end.
 
         Raises:
@@ -85,11 +93,12 @@ class Predictor:
             runtime=self.runtime,
             calibration=self.calibration,
             explain=self.explain,
+            out=self.out,
             progress=self.progress,
         )
         return self._supervised(results)
 
-    def _supervised(self, results: Iterator[Prediction]) -> Iterator[Prediction]:
+    def _supervised(self, results: Iterator[Result]) -> Iterator[Result]:
         with supervised(self.workload):
             yield from results
 
@@ -98,6 +107,7 @@ def open_predictor(
     target: Path,
     *,
     explain: bool = False,
+    out: Path | None = None,
     overrides: Sequence[Override] = (),
     progress: Progress | None = None,
 ) -> Predictor:
@@ -108,13 +118,22 @@ def open_predictor(
     """
     progress = progress or Silent()
     run = open_run(target, prefer=BEST, overrides=overrides, progress=progress)
-    calibration = _calibration(run, progress)
+    task = get_task(run.config.task)
+    if out is not None and not task.predicts_files:
+        raise ConfigError(
+            f"--out: a run of {task.name} writes no files for its inputs",
+            hint="leave the option out; --csv and --html write the results to a file",
+        )
+    folder = out or run.folder / PREDICTIONS
+    if task.predicts_files:
+        check_writable(folder)
+    calibration = Calibration() if task.predicts_files else _calibration(run, progress)
     workload, runtime = build_workload(
         run.config, run.manifest, splits=(), pretrained=False, progress=progress, recorded=run.kept_runtime
     )
     load_module(workload, run)
     place(workload.module, runtime).eval()
-    predictor = Predictor(get_task(run.config.task), workload, runtime, calibration, explain, progress)
+    predictor = Predictor(task, workload, runtime, calibration, explain, OutputFolder(folder), progress)
     predictor.predict([])  # a task that cannot predict says so before anything is read
     return predictor
 

@@ -23,8 +23,10 @@ if TYPE_CHECKING:
     from dbbd_cli.engine.workload import Workload
     from dbbd_cli.report.evaluation import Evaluation
     from dbbd_cli.report.history_panels import Panel
-    from dbbd_cli.report.prediction import Calibration, Prediction
+    from dbbd_cli.report.prediction import Calibration, Result
+    from dbbd_cli.report.scenes.viewer import PointCloud
     from dbbd_cli.report.tables import Section
+    from dbbd_cli.runs.output_folder import OutputFolder
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,8 @@ class Task(Protocol):
     """Splits that an evaluation needs besides the one that it reports on."""
     can_corrupt: bool = False
     """Whether samples are pictures, or can be shown as such, so that `evaluate_corrupted` works."""
+    predicts_files: bool = False
+    """Whether `predict` writes files, and gives no verdicts that a calibration could change."""
 
     def with_weights(self, config: Any) -> TaskConfig:
         """Return the configuration of a new run with what `model.weights` determines; unchanged by default.
@@ -290,6 +294,18 @@ class Task(Protocol):
         """
         return {}
 
+    def clouds(self, evaluation: Mapping[str, Any], read: Callable[[str], bytes | None]) -> Mapping[str, PointCloud]:
+        """Choose figures that the HTML report replaces with points to turn in 3D; none by default.
+
+        Args:
+            evaluation: the content of `evaluation.json`.
+            read: see `figures`.
+
+        Returns:
+            Name of a figure to the points.
+        """
+        return {}
+
     def predict(
         self,
         workload: Any,
@@ -298,8 +314,9 @@ class Task(Protocol):
         runtime: Runtime,
         calibration: Calibration,
         explain: bool,
+        out: OutputFolder,
         progress: Progress,
-    ) -> Iterator[Prediction]:
+    ) -> Iterator[Result]:
         """Judge inputs, one batch after the other; by default, an error that says that the task cannot.
 
         An input that is unreadable, or contains nothing to judge, has a result that says why; it is never an exception.
@@ -310,6 +327,7 @@ class Task(Protocol):
             runtime: device and precision.
             calibration: temperature, biases and threshold.
             explain: whether to say what in an input moved the verdict.
+            out: where files go, if `predicts_files`.
             progress: receives messages.
 
         Returns:
@@ -320,5 +338,5 @@ class Task(Protocol):
                 the configuration.
         """
         raise ConfigError(
-            f"predict: the task {self.name} does not support prediction", hint="pass a run that trained a classifier"
+            f"predict: the task {self.name} does not support prediction", hint="pass a run of another task"
         )

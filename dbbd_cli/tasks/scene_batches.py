@@ -86,9 +86,18 @@ class SceneDataset:
         # Mapped again for each batch: thousands of open scenes would exceed the limit of open files.
         scenes = [prepared_scene(self.refs[index], self.settings, self.cache_dir) for _, index in keys]
         samples = np.array([index for _, index in keys], dtype=np.int64)
-        num_points = [scene.num_points for scene in scenes]
         epoch = keys[0][0]
-        chosen = self._pick(scenes, epoch, samples)
+        batch = self.batch(scenes, point_index=self._pick(scenes, epoch, samples))
+        return batch._replace(samples=torch.from_numpy(samples), epoch=torch.tensor(epoch))
+
+    def batch(self, scenes: Sequence[PreparedScene], *, point_index: np.ndarray | None = None) -> PointBatch:
+        """Scenes as a batch, even if they are not in the split.
+
+        Args:
+            scenes: at least one scene, prepared with `settings`.
+            point_index: see `build_regions`.
+        """
+        num_points = [scene.num_points for scene in scenes]
         return PointBatch(
             coord=_joined([scene.coord for scene in scenes]),
             normal=_joined([scene.normal for scene in scenes]),
@@ -97,9 +106,9 @@ class SceneDataset:
             geometry=_joined([_required(scene.geometry) for scene in scenes]) if self.settings.geometry else None,
             properties=_joined([_required(scene.properties) for scene in scenes]) if self.settings.properties else None,
             num_points=torch.tensor(num_points),
-            regions=build_regions([scene.tree for scene in scenes], num_points, point_index=chosen),
-            samples=torch.from_numpy(samples),
-            epoch=torch.tensor(epoch),
+            regions=build_regions([scene.tree for scene in scenes], num_points, point_index=point_index),
+            samples=torch.arange(len(scenes)),
+            epoch=torch.tensor(0),
         )
 
     def _pick(self, scenes: Sequence[PreparedScene], epoch: int, samples: np.ndarray) -> np.ndarray | None:

@@ -11,6 +11,7 @@ import numpy as np
 
 from dbbd_cli.data.scenes.trees.region_tree import RegionTree
 from dbbd_cli.tasks.scene_batches import PointBatch
+from dbbd_cli.tasks.scene_features import principal_colors
 
 MAX_POINTS = 20_000
 
@@ -54,19 +55,6 @@ def scene_picture(
     if known.any():
         picture["segment"] = np.where(known, np.searchsorted(labels, segment), -1).astype(np.int32)
     return picture
-
-
-def principal_colors(features: np.ndarray) -> np.ndarray:
-    """The first three principal components of features `(M, D)` as red, green and blue, `(M, 3)` uint8."""
-    centered = features.astype(np.float64) - features.mean(axis=0, dtype=np.float64)
-    _, vectors = np.linalg.eigh(centered.T @ centered)
-    axes = vectors[:, ::-1][:, :3]
-    # The sign of an axis is arbitrary: it is fixed so that equal features have equal colors.
-    axes *= np.sign(axes[np.abs(axes).argmax(axis=0), np.arange(axes.shape[1])])
-    values = np.pad(centered @ axes, ((0, 0), (0, max(0, 3 - axes.shape[1]))))
-    low, high = np.percentile(values, [1, 99], axis=0)
-    scaled = (values - low) / np.where(high > low, high - low, 1.0)
-    return np.rint(np.clip(scaled, 0, 1) * 255).astype(np.uint8)
 
 
 def _regions(tree: RegionTree) -> np.ndarray:

@@ -24,7 +24,7 @@ SURFACE = {
         "RUN|CKPT", "--split", "--out", "--data", "--no-plots", "--corruptions", "--corruption-samples", "--config",
         "-c", "--set", "--device",
     },
-    "predict": {"RUN|CKPT", "INPUT...", "--explain", "--csv", "--html", "--set", "--device"},
+    "predict": {"RUN|CKPT", "INPUT...", "--explain", "--csv", "--html", "--out", "--set", "--device"},
     "plot": {"RUN...", "--out", "--format"},
     "inspect": {"--config", "-c", "--set", "--seed", "--out"},
     "smoke": {"--epochs", "--task", "--device", "--runs-dir"},

@@ -18,7 +18,8 @@ EXAMPLES = """\
 dbbd predict runs/20260131-120000-qr_url https://example.com/login photo.jpg
 dbbd predict runs/20260131-120000-qr_url --explain example.com/login.php
 dbbd predict runs/20260131-120000-qr_url - --json --csv verdicts.csv < urls.txt > verdicts.jsonl
-dbbd predict runs/20260131-120000-qr_cnn pictures"""
+dbbd predict runs/20260131-120000-qr_cnn pictures
+dbbd predict runs/20260131-120000-dbbd scans --out features --set predict.formats=[npy,ply]"""
 
 
 def predict(
@@ -27,7 +28,7 @@ def predict(
         list[str],
         typer.Argument(
             metavar="INPUT...",
-            help="Picture, folder of pictures, pattern such as *.png, CSV of URLs, URL, or - for a line each on "
+            help="Picture, 3D scene, folder of these, pattern such as *.png, CSV of URLs, URL, or - for a line each on "
             "standard input. URLs are never fetched.",
             show_default=False,
             autocompletion=complete.data,
@@ -44,6 +45,15 @@ def predict(
         Path | None,
         typer.Option("--html", metavar="FILE", help="Write the results to an HTML page.", autocompletion=complete.page),
     ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            metavar="DIR",
+            help="Folder for the files of each scene; by default predictions in the run folder.",
+            autocompletion=complete.folder,
+        ),
+    ] = None,
     settings: options.Settings = None,
     device: options.Device = None,
     json: Annotated[
@@ -56,14 +66,15 @@ def predict(
     quiet: options.Quiet = False,
     debug: options.Debug = False,
 ) -> None:
-    """Judge pictures, URLs, or what the QR codes in pictures say.
+    """Judge pictures, URLs, or what the QR codes in pictures say; write the features of 3D scenes.
 
     Each result has the class, its calibrated probability, and the verdict at the threshold that was chosen on the
-    validation split. Unreadable inputs are skipped with their reason; the exit code is then 3.
+    validation split. For a scene, files with results for each point are written. Unreadable inputs are skipped
+    with their reason; the exit code is then 3.
 
     A run folder means its best model; pass a checkpoint file to use another state.
     """
-    leave_removed_folder(target, csv, html)
+    leave_removed_folder(target, csv, html, out)
     require_run_or_checkpoint(target)
     changes = options.overrides(settings, {"--device": ("run.device", device)})
     options.check_overrides(target, changes)
@@ -74,7 +85,7 @@ def predict(
     from dbbd_cli.services import predict as service
 
     results = PredictionOutput(output.progress, inputs, explained=explain, as_json=json, csv=csv, html=html)
-    predictor = service.open_predictor(target, explain=explain, overrides=changes, progress=output.progress)
+    predictor = service.open_predictor(target, explain=explain, out=out, overrides=changes, progress=output.progress)
     with results:
         blocks = arguments(inputs, sys.stdin.buffer)  # type: ignore[arg-type]  # a BufferedReader has read1
         for result in (result for block in blocks for result in predictor.predict(block)):

@@ -10,7 +10,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TextIO
@@ -21,11 +21,11 @@ from rich.cells import cell_len
 from dbbd_cli.cli.terminal.console import plain
 from dbbd_cli.cli.terminal.streams import colored, columns, write_result
 from dbbd_cli.cli.terminal.text import clean_line, per_second
-from dbbd_cli.core.errors import ConfigError, DataError
+from dbbd_cli.core.errors import ConfigError, DataError, DiskError
 from dbbd_cli.core.progress import Progress
 from dbbd_cli.core.text import counted, printable
 from dbbd_cli.data.inputs import matches
-from dbbd_cli.report.prediction import CSV_COLUMNS, Explanation, Prediction
+from dbbd_cli.report.prediction import CSV_COLUMNS, Explanation, FilePrediction, Prediction, Result
 from dbbd_cli.report.prediction_page import PredictionPage
 from dbbd_cli.report.save import disk_error
 from dbbd_cli.report.text import visible
@@ -77,7 +77,7 @@ class PredictionOutput:
         self._total = self._skipped = 0
         self._rule = ""
         self._reasons: list[str] = []
-        self._has_header = False
+        self._has_header = self._csv_begun = False
         self._files = ExitStack()
         self._csv: TextIO | None = None
         self._html: TextIO | None = None
@@ -85,8 +85,6 @@ class PredictionOutput:
 
     def __enter__(self) -> PredictionOutput:
         self._csv, self._html = (None if path is None else self._open(path) for path in self._paths.values())
-        if self._csv is not None:
-            self._write("--csv", self._csv, _csv_line(CSV_COLUMNS))
         if self._html is not None:
             self._page = PredictionPage()
             self._write("--html", self._html, self._page.head(Path(self._html.name).stem, explained=self._explained))
@@ -94,18 +92,22 @@ class PredictionOutput:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         try:
+            self._begin_csv(CSV_COLUMNS)
             if self._html is not None:
                 is_complete = kind is None or isinstance(error, DataError)
                 end = f"{self._summary()} {self._rule}".rstrip() if is_complete else "Interrupted."
                 self._write("--html", self._html, self._page.tail(end))
         finally:
-            self._files.close()
+            # After a failed write, closing tries it again, and must not hide the error that says which file it was.
+            with suppress(*([OSError] if isinstance(error, DiskError) else [])):
+                self._files.close()
 
-    def add(self, result: Prediction) -> None:
+    def add(self, result: Result) -> None:
         """Write a result."""
-        self._counts[result.status if result.verdict is None else result.verdict] += 1
+        judged = None if isinstance(result, FilePrediction) else result.verdict
+        self._counts[result.status if judged is None else judged] += 1
         self._total += 1
-        if result.threshold is not None and result.positive_class:
+        if isinstance(result, Prediction) and result.threshold is not None and result.positive_class:
             positive = clean_line(result.positive_class)
             self._rule = f"The verdict is {positive} if p({positive}) is at least {result.threshold:.2%}."
         if result.status == "skipped":
@@ -113,6 +115,7 @@ class PredictionOutput:
             if len(self._reasons) < _MAX_REASONS:
                 self._reasons.append(f"{visible(result.input, _LONGEST_ON_TERMINAL)}: {result.note}")
         if self._csv is not None:
+            self._begin_csv(result.csv_columns)
             self._write("--csv", self._csv, _csv_line(result.to_row()))
         if self._html is not None:
             self._write("--html", self._html, self._page.row(result))
@@ -143,6 +146,12 @@ class PredictionOutput:
         parts = [f"{number:,} {clean_line(name.replace('_', ' '))}" for name, number in sorted(self._counts.items())]
         return f"{counted(self._total, 'result')}: {', '.join(parts)}." if parts else "No results."
 
+    def _begin_csv(self, columns: Sequence[str]) -> None:
+        """Write the names of the columns, unless they are there already."""
+        if self._csv is not None and not self._csv_begun:
+            self._csv_begun = True
+            self._write("--csv", self._csv, _csv_line(columns))
+
     def _open(self, path: Path) -> TextIO:
         try:
             file = path.open("w", encoding="utf-8", errors="backslashreplace", newline="", buffering=1)
@@ -156,9 +165,11 @@ class PredictionOutput:
         except OSError as error:
             raise disk_error(self._paths[option] or Path(), error) from error
 
-    def _described(self, result: Prediction) -> str:
+    def _described(self, result: Result) -> str:
         """The result as a line, preceded by the names of the columns, followed by the explanation."""
         color = colored(sys.stdout)
+        if isinstance(result, FilePrediction):
+            return self._described_files(result, color)
         lines = []
         verdict = clean_line(result.verdict or "")
         name = clean_line(result.predicted or result.status.replace("_", " "))
@@ -182,6 +193,20 @@ class PredictionOutput:
         lines.append(line)
         if result.explanation is not None:
             lines += _explained(result.explanation, width, color)
+        return "\n".join(lines)
+
+    def _described_files(self, result: FilePrediction, color: bool) -> str:
+        lines = []
+        limit = None if columns(sys.stdout) is None else _LONGEST_ON_TERMINAL
+        what = visible(result.input, limit)
+        if result.status == "skipped":
+            return _style(_columns("skipped", "", "", f"{what}: {clean_line(result.note)}"), color, dim=True)
+        if not self._has_header:
+            self._has_header = True
+            lines.append(_style(_columns("Status", "Points", "Seconds", "Input -> files"), color, bold=True))
+        files = ", ".join(visible(file, limit) for file in result.files)
+        note = f" ({clean_line(result.note)})" if result.note else ""
+        lines.append(_columns("written", f"{result.num_points:,}", f"{result.seconds:.1f}", f"{what} -> {files}{note}"))
         return "\n".join(lines)
 
 

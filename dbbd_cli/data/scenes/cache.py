@@ -194,7 +194,24 @@ def _make(ref: SceneRef, settings: SceneSettings) -> Arrays:
             f"{ref.name} has changed since the run started",
             hint="restore the original file, or start a new run",
         )
-    scene = read_source(ref)
+    return _prepared_arrays(read_source(ref), ref, settings)
+
+
+def prepare(scene: Scene, ref: SceneRef, settings: SceneSettings) -> PreparedScene:
+    """Prepare a scene without the cache.
+
+    Args:
+        scene: the scene, or a part of it.
+        ref: where it comes from, for messages.
+        settings: how to prepare it.
+
+    Raises:
+        DataError: its region tree is invalid, or it lacks a wanted property.
+    """
+    return _from_arrays(_prepared_arrays(scene, ref, settings))
+
+
+def _prepared_arrays(scene: Scene, ref: SceneRef, settings: SceneSettings) -> Arrays:
     tree = stored_tree(scene, ref)
     if tree is None:
         tree = build_tree(scene.coord, max_depth=settings.max_depth, min_region_points=settings.min_region_points)

@@ -25,7 +25,8 @@ as "is truncated". It never allocates memory based on a header alone, and reads 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -64,12 +65,41 @@ def read_scene(path: Path, *, keep_reserved_label: bool = False) -> Scene:
     Raises:
         DataError: it cannot be read, or is not a scene; the message names the file and the reason.
     """
-    try:
+    return checked_scene(path, read_arrays(path), keep_reserved_label=keep_reserved_label)
+
+
+def checked_scene(path: Path, arrays: SceneArrays, *, keep_reserved_label: bool = False) -> Scene:
+    """The scene of the arrays that `read_arrays` has returned for a path; see `read_scene`.
+
+    Raises:
+        DataError: they are not a scene.
+    """
+    with _errors_named(path):
+        scene = make_scene(arrays)
+    if keep_reserved_label or scene.segment is None or scene.reserved_label is None:
+        return scene
+    return replace(scene, segment=np.where(scene.segment == scene.reserved_label, IGNORE, scene.segment))
+
+
+def read_arrays(path: Path) -> SceneArrays:
+    """Read the arrays of a scene as they are in the file, unchecked.
+
+    Raises:
+        DataError: as `read_scene`.
+    """
+    with _errors_named(path):
         read = read_folder if path.is_dir() else READERS.get(path.suffix.lower())
         if read is None:
             raise ValueError(f"is of an unknown format; scenes are {', '.join(READERS)} or folders of .npy")
         _scene_files(path)
-        scene = make_scene(read(path))
+        return read(path)
+
+
+@contextmanager
+def _errors_named(path: Path) -> Iterator[None]:
+    """Turn the exceptions of readers into a DataError that names the file."""
+    try:
+        yield
     except RefusedPickleError as error:
         raise DataError(
             f"{printable(str(path))} was not loaded, and nothing in it was run: it {error}",
@@ -79,9 +109,6 @@ def read_scene(path: Path, *, keep_reserved_label: bool = False) -> Scene:
         raise _unreadable(path, error) from error
     except (ValueError, MemoryError) as error:
         raise _invalid(path, str(error) or "does not fit into free memory") from error
-    if keep_reserved_label or scene.segment is None or scene.reserved_label is None:
-        return scene
-    return replace(scene, segment=np.where(scene.segment == scene.reserved_label, IGNORE, scene.segment))
 
 
 def scene_digest(path: Path) -> str:

@@ -106,6 +106,29 @@ def list_scenes(root: Path, *, follow_links: FollowLinks = "scenes") -> SceneSou
     return source
 
 
+def find_scenes(root: Path) -> SceneSource:
+    """List all scenes of a folder and its subfolders, divided or not; links to folders are not searched.
+
+    Raises:
+        DataError: a folder is missing or unreadable.
+    """
+    source = SceneSource(root)
+    waiting: list[str | None] = [None]
+    while waiting:
+        below = waiting.pop()
+        entries = []
+        for entry in scan_folder(root / below if below else root, "INPUT"):
+            is_folder = entry.is_dir(follow_symlinks=False) and not is_system_entry(entry.name)
+            if is_folder and not os.path.lexists(Path(entry.path, COORD_FILE)):
+                waiting.append(f"{below}/{entry.name}" if below else entry.name)
+            else:
+                entries.append(entry)
+        _list(source, below, entries, "scenes")
+    source.candidates.sort(key=lambda candidate: candidate.key)
+    source.problems.sort()
+    return source
+
+
 def choose_scenes(source: SceneSource, shares: Sequence[float], seed: int) -> list[tuple[str, str]]:
     """Assign every scene to a split.
 

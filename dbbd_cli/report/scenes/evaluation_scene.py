@@ -23,8 +23,8 @@ def read_evaluation_scene(content: bytes) -> dict[str, ndarray]:
     """Read the arrays of an `evaluation_scene.npz`.
 
     Returns:
-        `coord` (N, 3) float32, `color` (N, 3) uint8, `region` (L, N) int32 and, if the scene has labels, `segment`
-        (N,) int32, -1 for unlabeled points; if classes were predicted, `prediction` (N,) int32.
+        `coord` (N, 3) float32, `color` (N, 3) uint8, `region` (L, N) int32 and, if there are any, the labels `segment`
+        (N,) int32, -1 for unlabeled points, and the predicted ones `prediction` (N,) int32.
 
     Raises:
         CheckpointError: the file is damaged. Nothing in it is ever executed.
@@ -42,7 +42,8 @@ def read_evaluation_scene(content: bytes) -> dict[str, ndarray]:
         raise _damaged(f"{missing[0]} is missing")
     count = len(scene["coord"]) if scene["coord"].ndim else 0
     levels = len(scene["region"]) if scene["region"].ndim else 0
-    shapes = {"coord": (count, 3), "color": (count, 3), "region": (levels, count)}
+    shapes: dict[str, tuple[int, ...]] = {"coord": (count, 3), "color": (count, 3), "region": (levels, count)}
+    shapes |= dict.fromkeys(_OPTIONAL, (count,))
     for name, array in scene.items():
         if array.dtype != _DTYPES[name] or array.shape != shapes.get(name, (count,)) or not array.size:
             raise _damaged(f"{name} is not an array of {_DTYPES[name]} of the expected shape")

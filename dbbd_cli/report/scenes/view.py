@@ -80,15 +80,25 @@ def view_scene(coord: np.ndarray, width: int, height: int) -> SceneView:
         height: maximum H.
     """
     points = _axis_aligned(coord.astype(np.float64))
-    floor, top = np.percentile(points[:, 2], [0.5, 99.5])
-    cut = _KEPT_HEIGHT * (top - floor) if top - floor >= _ROOM_HEIGHT else None
-    kept = np.arange(len(points)) if cut is None else np.flatnonzero(points[:, 2] <= floor + cut)
+    floor, top = _floor(points[:, 2]), cut_height(points[:, 2])
+    cut = None if top is None else top - floor
+    kept = np.arange(len(points)) if top is None else np.flatnonzero(points[:, 2] <= top)
     x, y, depth = _projected(points[kept])
     column, row, size = _fitted(x, y, width, height)
     owner, seen_depth = _splat(column, row, depth, size)
     covered = owner >= 0
     owner[covered] = kept[owner[covered]]
     return SceneView(owner, _light(seen_depth), cut)
+
+
+def cut_height(height: np.ndarray) -> float | None:
+    """The height above which the ceiling of a room is left out, of points of heights `(N,)`, meters; None: no room."""
+    floor, top = _floor(height), float(np.percentile(height, 99.5))
+    return floor + _KEPT_HEIGHT * (top - floor) if top - floor >= _ROOM_HEIGHT else None
+
+
+def _floor(height: np.ndarray) -> float:
+    return float(np.percentile(height, 0.5))
 
 
 def _axis_aligned(points: np.ndarray) -> np.ndarray:

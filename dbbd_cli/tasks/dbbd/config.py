@@ -20,6 +20,7 @@ from dbbd_cli.config.sections import (
     section,
 )
 from dbbd_cli.tasks.scene_config import FIXED_SCENE_SETTINGS, Channels, SceneDataConfig, SceneModelConfig
+from dbbd_cli.tasks.scene_prediction_config import ScenePredictionConfig
 
 PROGRESS_METRICS = ("loss", "point_top1")
 """The metrics that summarize an epoch; the others are only logged."""
@@ -117,6 +118,22 @@ class DbbdCheckpointConfig(CheckpointConfig):
     )
 
 
+class DbbdPredictionConfig(ScenePredictionConfig):
+    """The point features that `predict` writes."""
+
+    branch: Literal["g2l", "l2g", "both"] = Field(
+        "g2l",
+        description="branch whose features are written: g2l (from the whole scene down, as in the linear probe), l2g "
+        "(from the leaves up), or both, side by side",
+    )
+    dim: Count | None = Field(
+        None, description="number of principal components, fitted to the training scenes, to keep; null: all channels"
+    )
+    normalization: Literal["none", "l2"] = Field(
+        "none", description="l2: the features of each point are scaled to length 1"
+    )
+
+
 class DbbdConfig(TaskConfig):
     """A pretraining run."""
 
@@ -140,6 +157,7 @@ class DbbdConfig(TaskConfig):
     loss: ContrastConfig = section("loss")
     training: DbbdTrainingConfig = section("optimization")
     checkpoint: DbbdCheckpointConfig = section("checkpoints")
+    predict: DbbdPredictionConfig = section("predictions")
 
     @property
     def set_by_small_mode(self) -> frozenset[str]:
@@ -151,6 +169,13 @@ class DbbdConfig(TaskConfig):
             for key, value in settings.items()
             if getattr(getattr(self, name), key) == value
         )
+
+    @model_validator(mode="after")
+    def _check_prediction(self) -> DbbdConfig:
+        channels = self.model.output_dim * (2 if self.predict.branch == "both" else 1)
+        if self.predict.dim is not None and self.predict.dim > channels:
+            raise rule_error("predict.dim", f"at most {channels}, the channels of the features")
+        return self
 
     @model_validator(mode="before")
     @classmethod

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dbbd_cli.core.errors import ConfigError
 from dbbd_cli.tasks.base import EvaluationOutput
 from dbbd_cli.tasks.dbbd.config import PROGRESS_METRICS, DbbdConfig
 from dbbd_cli.tasks.scene import SceneTask
@@ -15,10 +16,14 @@ if TYPE_CHECKING:
 
     from dbbd_cli.config.load import Override
     from dbbd_cli.core.progress import Progress
+    from dbbd_cli.data.inputs import Input
     from dbbd_cli.data.manifest import Manifest
     from dbbd_cli.engine.runtime import Runtime
     from dbbd_cli.report.history_panels import Panel
+    from dbbd_cli.report.prediction import Calibration, FilePrediction
+    from dbbd_cli.report.scenes.viewer import PointCloud
     from dbbd_cli.report.tables import Section
+    from dbbd_cli.runs.output_folder import OutputFolder
     from dbbd_cli.tasks.dbbd.evaluation_schema import DbbdEvaluation
     from dbbd_cli.tasks.dbbd.workload import DbbdWorkload
 
@@ -30,6 +35,7 @@ class Dbbd(SceneTask):
     config_class = DbbdConfig
     smoke_config = "smoke_dbbd"
     progress_metrics = PROGRESS_METRICS
+    predicts_files = True
     figure_names = ("level_losses", "probe", "scene_features", "region_tree")
 
     def build(
@@ -82,6 +88,24 @@ class Dbbd(SceneTask):
 
         return evaluate(workload, split, runtime, progress)
 
+    def predict(
+        self,
+        workload: DbbdWorkload,
+        inputs: Iterable[Input],
+        *,
+        runtime: Runtime,
+        calibration: Calibration,
+        explain: bool,
+        out: OutputFolder,
+        progress: Progress,
+    ) -> Iterator[FilePrediction]:
+        """Write the features of the points of scenes, and the scenes colored by them."""
+        if explain:
+            raise ConfigError("--explain: features cannot be explained", hint="leave the option out for this run")
+        from dbbd_cli.tasks.dbbd.predict import predict_features
+
+        return predict_features(workload, inputs, runtime, out, progress)
+
     def evaluation_schema(self) -> type[DbbdEvaluation]:
         """Losses compared with chance, and the linear probe."""
         from dbbd_cli.tasks.dbbd.evaluation_schema import DbbdEvaluation
@@ -104,3 +128,14 @@ class Dbbd(SceneTask):
         content = read(SCENE_FILE)
         scene = None if content is None else read_evaluation_scene(content)
         return dbbd_figures(evaluation, scene)
+
+    def clouds(self, evaluation: Mapping[str, Any], read: Callable[[str], bytes | None]) -> Mapping[str, PointCloud]:
+        """The scene, colored by labels, features and height."""
+        from dbbd_cli.report.scenes.evaluation_scene import SCENE_FILE, read_evaluation_scene
+        from dbbd_cli.report.scenes.viewer import scene_cloud
+
+        content, about = read(SCENE_FILE), evaluation.get("scene") or {}
+        if content is None:
+            return {}
+        label = f"Scene {about['name']} in 3D" if about.get("name") else "Scene in 3D"
+        return {"scene_features": scene_cloud(read_evaluation_scene(content), label, about.get("classes") or [])}

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from dbbd_cli.data.properties import Property, Relation
     from dbbd_cli.engine.runtime import Runtime
     from dbbd_cli.report.prediction import Calibration, Prediction
+    from dbbd_cli.runs.output_folder import OutputFolder
     from dbbd_cli.tasks.image_classification.workload import ImageWorkload
 
 
@@ -96,6 +97,7 @@ class ImageClassification(ClassifierTask):
         runtime: Runtime,
         calibration: Calibration,
         explain: bool,
+        out: OutputFolder,
         progress: Progress,
     ) -> Iterator[Prediction]:
         """Judge pictures: files, and those in folders."""

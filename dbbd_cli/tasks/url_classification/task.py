@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from dbbd_cli.data.properties import Property, Relation
     from dbbd_cli.engine.runtime import Runtime
     from dbbd_cli.report.prediction import Calibration, Prediction
+    from dbbd_cli.runs.output_folder import OutputFolder
     from dbbd_cli.tasks.url_classification.workload import UrlWorkload
 
 
@@ -89,6 +90,7 @@ class UrlClassification(ClassifierTask):
         runtime: Runtime,
         calibration: Calibration,
         explain: bool,
+        out: OutputFolder,
         progress: Progress,
     ) -> Iterator[Prediction]:
         """Judge URLs: texts, those in a table, and those that the codes in pictures hold."""

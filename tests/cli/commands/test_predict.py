@@ -13,7 +13,7 @@ from typer.testing import CliRunner, Result
 
 from dbbd_cli.cli.app import app
 from dbbd_cli.core.errors import CheckpointError
-from dbbd_cli.report.prediction import Explanation, Prediction, SpanContribution
+from dbbd_cli.report.prediction import Explanation, FilePrediction, Prediction, SpanContribution
 
 Run = Callable[..., Any]
 SPANS = (SpanContribution(0, 6, "host", "login.", 2.0), SpanContribution(6, 15, "host", "a.example", -1.0))
@@ -97,6 +97,44 @@ def test_files(predict: Callable[..., Result]) -> None:
     assert "2 results: 1 malicious, 1 skipped. The verdict is malicious if p(malicious) is at least 50.00%." in page
     assert '90.00% <span class="muted">malicious</span>' in page
     assert page.endswith("</html>\n")
+
+
+class FakeWriter:
+    """Writes a file for each input that is not bad."""
+
+    def predict(self, inputs: Iterable[Any]) -> Iterator[FilePrediction]:
+        for one in inputs:
+            if "bad" in one.name:
+                yield FilePrediction(one.name, "skipped", note="is truncated")
+            else:
+                yield FilePrediction(one.name, "written", "", 2_000_000, 31.25, ("out/a.ply", "out/a.npz"))
+
+
+def test_results_that_are_files(fake_service: Run, predict: Callable[..., Result]) -> None:
+    fake_service("predict", open_predictor=FakeWriter())
+    result = predict("a.ply", "bad.ply", "--csv", "out.csv", "--html", "out.html")
+    assert result.exit_code == 3
+    assert result.stdout.splitlines() == [
+        "Status              Points  Seconds       Input -> files",
+        "written          2,000,000  31.2          a.ply -> out/a.ply, out/a.npz",
+        "skipped                                   bad.ply: is truncated",
+    ]
+    assert "2 results: 1 skipped, 1 written." in result.stderr
+    assert "bad.ply: is truncated" in result.stderr
+    assert Path("out.csv").read_text().splitlines() == [
+        "input,status,points,seconds,files,note",
+        "a.ply,written,2000000,31.250,out/a.ply;out/a.npz,",
+        "bad.ply,skipped,,,,is truncated",
+    ]
+    page = Path("out.html").read_text(encoding="utf-8")
+    assert "out/a.ply, out/a.npz" in page
+    assert "2,000,000 points, 31.2 s" in page
+    lines = predict("a.ply", "bad.ply", "--json").stdout.splitlines()
+    assert [json.loads(line) for line in lines[:2]] == [
+        {"input": "a.ply", "status": "written", "note": None, "points": 2_000_000, "seconds": 31.25,
+         "files": ["out/a.ply", "out/a.npz"]},
+        {"input": "bad.ply", "status": "skipped", "note": "is truncated", "points": None, "seconds": None, "files": []},
+    ]  # fmt: skip
 
 
 def test_a_file_never_replaces_an_input(predict: Callable[..., Result]) -> None:

@@ -16,6 +16,8 @@ from dbbd_cli.model.digest import stored_digest
 from dbbd_cli.report.prediction import Prediction
 from dbbd_cli.services.predict import predict
 from dbbd_cli.services.train import train
+from dbbd_cli.tasks.base import Task
+from dbbd_cli.tasks.registry import get_task
 from unit.services.shown_runs import Shown
 
 Make = Callable[..., Any]
@@ -95,8 +97,9 @@ def test_the_threshold_is_only_used_for_the_class_that_it_was_chosen_for(tiny_co
     predict(run, [], overrides=positive)
 
 
-def test_a_task_without_prediction_says_so(tiny_point_config: Make) -> None:
+def test_a_task_without_prediction_says_so(tiny_point_config: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     run = train(tiny_point_config(training__epochs=1)).run
+    monkeypatch.setattr(type(get_task("dbbd")), "predict", Task.predict)
     with pytest.raises(ConfigError, match="predict: the task dbbd does not support prediction"):
         predict(run, [])
 
@@ -106,3 +109,9 @@ def test_a_probability_equal_to_the_threshold_reaches_it(probability: float, ver
     shares = {"bad": probability, "good": 1 - probability}
     found = Prediction("a", "judged", probabilities=shares, positive_class="bad", threshold=0.6)
     assert found.verdict == verdict
+
+
+def test_a_run_without_files_takes_no_folder_for_them(tiny_config: Make, tmp_path: Path) -> None:
+    run = train(tiny_config(training__epochs=1)).run
+    with pytest.raises(ConfigError, match="--out: a run of image_classification writes no files"):
+        predict(run, [], out=tmp_path)

@@ -11,7 +11,8 @@ import torch
 from dbbd_cli.data.scenes.cache import Room, SceneRef, SceneSettings, prepared_scene
 from dbbd_cli.tasks import scene_picture as module
 from dbbd_cli.tasks.scene_batches import PointBatch, SceneDataset
-from dbbd_cli.tasks.scene_picture import principal_colors, scene_picture
+from dbbd_cli.tasks.scene_features import principal_colors
+from dbbd_cli.tasks.scene_picture import scene_picture
 
 LABELS = [*range(9), 40]
 """Those of the whole dataset, of which a scene has some."""

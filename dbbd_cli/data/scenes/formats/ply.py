@@ -53,14 +53,19 @@ class _Property:
     """A number in each row, or a list of numbers.
 
     Attributes:
-        name: its name in lower case.
+        written: its name in the file.
         dtype: type of the numbers.
         length: type of the length that precedes a list; None if the property is not a list.
     """
 
-    name: str
+    written: str
     dtype: np.dtype
     length: np.dtype | None
+
+    @property
+    def name(self) -> str:
+        """Its name in lower case."""
+        return self.written.lower()
 
 
 @dataclass(frozen=True)
@@ -142,6 +147,23 @@ def read_vertices(path: Path, max_points: int) -> dict[str, np.ndarray]:
         return (_read_binary_lists if points.num_lists else _read_binary)(file, points, size)
 
 
+def declared_properties(path: Path) -> dict[str, tuple[str, np.dtype]]:
+    """The numeric properties of the element `vertex` in the order of the file, as its header declares them.
+
+    Returns:
+        Name in lower case, as `read_vertices` has it, to the name in the file and the type in native byte order.
+
+    Raises:
+        OSError, ValueError: as `read_vertices`.
+    """
+    with path.open("rb") as file:
+        points = next(element for element in _read_header(file)[1] if element.name == "vertex")
+    found: dict[str, tuple[str, np.dtype]] = {}
+    for p in points.numbers:
+        found.setdefault(p.name, (p.written, p.dtype.newbyteorder("=")))
+    return found
+
+
 # Header
 
 
@@ -184,7 +206,7 @@ def _read_header(file: BinaryIO) -> tuple[_Order, list[_Element]]:
 
 def _joined(words: list[str]) -> str:
     """The name of a property, which some programs write with spaces."""
-    return " ".join(words).lower()
+    return " ".join(words)
 
 
 def _dtype(kind: str, order: _Order) -> np.dtype:
