@@ -158,11 +158,13 @@ def _scene_facts(
     config: DbbdConfig, manifest: Manifest, positions: Sequence[int], progress: Progress
 ) -> list[SceneFacts]:
     from dbbd_cli.data.manifest import SPLITS
+    from dbbd_cli.data.scenes.cache import SceneSettings
     from dbbd_cli.data.scenes.manifest import scene_refs
     from dbbd_cli.data.scenes.properties import scene_facts
 
     root = Path(manifest.roots[0]) if manifest.roots else None
     num_points = config.data.synthetic_points
+    sampling = SceneSettings(**config.data.preparation).sampling
     refs = {
         (split, sample.key): ref
         for split in SPLITS
@@ -176,6 +178,6 @@ def _scene_facts(
     with progress.phase("Reading scenes", len(samples), unit="scenes") as bar:
         facts = []
         for sample in samples:
-            facts.append(scene_facts(refs[sample.split, sample.key]))
+            facts.append(scene_facts(refs[sample.split, sample.key], sampling))
             bar.advance()
     return facts
