@@ -55,10 +55,10 @@ def test_the_model_trains() -> None:
 
 
 def test_the_reader_of_scenes_is_used_for_its_suffix(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from extending.xyz import read_xyz
+    from extending.xyzl import read_xyzl
 
-    monkeypatch.setitem(reader.READERS, ".xyz", read_xyz)
-    path = tmp_path / "room.xyz"
+    monkeypatch.setitem(reader.READERS, ".xyzl", read_xyzl)
+    path = tmp_path / "room.xyzl"
     path.write_text("".join(f"{x} {x * x} 0.5 {x % 3}\n" for x in range(50)), encoding="utf-8")
     scene = reader.read_scene(path)
     assert scene.coord.shape == (50, 3)

@@ -18,6 +18,8 @@ from dbbd_cli.core.errors import ConfigError
 _ABSENT = object()
 _REPR = reprlib.Repr()
 _REPR.maxstring = _REPR.maxother = _REPR.maxlong = 60
+_TYPO = 0.8
+"""Names that are more similar than this differ by a slip of the keys."""
 _EXPECTED = {
     "bool_type": "expected true or false",
     "dict_type": "expected a section with keys",
@@ -102,11 +104,11 @@ def shown(value: object) -> str:
     return _REPR.repr(value)
 
 
-def closest(name: str, names: Iterable[str]) -> str:
-    """The one of `names` that is most similar to `name`, or ""."""
+def closest(name: str, names: Iterable[str], similarity: float = 0.6) -> str:
+    """The one of `names` that is most similar to `name`, or "" if none is similar enough (1: equal)."""
     import difflib  # only a mistake needs it
 
-    return next(iter(difflib.get_close_matches(name, list(names), n=1)), "")
+    return next(iter(difflib.get_close_matches(name, list(names), n=1, cutoff=similarity)), "")
 
 
 def _found(value: object, kind: str, field: FieldInfo | None) -> str:
@@ -136,7 +138,9 @@ def _suggestion(key: Key, schema: type[Section], schemas: Mapping[str, type[Sect
     meant = [other for other in known if other[-1] == name]
     near = closest(name, here)
     # The other tasks last: finding those of other packages takes a while.
-    if not near and (tasks := [task for task, other in _others(schema, schemas) if key in _keys(other)]):
+    if not closest(name, here, _TYPO) and (
+        tasks := [task for task, other in _others(schema, schemas) if key in _keys(other)]
+    ):
         return f"it is a setting of the task {' or '.join(tasks)}"
     if near:
         meant.append((*section, near))

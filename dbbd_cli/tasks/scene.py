@@ -70,9 +70,11 @@ class SceneTask(Task):
 
 def _scene_facts(config: Any, manifest: Manifest, positions: Sequence[int], progress: Progress) -> list[SceneFacts]:
     from dbbd_cli.data.manifest import SPLITS
+    from dbbd_cli.data.scenes.cache import SceneSettings
     from dbbd_cli.data.scenes.properties import scene_facts
     from dbbd_cli.tasks.scene_data import split_refs
 
+    sampling = SceneSettings(**config.data.preparation).sampling
     refs = {
         (split, sample.key): ref
         for split in SPLITS
@@ -82,6 +84,6 @@ def _scene_facts(config: Any, manifest: Manifest, positions: Sequence[int], prog
     with progress.phase("Reading scenes", len(samples), unit="scenes") as bar:
         facts = []
         for sample in samples:
-            facts.append(scene_facts(refs[sample.split, sample.key]))
+            facts.append(scene_facts(refs[sample.split, sample.key], sampling))
             bar.advance()
     return facts

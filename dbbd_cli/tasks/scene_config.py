@@ -14,6 +14,7 @@ from dbbd_cli.config.sections import (
     DataConfig,
     ModelConfig,
     NotEmpty,
+    Positive,
     SplitConfig,
     is_set,
     rule_error,
@@ -37,6 +38,8 @@ FIXED_SCENE_SETTINGS = (
     "data.max_val_scenes",
     "data.max_test_scenes",
     "data.features",
+    "data.grid_size",
+    "data.mesh_points",
     "data.normal_neighbors",
     "data.max_depth",
     "data.min_region_points",
@@ -54,8 +57,9 @@ class SceneDataConfig(DataConfig):
 
     source: Literal["folder", "synthetic"] = Field(
         "synthetic",
-        description="folder: scenes as .pkl, .ply or .npz files or folders of .npy, divided into train, val and test "
-        "or undivided; synthetic: generated furnished rooms; if omitted, path implies folder",
+        description="folder: scenes as .ply, .las, .pcd, .npz or other files (docs/formats.md) or folders of .npy, "
+        "divided into train, val and test or undivided; synthetic: generated furnished rooms; if omitted, path implies "
+        "folder",
     )
     path: NotEmpty | None = Field(None, description="folder of the scenes (source: folder)")
     synthetic_scenes: Annotated[int, Field(ge=3, le=100_000)] = Field(
@@ -84,6 +88,14 @@ class SceneDataConfig(DataConfig):
         "color (0 to 1), height (above the lowest point, in the scene's unit), geometry (29 features of the "
         "neighborhood and the column of each point), or the name of another property in the files, such as intensity "
         "(standardized within each scene)",
+    )
+    grid_size: Positive | None = Field(
+        None,
+        description="side of the cells of a grid, in the scene's unit: of the points in each cell, only the one "
+        "nearest to its center is read; null: all points are (source: folder)",
+    )
+    mesh_points: Annotated[int, Field(ge=4, le=20_000_000)] = Field(
+        100_000, description="number of points that are sampled from a mesh, such as .obj or .glb (source: folder)"
     )
     normal_neighbors: Annotated[int, Field(ge=3, le=128)] = Field(
         16, description="number of nearest points from which a missing normal is estimated"
@@ -127,6 +139,8 @@ class SceneDataConfig(DataConfig):
         # A missing path is reported when scenes are needed: a shared configuration is valid without one.
         if self.source == "synthetic" and self.path is not None:
             raise rule_error("path", "null, because source is synthetic; omit source to use your own data")
+        if self.source == "synthetic" and self.grid_size is not None:
+            raise rule_error("grid_size", "null, because synthetic rooms have synthetic_points points")
         for key, features in self.feature_settings.items():
             others = [feature for feature in features if feature not in FEATURE_CHANNELS]
             for name in others:
@@ -165,7 +179,8 @@ class SceneDataConfig(DataConfig):
     @property
     def preparation(self) -> dict[str, Any]:
         """The settings that determine how a scene is prepared."""
-        settings = {name: getattr(self, name) for name in ("normal_neighbors", "max_depth", "min_region_points")}
+        names = ("normal_neighbors", "max_depth", "min_region_points", "grid_size", "mesh_points")
+        settings = {name: getattr(self, name) for name in names}
         return {**settings, "geometry": "geometry" in self.all_features, "properties": self.properties}
 
 

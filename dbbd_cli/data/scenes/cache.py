@@ -19,10 +19,11 @@ import numpy as np
 from dbbd_cli.core.errors import DataError
 from dbbd_cli.core.text import printable
 from dbbd_cli.data.array_cache import SUFFIX, Arrays, cached_arrays, read_arrays
+from dbbd_cli.data.scenes.formats.mesh import MESH_POINTS
 from dbbd_cli.data.scenes.formats.names import simplified
 from dbbd_cli.data.scenes.geometry import geometry_features
 from dbbd_cli.data.scenes.normals import complete_normals, estimate_normals
-from dbbd_cli.data.scenes.reader import read_scene, scene_digest
+from dbbd_cli.data.scenes.reader import EVERY_POINT, Sampling, read_scene, scene_digest
 from dbbd_cli.data.scenes.scene import Scene
 from dbbd_cli.data.scenes.synthetic_rooms.generator import GENERATOR_VERSION, generate_room
 from dbbd_cli.data.scenes.trees.builder import build_tree
@@ -48,6 +49,8 @@ class SceneSettings:
         min_region_points: regions with fewer than twice this many points are not divided.
         geometry: whether to compute geometry features.
         properties: other numbers of each point to keep, by name.
+        grid_size: side of the cells of a grid of which one point each is read; None: all points are.
+        mesh_points: number of points that are sampled from a mesh.
     """
 
     normal_neighbors: int
@@ -55,6 +58,13 @@ class SceneSettings:
     min_region_points: int
     geometry: bool = False
     properties: tuple[str, ...] = ()
+    grid_size: float | None = None
+    mesh_points: int = MESH_POINTS
+
+    @property
+    def sampling(self) -> Sampling:
+        """Which points are read."""
+        return Sampling(self.grid_size, self.mesh_points)
 
 
 @dataclass(frozen=True)
@@ -116,15 +126,15 @@ class PreparedScene:
         return len(self.coord)
 
 
-def read_source(ref: SceneRef) -> Scene:
-    """Read or generate the scene, with all its labels.
+def read_source(ref: SceneRef, sampling: Sampling = EVERY_POINT) -> Scene:
+    """Read or generate the scene, with all its labels; all points of a room, whatever `sampling` says.
 
     Raises:
         DataError: the file cannot be read, or is not a scene; the message says why.
     """
     if isinstance(ref.source, Room):
         return generate_room(ref.source.seed, ref.source.index, ref.source.num_points)
-    return read_scene(ref.source, keep_reserved_label=True)
+    return read_scene(ref.source, keep_reserved_label=True, sampling=sampling)
 
 
 def stored_tree(scene: Scene, ref: SceneRef) -> RegionTree | None:
@@ -194,7 +204,7 @@ def _make(ref: SceneRef, settings: SceneSettings) -> Arrays:
             f"{ref.name} has changed since the run started",
             hint="restore the original file, or start a new run",
         )
-    return _prepared_arrays(read_source(ref), ref, settings)
+    return _prepared_arrays(read_source(ref, settings.sampling), ref, settings)
 
 
 def prepare(scene: Scene, ref: SceneRef, settings: SceneSettings) -> PreparedScene:

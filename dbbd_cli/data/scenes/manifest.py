@@ -167,7 +167,7 @@ def _checked_digest(path: Path, required: Mapping[str, str], settings: SceneSett
     ref = SceneRef(path, scene_digest(path))
     scene: Scene | PreparedScene | None = scene_in_cache(ref, settings, cache_dir)
     if scene is None:
-        scene = read_source(ref)
+        scene = read_source(ref, settings.sampling)
         stored_tree(scene, ref)
         wanted_properties(scene, settings.properties, ref)
     for part, feature in required.items():

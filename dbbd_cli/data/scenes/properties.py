@@ -10,6 +10,7 @@ import numpy as np
 
 from dbbd_cli.data.properties import Property, Relation, categories, numbers
 from dbbd_cli.data.scenes.cache import SceneRef, read_source
+from dbbd_cli.data.scenes.reader import Sampling
 
 _ONE_SURVEY = "record or resample the scenes of all splits in the same way"
 _SAME = 1e-3
@@ -36,13 +37,17 @@ class SceneFacts(NamedTuple):
     shape: np.ndarray
 
 
-def scene_facts(ref: SceneRef) -> SceneFacts:
+def scene_facts(ref: SceneRef, sampling: Sampling) -> SceneFacts:
     """Read a scene and measure it.
+
+    Args:
+        ref: the scene.
+        sampling: which of its points to read.
 
     Raises:
         DataError: the file cannot be read, or is not a scene.
     """
-    scene = read_source(ref)
+    scene = read_source(ref, sampling)
     suffix = "synthetic" if not isinstance(ref.source, Path) else ref.source.suffix.lower() or "folder"
     coord = scene.coord.astype(np.float64)
     centered = coord - coord.mean(axis=0)

@@ -94,7 +94,8 @@ def make_scene(arrays: SceneArrays) -> Scene:
     Raises:
         ValueError: the coordinates are invalid; the message says why.
     """
-    coord, shift = _shifted(_finite(_rows(arrays.coord, None, "coordinates", 3), "coordinates"))
+    _check_count(_of_width(arrays.coord, "coordinates", 3), None, "coordinates")
+    coord, shift = _shifted(checked_coord(arrays.coord))
     unusable = dict(arrays.unusable)
 
     def usable(part: str, convert: Callable[[np.ndarray, int], np.ndarray]) -> np.ndarray | None:
@@ -126,19 +127,32 @@ def make_scene(arrays: SceneArrays) -> Scene:
     )
 
 
-def _rows(values: np.ndarray, count: int | None, what: str, *widths: int) -> np.ndarray:
+def checked_coord(coord: np.ndarray, first: int = 0) -> np.ndarray:
+    """The coordinates if they are `(N, 3)` finite numbers; `first` is the number of their first point in the file.
+
+    Raises:
+        ValueError: they are not; the message says why.
+    """
+    return _finite(_of_width(coord, "coordinates", 3), "coordinates", first)
+
+
+def _of_width(values: np.ndarray, what: str, *widths: int) -> np.ndarray:
     if values.ndim != 2 or values.shape[1] not in widths or values.dtype.kind not in "biuf":
         raise ValueError(f"its {what} must be 3 numbers per point, not {_described(values)}")
-    _check_count(values, count, what)
     return values
 
 
-def _finite(values: np.ndarray, what: str) -> np.ndarray:
+def _rows(values: np.ndarray, count: int, what: str, *widths: int) -> np.ndarray:
+    _check_count(_of_width(values, what, *widths), count, what)
+    return values
+
+
+def _finite(values: np.ndarray, what: str, first: int = 0) -> np.ndarray:
     finite = np.isfinite(values).all(axis=1)
     if not finite.all():
         bad = np.flatnonzero(~finite)
         more = f" and {len(bad) - 1:,} more" if len(bad) > 1 else ""
-        raise ValueError(f"its {what} are not finite at point {bad[0]:,}{more} (counted from 0)")
+        raise ValueError(f"its {what} are not finite at point {first + bad[0]:,}{more} (counted from 0)")
     return values
 
 

@@ -64,7 +64,8 @@ class SceneSource:
 def list_scenes(root: Path, *, follow_links: FollowLinks = "scenes") -> SceneSource:
     """List the folder of `data.path`: divided into `train`, `val` and optionally `test`, or undivided.
 
-    A scene is a file with a suffix in `READERS`, or a folder with `coord.npy`. A link to a scene is followed wherever
+    A scene is a file with a suffix in `READERS`, or a folder with `coord.npy`; of `.txt` and `.csv` files, only those
+    that begin with lines of numbers. A link to a scene is followed wherever
     it points: whoever created a folder of links has chosen these scenes.
 
     Args:
@@ -198,7 +199,7 @@ def _no_scenes(folder: Path, found: SceneSource) -> DataError:
     if found.unread:
         return DataError(
             f"{folder} has scans only in unsupported formats: {by_suffix(found.unread)}",
-            hint="save them as PLY, for example in CloudCompare or MeshLab, or with `pdal translate scan.las scan.ply`",
+            hint="save them as PLY or LAS, for example in CloudCompare or MeshLab",
             details=details,
         )
     hint = f"a scene is a file {', '.join(READERS)}, or a folder with {COORD_FILE}"
@@ -239,7 +240,7 @@ def _add(
                 f"has a link, {printable(outside)}, that points outside its folder; to allow such links, add "
                 "--set data.follow_links=all"
             )
-    elif not _has_reader(entry.name):
+    elif not _is_scene_file(entry):
         if entry.is_symlink() and "." not in entry.name and not Path(entry.path).exists():
             return "is a link to a missing file or folder"  # it may be a scene folder
         if suffix := _unread_suffix(entry):
@@ -261,7 +262,7 @@ def _add_other_folder(inside: Sequence[os.DirEntry[str]], source: SceneSource) -
     """Add a folder that is not a scene to `source`; returns its problem, if any."""
     if any(file.name.endswith(".npy") for file in inside):
         return f"is a folder of arrays without {COORD_FILE}"
-    if any(_has_reader(file.name) or Path(file.path, COORD_FILE).is_file() for file in inside):
+    if any(_is_scene_file(file) or Path(file.path, COORD_FILE).is_file() for file in inside):
         return "is a folder that contains scenes; subfolders are not searched"
     scans = Counter(suffix for file in inside if (suffix := _unread_suffix(file)))
     source.unread += scans
@@ -271,6 +272,30 @@ def _add_other_folder(inside: Sequence[os.DirEntry[str]], source: SceneSource) -
 
 def _has_reader(name: str) -> bool:
     return name.lower().endswith(tuple(READERS))
+
+
+def _is_scene_file(entry: os.DirEntry[str]) -> bool:
+    """Whether a file is read as a scene, judging by its name, and by its first lines if notes have such names too."""
+    is_ambiguous = entry.name.lower().endswith(_TABLE_SUFFIXES)
+    return _has_reader(entry.name) and (not is_ambiguous or _is_table(entry))
+
+
+_TABLE_SUFFIXES = (".txt", ".csv")
+"""Suffixes of scans as well as of notes."""
+_POINT = re.compile(rb"\s*([-+.\deE]+[\s,;]+){2,}[-+.\deE]+[\s,;]*")
+_FIRST_BYTES, _MIN_LINES = 4096, 10
+
+
+def _is_table(entry: os.DirEntry[str]) -> bool:
+    """Whether a text begins with lines of three or more numbers, as points do, unlike notes and matrices."""
+    try:
+        if not entry.is_file():  # opening a pipe would block forever
+            return False
+        with Path(entry.path).open("rb") as file:
+            lines = file.read(_FIRST_BYTES).splitlines()
+    except OSError:
+        return False
+    return sum(_POINT.fullmatch(line) is not None for line in lines) >= _MIN_LINES
 
 
 def _link_out_of(folder: str, inside: Sequence[os.DirEntry[str]]) -> str | None:
@@ -287,35 +312,14 @@ def _link_out_of(folder: str, inside: Sequence[os.DirEntry[str]]) -> str | None:
 
 _UNREAD_SUFFIXES = frozenset(
     {
-        *(".las", ".laz", ".e57", ".pcd", ".pts", ".ptx", ".xyz", ".xyzrgb", ".xyzn", ".asc", ".fls", ".rcp", ".rcs"),
-        *(".obj", ".stl", ".off", ".glb", ".gltf", ".fbx", ".dae", ".3ds", ".usdz", ".usd", ".vtk", ".vtp", ".drc"),
-        *(".splat", ".spz", ".ksplat", ".bin", ".npy", ".h5", ".hdf5", ".pth", ".pt", ".mat", ".feather", ".parquet"),
-        *(".ply.gz", ".ply.zip", ".npz.gz", ".pkl.gz", ".las.gz", ".pcd.gz", ".xyz.gz", ".pickle"),
+        *(".ptx", ".fls", ".rcp", ".rcs", ".zfs", ".lsproj", ".fbx", ".dae", ".3ds", ".usdz", ".usd", ".vtk", ".vtp"),
+        *(".drc", ".splat", ".spz", ".ksplat", ".bin", ".npy", ".h5", ".hdf5", ".pth", ".pt", ".mat", ".feather"),
+        *(".parquet", ".ply.gz", ".ply.zip", ".npz.gz", ".pkl.gz", ".las.gz", ".pcd.gz", ".xyz.gz", ".pickle"),
     }
 )
-
-
-_TABLE_SUFFIXES = (".txt", ".csv")
-"""Suffixes of scans as well as of notes."""
-_POINT = re.compile(rb"\s*([-+.\deE]+[\s,;]+){2,}[-+.\deE]+[\s,;]*")
-_FIRST_BYTES, _MIN_LINES = 4096, 10
 
 
 def _unread_suffix(entry: os.DirEntry[str]) -> str:
     """The suffix of a scan in an unsupported format; empty for anything else."""
     suffixes = PurePath(entry.name.lower()).suffixes
-    if suffix := next((found for count in (2, 1) if (found := "".join(suffixes[-count:])) in _UNREAD_SUFFIXES), ""):
-        return suffix
-    return suffixes[-1] if suffixes and suffixes[-1] in _TABLE_SUFFIXES and _is_table(entry) else ""
-
-
-def _is_table(entry: os.DirEntry[str]) -> bool:
-    """Whether a text begins with lines of three or more numbers, as points do, unlike notes and matrices."""
-    try:
-        if not entry.is_file():  # opening a pipe would block forever
-            return False
-        with Path(entry.path).open("rb") as file:
-            lines = file.read(_FIRST_BYTES).splitlines()
-    except OSError:
-        return False
-    return sum(_POINT.fullmatch(line) is not None for line in lines) >= _MIN_LINES
+    return next((found for count in (2, 1) if (found := "".join(suffixes[-count:])) in _UNREAD_SUFFIXES), "")

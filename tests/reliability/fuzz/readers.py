@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 from importlib import import_module
+from importlib.util import find_spec
 
 from reader import Reader
 
+_PACKAGES = {
+    **{".pcd": "numpy", ".csv": "numpy", ".las": "lazrs", ".laz": "lazrs", ".e57": "pye57"},
+    **dict.fromkeys((".obj", ".glb", ".gltf", ".stl", ".off"), "trimesh"),
+}
+SCENE_SUFFIXES = tuple(suffix for suffix, package in _PACKAGES.items() if find_spec(package))
+"""Formats of scenes that have a reader of their own and whose package is installed."""
 NAMES = {
     "scene_readers": (
         *("ply", "npy", "npz", "pickle", "scene_ply", "scene_pkl", "scene_npz", "scene_folder", "nested_tree"),
         "array_cache",
+        *(f"scene_{suffix[1:]}" for suffix in SCENE_SUFFIXES),
     ),
     "image_readers": ("image", "image_cache"),
     "text_readers": (

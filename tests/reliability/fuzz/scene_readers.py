@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import scene_seeds as seeds
 from reader import Reader, require, write_once
+from readers import SCENE_SUFFIXES
 
 from dbbd_cli.core.errors import DataError
 from dbbd_cli.data.array_cache import read_arrays
@@ -18,7 +19,7 @@ from dbbd_cli.data.scenes.formats.numpy_files import npz_names, read_npy, read_n
 from dbbd_cli.data.scenes.formats.ply import read_vertices
 from dbbd_cli.data.scenes.pickles.arrays import load_plain
 from dbbd_cli.data.scenes.pickles.machine import RefusedPickleError, StandIn, Unbuilt
-from dbbd_cli.data.scenes.reader import read_scene
+from dbbd_cli.data.scenes.reader import Sampling, read_scene
 from dbbd_cli.data.scenes.scene import Scene
 from dbbd_cli.data.scenes.trees.nested import tree_from_nested
 from dbbd_cli.data.scenes.trees.region_tree import MAX_LEVEL, RegionTree
@@ -75,7 +76,7 @@ def scene_file(suffix: str) -> Any:
 
     def read(data: bytes, folder: Path) -> None:
         path = write_once(folder / f"a{suffix}", data)
-        scene = read_scene(path)
+        scene = read_scene(path, sampling=Sampling(mesh_points=MOST))
         check_scene(scene)
         tree = stored_tree(scene, SceneRef(path, ""))
         if tree is not None:
@@ -156,6 +157,10 @@ READERS = [
     Reader("scene_ply", scene_file(".ply"), seeds.ply_files, (DataError,)),
     Reader("scene_pkl", scene_file(".pkl"), seeds.scene_pickles, (DataError,)),
     Reader("scene_npz", scene_file(".npz"), seeds.npz_files, (DataError,), seeds.sealed_zip),
+    *(
+        Reader(f"scene_{suffix[1:]}", scene_file(suffix), seeds.files_of(suffix), (DataError,))
+        for suffix in SCENE_SUFFIXES
+    ),
     Reader("scene_folder", scene_folder, seeds.folders, (DataError,)),
     Reader("nested_tree", nested, seeds.nested_trees, (DataError,), structured=True),
     Reader("array_cache", array_cache, seeds.cache_files, ()),

@@ -6,6 +6,7 @@ import io
 import json
 import pickle
 import struct
+import sys
 import tempfile
 import zlib
 from pathlib import Path
@@ -15,6 +16,10 @@ import numpy as np
 from reader import SHARED
 
 from dbbd_cli.data.array_cache import cached_arrays
+from dbbd_cli.data.scenes.scene import SceneArrays
+
+sys.path.append(str(Path(__file__).parents[2]))
+from unit.data.scenes.formats import written
 
 MAGIC = b"\x93NUMPY"
 TREE_POINTS = 6
@@ -93,6 +98,29 @@ def _shortened_scan(path: Path) -> bytes:
     head, end, body = path.read_bytes().partition(b"end_header\n")
     count = head.partition(b"element vertex ")[2].partition(b"\n")[0]
     return head.replace(b"vertex " + count, b"vertex 8", 1) + end + body[: 8 * 64]
+
+
+def files_of(suffix: str) -> Any:
+    """Return a function that returns small files of a format, written by its library."""
+
+    def files() -> list[bytes]:
+        scene = SceneArrays(COORD.astype(np.float64), COORD, COLOR, np.maximum(SEGMENT, 0))
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / f"a{suffix}"
+            if suffix == ".pcd":
+                paths = [written.pcd(path.with_name(f"{data}.pcd"), scene, data) for data in written.PCD_DATA]
+            elif suffix == ".csv":
+                head = "x,y,z,r,g,b,nx,ny,nz,label\n"
+                paths = [written.text(path, scene, ",", head), written.text(path.with_name("b.csv"), scene)]
+            elif suffix in (".las", ".laz"):
+                paths = [written.las(path, scene)]
+            elif suffix == ".e57":
+                paths = [written.e57(path, scene, 2)]
+            else:
+                paths = [written.mesh(path)]
+            return [path.read_bytes() for path in paths]
+
+    return files
 
 
 def npy_of(array: np.ndarray, version: tuple[int, int] | None = None) -> bytes:

@@ -152,7 +152,7 @@ def test_scenes_have_no_shortcuts_but_copies_and_properties(tmp_path: Path, monk
     coord = np.load(tmp_path / "0.npz")["coord"]
     np.savez(tmp_path / "copy.npz", coord=coord[::-1] * 1000)
     read = []
-    monkeypatch.setattr(properties, "scene_facts", lambda ref: read.append(ref) or scene_facts(ref))
+    monkeypatch.setattr(properties, "scene_facts", lambda ref, sampling: read.append(ref) or scene_facts(ref, sampling))
     result = inspect(config_of("debug_local", "data.source=folder", f"data.path={tmp_path}", "data.max_train_scenes=9"))
     assert (result.counts, result.shortcuts, result.chance) == ({}, [], None)
     assert sum(result.samples.values()) == len(read) == 7  # each is read once

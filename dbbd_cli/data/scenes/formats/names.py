@@ -37,6 +37,7 @@ _AXES = ("x", "y", "z")
 _CHANNELS = ("red", "green", "blue")
 SPHERICAL_HARMONICS = ("fdc0", "fdc1", "fdc2")
 """The constant term of a Gaussian splat's color, from which the color is computed."""
+_FIRST_HARMONIC = 0.5 / np.sqrt(np.pi)
 COLUMN_NAMES = {
     COORD: (_AXES,),
     NORMAL: tuple(
@@ -73,6 +74,26 @@ def find_arrays(names: Iterable[str]) -> dict[str, str]:
 def find_columns(names: Iterable[str]) -> dict[str, tuple[str, ...]]:
     """Map each part of a scene to the names of its columns, in the order of the axes or channels."""
     return _find(COLUMN_NAMES, names)
+
+
+def column_arrays(columns: Mapping[str, np.ndarray]) -> SceneArrays:
+    """The arrays of a file that has a column for each number of a point.
+
+    Args:
+        columns: name to values, `(N,)` each.
+
+    Raises:
+        ValueError: there are no coordinates.
+    """
+    found = find_columns(columns)
+    if COORD not in found:
+        raise ValueError(f"its points have no x, y and z, only {', '.join(columns)[:200]}")
+    parts = {part: np.stack([columns[name] for name in names], axis=1) for part, names in found.items()}
+    if COLOR in found and tuple(map(simplified, found[COLOR])) == SPHERICAL_HARMONICS:
+        parts[COLOR] = np.clip(0.5 + _FIRST_HARMONIC * parts[COLOR].astype(np.float64), 0, 1)
+    used = {name for names in found.values() for name in names}
+    properties = {name: values for name, values in columns.items() if name not in used}
+    return SceneArrays(parts[COORD], parts.get(NORMAL), parts.get(COLOR), parts.get(SEGMENT), properties=properties)
 
 
 def _find(table: Mapping[str, tuple[tuple[str, ...], ...]], names: Iterable[str]) -> dict[str, tuple[str, ...]]:

@@ -22,8 +22,8 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
 from dbbd_cli.core.text import printable
-from dbbd_cli.data.scenes.formats.names import SPHERICAL_HARMONICS, find_columns, simplified
-from dbbd_cli.data.scenes.scene import COLOR, COORD, MAX_POINTS, NORMAL, SEGMENT, SceneArrays
+from dbbd_cli.data.scenes.formats.names import column_arrays
+from dbbd_cli.data.scenes.scene import MAX_POINTS, SceneArrays
 
 _TYPES = {
     "char": "i1", "uchar": "u1", "short": "i2", "ushort": "u2", "int": "i4", "uint": "u4",
@@ -45,7 +45,6 @@ _BLOCK = 1 << 16
 """Rows with lists that are read together."""
 _NOT_A_NUMBER = re.compile(r"[-+]?(?:\d\.#[A-Za-z]+\d*|nan\([^()\s]*\))")
 """NaN and infinity as programs built with Microsoft's compilers write them: `-nan(ind)`, `1.#QNAN`, `-1.#IND`."""
-_FIRST_HARMONIC = 0.5 / np.sqrt(np.pi)
 
 
 @dataclass(frozen=True)
@@ -97,16 +96,7 @@ class _Element:
 
 def read_ply(path: Path) -> SceneArrays:
     """Read a scene from a PLY file; see `reader` for what a reader returns and raises."""
-    columns = read_vertices(path, MAX_POINTS)
-    found = find_columns(columns)
-    if COORD not in found:
-        raise ValueError(f"its points have no x, y and z, only {', '.join(columns)[:200]}")
-    parts = {part: np.stack([columns[name] for name in names], axis=1) for part, names in found.items()}
-    if COLOR in found and tuple(map(simplified, found[COLOR])) == SPHERICAL_HARMONICS:
-        parts[COLOR] = np.clip(0.5 + _FIRST_HARMONIC * parts[COLOR].astype(np.float64), 0, 1)
-    used = {name for names in found.values() for name in names}
-    properties = {name: values for name, values in columns.items() if name not in used}
-    return SceneArrays(parts[COORD], parts.get(NORMAL), parts.get(COLOR), parts.get(SEGMENT), properties=properties)
+    return column_arrays(read_vertices(path, MAX_POINTS))
 
 
 def read_vertices(path: Path, max_points: int) -> dict[str, np.ndarray]:

@@ -282,3 +282,18 @@ def test_geometry_is_computed_once_if_it_is_wanted(tmp_path: Path) -> None:
     scene = prepared_scene(ref, replace(SETTINGS, geometry=True), tmp_path / "cache")
     assert scene.geometry is not None
     assert np.array_equal(scene.geometry, geometry_features(scene.coord))
+
+
+def test_a_scan_is_thinned_and_a_mesh_sampled_as_the_settings_say(tmp_path: Path) -> None:
+    coord = np.random.default_rng(0).random((2000, 3))
+    np.savez(tmp_path / "a.npz", coord=coord, segment=np.arange(2000))
+    settings = SceneSettings(normal_neighbors=8, max_depth=2, min_region_points=8)
+    ref = SceneRef(tmp_path / "a.npz", scene_digest(tmp_path / "a.npz"))
+    assert prepared_scene(ref, settings, tmp_path / "cache").num_points == 2000
+    thin = prepared_scene(ref, replace(settings, grid_size=0.25), tmp_path / "cache")
+    assert thin.num_points == 64
+    assert thin.segment.max() > 64  # labels of the points that stay
+    pytest.importorskip("trimesh")
+    (tmp_path / "a.off").write_text("OFF\n3 1 0\n0 0 0\n4 0 0\n0 3 1\n3 0 1 2\n")
+    ref = SceneRef(tmp_path / "a.off", scene_digest(tmp_path / "a.off"))
+    assert prepared_scene(ref, replace(settings, mesh_points=321), tmp_path / "cache").num_points == 321

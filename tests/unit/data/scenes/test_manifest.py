@@ -270,10 +270,10 @@ def test_linked_scenes_are_used_and_identified_by_content(tmp_path: Path) -> Non
 
 def test_scans_in_unsupported_formats_trigger_a_warning(tmp_path: Path) -> None:
     root, recorder = divided(tmp_path / "scenes", train=2, val=1), Recorder()
-    (root / "train" / "a.las").write_bytes(b"LASF")
-    (root / "val" / "b.las").write_bytes(b"LASF")
+    (root / "train" / "a.ptx").write_bytes(b"LASF")
+    (root / "val" / "b.ptx").write_bytes(b"LASF")
     manifest_of(root, tmp_path / "cache", recorder)
-    assert recorder.warnings == ["2 scans in unsupported formats were skipped: 2 .las."]
+    assert recorder.warnings == ["2 scans in unsupported formats were skipped: 2 .ptx."]
 
 
 def test_copies_in_more_than_one_split_trigger_a_warning(tmp_path: Path) -> None:
@@ -295,7 +295,7 @@ def test_prepared_scenes_are_only_hashed(tmp_path: Path, monkeypatch: pytest.Mon
     manifest = manifest_of(root, tmp_path / "cache")
     for split in ("train", "val"):
         prepare_scenes(refs_of(manifest, split, root), SETTINGS, tmp_path / "cache", Silent())
-    monkeypatch.setattr(scene_manifest, "read_source", lambda ref: pytest.fail(f"{ref.name} was read"))
+    monkeypatch.setattr(scene_manifest, "read_source", lambda ref, _: pytest.fail(f"{ref.name} was read"))
     assert manifest_of(root, tmp_path / "cache") == manifest
     (root / "train" / "scene00.pkl").write_bytes(b"something else")
     with pytest.raises(pytest.fail.Exception, match="was read"):

@@ -8,6 +8,7 @@ import numpy as np
 
 from dbbd_cli.data.scenes.cache import Room, SceneRef
 from dbbd_cli.data.scenes.properties import scene_facts, scene_properties, scene_relations
+from dbbd_cli.data.scenes.reader import EVERY_POINT
 
 
 def test_properties_and_relations(tmp_path: Path) -> None:
@@ -22,7 +23,7 @@ def test_properties_and_relations(tmp_path: Path) -> None:
         np.savez(tmp_path / f"{name}.npz", **arrays)
     refs = [SceneRef(tmp_path / f"{name}.npz", "") for name in clouds]
     refs.append(SceneRef(Room(1, 0, 500), ""))
-    facts = [scene_facts(ref) for ref in refs]
+    facts = [scene_facts(ref, EVERY_POINT) for ref in refs]
     values = {part.name: part.values.tolist() for part in scene_properties(facts)}
     assert values["number of points"][:3] == [50, 50, 50]
     assert np.allclose(values["extent"][1], 1000 * values["extent"][0], rtol=1e-3)

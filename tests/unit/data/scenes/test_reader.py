@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +11,11 @@ import torch
 
 from dbbd_cli.core.errors import DataError
 from dbbd_cli.data.scenes import reader
+from dbbd_cli.data.scenes.formats.ply import read_ply
 from dbbd_cli.data.scenes.reader import read_scene, scene_digest
-from dbbd_cli.data.scenes.scene import SceneArrays
+from dbbd_cli.data.scenes.scene import SceneArrays, make_scene
 from dbbd_cli.data.scenes.sources import list_scenes
+from unit.data.scenes.formats import written
 from unit.data.scenes.scene_files import COLOR, COORD, KINDS, NORMAL, RNG, SEGMENT, TREE, N, refused, write, write_ply
 
 
@@ -165,8 +168,8 @@ def test_real_scans_of_both_campaigns_are_read(shared: Path):
 
 def test_other_files_are_refused(tmp_path):
     assert "cannot be opened: no such file" in refused(tmp_path / "none.ply")
-    (tmp_path / "a.obj").write_text("v 1 2 3")
-    assert "unknown format; scenes are .pkl, .ply, .npz or folders" in refused(tmp_path / "a.obj")
+    (tmp_path / "a.usdz").write_text("v 1 2 3")
+    assert "unknown format; scenes are .pkl, .ply, .npz, " in refused(tmp_path / "a.usdz")
     torch.save({"coords": torch.zeros(4, 3)}, tmp_path / "a.pkl")
     assert "written by torch.save" in refused(tmp_path / "a.pkl")
     (tmp_path / "scene").mkdir()
@@ -253,21 +256,64 @@ def test_a_huge_sparse_file_is_not_hashed(tmp_path: Path) -> None:
 
 
 def test_a_new_format_is_one_function_and_one_entry(tmp_path, monkeypatch):
-    def read_xyz(path):
+    def read_table(path):
         table = np.loadtxt(path, ndmin=2)
         return SceneArrays(coord=table[:, :3], segment=table[:, 3])
 
-    monkeypatch.setitem(reader.READERS, ".xyz", read_xyz)
-    np.savetxt(tmp_path / "room.XYZ", np.column_stack([COORD, SEGMENT]))
-    scene = read_scene(tmp_path / "room.XYZ")
+    monkeypatch.setitem(reader.READERS, ".tab", read_table)
+    np.savetxt(tmp_path / "room.TAB", np.column_stack([COORD, SEGMENT]))
+    scene = read_scene(tmp_path / "room.TAB")
     np.testing.assert_allclose(scene.coord + scene.shift, COORD, atol=1e-6)
     assert scene.segment.tolist() == SEGMENT.tolist()
-    assert [candidate.key for candidate in list_scenes(tmp_path).candidates] == ["room.XYZ"]
-    (tmp_path / "odd.xyz").write_text("1 2 three 4\n")
-    assert "could not convert" in refused(tmp_path / "odd.xyz")
+    assert [candidate.key for candidate in list_scenes(tmp_path).candidates] == ["room.TAB"]
+    (tmp_path / "odd.tab").write_text("1 2 three 4\n")
+    assert "could not convert" in refused(tmp_path / "odd.tab")
 
 
 def test_points_without_coordinates_are_refused(tmp_path):
     path = tmp_path / "a.ply"
     path.write_text("ply\nformat ascii 1.0\nelement vertex 4\nproperty float u\nend_header\n" + "1\n" * 4)
     assert "its points have no x, y and z, only u" in refused(path)
+
+
+@pytest.mark.parametrize("kind", ["ascii", "binary", "binary_compressed", "las", "laz", "e57", "csv", "xyz"])
+def test_real_scans_are_the_same_in_every_format(shared: Path, tmp_path, kind):
+    if kind in ("las", "laz", "e57"):
+        pytest.importorskip({"e57": "pye57"}.get(kind, "lazrs"))
+    for name in ("0.ply", "100.ply"):
+        whole = read_ply(shared / "data" / "scans" / name)
+        rows = np.arange(0, len(whole.coord), 7 if kind == "binary_compressed" else 1)
+        properties = {"intensity": whole.properties["intensity"][rows]} if "intensity" in whole.properties else {}
+        normal = None if whole.normal is None or kind == "e57" else whole.normal[rows]
+        segment = None if kind == "e57" else whole.segment[rows, 0]
+        if kind in ("las", "laz") and properties:  # 16 bits
+            properties["intensity"] = np.rint(properties["intensity"] * 65535).astype(np.uint16)
+        arrays = SceneArrays(whole.coord[rows].astype(np.float64), normal, whole.color[rows], segment, None, properties)
+        expected, scene = make_scene(arrays), None
+        if kind in ("ascii", "binary", "binary_compressed"):
+            scene = read_scene(written.pcd(tmp_path / f"{kind}.pcd", arrays, kind))
+        elif kind in ("las", "laz"):
+            scene = read_scene(written.las(tmp_path / f"a.{kind}", arrays))
+        elif kind == "e57":
+            scene = read_scene(written.e57(tmp_path / "a.e57", arrays, 3))
+        else:
+            head = "x,y,z,r,g,b" + ",nx,ny,nz" * (normal is not None) + ",intensity" * bool(properties) + ",label\n"
+            comma = kind == "csv"
+            scene = read_scene(written.text(tmp_path / f"a.{kind}", arrays, ", "[not comma], head if comma else ""))
+        np.testing.assert_allclose(scene.coord + scene.shift, expected.coord + expected.shift, atol=2e-4)
+        np.testing.assert_allclose(scene.color, expected.color, atol=1e-6)
+        if normal is not None:
+            np.testing.assert_allclose(scene.normal, expected.normal, atol=1e-5)
+        if segment is not None:
+            np.testing.assert_array_equal(scene.segment, expected.segment)
+        if properties and kind != "xyz":
+            found = scene.properties["intensity"]
+            np.testing.assert_allclose(found, expected.properties["intensity"], rtol=1e-6)
+
+
+def test_a_missing_package_is_named_with_how_to_install_it(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "lazrs", None)
+    (tmp_path / "a.laz").write_bytes(b"LASF" + bytes(300))
+    with pytest.raises(DataError, match=r"a\.laz: needs the package l.*, which is not installed") as caught:
+        read_scene(tmp_path / "a.laz")
+    assert caught.value.hint == 'pip install "dbbd-cli[las]"'

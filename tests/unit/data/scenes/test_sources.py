@@ -289,18 +289,25 @@ POINTS = "".join(f"{index}.5 2 -3e2 255 0 0\n" for index in range(50))
 
 def test_scans_in_unsupported_formats_are_counted_by_suffix(divided):
     train = divided / "train"
-    for name in ("a.las", "b.LAZ", "c.laz", "d.v1.e57", "e.ply.gz", "f.npy", "deep/g.pcd", "deep/h.pcd"):
+    for name in ("a.ptx", "b.USDZ", "c.usdz", "d.v1.fls", "e.ply.gz", "f.npy", "deep/g.drc", "deep/h.drc"):
         touch(train / name)
+    source = list_scenes(divided)
+    assert source.unread == {".ptx": 1, ".usdz": 2, ".fls": 1, ".ply.gz": 1, ".npy": 1, ".drc": 2}
+    assert source.problems == []
+
+
+def test_tables_of_points_are_scenes_and_notes_are_not(divided):
+    train = divided / "train"
+    before = {candidate.key for candidate in list_scenes(divided).candidates}
     (train / "i.txt").write_text(POINTS)
     (train / "j.CSV").write_text("//X,Y,Z,R,G,B\n" + POINTS.replace(" ", ","))
-    (train / "deep" / "k.csv").write_text(POINTS.replace(" ", "; ").replace("\n", "\r\n"))
+    (train / "k.csv").write_text(POINTS.replace(" ", "; ").replace("\n", "\r\n"))
     (train / "pose.txt").write_text("1 0 0 0\n" * 4)
     (train / "lengths.txt").write_text("1 2\n" * 50)
     (train / "readme.txt").write_text("There are 3 rooms: 1, 2, 3\n" * 20)
     source = list_scenes(divided)
-    assert source.unread == {
-        ".las": 1, ".laz": 2, ".e57": 1, ".ply.gz": 1, ".npy": 1, ".pcd": 2, ".txt": 1, ".csv": 2
-    }  # fmt: skip
+    found = {candidate.key for candidate in source.candidates} - before
+    assert found == {"train/i.txt", "train/j.CSV", "train/k.csv"}
     assert source.ignored == 4  # notes, pose, lengths and readme
     assert source.problems == []
 
@@ -312,9 +319,9 @@ def test_a_pipe_named_like_a_table_does_not_block(divided):
 
 
 def test_unsupported_scans_alone_get_a_hint_how_to_convert_them(tmp_path):
-    touch(tmp_path / "a.las")
-    touch(tmp_path / "b.las")
-    touch(tmp_path / "c.e57")
-    with pytest.raises(DataError, match=r"has scans only in unsupported formats: 1 \.e57, 2 \.las") as caught:
+    touch(tmp_path / "a.fls")
+    touch(tmp_path / "b.fls")
+    touch(tmp_path / "c.ptx")
+    with pytest.raises(DataError, match=r"has scans only in unsupported formats: 2 \.fls, 1 \.ptx") as caught:
         list_scenes(tmp_path)
     assert "save them as PLY" in caught.value.hint

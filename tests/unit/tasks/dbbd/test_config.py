@@ -162,10 +162,16 @@ def test_values_out_of_range_and_keys_of_other_tasks_are_refused(section: str, k
 def test_the_settings_of_scene_preparation() -> None:
     data = checked(data={"normal_neighbors": 5, "max_depth": 3, "min_region_points": 7}).data
     settings = {"normal_neighbors": 5, "max_depth": 3, "min_region_points": 7}
+    settings |= {"grid_size": None, "mesh_points": 100_000}
     assert data.preparation == {**settings, "geometry": False, "properties": ()}
     data = checked(data={"source": "folder", "features": ["intensity", "geometry", "normals", "curvature"]}).data
     assert (data.preparation["geometry"], data.preparation["properties"]) == (True, ("intensity", "curvature"))
     assert data.feature_dim == 1 + 29 + 3 + 1
+    assert checked(data={"path": "scans", "grid_size": 0.05}).data.preparation["grid_size"] == 0.05
+
+
+def test_rooms_are_not_thinned() -> None:
+    assert "data.grid_size" in problem(data={"source": "synthetic", "grid_size": 0.1})
 
 
 def test_fixed_settings_cover_data_and_network() -> None:

@@ -9,7 +9,7 @@ import numpy as np
 from dbbd_cli.data.scenes.scene import MAX_POINTS, SceneArrays
 
 
-def read_xyz(path: Path) -> SceneArrays:
+def read_xyzl(path: Path) -> SceneArrays:
     """Read lines of `x y z label`.
 
     Raises:
