@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePath
+from typing import Any
 
 import numpy as np
 
@@ -19,10 +20,12 @@ from dbbd_cli.core.text import counted, printable
 from dbbd_cli.data.folder_entries import by_suffix
 from dbbd_cli.data.inputs import Input
 from dbbd_cli.data.scenes.cache import SceneRef
+from dbbd_cli.data.scenes.formats.mesh import MESH_POINTS
 from dbbd_cli.data.scenes.formats.npy import COORD_FILE
-from dbbd_cli.data.scenes.reader import READERS, checked_scene, read_arrays
-from dbbd_cli.data.scenes.scene import Scene, SceneArrays
+from dbbd_cli.data.scenes.reader import READERS, Sampling, checked_scene, read_arrays
+from dbbd_cli.data.scenes.scene import COLOR, NORMAL, Scene, SceneArrays
 from dbbd_cli.data.scenes.sources import find_scenes, scene_path
+from dbbd_cli.data.scenes.thinning import points_on_grid
 from dbbd_cli.data.scenes.writing import array_parts, ply_columns, with_results, write_folder, write_npz, write_ply
 from dbbd_cli.report.prediction import FilePrediction
 from dbbd_cli.report.save import disk_error
@@ -58,6 +61,7 @@ def predict_scenes(
     settings: ScenePredictionConfig,
     out: OutputFolder,
     suffix: str,
+    mesh_points: int = MESH_POINTS,
     progress: Progress,
 ) -> Iterator[FilePrediction]:
     """Predict on the scenes of inputs, one after the other, and write the results.
@@ -68,6 +72,7 @@ def predict_scenes(
         settings: what to write.
         out: where to write it.
         suffix: what is added to the name of a scene, such as `-features`.
+        mesh_points: number of points that are sampled from a mesh.
         progress: receives messages.
 
     Raises:
@@ -83,7 +88,7 @@ def predict_scenes(
         start = time.monotonic()
         try:
             targets = _targets(out.claim(name + suffix), settings.formats, sources)
-            arrays = read_arrays(path)
+            arrays = read_arrays(path, Sampling(mesh_points=mesh_points))
             scene = checked_scene(path, arrays)
             _write(targets, path, arrays, predict(scene, SceneRef(path, "")))
         except DataError as error:
@@ -180,6 +185,19 @@ def _write(targets: Mapping[str, Path], source: Path, arrays: SceneArrays, resul
             raise disk_error(target, error) from error
 
 
+def check_parts(scene: Scene, ref: SceneRef, features: Collection[str]) -> None:
+    """Check that a scene has what these features are made of.
+
+    Raises:
+        DataError: it has not; the message names the part.
+    """
+    for part, feature in ((COLOR, "color"), (NORMAL, "normals")):
+        if feature in features and part in scene.unusable:
+            raise DataError(f"{ref.name}: {printable(scene.unusable[part])}")
+    if "color" in features and scene.color is None:
+        raise DataError(f"{ref.name}: has no colors, which the run requires")
+
+
 @dataclass(frozen=True, eq=False)
 class Tile:
     """A part of a scene.
@@ -199,6 +217,7 @@ def infer_in_tiles(
     *,
     max_points: int,
     margin: float,
+    grid_size: float | None = None,
     advance: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> dict[str, np.ndarray]:
     """Compute values for each point of a scene, tile by tile if it is large.
@@ -211,12 +230,15 @@ def infer_in_tiles(
         infer: prepares a scene and computes values for its points.
         max_points: points of a scene beyond which it is cut.
         margin: see `make_tiles`.
+        grid_size: thin the scene to this grid first, as the network was trained; each point then has the values of the
+            nearest one that stayed.
         advance: told the number of tiles that are done, and of all.
 
     Returns:
         The values by name, in the order of the points.
     """
-    # If scenes are thinned before preparation, this is the place to spread the results to the points left out.
+    if grid_size is not None:
+        return _from_grid(scene, infer, grid_size, max_points=max_points, margin=margin, advance=advance)
     if scene.num_points <= max_points:
         return dict(infer(scene))
     joined: dict[str, np.ndarray] = {}
@@ -228,6 +250,20 @@ def infer_in_tiles(
                 joined[name] = np.empty((scene.num_points, *values.shape[1:]), values.dtype)
             joined[name][tile.points[tile.decides]] = values[tile.decides]
     return joined
+
+
+def _from_grid(
+    scene: Scene, infer: Callable[[Scene], Arrays], grid_size: float, **options: Any
+) -> dict[str, np.ndarray]:
+    from scipy.spatial import cKDTree  # slow to import
+
+    try:
+        stays = points_on_grid(scene.coord + scene.shift, grid_size)
+    except ValueError as error:
+        raise DataError(str(error)) from error
+    found = infer_in_tiles(_cut(scene, stays), infer, **options)
+    nearest = cKDTree(scene.coord[stays]).query(scene.coord, workers=-1)[1]
+    return {name: values[nearest] for name, values in found.items()}
 
 
 def make_tiles(coord: np.ndarray, max_points: int, margin: float) -> list[Tile]:

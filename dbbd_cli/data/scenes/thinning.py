@@ -15,11 +15,12 @@ from typing import Any
 import numpy as np
 
 from dbbd_cli.core.text import counted
-from dbbd_cli.data.scenes.formats.blocks import by_rows
+from dbbd_cli.data.scenes.formats.blocks import by_rows, slices
 from dbbd_cli.data.scenes.scene import COLOR, MAX_POINTS, MIN_POINTS, NORMAL, SEGMENT, SceneArrays, checked_coord
 
 MAX_POINTS_READ = 200_000_000
 """Larger scans are refused; this bounds the time that a file can ask for."""
+_NUMBER = "number"
 _HALF = 1 << 20
 """Cells along each axis on either side of the first point; three such numbers fit into 63 bits."""
 
@@ -92,6 +93,12 @@ def thinned(blocks: Iterable[SceneArrays], grid_size: float) -> SceneArrays:
             f"has only {counted(len(kept.cell), 'point')} on a grid of data.grid_size={grid_size:g}: lower it"
         )
     return kept.rows(np.argsort(kept.position)).arrays
+
+
+def points_on_grid(coord: np.ndarray, grid_size: float) -> np.ndarray:
+    """The numbers of the points that `thinned` keeps, ascending, `(M,)`, of coordinates `(N, 3)`."""
+    numbered = SceneArrays(coord, properties={_NUMBER: np.arange(len(coord))})
+    return thinned(slices(numbered), grid_size).properties[_NUMBER]
 
 
 def _joined(first: _Kept, second: _Kept) -> _Kept:

@@ -13,17 +13,16 @@ import torch
 
 from dbbd_cli.core.errors import ConfigError, DataError
 from dbbd_cli.core.progress import Progress
-from dbbd_cli.core.text import printable
 from dbbd_cli.data.inputs import Input
 from dbbd_cli.data.scenes.cache import SceneRef, prepare
-from dbbd_cli.data.scenes.scene import COLOR, NORMAL, Scene
+from dbbd_cli.data.scenes.scene import Scene
 from dbbd_cli.engine.runtime import Runtime
 from dbbd_cli.report.prediction import FilePrediction
 from dbbd_cli.runs.output_folder import OutputFolder
 from dbbd_cli.tasks.dbbd.workload import DbbdWorkload
 from dbbd_cli.tasks.scene_batches import PointBatch
 from dbbd_cli.tasks.scene_features import principal_axes, principal_colors, project
-from dbbd_cli.tasks.scene_prediction import ScenePredictionResult, infer_in_tiles, predict_scenes
+from dbbd_cli.tasks.scene_prediction import ScenePredictionResult, check_parts, infer_in_tiles, predict_scenes
 
 _FEATURE = "feature"
 """The name of the array."""
@@ -36,8 +35,15 @@ def predict_features(
 ) -> Iterator[FilePrediction]:
     """Write the features of each scene, and the scene colored by them."""
     features = _Features(workload, runtime, progress)
-    settings = workload.config.predict
-    return predict_scenes(inputs, features.of, settings=settings, out=out, suffix="-features", progress=progress)
+    return predict_scenes(
+        inputs,
+        features.of,
+        settings=workload.config.predict,
+        out=out,
+        suffix="-features",
+        mesh_points=workload.config.data.mesh_points,
+        progress=progress,
+    )
 
 
 class _Features:
@@ -53,7 +59,7 @@ class _Features:
 
     def of(self, scene: Scene, ref: SceneRef) -> ScenePredictionResult:
         """The features of a scene."""
-        self._check(scene, ref)
+        check_parts(scene, ref, self.workload.config.data.features)
 
         def infer(part: Scene) -> dict[str, np.ndarray]:
             batch = self.dataset.batch([prepare(part, ref, self.dataset.settings)])
@@ -63,7 +69,12 @@ class _Features:
             self.progress.line(f"{ref.name}: tile {done + 1:,} of {total:,}")
 
         feature = infer_in_tiles(
-            scene, infer, max_points=self.settings.max_points, margin=self.settings.margin, advance=advance
+            scene,
+            infer,
+            max_points=self.settings.max_points,
+            margin=self.settings.margin,
+            grid_size=self.workload.config.data.grid_size,
+            advance=advance,
         )[_FEATURE]
         color = principal_colors(feature) if "ply" in self.settings.formats else None
         if self.settings.dim is not None:
@@ -73,15 +84,6 @@ class _Features:
         if self.settings.normalization == "l2":
             feature /= np.maximum(np.linalg.norm(feature, axis=1, keepdims=True), np.finfo(np.float32).tiny)
         return ScenePredictionResult({_FEATURE: feature}, color=color)
-
-    def _check(self, scene: Scene, ref: SceneRef) -> None:
-        """Raise DataError if the scene lacks something that the network needs."""
-        wanted = self.workload.config.data.features
-        for part, feature in ((COLOR, "color"), (NORMAL, "normals")):
-            if feature in wanted and part in scene.unusable:
-                raise DataError(f"{ref.name}: {printable(scene.unusable[part])}")
-        if "color" in wanted and scene.color is None:
-            raise DataError(f"{ref.name}: has no colors, which the run requires")
 
     def _computed(self, batch: PointBatch) -> np.ndarray:
         """The features `(N, D)` of a batch, float32."""

@@ -26,6 +26,7 @@ from dbbd_cli.tasks.scene_config import (
     SceneDataConfig,
     SceneModelConfig,
 )
+from dbbd_cli.tasks.scene_prediction_config import ScenePredictionConfig
 
 PROGRESS_METRICS = ("loss", "miou", "overall_accuracy")
 
@@ -173,3 +174,4 @@ class SegmentationConfig(TaskConfig):
     loss: SegmentationLossConfig = section("loss")
     training: SegmentationTrainingConfig = section("optimization")
     checkpoint: SegmentationCheckpointConfig = section("checkpoints")
+    predict: ScenePredictionConfig = section("predictions")

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dbbd_cli.core.errors import ConfigError
 from dbbd_cli.tasks.base import EvaluationOutput
 from dbbd_cli.tasks.scene import SceneTask
 from dbbd_cli.tasks.segmentation.config import PROGRESS_METRICS, SegmentationConfig
@@ -14,9 +15,13 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from dbbd_cli.core.progress import Progress
+    from dbbd_cli.data.inputs import Input
     from dbbd_cli.data.manifest import Manifest
     from dbbd_cli.engine.runtime import Runtime
+    from dbbd_cli.report.prediction import Calibration, FilePrediction
+    from dbbd_cli.report.scenes.viewer import PointCloud
     from dbbd_cli.report.tables import Section
+    from dbbd_cli.runs.output_folder import OutputFolder
     from dbbd_cli.tasks.segmentation.evaluation_schema import SegmentationEvaluation
     from dbbd_cli.tasks.segmentation.workload import SegmentationWorkload
 
@@ -28,6 +33,7 @@ class Segmentation(SceneTask):
     config_class = SegmentationConfig
     smoke_config = "smoke_segmentation"
     progress_metrics = PROGRESS_METRICS
+    predicts_files = True
     figure_names = ("class_iou", "confusion_matrix", "scene_segmentation")
 
     def with_weights(self, config: SegmentationConfig) -> SegmentationConfig:
@@ -68,6 +74,24 @@ class Segmentation(SceneTask):
         from dbbd_cli.tasks.segmentation.evaluate import evaluate
 
         return evaluate(workload, workload, split, runtime, progress)
+
+    def predict(
+        self,
+        workload: SegmentationWorkload,
+        inputs: Iterable[Input],
+        *,
+        runtime: Runtime,
+        calibration: Calibration,
+        explain: bool,
+        out: OutputFolder,
+        progress: Progress,
+    ) -> Iterator[FilePrediction]:
+        """Write the class of each point of scenes, with its probability."""
+        if explain:
+            raise ConfigError("--explain: classes of points cannot be explained", hint="leave the option out")
+        from dbbd_cli.tasks.segmentation.predict import predict_classes
+
+        return predict_classes(workload, inputs, runtime, out, progress)
 
     def config_for_other_data(self, config: SegmentationConfig, path: Path) -> SegmentationConfig:
         """The configuration for another folder of scenes, with the labels of the run."""
@@ -112,3 +136,14 @@ class Segmentation(SceneTask):
         content = read(SCENE_FILE)
         scene = None if content is None else read_evaluation_scene(content)
         return segmentation_figures(evaluation, scene)
+
+    def clouds(self, evaluation: Mapping[str, Any], read: Callable[[str], bytes | None]) -> Mapping[str, PointCloud]:
+        """The scene, colored by labels, prediction, errors, features and height."""
+        from dbbd_cli.report.scenes.evaluation_scene import SCENE_FILE, read_evaluation_scene
+        from dbbd_cli.report.scenes.viewer import scene_cloud
+
+        content, about = read(SCENE_FILE), evaluation.get("scene") or {}
+        if content is None:
+            return {}
+        label = f"Scene {about['name']} in 3D" if about.get("name") else "Scene in 3D"
+        return {"scene_segmentation": scene_cloud(read_evaluation_scene(content), label, about.get("classes") or [])}

@@ -108,13 +108,13 @@ def scans(tmp_path: Path) -> Path:
     np.save(root / "room" / "coord.npy", cloud(60))
     (root / "broken.ply").write_text("ply\n")
     (root / "scan.rcp").write_text("?")
-    (root / "notes.txt").write_text("nothing")
+    (root / "notes.md").write_text("nothing")
     return root
 
 
 def test_folders_files_and_everything_that_is_none(scans: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    results = run(out, str(scans), str(scans / "b.npz"), str(scans / "room"), "nowhere", str(scans / "notes.txt"))
+    results = run(out, str(scans), str(scans / "b.npz"), str(scans / "room"), "nowhere", str(scans / "notes.md"))
     assert [(Path(one.input).name, [Path(file).relative_to(out).as_posix() for file in one.files]) for one in results
             if one.status == "written"] == [
         ("b.npz", ["b-height.ply"]), ("room", ["room-height.ply"]), ("b.npz", ["sub/b-height.ply"]),
@@ -125,7 +125,7 @@ def test_folders_files_and_everything_that_is_none(scans: Path, tmp_path: Path) 
     assert "header" in skipped["broken.ply"]
     assert skipped["scans"] == "1 scan in unsupported formats: 1 .rcp"
     assert "no such file" in skipped["nowhere"]
-    assert "is not a scene" in skipped["notes.txt"]
+    assert "is not a scene" in skipped["notes.md"]
     assert results[0].num_points == 50
     assert read_scene(out / "b-height.ply").properties["height"].max() > 0
 

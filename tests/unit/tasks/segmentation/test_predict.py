@@ -1,0 +1,81 @@
+"""Each point of a scene gets a label and a confidence, whole or in tiles, thinned or not; the source stays as it is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dbbd_cli.config.load import Override
+from dbbd_cli.core.errors import ConfigError
+from dbbd_cli.data.scenes.formats.ply import read_vertices
+from dbbd_cli.report.prediction import FilePrediction
+from dbbd_cli.services.predict import predict
+from dbbd_cli.services.train import train
+from dbbd_cli.tasks.segmentation.config import SegmentationConfig
+
+Make = Callable[..., SegmentationConfig]
+
+
+@pytest.fixture
+def run(tiny_segmentation: Make) -> Path:
+    return train(tiny_segmentation(training__epochs=2)).run
+
+
+def save(path: Path, count: int = 900, labels: int = 1) -> np.ndarray:
+    """A scene far from the origin, with labels from 7 on; returns its coordinates."""
+    random = np.random.default_rng(0)
+    coord = random.uniform(0, [6, 4, 2], (count, 3)) + np.array([500_000.25, 4_000_000.5, 100])
+    np.savez(path, coord=coord, intensity=random.random(count).astype(np.float32), label=7 + np.arange(count) % labels)
+    return coord
+
+
+def predicted(run: Path, scene: Path, out: Path, **settings: object) -> FilePrediction:
+    overrides = [Override(key.replace("__", "."), value, "test") for key, value in settings.items()]
+    [result] = predict(run, [str(scene)], out=out, overrides=overrides)
+    assert isinstance(result, FilePrediction)
+    return result
+
+
+def test_every_point_has_a_label_and_a_confidence_beside_all_that_the_source_has(run: Path, tmp_path: Path) -> None:
+    coord = save(tmp_path / "scan.npz")
+    result = predicted(run, tmp_path / "scan.npz", tmp_path / "out")
+    assert (result.status, result.num_points) == ("written", 900)
+    columns = read_vertices(tmp_path / "out" / "scan-segmented.ply", 1000)
+    assert np.array_equal(np.stack([columns[axis] for axis in "xyz"], axis=1), coord)
+    assert columns["segment"].tolist() == [7] * 900  # of the source
+    assert len(set(columns["prediction"].tolist()) - set(range(20))) == 0
+    assert (columns["confidence"] > 0).all()
+    assert (columns["confidence"] <= 1).all()
+    with np.load(tmp_path / "out" / "scan-segmented.npz") as archive:
+        assert np.array_equal(archive["segment"], columns["prediction"])
+        assert np.array_equal(archive["confidence"], columns["confidence"])
+
+
+def test_tiles_cover_every_point(run: Path, tmp_path: Path) -> None:
+    save(tmp_path / "scan.npz", 4000)
+    predicted(run, tmp_path / "scan.npz", tmp_path / "out", predict__max_points=1500)
+    with np.load(tmp_path / "out" / "scan-segmented.npz") as archive:
+        assert (archive["confidence"] > 0).all()
+
+
+def test_points_that_a_grid_leaves_out_have_the_class_of_the_nearest_one(
+    tiny_segmentation: Make, tmp_path: Path
+) -> None:
+    for split in ("train", "val"):
+        (tmp_path / "scans" / split).mkdir(parents=True)
+        save(tmp_path / "scans" / split / "scan.npz", 2000, labels=2)
+    config = tiny_segmentation(data__path=str(tmp_path / "scans"), data__grid_size=0.7, training__epochs=1)
+    run = train(config).run
+    coord = save(tmp_path / "new.npz", 3000)
+    predicted(run, tmp_path / "new.npz", tmp_path / "out")
+    with np.load(tmp_path / "out" / "new-segmented.npz") as archive:
+        values = np.unique(archive["confidence"])
+    assert 1 < len(values) <= len(np.unique(np.floor(coord / 0.7), axis=0)) < 300
+
+
+def test_classes_of_points_cannot_be_explained(run: Path) -> None:
+    with pytest.raises(ConfigError, match="--explain"):
+        predict(run, [], explain=True)
