@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dbbd_cli.core.errors import ConfigError
-from dbbd_cli.tasks.base import EvaluationOutput, Task
+from dbbd_cli.tasks.base import EvaluationOutput, Preparation, Task
 from dbbd_cli.tasks.dbbd.config import PROGRESS_METRICS, SAMPLE_UNIT, DbbdConfig
 
 if TYPE_CHECKING:
@@ -70,6 +70,12 @@ class Dbbd(Task):
             seed=config.seed,
             progress=progress,
         )
+
+    def prepare(self, config: DbbdConfig, num_workers: int, progress: Progress) -> Preparation:
+        """Read the scenes, and compute normals, trees and geometry features."""
+        from dbbd_cli.tasks.scene_preparation import prepare_scenes_of
+
+        return prepare_scenes_of(config, num_workers, progress)
 
     def inspect_samples(
         self, config: DbbdConfig, manifest: Manifest, positions: Sequence[int], progress: Progress, *, in_short: bool
