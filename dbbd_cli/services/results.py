@@ -132,6 +132,28 @@ class PlotResult:
 
 
 @dataclass(frozen=True)
+class PrepareResult:
+    """The outcome of `prepare`."""
+
+    task: str
+    sample_unit: str
+    """The word for samples, such as scenes."""
+    source: str
+    """The path of the data, or the name of its source."""
+    needed: bool
+    """Whether the task prepares samples at all."""
+    prepared: int
+    """Samples that were prepared now."""
+    cached: int
+    """Samples that had been prepared before."""
+    problems: list[str]
+    """Samples that cannot be used, with the reason."""
+    cache_dir: Path
+    """Folder of the prepared samples."""
+    seconds: float
+
+
+@dataclass(frozen=True)
 class InspectResult:
     """The outcome of `inspect`."""
 

@@ -45,6 +45,21 @@ class EvaluationOutput:
     calibration: dict[str, Any] | None = None
 
 
+@dataclass(frozen=True)
+class Preparation:
+    """What was prepared ahead of training.
+
+    Attributes:
+        prepared: number of samples that were prepared.
+        cached: number of samples that had been prepared before.
+        problems: why the others cannot be used, a line each.
+    """
+
+    prepared: int
+    cached: int
+    problems: list[str]
+
+
 class Task(Protocol):
     """One kind of training, from its settings to its figures. Subclass it to inherit the defaults.
 
@@ -109,6 +124,18 @@ class Task(Protocol):
             DataError: the samples do not suffice.
         """
         return config
+
+    def prepare(self, config: Any, num_workers: int, progress: Progress) -> Preparation | None:
+        """Prepare the samples of a configuration ahead of training; None, the default, if nothing needs it.
+
+        What is already prepared is skipped, and unusable samples do not end it.
+
+        Args:
+            config: the configuration, with absolute paths.
+            num_workers: number of processes.
+            progress: shows a bar.
+        """
+        return None
 
     def inspect_samples(
         self, config: Any, manifest: Manifest, positions: Sequence[int], progress: Progress, *, in_short: bool

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dbbd_cli.core.errors import ConfigError
-from dbbd_cli.tasks.base import Task
+from dbbd_cli.tasks.base import Preparation, Task
 from dbbd_cli.tasks.scene_config import SAMPLE_UNIT
 
 if TYPE_CHECKING:
@@ -57,6 +57,12 @@ class SceneTask(Task):
             seed=config.seed,
             progress=progress,
         )
+
+    def prepare(self, config: Any, num_workers: int, progress: Progress) -> Preparation:
+        """Read the scenes, and compute normals, trees and geometry features."""
+        from dbbd_cli.tasks.scene_preparation import prepare_scenes_of
+
+        return prepare_scenes_of(config, num_workers, progress)
 
     def inspect_samples(
         self, config: Any, manifest: Manifest, positions: Sequence[int], progress: Progress, *, in_short: bool

@@ -27,6 +27,7 @@ SURFACE = {
     "predict": {"RUN|CKPT", "INPUT...", "--explain", "--csv", "--html", "--out", "--set", "--device"},
     "plot": {"RUN...", "--out", "--format"},
     "inspect": {"--config", "-c", "--set", "--seed", "--out"},
+    "prepare": {"--config", "-c", "--set", "--seed", "--workers"},
     "smoke": {"--epochs", "--task", "--device", "--runs-dir"},
 }  # fmt: skip
 

@@ -15,7 +15,15 @@ from dbbd_cli.core.metrics import describe_with_best, metric_words, superlative
 from dbbd_cli.core.paths import command_line, shown_path
 from dbbd_cli.core.text import capitalized, counted
 from dbbd_cli.report.text import count, describe_metric, megabytes, number, task_title
-from dbbd_cli.services.results import Forecast, PlotResult, RunFacts, SmokeResult, TrainResult, ValidateResult
+from dbbd_cli.services.results import (
+    Forecast,
+    PlotResult,
+    PrepareResult,
+    RunFacts,
+    SmokeResult,
+    TrainResult,
+    ValidateResult,
+)
 
 
 def train(result: TrainResult, width: int | None) -> Parts:
@@ -111,6 +119,21 @@ def validate(result: ValidateResult, width: int | None) -> Parts:
         for name, value in result.metrics.items()
     ]
     return [*section("Validation", rows, width), grid(["Metric", "Now", "Logged"], metrics)]
+
+
+def prepare(result: PrepareResult, width: int | None) -> Parts:
+    """What was prepared, what the cache held already, and what cannot be used."""
+    if not result.needed:
+        return [*wrapped(f"Nothing to prepare: the task {result.task} prepares its samples as it trains.", width)]
+    rows: Rows = [
+        ("Task", task_title(result.task)),
+        ("Data", clean_line(result.source)),
+        ("Prepared", f"{count(result.prepared)} in {duration(result.seconds)}"),
+        ("Prepared before", count(result.cached)),
+        *([("Unusable", count(len(result.problems)))] if result.problems else []),
+        ("Cache", shown_path(result.cache_dir)),
+    ]
+    return section(f"{capitalized(result.sample_unit)}", rows, width)
 
 
 def plot(result: PlotResult, width: int | None) -> Parts:

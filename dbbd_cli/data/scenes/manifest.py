@@ -78,7 +78,7 @@ def make_scene_manifest(
     for key, split in choose_scenes(source, shares, seed):
         by_split[split].append(key)
     wanted = {split: min(len(keys), max_scenes.get(split) or len(keys)) for split, keys in by_split.items()}
-    required = {**({COLOR: "color"} if needs_color else {}), **({NORMAL: "normals"} if needs_normals else {})}
+    required = required_parts(needs_color, needs_normals)
 
     def check(key: str) -> str:
         return _checked_digest(scene_path(root, key), required, settings, cache_dir)
@@ -94,6 +94,37 @@ def make_scene_manifest(
     _warn_of_copies(samples, progress)
     limited = {split: len(keys) for split, keys in by_split.items() if wanted[split] < len(keys)}
     return Manifest(FOLDER, (), (str(root),), tuple(samples), tuple(problems), limited)
+
+
+def required_parts(needs_color: bool, needs_normals: bool) -> dict[str, str]:
+    """The parts that scenes must have, to their names in `data.features`."""
+    return {**({COLOR: "color"} if needs_color else {}), **({NORMAL: "normals"} if needs_normals else {})}
+
+
+def chosen_scenes(
+    root: Path,
+    *,
+    shares: Sequence[float],
+    max_scenes: Mapping[str, int | None],
+    follow_links: FollowLinks,
+    seed: int,
+    progress: Progress,
+) -> tuple[list[Path], list[str]]:
+    """List the scenes of a folder that a run uses if all of them can be used; for the arguments, see above.
+
+    Returns:
+        Their paths, and entries that should be scenes but are not, with the reason.
+    """
+    source = list_scenes(root, follow_links=follow_links)
+    _report_other_files(source, progress)
+    left = {split: max_scenes.get(split) for split in SPLITS}
+    paths = []
+    for key, split in choose_scenes(source, shares, seed):
+        limit = left[split]
+        if limit is None or limit > 0:
+            left[split] = None if limit is None else limit - 1
+            paths.append(scene_path(root, key))
+    return paths, source.problems
 
 
 def _check_scenes(
@@ -170,6 +201,21 @@ def _checked_digest(path: Path, required: Mapping[str, str], settings: SceneSett
         scene = read_source(ref, settings.sampling)
         stored_tree(scene, ref)
         wanted_properties(scene, settings.properties, ref)
+    check_parts(scene, required, ref)
+    return ref.sha256
+
+
+def check_parts(scene: Scene | PreparedScene, required: Mapping[str, str], ref: SceneRef) -> None:
+    """Check that a scene has usable parts.
+
+    Args:
+        scene: the scene.
+        required: parts that must not be damaged, to their names in `data.features`; colors must not be missing either.
+        ref: its source.
+
+    Raises:
+        DataError: a part cannot be used.
+    """
     for part, feature in required.items():
         if part in scene.unusable:
             raise DataError(
@@ -178,7 +224,6 @@ def _checked_digest(path: Path, required: Mapping[str, str], settings: SceneSett
             )
     if COLOR in required and scene.color is None:
         raise DataError(f"{ref.name} has no colors, which data.features requires")
-    return ref.sha256
 
 
 def make_room_manifest(
@@ -201,6 +246,19 @@ def make_room_manifest(
     totals = {split: splits.count(split) for split in SPLITS}
     limited = {split: total for split, total in totals.items() if (max_scenes.get(split) or total) < total}
     return Manifest(ROOMS, (), (), tuple(samples), limited_from=limited)
+
+
+def room_sources(
+    count: int,
+    *,
+    num_points: int | None,
+    shares: Sequence[float],
+    max_scenes: Mapping[str, int | None],
+    seed: int,
+) -> list[Room]:
+    """The synthetic rooms that a run uses; for the arguments, see `make_room_manifest`."""
+    manifest = make_room_manifest(count, num_points=num_points, shares=shares, max_scenes=max_scenes, seed=seed)
+    return [Room(seed, _room_index(sample.key), num_points) for sample in manifest.samples]
 
 
 def scene_refs(

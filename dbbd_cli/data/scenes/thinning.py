@@ -46,8 +46,8 @@ class _Kept:
         return _Kept(self.cell[rows], self.distance[rows], self.position[rows], arrays)
 
     def nearest(self) -> _Kept:
-        """The first of the nearest points of each cell."""
-        order = np.lexsort((self.position, self.distance, self.cell))
+        """The first of the nearest points of each cell, sorted by cell; the points are in the order of the file."""
+        order = np.lexsort((self.distance, self.cell))
         cell = self.cell[order]
         return self.rows(order[np.concatenate([[True], cell[1:] != cell[:-1]])])
 
@@ -83,7 +83,7 @@ def thinned(blocks: Iterable[SceneArrays], grid_size: float) -> SceneArrays:
         if count > MAX_POINTS_READ:
             raise ValueError(f"has more than {MAX_POINTS_READ:,} points: downsample it first")
         new = _Kept((x << 42) | (y << 21) | z, distance, position, arrays).nearest()
-        kept = new if kept is None else _joined(kept, new).nearest()
+        kept = new if kept is None else _merged(kept, new)
         if len(kept.cell) > MAX_POINTS:
             raise ValueError(f"has more than {MAX_POINTS:,} points on a grid of data.grid_size={grid_size:g}: raise it")
     if kept is None:
@@ -101,12 +101,22 @@ def points_on_grid(coord: np.ndarray, grid_size: float) -> np.ndarray:
     return thinned(slices(numbered), grid_size).properties[_NUMBER]
 
 
-def _joined(first: _Kept, second: _Kept) -> _Kept:
+def _merged(first: _Kept, second: _Kept) -> _Kept:
+    """The nearest points of the cells of both, those of the first on ties."""
     pairs = zip(
         (first.cell, first.distance, first.position), (second.cell, second.distance, second.position), strict=True
     )
     cell, distance, position = (np.concatenate(pair) for pair in pairs)
-    return _Kept(cell, distance, position, by_rows(lambda parts: np.concatenate(parts), first.arrays, second.arrays))
+    order = np.argsort(cell, kind="stable")  # fast, as it merges two sorted parts
+    is_pair = cell[order[1:]] == cell[order[:-1]]
+    is_nearer = distance[order[1:]] < distance[order[:-1]]
+    stays = np.ones(len(order), bool)
+    stays[1:] &= ~(is_pair & ~is_nearer)
+    stays[:-1] &= ~(is_pair & is_nearer)
+    rows = order[stays]
+    # Part by part, so that no more than one part is in memory three times.
+    arrays = by_rows(lambda parts: np.concatenate(parts)[rows], first.arrays, second.arrays)
+    return _Kept(cell[rows], distance[rows], position[rows], arrays)
 
 
 def _of_one_length(arrays: SceneArrays) -> SceneArrays:

@@ -1,0 +1,93 @@
+"""Preparing scenes ahead of training: what a run needs, once, in processes."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dbbd_cli.config.load import parse_override
+from dbbd_cli.core.progress import Silent
+from dbbd_cli.data.scenes import cache as scene_cache
+from dbbd_cli.data.scenes import preparation
+from dbbd_cli.data.scenes.cache import SceneSettings
+from dbbd_cli.services.preparation import prepare_run
+from dbbd_cli.services.prepare import prepare
+from dbbd_cli.tasks.configs import load_config
+from dbbd_cli.tasks.registry import get_task
+
+SETTINGS = SceneSettings(normal_neighbors=8, max_depth=2, min_region_points=8)
+
+
+@pytest.fixture
+def scans(tmp_path: Path) -> Path:
+    folder = tmp_path / "scans"
+    folder.mkdir()
+    for index in range(4):
+        np.savez(folder / f"scan{index}.npz", coord=np.random.default_rng(index).random((300, 3)))
+    (folder / "broken.ply").write_text("ply\nnonsense")
+    return folder
+
+
+class Lines(Silent):
+    """Keeps warnings."""
+
+    def __init__(self) -> None:
+        self.warnings: list[str] = []
+
+    def warn(self, text: str) -> None:
+        self.warnings.append(text)
+
+
+def configured(scans: Path, *more: str) -> list[str]:
+    return [f"data.path={scans}", f"data.cache_dir={scans.parent / 'cache'}", "data.num_workers=0", *more]
+
+
+def test_what_is_prepared_is_found_by_training_and_skipped_the_next_time(
+    scans: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = load_config("debug_local", [parse_override(text) for text in configured(scans, "data.on_error=skip")])
+    config = config.model_copy(update={"data": config.data.model_copy(update={"max_train_scenes": None})})
+    lines = Lines()
+    first = prepare(config, num_workers=2, progress=lines)
+    assert (first.prepared, first.cached, len(first.problems)) == (4, 0, 1)
+    assert "broken.ply: its header" in first.problems[0]
+    assert lines.warnings == first.problems
+    (scans / "broken.ply").unlink()
+    np.savez(scans / "scan9.npz", coord=np.random.default_rng(9).random((300, 3)))
+    second = prepare(config, num_workers=1)
+    assert (second.prepared, second.cached, second.problems) == (1, 4, [])
+    config, manifest = prepare_run(config, Silent())
+    monkeypatch.setattr(scene_cache, "_make", lambda ref, _: pytest.fail(f"{ref.name} was prepared again"))
+    get_task("dbbd").build(
+        config, manifest, splits=["train", "val"], pretrained=False, pin_memory=False, progress=Silent()
+    )
+
+
+def test_rooms_are_prepared_and_other_tasks_have_nothing_to_prepare(tmp_path: Path) -> None:
+    settings = ["data.synthetic_scenes=3", "data.synthetic_points=1000", f"data.cache_dir={tmp_path}"]
+    config = load_config("debug_local", [parse_override(text) for text in settings])
+    found = prepare(config, num_workers=1)
+    assert (found.needed, found.prepared, found.problems) == (True, 3, [])
+    found = prepare(load_config("smoke_qr"))
+    assert (found.needed, found.prepared) == (False, 0)
+
+
+def killed_by_one(source: Path, *_: object) -> str:
+    """Stands for `_prepare` in a process that lacks memory for one scene."""
+    if source.name == "scan1.npz":
+        os.kill(os.getpid(), signal.SIGKILL)
+    return preparation.PREPARED
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no SIGKILL there")
+def test_a_process_that_dies_is_blamed_on_its_scene_alone(scans: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(preparation, "_prepare", killed_by_one)
+    sources = sorted(scans.glob("*.npz"))
+    found = [*preparation.prepare_in_processes(sources, {}, SETTINGS, scans, 2)]
+    assert found.count(preparation.PREPARED) == 3
+    [problem] = [each for each in found if each != preparation.PREPARED]
+    assert "scan1.npz: the process that prepared it was killed" in problem
