@@ -55,15 +55,16 @@ class _Features:
         """The features of a scene."""
         self._check(scene, ref)
 
-        def infer(part: Scene) -> dict[str, np.ndarray]:
-            batch = self.dataset.batch([prepare(part, ref, self.dataset.settings)])
-            return {_FEATURE: self._computed(batch)}
-
         def advance(done: int, total: int) -> None:
             self.progress.line(f"{ref.name}: tile {done + 1:,} of {total:,}")
 
         feature = infer_in_tiles(
-            scene, infer, max_points=self.settings.max_points, margin=self.settings.margin, advance=advance
+            scene,
+            lambda part: prepare(part, ref, self.dataset.settings),
+            lambda prepared: {_FEATURE: self._computed(self.dataset.batch([prepared]))},
+            max_points=self.settings.max_points,
+            margin=self.settings.margin,
+            advance=advance,
         )[_FEATURE]
         color = principal_colors(feature) if "ply" in self.settings.formats else None
         if self.settings.dim is not None:
