@@ -10,6 +10,7 @@ from pathlib import Path
 from dbbd_cli.config.load import Override
 from dbbd_cli.core.errors import CheckpointError, ConfigError
 from dbbd_cli.core.progress import Progress, Silent
+from dbbd_cli.core.temporary import remove_strays
 from dbbd_cli.data.inputs import Input, input_of
 from dbbd_cli.engine.checkpoint.files import BEST
 from dbbd_cli.engine.failures import supervised
@@ -127,6 +128,8 @@ def open_predictor(
     folder = out or run.folder / PREDICTIONS
     if task.predicts_files:
         check_writable(folder)
+        if folder.is_dir():
+            remove_strays(folder)
     calibration = Calibration() if task.predicts_files else _calibration(run, progress)
     workload, runtime = build_workload(
         run.config, run.manifest, splits=(), pretrained=False, progress=progress, recorded=run.kept_runtime

@@ -8,9 +8,10 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePath
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -35,6 +36,10 @@ from dbbd_cli.tasks.scene_prediction_config import ScenePredictionConfig
 Arrays = Mapping[str, np.ndarray]
 """Name to a value for each point, `(N, …)`."""
 
+_Prepared = TypeVar("_Prepared")
+
+_MAX_THREADS = 4
+"""Tiles that are prepared at once, each with its memory."""
 _FEWEST = 16
 """A tile is not cut further if it decides on fewer points than `max_points` divided by this."""
 
@@ -213,7 +218,8 @@ class Tile:
 
 def infer_in_tiles(
     scene: Scene,
-    infer: Callable[[Scene], Arrays],
+    prepare: Callable[[Scene], _Prepared],
+    infer: Callable[[_Prepared], Arrays],
     *,
     max_points: int,
     margin: float,
@@ -227,7 +233,9 @@ def infer_in_tiles(
 
     Args:
         scene: the scene.
-        infer: prepares a scene and computes values for its points.
+        prepare: prepares a scene; called in several threads, for as many tiles at once as there are processors, up to
+            `_MAX_THREADS`.
+        infer: computes values for the points of a prepared scene.
         max_points: points of a scene beyond which it is cut.
         margin: see `make_tiles`.
         grid_size: thin the scene to this grid first, as the network was trained; each point then has the values of the
@@ -238,22 +246,34 @@ def infer_in_tiles(
         The values by name, in the order of the points.
     """
     if grid_size is not None:
-        return _from_grid(scene, infer, grid_size, max_points=max_points, margin=margin, advance=advance)
+        return _from_grid(scene, prepare, infer, grid_size, max_points=max_points, margin=margin, advance=advance)
     if scene.num_points <= max_points:
-        return dict(infer(scene))
+        return dict(infer(prepare(scene)))
     joined: dict[str, np.ndarray] = {}
     tiles = make_tiles(scene.coord, max_points, margin)
-    for number, tile in enumerate(tiles):
-        advance(number, len(tiles))
-        for name, values in infer(_cut(scene, tile.points)).items():
-            if name not in joined:
-                joined[name] = np.empty((scene.num_points, *values.shape[1:]), values.dtype)
-            joined[name][tile.points[tile.decides]] = values[tile.decides]
+    # A few tiles are prepared together, and then the network has all processors for itself: PyTorch's threads wait for
+    # each other in busy loops, which other work would make very long.
+    together = min(os.cpu_count() or 1, _MAX_THREADS)
+    with ThreadPoolExecutor(together) as pool:
+        for start in range(0, len(tiles), together):
+            group = tiles[start : start + together]
+            advance(start, len(tiles))
+            prepared = list(pool.map(lambda tile: prepare(_cut(scene, tile.points)), group))
+            while prepared:
+                tile, values_of = group[-len(prepared)], infer(prepared.pop(0))
+                for name, values in values_of.items():
+                    if name not in joined:
+                        joined[name] = np.empty((scene.num_points, *values.shape[1:]), values.dtype)
+                    joined[name][tile.points[tile.decides]] = values[tile.decides]
     return joined
 
 
 def _from_grid(
-    scene: Scene, infer: Callable[[Scene], Arrays], grid_size: float, **options: Any
+    scene: Scene,
+    prepare: Callable[[Scene], _Prepared],
+    infer: Callable[[_Prepared], Arrays],
+    grid_size: float,
+    **options: Any,
 ) -> dict[str, np.ndarray]:
     from scipy.spatial import cKDTree  # slow to import
 
@@ -261,7 +281,7 @@ def _from_grid(
         stays = points_on_grid(scene.coord + scene.shift, grid_size)
     except ValueError as error:
         raise DataError(str(error)) from error
-    found = infer_in_tiles(_cut(scene, stays), infer, **options)
+    found = infer_in_tiles(_cut(scene, stays), prepare, infer, **options)
     nearest = cKDTree(scene.coord[stays]).query(scene.coord, workers=-1)[1]
     return {name: values[nearest] for name, values in found.items()}
 

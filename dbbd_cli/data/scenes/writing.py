@@ -127,9 +127,11 @@ def with_results(columns: Columns, results: Mapping[str, np.ndarray], color: np.
     axes = found[COORD]
     table = {name: _real(values) if name in axes else values for name, values in columns.items()}
     if color is not None:
+        new = dict(zip(_CHANNELS, color.T, strict=True))
         if (old := found.get(COLOR, ())) and tuple(map(simplified, old)) != SPHERICAL_HARMONICS:
-            table = {name: values for name, values in table.items() if name not in old}
-        table |= zip(_CHANNELS, color.T, strict=True)
+            renamed = dict(zip(old, _CHANNELS, strict=True))
+            table = {renamed.get(name, name): values for name, values in table.items()}
+        table |= new
     taken = set(map(str.lower, table))
     for name, values in results.items():
         table[_unused(f"predicted_{name}" if name in taken else name, table)] = _storable(values)

@@ -61,16 +61,13 @@ class _Features:
         """The features of a scene."""
         check_parts(scene, ref, self.workload.config.data.features)
 
-        def infer(part: Scene) -> dict[str, np.ndarray]:
-            batch = self.dataset.batch([prepare(part, ref, self.dataset.settings)])
-            return {_FEATURE: self._computed(batch)}
-
         def advance(done: int, total: int) -> None:
             self.progress.line(f"{ref.name}: tile {done + 1:,} of {total:,}")
 
         feature = infer_in_tiles(
             scene,
-            infer,
+            lambda part: prepare(part, ref, self.dataset.settings),
+            lambda prepared: {_FEATURE: self._computed(self.dataset.batch([prepared]))},
             max_points=self.settings.max_points,
             margin=self.settings.margin,
             grid_size=self.workload.config.data.grid_size,

@@ -11,7 +11,7 @@ import numpy as np
 
 from dbbd_cli.core.progress import Progress
 from dbbd_cli.data.inputs import Input
-from dbbd_cli.data.scenes.cache import SceneRef, prepare
+from dbbd_cli.data.scenes.cache import PreparedScene, SceneRef, prepare
 from dbbd_cli.data.scenes.scene import SEGMENT, Scene
 from dbbd_cli.engine.runtime import Runtime
 from dbbd_cli.report.palette import class_color, rgb
@@ -36,8 +36,8 @@ def predict_classes(
     def predict(scene: Scene, ref: SceneRef) -> ScenePredictionResult:
         check_parts(scene, ref, config.data.all_features)
 
-        def infer(part: Scene) -> dict[str, np.ndarray]:
-            shares = workload.shares(dataset.batch([prepare(part, ref, dataset.settings)]), runtime)
+        def infer(prepared: PreparedScene) -> dict[str, np.ndarray]:
+            shares = workload.shares(dataset.batch([prepared]), runtime)
             confidence, best = shares.max(1)
             return {SEGMENT: best.numpy(), CONFIDENCE: confidence.numpy()}
 
@@ -46,6 +46,7 @@ def predict_classes(
 
         found = infer_in_tiles(
             scene,
+            lambda part: prepare(part, ref, dataset.settings),
             infer,
             max_points=config.predict.max_points,
             margin=config.predict.margin,

@@ -64,7 +64,7 @@ def test_values_of_neighborhoods_are_those_of_the_whole_scene() -> None:
 
     whole = infer(scene)
     sizes.clear()
-    joined = infer_in_tiles(scene, infer, max_points=1000, margin=0.3)
+    joined = infer_in_tiles(scene, lambda part: part, infer, max_points=1000, margin=0.3)
     assert len(sizes) > 4
     assert max(sizes) <= 1000
     np.testing.assert_allclose(joined["place"], whole["place"], rtol=0, atol=1e-5)

@@ -111,6 +111,16 @@ def test_other_sources_become_columns(tmp_path: Path) -> None:
     assert found["label"].dtype == np.int32
 
 
+def test_new_colors_take_the_place_of_old_ones() -> None:
+    columns = {name: np.zeros(5, np.float32) for name in ("x", "y", "z", "r", "g", "b", "alpha")}
+    color = np.arange(15, dtype=np.uint8).reshape(5, 3)
+    table = with_results(columns, {}, color)
+    assert [*table] == ["x", "y", "z", "red", "green", "blue", "alpha"]
+    assert table["green"].tolist() == color[:, 1].tolist()
+    splat = {name: np.zeros(5, np.float32) for name in ("x", "y", "z", "f_dc_0", "f_dc_1", "f_dc_2")}
+    assert [*with_results(splat, {}, color)] == [*splat, "red", "green", "blue"]
+
+
 def test_arrays_are_scenes_again(tmp_path: Path) -> None:
     survey(tmp_path / "scan.ply")
     arrays = read_arrays(tmp_path / "scan.ply")

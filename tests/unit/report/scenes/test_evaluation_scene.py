@@ -49,6 +49,8 @@ def test_a_scene_is_read(tmp_path: Path, scene_of: Make) -> None:
         ("region", np.int32(7), "region is not an array of int32"),
         ("segment", np.zeros((400, 1), np.int32), "segment is not an array of int32"),
         ("segment", np.full(400, -2, np.int32), "below -1"),
+        ("prediction", np.full(400, -2, np.int32), "prediction contains numbers below -1"),
+        ("prediction", np.zeros(399, np.int32), "prediction is not an array of int32"),
         ("segment", np.zeros(400, [("x", "i4")]), "segment is not an array of int32"),
     ],
 )

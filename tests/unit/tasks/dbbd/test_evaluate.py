@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +17,7 @@ from dbbd_cli.core.errors import ConfigError, DataError
 from dbbd_cli.data.manifest import Manifest
 from dbbd_cli.engine.checkpoint.files import load_checkpoint
 from dbbd_cli.services.evaluate import evaluate
+from dbbd_cli.services.plot import plot
 from dbbd_cli.services.train import train
 from dbbd_cli.tasks.dbbd.config import DbbdConfig
 from unit.tasks.dbbd.evaluations import report_of
@@ -45,6 +49,21 @@ def test_the_report_is_complete_and_strict_json(tiny_point_config: Make, tmp_pat
         assert report["efficiency"][kind] > 0
     ratio = report["efficiency"]["points_per_second"] / report["efficiency"]["samples_per_second"]
     assert ratio == pytest.approx(1000)
+
+
+def test_the_page_has_the_scene_in_3d(tiny_point_config: Make, tmp_path: Path) -> None:
+    run = train(tiny_point_config(training__epochs=1)).run
+    report = report_of(run)
+    [page] = plot([run], format="html").files
+    text = page.read_text(encoding="utf-8")
+    [data] = re.findall(r'<script type="application/json">(.*)</script>', text)
+    values = json.loads(data)
+    assert values["count"] == 1000
+    assert [layer["name"] for layer in values["layers"]] == ["Labels", "Features", "Height"]
+    assert [name for name, _ in values["layers"][0]["legend"]] == [*report["scene"]["classes"], "unlabeled"]
+    [script] = re.findall(r"<script>(.*)</script>", text, re.DOTALL)
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert f"script-src 'sha256-{digest}'" in text
 
 
 def test_losses_come_with_chance_levels(tiny_point_config: Make) -> None:
