@@ -27,8 +27,8 @@ _CHUNK = 1 << 14
 class PointHead(nn.Module):
     """An ensemble of small networks that shares most of its weights and classifies points.
 
-    Each feature of a point is encoded piecewise linearly. The members differ in how they scale what comes in
-    (Gorishniy et al., "TabM", 2025).
+    Each feature of a point is encoded piecewise linearly. The members share the linear layers and differ in
+    how they scale what comes out of them (after Gorishniy et al., "TabM", 2025).
 
     Args:
         feature_dim: F.
@@ -62,13 +62,12 @@ class PointHead(nn.Module):
         self.register_buffer("lower", torch.zeros(feature_dim, num_pieces))
         self.register_buffer("width", torch.ones(feature_dim, num_pieces))
         inputs = feature_dim * num_pieces
-        self.scale1 = nn.Parameter(torch.empty(members, inputs).normal_(1, 0.5))
         self.layer1 = nn.Linear(inputs, hidden_dim)
         # One linear layer on the concatenation of the features of all regions, in parts.
         self.region_layers = nn.ModuleList(
             nn.Linear(region_dim, hidden_dim, bias=False) for _ in range(num_branches * num_levels)
         )
-        self.region_scale = nn.Parameter(torch.empty(members, hidden_dim).normal_(1, 0.5))
+        self.scale1 = nn.Parameter(torch.empty(members, hidden_dim).normal_(1, 0.5))
         self.layer2 = nn.Linear(hidden_dim, hidden_dim)
         self.scale2 = nn.Parameter(torch.randint(0, 2, (members, hidden_dim)).float() * 2 - 1)
         self.output = nn.Parameter(torch.randn(members, hidden_dim, num_classes) / math.sqrt(hidden_dim))
@@ -86,14 +85,14 @@ class PointHead(nn.Module):
             rows: for each level, the region of each point, `(S,)`, -1 for none.
         """
         pieces = encode_pieces(features, self.lower, self.width).flatten(1)
-        x = self.layer1(pieces * self.scale1[:, None])
+        x = self.layer1(pieces)
         around = torch.stack(
             [
                 regions.index_select(0, torch.where(row < 0, len(regions) - 1, row))
                 for regions, row in zip(context, rows, strict=True)
             ]
         )
-        x = self.dropout(F.relu(x + around.sum(0) * self.region_scale[:, None]))
+        x = self.dropout(F.relu((x + around.sum(0)) * self.scale1[:, None]))
         x = self.dropout(F.relu(self.layer2(x * self.scale2[:, None])))
         return x @ self.output + self.bias[:, None]
 
