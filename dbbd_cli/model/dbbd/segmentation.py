@@ -208,7 +208,10 @@ class SceneSegmenter(nn.Module):
         log_shares = torch.cat(parts)
         if self.forest is None:
             return log_shares
-        mean = log_shares.exp().lerp(self.forest(features), self.forest_share)
+        # The trees know nothing of the weights of classes, with which the head was trained.
+        weighted = self.forest(features) * self.class_weights
+        weighted = weighted / weighted.sum(1, keepdim=True).clamp(min=_TINY)
+        mean = log_shares.exp().lerp(weighted, self.forest_share)
         return mean.clamp(min=_TINY).log()
 
     def _inputs(

@@ -197,7 +197,9 @@ def test_the_forest_has_its_share_in_evaluation_and_none_in_training() -> None:
     mixed.load_state_dict(alone.state_dict(), strict=False)
     assert mixed.forest is not None
     with torch.no_grad():
-        expected = 0.75 * alone.eval().log_shares(coord, feat, feat, regions).exp() + 0.25 * mixed.forest(feat)
+        trees = mixed.forest(feat) * mixed.class_weights
+        head = alone.eval().log_shares(coord, feat, feat, regions).exp()
+        expected = 0.75 * head + 0.25 * trees / trees.sum(1, keepdim=True)
         assert torch.allclose(mixed.eval().log_shares(coord, feat, feat, regions).exp(), expected, atol=1e-5)
         losses = []
         for network in (alone.train(), mixed.train()):
