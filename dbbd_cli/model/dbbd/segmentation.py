@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from dbbd_cli.model.dbbd.encoder import DbbdEncoder
 from dbbd_cli.model.dbbd.regions import RegionBatch
+from dbbd_cli.model.forest import Forest
 from dbbd_cli.model.numeric_pieces import encode_pieces, fit_pieces
 from dbbd_cli.model.output import DeferredMetric, StepOutput
 
@@ -22,6 +23,7 @@ IGNORED = -1
 """The class of points that do not count."""
 _CHUNK = 1 << 14
 """Points of a pass without gradient."""
+_TINY = 1e-12
 
 
 class PointHead(nn.Module):
@@ -122,12 +124,15 @@ class PointHead(nn.Module):
 class SceneSegmenter(nn.Module):
     """The encoder of DBBD, a head for points, and their loss.
 
-    In training, each member of the ensemble has its own cross-entropy. In evaluation, probabilities are averaged.
+    In training, each member of the ensemble has its own cross-entropy. In evaluation, probabilities are averaged, also
+    with those of the forest, which is fitted to the features of training points before training and then stays as is.
 
     Args:
         encoder: the encoder.
         head: the head.
         branches: `both`, `g2l` or `l2g`.
+        forest: joins in evaluation; None for none.
+        forest_share: the weight of its probabilities.
         freeze_encoder: whether the encoder keeps its weights.
         lovasz_weight: weight of the Lovász-softmax loss.
     """
@@ -136,12 +141,22 @@ class SceneSegmenter(nn.Module):
     class_weights: torch.Tensor
 
     def __init__(
-        self, encoder: DbbdEncoder, head: PointHead, *, branches: str, freeze_encoder: bool, lovasz_weight: float
+        self,
+        encoder: DbbdEncoder,
+        head: PointHead,
+        *,
+        branches: str,
+        forest: Forest | None = None,
+        forest_share: float = 0.5,
+        freeze_encoder: bool,
+        lovasz_weight: float,
     ) -> None:
         super().__init__()
         self.encoder = encoder
         self.head = head
         self.branches = branches
+        self.forest = forest
+        self.forest_share = forest_share
         self.freeze_encoder = freeze_encoder
         self.lovasz_weight = lovasz_weight
         self.num_classes = head.bias.shape[1]
@@ -190,7 +205,14 @@ class SceneSegmenter(nn.Module):
             mean_log_shares(self.head(features[part], context, [row[part] for row in rows]))
             for part in (slice(start, start + _CHUNK) for start in range(0, len(features), _CHUNK))
         ]
-        return torch.cat(parts)
+        log_shares = torch.cat(parts)
+        if self.forest is None:
+            return log_shares
+        # The trees know nothing of the weights of classes, with which the head was trained.
+        weighted = self.forest(features) * self.class_weights
+        weighted = weighted / weighted.sum(1, keepdim=True).clamp(min=_TINY)
+        mean = log_shares.exp().lerp(weighted, self.forest_share)
+        return mean.clamp(min=_TINY).log()
 
     def _inputs(
         self, coord: torch.Tensor, encoder_features: torch.Tensor, head_features: torch.Tensor, regions: RegionBatch
@@ -211,15 +233,21 @@ class SceneSegmenter(nn.Module):
         weights = torch.where(target == IGNORED, 0.0, self.class_weights[target.clamp(min=0)])
         return total / weights.sum().clamp(min=1e-6)
 
-    def fit(self, head_features: torch.Tensor, counts: torch.Tensor, weighting: str) -> None:
+    def fit(
+        self, head_features: torch.Tensor, classes: torch.Tensor, counts: torch.Tensor, *, weighting: str, seed: int
+    ) -> None:
         """Set what depends on the training data as a whole.
 
         Args:
-            head_features: of training points, `(N, F)`.
+            head_features: of some training points, `(N, F)`.
+            classes: of these points, `(N,)`.
             counts: training points of each class, `(K,)`.
             weighting: `none`, `inverse_sqrt` or `inverse`: the power of the frequency that is a class's weight.
+            seed: seed of the forest.
         """
         self.head.fit(head_features)
+        if self.forest is not None:
+            self.forest.fit(head_features, classes, seed)
         self.class_counts = counts.float()
         share = counts.double() / counts.sum()
         power = {"none": 0.0, "inverse_sqrt": -0.5, "inverse": -1.0}[weighting]

@@ -5,7 +5,6 @@ Legend: M points, F features, S scenes, K classes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -14,8 +13,6 @@ import torch
 from dbbd_cli.core.errors import DataError
 from dbbd_cli.core.progress import Progress
 from dbbd_cli.data.random_numbers import POINTS, uniform
-from dbbd_cli.data.scenes.views import View
-from dbbd_cli.model.dbbd.segmentation import IGNORED
 from dbbd_cli.model.linear_probe import confusion_counts, segmentation_scores
 from dbbd_cli.tasks.segmentation.workload import SegmentationWorkload
 
@@ -85,11 +82,11 @@ def _forest(
     limit = max(1, min(_POINTS_PER_SCENE, _MAX_POINTS // num_scenes))
     features, classes = [], []
     with progress.phase("Random forest: training scenes", num_scenes, unit="scenes") as bar:
-        for number, (values, target) in enumerate(_labeled_points(workload, "train")):
+        for number, (values, target) in enumerate(workload.labeled_points("train")):
             rank = uniform(workload.config.seed, 0, np.array([number]), len(values), purpose=POINTS)[0]
             chosen = np.sort(np.argsort(rank)[:limit])
-            features.append(values[chosen])
-            classes.append(target[chosen])
+            features.append(values[chosen].numpy())
+            classes.append(target[chosen].numpy())
             bar.advance()
     forest = RandomForestClassifier(
         _TREES, min_samples_leaf=_MIN_LEAF, n_jobs=torch.get_num_threads(), random_state=workload.config.seed % 2**32
@@ -97,19 +94,9 @@ def _forest(
     forest.fit(np.concatenate(features), np.concatenate(classes))
     confusion = torch.zeros(len(tested.labels), len(tested.labels), dtype=torch.int64)
     with progress.phase(f"Random forest: {split} scenes", len(tested.manifest.of(split)), unit="scenes") as bar:
-        for values, target in _labeled_points(tested, split):
+        for values, target in tested.labeled_points(split):
             if len(values):
-                predicted = torch.from_numpy(forest.predict(values))
-                confusion += confusion_counts(predicted, torch.from_numpy(target), len(confusion))
+                predicted = torch.from_numpy(forest.predict(values.numpy()))
+                confusion += confusion_counts(predicted, target, len(confusion))
             bar.advance()
     return confusion, ""
-
-
-def _labeled_points(workload: SegmentationWorkload, split: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Features `(M, F)` and classes `(M,)` of the labeled points of each scene."""
-    for scene in workload.single_scenes(split):
-        assert scene.segment is not None
-        classes = workload.classes(scene.segment)
-        features = workload.features(workload.config.data.head_features, View(scene.coord, scene.normal), scene)
-        labeled = classes != IGNORED
-        yield features[labeled].numpy(), classes[labeled].numpy()

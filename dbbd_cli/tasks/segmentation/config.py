@@ -102,6 +102,10 @@ class SegmentationModelConfig(SceneModelConfig):
     head_pieces: Annotated[int, Field(ge=1, le=64)] = Field(
         8, description="pieces, between quantiles of the training data, in which the head encodes each feature"
     )
+    forest_trees: Annotated[int, Field(ge=0, le=256)] = Field(
+        24, description="random trees on head_features, fitted before training, that join in evaluation; 0: none"
+    )
+    forest_share: Fraction = Field(0.5, description="weight of the probabilities of these trees")
     dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(0.3, description="dropout probability in the head")
     weights: NotEmpty = Field(
         "none",

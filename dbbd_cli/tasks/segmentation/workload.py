@@ -5,7 +5,7 @@ Legend: N points of a batch, C channels of the encoder's and F of the head's fea
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +21,7 @@ from dbbd_cli.model.dbbd.encoder import DbbdEncoder
 from dbbd_cli.model.dbbd.regions import RegionBatch
 from dbbd_cli.model.dbbd.segmentation import IGNORED, PointHead, SceneSegmenter
 from dbbd_cli.model.dbbd.weights import load_encoder
+from dbbd_cli.model.forest import Forest
 from dbbd_cli.model.linear_probe import scores_of_counts
 from dbbd_cli.tasks.scene_batches import PointBatch
 from dbbd_cli.tasks.scene_config import num_channels
@@ -29,9 +30,9 @@ from dbbd_cli.tasks.segmentation.augmentation import augment
 from dbbd_cli.tasks.segmentation.batches import LabeledDataset
 from dbbd_cli.tasks.segmentation.config import PROGRESS_METRICS, SegmentationConfig
 
-_FITTED_POINTS = 100_000
-"""Training points from which the quantiles of the features are estimated."""
-_FITTED_SCENES = 64
+_FITTED_SCENES = 100
+_FITTED_POINTS_PER_SCENE = 3000
+"""Training scenes and points, evenly spaced, to which pieces and forest are fitted."""
 
 
 class SegmentationWorkload(SceneWorkload):
@@ -94,14 +95,28 @@ class SegmentationWorkload(SceneWorkload):
             if scene.segment is not None:
                 classes = self.classes(torch.from_numpy(np.array(scene.segment)))
                 counts += torch.bincount(classes[classes != IGNORED], minlength=len(self.labels))
-        total = len(self.manifest.of("train"))
-        step = -(-total // _FITTED_SCENES)
-        limit = _FITTED_POINTS // -(-total // step)
-        parts = []
-        for batch in self.single_scenes("train", step=step):
-            features = self.features(self.config.data.head_features, View(batch.coord, batch.normal), batch)
-            parts.append(features[:: max(1, len(features) // limit)])
-        self.module.fit(torch.cat(parts), counts, self.config.loss.class_weights)
+        features, targets = [], []
+        step = -(-len(self.manifest.of("train")) // _FITTED_SCENES)
+        for values, target in self.labeled_points("train", step=step):
+            chosen = slice(None, None, max(1, len(values) // _FITTED_POINTS_PER_SCENE))
+            features.append(values[chosen])
+            targets.append(target[chosen])
+        self.module.fit(
+            torch.cat(features),
+            torch.cat(targets),
+            counts,
+            weighting=self.config.loss.class_weights,
+            seed=self.config.seed,
+        )
+
+    def labeled_points(self, split: str, step: int = 1) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Features of the head `(N, F)` and classes `(N,)` of the labeled points of each scene, or each `step`-th."""
+        for scene in self.single_scenes(split, step=step):
+            assert scene.segment is not None
+            classes = self.classes(scene.segment)
+            features = self.features(self.config.data.head_features, View(scene.coord, scene.normal), scene)
+            labeled = classes != IGNORED
+            yield features[labeled], classes[labeled]
 
     def classes(self, segment: torch.Tensor) -> torch.Tensor:
         """The index in `labels` of each label, int64; `IGNORED` for others."""
@@ -204,6 +219,8 @@ def make_network(config: SegmentationConfig) -> SceneSegmenter:
         encoder,
         head,
         branches=model.branches,
+        forest=Forest(model.forest_trees, len(data.labels)) if model.forest_trees else None,
+        forest_share=model.forest_share,
         freeze_encoder=config.training.freeze == "encoder",
         lovasz_weight=config.loss.lovasz_weight,
     )

@@ -24,6 +24,7 @@ from dbbd_cli.model.dbbd.segmentation import (
     lovasz_softmax,
     mean_log_shares,
 )
+from dbbd_cli.model.forest import Forest
 from dbbd_cli.model.linear_probe import confusion_counts, scores_of_counts, segmentation_scores
 
 CLASSES = 3
@@ -46,8 +47,13 @@ def segmenter(branches: str = "both", **options: object) -> SceneSegmenter:
     network = SceneSegmenter(
         encoder, head, branches=branches, **{"freeze_encoder": False, "lovasz_weight": 0.5, **options}
     )
-    network.fit(torch.randn(100, 2), torch.tensor([90, 9, 1]), "inverse_sqrt")
+    fit(network, [90, 9, 1], "inverse_sqrt")
     return network
+
+
+def fit(network: SceneSegmenter, counts: list[int], weighting: str) -> None:
+    classes = torch.arange(100) % CLASSES
+    network.fit(torch.randn(100, 2), classes, torch.tensor(counts), weighting=weighting, seed=1)
 
 
 def jaccard_loss(wrong: torch.Tensor, is_label: torch.Tensor) -> float:
@@ -151,10 +157,10 @@ def test_classes_have_the_weight_of_their_frequency_and_points_weigh_1_on_averag
     weights = network.class_weights
     assert float((weights * share).sum()) == pytest.approx(1)
     assert float(weights[2] / weights[0]) == pytest.approx(90**0.5)
-    network.fit(torch.randn(10, 2), torch.tensor([10, 0, 1]), "inverse")
+    fit(network, [10, 0, 1], "inverse")
     assert float(network.class_weights[1]) == 0
     assert float(network.class_weights[2] / network.class_weights[0]) == pytest.approx(10)
-    network.fit(torch.randn(10, 2), torch.tensor([10, 0, 1]), "none")
+    fit(network, [10, 0, 1], "none")
     assert network.class_weights.tolist() == [1, 0, 1]
 
 
@@ -182,3 +188,21 @@ def test_counts_give_the_scores_of_the_confusion_matrix() -> None:
     confusion = confusion_counts(predicted[known], target[known], 4)
     assert scores_of_counts(counts) == segmentation_scores(confusion)
     assert counts.sum().item() == confusion.diagonal().sum() + 2 * known.sum()
+
+
+def test_the_forest_has_its_share_in_evaluation_and_none_in_training() -> None:
+    coord, regions = scenes()
+    feat, classes = coord[:, :2].contiguous(), torch.arange(240) % CLASSES
+    alone, mixed = segmenter(), segmenter(forest=Forest(3, CLASSES), forest_share=0.25)
+    mixed.load_state_dict(alone.state_dict(), strict=False)
+    assert mixed.forest is not None
+    with torch.no_grad():
+        trees = mixed.forest(feat) * mixed.class_weights
+        head = alone.eval().log_shares(coord, feat, feat, regions).exp()
+        expected = 0.75 * head + 0.25 * trees / trees.sum(1, keepdim=True)
+        assert torch.allclose(mixed.eval().log_shares(coord, feat, feat, regions).exp(), expected, atol=1e-5)
+        losses = []
+        for network in (alone.train(), mixed.train()):
+            torch.manual_seed(0)
+            losses.append(float(network(coord, feat, feat, regions, classes).loss))
+    assert losses[0] == losses[1]
