@@ -66,6 +66,7 @@ class PredictionPage:
                     "note": visible(result.note or facts, _LONGEST),
                     "predicted": result.status,
                     "probability": MISSING,
+                    "of": "",
                     "verdict": MISSING,
                     "is_positive": False,
                     "spans": [],

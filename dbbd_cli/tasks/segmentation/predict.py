@@ -20,8 +20,8 @@ from dbbd_cli.runs.output_folder import OutputFolder
 from dbbd_cli.tasks.scene_prediction import ScenePredictionResult, check_parts, infer_in_tiles, predict_scenes
 from dbbd_cli.tasks.segmentation.workload import SegmentationWorkload
 
-LABEL, CONFIDENCE = "prediction", "confidence"
-"""Names of the properties in a PLY file: a label in the source stays what it is."""
+LABEL, CONFIDENCE = "label", "confidence"
+"""Names of the properties in a PLY file; if the source has them already, these are `predicted_label` and so on."""
 
 
 def predict_classes(

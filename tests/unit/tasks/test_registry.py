@@ -71,7 +71,7 @@ def test_a_package_cannot_replace_a_built_in_task(install: Install) -> None:
 @pytest.mark.parametrize(
     ("point", "problem"),
     [
-        ("broken = io:StringIO", "it has no build, can_corrupt, config_class"),
+        ("broken = io:StringIO", "it has no build, can_corrupt, clouds, config_class"),
         ("broken = dbbd_cli.tasks.dbbd.task:Dbbd", "it is named 'dbbd'"),
         ("broken = dbbd_cli.tasks.base:Task", "abstract method"),
     ],
