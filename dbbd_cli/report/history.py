@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from dbbd_cli.core.metrics import metric_words, superlative
@@ -11,7 +11,7 @@ from dbbd_cli.core.text import counted
 from dbbd_cli.report.drawing import load_matplotlib
 from dbbd_cli.report.history_panels import Panel, shown_panels
 from dbbd_cli.report.style import MUTED, SERIES, WARNING, add_legend, drawable, headed_figure, styled
-from dbbd_cli.report.text import distinct, run_labels, task_title, value_at_best_epoch, words
+from dbbd_cli.report.text import describe_metric, distinct, run_labels, task_title, value_at_best_epoch, words
 from dbbd_cli.runs.reading import RunHistory
 
 if TYPE_CHECKING:
@@ -28,6 +28,8 @@ _MAX_COLUMNS = 3
 _COMPACT: dict[str, Any] = {"fontsize": 8.5, "handlelength": 0.8, "handletextpad": 0.35, "columnspacing": 0.6}
 _LEGEND_CHARACTERS = 150
 _RING: dict[str, Any] = {"marker": "o", "markersize": 11, "markerfacecolor": "none", "markeredgewidth": 1.6}
+_LONGEST_FACT = 120
+"""Characters for the best epoch in the header, beside the task and the number of epochs."""
 _WITHIN_EPOCHS: dict[str, Any] = {"color": SERIES[0], "alpha": 0.35, "label": "train, within epochs"}
 
 
@@ -99,9 +101,16 @@ def _header(runs: Sequence[RunHistory], metrics: Sequence[str]) -> tuple[str, li
     best = next((row["val"] for row in run.epochs if row["epoch"] == run.best_epoch), None)
     if best is not None:
         names = [name for name in dict.fromkeys(["loss", *metrics, run.metric]) if name in best or name == "loss"]
-        values = [f"{drawable(metric_words(name))} {value_at_best_epoch(run, name)}" for name in names]
         reason = f"{superlative(run.metric)} validation {drawable(metric_words(run.metric))}"
-        facts.append(f"best epoch {run.best_epoch} ({reason}): {', '.join(values)}")
+
+        def told(values: Iterable[str]) -> str:
+            parts = [f"{drawable(metric_words(name))} {value}" for name, value in zip(names, values, strict=True)]
+            return f"best epoch {run.best_epoch} ({reason}): {', '.join(parts)}"
+
+        fact = told(value_at_best_epoch(run, name) for name in names)
+        if len(fact) > _LONGEST_FACT:  # without the better values of other epochs
+            fact = told(describe_metric(name, best.get(name)) for name in names)
+        facts.append(fact)
     return drawable(run.name, 60), facts, synthetic_warning(runs)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -66,12 +66,10 @@ def baselines(
     every_label = torch.cat([train_labels, labels]).numpy()
     is_train = np.arange(len(every_label)) < len(train_labels)
     rules = []
-    for part in joined(train_properties, properties):
-        rule = learn_rule(part, every_label, is_train, num_classes, balanced=False)
-        if not rule.is_constant:
-            row = _row(f"rule: {part.name}", torch.from_numpy(rule.predicted[~is_train]) == labels, correct, resampling)
-            low, _ = row["accuracy_interval"]
-            rules.append({**row, "is_shortcut": low > rows[0]["accuracy"] + MARGIN})
+    for name, predicted in _rules(joined(train_properties, properties), every_label, is_train, num_classes):
+        row = _row(f"rule: {name}", torch.from_numpy(predicted) == labels, correct, resampling)
+        low, _ = row["accuracy_interval"]
+        rules.append({**row, "is_shortcut": low > rows[0]["accuracy"] + MARGIN})
     rows += sorted(rules, key=lambda row: row["accuracy"])
     if train_urls is None or val_urls is None or urls is None:
         return rows
@@ -84,6 +82,16 @@ def baselines(
         row["roc_auc"] = ranking_scores(probabilities[:, positive], labels == positive)["roc_auc"]
         row["roc_auc_interval"] = intervals.get("roc_auc")
     return [*rows, row]
+
+
+def _rules(
+    properties: Iterable[Property], labels: np.ndarray, is_train: np.ndarray, num_classes: int
+) -> Iterator[tuple[str, np.ndarray]]:
+    """For each property whose rule is not constant, its name and what the rule predicts outside the training split."""
+    for part in properties:
+        rule = learn_rule(part, labels, is_train, num_classes, balanced=False)
+        if not rule.is_constant:
+            yield part.name, rule.predicted[~is_train]
 
 
 def _ngrams(urls: Sequence[str], labels: torch.Tensor, num_classes: int) -> NgramBaseline:

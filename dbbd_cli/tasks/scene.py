@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from dbbd_cli.core.errors import ConfigError
 from dbbd_cli.tasks.base import Preparation, Task
 from dbbd_cli.tasks.scene_config import SAMPLE_UNIT
 
@@ -15,12 +13,15 @@ if TYPE_CHECKING:
     from dbbd_cli.data.manifest import Manifest
     from dbbd_cli.data.properties import Property, Relation
     from dbbd_cli.data.scenes.properties import SceneFacts
+    from dbbd_cli.report.scenes.viewer import PointCloud
 
 
 class SceneTask(Task):
     """A task on scenes: how they are listed and inspected."""
 
     sample_unit = SAMPLE_UNIT
+    scene_figure: str
+    """The figure of one scene, which the report shows in 3D where the browser can."""
 
     def make_manifest(self, config: Any, progress: Progress) -> Manifest:
         """List the scenes with their splits."""
@@ -29,25 +30,13 @@ class SceneTask(Task):
         from dbbd_cli.data.scenes.manifest import make_room_manifest, make_scene_manifest
 
         data = config.data
-        shares = (data.split.train, data.split.val, data.split.test)
-        max_scenes = {"train": data.max_train_scenes, "val": data.max_val_scenes, "test": data.max_test_scenes}
         if data.source == "synthetic":
             return make_room_manifest(
-                data.synthetic_scenes,
-                num_points=data.synthetic_points,
-                shares=shares,
-                max_scenes=max_scenes,
-                seed=config.seed,
-            )
-        if data.path is None:
-            raise ConfigError(
-                "data.path is not set, but data.source is folder",
-                hint="set it with --set data.path=DIR, or try --set data.source=synthetic",
+                data.synthetic_scenes, num_points=data.synthetic_points, **data.choice, seed=config.seed
             )
         return make_scene_manifest(
-            Path(data.path),
-            shares=shares,
-            max_scenes=max_scenes,
+            data.folder,
+            **data.choice,
             needs_color="color" in data.all_features,
             needs_normals="normals" in data.all_features,
             follow_links=data.follow_links,
@@ -72,6 +61,17 @@ class SceneTask(Task):
 
         facts = _scene_facts(config, manifest, positions, progress)
         return scene_properties(facts), scene_relations(facts)
+
+    def clouds(self, evaluation: Mapping[str, Any], read: Callable[[str], bytes | None]) -> Mapping[str, PointCloud]:
+        """The scene of an evaluation, colored in turn by all that is known of its points."""
+        from dbbd_cli.report.scenes.evaluation_scene import SCENE_FILE, read_evaluation_scene
+        from dbbd_cli.report.scenes.viewer import scene_cloud
+
+        content, about = read(SCENE_FILE), evaluation.get("scene") or {}
+        if content is None:
+            return {}
+        label = f"Scene {about['name']} in 3D" if about.get("name") else "Scene in 3D"
+        return {self.scene_figure: scene_cloud(read_evaluation_scene(content), label, about.get("classes") or [])}
 
 
 def _scene_facts(config: Any, manifest: Manifest, positions: Sequence[int], progress: Progress) -> list[SceneFacts]:

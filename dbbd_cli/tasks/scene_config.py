@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -20,6 +21,7 @@ from dbbd_cli.config.sections import (
     rule_error,
     section,
 )
+from dbbd_cli.core.errors import ConfigError
 
 SAMPLE_UNIT = "scenes"
 
@@ -175,6 +177,29 @@ class SceneDataConfig(DataConfig):
     def properties(self) -> tuple[str, ...]:
         """The features that are properties of the files."""
         return tuple(feature for feature in self.all_features if feature not in FEATURE_CHANNELS)
+
+    @property
+    def choice(self) -> dict[str, Any]:
+        """The settings that determine which scenes belong to which split."""
+        split = self.split
+        return {
+            "shares": (split.train, split.val, split.test),
+            "max_scenes": {"train": self.max_train_scenes, "val": self.max_val_scenes, "test": self.max_test_scenes},
+        }
+
+    @property
+    def folder(self) -> Path:
+        """The folder of the scenes, if `source` is `folder`.
+
+        Raises:
+            ConfigError: `path` is not set.
+        """
+        if self.path is None:
+            raise ConfigError(
+                "data.path is not set, but data.source is folder",
+                hint="set it with --set data.path=DIR, or try --set data.source=synthetic",
+            )
+        return Path(self.path)
 
     @property
     def preparation(self) -> dict[str, Any]:

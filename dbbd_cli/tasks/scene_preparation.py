@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dbbd_cli.core.errors import ConfigError
 from dbbd_cli.core.text import printable
 from dbbd_cli.tasks.base import Preparation
 
@@ -24,7 +23,7 @@ def prepare_scenes_of(config: Any, num_workers: int, progress: Progress) -> Prep
 
     Raises:
         DataError: the folder cannot be listed.
-        ConfigError: there is no folder.
+        ConfigError: `data.path` is not set.
         DiskError: the cache cannot be written.
     """
     from dbbd_cli.data.cache import cache_folder
@@ -35,31 +34,12 @@ def prepare_scenes_of(config: Any, num_workers: int, progress: Progress) -> Prep
     data = config.data
     sources: list[Path | Room]
     problems: list[str] = []
-    shares = (data.split.train, data.split.val, data.split.test)
-    max_scenes = {"train": data.max_train_scenes, "val": data.max_val_scenes, "test": data.max_test_scenes}
     if data.source == "synthetic":
-        sources = [
-            *room_sources(
-                data.synthetic_scenes,
-                num_points=data.synthetic_points,
-                shares=shares,
-                max_scenes=max_scenes,
-                seed=config.seed,
-            )
-        ]
-    elif data.path is None:
-        raise ConfigError(
-            "data.path is not set, but data.source is folder",
-            hint="set it with --set data.path=DIR, or try --set data.source=synthetic",
-        )
+        rooms = room_sources(data.synthetic_scenes, num_points=data.synthetic_points, **data.choice, seed=config.seed)
+        sources = [*rooms]
     else:
         paths, problems = chosen_scenes(
-            Path(data.path),
-            shares=shares,
-            max_scenes=max_scenes,
-            follow_links=data.follow_links,
-            seed=config.seed,
-            progress=progress,
+            data.folder, **data.choice, follow_links=data.follow_links, seed=config.seed, progress=progress
         )
         sources = [*paths]
     for problem in problems:

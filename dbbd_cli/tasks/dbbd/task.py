@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from dbbd_cli.engine.runtime import Runtime
     from dbbd_cli.report.history_panels import Panel
     from dbbd_cli.report.prediction import Calibration, FilePrediction
-    from dbbd_cli.report.scenes.viewer import PointCloud
     from dbbd_cli.report.tables import Section
     from dbbd_cli.runs.output_folder import OutputFolder
     from dbbd_cli.tasks.dbbd.evaluation_schema import DbbdEvaluation
@@ -36,6 +35,7 @@ class Dbbd(SceneTask):
     smoke_config = "smoke_dbbd"
     progress_metrics = PROGRESS_METRICS
     predicts_files = True
+    scene_figure = "scene_features"
     figure_names = ("level_losses", "probe", "scene_features", "region_tree")
 
     def build(
@@ -128,14 +128,3 @@ class Dbbd(SceneTask):
         content = read(SCENE_FILE)
         scene = None if content is None else read_evaluation_scene(content)
         return dbbd_figures(evaluation, scene)
-
-    def clouds(self, evaluation: Mapping[str, Any], read: Callable[[str], bytes | None]) -> Mapping[str, PointCloud]:
-        """The scene, colored by labels, features and height."""
-        from dbbd_cli.report.scenes.evaluation_scene import SCENE_FILE, read_evaluation_scene
-        from dbbd_cli.report.scenes.viewer import scene_cloud
-
-        content, about = read(SCENE_FILE), evaluation.get("scene") or {}
-        if content is None:
-            return {}
-        label = f"Scene {about['name']} in 3D" if about.get("name") else "Scene in 3D"
-        return {"scene_features": scene_cloud(read_evaluation_scene(content), label, about.get("classes") or [])}

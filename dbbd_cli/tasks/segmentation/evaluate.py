@@ -6,6 +6,7 @@ Legend: N points of a scene, S scenes, K classes.
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -69,7 +70,6 @@ def evaluate(
     confusion = by_scene.sum(0)
     scores = segmentation_scores(confusion)
     intervals = _intervals(by_scene.numpy(), tested.config.seed)
-    labeled, predicted, correct = confusion.sum(1).tolist(), confusion.sum(0).tolist(), confusion.diagonal().tolist()
     report = {
         "num_samples": sums.num_samples,
         "num_points": int(confusion.sum()) + ignored,
@@ -80,22 +80,30 @@ def evaluate(
         "overall_accuracy": scores.overall_accuracy,
         "miou_interval": intervals[0],
         "classes": tested.class_names,
-        "class_scores": [
-            {
-                "iou": scores.per_class_iou[place],
-                "iou_interval": intervals[1 + place] if scores.per_class_iou[place] is not None else None,
-                "accuracy": correct[place] / labeled[place] if labeled[place] else None,
-                "precision": correct[place] / predicted[place] if predicted[place] else None,
-                "points": labeled[place],
-            }
-            for place in range(len(labels))
-        ],
+        "class_scores": _class_scores(confusion, scores.per_class_iou, intervals[1:]),
         "confusion_matrix": confusion.tolist(),
         **baselines(workload, tested, split, by_scene, progress),
         "efficiency": efficiency,
         "scene": drawn,
     }
     return EvaluationOutput(report, files)
+
+
+def _class_scores(
+    confusion: torch.Tensor, ious: Sequence[float | None], intervals: Sequence[list[float] | None]
+) -> list[dict[str, Any]]:
+    """The row of each class in the report, from the confusion counts `(K, K)`; None for what is undefined."""
+    labeled, predicted, correct = confusion.sum(1).tolist(), confusion.sum(0).tolist(), confusion.diagonal().tolist()
+    return [
+        {
+            "iou": iou,
+            "iou_interval": None if iou is None else interval,
+            "accuracy": correct[place] / labeled[place] if labeled[place] else None,
+            "precision": correct[place] / predicted[place] if predicted[place] else None,
+            "points": labeled[place],
+        }
+        for place, (iou, interval) in enumerate(zip(ious, intervals, strict=True))
+    ]
 
 
 def _intervals(confusions: np.ndarray, seed: int) -> list[list[float] | None]:

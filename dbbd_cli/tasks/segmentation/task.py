@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from dbbd_cli.data.manifest import Manifest
     from dbbd_cli.engine.runtime import Runtime
     from dbbd_cli.report.prediction import Calibration, FilePrediction
-    from dbbd_cli.report.scenes.viewer import PointCloud
     from dbbd_cli.report.tables import Section
     from dbbd_cli.runs.output_folder import OutputFolder
     from dbbd_cli.tasks.segmentation.evaluation_schema import SegmentationEvaluation
@@ -34,6 +33,7 @@ class Segmentation(SceneTask):
     smoke_config = "smoke_segmentation"
     progress_metrics = PROGRESS_METRICS
     predicts_files = True
+    scene_figure = "scene_segmentation"
     figure_names = ("class_iou", "confusion_matrix", "scene_segmentation")
 
     def with_weights(self, config: SegmentationConfig) -> SegmentationConfig:
@@ -136,14 +136,3 @@ class Segmentation(SceneTask):
         content = read(SCENE_FILE)
         scene = None if content is None else read_evaluation_scene(content)
         return segmentation_figures(evaluation, scene)
-
-    def clouds(self, evaluation: Mapping[str, Any], read: Callable[[str], bytes | None]) -> Mapping[str, PointCloud]:
-        """The scene, colored by labels, prediction, errors, features and height."""
-        from dbbd_cli.report.scenes.evaluation_scene import SCENE_FILE, read_evaluation_scene
-        from dbbd_cli.report.scenes.viewer import scene_cloud
-
-        content, about = read(SCENE_FILE), evaluation.get("scene") or {}
-        if content is None:
-            return {}
-        label = f"Scene {about['name']} in 3D" if about.get("name") else "Scene in 3D"
-        return {"scene_segmentation": scene_cloud(read_evaluation_scene(content), label, about.get("classes") or [])}

@@ -81,6 +81,17 @@ def test_the_header_names_a_better_value_in_another_epoch(make_run: Make, row: M
     )
 
 
+def test_a_header_that_would_not_fit_leaves_out_the_values_of_other_epochs(make_run: Make, row: Make) -> None:
+    metrics = ("loss", "accuracy", "mean_accuracy", "overall_accuracy")
+    rows = [row(1, 0.6, 0.625, best=True), row(2, 0.7, 0.75)]
+    for each in rows:
+        each["val"] |= dict.fromkeys(metrics[2:], each["val"]["accuracy"])
+    shown = " ".join(texts(history.training_history([read_run(make_run(rows=rows))], metrics)))
+    expected = "loss 0.6000, accuracy 62.50%, mean accuracy 62.50%, overall accuracy 62.50%"
+    assert f"best epoch 1 (lowest validation loss): {expected}" in shown
+    assert "in epoch 2" not in shown
+
+
 def test_the_metric_that_decides_has_a_panel(make_run: Make, row: Make) -> None:
     rows = [row(1, 0.6, 0.625, best=True)]
     rows[0]["val"]["f1"] = 0.5
