@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePath
@@ -24,7 +24,7 @@ from dbbd_cli.data.scenes.cache import SceneRef
 from dbbd_cli.data.scenes.formats.mesh import MESH_POINTS
 from dbbd_cli.data.scenes.formats.npy import COORD_FILE
 from dbbd_cli.data.scenes.reader import READERS, Sampling, checked_scene, read_arrays
-from dbbd_cli.data.scenes.scene import COLOR, NORMAL, Scene, SceneArrays
+from dbbd_cli.data.scenes.scene import Scene, SceneArrays
 from dbbd_cli.data.scenes.sources import find_scenes, scene_path
 from dbbd_cli.data.scenes.thinning import points_on_grid
 from dbbd_cli.data.scenes.writing import array_parts, ply_columns, with_results, write_folder, write_npz, write_ply
@@ -97,7 +97,7 @@ def predict_scenes(
             scene = checked_scene(path, arrays)
             _write(targets, path, arrays, predict(scene, SceneRef(path, "")))
         except DataError as error:
-            yield _skipped(str(path), error.message.removeprefix(f"{printable(str(path))}: "))
+            yield _skipped(str(path), error.message.removeprefix(printable(str(path))).lstrip(": "))
             continue
         seconds = time.monotonic() - start
         files = tuple(str(target) for target in targets.values())
@@ -188,19 +188,6 @@ def _write(targets: Mapping[str, Path], source: Path, arrays: SceneArrays, resul
                 write_folder(target, parts)
         except OSError as error:
             raise disk_error(target, error) from error
-
-
-def check_parts(scene: Scene, ref: SceneRef, features: Collection[str]) -> None:
-    """Check that a scene has what these features are made of.
-
-    Raises:
-        DataError: it has not; the message names the part.
-    """
-    for part, feature in ((COLOR, "color"), (NORMAL, "normals")):
-        if feature in features and part in scene.unusable:
-            raise DataError(f"{ref.name}: {printable(scene.unusable[part])}")
-    if "color" in features and scene.color is None:
-        raise DataError(f"{ref.name}: has no colors, which the run requires")
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,6 +15,7 @@ from dbbd_cli.core.errors import ConfigError, DataError
 from dbbd_cli.core.progress import Progress
 from dbbd_cli.data.inputs import Input
 from dbbd_cli.data.scenes.cache import SceneRef, prepare
+from dbbd_cli.data.scenes.manifest import check_parts, required_parts
 from dbbd_cli.data.scenes.scene import Scene
 from dbbd_cli.engine.runtime import Runtime
 from dbbd_cli.report.prediction import FilePrediction
@@ -22,7 +23,7 @@ from dbbd_cli.runs.output_folder import OutputFolder
 from dbbd_cli.tasks.dbbd.workload import DbbdWorkload
 from dbbd_cli.tasks.scene_batches import PointBatch
 from dbbd_cli.tasks.scene_features import principal_axes, principal_colors, project
-from dbbd_cli.tasks.scene_prediction import ScenePredictionResult, check_parts, infer_in_tiles, predict_scenes
+from dbbd_cli.tasks.scene_prediction import ScenePredictionResult, infer_in_tiles, predict_scenes
 
 _FEATURE = "feature"
 """The name of the array."""
@@ -59,7 +60,8 @@ class _Features:
 
     def of(self, scene: Scene, ref: SceneRef) -> ScenePredictionResult:
         """The features of a scene."""
-        check_parts(scene, ref, self.workload.config.data.features)
+        features = self.workload.config.data.features
+        check_parts(scene, required_parts("color" in features, "normals" in features), ref)
 
         def advance(done: int, total: int) -> None:
             self.progress.line(f"{ref.name}: tile {done + 1:,} of {total:,}")

@@ -12,12 +12,13 @@ import numpy as np
 from dbbd_cli.core.progress import Progress
 from dbbd_cli.data.inputs import Input
 from dbbd_cli.data.scenes.cache import PreparedScene, SceneRef, prepare
+from dbbd_cli.data.scenes.manifest import check_parts, required_parts
 from dbbd_cli.data.scenes.scene import SEGMENT, Scene
 from dbbd_cli.engine.runtime import Runtime
 from dbbd_cli.report.palette import class_color, rgb
 from dbbd_cli.report.prediction import FilePrediction
 from dbbd_cli.runs.output_folder import OutputFolder
-from dbbd_cli.tasks.scene_prediction import ScenePredictionResult, check_parts, infer_in_tiles, predict_scenes
+from dbbd_cli.tasks.scene_prediction import ScenePredictionResult, infer_in_tiles, predict_scenes
 from dbbd_cli.tasks.segmentation.workload import SegmentationWorkload
 
 LABEL, CONFIDENCE = "label", "confidence"
@@ -30,11 +31,13 @@ def predict_classes(
     """Write each scene with the label of the most probable class of each point, its probability, and its color."""
     config = workload.config
     dataset = workload.dataset([], point_samples=None)
+    features = config.data.all_features
+    required = required_parts("color" in features, "normals" in features)
     labels = np.array(workload.labels, dtype=np.int32)
     colors = np.rint(255 * rgb(map(class_color, range(len(labels))))).astype(np.uint8)
 
     def predict(scene: Scene, ref: SceneRef) -> ScenePredictionResult:
-        check_parts(scene, ref, config.data.all_features)
+        check_parts(scene, required, ref)
 
         def infer(prepared: PreparedScene) -> dict[str, np.ndarray]:
             shares = workload.shares(dataset.batch([prepared]), runtime)

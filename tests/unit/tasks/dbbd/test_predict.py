@@ -103,7 +103,7 @@ def test_what_the_network_needs_must_be_there(scene_folder: Make, tiny_point_con
     run = train(config).run
     test = next((root / "test").iterdir())
     bad, good = predict(run, [str(scan), str(test)])
-    assert (bad.status, bad.note) == ("skipped", "has no colors, which the run requires")
+    assert (bad.status, bad.note) == ("skipped", "has no colors, which data.features requires")
     assert good.status == "written"
     assert not list((run / "predictions").glob("room*"))
     with pytest.raises(ConfigError, match="--explain"):
