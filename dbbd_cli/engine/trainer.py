@@ -158,8 +158,7 @@ class Trainer:
     def __post_init__(self) -> None:
         self.module = place(self.workload.module, self.runtime)
         training = self.config.training
-        factors = getattr(self.workload, "lr_factors", None)
-        self.optimizer = build_optimizer(self.module, training, self.runtime.device, factors)
+        self.optimizer = build_optimizer(self.module, training, self.runtime.device, self.workload.lr_factors)
         steps = math.ceil(len(self.workload.loaders["train"]) / training.accumulate_batches)
         self.learning_rate = LearningRate(self.optimizer, training, steps)
         self.scaler = self.runtime.scaler()

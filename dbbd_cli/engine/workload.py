@@ -12,11 +12,7 @@ from dbbd_cli.data.loader import BatchLoader
 
 
 class Workload(Protocol):
-    """Data and network of one run. The engine needs nothing else, and knows no task by name.
-
-    A workload may also have `lr_factors`, a mapping: parameters whose names start with a key train at the learning rate
-    times its value.
-    """
+    """Data and network of one run. The engine needs nothing else, and knows no task by name."""
 
     @property
     def module(self) -> nn.Module:
@@ -56,6 +52,11 @@ class Workload(Protocol):
     @property
     def out_of_memory_hint(self) -> str:
         """What to change if memory runs out."""
+        ...
+
+    @property
+    def lr_factors(self) -> Mapping[str, float]:
+        """Parameters whose names start with a key train at the learning rate times its value; all others at it."""
         ...
 
     def to_device(self, batch: Any, device: torch.device, *, train: bool) -> tuple[Any, ...]:

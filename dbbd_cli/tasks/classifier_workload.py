@@ -47,6 +47,11 @@ class ClassifierWorkload(ABC):
                 hint=f"choose one of: {named(manifest.classes)}",
             )
 
+    @property
+    def lr_factors(self) -> Mapping[str, float]:
+        """No factors: all parameters train at the same learning rate."""
+        return {}
+
     def _loader(self, dataset: BatchDataset, split: str, *, pin_memory: bool) -> BatchLoader:
         training, data = self.config.training, self.config.data
         return BatchLoader(

@@ -6,7 +6,7 @@ Legend: N points of a batch, C feature channels of a point.
 from __future__ import annotations
 
 from abc import ABC
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -47,6 +47,11 @@ class SceneWorkload(ABC):
     def data(self) -> SceneDataConfig:
         """The settings of the scenes."""
         return self.config.data
+
+    @property
+    def lr_factors(self) -> Mapping[str, float]:
+        """No factors: all parameters train at the same learning rate."""
+        return {}
 
     def add_loader(self, split: str, dataset: SceneDataset, *, batch_size: int, pin_memory: bool) -> None:
         """Add the loader of a split, shuffled for training."""

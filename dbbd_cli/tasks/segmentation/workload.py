@@ -167,8 +167,8 @@ class SegmentationWorkload(SceneWorkload):
         return log_shares.exp().cpu()
 
     @property
-    def lr_factors(self) -> dict[str, float]:
-        """Factors of the learning rate, by the start of the names of parameters."""
+    def lr_factors(self) -> Mapping[str, float]:
+        """The factor of the learning rate of the encoder."""
         factor = self.config.training.encoder_lr_factor
         return {} if factor == 1.0 else {"encoder.": factor}
 

@@ -72,6 +72,7 @@ class ToyWorkload:
     ) -> None:
         self.manifest = manifest
         self.monitor = config.checkpoint.metric
+        self.lr_factors: Mapping[str, float] = {}  # the same for all parameters
         self.data_description = config.data.path or "synthetic rows"
         if [hashlib.sha256(row.tobytes()).hexdigest() for row in table] != [s.sha256 for s in manifest.samples]:
             raise DataError(f"{self.data_description} changed since the run was started", hint="restore the file")

@@ -62,6 +62,7 @@ class LineWorkload:
 
     def __init__(self, batch_size: int = 4) -> None:
         self.module: nn.Module = Regression()
+        self.lr_factors: Mapping[str, float] = {}
         self.train, self.val = Line(), Line()
         self.loaders: Mapping[str, BatchLoader] = {
             "train": BatchLoader(self.train, batch_size=batch_size, shuffle=True, seed=1),
