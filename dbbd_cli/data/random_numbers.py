@@ -6,6 +6,8 @@ point at which a run was resumed can change it.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import numpy as np
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
@@ -20,6 +22,7 @@ def _mix(x: np.ndarray) -> np.ndarray:
 
 ORDER, AUGMENTATION, POINTS, PROBE, BOOTSTRAP, CORRUPTION = 1, 2, 3, 4, 5, 6
 JITTER, COLOR, DROPOUT = 7, 8, 9
+FEATURE_DROPOUT, FEATURE_NOISE, CUT = 10, 11, 12
 """Purposes: the numbers for one are independent of those for another."""
 
 
@@ -31,6 +34,42 @@ def uniform(seed: int, epoch: int, samples: np.ndarray, count: int, *, purpose: 
         state = _mix(state ^ (samples.astype(np.uint64) * _GOLDEN + np.uint64(2)))
         draws = _mix(state[:, None] + np.arange(1, count + 1, dtype=np.uint64)[None, :] * _GOLDEN)
     return (draws >> np.uint64(11)).astype(np.float64) / 2.0**53
+
+
+def normal(seed: int, epoch: int, samples: np.ndarray, count: int, *, purpose: int) -> np.ndarray:
+    """Return numbers of the standard normal distribution, shape `(len(samples), count)`, float64."""
+    # The method of Box and Muller makes two numbers of two.
+    radius, angle = np.split(uniform(seed, epoch, samples, 2 * -(-count // 2), purpose=purpose), 2, axis=1)
+    radius, angle = np.sqrt(-2.0 * np.log1p(-radius)), 2.0 * np.pi * angle
+    return np.concatenate([radius * np.cos(angle), radius * np.sin(angle)], axis=1)[:, :count]
+
+
+def of_points(
+    draw: Callable[..., np.ndarray],
+    seed: int,
+    epoch: int,
+    samples: np.ndarray,
+    num_points: Sequence[int],
+    columns: int,
+    *,
+    purpose: int,
+) -> np.ndarray:
+    """Return `columns` numbers for each point of samples with `num_points` points, in one float64 array.
+
+    Args:
+        draw: `uniform` or `normal`; the numbers of a sample do not depend on the others.
+        seed: seed of the run.
+        epoch: epoch of the run.
+        samples: the index of each sample in its split.
+        num_points: points of each sample.
+        columns: numbers for a point.
+        purpose: what they are for.
+    """
+    parts = [
+        draw(seed, epoch, samples[place : place + 1], size * columns, purpose=purpose).reshape(size, columns)
+        for place, size in enumerate(num_points)
+    ]
+    return np.concatenate(parts)
 
 
 def permutation(seed: int, epoch: int, count: int) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Make the two random views of each scene: rotated and scaled, on the device of the batch.
+"""Make the two random views of each scene: rotated, mirrored, scaled and jittered, on the device of the batch.
 
 Legend: B scenes of the batch, N points of all of them.
 """
@@ -11,7 +11,8 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from dbbd_cli.data.random_numbers import AUGMENTATION, uniform
+from dbbd_cli.data.random_numbers import AUGMENTATION, JITTER, of_points, uniform
+from dbbd_cli.data.random_numbers import normal as standard_normal
 
 
 class View(NamedTuple):
@@ -36,6 +37,8 @@ def make_views(
     samples: np.ndarray,
     rotation_degrees: float,
     scale: float,
+    flip: bool = False,
+    jitter: float = 0.0,
 ) -> tuple[View, View]:
     """Rotate each scene about the vertical axis and scale it, independently for the two views.
 
@@ -48,23 +51,54 @@ def make_views(
         samples: `(B,)`, index of each scene in its split.
         rotation_degrees: angles are uniform in ± this.
         scale: factors are uniform in 1 ± this.
+        flip: whether to mirror every second view, chosen at random, before it is rotated.
+        jitter: standard deviation of the noise added to each coordinate.
     """
-    draws = uniform(seed, epoch, samples, 4, purpose=AUGMENTATION) * 2.0 - 1.0
-    angles, factors = draws[:, :2] * math.radians(rotation_degrees), 1.0 + scale * draws[:, 2:]
-    rotations = torch.from_numpy(np.stack([np.cos(angles), np.sin(angles), factors], axis=2).astype(np.float32))
-    # (N, 2, 3): cosine, sine and factor of both views for each point.
-    amounts = rotations.to(coord.device, non_blocking=True).repeat_interleave(num_points, dim=0, output_size=len(coord))
-    first, second = (
-        View(
-            _rotated(coord, *each[:, :2].unbind(1)) * each[:, 2:],
-            None if normal is None else _rotated(normal, *each[:, :2].unbind(1)),
-        )
-        for each in amounts.unbind(1)
-    )
+    draws = uniform(seed, epoch, samples, 6 if flip else 4, purpose=AUGMENTATION) * 2.0 - 1.0
+    angles, factors = draws[:, :2] * math.radians(rotation_degrees), 1.0 + scale * draws[:, 2:4]
+    amounts = [factors, np.cos(angles), np.sin(angles), *([np.where(draws[:, 4:] < 0, -1.0, 1.0)] if flip else [])]
+    # (N, 2, 3 or 4): factor, cosine, sine and sign of both views for each point.
+    of_each = torch.from_numpy(np.stack(amounts, axis=2).astype(np.float32)).to(coord.device, non_blocking=True)
+    of_each = of_each.repeat_interleave(num_points, dim=0, output_size=len(coord))
+    made = []
+    for each in of_each.unbind(1):
+        factor, *turn = each.unbind(1)
+        moved = turned(coord, *turn) * factor[:, None]
+        made.append(View(moved, None if normal is None else turned(normal, *turn)))
+    if jitter > 0:
+        noise = jitter * point_noise(coord, num_points, 6, seed=seed, epoch=epoch, samples=samples, purpose=JITTER)
+        made = [View(view.coord + part, view.normal) for view, part in zip(made, noise.split(3, dim=1), strict=True)]
+    first, second = made
     return first, second
 
 
-def _rotated(vectors: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    """Rotate vectors `(N, 3)` about the vertical axis by angles with the given cosines and sines, `(N,)`."""
+def turned(
+    vectors: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, sign: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Rotate vectors `(N, 3)` about the vertical axis, after mirroring them along the first.
+
+    Args:
+        vectors: coordinates or normals.
+        cos: `(N,)`, cosine of each angle.
+        sin: `(N,)`, sine of each angle.
+        sign: `(N,)`, -1 to mirror a vector, 1 not to; None: none are mirrored.
+    """
     x, y, z = vectors.unbind(1)
+    if sign is not None:
+        x = sign * x
     return torch.stack([cos * x - sin * y, sin * x + cos * y, z], dim=1)
+
+
+def point_noise(
+    like: torch.Tensor,
+    num_points: torch.Tensor,
+    columns: int,
+    *,
+    seed: int,
+    epoch: int,
+    samples: np.ndarray,
+    purpose: int,
+) -> torch.Tensor:
+    """Noise of standard deviation 1 for each point, `(N, columns)` float32, on the device of `like`."""
+    noise = of_points(standard_normal, seed, epoch, samples, num_points.tolist(), columns, purpose=purpose)
+    return torch.from_numpy(noise.astype(np.float32)).to(like.device, non_blocking=True)

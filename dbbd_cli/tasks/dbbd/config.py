@@ -49,6 +49,18 @@ class ViewConfig(Section):
     scale: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(
         0.1, description="scenes are scaled by a random factor within 1 ± this"
     )
+    flip: bool = Field(False, description="mirror every second view, chosen at random")
+    jitter: NotNegative = Field(
+        0.0, description="standard deviation of the noise added to each coordinate, in the scene's unit"
+    )
+    feature_dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(
+        0.0, description="probability with which a channel of the features is 0 in a view of a scene"
+    )
+    feature_noise: NotNegative = Field(
+        0.0,
+        description="standard deviation of the noise added to each feature of each point, normals excepted, in the "
+        "unit of its channel",
+    )
 
 
 class DbbdDataConfig(SceneDataConfig):

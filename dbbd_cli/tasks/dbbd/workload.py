@@ -5,19 +5,23 @@ Legend: N points of a batch, C feature channels of a point.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 
 from dbbd_cli.core.progress import Progress
 from dbbd_cli.data.manifest import Manifest
-from dbbd_cli.data.scenes.views import make_views
+from dbbd_cli.data.random_numbers import FEATURE_DROPOUT, FEATURE_NOISE, uniform
+from dbbd_cli.data.scenes.views import make_views, point_noise
 from dbbd_cli.model.dbbd.pretraining import DbbdPretraining
 from dbbd_cli.model.dbbd.regions import RegionBatch
 from dbbd_cli.model.dbbd.weights import load_weights
 from dbbd_cli.tasks.dbbd.config import PROGRESS_METRICS, DbbdConfig
 from dbbd_cli.tasks.scene_batches import PointBatch
+from dbbd_cli.tasks.scene_config import num_channels
 from dbbd_cli.tasks.scene_workload import SceneWorkload, on_device
 
 MIN_FEATURE_STD = 0.1
@@ -73,6 +77,7 @@ class DbbdWorkload(SceneWorkload):
         """
         data = self.config.data
         batch = on_device(batch, device)
+        views = data.views
         first, second = make_views(
             batch.coord,
             batch.normal if "normals" in data.features else None,
@@ -80,16 +85,34 @@ class DbbdWorkload(SceneWorkload):
             seed=self.config.seed,
             epoch=int(batch.epoch),
             samples=batch.samples.numpy(),
-            rotation_degrees=data.views.rotation_degrees,
-            scale=data.views.scale,
+            rotation_degrees=views.rotation_degrees,
+            scale=views.scale,
+            flip=views.flip,
+            jitter=views.jitter,
         )
-        return (
-            first.coord,
-            self.features(data.features, first, batch),
-            second.coord,
-            self.features(data.features, second, batch),
-            batch.regions,
-        )
+        features = [self.features(data.features, view, batch) for view in (first, second)]
+        if views.feature_noise or views.feature_dropout:
+            features = self._distorted(features, batch)
+        return first.coord, features[0], second.coord, features[1], batch.regions
+
+    def _distorted(self, features: Sequence[torch.Tensor], batch: PointBatch) -> list[torch.Tensor]:
+        """The features `(N, C)` of each view with noise, and without the channels that are dropped."""
+        views, names = self.config.data.views, self.config.data.features
+        where: dict[str, Any] = {"seed": self.config.seed, "epoch": int(batch.epoch), "samples": batch.samples.numpy()}
+        channels = features[0].shape[1]
+        found = list(features)
+        if views.feature_noise:
+            width = channels * len(found)
+            noise = point_noise(found[0], batch.num_points, width, **where, purpose=FEATURE_NOISE)
+            noisy = noise.new_tensor([name != "normals" for name in names for _ in range(num_channels([name]))])
+            amount = views.feature_noise * noisy
+            found = [one.addcmul(part, amount) for one, part in zip(found, noise.split(channels, dim=1), strict=True)]
+        if views.feature_dropout:
+            kept = uniform(count=channels * len(found), **where, purpose=FEATURE_DROPOUT) >= views.feature_dropout
+            keep = torch.from_numpy(kept.astype(np.float32)).to(found[0].device, non_blocking=True)
+            keep = keep.repeat_interleave(batch.num_points, dim=0, output_size=len(found[0]))
+            found = [one * part for one, part in zip(found, keep.split(channels, dim=1), strict=True)]
+        return found
 
     def summarize(self, sums: Mapping[str, float], num_samples: int) -> dict[str, float]:
         """Average over scenes; the metrics of a level over the scenes of the batches that have it.

@@ -11,7 +11,8 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from dbbd_cli.data.random_numbers import AUGMENTATION, COLOR, DROPOUT, JITTER, uniform
+from dbbd_cli.data.random_numbers import AUGMENTATION, COLOR, DROPOUT, JITTER, of_points, uniform
+from dbbd_cli.data.scenes.views import point_noise, turned
 from dbbd_cli.tasks.segmentation.config import AugmentationConfig
 
 
@@ -56,43 +57,25 @@ def augment(
     """
     device = coord.device
 
-    def of_points(values: np.ndarray) -> torch.Tensor:
+    def for_points(values: np.ndarray) -> torch.Tensor:
         tensor = torch.from_numpy(np.ascontiguousarray(values, dtype=np.float32)).to(device)
         return tensor.repeat_interleave(num_points, dim=0, output_size=len(coord))
-
-    def per_point(purpose: int, count: int) -> torch.Tensor:
-        sizes = num_points.tolist()
-        draws = [
-            uniform(seed, epoch, samples[place : place + 1], size * count, purpose=purpose)[0].reshape(size, count)
-            for place, size in enumerate(sizes)
-        ]
-        return torch.from_numpy(np.concatenate(draws)).to(device)
 
     draws = uniform(seed, epoch, samples, 3, purpose=AUGMENTATION)
     angles = (draws[:, 0] * 2 - 1) * math.radians(settings.rotation_degrees)
     mirror = np.where(settings.flip & (draws[:, 1] < 0.5), -1.0, 1.0)
-    cos, sin = np.cos(angles), np.sin(angles)
-    # A rotation about the vertical axis after mirroring along the first.
-    turned = of_points(np.stack([mirror * cos, -sin, mirror * sin, cos], axis=1))
-    factor = of_points(1 + settings.scale * (draws[:, 2:] * 2 - 1))
-    coord, normal = _turned(coord, turned) * factor, _turned(normal, turned)
+    cos, sin, sign = for_points(np.stack([np.cos(angles), np.sin(angles), mirror], axis=1)).unbind(1)
+    factor = for_points(1 + settings.scale * (draws[:, 2:] * 2 - 1))
+    coord, normal = turned(coord, cos, sin, sign) * factor, turned(normal, cos, sin, sign)
     if settings.jitter > 0:
-        # The normal distribution by the method of Box and Muller.
-        one, two = per_point(JITTER, 6).split(3, dim=1)
-        noise = (-2 * torch.log1p(-one)).sqrt() * torch.cos(2 * math.pi * two)
-        coord = coord + settings.jitter * noise.float()
+        noise = point_noise(coord, num_points, 3, seed=seed, epoch=epoch, samples=samples, purpose=JITTER)
+        coord = coord + settings.jitter * noise
     if color is not None and settings.color_jitter > 0:
         draws = (uniform(seed, epoch, samples, 6, purpose=COLOR) * 2 - 1) * settings.color_jitter
-        color = color.float() * of_points(1 + draws[:, :3]) + of_points(255 / 2 * draws[:, 3:])
+        color = color.float() * for_points(1 + draws[:, :3]) + for_points(255 / 2 * draws[:, 3:])
         color = color.clamp(0, 255)
     is_hidden = None
     if settings.point_dropout > 0:
-        is_hidden = per_point(DROPOUT, 1)[:, 0] < settings.point_dropout
+        draws = of_points(uniform, seed, epoch, samples, num_points.tolist(), 1, purpose=DROPOUT)[:, 0]
+        is_hidden = torch.from_numpy(draws < settings.point_dropout).to(device)
     return Augmented(coord, normal, color, is_hidden)
-
-
-def _turned(vectors: torch.Tensor, matrix: torch.Tensor) -> torch.Tensor:
-    """Vectors `(N, 3)` times the matrix `(N, 4)` of the first two axes, row by row."""
-    x, y, z = vectors.unbind(1)
-    a, b, c, d = matrix.unbind(1)
-    return torch.stack([a * x + b * y, c * x + d * y, z], dim=1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from dbbd_cli.data.random_numbers import AUGMENTATION, ORDER, permutation, uniform
+from dbbd_cli.data.random_numbers import AUGMENTATION, ORDER, normal, of_points, permutation, uniform
 
 
 def test_numbers_are_uniform_and_uncorrelated() -> None:
@@ -39,3 +39,18 @@ def test_the_order_tells_nothing_of_the_augmentation() -> None:
     place[permutation(42, 1, 7000)] = np.arange(7000)
     for draws in uniform(42, 1, np.arange(7000), 3, purpose=AUGMENTATION).T:
         assert abs(np.corrcoef(place, draws)[0, 1]) < 0.05
+
+
+def test_normal_numbers_have_the_moments_of_the_normal_distribution() -> None:
+    draws = normal(42, 1, np.arange(20_000), 5, purpose=ORDER)
+    assert np.abs(draws.mean(axis=0)).max() < 0.03
+    assert np.abs(draws.std(axis=0) - 1).max() < 0.02
+    assert np.abs((draws**4).mean(axis=0) - 3).max() < 0.25
+    assert np.abs(np.corrcoef(draws.T) - np.eye(5)).max() < 0.03
+    assert normal(42, 1, np.arange(2), 1, purpose=ORDER).shape == (2, 1)
+
+
+def test_the_numbers_of_points_do_not_depend_on_the_other_samples() -> None:
+    together = of_points(normal, 1, 2, np.array([4, 9, 6]), [3, 5, 7], 2, purpose=ORDER)
+    assert together.shape == (15, 2)
+    assert np.array_equal(of_points(normal, 1, 2, np.array([9]), [5], 2, purpose=ORDER), together[3:8])

@@ -156,3 +156,35 @@ def test_normals_are_optional() -> None:
     made = make_views(coord, None, torch.tensor(NUM_POINTS), samples=np.arange(3), **SETTINGS)
     assert [view.normal for view in made] == [None, None]
     assert torch.equal(made[1].coord, views()[1].coord)
+
+
+def test_every_second_view_is_mirrored_and_otherwise_as_before() -> None:
+    coord, normal = scenes()
+    mirror = torch.tensor([-1.0, 1.0, 1.0])
+    signs = set()
+    for epoch in range(8):
+        found = views(scale=0.0, rotation_degrees=0.0, flip=True, epoch=epoch)
+        for view in found:
+            assert view.normal is not None
+            is_mirrored = bool((view.coord[:5] != coord[:5]).any())
+            expected = (coord * mirror, normal * mirror) if is_mirrored else (coord, normal)
+            assert torch.equal(view.coord[:5], expected[0][:5])
+            assert torch.equal(view.normal[:5], expected[1][:5])
+        signs.add(tuple(bool((view.coord[:5] != coord[:5]).any()) for view in found))
+    assert signs == {(False, False), (False, True), (True, False), (True, True)}
+    # The angles and factors are those without mirroring.
+    assert torch.equal(views(flip=True)[1].coord[:, 2], views()[1].coord[:, 2])
+
+
+def test_jitter_is_independent_noise_of_the_given_size_in_each_view_and_leaves_normals_alone() -> None:
+    counts = [3000, 2000]
+    quiet, noisy = (views(counts, jitter=jitter) for jitter in (0.0, 0.05))
+    noise = [(after.coord - before.coord).numpy() for before, after in zip(quiet, noisy, strict=True)]
+    for one in noise:
+        assert one.std(axis=0) == pytest.approx([0.05] * 3, rel=0.05)
+        assert np.abs(one.mean(axis=0)).max() < 0.003
+    together = np.concatenate([*noise], axis=1)
+    assert np.abs(np.corrcoef(together.T) - np.eye(6)).max() < 0.06
+    assert torch.equal(noisy[0].normal, quiet[0].normal)  # type: ignore[arg-type]
+    alone = views([2000], samples=[1], jitter=0.05)
+    assert torch.allclose(alone[1].coord, noisy[1].coord[3000:], atol=1e-6)

@@ -98,6 +98,33 @@ def test_features_are_the_configured_ones_in_order(tiny_point_config: Make, feat
     assert torch.equal(feat, torch.cat([still[feature] for feature in features], dim=1))
 
 
+def test_noise_is_added_to_all_features_but_normals_and_channels_are_dropped(tiny_point_config: Make) -> None:
+    features = ["height", "normals", "geometry"]
+    plain, noisy, dropped = (
+        make_workload(tiny_point_config(**{"data.features": features, f"data.views.{key}": value}))
+        for key, value in (("jitter", 0.0), ("feature_noise", 0.3), ("feature_dropout", 0.4))
+    )
+    raw = first_batch(plain)
+    sizes = raw.num_points.tolist()
+    _, before1, _, before2, _ = plain.to_device(raw, CPU.device, train=True)
+    _, after1, _, after2, _ = noisy.to_device(raw, CPU.device, train=True)
+    noise = torch.stack([after1 - before1, after2 - before2]).numpy()
+    assert np.abs(noise[:, :, 1:4]).max() == 0
+    other = noise[:, :, [0, *range(4, 33)]]
+    assert other.std(axis=1) == pytest.approx(np.full((2, 30), 0.3), rel=0.1)
+    assert abs(np.corrcoef(other[0].ravel(), other[1].ravel())[0, 1]) < 0.02
+
+    _, after1, _, after2, _ = dropped.to_device(raw, CPU.device, train=True)
+    kept = []
+    for before, after in ((before1, after1), (before2, after2)):
+        for one, two in zip(before.split(sizes), after.split(sizes), strict=True):
+            keep = (two != 0).any(dim=0) | (one == 0).all(dim=0)
+            assert torch.equal(two, one * keep)
+            kept.append(tuple(keep.tolist()))
+    assert len(set(kept)) == len(kept)  # each view of each scene loses its own channels
+    assert np.mean(kept) == pytest.approx(0.6, abs=0.12)
+
+
 def test_only_the_views_of_training_change_with_the_epoch(tiny_point_config: Make) -> None:
     workload = make_workload(tiny_point_config())
     val = [next(workload.loaders["val"].batches(0)) for _ in range(2)]
