@@ -16,7 +16,7 @@ from dbbd_cli.data.loader import Key
 from dbbd_cli.data.random_numbers import POINTS, uniform
 from dbbd_cli.data.scenes.cache import PreparedScene, SceneRef, SceneSettings, prepared_scene
 from dbbd_cli.data.scenes.scene import IGNORE
-from dbbd_cli.model.dbbd.regions import RegionBatch, build_regions
+from dbbd_cli.model.dbbd.regions import PartialView, RegionBatch, build_regions
 
 
 class PointBatch(NamedTuple):
@@ -31,6 +31,7 @@ class PointBatch(NamedTuple):
         properties: `(N, P)` float32, or None if not needed.
         num_points: `(B,)` int64, points of each scene.
         regions: the region trees, and the points that the point loss compares.
+        partial: further views of some of the points, whose points and regions are compared with those of `regions`.
         samples: `(B,)` int64, index of each scene in its split.
         epoch: `()` int64.
     """
@@ -45,6 +46,7 @@ class PointBatch(NamedTuple):
     regions: RegionBatch
     samples: torch.Tensor
     epoch: torch.Tensor
+    partial: tuple[PartialView, ...] = ()
 
 
 class SceneDataset:
@@ -87,15 +89,16 @@ class SceneDataset:
         scenes = [prepared_scene(self.refs[index], self.settings, self.cache_dir) for _, index in keys]
         samples = np.array([index for _, index in keys], dtype=np.int64)
         epoch = keys[0][0]
-        batch = self.batch(scenes, point_index=self._pick(scenes, epoch, samples))
-        return batch._replace(samples=torch.from_numpy(samples), epoch=torch.tensor(epoch))
+        regions, partial = self._regions(scenes, epoch, samples)
+        batch = self.batch(scenes, regions=regions)
+        return batch._replace(samples=torch.from_numpy(samples), epoch=torch.tensor(epoch), partial=partial)
 
-    def batch(self, scenes: Sequence[PreparedScene], *, point_index: np.ndarray | None = None) -> PointBatch:
+    def batch(self, scenes: Sequence[PreparedScene], *, regions: RegionBatch | None = None) -> PointBatch:
         """Scenes as a batch, even if they are not in the split.
 
         Args:
             scenes: at least one scene, prepared with `settings`.
-            point_index: see `build_regions`.
+            regions: their trees; None: with all points picked.
         """
         num_points = [scene.num_points for scene in scenes]
         return PointBatch(
@@ -106,10 +109,18 @@ class SceneDataset:
             geometry=_joined([_required(scene.geometry) for scene in scenes]) if self.settings.geometry else None,
             properties=_joined([_required(scene.properties) for scene in scenes]) if self.settings.properties else None,
             num_points=torch.tensor(num_points),
-            regions=build_regions([scene.tree for scene in scenes], num_points, point_index=point_index),
+            regions=build_regions([scene.tree for scene in scenes], num_points) if regions is None else regions,
             samples=torch.arange(len(scenes)),
             epoch=torch.tensor(0),
         )
+
+    def _regions(
+        self, scenes: Sequence[PreparedScene], epoch: int, samples: np.ndarray
+    ) -> tuple[RegionBatch, tuple[PartialView, ...]]:
+        """The region trees of a batch, and its further views."""
+        sizes = [scene.num_points for scene in scenes]
+        point_index = self._pick(scenes, epoch, samples)
+        return build_regions([scene.tree for scene in scenes], sizes, point_index=point_index), ()
 
     def _pick(self, scenes: Sequence[PreparedScene], epoch: int, samples: np.ndarray) -> np.ndarray | None:
         """The points of a batch whose features are needed, as indices into its points; None: all."""

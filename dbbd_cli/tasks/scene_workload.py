@@ -160,4 +160,5 @@ def on_device(batch: PointBatch, device: torch.device) -> PointBatch:
         properties=None if batch.properties is None else move(batch.properties),
         num_points=move(batch.num_points),
         regions=batch.regions.to(device, non_blocking=True),
+        partial=tuple(view.to(device, non_blocking=True) for view in batch.partial),
     )

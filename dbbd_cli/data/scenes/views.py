@@ -1,6 +1,6 @@
-"""Make the two random views of each scene: rotated, mirrored, scaled and jittered, on the device of the batch.
+"""Make the random views of each scene: rotated, mirrored, scaled and jittered, on the device of the batch.
 
-Legend: B scenes of the batch, N points of all of them.
+Legend: B scenes of the batch, N points of all of them, V views.
 """
 
 from __future__ import annotations
@@ -39,8 +39,9 @@ def make_views(
     scale: float,
     flip: bool = False,
     jitter: float = 0.0,
-) -> tuple[View, View]:
-    """Rotate each scene about the vertical axis and scale it, independently for the two views.
+    num_views: int = 2,
+) -> tuple[View, ...]:
+    """Rotate each scene about the vertical axis and scale it, independently for each view.
 
     Args:
         coord: `(N, 3)`, scene by scene.
@@ -53,11 +54,19 @@ def make_views(
         scale: factors are uniform in 1 ± this.
         flip: whether to mirror every second view, chosen at random, before it is rotated.
         jitter: standard deviation of the noise added to each coordinate.
+        num_views: number of views.
     """
-    draws = uniform(seed, epoch, samples, 6 if flip else 4, purpose=AUGMENTATION) * 2.0 - 1.0
-    angles, factors = draws[:, :2] * math.radians(rotation_degrees), 1.0 + scale * draws[:, 2:4]
-    amounts = [factors, np.cos(angles), np.sin(angles), *([np.where(draws[:, 4:] < 0, -1.0, 1.0)] if flip else [])]
-    # (N, 2, 3 or 4): factor, cosine, sine and sign of both views for each point.
+    pairs = -(-num_views // 2)
+    draws = uniform(seed, epoch, samples, 6 * pairs, purpose=AUGMENTATION) * 2.0 - 1.0
+    # Angle, factor and sign of each view; the numbers of a view do not depend on how many there are.
+    angles, factors, signs = (
+        part.reshape(len(samples), -1) for part in draws.reshape(-1, pairs, 3, 2).transpose(2, 0, 1, 3)
+    )
+    angles, factors = angles[:, :num_views] * math.radians(rotation_degrees), 1.0 + scale * factors[:, :num_views]
+    amounts = [factors, np.cos(angles), np.sin(angles)]
+    if flip:
+        amounts.append(np.where(signs[:, :num_views] < 0, -1.0, 1.0))
+    # (N, V, 3 or 4): factor, cosine, sine and sign of each view for each point.
     of_each = torch.from_numpy(np.stack(amounts, axis=2).astype(np.float32)).to(coord.device, non_blocking=True)
     of_each = of_each.repeat_interleave(num_points, dim=0, output_size=len(coord))
     made = []
@@ -66,10 +75,10 @@ def make_views(
         moved = turned(coord, *turn) * factor[:, None]
         made.append(View(moved, None if normal is None else turned(normal, *turn)))
     if jitter > 0:
-        noise = jitter * point_noise(coord, num_points, 6, seed=seed, epoch=epoch, samples=samples, purpose=JITTER)
+        width = 3 * num_views
+        noise = jitter * point_noise(coord, num_points, width, seed=seed, epoch=epoch, samples=samples, purpose=JITTER)
         made = [View(view.coord + part, view.normal) for view, part in zip(made, noise.split(3, dim=1), strict=True)]
-    first, second = made
-    return first, second
+    return tuple(made)
 
 
 def turned(

@@ -142,11 +142,12 @@ class DbbdLosses:
     """All losses of a batch.
 
     Attributes:
-        total: α · region + β · point.
+        total: α · region + β · point; with local views, the mean over them and the second view.
         region: weighted mean over the levels with at least two rows.
         point: the loss of the sampled points; `point_top1` and `point_chance` as for a level.
         levels: by level; levels with a single row are missing.
         query: `(S, D)` unit vectors of the points from the G2L branch; `key` from the L2G branch.
+        local: with local views, the mean of their totals. All others are of the two views alone.
     """
 
     total: torch.Tensor
@@ -157,6 +158,7 @@ class DbbdLosses:
     levels: dict[int, Contrast]
     query: torch.Tensor
     key: torch.Tensor
+    local: torch.Tensor | None = None
 
 
 class DbbdLoss(nn.Module):

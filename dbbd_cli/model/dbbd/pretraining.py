@@ -6,6 +6,7 @@ Legend: N points, C features per point, D channels.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import nn
@@ -20,8 +21,11 @@ from dbbd_cli.model.dbbd.loss import (
     gram_matrix,
     uniformity,
 )
-from dbbd_cli.model.dbbd.regions import RegionBatch
+from dbbd_cli.model.dbbd.regions import PartialView, RegionBatch
 from dbbd_cli.model.output import DeferredMetric, StepOutput
+
+LocalView = tuple[torch.Tensor, torch.Tensor, PartialView]
+"""Coordinates `(N, 3)`, features `(N, C)` and regions of a small piece of each scene."""
 
 
 class DbbdPretraining(nn.Module):
@@ -85,13 +89,24 @@ class DbbdPretraining(nn.Module):
         coord2: torch.Tensor,
         feat2: torch.Tensor,
         regions: RegionBatch,
+        second: PartialView | None = None,
+        local: Sequence[LocalView] = (),
     ) -> StepOutput:
         """The loss of two views, `coord` `(N, 3)` and `feat` `(N, C)`, of the scenes of a batch.
 
         The metrics are sums over scenes. Those of level k end in `_level_k`, to be divided by `scenes_level_k`: not
         every batch has every level.
+
+        Args:
+            coord1: coordinates of view 1, for G2L.
+            feat1: its features.
+            coord2: coordinates of view 2, for L2G.
+            feat2: its features.
+            regions: the trees of view 1.
+            second: the trees of view 2, if they differ.
+            local: further views for L2G, each of which is compared with view 1.
         """
-        top_down, bottom_up, losses = self.compare(coord1, feat1, coord2, feat2, regions)
+        top_down, bottom_up, losses = self.compare(coord1, feat1, coord2, feat2, regions, second, local)
         # In half precision, a collapse would be hidden by rounding.
         with torch.no_grad(), torch.autocast(losses.total.device.type, enabled=False):
             values = _metrics(losses, top_down, bottom_up)
@@ -112,25 +127,61 @@ class DbbdPretraining(nn.Module):
         coord2: torch.Tensor,
         feat2: torch.Tensor,
         regions: RegionBatch,
+        second: PartialView | None = None,
+        local: Sequence[LocalView] = (),
     ) -> tuple[BranchFeatures, BranchFeatures, DbbdLosses]:
-        """The features of both branches, G2L on view 1 and L2G on view 2, and all losses."""
+        """The features of both branches, G2L on view 1 and L2G on view 2, where they are compared, and all losses.
+
+        The arguments are those of `forward`.
+        """
         top_down = self.encoder.global_to_local(coord1, feat1, regions)
-        bottom_up = self.encoder.local_to_global(coord2, feat2, regions)
+        if second is None:
+            bottom_up = self.encoder.local_to_global(coord2, feat2, regions)
+            groups = [level.offset for level in regions.levels]
+            return top_down, bottom_up, self._losses(top_down, bottom_up, groups, regions)
+
+        pairs = []
+        first_point = 0
+        for coord, feat, view in [(coord2, feat2, second), *local]:
+            bottom_up = self.encoder.local_to_global(coord, feat, view.regions)
+            num_points = len(view.regions.point)
+            one, two = _in_common(top_down, bottom_up, view, slice(first_point, first_point + num_points))
+            groups = [level.offset for level in view.shared]
+            pairs.append((one, two, self._losses(one, two, groups, view.regions)))
+            first_point += num_points
+        one, two, losses = pairs[0]
+        if local:
+            totals = torch.stack([pair[2].total for pair in pairs])
+            losses = replace(losses, total=totals.mean(), local=totals[1:].mean())
+        return one, two, losses
+
+    def _losses(
+        self, top_down: BranchFeatures, bottom_up: BranchFeatures, offsets: Sequence[torch.Tensor], regions: RegionBatch
+    ) -> DbbdLosses:
+        """The losses of rows that belong together, of which scene s has those from `offsets[s]` on each level."""
         within = self.negatives == "scene"
-        losses = self.loss(
+        return self.loss(
             top_down.regions,
             bottom_up.regions,
             top_down.points,
             bottom_up.points,
-            region_groups=[level.offset.diff().tolist() for level in regions.levels] if within else None,
+            region_groups=[offset.diff().tolist() for offset in offsets] if within else None,
             point_groups=_points_of_scenes(regions) if within else None,
         )
-        return top_down, bottom_up, losses
+
+
+def _in_common(
+    top_down: BranchFeatures, bottom_up: BranchFeatures, view: PartialView, points: slice
+) -> tuple[BranchFeatures, BranchFeatures]:
+    """The features of the regions that both views have, row by row, and of the points compared, `points` of view 1."""
+    first = [rows.index_select(0, level.first) for rows, level in zip(top_down.regions, view.shared, strict=False)]
+    second = [rows.index_select(0, level.second) for rows, level in zip(bottom_up.regions, view.shared, strict=False)]
+    return BranchFeatures(first, top_down.points[points]), BranchFeatures(second, bottom_up.points)
 
 
 def _points_of_scenes(regions: RegionBatch) -> list[int]:
     """How many of the picked points, which are in scene order, each scene has."""
-    first = torch.searchsorted(regions.point, regions.levels[0].points.start)
+    first = torch.searchsorted(regions.point, regions.first_point)
     return first.diff(append=first.new_tensor([len(regions.point)])).tolist()
 
 
@@ -149,6 +200,8 @@ def _metrics(
         # Of the worse branch, so that a collapse of one is visible.
         "feature_std": torch.minimum(*deviations),
     }
+    if losses.local is not None:
+        values["local_loss"] = losses.local.detach()
     for number, level in losses.levels.items():
         values[f"loss_level_{number}"] = level.loss.detach()
         values[f"chance_level_{number}"] = level.chance

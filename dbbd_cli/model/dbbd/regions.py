@@ -92,9 +92,10 @@ class RegionBatch:
 
     Attributes:
         levels: from the root down.
-        leaves: the leaves of all levels, level after level; they contain every point once.
+        leaves: the leaves of all levels, level after level; they contain every point of the view once.
         point: `(S,)` numbers of the picked points, in the order of the point features.
         point_order: `(S,)` sorts the picked points from the order of levels into the order of `point`.
+        first_point: `(B,)` number of the first point of each scene.
         num_points: N.
         num_scenes: B.
     """
@@ -103,6 +104,7 @@ class RegionBatch:
     leaves: PointGroups
     point: torch.Tensor
     point_order: torch.Tensor
+    first_point: torch.Tensor
     num_points: int
     num_scenes: int
 
@@ -133,6 +135,45 @@ class RegionBatch:
         return _packed(self, torch.Tensor.pin_memory)
 
 
+@dataclass(frozen=True)
+class SharedRegions:
+    """The regions of one level that two views have in common, in the order of the level.
+
+    Attributes:
+        first: `(R,)` their rows in the first view.
+        second: `(R,)` their rows in the second.
+        offset: `(B + 1,)` scene s has the entries `offset[s]` to `offset[s + 1]`.
+    """
+
+    first: torch.Tensor
+    second: torch.Tensor
+    offset: torch.Tensor
+
+
+@dataclass(frozen=True)
+class PartialView:
+    """What a view of some of the points of a batch has of the trees.
+
+    Attributes:
+        regions: the regions that have points in the view, with these points alone; picked are points that the first
+            view has too.
+        shared: the regions that the first view has too, by level from the root down; levels without any may be missing.
+    """
+
+    regions: RegionBatch
+    shared: tuple[SharedRegions, ...]
+
+    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> PartialView:
+        """The view on a device."""
+        if torch.device(device) == self.regions.point.device:
+            return self
+        return _packed(self, lambda buffer: buffer.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> PartialView:
+        """The view in page-locked memory."""
+        return _packed(self, torch.Tensor.pin_memory)
+
+
 def build_regions(
     trees: Sequence[FlatTree], num_points: Sequence[int], *, point_index: np.ndarray | None = None
 ) -> RegionBatch:
@@ -143,17 +184,49 @@ def build_regions(
         num_points: points of each scene.
         point_index: `(S,)` numbers of the points whose features are needed; None: all.
     """
-    total = int(np.sum(num_points))
+    point = np.arange(int(np.sum(num_points))) if point_index is None else np.asarray(point_index, dtype=np.int64)
+    regions = _regions(_join(trees, _starts(num_points)), num_points, point)
+    return _packed(regions, lambda buffer: buffer)
+
+
+def build_partial_views(
+    trees: Sequence[FlatTree], num_points: Sequence[int], keep: Sequence[np.ndarray], points: Sequence[np.ndarray]
+) -> tuple[RegionBatch, tuple[PartialView, ...]]:
+    """Join the trees of the scenes of a batch for views that have only some of the points.
+
+    A region has the points that are left of it, and its center even if that is not among them; regions without points
+    are left out.
+
+    Args:
+        trees: one per scene; the leaves of each contain every point of its scene once.
+        num_points: points of each scene.
+        keep: for the first and each other view, `(N,)` bool: the points that it has, at least one of each scene.
+        points: for each other view, the numbers of the points that are compared with the first view's; both have them.
+
+    Returns:
+        The regions of the first view, whose picked points are those of all other views one after the other; and the
+        other views.
+    """
     nodes = _join(trees, _starts(num_points))
+    left = [_restricted(nodes, mask) for mask in keep]
+    first = _regions(left[0][0], num_points, np.concatenate(points))
+    views = [
+        PartialView(_regions(part, num_points, point), _shared(nodes, left[0][1], present, len(trees)))
+        for (part, present), point in zip(left[1:], points, strict=True)
+    ]
+    return _packed(first, lambda buffer: buffer), tuple(_packed(view, lambda buffer: buffer) for view in views)
+
+
+def _regions(nodes: _Nodes, num_points: Sequence[int], point: np.ndarray) -> RegionBatch:
+    total = int(np.sum(num_points))
     is_leaf = np.ones(len(nodes.parent), dtype=bool)
     is_leaf[nodes.parent[nodes.parent >= 0]] = False
-    levels = _levels(nodes, is_leaf, len(trees))
+    levels = _levels(nodes, is_leaf, len(num_points))
     leaf_index = np.concatenate([level["index"][level["leaf_rows"]] for level in levels])
-    point = np.arange(total) if point_index is None else np.asarray(point_index, dtype=np.int64)
-    picked, order = _pick(levels, leaf_index, point)
+    picked, order = _pick(levels, leaf_index, point, total)
     leaf_nodes = np.flatnonzero(is_leaf)
     leaf_nodes = leaf_nodes[np.argsort(nodes.level[leaf_nodes], kind="stable")]
-    regions = RegionBatch(
+    return RegionBatch(
         levels=tuple(_level(level) for level in levels),
         leaves=PointGroups(
             index=_tensor(leaf_index),
@@ -164,10 +237,10 @@ def build_regions(
         ),
         point=_tensor(point),
         point_order=_tensor(order),
+        first_point=_tensor(_starts(num_points)),
         num_points=total,
-        num_scenes=len(trees),
+        num_scenes=len(num_points),
     )
-    return _packed(regions, lambda buffer: buffer)
 
 
 @dataclass(frozen=True)
@@ -198,6 +271,43 @@ def _join(trees: Sequence[FlatTree], first_point: np.ndarray) -> _Nodes:
         scene=scene,
         indices=_concatenate([tree.indices for tree in trees]) + np.repeat(first_point, stored),
     )
+
+
+def _restricted(nodes: _Nodes, keep: np.ndarray) -> tuple[_Nodes, np.ndarray]:
+    """The nodes that have any of the points in `keep` `(N,)`, with these points, and which nodes these are."""
+    kept = keep[nodes.indices]
+    before = np.concatenate([[0], np.cumsum(kept)])
+    start, end = before[nodes.start], before[nodes.start + nodes.length]
+    present = end > start
+    # A parent has the points of its children.
+    parent = np.where(nodes.parent < 0, -1, (np.cumsum(present) - 1)[nodes.parent])
+    left = _Nodes(
+        parent=parent[present],
+        level=nodes.level[present],
+        center=nodes.center[present],
+        start=start[present],
+        length=(end - start)[present],
+        scene=nodes.scene[present],
+        indices=nodes.indices[kept],
+    )
+    return left, present
+
+
+def _shared(nodes: _Nodes, first: np.ndarray, second: np.ndarray, num_scenes: int) -> tuple[SharedRegions, ...]:
+    """The nodes that two views have in common, given which each of them has, level by level."""
+    shared = []
+    for number in range(int(nodes.level[first & second].max()) + 1):
+        members = np.flatnonzero(nodes.level == number)
+        one, two = first[members], second[members]
+        both = one & two
+        shared.append(
+            SharedRegions(
+                first=_tensor((np.cumsum(one) - 1)[both]),
+                second=_tensor((np.cumsum(two) - 1)[both]),
+                offset=_tensor(np.searchsorted(nodes.scene[members[both]], np.arange(num_scenes + 1))),
+            )
+        )
+    return tuple(shared)
 
 
 def _levels(nodes: _Nodes, is_leaf: np.ndarray, num_scenes: int) -> list[dict[str, Any]]:
@@ -236,13 +346,15 @@ def _levels(nodes: _Nodes, is_leaf: np.ndarray, num_scenes: int) -> list[dict[st
     return levels
 
 
-def _pick(levels: list[dict[str, Any]], leaf_index: np.ndarray, point: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _pick(
+    levels: list[dict[str, Any]], leaf_index: np.ndarray, point: np.ndarray, num_points: int
+) -> tuple[np.ndarray, np.ndarray]:
     """Add to each level the rows of the points `(S,)` whose leaf is on it, as `picked`.
 
     Returns:
         The position of each point among the points of the leaves, and `point_order`, both `(S,)`.
     """
-    place = np.empty(len(leaf_index), dtype=np.int64)
+    place = np.empty(num_points, dtype=np.int64)
     place[leaf_index] = np.arange(len(leaf_index))
     picked = place[point]
     first_of_level = _starts([len(level["leaf_rows"]) for level in levels])

@@ -61,6 +61,30 @@ class ViewConfig(Section):
         description="standard deviation of the noise added to each feature of each point, normals excepted, in the "
         "unit of its channel",
     )
+    point_dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(
+        0.0, description="share of the points that each view loses at random"
+    )
+    mask: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(
+        0.0, description="share of the regions that the view of the branch from the leaves up loses as a whole"
+    )
+    mask_level: Annotated[int, Field(ge=1, le=32)] | None = Field(
+        None,
+        description="level of the regions that are masked, where a leaf above it counts as one of them; null: the "
+        "leaves",
+    )
+    crop: Annotated[float, Field(gt=0.0, le=1.0)] = Field(
+        1.0,
+        description="share of the points that the view of the branch from the leaves up keeps: those nearest to a "
+        "random point, seen from above",
+    )
+    local_views: Annotated[int, Field(ge=0, le=32)] = Field(
+        0,
+        description="number of further, small views of each scene for the branch from the leaves up, each compared "
+        "with the view of the other branch",
+    )
+    local_size: Annotated[float, Field(gt=0.0, le=1.0)] = Field(
+        0.2, description="share of the points that a local view keeps, like crop"
+    )
 
 
 class DbbdDataConfig(SceneDataConfig):

@@ -15,12 +15,13 @@ import torch
 from dbbd_cli.core.progress import Progress
 from dbbd_cli.data.manifest import Manifest
 from dbbd_cli.data.random_numbers import FEATURE_DROPOUT, FEATURE_NOISE, uniform
+from dbbd_cli.data.scenes.cuts import Cuts
 from dbbd_cli.data.scenes.views import make_views, point_noise
 from dbbd_cli.model.dbbd.pretraining import DbbdPretraining
-from dbbd_cli.model.dbbd.regions import RegionBatch
 from dbbd_cli.model.dbbd.weights import load_weights
+from dbbd_cli.tasks.dbbd.batches import CutDataset
 from dbbd_cli.tasks.dbbd.config import PROGRESS_METRICS, DbbdConfig
-from dbbd_cli.tasks.scene_batches import PointBatch
+from dbbd_cli.tasks.scene_batches import PointBatch, SceneDataset
 from dbbd_cli.tasks.scene_config import num_channels
 from dbbd_cli.tasks.scene_workload import SceneWorkload, on_device
 
@@ -65,35 +66,55 @@ class DbbdWorkload(SceneWorkload):
             load_weights(self.module, Path(config.model.weights))
         for split in splits:
             self.prepare(split, progress)
-            dataset = self.dataset(self.refs(split), point_samples=config.loss.point_samples)
-            self.add_loader(split, dataset, batch_size=config.training.batch_size, pin_memory=pin_memory)
+            self.add_loader(split, self._dataset(split), batch_size=config.training.batch_size, pin_memory=pin_memory)
 
-    def to_device(
-        self, batch: PointBatch, device: torch.device, *, train: bool
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, RegionBatch]:
+    def _dataset(self, split: str) -> SceneDataset:
+        """The scenes of a split, cut for the views if they lose points."""
+        whole = self.dataset(self.refs(split), point_samples=self.config.loss.point_samples)
+        views = self.config.data.views
+        cuts = Cuts(**{name: getattr(views, name) for name in Cuts._fields})
+        if not cuts.cut_anything:
+            return whole
+        return CutDataset(
+            whole.refs,
+            whole.settings,
+            whole.cache_dir,
+            point_samples=whole.point_samples,
+            with_color=whole.with_color,
+            seed=whole.seed,
+            cuts=cuts,
+        )
+
+    def to_device(self, batch: PointBatch, device: torch.device, *, train: bool) -> tuple[Any, ...]:
         """Make the arguments of the module: coordinates `(N, 3)` and features `(N, C)` of both views, and the regions.
 
-        Validation has random views too, but fixed ones, so that its loss is comparable and reproducible.
+        If the views lose points, the regions of the second one and the local views follow. Validation has random views
+        too, but fixed ones, so that its loss is comparable and reproducible.
         """
         data = self.config.data
         batch = on_device(batch, device)
-        views = data.views
-        first, second = make_views(
+        settings = data.views
+        views = make_views(
             batch.coord,
             batch.normal if "normals" in data.features else None,
             batch.num_points,
             seed=self.config.seed,
             epoch=int(batch.epoch),
             samples=batch.samples.numpy(),
-            rotation_degrees=views.rotation_degrees,
-            scale=views.scale,
-            flip=views.flip,
-            jitter=views.jitter,
+            rotation_degrees=settings.rotation_degrees,
+            scale=settings.scale,
+            flip=settings.flip,
+            jitter=settings.jitter,
+            num_views=max(2, 1 + len(batch.partial)),
         )
-        features = [self.features(data.features, view, batch) for view in (first, second)]
-        if views.feature_noise or views.feature_dropout:
+        features = [self.features(data.features, view, batch) for view in views]
+        if settings.feature_noise or settings.feature_dropout:
             features = self._distorted(features, batch)
-        return first.coord, features[0], second.coord, features[1], batch.regions
+        first, second, *local = ((view.coord, feature) for view, feature in zip(views, features, strict=True))
+        if not batch.partial:
+            return *first, *second, batch.regions
+        pieces = [(*each, view) for each, view in zip(local, batch.partial[1:], strict=True)]
+        return *first, *second, batch.regions, batch.partial[0], pieces
 
     def _distorted(self, features: Sequence[torch.Tensor], batch: PointBatch) -> list[torch.Tensor]:
         """The features `(N, C)` of each view with noise, and without the channels that are dropped."""

@@ -59,6 +59,23 @@ def to_tree(nodes: list[Node]) -> Tree:
     )
 
 
+def pruned(tree: Tree, keep: np.ndarray) -> tuple[Tree, list[int]]:
+    """The tree of the points in `keep` alone, without nodes that have none of them; and the nodes that are left."""
+    nodes = nodes_of(tree)
+    left = [number for number, node in enumerate(nodes) if any(keep[point] for point in node.points)]
+    place = {number: new for new, number in enumerate(left)}
+    made = [
+        Node(
+            [point for point in nodes[number].points if keep[point]],
+            nodes[number].level,
+            nodes[number].center,
+            place.get(nodes[number].parent, -1),
+        )
+        for number in left
+    ]
+    return to_tree(made), left
+
+
 def nodes_of(tree: Tree) -> list[Node]:
     nodes = []
     for number, parent in enumerate(tree.parent):
@@ -132,7 +149,7 @@ def reference_branch(
     levels: dict[int, list[torch.Tensor]] = {}
     for number, node in enumerate(nodes):
         levels.setdefault(node.level, []).append(features[number])
-    return levels, torch.stack([points[p] for p in range(len(coord))])
+    return levels, torch.stack([points[p] for p in sorted(points)])
 
 
 def reference_loss(

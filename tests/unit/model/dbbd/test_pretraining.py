@@ -12,9 +12,9 @@ import torch
 
 from dbbd_cli.engine.state import Sums
 from dbbd_cli.model.dbbd.pretraining import DbbdPretraining
-from dbbd_cli.model.dbbd.regions import RegionBatch, build_regions
+from dbbd_cli.model.dbbd.regions import RegionBatch, build_partial_views, build_regions
 from dbbd_cli.model.output import DeferredMetric
-from unit.model.dbbd.dbbd_reference import Tree, random_tree
+from unit.model.dbbd.dbbd_reference import Tree, pruned, random_tree, reference_branch
 
 GOLDEN_SIZES: dict[str, Any] = {
     "hidden_dim": 64,
@@ -184,3 +184,99 @@ def test_negatives_of_the_same_scene_give_the_losses_of_the_scenes_alone() -> No
         1,
         2,
     }
+
+
+def test_views_of_all_points_have_the_loss_of_whole_views() -> None:
+    coord1, feat1, coord2, feat2, regions = tiny_batch()
+    trees, sizes = two_trees()
+    every, picked = np.ones(70, dtype=bool), np.arange(0, 70, 5)
+    first, (second,) = build_partial_views(trees, sizes, [every, every], [picked])
+    for negatives in ("batch", "scene"):
+        torch.manual_seed(0)
+        module = tiny(negatives=negatives)
+        expected = module(coord1, feat1, coord2, feat2, regions)
+        found = module(coord1, feat1, coord2, feat2, first, second)
+        assert torch.equal(found.loss, expected.loss)
+        assert found.metrics.keys() == expected.metrics.keys()
+
+
+def two_trees() -> tuple[list[Tree], list[int]]:
+    rng = np.random.default_rng(0)
+    return [random_tree(rng, size, 2) for size in (40, 30)], [40, 30]
+
+
+def partial_views(seed: int, shares: list[float]) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Points of each view, and those of each view that the first has too."""
+    rng = np.random.default_rng(seed)
+    keep = [rng.random(70) < share for share in shares]
+    tree = two_trees()[0][0]
+    for node, mask in zip((2, 3, 4), keep, strict=False):
+        mask[tree.indices[tree.indices_ptr[node] : tree.indices_ptr[node + 1]]] = False  # a region that is gone
+    return keep, [np.flatnonzero(keep[0] & mask) for mask in keep[1:]]
+
+
+def reference_of_view(
+    module: DbbdPretraining, view: list[torch.Tensor], keep: np.ndarray, *, down: bool
+) -> tuple[dict[tuple[int, int], torch.Tensor], dict[int, torch.Tensor]]:
+    """Features by (scene, node) and by point, scene by scene on trees without the points that are gone."""
+    regions, points = {}, {}
+    trees, _ = two_trees()
+    for scene, (tree, part) in enumerate(zip(trees, (slice(0, 40), slice(40, 70)), strict=True)):
+        small, left = pruned(tree, keep[part])
+        levels, of_points = reference_branch(module, view[0][part], view[1][part], small, down=down)
+        rows = {level: iter(features) for level, features in levels.items()}
+        for node, level in zip(left, small.level.tolist(), strict=True):
+            regions[scene, node] = next(rows[level])
+        points.update(zip((np.flatnonzero(keep[part]) + part.start).tolist(), of_points, strict=True))
+    return regions, points
+
+
+@pytest.mark.parametrize("mode", ["max", "attention"])
+def test_only_what_two_views_have_in_common_is_compared(mode: str) -> None:
+    trees, sizes = two_trees()
+    torch.manual_seed(0)
+    views = [[torch.randn(70, 3, dtype=torch.float64) for _ in range(2)] for _ in range(3)]
+    keep, points = partial_views(1, [0.7, 0.4, 0.2])
+    module = tiny(aggregation=mode).double()
+    first, (second, local) = build_partial_views(trees, sizes, keep, points)
+    _, _, losses = module.compare(*views[0], *views[1], first, second, [(*views[2], local)])
+
+    down = reference_of_view(module, views[0], keep[0], down=True)
+    totals = []
+    for view, mask, common in zip(views[1:], keep[1:], points, strict=True):
+        up = reference_of_view(module, view, mask, down=False)
+        by_level = []
+        for number in range(3):
+            names = [name for name in down[0] if name in up[0] and trees[name[0]].level[name[1]] == number]
+            assert number < 2 or len(names) < sum(int((tree.level == number).sum()) for tree in trees)
+            q, k = (
+                module.loss.region_projection(torch.stack([part[0][name] for name in names])) for part in (down, up)
+            )
+            by_level.append(torch.nn.functional.cross_entropy(q @ k.T / 0.1, torch.arange(len(names))))
+        q, k = (module.loss.point_projection(torch.stack([part[1][p] for p in common.tolist()])) for part in (down, up))
+        point = torch.nn.functional.cross_entropy(q @ k.T / 0.1, torch.arange(len(common)))
+        totals.append(torch.stack(by_level).mean() + 0.5 * point)
+        if view is views[1]:
+            torch.testing.assert_close(losses.point, point)
+            torch.testing.assert_close(losses.region, torch.stack(by_level).mean())
+    assert losses.local is not None
+    torch.testing.assert_close(losses.local, totals[1])
+    torch.testing.assert_close(losses.total, (totals[0] + totals[1]) / 2)
+    losses.total.backward()
+
+
+def test_negatives_of_partial_views_come_from_the_same_scene() -> None:
+    trees, sizes = two_trees()
+    torch.manual_seed(0)
+    views = [torch.randn(70, 3, dtype=torch.float64) for _ in range(4)]
+    keep, points = partial_views(1, [0.7, 0.4])
+    module = tiny(negatives="scene").double()
+    first, (second,) = build_partial_views(trees, sizes, keep, points)
+    together = module.compare(*views, first, second)[2]
+    alone = []
+    for tree, part in zip(trees, (slice(0, 40), slice(40, 70)), strict=True):
+        common = points[0][(points[0] >= part.start) & (points[0] < part.stop)] - part.start
+        one, (other,) = build_partial_views([tree], [part.stop - part.start], [mask[part] for mask in keep], [common])
+        alone.append((len(common), module.compare(*(view[part] for view in views), one, other)[2]))
+    total = sum(count for count, _ in alone)
+    torch.testing.assert_close(together.point, sum(count * losses.point for count, losses in alone) / total)

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from dbbd_cli.model.dbbd.regions import RegionBatch, build_regions
+from dbbd_cli.model.dbbd.regions import RegionBatch, build_partial_views, build_regions
 from dbbd_cli.model.dbbd.segment_ops import segment_max, segment_mean, segment_softmax, segment_winner
-from unit.model.dbbd.dbbd_reference import Tree, nodes_of, random_tree
+from unit.model.dbbd.dbbd_reference import Tree, nodes_of, pruned, random_tree
 
 
 def tensors(value: object) -> list[torch.Tensor]:
@@ -63,6 +63,75 @@ def test_leaves_contain_every_point_once_and_picks_keep_their_order() -> None:
     assert picked.leaves.index[picked.leaves.picked].tolist() == chosen.tolist()
     by_level = torch.cat([level.points.index[level.points.picked] for level in picked.levels])
     assert by_level[picked.point_order].tolist() == picked.point.tolist() == chosen.tolist()
+
+
+def test_a_view_of_all_points_has_the_same_regions() -> None:
+    trees, sizes, regions = batch()
+    every = np.ones(80, dtype=bool)
+    first, (second,) = build_partial_views(trees, sizes, [every, every], [np.arange(80)])
+    for found in (first, second.regions):
+        for one, other in zip(tensors(found), tensors(regions), strict=True):
+            assert torch.equal(one, other)
+    for shared, level in zip(second.shared, regions.levels, strict=True):
+        assert shared.first.tolist() == shared.second.tolist() == list(range(level.num_regions))
+        assert torch.equal(shared.offset, level.offset)
+
+
+def test_a_partial_view_has_the_regions_of_the_trees_of_its_points() -> None:
+    trees, sizes, _ = batch()
+    rng = np.random.default_rng(1)
+    keep = [rng.random(80) < share for share in (0.5, 0.15)]
+    for mask in keep:
+        mask[[0, 40, 49]] = True
+    for tree, mask in zip(trees, np.split(keep[1], [40, 49]), strict=True):
+        for node in nodes_of(tree):
+            mask[node.points if node.level == 4 else []] = False
+    common = np.flatnonzero(keep[0] & keep[1])
+    first, (view,) = build_partial_views(trees, sizes, keep, [common])
+    left = [[pruned(tree, part) for tree, part in zip(trees, np.split(mask, [40, 49]), strict=True)] for mask in keep]
+    for regions, parts in ((first, left[0]), (view.regions, left[1])):
+        expected = levels_of([tree for tree, _ in parts], sizes)
+        assert len(regions.levels) == len(expected)
+        for level, (members, centers, parents) in zip(regions.levels, expected, strict=True):
+            found = [level.points.index[level.points.segment == row].tolist() for row in range(level.num_regions)]
+            assert found == members
+            assert level.points.center.tolist() == centers
+            assert level.parent.tolist() == parents
+        assert regions.leaves.index[regions.leaves.picked].tolist() == common.tolist()
+        by_level = torch.cat([level.points.index[level.points.picked] for level in regions.levels])
+        assert by_level[regions.point_order].tolist() == common.tolist()
+    assert len(view.regions.levels) < len(first.levels)
+    for number, shared in enumerate(view.shared):
+        names = [
+            [
+                (scene, node)
+                for scene, (tree, rest) in enumerate(parts)
+                for node, level in zip(rest, tree.level, strict=True)
+                if level == number
+            ]
+            for parts in left
+        ]
+        both = [name for name in names[0] if name in names[1]]
+        assert [names[0][row] for row in shared.first.tolist()] == both
+        assert [names[1][row] for row in shared.second.tolist()] == both
+        assert shared.offset.diff().tolist() == [sum(name[0] == scene for name in both) for scene in range(3)]
+
+
+def levels_of(trees: list[Tree], sizes: list[int]) -> list[tuple[list[list[int]], list[int], list[int]]]:
+    """Points, centers and parents' rows of the regions of each level, in plain loops."""
+    levels: list[tuple[list[list[int]], list[int], list[int]]] = []
+    rows: dict[tuple[int, int], int] = {}
+    for number in range(max(int(tree.level.max()) for tree in trees) + 1):
+        level: tuple[list[list[int]], list[int], list[int]] = ([], [], [])
+        for scene, (tree, start) in enumerate(zip(trees, np.cumsum([0, *sizes[:-1]]).tolist(), strict=True)):
+            for place, node in enumerate(nodes_of(tree)):
+                if node.level == number:
+                    rows[scene, place] = len(level[0])
+                    level[0].append([point + start for point in node.points])
+                    level[1].append(node.center + start)
+                    level[2].append(rows.get((scene, node.parent), 0))
+        levels.append(level)
+    return levels
 
 
 def test_a_batch_can_be_moved_and_pickled() -> None:

@@ -13,6 +13,7 @@ import torch
 
 from dbbd_cli.core.errors import CheckpointError, DataError
 from dbbd_cli.core.progress import Silent
+from dbbd_cli.data.scenes.cuts import Cuts, kept_points
 from dbbd_cli.data.scenes.trees.region_tree import RegionTree
 from dbbd_cli.data.scenes.views import make_views
 from dbbd_cli.engine.runtime import choose_runtime, seed_everything
@@ -137,6 +138,43 @@ def test_only_the_views_of_training_change_with_the_epoch(tiny_point_config: Mak
         place = raw.samples.tolist().index(0)
         coords.append(workload.to_device(raw, CPU.device, train=True)[0][1000 * place : 1000 * (place + 1)])
     assert not torch.allclose(coords[0], coords[1], atol=1e-2)
+
+
+CUTS = {"point_dropout": 0.2, "mask": 0.3, "mask_level": 1, "crop": 0.7, "local_views": 2, "local_size": 0.1}
+
+
+def test_views_lose_the_points_that_the_settings_say(tiny_point_config: Make) -> None:
+    workload = make_workload(tiny_point_config(**{f"data.views.{key}": value for key, value in CUTS.items()}))
+    raw = first_batch(workload)
+    coord1, feat1, coord2, feat2, regions, second, local = workload.to_device(raw, CPU.device, train=True)
+    scenes = list(workload.prepared_scenes("train"))
+    parts = [
+        kept_points(scenes[sample].coord, scenes[sample].tree, Cuts(**CUTS), seed=42, epoch=1, sample=sample)
+        for sample in raw.samples.tolist()
+    ]
+    masks = [np.concatenate(part) for part in zip(*parts, strict=True)]
+    views = [second, *(piece[2] for piece in local)]
+    for mask, part in zip(masks, [regions, *(view.regions for view in views)], strict=True):
+        assert sorted(part.leaves.index.tolist()) == np.flatnonzero(mask).tolist()
+    points = [view.regions.point for view in views]
+    for mask, compared in zip(masks[1:], points, strict=True):
+        assert len(compared) == 64
+        assert (masks[0] & mask)[compared].all()
+    assert torch.equal(regions.point, torch.cat(points))
+
+    # Two more views, and the first two as they would be without cuts.
+    plain = make_workload(tiny_point_config()).to_device(raw._replace(partial=()), CPU.device, train=True)
+    for found, expected in zip((coord1, feat1, coord2, feat2), plain, strict=False):
+        assert torch.equal(found, expected)
+    assert len({float(coord.sum()) for coord in (coord1, coord2, *(piece[0] for piece in local))}) == 4
+    output = workload.module(coord1, feat1, coord2, feat2, regions, second, local)
+    output.loss.backward()
+    assert "local_loss" in output.metrics
+
+
+def test_without_cuts_batches_are_made_as_ever(tiny_point_config: Make) -> None:
+    config = tiny_point_config(**{"data.views.local_size": 0.5, "data.views.mask_level": 2})
+    assert first_batch(make_workload(config)).partial == ()
 
 
 # What is logged
