@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -106,16 +106,13 @@ class Contrast:
     chance: float
 
 
-def contrast(
-    q: torch.Tensor, k: torch.Tensor, temperature: float, *, symmetric: bool, groups: Sequence[int]
-) -> Contrast:
-    """InfoNCE of unit vectors `(R, D)`, also in both directions and within groups.
+def contrast(q: torch.Tensor, k: torch.Tensor, temperature: float, *, groups: Sequence[int]) -> Contrast:
+    """InfoNCE of unit vectors `(R, D)`, also within groups.
 
     Args:
         q: the queries.
         k: their positives, row by row.
         temperature: τ.
-        symmetric: whether to average with the loss of `k` as queries.
         groups: numbers of consecutive rows that are negatives of each other, such as the rows of a scene; a row that is
             alone in its group has no negatives, and is left out unless all are.
     """
@@ -123,8 +120,6 @@ def contrast(
     found = []
     for one, other in parts or [(q, k)]:
         loss, correct = info_nce(one, other, temperature)
-        if symmetric:
-            loss = (loss + info_nce(other, one, temperature)[0]) / 2
         found.append((Contrast(loss, correct / len(one), math.log(len(one))), len(one)))
     if len(found) == 1:
         return found[0][0]
@@ -138,6 +133,19 @@ def contrast(
 
 
 @dataclass(frozen=True)
+class Projected:
+    """What a branch computes for the regions and points that are compared.
+
+    Attributes:
+        regions: unit vectors `(R, D)` for each level from the root down.
+        points: unit vectors `(S, D)`.
+    """
+
+    regions: Sequence[torch.Tensor]
+    points: torch.Tensor
+
+
+@dataclass(frozen=True)
 class DbbdLosses:
     """All losses of a batch.
 
@@ -146,7 +154,7 @@ class DbbdLosses:
         region: weighted mean over the levels with at least two rows.
         point: the loss of the sampled points; `point_top1` and `point_chance` as for a level.
         levels: by level; levels with a single row are missing.
-        query: `(S, D)` unit vectors of the points from the G2L branch; `key` from the L2G branch.
+        query: `(S, D)` unit vectors of the points, from the G2L branch; `key` from the L2G branch.
         local: with local views, the mean of their totals. All others are of the two views alone.
     """
 
@@ -184,13 +192,11 @@ class DbbdLoss(nn.Module):
         temperature: float = 0.1,
         region_weight: float = 1.0,
         point_weight: float = 0.5,
-        symmetric: bool = False,
         level_weights: Sequence[float] = (1.0,),
         relative_to_chance: bool = False,
     ) -> None:
         super().__init__()
         self.temperature = temperature
-        self.symmetric = symmetric
         self.level_weights = tuple(level_weights)
         self.relative_to_chance = relative_to_chance
         self.region_weight = region_weight
@@ -198,32 +204,37 @@ class DbbdLoss(nn.Module):
         self.region_projection = ProjectionHead(input_dim, projection_dim)
         self.point_projection = ProjectionHead(input_dim, projection_dim)
 
+    def project(self, regions: Sequence[torch.Tensor], points: torch.Tensor) -> Projected:
+        """Project region features `(R, D)` by level and point features `(S, D)` to what the loss compares."""
+        return Projected([self.region_projection(level) for level in regions], self.point_projection(points))
+
     def forward(
         self,
-        regions_g2l: Sequence[torch.Tensor],
-        regions_l2g: Sequence[torch.Tensor],
-        points_g2l: torch.Tensor,
-        points_l2g: torch.Tensor,
+        pairs: Sequence[tuple[Projected, Projected]],
         *,
         region_groups: Sequence[Sequence[int]] | None = None,
         point_groups: Sequence[int] | None = None,
     ) -> DbbdLosses:
-        """The losses of region features `(R, D)` by level and of point features `(S, D)`.
+        """The mean losses over pairs of queries and keys, whose rows belong together.
 
-        With groups, the numbers of consecutive rows of each scene, negatives are only from the same scene.
+        Args:
+            pairs: the first one gives accuracies, chance levels, `query` and `key`.
+            region_groups: the numbers of consecutive rows of each scene, level by level, if negatives are only from the
+                same scene.
+            point_groups: the same for points.
         """
         levels, weights = {}, {}
-        for number, (top_down, bottom_up) in enumerate(zip(regions_g2l, regions_l2g, strict=True)):
-            groups = [len(top_down)] if region_groups is None else region_groups[number]
+        first = pairs[0][0]
+        for number, rows in enumerate(first.regions):
+            groups = [len(rows)] if region_groups is None else region_groups[number]
             if max(groups) < 2:
                 continue
-            levels[number] = self._contrast(self.region_projection, top_down, bottom_up, groups)
+            levels[number] = self._contrast([(q.regions[number], k.regions[number]) for q, k in pairs], groups)
             weights[number] = self.level_weights[min(number, len(self.level_weights) - 1)]
-        groups = [len(points_g2l)] if point_groups is None else point_groups
-        query, key = self.point_projection(points_g2l), self.point_projection(points_l2g)
-        point = contrast(query, key, self.temperature, symmetric=self.symmetric, groups=groups)
+        groups = [len(first.points)] if point_groups is None else point_groups
+        point = self._contrast([(q.points, k.points) for q, k in pairs], groups)
         # Without negatives the loss is zero, and its backward pass works.
-        region, weight = regions_g2l[0].sum() * 0.0, sum(weights.values())
+        region, weight = first.points.sum() * 0.0, sum(weights.values())
         if weight and len(set(weights.values())) == 1:
             region = torch.stack([self._scaled(level) for level in levels.values()]).mean()
         elif weight:
@@ -236,15 +247,16 @@ class DbbdLoss(nn.Module):
             point_top1=point.top1,
             point_chance=point.chance,
             levels=levels,
-            query=query.detach(),
-            key=key.detach(),
+            query=first.points.detach(),
+            key=pairs[0][1].points.detach(),
         )
 
-    def _contrast(
-        self, projection: ProjectionHead, top_down: torch.Tensor, bottom_up: torch.Tensor, groups: Sequence[int]
-    ) -> Contrast:
-        query, key = projection(top_down), projection(bottom_up)
-        return contrast(query, key, self.temperature, symmetric=self.symmetric, groups=groups)
+    def _contrast(self, pairs: Sequence[tuple[torch.Tensor, torch.Tensor]], groups: Sequence[int]) -> Contrast:
+        """The mean loss over pairs of queries and keys `(R, D)`, with the accuracy of the first pair."""
+        parts = [contrast(query, key, self.temperature, groups=groups) for query, key in pairs]
+        if len(parts) == 1:
+            return parts[0]
+        return replace(parts[0], loss=torch.stack([part.loss for part in parts]).mean())
 
     def _scaled(self, part: Contrast) -> torch.Tensor:
         return part.loss / part.chance if self.relative_to_chance and part.chance else part.loss

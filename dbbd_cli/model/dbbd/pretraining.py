@@ -5,8 +5,8 @@ Legend: N points, C features per point, D channels.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
@@ -15,6 +15,7 @@ from dbbd_cli.model.dbbd.encoder import BranchFeatures, DbbdEncoder
 from dbbd_cli.model.dbbd.loss import (
     DbbdLoss,
     DbbdLosses,
+    Projected,
     alignment,
     effective_rank,
     feature_std,
@@ -22,6 +23,7 @@ from dbbd_cli.model.dbbd.loss import (
     uniformity,
 )
 from dbbd_cli.model.dbbd.regions import PartialView, RegionBatch
+from dbbd_cli.model.dbbd.teacher import Teacher
 from dbbd_cli.model.output import DeferredMetric, StepOutput
 
 LocalView = tuple[torch.Tensor, torch.Tensor, PartialView]
@@ -32,7 +34,10 @@ class DbbdPretraining(nn.Module):
     """Network and losses, with the arguments of `DbbdEncoder` and `DbbdLoss`.
 
     Args:
+        symmetric: whether each of the two branches is the query in turn; by default, only G2L is.
         negatives: `batch`: all other rows of a batch are negatives; `scene`: only those of the same scene.
+        momentum: share that an exponential moving average of the network, the teacher, keeps in each training pass; the
+            keys then come from it, without gradient. 0: no teacher.
     """
 
     def __init__(
@@ -55,10 +60,13 @@ class DbbdPretraining(nn.Module):
         negatives: str = "batch",
         level_weights: Sequence[float] = (1.0,),
         relative_to_chance: bool = False,
+        momentum: float = 0.0,
         gradient_checkpointing: bool = False,
     ) -> None:
         super().__init__()
+        self.symmetric = symmetric
         self.negatives = negatives
+        self.momentum = momentum
         self.encoder = DbbdEncoder(
             feature_dim=feature_dim,
             hidden_dim=hidden_dim,
@@ -77,10 +85,10 @@ class DbbdPretraining(nn.Module):
             temperature=temperature,
             region_weight=region_weight,
             point_weight=point_weight,
-            symmetric=symmetric,
             level_weights=level_weights,
             relative_to_chance=relative_to_chance,
         )
+        self.teacher = Teacher(self.encoder, self.loss) if momentum else None
 
     def forward(
         self,
@@ -134,49 +142,103 @@ class DbbdPretraining(nn.Module):
 
         The arguments are those of `forward`.
         """
-        top_down = self.encoder.global_to_local(coord1, feat1, regions)
-        if second is None:
-            bottom_up = self.encoder.local_to_global(coord2, feat2, regions)
-            groups = [level.offset for level in regions.levels]
-            return top_down, bottom_up, self._losses(top_down, bottom_up, groups, regions)
-
-        pairs = []
-        first_point = 0
-        for coord, feat, view in [(coord2, feat2, second), *local]:
-            bottom_up = self.encoder.local_to_global(coord, feat, view.regions)
-            num_points = len(view.regions.point)
-            one, two = _in_common(top_down, bottom_up, view, slice(first_point, first_point + num_points))
-            groups = [level.offset for level in view.shared]
-            pairs.append((one, two, self._losses(one, two, groups, view.regions)))
-            first_point += num_points
-        one, two, losses = pairs[0]
+        if self.training and self.teacher is not None:
+            self.teacher.follow(self.encoder, self.loss, self.momentum)
+        # Keys of local views come from the whole view alone: a teacher does not see them.
+        needs_down = self.symmetric or bool(local)
+        down = self._branch(DbbdEncoder.global_to_local, (coord1, feat1, regions), student=True, teacher=needs_down)
+        found, picked = [], 0
+        for number, (coord, feat, view) in enumerate([(coord2, feat2, second), *local]):
+            trees = regions if view is None else view.regions
+            needs_up = self.teacher is None or self.symmetric or number > 0
+            inputs = (coord, feat, trees)
+            up = self._branch(DbbdEncoder.local_to_global, inputs, student=needs_up, teacher=number == 0)
+            points = slice(picked, picked + len(trees.point))
+            picked = points.stop
+            if view is None:
+                offsets, one, two = [level.offset for level in trees.levels], down, up
+            else:
+                offsets = [level.offset for level in view.shared]
+                one = down.rows([level.first for level in view.shared], points)
+                two = up.rows([level.second for level in view.shared], slice(None))
+            found.append((one, two, self._losses(one, two, offsets, trees)))
+        one, two, losses = found[0]
         if local:
-            totals = torch.stack([pair[2].total for pair in pairs])
+            totals = torch.stack([part[2].total for part in found])
             losses = replace(losses, total=totals.mean(), local=totals[1:].mean())
-        return one, two, losses
+        return one.features, two.features, losses
 
-    def _losses(
-        self, top_down: BranchFeatures, bottom_up: BranchFeatures, offsets: Sequence[torch.Tensor], regions: RegionBatch
-    ) -> DbbdLosses:
-        """The losses of rows that belong together, of which scene s has those from `offsets[s]` on each level."""
+    def _branch(
+        self, run: _Run, inputs: tuple[torch.Tensor, torch.Tensor, RegionBatch], *, student: bool, teacher: bool
+    ) -> _Branch:
+        """The features of a branch, of the network itself and of its teacher, if there is one."""
+        own = run(self.encoder, *inputs) if student else None
+        if not teacher or self.teacher is None:
+            return _Branch(own, None)
+        with torch.no_grad():
+            return _Branch(own, run(self.teacher.encoder, *inputs))
+
+    def _losses(self, down: _Branch, up: _Branch, offsets: Sequence[torch.Tensor], regions: RegionBatch) -> DbbdLosses:
+        """The losses of rows that belong together, of which scene s has those from `offsets[s]` on each level.
+
+        Each branch of the network that was computed is a query, if there is a key for it.
+        """
         within = self.negatives == "scene"
         return self.loss(
-            top_down.regions,
-            bottom_up.regions,
-            top_down.points,
-            bottom_up.points,
+            self._pairs(down, up),
             region_groups=[offset.diff().tolist() for offset in offsets] if within else None,
             point_groups=_points_of_scenes(regions) if within else None,
         )
 
+    def _pairs(self, down: _Branch, up: _Branch) -> list[tuple[Projected, Projected]]:
+        """The pairs of queries and keys."""
 
-def _in_common(
-    top_down: BranchFeatures, bottom_up: BranchFeatures, view: PartialView, points: slice
-) -> tuple[BranchFeatures, BranchFeatures]:
-    """The features of the regions that both views have, row by row, and of the points compared, `points` of view 1."""
-    first = [rows.index_select(0, level.first) for rows, level in zip(top_down.regions, view.shared, strict=False)]
-    second = [rows.index_select(0, level.second) for rows, level in zip(bottom_up.regions, view.shared, strict=False)]
-    return BranchFeatures(first, top_down.points[points]), BranchFeatures(second, bottom_up.points)
+        def projected(loss: DbbdLoss, features: BranchFeatures | None) -> Projected | None:
+            return None if features is None else loss.project(features.regions, features.points)
+
+        one, two = projected(self.loss, down.student), projected(self.loss, up.student)
+        if self.teacher is None:
+            directions = [(one, two), (two, one)] if self.symmetric else [(one, two)]
+        else:
+            with torch.no_grad():
+                keys = [projected(self.teacher.loss, branch.teacher) for branch in (up, down)]
+            directions = list(zip((one, two), keys, strict=True))
+        return [(query, key) for query, key in directions if query is not None and key is not None]
+
+
+_Run = Callable[[DbbdEncoder, torch.Tensor, torch.Tensor, RegionBatch], BranchFeatures]
+"""A branch of an encoder."""
+
+
+@dataclass(frozen=True)
+class _Branch:
+    """The features of a branch, where they are needed.
+
+    Attributes:
+        student: of the network itself.
+        teacher: of its teacher.
+    """
+
+    student: BranchFeatures | None
+    teacher: BranchFeatures | None
+
+    @property
+    def features(self) -> BranchFeatures:
+        """Those of the network itself, if there are any."""
+        features = self.teacher if self.student is None else self.student
+        assert features is not None
+        return features
+
+    def rows(self, regions: Sequence[torch.Tensor], points: slice) -> _Branch:
+        """The features of these regions, rows `(R,)` of each level, and points."""
+
+        def of(features: BranchFeatures | None) -> BranchFeatures | None:
+            if features is None:
+                return None
+            chosen = [level.index_select(0, rows) for level, rows in zip(features.regions, regions, strict=False)]
+            return BranchFeatures(chosen, features.points[points])
+
+        return _Branch(of(self.student), of(self.teacher))
 
 
 def _points_of_scenes(regions: RegionBatch) -> list[int]:

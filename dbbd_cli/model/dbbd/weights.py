@@ -19,6 +19,8 @@ from dbbd_cli.model.weights import check_finite, load_tensors, mismatches
 def load_weights(module: DbbdPretraining, path: Path) -> None:
     """Load network and projection heads from a checkpoint of either implementation, or from a bare state dict.
 
+    A teacher in the file is left out, and one of the network begins with the same weights.
+
     Raises:
         CheckpointError: the file is missing, unsafe, not finite, or has other keys or shapes.
     """
@@ -28,7 +30,8 @@ def load_weights(module: DbbdPretraining, path: Path) -> None:
             f"{path} contains no DBBD weights",
             hint="use a checkpoint of this tool, or one with encoder_state_dict and loss_fn_state_dict",
         )
-    if problems := mismatches(state, module.state_dict()):
+    state = _without_teacher(state)
+    if problems := mismatches(state, _without_teacher(module.state_dict())):
         sizes = sizes_of(state) or {}
         suggestion = ", ".join(f"{name} {value}" for name, value in sizes.items() if name != "feature_dim")
         raise CheckpointError(
@@ -37,7 +40,13 @@ def load_weights(module: DbbdPretraining, path: Path) -> None:
             + (f": {suggestion}" if suggestion else ""),
             details=problems[:10],
         )
-    module.load_state_dict(state)
+    module.load_state_dict(state, strict=False)
+    if module.teacher is not None:
+        module.teacher.follow(module.encoder, module.loss, momentum=0.0)
+
+
+def _without_teacher(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name: value for name, value in state.items() if not name.startswith("teacher.")}
 
 
 def weights_in(content: object, path: Path) -> dict[str, torch.Tensor] | None:

@@ -124,6 +124,13 @@ class ContrastConfig(Section):
         False, description="divide each loss by its chance level, so that levels of many regions do not outweigh others"
     )
 
+    momentum: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(
+        0.0,
+        description="share of its weights that a moving average of the network keeps in each step, such as 0.996: the "
+        "keys then come from it, without gradient, and each branch learns only as a query (symmetric); 0: the keys "
+        "come from the network itself",
+    )
+
     @model_validator(mode="after")
     def _check_weights(self) -> ContrastConfig:
         if self.region_weight == 0.0 and self.point_weight == 0.0:

@@ -191,4 +191,6 @@ def make_network(config: DbbdConfig) -> DbbdPretraining:
         negatives=loss.negatives,
         level_weights=loss.level_weights,
         relative_to_chance=loss.relative_to_chance,
+        # It moves in each batch: in all batches of a step together by `momentum`.
+        momentum=loss.momentum ** (1.0 / config.training.accumulate_batches),
     )

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from dbbd_cli.model.dbbd import loss as dbbd_loss
 from dbbd_cli.model.dbbd.loss import (
     DbbdLoss,
+    DbbdLosses,
     alignment,
     contrast,
     effective_rank,
@@ -56,13 +57,17 @@ def test_equal_features_have_the_chance_level_loss() -> None:
     assert correct == 0  # nothing is nearer than the others
 
 
+def losses_of(module: DbbdLoss, down: list[torch.Tensor], up: list[torch.Tensor], *points: torch.Tensor) -> DbbdLosses:
+    return module([(module.project(down, points[0]), module.project(up, points[1]))])
+
+
 def test_the_total_is_weighted_and_skips_levels_with_one_row() -> None:
     torch.manual_seed(0)
     module = DbbdLoss(input_dim=6, projection_dim=4, temperature=0.2, region_weight=2.0, point_weight=0.25)
     down = [torch.randn(rows, 6) for rows in (1, 3, 8)]
     up = [torch.randn(rows, 6) for rows in (1, 3, 8)]
     points = torch.randn(2, 20, 6)
-    losses = module(down, up, *points)
+    losses = losses_of(module, down, up, *points)
     assert list(losses.levels) == [1, 2]
     assert [level.chance for level in losses.levels.values()] == [math.log(3), math.log(8)]
     torch.testing.assert_close(losses.region, (losses.levels[1].loss + losses.levels[2].loss) / 2)
@@ -78,28 +83,40 @@ def test_the_total_is_weighted_and_skips_levels_with_one_row() -> None:
 def test_a_batch_without_negatives_has_loss_zero() -> None:
     module = DbbdLoss(input_dim=6, projection_dim=4)
     x = torch.randn(1, 6, requires_grad=True)
-    losses = module([x], [x], x, x)
+    losses = losses_of(module, [x], [x], x, x)
     losses.total.backward()
     assert losses.total == 0
     assert losses.levels == {}
 
 
-def test_negatives_of_a_group_are_of_that_group_and_both_directions_count() -> None:
+def test_negatives_of_a_group_are_of_that_group() -> None:
     q, k = unit(10, 4, 0), unit(10, 4, 1)
     parts = [slice(0, 3), slice(4, 10)]  # row 3 is alone in its group
 
     def entropy(rows: slice, one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
         return F.cross_entropy(one[rows] @ other[rows].T / 0.2, torch.arange(rows.stop - rows.start))
 
-    found = contrast(q, k, 0.2, symmetric=True, groups=[3, 1, 6])
-    both = [(entropy(rows, q, k) + entropy(rows, k, q)) / 2 for rows in parts]
+    found = contrast(q, k, 0.2, groups=[3, 1, 6])
+    both = [entropy(rows, q, k) for rows in parts]
     torch.testing.assert_close(found.loss, (3 * both[0] + 6 * both[1]) / 9)
     assert found.chance == pytest.approx((3 * math.log(3) + 6 * math.log(6)) / 9)
     hits = sum(int(((q[rows] @ k[rows].T).argmax(1) == torch.arange(rows.stop - rows.start)).sum()) for rows in parts)
     assert float(found.top1) == pytest.approx(hits / 9)
-    one_way = contrast(q, k, 0.2, symmetric=False, groups=[10])
+    one_way = contrast(q, k, 0.2, groups=[10])
     torch.testing.assert_close(one_way.loss, entropy(slice(0, 10), q, k))
-    assert contrast(q, k, 0.2, symmetric=False, groups=[1] * 10).loss > 0  # all are alone: then all are negatives
+    assert contrast(q, k, 0.2, groups=[1] * 10).loss > 0  # all are alone: then all are negatives
+
+
+def test_several_pairs_have_the_mean_loss_and_the_accuracy_of_the_first() -> None:
+    torch.manual_seed(0)
+    module = DbbdLoss(input_dim=6, projection_dim=4, temperature=0.2)
+    one, two = (module.project([torch.randn(8, 6)], torch.randn(20, 6)) for _ in range(2))
+    both, first, second = module([(one, two), (two, one)]), module([(one, two)]), module([(two, one)])
+    torch.testing.assert_close(both.total, (first.total + second.total) / 2)
+    torch.testing.assert_close(both.levels[0].loss, (first.levels[0].loss + second.levels[0].loss) / 2)
+    assert (both.levels[0].top1, both.point_top1) == (first.levels[0].top1, first.point_top1)
+    assert torch.equal(both.query, one.points)
+    assert torch.equal(both.key, two.points)
 
 
 def test_levels_are_weighted_and_compared_with_chance() -> None:
@@ -107,7 +124,7 @@ def test_levels_are_weighted_and_compared_with_chance() -> None:
     module = DbbdLoss(input_dim=6, projection_dim=4, level_weights=[9.0, 2.0, 1.0], relative_to_chance=True)
     down, up = ([torch.randn(rows, 6) for rows in (1, 3, 8, 9)] for _ in range(2))
     points = torch.randn(2, 20, 6)
-    losses = module(down, up, *points)
+    losses = losses_of(module, down, up, *points)
     relative = [level.loss / level.chance for level in losses.levels.values()]
     torch.testing.assert_close(losses.region, (2 * relative[0] + relative[1] + relative[2]) / 4)
     torch.testing.assert_close(losses.total, losses.region + 0.5 * losses.point / math.log(20))

@@ -10,7 +10,7 @@ import torch
 
 from dbbd_cli.core.errors import CheckpointError
 from dbbd_cli.model.dbbd.pretraining import DbbdPretraining
-from dbbd_cli.model.dbbd.weights import load_weights, sizes_of, weights_in
+from dbbd_cli.model.dbbd.weights import load_encoder, load_weights, sizes_of, weights_in
 
 
 def tiny(**changes: Any) -> DbbdPretraining:
@@ -44,6 +44,22 @@ def test_weights_are_loaded_from_checkpoints(style: str, tmp_path: Path) -> None
     torch.save(content, tmp_path / "ckpt.pth")
     load_weights(target, tmp_path / "ckpt.pth")
     assert all(torch.equal(value, state[key]) for key, value in target.state_dict().items())
+
+
+def test_weights_of_a_teacher_are_left_out_and_a_new_teacher_begins_as_the_network(tmp_path: Path) -> None:
+    source = tiny(momentum=0.9)
+    with torch.no_grad():
+        for parameter in source.parameters():
+            parameter.add_(1.0)
+    torch.save({"module": source.state_dict()}, tmp_path / "ckpt.pth")
+    for momentum in (0.0, 0.5):
+        target = tiny(momentum=momentum)
+        load_weights(target, tmp_path / "ckpt.pth")
+        for name, value in target.state_dict().items():
+            assert torch.equal(value, source.state_dict()[name.removeprefix("teacher.")]), name
+    encoder = tiny().encoder
+    load_encoder(encoder, tmp_path / "ckpt.pth")
+    assert all(torch.equal(value, source.encoder.state_dict()[name]) for name, value in encoder.state_dict().items())
 
 
 def test_weights_that_do_not_fit_are_listed(tmp_path: Path) -> None:
