@@ -1,6 +1,6 @@
-"""The contrastive losses of DBBD, and indicators of collapsed features.
+"""The contrastive and clustering losses of DBBD, and indicators of collapsed features.
 
-Legend: R rows (regions of a level or sampled points), S sampled points, D channels.
+Legend: R rows (regions of a level or sampled points), S sampled points, D channels, K prototypes.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -132,17 +132,71 @@ def contrast(q: torch.Tensor, k: torch.Tensor, temperature: float, *, groups: Se
     )
 
 
+class Rows(NamedTuple):
+    """What is compared of regions of a level, or of points.
+
+    Attributes:
+        vectors: unit vectors `(R, D)`.
+        prototypes: unit vectors `(K, D)` to which they are assigned, or None if they are compared directly.
+    """
+
+    vectors: torch.Tensor
+    prototypes: torch.Tensor | None
+
+
 @dataclass(frozen=True)
 class Projected:
     """What a branch computes for the regions and points that are compared.
 
     Attributes:
-        regions: unit vectors `(R, D)` for each level from the root down.
-        points: unit vectors `(S, D)`.
+        regions: the regions of each level from the root down.
+        points: the points.
     """
 
-    regions: Sequence[torch.Tensor]
-    points: torch.Tensor
+    regions: Sequence[Rows]
+    points: Rows
+
+
+def clustering(query: Rows, key: Rows, temperature: float, target_temperature: float) -> Contrast:
+    """How well queries predict the prototypes to which their keys are assigned, as in SwAV (Caron et al., 2020).
+
+    Rows are alike if they share a prototype, in whatever scene they are: there are no negatives.
+
+    Args:
+        query: rows that have a gradient, with their prototypes.
+        key: rows that belong to them, with theirs.
+        temperature: τ of the prediction.
+        target_temperature: τ of the assignment.
+
+    Returns:
+        The mean cross-entropy; as `top1` the share of rows with the same likeliest prototype; and log(K).
+    """
+    assert query.prototypes is not None
+    assert key.prototypes is not None
+    with torch.autocast(query.vectors.device.type, enabled=False):
+        with torch.no_grad():
+            target = balanced_assignment(key.vectors @ key.prototypes.T, target_temperature)
+        logits = query.vectors @ query.prototypes.T / temperature
+        loss = F.cross_entropy(logits, target)
+    top1 = (logits.argmax(dim=1) == target.argmax(dim=1)).float().mean()
+    return Contrast(loss, top1, math.log(len(query.prototypes)))
+
+
+def balanced_assignment(scores: torch.Tensor, temperature: float, *, iterations: int = 3) -> torch.Tensor:
+    """Assign rows to prototypes so that all prototypes get about equally much (Cuturi, 2013): shares `(R, K)`.
+
+    Without balance, all rows would end at one prototype.
+
+    Args:
+        scores: similarities `(R, K)`.
+        temperature: the lower, the closer is each row's assignment to a single prototype.
+        iterations: how often prototypes, and then rows, are brought to equal sums.
+    """
+    shares = scores / temperature
+    for _ in range(iterations):
+        shares = shares - shares.logsumexp(dim=0, keepdim=True)
+        shares = shares - shares.logsumexp(dim=1, keepdim=True)
+    return shares.exp()
 
 
 @dataclass(frozen=True)
@@ -175,7 +229,12 @@ class DbbdLoss(nn.Module):
     Args:
         input_dim: channels of region and point features.
         projection_dim: channels in which they are compared.
+        kind: `infonce`: each row is told apart from all others; `prototypes`: see `clustering`.
+        num_prototypes: K, each for regions and for points.
         temperature: τ.
+        level_temperatures: τ of the levels from the root down; the last one also holds for deeper levels. Empty:
+            `temperature`, which is always that of points.
+        target_temperature: τ of the assignment to prototypes.
         region_weight: α.
         point_weight: β.
         symmetric: whether each branch is the query in turn; by default, only G2L is.
@@ -189,7 +248,11 @@ class DbbdLoss(nn.Module):
         *,
         input_dim: int = 96,
         projection_dim: int = 128,
+        kind: str = "infonce",
+        num_prototypes: int = 256,
         temperature: float = 0.1,
+        level_temperatures: Sequence[float] = (),
+        target_temperature: float = 0.05,
         region_weight: float = 1.0,
         point_weight: float = 0.5,
         level_weights: Sequence[float] = (1.0,),
@@ -197,16 +260,28 @@ class DbbdLoss(nn.Module):
     ) -> None:
         super().__init__()
         self.temperature = temperature
+        self.level_temperatures = tuple(level_temperatures) or (temperature,)
+        self.target_temperature = target_temperature
         self.level_weights = tuple(level_weights)
         self.relative_to_chance = relative_to_chance
         self.region_weight = region_weight
         self.point_weight = point_weight
         self.region_projection = ProjectionHead(input_dim, projection_dim)
         self.point_projection = ProjectionHead(input_dim, projection_dim)
+        clusters = kind == "prototypes"
+        self.region_prototypes = _prototypes(num_prototypes, projection_dim) if clusters else None
+        self.point_prototypes = _prototypes(num_prototypes, projection_dim) if clusters else None
 
     def project(self, regions: Sequence[torch.Tensor], points: torch.Tensor) -> Projected:
         """Project region features `(R, D)` by level and point features `(S, D)` to what the loss compares."""
-        return Projected([self.region_projection(level) for level in regions], self.point_projection(points))
+        of_regions, of_points = (
+            None if prototypes is None else F.normalize(prototypes, dim=1)
+            for prototypes in (self.region_prototypes, self.point_prototypes)
+        )
+        return Projected(
+            [Rows(self.region_projection(level), of_regions) for level in regions],
+            Rows(self.point_projection(points), of_points),
+        )
 
     def forward(
         self,
@@ -226,15 +301,16 @@ class DbbdLoss(nn.Module):
         levels, weights = {}, {}
         first = pairs[0][0]
         for number, rows in enumerate(first.regions):
-            groups = [len(rows)] if region_groups is None else region_groups[number]
+            groups = [len(rows.vectors)] if region_groups is None else region_groups[number]
             if max(groups) < 2:
                 continue
-            levels[number] = self._contrast([(q.regions[number], k.regions[number]) for q, k in pairs], groups)
-            weights[number] = self.level_weights[min(number, len(self.level_weights) - 1)]
-        groups = [len(first.points)] if point_groups is None else point_groups
-        point = self._contrast([(q.points, k.points) for q, k in pairs], groups)
+            level = [(q.regions[number], k.regions[number]) for q, k in pairs]
+            levels[number] = self._compared(level, _of_level(self.level_temperatures, number), groups)
+            weights[number] = _of_level(self.level_weights, number)
+        groups = [len(first.points.vectors)] if point_groups is None else point_groups
+        point = self._compared([(q.points, k.points) for q, k in pairs], self.temperature, groups)
         # Without negatives the loss is zero, and its backward pass works.
-        region, weight = first.points.sum() * 0.0, sum(weights.values())
+        region, weight = first.points.vectors.sum() * 0.0, sum(weights.values())
         if weight and len(set(weights.values())) == 1:
             region = torch.stack([self._scaled(level) for level in levels.values()]).mean()
         elif weight:
@@ -247,19 +323,33 @@ class DbbdLoss(nn.Module):
             point_top1=point.top1,
             point_chance=point.chance,
             levels=levels,
-            query=first.points.detach(),
-            key=pairs[0][1].points.detach(),
+            query=first.points.vectors.detach(),
+            key=pairs[0][1].points.vectors.detach(),
         )
 
-    def _contrast(self, pairs: Sequence[tuple[torch.Tensor, torch.Tensor]], groups: Sequence[int]) -> Contrast:
-        """The mean loss over pairs of queries and keys `(R, D)`, with the accuracy of the first pair."""
-        parts = [contrast(query, key, self.temperature, groups=groups) for query, key in pairs]
+    def _compared(self, pairs: Sequence[tuple[Rows, Rows]], temperature: float, groups: Sequence[int]) -> Contrast:
+        """The mean loss over pairs of queries and keys, with the accuracy of the first pair."""
+        parts = [
+            contrast(query.vectors, key.vectors, temperature, groups=groups)
+            if query.prototypes is None
+            else clustering(query, key, temperature, self.target_temperature)
+            for query, key in pairs
+        ]
         if len(parts) == 1:
             return parts[0]
         return replace(parts[0], loss=torch.stack([part.loss for part in parts]).mean())
 
     def _scaled(self, part: Contrast) -> torch.Tensor:
         return part.loss / part.chance if self.relative_to_chance and part.chance else part.loss
+
+
+def _prototypes(count: int, channels: int) -> nn.Parameter:
+    return nn.Parameter(torch.randn(count, channels))
+
+
+def _of_level(values: Sequence[float], number: int) -> float:
+    """The value of a level, where the last one also holds for deeper levels."""
+    return values[min(number, len(values) - 1)]
 
 
 def alignment(query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:

@@ -52,7 +52,11 @@ class DbbdPretraining(nn.Module):
         aggregation: str = "max",
         pooling: str = "max",
         num_heads: int = 4,
+        kind: str = "infonce",
+        num_prototypes: int = 256,
         temperature: float = 0.1,
+        level_temperatures: Sequence[float] = (),
+        target_temperature: float = 0.05,
         region_weight: float = 1.0,
         point_weight: float = 0.5,
         relative_propagation: bool = False,
@@ -64,6 +68,8 @@ class DbbdPretraining(nn.Module):
         gradient_checkpointing: bool = False,
     ) -> None:
         super().__init__()
+        if kind == "prototypes" and not momentum:
+            raise ValueError("prototypes need a teacher, which assigns rows to them: a momentum greater than 0")
         self.symmetric = symmetric
         self.negatives = negatives
         self.momentum = momentum
@@ -82,7 +88,11 @@ class DbbdPretraining(nn.Module):
         self.loss = DbbdLoss(
             input_dim=output_dim,
             projection_dim=projection_dim,
+            kind=kind,
+            num_prototypes=num_prototypes,
             temperature=temperature,
+            level_temperatures=level_temperatures,
+            target_temperature=target_temperature,
             region_weight=region_weight,
             point_weight=point_weight,
             level_weights=level_weights,

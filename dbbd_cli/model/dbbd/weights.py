@@ -19,7 +19,8 @@ from dbbd_cli.model.weights import check_finite, load_tensors, mismatches
 def load_weights(module: DbbdPretraining, path: Path) -> None:
     """Load network and projection heads from a checkpoint of either implementation, or from a bare state dict.
 
-    A teacher in the file is left out, and one of the network begins with the same weights.
+    A teacher in the file is left out, and one of the network begins with the same weights. Prototypes are loaded only
+    if there are as many in the file.
 
     Raises:
         CheckpointError: the file is missing, unsafe, not finite, or has other keys or shapes.
@@ -30,8 +31,12 @@ def load_weights(module: DbbdPretraining, path: Path) -> None:
             f"{path} contains no DBBD weights",
             hint="use a checkpoint of this tool, or one with encoder_state_dict and loss_fn_state_dict",
         )
-    state = _without_teacher(state)
-    if problems := mismatches(state, _without_teacher(module.state_dict())):
+    state, own = _without_teacher(state), _without_teacher(module.state_dict())
+    for name in ("loss.region_prototypes", "loss.point_prototypes"):
+        if name not in state or name not in own or state[name].shape != own[name].shape:
+            state.pop(name, None)
+            own.pop(name, None)
+    if problems := mismatches(state, own):
         sizes = sizes_of(state) or {}
         suggestion = ", ".join(f"{name} {value}" for name, value in sizes.items() if name != "feature_dim")
         raise CheckpointError(

@@ -104,9 +104,26 @@ class DbbdModelConfig(SceneModelConfig):
 
 
 class ContrastConfig(Section):
-    """The contrastive loss between the two branches, over regions and over sampled points."""
+    """The loss between the two branches, over regions and over sampled points."""
 
-    temperature: Positive = Field(0.1, description="temperature of the InfoNCE loss")
+    kind: Literal["infonce", "prototypes"] = Field(
+        "infonce",
+        description="infonce: each region and point is told apart from all others; prototypes: it is assigned to the "
+        "same of a number of learned prototypes by both branches, so that regions of different scenes can be alike "
+        "(needs momentum)",
+    )
+    temperature: Positive = Field(0.1, description="temperature of the loss")
+    level_temperatures: Annotated[list[Positive], Field(max_length=33)] = Field(
+        [],
+        description="temperatures of the levels from the root down; the last one holds for all further levels; []: "
+        "that of points, temperature",
+    )
+    num_prototypes: Annotated[int, Field(ge=2, le=65_536)] = Field(
+        256, description="number of prototypes, for regions and as many for points (kind: prototypes)"
+    )
+    target_temperature: Positive = Field(
+        0.05, description="temperature at which a region or point is assigned to its prototypes (kind: prototypes)"
+    )
     region_weight: NotNegative = Field(1.0, description="weight of the mean loss over the levels of the tree")
     point_weight: NotNegative = Field(0.5, description="weight of the loss over points")
     point_samples: Annotated[int, Field(ge=2, le=65_536)] = Field(
@@ -135,6 +152,10 @@ class ContrastConfig(Section):
     def _check_weights(self) -> ContrastConfig:
         if self.region_weight == 0.0 and self.point_weight == 0.0:
             raise rule_error("region_weight", "greater than 0, because point_weight is 0")
+        if self.kind == "prototypes" and not self.momentum:
+            raise rule_error("momentum", "greater than 0, because kind is prototypes")
+        if self.kind == "prototypes" and self.negatives == "scene":
+            raise rule_error("negatives", "batch, because with kind: prototypes there are no negatives")
         if self.region_weight > 0.0 and not any(self.level_weights):
             raise rule_error("level_weights", "a weight greater than 0")
         return self

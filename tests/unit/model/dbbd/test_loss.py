@@ -13,6 +13,7 @@ from dbbd_cli.model.dbbd.loss import (
     DbbdLoss,
     DbbdLosses,
     alignment,
+    balanced_assignment,
     contrast,
     effective_rank,
     feature_std,
@@ -115,8 +116,8 @@ def test_several_pairs_have_the_mean_loss_and_the_accuracy_of_the_first() -> Non
     torch.testing.assert_close(both.total, (first.total + second.total) / 2)
     torch.testing.assert_close(both.levels[0].loss, (first.levels[0].loss + second.levels[0].loss) / 2)
     assert (both.levels[0].top1, both.point_top1) == (first.levels[0].top1, first.point_top1)
-    assert torch.equal(both.query, one.points)
-    assert torch.equal(both.key, two.points)
+    assert torch.equal(both.query, one.points.vectors)
+    assert torch.equal(both.key, two.points.vectors)
 
 
 def test_levels_are_weighted_and_compared_with_chance() -> None:
@@ -128,6 +129,67 @@ def test_levels_are_weighted_and_compared_with_chance() -> None:
     relative = [level.loss / level.chance for level in losses.levels.values()]
     torch.testing.assert_close(losses.region, (2 * relative[0] + relative[1] + relative[2]) / 4)
     torch.testing.assert_close(losses.total, losses.region + 0.5 * losses.point / math.log(20))
+
+
+def test_levels_have_their_own_temperatures() -> None:
+    torch.manual_seed(0)
+    down, up = ([torch.randn(rows, 6) for rows in (5, 3, 8, 9)] for _ in range(2))
+    points = torch.randn(2, 20, 6)
+    module = DbbdLoss(input_dim=6, projection_dim=4, temperature=0.3, level_temperatures=[0.1, 0.2])
+    losses = losses_of(module, down, up, *points)
+    for number, temperature in enumerate((0.1, 0.2, 0.2, 0.2)):
+        q, k = (module.region_projection(level[number]) for level in (down, up))
+        torch.testing.assert_close(losses.levels[number].loss, info_nce(q, k, temperature)[0])
+    torch.testing.assert_close(losses.point, info_nce(*map(module.point_projection, points), 0.3)[0])
+
+
+def test_the_assignment_is_balanced_and_follows_the_scores() -> None:
+    scores = unit(60, 5, 0) @ unit(4, 5, 1).T
+    even = balanced_assignment(scores, 0.1, iterations=100)
+    torch.testing.assert_close(even.sum(1), torch.ones(60, dtype=torch.float64))
+    torch.testing.assert_close(even.sum(0), torch.full((4,), 15.0, dtype=torch.float64), rtol=1e-4, atol=1e-4)
+    # The same by repeated division, as in SwAV.
+    shares = (scores / 0.1).exp()
+    for _ in range(3):
+        shares = shares / shares.sum(0) / 4
+        shares = shares / shares.sum(1, keepdim=True)
+    found = balanced_assignment(scores, 0.1)
+    torch.testing.assert_close(found, shares)
+    assert torch.equal(balanced_assignment(scores, 1e-4).isfinite(), torch.ones(60, 4, dtype=torch.bool))
+    # Two groups of equal size: each has a prototype to itself.
+    groups = torch.eye(2, dtype=torch.float64).repeat_interleave(5, dim=0)
+    torch.testing.assert_close(balanced_assignment(groups, 0.02), groups)
+
+
+def test_clusters_are_predicted_from_the_other_branch_by_cross_entropy() -> None:
+    torch.manual_seed(0)
+    student, teacher = (
+        DbbdLoss(input_dim=6, projection_dim=4, kind="prototypes", num_prototypes=5, temperature=0.2) for _ in range(2)
+    )
+    down, up = ([torch.randn(rows, 6) for rows in (1, 7, 40)] for _ in range(2))
+    points = torch.randn(2, 30, 6)
+    query, key = student.project(down, points[0]), teacher.project(up, points[1])
+    losses = student([(query, key)])
+    assert list(losses.levels) == [1, 2]
+
+    def expected(name: str, one: torch.Tensor, other: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        scores = []
+        for module, rows in ((student, one), (teacher, other)):
+            prototypes = F.normalize(getattr(module, f"{name}_prototypes"), dim=1)
+            scores.append(getattr(module, f"{name}_projection")(rows) @ prototypes.T)
+        target = balanced_assignment(scores[1], 0.05)
+        return -(target * (scores[0] / 0.2).log_softmax(1)).sum(1).mean(), (target.argmax(1) == scores[0].argmax(1))
+
+    for number, level in losses.levels.items():
+        loss, hits = expected("region", down[number], up[number])
+        torch.testing.assert_close(level.loss, loss)
+        assert float(level.top1) == pytest.approx(hits.float().mean().item())
+        assert level.chance == math.log(5)
+    torch.testing.assert_close(losses.point, expected("point", *points)[0])
+    losses.total.backward()
+    assert student.region_prototypes is not None
+    assert student.region_prototypes.grad is not None
+    assert all(parameter.grad is None for parameter in teacher.parameters())
 
 
 def test_alignment_and_uniformity_have_their_known_values() -> None:

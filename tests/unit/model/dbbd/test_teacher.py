@@ -106,7 +106,7 @@ def test_keys_come_from_the_teacher_and_only_queries_learn(symmetric: bool) -> N
     pairs = [(projected(module.loss, down), keys), (projected(module.loss, up), others)]
     expected = module.loss(pairs if symmetric else pairs[:1])
     torch.testing.assert_close(losses.total, expected.total)
-    torch.testing.assert_close(losses.key, keys.points)
+    torch.testing.assert_close(losses.key, keys.points.vectors)
     assert torch.equal(top_down.points, down.points)
     assert torch.allclose(bottom_up.points, up.points) == symmetric  # otherwise the teacher's
     module.zero_grad()
@@ -138,3 +138,24 @@ def test_a_local_view_is_a_query_for_the_keys_of_the_whole_view(symmetric: bool)
         expected = module.loss([(one, two)])
     assert losses.local is not None
     torch.testing.assert_close(losses.local, expected.total)
+
+
+def test_regions_of_a_batch_are_clustered_without_collapsing() -> None:
+    with pytest.raises(ValueError, match="momentum"):
+        tiny(kind="prototypes", momentum=0.0)
+    module = tiny(kind="prototypes", num_prototypes=6, symmetric=True)
+    optimizer = torch.optim.AdamW(module.parameters(), lr=1e-2)
+    coord, feat, _, _, regions = batch()
+    losses = []
+    for _ in range(60):
+        optimizer.zero_grad()
+        loss = module(coord, feat, coord, feat, regions).loss
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.8 * losses[0]
+    module.eval()
+    rows = module.compare(coord, feat, coord, feat, regions)[2].query
+    assert module.loss.point_prototypes is not None
+    used = (rows @ torch.nn.functional.normalize(module.loss.point_prototypes, dim=1).T).argmax(1).unique()
+    assert len(used) >= 4

@@ -62,6 +62,24 @@ def test_weights_of_a_teacher_are_left_out_and_a_new_teacher_begins_as_the_netwo
     assert all(torch.equal(value, source.encoder.state_dict()[name]) for name, value in encoder.state_dict().items())
 
 
+def test_prototypes_are_loaded_if_there_are_as_many(tmp_path: Path) -> None:
+    def made(number: int) -> DbbdPretraining:
+        return tiny(momentum=0.5, kind="prototypes", num_prototypes=number)
+
+    source = made(5)
+    torch.save({"module": source.state_dict()}, tmp_path / "ckpt.pth")
+    for target in (made(5), made(6), tiny()):
+        load_weights(target, tmp_path / "ckpt.pth")
+        own, loaded = target.loss.region_prototypes, source.loss.region_prototypes
+        assert loaded is not None
+        assert own is None or torch.equal(own, loaded) == (len(own) == 5)
+        assert torch.equal(
+            target.loss.region_projection.layers[3].weight, source.loss.region_projection.layers[3].weight
+        )
+    torch.save({"module": tiny().state_dict()}, tmp_path / "ckpt.pth")
+    load_weights(source, tmp_path / "ckpt.pth")
+
+
 def test_weights_that_do_not_fit_are_listed(tmp_path: Path) -> None:
     path = tmp_path / "ckpt.pth"
     torch.save({"module": tiny(aggregation="attention", output_dim=12).state_dict()}, path)

@@ -195,3 +195,21 @@ def test_the_older_spelling_of_color_still_loads() -> None:
 
 def test_class_names_are_unique() -> None:
     assert "expected unique names" in problem(data={"class_names": ["wall", "floor", "wall"]})
+
+
+def test_prototypes_need_a_teacher_and_have_no_negatives() -> None:
+    assert checked(loss={"kind": "prototypes", "momentum": 0.99}).loss.num_prototypes == 256
+    text = problem(loss={"kind": "prototypes"})
+    assert "loss.momentum" in text
+    assert "because kind is prototypes" in text
+    assert "loss.negatives" in problem(loss={"kind": "prototypes", "momentum": 0.99, "negatives": "scene"})
+    assert "less than 1" in problem(loss={"momentum": 1.0})
+
+
+@pytest.mark.parametrize(
+    ("key", "wrong"),
+    [("mask", 1.0), ("point_dropout", 1.0), ("feature_dropout", -0.1), ("crop", 0.0), ("local_size", 1.5),
+     ("local_views", -1), ("mask_level", 0), ("jitter", -1.0), ("feature_noise", float("nan"))],
+)  # fmt: skip
+def test_settings_of_views_have_limits(key: str, wrong: float) -> None:
+    assert f"data.views.{key}" in problem(data={"views": {key: wrong}})

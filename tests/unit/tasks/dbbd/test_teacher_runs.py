@@ -40,9 +40,13 @@ class StopsBefore(Silent):
         return super().phase(title, *args, **kwargs)
 
 
-@pytest.mark.parametrize("accumulate", [1, 2])
-def test_a_resumed_run_has_the_teacher_of_the_uninterrupted_one(tiny_point_config: Make, accumulate: int) -> None:
-    settings = {**ALL, "training.accumulate_batches": accumulate}
+@pytest.mark.parametrize(
+    "changes", [{}, {"training.accumulate_batches": 2}, {"loss.kind": "prototypes", "loss.num_prototypes": 12}]
+)
+def test_a_resumed_run_has_the_teacher_of_the_uninterrupted_one(
+    tiny_point_config: Make, changes: dict[str, Any]
+) -> None:
+    settings = {**ALL, **changes}
     whole = train(tiny_point_config(**settings)).run
     with pytest.raises(StoppedError):
         train(tiny_point_config(**settings, run__name="stopped"), progress=StopsBefore(2))
