@@ -14,6 +14,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from dbbd_cli.model.dbbd.encoder import BranchFeatures
 from dbbd_cli.model.dbbd.layers import full_precision, two_layers
 
 _MAX_LOGITS = 1 << 22
@@ -272,16 +273,18 @@ class DbbdLoss(nn.Module):
         self.region_prototypes = _prototypes(num_prototypes, projection_dim) if clusters else None
         self.point_prototypes = _prototypes(num_prototypes, projection_dim) if clusters else None
 
-    def project(self, regions: Sequence[torch.Tensor], points: torch.Tensor) -> Projected:
-        """Project region features `(R, D)` by level and point features `(S, D)` to what the loss compares."""
+    def project(self, *branches: BranchFeatures) -> list[Projected]:
+        """Project the features of branches with the same rows to what the loss compares."""
         of_regions, of_points = (
             None if prototypes is None else F.normalize(prototypes, dim=1)
             for prototypes in (self.region_prototypes, self.point_prototypes)
         )
-        return Projected(
-            [Rows(self.region_projection(level), of_regions) for level in regions],
-            Rows(self.point_projection(points), of_points),
-        )
+        levels = [
+            [Rows(self.region_projection(rows), of_regions) for rows in level]
+            for level in zip(*(branch.regions for branch in branches), strict=True)
+        ]
+        points = [Rows(self.point_projection(branch.points), of_points) for branch in branches]
+        return [Projected([level[place] for level in levels], of_branch) for place, of_branch in enumerate(points)]
 
     def forward(
         self,

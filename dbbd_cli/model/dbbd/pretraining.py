@@ -202,18 +202,14 @@ class DbbdPretraining(nn.Module):
 
     def _pairs(self, down: _Branch, up: _Branch) -> list[tuple[Projected, Projected]]:
         """The pairs of queries and keys."""
-
-        def projected(loss: DbbdLoss, features: BranchFeatures | None) -> Projected | None:
-            return None if features is None else loss.project(features.regions, features.points)
-
-        one, two = projected(self.loss, down.student), projected(self.loss, up.student)
         if self.teacher is None:
-            directions = [(one, two), (two, one)] if self.symmetric else [(one, two)]
-        else:
-            with torch.no_grad():
-                keys = [projected(self.teacher.loss, branch.teacher) for branch in (up, down)]
-            directions = list(zip((one, two), keys, strict=True))
-        return [(query, key) for query, key in directions if query is not None and key is not None]
+            one, two = self.loss.project(down.features, up.features)
+            return [(one, two), (two, one)] if self.symmetric else [(one, two)]
+        both = [(query.student, key.teacher) for query, key in ((down, up), (up, down))]
+        pairs = [(query, key) for query, key in both if query is not None and key is not None]
+        with torch.no_grad():
+            keys = self.teacher.loss.project(*(key for _, key in pairs))
+        return list(zip(self.loss.project(*(query for query, _ in pairs)), keys, strict=True))
 
 
 _Run = Callable[[DbbdEncoder, torch.Tensor, torch.Tensor, RegionBatch], BranchFeatures]

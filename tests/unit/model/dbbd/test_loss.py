@@ -9,6 +9,7 @@ import torch
 from torch.nn import functional as F
 
 from dbbd_cli.model.dbbd import loss as dbbd_loss
+from dbbd_cli.model.dbbd.encoder import BranchFeatures
 from dbbd_cli.model.dbbd.loss import (
     DbbdLoss,
     DbbdLosses,
@@ -59,7 +60,7 @@ def test_equal_features_have_the_chance_level_loss() -> None:
 
 
 def losses_of(module: DbbdLoss, down: list[torch.Tensor], up: list[torch.Tensor], *points: torch.Tensor) -> DbbdLosses:
-    return module([(module.project(down, points[0]), module.project(up, points[1]))])
+    return module([tuple(module.project(BranchFeatures(down, points[0]), BranchFeatures(up, points[1])))])
 
 
 def test_the_total_is_weighted_and_skips_levels_with_one_row() -> None:
@@ -111,7 +112,7 @@ def test_negatives_of_a_group_are_of_that_group() -> None:
 def test_several_pairs_have_the_mean_loss_and_the_accuracy_of_the_first() -> None:
     torch.manual_seed(0)
     module = DbbdLoss(input_dim=6, projection_dim=4, temperature=0.2)
-    one, two = (module.project([torch.randn(8, 6)], torch.randn(20, 6)) for _ in range(2))
+    one, two = module.project(*(BranchFeatures([torch.randn(8, 6)], torch.randn(20, 6)) for _ in range(2)))
     both, first, second = module([(one, two), (two, one)]), module([(one, two)]), module([(two, one)])
     torch.testing.assert_close(both.total, (first.total + second.total) / 2)
     torch.testing.assert_close(both.levels[0].loss, (first.levels[0].loss + second.levels[0].loss) / 2)
@@ -168,7 +169,7 @@ def test_clusters_are_predicted_from_the_other_branch_by_cross_entropy() -> None
     )
     down, up = ([torch.randn(rows, 6) for rows in (1, 7, 40)] for _ in range(2))
     points = torch.randn(2, 30, 6)
-    query, key = student.project(down, points[0]), teacher.project(up, points[1])
+    (query,), (key,) = student.project(BranchFeatures(down, points[0])), teacher.project(BranchFeatures(up, points[1]))
     losses = student([(query, key)])
     assert list(losses.levels) == [1, 2]
 

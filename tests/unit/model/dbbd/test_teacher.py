@@ -51,7 +51,7 @@ def taught(module: DbbdPretraining) -> nn.Module:
 
 
 def projected(loss: DbbdLoss, features: BranchFeatures) -> Projected:
-    return loss.project(features.regions, features.points)
+    return loss.project(features)[0]
 
 
 def test_the_teacher_begins_as_the_network_and_follows_it_step_by_step() -> None:
@@ -133,8 +133,8 @@ def test_a_local_view_is_a_query_for_the_keys_of_the_whole_view(symmetric: bool)
         query = module.encoder.local_to_global(coord2, feat1, piece.regions)
         of_query = [query.regions[number][level.second] for number, level in enumerate(piece.shared)]
         of_keys = [keys.regions[number][level.first] for number, level in enumerate(piece.shared)]
-        one = module.loss.project(of_query, query.points)
-        two = teacher.loss.project(of_keys, keys.points[len(common[0]) :])
+        one = projected(module.loss, BranchFeatures(of_query, query.points))
+        two = projected(teacher.loss, BranchFeatures(of_keys, keys.points[len(common[0]) :]))
         expected = module.loss([(one, two)])
     assert losses.local is not None
     torch.testing.assert_close(losses.local, expected.total)
