@@ -109,10 +109,11 @@ def test_the_smallest_scenes_keep_a_point_in_common() -> None:
         np.random.default_rng(0).random((4, 3)),
         build_tree(np.zeros((4, 3)), max_depth=1, min_region_points=2),
     )
-    cuts = Cuts(point_dropout=0.99, mask=0.99, crop=0.01, local_views=2, local_size=0.01)
-    for epoch in range(50):
-        first, *others = kept_points(coord, tree, cuts, seed=1, epoch=epoch, sample=0)
-        assert all((first & other).any() for other in others)
+    everything = Cuts(point_dropout=0.99, mask=0.99, crop=0.01, local_views=2, local_size=0.01)
+    for cuts in (everything, Cuts(point_dropout=0.99)):
+        for epoch in range(50):
+            first, *others = kept_points(coord, tree, cuts, seed=1, epoch=epoch, sample=0)
+            assert all((first & other).any() for other in others)
 
 
 def test_cuts_depend_on_seed_epoch_and_sample_alone() -> None:
