@@ -10,6 +10,7 @@ from dbbd_cli.report.tables import Note, Section, Table, Values, efficiency, mea
 from dbbd_cli.report.text import count, number, percent, share, words
 
 _METRICS = ("loss", "region_loss", "point_loss", "alignment", "uniformity", "feature_std", "effective_rank")
+_SHORT_NAMES = {"random forest": "forest"}
 _TARGETS = {"height": "Height", "normal": "Normal, |z|", "position": "Position, x and y"}
 _SCORES = ("miou", "mean_accuracy", "overall_accuracy")
 
@@ -91,10 +92,15 @@ def _probe(probe: Mapping[str, Any] | None, missing: str | None) -> Iterator[Sec
             "IoU by class",
             ("", *names),
             tuple((name, *map(share, row)) for name, *row in zip(probe["classes"], *ious, strict=True)),
-            short_columns=("", *(name.partition(" ")[0] for name in names)),
+            short_columns=("", *map(_short, names)),
             lowest="IoU",
             ranking=ranked(ious[0]),
         )
+
+
+def _short(name: str) -> str:
+    """The name of a kind of features for narrow columns."""
+    return _SHORT_NAMES.get(name, name.partition(" ")[0])
 
 
 def _scenes(probe: Mapping[str, Any]) -> str:
@@ -118,7 +124,7 @@ def _label_efficiency(found: Mapping[str, Any] | None) -> Iterator[Section]:
         f"{title} (± standard deviation of {counted(draws, 'draw')})" if draws > 1 else title,
         ("Scenes", *names),
         tuple((size, *map(_with_deviation, points)) for size, points in rows),
-        short_columns=("Scenes", *(name.partition(" ")[0] for name in names)),
+        short_columns=("Scenes", *map(_short, names)),
         short_rows=tuple((size, *(percent(point.get("miou")) for point in points)) for size, points in rows),
         short_title=title,
     )

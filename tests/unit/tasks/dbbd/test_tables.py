@@ -39,6 +39,7 @@ def test_everything_that_was_measured_is_listed(pretraining_of: Make) -> None:
         ("1", "20.0% ± 3.0", "10.0% ± 3.0", "5.0% ± 3.0", "16.0% ± 3.0"),
         ("28", "50.0%", "25.0%", "12.5%", "40.0%"),
     )
+    assert labels.short_columns == ("Scenes", "pretrained", "random", "raw", "forest")
     assert labels.short_rows[0] == ("1", "20.0%", "10.0%", "5.0%", "16.0%")
     assert encoded.columns == ("", "Height", "Normal, |z|", "Position, x and y")
     assert encoded.rows[1] == ("random encoder", "0.80", "-", "0.70")
