@@ -12,12 +12,10 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import torch
 
-from dbbd_cli.data.random_numbers import PROBE, uniform
 from dbbd_cli.model.ridge import Determination, LinearRegression, RidgeSums
-from dbbd_cli.tasks.dbbd.label_efficiency import WEIGHT_DECAY, lowest
+from dbbd_cli.tasks.dbbd.label_efficiency import WEIGHT_DECAY, random_rows
 from dbbd_cli.tasks.dbbd.probe_features import PRETRAINED, RANDOM, SceneFeatures
 from dbbd_cli.tasks.scene_batches import PointBatch
 
@@ -76,8 +74,7 @@ class Encoded:
 
     def _sample(self, scene: PointBatch, limit: int) -> tuple[torch.Tensor, torch.Tensor]:
         """The numbers `(n,)` of at most `limit` points, at random, and their target values `(n, T)`."""
-        rank = uniform(self.seed, 0, scene.samples.numpy(), len(scene.coord), purpose=PROBE)[0]
-        chosen = torch.from_numpy(lowest(rank, np.ones(len(rank), bool), limit))
+        chosen = torch.from_numpy(random_rows(len(scene.coord), limit, int(scene.samples), self.seed))
         coord, normal = scene.coord[chosen], scene.normal[chosen]
         return chosen, torch.cat([coord[:, 2:], normal[:, 2:].abs(), coord[:, :2]], dim=1)
 

@@ -79,15 +79,16 @@ def choose_points(segment: np.ndarray, limit: int, number: int, seed: int) -> np
         number: the scene in the training split.
         seed: seed of the run.
     """
-    return lowest(uniform(seed, 0, np.array([number]), len(segment), purpose=PROBE)[0], segment != IGNORE, limit)
+    labeled = np.flatnonzero(segment != IGNORE)
+    return labeled[random_rows(len(labeled), limit, number, seed)]
 
 
-def lowest(rank: np.ndarray, allowed: np.ndarray, limit: int) -> np.ndarray:
-    """The places of the at most `limit` lowest ranks among the allowed ones, ascending."""
-    places = np.flatnonzero(allowed)
-    if len(places) <= limit:
-        return places
-    found: np.ndarray = np.sort(places[np.argpartition(rank[places], limit)[:limit]])
+def random_rows(count: int, limit: int, number: int, seed: int) -> np.ndarray:
+    """At most `limit` of `count` rows of a scene, at random, ascending; `number` and `seed` as in `choose_points`."""
+    if count <= limit:
+        return np.arange(count)
+    rank = uniform(seed, 0, np.array([number]), count, purpose=PROBE)[0]
+    found: np.ndarray = np.sort(np.argpartition(rank, limit)[:limit])
     return found
 
 
