@@ -132,7 +132,7 @@ def _minimize(
 def _whitening(covariance: torch.Tensor, added: float) -> torch.Tensor:
     """A matrix `(D, D)` W with W.T @ (covariance + added * I) @ W = I; I if rounding errors leave none.
 
-    By Cholesky decomposition, which takes 0.05 s for 1,056 channels where one into eigenvectors takes 10 s.
+    By Cholesky decomposition: 0.15 s for 1,056 channels on one thread; a decomposition into eigenvectors takes 0.64 s.
     """
     identity = torch.eye(len(covariance), dtype=covariance.dtype, device=covariance.device)
     lower, info = torch.linalg.cholesky_ex(covariance + added * identity)
