@@ -22,7 +22,7 @@ def _mix(x: np.ndarray) -> np.ndarray:
 
 ORDER, AUGMENTATION, POINTS, PROBE, BOOTSTRAP, CORRUPTION = 1, 2, 3, 4, 5, 6
 JITTER, COLOR, DROPOUT = 7, 8, 9
-FEATURE_DROPOUT, FEATURE_NOISE, CUT = 10, 11, 12
+FEATURE_DROPOUT, FEATURE_NOISE, CUT, LABELED_SCENES = 10, 11, 12, 13
 """Purposes: the numbers for one are independent of those for another."""
 
 

@@ -12,7 +12,8 @@ import yaml
 
 from dbbd_cli.engine import efficiency
 from dbbd_cli.model.linear_probe import fit_probe
-from dbbd_cli.tasks.dbbd import probe
+from dbbd_cli.tasks import forest_baseline
+from dbbd_cli.tasks.dbbd import label_efficiency
 
 Rows = Sequence[dict[str, Any]]
 
@@ -22,7 +23,9 @@ def _cheap_evaluation(monkeypatch: pytest.MonkeyPatch) -> None:
     """None of these tests looks at how fast anything is, or at how well a probe is fitted."""
     monkeypatch.setattr(efficiency, "WARM_UP_RUNS", 1)
     monkeypatch.setattr(efficiency, "TIMED_RUNS", 2)
-    monkeypatch.setattr(probe, "fit_probe", partial(fit_probe, max_iterations=8))
+    monkeypatch.setattr(label_efficiency, "fit_probe", partial(fit_probe, max_iterations=8))
+    monkeypatch.setattr(label_efficiency, "FEW_ITERATIONS", 8)
+    monkeypatch.setattr(forest_baseline, "TREES", 3)
 
 
 def epoch_row(epoch: int, loss: float | None, accuracy: float | None = None, *, best: bool = False) -> dict[str, Any]:
@@ -183,6 +186,53 @@ def make_pretraining(classes: Sequence[str] = ("floor", "wall", "chair")) -> dic
             "conclusion": "Pretraining did not beat a random encoder: its mIoU is lower by 3.2 percentage points.",
         },
         "probe_missing": "",
+        "label_efficiency": {
+            "train_scenes": 28,
+            "test_scenes": 6,
+            "curves": [
+                {
+                    "name": name,
+                    "points": [
+                        {
+                            "scenes": 1,
+                            "draws": 3,
+                            "miou": 0.2 * share,
+                            "std": 0.03,
+                            "low": 0.17 * share,
+                            "high": 0.24 * share,
+                        },
+                        {
+                            "scenes": 28,
+                            "draws": 1,
+                            "miou": 0.5 * share,
+                            "std": None,
+                            "low": 0.5 * share,
+                            "high": 0.5 * share,
+                        },
+                    ],
+                }
+                for name, share in (
+                    ("pretrained", 1.0),
+                    ("random encoder", 0.5),
+                    ("raw features", 0.25),
+                    ("random forest", 0.8),
+                )
+            ],
+            "forest_missing": "",
+        },
+        "encoded": {
+            "train_scenes": 28,
+            "test_scenes": 6,
+            "targets": ["height", "normal", "position"],
+            "features": [
+                {"name": "pretrained", "r2": [0.91, 0.42, 0.5]},
+                {"name": "random encoder", "r2": [0.8, None, 0.7]},
+                {"name": "raw features", "r2": [1.0, -0.03, 1.0]},
+            ],
+            "shortcut": False,
+            "conclusion": "The position of a point is no easier to read from the pretrained features.",
+        },
+        "encoded_missing": "",
         "efficiency": {
             "parameters": 312416,
             "size_mb": 1.19,

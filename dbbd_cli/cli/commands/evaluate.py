@@ -75,7 +75,7 @@ def evaluate(
     """Report every metric, speed and size on the test split, with figures.
 
     For a classifier, this includes the confusion matrix and the ROC curve; for pretraining, the losses compared with
-    chance, and a linear probe compared with the same probe on a random encoder and on the raw features.
+    chance, and linear probes, on few and on all labels, compared with the same on a random encoder and on raw features.
 
     For a classifier, every metric has a 95% interval and stands beside baselines. A temperature that calibrates the
     probabilities and a threshold for a wanted false-positive rate (--set evaluation.false_positive_rate=0.001) are

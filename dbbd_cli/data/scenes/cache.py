@@ -34,6 +34,7 @@ _VERSION = 5
 """Increase this when the same source and settings give different arrays."""
 _NOTES = "notes"
 """Name of the array that holds everything else as the bytes of a JSON object."""
+_GEOMETRY = "geometry"
 _FARTHEST = 5.0
 """Standard deviations at which a property is cut off."""
 _TREE = ("parent", "level", "center_idx", "indices", "indices_ptr")
@@ -193,6 +194,26 @@ def scene_in_cache(ref: SceneRef, settings: SceneSettings, cache_dir: Path) -> P
     return None if arrays is None else _from_arrays(arrays)
 
 
+def scene_geometry(ref: SceneRef, settings: SceneSettings, cache_dir: Path) -> np.ndarray:
+    """The geometry features of a scene, `(N, 29)` float16, even if `settings` does not ask for them; see `geometry`.
+
+    Raises:
+        DataError: see `prepared_scene`.
+        DiskError: the cache cannot be written.
+    """
+    if settings.geometry:
+        geometry = prepared_scene(ref, settings, cache_dir).geometry
+        assert geometry is not None
+        return geometry
+    key = json.dumps([_VERSION, ref.sha256, asdict(settings.sampling)])
+    path = cache_dir / f"geometry-{hashlib.sha256(key.encode()).hexdigest()[:32]}{SUFFIX}"
+
+    def make() -> Arrays:
+        return {_GEOMETRY: geometry_features(prepared_scene(ref, settings, cache_dir).coord, num_threads=-1)}
+
+    return cached_arrays(path, make, lambda arrays: _GEOMETRY in arrays)[_GEOMETRY]
+
+
 def _path(ref: SceneRef, settings: SceneSettings, cache_dir: Path) -> Path:
     key = hashlib.sha256(json.dumps([_VERSION, ref.sha256, asdict(settings)]).encode()).hexdigest()[:32]
     return cache_dir / f"scene-{key}{SUFFIX}"
@@ -232,7 +253,7 @@ def _prepared_arrays(scene: Scene, ref: SceneRef, settings: SceneSettings) -> Ar
         normal = complete_normals(scene.coord, normal, num_neighbors=settings.normal_neighbors)
     arrays = {"coord": scene.coord, "normal": normal, **vars(cut_tree(tree, settings.max_depth))}
     if settings.geometry:
-        arrays["geometry"] = geometry_features(scene.coord, num_threads=-1)
+        arrays[_GEOMETRY] = geometry_features(scene.coord, num_threads=-1)
     if settings.properties:
         arrays["properties"] = wanted_properties(scene, settings.properties, ref)
     notes = json.dumps({"reserved_label": scene.reserved_label, "unusable": dict(scene.unusable)})
@@ -254,7 +275,7 @@ def _from_arrays(arrays: Arrays) -> PreparedScene:
         normal=arrays["normal"],
         color=arrays.get("color"),
         segment=arrays.get("segment"),
-        geometry=arrays.get("geometry"),
+        geometry=arrays.get(_GEOMETRY),
         properties=arrays.get("properties"),
         tree=RegionTree(**{name: arrays[name] for name in _TREE}),
         **json.loads(arrays[_NOTES].tobytes()),

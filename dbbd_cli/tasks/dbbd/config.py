@@ -198,6 +198,23 @@ class DbbdPredictionConfig(ScenePredictionConfig):
     )
 
 
+class ProbeConfig(Section):
+    """How `evaluate` judges features."""
+
+    features: Literal["path", "leaf"] = Field(
+        "path",
+        description="what the probes read of a point: path, its features and those of all regions that contain it, of "
+        "both branches; leaf, its features from the branch g2l alone",
+    )
+    scenes: Annotated[list[Count], Field(max_length=16)] = Field(
+        [1, 5, 20],
+        description="numbers of labeled training scenes that label efficiency is measured at, in addition to all",
+    )
+    draws: Annotated[int, Field(ge=1, le=100)] = Field(
+        3, description="how often the labeled scenes of each number are drawn at random"
+    )
+
+
 class DbbdConfig(TaskConfig):
     """A pretraining run."""
 
@@ -222,6 +239,7 @@ class DbbdConfig(TaskConfig):
     training: DbbdTrainingConfig = section("optimization")
     checkpoint: DbbdCheckpointConfig = section("checkpoints")
     predict: DbbdPredictionConfig = section("predictions")
+    probe: ProbeConfig = section("probes of the features")
 
     @property
     def set_by_small_mode(self) -> frozenset[str]:

@@ -17,12 +17,12 @@ from dbbd_cli.engine.inference import run_split
 from dbbd_cli.engine.runtime import Runtime
 from dbbd_cli.report.scenes.evaluation_scene import SCENE_FILE
 from dbbd_cli.tasks.base import EvaluationOutput
-from dbbd_cli.tasks.dbbd.probe import MAX_CLASSES, point_features, run_probes, training_census
+from dbbd_cli.tasks.dbbd.probe import MAX_CLASSES, census, run_probes
+from dbbd_cli.tasks.dbbd.probe_features import point_features
 from dbbd_cli.tasks.dbbd.workload import DbbdWorkload
 from dbbd_cli.tasks.scene_batches import without_ignored
 from dbbd_cli.tasks.scene_labels import (
     ignored_labels,
-    label_census,
     label_warnings,
     report_of_ignored,
     suspected_labels,
@@ -43,14 +43,12 @@ def evaluate(workload: DbbdWorkload, split: str, runtime: Runtime, progress: Pro
     progress.line("Measuring speed…")
     efficiency = _efficiency(workload, runtime, split)
 
-    tested = label_census(workload.config, workload.manifest, split)
-    trained, missing = training_census(workload, split, tested, progress)
+    found = census(workload, split, progress)
+    tested, trained = found.tested, found.trained
     ignored = ignored_labels(workload.data, trained, tested)
     for warning in label_warnings(suspected_labels(workload.data, ignored, trained, tested), ignored, trained, tested):
         progress.warn(warning)
-    probe = None
-    if not missing:
-        probe, missing = run_probes(workload, runtime, split, trained, tested, ignored, progress)
+    probes = run_probes(workload, runtime, split, found, ignored, progress)
 
     labels = sorted(tested.labels - ignored)[:MAX_CLASSES]
     scene = without_ignored(next(workload.single_scenes(split)), ignored)
@@ -61,8 +59,7 @@ def evaluate(workload: DbbdWorkload, split: str, runtime: Runtime, progress: Pro
         "num_points": sum(scene.num_points for scene in workload.prepared_scenes(split)),
         **{name: value for name, value in metrics.items() if "_level_" not in name and name not in _IN_CONTRAST},
         "contrast": list(_contrast(metrics)),
-        "probe": probe,
-        "probe_missing": missing,
+        **probes,
         "ignored_labels": report_of_ignored(tested, ignored),
         "efficiency": efficiency,
         "scene": {

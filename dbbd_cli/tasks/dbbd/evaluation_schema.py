@@ -55,6 +55,57 @@ class Probe(Part):
         return self
 
 
+class LabeledScenes(Part):
+    """Scores of probes that know the labels of `scenes` training scenes, over `draws` draws of these scenes."""
+
+    scenes: Count
+    draws: Count | None = None
+    miou: Fraction | None = None
+    std: Annotated[Number, Field(ge=0)] | None = None
+    low: Fraction | None = None
+    high: Fraction | None = None
+
+
+class LabelCurve(Part):
+    """How the scores of one kind of features grow with the labels."""
+
+    name: str
+    points: Annotated[list[LabeledScenes], Field(max_length=MAX_ROWS)]
+
+
+class LabelEfficiency(Part):
+    """How many labeled scenes the kinds of features need."""
+
+    curves: Annotated[list[LabelCurve], Field(max_length=MAX_ROWS)]
+    train_scenes: Count | None = None
+    test_scenes: Count | None = None
+    forest_missing: str | None = None
+
+
+class EncodedIn(Part):
+    """How well a linear regression reads each target from one kind of features: R²."""
+
+    name: str
+    r2: list[Number | None]
+
+
+class Encoded(Part):
+    """What the kinds of features encode of the place of a point."""
+
+    targets: Annotated[list[str], Field(max_length=MAX_ROWS)]
+    features: Annotated[list[EncodedIn], Field(max_length=MAX_ROWS)]
+    train_scenes: Count | None = None
+    test_scenes: Count | None = None
+    shortcut: bool | None = None
+    conclusion: str | None = None
+
+    @model_validator(mode="after")
+    def _lengths(self) -> Encoded:
+        if any(len(features.r2) != len(self.targets) for features in self.features):
+            raise ValueError("r2 does not match targets")
+        return self
+
+
 class IgnoredLabel(Part):
     """A label that is not a class; None for negative ones and NaN."""
 
@@ -82,5 +133,8 @@ class DbbdEvaluation(Evaluation):
     contrast: Annotated[list[Contrast], Field(max_length=MAX_ROWS)] | None = None
     probe: Probe | None = None
     probe_missing: str | None = None
+    label_efficiency: LabelEfficiency | None = None
+    encoded: Encoded | None = None
+    encoded_missing: str | None = None
     ignored_labels: list[IgnoredLabel] | None = None
     scene: Scene | None = None

@@ -1,4 +1,4 @@
-"""Figures of an evaluation of DBBD: losses compared with chance, the linear probe, and one scene."""
+"""Figures of an evaluation of DBBD: losses compared with chance, probes of the features, and one scene."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from dbbd_cli.core.text import counted
 from dbbd_cli.report.scenes.figures import region_tree, scene_features
 from dbbd_cli.report.style import INK, MUTED, SERIES, WARNING, add_legend, drawable, headed_figure
 from dbbd_cli.report.text import count, distinct, number, percent
+from dbbd_cli.tasks.dbbd.label_figures import label_figure
 from dbbd_cli.tasks.dbbd.probe_figures import probe_figure
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ _MEANS = (("loss", "loss"), ("regions", "region_loss"), ("points", "point_loss")
 
 
 def dbbd_figures(evaluation: Mapping[str, Any], scene: Mapping[str, ndarray] | None) -> dict[str, Callable[[], Figure]]:
-    """Functions that draw `level_losses`, `probe`, `scene_features` and `region_tree`, as far as there is data.
+    """Functions that draw each of `Dbbd.figure_names` that there is data for.
 
     Args:
         evaluation: the content of `evaluation.json`; see `DbbdEvaluation`.
@@ -41,6 +42,9 @@ def dbbd_figures(evaluation: Mapping[str, Any], scene: Mapping[str, ndarray] | N
         drawings["level_losses"] = partial(_level_losses, evaluation, facts, warning)
     if evaluation.get("probe") and evaluation["probe"].get("features"):
         drawings["probe"] = partial(probe_figure, evaluation["probe"], split, warning)
+    labels = evaluation.get("label_efficiency")
+    if labels and any(point.get("miou") is not None for curve in labels["curves"] for point in curve["points"]):
+        drawings["label_efficiency"] = partial(label_figure, labels, split, warning)
     if scene is not None:
         about = evaluation.get("scene") or {}
         drawings["scene_features"] = lambda: scene_features(

@@ -1,12 +1,12 @@
-"""Linear probes: the same linear classifier on the features of the pretrained and of a random encoder, and on raw ones.
+"""Judge features by linear probes: the pretrained encoder's, a random one's and the input itself, on the same points.
 
-Legend: N points of a scene, M labeled points, D channels of point features, K classes, S scenes.
+Legend: N points of a scene, M labeled points, D channels of features, K classes, S scenes, P probes of a kind.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence, Set
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence, Set
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -14,111 +14,99 @@ import torch
 
 from dbbd_cli.core.errors import DataError
 from dbbd_cli.core.progress import Progress
-from dbbd_cli.data.random_numbers import PROBE, uniform
 from dbbd_cli.data.scenes.scene import IGNORE
-from dbbd_cli.engine.inference import place
 from dbbd_cli.engine.runtime import Runtime
-from dbbd_cli.model.dbbd.encoder import DbbdEncoder
-from dbbd_cli.model.linear_probe import LinearProbe, confusion_counts, fit_probe, segmentation_scores
+from dbbd_cli.model.linear_probe import LinearProbe, confusion_counts, segmentation_scores
+from dbbd_cli.tasks.dbbd.encoded import MAX_TRAINING_SCENES, Encoded
+from dbbd_cli.tasks.dbbd.geometry_forest import FOREST, forest_confusions
+from dbbd_cli.tasks.dbbd.label_efficiency import Draw, LabeledPoints, choose_points, curve, draw_scenes, fit_draws
 from dbbd_cli.tasks.dbbd.probe_comparison import compare
-from dbbd_cli.tasks.dbbd.workload import DbbdWorkload, make_network
+from dbbd_cli.tasks.dbbd.probe_features import Extractors, SceneFeatures, make_extractors, num_channels, path_levels
+from dbbd_cli.tasks.dbbd.workload import DbbdWorkload
 from dbbd_cli.tasks.scene_batches import PointBatch, without_ignored
 from dbbd_cli.tasks.scene_labels import EMPTY, LabelCensus, label_census
 
 POINTS_PER_SCENE = 2048
 PROBE_POINTS = 200_000
 """Labeled points that a probe is fitted on: `POINTS_PER_SCENE` of each training scene, and at most this many in all."""
-WEIGHT_DECAY = 0.01
-"""Strong, because the labels come from few scenes with similar points."""
+_MAX_VALUES = 50_000_000
+"""Values of the features of these points, 200 MB of each kind; fewer points if there are many channels."""
 MAX_CLASSES = 200
 """More labels than this are not classes of a segmentation."""
+_CHUNK = 1 << 12
+"""Points whose features are put together at once."""
 
-_Extractors = Mapping[str, Callable[[PointBatch], torch.Tensor]]
-"""Name to a function that computes the features `(N, D)` of a scene."""
 
+@dataclass(frozen=True)
+class Census:
+    """The labels of both splits.
 
-def point_features(workload: DbbdWorkload, encoder: DbbdEncoder, scene: PointBatch, runtime: Runtime) -> torch.Tensor:
-    """The features `(N, D)` of the points of a scene without augmentation, on the device.
-
-    They come from the branch G2L, in which the features of a point depend on all regions that contain it.
+    Attributes:
+        trained: of the training split.
+        tested: of the evaluated split.
+        unusable: why there are no training scenes; "" if there are.
+        no_labels: why there are no labels to learn; "" if there are.
     """
-    with torch.no_grad(), runtime.autocast():
-        return encoder.global_to_local(*workload.without_views(scene, runtime.device)).points.float()
+
+    trained: LabelCensus
+    tested: LabelCensus
+    unusable: str
+    no_labels: str
 
 
-def training_census(
-    workload: DbbdWorkload, split: str, tested: LabelCensus, progress: Progress
-) -> tuple[LabelCensus, str]:
-    """Count the labels that a probe can be trained on.
-
-    Args:
-        workload: the network and the scenes.
-        split: the split that will be scored.
-        tested: its labels.
-        progress: shows bars.
-
-    Returns:
-        The census, and why it is empty: "" if it is not.
-    """
+def census(workload: DbbdWorkload, split: str, progress: Progress) -> Census:
+    """Count the labels of a split, which is prepared, and those of the training split, which gets prepared."""
+    tested = label_census(workload.config, workload.manifest, split)
     if split == "train":
-        return EMPTY, "the probe is trained on the training split; evaluate another one"
-    if not tested.labels:
-        return EMPTY, _without_labels(split, tested)
+        reason = "the probe is trained on the training split; evaluate another one"
+        return Census(EMPTY, tested, reason, reason)
+    no_labels = "" if tested.labels else _without_labels(split, tested)
     try:
         workload.prepare("train", progress)
     except DataError as error:
-        return EMPTY, f"the training scenes cannot be used: {error.message}; {error.hint}"
-    return label_census(workload.config, workload.manifest, "train"), ""
+        reason = f"the training scenes cannot be used: {error.message}; {error.hint}"
+        return Census(EMPTY, tested, reason, no_labels or reason)
+    trained = EMPTY if no_labels else label_census(workload.config, workload.manifest, "train")
+    return Census(trained, tested, "", no_labels)
 
 
 def run_probes(
-    workload: DbbdWorkload,
-    runtime: Runtime,
-    split: str,
-    trained: LabelCensus,
-    tested: LabelCensus,
-    ignored: Set[int],
-    progress: Progress,
-) -> tuple[dict[str, Any] | None, str]:
+    workload: DbbdWorkload, runtime: Runtime, split: str, labels: Census, ignored: Set[int], progress: Progress
+) -> dict[str, Any]:
     """Fit the probes on the training split and score them on another one.
 
     Args:
         workload: the network and the scenes, which are prepared.
         runtime: device and precision.
         split: the other split.
-        trained: the labels of the training split.
-        tested: the labels of the other split.
+        labels: what `census` returned.
         ignored: labels that are not classes.
         progress: shows bars.
 
     Returns:
-        The report, or None and the reason.
+        `probe`, `label_efficiency` and `encoded` of the report, each None if it is missing; and why, "" if it is there:
+        `probe_missing` and `encoded_missing`.
     """
-    if reason := _no_probe(split, trained, tested, ignored):
-        return None, reason
-    labels = sorted((trained.labels | tested.labels) - ignored)
-    extractors = _extractors(workload, runtime)
-    limit = min(POINTS_PER_SCENE, max(1, PROBE_POINTS // trained.num_scenes(ignored)))
-    with progress.phase("Probe: training scenes", len(workload.manifest.of("train")), unit="scenes") as bar:
-        features, target = _training_points(workload, extractors, labels, ignored, limit, bar.advance)
-    progress.line(f"Fitting {len(extractors)} linear probes on {len(target):,} points…")
-    probes = {
-        name: fit_probe(features.pop(name), target, len(labels), weight_decay=WEIGHT_DECAY) for name in extractors
-    }
-    with progress.phase(f"Probe: {split} scenes", len(workload.manifest.of(split)), unit="scenes") as bar:
-        confusions, counts = _test(workload, split, extractors, probes, labels, ignored, bar.advance)
+    missing = labels.no_labels or _no_probe(split, labels.trained, labels.tested, ignored)
+    if labels.unusable:
+        return {
+            "probe": None, "probe_missing": missing, "label_efficiency": None,
+            "encoded": None, "encoded_missing": labels.unusable,
+        }  # fmt: skip
+    classes = [] if missing else sorted((labels.trained.labels | labels.tested.labels) - ignored)
+    probing = _Probing(workload, runtime, split, classes, ignored, progress)
+    probing.train(labels.trained.num_scenes(ignored))
+    probing.test()
+    found = {"encoded": probing.encoded.report(), "encoded_missing": ""}
+    if missing:
+        return {"probe": None, "probe_missing": missing, "label_efficiency": None, **found}
+    counts = {"train_scenes": labels.trained.num_scenes(ignored), "test_scenes": labels.tested.num_scenes(ignored)}
     return {
-        "train_scenes": trained.num_scenes(ignored),
-        "test_scenes": tested.num_scenes(ignored),
-        "train_points": len(target),
-        "test_points": int(confusions["pretrained"].sum()),
-        "classes": [workload.class_name(label) for label in labels],
-        "features": [
-            {"name": name, "dim": len(probe.mean), **asdict(segmentation_scores(confusions[name]))}
-            for name, probe in probes.items()
-        ],
-        **compare(counts, workload.config.seed),
-    }, ""
+        "probe": {**counts, **probing.report()},
+        "probe_missing": "",
+        "label_efficiency": {**counts, **probing.label_efficiency()},
+        **found,
+    }
 
 
 def _no_probe(split: str, trained: LabelCensus, tested: LabelCensus, ignored: Set[int]) -> str:
@@ -143,77 +131,140 @@ def _without_labels(split: str, tested: LabelCensus) -> str:
     return f"the scenes of the {split} split have no labels{ignored}{reason}"
 
 
-def _extractors(workload: DbbdWorkload, runtime: Runtime) -> _Extractors:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(workload.config.seed)
-        untrained = make_network(workload.config)
-    place(untrained, runtime)
-    return {
-        "pretrained": lambda scene: point_features(workload, workload.module.encoder, scene, runtime),
-        "random encoder": lambda scene: point_features(workload, untrained.encoder, scene, runtime),
-        # The input of the network: coordinates and features.
-        "raw features": lambda scene: torch.cat(workload.without_views(scene, runtime.device)[:2], dim=1),
-    }
+class _Probing:
+    """One pass over the training scenes and one over the others, with all probes.
+
+    Args:
+        workload: the network and the scenes.
+        runtime: device and precision.
+        split: the split to score the probes on.
+        labels: the labels that are classes, ascending; none if only regressions are fitted.
+        ignored: labels that are not.
+        progress: shows bars.
+    """
+
+    def __init__(
+        self,
+        workload: DbbdWorkload,
+        runtime: Runtime,
+        split: str,
+        labels: Sequence[int],
+        ignored: Set[int],
+        progress: Progress,
+    ) -> None:
+        self.workload = workload
+        self.split = split
+        self.labels = labels
+        self.ignored = ignored
+        self.progress = progress
+        levels = path_levels(workload, ("train", split))
+        self.channels = num_channels(workload, levels)
+        self.extractors: Extractors = make_extractors(workload, runtime, levels)
+        self.encoded = Encoded(workload.config.seed)
+        self.limit = 0
+        self.num_points = 0
+        self.draws: list[Draw] = []
+        self.probes: dict[str, list[LinearProbe]] = {}
+        self.dims: dict[str, int] = {}
+        self.confusions: dict[str, torch.Tensor] = {}
+        self.counts: dict[str, list[np.ndarray]] = {name: [] for name in self.extractors}
+
+    def train(self, num_labeled: int) -> None:
+        """Fit all probes; `num_labeled` training scenes have labels."""
+        total = len(self.workload.manifest.of("train"))
+        few = -(-total // MAX_TRAINING_SCENES)
+        step = 1 if self.labels else few
+        most = min(PROBE_POINTS, _MAX_VALUES // self.channels)
+        self.limit = min(POINTS_PER_SCENE, max(1, most // max(num_labeled, 1)))
+        features: dict[str, list[torch.Tensor]] = {name: [] for name in self.extractors}
+        classes, numbers = [], []
+        with self.progress.phase("Probe: training scenes", -(-total // step), unit="scenes") as bar:
+            for scene in self.workload.single_scenes("train", step=step):
+                number = int(scene.samples)
+                found = {name: extract(scene) for name, extract in self.extractors.items()}
+                if number % few == 0:
+                    self.encoded.add(scene, found)
+                if self.labels:
+                    segment = _segment(scene, self.ignored)
+                    chosen = choose_points(segment, self.limit, number, self.workload.config.seed)
+                    classes.append(self._classes(segment[chosen]))
+                    numbers.append(torch.full((len(chosen),), number))
+                    for name, parts in found.items():
+                        features[name].append(parts.of(torch.from_numpy(chosen)))
+                bar.advance()
+        if self.labels:
+            joined = {name: torch.cat(features.pop(name)) for name in self.extractors}
+            self._fit(LabeledPoints(joined, torch.cat(classes), torch.cat(numbers)), total)
+
+    def _fit(self, points: LabeledPoints, num_scenes: int) -> None:
+        config = self.workload.config
+        labeled = points.scene.unique().tolist()
+        self.num_points = len(points.classes)
+        self.draws = draw_scenes(labeled, num_scenes, config.probe.scenes, config.probe.draws, config.seed)
+        total = len(self.draws) * len(self.extractors)
+        with self.progress.phase(f"Fitting probes on {self.num_points:,} points", total, unit="probes") as bar:
+            for name, features in points.features.items():
+                self.dims[name] = features.shape[1]
+                self.probes[name] = fit_draws(features, points, self.draws, len(self.labels), bar.advance)
+
+    def test(self) -> None:
+        """Score all probes."""
+        shape = (len(self.draws), len(self.labels), len(self.labels))
+        self.confusions = {name: torch.zeros(shape, dtype=torch.int64) for name in self.extractors}
+        scenes = len(self.workload.manifest.of(self.split))
+        with self.progress.phase(f"Probe: {self.split} scenes", scenes, unit="scenes") as bar:
+            for scene in self.workload.single_scenes(self.split):
+                found = {name: extract(scene) for name, extract in self.extractors.items()}
+                self.encoded.test(scene, found)
+                if self.labels:
+                    self._score(_segment(scene, self.ignored), found)
+                bar.advance()
+
+    def _score(self, segment: np.ndarray, found: Mapping[str, SceneFeatures]) -> None:
+        """Count right and wrong points of a scene."""
+        points = torch.from_numpy(np.flatnonzero(segment != IGNORE))
+        if not len(points):
+            return
+        truth = self._classes(segment[segment != IGNORE])
+        for name, parts in found.items():
+            confusion = torch.zeros_like(self.confusions[name])
+            for chosen, target in zip(points.split(_CHUNK), truth.split(_CHUNK), strict=True):
+                features = parts.of(chosen)
+                for place, probe in enumerate(self.probes[name]):
+                    confusion[place] += confusion_counts(probe.predict(features), target, len(self.labels))
+            self.confusions[name] += confusion
+            last = confusion[-1]  # of the probe that knows all labels
+            self.counts[name].append(torch.stack((last.diagonal(), last.sum(dim=1), last.sum(dim=0))).numpy())
+
+    def report(self) -> dict[str, Any]:
+        """The probes on all labeled scenes, and their comparison."""
+        return {
+            "train_points": self.num_points,
+            "test_points": int(next(iter(self.confusions.values()))[-1].sum()),
+            "classes": [self.workload.class_name(label) for label in self.labels],
+            "features": [
+                {"name": name, "dim": self.dims[name], **asdict(segmentation_scores(confusion[-1]))}
+                for name, confusion in self.confusions.items()
+            ],
+            **compare({name: np.stack(counts) for name, counts in self.counts.items()}, self.workload.config.seed),
+        }
+
+    def label_efficiency(self) -> dict[str, Any]:
+        """The probes on few and on all labeled scenes, and the random forest."""
+        forest, missing = forest_confusions(
+            self.workload, self.split, self.draws, self.labels, self.limit, self.progress
+        )
+        curves = [curve(name, self.draws, confusions) for name, confusions in self.confusions.items()]
+        if forest is not None:
+            curves.append(curve(FOREST, self.draws, forest))
+        return {"curves": curves, "forest_missing": missing}
+
+    def _classes(self, segment: np.ndarray) -> torch.Tensor:
+        """The place of each label in `labels`."""
+        return torch.from_numpy(np.searchsorted(np.asarray(self.labels), segment))
 
 
-def _training_points(
-    workload: DbbdWorkload,
-    extractors: _Extractors,
-    labels: Sequence[int],
-    ignored: Set[int],
-    limit: int,
-    advance: Callable[[], None],
-) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
-    """Features `(M, D)` of each extractor, and the classes `(M,)`, of at most `limit` points of each training scene."""
-    features: dict[str, list[torch.Tensor]] = {name: [] for name in extractors}
-    targets = []
-    for number, scene in enumerate(_scenes(workload, "train", ignored)):
-        chosen = _labeled_points(scene)
-        if len(chosen) > limit:
-            rank = uniform(workload.config.seed, 0, np.array([number]), len(chosen), purpose=PROBE)[0]
-            chosen = chosen[np.sort(np.argpartition(rank, limit)[:limit])]
-        targets.append(_classes(scene, chosen, labels))
-        for name, extract in extractors.items():
-            features[name].append(extract(scene).cpu()[chosen])
-        advance()
-    return {name: torch.cat(parts) for name, parts in features.items()}, torch.cat(targets)
-
-
-def _test(
-    workload: DbbdWorkload,
-    split: str,
-    extractors: _Extractors,
-    probes: Mapping[str, LinearProbe],
-    labels: Sequence[int],
-    ignored: Set[int],
-    advance: Callable[[], None],
-) -> tuple[dict[str, torch.Tensor], dict[str, np.ndarray]]:
-    """Confusion counts `(K, K)` of each probe over all scenes, and the counts `(S, 3, K)` that `compare` takes."""
-    confusions = {name: torch.zeros(len(labels), len(labels), dtype=torch.int64) for name in probes}
-    counts: dict[str, list[np.ndarray]] = {name: [] for name in probes}
-    for scene in _scenes(workload, split, ignored):
-        points = _labeled_points(scene)
-        truth = _classes(scene, points, labels)
-        for name, extract in extractors.items():
-            confusion = confusion_counts(probes[name].predict(extract(scene).cpu()[points]), truth, len(labels))
-            confusions[name] += confusion
-            if len(points):
-                sums = (confusion.diagonal(), confusion.sum(dim=1), confusion.sum(dim=0))
-                counts[name].append(torch.stack(sums).numpy())
-        advance()
-    return confusions, {name: np.stack(values) for name, values in counts.items()}
-
-
-def _scenes(workload: DbbdWorkload, split: str, ignored: Set[int]) -> Iterator[PointBatch]:
-    return (without_ignored(scene, ignored) for scene in workload.single_scenes(split))
-
-
-def _labeled_points(scene: PointBatch) -> np.ndarray:
-    assert scene.segment is not None
-    return np.flatnonzero(scene.segment.numpy() != IGNORE)
-
-
-def _classes(scene: PointBatch, points: np.ndarray, labels: Sequence[int]) -> torch.Tensor:
-    """The index of each point's label in `labels`, which is ascending."""
-    assert scene.segment is not None
-    return torch.from_numpy(np.searchsorted(np.asarray(labels), scene.segment.numpy()[points]))
+def _segment(scene: PointBatch, ignored: Set[int]) -> np.ndarray:
+    segment = without_ignored(scene, ignored).segment
+    assert segment is not None
+    return segment.numpy()

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 _MEASURES = (("miou", "mIoU"), ("mean_accuracy", "Mean accuracy"), ("overall_accuracy", "Overall accuracy"))
 # The pretrained features in blue, the ones they are compared with in orange and gray.
-_COLORS = (SERIES[0], SERIES[4], SERIES[6], SERIES[2], SERIES[3], SERIES[5], SERIES[1])
-_MARKERS = "osD^vPX"
+COLORS = (SERIES[0], SERIES[4], SERIES[6], SERIES[2], SERIES[3], SERIES[5], SERIES[1])
+MARKERS = "osD^vPX"
 # More classes than this would be too small to read.
 _MAX_CLASSES = 40
 _FEW_CLASSES = 12
@@ -35,7 +35,7 @@ def probe_figure(values: Mapping[str, Any], facts: Sequence[str], warning: str) 
     """
     from matplotlib.lines import Line2D
 
-    features = values["features"][: len(_COLORS)]
+    features = values["features"][: len(COLORS)]
     names = distinct([drawable(entry["name"], 24) for entry in features])
     classes = _shown_classes(values.get("classes") or [], features)
     facts = [*facts, *_counts(values)]
@@ -68,8 +68,8 @@ def _with_dim(name: str, entry: Mapping[str, Any]) -> str:
 
 def _look(index: int) -> dict[str, Any]:
     return {
-        "color": _COLORS[index],
-        "marker": _MARKERS[index],
+        "color": COLORS[index],
+        "marker": MARKERS[index],
         "markersize": 8,
         "linestyle": "none",
         "markeredgecolor": PAPER,
@@ -84,7 +84,7 @@ def _draw_means(axes: Axes, features: Sequence[Mapping[str, Any]], size: float) 
             score = entry.get(key)
             x = place + (index - (len(features) - 1) / 2) * width
             # A missing score is a dash instead of a bar.
-            axes.bar([x], [score or 0], width=0.92 * width, color=_COLORS[index])
+            axes.bar([x], [score or 0], width=0.92 * width, color=COLORS[index])
             axes.annotate(
                 percent(score), (x, score or 0), (0, 3), textcoords="offset points", ha="center", va="bottom",
                 fontsize=size, color=INK,

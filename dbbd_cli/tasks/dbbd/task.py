@@ -36,7 +36,7 @@ class Dbbd(SceneTask):
     progress_metrics = PROGRESS_METRICS
     predicts_files = True
     scene_figure = "scene_features"
-    figure_names = ("level_losses", "probe", "scene_features", "region_tree")
+    figure_names = ("level_losses", "probe", "label_efficiency", "scene_features", "region_tree")
 
     def build(
         self,
@@ -83,7 +83,7 @@ class Dbbd(SceneTask):
         return history_panels(metrics, num_runs)
 
     def evaluate(self, workload: DbbdWorkload, split: str, runtime: Runtime, progress: Progress) -> EvaluationOutput:
-        """Losses with chance levels, retrieval, linear probes, and `evaluation_scene.npz` to draw one scene."""
+        """Losses with chance levels, retrieval, probes of the features, and the data to draw one scene."""
         from dbbd_cli.tasks.dbbd.evaluate import evaluate
 
         return evaluate(workload, split, runtime, progress)
@@ -107,13 +107,13 @@ class Dbbd(SceneTask):
         return predict_features(workload, inputs, runtime, out, progress)
 
     def evaluation_schema(self) -> type[DbbdEvaluation]:
-        """Losses compared with chance, and the linear probe."""
+        """Losses compared with chance, and probes of the features."""
         from dbbd_cli.tasks.dbbd.evaluation_schema import DbbdEvaluation
 
         return DbbdEvaluation
 
     def tables(self, evaluation: Mapping[str, Any]) -> list[Section]:
-        """Metrics, losses compared with chance, the linear probe, and efficiency."""
+        """Metrics, losses compared with chance, probes of the features, and efficiency."""
         from dbbd_cli.tasks.dbbd.tables import dbbd_tables
 
         return dbbd_tables(evaluation, self.sample_unit)
@@ -121,7 +121,7 @@ class Dbbd(SceneTask):
     def figures(
         self, evaluation: Mapping[str, Any], read: Callable[[str], bytes | None]
     ) -> dict[str, Callable[[], Figure]]:
-        """Losses compared with chance, the linear probe, and one scene."""
+        """Losses compared with chance, probes of the features, and one scene."""
         from dbbd_cli.report.scenes.evaluation_scene import SCENE_FILE, read_evaluation_scene
         from dbbd_cli.tasks.dbbd.figures import dbbd_figures
 

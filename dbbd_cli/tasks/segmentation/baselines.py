@@ -14,10 +14,9 @@ from dbbd_cli.core.errors import DataError
 from dbbd_cli.core.progress import Progress
 from dbbd_cli.data.random_numbers import POINTS, uniform
 from dbbd_cli.model.linear_probe import confusion_counts, segmentation_scores
+from dbbd_cli.tasks.forest_baseline import NO_FOREST, make_forest
 from dbbd_cli.tasks.segmentation.workload import SegmentationWorkload
 
-_TREES = 100
-_MIN_LEAF = 2
 _POINTS_PER_SCENE = 3000
 _MAX_POINTS = 300_000
 """Points that the forest learns from."""
@@ -70,10 +69,9 @@ def _forest(
     """The confusion matrix `(K, K)` of a random forest on the features that the head sees, or None and the reason."""
     if split == "train" and tested is workload:
         return None, "it is trained on the training split; evaluate another one"
-    try:
-        from sklearn.ensemble import RandomForestClassifier  # slow to import
-    except ImportError:
-        return None, "scikit-learn is not installed; pip install 'dbbd-cli[baselines]'"
+    forest = make_forest(workload.config.seed)
+    if forest is None:
+        return None, NO_FOREST
     try:
         workload.prepare("train", progress)
     except DataError as error:
@@ -88,9 +86,6 @@ def _forest(
             features.append(values[chosen].numpy())
             classes.append(target[chosen].numpy())
             bar.advance()
-    forest = RandomForestClassifier(
-        _TREES, min_samples_leaf=_MIN_LEAF, n_jobs=torch.get_num_threads(), random_state=workload.config.seed % 2**32
-    )
     forest.fit(np.concatenate(features), np.concatenate(classes))
     confusion = torch.zeros(len(tested.labels), len(tested.labels), dtype=torch.int64)
     with progress.phase(f"Random forest: {split} scenes", len(tested.manifest.of(split)), unit="scenes") as bar:

@@ -83,6 +83,13 @@ _PRETRAINING = {
     "contrast": [{"name": "points", "rows": 4096.0, "loss": 8.5, "chance": 8.3178, "top1": 0.125}],
     "probe": {"train_scenes": 28, "classes": ["wall"], "features": [{**_FEATURES, "per_class_iou": [0.5]}]},
     "probe_missing": "",
+    "label_efficiency": {
+        "train_scenes": 28,
+        "curves": [
+            {"name": "raw", "points": [{"scenes": 1, "draws": 3, "miou": 0.2, "std": 0.1, "low": 0, "high": 0.5}]}
+        ],
+    },
+    "encoded": {"targets": ["height"], "features": [{"name": "raw", "r2": [0.5]}], "shortcut": True},
     "scene": {"name": "room00003", "classes": ["wall"]},
 }
 _SMALL_CONFIG = b"""# a comment

@@ -21,6 +21,7 @@ from dbbd_cli.data.scenes.cache import (
     SceneRef,
     SceneSettings,
     prepared_scene,
+    scene_geometry,
     scene_in_cache,
 )
 from dbbd_cli.data.scenes.geometry import geometry_features
@@ -282,6 +283,22 @@ def test_geometry_is_computed_once_if_it_is_wanted(tmp_path: Path) -> None:
     scene = prepared_scene(ref, replace(SETTINGS, geometry=True), tmp_path / "cache")
     assert scene.geometry is not None
     assert np.array_equal(scene.geometry, geometry_features(scene.coord))
+
+
+def test_geometry_can_be_had_without_preparing_the_scene_again(tmp_path: Path, calls: list[str]) -> None:
+    ref = save(tmp_path / "scene.pkl")
+    expected = geometry_features(prepared_scene(ref, SETTINGS, tmp_path / "cache").coord)
+    calls.clear()
+    for _ in range(2):
+        np.testing.assert_array_equal(scene_geometry(ref, SETTINGS, tmp_path / "cache"), expected)
+    assert calls == []
+    assert len(kept(tmp_path / "cache")) == 2
+    # Not the whole scene once more, and none if the scene has it.
+    wanted = replace(SETTINGS, geometry=True)
+    np.testing.assert_array_equal(scene_geometry(ref, wanted, tmp_path / "cache"), expected)
+    assert len(kept(tmp_path / "cache")) == 3
+    other = scene_geometry(ref, replace(SETTINGS, grid_size=0.3), tmp_path / "cache")
+    assert len(other) < len(expected)
 
 
 def test_a_scan_is_thinned_and_a_mesh_sampled_as_the_settings_say(tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ def test_the_report_is_complete_and_strict_json(tiny_point_config: Make, tmp_pat
     run = train(tiny_point_config()).run
     result = evaluate(run, out=tmp_path / "out")
     names = {path.name for path in result.files}
-    figures = {"level_losses.png", "probe.png", "scene_features.png", "region_tree.png"}
+    figures = {"level_losses.png", "probe.png", "label_efficiency.png", "scene_features.png", "region_tree.png"}
     assert names == {"evaluation.json", "evaluation_scene.npz", *figures}
     assert all(path.parent == tmp_path / "out" and path.stat().st_size > 0 for path in result.files)
     text = (tmp_path / "out" / "evaluation.json").read_text()

@@ -20,6 +20,9 @@ def test_complete_and_partial_evaluations_are_accepted(pretraining_of: Make) -> 
         entry |= dict.fromkeys(("rows", "loss", "chance", "top1"))
     for entry in nulls["probe"]["features"]:
         entry |= dict.fromkeys(("dim", "miou", "mean_accuracy", "overall_accuracy"))
+    for curve in nulls["label_efficiency"]["curves"]:
+        for point in curve["points"]:
+            point |= dict.fromkeys(("draws", "miou", "std", "low", "high"))
     labels = [{"label": 255, "points": 1204}, {"label": None, "points": 2}]
     for evaluation in (
         whole,
@@ -48,6 +51,12 @@ def test_complete_and_partial_evaluations_are_accepted(pretraining_of: Make) -> 
         ("probe.features.1.per_class_iou", None, "probe"),
         ("probe.features.1.per_class_iou", [0.5], "probe"),
         ("probe_missing", 7, "probe_missing"),
+        ("label_efficiency.curves.0.points.0.scenes", -1, "label_efficiency"),
+        ("label_efficiency.curves.0.points.0.std", -0.1, "label_efficiency"),
+        ("label_efficiency.curves.0.points.0.high", 1.5, "label_efficiency"),
+        ("label_efficiency.curves", None, "label_efficiency"),
+        ("encoded.features.0.r2", [0.5], "encoded"),
+        ("encoded.features.0.r2.1", "high", "encoded"),
         ("scene.classes", "floor", "scene"),
         ("ignored_labels", [{"label": 255}], "ignored_labels.0.points"),
         ("ignored_labels", [{"label": "255", "points": 1}], "ignored_labels.0.label"),

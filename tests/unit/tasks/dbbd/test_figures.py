@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.filterwarnings("error::UserWarning")
 Make = Callable[..., Any]
-NAMES = ["level_losses", "probe", "scene_features", "region_tree"]
+NAMES = ["level_losses", "probe", "label_efficiency", "scene_features", "region_tree"]
 
 
 def drawn(evaluation: dict[str, Any], scene: Any = None) -> dict[str, Figure]:
@@ -60,9 +60,10 @@ def test_all_figures_name_the_split_and_synthetic_data(pretraining_of: Make, sce
 def test_only_what_was_measured_is_drawn(pretraining_of: Make, scene_of: Make) -> None:
     assert drawn({"format": 1, "task": "dbbd"}) == {}
     whole = pretraining_of()
-    assert list(drawn(whole)) == NAMES[:2]
-    assert list(drawn({**whole, "probe": None, "contrast": None}, scene_of())) == NAMES[2:]
+    assert list(drawn(whole)) == NAMES[:3]
+    assert list(drawn({**whole, "probe": None, "label_efficiency": None, "contrast": None}, scene_of())) == NAMES[3:]
     whole["probe"]["features"] = []
+    whole["label_efficiency"]["curves"] = []
     assert list(drawn(whole)) == NAMES[:1]
 
 
@@ -130,6 +131,30 @@ def test_the_worst_of_many_classes_are_drawn(pretraining_of: Make) -> None:
     assert figure.get_figheight() < 14
 
 
+def test_label_efficiency_has_a_curve_with_its_range_for_each_kind(pretraining_of: Make) -> None:
+    figure = drawn(pretraining_of())["label_efficiency"]
+    (axes,) = figure.axes
+    assert axes.get_xscale() == "log"
+    assert names(axes, "x") == ["1", "28 (all)"]
+    assert places(axes, "o") == [(1, pytest.approx(0.2)), (28, pytest.approx(0.5))]
+    assert len(axes.collections) == 4
+    band = axes.collections[-1].get_paths()[0].vertices  # of the pretrained features, which lie on top
+    assert {round(float(y), 6) for x, y in band if x == 1} == {0.17, 0.24}
+    assert legend(figure) == ["pretrained", "random encoder", "raw features", "random forest"]
+    assert any("mean and range of 3 draws" in text for text in texts(figure))
+
+
+def test_label_efficiency_with_gaps_is_drawn(pretraining_of: Make) -> None:
+    report = pretraining_of()
+    for curve in report["label_efficiency"]["curves"][1:]:
+        for point in curve["points"]:
+            point |= dict.fromkeys(("draws", "miou", "std", "low", "high"))
+    report["label_efficiency"]["curves"][0]["points"][0] |= {"scenes": 0}
+    figure = drawn(report)["label_efficiency"]
+    assert places(figure.axes[0], "o") == [(28, pytest.approx(0.5))]
+    render(figure, "png")
+
+
 def test_labels_have_the_colors_of_the_legend(pretraining_of: Make, scene_of: Make) -> None:
     from matplotlib.colors import to_hex
 
@@ -170,14 +195,14 @@ def test_the_tree_has_a_panel_for_each_level_but_the_root(pretraining_of: Make, 
 
 
 def test_a_whole_scene_makes_small_files(pretraining_of: Make, scene_of: Make) -> None:
-    figures = drawn({**pretraining_of(), "contrast": None, "probe": None}, scene_of(20_000))
+    figures = drawn({**pretraining_of(), "contrast": None, "probe": None, "label_efficiency": None}, scene_of(20_000))
     for figure in figures.values():
         assert len(render(figure, "svg")) < 2_000_000  # the format with the largest files
 
 
 def test_equal_evaluations_make_equal_bytes(pretraining_of: Make, scene_of: Make) -> None:
     first, second = (drawn(pretraining_of(), scene_of(50)) for _ in range(2))
-    for name in NAMES[:3]:  # the tree is drawn as the features are
+    for name in NAMES[:4]:  # the tree is drawn as the features are
         assert render(first[name], "svg") == render(second[name], "svg")
 
 

@@ -17,7 +17,7 @@ from dbbd_cli.data.scenes.synthetic_rooms.generator import generate_room
 from dbbd_cli.engine.runtime import choose_runtime
 from dbbd_cli.services.predict import open_predictor, predict
 from dbbd_cli.services.train import train
-from dbbd_cli.tasks.dbbd.probe import point_features
+from dbbd_cli.tasks.dbbd.probe_features import point_features
 
 Make = Callable[..., Any]
 

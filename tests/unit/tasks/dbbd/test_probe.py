@@ -18,6 +18,7 @@ from dbbd_cli.engine.checkpoint.files import load_checkpoint
 from dbbd_cli.model.linear_probe import confusion_counts, segmentation_scores
 from dbbd_cli.services.evaluate import evaluate
 from dbbd_cli.services.train import train
+from dbbd_cli.tasks.dbbd import label_efficiency
 from dbbd_cli.tasks.dbbd import probe as point_probe
 from dbbd_cli.tasks.dbbd.config import DbbdConfig
 from dbbd_cli.tasks.dbbd.workload import DbbdWorkload
@@ -31,7 +32,7 @@ def test_the_pretrained_probe_is_compared_with_random_and_raw_ones(tiny_point_co
     run = train(tiny_point_config()).run
     probe = report_of(run)["probe"]
     assert [row["name"] for row in probe["features"]] == PROBES
-    assert [row["dim"] for row in probe["features"]] == [16, 16, 6]  # raw: coordinates and normals
+    assert [row["dim"] for row in probe["features"]] == [112, 112, 6]  # 16 for the leaf and each of 3 levels twice
     assert (probe["train_scenes"], probe["test_scenes"]) == (6, 1)
     assert set(probe["classes"]) <= {"floor", "wall", "ceiling", "table", "chair", "shelf", "lamp", "box", "sofa"}
     for row in probe["features"]:
@@ -42,7 +43,7 @@ def test_the_pretrained_probe_is_compared_with_random_and_raw_ones(tiny_point_co
 
 
 def test_probes_equal_those_on_features_computed_by_hand(tiny_point_config: Make) -> None:
-    config = tiny_point_config(data__features=["normals", "height"], run__precision="fp32")
+    config = tiny_point_config(data__features=["normals", "height"], run__precision="fp32", probe__features="leaf")
     run = train(config).run
     probe = report_of(run)["probe"]
     task = DbbdWorkload(
@@ -72,8 +73,8 @@ def test_probes_equal_those_on_features_computed_by_hand(tiny_point_config: Make
         train_rows, test_rows = labels["train"] >= 0, labels["test"] >= 0
         target = torch.tensor([known.index(int(label)) for label in labels["train"][train_rows]])
         truth = torch.tensor([known.index(int(label)) for label in labels["test"][test_rows]])
-        fitted = point_probe.fit_probe(
-            parts["train"][train_rows], target, len(known), weight_decay=point_probe.WEIGHT_DECAY
+        fitted = label_efficiency.fit_probe(
+            parts["train"][train_rows], target, len(known), weight_decay=label_efficiency.WEIGHT_DECAY
         )
         confusion = confusion_counts(fitted.predict(parts["test"][test_rows]), truth, len(known))
         (row,) = [row for row in probe["features"] if row["name"] == name]
@@ -101,7 +102,9 @@ def test_the_random_encoder_is_that_of_epoch_0(tiny_point_config: Make) -> None:
     assert probe["features"][1] == random
 
 
-@pytest.mark.parametrize(("limit", "most"), [("PROBE_POINTS", 600), ("POINTS_PER_SCENE", 100)])
+@pytest.mark.parametrize(
+    ("limit", "most"), [("PROBE_POINTS", 600), ("POINTS_PER_SCENE", 100), ("_MAX_VALUES", 600 * 112)]
+)
 def test_the_points_of_a_probe_are_limited_and_reproducible(
     tiny_point_config: Make, monkeypatch: pytest.MonkeyPatch, limit: str, most: int
 ) -> None:
@@ -118,7 +121,7 @@ def test_without_labels_there_is_no_probe_but_a_reason(folder_run: Callable[...,
     assert missing(dict(result.report)) == "the scenes of the test split have no labels"
     names = {path.name for path in result.files}
     assert "level_losses.png" in names
-    assert "probe.png" not in names
+    assert names.isdisjoint({"probe.png", "label_efficiency.png"})
     assert result.report["scene"]["classes"] == []  # type: ignore[index]
     with np.load(run / "evaluation_scene.npz") as scene:
         assert "segment" not in scene.files
