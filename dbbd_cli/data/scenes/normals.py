@@ -99,8 +99,8 @@ def complete_normals(coord: np.ndarray, normal: np.ndarray, *, num_neighbors: in
 def distinct_places(coord: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The places of a scene, `(U, 3)`, and the place of each point, `(N,)`.
 
-    Places are float64, relative to the middle of the scene, in units of about its size. Those near each other are mostly
-    near each other in the array too, because a search for the neighbors of all places is faster in this order.
+    Places are float64, relative to the middle of the scene, in units of about its size. Those near each other are
+    mostly near each other in the array too: a search for the neighbors of all places is faster in this order.
     """
     from scipy.spatial import cKDTree
 

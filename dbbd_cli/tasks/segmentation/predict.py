@@ -22,7 +22,7 @@ from dbbd_cli.tasks.scene_prediction import ScenePredictionResult, infer_in_tile
 from dbbd_cli.tasks.segmentation.workload import SegmentationWorkload
 
 LABEL, CONFIDENCE = "label", "confidence"
-"""Names of the properties in a PLY file; if the source has them already, these are `predicted_label` and so on."""
+"""Names of the properties in a PLY file; see `with_results`."""
 
 
 def predict_classes(
