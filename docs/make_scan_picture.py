@@ -1,7 +1,7 @@
 """Make the picture of `scans.md`: `python docs/make_scan_picture.py`.
 
-Writes synthetic rooms as files, and does with them what the page describes. `images/segmentation.png` is the figure that
-`dbbd evaluate` makes, smaller.
+Writes synthetic rooms as files, and does with them what the page describes. `images/segmentation.png` is the figure
+that `dbbd evaluate` makes, smaller.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import sys
 import tempfile
 from pathlib import Path
 
-import numpy as np
 from PIL import Image
 
 from dbbd_cli.data.scenes.synthetic_rooms.generator import ROOM_CLASSES, generate_room
@@ -25,6 +24,8 @@ WIDTH = 1400
 
 def write_rooms(folder: Path) -> None:
     """Write the rooms of each split as PLY files with labels."""
+    import numpy as np
+
     for seed, (split, count) in enumerate(ROOMS.items()):
         (folder / split).mkdir(parents=True)
         for index in range(count):
