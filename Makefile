@@ -111,6 +111,7 @@ format: $(VENV)/installed-dev
 docs: $(VENV)/installed-dev
 	$(BIN)/python docs/make_configuration.py
 	$(BIN)/python docs/make_terminal_picture.py
+	$(BIN)/python docs/make_scan_picture.py
 
 build: $(VENV)/installed-dev
 	$(BIN)/python -m build

@@ -20,9 +20,10 @@ from dbbd_cli.core.progress import Progress
 from dbbd_cli.core.text import counted, printable
 from dbbd_cli.data.folder_entries import by_suffix
 from dbbd_cli.data.inputs import Input
-from dbbd_cli.data.scenes.cache import SceneRef
+from dbbd_cli.data.scenes.cache import SceneRef, prepare
 from dbbd_cli.data.scenes.formats.mesh import MESH_POINTS
 from dbbd_cli.data.scenes.formats.npy import COORD_FILE
+from dbbd_cli.data.scenes.manifest import check_parts, required_parts
 from dbbd_cli.data.scenes.reader import READERS, Sampling, checked_scene, read_arrays
 from dbbd_cli.data.scenes.scene import Scene, SceneArrays
 from dbbd_cli.data.scenes.sources import find_scenes, scene_path
@@ -31,7 +32,9 @@ from dbbd_cli.data.scenes.writing import array_parts, ply_columns, with_results,
 from dbbd_cli.report.prediction import FilePrediction
 from dbbd_cli.report.save import disk_error
 from dbbd_cli.runs.output_folder import OutputFolder
+from dbbd_cli.tasks.scene_batches import PointBatch
 from dbbd_cli.tasks.scene_prediction_config import ScenePredictionConfig
+from dbbd_cli.tasks.scene_workload import SceneWorkload
 
 Arrays = Mapping[str, np.ndarray]
 """Name to a value for each point, `(N, …)`."""
@@ -102,6 +105,46 @@ def predict_scenes(
         seconds = time.monotonic() - start
         files = tuple(str(target) for target in targets.values())
         yield FilePrediction(str(path), "written", num_points=len(arrays.coord), seconds=seconds, files=files)
+
+
+def infer_scene(
+    workload: SceneWorkload,
+    scene: Scene,
+    ref: SceneRef,
+    infer: Callable[[PointBatch], Arrays],
+    progress: Progress,
+) -> dict[str, np.ndarray]:
+    """Compute values for each point of a scene, prepared as those that a run was trained on; see `infer_in_tiles`.
+
+    Args:
+        workload: of the run; `predict` of its configuration says how large scenes are cut.
+        scene: the scene.
+        ref: where it comes from, for messages.
+        infer: computes values for the points of a scene, or of a tile.
+        progress: told of tiles.
+
+    Raises:
+        DataError: the scene lacks something that the run requires.
+    """
+    settings, features = workload.config.predict, workload.data.all_features
+    check_parts(scene, required_parts("color" in features, "normals" in features), ref)
+    if "normals" not in features and scene.normal is None:
+        # Any will do: to estimate some that nothing uses would take a sixth of the time.
+        scene = replace(scene, normal=np.tile(np.float32([0, 0, 1]), (scene.num_points, 1)))
+    dataset = workload.dataset([], point_samples=None)
+
+    def advance(done: int, total: int) -> None:
+        progress.line(f"{ref.name}: tile {done + 1:,} of {total:,}")
+
+    return infer_in_tiles(
+        scene,
+        lambda part: prepare(part, ref, dataset.settings),
+        lambda prepared: infer(dataset.batch([prepared])),
+        max_points=settings.max_points,
+        margin=settings.margin,
+        grid_size=workload.data.grid_size,
+        advance=advance,
+    )
 
 
 def _items(given: Input, out: OutputFolder, progress: Progress) -> Iterator[tuple[Path, str] | FilePrediction]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from dbbd_cli.data.scenes.normals import distinct_places, smallest_eigenvectors
+from dbbd_cli.data.scenes.normals import distinct_places, search_tree, smallest_eigenvectors
 
 NEIGHBORS = (8, 32, 128)
 """Sizes of the three neighborhoods of a point."""
@@ -16,7 +16,7 @@ _OF_COLUMN = ("height_near", "height", "height_in_column", "column_height", "col
 GEOMETRY_NAMES = (*(f"{name}_{count}" for count in NEIGHBORS for name in _OF_NEIGHBORHOOD), *_OF_COLUMN)
 """The features, in order."""
 
-_CHUNK = 16384
+_CHUNK = 1024
 """Neighborhoods per pass, few enough to stay in the CPU cache."""
 _NEAR = 5
 """Columns along each side of the square in which the lowest point near a point is sought."""
@@ -44,22 +44,21 @@ def geometry_features(coord: np.ndarray, *, num_threads: int = 1) -> np.ndarray:
     Returns:
         `(N, len(GEOMETRY_NAMES))` float16.
     """
-    from scipy.spatial import cKDTree  # slow to import
-
     places, place_of = distinct_places(coord)
     count = min(max(NEIGHBORS), len(places))
     unit = _unit(coord, places)
-    tree = cKDTree(places)
-    features = np.empty((len(NEIGHBORS) * len(_OF_NEIGHBORHOOD), len(places)), np.float32)
+    tree = search_tree(places)
+    axes = np.ascontiguousarray(places.T)
+    features = np.empty((len(places), len(NEIGHBORS) * len(_OF_NEIGHBORHOOD)), np.float32)
     for start in range(0, len(places), _CHUNK):
         rows = slice(start, start + _CHUNK)
-        distance, neighbors = tree.query(places[rows], k=[*range(1, count + 1)], workers=num_threads)
-        features[:, rows] = _neighborhoods(places, places[rows], distance * unit, neighbors)
-    radii = features[len(_OF_NEIGHBORHOOD) - 1 :: len(_OF_NEIGHBORHOOD)]
-    width = float(np.exp(np.median(radii[-1])))
-    radii -= np.median(radii, axis=1, keepdims=True)
+        distance, neighbors = tree.query(places[rows], k=count, workers=num_threads)
+        features[rows] = _neighborhoods(axes, axes[:, rows], distance * unit, neighbors).T
+    radii = features[:, len(_OF_NEIGHBORHOOD) - 1 :: len(_OF_NEIGHBORHOOD)]
+    width = float(np.exp(np.median(radii[:, -1])))
+    radii -= np.median(radii, axis=0)
     columns = _columns(coord.astype(np.float64), width)
-    return np.concatenate([features.T[place_of], columns], axis=1).astype(np.float16)
+    return np.concatenate([features.astype(np.float16)[place_of], columns.astype(np.float16)], axis=1)
 
 
 def _unit(coord: np.ndarray, places: np.ndarray) -> float:
@@ -67,25 +66,27 @@ def _unit(coord: np.ndarray, places: np.ndarray) -> float:
     return float(np.ptp(coord.astype(np.float64), axis=0).max() / np.ptp(places, axis=0).max())
 
 
-def _neighborhoods(places: np.ndarray, centers: np.ndarray, distance: np.ndarray, neighbors: np.ndarray) -> np.ndarray:
+def _neighborhoods(axes: np.ndarray, centers: np.ndarray, distance: np.ndarray, neighbors: np.ndarray) -> np.ndarray:
     """The features of some places, feature by feature.
 
     Args:
-        places: `(U, 3)`.
-        centers: the places themselves, `(rows, 3)`.
+        axes: all places, `(3, U)`.
+        centers: the places themselves, `(3, rows)`.
         distance: to their neighbors, ascending, `(rows, K)`.
-        neighbors: rows in `places`, `(rows, K)`.
+        neighbors: columns of `axes`, `(rows, K)`.
     """
     # Relative to the center, so that sums over the first neighbors lose no digits.
-    axes = [axis[neighbors.T] - center for axis, center in zip(np.ascontiguousarray(places.T), centers.T, strict=True)]
+    offsets = [axis.take(neighbors) for axis in axes]
+    for offset, center in zip(offsets, centers, strict=True):
+        offset -= center[:, None]
     pairs = [(0, 0), (1, 1), (2, 2), (0, 1), (0, 2), (1, 2)]
-    total, products = np.zeros((3, len(centers))), np.zeros((6, len(centers)))
+    total, products = np.zeros_like(centers), np.zeros((6, len(neighbors)))
     features, first = [], 0
     for wanted in NEIGHBORS:
         count = min(wanted, neighbors.shape[1])
-        block = [axis[first:count] for axis in axes]
-        total += [axis.sum(axis=0) for axis in block]
-        products += [np.einsum("kr,kr->r", block[a], block[b]) for a, b in pairs]
+        block = [offset[:, first:count] for offset in offsets]
+        total += [offset.sum(axis=1) for offset in block]
+        products += [np.einsum("rk,rk->r", block[a], block[b]) for a, b in pairs]
         first = max(first, count)
         mean = total / first
         covariance = products / first - np.stack([mean[a] * mean[b] for a, b in pairs])
@@ -122,8 +123,10 @@ def _columns(coord: np.ndarray, width: float) -> np.ndarray:
     from scipy.spatial import cKDTree
 
     cell = np.floor((coord[:, :2] - coord[:, :2].min(axis=0)) / max(width, np.ptp(coord, axis=0).max() * 1e-6))
-    cells, column = np.unique(cell.astype(np.int64), axis=0, return_inverse=True)
-    column = column.ravel()
+    x, y = cell.astype(np.int64).T
+    side = int(y.max()) + 1
+    occupied, column = np.unique(x * side + y, return_inverse=True)  # much faster than of rows
+    cells = np.stack([occupied // side, occupied % side], axis=1)
     height = coord[:, 2] - coord[:, 2].min()
     lowest, highest = np.full(len(cells), np.inf), np.zeros(len(cells))
     np.minimum.at(lowest, column, height)

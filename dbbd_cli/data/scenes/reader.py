@@ -36,15 +36,15 @@ import numpy as np
 from dbbd_cli.core.errors import DataError
 from dbbd_cli.core.text import printable
 from dbbd_cli.data.problems import why
-from dbbd_cli.data.scenes.formats.blocks import slices
+from dbbd_cli.data.scenes.formats.blocks import MAX_BYTES, slices
 from dbbd_cli.data.scenes.formats.e57 import e57_blocks, read_e57
 from dbbd_cli.data.scenes.formats.las import las_blocks, read_las
 from dbbd_cli.data.scenes.formats.mesh import MESH_POINTS, MESH_SUFFIXES, read_mesh
-from dbbd_cli.data.scenes.formats.npy import folder_files, read_archive, read_folder
+from dbbd_cli.data.scenes.formats.npy import folder_blocks, folder_files, read_archive, read_folder
 from dbbd_cli.data.scenes.formats.optional import MissingPackageError
-from dbbd_cli.data.scenes.formats.pcd import read_pcd
+from dbbd_cli.data.scenes.formats.pcd import pcd_blocks, read_pcd
 from dbbd_cli.data.scenes.formats.pkl import read_pickle
-from dbbd_cli.data.scenes.formats.ply import read_ply
+from dbbd_cli.data.scenes.formats.ply import ply_blocks, read_ply
 from dbbd_cli.data.scenes.formats.text import read_text, text_blocks
 from dbbd_cli.data.scenes.pickles.machine import RefusedPickleError
 from dbbd_cli.data.scenes.scene import IGNORE, Scene, SceneArrays, make_scene
@@ -64,6 +64,8 @@ READERS: dict[str, Callable[[Path], SceneArrays]] = {
 }
 """Suffix of a file, in lower case, to its reader. A folder is read by `read_folder`."""
 BLOCK_READERS: dict[str, Callable[[Path], Iterator[SceneArrays]]] = {
+    ".ply": ply_blocks,
+    ".pcd": pcd_blocks,
     ".las": las_blocks,
     ".laz": las_blocks,
     ".e57": e57_blocks,
@@ -71,8 +73,6 @@ BLOCK_READERS: dict[str, Callable[[Path], Iterator[SceneArrays]]] = {
 }
 """The formats that are read block by block if the scan is thinned to a grid."""
 
-MAX_BYTES = 2**31
-"""Size limit of a file."""
 MAX_BLOCK_BYTES = 2**34
 """Size limit of a file with a reader in `BLOCK_READERS`."""
 _HINT = "fix or remove the file"
@@ -159,8 +159,9 @@ def _arrays(path: Path, sampling: Sampling) -> SceneArrays:
     if read is None:
         raise ValueError(f"is of an unknown format; scenes are {', '.join(READERS)} or folders of .npy")
     _scene_files(path)
-    if sampling.grid_size is not None and suffix in BLOCK_READERS:
-        return thinned(BLOCK_READERS[suffix](path), sampling.grid_size)
+    read_blocks = folder_blocks if is_folder else BLOCK_READERS.get(suffix)
+    if sampling.grid_size is not None and read_blocks is not None:
+        return thinned(read_blocks(path), sampling.grid_size)
     arrays = read_mesh(path, sampling.mesh_points) if suffix in MESH_SUFFIXES else read(path)
     return arrays if sampling.grid_size is None else thinned(slices(arrays), sampling.grid_size)
 

@@ -22,6 +22,8 @@ from dbbd_cli.data.scenes.scene import COLOR, COORD, MAX_POINTS, NORMAL, SEGMENT
 Columns = dict[str, np.ndarray]
 """Name to values `(N,)` of each property of the points, in order."""
 
+SCALAR = "scalar_"
+"""CloudCompare shows the properties of a PLY file whose name begins with this; others only on request."""
 _PLY_TYPES = {
     "i1": "char", "u1": "uchar", "i2": "short", "u2": "ushort", "i4": "int", "u4": "uint",
     "f4": "float", "f8": "double",
@@ -120,7 +122,8 @@ def with_results(columns: Columns, results: Mapping[str, np.ndarray], color: np.
 
     Args:
         columns: see `ply_columns`. Coordinates become real numbers, because not every program reads integers.
-        results: name to values `(N,)`; where the source has a property of that name, `predicted_` precedes the new one.
+        results: name to values `(N,)`. They are written with `SCALAR` before the name; if the source has a property of
+            that name, `predicted_` comes between.
         color: `(N, 3)` uint8, in place of the source's.
     """
     found = find_columns(columns)
@@ -132,9 +135,10 @@ def with_results(columns: Columns, results: Mapping[str, np.ndarray], color: np.
             renamed = dict(zip(old, _CHANNELS, strict=True))
             table = {renamed.get(name, name): values for name, values in table.items()}
         table |= new
-    taken = set(map(str.lower, table))
+    taken = set(map(simplified, table))
     for name, values in results.items():
-        table[_unused(f"predicted_{name}" if name in taken else name, table)] = _storable(values)
+        prefix = f"{SCALAR}predicted_" if simplified(name) in taken else SCALAR
+        table[_unused(prefix + name, table)] = _storable(values)
     return table
 
 

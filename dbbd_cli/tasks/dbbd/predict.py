@@ -14,8 +14,7 @@ import torch
 from dbbd_cli.core.errors import ConfigError, DataError
 from dbbd_cli.core.progress import Progress
 from dbbd_cli.data.inputs import Input
-from dbbd_cli.data.scenes.cache import SceneRef, prepare
-from dbbd_cli.data.scenes.manifest import check_parts, required_parts
+from dbbd_cli.data.scenes.cache import SceneRef
 from dbbd_cli.data.scenes.scene import Scene
 from dbbd_cli.engine.runtime import Runtime
 from dbbd_cli.report.prediction import FilePrediction
@@ -23,7 +22,7 @@ from dbbd_cli.runs.output_folder import OutputFolder
 from dbbd_cli.tasks.dbbd.workload import DbbdWorkload
 from dbbd_cli.tasks.scene_batches import PointBatch
 from dbbd_cli.tasks.scene_features import principal_axes, principal_colors, project
-from dbbd_cli.tasks.scene_prediction import ScenePredictionResult, infer_in_tiles, predict_scenes
+from dbbd_cli.tasks.scene_prediction import ScenePredictionResult, infer_scene, predict_scenes
 
 _FEATURE = "feature"
 """The name of the array."""
@@ -42,7 +41,7 @@ def predict_features(
         settings=workload.config.predict,
         out=out,
         suffix="-features",
-        mesh_points=workload.config.data.mesh_points,
+        mesh_points=workload.data.mesh_points,
         progress=progress,
     )
 
@@ -55,26 +54,15 @@ class _Features:
         self.runtime = runtime
         self.progress = progress
         self.settings = workload.config.predict
-        self.dataset = workload.dataset([], point_samples=None)
         self._axes: tuple[np.ndarray, np.ndarray] | None = None
 
     def of(self, scene: Scene, ref: SceneRef) -> ScenePredictionResult:
         """The features of a scene."""
-        features = self.workload.config.data.features
-        check_parts(scene, required_parts("color" in features, "normals" in features), ref)
 
-        def advance(done: int, total: int) -> None:
-            self.progress.line(f"{ref.name}: tile {done + 1:,} of {total:,}")
+        def infer(batch: PointBatch) -> dict[str, np.ndarray]:
+            return {_FEATURE: self._computed(batch)}
 
-        feature = infer_in_tiles(
-            scene,
-            lambda part: prepare(part, ref, self.dataset.settings),
-            lambda prepared: {_FEATURE: self._computed(self.dataset.batch([prepared]))},
-            max_points=self.settings.max_points,
-            margin=self.settings.margin,
-            grid_size=self.workload.config.data.grid_size,
-            advance=advance,
-        )[_FEATURE]
+        feature = infer_scene(self.workload, scene, ref, infer, self.progress)[_FEATURE]
         color = principal_colors(feature) if "ply" in self.settings.formats else None
         if self.settings.dim is not None:
             if self._axes is None:

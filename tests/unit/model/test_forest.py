@@ -30,6 +30,19 @@ def test_new_points_get_their_classes_and_shares_that_sum_to_1() -> None:
     assert not shares[:, 3].any()  # a class without points
 
 
+def test_a_point_walks_down_each_tree_to_a_leaf() -> None:
+    forest, features = fitted(num_trees=3), points(50, 6)[0]
+    for point, shares in zip(features, forest(features), strict=True):
+        total = torch.zeros(4)
+        for tree in range(3):
+            node = 0
+            while forest.child[tree, node] > 0:
+                goes_right = point[int(forest.feature[tree, node])] > forest.threshold[tree, node]
+                node = int(forest.child[tree, node]) + int(goes_right)
+            total += forest.shares[tree, node]
+        assert torch.allclose(shares, total / 3)
+
+
 def test_the_same_seed_gives_the_same_trees() -> None:
     features, _ = points(200, 3)
     assert torch.equal(fitted(seed=5)(features), fitted(seed=5)(features))

@@ -127,7 +127,7 @@ def test_folders_files_and_everything_that_is_none(scans: Path, tmp_path: Path) 
     assert "no such file" in skipped["nowhere"]
     assert "is not a scene" in skipped["notes.md"]
     assert results[0].num_points == 50
-    assert read_scene(out / "b-height.ply").properties["height"].max() > 0
+    assert read_scene(out / "b-height.ply").properties["scalar_height"].max() > 0
 
 
 def test_no_result_replaces_an_input_or_becomes_one(scans: Path, tmp_path: Path) -> None:

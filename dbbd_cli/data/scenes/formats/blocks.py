@@ -11,6 +11,8 @@ from dbbd_cli.data.scenes.scene import COLOR, COORD, MAX_POINTS, NORMAL, SEGMENT
 
 BLOCK_POINTS = 1 << 20
 """Usual number of points of a block."""
+MAX_BYTES = 2**31
+"""Size limit of a file that is read as a whole."""
 
 
 def joined(blocks: Iterable[SceneArrays], max_points: int = MAX_POINTS) -> SceneArrays:
@@ -64,6 +66,19 @@ def slices(arrays: SceneArrays, size: int = BLOCK_POINTS) -> Iterator[SceneArray
     """The points of a scene in blocks."""
     for start in range(0, len(arrays.coord), size):
         yield by_rows(lambda parts, start=start: parts[0][start : start + size], arrays)  # type: ignore[misc]
+
+
+def check_size_of_whole(size: int) -> None:
+    """Check the size of a file that is read as a whole, though one of its format can be larger.
+
+    Raises:
+        ValueError: it is too large.
+    """
+    if size > MAX_BYTES:
+        raise ValueError(
+            f"has {size:,} bytes; the limit is {MAX_BYTES:,}: save it as binary and set data.grid_size to thin it on "
+            "reading, or downsample it"
+        )
 
 
 def too_many_points(count: str) -> ValueError:

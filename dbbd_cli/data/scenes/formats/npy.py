@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
+from dbbd_cli.data.scenes.formats.blocks import slices
 from dbbd_cli.data.scenes.formats.names import PROPERTY, scene_arrays
 from dbbd_cli.data.scenes.formats.numpy_files import npz_names, read_npy, read_npz
 from dbbd_cli.data.scenes.scene import COLOR, COORD, MAX_POINTS, NORMAL, SEGMENT, SceneArrays
@@ -32,11 +34,24 @@ def read_archive(path: Path) -> SceneArrays:
 
 def read_folder(path: Path) -> SceneArrays:
     """Read a scene from a folder of `.npy` files; see `reader` for what a reader returns and raises."""
+    return _read_folder(path, mapped=False)
+
+
+def folder_blocks(path: Path) -> Iterator[SceneArrays]:
+    """Read a scene from a folder of `.npy` files block by block.
+
+    Raises:
+        OSError, ValueError: as `read_folder`.
+    """
+    yield from slices(_read_folder(path, mapped=True))
+
+
+def _read_folder(path: Path, *, mapped: bool) -> SceneArrays:
     files = folder_files(path)
 
     def read(name: str, part: str) -> np.ndarray:
         try:
-            return read_npy(files[name], _MAX_VALUES[part])
+            return read_npy(files[name], _MAX_VALUES[part], mapped=mapped)
         except ValueError as error:
             raise ValueError(f"its file {files[name].name} {error}") from error
 

@@ -14,8 +14,13 @@ _VALUE_BYTES = 8
 _HEADER_BYTES = 1 << 16
 
 
-def read_npy(path: Path, max_values: int) -> np.ndarray:
+def read_npy(path: Path, max_values: int, *, mapped: bool = False) -> np.ndarray:
     """Read an array of at most `max_values` numbers.
+
+    Args:
+        path: the file.
+        max_values: see above.
+        mapped: whether to leave the array in the file, which must not change.
 
     Raises:
         OSError: the file cannot be read.
@@ -23,7 +28,8 @@ def read_npy(path: Path, max_values: int) -> np.ndarray:
     """
     with _damage():
         array = np.load(path, mmap_mode="r", allow_pickle=False)
-    return _checked(array, max_values)
+    _check(array, max_values)
+    return np.asarray(array) if mapped else np.array(array)
 
 
 def npz_names(path: Path) -> list[str]:
@@ -52,7 +58,8 @@ def read_npz(path: Path, name: str, max_values: int) -> np.ndarray:
     try:
         if array is None:
             raise ValueError(f"has {size:,} bytes; at most {max_values:,} values are read: downsample it first")
-        return _checked(array, max_values)
+        _check(array, max_values)
+        return array
     except ValueError as error:
         raise ValueError(f"its array {name} {error}") from error
 
@@ -71,9 +78,8 @@ def _damage(what: str = "") -> Iterator[None]:
         raise ValueError(f"{what}is not an array of numbers in NumPy format, or is damaged") from error
 
 
-def _checked(array: Any, max_values: int) -> np.ndarray:
+def _check(array: Any, max_values: int) -> None:
     if not isinstance(array, np.ndarray) or array.dtype.kind not in "biuf":
         raise ValueError("is not an array of numbers in NumPy format")
     if array.size > max_values:
         raise ValueError(f"has {array.size:,} values; at most {max_values:,} are read: downsample it first")
-    return np.array(array)  # in memory: the file may change

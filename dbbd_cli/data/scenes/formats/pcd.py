@@ -9,14 +9,15 @@ from __future__ import annotations
 import os
 import re
 import struct
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 
 from dbbd_cli.core.text import printable
-from dbbd_cli.data.scenes.formats.blocks import by_rows
+from dbbd_cli.data.scenes.formats.blocks import BLOCK_POINTS, by_rows, check_size_of_whole, slices, too_many_points
 from dbbd_cli.data.scenes.formats.names import column_arrays
 from dbbd_cli.data.scenes.formats.text import number_rows
 from dbbd_cli.data.scenes.scene import MAX_POINTS, SceneArrays
@@ -55,14 +56,36 @@ class _Header:
 def read_pcd(path: Path) -> SceneArrays:
     """Read a scene from a `.pcd` file; see `reader` for what a reader returns and raises."""
     with path.open("rb") as file:
+        check_size_of_whole(os.fstat(file.fileno()).st_size)
         header = _read_header(file)
-        left = os.fstat(file.fileno()).st_size - file.tell()
-        if header.data == "ascii":
-            columns = _read_ascii(file, header, left)
-        elif header.data == "binary":
-            columns = _read_binary(file, header, left)
-        else:
-            columns = _read_compressed(file, header, left)
+        if header.num_points > MAX_POINTS:
+            raise too_many_points(f"{header.num_points:,}")
+        read = {"ascii": _read_ascii, "binary": _read_binary, "binary_compressed": _read_compressed}[header.data]
+        return _scene_arrays(read(file, header, _bytes_left(file)))
+
+
+def pcd_blocks(path: Path) -> Iterator[SceneArrays]:
+    """Read the points of a file block by block; of text, and if they are compressed, all at once.
+
+    Raises:
+        OSError, ValueError: as `read_pcd`.
+    """
+    with path.open("rb") as file:
+        header = _read_header(file)
+        if header.data == "binary":
+            _check_left(header, _bytes_left(file))
+            for start in range(0, header.num_points, BLOCK_POINTS):
+                block = replace(header, num_points=min(BLOCK_POINTS, header.num_points - start))
+                yield _scene_arrays(_read_binary(file, block, _bytes_left(file)))
+            return
+    yield from slices(read_pcd(path))
+
+
+def _bytes_left(file: BinaryIO) -> int:
+    return os.fstat(file.fileno()).st_size - file.tell()
+
+
+def _scene_arrays(columns: dict[str, np.ndarray]) -> SceneArrays:
     for name in _PACKED_COLORS:
         if name in columns and columns[name].dtype.itemsize == 4:
             bits = columns.pop(name).view(np.uint32)
@@ -107,8 +130,6 @@ def _read_header(file: BinaryIO) -> _Header:
         [num_points] = _numbers(lines, "POINTS", 1, None)
     else:
         num_points = _numbers(lines, "WIDTH", 1, None)[0] * _numbers(lines, "HEIGHT", 1, ["1"])[0]
-    if num_points > MAX_POINTS:
-        raise ValueError(f"declares {num_points:,} points; the limit is {MAX_POINTS:,}: downsample it first")
     return _Header(tuple(fields), num_points, end[1].decode())
 
 
@@ -151,11 +172,17 @@ def _read_ascii(file: BinaryIO, header: _Header, left: int) -> dict[str, np.ndar
     return columns
 
 
-def _read_binary(file: BinaryIO, header: _Header, left: int) -> dict[str, np.ndarray]:
-    row = np.dtype([(f"f{i}", field.dtype, (field.count,)) for i, field in enumerate(header.fields)])
-    needed = header.num_points * row.itemsize
+def _check_left(header: _Header, left: int) -> int:
+    """The bytes that the points of a binary file need, which are there."""
+    needed = header.num_points * sum(field.num_bytes for field in header.fields)
     if needed > left:
         raise _truncated(header, needed, left)
+    return needed
+
+
+def _read_binary(file: BinaryIO, header: _Header, left: int) -> dict[str, np.ndarray]:
+    row = np.dtype([(f"f{i}", field.dtype, (field.count,)) for i, field in enumerate(header.fields)])
+    needed = _check_left(header, left)
     points = np.frombuffer(file.read(needed), row)
     if len(points) != header.num_points:  # the file shrank in the meantime
         raise ValueError("is truncated")

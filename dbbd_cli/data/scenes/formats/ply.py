@@ -22,6 +22,7 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
 from dbbd_cli.core.text import printable
+from dbbd_cli.data.scenes.formats.blocks import BLOCK_POINTS, check_size_of_whole, slices
 from dbbd_cli.data.scenes.formats.names import column_arrays
 from dbbd_cli.data.scenes.scene import MAX_POINTS, SceneArrays
 
@@ -99,6 +100,25 @@ def read_ply(path: Path) -> SceneArrays:
     return column_arrays(read_vertices(path, MAX_POINTS))
 
 
+def ply_blocks(path: Path) -> Iterator[SceneArrays]:
+    """Read the points of a file block by block; of text, and of points with lists, all at once.
+
+    Raises:
+        OSError, ValueError: as `read_ply`.
+    """
+    with path.open("rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        order, before, points = _read_until_vertices(file)
+        if order != "=" and not points.num_lists:
+            _skip_before(file, before, points, size)
+            _check_left(file, points, size)
+            for start in range(0, points.count, BLOCK_POINTS):
+                count = min(BLOCK_POINTS, points.count - start)
+                yield column_arrays(_read_binary(file, replace(points, count=count), size))
+            return
+    yield from slices(read_ply(path))
+
+
 def read_vertices(path: Path, max_points: int) -> dict[str, np.ndarray]:
     """Read the numeric properties of the element `vertex`; lists and other elements are skipped.
 
@@ -116,24 +136,16 @@ def read_vertices(path: Path, max_points: int) -> dict[str, np.ndarray]:
     """
     with path.open("rb") as file:
         size = os.fstat(file.fileno()).st_size
-        order, elements = _read_header(file)
-        before = list(takewhile(lambda element: element.name != "vertex", elements))
-        if len(before) == len(elements):
-            raise ValueError("has no points: its header declares no element vertex")
-        points = elements[len(before)]
+        check_size_of_whole(size)
+        order, before, points = _read_until_vertices(file)
         if points.count > max_points:
             raise ValueError(
-                f"declares {points.count:,} points; the limit is {max_points:,}: downsample it first, for example "
-                "in CloudCompare"
+                f"declares {points.count:,} points; the limit is {max_points:,}: save it as binary PLY without lists "
+                "and set data.grid_size to thin it on reading, or downsample it"
             )
-        if not points.numbers:
-            raise ValueError("has no numeric properties for its points")
         if order == "=":
             return _read_ascii(file, before, points, size)
-        if sum(element.count * element.num_lists for element in (*before, points)) > _MAX_LISTS:
-            raise ValueError(f"has more than {_MAX_LISTS:,} lists in or before its points; save it without them")
-        for element in before:
-            _skip_binary(file, element, size)
+        _skip_before(file, before, points, size)
         return (_read_binary_lists if points.num_lists else _read_binary)(file, points, size)
 
 
@@ -194,6 +206,18 @@ def _read_header(file: BinaryIO) -> tuple[_Order, list[_Element]]:
     return order, elements
 
 
+def _read_until_vertices(file: BinaryIO) -> tuple[_Order, list[_Element], _Element]:
+    """The byte order, the elements before the points, and the points; the file is left as by `_read_header`."""
+    order, elements = _read_header(file)
+    before = list(takewhile(lambda element: element.name != "vertex", elements))
+    if len(before) == len(elements):
+        raise ValueError("has no points: its header declares no element vertex")
+    points = elements[len(before)]
+    if not points.numbers:
+        raise ValueError("has no numeric properties for its points")
+    return order, before, points
+
+
 def _joined(words: list[str]) -> str:
     """The name of a property, which some programs write with spaces."""
     return " ".join(words)
@@ -212,11 +236,25 @@ def _named(element: _Element, columns: list[np.ndarray]) -> dict[str, np.ndarray
 # Binary files
 
 
-def _read_binary(file: BinaryIO, element: _Element, size: int) -> dict[str, np.ndarray]:
+def _skip_before(file: BinaryIO, before: list[_Element], points: _Element, size: int) -> None:
+    """Go on to the first byte of the points."""
+    if sum(element.count * element.num_lists for element in (*before, points)) > _MAX_LISTS:
+        raise ValueError(f"has more than {_MAX_LISTS:,} lists in or before its points; save it without them")
+    for element in before:
+        _skip_binary(file, element, size)
+
+
+def _check_left(file: BinaryIO, element: _Element, size: int) -> int:
+    """The bytes that the rows of an element without lists need, which are there."""
     needed = element.count * element.min_row_size
     left = size - file.tell()
     if needed > left:
         raise ValueError(f"is truncated: {element.count:,} points need {needed:,} bytes, but only {left:,} are left")
+    return needed
+
+
+def _read_binary(file: BinaryIO, element: _Element, size: int) -> dict[str, np.ndarray]:
+    needed = _check_left(file, element, size)
     row = np.dtype([(f"f{i}", p.dtype) for i, p in enumerate(element.properties)])
     points = np.frombuffer(file.read(needed), row)
     if len(points) != element.count:  # the file shrank in the meantime

@@ -9,6 +9,7 @@ from dbbd_cli.data.scenes.formats.blocks import slices
 from dbbd_cli.data.scenes.reader import Sampling, read_scene
 from dbbd_cli.data.scenes.scene import SceneArrays
 from dbbd_cli.data.scenes.thinning import thinned
+from dbbd_cli.data.scenes.writing import write_ply
 from unit.data.scenes.formats import written
 
 RNG = np.random.default_rng(0)
@@ -51,11 +52,32 @@ def test_the_first_of_equal_points_stays():
     np.testing.assert_array_equal(found.segment, np.arange(50))
 
 
-def test_every_format_gives_the_same_points(tmp_path):
+def ply_files(folder, arrays):
+    """The same points as binary and as text."""
+    columns = dict(zip("xyz", arrays.coord.T, strict=True)) | {"label": arrays.segment.astype(np.int32)}
+    columns |= zip(("red", "green", "blue"), arrays.color.T, strict=True)
+    write_ply(folder / "binary.ply", columns)
+    header, _, _ = (folder / "binary.ply").read_bytes().partition(b"end_header")
+    rows = "".join(" ".join(map(str, row)) + "\n" for row in zip(*(v.tolist() for v in columns.values()), strict=True))
+    text = header.decode().replace("binary_little_endian", "ascii") + "end_header\n" + rows
+    (folder / "text.ply").write_text(text)
+    return folder / "binary.ply", folder / "text.ply"
+
+
+def test_every_format_gives_the_same_points(tmp_path, monkeypatch):
     coord = np.round(COORD - [1000, -2000, 0], 3).astype(np.float32)
     scene = SceneArrays(coord.astype(np.float64), color=SCENE.color, segment=SCENE.segment)
     np.savez(tmp_path / "a.npz", coord=coord, color=scene.color, segment=scene.segment)
-    paths = [tmp_path / "a.npz", written.pcd(tmp_path / "a.pcd", scene), written.text(tmp_path / "a.csv", scene)]
+    for name, values in {"coord": coord, "color": scene.color, "segment": scene.segment}.items():
+        (tmp_path / "folder").mkdir(exist_ok=True)
+        np.save(tmp_path / "folder" / f"{name}.npy", values)
+    paths = [
+        *(tmp_path / "a.npz", tmp_path / "folder", written.text(tmp_path / "a.csv", scene)),
+        *(written.pcd(tmp_path / f"{data}.pcd", scene, data) for data in ("ascii", "binary", "binary_compressed")),
+        *ply_files(tmp_path, scene),
+    ]
+    for module in ("ply", "pcd"):
+        monkeypatch.setattr(f"dbbd_cli.data.scenes.formats.{module}.BLOCK_POINTS", 700)
     first, *others = [read_scene(path, sampling=Sampling(grid_size=0.5)) for path in paths]
     assert first.num_points < N / 2
     for other in others:
@@ -103,3 +125,24 @@ def test_the_limit_of_points_holds_after_thinning(tmp_path, monkeypatch):
     with pytest.raises(DataError, match=r"more than 1,000 points; the limit is 1,000: set data\.grid_size"):
         read_scene(path)
     assert read_scene(path, sampling=Sampling(grid_size=0.5)).num_points < 1000
+
+
+@pytest.mark.parametrize("name", ["a.ply", "a.pcd"])
+def test_a_truncated_file_is_refused_before_it_is_read(tmp_path, name):
+    path = (
+        ply_files(tmp_path, SCENE)[0].rename(tmp_path / name)
+        if name == "a.ply"
+        else written.pcd(tmp_path / name, SCENE)
+    )
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(DataError, match="is truncated: 3,000 points need"):
+        read_scene(path, sampling=Sampling(grid_size=0.5))
+
+
+def test_files_that_are_read_whole_keep_their_limit_of_size(tmp_path, monkeypatch):
+    monkeypatch.setattr("dbbd_cli.data.scenes.formats.blocks.MAX_BYTES", 1000)
+    binary, text = ply_files(tmp_path, SCENE)
+    assert read_scene(binary, sampling=Sampling(grid_size=0.5)).num_points < N
+    for path, sampling in ((binary, Sampling()), (text, Sampling(grid_size=0.5))):
+        with pytest.raises(DataError, match=r"the limit is 1,000: save it as binary and set data\.grid_size"):
+            read_scene(path, sampling=sampling)

@@ -56,9 +56,9 @@ def test_every_property_of_a_ply_file_is_kept_with_its_name_and_type(tmp_path: P
         if name not in ("red", "green", "blue"):
             np.testing.assert_array_equal(found[name.lower()], points[name])
     np.testing.assert_array_equal(np.stack([found[name] for name in ("red", "green", "blue")], axis=1), color)
-    np.testing.assert_array_equal(found["predicted_label"], label)  # the source has labels of its own
-    np.testing.assert_array_equal(found["confidence"], confidence)
-    assert [declared[name][1] for name in ("predicted_label", "confidence")] == [np.int32, np.float32]
+    np.testing.assert_array_equal(found["scalar_predicted_label"], label)  # the source has labels of its own
+    np.testing.assert_array_equal(found["scalar_confidence"], confidence)
+    assert [declared[name][1] for name in ("scalar_predicted_label", "scalar_confidence")] == [np.int32, np.float32]
 
 
 def test_another_library_reads_the_same_points(tmp_path: Path) -> None:
@@ -103,12 +103,25 @@ def test_other_sources_become_columns(tmp_path: Path) -> None:
     found = read_vertices(tmp_path / "new.ply", 100)
     assert [*declared_properties(tmp_path / "new.ply")] == [
         *("x", "y", "z", "nx", "ny", "nz", "red", "green", "blue", "segment"),
-        *("number_of_returns", "time", "x_", "label"),
+        *("number_of_returns", "time", "x_", "scalar_label"),
     ]
     np.testing.assert_array_equal(found["time"], arrays.properties["time"])
     np.testing.assert_array_equal(np.stack([found[axis] for axis in "xyz"], axis=1), arrays.coord)
     assert found["x"].dtype == np.float32
-    assert found["label"].dtype == np.int32
+    assert found["scalar_label"].dtype == np.int32
+
+
+def test_results_have_the_prefix_that_cloudcompare_looks_for_and_their_labels_are_read_again(tmp_path: Path) -> None:
+    columns = dict(zip("xyz", np.random.default_rng(0).random((3, 20)), strict=True))
+    results = {"label": np.arange(20), "confidence": np.ones(20, np.float32)}
+    once = with_results(columns, results)
+    assert [*once][3:] == ["scalar_label", "scalar_confidence"]
+    twice = with_results(once, results)
+    assert [*twice][5:] == ["scalar_predicted_label", "scalar_predicted_confidence"]
+    write_ply(tmp_path / "new.ply", once)
+    segment = read_scene(tmp_path / "new.ply").segment
+    assert segment is not None
+    assert segment.tolist() == [*range(20)]
 
 
 def test_new_colors_take_the_place_of_old_ones() -> None:

@@ -46,12 +46,12 @@ def test_every_point_has_a_label_and_a_confidence_beside_all_that_the_source_has
     columns = read_vertices(tmp_path / "out" / "scan-segmented.ply", 1000)
     assert np.array_equal(np.stack([columns[axis] for axis in "xyz"], axis=1), coord)
     assert columns["segment"].tolist() == [7] * 900  # of the source
-    assert len(set(columns["label"].tolist()) - set(range(20))) == 0
-    assert (columns["confidence"] > 0).all()
-    assert (columns["confidence"] <= 1).all()
+    assert len(set(columns["scalar_label"].tolist()) - set(range(20))) == 0
+    assert (columns["scalar_confidence"] > 0).all()
+    assert (columns["scalar_confidence"] <= 1).all()
     with np.load(tmp_path / "out" / "scan-segmented.npz") as archive:
-        assert np.array_equal(archive["segment"], columns["label"])
-        assert np.array_equal(archive["confidence"], columns["confidence"])
+        assert np.array_equal(archive["segment"], columns["scalar_label"])
+        assert np.array_equal(archive["confidence"], columns["scalar_confidence"])
 
 
 def test_tiles_cover_every_point(run: Path, tmp_path: Path) -> None:

@@ -50,6 +50,43 @@ def test_every_point_format_and_several_chunks(tmp_path, form, suffix, monkeypat
     assert (blocks[0].color is None) == (form in (0, 6))
 
 
+def test_copc_is_read_like_any_other_laz_file(tmp_path):
+    """Its chunks, one for each node of an octree, have different sizes, and its first record is that of COPC."""
+    import lazrs
+
+    header = laspy.LasHeader(point_format=6, version="1.4")
+    header.scales = [0.001] * 3
+    file = laspy.LasData(header)
+    coord = RNG.random((5000, 3)) * 50
+    file.x, file.y, file.z = coord.T
+    file.classification = np.arange(5000) % 7
+    file.update_header()
+    packing = lazrs.LazVlr.new_for_compression(6, 0, use_variable_size_chunks=True)
+    header.vlrs.extend(
+        [
+            laspy.VLR("copc", 1, "COPC info", bytes(160)),
+            laspy.vlrs.known.LasZipVlr(packing.record_data()),
+        ]
+    )
+    header.are_points_compressed = True
+    path = tmp_path / "a.copc.laz"
+    with path.open("wb+") as out:
+        header.write_to(out)
+        compressor = lazrs.LasZipCompressor(out, packing)
+        points, start = file.points.array, 0
+        for count in (1, 1700, 3000, 299):
+            if start:
+                compressor.finish_current_chunk()
+            compressor.compress_many(points[start : start + count].view(np.uint8))
+            start += count
+        compressor.done()
+    with laspy.open(path) as opened:
+        assert opened.header.vlrs[0].user_id == "copc"
+    found = read_las(path)
+    np.testing.assert_allclose(found.coord, coord, atol=1e-3)
+    np.testing.assert_array_equal(found.segment[:, 0], np.arange(5000) % 7)
+
+
 @pytest.mark.parametrize("name", ["a.las", "a.laz"])
 def test_damaged_headers_are_refused(tmp_path, name):
     path = written.las(tmp_path / name, SCENE)
