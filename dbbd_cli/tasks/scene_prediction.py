@@ -130,7 +130,7 @@ def infer_scene(
     check_parts(scene, required_parts("color" in features, "normals" in features), ref)
     if "normals" not in features and scene.normal is None:
         # Any will do: to estimate some that nothing uses would take a sixth of the time.
-        scene = replace(scene, normal=np.tile(np.float32([0, 0, 1]), (scene.num_points, 1)))
+        scene = replace(scene, normal=np.tile(np.array([0, 0, 1], np.float32), (scene.num_points, 1)))
     dataset = workload.dataset([], point_samples=None)
 
     def advance(done: int, total: int) -> None:
