@@ -16,7 +16,7 @@ from dbbd_cli.data.loader import Key
 from dbbd_cli.data.random_numbers import POINTS, uniform
 from dbbd_cli.data.scenes.cache import PreparedScene, SceneRef, SceneSettings, prepared_scene
 from dbbd_cli.data.scenes.scene import IGNORE
-from dbbd_cli.model.dbbd.regions import PartialView, RegionBatch, build_regions
+from dbbd_cli.model.dbbd.regions import PartialView, RegionBatch, WholeRegions, build_regions
 
 
 class PointBatch(NamedTuple):
@@ -32,6 +32,7 @@ class PointBatch(NamedTuple):
         num_points: `(B,)` int64, points of each scene.
         regions: the region trees, and the points that the point loss compares.
         partial: further views of some of the points, whose points and regions are compared with those of `regions`.
+        whole: the regions with all points of the scenes, or None if not needed.
         samples: `(B,)` int64, index of each scene in its split.
         epoch: `()` int64.
     """
@@ -47,6 +48,7 @@ class PointBatch(NamedTuple):
     samples: torch.Tensor
     epoch: torch.Tensor
     partial: tuple[PartialView, ...] = ()
+    whole: WholeRegions | None = None
 
 
 class SceneDataset:
@@ -89,9 +91,11 @@ class SceneDataset:
         scenes = [prepared_scene(self.refs[index], self.settings, self.cache_dir) for _, index in keys]
         samples = np.array([index for _, index in keys], dtype=np.int64)
         epoch = keys[0][0]
-        regions, partial = self._regions(scenes, epoch, samples)
+        regions, partial, whole = self._regions(scenes, epoch, samples)
         batch = self.batch(scenes, regions=regions)
-        return batch._replace(samples=torch.from_numpy(samples), epoch=torch.tensor(epoch), partial=partial)
+        return batch._replace(
+            samples=torch.from_numpy(samples), epoch=torch.tensor(epoch), partial=partial, whole=whole
+        )
 
     def batch(self, scenes: Sequence[PreparedScene], *, regions: RegionBatch | None = None) -> PointBatch:
         """Scenes as a batch, even if they are not in the split.
@@ -116,11 +120,11 @@ class SceneDataset:
 
     def _regions(
         self, scenes: Sequence[PreparedScene], epoch: int, samples: np.ndarray
-    ) -> tuple[RegionBatch, tuple[PartialView, ...]]:
-        """The region trees of a batch, and its further views."""
+    ) -> tuple[RegionBatch, tuple[PartialView, ...], WholeRegions | None]:
+        """The region trees of a batch, its further views, and the whole regions if the views have only parts."""
         sizes = [scene.num_points for scene in scenes]
         point_index = self._pick(scenes, epoch, samples)
-        return build_regions([scene.tree for scene in scenes], sizes, point_index=point_index), ()
+        return build_regions([scene.tree for scene in scenes], sizes, point_index=point_index), (), None
 
     def _pick(self, scenes: Sequence[PreparedScene], epoch: int, samples: np.ndarray) -> np.ndarray | None:
         """The points of a batch whose features are needed, as indices into its points; None: all."""

@@ -25,6 +25,10 @@ from dbbd_cli.tasks.scene_batches import PointBatch, SceneDataset
 from dbbd_cli.tasks.scene_config import SAMPLE_UNIT, SceneDataConfig
 from dbbd_cli.tasks.scene_data import prepared_scenes, split_refs
 
+_FITTED_SCENES = 100
+_FITTED_POINTS_PER_SCENE = 3000
+"""Training scenes and points, evenly spaced, to which what depends on the training data as a whole is fitted."""
+
 
 class SceneWorkload(ABC):
     """The `Workload` of a task on scenes.
@@ -93,6 +97,11 @@ class SceneWorkload(ABC):
         for index in range(0, len(dataset), step):
             yield dataset.__getitems__([(0, index)])
 
+    @property
+    def fitting_step(self) -> int:
+        """Every how manyth training scene is used to fit what depends on the training data as a whole."""
+        return -(-len(self.manifest.of("train")) // _FITTED_SCENES)
+
     def prepared_scenes(self, split: str) -> Iterator[PreparedScene]:
         """The prepared scenes of a split, one by one."""
         return prepared_scenes(self.config, self.manifest, split)
@@ -145,6 +154,11 @@ class SceneWorkload(ABC):
         return names[label] if 0 <= label < len(names) else f"class {label}"
 
 
+def evenly_spaced(values: torch.Tensor) -> torch.Tensor:
+    """Those of the points of a scene, `(N, …)`, that are used to fit."""
+    return values[:: max(1, len(values) // _FITTED_POINTS_PER_SCENE)]
+
+
 def on_device(batch: PointBatch, device: torch.device) -> PointBatch:
     """The batch on a device, without `samples` and `epoch`, from which random numbers are made on the CPU."""
 
@@ -161,4 +175,5 @@ def on_device(batch: PointBatch, device: torch.device) -> PointBatch:
         num_points=move(batch.num_points),
         regions=batch.regions.to(device, non_blocking=True),
         partial=tuple(view.to(device, non_blocking=True) for view in batch.partial),
+        whole=None if batch.whole is None else batch.whole.to(device, non_blocking=True),
     )

@@ -15,6 +15,8 @@ _OF_NEIGHBORHOOD = ("share1", "share2", "share3", "linearity", "planarity", "sca
 _OF_COLUMN = ("height_near", "height", "height_in_column", "column_height", "column_density")
 GEOMETRY_NAMES = (*(f"{name}_{count}" for count in NEIGHBORS for name in _OF_NEIGHBORHOOD), *_OF_COLUMN)
 """The features, in order."""
+GEOMETRY_GROUPS = {"neighborhoods": len(NEIGHBORS) * len(_OF_NEIGHBORHOOD), "columns": len(_OF_COLUMN)}
+"""How many of them, in this order, are of each kind."""
 
 _CHUNK = 1024
 """Neighborhoods per pass, few enough to stay in the CPU cache."""

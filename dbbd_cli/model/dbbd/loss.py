@@ -205,12 +205,14 @@ class DbbdLosses:
     """All losses of a batch.
 
     Attributes:
-        total: α · region + β · point; with local views, the mean over them and the second view.
+        total: α · region + β · point; with local views, the mean over them and the second view. To this, the weighted
+            description loss is added.
         region: weighted mean over the levels with at least two rows.
         point: the loss of the sampled points; `point_top1` and `point_chance` as for a level.
         levels: by level; levels with a single row are missing.
         query: `(S, D)` unit vectors of the points, from the G2L branch; `key` from the L2G branch.
         local: with local views, the mean of their totals. All others are of the two views alone.
+        description: the description loss, if there is one.
     """
 
     total: torch.Tensor
@@ -222,6 +224,7 @@ class DbbdLosses:
     query: torch.Tensor
     key: torch.Tensor
     local: torch.Tensor | None = None
+    description: torch.Tensor | None = None
 
 
 class DbbdLoss(nn.Module):

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import nn
 
+from dbbd_cli.model.dbbd.description import Described, DescriptionLoss
 from dbbd_cli.model.dbbd.encoder import BranchFeatures, DbbdEncoder
 from dbbd_cli.model.dbbd.loss import (
     DbbdLoss,
@@ -38,6 +39,9 @@ class DbbdPretraining(nn.Module):
         negatives: `batch`: all other rows of a batch are negatives; `scene`: only those of the same scene.
         momentum: share that an exponential moving average of the network, the teacher, keeps in each training pass; the
             keys then come from it, without gradient. 0: no teacher.
+        description_weight: weight of the description loss; 0: there is none, and no heads for it.
+        description_groups: numbers of features that are described, group by group; see `DescriptionLoss`.
+        num_levels: levels of the trees, at most.
     """
 
     def __init__(
@@ -65,6 +69,9 @@ class DbbdPretraining(nn.Module):
         level_weights: Sequence[float] = (1.0,),
         relative_to_chance: bool = False,
         momentum: float = 0.0,
+        description_weight: float = 0.0,
+        description_groups: Sequence[int] = (),
+        num_levels: int = 5,
         gradient_checkpointing: bool = False,
     ) -> None:
         super().__init__()
@@ -99,6 +106,10 @@ class DbbdPretraining(nn.Module):
             relative_to_chance=relative_to_chance,
         )
         self.teacher = Teacher(self.encoder, self.loss) if momentum else None
+        self.description_weight = description_weight
+        self.description: DescriptionLoss | None = None
+        if description_weight:
+            self.description = DescriptionLoss(input_dim=output_dim, groups=description_groups, num_levels=num_levels)
 
     def forward(
         self,
@@ -109,6 +120,7 @@ class DbbdPretraining(nn.Module):
         regions: RegionBatch,
         second: PartialView | None = None,
         local: Sequence[LocalView] = (),
+        described: Described | None = None,
     ) -> StepOutput:
         """The loss of two views, `coord` `(N, 3)` and `feat` `(N, C)`, of the scenes of a batch.
 
@@ -123,8 +135,9 @@ class DbbdPretraining(nn.Module):
             regions: the trees of view 1.
             second: the trees of view 2, if they differ.
             local: further views for L2G, each of which is compared with view 1.
+            described: what the features of the two views are to describe, if there is a description loss.
         """
-        top_down, bottom_up, losses = self.compare(coord1, feat1, coord2, feat2, regions, second, local)
+        top_down, bottom_up, losses = self.compare(coord1, feat1, coord2, feat2, regions, second, local, described)
         # In half precision, a collapse would be hidden by rounding.
         with torch.no_grad(), torch.autocast(losses.total.device.type, enabled=False):
             values = _metrics(losses, top_down, bottom_up)
@@ -147,6 +160,7 @@ class DbbdPretraining(nn.Module):
         regions: RegionBatch,
         second: PartialView | None = None,
         local: Sequence[LocalView] = (),
+        described: Described | None = None,
     ) -> tuple[BranchFeatures, BranchFeatures, DbbdLosses]:
         """The features of both branches, G2L on view 1 and L2G on view 2, where they are compared, and all losses.
 
@@ -160,9 +174,13 @@ class DbbdPretraining(nn.Module):
         found, picked = [], 0
         for number, (coord, feat, view) in enumerate([(coord2, feat2, second), *local]):
             trees = regions if view is None else view.regions
-            needs_up = self.teacher is None or self.symmetric or number > 0
+            is_query = self.teacher is None or self.symmetric or number > 0
+            needs_up = is_query or self.description is not None
             inputs = (coord, feat, trees)
             up = self._branch(DbbdEncoder.local_to_global, inputs, student=needs_up, teacher=number == 0)
+            if number == 0:
+                views = (down.student, up.student), (regions, trees)
+            up = up if is_query else replace(up, student=None)
             points = slice(picked, picked + len(trees.point))
             picked = points.stop
             if view is None:
@@ -176,7 +194,26 @@ class DbbdPretraining(nn.Module):
         if local:
             totals = torch.stack([part[2].total for part in found])
             losses = replace(losses, total=totals.mean(), local=totals[1:].mean())
+        if self.description is not None:
+            losses = self._with_description(losses, *views, described)
         return one.features, two.features, losses
+
+    def _with_description(
+        self,
+        losses: DbbdLosses,
+        branches: tuple[BranchFeatures | None, BranchFeatures | None],
+        trees: tuple[RegionBatch, RegionBatch],
+        described: Described | None,
+    ) -> DbbdLosses:
+        """The losses with that of the description of both views."""
+        down, up = branches
+        assert self.description is not None
+        assert down is not None
+        assert up is not None
+        if described is None:
+            raise ValueError("the description loss needs the features to describe")
+        loss = self.description(down, up, trees, described)
+        return replace(losses, total=losses.total + self.description_weight * loss, description=loss)
 
     def _branch(
         self, run: _Run, inputs: tuple[torch.Tensor, torch.Tensor, RegionBatch], *, student: bool, teacher: bool
@@ -270,6 +307,8 @@ def _metrics(
     }
     if losses.local is not None:
         values["local_loss"] = losses.local.detach()
+    if losses.description is not None:
+        values["description_loss"] = losses.description.detach()
     for number, level in losses.levels.items():
         values[f"loss_level_{number}"] = level.loss.detach()
         values[f"chance_level_{number}"] = level.chance

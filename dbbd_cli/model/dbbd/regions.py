@@ -124,6 +124,15 @@ class RegionBatch:
         leaves = replace(self.leaves, picked=none)
         return replace(self, levels=levels, leaves=leaves, point=none, point_order=none)
 
+    def without_inner_points(self) -> RegionBatch:
+        """The same trees, of which only the leaves list their points and none are picked."""
+        none = self.point[:0]
+        trees = self.without_picked()
+        levels = tuple(
+            replace(level, points=replace(level.points, index=none, segment=none, start=none)) for level in trees.levels
+        )
+        return replace(trees, levels=levels)
+
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> RegionBatch:
         """The batch on a device."""
         if torch.device(device) == self.point.device:
@@ -174,6 +183,29 @@ class PartialView:
         return _packed(self, torch.Tensor.pin_memory)
 
 
+@dataclass(frozen=True)
+class WholeRegions:
+    """All regions of a batch, with the points that the views do not have.
+
+    Attributes:
+        regions: the regions; only leaves list their points, and none are picked.
+        rows: for each view and level of the view, `(R,)` the rows of its regions in `regions`.
+    """
+
+    regions: RegionBatch
+    rows: tuple[tuple[torch.Tensor, ...], ...]
+
+    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> WholeRegions:
+        """The regions on a device."""
+        if torch.device(device) == self.regions.point.device:
+            return self
+        return _packed(self, lambda buffer: buffer.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> WholeRegions:
+        """The regions in page-locked memory."""
+        return _packed(self, torch.Tensor.pin_memory)
+
+
 def build_regions(
     trees: Sequence[FlatTree], num_points: Sequence[int], *, point_index: np.ndarray | None = None
 ) -> RegionBatch:
@@ -215,6 +247,25 @@ def build_partial_views(
         for (part, present), point in zip(left[1:], points, strict=True)
     ]
     return _packed(first, lambda buffer: buffer), tuple(_packed(view, lambda buffer: buffer) for view in views)
+
+
+def build_whole_regions(
+    trees: Sequence[FlatTree], num_points: Sequence[int], keep: Sequence[np.ndarray]
+) -> WholeRegions:
+    """Join the trees of the scenes of a batch, and find the regions of views that have only some of the points.
+
+    Args:
+        trees: as for `build_partial_views`.
+        num_points: points of each scene.
+        keep: for each view, `(N,)` bool: the points that it has.
+    """
+    nodes = _join(trees, _starts(num_points))
+    every = np.ones(len(nodes.parent), dtype=bool)
+    rows = tuple(
+        tuple(level.first for level in _shared(nodes, every, _restricted(nodes, mask)[1], len(trees))) for mask in keep
+    )
+    regions = _regions(nodes, num_points, np.zeros(0, dtype=np.int64)).without_inner_points()
+    return _packed(WholeRegions(regions, rows), lambda buffer: buffer)
 
 
 def _regions(nodes: _Nodes, num_points: Sequence[int], point: np.ndarray) -> RegionBatch:

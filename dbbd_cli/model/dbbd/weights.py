@@ -15,12 +15,15 @@ from dbbd_cli.model.dbbd.encoder import DbbdEncoder
 from dbbd_cli.model.dbbd.pretraining import DbbdPretraining
 from dbbd_cli.model.weights import check_finite, load_tensors, mismatches
 
+_DESCRIPTION = "description."
+"""Prefix of what belongs to the description loss."""
+
 
 def load_weights(module: DbbdPretraining, path: Path) -> None:
     """Load network and projection heads from a checkpoint of either implementation, or from a bare state dict.
 
     A teacher in the file is left out, and one of the network begins with the same weights. Prototypes are loaded only
-    if there are as many in the file.
+    if there are as many in the file, and what belongs to the description loss only if it describes as much.
 
     Raises:
         CheckpointError: the file is missing, unsafe, not finite, or has other keys or shapes.
@@ -36,6 +39,11 @@ def load_weights(module: DbbdPretraining, path: Path) -> None:
         if name not in state or name not in own or state[name].shape != own[name].shape:
             state.pop(name, None)
             own.pop(name, None)
+    parts = [{name: value for name, value in one.items() if name.startswith(_DESCRIPTION)} for one in (state, own)]
+    if mismatches(*parts):
+        state, own = (
+            {name: value for name, value in one.items() if not name.startswith(_DESCRIPTION)} for one in (state, own)
+        )
     if problems := mismatches(state, own):
         sizes = sizes_of(state) or {}
         suggestion = ", ".join(f"{name} {value}" for name, value in sizes.items() if name != "feature_dim")

@@ -9,7 +9,13 @@ import numpy as np
 
 from dbbd_cli.data.scenes.cache import PreparedScene
 from dbbd_cli.data.scenes.cuts import Cuts, kept_points
-from dbbd_cli.model.dbbd.regions import PartialView, RegionBatch, build_partial_views
+from dbbd_cli.model.dbbd.regions import (
+    PartialView,
+    RegionBatch,
+    WholeRegions,
+    build_partial_views,
+    build_whole_regions,
+)
 from dbbd_cli.tasks.scene_batches import SceneDataset, sample_points
 
 
@@ -21,16 +27,18 @@ class CutDataset(SceneDataset):
 
     Args:
         cuts: what the views lose.
+        with_whole: whether batches have the whole regions too.
         arguments: those of `SceneDataset`.
     """
 
-    def __init__(self, *arguments: Any, cuts: Cuts, **options: Any) -> None:
+    def __init__(self, *arguments: Any, cuts: Cuts, with_whole: bool = False, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self.cuts = cuts
+        self.with_whole = with_whole
 
     def _regions(
         self, scenes: Sequence[PreparedScene], epoch: int, samples: np.ndarray
-    ) -> tuple[RegionBatch, tuple[PartialView, ...]]:
+    ) -> tuple[RegionBatch, tuple[PartialView, ...], WholeRegions | None]:
         parts = [
             kept_points(scene.coord, scene.tree, self.cuts, seed=self.seed, epoch=epoch, sample=int(sample))
             for scene, sample in zip(scenes, samples, strict=True)
@@ -38,7 +46,8 @@ class CutDataset(SceneDataset):
         keep = [np.concatenate(masks) for masks in zip(*parts, strict=True)]
         trees, sizes = [scene.tree for scene in scenes], [scene.num_points for scene in scenes]
         points = [self._common(sizes, keep[0] & other, epoch, samples) for other in keep[1:]]
-        return build_partial_views(trees, sizes, keep, points)
+        whole = build_whole_regions(trees, sizes, keep[:2]) if self.with_whole else None
+        return *build_partial_views(trees, sizes, keep, points), whole
 
     def _common(self, sizes: Sequence[int], common: np.ndarray, epoch: int, samples: np.ndarray) -> np.ndarray:
         """The numbers of the points to compare, sampled from those that two views have in `common` `(N,)`."""

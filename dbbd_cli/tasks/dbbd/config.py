@@ -126,6 +126,12 @@ class ContrastConfig(Section):
     )
     region_weight: NotNegative = Field(1.0, description="weight of the mean loss over the levels of the tree")
     point_weight: NotNegative = Field(0.5, description="weight of the loss over points")
+    description_weight: NotNegative = Field(
+        0.0,
+        description="weight of the description loss: how well linear heads on the features of points and regions "
+        "predict their data.features (of normals |z|) without augmentation, of regions the mean over all points; "
+        "0: none",
+    )
     point_samples: Annotated[int, Field(ge=2, le=65_536)] = Field(
         4096, description="number of points compared per batch"
     )
@@ -150,8 +156,8 @@ class ContrastConfig(Section):
 
     @model_validator(mode="after")
     def _check_weights(self) -> ContrastConfig:
-        if self.region_weight == 0.0 and self.point_weight == 0.0:
-            raise rule_error("region_weight", "greater than 0, because point_weight is 0")
+        if self.region_weight == self.point_weight == self.description_weight == 0.0:
+            raise rule_error("region_weight", "greater than 0, because point_weight is 0, and description_weight too")
         if self.kind == "prototypes" and not self.momentum:
             raise rule_error("momentum", "greater than 0, because kind is prototypes")
         if self.kind == "prototypes" and self.negatives == "scene":
@@ -174,7 +180,7 @@ class DbbdTrainingConfig(TrainingConfig):
 class DbbdCheckpointConfig(CheckpointConfig):
     """When the state of a run is saved, and which epoch is best."""
 
-    metric: Literal["loss", "region_loss", "point_loss", "region_top1", "point_top1"] = Field(
+    metric: Literal["loss", "region_loss", "point_loss", "description_loss", "region_top1", "point_top1"] = Field(
         "loss",
         description="validation metric that decides which epoch is best (the first on ties): the lowest loss, or the "
         "highest top-1 accuracy of points or regions (mean over the levels of the tree); early stopping uses it too, "
@@ -251,6 +257,12 @@ class DbbdConfig(TaskConfig):
             for key, value in settings.items()
             if getattr(getattr(self, name), key) == value
         )
+
+    @model_validator(mode="after")
+    def _check_metric(self) -> DbbdConfig:
+        if self.checkpoint.metric == "description_loss" and not self.loss.description_weight:
+            raise rule_error("checkpoint.metric", "another metric, because loss.description_weight is 0")
+        return self
 
     @model_validator(mode="after")
     def _check_prediction(self) -> DbbdConfig:

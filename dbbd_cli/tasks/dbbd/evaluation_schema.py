@@ -126,6 +126,7 @@ class DbbdEvaluation(Evaluation):
     num_points: Count | None = None
     region_loss: Number | None = None
     point_loss: Number | None = None
+    description_loss: Number | None = None
     alignment: Number | None = None
     uniformity: Number | None = None
     feature_std: Number | None = None

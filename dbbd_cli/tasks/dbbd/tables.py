@@ -9,7 +9,9 @@ from dbbd_cli.core.text import capitalized, counted
 from dbbd_cli.report.tables import Note, Section, Table, Values, efficiency, measured, ranked
 from dbbd_cli.report.text import count, number, percent, share, words
 
-_METRICS = ("loss", "region_loss", "point_loss", "alignment", "uniformity", "feature_std", "effective_rank")
+_METRICS = (
+    "loss", "region_loss", "point_loss", "description_loss", "alignment", "uniformity", "feature_std", "effective_rank"
+)  # fmt: skip
 _SHORT_NAMES = {"random forest": "forest"}
 _TARGETS = {"height": "Height", "normal": "Normal, |z|", "position": "Position, x and y"}
 _SCORES = ("miou", "mean_accuracy", "overall_accuracy")

@@ -16,14 +16,16 @@ from dbbd_cli.core.progress import Progress
 from dbbd_cli.data.manifest import Manifest
 from dbbd_cli.data.random_numbers import FEATURE_DROPOUT, FEATURE_NOISE, uniform
 from dbbd_cli.data.scenes.cuts import Cuts
-from dbbd_cli.data.scenes.views import make_views, point_noise
+from dbbd_cli.data.scenes.geometry import GEOMETRY_GROUPS
+from dbbd_cli.data.scenes.views import View, make_views, point_noise
+from dbbd_cli.model.dbbd.description import Described
 from dbbd_cli.model.dbbd.pretraining import DbbdPretraining
 from dbbd_cli.model.dbbd.weights import load_weights
 from dbbd_cli.tasks.dbbd.batches import CutDataset
 from dbbd_cli.tasks.dbbd.config import PROGRESS_METRICS, DbbdConfig
 from dbbd_cli.tasks.scene_batches import PointBatch, SceneDataset
 from dbbd_cli.tasks.scene_config import num_channels
-from dbbd_cli.tasks.scene_workload import SceneWorkload, on_device
+from dbbd_cli.tasks.scene_workload import SceneWorkload, evenly_spaced, on_device
 
 MIN_FEATURE_STD = 0.1
 MIN_EFFECTIVE_RANK = 2.0
@@ -37,7 +39,8 @@ class DbbdWorkload(SceneWorkload):
         config: the resolved configuration.
         manifest: the scenes and their splits.
         splits: splits that need loaders.
-        pretrained: whether to load `model.weights`; a checkpoint replaces them anyway.
+        pretrained: whether to load `model.weights`, and to fit the description loss to the training split; a checkpoint
+            replaces both.
         pin_memory: whether to put batches into page-locked memory.
         progress: shows scenes that are being prepared.
 
@@ -67,6 +70,22 @@ class DbbdWorkload(SceneWorkload):
         for split in splits:
             self.prepare(split, progress)
             self.add_loader(split, self._dataset(split), batch_size=config.training.batch_size, pin_memory=pin_memory)
+            if split == "train" and pretrained and self.module.description is not None:
+                self.module.description.fit(self._fitted_features())
+
+    def _fitted_features(self) -> torch.Tensor:
+        """Described features of training points, `(N, C)`, to which the description loss is fitted."""
+        scenes = self.single_scenes("train", step=self.fitting_step)
+        return torch.cat([evenly_spaced(self.described_features(scene)) for scene in scenes])
+
+    def described_features(self, batch: PointBatch) -> torch.Tensor:
+        """What the description loss describes, `(N, C)`: the features, but of normals only |z|, which no view changes."""
+        view = View(batch.coord, batch.normal)
+        parts = [
+            batch.normal[:, 2:].abs() if name == "normals" else self.features([name], view, batch)
+            for name in self.config.data.features
+        ]
+        return torch.cat(parts, dim=1)
 
     def _dataset(self, split: str) -> SceneDataset:
         """The scenes of a split, cut for the views if they lose points."""
@@ -83,13 +102,15 @@ class DbbdWorkload(SceneWorkload):
             with_color=whole.with_color,
             seed=whole.seed,
             cuts=cuts,
+            with_whole=self.module.description is not None,
         )
 
     def to_device(self, batch: PointBatch, device: torch.device, *, train: bool) -> tuple[Any, ...]:
         """Make the arguments of the module: coordinates `(N, 3)` and features `(N, C)` of both views, and the regions.
 
-        If the views lose points, the regions of the second one and the local views follow. Validation has random views
-        too, but fixed ones, so that its loss is comparable and reproducible.
+        If the views lose points, the regions of the second one and the local views follow; then what the description
+        loss describes, if there is one. Validation has random views too, but fixed ones, so that its loss is comparable
+        and reproducible.
         """
         data = self.config.data
         batch = on_device(batch, device)
@@ -111,10 +132,12 @@ class DbbdWorkload(SceneWorkload):
         if settings.feature_noise or settings.feature_dropout:
             features = self._distorted(features, batch)
         first, second, *local = ((view.coord, feature) for view, feature in zip(views, features, strict=True))
-        if not batch.partial:
-            return *first, *second, batch.regions
         pieces = [(*each, view) for each, view in zip(local, batch.partial[1:], strict=True)]
-        return *first, *second, batch.regions, batch.partial[0], pieces
+        arguments = (*first, *second, batch.regions)
+        further = (batch.partial[0] if batch.partial else None, pieces)
+        if self.module.description is not None:
+            return *arguments, *further, Described(self.described_features(batch), batch.whole)
+        return (*arguments, *further) if batch.partial else arguments
 
     def _distorted(self, features: Sequence[torch.Tensor], batch: PointBatch) -> list[torch.Tensor]:
         """The features `(N, C)` of each view with noise, and without the channels that are dropped."""
@@ -169,6 +192,17 @@ class DbbdWorkload(SceneWorkload):
         return f"DBBD, {model.aggregation} aggregation, {model.pooling} pooling"
 
 
+def _description_groups(features: Sequence[str]) -> list[int]:
+    """How many channels of `described_features` each group of alike features has."""
+    groups: list[int] = []
+    for name in features:
+        if name == "geometry":
+            groups += GEOMETRY_GROUPS.values()
+        else:
+            groups.append(1 if name == "normals" else num_channels([name]))
+    return groups
+
+
 def make_network(config: DbbdConfig) -> DbbdPretraining:
     """Make the network with random weights."""
     model, loss = config.model, config.loss
@@ -197,4 +231,7 @@ def make_network(config: DbbdConfig) -> DbbdPretraining:
         relative_to_chance=loss.relative_to_chance,
         # It moves in each batch: in all batches of a step together by `momentum`.
         momentum=loss.momentum ** (1.0 / config.training.accumulate_batches),
+        description_weight=loss.description_weight,
+        description_groups=_description_groups(config.data.features),
+        num_levels=config.data.max_depth + 1,
     )

@@ -25,14 +25,10 @@ from dbbd_cli.model.forest import Forest
 from dbbd_cli.model.linear_probe import scores_of_counts
 from dbbd_cli.tasks.scene_batches import PointBatch
 from dbbd_cli.tasks.scene_config import num_channels
-from dbbd_cli.tasks.scene_workload import SceneWorkload, on_device
+from dbbd_cli.tasks.scene_workload import SceneWorkload, evenly_spaced, on_device
 from dbbd_cli.tasks.segmentation.augmentation import augment
 from dbbd_cli.tasks.segmentation.batches import LabeledDataset
 from dbbd_cli.tasks.segmentation.config import PROGRESS_METRICS, SegmentationConfig
-
-_FITTED_SCENES = 100
-_FITTED_POINTS_PER_SCENE = 3000
-"""Training scenes and points, evenly spaced, to which pieces and forest are fitted."""
 
 
 class SegmentationWorkload(SceneWorkload):
@@ -96,11 +92,9 @@ class SegmentationWorkload(SceneWorkload):
                 classes = self.classes(torch.from_numpy(np.array(scene.segment)))
                 counts += torch.bincount(classes[classes != IGNORED], minlength=len(self.labels))
         features, targets = [], []
-        step = -(-len(self.manifest.of("train")) // _FITTED_SCENES)
-        for values, target in self.labeled_points("train", step=step):
-            chosen = slice(None, None, max(1, len(values) // _FITTED_POINTS_PER_SCENE))
-            features.append(values[chosen])
-            targets.append(target[chosen])
+        for values, target in self.labeled_points("train", step=self.fitting_step):
+            features.append(evenly_spaced(values))
+            targets.append(evenly_spaced(target))
         self.module.fit(
             torch.cat(features),
             torch.cat(targets),

@@ -1,0 +1,180 @@
+"""The description loss: features predict hand-made features of what a view shows.
+
+After Wei et al., "Masked Feature Prediction for Self-Supervised Visual Pre-Training" (2022), where descriptors of
+hidden parts of pictures are predicted. Here, the features of a point are encoded piecewise linearly, and a region is
+described by the mean code of all its points, those that the view lost included.
+
+Legend: N points, S picked points, R regions of a level, L levels, C features of a point, P pieces of a feature, D
+channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from dbbd_cli.model.dbbd.encoder import BranchFeatures
+from dbbd_cli.model.dbbd.layers import full_precision
+from dbbd_cli.model.dbbd.regions import RegionBatch, WholeRegions
+from dbbd_cli.model.dbbd.segment_ops import segment_sum
+from dbbd_cli.model.numeric_pieces import encode_pieces, fit_pieces
+
+_NUM_PIECES = 8
+_MIN_DEVIATION = 0.05
+"""Pieces that hardly vary are not magnified beyond this."""
+_POINT_PART = 2.0
+"""Weight of the codes of points themselves; each level of each branch, and the surroundings, have 1."""
+_CHUNK = 1 << 15
+"""Points whose codes are in memory at once."""
+
+
+@dataclass(frozen=True)
+class Described:
+    """What the features of the two views are to describe.
+
+    Attributes:
+        features: `(N, C)` of the points without any augmentation.
+        whole: the regions with all their points; None: the views have all points.
+    """
+
+    features: torch.Tensor
+    whole: WholeRegions | None = None
+
+
+def region_means(
+    features: torch.Tensor, regions: RegionBatch, encode: Callable[[torch.Tensor], torch.Tensor]
+) -> list[torch.Tensor]:
+    """The mean code `(R, D)` of the points of each region, for each level from the root down.
+
+    Args:
+        features: `(N, C)`.
+        regions: the trees, whose leaves contain every point once.
+        encode: returns the codes `(n, D)` of features `(n, C)`.
+    """
+    index, segment = regions.leaves.index, regions.leaves.segment
+    leaves: torch.Tensor | None = None
+    for first in range(0, len(index), _CHUNK):
+        rows = slice(first, first + _CHUNK)
+        # With the number of points as the last column.
+        codes = F.pad(encode(features.index_select(0, index[rows])), (0, 1), value=1.0)
+        leaves = codes.new_zeros(len(regions.leaves.start), codes.shape[1]) if leaves is None else leaves
+        leaves.index_add_(0, segment[rows], codes)
+    assert leaves is not None, "every scene has points"
+    sums: list[torch.Tensor] = []
+    for level, below in zip(reversed(regions.levels), [None, *reversed(regions.levels[1:])], strict=True):
+        own = leaves[level.leaves[0] : level.leaves[1]]
+        if below is not None:
+            joined = segment_sum(sums[-1], below.family, len(below.family_start))
+            own = torch.cat([own, joined]).index_select(0, level.assemble)
+        sums.append(own)
+    return [level[:, :-1] / level[:, -1:] for level in reversed(sums)]
+
+
+class DescriptionLoss(nn.Module):
+    """Linear heads on normalized features, and the error of what they predict.
+
+    The targets are standardized codes: of a region, the mean over its points; of a point, its own, and in the branch
+    G2L also those of the regions below the root that contain it.
+
+    Args:
+        input_dim: D of regions and points.
+        groups: number of features of each group, C in all. Groups count equally, however many features they have.
+        num_levels: L.
+    """
+
+    lower: torch.Tensor
+    width: torch.Tensor
+    mean: torch.Tensor
+    deviation: torch.Tensor
+    share: torch.Tensor
+
+    def __init__(self, *, input_dim: int, groups: Sequence[int], num_levels: int) -> None:
+        super().__init__()
+        self.num_levels = num_levels
+        codes = sum(groups) * _NUM_PIECES
+        self.register_buffer("lower", torch.zeros(sum(groups), _NUM_PIECES))
+        self.register_buffer("width", torch.ones(sum(groups), _NUM_PIECES))
+        self.register_buffer("mean", torch.zeros(codes))
+        self.register_buffer("deviation", torch.ones(codes))
+        share = [1.0 / (len(groups) * size * _NUM_PIECES) for size in groups for _ in range(size * _NUM_PIECES)]
+        self.register_buffer("share", torch.tensor(share), persistent=False)
+        self.region_heads = nn.ModuleList(nn.Linear(input_dim, codes) for _ in range(2 * num_levels))
+        self.point_heads = nn.ModuleList(nn.Linear(input_dim, codes) for _ in range(2))
+        self.surroundings_head = nn.Linear(input_dim, (num_levels - 1) * codes)
+
+    def fit(self, features: torch.Tensor) -> None:
+        """Set the pieces, and mean and deviation of the codes, from features of training points, `(N, C)`."""
+        self.lower, self.width = fit_pieces(features, _NUM_PIECES)
+        total = squares = torch.zeros(len(self.mean), dtype=torch.float64)
+        for chunk in features.split(_CHUNK):
+            codes = self._codes(chunk).double()
+            total, squares = total + codes.sum(0), squares + codes.square().sum(0)
+        mean = total / len(features)
+        deviation = (squares / len(features) - mean.square()).clamp(min=_MIN_DEVIATION**2).sqrt()
+        self.mean, self.deviation = mean.float(), deviation.float()
+
+    def forward(
+        self, down: BranchFeatures, up: BranchFeatures, trees: Sequence[RegionBatch], described: Described
+    ) -> torch.Tensor:
+        """The weighted mean of the squared errors of all levels and of the points, of both branches.
+
+        Args:
+            down: the features of G2L on view 1.
+            up: the features of L2G on view 2.
+            trees: the regions of each of the two views.
+            described: what they are to describe.
+        """
+        whole = described.whole
+        with torch.no_grad(), torch.autocast(described.features.device.type, enabled=False):
+            regions = trees[0] if whole is None else whole.regions
+            means = region_means(described.features, regions, self._codes)
+            targets = [self._standardized(level) for level in means]
+            points = [self._standardized(self._codes(described.features[view.point])) for view in trees]
+        errors, weights = [], []
+        for branch, features in enumerate((down, up)):
+            for number, rows in enumerate(features.regions):
+                head = self.region_heads[branch * self.num_levels + number]
+                target = targets[number]
+                target = target if whole is None else target.index_select(0, whole.rows[branch][number])
+                errors.append(self._errors(head(_normalized(rows)), target).mean())
+                weights.append(1.0)
+            head = self.point_heads[branch]
+            errors.append(self._errors(head(_normalized(features.points)), points[branch]).mean())
+            weights.append(_POINT_PART)
+        if len(trees[0].levels) > 1:
+            errors.append(self._surroundings_error(down.points, trees[0], targets, whole))
+            weights.append(1.0)
+        total = sum(weights)
+        return torch.stack([error * (weight / total) for error, weight in zip(errors, weights, strict=True)]).sum()
+
+    def _surroundings_error(
+        self, points: torch.Tensor, regions: RegionBatch, targets: Sequence[torch.Tensor], whole: WholeRegions | None
+    ) -> torch.Tensor:
+        """The mean error of the codes of the regions that contain the picked points, from their features `(S, D)`."""
+        predicted = self.surroundings_head(_normalized(points)).unflatten(1, (self.num_levels - 1, -1))
+        total = count = predicted.new_zeros((), dtype=self.share.dtype)
+        for number, row in enumerate(regions.rows_of_points()[1:], start=1):
+            exists, row = row >= 0, row.clamp(min=0)
+            row = row if whole is None else whole.rows[0][number].index_select(0, row)
+            errors = self._errors(predicted[:, number - 1], targets[number].index_select(0, row))
+            total, count = total + (errors * exists).sum(), count + exists.sum()
+        return total / count.clamp(min=1)
+
+    def _codes(self, features: torch.Tensor) -> torch.Tensor:
+        """`(n, C * P)` of features `(n, C)`."""
+        return encode_pieces(features, self.lower, self.width).flatten(1)
+
+    def _standardized(self, codes: torch.Tensor) -> torch.Tensor:
+        return (codes - self.mean) / self.deviation
+
+    def _errors(self, predicted: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        """The squared error of each row, `(n,)`, averaged within groups, then over groups."""
+        return ((full_precision(predicted) - target).square() * self.share).sum(1)
+
+
+def _normalized(x: torch.Tensor) -> torch.Tensor:
+    return F.layer_norm(x, x.shape[1:])
