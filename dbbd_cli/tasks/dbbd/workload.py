@@ -79,7 +79,7 @@ class DbbdWorkload(SceneWorkload):
         return torch.cat([evenly_spaced(self.described_features(scene)) for scene in scenes])
 
     def described_features(self, batch: PointBatch) -> torch.Tensor:
-        """What the description loss describes, `(N, C)`: the features, but of normals only |z|, which no view changes."""
+        """What the description loss describes, `(N, C)`: the features, of normals only |z|, which no view changes."""
         view = View(batch.coord, batch.normal)
         parts = [
             batch.normal[:, 2:].abs() if name == "normals" else self.features([name], view, batch)
