@@ -112,7 +112,8 @@ def test_keys_are_those_of_the_task_that_the_line_names(folder: Path) -> None:
 
 def test_the_values_of_a_key_are_those_of_the_task() -> None:
     assert values(setting_of("dbbd", "checkpoint.metric=")) == [
-        f"checkpoint.metric={name}" for name in ("loss", "region_loss", "point_loss", "region_top1", "point_top1")
+        f"checkpoint.metric={name}"
+        for name in ("loss", "region_loss", "point_loss", "description_loss", "region_top1", "point_top1")
     ]
     assert "checkpoint.metric=f1" in values(setting_of("image_classification", "checkpoint.metric="))
 

@@ -288,7 +288,7 @@ def test_a_folder_of_scenes_implies_its_source() -> None:
     ("task", "known"),
     [
         ("image_classification", "'loss', 'accuracy' or 'f1'"),
-        ("dbbd", "'loss', 'region_loss', 'point_loss', 'region_top1' or 'point_top1'"),
+        ("dbbd", "'loss', 'region_loss', 'point_loss', 'description_loss', 'region_top1' or 'point_top1'"),
     ],
 )
 def test_an_unknown_metric_lists_those_of_the_task(task: str, known: str) -> None:

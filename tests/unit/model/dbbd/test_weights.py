@@ -62,6 +62,24 @@ def test_weights_of_a_teacher_are_left_out_and_a_new_teacher_begins_as_the_netwo
     assert all(torch.equal(value, source.encoder.state_dict()[name]) for name, value in encoder.state_dict().items())
 
 
+def test_heads_of_the_description_loss_are_loaded_if_they_describe_as_much(tmp_path: Path) -> None:
+    def made(*groups: int) -> DbbdPretraining:
+        return tiny(description_weight=1.0, description_groups=groups)
+
+    source = made(2, 1)
+    torch.save({"module": source.state_dict()}, tmp_path / "ckpt.pth")
+    for target, alike in ((made(2, 1), True), (made(3), True), (made(4), False), (tiny(), False)):
+        load_weights(target, tmp_path / "ckpt.pth")
+        assert torch.equal(
+            target.loss.region_projection.layers[3].weight, source.loss.region_projection.layers[3].weight
+        )
+        if target.description is not None and source.description is not None:
+            heads = [module.point_heads[0].weight for module in (target.description, source.description)]
+            assert torch.equal(*heads) == alike
+    torch.save({"module": tiny().state_dict()}, tmp_path / "ckpt.pth")
+    load_weights(source, tmp_path / "ckpt.pth")
+
+
 def test_prototypes_are_loaded_if_there_are_as_many(tmp_path: Path) -> None:
     def made(number: int) -> DbbdPretraining:
         return tiny(momentum=0.5, kind="prototypes", num_prototypes=number)

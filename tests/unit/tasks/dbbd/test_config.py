@@ -134,6 +134,9 @@ def test_rules_across_settings() -> None:
     assert "no pretrained weights to download" in problem(model={"weights": "default"})
     assert "at most learning_rate" in problem(training={"learning_rate": 1e-6})
     assert checked(loss={"region_weight": 0}).loss.point_weight == 0.5
+    alone = {"region_weight": 0, "point_weight": 0, "description_weight": 1}
+    assert checked(loss=alone, checkpoint={"metric": "description_loss"}).loss.description_weight == 1.0
+    assert "another metric, because loss.description_weight is 0" in problem(checkpoint={"metric": "description_loss"})
     assert checked(data={"source": "folder"}).data.path is None  # required only when scenes are needed
 
 

@@ -121,6 +121,16 @@ def test_levels_are_in_order_and_a_deep_tree_shows_the_first() -> None:
     render(figure, "png")
 
 
+def test_a_description_loss_is_shown_with_the_others() -> None:
+    runs = [run_of("a"), run_of("b")]
+    for run in runs:
+        for row in run.epochs:
+            for split in ("train", "val"):
+                row[split]["description_loss"] = 0.5
+    assert panel_legend(history_figure(runs[:1]).axes[1]) == ["regions", "points", "description"]
+    assert "Description loss" in titles(history_figure(runs))
+
+
 def test_several_runs_have_a_color_each() -> None:
     figure = history_figure([run_of("a"), run_of("b", levels=(1,))])
     assert titles(figure) == SEVERAL
