@@ -231,11 +231,14 @@ class DbbdPretraining(nn.Module):
         Each branch of the network that was computed is a query, if there is a key for it.
         """
         within = self.negatives == "scene"
-        return self.loss(
-            self._pairs(down, up),
-            region_groups=[offset.diff().tolist() for offset in offsets] if within else None,
-            point_groups=_points_of_scenes(regions) if within else None,
-        )
+        # If only the description is learned, these are only logged: their gradient would be a third of the step.
+        is_learned = self.loss.region_weight > 0 or self.loss.point_weight > 0
+        with torch.set_grad_enabled(is_learned and torch.is_grad_enabled()):
+            return self.loss(
+                self._pairs(down, up),
+                region_groups=[offset.diff().tolist() for offset in offsets] if within else None,
+                point_groups=_points_of_scenes(regions) if within else None,
+            )
 
     def _pairs(self, down: _Branch, up: _Branch) -> list[tuple[Projected, Projected]]:
         """The pairs of queries and keys."""

@@ -68,8 +68,9 @@ def test_pieces_are_fitted_to_the_training_scenes(tiny_point_config: Make) -> No
     assert np.allclose(description.lower[0], np.quantile(heights, np.arange(8) / 8), atol=1e-5)
 
 
-def test_a_resumed_run_is_the_uninterrupted_one(tiny_point_config: Make) -> None:
-    settings = {**ON, "training.epochs": 3, "checkpoint.metric": "description_loss"}
+@pytest.mark.parametrize("changes", [{}, {"loss.region_weight": 0, "loss.point_weight": 0, "loss.momentum": 0.9}])
+def test_a_resumed_run_is_the_uninterrupted_one(tiny_point_config: Make, changes: dict[str, Any]) -> None:
+    settings = {**ON, "training.epochs": 3, "checkpoint.metric": "description_loss", **changes}
     whole = train(tiny_point_config(**settings)).run
     with pytest.raises(StoppedError):
         train(tiny_point_config(**settings, run__name="stopped"), progress=StopsBefore(2))
@@ -82,6 +83,7 @@ def test_a_resumed_run_is_the_uninterrupted_one(tiny_point_config: Make) -> None
     epochs = [row for row in rows if row.get("kind") == "epoch"]
     assert all(row[split]["description_loss"] > 0 for row in epochs for split in ("train", "val"))
     assert epochs[-1]["train"]["description_loss"] < epochs[0]["train"]["description_loss"]
+    assert all(row[split]["region_loss"] > 0 for row in epochs for split in ("train", "val"))
 
 
 def test_a_run_is_evaluated_and_its_weights_start_others(tiny_point_config: Make) -> None:
