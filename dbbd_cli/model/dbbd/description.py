@@ -10,7 +10,7 @@ channels.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -19,17 +19,16 @@ from torch.nn import functional as F
 
 from dbbd_cli.model.dbbd.encoder import BranchFeatures
 from dbbd_cli.model.dbbd.layers import full_precision
-from dbbd_cli.model.dbbd.regions import RegionBatch, WholeRegions
-from dbbd_cli.model.dbbd.segment_ops import segment_sum
+from dbbd_cli.model.dbbd.regions import RegionBatch, WholeRegions, region_means
 from dbbd_cli.model.numeric_pieces import encode_pieces, fit_pieces
 
 _NUM_PIECES = 8
 _MIN_DEVIATION = 0.05
 """Pieces that hardly vary are not magnified beyond this."""
+_CHUNK = 1 << 15
+"""Points that are encoded at once."""
 _POINT_PART = 2.0
 """Weight of the codes of points themselves; each level of each branch, and the surroundings, have 1."""
-_CHUNK = 1 << 15
-"""Points whose codes are in memory at once."""
 
 
 @dataclass(frozen=True)
@@ -43,35 +42,6 @@ class Described:
 
     features: torch.Tensor
     whole: WholeRegions | None = None
-
-
-def region_means(
-    features: torch.Tensor, regions: RegionBatch, encode: Callable[[torch.Tensor], torch.Tensor]
-) -> list[torch.Tensor]:
-    """The mean code `(R, D)` of the points of each region, for each level from the root down.
-
-    Args:
-        features: `(N, C)`.
-        regions: the trees, whose leaves contain every point once.
-        encode: returns the codes `(n, D)` of features `(n, C)`.
-    """
-    index, segment = regions.leaves.index, regions.leaves.segment
-    leaves: torch.Tensor | None = None
-    for first in range(0, len(index), _CHUNK):
-        rows = slice(first, first + _CHUNK)
-        # With the number of points as the last column.
-        codes = F.pad(encode(features.index_select(0, index[rows])), (0, 1), value=1.0)
-        leaves = codes.new_zeros(len(regions.leaves.start), codes.shape[1]) if leaves is None else leaves
-        leaves.index_add_(0, segment[rows], codes)
-    assert leaves is not None, "every scene has points"
-    sums: list[torch.Tensor] = []
-    for level, below in zip(reversed(regions.levels), [None, *reversed(regions.levels[1:])], strict=True):
-        own = leaves[level.leaves[0] : level.leaves[1]]
-        if below is not None:
-            joined = segment_sum(sums[-1], below.family, len(below.family_start))
-            own = torch.cat([own, joined]).index_select(0, level.assemble)
-        sums.append(own)
-    return [level[:, :-1] / level[:, -1:] for level in reversed(sums)]
 
 
 class DescriptionLoss(nn.Module):

@@ -13,8 +13,13 @@ from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
+from torch.nn import functional as F
+
+from dbbd_cli.model.dbbd.segment_ops import segment_sum
 
 _T = TypeVar("_T")
+_CHUNK = 1 << 15
+"""Points that are encoded at once."""
 
 
 class FlatTree(Protocol):
@@ -117,6 +122,18 @@ class RegionBatch:
             found.append(row.index_select(0, self.point))
         return found
 
+    def path_rows(self, levels: Sequence[int]) -> torch.Tensor:
+        """The region of each picked point on these levels, `(L, S)`, as a row in the regions of all levels together.
+
+        Below the leaf of a point, it is the leaf.
+        """
+        found: list[torch.Tensor] = []
+        first = 0
+        for level, row in zip(self.levels, self.rows_of_points(), strict=True):
+            found.append(torch.where(row < 0, found[-1], row + first) if found else row)
+            first += level.num_regions
+        return torch.stack([found[min(level, len(found) - 1)] for level in levels])
+
     def without_picked(self) -> RegionBatch:
         """The same trees, of which no point features are needed."""
         none = self.point[:0]
@@ -204,6 +221,35 @@ class WholeRegions:
     def pin_memory(self) -> WholeRegions:
         """The regions in page-locked memory."""
         return _packed(self, torch.Tensor.pin_memory)
+
+
+def region_means(
+    features: torch.Tensor, regions: RegionBatch, encode: Callable[[torch.Tensor], torch.Tensor]
+) -> list[torch.Tensor]:
+    """The mean code `(R, D)` of the points of each region, for each level from the root down.
+
+    Args:
+        features: `(N, C)`.
+        regions: the trees, whose leaves contain every point once.
+        encode: returns the codes `(n, D)` of features `(n, C)`.
+    """
+    index, segment = regions.leaves.index, regions.leaves.segment
+    leaves: torch.Tensor | None = None
+    for first in range(0, len(index), _CHUNK):
+        rows = slice(first, first + _CHUNK)
+        # With the number of points as the last column.
+        codes = F.pad(encode(features.index_select(0, index[rows])), (0, 1), value=1.0)
+        leaves = codes.new_zeros(len(regions.leaves.start), codes.shape[1]) if leaves is None else leaves
+        leaves.index_add_(0, segment[rows], codes)
+    assert leaves is not None, "every scene has points"
+    sums: list[torch.Tensor] = []
+    for level, below in zip(reversed(regions.levels), [None, *reversed(regions.levels[1:])], strict=True):
+        own = leaves[level.leaves[0] : level.leaves[1]]
+        if below is not None:
+            joined = segment_sum(sums[-1], below.family, len(below.family_start))
+            own = torch.cat([own, joined]).index_select(0, level.assemble)
+        sums.append(own)
+    return [level[:, :-1] / level[:, -1:] for level in reversed(sums)]
 
 
 def build_regions(

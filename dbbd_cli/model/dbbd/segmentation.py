@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from dbbd_cli.model.dbbd.encoder import DbbdEncoder
-from dbbd_cli.model.dbbd.regions import RegionBatch
+from dbbd_cli.model.dbbd.regions import RegionBatch, region_means
 from dbbd_cli.model.forest import Forest
 from dbbd_cli.model.numeric_pieces import encode_pieces, fit_pieces
 from dbbd_cli.model.output import DeferredMetric, StepOutput
@@ -29,15 +29,17 @@ _TINY = 1e-12
 class PointHead(nn.Module):
     """An ensemble of small networks that shares most of its weights and classifies points.
 
-    Each feature of a point is encoded piecewise linearly. The members share the linear layers and differ in
-    how they scale what comes out of them (after Gorishniy et al., "TabM", 2025).
+    Each feature of a point is encoded piecewise linearly. Besides its own features, a point has those of the regions
+    that contain it: the mean of the encoded features of their points, and what an encoder makes of them. The members
+    share the linear layers and differ in how they scale what comes out of them (after Gorishniy et al., "TabM", 2025).
 
     Args:
         feature_dim: F.
         num_pieces: P.
+        levels: levels of the tree whose regions count, ascending.
+        region_means: whether the means over regions come in.
         region_dim: D.
-        num_levels: L.
-        num_branches: branches whose region features come in.
+        num_branches: branches of the encoder whose region features come in, possibly none.
         hidden_dim: H.
         members: E.
         num_classes: K.
@@ -52,8 +54,9 @@ class PointHead(nn.Module):
         *,
         feature_dim: int,
         num_pieces: int,
+        levels: Sequence[int],
+        region_means: bool,
         region_dim: int,
-        num_levels: int,
         num_branches: int,
         hidden_dim: int,
         members: int,
@@ -61,14 +64,16 @@ class PointHead(nn.Module):
         dropout: float,
     ) -> None:
         super().__init__()
+        self.levels = tuple(levels)
         self.register_buffer("lower", torch.zeros(feature_dim, num_pieces))
         self.register_buffer("width", torch.ones(feature_dim, num_pieces))
         inputs = feature_dim * num_pieces
+        # One linear layer on the concatenation of everything, in parts.
         self.layer1 = nn.Linear(inputs, hidden_dim)
-        # One linear layer on the concatenation of the features of all regions, in parts.
         self.region_layers = nn.ModuleList(
-            nn.Linear(region_dim, hidden_dim, bias=False) for _ in range(num_branches * num_levels)
+            nn.Linear(region_dim * num_branches + inputs * region_means, hidden_dim, bias=False) for _ in self.levels
         )
+        self.region_means = region_means
         self.scale1 = nn.Parameter(torch.empty(members, hidden_dim).normal_(1, 0.5))
         self.layer2 = nn.Linear(hidden_dim, hidden_dim)
         self.scale2 = nn.Parameter(torch.randint(0, 2, (members, hidden_dim)).float() * 2 - 1)
@@ -76,45 +81,44 @@ class PointHead(nn.Module):
         self.bias = nn.Parameter(torch.zeros(members, num_classes))
         self.dropout = nn.Dropout(dropout)
 
-    def forward(
-        self, features: torch.Tensor, context: Sequence[torch.Tensor], rows: Sequence[torch.Tensor]
-    ) -> torch.Tensor:
+    def forward(self, features: torch.Tensor, context: Sequence[torch.Tensor], rows: torch.Tensor) -> torch.Tensor:
         """Returns the logits of all members, `(E, S, K)`.
 
         Args:
             features: `(S, F)`.
             context: what `context` returned.
-            rows: for each level, the region of each point, `(S,)`, -1 for none.
+            rows: the region of each point on each level, `(L, S)`, as a row in the regions of all levels together.
         """
-        pieces = encode_pieces(features, self.lower, self.width).flatten(1)
-        x = self.layer1(pieces)
-        around = torch.stack(
-            [
-                regions.index_select(0, torch.where(row < 0, len(regions) - 1, row))
-                for regions, row in zip(context, rows, strict=True)
-            ]
-        )
-        x = self.dropout(F.relu((x + around.sum(0)) * self.scale1[:, None]))
+        x = self.layer1(self._pieces(features))
+        for regions, row in zip(context, rows, strict=True):
+            x = x + regions.index_select(0, row)
+        x = self.dropout(F.relu(x * self.scale1[:, None]))
         x = self.dropout(F.relu(self.layer2(x * self.scale2[:, None])))
         return x @ self.output + self.bias[:, None]
 
-    def context(self, branches: Sequence[Sequence[torch.Tensor]]) -> list[torch.Tensor]:
-        """What the regions of each level contribute to the first layer, `(R + 1, H)`; the last row is for "none".
+    def context(
+        self, features: torch.Tensor, branches: Sequence[Sequence[torch.Tensor]], regions: RegionBatch
+    ) -> list[torch.Tensor]:
+        """What the regions of all levels together contribute to the first layer, `(R, H)`, for each level.
 
-        The layer is applied to regions, of which there are far fewer than points.
+        The layers are applied to regions, of which there are far fewer than points. Each is applied to all regions,
+        because below the leaf of a point, its leaf stands for the missing levels.
 
         Args:
+            features: of all points, `(N, F)`.
             branches: for each branch, the features `(R, D)` of the regions of each level.
+            regions: the trees.
         """
-        num_levels = len(self.region_layers) // len(branches)
-        levels = []
-        for level, of_branches in enumerate(zip(*branches, strict=True)):
-            parts = [
-                self.region_layers[branch * num_levels + level](F.layer_norm(regions, regions.shape[1:]))
-                for branch, regions in enumerate(of_branches)
-            ]
-            levels.append(F.pad(torch.stack(parts).sum(0), (0, 0, 0, 1)))
-        return levels
+        parts = [F.layer_norm(torch.cat(list(levels)), levels[0].shape[1:]) for levels in branches]
+        if self.region_means:
+            parts.append(torch.cat(region_means(features, regions, self._pieces)))
+        if not parts:
+            return []
+        joined = torch.cat(parts, dim=1)
+        return [layer(joined) for layer in self.region_layers]
+
+    def _pieces(self, features: torch.Tensor) -> torch.Tensor:
+        return encode_pieces(features, self.lower, self.width).flatten(1)
 
     def fit(self, features: torch.Tensor) -> None:
         """Set the pieces from features of training points, `(N, F)`."""
@@ -130,7 +134,7 @@ class SceneSegmenter(nn.Module):
     Args:
         encoder: the encoder.
         head: the head.
-        branches: `both`, `g2l` or `l2g`.
+        branches: `both`, `g2l`, `l2g` or `none`.
         forest: joins in evaluation; None for none.
         forest_share: the weight of its probabilities.
         freeze_encoder: whether the encoder keeps its weights.
@@ -202,7 +206,7 @@ class SceneSegmenter(nn.Module):
         """
         features, context, rows = self._inputs(coord, encoder_features, head_features, regions)
         parts = [
-            mean_log_shares(self.head(features[part], context, [row[part] for row in rows]))
+            mean_log_shares(self.head(features[part], context, rows[:, part]))
             for part in (slice(start, start + _CHUNK) for start in range(0, len(features), _CHUNK))
         ]
         log_shares = torch.cat(parts)
@@ -216,16 +220,17 @@ class SceneSegmenter(nn.Module):
 
     def _inputs(
         self, coord: torch.Tensor, encoder_features: torch.Tensor, head_features: torch.Tensor, regions: RegionBatch
-    ) -> tuple[torch.Tensor, list[torch.Tensor], list[torch.Tensor]]:
+    ) -> tuple[torch.Tensor, list[torch.Tensor], torch.Tensor]:
         """The arguments of the head."""
         branches = []
+        trees = regions.without_picked()
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.freeze_encoder):
-            trees = regions.without_picked()
             if self.branches in ("both", "g2l"):
                 branches.append(self.encoder.global_to_local(coord, encoder_features, trees).regions)
             if self.branches in ("both", "l2g"):
                 branches.append(self.encoder.local_to_global(coord, encoder_features, trees).regions)
-        return head_features.index_select(0, regions.point), self.head.context(branches), regions.rows_of_points()
+        context = self.head.context(head_features, branches, trees)
+        return head_features.index_select(0, regions.point), context, regions.path_rows(self.head.levels)
 
     def _cross_entropy(self, log_shares: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         """The weighted mean over the points that count; 0 if there are none."""

@@ -14,7 +14,6 @@ import torch
 from dbbd_cli.engine.inference import place
 from dbbd_cli.engine.runtime import Runtime
 from dbbd_cli.model.dbbd.encoder import DbbdEncoder
-from dbbd_cli.model.dbbd.regions import RegionBatch
 from dbbd_cli.tasks.dbbd.workload import DbbdWorkload, make_network
 from dbbd_cli.tasks.scene_batches import PointBatch
 
@@ -108,17 +107,4 @@ def _encoded(
         down = encoder.global_to_local(coord, feat, regions)
         up = encoder.local_to_global(coord, feat, regions.without_picked())
     branches = [torch.cat(branch.regions).float().cpu() for branch in (down, up)]
-    return SceneFeatures(down.points.float().cpu(), torch.cat(branches, dim=1), path_rows(regions, levels).cpu())
-
-
-def path_rows(regions: RegionBatch, levels: Sequence[int]) -> torch.Tensor:
-    """The region of each picked point on these levels, `(L, S)`, as a row in the regions of all levels together.
-
-    Below the leaf of a point, it is the leaf.
-    """
-    found: list[torch.Tensor] = []
-    first = 0
-    for level, row in zip(regions.levels, regions.rows_of_points(), strict=True):
-        found.append(torch.where(row < 0, found[-1], row + first) if found else row)
-        first += level.num_regions
-    return torch.stack([found[min(level, len(found) - 1)] for level in levels])
+    return SceneFeatures(down.points.float().cpu(), torch.cat(branches, dim=1), regions.path_rows(levels).cpu())

@@ -92,8 +92,18 @@ class SegmentationModelConfig(SceneModelConfig):
     propagator_hidden_dim: Channels = Field(
         64, description="hidden channels of the propagation from a region to its children"
     )
-    branches: Literal["both", "g2l", "l2g"] = Field(
-        "l2g", description="branches whose region features the head sees: g2l (from the scene down), l2g (up), or both"
+    branches: Literal["both", "g2l", "l2g", "none"] = Field(
+        "l2g",
+        description="branches of the encoder whose region features the head sees: g2l (from the scene down), l2g (up), "
+        "both, or none",
+    )
+    region_means: bool = Field(
+        True, description="whether the head also sees the mean of the encoded head_features over each region"
+    )
+    first_level: Annotated[int, Field(ge=0, le=32)] = Field(
+        2,
+        description="level of the tree from which on the head sees regions; those above are few and large: with few "
+        "labeled scenes, they tell scenes apart rather than classes",
     )
     head_hidden_dim: Channels = Field(64, description="hidden channels of the head")
     head_members: Annotated[int, Field(ge=1, le=64)] = Field(

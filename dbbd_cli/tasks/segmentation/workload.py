@@ -184,8 +184,11 @@ class SegmentationWorkload(SceneWorkload):
     @property
     def model_name(self) -> str:
         """The network in words."""
-        branches = {"both": "both branches"}.get(self.config.model.branches, self.config.model.branches.upper())
-        return f"DBBD encoder ({branches}) with a head for {len(self.labels)} classes"
+        model = self.config.model
+        encoder = {"both": "DBBD encoder (both branches)", "none": ""}
+        parts = [encoder.get(model.branches, f"DBBD encoder ({model.branches.upper()})")]
+        parts.append("means over regions" if model.region_means else "")
+        return f"{' and '.join(filter(None, parts)) or 'Point features'} with a head for {len(self.labels)} classes"
 
     @property
     def class_names(self) -> list[str]:
@@ -201,9 +204,10 @@ def make_network(config: SegmentationConfig) -> SceneSegmenter:
     head = PointHead(
         feature_dim=num_channels(data.head_features),
         num_pieces=model.head_pieces,
+        levels=range(min(model.first_level, data.max_depth), data.max_depth + 1),
+        region_means=model.region_means,
         region_dim=model.output_dim,
-        num_levels=data.max_depth + 1,
-        num_branches=2 if model.branches == "both" else 1,
+        num_branches={"both": 2, "none": 0}.get(model.branches, 1),
         hidden_dim=model.head_hidden_dim,
         members=model.head_members,
         num_classes=len(data.labels),

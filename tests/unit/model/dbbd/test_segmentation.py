@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from dbbd_cli.data.scenes.trees.builder import build_tree
 from dbbd_cli.model.dbbd.encoder import DbbdEncoder
 from dbbd_cli.model.dbbd.regions import RegionBatch, build_regions
+from dbbd_cli.model.dbbd.segment_ops import segment_mean
 from dbbd_cli.model.dbbd.segmentation import (
     IGNORED,
     PointHead,
@@ -26,8 +27,11 @@ from dbbd_cli.model.dbbd.segmentation import (
 )
 from dbbd_cli.model.forest import Forest
 from dbbd_cli.model.linear_probe import confusion_counts, scores_of_counts, segmentation_scores
+from dbbd_cli.model.numeric_pieces import encode_pieces
 
 CLASSES = 3
+LEVELS = (1, 2, 4)
+"""One of them is deeper than the trees."""
 
 
 def scenes(point_index: np.ndarray | None = None) -> tuple[torch.Tensor, RegionBatch]:
@@ -37,12 +41,12 @@ def scenes(point_index: np.ndarray | None = None) -> tuple[torch.Tensor, RegionB
     return torch.from_numpy(np.concatenate(coords)), build_regions(trees, [150, 90], point_index=point_index)
 
 
-def segmenter(branches: str = "both", **options: object) -> SceneSegmenter:
+def segmenter(branches: str = "both", *, region_means: bool = True, **options: object) -> SceneSegmenter:
     torch.manual_seed(0)
     encoder = DbbdEncoder(feature_dim=2, hidden_dim=8, output_dim=8, encoder_hidden_dims=(8,), propagator_hidden_dim=8)
     head = PointHead(
-        feature_dim=2, num_pieces=4, region_dim=8, num_levels=5, num_branches=1 + (branches == "both"), hidden_dim=8,
-        members=3, num_classes=CLASSES, dropout=0.1,
+        feature_dim=2, num_pieces=4, levels=LEVELS, region_means=region_means, region_dim=8,
+        num_branches={"both": 2, "none": 0}.get(branches, 1), hidden_dim=8, members=3, num_classes=CLASSES, dropout=0.1,
     )  # fmt: skip
     network = SceneSegmenter(
         encoder, head, branches=branches, **{"freeze_encoder": False, "lovasz_weight": 0.5, **options}
@@ -106,29 +110,44 @@ def test_each_point_knows_the_row_of_its_region_on_each_level() -> None:
     assert any((row < 0).any() for row in rows)  # some leaf is not on the last level
 
 
-def test_the_first_layer_is_the_one_on_the_concatenation() -> None:
+def test_the_path_of_a_point_ends_with_its_leaf() -> None:
+    _, regions = scenes(np.array([3, 70, 149, 150, 239]))
+    deepest = len(regions.levels) - 1
+    path = regions.path_rows(range(deepest + 2))
+    first = np.cumsum([0, *(level.num_regions for level in regions.levels)])
+    for number, row in enumerate(regions.rows_of_points()):
+        expected = torch.where(row < 0, path[number - 1], row + int(first[number]))
+        assert path[number].equal(expected)
+    assert path[deepest + 1].equal(path[deepest])
+
+
+@pytest.mark.parametrize("with_means", [True, False])
+def test_the_first_layer_is_the_one_on_the_concatenation(with_means: bool) -> None:
     coord, regions = scenes()
-    network = segmenter().eval()
+    network = segmenter(region_means=with_means).eval()
     feat = coord[:, :2].contiguous()
     trees = regions.without_picked()
     branches = [
         network.encoder.global_to_local(coord, feat, trees).regions,
         network.encoder.local_to_global(coord, feat, trees).regions,
     ]
-    context = network.head.context(branches)
-    rows = regions.rows_of_points()
-    found = sum(level[torch.where(row < 0, len(level) - 1, row)] for level, row in zip(context, rows, strict=True))
-    columns, weights = [], []
-    for branch, features in enumerate(branches):
-        for number, (level, row) in enumerate(zip(features, rows, strict=True)):
-            each = F.layer_norm(level, level.shape[1:])[row.clamp(min=0)]
-            columns.append(torch.where(row[:, None] < 0, 0.0, each))
-            weights.append(network.head.region_layers[branch * 5 + number].weight)
-    expected = torch.cat(columns, 1) @ torch.cat(weights, 1).T
+    context = network.head.context(feat, branches, trees)
+    rows = regions.path_rows(LEVELS)
+    found = torch.stack([level[row] for level, row in zip(context, rows, strict=True)]).sum(0)
+    columns = [F.layer_norm(torch.cat(branch), (8,)) for branch in branches]
+    if with_means:
+        codes = encode_pieces(feat, network.head.lower, network.head.width).flatten(1)
+        means = [
+            segment_mean(codes[level.points.index], level.points.segment, level.num_regions) for level in regions.levels
+        ]
+        columns.append(torch.cat(means))
+    seen = torch.cat(columns, 1)
+    weight = torch.cat([layer.weight for layer in network.head.region_layers], 1)  # type: ignore[misc]
+    expected = torch.cat([seen[row] for row in rows], 1) @ weight.T
     assert torch.allclose(found, expected, atol=1e-5)
 
 
-@pytest.mark.parametrize("branches", ["both", "g2l", "l2g"])
+@pytest.mark.parametrize("branches", ["both", "g2l", "l2g", "none"])
 def test_shares_are_probabilities_and_the_same_for_some_points_as_for_all(branches: str) -> None:
     network = segmenter(branches).eval()
     coord, regions = scenes()
