@@ -9,6 +9,8 @@ from __future__ import annotations
 import torch
 
 _UNREACHABLE = 1e9
+_MIN_DEVIATION = 0.05
+_CHUNK = 1 << 15
 
 
 def encode_pieces(features: torch.Tensor, lower: torch.Tensor, width: torch.Tensor) -> torch.Tensor:
@@ -43,3 +45,24 @@ def fit_pieces(features: torch.Tensor, num_pieces: int) -> tuple[torch.Tensor, t
         count = len(unique) - 1
         lower[row, :count], width[row, :count] = unique[:-1], unique.diff()
     return lower, width
+
+
+def code_statistics(
+    features: torch.Tensor, lower: torch.Tensor, width: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The mean and the standard deviation, at least 0.05, of the encoded features of training data, each `(F * P,)`.
+
+    Pieces that hardly vary are not magnified beyond that.
+
+    Args:
+        features: `(N, F)`.
+        lower: see `encode_pieces`.
+        width: see `encode_pieces`.
+    """
+    total = squares = torch.zeros(lower.numel(), dtype=torch.float64)
+    for chunk in features.split(_CHUNK):
+        codes = encode_pieces(chunk, lower, width).flatten(1).double()
+        total, squares = total + codes.sum(0), squares + codes.square().sum(0)
+    mean = total / len(features)
+    deviation = (squares / len(features) - mean.square()).clamp(min=_MIN_DEVIATION**2).sqrt()
+    return mean.float(), deviation.float()

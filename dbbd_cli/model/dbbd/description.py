@@ -20,13 +20,9 @@ from torch.nn import functional as F
 from dbbd_cli.model.dbbd.encoder import BranchFeatures
 from dbbd_cli.model.dbbd.layers import full_precision
 from dbbd_cli.model.dbbd.regions import RegionBatch, WholeRegions, region_means
-from dbbd_cli.model.numeric_pieces import encode_pieces, fit_pieces
+from dbbd_cli.model.numeric_pieces import code_statistics, encode_pieces, fit_pieces
 
 _NUM_PIECES = 8
-_MIN_DEVIATION = 0.05
-"""Pieces that hardly vary are not magnified beyond this."""
-_CHUNK = 1 << 15
-"""Points that are encoded at once."""
 _POINT_PART = 2.0
 """Weight of the codes of points themselves; each level of each branch, and the surroundings, have 1."""
 
@@ -79,13 +75,7 @@ class DescriptionLoss(nn.Module):
     def fit(self, features: torch.Tensor) -> None:
         """Set the pieces, and mean and deviation of the codes, from features of training points, `(N, C)`."""
         self.lower, self.width = fit_pieces(features, _NUM_PIECES)
-        total = squares = torch.zeros(len(self.mean), dtype=torch.float64)
-        for chunk in features.split(_CHUNK):
-            codes = self._codes(chunk).double()
-            total, squares = total + codes.sum(0), squares + codes.square().sum(0)
-        mean = total / len(features)
-        deviation = (squares / len(features) - mean.square()).clamp(min=_MIN_DEVIATION**2).sqrt()
-        self.mean, self.deviation = mean.float(), deviation.float()
+        self.mean, self.deviation = code_statistics(features, self.lower, self.width)
 
     def forward(
         self, down: BranchFeatures, up: BranchFeatures, trees: Sequence[RegionBatch], described: Described
