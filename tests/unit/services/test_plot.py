@@ -17,7 +17,7 @@ from dbbd_cli.core.errors import CheckpointError, ConfigError, DiskError
 from dbbd_cli.services.plot import plot
 
 Make = Callable[..., Any]
-DBBD_FIGURES = ["level_losses", "probe", "scene_features", "region_tree"]
+DBBD_FIGURES = ["level_losses", "probe", "label_efficiency", "scene_features", "region_tree"]
 
 
 def write(folder: Path, evaluation: dict[str, Any], scene: dict[str, Any] | None = None) -> Path:
@@ -54,7 +54,7 @@ def test_an_evaluated_run_of_dbbd_has_its_figures(make_run: Make, pretraining_of
 def test_without_the_scene_the_rest_is_drawn(make_run: Make, pretraining_of: Make, tmp_path: Path) -> None:
     folder = write(make_run(task="dbbd"), pretraining_of())
     files = plot([folder], out=tmp_path / "out", format="svg").files
-    assert [file.stem for file in files] == ["training_history", *DBBD_FIGURES[:2]]
+    assert [file.stem for file in files] == ["training_history", *DBBD_FIGURES[:3]]
 
 
 def test_the_scene_of_another_task_is_ignored(make_run: Make, evaluation_of: Make) -> None:
