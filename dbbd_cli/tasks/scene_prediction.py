@@ -121,7 +121,7 @@ def infer_scene(
         scene: the scene.
         ref: where it comes from, for messages.
         infer: computes values for the points of a scene, or of a tile.
-        progress: told of tiles.
+        progress: shows which tile is being computed.
 
     Raises:
         DataError: the scene lacks something that the run requires.
