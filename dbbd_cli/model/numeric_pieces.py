@@ -7,6 +7,7 @@ F = features, P = pieces.
 from __future__ import annotations
 
 import torch
+from torch import nn
 
 _UNREACHABLE = 1e9
 _MIN_DEVIATION = 0.05
@@ -47,22 +48,44 @@ def fit_pieces(features: torch.Tensor, num_pieces: int) -> tuple[torch.Tensor, t
     return lower, width
 
 
-def code_statistics(
-    features: torch.Tensor, lower: torch.Tensor, width: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """The mean and the standard deviation, at least 0.05, of the encoded features of training data, each `(F * P,)`.
-
-    Pieces that hardly vary are not magnified beyond that.
+class PiecewiseCodes(nn.Module):
+    """Standardized codes of features, each encoded piecewise linearly.
 
     Args:
-        features: `(N, F)`.
-        lower: see `encode_pieces`.
-        width: see `encode_pieces`.
+        num_features: F.
+        num_pieces: P.
     """
-    total = squares = torch.zeros(lower.numel(), dtype=torch.float64)
-    for chunk in features.split(_CHUNK):
-        codes = encode_pieces(chunk, lower, width).flatten(1).double()
-        total, squares = total + codes.sum(0), squares + codes.square().sum(0)
-    mean = total / len(features)
-    deviation = (squares / len(features) - mean.square()).clamp(min=_MIN_DEVIATION**2).sqrt()
-    return mean.float(), deviation.float()
+
+    lower: torch.Tensor
+    width: torch.Tensor
+    mean: torch.Tensor
+    deviation: torch.Tensor
+
+    def __init__(self, num_features: int, num_pieces: int) -> None:
+        super().__init__()
+        self.num_codes = num_features * num_pieces
+        self.register_buffer("lower", torch.zeros(num_features, num_pieces))
+        self.register_buffer("width", torch.ones(num_features, num_pieces))
+        self.register_buffer("mean", torch.zeros(self.num_codes))
+        self.register_buffer("deviation", torch.ones(self.num_codes))
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """The codes `(N, F * P)` of features `(N, F)`."""
+        return (self._encode(features) - self.mean) / self.deviation
+
+    def fit(self, features: torch.Tensor) -> None:
+        """Set pieces, mean and standard deviation, at least 0.05, from features of training data, `(N, F)`.
+
+        Pieces that hardly vary are not magnified beyond that.
+        """
+        self.lower, self.width = fit_pieces(features, self.lower.shape[1])
+        total = squares = torch.zeros(self.num_codes, dtype=torch.float64)
+        for chunk in features.split(_CHUNK):
+            codes = self._encode(chunk).double()
+            total, squares = total + codes.sum(0), squares + codes.square().sum(0)
+        mean = total / len(features)
+        deviation = (squares / len(features) - mean.square()).clamp(min=_MIN_DEVIATION**2).sqrt()
+        self.mean, self.deviation = mean.float(), deviation.float()
+
+    def _encode(self, features: torch.Tensor) -> torch.Tensor:
+        return encode_pieces(features, self.lower, self.width).flatten(1)

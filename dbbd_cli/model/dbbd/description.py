@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from dbbd_cli.model.dbbd.encoder import BranchFeatures
 from dbbd_cli.model.dbbd.layers import full_precision
 from dbbd_cli.model.dbbd.regions import RegionBatch, WholeRegions, region_means
-from dbbd_cli.model.numeric_pieces import code_statistics, encode_pieces, fit_pieces
+from dbbd_cli.model.numeric_pieces import PiecewiseCodes
 
 _NUM_PIECES = 8
 _POINT_PART = 2.0
@@ -52,30 +52,18 @@ class DescriptionLoss(nn.Module):
         num_levels: L.
     """
 
-    lower: torch.Tensor
-    width: torch.Tensor
-    mean: torch.Tensor
-    deviation: torch.Tensor
     share: torch.Tensor
 
     def __init__(self, *, input_dim: int, groups: Sequence[int], num_levels: int) -> None:
         super().__init__()
         self.num_levels = num_levels
-        codes = sum(groups) * _NUM_PIECES
-        self.register_buffer("lower", torch.zeros(sum(groups), _NUM_PIECES))
-        self.register_buffer("width", torch.ones(sum(groups), _NUM_PIECES))
-        self.register_buffer("mean", torch.zeros(codes))
-        self.register_buffer("deviation", torch.ones(codes))
+        self.codes = PiecewiseCodes(sum(groups), _NUM_PIECES)
+        codes = self.codes.num_codes
         share = [1.0 / (len(groups) * size * _NUM_PIECES) for size in groups for _ in range(size * _NUM_PIECES)]
         self.register_buffer("share", torch.tensor(share), persistent=False)
         self.region_heads = nn.ModuleList(nn.Linear(input_dim, codes) for _ in range(2 * num_levels))
         self.point_heads = nn.ModuleList(nn.Linear(input_dim, codes) for _ in range(2))
         self.surroundings_head = nn.Linear(input_dim, (num_levels - 1) * codes)
-
-    def fit(self, features: torch.Tensor) -> None:
-        """Set the pieces, and mean and deviation of the codes, from features of training points, `(N, C)`."""
-        self.lower, self.width = fit_pieces(features, _NUM_PIECES)
-        self.mean, self.deviation = code_statistics(features, self.lower, self.width)
 
     def forward(
         self, down: BranchFeatures, up: BranchFeatures, trees: Sequence[RegionBatch], described: Described
@@ -91,9 +79,8 @@ class DescriptionLoss(nn.Module):
         whole = described.whole
         with torch.no_grad(), torch.autocast(described.features.device.type, enabled=False):
             regions = trees[0] if whole is None else whole.regions
-            means = region_means(described.features, regions, self._codes)
-            targets = [self._standardized(level) for level in means]
-            points = [self._standardized(self._codes(described.features[view.point])) for view in trees]
+            targets = region_means(described.features, regions, self.codes)
+            points = [self.codes(described.features[view.point]) for view in trees]
         errors, weights = [], []
         for branch, features in enumerate((down, up)):
             for number, rows in enumerate(features.regions):
@@ -123,13 +110,6 @@ class DescriptionLoss(nn.Module):
             errors = self._errors(predicted[:, number - 1], targets[number].index_select(0, row))
             total, count = total + (errors * exists).sum(), count + exists.sum()
         return total / count.clamp(min=1)
-
-    def _codes(self, features: torch.Tensor) -> torch.Tensor:
-        """`(n, C * P)` of features `(n, C)`."""
-        return encode_pieces(features, self.lower, self.width).flatten(1)
-
-    def _standardized(self, codes: torch.Tensor) -> torch.Tensor:
-        return (codes - self.mean) / self.deviation
 
     def _errors(self, predicted: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         """The squared error of each row, `(n,)`, averaged within groups, then over groups."""

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from dbbd_cli.model.dbbd.encoder import DbbdEncoder
 from dbbd_cli.model.dbbd.regions import RegionBatch, region_means
 from dbbd_cli.model.forest import Forest
-from dbbd_cli.model.numeric_pieces import code_statistics, encode_pieces, fit_pieces
+from dbbd_cli.model.numeric_pieces import PiecewiseCodes
 from dbbd_cli.model.output import DeferredMetric, StepOutput
 
 IGNORED = -1
@@ -46,11 +46,6 @@ class PointHead(nn.Module):
         dropout: dropout probability.
     """
 
-    lower: torch.Tensor
-    width: torch.Tensor
-    mean: torch.Tensor
-    deviation: torch.Tensor
-
     def __init__(
         self,
         *,
@@ -67,11 +62,8 @@ class PointHead(nn.Module):
     ) -> None:
         super().__init__()
         self.levels = tuple(levels)
-        self.register_buffer("lower", torch.zeros(feature_dim, num_pieces))
-        self.register_buffer("width", torch.ones(feature_dim, num_pieces))
-        inputs = feature_dim * num_pieces
-        self.register_buffer("mean", torch.zeros(inputs))
-        self.register_buffer("deviation", torch.ones(inputs))
+        self.codes = PiecewiseCodes(feature_dim, num_pieces)
+        inputs = self.codes.num_codes
         # One linear layer on the concatenation of everything, in parts.
         self.layer1 = nn.Linear(inputs, hidden_dim)
         self.region_layers = nn.ModuleList(
@@ -93,7 +85,7 @@ class PointHead(nn.Module):
             context: what `context` returned.
             rows: the region of each point on each level, `(L, S)`, as a row in the regions of all levels together.
         """
-        x = self.layer1(self._codes(features))
+        x = self.layer1(self.codes(features))
         for regions, row in zip(context, rows, strict=True):
             x = x + regions.index_select(0, row)
         x = self.dropout(F.relu(x * self.scale1[:, None]))
@@ -115,20 +107,11 @@ class PointHead(nn.Module):
         """
         parts = [F.layer_norm(torch.cat(list(levels)), levels[0].shape[1:]) for levels in branches]
         if self.region_means:
-            parts.append(torch.cat(region_means(features, regions, self._codes)))
+            parts.append(torch.cat(region_means(features, regions, self.codes)))
         if not parts:
             return []
         joined = torch.cat(parts, dim=1)
         return [layer(joined) for layer in self.region_layers]
-
-    def _codes(self, features: torch.Tensor) -> torch.Tensor:
-        """The encoded features, standardized, `(n, F * P)`, from `(n, F)`."""
-        return (encode_pieces(features, self.lower, self.width).flatten(1) - self.mean) / self.deviation
-
-    def fit(self, features: torch.Tensor) -> None:
-        """Set the pieces, and mean and deviation of the codes, from features of training points, `(N, F)`."""
-        self.lower, self.width = fit_pieces(features, self.lower.shape[1])
-        self.mean, self.deviation = code_statistics(features, self.lower, self.width)
 
 
 class SceneSegmenter(nn.Module):
@@ -256,7 +239,7 @@ class SceneSegmenter(nn.Module):
             weighting: `none`, `inverse_sqrt` or `inverse`: the power of the frequency that is a class's weight.
             seed: seed of the forest.
         """
-        self.head.fit(head_features)
+        self.head.codes.fit(head_features)
         if self.forest is not None:
             self.forest.fit(head_features, classes, seed)
         self.class_counts = counts.float()

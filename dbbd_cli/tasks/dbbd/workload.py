@@ -71,7 +71,7 @@ class DbbdWorkload(SceneWorkload):
             self.prepare(split, progress)
             self.add_loader(split, self._dataset(split), batch_size=config.training.batch_size, pin_memory=pin_memory)
             if split == "train" and pretrained and self.module.description is not None:
-                self.module.description.fit(self._fitted_features())
+                self.module.description.codes.fit(self._fitted_features())
 
     def _fitted_features(self) -> torch.Tensor:
         """Described features of training points, `(N, C)`, to which the description loss is fitted."""

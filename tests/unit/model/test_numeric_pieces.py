@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from dbbd_cli.model.numeric_pieces import encode_pieces, fit_pieces
+from dbbd_cli.model.numeric_pieces import PiecewiseCodes, encode_pieces, fit_pieces
 
 
 def test_the_sum_over_pieces_is_the_number_of_quantiles_below() -> None:
@@ -27,3 +27,17 @@ def test_repeated_and_constant_numbers_give_fewer_pieces() -> None:
     encoded = encode_pieces(features, lower, width)
     assert torch.equal(encoded.sum(2)[:, 0], torch.zeros(101))
     assert torch.equal(encoded.sum(2)[:, 1], is_late)
+
+
+def test_codes_are_standardized_over_the_samples_that_they_are_fitted_to() -> None:
+    features = torch.randn(4000, 3, generator=torch.Generator().manual_seed(0))
+    features[:, 1] = 7.0  # always the same
+    features[5, 2] = 1e4  # an outlier
+    pieces = PiecewiseCodes(3, 8)
+    pieces.fit(features)
+    codes = pieces(features).view(-1, 3, 8)
+    torch.testing.assert_close(codes.mean(0), torch.zeros(3, 8), atol=1e-4, rtol=0)
+    torch.testing.assert_close(codes[:, 0].std(0), torch.ones(8), atol=1e-3, rtol=0)
+    assert codes.isfinite().all()
+    assert (pieces.deviation >= 0.05 - 1e-6).all()
+    assert not codes[:, 1].any()

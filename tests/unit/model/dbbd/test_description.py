@@ -74,8 +74,8 @@ def naive_loss(
     features = described_features().double()
 
     def target(points: list[int]) -> torch.Tensor:
-        codes = encode_pieces(features[points], loss.lower, loss.width).flatten(1)
-        return (codes.mean(0) - loss.mean) / loss.deviation
+        codes = encode_pieces(features[points], loss.codes.lower, loss.codes.width).flatten(1)
+        return (codes.mean(0) - loss.codes.mean) / loss.codes.deviation
 
     def error(predicted: torch.Tensor, points: list[int]) -> torch.Tensor:
         squares = (predicted - target(points)).square()
@@ -128,7 +128,7 @@ def branches_of(
 def test_the_loss_is_that_of_plain_loops(cut: bool, changes: dict[str, Any]) -> None:
     module = tiny(description_weight=0.7, **changes).double()
     assert module.description is not None
-    module.description.fit(described_features())
+    module.description.codes.fit(described_features())
     module.description.double()
     parts = [part.double() for part in views()]
     trees, features = two_trees(), described_features().double()
@@ -168,20 +168,6 @@ def test_groups_count_equally_however_many_features_they_have() -> None:
     torch.testing.assert_close(loss._errors(predicted, target), torch.full((3,), 3.0))
 
 
-def test_codes_are_standardized_over_the_points_that_they_are_fitted_to() -> None:
-    loss = DescriptionLoss(input_dim=8, groups=[3], num_levels=3)
-    features = torch.randn(4000, 3, generator=torch.Generator().manual_seed(0))
-    features[:, 1] = 7.0  # always the same
-    features[5, 2] = 1e4  # an outlier
-    loss.fit(features)
-    codes = loss._standardized(loss._codes(features)).view(-1, 3, 8)
-    torch.testing.assert_close(codes.mean(0), torch.zeros(3, 8), atol=1e-4, rtol=0)
-    torch.testing.assert_close(codes[:, 0].std(0), torch.ones(8), atol=1e-3, rtol=0)
-    assert codes.isfinite().all()
-    assert (loss.deviation >= 0.05 - 1e-6).all()
-    assert not codes[:, 1].any()
-
-
 def test_without_it_nothing_changes() -> None:
     plain, off, on = tiny(), tiny(description_weight=0.0), tiny(description_weight=1.0)
     assert off.description is None
@@ -204,7 +190,7 @@ def test_training_reduces_the_loss(weights: dict[str, float]) -> None:
     module = tiny(description_weight=1.0, **weights)
     assert module.description is not None
     coord, features = views()[0], described_features()
-    module.description.fit(features)
+    module.description.codes.fit(features)
     regions = build_regions(two_trees(), SIZES, point_index=PICKED)
     optimizer = torch.optim.AdamW(module.parameters(), lr=1e-2)
     losses = []
@@ -220,7 +206,7 @@ def test_training_reduces_the_loss(weights: dict[str, float]) -> None:
 def test_it_is_computed_in_half_precision_too() -> None:
     module = tiny(description_weight=1.0)
     assert module.description is not None
-    module.description.fit(described_features())
+    module.description.codes.fit(described_features())
     regions = build_regions(two_trees(), SIZES, point_index=PICKED)
     described = Described(described_features())
     full = module.compare(*views(), regions, None, (), described)[2].description

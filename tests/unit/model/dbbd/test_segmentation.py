@@ -136,8 +136,8 @@ def test_the_first_layer_is_the_one_on_the_concatenation(with_means: bool) -> No
     found = torch.stack([level[row] for level, row in zip(context, rows, strict=True)]).sum(0)
     columns = [F.layer_norm(torch.cat(branch), (8,)) for branch in branches]
     if with_means:
-        codes = encode_pieces(feat, network.head.lower, network.head.width).flatten(1)
-        codes = (codes - network.head.mean) / network.head.deviation
+        codes = encode_pieces(feat, network.head.codes.lower, network.head.codes.width).flatten(1)
+        codes = (codes - network.head.codes.mean) / network.head.codes.deviation
         means = [
             segment_mean(codes[level.points.index], level.points.segment, level.num_regions) for level in regions.levels
         ]
