@@ -32,84 +32,41 @@ LocalView = tuple[torch.Tensor, torch.Tensor, PartialView]
 
 
 class DbbdPretraining(nn.Module):
-    """Network and losses, with the arguments of `DbbdEncoder` and `DbbdLoss`.
+    """Network and losses.
 
     Args:
+        encoder: the two branches.
+        loss: what compares them.
         symmetric: whether each of the two branches is the query in turn; by default, only G2L is.
         negatives: `batch`: all other rows of a batch are negatives; `scene`: only those of the same scene.
         momentum: share that an exponential moving average of the network, the teacher, keeps in each training pass; the
             keys then come from it, without gradient. 0: no teacher.
-        description_weight: weight of the description loss; 0: there is none, and no heads for it.
-        description_groups: numbers of features that are described, group by group; see `DescriptionLoss`.
-        num_levels: levels of the trees, at most.
+        description: the description loss, if there is one.
+        description_weight: its weight.
     """
 
     def __init__(
         self,
+        encoder: DbbdEncoder,
+        loss: DbbdLoss,
         *,
-        feature_dim: int = 3,
-        hidden_dim: int = 96,
-        output_dim: int = 96,
-        encoder_hidden_dims: Sequence[int] = (64, 128),
-        propagator_hidden_dim: int = 128,
-        projection_dim: int = 128,
-        aggregation: str = "max",
-        pooling: str = "max",
-        num_heads: int = 4,
-        kind: str = "infonce",
-        num_prototypes: int = 256,
-        temperature: float = 0.1,
-        level_temperatures: Sequence[float] = (),
-        target_temperature: float = 0.05,
-        region_weight: float = 1.0,
-        point_weight: float = 0.5,
-        relative_propagation: bool = False,
         symmetric: bool = False,
         negatives: str = "batch",
-        level_weights: Sequence[float] = (1.0,),
-        relative_to_chance: bool = False,
         momentum: float = 0.0,
-        description_weight: float = 0.0,
-        description_groups: Sequence[int] = (),
-        num_levels: int = 5,
-        gradient_checkpointing: bool = False,
+        description: DescriptionLoss | None = None,
+        description_weight: float = 1.0,
     ) -> None:
         super().__init__()
-        if kind == "prototypes" and not momentum:
+        if loss.region_prototypes is not None and not momentum:
             raise ValueError("prototypes need a teacher, which assigns rows to them: a momentum greater than 0")
+        self.encoder = encoder
+        self.loss = loss
         self.symmetric = symmetric
         self.negatives = negatives
         self.momentum = momentum
-        self.encoder = DbbdEncoder(
-            feature_dim=feature_dim,
-            hidden_dim=hidden_dim,
-            output_dim=output_dim,
-            encoder_hidden_dims=encoder_hidden_dims,
-            propagator_hidden_dim=propagator_hidden_dim,
-            aggregation=aggregation,
-            pooling=pooling,
-            num_heads=num_heads,
-            relative_propagation=relative_propagation,
-            gradient_checkpointing=gradient_checkpointing,
-        )
-        self.loss = DbbdLoss(
-            input_dim=output_dim,
-            projection_dim=projection_dim,
-            kind=kind,
-            num_prototypes=num_prototypes,
-            temperature=temperature,
-            level_temperatures=level_temperatures,
-            target_temperature=target_temperature,
-            region_weight=region_weight,
-            point_weight=point_weight,
-            level_weights=level_weights,
-            relative_to_chance=relative_to_chance,
-        )
-        self.teacher = Teacher(self.encoder, self.loss) if momentum else None
+        self.teacher = Teacher(encoder, loss) if momentum else None
+        self.description = description
         self.description_weight = description_weight
-        self.description: DescriptionLoss | None = None
-        if description_weight:
-            self.description = DescriptionLoss(input_dim=output_dim, groups=description_groups, num_levels=num_levels)
 
     def forward(
         self,

@@ -209,8 +209,8 @@ class ProbeConfig(Section):
 
     features: Literal["path", "leaf"] = Field(
         "path",
-        description="what the probes read of a point: path, its features and those of all regions that contain it, of "
-        "both branches; leaf, its features from the branch g2l alone",
+        description="what the probes read of a point: path, its features and those of the regions below the "
+        "root that contain it, of both branches; leaf, its features from the branch g2l alone",
     )
     scenes: Annotated[list[Count], Field(max_length=16)] = Field(
         [1, 5, 20],

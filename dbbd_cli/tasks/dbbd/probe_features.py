@@ -82,13 +82,17 @@ def make_extractors(workload: DbbdWorkload, runtime: Runtime, levels: Sequence[i
 
 
 def path_levels(workload: DbbdWorkload, splits: Sequence[str]) -> list[int]:
-    """The levels whose regions probes read, as `probe.features` says; the scenes of these splits are prepared."""
+    """The levels whose regions probes read, as `probe.features` says; the scenes of these splits are prepared.
+
+    The root is left out: with few labeled scenes, its features tell scenes apart rather than classes.
+    """
     if workload.config.probe.features == "leaf":
         return []
     deepest = max(int(scene.tree.level.max()) for split in splits for scene in workload.prepared_scenes(split))
+    highest = min(1, deepest)
     at_most = max(1, (_MAX_CHANNELS // workload.config.model.output_dim - 1) // 2)
     # From the leaves up: if only one level is left, it is the lowest.
-    spaced = np.linspace(deepest, 0, min(at_most, deepest + 1))
+    spaced = np.linspace(deepest, highest, min(at_most, deepest - highest + 1))
     return sorted({int(level) for level in np.rint(spaced)})
 
 

@@ -18,7 +18,9 @@ from dbbd_cli.data.random_numbers import FEATURE_DROPOUT, FEATURE_NOISE, uniform
 from dbbd_cli.data.scenes.cuts import Cuts
 from dbbd_cli.data.scenes.geometry import GEOMETRY_GROUPS
 from dbbd_cli.data.scenes.views import View, make_views, point_noise
-from dbbd_cli.model.dbbd.description import Described
+from dbbd_cli.model.dbbd.description import Described, DescriptionLoss
+from dbbd_cli.model.dbbd.encoder import DbbdEncoder
+from dbbd_cli.model.dbbd.loss import DbbdLoss
 from dbbd_cli.model.dbbd.pretraining import DbbdPretraining
 from dbbd_cli.model.dbbd.weights import load_weights
 from dbbd_cli.tasks.dbbd.batches import CutDataset
@@ -206,17 +208,10 @@ def _description_groups(features: Sequence[str]) -> list[int]:
 def make_network(config: DbbdConfig) -> DbbdPretraining:
     """Make the network with random weights."""
     model, loss = config.model, config.loss
-    return DbbdPretraining(
-        feature_dim=config.data.feature_dim,
-        hidden_dim=model.hidden_dim,
-        output_dim=model.output_dim,
-        encoder_hidden_dims=model.encoder_hidden_dims,
-        propagator_hidden_dim=model.propagator_hidden_dim,
+    encoder = DbbdEncoder(feature_dim=config.data.feature_dim, **model.encoder_sizes)
+    contrast = DbbdLoss(
+        input_dim=model.output_dim,
         projection_dim=model.projection_dim,
-        aggregation=model.aggregation,
-        pooling=model.pooling,
-        num_heads=model.num_heads,
-        gradient_checkpointing=model.gradient_checkpointing,
         kind=loss.kind,
         num_prototypes=loss.num_prototypes,
         temperature=loss.temperature,
@@ -224,14 +219,20 @@ def make_network(config: DbbdConfig) -> DbbdPretraining:
         target_temperature=loss.target_temperature,
         region_weight=loss.region_weight,
         point_weight=loss.point_weight,
-        relative_propagation=model.relative_propagation,
-        symmetric=loss.symmetric,
-        negatives=loss.negatives,
         level_weights=loss.level_weights,
         relative_to_chance=loss.relative_to_chance,
+    )
+    description: DescriptionLoss | None = None
+    if loss.description_weight:
+        groups = _description_groups(config.data.features)
+        description = DescriptionLoss(input_dim=model.output_dim, groups=groups, num_levels=config.data.max_depth + 1)
+    return DbbdPretraining(
+        encoder,
+        contrast,
+        symmetric=loss.symmetric,
+        negatives=loss.negatives,
         # It moves in each batch: in all batches of a step together by `momentum`.
         momentum=loss.momentum ** (1.0 / config.training.accumulate_batches),
+        description=description,
         description_weight=loss.description_weight,
-        description_groups=_description_groups(config.data.features),
-        num_levels=config.data.max_depth + 1,
     )

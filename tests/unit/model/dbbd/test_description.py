@@ -15,6 +15,7 @@ from dbbd_cli.model.dbbd.pretraining import DbbdPretraining
 from dbbd_cli.model.dbbd.regions import RegionBatch, build_partial_views, build_regions, build_whole_regions
 from dbbd_cli.model.numeric_pieces import encode_pieces
 from unit.model.dbbd.dbbd_reference import Node, Tree, nodes_of, pruned, random_tree
+from unit.model.dbbd.networks import make_dbbd
 
 SIZES = [40, 30]
 GROUPS = (3, 1)
@@ -27,7 +28,7 @@ def tiny(**changes: Any) -> DbbdPretraining:
         "projection_dim": 4, "num_levels": 3, "description_groups": GROUPS,
     }  # fmt: skip
     torch.manual_seed(0)
-    return DbbdPretraining(**{**sizes, **changes})
+    return make_dbbd(**{**sizes, **changes})
 
 
 def two_trees() -> list[Tree]:

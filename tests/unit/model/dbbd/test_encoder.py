@@ -16,6 +16,7 @@ from dbbd_cli.model.dbbd.encoder import DbbdEncoder
 from dbbd_cli.model.dbbd.pretraining import DbbdPretraining
 from dbbd_cli.model.dbbd.regions import RegionBatch, build_regions
 from unit.model.dbbd.dbbd_reference import Tree, random_tree, reference_loss
+from unit.model.dbbd.networks import make_dbbd
 
 
 def tiny(**changes: Any) -> DbbdPretraining:
@@ -28,7 +29,7 @@ def tiny(**changes: Any) -> DbbdPretraining:
         "propagator_hidden_dim": 14,
         "projection_dim": 5,
     }
-    module = DbbdPretraining(**{**sizes, **changes})
+    module = make_dbbd(**{**sizes, **changes})
     for parameter in module.parameters():  # so that biases and norms matter
         parameter.data += 0.1 * torch.randn_like(parameter)
     return module

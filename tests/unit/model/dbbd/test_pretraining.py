@@ -15,6 +15,7 @@ from dbbd_cli.model.dbbd.pretraining import DbbdPretraining
 from dbbd_cli.model.dbbd.regions import RegionBatch, build_partial_views, build_regions
 from dbbd_cli.model.output import DeferredMetric
 from unit.model.dbbd.dbbd_reference import Tree, pruned, random_tree, reference_branch
+from unit.model.dbbd.networks import make_dbbd
 
 GOLDEN_SIZES: dict[str, Any] = {
     "hidden_dim": 64,
@@ -29,7 +30,7 @@ def tiny(**changes: Any) -> DbbdPretraining:
     sizes: dict[str, Any] = {
         "hidden_dim": 8, "output_dim": 8, "encoder_hidden_dims": [6, 8], "propagator_hidden_dim": 8, "projection_dim": 4
     }  # fmt: skip
-    return DbbdPretraining(**{**sizes, **changes})
+    return make_dbbd(**{**sizes, **changes})
 
 
 def tiny_batch() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, RegionBatch]:
@@ -55,7 +56,7 @@ def test_golden_files(dtype: torch.dtype, mode: str, gradient_checkpointing: boo
     trees = [Tree(*(stored[f"tree{scene}/{name}"] for name in names)) for scene in range(2)]
     regions = build_regions(trees, np.diff(stored["offset"]).tolist())
     views = [tensor(f"view{view}/{kind}").to(dtype) for view in (1, 2) for kind in ("coord", "feat")]
-    module = DbbdPretraining(aggregation=mode, gradient_checkpointing=gradient_checkpointing, **GOLDEN_SIZES).to(dtype)
+    module = make_dbbd(aggregation=mode, gradient_checkpointing=gradient_checkpointing, **GOLDEN_SIZES).to(dtype)
     module.load_state_dict({key[7:]: tensor(key) for key in stored if key.startswith("weight/")})
     top_down, bottom_up, losses = module.compare(*views, regions)
     losses.total.backward()

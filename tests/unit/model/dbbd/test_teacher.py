@@ -14,6 +14,7 @@ from dbbd_cli.model.dbbd.loss import DbbdLoss, Projected
 from dbbd_cli.model.dbbd.pretraining import DbbdPretraining
 from dbbd_cli.model.dbbd.regions import RegionBatch, build_partial_views, build_regions
 from unit.model.dbbd.dbbd_reference import Tree, random_tree
+from unit.model.dbbd.networks import make_dbbd
 
 SIZES = [40, 30]
 
@@ -23,7 +24,7 @@ def tiny(**changes: Any) -> DbbdPretraining:
     sizes: dict[str, Any] = {
         "hidden_dim": 8, "output_dim": 8, "encoder_hidden_dims": [6, 8], "propagator_hidden_dim": 8, "projection_dim": 4
     }  # fmt: skip
-    return DbbdPretraining(**{**sizes, "momentum": 0.9, **changes})
+    return make_dbbd(**{**sizes, "momentum": 0.9, **changes})
 
 
 def trees() -> list[Tree]:

@@ -11,13 +11,14 @@ import torch
 from dbbd_cli.core.errors import CheckpointError
 from dbbd_cli.model.dbbd.pretraining import DbbdPretraining
 from dbbd_cli.model.dbbd.weights import load_encoder, load_weights, sizes_of, weights_in
+from unit.model.dbbd.networks import make_dbbd
 
 
 def tiny(**changes: Any) -> DbbdPretraining:
     sizes: dict[str, Any] = {
         "hidden_dim": 8, "output_dim": 8, "encoder_hidden_dims": [6, 8], "propagator_hidden_dim": 8, "projection_dim": 4
     }  # fmt: skip
-    return DbbdPretraining(**{**sizes, **changes})
+    return make_dbbd(**{**sizes, **changes})
 
 
 @pytest.mark.parametrize("style", ["first", "ours", "bare"])

@@ -65,7 +65,7 @@ def test_pieces_are_fitted_to_the_training_scenes(tiny_point_config: Make) -> No
     description = workload.module.description
     assert description is not None
     heights = np.concatenate([scene.coord[:, 2] for scene in workload.prepared_scenes("train")])
-    assert np.allclose(description.lower[0], np.quantile(heights, np.arange(8) / 8), atol=1e-5)
+    assert np.allclose(description.codes.lower[0], np.quantile(heights, np.arange(8) / 8), atol=1e-5)
 
 
 @pytest.mark.parametrize("changes", [{}, {"loss.region_weight": 0, "loss.point_weight": 0, "loss.momentum": 0.9}])

@@ -89,11 +89,16 @@ def test_raw_features_are_the_input_of_the_network(tiny_point_config: Make) -> N
 
 @pytest.mark.parametrize(
     ("channels", "depth", "levels"),
-    [(16, 2, [0, 1, 2]), (16, 3, [0, 1, 2, 3]), (500, 3, [3]), (400, 3, [0, 3]), (2048, 2, [2])],
+    [(16, 2, [1, 2]), (16, 3, [1, 2, 3]), (500, 3, [3]), (400, 3, [1, 3]), (2048, 2, [2])],
 )
 def test_long_paths_are_thinned_out(tiny_point_config: Make, channels: int, depth: int, levels: list[int]) -> None:
     workload = workload_of(tiny_point_config(data__max_depth=depth, model__output_dim=channels))
     assert path_levels(workload, ("train", "test")) == levels
+
+
+def test_the_root_counts_only_if_there_is_nothing_below(tiny_point_config: Make) -> None:
+    workload = workload_of(tiny_point_config(data__min_region_points=100_000))
+    assert path_levels(workload, ("train", "test")) == [0]
 
 
 def test_only_the_parts_of_chosen_points_are_joined() -> None:
