@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
+
+from evaluation_examples import ENCODED, LABEL_EFFICIENCY
 
 from dbbd_cli.services.results import BestValue, RunFacts, TrainResult
 
@@ -132,52 +135,8 @@ def pretraining(classes: list[str]) -> dict[str, object]:
             "conclusion": "Pretraining beat a random encoder. Pretraining did not beat the raw features.",
         },
         "probe_missing": "",
-        "label_efficiency": {
-            "train_scenes": 28,
-            "test_scenes": 6,
-            "curves": [
-                {
-                    "name": name,
-                    "points": [
-                        {
-                            "scenes": 1,
-                            "draws": 3,
-                            "miou": 0.2 * share,
-                            "std": 0.03,
-                            "low": 0.17 * share,
-                            "high": 0.24 * share,
-                        },
-                        {
-                            "scenes": 28,
-                            "draws": 1,
-                            "miou": 0.5 * share,
-                            "std": None,
-                            "low": 0.5 * share,
-                            "high": 0.5 * share,
-                        },
-                    ],
-                }
-                for name, share in (
-                    ("pretrained", 1.0),
-                    ("random encoder", 0.5),
-                    ("raw features", 0.25),
-                    ("random forest", 0.8),
-                )
-            ],
-            "forest_missing": "",
-        },
-        "encoded": {
-            "train_scenes": 28,
-            "test_scenes": 6,
-            "targets": ["height", "normal", "position"],
-            "features": [
-                {"name": "pretrained", "r2": [0.91, 0.42, 0.5]},
-                {"name": "random encoder", "r2": [0.8, None, 0.7]},
-                {"name": "raw features", "r2": [1.0, -0.03, 1.0]},
-            ],
-            "shortcut": False,
-            "conclusion": "The position of a point is no easier to read from the pretrained features.",
-        },
+        "label_efficiency": deepcopy(LABEL_EFFICIENCY),
+        "encoded": deepcopy(ENCODED),
         "encoded_missing": "",
         "efficiency": {
             "parameters": 312_416,

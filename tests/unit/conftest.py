@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from copy import deepcopy
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
+from evaluation_examples import ENCODED, LABEL_EFFICIENCY
 
 from dbbd_cli.engine import efficiency
 from dbbd_cli.model.linear_probe import fit_probe
@@ -186,52 +188,8 @@ def make_pretraining(classes: Sequence[str] = ("floor", "wall", "chair")) -> dic
             "conclusion": "Pretraining did not beat a random encoder: its mIoU is lower by 3.2 percentage points.",
         },
         "probe_missing": "",
-        "label_efficiency": {
-            "train_scenes": 28,
-            "test_scenes": 6,
-            "curves": [
-                {
-                    "name": name,
-                    "points": [
-                        {
-                            "scenes": 1,
-                            "draws": 3,
-                            "miou": 0.2 * share,
-                            "std": 0.03,
-                            "low": 0.17 * share,
-                            "high": 0.24 * share,
-                        },
-                        {
-                            "scenes": 28,
-                            "draws": 1,
-                            "miou": 0.5 * share,
-                            "std": None,
-                            "low": 0.5 * share,
-                            "high": 0.5 * share,
-                        },
-                    ],
-                }
-                for name, share in (
-                    ("pretrained", 1.0),
-                    ("random encoder", 0.5),
-                    ("raw features", 0.25),
-                    ("random forest", 0.8),
-                )
-            ],
-            "forest_missing": "",
-        },
-        "encoded": {
-            "train_scenes": 28,
-            "test_scenes": 6,
-            "targets": ["height", "normal", "position"],
-            "features": [
-                {"name": "pretrained", "r2": [0.91, 0.42, 0.5]},
-                {"name": "random encoder", "r2": [0.8, None, 0.7]},
-                {"name": "raw features", "r2": [1.0, -0.03, 1.0]},
-            ],
-            "shortcut": False,
-            "conclusion": "The position of a point is no easier to read from the pretrained features.",
-        },
+        "label_efficiency": deepcopy(LABEL_EFFICIENCY),
+        "encoded": deepcopy(ENCODED),
         "encoded_missing": "",
         "efficiency": {
             "parameters": 312416,

@@ -11,19 +11,17 @@ import numpy as np
 import pytest
 import torch
 
-from dbbd_cli.core.errors import StoppedError
 from dbbd_cli.engine.checkpoint.files import load_checkpoint
 from dbbd_cli.model.dbbd.description import Described
 from dbbd_cli.model.dbbd.weights import load_encoder
 from dbbd_cli.services.evaluate import evaluate
-from dbbd_cli.services.resume import resume
 from dbbd_cli.services.smoke import same
 from dbbd_cli.services.train import train
 from dbbd_cli.tasks.configs import load_config
 from dbbd_cli.tasks.dbbd.config import DbbdConfig
 from dbbd_cli.tasks.dbbd.workload import make_network
 from dbbd_cli.tasks.segmentation.config import SegmentationConfig
-from unit.tasks.dbbd.test_teacher_runs import StopsBefore
+from unit.tasks.dbbd.resuming import check_resumed_run
 from unit.tasks.dbbd.test_workload import CPU, first_batch, make_workload
 
 Make = Callable[..., DbbdConfig]
@@ -71,14 +69,7 @@ def test_pieces_are_fitted_to_the_training_scenes(tiny_point_config: Make) -> No
 @pytest.mark.parametrize("changes", [{}, {"loss.region_weight": 0, "loss.point_weight": 0, "loss.momentum": 0.9}])
 def test_a_resumed_run_is_the_uninterrupted_one(tiny_point_config: Make, changes: dict[str, Any]) -> None:
     settings = {**ON, "training.epochs": 3, "checkpoint.metric": "description_loss", **changes}
-    whole = train(tiny_point_config(**settings)).run
-    with pytest.raises(StoppedError):
-        train(tiny_point_config(**settings, run__name="stopped"), progress=StopsBefore(2))
-    (stopped,) = whole.parent.glob("*-stopped")
-    resume(stopped)
-    checkpoints = [load_checkpoint(run / "ckpt.pth") for run in (whole, stopped)]
-    for part in ("module", "optimizer"):
-        assert same(checkpoints[0][part], checkpoints[1][part], exact=True), part
+    whole = check_resumed_run(tiny_point_config, settings)
     rows = [json.loads(line) for line in (whole / "history.jsonl").read_text().splitlines()]
     epochs = [row for row in rows if row.get("kind") == "epoch"]
     assert all(row[split]["description_loss"] > 0 for row in epochs for split in ("train", "val"))

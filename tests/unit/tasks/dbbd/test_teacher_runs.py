@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,15 +9,13 @@ from typing import Any
 import pytest
 import torch
 
-from dbbd_cli.core.errors import StoppedError
-from dbbd_cli.core.progress import Silent
 from dbbd_cli.engine.checkpoint.files import load_checkpoint
 from dbbd_cli.services.evaluate import evaluate
-from dbbd_cli.services.resume import resume
 from dbbd_cli.services.smoke import same
 from dbbd_cli.services.train import train
 from dbbd_cli.tasks.dbbd.config import DbbdConfig
 from dbbd_cli.tasks.dbbd.workload import make_network
+from unit.tasks.dbbd.resuming import check_resumed_run
 
 Make = Callable[..., DbbdConfig]
 ALL: dict[str, Any] = {
@@ -28,18 +25,6 @@ ALL: dict[str, Any] = {
 }  # fmt: skip
 
 
-class StopsBefore(Silent):
-    """Press Ctrl-C before the first batch of an epoch."""
-
-    def __init__(self, epoch: int) -> None:
-        self.epoch = epoch
-
-    def phase(self, title: str, *args: Any, **kwargs: Any) -> Any:
-        if title.startswith(f"Epoch {self.epoch}/") and title.endswith("train"):
-            signal.raise_signal(signal.SIGINT)
-        return super().phase(title, *args, **kwargs)
-
-
 @pytest.mark.parametrize(
     "changes", [{}, {"training.accumulate_batches": 2}, {"loss.kind": "prototypes", "loss.num_prototypes": 12}]
 )
@@ -47,15 +32,7 @@ def test_a_resumed_run_has_the_teacher_of_the_uninterrupted_one(
     tiny_point_config: Make, changes: dict[str, Any]
 ) -> None:
     settings = {**ALL, **changes}
-    whole = train(tiny_point_config(**settings)).run
-    with pytest.raises(StoppedError):
-        train(tiny_point_config(**settings, run__name="stopped"), progress=StopsBefore(2))
-    (stopped,) = whole.parent.glob("*-stopped")
-    resume(stopped)
-    checkpoints = [load_checkpoint(run / "ckpt.pth") for run in (whole, stopped)]
-    for part in ("module", "optimizer"):
-        assert same(checkpoints[0][part], checkpoints[1][part], exact=True), part
-    module = checkpoints[0]["module"]
+    module = load_checkpoint(check_resumed_run(tiny_point_config, settings) / "ckpt.pth")["module"]
     taught = {name.removeprefix("teacher."): value for name, value in module.items() if name.startswith("teacher.")}
     assert set(taught) == set(module) - {f"teacher.{name}" for name in taught}
     assert not any(torch.equal(value, module[name]) for name, value in taught.items())
