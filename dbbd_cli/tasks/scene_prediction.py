@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePath
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 
@@ -20,7 +20,7 @@ from dbbd_cli.core.progress import Progress
 from dbbd_cli.core.text import counted, printable
 from dbbd_cli.data.folder_entries import by_suffix
 from dbbd_cli.data.inputs import Input
-from dbbd_cli.data.scenes.cache import SceneRef, prepare
+from dbbd_cli.data.scenes.cache import SceneRef, prepare, standardized
 from dbbd_cli.data.scenes.formats.mesh import MESH_POINTS
 from dbbd_cli.data.scenes.formats.npy import COORD_FILE
 from dbbd_cli.data.scenes.manifest import check_parts, required_parts
@@ -136,15 +136,18 @@ def infer_scene(
     def advance(done: int, total: int) -> None:
         progress.line(f"{ref.name}: tile {done + 1:,} of {total:,}")
 
-    return infer_in_tiles(
-        scene,
-        lambda part: prepare(part, ref, dataset.settings),
-        lambda prepared: infer(dataset.batch([prepared])),
-        max_points=settings.max_points,
-        margin=settings.margin,
-        grid_size=workload.data.grid_size,
-        advance=advance,
-    )
+    def of_all_points(thinned: Scene) -> dict[str, np.ndarray]:
+        return infer_in_tiles(
+            standardized(thinned, ref, dataset.settings),
+            lambda part: prepare(part, ref, dataset.settings),
+            lambda prepared: infer(dataset.batch([prepared])),
+            max_points=settings.max_points,
+            margin=settings.margin,
+            advance=advance,
+        )
+
+    grid_size = workload.data.grid_size
+    return of_all_points(scene) if grid_size is None else _from_grid(scene, of_all_points, grid_size)
 
 
 def _items(given: Input, out: OutputFolder, progress: Progress) -> Iterator[tuple[Path, str] | FilePrediction]:
@@ -253,13 +256,12 @@ def infer_in_tiles(
     *,
     max_points: int,
     margin: float,
-    grid_size: float | None = None,
     advance: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> dict[str, np.ndarray]:
     """Compute values for each point of a scene, tile by tile if it is large.
 
-    Each tile is a scene of its own, cut out of the other with a margin. For each point the tile counts in which the
-    point lies farthest from the edge.
+    Each tile is a scene of its own, cut out of the other with a margin; its heights and properties are still those in
+    the whole scene. For each point the tile counts in which the point lies farthest from the edge.
 
     Args:
         scene: the scene.
@@ -268,15 +270,11 @@ def infer_in_tiles(
         infer: computes values for the points of a prepared scene.
         max_points: points of a scene beyond which it is cut.
         margin: see `make_tiles`.
-        grid_size: thin the scene to this grid first, as the network was trained; each point then has the values of the
-            nearest one that stayed.
         advance: told the number of tiles that are done, and of all.
 
     Returns:
         The values by name, in the order of the points.
     """
-    if grid_size is not None:
-        return _from_grid(scene, prepare, infer, grid_size, max_points=max_points, margin=margin, advance=advance)
     if scene.num_points <= max_points:
         return dict(infer(prepare(scene)))
     joined: dict[str, np.ndarray] = {}
@@ -298,20 +296,18 @@ def infer_in_tiles(
     return joined
 
 
-def _from_grid(
-    scene: Scene,
-    prepare: Callable[[Scene], _Prepared],
-    infer: Callable[[_Prepared], Arrays],
-    grid_size: float,
-    **options: Any,
-) -> dict[str, np.ndarray]:
+def _from_grid(scene: Scene, infer: Callable[[Scene], Arrays], grid_size: float) -> dict[str, np.ndarray]:
+    """The values that `infer` computes for the scene thinned to a grid, as the network was trained.
+
+    Each point has those of the nearest one that stayed.
+    """
     from scipy.spatial import cKDTree  # slow to import
 
     try:
         stays = points_on_grid(scene.coord + scene.shift, grid_size)
     except ValueError as error:
         raise DataError(str(error)) from error
-    found = infer_in_tiles(_cut(scene, stays), prepare, infer, **options)
+    found = infer(_cut(scene, stays, lowest=float(scene.coord[stays, 2].min())))
     nearest = cKDTree(scene.coord[stays]).query(scene.coord, workers=-1)[1]
     return {name: values[nearest] for name, values in found.items()}
 
@@ -368,11 +364,11 @@ def _halved(
     return None
 
 
-def _cut(scene: Scene, points: np.ndarray) -> Scene:
-    """Some points of a scene as a scene of their own, which has its own origin and no region tree."""
+def _cut(scene: Scene, points: np.ndarray, *, lowest: float = 0.0) -> Scene:
+    """Some points as a scene of their own, with its own center, heights above `lowest`, and no region tree."""
     coord = scene.coord[points]
     low, high = coord.min(axis=0), coord.max(axis=0)
-    shift = np.array([*((low + high) / 2)[:2], low[2]], dtype=np.float32)
+    shift = np.array([*((low + high) / 2)[:2], lowest], dtype=np.float32)
     return replace(
         scene,
         coord=coord - shift,

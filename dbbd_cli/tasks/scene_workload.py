@@ -6,7 +6,7 @@ Legend: N points of a batch, C feature channels of a point.
 from __future__ import annotations
 
 from abc import ABC
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -91,16 +91,11 @@ class SceneWorkload(ABC):
             seed=self.config.seed,
         )
 
-    def single_scenes(self, split: str, step: int = 1) -> Iterator[PointBatch]:
-        """The scenes of a split one by one, or every `step`-th, with all points and labels."""
+    def single_scenes(self, split: str, numbers: Iterable[int] | None = None) -> Iterator[PointBatch]:
+        """The scenes of a split, or those with these numbers, one by one, with all points and labels."""
         dataset = self.dataset(self.refs(split), point_samples=None, with_segment=True)
-        for index in range(0, len(dataset), step):
-            yield dataset.__getitems__([(0, index)])
-
-    @property
-    def fitting_step(self) -> int:
-        """Every how manyth training scene is used to fit what depends on the training data as a whole."""
-        return -(-len(self.manifest.of("train")) // _FITTED_SCENES)
+        for number in range(len(dataset)) if numbers is None else numbers:
+            yield dataset.__getitems__([(0, number)])
 
     def prepared_scenes(self, split: str) -> Iterator[PreparedScene]:
         """The prepared scenes of a split, one by one."""
@@ -152,6 +147,11 @@ class SceneWorkload(ABC):
         """The name of the class of a label."""
         names = self.data.class_names or (ROOM_CLASSES if self.data.source == "synthetic" else ())
         return names[label] if 0 <= label < len(names) else f"class {label}"
+
+
+def fitting_scenes(numbers: Sequence[int]) -> Sequence[int]:
+    """Those of training scenes that are used to fit what depends on the training data as a whole."""
+    return numbers[:: max(1, -(-len(numbers) // _FITTED_SCENES))]
 
 
 def evenly_spaced(values: torch.Tensor) -> torch.Tensor:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -37,6 +37,8 @@ _NOTES = "notes"
 _GEOMETRY = "geometry"
 _FARTHEST = 5.0
 """Standard deviations at which a property is cut off."""
+_CONSTANT = 1e-6
+"""Standard deviation of a constant property, at most, relative to its mean."""
 _TREE = ("parent", "level", "center_idx", "indices", "indices_ptr")
 
 
@@ -173,8 +175,12 @@ def wanted_properties(scene: Scene, names: Sequence[str], ref: SceneRef) -> np.n
                 f"{ref.name}: its property {name!r} is not finite at point {np.flatnonzero(~np.isfinite(values))[0]:,}",
                 hint="leave it out of data.features, or fix or remove the file",
             )
-        values -= values.mean()
-        columns.append(np.clip(values / max(values.std(), np.finfo(np.float32).tiny), -_FARTHEST, _FARTHEST))
+        values = np.ldexp(values, -np.frexp(np.abs(values).max())[1])  # exact; the squares of huge values overflow
+        mean, deviation = values.mean(), values.std()
+        # The rounding errors of a constant property must not become a feature.
+        is_constant = deviation <= _CONSTANT * abs(mean)
+        standardized = np.zeros_like(values) if is_constant else (values - mean) / deviation
+        columns.append(np.clip(standardized, -_FARTHEST, _FARTHEST))
     return np.stack(columns, axis=1).astype(np.float32)
 
 
@@ -225,21 +231,27 @@ def _make(ref: SceneRef, settings: SceneSettings) -> Arrays:
             f"{ref.name} has changed since the run started",
             hint="restore the original file, or start a new run",
         )
-    return _prepared_arrays(read_source(ref, settings.sampling), ref, settings)
+    return _prepared_arrays(standardized(read_source(ref, settings.sampling), ref, settings), ref, settings)
 
 
 def prepare(scene: Scene, ref: SceneRef, settings: SceneSettings) -> PreparedScene:
     """Prepare a scene without the cache.
 
     Args:
-        scene: the scene, or a part of it.
+        scene: the scene, or a part of it, with the properties of `standardized`.
         ref: where it comes from, for messages.
         settings: how to prepare it.
 
     Raises:
-        DataError: its region tree is invalid, or it lacks a wanted property.
+        DataError: its region tree is invalid.
     """
     return _from_arrays(_prepared_arrays(scene, ref, settings))
+
+
+def standardized(scene: Scene, ref: SceneRef, settings: SceneSettings) -> Scene:
+    """The scene with the wanted properties alone, standardized; see `wanted_properties`."""
+    columns = wanted_properties(scene, settings.properties, ref)
+    return replace(scene, properties=dict(zip(settings.properties, columns.T, strict=True)))
 
 
 def _prepared_arrays(scene: Scene, ref: SceneRef, settings: SceneSettings) -> Arrays:
@@ -255,7 +267,7 @@ def _prepared_arrays(scene: Scene, ref: SceneRef, settings: SceneSettings) -> Ar
     if settings.geometry:
         arrays[_GEOMETRY] = geometry_features(scene.coord, num_threads=-1)
     if settings.properties:
-        arrays["properties"] = wanted_properties(scene, settings.properties, ref)
+        arrays["properties"] = np.stack([scene.properties[name] for name in settings.properties], axis=1)
     notes = json.dumps({"reserved_label": scene.reserved_label, "unusable": dict(scene.unusable)})
     arrays[_NOTES] = np.frombuffer(notes.encode(), np.uint8)
     if scene.color is not None:

@@ -40,7 +40,7 @@ def geometry_features(coord: np.ndarray, *, num_threads: int = 1) -> np.ndarray:
     Rotation about the vertical axis changes none but the last five, and these only as far as other columns result.
 
     Args:
-        coord: finite coordinates `(N, 3)`, near the origin, in any unit.
+        coord: finite coordinates `(N, 3)`, near the origin, z from the lowest point of the scene, in any unit.
         num_threads: threads that search for neighbors, -1 for all; the result does not depend on them.
 
     Returns:
@@ -54,7 +54,8 @@ def geometry_features(coord: np.ndarray, *, num_threads: int = 1) -> np.ndarray:
     features = np.empty((len(places), len(NEIGHBORS) * len(_OF_NEIGHBORHOOD)), np.float32)
     for start in range(0, len(places), _CHUNK):
         rows = slice(start, start + _CHUNK)
-        distance, neighbors = tree.query(places[rows], k=count, workers=num_threads)
+        found = tree.query(places[rows], k=count, workers=num_threads)
+        distance, neighbors = (values.reshape(-1, count) for values in found)  # for one neighbor, they have one axis
         features[rows] = _neighborhoods(axes, axes[:, rows], distance * unit, neighbors).T
     radii = features[:, len(_OF_NEIGHBORHOOD) - 1 :: len(_OF_NEIGHBORHOOD)]
     width = float(np.exp(np.median(radii[:, -1])))
@@ -64,8 +65,9 @@ def geometry_features(coord: np.ndarray, *, num_threads: int = 1) -> np.ndarray:
 
 
 def _unit(coord: np.ndarray, places: np.ndarray) -> float:
-    """The size of the unit of `places` in that of `coord`."""
-    return float(np.ptp(coord.astype(np.float64), axis=0).max() / np.ptp(places, axis=0).max())
+    """The size of the unit of `places` in that of `coord`; 1 if there is only one place, as in a tile of a scene."""
+    extent = np.ptp(places, axis=0).max()
+    return float(np.ptp(coord.astype(np.float64), axis=0).max() / extent) if extent else 1.0
 
 
 def _neighborhoods(axes: np.ndarray, centers: np.ndarray, distance: np.ndarray, neighbors: np.ndarray) -> np.ndarray:
@@ -129,7 +131,7 @@ def _columns(coord: np.ndarray, width: float) -> np.ndarray:
     side = int(y.max()) + 1
     occupied, column = np.unique(x * side + y, return_inverse=True)  # much faster than of rows
     cells = np.stack([occupied // side, occupied % side], axis=1)
-    height = coord[:, 2] - coord[:, 2].min()
+    height = coord[:, 2]
     lowest, highest = np.full(len(cells), np.inf), np.zeros(len(cells))
     np.minimum.at(lowest, column, height)
     np.maximum.at(highest, column, height)

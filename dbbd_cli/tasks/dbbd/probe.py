@@ -179,7 +179,7 @@ class _Probing:
         features: dict[str, list[torch.Tensor]] = {name: [] for name in self.extractors}
         classes, numbers = [], []
         with self.progress.phase("Probe: training scenes", -(-total // step), unit="scenes") as bar:
-            for scene in self.workload.single_scenes("train", step=step):
+            for scene in self.workload.single_scenes("train", range(0, total, step)):
                 number = int(scene.samples)
                 found = {name: extract(scene) for name, extract in self.extractors.items()}
                 if number % few == 0:

@@ -27,7 +27,7 @@ from dbbd_cli.tasks.dbbd.batches import CutDataset
 from dbbd_cli.tasks.dbbd.config import PROGRESS_METRICS, DbbdConfig
 from dbbd_cli.tasks.scene_batches import PointBatch, SceneDataset
 from dbbd_cli.tasks.scene_config import num_channels
-from dbbd_cli.tasks.scene_workload import SceneWorkload, evenly_spaced, on_device
+from dbbd_cli.tasks.scene_workload import SceneWorkload, evenly_spaced, fitting_scenes, on_device
 
 MIN_FEATURE_STD = 0.1
 MIN_EFFECTIVE_RANK = 2.0
@@ -77,7 +77,7 @@ class DbbdWorkload(SceneWorkload):
 
     def _fitted_features(self) -> torch.Tensor:
         """Described features of training points, `(N, C)`, to which the description loss is fitted."""
-        scenes = self.single_scenes("train", step=self.fitting_step)
+        scenes = self.single_scenes("train", fitting_scenes(range(len(self.manifest.of("train")))))
         return torch.cat([evenly_spaced(self.described_features(scene)) for scene in scenes])
 
     def described_features(self, batch: PointBatch) -> torch.Tensor:

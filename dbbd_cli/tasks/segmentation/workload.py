@@ -25,7 +25,7 @@ from dbbd_cli.model.forest import Forest
 from dbbd_cli.model.linear_probe import scores_of_counts
 from dbbd_cli.tasks.scene_batches import PointBatch
 from dbbd_cli.tasks.scene_config import num_channels
-from dbbd_cli.tasks.scene_workload import SceneWorkload, evenly_spaced, on_device
+from dbbd_cli.tasks.scene_workload import SceneWorkload, evenly_spaced, fitting_scenes, on_device
 from dbbd_cli.tasks.segmentation.augmentation import augment
 from dbbd_cli.tasks.segmentation.batches import LabeledDataset
 from dbbd_cli.tasks.segmentation.config import PROGRESS_METRICS, SegmentationConfig
@@ -87,12 +87,16 @@ class SegmentationWorkload(SceneWorkload):
     def _fit(self) -> None:
         """Fit what depends on the training data as a whole."""
         counts = torch.zeros(len(self.labels), dtype=torch.int64)
-        for scene in self.prepared_scenes("train"):
+        labeled = []
+        for number, scene in enumerate(self.prepared_scenes("train")):
             if scene.segment is not None:
                 classes = self.classes(torch.from_numpy(np.array(scene.segment)))
-                counts += torch.bincount(classes[classes != IGNORED], minlength=len(self.labels))
+                found = torch.bincount(classes[classes != IGNORED], minlength=len(self.labels))
+                counts += found
+                if found.any():
+                    labeled.append(number)
         features, targets = [], []
-        for values, target in self.labeled_points("train", step=self.fitting_step):
+        for values, target in self.labeled_points("train", fitting_scenes(labeled)):
             features.append(evenly_spaced(values))
             targets.append(evenly_spaced(target))
         self.module.fit(
@@ -103,9 +107,11 @@ class SegmentationWorkload(SceneWorkload):
             seed=self.config.seed,
         )
 
-    def labeled_points(self, split: str, step: int = 1) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """Features of the head `(N, F)` and classes `(N,)` of the labeled points of each scene, or each `step`-th."""
-        for scene in self.single_scenes(split, step=step):
+    def labeled_points(
+        self, split: str, numbers: Iterable[int] | None = None
+    ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Features of the head `(N, F)` and classes `(N,)` of the labeled points of each scene; see `single_scenes`."""
+        for scene in self.single_scenes(split, numbers):
             assert scene.segment is not None
             classes = self.classes(scene.segment)
             features = self.features(self.config.data.head_features, View(scene.coord, scene.normal), scene)

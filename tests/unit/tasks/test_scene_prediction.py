@@ -57,16 +57,16 @@ def test_values_of_neighborhoods_are_those_of_the_whole_scene() -> None:
     def infer(part: Scene) -> dict[str, np.ndarray]:
         sizes.append(part.num_points)
         assert np.abs(part.coord[:, :2].min(axis=0) + part.coord[:, :2].max(axis=0)).max() < 1e-4
-        assert part.coord[:, 2].min() == 0
         tree = cKDTree(part.coord[:, :2])
         near = tree.query_ball_point(part.coord[:, :2], 0.02, return_length=True)
-        return {"near": near, "place": part.coord + part.shift}
+        return {"near": near, "place": part.coord + part.shift, "height": part.coord[:, 2]}
 
     whole = infer(scene)
     sizes.clear()
     joined = infer_in_tiles(scene, lambda part: part, infer, max_points=1000, margin=0.3)
     assert len(sizes) > 4
     assert max(sizes) <= 1000
+    assert np.array_equal(joined["height"], whole["height"])
     np.testing.assert_allclose(joined["place"], whole["place"], rtol=0, atol=1e-5)
     assert (joined["near"] == whole["near"]).mean() > 0.999  # float32 coordinates of tiles differ in the last digit
 

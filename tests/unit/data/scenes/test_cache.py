@@ -268,6 +268,23 @@ def test_properties_are_standardized_by_name_and_kept_if_they_are_wanted(tmp_pat
         prepared_scene(ref, replace(SETTINGS, properties=("curvature",)), tmp_path / "cache")
 
 
+@pytest.mark.parametrize("value", [0.0, 0.1, 0.3, -1e9, 1.7e308])
+def test_a_constant_property_is_zero(tmp_path: Path, value: float) -> None:
+    ref = save(tmp_path / "scene.pkl", reflectance=np.full(400, value))
+    settings = replace(SETTINGS, properties=("reflectance",))
+    found = prepared_scene(ref, settings, tmp_path / "cache").properties
+    assert found is not None
+    assert not found.any()
+
+
+def test_huge_values_of_a_property_do_not_overflow(tmp_path: Path) -> None:
+    values = np.where(np.arange(400) % 2 == 0, 1.7e308, -1.7e308)
+    ref = save(tmp_path / "scene.pkl", reflectance=values)
+    found = prepared_scene(ref, replace(SETTINGS, properties=("reflectance",)), tmp_path / "cache").properties
+    assert found is not None
+    np.testing.assert_allclose(found[:, 0], np.sign(values), rtol=1e-6)
+
+
 def test_a_property_that_is_not_finite_is_refused_only_if_it_is_wanted(tmp_path: Path) -> None:
     bad = np.ones(400)
     bad[5] = np.nan

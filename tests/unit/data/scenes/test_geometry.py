@@ -85,7 +85,7 @@ def test_small_and_degenerate_scenes_have_finite_features(count: int) -> None:
     line = np.zeros((count, 3), np.float32)
     line[:, 0] = np.arange(count)
     doubled = np.repeat(line[: max(2, count // 2)], 3, axis=0)
-    for coord in (cloud(count), line, doubled, line * np.float32(1e8)):
+    for coord in (cloud(count), line, doubled, line * np.float32(1e8), np.ones_like(line)):
         features = geometry_features(coord)
         assert features.shape == (len(coord), len(GEOMETRY_NAMES))
         assert np.isfinite(features).all()
