@@ -76,13 +76,14 @@ def check_size_of_whole(size: int) -> None:
     """
     if size > MAX_BYTES:
         raise ValueError(
-            f"has {size:,} bytes; the limit is {MAX_BYTES:,}: save it as binary and set data.grid_size to thin it on "
-            "reading, or downsample it"
+            f"has {size:,} bytes; the limit is {MAX_BYTES:,}: divide or downsample it; for training, "
+            "data.grid_size thins it on reading if it is saved as binary"
         )
 
 
 def too_many_points(count: str) -> ValueError:
     """The error for a scan that is too large to be read as a whole."""
     return ValueError(
-        f"has {count} points; the limit is {MAX_POINTS:,}: set data.grid_size to thin it on reading, or downsample it"
+        f"has {count} points; the limit is {MAX_POINTS:,}: divide or downsample it; for training, data.grid_size "
+        "thins it on reading"
     )

@@ -140,8 +140,8 @@ def read_vertices(path: Path, max_points: int) -> dict[str, np.ndarray]:
         order, before, points = _read_until_vertices(file)
         if points.count > max_points:
             raise ValueError(
-                f"declares {points.count:,} points; the limit is {max_points:,}: save it as binary PLY without lists "
-                "and set data.grid_size to thin it on reading, or downsample it"
+                f"declares {points.count:,} points; the limit is {max_points:,}: divide or downsample it; for "
+                "training, data.grid_size thins binary PLY without lists on reading"
             )
         if order == "=":
             return _read_ascii(file, before, points, size)

@@ -122,7 +122,9 @@ def test_the_limit_of_points_holds_after_thinning(tmp_path, monkeypatch):
     path = written.text(tmp_path / "a.xyz", SceneArrays(COORD))
     monkeypatch.setattr("dbbd_cli.data.scenes.formats.blocks.MAX_POINTS", 1000)
     monkeypatch.setattr("dbbd_cli.data.scenes.formats.blocks.joined.__defaults__", (1000,))
-    with pytest.raises(DataError, match=r"more than 1,000 points; the limit is 1,000: set data\.grid_size"):
+    with pytest.raises(
+        DataError, match=r"more than 1,000 points; the limit is 1,000: divide or downsample it; .* data\.grid_size"
+    ):
         read_scene(path)
     assert read_scene(path, sampling=Sampling(grid_size=0.5)).num_points < 1000
 
