@@ -146,5 +146,5 @@ def test_files_that_are_read_whole_keep_their_limit_of_size(tmp_path, monkeypatc
     binary, text = ply_files(tmp_path, SCENE)
     assert read_scene(binary, sampling=Sampling(grid_size=0.5)).num_points < N
     for path, sampling in ((binary, Sampling()), (text, Sampling(grid_size=0.5))):
-        with pytest.raises(DataError, match=r"the limit is 1,000: save it as binary and set data\.grid_size"):
+        with pytest.raises(DataError, match=r"the limit is 1,000: divide or downsample it; .* data\.grid_size"):
             read_scene(path, sampling=sampling)
