@@ -147,7 +147,7 @@ def _errors_named(path: Path) -> Iterator[None]:
     except OSError as error:
         raise _unreadable(path, error) from error
     except MissingPackageError as error:
-        raise DataError(f"{printable(str(path))}: {error}", hint=error.hint) from error
+        raise DataError(f"{printable(str(path))}: {error}") from error
     except (ValueError, MemoryError) as error:
         raise _invalid(path, str(error) or "does not fit into free memory") from error
 
