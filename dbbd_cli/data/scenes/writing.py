@@ -15,7 +15,7 @@ import numpy as np
 
 from dbbd_cli.core.files import atomic_file
 from dbbd_cli.data.scenes.formats.names import SPHERICAL_HARMONICS, find_columns, simplified
-from dbbd_cli.data.scenes.formats.npy import COORD_FILE
+from dbbd_cli.data.scenes.formats.npy import FOLDER_ARRAYS
 from dbbd_cli.data.scenes.formats.ply import declared_properties, read_vertices
 from dbbd_cli.data.scenes.scene import COLOR, COORD, MAX_POINTS, NORMAL, SEGMENT, SceneArrays, make_scene
 
@@ -199,11 +199,14 @@ def write_npz(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
 def write_folder(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     """Write arrays as a folder of `.npy` files, coordinates last: without these, it is not a scene.
 
+    Parts of a scene that the folder had before are removed.
+
     Raises:
         OSError: it cannot be written.
     """
     path.mkdir(parents=True, exist_ok=True)
-    (path / COORD_FILE).unlink(missing_ok=True)
+    for name in FOLDER_ARRAYS:
+        (path / f"{name}.npy").unlink(missing_ok=True)
     for name in sorted(arrays, key=lambda name: name == COORD):
         with atomic_file(path / f"{name}.npy") as file:
             np.save(file, arrays[name], allow_pickle=False)

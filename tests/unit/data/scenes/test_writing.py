@@ -150,6 +150,15 @@ def test_arrays_are_scenes_again(tmp_path: Path) -> None:
     assert np.load(tmp_path / "folder" / "feature.npy").shape == (50, 7)
 
 
+def test_a_folder_keeps_no_parts_of_an_earlier_result(tmp_path: Path) -> None:
+    survey(tmp_path / "scan.ply")
+    parts = {**array_parts(read_arrays(tmp_path / "scan.ply")), "segment": np.arange(50, dtype=np.int32)}
+    write_folder(tmp_path / "folder", parts)
+    (tmp_path / "folder" / "notes.txt").write_text("of the user")
+    write_folder(tmp_path / "folder", {"coord": parts["coord"], "feature": np.ones((50, 7), np.float32)})
+    assert sorted(file.name for file in (tmp_path / "folder").iterdir()) == ["coord.npy", "feature.npy", "notes.txt"]
+
+
 def test_a_source_that_changed_in_the_meantime_is_refused(tmp_path: Path) -> None:
     survey(tmp_path / "scan.ply")
     arrays = read_arrays(tmp_path / "scan.ply")
