@@ -39,8 +39,9 @@ _NOT_IN_NAMES = re.compile(r"[^!-~]+")
 def ply_columns(path: Path, arrays: SceneArrays) -> Columns:
     """The numbers of each point of a source, as columns for `write_ply`.
 
-    Those of a PLY file keep their names, types and order; lists are left out. Other sources give `x y z`, `nx ny nz`,
-    `red green blue`, `segment` and their properties. Integers too large for PLY become doubles.
+    Those of a PLY file keep their names (underscores for spaces), types and order; lists are left out. Other sources
+    give `x y z`, `nx ny nz`, `red green blue`, `segment` and their properties. Integers too large for PLY become
+    doubles.
 
     Args:
         path: the source.
@@ -60,9 +61,12 @@ def _from_ply(path: Path) -> Columns:
     declared = declared_properties(path)
     values = read_vertices(path, MAX_POINTS)
     axes = set(find_columns(declared)[COORD])
-    return {
-        written: _as_declared(values[name], dtype, exact=name in axes) for name, (written, dtype) in declared.items()
-    }
+    columns: Columns = {}
+    for name, (written, dtype) in declared.items():
+        # Other programs refuse names with spaces.
+        unspaced = _unused(written.replace(" ", "_"), columns)
+        columns[unspaced] = _as_declared(values[name], dtype, exact=name in axes)
+    return columns
 
 
 def _as_declared(values: np.ndarray, dtype: np.dtype, *, exact: bool) -> np.ndarray:
