@@ -54,7 +54,7 @@ def _blocks(path: Path, max_points: int | None) -> Iterator[SceneArrays]:
             names = [*reader.header.point_format.dimension_names]
             start = int(reader.header.offset_to_point_data)
             packed = reader.header.are_points_compressed
-            most = _most_points(file, start, reader.header, lazrs) if packed else None
+            most = _most_points(file, start, reader.header, lazrs) if packed and count else None
         size = os.fstat(file.fileno()).st_size
         if max_points is not None and count > max_points:
             raise too_many_points(f"{count:,}")

@@ -88,6 +88,14 @@ def test_copc_is_read_like_any_other_laz_file(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["a.las", "a.laz"])
+@pytest.mark.parametrize("form", [3, 7])
+def test_a_file_without_points_says_so(tmp_path, name, form):
+    laspy.LasData(laspy.LasHeader(point_format=form, version="1.4")).write(str(tmp_path / name))
+    with pytest.raises(ValueError, match="^has no points$"):
+        read_las(tmp_path / name)
+
+
+@pytest.mark.parametrize("name", ["a.las", "a.laz"])
 def test_damaged_headers_are_refused(tmp_path, name):
     path = written.las(tmp_path / name, SCENE)
     content = path.read_bytes()
