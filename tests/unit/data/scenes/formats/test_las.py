@@ -91,7 +91,7 @@ def test_copc_is_read_like_any_other_laz_file(tmp_path):
 @pytest.mark.parametrize("form", [3, 7])
 def test_a_file_without_points_says_so(tmp_path, name, form):
     laspy.LasData(laspy.LasHeader(point_format=form, version="1.4")).write(str(tmp_path / name))
-    with pytest.raises(ValueError, match="^has no points$"):
+    with pytest.raises(ValueError, match=r"^has no points$"):
         read_las(tmp_path / name)
 
 
