@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import struct
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -41,6 +42,13 @@ def las_blocks(path: Path) -> Iterator[SceneArrays]:
         MissingPackageError: laspy or lazrs is not installed.
     """
     return _blocks(path, None)
+
+
+def without_unset_classes(arrays: SceneArrays) -> SceneArrays:
+    """The arrays without their classification if it is 0 for all points, which means "created, never classified"."""
+    if arrays.segment is None or np.any(arrays.segment) or "classification" in arrays.properties:
+        return arrays  # in the last case, the labels are an extra dimension
+    return replace(arrays, segment=None)
 
 
 def _blocks(path: Path, max_points: int | None) -> Iterator[SceneArrays]:
