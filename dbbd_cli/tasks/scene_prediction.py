@@ -184,7 +184,8 @@ def _in_folder(folder: Path, out: OutputFolder, progress: Progress) -> Iterator[
         number = counted(sum(source.unread.values()), "scan")
         yield _skipped(str(folder), f"{number} in unsupported formats: {by_suffix(source.unread)}")
     elif not found and not source.problems:
-        yield _skipped(str(folder), "contains no scenes")
+        only_results = "has no scenes but those in the folder for the results; write them elsewhere with --out"
+        yield _skipped(str(folder), only_results if source.candidates else "contains no scenes")
     if source.ignored:
         progress.line(f"Files in {printable(str(folder))} that are not scenes were ignored: {source.ignored:,}.")
 

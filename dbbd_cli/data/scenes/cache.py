@@ -30,7 +30,7 @@ from dbbd_cli.data.scenes.trees.builder import build_tree
 from dbbd_cli.data.scenes.trees.nested import tree_from_nested
 from dbbd_cli.data.scenes.trees.region_tree import RegionTree, cut_tree
 
-_VERSION = 5
+_VERSION = 6
 """Increase this when the same source and settings give different arrays."""
 _NOTES = "notes"
 """Name of the array that holds everything else as the bytes of a JSON object."""
@@ -159,7 +159,9 @@ def wanted_properties(scene: Scene, names: Sequence[str], ref: SceneRef) -> np.n
     """
     if not names:
         return np.empty((scene.num_points, 0), np.float32)
-    found = {simplified(name): values for name, values in scene.properties.items()}
+    found: dict[str, np.ndarray] = {}
+    for name, column in scene.properties.items():
+        found.setdefault(simplified(name), column)
     columns = []
     for name in names:
         values = found.get(simplified(name))

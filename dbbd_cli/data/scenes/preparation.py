@@ -79,4 +79,6 @@ def _prepare(source: Path | Room, required: Mapping[str, str], settings: SceneSe
         check_parts(found or prepared_scene(ref, settings, cache_dir), required, ref)
     except DataError as error:
         return error.message
+    except MemoryError:
+        return f"{SceneRef(source, '').name}: does not fit into free memory"
     return CACHED if found else PREPARED

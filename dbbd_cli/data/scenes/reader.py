@@ -38,7 +38,7 @@ from dbbd_cli.core.text import printable
 from dbbd_cli.data.problems import why
 from dbbd_cli.data.scenes.formats.blocks import MAX_BYTES, slices
 from dbbd_cli.data.scenes.formats.e57 import e57_blocks, read_e57
-from dbbd_cli.data.scenes.formats.las import las_blocks, read_las
+from dbbd_cli.data.scenes.formats.las import las_blocks, read_las, without_unset_classes
 from dbbd_cli.data.scenes.formats.mesh import MESH_POINTS, MESH_SUFFIXES, read_mesh
 from dbbd_cli.data.scenes.formats.npy import folder_blocks, folder_files, read_archive, read_folder
 from dbbd_cli.data.scenes.formats.optional import MissingPackageError
@@ -147,7 +147,7 @@ def _errors_named(path: Path) -> Iterator[None]:
     except OSError as error:
         raise _unreadable(path, error) from error
     except MissingPackageError as error:
-        raise DataError(f"{printable(str(path))}: {error}", hint=error.hint) from error
+        raise DataError(f"{printable(str(path))}: {error}") from error
     except (ValueError, MemoryError) as error:
         raise _invalid(path, str(error) or "does not fit into free memory") from error
 
@@ -161,9 +161,13 @@ def _arrays(path: Path, sampling: Sampling) -> SceneArrays:
     _scene_files(path)
     read_blocks = folder_blocks if is_folder else BLOCK_READERS.get(suffix)
     if sampling.grid_size is not None and read_blocks is not None:
-        return thinned(read_blocks(path), sampling.grid_size)
-    arrays = read_mesh(path, sampling.mesh_points) if suffix in MESH_SUFFIXES else read(path)
-    return arrays if sampling.grid_size is None else thinned(slices(arrays), sampling.grid_size)
+        arrays = thinned(read_blocks(path), sampling.grid_size)
+    else:
+        arrays = read_mesh(path, sampling.mesh_points) if suffix in MESH_SUFFIXES else read(path)
+        if sampling.grid_size is not None:
+            arrays = thinned(slices(arrays), sampling.grid_size)
+    # Only all points together tell whether a program has classified them.
+    return without_unset_classes(arrays) if suffix in (".las", ".laz") else arrays
 
 
 def scene_digest(path: Path) -> str:

@@ -202,7 +202,10 @@ def _no_scenes(folder: Path, found: SceneSource) -> DataError:
             hint="save them as PLY or LAS, for example in CloudCompare or MeshLab",
             details=details,
         )
-    hint = f"a scene is a file {', '.join(READERS)}, or a folder with {COORD_FILE}"
+    hint = (
+        f"a scene is a file {', '.join(READERS)}, or a folder with {COORD_FILE}; {' and '.join(_TABLE_SUFFIXES)} count "
+        f"only if they begin with {_MIN_LINES} lines of three numbers or more"
+    )
     return DataError(f"{folder} has no scenes", hint=hint, details=details)
 
 
@@ -282,8 +285,9 @@ def _is_scene_file(entry: os.DirEntry[str]) -> bool:
 
 _TABLE_SUFFIXES = (".txt", ".csv")
 """Suffixes of scans as well as of notes."""
-_POINT = re.compile(rb"\s*([-+.\deE]+[\s,;]+){2,}[-+.\deE]+[\s,;]*")
-_FIRST_BYTES, _MIN_LINES = 4096, 10
+_NUMBER = rb'"?(?:[-+.\de]+|[-+]?(?:nan(?:\(\w+\))?|inf))"?'
+_POINT = re.compile(rb"\s*(?:%b[\s,;]+){2,}%b[\s,;]*" % (_NUMBER, _NUMBER), re.IGNORECASE)
+_FIRST_BYTES, _FIRST_LINES, _MIN_LINES = 1 << 16, 100, 10
 
 
 def _is_table(entry: os.DirEntry[str]) -> bool:
@@ -292,7 +296,7 @@ def _is_table(entry: os.DirEntry[str]) -> bool:
         if not entry.is_file():  # opening a pipe would block forever
             return False
         with Path(entry.path).open("rb") as file:
-            lines = file.read(_FIRST_BYTES).splitlines()
+            lines = file.read(_FIRST_BYTES).splitlines()[:_FIRST_LINES]
     except OSError:
         return False
     return sum(_POINT.fullmatch(line) is not None for line in lines) >= _MIN_LINES

@@ -15,7 +15,7 @@ import numpy as np
 
 from dbbd_cli.core.files import atomic_file
 from dbbd_cli.data.scenes.formats.names import SPHERICAL_HARMONICS, find_columns, simplified
-from dbbd_cli.data.scenes.formats.npy import COORD_FILE
+from dbbd_cli.data.scenes.formats.npy import FOLDER_ARRAYS
 from dbbd_cli.data.scenes.formats.ply import declared_properties, read_vertices
 from dbbd_cli.data.scenes.scene import COLOR, COORD, MAX_POINTS, NORMAL, SEGMENT, SceneArrays, make_scene
 
@@ -39,8 +39,9 @@ _NOT_IN_NAMES = re.compile(r"[^!-~]+")
 def ply_columns(path: Path, arrays: SceneArrays) -> Columns:
     """The numbers of each point of a source, as columns for `write_ply`.
 
-    Those of a PLY file keep their names, types and order; lists are left out. Other sources give `x y z`, `nx ny nz`,
-    `red green blue`, `segment` and their properties. Integers too large for PLY become doubles.
+    Those of a PLY file keep their names (underscores for spaces), types and order; lists are left out. Other sources
+    give `x y z`, `nx ny nz`, `red green blue`, `segment` and their properties. Integers too large for PLY become
+    doubles.
 
     Args:
         path: the source.
@@ -60,9 +61,12 @@ def _from_ply(path: Path) -> Columns:
     declared = declared_properties(path)
     values = read_vertices(path, MAX_POINTS)
     axes = set(find_columns(declared)[COORD])
-    return {
-        written: _as_declared(values[name], dtype, exact=name in axes) for name, (written, dtype) in declared.items()
-    }
+    columns: Columns = {}
+    for name, (written, dtype) in declared.items():
+        # Other programs refuse names with spaces.
+        unspaced = _unused(written.replace(" ", "_"), columns)
+        columns[unspaced] = _as_declared(values[name], dtype, exact=name in axes)
+    return columns
 
 
 def _as_declared(values: np.ndarray, dtype: np.dtype, *, exact: bool) -> np.ndarray:
@@ -199,11 +203,14 @@ def write_npz(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
 def write_folder(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     """Write arrays as a folder of `.npy` files, coordinates last: without these, it is not a scene.
 
+    Parts of a scene that the folder had before are removed.
+
     Raises:
         OSError: it cannot be written.
     """
     path.mkdir(parents=True, exist_ok=True)
-    (path / COORD_FILE).unlink(missing_ok=True)
+    for name in FOLDER_ARRAYS:
+        (path / f"{name}.npy").unlink(missing_ok=True)
     for name in sorted(arrays, key=lambda name: name == COORD):
         with atomic_file(path / f"{name}.npy") as file:
             np.save(file, arrays[name], allow_pickle=False)

@@ -29,11 +29,12 @@ def with_labels(config: SegmentationConfig, manifest: Manifest, progress: Progre
     found = {split: label_census(config, manifest, split) for split in splits}
     ignored = ignored_labels(config.data, *found.values())
     labels = config.data.labels
+    suspected: list[int] = []
     if labels is None:
         labels = sorted(frozenset().union(*(census.labels for census in found.values())) - ignored)
         suspected = suspected_labels(config.data, ignored, *found.values())
-        for warning in label_warnings(suspected, ignored, *found.values()):
-            progress.warn(warning)
+    for warning in label_warnings(suspected, ignored, *found.values()):
+        progress.warn(warning)
     for split in ("train", "val"):
         if not found[split].labels & set(labels):
             unusable = found[split].unusable

@@ -13,7 +13,7 @@ from dbbd_cli.config.load import parse_override
 from dbbd_cli.core.progress import Silent
 from dbbd_cli.data.scenes import cache as scene_cache
 from dbbd_cli.data.scenes import preparation
-from dbbd_cli.data.scenes.cache import SceneSettings
+from dbbd_cli.data.scenes.cache import Room, SceneSettings
 from dbbd_cli.services.preparation import prepare_run
 from dbbd_cli.services.prepare import prepare
 from dbbd_cli.tasks.configs import load_config
@@ -74,6 +74,12 @@ def test_rooms_are_prepared_and_other_tasks_have_nothing_to_prepare(tmp_path: Pa
     assert (found.needed, found.prepared, found.problems) == (True, 3, [])
     found = prepare(load_config("smoke_qr"))
     assert (found.needed, found.prepared) == (False, 0)
+
+
+def test_a_scene_that_does_not_fit_into_memory_does_not_end_the_others(tmp_path: Path) -> None:
+    rooms = [Room(0, index, num_points) for index, num_points in enumerate((1000, 10**15, 1000))]
+    found = [*preparation.prepare_in_processes(rooms, {}, SETTINGS, tmp_path, 1)]
+    assert sorted(found) == ["prepared", "prepared", "room 1: does not fit into free memory"]
 
 
 def killed_by_one(source: Path, *_: object) -> str:

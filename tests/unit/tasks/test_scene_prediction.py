@@ -144,6 +144,13 @@ def test_no_result_replaces_an_input_or_becomes_one(scans: Path, tmp_path: Path)
     assert [one.input for one in first] == [one.input for one in second]
 
 
+def test_scenes_in_the_folder_for_the_results_are_named_as_the_reason(scans: Path) -> None:
+    (scans / "empty").mkdir()
+    notes = [one.note for one in run(scans, str(scans / "sub"), str(scans / "empty"))]
+    assert "has no scenes but those in the folder for the results" in notes[0]
+    assert notes[1] == "contains no scenes"
+
+
 def test_every_format(scans: Path, tmp_path: Path) -> None:
     [result] = run(tmp_path / "out", str(scans / "b.npz"), formats=["npz", "npy", "ply"])
     assert [Path(file).name for file in result.files] == ["b-height.npz", "b-height", "b-height.ply"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import struct
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -43,6 +44,13 @@ def las_blocks(path: Path) -> Iterator[SceneArrays]:
     return _blocks(path, None)
 
 
+def without_unset_classes(arrays: SceneArrays) -> SceneArrays:
+    """The arrays without their classification if it is 0 for all points, which means "created, never classified"."""
+    if arrays.segment is None or np.any(arrays.segment) or "classification" in arrays.properties:
+        return arrays  # in the last case, the labels are an extra dimension
+    return replace(arrays, segment=None)
+
+
 def _blocks(path: Path, max_points: int | None) -> Iterator[SceneArrays]:
     laspy, lazrs = optional_package("laspy", "las"), optional_package("lazrs", "las")
     with path.open("rb") as file:
@@ -54,7 +62,7 @@ def _blocks(path: Path, max_points: int | None) -> Iterator[SceneArrays]:
             names = [*reader.header.point_format.dimension_names]
             start = int(reader.header.offset_to_point_data)
             packed = reader.header.are_points_compressed
-            most = _most_points(file, start, reader.header, lazrs) if packed else None
+            most = _most_points(file, start, reader.header, lazrs) if packed and count else None
         size = os.fstat(file.fileno()).st_size
         if max_points is not None and count > max_points:
             raise too_many_points(f"{count:,}")

@@ -34,6 +34,8 @@ def read_mesh(path: Path, num_points: int = MESH_POINTS) -> SceneArrays:
     content = path.read_bytes()
     if suffix in (".glb", ".gltf"):
         _check_gltf(content, suffix)
+    elif suffix != ".stl" or not _is_binary_stl(content):
+        content = _in_utf8(content)
     kind = f"{suffix[1:].upper()} file"
     with damage(kind):
         loaded = trimesh.load_scene(
@@ -123,6 +125,20 @@ def _sampled(corners: np.ndarray, color: np.ndarray | None, num_points: int) -> 
     coord = np.einsum("nc,ncd->nd", weights, corners[face])
     sampled = None if color is None else np.einsum("nc,ncd->nd", weights, color[face].astype(np.float64))
     return SceneArrays(coord, normal[face], None if sampled is None else np.rint(sampled).astype(np.uint8))
+
+
+def _is_binary_stl(content: bytes) -> bool:
+    """Whether a file has the length that binary STL declares: 84 bytes, and 50 for each face."""
+    return len(content) >= 84 and len(content) == 84 + 50 * struct.unpack("<I", content[80:84])[0]
+
+
+def _in_utf8(content: bytes) -> bytes:
+    """A text in UTF-8, from Latin-1 if it is not: trimesh needs another package to guess the encoding."""
+    try:
+        content.decode()
+    except UnicodeDecodeError:
+        return content.decode("latin1").encode()
+    return content
 
 
 def _check_gltf(content: bytes, suffix: str) -> None:

@@ -54,12 +54,15 @@ COLUMN_NAMES = {
 }
 """Names of the columns that together form a part of a scene, as `simplified` writes them."""
 
-_SEPARATORS = re.compile(r"[^a-z0-9]+")
+_SEPARATORS = re.compile(r"[\W_]+")
 
 
 def simplified(name: str) -> str:
-    """A name in lower case, without CloudCompare's prefix `scalar_`, underscores, spaces and other separators."""
-    short = _SEPARATORS.sub("", name.lower())
+    """A name in lower case, without CloudCompare's prefix `scalar_`, underscores, spaces and other separators.
+
+    A name of separators alone stays as it is.
+    """
+    short = _SEPARATORS.sub("", name.lower()) or name
     while short.startswith("scalar") and short != "scalar":
         short = short.removeprefix("scalar")
     return short

@@ -52,7 +52,8 @@ def read_npz(path: Path, name: str, max_values: int) -> np.ndarray:
     """
     with _damage(f"its array {name} "), np.load(path, allow_pickle=False) as archive:
         key = next(key for key in archive.files if key.lower() == name)
-        size = next(entry.file_size for entry in archive.zip.infolist() if entry.filename.removesuffix(".npy") == key)
+        # A name may occur twice, with and without the suffix too.
+        size = max(entry.file_size for entry in archive.zip.infolist() if entry.filename.removesuffix(".npy") == key)
         # No more than this is unpacked, whatever the header of the array declares.
         array = archive[key] if size <= max_values * _VALUE_BYTES + _HEADER_BYTES else None
     try:

@@ -9,15 +9,10 @@ from typing import Any
 
 
 class MissingPackageError(ValueError):
-    """The package that reads a format is not installed.
-
-    Attributes:
-        hint: how to install it.
-    """
+    """The package that reads a format is not installed; the message says how to install it."""
 
     def __init__(self, package: str, extra: str) -> None:
-        super().__init__(f"needs the package {package}, which is not installed")
-        self.hint = f'pip install "dbbd-cli[{extra}]"'
+        super().__init__(f'needs the package {package}, which is not installed: pip install "dbbd-cli[{extra}]"')
 
 
 def optional_package(name: str, extra: str) -> Any:

@@ -26,6 +26,8 @@ _MAX_LABEL = 99
 _COMMENT = re.compile(rb"(?m)^[ \t]*(?:#|//)[^\r\n]*")
 _COUNT = re.compile(rb"(?m)^[ \t]*\d+[ \t]*(?=\r?$|\r)")
 """The number of points on a line of its own, before each scan of a `.pts` file."""
+_DECIMAL_COMMAS = re.compile(rb"\s*(?:(?:[-+]?\d+(?:,\d+)?(?:e[-+]?\d+)?|nan)(?:\s+|$)){3,}", re.IGNORECASE)
+"""Numbers between spaces or tabs; where they have commas, these are decimal points."""
 _NOT_A_NUMBER = re.compile(rb"[-+]?(?:\d\.#[A-Za-z]+\d*|nan\([^()\s]*\))", re.IGNORECASE)
 """NaN as programs built with Microsoft's compilers write it."""
 _BY_SUFFIX = {".xyzn": ("nx", "ny", "nz"), ".xyzrgb": ("red", "green", "blue")}
@@ -118,14 +120,16 @@ def _is_number(text: str) -> bool:
 
 
 def _with_spaces(text: bytes, separator: bytes) -> bytes:
-    """The text with spaces between its numbers; where semicolons separate them, a comma is a decimal point."""
-    if separator == b";":
+    """The text with spaces between its numbers; where something else separates them, a comma is a decimal point."""
+    if separator in (b";", b" "):
         text = text.replace(b",", b".")
     return text.replace(separator, b" ") if separator else text
 
 
 def _separator(line: bytes) -> bytes:
-    """The separator of a line, empty for spaces and tabs."""
+    """The separator of a line: empty for spaces and tabs, a space if numbers between these have decimal commas."""
+    if b"," in line and _DECIMAL_COMMAS.fullmatch(line):
+        return b" "
     return next((sign for sign in (b";", b",") if sign in line), b"")
 
 

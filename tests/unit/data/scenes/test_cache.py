@@ -285,6 +285,19 @@ def test_huge_values_of_a_property_do_not_overflow(tmp_path: Path) -> None:
     np.testing.assert_allclose(found[:, 0], np.sign(values), rtol=1e-6)
 
 
+def test_properties_are_told_apart_by_names_in_any_script_and_the_first_of_a_name_counts(tmp_path: Path) -> None:
+    moisture, temperature, other = np.random.default_rng(3).random((3, 400))
+    ref = save(tmp_path / "scene.pkl", влажность=moisture, температура=temperature, Return=moisture, re_turn=other)
+    settings = replace(SETTINGS, properties=("Влажность", "температура", "return"))
+    found = prepared_scene(ref, settings, tmp_path / "cache").properties
+    assert found is not None
+    for column, values in zip(found.T, (moisture, temperature, moisture), strict=True):
+        assert np.allclose(column, (values - values.mean()) / values.std(), atol=1e-5)
+    for name in ("давление", "?"):
+        with pytest.raises(DataError, match="has no property"):
+            prepared_scene(ref, replace(SETTINGS, properties=(name,)), tmp_path / "cache")
+
+
 def test_a_property_that_is_not_finite_is_refused_only_if_it_is_wanted(tmp_path: Path) -> None:
     bad = np.ones(400)
     bad[5] = np.nan

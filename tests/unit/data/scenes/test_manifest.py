@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 import shutil
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -184,6 +185,18 @@ def test_a_single_unusable_scene_is_reported_with_its_own_hint(tmp_path: Path) -
         manifest_of(root, tmp_path / "cache")
     assert "is an empty file" in caught.value.message
     assert "fix or remove the file" in caught.value.hint
+
+
+def test_a_missing_package_is_named_for_each_scene_with_how_to_install_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = divided(tmp_path / "scenes", train=1, val=1)
+    monkeypatch.setitem(sys.modules, "trimesh", None)
+    for name in ("one.obj", "two.obj"):
+        (root / "train" / name).write_bytes(b"v 0 0 0\n")
+    with pytest.raises(DataError, match="2 scenes are unusable") as caught:
+        manifest_of(root, tmp_path / "cache")
+    assert all('pip install "dbbd-cli[mesh]"' in line for line in caught.value.details)
 
 
 def test_unusable_scenes_are_left_out_and_reported_on_request(tmp_path: Path) -> None:

@@ -312,6 +312,29 @@ def test_tables_of_points_are_scenes_and_notes_are_not(divided):
     assert source.problems == []
 
 
+@pytest.mark.parametrize(
+    "row",
+    [
+        "1.5 2 3 nan",
+        "1.5,-NaN,2,-inf",
+        "1.5 2 3 -nan(ind)",
+        '"1.5","2","3"',
+        " ".join(["-1234.56789"] * 64),
+        "1,5\t2,25\t3",
+    ],
+)
+def test_tables_with_wide_rows_and_unusual_numbers_are_scenes(tmp_path, row):
+    (tmp_path / "a.txt").write_text("x y z and more\n" + f"{row}\n" * 40)
+    assert keys(list_scenes(tmp_path)) == ["a.txt"]
+
+
+def test_a_folder_of_notes_alone_gets_a_hint_what_counts_as_a_table(tmp_path):
+    (tmp_path / "readme.txt").write_text("There are 3 rooms: 1, 2, 3\n" * 20)
+    with pytest.raises(DataError, match="has no scenes") as caught:
+        list_scenes(tmp_path)
+    assert caught.value.hint.endswith(".txt and .csv count only if they begin with 10 lines of three numbers or more")
+
+
 @pytest.mark.skipif(os.name == "nt", reason="no pipes in folders there")
 def test_a_pipe_named_like_a_table_does_not_block(divided):
     os.mkfifo(divided / "train" / "pipe.txt")

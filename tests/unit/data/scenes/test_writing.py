@@ -75,6 +75,19 @@ def test_another_library_reads_the_same_points(tmp_path: Path) -> None:
     )
 
 
+def test_names_with_spaces_are_written_as_other_libraries_read_them(tmp_path: Path) -> None:
+    trimesh = pytest.importorskip("trimesh")
+    names = ["x", "y", "z", "scalar_GPS time", "scalar_GPS_time"]
+    table = np.random.default_rng(0).random((20, 5), np.float32)
+    header = "".join(f"property float {name}\n" for name in names)
+    head = f"ply\nformat binary_little_endian 1.0\nelement vertex 20\n{header}end_header\n"
+    (tmp_path / "scan.ply").write_bytes(head.encode() + table.astype("<f4").tobytes())
+    write_ply(tmp_path / "new.ply", ply_columns(tmp_path / "scan.ply", read_arrays(tmp_path / "scan.ply")))
+    data = trimesh.load(tmp_path / "new.ply", process=False).metadata["_ply_raw"]["vertex"]["data"]
+    for name, values in zip(["x", "y", "z", "scalar_GPS_time", "scalar_GPS_time_"], table.T, strict=True):
+        np.testing.assert_array_equal(np.squeeze(data[name]), values)
+
+
 def test_coordinates_of_a_text_keep_the_digits_that_float_would_lose(tmp_path: Path) -> None:
     header = "ply\nformat ascii 1.0\nelement vertex 4\n" + "".join(f"property float {axis}\n" for axis in "xyz")
     rows = ["0.1 0.2 0.3", "1.1 0.2 0.3", "0.1 1.2 0.3", "0.1 0.2 1.3"]
@@ -148,6 +161,15 @@ def test_arrays_are_scenes_again(tmp_path: Path) -> None:
         assert scene.color is not None
         np.testing.assert_array_equal(np.rint(scene.color * 255), arrays.color)
     assert np.load(tmp_path / "folder" / "feature.npy").shape == (50, 7)
+
+
+def test_a_folder_keeps_no_parts_of_an_earlier_result(tmp_path: Path) -> None:
+    survey(tmp_path / "scan.ply")
+    parts = {**array_parts(read_arrays(tmp_path / "scan.ply")), "segment": np.arange(50, dtype=np.int32)}
+    write_folder(tmp_path / "folder", parts)
+    (tmp_path / "folder" / "notes.txt").write_text("of the user")
+    write_folder(tmp_path / "folder", {"coord": parts["coord"], "feature": np.ones((50, 7), np.float32)})
+    assert sorted(file.name for file in (tmp_path / "folder").iterdir()) == ["coord.npy", "feature.npy", "notes.txt"]
 
 
 def test_a_source_that_changed_in_the_meantime_is_refused(tmp_path: Path) -> None:

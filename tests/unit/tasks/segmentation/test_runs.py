@@ -82,6 +82,20 @@ def test_the_classes_are_the_labels_that_occur_and_the_run_stores_them(
     assert "no training scene has label 41: the network cannot learn it." in progress.texts
 
 
+@pytest.mark.parametrize("labels", [None, [0, 1, 2]])
+def test_labels_that_cannot_be_used_trigger_a_warning(
+    tiny_segmentation: Make, scene_folder: Folder, labels: list[int] | None
+) -> None:
+    root = scene_folder()
+    relabel(root, lambda split, segment: segment + 0.5 if split == "test" else segment)
+    progress = Warnings()
+    prepare_run(tiny_segmentation(data__path=str(root), data__labels=labels), progress)
+    assert any(
+        text.startswith("the labels of 1 scene cannot be used and count as missing: test/scene0000_00.pkl")
+        for text in progress.texts
+    )
+
+
 def test_points_with_other_labels_are_ignored(tiny_segmentation: Make) -> None:
     workload = built(tiny_segmentation(data__labels=[0, 2, 7]))
     found = workload.classes(torch.tensor([-1, 0, 1, 2, 7, 8], dtype=torch.int32))

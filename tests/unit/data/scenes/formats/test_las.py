@@ -1,11 +1,13 @@
 """LAS and LAZ files written by laspy."""
 
 import struct
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from dbbd_cli.data.scenes.formats.las import las_blocks, read_las
+from dbbd_cli.data.scenes.reader import Sampling, read_scene
 from dbbd_cli.data.scenes.scene import SceneArrays
 from unit.data.scenes.formats import written
 
@@ -32,6 +34,20 @@ def test_every_part_is_read(tmp_path, name):
     for part, values in PROPERTIES.items():
         np.testing.assert_array_equal(found.properties[part], values)
     assert {"return_number", "gps_time", "scan_angle"} <= found.properties.keys()
+
+
+@pytest.mark.parametrize("grid_size", [None, 0.01])
+def test_points_that_were_never_classified_have_no_labels(tmp_path, grid_size):
+    for name, change in (
+        ("never.laz", {"segment": np.zeros(N, int)}),
+        ("partly.laz", {"segment": np.arange(N) // (N - 1)}),
+        ("elsewhere.laz", {"segment": None, "properties": {"label": np.zeros(N, np.uint8)}}),
+    ):
+        written.las(tmp_path / name, replace(SCENE, **change))
+        scene = read_scene(tmp_path / name, sampling=Sampling(grid_size))
+        assert scene.num_points == N
+        assert (scene.segment is None) == (name == "never.laz")
+        assert scene.unusable == {}
 
 
 @pytest.mark.parametrize("form", [0, 3, 6, 8])
@@ -85,6 +101,14 @@ def test_copc_is_read_like_any_other_laz_file(tmp_path):
     found = read_las(path)
     np.testing.assert_allclose(found.coord, coord, atol=1e-3)
     np.testing.assert_array_equal(found.segment[:, 0], np.arange(5000) % 7)
+
+
+@pytest.mark.parametrize("name", ["a.las", "a.laz"])
+@pytest.mark.parametrize("form", [3, 7])
+def test_a_file_without_points_says_so(tmp_path, name, form):
+    laspy.LasData(laspy.LasHeader(point_format=form, version="1.4")).write(str(tmp_path / name))
+    with pytest.raises(ValueError, match=r"^has no points$"):
+        read_las(tmp_path / name)
 
 
 @pytest.mark.parametrize("name", ["a.las", "a.laz"])

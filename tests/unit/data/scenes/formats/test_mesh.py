@@ -73,6 +73,33 @@ def test_a_file_without_faces_gives_its_points(tmp_path):
     assert len(read_mesh(tmp_path / "a.obj").coord) == 4
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "latin1"])
+@pytest.mark.parametrize(
+    ("suffix", "before", "after"),
+    [
+        (".obj", "v ", "# Prüfkörper\nv "),
+        (".off", "OFF\n", "OFF\n# Prüfkörper\n"),
+        (".stl", "solid ", "solid Prüfkörper"),
+    ],
+)
+def test_text_may_be_in_latin1(tmp_path, suffix, before, after, encoding):
+    content = trimesh.exchange.export.export_mesh(
+        box(), None, file_type="stl_ascii" if suffix == ".stl" else suffix[1:]
+    )
+    text = content.replace(before, after, 1)
+    assert "ü" in text
+    (tmp_path / f"a{suffix}").write_bytes(text.encode(encoding))
+    found = read_mesh(tmp_path / f"a{suffix}", 100)
+    assert np.isclose(np.abs(found.coord), SIZE / 2).any(axis=1).all()
+
+
+def test_binary_stl_is_not_taken_for_text(tmp_path):
+    path = write(tmp_path / "a.stl", box())
+    content = path.read_bytes()
+    path.write_bytes("solid Prüfkörper".encode("latin1").ljust(80) + content[80:])
+    assert np.isclose(np.abs(read_mesh(path, 100).coord), SIZE / 2).any(axis=1).all()
+
+
 def test_files_that_are_no_meshes_are_refused(tmp_path):
     for suffix in MESH_SUFFIXES:
         path = tmp_path / f"a{suffix}"

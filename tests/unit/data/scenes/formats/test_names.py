@@ -36,7 +36,11 @@ COORD = np.random.default_rng(0).random((6, 3))
         ("f_dc_0", "fdc0"),
         ("scalar", "scalar"),
         ("scalar_", "scalar"),
-        ("Größe", "gre"),
+        ("Größe", "größe"),
+        ("Влажность_1", "влажность1"),
+        ("scalar_湿度", "湿度"),
+        ("?!", "?!"),
+        ("___", "___"),
     ],
 )
 def test_names_are_compared_without_case_prefix_and_separators(name: str, simple: str) -> None:

@@ -115,6 +115,17 @@ def test_arrays_with_too_many_values_are_refused_before_they_are_unpacked(tmp_pa
         read_npz(tmp_path / "a.npz", "few", 60)
 
 
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+@pytest.mark.parametrize("names", [("coord.npy", "coord.npy"), ("coord.npy", "coord"), ("coord", "coord.npy")])
+@pytest.mark.parametrize("sizes", [(1, 100_000), (100_000, 1)])
+def test_the_largest_entry_of_a_name_counts(tmp_path: Path, names: tuple[str, ...], sizes: tuple[int, ...]) -> None:
+    with zipfile.ZipFile(tmp_path / "a.npz", "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, size in zip(names, sizes, strict=True):
+            archive.writestr(name, npy((size, 1), data=bytes(8 * size)))
+    with pytest.raises(ValueError, match=r"its array coord has 800,\d{3} bytes; at most 60 values"):
+        read_npz(tmp_path / "a.npz", "coord", 60)
+
+
 def test_an_archive_that_lies_about_a_size_is_refused(tmp_path: Path) -> None:
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:

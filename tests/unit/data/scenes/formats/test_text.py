@@ -84,6 +84,25 @@ def test_columns_may_have_any_order_and_decimal_commas(tmp_path):
     np.testing.assert_array_equal(found.segment[:, 0], LABEL)
 
 
+@pytest.mark.parametrize("separator", [" ", "\t", ";", "  "])
+def test_decimal_commas_without_names(tmp_path, separator):
+    rows = np.column_stack([COORD, COLOR, LABEL, np.full(N, np.nan)]).tolist()
+    lines = "\n".join(separator.join(f"{v:.9g}" for v in row) for row in rows)
+    (tmp_path / "a.txt").write_text(lines.replace(".", ","))
+    found = read_text(tmp_path / "a.txt")
+    np.testing.assert_allclose(found.coord, COORD, atol=1e-8)
+    np.testing.assert_array_equal(found.color, COLOR)
+    np.testing.assert_array_equal(found.properties["column7"], LABEL)
+
+
+@pytest.mark.parametrize("row", ["1,2,3", "1, 2, 3", "1 ,2 ,3", "1,2 3", "1,2,3 4,5,6", "1.5,2 3.5,4"])
+def test_other_commas_separate_numbers(tmp_path, row):
+    (tmp_path / "a.txt").write_text(4 * f"{row}\n")
+    found = read_text(tmp_path / "a.txt")
+    expected = [float(value) for value in row.replace(",", " ").split()]
+    np.testing.assert_array_equal(found.coord[0], expected[:3])
+
+
 def test_counts_comments_and_blank_lines_are_skipped(tmp_path):
     path = tmp_path / "a.pts"
     path.write_text("2\n0 0 0 5\n1 0 0 6\n\n# the second scan\n2\n0 1 0 7\n0 0 1 -nan(ind)\n")
