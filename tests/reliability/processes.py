@@ -30,6 +30,7 @@ INTERRUPTED = {
         *("--set", "checkpoint.every_steps=2", "--epochs", "16" if FULL else "3"),
     ],
     "dbbd": [*TINY["dbbd"], "--set", "checkpoint.every_steps=3", "--epochs", "30" if FULL else "6"],
+    "segmentation": [*TINY["segmentation"], "--set", "checkpoint.every_steps=1", "--epochs", "30" if FULL else "6"],
     "url_classification": [
         *(*TINY["url_classification"], "--set", "checkpoint.every_steps=3", "--epochs", "20" if FULL else "3"),
     ],

@@ -27,6 +27,11 @@ TINY = {
         *("--set", "model.propagator_hidden_dim=16", "--set", "model.projection_dim=16"),
         *("--set", "loss.point_samples=64", "--set", "training.batch_size=2", "--set", "run.log_every_steps=1"),
     ),
+    "segmentation": (
+        *("--config", "smoke_segmentation", "--no-plots", "--device", "cpu"),
+        *("--set", "data.synthetic_points=1000", "--set", "data.max_depth=2", "--set", "model.forest_trees=2"),
+        *("--set", "loss.point_samples=64", "--set", "training.batch_size=2", "--set", "run.log_every_steps=1"),
+    ),
     "url_classification": (
         *("--config", "smoke_url", "--no-plots", "--device", "cpu"),
         *("--set", "data.sample_per_class=30", "--set", "model.hash_bits=10", "--set", "training.batch_size=4"),

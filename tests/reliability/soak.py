@@ -30,6 +30,7 @@ OPTIONS = {
         *("--set", "training.batch_size=4", "--set", "data.synthetic_scenes=6", "--set", "loss.point_samples=16"),
         *("--set", "data.num_workers=1"),
     ),
+    "segmentation": (*("--set", "training.batch_size=4", "--set", "data.num_workers=1"),),
     "url_classification": (
         *("--set", "data.sample_per_class=10", "--set", "training.batch_size=16", "--set", "data.num_workers=1"),
     ),

@@ -15,10 +15,11 @@ from small_disk import empty, fill, free_and_needed_mb, make_read_only, small_di
 from small_disk import why_not as why_no_disk
 from stored_runs import EVERY_STEP, SHORT, TASKS, StoredRuns, cases, content, saved_steps, strays, unlike
 
-DISK_MB = {"image_classification": 110.0, "dbbd": 20.0, "url_classification": 50.0}
+DISK_MB = {"image_classification": 110.0, "dbbd": 20.0, "segmentation": 20.0, "url_classification": 50.0}
 LARGER = {
     "image_classification": (),
     "url_classification": (),
+    "segmentation": (),
     # Large enough for its checkpoints to consist mainly of weights.
     "dbbd": (
         *("--set", "model.output_dim=128", "--set", "model.hidden_dim=128"),

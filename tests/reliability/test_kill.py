@@ -26,7 +26,8 @@ CASES = [(task, workers) for task in TASKS for workers in (0, 2)]
 
 
 @pytest.mark.parametrize(
-    ("task", "workers"), CASES if FULL else [("image_classification", 2), ("dbbd", 0), ("url_classification", 0)]
+    ("task", "workers"),
+    CASES if FULL else [("image_classification", 2), ("dbbd", 0), ("segmentation", 0), ("url_classification", 0)],
 )
 def test_a_killed_run_resumes_to_the_same_result(
     task: str,

@@ -16,6 +16,7 @@ from stored_runs import EVERY_STEP, TASKS, StoredRuns, cases, not_finite, saved_
 NETWORK = {
     "image_classification": "dbbd_cli.model.images.classifier.Classifier",
     "dbbd": "dbbd_cli.model.dbbd.pretraining.DbbdPretraining",
+    "segmentation": "dbbd_cli.model.dbbd.segmentation.SceneSegmenter",
     "url_classification": "dbbd_cli.model.urls.classifier.UrlClassifier",
 }
 SPOILED = """
