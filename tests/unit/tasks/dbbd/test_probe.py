@@ -32,7 +32,7 @@ def test_the_pretrained_probe_is_compared_with_random_and_raw_ones(tiny_point_co
     run = train(tiny_point_config()).run
     probe = report_of(run)["probe"]
     assert [row["name"] for row in probe["features"]] == PROBES
-    assert [row["dim"] for row in probe["features"]] == [112, 112, 6]  # 16 for the leaf and each of 3 levels twice
+    assert [row["dim"] for row in probe["features"]] == [80, 80, 6]  # 16 for the leaf and each of 2 levels twice
     assert (probe["train_scenes"], probe["test_scenes"]) == (6, 1)
     assert set(probe["classes"]) <= {"floor", "wall", "ceiling", "table", "chair", "shelf", "lamp", "box", "sofa"}
     for row in probe["features"]:
@@ -103,7 +103,7 @@ def test_the_random_encoder_is_that_of_epoch_0(tiny_point_config: Make) -> None:
 
 
 @pytest.mark.parametrize(
-    ("limit", "most"), [("PROBE_POINTS", 600), ("POINTS_PER_SCENE", 100), ("_MAX_VALUES", 600 * 112)]
+    ("limit", "most"), [("PROBE_POINTS", 600), ("POINTS_PER_SCENE", 100), ("_MAX_VALUES", 600 * 80)]
 )
 def test_the_points_of_a_probe_are_limited_and_reproducible(
     tiny_point_config: Make, monkeypatch: pytest.MonkeyPatch, limit: str, most: int
