@@ -137,7 +137,7 @@ def main() -> None:
         write_rooms(folder)
     scans = sorted((path for path in folder.iterdir() if path.suffix.lower() in READERS), key=natural)
     measured = [measure(Runs(out), scans, division, options) for division in options.divisions]
-    table = plain_table("mIoU", "mean", "range")
+    table = plain_table("", "mean mIoU", "range")
     for name in measured[0]:
         values = [100 * found[name] for found in measured]
         table.add_row(name, f"{np.mean(values):.1f}%", f"{min(values):.1f} to {max(values):.1f}%")
