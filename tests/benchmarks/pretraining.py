@@ -98,8 +98,8 @@ def measure(runs: Runs, scans: Sequence[Path], division: int, options: argparse.
     test, pool = mixed[:count], mixed[count:]
     splits = {"train": pool[:-VALIDATION_SCANS], "val": pool[-VALIDATION_SCANS:], "test": test}
     data = link(runs.out / f"division{division}", splits)
-    seed = f"seed={division + 1}"
-    pretrained = runs.train(f"pretrained{division}", options.config, data, [seed, *options.pretrain])
+    settings = [f"seed={division + 1}", *options.pretrain]
+    pretrained = runs.train(f"pretrained{division}", options.config, data, settings)
     found = {
         f"probe, {point['scenes']} scans: {curve['name']}": point["miou"]
         for curve in runs.evaluate(pretrained, "best_model.pth")["label_efficiency"]["curves"]
@@ -112,7 +112,7 @@ def measure(runs: Runs, scans: Sequence[Path], division: int, options: argparse.
         data = link(runs.out / f"division{division}-{number}", splits)
         starts = {"from scratch": "none", "pretrained": str(pretrained)}
         for start, weights in starts.items():
-            settings = [seed, "model.branches=both", f"model.weights={weights}", *options.tune]
+            settings = ["model.branches=both", f"model.weights={weights}", *options.tune]
             name = f"tuned{division}-{number}-{start.split()[-1]}"
             report = runs.evaluate(runs.train(name, "segment_scans", data, settings), "ckpt.pth")
             found[f"segmentation, {number} scans: {start}"] = report["miou"]

@@ -8,7 +8,6 @@ import math
 import os
 import pickle
 import random
-import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -34,6 +33,7 @@ from dbbd_cli.services.validate import validate
 from dbbd_cli.tasks.configs import config_from_mapping
 from dbbd_cli.tasks.dbbd.config import DbbdConfig
 from dbbd_cli.tasks.dbbd.workload import DbbdWorkload
+from unit.tasks.dbbd.resuming import StopsBefore
 
 Make = Callable[..., DbbdConfig]
 CPU = choose_runtime("cpu", "fp32")
@@ -126,22 +126,10 @@ def test_two_runs_are_equal_bit_for_bit_and_numpy_is_seeded_too(tiny_point_confi
     assert drawn[0] == drawn[1]
 
 
-class StopsAfterEpoch(Silent):
-    """Press Ctrl-C before the first batch after an epoch."""
-
-    def __init__(self, epoch: int) -> None:
-        self.epoch = epoch
-
-    def phase(self, title: str, *args: Any, **kwargs: Any) -> Any:
-        if title.startswith(f"Epoch {self.epoch + 1}/") and title.endswith("train"):
-            signal.raise_signal(signal.SIGINT)
-        return super().phase(title, *args, **kwargs)
-
-
 def test_resuming_neither_repeats_an_epoch_nor_shifts_the_schedule(tiny_point_config: Make) -> None:
     settings = {"training.epochs": 4, "training.scheduler": "cosine"}
     whole = train(tiny_point_config(**settings)).run
-    progress: Progress = StopsAfterEpoch(2)
+    progress: Progress = StopsBefore(3)
     with pytest.raises(StoppedError):
         train(tiny_point_config(**settings, run__name="stopped"), progress=progress)
     (stopped,) = whole.parent.glob("*-stopped")

@@ -10,11 +10,19 @@ import pytest
 
 from dbbd_cli.config.load import Override
 from dbbd_cli.core.errors import ConfigError
+from dbbd_cli.core.progress import Silent
+from dbbd_cli.data.scenes.cache import SceneRef
 from dbbd_cli.data.scenes.formats.ply import read_vertices
+from dbbd_cli.data.scenes.reader import read_scene
 from dbbd_cli.report.prediction import FilePrediction
 from dbbd_cli.services.predict import predict
+from dbbd_cli.services.preparation import prepare_run
+from dbbd_cli.services.session import build_workload
 from dbbd_cli.services.train import train
+from dbbd_cli.tasks.scene_batches import PointBatch
+from dbbd_cli.tasks.scene_prediction import infer_scene
 from dbbd_cli.tasks.segmentation.config import SegmentationConfig
+from dbbd_cli.tasks.segmentation.workload import SegmentationWorkload
 
 Make = Callable[..., SegmentationConfig]
 
@@ -59,6 +67,32 @@ def test_tiles_cover_every_point(run: Path, tmp_path: Path) -> None:
     predicted(run, tmp_path / "scan.npz", tmp_path / "out", predict__max_points=1500)
     with np.load(tmp_path / "out" / "scan-segmented.npz") as archive:
         assert (archive["confidence"] > 0).all()
+
+
+def test_tiles_have_the_properties_and_heights_of_the_whole_scene(tiny_segmentation: Make, tmp_path: Path) -> None:
+    for split in ("train", "val"):
+        (tmp_path / "scans" / split).mkdir(parents=True)
+        save(tmp_path / "scans" / split / "scan.npz", labels=2)
+    data = {"data__path": str(tmp_path / "scans"), "data__features": ["intensity"]}
+    config, manifest = prepare_run(tiny_segmentation(**data, predict__max_points=1000), Silent())
+    workload, _ = build_workload(config, manifest, splits=("train",), pretrained=False, progress=Silent())
+    assert isinstance(workload, SegmentationWorkload)
+    coord = np.random.default_rng(1).uniform(0, [6, 4, 2], (3000, 3))
+    coord[:, 2] += coord[:, 0]  # a slope
+    np.savez(tmp_path / "new.npz", coord=coord, intensity=coord[:, 0])
+    sizes = []
+
+    def infer(batch: PointBatch) -> dict[str, np.ndarray]:
+        assert batch.properties is not None
+        sizes.append(len(batch.coord))
+        return {"intensity": batch.properties[:, 0].numpy(), "height": batch.coord[:, 2].numpy()}
+
+    scene, ref = read_scene(tmp_path / "new.npz"), SceneRef(tmp_path / "new.npz", "")
+    found = infer_scene(workload, scene, ref, infer, Silent())
+    assert len(sizes) > 2
+    expected = (coord[:, 0] - coord[:, 0].mean()) / coord[:, 0].std()
+    np.testing.assert_allclose(found["intensity"], expected, atol=1e-5)
+    np.testing.assert_allclose(found["height"], coord[:, 2] - coord[:, 2].min(), atol=1e-5)
 
 
 def test_points_that_a_grid_leaves_out_have_the_class_of_the_nearest_one(

@@ -20,6 +20,7 @@ from dbbd_cli.services.evaluate import evaluate
 from dbbd_cli.services.preparation import prepare_run
 from dbbd_cli.services.session import build_workload, load_module, open_run
 from dbbd_cli.services.train import train
+from dbbd_cli.tasks import scene_workload
 from dbbd_cli.tasks.dbbd.config import DbbdConfig
 from dbbd_cli.tasks.registry import get_task
 from dbbd_cli.tasks.segmentation.config import SegmentationConfig
@@ -113,6 +114,23 @@ def test_the_weights_of_classes_come_from_all_training_points(tiny_segmentation:
     segment = torch.cat([torch.from_numpy(np.array(scene.segment)) for scene in workload.prepared_scenes("train")])
     expected = [int((segment == label).sum()) for label in workload.labels]
     assert workload.module.class_counts.tolist() == expected
+
+
+def test_the_network_is_fitted_to_scenes_with_labels(
+    tiny_segmentation: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scene_workload, "_FITTED_SCENES", 2)
+    random = np.random.default_rng(0)
+    for split, count in (("train", 4), ("val", 1)):
+        (tmp_path / "scans" / split).mkdir(parents=True)
+        for number in range(count):
+            labels = np.arange(500) % 2 if number == count - 1 else np.full(500, -1)
+            scan = tmp_path / "scans" / split / f"{number}.npz"
+            np.savez(scan, coord=random.uniform(0, 5, (500, 3)), label=labels)
+    workload = built(tiny_segmentation(data__path=str(tmp_path / "scans")))
+    assert workload.module.class_counts.tolist() == [250, 250]
+    assert workload.module.head.codes.width.isfinite().all()
+    assert (workload.module.head.codes.deviation > 0.05).any()
 
 
 def test_scenes_without_labels_are_an_error_that_says_what_is_needed(
