@@ -20,7 +20,7 @@ from dbbd_cli.core.progress import Progress
 from dbbd_cli.core.text import counted, printable
 from dbbd_cli.data.folder_entries import by_suffix
 from dbbd_cli.data.inputs import Input
-from dbbd_cli.data.scenes.cache import SceneRef, prepare, standardized
+from dbbd_cli.data.scenes.cache import SceneRef, prepare, with_features
 from dbbd_cli.data.scenes.formats.mesh import MESH_POINTS
 from dbbd_cli.data.scenes.formats.npy import COORD_FILE
 from dbbd_cli.data.scenes.manifest import check_parts, required_parts
@@ -137,8 +137,10 @@ def infer_scene(
         progress.line(f"{ref.name}: tile {done + 1:,} of {total:,}")
 
     def of_all_points(thinned: Scene) -> dict[str, np.ndarray]:
+        if thinned.num_points > settings.max_points and dataset.settings.geometry:
+            progress.line(f"{ref.name}: geometry of {thinned.num_points:,} points")
         return infer_in_tiles(
-            standardized(thinned, ref, dataset.settings),
+            with_features(thinned, ref, dataset.settings),
             lambda part: prepare(part, ref, dataset.settings),
             lambda prepared: infer(dataset.batch([prepared])),
             max_points=settings.max_points,
@@ -261,8 +263,8 @@ def infer_in_tiles(
 ) -> dict[str, np.ndarray]:
     """Compute values for each point of a scene, tile by tile if it is large.
 
-    Each tile is a scene of its own, cut out of the other with a margin; its heights and properties are still those in
-    the whole scene. For each point the tile counts in which the point lies farthest from the edge.
+    Each tile is a scene of its own, cut out of the other with a margin; its heights, properties and geometry are still
+    those in the whole scene. For each point the tile counts in which the point lies farthest from the edge.
 
     Args:
         scene: the scene.
@@ -379,4 +381,5 @@ def _cut(scene: Scene, points: np.ndarray, *, lowest: float = 0.0) -> Scene:
         segment=None if scene.segment is None else scene.segment[points],
         hierarchy=None,
         properties={name: values[points] for name, values in scene.properties.items()},
+        geometry=None if scene.geometry is None else scene.geometry[points],
     )

@@ -233,14 +233,14 @@ def _make(ref: SceneRef, settings: SceneSettings) -> Arrays:
             f"{ref.name} has changed since the run started",
             hint="restore the original file, or start a new run",
         )
-    return _prepared_arrays(standardized(read_source(ref, settings.sampling), ref, settings), ref, settings)
+    return _prepared_arrays(with_features(read_source(ref, settings.sampling), ref, settings), ref, settings)
 
 
 def prepare(scene: Scene, ref: SceneRef, settings: SceneSettings) -> PreparedScene:
     """Prepare a scene without the cache.
 
     Args:
-        scene: the scene, or a part of it, with the properties of `standardized`.
+        scene: the scene, or a part of it, with the features of `with_features`.
         ref: where it comes from, for messages.
         settings: how to prepare it.
 
@@ -250,10 +250,17 @@ def prepare(scene: Scene, ref: SceneRef, settings: SceneSettings) -> PreparedSce
     return _from_arrays(_prepared_arrays(scene, ref, settings))
 
 
-def standardized(scene: Scene, ref: SceneRef, settings: SceneSettings) -> Scene:
-    """The scene with the wanted properties alone, standardized; see `wanted_properties`."""
+def with_features(scene: Scene, ref: SceneRef, settings: SceneSettings) -> Scene:
+    """The scene with its geometry, if wanted, and of its properties those that are wanted; see `wanted_properties`.
+
+    Both depend on the scene as a whole, so that they are computed before it is cut.
+    """
     columns = wanted_properties(scene, settings.properties, ref)
-    return replace(scene, properties=dict(zip(settings.properties, columns.T, strict=True)))
+    return replace(
+        scene,
+        properties=dict(zip(settings.properties, columns.T, strict=True)),
+        geometry=geometry_features(scene.coord, num_threads=-1) if settings.geometry else None,
+    )
 
 
 def _prepared_arrays(scene: Scene, ref: SceneRef, settings: SceneSettings) -> Arrays:
@@ -266,8 +273,8 @@ def _prepared_arrays(scene: Scene, ref: SceneRef, settings: SceneSettings) -> Ar
     else:
         normal = complete_normals(scene.coord, normal, num_neighbors=settings.normal_neighbors)
     arrays = {"coord": scene.coord, "normal": normal, **vars(cut_tree(tree, settings.max_depth))}
-    if settings.geometry:
-        arrays[_GEOMETRY] = geometry_features(scene.coord, num_threads=-1)
+    if scene.geometry is not None:
+        arrays[_GEOMETRY] = scene.geometry
     if settings.properties:
         arrays["properties"] = np.stack([scene.properties[name] for name in settings.properties], axis=1)
     notes = json.dumps({"reserved_label": scene.reserved_label, "unusable": dict(scene.unusable)})

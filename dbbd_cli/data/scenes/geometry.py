@@ -5,6 +5,9 @@ Legend: N points of the scene, U places (distinct points), K neighbors of a plac
 
 from __future__ import annotations
 
+import os
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 
 from dbbd_cli.data.scenes.normals import distinct_places, search_tree, smallest_eigenvectors
@@ -23,6 +26,8 @@ _CHUNK = 1024
 _NEAR = 5
 """Columns along each side of the square in which the lowest point near a point is sought."""
 _TINY = 1e-12
+_RADII = slice(len(_OF_NEIGHBORHOOD) - 1, None, len(_OF_NEIGHBORHOOD))
+"""Places of the radii among the features of neighborhoods."""
 
 
 def geometry_features(coord: np.ndarray, *, num_threads: int = 1) -> np.ndarray:
@@ -41,7 +46,7 @@ def geometry_features(coord: np.ndarray, *, num_threads: int = 1) -> np.ndarray:
 
     Args:
         coord: finite coordinates `(N, 3)`, near the origin, z from the lowest point of the scene, in any unit.
-        num_threads: threads that search for neighbors, -1 for all; the result does not depend on them.
+        num_threads: threads that compute, -1 for one for each processor; the result does not depend on them.
 
     Returns:
         `(N, len(GEOMETRY_NAMES))` float16.
@@ -51,17 +56,26 @@ def geometry_features(coord: np.ndarray, *, num_threads: int = 1) -> np.ndarray:
     unit = _unit(coord, places)
     tree = search_tree(places)
     axes = np.ascontiguousarray(places.T)
-    features = np.empty((len(places), len(NEIGHBORS) * len(_OF_NEIGHBORHOOD)), np.float32)
-    for start in range(0, len(places), _CHUNK):
+    found = np.empty((len(places), len(NEIGHBORS) * len(_OF_NEIGHBORHOOD)), np.float16)
+    radii = np.empty((len(places), len(NEIGHBORS)), np.float32)
+
+    def describe(start: int) -> None:
         rows = slice(start, start + _CHUNK)
-        found = tree.query(places[rows], k=count, workers=num_threads)
-        distance, neighbors = (values.reshape(-1, count) for values in found)  # for one neighbor, they have one axis
-        features[rows] = _neighborhoods(axes, axes[:, rows], distance * unit, neighbors).T
-    radii = features[:, len(_OF_NEIGHBORHOOD) - 1 :: len(_OF_NEIGHBORHOOD)]
+        # For one neighbor, the results have one axis.
+        distance, neighbors = (values.reshape(-1, count) for values in tree.query(places[rows], k=count))
+        features = _neighborhoods(axes, axes[:, rows], distance * unit, neighbors).astype(np.float32)
+        found[rows], radii[rows] = features.T, features[_RADII].T
+
+    starts = range(0, len(places), _CHUNK)
+    with ThreadPoolExecutor((os.cpu_count() or 1) if num_threads == -1 else num_threads) as pool:
+        for _ in pool.map(describe, starts):
+            pass
     width = float(np.exp(np.median(radii[:, -1])))
-    radii -= np.median(radii, axis=0)
-    columns = _columns(coord.astype(np.float64), width)
-    return np.concatenate([features.astype(np.float16)[place_of], columns.astype(np.float16)], axis=1)
+    found[:, _RADII] = radii - np.median(radii, axis=0)
+    features = np.empty((len(coord), len(GEOMETRY_NAMES)), np.float16)
+    features[:, : found.shape[1]] = found[place_of]
+    features[:, found.shape[1] :] = _columns(coord.astype(np.float64), width)
+    return features
 
 
 def _unit(coord: np.ndarray, places: np.ndarray) -> float:

@@ -66,6 +66,7 @@ class Scene:
             labels, such as 255, if it occurs and stands apart from the others; otherwise None. It is not removed
             from `segment` by `make_scene`.
         properties: other numbers of each point by name, such as intensity, `(N,)` each.
+        geometry: `(N, 29)` float16, see `geometry_features`; None: not computed.
         unusable: parts of the file that cannot be used, and why. They are None here.
     """
 
@@ -77,6 +78,7 @@ class Scene:
     hierarchy: dict[Any, Any] | None = None
     reserved_label: int | None = None
     properties: Mapping[str, np.ndarray] = field(default_factory=dict)
+    geometry: np.ndarray | None = None
     unusable: Mapping[str, str] = field(default_factory=dict)
 
     @property
