@@ -13,6 +13,7 @@ from dbbd_cli.core.errors import ConfigError
 from dbbd_cli.core.progress import Silent
 from dbbd_cli.data.scenes.cache import SceneRef
 from dbbd_cli.data.scenes.formats.ply import read_vertices
+from dbbd_cli.data.scenes.geometry import geometry_features
 from dbbd_cli.data.scenes.reader import read_scene
 from dbbd_cli.report.prediction import FilePrediction
 from dbbd_cli.services.predict import predict
@@ -69,11 +70,11 @@ def test_tiles_cover_every_point(run: Path, tmp_path: Path) -> None:
         assert (archive["confidence"] > 0).all()
 
 
-def test_tiles_have_the_properties_and_heights_of_the_whole_scene(tiny_segmentation: Make, tmp_path: Path) -> None:
+def test_tiles_have_properties_heights_and_geometry_of_the_whole_scene(tiny_segmentation: Make, tmp_path: Path) -> None:
     for split in ("train", "val"):
         (tmp_path / "scans" / split).mkdir(parents=True)
         save(tmp_path / "scans" / split / "scan.npz", labels=2)
-    data = {"data__path": str(tmp_path / "scans"), "data__features": ["intensity"]}
+    data = {"data__path": str(tmp_path / "scans"), "data__features": ["intensity", "geometry"]}
     config, manifest = prepare_run(tiny_segmentation(**data, predict__max_points=1000), Silent())
     workload, _ = build_workload(config, manifest, splits=("train",), pretrained=False, progress=Silent())
     assert isinstance(workload, SegmentationWorkload)
@@ -84,8 +85,10 @@ def test_tiles_have_the_properties_and_heights_of_the_whole_scene(tiny_segmentat
 
     def infer(batch: PointBatch) -> dict[str, np.ndarray]:
         assert batch.properties is not None
+        assert batch.geometry is not None
         sizes.append(len(batch.coord))
-        return {"intensity": batch.properties[:, 0].numpy(), "height": batch.coord[:, 2].numpy()}
+        values = {"intensity": batch.properties[:, 0], "height": batch.coord[:, 2], "geometry": batch.geometry}
+        return {name: value.numpy() for name, value in values.items()}
 
     scene, ref = read_scene(tmp_path / "new.npz"), SceneRef(tmp_path / "new.npz", "")
     found = infer_scene(workload, scene, ref, infer, Silent())
@@ -93,6 +96,7 @@ def test_tiles_have_the_properties_and_heights_of_the_whole_scene(tiny_segmentat
     expected = (coord[:, 0] - coord[:, 0].mean()) / coord[:, 0].std()
     np.testing.assert_allclose(found["intensity"], expected, atol=1e-5)
     np.testing.assert_allclose(found["height"], coord[:, 2] - coord[:, 2].min(), atol=1e-5)
+    assert np.array_equal(found["geometry"], geometry_features(scene.coord))
 
 
 def test_points_that_a_grid_leaves_out_have_the_class_of_the_nearest_one(
