@@ -120,7 +120,9 @@ class SegmentationModelConfig(SceneModelConfig):
     weights: NotEmpty = Field(
         "none",
         description="none: random; or a run (its best model) or checkpoint of dbbd or segmentation whose encoder to "
-        "start from; sizes of the encoder, data.features and data.max_depth are then taken from it",
+        "start from; sizes of the encoder, data.features and data.max_depth are then taken from it, and so are "
+        "branches and region_means unless they are set: both and false if it was pretrained with "
+        "loss.description_weight",
     )
 
 
