@@ -12,7 +12,7 @@ from dbbd_cli.core.errors import DataError
 from dbbd_cli.core.progress import Progress
 from dbbd_cli.core.text import counted, printable
 from dbbd_cli.data.manifest import Manifest, Sample
-from dbbd_cli.data.splitting import assign_splits, check_class_sizes, draw_sample
+from dbbd_cli.data.splitting import assign_splits, check_class_sizes, check_splits, draw_sample
 from dbbd_cli.data.urls.cleaning import host_of
 
 MAX_CLASSES = 10_000
@@ -32,10 +32,12 @@ class Candidate:
     Args:
         key: "class/path/within/class.png" with forward slashes, or the URL.
         label: position of its class in `Source.classes`.
+        split: train, val or test if the source says so, otherwise None.
     """
 
     key: str
     label: int
+    split: str | None = None
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,7 @@ class Source:
     """The contents of a dataset.
 
     Args:
-        kind: folder, classes, urls or synthetic.
+        kind: folder, classes, table, urls or synthetic.
         classes: names, sorted; for kind classes in the order of the configuration.
         candidates: all possible samples, sorted by label and key.
         roots: the folder of each class; empty if the samples are URLs.
@@ -134,7 +136,8 @@ def divide(
 ) -> Manifest:
     """Divide usable samples into splits.
 
-    Samples with the same content go into the same split, whatever their classes; so do URLs of a host if requested.
+    Samples with the same content go into the same split, whatever their classes; so do URLs of a host if requested. If
+    the source says the splits, they stay as they are.
 
     Args:
         source: the classes.
@@ -155,7 +158,13 @@ def divide(
     # URLs that are the same once they are cleaned have the same host.
     urls = [text or key for text, key in zip(texts, keys, strict=True)]
     groups = [host_of(url) for url in urls] if sampling.group_by_host else list(hashes)
-    splits = assign_splits(keys, labels, groups, source.classes, sampling.shares, sampling.seed)
+    given = [sample.split for sample in samples if sample.split is not None]
+    if given:
+        check_splits(labels, given, source.classes)
+        _report_leaks(given, groups, unit, progress)
+        splits = given
+    else:
+        splits = assign_splits(keys, labels, groups, source.classes, sampling.shares, sampling.seed)
     divided = tuple(map(Sample, keys, labels, hashes, splits, texts))
     return Manifest(source.kind, source.classes, tuple(map(str, source.roots)), divided, tuple(problems))
 
@@ -182,6 +191,20 @@ def _handle_problems(problems: Sequence[str], on_error: OnError, unit: str, prog
     )
 
 
+def _report_leaks(splits: Sequence[str], groups: Sequence[str], unit: str, progress: Progress) -> None:
+    """Warn of groups, such as the copies of an image, that the source divides among several splits."""
+    found: dict[str, set[str]] = defaultdict(set)
+    for split, group in zip(splits, groups, strict=True):
+        found[group].add(split)
+    leaks = sum(len(places) > 1 for places in found.values())
+    progress.line("The splits are those of the table.")
+    if leaks:
+        progress.warn(
+            f"{counted(leaks, unit)} {'is' if leaks == 1 else 'are'} in more than one split of the table: "
+            "scores will be too good"
+        )
+
+
 def _report_duplicates(
     classes: Sequence[str], hashes: Sequence[str], candidates: Sequence[Candidate], unit: str, progress: Progress
 ) -> None:
@@ -202,4 +225,5 @@ def _report_duplicates(
         )
     if within:
         duplicates = "is a duplicate" if within == 1 else "are duplicates"
-        progress.line(f"{counted(within, unit)} {duplicates} of another; duplicates go into the same split.")
+        together = "" if candidates[0].split else "; duplicates go into the same split"
+        progress.line(f"{counted(within, unit)} {duplicates} of another{together}.")

@@ -93,13 +93,7 @@ def assign_splits(
     possible = min(groups_of.values(), default=0) >= len(SPLITS)
     for attempt in range(_MAX_DRAWS if possible else 1):
         splits = _draw_splits(keys, labels, groups, shares, seed, attempt)
-        present = set(zip(labels, splits, strict=True))
-        absent = [
-            f"{classes[label]}: none in {split}"
-            for label in range(len(classes))
-            for split in SPLITS
-            if (label, split) not in present
-        ]
+        absent = _absent(labels, splits, classes)
         if not absent:
             return splits
     raise DataError(
@@ -108,6 +102,31 @@ def assign_splits(
         hint="samples with the same content, and with data.split.group=host those of the same host, stay in one split: "
         "add more distinct samples",
     )
+
+
+def check_splits(labels: Sequence[int], splits: Sequence[str], classes: Sequence[str]) -> None:
+    """Check that each class is in each of the splits that a source has chosen.
+
+    Raises:
+        DataError: one is not.
+    """
+    if absent := _absent(labels, splits, classes):
+        raise DataError(
+            "a class is missing from a split of the table",
+            details=absent[:_MAX_LISTED],
+            hint="each split needs samples of each class; --set data.split_column=null divides them anew",
+        )
+
+
+def _absent(labels: Sequence[int], splits: Sequence[str], classes: Sequence[str]) -> list[str]:
+    """The splits that lack a class, each in words."""
+    present = set(zip(labels, splits, strict=True))
+    return [
+        f"{classes[label]}: none in {split}"
+        for label in range(len(classes))
+        for split in SPLITS
+        if (label, split) not in present
+    ]
 
 
 def _draw_splits(

@@ -44,11 +44,13 @@ class ClassifierTask(Task):
         from dbbd_cli.tasks.configs import config_from_mapping
 
         values = to_plain(config)
+        is_list = path.is_file() and values["data"]["source"] == "table"
         changes = {
-            "source": "urls" if path.is_file() else "folder",
+            "source": values["data"]["source"] if is_list else "urls" if path.is_file() else "folder",
             "path": str(path.resolve()),
             "classes": None,
             "sample_per_class": None,
+            "split_column": None,  # all samples count
         }
         known = {key: value for key, value in changes.items() if key in values["data"]}
         overrides = [Override(f"data.{key}", value, "--data") for key, value in known.items()]

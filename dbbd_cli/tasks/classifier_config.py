@@ -22,8 +22,8 @@ from dbbd_cli.config.sections import (
     rule_error,
     section,
 )
+from dbbd_cli.data.table import is_table
 from dbbd_cli.data.urls.cleaning import UrlCleaning
-from dbbd_cli.data.urls.table import is_table
 
 PROGRESS_METRICS = ("loss", "accuracy")
 """The metrics that summarize an epoch; the others are only logged."""
@@ -50,15 +50,24 @@ class ClassifierSplitConfig(SplitConfig):
 class ClassifierDataConfig(DataConfig):
     """Where the samples of each class come from."""
 
-    source: Literal["folder", "classes", "urls", "synthetic"] = Field(
+    source: Literal["folder", "classes", "table", "urls", "synthetic"] = Field(
         "synthetic",
-        description="folder: one subfolder per class; classes: a folder for each class; urls: a CSV of URL and label; "
+        description="folder: one subfolder per class; classes: a folder for each class; table: a CSV or Parquet file "
+        "of path and label; urls: one of URL and label; "
         "synthetic: generated URLs; if omitted, path implies folder or, for a file, urls, and classes implies classes",
     )
-    path: NotEmpty | None = Field(None, description="the folder (source folder) or the CSV file (source urls)")
+    path: NotEmpty | None = Field(None, description="the folder (source folder) or the file (sources table and urls)")
     classes: dict[NotEmpty, NotEmpty] | None = Field(None, description="folder by class name (source classes)")
-    url_column: NotEmpty = Field("url", description="name of the CSV column with the URL")
-    label_column: NotEmpty = Field("label", description="name of the CSV column with the class")
+    url_column: NotEmpty = Field("url", description="name of the column with the URL (source urls)")
+    path_column: NotEmpty = Field(
+        "path", description="name of the column with the path, relative to the folder of the table (source table)"
+    )
+    label_column: NotEmpty = Field("label", description="name of the column with the class")
+    split_column: NotEmpty | None = Field(
+        "split",
+        description="name of the column with the split: train, val or test; null, or if there is none: samples "
+        "are divided by split (source table)",
+    )
     sample_per_class: Count | None = Field(
         None, description="maximum number of samples drawn from each class; null: all"
     )
@@ -80,7 +89,7 @@ class ClassifierDataConfig(DataConfig):
 
     @model_validator(mode="after")
     def _source_has_what_it_needs(self) -> ClassifierDataConfig:
-        if self.source in ("folder", "urls") and self.path is None:
+        if self.source in ("folder", "table", "urls") and self.path is None:
             raise rule_error("path", f"a path, because source is {self.source}")
         if self.source == "classes" and len(self.classes or {}) < 2:
             raise rule_error("classes", "at least two classes with a folder each, because source is classes")
@@ -124,7 +133,9 @@ class ClassifierConfig(TaskConfig):
     fixed_settings: ClassVar[tuple[str, ...]] = (
         *FIXED_SETTINGS,
         "data.url_column",
+        "data.path_column",
         "data.label_column",
+        "data.split_column",
         "data.sample_per_class",
         "data.urls",
         "model",

@@ -8,6 +8,7 @@ from pathlib import Path
 from dbbd_cli.core.errors import ConfigError
 from dbbd_cli.data.candidates import Sampling, Source
 from dbbd_cli.data.images.sources import list_classes, list_folder
+from dbbd_cli.data.images.table import list_table
 from dbbd_cli.data.manifest import Manifest, Sample
 from dbbd_cli.data.urls.cleaning import clean_url
 from dbbd_cli.data.urls.sources import list_synthetic, list_urls
@@ -26,6 +27,9 @@ def list_samples(config: ClassifierConfig) -> Source:
     if data.source == "classes":
         assert data.classes is not None
         return list_classes({name: Path(folder) for name, folder in data.classes.items()})
+    if data.source == "table":
+        assert data.path is not None
+        return list_table(Path(data.path), data.path_column, data.label_column, data.split_column)
     if data.source == "urls":
         assert data.path is not None
         return list_urls(Path(data.path), data.url_column, data.label_column)
@@ -61,6 +65,8 @@ def class_folders(data: ClassifierDataConfig, manifest: Manifest) -> list[Path]:
     """
     if data.source == "folder" and data.path is not None:
         return [Path(data.path) / name for name in manifest.classes]
+    if data.source == "table" and data.path is not None:
+        return [Path(data.path).parent] * len(manifest.classes)
     if data.source == "classes" and data.classes is not None:
         if set(data.classes) != set(manifest.classes):
             raise ConfigError(

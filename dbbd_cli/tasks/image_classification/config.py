@@ -26,10 +26,11 @@ class AugmentConfig(Section):
 class ImageDataConfig(ClassifierDataConfig):
     """Where the images come from and how they become batches."""
 
-    source: Literal["folder", "classes", "urls", "synthetic"] = Field(
+    source: Literal["folder", "classes", "table", "urls", "synthetic"] = Field(
         "synthetic",
         description="folder: one subfolder per class; classes: a folder for each class; "
-        "urls: a CSV of URL and label, rendered as QR codes; synthetic: generated URLs, rendered as QR codes; "
+        "table: a CSV or Parquet file of path and label; "
+        "urls: one of URL and label, rendered as QR codes; synthetic: generated URLs, rendered as QR codes; "
         "if omitted, path implies folder or, for a file, urls, and classes implies classes",
     )
     sample_per_class: Count | None = Field(

@@ -152,6 +152,7 @@ class ImageWorkload(ClassifierWorkload):
             "synthetic": "synthetic URLs as QR codes",
             "urls": f"URLs in {data.path} as QR codes",
             "folder": f"images in {data.path}",
+            "table": f"images of {data.path}",
             "classes": "images in a folder for each class",
         }[data.source]
 

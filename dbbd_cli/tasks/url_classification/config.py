@@ -29,10 +29,11 @@ class UrlSplitConfig(ClassifierSplitConfig):
 class UrlDataConfig(ClassifierDataConfig):
     """Where the URLs come from."""
 
-    source: Literal["folder", "classes", "urls", "synthetic"] = Field(
+    source: Literal["folder", "classes", "table", "urls", "synthetic"] = Field(
         "synthetic",
-        description="urls: a CSV of URL and label; folder: pictures of QR codes, one subfolder per class; classes: a "
-        "folder of such pictures for each class; synthetic: generated URLs; "
+        description="urls: a CSV or Parquet file of URL and label; folder: pictures of QR codes, one subfolder per "
+        "class; classes: a folder of such pictures for each class; table: a file of path and label of such pictures; "
+        "synthetic: generated URLs; "
         "if omitted, path implies folder or, for a file, urls, and classes implies classes",
     )
     split: UrlSplitConfig = section("shares of the splits")

@@ -80,6 +80,7 @@ class UrlWorkload(ClassifierWorkload):
             "synthetic": "synthetic URLs",
             "urls": f"URLs in {data.path}",
             "folder": f"codes in pictures in {data.path}",
+            "table": f"codes in pictures of {data.path}",
             "classes": "codes in pictures in a folder for each class",
         }[data.source]
 

@@ -193,6 +193,20 @@ def test_images_of_another_folder_and_the_gallery(
     assert (run / "evaluation.json").read_bytes() == before
 
 
+def test_all_images_of_another_table_count_whatever_their_splits(
+    tiny_config: Callable[..., Any], picture_folder: Callable[..., Path]
+) -> None:
+    root = picture_folder(("cat", "dog"), count=12)
+    splits = ["train"] * 6 + ["val"] * 3 + ["test"] * 3
+    rows = [f"{name}/{number}.png,{name},{splits[number]}" for name in ("cat", "dog") for number in range(12)]
+    (root / "list.csv").write_text("\n".join(["path,label,split", *rows]), encoding="utf-8")
+    config = tiny_config(data__source="table", data__path=str(root / "list.csv"), training__epochs=1)
+    run = train(config).run
+    assert Manifest.load(run / "splits.json").counts() == {"train": 12, "val": 6, "test": 6}
+    (root / "later.csv").write_text("\n".join(["path,label,split", *rows[:6], *rows[-6:]]), encoding="utf-8")
+    assert evaluate(run, data=root / "later.csv", plots=False).report["num_samples"] == 12
+
+
 def test_pretraining_has_no_other_data(tiny_point_config: Callable[..., Any], tmp_path: Path) -> None:
     run = train(tiny_point_config(training__epochs=1)).run
     with pytest.raises(ConfigError, match="dbbd cannot be evaluated on another data set"):

@@ -197,7 +197,7 @@ def test_reading_stops_after_too_many_bad_rows(tmp_path):
 
 
 def test_a_path_that_is_not_a_file_is_an_error(tmp_path):
-    with pytest.raises(DataError, match="is a folder, not a CSV file"):
+    with pytest.raises(DataError, match="is a folder, not a table"):
         list_urls(tmp_path, "url", "label")
     (tmp_path / "urls.csv").touch()
     with pytest.raises(DataError, match="does not exist") as caught:
