@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -12,6 +12,7 @@ from dbbd_cli.core.errors import DataError
 from dbbd_cli.core.progress import Progress
 from dbbd_cli.core.text import counted, printable
 from dbbd_cli.data.manifest import Manifest, Sample
+from dbbd_cli.data.problems import shortened
 from dbbd_cli.data.splitting import assign_splits, check_class_sizes, check_splits, draw_sample
 from dbbd_cli.data.urls.cleaning import host_of
 
@@ -70,6 +71,37 @@ def check_number_of_classes(where: Path, names: Sequence[str], hint: str) -> Non
         raise DataError(f"{where} has {len(names):,} classes (limit {MAX_CLASSES:,}): {examples}, …", hint=hint)
 
 
+def classes_of_table(
+    path: Path, labels: Iterable[str], label_column: str, unit: str, problems: Sequence[str]
+) -> tuple[str, ...]:
+    """The classes of a table, sorted.
+
+    Args:
+        path: the table.
+        labels: the class of each row that can be used.
+        label_column: where they stand.
+        unit: what a sample is called, such as image.
+        problems: what is wrong with the other rows.
+
+    Raises:
+        DataError: there are fewer than two, or too many.
+    """
+    names = tuple(sorted(set(labels)))
+    if len(names) < 2:
+        found = f"only the class {names[0]}" if names else "no usable row"
+        raise DataError(
+            f"{path} has {found}: a classifier needs at least two classes",
+            hint=f"check that the column {label_column} contains the class of each {unit}",
+            details=shortened(problems),
+        )
+    check_number_of_classes(
+        path,
+        names,
+        f"check that the column {label_column} contains classes; choose another with --set data.label_column=NAME",
+    )
+    return names
+
+
 @dataclass(frozen=True)
 class Sampling:
     """How samples are drawn from a source and divided into splits.
@@ -104,10 +136,12 @@ def draw(source: Source, sampling: Sampling, unit: str, progress: Progress) -> l
         DataError: a class has too few samples.
     """
     candidates, per_class = source.candidates, sampling.per_class
-    chosen = draw_sample([c.key for c in candidates], [c.label for c in candidates], per_class, sampling.seed)
-    drawn = [candidates[position] for position in chosen]
+    keys, labels, splits = ([getattr(c, name) for c in candidates] for name in ("key", "label", "split"))
+    drawn = [candidates[position] for position in draw_sample(keys, labels, per_class, sampling.seed, splits)]
     labels = [c.label for c in drawn]
     check_class_sizes(labels, source.classes)
+    if drawn and drawn[0].split is not None:  # checked before the samples are read
+        check_splits(labels, [c.split or "" for c in drawn], source.classes)
     if len(drawn) < len(candidates):
         progress.line(f"Drew {len(drawn):,} of {len(candidates):,} samples, at most {per_class:,} of each class.")
     if per_class is not None and sampling.report_limit:
@@ -161,7 +195,7 @@ def divide(
     given = [sample.split for sample in samples if sample.split is not None]
     if given:
         check_splits(labels, given, source.classes)
-        _report_leaks(given, groups, unit, progress)
+        _report_leaks(given, hashes, unit, progress)
         splits = given
     else:
         splits = assign_splits(keys, labels, groups, source.classes, sampling.shares, sampling.seed)
@@ -191,17 +225,17 @@ def _handle_problems(problems: Sequence[str], on_error: OnError, unit: str, prog
     )
 
 
-def _report_leaks(splits: Sequence[str], groups: Sequence[str], unit: str, progress: Progress) -> None:
-    """Warn of groups, such as the copies of an image, that the source divides among several splits."""
+def _report_leaks(splits: Sequence[str], hashes: Sequence[str], unit: str, progress: Progress) -> None:
+    """Warn of contents, given by their hashes, that the source has in several splits."""
     found: dict[str, set[str]] = defaultdict(set)
-    for split, group in zip(splits, groups, strict=True):
-        found[group].add(split)
+    for split, digest in zip(splits, hashes, strict=True):
+        found[digest].add(split)
     leaks = sum(len(places) > 1 for places in found.values())
-    progress.line("The splits are those of the table.")
+    progress.line("Using the splits of the table.")
     if leaks:
         progress.warn(
             f"{counted(leaks, unit)} {'is' if leaks == 1 else 'are'} in more than one split of the table: "
-            "scores will be too good"
+            "scores will be inflated"
         )
 
 

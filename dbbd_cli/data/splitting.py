@@ -21,17 +21,24 @@ _MAX_DRAWS = 50
 """Maximum number of draws until every class is in every split; large groups may need more than one."""
 
 
-def draw_sample(keys: Sequence[str], labels: Sequence[int], per_class: int | None, seed: int) -> list[int]:
-    """Draw at most `per_class` samples of each class; return their positions, in order."""
+def draw_sample(
+    keys: Sequence[str], labels: Sequence[int], per_class: int | None, seed: int, splits: Sequence[str | None] = ()
+) -> list[int]:
+    """Draw at most `per_class` samples of each class; return their positions, in order.
+
+    With `splits`, the samples of a class are drawn from each split in proportion, at least one.
+    """
     if per_class is None:
         return list(range(len(keys)))
-    by_class: dict[int, list[int]] = {}
-    for position, label in enumerate(labels):
-        by_class.setdefault(label, []).append(position)
+    by_class: dict[Hashable, list[int]] = {}
+    for position, group in enumerate(zip(labels, splits, strict=True) if splits else labels):
+        by_class.setdefault(group, []).append(position)
+    size = Counter(labels)
     chosen: list[int] = []
     for positions in by_class.values():
-        if len(positions) > per_class:
-            positions = sorted(positions, key=lambda p: _rank(seed, "sample", keys[p]))[:per_class]
+        most = max(1, round(per_class * len(positions) / size[labels[positions[0]]])) if splits else per_class
+        if len(positions) > most:
+            positions = sorted(positions, key=lambda p: _rank(seed, "sample", keys[p]))[:most]
         chosen += positions
     return sorted(chosen)
 
@@ -114,7 +121,7 @@ def check_splits(labels: Sequence[int], splits: Sequence[str], classes: Sequence
         raise DataError(
             "a class is missing from a split of the table",
             details=absent[:_MAX_LISTED],
-            hint="each split needs samples of each class; --set data.split_column=null divides them anew",
+            hint="each split needs samples of each class; --set data.split_column=null lets dbbd divide them instead",
         )
 
 

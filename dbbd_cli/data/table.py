@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from dbbd_cli.core.errors import DataError
 from dbbd_cli.core.text import printable
@@ -23,6 +23,8 @@ _QUOTED = re.compile('"(?:[^"]|"")*"')
 _SEPARATOR_LINE = re.compile(r'"?sep=([^"\w\r\n])"?[\r\n]*', re.IGNORECASE)
 """A first line by which Excel tells itself the separator; it is not part of the table."""
 PARQUET = ".parquet"
+_ROWS_AT_ONCE = 64
+_LONGEST_REASON = 200
 _MOST_PROBLEMS = 100_000
 _MOST_COLUMNS_NAMED, _LONGEST_COLUMN = 20, 40
 _LONGEST_LINE = 1 << 20
@@ -49,7 +51,7 @@ class Column:
     instead: str = ""
 
 
-def read_table(path: Path, columns: Sequence[Column]) -> tuple[list[list[str]], list[str]]:
+def read_table(path: Path, columns: Sequence[Column]) -> tuple[list[tuple[str, ...]], list[str]]:
     """Read columns of a table; see `iterate_table`.
 
     Returns:
@@ -74,7 +76,7 @@ def read_table(path: Path, columns: Sequence[Column]) -> tuple[list[list[str]], 
     return rows, problems
 
 
-def iterate_table(path: Path, columns: Sequence[Column]) -> Iterator[tuple[str, list[str] | str]]:
+def iterate_table(path: Path, columns: Sequence[Column]) -> Iterator[tuple[str, tuple[str, ...] | str]]:
     """Yield the fields of each row of a file of any size, or why the row cannot be used, preceded by where it stands.
 
     A file `.parquet` is read as Parquet, every other as CSV: the separator is a comma, a semicolon or a tab, whichever
@@ -90,8 +92,11 @@ def iterate_table(path: Path, columns: Sequence[Column]) -> Iterator[tuple[str, 
             f"{path} is a folder, not a table",
             hint="set data.path to the file, or data.source to folder if its subfolders contain images",
         )
+    if os.path.exists(path) and not os.path.isfile(path):  # noqa: PTH110, PTH113 - opening a named pipe would block
+        raise DataError(f"{path} is not a regular file", hint="set data.path to a CSV or Parquet file")
     if path.suffix.lower() == PARQUET:
-        yield from _parquet(path, columns)
+        with _opened_parquet(path) as table:
+            yield from _parquet_rows(path, table, columns)
         return
     with _opened(path) as lines:
         header, rows = _table(path, lines)
@@ -100,8 +105,22 @@ def iterate_table(path: Path, columns: Sequence[Column]) -> Iterator[tuple[str, 
             yield where, _fields(row, len(header), places)
 
 
-def _parquet(path: Path, columns: Sequence[Column]) -> Iterator[tuple[str, list[str] | str]]:
-    """The rows of a Parquet file, as `iterate_table` yields them, a batch at a time."""
+def column_names(path: Path) -> list[str]:
+    """The names of the columns of a table.
+
+    Raises:
+        DataError: see `iterate_table`.
+    """
+    if path.suffix.lower() == PARQUET:
+        with _opened_parquet(path) as table:
+            return list(table.schema_arrow.names)
+    with _opened(path) as lines:
+        return _table(path, lines)[0]
+
+
+@contextmanager
+def _opened_parquet(path: Path) -> Iterator[Any]:
+    """A Parquet file; errors of reading it become ones for the user."""
     try:
         from pyarrow import ArrowException, parquet
     except ImportError as error:
@@ -109,28 +128,45 @@ def _parquet(path: Path, columns: Sequence[Column]) -> Iterator[tuple[str, list[
             f"{path} is a Parquet file, and the package pyarrow is not installed",
             hint="pip install 'dbbd-cli[parquet]', or save the table as CSV",
         ) from error
-    number = 0
     try:
         with path.open("rb") as file:
-            table = parquet.ParquetFile(file)
-            places = _places(path, table.schema_arrow.names, columns)
-            names = [table.schema_arrow.names[place] for place in places.values()]
-            for batch in table.iter_batches(columns=names):
-                for row in zip(*(batch.column(name).to_pylist() for name in names), strict=True):
-                    number += 1
-                    yield f"row {number}", _checked(["" if value is None else str(value) for value in row], places)
-    except ArrowException as error:
-        raise DataError(f"{path} is not a valid Parquet file, or is damaged: {printable(str(error)[:200])}") from error
+            yield parquet.ParquetFile(file)
+    except (ArrowException, ValueError) as error:  # ValueError: a text that is not UTF-8
+        raise _damaged(path, error) from error
     except OSError as error:
-        raise unreadable(path, "data.path", error) from error
+        raise (_damaged(path, error) if error.errno is None else unreadable(path, "data.path", error)) from error
+
+
+def _parquet_rows(path: Path, table: Any, columns: Sequence[Column]) -> Iterator[tuple[str, tuple[str, ...] | str]]:
+    """The rows of a Parquet file, as `iterate_table` yields them, a few at a time."""
+    import pyarrow
+
+    schema, number = table.schema_arrow, 0
+    places = _places(path, schema.names, columns)
+    names = [schema.names[place] for place in places.values()]
+    for name in names:
+        if schema.names.count(name) > 1 or pyarrow.types.is_nested(schema.field(name).type):
+            what = "occurs twice" if schema.names.count(name) > 1 else f"holds {schema.field(name).type}"
+            raise DataError(f"{path}: its column {printable(name)} {what}", hint="write one text for each row")
+    # Few rows, because a short file can hold very long texts many times.
+    for batch in table.iter_batches(batch_size=_ROWS_AT_ONCE, columns=names):
+        texts = [batch.column(name).cast(pyarrow.string()).to_pylist() for name in names]
+        for row in zip(*texts, strict=True):
+            number += 1
+            yield f"row {number}", _checked(tuple((text or "").strip() for text in row), places)
+
+
+def _damaged(path: Path, error: Exception) -> DataError:
+    reason = printable(str(error)[:_LONGEST_REASON])
+    return DataError(
+        f"{path} is not a valid Parquet file, or is damaged: {reason}", hint="write it anew, or save it as CSV"
+    )
 
 
 @contextmanager
 def _opened(path: Path) -> Iterator[Iterator[str]]:
     """The lines of a file; errors of reading them become ones for the user."""
     try:
-        if path.exists() and not path.is_file():  # opening a named pipe would block forever
-            raise DataError(f"{path} is not a regular file", hint="set data.path to a CSV or Parquet file")
         encoding, errors = _encoding(path)
         with path.open(encoding=encoding, errors=errors, newline="") as file:
             yield _lines(path, file)
@@ -185,8 +221,12 @@ def _lines(path: Path, file: IO[str]) -> Iterator[str]:
 
 def _places(path: Path, header: list[str], columns: Sequence[Column]) -> dict[str, int]:
     """The place of each column that is there, by what its fields are called."""
+    spelled = {name.lower() for name in header}
+    # An optional column that is only spelled in another way is reported, not passed over.
     return {
-        column.what: _place(path, header, column) for column in columns if not column.optional or column.name in header
+        column.what: _place(path, header, column)
+        for column in columns
+        if not column.optional or column.name.lower() in spelled
     }
 
 
@@ -198,10 +238,11 @@ def _place(path: Path, header: list[str], column: Column) -> int:
     near = difflib.get_close_matches(name.lower(), spelled, n=1)
     named = [other[:_LONGEST_COLUMN] for other in header[:_MOST_COLUMNS_NAMED]]
     columns = ", ".join(named) + (", ..." if len(header) > _MOST_COLUMNS_NAMED else "")
+    instead = f"; {column.instead}" if column.instead and not near else ""
     raise DataError(
         f"{path} has no column {name}; its columns are: {printable(columns)}",
         hint=(f"did you mean {printable(spelled[near[0]])}? If so, " if near else "")
-        + f"choose the column with --set data.{column.setting}=NAME{'' if near else column.instead}",
+        + f"choose the column with --set data.{column.setting}=NAME{instead}",
     )
 
 
@@ -225,7 +266,7 @@ def _rows(lines: Iterable[str], separator: str, *, lines_before: int = 0) -> Ite
             yield where, row
 
 
-def _fields(row: list[str] | str, width: int, places: Mapping[str, int]) -> list[str] | str:
+def _fields(row: list[str] | str, width: int, places: Mapping[str, int]) -> tuple[str, ...] | str:
     """The fields of a row at some places, given by what they hold, or why the row cannot be used.
 
     Args:
@@ -240,14 +281,16 @@ def _fields(row: list[str] | str, width: int, places: Mapping[str, int]) -> list
     if any(field.strip() for field in row[width:]):
         what = next(iter(places))
         return f"too many fields: {len(row)} instead of {width}; a {what} that contains the separator must be quoted"
-    return _checked([row[place].strip() for place in places.values()], places)
+    return _checked(tuple([row[place].strip() for place in places.values()]), places)
 
 
-def _checked(fields: list[str], names: Iterable[str]) -> list[str] | str:
+def _checked(fields: tuple[str, ...], names: Iterable[str]) -> tuple[str, ...] | str:
     """The fields, or what is wrong with one of them, by its name."""
     for field, name in zip(fields, names, strict=True):
         if not field:
             return f"the {name} is empty"
+        if len(field) > csv.field_size_limit():
+            return f"the {name} has over {csv.field_size_limit():,} characters"
         if UNPRINTABLE.search(field):
             return f"the {name} has a control character, a line break, or bytes that are not UTF-8"
     return fields

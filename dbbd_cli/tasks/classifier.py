@@ -34,7 +34,7 @@ class ClassifierTask(Task):
         return evaluate_classifier(workload, split, runtime, progress)
 
     def config_for_other_data(self, config: TaskConfig, path: Path) -> TaskConfig:
-        """Return the configuration with another source: the URLs in a file, or a folder with one per class.
+        """Return the configuration with another source: a table of URLs or images, or a folder with one per class.
 
         Raises:
             ConfigError: the task has no such source.
@@ -44,9 +44,8 @@ class ClassifierTask(Task):
         from dbbd_cli.tasks.configs import config_from_mapping
 
         values = to_plain(config)
-        is_list = path.is_file() and values["data"]["source"] == "table"
         changes = {
-            "source": values["data"]["source"] if is_list else "urls" if path.is_file() else "folder",
+            "source": _source_of(path, values["data"]),
             "path": str(path.resolve()),
             "classes": None,
             "sample_per_class": None,
@@ -84,3 +83,13 @@ class ClassifierTask(Task):
 
         content = read(PICTURES_FILE) if evaluation.get("errors") else None
         return classification_figures(evaluation, None if content is None else read_pictures(content))
+
+
+def _source_of(path: Path, data: Mapping[str, Any]) -> str:
+    """The kind of another data set."""
+    if not path.is_file():
+        return "folder"
+    from dbbd_cli.data.table import column_names
+
+    names = column_names(path)
+    return "table" if data["path_column"] in names and data["url_column"] not in names else "urls"

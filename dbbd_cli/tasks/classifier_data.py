@@ -29,7 +29,13 @@ def list_samples(config: ClassifierConfig) -> Source:
         return list_classes({name: Path(folder) for name, folder in data.classes.items()})
     if data.source == "table":
         assert data.path is not None
-        return list_table(Path(data.path), data.path_column, data.label_column, data.split_column)
+        return list_table(
+            Path(data.path),
+            data.path_column,
+            data.label_column,
+            data.split_column,
+            needs_splits="split_column" in data.model_fields_set,
+        )
     if data.source == "urls":
         assert data.path is not None
         return list_urls(Path(data.path), data.url_column, data.label_column)

@@ -110,10 +110,15 @@ def measure(runs: Runs, scans: Sequence[Path], division: int, options: argparse.
         # The validation scan decides nothing: the last epoch is evaluated.
         splits = {"train": chosen[:number], "val": chosen[number : number + 1], "test": test}
         data = link(runs.out / f"division{division}-{number}", splits)
-        starts = {"from scratch": "none", "pretrained": str(pretrained)}
-        for start, weights in starts.items():
-            settings = ["model.branches=both", f"model.weights={weights}", *options.tune]
-            name = f"tuned{division}-{number}-{start.split()[-1]}"
+        # The same network from scratch, and the one that is best from scratch.
+        starts = {
+            "pretrained": (str(pretrained), "false"),
+            "from scratch": ("none", "false"),
+            "from scratch, with means over regions": ("none", "true"),
+        }
+        for place, (start, (weights, means)) in enumerate(starts.items()):
+            settings = [f"model.weights={weights}", "model.branches=both", f"model.region_means={means}", *options.tune]
+            name = f"tuned{division}-{number}-{place}"
             report = runs.evaluate(runs.train(name, "segment_scans", data, settings), "ckpt.pth")
             found[f"segmentation, {number} scans: {start}"] = report["miou"]
             found |= {f"segmentation, {number} scans: {row['name']}": row["miou"] for row in report["baselines"]}

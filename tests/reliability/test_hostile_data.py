@@ -348,12 +348,23 @@ def table(text: str | bytes) -> Callable[[Path], None]:
     return lambda path: path.with_suffix(".csv").write_bytes(data) and None
 
 
+def parquet_table(path: Path) -> None:
+    """A small file that holds a text of a megabyte 2,000 times."""
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    long = pyarrow.array(["x" * 10**6] * 2000).dictionary_encode()
+    table = pyarrow.table({"url": long, "label": ["benign", "malicious"] * 1000})
+    parquet.write_table(table, path.with_suffix(".parquet"))
+
+
 ROWS = "".join(f"https://example.com/{n},{'benign' if n % 2 else 'malicious'}\n" for n in range(40))
 BAD_TABLES: dict[str, tuple[Callable[[Path], None], str]] = {
     "a field of 10^8": (
         table(b"url,label\n" + b"x" * 10**8 + b",benign\n" + ROWS.encode()),
         "line 2: is not valid CSV: a field has over 131,072 characters",
     ),
+    "a long text many times": (parquet_table, "row 1: the URL has over 131,072 characters"),
     "a quotation without end": (table("url,label\n" + ROWS + '"' + "x" * 10**6), "is not valid CSV"),
     "NUL": (table("url,label\nhttps://a\0b,benign\n" + ROWS), "line 2: the URL has a control character"),
     "an escape": (table("url,label\nhttps://a\x1b[2J,benign\n" + ROWS), "line 2: the URL has a control character"),
@@ -577,8 +588,9 @@ def test_no_table_fills_the_memory(
     path = tmp_path / "urls.csv"
     for name, (write, reason) in BAD_TABLES.items():
         write(path)
-        options = (*picture_options(tmp_path), "--set", "data.source=urls", "--set", f"data.path={path}")
-        found = problem(costs.run(name, "train", *options), 3, path.name, reason)
+        made = path.with_suffix(".parquet") if write is parquet_table else path
+        options = (*picture_options(tmp_path), "--set", "data.source=urls", "--set", f"data.path={made}")
+        found = problem(costs.run(name, "train", *options), 3, made.name, reason)
         wrong += [f"{name}: {found}"] if found else []
     report(f"{len(BAD_TABLES)} tables, {len(wrong)} wrong; {costs}")
     check(wrong, costs, count(60, SECONDS))

@@ -41,7 +41,8 @@ def evaluate(
         typer.Option(
             "--data",
             metavar="PATH",
-            help="Evaluate on all samples of another data set with the same classes: a CSV of URLs, or a folder.",
+            help="Evaluate on all samples of another data set with the same classes: a table of URLs or images, or a "
+            "folder.",
             autocompletion=complete.data,
         ),
     ] = None,

@@ -149,7 +149,7 @@ def prepare_manifest(
         raise DataError(
             f"{counted(len(problems), 'image')} of the run's manifest {are} missing, changed or unreadable",
             details=problems[:MAX_LISTED],
-            hint="restore them; if the folder has moved, set the new path with --set data.path=DIR "
+            hint="restore them; if they have moved, set the new path with --set data.path=PATH "
             "(or data.classes.NAME=DIR for each class)",
         )
     return prepared, samples

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
+import stat
 from pathlib import Path
 
-from dbbd_cli.core.errors import DataError
 from dbbd_cli.core.text import printable
-from dbbd_cli.data.candidates import Candidate, Source, check_number_of_classes
-from dbbd_cli.data.images.formats import is_image_name
-from dbbd_cli.data.problems import shortened
+from dbbd_cli.data.candidates import Candidate, Source, classes_of_table
+from dbbd_cli.data.images.formats import is_image_name, is_unread_name, suffix_of, ways_to_read
+from dbbd_cli.data.problems import short, why
 from dbbd_cli.data.table import Column, read_table
 
 _SPLIT_OF = {
@@ -19,44 +19,42 @@ _SPLIT_OF = {
 }
 
 
-def list_table(path: Path, path_column: str, label_column: str, split_column: str | None) -> Source:
+def list_table(
+    path: Path, path_column: str, label_column: str, split_column: str | None, *, needs_splits: bool = False
+) -> Source:
     """List the images of a table, whose paths are relative to its folder.
+
+    Args:
+        path: the table.
+        path_column: column of the paths.
+        label_column: column of the classes.
+        split_column: column of the splits; None if it does not count.
+        needs_splits: whether the table must have that column.
 
     Raises:
         DataError: the table cannot be read (see `read_table`), or has fewer than two classes or too many.
     """
     columns = [
-        Column(path_column, "path_column", "path", instead="; for a list of URLs, --set data.source=urls"),
+        Column(path_column, "path_column", "path", instead="for a list of URLs, --set data.source=urls"),
         Column(label_column, "label_column", "class"),
     ]
     if split_column is not None:
-        columns.append(Column(split_column, "split_column", "split", optional=True))
+        columns.append(Column(split_column, "split_column", "split", optional=not needs_splits))
     rows, problems = read_table(path, columns)
     folder = _Folder(path.parent)
     samples = []
-    for place, name, *split in rows:
+    for given, name, *split in rows:
+        place = given.removeprefix("./")
         problem = folder.problem(place)
         if "/" in name:  # the first slash of a key ends the name of its class
-            problem = f"its class, {printable(name)}, has a slash"
+            problem = f"its class, {printable(short(name))}, has a slash"
         elif split and split[0].lower() not in _SPLIT_OF:
-            problem = f"its split is {printable(split[0])}; expected train, val or test"
+            problem = f"its split is {printable(short(split[0]))}; expected train, val or test"
         if problem:
-            problems.append(f"{printable(place)}: {problem}")
+            problems.append(f"{printable(short(given))}: {problem}")
         else:
             samples.append((name, place, _SPLIT_OF[split[0].lower()] if split else None))
-    names = tuple(sorted({name for name, _, _ in samples}))
-    if len(names) < 2:
-        found = f"only the class {names[0]}" if names else "no usable row"
-        raise DataError(
-            f"{path} has {found}: a classifier needs at least two classes",
-            hint=f"check that the column {label_column} contains the class of each image",
-            details=shortened(problems),
-        )
-    check_number_of_classes(
-        path,
-        names,
-        f"check that the column {label_column} contains classes; choose another with --set data.label_column=NAME",
-    )
+    names = classes_of_table(path, (name for name, _, _ in samples), label_column, "image", problems)
     label_of = {name: label for label, name in enumerate(names)}
     candidates = [Candidate(f"{name}/{place}", label_of[name], split) for name, place, split in sorted(samples)]
     return Source("table", names, candidates, (path.parent,) * len(names), problems, 0)
@@ -66,8 +64,7 @@ class _Folder:
     """The folder that the paths of a table must not leave."""
 
     def __init__(self, path: Path) -> None:
-        self.path = os.path.abspath(path)  # noqa: PTH100 - without following links
-        self._real = os.path.realpath(path)
+        self.path = os.path.realpath(path)
         self._is_inside: dict[str, bool] = {}
 
     def problem(self, place: str) -> str:
@@ -75,17 +72,26 @@ class _Folder:
         parts = place.split("/")
         # On Windows a backslash also separates folders, and a colon selects a drive.
         if any(part in ("", ".", "..") for part in parts) or (os.name == "nt" and set("\\:") & set(place)):
-            return "is not a path below the folder of the table, with slashes between folders"
+            return "is not a path relative to the folder of the table, such as a/b.png"
+        if is_unread_name(place):
+            ways = ways_to_read([suffix_of(place)]).values()
+            return f"is in an unsupported format{''.join(f'; to read it: {way}' for way in ways)}"
         if not is_image_name(place):
             return "is not an image, by the end of its name"
         full = os.path.join(self.path, *parts)  # noqa: PTH118 - a Path object per file is slow
         above, _, _ = full.rpartition(os.sep)
         if above not in self._is_inside:
             self._is_inside[above] = self._holds(above)
-        if not self._is_inside[above] or (os.path.islink(full) and not self._holds(full)):  # noqa: PTH114
+        try:
+            kind = os.lstat(full).st_mode
+        except OSError as error:
+            return f"cannot be opened: {why(error)}"
+        if not self._is_inside[above] or (stat.S_ISLNK(kind) and not self._holds(full)):
             return "is reached by a link that leads out of the folder of the table"
+        if not (stat.S_ISREG(kind) or os.path.isfile(full)):  # noqa: PTH113
+            return "is not a file"
         return ""
 
     def _holds(self, path: str) -> bool:
         real = os.path.realpath(path)
-        return real == self._real or real.startswith(os.path.join(self._real, ""))  # noqa: PTH118
+        return real == self.path or real.startswith(os.path.join(self.path, ""))  # noqa: PTH118

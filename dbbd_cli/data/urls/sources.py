@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from dbbd_cli.core.errors import DataError
-from dbbd_cli.data.candidates import Candidate, Source, check_number_of_classes
-from dbbd_cli.data.problems import shortened
+from dbbd_cli.data.candidates import Candidate, Source, classes_of_table
 from dbbd_cli.data.urls.synthetic import synthetic_urls
 from dbbd_cli.data.urls.table import read_url_table
 
@@ -24,19 +22,7 @@ def list_urls(path: Path, url_column: str, label_column: str) -> Source:
     """
     read = URL_READERS.get(path.suffix.lower(), read_url_table)
     samples, problems = read(path, url_column, label_column)
-    names = tuple(sorted({name for _, name in samples}))
-    if len(names) < 2:
-        found = f"only the class {names[0]}" if names else "no usable row"
-        raise DataError(
-            f"{path} has {found}: a classifier needs at least two classes",
-            hint=f"check that the column {label_column} contains the class of each URL",
-            details=shortened(problems),
-        )
-    check_number_of_classes(
-        path,
-        names,
-        f"check that the column {label_column} contains classes; choose another with --set data.label_column=NAME",
-    )
+    names = classes_of_table(path, (name for _, name in samples), label_column, "URL", problems)
     label_of = {name: label for label, name in enumerate(names)}
     candidates = [Candidate(url, label_of[name]) for url, name in sorted(samples, key=lambda sample: sample[::-1])]
     return Source("urls", names, candidates, (), problems, 0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import cast
 
 from dbbd_cli.data.table import Column, iterate_table, read_table
 
@@ -19,7 +20,7 @@ def read_url_table(path: Path, url_column: str, label_column: str) -> tuple[list
     """
     columns = (_url(url_column), Column(label_column, "label_column", "class"))
     rows, problems = read_table(path, columns)
-    return [(url, label) for url, label in rows], problems
+    return cast(list[tuple[str, str]], rows), problems
 
 
 def iterate_urls(path: Path, url_column: str) -> Iterator[tuple[str, str, str]]:
@@ -36,4 +37,4 @@ def iterate_urls(path: Path, url_column: str) -> Iterator[tuple[str, str, str]]:
 
 
 def _url(name: str) -> Column:
-    return Column(name, "url_column", "URL", instead="; for a list of pictures, --set data.source=table")
+    return Column(name, "url_column", "URL", instead="for a list of pictures, --set data.source=table")

@@ -18,7 +18,7 @@ from dbbd_cli.tasks.segmentation.config import SegmentationConfig
 _OF_DATA = ("features", "max_depth")
 _OF_PREPARATION = ("normal_neighbors", "min_region_points")
 _OF_HEAD = ("branches", "region_means")
-"""What the head sees of regions, which a run of segmentation says."""
+"""What the head gets of regions, as runs of segmentation store it."""
 _FOR_DESCRIPTIONS = {"branches": "both", "region_means": False}
 """The same for an encoder whose features describe regions: they replace the means. See docs/dbbd.md."""
 _CHOICES = (*_OF_PREPARATION, *_OF_HEAD)

@@ -83,7 +83,7 @@ def _pictures(workload: UrlWorkload, samples: Sequence[Sample]) -> list[Picture]
         raise DataError(
             f"{counted(len(missing), 'picture')} of the run's manifest cannot be found",
             details=shortened(missing),
-            hint="restore them; if the folder has moved, set the new path with --set data.path=DIR "
+            hint="restore them; if they have moved, set the new path with --set data.path=PATH "
             "(or data.classes.NAME=DIR for each class)",
         )
     return [Picture(path) for path in paths]

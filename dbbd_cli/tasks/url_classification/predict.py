@@ -19,6 +19,7 @@ from dbbd_cli.data.images.codes import CodesRead, read_all_codes
 from dbbd_cli.data.images.formats import begins_like_image, is_image_name, is_unread_name, suffix_of
 from dbbd_cli.data.images.qr_reader import Picture
 from dbbd_cli.data.inputs import MAX_BYTES, Input
+from dbbd_cli.data.table import PARQUET
 from dbbd_cli.data.urls.cleaning import ascii_host, clean_url, host_of
 from dbbd_cli.data.urls.encoding import MAX_BYTES as MAX_ENCODED_BYTES
 from dbbd_cli.data.urls.encoding import encode_url, padded
@@ -38,7 +39,7 @@ _EXPLAINED_AT_ONCE = 4
 _BYTES_AT_ONCE = 16_384
 """Bytes in a forward pass, padding included, which bounds its memory."""
 _WIDTHS = (32, 48, 64, 96, 128, 192, 256, 384, MAX_ENCODED_BYTES)
-_TABLES = (".csv", ".tsv")
+_TABLES = (".csv", ".tsv", PARQUET)
 _MARKS = 3
 _OR_A_URL = "; if it is a URL, write https:// before it"
 
@@ -107,7 +108,7 @@ class UrlPredictor:
         elif is_unread_name(given.path.name):
             yield unsupported(given.name)
         else:
-            yield skipped(given.name, "is neither a picture nor a table (.csv or .tsv)")
+            yield skipped(given.name, "is neither a picture nor a table (.csv, .tsv or .parquet)")
 
     def _in_table(self, name: str, path: Path) -> Iterator[_Url | Prediction]:
         is_empty = True

@@ -23,6 +23,7 @@ NAMES = {
     "text_readers": (
         *("config", "config_mapping", "override", "url_table", "splits", "history", "run_config", "evaluation"),
         *("calibration", "error_pictures", "evaluation_scene", "folders", "completion"),
+        *(("parquet",) if find_spec("pyarrow") else ()),
     ),
     "torch_readers": (
         *("tensors", "checkpoint", "bare_weights", "run", "train_state", "resumed_history", "environment"),

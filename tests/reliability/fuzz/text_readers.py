@@ -51,7 +51,15 @@ def override(data: bytes, _: Path) -> None:
 
 
 def url_table(data: bytes, folder: Path) -> None:
-    samples, problems = read_url_table(write_once(folder / "a.csv", data), "url", "label")
+    check_urls(write_once(folder / "a.csv", data))
+
+
+def parquet(data: bytes, folder: Path) -> None:
+    check_urls(write_once(folder / "a.parquet", data))
+
+
+def check_urls(path: Path) -> None:
+    samples, problems = read_url_table(path, "url", "label")
     check_lines(problems)
     for url, label in samples:
         require(url.strip() == url and label.strip() == label and url and label, "an empty field")
@@ -169,6 +177,7 @@ READERS = [
     Reader("config_mapping", mapping, seeds.config_mappings, (ConfigError,), structured=True),
     Reader("override", override, seeds.overrides, (ConfigError,)),
     Reader("url_table", url_table, seeds.url_tables, (DataError,)),
+    Reader("parquet", parquet, seeds.parquet_tables, (DataError,)),
     Reader("splits", manifest, seeds.manifests, (CheckpointError,)),
     Reader("history", history, seeds.histories, (CheckpointError,)),
     Reader("run_config", run_config, seeds.configs, (CheckpointError,)),

@@ -6,6 +6,7 @@ import io
 import json
 import os
 import shutil
+from io import BytesIO
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -137,6 +138,18 @@ def url_tables() -> list[bytes]:
     if (real := SHARED / "data" / "qr_urls.csv").is_file():
         with real.open("rb") as file:
             tables.append(b"".join(islice(file, 6)))
+    return tables
+
+
+def parquet_tables() -> list[bytes]:
+    import pyarrow
+    from pyarrow import parquet
+
+    tables = []
+    for labels in (["benign", "bad", None], [0, 1, 1]):
+        buffer = BytesIO()
+        parquet.write_table(pyarrow.table({"url": ["a.example", "b.example/x", ""], "label": labels}), buffer)
+        tables.append(buffer.getvalue())
     return tables
 
 

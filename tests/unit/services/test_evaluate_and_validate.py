@@ -194,7 +194,7 @@ def test_missing_or_changed_files_are_named_and_not_replaced(
     moved = root.rename(tmp_path / "moved")
     with pytest.raises(DataError) as caught:
         evaluate(run, overrides=elsewhere)
-    assert "data.path=DIR" in caught.value.hint
+    assert "data.path=PATH" in caught.value.hint
     found = evaluate(run, overrides=[*elsewhere, Override("data.path", str(moved), "--set")], plots=False)
     assert found.report["num_samples"] == 6
     shutil.rmtree(tmp_path / "other cache")

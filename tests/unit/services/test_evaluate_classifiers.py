@@ -205,6 +205,7 @@ def test_all_images_of_another_table_count_whatever_their_splits(
     assert Manifest.load(run / "splits.json").counts() == {"train": 12, "val": 6, "test": 6}
     (root / "later.csv").write_text("\n".join(["path,label,split", *rows[:6], *rows[-6:]]), encoding="utf-8")
     assert evaluate(run, data=root / "later.csv", plots=False).report["num_samples"] == 12
+    assert evaluate(run, data=root, plots=False).report["num_samples"] == 24
 
 
 def test_pretraining_has_no_other_data(tiny_point_config: Callable[..., Any], tmp_path: Path) -> None:

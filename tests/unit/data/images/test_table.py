@@ -50,6 +50,14 @@ def test_paths_classes_and_splits(tmp_path: Path, name: str) -> None:
     assert source.problems == []
 
 
+@pytest.fixture(autouse=True)
+def _pictures(tmp_path: Path) -> None:
+    """What the tables name."""
+    (tmp_path / "b").mkdir()
+    for place in ("a.png", "b.png", "1.png", "b/1.JPG", "b/2.png", "c.txt", "d.png", "e.png"):
+        (tmp_path / place).touch()
+
+
 def test_labels_may_be_numbers(tmp_path: Path) -> None:
     pyarrow = pytest.importorskip("pyarrow")
     from pyarrow import parquet
@@ -70,10 +78,28 @@ def test_splits_are_optional_and_can_be_left_out(tmp_path: Path) -> None:
     assert {each.split for each in listed(write(path, [row[:2] for row in rows])).candidates} == {None}
 
 
-@pytest.mark.parametrize("place", ["../x.png", "/etc/x.png", "a//x.png", "./x.png", "a/../../x.png"])
+@pytest.mark.parametrize("place", ["../x.png", "/etc/x.png", "b//x.png", "././x.png", "b/../../x.png"])
 def test_paths_below_the_folder_only(tmp_path: Path, place: str) -> None:
-    source = listed(write(tmp_path / "list.csv", [("a.png", "cat"), ("b.png", "dog"), (place, "dog")]))
-    assert source.problems == [f"{place}: is not a path below the folder of the table, with slashes between folders"]
+    source = listed(write(tmp_path / "list.csv", [("./a.png", "cat"), ("b.png", "dog"), (place, "dog")]))
+    assert [candidate.key for candidate in source.candidates] == ["cat/a.png", "dog/b.png"]
+    assert source.problems == [f"{place}: is not a path relative to the folder of the table, such as a/b.png"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="there are no named pipes")
+def test_what_is_no_file_is_not_opened(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.png")
+    os.mkfifo(tmp_path / "pipe.parquet")
+    (tmp_path / "folder.png").mkdir()
+    rows = [(name, "dog") for name in ("b.png", "pipe.png", "folder.png", "none.png", "x.psd")]
+    source = listed(write(tmp_path / "list.csv", [("a.png", "cat"), *rows]))
+    assert source.problems == [
+        "pipe.png: is not a file",
+        "folder.png: is not a file",
+        "none.png: cannot be opened: no such file or directory",
+        "x.psd: is in an unsupported format",
+    ]
+    with pytest.raises(DataError, match="is not a regular file"):
+        listed(tmp_path / "pipe.parquet")
 
 
 @pytest.mark.skipif(os.name == "nt", reason="links need permission")
@@ -83,6 +109,7 @@ def test_links_out_of_the_folder_are_not_followed(tmp_path: Path) -> None:
     table = write(
         tmp_path / "in" / "list.csv", [("a.png", "cat"), ("b.png", "dog"), ("c/1.png", "dog"), ("d.png", "dog")]
     )
+    (table.parent / "a.png").touch()
     (table.parent / "c").symlink_to(tmp_path / "outside")
     (table.parent / "d.png").symlink_to(tmp_path / "outside" / "1.png")
     (table.parent / "b.png").symlink_to(table.parent / "a.png")
@@ -117,6 +144,39 @@ def test_a_damaged_parquet_file(tmp_path: Path) -> None:
         listed(tmp_path / "none.parquet")
 
 
+def test_parquet_types_that_are_no_text(tmp_path: Path) -> None:
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    def problem(label: object) -> str:
+        table = pyarrow.table({"path": ["a.png", "b.png"], "label": label})
+        parquet.write_table(table, tmp_path / "t.parquet")
+        with pytest.raises(DataError) as caught:
+            listed(tmp_path / "t.parquet")
+        return caught.value.message
+
+    assert "its column label holds struct<n: int64>" in problem([{"n": 1}, {"n": 2}])
+    assert "is not a valid Parquet file, or is damaged" in problem(pyarrow.array([b"\xff", b"b"], pyarrow.binary()))
+    long = pyarrow.array(["x" * 200_000, "y" * 200_000]).dictionary_encode()
+    assert problem(long).endswith("has no usable row: a classifier needs at least two classes")
+
+
+def test_other_spellings_of_a_column_and_missing_splits_are_reported(tmp_path: Path) -> None:
+    rows = [("a.png", "cat", "train"), ("b.png", "dog", "val")]
+    path = write(tmp_path / "list.csv", rows, names=("path", "label", "Split"))
+    with pytest.raises(DataError, match="has no column split") as caught:
+        listed(path)
+    assert caught.value.hint == "did you mean Split? If so, choose the column with --set data.split_column=NAME"
+    with pytest.raises(DataError, match="has no column fold"):
+        list_table(path, "path", "label", "fold", needs_splits=True)
+
+
+def test_few_samples_are_drawn_from_each_split_in_proportion(table: Path, tmp_path: Path) -> None:
+    manifest = manifest_of(listed(table), tmp_path / "cache", per_class=5)
+    assert manifest.counts() == {"train": 4, "val": 4, "test": 2}
+    assert manifest_of(listed(table), tmp_path / "cache", per_class=1).counts() == {"train": 2, "val": 2, "test": 2}
+
+
 @pytest.fixture
 def table(picture_folder: Callable[..., Path]) -> Path:
     """A table of five pictures of each of two classes in train, three in val and two in test."""
@@ -133,7 +193,7 @@ def test_the_splits_of_the_table_hold(table: Path, tmp_path: Path) -> None:
     assert {sample.key for sample in manifest.of("test")} == {
         f"{name}/{name}/{number}.png" for name in ("cat", "dog") for number in (8, 9)
     }
-    assert "The splits are those of the table." in messages.text
+    assert "Using the splits of the table." in messages.text
     assert not any(text.startswith("warning") for text in messages.text)
 
 
@@ -141,7 +201,7 @@ def test_copies_in_several_splits_are_reported(table: Path, tmp_path: Path) -> N
     (table.parent / "cat" / "9.png").write_bytes((table.parent / "cat" / "0.png").read_bytes())
     messages = Messages()
     manifest_of(listed(table), tmp_path / "cache", messages)
-    assert "warning: 1 image is in more than one split of the table: scores will be too good" in messages.text
+    assert "warning: 1 image is in more than one split of the table: scores will be inflated" in messages.text
 
 
 def test_each_split_needs_each_class(table: Path, tmp_path: Path) -> None:
