@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from PIL import Image
+    from torch import nn
     from torch.utils.tensorboard import SummaryWriter
 
 
@@ -77,6 +78,18 @@ def cpu_capabilities() -> Mapping[str, Any]:
 
     capabilities: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
     return capabilities
+
+
+def data_parallel(module: nn.Module) -> nn.Module:
+    """The module with gradients that are averaged over processes; its buffers are equal in all of them already."""
+    from inspect import signature
+
+    from torch.nn.parallel import DistributedDataParallel
+
+    known = signature(DistributedDataParallel).parameters
+    name = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"  # before PyTorch 2.14
+    options: dict[str, Any] = {name: False}
+    return DistributedDataParallel(module, **options)
 
 
 def add_hyperparameters(events: SummaryWriter, values: Mapping[str, Any], metrics: Mapping[str, float]) -> None:

@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any
@@ -33,10 +33,17 @@ class StopRequestedError(Exception):
 
 
 class StopRequest:
-    """Whether a signal has asked the run to stop, and which one."""
+    """Whether a signal has asked the run to stop, and which one.
+
+    Attributes:
+        signal_number: the signal, or None.
+        agree: the largest of the numbers with which all processes that train together call it at the same time; None:
+            this one trains alone.
+    """
 
     def __init__(self) -> None:
         self.signal_number: int | None = None
+        self.agree: Callable[[int], int] | None = None
         self._waiting = False
 
     def __bool__(self) -> bool:
@@ -50,15 +57,20 @@ class StopRequest:
             raise StopRequestedError
 
     def check(self) -> None:
-        """Raise `StopRequestedError` if a stop was asked for."""
+        """Raise `StopRequestedError` if a stop was asked for, in any process."""
+        if self.agree is not None:
+            self.signal_number = self.agree(self.signal_number or 0) or None
         if self:
             raise StopRequestedError
 
     def interruptible(self, batches: Iterator[Any]) -> Iterator[Any]:
-        """Yield the batches; a signal that arrives while one is awaited raises `StopRequestedError` at once."""
+        """Yield the batches; a signal that arrives while one is awaited raises `StopRequestedError` at once.
+
+        If several processes train together, it waits for the next `check`.
+        """
         while True:
             try:
-                self._waiting = True
+                self._waiting = self.agree is None
                 batch = next(batches, None)
             finally:
                 self._waiting = False

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -18,6 +18,20 @@ from dbbd_cli.data.workers import Workers, start_worker
 
 Key = tuple[int, int]
 """(epoch, sample index): with the seed, all that the randomness of a sample may depend on."""
+
+
+class Share(NamedTuple):
+    """The part of a batch that one of several processes computes.
+
+    Attributes:
+        first: place of its first sample in the batch.
+        samples: number of its samples; 0: it gets a sample of another process, which must not count.
+        total: number of all samples.
+    """
+
+    first: int
+    samples: int
+    total: int
 
 
 class BatchDataset(Protocol):
@@ -88,6 +102,7 @@ class BatchLoader:
         self.batch_size = batch_size
         self.shuffle = shuffle
         self.seed = seed
+        self.rank, self.num_processes = 0, 1
         self._plan: list[list[Key]] = []  # the batch sampler; replaced for each epoch
         # More would be idle. The batches do not depend on the number of workers.
         workers = min(num_workers, _usable_processors(), len(self))
@@ -106,9 +121,26 @@ class BatchLoader:
             generator=torch.Generator().manual_seed(seed % 2**63),
         )
 
+    def divide(self, rank: int, num_processes: int) -> None:
+        """Make only the share of one of several processes, each of which adds `batch_size` samples to a batch.
+
+        The samples of a batch are those that a single process makes with a batch size as large as all together.
+        """
+        self.rank, self.num_processes = rank, num_processes
+
     def __len__(self) -> int:
         """Batches per epoch."""
-        return -(-self.num_samples // self.batch_size)
+        return -(-self.num_samples // self._samples_per_batch)
+
+    @property
+    def _samples_per_batch(self) -> int:
+        return self.batch_size * self.num_processes
+
+    def share(self, batch: int) -> Share:
+        """What this process makes of a batch, if all are divided as evenly as possible."""
+        total = min(self._samples_per_batch, self.num_samples - batch * self._samples_per_batch)
+        first, end = (total * rank // self.num_processes for rank in (self.rank, self.rank + 1))
+        return Share(first, end - first, total)
 
     @property
     def num_samples(self) -> int:
@@ -116,14 +148,22 @@ class BatchLoader:
         return len(self.dataset)
 
     def plan(self, epoch: int) -> list[list[Key]]:
-        """Return the samples of each batch of an epoch."""
+        """Return the samples that this process makes of each batch of an epoch, at least one."""
         keys = [(epoch, int(index)) for index in self._order(epoch)]
-        return [keys[start : start + self.batch_size] for start in range(0, len(keys), self.batch_size)]
+        return [keys[self._places(batch)] for batch in range(len(self))]
 
     def keys_of(self, epoch: int, batch: int) -> list[Key]:
-        """Return the samples of one batch of an epoch; empty if the epoch has no such batch."""
-        start = batch * self.batch_size
-        return [(epoch, int(index)) for index in self._order(epoch)[start : start + self.batch_size]]
+        """Return the samples that this process makes of a batch of an epoch; empty if the epoch has no such batch."""
+        if batch >= len(self):
+            return []
+        return [(epoch, int(index)) for index in self._order(epoch)[self._places(batch)]]
+
+    def _places(self, batch: int) -> slice:
+        """Where the samples that this process makes of a batch stand in the order of an epoch."""
+        share = self.share(batch)
+        # A process without a sample takes the first one, to exchange what it computes with the others.
+        first = batch * self._samples_per_batch + (share.first if share.samples else 0)
+        return slice(first, first + max(share.samples, 1))
 
     def _order(self, epoch: int) -> np.ndarray:
         return permutation(self.seed, epoch, self.num_samples) if self.shuffle else np.arange(self.num_samples)

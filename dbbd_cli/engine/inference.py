@@ -15,6 +15,7 @@ from dbbd_cli.engine.runtime import Runtime
 from dbbd_cli.engine.state import Sums
 from dbbd_cli.engine.workload import Workload
 from dbbd_cli.model.output import StepOutput
+from dbbd_cli.model.processes import Shared, shared_batch
 
 _READ_EVERY = 100
 """Batches between reads of values if reading means waiting for a GPU; unread values take up its memory."""
@@ -31,8 +32,10 @@ def run_batches(
     """Run the module over a split without training it; yield each output with the batch that it came from."""
     workload.module.eval()
     batches = loader.batches(epoch=0)
-    for raw_batch in batches if stop is None else stop.interruptible(batches):
-        with torch.inference_mode(), runtime.autocast():
+    for number, raw_batch in enumerate(batches if stop is None else stop.interruptible(batches)):
+        share = loader.share(number)
+        shared = Shared(share.samples, share.total) if loader.num_processes > 1 else None
+        with torch.inference_mode(), runtime.autocast(), shared_batch(shared):
             output = workload.module(*workload.to_device(raw_batch, runtime.device, train=False))
         yield output, raw_batch
 
@@ -47,11 +50,11 @@ def run_split(
     """
     sums = Sums()
     for number, (output, _) in enumerate(run_batches(workload, loader, runtime, stop), start=1):
-        sums.add(output)
+        sums.add(output, loader.share(number - 1))
         shown = {}
         if not runtime.is_async or number % _READ_EVERY == 0:
             sums.flush()
-            metrics = workload.summarize(sums.values, sums.num_samples)
+            metrics = workload.summarize(sums.values, max(sums.num_samples, 1))
             shown = {name: metrics[name] for name in workload.progress_metrics}
         bar.advance(samples=output.num_samples, **shown)  # type: ignore[arg-type]
         if stop is not None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from dbbd_cli.data.loader import Share
 from dbbd_cli.model.output import DeferredMetric, StepOutput
 
 
@@ -18,7 +19,8 @@ class _Pending:
     """A batch whose values are still on the device.
 
     Attributes:
-        num_samples: samples in the batch.
+        num_samples: samples in the batch that this process computes.
+        total: samples in the whole batch, to whose loss this process adds a part.
         names: names of the values; the elements of vectors come last.
         values: `(V,)`; zero for deferred metrics.
         deferred: the deferred metrics, by position.
@@ -26,6 +28,7 @@ class _Pending:
     """
 
     num_samples: int
+    total: int
     names: list[str]
     values: torch.Tensor
     deferred: dict[int, DeferredMetric]
@@ -43,14 +46,16 @@ class Sums:
     num_samples: int = 0
     _pending: list[_Pending] = field(default_factory=list, repr=False)
 
-    def add(self, output: StepOutput) -> None:
-        """Add the loss and the metrics of a batch."""
+    def add(self, output: StepOutput, share: Share | None = None) -> None:
+        """Add the loss and the metrics of a batch, or of a share of it."""
         loss = output.loss.detach().float()
-        vectors = {k: v for k, v in output.metrics.items() if not isinstance(v, DeferredMetric) and v.dim()}
-        names = ["loss", *(name for name in output.metrics if name not in vectors)]
+        counted, total = (output.num_samples, output.num_samples) if share is None else (share.samples, share.total)
+        metrics = output.metrics if counted else {}
+        vectors = {k: v for k, v in metrics.items() if not isinstance(v, DeferredMetric) and v.dim()}
+        names = ["loss", *(name for name in metrics if name not in vectors)]
         values, deferred = [loss], {}
         for position, name in enumerate(names[1:], start=1):
-            value = output.metrics[name]
+            value = metrics[name]
             if isinstance(value, DeferredMetric):
                 deferred[position] = value
             values.append(torch.zeros_like(loss) if isinstance(value, DeferredMetric) else value.detach().float())
@@ -58,7 +63,7 @@ class Sums:
         if vectors:
             stacked = torch.cat([stacked, *(vector.detach().float() for vector in vectors.values())])
             names += [place for name, vector in vectors.items() for place in _places(name, len(vector))]
-        self._pending.append(_Pending(output.num_samples, names, stacked, deferred))
+        self._pending.append(_Pending(counted, total, names, stacked, deferred))
 
     def count_if(self, finite: torch.Tensor, num_batches: int) -> None:
         """Count the last batches only if `finite` `()` is true."""
@@ -79,7 +84,7 @@ class Sums:
                 continue
             for position, metric in batch.deferred.items():
                 values[position] = metric.compute(metric.tensor.cpu()) * batch.num_samples
-            values[0] *= batch.num_samples
+            values[0] *= batch.total
             for name, value in zip(batch.names, values, strict=True):
                 self.values[name] = self.values.get(name, 0.0) + value
             self.num_samples += batch.num_samples

@@ -37,6 +37,7 @@ from dbbd_cli.engine.nonfinite import (
     step_if_finite,
 )
 from dbbd_cli.engine.optimizer import LearningRate, build_optimizer, clip_gradient, load_optimizer
+from dbbd_cli.engine.processes import ALONE, Processes
 from dbbd_cli.engine.runtime import Runtime, random_state, restore_random_state
 from dbbd_cli.engine.state import Sums, TrainState
 from dbbd_cli.engine.workload import Workload
@@ -86,22 +87,25 @@ def train_step(trainer: Trainer, micro_batches: Sequence[Any]) -> StepResult:
     workload, runtime, training = trainer.workload, trainer.runtime, trainer.config.training
     state, optimizer, scaler = trainer.state, trainer.optimizer, trainer.scaler
     names = [workload.names(batch, "train") for batch in micro_batches]
-    num_samples = sum(map(len, names))
+    shares = [workload.loaders["train"].share(state.batch + number) for number in range(len(micro_batches))]
+    num_samples = sum(share.total for share in shares)
     buffers = BufferSnapshot(trainer.module) if training.on_nonfinite == "skip" else None
     losses = []
     optimizer.zero_grad(set_to_none=True)
-    for batch, batch_names in zip(micro_batches, names, strict=True):
+    for number, (batch, share) in enumerate(zip(micro_batches, shares, strict=True)):
         inputs = workload.to_device(batch, runtime.device, train=True)
-        with runtime.autocast():
-            output = trainer.module(*inputs)
-        assert output.num_samples == len(batch_names), "a workload must name every sample of a batch"
-        scaler.scale(output.loss * (output.num_samples / num_samples)).backward()
-        state.sums.add(output)
+        with trainer.processes.sharing(share, trainer.network, is_last=number == len(shares) - 1):
+            with runtime.autocast():
+                output = trainer.network(*inputs)
+            assert output.num_samples == len(names[number]), "a workload must name every sample of a batch"
+            # Gradients are averaged over processes, of which each adds its part of the mean over the batch.
+            scaler.scale(output.loss * (trainer.processes.size * share.total / num_samples)).backward()
+        state.sums.add(output, share)
         losses.append(output.loss.detach())
     scaler.unscale_(optimizer)
     grad_norm = clip_gradient(trainer.module, training.clip_grad_norm, is_async=runtime.is_async)
     trainer.learning_rate.before_step(state.step, state.epoch)
-    finite = all_finite(losses, grad_norm, scaler)
+    finite = trainer.processes.all_of(all_finite(losses, grad_norm, scaler))
     step_if_finite(finite, optimizer, scaler)
     scaler.update()
     if buffers is not None:
@@ -143,20 +147,27 @@ class Trainer:
         config: the resolved configuration.
         runtime: device and precision.
         splits_sha256: digest of the list of samples and splits; a checkpoint resumes only with the same list.
+        processes: those that train together.
     """
 
     workload: Workload
     config: TaskConfig
     runtime: Runtime
     splits_sha256: str = ""
+    processes: Processes = ALONE
     state: TrainState = field(default_factory=TrainState)
     module: nn.Module = field(init=False)
+    network: nn.Module = field(init=False)
+    """The module, with gradients that are averaged over processes."""
     optimizer: torch.optim.Optimizer = field(init=False)
     learning_rate: LearningRate = field(init=False)
     scaler: torch.amp.GradScaler = field(init=False)
 
     def __post_init__(self) -> None:
         self.module = place(self.workload.module, self.runtime)
+        for loader in self.workload.loaders.values():
+            loader.divide(self.processes.rank, self.processes.size)
+        self.network = self.processes.wrapped(self.module)
         training = self.config.training
         self.optimizer = build_optimizer(self.module, training, self.runtime.device, self.workload.lr_factors)
         steps = math.ceil(len(self.workload.loaders["train"]) / training.accumulate_batches)
@@ -174,11 +185,12 @@ class Trainer:
         return self.state.batch >= len(self.workload.loaders["train"])
 
     def metrics_of(self, sums: Sums) -> dict[str, float]:
-        """Metrics from sums over samples.
+        """Metrics from sums over the samples of all processes.
 
         Raises:
             NotFiniteError: every step so far was skipped.
         """
+        sums = self.processes.added_up(sums)
         sums.flush()
         if not sums.num_samples:
             raise NotFiniteError(
@@ -193,7 +205,7 @@ class Trainer:
             "optimizer": self.optimizer.state_dict(),
             "learning_rate": self.learning_rate.state_dict(),
             "scaler": self.scaler.state_dict(),
-            "state": self.state.to_plain(),
+            "state": {**self.state.to_plain(), "sums": self.processes.added_up(self.state.sums).plain()},
             "random": random_state(),
             "config": to_plain(self.config),
             "runtime": asdict(self.runtime.record()),
@@ -203,7 +215,7 @@ class Trainer:
         }
 
     def save(self, folder: Path) -> None:
-        """Write a checkpoint, and wait until it is on the disk.
+        """Write a checkpoint, and wait until it is on the disk; only the first process writes, but all take part.
 
         Raises:
             NotFiniteError: the weights are not finite; nothing is written.
@@ -211,7 +223,8 @@ class Trainer:
         """
         state = self.to_plain()
         check_weights(state["module"], self.state, folder)
-        save_checkpoint(state, folder, best=False, keep=self.config.checkpoint.keep)
+        if self.processes.is_first:
+            save_checkpoint(state, folder, best=False, keep=self.config.checkpoint.keep)
 
     def load(self, checkpoint: Mapping[str, Any]) -> None:
         """Restore what `to_plain` returned, so that training continues as if it had never stopped."""
@@ -221,6 +234,8 @@ class Trainer:
         if self.scaler.is_enabled() and checkpoint["scaler"]:
             self.scaler.load_state_dict(checkpoint["scaler"])
         self.state = TrainState.from_plain(checkpoint["state"])
+        if not self.processes.is_first:
+            self.state.sums = Sums()
         restore_random_state(checkpoint["random"])
 
 
@@ -294,7 +309,7 @@ class Run:
         self.count_time()
         self.writer.check()
         every = config.checkpoint.every_steps
-        if every or state.epoch < config.training.epochs:
+        if trainer.processes.is_first and (every or state.epoch < config.training.epochs):
             self.writer.reserve(trainer.module, trainer.optimizer)
         self.stop.check()
         if every and state.step % every == 0 and not trainer.epoch_trained:
@@ -365,6 +380,8 @@ class Run:
         self.guard.read()
         state = self.trainer.to_plain(replay_check=replay_check)
         check_weights(state["module"], self.trainer.state, self.folder)
+        if not self.trainer.processes.is_first:
+            return
         self.log.sync()
         keep = self.trainer.config.checkpoint.keep
         self.writer.save(state, self.folder, best=best, keep=keep, background=background)

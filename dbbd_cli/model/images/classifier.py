@@ -16,6 +16,7 @@ from dbbd_cli.model.classification import batch_metrics
 from dbbd_cli.model.images.catalog import COMMON_MODELS, model_input
 from dbbd_cli.model.images.qr_cnn import QrCnn
 from dbbd_cli.model.output import StepOutput
+from dbbd_cli.model.processes import part_of_mean
 from dbbd_cli.model.weights import load_tensors, mismatches
 
 
@@ -37,7 +38,7 @@ class Classifier(nn.Module):
         logits = self.network(images).float()
         loss = F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing if self.training else 0.0)
         metrics = batch_metrics(logits, labels, training=self.training)
-        return StepOutput(loss=loss, metrics=metrics, num_samples=len(labels), logits=logits)
+        return StepOutput(loss=part_of_mean(loss), metrics=metrics, num_samples=len(labels), logits=logits)
 
 
 def build_network(name: str, *, num_classes: int, image_size: int, dropout: float, weights: str) -> nn.Module:

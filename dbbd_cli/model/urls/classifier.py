@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from dbbd_cli.model.classification import batch_metrics
 from dbbd_cli.model.output import StepOutput
+from dbbd_cli.model.processes import part_of_mean
 from dbbd_cli.model.urls.network import UrlNet
 
 
@@ -43,4 +44,4 @@ class UrlClassifier(nn.Module):
         else:
             loss = F.cross_entropy(logits, labels)
         metrics = batch_metrics(logits, labels, training=self.training)
-        return StepOutput(loss=loss, metrics=metrics, num_samples=len(labels), logits=logits)
+        return StepOutput(loss=part_of_mean(loss), metrics=metrics, num_samples=len(labels), logits=logits)

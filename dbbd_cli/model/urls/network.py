@@ -12,6 +12,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from dbbd_cli.model.numeric_pieces import encode_pieces, fit_pieces
+from dbbd_cli.model.processes import Dropout
 from dbbd_cli.model.urls.features import NUM_CATEGORIES, categories, lexical_features, tokens
 
 
@@ -105,7 +106,7 @@ class LexicalView(nn.Module):
         self.layer2 = nn.Linear(hidden, hidden)
         self.output = nn.Parameter(torch.randn(members, hidden, num_classes) / math.sqrt(hidden))
         self.bias = nn.Parameter(torch.zeros(members, num_classes))
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout, dim=1)
 
     def forward(self, codes: torch.Tensor) -> torch.Tensor:
         """Returns the logits of all members `(E, B, K)` from codes `(B, L)`."""

@@ -56,3 +56,22 @@ def test_loading_does_not_use_the_global_random_generator() -> None:
     torch.manual_seed(0)
     list(loader().batches(1))
     assert torch.equal(torch.rand(1), expected)
+
+
+@pytest.mark.parametrize("processes", [2, 3, 4])
+@pytest.mark.parametrize("batch_size", [1, 2, 4])
+def test_processes_divide_the_batches_of_a_single_one(processes: int, batch_size: int) -> None:
+    whole = BatchLoader(Numbers(), batch_size=batch_size * processes, shuffle=True, seed=5)
+    parts = [BatchLoader(Numbers(), batch_size=batch_size, shuffle=True, seed=5) for _ in range(processes)]
+    for rank, part in enumerate(parts):
+        part.divide(rank, processes)
+        assert len(part) == len(whole)
+    for number, batch in enumerate(whole.plan(2)):
+        shares = [part.share(number) for part in parts]
+        assert [share.total for share in shares] == [len(batch)] * processes
+        assert max(share.samples for share in shares) - min(share.samples for share in shares) <= 1
+        own = [part.plan(2)[number] for part in parts]
+        counted = [keys[: share.samples] for keys, share in zip(own, shares, strict=True)]
+        assert [key for keys in counted for key in keys] == batch
+        assert all(len(keys) == max(share.samples, 1) for keys, share in zip(own, shares, strict=True))
+        assert all(part.keys_of(2, number) == keys for part, keys in zip(parts, own, strict=True))

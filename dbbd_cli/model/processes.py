@@ -1,0 +1,147 @@
+"""What a module exchanges with those of other processes that compute shares of the same batch.
+
+A process that trains alone exchanges nothing, and its results are those of plain PyTorch.
+
+Legend: R rows of a process, such as samples, points or regions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import distributed, nn
+from torch.nn import functional as F
+
+
+@dataclass(frozen=True)
+class Shared:
+    """The batch that several processes compute together.
+
+    Attributes:
+        samples: samples of this process; 0: what it computes does not count.
+        total: samples of all processes.
+    """
+
+    samples: int
+    total: int
+
+
+_batch: Shared | None = None
+"""None: this process computes whole batches."""
+
+
+@contextmanager
+def shared_batch(batch: Shared | None) -> Iterator[None]:
+    """Within the context, modules compute a share of a batch; all processes enter it at the same time."""
+    global _batch
+    before, _batch = _batch, batch
+    try:
+        yield
+    finally:
+        _batch = before
+
+
+def part_of_mean(mean: torch.Tensor) -> torch.Tensor:
+    """What the mean over this process's samples adds to the mean over the batch."""
+    return mean if _batch is None else mean * (_batch.samples / _batch.total)
+
+
+def places(rows: int) -> tuple[int, int]:
+    """The place of the first of `rows` rows of this process among those of all processes, and the number of all."""
+    if _batch is None:
+        return 0, rows
+    own = torch.tensor([rows if _batch.samples else 0])
+    counts = [torch.zeros_like(own) for _ in range(distributed.get_world_size())]
+    distributed.all_gather(counts, own)
+    numbers = [int(count) for count in counts]
+    return sum(numbers[: distributed.get_rank()]), sum(numbers)
+
+
+class Dropout(nn.Dropout):
+    """Dropout that drops the same values of a batch however many processes share it.
+
+    All processes draw for the whole batch, from equal random states.
+
+    Args:
+        p: dropout probability.
+        dim: the dimension of the rows that processes divide among themselves.
+    """
+
+    dim = 0
+
+    def __init__(self, p: float = 0.5, dim: int = 0) -> None:
+        super().__init__(p)
+        self.dim = dim
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Returns `x` with values dropped, and the others scaled."""
+        if _batch is None or not self.training or self.p == 0:
+            return super().forward(x)
+        rows = x.shape[self.dim]
+        first, total = places(rows)
+        shape = [*x.shape]
+        shape[self.dim] = total
+        mask = F.dropout(x.new_ones(shape), self.p, training=True)
+        return x * mask.narrow(self.dim, first, rows) if _batch.samples else x
+
+
+class _Sum(torch.autograd.Function):
+    """The sum over processes; the gradient is the sum of theirs."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+        total = x.clone()
+        distributed.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor) -> torch.Tensor:
+        total = grad.contiguous().clone()
+        distributed.all_reduce(total)
+        return total
+
+
+class BatchNorm2d(nn.BatchNorm2d):
+    """Batch normalization with the statistics of a whole batch, however many processes share it, on any device.
+
+    PyTorch's `SyncBatchNorm` needs a GPU.
+    """
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Returns `x` `(B, C, H, W)` normalized."""
+        if _batch is None or not self.training:
+            return super().forward(x)
+        counts = _batch.samples > 0
+        values = x if x.dtype == torch.float64 else x.float()
+        count = values.new_tensor([values.numel() / values.shape[1] * counts])
+        distributed.all_reduce(count)
+        mean = _Sum.apply(values.sum((0, 2, 3)) * counts) / count
+        centered = values - mean[:, None, None]
+        variance = _Sum.apply(centered.square().sum((0, 2, 3)) * counts) / count
+        if self.track_running_stats:
+            assert self.running_mean is not None
+            assert self.running_var is not None
+            assert self.num_batches_tracked is not None
+            self.num_batches_tracked.add_(1)
+            share = 1 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
+            with torch.no_grad():
+                self.running_mean.lerp_(mean, share)
+                self.running_var.lerp_(variance * (count / (count - 1)), share)
+        scale = (variance + self.eps).rsqrt()
+        normalized = centered * scale[:, None, None]
+        if self.affine:
+            normalized = normalized * self.weight[:, None, None] + self.bias[:, None, None]
+        return normalized.to(x.dtype)
+
+
+def share_layers(module: nn.Module) -> None:
+    """Make the layers of a module work on shared batches that otherwise depend on what a process computes alone."""
+    for layer in module.modules():
+        if type(layer) is nn.Dropout:
+            layer.__class__ = Dropout
+        elif type(layer) is nn.BatchNorm2d:
+            layer.__class__ = BatchNorm2d
