@@ -121,8 +121,7 @@ class SegmentationModelConfig(SceneModelConfig):
         "none",
         description="none: random; or a run (its best model) or checkpoint of dbbd or segmentation whose encoder to "
         "start from; sizes of the encoder, data.features and data.max_depth are then taken from it, and so are "
-        "branches and region_means unless they are set: both and false if it was pretrained with "
-        "loss.description_weight",
+        "branches and region_means unless they are set: both branches of a run of dbbd",
     )
 
 

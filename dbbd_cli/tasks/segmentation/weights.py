@@ -19,8 +19,6 @@ _OF_DATA = ("features", "max_depth")
 _OF_PREPARATION = ("normal_neighbors", "min_region_points")
 _OF_HEAD = ("branches", "region_means")
 """What the head gets of regions, as runs of segmentation store it."""
-_FOR_DESCRIPTIONS = {"branches": "both", "region_means": False}
-"""The same for an encoder whose features describe regions: they replace the means. See docs/dbbd.md."""
 _CHOICES = (*_OF_PREPARATION, *_OF_HEAD)
 """Settings that may differ from those of the weights."""
 
@@ -41,16 +39,16 @@ def with_encoder_of(config: SegmentationConfig, path: Path) -> SegmentationConfi
     feature_dim = sizes.pop("feature_dim")
     saved = content.get("config") if isinstance(content, Mapping) else None
     values: Mapping[str, Any] = saved if isinstance(saved, Mapping) and saved.get("task") else {}
-    model, data, loss = (
-        part if isinstance(part := values.get(name), Mapping) else {} for name in ("model", "data", "loss")
-    )
+    model, data = (part if isinstance(part := values.get(name), Mapping) else {} for name in ("model", "data"))
     found = {
-        "model": {**{key: model[key] for key in (*config.model.encoder_sizes, *_OF_HEAD) if key in model}, **sizes},
+        "model": {
+            "branches": "both",  # of a run of dbbd, which has pretrained both
+            **{key: model[key] for key in (*config.model.encoder_sizes, *_OF_HEAD) if key in model},
+            **sizes,
+        },
         "data": {key: data[key] for key in (*_OF_DATA, *_OF_PREPARATION) if key in data},
     }
     found["model"].pop("gradient_checkpointing", None)
-    if loss.get("description_weight"):
-        found["model"] |= _FOR_DESCRIPTIONS
     problems, plain = [], to_plain(config)
     for section, settings in found.items():
         own: Section = getattr(config, section)

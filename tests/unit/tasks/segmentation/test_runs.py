@@ -180,21 +180,20 @@ def test_a_run_starts_from_the_encoder_of_a_pretrained_one(tiny_segmentation: Ma
     )
 
 
-def test_features_that_describe_regions_replace_the_means_over_them(
-    tiny_segmentation: Make, tiny_point_config: Callable[..., DbbdConfig], pretrained: Path
+def test_what_the_head_sees_follows_from_the_weights_unless_it_is_set(
+    tiny_segmentation: Make, pretrained: Path
 ) -> None:
-    describing = train(tiny_point_config(training__epochs=1, loss__description_weight=1.0)).run
-
     def seen(run: Path, **changes: object) -> tuple[str, bool]:
         config, _ = prepare_run(tiny_segmentation(model__weights=str(run), **changes), Silent())
         assert isinstance(config, SegmentationConfig)
         return config.model.branches, config.model.region_means
 
-    assert seen(pretrained) == ("l2g", True)
-    assert seen(describing) == ("both", False)
-    assert seen(describing, model__branches="g2l", model__region_means=True) == ("g2l", True)
-    tuned = train(tiny_segmentation(model__weights=str(describing), model__branches="g2l", training__epochs=1)).run
+    assert seen(pretrained) == ("both", True)
+    own = {"model__branches": "g2l", "model__region_means": False}
+    assert seen(pretrained, **own) == ("g2l", False)
+    tuned = train(tiny_segmentation(model__weights=str(pretrained), training__epochs=1, **own)).run
     assert seen(tuned) == ("g2l", False)
+    assert seen(tuned, model__branches="both") == ("both", False)
 
 
 def test_settings_must_not_contradict_the_weights(tiny_segmentation: Make, pretrained: Path) -> None:
