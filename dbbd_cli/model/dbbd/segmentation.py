@@ -1,7 +1,7 @@
 """Segmentation: the classes of points from their own features and those of the regions that contain them.
 
 Legend: N points, S picked points, F features of a point, P pieces of a feature, R regions of a level, L levels,
-D channels of region features, H channels of the head, E members of the ensemble, K classes.
+D channels of region features, H channels of the head, E members of the ensemble, J features of a region, K classes.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from dbbd_cli.model.dbbd.encoder import DbbdEncoder
 from dbbd_cli.model.dbbd.regions import RegionBatch, region_means
 from dbbd_cli.model.forest import Forest
+from dbbd_cli.model.linear_probe import fit_probe
 from dbbd_cli.model.numeric_pieces import PiecewiseCodes
 from dbbd_cli.model.output import DeferredMetric, StepOutput
 
@@ -24,6 +25,12 @@ IGNORED = -1
 _CHUNK = 1 << 14
 """Points of a pass without gradient."""
 _TINY = 1e-12
+_NEVER = -1e4
+"""The logit of a class that never occurs; infinity is for damaged weights."""
+_WEIGHT_DECAY = 0.01
+"""Of the linear classifier; strong, because the labels come from few scenes with similar points."""
+_POWER = {"none": 0.0, "inverse_sqrt": -0.5, "inverse": -1.0}
+"""The power of the frequency of a class that is its weight."""
 
 
 class PointHead(nn.Module):
@@ -92,33 +99,85 @@ class PointHead(nn.Module):
         x = self.dropout(F.relu(self.layer2(x * self.scale2[:, None])))
         return x @ self.output + self.bias[:, None]
 
-    def context(
-        self, features: torch.Tensor, branches: Sequence[Sequence[torch.Tensor]], regions: RegionBatch
-    ) -> list[torch.Tensor]:
+    def context(self, regions: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         """What the regions of all levels together contribute to the first layer, `(R, H)`, for each level.
 
         The layers are applied to regions, of which there are far fewer than points. Each is applied to all regions,
         because below the leaf of a point, its leaf stands for the missing levels.
 
         Args:
-            features: of all points, `(N, F)`.
-            branches: for each branch, the features `(R, D)` of the regions of each level.
-            regions: the trees.
+            regions: parts of their features, `(R, …)` each; see `SceneSegmenter`.
         """
-        parts = [F.layer_norm(torch.cat(list(levels)), levels[0].shape[1:]) for levels in branches]
-        if self.region_means:
-            parts.append(torch.cat(region_means(features, regions, self.codes)))
-        if not parts:
+        if not regions:
             return []
-        joined = torch.cat(parts, dim=1)
+        joined = torch.cat(list(regions), dim=1)
         return [layer(joined) for layer in self.region_layers]
+
+
+class LinearHead(nn.Module):
+    """A linear classifier of points, from the same inputs as `PointHead`, fitted to its minimum before training.
+
+    With few labeled scenes it is as good as the network, and it errs differently.
+
+    Args:
+        point_dim: codes of a point.
+        region_dim: J.
+        num_levels: L.
+        num_classes: K.
+    """
+
+    of_point: torch.Tensor
+    of_regions: torch.Tensor
+    bias: torch.Tensor
+
+    def __init__(self, *, point_dim: int, region_dim: int, num_levels: int, num_classes: int) -> None:
+        super().__init__()
+        self.register_buffer("of_point", torch.zeros(num_classes, point_dim))
+        self.register_buffer("of_regions", torch.zeros(num_levels, num_classes, region_dim))
+        self.register_buffer("bias", torch.zeros(num_classes))
+
+    def context(self, regions: torch.Tensor | None) -> list[torch.Tensor]:
+        """What regions `(R, J)` of all levels together, if any, contribute to the logits, `(R, K)`, for each level."""
+        return [] if regions is None else [F.linear(regions, weight) for weight in self.of_regions]
+
+    def forward(self, codes: torch.Tensor, context: Sequence[torch.Tensor], rows: torch.Tensor) -> torch.Tensor:
+        """Returns the logits `(S, K)`.
+
+        Args:
+            codes: of the points, `(S, codes)`.
+            context: what `context` returned.
+            rows: the region of each point on each level, `(L, S)`.
+        """
+        logits = F.linear(codes, self.of_point, self.bias)
+        for regions, row in zip(context, rows, strict=False):  # without features of regions, there is no context
+            logits = logits + regions.index_select(0, row)
+        return logits
+
+    def fit(self, codes: torch.Tensor, regions: torch.Tensor, classes: torch.Tensor, *, balance: float) -> None:
+        """Minimize the cross-entropy of points, weighted by class; see `fit_probe`.
+
+        Args:
+            codes: of the points, `(N, codes)`.
+            regions: the features of their regions, level by level, `(N, L, J)`.
+            classes: of the points, `(N,)`.
+            balance: the power of the frequency of a class by which its weight falls.
+        """
+        num_levels, num_classes, region_dim = self.of_regions.shape
+        x = torch.cat([codes, regions.flatten(1)], dim=1)
+        probe = fit_probe(x, classes, num_classes, balance=balance, weight_decay=_WEIGHT_DECAY)
+        weight = probe.weight / probe.scale
+        self.bias = (probe.bias - weight @ probe.mean).clamp(min=_NEVER)
+        self.of_point = weight[:, : codes.shape[1]].contiguous()
+        of_regions = weight[:, codes.shape[1] :].view(num_classes, num_levels, region_dim)
+        self.of_regions = of_regions.transpose(0, 1).contiguous()
 
 
 class SceneSegmenter(nn.Module):
     """The encoder of DBBD, a head for points, and their loss.
 
     In training, each member of the ensemble has its own cross-entropy. In evaluation, probabilities are averaged, also
-    with those of the forest, which is fitted to the features of training points before training and then stays as is.
+    with those of the forest and of the linear classifier, which are fitted to training points before training and then
+    stay as they are.
 
     Args:
         encoder: the encoder.
@@ -126,6 +185,8 @@ class SceneSegmenter(nn.Module):
         branches: `both`, `g2l`, `l2g` or `none`.
         forest: joins in evaluation; None for none.
         forest_share: the weight of its probabilities.
+        linear: joins in evaluation, too; None for none.
+        linear_share: the weight of its probabilities, compared with those of all others.
         freeze_encoder: whether the encoder keeps its weights.
         lovasz_weight: weight of the Lovász-softmax loss.
     """
@@ -141,6 +202,8 @@ class SceneSegmenter(nn.Module):
         branches: str,
         forest: Forest | None = None,
         forest_share: float = 0.5,
+        linear: LinearHead | None = None,
+        linear_share: float = 0.5,
         freeze_encoder: bool,
         lovasz_weight: float,
     ) -> None:
@@ -150,6 +213,8 @@ class SceneSegmenter(nn.Module):
         self.branches = branches
         self.forest = forest
         self.forest_share = forest_share
+        self.linear = linear
+        self.linear_share = linear_share
         self.freeze_encoder = freeze_encoder
         self.lovasz_weight = lovasz_weight
         self.num_classes = head.bias.shape[1]
@@ -169,7 +234,8 @@ class SceneSegmenter(nn.Module):
         """Loss and metrics of the picked points; for the arguments, see `log_shares`, and `classes` is `(N,)`."""
         target = classes.index_select(0, regions.point)
         if self.training:
-            logits = self.head(*self._inputs(coord, encoder_features, head_features, regions))
+            features, parts, rows = self._inputs(coord, encoder_features, head_features, regions)
+            logits = self.head(features, self.head.context(parts), rows)
             loss = self._cross_entropy(logits.float().flatten(0, 1).log_softmax(1), target.repeat(len(logits)))
             log_shares = mean_log_shares(logits)
         else:
@@ -193,33 +259,75 @@ class SceneSegmenter(nn.Module):
             head_features: what the head sees of each point, `(N, F)`.
             regions: the trees.
         """
-        features, context, rows = self._inputs(coord, encoder_features, head_features, regions)
-        parts = [
-            mean_log_shares(self.head(features[part], context, rows[:, part]))
-            for part in (slice(start, start + _CHUNK) for start in range(0, len(features), _CHUNK))
-        ]
-        log_shares = torch.cat(parts)
-        if self.forest is None:
+        features, parts, rows = self._inputs(coord, encoder_features, head_features, regions)
+        context = self.head.context(parts)
+        chunks = [slice(start, start + _CHUNK) for start in range(0, len(features), _CHUNK)]
+        log_shares = torch.cat([mean_log_shares(self.head(features[part], context, rows[:, part])) for part in chunks])
+        if self.forest is None and self.linear is None:
             return log_shares
-        # The trees know nothing of the weights of classes, with which the head was trained.
-        weighted = self.forest(features) * self.class_weights
-        weighted = weighted / weighted.sum(1, keepdim=True).clamp(min=_TINY)
-        mean = log_shares.exp().lerp(weighted, self.forest_share)
+        mean = log_shares.exp()
+        if self.forest is not None:
+            mean = mean.lerp(self._weighted(self.forest(features)), self.forest_share)
+        if self.linear is not None:
+            context = self.linear.context(self._of_linear(parts))
+            logits = [self.linear(self.head.codes(features[part]), context, rows[:, part]) for part in chunks]
+            mean = mean.lerp(self._weighted(torch.cat(logits).float().softmax(1)), self.linear_share)
         return mean.clamp(min=_TINY).log()
+
+    def _weighted(self, shares: torch.Tensor) -> torch.Tensor:
+        """Probabilities `(S, K)` with the weights of classes, of which trees and linear classifier know nothing."""
+        weighted = shares * self.class_weights
+        return weighted / weighted.sum(1, keepdim=True).clamp(min=_TINY)
+
+    def linear_inputs(
+        self,
+        coord: torch.Tensor,
+        encoder_features: torch.Tensor,
+        head_features: torch.Tensor,
+        regions: RegionBatch,
+        chosen: torch.Tensor,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """What the linear classifier is fitted to for some of the picked points.
+
+        Args:
+            coord: `coord` and the next three are those of `log_shares`.
+            encoder_features: see above.
+            head_features: see above.
+            regions: see above.
+            chosen: numbers of picked points, `(n,)`.
+
+        Returns:
+            The codes of the points, `(n, codes)`, and the features of their regions, `(n, L, J)`.
+        """
+        features, parts, rows = self._inputs(coord, encoder_features, head_features, regions)
+        codes = self.head.codes(features[chosen])
+        joined = self._of_linear(parts)
+        return codes, codes.new_zeros(len(codes), 0, 0) if joined is None else joined[rows[:, chosen].T]
+
+    def _of_linear(self, parts: Sequence[torch.Tensor]) -> torch.Tensor | None:
+        """The features of regions that the linear classifier sees, `(R, J)`: all that training does not change."""
+        lasting = parts if self.freeze_encoder else parts[len(parts) - self.head.region_means :]
+        return torch.cat(list(lasting), dim=1) if lasting else None
 
     def _inputs(
         self, coord: torch.Tensor, encoder_features: torch.Tensor, head_features: torch.Tensor, regions: RegionBatch
     ) -> tuple[torch.Tensor, list[torch.Tensor], torch.Tensor]:
-        """The arguments of the head."""
-        branches = []
+        """The features of the picked points, those of regions in parts, and the regions of each point.
+
+        The regions are those of all levels together: for each branch `(R, D)`, and the means of the codes of their
+        points, `(R, codes)`.
+        """
+        parts = []
         trees = regions.without_picked()
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.freeze_encoder):
             if self.branches in ("both", "g2l"):
-                branches.append(self.encoder.global_to_local(coord, encoder_features, trees).regions)
+                parts.append(_normalized(self.encoder.global_to_local(coord, encoder_features, trees).regions))
             if self.branches in ("both", "l2g"):
-                branches.append(self.encoder.local_to_global(coord, encoder_features, trees).regions)
-        context = self.head.context(head_features, branches, trees)
-        return head_features.index_select(0, regions.point), context, regions.path_rows(self.head.levels)
+                parts.append(_normalized(self.encoder.local_to_global(coord, encoder_features, trees).regions))
+        if self.head.region_means:
+            parts.append(torch.cat(region_means(head_features, trees, self.head.codes)))
+        rows = regions.path_rows(self.head.levels)
+        return head_features.index_select(0, regions.point), parts, rows if parts else rows[:0]
 
     def _cross_entropy(self, log_shares: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         """The weighted mean over the points that count; 0 if there are none."""
@@ -244,9 +352,14 @@ class SceneSegmenter(nn.Module):
             self.forest.fit(head_features, classes, seed)
         self.class_counts = counts.float()
         share = counts.double() / counts.sum()
-        power = {"none": 0.0, "inverse_sqrt": -0.5, "inverse": -1.0}[weighting]
+        power = _POWER[weighting]
         weights = torch.where(share > 0, share.clamp(min=1e-12) ** power, 0.0)
         self.class_weights = (weights / (weights * share).sum()).float()
+
+
+def _normalized(levels: Sequence[torch.Tensor]) -> torch.Tensor:
+    """The features of the regions of all levels together, `(R, D)`, each with mean 0 and deviation 1."""
+    return F.layer_norm(torch.cat(list(levels)), levels[0].shape[1:])
 
 
 def mean_log_shares(logits: torch.Tensor) -> torch.Tensor:

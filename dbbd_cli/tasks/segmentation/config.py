@@ -116,6 +116,12 @@ class SegmentationModelConfig(SceneModelConfig):
         24, description="random trees on head_features, fitted before training, that join in evaluation; 0: none"
     )
     forest_share: Fraction = Field(0.5, description="weight of the probabilities of these trees")
+    linear_share: Fraction = Field(
+        0.5,
+        description="weight of the probabilities of a linear classifier, compared with those of head and trees; it is "
+        "fitted before training to what the head sees (with freeze: encoder, also of the encoder), and joins in "
+        "evaluation; 0: none",
+    )
     dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(0.3, description="dropout probability in the head")
     weights: NotEmpty = Field(
         "none",

@@ -5,7 +5,7 @@ Legend: N points of a batch, C channels of the encoder's and F of the head's fea
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +19,7 @@ from dbbd_cli.data.scenes.views import View
 from dbbd_cli.engine.runtime import Runtime
 from dbbd_cli.model.dbbd.encoder import DbbdEncoder
 from dbbd_cli.model.dbbd.regions import RegionBatch
-from dbbd_cli.model.dbbd.segmentation import IGNORED, PointHead, SceneSegmenter
+from dbbd_cli.model.dbbd.segmentation import IGNORED, LinearHead, PointHead, SceneSegmenter
 from dbbd_cli.model.dbbd.weights import load_encoder
 from dbbd_cli.model.forest import Forest
 from dbbd_cli.model.linear_probe import scores_of_counts
@@ -29,6 +29,9 @@ from dbbd_cli.tasks.scene_workload import SceneWorkload, evenly_spaced, fitting_
 from dbbd_cli.tasks.segmentation.augmentation import augment
 from dbbd_cli.tasks.segmentation.batches import LabeledDataset
 from dbbd_cli.tasks.segmentation.config import PROGRESS_METRICS, SegmentationConfig
+
+_LINEAR_POINTS = 40_000
+"""Labeled points, at most, to which the linear classifier is fitted."""
 
 
 class SegmentationWorkload(SceneWorkload):
@@ -67,6 +70,8 @@ class SegmentationWorkload(SceneWorkload):
         assert config.data.labels is not None, "with_samples has set them"
         self.labels = config.data.labels
         self.module = make_network(config)
+        if pretrained and config.model.weights != "none":
+            load_encoder(self.module.encoder, Path(config.model.weights))
         for split in splits:
             self.prepare(split, progress)
             dataset = LabeledDataset(
@@ -81,8 +86,6 @@ class SegmentationWorkload(SceneWorkload):
             self.add_loader(split, dataset, batch_size=config.training.batch_size, pin_memory=pin_memory)
             if split == "train" and pretrained:
                 self._fit()
-        if pretrained and config.model.weights != "none":
-            load_encoder(self.module.encoder, Path(config.model.weights))
 
     def _fit(self) -> None:
         """Fit what depends on the training data as a whole."""
@@ -96,7 +99,8 @@ class SegmentationWorkload(SceneWorkload):
                 if found.any():
                     labeled.append(number)
         features, targets = [], []
-        for values, target in self.labeled_points("train", fitting_scenes(labeled)):
+        numbers = fitting_scenes(labeled)
+        for values, target in self.labeled_points("train", numbers):
             features.append(evenly_spaced(values))
             targets.append(evenly_spaced(target))
         self.module.fit(
@@ -106,6 +110,25 @@ class SegmentationWorkload(SceneWorkload):
             weighting=self.config.loss.class_weights,
             seed=self.config.seed,
         )
+        if self.module.linear is not None:
+            self._fit_linear(self.module.linear, numbers)
+
+    def _fit_linear(self, linear: LinearHead, numbers: Sequence[int]) -> None:
+        """Fit the linear classifier to evenly spaced labeled points of these training scenes."""
+        codes, regions, targets = [], [], []
+        for scene in self.single_scenes("train", numbers):
+            assert scene.segment is not None
+            classes = self.classes(scene.segment)
+            labeled = (classes != IGNORED).nonzero()[:, 0]
+            chosen = labeled[:: max(1, len(labeled) * len(numbers) // _LINEAR_POINTS)]
+            with torch.no_grad():
+                found = self.module.linear_inputs(*self.inputs(scene), chosen)
+            codes.append(found[0])
+            regions.append(found[1])
+            targets.append(classes[chosen])
+        # Rare classes weigh more in the fit, and by their weights once more in evaluation: neither alone is as good.
+        balance = 0.0 if self.config.loss.class_weights == "none" else 0.5
+        linear.fit(torch.cat(codes), torch.cat(regions), torch.cat(targets), balance=balance)
 
     def labeled_points(
         self, split: str, numbers: Iterable[int] | None = None
@@ -207,17 +230,26 @@ def make_network(config: SegmentationConfig) -> SceneSegmenter:
     data, model = config.data, config.model
     assert data.labels is not None
     encoder = DbbdEncoder(feature_dim=data.feature_dim, **model.encoder_sizes)
+    num_branches = {"both": 2, "none": 0}.get(model.branches, 1)
     head = PointHead(
         feature_dim=num_channels(data.head_features),
         num_pieces=model.head_pieces,
         levels=range(min(model.first_level, data.max_depth), data.max_depth + 1),
         region_means=model.region_means,
         region_dim=model.output_dim,
-        num_branches={"both": 2, "none": 0}.get(model.branches, 1),
+        num_branches=num_branches,
         hidden_dim=model.head_hidden_dim,
         members=model.head_members,
         num_classes=len(data.labels),
         dropout=model.dropout,
+    )
+    frozen = config.training.freeze == "encoder"
+    region_dim = head.codes.num_codes * model.region_means + model.output_dim * num_branches * frozen
+    linear = LinearHead(
+        point_dim=head.codes.num_codes,
+        region_dim=region_dim,
+        num_levels=len(head.levels) if region_dim else 0,
+        num_classes=len(data.labels),
     )
     return SceneSegmenter(
         encoder,
@@ -225,6 +257,8 @@ def make_network(config: SegmentationConfig) -> SceneSegmenter:
         branches=model.branches,
         forest=Forest(model.forest_trees, len(data.labels)) if model.forest_trees else None,
         forest_share=model.forest_share,
-        freeze_encoder=config.training.freeze == "encoder",
+        linear=linear if model.linear_share else None,
+        linear_share=model.linear_share,
+        freeze_encoder=frozen,
         lovasz_weight=config.loss.lovasz_weight,
     )

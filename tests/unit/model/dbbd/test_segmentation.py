@@ -19,6 +19,7 @@ from dbbd_cli.model.dbbd.regions import RegionBatch, build_regions
 from dbbd_cli.model.dbbd.segment_ops import segment_mean
 from dbbd_cli.model.dbbd.segmentation import (
     IGNORED,
+    LinearHead,
     PointHead,
     SceneSegmenter,
     class_counts,
@@ -26,7 +27,7 @@ from dbbd_cli.model.dbbd.segmentation import (
     mean_log_shares,
 )
 from dbbd_cli.model.forest import Forest
-from dbbd_cli.model.linear_probe import confusion_counts, scores_of_counts, segmentation_scores
+from dbbd_cli.model.linear_probe import confusion_counts, fit_probe, scores_of_counts, segmentation_scores
 from dbbd_cli.model.numeric_pieces import encode_pieces
 
 CLASSES = 3
@@ -131,8 +132,9 @@ def test_the_first_layer_is_the_one_on_the_concatenation(with_means: bool) -> No
         network.encoder.global_to_local(coord, feat, trees).regions,
         network.encoder.local_to_global(coord, feat, trees).regions,
     ]
-    context = network.head.context(feat, branches, trees)
-    rows = regions.path_rows(LEVELS)
+    _, parts, rows = network._inputs(coord, feat, feat, regions)
+    context = network.head.context(parts)
+    assert torch.equal(rows, regions.path_rows(LEVELS))
     found = torch.stack([level[row] for level, row in zip(context, rows, strict=True)]).sum(0)
     columns = [F.layer_norm(torch.cat(branch), (8,)) for branch in branches]
     if with_means:
@@ -191,7 +193,8 @@ def test_the_loss_in_evaluation_is_the_weighted_cross_entropy_of_the_mean_probab
     classes = torch.where(torch.arange(240) % 4 == 3, IGNORED, torch.arange(240) % 4)
     with torch.no_grad():
         output = network(coord, feat, feat, regions, classes)
-        members = network.head(*network._inputs(coord, feat, feat, regions))
+        features, parts, rows = network._inputs(coord, feat, feat, regions)
+        members = network.head(features, network.head.context(parts), rows)
     mean = members.softmax(2).mean(0)
     assert torch.allclose(mean_log_shares(members).exp(), mean, atol=1e-6)
     expected = F.cross_entropy(mean.log(), classes, network.class_weights, ignore_index=IGNORED)
@@ -208,6 +211,68 @@ def test_counts_give_the_scores_of_the_confusion_matrix() -> None:
     confusion = confusion_counts(predicted[known], target[known], 4)
     assert scores_of_counts(counts) == segmentation_scores(confusion)
     assert counts.sum().item() == confusion.diagonal().sum() + 2 * known.sum()
+
+
+def linear_for(network: SceneSegmenter) -> LinearHead:
+    """A linear classifier with random weights for a network with region means and both branches."""
+    codes = network.head.codes.num_codes
+    region_dim = codes + 16 * network.freeze_encoder
+    linear = LinearHead(point_dim=codes, region_dim=region_dim, num_levels=len(LEVELS), num_classes=CLASSES)
+    for buffer in linear.buffers():
+        buffer.normal_()
+    return linear
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+def test_the_linear_classifier_has_its_share_in_evaluation_and_none_in_training(frozen: bool) -> None:
+    coord, regions = scenes()
+    feat, classes = coord[:, :2].contiguous(), torch.arange(240) % CLASSES
+    network = segmenter(freeze_encoder=frozen, linear_share=0.25)
+    alone = network.eval().log_shares(coord, feat, feat, regions).exp()
+    with torch.no_grad():
+        network.linear = linear_for(network)
+        codes, of_regions = network.linear_inputs(coord, feat, feat, regions, torch.arange(240))
+        weight = torch.cat([network.linear.of_point, *network.linear.of_regions], dim=1)
+        logits = torch.cat([codes, of_regions.flatten(1)], dim=1) @ weight.T + network.linear.bias
+        mixed = network.log_shares(coord, feat, feat, regions).exp()
+        weighted = logits.softmax(1) * network.class_weights
+        assert torch.allclose(mixed, 0.75 * alone + 0.25 * weighted / weighted.sum(1, keepdim=True), atol=1e-5)
+        losses = []
+        for linear in (network.linear, None):
+            network.train().linear = linear
+            torch.manual_seed(0)
+            losses.append(float(network(coord, feat, feat, regions, classes).loss))
+    assert losses[0] == losses[1]
+
+
+def test_the_linear_classifier_is_the_probe_on_all_its_inputs() -> None:
+    torch.manual_seed(3)
+    codes, regions, classes = torch.randn(200, 8), torch.randn(200, 2, 5), torch.randint(0, 2, (200,))
+    codes[:, 0] += 3 * classes
+    linear = LinearHead(point_dim=8, region_dim=5, num_levels=2, num_classes=3)
+    linear.fit(codes, regions, classes, balance=0.5)
+    probe = fit_probe(torch.cat([codes, regions.flatten(1)], 1), classes, 3, balance=0.5, weight_decay=0.01)
+    rows = torch.arange(200).expand(2, 200)
+    context = [regions[:, level] @ linear.of_regions[level].T for level in range(2)]
+    logits = linear(codes, context, rows)
+    assert torch.equal(logits.argmax(1), probe.predict(torch.cat([codes, regions.flatten(1)], 1)))
+    assert (logits.argmax(1) == classes).float().mean() > 0.85
+    assert float(logits.softmax(1)[:, 2].max()) == 0  # no point has this class
+    assert all(bool(value.isfinite().all()) for value in linear.state_dict().values())
+
+
+@pytest.mark.filterwarnings("ignore:Initializing zero-element")
+@pytest.mark.parametrize("branches", ["none", "both"])
+def test_without_features_of_regions_the_linear_classifier_sees_the_point_alone(branches: str) -> None:
+    coord, regions = scenes()
+    network = segmenter(branches, region_means=False)
+    linear = LinearHead(point_dim=network.head.codes.num_codes, region_dim=0, num_levels=0, num_classes=CLASSES)
+    network.linear = linear
+    feat = coord[:, :2].contiguous()
+    codes, of_regions = network.linear_inputs(coord, feat, feat, regions, torch.arange(240))
+    linear.fit(codes, of_regions, torch.arange(240) % CLASSES, balance=0.0)
+    found = network.eval().log_shares(coord, feat, feat, regions).exp()
+    assert torch.allclose(found.sum(1), torch.ones(240), atol=1e-5)
 
 
 def test_the_forest_has_its_share_in_evaluation_and_none_in_training() -> None:

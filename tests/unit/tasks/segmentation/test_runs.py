@@ -196,6 +196,22 @@ def test_what_the_head_sees_follows_from_the_weights_unless_it_is_set(
     assert seen(tuned, model__branches="both") == ("both", False)
 
 
+def test_the_linear_classifier_is_fitted_to_what_training_does_not_change(
+    tiny_segmentation: Make, pretrained: Path
+) -> None:
+    given = {"model__weights": str(pretrained), "training__epochs": 1}
+    codes = built(tiny_segmentation(**given)).module.head.codes.num_codes
+    for freeze, channels in (("none", codes), ("encoder", codes + 2 * 16)):
+        linear = built(tiny_segmentation(training__freeze=freeze, **given)).module.linear
+        assert linear is not None
+        assert linear.of_regions.shape[2] == channels
+        assert all(bool(buffer.any()) for buffer in linear.buffers())
+        run = train(tiny_segmentation(training__freeze=freeze, **given)).run
+        saved = weights(run / "ckpt.pth")
+        assert all(torch.equal(value, saved[f"linear.{name}"]) for name, value in linear.state_dict().items())
+    assert built(tiny_segmentation(model__linear_share=0.0, **given)).module.linear is None
+
+
 def test_settings_must_not_contradict_the_weights(tiny_segmentation: Make, pretrained: Path) -> None:
     with pytest.raises(ConfigError, match="settings contradict") as caught:
         prepare_run(
