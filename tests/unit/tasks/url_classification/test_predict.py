@@ -199,7 +199,7 @@ def test_other_files_are_skipped(predictor: Predictor, tmp_path: Path) -> None:
     for name in ("notes.txt", "raw.nef"):
         (tmp_path / name).write_text("x")
     text, raw = judge(predictor, tmp_path / "notes.txt", tmp_path / "raw.nef")
-    assert text.note == "is neither a picture nor a table (.csv or .tsv)"
+    assert text.note == "is neither a picture nor a table (.csv, .tsv or .parquet)"
     assert raw.note == "is a picture in an unsupported format"
 
 
