@@ -110,14 +110,14 @@ def measure(runs: Runs, scans: Sequence[Path], division: int, options: argparse.
         # The validation scan decides nothing: the last epoch is evaluated.
         splits = {"train": chosen[:number], "val": chosen[number : number + 1], "test": test}
         data = link(runs.out / f"division{division}-{number}", splits)
-        # The same network from scratch, and the one that is best from scratch.
+        weights = f"model.weights={pretrained}"
         starts = {
-            "pretrained": (str(pretrained), "false"),
-            "from scratch": ("none", "false"),
-            "from scratch, with means over regions": ("none", "true"),
+            "pretrained, frozen": [weights, "training.freeze=encoder"],
+            "pretrained": [weights],
+            "from scratch": [],
         }
-        for place, (start, (weights, means)) in enumerate(starts.items()):
-            settings = [f"model.weights={weights}", "model.branches=both", f"model.region_means={means}", *options.tune]
+        for place, (start, changes) in enumerate(starts.items()):
+            settings = ["model.branches=both", *changes, *options.tune]
             name = f"tuned{division}-{number}-{place}"
             report = runs.evaluate(runs.train(name, "segment_scans", data, settings), "ckpt.pth")
             found[f"segmentation, {number} scans: {start}"] = report["miou"]
