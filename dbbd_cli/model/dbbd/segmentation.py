@@ -117,7 +117,7 @@ class PointHead(nn.Module):
 class LinearHead(nn.Module):
     """A linear classifier of points, from the same inputs as `PointHead`, fitted to its minimum before training.
 
-    With few labeled scenes it is as good as the network, and it errs differently.
+    With few labeled scenes it is better than the network; see docs/dbbd.md.
 
     Args:
         point_dim: codes of a point.
