@@ -26,7 +26,7 @@ IMAGES = {
 URLS = {
     "task": "url_classification",
     "data": {"source": "synthetic", "sample_per_class": 75},
-    "model": {"hash_bits": 10},
+    "model": {"name": "url_net", "hash_bits": 10},
 }
 
 
@@ -55,8 +55,8 @@ def learned(folder: Path, values: dict[str, Any], processes: int, steps: int) ->
 
 @pytest.mark.parametrize(
     ("values", "batch_size", "accumulated", "processes"),
-    [(IMAGES, 8, 1, 2), (URLS, 12, 2, 3)],
-    ids=["images, uneven ends", "URLs, accumulated gradients"],
+    [(IMAGES, 8, 1, 2), ({**IMAGES, "model": {"name": "resnet18"}}, 8, 1, 2), (URLS, 12, 2, 3)],
+    ids=["images, uneven ends", "batch normalization", "URLs, accumulated gradients"],
 )
 def test_processes_learn_what_one_learns(
     tmp_path: Path, values: dict[str, Any], batch_size: int, accumulated: int, processes: int
@@ -64,9 +64,11 @@ def test_processes_learn_what_one_learns(
     training = {"batch_size": batch_size, "accumulate_batches": accumulated, "optimizer": "sgd", "learning_rate": 0.02}
     run = {"device": "cpu", "precision": "fp32"}
     config = {**values, "seed": 3, "training": training, "run": run}
-    alone, weights = learned(tmp_path, config, 1, STEPS)
-    together, same = learned(tmp_path, config, processes, STEPS)
-    assert len(together["losses"]) == STEPS
+    # Batch normalization of few samples amplifies rounding in each step.
+    steps = 3 if values["model"]["name"] == "resnet18" else STEPS
+    alone, weights = learned(tmp_path, config, 1, steps)
+    together, same = learned(tmp_path, config, processes, steps)
+    assert len(together["losses"]) == steps
     assert together["losses"] == pytest.approx(alone["losses"], rel=1e-5, abs=1e-5)
     assert together["samples"] == alone["samples"]
     assert together["val"] == pytest.approx(alone["val"], rel=1e-4, abs=1e-5)
