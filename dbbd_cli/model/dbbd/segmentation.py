@@ -299,7 +299,9 @@ class SceneSegmenter(nn.Module):
         Returns:
             The codes of the points, `(n, codes)`, and the features of their regions, `(n, L, J)`.
         """
-        features, parts, rows = self._inputs(coord, encoder_features, head_features, regions)
+        # An encoder that learns is not an input, and computing it takes most of the time.
+        inputs = self._inputs(coord, encoder_features, head_features, regions, with_encoder=self.freeze_encoder)
+        features, parts, rows = inputs
         codes = self.head.codes(features[chosen])
         joined = self._of_linear(parts)
         return codes, codes.new_zeros(len(codes), 0, 0) if joined is None else joined[rows[:, chosen].T]
@@ -310,7 +312,13 @@ class SceneSegmenter(nn.Module):
         return torch.cat(list(lasting), dim=1) if lasting else None
 
     def _inputs(
-        self, coord: torch.Tensor, encoder_features: torch.Tensor, head_features: torch.Tensor, regions: RegionBatch
+        self,
+        coord: torch.Tensor,
+        encoder_features: torch.Tensor,
+        head_features: torch.Tensor,
+        regions: RegionBatch,
+        *,
+        with_encoder: bool = True,
     ) -> tuple[torch.Tensor, list[torch.Tensor], torch.Tensor]:
         """The features of the picked points, those of regions in parts, and the regions of each point.
 
@@ -319,10 +327,11 @@ class SceneSegmenter(nn.Module):
         """
         parts = []
         trees = regions.without_picked()
+        branches = self.branches if with_encoder else "none"
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.freeze_encoder):
-            if self.branches in ("both", "g2l"):
+            if branches in ("both", "g2l"):
                 parts.append(_normalized(self.encoder.global_to_local(coord, encoder_features, trees).regions))
-            if self.branches in ("both", "l2g"):
+            if branches in ("both", "l2g"):
                 parts.append(_normalized(self.encoder.local_to_global(coord, encoder_features, trees).regions))
         if self.head.region_means:
             parts.append(torch.cat(region_means(head_features, trees, self.head.codes)))

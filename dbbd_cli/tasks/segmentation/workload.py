@@ -120,7 +120,7 @@ class SegmentationWorkload(SceneWorkload):
             assert scene.segment is not None
             classes = self.classes(scene.segment)
             labeled = (classes != IGNORED).nonzero()[:, 0]
-            chosen = labeled[:: max(1, len(labeled) * len(numbers) // _LINEAR_POINTS)]
+            chosen = labeled[:: max(1, -(-len(labeled) * len(numbers) // _LINEAR_POINTS))]
             with torch.no_grad():
                 found = self.module.linear_inputs(*self.inputs(scene), chosen)
             codes.append(found[0])
