@@ -17,6 +17,7 @@ from dbbd_cli.cli.terminal.streams import colored, columns, tolerate_any_text, w
 from dbbd_cli.cli.terminal.text import clean, wrapped
 from dbbd_cli.core.compat import start_completion
 from dbbd_cli.core.errors import ConfigError, DbbdError, DiskError, ExitCode, StoppedError
+from dbbd_cli.core.processes import Member, from_environment
 from dbbd_cli.core.signals import ignore_signals, received, signal_of
 
 COMPLETION_VARIABLE = "_DBBD_COMPLETE"
@@ -52,15 +53,16 @@ class Program(HelpSections, TyperGroup):
 
                 with suppress(OSError):
                     typer.echo(clean("".join(traceback.format_exception(error))), err=True)
-            report = _as_dbbd_error(error)
+            report, member = _as_dbbd_error(error), _member()
             # Even if the terminal is gone, or the disk that receives the output is full, the exit code must be right.
             with suppress(DiskError):
-                if "--json" in arguments:
+                if "--json" in arguments and member.is_first:
                     keys = ("kind", "message", "details", "hint")
                     described = {key: getattr(report, key) for key in keys}
                     write_result(json.dumps({"error": {**described, "exit_code": int(report.exit_code)}}))
             with suppress(OSError):
-                typer.echo(_block(report), err=True, color=colored(sys.stderr))
+                if member.is_first or not report.all_have_it:
+                    typer.echo(_block(report, member), err=True, color=colored(sys.stderr))
             code = int(report.exit_code)
         sys.exit(code or 0)
 
@@ -136,10 +138,17 @@ def _interrupt_behind(error: BaseException | None) -> BaseException | None:
     return next((one for one in found if isinstance(one, KeyboardInterrupt)), None)
 
 
-def _block(error: DbbdError) -> str:
+def _member() -> Member:
+    try:
+        return from_environment(os.environ)
+    except ConfigError:  # the command reports it
+        return Member()
+
+
+def _block(error: DbbdError, member: Member) -> str:
     """What is wrong, one line per detail, what to do."""
     width = columns(sys.stderr)
-    label, color = "Error:", "red"
+    label, color = "Error:" if member.is_first else f"Error in process {member.rank + 1} of {member.size}:", "red"
     message = f"{label} {clean(error.message)}"
     if isinstance(error, StoppedError):
         label, color = "Stopped", "yellow"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -11,6 +12,7 @@ import typer
 
 from dbbd_cli.cli.completion import complete
 from dbbd_cli.core.errors import ConfigError
+from dbbd_cli.core.processes import from_environment
 
 if TYPE_CHECKING:
     from dbbd_cli.config.load import Override
@@ -57,6 +59,16 @@ DEVICE = typer.Option(
     autocompletion=complete.device,
 )
 Device = Annotated[str | None, DEVICE]
+Processes = Annotated[
+    str | None,
+    typer.Option(
+        "--nproc",
+        metavar="N|auto",
+        help="Train in N processes on this machine, each with its part of a batch N times as large; auto: one for each "
+        "GPU, or else for each processor.",
+        autocompletion=complete.processes,
+    ),
+]
 Target = Annotated[
     Path,
     typer.Argument(
@@ -66,6 +78,38 @@ Target = Annotated[
         autocompletion=complete.target,
     ),
 ]
+
+
+def launch(nproc: str) -> None:
+    """Run this command line in several processes, and end with their exit code; do nothing if one is enough.
+
+    Raises:
+        ConfigError: the number is invalid, or the processes have been started already.
+        ProcessError: a process was killed.
+    """
+    if nproc != "auto" and not (nproc.isascii() and nproc.isdigit() and 0 < int(nproc) < 10_000):
+        raise ConfigError(f"--nproc: {nproc!r} is not a number of processes", hint="pass 1, 2, … or auto")
+    if from_environment(os.environ).size > 1:
+        raise ConfigError(
+            "--nproc starts processes, but torchrun or srun has started several already", hint="leave out --nproc"
+        )
+    if nproc == "1":
+        return
+    from dbbd_cli.services.launch import launch, processes_of_machine
+
+    number = processes_of_machine(nproc)
+    if number > 1:
+        raise typer.Exit(launch(_without_nproc(sys.argv[1:]), number))
+
+
+def _without_nproc(arguments: Sequence[str]) -> list[str]:
+    """The arguments without `--nproc` and its value."""
+    kept, skip = [], False
+    for argument in arguments:
+        if not skip and argument != "--nproc" and not argument.startswith("--nproc="):
+            kept.append(argument)
+        skip = argument == "--nproc" and not skip
+    return kept
 
 
 def overrides(settings: Sequence[str] | None, flags: Mapping[str, tuple[str, object]]) -> list[Override]:

@@ -18,6 +18,7 @@ class ExitCode(IntEnum):
     NOT_FINITE = 5
     DISK = 6
     IN_USE = 7
+    PROCESS = 8
     HANGUP = 129
     INTERRUPTED = 130
     USER_SIGNAL = 138
@@ -34,6 +35,8 @@ class DbbdError(Exception):
     """
 
     exit_code: int = ExitCode.BUG
+    all_have_it: bool = False
+    """Whether all of the processes that train together have it, so that one of them reports it."""
 
     def __init__(self, message: str, *, hint: str = "", details: Sequence[str] = ()) -> None:
         super().__init__(message)
@@ -83,8 +86,17 @@ class InUseError(DbbdError):
     exit_code = ExitCode.IN_USE
 
 
+class ProcessError(DbbdError):
+    """Another of the processes that train together has ended, or does not answer."""
+
+    exit_code = ExitCode.PROCESS
+    all_have_it = True
+
+
 class StoppedError(DbbdError):
     """The program was stopped by a signal; the message begins with "Stopped" and says what was saved."""
+
+    all_have_it = True
 
     def __init__(self, message: str, *, signal_number: int, hint: str = "") -> None:
         super().__init__(message, hint=hint)

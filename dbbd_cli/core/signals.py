@@ -57,7 +57,11 @@ class StopRequest:
             raise StopRequestedError
 
     def check(self) -> None:
-        """Raise `StopRequestedError` if a stop was asked for, in any process."""
+        """Raise `StopRequestedError` if a stop was asked for, in any process.
+
+        Raises:
+            DataError: another process has failed.
+        """
         if self.agree is not None:
             self.signal_number = self.agree(self.signal_number or 0) or None
         if self:

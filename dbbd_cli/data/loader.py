@@ -99,9 +99,9 @@ class BatchLoader:
         pin_memory: bool = False,
     ) -> None:
         self.dataset = dataset
-        self.batch_size = batch_size
         self.shuffle = shuffle
         self.seed = seed
+        self.batch_size = batch_size
         self.rank, self.num_processes = 0, 1
         self._plan: list[list[Key]] = []  # the batch sampler; replaced for each epoch
         # More would be idle. The batches do not depend on the number of workers.
@@ -121,24 +121,25 @@ class BatchLoader:
             generator=torch.Generator().manual_seed(seed % 2**63),
         )
 
-    def divide(self, rank: int, num_processes: int) -> None:
-        """Make only the share of one of several processes, each of which adds `batch_size` samples to a batch.
+    def divide(self, rank: int, num_processes: int, batch_size: int) -> None:
+        """Make only the share of one of several processes.
 
-        The samples of a batch are those that a single process makes with a batch size as large as all together.
+        The samples of a batch are those that a single process makes with this batch size.
+
+        Args:
+            rank: number of the process, from 0.
+            num_processes: number of all processes.
+            batch_size: samples of a batch that all of them make together.
         """
-        self.rank, self.num_processes = rank, num_processes
+        self.rank, self.num_processes, self.batch_size = rank, num_processes, batch_size
 
     def __len__(self) -> int:
         """Batches per epoch."""
-        return -(-self.num_samples // self._samples_per_batch)
-
-    @property
-    def _samples_per_batch(self) -> int:
-        return self.batch_size * self.num_processes
+        return -(-self.num_samples // self.batch_size)
 
     def share(self, batch: int) -> Share:
         """What this process makes of a batch, if all are divided as evenly as possible."""
-        total = min(self._samples_per_batch, self.num_samples - batch * self._samples_per_batch)
+        total = min(self.batch_size, self.num_samples - batch * self.batch_size)
         first, end = (total * rank // self.num_processes for rank in (self.rank, self.rank + 1))
         return Share(first, end - first, total)
 
@@ -158,11 +159,16 @@ class BatchLoader:
             return []
         return [(epoch, int(index)) for index in self._order(epoch)[self._places(batch)]]
 
+    def is_start_of(self, keys: list[Key], epoch: int, batch: int) -> bool:
+        """Whether a batch of an epoch, as all processes make it together, begins with the given samples."""
+        first = batch * self.batch_size
+        return [(epoch, int(index)) for index in self._order(epoch)[first : first + len(keys)]] == keys
+
     def _places(self, batch: int) -> slice:
         """Where the samples that this process makes of a batch stand in the order of an epoch."""
         share = self.share(batch)
         # A process without a sample takes the first one, to exchange what it computes with the others.
-        first = batch * self._samples_per_batch + (share.first if share.samples else 0)
+        first = batch * self.batch_size + (share.first if share.samples else 0)
         return slice(first, first + max(share.samples, 1))
 
     def _order(self, epoch: int) -> np.ndarray:

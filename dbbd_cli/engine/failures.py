@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 from dbbd_cli.core.errors import ConfigError
 from dbbd_cli.core.limits import is_out_of_memory, memory_advice
+from dbbd_cli.engine.processes import reporting_lost_processes
 from dbbd_cli.engine.workload import Workload
 
 
@@ -19,9 +20,11 @@ def supervised(workload: Workload) -> Iterator[None]:
 
     Raises:
         ConfigError: a batch does not fit into memory, or is too small for the network.
+        ProcessError: another of the processes that train together has ended, or does not answer.
     """
     try:
-        yield
+        with reporting_lost_processes():
+            yield
     except (MemoryError, RuntimeError, OSError) as error:
         if is_out_of_memory(error):
             hint = f"{workload.out_of_memory_hint}; or {memory_advice()}"

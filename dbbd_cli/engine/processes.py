@@ -1,15 +1,17 @@
-"""The processes that train together: who this one is, and what all of them agree on.
+"""The processes that train together: how they meet, and what all of them agree on.
 
-Each runs the whole program; PyTorch's launcher, SLURM or a user has started it and says so in its environment.
+Each runs the whole program, started by PyTorch's launcher or by SLURM; `core.processes` says who it is.
 """
 
 from __future__ import annotations
 
 import json
+import os
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
 from datetime import timedelta
+from typing import NoReturn
 
 import torch
 from torch import distributed, nn
@@ -17,43 +19,75 @@ from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
 from dbbd_cli.core.compat import data_parallel
-from dbbd_cli.core.errors import ConfigError
+from dbbd_cli.core.errors import ConfigError, DataError, ProcessError
+from dbbd_cli.core.processes import Member
 from dbbd_cli.data.loader import Share
 from dbbd_cli.engine.state import Sums
 from dbbd_cli.model.processes import Shared, share_layers, shared_batch
 
-TORCH = {"rank": "RANK", "local_rank": "LOCAL_RANK", "size": "WORLD_SIZE"}
-"""Variables by which torchrun tells a process who it is; it also sets MASTER_ADDR and MASTER_PORT."""
-SLURM = {"rank": "SLURM_PROCID", "local_rank": "SLURM_LOCALID", "size": "SLURM_STEP_NUM_TASKS"}
-"""The same for `srun`."""
+_FAILED = 1000
+"""Stands for a failure where processes exchange the number of a signal; larger than any signal."""
 
 
-@dataclass(frozen=True)
-class Processes:
-    """The processes that train together.
+class Processes(Member):
+    """The processes that train together, and who this one is among them. All call its methods at the same time."""
 
-    Attributes:
-        rank: number of this process, from 0.
-        size: number of processes.
-        local_rank: its number among those of its machine.
-    """
+    def wait(self) -> None:
+        """Wait until all processes have come here."""
+        self._largest(0)
 
-    rank: int = 0
-    size: int = 1
-    local_rank: int = 0
+    @contextmanager
+    def in_turns(self) -> Iterator[None]:
+        """Enter the context first in one process of each machine, then in the others: they find what it has cached."""
+        if self.local_rank:
+            self.wait()
+        yield
+        if not self.local_rank:
+            self.wait()
 
-    @property
-    def is_first(self) -> bool:
-        """Whether this process writes files and shows progress."""
-        return self.rank == 0
+    def agreed(self, number: int) -> int:
+        """The largest number that a process has, such as that of a signal.
 
-    def any_of(self, number: int) -> int:
-        """The largest number that a process has; all call this at the same time."""
+        Raises:
+            DataError: another process has called `fail`.
+        """
+        largest = self._largest(number)
+        if largest == _FAILED:
+            self._raise_together(None)
+        return largest
+
+    def fail(self, error: DataError) -> NoReturn:
+        """Raise the error in all processes, in the others where they call `agreed`."""
+        if self.size == 1 or error.all_have_it:
+            raise error
+        self._largest(_FAILED)
+        self._raise_together(error)
+
+    def _raise_together(self, own: DataError | None) -> NoReturn:
+        """Raise the error of the first process that failed."""
+        described = None if own is None else {"message": own.message, "hint": own.hint, "details": own.details}
+        every = [json.loads(text) for text in _gathered(json.dumps(described), self.size)]
+        rank, found = next((rank, found) for rank, found in enumerate(every) if found is not None)
+        error = DataError(f"process {rank + 1} of {self.size}: {found.pop('message')}", **found)
+        error.all_have_it = True
+        raise error from own
+
+    def _largest(self, number: int) -> int:
         if self.size == 1:
             return number
         largest = torch.tensor([number])
         distributed.all_reduce(largest, distributed.ReduceOp.MAX)
         return int(largest)
+
+    def device(self, wanted: str) -> str:
+        """The device of this process: its own GPU if GPUs are wanted and there are any."""
+        if self.size > 1 and wanted in ("auto", "cuda") and torch.cuda.is_available():
+            return f"cuda:{self.local_rank}"
+        return wanted
+
+    def of_first(self, text: str) -> str:
+        """The text of the first process."""
+        return text if self.size == 1 else _gathered(text, self.size)[0]
 
     def all_of(self, finite: torch.Tensor) -> torch.Tensor:
         """Whether `finite` `()` is true in all processes, on its device."""
@@ -106,43 +140,69 @@ def _gathered(text: str, size: int) -> list[str]:
 ALONE = Processes()
 
 
-def from_environment(environment: Mapping[str, str]) -> Processes:
-    """Who this process is, as torchrun or `srun` says.
-
-    Raises:
-        ConfigError: they contradict themselves.
-    """
-    for names in (TORCH, SLURM):
-        if names["size"] in environment and names["rank"] in environment:
-            try:
-                found = Processes(**{key: int(environment.get(name, "0")) for key, name in names.items()})
-            except ValueError as error:
-                raise ConfigError(f"{', '.join(names.values())} must be numbers: {error}") from error
-            if not 0 <= found.rank < found.size:
-                raise ConfigError(
-                    f"{names['rank']} is {found.rank}, and {names['size']} {found.size}",
-                    hint="start the program by torchrun, by srun, or with --nproc",
-                )
-            return found
-    return ALONE
-
-
 @contextmanager
-def joined(processes: Processes, *, timeout: float) -> Iterator[None]:
+def joined(member: Member, *, timeout: float) -> Iterator[Processes]:
     """Within the context, processes can exchange what they compute.
 
     Args:
-        processes: who this one is.
+        member: who this one is.
         timeout: seconds to wait for the others before giving up.
+
+    Raises:
+        ProcessError: another one has ended, or does not answer in time.
     """
-    if processes.size == 1:
-        yield
+    if member.size == 1:
+        yield ALONE
         return
+    address = _address_in_slurm(os.environ) if "MASTER_ADDR" not in os.environ else {}
+    for name, value in address.items():
+        os.environ.setdefault(name, value)
+    if "MASTER_ADDR" not in os.environ or "MASTER_PORT" not in os.environ:
+        raise ConfigError(
+            f"{member.size} processes have to meet, but MASTER_ADDR and MASTER_PORT do not say where",
+            hint="start the program by torchrun or with --nproc, or set both: a host and a free port of the first",
+        )
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-    distributed.init_process_group(
-        backend, rank=processes.rank, world_size=processes.size, timeout=timedelta(seconds=timeout)
-    )
+    with reporting_lost_processes():
+        distributed.init_process_group(
+            backend, rank=member.rank, world_size=member.size, timeout=timedelta(seconds=timeout)
+        )
+        try:
+            yield Processes(member.rank, member.size, member.local_rank)
+        finally:
+            distributed.destroy_process_group()
+
+
+@contextmanager
+def reporting_lost_processes() -> Iterator[None]:
+    """Turn the errors of PyTorch that mean that another process has ended, or does not answer, into ours.
+
+    Raises:
+        ProcessError: another process has ended, or does not answer in time.
+    """
     try:
         yield
-    finally:
-        distributed.destroy_process_group()
+    except RuntimeError as error:
+        text = str(error)
+        if not isinstance(error, distributed.DistError) and not re.search(r"[/\\]gloo[/\\]|NCCL", text):
+            raise
+        slow = "imed out" in text or "timeout" in text.casefold()
+        raise ProcessError(
+            "another process does not answer" if slow else "another process has ended",
+            hint="see its own message, or the log of its machine"
+            + ("; if it is only slow, raise run.process_timeout" if slow else ""),
+        ) from error
+
+
+def _address_in_slurm(environment: Mapping[str, str]) -> dict[str, str]:
+    """Where the processes of a SLURM step meet: at its first host, at a port that other steps do not use."""
+    try:
+        hosts = environment["SLURM_STEP_NODELIST"]
+        job, step = int(environment["SLURM_JOB_ID"]), int(environment.get("SLURM_STEP_ID", "0"))
+    except (KeyError, ValueError):
+        return {}
+    # Such as node[07-10,12] or a,b.
+    found = re.match(r"([^,\[]+)(?:\[(\d+))?", hosts)
+    if found is None:
+        return {}
+    return {"MASTER_ADDR": f"{found[1]}{found[2] or ''}", "MASTER_PORT": str(20000 + (job + step) % 20000)}

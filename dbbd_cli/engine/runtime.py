@@ -61,6 +61,8 @@ class RuntimeRecord:
             or not all(type(values.get(name)) is kind for name, kind in types.items())
             or values["device"] not in ("cpu", "cuda", "mps")
             or values["precision"] not in _DTYPES
+            or type(values.get("batch_size", 1)) is not int
+            or values.get("batch_size", 1) < 1
         ):
             raise ValueError("its record of device and precision is invalid")
         return cls(**{name: values[name] for name in types})

@@ -61,9 +61,11 @@ def fit(run: Run) -> None:
                 run.end_epoch(train_metrics, val_metrics)
         except StopRequestedError:
             run.save()
+            run.trainer.processes.wait()  # a process that ends may end the others
             raise run.stopped() from None
         except DataError:
             run.save(replay_check=False)  # the next batch may be the one that cannot be loaded
+            run.trainer.processes.wait()
             raise
 
 
@@ -125,7 +127,10 @@ def validate(run: Run) -> dict[str, float]:
     workload = run.trainer.workload
     run.before_validation()
     with run.phase("validate") as bar:
-        sums = run_split(workload, workload.loaders["val"], run.trainer.runtime, bar, run.stop)
+        try:
+            sums = run_split(workload, workload.loaders["val"], run.trainer.runtime, bar, run.stop)
+        except DataError as error:
+            run.trainer.processes.fail(error)
     run.count_time()
     metrics = run.trainer.metrics_of(sums)
     for name in ("loss", workload.monitor):
@@ -148,6 +153,7 @@ class Trainer:
         runtime: device and precision.
         splits_sha256: digest of the list of samples and splits; a checkpoint resumes only with the same list.
         processes: those that train together.
+        batch_size: samples of a batch in all of them together; 0: `training.batch_size` in each.
     """
 
     workload: Workload
@@ -155,6 +161,7 @@ class Trainer:
     runtime: Runtime
     splits_sha256: str = ""
     processes: Processes = ALONE
+    batch_size: int = 0
     state: TrainState = field(default_factory=TrainState)
     module: nn.Module = field(init=False)
     network: nn.Module = field(init=False)
@@ -165,10 +172,11 @@ class Trainer:
 
     def __post_init__(self) -> None:
         self.module = place(self.workload.module, self.runtime)
-        for loader in self.workload.loaders.values():
-            loader.divide(self.processes.rank, self.processes.size)
-        self.network = self.processes.wrapped(self.module)
         training = self.config.training
+        self.batch_size = self.batch_size or training.batch_size * self.processes.size
+        for loader in self.workload.loaders.values():
+            loader.divide(self.processes.rank, self.processes.size, self.batch_size)
+        self.network = self.processes.wrapped(self.module)
         self.optimizer = build_optimizer(self.module, training, self.runtime.device, self.workload.lr_factors)
         steps = math.ceil(len(self.workload.loaders["train"]) / training.accumulate_batches)
         self.learning_rate = LearningRate(self.optimizer, training, steps)
@@ -208,11 +216,14 @@ class Trainer:
             "state": {**self.state.to_plain(), "sums": self.processes.added_up(self.state.sums).plain()},
             "random": random_state(),
             "config": to_plain(self.config),
-            "runtime": asdict(self.runtime.record()),
+            "runtime": {**asdict(self.runtime.record()), "batch_size": self.batch_size},
             "splits": self.splits_sha256,
             # The replay check; the key is that of the format.
-            "proof": make_replay_check(self.workload, self.runtime, self.state) if replay_check else None,
+            "proof": self._replay_check() if replay_check and self.processes.is_first else None,
         }
+
+    def _replay_check(self) -> dict[str, Any] | None:
+        return make_replay_check(self.workload, self.runtime, self.state)
 
     def save(self, folder: Path) -> None:
         """Write a checkpoint, and wait until it is on the disk; only the first process writes, but all take part.
@@ -264,8 +275,9 @@ class Run:
         config, workload = self.trainer.config, self.trainer.workload
         self.guard = NonFiniteGuard(self.trainer.state, config.training, self.folder, self.log, self.progress)
         self.table = EpochTable(config.training.epochs, workload.progress_metrics, workload.monitor)
-        # On a GPU, reading a value waits for the device, so it is done only at logging intervals.
-        self._read_every = config.run.log_every_steps if self.trainer.runtime.is_async else 1
+        # Reading a value waits for the GPU, or for other processes, so it is then done only at logging intervals.
+        waits = self.trainer.runtime.is_async or self.trainer.processes.size > 1
+        self._read_every = config.run.log_every_steps if waits else 1
         self._time = time.perf_counter()
         self._validated = False
         self._warned = False
@@ -282,10 +294,18 @@ class Run:
 
         Raises:
             StopRequestedError: a signal arrived while a batch was awaited; no step is under way.
+            DataError: a batch could not be loaded, in any process; no step is under way.
         """
         state, training = self.trainer.state, self.trainer.config.training
         batches = self.stop.interruptible(self.trainer.workload.loaders["train"].batches(state.epoch, state.batch))
-        while micro_batches := list(islice(batches, training.accumulate_batches)):
+        while True:
+            try:
+                micro_batches = list(islice(batches, training.accumulate_batches))
+            except DataError as error:
+                self.trainer.processes.fail(error)
+            self.stop.check()
+            if not micro_batches:
+                return
             yield micro_batches
             micro_batches.clear()  # frees them before the next ones are loaded
 
@@ -311,7 +331,8 @@ class Run:
         every = config.checkpoint.every_steps
         if trainer.processes.is_first and (every or state.epoch < config.training.epochs):
             self.writer.reserve(trainer.module, trainer.optimizer)
-        self.stop.check()
+        if trainer.processes.size == 1:  # several agree on it when each has its next batch
+            self.stop.check()
         if every and state.step % every == 0 and not trainer.epoch_trained:
             self.save(background=True)
 

@@ -144,6 +144,28 @@ class RunLog:
             self._show_error(report)
 
 
+class NoLog(RunLog):
+    """The log of a process that writes none, because another one does."""
+
+    def __init__(self) -> None:
+        """Open nothing."""
+
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        """Close nothing."""
+
+    def logged_step(self, row: Mapping[str, Any]) -> None:
+        """Write nothing."""
+
+    def epoch(self, row: Mapping[str, Any], seconds: float) -> None:
+        """Write nothing."""
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        """Write nothing."""
+
+    def text(self, text: str) -> None:
+        """Write nothing."""
+
+
 def restore_history(path: Path, step: int, history: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     """Make the file hold its steps up to `step` and the epochs of the checkpoint; return the scalars of `step`."""
     scalars: dict[str, float] = {}

@@ -6,15 +6,16 @@ import math
 import os
 import shutil
 from collections.abc import Sequence
+from contextlib import nullcontext
 from itertools import count
 from pathlib import Path
 
 from dbbd_cli.config.load import Override, dump_config
-from dbbd_cli.core.errors import CheckpointError, ConfigError, DiskError, reason_of
+from dbbd_cli.core.errors import CheckpointError, ConfigError, DbbdError, DiskError, reason_of
 from dbbd_cli.core.files import repair_of, write_text
 from dbbd_cli.core.paths import resume_command, shown_path
+from dbbd_cli.core.processes import Member
 from dbbd_cli.core.progress import Progress
-from dbbd_cli.core.signals import stop_on_signals
 from dbbd_cli.engine.checkpoint.files import (
     BEST,
     NEWEST,
@@ -29,6 +30,7 @@ from dbbd_cli.engine.checkpoint.files import (
 )
 from dbbd_cli.engine.environment import write_environment
 from dbbd_cli.engine.failures import supervised
+from dbbd_cli.engine.processes import Processes, joined
 from dbbd_cli.engine.state import TrainState
 from dbbd_cli.engine.trainer import Trainer
 from dbbd_cli.runs.folder import CONFIG, ENVIRONMENT, HISTORY, SPLITS, create_run_folder, locked
@@ -42,28 +44,51 @@ from dbbd_cli.services.resume_checks import (
     report_schedule_change,
 )
 from dbbd_cli.services.session import OpenedRun, build_workload, describe, open_run, show_facts
-from dbbd_cli.services.training import train_to_the_end
+from dbbd_cli.services.training import stopping_together, train_to_the_end
 from dbbd_cli.tasks.configs import config_from_mapping
 
 
 def continue_run(
-    target: Path, *, overrides: Sequence[Override], force: bool, progress: Progress, command: Sequence[str]
+    target: Path,
+    *,
+    member: Member,
+    overrides: Sequence[Override],
+    force: bool,
+    progress: Progress,
+    command: Sequence[str],
 ) -> TrainResult:
-    """Continue a run whose folder is locked; see `resume`."""
-    run = open_run(target, prefer=NEWEST, overrides=overrides, force=force, progress=progress)
+    """Continue a run whose folder is locked, as one of the processes that all call this; see `resume`."""
+    try:
+        run = open_run(target, prefer=NEWEST, overrides=overrides, force=force, progress=progress)
+    except DbbdError as error:
+        error.all_have_it = member.local_rank > 0  # then another process of this machine reports it
+        raise
+    with joined(member, timeout=run.config.run.process_timeout) as processes:
+        return _continue(run, processes, overrides, force, progress, command)
+
+
+def _continue(
+    run: OpenedRun,
+    processes: Processes,
+    overrides: Sequence[Override],
+    force: bool,
+    progress: Progress,
+    command: Sequence[str],
+) -> TrainResult:
     if _is_newest(run):
         refuse_unreadable(run.folder, lambda values, origin: config_from_mapping(values, origin=origin))
         report_config_changes(run, progress)
-        return _continue_in(run.folder, run, overrides, force, progress, command)
+        return _continue_in(run.folder, run, processes, overrides, force, progress, command)
     stopped_early = run.state.stopped_early and not _renews_patience(overrides)
     if stopped_early or run.state.epoch > run.config.training.epochs:
         raise ConfigError(
             f"{shown_path(run.path)} is not the newest checkpoint of its run, and nothing is left to train from it",
             hint="to continue a copy of the run from there, pass more epochs with --epochs",
         )
-    folder = _branch(run, progress)
-    with locked(folder):
-        return _continue_in(folder, run, overrides, force, progress, command)
+    folder = _branch(run, progress) if processes.is_first else run.folder
+    folder = Path(processes.of_first(str(folder)))
+    with locked(folder) if processes.is_first else nullcontext():
+        return _continue_in(folder, run, processes, overrides, force, progress, command)
 
 
 def _renews_patience(overrides: Sequence[Override]) -> bool:
@@ -131,11 +156,17 @@ def _copy_best(run: OpenedRun, folder: Path, progress: Progress) -> bool:
 
 
 def _continue_in(
-    folder: Path, run: OpenedRun, overrides: Sequence[Override], force: bool, progress: Progress, command: Sequence[str]
+    folder: Path,
+    run: OpenedRun,
+    processes: Processes,
+    overrides: Sequence[Override],
+    force: bool,
+    progress: Progress,
+    command: Sequence[str],
 ) -> TrainResult:
     """Restore the trainer from the checkpoint, check that it is still the same run, and train on in `folder`."""
     check_training_settings(run)
-    trainer = _restored_trainer(run, progress)
+    trainer = _restored_trainer(run, processes, progress)
     with supervised(trainer.workload):
         check_replay(trainer, run, force, progress)
     report_runtime_change(run.recorded, trainer.runtime, progress)
@@ -143,28 +174,37 @@ def _continue_in(
         trainer.state.stopped_early, trainer.state.patience_epochs = False, 0
     report_schedule_change(run, progress)
     run.checkpoint.clear()  # half a gigabyte for qr_cnn
-    check_disk_space(trainer, folder)
-    facts = describe(run.config, trainer.workload, trainer.runtime, run.manifest)
-    with stop_on_signals(progress) as stop:
-        try:
-            if folder == run.folder:
-                _set_damaged_aside(run, progress)
-            write_text(folder / CONFIG, dump_config(run.config))
-            write_environment(folder, command, trainer.runtime)
-        except OSError as error:
-            raise disk_error(error, folder, checkpoint_bytes(trainer)) from error
+    facts = describe(trainer, run.manifest)
+    if processes.is_first:
+        check_disk_space(trainer, folder)
+    with stopping_together(progress, processes) as stop:
+        if processes.is_first:
+            try:
+                if folder == run.folder:
+                    _set_damaged_aside(run, progress)
+                write_text(folder / CONFIG, dump_config(run.config))
+                write_environment(folder, command, trainer.runtime)
+            except OSError as error:
+                raise disk_error(error, folder, checkpoint_bytes(trainer)) from error
         if not trainer.finished:
             show_facts(facts, progress, run=folder)
             progress.line(f"Continuing with {_position(trainer)}, from {run.path.name}")
         return train_to_the_end(trainer, folder, facts, progress, command, stop)
 
 
-def _restored_trainer(run: OpenedRun, progress: Progress) -> Trainer:
+def _restored_trainer(run: OpenedRun, processes: Processes, progress: Progress) -> Trainer:
     config, manifest = run.config, run.manifest
-    workload, runtime = build_workload(
-        config, manifest, splits=("train", "val"), pretrained=False, progress=progress, recorded=run.kept_runtime
-    )
-    trainer = Trainer(workload, config, runtime, manifest.digest())
+    with processes.in_turns():
+        workload, runtime = build_workload(
+            config,
+            manifest,
+            splits=("train", "val"),
+            pretrained=False,
+            progress=progress,
+            recorded=run.kept_runtime,
+            processes=processes,
+        )
+    trainer = Trainer(workload, config, runtime, manifest.digest(), processes, run.batch_size)
     try:
         trainer.load(run.checkpoint)
     except Exception as error:  # of any kind, as the file may contain anything

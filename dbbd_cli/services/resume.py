@@ -5,12 +5,15 @@ The run folder is checked and locked before PyTorch is imported, which takes sec
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 from dbbd_cli.config.load import Override
 from dbbd_cli.core.errors import CheckpointError, StoppedError
 from dbbd_cli.core.paths import resume_command
+from dbbd_cli.core.processes import from_environment
 from dbbd_cli.core.progress import Progress, Silent
 from dbbd_cli.core.signals import signal_of
 from dbbd_cli.runs.folder import SPLITS, is_run_folder, locked
@@ -27,7 +30,8 @@ def resume(
 ) -> TrainResult:
     """Continue a run exactly where its checkpoint left it, in its own folder.
 
-    A checkpoint that is not the newest of its folder is continued in a new folder, so that nothing is lost.
+    A checkpoint that is not the newest of its folder is continued in a new folder, so that nothing is lost. If torchrun
+    or `srun` has started several processes, they continue the run together, with the batches that it had before.
 
     Args:
         target: a run folder, or a checkpoint file inside one.
@@ -39,7 +43,8 @@ def resume(
     Raises:
         DbbdError: see the subclasses in `core.errors`.
     """
-    progress = progress or Silent()
+    member = from_environment(os.environ)
+    progress = progress if progress and member.is_first else Silent()
     target = target.resolve()
     folder = target if target.is_dir() else target.parent
     if not folder.is_dir():
@@ -49,11 +54,14 @@ def resume(
             f"{target} is not in a run folder: there is no {SPLITS} next to it",
             hint="pass a run folder, or a .pth file inside one",
         )
-    with locked(folder):
+    # Of several processes, the first one has the lock.
+    with locked(folder) if member.is_first else nullcontext():
         try:
             from dbbd_cli.services.continuation import continue_run
 
-            return continue_run(target, overrides=overrides, force=force, progress=progress, command=command)
+            return continue_run(
+                target, member=member, overrides=overrides, force=force, progress=progress, command=command
+            )
         except KeyboardInterrupt as error:
             raise StoppedError(
                 "Stopped before the first step; the run is unchanged.",

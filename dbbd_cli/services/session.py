@@ -19,6 +19,7 @@ from dbbd_cli.core.text import capitalized, printable
 from dbbd_cli.data.cache import is_cache_folder
 from dbbd_cli.data.manifest import Manifest
 from dbbd_cli.engine.checkpoint.files import UnreadableCheckpointError, checkpoint_names, load_checkpoint
+from dbbd_cli.engine.processes import ALONE, Processes
 from dbbd_cli.engine.runtime import (
     Runtime,
     RuntimeRecord,
@@ -29,6 +30,7 @@ from dbbd_cli.engine.runtime import (
     start_threads,
 )
 from dbbd_cli.engine.state import TrainState
+from dbbd_cli.engine.trainer import Trainer
 from dbbd_cli.engine.workload import Workload
 from dbbd_cli.model.weights import check_finite, load_tensors
 from dbbd_cli.runs.folder import SPLITS, is_run_folder
@@ -52,6 +54,8 @@ class OpenedRun:
         manifest: the samples of the run and their splits.
         recorded: what the run was computed with.
         kept_runtime: whose precision `run.precision: auto` keeps; None if the command line sets the precision.
+        batch_size: samples of its batches, of all processes together; 0: `training.batch_size` in each process, as in a
+            run of an earlier version, or because the command line sets it.
     """
 
     folder: Path
@@ -63,6 +67,7 @@ class OpenedRun:
     manifest: Manifest
     recorded: RuntimeRecord
     kept_runtime: RuntimeRecord | None
+    batch_size: int
 
 
 def open_run(
@@ -100,7 +105,10 @@ def open_run(
     manifest = _manifest_of_run(path, config, checkpoint["splits"], force, progress)
     precision_given = any(override.key in ("run", "run.precision") for override in overrides)
     kept_runtime = None if precision_given else recorded
-    return OpenedRun(path.parent, path, checkpoint, saved, config, state, manifest, recorded, kept_runtime)
+    batch_size = checkpoint["runtime"].get("batch_size", 0)
+    if any(override.key in ("training", "training.batch_size") for override in overrides):
+        batch_size = 0
+    return OpenedRun(path.parent, path, checkpoint, saved, config, state, manifest, recorded, kept_runtime, batch_size)
 
 
 def _check_task(path: Path, config: Any) -> None:
@@ -235,6 +243,7 @@ def build_workload(
     pretrained: bool,
     progress: Progress,
     recorded: RuntimeRecord | None = None,
+    processes: Processes = ALONE,
 ) -> tuple[Workload, Runtime]:
     """Build data, network and runtime of a run.
 
@@ -245,6 +254,7 @@ def build_workload(
         pretrained: whether to load `model.weights`.
         progress: receives progress of preparing data, and warnings.
         recorded: what an existing run was computed with; `run.precision: auto` keeps its precision.
+        processes: those that train together; each has a GPU of its own, if there are any.
     """
     splits = tuple(splits)
     for split in splits:
@@ -252,7 +262,12 @@ def build_workload(
             raise DataError(f"the run has no {split} split", hint="choose another one with --split: train or val")
     if is_memory_limited():
         start_threads()
-    runtime = choose_runtime(config.run.device, config.run.precision, bf16_on_cpu=config.bf16_on_cpu, recorded=recorded)
+    runtime = choose_runtime(
+        processes.device(config.run.device),
+        config.run.precision,
+        bf16_on_cpu=config.bf16_on_cpu,
+        recorded=recorded,
+    )
     if runtime.is_slow:
         why = (
             "neither AMX nor AVX-512 BF16 instructions are available, and without them a CPU can take up to 200 times "
@@ -270,9 +285,13 @@ def build_workload(
     return workload, runtime
 
 
-def describe(config: TaskConfig, workload: Workload, runtime: Runtime, manifest: Manifest) -> RunFacts:
+def describe(trainer: Trainer, manifest: Manifest) -> RunFacts:
     """The facts of a run, for headers and results."""
-    samples = manifest.counts()
+    config, workload, runtime, processes = trainer.config, trainer.workload, trainer.runtime, trainer.processes
+    samples, batch_size = manifest.counts(), trainer.batch_size
+    notes = dict(get_task(config.task).notes(config, manifest))
+    if processes.size > 1 or batch_size != config.training.batch_size:
+        notes["Processes"] = f"{processes.size:,}, for batches of {batch_size:,} {workload.sample_unit}"
     return RunFacts(
         task=config.task,
         sample_unit=workload.sample_unit,
@@ -285,10 +304,10 @@ def describe(config: TaskConfig, workload: Workload, runtime: Runtime, manifest:
         parameters=count_parameters(workload.module),
         size_mb=size_mb(workload.module),
         samples=samples,
-        batches={split: -(-count // config.training.batch_size) for split, count in samples.items()},
+        batches={split: -(-count // batch_size) for split, count in samples.items()},
         skipped=len(manifest.skipped),
         limited_from=dict(manifest.limited_from),
-        notes=dict(get_task(config.task).notes(config, manifest)),
+        notes=notes,
     )
 
 

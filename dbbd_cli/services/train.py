@@ -5,9 +5,11 @@ Settings and data are checked before PyTorch is imported, which takes seconds, s
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 
 from dbbd_cli.config.sections import TaskConfig
+from dbbd_cli.core.processes import from_environment
 from dbbd_cli.core.progress import Progress, Silent
 from dbbd_cli.services.inspect import warn_of_shortcuts
 from dbbd_cli.services.preparation import prepare_run
@@ -15,7 +17,7 @@ from dbbd_cli.services.results import Forecast, TrainResult
 
 
 def train(config: TaskConfig, *, progress: Progress | None = None, command: Sequence[str] = ()) -> TrainResult:
-    """Train a new run in a new folder.
+    """Train a new run in a new folder; if torchrun or `srun` has started several processes, together with these.
 
     Args:
         config: the configuration.
@@ -25,7 +27,12 @@ def train(config: TaskConfig, *, progress: Progress | None = None, command: Sequ
     Raises:
         DbbdError: see the subclasses in `core.errors`.
     """
-    progress = progress or Silent()
+    member = from_environment(os.environ)
+    progress = progress if progress and member.is_first else Silent()
+    if member.size > 1:
+        from dbbd_cli.services.training import train_together
+
+        return train_together(config, member, progress, command)
     config, manifest = prepare_run(config, progress)
     warn_of_shortcuts(config, manifest, progress)
     from dbbd_cli.services.training import train_new_run

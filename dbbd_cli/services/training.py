@@ -3,39 +3,59 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 from dbbd_cli.config.load import dump_config
 from dbbd_cli.config.sections import TaskConfig, flat, to_plain
-from dbbd_cli.core.errors import DataError, DiskError, StoppedError
+from dbbd_cli.core.errors import DataError, DiskError, ProcessError, StoppedError
 from dbbd_cli.core.files import repair_of, write_text
 from dbbd_cli.core.metrics import best_of
 from dbbd_cli.core.paths import resume_command
+from dbbd_cli.core.processes import Member
 from dbbd_cli.core.progress import Progress
 from dbbd_cli.core.signals import StopRequest, signal_of, stop_on_signals
 from dbbd_cli.data.manifest import Manifest
 from dbbd_cli.engine.checkpoint.files import BEST, NEWEST, disk_error
 from dbbd_cli.engine.environment import write_environment
 from dbbd_cli.engine.failures import supervised
+from dbbd_cli.engine.processes import ALONE, Processes, joined
 from dbbd_cli.engine.runtime import seed_everything
 from dbbd_cli.engine.trainer import Run, Trainer, fit
 from dbbd_cli.report.drawing import message_of
 from dbbd_cli.report.save import save_figure
 from dbbd_cli.runs.folder import CONFIG, FIGURE, LOG, SPLITS, SYNTHETIC_NOTE, create_run_folder, locked
-from dbbd_cli.runs.log import RunLog
+from dbbd_cli.runs.log import NoLog, RunLog
 from dbbd_cli.runs.reading import read_run
 from dbbd_cli.services.disk_space import check_disk_space, checkpoint_bytes
+from dbbd_cli.services.inspect import warn_of_shortcuts
 from dbbd_cli.services.plot import history_figure
+from dbbd_cli.services.preparation import prepare_run
 from dbbd_cli.services.results import BestValue, RunFacts, TrainResult
 from dbbd_cli.services.session import build_workload, describe, show_facts
 
 
-def train_new_run(config: TaskConfig, manifest: Manifest, progress: Progress, command: Sequence[str]) -> TrainResult:
-    """Train a new run in a new folder."""
-    trainer, facts = build_trainer(config, manifest, progress)
+def train_together(config: TaskConfig, member: Member, progress: Progress, command: Sequence[str]) -> TrainResult:
+    """Train a new run in a new folder, as one of several processes that all call this."""
+    with joined(member, timeout=config.run.process_timeout) as processes:
+        with processes.in_turns():
+            config, manifest = prepare_run(config, progress)
+            warn_of_shortcuts(config, manifest, progress)
+        return train_new_run(config, manifest, progress, command, processes)
+
+
+def train_new_run(
+    config: TaskConfig,
+    manifest: Manifest,
+    progress: Progress,
+    command: Sequence[str],
+    processes: Processes = ALONE,
+) -> TrainResult:
+    """Train a new run in a new folder; with several processes, all of them call this."""
+    trainer, facts = build_trainer(config, manifest, progress, processes)
     runs_dir = Path(config.run.runs_dir)
-    check_disk_space(trainer, runs_dir)
+    if processes.is_first:
+        check_disk_space(trainer, runs_dir)
 
     def fill(folder: Path) -> None:
         try:
@@ -48,25 +68,45 @@ def train_new_run(config: TaskConfig, manifest: Manifest, progress: Progress, co
             raise disk_error(error, folder, checkpoint_bytes(trainer)) from error
 
     # From here on, a signal only asks for a stop, so that a run folder always ends with a message about it.
-    with stop_on_signals(progress) as stop:
-        try:
-            folder = create_run_folder(runs_dir, config.run.name, fill)
-        except DiskError as error:
-            repair = repair_of(error.__cause__)
-            error.hint = f"{repair}, or choose another folder with run.runs_dir, and start again"
-            raise
-        with locked(folder):
+    with stopping_together(progress, processes) as stop:
+        folder = runs_dir
+        if processes.is_first:
+            try:
+                folder = create_run_folder(runs_dir, config.run.name, fill)
+            except DiskError as error:
+                repair = repair_of(error.__cause__)
+                error.hint = f"{repair}, or choose another folder with run.runs_dir, and start again"
+                raise
+        else:
+            with supervised(trainer.workload):
+                trainer.save(folder)
+        folder = Path(processes.of_first(str(folder)))
+        with locked(folder) if processes.is_first else nullcontext():
             show_facts(facts, progress, run=folder)
             return train_to_the_end(trainer, folder, facts, progress, command, stop)
 
 
-def build_trainer(config: TaskConfig, manifest: Manifest, progress: Progress) -> tuple[Trainer, RunFacts]:
+@contextmanager
+def stopping_together(progress: Progress, processes: Processes) -> Iterator[StopRequest]:
+    """Turn signals into a request to stop after the step; with several processes, a signal to one stops all."""
+    with stop_on_signals(progress) as stop:
+        if processes.size > 1:
+            stop.agree = processes.agreed
+        yield stop
+
+
+def build_trainer(
+    config: TaskConfig, manifest: Manifest, progress: Progress, processes: Processes = ALONE
+) -> tuple[Trainer, RunFacts]:
     """Build a new run's trainer, whose weights depend on the seed alone, and the facts about the run."""
     seed_everything(config.seed)
-    workload, runtime = build_workload(config, manifest, splits=("train", "val"), pretrained=True, progress=progress)
-    facts = describe(config, workload, runtime, manifest)
+    with processes.in_turns():
+        workload, runtime = build_workload(
+            config, manifest, splits=("train", "val"), pretrained=True, progress=progress, processes=processes
+        )
     with supervised(workload):
-        return Trainer(workload, config, runtime, manifest.digest()), facts
+        trainer = Trainer(workload, config, runtime, manifest.digest(), processes)
+    return trainer, describe(trainer, manifest)
 
 
 def train_to_the_end(
@@ -84,6 +124,10 @@ def train_to_the_end(
     """
     finished_before = trainer.finished
     with _errors_say_how_to_continue(trainer, folder):
+        if not trainer.processes.is_first:
+            with supervised(trainer.workload):
+                fit(Run(trainer, folder, NoLog(), progress, stop))
+            return _result(trainer, folder, facts, [], finished_before=finished_before)
         if facts.synthetic:
             note_synthetic(folder)
         with RunLog(folder, step=trainer.state.step, history=trainer.state.history, command=command) as log:
@@ -113,7 +157,7 @@ def _errors_say_how_to_continue(trainer: Trainer, folder: Path) -> Iterator[None
     resume = resume_command(folder)
     try:
         yield
-    except DataError as error:
+    except (DataError, ProcessError) as error:
         error.hint = f"{error.hint}; then continue with: {resume}" if error.hint else f"continue with: {resume}"
         raise
     except OSError as error:

@@ -26,6 +26,7 @@ def resume(
     ] = None,
     settings: options.Settings = None,
     device: options.Device = None,
+    nproc: options.Processes = None,
     force: Annotated[
         bool,
         typer.Option(
@@ -48,7 +49,9 @@ def resume(
     flags = {"--epochs": ("training.epochs", epochs), "--device": ("run.device", device)}
     changes = options.overrides(settings, flags)
     options.check_overrides(target, changes)
-    output = Output(as_json=json, style=progress, quiet=quiet)
+    if nproc is not None:
+        options.launch(nproc)
+    output = Output(as_json=json, style=progress, quiet=quiet, together=True)
 
     from dbbd_cli.cli.terminal import tables
     from dbbd_cli.services import resume as service

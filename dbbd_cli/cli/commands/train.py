@@ -54,6 +54,7 @@ def train(
         ),
     ] = None,
     device: options.Device = None,
+    nproc: options.Processes = None,
     precision: Annotated[
         options.Precision | None,
         typer.Option("--precision", metavar="auto|fp32|bf16|fp16", help="Arithmetic precision."),
@@ -89,7 +90,9 @@ def train(
     }
     # Report configuration errors at once, before anything heavy is imported.
     checked = load_config(config, options.overrides(settings, flags))
-    output = Output(as_json=json, style=progress, quiet=quiet)
+    if nproc is not None and not dry_run:
+        options.launch(nproc)
+    output = Output(as_json=json, style=progress, quiet=quiet, together=not dry_run)
 
     from dbbd_cli.cli.terminal import tables
     from dbbd_cli.services import train as service

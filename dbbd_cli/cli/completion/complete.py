@@ -37,6 +37,12 @@ _DEVICES: Candidates = [
 ]
 
 
+_PROCESSES: Candidates = [
+    ("auto", "one for each GPU, or else for each processor"),
+    *((str(number), "processes") for number in (2, 4, 8)),
+]
+
+
 def configuration(incomplete: str) -> Candidates:
     """Shipped configurations by name, YAML files, and folders."""
     from dbbd_cli.config.shipped import shipped_configs
@@ -82,6 +88,11 @@ def page(incomplete: str) -> Candidates:
 def device(incomplete: str) -> Candidates:
     """Devices by name."""
     return [pair for pair in _DEVICES if pair[0].startswith(incomplete)]
+
+
+def processes(incomplete: str) -> Candidates:
+    """Numbers of processes."""
+    return [pair for pair in _PROCESSES if pair[0].startswith(incomplete)]
 
 
 def task(incomplete: str) -> Candidates:

@@ -6,6 +6,7 @@ import dataclasses
 import io
 import json
 import math
+import os
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -13,6 +14,8 @@ from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
 from dbbd_cli.cli.terminal.progress_lines import LineProgress
 from dbbd_cli.cli.terminal.streams import colored, columns, is_terminal, write_result
+from dbbd_cli.core.errors import ConfigError
+from dbbd_cli.core.processes import from_environment
 from dbbd_cli.core.progress import Progress
 
 if TYPE_CHECKING:
@@ -23,16 +26,35 @@ if TYPE_CHECKING:
 
 
 class Output:
-    """Shows the progress and the result of a command as its options ask."""
+    """Shows the progress and the result of a command as its options ask.
 
-    def __init__(self, *, as_json: bool, style: str, quiet: bool) -> None:
+    Args:
+        as_json: whether to print the result as one JSON object.
+        style: how to show progress.
+        quiet: whether to show only warnings, errors and the result.
+        together: whether the command may be run by several processes, the first of which shows everything.
+
+    Raises:
+        ConfigError: torchrun or `srun` has started several processes for another command.
+    """
+
+    def __init__(self, *, as_json: bool, style: str, quiet: bool, together: bool = False) -> None:
+        member = from_environment(os.environ)
+        if member.size > 1 and not together:
+            raise ConfigError(
+                f"{member.size} processes were started for a command that needs only one",
+                hint="start it without torchrun or srun; train and resume use several",
+            )
         self._as_json = as_json
+        self._shows = member.is_first
         self.progress = _progress(style, quiet, sys.stderr)
 
     def show(
         self, result: Result, describe: Callable[[Result, int | None], list[RenderableType]], **extra: object
     ) -> None:
         """Print the result: as one JSON object, including `extra`, or as `describe` lays it out for the width."""
+        if not self._shows:
+            return
         if self._as_json:
             write_result(json.dumps(plain({**dataclasses.asdict(result), **extra}), allow_nan=False))
         else:
