@@ -12,7 +12,7 @@ import typer
 
 from dbbd_cli.cli.completion import complete
 from dbbd_cli.core.errors import ConfigError
-from dbbd_cli.core.processes import from_environment
+from dbbd_cli.core.processes import SLURM, TORCHRUN, from_environment
 
 if TYPE_CHECKING:
     from dbbd_cli.config.load import Override
@@ -81,7 +81,7 @@ Target = Annotated[
 
 
 def launch(nproc: str) -> None:
-    """Run this command line in several processes, and end with their exit code; do nothing if one is enough.
+    """Run this command line in several processes, and end with their exit code; with 1, go on in this one alone.
 
     Raises:
         ConfigError: the number is invalid, or the processes have been started already.
@@ -89,17 +89,19 @@ def launch(nproc: str) -> None:
     """
     if nproc != "auto" and not (nproc.isascii() and nproc.isdigit() and 0 < int(nproc) < 10_000):
         raise ConfigError(f"--nproc: {nproc!r} is not a number of processes", hint="pass 1, 2, … or auto")
+    if nproc == "1":
+        for names in (TORCHRUN, SLURM):  # each process that these have started is alone
+            os.environ.pop(names["size"], None)
+        return
     if from_environment(os.environ).size > 1:
         raise ConfigError(
             "--nproc starts processes, but torchrun or srun has started several already", hint="leave out --nproc"
         )
-    if nproc == "1":
-        return
     from dbbd_cli.services.launch import launch, processes_of_machine
 
     number = processes_of_machine(nproc)
     if number > 1:
-        raise typer.Exit(launch(_without_nproc(sys.argv[1:]), number))
+        sys.exit(launch(_without_nproc(sys.argv[1:]), number))
 
 
 def _without_nproc(arguments: Sequence[str]) -> list[str]:

@@ -62,9 +62,13 @@ class StopRequest:
         Raises:
             DataError: another process has failed.
         """
-        if self.agree is not None:
-            self.signal_number = self.agree(self.signal_number or 0) or None
-        if self:
+        if self.agree is None:
+            if self:
+                raise StopRequestedError
+            return
+        # A signal that arrives meanwhile counts next time, in all of them.
+        if number := self.agree(self.signal_number or 0):
+            self.signal_number = number
             raise StopRequestedError
 
     def interruptible(self, batches: Iterator[Any]) -> Iterator[Any]:

@@ -54,8 +54,9 @@ def run_split(
         shown = {}
         if not runtime.is_async or number % _READ_EVERY == 0:
             sums.flush()
-            metrics = workload.summarize(sums.values, max(sums.num_samples, 1))
-            shown = {name: metrics[name] for name in workload.progress_metrics}
+            # Of several processes, one may have no sample yet.
+            metrics = workload.summarize(sums.values, sums.num_samples) if sums.num_samples else {}
+            shown = {name: metrics[name] for name in workload.progress_metrics} if metrics else {}
         bar.advance(samples=output.num_samples, **shown)  # type: ignore[arg-type]
         if stop is not None:
             stop.check()

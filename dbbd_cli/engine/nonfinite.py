@@ -15,6 +15,7 @@ from dbbd_cli.core.errors import NotFiniteError
 from dbbd_cli.core.paths import resume_command
 from dbbd_cli.core.progress import Progress
 from dbbd_cli.engine.checkpoint.files import NEWEST
+from dbbd_cli.engine.processes import ALONE, Processes
 from dbbd_cli.engine.state import TrainState
 from dbbd_cli.runs.log import RunLog
 
@@ -50,17 +51,25 @@ class StepResult:
         """Samples in all batches."""
         return sum(map(len, self.names))
 
-    def error(self, folder: Path) -> NotFiniteError:
-        """The error that names what is not finite, and the samples of the batches that caused it."""
-        bad = [(names, loss) for names, loss in zip(self.names, self.losses, strict=True) if not torch.isfinite(loss)]
-        what = f"loss ({bad[0][1].item()})" if bad else "gradient"
-        suspects = [name for names in ([names for names, _ in bad] or self.names) for name in names]
-        return NotFiniteError(
+    def error(self, folder: Path, processes: Processes = ALONE) -> NotFiniteError:
+        """The error that names what is not finite, and the samples of the batches that caused it, in all processes."""
+        bad = [
+            (str(loss.item()), names[:_MOST_NAMES])
+            for names, loss in zip(self.names, self.losses, strict=True)
+            if not torch.isfinite(loss)
+        ]
+        every = [name for names in self.names for name in names]
+        bad = [one for found in processes.everyone(bad) for one in found]
+        what = f"loss ({bad[0][0]})" if bad else "gradient"
+        suspects = [name for _, names in bad for name in names] if bad else every
+        error = NotFiniteError(
             f"epoch {self.epoch}, step {self.step}: the {what} is not finite; the weights were not updated",
             details=["the batch:", *suspects[:_MOST_NAMES]],
             hint=f"look at these samples, lower training.learning_rate (now {self.learning_rate:g}), or skip such "
             f"steps with --set training.on_nonfinite=skip; {last_good(folder)}",
         )
+        error.all_have_it = processes.size > 1
+        return error
 
 
 def all_finite(losses: Sequence[torch.Tensor], grad_norm: torch.Tensor, scaler: torch.amp.GradScaler) -> torch.Tensor:
@@ -109,16 +118,24 @@ class NonFiniteGuard:
         folder: the run folder.
         log: receives a line for each skipped step.
         progress: receives a warning for each skipped step.
+        processes: those that take the steps together.
     """
 
     def __init__(
-        self, state: TrainState, training: TrainingConfig, folder: Path, log: RunLog, progress: Progress
+        self,
+        state: TrainState,
+        training: TrainingConfig,
+        folder: Path,
+        log: RunLog,
+        progress: Progress,
+        processes: Processes = ALONE,
     ) -> None:
         self.state = state
         self.training = training
         self.folder = folder
         self.log = log
         self.progress = progress
+        self.processes = processes
         self._unread: list[StepResult] = []
 
     def add(self, result: StepResult) -> None:
@@ -141,7 +158,7 @@ class NonFiniteGuard:
         return bool(finite[-1])
 
     def _skip(self, result: StepResult) -> None:
-        error, most = result.error(self.folder), self.training.max_skipped_steps
+        error, most = result.error(self.folder, self.processes), self.training.max_skipped_steps
         if self.training.on_nonfinite != "skip" or self.state.skipped_steps >= most:
             raise error
         self.state.skipped_steps += 1

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from datetime import timedelta
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import torch
 from torch import distributed, nn
@@ -66,8 +66,7 @@ class Processes(Member):
     def _raise_together(self, own: DataError | None) -> NoReturn:
         """Raise the error of the first process that failed."""
         described = None if own is None else {"message": own.message, "hint": own.hint, "details": own.details}
-        every = [json.loads(text) for text in _gathered(json.dumps(described), self.size)]
-        rank, found = next((rank, found) for rank, found in enumerate(every) if found is not None)
+        rank, found = next((rank, found) for rank, found in enumerate(self.everyone(described)) if found is not None)
         error = DataError(f"process {rank + 1} of {self.size}: {found.pop('message')}", **found)
         error.all_have_it = True
         raise error from own
@@ -85,9 +84,13 @@ class Processes(Member):
             return f"cuda:{self.local_rank}"
         return wanted
 
+    def everyone(self, value: Any) -> list[Any]:
+        """The values of all processes, of the types of JSON."""
+        return [value] if self.size == 1 else [json.loads(text) for text in _gathered(json.dumps(value), self.size)]
+
     def of_first(self, text: str) -> str:
         """The text of the first process."""
-        return text if self.size == 1 else _gathered(text, self.size)[0]
+        return str(self.everyone(text)[0])
 
     def all_of(self, finite: torch.Tensor) -> torch.Tensor:
         """Whether `finite` `()` is true in all processes, on its device."""
@@ -101,7 +104,7 @@ class Processes(Member):
         """The sums of all processes, in the order of their ranks, so that all get the same."""
         if self.size == 1:
             return sums
-        every = [json.loads(text) for text in _gathered(json.dumps(sums.plain()), self.size)]
+        every = self.everyone(sums.plain())
         values: dict[str, float] = {}
         for part in every:
             for name, value in part["values"].items():

@@ -248,6 +248,9 @@ class Trainer:
         if not self.processes.is_first:
             self.state.sums = Sums()
         restore_random_state(checkpoint["random"])
+        if self.processes.size > 1 and self.runtime.device.type == "cuda" and checkpoint["random"]["cuda"]:
+            # All draw the same numbers, each on its own device; the first process has the first one.
+            torch.cuda.set_rng_state(checkpoint["random"]["cuda"][0], self.runtime.device)
 
 
 @dataclass
@@ -273,7 +276,9 @@ class Run:
 
     def __post_init__(self) -> None:
         config, workload = self.trainer.config, self.trainer.workload
-        self.guard = NonFiniteGuard(self.trainer.state, config.training, self.folder, self.log, self.progress)
+        self.guard = NonFiniteGuard(
+            self.trainer.state, config.training, self.folder, self.log, self.progress, self.trainer.processes
+        )
         self.table = EpochTable(config.training.epochs, workload.progress_metrics, workload.monitor)
         # Reading a value waits for the GPU, or for other processes, so it is then done only at logging intervals.
         waits = self.trainer.runtime.is_async or self.trainer.processes.size > 1
@@ -339,7 +344,7 @@ class Run:
     def _log_step(self, result: StepResult, metrics: Mapping[str, float]) -> None:
         scaler = self.trainer.scaler
         if scaler.is_enabled() and scaler.get_scale() < SMALLEST_SCALE:
-            raise result.error(self.folder)
+            raise result.error(self.folder, self.trainer.processes)
         self.log.logged_step(
             {
                 "kind": "step",

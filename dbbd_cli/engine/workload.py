@@ -55,6 +55,11 @@ class Workload(Protocol):
         ...
 
     @property
+    def shares_batches(self) -> bool:
+        """Whether several processes can compute a batch together, each some of its samples, with the same result."""
+        ...
+
+    @property
     def lr_factors(self) -> Mapping[str, float]:
         """Parameters whose names start with a key train at the learning rate times its value; all others at it."""
         ...

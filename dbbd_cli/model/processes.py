@@ -16,6 +16,8 @@ import torch
 from torch import distributed, nn
 from torch.nn import functional as F
 
+from dbbd_cli.core.errors import ConfigError
+
 
 @dataclass(frozen=True)
 class Shared:
@@ -89,6 +91,24 @@ class Dropout(nn.Dropout):
         return x * mask.narrow(self.dim, first, rows) if _batch.samples else x
 
 
+class StochasticDepth(nn.Module):
+    """torchvision's layer, which skips the same samples of a batch however many processes share it."""
+
+    p: float
+    mode: str
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Returns `x` with the rows of some samples zero, and the others scaled."""
+        if _batch is None or not self.training or self.p == 0 or self.mode != "row":
+            from torchvision.ops import stochastic_depth
+
+            unshared: torch.Tensor = stochastic_depth(x, self.p, self.mode, self.training)
+            return unshared
+        first, total = places(len(x))
+        kept = x.new_empty([total] + [1] * (x.dim() - 1)).bernoulli_(1 - self.p)
+        return x * (kept.narrow(0, first, len(x)) / (1 - self.p)) if _batch.samples else x
+
+
 class _Sum(torch.autograd.Function):
     """The sum over processes; the gradient is the sum of theirs."""
 
@@ -119,6 +139,8 @@ class BatchNorm2d(nn.BatchNorm2d):
         values = x if x.dtype == torch.float64 else x.float()
         count = values.new_tensor([values.numel() / values.shape[1] * counts])
         distributed.all_reduce(count)
+        if count <= 1:  # in the words of PyTorch
+            raise ValueError(f"Expected more than 1 value per channel when training, got input size {x.shape}")
         mean = _Sum.apply(values.sum((0, 2, 3)) * counts) / count
         centered = values - mean[:, None, None]
         variance = _Sum.apply(centered.square().sum((0, 2, 3)) * counts) / count
@@ -139,9 +161,24 @@ class BatchNorm2d(nn.BatchNorm2d):
 
 
 def share_layers(module: nn.Module) -> None:
-    """Make the layers of a module work on shared batches that otherwise depend on what a process computes alone."""
+    """Make the layers of a module work on shared batches that otherwise depend on what a process computes alone.
+
+    Raises:
+        ConfigError: there is a layer that cannot.
+    """
     for layer in module.modules():
-        if type(layer) is nn.Dropout:
-            layer.__class__ = Dropout
-        elif type(layer) is nn.BatchNorm2d:
-            layer.__class__ = BatchNorm2d
+        kind = type(layer)
+        # torchvision is slow to import, and few tasks need it.
+        is_depth = (kind.__module__, kind.__name__) == ("torchvision.ops.stochastic_depth", "StochasticDepth")
+        if is_depth or kind in _SHARING:
+            layer.__class__ = StochasticDepth if is_depth else _SHARING[kind]
+        elif isinstance(layer, _ALONE) and kind not in _SHARING.values():
+            raise ConfigError(
+                f"{kind.__name__} of this network works in one process only",
+                hint="start it without --nproc, torchrun or srun, or choose another model",
+            )
+
+
+_SHARING: dict[type[nn.Module], type[nn.Module]] = {nn.Dropout: Dropout, nn.BatchNorm2d: BatchNorm2d}
+_ALONE = (nn.modules.dropout._DropoutNd, nn.modules.batchnorm._BatchNorm)
+"""Bases of layers that are random, or compute with all samples of a batch."""

@@ -44,7 +44,7 @@ from dbbd_cli.services.resume_checks import (
     report_schedule_change,
 )
 from dbbd_cli.services.session import OpenedRun, build_workload, describe, open_run, show_facts
-from dbbd_cli.services.training import stopping_together, train_to_the_end
+from dbbd_cli.services.training import require_shared_batches, stopping_together, train_to_the_end
 from dbbd_cli.tasks.configs import config_from_mapping
 
 
@@ -204,6 +204,7 @@ def _restored_trainer(run: OpenedRun, processes: Processes, progress: Progress) 
             recorded=run.kept_runtime,
             processes=processes,
         )
+    require_shared_batches(workload, processes)
     trainer = Trainer(workload, config, runtime, manifest.digest(), processes, run.batch_size)
     try:
         trainer.load(run.checkpoint)

@@ -40,7 +40,7 @@ def launch(arguments: Sequence[str], num_processes: int) -> int:
     Raises:
         ProcessError: a process was killed.
     """
-    logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)  # the processes report their errors themselves
+    logging.disable()  # the processes report their errors themselves
     os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", str(_SECONDS_TO_SAVE))
     os.environ["TORCHELASTIC_SIGNALS_TO_HANDLE"] = signals = ",".join(number.name for number in STOP_SIGNALS)
     # As torchrun does, but with all processors: otherwise each process has a thread for each processor.

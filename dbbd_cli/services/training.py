@@ -8,7 +8,7 @@ from pathlib import Path
 
 from dbbd_cli.config.load import dump_config
 from dbbd_cli.config.sections import TaskConfig, flat, to_plain
-from dbbd_cli.core.errors import DataError, DiskError, ProcessError, StoppedError
+from dbbd_cli.core.errors import ConfigError, DataError, DiskError, ProcessError, StoppedError
 from dbbd_cli.core.files import repair_of, write_text
 from dbbd_cli.core.metrics import best_of
 from dbbd_cli.core.paths import resume_command
@@ -22,6 +22,7 @@ from dbbd_cli.engine.failures import supervised
 from dbbd_cli.engine.processes import ALONE, Processes, joined
 from dbbd_cli.engine.runtime import seed_everything
 from dbbd_cli.engine.trainer import Run, Trainer, fit
+from dbbd_cli.engine.workload import Workload
 from dbbd_cli.report.drawing import message_of
 from dbbd_cli.report.save import save_figure
 from dbbd_cli.runs.folder import CONFIG, FIGURE, LOG, SPLITS, SYNTHETIC_NOTE, create_run_folder, locked
@@ -104,9 +105,25 @@ def build_trainer(
         workload, runtime = build_workload(
             config, manifest, splits=("train", "val"), pretrained=True, progress=progress, processes=processes
         )
+    require_shared_batches(workload, processes)
     with supervised(workload):
         trainer = Trainer(workload, config, runtime, manifest.digest(), processes)
     return trainer, describe(trainer, manifest)
+
+
+def require_shared_batches(workload: Workload, processes: Processes) -> None:
+    """Check that several processes can train together.
+
+    Raises:
+        ConfigError: they cannot.
+    """
+    if processes.size > 1 and not workload.shares_batches:
+        error = ConfigError(
+            f"{workload.model_name} trains in one process, and {processes.size} were started",
+            hint="start it without --nproc, torchrun or srun",
+        )
+        error.all_have_it = True
+        raise error
 
 
 def train_to_the_end(

@@ -33,6 +33,7 @@ class ClassifierWorkload(ABC):
 
     sample_unit: str
     progress_metrics = PROGRESS_METRICS
+    shares_batches = True
     out_of_memory_hint: str
     module: nn.Module
 

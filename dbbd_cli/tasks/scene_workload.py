@@ -39,6 +39,7 @@ class SceneWorkload(ABC):
     """
 
     sample_unit = SAMPLE_UNIT
+    shares_batches = False
     out_of_memory_hint = "set model.gradient_checkpointing=true, or start a run with a smaller training.batch_size"
     module: nn.Module
 
@@ -156,7 +157,12 @@ def fitting_scenes(numbers: Sequence[int]) -> Sequence[int]:
 
 def evenly_spaced(values: torch.Tensor) -> torch.Tensor:
     """Those of the points of a scene, `(N, …)`, that are used to fit."""
-    return values[:: max(1, len(values) // _FITTED_POINTS_PER_SCENE)]
+    return values[:: fitting_stride(len(values))]
+
+
+def fitting_stride(num_points: int) -> int:
+    """Of how many points of a scene one is used to fit."""
+    return max(1, num_points // _FITTED_POINTS_PER_SCENE)
 
 
 def on_device(batch: PointBatch, device: torch.device) -> PointBatch:

@@ -115,7 +115,7 @@ class PointHead(nn.Module):
 
 
 class LinearHead(nn.Module):
-    """A linear classifier of points, from the same inputs as `PointHead`, fitted to its minimum before training.
+    """A linear classifier of points, from the same inputs as `PointHead`, fitted before training.
 
     With few labeled scenes it is better than the network; see docs/dbbd.md.
 
@@ -135,6 +135,11 @@ class LinearHead(nn.Module):
         self.register_buffer("of_point", torch.zeros(num_classes, point_dim))
         self.register_buffer("of_regions", torch.zeros(num_levels, num_classes, region_dim))
         self.register_buffer("bias", torch.zeros(num_classes))
+
+    @property
+    def num_inputs(self) -> int:
+        """Features of a point and its regions."""
+        return self.of_point.shape[1] + self.of_regions.shape[0] * self.of_regions.shape[2]
 
     def context(self, regions: torch.Tensor | None) -> list[torch.Tensor]:
         """What regions `(R, J)` of all levels together, if any, contribute to the logits, `(R, K)`, for each level."""

@@ -25,13 +25,15 @@ from dbbd_cli.model.forest import Forest
 from dbbd_cli.model.linear_probe import scores_of_counts
 from dbbd_cli.tasks.scene_batches import PointBatch
 from dbbd_cli.tasks.scene_config import num_channels
-from dbbd_cli.tasks.scene_workload import SceneWorkload, evenly_spaced, fitting_scenes, on_device
+from dbbd_cli.tasks.scene_workload import SceneWorkload, fitting_scenes, fitting_stride, on_device
 from dbbd_cli.tasks.segmentation.augmentation import augment
 from dbbd_cli.tasks.segmentation.batches import LabeledDataset
 from dbbd_cli.tasks.segmentation.config import PROGRESS_METRICS, SegmentationConfig
 
 _LINEAR_POINTS = 40_000
-"""Labeled points, at most, to which the linear classifier is fitted."""
+"""Labeled points, at most, to which the linear classifier is fitted, but for rare classes."""
+_LINEAR_VALUES = 40_000_000
+"""Values, at most, of all inputs of these points together: half a gigabyte while it is fitted."""
 
 
 class SegmentationWorkload(SceneWorkload):
@@ -89,24 +91,23 @@ class SegmentationWorkload(SceneWorkload):
 
     def _fit(self) -> None:
         """Fit what depends on the training data as a whole."""
-        counts = torch.zeros(len(self.labels), dtype=torch.int64)
-        labeled = []
+        counts = {}
         for number, scene in enumerate(self.prepared_scenes("train")):
             if scene.segment is not None:
                 classes = self.classes(torch.from_numpy(np.array(scene.segment)))
                 found = torch.bincount(classes[classes != IGNORED], minlength=len(self.labels))
-                counts += found
                 if found.any():
-                    labeled.append(number)
+                    counts[number] = found
+        numbers = _with_all_classes(counts)
         features, targets = [], []
-        numbers = fitting_scenes(labeled)
         for values, target in self.labeled_points("train", numbers):
-            features.append(evenly_spaced(values))
-            targets.append(evenly_spaced(target))
+            chosen = spaced_by_class(target, fitting_stride(len(target)))
+            features.append(values[chosen])
+            targets.append(target[chosen])
         self.module.fit(
             torch.cat(features),
             torch.cat(targets),
-            counts,
+            torch.stack([*counts.values()]).sum(0),
             weighting=self.config.loss.class_weights,
             seed=self.config.seed,
         )
@@ -116,11 +117,12 @@ class SegmentationWorkload(SceneWorkload):
     def _fit_linear(self, linear: LinearHead, numbers: Sequence[int]) -> None:
         """Fit the linear classifier to evenly spaced labeled points of these training scenes."""
         codes, regions, targets = [], [], []
+        most = min(_LINEAR_POINTS, _LINEAR_VALUES // linear.num_inputs)
         for scene in self.single_scenes("train", numbers):
             assert scene.segment is not None
             classes = self.classes(scene.segment)
             labeled = (classes != IGNORED).nonzero()[:, 0]
-            chosen = labeled[:: max(1, -(-len(labeled) * len(numbers) // _LINEAR_POINTS))]
+            chosen = labeled[spaced_by_class(classes[labeled], max(1, -(-len(labeled) * len(numbers) // most)))]
             with torch.no_grad():
                 found = self.module.linear_inputs(*self.inputs(scene), chosen)
             codes.append(found[0])
@@ -223,6 +225,32 @@ class SegmentationWorkload(SceneWorkload):
     def class_names(self) -> list[str]:
         """The names of the classes."""
         return [self.class_name(label) for label in self.labels]
+
+
+def _with_all_classes(counts: Mapping[int, torch.Tensor]) -> list[int]:
+    """The training scenes to fit to, in which every class occurs that occurs at all.
+
+    Args:
+        counts: labeled points of each class `(K,)` of the labeled scenes, by number.
+    """
+    numbers = {*fitting_scenes([*counts])}
+    occurs = torch.stack([*counts.values()]).sum(0) > 0
+    for place in (occurs & ~(torch.stack([counts[number] for number in numbers]).sum(0) > 0)).nonzero()[:, 0]:
+        numbers.add(max(counts, key=lambda number: int(counts[number][place])))
+    return sorted(numbers)
+
+
+def spaced_by_class(classes: torch.Tensor, stride: int) -> torch.Tensor:
+    """Indices of every `stride`-th of the points of each class, ascending: at least one of each.
+
+    Args:
+        classes: of the points, `(N,)`.
+        stride: see above.
+    """
+    order = classes.argsort(stable=True)
+    size = torch.bincount(classes)
+    place = torch.arange(len(classes)) - (size.cumsum(0) - size)[classes[order]]
+    return order[place % stride == 0].sort().values
 
 
 def make_network(config: SegmentationConfig) -> SceneSegmenter:

@@ -14,6 +14,7 @@ from dbbd_cli.core.errors import DataError
 from dbbd_cli.data.loader import BatchLoader
 from dbbd_cli.data.manifest import Manifest
 from dbbd_cli.model.output import StepOutput
+from dbbd_cli.model.processes import part_of_mean
 from toy_regression.config import PROGRESS_METRICS, SAMPLE_UNIT, ToyConfig
 
 # B = rows of a batch, D = features.
@@ -36,7 +37,7 @@ class Regressor(nn.Module):
         prediction = self.network((features - self.mean) / self.std)
         error = prediction.squeeze(1) - target
         return StepOutput(
-            loss=error.square().mean(),
+            loss=part_of_mean(error.square().mean()),
             metrics={"mae": error.abs().sum(), "target": target.sum(), "target_squared": target.square().sum()},
             num_samples=len(target),
             logits=prediction,
@@ -64,6 +65,7 @@ class ToyWorkload:
 
     sample_unit = SAMPLE_UNIT
     progress_metrics = PROGRESS_METRICS
+    shares_batches = True
     out_of_memory_hint = "lower training.batch_size"
     model_name = "one hidden layer"
 

@@ -64,7 +64,7 @@ def test_processes_divide_the_batches_of_a_single_one(processes: int, batch_size
     whole = BatchLoader(Numbers(), batch_size=batch_size * processes, shuffle=True, seed=5)
     parts = [BatchLoader(Numbers(), batch_size=batch_size, shuffle=True, seed=5) for _ in range(processes)]
     for rank, part in enumerate(parts):
-        part.divide(rank, processes)
+        part.divide(rank, processes, batch_size * processes)
         assert len(part) == len(whole)
     for number, batch in enumerate(whole.plan(2)):
         shares = [part.share(number) for part in parts]

@@ -58,6 +58,7 @@ class LineWorkload:
     progress_metrics = ("loss",)
     model_name = "a line"
     data_description = "points of y = 2x"
+    shares_batches = False
     out_of_memory_hint = "draw fewer points"
 
     def __init__(self, batch_size: int = 4) -> None:

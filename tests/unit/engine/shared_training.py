@@ -13,9 +13,10 @@ from pathlib import Path
 
 import torch
 
+from dbbd_cli.core.processes import from_environment
 from dbbd_cli.core.progress import Silent
 from dbbd_cli.engine.inference import run_split
-from dbbd_cli.engine.processes import from_environment, joined
+from dbbd_cli.engine.processes import joined
 from dbbd_cli.engine.runtime import seed_everything
 from dbbd_cli.engine.state import Sums
 from dbbd_cli.engine.trainer import Trainer, train_step
@@ -26,10 +27,10 @@ from dbbd_cli.tasks.configs import config_from_mapping
 
 def main() -> None:
     configuration, out, steps = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
-    processes = from_environment(os.environ)
+    member = from_environment(os.environ)
     values = json.loads(Path(configuration).read_text(encoding="utf-8"))
-    values["training"]["batch_size"] //= processes.size
-    with joined(processes, timeout=60):
+    values["training"]["batch_size"] //= member.size
+    with joined(member, timeout=60) as processes:
         config, manifest = prepare_run(config_from_mapping(values, origin=configuration), Silent())
         seed_everything(config.seed)
         splits = ("train", "val")

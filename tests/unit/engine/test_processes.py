@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from dbbd_cli.core.errors import ConfigError
-from dbbd_cli.engine.processes import ALONE, Processes, from_environment
+from dbbd_cli.core.processes import Member, from_environment
 
 SCRIPT = Path(__file__).with_name("shared_training.py")
 STEPS = 20
@@ -47,9 +47,13 @@ def learned(folder: Path, values: dict[str, Any], processes: int, steps: int) ->
     for rank in ranks:
         place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
         started.append(subprocess.Popen(command, env={**os.environ, **place, **rank}, stderr=subprocess.PIPE))
-    for process in started:
-        error = process.communicate(timeout=120)[1]
-        assert process.returncode == 0, error.decode()
+    try:
+        for process in started:
+            error = process.communicate(timeout=120)[1]
+            assert process.returncode == 0, error.decode()
+    finally:
+        for process in started:
+            process.kill()
     return json.loads((out / "found.json").read_text()), torch.load(out / "weights.pth", weights_only=True)
 
 
@@ -79,13 +83,13 @@ def test_processes_learn_what_one_learns(
 
 def test_who_a_process_is() -> None:
     torchrun = {"RANK": "3", "LOCAL_RANK": "1", "WORLD_SIZE": "4"}
-    assert from_environment({}) == ALONE
-    assert from_environment(torchrun) == Processes(rank=3, size=4, local_rank=1)
+    assert from_environment({}) == Member()
+    assert from_environment(torchrun) == Member(rank=3, size=4, local_rank=1)
     slurm = {"SLURM_PROCID": "5", "SLURM_LOCALID": "2", "SLURM_STEP_NUM_TASKS": "6"}
-    assert from_environment(slurm) == Processes(rank=5, size=6, local_rank=2)
+    assert from_environment(slurm) == Member(rank=5, size=6, local_rank=2)
     assert from_environment({**slurm, **torchrun}).size == 4
     # In a batch script, not started by srun.
-    assert from_environment({"SLURM_PROCID": "0", "SLURM_NTASKS": "6"}) == ALONE
+    assert from_environment({"SLURM_PROCID": "0", "SLURM_NTASKS": "6"}) == Member()
     with pytest.raises(ConfigError, match="RANK is 4, and WORLD_SIZE 4"):
         from_environment({"RANK": "4", "WORLD_SIZE": "4"})
     with pytest.raises(ConfigError, match="must be numbers"):

@@ -1,0 +1,194 @@
+"""Several processes train together what one trains, end together, and continue where they stopped."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+from PIL import Image
+from program import TINY, differences, environment, only_run, run, start, whole_state
+
+from dbbd_cli.data.images.qr_code import render_qr
+
+if sys.platform == "win32":
+    pytest.skip("needs signals", allow_module_level=True)
+
+OPTIONS = [*TINY["url_classification"], "--set", "checkpoint.every_steps=3", "--set", "training.optimizer=sgd"]
+EPOCHS = 40
+SECONDS = 300.0
+
+
+def nproc(number: int, *arguments: str) -> list[str]:
+    return [*arguments, "--nproc", str(number)]
+
+
+def ranks(launcher: subprocess.Popen[str]) -> dict[int, psutil.Process]:
+    """The processes that a launcher has started, by rank."""
+    found = {}
+    for process in psutil.Process(launcher.pid).children():
+        try:
+            found[int(process.environ()["RANK"])] = process
+        except (psutil.Error, KeyError):
+            continue
+    return found
+
+
+def until(condition: Callable[[], object], process: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + SECONDS
+    while not condition():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def steps(folder: Path) -> int:
+    """Steps in the history of the only run; 0 if it has not begun."""
+    histories = list(folder.glob("runs/*/history.jsonl"))
+    return histories[0].read_text().count('"step"') if histories else 0
+
+
+def losses(folder: Path) -> list[float]:
+    rows = [json.loads(line) for line in (only_run(folder) / "history.jsonl").read_text().splitlines()]
+    return [row["loss"] for row in rows if row["kind"] == "step"]
+
+
+@pytest.fixture(scope="module")
+def together(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a run that two processes have trained to its end."""
+    folder = tmp_path_factory.mktemp("together")
+    code, out, err = run(*nproc(2, "train", *OPTIONS, "--epochs", str(EPOCHS)), folder=folder, seconds=SECONDS)
+    assert code == 0, err
+    assert out.count("Training finished") == 1
+    assert len(re.findall(r"^epoch +train loss", err, re.MULTILINE)) == 1, "only the first process shows progress"
+    return folder
+
+
+def test_two_processes_train_what_one_trains(together: Path, tmp_path: Path) -> None:
+    larger = ["--set", "training.batch_size=8"]
+    code, _, err = run("train", *OPTIONS, *larger, "--epochs", str(EPOCHS), folder=tmp_path, seconds=SECONDS)
+    assert code == 0, err
+    assert losses(together) == pytest.approx(losses(tmp_path), rel=1e-5, abs=1e-5)
+    alone = whole_state(only_run(tmp_path))["module"]
+    for name, value in whole_state(only_run(together))["module"].items():
+        assert (value - alone[name]).abs().max() < 1e-5, name
+
+
+@pytest.mark.parametrize("processes", [1, 3])
+def test_a_run_continues_with_another_number_of_processes(processes: int, together: Path, tmp_path: Path) -> None:
+    launcher = start(*nproc(2, "train", *OPTIONS, "--epochs", str(EPOCHS)), folder=tmp_path)
+    until(lambda: steps(tmp_path) >= 12, launcher)
+    launcher.send_signal(signal.SIGTERM)
+    _, err = launcher.communicate(timeout=SECONDS)
+    assert launcher.returncode == 128 + signal.SIGTERM, err
+    assert err.count("everything is saved") == 1
+    state = whole_state(only_run(tmp_path))["state"]
+    assert 0 < state["step"] < EPOCHS * 4
+    code, _, err = run(*nproc(processes, "resume", str(only_run(tmp_path))), folder=tmp_path, seconds=SECONDS)
+    assert code == 0, err
+    assert f"Processes   {processes}, for batches of 8 URLs" in err
+    assert losses(tmp_path) == pytest.approx(losses(together), rel=1e-5, abs=1e-5)
+
+
+def test_after_a_process_was_killed_the_run_resumes_to_the_same_result(
+    together: Path, tmp_path: Path, count: Callable[[int, int], int], report: Callable[[str], None]
+) -> None:
+    wanted, chance, longest = count(2, 20), random.Random(5), 0.0
+    for number in range(wanted):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        launcher = start(*nproc(2, "train", *OPTIONS, "--epochs", str(EPOCHS)), folder=folder)
+        moment = 3 + chance.randrange(60)
+        until(lambda: steps(folder) >= moment, launcher)  # noqa: B023
+        victim = ranks(launcher)[number % 2]
+        began = time.monotonic()
+        victim.kill()
+        _, err = launcher.communicate(timeout=SECONDS)
+        longest = max(longest, time.monotonic() - began)
+        assert launcher.returncode == 8, err
+        assert f"Error: process {number % 2 + 1} was ended by SIGKILL" in err
+        assert "Traceback" not in err
+        code, _, err = run(*nproc(2, "resume", str(only_run(folder))), folder=folder, seconds=SECONDS)
+        assert code == 0, err
+        assert not differences(whole_state(only_run(folder)), whole_state(only_run(together)))
+    assert longest < 60
+    report(f"{wanted} processes killed: the others ended, and each run was resumed and ended bit-identical")
+
+
+def test_a_signal_to_one_process_stops_all(together: Path, tmp_path: Path) -> None:
+    launcher = start(*nproc(2, "train", *OPTIONS, "--epochs", str(EPOCHS)), folder=tmp_path)
+    until(lambda: steps(tmp_path) >= 10, launcher)
+    ranks(launcher)[1].send_signal(signal.SIGUSR1)
+    _, err = launcher.communicate(timeout=SECONDS)
+    assert launcher.returncode == 128 + signal.SIGUSR1, err
+    assert err.count("everything is saved") == 1
+    code, _, err = run(*nproc(2, "resume", str(only_run(tmp_path))), folder=tmp_path, seconds=SECONDS)
+    assert code == 0, err
+    assert not differences(whole_state(only_run(tmp_path)), whole_state(only_run(together)))
+
+
+def test_torchrun_restarts_a_run_from_its_newest_checkpoint(together: Path, tmp_path: Path) -> None:
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--max-restarts", "1"]
+    command = [sys.executable, *torchrun, "-m", "dbbd_cli", "train", *OPTIONS, "--epochs", str(EPOCHS)]
+    launcher = subprocess.Popen(
+        command, cwd=tmp_path, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    until(lambda: steps(tmp_path) >= 20, launcher)
+    ranks(launcher)[1].kill()
+    _, err = launcher.communicate(timeout=SECONDS)
+    assert launcher.returncode == 0, err
+    assert re.search(r"Continuing with epoch [1-9]", err)
+    assert not differences(whole_state(only_run(tmp_path)), whole_state(only_run(together)))
+
+
+def test_srun_starts_processes_that_find_each_other(together: Path, tmp_path: Path) -> None:
+    def of(rank: int) -> dict[str, str]:
+        job = {"SLURM_JOB_ID": str(os.getpid()), "SLURM_STEP_ID": "1", "SLURM_STEP_NODELIST": "localhost"}
+        return {**job, "SLURM_PROCID": str(rank), "SLURM_LOCALID": str(rank), "SLURM_STEP_NUM_TASKS": "2"}
+
+    options = ("train", *OPTIONS, "--epochs", str(EPOCHS))
+    started = [start(*options, folder=tmp_path, env=environment(**of(rank))) for rank in range(2)]
+    ended = [process.communicate(timeout=SECONDS) for process in started]
+    assert [process.returncode for process in started] == [0, 0], ended
+    assert ended[1] == ("", "")
+    assert not differences(whole_state(only_run(tmp_path)), whole_state(only_run(together)))
+
+
+def test_a_sample_that_one_process_cannot_read_ends_all_and_is_named(tmp_path: Path) -> None:
+    for number in range(40):
+        folder = tmp_path / "pictures" / ("benign", "malicious")[number % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(render_qr(f"https://example.org/{number}", 64)).save(folder / f"{number}.png")
+    options = ["--config", "smoke_qr", "--no-plots", "--device", "cpu", "--set", f"data.path={tmp_path / 'pictures'}"]
+    options += ["--set", "data.image_size=32", "--set", "training.batch_size=2", "--set", "data.num_workers=0"]
+    launcher = start(*nproc(2, "train", *options, "--epochs", "1000"), folder=tmp_path)
+    until(lambda: steps(tmp_path) >= 3, launcher)
+    for picture in (tmp_path / "pictures").rglob("1?.png"):
+        picture.write_bytes(b"no picture")
+    _, err = launcher.communicate(timeout=SECONDS)
+    assert launcher.returncode == 3, err
+    assert len(re.findall(r"^Error: process [12] of 2: .*1\d\.png", err, re.MULTILINE)) == 1, err
+    assert err.count("Error") == 1
+    assert (only_run(tmp_path) / "ckpt.pth").exists()
+
+
+def test_errors_are_shown_once(tmp_path: Path) -> None:
+    code, _, err = run(
+        *nproc(2, "train", "--config", "qr_url", "--set", f"data.path={tmp_path / 'none'}"), folder=tmp_path
+    )
+    assert (code, err.count("Error")) == (3, 1), err
+    code, _, err = run(*nproc(2, "train", *TINY["dbbd"]), folder=tmp_path)
+    assert (code, err.count("Error")) == (2, 1), err
+    env = environment(RANK="0", LOCAL_RANK="0", WORLD_SIZE="2")
+    process = start("validate", "nothing", folder=tmp_path, env=env)
+    _, err = process.communicate(timeout=SECONDS)
+    assert process.returncode != 0
