@@ -80,15 +80,20 @@ def cpu_capabilities() -> Mapping[str, Any]:
     return capabilities
 
 
-def data_parallel(module: nn.Module) -> nn.Module:
-    """The module with gradients that are averaged over processes; its buffers are equal in all of them already."""
+def data_parallel(module: nn.Module, *, skips_parameters: bool) -> nn.Module:
+    """The module with gradients that are averaged over processes; its buffers are equal in all of them already.
+
+    Args:
+        module: the module.
+        skips_parameters: whether a pass may leave some parameters without gradient.
+    """
     from inspect import signature
 
     from torch.nn.parallel import DistributedDataParallel
 
     known = signature(DistributedDataParallel).parameters
     name = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"  # before PyTorch 2.14
-    options: dict[str, Any] = {name: False}
+    options: dict[str, Any] = {name: False, "find_unused_parameters": skips_parameters}
     return DistributedDataParallel(module, **options)
 
 

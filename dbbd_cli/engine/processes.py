@@ -126,7 +126,7 @@ class Processes(Member):
         if self.size == 1:
             return module
         share_layers(module)
-        return data_parallel(module)
+        return data_parallel(module, skips_parameters=getattr(module, "skips_parameters", False))
 
 
 def _gathered(text: str, size: int) -> list[str]:

@@ -173,7 +173,7 @@ class Trainer:
     def __post_init__(self) -> None:
         self.module = place(self.workload.module, self.runtime)
         training = self.config.training
-        self.batch_size = self.batch_size or training.batch_size * self.processes.size
+        self.batch_size = self.batch_size or self.workload.loaders["train"].batch_size * self.processes.size
         for loader in self.workload.loaders.values():
             loader.divide(self.processes.rank, self.processes.size, self.batch_size)
         self.network = self.processes.wrapped(self.module)

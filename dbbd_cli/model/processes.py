@@ -7,7 +7,7 @@ Legend: R rows of a process, such as samples, points or regions.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -32,6 +32,8 @@ class Shared:
     total: int
 
 
+_MOST_LEVELS = 64
+"""More than a region tree can have."""
 _batch: Shared | None = None
 """None: this process computes whole batches."""
 
@@ -52,15 +54,119 @@ def part_of_mean(mean: torch.Tensor) -> torch.Tensor:
     return mean if _batch is None else mean * (_batch.samples / _batch.total)
 
 
+def mean_of_part(part: torch.Tensor) -> torch.Tensor:
+    """Scale a part of a mean over the batch so that its mean over samples of all processes is that mean."""
+    return part if _batch is None else part * (_batch.total / max(_batch.samples, 1))
+
+
+def part_of_whole(loss: torch.Tensor) -> torch.Tensor:
+    """This process's part of a loss that each process has computed for the whole batch from `gathered` rows.
+
+    Its gradient stays that of the whole loss: each process computes that of its own rows.
+    """
+    if _batch is None:
+        return loss
+    return loss + loss.detach() * (_batch.samples / _batch.total - 1)
+
+
+def counting(number: torch.Tensor) -> torch.Tensor:
+    """A number that this process has computed; 0 if it has no sample."""
+    return number if _batch is None or _batch.samples else number * 0
+
+
+def added(number: torch.Tensor) -> torch.Tensor:
+    """The sum over processes of a tensor without gradient."""
+    if _batch is None:
+        return number
+    total = counting(number).clone()
+    distributed.all_reduce(total)
+    return total
+
+
+def means_of_rows(parts: Sequence[torch.Tensor]) -> list[torch.Tensor | None]:
+    """The means of some values of rows, `(R,)` each, of which some may have no rows; of none, None.
+
+    Of a shared batch, each is what the values of this process add to the mean over all processes.
+    """
+    if _batch is None:
+        return [part.mean() if len(part) else None for part in parts]
+    counts = added(torch.tensor([len(part) for part in parts])).tolist()
+    return [counting(part.sum()) / count if count else None for part, count in zip(parts, counts, strict=True)]
+
+
+def gathered(rows: torch.Tensor) -> torch.Tensor:
+    """The rows `(R, …)` of all processes, one process after the other; the gradient reaches this process's own."""
+    if _batch is None:
+        return rows
+    joined: torch.Tensor = _Gather.apply(rows, _counts(len(rows)))
+    return joined
+
+
+def gathered_levels(levels: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    """The rows `(R, D)` of each level of all processes, of which some may have fewer levels than others."""
+    if _batch is None:
+        return list(levels)
+    sizes = [len(level) for level in levels]
+    own = torch.tensor([sizes + [0] * (_MOST_LEVELS - len(sizes))]) * (_batch.samples > 0)
+    every = [torch.zeros_like(own) for _ in range(distributed.get_world_size())]
+    distributed.all_gather(every, own)
+    counts = torch.cat(every)
+    joined = _Gather.apply(torch.cat(list(levels)), counts.sum(1).tolist())
+    parts = joined.split(counts.flatten().tolist())
+    return [torch.cat(parts[level::_MOST_LEVELS]) for level in range(int((counts.sum(0) > 0).sum()))]
+
+
+def once(parameter: torch.Tensor) -> torch.Tensor:
+    """A parameter by which every process multiplies the same rows: its gradient must not count once for each."""
+    return parameter if _batch is None else _Once.apply(parameter)
+
+
+class _Once(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor) -> torch.Tensor:
+        return grad / distributed.get_world_size()
+
+
+class _Gather(torch.autograd.Function):
+    """Rows of all processes; see `gathered`."""
+
+    @staticmethod
+    def forward(ctx: Any, own: torch.Tensor, counts: list[int]) -> torch.Tensor:
+        ctx.shape, ctx.counts = own.shape, counts
+        # Only tensors of one size can be exchanged.
+        sent = own.new_zeros(max(counts), *own.shape[1:])
+        sent[: counts[distributed.get_rank()]] = own[: counts[distributed.get_rank()]]
+        every = [torch.empty_like(sent) for _ in counts]
+        distributed.all_gather(every, sent)
+        return torch.cat([rows[:count] for rows, count in zip(every, counts, strict=True)])
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, None]:
+        rank, counts = distributed.get_rank(), ctx.counts
+        own = grad.new_zeros(ctx.shape)
+        own[: counts[rank]] = grad[sum(counts[:rank]) :][: counts[rank]]
+        return own, None
+
+
+def _counts(rows: int) -> list[int]:
+    """The numbers of rows of all processes; a process without samples has none."""
+    assert _batch is not None
+    own = torch.tensor([rows if _batch.samples else 0])
+    counts = [torch.zeros_like(own) for _ in range(distributed.get_world_size())]
+    distributed.all_gather(counts, own)
+    return [int(count) for count in counts]
+
+
 def places(rows: int) -> tuple[int, int]:
     """The place of the first of `rows` rows of this process among those of all processes, and the number of all."""
     if _batch is None:
         return 0, rows
-    own = torch.tensor([rows if _batch.samples else 0])
-    counts = [torch.zeros_like(own) for _ in range(distributed.get_world_size())]
-    distributed.all_gather(counts, own)
-    numbers = [int(count) for count in counts]
-    return sum(numbers[: distributed.get_rank()]), sum(numbers)
+    counts = _counts(rows)
+    return sum(counts[: distributed.get_rank()]), sum(counts)
 
 
 class Dropout(nn.Dropout):

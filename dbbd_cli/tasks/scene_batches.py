@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence, Set
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
-from dbbd_cli.data.loader import Key
+from dbbd_cli.data.loader import BatchLoader, Key
 from dbbd_cli.data.random_numbers import POINTS, uniform
 from dbbd_cli.data.scenes.cache import PreparedScene, SceneRef, SceneSettings, prepared_scene
 from dbbd_cli.data.scenes.scene import IGNORE
@@ -58,11 +58,14 @@ class SceneDataset:
         refs: the scenes.
         settings: how they are prepared.
         cache_dir: folder of the caches.
-        point_samples: maximum points of a batch that the point loss compares; None: all, in order.
+        point_samples: maximum points of a batch that are picked, as many of each scene; None: all, in order.
         with_color: whether to load colors, which every scene must have.
         with_segment: whether to load labels.
         seed: seed of the sampling of points.
     """
+
+    batch_size = 1
+    """Scenes of a batch, of all processes together."""
 
     def __init__(
         self,
@@ -131,37 +134,57 @@ class SceneDataset:
         if self.point_samples is None:
             return None
         sizes = [scene.num_points for scene in scenes]
-        return sample_points(sizes, self.point_samples, seed=self.seed, epoch=epoch, samples=samples)
+        return sample_points(sizes, self.points_per_scene, seed=self.seed, epoch=epoch, samples=samples)
+
+    @property
+    def points_per_scene(self) -> int:
+        """Maximum points of a scene that are picked. They do not depend on the other scenes of its batch."""
+        assert self.point_samples is not None
+        return max(1, self.point_samples // self.batch_size)
+
+
+class SceneLoader(BatchLoader):
+    """Batches of scenes; the points picked of each are fewer, the more scenes there are in a batch."""
+
+    dataset: SceneDataset
+
+    def __init__(self, dataset: SceneDataset, *, batch_size: int, **options: Any) -> None:
+        super().__init__(dataset, batch_size=batch_size, **options)
+        dataset.batch_size = batch_size
+
+    def divide(self, rank: int, num_processes: int, batch_size: int) -> None:
+        """Make only the share of one of several processes; see `BatchLoader.divide`."""
+        super().divide(rank, num_processes, batch_size)
+        self.dataset.batch_size = batch_size
 
 
 def sample_points(
-    num_points: Sequence[int], count: int, *, seed: int, epoch: int, samples: np.ndarray
+    num_points: Sequence[int], per_scene: int, *, seed: int, epoch: int, samples: np.ndarray
 ) -> np.ndarray | None:
-    """Sample points of a batch without replacement, from each scene in proportion to its size.
+    """Sample points of each scene of a batch without replacement.
 
-    The order in which the points of a scene are drawn depends on (seed, epoch, sample) alone.
+    Those of a scene depend on (seed, epoch, sample) alone.
 
     Args:
         num_points: points of each scene.
-        count: points to sample.
+        per_scene: points to sample of each; of a smaller scene, all.
         seed: seed of the run.
         epoch: epoch of the run.
         samples: `(B,)`, index of each scene in its split.
 
     Returns:
-        `(count,)` indices into the points of the batch, ascending; None if the batch has no more points than that.
+        Indices into the points of the batch, ascending; None if no scene has more points than that.
     """
-    ends = np.cumsum(num_points)
-    total = int(ends[-1])
-    if total <= count:
+    if max(num_points) <= per_scene:
         return None
-    quotas = np.diff(ends * count // total, prepend=0)
+    first = np.cumsum([0, *num_points[:-1]])
     parts = []
-    for scene, quota in enumerate(quotas):
-        size, first = num_points[scene], int(ends[scene]) - num_points[scene]
-        if quota > 0:
+    for scene, size in enumerate(num_points):
+        if size <= per_scene:
+            parts.append(first[scene] + np.arange(size))
+        else:
             rank = uniform(seed, epoch, samples[scene : scene + 1], size, purpose=POINTS)[0]
-            parts.append(first + np.sort(np.argpartition(rank, quota - 1)[:quota]))
+            parts.append(first[scene] + np.sort(np.argpartition(rank, per_scene - 1)[:per_scene]))
     return np.concatenate(parts)
 
 

@@ -21,7 +21,7 @@ from dbbd_cli.data.scenes.manifest import prepare_scenes
 from dbbd_cli.data.scenes.synthetic_rooms.generator import ROOM_CLASSES
 from dbbd_cli.data.scenes.views import View
 from dbbd_cli.model.dbbd.regions import RegionBatch
-from dbbd_cli.tasks.scene_batches import PointBatch, SceneDataset
+from dbbd_cli.tasks.scene_batches import PointBatch, SceneDataset, SceneLoader
 from dbbd_cli.tasks.scene_config import SAMPLE_UNIT, SceneDataConfig
 from dbbd_cli.tasks.scene_data import prepared_scenes, split_refs
 
@@ -39,7 +39,7 @@ class SceneWorkload(ABC):
     """
 
     sample_unit = SAMPLE_UNIT
-    shares_batches = False
+    shares_batches = True
     out_of_memory_hint = "set model.gradient_checkpointing=true, or start a run with a smaller training.batch_size"
     module: nn.Module
 
@@ -60,7 +60,7 @@ class SceneWorkload(ABC):
 
     def add_loader(self, split: str, dataset: SceneDataset, *, batch_size: int, pin_memory: bool) -> None:
         """Add the loader of a split, shuffled for training."""
-        self.loaders[split] = BatchLoader(
+        self.loaders[split] = SceneLoader(
             dataset,
             batch_size=batch_size,
             shuffle=split == "train",

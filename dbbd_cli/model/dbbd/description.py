@@ -21,6 +21,7 @@ from dbbd_cli.model.dbbd.encoder import BranchFeatures
 from dbbd_cli.model.dbbd.layers import full_precision
 from dbbd_cli.model.dbbd.regions import RegionBatch, WholeRegions, region_means
 from dbbd_cli.model.numeric_pieces import PiecewiseCodes
+from dbbd_cli.model.processes import added, counting, means_of_rows
 
 _NUM_PIECES = 8
 _POINT_PART = 2.0
@@ -83,20 +84,22 @@ class DescriptionLoss(nn.Module):
             points = [self.codes(described.features[view.point]) for view in trees]
         errors, weights = [], []
         for branch, features in enumerate((down, up)):
+            missing = [features.points.new_zeros(0, dtype=self.share.dtype)] * (self.num_levels - len(features.regions))
             for number, rows in enumerate(features.regions):
                 head = self.region_heads[branch * self.num_levels + number]
                 target = targets[number]
                 target = target if whole is None else target.index_select(0, whole.rows[branch][number])
-                errors.append(self._errors(head(_normalized(rows)), target).mean())
-                weights.append(1.0)
+                errors.append(self._errors(head(_normalized(rows)), target))
             head = self.point_heads[branch]
-            errors.append(self._errors(head(_normalized(features.points)), points[branch]).mean())
-            weights.append(_POINT_PART)
-        if len(trees[0].levels) > 1:
-            errors.append(self._surroundings_error(down.points, trees[0], targets, whole))
+            errors += [*missing, self._errors(head(_normalized(features.points)), points[branch])]
+            weights += [1.0] * self.num_levels + [_POINT_PART]
+        means = means_of_rows(errors)
+        if self.num_levels > 1 and means[1] is not None:  # there are regions below the root, in any process
+            means.append(self._surroundings_error(down.points, trees[0], targets, whole))
             weights.append(1.0)
-        total = sum(weights)
-        return torch.stack([error * (weight / total) for error, weight in zip(errors, weights, strict=True)]).sum()
+        found = [(mean, weight) for mean, weight in zip(means, weights, strict=True) if mean is not None]
+        total = sum(weight for _, weight in found)
+        return torch.stack([mean * (weight / total) for mean, weight in found]).sum()
 
     def _surroundings_error(
         self, points: torch.Tensor, regions: RegionBatch, targets: Sequence[torch.Tensor], whole: WholeRegions | None
@@ -109,7 +112,7 @@ class DescriptionLoss(nn.Module):
             row = row if whole is None else whole.rows[0][number].index_select(0, row)
             errors = self._errors(predicted[:, number - 1], targets[number].index_select(0, row))
             total, count = total + (errors * exists).sum(), count + exists.sum()
-        return total / count.clamp(min=1)
+        return counting(total) / added(count).clamp(min=1)
 
     def _errors(self, predicted: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         """The squared error of each row, `(n,)`, averaged within groups, then over groups."""

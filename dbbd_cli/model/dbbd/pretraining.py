@@ -17,6 +17,7 @@ from dbbd_cli.model.dbbd.loss import (
     DbbdLoss,
     DbbdLosses,
     Projected,
+    Rows,
     alignment,
     effective_rank,
     feature_std,
@@ -26,6 +27,7 @@ from dbbd_cli.model.dbbd.loss import (
 from dbbd_cli.model.dbbd.regions import PartialView, RegionBatch
 from dbbd_cli.model.dbbd.teacher import Teacher
 from dbbd_cli.model.output import DeferredMetric, StepOutput
+from dbbd_cli.model.processes import gathered, gathered_levels, mean_of_part, once, part_of_whole
 
 LocalView = tuple[torch.Tensor, torch.Tensor, PartialView]
 """Coordinates `(N, 3)`, features `(N, C)` and regions of a small piece of each scene."""
@@ -44,6 +46,9 @@ class DbbdPretraining(nn.Module):
         description: the description loss, if there is one.
         description_weight: its weight.
     """
+
+    skips_parameters = True
+    """Not every batch has every level."""
 
     def __init__(
         self,
@@ -97,14 +102,15 @@ class DbbdPretraining(nn.Module):
         top_down, bottom_up, losses = self.compare(coord1, feat1, coord2, feat2, regions, second, local, described)
         # In half precision, a collapse would be hidden by rounding.
         with torch.no_grad(), torch.autocast(losses.total.device.type, enabled=False):
-            values = _metrics(losses, top_down, bottom_up)
+            points = [gathered(branch.points) for branch in (top_down, bottom_up)]
+            values = _metrics(losses, points)
             metrics: dict[str, torch.Tensor | DeferredMetric] = {
                 # Plain numbers, too, become tensors on the device, where they are summed without synchronization.
                 name: (value if isinstance(value, torch.Tensor) else losses.total.new_full((), value))
                 * regions.num_scenes
                 for name, value in values.items()
             }
-            grams = torch.stack([gram_matrix(branch.points) for branch in (top_down, bottom_up)])
+            grams = torch.stack([gram_matrix(rows) for rows in points])
             metrics["effective_rank"] = DeferredMetric(grams, _lower_rank)
         return StepOutput(loss=losses.total, metrics=metrics, num_samples=regions.num_scenes)
 
@@ -151,6 +157,7 @@ class DbbdPretraining(nn.Module):
         if local:
             totals = torch.stack([part[2].total for part in found])
             losses = replace(losses, total=totals.mean(), local=totals[1:].mean())
+        losses = replace(losses, total=part_of_whole(losses.total))
         if self.description is not None:
             losses = self._with_description(losses, *views, described)
         return one.features, two.features, losses
@@ -191,9 +198,10 @@ class DbbdPretraining(nn.Module):
         # If only the description is learned, these are only logged: their gradient would be a third of the step.
         is_learned = self.loss.region_weight > 0 or self.loss.point_weight > 0
         with torch.set_grad_enabled(is_learned and torch.is_grad_enabled()):
+            # Each of several processes computes the loss of all rows, and the gradient of its own.
             return self.loss(
-                self._pairs(down, up),
-                region_groups=[offset.diff().tolist() for offset in offsets] if within else None,
+                [(_whole(query), _whole(key)) for query, key in self._pairs(down, up)],
+                region_groups=_rows_of_scenes(offsets) if within else None,
                 point_groups=_points_of_scenes(regions) if within else None,
             )
 
@@ -244,17 +252,34 @@ class _Branch:
         return _Branch(of(self.student), of(self.teacher))
 
 
+def _whole(rows: Projected) -> Projected:
+    """The rows of all processes."""
+    vectors = gathered_levels([level.vectors for level in rows.regions])
+    regions, points = (
+        None if part.prototypes is None else once(part.prototypes) for part in (rows.regions[0], rows.points)
+    )
+    return Projected([Rows(level, regions) for level in vectors], Rows(gathered(rows.points.vectors), points))
+
+
+def _rows_of_scenes(offsets: Sequence[torch.Tensor]) -> list[list[int]]:
+    """How many rows of each level each scene has."""
+    return [rows.tolist() for rows in gathered_levels([offset.diff() for offset in offsets])]
+
+
 def _points_of_scenes(regions: RegionBatch) -> list[int]:
     """How many of the picked points, which are in scene order, each scene has."""
     first = torch.searchsorted(regions.point, regions.first_point)
-    return first.diff(append=first.new_tensor([len(regions.point)])).tolist()
+    return gathered(first.diff(append=first.new_tensor([len(regions.point)]))).tolist()
 
 
-def _metrics(
-    losses: DbbdLosses, top_down: BranchFeatures, bottom_up: BranchFeatures
-) -> dict[str, torch.Tensor | float]:
-    """The metrics of a batch as means over its scenes, without the effective rank."""
-    deviations = [feature_std(branch.points) for branch in (top_down, bottom_up)]
+def _metrics(losses: DbbdLosses, points: Sequence[torch.Tensor]) -> dict[str, torch.Tensor | float]:
+    """The metrics of a batch as means over its scenes, without the effective rank.
+
+    Args:
+        losses: the losses.
+        points: features `(S, D)` of the picked points, of both branches.
+    """
+    deviations = [feature_std(rows) for rows in points]
     values: dict[str, torch.Tensor | float] = {
         "region_loss": losses.region.detach(),
         "point_loss": losses.point.detach(),
@@ -268,7 +293,7 @@ def _metrics(
     if losses.local is not None:
         values["local_loss"] = losses.local.detach()
     if losses.description is not None:
-        values["description_loss"] = losses.description.detach()
+        values["description_loss"] = mean_of_part(losses.description.detach())
     for number, level in losses.levels.items():
         values[f"loss_level_{number}"] = level.loss.detach()
         values[f"chance_level_{number}"] = level.chance

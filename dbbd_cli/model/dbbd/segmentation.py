@@ -19,6 +19,7 @@ from dbbd_cli.model.forest import Forest
 from dbbd_cli.model.linear_probe import fit_probe
 from dbbd_cli.model.numeric_pieces import PiecewiseCodes
 from dbbd_cli.model.output import DeferredMetric, StepOutput
+from dbbd_cli.model.processes import Dropout, added, counting, gathered, part_of_whole
 
 IGNORED = -1
 """The class of points that do not count."""
@@ -82,7 +83,7 @@ class PointHead(nn.Module):
         self.scale2 = nn.Parameter(torch.randint(0, 2, (members, hidden_dim)).float() * 2 - 1)
         self.output = nn.Parameter(torch.randn(members, hidden_dim, num_classes) / math.sqrt(hidden_dim))
         self.bias = nn.Parameter(torch.zeros(members, num_classes))
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout, dim=1)
 
     def forward(self, features: torch.Tensor, context: Sequence[torch.Tensor], rows: torch.Tensor) -> torch.Tensor:
         """Returns the logits of all members, `(E, S, K)`.
@@ -198,6 +199,8 @@ class SceneSegmenter(nn.Module):
 
     class_counts: torch.Tensor
     class_weights: torch.Tensor
+    skips_parameters = True
+    """Not every configuration uses both branches of the encoder."""
 
     def __init__(
         self,
@@ -247,7 +250,8 @@ class SceneSegmenter(nn.Module):
             log_shares = self.log_shares(coord, encoder_features, head_features, regions)
             loss = self._cross_entropy(log_shares, target)
         if self.lovasz_weight > 0:
-            loss = loss + self.lovasz_weight * lovasz_softmax(log_shares.exp(), target)
+            lovasz = lovasz_softmax(gathered(log_shares.exp()), gathered(target))
+            loss = loss + self.lovasz_weight * part_of_whole(lovasz)
         metrics: dict[str, torch.Tensor | DeferredMetric] = {
             "counts": class_counts(log_shares.argmax(1), target, self.num_classes)
         }
@@ -344,10 +348,10 @@ class SceneSegmenter(nn.Module):
         return head_features.index_select(0, regions.point), parts, rows if parts else rows[:0]
 
     def _cross_entropy(self, log_shares: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-        """The weighted mean over the points that count; 0 if there are none."""
+        """The weighted mean over the points that count, or what is added to that of all processes; 0 if none do."""
         total = F.nll_loss(log_shares, target, self.class_weights, ignore_index=IGNORED, reduction="sum")
         weights = torch.where(target == IGNORED, 0.0, self.class_weights[target.clamp(min=0)])
-        return total / weights.sum().clamp(min=1e-6)
+        return counting(total) / added(weights.sum()).clamp(min=1e-6)
 
     def fit(
         self, head_features: torch.Tensor, classes: torch.Tensor, counts: torch.Tensor, *, weighting: str, seed: int

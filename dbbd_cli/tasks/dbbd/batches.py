@@ -55,5 +55,5 @@ class CutDataset(SceneDataset):
         if self.point_samples is None:
             return points
         counts = [int(part.sum()) for part in np.split(common, np.cumsum(sizes)[:-1])]
-        chosen = sample_points(counts, self.point_samples, seed=self.seed, epoch=epoch, samples=samples)
+        chosen = sample_points(counts, self.points_per_scene, seed=self.seed, epoch=epoch, samples=samples)
         return points if chosen is None else points[chosen]

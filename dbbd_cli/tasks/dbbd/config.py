@@ -133,7 +133,7 @@ class ContrastConfig(Section):
         "0: none",
     )
     point_samples: Annotated[int, Field(ge=2, le=65_536)] = Field(
-        4096, description="number of points compared per batch"
+        4096, description="number of points compared per batch, the same number of each scene"
     )
     symmetric: bool = Field(False, description="whether each of the two branches is the query in turn")
     negatives: Literal["batch", "scene"] = Field(

@@ -37,5 +37,5 @@ class LabeledDataset(SceneDataset):
         if not len(every):
             return starts[:1]  # one point, which does not count
         known = [place for place, scene in enumerate(scenes) if scene.segment is not None]
-        chosen = sample_points(sizes, self.point_samples, seed=self.seed, epoch=epoch, samples=samples[known])
+        chosen = sample_points(sizes, self.points_per_scene, seed=self.seed, epoch=epoch, samples=samples[known])
         return every if chosen is None else every[chosen]

@@ -143,7 +143,8 @@ class SegmentationLossConfig(Section):
         0.5, description="weight of the Lovász-softmax loss, which stands for the mean IoU"
     )
     point_samples: Annotated[int, Field(ge=1, le=1_000_000)] = Field(
-        8192, description="number of labeled points that are classified per training batch"
+        8192,
+        description="number of labeled points classified per training batch, the same number of each scene",
     )
 
 

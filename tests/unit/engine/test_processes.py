@@ -28,6 +28,23 @@ URLS = {
     "data": {"source": "synthetic", "sample_per_class": 75},
     "model": {"name": "url_net", "hash_bits": 10},
 }
+SCENES = {"source": "synthetic", "synthetic_scenes": 13, "synthetic_points": 1000, "max_depth": 3}
+SMALL = {"hidden_dim": 8, "output_dim": 8, "encoder_hidden_dims": [8], "propagator_hidden_dim": 8}
+LOSING = {"point_dropout": 0.5, "rotation_degrees": 90}
+
+
+def dbbd(views: dict[str, Any] | None = None, **loss: Any) -> dict[str, Any]:
+    return {
+        "task": "dbbd",
+        "data": {**SCENES, "views": views or {}},
+        "model": {**SMALL, "projection_dim": 8},
+        "loss": {"point_samples": 60, **loss},
+    }
+
+
+def segmentation(branches: str, **loss: Any) -> dict[str, Any]:
+    model = {**SMALL, "branches": branches, "forest_trees": 0, "head_hidden_dim": 8, "head_members": 2, "dropout": 0.2}
+    return {"task": "segmentation", "data": SCENES, "model": model, "loss": {"point_samples": 60, **loss}}
 
 
 def learned(folder: Path, values: dict[str, Any], processes: int, steps: int) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -59,8 +76,28 @@ def learned(folder: Path, values: dict[str, Any], processes: int, steps: int) ->
 
 @pytest.mark.parametrize(
     ("values", "batch_size", "accumulated", "processes"),
-    [(IMAGES, 8, 1, 2), ({**IMAGES, "model": {"name": "resnet18"}}, 8, 1, 2), (URLS, 12, 2, 3)],
-    ids=["images, uneven ends", "batch normalization", "URLs, accumulated gradients"],
+    [
+        (IMAGES, 8, 1, 2),
+        ({**IMAGES, "model": {"name": "resnet18"}}, 8, 1, 2),
+        (URLS, 12, 2, 3),
+        (dbbd(), 4, 1, 2),
+        (dbbd(symmetric=True, negatives="scene", level_weights=[1.0, 2.0]), 3, 1, 3),
+        (dbbd(kind="prototypes", momentum=0.9, num_prototypes=16), 4, 2, 2),
+        (dbbd(views={**LOSING, "local_views": 1}, description_weight=1.0), 4, 1, 2),
+        (segmentation("l2g"), 4, 1, 2),
+        (segmentation("both", lovasz_weight=0.0), 6, 1, 3),
+    ],
+    ids=[
+        "images, uneven ends",
+        "batch normalization",
+        "URLs, accumulated gradients",
+        "DBBD",
+        "DBBD, both directions, negatives of a scene",
+        "DBBD, prototypes from a teacher",
+        "DBBD, local views, description",
+        "segmentation",
+        "segmentation, both branches",
+    ],
 )
 def test_processes_learn_what_one_learns(
     tmp_path: Path, values: dict[str, Any], batch_size: int, accumulated: int, processes: int
@@ -69,7 +106,7 @@ def test_processes_learn_what_one_learns(
     run = {"device": "cpu", "precision": "fp32"}
     config = {**values, "seed": 3, "training": training, "run": run}
     # Batch normalization of few samples amplifies rounding in each step.
-    steps = 3 if values["model"]["name"] == "resnet18" else STEPS
+    steps = 3 if values["model"].get("name") == "resnet18" else STEPS
     alone, weights = learned(tmp_path, config, 1, steps)
     together, same = learned(tmp_path, config, processes, steps)
     assert len(together["losses"]) == steps
