@@ -64,8 +64,8 @@ Processes = Annotated[
     typer.Option(
         "--nproc",
         metavar="N|auto",
-        help="Train in N processes on this machine, each with its part of a batch N times as large; auto: one for each "
-        "GPU, or else for each processor.",
+        help="Compute in N processes on this machine, each with its part of a batch N times as large; auto: one for "
+        "each GPU, or else for each processor.",
         autocompletion=complete.processes,
     ),
 ]

@@ -11,7 +11,7 @@ from itertools import count
 from pathlib import Path
 
 from dbbd_cli.config.load import Override, dump_config
-from dbbd_cli.core.errors import CheckpointError, ConfigError, DbbdError, DiskError, reason_of
+from dbbd_cli.core.errors import CheckpointError, ConfigError, DiskError, reason_of
 from dbbd_cli.core.files import repair_of, write_text
 from dbbd_cli.core.paths import resume_command, shown_path
 from dbbd_cli.core.processes import Member
@@ -43,8 +43,15 @@ from dbbd_cli.services.resume_checks import (
     report_runtime_change,
     report_schedule_change,
 )
-from dbbd_cli.services.session import OpenedRun, build_workload, describe, open_run, show_facts
-from dbbd_cli.services.training import require_shared_batches, stopping_together, train_to_the_end
+from dbbd_cli.services.session import (
+    OpenedRun,
+    build_workload,
+    describe,
+    open_run,
+    require_shared_batches,
+    show_facts,
+)
+from dbbd_cli.services.training import stopping_together, train_to_the_end
 from dbbd_cli.tasks.configs import config_from_mapping
 
 
@@ -58,11 +65,7 @@ def continue_run(
     command: Sequence[str],
 ) -> TrainResult:
     """Continue a run whose folder is locked, as one of the processes that all call this; see `resume`."""
-    try:
-        run = open_run(target, prefer=NEWEST, overrides=overrides, force=force, progress=progress)
-    except DbbdError as error:
-        error.all_have_it = member.local_rank > 0  # then another process of this machine reports it
-        raise
+    run = open_run(target, prefer=NEWEST, overrides=overrides, force=force, progress=progress, member=member)
     with joined(member, timeout=run.config.run.process_timeout) as processes:
         return _continue(run, processes, overrides, force, progress, command)
 

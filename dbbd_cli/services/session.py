@@ -10,10 +10,11 @@ from typing import Any
 
 from dbbd_cli.config.load import Override
 from dbbd_cli.config.sections import TaskConfig, changed_settings
-from dbbd_cli.core.errors import CheckpointError, ConfigError, DataError, reason_of
+from dbbd_cli.core.errors import CheckpointError, ConfigError, DataError, DbbdError, reason_of
 from dbbd_cli.core.files import write_text
 from dbbd_cli.core.limits import is_memory_limited
 from dbbd_cli.core.paths import shown_path
+from dbbd_cli.core.processes import Member
 from dbbd_cli.core.progress import Progress
 from dbbd_cli.core.text import capitalized, printable
 from dbbd_cli.data.cache import is_cache_folder
@@ -71,7 +72,13 @@ class OpenedRun:
 
 
 def open_run(
-    target: Path, *, prefer: str, overrides: Sequence[Override], force: bool = False, progress: Progress
+    target: Path,
+    *,
+    prefer: str,
+    overrides: Sequence[Override],
+    force: bool = False,
+    progress: Progress,
+    member: Member | None = None,
 ) -> OpenedRun:
     """Open a run folder or a checkpoint file.
 
@@ -81,11 +88,20 @@ def open_run(
         overrides: settings that replace those of the run.
         force: whether to accept a list of samples that has changed.
         progress: receives a warning if a damaged checkpoint is skipped.
+        member: this process, if several open the run: only the first of a machine reports errors.
 
     Raises:
         CheckpointError: there is no usable checkpoint.
         ConfigError: an override is invalid.
     """
+    try:
+        return _opened(target, prefer, overrides, force, progress)
+    except DbbdError as error:
+        error.all_have_it = member is not None and member.local_rank > 0
+        raise
+
+
+def _opened(target: Path, prefer: str, overrides: Sequence[Override], force: bool, progress: Progress) -> OpenedRun:
     path, checkpoint = _find_checkpoint(target.resolve(), prefer, progress)
     _check_task(path, checkpoint["config"])
     try:
@@ -283,6 +299,21 @@ def build_workload(
         config, manifest, splits=splits, pretrained=pretrained, pin_memory=pin_memory, progress=progress
     )
     return workload, runtime
+
+
+def require_shared_batches(workload: Workload, processes: Processes) -> None:
+    """Check that several processes can train together.
+
+    Raises:
+        ConfigError: they cannot.
+    """
+    if processes.size > 1 and not workload.shares_batches:
+        error = ConfigError(
+            f"{workload.model_name} trains in one process, and {processes.size} were started",
+            hint="start it without --nproc, torchrun or srun",
+        )
+        error.all_have_it = True
+        raise error
 
 
 def describe(trainer: Trainer, manifest: Manifest) -> RunFacts:

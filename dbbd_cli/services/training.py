@@ -8,7 +8,7 @@ from pathlib import Path
 
 from dbbd_cli.config.load import dump_config
 from dbbd_cli.config.sections import TaskConfig, flat, to_plain
-from dbbd_cli.core.errors import ConfigError, DataError, DiskError, ProcessError, StoppedError
+from dbbd_cli.core.errors import DataError, DiskError, ProcessError, StoppedError
 from dbbd_cli.core.files import repair_of, write_text
 from dbbd_cli.core.metrics import best_of
 from dbbd_cli.core.paths import resume_command
@@ -22,7 +22,6 @@ from dbbd_cli.engine.failures import supervised
 from dbbd_cli.engine.processes import ALONE, Processes, joined
 from dbbd_cli.engine.runtime import seed_everything
 from dbbd_cli.engine.trainer import Run, Trainer, fit
-from dbbd_cli.engine.workload import Workload
 from dbbd_cli.report.drawing import message_of
 from dbbd_cli.report.save import save_figure
 from dbbd_cli.runs.folder import CONFIG, FIGURE, LOG, SPLITS, SYNTHETIC_NOTE, create_run_folder, locked
@@ -33,7 +32,7 @@ from dbbd_cli.services.inspect import warn_of_shortcuts
 from dbbd_cli.services.plot import history_figure
 from dbbd_cli.services.preparation import prepare_run
 from dbbd_cli.services.results import BestValue, RunFacts, TrainResult
-from dbbd_cli.services.session import build_workload, describe, show_facts
+from dbbd_cli.services.session import build_workload, describe, require_shared_batches, show_facts
 
 
 def train_together(config: TaskConfig, member: Member, progress: Progress, command: Sequence[str]) -> TrainResult:
@@ -109,21 +108,6 @@ def build_trainer(
     with supervised(workload):
         trainer = Trainer(workload, config, runtime, manifest.digest(), processes)
     return trainer, describe(trainer, manifest)
-
-
-def require_shared_batches(workload: Workload, processes: Processes) -> None:
-    """Check that several processes can train together.
-
-    Raises:
-        ConfigError: they cannot.
-    """
-    if processes.size > 1 and not workload.shares_batches:
-        error = ConfigError(
-            f"{workload.model_name} trains in one process, and {processes.size} were started",
-            hint="start it without --nproc, torchrun or srun",
-        )
-        error.all_have_it = True
-        raise error
 
 
 def train_to_the_end(

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from dbbd_cli.config.load import Override
 from dbbd_cli.config.sections import changed_settings
+from dbbd_cli.core.processes import from_environment
 from dbbd_cli.core.progress import Progress, Silent
 from dbbd_cli.core.text import printable
 from dbbd_cli.engine.checkpoint.files import BEST
 from dbbd_cli.engine.failures import supervised
 from dbbd_cli.engine.inference import place, run_split
+from dbbd_cli.engine.processes import joined
 from dbbd_cli.engine.runtime import Runtime
 from dbbd_cli.services.results import ValidateResult
-from dbbd_cli.services.session import OpenedRun, build_workload, load_module, open_run
+from dbbd_cli.services.session import OpenedRun, build_workload, load_module, open_run, require_shared_batches
 
 _TOLERANCE = {"fp32": 1e-4, "fp16": 2e-3, "bf16": 1.6e-2}
 """Largest relative difference from the logged loss, by precision: four roundings in half precision."""
@@ -26,7 +29,8 @@ _SMALLEST_LOSS = 0.1
 def validate(target: Path, *, overrides: Sequence[Override] = (), progress: Progress | None = None) -> ValidateResult:
     """Compute loss and metrics of a checkpoint on the validation split of its run.
 
-    A loss that differs from the logged one causes a warning.
+    A loss that differs from the logged one causes a warning. If torchrun or `srun` has started several processes, they
+    divide the batches among themselves.
 
     Args:
         target: a run folder (its best model is used), or a checkpoint file inside one.
@@ -36,17 +40,29 @@ def validate(target: Path, *, overrides: Sequence[Override] = (), progress: Prog
     Raises:
         DbbdError: see the subclasses in `core.errors`.
     """
-    progress = progress or Silent()
-    run = open_run(target, prefer=BEST, overrides=overrides, progress=progress)
-    workload, runtime = build_workload(
-        run.config, run.manifest, splits=("val",), pretrained=False, progress=progress, recorded=run.kept_runtime
-    )
-    load_module(workload, run)
-    place(workload.module, runtime)
-    loader = workload.loaders["val"]
-    with progress.phase("Validate", len(loader), sample_unit=workload.sample_unit) as bar, supervised(workload):
-        sums = run_split(workload, loader, runtime, bar)
-        sums.flush()
+    member = from_environment(os.environ)
+    progress = progress if progress and member.is_first else Silent()
+    run = open_run(target, prefer=BEST, overrides=overrides, progress=progress, member=member)
+    with joined(member, timeout=run.config.run.process_timeout) as processes:
+        with processes.in_turns():
+            workload, runtime = build_workload(
+                run.config,
+                run.manifest,
+                splits=("val",),
+                pretrained=False,
+                progress=progress,
+                recorded=run.kept_runtime,
+                processes=processes,
+            )
+        require_shared_batches(workload, processes)
+        load_module(workload, run)
+        place(workload.module, runtime)
+        loader = workload.loaders["val"]
+        # In the batches of training: the loss of some tasks depends on what is in a batch.
+        loader.divide(processes.rank, processes.size, run.batch_size or loader.batch_size)
+        with progress.phase("Validate", len(loader), sample_unit=workload.sample_unit) as bar, supervised(workload):
+            sums = processes.added_up(run_split(workload, loader, runtime, bar))
+            sums.flush()
     history = run.state.history
     metrics = workload.summarize(sums.values, sums.num_samples)
     logged = dict(history[-1]["val"]) if history and run.state.batch == 0 else None

@@ -15,11 +15,11 @@ from dbbd_cli.config.sections import RunConfig
 OUTPUT = {"--json", "--progress", "--quiet", "-q", "--debug", "--help", "-h"}
 SURFACE = {
     "train": {
-        "--config", "-c", "--set", "--epochs", "--run-name", "--runs-dir", "--device", "--nproc", "--precision", "--seed",
-        "--no-plots", "--dry-run", "--small",
+        "--config", "-c", "--set", "--epochs", "--run-name", "--runs-dir", "--device", "--nproc", "--precision",
+        "--seed", "--no-plots", "--dry-run", "--small",
     },
     "resume": {"RUN|CKPT", "--epochs", "--set", "--device", "--nproc", "--force"},
-    "validate": {"RUN|CKPT", "--set", "--device"},
+    "validate": {"RUN|CKPT", "--set", "--device", "--nproc"},
     "evaluate": {
         "RUN|CKPT", "--split", "--out", "--data", "--no-plots", "--corruptions", "--corruption-samples", "--config",
         "-c", "--set", "--device",

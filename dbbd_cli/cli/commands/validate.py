@@ -16,6 +16,7 @@ def validate(
     target: options.Target,
     settings: options.Settings = None,
     device: options.Device = None,
+    nproc: options.Processes = None,
     json: options.Json = False,
     progress: options.Progress = "auto",
     quiet: options.Quiet = False,
@@ -26,7 +27,9 @@ def validate(
     require_run_or_checkpoint(target)
     changes = options.overrides(settings, {"--device": ("run.device", device)})
     options.check_overrides(target, changes)
-    output = Output(as_json=json, style=progress, quiet=quiet)
+    if nproc is not None:
+        options.launch(nproc)
+    output = Output(as_json=json, style=progress, quiet=quiet, together=True)
 
     from dbbd_cli.cli.terminal import tables
     from dbbd_cli.services import validate as service

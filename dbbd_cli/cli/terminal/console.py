@@ -43,7 +43,7 @@ class Output:
         if member.size > 1 and not together:
             raise ConfigError(
                 f"{member.size} processes were started for a command that needs only one",
-                hint="start it without torchrun or srun; train and resume use several",
+                hint="start it without torchrun or srun; train, resume and validate use several",
             )
         self._as_json = as_json
         self._shows = member.is_first
