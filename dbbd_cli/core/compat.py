@@ -81,7 +81,7 @@ def cpu_capabilities() -> Mapping[str, Any]:
 
 
 def data_parallel(module: nn.Module, *, skips_parameters: bool) -> nn.Module:
-    """The module with gradients that are averaged over processes; its buffers are equal in all of them already.
+    """The module with gradients that are averaged over processes; its tensors are equal in all of them already.
 
     Args:
         module: the module.
@@ -93,7 +93,7 @@ def data_parallel(module: nn.Module, *, skips_parameters: bool) -> nn.Module:
 
     known = signature(DistributedDataParallel).parameters
     name = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"  # before PyTorch 2.14
-    options: dict[str, Any] = {name: False, "find_unused_parameters": skips_parameters}
+    options: dict[str, Any] = {name: False, "init_sync": False, "find_unused_parameters": skips_parameters}
     return DistributedDataParallel(module, **options)
 
 

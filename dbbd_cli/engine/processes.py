@@ -15,6 +15,8 @@ from typing import Any, NoReturn
 
 import torch
 from torch import distributed, nn
+from torch.distributed import PrefixStore  # type: ignore[attr-defined]
+from torch.distributed.rendezvous import rendezvous
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
@@ -126,6 +128,12 @@ class Processes(Member):
         if self.size == 1:
             return module
         share_layers(module)
+        # What was fitted to data may differ in the last digits between machines.
+        for tensor in (*module.parameters(), *module.buffers()):
+            content = tensor.detach().reshape(-1).contiguous()
+            distributed.broadcast(content.view(torch.uint8), 0)  # Gloo does not know all types
+            with torch.no_grad():
+                tensor.copy_(content.view(tensor.shape))
         return data_parallel(module, skips_parameters=getattr(module, "skips_parameters", False))
 
 
@@ -167,9 +175,11 @@ def joined(member: Member, *, timeout: float) -> Iterator[Processes]:
         )
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     with reporting_lost_processes():
-        distributed.init_process_group(
-            backend, rank=member.rank, world_size=member.size, timeout=timedelta(seconds=timeout)
-        )
+        limit = timedelta(seconds=timeout)
+        store, rank, size = next(rendezvous("env://", member.rank, member.size, timeout=limit))
+        # Where torchrun has restarted processes, they would find the addresses of those before.
+        store = PrefixStore(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"), store)
+        distributed.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=limit)
         try:
             yield Processes(member.rank, member.size, member.local_rank)
         finally:

@@ -15,10 +15,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from PIL import Image
 from program import TINY, differences, environment, only_run, run, start, whole_state
-
-from dbbd_cli.data.images.qr_code import render_qr
 
 if sys.platform == "win32":
     pytest.skip("needs signals", allow_module_level=True)
@@ -163,22 +160,18 @@ def test_srun_starts_processes_that_find_each_other(together: Path, tmp_path: Pa
     assert not differences(whole_state(only_run(tmp_path)), whole_state(only_run(together)))
 
 
-def test_a_sample_that_one_process_cannot_read_ends_all_and_is_named(tmp_path: Path) -> None:
-    for number in range(40):
-        folder = tmp_path / "pictures" / ("benign", "malicious")[number % 2]
-        folder.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(render_qr(f"https://example.org/{number}", 64)).save(folder / f"{number}.png")
-    options = ["--config", "smoke_qr", "--no-plots", "--device", "cpu", "--set", f"data.path={tmp_path / 'pictures'}"]
-    options += ["--set", "data.image_size=32", "--set", "training.batch_size=2", "--set", "data.num_workers=0"]
-    launcher = start(*nproc(2, "train", *options, "--epochs", "1000"), folder=tmp_path)
-    until(lambda: steps(tmp_path) >= 3, launcher)
-    for picture in (tmp_path / "pictures").rglob("1?.png"):
-        picture.write_bytes(b"no picture")
+def test_a_batch_that_one_process_cannot_load_ends_all_and_is_reported_once(together: Path, tmp_path: Path) -> None:
+    options = [*OPTIONS, "--epochs", str(EPOCHS), "--set", "data.num_workers=1"]
+    launcher = start(*nproc(2, "train", *options), folder=tmp_path)
+    until(lambda: steps(tmp_path) >= 10, launcher)
+    for worker in ranks(launcher)[1].children():
+        worker.kill()
     _, err = launcher.communicate(timeout=SECONDS)
     assert launcher.returncode == 3, err
-    assert len(re.findall(r"^Error: process [12] of 2: .*1\d\.png", err, re.MULTILINE)) == 1, err
-    assert err.count("Error") == 1
-    assert (only_run(tmp_path) / "ckpt.pth").exists()
+    assert err.count("Error") == err.count("Error: process 2 of 2: a data worker") == 1, err
+    code, _, err = run(*nproc(2, "resume", str(only_run(tmp_path))), folder=tmp_path, seconds=SECONDS)
+    assert code == 0, err
+    assert losses(tmp_path) == losses(together)
 
 
 def test_errors_are_shown_once(tmp_path: Path) -> None:
@@ -186,9 +179,17 @@ def test_errors_are_shown_once(tmp_path: Path) -> None:
         *nproc(2, "train", "--config", "qr_url", "--set", f"data.path={tmp_path / 'none'}"), folder=tmp_path
     )
     assert (code, err.count("Error")) == (3, 1), err
-    code, _, err = run(*nproc(2, "train", *TINY["dbbd"]), folder=tmp_path)
-    assert (code, err.count("Error")) == (2, 1), err
-    env = environment(RANK="0", LOCAL_RANK="0", WORLD_SIZE="2")
-    process = start("validate", "nothing", folder=tmp_path, env=env)
+    process = start("smoke", folder=tmp_path, env=environment(RANK="0", LOCAL_RANK="0", WORLD_SIZE="2"))
     _, err = process.communicate(timeout=SECONDS)
-    assert process.returncode != 0
+    assert process.returncode == 2
+    assert "2 processes were started for a command that needs only one" in err
+
+
+@pytest.mark.parametrize("task", ["dbbd", "segmentation"])
+def test_scenes_train_and_validate_in_several_processes(task: str, tmp_path: Path) -> None:
+    code, _, err = run(*nproc(2, "train", *TINY[task], "--epochs", "2"), folder=tmp_path, seconds=SECONDS)
+    assert (code, err.count("Warning")) == (0, 0), err
+    code, out, err = run(*nproc(2, "validate", str(only_run(tmp_path)), "--json"), folder=tmp_path, seconds=SECONDS)
+    assert (code, err.count("Warning")) == (0, 0), err
+    found = json.loads(out)
+    assert found["metrics"] == pytest.approx(found["logged"], rel=1e-4, abs=1e-5)
