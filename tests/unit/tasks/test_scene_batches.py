@@ -14,7 +14,7 @@ import torch
 from dbbd_cli.data.loader import BatchLoader
 from dbbd_cli.data.scenes.cache import Room, SceneRef, SceneSettings, prepared_scene
 from dbbd_cli.tasks.dbbd.config import DbbdConfig
-from dbbd_cli.tasks.scene_batches import PointBatch, SceneDataset, sample_points
+from dbbd_cli.tasks.scene_batches import PointBatch, SceneDataset, SceneLoader, sample_points
 
 Make = Callable[..., DbbdConfig]
 SETTINGS = SceneSettings(normal_neighbors=8, max_depth=2, min_region_points=16)
@@ -33,33 +33,32 @@ def per_scene(found: np.ndarray, num_points: list[int]) -> list[np.ndarray]:
     ]
 
 
-def test_points_are_sampled_in_proportion_to_scene_size_without_replacement() -> None:
+def test_points_of_each_scene_are_sampled_without_replacement() -> None:
     rng = np.random.default_rng(0)
     for _ in range(200):
         sizes = rng.integers(1, 400, rng.integers(1, 6)).tolist()
         count = int(rng.integers(2, 300))
         found = drawn(sizes, count)
-        if sum(sizes) <= count:
+        if max(sizes) <= count:
             assert found is None
             continue
         assert found is not None
-        assert len(found) == count
         assert found.dtype == np.int64
         assert (np.diff(found) > 0).all()  # ascending, hence unique
         assert found.min() >= 0
         assert found.max() < sum(sizes)
         for size, part in zip(sizes, per_scene(found, sizes), strict=True):
-            assert abs(len(part) - count * size / sum(sizes)) < 1
+            assert len(part) == min(size, count)
 
 
-@pytest.mark.parametrize(("sizes", "count"), [([10], 10), ([10], 11), ([3, 4], 7)])
-def test_small_batches_are_not_sampled(sizes: list[int], count: int) -> None:
+@pytest.mark.parametrize(("sizes", "count"), [([10], 10), ([10], 11), ([3, 4], 4)])
+def test_small_scenes_are_not_sampled(sizes: list[int], count: int) -> None:
     assert drawn(sizes, count) is None
-    assert drawn(sizes, sum(sizes) - 1) is not None
+    assert drawn(sizes, max(sizes) - 1) is not None
 
 
 def test_sampling_depends_on_seed_epoch_and_scene_alone() -> None:
-    together = drawn([300, 200], 50, [7, 4])
+    together = drawn([300, 200], 20, [7, 4])
     alone = drawn([200], 20, [4])
     assert together is not None
     assert alone is not None
@@ -136,6 +135,16 @@ def test_a_batch_concatenates_its_scenes(refs: list[SceneRef], tmp_path: Path) -
         batch.regions.levels[1].offset.tolist()
         == np.cumsum([0, *(int((s.tree.level == 1).sum()) for s in scenes)]).tolist()
     )
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_the_points_of_a_batch_are_divided_equally(refs: list[SceneRef], tmp_path: Path, processes: int) -> None:
+    loader = SceneLoader(dataset(refs, tmp_path), batch_size=2, shuffle=False, seed=5)
+    loader.divide(0, processes, 2 * processes)
+    batch = next(loader.batches(1))
+    assert [len(part) for part in per_scene(batch.regions.point.numpy(), batch.num_points.tolist())] == [
+        50 // (2 * processes)
+    ] * 2
 
 
 def test_without_sampling_all_points_are_compared_in_order(refs: list[SceneRef], tmp_path: Path) -> None:
