@@ -141,6 +141,11 @@ class TrainingConfig(Section):
     accumulate_batches: Count = Field(1, description="batches whose gradients are accumulated for one optimizer step")
     optimizer: Literal["adamw", "sgd"] = Field("adamw", description="optimizer; sgd uses momentum 0.9")
     learning_rate: Positive = Field(1e-3, description="learning rate after warm-up")
+    learning_rate_scaling: Literal["none", "sqrt", "linear"] = Field(
+        "none",
+        description="by what the learning rate of a new run in several processes, whose batches are larger, is "
+        "multiplied: none: 1; sqrt: the square root of the number of processes; linear: that number",
+    )
     weight_decay: NotNegative = Field(0.01, description="decoupled weight decay (L2 for sgd)")
     scheduler: Literal["reduce_on_plateau", "cosine", "step", "none"] = Field(
         "reduce_on_plateau", description="learning-rate schedule, updated after each epoch"

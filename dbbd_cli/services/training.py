@@ -41,7 +41,15 @@ def train_together(config: TaskConfig, member: Member, progress: Progress, comma
         with processes.in_turns():
             config, manifest = prepare_run(config, progress)
             warn_of_shortcuts(config, manifest, progress)
-        return train_new_run(config, manifest, progress, command, processes)
+        return train_new_run(_with_scaled_rate(config, processes.size), manifest, progress, command, processes)
+
+
+def _with_scaled_rate(config: TaskConfig, num_processes: int) -> TaskConfig:
+    """The configuration with the learning rate for batches of several processes; a resumed run keeps that rate."""
+    training = config.training
+    power = {"none": 0.0, "sqrt": 0.5, "linear": 1.0}[training.learning_rate_scaling]
+    rate = training.learning_rate * num_processes**power
+    return config.model_copy(update={"training": training.model_copy(update={"learning_rate": rate})})
 
 
 def train_new_run(

@@ -174,6 +174,20 @@ def test_a_batch_that_one_process_cannot_load_ends_all_and_is_reported_once(toge
     assert losses(tmp_path) == losses(together)
 
 
+def test_the_learning_rate_can_grow_with_the_batches(tmp_path: Path) -> None:
+    options = [*OPTIONS, "--epochs", "1", "--set", "training.learning_rate=0.01", "--set", "training.scheduler=none"]
+    scaling = ("--set", "training.learning_rate_scaling=linear")
+    code, _, err = run(*nproc(2, "train", *options, *scaling), folder=tmp_path, seconds=SECONDS)
+    assert code == 0, err
+    assert "at a learning rate of 0.02" in err
+    rows = [json.loads(line) for line in (only_run(tmp_path) / "history.jsonl").read_text().splitlines()]
+    assert {row["learning_rate"] for row in rows} == {0.02}
+    code, _, err = run("resume", str(only_run(tmp_path)), "--epochs", "2", folder=tmp_path, seconds=SECONDS)
+    assert code == 0, err
+    rows = [json.loads(line) for line in (only_run(tmp_path) / "history.jsonl").read_text().splitlines()]
+    assert {row["learning_rate"] for row in rows} == {0.02}
+
+
 def test_errors_are_shown_once(tmp_path: Path) -> None:
     code, _, err = run(
         *nproc(2, "train", "--config", "qr_url", "--set", f"data.path={tmp_path / 'none'}"), folder=tmp_path
