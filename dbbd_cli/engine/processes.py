@@ -90,6 +90,22 @@ class Processes(Member):
         """The values of all processes, of the types of JSON."""
         return [value] if self.size == 1 else [json.loads(text) for text in _gathered(json.dumps(value), self.size)]
 
+    def require_same_samples(self, digest: str) -> None:
+        """Check that all processes have the same list of samples.
+
+        Raises:
+            DataError: one has another.
+        """
+        every = self.everyone(digest)
+        other = next((rank for rank, found in enumerate(every) if found != every[0]), None)
+        if other is not None:
+            error = DataError(
+                f"process {other + 1} of {self.size} finds other samples than the first",
+                hint="make the same data available to all of them",
+            )
+            error.all_have_it = True
+            raise error
+
     def of_first(self, text: str) -> str:
         """The text of the first process."""
         return str(self.everyone(text)[0])

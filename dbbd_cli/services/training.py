@@ -107,6 +107,7 @@ def build_trainer(
     config: TaskConfig, manifest: Manifest, progress: Progress, processes: Processes = ALONE
 ) -> tuple[Trainer, RunFacts]:
     """Build a new run's trainer, whose weights depend on the seed alone, and the facts about the run."""
+    processes.require_same_samples(manifest.digest())
     seed_everything(config.seed)
     with processes.in_turns():
         workload, runtime = build_workload(

@@ -188,6 +188,22 @@ def test_the_learning_rate_can_grow_with_the_batches(tmp_path: Path) -> None:
     assert {row["learning_rate"] for row in rows} == {0.02}
 
 
+def test_processes_with_other_data_are_refused(tmp_path: Path) -> None:
+    started = []
+    for rank in range(2):
+        (tmp_path / str(rank)).mkdir()
+        rows = [f"https://{number}.example{rank}.org/,{number % 2}" for number in range(60)]
+        (tmp_path / str(rank) / "urls.csv").write_text("\n".join(["url,label", *rows]))
+        who = {"RANK": str(rank), "LOCAL_RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "localhost"}
+        env = environment(**who, MASTER_PORT=str(20_000 + os.getpid() % 10_000))
+        options = ("train", *OPTIONS, "--set", "data.path=urls.csv", "--set", "data.label_column=label")
+        started.append(start(*options, folder=tmp_path / str(rank), env=env))
+    ended = [process.communicate(timeout=SECONDS) for process in started]
+    assert [process.returncode for process in started] == [3, 3], ended
+    assert "process 2 of 2 finds other samples than the first" in ended[0][1]
+    assert ended[1] == ("", "")
+
+
 def test_errors_are_shown_once(tmp_path: Path) -> None:
     code, _, err = run(
         *nproc(2, "train", "--config", "qr_url", "--set", f"data.path={tmp_path / 'none'}"), folder=tmp_path
