@@ -141,7 +141,7 @@ class TrainingConfig(Section):
     accumulate_batches: Count = Field(1, description="batches whose gradients are accumulated for one optimizer step")
     optimizer: Literal["adamw", "sgd"] = Field("adamw", description="optimizer; sgd uses momentum 0.9")
     learning_rate: Positive = Field(1e-3, description="learning rate after warm-up")
-    learning_rate_scaling: Literal["none", "sqrt", "linear"] = Field(
+    scale_learning_rate: Literal["none", "sqrt", "linear"] = Field(
         "none",
         description="by what the learning rate of a new run in several processes, whose batches are larger, is "
         "multiplied: none: 1; sqrt: the square root of the number of processes; linear: that number",

@@ -308,7 +308,8 @@ class Run:
                 micro_batches = list(islice(batches, training.accumulate_batches))
             except DataError as error:
                 self.trainer.processes.fail(error)
-            self.stop.check()
+            if self.trainer.processes.size > 1:  # each has its next batch, so that all can stop here
+                self.stop.check()
             if not micro_batches:
                 return
             yield micro_batches
@@ -336,7 +337,7 @@ class Run:
         every = config.checkpoint.every_steps
         if trainer.processes.is_first and (every or state.epoch < config.training.epochs):
             self.writer.reserve(trainer.module, trainer.optimizer)
-        if trainer.processes.size == 1:  # several agree on it when each has its next batch
+        if trainer.processes.size == 1:
             self.stop.check()
         if every and state.step % every == 0 and not trainer.epoch_trained:
             self.save(background=True)

@@ -323,7 +323,7 @@ def describe(trainer: Trainer, manifest: Manifest) -> RunFacts:
     notes = dict(get_task(config.task).notes(config, manifest))
     if processes.size > 1 or batch_size != config.training.batch_size:
         notes["Processes"] = f"{processes.size:,}, for batches of {batch_size:,} {workload.sample_unit}"
-        if config.training.learning_rate_scaling != "none":
+        if config.training.scale_learning_rate != "none":
             notes["Processes"] += f" at a learning rate of {config.training.learning_rate:.3g}"
     return RunFacts(
         task=config.task,

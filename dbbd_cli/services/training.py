@@ -47,7 +47,7 @@ def train_together(config: TaskConfig, member: Member, progress: Progress, comma
 def _with_scaled_rate(config: TaskConfig, num_processes: int) -> TaskConfig:
     """The configuration with the learning rate for batches of several processes; a resumed run keeps that rate."""
     training = config.training
-    power = {"none": 0.0, "sqrt": 0.5, "linear": 1.0}[training.learning_rate_scaling]
+    power = {"none": 0.0, "sqrt": 0.5, "linear": 1.0}[training.scale_learning_rate]
     rate = training.learning_rate * num_processes**power
     return config.model_copy(update={"training": training.model_copy(update={"learning_rate": rate})})
 

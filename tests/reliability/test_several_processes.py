@@ -176,7 +176,7 @@ def test_a_batch_that_one_process_cannot_load_ends_all_and_is_reported_once(toge
 
 def test_the_learning_rate_can_grow_with_the_batches(tmp_path: Path) -> None:
     options = [*OPTIONS, "--epochs", "1", "--set", "training.learning_rate=0.01", "--set", "training.scheduler=none"]
-    scaling = ("--set", "training.learning_rate_scaling=linear")
+    scaling = ("--set", "training.scale_learning_rate=linear")
     code, _, err = run(*nproc(2, "train", *options, *scaling), folder=tmp_path, seconds=SECONDS)
     assert code == 0, err
     assert "at a learning rate of 0.02" in err
