@@ -219,11 +219,12 @@ class Trainer:
             "runtime": {**asdict(self.runtime.record()), "batch_size": self.batch_size},
             "splits": self.splits_sha256,
             # The replay check; the key is that of the format.
-            "proof": self._replay_check() if replay_check and self.processes.is_first else None,
+            "proof": (
+                make_replay_check(self.workload, self.runtime, self.state)
+                if replay_check and self.processes.is_first
+                else None
+            ),
         }
-
-    def _replay_check(self) -> dict[str, Any] | None:
-        return make_replay_check(self.workload, self.runtime, self.state)
 
     def save(self, folder: Path) -> None:
         """Write a checkpoint, and wait until it is on the disk; only the first process writes, but all take part.

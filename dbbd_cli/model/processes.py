@@ -113,7 +113,8 @@ def gathered_levels(levels: Sequence[torch.Tensor]) -> list[torch.Tensor]:
     counts = torch.cat(every)
     joined = _Gather.apply(torch.cat(list(levels)), counts.sum(1).tolist())
     parts = joined.split(counts.flatten().tolist())
-    return [torch.cat(parts[level::_MOST_LEVELS]) for level in range(int((counts.sum(0) > 0).sum()))]
+    num_levels = int(counts.sum(0).nonzero().max()) + 1  # one in between may be empty
+    return [torch.cat(parts[level::_MOST_LEVELS]) for level in range(num_levels)]
 
 
 def once(parameter: torch.Tensor) -> torch.Tensor:
