@@ -146,7 +146,7 @@ class Processes(Member):
         share_layers(module)
         # What was fitted to data may differ in the last digits between machines.
         for tensor in (*module.parameters(), *module.buffers()):
-            content = tensor.detach().reshape(-1).contiguous()
+            content = tensor.detach().clone(memory_format=torch.contiguous_format).view(-1)
             distributed.broadcast(content.view(torch.uint8), 0)  # Gloo does not know all types
             with torch.no_grad():
                 tensor.copy_(content.view(tensor.shape))

@@ -37,7 +37,7 @@ def learned(values: dict[str, Any], steps: int, processes: Processes = ALONE) ->
     )
     trainer = Trainer(workload, config, runtime, processes=processes)
     trainer.module.train()
-    losses = []
+    losses, metrics = [], []
     while trainer.state.step < steps:
         batches = workload.loaders["train"].batches(trainer.state.epoch)
         while (step := list(islice(batches, config.training.accumulate_batches))) and trainer.state.step < steps:
@@ -46,12 +46,14 @@ def learned(values: dict[str, Any], steps: int, processes: Processes = ALONE) ->
             after = trainer.processes.added_up(trainer.state.sums).plain()
             samples = after["num_samples"] - before["num_samples"]
             losses.append((after["values"]["loss"] - before["values"].get("loss", 0.0)) / samples)
+        metrics.append(trainer.metrics_of(trainer.state.sums))
         trainer.state.epoch, trainer.state.batch, trainer.state.sums = trainer.state.epoch + 1, 0, Sums()
     with Silent().phase("validate", len(workload.loaders["val"])) as bar:
         sums = run_split(workload, workload.loaders["val"], runtime, bar)
     samples = processes.added_up(sums).num_samples
     weights = {name: value.clone() for name, value in trainer.module.state_dict().items()}
-    return {"losses": losses, "val": trainer.metrics_of(sums), "samples": samples, "weights": weights}
+    metrics.append(trainer.metrics_of(sums))
+    return {"losses": losses, "metrics": metrics, "samples": samples, "weights": weights}
 
 
 def main() -> None:
