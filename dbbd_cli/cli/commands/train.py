@@ -10,6 +10,7 @@ import typer
 from dbbd_cli.cli import options
 from dbbd_cli.cli.completion import complete
 from dbbd_cli.cli.terminal.console import Output
+from dbbd_cli.core.errors import ConfigError
 
 EXAMPLES = """\
 dbbd train --config qr_cnn
@@ -90,7 +91,9 @@ def train(
     }
     # Report configuration errors at once, before anything heavy is imported.
     checked = load_config(config, options.overrides(settings, flags))
-    if nproc is not None and not dry_run:
+    if nproc is not None:
+        if dry_run:
+            raise ConfigError("--dry-run measures a single process", hint="leave out --nproc")
         options.launch(nproc)
     output = Output(as_json=json, style=progress, quiet=quiet, together=not dry_run)
 
