@@ -140,7 +140,7 @@ class SceneDataset:
     def points_per_scene(self) -> int:
         """Maximum points of a scene that are picked. They do not depend on the other scenes of its batch."""
         assert self.point_samples is not None
-        return max(1, self.point_samples // self.batch_size)
+        return max(1, self.point_samples // max(1, min(self.batch_size, len(self))))
 
 
 class SceneLoader(BatchLoader):

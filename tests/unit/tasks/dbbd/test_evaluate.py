@@ -77,8 +77,7 @@ def test_losses_come_with_chance_levels(tiny_point_config: Make) -> None:
         below = scene["region"][2]
     assert rows["level 1"]["rows"] == pytest.approx(regions[1], rel=1e-5)
     assert rows["level 2"]["rows"] <= len(np.unique(below)) + 1e-3
-    # Half of the 64 points of a batch, which is of two scenes.
-    assert rows["points"]["rows"] == pytest.approx(32, rel=1e-5)
+    assert rows["points"]["rows"] == pytest.approx(64, rel=1e-5)
     for row in rows.values():
         assert row["chance"] == pytest.approx(np.log(row["rows"]), rel=1e-5)
         assert 0 <= row["top1"] <= 1
