@@ -33,6 +33,8 @@ def run_batches(
     workload.module.eval()
     batches = loader.batches(epoch=0)
     for number, raw_batch in enumerate(batches if stop is None else stop.interruptible(batches)):
+        if stop is not None and stop.agree is not None:  # before the network, in which processes may wait for others
+            stop.check()
         share = loader.share(number)
         shared = Shared(share.samples, share.total) if loader.num_processes > 1 else None
         with torch.inference_mode(), runtime.autocast(), shared_batch(shared):
@@ -58,6 +60,6 @@ def run_split(
             metrics = workload.summarize(sums.values, sums.num_samples) if sums.num_samples else {}
             shown = {name: metrics[name] for name in workload.progress_metrics} if metrics else {}
         bar.advance(samples=output.num_samples, **shown)  # type: ignore[arg-type]
-        if stop is not None:
+        if stop is not None and stop.agree is None:
             stop.check()
     return sums

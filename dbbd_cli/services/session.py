@@ -55,8 +55,8 @@ class OpenedRun:
         manifest: the samples of the run and their splits.
         recorded: what the run was computed with.
         kept_runtime: whose precision `run.precision: auto` keeps; None if the command line sets the precision.
-        batch_size: samples of its batches, of all processes together; 0: `training.batch_size` in each process, as in a
-            run of an earlier version, or because the command line sets it.
+        batch_size: samples of its batches, of all processes together; 0: `training.batch_size` in each process, because
+            the command line sets it.
     """
 
     folder: Path
@@ -121,7 +121,7 @@ def _opened(target: Path, prefer: str, overrides: Sequence[Override], force: boo
     manifest = _manifest_of_run(path, config, checkpoint["splits"], force, progress)
     precision_given = any(override.key in ("run", "run.precision") for override in overrides)
     kept_runtime = None if precision_given else recorded
-    batch_size = checkpoint["runtime"].get("batch_size", 0)
+    batch_size = checkpoint["runtime"].get("batch_size", saved.training.batch_size)
     if any(override.key in ("training", "training.batch_size") for override in overrides):
         batch_size = 0
     return OpenedRun(path.parent, path, checkpoint, saved, config, state, manifest, recorded, kept_runtime, batch_size)
@@ -322,9 +322,8 @@ def describe(trainer: Trainer, manifest: Manifest) -> RunFacts:
     samples, batch_size = manifest.counts(), trainer.batch_size
     notes = dict(get_task(config.task).notes(config, manifest))
     if processes.size > 1 or batch_size != config.training.batch_size:
-        notes["Processes"] = f"{processes.size:,}, for batches of {batch_size:,} {workload.sample_unit}"
-        if config.training.scale_learning_rate != "none":
-            notes["Processes"] += f" at a learning rate of {config.training.learning_rate:.3g}"
+        batches = f"for batches of {batch_size:,} {workload.sample_unit}"
+        notes["Processes"] = f"{processes.size:,}, {batches}; learning rate {config.training.learning_rate:.3g}"
     return RunFacts(
         task=config.task,
         sample_unit=workload.sample_unit,

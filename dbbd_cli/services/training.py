@@ -49,7 +49,9 @@ def _with_scaled_rate(config: TaskConfig, num_processes: int) -> TaskConfig:
     training = config.training
     power = {"none": 0.0, "sqrt": 0.5, "linear": 1.0}[training.scale_learning_rate]
     rate = training.learning_rate * num_processes**power
-    return config.model_copy(update={"training": training.model_copy(update={"learning_rate": rate})})
+    # The configuration of the run is trained as it stands, also if another run begins from it.
+    scaled = training.model_copy(update={"learning_rate": rate, "scale_learning_rate": "none"})
+    return config.model_copy(update={"training": scaled})
 
 
 def train_new_run(
