@@ -67,31 +67,20 @@ def continue_run(
     """Continue a run whose folder is locked, as one of the processes that all call this; see `resume`."""
     run = open_run(target, prefer=NEWEST, overrides=overrides, force=force, progress=progress, member=member)
     with joined(member, timeout=run.config.run.process_timeout) as processes:
-        return _continue(run, processes, overrides, force, progress, command)
-
-
-def _continue(
-    run: OpenedRun,
-    processes: Processes,
-    overrides: Sequence[Override],
-    force: bool,
-    progress: Progress,
-    command: Sequence[str],
-) -> TrainResult:
-    if _is_newest(run):
-        refuse_unreadable(run.folder, lambda values, origin: config_from_mapping(values, origin=origin))
-        report_config_changes(run, progress)
-        return _continue_in(run.folder, run, processes, overrides, force, progress, command)
-    stopped_early = run.state.stopped_early and not _renews_patience(overrides)
-    if stopped_early or run.state.epoch > run.config.training.epochs:
-        raise ConfigError(
-            f"{shown_path(run.path)} is not the newest checkpoint of its run, and nothing is left to train from it",
-            hint="to continue a copy of the run from there, pass more epochs with --epochs",
-        )
-    folder = _branch(run, progress) if processes.is_first else run.folder
-    folder = Path(processes.of_first(str(folder)))
-    with locked(folder) if processes.is_first else nullcontext():
-        return _continue_in(folder, run, processes, overrides, force, progress, command)
+        if _is_newest(run):
+            refuse_unreadable(run.folder, lambda values, origin: config_from_mapping(values, origin=origin))
+            report_config_changes(run, progress)
+            return _continue_in(run.folder, run, processes, overrides, force, progress, command)
+        stopped_early = run.state.stopped_early and not _renews_patience(overrides)
+        if stopped_early or run.state.epoch > run.config.training.epochs:
+            raise ConfigError(
+                f"{shown_path(run.path)} is not the newest checkpoint of its run, and nothing is left to train from it",
+                hint="to continue a copy of the run from there, pass more epochs with --epochs",
+            )
+        folder = _branch(run, progress) if processes.is_first else run.folder
+        folder = Path(processes.of_first(str(folder)))
+        with locked(folder) if processes.is_first else nullcontext():
+            return _continue_in(folder, run, processes, overrides, force, progress, command)
 
 
 def _renews_patience(overrides: Sequence[Override]) -> bool:
