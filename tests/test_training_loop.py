@@ -365,7 +365,7 @@ class TestCheckpointing:
         assert not same(other.workload.module.state_dict(), checkpoint["module"], exact=True)
         torch.rand(5)
         np.random.rand(5)
-        other.load(checkpoint)
+        other.load(checkpoint, tmp_path)
         found, saved = other.to_plain(), {key: checkpoint[key] for key in trained.to_plain()}
         assert same(found, saved, exact=True)
         assert found["state"]["history"] == trained.state.history

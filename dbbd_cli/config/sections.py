@@ -113,6 +113,11 @@ class RunConfig(Section):
     )
     plots: bool = Field(True, description="draw training_history.png when training ends")
     log_every_steps: Count = Field(10, description="optimizer steps between step entries in history.jsonl")
+    shard_model: bool = Field(
+        False,
+        description="divide weights, gradients and optimizer state among the processes (FSDP2), for networks that one "
+        "device has no memory for; no effect in a single process",
+    )
     process_timeout: Positive = Field(
         1800.0,
         description="seconds that a process waits for the others that train with it, also while the first one prepares "

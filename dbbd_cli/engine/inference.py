@@ -12,6 +12,7 @@ from dbbd_cli.core.progress import Phase
 from dbbd_cli.core.signals import StopRequest
 from dbbd_cli.data.loader import BatchLoader
 from dbbd_cli.engine.runtime import Runtime
+from dbbd_cli.engine.sharding import without_gradient
 from dbbd_cli.engine.state import Sums
 from dbbd_cli.engine.workload import Workload
 from dbbd_cli.model.output import StepOutput
@@ -37,7 +38,7 @@ def run_batches(
             stop.check()
         share = loader.share(number)
         shared = Shared(share.samples, share.total) if loader.num_processes > 1 else None
-        with torch.inference_mode(), runtime.autocast(), shared_batch(shared):
+        with without_gradient(workload.module), runtime.autocast(), shared_batch(shared):
             output = workload.module(*workload.to_device(raw_batch, runtime.device, train=False))
         yield output, raw_batch
 

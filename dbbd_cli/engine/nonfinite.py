@@ -16,6 +16,7 @@ from dbbd_cli.core.paths import resume_command
 from dbbd_cli.core.progress import Progress
 from dbbd_cli.engine.checkpoint.files import NEWEST
 from dbbd_cli.engine.processes import ALONE, Processes
+from dbbd_cli.engine.sharding import own_part
 from dbbd_cli.engine.state import TrainState
 from dbbd_cli.runs.log import RunLog
 
@@ -169,23 +170,34 @@ class NonFiniteGuard:
         self.log.text("; ".join([text, *error.details]))
 
 
-def check_weights(weights: Mapping[str, torch.Tensor], state: TrainState, folder: Path) -> None:
+def check_weights(
+    weights: Mapping[str, torch.Tensor], state: TrainState, folder: Path, processes: Processes = ALONE
+) -> None:
     """Raise if weights are not finite, so that no checkpoint ever holds such weights.
+
+    Args:
+        weights: by name; of divided weights, each process checks its part.
+        state: where the run is.
+        folder: the run folder.
+        processes: those that train together, all of which call this.
 
     Raises:
         NotFiniteError: names the first of them.
     """
-    floating = {name: value for name, value in weights.items() if value.is_floating_point()}
+    floating = {name: own_part(value) for name, value in weights.items() if value.is_floating_point()}
     # A sum reads each value once and allocates nothing. It is never finite over NaN or infinity, but may overflow.
-    if bool(torch.isfinite(torch.stack([value.sum() for value in floating.values()])).all()):
+    if bool(processes.all_of(torch.isfinite(torch.stack([value.sum() for value in floating.values()])).all())):
         return
-    name = next((name for name, value in floating.items() if not bool(torch.isfinite(value).all())), None)
+    own = next((name for name, value in floating.items() if not bool(torch.isfinite(value).all())), None)
+    name = next((name for name in processes.everyone(own) if name is not None), None)
     if name is None:
         return
-    raise NotFiniteError(
+    error = NotFiniteError(
         f"epoch {state.epoch}, step {state.step}: {name} has non-finite values; nothing was saved",
         hint=f"lower training.learning_rate; {last_good(folder)}",
     )
+    error.all_have_it = processes.size > 1
+    raise error
 
 
 def last_good(folder: Path) -> str:

@@ -12,6 +12,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from dbbd_cli.config.sections import TrainingConfig
 from dbbd_cli.engine.eager_optimizer import eager
+from dbbd_cli.engine.sharding import is_sharded, whole
 
 
 def build_optimizer(
@@ -29,6 +30,7 @@ def build_optimizer(
     groups = _groups(module, training, lr_factors) if lr_factors else parameters
     fused = device.type in ("cpu", "cuda")
     if training.optimizer == "sgd":
+        fused = fused and not is_sharded(module)  # PyTorch has no such kernel
         sgd = eager(torch.optim.SGD)(
             groups, lr=training.learning_rate, momentum=0.9, weight_decay=training.weight_decay, fused=fused
         )
@@ -69,6 +71,11 @@ def load_optimizer(
     """
     kept = [{k: v for k, v in group.items() if k not in ("params", "lr")} for group in optimizer.param_groups]
     optimizer.load_state_dict(saved)
+    for parameter, values in optimizer.state.items():
+        for name, value in values.items():
+            # Fused kernels take values in the order in which they are in memory; a divided network has another one.
+            if value.shape == parameter.shape and value.stride() != parameter.stride():
+                values[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
     for group, settings in zip(optimizer.param_groups, kept, strict=True):
         if type(group["lr"]) is not float:
             raise ValueError("its learning rate is not a number")
@@ -90,7 +97,8 @@ def clip_gradient(module: nn.Module, largest: float | None, *, is_async: bool) -
     Returns:
         The norm before clipping, `()`, on the device.
     """
-    norm = nn.utils.get_total_norm([parameter.grad for parameter in module.parameters() if parameter.grad is not None])
+    gradients = [parameter.grad for parameter in module.parameters() if parameter.grad is not None]
+    norm = whole(nn.utils.get_total_norm(gradients))
     limit = math.inf if largest is None else largest
     # The same small number as in PyTorch.
     if is_async or not norm + 1e-6 <= limit:

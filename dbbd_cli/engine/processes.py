@@ -9,7 +9,8 @@ import json
 import os
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any, NoReturn
 
@@ -24,6 +25,7 @@ from dbbd_cli.core.compat import data_parallel
 from dbbd_cli.core.errors import ConfigError, DataError, ProcessError
 from dbbd_cli.core.processes import Member
 from dbbd_cli.data.loader import Share
+from dbbd_cli.engine.sharding import is_sharded, shard
 from dbbd_cli.engine.state import Sums
 from dbbd_cli.model.processes import Shared, share_layers, shared_batch
 
@@ -31,8 +33,15 @@ _FAILED = 1000
 """Stands for a failure where processes exchange the number of a signal; larger than any signal."""
 
 
+@dataclass(frozen=True)
 class Processes(Member):
-    """The processes that train together, and who this one is among them. All call its methods at the same time."""
+    """The processes that train together, and who this one is among them. All call its methods at the same time.
+
+    Attributes:
+        group: the connection between them; None: that which `joined` has made.
+    """
+
+    group: Any = None
 
     def wait(self) -> None:
         """Wait until all processes have come here."""
@@ -77,7 +86,7 @@ class Processes(Member):
         if self.size == 1:
             return number
         largest = torch.tensor([number])
-        distributed.all_reduce(largest, distributed.ReduceOp.MAX)
+        distributed.all_reduce(largest, distributed.ReduceOp.MAX, self.group)
         return int(largest)
 
     def device(self, wanted: str) -> str:
@@ -88,7 +97,7 @@ class Processes(Member):
 
     def everyone(self, value: Any) -> list[Any]:
         """The values of all processes, of the types of JSON."""
-        return [value] if self.size == 1 else [json.loads(text) for text in _gathered(json.dumps(value), self.size)]
+        return [value] if self.size == 1 else [json.loads(text) for text in self._gathered(json.dumps(value))]
 
     def require_same_samples(self, digest: str) -> None:
         """Check that all processes have the same list of samples.
@@ -115,7 +124,7 @@ class Processes(Member):
         if self.size == 1:
             return finite
         every = finite.to(torch.int32)
-        distributed.all_reduce(every, distributed.ReduceOp.MIN)
+        distributed.all_reduce(every, distributed.ReduceOp.MIN, self.group)
         return every.bool()
 
     def added_up(self, sums: Sums) -> Sums:
@@ -129,20 +138,51 @@ class Processes(Member):
                 values[name] = values.get(name, 0.0) + value
         return Sums(values, sum(part["num_samples"] for part in every))
 
+    def _gathered(self, text: str) -> list[str]:
+        """The texts of all processes."""
+        own = torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8)
+        lengths = [torch.zeros(1, dtype=torch.int64) for _ in range(self.size)]
+        distributed.all_gather(lengths, torch.tensor([len(own)]), self.group)
+        longest = max(int(length) for length in lengths)
+        texts = [own.new_zeros(longest) for _ in range(self.size)]
+        distributed.all_gather(texts, F.pad(own, (0, longest - len(own))), self.group)
+        return [bytes(text[: int(length)].tolist()).decode() for text, length in zip(texts, lengths, strict=True)]
+
+    def with_own_connection(self, timeout: float) -> Processes:
+        """The same processes, for a thread that exchanges values while the program does too."""
+        if self.size == 1:
+            return self
+        return replace(self, group=distributed.new_group(backend="gloo", timeout=timedelta(seconds=timeout)))
+
     @contextmanager
     def sharing(self, share: Share, network: nn.Module, *, is_last: bool = True) -> Iterator[None]:
         """Within the context, the network computes a share of a batch; gradients are exchanged after the last one."""
         if self.size == 1:
             yield
             return
-        assert isinstance(network, DistributedDataParallel)
-        with shared_batch(Shared(share.samples, share.total)), nullcontext() if is_last else network.no_sync():
+        exchanging: AbstractContextManager[None] = nullcontext()
+        if is_sharded(network):
+            network.set_requires_gradient_sync(is_last)  # type: ignore[operator]
+        elif not is_last:
+            assert isinstance(network, DistributedDataParallel)
+            exchanging = network.no_sync()
+        with shared_batch(Shared(share.samples, share.total)), exchanging:
             yield
 
     def wrapped(self, module: nn.Module) -> nn.Module:
         """The module with gradients that are averaged over processes; itself if there is only one."""
         if self.size == 1:
             return module
+        self._share(module)
+        return data_parallel(module, skips_parameters=getattr(module, "skips_parameters", False))
+
+    def sharded(self, module: nn.Module, device: torch.device) -> nn.Module:
+        """The module divided among processes, on the device."""
+        self._share(module)
+        return shard(module, device, self.size)
+
+    def _share(self, module: nn.Module) -> None:
+        """Make the module compute shares of batches, with the same tensors in all processes."""
         share_layers(module)
         # What was fitted to data may differ in the last digits between machines.
         for tensor in (*module.parameters(), *module.buffers()):
@@ -150,18 +190,6 @@ class Processes(Member):
             distributed.broadcast(content.view(torch.uint8), 0)  # Gloo does not know all types
             with torch.no_grad():
                 tensor.copy_(content.view(tensor.shape))
-        return data_parallel(module, skips_parameters=getattr(module, "skips_parameters", False))
-
-
-def _gathered(text: str, size: int) -> list[str]:
-    """The texts of all processes."""
-    own = torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8)
-    lengths = [torch.zeros(1, dtype=torch.int64) for _ in range(size)]
-    distributed.all_gather(lengths, torch.tensor([len(own)]))
-    longest = max(int(length) for length in lengths)
-    texts = [own.new_zeros(longest) for _ in range(size)]
-    distributed.all_gather(texts, F.pad(own, (0, longest - len(own))))
-    return [bytes(text[: int(length)].tolist()).decode() for text, length in zip(texts, lengths, strict=True)]
 
 
 ALONE = Processes()

@@ -23,6 +23,7 @@ from dbbd_cli.core.signals import StopRequest, StopRequestedError
 from dbbd_cli.core.text import counted
 from dbbd_cli.engine.checkpoint.files import save_checkpoint
 from dbbd_cli.engine.checkpoint.replay_check import make_replay_check
+from dbbd_cli.engine.checkpoint.shards import divided
 from dbbd_cli.engine.checkpoint.writer import CheckpointWriter
 from dbbd_cli.engine.epoch_table import EpochTable
 from dbbd_cli.engine.inference import place, run_split
@@ -39,6 +40,7 @@ from dbbd_cli.engine.nonfinite import (
 from dbbd_cli.engine.optimizer import LearningRate, build_optimizer, clip_gradient, load_optimizer
 from dbbd_cli.engine.processes import ALONE, Processes
 from dbbd_cli.engine.runtime import Runtime, random_state, restore_random_state
+from dbbd_cli.engine.sharding import is_sharded
 from dbbd_cli.engine.state import Sums, TrainState
 from dbbd_cli.engine.workload import Workload
 from dbbd_cli.runs.log import RunLog
@@ -171,12 +173,15 @@ class Trainer:
     scaler: torch.amp.GradScaler = field(init=False)
 
     def __post_init__(self) -> None:
-        self.module = place(self.workload.module, self.runtime)
         training = self.config.training
         self.batch_size = self.batch_size or self.workload.loaders["train"].batch_size * self.processes.size
         for loader in self.workload.loaders.values():
             loader.divide(self.processes.rank, self.processes.size, self.batch_size)
-        self.network = self.processes.wrapped(self.module)
+        if self.config.run.shard_model and self.processes.size > 1:
+            self.module = self.network = self.processes.sharded(self.workload.module, self.runtime.device)
+        else:
+            self.module = place(self.workload.module, self.runtime)
+            self.network = self.processes.wrapped(self.module)
         self.optimizer = build_optimizer(self.module, training, self.runtime.device, self.workload.lr_factors)
         steps = math.ceil(len(self.workload.loaders["train"]) / training.accumulate_batches)
         self.learning_rate = LearningRate(self.optimizer, training, steps)
@@ -206,6 +211,16 @@ class Trainer:
             )
         return self.workload.summarize(sums.values, sums.num_samples)
 
+    @property
+    def writers(self) -> Processes:
+        """The processes that write checkpoints: all of those among which the network is divided, else the first."""
+        return self.processes if is_sharded(self.module) else ALONE
+
+    @property
+    def writes(self) -> bool:
+        """Whether this process is one of them."""
+        return self.processes.is_first or is_sharded(self.module)
+
     def to_plain(self, *, replay_check: bool = True) -> dict[str, Any]:
         """The full state, for a checkpoint; `replay_check` says whether it includes the loss of the next batch."""
         return {
@@ -220,26 +235,36 @@ class Trainer:
             "splits": self.splits_sha256,
             # The replay check; the key is that of the format.
             "proof": (
-                make_replay_check(self.workload, self.runtime, self.state)
-                if replay_check and self.processes.is_first
+                make_replay_check(self.workload, self.runtime, self.state, self.writers)
+                if replay_check and self.writes
                 else None
             ),
         }
 
     def save(self, folder: Path) -> None:
-        """Write a checkpoint, and wait until it is on the disk; only the first process writes, but all take part.
+        """Write a checkpoint, and wait until it is on the disk; all processes take part.
+
+        Args:
+            folder: the run folder; that of the first process counts.
 
         Raises:
             NotFiniteError: the weights are not finite; nothing is written.
             DiskError: it cannot be written; earlier checkpoints are still there.
         """
         state = self.to_plain()
-        check_weights(state["module"], self.state, folder)
-        if self.processes.is_first:
-            save_checkpoint(state, folder, best=False, keep=self.config.checkpoint.keep)
+        check_weights(state["module"], self.state, folder, self.processes)
+        if self.writes:
+            save_checkpoint(state, folder, best=False, keep=self.config.checkpoint.keep, processes=self.writers)
 
-    def load(self, checkpoint: Mapping[str, Any]) -> None:
-        """Restore what `to_plain` returned, so that training continues as if it had never stopped."""
+    def load(self, checkpoint: Mapping[str, Any], path: Path) -> None:
+        """Restore what `to_plain` returned, so that training continues as if it had never stopped.
+
+        Args:
+            checkpoint: what was saved.
+            path: its file.
+        """
+        if is_sharded(self.module):
+            checkpoint = divided(checkpoint, path, self.module, self.optimizer)
         self.module.load_state_dict(checkpoint["module"])
         load_optimizer(self.optimizer, checkpoint["optimizer"], self.config.training, checkpoint["config"]["training"])
         self.learning_rate.load_state_dict(checkpoint["learning_rate"])
@@ -271,7 +296,7 @@ class Run:
     log: RunLog
     progress: Progress
     stop: StopRequest = field(default_factory=StopRequest)
-    writer: CheckpointWriter = field(init=False, default_factory=CheckpointWriter)
+    writer: CheckpointWriter = field(init=False)
     guard: NonFiniteGuard = field(init=False)
     table: EpochTable = field(init=False)
 
@@ -280,6 +305,8 @@ class Run:
         self.guard = NonFiniteGuard(
             self.trainer.state, config.training, self.folder, self.log, self.progress, self.trainer.processes
         )
+        # The thread that writes exchanges values while training does.
+        self.writer = CheckpointWriter(self.trainer.writers.with_own_connection(config.run.process_timeout))
         self.table = EpochTable(config.training.epochs, workload.progress_metrics, workload.monitor)
         # Reading a value waits for the GPU, or for other processes, so it is then done only at logging intervals.
         waits = self.trainer.runtime.is_async or self.trainer.processes.size > 1
@@ -336,7 +363,7 @@ class Run:
         self.count_time()
         self.writer.check()
         every = config.checkpoint.every_steps
-        if trainer.processes.is_first and (every or state.epoch < config.training.epochs):
+        if trainer.writes and (every or state.epoch < config.training.epochs):
             self.writer.reserve(trainer.module, trainer.optimizer)
         if trainer.processes.size == 1:
             self.stop.check()
@@ -407,8 +434,8 @@ class Run:
         """
         self.guard.read()
         state = self.trainer.to_plain(replay_check=replay_check)
-        check_weights(state["module"], self.trainer.state, self.folder)
-        if not self.trainer.processes.is_first:
+        check_weights(state["module"], self.trainer.state, self.folder, self.trainer.processes)
+        if not self.trainer.writes:
             return
         self.log.sync()
         keep = self.trainer.config.checkpoint.keep

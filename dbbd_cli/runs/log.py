@@ -165,6 +165,9 @@ class NoLog(RunLog):
     def text(self, text: str) -> None:
         """Write nothing."""
 
+    def sync(self) -> None:
+        """Write nothing."""
+
 
 def restore_history(path: Path, step: int, history: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     """Make the file hold its steps up to `step` and the epochs of the checkpoint; return the scalars of `step`."""

@@ -28,6 +28,7 @@ from dbbd_cli.engine.checkpoint.files import (
     refuse_unreadable,
     save_checkpoint,
 )
+from dbbd_cli.engine.checkpoint.shards import copy_shards
 from dbbd_cli.engine.environment import write_environment
 from dbbd_cli.engine.failures import supervised
 from dbbd_cli.engine.processes import Processes, joined
@@ -48,6 +49,7 @@ from dbbd_cli.services.session import (
     build_workload,
     describe,
     open_run,
+    require_shardable,
     require_shared_batches,
     show_facts,
 )
@@ -65,7 +67,15 @@ def continue_run(
     command: Sequence[str],
 ) -> TrainResult:
     """Continue a run whose folder is locked, as one of the processes that all call this; see `resume`."""
-    run = open_run(target, prefer=NEWEST, overrides=overrides, force=force, progress=progress, member=member)
+    run = open_run(
+        target,
+        prefer=NEWEST,
+        overrides=overrides,
+        force=force,
+        progress=progress,
+        member=member,
+        divided=member.size > 1,
+    )
     with joined(member, timeout=run.config.run.process_timeout) as processes:
         if _is_newest(run):
             refuse_unreadable(run.folder, lambda values, origin: config_from_mapping(values, origin=origin))
@@ -93,7 +103,7 @@ def _is_newest(run: OpenedRun) -> bool:
     if run.path.name == NEWEST or not newest.exists():
         return True
     try:
-        state = TrainState.from_plain(load_checkpoint(newest)["state"])
+        state = TrainState.from_plain(load_checkpoint(newest, whole=False)["state"])
     except (UnreadableCheckpointError, ValueError, TypeError, AttributeError):
         return False  # undamaged, so it must not be replaced
     except CheckpointError:
@@ -107,6 +117,7 @@ def _branch(run: OpenedRun, progress: Progress) -> Path:
     def fill(folder: Path) -> None:
         try:
             write_text(folder / SPLITS, run.manifest.to_json())
+            copy_shards(run.checkpoint, run.path, folder)
             for name in (ENVIRONMENT, HISTORY):
                 if (run.folder / name).is_file():
                     shutil.copyfile(run.folder / name, folder / name)
@@ -134,7 +145,9 @@ def _copy_best(run: OpenedRun, folder: Path, progress: Progress) -> bool:
     if state.best_epoch == len(state.history) and state.batch == 0:
         return state.best_epoch > 0
     try:
-        if len(load_checkpoint(best)["state"]["history"]) == state.best_epoch:
+        saved = load_checkpoint(best, whole=False)
+        if len(saved["state"]["history"]) == state.best_epoch:
+            copy_shards(saved, best, folder)
             shutil.copyfile(best, folder / BEST)
             return False
     except (CheckpointError, TypeError):
@@ -197,9 +210,10 @@ def _restored_trainer(run: OpenedRun, processes: Processes, progress: Progress) 
             processes=processes,
         )
     require_shared_batches(workload, processes)
+    require_shardable(workload, runtime, config, processes)
     trainer = Trainer(workload, config, runtime, manifest.digest(), processes, run.batch_size)
     try:
-        trainer.load(run.checkpoint)
+        trainer.load(run.checkpoint, run.path)
     except Exception as error:  # of any kind, as the file may contain anything
         raise CheckpointError(
             f"{run.path} does not match this configuration: {reason_of(error)}",

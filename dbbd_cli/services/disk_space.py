@@ -44,6 +44,7 @@ def check_disk_space(trainer: Trainer, folder: Path) -> None:
     existing = nearest_existing(folder)
     files = [(existing / name).stat() for name in checkpoint_names(existing)] if existing == folder else []
     # The best model may be a hard link to another checkpoint.
+    files += [file.stat() for file in existing.glob("shards-*/*")] if existing == folder else []
     present = sum({(file.st_dev, file.st_ino): file.st_size for file in files}.values())
     needed, free = checkpoints_bytes(trainer) - present, shutil.disk_usage(existing).free
     if needed > free:

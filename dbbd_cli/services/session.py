@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from dbbd_cli.config.load import Override
 from dbbd_cli.config.sections import TaskConfig, changed_settings
 from dbbd_cli.core.errors import CheckpointError, ConfigError, DataError, DbbdError, reason_of
@@ -20,6 +22,7 @@ from dbbd_cli.core.text import capitalized, printable
 from dbbd_cli.data.cache import is_cache_folder
 from dbbd_cli.data.manifest import Manifest
 from dbbd_cli.engine.checkpoint.files import UnreadableCheckpointError, checkpoint_names, load_checkpoint
+from dbbd_cli.engine.checkpoint.shards import with_whole_tensors
 from dbbd_cli.engine.processes import ALONE, Processes
 from dbbd_cli.engine.runtime import (
     Runtime,
@@ -79,6 +82,7 @@ def open_run(
     force: bool = False,
     progress: Progress,
     member: Member | None = None,
+    divided: bool = False,
 ) -> OpenedRun:
     """Open a run folder or a checkpoint file.
 
@@ -89,19 +93,27 @@ def open_run(
         force: whether to accept a list of samples that has changed.
         progress: receives a warning if a damaged checkpoint is skipped.
         member: this process, if several open the run: only the first of a machine reports errors.
+        divided: whether the tensors that processes divide among them (`run.shard_model`) are left to the trainer.
 
     Raises:
         CheckpointError: there is no usable checkpoint.
         ConfigError: an override is invalid.
     """
     try:
-        return _opened(target, prefer, overrides, force, progress)
+        return _opened(target, prefer, overrides, force, progress, divided)
     except DbbdError as error:
         error.all_have_it = member is not None and member.local_rank > 0
         raise
 
 
-def _opened(target: Path, prefer: str, overrides: Sequence[Override], force: bool, progress: Progress) -> OpenedRun:
+def _opened(
+    target: Path,
+    prefer: str,
+    overrides: Sequence[Override],
+    force: bool,
+    progress: Progress,
+    divided: bool,
+) -> OpenedRun:
     path, checkpoint = _find_checkpoint(target.resolve(), prefer, progress)
     _check_task(path, checkpoint["config"])
     try:
@@ -116,6 +128,8 @@ def _opened(target: Path, prefer: str, overrides: Sequence[Override], force: boo
         ) from error
     config = with_absolute_paths(config_from_mapping(checkpoint["config"], overrides, origin=str(path)))
     _refuse_fixed(saved, config)
+    if not (divided and config.run.shard_model):
+        checkpoint = with_whole_tensors(checkpoint, path)
     config = _with_own_cache(config, overrides, progress)
     report_cache_folder(config, progress)
     manifest = _manifest_of_run(path, config, checkpoint["splits"], force, progress)
@@ -146,7 +160,7 @@ def _find_checkpoint(target: Path, prefer: str, progress: Progress) -> tuple[Pat
             hint="pass a run folder, or a .pth file inside one; weights alone are for train with --set "
             "model.weights=PATH, and for evaluate if their task supports it",
         )
-    return target, load_checkpoint(target)
+    return target, load_checkpoint(target, whole=False)
 
 
 def _manifest_of_run(checkpoint: Path, config: TaskConfig, digest: object, force: bool, progress: Progress) -> Manifest:
@@ -228,7 +242,7 @@ def _first_usable(folder: Path, prefer: str, progress: Progress) -> tuple[Path, 
         if not path.exists():
             continue
         try:
-            checkpoint = load_checkpoint(path)
+            checkpoint = load_checkpoint(path, whole=False)
         except UnreadableCheckpointError:
             raise
         except CheckpointError as error:
@@ -312,6 +326,29 @@ def require_shared_batches(workload: Workload, processes: Processes) -> None:
             f"{workload.model_name} trains in one process, and {processes.size} were started",
             hint="start it without --nproc, torchrun or srun",
         )
+        error.all_have_it = True
+        raise error
+
+
+def require_shardable(workload: Workload, runtime: Runtime, config: TaskConfig, processes: Processes) -> None:
+    """Check that the network can be divided among processes, if it is to be.
+
+    Raises:
+        ConfigError: it cannot.
+    """
+    if not config.run.shard_model or processes.size == 1:
+        return
+    error = None
+    if getattr(workload.module, "skips_parameters", False):
+        error = ConfigError(
+            f"run.shard_model: {workload.model_name} cannot be divided, because a pass may leave out some weights",
+            hint="set it to false: each process then has the whole network",
+        )
+    elif runtime.dtype == torch.float16:
+        error = ConfigError(
+            "run.shard_model: the network cannot be divided in fp16", hint="use bf16 or fp32 with run.precision"
+        )
+    if error is not None:
         error.all_have_it = True
         raise error
 

@@ -32,7 +32,7 @@ from dbbd_cli.services.inspect import warn_of_shortcuts
 from dbbd_cli.services.plot import history_figure
 from dbbd_cli.services.preparation import prepare_run
 from dbbd_cli.services.results import BestValue, RunFacts, TrainResult
-from dbbd_cli.services.session import build_workload, describe, require_shared_batches, show_facts
+from dbbd_cli.services.session import build_workload, describe, require_shardable, require_shared_batches, show_facts
 
 
 def train_together(config: TaskConfig, member: Member, progress: Progress, command: Sequence[str]) -> TrainResult:
@@ -116,6 +116,7 @@ def build_trainer(
             config, manifest, splits=("train", "val"), pretrained=True, progress=progress, processes=processes
         )
     require_shared_batches(workload, processes)
+    require_shardable(workload, runtime, config, processes)
     with supervised(workload):
         trainer = Trainer(workload, config, runtime, manifest.digest(), processes)
     return trainer, describe(trainer, manifest)

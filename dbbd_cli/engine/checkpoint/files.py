@@ -18,11 +18,22 @@ from dbbd_cli.core.files import repair_of, replace_file
 from dbbd_cli.core.paths import resume_command
 from dbbd_cli.core.temporary import discard, final_name, temporary_file, temporary_link
 from dbbd_cli.core.text import printable
+from dbbd_cli.engine.checkpoint.shards import (
+    SHARDS,
+    folder_of,
+    remove_unused_shards,
+    verify_shards,
+    with_whole_tensors,
+    write_shards,
+)
+from dbbd_cli.engine.processes import ALONE, Processes
+from dbbd_cli.engine.sharding import shards_of
 from dbbd_cli.engine.state import TrainState
 from dbbd_cli.model.digest import digest_matches, has_digest, is_sparse, save_with_digest
 from dbbd_cli.model.weights import ContentError, load_tensors
 
 CHECKPOINT_FORMAT = 2
+_FORMAT_WITH_SHARDS = 3
 WRITER = "dbbd_version"
 """Key of the version that wrote a checkpoint."""
 NEWEST = "ckpt.pth"
@@ -58,7 +69,13 @@ def checkpoint_names(folder: Path) -> list[str]:
 
 
 def save_checkpoint(
-    state: Mapping[str, Any], folder: Path, *, best: bool, keep: int, on_chunk: Callable[[], None] = lambda: None
+    state: Mapping[str, Any],
+    folder: Path,
+    *,
+    best: bool,
+    keep: int,
+    on_chunk: Callable[[], None] = lambda: None,
+    processes: Processes = ALONE,
 ) -> None:
     """Make `state` the newest checkpoint of a run folder, and optionally also the best model.
 
@@ -71,15 +88,22 @@ def save_checkpoint(
         best: whether `best_model.pth` becomes this state, too.
         keep: how many of the newest checkpoints are kept, including this one; the best model is kept in addition.
         on_chunk: called every few MB; if it raises, the save is abandoned and the folder stays as it was.
+        processes: those among which the state is divided, all of which call this; the folder of the first one counts.
 
     Raises:
         DiskError: the disk is full or not writable; existing checkpoints are unchanged.
     """
     newest = folder / NEWEST
     temporary: Path | None = None
+    size = state_bytes(state)
     try:
+        if shards_of(state):
+            state = write_shards(state, folder, processes)
+        if not processes.is_first:
+            return
         temporary = temporary_file(newest)
-        content = {**state, "format": CHECKPOINT_FORMAT, WRITER: __version__}
+        number = _FORMAT_WITH_SHARDS if SHARDS in state else CHECKPOINT_FORMAT
+        content = {**state, "format": number, WRITER: __version__}
         save_with_digest(content, temporary, on_chunk)
         temporary.stat()  # raises if the folder was moved or removed
         if not digest_matches(temporary, on_chunk):
@@ -95,11 +119,23 @@ def save_checkpoint(
         replace_file(temporary, newest)
         for name in set(checkpoint_names(folder)) - {NEWEST, BEST} - {previous_name(age) for age in range(1, keep)}:
             (folder / name).unlink(missing_ok=True)
+        _remove_unused_shards(folder)
     except OSError as error:
-        raise disk_error(error, folder, state_bytes(state)) from error
+        raise disk_error(error, folder, size) from error
     finally:
         if temporary is not None:
             discard(temporary)
+
+
+def _remove_unused_shards(folder: Path) -> None:
+    """Remove the parts of checkpoints that no longer exist; of none if a checkpoint cannot be read."""
+    if not any(folder.glob("shards-*")):
+        return
+    try:
+        used = {folder_of(load_tensors(path, without_data=True)) for path in folder.glob("*.pth")}
+    except (CheckpointError, ValueError):
+        return
+    remove_unused_shards(folder, {name for name in used if name is not None})
 
 
 def _replace_by_link(path: Path, target: Path) -> None:
@@ -130,8 +166,12 @@ def disk_error(error: OSError, folder: Path, checkpoint_bytes: int = 0) -> DiskE
     return DiskError(what, hint=f"{repair}, then continue with: {resume_command(folder)}")
 
 
-def load_checkpoint(path: Path) -> dict[str, Any]:
-    """Read a checkpoint onto the CPU after verifying its digest. None of its code can run.
+def load_checkpoint(path: Path, *, whole: bool = True) -> dict[str, Any]:
+    """Read a checkpoint onto the CPU after verifying its digests. None of its code can run.
+
+    Args:
+        path: the file.
+        whole: whether to read the tensors that processes had divided; otherwise they are left out.
 
     Raises:
         UnreadableCheckpointError: the file is undamaged, but this version cannot read it.
@@ -167,11 +207,12 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         raise _unreadable(path, f"{path} lacks {', '.join(missing)}, which dbbd {__version__} needs", state)
     if not has_digest(path):
         raise CheckpointError(f"{path} is damaged: it does not end with its SHA-256", hint=hint)
-    return state
+    verify_shards(state, path)
+    return with_whole_tensors(state, path) if whole else state
 
 
 def _has_known_format(state: Mapping[str, Any]) -> bool:
-    return type(state["format"]) is int and state["format"] == CHECKPOINT_FORMAT
+    return type(state["format"]) is int and state["format"] in (CHECKPOINT_FORMAT, _FORMAT_WITH_SHARDS)
 
 
 def _cannot_read(path: Path, reason: object, state: Mapping[str, Any]) -> UnreadableCheckpointError:
@@ -195,9 +236,17 @@ def is_damaged(path: Path) -> bool:
     if not path.is_file():
         return True
     try:
-        return not has_digest(path) or is_sparse(path) or not digest_matches(path)
+        if not has_digest(path) or is_sparse(path) or not digest_matches(path):
+            return True
     except OSError:
         return False
+    try:
+        verify_shards(load_tensors(path, without_data=True), path)
+    except ContentError:
+        return False  # undamaged, but nothing that can be read
+    except CheckpointError:
+        return True
+    return False
 
 
 def refuse_unreadable(folder: Path, check_config: Callable[[Any, str], object]) -> None:

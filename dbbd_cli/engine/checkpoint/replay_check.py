@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 import torch
 
 from dbbd_cli import __version__
 from dbbd_cli.core.errors import CheckpointError, DbbdError
+from dbbd_cli.engine.processes import ALONE, Processes
 from dbbd_cli.engine.runtime import Runtime
+from dbbd_cli.engine.sharding import without_gradient
 from dbbd_cli.engine.state import TrainState
 from dbbd_cli.engine.workload import Workload
 
@@ -25,17 +28,30 @@ _SMALLEST_LOSS = 0.1
 _NAMES_SHOWN = 8
 
 
-def make_replay_check(workload: Workload, runtime: Runtime, state: TrainState) -> dict[str, Any] | None:
+def make_replay_check(
+    workload: Workload, runtime: Runtime, state: TrainState, processes: Processes = ALONE
+) -> dict[str, Any] | None:
     """The next batch and its loss, as plain values; None if that batch cannot be loaded.
 
     Changes neither weights nor statistics nor random streams: the forward pass is in evaluation mode.
+
+    Args:
+        workload: data and network.
+        runtime: device and precision.
+        state: where the run is.
+        processes: those among which the network is divided, all of which call this.
     """
     loader = workload.loaders["train"]
     epoch, batch = (state.epoch, state.batch) if state.batch < len(loader) else (state.epoch + 1, 0)
     keys = loader.keys_of(epoch, batch)
+    raw_batch = None
+    with suppress(DbbdError, OSError):  # an unreadable sample: training reports it, after this state is saved
+        raw_batch = loader.make(keys)
+    if processes.agreed(int(raw_batch is None)):
+        return None
     try:
-        loss, names = _replay(workload, runtime, keys)
-    except (DbbdError, OSError):  # an unreadable sample: training reports it, after this state is saved
+        loss, names = _replay(workload, runtime, raw_batch)
+    except (DbbdError, OSError):
         return None
     return {
         "epoch": epoch,
@@ -65,7 +81,7 @@ def verify_replay_check(workload: Workload, runtime: Runtime, saved: Mapping[str
     # The start: of several processes, the first made the check of its share; and between epochs, batches may grow.
     if not loader.is_start_of(keys, epoch, batch):
         raise _refusal(f"{where} would consist of other samples than when the checkpoint was written", [])
-    loss, names = _replay(workload, runtime, keys)
+    loss, names = _replay(workload, runtime, loader.make(keys))
     tolerance = max(_TOLERANCE.get(device, 1e-3) for device in (saved["device"], runtime.device.type))
     if loss == saved_loss or (math.isnan(loss) and math.isnan(saved_loss)):
         return
@@ -110,16 +126,15 @@ def _refusal(message: str, details: list[str]) -> CheckpointError:
     )
 
 
-def _replay(workload: Workload, runtime: Runtime, keys: list[tuple[int, int]]) -> tuple[float, list[str]]:
+def _replay(workload: Workload, runtime: Runtime, raw_batch: Any) -> tuple[float, list[str]]:
     """The loss of a batch in evaluation mode, and the names of its samples.
 
     Always in fp32: bf16 would hide most changes.
     """
-    raw_batch = workload.loaders["train"].make(keys)
     training = workload.module.training
     workload.module.eval()
     try:
-        with torch.inference_mode():
+        with without_gradient(workload.module):
             loss = workload.module(*workload.to_device(raw_batch, runtime.device, train=True)).loss
         return float(loss), workload.names(raw_batch, "train")
     finally:

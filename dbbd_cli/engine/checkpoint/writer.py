@@ -13,6 +13,8 @@ import torch
 from torch import nn
 
 from dbbd_cli.engine.checkpoint.files import save_checkpoint
+from dbbd_cli.engine.processes import ALONE, Processes
+from dbbd_cli.engine.sharding import is_shard, own_part, with_part
 
 _POLL_SECONDS = 0.2
 
@@ -26,9 +28,13 @@ class CheckpointWriter:
 
     On leaving the context, everything is on the disk, or its error has been raised. Only a KeyboardInterrupt, which
     stops the process at once, abandons the checkpoint that is being written.
+
+    Args:
+        processes: those among which the states are divided, all of which write; with a connection of their own.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, processes: Processes = ALONE) -> None:
+        self.processes = processes
         self._in_context = False
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
@@ -79,7 +85,7 @@ class CheckpointWriter:
             if copied is not None:
                 self._start(self._write, {**state, **copied}, folder, best, keep)
                 return
-        save_checkpoint(state, folder, best=best, keep=keep)
+        save_checkpoint(state, folder, best=best, keep=keep, processes=self.processes)
 
     def wait(self) -> None:
         """Wait until all states are on the disk.
@@ -122,7 +128,8 @@ class CheckpointWriter:
             return None
 
     def _write(self, state: Mapping[str, Any], folder: Path, best: bool, keep: int) -> None:
-        save_checkpoint(state, folder, best=best, keep=keep, on_chunk=self._require_not_abandoned)
+        abandoning = self._require_not_abandoned
+        save_checkpoint(state, folder, best=best, keep=keep, on_chunk=abandoning, processes=self.processes)
 
     def _require_not_abandoned(self) -> None:
         if self._abandoned.is_set():
@@ -148,6 +155,8 @@ class _Memory:
         devices = set()
 
         def copied(value: Any) -> Any:
+            if is_shard(value):
+                return with_part(value, copied(own_part(value)))
             if isinstance(value, torch.Tensor):
                 source = value.untyped_storage()
                 if source.data_ptr() not in copies:
