@@ -8,7 +8,7 @@ import typer
 
 from dbbd_cli import __version__
 from dbbd_cli.cli.boundary import Program
-from dbbd_cli.cli.commands import evaluate, inspect, plot, predict, prepare, resume, smoke, train, validate
+from dbbd_cli.cli.commands import evaluate, export, inspect, plot, predict, prepare, resume, smoke, train, validate
 from dbbd_cli.cli.completion import scripts as completion_scripts
 from dbbd_cli.cli.terminal.help import Command
 from dbbd_cli.cli.terminal.streams import write_result
@@ -32,6 +32,7 @@ app.command("resume", cls=Command, epilog=resume.EXAMPLES)(resume.resume)
 app.command("validate", cls=Command, epilog=validate.EXAMPLES)(validate.validate)
 app.command("evaluate", cls=Command, epilog=evaluate.EXAMPLES)(evaluate.evaluate)
 app.command("predict", cls=Command, epilog=predict.EXAMPLES)(predict.predict)
+app.command("export", cls=Command, epilog=export.EXAMPLES)(export.export)
 app.command("plot", cls=Command, epilog=plot.EXAMPLES)(plot.plot)
 app.command("inspect", cls=Command, epilog=inspect.EXAMPLES)(inspect.inspect)
 app.command("prepare", cls=Command, epilog=prepare.EXAMPLES)(prepare.prepare)

@@ -11,6 +11,7 @@ from typing import Any
 
 import psutil
 import torch
+from safetensors.torch import load_file
 
 from dbbd_cli.core.compat import refused_global
 from dbbd_cli.core.errors import CheckpointError, reason_of
@@ -65,7 +66,7 @@ class InertObject:
 
 
 def load_tensors(path: Path, *, objects: bool = False, without_data: bool = False) -> object:
-    """Load a file that `torch.save` wrote and that holds tensors and plain values only. None of its code can run.
+    """Load a file of tensors and plain values that `torch.save` wrote, or safetensors. None of its code can run.
 
     Args:
         path: the file. If it carries its digest, the digest must match.
@@ -86,7 +87,10 @@ def load_tensors(path: Path, *, objects: bool = False, without_data: bool = Fals
                 raise ContentError(f"{path} is damaged: its SHA-256 does not match")
         with warnings.catch_warnings(), torch.serialization.safe_globals(_stand_ins(path) if objects else []):
             warnings.simplefilter("ignore")  # the error below reports what matters
-            content = torch.load(path, map_location="meta" if without_data else "cpu", weights_only=True)
+            if path.suffix == ".safetensors":
+                content: object = load_file(path)
+            else:
+                content = torch.load(path, map_location="meta" if without_data else "cpu", weights_only=True)
         _require_plain(content, "meta" if without_data else "cpu")
     except FileNotFoundError as error:
         raise CheckpointError(f"{path} does not exist", hint="check the path") from error
@@ -104,7 +108,7 @@ def load_tensors(path: Path, *, objects: bool = False, without_data: bool = Fals
         known = isinstance(error, _UnexpectedValueError)
         raise ContentError(
             f"{path} is not a valid file of tensors: it {error if known else 'is damaged, unsafe, or of another kind'}",
-            hint="use a state dict or checkpoint that torch.save wrote; TorchScript and tar archives are not read",
+            hint="use safetensors, or what torch.save wrote; TorchScript and tar archives are not read",
         ) from error
     return content
 

@@ -154,6 +154,20 @@ class PrepareResult:
 
 
 @dataclass(frozen=True)
+class ExportResult:
+    """The outcome of `export`."""
+
+    checkpoint: Path
+    task: str
+    epoch: int
+    """Epochs that the weights were trained for."""
+    tensors: int
+    size_mb: float
+    """Size of the weights in units of 1024² bytes."""
+    file: Path
+
+
+@dataclass(frozen=True)
 class InspectResult:
     """The outcome of `inspect`."""
 

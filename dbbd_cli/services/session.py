@@ -114,7 +114,7 @@ def _opened(
     progress: Progress,
     divided: bool,
 ) -> OpenedRun:
-    path, checkpoint = _find_checkpoint(target.resolve(), prefer, progress)
+    path, checkpoint = find_checkpoint(target.resolve(), prefer, progress)
     _check_task(path, checkpoint["config"])
     try:
         saved = with_absolute_paths(config_from_mapping(checkpoint["config"], origin=str(path)))
@@ -150,7 +150,20 @@ def _check_task(path: Path, config: Any) -> None:
         raise CheckpointError(f"{path}: {error.message}", hint="install the package that provides the task") from error
 
 
-def _find_checkpoint(target: Path, prefer: str, progress: Progress) -> tuple[Path, dict[str, Any]]:
+def find_checkpoint(target: Path, prefer: str, progress: Progress) -> tuple[Path, dict[str, Any]]:
+    """The checkpoint that `target` means, a file or a run folder, without tensors that processes had divided.
+
+    Args:
+        target: a run folder, or a checkpoint inside one.
+        prefer: the checkpoint to use if `target` is a run folder.
+        progress: receives a warning if a damaged checkpoint is skipped.
+
+    Returns:
+        Its file and its content.
+
+    Raises:
+        CheckpointError: there is no usable checkpoint.
+    """
     if target.is_dir():
         return _first_usable(target, prefer, progress)
     if target.is_file() and not is_run_folder(target.parent):

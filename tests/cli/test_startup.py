@@ -16,7 +16,7 @@ from dbbd_cli.config.shipped import shipped_configs
 HEAVY = ("torch", "torchvision", "torchmetrics", "matplotlib", "tensorboard", "numpy", "scipy", "PIL", "yaml")
 MOST_FOR_HELP = 45
 """Modules beyond Typer's. More would slow down the start of every command: raise this only for a reason."""
-COMMANDS = ("train", "resume", "validate", "evaluate", "predict", "plot", "inspect", "prepare", "smoke")
+COMMANDS = ("train", "resume", "validate", "evaluate", "predict", "export", "plot", "inspect", "prepare", "smoke")
 
 # Runs several command lines in one process, which is faster than one process each, and reports the modules after each.
 SCRIPT = """

@@ -25,6 +25,7 @@ SURFACE = {
         "-c", "--set", "--device",
     },
     "predict": {"RUN|CKPT", "INPUT...", "--explain", "--csv", "--html", "--out", "--set", "--device"},
+    "export": {"RUN|CKPT", "--out"},
     "plot": {"RUN...", "--out", "--format"},
     "inspect": {"--config", "-c", "--set", "--seed", "--out"},
     "prepare": {"--config", "-c", "--set", "--seed", "--workers"},

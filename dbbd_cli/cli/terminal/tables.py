@@ -16,6 +16,7 @@ from dbbd_cli.core.paths import command_line, shown_path
 from dbbd_cli.core.text import capitalized, counted
 from dbbd_cli.report.text import count, describe_metric, megabytes, number, task_title
 from dbbd_cli.services.results import (
+    ExportResult,
     Forecast,
     PlotResult,
     PrepareResult,
@@ -134,6 +135,18 @@ def prepare(result: PrepareResult, width: int | None) -> Parts:
         ("Cache", shown_path(result.cache_dir)),
     ]
     return section(f"{capitalized(result.sample_unit)}", rows, width)
+
+
+def export(result: ExportResult, width: int | None) -> Parts:
+    """What was written, and where."""
+    rows = [
+        ("Task", task_title(result.task)),
+        ("Checkpoint", shown_path(result.checkpoint)),
+        ("Epoch", f"{result.epoch:,}"),
+        ("Weights", f"{counted(result.tensors, 'tensor')}, {megabytes(result.size_mb)}"),
+        ("File", shown_path(result.file)),
+    ]
+    return section("Exported", rows, width)
 
 
 def plot(result: PlotResult, width: int | None) -> Parts:

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from dbbd_cli.cli.app import app
 
 Run = Callable[..., Any]
-COMMANDS = ("train", "resume", "validate", "evaluate", "predict", "plot", "inspect", "prepare", "smoke")
+COMMANDS = ("train", "resume", "validate", "evaluate", "predict", "export", "plot", "inspect", "prepare", "smoke")
 
 
 @pytest.mark.parametrize("width", [40, 64, 80, 120])

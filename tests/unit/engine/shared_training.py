@@ -19,6 +19,7 @@ from dbbd_cli.core.progress import Silent
 from dbbd_cli.engine.inference import run_split
 from dbbd_cli.engine.processes import ALONE, Processes, joined
 from dbbd_cli.engine.runtime import seed_everything
+from dbbd_cli.engine.sharding import whole
 from dbbd_cli.engine.state import Sums
 from dbbd_cli.engine.trainer import Trainer, train_step
 from dbbd_cli.services.preparation import prepare_run
@@ -51,7 +52,7 @@ def learned(values: dict[str, Any], steps: int, processes: Processes = ALONE) ->
     with Silent().phase("validate", len(workload.loaders["val"])) as bar:
         sums = run_split(workload, workload.loaders["val"], runtime, bar)
     samples = processes.added_up(sums).num_samples
-    weights = {name: value.clone() for name, value in trainer.module.state_dict().items()}
+    weights = {name: whole(value).clone() for name, value in trainer.module.state_dict().items()}
     metrics.append(trainer.metrics_of(sums))
     return {"losses": losses, "metrics": metrics, "samples": samples, "weights": weights}
 

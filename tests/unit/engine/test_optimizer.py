@@ -57,6 +57,28 @@ def test_plateau_waits_for_its_patience_and_keeps_above_the_minimum() -> None:
     assert values == pytest.approx([1, 1, 1, 0.05, 0.05, 0.01])
 
 
+@pytest.mark.parametrize("name", ["adamw", "sgd"])
+def test_loaded_states_are_in_the_memory_format_of_their_parameters(name: str) -> None:
+    training = TrainingConfig(optimizer=name, learning_rate=0.1)
+    # Fused kernels would otherwise pair values with wrong weights.
+    modules = [nn.Conv2d(3, 5, 3), nn.Conv2d(3, 5, 3).to(memory_format=torch.channels_last)]
+    modules[1].load_state_dict(modules[0].state_dict())
+    optimizers = [build_optimizer(module, training, torch.device("cpu")) for module in modules]
+    images = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+
+    def step(number: int) -> None:
+        optimizers[number].zero_grad()
+        (modules[number](images) ** 2).sum().backward()
+        optimizers[number].step()
+
+    step(0)
+    modules[1].load_state_dict(modules[0].state_dict())
+    load_optimizer(optimizers[1], copy.deepcopy(optimizers[0].state_dict()), training, {"learning_rate": 0.1})
+    step(0)
+    step(1)
+    assert torch.allclose(modules[0].weight, modules[1].weight, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("scheduler", ["none", "cosine", "step", "reduce_on_plateau"])
 def test_warm_up_rises_step_by_step_and_then_the_schedule_begins(scheduler: str) -> None:
     values = rates(scheduler=scheduler, warmup_epochs=1.5)

@@ -52,6 +52,12 @@ def segmentation(branches: str, **loss: Any) -> dict[str, Any]:
 CASES = {
     "images, uneven ends": (IMAGES, 8, 1, 2),
     "batch normalization": ({**IMAGES, "model": {"name": "resnet18"}}, 8, 1, 2),
+    "divided network, accumulated gradients": (
+        {**IMAGES, "model": {"name": "resnet18"}, "run": {"shard_model": True}},
+        8,
+        2,
+        2,
+    ),
     "stochastic depth": ({**IMAGES, "model": {"name": "efficientnet_b0"}}, 8, 1, 2),
     "URLs, accumulated gradients": (URLS, 9, 2, 3),
     "DBBD": (dbbd(), 4, 1, 2),
@@ -68,7 +74,7 @@ CASES = {
     "segmentation, both branches": (segmentation("both", lovasz_weight=0.0), 6, 1, 3),
 }
 """Settings, batch size of all processes together, accumulated batches, and processes."""
-STEPS = {"batch normalization": 3, "stochastic depth": 2}
+STEPS = {"batch normalization": 3, "divided network, accumulated gradients": 3, "stochastic depth": 2}
 """Fewer than of others, because batch normalization of few samples amplifies rounding in each step."""
 
 
@@ -89,7 +95,8 @@ def case(name: str) -> tuple[dict[str, Any], int]:
     """The configuration, and the number of steps."""
     values, batch_size, accumulated, _ = CASES[name]
     training = {"batch_size": batch_size, "accumulate_batches": accumulated, "optimizer": "sgd", "learning_rate": 0.02}
-    config = {**values, "seed": 3, "training": training, "run": {"device": "cpu", "precision": "fp32"}}
+    config = {**values, "seed": 3, "training": training}
+    config["run"] = {**values.get("run", {}), "device": "cpu", "precision": "fp32"}
     return config, STEPS.get(name, 12)
 
 
