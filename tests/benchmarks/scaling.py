@@ -26,8 +26,9 @@ from rich.console import Console
 from rich.table import Table
 from tables import plain_table
 
-CONFIGS = ("qr_resnet18", "qr_url", "dbbd_scannet")
+CONFIGS = ("qr_cnn", "qr_resnet18", "qr_url", "dbbd_scannet")
 SETTINGS: dict[str, dict[str, Any]] = {
+    "qr_cnn": {"data": {"source": "synthetic", "sample_per_class": 100}, "training": {"batch_size": 8}},
     "qr_resnet18": {"data": {"source": "synthetic", "sample_per_class": 200}, "training": {"batch_size": 16}},
     "qr_url": {"data": {"source": "synthetic", "sample_per_class": 2000}, "training": {"batch_size": 64}},
     "dbbd_scannet": {
@@ -68,6 +69,8 @@ CLUSTERS = (
     Cluster("L4, PCIe, Ethernet 100 Gb/s", 0.3 * 121e12, 0.8 * 25e9, 0.8 * 12.5e9 / 8, 20e-6, 8),
 )
 GPUS = (1, 8, 64, 512)
+LEAST_SECONDS = 5e-3
+"""A step takes at least this, because a thousand kernels are launched for it."""
 
 
 @dataclass(frozen=True)
@@ -94,17 +97,29 @@ def reduced_bytes(parameters: int, processes: int) -> float:
     return 4 * parameters * 2 * (processes - 1) / processes
 
 
-def predicted(compute: float, parameters: int, processes: int, cluster: Cluster) -> float:
-    """Seconds of a step: what of the exchange does not fit beside the backward pass, two thirds of computing, is added.
+def predicted(compute: float, parameters: int, gathered: float, processes: int, cluster: Cluster) -> float:
+    """Seconds of a step on so many GPUs.
 
-    Gradients are averaged in a ring inside each machine, and in a ring over machines, each GPU a part.
+    Gradients are averaged in a ring inside each machine, and in a ring over machines, each GPU a part; what of that
+    does not fit beside the backward pass, two thirds of computing, is added. So are rows of other processes, such as
+    the negatives of DBBD, for which computing waits.
+
+    Args:
+        compute: seconds of computing.
+        parameters: trained parameters.
+        gathered: bytes of the rows of a process that all others need.
+        processes: number of GPUs.
+        cluster: what they are.
     """
+    if processes == 1:
+        return compute
     inside = min(processes, cluster.per_machine)
     machines = max(processes // cluster.per_machine, 1)
     exchange = reduced_bytes(parameters, inside) / cluster.inside + 2 * (inside - 1) * cluster.latency
     exchange += reduced_bytes(parameters, machines) / inside / cluster.outside + 2 * (machines - 1) * cluster.latency
     last = exchange / max(4 * parameters / (25 * MIB), 1)  # the last bucket of gradients, after which nothing computes
-    return compute + max(exchange - 2 / 3 * compute, last if processes > 1 else 0.0)
+    waiting = gathered * (processes - 1) / (cluster.inside if machines == 1 else cluster.outside)
+    return compute + max(exchange - 2 / 3 * compute, last) + waiting
 
 
 def measure(config: str, steps: int) -> Step:
@@ -240,8 +255,9 @@ def main() -> None:
         ])  # fmt: skip
         flops, samples, parameters = operations(config)
         for cluster in CLUSTERS:
-            compute = flops / cluster.flops
-            times = [predicted(compute, parameters, number, cluster) for number in GPUS]
+            compute = max(flops / cluster.flops, LEAST_SECONDS)
+            gathered = max(two.sent - reduced_bytes(two.parameters, 2), 0) * samples / one.samples * 2
+            times = [predicted(compute, parameters, gathered, number, cluster) for number in GPUS]
             forecasts.append([
                 config, cluster.name, f"{samples}", f"{flops / 1e9:,.0f}",
                 *(f"{1e3 * seconds:.2f} ({times[0] / seconds:.0%})" for seconds in times),
