@@ -377,7 +377,7 @@ class TestCheckpointing:
         half = make_trainer(tiny_point_config(**{**four, "training.epochs": 2}))
         fitted(half, tmp_path / "half")
         resumed = make_trainer(tiny_point_config(**four))
-        resumed.load(load_checkpoint(tmp_path / "half" / "ckpt.pth"))
+        resumed.load(load_checkpoint(tmp_path / "half" / "ckpt.pth"), tmp_path / "half" / "ckpt.pth")
         fitted(resumed, tmp_path / "half")
         assert [row["epoch"] for row in resumed.state.history] == [1, 2, 3, 4]
         assert resumed.state.history == whole.state.history

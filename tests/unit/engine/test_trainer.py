@@ -288,7 +288,7 @@ class StopAfter(StopRequest):
 
 def resumed(folder: Path, **training: Any) -> Trainer:
     trainer = Trainer(LineWorkload(), config(**training), CPU)
-    trainer.load(load_checkpoint(folder / "ckpt.pth"))
+    trainer.load(load_checkpoint(folder / "ckpt.pth"), folder / "ckpt.pth")
     with RunLog(folder, step=trainer.state.step, history=trainer.state.history, command=[]) as log:
         fit(Run(trainer, folder, log, Silent()))
     return trainer
