@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 import signal
 import sys
 from collections.abc import Callable
@@ -141,7 +142,8 @@ def test_a_damaged_part_costs_only_its_checkpoint(whole: Path, tmp_path: Path) -
 
 
 def test_an_older_divided_checkpoint_continues_in_a_new_folder(divided: Path, tmp_path: Path) -> None:
-    old = only_run(divided)
+    shutil.copytree(divided / "runs", tmp_path / "runs")
+    old = only_run(tmp_path)
     before = {path: path.read_bytes() for path in old.rglob("*.safetensors")}
     resume = nproc(2, "resume", str(old / "ckpt.previous.pth"), "--epochs", str(EPOCHS + 1))
     code, _, err = run(*resume, folder=tmp_path, seconds=SECONDS)
