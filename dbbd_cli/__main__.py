@@ -6,7 +6,7 @@ import os
 import sys
 from contextlib import suppress
 
-from dbbd_cli.core.signals import ignore_signals, raise_on_signals, signal_of
+from dbbd_cli.core.signals import end_with_parent, ignore_signals, raise_on_signals, signal_of
 
 
 def main() -> None:
@@ -18,6 +18,8 @@ def main() -> None:
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
     try:
         raise_on_signals()
+        if "TORCHELASTIC_RUN_ID" in os.environ:
+            end_with_parent()
         from dbbd_cli.cli.terminal.streams import flush_at_exit, open_closed_streams
 
         open_closed_streams()

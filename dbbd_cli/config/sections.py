@@ -113,7 +113,7 @@ class RunConfig(Section):
     )
     plots: bool = Field(True, description="draw training_history.png when training ends")
     log_every_steps: Count = Field(10, description="optimizer steps between step entries in history.jsonl")
-    process_timeout: Positive = Field(
+    process_timeout: Annotated[float, Field(gt=0.0, le=604_800.0)] = Field(
         1800.0,
         description="seconds that a process waits for the others that train with it, also while the first one prepares "
         "the data, before it gives up",

@@ -10,7 +10,7 @@ from typing import Any
 
 from dbbd_cli.config.load import Override
 from dbbd_cli.config.sections import TaskConfig, changed_settings
-from dbbd_cli.core.errors import CheckpointError, ConfigError, DataError, DbbdError, reason_of
+from dbbd_cli.core.errors import CheckpointError, ConfigError, DataError, reason_of
 from dbbd_cli.core.files import write_text
 from dbbd_cli.core.limits import is_memory_limited
 from dbbd_cli.core.paths import shown_path
@@ -94,11 +94,8 @@ def open_run(
         CheckpointError: there is no usable checkpoint.
         ConfigError: an override is invalid.
     """
-    try:
+    with (member or Member()).reporting_once():
         return _opened(target, prefer, overrides, force, progress)
-    except DbbdError as error:
-        error.all_have_it = member is not None and member.local_rank > 0
-        raise
 
 
 def _opened(target: Path, prefer: str, overrides: Sequence[Override], force: bool, progress: Progress) -> OpenedRun:
@@ -308,12 +305,11 @@ def require_shared_batches(workload: Workload, processes: Processes) -> None:
         ConfigError: they cannot.
     """
     if processes.size > 1 and not workload.shares_batches:
-        error = ConfigError(
+        raise ConfigError(
             f"{workload.model_name} trains in one process, and {processes.size} were started",
             hint="start it without --nproc, torchrun or srun",
+            all_have_it=True,
         )
-        error.all_have_it = True
-        raise error
 
 
 def describe(trainer: Trainer, manifest: Manifest) -> RunFacts:
