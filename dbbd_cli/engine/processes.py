@@ -282,10 +282,7 @@ def _reported_by_one(store: Any, member: Member) -> Iterator[None]:
     try:
         yield
     except ProcessError as error:
-        if member.is_first:
-            with suppress(distributed.DistError):
-                store.set("reported", "")
-        else:
+        if not member.is_first:
             left: list[bool] = []
             if store is not None:
                 # If the machine of the store is lost, asking it may take forever.
@@ -294,6 +291,10 @@ def _reported_by_one(store: Any, member: Member) -> Iterator[None]:
                 asking.join(_SECONDS_FOR_FIRST + 2)
             error.all_have_it = not (left[0] if left else member.rank == 1 or member.local_rank == 0)
         raise
+    finally:
+        if member.is_first and store is not None:
+            with suppress(distributed.DistError):
+                store.set("reported", "")
 
 
 def _report_is_left(store: Any, member: Member, left: list[bool]) -> None:

@@ -48,7 +48,9 @@ class Hosts:
             where += ["--master-addr", ADDRESSES[0], "--master-port", "29401"]
         started = []
         for rank, name in enumerate(self.names):
-            own = ["--local-addr", ADDRESSES[rank]] if max_restarts else ["--node-rank", str(rank)]
+            own = ["--node-rank", str(rank)]
+            if max_restarts:
+                own = ["--local-addr", ADDRESSES[rank], "--rdzv-conf", f"is_host={int(rank == 0)}"]
             torchrun = [sys.executable, "-m", "torch.distributed.run", *where, *own]
             command = ["ip", "netns", "exec", name, *torchrun, "-m", "dbbd_cli", *arguments]
             env = environment(GLOO_SOCKET_IFNAME=LINK)

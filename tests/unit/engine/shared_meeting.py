@@ -1,7 +1,8 @@
 """Meet the other processes as one attempt of several to run a command.
 
-Usage: python shared_meeting.py ATTEMPT FOLDER. In the attempt `killed`, all processes end without notice after they have
-shared a folder; in the attempt `trained`, one of them cannot read its validation data. Each prints what it has found.
+Usage: python shared_meeting.py ATTEMPT FOLDER. In the attempt `killed`, all processes end without notice after
+they have shared a folder; in the attempt `trained`, one of them cannot read its validation data. Each prints what
+it has found.
 """
 
 from __future__ import annotations

@@ -40,7 +40,7 @@ def test_what_processes_before_a_restart_have_left_is_not_taken() -> None:
     store = HashStore()
     store.set_timeout(timedelta(seconds=0.1))
     for rank in (1, 2):  # asked, and were killed; the first process never came
-        with pytest.raises(Exception, match="imeout|imed out"):
+        with pytest.raises(Exception, match=r"imeout|imed out"):
             _attempt(store, Member(rank=rank, size=3), 30.0)
     store.set_timeout(timedelta(seconds=30))
     assert len({*meet(store, 3)}) == 1
