@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -12,11 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from torch.distributed import HashStore, TCPStore  # type: ignore[attr-defined]
 
 from dbbd_cli.core.errors import ConfigError, ProcessError
-from dbbd_cli.core.processes import Member
-from dbbd_cli.engine.processes import _address_in_slurm, _attempt, joined
+from dbbd_cli.core.processes import Member, from_environment
+from dbbd_cli.engine.processes import Processes, _address_in_slurm, _attempt, joined
 
 SCRIPT = Path(__file__).with_name("shared_meeting.py")
 TESTS = Path(__file__).parents[2]
@@ -107,8 +109,6 @@ def test_a_port_that_is_none_is_an_error(port: str, monkeypatch: pytest.MonkeyPa
 
 
 def test_a_port_in_use_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    import socket
-
     with socket.socket() as other:
         other.bind(("0.0.0.0", 0))
         other.listen()
@@ -116,3 +116,29 @@ def test_a_port_in_use_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("MASTER_PORT", str(other.getsockname()[1]))
         with pytest.raises(ConfigError, match="is in use"), joined(Member(rank=0, size=2), timeout=5):
             pass
+
+
+def test_without_local_ranks_processes_must_be_on_one_machine() -> None:
+    who = {"RANK": "1", "WORLD_SIZE": "2"}
+    assert from_environment({**who, "MASTER_ADDR": "localhost"}) == Member(rank=1, size=2, local_rank=1)
+    with pytest.raises(ConfigError, match="LOCAL_RANK is not set"):
+        from_environment({**who, "MASTER_ADDR": "node1"})
+
+
+def test_each_process_has_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    chosen: list[int] = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    second, third = (Processes(rank=rank, size=3, local_rank=rank) for rank in (1, 2))
+    assert [second.device(wanted) for wanted in ("auto", "cuda", "cpu")] == ["cuda:1", "cuda:1", "cpu"]
+    assert chosen == [1, 1]
+    with pytest.raises(ConfigError, match="process 3 of 3 is number 3 on its machine, which has 2 GPUs"):
+        third.device("auto")
+    with pytest.raises(ConfigError, match="cannot all use cuda:1"):
+        second.device("cuda:1")
+    # With --gpus-per-task=1, each task of SLURM sees one.
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "3")
+    assert third.device("cuda") == "cuda:0"
+    assert Processes().device("cuda:1") == "cuda:1"
