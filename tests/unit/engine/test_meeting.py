@@ -62,7 +62,11 @@ def run_attempt(attempt: str, folder: Path, port: int) -> list[dict[str, Any]]:
         command = [sys.executable, str(SCRIPT), attempt, str(folder)]
         pipe = subprocess.PIPE
         started.append(subprocess.Popen(command, env=env, stdout=pipe, stderr=pipe, text=True))
-    ended = [process.communicate(timeout=120) for process in started]
+    try:
+        ended = [process.communicate(timeout=120) for process in started]
+    finally:
+        for process in started:
+            process.kill()
     assert [process.returncode for process in started] == [9 if attempt == "killed" else 0] * 2, ended
     return [json.loads(out) for out, _ in ended]
 
