@@ -6,8 +6,6 @@ import os
 import sys
 from contextlib import suppress
 
-from dbbd_cli.core.signals import ignore_signals, raise_on_signals, signal_of
-
 
 def main() -> None:
     """Run the command line and exit with its code."""
@@ -17,7 +15,12 @@ def main() -> None:
     # Pydantic would search the metadata of every installed package for plug-ins.
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
     try:
+        # Here, so that Ctrl-C during the import is handled, too.
+        from dbbd_cli.core.signals import end_with_parent, raise_on_signals
+
         raise_on_signals()
+        if "TORCHELASTIC_RUN_ID" in os.environ:
+            end_with_parent()
         from dbbd_cli.cli.terminal.streams import flush_at_exit, open_closed_streams
 
         open_closed_streams()
@@ -28,6 +31,8 @@ def main() -> None:
         finally:
             flush_at_exit()
     except KeyboardInterrupt as error:  # before or after the command
+        from dbbd_cli.core.signals import ignore_signals, signal_of
+
         ignore_signals()  # a second one would interrupt the message
         with suppress(OSError, AttributeError):  # AttributeError: the stream was closed
             sys.stderr.write("Stopped.\n")

@@ -16,7 +16,7 @@ from dbbd_cli.cli.terminal.help import HelpSections
 from dbbd_cli.cli.terminal.streams import colored, columns, tolerate_any_text, write_result
 from dbbd_cli.cli.terminal.text import clean, wrapped
 from dbbd_cli.core.compat import start_completion
-from dbbd_cli.core.errors import ConfigError, DbbdError, DiskError, ExitCode, StoppedError
+from dbbd_cli.core.errors import ConfigError, DbbdError, DiskError, ExitCode, ProcessError, StoppedError
 from dbbd_cli.core.processes import Member, from_environment
 from dbbd_cli.core.signals import ignore_signals, received, signal_of
 
@@ -39,7 +39,8 @@ class Program(HelpSections, TyperGroup):
         given = positional[0] if positional else keywords.get("args")
         arguments = sys.argv[1:] if given is None else list(given)
         try:
-            code = super().main(*positional, **{**keywords, "standalone_mode": False})
+            # The commands find the arguments in their context.
+            code = super().main(*positional, **{**keywords, "standalone_mode": False, "obj": arguments})
             if code == ExitCode.INTERRUPTED:  # Typer's code for a signal before the command began
                 raise KeyboardInterrupt
             ignore_signals()
@@ -54,14 +55,15 @@ class Program(HelpSections, TyperGroup):
                 with suppress(OSError):
                     typer.echo(clean("".join(traceback.format_exception(error))), err=True)
             report, member = _as_dbbd_error(error), _member()
+            reports = member.is_first or not report.all_have_it
             # Even if the terminal is gone, or the disk that receives the output is full, the exit code must be right.
             with suppress(DiskError):
-                if "--json" in arguments and member.is_first:
+                if "--json" in arguments and reports and (member.is_first or isinstance(report, ProcessError)):
                     keys = ("kind", "message", "details", "hint")
                     described = {key: getattr(report, key) for key in keys}
                     write_result(json.dumps({"error": {**described, "exit_code": int(report.exit_code)}}))
             with suppress(OSError):
-                if member.is_first or not report.all_have_it:
+                if reports:
                     typer.echo(_block(report, member), err=True, color=colored(sys.stderr))
             code = int(report.exit_code)
         sys.exit(code or 0)

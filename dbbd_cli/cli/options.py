@@ -12,7 +12,7 @@ import typer
 
 from dbbd_cli.cli.completion import complete
 from dbbd_cli.core.errors import ConfigError
-from dbbd_cli.core.processes import SLURM, TORCHRUN, from_environment
+from dbbd_cli.core.processes import NPROC, SLURM, TORCHRUN, from_environment
 
 if TYPE_CHECKING:
     from dbbd_cli.config.load import Override
@@ -80,12 +80,11 @@ Target = Annotated[
 ]
 
 
-def launch(nproc: str) -> None:
+def launch(nproc: str, context: typer.Context) -> None:
     """Run this command line in several processes, and end with their exit code; with 1, go on in this one alone.
 
     Raises:
-        ConfigError: the number is invalid, or the processes have been started already.
-        ProcessError: a process was killed.
+        ConfigError: the number is invalid, or torchrun or `srun` has started several processes.
     """
     if nproc != "auto" and not (nproc.isascii() and nproc.isdigit() and 0 < int(nproc) < 10_000):
         raise ConfigError(f"--nproc: {nproc!r} is not a number of processes", hint="pass 1, 2, … or auto")
@@ -93,7 +92,10 @@ def launch(nproc: str) -> None:
         for names in (TORCHRUN, SLURM):  # each process that these have started is alone
             os.environ.pop(names["size"], None)
         return
-    if from_environment(os.environ).size > 1:
+    member = from_environment(os.environ)
+    if member.size > 1 and os.environ.get(NPROC) == str(member.size):
+        return  # this is one of the processes
+    if member.size > 1:
         raise ConfigError(
             "--nproc starts processes, but torchrun or srun has started several already", hint="leave out --nproc"
         )
@@ -101,17 +103,15 @@ def launch(nproc: str) -> None:
 
     number = processes_of_machine(nproc)
     if number > 1:
-        sys.exit(launch(_without_nproc(sys.argv[1:]), number))
+        code, killed = launch(command_line(context)[1:], number)
+        if killed:
+            typer.echo(f"Error: {killed}", err=True)
+        sys.exit(code)
 
 
-def _without_nproc(arguments: Sequence[str]) -> list[str]:
-    """The arguments without `--nproc` and its value."""
-    kept, skip = [], False
-    for argument in arguments:
-        if not skip and argument != "--nproc" and not argument.startswith("--nproc="):
-            kept.append(argument)
-        skip = argument == "--nproc" and not skip
-    return kept
+def command_line(context: typer.Context) -> list[str]:
+    """The words of this command line."""
+    return ["dbbd", *context.find_root().obj]
 
 
 def overrides(settings: Sequence[str] | None, flags: Mapping[str, tuple[str, object]]) -> list[Override]:

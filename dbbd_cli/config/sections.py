@@ -118,7 +118,7 @@ class RunConfig(Section):
         description="divide weights, gradients and optimizer state among the processes (FSDP2), for networks that one "
         "device has no memory for; no effect in a single process",
     )
-    process_timeout: Positive = Field(
+    process_timeout: Annotated[float, Field(gt=0.0, le=604_800.0)] = Field(
         1800.0,
         description="seconds that a process waits for the others that train with it, also while the first one prepares "
         "the data, before it gives up",

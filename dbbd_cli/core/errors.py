@@ -32,14 +32,15 @@ class DbbdError(Exception):
         message: what is wrong, and where (file, line, row).
         hint: what to do about it, as a phrase that begins in lower case and has no final period.
         details: one line per problem, if there are several.
+        all_have_it: whether all of the processes that train together raise it, so that one of them reports it.
     """
 
     exit_code: int = ExitCode.BUG
     all_have_it: bool = False
-    """Whether all of the processes that train together have it, so that one of them reports it."""
 
-    def __init__(self, message: str, *, hint: str = "", details: Sequence[str] = ()) -> None:
+    def __init__(self, message: str, *, hint: str = "", details: Sequence[str] = (), all_have_it: bool = False) -> None:
         super().__init__(message)
+        self.all_have_it |= all_have_it
         self.message = message
         self.hint = hint
         self.details = list(details)

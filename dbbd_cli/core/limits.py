@@ -6,6 +6,7 @@ import errno
 import math
 import mmap
 import os
+from pathlib import Path
 
 TOO_MANY_FILES = (errno.EMFILE, errno.ENFILE)
 """Error numbers: the limit on open files of the process or the machine is reached."""
@@ -21,6 +22,23 @@ _MESSAGES = (
 )
 _AMBIGUOUS_MESSAGES = ("could not create a primitive", "could not execute a primitive")
 """Messages that oneDNN uses for any failure."""
+
+
+def usable_processors() -> int:
+    """Return how many processors this process may use, at least 1: its affinity, and the quota of its container."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    count = len(affinity(0)) if affinity is not None else os.cpu_count() or 1
+    return max(min(count, math.ceil(_processor_quota())), 1)
+
+
+def _processor_quota() -> float:
+    """The processors that a control group of Linux allows, such as that of a container; the machine's without one."""
+    unlimited = float(os.cpu_count() or 1)
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+    except (OSError, ValueError):
+        return unlimited
+    return unlimited if quota == "max" else int(quota) / int(period)
 
 
 def open_files_limit() -> str:

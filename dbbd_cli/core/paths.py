@@ -9,6 +9,7 @@ import subprocess
 from pathlib import Path
 
 from dbbd_cli.core.errors import DiskError
+from dbbd_cli.core.processes import NPROC
 from dbbd_cli.core.text import printable
 
 
@@ -57,5 +58,6 @@ def _quoted(word: str) -> str:
 
 
 def resume_command(folder: Path, *options: str) -> str:
-    """Return the command that resumes the run in `folder`."""
-    return command_line("dbbd", "resume", shown_path(folder), *options)
+    """Return the command that resumes the run in `folder`, in as many processes as `--nproc` has started."""
+    processes = ("--nproc", os.environ[NPROC]) if NPROC in os.environ else ()
+    return command_line("dbbd", "resume", shown_path(folder), *options, *processes)

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 
-from dbbd_cli.core.errors import ConfigError
+from dbbd_cli.core.errors import ConfigError, DbbdError
 
 TORCHRUN = {"rank": "RANK", "local_rank": "LOCAL_RANK", "size": "WORLD_SIZE"}
 """Variables by which torchrun tells a process who it is; it also sets MASTER_ADDR and MASTER_PORT."""
 SLURM = {"rank": "SLURM_PROCID", "local_rank": "SLURM_LOCALID", "size": "SLURM_STEP_NUM_TASKS"}
 """The same for `srun`."""
+NPROC = "DBBD_NPROC"
+"""Variable by which `--nproc` tells the processes that it has started how many they are."""
+_THIS_MACHINE = ("localhost", "127.0.0.1", "::1")
 
 
 @dataclass(frozen=True)
@@ -32,6 +36,15 @@ class Member:
         """Whether this process writes files and shows progress."""
         return self.rank == 0
 
+    @contextmanager
+    def reporting_once(self) -> Iterator[None]:
+        """Have errors that all processes of a machine run into reported by the first of these."""
+        try:
+            yield
+        except DbbdError as error:
+            error.all_have_it |= self.local_rank > 0
+            raise
+
 
 def from_environment(environment: Mapping[str, str]) -> Member:
     """Who this process is, as torchrun or `srun` says.
@@ -50,5 +63,12 @@ def from_environment(environment: Mapping[str, str]) -> Member:
                     f"{names['rank']} is {found.rank}, and {names['size']} {found.size}",
                     hint="start the program by torchrun, by srun, or with --nproc",
                 )
+            if found.size > 1 and names["local_rank"] not in environment:
+                if environment.get("MASTER_ADDR") not in _THIS_MACHINE:
+                    raise ConfigError(
+                        f"{names['local_rank']} is not set",
+                        hint="set it to the number of the process among those of its machine, from 0",
+                    )
+                return replace(found, local_rank=found.rank)
             return found
     return Member()

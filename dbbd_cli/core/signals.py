@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
@@ -18,6 +19,11 @@ STOP_SIGNALS = tuple(
     getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGHUP", "SIGBREAK") if hasattr(signal, name)
 )
 """Ctrl-C, the end of a job, the advance warning of batch systems (SLURM: --signal=USR1), and a closed terminal."""
+
+
+SECONDS_TO_SAVE = 600
+"""How long one of several processes may take to end after a signal, before it is killed."""
+_PARENT_INTERVAL = 0.5
 
 
 class Interrupted(KeyboardInterrupt):
@@ -124,6 +130,36 @@ def _announce(progress: Progress, number: int) -> None:
         progress.line(f"{signal.Signals(number).name}: stopping after this step and saving.{again}")
 
 
+@contextmanager
+def default_signals() -> Iterator[None]:
+    """Within the context, a signal ends the process at once: PyTorch waits where no handler of Python can run."""
+    previous = {}
+    if threading.current_thread() is threading.main_thread():  # only the main thread may handle signals
+        previous = {
+            number: signal.signal(number, signal.SIG_DFL)
+            for number in STOP_SIGNALS
+            if signal.getsignal(number) is not signal.SIG_IGN
+        }
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def end_with_parent() -> None:
+    """End this process some time after the one that started it has ended, even if that was killed: as SIGTERM does."""
+    start_thread(_end_after, os.getppid())
+
+
+def _end_after(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(_PARENT_INTERVAL)
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(SECONDS_TO_SAVE)
+    os.kill(os.getpid(), getattr(signal, "SIGKILL", signal.SIGTERM))
+
+
 def raise_on_signals() -> None:
     """Make each stop signal raise `Interrupted`, so that whatever is being written is cleaned up."""
     if threading.current_thread() is not threading.main_thread():
@@ -142,6 +178,8 @@ def raise_on_signals() -> None:
 
 def ignore_signals() -> None:
     """Undo `raise_on_signals` while the program ends and prints its last message."""
+    global _ends
+    _ends = True  # whoever restores a handler that it has replaced restores that of `raise_on_signals`
     for number in STOP_SIGNALS:
         if signal.getsignal(number) is _interrupt:
             signal.signal(number, signal.SIG_IGN)
@@ -166,8 +204,11 @@ def exit_reason(code: int) -> str:
 
 
 def _interrupt(number: int, _frame: FrameType | None) -> None:
+    if _ends:
+        return
     _received.append(number)
     raise Interrupted(number)
 
 
 _received: list[int] = []
+_ends = False

@@ -47,8 +47,6 @@ def write_environment(folder: Path, command: Sequence[str], runtime: Runtime) ->
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "command": list(command),
         "working_directory": str(Path.cwd()),
-        # torchrun's name of the job, by which its next attempt finds the run.
-        "launch": os.environ.get("TORCHELASTIC_RUN_ID"),
         "versions": versions,
         "git": _git_commit(),
         "hardware": {

@@ -59,18 +59,19 @@ class StepResult:
             for names, loss in zip(self.names, self.losses, strict=True)
             if not torch.isfinite(loss)
         ]
-        every = [name for names in self.names for name in names]
         bad = [one for found in processes.everyone(bad) for one in found]
-        what = f"loss ({bad[0][0]})" if bad else "gradient"
-        suspects = [name for _, names in bad for name in names] if bad else every
-        error = NotFiniteError(
+        if bad:
+            what, suspects = f"loss ({bad[0][0]})", [name for _, names in bad for name in names]
+        else:
+            own = [name for names in self.names for name in names][:_MOST_NAMES]
+            what, suspects = "gradient", [name for names in processes.everyone(own) for name in names]
+        return NotFiniteError(
             f"epoch {self.epoch}, step {self.step}: the {what} is not finite; the weights were not updated",
             details=["the batch:", *suspects[:_MOST_NAMES]],
             hint=f"look at these samples, lower training.learning_rate (now {self.learning_rate:g}), or skip such "
             f"steps with --set training.on_nonfinite=skip; {last_good(folder)}",
+            all_have_it=True,
         )
-        error.all_have_it = processes.size > 1
-        return error
 
 
 def all_finite(losses: Sequence[torch.Tensor], grad_norm: torch.Tensor, scaler: torch.amp.GradScaler) -> torch.Tensor:
@@ -192,12 +193,11 @@ def check_weights(
     name = next((name for name in processes.everyone(own) if name is not None), None)
     if name is None:
         return
-    error = NotFiniteError(
+    raise NotFiniteError(
         f"epoch {state.epoch}, step {state.step}: {name} has non-finite values; nothing was saved",
         hint=f"lower training.learning_rate; {last_good(folder)}",
+        all_have_it=True,
     )
-    error.all_have_it = processes.size > 1
-    raise error
 
 
 def last_good(folder: Path) -> str:

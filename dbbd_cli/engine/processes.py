@@ -8,10 +8,14 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+import threading
+import time
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
@@ -23,7 +27,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from dbbd_cli.core.compat import data_parallel
 from dbbd_cli.core.errors import ConfigError, DataError, ProcessError
-from dbbd_cli.core.processes import Member
+from dbbd_cli.core.processes import SLURM, Member
+from dbbd_cli.core.signals import default_signals, ignore_signals
 from dbbd_cli.data.loader import Share
 from dbbd_cli.engine.sharding import is_sharded, shard
 from dbbd_cli.engine.state import Sums
@@ -31,6 +36,8 @@ from dbbd_cli.model.processes import Shared, share_layers, shared_batch
 
 _FAILED = 1000
 """Stands for a failure where processes exchange the number of a signal; larger than any signal."""
+_SECONDS_FOR_FIRST = 3.0
+"""How long the others wait for the first process to report that one has ended."""
 
 
 @dataclass(frozen=True)
@@ -39,9 +46,11 @@ class Processes(Member):
 
     Attributes:
         group: the connection between them; None: that which `joined` has made.
+        store: what they have in common; with torchrun, it lasts until all attempts have ended.
     """
 
     group: Any = None
+    store: Any = None
 
     def wait(self) -> None:
         """Wait until all processes have come here."""
@@ -78,9 +87,9 @@ class Processes(Member):
         """Raise the error of the first process that failed."""
         described = None if own is None else {"message": own.message, "hint": own.hint, "details": own.details}
         rank, found = next((rank, found) for rank, found in enumerate(self.everyone(described)) if found is not None)
-        error = DataError(f"process {rank + 1} of {self.size}: {found.pop('message')}", **found)
-        error.all_have_it = True
-        raise error from own
+        raise DataError(
+            f"process {rank + 1} of {self.size}: {found.pop('message')}", **found, all_have_it=True
+        ) from own
 
     def _largest(self, number: int) -> int:
         if self.size == 1:
@@ -90,10 +99,28 @@ class Processes(Member):
         return int(largest)
 
     def device(self, wanted: str) -> str:
-        """The device of this process: its own GPU if GPUs are wanted and there are any."""
-        if self.size > 1 and wanted in ("auto", "cuda") and torch.cuda.is_available():
-            return f"cuda:{self.local_rank}"
-        return wanted
+        """The device of this process: its own GPU if GPUs are wanted and there are any.
+
+        Raises:
+            ConfigError: there are fewer GPUs than processes on this machine, or all are to use the same one.
+        """
+        if self.size == 1 or wanted in ("cpu", "mps") or not torch.cuda.is_available():
+            return wanted
+        if wanted not in ("auto", "cuda"):
+            raise ConfigError(
+                f"run.device: {self.size} processes cannot all use {wanted}",
+                hint="use auto or cuda, and choose among the GPUs with CUDA_VISIBLE_DEVICES",
+            )
+        number, count = self.local_rank, torch.cuda.device_count()
+        if count == 1 and SLURM["size"] in os.environ:
+            number = 0  # with --gpus-per-task=1, each sees its own GPU only
+        if number >= count:
+            raise ConfigError(
+                f"process {self.rank + 1} of {self.size} is number {number + 1} on its machine, which has {count} GPUs",
+                hint="start fewer processes, or use --device cpu",
+            )
+        torch.cuda.set_device(number)
+        return f"cuda:{number}"
 
     def everyone(self, value: Any) -> list[Any]:
         """The values of all processes, of the types of JSON."""
@@ -108,16 +135,29 @@ class Processes(Member):
         every = self.everyone(digest)
         other = next((rank for rank, found in enumerate(every) if found != every[0]), None)
         if other is not None:
-            error = DataError(
+            raise DataError(
                 f"process {other + 1} of {self.size} finds other samples than the first",
                 hint="make the same data available to all of them",
+                all_have_it=True,
             )
-            error.all_have_it = True
-            raise error
 
     def of_first(self, text: str) -> str:
         """The text of the first process."""
         return str(self.everyone(text)[0])
+
+    def share_folder(self, folder: Path, command: Sequence[str]) -> Path:
+        """The run folder of the first process, which `begun_folder` finds if torchrun restarts the command."""
+        if self.store is not None and self.is_first:
+            self.store.set(_folder_key(command), str(folder))
+        return Path(self.of_first(str(folder)))
+
+    def begun_folder(self, command: Sequence[str]) -> Path | None:
+        """The run folder that an earlier attempt of the command has shared; None if this is the first attempt."""
+        found, key = "", _folder_key(command)
+        if self.store is not None and self.is_first and self.store.check([key]):
+            found = self.store.get(key).decode()
+        found = self.of_first(found)
+        return Path(found) if found else None
 
     def all_of(self, finite: torch.Tensor) -> torch.Tensor:
         """Whether `finite` `()` is true in all processes, on its device."""
@@ -195,6 +235,10 @@ class Processes(Member):
 ALONE = Processes()
 
 
+def _folder_key(command: Sequence[str]) -> str:
+    return "folder " + json.dumps(list(command))
+
+
 @contextmanager
 def joined(member: Member, *, timeout: float) -> Iterator[Processes]:
     """Within the context, processes can exchange what they compute.
@@ -204,30 +248,89 @@ def joined(member: Member, *, timeout: float) -> Iterator[Processes]:
         timeout: seconds to wait for the others before giving up.
 
     Raises:
+        ConfigError: where they should meet is not said, or cannot be used.
         ProcessError: another one has ended, or does not answer in time.
     """
     if member.size == 1:
         yield ALONE
         return
-    address = _address_in_slurm(os.environ) if "MASTER_ADDR" not in os.environ else {}
-    for name, value in address.items():
-        os.environ.setdefault(name, value)
-    if "MASTER_ADDR" not in os.environ or "MASTER_PORT" not in os.environ:
-        raise ConfigError(
-            f"{member.size} processes have to meet, but MASTER_ADDR and MASTER_PORT do not say where",
-            hint="start the program by torchrun or with --nproc, or set both: a host and a free port of the first",
-        )
+    _set_address()
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-    with reporting_lost_processes():
-        limit = timedelta(seconds=timeout)
-        store, rank, size = next(rendezvous("env://", member.rank, member.size, timeout=limit))
-        # Where torchrun has restarted processes, they would find the addresses of those before.
-        store = PrefixStore(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"), store)
-        distributed.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=limit)
+    limit = timedelta(seconds=timeout)
+    with _reported_by_one(None, member), reporting_lost_processes(), default_signals():
+        with _reporting_address():
+            store, rank, size = next(rendezvous("env://", member.rank, member.size, timeout=limit))
+        attempt = _attempt(store, member, timeout)
+        own = PrefixStore(attempt, store)
+        distributed.init_process_group(backend, store=own, rank=rank, world_size=size, timeout=limit)
+    with _reported_by_one(own, member), reporting_lost_processes():
         try:
-            yield Processes(member.rank, member.size, member.local_rank)
+            yield Processes(member.rank, member.size, member.local_rank, PrefixStore("dbbd", store))
         finally:
             distributed.destroy_process_group()
+
+
+def _attempt(store: Any, member: Member, timeout: float) -> str:
+    """A name for this meeting of the processes, chosen by the first and known to all.
+
+    torchrun restarts processes with the store of those before, in which they must not find each other's values. Which
+    attempt it is, torchrun does not say: each machine counts its own. So each process asks with a number of its own,
+    and the first one answers; those before it have ended and do not take the answers that are meant for them.
+
+    Raises:
+        ProcessError: a process does not come in time.
+    """
+    own = uuid.uuid4().hex
+    if member.rank:
+        store.set(f"dbbd/ask/{member.rank}", own)
+        attempt: str = store.get(f"dbbd/answer/{own}").decode()
+        store.set(f"{attempt}/here/{member.rank}", "")
+        return attempt
+    missing, deadline = set(range(1, member.size)), time.monotonic() + timeout
+    while missing:
+        for rank in missing:
+            if store.check([f"dbbd/ask/{rank}"]):
+                store.set(f"dbbd/answer/{store.get(f'dbbd/ask/{rank}').decode()}", own)
+        missing = {rank for rank in missing if not store.check([f"{own}/here/{rank}"])}
+        if time.monotonic() > deadline:
+            raise _no_answer()
+        time.sleep(0.01)
+    return own
+
+
+@contextmanager
+def _reported_by_one(store: Any, member: Member) -> Iterator[None]:
+    """Have the first process report that another one has ended, or the first that can if that one has ended itself."""
+    try:
+        yield
+    except ProcessError as error:
+        if not member.is_first:
+            left: list[bool] = []
+            if store is not None:
+                # If the machine of the store is lost, asking it may take forever.
+                asking = threading.Thread(target=_report_is_left, args=(store, member, left), daemon=True)
+                asking.start()
+                asking.join(_SECONDS_FOR_FIRST + 2)
+            error.all_have_it = not (left[0] if left else member.rank == 1 or member.local_rank == 0)
+        raise
+    finally:
+        if member.is_first and store is not None:
+            with suppress(distributed.DistError):
+                store.set("reported", "")
+
+
+def _report_is_left(store: Any, member: Member, left: list[bool]) -> None:
+    """Append whether this process is the one to report that another has ended; nothing if the store is lost."""
+    try:
+        deadline = time.monotonic() + _SECONDS_FOR_FIRST
+        while time.monotonic() < deadline:
+            if store.check(["reported"]):
+                left.append(False)
+                return
+            time.sleep(0.05)
+        left.append(store.add("reporters", 1) == 1)
+    except distributed.DistError:
+        return  # the first process had the store
 
 
 @contextmanager
@@ -243,11 +346,55 @@ def reporting_lost_processes() -> Iterator[None]:
         text = str(error)
         if not isinstance(error, distributed.DistError) and not re.search(r"[/\\]gloo[/\\]|NCCL", text):
             raise
-        slow = "imed out" in text or "timeout" in text.casefold()
+        ignore_signals()  # whatever has started the processes is about to end the others
+        if "imed out" in text or "timeout" in text.casefold():
+            raise _no_answer() from error
         raise ProcessError(
-            "another process does not answer" if slow else "another process has ended",
-            hint="see its own message, or the log of its machine"
-            + ("; if it is only slow, raise run.process_timeout" if slow else ""),
+            "another process has ended", hint="see its own message, or the log of its machine"
+        ) from error
+
+
+def _no_answer() -> ProcessError:
+    return ProcessError(
+        "another process does not answer",
+        hint="see its own message, or the log of its machine; if it is only slow, raise run.process_timeout",
+    )
+
+
+def _set_address() -> None:
+    """Set the variables that say where the processes meet, if SLURM does.
+
+    Raises:
+        ConfigError: nobody does, or the port is none.
+    """
+    if "MASTER_ADDR" not in os.environ:
+        for name, value in _address_in_slurm(os.environ).items():
+            os.environ.setdefault(name, value)
+    if "MASTER_ADDR" not in os.environ or "MASTER_PORT" not in os.environ:
+        raise ConfigError(
+            "several processes have to meet, but MASTER_ADDR and MASTER_PORT do not say where",
+            hint="start the program by torchrun or with --nproc, or set both: a host and a free port of the first",
+        )
+    port = os.environ["MASTER_PORT"]
+    if not (port.isascii() and port.isdigit() and 0 < int(port) < 2**16):
+        raise ConfigError(f"MASTER_PORT is {port!r}", hint="set it to a free port, from 1 to 65535")
+
+
+@contextmanager
+def _reporting_address() -> Iterator[None]:
+    """Turn the error for a port that is in use into ours.
+
+    Raises:
+        ConfigError: another program has it.
+    """
+    try:
+        yield
+    except distributed.DistNetworkError as error:
+        if "EADDRINUSE" not in str(error):
+            raise
+        raise ConfigError(
+            f"port {os.environ['MASTER_PORT']} of this machine is in use",
+            hint="choose another one with MASTER_PORT, or with --master-port of torchrun",
         ) from error
 
 
@@ -258,8 +405,10 @@ def _address_in_slurm(environment: Mapping[str, str]) -> dict[str, str]:
         job, step = int(environment["SLURM_JOB_ID"]), int(environment.get("SLURM_STEP_ID", "0"))
     except (KeyError, ValueError):
         return {}
-    # Such as node[07-10,12] or a,b.
-    found = re.match(r"([^,\[]+)(?:\[(\d+))?", hosts)
+    # Such as node[07-10,12], a,b or rack[1-2]-node[3-4]; the first comma outside of brackets ends the first part.
+    found = re.match(r"(?:[^,\[]|\[[^]]*])+", hosts)
     if found is None:
         return {}
-    return {"MASTER_ADDR": f"{found[1]}{found[2] or ''}", "MASTER_PORT": str(20000 + (job + step) % 20000)}
+    host = re.sub(r"\[(\w+)[^]]*]", r"\1", found[0])
+    # Below the ports that systems give to outgoing connections.
+    return {"MASTER_ADDR": host, "MASTER_PORT": str(20_000 + (job + step) % 12_000)}

@@ -141,6 +141,7 @@ def validate(run: Run) -> dict[str, float]:
                 f"epoch {run.trainer.state.epoch}: the validation {metric_words(name)} is {metrics[name]}; the epoch "
                 "was not saved",
                 hint=f"lower training.learning_rate; {last_good(run.folder)}",
+                all_have_it=True,
             )
     return metrics
 
@@ -207,7 +208,9 @@ class Trainer:
         sums.flush()
         if not sums.num_samples:
             raise NotFiniteError(
-                "no step of the epoch had a finite loss and gradient", hint="look at the samples named above"
+                "no step of the epoch had a finite loss and gradient",
+                hint="look at the samples named above",
+                all_have_it=True,
             )
         return self.workload.summarize(sums.values, sums.num_samples)
 

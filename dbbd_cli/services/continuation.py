@@ -77,6 +77,9 @@ def continue_run(
         divided=member.size > 1,
     )
     with joined(member, timeout=run.config.run.process_timeout) as processes:
+        begun = processes.begun_folder(command)
+        if begun is not None and begun != run.folder:  # an attempt before this one had begun a branch
+            return continue_begun(begun, processes, overrides, force, progress=progress, command=command)
         if _is_newest(run):
             refuse_unreadable(run.folder, lambda values, origin: config_from_mapping(values, origin=origin))
             report_config_changes(run, progress)
@@ -88,9 +91,32 @@ def continue_run(
                 hint="to continue a copy of the run from there, pass more epochs with --epochs",
             )
         folder = _branch(run, progress) if processes.is_first else run.folder
-        folder = Path(processes.of_first(str(folder)))
+        folder = processes.share_folder(folder, command)
         with locked(folder) if processes.is_first else nullcontext():
             return _continue_in(folder, run, processes, overrides, force, progress, command)
+
+
+def continue_begun(
+    folder: Path,
+    processes: Processes,
+    overrides: Sequence[Override] = (),
+    force: bool = False,
+    *,
+    progress: Progress,
+    command: Sequence[str],
+) -> TrainResult:
+    """Continue the run that the command had begun before torchrun restarted its processes."""
+    with locked(folder) if processes.is_first else nullcontext():
+        run = open_run(
+            folder,
+            prefer=NEWEST,
+            overrides=overrides,
+            force=force,
+            progress=progress,
+            member=processes,
+            divided=True,
+        )
+        return _continue_in(folder, run, processes, overrides, force, progress, command)
 
 
 def _renews_patience(overrides: Sequence[Override]) -> bool:
@@ -170,9 +196,10 @@ def _continue_in(
     command: Sequence[str],
 ) -> TrainResult:
     """Restore the trainer from the checkpoint, check that it is still the same run, and train on in `folder`."""
-    check_training_settings(run)
-    trainer = _restored_trainer(run, processes, progress)
-    with supervised(trainer.workload):
+    with processes.reporting_once():
+        check_training_settings(run)
+        trainer = _restored_trainer(run, processes, progress)
+    with supervised(trainer.workload), processes.reporting_once():
         check_replay(trainer, run, force, progress)
     report_runtime_change(run.recorded, trainer.runtime, progress)
     if trainer.state.stopped_early and _renews_patience(overrides):

@@ -12,7 +12,7 @@ import torch
 
 from dbbd_cli.config.load import Override
 from dbbd_cli.config.sections import TaskConfig, changed_settings
-from dbbd_cli.core.errors import CheckpointError, ConfigError, DataError, DbbdError, reason_of
+from dbbd_cli.core.errors import CheckpointError, ConfigError, DataError, reason_of
 from dbbd_cli.core.files import write_text
 from dbbd_cli.core.limits import is_memory_limited
 from dbbd_cli.core.paths import shown_path
@@ -99,11 +99,8 @@ def open_run(
         CheckpointError: there is no usable checkpoint.
         ConfigError: an override is invalid.
     """
-    try:
+    with (member or Member()).reporting_once():
         return _opened(target, prefer, overrides, force, progress, divided)
-    except DbbdError as error:
-        error.all_have_it = member is not None and member.local_rank > 0
-        raise
 
 
 def _opened(
@@ -335,12 +332,11 @@ def require_shared_batches(workload: Workload, processes: Processes) -> None:
         ConfigError: they cannot.
     """
     if processes.size > 1 and not workload.shares_batches:
-        error = ConfigError(
+        raise ConfigError(
             f"{workload.model_name} trains in one process, and {processes.size} were started",
             hint="start it without --nproc, torchrun or srun",
+            all_have_it=True,
         )
-        error.all_have_it = True
-        raise error
 
 
 def require_shardable(workload: Workload, runtime: Runtime, config: TaskConfig, processes: Processes) -> None:
@@ -351,19 +347,18 @@ def require_shardable(workload: Workload, runtime: Runtime, config: TaskConfig, 
     """
     if not config.run.shard_model or processes.size == 1:
         return
-    error = None
     if getattr(workload.module, "skips_parameters", False):
-        error = ConfigError(
+        raise ConfigError(
             f"run.shard_model: {workload.model_name} cannot be divided, because a pass may leave out some weights",
             hint="set it to false: each process then has the whole network",
+            all_have_it=True,
         )
-    elif runtime.dtype == torch.float16:
-        error = ConfigError(
-            "run.shard_model: the network cannot be divided in fp16", hint="use bf16 or fp32 with run.precision"
+    if runtime.dtype == torch.float16:
+        raise ConfigError(
+            "run.shard_model: the network cannot be divided in fp16",
+            hint="use bf16 or fp32 with run.precision",
+            all_have_it=True,
         )
-    if error is not None:
-        error.all_have_it = True
-        raise error
 
 
 def describe(trainer: Trainer, manifest: Manifest) -> RunFacts:

@@ -7,16 +7,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from pathlib import Path
 
 from dbbd_cli.config.sections import TaskConfig
 from dbbd_cli.core.processes import from_environment
 from dbbd_cli.core.progress import Progress, Silent
 from dbbd_cli.services.inspect import warn_of_shortcuts
 from dbbd_cli.services.preparation import prepare_run
-from dbbd_cli.services.restart import interrupted_run
 from dbbd_cli.services.results import Forecast, TrainResult
-from dbbd_cli.services.resume import resume
 
 
 def train(config: TaskConfig, *, progress: Progress | None = None, command: Sequence[str] = ()) -> TrainResult:
@@ -33,10 +30,7 @@ def train(config: TaskConfig, *, progress: Progress | None = None, command: Sequ
     member = from_environment(os.environ)
     progress = progress if progress and member.is_first else Silent()
     if member.size > 1:
-        begun = interrupted_run(Path(config.run.runs_dir), command)
-        if begun is not None:
-            return resume(begun, progress=progress, command=command)
-        from dbbd_cli.services.training import train_together
+        from dbbd_cli.services.train_together import train_together
 
         return train_together(config, member, progress, command)
     config, manifest = prepare_run(config, progress)

@@ -12,14 +12,13 @@ from dbbd_cli.core.errors import DataError, DiskError, ProcessError, StoppedErro
 from dbbd_cli.core.files import repair_of, write_text
 from dbbd_cli.core.metrics import best_of
 from dbbd_cli.core.paths import resume_command
-from dbbd_cli.core.processes import Member
 from dbbd_cli.core.progress import Progress
 from dbbd_cli.core.signals import StopRequest, signal_of, stop_on_signals
 from dbbd_cli.data.manifest import Manifest
 from dbbd_cli.engine.checkpoint.files import BEST, NEWEST, disk_error
 from dbbd_cli.engine.environment import write_environment
 from dbbd_cli.engine.failures import supervised
-from dbbd_cli.engine.processes import ALONE, Processes, joined
+from dbbd_cli.engine.processes import ALONE, Processes
 from dbbd_cli.engine.runtime import seed_everything
 from dbbd_cli.engine.trainer import Run, Trainer, fit
 from dbbd_cli.report.drawing import message_of
@@ -28,30 +27,9 @@ from dbbd_cli.runs.folder import CONFIG, FIGURE, LOG, SPLITS, SYNTHETIC_NOTE, cr
 from dbbd_cli.runs.log import NoLog, RunLog
 from dbbd_cli.runs.reading import read_run
 from dbbd_cli.services.disk_space import check_disk_space, checkpoint_bytes
-from dbbd_cli.services.inspect import warn_of_shortcuts
 from dbbd_cli.services.plot import history_figure
-from dbbd_cli.services.preparation import prepare_run
 from dbbd_cli.services.results import BestValue, RunFacts, TrainResult
 from dbbd_cli.services.session import build_workload, describe, require_shardable, require_shared_batches, show_facts
-
-
-def train_together(config: TaskConfig, member: Member, progress: Progress, command: Sequence[str]) -> TrainResult:
-    """Train a new run in a new folder, as one of several processes that all call this."""
-    with joined(member, timeout=config.run.process_timeout) as processes:
-        with processes.in_turns():
-            config, manifest = prepare_run(config, progress)
-            warn_of_shortcuts(config, manifest, progress)
-        return train_new_run(_with_scaled_rate(config, processes.size), manifest, progress, command, processes)
-
-
-def _with_scaled_rate(config: TaskConfig, num_processes: int) -> TaskConfig:
-    """The configuration with the learning rate for batches of several processes; a resumed run keeps that rate."""
-    training = config.training
-    power = {"none": 0.0, "sqrt": 0.5, "linear": 1.0}[training.scale_learning_rate]
-    rate = training.learning_rate * num_processes**power
-    # The configuration of the run is trained as it stands, also if another run begins from it.
-    scaled = training.model_copy(update={"learning_rate": rate, "scale_learning_rate": "none"})
-    return config.model_copy(update={"training": scaled})
 
 
 def train_new_run(
@@ -90,7 +68,7 @@ def train_new_run(
         else:
             with supervised(trainer.workload):
                 trainer.save(folder)
-        folder = Path(processes.of_first(str(folder)))
+        folder = processes.share_folder(folder, command)
         with locked(folder) if processes.is_first else nullcontext():
             show_facts(facts, progress, run=folder)
             return train_to_the_end(trainer, folder, facts, progress, command, stop)

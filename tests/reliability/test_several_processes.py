@@ -6,6 +6,7 @@ import json
 import os
 import random
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -22,6 +23,8 @@ if sys.platform == "win32":
 
 OPTIONS = [*TINY["url_classification"], "--set", "checkpoint.every_steps=3", "--set", "training.optimizer=sgd"]
 EPOCHS = 40
+STEPS = 6
+"""Of an epoch."""
 SECONDS = 300.0
 
 
@@ -38,6 +41,26 @@ def ranks(launcher: subprocess.Popen[str]) -> dict[int, psutil.Process]:
         except (psutil.Error, KeyError):
             continue
     return found
+
+
+def start_torchrun(*arguments: str, folder: Path) -> subprocess.Popen[str]:
+    """Start the program by torchrun, in two processes that are restarted once."""
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--max-restarts", "1"]
+    command = [sys.executable, *torchrun, "-m", "dbbd_cli", *arguments]
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, cwd=folder, env=environment(), stdout=pipe, stderr=pipe, text=True)
+
+
+def task(rank: int, step: int) -> dict[str, str]:
+    """The environment of one of two processes that `srun` starts on this machine."""
+    job = {"SLURM_JOB_ID": str(os.getpid()), "SLURM_STEP_ID": str(step), "SLURM_STEP_NODELIST": "localhost"}
+    return environment(**job, SLURM_PROCID=str(rank), SLURM_LOCALID=str(rank), SLURM_STEP_NUM_TASKS="2")
+
+
+def start_tasks(folder: Path, step: int) -> list[subprocess.Popen[str]]:
+    """Start training as the two tasks of `srun`."""
+    options = ("train", *OPTIONS, "--epochs", str(EPOCHS))
+    return [start(*options, folder=folder, env=task(rank, step)) for rank in range(2)]
 
 
 def until(condition: Callable[[], object], process: subprocess.Popen[str]) -> None:
@@ -103,22 +126,71 @@ def test_after_a_process_was_killed_the_run_resumes_to_the_same_result(
     for number in range(wanted):
         folder = tmp_path / str(number)
         folder.mkdir()
-        launcher = start(*nproc(2, "train", *OPTIONS, "--epochs", str(EPOCHS)), folder=folder)
+        launcher = start(*nproc(2, "train", *OPTIONS, "--epochs", str(EPOCHS), "--json"), folder=folder)
         moment = 3 + chance.randrange(60)
         until(lambda: steps(folder) >= moment, launcher)  # noqa: B023
         victim = ranks(launcher)[number % 2]
         began = time.monotonic()
         victim.kill()
-        _, err = launcher.communicate(timeout=SECONDS)
+        out, err = launcher.communicate(timeout=SECONDS)
         longest = max(longest, time.monotonic() - began)
         assert launcher.returncode == 8, err
         assert f"Error: process {number % 2 + 1} was ended by SIGKILL" in err
+        assert err.count("another process has ended") == err.count("continue with: dbbd resume") == 1, err
         assert "Traceback" not in err
+        described = json.loads(out)["error"]  # one object
+        assert (described["kind"], described["exit_code"]) == ("process", 8)
+        assert described["hint"].endswith("--nproc 2")
         code, _, err = run(*nproc(2, "resume", str(only_run(folder))), folder=folder, seconds=SECONDS)
         assert code == 0, err
         assert not differences(whole_state(only_run(folder)), whole_state(only_run(together)))
     assert longest < 60
     report(f"{wanted} processes killed: the others ended, and each run was resumed and ended bit-identical")
+
+
+def test_if_the_launcher_is_killed_the_processes_save_and_end(together: Path, tmp_path: Path) -> None:
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    options = nproc(2, "train", *OPTIONS, "--epochs", "1000")
+    launcher = start(*options, folder=tmp_path, env=environment(TMPDIR=str(temporary)), stderr=subprocess.DEVNULL)
+    until(lambda: steps(tmp_path) >= 10, launcher)
+    left = [*ranks(launcher).values()]
+    launcher.kill()
+    launcher.communicate(timeout=SECONDS)
+    assert not psutil.wait_procs(left, timeout=60)[1]
+    assert not [*temporary.glob("tmp*")]
+    state = whole_state(only_run(tmp_path))["state"]
+    assert state["step"] == steps(tmp_path), "saved when it was stopped"
+    code, _, err = run(*nproc(2, "resume", str(only_run(tmp_path)), "--epochs", str(EPOCHS + 200)), folder=tmp_path)
+    assert code in (0, 2), err  # 2: more epochs are done already; the lock is free
+
+
+def test_a_second_ctrl_c_ends_a_process_that_hangs(tmp_path: Path) -> None:
+    launcher = start(*nproc(2, "train", *OPTIONS, "--epochs", "1000"), folder=tmp_path)
+    until(lambda: steps(tmp_path) >= 10, launcher)
+    left = ranks(launcher)
+    left[1].suspend()
+    launcher.send_signal(signal.SIGINT)
+    with pytest.raises(subprocess.TimeoutExpired):
+        launcher.wait(timeout=3)
+    launcher.send_signal(signal.SIGTERM)  # from a batch system, which may repeat it: they may still be saving
+    with pytest.raises(subprocess.TimeoutExpired):
+        launcher.wait(timeout=1)
+    launcher.send_signal(signal.SIGINT)
+    _, err = launcher.communicate(timeout=30)
+    assert launcher.returncode == 128 + signal.SIGINT, err
+    assert "Traceback" not in err
+    assert not psutil.wait_procs([*left.values()], timeout=10)[1]
+
+
+def test_ctrl_c_ends_a_process_that_waits_for_others(tmp_path: Path) -> None:
+    process = start("train", *OPTIONS, folder=tmp_path, env=task(0, step=2))
+    port = 20_000 + (os.getpid() + 2) % 12_000
+    found = psutil.Process(process.pid)
+    until(lambda: any(place.laddr.port == port for place in found.net_connections("tcp")), process)
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=5)
+    assert process.returncode == -signal.SIGINT, "130 in a shell"
 
 
 def test_a_signal_to_one_process_stops_all(together: Path, tmp_path: Path) -> None:
@@ -134,11 +206,7 @@ def test_a_signal_to_one_process_stops_all(together: Path, tmp_path: Path) -> No
 
 
 def test_torchrun_restarts_a_run_from_its_newest_checkpoint(together: Path, tmp_path: Path) -> None:
-    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--max-restarts", "1"]
-    command = [sys.executable, *torchrun, "-m", "dbbd_cli", "train", *OPTIONS, "--epochs", str(EPOCHS)]
-    launcher = subprocess.Popen(
-        command, cwd=tmp_path, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    launcher = start_torchrun("train", *OPTIONS, "--epochs", str(EPOCHS), folder=tmp_path)
     until(lambda: steps(tmp_path) >= 20, launcher)
     ranks(launcher)[1].kill()
     _, err = launcher.communicate(timeout=SECONDS)
@@ -147,17 +215,37 @@ def test_torchrun_restarts_a_run_from_its_newest_checkpoint(together: Path, tmp_
     assert not differences(whole_state(only_run(tmp_path)), whole_state(only_run(together)))
 
 
-def test_srun_starts_processes_that_find_each_other(together: Path, tmp_path: Path) -> None:
-    def of(rank: int) -> dict[str, str]:
-        job = {"SLURM_JOB_ID": str(os.getpid()), "SLURM_STEP_ID": "1", "SLURM_STEP_NODELIST": "localhost"}
-        return {**job, "SLURM_PROCID": str(rank), "SLURM_LOCALID": str(rank), "SLURM_STEP_NUM_TASKS": "2"}
+def test_a_restart_continues_the_branch_of_an_older_checkpoint(together: Path, tmp_path: Path) -> None:
+    (tmp_path / "runs").mkdir()
+    shutil.copytree(only_run(together), tmp_path / "runs" / "begun")
+    older = tmp_path / "runs" / "begun" / "ckpt.previous.pth"
+    process = start_torchrun("resume", str(older), "--epochs", "60", folder=tmp_path)
+    branches = tmp_path.glob("runs/2*/history.jsonl")
+    written = (only_run(together) / "history.jsonl").read_text().count('"step"')
+    until(lambda: any(path.read_text().count('"step"') > written + 10 for path in branches), process)
+    ranks(process)[1].kill()
+    _, err = process.communicate(timeout=SECONDS)
+    assert process.returncode == 0, err
+    assert len([*tmp_path.glob("runs/*")]) == 2, err
+    (branch,) = tmp_path.glob("runs/2*")
+    assert whole_state(branch)["state"]["step"] == 60 * STEPS
 
-    options = ("train", *OPTIONS, "--epochs", str(EPOCHS))
-    started = [start(*options, folder=tmp_path, env=environment(**of(rank))) for rank in range(2)]
+
+def test_srun_starts_processes_that_find_each_other(together: Path, tmp_path: Path) -> None:
+    started = start_tasks(tmp_path, step=1)
     ended = [process.communicate(timeout=SECONDS) for process in started]
     assert [process.returncode for process in started] == [0, 0], ended
     assert ended[1] == ("", "")
     assert not differences(whole_state(only_run(tmp_path)), whole_state(only_run(together)))
+
+
+def test_if_the_first_task_of_srun_is_killed_another_says_how_to_continue(tmp_path: Path) -> None:
+    started = start_tasks(tmp_path, step=3)
+    until(lambda: steps(tmp_path) >= 10, started[0])
+    started[0].kill()
+    ended = [process.communicate(timeout=SECONDS) for process in started]
+    assert [process.returncode for process in started] == [-signal.SIGKILL, 8], ended
+    assert ended[1][1].count("continue with: dbbd resume") == 1
 
 
 def test_a_batch_that_one_process_cannot_load_ends_all_and_is_reported_once(together: Path, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 import pytest
 from program import TINY, differences, environment, only_run, run, whole_state
 
@@ -37,14 +38,21 @@ class Hosts:
     def restore(self) -> None:
         assert ip("-n", self.names[1], "link", "set", LINK, "up").returncode == 0
 
-    def start(self, folder: Path, *arguments: str) -> list[subprocess.Popen[str]]:
-        """Start torchrun on both hosts, with one process each."""
-        limit = ("--set", f"run.process_timeout={TIMEOUT}")
-        where = ["--nnodes", "2", "--nproc-per-node", "1", "--master-addr", ADDRESSES[0], "--master-port", "29401"]
+    def start(self, folder: Path, *arguments: str, max_restarts: int = 0) -> list[subprocess.Popen[str]]:
+        """Start torchrun on both hosts, with one process each; with restarts, the hosts find each other by c10d."""
+        where = ["--nnodes", "2", "--nproc-per-node", "1"]
+        if max_restarts:
+            where += ["--rdzv-backend", "c10d", "--rdzv-endpoint", f"{ADDRESSES[0]}:29400", "--rdzv-id", "job"]
+            where += ["--max-restarts", str(max_restarts)]
+        else:
+            where += ["--master-addr", ADDRESSES[0], "--master-port", "29401"]
         started = []
         for rank, name in enumerate(self.names):
-            torchrun = [sys.executable, "-m", "torch.distributed.run", *where, "--node-rank", str(rank)]
-            command = ["ip", "netns", "exec", name, *torchrun, "-m", "dbbd_cli", *arguments, *limit]
+            own = ["--node-rank", str(rank)]
+            if max_restarts:
+                own = ["--local-addr", ADDRESSES[rank], "--rdzv-conf", f"is_host={int(rank == 0)}"]
+            torchrun = [sys.executable, "-m", "torch.distributed.run", *where, *own]
+            command = ["ip", "netns", "exec", name, *torchrun, "-m", "dbbd_cli", *arguments]
             env = environment(GLOO_SOCKET_IFNAME=LINK)
             pipe = subprocess.PIPE
             started.append(subprocess.Popen(command, cwd=folder, env=env, stdout=pipe, stderr=pipe, text=True))
@@ -72,19 +80,43 @@ def hosts() -> Iterator[Hosts]:
             ip("netns", "del", name)
 
 
-def test_a_run_on_two_hosts_survives_a_cut_of_their_link(hosts: Hosts, tmp_path: Path) -> None:
-    expected = tmp_path / "uninterrupted"
-    expected.mkdir()
-    code, _, err = run("train", *OPTIONS, "--nproc", "2", folder=expected, seconds=SECONDS)
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a run that two processes of one host have trained to its end."""
+    folder = tmp_path_factory.mktemp("uninterrupted")
+    code, _, err = run("train", *OPTIONS, "--nproc", "2", folder=folder, seconds=SECONDS)
     assert code == 0, err
-    folder = tmp_path / "cut"
-    folder.mkdir()
-    both = hosts.start(folder, "train", *OPTIONS)
+    return folder
+
+
+def until_trained(steps: int, folder: Path, both: list[subprocess.Popen[str]]) -> None:
+    """Wait until the only run in a folder has trained some steps."""
     deadline = time.monotonic() + SECONDS
-    while not any(path.read_text().count('"step"') > 20 for path in folder.glob("runs/*/history.jsonl")):
+    while not any(path.read_text().count('"step"') > steps for path in folder.glob("runs/*/history.jsonl")):
         assert all(process.poll() is None for process in both), [process.communicate() for process in both]
         assert time.monotonic() < deadline
         time.sleep(0.05)
+
+
+def test_a_process_that_was_killed_is_restarted_on_both_hosts(
+    hosts: Hosts, uninterrupted: Path, tmp_path: Path
+) -> None:
+    both = hosts.start(tmp_path, "train", *OPTIONS, max_restarts=3)
+    for number in range(2):
+        until_trained(20 + 60 * number, tmp_path, both)
+        # Of one host, then of the other: torchrun counts the restarts of each host separately.
+        (process,) = psutil.Process(both[1 - number].pid).children()
+        process.kill()
+    ended = [process.communicate(timeout=SECONDS) for process in both]
+    assert [process.returncode for process in both] == [0, 0], ended
+    assert ended[0][1].count("Continuing with epoch") == 2
+    assert not differences(whole_state(only_run(tmp_path)), whole_state(only_run(uninterrupted)))
+
+
+def test_a_run_on_two_hosts_survives_a_cut_of_their_link(hosts: Hosts, uninterrupted: Path, tmp_path: Path) -> None:
+    folder, limit = tmp_path, ("--set", f"run.process_timeout={TIMEOUT}")
+    both = hosts.start(folder, "train", *OPTIONS, *limit)
+    until_trained(20, folder, both)
     hosts.cut()
     began = time.monotonic()
     ended = [process.communicate(timeout=SECONDS) for process in both]
@@ -93,7 +125,7 @@ def test_a_run_on_two_hosts_survives_a_cut_of_their_link(hosts: Hosts, tmp_path:
     assert "Error: another process" in ended[0][1]
     assert "continue with: dbbd resume" in ended[0][1]
     hosts.restore()
-    both = hosts.start(folder, "resume", str(only_run(folder)))
+    both = hosts.start(folder, "resume", str(only_run(folder)), *limit)
     ended = [process.communicate(timeout=SECONDS) for process in both]
     assert [process.returncode for process in both] == [0, 0], ended
-    assert not differences(whole_state(only_run(folder)), whole_state(only_run(expected)))
+    assert not differences(whole_state(only_run(folder)), whole_state(only_run(uninterrupted)))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Annotated
 
 import typer
@@ -19,6 +18,7 @@ dbbd resume runs/20260131-120000-qr_cnn/ckpt.pth"""
 
 
 def resume(
+    context: typer.Context,
     target: options.Target,
     epochs: Annotated[
         int | None,
@@ -50,12 +50,12 @@ def resume(
     changes = options.overrides(settings, flags)
     options.check_overrides(target, changes)
     if nproc is not None:
-        options.launch(nproc)
+        options.launch(nproc, context)
     output = Output(as_json=json, style=progress, quiet=quiet, together=True)
 
     from dbbd_cli.cli.terminal import tables
     from dbbd_cli.services import resume as service
 
-    command = ["dbbd", *sys.argv[1:]]
+    command = options.command_line(context)
     result = service.resume(target, overrides=changes, force=force, progress=output.progress, command=command)
     output.show(result, tables.train)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Annotated
 
 import typer
@@ -21,6 +20,7 @@ dbbd train --config qr_cnn --dry-run"""
 
 
 def train(
+    context: typer.Context,
     config: Annotated[
         str,
         typer.Option(
@@ -94,7 +94,7 @@ def train(
     if nproc is not None:
         if dry_run:
             raise ConfigError("--dry-run measures a single process", hint="leave out --nproc")
-        options.launch(nproc)
+        options.launch(nproc, context)
     output = Output(as_json=json, style=progress, quiet=quiet, together=not dry_run)
 
     from dbbd_cli.cli.terminal import tables
@@ -103,5 +103,5 @@ def train(
     if dry_run:
         output.show(service.forecast(checked, progress=output.progress), tables.forecast)
     else:
-        command = ["dbbd", *sys.argv[1:]]
+        command = options.command_line(context)
         output.show(service.train(checked, progress=output.progress, command=command), tables.train)

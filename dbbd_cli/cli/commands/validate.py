@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import typer
+
 from dbbd_cli.cli import options
 from dbbd_cli.cli.targets import require_run_or_checkpoint
 from dbbd_cli.cli.terminal.console import Output
@@ -13,6 +15,7 @@ dbbd validate runs/20260131-120000-qr_cnn/best_model.pth --device cpu"""
 
 
 def validate(
+    context: typer.Context,
     target: options.Target,
     settings: options.Settings = None,
     device: options.Device = None,
@@ -28,7 +31,7 @@ def validate(
     changes = options.overrides(settings, {"--device": ("run.device", device)})
     options.check_overrides(target, changes)
     if nproc is not None:
-        options.launch(nproc)
+        options.launch(nproc, context)
     output = Output(as_json=json, style=progress, quiet=quiet, together=True)
 
     from dbbd_cli.cli.terminal import tables

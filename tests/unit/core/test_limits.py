@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 
 import pytest
 
@@ -55,3 +56,25 @@ def test_the_limit_on_open_files_is_shown_if_there_is_one(
 ) -> None:
     monkeypatch.setattr(resource, "getrlimit", lambda _: (limit, resource.RLIM_INFINITY))
     assert limits.open_files_limit() == shown
+
+
+def test_the_quota_of_a_container_limits_the_processors(monkeypatch: pytest.MonkeyPatch) -> None:
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    for quota, expected in (
+        ("max 100000", allowed),
+        ("50000 100000", 1),
+        ("1000000000 100000", allowed),
+        ("x", allowed),
+    ):
+        monkeypatch.setattr(limits.Path, "read_text", lambda _, found=quota: found)
+        assert limits.usable_processors() == expected
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="needs affinity")
+def test_the_processors_of_this_process_may_be_fewer_than_those_of_the_machine() -> None:
+    before = os.sched_getaffinity(0)
+    try:
+        os.sched_setaffinity(0, {min(before)})
+        assert limits.usable_processors() == 1
+    finally:
+        os.sched_setaffinity(0, before)

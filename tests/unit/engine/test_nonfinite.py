@@ -14,8 +14,9 @@ from torch import nn
 
 from dbbd_cli.core.errors import DataError, NotFiniteError
 from dbbd_cli.engine.checkpoint.files import load_checkpoint
-from dbbd_cli.engine.nonfinite import check_weights, step_if_finite
+from dbbd_cli.engine.nonfinite import StepResult, check_weights, step_if_finite
 from dbbd_cli.engine.optimizer import build_optimizer
+from dbbd_cli.engine.processes import Processes
 from dbbd_cli.engine.runtime import Runtime
 from dbbd_cli.engine.state import TrainState
 from dbbd_cli.engine.trainer import Trainer
@@ -175,3 +176,18 @@ def test_one_value_that_is_not_finite_is_found_anywhere(tmp_path: Path, bad: flo
         weights["b"][index - 1] = -bad
         with pytest.raises(NotFiniteError, match="b has non-finite values"):
             check_weights(weights, TrainState(), tmp_path)
+
+
+class TwoProcesses(Processes):
+    """The first of two processes, with what the other one answers."""
+
+    def everyone(self, value: Any) -> list[Any]:
+        return [value, ["train/7"] if value else []]
+
+
+def test_a_gradient_that_is_not_finite_names_the_samples_of_all_processes(tmp_path: Path) -> None:
+    infinite, finite = torch.tensor(math.inf), torch.tensor(True)
+    result = StepResult(1, 1, [["train/1"], ["train/2"]], [torch.tensor(1.0)] * 2, infinite, ~finite, 0.1)
+    error = result.error(tmp_path, TwoProcesses(size=2))
+    assert error.details == ["the batch:", "train/1", "train/2", "train/7"]
+    assert error.all_have_it
