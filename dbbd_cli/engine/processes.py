@@ -5,13 +5,14 @@ Each runs the whole program, started by PyTorch's launcher or by SLURM; `core.pr
 
 from __future__ import annotations
 
-import json
+import io
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from datetime import timedelta
-from typing import Any, NoReturn
+from itertools import chain, islice
+from typing import Any, NoReturn, TypeVar
 
 import torch
 from torch import distributed, nn
@@ -26,6 +27,8 @@ from dbbd_cli.core.processes import Member
 from dbbd_cli.data.loader import Share
 from dbbd_cli.engine.state import Sums
 from dbbd_cli.model.processes import Shared, share_layers, shared_batch
+
+_Found = TypeVar("_Found")
 
 _FAILED = 1000
 """Stands for a failure where processes exchange the number of a signal; larger than any signal."""
@@ -81,14 +84,49 @@ class Processes(Member):
         return int(largest)
 
     def device(self, wanted: str) -> str:
-        """The device of this process: its own GPU if GPUs are wanted and there are any."""
+        """The device of this process: its own GPU if GPUs are wanted and there are any.
+
+        Raises:
+            ConfigError: several processes cannot share the device.
+        """
         if self.size > 1 and wanted in ("auto", "cuda") and torch.cuda.is_available():
             return f"cuda:{self.local_rank}"
-        return wanted
+        if self.size > 1 and wanted == "mps":
+            raise ConfigError(
+                "run.device: mps works in one process only", hint="leave out --nproc, or choose the device cpu"
+            )
+        # Gloo exchanges nothing that is on an Apple GPU.
+        return "cpu" if self.size > 1 and wanted == "auto" else wanted
 
     def everyone(self, value: Any) -> list[Any]:
-        """The values of all processes, of the types of JSON."""
-        return [value] if self.size == 1 else [json.loads(text) for text in _gathered(json.dumps(value), self.size)]
+        """The values of all processes: tensors on the CPU and plain values, also nested."""
+        return [value] if self.size == 1 else [_unpacked(part) for part in _gathered(_packed(value), self.size)]
+
+    def in_order(self, own: Iterable[_Found]) -> Iterator[_Found]:
+        """Yield what all processes find, in the order in which a single one would find it.
+
+        They find one result each at a time and exchange it, so that none waits long for the others.
+
+        Args:
+            own: what this process finds: of P processes, every P-th result, from that of its rank on. The results are
+                such as `everyone` takes.
+
+        Raises:
+            DataError: one of the processes could not find its next result.
+        """
+        if self.size == 1:
+            yield from own
+            return
+        remaining, ended = iter(own), False
+        while not ended:
+            try:
+                found = list(islice(remaining, 1))
+            except DataError as error:
+                self.fail(error)
+            self.agreed(0)
+            every = self.everyone(found)
+            yield from chain.from_iterable(every)
+            ended = not all(every)
 
     def require_same_samples(self, digest: str) -> None:
         """Check that all processes have the same list of samples.
@@ -106,9 +144,10 @@ class Processes(Member):
             error.all_have_it = True
             raise error
 
-    def of_first(self, text: str) -> str:
-        """The text of the first process."""
-        return str(self.everyone(text)[0])
+    def of_first(self, value: _Found) -> _Found:
+        """The value of the first process, of which `everyone` takes all."""
+        found: _Found = self.everyone(value)[0]
+        return found
 
     def all_of(self, finite: torch.Tensor) -> torch.Tensor:
         """Whether `finite` `()` is true in all processes, on its device."""
@@ -122,12 +161,7 @@ class Processes(Member):
         """The sums of all processes, in the order of their ranks, so that all get the same."""
         if self.size == 1:
             return sums
-        every = self.everyone(sums.plain())
-        values: dict[str, float] = {}
-        for part in every:
-            for name, value in part["values"].items():
-                values[name] = values.get(name, 0.0) + value
-        return Sums(values, sum(part["num_samples"] for part in every))
+        return Sums.of(self.everyone(sums.plain()))
 
     @contextmanager
     def sharing(self, share: Share, network: nn.Module, *, is_last: bool = True) -> Iterator[None]:
@@ -153,15 +187,24 @@ class Processes(Member):
         return data_parallel(module, skips_parameters=getattr(module, "skips_parameters", False))
 
 
-def _gathered(text: str, size: int) -> list[str]:
-    """The texts of all processes."""
-    own = torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8)
+def _packed(value: Any) -> torch.Tensor:
+    buffer = io.BytesIO()
+    torch.save(value, buffer)
+    return torch.frombuffer(bytearray(buffer.getbuffer()), dtype=torch.uint8)
+
+
+def _unpacked(packed: torch.Tensor) -> Any:
+    return torch.load(io.BytesIO(packed.numpy().tobytes()), weights_only=True)
+
+
+def _gathered(own: torch.Tensor, size: int) -> list[torch.Tensor]:
+    """The bytes `(N,)` of all processes."""
     lengths = [torch.zeros(1, dtype=torch.int64) for _ in range(size)]
     distributed.all_gather(lengths, torch.tensor([len(own)]))
     longest = max(int(length) for length in lengths)
-    texts = [own.new_zeros(longest) for _ in range(size)]
-    distributed.all_gather(texts, F.pad(own, (0, longest - len(own))))
-    return [bytes(text[: int(length)].tolist()).decode() for text, length in zip(texts, lengths, strict=True)]
+    every = [own.new_zeros(longest) for _ in range(size)]
+    distributed.all_gather(every, F.pad(own, (0, longest - len(own))))
+    return [part[: int(length)] for part, length in zip(every, lengths, strict=True)]
 
 
 ALONE = Processes()

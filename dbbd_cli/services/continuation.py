@@ -78,7 +78,11 @@ def continue_run(
                 hint="to continue a copy of the run from there, pass more epochs with --epochs",
             )
         folder = _branch(run, progress) if processes.is_first else run.folder
-        folder = Path(processes.of_first(str(folder)))
+        # The first one knows which models it has copied.
+        name, run.checkpoint["state"]["best_value"] = processes.of_first(
+            (str(folder), run.checkpoint["state"]["best_value"])
+        )
+        folder = Path(name)
         with locked(folder) if processes.is_first else nullcontext():
             return _continue_in(folder, run, processes, overrides, force, progress, command)
 
@@ -157,7 +161,7 @@ def _continue_in(
     command: Sequence[str],
 ) -> TrainResult:
     """Restore the trainer from the checkpoint, check that it is still the same run, and train on in `folder`."""
-    check_training_settings(run)
+    check_training_settings(run, processes.size)
     trainer = _restored_trainer(run, processes, progress)
     with supervised(trainer.workload):
         check_replay(trainer, run, force, progress)

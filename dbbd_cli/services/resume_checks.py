@@ -90,17 +90,18 @@ def report_config_changes(run: OpenedRun, progress: Progress) -> None:
         )
 
 
-def check_training_settings(run: OpenedRun) -> None:
-    """Raise if the settings of `training` cannot continue from this checkpoint.
+def check_training_settings(run: OpenedRun, num_processes: int) -> None:
+    """Raise if the settings of `training` cannot continue from this checkpoint in this number of processes.
 
     Raises:
         ConfigError: the batch size has changed in the middle of an epoch, or more epochs are done than are wanted.
     """
     training, saved, state = run.config.training, run.saved.training, run.state
-    batches = (training.batch_size, training.accumulate_batches)
-    if state.batch and batches != (saved.batch_size, saved.accumulate_batches):
+    batches = (run.batch_size or training.batch_size * num_processes, training.accumulate_batches)
+    if state.batch and batches != (run.saved_batch_size, saved.accumulate_batches):
         raise ConfigError(
-            f"{shown_path(run.path)} is in the middle of an epoch, where the batch size cannot change",
+            f"{shown_path(run.path)} is in the middle of an epoch, where the batch size cannot change: "
+            f"{counted(run.saved_batch_size, 'sample')} of all processes together",
             hint="leave out training.batch_size and training.accumulate_batches until the epoch has ended",
         )
     done = len(state.history)

@@ -68,6 +68,7 @@ def evaluate(
     ] = None,
     settings: options.Settings = None,
     device: options.Device = None,
+    nproc: options.SharingProcesses = None,
     json: options.Json = False,
     progress: options.Progress = "auto",
     quiet: options.Quiet = False,
@@ -88,7 +89,9 @@ def evaluate(
     require_run_or_checkpoint(target)
     changes = options.overrides(settings, {"--device": ("run.device", device)})
     options.check_overrides(target, changes)
-    output = Output(as_json=json, style=progress, quiet=quiet)
+    if nproc is not None:
+        options.launch(nproc)
+    output = Output(as_json=json, style=progress, quiet=quiet, together=True)
 
     from dbbd_cli.cli.terminal import evaluation_table
     from dbbd_cli.services import evaluate as service

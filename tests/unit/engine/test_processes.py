@@ -17,9 +17,10 @@ from dbbd_cli.core.errors import ConfigError
 from dbbd_cli.core.processes import Member, from_environment
 from dbbd_cli.data.scenes.synthetic_rooms.generator import generate_room
 from dbbd_cli.data.scenes.writing import write_ply
+from dbbd_cli.engine.processes import Processes
 from unit.engine.shared_training import learned
 
-SCRIPT = Path(__file__).with_name("shared_training.py")
+TRAINING, EXCHANGES = (Path(__file__).with_name(name) for name in ("shared_training.py", "exchanges.py"))
 IMAGES = {
     "task": "image_classification",
     "data": {"source": "synthetic", "sample_per_class": 35, "image_size": 32},
@@ -93,18 +94,16 @@ def case(name: str) -> tuple[dict[str, Any], int]:
     return config, STEPS.get(name, 12)
 
 
-def learned_together(names: list[str], processes: int, folder: Path) -> dict[str, Any]:
-    """What several processes have learned, by case."""
-    (folder / "cases.json").write_text(json.dumps([case(name) for name in names]), encoding="utf-8")
+def run_in(processes: int, script: Path, *arguments: str) -> None:
+    """Run a script in several processes, which must succeed."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
-    command = [sys.executable, str(SCRIPT), str(folder / "cases.json"), str(folder / "found.pth")]
     started = []
     for rank in range(processes):
         member = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(processes)}
         env = {**os.environ, "OMP_NUM_THREADS": "1", **place, **member}
-        started.append(subprocess.Popen(command, env=env, stderr=subprocess.PIPE))
+        started.append(subprocess.Popen([sys.executable, str(script), *arguments], env=env, stderr=subprocess.PIPE))
     try:
         for process in started:
             error = process.communicate(timeout=300)[1]
@@ -112,6 +111,12 @@ def learned_together(names: list[str], processes: int, folder: Path) -> dict[str
     finally:
         for process in started:
             process.kill()
+
+
+def learned_together(names: list[str], processes: int, folder: Path) -> dict[str, Any]:
+    """What several processes have learned, by case."""
+    (folder / "cases.json").write_text(json.dumps([case(name) for name in names]), encoding="utf-8")
+    run_in(processes, TRAINING, str(folder / "cases.json"), str(folder / "found.pth"))
     return dict(zip(names, torch.load(folder / "found.pth", weights_only=True), strict=True))
 
 
@@ -131,6 +136,19 @@ def test_processes_learn_what_one_learns(processes: int, tmp_path: Path) -> None
         for weight, value in alone["weights"].items():
             assert torch.allclose(same["weights"][weight], value, rtol=1e-5, atol=1e-5), f"{name}: {weight}"
         assert alone["losses"][0] != pytest.approx(alone["losses"][-1], abs=1e-3), f"{name}: it learned nothing"
+
+
+@pytest.mark.parametrize("processes", [2, 3])
+def test_results_layers_and_errors_are_exchanged(processes: int) -> None:
+    run_in(processes, EXCHANGES)
+
+
+def test_several_processes_cannot_use_an_apple_gpu() -> None:
+    assert Processes(rank=0, size=1).device("mps") == "mps"
+    with pytest.raises(ConfigError, match="mps works in one process only"):
+        Processes(rank=1, size=2, local_rank=1).device("mps")
+    if not torch.cuda.is_available():
+        assert Processes(rank=1, size=2, local_rank=1).device("auto") == "cpu"
 
 
 def test_who_a_process_is() -> None:
