@@ -38,6 +38,10 @@ def check_replay(trainer: Trainer, run: OpenedRun, force: bool, progress: Progre
     try:
         verify_replay_check(trainer.workload, trainer.runtime, replay)
     except CheckpointError as error:
+        difference = run.config.batches_of_earlier_versions
+        if difference and run.saved_batch_size > 1 and "batch_size" not in run.checkpoint["runtime"]:
+            error.details.append(f"likely reason: {difference}, so that results will differ slightly from here on")
+            error.hint = "if nothing else has changed, continue with --force"
         if not force:
             raise
         progress.warn(f"{error.message}. Continuing because of --force.")

@@ -5,7 +5,7 @@ Legend: M labeled points, D channels of features, K classes, P probes of a kind 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -110,16 +110,15 @@ def fit_draws(
     The processes fit a part of them each.
     """
 
-    def fitted() -> Iterator[tuple[torch.Tensor, ...]]:
-        for draw in draws[processes.rank :: processes.size]:
-            rows = torch.isin(points.scene, torch.from_numpy(draw.scenes))
-            most = {} if draw is draws[-1] else {"max_iterations": FEW_ITERATIONS}
-            probe = fit_probe(features[rows], points.classes[rows], num_classes, weight_decay=WEIGHT_DECAY, **most)
-            yield probe.mean, probe.scale, probe.weight, probe.bias
+    def fitted(draw: Draw) -> tuple[torch.Tensor, ...]:
+        rows = torch.isin(points.scene, torch.from_numpy(draw.scenes))
+        most = {} if draw is draws[-1] else {"max_iterations": FEW_ITERATIONS}
+        probe = fit_probe(features[rows], points.classes[rows], num_classes, weight_decay=WEIGHT_DECAY, **most)
+        return probe.mean, probe.scale, probe.weight, probe.bias
 
     probes = []
-    for found in processes.in_order(fitted()):
-        probes.append(LinearProbe(*found))
+    for parts in processes.in_order(map(fitted, draws[processes.rank :: processes.size])):
+        probes.append(LinearProbe(*parts))
         advance()
     return probes
 
