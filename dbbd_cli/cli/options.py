@@ -69,6 +69,16 @@ Processes = Annotated[
         autocompletion=complete.processes,
     ),
 ]
+SharingProcesses = Annotated[
+    str | None,
+    typer.Option(
+        "--nproc",
+        metavar="N|auto",
+        help="Divide the samples among N processes on this machine; auto: one for each GPU, or else for each "
+        "processor.",
+        autocompletion=complete.processes,
+    ),
+]
 Target = Annotated[
     Path,
     typer.Argument(

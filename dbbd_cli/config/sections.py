@@ -243,6 +243,8 @@ class TaskConfig(Section):
     """Settings that say where the data is: each a path, or paths by name."""
     bf16_on_cpu: ClassVar[bool] = False
     """Whether `run.precision: auto` chooses bf16 on CPUs that have instructions for it."""
+    batches_of_earlier_versions: ClassVar[str] = ""
+    """How batches of several samples differ from those of versions that stored no size of batches; "" if not."""
 
     task: NotEmpty = Field(description="kind of training")
     seed: Annotated[int, Field(ge=0, lt=2**63)] = Field(42, description="seed of all random choices")

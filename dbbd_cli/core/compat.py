@@ -80,6 +80,13 @@ def cpu_capabilities() -> Mapping[str, Any]:
     return capabilities
 
 
+def layers_of_batches() -> tuple[type[nn.Module], ...]:
+    """Bases of all layers that are random, or compute with all samples of a batch; they have no public ones."""
+    from torch.nn.modules import batchnorm, dropout
+
+    return dropout._DropoutNd, batchnorm._BatchNorm
+
+
 def data_parallel(module: nn.Module, *, skips_parameters: bool) -> nn.Module:
     """The module with gradients that are averaged over processes; its tensors are equal in all of them already.
 

@@ -175,13 +175,13 @@ class BatchLoader:
         """
         return self._workers.make(lambda: self.dataset.__getitems__(keys))
 
-    def batches(self, epoch: int, start: int = 0) -> Iterator[Any]:
-        """Yield the batches of an epoch from position `start` on.
+    def batches(self, epoch: int, start: int = 0, step: int = 1) -> Iterator[Any]:
+        """Yield every `step`-th batch of an epoch from position `start` on.
 
         Raises:
             DbbdError: the dataset cannot make a batch, or a worker has died or hangs.
         """
-        plan = self.plan(epoch)[start:]
+        plan = self.plan(epoch)[start::step]
         self._plan[:] = plan
         for keys, batch in zip(plan, self._workers.batches(self._loader), strict=True):
             if isinstance(batch, DbbdError):

@@ -11,6 +11,7 @@ from torch import nn
 from dbbd_cli.core.progress import Phase
 from dbbd_cli.core.signals import StopRequest
 from dbbd_cli.data.loader import BatchLoader
+from dbbd_cli.engine.processes import ALONE, Processes
 from dbbd_cli.engine.runtime import Runtime
 from dbbd_cli.engine.sharding import without_gradient
 from dbbd_cli.engine.state import Sums
@@ -28,11 +29,18 @@ def place(module: nn.Module, runtime: Runtime) -> nn.Module:
 
 
 def run_batches(
-    workload: Workload, loader: BatchLoader, runtime: Runtime, stop: StopRequest | None = None
+    workload: Workload,
+    loader: BatchLoader,
+    runtime: Runtime,
+    stop: StopRequest | None = None,
+    processes: Processes = ALONE,
 ) -> Iterator[tuple[StepOutput, Any]]:
-    """Run the module over a split without training it; yield each output with the batch that it came from."""
+    """Run the module over a split without training it; yield each output with the batch that it came from.
+
+    Of several `processes`, each computes every P-th batch as a whole; of a divided loader, its share of every batch.
+    """
     workload.module.eval()
-    batches = loader.batches(epoch=0)
+    batches = loader.batches(epoch=0, start=processes.rank, step=processes.size)
     for number, raw_batch in enumerate(batches if stop is None else stop.interruptible(batches)):
         if stop is not None and stop.agree is not None:  # before the network, in which processes may wait for others
             stop.check()
@@ -64,3 +72,27 @@ def run_split(
         if stop is not None and stop.agree is None:
             stop.check()
     return sums
+
+
+def sum_split(workload: Workload, loader: BatchLoader, runtime: Runtime, bar: Phase, processes: Processes) -> Sums:
+    """Sum loss and metrics over a split of which each process computes every P-th batch: the sums of a single process.
+
+    Raises:
+        DataError: one of the processes could not load a batch.
+    """
+    if processes.size == 1:
+        sums = run_split(workload, loader, runtime, bar)
+        sums.flush()
+        return sums
+
+    def of_each() -> Iterator[dict[str, Any]]:
+        for output, _ in run_batches(workload, loader, runtime, processes=processes):
+            sums = Sums()
+            sums.add(output)
+            yield sums.plain()
+
+    parts = []
+    for part in processes.in_order(of_each()):
+        parts.append(part)
+        bar.advance(samples=part["num_samples"])
+    return Sums.of(parts)

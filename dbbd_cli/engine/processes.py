@@ -5,18 +5,20 @@ Each runs the whole program, started by PyTorch's launcher or by SLURM; `core.pr
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
 import threading
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from itertools import chain, islice
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 import torch
 from torch import distributed, nn
@@ -33,6 +35,8 @@ from dbbd_cli.data.loader import Share
 from dbbd_cli.engine.sharding import is_sharded, shard
 from dbbd_cli.engine.state import Sums
 from dbbd_cli.model.processes import Shared, share_layers, shared_batch
+
+_Found = TypeVar("_Found")
 
 _FAILED = 1000
 """Stands for a failure where processes exchange the number of a signal; larger than any signal."""
@@ -104,8 +108,13 @@ class Processes(Member):
         Raises:
             ConfigError: there are fewer GPUs than processes on this machine, or all are to use the same one.
         """
-        if self.size == 1 or wanted in ("cpu", "mps") or not torch.cuda.is_available():
-            return wanted
+        if self.size > 1 and wanted == "mps":
+            raise ConfigError(
+                "run.device: mps works in one process only", hint="leave out --nproc, or choose the device cpu"
+            )
+        if self.size == 1 or wanted == "cpu" or not torch.cuda.is_available():
+            # Gloo exchanges nothing that is on an Apple GPU.
+            return "cpu" if self.size > 1 and wanted == "auto" else wanted
         if wanted not in ("auto", "cuda"):
             raise ConfigError(
                 f"run.device: {self.size} processes cannot all use {wanted}",
@@ -123,8 +132,34 @@ class Processes(Member):
         return f"cuda:{number}"
 
     def everyone(self, value: Any) -> list[Any]:
-        """The values of all processes, of the types of JSON."""
-        return [value] if self.size == 1 else [json.loads(text) for text in self._gathered(json.dumps(value))]
+        """The values of all processes: tensors on the CPU and plain values, also nested."""
+        return [value] if self.size == 1 else [_unpacked(part) for part in self._gathered(_packed(value))]
+
+    def in_order(self, own: Iterable[_Found]) -> Iterator[_Found]:
+        """Yield what all processes find, in the order in which a single one would find it.
+
+        They find one result each at a time and exchange it, so that none waits long for the others.
+
+        Args:
+            own: what this process finds: of P processes, every P-th result, from that of its rank on. The results are
+                such as `everyone` takes.
+
+        Raises:
+            DataError: one of the processes could not find its next result.
+        """
+        if self.size == 1:
+            yield from own
+            return
+        remaining, ended = iter(own), False
+        while not ended:
+            try:
+                found = list(islice(remaining, 1))
+            except DataError as error:
+                self.fail(error)
+            self.agreed(0)
+            every = self.everyone(found)
+            yield from chain.from_iterable(every)
+            ended = not all(every)
 
     def require_same_samples(self, digest: str) -> None:
         """Check that all processes have the same list of samples.
@@ -141,9 +176,10 @@ class Processes(Member):
                 all_have_it=True,
             )
 
-    def of_first(self, text: str) -> str:
-        """The text of the first process."""
-        return str(self.everyone(text)[0])
+    def of_first(self, value: _Found) -> _Found:
+        """The value of the first process, of which `everyone` takes all."""
+        found: _Found = self.everyone(value)[0]
+        return found
 
     def share_folder(self, folder: Path, command: Sequence[str]) -> Path:
         """The run folder of the first process, which `begun_folder` finds if torchrun restarts the command."""
@@ -171,22 +207,16 @@ class Processes(Member):
         """The sums of all processes, in the order of their ranks, so that all get the same."""
         if self.size == 1:
             return sums
-        every = self.everyone(sums.plain())
-        values: dict[str, float] = {}
-        for part in every:
-            for name, value in part["values"].items():
-                values[name] = values.get(name, 0.0) + value
-        return Sums(values, sum(part["num_samples"] for part in every))
+        return Sums.of(self.everyone(sums.plain()))
 
-    def _gathered(self, text: str) -> list[str]:
-        """The texts of all processes."""
-        own = torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8)
+    def _gathered(self, own: torch.Tensor) -> list[torch.Tensor]:
+        """The bytes `(N,)` of all processes."""
         lengths = [torch.zeros(1, dtype=torch.int64) for _ in range(self.size)]
         distributed.all_gather(lengths, torch.tensor([len(own)]), self.group)
         longest = max(int(length) for length in lengths)
-        texts = [own.new_zeros(longest) for _ in range(self.size)]
-        distributed.all_gather(texts, F.pad(own, (0, longest - len(own))), self.group)
-        return [bytes(text[: int(length)].tolist()).decode() for text, length in zip(texts, lengths, strict=True)]
+        every = [own.new_zeros(longest) for _ in range(self.size)]
+        distributed.all_gather(every, F.pad(own, (0, longest - len(own))), self.group)
+        return [part[: int(length)] for part, length in zip(every, lengths, strict=True)]
 
     def with_own_connection(self, timeout: float) -> Processes:
         """The same processes, for a thread that exchanges values while the program does too."""
@@ -230,6 +260,16 @@ class Processes(Member):
             distributed.broadcast(content.view(torch.uint8), 0)  # Gloo does not know all types
             with torch.no_grad():
                 tensor.copy_(content.view(tensor.shape))
+
+
+def _packed(value: Any) -> torch.Tensor:
+    buffer = io.BytesIO()
+    torch.save(value, buffer)
+    return torch.frombuffer(bytearray(buffer.getbuffer()), dtype=torch.uint8)
+
+
+def _unpacked(packed: torch.Tensor) -> Any:
+    return torch.load(io.BytesIO(packed.numpy().tobytes()), weights_only=True)
 
 
 ALONE = Processes()

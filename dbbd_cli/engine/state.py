@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from functools import cache
 from typing import Any
@@ -88,6 +88,16 @@ class Sums:
             for name, value in zip(batch.names, values, strict=True):
                 self.values[name] = self.values.get(name, 0.0) + value
             self.num_samples += batch.num_samples
+
+    @classmethod
+    def of(cls, parts: Iterable[Mapping[str, Any]]) -> Sums:
+        """The sums over several parts, added in their order; the parts are what `plain` returned."""
+        sums = cls()
+        for part in parts:
+            for name, value in part["values"].items():
+                sums.values[name] = sums.values.get(name, 0.0) + value
+            sums.num_samples += part["num_samples"]
+        return sums
 
     def plain(self) -> dict[str, Any]:
         """The sums as plain values."""

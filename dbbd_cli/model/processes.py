@@ -16,6 +16,7 @@ import torch
 from torch import distributed, nn
 from torch.nn import functional as F
 
+from dbbd_cli.core.compat import layers_of_batches
 from dbbd_cli.core.errors import ConfigError
 
 
@@ -194,7 +195,10 @@ class Dropout(nn.Dropout):
         first, total = places(rows)
         shape = [*x.shape]
         shape[self.dim] = total
-        mask = F.dropout(x.new_ones(shape), self.p, training=True)
+        # Numbers are drawn in the order of memory, which may be channels last.
+        order = sorted(range(x.dim()), key=x.stride, reverse=True)
+        whole = torch.empty_permuted(shape, order, dtype=x.dtype, device=x.device)
+        mask = F.dropout(whole.fill_(1.0), self.p, training=True)
         return x * mask.narrow(self.dim, first, rows) if _batch.samples else x
 
 
@@ -244,8 +248,8 @@ class BatchNorm2d(nn.BatchNorm2d):
             return super().forward(x)
         counts = _batch.samples > 0
         values = x if x.dtype == torch.float64 else x.float()
-        count = values.new_tensor([values.numel() / values.shape[1] * counts])
-        distributed.all_reduce(count)
+        # All samples have the same size, so that the number needs neither the other processes nor the GPU.
+        count = values.numel() // values.shape[1] // max(_batch.samples, 1) * _batch.total
         if count <= 1:  # in the words of PyTorch
             raise ValueError(f"Expected more than 1 value per channel when training, got input size {x.shape}")
         mean = _Sum.apply(values.sum((0, 2, 3)) * counts) / count
@@ -279,7 +283,7 @@ def share_layers(module: nn.Module) -> None:
         is_depth = (kind.__module__, kind.__name__) == ("torchvision.ops.stochastic_depth", "StochasticDepth")
         if is_depth or kind in _SHARING:
             layer.__class__ = StochasticDepth if is_depth else _SHARING[kind]
-        elif isinstance(layer, _ALONE) and kind not in _SHARING.values():
+        elif isinstance(layer, layers_of_batches()) and kind not in _SHARING.values():
             raise ConfigError(
                 f"{kind.__name__} of this network works in one process only",
                 hint="start it without --nproc, torchrun or srun, or choose another model",
@@ -287,5 +291,3 @@ def share_layers(module: nn.Module) -> None:
 
 
 _SHARING: dict[type[nn.Module], type[nn.Module]] = {nn.Dropout: Dropout, nn.BatchNorm2d: BatchNorm2d}
-_ALONE = (nn.modules.dropout._DropoutNd, nn.modules.batchnorm._BatchNorm)
-"""Bases of layers that are random, or compute with all samples of a batch."""

@@ -92,6 +92,8 @@ def continue_run(
             )
         folder = _branch(run, progress) if processes.is_first else run.folder
         folder = processes.share_folder(folder, command)
+        # The first one knows which models it has copied.
+        run.checkpoint["state"]["best_value"] = processes.of_first(run.checkpoint["state"]["best_value"])
         with locked(folder) if processes.is_first else nullcontext():
             return _continue_in(folder, run, processes, overrides, force, progress, command)
 
@@ -197,7 +199,7 @@ def _continue_in(
 ) -> TrainResult:
     """Restore the trainer from the checkpoint, check that it is still the same run, and train on in `folder`."""
     with processes.reporting_once():
-        check_training_settings(run)
+        check_training_settings(run, processes.size)
         trainer = _restored_trainer(run, processes, progress)
     with supervised(trainer.workload), processes.reporting_once():
         check_replay(trainer, run, force, progress)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from dbbd_cli.config.load import Override
 from dbbd_cli.config.sections import TaskConfig
 from dbbd_cli.core.errors import ConfigError, DataError, DiskError
 from dbbd_cli.core.files import write_bytes
+from dbbd_cli.core.processes import Member, from_environment
 from dbbd_cli.core.progress import Progress, Silent
 from dbbd_cli.core.temporary import remove_strays
 from dbbd_cli.core.text import printable
@@ -21,6 +23,7 @@ from dbbd_cli.data.manifest import SPLITS, Manifest
 from dbbd_cli.engine.checkpoint.files import BEST
 from dbbd_cli.engine.failures import supervised
 from dbbd_cli.engine.inference import place
+from dbbd_cli.engine.processes import Processes, joined
 from dbbd_cli.engine.runtime import Runtime
 from dbbd_cli.engine.workload import Workload
 from dbbd_cli.model.digest import stored_digest
@@ -33,8 +36,8 @@ from dbbd_cli.runs.folder import CALIBRATION, is_run_folder
 from dbbd_cli.runs.log import finite
 from dbbd_cli.services.bare_weights import open_bare_weights
 from dbbd_cli.services.results import EvaluateResult
-from dbbd_cli.services.session import build_workload, load_module, open_run
-from dbbd_cli.tasks.base import EvaluationOutput
+from dbbd_cli.services.session import OpenedRun, build_workload, load_module, open_run
+from dbbd_cli.tasks.base import EvaluationOutput, Task
 from dbbd_cli.tasks.registry import get_task
 
 
@@ -54,7 +57,8 @@ def evaluate(
 
     Writes `evaluation.json`, the files of the task, such as predictions, the figures and, if the task fits something
     on the validation split, `calibration.json`. Evaluations of another split or data set have its name in theirs, such
-    as `evaluation-val.json`, and so have their figures.
+    as `evaluation-val.json`, and so have their figures. If torchrun or `srun` has started several processes, they
+    divide the batches or scenes; the first one then makes the report alone, and that of the others is empty.
 
     Args:
         target: a run folder (meaning its best model), a checkpoint in one, or a file of weights outside a run folder,
@@ -71,49 +75,45 @@ def evaluate(
     Raises:
         DbbdError: of any kind in `core.errors`.
     """
-    progress = progress or Silent()
-    _check_choice(split, data)
-    if target.is_file() and not is_run_folder(target.parent):
-        if data is not None:
-            raise ConfigError("--data: weights alone have no data of their own", hint="use --set data.path=PATH")
-        loaded = _load_bare_weights(target, split, out, config, overrides, progress)
-    elif config is not None:
-        raise ConfigError("--config: a run has its own configuration", hint="change it with --set KEY=VALUE")
-    else:
-        loaded = _load_run(target, split, data, out, overrides, progress)
-    place(loaded.workload.module, loaded.runtime)
-    if corrupt is not None and not get_task(loaded.settings.task).can_corrupt:
-        raise ConfigError(
-            f"--corruptions: a run of {loaded.settings.task} has no pictures to corrupt", hint="leave the option out"
-        )
-    evaluation, further = _measure(loaded, split, corrupt, progress)
+    member = from_environment(os.environ)
+    progress = progress if progress and member.is_first else Silent()
+    with member.reporting_once():
+        _check_choice(split, data)
+        source = _open(target, out, data, config, overrides, progress)
+        _check_task(source.settings.task, corrupt, member)
+    with joined(member, timeout=source.settings.run.process_timeout) as processes:
+        with processes.in_turns():
+            loaded = _load(source, split, data, processes, progress)
+        evaluation, further = _measure(loaded, split, corrupt, processes, progress)
+    if not processes.is_first:
+        return EvaluateResult(run=source.home, checkpoint=source.path, report={}, files=[])
     report = finite(
         {
             "format": EVALUATION_FORMAT,
-            "task": loaded.settings.task,
-            "checkpoint": loaded.path.name,
-            "epoch": loaded.epoch,
+            "task": source.settings.task,
+            "checkpoint": source.path.name,
+            "epoch": source.epoch,
             "split": split if data is None else None,
             "data": None if data is None else str(data),
-            "synthetic": loaded.settings.is_synthetic and data is None,
+            "synthetic": source.settings.is_synthetic and data is None,
             **evaluation.report,
             **further,
         }
     )
-    folder = out or loaded.home
+    folder = out or source.home
     suffix = _suffix(split, data)
     content = {
         _named(folder, EVALUATION, suffix): (json.dumps(report, indent=1) + "\n").encode("utf-8"),
         **{_named(folder, name, suffix): content for name, content in evaluation.files.items()},
     }
-    digest = stored_digest(loaded.path)
+    digest = stored_digest(source.path)
     if data is None and evaluation.calibration is not None and digest is not None:
-        fitted = {"checkpoint": loaded.path.name, "checkpoint_sha256": digest, **evaluation.calibration}
+        fitted = {"checkpoint": source.path.name, "checkpoint_sha256": digest, **evaluation.calibration}
         content[folder / CALIBRATION] = calibration_json(Calibration.model_validate(fitted))
     files = _write(content, folder)
     figures = _draw(report, evaluation.files, folder, suffix, progress) if plots else []
     _remove_outdated(report, folder, suffix, figures)
-    return EvaluateResult(run=loaded.home, checkpoint=loaded.path, report=report, files=[*files, *figures])
+    return EvaluateResult(run=source.home, checkpoint=source.path, report=report, files=[*files, *figures])
 
 
 def _check_choice(split: str, data: Path | None) -> None:
@@ -126,42 +126,121 @@ def _check_choice(split: str, data: Path | None) -> None:
         raise ConfigError(f"--data: {data} does not exist")
 
 
+def _check_task(name: str, corrupt: int | None, member: Member) -> None:
+    """Raise unless the task can be evaluated as asked for."""
+    task = get_task(name)
+    if corrupt is not None and not task.can_corrupt:
+        raise ConfigError(f"--corruptions: a run of {name} has no pictures to corrupt", hint="leave the option out")
+    if member.size > 1 and not task.shares_evaluation:
+        raise ConfigError(
+            f"a run of {name} is evaluated in one process, and {member.size} were started",
+            hint="start it without --nproc, torchrun or srun",
+        )
+
+
 @dataclass(frozen=True)
-class _Loaded:
-    """A network with its weights, and the data to evaluate it on.
+class _Source:
+    """What is evaluated.
 
     Attributes:
         settings: the configuration.
+        manifest: the samples and their splits.
         path: the file of the weights.
         epoch: epochs that the weights were trained for, 0 if unknown.
         home: the folder for the report by default.
+        run: the run of the weights; None if they are in none.
+    """
+
+    settings: TaskConfig
+    manifest: Manifest
+    path: Path
+    epoch: int
+    home: Path
+    run: OpenedRun | None
+
+
+def _open(
+    target: Path,
+    out: Path | None,
+    data: Path | None,
+    config: str | None,
+    overrides: Sequence[Override],
+    progress: Progress,
+) -> _Source:
+    """Open a run, or weights outside a run folder."""
+    if target.is_file() and not is_run_folder(target.parent):
+        if data is not None:
+            raise ConfigError("--data: weights alone have no data of their own", hint="use --set data.path=PATH")
+        home = target.with_name(f"{target.stem}-evaluation")
+        check_writable(out or home)
+        settings, manifest, epoch = open_bare_weights(target, config=config, overrides=overrides, progress=progress)
+        return _Source(settings, manifest, target, epoch, home, None)
+    if config is not None:
+        raise ConfigError("--config: a run has its own configuration", hint="change it with --set KEY=VALUE")
+    run = open_run(target, prefer=BEST, overrides=overrides, progress=progress)
+    check_writable(out or run.folder)
+    return _Source(run.config, run.manifest, run.path, len(run.state.history), run.folder, run)
+
+
+@dataclass(frozen=True)
+class _Loaded:
+    """A network with its weights, on the device, and the data to evaluate it on.
+
+    Attributes:
+        task: the task.
         workload: data and network.
         runtime: device and precision.
         other: another data set to evaluate it on, with the same weights; None: its own.
     """
 
-    settings: TaskConfig
-    path: Path
-    epoch: int
-    home: Path
+    task: Task
     workload: Workload
     runtime: Runtime
-    other: Workload | None = None
+    other: Workload | None
+
+
+def _load(source: _Source, split: str, data: Path | None, processes: Processes, progress: Progress) -> _Loaded:
+    task, run = get_task(source.settings.task), source.run
+    splits = (split,) if run is None else (split, *task.evaluation_splits)
+
+    def build(settings: TaskConfig, manifest: Manifest, splits: Iterable[str]) -> tuple[Workload, Runtime]:
+        return build_workload(
+            settings,
+            manifest,
+            splits=dict.fromkeys(splits),
+            pretrained=run is None,
+            progress=progress,
+            recorded=None if run is None else run.kept_runtime,
+            processes=processes,
+        )
+
+    listed = None if data is None else _list_other(source.settings, source.manifest, data, progress)
+    workload, runtime = build(source.settings, source.manifest, splits if listed is None else task.evaluation_splits)
+    if run is not None:
+        load_module(workload, run)
+    place(workload.module, runtime)
+    other = None
+    if listed is not None:
+        other, _ = build(*listed, ("test",))
+        other.module.load_state_dict(workload.module.state_dict())
+        place(other.module, runtime)
+    return _Loaded(task, workload, runtime, other)
 
 
 def _measure(
-    loaded: _Loaded, split: str, corrupt: int | None, progress: Progress
+    loaded: _Loaded, split: str, corrupt: int | None, processes: Processes, progress: Progress
 ) -> tuple[EvaluationOutput, dict[str, Any]]:
     """Evaluate the network; return what the task found, and the results on corrupted pictures if they are asked for."""
-    task = get_task(loaded.settings.task)
+    task, workload, other = loaded.task, loaded.workload, loaded.other
+    together = {"processes": processes} if task.shares_evaluation else {}
     further: dict[str, Any] = {}
-    with supervised(loaded.workload):
-        if loaded.other is None:
-            evaluation = task.evaluate(loaded.workload, split, loaded.runtime, progress)
+    with supervised(workload):
+        if other is None:
+            evaluation = task.evaluate(workload, split, loaded.runtime, progress, **together)
         else:
-            evaluation = task.evaluate_other(loaded.workload, loaded.other, loaded.runtime, progress)
-        if corrupt is not None:
-            corrupted = (loaded.workload, split) if loaded.other is None else (loaded.other, "test")
+            evaluation = task.evaluate_other(workload, other, loaded.runtime, progress, **together)
+        if corrupt is not None and processes.is_first:
+            corrupted = (workload, split) if other is None else (other, "test")
             further["corruptions"] = task.evaluate_corrupted(
                 *corrupted,
                 runtime=loaded.runtime,
@@ -177,30 +256,6 @@ def _as_predict_uses_it(fitted: Mapping[str, Any] | None) -> Fitted:
         return Fitted()
     threshold = fitted.get("threshold")
     return Fitted(fitted["temperature"], fitted.get("bias"), 0.5 if threshold is None else threshold, fitted=True)
-
-
-def _load_run(
-    target: Path, split: str, data: Path | None, out: Path | None, overrides: Sequence[Override], progress: Progress
-) -> _Loaded:
-    run = open_run(target, prefer=BEST, overrides=overrides, progress=progress)
-    check_writable(out or run.folder)
-    epoch = len(run.state.history)
-    needed = get_task(run.config.task).evaluation_splits
-    splits = needed if data is not None else tuple(dict.fromkeys((split, *needed)))
-    listed = None if data is None else _list_other(run.config, run.manifest, data, progress)
-    workload, runtime = build_workload(
-        run.config, run.manifest, splits=splits, pretrained=False, progress=progress, recorded=run.kept_runtime
-    )
-    load_module(workload, run)
-    other = None
-    if listed is not None:
-        settings, manifest = listed
-        other, _ = build_workload(
-            settings, manifest, splits=("test",), pretrained=False, progress=progress, recorded=run.kept_runtime
-        )
-        other.module.load_state_dict(workload.module.state_dict())
-        place(other.module, runtime)
-    return _Loaded(run.config, run.path, epoch, run.folder, workload, runtime, other)
 
 
 def _list_other(config: TaskConfig, manifest: Manifest, path: Path, progress: Progress) -> tuple[TaskConfig, Manifest]:
@@ -231,21 +286,6 @@ def _list_other(config: TaskConfig, manifest: Manifest, path: Path, progress: Pr
 
 def _listed(names: Sequence[str]) -> str:
     return ", ".join(printable(name) for name in names[:8]) + (", …" if len(names) > 8 else "")
-
-
-def _load_bare_weights(
-    path: Path,
-    split: str,
-    out: Path | None,
-    config: str | None,
-    overrides: Sequence[Override],
-    progress: Progress,
-) -> _Loaded:
-    home = path.with_name(f"{path.stem}-evaluation")
-    check_writable(out or home)
-    settings, manifest, epoch = open_bare_weights(path, config=config, overrides=overrides, progress=progress)
-    workload, runtime = build_workload(settings, manifest, splits=(split,), pretrained=True, progress=progress)
-    return _Loaded(settings, path, epoch, home, workload, runtime)
 
 
 def _write(paths: Mapping[Path, bytes], folder: Path) -> list[Path]:

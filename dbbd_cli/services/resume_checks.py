@@ -38,6 +38,10 @@ def check_replay(trainer: Trainer, run: OpenedRun, force: bool, progress: Progre
     try:
         verify_replay_check(trainer.workload, trainer.runtime, replay)
     except CheckpointError as error:
+        difference = run.config.batches_of_earlier_versions
+        if difference and run.saved_batch_size > 1 and "batch_size" not in run.checkpoint["runtime"]:
+            error.details.append(f"likely reason: {difference}, so that results will differ slightly from here on")
+            error.hint = "if nothing else has changed, continue with --force"
         if not force:
             raise
         progress.warn(f"{error.message}. Continuing because of --force.")
@@ -90,17 +94,18 @@ def report_config_changes(run: OpenedRun, progress: Progress) -> None:
         )
 
 
-def check_training_settings(run: OpenedRun) -> None:
-    """Raise if the settings of `training` cannot continue from this checkpoint.
+def check_training_settings(run: OpenedRun, num_processes: int) -> None:
+    """Raise if the settings of `training` cannot continue from this checkpoint in this number of processes.
 
     Raises:
         ConfigError: the batch size has changed in the middle of an epoch, or more epochs are done than are wanted.
     """
     training, saved, state = run.config.training, run.saved.training, run.state
-    batches = (training.batch_size, training.accumulate_batches)
-    if state.batch and batches != (saved.batch_size, saved.accumulate_batches):
+    batches = (run.batch_size or training.batch_size * num_processes, training.accumulate_batches)
+    if state.batch and batches != (run.saved_batch_size, saved.accumulate_batches):
         raise ConfigError(
-            f"{shown_path(run.path)} is in the middle of an epoch, where the batch size cannot change",
+            f"{shown_path(run.path)} is in the middle of an epoch, where the batch size cannot change: "
+            f"{counted(run.saved_batch_size, 'sample')} of all processes together",
             hint="leave out training.batch_size and training.accumulate_batches until the epoch has ended",
         )
     done = len(state.history)

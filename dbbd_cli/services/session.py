@@ -58,8 +58,8 @@ class OpenedRun:
         manifest: the samples of the run and their splits.
         recorded: what the run was computed with.
         kept_runtime: whose precision `run.precision: auto` keeps; None if the command line sets the precision.
-        batch_size: samples of its batches, of all processes together; 0: `training.batch_size` in each process, because
-            the command line sets it.
+        saved_batch_size: samples of its batches, of all processes together.
+        batch_size: the same from now on; 0: `training.batch_size` in each process, because the command line sets it.
     """
 
     folder: Path
@@ -71,6 +71,7 @@ class OpenedRun:
     manifest: Manifest
     recorded: RuntimeRecord
     kept_runtime: RuntimeRecord | None
+    saved_batch_size: int
     batch_size: int
 
 
@@ -132,10 +133,12 @@ def _opened(
     manifest = _manifest_of_run(path, config, checkpoint["splits"], force, progress)
     precision_given = any(override.key in ("run", "run.precision") for override in overrides)
     kept_runtime = None if precision_given else recorded
-    batch_size = checkpoint["runtime"].get("batch_size", saved.training.batch_size)
-    if any(override.key in ("training", "training.batch_size") for override in overrides):
-        batch_size = 0
-    return OpenedRun(path.parent, path, checkpoint, saved, config, state, manifest, recorded, kept_runtime, batch_size)
+    saved_batch_size = checkpoint["runtime"].get("batch_size", saved.training.batch_size)
+    batch_size_given = any(override.key in ("training", "training.batch_size") for override in overrides)
+    return OpenedRun(
+        path.parent, path, checkpoint, saved, config, state, manifest, recorded, kept_runtime,
+        saved_batch_size, 0 if batch_size_given else saved_batch_size,
+    )  # fmt: skip
 
 
 def _check_task(path: Path, config: Any) -> None:

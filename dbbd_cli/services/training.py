@@ -6,6 +6,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
+import torch
+
 from dbbd_cli.config.load import dump_config
 from dbbd_cli.config.sections import TaskConfig, flat, to_plain
 from dbbd_cli.core.errors import DataError, DiskError, ProcessError, StoppedError
@@ -90,11 +92,19 @@ def build_trainer(
     processes.require_same_samples(manifest.digest())
     seed_everything(config.seed)
     with processes.in_turns():
+        # What the first process loads or fits to the training data, it passes on to the others with its weights.
         workload, runtime = build_workload(
-            config, manifest, splits=("train", "val"), pretrained=True, progress=progress, processes=processes
+            config,
+            manifest,
+            splits=("train", "val"),
+            pretrained=processes.is_first,
+            progress=progress,
+            processes=processes,
         )
     require_shared_batches(workload, processes)
     require_shardable(workload, runtime, config, processes)
+    # All draw the same numbers from here on.
+    torch.set_rng_state(processes.of_first(torch.get_rng_state()))
     with supervised(workload):
         trainer = Trainer(workload, config, runtime, manifest.digest(), processes)
     return trainer, describe(trainer, manifest)

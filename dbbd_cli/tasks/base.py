@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from dbbd_cli.data.inputs import Input
     from dbbd_cli.data.manifest import Manifest
     from dbbd_cli.data.properties import Property, Relation
+    from dbbd_cli.engine.processes import Processes
     from dbbd_cli.engine.runtime import Runtime
     from dbbd_cli.engine.workload import Workload
     from dbbd_cli.report.evaluation import Evaluation
@@ -81,6 +82,8 @@ class Task(Protocol):
     """The names of all figures that an evaluation may have."""
     evaluation_splits: tuple[str, ...] = ()
     """Splits that an evaluation needs besides the one that it reports on."""
+    shares_evaluation: bool = False
+    """Whether several processes can evaluate together: `evaluate` and `evaluate_other` then get `processes`."""
     can_corrupt: bool = False
     """Whether samples are pictures, or can be shown as such, so that `evaluate_corrupted` works."""
     predicts_files: bool = False
@@ -221,7 +224,9 @@ class Task(Protocol):
         return [metric_panel(name) for name in self.progress_metrics if name != "loss"]
 
     @abstractmethod
-    def evaluate(self, workload: Any, split: str, runtime: Runtime, progress: Progress) -> EvaluationOutput:
+    def evaluate(
+        self, workload: Any, split: str, runtime: Runtime, progress: Progress, processes: Processes | None = None
+    ) -> EvaluationOutput:
         """Measure a network on a split.
 
         Args:
@@ -229,6 +234,8 @@ class Task(Protocol):
             split: the split.
             runtime: device and precision.
             progress: shows bars.
+            processes: if `shares_evaluation`, those that evaluate together. Only the result of the first one counts;
+                the others return as soon as their part is done.
         """
         ...
 
@@ -247,7 +254,9 @@ class Task(Protocol):
         """
         return None
 
-    def evaluate_other(self, workload: Any, other: Any, runtime: Runtime, progress: Progress) -> EvaluationOutput:
+    def evaluate_other(
+        self, workload: Any, other: Any, runtime: Runtime, progress: Progress, processes: Processes | None = None
+    ) -> EvaluationOutput:
         """Measure a network on another data set; only called if `config_for_other_data` returns a configuration.
 
         Args:
@@ -255,6 +264,7 @@ class Task(Protocol):
             other: the same for the other data set, with the same weights; all of its samples are in the test split.
             runtime: device and precision.
             progress: shows bars.
+            processes: see `evaluate`.
 
         Raises:
             ConfigError: by default.

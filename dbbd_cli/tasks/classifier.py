@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from dbbd_cli.config.sections import TaskConfig
     from dbbd_cli.core.progress import Progress
+    from dbbd_cli.engine.processes import Processes
     from dbbd_cli.engine.runtime import Runtime
     from dbbd_cli.report.classification.evaluation_schema import ClassificationEvaluation
     from dbbd_cli.report.tables import Section
@@ -26,12 +27,16 @@ class ClassifierTask(Task):
     figure_names = ("confusion_matrix", "roc", "precision_recall", "reliability", "baselines", "errors", "corruptions")
     evaluation_splits = ("val",)
     can_corrupt = True
+    shares_evaluation = True
 
-    def evaluate(self, workload: Any, split: str, runtime: Runtime, progress: Progress) -> EvaluationOutput:
+    def evaluate(
+        self, workload: Any, split: str, runtime: Runtime, progress: Progress, processes: Processes | None = None
+    ) -> EvaluationOutput:
         """Compute all metrics, speed and size; `predictions.csv` gets the probabilities of each sample."""
+        from dbbd_cli.engine.processes import ALONE
         from dbbd_cli.tasks.classifier_evaluation import evaluate_classifier
 
-        return evaluate_classifier(workload, split, runtime, progress)
+        return evaluate_classifier(workload, split, runtime, progress, processes or ALONE)
 
     def config_for_other_data(self, config: TaskConfig, path: Path) -> TaskConfig:
         """Return the configuration with another source: a table of URLs or images, or a folder with one per class.
@@ -56,11 +61,14 @@ class ClassifierTask(Task):
         overrides.append(Override("data.split.group", "none", "--data"))
         return config_from_mapping(values, overrides, origin="--data")
 
-    def evaluate_other(self, workload: Any, other: Any, runtime: Runtime, progress: Progress) -> EvaluationOutput:
+    def evaluate_other(
+        self, workload: Any, other: Any, runtime: Runtime, progress: Progress, processes: Processes | None = None
+    ) -> EvaluationOutput:
         """Compute the same on another data set."""
+        from dbbd_cli.engine.processes import ALONE
         from dbbd_cli.tasks.classifier_evaluation import evaluate_classifier
 
-        return evaluate_classifier(workload, "test", runtime, progress, other=other)
+        return evaluate_classifier(workload, "test", runtime, progress, processes or ALONE, other)
 
     def evaluation_schema(self) -> type[ClassificationEvaluation]:
         """The report of a classifier."""

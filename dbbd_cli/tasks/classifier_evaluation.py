@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,9 +12,11 @@ import torch
 from torch.nn import functional as F
 
 from dbbd_cli.core.progress import Progress
+from dbbd_cli.data.loader import BatchLoader
 from dbbd_cli.data.urls.cleaning import host_of
 from dbbd_cli.engine.efficiency import count_multiply_adds, measure_efficiency, spread, times_ms
 from dbbd_cli.engine.inference import run_batches
+from dbbd_cli.engine.processes import ALONE, Processes
 from dbbd_cli.engine.runtime import Runtime
 from dbbd_cli.model.calibration import calibrated, choose_threshold, fit_calibration
 from dbbd_cli.report.classification.gallery import MAX_PICTURES, PICTURES_FILE, pictures_file
@@ -51,6 +53,7 @@ def evaluate_classifier(
     split: str,
     runtime: Runtime,
     progress: Progress,
+    processes: Processes = ALONE,
     other: ClassifierWorkload | None = None,
 ) -> EvaluationOutput:
     """Every metric with its interval, calibration, baselines and the worst errors, and the predictions as CSV.
@@ -60,11 +63,14 @@ def evaluate_classifier(
         split: the split to report on.
         runtime: device and precision.
         progress: shows bars.
+        processes: those that run the network; the first one alone makes the report.
         other: another data set, whose split is reported on instead, with the same network.
     """
     measured = other or workload
-    outputs = _run(measured, runtime, split, progress)
-    validation = outputs if other is None and split == "val" else _run(workload, runtime, "val", progress)
+    outputs = _run(measured, runtime, split, processes, progress)
+    validation = outputs if other is None and split == "val" else _run(workload, runtime, "val", processes, progress)
+    if not processes.is_first:
+        return EvaluationOutput({})
     progress.line("Measuring speed and computing metrics…")
     efficiency = _efficiency(measured, split, runtime)
     classes, positive_class = workload.manifest.classes, workload.positive_class
@@ -106,19 +112,29 @@ def evaluate_classifier(
     return EvaluationOutput({**report, "efficiency": efficiency}, files, calibration)
 
 
-def _run(workload: ClassifierWorkload, runtime: Runtime, split: str, progress: Progress) -> _Outputs:
+def _run(
+    workload: ClassifierWorkload, runtime: Runtime, split: str, processes: Processes, progress: Progress
+) -> _Outputs:
     """Logits and labels of the split in the manifest's order, whatever order the loader has."""
     loader = workload.loaders[split]
     logits = torch.zeros(loader.num_samples, len(workload.manifest.classes))
     labels = torch.zeros(loader.num_samples, dtype=torch.long)
     with progress.phase(f"Evaluate {split}", len(loader), sample_unit=workload.sample_unit) as bar:
-        for output, batch in run_batches(workload, loader, runtime):
-            assert output.logits is not None
-            logits[batch.samples] = output.logits.float().cpu()
-            labels[batch.samples] = batch.labels
-            bar.advance(samples=output.num_samples)
+        for samples, of_batch, labels_of_batch in processes.in_order(_batches(workload, loader, runtime, processes)):
+            logits[samples] = of_batch
+            labels[samples] = labels_of_batch
+            bar.advance(samples=len(samples))
     urls = workload.urls(split)
     return _Outputs(logits.double(), labels, None if urls is None else [host_of(url) for url in urls])
+
+
+def _batches(
+    workload: ClassifierWorkload, loader: BatchLoader, runtime: Runtime, processes: Processes
+) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+    """Places in the manifest's order, logits and labels of the batches that this process computes."""
+    for output, batch in run_batches(workload, loader, runtime, processes=processes):
+        assert output.logits is not None
+        yield batch.samples, output.logits.float().cpu(), batch.labels
 
 
 def _efficiency(workload: ClassifierWorkload, split: str, runtime: Runtime) -> dict[str, Any]:

@@ -32,6 +32,9 @@ Label = Annotated[int, Field(ge=-(2**31), lt=2**31)]
 
 Channels = Annotated[int, Field(ge=1, le=4096)]
 
+BATCHES_OF_EARLIER_VERSIONS = (
+    "this version takes as many points from each scene of a batch, and earlier ones took more from larger scenes"
+)
 FIXED_SCENE_SETTINGS = (
     *FIXED_SETTINGS,
     "data.synthetic_scenes",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,11 @@ def split_refs(config: Any, manifest: Manifest, split: str) -> list[SceneRef]:
     )
 
 
-def prepared_scenes(config: Any, manifest: Manifest, split: str) -> Iterator[PreparedScene]:
-    """The prepared scenes of a split, one by one."""
+def prepared_scenes(
+    config: Any, manifest: Manifest, split: str, numbers: Iterable[int] | None = None
+) -> Iterator[PreparedScene]:
+    """The prepared scenes of a split, or those with these numbers, one by one."""
     settings, folder = SceneSettings(**config.data.preparation), cache_folder(config.data.cache_dir)
-    return (prepared_scene(ref, settings, folder) for ref in split_refs(config, manifest, split))
+    refs = split_refs(config, manifest, split)
+    chosen = refs if numbers is None else [refs[number] for number in numbers]
+    return (prepared_scene(ref, settings, folder) for ref in chosen)

@@ -98,9 +98,9 @@ class SceneWorkload(ABC):
         for number in range(len(dataset)) if numbers is None else numbers:
             yield dataset.__getitems__([(0, number)])
 
-    def prepared_scenes(self, split: str) -> Iterator[PreparedScene]:
-        """The prepared scenes of a split, one by one."""
-        return prepared_scenes(self.config, self.manifest, split)
+    def prepared_scenes(self, split: str, numbers: Iterable[int] | None = None) -> Iterator[PreparedScene]:
+        """The prepared scenes of a split, or those with these numbers, one by one."""
+        return prepared_scenes(self.config, self.manifest, split, numbers)
 
     def without_views(self, batch: PointBatch, device: torch.device) -> tuple[torch.Tensor, torch.Tensor, RegionBatch]:
         """Coordinates `(N, 3)`, features `(N, C)` and regions of the scenes without augmentation."""

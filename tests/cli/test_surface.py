@@ -22,7 +22,7 @@ SURFACE = {
     "validate": {"RUN|CKPT", "--set", "--device", "--nproc"},
     "evaluate": {
         "RUN|CKPT", "--split", "--out", "--data", "--no-plots", "--corruptions", "--corruption-samples", "--config",
-        "-c", "--set", "--device",
+        "-c", "--set", "--device", "--nproc",
     },
     "predict": {"RUN|CKPT", "INPUT...", "--explain", "--csv", "--html", "--out", "--set", "--device"},
     "export": {"RUN|CKPT", "--out"},

@@ -262,6 +262,19 @@ def test_a_batch_that_one_process_cannot_load_ends_all_and_is_reported_once(toge
     assert losses(tmp_path) == losses(together)
 
 
+def test_processes_agree_on_the_best_epoch_of_a_copy_whose_best_model_is_missing(
+    together: Path, tmp_path: Path
+) -> None:
+    source = shutil.copytree(only_run(together), tmp_path / "runs" / "copy")
+    (source / "best_model.pth").unlink()
+    # No epoch is as good as those before, so that a process that remembers them would stop early, alone.
+    worse = ("--set", "training.learning_rate=5.0", "--set", "training.early_stopping_patience=1")
+    command = ("resume", str(source / "ckpt.previous.pth"), *worse, "--epochs", str(EPOCHS + 2))
+    code, _, err = run(*nproc(2, *command), folder=tmp_path, seconds=SECONDS)
+    assert code == 0, err
+    assert "the next epoch counts as the best" in err
+
+
 def test_the_learning_rate_can_grow_with_the_batches(tmp_path: Path) -> None:
     options = [*OPTIONS, "--epochs", "1", "--set", "training.learning_rate=0.01", "--set", "training.scheduler=none"]
     scaling = ("--set", "training.scale_learning_rate=linear")
@@ -311,3 +324,28 @@ def test_scenes_train_and_validate_in_several_processes(task: str, tmp_path: Pat
     assert (code, err.count("Warning")) == (0, 0), err
     found = json.loads(out)
     assert found["metrics"] == pytest.approx(found["logged"], rel=1e-4, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("task", "processes"), [("url_classification", 3), ("image_classification", 2), ("dbbd", 2), ("segmentation", 2)]
+)
+def test_processes_evaluate_together_what_one_evaluates(task: str, processes: int, tmp_path: Path) -> None:
+    code, _, err = run("train", *TINY[task], "--epochs", "1", folder=tmp_path, seconds=SECONDS)
+    assert code == 0, err
+    # Of two batches, one of three processes gets none.
+    options = ["--set", "training.batch_size=8"] if processes == 3 else []
+    for number in (1, processes):
+        command = ["evaluate", str(only_run(tmp_path)), *options, "--no-plots", "--out", str(number)]
+        code, out, err = run(*nproc(number, *command), folder=tmp_path, seconds=SECONDS)
+        assert (code, err.count("Warning"), err.count("Measuring speed")) == (0, 0, 1), err
+        assert out.count("\nEfficiency") == 1, out
+    alone, together = (contents(tmp_path / str(number)) for number in (1, processes))
+    assert together == alone
+
+
+def contents(folder: Path) -> dict[str, object]:
+    """The files of an evaluation, without what it cost."""
+    found: dict[str, object] = {path.name: path.read_bytes() for path in folder.iterdir()}
+    report = json.loads((folder / "evaluation.json").read_text())
+    report.pop("efficiency")
+    return {**found, "evaluation.json": report}

@@ -22,6 +22,7 @@ dbbd evaluate runs/20260131-120000-qr_cnn --json > report.json"""
 
 
 def evaluate(
+    context: typer.Context,
     target: options.Target,
     split: Annotated[
         Literal["train", "val", "test"],
@@ -68,6 +69,7 @@ def evaluate(
     ] = None,
     settings: options.Settings = None,
     device: options.Device = None,
+    nproc: options.SharingProcesses = None,
     json: options.Json = False,
     progress: options.Progress = "auto",
     quiet: options.Quiet = False,
@@ -88,7 +90,9 @@ def evaluate(
     require_run_or_checkpoint(target)
     changes = options.overrides(settings, {"--device": ("run.device", device)})
     options.check_overrides(target, changes)
-    output = Output(as_json=json, style=progress, quiet=quiet)
+    if nproc is not None:
+        options.launch(nproc, context)
+    output = Output(as_json=json, style=progress, quiet=quiet, together=True)
 
     from dbbd_cli.cli.terminal import evaluation_table
     from dbbd_cli.services import evaluate as service

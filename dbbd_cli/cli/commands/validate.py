@@ -19,7 +19,7 @@ def validate(
     target: options.Target,
     settings: options.Settings = None,
     device: options.Device = None,
-    nproc: options.Processes = None,
+    nproc: options.SharingProcesses = None,
     json: options.Json = False,
     progress: options.Progress = "auto",
     quiet: options.Quiet = False,

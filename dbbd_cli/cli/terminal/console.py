@@ -43,7 +43,7 @@ class Output:
         if member.size > 1 and not together:
             raise ConfigError(
                 f"{member.size} processes were started for a command that needs only one",
-                hint="start it without torchrun or srun; train, resume and validate use several",
+                hint="start it without torchrun or srun; train, resume, validate and evaluate use several",
             )
         if member.size > 1:
             # PyTorch would write warnings about its own internals between our lines.

@@ -27,7 +27,7 @@ from dbbd_cli.model.dbbd.loss import (
 from dbbd_cli.model.dbbd.regions import PartialView, RegionBatch
 from dbbd_cli.model.dbbd.teacher import Teacher
 from dbbd_cli.model.output import DeferredMetric, StepOutput
-from dbbd_cli.model.processes import gathered, gathered_levels, mean_of_part, once, part_of_whole
+from dbbd_cli.model.processes import gathered, gathered_levels, mean_of_part, once, part_of_mean, part_of_whole
 
 LocalView = tuple[torch.Tensor, torch.Tensor, PartialView]
 """Coordinates `(N, 3)`, features `(N, C)` and regions of a small piece of each scene."""
@@ -40,7 +40,8 @@ class DbbdPretraining(nn.Module):
         encoder: the two branches.
         loss: what compares them.
         symmetric: whether each of the two branches is the query in turn; by default, only G2L is.
-        negatives: `batch`: all other rows of a batch are negatives; `scene`: only those of the same scene.
+        negatives: `batch`: all other rows of a batch are negatives; `scene`: only those of the same scene; `local`:
+            only those of the same process, if several share the batch.
         momentum: share that an exponential moving average of the network, the teacher, keeps in each training pass; the
             keys then come from it, without gradient. 0: no teacher.
         description: the description loss, if there is one.
@@ -102,7 +103,9 @@ class DbbdPretraining(nn.Module):
         top_down, bottom_up, losses = self.compare(coord1, feat1, coord2, feat2, regions, second, local, described)
         # In half precision, a collapse would be hidden by rounding.
         with torch.no_grad(), torch.autocast(losses.total.device.type, enabled=False):
-            points = [gathered(branch.points) for branch in (top_down, bottom_up)]
+            points = [branch.points for branch in (top_down, bottom_up)]
+            if self.negatives != "local":
+                points = [gathered(rows) for rows in points]
             values = _metrics(losses, points)
             metrics: dict[str, torch.Tensor | DeferredMetric] = {
                 # Plain numbers, too, become tensors on the device, where they are summed without synchronization.
@@ -157,7 +160,8 @@ class DbbdPretraining(nn.Module):
         if local:
             totals = torch.stack([part[2].total for part in found])
             losses = replace(losses, total=totals.mean(), local=totals[1:].mean())
-        losses = replace(losses, total=part_of_whole(losses.total))
+        part = part_of_mean if self.negatives == "local" else part_of_whole
+        losses = replace(losses, total=part(losses.total))
         if self.description is not None:
             losses = self._with_description(losses, *views, described)
         return one.features, two.features, losses
@@ -198,9 +202,12 @@ class DbbdPretraining(nn.Module):
         # If only the description is learned, these are only logged: their gradient would be a third of the step.
         is_learned = self.loss.region_weight > 0 or self.loss.point_weight > 0
         with torch.set_grad_enabled(is_learned and torch.is_grad_enabled()):
-            # Each of several processes computes the loss of all rows, and the gradient of its own.
+            pairs = self._pairs(down, up)
+            if self.negatives != "local":
+                # Each of several processes computes the loss of all rows, and the gradient of its own.
+                pairs = [(_whole(query), _whole(key)) for query, key in pairs]
             return self.loss(
-                [(_whole(query), _whole(key)) for query, key in self._pairs(down, up)],
+                pairs,
                 region_groups=_rows_of_scenes(offsets) if within else None,
                 point_groups=_points_of_scenes(regions) if within else None,
             )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from dbbd_cli.config.sections import (
     CheckpointConfig,
@@ -19,7 +19,13 @@ from dbbd_cli.config.sections import (
     rule_error,
     section,
 )
-from dbbd_cli.tasks.scene_config import FIXED_SCENE_SETTINGS, Channels, SceneDataConfig, SceneModelConfig
+from dbbd_cli.tasks.scene_config import (
+    BATCHES_OF_EARLIER_VERSIONS,
+    FIXED_SCENE_SETTINGS,
+    Channels,
+    SceneDataConfig,
+    SceneModelConfig,
+)
 from dbbd_cli.tasks.scene_prediction_config import ScenePredictionConfig
 
 PROGRESS_METRICS = ("loss", "point_top1")
@@ -136,8 +142,11 @@ class ContrastConfig(Section):
         4096, description="number of points compared per batch, the same number of each scene"
     )
     symmetric: bool = Field(False, description="whether each of the two branches is the query in turn")
-    negatives: Literal["batch", "scene"] = Field(
-        "batch", description="batch: negatives come from all scenes of a batch; scene: only from the same scene"
+    negatives: Literal["batch", "scene", "local"] = Field(
+        "batch",
+        description="batch (or global): negatives come from all scenes of a batch; scene: only from the same scene; "
+        "local: only from scenes that the same process computes, so that several exchange less, but the result depends "
+        "on their number",
     )
     level_weights: Annotated[list[NotNegative], Field(min_length=1, max_length=33)] = Field(
         [1.0],
@@ -154,13 +163,18 @@ class ContrastConfig(Section):
         "come from the network itself",
     )
 
+    @field_validator("negatives", mode="before")
+    @classmethod
+    def _by_another_name(cls, value: object) -> object:
+        return "batch" if value == "global" else value
+
     @model_validator(mode="after")
     def _check_weights(self) -> ContrastConfig:
         if self.region_weight == self.point_weight == self.description_weight == 0.0:
             raise rule_error("region_weight", "greater than 0, because point_weight is 0, and description_weight too")
         if self.kind == "prototypes" and not self.momentum:
             raise rule_error("momentum", "greater than 0, because kind is prototypes")
-        if self.kind == "prototypes" and self.negatives == "scene":
+        if self.kind == "prototypes" and self.negatives != "batch":
             raise rule_error("negatives", "batch, because with kind: prototypes there are no negatives")
         if self.region_weight > 0.0 and not any(self.level_weights):
             raise rule_error("level_weights", "a weight greater than 0")
@@ -224,6 +238,7 @@ class ProbeConfig(Section):
 class DbbdConfig(TaskConfig):
     """A pretraining run."""
 
+    batches_of_earlier_versions = BATCHES_OF_EARLIER_VERSIONS
     fixed_settings: ClassVar[tuple[str, ...]] = (
         *FIXED_SCENE_SETTINGS,
         "small_mode",

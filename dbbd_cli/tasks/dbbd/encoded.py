@@ -30,6 +30,10 @@ _SHORTCUT = 0.05
 """Position counts as learned if R² exceeds that of a random encoder by more than this."""
 
 
+Sampled = tuple[dict[str, torch.Tensor], torch.Tensor]
+"""Values of some points of a scene by kind of features, `(n, …)` each, and their target values `(n, T)`."""
+
+
 class Encoded:
     """Fits the regressions on training scenes and scores them on others."""
 
@@ -40,25 +44,33 @@ class Encoded:
         self._fitted: dict[str, LinearRegression] = {}
         self._scores: dict[str, Determination] = {}
 
-    def add(self, scene: PointBatch, features: Mapping[str, SceneFeatures]) -> None:
-        """Add a training scene."""
+    def training_rows(self, scene: PointBatch, features: Mapping[str, SceneFeatures]) -> Sampled:
+        """What the regressions learn from a training scene: some of its features."""
         chosen, targets = self._sample(scene, _TRAINING_POINTS)
+        return {name: parts.of(chosen) for name, parts in features.items()}, targets
+
+    def add(self, features: Mapping[str, torch.Tensor], targets: torch.Tensor) -> None:
+        """Add the rows of a training scene."""
         self.num_scenes["train"] += 1
-        for name, parts in features.items():
-            values = parts.of(chosen)
+        for name, values in features.items():
             if name not in self._sums:
                 self._sums[name] = RidgeSums(values.shape[1], targets.shape[1])
             self._sums[name].add(values, targets)
 
-    def test(self, scene: PointBatch, features: Mapping[str, SceneFeatures]) -> None:
-        """Score the regressions on another scene, after all training scenes."""
+    def predicted(self, scene: PointBatch, features: Mapping[str, SceneFeatures]) -> Sampled:
+        """What the regressions, fitted to all rows that were added, predict in another scene."""
+        if not self._fitted:
+            self._fitted = {name: sums.solve(WEIGHT_DECAY) for name, sums in self._sums.items()}
         chosen, targets = self._sample(scene, _TEST_POINTS)
+        return {name: self._fitted[name].predict(parts.of(chosen)) for name, parts in features.items()}, targets
+
+    def test(self, predicted: Mapping[str, torch.Tensor], targets: torch.Tensor) -> None:
+        """Score what was predicted in a scene."""
         self.num_scenes["test"] += 1
-        for name, parts in features.items():
-            if name not in self._fitted:
-                self._fitted[name] = self._sums[name].solve(WEIGHT_DECAY)
+        for name, values in predicted.items():
+            if name not in self._scores:
                 self._scores[name] = Determination(targets.shape[1])
-            self._scores[name].add(self._fitted[name].predict(parts.of(chosen)), targets)
+            self._scores[name].add(values, targets)
 
     def report(self) -> dict[str, Any]:
         """`encoded` of the report."""

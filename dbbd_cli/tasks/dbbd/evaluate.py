@@ -13,7 +13,8 @@ import numpy as np
 
 from dbbd_cli.core.progress import Progress
 from dbbd_cli.engine.efficiency import measure_efficiency
-from dbbd_cli.engine.inference import run_split
+from dbbd_cli.engine.inference import sum_split
+from dbbd_cli.engine.processes import ALONE, Processes
 from dbbd_cli.engine.runtime import Runtime
 from dbbd_cli.report.scenes.evaluation_scene import SCENE_FILE
 from dbbd_cli.tasks.base import EvaluationOutput
@@ -33,22 +34,29 @@ _IN_CONTRAST = ("point_chance", "point_top1")
 """Metrics that the report contains only in the rows of `contrast`."""
 
 
-def evaluate(workload: DbbdWorkload, split: str, runtime: Runtime, progress: Progress) -> EvaluationOutput:
+def evaluate(
+    workload: DbbdWorkload, split: str, runtime: Runtime, progress: Progress, processes: Processes = ALONE
+) -> EvaluationOutput:
     """Evaluate a split: losses with their chance levels, retrieval, probes, and the data to draw the first scene."""
     loader = workload.loaders[split]
     with progress.phase(f"Evaluate {split}", len(loader), sample_unit=workload.sample_unit) as bar:
-        sums = run_split(workload, loader, runtime, bar)
-        sums.flush()
+        sums = sum_split(workload, loader, runtime, bar, processes)
     metrics = workload.summarize(sums.values, sums.num_samples)
-    progress.line("Measuring speed…")
-    efficiency = _efficiency(workload, runtime, split)
+    efficiency: dict[str, Any] = {}
+    if processes.is_first:
+        progress.line("Measuring speed…")
+        efficiency = _efficiency(workload, runtime, split)
+    processes.wait()
 
-    found = census(workload, split, progress)
+    with processes.in_turns():
+        found = census(workload, split, progress)
     tested, trained = found.tested, found.trained
     ignored = ignored_labels(workload.data, trained, tested)
     for warning in label_warnings(suspected_labels(workload.data, ignored, trained, tested), ignored, trained, tested):
         progress.warn(warning)
-    probes = run_probes(workload, runtime, split, found, ignored, progress)
+    probes = run_probes(workload, runtime, split, found, ignored, progress, processes)
+    if not processes.is_first:
+        return EvaluationOutput({})
 
     labels = sorted(tested.labels - ignored)[:MAX_CLASSES]
     scene = without_ignored(next(workload.single_scenes(split)), ignored)

@@ -14,6 +14,7 @@ import torch
 
 from dbbd_cli.data.random_numbers import LABELED_SCENES, PROBE, uniform
 from dbbd_cli.data.scenes.scene import IGNORE
+from dbbd_cli.engine.processes import ALONE, Processes
 from dbbd_cli.model.linear_probe import LinearProbe, fit_probe, segmentation_scores
 
 WEIGHT_DECAY = 0.01
@@ -102,13 +103,22 @@ def fit_draws(
     draws: Sequence[Draw],
     num_classes: int,
     advance: Callable[[], None],
+    processes: Processes = ALONE,
 ) -> list[LinearProbe]:
-    """The probes on features `(M, D)` of the points, one for each draw; the last, of all scenes, takes more steps."""
-    probes = []
-    for draw in draws:
+    """The probes on features `(M, D)` of the points, one for each draw; the last, of all scenes, takes more steps.
+
+    The processes fit a part of them each.
+    """
+
+    def fitted(draw: Draw) -> tuple[torch.Tensor, ...]:
         rows = torch.isin(points.scene, torch.from_numpy(draw.scenes))
         most = {} if draw is draws[-1] else {"max_iterations": FEW_ITERATIONS}
-        probes.append(fit_probe(features[rows], points.classes[rows], num_classes, weight_decay=WEIGHT_DECAY, **most))
+        probe = fit_probe(features[rows], points.classes[rows], num_classes, weight_decay=WEIGHT_DECAY, **most)
+        return probe.mean, probe.scale, probe.weight, probe.bias
+
+    probes = []
+    for parts in processes.in_order(map(fitted, draws[processes.rank :: processes.size])):
+        probes.append(LinearProbe(*parts))
         advance()
     return probes
 

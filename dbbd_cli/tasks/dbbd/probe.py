@@ -5,7 +5,7 @@ Legend: N points of a scene, M labeled points, D channels of features, K classes
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -15,9 +15,10 @@ import torch
 from dbbd_cli.core.errors import DataError
 from dbbd_cli.core.progress import Progress
 from dbbd_cli.data.scenes.scene import IGNORE
+from dbbd_cli.engine.processes import Processes
 from dbbd_cli.engine.runtime import Runtime
 from dbbd_cli.model.linear_probe import LinearProbe, confusion_counts, segmentation_scores
-from dbbd_cli.tasks.dbbd.encoded import MAX_TRAINING_SCENES, Encoded
+from dbbd_cli.tasks.dbbd.encoded import MAX_TRAINING_SCENES, Encoded, Sampled
 from dbbd_cli.tasks.dbbd.geometry_forest import FOREST, forest_confusions
 from dbbd_cli.tasks.dbbd.label_efficiency import Draw, LabeledPoints, choose_points, curve, draw_scenes, fit_draws
 from dbbd_cli.tasks.dbbd.probe_comparison import compare
@@ -35,6 +36,8 @@ MAX_CLASSES = 200
 """More labels than this are not classes of a segmentation."""
 _CHUNK = 1 << 12
 """Points whose features are put together at once."""
+_Labeled = tuple[int, torch.Tensor, dict[str, torch.Tensor]]
+"""The number of a training scene, the classes `(M,)` of its chosen points, and their features `(M, D)` of each kind."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +74,13 @@ def census(workload: DbbdWorkload, split: str, progress: Progress) -> Census:
 
 
 def run_probes(
-    workload: DbbdWorkload, runtime: Runtime, split: str, labels: Census, ignored: Set[int], progress: Progress
+    workload: DbbdWorkload,
+    runtime: Runtime,
+    split: str,
+    labels: Census,
+    ignored: Set[int],
+    progress: Progress,
+    processes: Processes,
 ) -> dict[str, Any]:
     """Fit the probes on the training split and score them on another one.
 
@@ -82,10 +91,11 @@ def run_probes(
         labels: what `census` returned.
         ignored: labels that are not classes.
         progress: shows bars.
+        processes: those that compute the features and fit the probes.
 
     Returns:
         `probe`, `label_efficiency` and `encoded` of the report, each None if it is missing; and why, "" if it is there:
-        `probe_missing` and `encoded_missing`.
+        `probe_missing` and `encoded_missing`. Nothing in other processes than the first.
     """
     missing = labels.no_labels or _no_probe(split, labels.trained, labels.tested, ignored)
     if labels.unusable:
@@ -94,9 +104,11 @@ def run_probes(
             "encoded": None, "encoded_missing": labels.unusable,
         }  # fmt: skip
     classes = [] if missing else sorted((labels.trained.labels | labels.tested.labels) - ignored)
-    probing = _Probing(workload, runtime, split, classes, ignored, progress)
+    probing = _Probing(workload, runtime, split, classes, ignored, progress, processes)
     probing.train(labels.trained.num_scenes(ignored))
     probing.test()
+    if not processes.is_first:
+        return {}
     found = {"encoded": probing.encoded.report(), "encoded_missing": ""}
     if missing:
         return {"probe": None, "probe_missing": missing, "label_efficiency": None, **found}
@@ -141,6 +153,7 @@ class _Probing:
         labels: the labels that are classes, ascending; none if only regressions are fitted.
         ignored: labels that are not.
         progress: shows bars.
+        processes: those among which the scenes are divided; all of them get all results.
     """
 
     def __init__(
@@ -151,12 +164,14 @@ class _Probing:
         labels: Sequence[int],
         ignored: Set[int],
         progress: Progress,
+        processes: Processes,
     ) -> None:
         self.workload = workload
         self.split = split
         self.labels = labels
         self.ignored = ignored
         self.progress = progress
+        self.processes = processes
         levels = path_levels(workload, ("train", split))
         self.channels = num_channels(workload, levels)
         self.extractors: Extractors = make_extractors(workload, runtime, levels)
@@ -178,23 +193,41 @@ class _Probing:
         self.limit = min(POINTS_PER_SCENE, max(1, most // max(num_labeled, 1)))
         features: dict[str, list[torch.Tensor]] = {name: [] for name in self.extractors}
         classes, numbers = [], []
-        with self.progress.phase("Probe: training scenes", -(-total // step), unit="scenes") as bar:
-            for scene in self.workload.single_scenes("train", range(0, total, step)):
-                number = int(scene.samples)
-                found = {name: extract(scene) for name, extract in self.extractors.items()}
-                if number % few == 0:
-                    self.encoded.add(scene, found)
-                if self.labels:
-                    segment = _segment(scene, self.ignored)
-                    chosen = choose_points(segment, self.limit, number, self.workload.config.seed)
-                    classes.append(self._classes(segment[chosen]))
-                    numbers.append(torch.full((len(chosen),), number))
-                    for name, parts in found.items():
-                        features[name].append(parts.of(torch.from_numpy(chosen)))
+        chosen = range(0, total, step)
+        with self.progress.phase("Probe: training scenes", len(chosen), unit="scenes") as bar:
+            for regressed, labeled in self.processes.in_order(self._training_scenes(chosen, few)):
+                if regressed is not None:
+                    self.encoded.add(*regressed)
+                if labeled is not None:
+                    number, classes_of_scene, found = labeled
+                    classes.append(classes_of_scene)
+                    numbers.append(torch.full((len(classes_of_scene),), number))
+                    for name, rows in found.items():
+                        features[name].append(rows)
                 bar.advance()
         if self.labels:
             joined = {name: torch.cat(features.pop(name)) for name in self.extractors}
             self._fit(LabeledPoints(joined, torch.cat(classes), torch.cat(numbers)), total)
+
+    def _training_scenes(self, numbers: range, few: int) -> Iterator[tuple[Sampled | None, _Labeled | None]]:
+        """What the regressions and what the probes learn from this process's part of these training scenes.
+
+        The regressions learn from every `few`-th training scene.
+        """
+        for scene in self.workload.single_scenes("train", self._own(numbers)):
+            number = int(scene.samples)
+            found = {name: extract(scene) for name, extract in self.extractors.items()}
+            regressed = self.encoded.training_rows(scene, found) if number % few == 0 else None
+            labeled = None
+            if self.labels:
+                segment = _segment(scene, self.ignored)
+                chosen = choose_points(segment, self.limit, number, self.workload.config.seed)
+                rows = {name: parts.of(torch.from_numpy(chosen)) for name, parts in found.items()}
+                labeled = (number, self._classes(segment[chosen]), rows)
+            yield regressed, labeled
+
+    def _own(self, numbers: range) -> range:
+        return numbers[self.processes.rank :: self.processes.size]
 
     def _fit(self, points: LabeledPoints, num_scenes: int) -> None:
         config = self.workload.config
@@ -205,36 +238,45 @@ class _Probing:
         with self.progress.phase(f"Fitting probes on {self.num_points:,} points", total, unit="probes") as bar:
             for name, features in points.features.items():
                 self.dims[name] = features.shape[1]
-                self.probes[name] = fit_draws(features, points, self.draws, len(self.labels), bar.advance)
+                self.probes[name] = fit_draws(
+                    features, points, self.draws, len(self.labels), bar.advance, self.processes
+                )
 
     def test(self) -> None:
         """Score all probes."""
         shape = (len(self.draws), len(self.labels), len(self.labels))
         self.confusions = {name: torch.zeros(shape, dtype=torch.int64) for name in self.extractors}
-        scenes = len(self.workload.manifest.of(self.split))
-        with self.progress.phase(f"Probe: {self.split} scenes", scenes, unit="scenes") as bar:
-            for scene in self.workload.single_scenes(self.split):
-                found = {name: extract(scene) for name, extract in self.extractors.items()}
-                self.encoded.test(scene, found)
-                if self.labels:
-                    self._score(_segment(scene, self.ignored), found)
+        scenes = range(len(self.workload.manifest.of(self.split)))
+        with self.progress.phase(f"Probe: {self.split} scenes", len(scenes), unit="scenes") as bar:
+            for predicted, confusions in self.processes.in_order(self._tested_scenes(scenes)):
+                self.encoded.test(*predicted)
+                for name, confusion in confusions.items():
+                    self.confusions[name] += confusion
+                    last = confusion[-1]  # of the probe that knows all labels
+                    counts = torch.stack((last.diagonal(), last.sum(dim=1), last.sum(dim=0)))
+                    self.counts[name].append(counts.numpy())
                 bar.advance()
 
-    def _score(self, segment: np.ndarray, found: Mapping[str, SceneFeatures]) -> None:
-        """Count right and wrong points of a scene."""
+    def _tested_scenes(self, numbers: range) -> Iterator[tuple[Sampled, dict[str, torch.Tensor]]]:
+        """What the regressions predict in this process's part of these scenes, and the confusions of the probes."""
+        for scene in self.workload.single_scenes(self.split, self._own(numbers)):
+            found = {name: extract(scene) for name, extract in self.extractors.items()}
+            predicted = self.encoded.predicted(scene, found)
+            yield predicted, self._confusions(_segment(scene, self.ignored), found) if self.labels else {}
+
+    def _confusions(self, segment: np.ndarray, found: Mapping[str, SceneFeatures]) -> dict[str, torch.Tensor]:
+        """The confusion matrices `(P, K, K)` of a scene for each kind of features; none without labels."""
         points = torch.from_numpy(np.flatnonzero(segment != IGNORE))
         if not len(points):
-            return
+            return {}
         truth = self._classes(segment[segment != IGNORE])
+        confusions = {name: torch.zeros_like(self.confusions[name]) for name in found}
         for name, parts in found.items():
-            confusion = torch.zeros_like(self.confusions[name])
             for chosen, target in zip(points.split(_CHUNK), truth.split(_CHUNK), strict=True):
                 features = parts.of(chosen)
                 for place, probe in enumerate(self.probes[name]):
-                    confusion[place] += confusion_counts(probe.predict(features), target, len(self.labels))
-            self.confusions[name] += confusion
-            last = confusion[-1]  # of the probe that knows all labels
-            self.counts[name].append(torch.stack((last.diagonal(), last.sum(dim=1), last.sum(dim=0))).numpy())
+                    confusions[name][place] += confusion_counts(probe.predict(features), target, len(self.labels))
+        return confusions
 
     def report(self) -> dict[str, Any]:
         """The probes on all labeled scenes, and their comparison."""

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from dbbd_cli.core.progress import Progress
     from dbbd_cli.data.inputs import Input
     from dbbd_cli.data.manifest import Manifest
+    from dbbd_cli.engine.processes import Processes
     from dbbd_cli.engine.runtime import Runtime
     from dbbd_cli.report.history_panels import Panel
     from dbbd_cli.report.prediction import Calibration, FilePrediction
@@ -36,6 +37,7 @@ class Dbbd(SceneTask):
     progress_metrics = PROGRESS_METRICS
     predicts_files = True
     scene_figure = "scene_features"
+    shares_evaluation = True
     figure_names = ("level_losses", "probe", "label_efficiency", "scene_features", "region_tree")
 
     def build(
@@ -82,11 +84,19 @@ class Dbbd(SceneTask):
 
         return history_panels(metrics, num_runs)
 
-    def evaluate(self, workload: DbbdWorkload, split: str, runtime: Runtime, progress: Progress) -> EvaluationOutput:
+    def evaluate(
+        self,
+        workload: DbbdWorkload,
+        split: str,
+        runtime: Runtime,
+        progress: Progress,
+        processes: Processes | None = None,
+    ) -> EvaluationOutput:
         """Losses with chance levels, retrieval, probes of the features, and the data to draw one scene."""
+        from dbbd_cli.engine.processes import ALONE
         from dbbd_cli.tasks.dbbd.evaluate import evaluate
 
-        return evaluate(workload, split, runtime, progress)
+        return evaluate(workload, split, runtime, progress, processes or ALONE)
 
     def predict(
         self,

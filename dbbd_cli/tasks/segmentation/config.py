@@ -19,6 +19,7 @@ from dbbd_cli.config.sections import (
     section,
 )
 from dbbd_cli.tasks.scene_config import (
+    BATCHES_OF_EARLIER_VERSIONS,
     FIXED_SCENE_SETTINGS,
     Channels,
     FeatureNames,
@@ -177,6 +178,7 @@ class SegmentationCheckpointConfig(CheckpointConfig):
 class SegmentationConfig(TaskConfig):
     """A run that learns to segment scenes."""
 
+    batches_of_earlier_versions = BATCHES_OF_EARLIER_VERSIONS
     fixed_settings: ClassVar[tuple[str, ...]] = (
         *FIXED_SCENE_SETTINGS,
         "data.head_features",

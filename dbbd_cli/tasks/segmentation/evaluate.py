@@ -6,7 +6,7 @@ Legend: N points of a scene, S scenes, K classes.
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,8 @@ import torch
 from dbbd_cli.core.progress import Progress
 from dbbd_cli.data.random_numbers import BOOTSTRAP, uniform
 from dbbd_cli.engine.efficiency import measure_efficiency
-from dbbd_cli.engine.inference import run_split
+from dbbd_cli.engine.inference import sum_split
+from dbbd_cli.engine.processes import ALONE, Processes
 from dbbd_cli.engine.runtime import Runtime
 from dbbd_cli.model.dbbd.segmentation import IGNORED
 from dbbd_cli.model.linear_probe import confusion_counts, segmentation_scores
@@ -30,7 +31,12 @@ _PERCENTILES = (2.5, 97.5)
 
 
 def evaluate(
-    workload: SegmentationWorkload, tested: SegmentationWorkload, split: str, runtime: Runtime, progress: Progress
+    workload: SegmentationWorkload,
+    tested: SegmentationWorkload,
+    split: str,
+    runtime: Runtime,
+    progress: Progress,
+    processes: Processes = ALONE,
 ) -> EvaluationOutput:
     """Evaluate a network.
 
@@ -40,32 +46,28 @@ def evaluate(
         split: the split of these scenes.
         runtime: device and precision.
         progress: shows bars.
+        processes: those that run the network; the first one alone makes the report.
     """
     loader = tested.loaders[split]
     with progress.phase(f"Evaluate {split}", len(loader), sample_unit=tested.sample_unit) as bar:
-        sums = run_split(tested, loader, runtime, bar)
-        sums.flush()
+        sums = sum_split(tested, loader, runtime, bar, processes)
     loss = tested.summarize(sums.values, sums.num_samples)["loss"]
-    progress.line("Measuring speed…")
-    efficiency = _efficiency(tested, runtime, split)
+    efficiency: dict[str, Any] = {}
+    if processes.is_first:
+        progress.line("Measuring speed…")
+        efficiency = _efficiency(tested, runtime, split)
+    processes.wait()
 
-    labels, num_scenes = tested.labels, len(tested.manifest.of(split))
     confusions, ignored = [], 0
-    files: dict[str, bytes] = {}
-    drawn: dict[str, Any] | None = None
-    with progress.phase(f"Confusion of {split}", num_scenes, unit="scenes") as bar:
-        for scene, prepared in zip(tested.single_scenes(split), tested.prepared_scenes(split), strict=True):
-            shares = tested.shares(scene, runtime)
-            assert scene.segment is not None
-            classes = tested.classes(scene.segment)
-            counts = classes != IGNORED
-            confusions.append(confusion_counts(shares[counts].argmax(1), classes[counts], len(labels)))
-            ignored += int((~counts).sum())
-            if not files and counts.any():
-                picture = scene_picture(scene, prepared.tree, shares.numpy(), labels, shares.argmax(1).numpy())
-                files = {SCENE_FILE: _npz(picture)}
-                drawn = {"name": tested.names(scene, split)[0], "classes": tested.class_names}
+    drawn: tuple[str, torch.Tensor] | None = None
+    with progress.phase(f"Confusion of {split}", len(tested.manifest.of(split)), unit="scenes") as bar:
+        for of_scene, num_ignored, picture in processes.in_order(_judged_scenes(tested, split, runtime, processes)):
+            confusions.append(of_scene)
+            ignored += num_ignored
+            drawn = drawn or picture
             bar.advance()
+    if not processes.is_first:
+        return EvaluationOutput({})
     by_scene = torch.stack(confusions)
     confusion = by_scene.sum(0)
     scores = segmentation_scores(confusion)
@@ -84,9 +86,35 @@ def evaluate(
         "confusion_matrix": confusion.tolist(),
         **baselines(workload, tested, split, by_scene, progress),
         "efficiency": efficiency,
-        "scene": drawn,
+        "scene": None if drawn is None else {"name": drawn[0], "classes": tested.class_names},
     }
-    return EvaluationOutput(report, files)
+    return EvaluationOutput(report, {} if drawn is None else {SCENE_FILE: drawn[1].numpy().tobytes()})
+
+
+def _judged_scenes(
+    tested: SegmentationWorkload, split: str, runtime: Runtime, processes: Processes
+) -> Iterator[tuple[torch.Tensor, int, tuple[str, torch.Tensor] | None]]:
+    """What this process's scenes of a split add to the report.
+
+    Yields:
+        The confusion matrix `(K, K)` of a scene, its number of ignored points and, for the first scene with others,
+        its name and the bytes `(…)` of the file to draw it.
+    """
+    labels, is_drawn = tested.labels, False
+    numbers = range(processes.rank, len(tested.manifest.of(split)), processes.size)
+    prepared_scenes = tested.prepared_scenes(split, numbers)
+    for scene, prepared in zip(tested.single_scenes(split, numbers), prepared_scenes, strict=True):
+        shares = tested.shares(scene, runtime)
+        assert scene.segment is not None
+        classes = tested.classes(scene.segment)
+        counts = classes != IGNORED
+        confusion = confusion_counts(shares[counts].argmax(1), classes[counts], len(labels))
+        drawn = None
+        if not is_drawn and counts.any():
+            is_drawn = True
+            picture = scene_picture(scene, prepared.tree, shares.numpy(), labels, shares.argmax(1).numpy())
+            drawn = (tested.names(scene, split)[0], torch.frombuffer(bytearray(_npz(picture)), dtype=torch.uint8))
+        yield confusion, int((~counts).sum()), drawn
 
 
 def _class_scores(

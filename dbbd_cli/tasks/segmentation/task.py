@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from dbbd_cli.core.progress import Progress
     from dbbd_cli.data.inputs import Input
     from dbbd_cli.data.manifest import Manifest
+    from dbbd_cli.engine.processes import Processes
     from dbbd_cli.engine.runtime import Runtime
     from dbbd_cli.report.prediction import Calibration, FilePrediction
     from dbbd_cli.report.tables import Section
@@ -35,6 +36,7 @@ class Segmentation(SceneTask):
     predicts_files = True
     scene_figure = "scene_segmentation"
     figure_names = ("class_iou", "confusion_matrix", "scene_segmentation")
+    shares_evaluation = True
 
     def with_weights(self, config: SegmentationConfig) -> SegmentationConfig:
         """The configuration with the encoder of `model.weights`."""
@@ -68,12 +70,18 @@ class Segmentation(SceneTask):
         )
 
     def evaluate(
-        self, workload: SegmentationWorkload, split: str, runtime: Runtime, progress: Progress
+        self,
+        workload: SegmentationWorkload,
+        split: str,
+        runtime: Runtime,
+        progress: Progress,
+        processes: Processes | None = None,
     ) -> EvaluationOutput:
         """Scores with intervals, baselines, and `evaluation_scene.npz` to draw one scene."""
+        from dbbd_cli.engine.processes import ALONE
         from dbbd_cli.tasks.segmentation.evaluate import evaluate
 
-        return evaluate(workload, workload, split, runtime, progress)
+        return evaluate(workload, workload, split, runtime, progress, processes or ALONE)
 
     def predict(
         self,
@@ -107,12 +115,18 @@ class Segmentation(SceneTask):
         return config.model_copy(update={"data": config.data.model_copy(update=changes)})
 
     def evaluate_other(
-        self, workload: SegmentationWorkload, other: SegmentationWorkload, runtime: Runtime, progress: Progress
+        self,
+        workload: SegmentationWorkload,
+        other: SegmentationWorkload,
+        runtime: Runtime,
+        progress: Progress,
+        processes: Processes | None = None,
     ) -> EvaluationOutput:
         """Compute the same on another folder of scenes."""
+        from dbbd_cli.engine.processes import ALONE
         from dbbd_cli.tasks.segmentation.evaluate import evaluate
 
-        return evaluate(workload, other, "test", runtime, progress)
+        return evaluate(workload, other, "test", runtime, progress, processes or ALONE)
 
     def evaluation_schema(self) -> type[SegmentationEvaluation]:
         """Scores of each class, confusion matrix and baselines."""

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
+from torch import nn
 from torch.utils.tensorboard import SummaryWriter
 
 from dbbd_cli.core import compat
@@ -90,6 +91,15 @@ def test_optimizers_are_wrapped_as_expected(name: str) -> None:
     assert compat.without_compiler(found) is None
 
 
+def test_layers_that_are_random_or_compute_with_all_samples_are_known() -> None:
+    known = (nn.Dropout, nn.Dropout2d, nn.AlphaDropout, nn.BatchNorm1d, nn.BatchNorm3d, nn.SyncBatchNorm)
+    for kind in known:
+        layer = kind() if "Dropout" in kind.__name__ else kind(2)
+        assert isinstance(layer, compat.layers_of_batches()), kind
+    for layer in (nn.Linear(2, 2), nn.LayerNorm(2), nn.GroupNorm(1, 2), nn.InstanceNorm2d(2)):
+        assert not isinstance(layer, compat.layers_of_batches())
+
+
 def test_cpu_capabilities_have_names() -> None:
     capabilities = compat.cpu_capabilities()
     assert all(isinstance(name, str) for name in capabilities)
@@ -119,6 +129,8 @@ def private_uses(path: Path) -> list[str]:
             found += [alias.name for alias in node.names if is_private(alias.name)]
         elif isinstance(node, ast.ImportFrom) and node.module and node.module != "__future__":
             found += [f"{node.module}.{a.name}" for a in node.names if is_private(f"{node.module}.{a.name}")]
+            if node.module.split(".")[0] != PACKAGE.name:
+                modules |= {alias.asname or alias.name: f"{node.module}.{alias.name}" for alias in node.names}
     for node in ast.walk(tree):
         if isinstance(node, ast.Attribute):
             name = ast.unparse(node)

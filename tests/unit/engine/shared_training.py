@@ -18,12 +18,11 @@ from dbbd_cli.core.processes import from_environment
 from dbbd_cli.core.progress import Silent
 from dbbd_cli.engine.inference import run_split
 from dbbd_cli.engine.processes import ALONE, Processes, joined
-from dbbd_cli.engine.runtime import seed_everything
 from dbbd_cli.engine.sharding import whole
 from dbbd_cli.engine.state import Sums
-from dbbd_cli.engine.trainer import Trainer, train_step
+from dbbd_cli.engine.trainer import train_step
 from dbbd_cli.services.preparation import prepare_run
-from dbbd_cli.services.session import build_workload
+from dbbd_cli.services.training import build_trainer
 from dbbd_cli.tasks.configs import config_from_mapping
 
 
@@ -32,11 +31,8 @@ def learned(values: dict[str, Any], steps: int, processes: Processes = ALONE) ->
     training = {**values["training"], "batch_size": values["training"]["batch_size"] // processes.size}
     config = config_from_mapping({**values, "training": training}, origin="test")
     config, manifest = prepare_run(config, Silent())
-    seed_everything(config.seed)
-    workload, runtime = build_workload(
-        config, manifest, splits=("train", "val"), pretrained=True, progress=Silent(), processes=processes
-    )
-    trainer = Trainer(workload, config, runtime, processes=processes)
+    trainer, _ = build_trainer(config, manifest, Silent(), processes)
+    workload, runtime = trainer.workload, trainer.runtime
     trainer.module.train()
     losses, metrics = [], []
     while trainer.state.step < steps:

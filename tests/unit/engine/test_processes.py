@@ -17,9 +17,10 @@ from dbbd_cli.core.errors import ConfigError
 from dbbd_cli.core.processes import Member, from_environment
 from dbbd_cli.data.scenes.synthetic_rooms.generator import generate_room
 from dbbd_cli.data.scenes.writing import write_ply
+from dbbd_cli.engine.processes import Processes
 from unit.engine.shared_training import learned
 
-SCRIPT = Path(__file__).with_name("shared_training.py")
+TRAINING, EXCHANGES = (Path(__file__).with_name(name) for name in ("shared_training.py", "exchanges.py"))
 IMAGES = {
     "task": "image_classification",
     "data": {"source": "synthetic", "sample_per_class": 35, "image_size": 32},
@@ -69,6 +70,7 @@ CASES = {
     ),
     "DBBD, prototypes from a teacher": (dbbd(kind="prototypes", momentum=0.9, num_prototypes=16), 4, 2, 2),
     "DBBD, local views, description": (dbbd(views={**LOSING, "local_views": 1}, description_weight=1.0), 4, 1, 2),
+    "DBBD, negatives of a process": (dbbd(negatives="local"), 4, 1, 2),
     "DBBD, trees of different depths": (dbbd(negatives="scene", description_weight=0.5), 4, 1, 2),
     "segmentation": (segmentation("l2g"), 4, 1, 2),
     "segmentation, both branches": (segmentation("both", lovasz_weight=0.0), 6, 1, 3),
@@ -79,6 +81,8 @@ STEPS = {"batch normalization": 3, "divided network, accumulated gradients": 3, 
 
 
 DEPTHS = "DBBD, trees of different depths"
+LOCAL = "DBBD, negatives of a process"
+"""One process learns this from two batches of half the size in each step, with as many points of each scene."""
 
 
 def write_scenes_of_different_depths(folder: Path) -> None:
@@ -100,18 +104,16 @@ def case(name: str) -> tuple[dict[str, Any], int]:
     return config, STEPS.get(name, 12)
 
 
-def learned_together(names: list[str], processes: int, folder: Path) -> dict[str, Any]:
-    """What several processes have learned, by case."""
-    (folder / "cases.json").write_text(json.dumps([case(name) for name in names]), encoding="utf-8")
+def run_in(processes: int, script: Path, *arguments: str) -> None:
+    """Run a script in several processes, which must succeed."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
-    command = [sys.executable, str(SCRIPT), str(folder / "cases.json"), str(folder / "found.pth")]
     started = []
     for rank in range(processes):
         member = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(processes)}
         env = {**os.environ, "OMP_NUM_THREADS": "1", **place, **member}
-        started.append(subprocess.Popen(command, env=env, stderr=subprocess.PIPE))
+        started.append(subprocess.Popen([sys.executable, str(script), *arguments], env=env, stderr=subprocess.PIPE))
     try:
         for process in started:
             error = process.communicate(timeout=300)[1]
@@ -119,6 +121,21 @@ def learned_together(names: list[str], processes: int, folder: Path) -> dict[str
     finally:
         for process in started:
             process.kill()
+
+
+def learned_alone(name: str) -> dict[str, Any]:
+    """What a single process learns."""
+    config, num_steps = case(name)
+    if name == LOCAL:
+        training = {**config["training"], "batch_size": 2, "accumulate_batches": 2}
+        config |= {"training": training, "loss": {**config["loss"], "point_samples": 30}}
+    return learned(config, num_steps)
+
+
+def learned_together(names: list[str], processes: int, folder: Path) -> dict[str, Any]:
+    """What several processes have learned, by case."""
+    (folder / "cases.json").write_text(json.dumps([case(name) for name in names]), encoding="utf-8")
+    run_in(processes, TRAINING, str(folder / "cases.json"), str(folder / "found.pth"))
     return dict(zip(names, torch.load(folder / "found.pth", weights_only=True), strict=True))
 
 
@@ -130,14 +147,30 @@ def test_processes_learn_what_one_learns(processes: int, tmp_path: Path) -> None
         CASES[DEPTHS][0]["data"] |= {"source": "folder", "path": str(tmp_path / "scenes")}
     together = learned_together(names, processes, tmp_path)
     for name in names:
-        alone, same = learned(*case(name)), together[name]
+        alone, same = learned_alone(name), together[name]
         assert same["losses"] == pytest.approx(alone["losses"], rel=1e-5, abs=1e-5), name
         assert same["samples"] == alone["samples"], name
-        for epoch, expected in zip(same["metrics"], alone["metrics"], strict=True):
+        # The last are those of validation, which accumulates nothing.
+        for epoch, expected in list(zip(same["metrics"], alone["metrics"], strict=True))[
+            : -1 if name == LOCAL else None
+        ]:
             assert epoch == pytest.approx(expected, rel=1e-4, abs=1e-5), name
         for weight, value in alone["weights"].items():
             assert torch.allclose(same["weights"][weight], value, rtol=1e-5, atol=1e-5), f"{name}: {weight}"
         assert alone["losses"][0] != pytest.approx(alone["losses"][-1], abs=1e-3), f"{name}: it learned nothing"
+
+
+@pytest.mark.parametrize("processes", [2, 3])
+def test_results_layers_and_errors_are_exchanged(processes: int) -> None:
+    run_in(processes, EXCHANGES)
+
+
+def test_several_processes_cannot_use_an_apple_gpu() -> None:
+    assert Processes(rank=0, size=1).device("mps") == "mps"
+    with pytest.raises(ConfigError, match="mps works in one process only"):
+        Processes(rank=1, size=2, local_rank=1).device("mps")
+    if not torch.cuda.is_available():
+        assert Processes(rank=1, size=2, local_rank=1).device("auto") == "cpu"
 
 
 def test_who_a_process_is() -> None:

@@ -15,11 +15,14 @@ import yaml
 
 from dbbd_cli.config.load import Override, parse_override
 from dbbd_cli.core.errors import CheckpointError, ConfigError, DataError, DiskError, StoppedError
+from dbbd_cli.core.progress import Silent
 from dbbd_cli.data.images.dataset import ImageBatch, ImageDataset
 from dbbd_cli.data.loader import Key
-from dbbd_cli.engine.checkpoint.files import load_checkpoint, save_checkpoint
+from dbbd_cli.engine.checkpoint.files import NEWEST, load_checkpoint, save_checkpoint
 from dbbd_cli.model.digest import save_with_digest
 from dbbd_cli.services.resume import resume
+from dbbd_cli.services.resume_checks import check_training_settings
+from dbbd_cli.services.session import OpenedRun, open_run
 from dbbd_cli.services.smoke import same
 from dbbd_cli.services.train import train
 from dbbd_cli.services.validate import validate
@@ -375,6 +378,24 @@ def test_the_batch_size_cannot_change_within_an_epoch(tiny_config: Make) -> None
     run = next(Path(tiny_config().run.runs_dir).iterdir())
     with pytest.raises(ConfigError, match="in the middle of an epoch"):
         resume(run, overrides=[Override("training.batch_size", 4, "--set")])
+
+
+def test_within_an_epoch_the_batch_size_of_all_processes_together_counts(tiny_config: Make) -> None:
+    with pytest.raises(StoppedError):
+        train(tiny_config(), progress=PressCtrlC("train", 2))
+    run = next(Path(tiny_config().run.runs_dir).iterdir())
+    size = tiny_config().training.batch_size
+
+    def opened(*overrides: Override) -> OpenedRun:
+        return open_run(run, prefer=NEWEST, overrides=overrides, progress=Silent())
+
+    half = Override("training.batch_size", size // 2, "--set")
+    same = Override("training.batch_size", size, "--set")
+    for overrides, processes in (((), 1), ((), 3), ((half,), 2), ((same,), 1)):
+        check_training_settings(opened(*overrides), processes)
+    for setting, processes in ((half, 1), (same, 2)):
+        with pytest.raises(ConfigError, match=f"cannot change: {size} samples of all processes together"):
+            check_training_settings(opened(setting), processes)
 
 
 def test_mid_epoch_checkpoints_lead_to_the_same_end(tiny_config: Make) -> None:

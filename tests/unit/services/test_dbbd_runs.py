@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from dbbd_cli.config.load import Override
-from dbbd_cli.core.errors import ConfigError, DataError
+from dbbd_cli.core.errors import CheckpointError, ConfigError, DataError
 from dbbd_cli.data.manifest import Manifest
-from dbbd_cli.engine.checkpoint.files import load_checkpoint
+from dbbd_cli.engine.checkpoint.files import load_checkpoint, save_checkpoint
 from dbbd_cli.services.resume import resume
 from dbbd_cli.services.smoke import same
 from dbbd_cli.services.train import train
@@ -55,6 +55,30 @@ def test_extending_a_run_with_a_cosine_of_its_length_is_reported(tiny_point_conf
     assert "training.scheduler_epochs" in line
     weights = [load_checkpoint(run / "ckpt.pth")["module"] for run in (whole.run, half.run)]
     assert not same(weights[0], weights[1], exact=True)
+
+
+def test_a_run_of_an_earlier_version_whose_points_were_chosen_otherwise_is_continued_with_force(
+    tiny_point_config: Make,
+) -> None:
+    run = train(tiny_point_config(**{"training.epochs": 1})).run
+
+    def altered(loss: float, *, earlier: bool) -> None:
+        checkpoint = {key: value for key, value in load_checkpoint(run / "ckpt.pth").items() if key != "format"}
+        checkpoint["proof"]["loss"] += loss
+        if earlier:
+            checkpoint["runtime"].pop("batch_size")
+        save_checkpoint(checkpoint, run, best=False, keep=1)
+
+    altered(0.1, earlier=False)
+    with pytest.raises(CheckpointError) as caught:
+        resume(run, overrides=epochs(2))
+    assert "earlier ones" not in str(caught.value.details)
+    altered(0.0, earlier=True)
+    with pytest.raises(CheckpointError, match="resuming would not continue the same run") as caught:
+        resume(run, overrides=epochs(2))
+    assert "as many points from each scene of a batch, and earlier ones took more" in caught.value.details[-1]
+    assert caught.value.hint == "if nothing else has changed, continue with --force"
+    assert resume(run, overrides=epochs(2), force=True).epochs == 2
 
 
 def test_workers_change_nothing(tiny_point_config: Make) -> None:

@@ -24,6 +24,7 @@ from dbbd_cli.services.resume import resume
 from dbbd_cli.services.train import train
 from dbbd_cli.services.validate import validate
 from dbbd_cli.tasks.image_classification.config import ImageClassificationConfig
+from dbbd_cli.tasks.image_classification.task import ImageClassification
 from unit.services.shown_runs import Shown
 
 Make = Callable[..., ImageClassificationConfig]
@@ -247,6 +248,19 @@ def test_pretrained_weights_are_not_downloaded_for_a_finished_checkpoint(
         "torchvision.models._api.load_state_dict_from_url", lambda *_a, **_k: pytest.fail("weights were downloaded")
     )
     evaluate(run / "other.pth", plots=False)
+
+
+def test_a_task_that_evaluates_in_one_process_refuses_several(
+    tiny_config: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = train(tiny_config(training__epochs=1)).run
+    monkeypatch.setattr(ImageClassification, "shares_evaluation", False)
+    assert evaluate(run, plots=False).report["loss"]
+    for name, value in {"RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigError, match="image_classification is evaluated in one process, and 2 were") as caught:
+        evaluate(run, plots=False)
+    assert caught.value.all_have_it  # the first process reports it
 
 
 def test_wrong_arguments_are_rejected(tiny_config: Make, tmp_path: Path) -> None:

@@ -201,6 +201,17 @@ def test_views_of_all_points_have_the_loss_of_whole_views() -> None:
         assert found.metrics.keys() == expected.metrics.keys()
 
 
+def test_a_single_process_has_all_negatives_of_a_batch() -> None:
+    found = []
+    for negatives in ("batch", "local"):
+        torch.manual_seed(0)
+        module = tiny(negatives=negatives)
+        output = module(*tiny_batch())
+        output.loss.backward()
+        found.append([output.loss, *(weight.grad for weight in module.parameters() if weight.grad is not None)])
+    assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
+
+
 def two_trees() -> tuple[list[Tree], list[int]]:
     rng = np.random.default_rng(0)
     return [random_tree(rng, size, 2) for size in (40, 30)], [40, 30]

@@ -196,6 +196,12 @@ def test_the_older_spelling_of_color_still_loads() -> None:
     assert checked(data={"features": ["normals", "colour"]}).data.features == ["normals", "color"]
 
 
+def test_negatives_of_the_whole_batch_are_also_called_global() -> None:
+    assert checked(loss={"negatives": "global"}).loss.negatives == "batch"
+    assert checked(loss={"negatives": "local"}).loss.negatives == "local"
+    assert "expected 'batch', 'scene' or 'local'" in problem(loss={"negatives": "world"})
+
+
 def test_class_names_are_unique() -> None:
     assert "expected unique names" in problem(data={"class_names": ["wall", "floor", "wall"]})
 
@@ -205,7 +211,8 @@ def test_prototypes_need_a_teacher_and_have_no_negatives() -> None:
     text = problem(loss={"kind": "prototypes"})
     assert "loss.momentum" in text
     assert "because kind is prototypes" in text
-    assert "loss.negatives" in problem(loss={"kind": "prototypes", "momentum": 0.99, "negatives": "scene"})
+    for negatives in ("scene", "local"):
+        assert "loss.negatives" in problem(loss={"kind": "prototypes", "momentum": 0.99, "negatives": negatives})
     assert "less than 1" in problem(loss={"momentum": 1.0})
 
 

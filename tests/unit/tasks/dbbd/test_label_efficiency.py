@@ -13,6 +13,7 @@ import torch
 
 from dbbd_cli.config.load import Override
 from dbbd_cli.data.scenes.scene import IGNORE
+from dbbd_cli.model.linear_probe import LinearProbe
 from dbbd_cli.services.train import train
 from dbbd_cli.tasks.dbbd import geometry_forest, label_efficiency
 from dbbd_cli.tasks.dbbd.config import DbbdConfig
@@ -62,8 +63,9 @@ def test_the_chosen_points_have_labels_and_are_the_same_every_time() -> None:
 def test_a_probe_sees_only_the_points_of_its_draw(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
 
-    def fit(features: torch.Tensor, classes: torch.Tensor, num_classes: int, **_: Any) -> None:
+    def fit(features: torch.Tensor, classes: torch.Tensor, num_classes: int, **_: Any) -> LinearProbe:
         seen.append((features[:, 0].tolist(), classes.tolist(), num_classes))
+        return LinearProbe(*torch.zeros(4, 3))
 
     monkeypatch.setattr(label_efficiency, "fit_probe", fit)
     features = torch.arange(6.0)[:, None]
