@@ -11,6 +11,22 @@ from pathlib import Path
 from dbbd_cli.core.errors import DiskError
 from dbbd_cli.core.text import printable
 
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+
+
+def is_url(path: str) -> bool:
+    """Return whether a path is a URL, such as `s3://bucket/name`."""
+    return _URL.match(path) is not None
+
+
+def shown_url(path: str) -> str:
+    """Return a URL without what may be secret in it: user, password, query and fragment; any other path unchanged."""
+    if not is_url(path):
+        return printable(path)
+    scheme, _, rest = re.split("[?#]", path, maxsplit=1)[0].partition("://")
+    host, slash, place = rest.partition("/")
+    return printable(f"{scheme}://{host.rpartition('@')[2]}{slash}{place}")
+
 
 def shown_path(path: Path) -> str:
     """Return the path as the user would type it: relative if under the current folder, unless that is the root."""
