@@ -22,7 +22,7 @@ from urllib.parse import unquote, urlsplit
 
 from dbbd_cli.core.errors import DataError, DbbdError, reason_of
 from dbbd_cli.core.files import replace_file
-from dbbd_cli.core.paths import shown_url
+from dbbd_cli.core.paths import shown_url, without_secrets
 from dbbd_cli.core.progress import Progress
 from dbbd_cli.core.temporary import discard, temporary_file
 from dbbd_cli.core.text import printable
@@ -313,6 +313,6 @@ def _unavailable(url: str, error: Exception, attempts: int) -> DataError:
 def _reason(error: BaseException, url: str) -> str:
     """What an error says, without what should stay secret of a URL."""
     parts = urlsplit(url)
-    text = re.sub(r"\w+://[^\s'\"]+", lambda found: shown_url(found[0]), reason_of(error))
+    text = without_secrets(reason_of(error))
     secrets = [part for part in (parts.password, parts.username, parts.query) if part]
     return type(error).__name__ if any(secret in text for secret in secrets) else printable(text)

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import os
+import re
 import shutil
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from file_server import FileServer
 
 from dbbd_cli.core.errors import DataError, DiskError
 from dbbd_cli.core.progress import Silent
 from dbbd_cli.data import remote
 from dbbd_cli.data.remote import download, list_remote_folder, local_copy, remote_files
-from unit.data.file_server import FileServer
 
 pytest.importorskip("aiohttp")
 
@@ -113,9 +115,7 @@ def test_what_a_server_refuses_is_said_without_secrets(
 
 def test_a_full_disk_is_a_disk_error(server: FileServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     files = remote_files([server.url("a.tar")])
-    monkeypatch.setattr(
-        shutil, "disk_usage", lambda _: os.statvfs_result([0] * 10) and shutil._ntuple_diskusage(1, 1, 0)
-    )  # type: ignore[attr-defined]
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
     with pytest.raises(DiskError, match="cannot be written: 0 MB needed, 0 MB free"):
         download(files, tmp_path / "cache", Silent())
 
@@ -156,14 +156,12 @@ def test_names_of_copies_are_harmless(server: FileServer, tmp_path: Path) -> Non
     ],
 )
 def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch, url: str, message: str, hint: str) -> None:
-    from fsspec import registry
+    from fsspec.registry import _registry
 
     for name in ("s3fs", "gcsfs", "huggingface_hub", "aiohttp"):
-        monkeypatch.setitem(__import__("sys").modules, name, None)
+        monkeypatch.setitem(sys.modules, name, None)
     for protocol in ("s3", "gs", "hf"):
-        monkeypatch.delitem(registry._registry, protocol, raising=False)
+        monkeypatch.delitem(_registry, protocol, raising=False)
     with pytest.raises(DataError, match=message) as caught:
         remote_files([url])
-    import re
-
     assert re.match(hint, caught.value.hint)

@@ -10,11 +10,11 @@ import tarfile
 from pathlib import Path
 
 import pytest
+from tars import Member, picture, samples, write_tar
 
 from dbbd_cli.data.images import shard_index
 from dbbd_cli.data.images.shard_index import Keys, ShardError, ShardIndex, index_shard, read_index, write_index
 from dbbd_cli.data.manifest import SPLITS
-from unit.data.images.tars import Member, picture, samples, write_tar
 
 KEYS = Keys("label", "split")
 PNG = picture(1)

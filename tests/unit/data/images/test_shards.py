@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tars import picture, samples, write_shards, write_tar
 
 from dbbd_cli.core.errors import DataError
 from dbbd_cli.core.progress import Silent
@@ -23,7 +24,6 @@ from dbbd_cli.data.images.shards import Shards, list_shards
 from dbbd_cli.data.images.sources import list_folder
 from dbbd_cli.data.manifest import Manifest, Sample
 from dbbd_cli.data.urls.cleaning import UrlCleaning
-from unit.data.images.tars import picture, samples, write_shards, write_tar
 from unit.data.images.test_manifest import Messages, manifest_of
 
 KEYS = Keys("label", "split")
