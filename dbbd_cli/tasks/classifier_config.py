@@ -69,12 +69,12 @@ class ClassifierDataConfig(DataConfig):
         "path", description="name of the column with the path, relative to the folder of the table (source table)"
     )
     label_column: NotEmpty = Field(
-        "label", description="name of the column with the class; of the key in .json members (source shards)"
+        "label", description="name of the column with the class; source shards: the key in .json"
     )
     split_column: NotEmpty | None = Field(
         "split",
         description="name of the column with the split: train, val or test; null, or if there is none: samples "
-        "are divided by split (source table); of the key in .json members (source shards)",
+        "are divided by split (source table); source shards: the key in .json",
     )
     sample_per_class: Count | None = Field(
         None, description="maximum number of samples drawn from each class; null: all"

@@ -30,8 +30,11 @@ def looks_like_shards(path: str) -> bool:
 
 
 def contains_shards(folder: Path) -> bool:
-    """Return whether a folder of this machine contains tar files."""
-    return folder.is_dir() and any(entry.name.endswith(SUFFIX) for entry in folder.iterdir())
+    """Return whether a folder of this machine contains tar files, and no folders."""
+    if not folder.is_dir():
+        return False
+    entries = [entry for entry in folder.iterdir() if not is_system_entry(entry.name)]
+    return any(looks_like_shards(entry.name) for entry in entries) and not any(entry.is_dir() for entry in entries)
 
 
 def expand_braces(pattern: str) -> list[str]:
