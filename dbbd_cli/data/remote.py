@@ -276,7 +276,9 @@ def _attempted(attempt: Callable[[], _Result], url: str, stop: threading.Event |
 
 def _root(error: Exception) -> BaseException:
     """What is behind an error: fsspec reports every failure of a first HTTP request as a missing file."""
-    return error.__cause__ if isinstance(error, FileNotFoundError) and error.__cause__ else error
+    cause = error.__cause__
+    is_other = isinstance(cause, (ConnectionError, TimeoutError)) or type(cause).__module__.startswith("aiohttp.")
+    return cause if cause is not None and is_other and isinstance(error, FileNotFoundError) else error
 
 
 def _status(error: BaseException) -> int | None:
