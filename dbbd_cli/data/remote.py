@@ -109,8 +109,8 @@ def remote_files(urls: Sequence[str]) -> list[RemoteFile]:
     """
 
     def ask(url: str) -> RemoteFile:
-        filesystem, path = _opened(url)
-        info = _attempted(lambda: filesystem.info(path), url)
+        filesystem = _opened(url)
+        info = _attempted(lambda: filesystem.info(url), url)
         if info.get("type") == "directory":
             raise DataError(f"{shown_url(url)} is a folder, not a file", hint="check data.path")
         version = {key: str(info[key]) for key in sorted(_VERSIONS & info.keys())}
@@ -130,8 +130,8 @@ def list_remote_folder(url: str) -> list[str]:
     Raises:
         DataError: see `remote_files`.
     """
-    filesystem, path = _opened(url)
-    found = _attempted(lambda: filesystem.ls(path, detail=False), url)
+    filesystem = _opened(url)
+    found = _attempted(lambda: filesystem.ls(url, detail=False), url)
     return sorted(str(filesystem.unstrip_protocol(entry)) for entry in found)
 
 
@@ -203,11 +203,11 @@ def _fetch(file: RemoteFile, cache_dir: Path, tally: _Tally) -> None:
     with entry_lock(copy), disk_errors(cache_dir):
         if file.is_in(cache_dir):  # by another process meanwhile
             return
-        filesystem, path = _opened(file.url)
+        filesystem = _opened(file.url)
         temporary = temporary_file(copy)
 
         def fetch() -> None:
-            filesystem.get_file(path, str(temporary), callback=tally.callback())
+            filesystem.get_file(file.url, str(temporary), callback=tally.callback())
             size = temporary.stat().st_size
             if file.size not in (None, size):
                 raise ConnectionError(f"{size:,} of {file.size:,} bytes were received")
@@ -221,12 +221,17 @@ def _fetch(file: RemoteFile, cache_dir: Path, tally: _Tally) -> None:
             discard(temporary)
 
 
-def _opened(url: str) -> tuple[Any, str]:
-    """The file system of fsspec for a URL, and the path in it."""
+def _opened(url: str) -> Any:
+    """The file system of fsspec for a URL. No others than those of `_EXTRAS`: some read local files or run programs."""
     protocol = url.partition("://")[0].lower()
+    if protocol not in _EXTRAS:
+        raise DataError(
+            f"{shown_url(url)}: the protocol {printable(protocol)} is not supported",
+            hint=f"use one of {', '.join(_EXTRAS)}, or copy the files to this machine",
+        )
     options: dict[str, Any] = {}
     try:
-        from fsspec.core import url_to_fs
+        import fsspec
 
         if protocol in ("http", "https"):
             import aiohttp
@@ -234,21 +239,14 @@ def _opened(url: str) -> tuple[Any, str]:
             # By default, a download may take no more than five minutes, and servers may compress what they send.
             timeout = aiohttp.ClientTimeout(total=None, sock_connect=STALLED_SECONDS, sock_read=STALLED_SECONDS)
             options = {"client_kwargs": {"timeout": timeout}, "headers": {"Accept-Encoding": "identity"}}
-        filesystem, path = url_to_fs(url, **options)
-    except ImportError as error:
-        extra = _EXTRAS.get(protocol)
+        return fsspec.filesystem(protocol, **options)
+    except ImportError:
         raise DataError(
             f"{shown_url(url)}: the package that reads {protocol}:// is not installed",
-            hint=f'pip install "dbbd-cli[{extra}]"' if extra else printable(reason_of(error)),
-        ) from None
-    except ValueError:
-        raise DataError(
-            f"{shown_url(url)}: the protocol {printable(protocol)} is unknown",
-            hint=f"use one of {', '.join(_EXTRAS)}, or copy the files to this machine",
+            hint=f'pip install "dbbd-cli[{_EXTRAS[protocol]}]"',
         ) from None
     except Exception as error:  # such as credentials that cannot be found
         raise _unavailable(url, error, attempts=1) from None
-    return filesystem, path
 
 
 def _attempted(attempt: Callable[[], _Result], url: str, stop: threading.Event | None = None) -> _Result:

@@ -148,7 +148,9 @@ def test_names_of_copies_are_harmless(server: FileServer, tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("url", "message", "hint"),
     [
-        ("nothing://x/a.tar", "nothing://x/a.tar: the protocol nothing is unknown", "use one of http, https, s3"),
+        ("nothing://x/a.tar", "nothing://x/a.tar: the protocol nothing is not supported", "use one of http, https, s3"),
+        ("file:///x/a.tar", "file:///x/a.tar: the protocol file is not supported", "use one of http, https, s3"),
+        ("simplecache::http://x/a.tar", "the protocol simplecache::http is not supported", "use one of"),
         ("s3://x/a.tar", "the package that reads s3:// is not installed", r'pip install "dbbd-cli\[s3\]"'),
         ("gs://x/a.tar", "the package that reads gs:// is not installed", r'pip install "dbbd-cli\[gcs\]"'),
         ("hf://x/a.tar", "the package that reads hf:// is not installed", r'pip install "dbbd-cli\[hf\]"'),
