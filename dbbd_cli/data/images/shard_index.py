@@ -110,7 +110,8 @@ def write_index(path: Path, shard: Path, keys: Keys) -> None:
         OSError: it cannot be read.
         DiskError: the index cannot be written.
     """
-    cached_arrays(path, lambda: _arrays(index_shard(shard, keys)), _is_usable)
+    # To make room for an index, which is small, the copies of shards that are about to be read could be removed.
+    cached_arrays(path, lambda: _arrays(index_shard(shard, keys)), _is_usable, makes_room=False)
 
 
 def _arrays(index: ShardIndex) -> Arrays:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from file_server import FileServer
 from tars import picture, samples, write_shards, write_tar
 
 from dbbd_cli.core.errors import DataError
@@ -34,7 +35,7 @@ def listed(path: Path | str, cache: Path) -> Source:
 
 
 def prepared(
-    manifest: Manifest, path: Path, cache: Path, progress: Silent | None = None
+    manifest: Manifest, path: Path | str, cache: Path, progress: Silent | None = None
 ) -> tuple[PreparedImages, list[Sample]]:
     return prepare_manifest(
         manifest,
@@ -300,6 +301,27 @@ def test_keys_of_a_stored_list_are_never_paths(tmp_path: Path) -> None:
         [ref] = shards.locate([key], Silent())
         assert ref.part is not None
         assert (ref.part.file, ref.part.size) == (os.devnull, 0)
+
+
+def test_remote_shards_are_kept_until_they_are_decoded_and_downloaded_again_if_necessary(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("aiohttp")
+    monkeypatch.setattr("dbbd_cli.data.cache.LIMIT_BYTES", 0)
+    cache = tmp_path / "cache"
+    local = manifest_of(listed(write_shards(tmp_path / "s"), tmp_path / "other"), tmp_path / "other")
+    with FileServer(tmp_path / "s") as server:
+        url = server.url("a-{00..02}.tar")
+        manifest = manifest_of(listed(url, cache), cache)
+        assert (manifest.roots, manifest.samples) == ((server.url(),) * 2, local.samples)
+        assert server.downloads() == {f"/a-0{number}.tar": 1 for number in range(3)}
+        prepared(manifest, url, cache)
+        assert sum(server.downloads().values()) == 3
+        for path in (*cache.glob("images-*"), *cache.glob("remote-*-a-01.tar")):
+            path.unlink()
+        images, samples_found = prepared(manifest, url, cache)
+        assert (images.shape[0], samples_found) == (24, list(local.samples))
+        assert server.downloads() == {"/a-00.tar": 1, "/a-01.tar": 2, "/a-02.tar": 1}
 
 
 def test_processes_find_the_same_samples_whatever_their_caches_contain(tmp_path: Path) -> None:
