@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    import tarfile
     from pathlib import Path
 
     from PIL import Image
@@ -132,3 +133,11 @@ def pillow_tile(image: Image.Image) -> tuple[str, int, tuple[Any, ...]] | None:
 def jpeg_sampling(image: Image.Image) -> list[int]:
     """The number of samples of each component of a JPEG in a block, as stored in its header."""
     return [across * down for _, across, down, _ in image.layer]  # type: ignore[attr-defined]
+
+
+def forget_members(tar: tarfile.TarFile) -> None:
+    """Let a tar file that is read member by member forget those so far: it would keep all of them in memory.
+
+    Python 3.13 has `stream=True` for this.
+    """
+    tar.members.clear()  # type: ignore[attr-defined]

@@ -12,6 +12,33 @@ from dbbd_cli.core.errors import DiskError
 from dbbd_cli.core.processes import NPROC
 from dbbd_cli.core.text import printable
 
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+_URL_IN_TEXT = re.compile(rf"{_URL.pattern}[^\s'\"]+")
+
+
+def is_url(path: str) -> bool:
+    """Return whether a path is a URL, such as `s3://bucket/name`."""
+    return _URL.match(path) is not None
+
+
+def shown_url(path: str) -> str:
+    """Return a URL without what may be secret in it: user, password, query and fragment; any other path unchanged."""
+    if not is_url(path):
+        return printable(path)
+    scheme, _, rest = re.split("[?#]", path, maxsplit=1)[0].partition("://")
+    host, slash, place = rest.partition("/")
+    return printable(f"{scheme}://{host.rpartition('@')[2]}{slash}{place}")
+
+
+def without_secrets(text: str) -> str:
+    """Return a text, such as a command or an error, with `shown_url` in place of each URL."""
+    return _URL_IN_TEXT.sub(lambda found: shown_url(found[0]), text)
+
+
+def shown_value(value: object) -> str:
+    """Return the value of a setting for a message: at most 40 characters, without secrets of URLs."""
+    return printable(without_secrets(str(value)))[:40]
+
 
 def shown_path(path: Path) -> str:
     """Return the path as the user would type it: relative if under the current folder, unless that is the root."""

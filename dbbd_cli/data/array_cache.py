@@ -25,13 +25,16 @@ _MAGIC = b"dbbdarr1"
 _ALIGNMENT = 64
 
 
-def cached_arrays(path: Path, make: Callable[[], Arrays], usable: Callable[[Arrays], bool]) -> Arrays:
+def cached_arrays(
+    path: Path, make: Callable[[], Arrays], usable: Callable[[Arrays], bool], *, makes_room: bool = True
+) -> Arrays:
     """Return the arrays of a file in the cache; make them if the file is missing or damaged.
 
     Args:
         path: the file; its name, which ends in `SUFFIX`, must identify what the arrays were made from.
         make: makes the arrays; called by one process while others that need the same file wait.
         usable: whether the arrays of an intact file are those expected; others are made again.
+        makes_room: whether other files of the cache may be removed to make room.
 
     Returns:
         The arrays by name, mapped into memory, read-only.
@@ -46,7 +49,8 @@ def cached_arrays(path: Path, make: Callable[[], Arrays], usable: Callable[[Arra
             return arrays
         made = make()
         with disk_errors(path.parent):
-            make_room(path.parent, needed=sum(array.nbytes for array in made.values()))
+            if makes_room:
+                make_room(path.parent, needed=sum(array.nbytes for array in made.values()))
             _write(path, made)
     arrays = read_arrays(path, usable)
     return made if arrays is None else arrays  # None: another process has removed it to make room

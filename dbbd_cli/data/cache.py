@@ -1,7 +1,8 @@
 """The folder of prepared data: its location, the locks of its files, and the limit on their total size.
 
-Images (`images/cache.py`) and scenes (`array_cache.py`) share it. Each file is written under a temporary name and
-renamed when it is complete; its name is a hash of its source, so no file is ever out of date.
+Images (`images/cache.py`), arrays (`array_cache.py`) and copies of remote files (`remote.py`) share it. Each file is
+written under a temporary name and renamed when it is complete; its name is a hash of its source, so no file is ever out
+of date.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
@@ -31,7 +32,7 @@ MARK = "dbbd-cache.txt"
 _MARK_TEXT = "dbbd keeps prepared data in this folder. You can delete it; it is created again when it is needed."
 LIMIT_BYTES = 40 * 1024**3
 """Size above which the least recently used files are removed."""
-_FILES = ("images-*.u8", "images-*.json", "scene-*.arrays")
+_FILES = ("images-*.u8", "images-*.json", "scene-*.arrays", "shard-*.arrays", "remote-*")
 
 
 def cache_folder(configured: str | None) -> Path:
@@ -131,10 +132,15 @@ def mark_used(path: Path) -> None:
         os.utime(path)
 
 
-def make_room(cache_dir: Path, needed: int) -> None:
+def make_room(cache_dir: Path, needed: int, keep: Iterable[Path] = ()) -> None:
     """Remove the least recently used files until `needed` more bytes fit within `LIMIT_BYTES`, or none are left.
 
     Leftovers of killed processes go first. Other processes may do the same at the same time.
+
+    Args:
+        cache_dir: folder of the cache.
+        needed: bytes that are about to be written.
+        keep: files that will be needed, and are not removed.
     """
     remove_strays(cache_dir)
     remove_free_locks(cache_dir)
@@ -142,12 +148,15 @@ def make_room(cache_dir: Path, needed: int) -> None:
     for path in cache_dir.iterdir():
         with suppress(OSError):  # another process removed it, or it is unreadable
             status = path.lstat()
-            if any(path.match(pattern) for pattern in _FILES):
+            if any(path.match(pattern) for pattern in _FILES) and path.suffix not in (".tmp", ".lock"):
                 files.append((status.st_mtime, status.st_size, path))
     total = sum(size for _, size, _ in files)
+    kept = set(keep)
     for _, size, path in sorted(files):
         if total + needed <= LIMIT_BYTES:
             return
+        if path in kept:
+            continue
         with suppress(OSError):  # in use, on systems that cannot remove open files
             path.unlink(missing_ok=True)
             total -= size

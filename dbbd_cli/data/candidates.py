@@ -6,7 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from dbbd_cli.core.errors import DataError
 from dbbd_cli.core.progress import Progress
@@ -15,6 +15,9 @@ from dbbd_cli.data.manifest import Manifest, Sample
 from dbbd_cli.data.problems import shortened
 from dbbd_cli.data.splitting import assign_splits, check_class_sizes, check_splits, draw_sample
 from dbbd_cli.data.urls.cleaning import host_of
+
+if TYPE_CHECKING:
+    from dbbd_cli.data.images.shards import Shards
 
 MAX_CLASSES = 10_000
 """Limit on classes: an evaluation counts every pair. A table column that does not hold classes has far more values."""
@@ -31,7 +34,7 @@ class Candidate:
     """A possible sample.
 
     Args:
-        key: "class/path/within/class.png" with forward slashes, or the URL.
+        key: "class/path/within/class.png" with forward slashes, "class/shard.tar/name/in/it.png", or the URL.
         label: position of its class in `Source.classes`.
         split: train, val or test if the source says so, otherwise None.
     """
@@ -46,13 +49,14 @@ class Source:
     """The contents of a dataset.
 
     Args:
-        kind: folder, classes, table, urls or synthetic.
+        kind: folder, classes, table, shards, urls or synthetic.
         classes: names, sorted; for kind classes in the order of the configuration.
-        candidates: all possible samples, sorted by label and key.
-        roots: the folder of each class; empty if the samples are URLs.
+        candidates: all possible samples, sorted by label and key; those in shards are in the order of these.
+        roots: the folder of each class; empty if the samples are URLs or in shards.
         problems: samples that cannot be used, one line each: "file: reason".
         ignored: number of files that are not images by name or content, without system files.
         unread: number of images in unsupported formats by suffix.
+        shards: the tar files that contain the samples; None for other sources.
     """
 
     kind: str
@@ -62,6 +66,7 @@ class Source:
     problems: list[str]
     ignored: int
     unread: Mapping[str, int] = field(default_factory=dict)
+    shards: Shards | None = None
 
 
 def check_number_of_classes(where: Path, names: Sequence[str], hint: str) -> None:

@@ -14,6 +14,12 @@ from dbbd_cli.core.errors import DataError
 from dbbd_cli.core.text import counted
 from dbbd_cli.data.manifest import SPLITS
 
+SPLIT_OF = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
+"""The split that a data set means by a word in lower case."""
 _MAX_LISTED = 10
 _MIN_SAMPLES = 3
 """Minimum number of samples of a class: one for each split."""

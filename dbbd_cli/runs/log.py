@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from dbbd_cli.core import compat
 from dbbd_cli.core.files import open_to_append, read_lines, write_text
+from dbbd_cli.core.paths import without_secrets
 from dbbd_cli.core.text import printable
 from dbbd_cli.runs.event_files import open_event_file
 from dbbd_cli.runs.folder import HISTORY, LOG
@@ -59,7 +60,8 @@ class RunLog:
         self._show_error = threading.excepthook
         threading.excepthook = self._ignore_event_writer
         self._board: SummaryWriter | None = None
-        self.text(f"$ {' '.join(command)}" if command else f"process {os.getpid()}, python {sys.version.split()[0]}")
+        words = " ".join(map(without_secrets, command))
+        self.text(f"$ {words}" if command else f"process {os.getpid()}, python {sys.version.split()[0]}")
 
     def __enter__(self) -> RunLog:
         return self

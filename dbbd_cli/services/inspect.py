@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from dbbd_cli.config.sections import TaskConfig
-from dbbd_cli.core.paths import leave_removed_folder
+from dbbd_cli.core.paths import leave_removed_folder, shown_url
 from dbbd_cli.core.progress import Progress, Silent
 from dbbd_cli.data.manifest import SPLITS, Manifest, Sample
 from dbbd_cli.data.overlap import overlap
@@ -60,7 +60,7 @@ def inspect(config: TaskConfig, *, out: Path | None = None, progress: Progress |
         task=config.task,
         sample_unit=task.sample_unit,
         synthetic=config.is_synthetic,
-        source=str(config.data.path or config.data.source),
+        source=shown_url(config.data.path or config.data.source),
         counts=_counts(manifest),
         samples=manifest.counts(),
         skipped=len(manifest.skipped),

@@ -9,7 +9,7 @@ from typing import Any
 
 from dbbd_cli.config.sections import TaskConfig
 from dbbd_cli.core.errors import CheckpointError, ConfigError
-from dbbd_cli.core.paths import leave_removed_folder, removed_folder_error
+from dbbd_cli.core.paths import is_url, leave_removed_folder, removed_folder_error
 from dbbd_cli.core.progress import Progress
 from dbbd_cli.core.text import printable
 from dbbd_cli.data.cache import fallback_note
@@ -91,6 +91,8 @@ def _all_absolute(key: str, value: str | Mapping[str, str] | None) -> Any:
 
 
 def _absolute(path: str) -> str:
+    if is_url(path):
+        return path
     try:
         return str(Path(path).expanduser().resolve())
     except FileNotFoundError as error:

@@ -6,7 +6,7 @@ import os
 import time
 
 from dbbd_cli.config.sections import TaskConfig
-from dbbd_cli.core.paths import leave_removed_folder
+from dbbd_cli.core.paths import leave_removed_folder, shown_url
 from dbbd_cli.core.progress import Progress, Silent
 from dbbd_cli.data.cache import cache_folder
 from dbbd_cli.services.preparation import report_cache_folder, with_absolute_paths
@@ -36,7 +36,7 @@ def prepare(config: TaskConfig, *, num_workers: int | None = None, progress: Pro
     return PrepareResult(
         task=config.task,
         sample_unit=task.sample_unit,
-        source=str(config.data.path or config.data.source),
+        source=shown_url(config.data.path or config.data.source),
         needed=found is not None,
         prepared=done.prepared,
         cached=done.cached,

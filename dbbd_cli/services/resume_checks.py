@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dbbd_cli.config.sections import changed_settings
 from dbbd_cli.core.errors import CheckpointError, ConfigError
-from dbbd_cli.core.paths import shown_path
+from dbbd_cli.core.paths import shown_path, shown_value
 from dbbd_cli.core.progress import Progress
 from dbbd_cli.core.text import counted, printable
 from dbbd_cli.engine.checkpoint.replay_check import verify_replay_check
@@ -82,7 +82,7 @@ def report_config_changes(run: OpenedRun, progress: Progress) -> None:
         return
     overridden = changed_settings(run.saved, run.config)
     others = [
-        f"{key} is {printable(str(there))[:40]} there and {printable(str(here))[:40]} here"
+        f"{key} is {shown_value(there)} there and {shown_value(here)} here"
         for key, (there, here) in changed_settings(written, run.saved).items()
         if key not in overridden
     ]

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from dbbd_cli.config.load import Override
 from dbbd_cli.config.sections import changed_settings
+from dbbd_cli.core.paths import shown_value
 from dbbd_cli.core.processes import from_environment
 from dbbd_cli.core.progress import Progress, Silent
-from dbbd_cli.core.text import printable
 from dbbd_cli.engine.checkpoint.files import BEST
 from dbbd_cli.engine.failures import supervised
 from dbbd_cli.engine.inference import place, run_split
@@ -99,7 +99,7 @@ def _compare(
     if abs(loss - expected) <= tolerance * max(abs(expected), _SMALLEST_LOSS):
         return
     reasons = [
-        f"{key} was {printable(str(then))[:40]} then and is {printable(str(here))[:40]} now"
+        f"{key} was {shown_value(then)} then and is {shown_value(here)} now"
         for key, (then, here) in changed_settings(run.saved, run.config).items()
         if not f"{key}.".startswith(("run.", "data.cache_dir.", "data.num_workers.", "data.worker_timeout."))
     ]

@@ -95,6 +95,10 @@ class ClassifierTask(Task):
 
 def _source_of(path: Path, data: Mapping[str, Any]) -> str:
     """The kind of another data set."""
+    from dbbd_cli.data.images.shard_paths import contains_shards, looks_like_shards
+
+    if looks_like_shards(str(path)) or contains_shards(path):
+        return "shards"
     if not path.is_file():
         return "folder"
     from dbbd_cli.data.table import column_names

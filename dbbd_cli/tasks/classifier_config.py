@@ -22,6 +22,8 @@ from dbbd_cli.config.sections import (
     rule_error,
     section,
 )
+from dbbd_cli.core.paths import is_url
+from dbbd_cli.data.images.shard_paths import looks_like_shards
 from dbbd_cli.data.table import is_table
 from dbbd_cli.data.urls.cleaning import UrlCleaning
 
@@ -50,23 +52,29 @@ class ClassifierSplitConfig(SplitConfig):
 class ClassifierDataConfig(DataConfig):
     """Where the samples of each class come from."""
 
-    source: Literal["folder", "classes", "table", "urls", "synthetic"] = Field(
+    source: Literal["folder", "classes", "table", "shards", "urls", "synthetic"] = Field(
         "synthetic",
         description="folder: one subfolder per class; classes: a folder for each class; table: a CSV or Parquet file "
         "of path and label; urls: one of URL and label; "
         "synthetic: generated URLs; if omitted, path implies folder or, for a file, urls, and classes implies classes",
     )
-    path: NotEmpty | None = Field(None, description="the folder (source folder) or the file (sources table and urls)")
+    path: NotEmpty | None = Field(
+        None,
+        description="the folder (source folder), the file (sources table and urls), or the tar files (source shards): "
+        "their folder, one of them, or a pattern such as a-{000..099}.tar; a path, or a URL (sources urls and shards)",
+    )
     classes: dict[NotEmpty, NotEmpty] | None = Field(None, description="folder by class name (source classes)")
     url_column: NotEmpty = Field("url", description="name of the column with the URL (source urls)")
     path_column: NotEmpty = Field(
         "path", description="name of the column with the path, relative to the folder of the table (source table)"
     )
-    label_column: NotEmpty = Field("label", description="name of the column with the class")
+    label_column: NotEmpty = Field(
+        "label", description="name of the column with the class; source shards: the key in .json"
+    )
     split_column: NotEmpty | None = Field(
         "split",
         description="name of the column with the split: train, val or test; null, or if there is none: samples "
-        "are divided by split (source table)",
+        "are divided by split (source table); source shards: the key in .json",
     )
     sample_per_class: Count | None = Field(
         None, description="maximum number of samples drawn from each class; null: all"
@@ -84,13 +92,15 @@ class ClassifierDataConfig(DataConfig):
         if not isinstance(values, Mapping) or is_set(values, "source"):
             return values
         if isinstance(path := values.get("path"), str):
-            return {**values, "source": "urls" if is_table(path) else "folder"}
+            return {**values, "source": _source_of(path)}
         return {**values, "source": "classes"} if is_set(values, "classes") else values
 
     @model_validator(mode="after")
     def _source_has_what_it_needs(self) -> ClassifierDataConfig:
-        if self.source in ("folder", "table", "urls") and self.path is None:
+        if self.source in ("folder", "table", "shards", "urls") and self.path is None:
             raise rule_error("path", f"a path, because source is {self.source}")
+        if self.source in ("folder", "table") and is_url(self.path or ""):
+            raise rule_error("path", f"no URL, because source is {self.source}; URLs are read by urls and shards")
         if self.source == "classes" and len(self.classes or {}) < 2:
             raise rule_error("classes", "at least two classes with a folder each, because source is classes")
         if self.source != "classes" and self.classes is not None:
@@ -98,6 +108,13 @@ class ClassifierDataConfig(DataConfig):
         if self.source == "synthetic" and self.path is not None:
             raise rule_error("path", "null, because source is synthetic; omit source to use your own data")
         return self
+
+
+def _source_of(path: str) -> str:
+    """The source that a path implies."""
+    if looks_like_shards(path):
+        return "shards"
+    return "urls" if is_table(path) else "folder"
 
 
 class ClassifierCheckpointConfig(CheckpointConfig):

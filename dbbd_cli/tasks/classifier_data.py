@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from dbbd_cli.core.errors import ConfigError
+from dbbd_cli.core.paths import is_url
+from dbbd_cli.core.progress import Progress, Silent
+from dbbd_cli.data.cache import cache_folder
 from dbbd_cli.data.candidates import Sampling, Source
-from dbbd_cli.data.images.sources import list_classes, list_folder
+from dbbd_cli.data.images.refs import ImageRef
+from dbbd_cli.data.images.shard_index import Keys
+from dbbd_cli.data.images.shards import Shards, list_shards
+from dbbd_cli.data.images.sources import file_of, list_classes, list_folder
 from dbbd_cli.data.images.table import list_table
 from dbbd_cli.data.manifest import Manifest, Sample
+from dbbd_cli.data.remote import local_copy
 from dbbd_cli.data.urls.cleaning import clean_url
 from dbbd_cli.data.urls.sources import list_synthetic, list_urls
 from dbbd_cli.tasks.classifier_config import ClassifierConfig, ClassifierDataConfig
@@ -18,9 +25,11 @@ _MAX_NAMED = 8
 """Classes that a message names."""
 
 
-def list_samples(config: ClassifierConfig) -> Source:
+def list_samples(config: ClassifierConfig, progress: Progress) -> Source:
     """List the pictures or URLs of each class."""
     data = config.data
+    if (shards := shards_of(data)) is not None:
+        return list_shards(shards, progress)
     if data.source == "folder":
         assert data.path is not None
         return list_folder(Path(data.path))
@@ -38,8 +47,31 @@ def list_samples(config: ClassifierConfig) -> Source:
         )
     if data.source == "urls":
         assert data.path is not None
-        return list_urls(Path(data.path), data.url_column, data.label_column)
+        remote = is_url(data.path)
+        path = local_copy(data.path, cache_folder(data.cache_dir), progress) if remote else Path(data.path)
+        return list_urls(path, data.url_column, data.label_column)
     return list_synthetic(data.sample_per_class or 5000, config.seed)
+
+
+def shards_of(data: ClassifierDataConfig) -> Shards | None:
+    """The tar files that the samples are in; None if they are not in any."""
+    if data.source != "shards":
+        return None
+    assert data.path is not None
+    return Shards(data.path, Keys(data.label_column, data.split_column), cache_folder(data.cache_dir))
+
+
+def image_refs(data: ClassifierDataConfig, manifest: Manifest, samples: Sequence[Sample]) -> list[ImageRef]:
+    """The images of samples, according to the configuration; they may have moved.
+
+    Raises:
+        ConfigError: the classes of the configuration are not those of the manifest.
+        DataError: the shards that contain the images cannot be found.
+    """
+    if (shards := shards_of(data)) is not None:
+        return shards.locate((sample.key for sample in samples), Silent())
+    roots = class_folders(data, manifest)
+    return [ImageRef(s.sha256, path=str(file_of(roots, s.key, s.label))) for s in samples]
 
 
 def sampling(config: ClassifierConfig) -> Sampling:
@@ -64,7 +96,7 @@ def class_folders(data: ClassifierDataConfig, manifest: Manifest) -> list[Path]:
     """Return the folders of a manifest's classes according to the configuration; they may have moved.
 
     Returns:
-        The folders in the order of the classes; none if the samples are URLs.
+        The folders in the order of the classes; none if the samples are URLs or in shards.
 
     Raises:
         ConfigError: the classes of the configuration are not those of the manifest.

@@ -14,7 +14,8 @@ from dbbd_cli.core.paths import leave_removed_folder
 
 EXAMPLES = """\
 dbbd prepare --config dbbd_scannet --set data.path=scans
-dbbd prepare --config dbbd_scannet --set data.path=scans --set data.grid_size=0.05 --workers 8"""
+dbbd prepare --config dbbd_scannet --set data.path=scans --set data.grid_size=0.05 --workers 8
+dbbd prepare --config qr_cnn --set 'data.path=s3://bucket/codes-{000..099}.tar'"""
 
 
 def prepare(
@@ -41,10 +42,11 @@ def prepare(
     quiet: options.Quiet = False,
     debug: options.Debug = False,
 ) -> None:
-    """Prepare scans ahead of training: read them, and compute normals, region trees and features.
+    """Prepare scans or images ahead of training.
 
-    Prepared scans are kept in the cache, where training finds them. What is there is skipped, so an interrupted command
-    can be repeated. Scans that cannot be used are listed, a line each; the exit code is then 3.
+    Of scans, normals, region trees and features are computed; images are downloaded, if they are remote, and decoded.
+    All this is kept in the cache, where training finds it. What is there is skipped, so an interrupted command can be
+    repeated. Samples that cannot be used are listed, a line each; the exit code is then 3.
     """
     from dbbd_cli.tasks.configs import load_config
 

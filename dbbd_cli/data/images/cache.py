@@ -85,6 +85,14 @@ def unverified_images(refs: Sequence[ImageRef], size: int, cache_dir: Path) -> P
     return _usable_entry(refs, size, cache_dir, {}, None)
 
 
+def is_prepared(refs: Sequence[ImageRef], size: int, cache_dir: Path) -> bool:
+    """Return whether the cache has the pixels of these images, or of all but those that it knows to be bad.
+
+    Nothing is verified. For the arguments, see `cached_images`.
+    """
+    return _existing_entry(refs, size, cache_dir, None) is not None
+
+
 def prepare_images(
     refs: Sequence[ImageRef], size: int, cache_dir: Path, progress: Progress, *, verify: bool = True
 ) -> PreparedImages:
@@ -113,7 +121,8 @@ def prepare_images(
     with entry_lock(whole.path), disk_errors(cache_dir):
         if (existing := _existing_entry(refs, size, cache_dir, Silent())) is not None:  # by another process meanwhile
             return existing
-        make_room(cache_dir, needed=size_with_checksums(whole.num_bytes))
+        shards = {Path(ref.part.file) for ref in refs if ref.part}
+        make_room(cache_dir, needed=size_with_checksums(whole.num_bytes), keep=shards)
         return _fill(refs, whole, progress)
 
 

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 from pathlib import Path
-
-import numpy as np
 
 from dbbd_cli.core.errors import DataError
 from dbbd_cli.core.progress import Progress
 from dbbd_cli.core.text import counted
 from dbbd_cli.data.candidates import MAX_LISTED, Candidate, Sampling, Source, divide, draw
 from dbbd_cli.data.folder_entries import warn_of_unread
-from dbbd_cli.data.images.cache import PreparedImages, cached_images, prepare_images, unverified_images
+from dbbd_cli.data.images.cache import PreparedImages, cached_images, is_prepared, prepare_images, unverified_images
 from dbbd_cli.data.images.formats import ways_to_read
 from dbbd_cli.data.images.refs import ImageRef, hash_files
+from dbbd_cli.data.images.shards import Shards
 from dbbd_cli.data.images.sources import file_of
 from dbbd_cli.data.manifest import Manifest, Sample
 from dbbd_cli.data.problems import short
@@ -46,11 +46,18 @@ def make_manifest(
     """
     candidates = draw(source, sampling, "image", progress)
     report_skipped(source, progress)
-    candidates, refs, unreadable = _hash(candidates, source.roots, cleaning, progress)
+    if source.shards is None:
+        candidates, refs, unreadable = _hash(candidates, source.roots, cleaning, progress)
+    else:  # hashed when they were indexed
+        refs, unreadable = source.shards.locate([c.key for c in candidates], progress), []
+        _fetch(source.shards, refs, image_size, cache_dir, progress)
     candidates, refs, undecodable = _decode(candidates, refs, image_size, cache_dir, progress)
     problems = [*source.problems, *unreadable, *undecodable]
     hashes = [ref.sha256 for ref in refs]
-    return divide(source, candidates, hashes, [""] * len(refs), problems, sampling, "image", progress)
+    manifest = divide(source, candidates, hashes, [""] * len(refs), problems, sampling, "image", progress)
+    if source.shards is None:
+        return manifest
+    return replace(manifest, roots=(source.shards.folder,) * len(source.classes))
 
 
 def _hash(
@@ -68,6 +75,12 @@ def _hash(
             readable.append(candidate)
             refs.append(ImageRef(digest, path=path))
     return readable, refs, problems
+
+
+def _fetch(shards: Shards, refs: Sequence[ImageRef], image_size: int, cache_dir: Path, progress: Progress) -> None:
+    """Download the shards of images whose pixels are not in the cache."""
+    if refs and not is_prepared(refs, image_size, cache_dir):
+        shards.fetch(refs, progress)
 
 
 def _decode(
@@ -93,8 +106,8 @@ def report_skipped(source: Source, progress: Progress) -> None:
         progress.warn(f"To read {suffix}: {way}")
 
 
-def prepared_pixels(manifest: Manifest, image_size: int, cache_dir: Path) -> np.ndarray | None:
-    """Return the pixels `(N, C, S, S)`, uint8, of the images of a manifest that has just been made.
+def prepared_images(manifest: Manifest, image_size: int, cache_dir: Path) -> PreparedImages | None:
+    """Return the images of a manifest that has just been made.
 
     Nothing is decoded or verified: they come from the cache that `make_manifest` has filled. None if it is gone.
     """
@@ -102,8 +115,7 @@ def prepared_pixels(manifest: Manifest, image_size: int, cache_dir: Path) -> np.
     refs = [
         ImageRef(s.sha256, path=s.key) if manifest.roots else ImageRef(s.sha256, url=s.key) for s in manifest.samples
     ]
-    prepared = unverified_images(refs, image_size, cache_dir)
-    return None if prepared is None else prepared.open()
+    return unverified_images(refs, image_size, cache_dir)
 
 
 def prepare_manifest(
@@ -115,17 +127,19 @@ def prepare_manifest(
     image_size: int,
     cache_dir: Path,
     progress: Progress,
+    shards: Shards | None = None,
 ) -> tuple[PreparedImages, list[Sample]]:
     """Return the pixels of a manifest's images, from the cache or the files.
 
     Args:
         manifest: the samples.
         splits: the splits that are needed; without a cache, only their files are read.
-        roots: the current folder of each class, which may have moved; empty for URLs.
+        roots: the current folder of each class, which may have moved; empty for URLs and images in shards.
         cleaning: how URLs are changed before they are rendered.
         image_size: height and width in pixels.
         cache_dir: folder of the caches.
         progress: receives every image.
+        shards: the current shards of the images, which may have moved; None for other sources.
 
     Returns:
         The pixels, and the sample of each row.
@@ -134,14 +148,24 @@ def prepare_manifest(
         DataError: files are missing or have changed since the manifest was made, and are not in the cache.
     """
     samples = list(manifest.samples)
-    refs = _refs(samples, roots, cleaning)
+    # The cache knows images in shards by digest and suffix: it may have them while the shards are gone.
+    refs = _refs(samples, roots, cleaning) if shards is None else [ImageRef(s.sha256, path=s.key) for s in samples]
     prepared = cached_images(refs, image_size, cache_dir, progress)
     if prepared is not None:
-        needed = [ref for ref, sample in zip(refs, samples, strict=True) if sample.split in splits]
-        _report_changed_files(needed, prepared, progress)
+        written, needed = prepared.written_ns() or 0, [s for s in samples if s.split in splits]
+        if shards is None:
+            changed = _count_changed(_refs(needed, roots, cleaning), written, progress)
+        else:
+            changed = shards.count_changed(needed, written)
+        _report_changed(changed, len(needed), progress)
         return prepared, samples
     samples = [sample for sample in samples if sample.split in splits]
-    refs = _refs(samples, roots, cleaning)
+    if shards is None:
+        refs = _refs(samples, roots, cleaning)
+    else:
+        found = shards.locate((sample.key for sample in samples), progress)
+        refs = [replace(ref, sha256=sample.sha256) for ref, sample in zip(found, samples, strict=True)]
+        _fetch(shards, refs, image_size, cache_dir, progress)
     prepared = prepare_images(refs, image_size, cache_dir, progress)
     if prepared.problems:
         problems = [f"{refs[position].name}: {reason}" for position, reason in sorted(prepared.problems.items())]
@@ -155,9 +179,8 @@ def prepare_manifest(
     return prepared, samples
 
 
-def _report_changed_files(refs: Sequence[ImageRef], prepared: PreparedImages, progress: Progress) -> None:
-    """Report files that are missing or have changed, so that their pixels exist only in the cache."""
-    written = prepared.written_ns() or 0
+def _count_changed(refs: Sequence[ImageRef], since: int, progress: Progress) -> int:
+    """The number of files that are missing or have changed, of which only those written later are read again."""
     gone, later = 0, []
     for ref in refs:
         if ref.path is not None:
@@ -166,14 +189,18 @@ def _report_changed_files(refs: Sequence[ImageRef], prepared: PreparedImages, pr
             except OSError:
                 gone += 1
                 continue
-            if max(status.st_mtime_ns, status.st_ctime_ns) > written:
+            if max(status.st_mtime_ns, status.st_ctime_ns) > since:
                 later.append(ref)
     digests = hash_files([str(ref.path) for ref in later], progress) if later else []
-    changed = gone + sum(digest != ref.sha256 for ref, digest in zip(later, digests, strict=True))
+    return gone + sum(digest != ref.sha256 for ref, digest in zip(later, digests, strict=True))
+
+
+def _report_changed(changed: int, total: int, progress: Progress) -> None:
+    """Report how many images exist only in the cache."""
     if changed:
         have = "is missing or has" if changed == 1 else "are missing or have"
         progress.line(
-            f"{counted(changed, 'image file')} of {len(refs):,} {have} changed: "
+            f"{counted(changed, 'image file')} of {total:,} {have} changed: "
             "using the cached pixels from the start of the run."
         )
 

@@ -1,4 +1,4 @@
-"""Prepare the rows of an image cache, or read the codes of pictures, in supervised worker processes.
+"""Prepare the rows of an image cache, read the codes of pictures, or index shards, in supervised worker processes.
 
 An untrusted image may crash its decoder, keep it busy forever, or fill the memory. Files are therefore decoded only in
 other processes, each with a memory limit (`MEMORY_BYTES`) and a deadline for each image (`IMAGE_SECONDS`). A process
@@ -31,13 +31,14 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
-from dbbd_cli.core.errors import DataError
-from dbbd_cli.core.files import read_file
+from dbbd_cli.core.errors import DataError, DiskError
 from dbbd_cli.core.signals import exit_reason
 from dbbd_cli.data.images.decode import ImageFileError, decode_image
 from dbbd_cli.data.images.qr_code import render_qr
 from dbbd_cli.data.images.qr_reader import Picture, read_picture
-from dbbd_cli.data.images.refs import MAX_FILE_BYTES, ImageRef
+from dbbd_cli.data.images.refs import ImageRef, Part, read_image_file
+from dbbd_cli.data.images.shard_index import Keys, ShardError, write_index
+from dbbd_cli.data.problems import why
 from dbbd_cli.data.running_time import RunningTime
 
 MAX_WORKERS = 16
@@ -45,8 +46,12 @@ MEMORY_BYTES = 1 << 30
 """Memory that a worker may allocate, on Linux. An image needs at most 0.65 GB: 256 MB of file, 400 MB to decode."""
 IMAGE_SECONDS = 60.0
 """Deadline for an image. The largest ones within the limits take a second or two."""
+SHARD_SECONDS = 3600.0
+"""Deadline for a tar shard, which may be large and on a slow disk."""
 _START_SECONDS = 60.0
 """Deadline for a process to begin a job."""
+
+_NOT_IN_SHARD = "it is no longer in its shard, or has changed since the shard was indexed"
 
 # With the parent's search path: unlike `-m`, this imports nothing from the current folder that the parent would not.
 _START = "import sys; sys.path[:] = sys.argv[1:]; from dbbd_cli.data.images.processes import main; main()"
@@ -82,9 +87,10 @@ def prepare_image(ref: ImageRef, size: int) -> np.ndarray:
             raise DataError("the SHA-256 given for it is that of another URL")
         return render_qr(ref.url, size)[None]
     assert ref.path is not None
-    data = read_file(Path(ref.path), MAX_FILE_BYTES)
+    data = read_image_file(ref.path, ref.part)
     if hashlib.sha256(data).hexdigest() != ref.sha256:
-        raise DataError("its content has changed since it was hashed")
+        what = "its content has changed since it was hashed" if ref.part is None else _NOT_IN_SHARD
+        raise DataError(what)
     return decode_image(data, size).transpose(2, 0, 1)
 
 
@@ -119,8 +125,11 @@ def prepare_in_workers(
     Raises:
         DataError: a process cannot be started, or dies before it begins to work.
     """
-    rows = [[(row, [ref.sha256, ref.path, ref.url]) for row, ref in enumerate(refs, start)] for start, refs in jobs]
-    with closing(_in_workers([str(path), shape], rows)) as results:
+    rows = [
+        [(row, [ref.sha256, ref.path, ref.url, ref.part]) for row, ref in enumerate(refs, start)]
+        for start, refs in jobs
+    ]
+    with closing(_in_workers(["prepare", str(path), shape], rows)) as results:
         for replies, lost in results:
             problems = {row: Problem(*reply) for row, reply in replies.items() if reply is not None}
             problems |= {row: Problem(reason, lasting=False) for row, reason in lost.items()}
@@ -142,15 +151,39 @@ def read_in_workers(
         DataError: a process cannot be started, or dies before it begins to work.
     """
     rows = [[(row, list(picture)) for row, picture in enumerate(pictures, start)] for start, pictures in jobs]
-    with closing(_in_workers(None, rows)) as results:
+    with closing(_in_workers(["read"], rows)) as results:
         for replies, lost in results:
             yield {row: (texts, problem) for row, (texts, problem) in replies.items()} | {
                 row: ([], reason) for row, reason in lost.items()
             }
 
 
+def index_in_workers(shards: Sequence[tuple[Path, Path]], keys: Keys) -> Generator[tuple[int, str], None, None]:
+    """Index tar shards in one or more worker processes, each shard in one of them.
+
+    Args:
+        shards: the index in the cache and the tar file of each.
+        keys: where `.json` members have class and split.
+
+    Yields:
+        Position of each shard, in order of completion, and why it cannot be read; empty if it has been indexed.
+
+    Raises:
+        DataError: a process cannot be started, or dies before it begins to work.
+        DiskError: an index cannot be written.
+    """
+    rows = [[(row, [str(index), str(shard)])] for row, (index, shard) in enumerate(shards)]
+    with closing(_in_workers(["index", keys], rows, SHARD_SECONDS)) as results:
+        for replies, lost in results:
+            for row, (problem, *disk_error) in replies.items():
+                if disk_error:
+                    raise DiskError(problem, hint=disk_error[0])
+                yield row, problem
+            yield from lost.items()
+
+
 def _in_workers(
-    cache_file: list[Any] | None, jobs: Sequence[_Rows]
+    work: list[Any], jobs: Sequence[_Rows], seconds: float | None = None
 ) -> Generator[tuple[dict[int, Any], dict[int, str]], None, None]:
     """Run jobs; yield for each, in order of completion, the reply for each row, and why rows were lost."""
     workers: list[_Worker] = []
@@ -160,7 +193,7 @@ def _in_workers(
     def run(rows: _Rows) -> tuple[dict[int, Any], dict[int, str]]:
         worker = idle.get()
         try:
-            return worker.run(cache_file, rows)
+            return worker.run(work, rows, seconds or IMAGE_SECONDS)
         finally:
             idle.put(worker)
 
@@ -227,12 +260,13 @@ class _Worker:
                 replies.put(line)
         replies.put(b"")
 
-    def run(self, cache_file: list[Any] | None, rows: _Rows) -> tuple[dict[int, Any], dict[int, str]]:
+    def run(self, work: list[Any], rows: _Rows, seconds: float) -> tuple[dict[int, Any], dict[int, str]]:
         """Run a job in the process.
 
         Args:
-            cache_file: path and shape of the cache file to write; None to read codes.
+            work: what to do with the rows, see `_replies`.
             rows: number and content of each row.
+            seconds: deadline for each row.
 
         Returns:
             The reply for each row, and for rows at which the process was lost, the reason.
@@ -247,11 +281,11 @@ class _Worker:
         while waiting:
             current = None
             try:
-                self._send([cache_file, list(waiting)])
+                self._send([work, list(waiting)])
                 self._reply(_START_SECONDS)
                 while waiting:
                     current = waiting[0][0]
-                    replies[current] = self._reply(IMAGE_SECONDS)
+                    replies[current] = self._reply(seconds)
                     waiting.popleft()
             except _LostError as error:
                 if current == lost_at and current is None:
@@ -338,13 +372,36 @@ def main() -> None:
         os._exit(1)  # an ordinary exit would wait for the thread that reads
 
 
-def _replies(cache_file: list[Any] | None, rows: _Rows) -> Iterator[Any]:
-    """The reply for each row of a job, as `_Worker.run` sends it."""
-    if cache_file is None:
+def _replies(work: list[Any], rows: _Rows) -> Iterator[Any]:
+    """The reply for each row of a job, as `_Worker.run` sends it.
+
+    Args:
+        work: `prepare`, path and shape of the cache file to write; `read` for the codes of pictures; or `index` and the
+            `Keys` of tar shards.
+        rows: number and content of each row.
+    """
+    what, *given = work
+    if what == "prepare":
+        path, shape = given
+        pixels = np.memmap(path, dtype=np.uint8, mode="r+", shape=tuple(shape))
+        refs = ((row, ImageRef(sha256, file, url, part and Part(*part))) for row, (sha256, file, url, part) in rows)
+        return prepare_rows(pixels, refs)
+    if what == "read":
         return (read_picture(Picture(*content)) for _, content in rows)
-    path, shape = cache_file
-    pixels = np.memmap(path, dtype=np.uint8, mode="r+", shape=tuple(shape))
-    return prepare_rows(pixels, [(row, ImageRef(*content)) for row, content in rows])
+    return (_index(Path(index), Path(shard), Keys(*given[0])) for _, (index, shard) in rows)
+
+
+def _index(index: Path, shard: Path, keys: Keys) -> list[str]:
+    """Index a shard; return why it cannot be read, empty if it has been indexed, and the hint of a `DiskError`."""
+    try:
+        write_index(index, shard, keys)
+    except ShardError as error:
+        return [str(error)]
+    except DiskError as error:
+        return [error.message, error.hint]
+    except OSError as error:
+        return [f"cannot be read: {why(error)}"]
+    return [""]
 
 
 def _limit_memory() -> None:

@@ -14,6 +14,7 @@ from PIL import Image
 from dbbd_cli.core.progress import Progress, Silent
 from dbbd_cli.data.images.decode import readable_formats
 from dbbd_cli.data.images.qr_version import qr_version
+from dbbd_cli.data.images.refs import ImageRef, Part, open_image_file
 from dbbd_cli.data.images.url_pictures import read_versions
 from dbbd_cli.data.properties import Property, Relation, categories, numbers
 from dbbd_cli.data.urls.properties import url_properties
@@ -49,18 +50,18 @@ class ImageHeader(NamedTuple):
     format: str = "unknown"
 
 
-def read_header(path: str) -> ImageHeader:
-    """Read the header of an image file without decoding it.
+def read_header(path: str, part: Part | None = None) -> ImageHeader:
+    """Read the header of an image file without decoding it; for the arguments, see `ImageRef`.
 
     It is read in this process, so the file must have been decoded before, by the supervised ones of `processes`.
     """
     try:
-        with open(path, "rb") as file, warnings.catch_warnings():  # noqa: PTH123 - a Path object per file is slow
+        with open_image_file(path, part) as file, warnings.catch_warnings():
             warnings.simplefilter("ignore")
             head = file.read(26)
             file.seek(0)
             with Image.open(file, formats=readable_formats(head)) as image:
-                size = os.fstat(file.fileno()).st_size
+                size = file.seek(0, os.SEEK_END) if part is None else part.size
                 bits = _bit_depth(image, head)
                 return ImageHeader(image.width, image.height, size, bits, image.mode, image.format or "unknown")
     except Exception:  # removed or replaced since it was decoded; PIL's parsers raise anything
@@ -76,12 +77,12 @@ def _bit_depth(image: Image.Image, head: bytes) -> int:
     return _BITS_OF_MODE.get(image.mode, 8)
 
 
-def file_properties(paths: Sequence[str]) -> list[Property]:
+def file_properties(refs: Sequence[ImageRef]) -> list[Property]:
     """Width, height, file size, bit depth, mode and format of image files that have been decoded before.
 
     Nothing is returned if none of the files is there any more.
     """
-    headers = [read_header(path) for path in paths]
+    headers = [read_header(ref.path or "", ref.part) for ref in refs]
     if all(header.format == "unknown" for header in headers):
         return []
     return [
@@ -99,15 +100,15 @@ def rendered_properties(urls: Sequence[str]) -> list[Property]:
     return [*url_properties(urls), numbers("QR version", [qr_version(url) for url in urls], _SAME_LENGTHS)]
 
 
-def file_code_properties(paths: Sequence[str], progress: Progress) -> list[Property]:
+def file_code_properties(refs: Sequence[ImageRef], progress: Progress) -> list[Property]:
     """The versions of the QR codes in image files, which are read in worker processes; nothing if there are no codes.
 
     Whether there are any is tried with a few files.
     """
-    tried = paths[:: max(1, len(paths) // _TRIED_FOR_CODES)]
+    tried = refs[:: max(1, len(refs) // _TRIED_FOR_CODES)]
     if all(math.isnan(version) for version in read_versions(tried, Silent())):
         return []
-    return [numbers("QR version", read_versions(paths, progress), _ONE_VERSION)]
+    return [numbers("QR version", read_versions(refs, progress), _ONE_VERSION)]
 
 
 def pixel_properties(pixels: np.ndarray, rows: Sequence[int]) -> list[Property]:

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import suppress
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageFilter, ImageOps
 
-from dbbd_cli.core.files import read_file
 from dbbd_cli.data.images.decode import ImageFileError, decode_gray, has_more_frames
 from dbbd_cli.data.images.qr_code import render_modules
-from dbbd_cli.data.images.refs import MAX_FILE_BYTES
+from dbbd_cli.data.images.refs import Part, read_image_file
 
 MAX_SIDE = 3000
 """Maximum width and height at which pictures are read, pixels; larger ones are reduced."""
@@ -45,6 +43,8 @@ class Picture(NamedTuple):
     """Fields of the `Corrupted` to apply before reading; None for none."""
     version_only: bool = False
     """Whether to read only the version of a clear code, which is much faster, rather than texts."""
+    part: tuple[str, int, int] | None = None
+    """Where the picture lies in a tar shard; None for a file of its own."""
 
 
 def read_picture(picture: Picture) -> tuple[list[str], str]:
@@ -55,7 +55,7 @@ def read_picture(picture: Picture) -> tuple[list[str], str]:
         if there is no problem.
     """
     try:
-        data = None if picture.path is None else read_file(Path(picture.path), MAX_FILE_BYTES)
+        data = None if picture.path is None else read_image_file(picture.path, picture.part and Part(*picture.part))
         gray = _load(picture, data)
     except OSError as error:
         return [], f"cannot be read: {error.strerror or error}"

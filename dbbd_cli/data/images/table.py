@@ -10,13 +10,8 @@ from dbbd_cli.core.text import printable
 from dbbd_cli.data.candidates import Candidate, Source, classes_of_table
 from dbbd_cli.data.images.formats import is_image_name, is_unread_name, suffix_of, ways_to_read
 from dbbd_cli.data.problems import short, why
+from dbbd_cli.data.splitting import SPLIT_OF
 from dbbd_cli.data.table import Column, read_table
-
-_SPLIT_OF = {
-    **dict.fromkeys(("train", "training"), "train"),
-    **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
-    **dict.fromkeys(("test", "testing"), "test"),
-}
 
 
 def list_table(
@@ -48,12 +43,12 @@ def list_table(
         problem = folder.problem(place)
         if "/" in name:  # the first slash of a key ends the name of its class
             problem = f"its class, {printable(short(name))}, has a slash"
-        elif split and split[0].lower() not in _SPLIT_OF:
+        elif split and split[0].lower() not in SPLIT_OF:
             problem = f"its split is {printable(short(split[0]))}; expected train, val or test"
         if problem:
             problems.append(f"{printable(short(given))}: {problem}")
         else:
-            samples.append((name, place, _SPLIT_OF[split[0].lower()] if split else None))
+            samples.append((name, place, SPLIT_OF[split[0].lower()] if split else None))
     names = classes_of_table(path, (name for name, _, _ in samples), label_column, "image", problems)
     label_of = {name: label for label, name in enumerate(names)}
     candidates = [Candidate(f"{name}/{place}", label_of[name], split) for name, place, split in sorted(samples)]

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dbbd_cli.core.progress import Progress
 from dbbd_cli.data.images.codes import CodesRead, read_all_codes
 from dbbd_cli.data.images.qr_reader import Picture
+from dbbd_cli.data.images.refs import ImageRef
 from dbbd_cli.data.urls.kinds import other_kind, unwrapped
 
 
@@ -32,14 +33,19 @@ def read_urls(paths: Sequence[str], progress: Progress) -> list[tuple[str, str]]
     return urls
 
 
-def read_versions(paths: Sequence[str], progress: Progress) -> list[float]:
+def read_versions(refs: Sequence[ImageRef], progress: Progress) -> list[float]:
     """Read the versions of the codes of pictures in parallel; NaN for a picture without a clear code.
 
-    For the arguments, see `read_urls`.
+    For errors, see `read_urls`.
+
+    Args:
+        refs: the pictures.
+        progress: shows a bar.
     """
-    versions = [math.nan] * len(paths)
-    with progress.phase("Reading QR versions", len(paths), unit="pictures", sample_unit="pictures") as bar:
-        for position, found in read_all_codes([Picture(path, version_only=True) for path in paths]):
+    versions = [math.nan] * len(refs)
+    pictures = [Picture(ref.path, version_only=True, part=ref.part) for ref in refs]
+    with progress.phase("Reading QR versions", len(refs), unit="pictures", sample_unit="pictures") as bar:
+        for position, found in read_all_codes(pictures):
             if found.texts:
                 versions[position] = float(found.texts[0])
             bar.advance(samples=1)

@@ -26,12 +26,12 @@ class AugmentConfig(Section):
 class ImageDataConfig(ClassifierDataConfig):
     """Where the images come from and how they become batches."""
 
-    source: Literal["folder", "classes", "table", "urls", "synthetic"] = Field(
+    source: Literal["folder", "classes", "table", "shards", "urls", "synthetic"] = Field(
         "synthetic",
         description="folder: one subfolder per class; classes: a folder for each class; "
-        "table: a CSV or Parquet file of path and label; "
+        "table: a CSV or Parquet file of path and label; shards: tar files of images and classes; "
         "urls: one of URL and label, rendered as QR codes; synthetic: generated URLs, rendered as QR codes; "
-        "if omitted, path implies folder or, for a file, urls, and classes implies classes",
+        "if omitted, path implies folder, shards for .tar files or urls for another file, and classes implies classes",
     )
     sample_per_class: Count | None = Field(
         5000, description="maximum number of samples drawn from each class; null: all"

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from dbbd_cli.core.progress import Progress
 from dbbd_cli.data.cache import cache_folder
-from dbbd_cli.data.images.manifest import prepared_pixels
+from dbbd_cli.data.images.manifest import prepared_images
 from dbbd_cli.data.images.properties import (
     file_code_properties,
     file_properties,
@@ -15,11 +14,10 @@ from dbbd_cli.data.images.properties import (
     pixel_relations,
     rendered_properties,
 )
-from dbbd_cli.data.images.sources import file_of
 from dbbd_cli.data.manifest import Manifest
 from dbbd_cli.data.properties import Property, Relation
 from dbbd_cli.data.urls.properties import url_relations
-from dbbd_cli.tasks.classifier_data import cleaned_urls
+from dbbd_cli.tasks.classifier_data import cleaned_urls, image_refs
 from dbbd_cli.tasks.image_classification.config import ImageClassificationConfig
 
 
@@ -33,14 +31,14 @@ def inspect_images(
 ) -> tuple[list[Property], list[Relation]]:
     """See `Task.inspect_samples`."""
     samples = [manifest.samples[position] for position in positions]
-    pixels = prepared_pixels(manifest, config.image_size, cache_folder(config.data.cache_dir))
+    prepared = prepared_images(manifest, config.image_size, cache_folder(config.data.cache_dir))
+    pixels = None if prepared is None else prepared.open()
     relations: list[Relation] = []
     if manifest.roots:
-        roots = [Path(root) for root in manifest.roots]
-        paths = [str(file_of(roots, sample.key, sample.label)) for sample in samples]
-        properties = file_properties(paths)
+        refs = image_refs(config.data, manifest, samples)
+        properties = file_properties(refs)
         if not in_short:
-            properties += file_code_properties(paths, progress)
+            properties += file_code_properties(refs, progress)
             relations += [] if pixels is None else pixel_relations(pixels, positions)
     else:
         urls = cleaned_urls(config, samples)

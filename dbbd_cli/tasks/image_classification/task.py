@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from dbbd_cli.engine.runtime import Runtime
     from dbbd_cli.report.prediction import Calibration, Prediction
     from dbbd_cli.runs.output_folder import OutputFolder
+    from dbbd_cli.tasks.base import Preparation
     from dbbd_cli.tasks.image_classification.workload import ImageWorkload
 
 
@@ -35,13 +36,31 @@ class ImageClassification(ClassifierTask):
         from dbbd_cli.tasks.classifier_data import list_samples, sampling
 
         return make_manifest(
-            list_samples(config),
+            list_samples(config, progress),
             cleaning=config.data.urls,
             sampling=sampling(config),
             image_size=config.image_size,
             cache_dir=cache_folder(config.data.cache_dir),
             progress=progress,
         )
+
+    def prepare(self, config: ImageClassificationConfig, num_workers: int, progress: Progress) -> Preparation | None:
+        """Download, index and decode the images, in as many processes as training would."""
+        import time
+
+        from dbbd_cli.data.cache import cache_folder
+        from dbbd_cli.data.images.manifest import prepared_images
+        from dbbd_cli.tasks.base import Preparation
+
+        if config.is_synthetic:
+            return None
+        begin = time.time_ns()
+        data = config.data.model_copy(update={"on_error": "skip"})
+        manifest = self.make_manifest(config.model_copy(update={"data": data}), progress)
+        images = prepared_images(manifest, config.image_size, cache_folder(data.cache_dir))
+        count = len(manifest.samples)
+        is_new = images is None or (images.written_ns() or begin) >= begin
+        return Preparation(count if is_new else 0, 0 if is_new else count, list(manifest.skipped))
 
     def inspect_samples(
         self,

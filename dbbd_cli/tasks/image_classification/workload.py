@@ -8,18 +8,19 @@ from functools import cache
 import numpy as np
 import torch
 
+from dbbd_cli.core.errors import DataError
+from dbbd_cli.core.paths import shown_url
 from dbbd_cli.core.progress import Progress
 from dbbd_cli.data.cache import cache_folder
 from dbbd_cli.data.images.augment import Augmentation
 from dbbd_cli.data.images.dataset import ImageBatch, ImageDataset
 from dbbd_cli.data.images.manifest import prepare_manifest
 from dbbd_cli.data.images.properties import file_properties, pixel_properties, rendered_properties
-from dbbd_cli.data.images.sources import file_of
 from dbbd_cli.data.manifest import SPLITS, Manifest
 from dbbd_cli.data.properties import Property
 from dbbd_cli.model.images.catalog import model_input
 from dbbd_cli.model.images.classifier import Classifier, build_network
-from dbbd_cli.tasks.classifier_data import class_folders, cleaned_urls
+from dbbd_cli.tasks.classifier_data import class_folders, cleaned_urls, image_refs, shards_of
 from dbbd_cli.tasks.classifier_workload import ClassifierWorkload
 from dbbd_cli.tasks.image_classification.config import (
     SAMPLE_UNIT,
@@ -84,6 +85,7 @@ class ImageWorkload(ClassifierWorkload):
             image_size=config.image_size,
             cache_dir=cache_folder(data.cache_dir),
             progress=progress,
+            shards=shards_of(data),
         )
         self._pixels = prepared.open()
         self._rows = {split: [row for row, sample in enumerate(samples) if sample.split == split] for split in SPLITS}
@@ -131,8 +133,10 @@ class ImageWorkload(ClassifierWorkload):
         """The trivial properties of the files, URLs and pixels of a split, if files and pixels are still there."""
         samples = self.manifest.of(split)
         if self.manifest.roots:
-            roots = class_folders(self.config.data, self.manifest)
-            found = file_properties([str(file_of(roots, sample.key, sample.label)) for sample in samples])
+            try:
+                found = file_properties(image_refs(self.config.data, self.manifest, samples))
+            except DataError:  # the shards are gone
+                found = []
         else:
             found = rendered_properties(cleaned_urls(self.config, samples))
         rows = self._rows[split]
@@ -147,12 +151,13 @@ class ImageWorkload(ClassifierWorkload):
     @property
     def origin(self) -> str:
         """The origin of the images, in words."""
-        data = self.config.data
+        data, path = self.config.data, shown_url(self.config.data.path or "")
         return {
             "synthetic": "synthetic URLs as QR codes",
-            "urls": f"URLs in {data.path} as QR codes",
-            "folder": f"images in {data.path}",
-            "table": f"images of {data.path}",
+            "urls": f"URLs in {path} as QR codes",
+            "folder": f"images in {path}",
+            "table": f"images of {path}",
+            "shards": f"images in the shards {path}",
             "classes": "images in a folder for each class",
         }[data.source]
 

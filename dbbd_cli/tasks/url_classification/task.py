@@ -33,7 +33,7 @@ class UrlClassification(ClassifierTask):
         from dbbd_cli.tasks.classifier_data import list_samples, sampling
 
         return make_manifest(
-            list_samples(config), cleaning=config.data.urls, sampling=sampling(config), progress=progress
+            list_samples(config, progress), cleaning=config.data.urls, sampling=sampling(config), progress=progress
         )
 
     def inspect_samples(

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from dbbd_cli.core.errors import CheckpointError
+from dbbd_cli.core.paths import shown_url
 from dbbd_cli.data.manifest import Manifest
 from dbbd_cli.data.properties import Property
 from dbbd_cli.data.urls.dataset import UrlBatch, UrlDataset
@@ -78,7 +79,7 @@ class UrlWorkload(ClassifierWorkload):
         data = self.config.data
         return {
             "synthetic": "synthetic URLs",
-            "urls": f"URLs in {data.path}",
+            "urls": f"URLs in {shown_url(data.path or '')}",
             "folder": f"codes in pictures in {data.path}",
             "table": f"codes in pictures of {data.path}",
             "classes": "codes in pictures in a folder for each class",

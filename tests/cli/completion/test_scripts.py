@@ -43,7 +43,7 @@ BASH_CASES = [
     (("dbbd", "train", "--set", "training.lear"), ["training.learning_rate="]),
     (("dbbd", "train", "--set", "data.source", "=", "fo"), ["folder"]),
     (("dbbd", "train", "--set", "=", "data.source", "=", "fo"), ["folder"]),
-    (("dbbd", "train", "--set", "data.source", "="), ["classes", "folder", "synthetic", "table", "urls"]),
+    (("dbbd", "train", "--set", "data.source", "="), ["classes", "folder", "shards", "synthetic", "table", "urls"]),
     (("dbbd", "train", "--set", "data.source", "=", "urls", ""), []),
     (("dbbd", "train", "-c", "debug_local", "--set", "data.source", "="), ["folder", "synthetic"]),
 ]

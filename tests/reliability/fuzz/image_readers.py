@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import math
 import random
+import tarfile
 import zlib
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -24,6 +26,7 @@ from dbbd_cli.data.images.cache import _entry, _existing_entry
 from dbbd_cli.data.images.decode import ImageFileError, decode_image
 from dbbd_cli.data.images.formats import can_read
 from dbbd_cli.data.images.refs import ImageRef
+from dbbd_cli.data.images.shard_index import Keys, ShardError, index_shard
 from dbbd_cli.data.urls.cleaning import url_sha256
 
 SIZE = 8
@@ -130,7 +133,62 @@ def cache_files() -> list[bytes]:
         return [json.dumps(record).encode(), _cache(Path(folder), len(_REFS))]
 
 
+KEYS = Keys("label", "split")
+
+
+def shard(data: bytes, folder: Path) -> None:
+    """Index the data as a tar shard."""
+    index = index_shard(write_once(folder / "a.tar", data), KEYS)
+    columns = (index.offset, index.size, index.sha256, index.label, index.split)
+    require({len(column) for column in columns} == {len(index.names)}, "columns of different lengths")
+    for name, offset, size, digest in zip(index.names, index.offset, index.size, index.sha256, strict=True):
+        require(0 <= offset <= offset + size <= len(data), "an image outside the file")
+        content = data[offset : offset + size]
+        require(hashlib.sha256(content).digest() == digest.tobytes(), "the digest of something else")
+        require(not {"", ".", ".."} & set(name.split("/")), "a name that leaves its folder")
+    require(((index.label >= 0) & (index.label < max(len(index.classes), 1))).all(), "an unknown class")
+    check_lines([*index.problems, *index.names, *index.classes, *index.unread])
+
+
+def shards() -> list[bytes]:
+    """Return small tars of each format, with a folder, a link, long names and classes in `.cls` and `.json`."""
+    png = pictures()[0]
+    found = []
+    for form in (tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT):
+        buffer = io.BytesIO()
+        with tarfile.open(fileobj=buffer, mode="w", format=form, bufsize=512) as tar:
+            long = f"{'b' * 90}/{'c' * 60}"
+            members = {
+                "a.png": png,
+                "a.cls": b"cat",
+                f"{long}.png": png,
+                f"{long}.json": b'{"label": 3, "split": "val"}',
+            }
+            for name, content in members.items():
+                info = tarfile.TarInfo(name)
+                info.size = len(content)
+                tar.addfile(info, io.BytesIO(content))
+            for name, kind in (("d", tarfile.DIRTYPE), ("e.png", tarfile.SYMTYPE)):
+                info = tarfile.TarInfo(name)
+                info.type, info.linkname = kind, "a.png" * (kind == tarfile.SYMTYPE)
+                tar.addfile(info)
+        found.append(buffer.getvalue()[: 512 * 24])
+    return found
+
+
+def sealed_tar(data: bytes) -> bytes:
+    """Return the data with correct checksums of all headers."""
+    sealed = bytearray(data)
+    for start in range(0, len(data) - 511, 512):
+        block = sealed[start : start + 512]
+        if block[257:262] == b"ustar":
+            block[148:156] = b" " * 8
+            sealed[start + 148 : start + 156] = b"%06o\0 " % sum(block)
+    return bytes(sealed)
+
+
 READERS = [
     Reader("image", picture, pictures, (ImageFileError,), sealed_png),
     Reader("image_cache", image_cache, cache_files, ()),
+    Reader("shard", shard, shards, (ShardError,), sealed_tar),
 ]

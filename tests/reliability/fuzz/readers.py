@@ -19,7 +19,7 @@ NAMES = {
         "array_cache",
         *(f"scene_{suffix[1:]}" for suffix in SCENE_SUFFIXES),
     ),
-    "image_readers": ("image", "image_cache"),
+    "image_readers": ("image", "image_cache", "shard"),
     "text_readers": (
         *("config", "config_mapping", "override", "url_table", "splits", "history", "run_config", "evaluation"),
         *("calibration", "error_pictures", "evaluation_scene", "folders", "completion"),

@@ -8,6 +8,7 @@ import pickle
 import re
 import subprocess
 import sys
+import tarfile
 import threading
 from pathlib import Path
 from typing import Any
@@ -55,6 +56,19 @@ def test_completion_is_installed_in_the_home_folder(tmp_path: Path, monkeypatch:
     assert shell == "fish"
     assert tmp_path in path.parents
     assert "dbbd" in path.read_text(encoding="utf-8")
+
+
+def test_a_tar_forgets_its_members(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        for name in "abc":
+            tar.addfile(tarfile.TarInfo(name))
+    with tarfile.TarFile(tmp_path / "a.tar") as tar:
+        names = []
+        while (member := tar.next()) is not None:
+            names.append(member.name)
+            compat.forget_members(tar)
+        assert names == ["a", "b", "c"]
+        assert tar.members == []
 
 
 def test_pillow_tells_the_decoder_before_it_decodes(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from dbbd_cli.core.paths import command_line, resume_command
+from dbbd_cli.core.paths import command_line, is_url, resume_command, shown_url, shown_value, without_secrets
 from dbbd_cli.core.text import printable
 
 
@@ -28,3 +28,25 @@ def test_a_path_is_shown_relative_to_the_current_folder(tmp_path: Path, monkeypa
     monkeypatch.chdir(tmp_path)
     assert resume_command(tmp_path / "runs" / "a b", "--epochs", "3") == "dbbd resume 'runs/a b' --epochs 3"
     assert resume_command(tmp_path.parent / "x") == f"dbbd resume {tmp_path.parent / 'x'}"
+
+
+@pytest.mark.parametrize(
+    ("path", "shown"),
+    [
+        ("s3://bucket/a-{0..9}.tar", "s3://bucket/a-{0..9}.tar"),
+        ("https://ali:ba@ba@host:80/a@b.tar?token=sesame#x", "https://host:80/a@b.tar"),
+        ("HTTPS://user@host", "HTTPS://host"),
+        ("/a/b?c#d.tar", "/a/b?c#d.tar"),
+        ("C:/x@y.tar", "C:/x@y.tar"),
+    ],
+)
+def test_urls_are_shown_without_what_may_be_secret(path: str, shown: str) -> None:
+    assert shown_url(path) == shown
+    assert is_url(path) == ("://" in path)
+
+
+def test_urls_in_texts_are_shown_without_what_may_be_secret() -> None:
+    text = "dbbd train --set data.path=https://ali:baba@host/a.tar?token=sesame and 's3://b/c?x' fail"
+    shown = "dbbd train --set data.path=https://host/a.tar and 's3://b/c' fail"
+    assert without_secrets(text) == shown
+    assert shown_value(text) == shown[:40]

@@ -140,6 +140,15 @@ def test_one_limit_holds_for_images_and_scenes_and_the_least_recently_used_go_fi
     assert entries(tmp_path) == []
 
 
+def test_files_that_will_be_needed_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dbbd_cli.data.cache.LIMIT_BYTES", 0)
+    for age, name in enumerate(["remote-a.tar", "remote-b.tar", "shard-c.arrays", "remote-d.lock"]):
+        aged(tmp_path / name, age)
+    with entry_lock(tmp_path / "remote-d.tar"):
+        make_room(tmp_path, needed=1, keep=[tmp_path / "remote-b.tar"])
+        assert entries(tmp_path) == ["remote-b.tar", "remote-d.lock"]
+
+
 def test_files_that_are_not_of_the_cache_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("dbbd_cli.data.cache.LIMIT_BYTES", 0)
     for name in ("photo.png", "notes.json", "a.tmp", "mine.arrays", "mine.u8"):

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tars import write_shards
 
 from dbbd_cli.config.load import Override
 from dbbd_cli.core.errors import CheckpointError, ConfigError, DataError
@@ -206,6 +207,17 @@ def test_all_images_of_another_table_count_whatever_their_splits(
     (root / "later.csv").write_text("\n".join(["path,label,split", *rows[:6], *rows[-6:]]), encoding="utf-8")
     assert evaluate(run, data=root / "later.csv", plots=False).report["num_samples"] == 12
     assert evaluate(run, data=root, plots=False).report["num_samples"] == 24
+
+
+def test_all_images_of_other_shards_count(tiny_config: Callable[..., Any], tmp_path: Path) -> None:
+    write_shards(tmp_path / "shards", (20, 16))
+    config = tiny_config(data__source="shards", data__path=str(tmp_path / "shards"), training__epochs=1)
+    run = train(config).run
+    assert sum(Manifest.load(run / "splits.json").counts().values()) == 36
+    report = evaluate(run, plots=False).report
+    assert "file size" in " ".join(row["name"] for row in report["baselines"])  # type: ignore[attr-defined]
+    assert evaluate(run, data=tmp_path / "shards", plots=False).report["num_samples"] == 36
+    assert evaluate(run, data=tmp_path / "shards" / "a-01.tar", plots=False).report["num_samples"] == 16
 
 
 def test_pretraining_has_no_other_data(tiny_point_config: Callable[..., Any], tmp_path: Path) -> None:

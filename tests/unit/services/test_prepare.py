@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from tars import write_shards, write_tar
 
 from dbbd_cli.config.load import parse_override
 from dbbd_cli.core.progress import Silent
@@ -65,6 +68,17 @@ def test_what_is_prepared_is_found_by_training_and_skipped_the_next_time(
     get_task("dbbd").build(
         config, manifest, splits=["train", "val"], pretrained=False, pin_memory=False, progress=Silent()
     )
+
+
+def test_images_are_prepared_once_and_bad_ones_do_not_end_it(tiny_config: Callable[..., Any], tmp_path: Path) -> None:
+    write_shards(tmp_path / "shards", (20, 16))
+    write_tar(tmp_path / "shards" / "b.tar", [("x.png", b"no image"), ("x.cls", b"cat")])
+    config = tiny_config(data__source="shards", data__path=str(tmp_path / "shards"))
+    found = prepare(config)
+    assert (found.needed, found.prepared, found.cached) == (True, 36, 0)
+    assert found.problems == [f"{tmp_path}/shards/b.tar/x.png: not an image, damaged, or in an unsupported format"]
+    found = prepare(config)
+    assert (found.prepared, found.cached, len(found.problems)) == (0, 36, 1)
 
 
 def test_rooms_are_prepared_and_other_tasks_have_nothing_to_prepare(tmp_path: Path) -> None:

@@ -16,12 +16,14 @@ import numpy as np
 import psutil
 import pytest
 from PIL import Image
+from tars import write_shards
 
-from dbbd_cli.core.errors import DataError
+from dbbd_cli.core.errors import DataError, DiskError
 from dbbd_cli.data.images import processes as image_processes
-from dbbd_cli.data.images.processes import prepare_image, prepare_in_workers, prepare_rows
+from dbbd_cli.data.images.processes import index_in_workers, prepare_image, prepare_in_workers, prepare_rows
 from dbbd_cli.data.images.qr_code import render_qr
 from dbbd_cli.data.images.refs import ImageRef
+from dbbd_cli.data.images.shard_index import Keys, read_index
 from dbbd_cli.data.urls.cleaning import url_sha256
 
 REPOSITORY = Path(__file__).parents[4]
@@ -109,6 +111,29 @@ def test_processes_that_are_killed_are_replaced(work: Callable[..., Work]) -> No
     assert all(problems == {} for _, problems in results)
     assert np.array_equal(made.pixels()[399, 0], render_qr("site.example/page/399", SIZE))
     assert workers_of(psutil.Process()) == []
+
+
+def test_shards_are_indexed_each_in_one_process(tmp_path: Path) -> None:
+    shards = [(tmp_path / f"cache/shard-{place}.arrays", tmp_path / f"s/a-0{place}.tar") for place in range(4)]
+    write_shards(tmp_path / "s", (3, 2, 4))
+    (tmp_path / "s" / "a-03.tar").write_bytes(b"no tar" * 1000)
+    assert dict(index_in_workers(shards, Keys("label", None))) == {
+        **dict.fromkeys(range(3), ""),
+        3: "is not a tar file, or is damaged",
+    }
+    for place, size in enumerate((3, 2, 4)):
+        index = read_index(shards[place][0])
+        assert index is not None
+        assert len(index.names) == size
+    assert workers_of(psutil.Process()) == []
+
+
+def test_an_index_that_cannot_be_written_is_a_disk_error(tmp_path: Path) -> None:
+    write_shards(tmp_path / "s", (2,))
+    (tmp_path / "cache").touch()
+    jobs = [(tmp_path / "cache" / "shard-0.arrays", tmp_path / "s" / "a-00.tar")]
+    with pytest.raises(DiskError, match=r"the cache .* cannot be written"):
+        list(index_in_workers(jobs, Keys("label", None)))
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGSTOP"), reason="processes cannot be stopped there")

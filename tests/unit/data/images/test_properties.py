@@ -20,6 +20,7 @@ from dbbd_cli.data.images.properties import (
 )
 from dbbd_cli.data.images.qr_code import render_modules, render_qr
 from dbbd_cli.data.images.qr_version import qr_version
+from dbbd_cli.data.images.refs import ImageRef
 
 
 @pytest.mark.parametrize(
@@ -61,14 +62,14 @@ def test_the_versions_of_codes_in_files(tmp_path: Path) -> None:
         Image.fromarray(render_modules(url, 3)).save(tmp_path / f"{place}.png")
     noise = np.random.default_rng(0).integers(255, size=(90, 90), dtype=np.uint8)
     Image.fromarray(noise).save(tmp_path / "noise.png")
-    paths = [str(tmp_path / f"{name}.png") for name in (0, "noise", 1, 2, "gone")]
-    [part] = file_code_properties(paths, Silent())
+    refs = [ImageRef("", path=str(tmp_path / f"{name}.png")) for name in (0, "noise", 1, 2, "gone")]
+    [part] = file_code_properties(refs, Silent())
     known = [qr_version(url) for url in urls]
     assert part.name == "QR version"
     assert part.values[[0, 2, 3]].tolist() == known
     assert np.isnan(part.values[[1, 4]]).all()
     assert len(set(known)) == 3
-    assert file_code_properties(paths[1:2], Silent()) == []
+    assert file_code_properties(refs[1:2], Silent()) == []
 
 
 def test_copies_in_other_sizes_look_the_same_and_other_codes_do_not() -> None:
