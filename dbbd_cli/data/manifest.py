@@ -7,12 +7,12 @@ import json
 import operator
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
-from typing import cast, overload
+from typing import Any, cast, overload
 
 from dbbd_cli.core.errors import CheckpointError, DataError
 from dbbd_cli.core.files import atomic_file, read_file
@@ -67,8 +67,14 @@ class Samples(Sequence[Sample]):
         """Return the given samples."""
         if isinstance(samples, Samples):
             return samples
-        rows = [(s.key, s.label, s.sha256, s.split, s.text) for s in samples]
-        return Samples(*map(list, zip(*rows, strict=True))) if rows else Samples([], [], [], [], [])
+        given = list(samples)
+        return Samples(
+            keys=[sample.key for sample in given],
+            labels=[sample.label for sample in given],
+            sha256=[sample.sha256 for sample in given],
+            splits=[sample.split for sample in given],
+            texts=[sample.text for sample in given],
+        )
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -78,10 +84,9 @@ class Samples(Sequence[Sample]):
     @overload
     def __getitem__(self, place: slice) -> Samples: ...
     def __getitem__(self, place: int | slice) -> Sample | Samples:
-        columns = (self.keys, self.labels, self.sha256, self.splits, self.texts)
         if isinstance(place, slice):
-            return Samples(*(column[place] for column in columns))
-        return Sample(*(column[place] for column in columns))  # type: ignore[arg-type]
+            return self._made(lambda column: column[place])
+        return Sample(self.keys[place], self.labels[place], self.sha256[place], self.splits[place], self.texts[place])
 
     def __iter__(self) -> Iterator[Sample]:
         return map(Sample, self.keys, self.labels, self.sha256, self.splits, self.texts)
@@ -97,8 +102,12 @@ class Samples(Sequence[Sample]):
     def where(self, split: str) -> Samples:
         """Return the samples of a split, in order."""
         places = [place for place, found in enumerate(self.splits) if found == split]
+        return self._made(lambda column: [column[place] for place in places])
+
+    def _made(self, change: Callable[[Sequence[Any]], Sequence[Any]]) -> Samples:
+        """Return samples with the same change of each column."""
         columns = (self.keys, self.labels, self.sha256, self.splits, self.texts)
-        return Samples(*([column[place] for place in places] for column in columns))
+        return Samples(*map(change, columns))
 
 
 @dataclass(frozen=True)
