@@ -45,11 +45,25 @@ def cached_arrays(path: Path, make: Callable[[], Arrays], usable: Callable[[Arra
         if (arrays := read_arrays(path, usable)) is not None:  # made by another process in the meantime
             return arrays
         made = make()
-        with disk_errors(path.parent):
-            make_room(path.parent, needed=sum(array.nbytes for array in made.values()))
-            _write(path, made)
+        _write_with_room(path, made)
     arrays = read_arrays(path, usable)
     return made if arrays is None else arrays  # None: another process has removed it to make room
+
+
+def write_arrays(path: Path, arrays: Arrays) -> None:
+    """Write a file of the cache, whatever it held before.
+
+    Raises:
+        DiskError: the cache cannot be written.
+    """
+    with entry_lock(path):
+        _write_with_room(path, arrays)
+
+
+def _write_with_room(path: Path, arrays: Arrays) -> None:
+    with disk_errors(path.parent):
+        make_room(path.parent, needed=sum(array.nbytes for array in arrays.values()))
+        _write(path, arrays)
 
 
 def read_arrays(path: Path, usable: Callable[[Arrays], bool]) -> Arrays | None:

@@ -99,9 +99,9 @@ class Samples(Sequence[Sample]):
     def __hash__(self) -> int:
         return hash(tuple(self))
 
-    def where(self, split: str) -> Samples:
-        """Return the samples of a split, in order."""
-        places = [place for place, found in enumerate(self.splits) if found == split]
+    def where(self, *splits: str) -> Samples:
+        """Return the samples of some splits, in order."""
+        places = [place for place, split in enumerate(self.splits) if split in splits]
         return self._made(lambda column: [column[place] for place in places])
 
     def _made(self, change: Callable[[Sequence[Any]], Sequence[Any]]) -> Samples:

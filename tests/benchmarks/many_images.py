@@ -128,8 +128,13 @@ def measure(data: Path, options: argparse.Namespace) -> None:
     newest = max(runs.glob("2*"))
     history = newest / "history.jsonl"
     size = history.stat().st_size
-    report("resume", data, *run(["resume", str(newest), "--progress", "plain"],
-                                lambda: history.stat().st_size > size, home / "resume.log"))
+    report(
+        "resume",
+        data,
+        *run(
+            ["resume", str(newest), "--progress", "plain"], lambda: history.stat().st_size > size, home / "resume.log"
+        ),
+    )
     log = home / "evaluate.log"
     first = (lambda: False) if options.complete else (lambda: "Evaluate test" in log.read_text(errors="replace"))
     report("evaluate", data, *run(["evaluate", str(newest), "--progress", "plain"], first, log))

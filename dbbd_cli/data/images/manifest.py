@@ -6,18 +6,17 @@ import os
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
-import numpy as np
-
 from dbbd_cli.core.errors import DataError
 from dbbd_cli.core.progress import Progress
 from dbbd_cli.core.text import counted
 from dbbd_cli.data.candidates import MAX_LISTED, Candidate, Sampling, Source, divide, draw
 from dbbd_cli.data.folder_entries import warn_of_unread
-from dbbd_cli.data.images.cache import PreparedImages, cached_images, prepare_images, unverified_images
+from dbbd_cli.data.images.cache import Pixels, PreparedImages, cached_images, prepare_images
+from dbbd_cli.data.images.file_index import digests_of
 from dbbd_cli.data.images.formats import ways_to_read
-from dbbd_cli.data.images.refs import ImageRef, hash_files
-from dbbd_cli.data.images.sources import file_of
-from dbbd_cli.data.manifest import Manifest, Sample
+from dbbd_cli.data.images.refs import ImageRefs, hash_files
+from dbbd_cli.data.images.sources import files_of
+from dbbd_cli.data.manifest import Manifest, Samples
 from dbbd_cli.data.problems import short
 from dbbd_cli.data.urls.cleaning import UrlCleaning, clean_url, url_sha256
 
@@ -44,44 +43,49 @@ def make_manifest(
     Raises:
         DataError: images are unreadable and must not be skipped, or a class has too few.
     """
-    candidates = draw(source, sampling, "image", progress)
+    candidates: Sequence[Candidate] = draw(source, sampling, "image", progress)
     report_skipped(source, progress)
-    candidates, refs, unreadable = _hash(candidates, source.roots, cleaning, progress)
+    candidates, refs, unreadable = _hash(candidates, source.roots, cleaning, cache_dir, progress)
     candidates, refs, undecodable = _decode(candidates, refs, image_size, cache_dir, progress)
     problems = [*source.problems, *unreadable, *undecodable]
-    hashes = [ref.sha256 for ref in refs]
-    return divide(source, candidates, hashes, [""] * len(refs), problems, sampling, "image", progress)
+    return divide(source, candidates, list(refs.sha256), [""] * len(refs), problems, sampling, "image", progress)
 
 
 def _hash(
-    candidates: Sequence[Candidate], roots: Sequence[Path], cleaning: UrlCleaning, progress: Progress
-) -> tuple[list[Candidate], list[ImageRef], list[str]]:
+    candidates: Sequence[Candidate],
+    roots: Sequence[Path],
+    cleaning: UrlCleaning,
+    cache_dir: Path,
+    progress: Progress,
+) -> tuple[Sequence[Candidate], ImageRefs, list[str]]:
     """Return the candidates that can be read, their references, and the problems of the others."""
     if not roots:
-        return list(candidates), [_url_ref(c.key, cleaning) for c in candidates], []
-    readable, refs, problems = [], [], []
-    paths = [str(file_of(roots, c.key, c.label)) for c in candidates]
-    for candidate, path, digest in zip(candidates, paths, hash_files(paths, progress), strict=True):
-        if isinstance(digest, OSError):
-            problems.append(f"{path}: cannot be read: {digest.strerror}")
-        else:
-            readable.append(candidate)
-            refs.append(ImageRef(digest, path=path))
-    return readable, refs, problems
+        return candidates, _url_refs([c.key for c in candidates], cleaning), []
+    paths = files_of(roots, [c.key for c in candidates], [c.label for c in candidates])
+    digests = digests_of(paths, roots, cache_dir, progress)
+    problems = [
+        f"{path}: cannot be read: {digest.strerror}"
+        for path, digest in zip(paths, digests, strict=True)
+        if isinstance(digest, OSError)
+    ]
+    if problems:
+        readable = [place for place, digest in enumerate(digests) if isinstance(digest, str)]
+        candidates = [candidates[place] for place in readable]
+        paths, digests = [paths[place] for place in readable], [digests[place] for place in readable]
+    return candidates, ImageRefs(map(str, digests), paths, are_urls=False), problems
 
 
 def _decode(
-    candidates: list[Candidate], refs: list[ImageRef], image_size: int, cache_dir: Path, progress: Progress
-) -> tuple[list[Candidate], list[ImageRef], list[str]]:
+    candidates: Sequence[Candidate], refs: ImageRefs, image_size: int, cache_dir: Path, progress: Progress
+) -> tuple[Sequence[Candidate], ImageRefs, list[str]]:
     """Prepare the images; return the good ones, and the problems of the others."""
     if not refs:
         return candidates, refs, []
-    # `prepare_manifest` verifies the pixels before they are used.
-    bad = prepare_images(refs, image_size, cache_dir, progress, verify=False).problems
-    good = [position for position in range(len(refs)) if position not in bad]
+    bad = prepare_images(refs, image_size, cache_dir, progress).problems
     # A URL as it is in the table: cleaning may leave nothing of it.
     problems = [f"{refs[p].path or short(candidates[p].key)}: {reason}" for p, reason in sorted(bad.items())]
-    return [candidates[position] for position in good], [refs[position] for position in good], problems
+    good = [candidate for position, candidate in enumerate(candidates) if position not in bad] if bad else candidates
+    return good, refs.without(bad), problems
 
 
 def report_skipped(source: Source, progress: Progress) -> None:
@@ -93,16 +97,15 @@ def report_skipped(source: Source, progress: Progress) -> None:
         progress.warn(f"To read {suffix}: {way}")
 
 
-def prepared_pixels(manifest: Manifest, image_size: int, cache_dir: Path) -> np.ndarray | None:
+def prepared_pixels(manifest: Manifest, image_size: int, cache_dir: Path, progress: Progress) -> Pixels | None:
     """Return the pixels `(N, C, S, S)`, uint8, of the images of a manifest that has just been made.
 
-    Nothing is decoded or verified: they come from the cache that `make_manifest` has filled. None if it is gone.
+    They come from the cache that `make_manifest` has filled. None if they are not there.
     """
+    samples = manifest.columns
     # The cache knows images by their digests and suffixes.
-    refs = [
-        ImageRef(s.sha256, path=s.key) if manifest.roots else ImageRef(s.sha256, url=s.key) for s in manifest.samples
-    ]
-    prepared = unverified_images(refs, image_size, cache_dir)
+    refs = ImageRefs(samples.sha256, samples.keys, are_urls=not manifest.roots)
+    prepared = cached_images(refs, image_size, cache_dir, progress)
     return None if prepared is None else prepared.open()
 
 
@@ -115,7 +118,7 @@ def prepare_manifest(
     image_size: int,
     cache_dir: Path,
     progress: Progress,
-) -> tuple[PreparedImages, list[Sample]]:
+) -> tuple[PreparedImages, Samples]:
     """Return the pixels of a manifest's images, from the cache or the files.
 
     Args:
@@ -133,57 +136,75 @@ def prepare_manifest(
     Raises:
         DataError: files are missing or have changed since the manifest was made, and are not in the cache.
     """
-    samples = list(manifest.samples)
+    samples = manifest.columns
     refs = _refs(samples, roots, cleaning)
     prepared = cached_images(refs, image_size, cache_dir, progress)
     if prepared is not None:
-        needed = [ref for ref, sample in zip(refs, samples, strict=True) if sample.split in splits]
-        _report_changed_files(needed, prepared, progress)
+        if roots:
+            _report_changed_files(samples, refs, splits, prepared, progress)
         return prepared, samples
-    samples = [sample for sample in samples if sample.split in splits]
+    samples = samples.where(*splits)
     refs = _refs(samples, roots, cleaning)
-    prepared = prepare_images(refs, image_size, cache_dir, progress)
-    if prepared.problems:
-        problems = [f"{refs[position].name}: {reason}" for position, reason in sorted(prepared.problems.items())]
-        are = "is" if len(problems) == 1 else "are"
+    problems = _changed(refs, roots, cache_dir, progress) if roots else {}
+    if not problems:
+        prepared = prepare_images(refs, image_size, cache_dir, progress)
+        problems = prepared.problems
+    if problems:
+        listed = [f"{refs[position].name}: {reason}" for position, reason in sorted(problems.items())]
+        are = "is" if len(listed) == 1 else "are"
         raise DataError(
-            f"{counted(len(problems), 'image')} of the run's manifest {are} missing, changed or unreadable",
-            details=problems[:MAX_LISTED],
+            f"{counted(len(listed), 'image')} of the run's manifest {are} missing, changed or unreadable",
+            details=listed[:MAX_LISTED],
             hint="restore them; if they have moved, set the new path with --set data.path=PATH "
             "(or data.classes.NAME=DIR for each class)",
         )
+    assert prepared is not None
     return prepared, samples
 
 
-def _report_changed_files(refs: Sequence[ImageRef], prepared: PreparedImages, progress: Progress) -> None:
+def _changed(refs: ImageRefs, roots: Sequence[Path], cache_dir: Path, progress: Progress) -> dict[int, str]:
+    """The files that are not what the manifest says, by position."""
+    digests = digests_of(list(refs.names), roots, cache_dir, progress)
+    return {
+        place: f"cannot be read: {found.strerror}" if isinstance(found, OSError) else "its content has changed"
+        for place, (found, sha256) in enumerate(zip(digests, refs.sha256, strict=True))
+        if found != sha256
+    }
+
+
+def _report_changed_files(
+    samples: Samples, refs: ImageRefs, splits: Collection[str], prepared: PreparedImages, progress: Progress
+) -> None:
     """Report files that are missing or have changed, so that their pixels exist only in the cache."""
     written = prepared.written_ns() or 0
-    gone, later = 0, []
-    for ref in refs:
-        if ref.path is not None:
-            try:
-                status = os.stat(ref.path)  # noqa: PTH116 - a Path object per file is slow
-            except OSError:
-                gone += 1
-                continue
-            if max(status.st_mtime_ns, status.st_ctime_ns) > written:
-                later.append(ref)
-    digests = hash_files([str(ref.path) for ref in later], progress) if later else []
-    changed = gone + sum(digest != ref.sha256 for ref, digest in zip(later, digests, strict=True))
+    total, gone, later = 0, 0, []
+    for place, (path, split) in enumerate(zip(refs.names, samples.splits, strict=True)):
+        if split not in splits:
+            continue
+        total += 1
+        try:
+            status = os.stat(path)  # noqa: PTH116 - a Path object per file is slow
+        except OSError:
+            gone += 1
+            continue
+        if max(status.st_mtime_ns, status.st_ctime_ns) > written:
+            later.append(place)
+    digests = hash_files([refs.names[place] for place in later], progress) if later else []
+    changed = gone + sum(digest != refs.sha256[place] for place, digest in zip(later, digests, strict=True))
     if changed:
         have = "is missing or has" if changed == 1 else "are missing or have"
         progress.line(
-            f"{counted(changed, 'image file')} of {len(refs):,} {have} changed: "
+            f"{counted(changed, 'image file')} of {total:,} {have} changed: "
             "using the cached pixels from the start of the run."
         )
 
 
-def _refs(samples: Sequence[Sample], roots: Sequence[Path], cleaning: UrlCleaning) -> list[ImageRef]:
+def _refs(samples: Samples, roots: Sequence[Path], cleaning: UrlCleaning) -> ImageRefs:
     if roots:
-        return [ImageRef(s.sha256, path=str(file_of(roots, s.key, s.label))) for s in samples]
-    return [_url_ref(s.key, cleaning) for s in samples]
+        return ImageRefs(samples.sha256, files_of(roots, samples.keys, samples.labels), are_urls=False)
+    return _url_refs(samples.keys, cleaning)
 
 
-def _url_ref(url: str, cleaning: UrlCleaning) -> ImageRef:
-    cleaned = clean_url(url, cleaning)
-    return ImageRef(url_sha256(cleaned), url=cleaned)
+def _url_refs(urls: Sequence[str], cleaning: UrlCleaning) -> ImageRefs:
+    cleaned = [clean_url(url, cleaning) for url in urls]
+    return ImageRefs(map(url_sha256, cleaned), cleaned, are_urls=True)

@@ -21,13 +21,13 @@ import tempfile
 import threading
 import traceback
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from contextlib import closing, suppress
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from queue import Empty, SimpleQueue
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
 
@@ -55,6 +55,7 @@ Shape = tuple[int, int, int, int]
 """Of a cache: N images, C channels, height, width."""
 _Rows: TypeAlias = Sequence[tuple[int, list[Any]]]
 """Of a job: the number of each image, and the fields of its `ImageRef` or `Picture`."""
+_Item = TypeVar("_Item")
 
 
 class Problem(NamedTuple):
@@ -88,7 +89,25 @@ def prepare_image(ref: ImageRef, size: int) -> np.ndarray:
     return decode_image(data, size).transpose(2, 0, 1)
 
 
-def prepare_rows(pixels: np.ndarray, rows: Iterable[tuple[int, ImageRef]]) -> Iterator[Problem | None]:
+class RowWriter:
+    """Writes the rows of a cache file; not through a memory map, whose pages would count as memory of the process.
+
+    Args:
+        path: the file; None: rows are dropped.
+        shape: of the cache.
+    """
+
+    def __init__(self, path: Path | str | None, shape: Shape) -> None:
+        self._file = None if path is None else open(path, "r+b", buffering=0)  # noqa: PTH123, SIM115
+        self.shape = shape
+
+    def __setitem__(self, row: int, pixels: np.ndarray) -> None:
+        if self._file is not None:
+            self._file.seek(row * pixels.nbytes)
+            self._file.write(pixels.tobytes())
+
+
+def prepare_rows(pixels: RowWriter | np.ndarray, rows: Iterable[tuple[int, ImageRef]]) -> Iterator[Problem | None]:
     """Prepare rows of a cache file, `pixels`, in this process.
 
     Yields:
@@ -109,9 +128,14 @@ def prepare_rows(pixels: np.ndarray, rows: Iterable[tuple[int, ImageRef]]) -> It
 
 
 def prepare_in_workers(
-    path: Path, shape: Shape, jobs: Sequence[tuple[int, Sequence[ImageRef]]]
+    path: Path | None, shape: Shape, jobs: Iterable[tuple[int, Sequence[ImageRef]]]
 ) -> Generator[tuple[int, dict[int, Problem]], None, None]:
     """Prepare the rows of jobs, each a first row and its images, in one or more worker processes.
+
+    Args:
+        path: the cache file; None: the images are only checked.
+        shape: of the cache.
+        jobs: the first row and the images of each.
 
     Yields:
         For each job, in order of completion, the number of its rows and those that could not be prepared.
@@ -119,8 +143,8 @@ def prepare_in_workers(
     Raises:
         DataError: a process cannot be started, or dies before it begins to work.
     """
-    rows = [[(row, [ref.sha256, ref.path, ref.url]) for row, ref in enumerate(refs, start)] for start, refs in jobs]
-    with closing(_in_workers([str(path), shape], rows)) as results:
+    cache_file = [None if path is None else str(path), shape]
+    with closing(_in_workers(cache_file, jobs, lambda ref: [ref.sha256, ref.path, ref.url])) as results:
         for replies, lost in results:
             problems = {row: Problem(*reply) for row, reply in replies.items() if reply is not None}
             problems |= {row: Problem(reason, lasting=False) for row, reason in lost.items()}
@@ -141,8 +165,7 @@ def read_in_workers(
     Raises:
         DataError: a process cannot be started, or dies before it begins to work.
     """
-    rows = [[(row, list(picture)) for row, picture in enumerate(pictures, start)] for start, pictures in jobs]
-    with closing(_in_workers(None, rows)) as results:
+    with closing(_in_workers(None, jobs, list)) as results:
         for replies, lost in results:
             yield {row: (texts, problem) for row, (texts, problem) in replies.items()} | {
                 row: ([], reason) for row, reason in lost.items()
@@ -150,17 +173,24 @@ def read_in_workers(
 
 
 def _in_workers(
-    cache_file: list[Any] | None, jobs: Sequence[_Rows]
+    cache_file: list[Any] | None, jobs: Iterable[tuple[int, Sequence[_Item]]], plain: Callable[[_Item], list[Any]]
 ) -> Generator[tuple[dict[int, Any], dict[int, str]], None, None]:
-    """Run jobs; yield for each, in order of completion, the reply for each row, and why rows were lost."""
+    """Run jobs; yield for each, in order of completion, the reply for each row, and why rows were lost.
+
+    Few jobs wait at a time, and the items of one are made plain when it begins: there may be a million.
+    """
     workers: list[_Worker] = []
     idle: SimpleQueue[_Worker] = SimpleQueue()
-    count = min(os.cpu_count() or 1, MAX_WORKERS, len(jobs))
+    left = iter(jobs)
+    count = min(os.cpu_count() or 1, MAX_WORKERS)
+    first = list(islice(left, 2 * count))
+    count = min(count, len(first))
 
-    def run(rows: _Rows) -> tuple[dict[int, Any], dict[int, str]]:
+    def run(job: tuple[int, Sequence[_Item]]) -> tuple[dict[int, Any], dict[int, str]]:
+        start, items = job
         worker = idle.get()
         try:
-            return worker.run(cache_file, rows)
+            return worker.run(cache_file, [(row, plain(item)) for row, item in enumerate(items, start)])
         finally:
             idle.put(worker)
 
@@ -169,8 +199,12 @@ def _in_workers(
         for _ in range(count):
             workers.append(_Worker())
             idle.put(workers[-1])
-        for done in as_completed([pool.submit(run, job) for job in jobs]):
-            yield done.result()
+        running = {pool.submit(run, job) for job in first}
+        while running:
+            done, running = wait(running, return_when=FIRST_COMPLETED)
+            running |= {pool.submit(run, job) for job in islice(left, len(done))}
+            for finished in done:
+                yield finished.result()
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
         for worker in workers:
@@ -231,7 +265,7 @@ class _Worker:
         """Run a job in the process.
 
         Args:
-            cache_file: path and shape of the cache file to write; None to read codes.
+            cache_file: path, None to write nothing, and shape of the cache file; None to read codes.
             rows: number and content of each row.
 
         Returns:
@@ -343,8 +377,8 @@ def _replies(cache_file: list[Any] | None, rows: _Rows) -> Iterator[Any]:
     if cache_file is None:
         return (read_picture(Picture(*content)) for _, content in rows)
     path, shape = cache_file
-    pixels = np.memmap(path, dtype=np.uint8, mode="r+", shape=tuple(shape))
-    return prepare_rows(pixels, [(row, ImageRef(*content)) for row, content in rows])
+    pixels = RowWriter(path, tuple(shape))
+    return prepare_rows(pixels, [(number, ImageRef(*content)) for number, content in rows])
 
 
 def _limit_memory() -> None:

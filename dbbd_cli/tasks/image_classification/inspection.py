@@ -15,7 +15,7 @@ from dbbd_cli.data.images.properties import (
     pixel_relations,
     rendered_properties,
 )
-from dbbd_cli.data.images.sources import file_of
+from dbbd_cli.data.images.sources import files_of
 from dbbd_cli.data.manifest import Manifest
 from dbbd_cli.data.properties import Property, Relation
 from dbbd_cli.data.urls.properties import url_relations
@@ -33,11 +33,11 @@ def inspect_images(
 ) -> tuple[list[Property], list[Relation]]:
     """See `Task.inspect_samples`."""
     samples = [manifest.samples[position] for position in positions]
-    pixels = prepared_pixels(manifest, config.image_size, cache_folder(config.data.cache_dir))
+    pixels = prepared_pixels(manifest, config.image_size, cache_folder(config.data.cache_dir), progress)
     relations: list[Relation] = []
     if manifest.roots:
         roots = [Path(root) for root in manifest.roots]
-        paths = [str(file_of(roots, sample.key, sample.label)) for sample in samples]
+        paths = files_of(roots, [sample.key for sample in samples], [sample.label for sample in samples])
         properties = file_properties(paths)
         if not in_short:
             properties += file_code_properties(paths, progress)

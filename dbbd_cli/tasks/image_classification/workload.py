@@ -14,7 +14,7 @@ from dbbd_cli.data.images.augment import Augmentation
 from dbbd_cli.data.images.dataset import ImageBatch, ImageDataset
 from dbbd_cli.data.images.manifest import prepare_manifest
 from dbbd_cli.data.images.properties import file_properties, pixel_properties, rendered_properties
-from dbbd_cli.data.images.sources import file_of
+from dbbd_cli.data.images.sources import files_of
 from dbbd_cli.data.manifest import SPLITS, Manifest
 from dbbd_cli.data.properties import Property
 from dbbd_cli.model.images.catalog import model_input
@@ -86,10 +86,11 @@ class ImageWorkload(ClassifierWorkload):
             progress=progress,
         )
         self._pixels = prepared.open()
-        self._rows = {split: [row for row, sample in enumerate(samples) if sample.split == split] for split in SPLITS}
+        found, labels = np.array(samples.splits), np.array(samples.labels)
+        self._rows = {split: np.flatnonzero(found == split) for split in SPLITS}
         for split in splits:
             rows = self._rows[split]
-            dataset = ImageDataset(prepared, rows, [samples[row].label for row in rows])
+            dataset = ImageDataset(prepared, rows, labels[rows])
             self.loaders[split] = self._loader(dataset, split, pin_memory=pin_memory)
 
     def to_device(self, batch: ImageBatch, device: torch.device, *, train: bool) -> tuple[torch.Tensor, torch.Tensor]:
@@ -132,11 +133,13 @@ class ImageWorkload(ClassifierWorkload):
         samples = self.manifest.of(split)
         if self.manifest.roots:
             roots = class_folders(self.config.data, self.manifest)
-            found = file_properties([str(file_of(roots, sample.key, sample.label)) for sample in samples])
+            found = file_properties(files_of(roots, samples.keys, samples.labels))
         else:
             found = rendered_properties(cleaned_urls(self.config, samples))
         rows = self._rows[split]
-        return [*found, *pixel_properties(self._pixels, rows)] if rows else found
+        # Pixels that are not kept would all be decoded once more, which may take hours.
+        is_known = len(rows) > 0 and self._pixels.prepared.is_kept
+        return [*found, *pixel_properties(self._pixels, rows)] if is_known else found
 
     def pictures(self, split: str, places: Sequence[int]) -> np.ndarray:
         """Return images of a split as the network gets them, without augmentation: `(P, S, S, C)`, uint8."""
