@@ -103,7 +103,7 @@ def prepared_pixels(manifest: Manifest, image_size: int, cache_dir: Path, progre
     They come from the cache that `make_manifest` has filled. None if they are not there.
     """
     samples = manifest.columns
-    # The cache knows images by their digests and suffixes.
+    # The cache knows images by their digests.
     refs = ImageRefs(samples.sha256, samples.keys, are_urls=not manifest.roots)
     prepared = cached_images(refs, image_size, cache_dir, progress)
     return None if prepared is None else prepared.open()

@@ -84,17 +84,8 @@ class ImageRefs(Sequence[ImageRef]):
 
     @cached_property
     def digest(self) -> str:
-        """A hash of the content of all images, and of their suffixes."""
-        hasher = hashlib.sha256()
-        names = iter("url" for _ in self.names) if self.are_urls else map(_suffix, self.names)
-        lines = [f"{sha256}{suffix}\n" for sha256, suffix in zip(self.sha256, names, strict=True)]
-        for first in range(0, len(lines), _AT_ONCE):
-            hasher.update("".join(lines[first : first + _AT_ONCE]).encode("utf-8", "surrogatepass"))
-        return hasher.hexdigest()
-
-
-def _suffix(path: str) -> str:
-    return os.path.splitext(path)[1].lower()  # noqa: PTH122 - a Path per file is slow
+        """A hash of the content of all images."""
+        return hashlib.sha256(f"{'url' if self.are_urls else 'file'}:{self.sha256.digest()}".encode()).hexdigest()
 
 
 class _Packed(Sequence[str]):
@@ -117,6 +108,12 @@ class _Packed(Sequence[str]):
             return [self[number] for number in range(*place.indices(len(self)))]
         first = range(len(self))[place]
         return self._bytes[self._ends[first] : self._ends[first + 1]].decode("utf-8", "surrogatepass")
+
+    def digest(self) -> str:
+        """A hash of all texts."""
+        hasher = hashlib.sha256(self._ends.astype("<i8").tobytes())
+        hasher.update(self._bytes)
+        return hasher.hexdigest()
 
     def __iter__(self) -> Iterator[str]:
         first = 0

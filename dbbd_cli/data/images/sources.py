@@ -184,6 +184,9 @@ def _list_class(name: str, root: Path, setting: str) -> tuple[list[str], list[st
                 continue
             key = f"{folder}/{entry.name}"
             try:
+                if is_image_name(entry.name) and entry.is_file(follow_symlinks=False) and not UNPRINTABLE.search(key):
+                    keys.append(key)  # nearly all entries, so first
+                    continue
                 if entry.is_dir(follow_symlinks=False):
                     with os.scandir(entry.path) as inner:
                         pending.append((key, list(inner)))
