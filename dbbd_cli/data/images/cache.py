@@ -28,7 +28,7 @@ import numpy as np
 
 from dbbd_cli.core.errors import DataError, DiskError
 from dbbd_cli.core.files import read_file, write_text
-from dbbd_cli.core.progress import Progress, Silent
+from dbbd_cli.core.progress import Phase, Progress, Silent
 from dbbd_cli.core.temporary import discard, temporary_file
 from dbbd_cli.core.text import printable
 from dbbd_cli.data import cache as shared_cache
@@ -49,6 +49,8 @@ from dbbd_cli.data.images.refs import ImageRef, ImageRefs
 from dbbd_cli.data.problems import why
 
 CACHE_FORMAT = 4
+BYTES_WORTH_A_BAR = 1 << 30
+"""Writing a smaller cache takes a few seconds."""
 ROWS_PER_JOB = 64
 ROWS_WORTH_PROCESSES = 512
 """Starting processes takes about half a second; fewer QR codes are rendered faster in this process."""
@@ -292,11 +294,13 @@ def _fill(refs: ImageRefs, whole: PreparedImages, progress: Progress) -> Prepare
         prepared = _entry(refs, whole.shape[2], whole.path.parent, problems)
         if len(found) == len(refs):
             return prepared
-        if whole.shape[1] > 1 and _is_gray(temporary, whole.shape, found):
-            prepared = _entry(refs, whole.shape[2], whole.path.parent, problems, channels=1)
-        if prepared.shape != whole.shape:
-            _shrink(temporary, whole.shape, found, channels=prepared.shape[1], progress=progress)
-        append_checksums(temporary, prepared.row_bytes, prepared.path.name)
+        shown = progress if whole.num_bytes >= BYTES_WORTH_A_BAR else Silent()
+        with shown.phase("Writing the image cache", 2 * len(refs), unit="images", sample_unit="images") as bar:
+            if whole.shape[1] > 1 and _is_gray(temporary, whole.shape, found, bar):
+                prepared = _entry(refs, whole.shape[2], whole.path.parent, problems, channels=1)
+            if prepared.shape != whole.shape:
+                _shrink(temporary, whole.shape, found, prepared.shape[1], bar)
+            append_checksums(temporary, prepared.row_bytes, prepared.path.name)
         temporary.replace(prepared.path)
     finally:
         discard(temporary)
@@ -350,23 +354,24 @@ def _reserve(path: Path, size: int) -> None:
             file.truncate(size)
 
 
-def _is_gray(path: Path, shape: Shape, bad: Container[int]) -> bool:
+def _is_gray(path: Path, shape: Shape, bad: Container[int], bar: Phase) -> bool:
     """Whether the channels of every good image are equal."""
     with path.open("rb") as file:
-        return all((part == part[:, :1]).all() for part in _good_parts(file, shape, bad))
+        return all((part == part[:, :1]).all() for part in _good_parts(file, shape, bad, bar))
 
 
-def _shrink(path: Path, shape: Shape, bad: Container[int], *, channels: int, progress: Progress) -> None:
+def _shrink(path: Path, shape: Shape, bad: Container[int], channels: int, bar: Phase) -> None:
     """Keep only the first channels of the good images."""
     with path.open("rb") as file, path.open("r+b") as target:
-        for part in _good_parts(file, shape, bad):
+        for part in _good_parts(file, shape, bad, bar):
             target.write(part[:, :channels].tobytes())
         target.truncate()
 
 
-def _good_parts(file: BinaryIO, shape: Shape, bad: Container[int]) -> Iterator[np.ndarray]:
+def _good_parts(file: BinaryIO, shape: Shape, bad: Container[int], bar: Phase) -> Iterator[np.ndarray]:
     """Yield the pixels of all good images, some at a time."""
     for first in range(0, shape[0], ROWS_PER_JOB):
         count = min(ROWS_PER_JOB, shape[0] - first)
         part = np.fromfile(file, np.uint8, count * math.prod(shape[1:])).reshape(count, *shape[1:])
         yield part[[place for place in range(count) if first + place not in bad]]
+        bar.advance(count)

@@ -23,6 +23,7 @@ _FORMAT = 1
 _SETTLED_NS = 2 * 10**9
 """Coarsest resolution of the times of a file, that of FAT."""
 _KEY_BYTES = 16
+_AT_ONCE = 10_000
 
 
 def digests_of(paths: Sequence[str], roots: Sequence[Path], cache_dir: Path, progress: Progress) -> list[str | OSError]:
@@ -38,7 +39,7 @@ def digests_of(paths: Sequence[str], roots: Sequence[Path], cache_dir: Path, pro
         DiskError: the cache cannot be written.
     """
     index = cache_dir / _index_name(roots)
-    keys, changed, missing = _identities(paths)
+    keys, changed, missing = _identities(paths, progress)
     known = read_arrays(index, _is_index)
     places = np.full(len(paths), -1) if known is None else places_of(known["keys"], keys)
     found: list[str | OSError] = [""] * len(paths)
@@ -64,7 +65,7 @@ def _index_name(roots: Sequence[Path]) -> str:
     return f"files-{hasher.hexdigest()[:32]}{SUFFIX}"
 
 
-def _identities(paths: Sequence[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _identities(paths: Sequence[str], progress: Progress) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """What says whether files are the same as before.
 
     Returns:
@@ -74,16 +75,19 @@ def _identities(paths: Sequence[str]) -> tuple[np.ndarray, np.ndarray, np.ndarra
     keys = bytearray()
     changed = np.zeros(len(paths), dtype=np.int64)
     missing = np.zeros(len(paths), dtype=bool)
-    for place, path in enumerate(paths):
-        try:
-            status = os.stat(path)  # noqa: PTH116 - a Path object per file is slow
-        except (OSError, ValueError):
-            missing[place] = True
-            keys += bytes(_KEY_BYTES)
-            continue
-        changed[place] = last = max(status.st_mtime_ns, status.st_ctime_ns)
-        text = f"{status.st_ino} {status.st_size} {status.st_mtime_ns} {last} {path}"
-        keys += hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=_KEY_BYTES).digest()
+    with progress.phase("Looking for changed files", len(paths), unit="files") as bar:
+        for place, path in enumerate(paths):
+            if place % _AT_ONCE == 0:
+                bar.advance(min(_AT_ONCE, len(paths) - place))
+            try:
+                status = os.stat(path)  # noqa: PTH116 - a Path object per file is slow
+            except (OSError, ValueError):
+                missing[place] = True
+                keys += bytes(_KEY_BYTES)
+                continue
+            changed[place] = last = max(status.st_mtime_ns, status.st_ctime_ns)
+            text = f"{status.st_ino} {status.st_size} {status.st_mtime_ns} {last} {path}"
+            keys += hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=_KEY_BYTES).digest()
     return np.frombuffer(bytes(keys), "<u8").reshape(-1, 2), changed, missing
 
 
