@@ -85,8 +85,8 @@ def _identities(paths: Sequence[str], progress: Progress) -> tuple[np.ndarray, n
                 missing[place] = True
                 keys += bytes(_KEY_BYTES)
                 continue
-            changed[place] = last = max(status.st_mtime_ns, status.st_ctime_ns)
-            text = f"{status.st_ino} {status.st_size} {status.st_mtime_ns} {last} {path}"
+            changed[place] = max(status.st_mtime_ns, status.st_ctime_ns)
+            text = f"{status.st_ino} {status.st_size} {status.st_mtime_ns} {status.st_ctime_ns} {path}"
             keys += hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=_KEY_BYTES).digest()
     return np.frombuffer(bytes(keys), "<u8").reshape(-1, 2), changed, missing
 

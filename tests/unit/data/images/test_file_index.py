@@ -40,7 +40,7 @@ def read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         return hash_files(paths, progress)
 
     monkeypatch.setattr(file_index, "hash_files", hashed)
-    monkeypatch.setattr(file_index, "_SETTLED_NS", -(10**12))
+    monkeypatch.setattr(file_index, "_SETTLED_NS", -(10**19) // 2)
     return names
 
 
@@ -58,12 +58,13 @@ def test_unchanged_files_are_read_once(folder: Path, read: list[str]) -> None:
     assert len(read) == 5
 
 
-def test_a_changed_file_is_read_even_with_its_old_size_and_time(folder: Path, read: list[str]) -> None:
-    digests(folder)
+@pytest.mark.parametrize("time", [10**18, 4 * 10**18], ids=["past", "future"])
+def test_a_changed_file_is_read_even_with_its_old_size_and_time(folder: Path, read: list[str], time: int) -> None:
     path = folder / "2.png"
-    before = path.stat()
+    os.utime(path, ns=(time, time))
+    digests(folder)
     path.write_bytes(b"x")
-    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    os.utime(path, ns=(time, time))
     read.clear()
     assert digests(folder)[2] == sha256(b"x")
     assert read == ["2.png"]
