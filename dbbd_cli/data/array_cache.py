@@ -56,6 +56,16 @@ def cached_arrays(
     return made if arrays is None else arrays  # None: another process has removed it to make room
 
 
+def write_arrays(path: Path, arrays: Arrays) -> None:
+    """Write a small file of the cache, whatever it held before; no other file is removed to make room.
+
+    Raises:
+        DiskError: the cache cannot be written.
+    """
+    with entry_lock(path), disk_errors(path.parent):
+        _write(path, arrays)
+
+
 def read_arrays(path: Path, usable: Callable[[Arrays], bool]) -> Arrays | None:
     """Return the arrays of a file in the cache, or None if it is missing, damaged or not `usable`."""
     try:

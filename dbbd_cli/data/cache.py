@@ -1,8 +1,8 @@
 """The folder of prepared data: its location, the locks of its files, and the limit on their total size.
 
-Images (`images/cache.py`), arrays (`array_cache.py`) and copies of remote files (`remote.py`) share it. Each file is
-written under a temporary name and renamed when it is complete; its name is a hash of its source, so no file is ever out
-of date.
+Images (`images/cache.py`, `images/file_index.py`), arrays (`array_cache.py`) and copies of remote files (`remote.py`)
+share it. Each file is written under a temporary name and renamed when it is complete. The name of prepared data is a
+hash of its source, so none is ever out of date; indexes of files are written again when some are new or have changed.
 """
 
 from __future__ import annotations
@@ -32,7 +32,10 @@ MARK = "dbbd-cache.txt"
 _MARK_TEXT = "dbbd keeps prepared data in this folder. You can delete it; it is created again when it is needed."
 LIMIT_BYTES = 40 * 1024**3
 """Size above which the least recently used files are removed."""
-_FILES = ("images-*.u8", "images-*.json", "scene-*.arrays", "shard-*.arrays", "remote-*")
+_FILES = (
+    *("images-*.u8", "images-*.json", "files-*.arrays", "checked-*.arrays"),
+    *("scene-*.arrays", "shard-*.arrays", "remote-*"),
+)
 
 
 def cache_folder(configured: str | None) -> Path:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 from dbbd_cli.core.errors import DataError
 from dbbd_cli.core.progress import Progress
 from dbbd_cli.core.text import counted, printable
-from dbbd_cli.data.manifest import Manifest, Sample
+from dbbd_cli.data.manifest import Manifest, Samples
 from dbbd_cli.data.problems import shortened
 from dbbd_cli.data.splitting import assign_splits, check_class_sizes, check_splits, draw_sample
 from dbbd_cli.data.urls.cleaning import host_of
@@ -204,7 +204,7 @@ def divide(
         splits = given
     else:
         splits = assign_splits(keys, labels, groups, source.classes, sampling.shares, sampling.seed)
-    divided = tuple(map(Sample, keys, labels, hashes, splits, texts))
+    divided = Samples(keys, labels, hashes, splits, texts)
     return Manifest(source.kind, source.classes, tuple(map(str, source.roots)), divided, tuple(problems))
 
 
@@ -232,10 +232,9 @@ def _handle_problems(problems: Sequence[str], on_error: OnError, unit: str, prog
 
 def _report_leaks(splits: Sequence[str], hashes: Sequence[str], unit: str, progress: Progress) -> None:
     """Warn of contents, given by their hashes, that the source has in several splits."""
-    found: dict[str, set[str]] = defaultdict(set)
-    for split, digest in zip(splits, hashes, strict=True):
-        found[digest].add(split)
-    leaks = sum(len(places) > 1 for places in found.values())
+    first: dict[str, str] = {}
+    pairs = zip(splits, hashes, strict=True)
+    leaks = len({digest for split, digest in pairs if first.setdefault(digest, split) != split})
     progress.line("Using the splits of the table.")
     if leaks:
         progress.warn(
@@ -248,9 +247,11 @@ def _report_duplicates(
     classes: Sequence[str], hashes: Sequence[str], candidates: Sequence[Candidate], unit: str, progress: Progress
 ) -> None:
     """Report samples with the same content, given by its hash, within and across classes."""
+    repeated = {digest for digest, count in Counter(hashes).items() if count > 1}
     places: dict[str, list[int]] = defaultdict(list)
     for position, digest in enumerate(hashes):
-        places[digest].append(position)
+        if digest in repeated:
+            places[digest].append(position)
     across = [found for found in places.values() if len({candidates[p].label for p in found}) > 1]
     within = sum(len(found) - 1 for found in places.values())
     if across:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple, Protocol, overload
 
 import numpy as np
 import torch
@@ -31,6 +31,30 @@ class Share(NamedTuple):
     first: int
     samples: int
     total: int
+
+
+class Plan(Sequence[list[Key]]):
+    """The samples of batches; keys are made only when they are asked for, because a million of them take 0.2 GB.
+
+    Args:
+        epoch: the epoch.
+        parts: the sample indices of each batch, int64.
+    """
+
+    def __init__(self, epoch: int, parts: list[np.ndarray]) -> None:
+        self.epoch, self.parts = epoch, parts
+
+    def __len__(self) -> int:
+        return len(self.parts)
+
+    @overload
+    def __getitem__(self, batch: int) -> list[Key]: ...
+    @overload
+    def __getitem__(self, batch: slice) -> Plan: ...
+    def __getitem__(self, batch: int | slice) -> list[Key] | Plan:
+        if isinstance(batch, slice):
+            return Plan(self.epoch, self.parts[batch])
+        return [(self.epoch, index) for index in self.parts[batch].tolist()]
 
 
 class BatchDataset(Protocol):
@@ -96,7 +120,8 @@ class BatchLoader:
         self.seed = seed
         self.batch_size = batch_size
         self.rank, self.num_processes = 0, 1
-        self._plan: list[list[Key]] = []  # the batch sampler; replaced for each epoch
+        self._plan = Plan(0, [])  # the batch sampler; changed for each epoch
+        self._last_order: tuple[int, np.ndarray] | None = None
         # More would be idle. The batches do not depend on the number of workers.
         workers = min(num_workers, usable_processors(), len(self))
         self._workers = Workers(worker_timeout)
@@ -141,21 +166,21 @@ class BatchLoader:
         """Samples per epoch."""
         return len(self.dataset)
 
-    def plan(self, epoch: int) -> list[list[Key]]:
+    def plan(self, epoch: int) -> Plan:
         """Return the samples that this process makes of each batch of an epoch, at least one."""
-        keys = [(epoch, int(index)) for index in self._order(epoch)]
-        return [keys[self._places(batch)] for batch in range(len(self))]
+        order = self._order(epoch)
+        return Plan(epoch, [order[self._places(batch)] for batch in range(len(self))])
 
     def keys_of(self, epoch: int, batch: int) -> list[Key]:
         """Return the samples that this process makes of a batch of an epoch; empty if the epoch has no such batch."""
         if batch >= len(self):
             return []
-        return [(epoch, int(index)) for index in self._order(epoch)[self._places(batch)]]
+        return Plan(epoch, [self._order(epoch)[self._places(batch)]])[0]
 
     def is_start_of(self, keys: list[Key], epoch: int, batch: int) -> bool:
         """Whether a batch of an epoch, as all processes make it together, begins with the given samples."""
         first = batch * self.batch_size
-        return [(epoch, int(index)) for index in self._order(epoch)[first : first + len(keys)]] == keys
+        return [(epoch, index) for index in self._order(epoch)[first : first + len(keys)].tolist()] == keys
 
     def _places(self, batch: int) -> slice:
         """Where the samples that this process makes of a batch stand in the order of an epoch."""
@@ -165,7 +190,11 @@ class BatchLoader:
         return slice(first, first + max(share.samples, 1))
 
     def _order(self, epoch: int) -> np.ndarray:
-        return permutation(self.seed, epoch, self.num_samples) if self.shuffle else np.arange(self.num_samples)
+        """The order of an epoch `(N,)`, int64; the last one is kept, because each checkpoint needs it."""
+        if self._last_order is None or self._last_order[0] != epoch:
+            count = self.num_samples
+            self._last_order = epoch, permutation(self.seed, epoch, count) if self.shuffle else np.arange(count)
+        return self._last_order[1]
 
     def make(self, keys: list[Key]) -> Any:
         """Make the batch of the given samples in this process.
@@ -182,12 +211,12 @@ class BatchLoader:
             DbbdError: the dataset cannot make a batch, or a worker has died or hangs.
         """
         plan = self.plan(epoch)[start::step]
-        self._plan[:] = plan
-        for keys, batch in zip(plan, self._workers.batches(self._loader), strict=True):
+        self._plan.epoch, self._plan.parts = plan.epoch, plan.parts
+        for number, batch in zip(range(len(plan)), self._workers.batches(self._loader), strict=True):
             if isinstance(batch, DbbdError):
                 raise batch
             # An OSError: the file of the batch was removed. Made here, the batch is the same.
-            yield self.make(keys) if isinstance(batch, OSError) else batch
+            yield self.make(plan[number]) if isinstance(batch, OSError) else batch
 
     def close(self) -> None:
         """End the worker processes, even if they hang."""

@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterator, Sequence
+from itertools import groupby
+
+import numpy as np
 
 from dbbd_cli.core.errors import DataError
 from dbbd_cli.core.text import counted
@@ -151,28 +154,56 @@ def _draw_splits(
     attempt: int,
 ) -> list[str]:
     left = {label: _quota(count, shares, label) for label, count in Counter(labels).items()}
-    members: dict[Hashable, list[int]] = {}
-    for position, group in enumerate(groups):
-        members.setdefault(group, []).append(position)
-    ranks = {group: _rank(seed, "split", keys[positions[0]]) for group, positions in members.items()}
     splits = [""] * len(keys)
-    for group in sorted(members, key=lambda g: (-len(members[g]), ranks[g])):
-        need = Counter(labels[position] for position in members[group])
-        places = [sum(left[label][s] for label in need) for s in range(3)]
-        weights = [places[s] if all(left[label][s] >= n for label, n in need.items()) else 0 for s in range(3)]
-        if attempt:  # the groups are too large to all fit
-            weights = [max(number, 0) for number in places]
-        if sum(weights) == 0:
-            chosen = max(range(3), key=lambda s: places[s])
-        else:
-            # The hash is the random number: 64 bits of it, as a fraction of 1.
-            ticket = int(_rank(seed, f"draw {attempt}", ranks[group])[:16], 16) / 2**64 * sum(weights)
-            chosen = 0 if ticket < weights[0] else 1 if ticket < weights[0] + weights[1] else 2
-        for label, n in need.items():
-            left[label][chosen] -= n
-        for position in members[group]:
-            splits[position] = SPLITS[chosen]
+    first: dict[Hashable, int] = {}
+    several: dict[int, list[int]] = {}  # only these groups get a list: there may be a million groups of one
+    for position, group in enumerate(groups):
+        begin = first.setdefault(group, position)
+        if begin != position:
+            several.setdefault(begin, [begin]).append(position)
+    large = sorted(several, key=lambda begin: -len(several[begin]))
+    for _, begins in groupby(large, key=lambda begin: len(several[begin])):
+        for begin, draw in _drawn(keys, list(begins), seed, attempt):
+            need = Counter(labels[position] for position in several[begin])
+            places = [sum(left[label][s] for label in need) for s in range(3)]
+            weights = [places[s] if all(left[label][s] >= n for label, n in need.items()) else 0 for s in range(3)]
+            if attempt:  # the groups are too large to all fit
+                weights = [max(number, 0) for number in places]
+            chosen = _chosen(weights, places, draw)
+            for label, n in need.items():
+                left[label][chosen] -= n
+            for position in several[begin]:
+                splits[position] = SPLITS[chosen]
+    ones = [begin for begin in first.values() if begin not in several] if several else list(first.values())
+    for position, draw in _drawn(keys, ones, seed, attempt):
+        places = left[labels[position]]
+        chosen = _chosen([max(number, 0) for number in places], places, draw)
+        places[chosen] -= 1
+        splits[position] = SPLITS[chosen]
     return splits
+
+
+def _drawn(keys: Sequence[str], positions: Sequence[int], seed: int, attempt: int) -> Iterator[tuple[int, float]]:
+    """Yield positions in hash order of their keys, each with a random number in [0, 1)."""
+    sha256 = hashlib.sha256
+    before = f"{seed}:split:".encode()
+    ranks = [sha256(before + keys[position].encode("utf-8", "surrogatepass")).digest() for position in positions]
+    words = np.frombuffer(b"".join(ranks), ">u8").reshape(-1, 4)
+    order = np.lexsort(words.T[::-1])
+    before = f"{seed}:draw {attempt}:".encode()
+    # The hash is the random number: 64 bits of it, as a fraction of 1.
+    draws = b"".join([sha256(before + ranks[place].hex().encode()).digest()[:8] for place in order.tolist()])
+    numbers = np.frombuffer(draws, ">u8") / 2.0**64
+    return zip(np.asarray(positions, np.int64)[order].tolist(), numbers.tolist(), strict=True)
+
+
+def _chosen(weights: Sequence[int], places: Sequence[int], draw: float) -> int:
+    """Draw one of three splits with probability proportional to its weight; without weights, that with most places."""
+    total = weights[0] + weights[1] + weights[2]
+    if total == 0:
+        return max(range(3), key=lambda s: places[s])
+    ticket = draw * total
+    return 0 if ticket < weights[0] else 1 if ticket < weights[0] + weights[1] else 2
 
 
 def _quota(count: int, shares: Sequence[float], label: int) -> list[int]:

@@ -144,7 +144,7 @@ def _branch(run: OpenedRun, progress: Progress) -> Path:
 
     def fill(folder: Path) -> None:
         try:
-            write_text(folder / SPLITS, run.manifest.to_json())
+            run.manifest.write(folder / SPLITS)
             copy_shards(run.checkpoint, run.path, folder)
             for name in (ENVIRONMENT, HISTORY):
                 if (run.folder / name).is_file():

@@ -13,7 +13,6 @@ import torch
 from dbbd_cli.config.load import Override
 from dbbd_cli.config.sections import TaskConfig, changed_settings
 from dbbd_cli.core.errors import CheckpointError, ConfigError, DataError, reason_of
-from dbbd_cli.core.files import write_text
 from dbbd_cli.core.limits import is_memory_limited
 from dbbd_cli.core.paths import shown_path
 from dbbd_cli.core.processes import Member
@@ -202,7 +201,7 @@ def _manifest_of_run(checkpoint: Path, config: TaskConfig, digest: object, force
             what = "does not match the run" if lost is None else "is damaged" if path.exists() else "is missing"
             progress.warn(f"{path} {what}. It was rebuilt from the settings and matches the checkpoint.")
             with suppress(OSError):  # the folder may be read-only
-                write_text(path, rebuilt.to_json())
+                rebuilt.write(path)
             return rebuilt
     if manifest is None:
         assert lost is not None

@@ -50,7 +50,7 @@ def train_new_run(
     def fill(folder: Path) -> None:
         try:
             write_text(folder / CONFIG, dump_config(config))
-            write_text(folder / SPLITS, manifest.to_json())
+            manifest.write(folder / SPLITS)
             write_environment(folder, command, trainer.runtime)
             with supervised(trainer.workload):
                 trainer.save(folder)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
 from dbbd_cli.core.errors import ConfigError
@@ -10,12 +10,13 @@ from dbbd_cli.core.paths import is_url
 from dbbd_cli.core.progress import Progress, Silent
 from dbbd_cli.data.cache import cache_folder
 from dbbd_cli.data.candidates import Sampling, Source
-from dbbd_cli.data.images.refs import ImageRef
+from dbbd_cli.data.images.manifest import refs_of
+from dbbd_cli.data.images.refs import ImageRefs
 from dbbd_cli.data.images.shard_index import Keys
 from dbbd_cli.data.images.shards import Shards, list_shards
-from dbbd_cli.data.images.sources import file_of, list_classes, list_folder
+from dbbd_cli.data.images.sources import list_classes, list_folder
 from dbbd_cli.data.images.table import list_table
-from dbbd_cli.data.manifest import Manifest, Sample
+from dbbd_cli.data.manifest import Manifest, Sample, Samples
 from dbbd_cli.data.remote import local_copy
 from dbbd_cli.data.urls.cleaning import clean_url
 from dbbd_cli.data.urls.sources import list_synthetic, list_urls
@@ -61,17 +62,16 @@ def shards_of(data: ClassifierDataConfig) -> Shards | None:
     return Shards(data.path, Keys(data.label_column, data.split_column), cache_folder(data.cache_dir))
 
 
-def image_refs(data: ClassifierDataConfig, manifest: Manifest, samples: Sequence[Sample]) -> list[ImageRef]:
-    """The images of samples, according to the configuration; they may have moved.
+def image_refs(config: ClassifierConfig, manifest: Manifest, samples: Samples) -> ImageRefs:
+    """The images of samples of a manifest, according to the configuration; they may have moved.
 
     Raises:
         ConfigError: the classes of the configuration are not those of the manifest.
         DataError: the shards that contain the images cannot be found.
     """
-    if (shards := shards_of(data)) is not None:
-        return shards.locate((sample.key for sample in samples), Silent())
-    roots = class_folders(data, manifest)
-    return [ImageRef(s.sha256, path=str(file_of(roots, s.key, s.label))) for s in samples]
+    shards = shards_of(config.data)
+    located = None if shards is None else shards.locate(samples.keys, Silent())
+    return refs_of(samples, class_folders(config.data, manifest), config.data.urls, located)
 
 
 def sampling(config: ClassifierConfig) -> Sampling:

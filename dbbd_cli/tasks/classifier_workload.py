@@ -100,8 +100,8 @@ class ClassifierWorkload(ABC):
 
     def names(self, batch: Any, split: str) -> list[str]:
         """Return the paths or URLs of the batch's samples."""
-        samples = self.manifest.of(split)
-        return [samples[index].key for index in batch.samples.tolist()]
+        keys = self.manifest.of(split).keys
+        return [keys[index] for index in batch.samples.tolist()]
 
     @property
     def false_positive_rate(self) -> float:

@@ -130,8 +130,8 @@ class SceneWorkload(ABC):
 
     def names(self, batch: PointBatch, split: str) -> list[str]:
         """The scenes of the batch."""
-        samples = self.manifest.of(split)
-        return [samples[index].key for index in batch.samples.tolist()]
+        keys = self.manifest.of(split).keys
+        return [keys[index] for index in batch.samples.tolist()]
 
     @property
     def monitor(self) -> str:

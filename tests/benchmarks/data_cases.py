@@ -97,7 +97,7 @@ def index_200k(repeat: int) -> Measured:
     root = Path(tempfile.mkdtemp())
     _write_many(root)
 
-    def prepared(refs: list[Any], size: int, cache_dir: Path, progress: object, *, verify: bool) -> PreparedImages:
+    def prepared(refs: list[Any], size: int, cache_dir: Path, progress: object) -> PreparedImages:
         # The pixels would fill 30 GB; `image_cache` measures their cost.
         return PreparedImages(cache_dir / "none", (len(refs), 3, size, size), {})
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -37,23 +37,17 @@ class ImageDataset:
         labels: class of each image of this split.
     """
 
-    def __init__(self, prepared: PreparedImages, rows: Sequence[int], labels: Sequence[int]) -> None:
-        self.prepared = prepared
-        # Opened immediately: the mapping survives the removal of the cache file during training.
-        self._pixels: np.ndarray | None = prepared.open()
+    def __init__(
+        self, prepared: PreparedImages, rows: Sequence[int] | np.ndarray, labels: Sequence[int] | np.ndarray
+    ) -> None:
+        self._pixels = prepared.open()
         self.rows = np.asarray(rows, dtype=np.int64)
         self.labels = np.asarray(labels, dtype=np.int64)
 
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __getstate__(self) -> dict[str, Any]:
-        # A spawned worker would get a copy of the mapped pixels; it opens the file itself.
-        return {**self.__dict__, "_pixels": None}
-
     def __getitems__(self, keys: list[Key]) -> ImageBatch:
-        if self._pixels is None:
-            self._pixels = self.prepared.open()
         samples = np.asarray([index for _, index in keys], dtype=np.int64)
         return ImageBatch(
             pixels=torch.from_numpy(self._pixels[self.rows[samples]]),

@@ -12,12 +12,13 @@ from dbbd_cli.core.progress import Progress
 from dbbd_cli.core.text import counted
 from dbbd_cli.data.candidates import MAX_LISTED, Candidate, Sampling, Source, divide, draw
 from dbbd_cli.data.folder_entries import warn_of_unread
-from dbbd_cli.data.images.cache import PreparedImages, cached_images, is_prepared, prepare_images, unverified_images
+from dbbd_cli.data.images.cache import PreparedImages, cached_images, is_prepared, prepare_images
+from dbbd_cli.data.images.file_index import digests_of
 from dbbd_cli.data.images.formats import ways_to_read
-from dbbd_cli.data.images.refs import ImageRef, hash_files
+from dbbd_cli.data.images.refs import ImageRefs, hash_files
 from dbbd_cli.data.images.shards import Shards
-from dbbd_cli.data.images.sources import file_of
-from dbbd_cli.data.manifest import Manifest, Sample
+from dbbd_cli.data.images.sources import files_of
+from dbbd_cli.data.manifest import Manifest, Samples
 from dbbd_cli.data.problems import short
 from dbbd_cli.data.urls.cleaning import UrlCleaning, clean_url, url_sha256
 
@@ -44,16 +45,16 @@ def make_manifest(
     Raises:
         DataError: images are unreadable and must not be skipped, or a class has too few.
     """
-    candidates = draw(source, sampling, "image", progress)
+    candidates: Sequence[Candidate] = draw(source, sampling, "image", progress)
     report_skipped(source, progress)
     if source.shards is None:
-        candidates, refs, unreadable = _hash(candidates, source.roots, cleaning, progress)
+        candidates, refs, unreadable = _hash(candidates, source.roots, cleaning, cache_dir, progress)
     else:  # hashed when they were indexed
         refs, unreadable = source.shards.locate([c.key for c in candidates], progress), []
         _fetch(source.shards, refs, image_size, cache_dir, progress)
     candidates, refs, undecodable = _decode(candidates, refs, image_size, cache_dir, progress)
     problems = [*source.problems, *unreadable, *undecodable]
-    hashes = [ref.sha256 for ref in refs]
+    hashes = list(refs.sha256)
     manifest = divide(source, candidates, hashes, [""] * len(refs), problems, sampling, "image", progress)
     if source.shards is None:
         return manifest
@@ -61,40 +62,46 @@ def make_manifest(
 
 
 def _hash(
-    candidates: Sequence[Candidate], roots: Sequence[Path], cleaning: UrlCleaning, progress: Progress
-) -> tuple[list[Candidate], list[ImageRef], list[str]]:
+    candidates: Sequence[Candidate],
+    roots: Sequence[Path],
+    cleaning: UrlCleaning,
+    cache_dir: Path,
+    progress: Progress,
+) -> tuple[Sequence[Candidate], ImageRefs, list[str]]:
     """Return the candidates that can be read, their references, and the problems of the others."""
     if not roots:
-        return list(candidates), [_url_ref(c.key, cleaning) for c in candidates], []
-    readable, refs, problems = [], [], []
-    paths = [str(file_of(roots, c.key, c.label)) for c in candidates]
-    for candidate, path, digest in zip(candidates, paths, hash_files(paths, progress), strict=True):
-        if isinstance(digest, OSError):
-            problems.append(f"{path}: cannot be read: {digest.strerror}")
-        else:
-            readable.append(candidate)
-            refs.append(ImageRef(digest, path=path))
-    return readable, refs, problems
+        return candidates, _url_refs([c.key for c in candidates], cleaning), []
+    paths = files_of(roots, [c.key for c in candidates], [c.label for c in candidates])
+    digests = digests_of(paths, roots, cache_dir, progress)
+    problems = [
+        f"{path}: cannot be read: {digest.strerror}"
+        for path, digest in zip(paths, digests, strict=True)
+        if isinstance(digest, OSError)
+    ]
+    if problems:
+        readable = [place for place, digest in enumerate(digests) if isinstance(digest, str)]
+        candidates = [candidates[place] for place in readable]
+        paths, digests = [paths[place] for place in readable], [digests[place] for place in readable]
+    return candidates, ImageRefs(map(str, digests), paths, are_urls=False), problems
 
 
-def _fetch(shards: Shards, refs: Sequence[ImageRef], image_size: int, cache_dir: Path, progress: Progress) -> None:
+def _fetch(shards: Shards, refs: ImageRefs, image_size: int, cache_dir: Path, progress: Progress) -> None:
     """Download the shards of images whose pixels are not in the cache."""
-    if refs and not is_prepared(refs, image_size, cache_dir):
+    if refs and not is_prepared(refs, image_size, cache_dir, progress):
         shards.fetch(refs, progress)
 
 
 def _decode(
-    candidates: list[Candidate], refs: list[ImageRef], image_size: int, cache_dir: Path, progress: Progress
-) -> tuple[list[Candidate], list[ImageRef], list[str]]:
+    candidates: Sequence[Candidate], refs: ImageRefs, image_size: int, cache_dir: Path, progress: Progress
+) -> tuple[Sequence[Candidate], ImageRefs, list[str]]:
     """Prepare the images; return the good ones, and the problems of the others."""
     if not refs:
         return candidates, refs, []
-    # `prepare_manifest` verifies the pixels before they are used.
-    bad = prepare_images(refs, image_size, cache_dir, progress, verify=False).problems
-    good = [position for position in range(len(refs)) if position not in bad]
+    bad = prepare_images(refs, image_size, cache_dir, progress).problems
     # A URL as it is in the table: cleaning may leave nothing of it.
     problems = [f"{refs[p].path or short(candidates[p].key)}: {reason}" for p, reason in sorted(bad.items())]
-    return [candidates[position] for position in good], [refs[position] for position in good], problems
+    good = [candidate for position, candidate in enumerate(candidates) if position not in bad] if bad else candidates
+    return good, refs.without(bad), problems
 
 
 def report_skipped(source: Source, progress: Progress) -> None:
@@ -104,18 +111,6 @@ def report_skipped(source: Source, progress: Progress) -> None:
     warn_of_unread(source.unread, "image", progress)
     for suffix, way in ways_to_read(source.unread).items():
         progress.warn(f"To read {suffix}: {way}")
-
-
-def prepared_images(manifest: Manifest, image_size: int, cache_dir: Path) -> PreparedImages | None:
-    """Return the images of a manifest that has just been made.
-
-    Nothing is decoded or verified: they come from the cache that `make_manifest` has filled. None if it is gone.
-    """
-    # The cache knows images by their digests and suffixes.
-    refs = [
-        ImageRef(s.sha256, path=s.key) if manifest.roots else ImageRef(s.sha256, url=s.key) for s in manifest.samples
-    ]
-    return unverified_images(refs, image_size, cache_dir)
 
 
 def prepare_manifest(
@@ -128,7 +123,7 @@ def prepare_manifest(
     cache_dir: Path,
     progress: Progress,
     shards: Shards | None = None,
-) -> tuple[PreparedImages, list[Sample]]:
+) -> tuple[PreparedImages, Samples]:
     """Return the pixels of a manifest's images, from the cache or the files.
 
     Args:
@@ -147,70 +142,107 @@ def prepare_manifest(
     Raises:
         DataError: files are missing or have changed since the manifest was made, and are not in the cache.
     """
-    samples = list(manifest.samples)
-    # The cache knows images in shards by digest and suffix: it may have them while the shards are gone.
-    refs = _refs(samples, roots, cleaning) if shards is None else [ImageRef(s.sha256, path=s.key) for s in samples]
+    samples = manifest.columns
+    located = None if shards is None else shards.locate_here(samples.keys, progress)
+    refs = refs_of(samples, roots, cleaning, located)
     prepared = cached_images(refs, image_size, cache_dir, progress)
     if prepared is not None:
-        written, needed = prepared.written_ns() or 0, [s for s in samples if s.split in splits]
-        if shards is None:
-            changed = _count_changed(_refs(needed, roots, cleaning), written, progress)
-        else:
-            changed = shards.count_changed(needed, written)
-        _report_changed(changed, len(needed), progress)
+        if roots or (shards is not None and not shards.are_remote):
+            _report_changed(samples, refs, located, splits, prepared, progress)
         return prepared, samples
-    samples = [sample for sample in samples if sample.split in splits]
-    if shards is None:
-        refs = _refs(samples, roots, cleaning)
+    samples = samples.where(*splits)
+    located = None if shards is None else shards.locate(samples.keys, progress)
+    refs = refs_of(samples, roots, cleaning, located)
+    if shards is not None and located is not None:
+        problems = _changed(refs, located.sha256)
+        if not problems:
+            _fetch(shards, refs, image_size, cache_dir, progress)
     else:
-        found = shards.locate((sample.key for sample in samples), progress)
-        refs = [replace(ref, sha256=sample.sha256) for ref, sample in zip(found, samples, strict=True)]
-        _fetch(shards, refs, image_size, cache_dir, progress)
-    prepared = prepare_images(refs, image_size, cache_dir, progress)
-    if prepared.problems:
-        problems = [f"{refs[position].name}: {reason}" for position, reason in sorted(prepared.problems.items())]
-        are = "is" if len(problems) == 1 else "are"
+        problems = _changed(refs, digests_of(list(refs.names), roots, cache_dir, progress)) if roots else {}
+    if not problems:
+        prepared = prepare_images(refs, image_size, cache_dir, progress)
+        problems = prepared.problems
+    if problems:
+        listed = [f"{refs[position].name}: {reason}" for position, reason in sorted(problems.items())]
+        are = "is" if len(listed) == 1 else "are"
         raise DataError(
-            f"{counted(len(problems), 'image')} of the run's manifest {are} missing, changed or unreadable",
-            details=problems[:MAX_LISTED],
+            f"{counted(len(listed), 'image')} of the run's manifest {are} missing, changed or unreadable",
+            details=listed[:MAX_LISTED],
             hint="restore them; if they have moved, set the new path with --set data.path=PATH "
             "(or data.classes.NAME=DIR for each class)",
         )
+    assert prepared is not None
     return prepared, samples
 
 
-def _count_changed(refs: Sequence[ImageRef], since: int, progress: Progress) -> int:
-    """The number of files that are missing or have changed, of which only those written later are read again."""
-    gone, later = 0, []
-    for ref in refs:
-        if ref.path is not None:
-            try:
-                status = os.stat(ref.path)  # noqa: PTH116 - a Path object per file is slow
-            except OSError:
-                gone += 1
-                continue
-            if max(status.st_mtime_ns, status.st_ctime_ns) > since:
-                later.append(ref)
-    digests = hash_files([str(ref.path) for ref in later], progress) if later else []
-    return gone + sum(digest != ref.sha256 for ref, digest in zip(later, digests, strict=True))
+def _changed(refs: ImageRefs, digests: Sequence[str | OSError]) -> dict[int, str]:
+    """Why images are not what the manifest says, by position, given what they are now."""
+    reason = "its content has changed" if refs.parts is None else "it is no longer in its shard, or has changed"
+    return {
+        place: f"cannot be read: {found.strerror}" if isinstance(found, OSError) else reason
+        for place, (found, sha256) in enumerate(zip(digests, refs.sha256, strict=True))
+        if found != sha256
+    }
 
 
-def _report_changed(changed: int, total: int, progress: Progress) -> None:
-    """Report how many images exist only in the cache."""
+def _report_changed(
+    samples: Samples,
+    refs: ImageRefs,
+    located: ImageRefs | None,
+    splits: Collection[str],
+    prepared: PreparedImages,
+    progress: Progress,
+) -> None:
+    """Report files that are missing or have changed, so that their pixels exist only in the cache."""
+    needed = [place for place, split in enumerate(samples.splits) if split in splits]
+    if located is None:
+        changed = _count_changed_files(refs.at(needed), prepared.written_ns() or 0, progress)
+    else:
+        changed = sum(located.sha256[place] != refs.sha256[place] for place in needed)
     if changed:
         have = "is missing or has" if changed == 1 else "are missing or have"
         progress.line(
-            f"{counted(changed, 'image file')} of {total:,} {have} changed: "
+            f"{counted(changed, 'image file')} of {len(needed):,} {have} changed: "
             "using the cached pixels from the start of the run."
         )
 
 
-def _refs(samples: Sequence[Sample], roots: Sequence[Path], cleaning: UrlCleaning) -> list[ImageRef]:
+def _count_changed_files(refs: ImageRefs, since: int, progress: Progress) -> int:
+    """The number of files that are missing or have changed, of which only those written later are read again."""
+    gone, later = 0, []
+    for place, path in enumerate(refs.names):
+        try:
+            status = os.stat(path)  # noqa: PTH116 - a Path object per file is slow
+        except OSError:
+            gone += 1
+            continue
+        if max(status.st_mtime_ns, status.st_ctime_ns) > since:
+            later.append(place)
+    digests = hash_files([refs.names[place] for place in later], progress) if later else []
+    return gone + sum(digest != refs.sha256[place] for place, digest in zip(later, digests, strict=True))
+
+
+def refs_of(
+    samples: Samples, roots: Sequence[Path], cleaning: UrlCleaning, located: ImageRefs | None = None
+) -> ImageRefs:
+    """Return the images of samples, with the digests of the manifest if they are not URLs.
+
+    Args:
+        samples: the samples.
+        roots: the current folder of each class; empty for URLs and images in shards.
+        cleaning: how URLs are changed before they are rendered.
+        located: what `Shards.locate` has found; None if the images are not in shards.
+
+    Raises:
+        DataError: a key does not lie in the folder of its class.
+    """
+    if located is not None:
+        return ImageRefs(samples.sha256, located.names, are_urls=False, parts=located.parts)
     if roots:
-        return [ImageRef(s.sha256, path=str(file_of(roots, s.key, s.label))) for s in samples]
-    return [_url_ref(s.key, cleaning) for s in samples]
+        return ImageRefs(samples.sha256, files_of(roots, samples.keys, samples.labels), are_urls=False)
+    return _url_refs(samples.keys, cleaning)
 
 
-def _url_ref(url: str, cleaning: UrlCleaning) -> ImageRef:
-    cleaned = clean_url(url, cleaning)
-    return ImageRef(url_sha256(cleaned), url=cleaned)
+def _url_refs(urls: Sequence[str], cleaning: UrlCleaning) -> ImageRefs:
+    cleaned = [clean_url(url, cleaning) for url in urls]
+    return ImageRefs(map(url_sha256, cleaned), cleaned, are_urls=True)

@@ -21,13 +21,13 @@ import tempfile
 import threading
 import traceback
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from contextlib import closing, suppress
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from queue import Empty, SimpleQueue
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
 
@@ -60,6 +60,7 @@ Shape = tuple[int, int, int, int]
 """Of a cache: N images, C channels, height, width."""
 _Rows: TypeAlias = Sequence[tuple[int, list[Any]]]
 """Of a job: the number of each image, and the fields of its `ImageRef` or `Picture`."""
+_Item = TypeVar("_Item")
 
 
 class Problem(NamedTuple):
@@ -94,7 +95,25 @@ def prepare_image(ref: ImageRef, size: int) -> np.ndarray:
     return decode_image(data, size).transpose(2, 0, 1)
 
 
-def prepare_rows(pixels: np.ndarray, rows: Iterable[tuple[int, ImageRef]]) -> Iterator[Problem | None]:
+class RowWriter:
+    """Writes the rows of a cache file; not through a memory map, whose pages would count as memory of the process.
+
+    Args:
+        path: the file; None: rows are dropped.
+        shape: of the cache.
+    """
+
+    def __init__(self, path: Path | str | None, shape: Shape) -> None:
+        self._file = None if path is None else open(path, "r+b", buffering=0)  # noqa: PTH123, SIM115
+        self.shape = shape
+
+    def __setitem__(self, row: int, pixels: np.ndarray) -> None:
+        if self._file is not None:
+            self._file.seek(row * pixels.nbytes)
+            self._file.write(pixels.tobytes())
+
+
+def prepare_rows(pixels: RowWriter | np.ndarray, rows: Iterable[tuple[int, ImageRef]]) -> Iterator[Problem | None]:
     """Prepare rows of a cache file, `pixels`, in this process.
 
     Yields:
@@ -115,9 +134,14 @@ def prepare_rows(pixels: np.ndarray, rows: Iterable[tuple[int, ImageRef]]) -> It
 
 
 def prepare_in_workers(
-    path: Path, shape: Shape, jobs: Sequence[tuple[int, Sequence[ImageRef]]]
+    path: Path | None, shape: Shape, jobs: Iterable[tuple[int, Sequence[ImageRef]]]
 ) -> Generator[tuple[int, dict[int, Problem]], None, None]:
     """Prepare the rows of jobs, each a first row and its images, in one or more worker processes.
+
+    Args:
+        path: the cache file; None: the images are only checked.
+        shape: of the cache.
+        jobs: the first row and the images of each.
 
     Yields:
         For each job, in order of completion, the number of its rows and those that could not be prepared.
@@ -125,11 +149,8 @@ def prepare_in_workers(
     Raises:
         DataError: a process cannot be started, or dies before it begins to work.
     """
-    rows = [
-        [(row, [ref.sha256, ref.path, ref.url, ref.part]) for row, ref in enumerate(refs, start)]
-        for start, refs in jobs
-    ]
-    with closing(_in_workers(["prepare", str(path), shape], rows)) as results:
+    work = ["prepare", None if path is None else str(path), shape]
+    with closing(_in_workers(work, jobs, lambda ref: [ref.sha256, ref.path, ref.url, ref.part])) as results:
         for replies, lost in results:
             problems = {row: Problem(*reply) for row, reply in replies.items() if reply is not None}
             problems |= {row: Problem(reason, lasting=False) for row, reason in lost.items()}
@@ -150,8 +171,7 @@ def read_in_workers(
     Raises:
         DataError: a process cannot be started, or dies before it begins to work.
     """
-    rows = [[(row, list(picture)) for row, picture in enumerate(pictures, start)] for start, pictures in jobs]
-    with closing(_in_workers(["read"], rows)) as results:
+    with closing(_in_workers(["read"], jobs, list)) as results:
         for replies, lost in results:
             yield {row: (texts, problem) for row, (texts, problem) in replies.items()} | {
                 row: ([], reason) for row, reason in lost.items()
@@ -172,8 +192,8 @@ def index_in_workers(shards: Sequence[tuple[Path, Path]], keys: Keys) -> Generat
         DataError: a process cannot be started, or dies before it begins to work.
         DiskError: an index cannot be written.
     """
-    rows = [[(row, [str(index), str(shard)])] for row, (index, shard) in enumerate(shards)]
-    with closing(_in_workers(["index", keys], rows, SHARD_SECONDS)) as results:
+    jobs = [(row, [shard]) for row, shard in enumerate(shards)]
+    with closing(_in_workers(["index", keys], jobs, lambda paths: list(map(str, paths)), SHARD_SECONDS)) as results:
         for replies, lost in results:
             for row, (problem, *disk_error) in replies.items():
                 if disk_error:
@@ -183,16 +203,27 @@ def index_in_workers(shards: Sequence[tuple[Path, Path]], keys: Keys) -> Generat
 
 
 def _in_workers(
-    work: list[Any], jobs: Sequence[_Rows], seconds: float | None = None
+    work: list[Any],
+    jobs: Iterable[tuple[int, Sequence[_Item]]],
+    plain: Callable[[_Item], list[Any]],
+    seconds: float | None = None,
 ) -> Generator[tuple[dict[int, Any], dict[int, str]], None, None]:
-    """Run jobs; yield for each, in order of completion, the reply for each row, and why rows were lost."""
+    """Run jobs; yield for each, in order of completion, the reply for each row, and why rows were lost.
+
+    Few jobs wait at a time, and the items of one are made plain when it begins: there may be a million.
+    """
     workers: list[_Worker] = []
     idle: SimpleQueue[_Worker] = SimpleQueue()
-    count = min(os.cpu_count() or 1, MAX_WORKERS, len(jobs))
+    left = iter(jobs)
+    count = min(os.cpu_count() or 1, MAX_WORKERS)
+    first = list(islice(left, 2 * count))
+    count = min(count, len(first))
 
-    def run(rows: _Rows) -> tuple[dict[int, Any], dict[int, str]]:
+    def run(job: tuple[int, Sequence[_Item]]) -> tuple[dict[int, Any], dict[int, str]]:
+        start, items = job
         worker = idle.get()
         try:
+            rows = [(row, plain(item)) for row, item in enumerate(items, start)]
             return worker.run(work, rows, seconds or IMAGE_SECONDS)
         finally:
             idle.put(worker)
@@ -202,8 +233,12 @@ def _in_workers(
         for _ in range(count):
             workers.append(_Worker())
             idle.put(workers[-1])
-        for done in as_completed([pool.submit(run, job) for job in jobs]):
-            yield done.result()
+        running = {pool.submit(run, job) for job in first}
+        while running:
+            done, running = wait(running, return_when=FIRST_COMPLETED)
+            running |= {pool.submit(run, job) for job in islice(left, len(done))}
+            for finished in done:
+                yield finished.result()
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
         for worker in workers:
@@ -376,14 +411,14 @@ def _replies(work: list[Any], rows: _Rows) -> Iterator[Any]:
     """The reply for each row of a job, as `_Worker.run` sends it.
 
     Args:
-        work: `prepare`, path and shape of the cache file to write; `read` for the codes of pictures; or `index` and the
-            `Keys` of tar shards.
+        work: `prepare`, path (None: write nothing) and shape of the cache file; `read` for the codes of pictures; or
+            `index` and the `Keys` of tar shards.
         rows: number and content of each row.
     """
     what, *given = work
     if what == "prepare":
         path, shape = given
-        pixels = np.memmap(path, dtype=np.uint8, mode="r+", shape=tuple(shape))
+        pixels = RowWriter(path, tuple(shape))
         refs = ((row, ImageRef(sha256, file, url, part and Part(*part))) for row, (sha256, file, url, part) in rows)
         return prepare_rows(pixels, refs)
     if what == "read":

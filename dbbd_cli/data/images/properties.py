@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 
 from dbbd_cli.core.progress import Progress, Silent
+from dbbd_cli.data.images.cache import Pixels
 from dbbd_cli.data.images.decode import readable_formats
 from dbbd_cli.data.images.qr_version import qr_version
 from dbbd_cli.data.images.refs import ImageRef, Part, open_image_file
@@ -111,14 +112,13 @@ def file_code_properties(refs: Sequence[ImageRef], progress: Progress) -> list[P
     return [numbers("QR version", read_versions(refs, progress), _ONE_VERSION)]
 
 
-def pixel_properties(pixels: np.ndarray, rows: Sequence[int]) -> list[Property]:
+def pixel_properties(pixels: Pixels | np.ndarray, rows: Sequence[int] | np.ndarray) -> list[Property]:
     """The mean gray, 0 to 255, of some rows of prepared images `(N, C, S, S)`, from every fourth pixel."""
-    pixels = np.asarray(pixels)  # a memory map is slow to index
-    gray = [float(pixels[row, :, ::4, ::4].mean()) for row in rows]
+    gray = [float(pixels[row][:, ::4, ::4].mean()) for row in rows]
     return [numbers("mean gray", gray, _ONE_BRIGHTNESS)]
 
 
-def pixel_relations(pixels: np.ndarray, rows: Sequence[int]) -> list[Relation]:
+def pixel_relations(pixels: Pixels | np.ndarray, rows: Sequence[int]) -> list[Relation]:
     """Groups of rows of prepared images `(N, C, S, S)` that look the same, also in other sizes and formats."""
     grays = [_gray(pixels[row]) for row in rows]
     hashes = np.array([difference_hash(gray) for gray in grays], dtype=np.uint64)

@@ -6,24 +6,30 @@ import hashlib
 import itertools
 import json
 import os
+from array import array
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from dbbd_cli.core.errors import DataError
 from dbbd_cli.core.paths import is_url, shown_url
-from dbbd_cli.core.progress import Progress, Silent
+from dbbd_cli.core.progress import Progress
 from dbbd_cli.core.text import printable
 from dbbd_cli.data.candidates import Candidate, Source, check_number_of_classes
 from dbbd_cli.data.images.formats import can_read
 from dbbd_cli.data.images.processes import index_in_workers
-from dbbd_cli.data.images.refs import ImageRef, Part
+from dbbd_cli.data.images.refs import ImageRefs, Parts
 from dbbd_cli.data.images.shard_index import INDEX_FORMAT, Keys, ShardIndex, read_index
 from dbbd_cli.data.images.shard_paths import common_folder, places, without_query
-from dbbd_cli.data.manifest import SPLITS, Sample
+from dbbd_cli.data.manifest import SPLITS
 from dbbd_cli.data.problems import UNPRINTABLE, shortened
 from dbbd_cli.data.remote import RemoteFile, download, remote_files
+
+NO_DIGEST = "0" * 64
+"""In place of the SHA-256 of an image that cannot be found."""
 
 
 @dataclass(frozen=True)
@@ -97,10 +103,10 @@ class Shards:
                     bar.advance()
         return {name: index for name, index in found.items() if index is not None}, sorted(problems)
 
-    def locate(self, keys: Iterable[str], progress: Progress) -> list[ImageRef]:
+    def locate(self, keys: Sequence[str], progress: Progress) -> ImageRefs:
         """Find images by their keys, as `list_shards` makes them; keys from a stored file are not trusted.
 
-        An image that is no longer in its shard gets a reference that cannot be read.
+        An image that is no longer in its shard gets a reference that cannot be read, with `NO_DIGEST`.
 
         Raises:
             DataError: there are no shards, or some cannot be found.
@@ -108,50 +114,56 @@ class Shards:
         """
         indexes, _ = self.index(progress)
         shards = self._shards()
-        refs: list[ImageRef] = []
+        files = {os.devnull: 0, **{str(shard.file): place for place, shard in enumerate(shards.values(), 1)}}
+        sha256: list[str] = []
+        names: list[str] = []
+        positions = array("q")  # file, offset and size of each image
         # One after the other, as their keys are in the order of the shards: a table of all names would be large.
         for name, group in itertools.groupby(keys, lambda key: _shard_of(key, shards)):
             index = indexes.get(name)
             row_of = {} if index is None else {member: row for row, member in enumerate(index.names)}
             for key in group:
                 member = key.split("/", 1)[-1].removeprefix(f"{name}/")
+                names.append(f"{shown_url(shards[name].place)}/{member}" if name else printable(key))
                 row = row_of.get(member)
-                shown = f"{shown_url(shards[name].place)}/{member}" if name else printable(key)
                 if index is None or row is None:
-                    refs.append(ImageRef("", path=shown, part=Part(os.devnull, 0, 0)))
+                    sha256.append(NO_DIGEST)
+                    positions.extend((0, 0, 0))
                 else:
-                    part = Part(str(shards[name].file), int(index.offset[row]), int(index.size[row]))
-                    refs.append(ImageRef(index.sha256[row].tobytes().hex(), path=shown, part=part))
-        return refs
+                    sha256.append(index.sha256[row].tobytes().hex())
+                    positions.extend((files[str(shards[name].file)], int(index.offset[row]), int(index.size[row])))
+        file, offset, size = np.frombuffer(positions, np.int64).reshape(-1, 3).T.copy()
+        parts = Parts(tuple(files), file.astype(np.int32), offset, size)
+        return ImageRefs(sha256, names, are_urls=False, parts=parts)
 
-    def fetch(self, refs: Iterable[ImageRef], progress: Progress) -> None:
+    def locate_here(self, keys: Sequence[str], progress: Progress) -> ImageRefs:
+        """As `locate`, but nothing is asked of servers, and shards may be gone: their images then cannot be read.
+
+        Raises:
+            DiskError: the cache cannot be written.
+        """
+        if not self.are_remote:
+            with suppress(DataError, OSError):
+                return self.locate(keys, progress)
+        nowhere = np.zeros(len(keys), np.int64)
+        parts = Parts((os.devnull,), nowhere.astype(np.int32), nowhere, nowhere)
+        return ImageRefs([NO_DIGEST] * len(keys), map(printable, keys), are_urls=False, parts=parts)
+
+    @property
+    def are_remote(self) -> bool:
+        """Whether the shards are behind URLs."""
+        return is_url(self.path)
+
+    def fetch(self, refs: ImageRefs, progress: Progress) -> None:
         """Download the shards of images unless the cache contains them.
 
         Raises:
             DataError: one cannot be read.
             DiskError: one cannot be written.
         """
-        needed = {ref.part.file for ref in refs if ref.part}
+        assert refs.parts is not None
+        needed = {refs.parts.files[place] for place in np.unique(refs.parts.file)}
         self._fetch([shard for shard in self._shards().values() if str(shard.file) in needed], progress)
-
-    def count_changed(self, samples: Sequence[Sample], since: int) -> int:
-        """The number of samples that are missing or have changed in shards of this machine; remote ones are not asked.
-
-        Args:
-            samples: the samples.
-            since: only shards written later, nanoseconds since 1970, are read again.
-        """
-        if is_url(self.path):
-            return 0
-        try:
-            shards = self._shards()
-            status = {name: shard.file.stat() for name, shard in shards.items()}
-            if all(max(found.st_mtime_ns, found.st_ctime_ns) <= since for found in status.values()):
-                return sum(not _shard_of(sample.key, shards) for sample in samples)
-            refs = self.locate((sample.key for sample in samples), Silent())
-        except (DataError, OSError):
-            return len(samples)
-        return sum(ref.sha256 != sample.sha256 for ref, sample in zip(refs, samples, strict=True))
 
     def _fetch(self, shards: Iterable[Shard], progress: Progress) -> None:
         download([shard.remote for shard in shards if shard.remote], self.cache_dir, progress)
@@ -170,7 +182,7 @@ class Shards:
             if bad is not None:
                 why = "has unprintable characters" if UNPRINTABLE.search(bad) else "occurs twice"
                 raise DataError(f"data.path: the shard name {printable(bad)} {why}", hint="rename the shard")
-            remote = remote_files(found) if is_url(self.path) else [None] * len(found)
+            remote = remote_files(found) if self.are_remote else [None] * len(found)
             self._found = dict(zip(names, map(self._shard, names, found, remote), strict=True))
         return self._found
 

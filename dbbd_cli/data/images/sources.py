@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -23,6 +24,9 @@ from dbbd_cli.data.images.formats import (
 from dbbd_cli.data.problems import UNPRINTABLE, scan_folder, shortened, why
 
 _LINKED_FOLDER = "is a link to a folder, which is not followed"
+_NOT_INSIDE = {"posix": re.compile(r"//|/\.\.?/|\0"), "nt": re.compile(r"//|/\.\.?/|[\0\\:]")}
+"""What a path within a folder, between slashes, must not have; on Windows a backslash also separates folders, and a
+colon selects a drive."""
 _SPLIT_NAMES = {"train", "training", "val", "valid", "validation", "test", "testing"}
 
 
@@ -97,26 +101,34 @@ def list_images(folder: Path) -> tuple[list[Path], list[str], int, Counter[str]]
 
 
 def file_of(roots: Sequence[Path], key: str, label: int) -> Path:
-    """Return the file that a key names.
+    """Return the file that a key names; see `files_of`."""
+    [path] = files_of(roots, [key], [label])
+    return Path(path)
+
+
+def files_of(roots: Sequence[Path], keys: Sequence[str], labels: Sequence[int]) -> list[str]:
+    """Return the files that keys name.
 
     Args:
         roots: the folder of each class.
-        key: the key, which may come from a stored file and is not trusted.
-        label: label of the sample.
+        keys: the keys, which may come from a stored file and are not trusted.
+        labels: the label of each sample.
 
     Raises:
-        DataError: the key does not lie in the folder of the class.
+        DataError: a key does not lie in the folder of its class.
     """
-    _, *parts = key.split("/")
-    # On Windows a backslash also separates folders, and a colon selects a drive.
-    forbidden = set("\0\\:" if os.name == "nt" else "\0")
-    named = parts and not any(part in ("", ".", "..") or forbidden & set(part) for part in parts)
-    if not named or not 0 <= label < len(roots):
-        raise DataError(
-            f"{printable(key)} does not name a file in the folder of a class",
-            hint="the stored list of files was damaged or edited; start a new run",
-        )
-    return roots[label].joinpath(*parts)
+    not_inside = _NOT_INSIDE[os.name]
+    before = [str(root / "x")[:-1] for root in roots]
+    paths = []
+    for key, label in zip(keys, labels, strict=True):
+        _, slash, place = key.partition("/")
+        if not slash or not_inside.search(f"/{place}/") or not 0 <= label < len(roots):
+            raise DataError(
+                f"{printable(key)} does not name a file in the folder of a class",
+                hint="the stored list of files was damaged or edited; start a new run",
+            )
+        paths.append(before[label] + (place if os.sep == "/" else place.replace("/", os.sep)))
+    return paths
 
 
 def _reject_splits(path: Path, names: list[str]) -> None:
@@ -173,6 +185,9 @@ def _list_class(name: str, root: Path, setting: str) -> tuple[list[str], list[st
                 continue
             key = f"{folder}/{entry.name}"
             try:
+                if is_image_name(entry.name) and entry.is_file(follow_symlinks=False) and not UNPRINTABLE.search(key):
+                    keys.append(key)  # nearly all entries, so first
+                    continue
                 if entry.is_dir(follow_symlinks=False):
                     with os.scandir(entry.path) as inner:
                         pending.append((key, list(inner)))

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from dbbd_cli.core.progress import Progress
 from dbbd_cli.data.cache import cache_folder
-from dbbd_cli.data.images.manifest import prepared_images
+from dbbd_cli.data.images.cache import cached_images
 from dbbd_cli.data.images.properties import (
     file_code_properties,
     file_properties,
@@ -30,18 +30,18 @@ def inspect_images(
     in_short: bool,
 ) -> tuple[list[Property], list[Relation]]:
     """See `Task.inspect_samples`."""
-    samples = [manifest.samples[position] for position in positions]
-    prepared = prepared_images(manifest, config.image_size, cache_folder(config.data.cache_dir))
+    all_refs = image_refs(config, manifest, manifest.columns)
+    prepared = cached_images(all_refs, config.image_size, cache_folder(config.data.cache_dir), progress)
     pixels = None if prepared is None else prepared.open()
     relations: list[Relation] = []
     if manifest.roots:
-        refs = image_refs(config.data, manifest, samples)
+        refs = all_refs.at(positions)
         properties = file_properties(refs)
         if not in_short:
             properties += file_code_properties(refs, progress)
             relations += [] if pixels is None else pixel_relations(pixels, positions)
     else:
-        urls = cleaned_urls(config, samples)
+        urls = cleaned_urls(config, [manifest.samples[position] for position in positions])
         properties = rendered_properties(urls)
         relations += [] if in_short else url_relations(urls)
     properties += [] if pixels is None else pixel_properties(pixels, positions)

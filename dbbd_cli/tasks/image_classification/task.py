@@ -49,15 +49,17 @@ class ImageClassification(ClassifierTask):
         import time
 
         from dbbd_cli.data.cache import cache_folder
-        from dbbd_cli.data.images.manifest import prepared_images
+        from dbbd_cli.data.images.cache import cached_images
         from dbbd_cli.tasks.base import Preparation
+        from dbbd_cli.tasks.classifier_data import image_refs
 
         if config.is_synthetic:
             return None
         begin = time.time_ns()
         data = config.data.model_copy(update={"on_error": "skip"})
         manifest = self.make_manifest(config.model_copy(update={"data": data}), progress)
-        images = prepared_images(manifest, config.image_size, cache_folder(data.cache_dir))
+        refs = image_refs(config, manifest, manifest.columns)
+        images = cached_images(refs, config.image_size, cache_folder(data.cache_dir), progress)
         count = len(manifest.samples)
         is_new = images is None or (images.written_ns() or begin) >= begin
         return Preparation(count if is_new else 0, 0 if is_new else count, list(manifest.skipped))

@@ -88,10 +88,11 @@ class ImageWorkload(ClassifierWorkload):
             shards=shards_of(data),
         )
         self._pixels = prepared.open()
-        self._rows = {split: [row for row, sample in enumerate(samples) if sample.split == split] for split in SPLITS}
+        found, labels = np.array(samples.splits), np.array(samples.labels)
+        self._rows = {split: np.flatnonzero(found == split) for split in SPLITS}
         for split in splits:
             rows = self._rows[split]
-            dataset = ImageDataset(prepared, rows, [samples[row].label for row in rows])
+            dataset = ImageDataset(prepared, rows, labels[rows])
             self.loaders[split] = self._loader(dataset, split, pin_memory=pin_memory)
 
     def to_device(self, batch: ImageBatch, device: torch.device, *, train: bool) -> tuple[torch.Tensor, torch.Tensor]:
@@ -134,13 +135,15 @@ class ImageWorkload(ClassifierWorkload):
         samples = self.manifest.of(split)
         if self.manifest.roots:
             try:
-                found = file_properties(image_refs(self.config.data, self.manifest, samples))
+                found = file_properties(image_refs(self.config, self.manifest, samples))
             except DataError:  # the shards are gone
                 found = []
         else:
             found = rendered_properties(cleaned_urls(self.config, samples))
         rows = self._rows[split]
-        return [*found, *pixel_properties(self._pixels, rows)] if rows else found
+        # Pixels that are not kept would all be decoded once more, which may take hours.
+        is_known = len(rows) > 0 and self._pixels.prepared.is_kept
+        return [*found, *pixel_properties(self._pixels, rows)] if is_known else found
 
     def pictures(self, split: str, places: Sequence[int]) -> np.ndarray:
         """Return images of a split as the network gets them, without augmentation: `(P, S, S, C)`, uint8."""

@@ -25,7 +25,8 @@ from dbbd_cli.data.checked_file import append_checksums
 from dbbd_cli.data.images.cache import _entry, _existing_entry
 from dbbd_cli.data.images.decode import ImageFileError, decode_image
 from dbbd_cli.data.images.formats import can_read
-from dbbd_cli.data.images.refs import ImageRef
+from dbbd_cli.data.images.qr_code import render_qr
+from dbbd_cli.data.images.refs import ImageRef, ImageRefs
 from dbbd_cli.data.images.shard_index import Keys, ShardError, index_shard
 from dbbd_cli.data.urls.cleaning import url_sha256
 
@@ -104,12 +105,14 @@ def image_cache(data: bytes, folder: Path) -> None:
         write_once(good, _cache(folder, len(_REFS[1:])))
     else:
         write_once(whole, data)
-    prepared = _existing_entry(_REFS, SIZE, folder, Silent())
+    prepared = _existing_entry(ImageRefs.of(_REFS), SIZE, folder, Silent())
+    pixels = None if prepared is None else prepared.open()[:]
     for path in (whole, good, whole.with_suffix(".json")):
         path.unlink(missing_ok=True)
-    if prepared is None:
+    if prepared is None or pixels is None:
         return
-    require(data[:1] == b"{" or data == _cache(folder, len(_REFS)), "a damaged cache is used")
+    for ref, image in zip(prepared.refs, pixels, strict=True):
+        require(not image.any() or np.array_equal(image[0], render_qr(str(ref.url), SIZE)), "damaged pixels are used")
     count = len(_REFS) - len(prepared.problems)
     require(prepared.shape == (count, *_SHAPE) and prepared.problems.keys() <= {0, 1, 2}, "a cache of another shape")
     require(prepared.path in (whole, good), "a cache of something else")
@@ -119,12 +122,12 @@ def image_cache(data: bytes, folder: Path) -> None:
 def _cache(folder: Path, count: int) -> bytes:
     path = folder / "cache"
     path.write_bytes(bytes(count * math.prod(_SHAPE)))
-    append_checksums(path, written=0)
+    append_checksums(path, math.prod(_SHAPE), written=0)
     return path.read_bytes()
 
 
 def image_cache_name(refs: list[ImageRef]) -> str:
-    return _entry(refs, SIZE, Path(), {}).path.name
+    return _entry(ImageRefs.of(refs), SIZE, Path(), {}).path.name
 
 
 def cache_files() -> list[bytes]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import pickle
 import shutil
+import tarfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -19,11 +21,12 @@ from dbbd_cli.data.images import shards as shards_module
 from dbbd_cli.data.images.cache import PreparedImages
 from dbbd_cli.data.images.manifest import prepare_manifest
 from dbbd_cli.data.images.processes import _index
+from dbbd_cli.data.images.refs import Part
 from dbbd_cli.data.images.shard_index import Keys
 from dbbd_cli.data.images.shard_paths import expand_braces
 from dbbd_cli.data.images.shards import Shards, list_shards
 from dbbd_cli.data.images.sources import list_folder
-from dbbd_cli.data.manifest import Manifest, Sample
+from dbbd_cli.data.manifest import Manifest, Samples
 from dbbd_cli.data.urls.cleaning import UrlCleaning
 from unit.data.images.test_manifest import Messages, manifest_of
 
@@ -36,7 +39,7 @@ def listed(path: Path | str, cache: Path) -> Source:
 
 def prepared(
     manifest: Manifest, path: Path | str, cache: Path, progress: Silent | None = None
-) -> tuple[PreparedImages, list[Sample]]:
+) -> tuple[PreparedImages, Samples]:
     return prepare_manifest(
         manifest,
         splits=("train", "val", "test"),
@@ -208,7 +211,7 @@ def test_pixels_are_those_of_the_same_images_in_folders(tmp_path: Path) -> None:
     row_of = {sample.sha256: row for row, sample in enumerate(of_files)}
     rows = [row_of[sample.sha256] for sample in of_shards]
     assert len(set(rows)) == 24
-    np.testing.assert_array_equal(images.open(), expected.open()[rows])
+    np.testing.assert_array_equal(images.open()[:], expected.open()[rows])
 
 
 def test_a_warm_start_reads_no_shard(tmp_path: Path, no_reading: Callable[[], None]) -> None:
@@ -217,7 +220,7 @@ def test_a_warm_start_reads_no_shard(tmp_path: Path, no_reading: Callable[[], No
     no_reading()
     second = manifest_of(listed(folder, tmp_path / "cache"), tmp_path / "cache")
     assert second == first
-    assert prepared(second, folder, tmp_path / "cache")[1] == list(first.samples)
+    assert prepared(second, folder, tmp_path / "cache")[1] == first.samples
 
 
 def test_only_new_and_changed_shards_are_indexed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -245,8 +248,8 @@ def test_a_damaged_index_is_made_again(tmp_path: Path) -> None:
 def test_a_run_finds_its_images_where_the_shards_are_now(tmp_path: Path) -> None:
     manifest = manifest_of(listed(write_shards(tmp_path / "s"), tmp_path / "cache"), tmp_path / "cache")
     shutil.move(tmp_path / "s", tmp_path / "moved")
-    expected = prepared(manifest, tmp_path / "moved", tmp_path / "cache")[0].open()
-    np.testing.assert_array_equal(prepared(manifest, tmp_path / "moved", tmp_path / "new")[0].open(), expected)
+    expected = prepared(manifest, tmp_path / "moved", tmp_path / "cache")[0].open()[:]
+    np.testing.assert_array_equal(prepared(manifest, tmp_path / "moved", tmp_path / "new")[0].open()[:], expected)
 
 
 def test_images_that_are_gone_or_have_changed_are_named(tmp_path: Path) -> None:
@@ -256,7 +259,7 @@ def test_images_that_are_gone_or_have_changed_are_named(tmp_path: Path) -> None:
     write_tar(folder / "a-02.tar", samples(19, 5))
     with pytest.raises(DataError, match="2 images of the run's manifest are missing, changed or unreadable") as caught:
         prepared(manifest, folder, tmp_path / "new")
-    problem = "it is no longer in its shard, or has changed since the shard was indexed"
+    problem = "it is no longer in its shard, or has changed"
     assert caught.value.details == [f"{folder}/a-00.tar/000{number}.png: {problem}" for number in (5, 6)]
     messages = Messages()
     prepared(manifest, folder, tmp_path / "cache", messages)
@@ -286,6 +289,64 @@ def test_pixels_in_the_cache_are_used_without_the_shards(tmp_path: Path) -> None
     ]
 
 
+def damage(cache: Path) -> None:
+    [path] = cache.glob("images-*.u8")
+    content = bytearray(path.read_bytes())
+    content[5000] ^= 255
+    path.write_bytes(content)
+
+
+def test_damaged_pixels_are_decoded_again_from_the_shard(tmp_path: Path) -> None:
+    folder, cache = write_shards(tmp_path / "s"), tmp_path / "cache"
+    manifest = manifest_of(listed(folder, cache), cache)
+    expected = prepared(manifest, folder, cache)[0].open()[:]
+    damage(cache)
+    np.testing.assert_array_equal(prepared(manifest, folder, cache)[0].open()[:], expected)
+    shutil.rmtree(folder)
+    images, _ = prepared(manifest, folder, cache)
+    with pytest.raises(DataError, match="its pixels in the cache are damaged") as caught:
+        images.open()[:]
+    assert images.path.name in caught.value.hint
+
+
+def test_pixels_that_are_not_kept_are_read_from_shards_that_are_checked_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_reading: Callable[[], None]
+) -> None:
+    folder, cache = write_shards(tmp_path / "s"), tmp_path / "cache"
+    kept = manifest_of(listed(folder, cache), cache)
+    expected = prepared(kept, folder, cache)[0].open()[:]
+    monkeypatch.setattr("dbbd_cli.data.cache.LIMIT_BYTES", 0)
+    cache = tmp_path / "small"
+    assert manifest_of(listed(folder, cache), cache) == kept
+    no_reading()
+    manifest = manifest_of(listed(folder, cache), cache)
+    images, _ = prepared(manifest, folder, cache)
+    assert not images.is_kept
+    pixels = pickle.loads(pickle.dumps(images.open()))
+    np.testing.assert_array_equal(pixels[[20, 3]], expected[[20, 3]])
+    write_tar(folder / "a-00.tar", [*samples(0, 6), ("0006.png", picture(99)), ("0006.cls", b"cat")])
+    with pytest.raises(DataError, match=r"0006.png: it is no longer in its shard, or has changed") as caught:
+        pixels[6]
+    assert "restore the file" in caught.value.hint
+
+
+def test_an_image_in_a_shard_takes_little_memory(tmp_path: Path) -> None:
+    count = 2000
+    path = write_tar(tmp_path / "s" / "a.tar", samples(0, count))
+    shards = Shards(str(path), KEYS, tmp_path / "cache")
+    keys = [candidate.key for candidate in list_shards(shards, Silent()).candidates]
+    refs = shards.locate(keys, Silent())
+    assert len(pickle.dumps(refs)) / count < 120 + len(str(path))  # digest 64, position 20, ends 16, name 9
+    assert refs.at([5, 9])[1] == refs[9]
+    assert refs[9].part == Part(str(path), *_place_of(path, "0009.png"))
+
+
+def _place_of(path: Path, name: str) -> tuple[int, int]:
+    with tarfile.open(path) as tar:
+        member = tar.getmember(name)
+        return member.offset_data, member.size
+
+
 def test_keys_of_a_stored_list_are_never_paths(tmp_path: Path) -> None:
     folder = write_shards(tmp_path / "s")
     (tmp_path / "secret.png").write_bytes(picture(1))
@@ -303,11 +364,12 @@ def test_keys_of_a_stored_list_are_never_paths(tmp_path: Path) -> None:
         assert (ref.part.file, ref.part.size) == (os.devnull, 0)
 
 
+@pytest.mark.parametrize("limit", [80_000, 0], ids=["pixels are kept", "not kept"])
 def test_remote_shards_are_kept_until_they_are_decoded_and_downloaded_again_if_necessary(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: int
 ) -> None:
     pytest.importorskip("aiohttp")
-    monkeypatch.setattr("dbbd_cli.data.cache.LIMIT_BYTES", 0)
+    monkeypatch.setattr("dbbd_cli.data.cache.LIMIT_BYTES", limit)  # there is no room for pixels and shards
     cache = tmp_path / "cache"
     local = manifest_of(listed(write_shards(tmp_path / "s"), tmp_path / "other"), tmp_path / "other")
     with FileServer(tmp_path / "s") as server:
@@ -320,7 +382,10 @@ def test_remote_shards_are_kept_until_they_are_decoded_and_downloaded_again_if_n
         for path in (*cache.glob("images-*"), *cache.glob("remote-*-a-01.tar")):
             path.unlink()
         images, samples_found = prepared(manifest, url, cache)
-        assert (images.shape[0], samples_found) == (24, list(local.samples))
+        assert (images.shape[0], samples_found, images.is_kept) == (24, local.samples, limit > 0)
+        np.testing.assert_array_equal(
+            images.open()[:], prepared(local, tmp_path / "s", tmp_path / "other")[0].open()[:]
+        )
         assert server.downloads() == {"/a-00.tar": 1, "/a-01.tar": 2, "/a-02.tar": 1}
 
 
