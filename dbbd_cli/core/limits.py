@@ -23,6 +23,13 @@ _AMBIGUOUS_MESSAGES = ("could not create a primitive", "could not execute a prim
 """Messages that oneDNN uses for any failure."""
 
 
+def usable_processors() -> int:
+    """Return the number of processors that this process may use: batch systems and containers can restrict it."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def open_files_limit() -> str:
     """Return the command that sets the limit on open files, and its value: "ulimit -n, 256 now"."""
     limit = _limit("RLIMIT_NOFILE")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -31,7 +32,8 @@ MARK = "dbbd-cache.txt"
 _MARK_TEXT = "dbbd keeps prepared data in this folder. You can delete it; it is created again when it is needed."
 LIMIT_BYTES = 40 * 1024**3
 """Size above which the least recently used files are removed."""
-_FILES = ("images-*.u8", "images-*.json", "scene-*.arrays")
+_FILES = re.compile(r"images-.*\.(u8|json)|(scene|geometry)-.*\.arrays")
+"""Names of the files of the cache; compared with all of them whenever one is added."""
 
 
 def cache_folder(configured: str | None) -> Path:
@@ -131,18 +133,23 @@ def mark_used(path: Path) -> None:
         os.utime(path)
 
 
+def remove_leftovers(cache_dir: Path) -> None:
+    """Remove what killed processes have left in the cache."""
+    remove_strays(cache_dir)
+    remove_free_locks(cache_dir)
+
+
 def make_room(cache_dir: Path, needed: int) -> None:
     """Remove the least recently used files until `needed` more bytes fit within `LIMIT_BYTES`, or none are left.
 
     Leftovers of killed processes go first. Other processes may do the same at the same time.
     """
-    remove_strays(cache_dir)
-    remove_free_locks(cache_dir)
+    remove_leftovers(cache_dir)
     files = []
     for path in cache_dir.iterdir():
-        with suppress(OSError):  # another process removed it, or it is unreadable
-            status = path.lstat()
-            if any(path.match(pattern) for pattern in _FILES):
+        if _FILES.fullmatch(path.name):
+            with suppress(OSError):  # another process removed it, or it is unreadable
+                status = path.lstat()
                 files.append((status.st_mtime, status.st_size, path))
     total = sum(size for _, size, _ in files)
     for _, size, path in sorted(files):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from typing import Any, NamedTuple, Protocol
 
@@ -11,7 +10,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from dbbd_cli.core.errors import DbbdError
-from dbbd_cli.core.limits import TOO_MANY_FILES
+from dbbd_cli.core.limits import TOO_MANY_FILES, usable_processors
 from dbbd_cli.data.handover import PREFETCH, too_many_files
 from dbbd_cli.data.random_numbers import permutation
 from dbbd_cli.data.workers import Workers, start_worker
@@ -66,12 +65,6 @@ class _ReturnErrors:
             raise
 
 
-def _usable_processors() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
 class BatchLoader:
     """Iterates over a dataset in batches.
 
@@ -105,7 +98,7 @@ class BatchLoader:
         self.rank, self.num_processes = 0, 1
         self._plan: list[list[Key]] = []  # the batch sampler; replaced for each epoch
         # More would be idle. The batches do not depend on the number of workers.
-        workers = min(num_workers, _usable_processors(), len(self))
+        workers = min(num_workers, usable_processors(), len(self))
         self._workers = Workers(worker_timeout)
         self._loader: DataLoader[Any] = DataLoader(
             _ReturnErrors(dataset),  # type: ignore[arg-type]

@@ -11,7 +11,7 @@ from typing import Any
 from dbbd_cli.services.results import PrepareResult
 
 Run = Callable[..., Any]
-RESULT = PrepareResult("dbbd", "scenes", "scans", True, 5, 2, [], Path("cache"), 12.5)
+RESULT = PrepareResult("dbbd", "scenes", "scans", True, 5, 2, [], 1, Path("cache"), 12.5)
 
 
 def test_the_options_reach_the_service(run: Run, fake_service: Run) -> None:
