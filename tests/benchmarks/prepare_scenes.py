@@ -4,8 +4,8 @@ Usage: python tests/benchmarks/prepare_scenes.py FOLDER [--scenes 150] [--points
        [--config dbbd_scannet] [--scans SCANS]
 
 The scenes are synthetic rooms; with `--scans`, real scans side by side, cut to the same number of points. They differ
-from each other by a turn and by noise of a millimeter. They are written to FOLDER first, and kept for the next call; the
-cache, in FOLDER too, is removed before and after.
+by a turn and by noise of a millimeter. They are written to FOLDER first, and kept for the next call; the cache, in
+FOLDER too, is removed before and after.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ import sys
 from pathlib import Path
 
 import numpy as np
+from rich.console import Console
+from tables import plain_table
 
 from dbbd_cli.data.scenes.reader import READERS, read_scene
 from dbbd_cli.data.scenes.synthetic_rooms.generator import generate_room
@@ -30,6 +32,7 @@ DIFFERENT = 12
 SIDE_BY_SIDE = 8
 """Real scans in a scene."""
 NOISE = 1e-3
+SCANNET = 1513
 
 
 def original(number: int, points: int, scans: list[Path]) -> tuple[np.ndarray, np.ndarray]:
@@ -89,11 +92,15 @@ def main() -> None:
     size = sum(path.stat().st_size for path in cache.iterdir())
     shutil.rmtree(cache)
     count, cpu = result["prepared"], used.ru_utime + used.ru_stime
-    print(f"{count} scenes of {options.points:,} points, {options.config}, {options.workers} workers")
-    print(f"{result['seconds']:.1f} s; for 1,513 scenes {result['seconds'] / count * 1513 / 60:.1f} min")
-    print(f"CPU {cpu / count:.3f} s per scene; for 1,513 on 2 idle cores {cpu / count * 1513 / 2 / 60:.1f} min")
-    print(f"cache {size / count / 1e6:.1f} MB per scene; largest process {used.ru_maxrss / 1024:.0f} MB")
-    print(f"load of the machine {os.getloadavg()[1]:.1f}")
+    seconds = result["seconds"]
+    table = plain_table(f"{count} scenes of {options.points:,} points, {options.config}, {options.workers} workers", "")
+    table.add_row("time", f"{seconds:.1f} s")
+    table.add_row("time for 1,513 scenes, at this pace", f"{seconds / count * SCANNET / 60:.1f} min")
+    table.add_row("CPU time per scene", f"{cpu / count:.3f} s")
+    table.add_row("cache per scene", f"{size / count / 1e6:.1f} MB")
+    table.add_row("largest process", f"{used.ru_maxrss / 1024:.0f} MB")
+    table.add_row("load of the machine in the last 5 minutes", f"{os.getloadavg()[1]:.1f}")
+    Console().print(table)
 
 
 if __name__ == "__main__":
