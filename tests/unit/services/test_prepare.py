@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from dbbd_cli.config.load import parse_override
-from dbbd_cli.core.errors import StoppedError
+from dbbd_cli.core.errors import DiskError, StoppedError
 from dbbd_cli.core.progress import Phase, Silent
 from dbbd_cli.data.scenes import cache as scene_cache
 from dbbd_cli.data.scenes import preparation
@@ -174,3 +174,11 @@ def test_a_stopped_preparation_says_what_is_done_and_leaves_nothing_behind(tmp_p
     assert "same command" in caught.value.hint
     assert active_children() == []
     assert {path.suffix for path in tmp_path.iterdir()} == {".arrays", ".txt"}
+
+
+def test_a_cache_that_cannot_be_written_ends_the_preparation_at_once(tmp_path: Path) -> None:
+    (tmp_path / "cache").write_text("a file, not a folder")
+    settings = ["data.synthetic_scenes=3", "data.synthetic_points=1000", f"data.cache_dir={tmp_path / 'cache'}"]
+    with pytest.raises(DiskError, match="cannot be written"):
+        prepare(load_config("debug_local", [parse_override(text) for text in settings]), num_workers=1)
+    assert active_children() == []
