@@ -50,6 +50,7 @@ def test_of_several_processes_the_first_shows_the_result_of_its_share(
     fake_service("prepare", prepare=replace(RESULT, processes=4))
     monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "4")
     monkeypatch.setenv("SLURM_PROCID", "0")
+    monkeypatch.setenv("SLURM_LOCALID", "0")
     result = run("prepare", "--config", "dbbd_scannet")
     assert result.exit_code == 0
     assert "one of 4 processes" in result.stdout

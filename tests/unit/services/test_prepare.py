@@ -159,6 +159,7 @@ def test_processes_of_srun_prepare_every_scene_once(scans: Path, monkeypatch: py
     for rank in range(2):
         before = scenes_in(cache)
         monkeypatch.setenv("SLURM_PROCID", str(rank))
+        monkeypatch.setenv("SLURM_LOCALID", "0")
         results.append(prepare(config, num_workers=1))
         assert len(scenes_in(cache) - before) == results[-1].prepared > 0
         assert (results[-1].cached, results[-1].processes) == (0, 2)
