@@ -222,9 +222,12 @@ def test_a_restart_continues_the_branch_of_an_older_checkpoint(together: Path, t
     shutil.copytree(only_run(together), tmp_path / "runs" / "begun")
     older = tmp_path / "runs" / "begun" / "ckpt.previous.pth"
     process = start_torchrun("resume", str(older), "--epochs", "60", folder=tmp_path)
-    branches = tmp_path.glob("runs/2*/history.jsonl")
     written = (only_run(together) / "history.jsonl").read_text().count('"step"')
-    until(lambda: any(path.read_text().count('"step"') > written + 10 for path in branches), process)
+
+    def branch_grows() -> bool:
+        return any(path.read_text().count('"step"') > written + 10 for path in tmp_path.glob("runs/2*/history.jsonl"))
+
+    until(branch_grows, process)
     ranks(process)[1].kill()
     _, err = process.communicate(timeout=SECONDS)
     assert process.returncode == 0, err
