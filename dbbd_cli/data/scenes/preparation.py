@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
@@ -29,7 +29,7 @@ def prepare_in_processes(
     settings: SceneSettings,
     cache_dir: Path,
     num_workers: int,
-) -> Iterator[str]:
+) -> Generator[str, None, None]:
     """Prepare the scenes that the cache does not contain.
 
     Closing the iterator, or an exception, kills the processes; scenes are in the cache completely or not at all.
