@@ -6,7 +6,6 @@ import json
 import os
 import random
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -265,19 +264,6 @@ def test_a_batch_that_one_process_cannot_load_ends_all_and_is_reported_once(toge
     code, _, err = run(*nproc(2, "resume", str(only_run(tmp_path))), folder=tmp_path, seconds=SECONDS)
     assert code == 0, err
     assert losses(tmp_path) == losses(together)
-
-
-def test_processes_agree_on_the_best_epoch_of_a_copy_whose_best_model_is_missing(
-    together: Path, tmp_path: Path
-) -> None:
-    source = shutil.copytree(only_run(together), tmp_path / "runs" / "copy")
-    (source / "best_model.pth").unlink()
-    # No epoch is as good as those before, so that a process that remembers them would stop early, alone.
-    worse = ("--set", "training.learning_rate=5.0", "--set", "training.early_stopping_patience=1")
-    command = ("resume", str(source / "ckpt.previous.pth"), *worse, "--epochs", str(EPOCHS + 2))
-    code, _, err = run(*nproc(2, *command), folder=tmp_path, seconds=SECONDS)
-    assert code == 0, err
-    assert "the next epoch counts as the best" in err
 
 
 def test_the_learning_rate_can_grow_with_the_batches(tmp_path: Path) -> None:

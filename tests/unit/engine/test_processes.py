@@ -116,7 +116,7 @@ def run_in(processes: int, script: Path, *arguments: str) -> None:
         started.append(subprocess.Popen([sys.executable, str(script), *arguments], env=env, stderr=subprocess.PIPE))
     try:
         for process in started:
-            error = process.communicate(timeout=300)[1]
+            error = process.communicate(timeout=900)[1]
             assert process.returncode == 0, error.decode()
     finally:
         for process in started:
