@@ -16,7 +16,7 @@ endif
 TORCH_CPU_INDEX := https://download.pytorch.org/whl/cpu
 
 .DEFAULT_GOAL := help
-.PHONY: help torch-choice smoke test coverage test-processors reliability fuzz soak bench check format docs build clean
+.PHONY: help torch-choice smoke test coverage test-processors reliability fuzz soak scale bench check format docs build clean
 
 help: ## Show the targets
 	@echo "make smoke        install into $(VENV), then train, resume, evaluate and plot on synthetic data (about a minute)"
@@ -26,6 +26,7 @@ help: ## Show the targets
 	@echo "make reliability  run all experiments behind docs/reliability.md in full (hours)"
 	@echo "make fuzz         fuzz every reader with 100,000 inputs, guided by coverage (Linux, Python 3.11 to 3.13)"
 	@echo "make soak         train 2,000 short epochs of both tasks, watching memory and open files (an hour)"
+	@echo "make scale        run all experiments with several processes in full, and measure how data and training scale (hours)"
 	@echo "make bench        measure speed against the machine's limits, to bench.json; COMPARE=old.json, ONLY=\"name name\""
 	@echo "make check        run ruff and mypy"
 	@echo "make format       format the code"
@@ -95,6 +96,17 @@ fuzz: $(VENV)/installed-fuzz
 
 soak: $(VENV)/installed-dev
 	$(BIN)/python tests/reliability/soak.py --epochs 2000
+
+SCALE := $(VENV)/scale
+scale: $(VENV)/installed-dev
+	DBBD_RELIABILITY=full $(BIN)/python -m pytest tests/unit/engine tests/test_scaling_page.py \
+	  $(wildcard tests/reliability/test_several_*.py tests/reliability/test_two_*.py tests/reliability/test_divided_*.py \
+	  tests/reliability/test_remote_*.py)
+	$(BIN)/python tests/benchmarks/scaling.py
+	$(BIN)/python tests/benchmarks/prepare_scenes.py $(SCALE)/scenes --scenes 1513
+	$(BIN)/python tests/benchmarks/image_shards.py $(SCALE)/shards
+	$(BIN)/python tests/benchmarks/many_images.py --folder $(SCALE)/images
+	rm -rf $(SCALE)
 
 bench: $(VENV)/installed-dev
 	$(BIN)/python tests/benchmarks/bench.py $(if $(COMPARE),--compare "$(COMPARE)") $(if $(ONLY),--only "$(ONLY)")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -32,10 +33,10 @@ MARK = "dbbd-cache.txt"
 _MARK_TEXT = "dbbd keeps prepared data in this folder. You can delete it; it is created again when it is needed."
 LIMIT_BYTES = 40 * 1024**3
 """Size above which the least recently used files are removed."""
-_FILES = (
-    *("images-*.u8", "images-*.json", "files-*.arrays", "checked-*.arrays"),
-    *("scene-*.arrays", "shard-*.arrays", "remote-*"),
+_FILES = re.compile(
+    r"images-.*\.(u8|json)|(files|checked|scene|geometry|shard)-.*\.arrays|remote-.*(?<!\.tmp)(?<!\.lock)"
 )
+"""Names of the files of the cache; compared with all of them whenever one is added."""
 
 
 def cache_folder(configured: str | None) -> Path:
@@ -135,6 +136,12 @@ def mark_used(path: Path) -> None:
         os.utime(path)
 
 
+def remove_leftovers(cache_dir: Path) -> None:
+    """Remove what killed processes have left in the cache."""
+    remove_strays(cache_dir)
+    remove_free_locks(cache_dir)
+
+
 def make_room(cache_dir: Path, needed: int, keep: Iterable[Path] = ()) -> None:
     """Remove the least recently used files until `needed` more bytes fit within `LIMIT_BYTES`, or none are left.
 
@@ -145,13 +152,12 @@ def make_room(cache_dir: Path, needed: int, keep: Iterable[Path] = ()) -> None:
         needed: bytes that are about to be written.
         keep: files that will be needed, and are not removed.
     """
-    remove_strays(cache_dir)
-    remove_free_locks(cache_dir)
+    remove_leftovers(cache_dir)
     files = []
     for path in cache_dir.iterdir():
-        with suppress(OSError):  # another process removed it, or it is unreadable
-            status = path.lstat()
-            if any(path.match(pattern) for pattern in _FILES) and path.suffix not in (".tmp", ".lock"):
+        if _FILES.fullmatch(path.name):
+            with suppress(OSError):  # another process removed it, or it is unreadable
+                status = path.lstat()
                 files.append((status.st_mtime, status.st_size, path))
     total = sum(size for _, size, _ in files)
     kept = set(keep)

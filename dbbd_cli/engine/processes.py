@@ -305,7 +305,7 @@ def joined(member: Member, *, timeout: float) -> Iterator[Processes]:
         distributed.init_process_group(backend, store=own, rank=rank, world_size=size, timeout=limit)
     with _reported_by_one(own, member), reporting_lost_processes():
         try:
-            yield Processes(member.rank, member.size, member.local_rank, PrefixStore("dbbd", store))
+            yield Processes(member.rank, member.size, member.local_rank, store=PrefixStore("dbbd", store))
         finally:
             distributed.destroy_process_group()
 

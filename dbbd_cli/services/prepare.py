@@ -6,7 +6,9 @@ import os
 import time
 
 from dbbd_cli.config.sections import TaskConfig
+from dbbd_cli.core.limits import usable_processors
 from dbbd_cli.core.paths import leave_removed_folder, shown_url
+from dbbd_cli.core.processes import from_environment
 from dbbd_cli.core.progress import Progress, Silent
 from dbbd_cli.data.cache import cache_folder
 from dbbd_cli.services.preparation import report_cache_folder, with_absolute_paths
@@ -20,7 +22,7 @@ def prepare(config: TaskConfig, *, num_workers: int | None = None, progress: Pro
 
     Args:
         config: the configuration.
-        num_workers: number of processes; None: one for each processor.
+        num_workers: number of processes to start; None: one for each processor that this process may use.
         progress: shows a bar, and a line for each unusable sample; nothing is shown by default.
 
     Raises:
@@ -31,7 +33,7 @@ def prepare(config: TaskConfig, *, num_workers: int | None = None, progress: Pro
     leave_removed_folder()
     report_cache_folder(config, progress)
     task, start = get_task(config.task), time.monotonic()
-    found = task.prepare(config, num_workers or os.cpu_count() or 1, progress)
+    found = task.prepare(config, num_workers or usable_processors(), progress)
     done = found or Preparation(0, 0, [])
     return PrepareResult(
         task=config.task,
@@ -41,6 +43,7 @@ def prepare(config: TaskConfig, *, num_workers: int | None = None, progress: Pro
         prepared=done.prepared,
         cached=done.cached,
         problems=done.problems,
+        processes=from_environment(os.environ).size,
         cache_dir=cache_folder(config.data.cache_dir),
         seconds=time.monotonic() - start,
     )

@@ -148,6 +148,8 @@ class PrepareResult:
     """Samples that had been prepared before."""
     problems: list[str]
     """Samples that cannot be used, with the reason."""
+    processes: int
+    """Number of processes of torchrun or `srun` that share the samples; the counts are those of this one."""
     cache_dir: Path
     """Folder of the prepared samples."""
     seconds: float

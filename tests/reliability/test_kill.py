@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import signal
@@ -103,6 +104,56 @@ def test_killed_preparation_leaves_nothing_behind(
     report(
         f"{kills} kills during preparation, {strays} left files, which a later run removed; {len(runs)} complete runs"
     )
+
+
+def test_preparation_that_was_killed_prepares_the_missing_scenes_and_only_these(
+    place: Place, count: Callable[[int, int], int], report: Callable[[str], None]
+) -> None:
+    rooms = ("--config", "smoke_dbbd", "--set", "data.synthetic_scenes=20", "--set", "data.synthetic_points=5000")
+    command = ["prepare", *rooms, "--workers", "2", "--json"]
+    reference = prepared_now(place, command, 0)
+    total, chance = len(reference), random.Random("prepare")
+    kills = count(2, 20)
+    for number in range(kills):
+        for path in place.cache.iterdir():
+            path.unlink()
+        program = place.start(*command, itself=True)
+        wanted = chance.randrange(1, total - 4)
+        assert program.until(lambda wanted=wanted: len(prepared_files(place)) >= wanted) is None, program.output()  # type: ignore[misc]
+        victims = [program.pid] if number % 2 == 0 else workers_of_pool(program)
+        for victim in victims[:1]:
+            os.kill(victim, signal.SIGKILL)
+        if number % 2 == 0:
+            assert program.wait() == -signal.SIGKILL
+            program.assert_gone()
+        else:  # the scenes of the worker get a process of their own
+            assert program.wait() == 0, program.output()
+            assert len(prepared_files(place)) == total
+        assert prepared_now(place, command, len(prepared_files(place))) == reference
+        assert {path.suffix for path in place.cache.iterdir()} == {".arrays", ".txt"}
+    place.assert_nothing_left()
+    report(
+        f"{kills} kills of `dbbd prepare` or of its workers: only missing scenes were prepared again, bit-identically"
+    )
+
+
+def prepared_files(place: Place) -> dict[str, bytes]:
+    """The prepared scenes in the cache by name."""
+    return {path.name: path.read_bytes() for path in place.cache.glob("scene-*.arrays")}
+
+
+def prepared_now(place: Place, command: list[str], cached: int) -> dict[str, bytes]:
+    """The prepared scenes after running `dbbd prepare`, which must find the given number of them in the cache."""
+    program = place.start(*command, itself=True)
+    assert program.wait() == 0, program.output()
+    result, files = json.loads(program.out.read_text()), prepared_files(place)
+    assert (result["cached"], result["prepared"], result["problems"]) == (cached, len(files) - cached, [])
+    return files
+
+
+def workers_of_pool(program: Program) -> list[int]:
+    """Its processes that prepare scenes."""
+    return [pid for pid in program.workers() if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
 
 
 def _kill(program: Program, condition: Callable[[], bool], delay: float) -> bool:

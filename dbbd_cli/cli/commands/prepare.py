@@ -53,7 +53,7 @@ def prepare(
     # Report configuration errors at once, before anything heavy is imported.
     checked = load_config(config, options.overrides(settings, {"--seed": ("seed", seed)}))
     leave_removed_folder()
-    output = Output(as_json=json, style=progress, quiet=quiet)
+    output = Output(as_json=json, style=progress, quiet=quiet, together=True)
 
     from dbbd_cli.cli.terminal import tables
     from dbbd_cli.services import prepare as service

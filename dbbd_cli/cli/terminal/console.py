@@ -43,14 +43,14 @@ class Output:
         if member.size > 1 and not together:
             raise ConfigError(
                 f"{member.size} processes were started for a command that needs only one",
-                hint="start it without torchrun or srun; train, resume, validate and evaluate use several",
+                hint="start it without torchrun or srun; train, resume, validate, evaluate and prepare use several",
             )
         if member.size > 1:
             # PyTorch would write warnings about its own internals between our lines.
             os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
         self._as_json = as_json
         self._shows = member.is_first
-        self.progress = _progress(style, quiet, sys.stderr)
+        self.progress = _progress(style, quiet or not self._shows, sys.stderr)
 
     def show(
         self, result: Result, describe: Callable[[Result, int | None], list[RenderableType]], **extra: object

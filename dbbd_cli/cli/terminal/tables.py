@@ -129,6 +129,7 @@ def prepare(result: PrepareResult, width: int | None) -> Parts:
     rows: Rows = [
         ("Task", task_title(result.task)),
         ("Data", clean_line(result.source)),
+        *([("Share", f"that of one of {count(result.processes)} processes")] if result.processes > 1 else []),
         ("Prepared", f"{count(result.prepared)} in {duration(result.seconds)}"),
         ("Prepared before", count(result.cached)),
         *([("Unusable", count(len(result.problems)))] if result.problems else []),

@@ -186,14 +186,16 @@ def wanted_properties(scene: Scene, names: Sequence[str], ref: SceneRef) -> np.n
     return np.stack(columns, axis=1).astype(np.float32)
 
 
-def prepared_scene(ref: SceneRef, settings: SceneSettings, cache_dir: Path) -> PreparedScene:
-    """The scene, prepared now unless the cache holds it.
+def prepared_scene(ref: SceneRef, settings: SceneSettings, cache_dir: Path, *, num_threads: int = -1) -> PreparedScene:
+    """The scene, prepared now, with this number of threads (-1: one for each processor), unless the cache holds it.
 
     Raises:
         DataError: the file is missing, is not a scene, or has changed since `ref` was made.
         DiskError: the cache cannot be written.
     """
-    return _from_arrays(cached_arrays(_path(ref, settings, cache_dir), lambda: _make(ref, settings), _is_whole))
+    return _from_arrays(
+        cached_arrays(_path(ref, settings, cache_dir), lambda: _make(ref, settings, num_threads), _is_whole)
+    )
 
 
 def scene_in_cache(ref: SceneRef, settings: SceneSettings, cache_dir: Path) -> PreparedScene | None:
@@ -227,13 +229,14 @@ def _path(ref: SceneRef, settings: SceneSettings, cache_dir: Path) -> Path:
     return cache_dir / f"scene-{key}{SUFFIX}"
 
 
-def _make(ref: SceneRef, settings: SceneSettings) -> Arrays:
+def _make(ref: SceneRef, settings: SceneSettings, num_threads: int) -> Arrays:
     if isinstance(ref.source, Path) and scene_digest(ref.source) != ref.sha256:
         raise DataError(
             f"{ref.name} has changed since the run started",
             hint="restore the original file, or start a new run",
         )
-    return _prepared_arrays(with_features(read_source(ref, settings.sampling), ref, settings), ref, settings)
+    scene = with_features(read_source(ref, settings.sampling), ref, settings, num_threads=num_threads)
+    return _prepared_arrays(scene, ref, settings, num_threads)
 
 
 def prepare(scene: Scene, ref: SceneRef, settings: SceneSettings) -> PreparedScene:
@@ -247,10 +250,10 @@ def prepare(scene: Scene, ref: SceneRef, settings: SceneSettings) -> PreparedSce
     Raises:
         DataError: its region tree is invalid.
     """
-    return _from_arrays(_prepared_arrays(scene, ref, settings))
+    return _from_arrays(_prepared_arrays(scene, ref, settings, num_threads=-1))
 
 
-def with_features(scene: Scene, ref: SceneRef, settings: SceneSettings) -> Scene:
+def with_features(scene: Scene, ref: SceneRef, settings: SceneSettings, *, num_threads: int = -1) -> Scene:
     """The scene with its geometry, if wanted, and of its properties those that are wanted; see `wanted_properties`.
 
     Both depend on the scene as a whole, so that they are computed before it is cut.
@@ -259,19 +262,19 @@ def with_features(scene: Scene, ref: SceneRef, settings: SceneSettings) -> Scene
     return replace(
         scene,
         properties=dict(zip(settings.properties, columns.T, strict=True)),
-        geometry=geometry_features(scene.coord, num_threads=-1) if settings.geometry else None,
+        geometry=geometry_features(scene.coord, num_threads=num_threads) if settings.geometry else None,
     )
 
 
-def _prepared_arrays(scene: Scene, ref: SceneRef, settings: SceneSettings) -> Arrays:
+def _prepared_arrays(scene: Scene, ref: SceneRef, settings: SceneSettings, num_threads: int) -> Arrays:
     tree = stored_tree(scene, ref)
     if tree is None:
         tree = build_tree(scene.coord, max_depth=settings.max_depth, min_region_points=settings.min_region_points)
     normal = scene.normal
     if normal is None:
-        normal = estimate_normals(scene.coord, num_neighbors=settings.normal_neighbors, num_threads=-1)
+        normal = estimate_normals(scene.coord, num_neighbors=settings.normal_neighbors, num_threads=num_threads)
     else:
-        normal = complete_normals(scene.coord, normal, num_neighbors=settings.normal_neighbors)
+        normal = complete_normals(scene.coord, normal, num_neighbors=settings.normal_neighbors, num_threads=num_threads)
     arrays = {"coord": scene.coord, "normal": normal, **vars(cut_tree(tree, settings.max_depth))}
     if scene.geometry is not None:
         arrays[_GEOMETRY] = scene.geometry

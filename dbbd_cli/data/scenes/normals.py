@@ -64,7 +64,9 @@ def estimate_normals(coord: np.ndarray, *, num_neighbors: int = 16, num_threads:
     return normals.astype(np.float32)[place_of]
 
 
-def complete_normals(coord: np.ndarray, normal: np.ndarray, *, num_neighbors: int = 16) -> np.ndarray:
+def complete_normals(
+    coord: np.ndarray, normal: np.ndarray, *, num_neighbors: int = 16, num_threads: int = 1
+) -> np.ndarray:
     """Estimate the unknown normals, oriented consistently with the known ones.
 
     If the nearest known normals are opposite to the estimates for the same points, the estimate is flipped: both are
@@ -74,6 +76,7 @@ def complete_normals(coord: np.ndarray, normal: np.ndarray, *, num_neighbors: in
         coord: coordinates, `(N, 3)`.
         normal: `(N, 3)`, of length 1, or 0 where none is known; at least one is known.
         num_neighbors: as for `estimate_normals`.
+        num_threads: as for `estimate_normals`.
 
     Returns:
         Normals of length 1, `(N, 3)` float32; the known ones are unchanged.
@@ -83,13 +86,13 @@ def complete_normals(coord: np.ndarray, normal: np.ndarray, *, num_neighbors: in
         return normal
     from scipy.spatial import cKDTree
 
-    estimate = estimate_normals(coord, num_neighbors=num_neighbors, num_threads=-1)
+    estimate = estimate_normals(coord, num_neighbors=num_neighbors, num_threads=num_threads)
     places, place_of = distinct_places(coord)
     agreement = (estimate[known].astype(np.float64) * normal[known]).sum(axis=1)
     agreement = np.bincount(place_of[known], agreement, minlength=len(places))
     near = np.flatnonzero(np.bincount(place_of[known], minlength=len(places)))
     ranks = [*range(1, min(_KNOWN_NEIGHBORS, len(near)) + 1)]
-    nearest = near[cKDTree(places[near]).query(places, k=ranks, workers=-1)[1]]
+    nearest = near[cKDTree(places[near]).query(places, k=ranks, workers=num_threads)[1]]
     against = agreement[nearest].sum(axis=1)[place_of] < 0
     completed = np.where(against[:, None], -estimate, estimate)
     completed[known] = normal[known]

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import signal
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from collections import deque
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from functools import partial
 from pathlib import Path
 
 from dbbd_cli.core.errors import DataError
+from dbbd_cli.core.limits import usable_processors
+from dbbd_cli.core.pool import worker_pool
+from dbbd_cli.data.cache import is_cache_folder, remove_leftovers
 from dbbd_cli.data.scenes.cache import Room, SceneRef, SceneSettings, prepared_scene, scene_in_cache
 from dbbd_cli.data.scenes.manifest import check_parts
 from dbbd_cli.data.scenes.reader import scene_digest
 
 PREPARED, CACHED = "prepared", "cached"
 """What became of a scene; anything else is why it cannot be used."""
+_IN_FLIGHT = 2
+"""Scenes that are handed out for each process: one is being prepared, and the next one is at hand."""
 
 
 def prepare_in_processes(
@@ -24,8 +29,10 @@ def prepare_in_processes(
     settings: SceneSettings,
     cache_dir: Path,
     num_workers: int,
-) -> Iterator[str]:
+) -> Generator[str, None, None]:
     """Prepare the scenes that the cache does not contain.
+
+    Closing the iterator, or an exception, kills the processes; scenes are in the cache completely or not at all.
 
     Args:
         sources: files, folders or rooms.
@@ -40,43 +47,63 @@ def prepare_in_processes(
     Raises:
         DiskError: the cache cannot be written.
     """
-    lost = []
-    with _pool(num_workers) as pool:
-        futures = {pool.submit(_prepare, each, required, settings, cache_dir): each for each in sources}
-        try:
-            for done in as_completed(futures):
-                try:
-                    yield done.result()
-                except BrokenProcessPool:
-                    lost.append(futures[done])
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
-    # A process died, and nobody knows of which scene: each of the others gets a process of its own.
-    for source in lost:
-        with _pool(1) as pool:
-            future: Future[str] = pool.submit(_prepare, source, required, settings, cache_dir)
+    num_threads = max(usable_processors() // num_workers, 1)
+    job = partial(_prepare, required=required, settings=settings, cache_dir=cache_dir, num_threads=num_threads)
+    waiting = deque(sources)
+    try:
+        while waiting:
+            lost: list[Path | Room] = []
+            with worker_pool(num_workers) as pool:
+                yield from _until_one_dies(pool, job, waiting, lost, _IN_FLIGHT * num_workers)
+            # Nobody knows at which scene the process died: each one that was handed out gets a process of its own.
+            for source in lost:
+                with worker_pool(1) as pool:
+                    yield _alone(pool, job, source)
+    finally:
+        if is_cache_folder(cache_dir):
+            remove_leftovers(cache_dir)
+
+
+def _until_one_dies(
+    pool: ProcessPoolExecutor,
+    job: partial[str],
+    waiting: deque[Path | Room],
+    lost: list[Path | Room],
+    in_flight: int,
+) -> Iterator[str]:
+    """Take scenes from `waiting` and yield their outcomes; if a process dies, end with the others in `lost`."""
+    running: dict[Future[str], Path | Room] = {}
+    is_whole = True
+    while running or (waiting and is_whole):
+        while waiting and is_whole and len(running) < in_flight:
             try:
-                yield future.result()
+                running[pool.submit(job, waiting[0])] = waiting[0]
+                waiting.popleft()
             except BrokenProcessPool:
-                name = SceneRef(source, "").name
-                yield f"{name}: the process that prepared it was killed, probably for lack of memory"
+                is_whole = False
+        for done in wait(running, return_when=FIRST_COMPLETED).done:
+            source = running.pop(done)
+            try:
+                yield done.result()
+            except BrokenProcessPool:
+                is_whole = False
+                lost.append(source)
 
 
-def _pool(num_workers: int) -> ProcessPoolExecutor:
-    # Spawned: a fork of a process with threads may hang.
-    return ProcessPoolExecutor(num_workers, multiprocessing.get_context("spawn"), _ignore_interrupts)
+def _alone(pool: ProcessPoolExecutor, job: partial[str], source: Path | Room) -> str:
+    try:
+        return pool.submit(job, source).result()
+    except BrokenProcessPool:
+        return f"{SceneRef(source, '').name}: the process that prepared it was killed, probably for lack of memory"
 
 
-def _ignore_interrupts() -> None:
-    """Leave Ctrl-C to the main process, which waits for the scenes that are being prepared."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
-def _prepare(source: Path | Room, required: Mapping[str, str], settings: SceneSettings, cache_dir: Path) -> str:
+def _prepare(
+    source: Path | Room, required: Mapping[str, str], settings: SceneSettings, cache_dir: Path, num_threads: int
+) -> str:
     try:
         ref = SceneRef(source, source.sha256 if isinstance(source, Room) else scene_digest(source))
         found = scene_in_cache(ref, settings, cache_dir)
-        check_parts(found or prepared_scene(ref, settings, cache_dir), required, ref)
+        check_parts(found or prepared_scene(ref, settings, cache_dir, num_threads=num_threads), required, ref)
     except DataError as error:
         return error.message
     except MemoryError:

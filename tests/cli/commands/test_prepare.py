@@ -8,10 +8,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from dbbd_cli.services.results import PrepareResult
 
 Run = Callable[..., Any]
-RESULT = PrepareResult("dbbd", "scenes", "scans", True, 5, 2, [], Path("cache"), 12.5)
+RESULT = PrepareResult("dbbd", "scenes", "scans", True, 5, 2, [], 1, Path("cache"), 12.5)
 
 
 def test_the_options_reach_the_service(run: Run, fake_service: Run) -> None:
@@ -40,3 +42,17 @@ def test_a_task_that_prepares_nothing(run: Run, fake_service: Run) -> None:
     result = run("prepare", "--config", "qr_cnn")
     assert result.exit_code == 0
     assert result.stdout.startswith("Nothing to prepare")
+
+
+def test_of_several_processes_the_first_shows_the_result_of_its_share(
+    run: Run, fake_service: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake_service("prepare", prepare=replace(RESULT, processes=4))
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "4")
+    monkeypatch.setenv("SLURM_PROCID", "0")
+    monkeypatch.setenv("SLURM_LOCALID", "0")
+    result = run("prepare", "--config", "dbbd_scannet")
+    assert result.exit_code == 0
+    assert "one of 4 processes" in result.stdout
+    monkeypatch.setenv("SLURM_PROCID", "3")
+    assert run("prepare", "--config", "dbbd_scannet").stdout == ""

@@ -5,6 +5,7 @@ Usage: python exchanges.py
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator
 
@@ -24,6 +25,10 @@ def results_come_in_order(processes: Processes) -> None:
         found = list(processes.in_order(own))
         assert [number for number, _ in found] == list(range(count))
         assert all(rows.tolist() == [number] * number for number, rows in found)
+
+
+def the_first_decides(processes: Processes) -> None:
+    assert processes.of_first((str(processes.rank), math.inf if processes.is_first else 1.0)) == ("0", math.inf)
 
 
 def an_error_of_one_ends_all(processes: Processes) -> None:
@@ -106,6 +111,7 @@ def main() -> None:
     with joined(from_environment(os.environ), timeout=60) as processes:
         for check in (
             results_come_in_order,
+            the_first_decides,
             an_error_of_one_ends_all,
             tensors_start_as_those_of_the_first,
             the_same_values_are_dropped,

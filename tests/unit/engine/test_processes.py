@@ -74,8 +74,11 @@ CASES = {
     "DBBD, trees of different depths": (dbbd(negatives="scene", description_weight=0.5), 4, 1, 2),
     "segmentation": (segmentation("l2g"), 4, 1, 2),
     "segmentation, both branches": (segmentation("both", lovasz_weight=0.0), 6, 1, 3),
+    "images, four processes": (IMAGES, 8, 1, 4),
+    "DBBD, four processes": (dbbd(symmetric=True), 4, 2, 4),
 }
 """Settings, batch size of all processes together, accumulated batches, and processes."""
+FULL = os.environ.get("DBBD_RELIABILITY") == "full"
 STEPS = {"batch normalization": 3, "divided network, accumulated gradients": 3, "stochastic depth": 2}
 """Fewer than of others, because batch normalization of few samples amplifies rounding in each step."""
 
@@ -101,7 +104,7 @@ def case(name: str) -> tuple[dict[str, Any], int]:
     training = {"batch_size": batch_size, "accumulate_batches": accumulated, "optimizer": "sgd", "learning_rate": 0.02}
     config = {**values, "seed": 3, "training": training}
     config["run"] = {**values.get("run", {}), "device": "cpu", "precision": "fp32"}
-    return config, STEPS.get(name, 12)
+    return config, STEPS.get(name, 50 if FULL else 12)
 
 
 def run_in(processes: int, script: Path, *arguments: str) -> None:
@@ -116,7 +119,7 @@ def run_in(processes: int, script: Path, *arguments: str) -> None:
         started.append(subprocess.Popen([sys.executable, str(script), *arguments], env=env, stderr=subprocess.PIPE))
     try:
         for process in started:
-            error = process.communicate(timeout=300)[1]
+            error = process.communicate(timeout=900)[1]
             assert process.returncode == 0, error.decode()
     finally:
         for process in started:
@@ -139,7 +142,7 @@ def learned_together(names: list[str], processes: int, folder: Path) -> dict[str
     return dict(zip(names, torch.load(folder / "found.pth", weights_only=True), strict=True))
 
 
-@pytest.mark.parametrize("processes", [2, 3])
+@pytest.mark.parametrize("processes", [2, 3, pytest.param(4, marks=pytest.mark.skipif(not FULL, reason="slow"))])
 def test_processes_learn_what_one_learns(processes: int, tmp_path: Path) -> None:
     names = [name for name, (*_, number) in CASES.items() if number == processes]
     if DEPTHS in names:
