@@ -1,12 +1,13 @@
 """Measure the start of runs with many images: time to the first step, peak memory, and sizes of what is written.
 
 Small PNG files, similar to QR codes and each with other bytes, are made once in a folder, 1,000 in each subfolder. Then
-`dbbd train` starts with an empty cache (cold) and again (warm), `dbbd resume` continues, and `dbbd evaluate` reports on
-the test split; each is stopped at its first step or, in evaluation, at its first batch, unless `--complete` is given.
+`train` starts with an empty cache (cold) and again (warm), `resume` continues, `evaluate` reports on the test split;
+each is stopped after its first batch. The logs say when phases begin, in seconds of CPU time of the main process.
 
-Usage: python tests/benchmarks/many_images.py --folder DIR [--count 20000 100000 1000000] [--size 64] [--complete]
+Usage: python tests/benchmarks/many_images.py --folder DIR [--count 20000 100000 1000000] [--size 64] [--warm]
 """
 
+# ruff: noqa: T201
 from __future__ import annotations
 
 import argparse
@@ -18,14 +19,20 @@ import subprocess
 import sys
 import time
 import zlib
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
 from PIL import Image
+
+from dbbd_cli.config.load import Override
+from dbbd_cli.core.errors import StoppedError
+from dbbd_cli.core.progress import Phase, Silent
+from dbbd_cli.tasks.configs import load_config
 
 PATTERNS = 1000
 """Encoded images; the files differ by a text chunk, so that each has a digest of its own."""
@@ -36,14 +43,19 @@ MIB = 1024**2
 def main(arguments: Sequence[str] | None = None) -> None:
     """Make the images, measure all commands, print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--folder", type=Path, required=True, help="where images, cache and runs are put; kept")
+    parser.add_argument("--folder", type=Path, help="where images, cache and runs are put; kept")
     parser.add_argument("--count", type=int, nargs="+", default=[20_000, 100_000, 1_000_000])
     parser.add_argument("--size", type=int, default=64, help="data.image_size")
     parser.add_argument("--workers", type=int, default=2, help="data.num_workers")
-    parser.add_argument("--complete", action="store_true", help="evaluate to the end")
     parser.add_argument("--only-make", action="store_true", help="make the images and stop")
     parser.add_argument("--warm", action="store_true", help="keep the cache of an earlier measurement")
+    parser.add_argument("--begin", type=json.loads, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
+    if options.begin:
+        begin(*options.begin)
+        return
+    if options.folder is None:
+        parser.error("--folder is required")
     for count in options.count:
         data = options.folder / f"images-{count}"
         make_images(data, count)
@@ -108,85 +120,111 @@ def measure(data: Path, options: argparse.Namespace) -> None:
     """Measure all commands on the images of a folder."""
     home = options.folder / f"work-{data.name}-{options.size}"
     cache, runs = home / "cache", home / "runs"
-    train = [
-        *("train", "--config", "qr_cnn", "--runs-dir", str(runs), "--progress", "plain", "--no-plots"),
-        *(f"--set=data.path={data}", "--set=data.sample_per_class=null", f"--set=data.image_size={options.size}"),
-        *(f"--set=data.cache_dir={cache}", f"--set=data.num_workers={options.workers}"),
-        *("--set=run.log_every_steps=1", "--set=checkpoint.every_steps=1000000"),
-    ]
-
-    def stepped(before: set[Path]) -> Callable[[], bool]:
-        return lambda: any(
-            '"kind": "step"' in (path / "history.jsonl").read_text()
-            for path in set(runs.glob("2*")) - before
-            if (path / "history.jsonl").exists()
-        )
-
+    home.mkdir(exist_ok=True)
+    settings = {
+        "data.path": str(data),
+        "data.sample_per_class": None,
+        "data.image_size": options.size,
+        "data.cache_dir": str(cache),
+        "data.num_workers": options.workers,
+        "run.runs_dir": str(runs),
+        "run.plots": False,
+    }
     for name in ["warm"] if options.warm else ["cold", "warm"]:
-        before = set(runs.glob("2*"))
-        report(f"train, {name}", data, *run(train, stepped(before), home / f"{name}.log"))
+        report(f"train, {name}", data, home, run("train", settings, home / f"{name}.log"))
     newest = max(runs.glob("2*"))
-    history = newest / "history.jsonl"
-    size = history.stat().st_size
-    report(
-        "resume",
-        data,
-        *run(
-            ["resume", str(newest), "--progress", "plain"], lambda: history.stat().st_size > size, home / "resume.log"
-        ),
-    )
-    log = home / "evaluate.log"
-    first = (lambda: False) if options.complete else (lambda: "Evaluate test" in log.read_text(errors="replace"))
-    report("evaluate", data, *run(["evaluate", str(newest), "--progress", "plain"], first, log))
+    report("resume", data, home, run("resume", str(newest), home / "resume.log"))
+    report("evaluate", data, home, run("evaluate", str(newest), home / "evaluate.log"))
     sizes = {
         "cache": sum(path.stat().st_size for path in cache.iterdir()),
         "splits.json": (newest / "splits.json").stat().st_size,
     }
-    print(json.dumps({"data": data.name, **{name: round(size / MIB, 1) for name, size in sizes.items()}}), flush=True)  # noqa: T201
+    print(json.dumps({"data": data.name, **{name: round(size / MIB, 1) for name, size in sizes.items()}}), flush=True)
 
 
-def run(command: Sequence[str], begun: Callable[[], bool], log: Path) -> tuple[float, float, float, Peak]:
-    """Run `dbbd` until it has begun or ended, then stop it as Ctrl-C does.
+def run(command: str, argument: object, log: Path) -> tuple[float, float, Peak]:
+    """Run a command until its first batch.
 
     Returns:
-        Seconds until then, seconds of the stop, seconds of CPU time of all processes, and the peak memory.
+        Seconds until then, seconds of CPU time of all its processes, and the peak memory.
     """
-    log.parent.mkdir(parents=True, exist_ok=True)
-    peak = Peak()
+    peak, used = Peak(), os.times()
     start = time.perf_counter()
-    used = os.times()
     with log.open("wb") as file:
-        program = subprocess.Popen([sys.executable, "-m", "dbbd_cli", *command], stdout=file, stderr=file)
-    process = psutil.Process(program.pid)
-    while program.poll() is None and not begun():
-        peak.look(process)
-        time.sleep(0.1)
-    first = time.perf_counter() - start
-    peak.look(process)
-    if program.poll() is None:
-        program.send_signal(signal.SIGINT)
+        call = [sys.executable, __file__, "--begin", json.dumps([command, argument])]
+        program = subprocess.Popen(call, stdout=file, stderr=file)
+    process, first = psutil.Process(program.pid), 0.0
     while program.poll() is None:
         peak.look(process)
-        time.sleep(0.1)
+        if not first and b"first batch" in log.read_bytes():
+            first = time.perf_counter() - start
+        time.sleep(0.05)
     now = os.times()
     cpu = now.children_user + now.children_system - used.children_user - used.children_system
-    if program.returncode not in (0, 130):
-        print(log.read_text(errors="replace")[-2000:])  # noqa: T201
-    return first, time.perf_counter() - start - first, cpu, peak
+    return first, cpu, peak
 
 
-def report(name: str, data: Path, first: float, stop: float, cpu: float, peak: Peak) -> None:
+def report(name: str, data: Path, home: Path, measured: tuple[float, float, Peak]) -> None:
     """Print a measurement."""
+    first, cpu, peak = measured
     row = {
         "data": data.name,
         "what": name,
         "seconds": round(first, 1),
-        "stop": round(stop, 1),
         "cpu": round(cpu, 1),
         "peak": round(peak.main),
         "peak_of_others": round(max(peak.others.values(), default=0)),
     }
-    print(json.dumps(row), flush=True)  # noqa: T201
+    print(json.dumps(row), flush=True)
+
+
+class Beginning(Silent):
+    """Prints when each phase begins, and stops the program, as Ctrl-C does, after the first batch of the last one."""
+
+    @contextmanager
+    def phase(
+        self, title: str, total: int, unit: str = "batches", done: int = 0, sample_unit: str = "samples"
+    ) -> Iterator[Phase]:
+        """Open a phase."""
+        self.line(title)
+        last = title.endswith("train") or title == "Evaluate test"
+
+        class First:
+            begun = False
+
+            def advance(self, count: int = 1, samples: int = 0, **values: float) -> None:
+                if last and not self.begun:
+                    print(f"{time.process_time():7.1f} first batch", flush=True)
+                    self.begun = True
+                    os.kill(os.getpid(), signal.SIGINT)
+
+        yield First()
+
+    def line(self, text: str) -> None:
+        """Print a line with the CPU time of this process."""
+        print(f"{time.process_time():7.1f} {text}", flush=True)
+
+    def warn(self, text: str) -> None:
+        """Print a warning."""
+        self.line(text)
+
+
+def begin(command: str, argument: Any) -> None:
+    """Begin a command, as the command line does."""
+    with suppress(StoppedError, KeyboardInterrupt):
+        if command == "train":
+            from dbbd_cli.services.train import train
+
+            overrides = [Override(key, value, "many_images.py") for key, value in argument.items()]
+            train(load_config("qr_cnn", overrides), progress=Beginning())
+        elif command == "resume":
+            from dbbd_cli.services.resume import resume
+
+            resume(Path(argument), progress=Beginning())
+        else:
+            from dbbd_cli.services.evaluate import evaluate
+
+            evaluate(Path(argument), plots=False, progress=Beginning())
 
 
 if __name__ == "__main__":
