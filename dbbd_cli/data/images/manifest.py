@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from dbbd_cli.core.errors import DataError
@@ -48,7 +49,8 @@ def make_manifest(
     candidates, refs, unreadable = _hash(candidates, source.roots, cleaning, cache_dir, progress)
     candidates, refs, undecodable = _decode(candidates, refs, image_size, cache_dir, progress)
     problems = [*source.problems, *unreadable, *undecodable]
-    return divide(source, candidates, list(refs.sha256), [""] * len(refs), problems, sampling, "image", progress)
+    divided = divide(source, candidates, list(refs.sha256), [""] * len(refs), problems, sampling, "image", progress)
+    return replace(divided, is_new=True)
 
 
 def _hash(
@@ -140,7 +142,7 @@ def prepare_manifest(
     refs = _refs(samples, roots, cleaning)
     prepared = cached_images(refs, image_size, cache_dir, progress)
     if prepared is not None:
-        if roots:
+        if roots and not manifest.is_new:
             _report_changed_files(samples, refs, splits, prepared, progress)
         return prepared, samples
     samples = samples.where(*splits)
