@@ -6,7 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from dbbd_cli.core.errors import DataError
 from dbbd_cli.core.progress import Progress
@@ -29,11 +29,10 @@ _MAX_NAMED = 8
 OnError = Literal["fail", "skip"]
 
 
-@dataclass(frozen=True, slots=True)
-class Candidate:
+class Candidate(NamedTuple):
     """A possible sample.
 
-    Args:
+    Attributes:
         key: "class/path/within/class.png" with forward slashes, "class/shard.tar/name/in/it.png", or the URL.
         label: position of its class in `Source.classes`.
         split: train, val or test if the source says so, otherwise None.

@@ -125,6 +125,8 @@ class Manifest:
     """Skipped files, with the reason."""
     limited_from: Mapping[str, int] = field(default_factory=dict, compare=False)
     """Number of samples before a limit was applied, for each split it reduced; not stored."""
+    is_new: bool = field(default=False, compare=False)
+    """Whether this process has just read its files, so that they cannot have changed since; not stored."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "samples", Samples.of(self.samples))

@@ -105,7 +105,8 @@ def assign_splits(
         DataError: a class is too small to be in every split.
     """
     check_class_sizes(labels, classes)
-    groups_of = Counter(label for label, _ in set(zip(labels, groups, strict=True)))
+    all_differ = len(set(groups)) == len(groups)
+    groups_of = Counter(labels if all_differ else [label for label, _ in set(zip(labels, groups, strict=True))])
     possible = min(groups_of.values(), default=0) >= len(SPLITS)
     for attempt in range(_MAX_DRAWS if possible else 1):
         splits = _draw_splits(keys, labels, groups, shares, seed, attempt)
@@ -155,12 +156,7 @@ def _draw_splits(
 ) -> list[str]:
     left = {label: _quota(count, shares, label) for label, count in Counter(labels).items()}
     splits = [""] * len(keys)
-    first: dict[Hashable, int] = {}
-    several: dict[int, list[int]] = {}  # only these groups get a list: there may be a million groups of one
-    for position, group in enumerate(groups):
-        begin = first.setdefault(group, position)
-        if begin != position:
-            several.setdefault(begin, [begin]).append(position)
+    ones, several = _members(groups)
     large = sorted(several, key=lambda begin: -len(several[begin]))
     for _, begins in groupby(large, key=lambda begin: len(several[begin])):
         for begin, draw in _drawn(keys, list(begins), seed, attempt):
@@ -174,13 +170,25 @@ def _draw_splits(
                 left[label][chosen] -= n
             for position in several[begin]:
                 splits[position] = SPLITS[chosen]
-    ones = [begin for begin in first.values() if begin not in several] if several else list(first.values())
     for position, draw in _drawn(keys, ones, seed, attempt):
         places = left[labels[position]]
         chosen = _chosen([max(number, 0) for number in places], places, draw)
         places[chosen] -= 1
         splits[position] = SPLITS[chosen]
     return splits
+
+
+def _members(groups: Sequence[Hashable]) -> tuple[Sequence[int], dict[int, list[int]]]:
+    """The positions of groups of one, in order; and those of each other group, by its first position."""
+    if len(set(groups)) == len(groups):
+        return range(len(groups)), {}
+    first: dict[Hashable, int] = {}
+    several: dict[int, list[int]] = {}  # only these groups get a list: there may be a million groups of one
+    for position, group in enumerate(groups):
+        begin = first.setdefault(group, position)
+        if begin != position:
+            several.setdefault(begin, [begin]).append(position)
+    return [begin for begin in first.values() if begin not in several], several
 
 
 def _drawn(keys: Sequence[str], positions: Sequence[int], seed: int, attempt: int) -> Iterator[tuple[int, float]]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import struct
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,10 +20,11 @@ from dbbd_cli.core.progress import Progress
 from dbbd_cli.data.array_cache import SUFFIX, Arrays, read_arrays, write_arrays
 from dbbd_cli.data.images.refs import hash_files
 
-_FORMAT = 1
+_FORMAT = 2
 _SETTLED_NS = 2 * 10**9
 """Coarsest resolution of the times of a file, that of FAT."""
 _KEY_BYTES = 16
+_IDENTITY = struct.Struct("<Qqqq")
 _AT_ONCE = 10_000
 
 
@@ -86,8 +88,10 @@ def _identities(paths: Sequence[str], progress: Progress) -> tuple[np.ndarray, n
                 keys += bytes(_KEY_BYTES)
                 continue
             changed[place] = max(status.st_mtime_ns, status.st_ctime_ns)
-            text = f"{status.st_ino} {status.st_size} {status.st_mtime_ns} {status.st_ctime_ns} {path}"
-            keys += hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=_KEY_BYTES).digest()
+            identity = _IDENTITY.pack(
+                status.st_ino % 2**64, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+            ) + path.encode("utf-8", "surrogatepass")
+            keys += hashlib.blake2b(identity, digest_size=_KEY_BYTES).digest()
     return np.frombuffer(bytes(keys), "<u8").reshape(-1, 2), changed, missing
 
 

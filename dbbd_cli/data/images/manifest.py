@@ -54,11 +54,9 @@ def make_manifest(
         _fetch(source.shards, refs, image_size, cache_dir, progress)
     candidates, refs, undecodable = _decode(candidates, refs, image_size, cache_dir, progress)
     problems = [*source.problems, *unreadable, *undecodable]
-    hashes = list(refs.sha256)
-    manifest = divide(source, candidates, hashes, [""] * len(refs), problems, sampling, "image", progress)
-    if source.shards is None:
-        return manifest
-    return replace(manifest, roots=(source.shards.folder,) * len(source.classes))
+    divided = divide(source, candidates, list(refs.sha256), [""] * len(refs), problems, sampling, "image", progress)
+    roots = divided.roots if source.shards is None else (source.shards.folder,) * len(source.classes)
+    return replace(divided, roots=roots, is_new=True)
 
 
 def _hash(
@@ -147,7 +145,7 @@ def prepare_manifest(
     refs = refs_of(samples, roots, cleaning, located)
     prepared = cached_images(refs, image_size, cache_dir, progress)
     if prepared is not None:
-        if roots or (shards is not None and not shards.are_remote):
+        if not manifest.is_new and (roots or (shards is not None and not shards.are_remote)):
             _report_changed(samples, refs, located, splits, prepared, progress)
         return prepared, samples
     samples = samples.where(*splits)

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
 MAX_FILE_BYTES = 256 * 2**20
 """Size limit of image files."""
-_AT_ONCE = 10_000
+_FILES_PER_TASK = 32
+"""A task of a thread costs as much as hashing a small file."""
 
 
 class Part(NamedTuple):
@@ -262,10 +263,12 @@ def hash_files(paths: Sequence[str], progress: Progress) -> list[str | OSError]:
             return error
         return hasher.hexdigest()
 
-    hashes = []
+    def digests(first: int) -> list[str | OSError]:
+        return [digest(path) for path in paths[first : first + _FILES_PER_TASK]]
+
+    hashes: list[str | OSError] = []
     with progress.phase("Hashing", len(paths), unit="files") as bar, ThreadPoolExecutor(8) as pool:
-        for first in range(0, len(paths), _AT_ONCE):  # a task of the pool takes a kilobyte
-            for result in pool.map(digest, paths[first : first + _AT_ONCE]):
-                hashes.append(result)
-                bar.advance()
+        for found in pool.map(digests, range(0, len(paths), _FILES_PER_TASK)):
+            hashes += found
+            bar.advance(len(found))
     return hashes
