@@ -1,6 +1,6 @@
 # docker build -t dbbd .                                 with PyTorch's CPU build
 # docker build -t dbbd:cuda --build-arg TORCH=cuda .     with CUDA: docker run --gpus all dbbd:cuda …
-# docker run --rm -it -v "$PWD:/work" dbbd train --config qr_cnn --set data.path=pictures
+# docker run --rm -it --user "$(id -u):$(id -g)" -e HOME=/tmp -v "$PWD:/work" dbbd train --config qr_cnn --set data.path=pictures
 ARG PYTHON=3.12
 FROM python:${PYTHON}-slim
 ARG TORCH=cpu

@@ -9,6 +9,7 @@ import shutil
 import socket
 import subprocess
 import sys
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ COMMANDS = [
     for line in block.replace("\\\n", " ").splitlines()
     if line and not line.startswith("#")
 ]
+SRUN = {"--nodes", "--ntasks-per-node", "--cpus-per-task", "--kill-on-bad-exit"}
 SBATCH = {"nodes", "ntasks-per-node", "gpus-per-node", "signal"}
 
 
@@ -45,7 +47,9 @@ def arguments_of_dbbd(command: list[str]) -> list[str]:
         assert (parsed.module, parsed.training_script) == (True, "dbbd_cli")
         return list(parsed.training_script_args)
     if command[0] == "srun":
-        return arguments_of_dbbd([word for word in command[1:] if word != "--kill-on-bad-exit"])
+        options = list(takewhile(lambda word: word.startswith("--"), command[1:]))
+        assert {option.split("=")[0] for option in options} <= SRUN
+        return arguments_of_dbbd(command[1 + len(options) :])
     assert command[0] == "dbbd", command
     return command[1:]
 

@@ -5,6 +5,7 @@ Importing it takes seconds, so functions import what needs it.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping
 from functools import cache
 from typing import Any
@@ -27,6 +28,8 @@ def shard(module: nn.Module, device: torch.device, num_processes: int) -> nn.Mod
     from torch.distributed.fsdp import fully_shard
 
     _show_tensors_of_outputs()
+    # Where it is in the way: nothing changes the outputs of a block in place.
+    warnings.filterwarnings("ignore", message="FSDP2-wrapped module")
     mesh = init_device_mesh(device.type, (num_processes,))
     for block in _blocks(module):
         fully_shard(block, mesh=mesh)

@@ -149,9 +149,9 @@ def _branch(run: OpenedRun, progress: Progress) -> Path:
             for name in (ENVIRONMENT, HISTORY):
                 if (run.folder / name).is_file():
                     shutil.copyfile(run.folder / name, folder / name)
+            is_best = _copy_best(run, folder, progress)
         except OSError as error:
             raise disk_error(error, folder, run.path.stat().st_size) from error
-        is_best = _copy_best(run, folder, progress)
         state = {key: value for key, value in run.checkpoint.items() if key != "format"}
         save_checkpoint(state, folder, best=is_best, keep=run.config.checkpoint.keep)
 

@@ -72,7 +72,6 @@ def evaluate_classifier(
     if not processes.is_first:
         return EvaluationOutput({})
     progress.line("Measuring speed and computing metrics…")
-    efficiency = _efficiency(measured, split, runtime)
     classes, positive_class = workload.manifest.classes, workload.positive_class
     positive = None if positive_class is None else classes.index(positive_class)
     resampling = outputs.resampling()
@@ -109,7 +108,8 @@ def evaluate_classifier(
         files[PICTURES_FILE] = pictures_file(pictures)
     if other is not None:
         report["shared_with_training"] = _shared_with_training(workload, other, split)
-    return EvaluationOutput({**report, "efficiency": efficiency}, files, calibration)
+    report["efficiency"] = _efficiency(measured, split, runtime)  # last: other processes may need some time to end
+    return EvaluationOutput(report, files, calibration)
 
 
 def _run(

@@ -21,7 +21,7 @@ from dbbd_cli.core.text import printable
 from dbbd_cli.engine.checkpoint.shards import (
     SHARDS,
     folder_of,
-    remove_unused_shards,
+    shards_in,
     verify_shards,
     with_whole_tensors,
     write_shards,
@@ -96,6 +96,8 @@ def save_checkpoint(
     newest = folder / NEWEST
     temporary: Path | None = None
     size = state_bytes(state)
+    known = _named_shards(folder)[0] if processes.is_first else set()
+    before = shards_in(folder) if processes.is_first else set()
     try:
         if shards_of(state):
             state = write_shards(state, folder, processes)
@@ -119,23 +121,40 @@ def save_checkpoint(
         replace_file(temporary, newest)
         for name in set(checkpoint_names(folder)) - {NEWEST, BEST} - {previous_name(age) for age in range(1, keep)}:
             (folder / name).unlink(missing_ok=True)
-        _remove_unused_shards(folder)
     except OSError as error:
-        raise disk_error(error, folder, size) from error
+        failure = disk_error(error, folder, size)
+        failure.all_have_it = not processes.is_first  # these have only written parts, in which all fail together
+        raise failure from error
     finally:
         if temporary is not None:
             discard(temporary)
+        if processes.is_first:
+            _remove_unused_shards(folder, known | (shards_in(folder) - before))
 
 
-def _remove_unused_shards(folder: Path) -> None:
-    """Remove the parts of checkpoints that no longer exist; of none if a checkpoint cannot be read."""
-    if not any(folder.glob("shards-*")):
-        return
-    try:
-        used = {folder_of(load_tensors(path, without_data=True)) for path in folder.glob("*.pth")}
-    except (CheckpointError, ValueError):
-        return
-    remove_unused_shards(folder, {name for name in used if name is not None})
+def _remove_unused_shards(folder: Path, known: set[str]) -> None:
+    """Remove the parts of checkpoints that no longer exist.
+
+    Args:
+        folder: the run folder.
+        known: parts of which it is known what they belonged to. Others may be those of a checkpoint that is damaged.
+    """
+    used, all_are_readable = _named_shards(folder)
+    for name in (shards_in(folder) if all_are_readable else known & shards_in(folder)) - used:
+        shutil.rmtree(folder / name, ignore_errors=True)
+
+
+def _named_shards(folder: Path) -> tuple[set[str], bool]:
+    """The folders of parts that the checkpoints of a run name, and whether all checkpoints can be read."""
+    if not shards_in(folder):
+        return set(), True
+    used, all_are_readable = set(), True
+    for path in folder.glob("*.pth"):
+        try:
+            used.add(folder_of(load_tensors(path, without_data=True)))
+        except (CheckpointError, ValueError):
+            all_are_readable = False
+    return {name for name in used if name is not None}, all_are_readable
 
 
 def _replace_by_link(path: Path, target: Path) -> None:

@@ -7,6 +7,7 @@ read it.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import math
 import os
@@ -21,7 +22,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from dbbd_cli.core.errors import CheckpointError
+from dbbd_cli.core.errors import CheckpointError, reason_of
 from dbbd_cli.core.text import printable
 from dbbd_cli.engine.processes import Processes
 from dbbd_cli.engine.sharding import divided_as, is_shard, own_part, shards_of, with_shards, without_shards
@@ -44,7 +45,7 @@ def write_shards(state: Mapping[str, Any], folder: Path, processes: Processes) -
         The rest of the state, which names the folder.
 
     Raises:
-        OSError: a process cannot write its parts; nothing is left of them.
+        OSError: a process cannot write its parts.
     """
     from torch.distributed.checkpoint import HuggingFaceStorageWriter, save  # type: ignore[attr-defined]
     from torch.distributed.checkpoint.api import CheckpointException
@@ -52,21 +53,22 @@ def write_shards(state: Mapping[str, Any], folder: Path, processes: Processes) -
     tensors = shards_of(state)
     place = Path(processes.of_first(str(_new_folder(folder, state["state"]["step"]))))
     own = place / f"shard-{processes.rank + 1:05}-model-00001-of-00001.safetensors"
-    digest, problem = None, None
+    digest: str | None = None
+    problem: OSError | None = None
     try:
         writer = HuggingFaceStorageWriter(str(place), save_distributed=True)
         save(tensors, storage_writer=writer, process_group=processes.group)
         digest = _digest_of_parts(own, tensors)
     except CheckpointException as error:  # in all processes
-        problem = next((failed for failed, _ in error.failures.values() if isinstance(failed, OSError)), None)
-        problem = problem or OSError(f"{place} cannot be written: {next(iter(error.failures.values()))[0]}")
+        failed = next(iter(error.failures.values()))[0]
+        number = failed.errno if isinstance(failed, OSError) else None
+        problem = OSError(number, reason_of(failed), str(place))
     except OSError as error:
         problem = error
-    written = processes.everyone([own.name, digest, problem is None])
-    if not all(is_good for *_, is_good in written):
-        if processes.is_first:
-            shutil.rmtree(place, ignore_errors=True)
-        raise problem or OSError(f"another process cannot write to {place}")
+    written = processes.everyone([own.name, digest, None if problem is None else [problem.errno, reason_of(problem)]])
+    found = next((found for *_, found in written if found is not None), None)
+    if found is not None:
+        raise OSError(*found, str(place)) from problem
     if processes.is_first and os.name == "posix":
         _flush(place)
     files = {name: found for name, found, _ in written if found is not None}
@@ -84,14 +86,18 @@ def _digest_of_parts(path: Path, tensors: Mapping[str, torch.Tensor]) -> str | N
     Raises:
         OSError: the file has something else.
     """
-    from safetensors import safe_open
+    from safetensors import SafetensorError, safe_open
 
     parts = {name: part.cpu() for name, tensor in tensors.items() if (part := own_part(tensor)).numel()}
     if not parts:
         return None
-    with safe_open(path, framework="pt") as file:
-        if not all(torch.equal(file.get_tensor(name), part) for name, part in parts.items()):
-            raise OSError(f"data written to {path} reads back differently")
+    try:
+        with safe_open(path, framework="pt") as file:
+            is_good = all(torch.equal(file.get_tensor(name), part) for name, part in parts.items())
+    except SafetensorError:
+        is_good = False
+    if not is_good:
+        raise OSError(errno.EIO, "what was written reads back differently", str(path))
     return _digest(path)
 
 
@@ -153,7 +159,7 @@ def verify_shards(checkpoint: Any, path: Path) -> None:
                 raise ValueError(f"{name}/{file} is damaged: its SHA-256 does not match")
     except (OSError, ValueError) as error:
         raise CheckpointError(
-            f"{path} cannot be used: {error}",
+            f"{path} cannot be used: {reason_of(error) if isinstance(error, OSError) else error}",
             hint="use another checkpoint of the run; a run folder means its newest intact one",
         ) from error
 
@@ -167,7 +173,11 @@ def with_whole_tensors(checkpoint: Mapping[str, Any], path: Path) -> dict[str, A
     if folder_of(checkpoint) is None:
         return dict(checkpoint)
     tensors = {name: torch.empty(size, dtype=kind) for name, (size, kind) in _listed(checkpoint, path).items()}
-    found = with_shards(_filled(tensors, checkpoint, path), tensors)
+    filled = _filled(tensors, checkpoint, path)
+    try:
+        found = with_shards(filled, tensors)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:  # the file may contain anything
+        raise _unusable(checkpoint, path, error) from error
     return {key: value for key, value in found.items() if key != SHARDS}
 
 
@@ -266,11 +276,11 @@ def copy_shards(checkpoint: Mapping[str, Any], path: Path, folder: Path) -> None
     """
     name = folder_of(checkpoint)
     if name is not None:
-        shutil.copytree(path.with_name(name), folder / name)
+        (folder / name).mkdir(exist_ok=True)
+        for file in checkpoint[SHARDS]["files"]:
+            shutil.copyfile(path.with_name(name) / file, folder / name / file)
 
 
-def remove_unused_shards(folder: Path, used: set[str]) -> None:
-    """Remove the folders of parts of checkpoints that no longer exist."""
-    for place in folder.glob("shards-*"):
-        if _FOLDER.fullmatch(place.name) and place.name not in used and place.is_dir() and not place.is_symlink():
-            shutil.rmtree(place, ignore_errors=True)
+def shards_in(folder: Path) -> set[str]:
+    """The names of all folders of parts in a run folder."""
+    return {place.name for place in folder.glob("shards-*") if _FOLDER.fullmatch(place.name) and place.is_dir()}

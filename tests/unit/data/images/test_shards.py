@@ -7,6 +7,7 @@ import pickle
 import shutil
 import tarfile
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -41,7 +42,7 @@ def prepared(
     manifest: Manifest, path: Path | str, cache: Path, progress: Silent | None = None
 ) -> tuple[PreparedImages, Samples]:
     return prepare_manifest(
-        manifest,
+        replace(manifest, is_new=False),  # as that of an earlier start
         splits=("train", "val", "test"),
         roots=[],
         cleaning=UrlCleaning(),

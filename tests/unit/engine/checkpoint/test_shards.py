@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import distributed, nn
 
@@ -109,8 +110,11 @@ def test_parts_are_kept_as_long_as_their_checkpoint(tmp_path: Path) -> None:
     assert {path.name for path in tmp_path.glob("shards-*")} == {"shards-2-1", "shards-3"}
     assert load_checkpoint(tmp_path / previous_name(1))["state"]["step"] == 2
     (tmp_path / "ckpt.damaged.pth").write_bytes(b"damaged")
-    save(state_of(module, optimizer, 4), tmp_path)
-    assert (tmp_path / "shards-2-1").exists(), "the damaged file may be the one that names them"
+    (tmp_path / "shards-9").mkdir()
+    for step in (4, 5, 6):
+        save(state_of(module, optimizer, step), tmp_path)
+    kept = {path.name for path in tmp_path.glob("shards-*")}
+    assert kept == {"shards-9", "shards-5", "shards-6"}, "only what the damaged file may name is kept with it"
 
 
 def flip(folder: Path) -> None:
@@ -169,6 +173,40 @@ def test_parts_that_do_not_make_a_whole_are_refused(saved: Path) -> None:
     digest = hashlib.sha256(parts(saved).read_bytes()).hexdigest()
     with pytest.raises(CheckpointError, match=r"parts of module\.0\.weight are missing"):
         load_checkpoint(rewritten(saved, files={parts(saved).name: digest}))
+
+
+@pytest.mark.parametrize("optimizer", [{}, [1], {"state": {"a": 1}}, {"state": [1]}])
+def test_odd_content_is_refused(optimizer: Any, saved: Path) -> None:
+    content = torch.load(saved / NEWEST, weights_only=True)
+    save_with_digest({**content, "optimizer": optimizer}, saved / NEWEST)
+    with pytest.raises(CheckpointError, match="cannot be used"):
+        load_checkpoint(saved / NEWEST)
+
+
+def test_parts_that_read_back_differently_are_an_error(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def damaged(*_: Any, **__: Any) -> None:
+        raise SafetensorError("header too small")
+
+    module = network(seed=3)
+    optimizer = trained(module)
+    state = state_of(module, optimizer, 2)
+    monkeypatch.setattr("safetensors.safe_open", damaged)
+    with pytest.raises(DiskError, match="reads back differently"):
+        save(state, saved)
+    assert {path.name for path in saved.iterdir()} == {NEWEST, "shards-1"}
+
+
+def test_parts_of_a_checkpoint_that_cannot_be_written_are_removed(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_space(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    module = network(seed=3)
+    optimizer = trained(module)
+    state = state_of(module, optimizer, 2)
+    monkeypatch.setattr("dbbd_cli.engine.checkpoint.files.save_with_digest", no_space)
+    with pytest.raises(DiskError, match="No space left on device"):
+        save(state, saved)
+    assert {path.name for path in saved.iterdir()} == {NEWEST, "shards-1"}
 
 
 def test_a_full_disk_leaves_the_checkpoints_as_they_were(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
