@@ -70,7 +70,7 @@ def until(condition: Callable[[], object], process: subprocess.Popen[str]) -> No
     while not condition():
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
-        time.sleep(0.02)
+        time.sleep(0.1)
 
 
 def steps(folder: Path) -> int:

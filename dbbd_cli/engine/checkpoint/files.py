@@ -96,10 +96,11 @@ def save_checkpoint(
     newest = folder / NEWEST
     temporary: Path | None = None
     size = state_bytes(state)
-    known = _named_shards(folder)[0] if processes.is_first else set()
+    is_divided = bool(shards_of(state))
     before = shards_in(folder) if processes.is_first else set()
+    known = _named_shards(folder)[0] if before else set()
     try:
-        if shards_of(state):
+        if is_divided:
             state = write_shards(state, folder, processes)
         if not processes.is_first:
             return
@@ -128,7 +129,7 @@ def save_checkpoint(
     finally:
         if temporary is not None:
             discard(temporary)
-        if processes.is_first:
+        if processes.is_first and (is_divided or before):
             _remove_unused_shards(folder, known | (shards_in(folder) - before))
 
 
@@ -146,8 +147,6 @@ def _remove_unused_shards(folder: Path, known: set[str]) -> None:
 
 def _named_shards(folder: Path) -> tuple[set[str], bool]:
     """The folders of parts that the checkpoints of a run name, and whether all checkpoints can be read."""
-    if not shards_in(folder):
-        return set(), True
     used, all_are_readable = set(), True
     for path in folder.glob("*.pth"):
         try:
