@@ -24,9 +24,6 @@ from dbbd_cli.data.images.formats import (
 from dbbd_cli.data.problems import UNPRINTABLE, scan_folder, shortened, why
 
 _LINKED_FOLDER = "is a link to a folder, which is not followed"
-_NOT_INSIDE = {"posix": re.compile(r"//|/\.\.?/|\0"), "nt": re.compile(r"//|/\.\.?/|[\0\\:]")}
-"""What a path within a folder, between slashes, must not have; on Windows a backslash also separates folders, and a
-colon selects a drive."""
 _SPLIT_NAMES = {"train", "training", "val", "valid", "validation", "test", "testing"}
 
 
@@ -117,12 +114,13 @@ def files_of(roots: Sequence[Path], keys: Sequence[str], labels: Sequence[int]) 
     Raises:
         DataError: a key does not lie in the folder of its class.
     """
-    not_inside = _NOT_INSIDE[os.name]
+    # On Windows a backslash also separates folders, and a colon selects a drive.
+    forbidden = re.compile(r"//|/\.\.?/|[\0\\:]" if os.name == "nt" else r"//|/\.\.?/|\0")
     before = [str(root / "x")[:-1] for root in roots]
     paths = []
     for key, label in zip(keys, labels, strict=True):
         _, slash, place = key.partition("/")
-        if not slash or not_inside.search(f"/{place}/") or not 0 <= label < len(roots):
+        if not slash or forbidden.search(f"/{place}/") or not 0 <= label < len(roots):
             raise DataError(
                 f"{printable(key)} does not name a file in the folder of a class",
                 hint="the stored list of files was damaged or edited; start a new run",
