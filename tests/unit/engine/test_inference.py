@@ -38,8 +38,8 @@ def test_a_stop_ends_the_split_after_the_batch() -> None:
     loader, seen = workload.loaders["val"], []
     batches = loader.batches
 
-    def watched(epoch: int, start: int = 0) -> Iterator[Any]:
-        for batch in batches(epoch, start):
+    def watched(epoch: int, start: int = 0, step: int = 1) -> Iterator[Any]:
+        for batch in batches(epoch, start, step):
             seen.append(len(batch[0]))
             yield batch
 

@@ -30,11 +30,11 @@ class Part:
 
 
 def of_another_format(state: dict[str, Any], path: Path) -> None:
-    save_with_digest({**state, "format": 3}, path)
+    save_with_digest({**state, "format": 4}, path)
 
 
 def of_another_format_and_content(state: dict[str, Any], path: Path) -> None:
-    save_with_digest({"format": 3, WRITER: NEWER, "module": {}, "new": [1, 2]}, path)
+    save_with_digest({"format": 4, WRITER: NEWER, "module": {}, "new": [1, 2]}, path)
 
 
 def without_a_part(state: dict[str, Any], path: Path) -> None:
@@ -58,11 +58,11 @@ def of_another_layout(state: dict[str, Any], path: Path) -> None:
 
 
 def without_digest(state: dict[str, Any], path: Path) -> None:
-    torch.save({**state, "format": 3}, path)
+    torch.save({**state, "format": 4}, path)
 
 
 def without_digest_and_of_another_layout(state: dict[str, Any], path: Path) -> None:
-    torch.save({"format": 3, WRITER: NEWER, "weights": state["module"]}, path)
+    torch.save({"format": 4, WRITER: NEWER, "weights": state["module"]}, path)
 
 
 KINDS = [
