@@ -29,7 +29,7 @@ COMMANDS = [
     shlex.split(line, comments=True)
     for block in re.findall(r"```sh\n(.*?)```", PAGE, re.DOTALL)
     for line in block.replace("\\\n", " ").splitlines()
-    if line and not line.startswith("#")
+    if line and not line.startswith(("#", "python tests/"))
 ]
 SRUN = {"--nodes", "--ntasks-per-node", "--cpus-per-task", "--kill-on-bad-exit"}
 SBATCH = {"nodes", "ntasks-per-node", "gpus-per-node", "signal"}

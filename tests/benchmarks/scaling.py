@@ -37,6 +37,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
     },
 }
 """Smaller than the defaults, so that two processors take at most some seconds for a step."""
+GATHERING = {"dbbd_scannet"}
+"""Configurations in which processes exchange rows, whose number grows with the samples; others sum up statistics."""
 WARM_UP = 3
 MIB = 2**20
 
@@ -97,16 +99,19 @@ def reduced_bytes(parameters: int, processes: int) -> float:
     return 4 * parameters * 2 * (processes - 1) / processes
 
 
-def predicted(compute: float, parameters: int, gathered: float, processes: int, cluster: Cluster) -> float:
+def predicted(
+    compute: float, parameters: int, summed: float, gathered: float, processes: int, cluster: Cluster
+) -> float:
     """Seconds of a step on so many GPUs.
 
     Gradients are averaged in a ring inside each machine, and in a ring over machines, each GPU a part; what of that
     does not fit beside the backward pass, two thirds of computing, is added. So are rows of other processes, such as
-    the negatives of DBBD, for which computing waits.
+    the negatives of DBBD, and statistics, for which computing waits; their latency is left out.
 
     Args:
         compute: seconds of computing.
         parameters: trained parameters.
+        summed: bytes of statistics, such as those of batch normalization, that are summed up over processes.
         gathered: bytes of the rows of a process that all others need.
         processes: number of GPUs.
         cluster: what they are.
@@ -118,7 +123,8 @@ def predicted(compute: float, parameters: int, gathered: float, processes: int, 
     exchange = reduced_bytes(parameters, inside) / cluster.inside + 2 * (inside - 1) * cluster.latency
     exchange += reduced_bytes(parameters, machines) / inside / cluster.outside + 2 * (machines - 1) * cluster.latency
     last = exchange / max(4 * parameters / (25 * MIB), 1)  # the last bucket of gradients, after which nothing computes
-    waiting = gathered * (processes - 1) / (cluster.inside if machines == 1 else cluster.outside)
+    link = cluster.inside if machines == 1 else cluster.outside
+    waiting = (gathered * (processes - 1) + summed * 2 * (processes - 1) / processes) / link
     return compute + max(exchange - 2 / 3 * compute, last) + waiting
 
 
@@ -256,8 +262,10 @@ def main() -> None:
         flops, samples, parameters = operations(config)
         for cluster in CLUSTERS:
             compute = max(flops / cluster.flops, LEAST_SECONDS)
-            gathered = max(two.sent - reduced_bytes(two.parameters, 2), 0) * samples / one.samples * 2
-            times = [predicted(compute, parameters, gathered, number, cluster) for number in GPUS]
+            others = max(two.sent - reduced_bytes(two.parameters, 2), 0)
+            gathered = others * samples / one.samples * 2 if config in GATHERING else 0.0
+            statistics = 0.0 if config in GATHERING else others
+            times = [predicted(compute, parameters, statistics, gathered, number, cluster) for number in GPUS]
             forecasts.append([
                 config, cluster.name, f"{samples}", f"{flops / 1e9:,.0f}",
                 *(f"{1e3 * seconds:.2f} ({times[0] / seconds:.0%})" for seconds in times),
