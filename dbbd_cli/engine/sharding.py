@@ -28,7 +28,7 @@ def shard(module: nn.Module, device: torch.device, num_processes: int) -> nn.Mod
     from torch.distributed.fsdp import fully_shard
 
     _show_tensors_of_outputs()
-    # Where it is in the way: nothing changes the outputs of a block in place.
+    # It warns of outputs that share memory with others; nothing changes the output of a block in place.
     warnings.filterwarnings("ignore", message="FSDP2-wrapped module")
     mesh = init_device_mesh(device.type, (num_processes,))
     for block in _blocks(module):

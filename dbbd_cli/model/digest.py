@@ -116,7 +116,7 @@ def digest_matches(path: Path, on_chunk: Callable[[], None] = _do_nothing) -> bo
     if not path.is_file():  # opening a pipe would block until someone writes to it
         return False
     stored = stored_digest(path)
-    return stored is not None and stored == _computed_digest(path, path.stat().st_size - _LENGTH - 2, on_chunk)
+    return stored is not None and stored == sha256_of(path, path.stat().st_size - _LENGTH - 2, on_chunk)
 
 
 def stored_digest(path: Path) -> str | None:
@@ -135,7 +135,8 @@ def stored_digest(path: Path) -> str | None:
     return end[2 + len(_PREFIX) :].decode("latin1")
 
 
-def _computed_digest(path: Path, size: int, on_chunk: Callable[[], None]) -> str:
+def sha256_of(path: Path, size: int, on_chunk: Callable[[], None] = _do_nothing) -> str:
+    """The SHA-256 of the first `size` bytes of a file, 64 hexadecimal digits."""
     hasher = hashlib.sha256()
     with path.open("rb") as file:
         while size > 0 and (chunk := file.read(min(size, _CHUNK))):

@@ -93,37 +93,25 @@ def save_checkpoint(
     Raises:
         DiskError: the disk is full or not writable; existing checkpoints are unchanged.
     """
-    newest = folder / NEWEST
     temporary: Path | None = None
-    size = state_bytes(state)
+    content: Mapping[str, Any] = state
     is_divided = bool(shards_of(state))
     before = shards_in(folder) if processes.is_first else set()
     known = _named_shards(folder)[0] if before else set()
     try:
         if is_divided:
-            state = write_shards(state, folder, processes)
+            content = write_shards(state, folder, processes)
         if not processes.is_first:
             return
-        temporary = temporary_file(newest)
-        number = _FORMAT_WITH_SHARDS if SHARDS in state else CHECKPOINT_FORMAT
-        content = {**state, "format": number, WRITER: __version__}
-        save_with_digest(content, temporary, on_chunk)
+        temporary = temporary_file(folder / NEWEST)
+        number = _FORMAT_WITH_SHARDS if SHARDS in content else CHECKPOINT_FORMAT
+        save_with_digest({**content, "format": number, WRITER: __version__}, temporary, on_chunk)
         temporary.stat()  # raises if the folder was moved or removed
         if not digest_matches(temporary, on_chunk):
             raise OSError(f"data written to {folder} reads back differently")
-        if best:
-            # Best before newest: if the process dies in between, resuming from the old newest writes this best again.
-            _replace_by_link(temporary, folder / BEST)
-        for age in range(keep - 1, 1, -1):
-            if (folder / previous_name(age - 1)).exists():
-                replace_file(folder / previous_name(age - 1), folder / previous_name(age))
-        if keep > 1 and newest.exists():
-            _replace_by_link(newest, folder / previous_name(1))
-        replace_file(temporary, newest)
-        for name in set(checkpoint_names(folder)) - {NEWEST, BEST} - {previous_name(age) for age in range(1, keep)}:
-            (folder / name).unlink(missing_ok=True)
+        _put_in_place(temporary, folder, best, keep)
     except OSError as error:
-        failure = disk_error(error, folder, size)
+        failure = disk_error(error, folder, state_bytes(state))
         failure.all_have_it = not processes.is_first  # these have only written parts, in which all fail together
         raise failure from error
     finally:
@@ -131,6 +119,22 @@ def save_checkpoint(
             discard(temporary)
         if processes.is_first and (is_divided or before):
             _remove_unused_shards(folder, known | (shards_in(folder) - before))
+
+
+def _put_in_place(temporary: Path, folder: Path, best: bool, keep: int) -> None:
+    """Make a complete file the newest checkpoint of a run folder, and the others older by one."""
+    newest = folder / NEWEST
+    if best:
+        # Best before newest: if the process dies in between, resuming from the old newest writes this best again.
+        _replace_by_link(temporary, folder / BEST)
+    for age in range(keep - 1, 1, -1):
+        if (folder / previous_name(age - 1)).exists():
+            replace_file(folder / previous_name(age - 1), folder / previous_name(age))
+    if keep > 1 and newest.exists():
+        _replace_by_link(newest, folder / previous_name(1))
+    replace_file(temporary, newest)
+    for name in set(checkpoint_names(folder)) - {NEWEST, BEST} - {previous_name(age) for age in range(1, keep)}:
+        (folder / name).unlink(missing_ok=True)
 
 
 def _remove_unused_shards(folder: Path, known: set[str]) -> None:

@@ -8,7 +8,6 @@ read it.
 from __future__ import annotations
 
 import errno
-import hashlib
 import math
 import os
 import re
@@ -26,6 +25,7 @@ from dbbd_cli.core.errors import CheckpointError, reason_of
 from dbbd_cli.core.text import printable
 from dbbd_cli.engine.processes import Processes
 from dbbd_cli.engine.sharding import divided_as, is_shard, own_part, shards_of, with_shards, without_shards
+from dbbd_cli.model.digest import sha256_of
 
 SHARDS = "shards"
 """Key of the folder and its files in a checkpoint."""
@@ -98,7 +98,7 @@ def _digest_of_parts(path: Path, tensors: Mapping[str, torch.Tensor]) -> str | N
         is_good = False
     if not is_good:
         raise OSError(errno.EIO, "what was written reads back differently", str(path))
-    return _digest(path)
+    return sha256_of(path, path.stat().st_size)
 
 
 def _flush(folder: Path) -> None:
@@ -108,14 +108,6 @@ def _flush(folder: Path) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
-
-
-def _digest(path: Path) -> str:
-    hasher = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(1 << 22):
-            hasher.update(chunk)
-    return hasher.hexdigest()
 
 
 def folder_of(checkpoint: object) -> str | None:
@@ -155,7 +147,8 @@ def verify_shards(checkpoint: Any, path: Path) -> None:
         if other is not None:
             raise ValueError(f"{printable(other)} is missing in {name}, or does not belong there")
         for file, digest in files.items():
-            if not (folder / file).is_file() or _digest(folder / file) != digest:
+            part = folder / file
+            if not part.is_file() or sha256_of(part, part.stat().st_size) != digest:
                 raise ValueError(f"{name}/{file} is damaged: its SHA-256 does not match")
     except (OSError, ValueError) as error:
         raise CheckpointError(
@@ -173,9 +166,9 @@ def with_whole_tensors(checkpoint: Mapping[str, Any], path: Path) -> dict[str, A
     if folder_of(checkpoint) is None:
         return dict(checkpoint)
     tensors = {name: torch.empty(size, dtype=kind) for name, (size, kind) in _listed(checkpoint, path).items()}
-    filled = _filled(tensors, checkpoint, path)
+    _fill(tensors, checkpoint, path)
     try:
-        found = with_shards(filled, tensors)
+        found = with_shards(checkpoint, tensors)
     except (ValueError, KeyError, TypeError, AttributeError) as error:  # the file may contain anything
         raise _unusable(checkpoint, path, error) from error
     return {key: value for key, value in found.items() if key != SHARDS}
@@ -222,7 +215,8 @@ def divided(
     tensors = {name: torch.zeros_like(like(name), dtype=kind) for name, (_, kind) in listed.items()}
     if other := [name for name, (size, _) in listed.items() if tensors[name].shape != size]:
         raise ValueError(f"{other[0]} has another shape")
-    return with_shards(_filled(tensors, checkpoint, path), tensors)
+    _fill(tensors, checkpoint, path)
+    return with_shards(checkpoint, tensors)
 
 
 def _reader(checkpoint: Mapping[str, Any], path: Path) -> Any:
@@ -247,8 +241,8 @@ def _listed(checkpoint: Mapping[str, Any], path: Path) -> dict[str, tuple[torch.
     return {name: (found.size, found.properties.dtype) for name, found in tensors.items()}
 
 
-def _filled(tensors: dict[str, torch.Tensor], checkpoint: Mapping[str, Any], path: Path) -> Mapping[str, Any]:
-    """Read the tensors, or the parts of them that this process has, from the files of a checkpoint; return that."""
+def _fill(tensors: dict[str, torch.Tensor], checkpoint: Mapping[str, Any], path: Path) -> None:
+    """Read the tensors, or the parts of them that this process has, from the files of a checkpoint."""
     from torch.distributed.checkpoint import load  # type: ignore[attr-defined]
     from torch.distributed.checkpoint.api import CheckpointException
 
@@ -258,7 +252,6 @@ def _filled(tensors: dict[str, torch.Tensor], checkpoint: Mapping[str, Any], pat
             load(tensors, storage_reader=_reader(checkpoint, path), no_dist=True)
     except (Exception, CheckpointException) as error:
         raise _unusable(checkpoint, path, error) from error
-    return checkpoint
 
 
 def _unusable(checkpoint: Mapping[str, Any], path: Path, error: BaseException) -> CheckpointError:

@@ -183,28 +183,23 @@ def test_odd_content_is_refused(optimizer: Any, saved: Path) -> None:
         load_checkpoint(saved / NEWEST)
 
 
-def test_parts_that_read_back_differently_are_an_error(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def damaged(*_: Any, **__: Any) -> None:
-        raise SafetensorError("header too small")
+@pytest.mark.parametrize(
+    ("place", "error", "message"),
+    [
+        ("safetensors.safe_open", SafetensorError("header too small"), "reads back differently"),
+        ("dbbd_cli.engine.checkpoint.files.save_with_digest", OSError(28, "No space left on device"), "No space left"),
+    ],
+)
+def test_parts_of_a_failed_save_are_removed(
+    place: str, error: Exception, message: str, saved: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise error
 
     module = network(seed=3)
-    optimizer = trained(module)
-    state = state_of(module, optimizer, 2)
-    monkeypatch.setattr("safetensors.safe_open", damaged)
-    with pytest.raises(DiskError, match="reads back differently"):
-        save(state, saved)
-    assert {path.name for path in saved.iterdir()} == {NEWEST, "shards-1"}
-
-
-def test_parts_of_a_checkpoint_that_cannot_be_written_are_removed(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def no_space(*_: Any) -> None:
-        raise OSError(28, "No space left on device")
-
-    module = network(seed=3)
-    optimizer = trained(module)
-    state = state_of(module, optimizer, 2)
-    monkeypatch.setattr("dbbd_cli.engine.checkpoint.files.save_with_digest", no_space)
-    with pytest.raises(DiskError, match="No space left on device"):
+    state = state_of(module, trained(module), 2)
+    monkeypatch.setattr(place, fail)
+    with pytest.raises(DiskError, match=message):
         save(state, saved)
     assert {path.name for path in saved.iterdir()} == {NEWEST, "shards-1"}
 
