@@ -172,7 +172,7 @@ def _draw_splits(
                 splits[position] = SPLITS[chosen]
     for position, draw in _drawn(keys, ones, seed, attempt):
         places = left[labels[position]]
-        chosen = _chosen([max(number, 0) for number in places], places, draw)
+        chosen = _chosen(places if min(places) >= 0 else [max(number, 0) for number in places], places, draw)
         places[chosen] -= 1
         splits[position] = SPLITS[chosen]
     return splits
@@ -196,13 +196,15 @@ def _drawn(keys: Sequence[str], positions: Sequence[int], seed: int, attempt: in
     sha256 = hashlib.sha256
     before = f"{seed}:split:".encode()
     ranks = [sha256(before + keys[position].encode("utf-8", "surrogatepass")).digest() for position in positions]
-    words = np.frombuffer(b"".join(ranks), ">u8").reshape(-1, 4)
-    order = np.lexsort(words.T[::-1])
+    order = _first_64_bits(ranks).argsort(kind="stable")
     before = f"{seed}:draw {attempt}:".encode()
     # The hash is the random number: 64 bits of it, as a fraction of 1.
-    draws = b"".join([sha256(before + ranks[place].hex().encode()).digest()[:8] for place in order.tolist()])
-    numbers = np.frombuffer(draws, ">u8") / 2.0**64
-    return zip(np.asarray(positions, np.int64)[order].tolist(), numbers.tolist(), strict=True)
+    numbers = _first_64_bits([sha256(before + rank.hex().encode()).digest() for rank in ranks]) / 2.0**64
+    return zip(np.asarray(positions, np.int64)[order].tolist(), numbers[order].tolist(), strict=True)
+
+
+def _first_64_bits(digests: Sequence[bytes]) -> np.ndarray:
+    return np.frombuffer(b"".join(digests), ">u8")[::4].astype(np.uint64)
 
 
 def _chosen(weights: Sequence[int], places: Sequence[int], draw: float) -> int:

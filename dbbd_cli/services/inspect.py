@@ -91,10 +91,11 @@ def warn_of_shortcuts(config: TaskConfig, manifest: Manifest, progress: Progress
     """
     if config.is_synthetic or not manifest.classes:
         return
+    splits = np.array(manifest.columns.splits)
     positions = [
         position
         for split in ("train", "val")
-        for position in _spread([place for place, s in enumerate(manifest.samples) if s.split == split], _GLIMPSE)
+        for position in _spread(np.flatnonzero(splits == split).tolist(), _GLIMPSE)
     ]
     task = get_task(config.task)
     properties, _ = task.inspect_samples(config, manifest, positions, progress, in_short=True)
@@ -127,7 +128,7 @@ def _spread(items: Sequence[int], limit: int) -> list[int]:
 
 
 def _counts(manifest: Manifest) -> dict[str, dict[str, int]]:
-    found = Counter((sample.label, sample.split) for sample in manifest.samples)
+    found = Counter(zip(manifest.columns.labels, manifest.columns.splits, strict=True))
     return {name: {split: found[label, split] for split in SPLITS} for label, name in enumerate(manifest.classes)}
 
 

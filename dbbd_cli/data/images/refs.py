@@ -217,9 +217,12 @@ class _Packed(Sequence[str]):
     """Texts, one after the other in one object."""
 
     def __init__(self, texts: Iterable[str]) -> None:
-        encoded = [text.encode("utf-8", "surrogatepass") for text in texts]
-        self._ends = np.cumsum([0, *map(len, encoded)], dtype=np.int64)
-        self._bytes = b"".join(encoded)
+        texts = list(texts)
+        self._bytes = "".join(texts).encode("utf-8", "surrogatepass")
+        sizes = np.fromiter(map(len, texts), np.int64, len(texts))
+        if sizes.sum() < len(self._bytes):  # not all of them are ASCII
+            sizes[:] = [len(text.encode("utf-8", "surrogatepass")) for text in texts]
+        self._ends = np.concatenate([[0], sizes.cumsum()])
 
     def __len__(self) -> int:
         return len(self._ends) - 1

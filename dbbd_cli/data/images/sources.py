@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -115,12 +114,17 @@ def files_of(roots: Sequence[Path], keys: Sequence[str], labels: Sequence[int]) 
         DataError: a key does not lie in the folder of its class.
     """
     # On Windows a backslash also separates folders, and a colon selects a drive.
-    forbidden = re.compile(r"//|/\.\.?/|[\0\\:]" if os.name == "nt" else r"//|/\.\.?/|\0")
+    forbidden = ("//", "/./", "/../", "\0", *("\\:" if os.name == "nt" else ""))
+
+    def is_unsafe(path: str) -> bool:
+        return any(part in f"/{path}/" for part in forbidden)
+
+    is_suspicious = is_unsafe("/\n/".join(keys))  # one search in all takes a fraction of the time of a million
     before = [str(root / "x")[:-1] for root in roots]
     paths = []
     for key, label in zip(keys, labels, strict=True):
         _, slash, place = key.partition("/")
-        if not slash or forbidden.search(f"/{place}/") or not 0 <= label < len(roots):
+        if not slash or not 0 <= label < len(roots) or (is_suspicious and is_unsafe(place)):
             raise DataError(
                 f"{printable(key)} does not name a file in the folder of a class",
                 hint="the stored list of files was damaged or edited; start a new run",
