@@ -118,24 +118,6 @@ def gathered_levels(levels: Sequence[torch.Tensor]) -> list[torch.Tensor]:
     return [torch.cat(parts[level::_MOST_LEVELS]) for level in range(num_levels)]
 
 
-def share_of(rows: int) -> slice:
-    """The rows for which this process computes what every process needs of each; `summed` exchanges the results."""
-    if _batch is None:
-        return slice(0, rows)
-    rank, size = distributed.get_rank(), distributed.get_world_size()
-    return slice(rows * rank // size, rows * (rank + 1) // size)
-
-
-def summed(parts: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-    """The sums over processes of tensors of one type without gradient, in one exchange."""
-    if _batch is None:
-        return list(parts)
-    joined = torch.cat([part.flatten() for part in parts])
-    distributed.all_reduce(joined)
-    sums = joined.split([part.numel() for part in parts])
-    return [total.view_as(part) for total, part in zip(sums, parts, strict=True)]
-
-
 def once(parameter: torch.Tensor) -> torch.Tensor:
     """A parameter by which every process multiplies the same rows: its gradient must not count once for each."""
     return parameter if _batch is None else _Once.apply(parameter)

@@ -16,12 +16,9 @@ from torch.nn import functional as F
 
 from dbbd_cli.model.dbbd.encoder import BranchFeatures
 from dbbd_cli.model.dbbd.layers import full_precision, two_layers
-from dbbd_cli.model.processes import share_of, summed
 
 _MAX_LOGITS = 1 << 22
 """Logits in memory at once: 16 MB."""
-_ROWS_WORTH_DIVIDING = 1024
-"""With fewer rows, exchanging gradients between processes takes longer than computing those of all rows."""
 
 
 class ProjectionHead(nn.Module):
@@ -39,23 +36,19 @@ class ProjectionHead(nn.Module):
 class _InfoNCE(torch.autograd.Function):
     """Cross-entropy of `q @ k.T / temperature` with the diagonal as target, and the number of correct rows.
 
-    Computes loss and gradient together in chunks of rows: the R x R logits never exist as a whole. Processes that have
-    the same rows can divide these among themselves.
+    Computes loss and gradient together in chunks of rows: the R x R logits never exist as a whole.
     """
 
     @staticmethod
-    def forward(
-        ctx: Any, q: torch.Tensor, k: torch.Tensor, temperature: float, divides: bool
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    def forward(ctx: Any, q: torch.Tensor, k: torch.Tensor, temperature: float) -> tuple[torch.Tensor, torch.Tensor]:
         num_rows = len(q)
-        own = share_of(num_rows) if divides else slice(0, num_rows)
         needs_grad = any(ctx.needs_input_grad)
         scaled = q / temperature
-        grad_q, grad_k = torch.zeros_like(q), torch.zeros_like(k)
+        grad_q, grad_k = torch.empty_like(q), torch.zeros_like(k)
         loss, correct = q.new_zeros(()), torch.zeros((), dtype=torch.int64, device=q.device)
         chunk = max(1, _MAX_LOGITS // num_rows)
-        for first in range(own.start, own.stop, chunk):
-            part = slice(first, min(first + chunk, own.stop))
+        for first in range(0, num_rows, chunk):
+            part = slice(first, first + chunk)
             logits = scaled[part] @ k.T
             target = logits.diagonal(first)
             positive = target.clone()
@@ -73,9 +66,6 @@ class _InfoNCE(torch.autograd.Function):
                 grad_q[part] = (logits @ k) / total - k[part]
                 grad_k.addmm_(logits.T, scaled[part] / total)
                 grad_k[part] -= scaled[part]
-        if divides:
-            scalars = torch.stack([loss, correct.to(loss.dtype)])
-            (loss, correct), grad_q, grad_k = summed([scalars, grad_q, grad_k])
         if needs_grad:
             ctx.save_for_backward(grad_q / (num_rows * temperature), grad_k / num_rows)
         ctx.mark_non_differentiable(correct)
@@ -85,29 +75,20 @@ class _InfoNCE(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(
         ctx: Any, grad_loss: torch.Tensor, _grad_correct: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor, None, None]:
+    ) -> tuple[torch.Tensor, torch.Tensor, None]:
         grad_q, grad_k = ctx.saved_tensors
-        return grad_loss * grad_q, grad_loss * grad_k, None, None
+        return grad_loss * grad_q, grad_loss * grad_k, None
 
 
-def info_nce(
-    q: torch.Tensor, k: torch.Tensor, temperature: float, *, is_whole: bool = False
-) -> tuple[torch.Tensor, torch.Tensor]:
+def info_nce(q: torch.Tensor, k: torch.Tensor, temperature: float) -> tuple[torch.Tensor, torch.Tensor]:
     """InfoNCE of unit vectors `(R, D)`: row i of `k` is the positive of row i of `q`, the others are negatives.
-
-    Args:
-        q: the queries.
-        k: the keys.
-        temperature: τ.
-        is_whole: whether all processes that share the batch have the same rows.
 
     Returns:
         The mean loss, and the number of rows whose positive is nearer than all negatives: scalars, computed in full
         precision.
     """
     with torch.autocast(q.device.type, enabled=False):
-        divides = is_whole and len(q) >= _ROWS_WORTH_DIVIDING
-        loss, correct = _InfoNCE.apply(q, k, temperature, divides)
+        loss, correct = _InfoNCE.apply(q, k, temperature)
     return loss, correct
 
 
@@ -126,9 +107,7 @@ class Contrast:
     chance: float
 
 
-def contrast(
-    q: torch.Tensor, k: torch.Tensor, temperature: float, *, groups: Sequence[int], is_whole: bool = False
-) -> Contrast:
+def contrast(q: torch.Tensor, k: torch.Tensor, temperature: float, *, groups: Sequence[int]) -> Contrast:
     """InfoNCE of unit vectors `(R, D)`, also within groups.
 
     Args:
@@ -137,12 +116,11 @@ def contrast(
         temperature: τ.
         groups: numbers of consecutive rows that are negatives of each other, such as the rows of a scene; a row that is
             alone in its group has no negatives, and is left out unless all are.
-        is_whole: whether all processes that share the batch have the same rows.
     """
     parts = [(one, other) for one, other in zip(q.split([*groups]), k.split([*groups]), strict=True) if len(one) > 1]
     found = []
     for one, other in parts or [(q, k)]:
-        loss, correct = info_nce(one, other, temperature, is_whole=is_whole)
+        loss, correct = info_nce(one, other, temperature)
         found.append((Contrast(loss, correct / len(one), math.log(len(one))), len(one)))
     if len(found) == 1:
         return found[0][0]
@@ -161,12 +139,10 @@ class Rows(NamedTuple):
     Attributes:
         vectors: unit vectors `(R, D)`.
         prototypes: unit vectors `(K, D)` to which they are assigned, or None if they are compared directly.
-        are_whole: whether they are those of all processes that share the batch.
     """
 
     vectors: torch.Tensor
     prototypes: torch.Tensor | None
-    are_whole: bool = False
 
 
 @dataclass(frozen=True)
@@ -360,7 +336,7 @@ class DbbdLoss(nn.Module):
     def _compared(self, pairs: Sequence[tuple[Rows, Rows]], temperature: float, groups: Sequence[int]) -> Contrast:
         """The mean loss over pairs of queries and keys, with the accuracy of the first pair."""
         parts = [
-            contrast(query.vectors, key.vectors, temperature, groups=groups, is_whole=query.are_whole)
+            contrast(query.vectors, key.vectors, temperature, groups=groups)
             if query.prototypes is None
             else clustering(query, key, temperature, self.target_temperature)
             for query, key in pairs

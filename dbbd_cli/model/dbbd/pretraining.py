@@ -204,7 +204,7 @@ class DbbdPretraining(nn.Module):
         with torch.set_grad_enabled(is_learned and torch.is_grad_enabled()):
             pairs = self._pairs(down, up)
             if self.negatives != "local":
-                # Each of several processes has the rows and the loss of all, and the gradient of its own.
+                # Each of several processes computes the loss of all rows, and the gradient of its own.
                 pairs = [(_whole(query), _whole(key)) for query, key in pairs]
             return self.loss(
                 pairs,
@@ -265,10 +265,7 @@ def _whole(rows: Projected) -> Projected:
     regions, points = (
         None if part.prototypes is None else once(part.prototypes) for part in (rows.regions[0], rows.points)
     )
-    return Projected(
-        [Rows(level, regions, are_whole=True) for level in vectors],
-        Rows(gathered(rows.points.vectors), points, are_whole=True),
-    )
+    return Projected([Rows(level, regions) for level in vectors], Rows(gathered(rows.points.vectors), points))
 
 
 def _rows_of_scenes(offsets: Sequence[torch.Tensor]) -> list[list[int]]:

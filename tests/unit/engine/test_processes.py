@@ -62,7 +62,6 @@ CASES = {
     "stochastic depth": ({**IMAGES, "model": {"name": "efficientnet_b0"}}, 8, 1, 2),
     "URLs, accumulated gradients": (URLS, 9, 2, 3),
     "DBBD": (dbbd(), 4, 1, 2),
-    "DBBD, points that processes divide": (dbbd(symmetric=True, point_samples=2400), 6, 1, 2),
     "DBBD, both directions, negatives of a scene": (
         dbbd(symmetric=True, negatives="scene", level_weights=[1.0, 2.0]),
         3,
