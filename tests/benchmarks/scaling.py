@@ -17,7 +17,7 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from itertools import islice
+from itertools import islice, product
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -37,8 +37,6 @@ SETTINGS: dict[str, dict[str, Any]] = {
     },
 }
 """Smaller than the defaults, so that two processors take at most some seconds for a step."""
-GATHERING = {"dbbd_scannet"}
-"""Configurations in which processes exchange rows, whose number grows with the samples; others sum up statistics."""
 WARM_UP = 3
 MIB = 2**20
 
@@ -85,6 +83,8 @@ class Step:
         seconds: median time of a step.
         exchange: median time of summing up as many bytes as the gradient has.
         sent: bytes that a process sends in a step.
+        points: of these, the rows of points that DBBD compares, of which a batch has the same number on any number of
+            processes; 0 for other tasks.
     """
 
     samples: int
@@ -92,6 +92,7 @@ class Step:
     seconds: float
     exchange: float
     sent: float
+    points: float
 
 
 def reduced_bytes(parameters: int, processes: int) -> float:
@@ -99,20 +100,32 @@ def reduced_bytes(parameters: int, processes: int) -> float:
     return 4 * parameters * 2 * (processes - 1) / processes
 
 
-def predicted(
-    compute: float, parameters: int, summed: float, gathered: float, processes: int, cluster: Cluster
-) -> float:
+@dataclass(frozen=True)
+class Waiting:
+    """Bytes of a step for which computing waits.
+
+    Attributes:
+        summed: statistics, such as those of batch normalization, that are summed up over processes.
+        rows: rows of a process that all others need, such as the regions of DBBD.
+        shared_rows: rows of all processes together that all need, such as the points of DBBD.
+    """
+
+    summed: float = 0.0
+    rows: float = 0.0
+    shared_rows: float = 0.0
+
+
+def predicted(compute: float, parameters: int, waiting: Waiting, processes: int, cluster: Cluster) -> float:
     """Seconds of a step on so many GPUs.
 
     Gradients are averaged in a ring inside each machine, and in a ring over machines, each GPU a part; what of that
-    does not fit beside the backward pass, two thirds of computing, is added. So are rows of other processes, such as
-    the negatives of DBBD, and statistics, for which computing waits; their latency is left out.
+    does not fit beside the backward pass, two thirds of computing, is added. So is that for which computing waits,
+    without its latency.
 
     Args:
         compute: seconds of computing.
         parameters: trained parameters.
-        summed: bytes of statistics, such as those of batch normalization, that are summed up over processes.
-        gathered: bytes of the rows of a process that all others need.
+        waiting: what else is exchanged.
         processes: number of GPUs.
         cluster: what they are.
     """
@@ -124,8 +137,8 @@ def predicted(
     exchange += reduced_bytes(parameters, machines) / inside / cluster.outside + 2 * (machines - 1) * cluster.latency
     last = exchange / max(4 * parameters / (25 * MIB), 1)  # the last bucket of gradients, after which nothing computes
     link = cluster.inside if machines == 1 else cluster.outside
-    waiting = (gathered * (processes - 1) + summed * 2 * (processes - 1) / processes) / link
-    return compute + max(exchange - 2 / 3 * compute, last) + waiting
+    waited = (waiting.rows + (waiting.shared_rows + 2 * waiting.summed) / processes) * (processes - 1) / link
+    return compute + max(exchange - 2 / 3 * compute, last) + waited
 
 
 def measure(config: str, steps: int) -> Step:
@@ -140,6 +153,7 @@ def measure(config: str, steps: int) -> Step:
     from dbbd_cli.services.preparation import prepare_run
     from dbbd_cli.services.training import build_trainer
     from dbbd_cli.tasks.configs import load_config
+    from dbbd_cli.tasks.dbbd.config import DbbdConfig
 
     with joined(from_environment(os.environ), timeout=600) as processes:
         settings = json.loads(json.dumps(SETTINGS[config]))
@@ -172,7 +186,11 @@ def measure(config: str, steps: int) -> Step:
                 distributed.all_reduce(gradient)
                 exchange.append(time.perf_counter() - start)
         share = median(sent[WARM_UP:]) / processes.size
-        return Step(trainer.batch_size, parameters, median(seconds[WARM_UP:]), median(exchange or [0.0]), share)
+        points = 0.0
+        if isinstance(checked, DbbdConfig):  # projected for the loss, and as they are for the metrics, of both branches
+            channels = checked.model.projection_dim + checked.model.output_dim
+            points = 2 * 4 * checked.loss.point_samples * channels / processes.size
+        return Step(trainer.batch_size, parameters, median(seconds[WARM_UP:]), median(exchange or [0.0]), share, points)
 
 
 def overrides_of(settings: dict[str, Any]) -> list[Any]:
@@ -260,14 +278,16 @@ def main() -> None:
             f"{two.sent / 1e6:.2f}", f"{reduced_bytes(two.parameters, 2) / 1e6:.2f}",
         ])  # fmt: skip
         flops, samples, parameters = operations(config)
-        for cluster in CLUSTERS:
+        others = max(two.sent - reduced_bytes(two.parameters, 2), 0)
+        regions = (others - two.points) * samples * 2 / two.samples
+        kinds = {config: Waiting(summed=others)}
+        if two.points:
+            kinds = {config: Waiting(rows=regions, shared_rows=2 * two.points), f"{config}, local": Waiting()}
+        for (name, waiting), cluster in product(kinds.items(), CLUSTERS):
             compute = max(flops / cluster.flops, LEAST_SECONDS)
-            others = max(two.sent - reduced_bytes(two.parameters, 2), 0)
-            gathered = others * samples / one.samples * 2 if config in GATHERING else 0.0
-            statistics = 0.0 if config in GATHERING else others
-            times = [predicted(compute, parameters, statistics, gathered, number, cluster) for number in GPUS]
+            times = [predicted(compute, parameters, waiting, number, cluster) for number in GPUS]
             forecasts.append([
-                config, cluster.name, f"{samples}", f"{flops / 1e9:,.0f}",
+                name, cluster.name, f"{samples}", f"{flops / 1e9:,.0f}",
                 *(f"{1e3 * seconds:.2f} ({times[0] / seconds:.0%})" for seconds in times),
             ])  # fmt: skip
     heads = ["configuration", "parameters", "samples", "1 process/s", "2 processes/s", "speedup", "without overlap"]
