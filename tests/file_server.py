@@ -18,6 +18,7 @@ class FileServer(ThreadingHTTPServer):
         breaks: how many downloads of a path end in the middle; -1 for all.
         refuses: the status of every reply to a path.
         heads: whether it answers HEAD.
+        token: the header `Authorization` without which it replies 403; None: none is needed.
     """
 
     daemon_threads = True
@@ -28,6 +29,7 @@ class FileServer(ThreadingHTTPServer):
         self.breaks: dict[str, int] = {}
         self.refuses: dict[str, int] = {}
         self.heads = True
+        self.token: str | None = None
         super().__init__(("127.0.0.1", port), _Handler)
         self._thread = threading.Thread(target=self.serve_forever, args=(0.02,), daemon=True)
         self._thread.start()
@@ -60,8 +62,9 @@ class _Handler(SimpleHTTPRequestHandler):
     def _counts(self) -> str | None:
         path = self.path.partition("?")[0]
         self.server.requests[self.command, path] += 1
-        if path in self.server.refuses:
-            self.send_error(self.server.refuses[path])
+        is_known = self.server.token in (None, self.headers["Authorization"])
+        if path in self.server.refuses or not is_known:
+            self.send_error(self.server.refuses.get(path, HTTPStatus.FORBIDDEN))
             return None
         return path
 

@@ -238,7 +238,12 @@ def _opened(url: str) -> Any:
 
             # By default, a download may take no more than five minutes, and servers may compress what they send.
             timeout = aiohttp.ClientTimeout(total=None, sock_connect=STALLED_SECONDS, sock_read=STALLED_SECONDS)
-            options = {"client_kwargs": {"timeout": timeout}, "headers": {"Accept-Encoding": "identity"}}
+            # What the user has configured counts too; what is given here would replace it.
+            configured = fsspec.config.apply_config(fsspec.get_filesystem_class(protocol), {})
+            options = {
+                "client_kwargs": {"timeout": timeout, **configured.get("client_kwargs", {})},
+                "headers": {"Accept-Encoding": "identity", **configured.get("headers", {})},
+            }
         return fsspec.filesystem(protocol, **options)
     except ImportError:
         raise DataError(

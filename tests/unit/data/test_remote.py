@@ -143,6 +143,19 @@ def test_processes_that_need_the_same_file_download_it_once(server: FileServer, 
     assert server.downloads() == {"/a.tar": 1}
 
 
+def test_headers_that_the_user_has_configured_are_sent(
+    server: FileServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from fsspec.config import conf
+
+    server.token = "sesame"
+    with pytest.raises(DataError, match="access is denied"):
+        local_copy(server.url("a.tar"), tmp_path / "cache", Silent())
+    monkeypatch.setitem(conf, "http", {"headers": {"Authorization": "sesame"}, "client_kwargs": {"trust_env": True}})
+    copy = local_copy(server.url("a.tar"), tmp_path / "cache", Silent())
+    assert copy.read_bytes() == (server.folder / "a.tar").read_bytes()
+
+
 def test_folders_are_listed(server: FileServer) -> None:
     assert list_remote_folder(server.url()) == [server.url(name) for name in ("a.tar", "b.tar", "c.tar")]
 
