@@ -7,6 +7,7 @@ import itertools
 import json
 import os
 from array import array
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
@@ -96,10 +97,10 @@ class Shards:
             ):
                 for position, problem in results:
                     shard = missing[position]
-                    if problem:
-                        problems.append(f"{printable(shard.name)}: {problem}")
-                    else:
-                        found[shard.name] = read_index(shard.index)
+                    found[shard.name] = None if problem else read_index(shard.index)
+                    if found[shard.name] is None:
+                        reason = problem or "its index is missing from the cache, or damaged; run the command again"
+                        problems.append(f"{printable(shard.name)}: {reason}")
                     bar.advance()
         return {name: index for name, index in found.items() if index is not None}, sorted(problems)
 
@@ -178,7 +179,8 @@ class Shards:
             found = places(self.path)
             start = len(common_folder(found))
             names = [without_query(place)[start:] for place in found]
-            bad = next((name for name in names if UNPRINTABLE.search(name) or names.count(name) > 1), None)
+            count = Counter(names)
+            bad = next((name for name in names if UNPRINTABLE.search(name) or count[name] > 1), None)
             if bad is not None:
                 why = "has unprintable characters" if UNPRINTABLE.search(bad) else "occurs twice"
                 raise DataError(f"data.path: the shard name {printable(bad)} {why}", hint="rename the shard")
@@ -190,7 +192,8 @@ class Shards:
         if remote is None:
             file = Path(place)
             status = file.stat()
-            identity = [os.path.realpath(file), status.st_size, status.st_mtime_ns]
+            times = [status.st_mtime_ns, status.st_ctime_ns]  # the second one also if another file takes its place
+            identity = [os.path.realpath(file), status.st_ino, status.st_size, *times]
         else:
             file = remote.copy_in(self.cache_dir)
             identity = [file.name]

@@ -23,11 +23,12 @@ from dbbd_cli.data.images.cache import PreparedImages
 from dbbd_cli.data.images.manifest import prepare_manifest
 from dbbd_cli.data.images.processes import _index
 from dbbd_cli.data.images.refs import Part
-from dbbd_cli.data.images.shard_index import Keys
+from dbbd_cli.data.images.shard_index import Keys, read_index
 from dbbd_cli.data.images.shard_paths import expand_braces
 from dbbd_cli.data.images.shards import Shards, list_shards
 from dbbd_cli.data.images.sources import list_folder
 from dbbd_cli.data.manifest import Manifest, Samples
+from dbbd_cli.data.remote import RemoteFile
 from dbbd_cli.data.urls.cleaning import UrlCleaning
 from unit.data.images.test_manifest import Messages, manifest_of
 
@@ -110,6 +111,14 @@ def test_braces_expand_as_in_a_shell() -> None:
 def test_classes_that_are_numbers_are_in_their_order(tmp_path: Path) -> None:
     path = write_tar(tmp_path / "x.tar", samples(0, 36, ("10", "9", "x", "007")))
     assert listed(path, tmp_path / "cache").classes == ("007", "9", "10", "x")
+
+
+def test_very_many_shards_are_named_fast(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shards_module, "remote_files", lambda urls: [RemoteFile(url, 1, "") for url in urls])
+    pattern = "s3://bucket/a-{00000..49999}.tar"
+    assert len(Shards(pattern, KEYS, tmp_path)._shards()) == 50_000  # minutes if the names were compared in pairs
+    with pytest.raises(DataError, match="the shard name a-00001.tar occurs twice"):
+        Shards("s3://bucket/a-{00000,00001,00001}.tar", KEYS, tmp_path)._shards()
 
 
 def test_shards_of_several_folders_have_names_of_their_own(tmp_path: Path) -> None:
@@ -236,6 +245,28 @@ def test_only_new_and_changed_shards_are_indexed(tmp_path: Path, monkeypatch: py
     )
     assert len(listed(folder, tmp_path / "cache").candidates) == 7 + 4 + 5 + 3
     assert [shard.name for _, shard in read] == ["a-01.tar", "a-09.tar"]
+
+
+def test_a_changed_shard_is_read_even_with_its_old_size_and_time(tmp_path: Path) -> None:
+    folder = write_shards(tmp_path / "s")
+    status = (folder / "a-01.tar").stat()
+    manifest = manifest_of(listed(folder, tmp_path / "cache"), tmp_path / "cache")
+    write_tar(folder / "b", samples(100, 12)).replace(folder / "a-01.tar")
+    os.utime(folder / "a-01.tar", ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert (folder / "a-01.tar").stat().st_size == status.st_size
+    assert "cat/a-01.tar/0100.png" in [each.key for each in listed(folder, tmp_path / "cache").candidates]
+    with pytest.raises(DataError, match="12 images of the run's manifest are missing, changed or unreadable"):
+        prepared(manifest, folder, tmp_path / "new")
+
+
+def test_an_index_that_disappears_is_a_problem(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = write_shards(tmp_path / "s")
+    shards = Shards(str(folder), KEYS, tmp_path / "cache")
+    lost = shards._shards()["a-01.tar"].index.name
+    monkeypatch.setattr(shards_module, "read_index", lambda path: None if path.name == lost else read_index(path))
+    source = list_shards(shards, Silent())
+    assert len(source.candidates) == 7 + 5
+    assert source.problems == ["a-01.tar: its index is missing from the cache, or damaged; run the command again"]
 
 
 def test_a_damaged_index_is_made_again(tmp_path: Path) -> None:
