@@ -234,10 +234,10 @@ def _report_leaks(splits: Sequence[str], hashes: Sequence[str], unit: str, progr
     first: dict[str, str] = {}
     pairs = zip(splits, hashes, strict=True)
     leaks = len({digest for split, digest in pairs if first.setdefault(digest, split) != split})
-    progress.line("Using the splits of the table.")
+    progress.line("Using the splits of the data set.")
     if leaks:
         progress.warn(
-            f"{counted(leaks, unit)} {'is' if leaks == 1 else 'are'} in more than one split of the table: "
+            f"{counted(leaks, unit)} {'is' if leaks == 1 else 'are'} in more than one split of the data set: "
             "scores will be inflated"
         )
 
