@@ -117,7 +117,7 @@ def test_very_many_shards_are_named_fast(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(shards_module, "remote_files", lambda urls: [RemoteFile(url, 1, "") for url in urls])
     pattern = "s3://bucket/a-{00000..49999}.tar"
     assert len(Shards(pattern, KEYS, tmp_path)._shards()) == 50_000  # minutes if the names were compared in pairs
-    with pytest.raises(DataError, match="the shard name a-00001.tar occurs twice"):
+    with pytest.raises(DataError, match=r"the shard name a-00001\.tar occurs twice"):
         Shards("s3://bucket/a-{00000,00001,00001}.tar", KEYS, tmp_path)._shards()
 
 
