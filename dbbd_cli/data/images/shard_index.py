@@ -258,7 +258,7 @@ def _add(sample: _Sample, name: str, suffix: str, member: tarfile.TarInfo, file:
     """Add a member to its sample."""
     if suffix == "cls":
         found = _content(member, file, _MAX_CLASS)
-        sample.label = _class_of(found.decode("utf-8", "surrogateescape")) if found is not None else ""
+        sample.label = _class_of(found.decode("utf-8-sig", "surrogateescape")) if found is not None else ""
     elif suffix == "json":
         found = _content(member, file, _MAX_JSON)
         _add_json(sample, found, keys)

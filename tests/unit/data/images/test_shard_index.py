@@ -46,7 +46,7 @@ def test_offset_size_and_digest_are_those_of_the_images(tmp_path: Path) -> None:
 def test_members_of_a_sample_may_stand_apart_in_folders_with_long_names_in_any_tar(tmp_path: Path, form: int) -> None:
     long = "b" * 90 + "/" + "c" * 90
     members = [("./b/1.JPG", picture(1, "JPEG")), (f"{long}.png", PNG), ("a/1.png", PNG), ("a/1.cls", b" 3\n")]
-    members += [("b/1.cls", b"cat"), (f"{long}.cls", "wei\u00df".encode()), ("b/1.txt", b"a caption")]
+    members += [("b/1.cls", b"cat"), (f"{long}.cls", "\ufeffwei\u00df".encode()), ("b/1.txt", b"a caption")]
     index = indexed(tmp_path, *members, format=form)
     assert dict(zip(index.names, classes(index), strict=True)) == {
         "b/1.JPG": "cat",
