@@ -15,10 +15,12 @@ from pathlib import Path
 
 import numpy as np
 
-from dbbd_cli.core.errors import DataError
+from dbbd_cli.core.errors import DataError, DiskError
+from dbbd_cli.core.files import read_file, write_text
 from dbbd_cli.core.paths import is_url, shown_url
 from dbbd_cli.core.progress import Progress
 from dbbd_cli.core.text import printable
+from dbbd_cli.data.cache import entry_lock, mark_used
 from dbbd_cli.data.candidates import Candidate, Source, check_number_of_classes
 from dbbd_cli.data.images.formats import can_read
 from dbbd_cli.data.images.processes import index_in_workers
@@ -140,15 +142,19 @@ class Shards:
     def locate_here(self, keys: Sequence[str], progress: Progress) -> ImageRefs:
         """As `locate`, but nothing is asked of servers, and shards may be gone: their images then cannot be read.
 
+        Of shards behind URLs, the copies are found that were current when their server was last asked.
+
         Raises:
             DiskError: the cache cannot be written.
         """
-        if not self.are_remote:
-            with suppress(DataError, OSError):
-                return self.locate(keys, progress)
-        nowhere = np.zeros(len(keys), np.int64)
-        parts = Parts((os.devnull,), nowhere.astype(np.int32), nowhere, nowhere)
-        return ImageRefs([NO_DIGEST] * len(keys), map(printable, keys), are_urls=False, parts=parts)
+        here = Shards(self.path, self.keys, self.cache_dir)
+        try:
+            if self.are_remote:
+                here._found = self._last_seen()
+            return here.locate(keys, progress)
+        except (DataError, OSError):
+            here._found = {}
+            return here.locate(keys, progress)
 
     @property
     def are_remote(self) -> bool:
@@ -186,7 +192,30 @@ class Shards:
                 raise DataError(f"data.path: the shard name {printable(bad)} {why}", hint="rename the shard")
             remote = remote_files(found) if self.are_remote else [None] * len(found)
             self._found = dict(zip(names, map(self._shard, names, found, remote), strict=True))
+            if self.are_remote:
+                self._keep_seen()
         return self._found
+
+    @property
+    def _seen(self) -> Path:
+        """The file of the cache that lists the copies and indexes of shards behind URLs."""
+        digest = hashlib.sha256(json.dumps([self.path, self.keys]).encode()).hexdigest()
+        return self.cache_dir / f"remote-{digest[:32]}.json"
+
+    def _keep_seen(self) -> None:
+        rows = [(each.name, shown_url(each.place), each.file.name, each.index.name) for each in self._shards().values()]
+        with suppress(DiskError, OSError), entry_lock(self._seen):  # it only saves asking again
+            write_text(self._seen, json.dumps(rows))
+
+    def _last_seen(self) -> dict[str, Shard]:
+        """The shards behind URLs when their server was last asked; none if nothing is known of that."""
+        try:
+            rows = json.loads(read_file(self._seen))
+        except (OSError, ValueError):
+            return {}
+        mark_used(self._seen)
+        folder = self.cache_dir
+        return {name: Shard(name, place, folder / file, folder / index, None) for name, place, file, index in rows}
 
     def _shard(self, name: str, place: str, remote: RemoteFile | None) -> Shard:
         if remote is None:

@@ -421,6 +421,33 @@ def test_remote_shards_are_kept_until_they_are_decoded_and_downloaded_again_if_n
         assert server.downloads() == {"/a-00.tar": 1, "/a-01.tar": 2, "/a-02.tar": 1}
 
 
+def test_copies_of_remote_shards_are_found_without_their_server(tmp_path: Path) -> None:
+    pytest.importorskip("aiohttp")
+    cache = tmp_path / "cache"
+    write_shards(tmp_path / "s")
+    with FileServer(tmp_path / "s") as server:
+        url = server.url("a-{00..02}.tar?token=sesame", user="ali:baba@")
+        manifest = manifest_of(listed(url, cache), cache)
+        asked = sum(server.requests.values())
+        expected = prepared(manifest, url, cache)[0].open()[:]
+        assert sum(server.requests.values()) == asked
+    keys = [sample.key for sample in manifest.samples]
+    refs = Shards(url, KEYS, cache).locate_here(keys, Silent())
+    assert list(refs.sha256) == [sample.sha256 for sample in manifest.samples]
+    unknown = Shards(url.replace("a-", "b-"), KEYS, cache).locate_here(keys, Silent())
+    assert {ref.part.file for ref in unknown if ref.part} == {os.devnull}
+    damage(cache)
+    np.testing.assert_array_equal(prepared(manifest, url, cache)[0].open()[:], expected)
+    [seen] = cache.glob("remote-*.json")
+    assert not any(secret in seen.read_text() for secret in ("sesame", "baba"))
+    for copy in cache.glob("remote-*.tar"):
+        copy.unlink()
+    images, _ = prepared(manifest, url, cache)
+    with pytest.raises(DataError, match="no such file or directory") as caught:
+        images.open()[:]
+    assert images.path.name in caught.value.hint
+
+
 def test_processes_find_the_same_samples_whatever_their_caches_contain(tmp_path: Path) -> None:
     folder = write_shards(tmp_path / "s")
     manifests = [manifest_of(listed(folder, tmp_path / cache), tmp_path / cache) for cache in ("one", "two")]
