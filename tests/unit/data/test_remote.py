@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import sys
@@ -58,6 +59,9 @@ def test_a_file_that_has_changed_is_downloaded_again(server: FileServer, tmp_pat
     assert local_copy(server.url("a.tar"), tmp_path / "cache", Silent()) == first
     (server.folder / "a.tar").write_bytes(b"new")
     assert local_copy(server.url("a.tar"), tmp_path / "cache", Silent()).read_bytes() == b"new"
+    (server.folder / "a.tar").write_bytes(b"old")
+    os.utime(server.folder / "a.tar", (10**9, 10**9))  # what the server says of its version
+    assert local_copy(server.url("a.tar"), tmp_path / "cache", Silent()).read_bytes() == b"old"
 
 
 def test_broken_connections_are_tried_again(server: FileServer, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import hashlib
 import io
 import json
 import tarfile
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -237,7 +238,12 @@ def test_a_large_extended_header_is_not_read_into_memory(tmp_path: Path) -> None
         file.seek(2048)
         file.write(header)
         file.truncate(1 << 33)  # sparse
-    index = index_shard(path, KEYS)
+    tracemalloc.start()
+    try:
+        index = index_shard(path, KEYS)
+        assert tracemalloc.get_traced_memory()[1] < 1 << 24
+    finally:
+        tracemalloc.stop()
     assert index.names == ["a.png"]
     assert len(index.problems) == 1
 

@@ -277,6 +277,17 @@ def test_a_damaged_index_is_made_again(tmp_path: Path) -> None:
     assert listed(folder, tmp_path / "cache").candidates == expected
 
 
+def test_an_index_made_without_support_for_a_format_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = write_shards(tmp_path / "s", (6,))
+    indexes = set()
+    for supported in (False, True):
+        monkeypatch.setattr(shards_module, "can_read", lambda _, supported=supported: supported)
+        indexes |= {shard.index for shard in Shards(str(folder), KEYS, tmp_path)._shards().values()}
+    assert len(indexes) == 2
+
+
 def test_a_run_finds_its_images_where_the_shards_are_now(tmp_path: Path) -> None:
     manifest = manifest_of(listed(write_shards(tmp_path / "s"), tmp_path / "cache"), tmp_path / "cache")
     shutil.move(tmp_path / "s", tmp_path / "moved")
