@@ -68,7 +68,7 @@ class Source:
     shards: Shards | None = None
 
 
-def check_number_of_classes(where: Path, names: Sequence[str], hint: str) -> None:
+def check_number_of_classes(where: Path | str, names: Sequence[str], hint: str) -> None:
     """Raise a `DataError` if there are too many classes; `where` they are, and the hint, are for its message."""
     if len(names) > MAX_CLASSES:
         examples = ", ".join(printable(name) for name in sorted(names)[:3])

@@ -28,7 +28,7 @@ from dbbd_cli.data.images.refs import ImageRefs, Parts
 from dbbd_cli.data.images.shard_index import INDEX_FORMAT, Keys, ShardIndex, read_index
 from dbbd_cli.data.images.shard_paths import common_folder, places, without_query
 from dbbd_cli.data.manifest import SPLITS
-from dbbd_cli.data.problems import UNPRINTABLE, shortened
+from dbbd_cli.data.problems import UNPRINTABLE, shortened, unreadable
 from dbbd_cli.data.remote import RemoteFile, download, remote_files
 
 NO_DIGEST = "0" * 64
@@ -220,7 +220,10 @@ class Shards:
     def _shard(self, name: str, place: str, remote: RemoteFile | None) -> Shard:
         if remote is None:
             file = Path(place)
-            status = file.stat()
+            try:
+                status = file.stat()
+            except OSError as error:  # such as a link to a missing file
+                raise unreadable(file, "data.path", error) from error
             times = [status.st_mtime_ns, status.st_ctime_ns]  # the second one also if another file takes its place
             identity = [os.path.realpath(file), status.st_ino, status.st_size, *times]
         else:
@@ -243,7 +246,6 @@ def list_shards(shards: Shards, progress: Progress) -> Source:
     names = tuple(sorted({name for index in indexes.values() for name in index.classes}, key=_class_order))
     for shard, index in indexes.items():
         problems += [f"{printable(shard)}: {problem}" for problem in index.problems]
-    where = Path(shown_url(shards.path))
     if len(names) < 2:
         found = f"only the class {names[0]}" if names else "no image with a class"
         raise DataError(
@@ -251,7 +253,9 @@ def list_shards(shards: Shards, progress: Progress) -> Source:
             hint="a sample is an image and its class in a .cls, or in a .json with the key of data.label_column",
             details=shortened(problems),
         )
-    check_number_of_classes(where, names, "check that .cls, or data.label_column of .json, contains classes")
+    check_number_of_classes(
+        shown_url(shards.path), names, "check that .cls, or data.label_column of .json, contains classes"
+    )
     has_splits = any((index.split >= 0).any() for index in indexes.values())
     label_of = {name: label for label, name in enumerate(names)}
     candidates: list[Candidate] = []

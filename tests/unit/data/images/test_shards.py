@@ -140,6 +140,7 @@ def test_shards_of_several_folders_have_names_of_their_own(tmp_path: Path) -> No
         ("a-{00..04}.tar", "2 of the 5 shards of data.path .* do not exist"),
         ("empty", "empty contains no .tar files"),
         ("folder.tar", "not a regular file|cannot be opened"),
+        ("links", "links/broken.tar does not exist"),
     ],
 )
 def test_missing_shards_are_named(tmp_path: Path, path: str, message: str) -> None:
@@ -147,6 +148,8 @@ def test_missing_shards_are_named(tmp_path: Path, path: str, message: str) -> No
     (tmp_path / "empty").mkdir()
     (tmp_path / "empty" / "a.tar.gz").touch()
     (tmp_path / "folder.tar").mkdir()
+    (tmp_path / "links").mkdir()
+    (tmp_path / "links" / "broken.tar").symlink_to("nowhere")
     with pytest.raises(DataError, match=message) as caught:
         listed(tmp_path / path, tmp_path / "cache")
     assert path != "empty" or "decompress" in caught.value.hint
