@@ -142,17 +142,15 @@ class Shards:
     def locate_here(self, keys: Sequence[str], progress: Progress) -> ImageRefs:
         """As `locate`, but nothing is asked of servers, and shards may be gone: their images then cannot be read.
 
-        Of shards behind URLs, the copies are found that were current when their server was last asked.
-
-        Raises:
-            DiskError: the cache cannot be written.
+        Of shards behind URLs, the copies are found that were current when their server was last asked. Nor can anything
+        be read if shards would have to be indexed, and the cache cannot be written.
         """
         here = Shards(self.path, self.keys, self.cache_dir)
         try:
             if self.are_remote:
                 here._found = self._last_seen()
             return here.locate(keys, progress)
-        except (DataError, OSError):
+        except (DataError, DiskError, OSError):
             here._found = {}
             return here.locate(keys, progress)
 

@@ -15,7 +15,7 @@ import pytest
 from file_server import FileServer
 from tars import picture, samples, write_shards, write_tar
 
-from dbbd_cli.core.errors import DataError
+from dbbd_cli.core.errors import DataError, DiskError
 from dbbd_cli.core.progress import Silent
 from dbbd_cli.data.candidates import Source
 from dbbd_cli.data.images import shards as shards_module
@@ -333,6 +333,23 @@ def test_pixels_in_the_cache_are_used_without_the_shards(tmp_path: Path) -> None
     assert messages.text == [
         "24 image files of 24 are missing or have changed: using the cached pixels from the start of the run."
     ]
+
+
+def test_pixels_in_a_cache_that_cannot_be_written_are_used_without_an_index(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, cache = write_shards(tmp_path / "s"), tmp_path / "cache"
+    manifest = manifest_of(listed(folder, cache), cache)
+    expected = prepared(manifest, folder, cache)[0].open()[:]
+    for path in cache.glob("shard-*.arrays"):
+        path.unlink()
+
+    def fail(*_: object) -> Iterator[tuple[int, str]]:
+        raise DiskError("read-only file system")
+        yield
+
+    monkeypatch.setattr(shards_module, "index_in_workers", fail)
+    np.testing.assert_array_equal(prepared(manifest, folder, cache)[0].open()[:], expected)
 
 
 def damage(cache: Path) -> None:
