@@ -18,6 +18,8 @@ class FileServer(ThreadingHTTPServer):
         breaks: how many downloads of a path end in the middle; -1 for all.
         refuses: the status of every reply to a path.
         heads: whether it answers HEAD.
+        hangs: the method of requests that it never answers.
+        token: the header `Authorization` without which it replies 403; None: none is needed.
     """
 
     daemon_threads = True
@@ -28,6 +30,9 @@ class FileServer(ThreadingHTTPServer):
         self.breaks: dict[str, int] = {}
         self.refuses: dict[str, int] = {}
         self.heads = True
+        self.hangs = ""
+        self.token: str | None = None
+        self._closed = threading.Event()
         super().__init__(("127.0.0.1", port), _Handler)
         self._thread = threading.Thread(target=self.serve_forever, args=(0.02,), daemon=True)
         self._thread.start()
@@ -43,6 +48,7 @@ class FileServer(ThreadingHTTPServer):
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._closed.set()
         self.shutdown()
         self.server_close()
         self._thread.join()
@@ -60,8 +66,12 @@ class _Handler(SimpleHTTPRequestHandler):
     def _counts(self) -> str | None:
         path = self.path.partition("?")[0]
         self.server.requests[self.command, path] += 1
-        if path in self.server.refuses:
-            self.send_error(self.server.refuses[path])
+        if self.command == self.server.hangs:
+            self.server._closed.wait()
+            return None
+        is_known = self.server.token in (None, self.headers["Authorization"])
+        if path in self.server.refuses or not is_known:
+            self.send_error(self.server.refuses.get(path, HTTPStatus.FORBIDDEN))
             return None
         return path
 

@@ -68,7 +68,7 @@ class Source:
     shards: Shards | None = None
 
 
-def check_number_of_classes(where: Path, names: Sequence[str], hint: str) -> None:
+def check_number_of_classes(where: Path | str, names: Sequence[str], hint: str) -> None:
     """Raise a `DataError` if there are too many classes; `where` they are, and the hint, are for its message."""
     if len(names) > MAX_CLASSES:
         examples = ", ".join(printable(name) for name in sorted(names)[:3])
@@ -234,10 +234,10 @@ def _report_leaks(splits: Sequence[str], hashes: Sequence[str], unit: str, progr
     first: dict[str, str] = {}
     pairs = zip(splits, hashes, strict=True)
     leaks = len({digest for split, digest in pairs if first.setdefault(digest, split) != split})
-    progress.line("Using the splits of the table.")
+    progress.line("Using the splits of the data set.")
     if leaks:
         progress.warn(
-            f"{counted(leaks, unit)} {'is' if leaks == 1 else 'are'} in more than one split of the table: "
+            f"{counted(leaks, unit)} {'is' if leaks == 1 else 'are'} in more than one split of the data set: "
             "scores will be inflated"
         )
 

@@ -13,8 +13,10 @@ import os
 import re
 import shutil
 import threading
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import Future, wait
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -35,6 +37,7 @@ STALLED_SECONDS = 60.0
 """A connection that transfers nothing for this long has failed."""
 MAX_CONNECTIONS = 8
 _PARTS_OF_A_SECOND = 0.2
+_SECONDS_TO_STOP = 2.0
 _EXTRAS = {"http": "remote", "https": "remote", "s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs", "hf": "hf"}
 """The extra of this package that a protocol needs."""
 _VERSIONS = {
@@ -45,6 +48,7 @@ _VERSIONS = {
 _RETRIED_STATUS = (408, 425, 429)
 _ON_DISK = (errno.ENOSPC, errno.EFBIG, errno.EROFS, getattr(errno, "EDQUOT", errno.ENOSPC))
 
+_Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 
 
@@ -108,20 +112,52 @@ def remote_files(urls: Sequence[str]) -> list[RemoteFile]:
         DataError: one does not exist or cannot be reached, or its protocol is unknown or needs a package.
     """
 
+    stop = threading.Event()
+
     def ask(url: str) -> RemoteFile:
         filesystem = _opened(url)
-        info = _attempted(lambda: filesystem.info(url), url)
+        info = _attempted(lambda: filesystem.info(url), url, stop)
         if info.get("type") == "directory":
             raise DataError(f"{shown_url(url)} is a folder, not a file", hint="check data.path")
         version = {key: str(info[key]) for key in sorted(_VERSIONS & info.keys())}
         return RemoteFile(url, info.get("size"), json.dumps(version))
 
-    with ThreadPoolExecutor(MAX_CONNECTIONS) as pool:
-        futures = [pool.submit(ask, url) for url in urls]
-        try:
-            return [future.result() for future in futures]
-        finally:
-            pool.shutdown(cancel_futures=True)
+    futures = _submitted(ask, urls)
+    try:
+        return [future.result() for future in futures]
+    finally:
+        stop.set()
+        _cancel(futures)
+
+
+def _submitted(work: Callable[[_Item], _Result], items: Iterable[_Item]) -> list[Future[_Result]]:
+    """The future results for items, several of which are worked on at a time.
+
+    The threads are daemons, unlike those of an executor: the program can end while a server does not answer.
+    """
+    jobs = [(Future[_Result](), item) for item in items]
+    waiting = deque(jobs)
+
+    def run() -> None:
+        with suppress(IndexError):
+            while True:
+                future, item = waiting.popleft()
+                if future.set_running_or_notify_cancel():
+                    try:
+                        result = work(item)
+                    except BaseException as error:
+                        future.set_exception(error)
+                    else:
+                        future.set_result(result)
+
+    for _ in range(min(MAX_CONNECTIONS, len(jobs))):
+        threading.Thread(target=run, daemon=True).start()
+    return [future for future, _ in jobs]
+
+
+def _cancel(futures: Iterable[Future[Any]]) -> None:
+    for future in futures:
+        future.cancel()
 
 
 def list_remote_folder(url: str) -> list[str]:
@@ -171,8 +207,8 @@ def download(files: Iterable[RemoteFile], cache_dir: Path, progress: Progress) -
         _make_room(missing, [file.copy_in(cache_dir) for file in wanted], cache_dir)
     tally = _Tally()
     megabytes = sum(file.size or 0 for file in missing) // 10**6
-    with progress.phase("Downloading", megabytes, unit="MB") as bar, ThreadPoolExecutor(MAX_CONNECTIONS) as pool:
-        futures = {pool.submit(_fetch, file, cache_dir, tally) for file in missing}
+    with progress.phase("Downloading", megabytes, unit="MB") as bar:
+        futures = set(_submitted(lambda file: _fetch(file, cache_dir, tally), missing))
         shown = 0
         try:
             while futures:
@@ -185,7 +221,8 @@ def download(files: Iterable[RemoteFile], cache_dir: Path, progress: Progress) -
             bar.advance(megabytes - shown)
         finally:
             tally.stop.set()
-            pool.shutdown(cancel_futures=True)
+            _cancel(futures)
+            wait(futures, _SECONDS_TO_STOP)  # they remove what is incomplete, unless they wait for a server
 
 
 def _make_room(missing: Sequence[RemoteFile], wanted: Sequence[Path], cache_dir: Path) -> None:
@@ -238,7 +275,12 @@ def _opened(url: str) -> Any:
 
             # By default, a download may take no more than five minutes, and servers may compress what they send.
             timeout = aiohttp.ClientTimeout(total=None, sock_connect=STALLED_SECONDS, sock_read=STALLED_SECONDS)
-            options = {"client_kwargs": {"timeout": timeout}, "headers": {"Accept-Encoding": "identity"}}
+            # What the user has configured counts too; what is given here would replace it.
+            configured = fsspec.config.apply_config(fsspec.get_filesystem_class(protocol), {})
+            options = {
+                "client_kwargs": {"timeout": timeout, **configured.get("client_kwargs", {})},
+                "headers": {"Accept-Encoding": "identity", **configured.get("headers", {})},
+            }
         return fsspec.filesystem(protocol, **options)
     except ImportError:
         raise DataError(

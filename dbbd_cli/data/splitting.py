@@ -129,7 +129,7 @@ def check_splits(labels: Sequence[int], splits: Sequence[str], classes: Sequence
     """
     if absent := _absent(labels, splits, classes):
         raise DataError(
-            "a class is missing from a split of the table",
+            "a class is missing from a split of the data set",
             details=absent[:_MAX_LISTED],
             hint="each split needs samples of each class; --set data.split_column=null lets dbbd divide them instead",
         )

@@ -122,6 +122,8 @@ def _check_choice(split: str, data: Path | None) -> None:
         raise ConfigError(f"--split: {split!r} is not a split", hint="choose one of: train, val, test")
     if data is not None and split != "test":
         raise ConfigError(f"--data: all of {data} is evaluated", hint="leave out --split")
+    if data is not None and re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", str(data)):  # not shown: it may contain a password
+        raise ConfigError("--data: data behind URLs cannot be evaluated", hint="copy it to this machine")
     if data is not None and not data.exists():
         raise ConfigError(f"--data: {data} does not exist")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
 from pydantic import Field, model_validator
 
@@ -92,7 +92,10 @@ class ClassifierDataConfig(DataConfig):
         if not isinstance(values, Mapping) or is_set(values, "source"):
             return values
         if isinstance(path := values.get("path"), str):
-            return {**values, "source": _source_of(path)}
+            source = _source_of(path)
+            if source not in get_args(cls.model_fields["source"].annotation):
+                raise rule_error("path", f"a folder or a table: {source} are read by task image_classification only")
+            return {**values, "source": source}
         return {**values, "source": "classes"} if is_set(values, "classes") else values
 
     @model_validator(mode="after")

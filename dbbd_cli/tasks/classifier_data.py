@@ -63,14 +63,13 @@ def shards_of(data: ClassifierDataConfig) -> Shards | None:
 
 
 def image_refs(config: ClassifierConfig, manifest: Manifest, samples: Samples) -> ImageRefs:
-    """The images of samples of a manifest, according to the configuration; they may have moved.
+    """The images of samples of a manifest, according to the configuration; they may have moved, or be gone.
 
     Raises:
         ConfigError: the classes of the configuration are not those of the manifest.
-        DataError: the shards that contain the images cannot be found.
     """
     shards = shards_of(config.data)
-    located = None if shards is None else shards.locate(samples.keys, Silent())
+    located = None if shards is None else shards.locate_here(samples.keys, Silent())
     return refs_of(samples, class_folders(config.data, manifest), config.data.urls, located)
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from file_server import FileServer
-from program import TINY, environment, only_run, run, without
+from program import TINY, environment, only_run, run, start, without
 from tars import write_shards
 
 pytest.importorskip("aiohttp")
@@ -61,3 +63,15 @@ def test_two_processes_download_each_shard_once(server: FileServer, tmp_path: Pa
     assert code == 0, err
     assert server.downloads() == dict.fromkeys(NAMES, 1)
     assert len(json.loads((only_run(tmp_path) / "splits.json").read_text())["samples"]) == 50
+
+
+@pytest.mark.parametrize("method", ["HEAD", "GET"])
+def test_ctrl_c_ends_a_command_that_waits_for_a_server(server: FileServer, tmp_path: Path, method: str) -> None:
+    server.hangs = method
+    process = start(*options(server), folder=tmp_path, env=environment(DBBD_CACHE_DIR=str(tmp_path / "cache")))
+    while process.poll() is None and not all(server.requests[method, name] for name in NAMES):
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=30)  # the connections are given up only after a minute
+    assert process.returncode == 130, err
+    assert not list(tmp_path.glob("cache/remote-*.tar"))

@@ -148,17 +148,16 @@ class Pixels:
 
     def _made(self, ref: ImageRef) -> np.ndarray:
         cache_file = self.prepared.path
-        if ref.part is not None and ref.part.file == os.devnull:  # nobody has looked for the shards
-            raise DataError(
-                f"{printable(ref.name)}: its pixels in the cache are damaged",
-                hint=f"delete {printable(str(cache_file))}, and the next command makes it again from the shards",
-            )
+        make_again = f"delete {printable(str(cache_file))}, and the next command makes it again from the shards"
+        if ref.part is not None and ref.part.file == os.devnull:  # it is not known where the shards are
+            raise DataError(f"{printable(ref.name)}: its pixels in the cache are damaged", hint=make_again)
         try:
             pixels = prepare_image(ref, self.shape[2])
         except (DataError, OSError, ValueError) as error:
             hint = "restore the file; if files have moved, set the new path with --set data.path=PATH"
             if ref.part is not None and Path(ref.part.file).parent == cache_file.parent:
-                hint = "run the command again, which downloads the shard again"
+                is_kept = self.prepared.is_kept
+                hint = make_again if is_kept else "run the command again, which downloads the shard again"
             raise DataError(f"{printable(ref.name)}: {why(error)}", hint=hint) from error
         return pixels[: self.shape[1]]
 

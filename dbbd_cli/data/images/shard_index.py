@@ -32,7 +32,7 @@ from dbbd_cli.data.manifest import SPLITS
 from dbbd_cli.data.problems import UNPRINTABLE, short
 from dbbd_cli.data.splitting import SPLIT_OF
 
-INDEX_FORMAT = 1
+INDEX_FORMAT = 2
 MAX_MEMBERS = 1_000_000
 """Limit on files in a shard, whose names are kept in memory while it is read."""
 _MAX_HEADER = 1 << 20
@@ -134,6 +134,7 @@ class _Sample:
         label: the class according to `.cls`, empty if it cannot be used; None if there is no such member.
         json_label: the class according to `.json`.
         split: the split according to `.json`.
+        json_problem: why `.json` says neither; it matters only if there is no `.cls`.
         problem: why the sample cannot be used; empty if nothing has been found yet.
     """
 
@@ -142,6 +143,7 @@ class _Sample:
     label: str | None = None
     json_label: str | None = None
     split: str | None = None
+    json_problem: str = ""
     problem: str = ""
 
 
@@ -202,6 +204,8 @@ def _members(file: BinaryIO, problems: list[str]) -> Iterator[tarfile.TarInfo]:
             if not member.isdir():
                 yield member
         if member is None and _has_end(file, tar.offset):
+            if not _is_empty(file):
+                problems.append(f"has more after its end, byte {end:,}, as if tar files were joined; it was left out")
             return
     except OSError:
         raise
@@ -215,6 +219,11 @@ def _has_end(file: BinaryIO, offset: int) -> bool:
     """Whether a tar ends where its last member does: with a block of zeros, without which it was truncated."""
     file.seek(offset)
     return file.read(tarfile.BLOCKSIZE) == bytes(tarfile.BLOCKSIZE)
+
+
+def _is_empty(file: BinaryIO) -> bool:
+    """Whether only zeros follow in a file."""
+    return all(chunk.count(0) == len(chunk) for chunk in iter(lambda: file.read(_CHUNK), b""))
 
 
 class _Header(tarfile.TarInfo):
@@ -249,7 +258,7 @@ def _add(sample: _Sample, name: str, suffix: str, member: tarfile.TarInfo, file:
     """Add a member to its sample."""
     if suffix == "cls":
         found = _content(member, file, _MAX_CLASS)
-        sample.label = _class_of(found.decode("utf-8", "surrogateescape")) if found is not None else ""
+        sample.label = _class_of(found.decode("utf-8-sig", "surrogateescape")) if found is not None else ""
     elif suffix == "json":
         found = _content(member, file, _MAX_JSON)
         _add_json(sample, found, keys)
@@ -288,13 +297,13 @@ def _class_of(text: str) -> str:
 
 def _add_json(sample: _Sample, data: bytes | None, keys: Keys) -> None:
     if data is None:
-        sample.problem = f"its .json has over {_MAX_JSON:,} bytes"
+        sample.json_problem = f"its .json has over {_MAX_JSON:,} bytes"
         return
     content: Any = None
     with suppress(ValueError, RecursionError):
         content = json.loads(data)
     if not isinstance(content, dict):
-        sample.problem = "its .json is not a JSON object"
+        sample.json_problem = "its .json is not a JSON object"
         return
     label = content.get(keys.label)
     if isinstance(label, (str, int)) and not isinstance(label, bool):
@@ -348,8 +357,7 @@ def _was_meant_to_be_one(sample: _Sample) -> bool:
     """Whether members without an image that can be used are a sample with a problem, rather than something else."""
     if any(is_unread_name(f"x.{suffix}") for suffix in sample.suffixes):
         return False
-    is_image = any(is_image_name(f"x.{suffix}") for suffix in sample.suffixes)
-    return bool(sample.problem) or is_image or "cls" in sample.suffixes
+    return "cls" in sample.suffixes or any(is_image_name(f"x.{suffix}") for suffix in sample.suffixes)
 
 
 def _problem(sample: _Sample) -> str:
@@ -367,7 +375,7 @@ def _problem(sample: _Sample) -> str:
         return f"has {len(sample.images)} images: {_listed([_split_name(name)[1] for name, *_ in sample.images])}"
     name = sample.label if sample.label is not None else sample.json_label
     if name is None:
-        return "has no class: there is no .cls, and no .json with the key of data.label_column"
+        return sample.json_problem or "has no class: there is no .cls, and no .json with the key of data.label_column"
     if not name:
         return "its class is empty, too long, not a text, or has unprintable characters"
     if "/" in name:  # the first slash of a key ends the name of its class

@@ -7,6 +7,7 @@ import itertools
 import json
 import os
 from array import array
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
@@ -14,10 +15,12 @@ from pathlib import Path
 
 import numpy as np
 
-from dbbd_cli.core.errors import DataError
+from dbbd_cli.core.errors import DataError, DiskError
+from dbbd_cli.core.files import read_file, write_text
 from dbbd_cli.core.paths import is_url, shown_url
 from dbbd_cli.core.progress import Progress
 from dbbd_cli.core.text import printable
+from dbbd_cli.data.cache import entry_lock, mark_used
 from dbbd_cli.data.candidates import Candidate, Source, check_number_of_classes
 from dbbd_cli.data.images.formats import can_read
 from dbbd_cli.data.images.processes import index_in_workers
@@ -25,7 +28,7 @@ from dbbd_cli.data.images.refs import ImageRefs, Parts
 from dbbd_cli.data.images.shard_index import INDEX_FORMAT, Keys, ShardIndex, read_index
 from dbbd_cli.data.images.shard_paths import common_folder, places, without_query
 from dbbd_cli.data.manifest import SPLITS
-from dbbd_cli.data.problems import UNPRINTABLE, shortened
+from dbbd_cli.data.problems import UNPRINTABLE, shortened, unreadable
 from dbbd_cli.data.remote import RemoteFile, download, remote_files
 
 NO_DIGEST = "0" * 64
@@ -96,10 +99,10 @@ class Shards:
             ):
                 for position, problem in results:
                     shard = missing[position]
-                    if problem:
-                        problems.append(f"{printable(shard.name)}: {problem}")
-                    else:
-                        found[shard.name] = read_index(shard.index)
+                    found[shard.name] = None if problem else read_index(shard.index)
+                    if found[shard.name] is None:
+                        reason = problem or "its index is missing from the cache, or damaged; run the command again"
+                        problems.append(f"{printable(shard.name)}: {reason}")
                     bar.advance()
         return {name: index for name, index in found.items() if index is not None}, sorted(problems)
 
@@ -139,15 +142,17 @@ class Shards:
     def locate_here(self, keys: Sequence[str], progress: Progress) -> ImageRefs:
         """As `locate`, but nothing is asked of servers, and shards may be gone: their images then cannot be read.
 
-        Raises:
-            DiskError: the cache cannot be written.
+        Of shards behind URLs, the copies are found that were current when their server was last asked. Nor can anything
+        be read if shards would have to be indexed, and the cache cannot be written.
         """
-        if not self.are_remote:
-            with suppress(DataError, OSError):
-                return self.locate(keys, progress)
-        nowhere = np.zeros(len(keys), np.int64)
-        parts = Parts((os.devnull,), nowhere.astype(np.int32), nowhere, nowhere)
-        return ImageRefs([NO_DIGEST] * len(keys), map(printable, keys), are_urls=False, parts=parts)
+        here = Shards(self.path, self.keys, self.cache_dir)
+        try:
+            if self.are_remote:
+                here._found = self._last_seen()
+            return here.locate(keys, progress)
+        except (DataError, DiskError, OSError):
+            here._found = {}
+            return here.locate(keys, progress)
 
     @property
     def are_remote(self) -> bool:
@@ -178,19 +183,47 @@ class Shards:
             found = places(self.path)
             start = len(common_folder(found))
             names = [without_query(place)[start:] for place in found]
-            bad = next((name for name in names if UNPRINTABLE.search(name) or names.count(name) > 1), None)
+            count = Counter(names)
+            bad = next((name for name in names if UNPRINTABLE.search(name) or count[name] > 1), None)
             if bad is not None:
                 why = "has unprintable characters" if UNPRINTABLE.search(bad) else "occurs twice"
                 raise DataError(f"data.path: the shard name {printable(bad)} {why}", hint="rename the shard")
             remote = remote_files(found) if self.are_remote else [None] * len(found)
             self._found = dict(zip(names, map(self._shard, names, found, remote), strict=True))
+            if self.are_remote:
+                self._keep_seen()
         return self._found
+
+    @property
+    def _seen(self) -> Path:
+        """The file of the cache that lists the copies and indexes of shards behind URLs."""
+        digest = hashlib.sha256(json.dumps([self.path, self.keys]).encode()).hexdigest()
+        return self.cache_dir / f"remote-{digest[:32]}.json"
+
+    def _keep_seen(self) -> None:
+        rows = [(each.name, shown_url(each.place), each.file.name, each.index.name) for each in self._shards().values()]
+        with suppress(DiskError, OSError), entry_lock(self._seen):  # it only saves asking again
+            write_text(self._seen, json.dumps(rows))
+
+    def _last_seen(self) -> dict[str, Shard]:
+        """The shards behind URLs when their server was last asked; none if nothing is known of that."""
+        try:
+            rows = json.loads(read_file(self._seen))
+        except (OSError, ValueError):
+            return {}
+        mark_used(self._seen)
+        folder = self.cache_dir
+        return {name: Shard(name, place, folder / file, folder / index, None) for name, place, file, index in rows}
 
     def _shard(self, name: str, place: str, remote: RemoteFile | None) -> Shard:
         if remote is None:
             file = Path(place)
-            status = file.stat()
-            identity = [os.path.realpath(file), status.st_size, status.st_mtime_ns]
+            try:
+                status = file.stat()
+            except OSError as error:  # such as a link to a missing file
+                raise unreadable(file, "data.path", error) from error
+            times = [status.st_mtime_ns, status.st_ctime_ns]  # the second one also if another file takes its place
+            identity = [os.path.realpath(file), status.st_ino, status.st_size, *times]
         else:
             file = remote.copy_in(self.cache_dir)
             identity = [file.name]
@@ -211,7 +244,6 @@ def list_shards(shards: Shards, progress: Progress) -> Source:
     names = tuple(sorted({name for index in indexes.values() for name in index.classes}, key=_class_order))
     for shard, index in indexes.items():
         problems += [f"{printable(shard)}: {problem}" for problem in index.problems]
-    where = Path(shown_url(shards.path))
     if len(names) < 2:
         found = f"only the class {names[0]}" if names else "no image with a class"
         raise DataError(
@@ -219,7 +251,9 @@ def list_shards(shards: Shards, progress: Progress) -> Source:
             hint="a sample is an image and its class in a .cls, or in a .json with the key of data.label_column",
             details=shortened(problems),
         )
-    check_number_of_classes(where, names, "check that .cls, or data.label_column of .json, contains classes")
+    check_number_of_classes(
+        shown_url(shards.path), names, "check that .cls, or data.label_column of .json, contains classes"
+    )
     has_splits = any((index.split >= 0).any() for index in indexes.values())
     label_of = {name: label for label, name in enumerate(names)}
     candidates: list[Candidate] = []

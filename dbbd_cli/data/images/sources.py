@@ -20,6 +20,7 @@ from dbbd_cli.data.images.formats import (
     suffix_of,
     ways_to_read,
 )
+from dbbd_cli.data.images.shard_paths import contains_shards
 from dbbd_cli.data.problems import UNPRINTABLE, scan_folder, shortened, why
 
 _LINKED_FOLDER = "is a link to a folder, which is not followed"
@@ -47,7 +48,9 @@ def list_folder(path: Path) -> Source:
         found = f"only one class folder, {printable(names[0])}" if names else "no subfolders"
         raise DataError(
             f"{path} has {found}: a classifier needs at least two classes",
-            hint="give each class a subfolder with its images, and set data.path to the folder that contains them",
+            hint="to read the tar files in it, --set data.source=shards"
+            if contains_shards(path)
+            else "give each class a subfolder with its images, and set data.path to the folder that contains them",
             details=shortened(sorted(problems)),
         )
     check_number_of_classes(

@@ -8,7 +8,6 @@ from functools import cache
 import numpy as np
 import torch
 
-from dbbd_cli.core.errors import DataError
 from dbbd_cli.core.paths import shown_url
 from dbbd_cli.core.progress import Progress
 from dbbd_cli.data.cache import cache_folder
@@ -134,10 +133,7 @@ class ImageWorkload(ClassifierWorkload):
         """The trivial properties of the files, URLs and pixels of a split, if files and pixels are still there."""
         samples = self.manifest.of(split)
         if self.manifest.roots:
-            try:
-                found = file_properties(image_refs(self.config, self.manifest, samples))
-            except DataError:  # the shards are gone
-                found = []
+            found = file_properties(image_refs(self.config, self.manifest, samples))
         else:
             found = rendered_properties(cleaned_urls(self.config, samples))
         rows = self._rows[split]

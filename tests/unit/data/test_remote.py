@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import sys
@@ -58,6 +59,9 @@ def test_a_file_that_has_changed_is_downloaded_again(server: FileServer, tmp_pat
     assert local_copy(server.url("a.tar"), tmp_path / "cache", Silent()) == first
     (server.folder / "a.tar").write_bytes(b"new")
     assert local_copy(server.url("a.tar"), tmp_path / "cache", Silent()).read_bytes() == b"new"
+    (server.folder / "a.tar").write_bytes(b"old")
+    os.utime(server.folder / "a.tar", (10**9, 10**9))  # what the server says of its version
+    assert local_copy(server.url("a.tar"), tmp_path / "cache", Silent()).read_bytes() == b"old"
 
 
 def test_broken_connections_are_tried_again(server: FileServer, tmp_path: Path) -> None:
@@ -141,6 +145,19 @@ def test_processes_that_need_the_same_file_download_it_once(server: FileServer, 
     assert len(found) == 4
     assert len(set(found)) == 1
     assert server.downloads() == {"/a.tar": 1}
+
+
+def test_headers_that_the_user_has_configured_are_sent(
+    server: FileServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from fsspec.config import conf
+
+    server.token = "sesame"
+    with pytest.raises(DataError, match="access is denied"):
+        local_copy(server.url("a.tar"), tmp_path / "cache", Silent())
+    monkeypatch.setitem(conf, "http", {"headers": {"Authorization": "sesame"}, "client_kwargs": {"trust_env": True}})
+    copy = local_copy(server.url("a.tar"), tmp_path / "cache", Silent())
+    assert copy.read_bytes() == (server.folder / "a.tar").read_bytes()
 
 
 def test_folders_are_listed(server: FileServer) -> None:

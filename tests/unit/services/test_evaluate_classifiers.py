@@ -156,6 +156,9 @@ def test_classes_of_other_data_are_matched_by_name(run: Path, tmp_path: Path) ->
         evaluate(run, data=urls(tmp_path / "named.csv", range(20), ("good", "malicious")))
     with pytest.raises(ConfigError, match="does not exist"):
         evaluate(run, data=tmp_path / "none.csv")
+    with pytest.raises(ConfigError, match="data behind URLs cannot be evaluated") as caught:
+        evaluate(run, data=Path("https://ali:baba@example.com/a-{00..09}.tar"))
+    assert "baba" not in caught.value.message
     with pytest.raises(ConfigError, match="all of"):
         evaluate(run, data=path, split="val")
 

@@ -7,6 +7,7 @@ import hashlib
 import io
 import json
 import tarfile
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -46,7 +47,7 @@ def test_offset_size_and_digest_are_those_of_the_images(tmp_path: Path) -> None:
 def test_members_of_a_sample_may_stand_apart_in_folders_with_long_names_in_any_tar(tmp_path: Path, form: int) -> None:
     long = "b" * 90 + "/" + "c" * 90
     members = [("./b/1.JPG", picture(1, "JPEG")), (f"{long}.png", PNG), ("a/1.png", PNG), ("a/1.cls", b" 3\n")]
-    members += [("b/1.cls", b"cat"), (f"{long}.cls", "wei\u00df".encode()), ("b/1.txt", b"a caption")]
+    members += [("b/1.cls", b"cat"), (f"{long}.cls", "\ufeffwei\u00df".encode()), ("b/1.txt", b"a caption")]
     index = indexed(tmp_path, *members, format=form)
     assert dict(zip(index.names, classes(index), strict=True)) == {
         "b/1.JPG": "cat",
@@ -79,6 +80,12 @@ def test_class_and_split_may_be_in_json(tmp_path: Path) -> None:
     other = indexed(tmp_path, *members[4:6], keys=Keys("kind", None))
     assert classes(other) == ["dog"]
     assert indexed(tmp_path, *members[:2], keys=Keys("label", None)).split.tolist() == [-1]
+
+
+@pytest.mark.parametrize("content", [b"[1, 2]", b"{", b" " * (1 << 20) + b"{}"])
+def test_json_that_cannot_be_used_does_not_matter_beside_a_class(tmp_path: Path, content: bytes) -> None:
+    index = indexed(tmp_path, ("a.json", content), *GOOD)
+    assert (index.names, classes(index), index.problems) == (["a.png"], ["cat"], [])
 
 
 @pytest.mark.parametrize(
@@ -122,8 +129,9 @@ def test_what_cannot_be_used_is_named_with_the_reason(tmp_path: Path, members: l
 
 def test_what_is_no_sample_is_counted(tmp_path: Path) -> None:
     members = [("README", b""), ("info.json", b"{}"), ("b.txt", b""), ("raw.nef", b""), ("raw.cls", b"cat")]
+    members += [("all.json", b"[]"), ("many.json", b" " * (1 << 20) + b"{}"), ("some.json", b'{"split": "2017"}')]
     index = indexed(tmp_path, *members, ("._a.png", b""), ("__MACOSX/a.png", b""), *GOOD)
-    assert (index.names, index.problems, index.ignored, index.unread) == (["a.png"], [], 3, {".nef": 1})
+    assert (index.names, index.problems, index.ignored, index.unread) == (["a.png"], [], 6, {".nef": 1})
 
 
 def test_links_and_sparse_files_are_not_followed(tmp_path: Path) -> None:
@@ -161,6 +169,14 @@ def test_damage_in_the_middle_is_reported(tmp_path: Path) -> None:
     index = index_shard(path, KEYS)
     assert index.names == ["a.png"]
     assert index.problems == ["is damaged or truncated after byte 2,048; what follows was left out"]
+
+
+def test_tar_files_that_were_joined_are_reported(tmp_path: Path) -> None:
+    first, second = (write_tar(tmp_path / f"{name}.tar", samples(n, 2)) for n, name in enumerate("xy"))
+    (tmp_path / "z.tar").write_bytes(first.read_bytes() + second.read_bytes())
+    index = index_shard(tmp_path / "z.tar", KEYS)
+    assert index.names == ["0000.png", "0001.png"]
+    assert index.problems == ["has more after its end, byte 4,096, as if tar files were joined; it was left out"]
 
 
 @pytest.mark.parametrize(
@@ -222,7 +238,12 @@ def test_a_large_extended_header_is_not_read_into_memory(tmp_path: Path) -> None
         file.seek(2048)
         file.write(header)
         file.truncate(1 << 33)  # sparse
-    index = index_shard(path, KEYS)
+    tracemalloc.start()
+    try:
+        index = index_shard(path, KEYS)
+        assert tracemalloc.get_traced_memory()[1] < 1 << 24
+    finally:
+        tracemalloc.stop()
     assert index.names == ["a.png"]
     assert len(index.problems) == 1
 

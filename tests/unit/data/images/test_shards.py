@@ -15,7 +15,7 @@ import pytest
 from file_server import FileServer
 from tars import picture, samples, write_shards, write_tar
 
-from dbbd_cli.core.errors import DataError
+from dbbd_cli.core.errors import DataError, DiskError
 from dbbd_cli.core.progress import Silent
 from dbbd_cli.data.candidates import Source
 from dbbd_cli.data.images import shards as shards_module
@@ -23,11 +23,12 @@ from dbbd_cli.data.images.cache import PreparedImages
 from dbbd_cli.data.images.manifest import prepare_manifest
 from dbbd_cli.data.images.processes import _index
 from dbbd_cli.data.images.refs import Part
-from dbbd_cli.data.images.shard_index import Keys
+from dbbd_cli.data.images.shard_index import Keys, read_index
 from dbbd_cli.data.images.shard_paths import expand_braces
 from dbbd_cli.data.images.shards import Shards, list_shards
 from dbbd_cli.data.images.sources import list_folder
 from dbbd_cli.data.manifest import Manifest, Samples
+from dbbd_cli.data.remote import RemoteFile
 from dbbd_cli.data.urls.cleaning import UrlCleaning
 from unit.data.images.test_manifest import Messages, manifest_of
 
@@ -112,6 +113,14 @@ def test_classes_that_are_numbers_are_in_their_order(tmp_path: Path) -> None:
     assert listed(path, tmp_path / "cache").classes == ("007", "9", "10", "x")
 
 
+def test_very_many_shards_are_named_fast(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shards_module, "remote_files", lambda urls: [RemoteFile(url, 1, "") for url in urls])
+    pattern = "s3://bucket/a-{00000..49999}.tar"
+    assert len(Shards(pattern, KEYS, tmp_path)._shards()) == 50_000  # minutes if the names were compared in pairs
+    with pytest.raises(DataError, match=r"the shard name a-00001\.tar occurs twice"):
+        Shards("s3://bucket/a-{00000,00001,00001}.tar", KEYS, tmp_path)._shards()
+
+
 def test_shards_of_several_folders_have_names_of_their_own(tmp_path: Path) -> None:
     for place, name in enumerate("xy"):
         write_tar(tmp_path / name / "a.tar", samples(4 * place, 4))
@@ -131,6 +140,7 @@ def test_shards_of_several_folders_have_names_of_their_own(tmp_path: Path) -> No
         ("a-{00..04}.tar", "2 of the 5 shards of data.path .* do not exist"),
         ("empty", "empty contains no .tar files"),
         ("folder.tar", "not a regular file|cannot be opened"),
+        ("links", "links/broken.tar does not exist"),
     ],
 )
 def test_missing_shards_are_named(tmp_path: Path, path: str, message: str) -> None:
@@ -138,6 +148,8 @@ def test_missing_shards_are_named(tmp_path: Path, path: str, message: str) -> No
     (tmp_path / "empty").mkdir()
     (tmp_path / "empty" / "a.tar.gz").touch()
     (tmp_path / "folder.tar").mkdir()
+    (tmp_path / "links").mkdir()
+    (tmp_path / "links" / "broken.tar").symlink_to("nowhere")
     with pytest.raises(DataError, match=message) as caught:
         listed(tmp_path / path, tmp_path / "cache")
     assert path != "empty" or "decompress" in caught.value.hint
@@ -238,12 +250,45 @@ def test_only_new_and_changed_shards_are_indexed(tmp_path: Path, monkeypatch: py
     assert [shard.name for _, shard in read] == ["a-01.tar", "a-09.tar"]
 
 
+def test_a_changed_shard_is_read_even_with_its_old_size_and_time(tmp_path: Path) -> None:
+    folder = write_shards(tmp_path / "s")
+    status = (folder / "a-01.tar").stat()
+    manifest = manifest_of(listed(folder, tmp_path / "cache"), tmp_path / "cache")
+    write_tar(folder / "b", samples(100, 12)).replace(folder / "a-01.tar")
+    os.utime(folder / "a-01.tar", ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert (folder / "a-01.tar").stat().st_size == status.st_size
+    assert "cat/a-01.tar/0100.png" in [each.key for each in listed(folder, tmp_path / "cache").candidates]
+    with pytest.raises(DataError, match="12 images of the run's manifest are missing, changed or unreadable"):
+        prepared(manifest, folder, tmp_path / "new")
+
+
+def test_an_index_that_disappears_is_a_problem(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = write_shards(tmp_path / "s")
+    shards = Shards(str(folder), KEYS, tmp_path / "cache")
+    lost = shards._shards()["a-01.tar"].index.name
+    monkeypatch.setattr(shards_module, "read_index", lambda path: None if path.name == lost else read_index(path))
+    source = list_shards(shards, Silent())
+    assert len(source.candidates) == 7 + 5
+    assert source.problems == ["a-01.tar: its index is missing from the cache, or damaged; run the command again"]
+
+
 def test_a_damaged_index_is_made_again(tmp_path: Path) -> None:
     folder = write_shards(tmp_path / "s")
     expected = listed(folder, tmp_path / "cache").candidates
     for path in (tmp_path / "cache").glob("shard-*.arrays"):
         path.write_bytes(path.read_bytes()[:-30])
     assert listed(folder, tmp_path / "cache").candidates == expected
+
+
+def test_an_index_made_without_support_for_a_format_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = write_shards(tmp_path / "s", (6,))
+    indexes = set()
+    for supported in (False, True):
+        monkeypatch.setattr(shards_module, "can_read", lambda _, supported=supported: supported)
+        indexes |= {shard.index for shard in Shards(str(folder), KEYS, tmp_path)._shards().values()}
+    assert len(indexes) == 2
 
 
 def test_a_run_finds_its_images_where_the_shards_are_now(tmp_path: Path) -> None:
@@ -288,6 +333,23 @@ def test_pixels_in_the_cache_are_used_without_the_shards(tmp_path: Path) -> None
     assert messages.text == [
         "24 image files of 24 are missing or have changed: using the cached pixels from the start of the run."
     ]
+
+
+def test_pixels_in_a_cache_that_cannot_be_written_are_used_without_an_index(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, cache = write_shards(tmp_path / "s"), tmp_path / "cache"
+    manifest = manifest_of(listed(folder, cache), cache)
+    expected = prepared(manifest, folder, cache)[0].open()[:]
+    for path in cache.glob("shard-*.arrays"):
+        path.unlink()
+
+    def fail(*_: object) -> Iterator[tuple[int, str]]:
+        raise DiskError("read-only file system")
+        yield
+
+    monkeypatch.setattr(shards_module, "index_in_workers", fail)
+    np.testing.assert_array_equal(prepared(manifest, folder, cache)[0].open()[:], expected)
 
 
 def damage(cache: Path) -> None:
@@ -388,6 +450,33 @@ def test_remote_shards_are_kept_until_they_are_decoded_and_downloaded_again_if_n
             images.open()[:], prepared(local, tmp_path / "s", tmp_path / "other")[0].open()[:]
         )
         assert server.downloads() == {"/a-00.tar": 1, "/a-01.tar": 2, "/a-02.tar": 1}
+
+
+def test_copies_of_remote_shards_are_found_without_their_server(tmp_path: Path) -> None:
+    pytest.importorskip("aiohttp")
+    cache = tmp_path / "cache"
+    write_shards(tmp_path / "s")
+    with FileServer(tmp_path / "s") as server:
+        url = server.url("a-{00..02}.tar?token=sesame", user="ali:baba@")
+        manifest = manifest_of(listed(url, cache), cache)
+        asked = sum(server.requests.values())
+        expected = prepared(manifest, url, cache)[0].open()[:]
+        assert sum(server.requests.values()) == asked
+    keys = [sample.key for sample in manifest.samples]
+    refs = Shards(url, KEYS, cache).locate_here(keys, Silent())
+    assert list(refs.sha256) == [sample.sha256 for sample in manifest.samples]
+    unknown = Shards(url.replace("a-", "b-"), KEYS, cache).locate_here(keys, Silent())
+    assert {ref.part.file for ref in unknown if ref.part} == {os.devnull}
+    damage(cache)
+    np.testing.assert_array_equal(prepared(manifest, url, cache)[0].open()[:], expected)
+    [seen] = cache.glob("remote-*.json")
+    assert not any(secret in seen.read_text() for secret in ("sesame", "baba"))
+    for copy in cache.glob("remote-*.tar"):
+        copy.unlink()
+    images, _ = prepared(manifest, url, cache)
+    with pytest.raises(DataError, match="no such file or directory") as caught:
+        images.open()[:]
+    assert images.path.name in caught.value.hint
 
 
 def test_processes_find_the_same_samples_whatever_their_caches_contain(tmp_path: Path) -> None:

@@ -171,6 +171,10 @@ class TestFolder:
     def test_a_single_class_is_an_error(self, pets):
         with pytest.raises(DataError, match="no subfolders: a classifier needs at least two classes"):
             list_folder(pets / "cat")
+        (pets / "cat" / "a.tar").touch()
+        with pytest.raises(DataError, match="no subfolders") as caught:
+            list_folder(pets / "cat")
+        assert "data.source=shards" in caught.value.hint
         (pets / "dog").rename(pets / ".dog")
         with pytest.raises(DataError, match="only one class folder, cat"):
             list_folder(pets)

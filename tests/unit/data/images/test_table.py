@@ -193,7 +193,7 @@ def test_the_splits_of_the_table_hold(table: Path, tmp_path: Path) -> None:
     assert {sample.key for sample in manifest.of("test")} == {
         f"{name}/{name}/{number}.png" for name in ("cat", "dog") for number in (8, 9)
     }
-    assert "Using the splits of the table." in messages.text
+    assert "Using the splits of the data set." in messages.text
     assert not any(text.startswith("warning") for text in messages.text)
 
 
@@ -201,12 +201,12 @@ def test_copies_in_several_splits_are_reported(table: Path, tmp_path: Path) -> N
     (table.parent / "cat" / "9.png").write_bytes((table.parent / "cat" / "0.png").read_bytes())
     messages = Messages()
     manifest_of(listed(table), tmp_path / "cache", messages)
-    assert "warning: 1 image is in more than one split of the table: scores will be inflated" in messages.text
+    assert "warning: 1 image is in more than one split of the data set: scores will be inflated" in messages.text
 
 
 def test_each_split_needs_each_class(table: Path, tmp_path: Path) -> None:
     text = table.read_text(encoding="utf-8").replace("dog,test", "dog,val")
     table.write_text(text, encoding="utf-8")
-    with pytest.raises(DataError, match="a class is missing from a split of the table") as caught:
+    with pytest.raises(DataError, match="a class is missing from a split of the data set") as caught:
         manifest_of(listed(table), tmp_path / "cache")
     assert caught.value.details == ["dog: none in test"]

@@ -24,6 +24,11 @@ def test_a_path_implies_a_table() -> None:
     assert config(path="urls.csv").data.source == "urls"
 
 
+def test_a_path_of_shards_is_refused_with_the_reason() -> None:
+    with pytest.raises(ValidationError, match="shards are read by task image_classification only"):
+        config(path="a-{00..09}.tar")
+
+
 @pytest.mark.parametrize(
     "data",
     [{"source": "urls"}, {"source": "synthetic", "path": "urls.csv"}, {"source": "folder"}, {"urls": {"www": 1}}],
