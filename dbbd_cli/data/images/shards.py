@@ -207,13 +207,16 @@ class Shards:
 
     def _last_seen(self) -> dict[str, Shard]:
         """The shards behind URLs when their server was last asked; none if nothing is known of that."""
+        folder = self.cache_dir
         try:
-            rows = json.loads(read_file(self._seen))
-        except (OSError, ValueError):
+            found = {
+                name: Shard(name, place, folder / Path(file).name, folder / Path(index).name, None)
+                for name, place, file, index in json.loads(read_file(self._seen))
+            }
+        except (OSError, ValueError, TypeError):  # missing or damaged
             return {}
         mark_used(self._seen)
-        folder = self.cache_dir
-        return {name: Shard(name, place, folder / file, folder / index, None) for name, place, file, index in rows}
+        return found
 
     def _shard(self, name: str, place: str, remote: RemoteFile | None) -> Shard:
         if remote is None:

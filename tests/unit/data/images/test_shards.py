@@ -477,6 +477,11 @@ def test_copies_of_remote_shards_are_found_without_their_server(tmp_path: Path) 
     with pytest.raises(DataError, match="no such file or directory") as caught:
         images.open()[:]
     assert images.path.name in caught.value.hint
+    for damaged in ("[1]", '[["a", "b"]]', "{"):
+        seen.write_text(damaged)
+        assert {ref.part.file for ref in Shards(url, KEYS, cache).locate_here(keys, Silent()) if ref.part} == {
+            os.devnull
+        }
 
 
 def test_processes_find_the_same_samples_whatever_their_caches_contain(tmp_path: Path) -> None:
