@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import distributed, nn
 
 from dbbd_cli.core.errors import CheckpointError, DiskError
+from dbbd_cli.engine.checkpoint import files
 from dbbd_cli.engine.checkpoint.files import (
     CONTENT,
     NEWEST,
@@ -115,6 +116,25 @@ def test_parts_are_kept_as_long_as_their_checkpoint(tmp_path: Path) -> None:
         save(state_of(module, optimizer, step), tmp_path)
     kept = {path.name for path in tmp_path.glob("shards-*")}
     assert kept == {"shards-9", "shards-5", "shards-6"}, "only what the damaged file may name is kept with it"
+
+
+@pytest.mark.parametrize("moment", ["verify_shards", "with_whole_tensors"])
+def test_a_checkpoint_that_a_run_replaces_meanwhile_is_read_again(
+    moment: str, saved: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = network()
+    newer = state_of(module, trained(module), step=2)
+    used = getattr(files, moment)
+
+    def after_a_save(state: Any, path: Path) -> Any:
+        monkeypatch.setattr(files, moment, used)
+        save(newer, saved, keep=1)
+        return used(state, path)
+
+    monkeypatch.setattr(files, moment, after_a_save)
+    found = load_checkpoint(saved / NEWEST)
+    assert found["state"]["step"] == 2
+    assert all(torch.equal(value, flat(newer)[name]) for name, value in flat(found).items())
 
 
 def flip(folder: Path) -> None:
