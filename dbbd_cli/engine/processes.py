@@ -294,7 +294,8 @@ def joined(member: Member, *, timeout: float) -> Iterator[Processes]:
     if member.size == 1:
         yield ALONE
         return
-    _set_address()
+    with member.reporting_once():
+        _set_address()
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     limit = timedelta(seconds=timeout)
     with _reported_by_one(None, member), reporting_lost_processes(), default_signals():

@@ -91,6 +91,7 @@ def together(tmp_path_factory: pytest.TempPathFactory) -> Path:
     code, out, err = run(*nproc(2, "train", *OPTIONS, "--epochs", str(EPOCHS)), folder=folder, seconds=SECONDS)
     assert code == 0, err
     assert out.count("Training finished") == 1
+    assert re.search(rf"dbbd resume \S+ --epochs {2 * EPOCHS} --nproc 2", out)
     assert len(re.findall(r"^epoch +train loss", err, re.MULTILINE)) == 1, "only the first process shows progress"
     return folder
 
@@ -306,6 +307,11 @@ def test_errors_are_shown_once(tmp_path: Path) -> None:
     _, err = process.communicate(timeout=SECONDS)
     assert process.returncode == 2
     assert "2 processes were started for a command that needs only one" in err
+    for arguments in (["train", "--config", "none"], ["train", "--epochs", "x"], ["plot", "runs"], ["resume", "none"]):
+        started = [start(*arguments, folder=tmp_path, env=task(rank, step=4)) for rank in range(2)]
+        ended = [process.communicate(timeout=SECONDS)[1] for process in started]
+        assert started[0].returncode == started[1].returncode, ended
+        assert (ended[0].count("Error"), ended[1]) == (1, ""), ended
 
 
 @pytest.mark.parametrize("task", ["dbbd", "segmentation"])
