@@ -73,7 +73,7 @@ class Program(HelpSections, TyperGroup):
                 if reports:
                     typer.echo(_block(report, member), err=True, color=colored(sys.stderr))
             if not reports and not isinstance(report, (ProcessError, StoppedError)):
-                # What has started the processes ends all after the first of them, which may not be the one that reports.
+                # What has started the processes ends all as soon as one has ended: the one that reports may be slower.
                 time.sleep(_SECONDS_TO_REPORT)
             code = int(report.exit_code)
         sys.exit(code or 0)

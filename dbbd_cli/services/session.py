@@ -35,6 +35,7 @@ from dbbd_cli.engine.runtime import (
 from dbbd_cli.engine.state import TrainState
 from dbbd_cli.engine.trainer import Trainer
 from dbbd_cli.engine.workload import Workload
+from dbbd_cli.model.digest import stored_digest
 from dbbd_cli.model.weights import check_finite, load_tensors
 from dbbd_cli.runs.folder import SPLITS, is_run_folder
 from dbbd_cli.services.preparation import report_cache_folder, with_absolute_paths
@@ -50,6 +51,7 @@ class OpenedRun:
     Attributes:
         folder: its run folder.
         path: the checkpoint's file.
+        digest: its digest, when it was read: a run that trains may replace it.
         checkpoint: its content.
         saved: its configuration.
         config: the same, with the overrides of the command line.
@@ -63,6 +65,7 @@ class OpenedRun:
 
     folder: Path
     path: Path
+    digest: str | None
     checkpoint: dict[str, Any]
     saved: TaskConfig
     config: TaskConfig
@@ -112,6 +115,7 @@ def _opened(
     divided: bool,
 ) -> OpenedRun:
     path, checkpoint = find_checkpoint(target.resolve(), prefer, progress, whole=not divided)
+    digest = stored_digest(path)
     _check_task(path, checkpoint["config"])
     try:
         saved = with_absolute_paths(config_from_mapping(checkpoint["config"], origin=str(path)))
@@ -135,7 +139,7 @@ def _opened(
     saved_batch_size = checkpoint["runtime"].get("batch_size", saved.training.batch_size)
     batch_size_given = any(override.key in ("training", "training.batch_size") for override in overrides)
     return OpenedRun(
-        path.parent, path, checkpoint, saved, config, state, manifest, recorded, kept_runtime,
+        path.parent, path, digest, checkpoint, saved, config, state, manifest, recorded, kept_runtime,
         saved_batch_size, 0 if batch_size_given else saved_batch_size,
     )  # fmt: skip
 

@@ -298,6 +298,21 @@ def test_processes_with_other_data_are_refused(tmp_path: Path) -> None:
     assert ended[1] == ("", "")
 
 
+@pytest.mark.parametrize("command", ["resume", "evaluate"])
+def test_processes_with_another_checkpoint_are_refused(command: str, together: Path, tmp_path: Path) -> None:
+    started = []
+    for rank in range(2):
+        folder = tmp_path / str(rank)
+        shutil.copytree(only_run(together), folder / "run")
+        if rank:
+            (folder / "run" / "ckpt.previous.pth").replace(folder / "run" / "ckpt.pth")
+        started.append(start(command, "run/ckpt.pth", folder=folder, env=task(rank, step=5)))
+    ended = [process.communicate(timeout=SECONDS) for process in started]
+    assert [process.returncode for process in started] == [4, 4], ended
+    assert "process 2 of 2 has read another checkpoint than the first" in ended[0][1]
+    assert ended[1] == ("", "")
+
+
 def test_errors_are_shown_once(tmp_path: Path) -> None:
     code, _, err = run(
         *nproc(2, "train", "--config", "qr_url", "--set", f"data.path={tmp_path / 'none'}"), folder=tmp_path
