@@ -200,19 +200,15 @@ def load_checkpoint(path: Path, *, whole: bool = True) -> dict[str, Any]:
         CheckpointError: the file is missing, damaged, unsafe, or not a checkpoint of this program.
     """
     state = _without_shards(path)
-    try:
-        return _with_shards(state, path, whole)
-    except CheckpointError:
-        newer = _without_shards(path)  # a save may have replaced the file, and removed the parts of the older one
-        if newer.get(SHARDS) == state.get(SHARDS):
-            raise
-        return _with_shards(newer, path, whole)
-
-
-def _with_shards(state: dict[str, Any], path: Path, whole: bool) -> dict[str, Any]:
-    """A checkpoint, after verifying its parts, with the tensors in them if it is to be whole."""
-    verify_shards(state, path)
-    return with_whole_tensors(state, path) if whole else state
+    while True:
+        try:
+            verify_shards(state, path)
+            return with_whole_tensors(state, path) if whole else state
+        except CheckpointError:
+            newer = _without_shards(path)  # a save may have replaced the file, and removed the parts of the older one
+            if newer.get(SHARDS) == state.get(SHARDS):
+                raise
+            state = newer
 
 
 def _without_shards(path: Path) -> dict[str, Any]:
