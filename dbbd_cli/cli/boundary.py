@@ -6,12 +6,14 @@ import errno
 import json
 import os
 import sys
+import time
 from contextlib import suppress
 from typing import Any
 
 import typer
 from typer.core import TyperGroup
 
+from dbbd_cli.cli.terminal.console import Output
 from dbbd_cli.cli.terminal.help import HelpSections
 from dbbd_cli.cli.terminal.streams import colored, columns, tolerate_any_text, write_result
 from dbbd_cli.cli.terminal.text import clean, wrapped
@@ -23,6 +25,8 @@ from dbbd_cli.core.signals import ignore_signals, received, signal_of
 COMPLETION_VARIABLE = "_DBBD_COMPLETE"
 """Set by the completion scripts: Typer then prints completions instead of running a command."""
 
+_SECONDS_TO_REPORT = 3.0
+"""How long a process that leaves an error to another one waits for it."""
 _DISK_ERRORS = {errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EPERM, errno.ELOOP, errno.EFBIG, errno.EIO}
 _DISK_ERRORS.add(getattr(errno, "EDQUOT", errno.ENOSPC))
 
@@ -38,6 +42,7 @@ class Program(HelpSections, TyperGroup):
             start_completion()
         given = positional[0] if positional else keywords.get("args")
         arguments = sys.argv[1:] if given is None else list(given)
+        Output.exists = False
         try:
             # The commands find the arguments in their context.
             code = super().main(*positional, **{**keywords, "standalone_mode": False, "obj": arguments})
@@ -55,6 +60,8 @@ class Program(HelpSections, TyperGroup):
                 with suppress(OSError):
                     typer.echo(clean("".join(traceback.format_exception(error))), err=True)
             report, member = _as_dbbd_error(error), _member()
+            # All processes of a machine run into the errors of a command line.
+            report.all_have_it |= not Output.exists and member.local_rank > 0
             reports = member.is_first or not report.all_have_it
             # Even if the terminal is gone, or the disk that receives the output is full, the exit code must be right.
             with suppress(DiskError):
@@ -65,6 +72,9 @@ class Program(HelpSections, TyperGroup):
             with suppress(OSError):
                 if reports:
                     typer.echo(_block(report, member), err=True, color=colored(sys.stderr))
+            if not reports and not isinstance(report, (ProcessError, StoppedError)):
+                # What has started the processes ends all as soon as one has ended: the one that reports may be slower.
+                time.sleep(_SECONDS_TO_REPORT)
             code = int(report.exit_code)
         sys.exit(code or 0)
 

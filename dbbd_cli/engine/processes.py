@@ -28,7 +28,7 @@ from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
 from dbbd_cli.core.compat import data_parallel
-from dbbd_cli.core.errors import ConfigError, DataError, ProcessError
+from dbbd_cli.core.errors import CheckpointError, ConfigError, DataError, ProcessError
 from dbbd_cli.core.processes import SLURM, Member
 from dbbd_cli.core.signals import default_signals, ignore_signals
 from dbbd_cli.data.loader import Share
@@ -167,14 +167,30 @@ class Processes(Member):
         Raises:
             DataError: one has another.
         """
-        every = self.everyone(digest)
-        other = next((rank for rank, found in enumerate(every) if found != every[0]), None)
-        if other is not None:
+        if other := self._other_than_first(digest):
             raise DataError(
-                f"process {other + 1} of {self.size} finds other samples than the first",
+                f"{other} finds other samples than the first",
                 hint="make the same data available to all of them",
                 all_have_it=True,
             )
+
+    def require_same_checkpoint(self, digest: str | None) -> None:
+        """Check that all processes have read the same checkpoint.
+
+        Raises:
+            CheckpointError: one has read another.
+        """
+        if other := self._other_than_first(digest):
+            raise CheckpointError(
+                f"{other} has read another checkpoint than the first",
+                hint="make the same run folder available to all of them; if the run is training, try again",
+                all_have_it=True,
+            )
+
+    def _other_than_first(self, value: str | None) -> str:
+        """The first process whose value differs from that of the first one, in words; empty if there is none."""
+        every = self.everyone(value)
+        return next((f"process {rank + 1} of {self.size}" for rank, own in enumerate(every) if own != every[0]), "")
 
     def of_first(self, value: _Found) -> _Found:
         """The value of the first process, of which `everyone` takes all."""
@@ -294,7 +310,8 @@ def joined(member: Member, *, timeout: float) -> Iterator[Processes]:
     if member.size == 1:
         yield ALONE
         return
-    _set_address()
+    with member.reporting_once():
+        _set_address()
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     limit = timedelta(seconds=timeout)
     with _reported_by_one(None, member), reporting_lost_processes(), default_signals():

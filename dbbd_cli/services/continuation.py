@@ -77,6 +77,7 @@ def continue_run(
         divided=member.size > 1,
     )
     with joined(member, timeout=run.config.run.process_timeout) as processes:
+        processes.require_same_checkpoint(run.digest)
         begun = processes.begun_folder(command)
         if begun is not None and begun != run.folder:  # an attempt before this one had begun a branch
             return continue_begun(begun, processes, overrides, force, progress=progress, command=command)
@@ -118,6 +119,7 @@ def continue_begun(
             member=processes,
             divided=True,
         )
+        processes.require_same_checkpoint(run.digest)
         return _continue_in(folder, run, processes, overrides, force, progress, command)
 
 

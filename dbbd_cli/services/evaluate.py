@@ -82,6 +82,7 @@ def evaluate(
         source = _open(target, out, data, config, overrides, progress)
         _check_task(source.settings.task, corrupt, member)
     with joined(member, timeout=source.settings.run.process_timeout) as processes:
+        processes.require_same_checkpoint(source.digest)
         with processes.in_turns():
             loaded = _load(source, split, data, processes, progress)
         evaluation, further = _measure(loaded, split, corrupt, processes, progress)
@@ -106,9 +107,8 @@ def evaluate(
         _named(folder, EVALUATION, suffix): (json.dumps(report, indent=1) + "\n").encode("utf-8"),
         **{_named(folder, name, suffix): content for name, content in evaluation.files.items()},
     }
-    digest = stored_digest(source.path)
-    if data is None and evaluation.calibration is not None and digest is not None:
-        fitted = {"checkpoint": source.path.name, "checkpoint_sha256": digest, **evaluation.calibration}
+    if data is None and evaluation.calibration is not None and source.digest is not None:
+        fitted = {"checkpoint": source.path.name, "checkpoint_sha256": source.digest, **evaluation.calibration}
         content[folder / CALIBRATION] = calibration_json(Calibration.model_validate(fitted))
     files = _write(content, folder)
     figures = _draw(report, evaluation.files, folder, suffix, progress) if plots else []
@@ -148,6 +148,7 @@ class _Source:
         settings: the configuration.
         manifest: the samples and their splits.
         path: the file of the weights.
+        digest: its digest, if it has one.
         epoch: epochs that the weights were trained for, 0 if unknown.
         home: the folder for the report by default.
         run: the run of the weights; None if they are in none.
@@ -156,6 +157,7 @@ class _Source:
     settings: TaskConfig
     manifest: Manifest
     path: Path
+    digest: str | None
     epoch: int
     home: Path
     run: OpenedRun | None
@@ -176,12 +178,12 @@ def _open(
         home = target.with_name(f"{target.stem}-evaluation")
         check_writable(out or home)
         settings, manifest, epoch = open_bare_weights(target, config=config, overrides=overrides, progress=progress)
-        return _Source(settings, manifest, target, epoch, home, None)
+        return _Source(settings, manifest, target, stored_digest(target), epoch, home, None)
     if config is not None:
         raise ConfigError("--config: a run has its own configuration", hint="change it with --set KEY=VALUE")
     run = open_run(target, prefer=BEST, overrides=overrides, progress=progress)
     check_writable(out or run.folder)
-    return _Source(run.config, run.manifest, run.path, len(run.state.history), run.folder, run)
+    return _Source(run.config, run.manifest, run.path, run.digest, len(run.state.history), run.folder, run)
 
 
 @dataclass(frozen=True)

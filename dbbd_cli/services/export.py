@@ -14,7 +14,6 @@ from dbbd_cli.core.errors import CheckpointError, ConfigError, DiskError, reason
 from dbbd_cli.core.files import atomic_file, repair_of
 from dbbd_cli.core.progress import Progress, Silent
 from dbbd_cli.engine.checkpoint.files import BEST, state_bytes
-from dbbd_cli.engine.checkpoint.shards import with_whole_tensors
 from dbbd_cli.engine.state import TrainState
 from dbbd_cli.model.weights import check_finite
 from dbbd_cli.services.results import ExportResult
@@ -43,7 +42,6 @@ def export(target: Path, *, out: Path | None = None, progress: Progress | None =
     path, checkpoint = find_checkpoint(target.resolve(), BEST, progress or Silent())
     file = out or path.with_suffix(".safetensors")
     _check_file(file)
-    checkpoint = with_whole_tensors(checkpoint, path)
     config = checkpoint["config"]
     try:
         # Contiguous, and none of them a part of another.

@@ -17,7 +17,6 @@ from dbbd_cli.engine.failures import supervised
 from dbbd_cli.engine.inference import place
 from dbbd_cli.engine.runtime import Runtime
 from dbbd_cli.engine.workload import Workload
-from dbbd_cli.model.digest import stored_digest
 from dbbd_cli.report.calibration import read_calibration
 from dbbd_cli.report.prediction import Calibration, Result
 from dbbd_cli.report.save import check_writable
@@ -143,9 +142,8 @@ def open_predictor(
 
 def _calibration(run: OpenedRun, progress: Progress) -> Calibration:
     """What was fitted for a checkpoint; if there are none, a message says so."""
-    digest = stored_digest(run.path)
     try:
-        found = read_calibration(run.folder, digest)
+        found = read_calibration(run.folder, run.digest)
     except CheckpointError as error:
         progress.warn(f"{error.message}: {_NOT_CALIBRATED}.")
         return Calibration()

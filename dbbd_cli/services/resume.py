@@ -47,13 +47,14 @@ def resume(
     progress = progress if progress and member.is_first else Silent()
     target = target.resolve()
     folder = target if target.is_dir() else target.parent
-    if not folder.is_dir():
-        raise CheckpointError(f"{target} does not exist", hint="pass a run folder, or a .pth file inside one")
-    if not is_run_folder(folder):
-        raise CheckpointError(
-            f"{target} is not in a run folder: there is no {SPLITS} next to it",
-            hint="pass a run folder, or a .pth file inside one",
-        )
+    with member.reporting_once():
+        if not folder.is_dir():
+            raise CheckpointError(f"{target} does not exist", hint="pass a run folder, or a .pth file inside one")
+        if not is_run_folder(folder):
+            raise CheckpointError(
+                f"{target} is not in a run folder: there is no {SPLITS} next to it",
+                hint="pass a run folder, or a .pth file inside one",
+            )
     # Of several processes, the first one has the lock.
     with locked(folder) if member.is_first else nullcontext():
         try:

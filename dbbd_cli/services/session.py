@@ -35,6 +35,7 @@ from dbbd_cli.engine.runtime import (
 from dbbd_cli.engine.state import TrainState
 from dbbd_cli.engine.trainer import Trainer
 from dbbd_cli.engine.workload import Workload
+from dbbd_cli.model.digest import stored_digest
 from dbbd_cli.model.weights import check_finite, load_tensors
 from dbbd_cli.runs.folder import SPLITS, is_run_folder
 from dbbd_cli.services.preparation import report_cache_folder, with_absolute_paths
@@ -50,6 +51,7 @@ class OpenedRun:
     Attributes:
         folder: its run folder.
         path: the checkpoint's file.
+        digest: its digest, when it was read: a run that trains may replace it.
         checkpoint: its content.
         saved: its configuration.
         config: the same, with the overrides of the command line.
@@ -63,6 +65,7 @@ class OpenedRun:
 
     folder: Path
     path: Path
+    digest: str | None
     checkpoint: dict[str, Any]
     saved: TaskConfig
     config: TaskConfig
@@ -111,7 +114,8 @@ def _opened(
     progress: Progress,
     divided: bool,
 ) -> OpenedRun:
-    path, checkpoint = find_checkpoint(target.resolve(), prefer, progress)
+    path, checkpoint = find_checkpoint(target.resolve(), prefer, progress, whole=not divided)
+    digest = stored_digest(path)
     _check_task(path, checkpoint["config"])
     try:
         saved = with_absolute_paths(config_from_mapping(checkpoint["config"], origin=str(path)))
@@ -125,7 +129,7 @@ def _opened(
         ) from error
     config = with_absolute_paths(config_from_mapping(checkpoint["config"], overrides, origin=str(path)))
     _refuse_fixed(saved, config)
-    if not (divided and config.run.shard_model):
+    if not config.run.shard_model:
         checkpoint = with_whole_tensors(checkpoint, path)
     config = _with_own_cache(config, overrides, progress)
     report_cache_folder(config, progress)
@@ -135,7 +139,7 @@ def _opened(
     saved_batch_size = checkpoint["runtime"].get("batch_size", saved.training.batch_size)
     batch_size_given = any(override.key in ("training", "training.batch_size") for override in overrides)
     return OpenedRun(
-        path.parent, path, checkpoint, saved, config, state, manifest, recorded, kept_runtime,
+        path.parent, path, digest, checkpoint, saved, config, state, manifest, recorded, kept_runtime,
         saved_batch_size, 0 if batch_size_given else saved_batch_size,
     )  # fmt: skip
 
@@ -149,13 +153,16 @@ def _check_task(path: Path, config: Any) -> None:
         raise CheckpointError(f"{path}: {error.message}", hint="install the package that provides the task") from error
 
 
-def find_checkpoint(target: Path, prefer: str, progress: Progress) -> tuple[Path, dict[str, Any]]:
-    """The checkpoint that `target` means, a file or a run folder, without tensors that processes had divided.
+def find_checkpoint(
+    target: Path, prefer: str, progress: Progress, *, whole: bool = True
+) -> tuple[Path, dict[str, Any]]:
+    """The checkpoint that `target` means, a file or a run folder.
 
     Args:
         target: a run folder, or a checkpoint inside one.
         prefer: the checkpoint to use if `target` is a run folder.
         progress: receives a warning if a damaged checkpoint is skipped.
+        whole: whether to read the tensors that processes had divided.
 
     Returns:
         Its file and its content.
@@ -164,7 +171,7 @@ def find_checkpoint(target: Path, prefer: str, progress: Progress) -> tuple[Path
         CheckpointError: there is no usable checkpoint.
     """
     if target.is_dir():
-        return _first_usable(target, prefer, progress)
+        return _first_usable(target, prefer, progress, whole)
     if target.is_file() and not is_run_folder(target.parent):
         load_tensors(target, objects=True)  # report a damaged or unsafe file first
         raise CheckpointError(
@@ -172,7 +179,7 @@ def find_checkpoint(target: Path, prefer: str, progress: Progress) -> tuple[Path
             hint="pass a run folder, or a .pth file inside one; weights alone are for train with --set "
             "model.weights=PATH, and for evaluate if their task supports it",
         )
-    return target, load_checkpoint(target, whole=False)
+    return target, load_checkpoint(target, whole=whole)
 
 
 def _manifest_of_run(checkpoint: Path, config: TaskConfig, digest: object, force: bool, progress: Progress) -> Manifest:
@@ -245,7 +252,7 @@ def _refuse_fixed(saved: TaskConfig, config: TaskConfig) -> None:
         )
 
 
-def _first_usable(folder: Path, prefer: str, progress: Progress) -> tuple[Path, dict[str, Any]]:
+def _first_usable(folder: Path, prefer: str, progress: Progress, whole: bool) -> tuple[Path, dict[str, Any]]:
     """The preferred checkpoint, or the first usable one if that is damaged or missing."""
     names = [prefer, *[name for name in checkpoint_names(folder) if name != prefer]]
     problems = []
@@ -254,7 +261,7 @@ def _first_usable(folder: Path, prefer: str, progress: Progress) -> tuple[Path, 
         if not path.exists():
             continue
         try:
-            checkpoint = load_checkpoint(path, whole=False)
+            checkpoint = load_checkpoint(path, whole=whole)
         except UnreadableCheckpointError:
             raise
         except CheckpointError as error:

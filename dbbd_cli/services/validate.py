@@ -44,6 +44,7 @@ def validate(target: Path, *, overrides: Sequence[Override] = (), progress: Prog
     progress = progress if progress and member.is_first else Silent()
     run = open_run(target, prefer=BEST, overrides=overrides, progress=progress, member=member)
     with joined(member, timeout=run.config.run.process_timeout) as processes:
+        processes.require_same_checkpoint(run.digest)
         with processes.in_turns():
             workload, runtime = build_workload(
                 run.config,

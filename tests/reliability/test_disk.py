@@ -151,6 +151,25 @@ def test_commands_on_a_full_disk_change_nothing(task: str, forks: Forks, stored_
 
 
 @mounts
+@pytest.mark.parametrize("task", ["dbbd"])
+def test_an_export_on_a_full_disk_leaves_nothing_behind(
+    task: str, forks: Forks, stored_runs: StoredRuns, disk: Path
+) -> None:
+    run = stored_runs.copy(stored_runs.done(task, 1), disk / "runs")
+    before = content(disk)
+    for leave in (0, 8_000):
+        fill(disk, leave)
+        for file in (run / "best_model.safetensors", run / "net.pth"):
+            ended = forks.dbbd("export", str(run), "--out", str(file), folder=disk)
+            assert ended.code == 6, (leave, ended)
+            assert f"{file.name} cannot be written: No space left" in " ".join(ended.err.split())
+            assert "Free some space" in ended.err
+        empty(disk)
+        assert content(disk) == before
+    assert forks.dbbd("export", str(run), folder=disk).code == 0
+
+
+@mounts
 @pytest.mark.parametrize("task", ["image_classification", "dbbd"])  # URLs have no cache
 def test_a_cache_on_a_full_disk(task: str, forks: Forks, disk: Path, count: Callable[[int, int], int]) -> None:
     levels = {"image_classification": (8_000, 0, 4_000, 12_000, 16_000), "dbbd": (20_000, 0, 45_000, 90_000, 150_000)}

@@ -91,6 +91,7 @@ def together(tmp_path_factory: pytest.TempPathFactory) -> Path:
     code, out, err = run(*nproc(2, "train", *OPTIONS, "--epochs", str(EPOCHS)), folder=folder, seconds=SECONDS)
     assert code == 0, err
     assert out.count("Training finished") == 1
+    assert re.search(rf"dbbd resume \S+ --epochs {2 * EPOCHS} --nproc 2", out)
     assert len(re.findall(r"^epoch +train loss", err, re.MULTILINE)) == 1, "only the first process shows progress"
     return folder
 
@@ -297,6 +298,21 @@ def test_processes_with_other_data_are_refused(tmp_path: Path) -> None:
     assert ended[1] == ("", "")
 
 
+@pytest.mark.parametrize("command", ["resume", "evaluate"])
+def test_processes_with_another_checkpoint_are_refused(command: str, together: Path, tmp_path: Path) -> None:
+    started = []
+    for rank in range(2):
+        folder = tmp_path / str(rank)
+        shutil.copytree(only_run(together), folder / "run")
+        if rank:
+            (folder / "run" / "ckpt.previous.pth").replace(folder / "run" / "ckpt.pth")
+        started.append(start(command, "run/ckpt.pth", folder=folder, env=task(rank, step=5)))
+    ended = [process.communicate(timeout=SECONDS) for process in started]
+    assert [process.returncode for process in started] == [4, 4], ended
+    assert "process 2 of 2 has read another checkpoint than the first" in ended[0][1]
+    assert ended[1] == ("", "")
+
+
 def test_errors_are_shown_once(tmp_path: Path) -> None:
     code, _, err = run(
         *nproc(2, "train", "--config", "qr_url", "--set", f"data.path={tmp_path / 'none'}"), folder=tmp_path
@@ -306,6 +322,11 @@ def test_errors_are_shown_once(tmp_path: Path) -> None:
     _, err = process.communicate(timeout=SECONDS)
     assert process.returncode == 2
     assert "2 processes were started for a command that needs only one" in err
+    for arguments in (["train", "--config", "none"], ["train", "--epochs", "x"], ["plot", "runs"], ["resume", "none"]):
+        started = [start(*arguments, folder=tmp_path, env=task(rank, step=4)) for rank in range(2)]
+        ended = [process.communicate(timeout=SECONDS)[1] for process in started]
+        assert started[0].returncode == started[1].returncode, ended
+        assert (ended[0].count("Error"), ended[1]) == (1, ""), ended
 
 
 @pytest.mark.parametrize("task", ["dbbd", "segmentation"])

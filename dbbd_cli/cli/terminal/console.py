@@ -38,6 +38,9 @@ class Output:
         ConfigError: torchrun or `srun` has started several processes for another command.
     """
 
+    exists = False
+    """Whether the command has one, and thus begins its work: before that, it checks what it was given."""
+
     def __init__(self, *, as_json: bool, style: str, quiet: bool, together: bool = False) -> None:
         member = from_environment(os.environ)
         if member.size > 1 and not together:
@@ -51,6 +54,7 @@ class Output:
         self._as_json = as_json
         self._shows = member.is_first
         self.progress = _progress(style, quiet or not self._shows, sys.stderr)
+        Output.exists = True
 
     def show(
         self, result: Result, describe: Callable[[Result, int | None], list[RenderableType]], **extra: object

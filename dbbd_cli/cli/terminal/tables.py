@@ -12,7 +12,7 @@ from rich.text import Text
 from dbbd_cli.cli.terminal.layout import Parts, Rows, grid, heading, listed, section, synthetic, verbatim
 from dbbd_cli.cli.terminal.text import clean_line, duration, wrapped
 from dbbd_cli.core.metrics import describe_with_best, metric_words, superlative
-from dbbd_cli.core.paths import command_line, shown_path
+from dbbd_cli.core.paths import command_line, resume_command, shown_path
 from dbbd_cli.core.text import capitalized, counted
 from dbbd_cli.report.text import count, describe_metric, megabytes, number, task_title
 from dbbd_cli.services.results import (
@@ -30,7 +30,7 @@ from dbbd_cli.services.results import (
 def train(result: TrainResult, width: int | None) -> Parts:
     """The data, the outcome and the files of a run, and the next commands."""
     run = shown_path(result.run)
-    resume = command_line("dbbd", "resume", run, "--epochs", str(result.epochs * 2))
+    resume = resume_command(result.run, "--epochs", str(result.epochs * 2))
     if result.finished_before:
         how = "stopped early, after" if result.stopped_early else "has already finished its"
         message = f"This run {how} {counted(result.epochs, 'epoch')}. To train it further:"

@@ -192,13 +192,27 @@ def load_checkpoint(path: Path, *, whole: bool = True) -> dict[str, Any]:
     """Read a checkpoint onto the CPU after verifying its digests. None of its code can run.
 
     Args:
-        path: the file.
+        path: the file, which a run that trains may replace meanwhile.
         whole: whether to read the tensors that processes had divided; otherwise they are left out.
 
     Raises:
         UnreadableCheckpointError: the file is undamaged, but this version cannot read it.
         CheckpointError: the file is missing, damaged, unsafe, or not a checkpoint of this program.
     """
+    state = _without_shards(path)
+    while True:
+        try:
+            verify_shards(state, path)
+            return with_whole_tensors(state, path) if whole else state
+        except CheckpointError:
+            newer = _without_shards(path)  # a save may have replaced the file, and removed the parts of the older one
+            if newer.get(SHARDS) == state.get(SHARDS):
+                raise
+            state = newer
+
+
+def _without_shards(path: Path) -> dict[str, Any]:
+    """The content of a checkpoint's own file."""
     if not path.is_file():
         what = "is not a file" if path.exists() else "does not exist"
         raise CheckpointError(f"{path} {what}", hint="pass a run folder, or a .pth file inside one")
@@ -229,8 +243,7 @@ def load_checkpoint(path: Path, *, whole: bool = True) -> dict[str, Any]:
         raise _unreadable(path, f"{path} lacks {', '.join(missing)}, which dbbd {__version__} needs", state)
     if not has_digest(path):
         raise CheckpointError(f"{path} is damaged: it does not end with its SHA-256", hint=hint)
-    verify_shards(state, path)
-    return with_whole_tensors(state, path) if whole else state
+    return state
 
 
 def _has_known_format(state: Mapping[str, Any]) -> bool:

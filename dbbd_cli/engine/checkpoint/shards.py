@@ -250,13 +250,15 @@ def _fill(tensors: dict[str, torch.Tensor], checkpoint: Mapping[str, Any], path:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about reading alone
             load(tensors, storage_reader=_reader(checkpoint, path), no_dist=True)
-    except (Exception, CheckpointException) as error:
+    except CheckpointException as error:
+        raise _unusable(checkpoint, path, next(iter(error.failures.values()))[0]) from error
+    except Exception as error:
         raise _unusable(checkpoint, path, error) from error
 
 
 def _unusable(checkpoint: Mapping[str, Any], path: Path, error: BaseException) -> CheckpointError:
     return CheckpointError(
-        f"{path} cannot be used: {folder_of(checkpoint)} does not have its weights: {printable(str(error)[:200])}",
+        f"{path} cannot be used: {folder_of(checkpoint)} does not have its weights: {printable(reason_of(error))}",
         hint="use another checkpoint of the run",
     )
 

@@ -18,7 +18,7 @@ from tars import write_shards
 from dbbd_cli.config.load import Override
 from dbbd_cli.core.errors import CheckpointError, ConfigError, DataError
 from dbbd_cli.data.manifest import Manifest
-from dbbd_cli.model.digest import stored_digest
+from dbbd_cli.model.digest import save_with_digest, stored_digest
 from dbbd_cli.report.calibration import read_calibration
 from dbbd_cli.report.classification.evaluation_schema import ClassificationEvaluation
 from dbbd_cli.report.evaluation import read_evaluation
@@ -85,6 +85,25 @@ def test_the_report_has_intervals_baselines_errors_and_calibration(run: Path) ->
     assert "baselines.png" in {path.name for path in found.files}
     plot([run], format="html")
     assert "Most confident errors" in (run / "report.html").read_text("utf-8") or not wrong
+
+
+def test_calibration_belongs_to_the_weights_that_were_evaluated_if_training_replaces_them(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = run / "best_model.pth"
+    before = stored_digest(path)
+    task = get_task("url_classification")
+    evaluated = task.evaluate
+
+    def replacing(*arguments: Any, **keywords: Any) -> Any:
+        found = evaluated(*arguments, **keywords)
+        save_with_digest({"step": 1}, path)
+        return found
+
+    monkeypatch.setattr(task, "evaluate", replacing)
+    evaluate(run, plots=False)
+    assert read_calibration(run, before) is not None
+    assert read_calibration(run, stored_digest(path)) is None
 
 
 def test_calibration_depends_on_validation_alone_and_belongs_to_the_weights(run: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -62,6 +63,21 @@ def test_nothing_is_replaced_and_errors_say_what_to_do(tiny_config: Make, tmp_pa
     torch.save({"weight": torch.zeros(1)}, tmp_path / "bare.pth")
     with pytest.raises(CheckpointError, match="is not in a run folder"):
         export(tmp_path / "bare.pth")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs file modes")
+@pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
+def test_others_may_read_an_exported_file_as_far_as_the_umask_allows(
+    suffix: str, tiny_config: Make, tmp_path: Path
+) -> None:
+    run = train(tiny_config(training__epochs=1)).run
+    for mask, mode in ((0o022, 0o644), (0o027, 0o640)):
+        before = os.umask(mask)
+        try:
+            file = export(run, out=tmp_path / f"{mask}{suffix}").file
+        finally:
+            os.umask(before)
+        assert file.stat().st_mode & 0o777 == mode
 
 
 def test_damaged_safetensors_are_refused(tiny_config: Make, tmp_path: Path) -> None:

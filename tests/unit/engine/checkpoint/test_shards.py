@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import distributed, nn
 
 from dbbd_cli.core.errors import CheckpointError, DiskError
+from dbbd_cli.engine.checkpoint import files, shards
 from dbbd_cli.engine.checkpoint.files import (
     CONTENT,
     NEWEST,
@@ -115,6 +116,42 @@ def test_parts_are_kept_as_long_as_their_checkpoint(tmp_path: Path) -> None:
         save(state_of(module, optimizer, step), tmp_path)
     kept = {path.name for path in tmp_path.glob("shards-*")}
     assert kept == {"shards-9", "shards-5", "shards-6"}, "only what the damaged file may name is kept with it"
+
+
+@pytest.mark.parametrize("moment", ["verify_shards", "with_whole_tensors"])
+def test_a_checkpoint_that_a_run_replaces_meanwhile_is_read_again(
+    moment: str, saved: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = network()
+    optimizer = trained(module)
+    used, steps = getattr(files, moment), [2, 3]
+
+    def after_a_save(state: Any, path: Path) -> Any:
+        if steps:
+            save(state_of(module, optimizer, steps.pop(0)), saved, keep=1)
+        return used(state, path)
+
+    monkeypatch.setattr(files, moment, after_a_save)
+    found = load_checkpoint(saved / NEWEST)
+    assert found["state"]["step"] == 3
+    expected = flat(state_of(module, optimizer))
+    assert all(torch.equal(value, expected[name]) for name, value in flat(found).items())
+
+
+def test_parts_that_vanish_while_they_are_read_are_an_error_in_one_line(
+    saved: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listed = shards._listed
+
+    def vanishing(checkpoint: Any, path: Path) -> Any:
+        found = listed(checkpoint, path)
+        shutil.rmtree(saved / "shards-1")
+        return found
+
+    monkeypatch.setattr(shards, "_listed", vanishing)
+    with pytest.raises(CheckpointError, match=r"does not have its weights: .*No such file or directory") as caught:
+        load_checkpoint(saved / NEWEST)
+    assert "Traceback" not in caught.value.message
 
 
 def flip(folder: Path) -> None:
