@@ -378,6 +378,8 @@ def describe(trainer: Trainer, manifest: Manifest) -> RunFacts:
     if processes.size > 1 or batch_size != config.training.batch_size:
         batches = f"for batches of {batch_size:,} {workload.sample_unit}"
         notes["Processes"] = f"{processes.size:,}, {batches}; learning rate {config.training.learning_rate:.3g}"
+    if config.run.shard_model:
+        notes["Network"] = "divided among the processes" if processes.size > 1 else "whole: there is only one process"
     return RunFacts(
         task=config.task,
         sample_unit=workload.sample_unit,
