@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple, overload
 
 from dbbd_cli.core.errors import DataError
 from dbbd_cli.core.progress import Progress
@@ -43,6 +43,54 @@ class Candidate(NamedTuple):
     split: str | None = None
 
 
+class Candidates(Sequence[Candidate]):
+    """Possible samples, stored as a list for each of their fields: making a million objects takes seconds.
+
+    Args:
+        keys: the `key` of each.
+        labels: the `label` of each.
+        splits: the `split` of each; None if the source has none.
+    """
+
+    __slots__ = ("keys", "labels", "splits")
+
+    def __init__(self, keys: Sequence[str], labels: Sequence[int], splits: Sequence[str | None] | None = None) -> None:
+        self.keys, self.labels = keys, labels
+        self.splits = [None] * len(keys) if splits is None else splits
+
+    @staticmethod
+    def of(candidates: Iterable[Candidate]) -> Candidates:
+        """Return the given candidates."""
+        given = list(candidates)
+        return Candidates([c.key for c in given], [c.label for c in given], [c.split for c in given])
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    @overload
+    def __getitem__(self, place: int) -> Candidate: ...
+    @overload
+    def __getitem__(self, place: slice) -> Candidates: ...
+    def __getitem__(self, place: int | slice) -> Candidate | Candidates:
+        if isinstance(place, slice):
+            return Candidates(self.keys[place], self.labels[place], self.splits[place])
+        return Candidate(self.keys[place], self.labels[place], self.splits[place])
+
+    def __iter__(self) -> Iterator[Candidate]:
+        return map(Candidate, self.keys, self.labels, self.splits)
+
+    def __eq__(self, other: object) -> bool:
+        return list(self) == list(other) if isinstance(other, Sequence) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(tuple(self))
+
+    def at(self, places: Sequence[int]) -> Candidates:
+        """Return those at the given places."""
+        keys, labels, splits = self.keys, self.labels, self.splits
+        return Candidates([keys[p] for p in places], [labels[p] for p in places], [splits[p] for p in places])
+
+
 @dataclass(frozen=True)
 class Source:
     """The contents of a dataset.
@@ -60,7 +108,7 @@ class Source:
 
     kind: str
     classes: tuple[str, ...]
-    candidates: list[Candidate]
+    candidates: Candidates
     roots: tuple[Path, ...]
     problems: list[str]
     ignored: int
@@ -127,7 +175,7 @@ class Sampling:
     seed: int
 
 
-def draw(source: Source, sampling: Sampling, unit: str, progress: Progress) -> list[Candidate]:
+def draw(source: Source, sampling: Sampling, unit: str, progress: Progress) -> Candidates:
     """Draw the samples of each class, before hours are spent on preparing them.
 
     Args:
@@ -140,16 +188,18 @@ def draw(source: Source, sampling: Sampling, unit: str, progress: Progress) -> l
         DataError: a class has too few samples.
     """
     candidates, per_class = source.candidates, sampling.per_class
-    keys, labels, splits = ([getattr(c, name) for c in candidates] for name in ("key", "label", "split"))
-    drawn = [candidates[position] for position in draw_sample(keys, labels, per_class, sampling.seed, splits)]
-    labels = [c.label for c in drawn]
-    check_class_sizes(labels, source.classes)
-    if drawn and drawn[0].split is not None:  # checked before the samples are read
-        check_splits(labels, [c.split or "" for c in drawn], source.classes)
+    has_splits = len(candidates) > 0 and candidates.splits[0] is not None
+    drawn = candidates
+    if per_class is not None:
+        splits = candidates.splits if has_splits else ()
+        drawn = candidates.at(draw_sample(candidates.keys, candidates.labels, per_class, sampling.seed, splits))
+    check_class_sizes(drawn.labels, source.classes)
+    if has_splits:  # checked before the samples are read
+        check_splits(drawn.labels, [split or "" for split in drawn.splits], source.classes)
     if len(drawn) < len(candidates):
         progress.line(f"Drew {len(drawn):,} of {len(candidates):,} samples, at most {per_class:,} of each class.")
     if per_class is not None and sampling.report_limit:
-        _report_limit(source.classes, labels, per_class, unit, progress)
+        _report_limit(source.classes, drawn.labels, per_class, unit, progress)
     return drawn
 
 
@@ -164,7 +214,7 @@ def _report_limit(classes: Sequence[str], labels: Sequence[int], limit: int, uni
 
 def divide(
     source: Source,
-    samples: Sequence[Candidate],
+    samples: Candidates,
     hashes: Sequence[str],
     texts: Sequence[str],
     problems: Sequence[str],
@@ -191,12 +241,12 @@ def divide(
         DataError: there are problems that must not be skipped, or a class has too few samples left.
     """
     _handle_problems(problems, sampling.on_error, unit, progress)
-    keys, labels = [sample.key for sample in samples], [sample.label for sample in samples]
+    keys, labels = samples.keys, samples.labels
     _report_duplicates(source.classes, hashes, samples, unit, progress)
     # URLs that are the same once they are cleaned have the same host.
     urls = [text or key for text, key in zip(texts, keys, strict=True)]
     groups = [host_of(url) for url in urls] if sampling.group_by_host else list(hashes)
-    given = [sample.split for sample in samples if sample.split is not None]
+    given = [split for split in samples.splits if split is not None]
     if given:
         check_splits(labels, given, source.classes)
         _report_leaks(given, hashes, unit, progress)
@@ -243,7 +293,7 @@ def _report_leaks(splits: Sequence[str], hashes: Sequence[str], unit: str, progr
 
 
 def _report_duplicates(
-    classes: Sequence[str], hashes: Sequence[str], candidates: Sequence[Candidate], unit: str, progress: Progress
+    classes: Sequence[str], hashes: Sequence[str], candidates: Candidates, unit: str, progress: Progress
 ) -> None:
     """Report samples with the same content, given by its hash, within and across classes."""
     repeated = {digest for digest, count in Counter(hashes).items() if count > 1}
@@ -251,11 +301,11 @@ def _report_duplicates(
     for position, digest in enumerate(hashes):
         if digest in repeated:
             places[digest].append(position)
-    across = [found for found in places.values() if len({candidates[p].label for p in found}) > 1]
+    across = [found for found in places.values() if len({candidates.labels[p] for p in found}) > 1]
     within = sum(len(found) - 1 for found in places.values())
     if across:
         examples = "; ".join(
-            " = ".join(f"{candidates[p].key} ({classes[candidates[p].label]})" for p in found[:3])
+            " = ".join(f"{candidates.keys[p]} ({classes[candidates.labels[p]]})" for p in found[:3])
             for found in across[:3]
         )
         progress.warn(
@@ -264,5 +314,5 @@ def _report_duplicates(
         )
     if within:
         duplicates = "is a duplicate" if within == 1 else "are duplicates"
-        together = "" if candidates[0].split else "; duplicates go into the same split"
+        together = "" if candidates.splits[0] else "; duplicates go into the same split"
         progress.line(f"{counted(within, unit)} {duplicates} of another{together}.")

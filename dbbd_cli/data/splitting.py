@@ -31,14 +31,12 @@ _MAX_DRAWS = 50
 
 
 def draw_sample(
-    keys: Sequence[str], labels: Sequence[int], per_class: int | None, seed: int, splits: Sequence[str | None] = ()
+    keys: Sequence[str], labels: Sequence[int], per_class: int, seed: int, splits: Sequence[str | None] = ()
 ) -> list[int]:
     """Draw at most `per_class` samples of each class; return their positions, in order.
 
     With `splits`, the samples of a class are drawn from each split in proportion, at least one.
     """
-    if per_class is None:
-        return list(range(len(keys)))
     by_class: dict[Hashable, list[int]] = {}
     for position, group in enumerate(zip(labels, splits, strict=True) if splits else labels):
         by_class.setdefault(group, []).append(position)

@@ -10,7 +10,7 @@ from pathlib import Path
 from dbbd_cli.core.errors import DataError
 from dbbd_cli.core.progress import Progress
 from dbbd_cli.core.text import counted
-from dbbd_cli.data.candidates import MAX_LISTED, Candidate, Sampling, Source, divide, draw
+from dbbd_cli.data.candidates import MAX_LISTED, Candidates, Sampling, Source, divide, draw
 from dbbd_cli.data.folder_entries import warn_of_unread
 from dbbd_cli.data.images.cache import PreparedImages, cached_images, is_prepared, prepare_images
 from dbbd_cli.data.images.file_index import digests_of
@@ -45,12 +45,12 @@ def make_manifest(
     Raises:
         DataError: images are unreadable and must not be skipped, or a class has too few.
     """
-    candidates: Sequence[Candidate] = draw(source, sampling, "image", progress)
+    candidates = draw(source, sampling, "image", progress)
     report_skipped(source, progress)
     if source.shards is None:
         candidates, refs, unreadable = _hash(candidates, source.roots, cleaning, cache_dir, progress)
     else:  # hashed when they were indexed
-        refs, unreadable = source.shards.locate([c.key for c in candidates], progress), []
+        refs, unreadable = source.shards.locate(candidates.keys, progress), []
         _fetch(source.shards, refs, image_size, cache_dir, progress)
     candidates, refs, undecodable = _decode(candidates, refs, image_size, cache_dir, progress)
     problems = [*source.problems, *unreadable, *undecodable]
@@ -60,16 +60,16 @@ def make_manifest(
 
 
 def _hash(
-    candidates: Sequence[Candidate],
+    candidates: Candidates,
     roots: Sequence[Path],
     cleaning: UrlCleaning,
     cache_dir: Path,
     progress: Progress,
-) -> tuple[Sequence[Candidate], ImageRefs, list[str]]:
+) -> tuple[Candidates, ImageRefs, list[str]]:
     """Return the candidates that can be read, their references, and the problems of the others."""
     if not roots:
-        return candidates, _url_refs([c.key for c in candidates], cleaning), []
-    paths = files_of(roots, [c.key for c in candidates], [c.label for c in candidates])
+        return candidates, _url_refs(candidates.keys, cleaning), []
+    paths = files_of(roots, candidates.keys, candidates.labels)
     digests = digests_of(paths, roots, cache_dir, progress)
     problems = [
         f"{path}: cannot be read: {digest.strerror}"
@@ -78,7 +78,7 @@ def _hash(
     ]
     if problems:
         readable = [place for place, digest in enumerate(digests) if isinstance(digest, str)]
-        candidates = [candidates[place] for place in readable]
+        candidates = candidates.at(readable)
         paths, digests = [paths[place] for place in readable], [digests[place] for place in readable]
     return candidates, ImageRefs(map(str, digests), paths, are_urls=False), problems
 
@@ -90,15 +90,15 @@ def _fetch(shards: Shards, refs: ImageRefs, image_size: int, cache_dir: Path, pr
 
 
 def _decode(
-    candidates: Sequence[Candidate], refs: ImageRefs, image_size: int, cache_dir: Path, progress: Progress
-) -> tuple[Sequence[Candidate], ImageRefs, list[str]]:
+    candidates: Candidates, refs: ImageRefs, image_size: int, cache_dir: Path, progress: Progress
+) -> tuple[Candidates, ImageRefs, list[str]]:
     """Prepare the images; return the good ones, and the problems of the others."""
     if not refs:
         return candidates, refs, []
     bad = prepare_images(refs, image_size, cache_dir, progress).problems
     # A URL as it is in the table: cleaning may leave nothing of it.
-    problems = [f"{refs[p].path or short(candidates[p].key)}: {reason}" for p, reason in sorted(bad.items())]
-    good = [candidate for position, candidate in enumerate(candidates) if position not in bad] if bad else candidates
+    problems = [f"{refs[p].path or short(candidates.keys[p])}: {reason}" for p, reason in sorted(bad.items())]
+    good = candidates.at([place for place in range(len(candidates)) if place not in bad]) if bad else candidates
     return good, refs.without(bad), problems
 
 

@@ -21,7 +21,7 @@ from dbbd_cli.core.paths import is_url, shown_url
 from dbbd_cli.core.progress import Progress
 from dbbd_cli.core.text import printable
 from dbbd_cli.data.cache import entry_lock, mark_used
-from dbbd_cli.data.candidates import Candidate, Source, check_number_of_classes
+from dbbd_cli.data.candidates import Candidates, Source, check_number_of_classes
 from dbbd_cli.data.images.formats import can_read
 from dbbd_cli.data.images.processes import index_in_workers
 from dbbd_cli.data.images.refs import ImageRefs, Parts
@@ -259,18 +259,22 @@ def list_shards(shards: Shards, progress: Progress) -> Source:
     )
     has_splits = any((index.split >= 0).any() for index in indexes.values())
     label_of = {name: label for label, name in enumerate(names)}
-    candidates: list[Candidate] = []
+    keys: list[str] = []
+    labels: list[int] = []
+    splits: list[str | None] = []
     unread: dict[str, int] = {}
     for shard, index in indexes.items():
-        labels, splits = [label_of[name] for name in index.classes], [*SPLITS, None]
+        label_here, split_names = [label_of[name] for name in index.classes], [*SPLITS, None]
         for member, label, split in zip(index.names, index.label.tolist(), index.split.tolist(), strict=True):
             if has_splits and split < 0:
                 problems.append(f"{printable(shard)}: {printable(member)}: has no split, and others have")
             else:
-                candidates.append(Candidate(f"{index.classes[label]}/{shard}/{member}", labels[label], splits[split]))
+                keys.append(f"{index.classes[label]}/{shard}/{member}")
+                labels.append(label_here[label])
+                splits.append(split_names[split])
         unread |= {suffix: unread.get(suffix, 0) + count for suffix, count in index.unread.items()}
     ignored = sum(index.ignored for index in indexes.values())
-    return Source("shards", names, candidates, (), problems, ignored, unread, shards)
+    return Source("shards", names, Candidates(keys, labels, splits), (), problems, ignored, unread, shards)
 
 
 def _shard_of(key: str, shards: Mapping[str, Shard]) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from dbbd_cli.core.errors import DataError
 from dbbd_cli.core.text import printable
-from dbbd_cli.data.candidates import Candidate, Source, check_number_of_classes
+from dbbd_cli.data.candidates import Candidates, Source, check_number_of_classes
 from dbbd_cli.data.folder_entries import by_suffix, is_system_entry
 from dbbd_cli.data.images.formats import (
     FORMAT_OF_SUFFIX,
@@ -149,7 +149,8 @@ def _reject_splits(path: Path, names: list[str]) -> None:
 
 
 def _list_roots(kind: str, folders: Mapping[str, Path], setting: str, problems: list[str], ignored: int) -> Source:
-    candidates: list[Candidate] = []
+    all_keys: list[str] = []
+    labels: list[int] = []
     unread: Counter[str] = Counter()
     for label, (name, root) in enumerate(folders.items()):
         if UNPRINTABLE.search(name) or "/" in name:  # the first slash of a key ends the name of its class
@@ -161,9 +162,11 @@ def _list_roots(kind: str, folders: Mapping[str, Path], setting: str, problems: 
         if not keys:
             raise _no_images(name, root, class_problems, class_unread)
         unread += class_unread
-        candidates += [Candidate(key, label) for key in keys]
+        all_keys += keys
+        labels += [label] * len(keys)
         problems += class_problems
         ignored += others
+    candidates = Candidates(all_keys, labels)
     return Source(kind, tuple(folders), candidates, tuple(folders.values()), sorted(problems), ignored, unread)
 
 

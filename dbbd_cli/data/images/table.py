@@ -7,7 +7,7 @@ import stat
 from pathlib import Path
 
 from dbbd_cli.core.text import printable
-from dbbd_cli.data.candidates import Candidate, Source, classes_of_table
+from dbbd_cli.data.candidates import Candidates, Source, classes_of_table
 from dbbd_cli.data.images.formats import is_image_name, is_unread_name, suffix_of, ways_to_read
 from dbbd_cli.data.problems import short, why
 from dbbd_cli.data.splitting import SPLIT_OF
@@ -51,7 +51,12 @@ def list_table(
             samples.append((name, place, SPLIT_OF[split[0].lower()] if split else None))
     names = classes_of_table(path, (name for name, _, _ in samples), label_column, "image", problems)
     label_of = {name: label for label, name in enumerate(names)}
-    candidates = [Candidate(f"{name}/{place}", label_of[name], split) for name, place, split in sorted(samples)]
+    samples.sort()
+    candidates = Candidates(
+        [f"{name}/{place}" for name, place, _ in samples],
+        [label_of[name] for name, *_ in samples],
+        [split for *_, split in samples],
+    )
     return Source("table", names, candidates, (path.parent,) * len(names), problems, 0)
 
 

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dbbd_cli.core.progress import Progress
-from dbbd_cli.data.candidates import Candidate, Sampling, Source, divide, draw
+from dbbd_cli.data.candidates import Candidates, Sampling, Source, divide, draw
 from dbbd_cli.data.images.manifest import report_skipped
-from dbbd_cli.data.images.sources import file_of
+from dbbd_cli.data.images.sources import files_of
 from dbbd_cli.data.images.url_pictures import read_urls
 from dbbd_cli.data.manifest import Manifest
 from dbbd_cli.data.urls.cleaning import UrlCleaning, clean_url, url_sha256
@@ -41,20 +41,18 @@ def make_manifest(
         report_skipped(source, progress)
         candidates, texts, unusable = _read(candidates, source.roots, progress)
         problems += unusable
-    hashes = [url_sha256(clean_url(text or c.key, cleaning)) for text, c in zip(texts, candidates, strict=True)]
+    hashes = [url_sha256(clean_url(text or key, cleaning)) for text, key in zip(texts, candidates.keys, strict=True)]
     return divide(source, candidates, hashes, texts, problems, sampling, unit, progress)
 
 
-def _read(
-    candidates: Sequence[Candidate], roots: Sequence[Path], progress: Progress
-) -> tuple[list[Candidate], list[str], list[str]]:
+def _read(candidates: Candidates, roots: Sequence[Path], progress: Progress) -> tuple[Candidates, list[str], list[str]]:
     """Return the pictures that show the code of one URL, their URLs, and the problems of the others."""
-    paths = [str(file_of(roots, c.key, c.label)) for c in candidates]
+    paths = files_of(roots, candidates.keys, candidates.labels)
     usable, urls, problems = [], [], []
-    for candidate, path, (url, problem) in zip(candidates, paths, read_urls(paths, progress), strict=True):
+    for place, (path, (url, problem)) in enumerate(zip(paths, read_urls(paths, progress), strict=True)):
         if problem:
             problems.append(f"{path}: {problem}")
         else:
-            usable.append(candidate)
+            usable.append(place)
             urls.append(url)
-    return usable, urls, problems
+    return candidates.at(usable), urls, problems

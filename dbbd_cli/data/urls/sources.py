@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from dbbd_cli.data.candidates import Candidate, Source, classes_of_table
+from dbbd_cli.data.candidates import Candidate, Candidates, Source, classes_of_table
 from dbbd_cli.data.urls.synthetic import synthetic_urls
 from dbbd_cli.data.urls.table import read_url_table
 
@@ -24,7 +24,8 @@ def list_urls(path: Path, url_column: str, label_column: str) -> Source:
     samples, problems = read(path, url_column, label_column)
     names = classes_of_table(path, (name for _, name in samples), label_column, "URL", problems)
     label_of = {name: label for label, name in enumerate(names)}
-    candidates = [Candidate(url, label_of[name]) for url, name in sorted(samples, key=lambda sample: sample[::-1])]
+    samples = sorted(samples, key=lambda sample: sample[::-1])
+    candidates = Candidates([url for url, _ in samples], [label_of[name] for _, name in samples])
     return Source("urls", names, candidates, (), problems, 0)
 
 
@@ -32,5 +33,5 @@ def list_synthetic(count_per_class: int, seed: int) -> Source:
     """Generate URLs of the classes benign and malicious."""
     urls = synthetic_urls(count_per_class, seed)
     names = tuple(sorted(urls))
-    candidates = [Candidate(url, label) for label, name in enumerate(names) for url in sorted(urls[name])]
+    candidates = Candidates.of(Candidate(url, label) for label, name in enumerate(names) for url in sorted(urls[name]))
     return Source("synthetic", names, candidates, (), [], 0)
