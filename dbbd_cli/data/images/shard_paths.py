@@ -15,7 +15,6 @@ from dbbd_cli.core.paths import is_url, shown_url
 from dbbd_cli.core.text import counted, printable
 from dbbd_cli.data.folder_entries import is_system_entry
 from dbbd_cli.data.problems import scan_folder, shortened, unreadable
-from dbbd_cli.data.remote import list_remote_folder
 
 SUFFIX = ".tar"
 MAX_SHARDS = 100_000
@@ -100,6 +99,8 @@ def _error_of(path: str) -> Exception:
 def _places_in(folder: str) -> list[str]:
     """The shards of a folder."""
     if is_url(folder):
+        from dbbd_cli.data.remote import list_remote_folder  # threads, which no other path needs, take 10 ms to import
+
         found = list_remote_folder(folder)
     else:
         entries = scan_folder(Path(folder), "data.path")
