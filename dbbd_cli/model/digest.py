@@ -115,8 +115,11 @@ def digest_matches(path: Path, on_chunk: Callable[[], None] = _do_nothing) -> bo
     """
     if not path.is_file():  # opening a pipe would block until someone writes to it
         return False
-    stored = stored_digest(path)
-    return stored is not None and stored == sha256_of(path, path.stat().st_size - _LENGTH - 2, on_chunk)
+    with path.open("rb") as file:  # once, because a run that trains may replace the file at any time
+        stored = _digest_at_end(file)
+        size = file.seek(0, os.SEEK_END)
+        file.seek(0)
+        return stored is not None and stored == _sha256(file, size - _LENGTH - 2, on_chunk)
 
 
 def stored_digest(path: Path) -> str | None:
@@ -126,21 +129,30 @@ def stored_digest(path: Path) -> str | None:
         OSError: the file cannot be read.
     """
     with path.open("rb") as file:
-        if file.seek(0, os.SEEK_END) < _LENGTH + 2:
-            return None
-        file.seek(-_LENGTH - 2, os.SEEK_END)
-        end = file.read()
+        return _digest_at_end(file)
+
+
+def _digest_at_end(file: IO[bytes]) -> str | None:
+    if file.seek(0, os.SEEK_END) < _LENGTH + 2:
+        return None
+    file.seek(-_LENGTH - 2, os.SEEK_END)
+    end = file.read()
     if end[:2] != _LENGTH_BYTES or end[2 : 2 + len(_PREFIX)] != _PREFIX:
         return None
     return end[2 + len(_PREFIX) :].decode("latin1")
 
 
-def sha256_of(path: Path, size: int, on_chunk: Callable[[], None] = _do_nothing) -> str:
-    """The SHA-256 of the first `size` bytes of a file, 64 hexadecimal digits."""
-    hasher = hashlib.sha256()
+def sha256_of(path: Path) -> str:
+    """The SHA-256 of a file, 64 hexadecimal digits."""
     with path.open("rb") as file:
-        while size > 0 and (chunk := file.read(min(size, _CHUNK))):
-            on_chunk()
-            hasher.update(chunk)
-            size -= len(chunk)
+        return _sha256(file, os.fstat(file.fileno()).st_size, _do_nothing)
+
+
+def _sha256(file: IO[bytes], size: int, on_chunk: Callable[[], None]) -> str:
+    """The SHA-256 of the next `size` bytes."""
+    hasher = hashlib.sha256()
+    while size > 0 and (chunk := file.read(min(size, _CHUNK))):
+        on_chunk()
+        hasher.update(chunk)
+        size -= len(chunk)
     return hasher.hexdigest()

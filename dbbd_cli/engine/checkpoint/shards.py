@@ -98,7 +98,7 @@ def _digest_of_parts(path: Path, tensors: Mapping[str, torch.Tensor]) -> str | N
         is_good = False
     if not is_good:
         raise OSError(errno.EIO, "what was written reads back differently", str(path))
-    return sha256_of(path, path.stat().st_size)
+    return sha256_of(path)
 
 
 def _flush(folder: Path) -> None:
@@ -148,7 +148,7 @@ def verify_shards(checkpoint: Any, path: Path) -> None:
             raise ValueError(f"{printable(other)} is missing in {name}, or does not belong there")
         for file, digest in files.items():
             part = folder / file
-            if not part.is_file() or sha256_of(part, part.stat().st_size) != digest:
+            if not part.is_file() or sha256_of(part) != digest:
                 raise ValueError(f"{name}/{file} is damaged: its SHA-256 does not match")
     except (OSError, ValueError) as error:
         raise CheckpointError(

@@ -6,10 +6,12 @@ import hashlib
 import os
 import zipfile
 from pathlib import Path
+from typing import IO
 
 import pytest
 import torch
 
+from dbbd_cli.model import digest
 from dbbd_cli.model.digest import digest_matches, has_digest, is_sparse, save_with_digest
 
 CONTENT = {"weight": torch.arange(50.0), "epoch": 3}
@@ -51,6 +53,21 @@ def test_other_files_have_no_digest(tmp_path: Path, data: bytes) -> None:
 def test_folders_and_missing_files_do_not_match(tmp_path: Path) -> None:
     assert not digest_matches(tmp_path)
     assert not digest_matches(tmp_path / "missing")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows does not replace files that are open")
+def test_a_file_that_is_replaced_meanwhile_still_matches(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save_with_digest({**CONTENT, "more": torch.arange(90.0)}, path.with_name("newer.pth"))
+    find = digest._digest_at_end
+
+    def replace_after(file: IO[bytes]) -> str | None:
+        found = find(file)
+        path.with_name("newer.pth").replace(path)
+        return found
+
+    monkeypatch.setattr(digest, "_digest_at_end", replace_after)
+    assert digest_matches(path)
+    assert not path.with_name("newer.pth").exists()
 
 
 class StoppedError(Exception):
