@@ -256,10 +256,12 @@ def filled(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
 def main() -> None:
     """Measure, predict and show."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("configs", nargs="*", default=list(CONFIGS), choices=CONFIGS, metavar="CONFIG")
+    parser.add_argument("configs", nargs="*", metavar="CONFIG", help=f"default: {' '.join(CONFIGS)}")
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--measure", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    if other := set(arguments.configs) - set(CONFIGS):  # argparse would check the list of defaults as a choice
+        parser.error(f"{' '.join(other)}: choose from {' '.join(CONFIGS)}")
     if arguments.measure:
         found = measure(arguments.configs[0], arguments.steps)
         if os.environ.get("RANK", "0") == "0":
@@ -267,7 +269,7 @@ def main() -> None:
         return
     console = Console(width=130)
     rows, forecasts = [], []
-    for config in arguments.configs:
+    for config in arguments.configs or CONFIGS:
         one, two = (in_processes(config, number, arguments.steps) for number in (1, 2))
         # Each of two processes computes half of the batch; the exchange runs beside the backward pass where it can.
         slowest = one.seconds / 2 + two.exchange
