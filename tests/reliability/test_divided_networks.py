@@ -84,9 +84,8 @@ def test_a_divided_run_continues_in_any_number_of_processes(processes: int, whol
     resume = nproc(processes, "resume", str(only_run(tmp_path)))
     code, _, err = run(*resume, folder=tmp_path, seconds=SECONDS)
     assert (code, err.count("Warning")) == (0, 0), err
-    assert (
-        f"Network     {'divided among the processes' if processes > 1 else 'whole: there is only one process'}" in err
-    )
+    network = "divided among the processes" if processes > 1 else "whole: there is only one process"
+    assert f"Network     {network}" in err
     assert_ends_like(tmp_path, whole)
     assert bool(shards(only_run(tmp_path))) == (processes > 2)
 
