@@ -58,12 +58,6 @@ class Candidates(Sequence[Candidate]):
         self.keys, self.labels = keys, labels
         self.splits = [None] * len(keys) if splits is None else splits
 
-    @staticmethod
-    def of(candidates: Iterable[Candidate]) -> Candidates:
-        """Return the given candidates."""
-        given = list(candidates)
-        return Candidates([c.key for c in given], [c.label for c in given], [c.split for c in given])
-
     def __len__(self) -> int:
         return len(self.keys)
 

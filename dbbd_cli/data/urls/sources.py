@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from dbbd_cli.data.candidates import Candidate, Candidates, Source, classes_of_table
+from dbbd_cli.data.candidates import Candidates, Source, classes_of_table
 from dbbd_cli.data.urls.synthetic import synthetic_urls
 from dbbd_cli.data.urls.table import read_url_table
 
@@ -33,5 +33,6 @@ def list_synthetic(count_per_class: int, seed: int) -> Source:
     """Generate URLs of the classes benign and malicious."""
     urls = synthetic_urls(count_per_class, seed)
     names = tuple(sorted(urls))
-    candidates = Candidates.of(Candidate(url, label) for label, name in enumerate(names) for url in sorted(urls[name]))
+    keys = [url for name in names for url in sorted(urls[name])]
+    candidates = Candidates(keys, [label for label, name in enumerate(names) for _ in urls[name]])
     return Source("synthetic", names, candidates, (), [], 0)
